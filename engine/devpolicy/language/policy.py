@@ -1,0 +1,144 @@
+"""What a policy says, as frozen values.
+
+Owns `Policy` and its parts. They are made by `devpolicy.language.read` from TOML and read by
+`devpolicy.placement`; they know neither a host nor a model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import Literal
+
+from devpolicy.errors import Diagnostic, Place
+from devpolicy.language.patterns import Pattern
+
+Split = Literal["when-needed", "never", "balanced"]
+Ties = Literal["refuse", "follow", "skip"]
+Basis = Literal["free", "total"]
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """Devices that a policy names: a type (`cuda`), one device (`cuda:1`), `cpu` or `disk`.
+
+    `count` devices are needed at least and used at most, and with `same` (`"name"`, `"memory"`, `"capability"`)
+    they must be alike; `count` 0 means any number.
+    """
+
+    type: str
+    id: int | None = None
+    count: int = 0
+    same: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.type if self.id is None else f"{self.type}:{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """An amount of memory: bytes plus a fraction of a basis."""
+
+    size: int = 0
+    percent: float = 0.0
+
+    def of(self, basis: int) -> int:
+        """Bytes of this amount where 100 % is `basis`, rounded down."""
+        return self.size + int(basis * self.percent / 100)
+
+
+@dataclass(frozen=True, slots=True)
+class SizeTest:
+    """A comparison with a size in bytes: `>=256 MiB`."""
+
+    operator: Literal[">=", "<=", ">", "<", "=="]
+    size: int
+
+    def holds(self, size: int) -> bool:
+        """Whether `size` bytes pass."""
+        other = self.size
+        return {
+            ">=": size >= other, "<=": size <= other, ">": size > other, "<": size < other, "==": size == other,
+        }[self.operator]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule: which modules, and what is done with them and their subtrees."""
+
+    name: str
+    """`offload.lm_head` for a shorthand, its own `name`, else `rule 3` (counted from 1 as written)."""
+    match: tuple[Pattern, ...] = ()
+    cls: tuple[str, ...] = ()
+    """Globs of class names."""
+    size: SizeTest | None = None
+    prefer: tuple[Term, ...] = ()
+    offload: tuple[Term, ...] = ()
+    together: bool = False
+    ties: Ties | None = None
+    on_exhausted: Literal["error", "next"] = "error"
+    reason: str = ""
+    place: Place | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRule:
+    """What `[memory]` says of one term; `None` leaves a key to a less specific entry or the default."""
+
+    term: Term
+    basis: Basis | None = None
+    cap: Amount | None = None
+    headroom: Amount | None = None
+    kv_cache: Amount | None = None
+    """`reserve.kv_cache`: replaces the derived figure."""
+    activations: Amount | None = None
+    """`reserve.activations`: replaces the derived figure."""
+    place: Place | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What the memory beside the weights is derived from."""
+
+    context: int | None = None
+    batch: int = 1
+    dtype: str | None = None
+    kv_dtype: str | None = None
+    new_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A policy as written in one TOML text."""
+
+    prefer: tuple[Term, ...] = ()
+    overflow: tuple[Term, ...] = ()
+    avoid: tuple[Term, ...] = ()
+    split: Split = "when-needed"
+    ties: Ties = "refuse"
+    rules: tuple[Rule, ...] = ()
+    memory: tuple[MemoryRule, ...] = ()
+    disk_path: str | None = None
+    """Where rewritten weights go, resolved against the policy file's folder."""
+    workload: Workload = Workload()
+    schema: int = 1
+    source: str = field(default="<string>", compare=False)
+    prefer_place: Place | None = field(default=None, compare=False)
+    warnings: tuple[Diagnostic, ...] = field(default=(), compare=False)
+
+    @classmethod
+    def parse(cls, text: str | bytes, source: str = "<string>") -> Policy:
+        """Read a policy from TOML text. Raises `PolicyError` with every finding and its place."""
+        from devpolicy.language.read import parse
+
+        return parse(text, source)
+
+    @classmethod
+    def load(cls, name: str | PathLike[str]) -> Policy:
+        """Read a policy file, or a shipped policy by its name (`"offload-lm-head"`).
+
+        Raises `PolicyError`; where there is no such file, with the likely name.
+        """
+        from devpolicy.language.read import load
+
+        return load(name)

@@ -1,0 +1,234 @@
+"""One model's structure, as a frozen snapshot.
+
+Owns `ModelTree` and what it is made of: modules in execution order with their classes, the
+tensors that each holds itself, tied groups, blocks that must not be split, and what the KV cache
+and the activations are computed from. It reads no file and no module (`devpolicy.models` does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from devpolicy.errors import ModelError
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+DTYPE_BITS: dict[str, int] = {
+    "float64": 64, "float32": 32, "float16": 16, "bfloat16": 16,
+    "float8_e4m3fn": 8, "float8_e5m2": 8, "float8_e4m3fnuz": 8, "float8_e5m2fnuz": 8, "float8_e8m0fnu": 8,
+    "float4_e2m1fn_x2": 8, "complex32": 32, "complex64": 64, "complex128": 128,
+    "int64": 64, "int32": 32, "int16": 16, "int8": 8, "uint64": 64, "uint32": 32, "uint16": 16, "uint8": 8,
+    "bool": 8,
+}  # fmt: skip
+"""Bits of one element by torch's name of the dtype, without its `torch.`."""
+
+FLOATING = frozenset({"float64", "float32", "float16", "bfloat16"})
+"""The dtypes that loading in another dtype converts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A parameter or a buffer that a module holds itself. `name` is the last part of its path."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    buffer: bool = False
+    persistent: bool = True
+    """Whether it is in a state dict. A non-persistent buffer takes memory and is in no checkpoint."""
+
+    def bytes_as(self, dtype: str | None) -> int:
+        """Bytes of the tensor when the model is loaded in `dtype` (`None`: as it is).
+
+        Only floating-point parameters and persistent buffers follow a dtype.
+        """
+        own = self.dtype
+        if dtype is not None and own in FLOATING and self.persistent:
+            own = dtype
+        return prod(self.shape) * DTYPE_BITS[own] // 8
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One module: its dotted path (the root's is empty), its class name, and the tensors that it holds itself."""
+
+    path: str
+    cls: str
+    tensors: tuple[Tensor, ...] = ()
+    in_place: bool = True
+    """Whether its weights can be read from the checkpoint as they are (safetensors, not converted on load)."""
+
+
+@dataclass(frozen=True, slots=True)
+class KVCache:
+    """The cache that one module keeps while it generates: `values` scalars per token and sequence."""
+
+    module: str
+    values: int
+    window: int | None = None
+    """Tokens that are kept at most (sliding-window attention); `None` keeps the whole context."""
+
+
+@dataclass(frozen=True)
+class ModelTree:
+    """A model's structure. `modules` are in pre-order, the root (path `""`) first, children in execution order."""
+
+    name: str
+    modules: tuple[Module, ...]
+    ties: tuple[tuple[str, ...], ...] = ()
+    """Groups of full tensor names that are one tensor. Bytes count once, at the first name."""
+    no_split: frozenset[str] = frozenset()
+    """Class names of blocks that must stay whole on one device."""
+    kv_cache: tuple[KVCache, ...] = ()
+    context: int | None = None
+    """The longest context that the model was made for, in tokens."""
+    activation: int = 0
+    """Scalars per token that the widest block holds at once while it runs, an estimate; 0 where unknown."""
+    output: int = 0
+    """Scalars per sequence that the head returns for one step (the vocabulary); 0 where unknown."""
+    dtype: str | None = None
+    """The dtype that the configuration names."""
+    partial: str | None = None
+    """Why the structure is not known in full (no classes, no ties, checkpoint names); `None` where it is."""
+    facts: tuple[tuple[str, str], ...] = ()
+    """What the source says of the model beside its structure (model_type, parameters), for people."""
+
+    def __post_init__(self) -> None:
+        """Check that the modules are a tree in pre-order and that every name used elsewhere exists. Linear time."""
+        if not self.modules or self.modules[0].path != "":
+            raise ModelError("a model's first module is its root, with an empty path")
+        if len(self.index) != len(self.modules):
+            raise ModelError("two modules of a model have one path")
+        _ = self.parents  # raises where a module stands before or outside its parent
+        tensors = set(self.tensor_names())
+        for name in (name for group in self.ties for name in group):
+            if name not in tensors:
+                raise ModelError(f"tied tensor `{name}` is no tensor of the model")
+        for cache in self.kv_cache:
+            if cache.module not in self.index:
+                raise ModelError(f"the KV cache names `{cache.module}`, which is no module of the model")
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Position of each module by its path."""
+        return {module.path: position for position, module in enumerate(self.modules)}
+
+    @cached_property
+    def parents(self) -> list[int]:
+        """Position of each module's parent; the root's is -1."""
+        parents = [-1]
+        # The modules from the root to the one before; pre-order means that the parent is among them.
+        open_paths = [(0, "")]
+        for position, module in enumerate(self.modules[1:], start=1):
+            prefix, dot, _ = module.path.rpartition(".")
+            while open_paths and open_paths[-1][1] != prefix:
+                open_paths.pop()
+            if not open_paths or not module.path or (dot and not prefix):
+                raise ModelError(f"module `{module.path}` does not follow its parent")
+            parents.append(open_paths[-1][0])
+            open_paths.append((position, module.path))
+        return parents
+
+    @cached_property
+    def ends(self) -> list[int]:
+        """For each module the position behind its last descendant: a subtree is `range(position, ends[position])`."""
+        ends = list(range(1, len(self.modules) + 1))
+        for position in range(len(self.modules) - 1, 0, -1):
+            parent = self.parents[position]
+            ends[parent] = max(ends[parent], ends[position])
+        return ends
+
+    def children(self, position: int) -> Iterator[int]:
+        """Yield the positions of a module's children, in order."""
+        child, end = position + 1, self.ends[position]
+        while child < end:
+            yield child
+            child = self.ends[child]
+
+    def tensor_names(self) -> Iterator[str]:
+        """Yield every tensor's full dotted name, in order."""
+        for module in self.modules:
+            prefix = f"{module.path}." if module.path else ""
+            for tensor in module.tensors:
+                yield prefix + tensor.name
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters, tied ones once."""
+        repeated = {name for group in self.ties for name in group[1:]}
+        total = 0
+        for module in self.modules:
+            prefix = f"{module.path}." if module.path else ""
+            total += sum(
+                prod(tensor.shape) for tensor in module.tensors if not tensor.buffer and prefix + tensor.name not in repeated
+            )
+        return total
+
+    def bytes_as(self, dtype: str | None = None) -> int:
+        """Bytes of all tensors when the model is loaded in `dtype` (`None`: as they are), tied ones once."""
+        repeated = {name for group in self.ties for name in group[1:]}
+        total = 0
+        for module in self.modules:
+            prefix = f"{module.path}." if module.path else ""
+            total += sum(tensor.bytes_as(dtype) for tensor in module.tensors if prefix + tensor.name not in repeated)
+        return total
+
+    # Doors. Reading structure is the work of `devpolicy.models`, imported when it is asked for.
+
+    @classmethod
+    def load(cls, name: str | PathLike[str]) -> ModelTree:
+        """Return a model by catalogue name (`"llama-3.1-8b"`), from a model TOML, or from a checkpoint folder.
+
+        Raises `ModelError` with the likely name where there is none.
+        """
+        from devpolicy.models import load
+
+        return load(name)
+
+    @classmethod
+    def parse(cls, text: str | bytes, source: str = "<string>") -> ModelTree:
+        """Read a model TOML. Raises `ModelError` with every finding and its place."""
+        from devpolicy.models.skeleton import parse
+
+        return parse(text, source)
+
+    def to_toml(self) -> str:
+        """Return the model as TOML that `parse` reads back to an equal value."""
+        from devpolicy.models.skeleton import write
+
+        return write(self)
+
+    @classmethod
+    def from_module(cls, module: Any, *, no_split: list[str] | None = None, name: str | None = None) -> ModelTree:
+        """Read a `torch.nn.Module`, also one on the meta device.
+
+        `no_split` names block classes; `None` takes the module's own `_no_split_modules`.
+        """
+        from devpolicy.models.module import from_module
+
+        return from_module(module, no_split=no_split, name=name)
+
+    @classmethod
+    def from_config(cls, config: Any, *, architecture: str | None = None) -> ModelTree:
+        """Build a Transformers configuration's model on the meta device and read it. No weights are made.
+
+        `architecture` names the model class; by default the configuration's first, else its task-free model.
+        """
+        from devpolicy.models.config import from_config
+
+        return from_config(config, architecture=architecture)
+
+    @classmethod
+    def from_checkpoint(cls, folder: str | PathLike[str]) -> ModelTree:
+        """Read a checkpoint folder: bytes and dtypes from the safetensors headers, structure from its configuration.
+
+        Raises `ModelError` where the folder holds no checkpoint or a damaged one.
+        """
+        from devpolicy.models.checkpoint import from_checkpoint
+
+        return from_checkpoint(folder)
