@@ -10,11 +10,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from devpolicy._toml import Document, KeyPath, Part
 from devpolicy.errors import Diagnostic
 from devpolicy.sizes import SizeError, parse_size
+
+if TYPE_CHECKING:
+    from devpolicy._toml import Document, Inside, KeyPath, Part
 
 T = TypeVar("T")
 
@@ -33,7 +35,7 @@ class Cursor:
         """Return the cursor of something inside this value."""
         return Cursor(self.document, (*self.path, *keys), self.findings)
 
-    def error(  # noqa: PLR0913 - a finding has as many parts
+    def error(
         self,
         code: str,
         message: str,
@@ -42,10 +44,12 @@ class Cursor:
         help: str = "",  # noqa: A002 - the word of the message
         notes: Iterable[str] = (),
         part: Part = "value",
+        inside: Inside | None = None,
+        severity: Literal["error", "warning"] = "error",
     ) -> None:
         """Collect an error at this value, its key, or its table's header. Returns nothing, so that a reader goes on."""
-        place = self.document.place(self.path, part)
-        self.findings.append(Diagnostic(code, message, place, label, tuple(notes), help))
+        place = self.document.place(self.path, part, inside)
+        self.findings.append(Diagnostic(code, message, place, label, tuple(notes), help, severity))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,7 @@ class Field:
     doc: str
     default: str = ""
     example: str = ""
+    """The help line where the key is missing."""
     required: bool = False
     later: bool = False
     """The language has this key, and this version does not read it yet (DP108)."""
@@ -121,19 +126,16 @@ def read_table(
         wrong_type(value, cursor, "a table")
         return {}
     known = {entry.name: entry for entry in fields}
+    misspelt: set[str] = set()
     for key in value:
         entry = known.get(key)
         if entry is None:
-            close = did_you_mean(key, known)
-            cursor.at(key).error(
-                "DP103", f"unknown key `{key}` in {what}", label=f"not {label}", help=close, part="key"
-            )
+            misspelt.add(suggest(key, known))
+            hint = did_you_mean(key, known)
+            cursor.at(key).error("DP103", f"unknown key `{key}` in {what}", label=f"not {label}", help=hint, part="key")
         elif entry.later:
             cursor.at(key).error(
-                "DP108",
-                f"`{key}` in {what} is not supported yet",
-                label="a key of the language that this version does not read",
-                part="key",
+                "DP108", f"`{key}` in {what} is not supported yet", label="not in this version", part="key"
             )
     result: dict[str, Any] = {}
     for entry in fields:
@@ -141,17 +143,18 @@ def read_table(
             read = entry.kind.read(value[entry.name], cursor.at(entry.name))
             if read is not None:
                 result[entry.name] = read
-        elif entry.required:
+        elif entry.required and entry.name not in misspelt:
             cursor.error("DP105", f"`{entry.name}` is missing in {what}", help=entry.example, part="header")
     return result
 
 
 def table_schema(fields: Sequence[Field]) -> JsonSchema:
-    """Return the JSON schema of a table with these fields."""
+    """Return the JSON schema (draft 7) of a table with these fields, without the keys of a later version."""
+    now = [entry for entry in fields if not entry.later]
     schema: JsonSchema = {
         "type": "object",
         "additionalProperties": False,
-        "properties": {entry.name: {"description": entry.doc, **entry.kind.schema} for entry in fields},
+        "properties": {entry.name: {"description": entry.doc, **entry.kind.schema} for entry in now},
     }
     required = [entry.name for entry in fields if entry.required]
     return {**schema, "required": required} if required else schema
@@ -190,7 +193,12 @@ FLAG: Kind[bool] = Kind("true or false", _read_flag, {"type": "boolean"})
 SIZE: Kind[int] = Kind(
     "a size",
     _read_size,
-    {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*[KMGTPkmgtp]?i?[Bb]\s*$"}]},
+    {
+        "anyOf": [
+            {"type": "integer", "minimum": 0},
+            {"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*[KMGTPkmgtp]?i?[Bb]\s*$"},
+        ]
+    },
 )
 
 
@@ -202,7 +210,8 @@ def integer(least: int = 0, most: int = 2**53) -> Kind[int]:
             wrong_type(value, cursor, "an integer")
             return None
         if not least <= value <= most:
-            cursor.error("DP104", f"`{value}` is not between {least} and {most}", label="out of range")
+            # Not shown in the message: TOML's hexadecimal integers may have more digits than Python agrees to print.
+            cursor.error("DP104", f"this is not between {least} and {most}", label="out of range")
             return None
         return value
 

@@ -7,20 +7,35 @@ tomli has already accepted; it runs only when a place is asked for. It knows no 
 
 from __future__ import annotations
 
+import json
 import re
+from bisect import bisect_right
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import tomli
 
 from devpolicy.errors import DevPolicyError, Diagnostic, Place
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 KeyPath = tuple[str | int, ...]
 Part = Literal["key", "value", "header"]
+"""`"header"` is a table's `"value"`, and says so."""
 
 LARGEST_FILE = 4 << 20
 """A policy or a host of more bytes than this is not read: nobody wrote it."""
+DEEPEST = 64
+"""Tables and arrays nested deeper than this are not read, so that no reader runs out of stack."""
+
+
+class Inside(NamedTuple):
+    """A part of a text that a key or value holds: characters of `text` from `offset` on."""
+
+    text: str
+    offset: int
+    length: int
 
 
 class Spans(NamedTuple):
@@ -37,15 +52,18 @@ class Document:
         """Parse `text`. Raises `error` with DP101 at the place where the syntax breaks."""
         self.source = source
         # tomli turns CRLF into LF before it counts, so places are counted on the same text.
-        self.text = text.replace("\r\n", "\n")
+        self.text = text.removeprefix("\ufeff").replace("\r\n", "\n")
         try:
             self.data: dict[str, Any] = tomli.loads(self.text)
         except tomli.TOMLDecodeError as broken:
             raise error(self._syntax_error(broken)) from None
-        except (RecursionError, ValueError) as broken:
-            # Numbers of thousands of digits, and nesting beyond the interpreter's stack.
-            finding = Diagnostic("DP101", "this cannot be read as TOML", self._at(0, 1), str(broken))
-            raise error(finding) from None
+        except RecursionError:
+            raise error(self._too_deep()) from None
+        except ValueError:
+            raise error(Diagnostic("DP101", "a number has thousands of digits", self._at(0, 0))) from None
+        beyond = self._beyond_limits()
+        if beyond is not None:
+            raise error(beyond)
 
     @classmethod
     def read(cls, content: bytes, source: str, error: type[DevPolicyError]) -> Document:
@@ -72,35 +90,94 @@ class Document:
             raise error(Diagnostic("DP109", f"cannot read `{path}`: {reason.lower()}")) from None
         return cls.read(content, str(path), error)
 
-    def place(self, path: KeyPath, part: Part = "value") -> Place:
-        """Return where `path` stands: its key, its value, or the header of the table that it names.
+    def place(self, path: KeyPath, part: Part = "value", inside: Inside | None = None) -> Place:
+        """Return where the key or the value of `path` stands; a table's value is its header, if it has one.
 
-        A path that the text does not hold (a missing key) gives its nearest table.
+        A path that the text does not hold (a missing key) gives its nearest table. `inside` narrows the
+        place to a part of a text, if the text is written without escapes.
         """
-        spans = self._spans
-        known: KeyPath = path
-        while known and known not in spans:
+        known = path
+        while known and known not in self._spans:
             known = known[:-1]
-        if known not in spans:
+        if not known:
             return self._at(0, 0)
-        span = spans[known]
-        start, end = span.value if part == "value" and known == path else span.key
+        span = self._spans[known]
+        start, end = span.key if part == "key" and known == path else span.value
+        if inside is not None:
+            for opening in (0, 1, 3):  # a bare key, quotes, three quotes
+                first = start + opening
+                if opening + len(inside.text) + opening == end - start and self.text.startswith(inside.text, first):
+                    return self._at(first + inside.offset, first + inside.offset + inside.length)
         return self._at(start, end)
 
     @cached_property
     def _spans(self) -> dict[KeyPath, Spans]:
         return _Scanner(self.text).scan()
 
+    @cached_property
+    def _line_starts(self) -> list[int]:
+        return [0, *(found.end() for found in re.finditer("\n", self.text))]
+
     def _at(self, start: int, end: int) -> Place:
-        begin = self.text.rfind("\n", 0, start) + 1
+        number = bisect_right(self._line_starts, start)
+        begin = self._line_starts[number - 1]
         stop = self.text.find("\n", start)
         line = self.text[begin : stop if stop >= 0 else len(self.text)]
         length = min(end, begin + len(line)) - start
-        return Place(self.source, self.text.count("\n", 0, start) + 1, start - begin + 1, max(1, length), line)
+        return Place(self.source, number, start - begin + 1, max(1, length), line)
 
     def _syntax_error(self, broken: tomli.TOMLDecodeError) -> Diagnostic:
-        message = broken.msg[:1].lower() + broken.msg[1:]
-        return Diagnostic("DP101", f"this is not TOML: {message}", self._at(broken.pos, broken.pos + 1))
+        message, at = broken.msg[:1].lower() + broken.msg[1:], broken.pos
+        if re.match("cannot|duplicate", message):
+            # tomli notices a repetition behind the statement, and names the key in its own terms.
+            end = len(self.text[:at].rstrip())
+            begin = self.text.rfind("\n", 0, end) + 1
+            begin += len(self.text[begin:end]) - len(self.text[begin:end].lstrip())
+            return Diagnostic("DP101", "a key or a table is given twice", self._at(begin, end), "not the first time")
+        return Diagnostic("DP101", f"this is not TOML: {message}", self._at(at, at + 1), help=_way_out(message))
+
+    def _too_deep(self) -> Diagnostic:
+        return Diagnostic("DP101", f"tables or arrays are nested deeper than {DEEPEST} levels", self._at(0, 0))
+
+    def _beyond_limits(self) -> Diagnostic | None:
+        """Return what is wrong with a text that is TOML, and that nobody should have to process."""
+        stack: list[tuple[KeyPath, dict[str, Any] | list[Any]]] = [((), self.data)]
+        too_large: KeyPath = ()
+        while stack:
+            path, container = stack.pop()
+            if len(path) > DEEPEST:
+                return self._too_deep()
+            for key, value in container.items() if isinstance(container, dict) else enumerate(container):
+                if isinstance(value, dict | list):
+                    stack.append(((*path, key), value))
+                elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+                    too_large = (*path, key)
+        # Only now, because looking for a place also needs a text that is not nested deeply.
+        if too_large:
+            return Diagnostic("DP101", "this number is too large", self.place(too_large), "more than 64 bits")
+        return None
+
+
+def _way_out(message: str) -> str:
+    """Return help for what tomli says most often of what people write."""
+    if "key" in message:
+        return "a key is letters, digits, `-` and `_`, or it stands in quotes; behind it stands `=`"
+    if "invalid value" in message:
+        return 'text stands in quotes, such as "cuda"; `true` and `false` are lower case'
+    if "after a statement" in message:
+        return 'text stands in quotes, such as "24 GiB"'
+    return ""
+
+
+def quote(text: str) -> str:
+    """Return `text` as a TOML basic string, which TOML 1.0 reads back."""
+    # JSON escapes all that TOML wants escaped, except the one control character above the ASCII letters.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def write_key(name: str) -> str:
+    """Return `name` as a TOML key, quoted only where it must be."""
+    return name if _BARE_KEY.fullmatch(name) else quote(name)
 
 
 _BLANK = re.compile(r"[ \t]*")

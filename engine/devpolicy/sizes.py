@@ -51,9 +51,11 @@ def parse_size(value: int | str) -> int:
         digits = (decimals or "")[:30]
         size = int(whole[:40]) * factor + int(digits or "0") * factor // 10 ** len(digits)
     if size < 0:
-        raise SizeError(f"a size is not negative, got {value!r}")
+        raise SizeError("a size is not negative")
     if size > LARGEST:
-        raise SizeError(f"`{value}` is larger than any device")
+        # An integer may have more digits than Python agrees to print.
+        shown = f"`{value}`" if isinstance(value, str) else "a size of 2**63 bytes or more"
+        raise SizeError(f"{shown} is larger than any device")
     return size
 
 
