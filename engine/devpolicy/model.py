@@ -8,7 +8,7 @@ and the activations are computed from. It reads no file and no module (`devpolic
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,9 @@ DTYPE_BITS: dict[str, int] = {
     "float8_e4m3fn": 8, "float8_e5m2": 8, "float8_e4m3fnuz": 8, "float8_e5m2fnuz": 8, "float8_e8m0fnu": 8,
     "float4_e2m1fn_x2": 8, "complex32": 32, "complex64": 64, "complex128": 128,
     "int64": 64, "int32": 32, "int16": 16, "int8": 8, "uint64": 64, "uint32": 32, "uint16": 16, "uint8": 8,
-    "bool": 8,
+    "qint8": 8, "quint8": 8, "qint32": 32, "bool": 8,
+    # Packed below a byte in safetensors; torch has no such element, only pairs of them.
+    "float6_e2m3fn": 6, "float6_e3m2fn": 6, "float4_e2m1fn": 4,
 }  # fmt: skip
 """Bits of one element by torch's name of the dtype, without its `torch.`."""
 
@@ -41,6 +43,20 @@ class Tensor:
     buffer: bool = False
     persistent: bool = True
     """Whether it is in a state dict. A non-persistent buffer takes memory and is in no checkpoint."""
+    elements: int = field(init=False, repr=False, compare=False)
+    """The product of `shape`, kept because a planner asks for bytes again and again."""
+
+    def __post_init__(self) -> None:
+        """Check the name, the shape and the dtype."""
+        if not self.name or "." in self.name:
+            raise ModelError(f"a tensor's name is not empty and has no dot, got `{self.name}`")
+        if any(size < 0 for size in self.shape):
+            raise ModelError(f"tensor `{self.name}` has a negative size: {list(self.shape)}")
+        if self.dtype not in DTYPE_BITS:
+            raise ModelError(f"tensor `{self.name}` has an unknown dtype: `{self.dtype}`")
+        if not (self.persistent or self.buffer):
+            raise ModelError(f"tensor `{self.name}` is a parameter: only a buffer is not persistent")
+        object.__setattr__(self, "elements", prod(self.shape))
 
     def bytes_as(self, dtype: str | None) -> int:
         """Bytes of the tensor when the model is loaded in `dtype` (`None`: as it is).
@@ -50,7 +66,7 @@ class Tensor:
         own = self.dtype
         if dtype is not None and own in FLOATING and self.persistent:
             own = dtype
-        return prod(self.shape) * DTYPE_BITS[own] // 8
+        return self.elements * DTYPE_BITS[own] // 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +116,45 @@ class ModelTree:
 
     def __post_init__(self) -> None:
         """Check that the modules are a tree in pre-order and that every name used elsewhere exists. Linear time."""
-        if not self.modules or self.modules[0].path != "":
+        if not self.modules or self.modules[0].path:
             raise ModelError("a model's first module is its root, with an empty path")
         if len(self.index) != len(self.modules):
-            raise ModelError("two modules of a model have one path")
-        _ = self.parents  # raises where a module stands before or outside its parent
-        tensors = set(self.tensor_names())
-        for name in (name for group in self.ties for name in group):
-            if name not in tensors:
-                raise ModelError(f"tied tensor `{name}` is no tensor of the model")
+            raise ModelError(f"module `{self._repeated_path()}` stands twice in one model")
+        _ = self.parents  # raises where a module does not follow its parent
+        if self.dtype is not None and self.dtype not in DTYPE_BITS:
+            raise ModelError(f"`{self.dtype}` is no dtype")
+        if len(dict(self.facts)) != len(self.facts):
+            raise ModelError("a fact is given twice")
+        self._check_tensors()
+        self._check_ties()
         for cache in self.kv_cache:
             if cache.module not in self.index:
                 raise ModelError(f"the KV cache names `{cache.module}`, which is no module of the model")
+
+    def _repeated_path(self) -> str:
+        return next(module.path for place, module in enumerate(self.modules) if self.index[module.path] != place)
+
+    def _check_tensors(self) -> None:
+        checked = set[int]()  # the readers give equal modules one tuple, so each is looked at once
+        for module in self.modules:
+            if id(module.tensors) not in checked:
+                checked.add(id(module.tensors))
+                if len({tensor.name for tensor in module.tensors}) != len(module.tensors):
+                    raise ModelError(f"two tensors of module `{module.path}` have one name")
+
+    def _check_ties(self) -> None:
+        if not self.ties:
+            return
+        known, seen = set(self.tensor_names()), set[str]()
+        for group in self.ties:
+            if len(group) < 2:
+                raise ModelError(f"a tied group has two tensors at least, got {list(group)}")
+            for name in group:
+                if name not in known:
+                    raise ModelError(f"tied tensor `{name}` is no tensor of the model")
+                if name in seen:
+                    raise ModelError(f"tensor `{name}` is tied twice: write the groups as one")
+                seen.add(name)
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -123,15 +166,16 @@ class ModelTree:
         """Position of each module's parent; the root's is -1."""
         parents = [-1]
         # The modules from the root to the one before; pre-order means that the parent is among them.
-        open_paths = [(0, "")]
+        open_modules = [(0, "")]
         for position, module in enumerate(self.modules[1:], start=1):
-            prefix, dot, _ = module.path.rpartition(".")
-            while open_paths and open_paths[-1][1] != prefix:
-                open_paths.pop()
-            if not open_paths or not module.path or (dot and not prefix):
+            prefix, dot, name = module.path.rpartition(".")
+            # Only a child of the root has no dot, and an empty prefix means the root only then.
+            while open_modules and (open_modules[-1][1] != prefix or (dot and not prefix)):
+                open_modules.pop()
+            if not open_modules or not name:
                 raise ModelError(f"module `{module.path}` does not follow its parent")
-            parents.append(open_paths[-1][0])
-            open_paths.append((position, module.path))
+            parents.append(open_modules[-1][0])
+            open_modules.append((position, module.path))
         return parents
 
     @cached_property
@@ -160,23 +204,18 @@ class ModelTree:
     @property
     def parameters(self) -> int:
         """The number of parameters, tied ones once."""
-        repeated = {name for group in self.ties for name in group[1:]}
-        total = 0
-        for module in self.modules:
-            prefix = f"{module.path}." if module.path else ""
-            total += sum(
-                prod(tensor.shape) for tensor in module.tensors if not tensor.buffer and prefix + tensor.name not in repeated
-            )
-        return total
+        return sum(tensor.elements for tensor in self._distinct_tensors() if not tensor.buffer)
 
     def bytes_as(self, dtype: str | None = None) -> int:
         """Bytes of all tensors when the model is loaded in `dtype` (`None`: as they are), tied ones once."""
+        return sum(tensor.bytes_as(dtype) for tensor in self._distinct_tensors())
+
+    def _distinct_tensors(self) -> Iterator[Tensor]:
         repeated = {name for group in self.ties for name in group[1:]}
-        total = 0
-        for module in self.modules:
-            prefix = f"{module.path}." if module.path else ""
-            total += sum(tensor.bytes_as(dtype) for tensor in module.tensors if prefix + tensor.name not in repeated)
-        return total
+        tensors = (tensor for module in self.modules for tensor in module.tensors)
+        if not repeated:
+            return tensors
+        return (tensor for name, tensor in zip(self.tensor_names(), tensors, strict=True) if name not in repeated)
 
     # Doors. Reading structure is the work of `devpolicy.models`, imported when it is asked for.
 
@@ -199,7 +238,7 @@ class ModelTree:
 
     def to_toml(self) -> str:
         """Return the model as TOML that `parse` reads back to an equal value."""
-        from devpolicy.models.skeleton import write
+        from devpolicy.models.writer import write
 
         return write(self)
 

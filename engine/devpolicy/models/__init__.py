@@ -1,0 +1,1 @@
+"""Reading the structure of models: modules, configurations, checkpoints, skeleton files."""

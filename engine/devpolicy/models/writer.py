@@ -1,0 +1,147 @@
+"""Writing a model as TOML, repeated blocks once.
+
+Owns the way back from a `ModelTree` to the text that `devpolicy.models.skeleton` reads: which siblings are equal,
+which ranges they make. It decides nothing about what a key means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from devpolicy._toml import quote, write_key
+from devpolicy.model import KVCache, ModelTree, Tensor
+from devpolicy.models.ranges import LARGEST_NUMBER, join
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Equal siblings `first` to `last` by number, or one module; `pattern` is how they are written."""
+
+    position: int
+    pattern: str
+
+
+def write(tree: ModelTree) -> str:
+    """Return the model as TOML 1.0 text. Equal siblings with consecutive numbers are written once, as a range."""
+    lines = [f"name = {quote(tree.name)}"]
+    if tree.dtype is not None:
+        lines.append(f"dtype = {quote(tree.dtype)}")
+    if tree.no_split:
+        lines.append(f"no_split = {_list(sorted(tree.no_split))}")
+    for key in ("context", "activation", "output"):
+        if getattr(tree, key):
+            lines.append(f"{key} = {getattr(tree, key)}")
+    if tree.partial is not None:
+        lines.append(f"partial = {quote(tree.partial)}")
+    if tree.ties:
+        lines += ["ties = [", *(f"    {_list(group)}," for group in tree.ties), "]"]
+    if tree.facts:
+        lines += ["", "[facts]", *(f"{write_key(key)} = {quote(text)}" for key, text in tree.facts)]
+    default = tree.dtype or "float32"
+    for run in _runs(tree):
+        module = tree.modules[run.position]
+        lines += ["", "[[module]]", f"path = {quote(run.pattern)}", f"class = {quote(module.cls)}"]
+        if module.tensors:
+            tensors = (f"{write_key(tensor.name)} = {_tensor(tensor, default)}" for tensor in module.tensors)
+            lines.append(f"tensors = {{ {', '.join(tensors)} }}")
+        if not module.in_place:
+            lines.append("in_place = false")
+    for pattern, cache in _cache_runs(tree.kv_cache):
+        lines += ["", "[[kv_cache]]", f"module = {quote(pattern)}", f"values = {cache.values}"]
+        if cache.window is not None:
+            lines.append(f"window = {cache.window}")
+    return "\n".join(lines) + "\n"
+
+
+def _list(texts: Iterable[str]) -> str:
+    return f"[{', '.join(map(quote, texts))}]"
+
+
+def _tensor(tensor: Tensor, default: str) -> str:
+    extra = []
+    if tensor.dtype != default:
+        extra.append(f"dtype = {quote(tensor.dtype)}")
+    if not tensor.persistent:
+        extra.append("persistent = false")
+    elif tensor.buffer:
+        extra.append("buffer = true")
+    shape = f"[{', '.join(map(str, tensor.shape))}]"
+    return f"{{ shape = {shape}, {', '.join(extra)} }}" if extra else shape
+
+
+def _number(name: str) -> int | None:
+    """Return the number that a name is, as a range would write it."""
+    if not (name.isascii() and name.isdigit()) or (name[0] == "0" and name != "0") or len(name) > 9:
+        return None
+    return int(name)
+
+
+def _shapes(tree: ModelTree) -> list[int]:
+    """Return a number for each subtree, the same for equal ones, whatever their own names are."""
+    known: dict[tuple[object, ...], int] = {}
+    result = [0] * len(tree.modules)
+    names = [module.path.rpartition(".")[2] for module in tree.modules]
+    for position in range(len(tree.modules) - 1, -1, -1):
+        module = tree.modules[position]
+        inside = tuple((names[child], result[child]) for child in tree.children(position))
+        result[position] = known.setdefault((module.cls, module.tensors, module.in_place, inside), len(known))
+    return result
+
+
+def _runs(tree: ModelTree) -> Iterator[_Run]:
+    """Yield what is written of the tree, in pre-order."""
+    shapes = _shapes(tree)
+    waiting = [_Run(0, "")]
+    while waiting:
+        run = waiting.pop()
+        yield run
+        names = [(child, tree.modules[child].path.rpartition(".")[2]) for child in tree.children(run.position)]
+        inside = [
+            _Run(members[0][0], join(run.pattern, _written([name for _, name in members])))
+            for members in _equal_siblings(names, shapes)
+        ]
+        waiting += reversed(inside)
+
+
+def _equal_siblings(names: list[tuple[int, str]], shapes: list[int]) -> Iterator[list[tuple[int, str]]]:
+    """Yield groups of `(position, name)`: equal siblings whose names count up by one are one group."""
+    group: list[tuple[int, str]] = []
+    for position, name in names:
+        if group:
+            before, number = _number(group[-1][1]), _number(name)
+            follows = before is not None and number == before + 1
+            if not (follows and shapes[position] == shapes[group[-1][0]]):
+                yield group
+                group = []
+        group.append((position, name))
+    if group:
+        yield group
+
+
+def _written(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{{{names[0]}..{names[-1]}}}"
+
+
+def _cache_runs(caches: Sequence[KVCache]) -> Iterator[tuple[str, KVCache]]:
+    """Yield `(pattern, cache)`: consecutive equal caches whose paths differ in one number, counting up, are one."""
+    at = 0
+    while at < len(caches):
+        first, end = caches[at], at + 1
+        parts = first.module.split(".")
+        pattern = first.module
+        for place, part in enumerate(parts):
+            number = _number(part) if part else None
+            if number is None:
+                continue
+            count = 1
+            while at + count < len(caches):
+                wanted = ".".join([*parts[:place], str(number + count), *parts[place + 1 :]])
+                if caches[at + count] != KVCache(wanted, first.values, first.window):
+                    break
+                count += 1
+            if at + count > end and number + count - 1 <= LARGEST_NUMBER:  # more digits are read as a name
+                end = at + count
+                pattern = ".".join([*parts[:place], f"{{{number}..{number + count - 1}}}", *parts[place + 1 :]])
+        yield pattern, first
+        at = end
