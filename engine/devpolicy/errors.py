@@ -135,5 +135,9 @@ class Unsatisfiable(DevPolicyError):
     exit_status: ClassVar[int] = 3
 
 
+class MissingLibraryError(DevPolicyError, ImportError):
+    """A library that the call needs is not installed here."""
+
+
 class DevPolicyWarning(UserWarning):
     """Something that a policy says and that has no effect here, or a choice that is likely not meant."""

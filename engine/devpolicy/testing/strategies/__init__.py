@@ -1,0 +1,11 @@
+"""Hypothesis strategies for the values of devpolicy.
+
+Well-formed values by default, small ones first, so that a failing test shrinks to the simplest world that shows it.
+Importing this package imports Hypothesis (the extra `devpolicy[testing]`).
+"""
+
+from __future__ import annotations
+
+from devpolicy.testing.strategies.devices import component_devices, device_maps, devices
+
+__all__ = ["component_devices", "device_maps", "devices"]
