@@ -49,7 +49,7 @@ def parse_size(value: int | str) -> int:
             raise SizeError(_unknown_unit(value, unit))
         # Exact in integers: a float would be off by bytes above 2**53.
         digits = (decimals or "")[:30]
-        size = int(whole[:40]) * factor + int(digits or "0") * factor // 10 ** len(digits)
+        size = int(whole.lstrip("0")[:40] or "0") * factor + int(digits or "0") * factor // 10 ** len(digits)
     if size < 0:
         raise SizeError("a size is not negative")
     if size > LARGEST:
