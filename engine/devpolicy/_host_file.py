@@ -188,7 +188,7 @@ def _repeated(entry: dict[str, Any], cursor: Cursor) -> Iterator[Accelerator]:
         if len(cursor.findings) > before:
             return
         counted = {key: facts[key] + position for key in ("id", "physical") if key in facts}
-        made = _attempt(cursor, partial(Accelerator, **{**facts, **counted}))
+        made = _attempt(cursor, partial(Accelerator, **(facts | counted)))
         if made is not None:
             yield made
 
