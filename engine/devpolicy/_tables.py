@@ -30,6 +30,12 @@ class Cursor:
     document: Document
     path: KeyPath
     findings: list[Diagnostic]
+    part: Part = "value"
+    """What errors point at where they do not say."""
+
+    def on_key(self) -> Cursor:
+        """Return a cursor whose errors point at the key: for keys that are read like values."""
+        return Cursor(self.document, self.path, self.findings, "key")
 
     def at(self, *keys: str | int) -> Cursor:
         """Return the cursor of something inside this value."""
@@ -43,12 +49,12 @@ class Cursor:
         label: str = "",
         help: str = "",  # noqa: A002 - the word of the message
         notes: Iterable[str] = (),
-        part: Part = "value",
+        part: Part | None = None,
         inside: Inside | None = None,
         severity: Literal["error", "warning"] = "error",
     ) -> None:
         """Collect an error at this value, its key, or its table's header. Returns nothing, so that a reader goes on."""
-        place = self.document.place(self.path, part, inside)
+        place = self.document.place(self.path, part or self.part, inside)
         self.findings.append(Diagnostic(code, message, place, label, tuple(notes), help, severity))
 
 
@@ -210,20 +216,22 @@ def integer(least: int = 0, most: int = 2**53) -> Kind[int]:
             wrong_type(value, cursor, "an integer")
             return None
         if not least <= value <= most:
-            # Not shown in the message: TOML's hexadecimal integers may have more digits than Python agrees to print.
-            cursor.error("DP104", f"this is not between {least} and {most}", label="out of range")
+            cursor.error("DP104", f"`{value}` is not between {least} and {most}", label="out of range")
             return None
         return value
 
     return Kind("a whole number", read, {"type": "integer", "minimum": least, "maximum": most})
 
 
-def choice(*options: str) -> Kind[str]:
-    """Return the kind of text that is one of `options`."""
+def choice(*options: str, later: tuple[str, ...] = ()) -> Kind[str]:
+    """Return the kind of text that is one of `options`; those of a `later` version are refused as such (DP108)."""
 
     def read(value: object, cursor: Cursor) -> str | None:
         if not isinstance(value, str):
             wrong_type(value, cursor, "one of " + ", ".join(f'"{option}"' for option in options))
+            return None
+        if value in later:
+            cursor.error("DP108", f"`{value}` is not supported yet", label="not in this version")
             return None
         if value not in options:
             key = next((str(part) for part in reversed(cursor.path) if isinstance(part, str)), "this")

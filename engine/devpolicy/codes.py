@@ -17,32 +17,144 @@ class Code(NamedTuple):
 
 
 CODES: dict[str, Code] = {
-    "DP101": Code("not TOML", "The text breaks TOML's syntax at the place shown. Nothing else was checked."),
-    "DP102": Code("wrong type", "A key takes a value of another type, for example text where a table stands."),
-    "DP103": Code("unknown key", "The table has no such key. The likely one is suggested."),
-    "DP104": Code("malformed value", "The value is of the right type and cannot be read: a size without a unit, a percentage over 100, an unknown word."),
-    "DP105": Code("missing key", "A key that is needed is not there."),
-    "DP106": Code("keys that do not go together", "Two keys exclude each other, or one needs another: a rule that selects nothing, does nothing, or does two things."),
-    "DP107": Code("unknown schema version", "`schema` names a version of the language that this version of devpolicy does not read."),
-    "DP108": Code("not yet", "The language has this key, and this version of devpolicy does not read it yet."),
-    "DP109": Code("unreadable file", "The file cannot be opened."),
-    "DP110": Code("a place in the wrong role", "`prefer` names where modules run, `overflow` and `offload` where weights are kept. Nothing runs on the disk, and nothing is kept for another accelerator."),
-    "DP201": Code("unknown device", "A device term names no type of device."),
-    "DP202": Code("unknown name", "No file, shipped policy, host or model has this name."),
-    "DP203": Code("a tensor's path", "A pattern names a parameter or buffer. Rules speak of modules: name the module that holds it."),
-    "DP301": Code("no preference can be satisfied", "No term of `prefer` has devices on this host that hold everything. Each term is listed with the reason, and the smallest change that would do."),
-    "DP302": Code("a rule's devices do not serve", "The devices that a rule names are not on this host, are not of the plan's type, or have no room."),
+    # Shape and types.
+    "DP101": Code(
+        "not TOML",
+        "The text breaks TOML's syntax at the place shown, or it is nested or counted beyond reason. Nothing else was "
+        'checked. Most often quotes are missing: `prefer = cuda` is `prefer = "cuda"`, and a key with other '
+        'characters than letters, digits, `-` and `_` is quoted too: `"model.layers.*" = "cpu"`.',
+    ),
+    "DP102": Code(
+        "wrong type",
+        'A key takes a value of another type: `batch = "4"` is text where a whole number belongs, `[rule]` a table '
+        "where `[[rule]]` begins an entry of a list.",
+    ),
+    "DP103": Code(
+        "unknown key",
+        "The table has no such key. Where one is spelt alike, it is suggested; nothing is ever ignored in silence.",
+    ),
+    "DP104": Code(
+        "malformed value",
+        'The value is of the right type and cannot be read: a size without a unit (`"24"` for `"24 GiB"`), a '
+        "percentage over 100, a range that ends before it begins (`{5..3}`), a word that the key does not know.",
+    ),
+    "DP105": Code("missing key", "A key that is needed is not there. A policy needs `prefer`: where the model runs."),
+    "DP106": Code(
+        "keys that do not go together",
+        "Two keys exclude each other, or one needs another. A rule selects (`match`, `class`, `size`) and does one "
+        "thing: `prefer` says where the modules run, `offload` where their weights are kept, `together = true` that "
+        "they share a device, alone or with `prefer`.",
+    ),
+    "DP107": Code(
+        "unknown schema version",
+        "`schema` names a version of the language that this version of devpolicy does not read. A file without "
+        "`schema` is of version 1, for ever.",
+    ),
+    "DP108": Code(
+        "not yet",
+        "The language has this key or this word, and this version of devpolicy does not read it yet. It is refused, "
+        "because a policy that is obeyed in part is another policy.",
+    ),
+    "DP109": Code("unreadable file", "The file is there and cannot be opened: a folder, or no permission to read it."),
+    "DP110": Code(
+        "a place in the wrong role",
+        "`prefer` names where modules run, `overflow` and `offload` where weights are kept. Nothing runs on the disk: "
+        '`prefer = "disk"` is likely `offload`. Nothing is kept on an accelerator: what is there, runs there, and '
+        "`prefer` says so.",
+    ),
+    "DP111": Code(
+        "given twice",
+        "Two rules have one name, or two entries of `[offload]` one pattern. Explanations and tests name rules, and "
+        "could not tell them apart.",
+    ),
+    # Names that refer to nothing.
+    "DP201": Code(
+        "unknown device",
+        "A device term names no type of device. The types are torch's: `cuda` (AMD's GPUs too), `mps`, `xpu`, `npu`, "
+        "`hpu`, and `cpu` and `disk`. One device is `cuda:1`, as torch counts in this process.",
+    ),
+    "DP202": Code(
+        "unknown name",
+        "No file, shipped policy, host or model has this name. Names without a path are looked up among what ships "
+        "with devpolicy first, then as files.",
+    ),
+    "DP203": Code(
+        "a tensor's path",
+        "A pattern names a parameter or a buffer, such as `lm_head.weight`. Rules speak of modules: name the module "
+        "that holds it, `lm_head`.",
+    ),
+    # No device satisfies it on this host.
+    "DP301": Code(
+        "no preference can be satisfied",
+        "No term of `prefer` has devices on this host that hold everything. Each term is listed with the reason, and "
+        'the smallest change that would do. Often that is `overflow = "cpu"`, a shorter `[workload] context`, or a '
+        "second term.",
+    ),
+    "DP302": Code(
+        "a rule's devices do not serve",
+        "The devices that a rule names are not on this host, are not of the plan's type, or have no room. "
+        '`on_exhausted = "next"` lets the next rule decide instead.',
+    ),
     "DP303": Code("no room to keep", "Weights that are kept on the CPU or on disk do not fit there."),
-    "DP304": Code("no such devices", "The host has no usable device that any term of `prefer` names."),
-    "DP401": Code("tied tensors parted", "A rule sends one of several tied tensors elsewhere. They are one tensor: Transformers would fail to load or to run it. Send both, or set `ties` to \"follow\" or \"skip\"."),
-    "DP402": Code("a folder is needed", "Weights that are kept on disk must be rewritten there (they are no safetensors, or loading converts them), and the policy names no folder: set `[memory.disk] path`."),
-    "DP403": Code("a map that is read two ways", "transformers and accelerate would read the device map differently, and no deeper keys help. Rename the module or place both alike."),
-    "DP404": Code("a block is cut", "A rule takes part of a block that must stay whole to another device, and the consumer cannot run the rest elsewhere."),
-    "DP405": Code("the consumer cannot run it there", "Execution on the CPU beside an accelerator cannot be expressed in the consumer's form."),
-    "DP406": Code("no place beside this device", "Weights cannot be kept on the CPU beside mps: accelerate would load them on mps. The disk can keep them."),
-    "DP407": Code("structure not known in full", "The model was read from headers alone: without classes and ties no map can be promised."),
-    "DP408": Code("a module that holds tensors itself", "A module with tensors of its own and with children is divided, and its own tensors would be kept on the CPU or on disk. Keep the whole module there, or none of it."),
+    "DP304": Code(
+        "no such devices",
+        "The host has no usable device that any term of `prefer` names. What is not listed is not run on: write "
+        '`"cpu"` last if the CPU will do.',
+    ),
+    # A consumer could not take it.
+    "DP401": Code(
+        "tied tensors parted",
+        "A rule sends one of several tied tensors elsewhere. They are one tensor: Transformers would fail to load or "
+        'to run it. Send both, or set `ties` to `"follow"` (the whole group goes) or `"skip"` (the rule does not '
+        "apply).",
+    ),
+    "DP402": Code(
+        "a folder is needed",
+        "Weights that are kept on disk must be rewritten there (they are no safetensors, or loading converts them), "
+        "and the policy names no folder: set `path` in `[memory.disk]`.",
+    ),
+    "DP403": Code(
+        "a map that is read two ways",
+        "transformers and accelerate would read the device map differently, and no deeper keys help. Rename the "
+        "module, or place both alike.",
+    ),
+    "DP404": Code(
+        "a block is cut",
+        "A rule takes part of a block that must stay whole to another device, and the consumer cannot run the rest "
+        "elsewhere.",
+    ),
+    "DP405": Code(
+        "the consumer cannot run it there",
+        "Execution on the CPU beside an accelerator cannot be expressed in the consumer's form.",
+    ),
+    "DP406": Code(
+        "no place beside this device",
+        "Weights cannot be kept on the CPU beside mps: accelerate would load them on mps. The disk can keep them.",
+    ),
+    "DP407": Code(
+        "structure not known in full",
+        "The model was read from headers alone: without classes and ties no map can be promised.",
+    ),
+    "DP408": Code(
+        "a module that holds tensors itself",
+        "A module with tensors of its own and with children is divided, and its own tensors would be kept on the CPU "
+        "or on disk. Keep the whole module there, or none of it.",
+    ),
     "DP409": Code("the consumer takes one device", "The plan needs several devices, and the consumer takes one."),
-    "DP501": Code("a rule that matches nothing", "No module of this model is matched by the rule. With another model it may be."),
-    "DP502": Code("a rule that never decides", "Every module that the rule matches is decided by earlier rules."),
-}  # fmt: skip
+    # Lint.
+    "DP501": Code(
+        "a rule that matches nothing",
+        "No module of this model is matched by the rule. With another model it may be; with this one it is likely a "
+        "slip in a path.",
+    ),
+    "DP502": Code(
+        "a rule that never decides",
+        "Every module that the rule matches is decided by earlier rules: the first that matches wins. Put the "
+        "narrower rule first.",
+    ),
+    "DP503": Code(
+        "a device that is never used",
+        'A device in a list is never tried, because an earlier one includes it (`"cuda:1"` after `"cuda"`), or '
+        "because `avoid` rules it out.",
+    ),
+}

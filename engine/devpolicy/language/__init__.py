@@ -1,1 +1,1 @@
-
+"""The policy language: TOML text in, `Policy` out, with every finding and its place."""

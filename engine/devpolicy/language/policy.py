@@ -7,11 +7,13 @@ Owns `Policy` and its parts. They are made by `devpolicy.language.read` from TOM
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from os import PathLike
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from devpolicy.errors import Diagnostic, Place
-from devpolicy.language.patterns import Pattern
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from devpolicy.errors import Diagnostic, Place
+    from devpolicy.language.patterns import Pattern
 
 Split = Literal["when-needed", "never", "balanced"]
 Ties = Literal["refuse", "follow", "skip"]
@@ -43,8 +45,9 @@ class Amount:
     percent: float = 0.0
 
     def of(self, basis: int) -> int:
-        """Bytes of this amount where 100 % is `basis`, rounded down."""
-        return self.size + int(basis * self.percent / 100)
+        """Bytes of this amount where 100 % is `basis`, rounded down; a percentage has six decimals."""
+        # In integers: a float would be off by bytes on a large device, and 29 % is not a float's 29 %.
+        return self.size + basis * round(self.percent * 10**6) // 10**8
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +122,13 @@ class Policy:
     rules: tuple[Rule, ...] = ()
     memory: tuple[MemoryRule, ...] = ()
     disk_path: str | None = None
-    """Where rewritten weights go, resolved against the policy file's folder."""
+    """Where rewritten weights go: for a policy that was loaded from a file, resolved against its folder."""
     workload: Workload = Workload()
     schema: int = 1
     source: str = field(default="<string>", compare=False)
     prefer_place: Place | None = field(default=None, compare=False)
     warnings: tuple[Diagnostic, ...] = field(default=(), compare=False)
+    """What is said without effect, in text order."""
 
     @classmethod
     def parse(cls, text: str | bytes, source: str = "<string>") -> Policy:

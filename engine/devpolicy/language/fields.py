@@ -1,0 +1,117 @@
+"""Every key of a policy: where it stands, what it takes, what it means.
+
+Owns the field tables, from which the reader (`read`), the JSON schema (`schema`) and the reference page
+(`reference`) are made. A new key is a new line here.
+"""
+
+from __future__ import annotations
+
+from devpolicy._tables import FLAG, TEXT, Field, Kind, choice, integer, list_of, table
+from devpolicy.language.kinds import AMOUNT, CACHE_DTYPES, CLASS, PATTERN, SIZE_TEST, dtype
+from devpolicy.language.terms import term
+from devpolicy.model import FLOATING
+
+SCHEMA_VERSION = 1
+
+_LATER: Kind[object] = Kind("", lambda value, cursor: None)
+_RUN = list_of(term("run"), or_one=True, least=1)
+KEEP = list_of(term("keep"), or_one=True, least=1)
+_TIES = choice("refuse", "follow", "skip")
+_WHOLE_TABLE: Kind[object] = Kind("a table", lambda value, cursor: value)  # read by `read`, entry by entry
+
+
+def _later(name: str, doc: str) -> Field:
+    return Field(name, _LATER, doc, later=True)
+
+
+RULE = (
+    Field("name", TEXT, "What explanations call the rule.", default="`rule N`, counted from 1"),
+    Field("match", list_of(PATTERN, or_one=True, least=1), "Patterns of module paths: any of them."),
+    Field("class", list_of(CLASS, or_one=True, least=1), "Globs of class names: any of them."),
+    Field("size", SIZE_TEST, "A comparison with the bytes of a placement unit."),
+    Field("prefer", _RUN, "Where the matched modules run, with everything below them: the first with room."),
+    Field("offload", KEEP, "Where the weights of the matched modules are kept."),
+    Field("together", FLAG, "All matched modules share one device. May go along with `prefer`."),
+    Field("ties", _TIES, "The same for this rule alone.", default="the policy's"),
+    Field(
+        "on_exhausted",
+        choice("error", "next"),
+        "When none of its devices has room. `error`: the plan is refused. `next`: the next rule that matches decides.",
+        default='`"error"`',
+    ),
+    Field("reason", TEXT, "Why, for whoever reads the plan."),
+    _later("when", "What the host must have for the rule to apply."),
+)
+
+RESERVE = (
+    Field("kv_cache", AMOUNT, "Replaces the computed size of the KV cache."),
+    Field("activations", AMOUNT, "Replaces the computed size of the activations."),
+)
+_BASIS = Field("basis", choice("free", "total"), "What 100 % is.", default='`"free"`')
+_CAP = Field("cap", AMOUNT, "The most that is used.", default='`"90%"` on the CPU, else all of it')
+_HEADROOM = Field("headroom", AMOUNT, "Kept free.", default='`["1 GiB", "2%"]` on accelerators')
+MEMORY = (
+    _BASIS,
+    _CAP,
+    _HEADROOM,
+    Field(
+        "reserve",
+        table(RESERVE, what="`reserve`", label="a key of `reserve`"),
+        "Amounts that replace computed ones.",
+    ),
+)
+DISK = (
+    Field("path", TEXT, "The folder for weights that must be rewritten, relative to the policy file."),
+    _BASIS,
+    _CAP,
+    _HEADROOM,
+)
+WORKLOAD = (
+    Field("context", integer(1, 2**31 - 1), "Tokens of a sequence.", default="the smaller of 4096 and the model's"),
+    Field("batch", integer(1, 2**31 - 1), "Sequences at once.", default="`1`"),
+    Field("dtype", dtype(*sorted(FLOATING)), "What the model is loaded in.", default="the model's own"),
+    Field("kv_dtype", dtype(*CACHE_DTYPES), "What the KV cache is kept in.", default="the same as the model"),
+    Field("new_tokens", integer(0, 2**31 - 1), "Tokens that are generated for one request."),
+)
+
+TOP = (
+    Field("schema", integer(1), "The version of the language.", default="`1`"),
+    Field(
+        "prefer",
+        _RUN,
+        "Where modules run: the first of these of which the host has devices that hold everything.",
+        required=True,
+        example='say where the model runs: `prefer = ["cuda", "mps"]`',
+    ),
+    Field("overflow", KEEP, "Where weights that do not fit may be kept, in order.", default="nowhere"),
+    Field("avoid", list_of(term("avoid"), or_one=True), "Devices that are never used, whatever a rule says."),
+    Field(
+        "split",
+        choice("when-needed", "never", "balanced", later=("fastest",)),
+        "How many devices of a term are used. `when-needed`: the lowest one that holds everything, else as few as do. "
+        "`never`: one, else the next term. `balanced`: all of them, evenly by their share of budget.",
+        default='`"when-needed"`',
+    ),
+    Field(
+        "ties",
+        _TIES,
+        "What happens to a rule that would part tied tensors. `refuse`: the plan is refused. `follow`: all of them go. "
+        "`skip`: the rule does not apply.",
+        default='`"refuse"`',
+    ),
+    Field("offload", _WHOLE_TABLE, "Weights that are kept elsewhere: pattern = place, or a list of places in order."),
+    Field("rule", _WHOLE_TABLE, "What is done with some modules. The first rule that matches a module decides."),
+    Field("memory", _WHOLE_TABLE, "Budgets: device = cap, or a table for each device."),
+    Field(
+        "workload",
+        table(WORKLOAD, what="[workload]", label="a key of [workload]"),
+        "What the memory beside the weights is computed from.",
+    ),
+    _later("devices", "Named classes of devices."),
+    _later("require", "What a host must have."),
+    _later("component", "Policies for the components of a pipeline."),
+    _later("extends", "Policies that this one builds on."),
+    _later("profile", "Variants of this policy."),
+    _later("host", "Simulated hosts."),
+    _later("test", "Tests of this policy."),
+)

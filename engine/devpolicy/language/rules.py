@@ -1,0 +1,155 @@
+"""`[offload]` and `[[rule]]`: from tables to rules, in written order.
+
+Owns what a rule must say, how rules are called and in which order they stand. It knows no model: whether a
+rule matches anything is the planner's question.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from devpolicy._tables import read_table, wrong_type
+from devpolicy.language.fields import KEEP, RULE
+from devpolicy.language.kinds import read_pattern
+from devpolicy.language.policy import Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from devpolicy._tables import Cursor
+
+_SELECTORS = ("match", "class", "size")
+_RULE_KEYS = frozenset(field.name for field in RULE if not field.later)
+_OUR_NAMES = re.compile(r"offload\..*|rule [0-9]+", re.DOTALL)
+
+
+def read_rules(offload: object, rules: object, top: Cursor) -> tuple[Rule, ...]:
+    """Read both tables (`None` where there is none) and return their rules as written. Collects what is wrong."""
+    found: list[Rule] = []
+    if offload is not None:
+        found += _read_offload(offload, top.at("offload"))
+    if rules is not None:
+        found += _read_rules(rules, top.at("rule"))
+    # Dotted keys and headers may come in any order, which the parsed data does not tell.
+    found.sort(key=lambda rule: (rule.place.line, rule.place.column) if rule.place else (0, 0))
+    return tuple(found)
+
+
+# [offload]
+
+
+def _read_offload(value: object, cursor: Cursor) -> Iterator[Rule]:
+    if not isinstance(value, dict):
+        wrong_type(value, cursor, "a table", 'write `[offload]`, and below it `lm_head = "disk"`')
+        return
+    written: set[str] = set()
+    for keys, places in _flatten(value, ()):
+        here = cursor.at(*keys)
+        text = ".".join(keys)
+        pattern = read_pattern(text, here.on_key())
+        kept = KEEP.read(places, here) if places != {} else None
+        if places == {}:
+            here.error("DP104", f"`{text}` names no place", label="empty", help='write "cpu" or "disk"')
+        if text in written:
+            here.error("DP111", f"`{text}` is given twice in [offload]", label="the second", part="key")
+        written.add(text)
+        if pattern is not None and kept is not None:
+            place = here.document.place(here.path, "key")
+            yield Rule(f"offload.{text}", match=(pattern,), offload=kept, place=place)
+
+
+def _flatten(table: dict[str, Any], above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], object]]:
+    """Yield the entries of nested tables: a bare key's dots and the dots of a path are the same to us."""
+    for key, value in table.items():
+        if isinstance(value, dict) and value:
+            yield from _flatten(value, (*above, key))
+        else:
+            yield (*above, key), value
+
+
+# [[rule]]
+
+
+def _read_rules(value: object, cursor: Cursor) -> Iterator[Rule]:
+    if not isinstance(value, list):
+        hint = "write `[[rule]]`, with two brackets" if isinstance(value, dict) else ""
+        wrong_type(value, cursor, "an array of tables", hint)
+        return
+    first_of: dict[str, Cursor] = {}
+    for number, table in enumerate(value, start=1):
+        here = cursor.at(number - 1)
+        if not isinstance(table, dict):
+            wrong_type(table, here, "an array of tables")
+            continue
+        own = table.get("name")
+        what = f'[[rule]] "{own}"' if isinstance(own, str) and own else f"[[rule]] {number}"
+        keys = read_table(table, here, RULE, what=what, label="a rule key")
+        _check(table, here, what)
+        name = keys.get("name")
+        if name is not None:
+            _check_name(name, here.at("name"), first_of)
+        yield _rule(keys, table, here, name or f"rule {number}")
+
+
+def _rule(keys: dict[str, Any], table: dict[str, Any], cursor: Cursor, name: str) -> Rule:
+    first = next((key for key in _SELECTORS if key in table), None)
+    place = cursor.document.place(cursor.path if first is None else (*cursor.path, first), "key")
+    return Rule(
+        name,
+        match=keys.get("match", ()),
+        cls=keys.get("class", ()),
+        size=keys.get("size"),
+        prefer=keys.get("prefer", ()),
+        offload=keys.get("offload", ()),
+        together=keys.get("together", False),
+        ties=keys.get("ties"),
+        on_exhausted=keys.get("on_exhausted", "error"),
+        reason=keys.get("reason", ""),
+        place=place,
+    )
+
+
+def _check(table: dict[str, Any], cursor: Cursor, what: str) -> None:
+    """Collect DP106 where a rule selects nothing, does nothing, or does two things."""
+    # A key that was refused may be the one that seems to be missing.
+    complete = table.keys() <= _RULE_KEYS
+    if complete and not any(key in table for key in _SELECTORS):
+        hint = 'add `match`, `class` or `size`; `match = "**"` is the whole model'
+        cursor.error("DP106", f"{what} selects nothing", label="which modules?", help=hint)
+    together = table.get("together") is True
+    if complete and table.get("together", False) is False and not table.keys() & {"prefer", "offload"}:
+        hint = "add `prefer` (where they run), `offload` (where they are kept) or `together = true`"
+        cursor.error("DP106", f"{what} does nothing", label="what is done with them?", help=hint)
+    for other in ("prefer", *(["together"] if together else [])):
+        if other in table and "offload" in table:
+            second = max(other, "offload", key=lambda key: _position(cursor.at(key)))
+            hint = "kept weights run on the plan's main device: write two rules, or leave one key out"
+            cursor.at(second).error(
+                "DP106",
+                f"`{other}` and `offload` do not go together in {what}",
+                label="the second",
+                help=hint,
+                part="key",
+            )
+            return
+
+
+def _position(cursor: Cursor) -> tuple[int, int]:
+    place = cursor.document.place(cursor.path, "key")
+    return place.line, place.column
+
+
+def _check_name(name: str, cursor: Cursor, first_of: dict[str, Cursor]) -> None:
+    if not name.strip():
+        cursor.error(
+            "DP104", "a rule's name is empty", label="empty", help="leave `name` out, or say what the rule is for"
+        )
+    elif _OUR_NAMES.fullmatch(name):
+        cursor.error("DP104", f"`{name}` is what a rule without a name is called", label="taken")
+    elif name in first_of:
+        first = first_of[name]
+        note = f"the first is at {first.document.place(first.path)}"
+        cursor.error("DP111", f"two rules are called `{name}`", label="the second", notes=[note])
+    else:
+        first_of[name] = cursor

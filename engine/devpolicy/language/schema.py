@@ -1,0 +1,71 @@
+"""The JSON schema of a policy, for editors.
+
+Owns what the field tables cannot say: tables with free keys, and which keys of a rule go together. It is draft 7,
+which Taplo, Tombi and VS Code's TOML extensions read. `policy/policy.schema.json` is this schema, written out:
+
+    python -m devpolicy.language.schema > policy/policy.schema.json
+"""
+
+from __future__ import annotations
+
+import json
+
+from devpolicy._tables import JsonSchema, table_schema
+from devpolicy.language.fields import DISK, KEEP, MEMORY, RULE, TOP
+from devpolicy.language.kinds import AMOUNT
+from devpolicy.language.terms import ACCELERATOR_SCHEMA
+
+
+def policy_schema() -> JsonSchema:
+    """Return the JSON schema (draft 7) of a policy. What needs two keys to decide is left to the reader."""
+    schema = table_schema(TOP)
+    properties = schema["properties"]
+    properties["schema"]["enum"] = [1]
+    # Draft 7 ignores what stands beside a `$ref`, so it stands in an `allOf`.
+    nested = {"allOf": [{"$ref": "#/definitions/offload"}]}
+    properties["offload"] |= nested
+    properties["rule"] |= {"type": "array", "items": _rule()}
+    properties["memory"] |= _memory()
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "devpolicy policy",
+        "description": "Where a model runs, and where its weights are kept.",
+        **schema,
+        "definitions": {
+            "offload": {
+                "type": "object",
+                "additionalProperties": {"anyOf": [KEEP.schema, {**nested, "minProperties": 1}]},
+            }
+        },
+    }
+
+
+def _rule() -> JsonSchema:
+    return {
+        **table_schema(RULE),
+        "allOf": [
+            {"anyOf": [{"required": [key]} for key in ("match", "class", "size")]},
+            {"anyOf": [{"required": [key]} for key in ("prefer", "offload", "together")]},
+            {"not": {"required": ["prefer", "offload"]}},
+        ],
+    }
+
+
+def _memory() -> JsonSchema:
+    entry = {"anyOf": [AMOUNT.schema, table_schema(MEMORY)]}
+    pattern: str = ACCELERATOR_SCHEMA["pattern"]
+    return {
+        "type": "object",
+        "properties": {"cpu": entry, "disk": {"anyOf": [AMOUNT.schema, table_schema(DISK)]}},
+        "patternProperties": {pattern: entry},
+        "additionalProperties": False,
+    }
+
+
+def main() -> None:
+    """Print the schema as it ships."""
+    print(json.dumps(policy_schema(), indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Device terms: `"cuda"`, `"cuda:1"`, `"cpu"`, `"disk"`, `{ device = "cuda", count = 2, same = ["name"] }`.
+
+Owns how they are read, in which role a type may stand, and their JSON schema. It knows no host: whether
+there are such devices is the planner's question.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Literal
+
+from devpolicy._tables import (
+    Field,
+    JsonSchema,
+    Kind,
+    choice,
+    did_you_mean,
+    integer,
+    list_of,
+    read_table,
+    suggest,
+    table_schema,
+    wrong_type,
+)
+from devpolicy._toml import Inside
+from devpolicy.host import ACCELERATOR_TYPES
+from devpolicy.language.policy import Term
+
+if TYPE_CHECKING:
+    from devpolicy._tables import Cursor
+
+Role = Literal["run", "keep", "avoid"]
+
+TYPES = (*ACCELERATOR_TYPES, "cpu", "disk")
+LARGEST_ID = 127
+"""torch keeps an ordinal in eight bits: `cuda:300` would become `cuda:44` there."""
+
+_OTHER_NAMES = {
+    "gpu": "cuda", "gpus": "cuda", "nvidia": "cuda", "amd": "cuda", "rocm": "cuda", "hip": "cuda",
+    "metal": "mps", "apple": "mps", "intel": "xpu", "ascend": "npu", "gaudi": "hpu",
+    "ram": "cpu", "host": "cpu", "nvme": "disk", "ssd": "disk",
+}  # fmt: skip
+"""What people call a type of device, and what torch calls it."""
+
+
+def read_term(text: str, cursor: Cursor) -> Term | None:
+    """Read a term that is text. Collects DP201 or DP104."""
+    name, colon, ordinal = text.partition(":")
+    if name not in TYPES:
+        _unknown_device(text, cursor)
+        return None
+    if not colon:
+        return Term(name)
+    behind = Inside(text, len(name) + 1, len(ordinal))
+    if name not in ACCELERATOR_TYPES:
+        cursor.error("DP104", f"`{name}` has no numbers", label="there is one", help=f"write `{name}`")
+    elif not re.fullmatch(r"[0-9]{1,9}", ordinal):
+        hint = f"write `{name}:0`, or `{name}` for any of them"
+        cursor.error("DP104", f"`{text}` is no device", label="not a number", help=hint, inside=behind)
+    elif len(ordinal) > 1 and ordinal[0] == "0":
+        hint = f"did you mean `{name}:{int(ordinal)}`?"
+        cursor.error("DP104", f"`{text}` is no device", label="a leading zero", help=hint, inside=behind)
+    elif int(ordinal) > LARGEST_ID:
+        hint = f"devices are numbered from 0 to {LARGEST_ID}, as torch counts them in this process"
+        cursor.error("DP104", f"`{text}` is no device", label="too large", help=hint, inside=behind)
+    else:
+        return Term(name, int(ordinal))
+    return None
+
+
+def _unknown_device(text: str, cursor: Cursor) -> None:
+    word = text.partition(":")[0].strip().lower()
+    meant = word if word in TYPES else _OTHER_NAMES.get(word) or suggest(word, TYPES)
+    if word == "auto":
+        hint = 'list what may be used, the best first: `prefer = ["cuda", "mps", "cpu"]`'
+    elif meant:
+        rest = text.partition(":")[2].strip()
+        hint = f"did you mean `{meant}:{rest}`?" if rest and meant in ACCELERATOR_TYPES else f"did you mean `{meant}`?"
+    else:
+        hint = did_you_mean(word, TYPES)
+    cursor.error("DP201", f"`{text}` is no device", label="not a type of device", help=hint)
+
+
+def _read_term_table(value: dict[str, object], cursor: Cursor) -> Term | None:
+    before = len(cursor.findings)
+    keys = read_table(value, cursor, TERM_TABLE, what="a device term", label="a key of a device term")
+    if len(cursor.findings) > before:
+        return None
+    device: Term = keys["device"]
+    count: int = keys.get("count", 0)
+    if device.type not in ACCELERATOR_TYPES:
+        cursor.error("DP106", f"`{device}` is one device: it has no `count` and no `same`", help=f'write "{device}"')
+        return None
+    if device.id is not None and (count > 1 or "same" in value):
+        hint = f'write `device = "{device.type}"` for any of them'
+        cursor.error("DP106", f"`{device}` is one device, and `count` and `same` speak of several", help=hint)
+        return None
+    return Term(device.type, device.id, count if device.id is None else 0, keys.get("same", ()))
+
+
+_ID = rf"(:([0-9]|[1-9][0-9]|1[01][0-9]|12[0-{LARGEST_ID % 10}]))?"
+ACCELERATOR_SCHEMA: JsonSchema = {"type": "string", "pattern": f"^({'|'.join(ACCELERATOR_TYPES)}){_ID}$"}
+
+_DEVICE: Kind[Term] = Kind(
+    "a device",
+    lambda value, cursor: read_term(value, cursor) if isinstance(value, str) else wrong_type(value, cursor, "a string"),
+    ACCELERATOR_SCHEMA,
+)
+TERM_TABLE = (
+    Field("device", _DEVICE, "A type of accelerator.", required=True, example='write `device = "cuda"`'),
+    Field("count", integer(1, LARGEST_ID + 1), "Needs at least this many devices, and uses at most as many."),
+    Field(
+        "same",
+        list_of(choice("name", "memory", "capability"), or_one=True, least=1),
+        "In what the devices must be alike.",
+    ),
+)
+
+
+def term(role: Role) -> Kind[Term]:
+    """Return the kind of device terms in one role: where modules run, where weights are kept, what is avoided."""
+
+    wanted = '"cpu" or "disk", or a list of both' if role == "keep" else "a device, or a list of devices"
+
+    def read(value: object, cursor: Cursor) -> Term | None:
+        found: Term | None = None
+        if isinstance(value, str):
+            found = read_term(value, cursor)
+        elif isinstance(value, dict) and role == "run":
+            found = _read_term_table(value, cursor)
+        else:
+            hint = 'write "cuda:1" for the one that torch calls by a number' if type(value) is int else ""
+            wrong_type(value, cursor, wanted, "" if role == "keep" else hint)
+        if found is None:
+            return None
+        if role == "run" and found.type == "disk":
+            hint = 'did you mean `offload`, or `overflow = "disk"` for what does not fit?'
+            cursor.error("DP110", "nothing runs on the disk", label="`prefer` names where modules run", help=hint)
+            return None
+        if role == "keep" and found.type in ACCELERATOR_TYPES:
+            hint = 'weights are kept on "cpu" or "disk"; where modules run is said by `prefer`'
+            cursor.error("DP110", f"weights are not kept on `{found}`", label="a device that runs modules", help=hint)
+            return None
+        return found
+
+    if role == "keep":
+        return Kind('`"cpu"` or `"disk"`', read, {"enum": ["cpu", "disk"]})
+    if role == "avoid":
+        return Kind("a device", read, {"anyOf": [ACCELERATOR_SCHEMA, {"enum": ["cpu", "disk"]}]})
+    return Kind("a device", read, {"anyOf": [ACCELERATOR_SCHEMA, table_schema(TERM_TABLE), {"enum": ["cpu"]}]})
