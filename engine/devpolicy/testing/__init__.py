@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_WHERE: dict[str, str] = {}
+_WHERE: dict[str, str] = {"host_catalogue": "devpolicy.testing.catalogue"}
 """Public names by the module that holds them. Submodules, such as `strategies`, need no entry."""
 
 _SUBMODULES = ("strategies",)

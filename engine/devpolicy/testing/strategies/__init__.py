@@ -7,5 +7,6 @@ Importing this package imports Hypothesis (the extra `devpolicy[testing]`).
 from __future__ import annotations
 
 from devpolicy.testing.strategies.devices import component_devices, device_maps, devices
+from devpolicy.testing.strategies.hosts import accelerators, faulty_hosts, hosts
 
-__all__ = ["component_devices", "device_maps", "devices"]
+__all__ = ["accelerators", "component_devices", "device_maps", "devices", "faulty_hosts", "hosts"]
