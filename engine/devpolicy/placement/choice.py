@@ -1,0 +1,72 @@
+"""The device choice without a model.
+
+Owns what `prefer` alone decides on a host: the first term with usable devices, and of those the lowest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from devpolicy.device import ComponentDevice
+from devpolicy.errors import Diagnostic, Unsatisfiable
+from devpolicy.host import Host
+from devpolicy.language.policy import Policy
+from devpolicy.placement.seats import find
+from devpolicy.placement.targets import target_of
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One device, what each term of `prefer` came to, and what the choice leaves out."""
+
+    device: ComponentDevice
+    terms: tuple[tuple[str, str], ...]
+    warnings: tuple[Diagnostic, ...] = ()
+
+
+def choose(policy: Policy, host: Host, *, target: str = "torch", strict: bool = False) -> Choice:
+    """Return the first device of the first term that the host and the consumer have.
+
+    Raises `Unsatisfiable`: DP301 where no term has a usable device, DP503 where `strict` and the policy has rules
+    about modules, which cannot be applied without a model.
+    """
+    warnings = _rules_left_out(policy)
+    if strict and warnings:
+        raise Unsatisfiable(warnings)
+    consumer = target_of(target)
+    terms: list[tuple[str, str]] = []
+    for term in policy.prefer:
+        if term.type not in consumer.types:
+            terms.append((str(term), f"`{consumer.name}` cannot run on `{term.type}`"))
+            continue
+        found = find(term, policy, host)
+        if found.seats:
+            terms.append((str(term), "serves"))
+            return Choice(ComponentDevice.from_single(found.seats[0].device), tuple(terms), tuple(warnings))
+        terms.append((str(term), found.reason))
+    raise Unsatisfiable(
+        Diagnostic(
+            "DP301",
+            "nothing in `prefer` is on this host: " + ", ".join(f"`{term}`" for term in policy.prefer),
+            policy.prefer_place,
+            notes=tuple(f"`{term}`: {outcome}" for term, outcome in terms),
+            help='add a device that it has, such as `"cpu"`, to `prefer`',
+        )
+    )
+
+
+def _rules_left_out(policy: Policy) -> list[Diagnostic]:
+    if not policy.rules:
+        return []
+    first, count = policy.rules[0], len(policy.rules)
+    rules = f"rule `{first.name}`" if count == 1 else f"`{first.name}` and {count - 1} more rules"
+    verb = "is" if count == 1 else "are"
+    return [
+        Diagnostic(
+            "DP503",
+            f"{rules} {verb} not applied: without a model only the device is chosen",
+            first.place,
+            help="give the model, so that its modules can be placed",
+            severity="warning",
+        )
+    ]

@@ -1,0 +1,219 @@
+"""From a policy, a host and a model tree to a plan.
+
+Owns the order of things: the terms of `prefer` are tried one after the other, each a trial of rules and
+search, and the first that serves becomes the plan. A pure function of its arguments: it reads no
+environment, no clock, no file and no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from devpolicy.device import ComponentDevice, Device, DeviceMap, DeviceType
+from devpolicy.errors import Diagnostic, PolicyError, Unsatisfiable
+from devpolicy.host import Host
+from devpolicy.language.policy import Policy, Term
+from devpolicy.model import ModelTree
+from devpolicy.placement import ties
+from devpolicy.placement.ledger import ledger_of
+from devpolicy.placement.maps import device_map
+from devpolicy.placement.overflow import spill
+from devpolicy.placement.plan import Load, Placement, Placements, Plan
+from devpolicy.placement.rules import Refused, World, assign
+from devpolicy.placement.search import Problem, Solution, no_room, place
+from devpolicy.placement.seats import cpu_seat, disk_seat, find
+from devpolicy.placement.sizing import Sizing, size_model
+from devpolicy.placement.targets import Target, target_of
+from devpolicy.placement.trace import Trace
+from devpolicy.placement.units import Division, divide
+
+
+@dataclass(slots=True)
+class _Work:
+    """What every trial of one plan shares."""
+
+    policy: Policy
+    tree: ModelTree
+    host: Host
+    target: Target
+    sizing: Sizing
+    division: Division
+    groups: list[list[int]]
+    claims: Mapping[str, int]
+    trace: Trace
+
+
+def make_plan(
+    policy: Policy,
+    tree: ModelTree,
+    host: Host,
+    *,
+    component: str | None = None,
+    target: str = "hf",
+    claims: Mapping[str, int] | None = None,
+) -> Plan:
+    """Place `tree` on `host` under `policy` for a consumer.
+
+    `claims` are bytes by device that components planned before take.
+
+    Raises `Unsatisfiable` where no term of `prefer` serves (DP3xx) or the consumer could not take it (DP4xx), and
+    `PolicyError` where a rule names a tensor (DP203).
+    """
+    consumer = target_of(target)
+    if tree.partial and consumer.maps:
+        raise Unsatisfiable(
+            Diagnostic("DP407", f"the structure of `{tree.name}` is not known in full", help=tree.partial)
+        )
+    sizing = size_model(tree, policy.workload)
+    division = divide(tree, policy.rules, sizing)
+    warnings = _unused_rules(policy, tree, division)
+    groups = ties.bind(tree, division.units, policy)
+    work = _Work(policy, tree, host, consumer, sizing, division, groups, claims or {}, Trace())
+    refusals: list[tuple[Term, Diagnostic]] = []
+    for term in policy.prefer:
+        work.trace.forget_notes()
+        try:
+            world, solution = _trial(term, work)
+        except Refused as refused:
+            work.trace.term(str(term), refused.finding.message)
+            refusals.append((term, refused.finding))
+            continue
+        work.trace.term(str(term), "serves")
+        return _plan(term, world, solution, work, component, warnings)
+    raise Unsatisfiable(_refusal(policy, tree, refusals))
+
+
+def _trial(term: Term, work: _Work) -> tuple[World, Solution]:
+    """Try one term. Raises `Refused` with the reason where it does not serve."""
+    if term.type not in work.target.types:
+        raise Refused(Diagnostic("DP409", f"`{work.target.name}` cannot run on `{term.type}`"))
+    found = find(term, work.policy, work.host)
+    if not found.seats:
+        raise Refused(Diagnostic("DP301", found.reason))
+    # Rules may name any device of the type, the search only those of the term.
+    everywhere = found.seats if term.type == "cpu" else find(Term(term.type), work.policy, work.host).seats
+    world = World(
+        kind=term.type,
+        seats=tuple(seat.claimed(work.claims) for seat in everywhere),
+        open=frozenset(number for number, seat in enumerate(everywhere) if seat in found.seats),
+        cpu=cpu_seat(work.policy, work.host).claimed(work.claims),
+        disk=disk_seat(work.policy, work.host),
+        target=work.target,
+        policy=work.policy if work.target.maps else replace(work.policy, split="never"),
+        sizing=work.sizing,
+    )
+    units = work.division.units
+    problem = Problem(units, assign(units, work.groups, world, work.trace), world)
+    attempt = place(problem) or spill(problem, work.trace)
+    if attempt is None:
+        raise no_room(problem)
+    solution = attempt.solution()
+    if not work.target.maps and len(set(solution.seat)) > 1:
+        raise Refused(Diagnostic("DP409", f"several devices are needed, and `{work.target.name}` takes one"))
+    return world, solution
+
+
+def _plan(
+    term: Term,
+    world: World,
+    solution: Solution,
+    work: _Work,
+    component: str | None,
+    warnings: Sequence[Diagnostic],
+) -> Plan:
+    units = work.division.units
+    held: list[Device] = []
+    placements: dict[str, Placement] = {}
+    for at, unit in enumerate(units):
+        runs_on = world.seats[solution.seat[at]].device
+        kept = solution.kept.get(at)
+        device = Device.from_str(kept.place) if kept else runs_on
+        held.append(device)
+        rule, reason = _why(term, world, solution, at)
+        placements[unit.path] = Placement(device, runs_on, rule, reason, unit.weights + unit.buffers)
+    entries = device_map(work.tree, units, held)
+    single = entries.get("")
+    rewritten = sum(units[at].rewritten for at, kept in solution.kept.items() if kept.place == "disk")
+    return Plan(
+        component=component,
+        target=work.target.name,
+        device=ComponentDevice.from_multiple(DeviceMap(entries))
+        if single is None or single.type is DeviceType.DISK
+        else ComponentDevice.from_single(single),
+        placements=Placements(placements),
+        ledger=ledger_of(units, solution, world),
+        warnings=tuple(warnings),
+        load=Load(work.policy.workload.dtype, work.policy.disk_path if rewritten else None, rewritten),
+        trace=work.trace,
+    )
+
+
+def _why(term: Term, world: World, solution: Solution, at: int) -> tuple[str, str]:
+    kept, pin = solution.kept.get(at), solution.pinned.get(at)
+    if kept is not None:
+        return kept.rule, kept.reason
+    seat = world.seats[solution.seat[at]]
+    if pin is not None:
+        return pin.name, pin.reason or f"rule `{pin.name}` runs it on `{seat}`"
+    if at in solution.with_main:
+        why = "a rule keeps a part of a block elsewhere, so the block and what comes before it run on the main device"
+        return "prefer", f"{why} `{seat}`"
+    used = len(set(solution.seat))
+    share = "the only device that is needed" if used == 1 else f"one of {used} that share the model"
+    return "prefer", f"`{term}` serves; `{seat}` is {share}"
+
+
+def _unused_rules(policy: Policy, tree: ModelTree, division: Division) -> list[Diagnostic]:
+    """Return a warning for each rule that matches nothing. Raises DP203 where its pattern names a tensor."""
+    unused = [rule for number, rule in enumerate(policy.rules) if number not in division.matched]
+    if not unused:
+        return []
+    tensors = set(tree.tensor_names())
+    wrong, warnings = [], []
+    for rule in unused:
+        named = [pattern.text for pattern in rule.match if pattern.text in tensors]
+        if named:
+            module = named[0].rpartition(".")[0]
+            wrong.append(
+                Diagnostic(
+                    "DP203",
+                    f"`{named[0]}` in rule `{rule.name}` is a tensor, and rules place modules",
+                    rule.place,
+                    "names a tensor",
+                    help=f"write `{module}`, the module that holds it",
+                )
+            )
+            continue
+        warnings.append(
+            Diagnostic(
+                "DP501",
+                f"rule `{rule.name}` matches nothing in `{tree.name}`",
+                rule.place,
+                help=f"`devpolicy model show {tree.name}` lists its modules",
+                severity="warning",
+            )
+        )
+    if wrong:
+        raise PolicyError(wrong)
+    return warnings
+
+
+def _refusal(policy: Policy, tree: ModelTree, refusals: Sequence[tuple[Term, Diagnostic]]) -> list[Diagnostic]:
+    """Return the finding of a plan that no term serves.
+
+    Where the devices were there and one rule or consumer stood in the way, its own finding says so; else DP301
+    lists each term with its reason.
+    """
+    notes = tuple(f"`{term}`: {finding.message}" for term, finding in refusals)
+    specific = {finding.code: finding for _, finding in refusals if finding.code != "DP301"}
+    if len(specific) == 1 and not any(
+        finding.code == "DP301" and "needs" in finding.message for _, finding in refusals
+    ):
+        finding = next(iter(specific.values()))
+        others = tuple(f"`{term}`: {other.message}" for term, other in refusals if other is not finding)
+        return [replace(finding, notes=(*finding.notes, *others))]
+    listed = ", ".join(f"`{term}`" for term in policy.prefer)
+    return [
+        Diagnostic("DP301", f"nothing in `prefer` can hold `{tree.name}`: {listed}", policy.prefer_place, "", notes)
+    ]

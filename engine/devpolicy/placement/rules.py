@@ -1,0 +1,337 @@
+"""What the rules of a policy decide for one choice of devices.
+
+Owns the first half of a trial: each unit is kept elsewhere by a rule, pinned to a device by a rule,
+or left to the solver, where what must share a device forms a cluster. Rules come before the search and
+are exempt from `split`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from devpolicy.errors import Diagnostic
+from devpolicy.language.policy import Policy, Rule
+from devpolicy.placement.seats import Seat
+from devpolicy.placement.sizing import Sizing
+from devpolicy.placement.targets import Target
+from devpolicy.placement.trace import Trace
+from devpolicy.placement.units import Unit
+from devpolicy.sizes import format_size
+
+
+class Refused(Exception):  # noqa: N818 - it is caught inside the planner and never leaves it
+    """This term cannot serve: the finding says why."""
+
+    def __init__(self, finding: Diagnostic) -> None:
+        super().__init__(finding.message)
+        self.finding = finding
+
+
+@dataclass(slots=True)
+class World:
+    """What one trial has: the seats of the plan's type, which of them the search may use, and where to keep."""
+
+    kind: str
+    """The type of device that the plan executes on."""
+    seats: tuple[Seat, ...]
+    """All usable devices of that type, in id order; a rule may name any of them."""
+    open: frozenset[int]
+    """Numbers of the seats that the term of `prefer` allows to the search."""
+    cpu: Seat
+    disk: Seat
+    target: Target
+    policy: Policy
+    sizing: Sizing
+
+    def activations(self, number: int) -> int:
+        """Bytes that seat `number` needs once it executes anything."""
+        stated = self.seats[number].activations
+        return self.sizing.activations if stated is None else stated
+
+    def cache(self, number: int, unit: Unit) -> int:
+        """Bytes of KV cache that `unit` adds on seat `number`."""
+        return unit.kv_cache if self.seats[number].kv_cache is None else 0
+
+    def base(self, number: int) -> int:
+        """Bytes that seat `number` needs before anything is placed on it."""
+        return self.activations(number) + (self.seats[number].kv_cache or 0)
+
+
+@dataclass(slots=True)
+class Kept:
+    """A unit whose weights stay on the CPU or on disk, and who said so."""
+
+    place: str
+    rule: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Assignment:
+    """What the rules decided; unit numbers are positions in the division."""
+
+    kept: dict[int, Kept] = field(default_factory=dict)
+    pinned: dict[int, tuple[int, Rule]] = field(default_factory=dict)
+    """Units that a rule runs on a seat."""
+    with_main: set[int] = field(default_factory=set)
+    """Units that must run on the main device: the rest of a block from which something is kept elsewhere, and all
+    before it."""
+    main: int | None = None
+    """The seat that must be the main device, because a rule runs the rest of such a block there."""
+    clusters: list[list[int]] = field(default_factory=list)
+    """What is left to the search: units that share a device, in execution order of their first."""
+    cpu_used: int = 0
+    disk_used: int = 0
+
+
+def assign(units: Sequence[Unit], groups: Sequence[Sequence[int]], world: World, trace: Trace) -> Assignment:
+    """Apply the rules. Raises `Refused` where a rule that must hold cannot."""
+    rules = world.policy.rules
+    result = Assignment()
+    joined = _join(units, groups, rules)
+    load = [0] * len(world.seats)
+    for members in joined:
+        decided = _decide(members, units, world, result, load, trace)
+        if decided is None:
+            result.clusters.append(members)
+    _keep_blocks_whole(units, world, result)
+    return result
+
+
+def _join(units: Sequence[Unit], groups: Sequence[Sequence[int]], rules: Sequence[Rule]) -> list[list[int]]:
+    """Return the units as clusters that share a device: by ties, by `together`, else one by one."""
+    leader = list(range(len(units)))
+
+    def find(number: int) -> int:
+        while leader[number] != number:
+            leader[number] = leader[leader[number]]
+            number = leader[number]
+        return number
+
+    def unite(members: Sequence[int]) -> None:
+        for number in members[1:]:
+            first, second = sorted((find(members[0]), find(number)))
+            leader[second] = first
+
+    for group in groups:
+        unite(group)
+    for number, rule in enumerate(rules):
+        if rule.together:
+            unite([at for at, unit in enumerate(units) if number in unit.chain])
+    clusters: dict[int, list[int]] = {}
+    for at in range(len(units)):
+        clusters.setdefault(find(at), []).append(at)
+    return list(clusters.values())
+
+
+def _decide(
+    members: list[int], units: Sequence[Unit], world: World, result: Assignment, load: list[int], trace: Trace
+) -> bool | None:
+    """Apply the first rule that serves to a cluster. Returns `None` where none speaks for it."""
+    path = units[members[0]].path
+    chain = units[members[0]].chain
+    failures: list[Diagnostic] = []
+    for number in chain:
+        rule = world.policy.rules[number]
+        if rule.offload:
+            failure = _keep(members, units, rule, world, result)
+        elif rule.prefer:
+            failure = _pin(members, units, rule, world, result, load)
+        else:
+            return None
+        if failure is None:
+            return True
+        trace.note(path, f"rule `{rule.name}`: {failure.message}")
+        if rule.on_exhausted == "error":
+            raise Refused(failure)
+        failures.append(failure)
+    return None
+
+
+def _keep(members: list[int], units: Sequence[Unit], rule: Rule, world: World, result: Assignment) -> Diagnostic | None:
+    failure: Diagnostic | None = None
+    for term in rule.offload:
+        failure = no_place(term.type, rule, [units[at] for at in members], world, result)
+        if failure is None:
+            reason = rule.reason or f"rule `{rule.name}` keeps it on `{term}`"
+            for at in members:
+                keep(at, units[at], Kept(term.type, rule.name, reason), world, result)
+            return None
+    return failure
+
+
+def keep(at: int, unit: Unit, kept: Kept, world: World, result: Assignment) -> None:
+    """Note that a unit is kept elsewhere, and what room that takes."""
+    if kept.place == world.kind:
+        # Kept where it runs: on a host without an accelerator "cpu" is no other place.
+        result.pinned[at] = (0, Rule(kept.rule, reason=kept.reason))
+        return
+    result.kept[at] = kept
+    if kept.place == "cpu":
+        result.cpu_used += unit.weights
+    else:
+        result.disk_used += unit.rewritten
+
+
+def no_place(
+    place: str, rule: Rule | None, units: Sequence[Unit], world: World, result: Assignment
+) -> Diagnostic | None:
+    """Return why `units` cannot be kept on `place`, or `None` where they can."""
+    said = None if rule is None else rule.place
+    who = "`overflow`" if rule is None else f"rule `{rule.name}`"
+    if not world.target.maps:
+        return Diagnostic(
+            "DP409", f"{who} keeps weights on `{place}`, and `{world.target.name}` takes one device", said,
+            help="plan for `hf`, or leave the rule out",
+        )  # fmt: skip
+    if place == "cpu" and world.kind == "mps":
+        return Diagnostic(
+            "DP406", f"{who} keeps weights on `cpu`, and accelerate would load them on `mps`", said,
+            help="keep them on `disk`",
+        )  # fmt: skip
+    if place == "cpu":
+        room = world.cpu.budget - result.cpu_used
+        need = sum(unit.weights for unit in units)
+    else:
+        room = world.disk.budget - result.disk_used
+        need = sum(unit.rewritten for unit in units)
+        if need and world.policy.disk_path is None:
+            return Diagnostic(
+                "DP402",
+                f"{who} keeps `{units[0].path}` on disk, where loading must rewrite {format_size(need)}, "
+                "and the policy names no folder",
+                said,
+                help='add `[memory.disk]` with `path = "offload"`: a folder, relative to the policy file',
+            )
+    if need > room:
+        return Diagnostic(
+            "DP303",
+            f"{who} keeps `{units[0].path}` on `{place}`: it needs {format_size(need)}, "
+            f"and {format_size(max(0, room))} are left there",
+            said,
+            help=f"free memory on `{place}`, or keep less there",
+        )
+    return None
+
+
+def _pin(
+    members: list[int], units: Sequence[Unit], rule: Rule, world: World, result: Assignment, load: list[int]
+) -> Diagnostic | None:
+    failure: Diagnostic | None = None
+    for term in rule.prefer:
+        if term.type == "cpu" and world.kind != "cpu":
+            failure = Diagnostic(
+                "DP405",
+                f"rule `{rule.name}` runs `{units[members[0]].path}` on `cpu` beside `{world.kind}`, "
+                f"which a device map for `{world.target.name}` cannot say",
+                rule.place,
+                help='`offload = "cpu"` keeps the weights there and runs them on the accelerator',
+            )
+            continue
+        numbers = [
+            number
+            for number, seat in enumerate(world.seats)
+            if seat.device.type.value == term.type and term.id in (None, seat.device.id or 0)
+        ]
+        if not numbers:
+            failure = Diagnostic(
+                "DP302",
+                f"rule `{rule.name}` runs `{units[members[0]].path}` on `{term}`, and this plan has no such device",
+                rule.place,
+                help='name a device of the host, or set `on_exhausted = "next"`',
+            )
+            continue
+        for number in numbers:
+            need = sum(units[at].resident + world.cache(number, units[at]) for at in members)
+            room = world.seats[number].budget - world.base(number) - load[number]
+            if need <= room:
+                load[number] += need
+                result.pinned.update(dict.fromkeys(members, (number, rule)))
+                return None
+            failure = Diagnostic(
+                "DP302",
+                f"rule `{rule.name}` runs `{units[members[0]].path}` on `{term}`: it needs {format_size(need)}, "
+                f"and {format_size(max(0, room))} are left on `{world.seats[number]}`",
+                rule.place,
+                help='name further devices in the rule, or set `on_exhausted = "next"`',
+            )
+    return failure
+
+
+def _keep_blocks_whole(units: Sequence[Unit], world: World, result: Assignment) -> None:
+    """Hold the pieces of each block together, or refuse where the consumer could not run them (DP404, DP408)."""
+    blocks: dict[int, list[int]] = {}
+    for at, unit in enumerate(units):
+        if unit.block is not None:
+            blocks.setdefault(unit.block, []).append(at)
+        if unit.own_only and at in result.kept:
+            raise Refused(_mixed_container(unit, result.kept[at]))
+    free = {member: cluster for cluster in result.clusters for member in cluster}
+    last_cut: list[int] = []
+    for pieces in blocks.values():
+        running = [at for at in pieces if at not in result.kept]
+        seats = {result.pinned[at][0] for at in running if at in result.pinned}
+        loose = [at for at in running if at in free]
+        if len(seats) > 1 or (seats and loose and len(world.seats) > 1):
+            raise Refused(_apart(units, pieces, result))
+        if running and len(running) < len(pieces):
+            last_cut = pieces
+        elif loose:
+            _merge(loose, result, free)
+    if last_cut:
+        _bind_to_main(units, last_cut, result, free)
+
+
+def _bind_to_main(units: Sequence[Unit], last_cut: list[int], result: Assignment, free: dict[int, list[int]]) -> None:
+    """Run everything up to the last cut block on the main device.
+
+    What is kept elsewhere runs on the main device. accelerate moves a module's inputs where it has a hook, and a
+    cut block has none as a whole: its residual connection adds what comes from the block before to what its
+    pieces return, and both must be on one device.
+    """
+    for at in range(last_cut[-1] + 1):
+        if at in free:
+            cluster = free[at]
+            result.with_main.update(cluster)
+            result.clusters = [one for one in result.clusters if one is not cluster]
+        elif at in result.pinned:
+            seat = result.pinned[at][0]
+            if result.main not in (None, seat):
+                raise Refused(_apart(units, [at], result))
+            result.main = seat
+
+
+def _merge(loose: list[int], result: Assignment, free: dict[int, list[int]]) -> None:
+    merged = sorted({member for at in loose for member in free[at]})
+    if len(merged) == len(free[loose[0]]):
+        return
+    old = [free[at] for at in loose]
+    result.clusters = [cluster for cluster in result.clusters if not any(cluster is one for one in old)]
+    result.clusters.append(merged)
+    result.clusters.sort()
+    for member in merged:
+        free[member] = merged
+
+
+def _apart(units: Sequence[Unit], pieces: list[int], result: Assignment) -> Diagnostic:
+    at = next(at for at in pieces if at in result.pinned)
+    rule = result.pinned[at][1]
+    whole = units[pieces[0]].path
+    block = units[at].path.rpartition(".")[0] or whole
+    return Diagnostic(
+        "DP404",
+        f"rule `{rule.name}` runs `{units[at].path}` apart from the rest of its block",
+        rule.place,
+        "a block runs on one device",
+        help=f"match the whole block (`{block}`), or keep the part elsewhere with `offload`",
+    )
+
+
+def _mixed_container(unit: Unit, kept: Kept) -> Diagnostic:
+    path = unit.path or "the model itself"
+    return Diagnostic(
+        "DP408",
+        f"rule `{kept.rule}` keeps the own tensors of `{path}` on `{kept.place}` and leaves its children",
+        help=f"keep all of `{path}` there, or only its children",
+    )

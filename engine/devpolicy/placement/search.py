@@ -1,0 +1,204 @@
+"""The second half of a trial: what the rules left open is placed on the seats.
+
+Owns `split` and the main device. Everything that is kept elsewhere runs on the main device, the lowest
+seat that the plan uses, and is charged there; so each seat that might be the main one is tried, and
+the solver answers for the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from devpolicy.errors import Diagnostic
+from devpolicy.language.policy import Rule
+from devpolicy.placement import solver
+from devpolicy.placement.rules import Assignment, Kept, Refused, World
+from devpolicy.placement.solver import Bin, Ends, Sums
+from devpolicy.placement.units import Unit
+from devpolicy.sizes import format_size
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """Where every unit runs, and which are kept elsewhere."""
+
+    seat: list[int]
+    """For each unit the number of the seat that executes it."""
+    kept: dict[int, Kept]
+    pinned: dict[int, Rule]
+    """Which rule runs a unit where it runs."""
+    with_main: set[int]
+    main: int
+
+
+class Problem:
+    """The open clusters in execution order, and what is charged to seats whatever the search does."""
+
+    def __init__(self, units: Sequence[Unit], assignment: Assignment, world: World) -> None:
+        self.units = units
+        self.assignment = assignment
+        self.world = world
+        self.clusters = assignment.clusters
+        self.sums = Sums.of(
+            [sum(units[at].resident for at in cluster) for cluster in self.clusters],
+            [sum(units[at].kv_cache for at in cluster) for cluster in self.clusters],
+        )
+        self.pinned: dict[int, int] = {}
+        for at, (number, _) in assignment.pinned.items():
+            load = units[at].resident + world.cache(number, units[at])
+            self.pinned[number] = self.pinned.get(number, 0) + load
+        away = [units[at] for at in assignment.kept]
+        rest = [units[at] for at in assignment.with_main]
+        # What is kept elsewhere still has its buffers, its KV cache and its largest module's weights, for a
+        # moment, on the main device.
+        self.streaming = max((unit.streamed for unit in away), default=0)
+        self.main_load = sum(unit.buffers for unit in away) + sum(unit.resident for unit in rest)
+        # With one pool for both, what is kept on the CPU's side takes the accelerator's memory.
+        self.shared = assignment.cpu_used if any(seat.unified for seat in world.seats) else 0
+        self.main_cache = sum(unit.kv_cache for unit in (*away, *rest))
+        self.needs_main = bool(away or rest)
+
+    def mains(self) -> Iterator[int | None]:
+        """Yield each seat that may be the main device; `None` once where nothing depends on it."""
+        if not self.needs_main:
+            yield None
+            return
+        lowest_pin = min(self.pinned, default=len(self.world.seats))
+        for number in range(len(self.world.seats)):
+            usable = number in self.world.open or number == lowest_pin
+            if number <= lowest_pin and usable and self.assignment.main in (None, number):
+                yield number
+
+    def bins(self, main: int | None) -> dict[int, Bin]:
+        """Return the seats that the clusters may use, by number, when `main` is the main device."""
+        bins = {}
+        for number, seat in enumerate(self.world.seats):
+            if main is not None and number < main:
+                continue
+            own = self.pinned.get(number)
+            fixed = self.world.base(number) + (own or 0)
+            if number == main:
+                fixed += (
+                    self.streaming + self.main_load + self.shared + (self.main_cache if seat.kv_cache is None else 0)
+                )
+            # A seat outside the term holds only what a rule pins to it: the clusters find no room there.
+            budget = seat.budget if number in self.world.open else min(seat.budget, fixed)
+            bins[number] = Bin(budget, fixed, own is not None or number == main, seat.kv_cache is not None)
+        return bins
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One way to place the open clusters."""
+
+    problem: Problem
+    ends: dict[int, int]
+    """For each seat the end of its run in the list of clusters."""
+    main: int
+    used: int
+    """Seats that hold anything."""
+    peak: Fraction
+
+    def rank(self) -> tuple[int, Fraction, int]:
+        """Fewest devices (`balanced` wants all), then the least share of a budget, then the lowest main device."""
+        balanced = self.problem.world.policy.split == "balanced"
+        return 0 if balanced else self.used, self.peak, self.main
+
+    def solution(self) -> Solution:
+        """Return the seat of every unit."""
+        assignment = self.problem.assignment
+        seat = [self.main] * len(self.problem.units)
+        for at, (number, _) in assignment.pinned.items():
+            seat[at] = number
+        start = 0
+        for number, end in self.ends.items():
+            for cluster in self.problem.clusters[start:end]:
+                for at in cluster:
+                    seat[at] = number
+            start = end
+        pinned = {at: rule for at, (_, rule) in assignment.pinned.items()}
+        return Solution(seat, assignment.kept, pinned, assignment.with_main, self.main)
+
+
+def place(problem: Problem) -> Attempt | None:
+    """Return the best attempt under the policy's `split`, or `None` where it does not all fit."""
+    return _best(problem, _split(problem))
+
+
+def place_anyhow(problem: Problem) -> Attempt | None:
+    """Return any attempt that fits: as `place`, without a search for the best. `split = "never"` still holds."""
+    how = _single if problem.world.policy.split == "never" else solver.fill
+    attempts = (attempt for main in problem.mains() if (attempt := _attempt(problem, main, how)) is not None)
+    return next(attempts, None)
+
+
+Split = Callable[[Sums, Sequence[Bin]], Ends | None]
+
+
+def _best(problem: Problem, split: Split) -> Attempt | None:
+    attempts = [attempt for main in problem.mains() if (attempt := _attempt(problem, main, split)) is not None]
+    return min(attempts, key=Attempt.rank, default=None)
+
+
+def _attempt(problem: Problem, main: int | None, split: Split) -> Attempt | None:
+    numbered = problem.bins(main)
+    bins = list(numbered.values())
+    ends = split(problem.sums, bins)
+    if ends is None:
+        return None
+    used = [
+        number
+        for (number, one), start, end in zip(numbered.items(), [0, *ends], ends, strict=False)
+        if end > start or one.required
+    ]
+    # One device of several: the lowest that serves, however full it is.
+    lowest_serves = len(used) == 1 and problem.world.policy.split != "balanced"
+    peak = Fraction(0) if lowest_serves else solver.peak_of(problem.sums, bins, ends)
+    lowest = used[0] if used else next(iter(numbered))
+    return Attempt(problem, dict(zip(numbered, ends, strict=True)), lowest if main is None else main, len(used), peak)
+
+
+def _split(problem: Problem) -> Split:
+    splits: dict[str, Split] = {"never": _single, "when-needed": _when_needed, "balanced": solver.least_peak}
+    return splits[problem.world.policy.split]
+
+
+def _single(sums: Sums, bins: Sequence[Bin]) -> Ends | None:
+    """Everything open on one seat: the lowest that holds it, of the seats in use already if one of them does."""
+    if any(one.required and one.fixed > one.budget for one in bins):
+        return None
+    for at in sorted(range(len(bins)), key=lambda at: not bins[at].required):
+        if solver.fits(sums, bins[at]):
+            return [0] * at + [len(sums)] * (len(bins) - at)
+    return None
+
+
+def _when_needed(sums: Sums, bins: Sequence[Bin]) -> Ends | None:
+    single = _single(sums, bins)
+    if single is not None:
+        return single
+    found = solver.fewest(sums, bins, sum(not one.required for one in bins))
+    if found is None:
+        return None
+    taken = zip(bins, [0, *found], found, strict=False)
+    return solver.least_peak(sums, bins, sum(end > start and not one.required for one, start, end in taken))
+
+
+def no_room(problem: Problem) -> Refused:
+    """Return the refusal of a term whose devices do not hold what is open."""
+    world = problem.world
+    seats = [seat for number, seat in enumerate(world.seats) if number in world.open]
+    need = problem.sums.with_cache[-1] + sum(problem.pinned.values()) + problem.main_load + problem.main_cache
+    need += problem.streaming + problem.shared + min((world.base(number) for number in world.open), default=0)
+    names = f"`{seats[0]}`" if len(seats) == 1 else f"{len(seats)} `{world.kind}` devices"
+    have = f"{format_size(max(0, sum(seat.budget for seat in seats)))} after headroom"
+    largest = max(seats, key=lambda seat: seat.budget)
+    if world.policy.split == "never" and len(seats) > 1:
+        names, have = f"one `{world.kind}` device", f"the largest, `{largest}`, has {format_size(largest.budget)}"
+        message = f"needs {format_size(need)} on {names}, and {have}"
+    else:
+        verb = "has" if len(seats) == 1 else "have"
+        message = f"needs {format_size(need)}, and {names} {verb} {have}"
+    return Refused(Diagnostic("DP301", message))

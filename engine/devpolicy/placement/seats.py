@@ -1,0 +1,162 @@
+"""The devices of a host as a plan may use them.
+
+Owns two questions: which devices does a term name on this host, and how many bytes may a plan ask
+of each (`[memory]`: basis, cap, headroom, reserve). It knows no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from devpolicy.device import Device, DeviceType
+from devpolicy.host import Accelerator, Host
+from devpolicy.language.policy import Amount, MemoryRule, Policy, Term
+from devpolicy.sizes import GIB, MIB
+
+FREE_STEP = 256 * MIB
+"""Free memory is taken down to a multiple of this, so that a restart of the same machine gives the same plan."""
+
+DEFAULT_HEADROOM = Amount(size=GIB, percent=2)
+DEFAULT_CPU_CAP = Amount(percent=90)
+_WHOLE = Amount(percent=100)
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """One device that may execute or keep something, and what may be asked of it, in bytes."""
+
+    device: Device
+    cap: int
+    headroom: int
+    kv_cache: int | None = None
+    """Replaces the derived KV cache."""
+    activations: int | None = None
+    """Replaces the derived activations."""
+    unified: bool = False
+    others: int = 0
+    """Taken by components planned before."""
+
+    @property
+    def budget(self) -> int:
+        """Bytes below the headroom that others have left."""
+        return self.cap - self.headroom - self.others
+
+    def claimed(self, claims: Mapping[str, int]) -> Seat:
+        """Return this seat with what `claims` take of it, in bytes by device."""
+        taken = claims.get(str(self), 0)
+        return replace(self, others=taken) if taken else self
+
+    def __str__(self) -> str:
+        return str(self.device)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The devices that a term names on a host, or why there are none."""
+
+    seats: tuple[Seat, ...] = ()
+    reason: str = ""
+
+
+def find(term: Term, policy: Policy, host: Host) -> Found:
+    """Return the seats of a term in id order, without avoided and faulty devices."""
+    if term.type == "cpu":
+        if _avoids(policy, "cpu", None):
+            return Found(reason="`avoid` excludes `cpu`")
+        return Found((cpu_seat(policy, host),))
+    fault = host.fault(term.type)
+    if fault is not None:
+        return Found(reason=f"the `{term.type}` driver failed: {fault}")
+    named = [one for one in host.devices(term.type) if term.id is None or one.id == term.id]
+    if not named:
+        return Found(reason=_none_of(term, host))
+    working = [one for one in named if one.fault is None]
+    if not working:
+        faults = "; ".join(f"`{one.type}:{one.id}`: {one.fault}" for one in named)
+        return Found(reason=f"no usable device ({faults})")
+    allowed = [one for one in working if not _avoids(policy, one.type, one.id)]
+    if not allowed:
+        return Found(reason=f"`avoid` excludes {_listed(f'{one.type}:{one.id}' for one in working)}")
+    if term.count:
+        allowed = _alike(allowed, term)
+        if len(allowed) < term.count:
+            alike = f" with the same {' and '.join(term.same)}" if term.same else ""
+            return Found(reason=f"needs {term.count} devices{alike}, the host has {len(allowed)}")
+        allowed = allowed[: term.count]
+    return Found(tuple(accelerator_seat(one, policy, host) for one in allowed))
+
+
+def _none_of(term: Term, host: Host) -> str:
+    others = host.devices(term.type)
+    if not others:
+        return f"the host has no `{term.type}` device"
+    return f"the host has no `{term}`, it has {_listed(f'{one.type}:{one.id}' for one in others)}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _avoids(policy: Policy, kind: str, number: int | None) -> bool:
+    return any(term.type == kind and term.id in (None, number) for term in policy.avoid)
+
+
+def _alike(devices: list[Accelerator], term: Term) -> list[Accelerator]:
+    """Return the first group, in id order, of devices that agree in all that `same` names; else the largest group."""
+    groups: dict[tuple[object, ...], list[Accelerator]] = {}
+    for one in devices:
+        groups.setdefault(tuple(getattr(one, key) for key in term.same), []).append(one)
+    enough = [group for group in groups.values() if len(group) >= term.count]
+    return enough[0] if enough else max(groups.values(), key=len)
+
+
+def accelerator_seat(one: Accelerator, policy: Policy, host: Host) -> Seat:
+    """Return the seat of one accelerator under the policy's `[memory]`."""
+    said = _said(policy, one.type, one.id)
+    total, free = one.memory, one.free
+    if one.unified:
+        # One pool and one budget: what the CPU's side has taken, or may not take, is not there for the accelerator.
+        total, free = min(total, host.memory), min(free, host.free)
+    basis = total if said.basis == "total" else free - free % FREE_STEP
+    cap = min(basis, (said.cap or _WHOLE).of(basis))
+    if one.unified:
+        cap = min(cap, cpu_seat(policy, host).cap)
+    headroom = (DEFAULT_HEADROOM if said.headroom is None else said.headroom).of(basis)
+    device = Device(DeviceType.from_str(one.type), None if one.type == "mps" else one.id)
+    return Seat(device, cap, headroom, _of(said.kv_cache, basis), _of(said.activations, basis), one.unified)
+
+
+def cpu_seat(policy: Policy, host: Host) -> Seat:
+    """Return the seat of the CPU's memory."""
+    said = _said(policy, "cpu", None)
+    basis = host.memory if said.basis == "total" else host.free - host.free % FREE_STEP
+    cap = min(basis, (said.cap or DEFAULT_CPU_CAP).of(basis))
+    headroom = said.headroom.of(basis) if said.headroom else 0
+    return Seat(Device.cpu(), cap, headroom, _of(said.kv_cache, basis), _of(said.activations, basis))
+
+
+def disk_seat(policy: Policy, host: Host) -> Seat:
+    """Return the seat of the disk: what may be written there."""
+    said = _said(policy, "disk", None)
+    basis = host.disk if said.basis == "total" else host.disk_free - host.disk_free % FREE_STEP
+    cap = min(basis, (said.cap or _WHOLE).of(basis))
+    return Seat(Device.disk(), cap, said.headroom.of(basis) if said.headroom else 0)
+
+
+def _of(amount: Amount | None, basis: int) -> int | None:
+    return None if amount is None else amount.of(basis)
+
+
+def _said(policy: Policy, kind: str, number: int | None) -> MemoryRule:
+    """Merge what `[memory]` says of a device: key by key, the device before its type."""
+    merged = MemoryRule(Term(kind, number))
+    for rule in sorted(policy.memory, key=lambda rule: rule.term.id is not None):
+        if rule.term.type == kind and rule.term.id in (None, number):
+            stated = {
+                key: value
+                for key in ("basis", "cap", "headroom", "kv_cache", "activations")
+                if (value := getattr(rule, key)) is not None
+            }
+            merged = replace(merged, **stated)
+    return merged

@@ -1,0 +1,212 @@
+"""A model divided into what is placed as a whole.
+
+Owns two things: which rules speak for each module (first match wins, over a module's own path
+and its ancestors'), and the division into units: blocks that stay whole, modules, pieces of a block that
+a rule cuts, and a container's own tensors. It knows no host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from devpolicy.language.policy import Rule
+from devpolicy.model import ModelTree
+from devpolicy.placement.sizing import Sizing
+
+Chain = tuple[int, ...]
+"""Positions of the rules that speak for a module, in written order; the last one is final."""
+
+
+@dataclass(slots=True)
+class Unit:
+    """What is placed as a whole: the modules `range(start, end)` of the tree, or one container's own tensors."""
+
+    path: str
+    start: int
+    end: int
+    own_only: bool
+    """Only the tensors that the module at `start` holds itself; its children are units of their own."""
+    block: int | None
+    """The position of the block that this is a piece of, where a rule cuts one."""
+    is_block: bool
+    chain: Chain
+    weights: int = 0
+    buffers: int = 0
+    kv_cache: int = 0
+    streamed: int = 0
+    """The largest module brought in at once while the unit is kept elsewhere."""
+    rewritten: int = 0
+    """Bytes that the consumer must write out before it can keep the unit on disk."""
+
+    @property
+    def resident(self) -> int:
+        """Bytes on the device that holds and runs the unit, without KV cache."""
+        return self.weights + self.buffers
+
+
+@dataclass(slots=True)
+class Division:
+    """All units in execution order, and which rules matched and decided anything."""
+
+    units: list[Unit]
+    matched: dict[int, int] = field(default_factory=dict)
+    """For each rule that matches anything: how many modules."""
+
+
+def divide(tree: ModelTree, rules: Sequence[Rule], sizing: Sizing) -> Division:
+    """Divide `tree` under `rules`. Linear in modules times rules."""
+    natural = _natural_units(tree)
+    chains, matched = _chains(tree, rules, sizing, natural)
+    uniform = _uniform(tree, chains)
+    division = Division([], matched)
+    _collect(tree, sizing, natural, chains, uniform, division.units)
+    return division
+
+
+def _natural_units(tree: ModelTree) -> list[bool]:
+    """Mark the modules that are units where no rule cuts them.
+
+    Blocks of a no-split class (the outermost), and modules without children. A container that holds
+    tensors itself and has no block inside counts as a block too: its own forward mixes its tensors with
+    its children's outputs, which is safe only on one device. That needs no-split classes to tell by.
+    """
+    count = len(tree.modules)
+    holds_block = [False] * count
+    for position in range(count - 1, 0, -1):
+        if holds_block[position] or tree.modules[position].cls in tree.no_split:
+            holds_block[tree.parents[position]] = True
+    natural = [False] * count
+    position = 0
+    while position < count:
+        module = tree.modules[position]
+        whole = module.cls in tree.no_split or tree.ends[position] == position + 1
+        mixing = position > 0 and bool(tree.no_split) and bool(module.tensors) and not holds_block[position]
+        natural[position] = whole or mixing
+        position = tree.ends[position] if natural[position] else position + 1
+    return natural
+
+
+def _chains(
+    tree: ModelTree, rules: Sequence[Rule], sizing: Sizing, natural: list[bool]
+) -> tuple[list[Chain], dict[int, int]]:
+    matched: dict[int, int] = {}
+    if not rules:
+        return [()] * len(tree.modules), matched
+    sizes = _subtree_sums(tree, sizing.weights) if any(rule.size for rule in rules) else []
+    chains: list[Chain] = []
+    for position, module in enumerate(tree.modules):
+        own = []
+        for number, rule in enumerate(rules):
+            if rule.size is not None and not rule.size.holds(sizes[position]):
+                continue
+            if rule.match and not any(pattern.matches(module.path) for pattern in rule.match):
+                continue
+            if rule.cls and not any(fnmatchcase(module.cls, glob) for glob in rule.cls):
+                continue
+            # A rule that goes by size alone speaks of placement units; every container would pass otherwise.
+            if not rule.match and not rule.cls and not natural[position]:
+                continue
+            own.append(number)
+            matched[number] = matched.get(number, 0) + 1
+        inherited = chains[tree.parents[position]] if position else ()
+        chains.append(_effective(sorted({*inherited, *own}), rules) if own else inherited)
+    return chains, matched
+
+
+def _effective(numbers: list[int], rules: Sequence[Rule]) -> Chain:
+    """Cut a chain behind its first final rule, so that equal chains mean equal decisions."""
+    for length, number in enumerate(numbers, start=1):
+        if rules[number].on_exhausted == "error":
+            return tuple(numbers[:length])
+    return tuple(numbers)
+
+
+def _subtree_sums(tree: ModelTree, own: list[int]) -> list[int]:
+    sums = list(own)
+    for position in range(len(sums) - 1, 0, -1):
+        sums[tree.parents[position]] += sums[position]
+    return sums
+
+
+def _uniform(tree: ModelTree, chains: list[Chain]) -> list[bool]:
+    """For each module whether one chain speaks for all of its subtree."""
+    uniform = [True] * len(chains)
+    for position in range(len(chains) - 1, 0, -1):
+        parent = tree.parents[position]
+        if not uniform[position] or chains[position] != chains[parent]:
+            uniform[parent] = False
+    return uniform
+
+
+def _collect(
+    tree: ModelTree,
+    sizing: Sizing,
+    natural: list[bool],
+    chains: list[Chain],
+    uniform: list[bool],
+    units: list[Unit],
+) -> None:
+    """Walk the tree in order and append the units. Iterative: a tree may be deeper than the interpreter's stack."""
+    position, count = 0, len(tree.modules)
+    block: int | None = None
+    block_end = 0
+    # A cut block's cache belongs to a container that is no unit itself: its first piece takes it.
+    loose_cache = 0
+    while position < count:
+        if position >= block_end:
+            block = None
+        module = tree.modules[position]
+        whole = natural[position] or block is not None
+        if whole and uniform[position]:
+            is_block = natural[position] and tree.ends[position] > position + 1
+            _append(tree, sizing, units, position, tree.ends[position], block, chains[position], is_block=is_block)
+            if loose_cache and units and units[-1].start == position:
+                units[-1].kv_cache += loose_cache
+                loose_cache = 0
+            position = tree.ends[position]
+            continue
+        if whole and block is None:
+            block, block_end = position, tree.ends[position]
+        if module.tensors:
+            _append(tree, sizing, units, position, position + 1, block, chains[position], own_only=True)
+        else:
+            loose_cache += sizing.kv_cache[position]
+        position += 1
+
+
+def _append(
+    tree: ModelTree,
+    sizing: Sizing,
+    units: list[Unit],
+    start: int,
+    end: int,
+    block: int | None,
+    chain: Chain,
+    *,
+    own_only: bool = False,
+    is_block: bool = False,
+) -> None:
+    if end == start + 1:
+        if not tree.modules[start].tensors:
+            return
+    elif not any(module.tensors for module in tree.modules[start:end]):
+        return
+    own_only = own_only and tree.ends[start] > start + 1
+    units.append(
+        Unit(
+            tree.modules[start].path,
+            start,
+            end,
+            own_only,
+            block,
+            is_block,
+            chain,
+            weights=sum(sizing.weights[start:end]),
+            buffers=sum(sizing.buffers[start:end]),
+            kv_cache=sum(sizing.kv_cache[start:end]),
+            streamed=max(sizing.whole[start:end]),
+            rewritten=sum(sizing.weights[at] for at in range(start, end) if not tree.modules[at].in_place),
+        )
+    )
