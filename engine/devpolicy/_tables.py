@@ -87,7 +87,7 @@ class Field:
 
 def suggest(word: str, known: Iterable[str]) -> str:
     """Return the known word that was most likely meant, or an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
     return close[0] if close else ""
 
 

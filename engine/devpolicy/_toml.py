@@ -134,6 +134,10 @@ class Document:
             begin = self.text.rfind("\n", 0, end) + 1
             begin += len(self.text[begin:end]) - len(self.text[begin:end].lstrip())
             return Diagnostic("DP101", "a key or a table is given twice", self._at(begin, end), "not the first time")
+        if message == r"illegal character '\n'":
+            message = "a string is not closed on its line"
+        elif message == "invalid value" and not self.text[at:].strip():
+            message = "the text ends where a value is expected"
         return Diagnostic("DP101", f"this is not TOML: {message}", self._at(at, at + 1), help=_way_out(message))
 
     def _too_deep(self) -> Diagnostic:
@@ -166,6 +170,8 @@ def _way_out(message: str) -> str:
         return 'text stands in quotes, such as "cuda"; `true` and `false` are lower case'
     if "after a statement" in message:
         return 'text stands in quotes, such as "24 GiB"'
+    if "not closed" in message or "unclosed" in message or "ends where" in message:
+        return "a quote, a bracket or a brace is missing"
     return ""
 
 

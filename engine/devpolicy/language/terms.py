@@ -54,13 +54,13 @@ def read_term(text: str, cursor: Cursor) -> Term | None:
     behind = Inside(text, len(name) + 1, len(ordinal))
     if name not in ACCELERATOR_TYPES:
         cursor.error("DP104", f"`{name}` has no numbers", label="there is one", help=f"write `{name}`")
-    elif not re.fullmatch(r"[0-9]{1,9}", ordinal):
+    elif not re.fullmatch(r"[0-9]+", ordinal):
         hint = f"write `{name}:0`, or `{name}` for any of them"
         cursor.error("DP104", f"`{text}` is no device", label="not a number", help=hint, inside=behind)
     elif len(ordinal) > 1 and ordinal[0] == "0":
-        hint = f"did you mean `{name}:{int(ordinal)}`?"
+        hint = f"did you mean `{name}:{ordinal.lstrip('0') or '0'}`?"
         cursor.error("DP104", f"`{text}` is no device", label="a leading zero", help=hint, inside=behind)
-    elif int(ordinal) > LARGEST_ID:
+    elif len(ordinal) > 3 or int(ordinal) > LARGEST_ID:
         hint = f"devices are numbered from 0 to {LARGEST_ID}, as torch counts them in this process"
         cursor.error("DP104", f"`{text}` is no device", label="too large", help=hint, inside=behind)
     else:
