@@ -14,7 +14,8 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from devpolicy.device import ComponentDevice
 from devpolicy.errors import DeviceError, DevPolicyError, DevPolicyWarning, MissingLibraryError
@@ -89,34 +90,30 @@ def restore_order(name: str, component: type, init_params: dict[str, Any]) -> No
 
 def decide(
     policy: Policy | str | PathLike[str],
-    host: Host | None = None,
+    host: Host | str | PathLike[str] | None = None,
     *,
-    components: Collection[str] | Mapping[str, str] | None = None,
+    components: Collection[str] | None = None,
 ) -> PreInit:
     """Return a `component_pre_init` callback with which `policy` decides the devices of a saved pipeline.
 
     A component whose `__init__` takes Haystack's `device` gets the device of the policy's component of the same name,
     and the devices in its Hugging Face keyword arguments are taken out, since they would win. `components` names
-    those that are decided, by default all, or maps their names to the policy's. For the others, order is restored.
+    those that are decided, by default all that take a device. For the others, order is restored.
 
-    `host` is by default this machine, probed once. While the pipeline loads, raises what `devpolicy.resolve` raises.
+    `host` is by default this machine, probed once. What `devpolicy.resolve` raises while the pipeline loads reaches the
+    caller as the `__cause__` of Haystack's `DeserializationError`.
     """
     if isinstance(components, str):
-        raise DevPolicyError(f"`components` is a list or a mapping of names, not the text `{components}`")
-    names = components if isinstance(components, Mapping) or components is None else {name: name for name in components}
-    hosts = [] if host is None else [host]
+        raise DevPolicyError(f"`components` is a list of names, not the text `{components}`")
+    loaded, machine = _loaded(policy), _probed_once(host)
 
     def callback(name: str, component: type, init_params: dict[str, Any]) -> None:
-        if (names is not None and name not in names) or not _takes_device(component):
+        if (components is not None and name not in components) or not _takes_device(component):
             restore_order(name, component, init_params)
             return
-        if not hosts:
-            hosts.append(_this_host())
         from devpolicy.api import resolve
 
-        init_params["device"] = _to_haystack(
-            resolve(policy, hosts[0], component=name if names is None else names[name])
-        )
+        init_params["device"] = _to_haystack(resolve(loaded, machine(), component=name))
         for key in KWARGS:
             if isinstance(init_params.get(key), Mapping):
                 init_params[key] = _rewritten(init_params[key], _without_device)
@@ -142,22 +139,32 @@ def _to_haystack(device: ComponentDevice) -> HaystackDevice:
         raise DeviceError(f"this Haystack cannot express the device: {refused}") from None
 
 
-def _this_host() -> Host:
+def _loaded(policy: Policy | str | PathLike[str]) -> Policy:
+    from devpolicy.language.policy import Policy
+
+    return policy if isinstance(policy, Policy) else Policy.load(policy)
+
+
+def _probed_once(host: Host | str | PathLike[str] | None) -> Callable[[], Host | str | PathLike[str]]:
+    """Return what gives the host: the one that is there, else this machine as it was when first asked."""
+    if host is not None:
+        return lambda: host
     from devpolicy.host import Host
 
-    return Host.probe()
+    return cache(Host.probe)
 
 
-def _takes_device(component: type) -> bool:
+def _takes_device(component: Any) -> bool:
     """Whether a component's `device` is Haystack's: some take text of their own, which is not ours to write."""
-    try:
-        # Of `__init__`: the signature of the class is that of Haystack's metaclass.
-        parameter = inspect.signature(component.__init__).parameters.get("device")  # type: ignore[misc]
-    except (TypeError, ValueError):  # a class whose signature Python cannot tell
-        return False
+    # Of `__init__`, since the signature of the class is that of Haystack's metaclass.
+    parameter = inspect.signature(component.__init__).parameters.get("device")
     if parameter is None:
         return False
-    return parameter.annotation is parameter.empty or "ComponentDevice" in str(parameter.annotation)
+    try:
+        annotation = get_type_hints(component.__init__).get("device", inspect.Parameter.empty)
+    except Exception:  # noqa: BLE001 - a name in any annotation that is only known to a type checker
+        annotation = parameter.annotation
+    return annotation is inspect.Parameter.empty or "ComponentDevice" in str(annotation)
 
 
 def _rewritten(kwargs: Mapping[str, Any], rewrite: Callable[[Mapping[str, Any]], dict[str, Any]]) -> dict[str, Any]:

@@ -252,7 +252,9 @@ def _safe_order(device_map: DeviceMap) -> DeviceMap:
 
 
 def _wrong_type(what: str, value: Any, way: str) -> DeviceError:
-    return DeviceError(f"{what} is expected, got {type(value).__module__}.{type(value).__qualname__}: write {way}")
+    kind = type(value)
+    told = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    return DeviceError(f"{what} is expected, got {told}: write {way}")
 
 
 def _wrong_type_of_component_device(value: Any) -> DeviceError:

@@ -151,8 +151,8 @@ def _read_id(text: str, whole: str) -> int:
     digits = text.removeprefix("-")
     if not (digits.isascii() and digits.isdigit()):
         raise DeviceError(f"Device id must be an integer, got {clip(text) or 'nothing'}")
-    if digits != "0" and digits.startswith("0"):
-        raise DeviceError(f"`{clip(whole)}`: an id is written without leading zeros")
+    if text != "0" and digits.startswith("0"):
+        raise DeviceError(f"`{clip(whole)}`: an id is written without sign and leading zeros, such as `cuda:1`")
     # Python refuses to convert thousands of digits; any number of this length is refused for its size.
     return int(text[:20])
 
