@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from devpolicy._toml import quote, write_key
-from devpolicy.model import KVCache, ModelTree, Tensor
+from devpolicy.model import KVCache, ModelTree, Module, Tensor
 from devpolicy.models.ranges import LARGEST_NUMBER, join
 
 
@@ -23,7 +23,7 @@ class _Run:
 
 
 def write(tree: ModelTree) -> str:
-    """Return the model as TOML 1.0 text. Equal siblings with consecutive numbers are written once, as a range."""
+    """Return the model as TOML 1.0 text, a line for each module. Equal siblings that are counted up are one range."""
     lines = [f"name = {quote(tree.name)}"]
     if tree.dtype is not None:
         lines.append(f"dtype = {quote(tree.dtype)}")
@@ -34,24 +34,37 @@ def write(tree: ModelTree) -> str:
             lines.append(f"{key} = {getattr(tree, key)}")
     if tree.partial is not None:
         lines.append(f"partial = {quote(tree.partial)}")
-    if tree.ties:
-        lines += ["ties = [", *(f"    {_list(group)}," for group in tree.ties), "]"]
     if tree.facts:
-        lines += ["", "[facts]", *(f"{write_key(key)} = {quote(text)}" for key, text in tree.facts)]
-    default = tree.dtype or "float32"
-    for run in _runs(tree):
-        module = tree.modules[run.position]
-        lines += ["", "[[module]]", f"path = {quote(run.pattern)}", f"class = {quote(module.cls)}"]
-        if module.tensors:
-            tensors = (f"{write_key(tensor.name)} = {_tensor(tensor, default)}" for tensor in module.tensors)
-            lines.append(f"tensors = {{ {', '.join(tensors)} }}")
-        if not module.in_place:
-            lines.append("in_place = false")
-    for pattern, cache in _cache_runs(tree.kv_cache):
-        lines += ["", "[[kv_cache]]", f"module = {quote(pattern)}", f"values = {cache.values}"]
-        if cache.window is not None:
-            lines.append(f"window = {cache.window}")
+        lines.append(f"facts = {_table((key, quote(text)) for key, text in tree.facts)}")
+    if tree.ties:
+        lines += _block("ties", map(_list, tree.ties))
+    lines += _block("module", (_module(tree.modules[run.position], run.pattern, tree.dtype) for run in _runs(tree)))
+    if tree.kv_cache:
+        lines += _block("kv_cache", (_cache(cache, pattern) for pattern, cache in _cache_runs(tree.kv_cache)))
     return "\n".join(lines) + "\n"
+
+
+def _block(key: str, entries: Iterable[str]) -> list[str]:
+    return ["", f"{key} = [", *(f"    {entry}," for entry in entries), "]"]
+
+
+def _table(pairs: Iterable[tuple[str, str]]) -> str:
+    return f"{{ {', '.join(f'{write_key(key)} = {value}' for key, value in pairs)} }}"
+
+
+def _module(module: Module, pattern: str, dtype: str | None) -> str:
+    pairs = [("path", quote(pattern)), ("class", quote(module.cls))]
+    if module.tensors:
+        default = dtype or "float32"
+        pairs.append(("tensors", _table((tensor.name, _tensor(tensor, default)) for tensor in module.tensors)))
+    if not module.in_place:
+        pairs.append(("in_place", "false"))
+    return _table(pairs)
+
+
+def _cache(cache: KVCache, pattern: str) -> str:
+    pairs = [("module", quote(pattern)), ("values", str(cache.values))]
+    return _table(pairs if cache.window is None else [*pairs, ("window", str(cache.window))])
 
 
 def _list(texts: Iterable[str]) -> str:
