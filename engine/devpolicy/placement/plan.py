@@ -242,7 +242,7 @@ class Plan:
         return to_hf_kwargs(self)
 
     def to_pipeline_kwargs(self) -> dict[str, Any]:
-        """Return all that `transformers.pipeline` needs: `device` or `device_map`, and where it applies `model_kwargs`."""
+        """Return all that `transformers.pipeline` needs: `device` or `device_map`, perhaps `model_kwargs`."""
         from devpolicy.adapters.transformers import to_pipeline_kwargs
 
         return to_pipeline_kwargs(self)

@@ -20,6 +20,7 @@ from devpolicy.placement.ledger import ledger_of
 from devpolicy.placement.maps import device_map
 from devpolicy.placement.overflow import spill
 from devpolicy.placement.plan import Load, Placement, Placements, Plan
+from devpolicy.placement.remedy import remedies
 from devpolicy.placement.rules import Refused, World, assign
 from devpolicy.placement.search import Problem, Solution, no_room, place
 from devpolicy.placement.seats import cpu_seat, disk_seat, find
@@ -52,14 +53,41 @@ def make_plan(
     component: str | None = None,
     target: str = "hf",
     claims: Mapping[str, int] | None = None,
+    advise: bool = True,
 ) -> Plan:
     """Place `tree` on `host` under `policy` for a consumer.
 
     `claims` are bytes by device that components planned before take.
 
     Raises `Unsatisfiable` where no term of `prefer` serves (DP3xx) or the consumer could not take it (DP4xx), and
-    `PolicyError` where a rule names a tensor (DP203).
+    `PolicyError` where a rule names a tensor (DP203). With `advise` a refusal for want of room says what smallest
+    change would do, found by planning again.
     """
+    try:
+        return _make(policy, tree, host, component, target, claims)
+    except Unsatisfiable as refused:
+        if not advise or refused.code not in ("DP301", "DP302", "DP303"):
+            raise
+        first, *rest = refused.diagnostics
+
+    def attempt(policy: Policy, host: Host) -> Plan | None:
+        try:
+            return _make(policy, tree, host, component, target, claims)
+        except Unsatisfiable:
+            return None
+
+    help_ = remedies(policy, tree, host, attempt)
+    raise Unsatisfiable([replace(first, help=help_ or first.help), *rest])
+
+
+def _make(
+    policy: Policy,
+    tree: ModelTree,
+    host: Host,
+    component: str | None,
+    target: str,
+    claims: Mapping[str, int] | None,
+) -> Plan:
     consumer = target_of(target)
     if tree.partial and consumer.maps:
         raise Unsatisfiable(

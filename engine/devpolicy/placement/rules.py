@@ -118,7 +118,7 @@ def _join(units: Sequence[Unit], groups: Sequence[Sequence[int]], rules: Sequenc
         unite(group)
     for number, rule in enumerate(rules):
         if rule.together:
-            unite([at for at, unit in enumerate(units) if number in unit.chain])
+            unite([at for at, unit in enumerate(units) if unit.chain[:1] == (number,)])
     clusters: dict[int, list[int]] = {}
     for at in range(len(units)):
         clusters.setdefault(find(at), []).append(at)
