@@ -23,6 +23,7 @@ from devpolicy._tables import (
     wrong_type,
 )
 from devpolicy._toml import Inside
+from devpolicy.device import LARGEST_ID
 from devpolicy.host import ACCELERATOR_TYPES
 from devpolicy.language.policy import Term
 
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 Role = Literal["run", "keep", "avoid"]
 
 TYPES = (*ACCELERATOR_TYPES, "cpu", "disk")
-LARGEST_ID = 127
-"""torch keeps an ordinal in eight bits: `cuda:300` would become `cuda:44` there."""
 
 _OTHER_NAMES = {
     "gpu": "cuda", "gpus": "cuda", "nvidia": "cuda", "amd": "cuda", "rocm": "cuda", "hip": "cuda",

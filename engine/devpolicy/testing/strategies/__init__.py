@@ -8,5 +8,19 @@ from __future__ import annotations
 
 from devpolicy.testing.strategies.devices import component_devices, device_maps, devices
 from devpolicy.testing.strategies.hosts import accelerators, faulty_hosts, hosts
+from devpolicy.testing.strategies.models import model_trees, torch_modules
+from devpolicy.testing.strategies.policies import patterns, policies, policy_texts
 
-__all__ = ["accelerators", "component_devices", "device_maps", "devices", "faulty_hosts", "hosts"]
+__all__ = [
+    "accelerators",
+    "component_devices",
+    "device_maps",
+    "devices",
+    "faulty_hosts",
+    "hosts",
+    "model_trees",
+    "patterns",
+    "policies",
+    "policy_texts",
+    "torch_modules",
+]

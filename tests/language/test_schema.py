@@ -1,0 +1,58 @@
+import json
+
+import jsonschema
+import pytest
+import tomli
+
+from devpolicy._shipped import shipped, shipped_files
+from devpolicy.language.fields import DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
+from devpolicy.language.schema import policy_schema
+
+VALIDATOR = jsonschema.Draft7Validator(policy_schema())
+SHIPPED = shipped_files("policy")
+
+
+def test_the_schema_that_ships_is_the_one_that_is_generated():
+    written = shipped("policy").joinpath("policy.schema.json").read_text(encoding="utf-8")
+    assert json.loads(written) == policy_schema(), "python -m devpolicy.language.schema > policy/policy.schema.json"
+
+
+def test_the_schema_is_itself_of_draft_7():
+    jsonschema.Draft7Validator.check_schema(policy_schema())
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_policies_are_valid(name):
+    VALIDATOR.validate(tomli.loads(SHIPPED[name].read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("field", [*TOP, *RULE, *MEMORY, *DISK, *RESERVE, *WORKLOAD], ids=lambda field: field.name)
+def test_every_key_says_what_it_means(field):
+    assert field.doc.endswith(".")
+    assert field.later or field.kind.name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'offload = { lm_head = "cuda" }',
+        "offload = { model = {} }",
+        'offload = { model = { layers = ["cpu", "gpu"] } }',
+        'rule = [{ match = "a" }]',
+        'rule = [{ offload = "cpu" }]',
+        'rule = [{ match = "a", prefer = "cuda", offload = "cpu" }]',
+        'rule = [{ match = "a..b", offload = "cpu" }]',
+        'rule = [{ match = "a**", offload = "cpu" }]',
+        'memory = { gpu = "1 GiB" }',
+        'memory = { "cuda:128" = "1 GiB" }',
+        'memory = { cuda = "1" }',
+        'memory = { cuda = { path = "x" } }',
+        "memory = { disk = { reserve = {} } }",
+        'workload = { dtype = "bf16" }',
+        'split = "fastest"',
+        "schema = 2",
+    ],
+)
+def test_editors_show_what_is_wrong(text):
+    assert not VALIDATOR.is_valid(tomli.loads(f'prefer = "cuda"\n{text}'))
+    VALIDATOR.validate({"prefer": "cuda"})
