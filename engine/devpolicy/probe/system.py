@@ -95,8 +95,8 @@ def _group_limit(group: Path, limit_name: str, usage_name: str, cache_name: str)
         if limit >= UNLIMITED:
             return None
         used = int((group / usage_name).read_text())
-        stat = dict(line.split(maxsplit=1) for line in (group / "memory.stat").read_text().splitlines())
-        used -= int(stat.get(cache_name, 0))
+        lines = (line.split() for line in (group / "memory.stat").read_text().splitlines())
+        used -= sum(int(words[1]) for words in lines if words[:1] == [cache_name] and len(words) == 2)
     except (OSError, ValueError):
         return None  # "max", or no such file
     return Amount(limit, min(limit, max(0, limit - max(0, used))))
