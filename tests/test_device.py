@@ -253,8 +253,9 @@ def test_what_a_component_device_hands_out_can_be_changed_without_changing_it() 
         pickle.loads(pickle.dumps(inside)),
         DeviceMap(inside.mapping),
     ):
-        if own is not inside:
-            own["lm_head"] = Device.cpu()
+        own["lm_head"] = Device.cpu()
+    for mapping in (copy.copy(inside.mapping), copy.deepcopy(inside.mapping), inside.mapping.copy()):
+        mapping["lm_head"] = Device.cpu()
     assert device == split()
 
 
