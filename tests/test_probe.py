@@ -548,6 +548,10 @@ class TestSystem:
         assert build.version == str(torch.__version__)
         assert ("cuda" in build.toolkits) == (torch.version.cuda is not None)
 
+    def test_a_stub_in_the_place_of_torch_is_not_taken_for_it(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "torch.version", SimpleNamespace())
+        assert torch_build() is None or torch_build().version
+
 
 class TestGuards:
     def test_the_thread_sees_the_callers_context(self):

@@ -83,7 +83,10 @@ def _sources(system_name: str, arch: str, timeout: float) -> Sources:
 
 def _nvml() -> ModuleType | None:
     # Only nvidia-ml-py: an unrelated distribution named pynvml also gives a module `pynvml`, and warns on import.
-    return import_module("pynvml") if _installed("nvidia-ml-py") else None
+    try:
+        return import_module("pynvml") if _installed("nvidia-ml-py") else None
+    except ImportError:
+        return None
 
 
 def _installed(distribution: str) -> bool:

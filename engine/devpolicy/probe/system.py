@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from devpolicy.host import ARCHITECTURES, SYSTEMS, normal_name
+from devpolicy.probe.answer import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from os import PathLike
 
 PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "haystack-ai", "spacy")
@@ -115,9 +116,11 @@ def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            version = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
+        if isinstance(version, str) and clean(version):  # a damaged installation has none
+            found[name] = clean(version)
     build = torch_build()
     return {**found, "torch": build.version} if build else found
 
@@ -125,8 +128,8 @@ def versions() -> dict[str, str]:
 def torch_build() -> TorchBuild | None:
     """Return which torch is loaded or installed, without importing it; `None` where there is none."""
     loaded = sys.modules.get("torch.version")
-    if loaded is not None:
-        return _build({name: getattr(loaded, name, None) for name in ("__version__", "cuda", "hip", "xpu")})
+    if hasattr(loaded, "__version__"):
+        return _build(vars(loaded))
     try:
         distribution = metadata.distribution("torch")
     except metadata.PackageNotFoundError:
@@ -134,8 +137,8 @@ def torch_build() -> TorchBuild | None:
     try:
         text = Path(str(distribution.locate_file("torch/version.py"))).read_text(encoding="utf-8")
         return _build(_constants(text))
-    except (OSError, ValueError, SyntaxError):
-        return TorchBuild(distribution.version, None)
+    except (OSError, ValueError, SyntaxError, KeyError):
+        return TorchBuild(clean(distribution.version) or "of an unknown version", None)
 
 
 def _constants(text: str) -> dict[str, object]:
@@ -149,8 +152,6 @@ def _constants(text: str) -> dict[str, object]:
     return found
 
 
-def _build(constants: dict[str, object]) -> TorchBuild:
-    version = constants.get("__version__")
-    if version is None:
-        raise ValueError("torch's version file names no version")
-    return TorchBuild(str(version), frozenset(name for name in ("cuda", "hip", "xpu") if constants.get(name)))
+def _build(constants: Mapping[str, object]) -> TorchBuild:
+    toolkits = frozenset(name for name in ("cuda", "hip", "xpu") if constants.get(name))
+    return TorchBuild(clean(constants["__version__"]), toolkits)
