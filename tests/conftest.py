@@ -1,0 +1,22 @@
+"""Hypothesis profiles, chosen by the variable `HYPOTHESIS_PROFILE`; the header of the run says which."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# No deadline anywhere: a shared machine is slow at times, and how fast we are is what benchmarks/ measures.
+# `ci` draws the same examples each time, so that a red run is about the change and not about luck.
+settings.register_profile("ci", deadline=None, max_examples=60, derandomize=True)
+settings.register_profile("dev", deadline=None, max_examples=200)
+settings.register_profile("deep", deadline=None, max_examples=5000, suppress_health_check=[HealthCheck.too_slow])
+
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
+settings.load_profile(PROFILE)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Say which profile this run uses."""
+    return f"hypothesis profile `{PROFILE}`: {settings.default.max_examples} examples for each property"
