@@ -16,7 +16,6 @@ from devpolicy.language.policy import Policy
 from devpolicy.language.schema import policy_schema
 from devpolicy.testing.strategies.policies import MODULES, patterns, policies, policy_texts
 
-
 VALIDATOR = jsonschema.Draft7Validator(policy_schema())
 
 
