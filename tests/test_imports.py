@@ -1,0 +1,199 @@
+"""The import table of the architecture, read from the source; and what `import devpolicy` really loads."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import resolve_name
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import devpolicy
+
+PACKAGE = Path(devpolicy.__file__).parent
+
+# Each may import those before it and nothing else of ours.
+LEAVES = ("errors", "sizes", "codes", "_shipped", "_toml", "_tables")
+
+_VALUES = (*LEAVES, "device", "host", "model")
+_ENGINE = (*_VALUES, "language", "placement")
+_EDGES = ("api", "probe", "models", "adapters")
+
+# What a part may import at module level, and inside functions, beside itself. A part is a top-level module or package.
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    **{leaf: LEAVES[:place] for place, leaf in enumerate(LEAVES)},
+    "device": LEAVES,
+    "host": (*LEAVES, "device"),
+    "model": LEAVES,
+    "language": _VALUES,
+    "placement": (*_VALUES, "language"),
+    "api": (*_ENGINE, "probe"),
+    "probe": (*LEAVES, "host"),
+    "models": (*LEAVES, "model"),
+    "adapters": (*LEAVES, "device", "placement"),
+    "testing": (*_ENGINE, *_EDGES, "devpolicy"),
+    "cli": (*_ENGINE, *_EDGES, "testing", "devpolicy"),
+    "__main__": ("cli",),
+    "devpolicy": (*_ENGINE, "api"),  # the package's own __init__
+}
+
+# A part whose code stands in several top-level modules.
+BELONGS_TO = {"_host_file": "host", "__init__": "devpolicy"}
+
+# Doors: convenience methods that import upward, inside the function. A new one is a decision: write it down here.
+DOORS: dict[str, set[str]] = {
+    "device.component": {"api", "adapters"},  # resolve_device, from_policy; to_haystack, from_haystack
+    "host": {"probe"},  # Host.probe
+    "model": {"models"},  # ModelTree.load, parse, to_toml, from_module, from_config, from_checkpoint
+    "placement.plan": {"adapters"},  # Plan.to_hf_kwargs, to_pipeline_kwargs, verify
+    "adapters.haystack": {"api", "host", "language"},  # policy_callbacks takes a policy, as `resolve` does
+}
+
+HEAVY = {
+    *("accelerate", "haystack", "numpy", "safetensors", "scipy", "spacy", "torch", "transformers"),
+    *("click", "highspy", "hypothesis", "psutil", "pynvml", "pytest", "rich"),
+}
+MAY_BE_HEAVY = ("adapters", "cli", "models", "probe", "testing")
+
+
+class Import(NamedTuple):
+    """One import statement's target: where it stands, what it names, and whether it runs with its module."""
+
+    module: str
+    line: int
+    target: str
+    at_import: bool
+
+    @property
+    def part(self) -> str:
+        return part_of(self.module)
+
+    @property
+    def ours(self) -> str | None:
+        """The part of ours that is imported."""
+        package, _, rest = self.target.partition(".")
+        return part_of(rest or "__init__") if package == "devpolicy" else None
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.line}: {self.target}"
+
+
+def part_of(module: str) -> str:
+    first = module.partition(".")[0]
+    return BELONGS_TO.get(first, first)
+
+
+class _Reader(ast.NodeVisitor):
+    """Collects imports; what stands under `if TYPE_CHECKING:` never runs and is left out."""
+
+    def __init__(self, module: str, package: str) -> None:
+        self.module, self.package = module, package
+        self.functions = 0
+        self.found: list[Import] = []
+
+    def _add(self, node: ast.stmt, target: str) -> None:
+        self.found.append(Import(self.module, node.lineno, target, at_import=not self.functions))
+
+    def visit_Import(self, node: ast.Import) -> None:
+        for alias in node.names:
+            self._add(node, alias.name)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        source = resolve_name("." * node.level + (node.module or ""), self.package)
+        for alias in node.names:
+            # `from devpolicy import api` names a module, `from devpolicy import Plan` the package.
+            submodule = source == "devpolicy" and is_module(alias.name)
+            self._add(node, f"{source}.{alias.name}" if submodule else source)
+
+    def _visit_function(self, node: ast.AST) -> None:
+        self.functions += 1
+        self.generic_visit(node)
+        self.functions -= 1
+
+    visit_FunctionDef = visit_AsyncFunctionDef = visit_Lambda = _visit_function  # noqa: N815 - ast names them
+
+    def visit_If(self, node: ast.If) -> None:
+        if ast.unparse(node.test) not in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            self.visit(node.test)
+            for child in node.body:
+                self.visit(child)
+        for child in node.orelse:
+            self.visit(child)
+
+
+def is_module(name: str) -> bool:
+    return (PACKAGE / f"{name}.py").is_file() or (PACKAGE / name).is_dir()
+
+
+def imports() -> Iterator[Import]:
+    for file in sorted(PACKAGE.rglob("*.py")):
+        parts = ("devpolicy", *file.relative_to(PACKAGE).with_suffix("").parts)
+        package = ".".join(parts[:-1])
+        inside = parts[1:-1] if parts[-1] == "__init__" else parts[1:]
+        reader = _Reader(".".join(inside) or "__init__", package)
+        reader.visit(ast.parse(file.read_bytes(), str(file)))
+        yield from reader.found
+
+
+IMPORTS = list(imports())
+
+
+def test_every_part_stands_in_the_table():
+    parts = {
+        part_of(path.stem) for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert parts - set(MAY_IMPORT) == set()
+
+
+def test_the_reader_finds_imports_at_all():
+    assert any(one.ours == "errors" for one in IMPORTS)
+    assert any(one.target == "torch" for one in IMPORTS)
+
+
+def test_no_module_imports_upward_as_it_loads():
+    wrong = [one for one in IMPORTS if one.at_import and not allowed(one)]
+    assert not wrong, "\n".join(map(str, wrong))
+
+
+def test_functions_import_upward_only_through_doors():
+    wrong = [
+        one for one in IMPORTS if not one.at_import and not allowed(one) and one.ours not in DOORS.get(one.module, ())
+    ]
+    assert not wrong, "\n".join(map(str, wrong))
+
+
+def test_every_door_is_used():
+    used = {(one.module, one.ours) for one in IMPORTS if not one.at_import and not allowed(one)}
+    assert {(module, part) for module, parts in DOORS.items() for part in parts} - used == set()
+
+
+def test_heavy_libraries_are_imported_late():
+    wrong = [
+        one
+        for one in IMPORTS
+        if one.at_import and one.target.partition(".")[0] in HEAVY and one.part not in MAY_BE_HEAVY
+    ]
+    assert not wrong, "\n".join(map(str, wrong))
+
+
+def allowed(one: Import) -> bool:
+    return one.ours is None or one.ours == one.part or one.ours in MAY_IMPORT.get(one.part, ())
+
+
+def loaded_by(statement: str, cwd: Path) -> set[str]:
+    """Return the top-level modules that a fresh interpreter has loaded after `statement`."""
+    command = [sys.executable, "-I", "-c", f"{statement}\nimport sys\nprint(*sys.modules)"]
+    run = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True)
+    return {name.partition(".")[0] for name in run.stdout.split()}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["import devpolicy", "from devpolicy import *", "import devpolicy; devpolicy.Policy.parse('prefer = \"cuda\"')"],
+)
+def test_none_of_the_heavy_libraries_is_loaded(statement, tmp_path):
+    assert loaded_by(statement, tmp_path) & HEAVY == set()
