@@ -17,7 +17,9 @@ _LATER: Kind[object] = Kind("", lambda value, cursor: None)
 _RUN = list_of(term("run"), or_one=True, least=1)
 KEEP = list_of(term("keep"), or_one=True, least=1)
 _TIES = choice("refuse", "follow", "skip")
-_WHOLE_TABLE: Kind[object] = Kind("a table", lambda value, cursor: value)  # read by `read`, entry by entry
+# Tables with free keys, and arrays of tables, are read by modules of their own.
+_TABLE: Kind[object] = Kind("a table", lambda value, cursor: value)
+_TABLES: Kind[object] = Kind("tables, `[[rule]]`", lambda value, cursor: value)
 
 
 def _later(name: str, doc: str) -> Field:
@@ -99,9 +101,9 @@ TOP = (
         "`skip`: the rule does not apply.",
         default='`"refuse"`',
     ),
-    Field("offload", _WHOLE_TABLE, "Weights that are kept elsewhere: pattern = place, or a list of places in order."),
-    Field("rule", _WHOLE_TABLE, "What is done with some modules. The first rule that matches a module decides."),
-    Field("memory", _WHOLE_TABLE, "Budgets: device = cap, or a table for each device."),
+    Field("offload", _TABLE, "Weights that are kept elsewhere: pattern = place, or a list of places in order."),
+    Field("rule", _TABLES, "What is done with some modules. The first rule that matches a module decides."),
+    Field("memory", _TABLE, "Budgets: device = cap, or a table for each device."),
     Field(
         "workload",
         table(WORKLOAD, what="[workload]", label="a key of [workload]"),

@@ -1,0 +1,39 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from devpolicy.errors import PolicyError
+from devpolicy.language.fields import DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
+from devpolicy.language.policy import Policy
+from devpolicy.language.reference import updated
+
+PAGE = Path(__file__).parents[2] / "docs" / "language.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"^```toml\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+
+
+def test_the_reference_is_up_to_date():
+    assert updated(TEXT) == TEXT, "python -m devpolicy.language.reference docs/language.md"
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_every_example_is_a_policy_without_warnings(text):
+    assert not Policy.parse(text).warnings
+
+
+@pytest.mark.parametrize("field", [*TOP, *RULE, *MEMORY, *DISK, *RESERVE, *WORKLOAD], ids=lambda field: field.name)
+def test_every_key_is_in_the_reference(field):
+    assert f"`{field.name}`" in TEXT
+
+
+def test_a_part_that_nobody_writes_is_refused():
+    with pytest.raises(PolicyError, match="no generated part `x`"):
+        updated("<!-- generated: x -->\n<!-- end -->")
+
+
+def test_the_examples_of_the_error_grammar_are_what_is_printed():
+    text = "\n" * 12 + '[[rule]]\nname = "big-experts"\nmatch = "**.experts"\n\nprefre = ["cuda:1"]\n'
+    with pytest.raises(PolicyError) as refused:
+        Policy.parse('prefer = "cuda"' + text, "policy.toml")
+    assert str(refused.value) in TEXT
