@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import repeat
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from devpolicy.models.config import INSTALL, build, quantisation, read_json
 from devpolicy.models.conversion import Source, sources
 from devpolicy.models.facts import derive
 from devpolicy.models.families import checkpoint_name, family_tree
-from devpolicy.models.headers import Stored, read_headers
+from devpolicy.models.headers import Stored, read_headers, same_bytes
 from devpolicy.models.module import from_module
 from devpolicy.models.ranges import LARGEST_TREE, join
 
@@ -171,18 +172,18 @@ def _overlay(structure: _Structure, headers: Mapping[str, Stored]) -> ModelTree:
     """Return the tree with the dtypes that are stored, and `in_place` where loading reads what is stored."""
     tree = structure.tree
     dtypes: dict[str, str] = {}
-    shapes: dict[str, tuple[int, ...]] = {}
+    plain: dict[str, Stored] = {}  # what is read as it is stored
     for source in structure.sources:
-        stored = headers[source.key]
         for target in source.targets:
-            dtypes[target] = stored.dtype
+            dtypes[target] = headers[source.key].dtype
             if not source.converted:
-                shapes[target] = stored.shape
-    for group in tree.ties:  # one of a tied group is stored for all
-        first = next((name for name in group if name in shapes), None)
-        for name in group:
-            if first is not None:
-                shapes.setdefault(name, shapes[first])
+                plain[target] = headers[source.key]
+    ties = _stored_ties(tree.ties, plain)
+    for group in ties:
+        first = next((name for name in group if name in plain), None)
+        if first is not None:
+            for name in group:
+                plain.setdefault(name, plain[first])
                 dtypes.setdefault(name, dtypes[first])
     made: dict[Tensor, dict[str, Tensor]] = {}
 
@@ -192,22 +193,34 @@ def _overlay(structure: _Structure, headers: Mapping[str, Stored]) -> ModelTree:
             return tensor
         return made.setdefault(tensor, {}).setdefault(dtype, replace(tensor, dtype=dtype))
 
+    def is_plain(path: str, tensor: Tensor) -> bool:
+        stored = plain.get(join(path, tensor.name))
+        return not tensor.persistent or (stored is not None and stored.shape == tensor.shape)
+
     return replace(
         tree,
+        ties=ties,
         modules=tuple(
             Module(
                 module.path,
                 module.cls,
                 tuple(stored_as(module, tensor) for tensor in module.tensors),
-                all(
-                    shapes.get(join(module.path, tensor.name)) == tensor.shape
-                    for tensor in module.tensors
-                    if tensor.persistent
-                ),
+                all(map(is_plain, repeat(module.path), module.tensors)),
             )
             for module in tree.modules
         ),
     )
+
+
+def _stored_ties(ties: Iterable[tuple[str, ...]], plain: Mapping[str, Stored]) -> tuple[tuple[str, ...], ...]:
+    """Return the ties that loading will make: tensors of a group that are stored apart and differ are left untied."""
+    kept = []
+    for group in ties:
+        leader = next((plain[name] for name in group if name in plain), None)
+        if leader is not None:
+            group = tuple(name for name in group if name not in plain or same_bytes(leader, plain[name]))
+        kept.append(group)
+    return tuple(group for group in kept if len(group) > 1)
 
 
 def _from_names(headers: Mapping[str, Stored], config: Mapping[str, Any], name: str, reason: str) -> ModelTree:

@@ -55,7 +55,7 @@ def derive(config: Config, modules: Sequence[tuple[str, str]], prefix: str = "")
     scores_each_token = root.endswith("ForMaskedLM")
     facts = {"model_type": config.get("model_type"), "class": root}
     return {
-        "kv_cache": tuple(_caches(text, config, modules, prefix)),
+        "kv_cache": tuple(_caches(text, config, modules, prefix, root)),
         "context": _size(text, "context") or _size(config, "context"),
         "activation": _activation(text) + (vocabulary if scores_each_token else 0),
         "output": vocabulary if "LM" in root or root.endswith("ForConditionalGeneration") else 0,
@@ -124,10 +124,14 @@ def _windows(config: Config, layers: int) -> list[int | None]:
     return [0 if layer >= layers - shared else window for layer, window in enumerate(windows)]
 
 
-def _caches(text: Config, config: Config, modules: Sequence[tuple[str, str]], prefix: str) -> Iterator[KVCache]:
+def _caches(
+    text: Config, config: Config, modules: Sequence[tuple[str, str]], prefix: str, root: str
+) -> Iterator[KVCache]:
     """Yield the cache of each decoder layer's attention, then those of cross-attention. Encoders keep none."""
     paired = bool(config.get("is_encoder_decoder"))
-    decodes = paired or ("use_cache" in text and text.get("is_decoder") is not False)
+    # Some decoders carry `is_decoder = False` (GPT-NeoX): a class that writes text is believed before it.
+    writes = root.endswith(("ForCausalLM", "LMHeadModel"))
+    decodes = paired or ("use_cache" in text and (writes or text.get("is_decoder") is not False))
     layers = (_size(text, "decoder_layers") if paired else None) or _size(text, "layers")
     values = _values(text)
     if not (decodes and layers and values):
@@ -171,7 +175,12 @@ def _attention(modules: Sequence[tuple[str, str]], blocks: Sequence[str]) -> dic
         parts = path.split(".")
         block = ".".join(parts[:depth])
         name = parts[-1].lower()
-        if len(parts) > depth and block in known and ("attn" in name or "attention" in name) and "norm" not in name:
+        if (
+            len(parts) > depth
+            and block in known
+            and ("attn" in name or "attention" in name)
+            and not re.search("norm|drop", name)
+        ):
             cross = re.search(r"encoder_attn|encdec|cross", name) is not None
             result.setdefault((block, cross), path)
     return result

@@ -334,7 +334,7 @@ def _bert(config: Config, architecture: str) -> _Plan | None:
 def _t5(config: Config, architecture: str) -> _Plan | None:
     if architecture != "T5ForConditionalGeneration":
         return None
-    given = {"use_cache": True, "is_encoder_decoder": True, "tie_word_embeddings": True, **config}
+    given = {"use_cache": True, "is_encoder_decoder": True, **config}
     kind = str(given.get("feed_forward_proj", "relu"))
     gated, _, act = kind.rpartition("-")
     words = {"act": _ACTIVATIONS["gelu_new" if kind == "gated-gelu" else act]}
@@ -353,8 +353,8 @@ def _t5(config: Config, architecture: str) -> _Plan | None:
         "q": given["num_heads"] * given["d_kv"], "heads": given["num_heads"],
         "buckets": given.get("relative_attention_num_buckets", 32),
     }  # fmt: skip
-    head = ("lm_head.weight",) if given["tie_word_embeddings"] else ()
-    ties = (("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight", *head),)
+    # Declared whatever `tie_word_embeddings` says: where a checkpoint holds another head, loading leaves it untied.
+    ties = (("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"),)
     return _Plan(_fill("\n".join(rows), words), sizes, words, layers, ("T5Block",), given, ties)
 
 

@@ -33,10 +33,13 @@ _LARGEST = 2**63 - 1
 
 
 class Stored(NamedTuple):
-    """A tensor in a file: torch's name of its dtype, and its shape."""
+    """A tensor in a file: torch's name of its dtype, its shape, and where its bytes are."""
 
     dtype: str
     shape: tuple[int, ...]
+    file: Path
+    begin: int
+    end: int
 
 
 def read_header(path: Path) -> dict[str, Stored]:
@@ -64,7 +67,7 @@ def read_header(path: Path) -> dict[str, Stored]:
         raise _damaged(path, f"its header is no JSON: {broken}") from None
     if not isinstance(pairs, _Pairs):
         raise _damaged(path, "its header is no object")
-    return _tensors(path, pairs, size - 8 - length)
+    return _tensors(path, pairs, 8 + length, size)
 
 
 class _Pairs(list[tuple[str, Any]]):
@@ -75,8 +78,7 @@ def _damaged(path: Path, reason: str) -> ModelError:
     return ModelError(Diagnostic("DP104", f"`{path}` is no safetensors file: {reason}", help="download it again"))
 
 
-def _tensors(path: Path, pairs: _Pairs, data: int) -> dict[str, Stored]:
-    spans: list[tuple[int, int, str]] = []
+def _tensors(path: Path, pairs: _Pairs, start: int, size: int) -> dict[str, Stored]:
     tensors: dict[str, Stored] = {}
     seen: set[str] = set()
     for name, entry in pairs:
@@ -84,20 +86,19 @@ def _tensors(path: Path, pairs: _Pairs, data: int) -> dict[str, Stored]:
             raise _damaged(path, f"it holds `{name}` twice")
         seen.add(name)
         if name != "__metadata__":
-            tensors[name], begin, end = _tensor(path, name, entry)
-            spans.append((begin, end, name))
-    spans.sort()
-    at = 0
-    for begin, end, name in spans:
-        if begin != at:
-            raise _damaged(path, f"the bytes of `{name}` begin at {begin}, and {at} is next")
-        at = end
-    if at != data:
-        raise _damaged(path, f"its tensors take {at} bytes, and the file holds {data}")
-    return {name: tensors[name] for _, _, name in spans}
+            tensors[name] = _tensor(path, name, entry, start)
+    ordered = dict(sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)))
+    at = start
+    for name, stored in ordered.items():
+        if stored.begin != at:
+            raise _damaged(path, f"the bytes of `{name}` begin at {stored.begin}, and {at} is next")
+        at = stored.end
+    if at != size:
+        raise _damaged(path, f"its tensors end at {at}, and the file has {size} bytes")
+    return ordered
 
 
-def _tensor(path: Path, name: str, entry: object) -> tuple[Stored, int, int]:
+def _tensor(path: Path, name: str, entry: object, start: int) -> Stored:
     fields: dict[str, Any] = dict(entry) if isinstance(entry, _Pairs) else {}
     dtype = DTYPES.get(str(fields.get("dtype")))
     shape, offsets = _sizes(fields.get("shape")), _sizes(fields.get("data_offsets"))
@@ -111,7 +112,7 @@ def _tensor(path: Path, name: str, entry: object) -> tuple[Stored, int, int]:
     bits = prod(shape) * DTYPE_BITS[dtype]
     if bits % 8 or end - begin != bits // 8:
         raise _damaged(path, f"`{name}` takes {bits // 8} bytes by its shape, and {end - begin} by its offsets")
-    return Stored(dtype, tuple(shape)), begin, end
+    return Stored(dtype, tuple(shape), path, start + begin, start + end)
 
 
 def _sizes(value: object) -> list[int] | None:
@@ -131,3 +132,29 @@ def read_headers(folder: Path, files: Iterable[str]) -> dict[str, Stored]:
                 raise _damaged(path, f"another shard holds `{name}` too")
             tensors[name] = stored
     return tensors
+
+
+_SAMPLE = 1 << 12
+
+
+def same_bytes(one: Stored, other: Stored) -> bool:
+    """Whether two tensors are alike, by samples from their begin, middle and end.
+
+    Loading compares them in full; weights that were trained apart differ in any few kilobytes.
+    """
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    length = one.end - one.begin
+    offsets = {0, max(0, length // 2 - _SAMPLE), max(0, length - _SAMPLE)}
+    try:
+        with one.file.open("rb") as left, other.file.open("rb") as right:
+            for offset in offsets:
+                left.seek(one.begin + offset)
+                right.seek(other.begin + offset)
+                size = min(_SAMPLE, length - offset)
+                if left.read(size) != right.read(size):
+                    return False
+    except OSError as broken:
+        reason = broken.strerror or str(broken)
+        raise ModelError(Diagnostic("DP109", f"cannot read `{one.file}`: {reason.lower()}")) from None
+    return True

@@ -1,0 +1,186 @@
+"""Models of Transformers: templates and formulas are held against the models themselves."""
+
+import json
+
+import pytest
+
+from devpolicy.errors import ModelError
+from devpolicy.model import ModelTree
+from devpolicy.models.families import family_tree
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+TINY = {
+    "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "num_hidden_layers": 3, "vocab_size": 32, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+    "max_position_embeddings": 64,
+}  # fmt: skip
+PLAIN = {key: value for key, value in TINY.items() if key != "num_key_value_heads"}
+GPT2 = {"n_layer": 2, "n_embd": 16, "n_head": 2, "vocab_size": 32, "bos_token_id": 1, "eos_token_id": 2}
+T5 = {"d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_heads": 2, "vocab_size": 32}
+BERT = {
+    key: TINY[key]
+    for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size", "max_position_embeddings")
+} | {"num_attention_heads": 4}
+
+CASES = [
+    ("LlamaForCausalLM", "llama", TINY | {"dtype": "bfloat16"}),
+    ("LlamaForCausalLM", "llama", TINY | {"attention_bias": True, "mlp_bias": True, "head_dim": 6}),
+    ("LlamaForCausalLM", "llama", TINY | {"tie_word_embeddings": True}),
+    ("MistralForCausalLM", "mistral", TINY | {"sliding_window": 8}),
+    ("MistralForCausalLM", "mistral", TINY | {"sliding_window": None}),
+    ("MixtralForCausalLM", "mixtral", TINY | {"num_local_experts": 4, "dtype": "bfloat16"}),
+    ("Qwen2ForCausalLM", "qwen2", TINY),
+    ("Qwen2ForCausalLM", "qwen2", TINY | {"use_sliding_window": True, "max_window_layers": 1, "sliding_window": 8}),
+    ("GPT2LMHeadModel", "gpt2", GPT2),
+    ("GPT2LMHeadModel", "gpt2", GPT2 | {"n_inner": 40, "tie_word_embeddings": False}),
+    ("BertModel", "bert", BERT),
+    ("BertForMaskedLM", "bert", BERT),
+    ("T5ForConditionalGeneration", "t5", T5),
+    ("T5ForConditionalGeneration", "t5", T5 | {"num_decoder_layers": 3, "feed_forward_proj": "gated-gelu"}),
+    ("T5ForConditionalGeneration", "t5", T5 | {"num_layers": 1, "tie_word_embeddings": False}),
+]
+
+
+@pytest.mark.parametrize(("architecture", "model_type", "config"), CASES)
+def test_a_template_is_exactly_what_transformers_builds(architecture, model_type, config):
+    table = {"model_type": model_type, "architectures": [architecture], **config}
+    assert family_tree(table) == ModelTree.from_config(table)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"architectures": ["LlamaForSequenceClassification"]},
+        {"architectures": None},
+        {"model_type": "unheard-of"},
+        {"hidden_act": "unheard-of"},
+        {"hidden_size": "many"},
+        {"num_hidden_layers": 0},
+        {"num_attention_heads": 0},
+        {"vocab_size": None},
+    ],
+)
+def test_a_template_that_does_not_know_says_so(change):
+    table = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **TINY, **change}
+    assert family_tree(table) is None
+
+
+DEEPSEEK = TINY | {
+    "kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 4,
+    "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 8,
+    "first_k_dense_replace": 1, "num_key_value_heads": 4,
+}  # fmt: skip
+
+CACHED = [
+    ("LlamaForCausalLM", "llama", TINY),
+    ("MistralForCausalLM", "mistral", TINY | {"sliding_window": 8}),
+    ("MixtralForCausalLM", "mixtral", TINY | {"num_local_experts": 4}),
+    ("Qwen2ForCausalLM", "qwen2", TINY | {"use_sliding_window": True, "max_window_layers": 1, "sliding_window": 8}),
+    ("Gemma3ForCausalLM", "gemma3_text", TINY | {"head_dim": 8, "sliding_window": 8, "sliding_window_pattern": 2}),
+    ("DeepseekV3ForCausalLM", "deepseek_v3", DEEPSEEK),
+    ("GPT2LMHeadModel", "gpt2", GPT2),
+    ("FalconForCausalLM", "falcon", PLAIN),
+    ("OPTForCausalLM", "opt", {**PLAIN, "ffn_dim": 24, "word_embed_proj_dim": 16}),
+    ("BloomForCausalLM", "bloom", {"hidden_size": 16, "n_layer": 2, "n_head": 4, "vocab_size": 32}),
+    ("GPTNeoXForCausalLM", "gpt_neox", PLAIN),
+    ("Phi3ForCausalLM", "phi3", TINY),
+]
+
+
+@pytest.mark.parametrize(("architecture", "model_type", "config"), CACHED)
+def test_the_kv_cache_is_as_large_as_the_one_that_the_model_fills(architecture, model_type, config):
+    tokens = 24
+    table = {"model_type": model_type, "architectures": [architecture], **config}
+    settings = transformers.AutoConfig.for_model(model_type, **config)
+    model = getattr(transformers, architecture)(settings).eval()
+    with torch.no_grad():
+        cache = model(torch.ones((1, tokens), dtype=torch.int64), use_cache=True).past_key_values
+    held = [sum(part.numel() for part in (layer.keys, layer.values)) for layer in cache.layers]
+    # A sliding layer keeps one token less than its window between two steps; we count the step's own.
+    planned = [
+        kv.values * (min(tokens, kv.window - 1) if kv.window else tokens)
+        for kv in ModelTree.from_config(table).kv_cache
+    ]
+    assert planned == held
+
+
+def test_an_encoder_and_a_decoder_keep_caches_for_both_attentions():
+    model = transformers.T5ForConditionalGeneration(transformers.T5Config(**T5)).eval()
+    ids = torch.ones((1, 5), dtype=torch.int64)
+    with torch.no_grad():
+        cache = model(ids, decoder_input_ids=ids, use_cache=True).past_key_values
+    parts = [*cache.self_attention_cache.layers, *cache.cross_attention_cache.layers]
+    held = [layer.keys.numel() + layer.values.numel() for layer in parts]
+    assert [kv.values * 5 for kv in ModelTree.from_module(model).kv_cache] == held
+
+
+@pytest.mark.parametrize(("architecture", "model_type", "config"), CACHED)
+def test_a_cache_lies_in_the_attention_of_its_block(architecture, model_type, config):
+    tree = ModelTree.from_config({"model_type": model_type, "architectures": [architecture], **config})
+    for cache in tree.kv_cache:
+        assert "Attention" in tree.modules[tree.index[cache.module]].cls
+
+
+def test_a_model_in_memory_reads_like_one_on_meta_but_for_its_place():
+    config = transformers.LlamaConfig(**TINY, tie_word_embeddings=True, architectures=["LlamaForCausalLM"])
+    here = ModelTree.from_module(transformers.LlamaForCausalLM(config))
+    there = ModelTree.from_config(config)
+    assert here.ties == there.ties == (("model.embed_tokens.weight", "lm_head.weight"),)
+    assert [m.tensors for m in here.modules] == [m.tensors for m in there.modules]
+    assert not here.modules[here.index["lm_head"]].in_place
+    assert there.modules[there.index["lm_head"]].in_place
+
+
+def test_reading_a_configuration_does_not_change_it():
+    config = transformers.LlamaConfig(**TINY, dtype="bfloat16")
+    before = config.to_json_string()
+    ModelTree.from_config(config)
+    assert config.to_json_string() == before
+
+
+def test_an_architecture_can_be_chosen_and_a_misspelt_one_is_answered():
+    config = transformers.LlamaConfig(**TINY)
+    assert ModelTree.from_config(config).modules[0].cls == "LlamaModel"
+    chosen = ModelTree.from_config(config, architecture="LlamaForSequenceClassification")
+    assert chosen.modules[0].cls == "LlamaForSequenceClassification"
+    with pytest.raises(ModelError) as refused:
+        ModelTree.from_config(config, architecture="LlamaForCausalML")
+    assert refused.value.diagnostics[0].help == "did you mean `LlamaForCausalLM`?"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, "the configuration has no `model_type`"),
+        ({"model_type": "lama"}, "did you mean `llama`?"),
+        ({"model_type": "zzzz", "auto_map": {"AutoModel": "x.Y"}}, "is not run"),
+        ({"model_type": "llama", "hidden_size": "x"}, "does not accept"),
+        ({"model_type": "llama", **TINY, "num_attention_heads": 0}, "Transformers"),
+        (3, "not from int objects"),
+    ],
+)
+def test_a_configuration_that_gives_no_model_is_refused(config, message):
+    with pytest.raises(ModelError) as refused:
+        ModelTree.from_config(config)
+    assert message in str(refused.value)
+
+
+def test_a_configuration_file_is_read_from_its_path_and_its_folder(tmp_path):
+    table = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **TINY}
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(table))
+    expected = ModelTree.from_config(table)
+    assert ModelTree.from_config(file) == ModelTree.from_config(tmp_path) == ModelTree.load(file) == expected
+
+
+def test_the_part_of_a_multimodal_model_that_writes_text_keeps_the_cache():
+    text = {**TINY, "model_type": "llama"}
+    vision = {"model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3,
+              "num_attention_heads": 4, "image_size": 16, "patch_size": 8}  # fmt: skip
+    config = {"model_type": "llava", "architectures": ["LlavaForConditionalGeneration"], "text_config": text,
+              "vision_config": vision}  # fmt: skip
+    tree = ModelTree.from_config(config)
+    assert [cache.module for cache in tree.kv_cache] == [f"model.language_model.layers.{n}.self_attn" for n in range(3)]
+    assert tree.output == 32
