@@ -8,6 +8,7 @@ from hypothesis.errors import InvalidArgument
 from devpolicy._host_file import ACCELERATOR_FIELDS, HOST_FIELDS, catalogue
 from devpolicy.errors import HostError
 from devpolicy.host import Host
+from devpolicy.sizes import GIB
 from devpolicy.testing.strategies import accelerators, faulty_hosts, hosts
 
 TEXTS = [read().decode() for read in catalogue().values()]
@@ -103,7 +104,7 @@ def test_three_gpus_one_nearly_full_shrinks_to_three_small_equal_cards(seed):
     host = find(hosts(), wanted, random=random.Random(seed))
     assert len(host.accelerators) == 3
     assert {(card.memory >> 30, card.name) for card in host.accelerators} == {(8, None)}
-    assert sorted(card.free >> 30 for card in host.accelerators) == [0, 8, 8]
+    assert sorted(card.free for card in host.accelerators) == [0, 8 * GIB, 8 * GIB]
 
 
 def test_the_simplest_host_is_a_small_machine_without_accelerators():
