@@ -141,6 +141,12 @@ CODES: dict[str, Code] = {
         "or on disk. Keep the whole module there, or none of it.",
     ),
     "DP409": Code("the consumer takes one device", "The plan needs several devices, and the consumer takes one."),
+    "DP410": Code(
+        "the main device is left to chance",
+        "Weights that are kept elsewhere are streamed to the main device, which accelerate takes from an unordered set "
+        "of the devices of the map. For several devices that are not CUDA's, or CUDA ordinals of more than one group "
+        "of eight (0 to 7, 8 to 15), it can be any of them, so no such map is written.",
+    ),
     # Lint.
     "DP501": Code(
         "a rule that matches nothing",
@@ -156,5 +162,16 @@ CODES: dict[str, Code] = {
         "a device that is never used",
         'A device in a list is never tried, because an earlier one includes it (`"cuda:1"` after `"cuda"`), or '
         "because `avoid` rules it out.",
+    ),
+    "DP504": Code(
+        "rules that are not applied",
+        "Without a model only the device is chosen, and rules about modules have nothing to speak of. Give the model, "
+        "and the whole plan is made.",
+    ),
+    "DP505": Code(
+        "not the locked plan",
+        "`devpolicy plan --locked FILE` made another plan than the one in the file: what the consumer is given has "
+        "changed with the policy, the host, the model or devpolicy itself. What moved is listed. Where the change is "
+        "wanted, write the file again: `devpolicy plan … --format json --output FILE`.",
     ),
 }

@@ -95,7 +95,7 @@ def _make(
         )
     sizing = size_model(tree, policy.workload)
     division = divide(tree, policy.rules, sizing)
-    warnings = _unused_rules(policy, tree, division)
+    warnings = unused_rules(policy, tree, division)
     groups = ties.bind(tree, division.units, policy)
     work = _Work(policy, tree, host, consumer, sizing, division, groups, claims or {}, Trace())
     refusals: list[tuple[Term, Diagnostic]] = []
@@ -192,7 +192,7 @@ def _why(term: Term, world: World, solution: Solution, at: int) -> tuple[str, st
     return "prefer", f"`{term}` serves; `{seat}` is {share}"
 
 
-def _unused_rules(policy: Policy, tree: ModelTree, division: Division) -> list[Diagnostic]:
+def unused_rules(policy: Policy, tree: ModelTree, division: Division) -> list[Diagnostic]:
     """Return a warning for each rule that matches nothing. Raises DP203 where its pattern names a tensor."""
     unused = [rule for number, rule in enumerate(policy.rules) if number not in division.matched]
     if not unused:
