@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from devpolicy._host_file import catalogue
 from devpolicy.errors import HostError
 from devpolicy.host import Accelerator, Host
+from devpolicy.host.catalogue import catalogue
 from devpolicy.testing.catalogue import host_catalogue
 
 GIB = 1 << 30
@@ -118,6 +118,7 @@ class TestValues:
             (lambda: Host(memory=1, os="plan9"), "`plan9` is no value of `os`"),
             (lambda: Host(memory=1, faults={"gpu": "x"}), "`gpu` is no value of `faults`"),
             (lambda: Host(memory=1, versions=[("a", "1"), ("a", "2")]), "names `a` 2 times"),
+            (lambda: Host(memory=1, faults={"CUDA": "1", "cuda": "2"}), "names `cuda` 2 times"),
             (lambda: Host(memory=1, versions="torch"), "`versions` takes a mapping"),
             (lambda: Host(memory=1, versions={"torch": 2}), "`versions` is text"),
             (lambda: Host(["cuda"], memory=1), "`accelerators` takes accelerators"),

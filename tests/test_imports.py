@@ -42,12 +42,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 }
 
 # A part whose code stands in several top-level modules.
-BELONGS_TO = {"_host_file": "host", "__init__": "devpolicy"}
+BELONGS_TO = {"__init__": "devpolicy"}
 
 # Doors: convenience methods that import upward, inside the function. A new one is a decision: write it down here.
 DOORS: dict[str, set[str]] = {
     "device.component": {"api", "adapters"},  # resolve_device, from_policy; to_haystack, from_haystack
-    "host": {"probe"},  # Host.probe
+    "host.values": {"probe"},  # Host.probe
     "model": {"models"},  # ModelTree.load, parse, to_toml, from_module, from_config, from_checkpoint
     "placement.plan": {"adapters"},  # Plan.to_hf_kwargs, to_pipeline_kwargs, verify
     "adapters.haystack": {"api", "host", "language"},  # policy_callbacks takes a policy, as `resolve` does

@@ -5,9 +5,10 @@ from hypothesis import find, given
 from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument
 
-from devpolicy._host_file import ACCELERATOR_FIELDS, HOST_FIELDS, catalogue
 from devpolicy.errors import HostError
 from devpolicy.host import Host
+from devpolicy.host.catalogue import catalogue
+from devpolicy.host.fields import ACCELERATOR_FIELDS, HOST_FIELDS
 from devpolicy.sizes import GIB
 from devpolicy.testing.strategies import accelerators, faulty_hosts, hosts
 

@@ -6,8 +6,8 @@ the smallest host that shows a fault.
 
 from __future__ import annotations
 
-from devpolicy._host_file import catalogue
 from devpolicy.host import Host
+from devpolicy.host.catalogue import catalogue
 
 
 def host_catalogue() -> dict[str, Host]:

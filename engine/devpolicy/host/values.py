@@ -1,44 +1,36 @@
 """One machine, as a frozen snapshot.
 
 Owns `Host` and `Accelerator`: what a plan may know of hardware, and of the versions of its
-software. It asks no machine (`devpolicy.probe` does), reads no file (`devpolicy._host_file` does)
-and imports no torch.
+software. They ask no machine (`devpolicy.probe` does), read no file and import no torch.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from devpolicy._tables import suggest
 from devpolicy.errors import HostError
-from devpolicy.sizes import SizeError, parse_size
+from devpolicy.host.facts import (
+    ACCELERATOR_TYPES,
+    ARCHITECTURES,
+    FAULT_SOURCES,
+    MOST_DEVICES,
+    SYSTEMS,
+    Pairs,
+    Size,
+    amounts,
+    capability_pair,
+    index,
+    known_word,
+    optional_text,
+    pairs_of_text,
+    shown,
+)
 
 if TYPE_CHECKING:
     from os import PathLike
-
-ACCELERATOR_TYPES = ("cuda", "mps", "xpu", "npu", "hpu")
-
-MOST_DEVICES = 128
-"""torch keeps a device's index in a signed byte: ids are 0 to 127."""
-
-SYSTEMS = ("linux", "macos", "windows", "other")
-ARCHITECTURES = ("x86_64", "arm64", "ppc64le", "riscv64", "s390x", "other")
-FAULT_SOURCES = (*ACCELERATOR_TYPES, "nvml", "torch", "psutil", "disk")
-"""What a fault may be of: everything of a type of accelerator, or a source that was asked for facts."""
-
-# The same thing under the names that uname, Windows and package tags give it.
-_OTHER_NAMES = {"darwin": "macos", "win32": "windows", "amd64": "x86_64", "x64": "x86_64", "aarch64": "arm64"}
-
-Size = int | str
-Pairs = Mapping[str, str] | Iterable[tuple[str, str]]
-
-
-def normal_name(word: str) -> str:
-    """Return a system or architecture under the name used here: `Darwin` is `macos`, `aarch64` is `arm64`."""
-    return _OTHER_NAMES.get(word.lower(), word.lower())
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -79,25 +71,25 @@ class Accelerator:
         physical: int | None = None,
         uuid: str | None = None,
     ) -> None:
-        kind = _known(type, "type", ACCELERATOR_TYPES)
-        ordinal = _index(id, "id", MOST_DEVICES - 1)
+        kind = known_word(type, "type", ACCELERATOR_TYPES)
+        ordinal = index(id, "id", MOST_DEVICES - 1)
         if kind == "mps" and ordinal:
             raise HostError(f"a host has one mps device, `mps:0`, not `mps:{ordinal}`")
         if not isinstance(unified, bool):
-            raise HostError(f"`unified` is true or false, not {_shown(unified)}")
-        total, available = _amounts(memory, free, "memory", "free")
+            raise HostError(f"`unified` is true or false, not {shown(unified)}")
+        total, available = amounts(memory, free, "memory", "free")
         _set(
             self,
             type=kind,
             id=ordinal,
             memory=total,
             free=available,
-            name=_optional_text(name, "name"),
-            capability=_capability(capability),
+            name=optional_text(name, "name"),
+            capability=capability_pair(capability),
             unified=unified or kind == "mps",
-            fault=_optional_text(fault, "fault"),
-            physical=_index(physical, "physical", 2**31 - 1),
-            uuid=_optional_text(uuid, "uuid"),
+            fault=optional_text(fault, "fault"),
+            physical=index(physical, "physical", 2**31 - 1),
+            uuid=optional_text(uuid, "uuid"),
         )
 
     def at(self, ordinal: int) -> Accelerator:
@@ -145,8 +137,8 @@ class Host:
         faults: Pairs = (),
         description: str | None = None,
     ) -> None:
-        total, available = _amounts(memory, free, "memory", "free")
-        space, room = _amounts(disk, disk_free, "disk", "disk_free")
+        total, available = amounts(memory, free, "memory", "free")
+        space, room = amounts(disk, disk_free, "disk", "disk_free")
         _set(
             self,
             accelerators=_numbered(accelerators),
@@ -154,12 +146,12 @@ class Host:
             free=available,
             disk=space,
             disk_free=room,
-            os=_known(os, "os", SYSTEMS),
-            arch=_known(arch, "arch", ARCHITECTURES),
-            name=_optional_text(name, "name"),
-            versions=_pairs(versions, "versions"),
-            faults=tuple((_known(source, "faults", FAULT_SOURCES), why) for source, why in _pairs(faults, "faults")),
-            description=_optional_text(description, "description"),
+            os=known_word(os, "os", SYSTEMS),
+            arch=known_word(arch, "arch", ARCHITECTURES),
+            name=optional_text(name, "name"),
+            versions=pairs_of_text(versions, "versions"),
+            faults=pairs_of_text(faults, "faults", FAULT_SOURCES),
+            description=optional_text(description, "description"),
         )
 
     def devices(self, type: str) -> tuple[Accelerator, ...]:  # noqa: A002 - as in Accelerator
@@ -174,7 +166,7 @@ class Host:
         """Return why nothing of a type of accelerator can be used, or why a source gave no facts; else `None`."""
         return dict(self.faults).get(source)
 
-    # Doors. Files and the real machine are read elsewhere, imported when asked for.
+    # Doors. Files are read beside this module and the machine in `devpolicy.probe`, imported when asked for.
 
     @classmethod
     def load(cls, name: str | PathLike[str]) -> Host:
@@ -183,20 +175,20 @@ class Host:
         Text with a separator or that ends in `.toml` is a path. A host without a name takes that of its file.
         Raises `HostError`; where there is no such host, with the likely name.
         """
-        from devpolicy._host_file import load
+        from devpolicy.host.catalogue import load
 
         return load(name)
 
     @classmethod
     def parse(cls, text: str | bytes, source: str = "<string>") -> Host:
         """Read a host TOML. Raises `HostError` with every finding and its place."""
-        from devpolicy._host_file import parse
+        from devpolicy.host.reader import parse
 
         return parse(text, source)
 
     def to_toml(self) -> str:
         """Return the host as TOML that `parse` reads back to an equal value. Equal hosts give equal text."""
-        from devpolicy._host_file import write
+        from devpolicy.host.writer import write
 
         return write(self)
 
@@ -217,98 +209,17 @@ def _set(target: object, **values: object) -> None:
         object.__setattr__(target, name, value)
 
 
-def _shown(value: object) -> str:
-    # Of anything that is neither text nor a plain number the type says enough, and showing it might fail.
-    if value is None or isinstance(value, str | bool | float):
-        return f"`{value}`"
-    return f"a value of type {type(value).__name__}"
-
-
-def _known(word: object, key: str, known: tuple[str, ...]) -> str:
-    if not isinstance(word, str):
-        raise HostError(f"`{key}` is one of {', '.join(known)}, not {_shown(word)}")
-    name = normal_name(word)
-    if name not in known:
-        close = suggest(name, known)
-        way_out = f"did you mean `{close}`?" if close else f"known are {', '.join(known)}"
-        raise HostError(f"`{word}` is no value of `{key}`: {way_out}")
-    return name
-
-
-def _amounts(total: Size, free: Size | None, total_key: str, free_key: str) -> tuple[int, int]:
-    whole = _size(total, total_key)
-    part = whole if free is None else _size(free, free_key)
-    # INVARIANT: free <= total, everywhere; budgets are computed from either.
-    if part > whole:
-        raise HostError(f"`{free_key}` is larger than `{total_key}`: {part} of {whole} bytes")
-    return whole, part
-
-
-def _size(value: Size, key: str) -> int:
-    try:
-        return parse_size(value)
-    except SizeError as broken:
-        raise HostError(f"`{key}`: {broken}") from None
-
-
-def _index(value: object, key: str, most: int) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise HostError(f"`{key}` is a whole number, not {_shown(value)}")
-    if not 0 <= value <= most:
-        raise HostError(f"`{key}` is between 0 and {most}")
-    return value
-
-
-def _text(value: object, key: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise HostError(f"`{key}` is text that is not empty, not {_shown(value)}")
-    if not value.isascii():
-        # Half of a surrogate pair can stand in a `str` and in no file.
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise HostError(f"`{key}` holds characters that cannot be written as UTF-8") from None
-    return value
-
-
-def _optional_text(value: object, key: str) -> str | None:
-    return None if value is None else _text(value, key)
-
-
-def _capability(value: object) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    pair = tuple(value) if isinstance(value, list | tuple) else ()
-    if len(pair) != 2 or not all(type(part) is int and 0 <= part < 1000 for part in pair):
-        raise HostError("`capability` is two whole numbers, such as (8, 9)")
-    return pair
-
-
-def _pairs(value: Pairs, key: str) -> tuple[tuple[str, str], ...]:
-    try:
-        pairs = [(name, text) for name, text in (value.items() if isinstance(value, Mapping) else value)]
-    except (TypeError, ValueError):
-        raise HostError(f"`{key}` takes a mapping, or pairs of text") from None
-    result = tuple(sorted((_text(name, key), _text(text, key)) for name, text in pairs))
-    for name, count in Counter(name for name, _ in result).items():
-        if count > 1:
-            raise HostError(f"`{key}` names `{name}` {count} times")
-    return result
-
-
 def _numbered(accelerators: Iterable[Accelerator]) -> tuple[Accelerator, ...]:
     """Give each accelerator its id, and keep them by type and id, so that equal machines are equal values."""
     try:
         given = list(accelerators)
     except TypeError:
-        raise HostError(f"`accelerators` takes a list of them, not {_shown(accelerators)}") from None
+        raise HostError(f"`accelerators` takes a list of them, not {shown(accelerators)}") from None
     seen: Counter[str] = Counter()
     placed: dict[tuple[int, int], Accelerator] = {}
     for entry in given:
         if not isinstance(entry, Accelerator):
-            raise HostError(f"`accelerators` takes accelerators, not {_shown(entry)}")
+            raise HostError(f"`accelerators` takes accelerators, not {shown(entry)}")
         ordinal = seen[entry.type] if entry.id is None else entry.id
         seen[entry.type] += 1
         if ordinal >= MOST_DEVICES or (entry.type == "mps" and ordinal):
