@@ -242,6 +242,22 @@ def test_places_of_keys_values_and_headers():
     assert place(text, "rule", 1, "match", "x", 1, "b") == (5, 20, 1)
 
 
+LONG_STRINGS = ['"""a""""', '"""a"""""', "'''a''''", '""""a"""', '""""""', "''''a'''", '"""\\""""""']
+
+
+@pytest.mark.parametrize("string", LONG_STRINGS)
+def test_quotes_at_the_ends_of_a_long_string_are_of_it(string):
+    assert place(f"k = {string} # '", "k") == (1, 5, len(string))
+    assert place(f"k = {string}\nl = 1", "l") == (2, 5, 1)
+
+
+def test_lines_that_end_as_on_windows_are_shown_without_their_ends():
+    found = Document('a = 1\r\nb = """x\r\ny"""\r\nc = 2\r\n', "x.toml", PolicyError)
+    assert (found.place(("b",)).text, found.place(("c",)).text) == ('b = """x', "c = 2")
+    assert found.place(("c",)).line == 4
+    assert found.data["b"] == "x\ny"
+
+
 def test_a_missing_key_gives_its_table():
     text = "a = 1\n[b]\nc = { d = 1 }\n"
     assert place(text, "b", "zzz") == (2, 1, 3)
