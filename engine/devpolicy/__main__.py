@@ -1,0 +1,7 @@
+"""`python -m devpolicy`: the command line."""
+
+from __future__ import annotations
+
+from devpolicy.cli import main
+
+main()

@@ -1,0 +1,119 @@
+"""The application: its commands, and what becomes of every error.
+
+Owns the list of commands, imported only when they are used, and the exit statuses.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, Never
+
+import click
+
+import devpolicy
+from devpolicy.cli.report import BUG, findings_of, flush, report, report_bug, usage_finding, warnings_told
+from devpolicy.cli.session import Session
+from devpolicy.errors import DevPolicyError, Diagnostic
+
+_COMMANDS = {
+    "check": "check",
+    "plan": "plan",
+    "resolve": "resolve",
+    "why": "why",
+    "host": "host",
+    "model": "model",
+    "schema": "schema",
+    "explain": "explain",
+}
+"""Commands by the module that holds them, in the order of the help."""
+
+
+class App(click.Group):
+    """The group of all commands. Every way out of it is an exit status, never a traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands' names, the ones that are used first first."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = import_module(f"devpolicy.cli.commands.{_COMMANDS[cmd_name]}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the arguments name; a misspelt one is told with the likely name."""
+        from devpolicy._tables import did_you_mean
+
+        if args and not args[0].startswith("-") and args[0] not in _COMMANDS:
+            known = did_you_mean(args[0], _COMMANDS)
+            raise DevPolicyError([Diagnostic("", f"there is no command `{args[0]}`", help=known)])
+        return super().resolve_command(ctx, args)
+
+    def main(  # type: ignore[override]  # Click's overloads promise to return where it is not standalone
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Never:
+        """Run a command and exit with its status. `standalone_mode` has no say: there is one way out."""
+        arguments = sys.argv[1:] if args is None else list(args)
+        session = Session.guess(arguments)
+        try:
+            with warnings_told(session):
+                status = super().main(args, prog_name, complete_var, False, windows_expand_args, obj=session, **extra)
+        except DevPolicyError as error:
+            status = error.exit_status
+            report(session, findings_of(error), **getattr(error, "more", {}))
+        except click.exceptions.NoArgsIsHelpError as error:
+            # Asked for nothing: the help is the answer, and still nothing was done.
+            session.err.write(error.ctx.get_help() + "\n" if error.ctx else "")
+            status = 2
+        except click.ClickException as error:
+            status = 2
+            report(session, [usage_finding(error)])
+        except (click.Abort, KeyboardInterrupt):
+            status = 130
+        except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, it is ours
+            status = BUG
+            report_bug(session, error)
+        flush()
+        sys.exit(status or 0)
+
+
+_COMPLETION = """\b
+Completion of commands, policies, hosts, models, modules and codes, for the
+shell that you use:
+  bash: eval "$(_DEVPOLICY_COMPLETE=bash_source devpolicy)"  in ~/.bashrc
+  zsh:  eval "$(_DEVPOLICY_COMPLETE=zsh_source devpolicy)"   in ~/.zshrc
+  fish: _DEVPOLICY_COMPLETE=fish_source devpolicy | source
+        in ~/.config/fish/completions/devpolicy.fish
+
+\b
+Exit status: 0 fine; 1 findings of check, or not the locked plan; 2 invalid
+policy or usage; 3 valid, but this host, model and consumer cannot satisfy it.
+"""
+
+
+@click.group(cls=App, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_COMPLETION)
+@click.version_option(devpolicy.__version__, prog_name="devpolicy")
+def app() -> None:
+    """Write where a model runs as a TOML policy, and plan it for any host.
+
+    A policy says which devices are preferred and what is kept elsewhere. Models and hosts are named from the
+    catalogue, or read from files: no weights are loaded, and no GPU is needed.
+
+    \b
+    Examples:
+      devpolicy plan offload-lm-head --model llama-3.1-70b --host 4x80gb
+      devpolicy check policy/*.toml
+      devpolicy host list
+    """

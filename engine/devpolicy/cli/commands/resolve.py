@@ -1,0 +1,100 @@
+"""`devpolicy resolve`: the device choice."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from devpolicy import api
+from devpolicy.cli.forms import FORMS, literal
+from devpolicy.cli.inputs import component_option, host_option, load_host, load_model, model_option, policy_argument
+from devpolicy.cli.report import painted, rendered, tell_lint
+from devpolicy.cli.session import Session, common, pass_session
+from devpolicy.cli.table import facts, table
+from devpolicy.language.policy import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from devpolicy.cli.screen import Line
+    from devpolicy.device import ComponentDevice
+    from devpolicy.errors import Diagnostic
+
+
+@click.command(name="resolve")
+@policy_argument
+@host_option
+@component_option
+@model_option(required=False)
+@click.option("--to", type=click.Choice(list(FORMS)), help="Print only what the consumer takes, and decide for it.")
+@common()
+@pass_session
+def command(
+    session: Session, policy: str, host: str | None, component: str | None, model: str | None, to: str | None
+) -> None:
+    """Show the device that a policy chooses on a host.
+
+    Without a model it is the choice that `prefer` makes, and rules about modules are not applied, which is said.
+    With one it is the whole plan's device.
+
+    \b
+    Examples:
+      devpolicy resolve prefer-accelerator --host 1x24gb
+      devpolicy resolve policy.toml --to torch
+      devpolicy resolve policy.toml --model llama-3.1-8b --to haystack
+    """
+    loaded = Policy.load(policy)
+    machine = load_host(session, host, loaded)
+    target = FORMS[to].target if to else None
+    warnings: Iterable[Diagnostic]
+    if model is not None:
+        plan = api.plan(loaded, load_model(session, model), machine, component=component, target=target)
+        device, warnings = plan.device, plan.warnings
+        terms = plan.trace.terms if plan.trace else []
+    else:
+        from devpolicy.placement.choice import choose
+
+        choice = choose(loaded, machine, target=target or "torch")
+        device, warnings, terms = choice.device, choice.warnings, list(choice.terms)
+    if to is not None:
+        form = FORMS[to].of_device(device)
+        if session.json:
+            session.print_json(form)
+        else:
+            session.out.print(literal(form))
+    elif session.json:
+        session.print_json(
+            {
+                "schema": 1,
+                "component": component,
+                "device": device.to_dict(),
+                "prefer": [{"term": term, "outcome": outcome} for term, outcome in terms],
+            }
+        )
+    else:
+        session.out.print(_view(device, terms, session.out.width))
+    if warnings:
+        session.err.print(painted(rendered(warnings)))
+    tell_lint(session, loaded)
+
+
+def _view(device: ComponentDevice, terms: list[tuple[str, str]], width: int) -> list[Line]:
+    from devpolicy.cli.fold import fold
+
+    form = device.to_dict()
+    lines: list[Line] = []
+    if "device" in form:
+        lines += facts([("device", form["device"])], width=width)
+    else:
+        rows = fold(form["device_map"].items())
+        lines += table(
+            ["module", "device"], [[row.pattern, row.key] for row in rows], width=width, styles={1: "device"}
+        )
+    return [*lines, "", *preferences(terms, width)]
+
+
+def preferences(terms: Iterable[tuple[str, str]], width: int) -> list[Line]:
+    """Return what became of each term of `prefer`, in order."""
+    rows = [[term, outcome] for term, outcome in terms]
+    return table(["prefer", "outcome"], rows, width=width, styles={0: "device"})

@@ -1,0 +1,130 @@
+"""`devpolicy why`: the trace of one module."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from devpolicy import api
+from devpolicy.cli import complete
+from devpolicy.cli.commands.resolve import preferences
+from devpolicy.cli.inputs import component_option, host_option, load_host, load_model, model_option, policy_argument
+from devpolicy.cli.session import Session, common, pass_session
+from devpolicy.errors import Diagnostic, ModelError
+from devpolicy.language.policy import Policy
+from devpolicy.placement.targets import TARGETS
+from devpolicy.sizes import format_size
+
+if TYPE_CHECKING:
+    from devpolicy.cli.screen import Line
+    from devpolicy.model import ModelTree
+    from devpolicy.placement.plan import Placement, Plan
+
+
+@click.command(name="why", short_help="Show what decided where a module is.")
+@policy_argument
+@click.argument("module", shell_complete=complete.modules)
+@model_option(required=True)
+@host_option
+@component_option
+@click.option("--target", type=click.Choice(list(TARGETS)), help="The consumer to plan for; hf by default.")
+@common()
+@pass_session
+def command(
+    session: Session, policy: str, module: str, model: str, host: str | None, component: str | None, target: str | None
+) -> None:
+    """Show why a module is where it is: the rule that decided, and what became of each preference.
+
+    MODULE is a module's path; for a container, all that is inside is told. `""` is the whole model.
+
+    \b
+    Examples:
+      devpolicy why offload-lm-head lm_head --model llama-3.1-70b --host 4x80gb
+      devpolicy why policy.toml model.layers.3 --model llama-3.1-8b
+    """
+    loaded = Policy.load(policy)
+    tree = load_model(session, model)
+    _check(module, tree)
+    plan = api.plan(loaded, tree, load_host(session, host, loaded), component=component, target=target)
+    # A placement is asked for by any path; a module without tensors inside a divided container has none.
+    units = plan.placements.below(module)
+    unit_paths = {_unit_of(plan, path): unit for path, unit in units.items()}
+    terms = plan.trace.terms if plan.trace else []
+    notes = {path: plan.trace.notes.get(path, []) for path in unit_paths} if plan.trace else {}
+    if session.json:
+        placements = plan.to_dict()["placements"]
+        session.print_json(
+            {
+                "schema": 1,
+                "component": component,
+                "module": module,
+                "placements": {path: placements[path] for path in unit_paths},
+                "notes": {path: lines for path, lines in notes.items() if lines},
+                "prefer": [{"term": term, "outcome": outcome} for term, outcome in terms],
+            }
+        )
+        return
+    lines: list[Line] = _decisions(module, unit_paths, notes, loaded)
+    session.out.print([*lines, "", *preferences(terms, session.out.width)])
+
+
+def _check(module: str, tree: ModelTree) -> None:
+    """Raise `ModelError` where the model has no such module."""
+    if module in tree.index:
+        return
+    holder = module.rpartition(".")[0]
+    if module in set(tree.tensor_names()):
+        hint = f"ask for `{holder}`, the module that holds it"
+        raise ModelError(Diagnostic("DP203", f"`{module}` is a tensor, and plans place modules", help=hint))
+    from devpolicy._tables import did_you_mean, suggest
+
+    paths = [path for path in tree.index if path]
+    near = suggest(module, paths)
+    while holder and holder not in tree.index:
+        holder = holder.rpartition(".")[0]
+    children = [tree.modules[child].path for child in tree.children(tree.index[holder])]
+    hint = f"did you mean `{near}`?" if near else did_you_mean(module, children)
+    hint += f"\n`devpolicy model show {tree.name}` lists its modules"
+    raise ModelError(Diagnostic("DP202", f"`{tree.name}` has no module `{module}`", help=hint))
+
+
+def _unit_of(plan: Plan, path: str) -> str:
+    """Return the path of the unit that holds a module."""
+    units = set(plan.placements)
+    while path not in units and path:
+        path = path.rpartition(".")[0]
+    return path
+
+
+def _decisions(module: str, units: dict[str, Placement], notes: dict[str, list[str]], policy: Policy) -> list[Line]:
+    from devpolicy.cli.fold import fold
+
+    places = {rule.name: rule.place for rule in policy.rules if rule.place}
+    if not units:
+        return [f"{module} holds no tensors, so it is not placed"]
+    lines: list[Line] = []
+    rows = fold((path, (unit, *notes.get(path, []))) for path, unit in _alike(units).items())
+    for row in rows:
+        unit = units[row.paths[0]]
+        size = format_size(sum(units[path].bytes for path in row.paths))
+        where = f"on {unit.device}" if unit.device == unit.runs_on else f"kept on {unit.device}, runs on {unit.runs_on}"
+        lines.append([(row.pattern or "the whole model", "strong"), (f": {where} ({size})", "")])
+        lines.append([("  decided by ", "dim"), (unit.rule, "device"), (f": {unit.reason}", "")])
+        if unit.rule in places:
+            place = places[unit.rule]
+            lines.append([("  written at ", "dim"), (f"{place}: {place.text.strip()}" if place else "", "")])
+        lines += [f"  {note}" for note in notes.get(row.paths[0], [])]
+    if module not in units and len(units) == 1 and next(iter(units)) in ("", *_above(module)):
+        lines.insert(0, f"{module} is a part of {next(iter(units)) or 'the model'}, which is placed as a whole")
+    return lines
+
+
+def _alike(units: dict[str, Placement]) -> dict[str, tuple[str, ...]]:
+    """What must agree for units to be told as one: everything but their sizes."""
+    return {path: (str(unit.device), str(unit.runs_on), unit.rule, unit.reason) for path, unit in units.items()}
+
+
+def _above(module: str) -> list[str]:
+    parts = module.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]

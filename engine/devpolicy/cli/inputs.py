@@ -1,0 +1,79 @@
+"""The arguments that name policies, hosts and models, and how they are read.
+
+Owns what `--model NAME=M` and `--host -` mean. Reading itself is done by the values' own doors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from devpolicy.cli import complete
+from devpolicy.cli.session import Session
+from devpolicy.errors import DevPolicyError
+from devpolicy.host import Host
+from devpolicy.language.policy import Policy
+from devpolicy.model import ModelTree
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_NAMED = re.compile(r"([A-Za-z_][\w-]*)=(.+)", re.ASCII | re.DOTALL)
+
+policy_argument = click.argument("policy", shell_complete=complete.policies)
+
+host_option = click.option(
+    "--host",
+    metavar="HOST",
+    shell_complete=complete.hosts,
+    help="A host of the catalogue or a host TOML; by default, and with -, this machine.",
+)
+
+model_help = "A model of the catalogue, a model TOML, a checkpoint folder, or a hub id in the local cache."
+
+
+def model_option(*, required: bool) -> Callable[[F], F]:
+    """Return the option that names one model."""
+    return click.option("--model", metavar="MODEL", required=required, shell_complete=complete.models, help=model_help)
+
+
+component_option = click.option(
+    "--component", metavar="NAME", help="The component that is planned, as the policy names it."
+)
+
+
+def load_host(session: Session, name: str | None, policy: Policy | None = None) -> Host:
+    """Return a host by name or path, this machine for `None` and `-`."""
+    if name is None or name == "-":
+        with session.working("asking this machine"):
+            return Host.probe(disk_path=policy.disk_path if policy else None)
+    return Host.load(name)
+
+
+def load_model(session: Session, name: str) -> ModelTree:
+    """Return a model. What is no name of the catalogue may take a while."""
+    from devpolicy.models import model_catalogue
+
+    if name in model_catalogue() or Path(name).suffix == ".toml":
+        return ModelTree.load(name)
+    with session.working(f"reading {name}"):
+        return ModelTree.load(name)
+
+
+def named_models(given: Sequence[str]) -> dict[str | None, str]:
+    """Return `--model` options by component: one model without a name under `None`, or all with names, in order."""
+    named = [_NAMED.fullmatch(text) for text in given]
+    if len(given) == 1 and named[0] is None:
+        return {None: given[0]}
+    result: dict[str | None, str] = {}
+    for text, found in zip(given, named, strict=True):
+        if found is None:
+            raise DevPolicyError(f"several models need names: write `--model NAME={text}`")
+        name, model = found.groups()
+        if name in result:
+            raise DevPolicyError(f"component `{name}` is given twice")
+        result[name] = model
+    return result

@@ -1,0 +1,166 @@
+"""Comparing a plan with the one that was locked, and writing files whole.
+
+Owns what `--locked FILE` reads (a plan's JSON, several components', or a digest alone) and what it says of a change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from devpolicy.cli.fold import fold
+from devpolicy.errors import DevPolicyError, Diagnostic
+from devpolicy.placement.plan import Placement, Plan, PlanError
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_MOST_NOTES = 20
+
+Plans = Mapping[str | None, Plan]
+"""Plans by component; a plan that was asked for alone is under `None`."""
+
+
+class LockedPlanError(DevPolicyError):
+    """The plan is not the locked one."""
+
+    exit_status: ClassVar[int] = 1
+
+    def __init__(self, findings: Any, moved: list[dict[str, str | None]] | None = None) -> None:
+        super().__init__(findings)
+        self.more = {"moved": moved or []}
+
+
+def compare(path: str, plans: Plans) -> None:
+    """Raise `LockedPlanError` with what moved where `plans` are not those of the file, `PlanError` where it is no lock."""
+    locked = read(path)
+    if locked.keys() != plans.keys():
+        listed = ", ".join(f"`{name}`" if name else "one plan" for name in locked)
+        now = ", ".join(f"`{name}`" if name else "one plan" for name in plans)
+        raise LockedPlanError(Diagnostic("DP505", f"`{path}` holds {listed}, and planned is {now}"))
+    findings: list[Diagnostic] = []
+    moved: list[dict[str, str | None]] = []
+    for name, plan in plans.items():
+        before = locked[name]
+        digest = before if isinstance(before, str) else before.digest
+        if digest != plan.digest:
+            changes = _moves(before, plan) if isinstance(before, Plan) else {}
+            moved += [{"component": name, "module": at, "from": old, "to": new} for at, (old, new) in changes.items()]
+            findings.append(_finding(path, name, before, plan, changes))
+    if findings:
+        raise LockedPlanError(findings, moved)
+
+
+def read(path: str) -> dict[str | None, Plan | str]:
+    """Return the plans or digests that a lock file holds. Raises `PlanError`."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig").strip()
+    except (OSError, ValueError) as broken:
+        reason = getattr(broken, "strerror", None) or str(broken)
+        help_ = "write it with `--format json --output FILE`"
+        raise PlanError(Diagnostic("DP109", f"cannot read `{path}`: {reason.lower()}", help=help_)) from None
+    if _DIGEST.fullmatch(text):
+        return {None: text}
+    try:
+        data = json.loads(text)
+        if not isinstance(data, dict):
+            raise PlanError("it holds neither a plan nor a digest")
+        if "errors" in data:
+            raise PlanError("it holds the errors of a plan that failed: `--output FILE` writes only a plan")
+        components = data.get("components")
+        if isinstance(components, dict):
+            return {name: Plan.from_dict(plan) for name, plan in components.items()}
+        return {None: Plan.from_dict(data)}
+    except (ValueError, RecursionError) as broken:
+        why = str(broken) if isinstance(broken, PlanError) else "it holds neither a plan nor a digest"
+        raise PlanError(Diagnostic("DP104", f"`{path}` is no lock: {why}")) from None
+
+
+def _where(unit: Placement | None) -> str | None:
+    if unit is None:
+        return None
+    return str(unit.device) if unit.device == unit.runs_on else f"{unit.device}, run on {unit.runs_on}"
+
+
+def _moves(before: Plan, now: Plan) -> dict[str, tuple[str | None, str | None]]:
+    """Return the modules whose place changed, with the old and the new one; `None`: it has no one place there."""
+    paths = dict.fromkeys([*now.placements, *before.placements])
+    old, new = dict(before.placements.items()), dict(now.placements.items())
+    changes = {path: (_where(_found(before, path, old)), _where(_found(now, path, new))) for path in paths}
+    return {path: (was, is_) for path, (was, is_) in changes.items() if was != is_}
+
+
+def _found(plan: Plan, path: str, units: Mapping[str, Placement]) -> Placement | None:
+    """The placement of a module that may be a unit in one plan and a part of a unit, or several units, in the other."""
+    if path in units:
+        return units[path]
+    inside = plan.placements.below(path)
+    places = {_where(unit) for unit in inside.values()}
+    return next(iter(inside.values())) if len(places) == 1 else None
+
+
+def _finding(
+    path: str, name: str | None, before: Plan | str, now: Plan, changes: Mapping[str, tuple[str | None, str | None]]
+) -> Diagnostic:
+    rows = fold(changes.items())
+    notes = [f"`{row.pattern}`: {row.key[0] or 'not there'} -> {row.key[1] or 'not there'}" for row in rows]
+    if len(notes) > _MOST_NOTES:
+        notes = [*notes[:_MOST_NOTES], f"and {len(notes) - _MOST_NOTES} more"]
+    if not notes:
+        notes = [_no_move(before, now)]
+    of = f" of `{name}`" if name else ""
+    digest = before if isinstance(before, str) else before.digest
+    return Diagnostic(
+        "DP505",
+        f"the plan{of} is not the one in `{path}`",
+        notes=(*notes, f"digest {digest[:19]}, now {now.digest[:19]}"),
+        help=f"where this is wanted, write it again: `--format json --output {path}`",
+    )
+
+
+def _no_move(before: Plan | str, now: Plan) -> str:
+    if isinstance(before, str):
+        return "the file holds only a digest: a plan's JSON would tell what moved"
+    pairs = [
+        ("component", before.component, now.component),
+        ("target", before.target, now.target),
+        ("dtype", before.load.dtype, now.load.dtype),
+        ("offload folder", before.load.offload_folder, now.load.offload_folder),
+    ]
+    changed = [f"{what} `{old}` -> `{new}`" for what, old, new in pairs if old != new]
+    return f"no module moved: {', '.join(changed) or 'the device map is written otherwise'}"
+
+
+def write_whole(path: str, text: str) -> None:
+    """Write a file, whole or not at all. Raises `DevPolicyError` where that fails; then an older file is as it was."""
+    target = Path(path)
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    except OSError as broken:
+        raise DevPolicyError(f"cannot write `{path}`: {(broken.strerror or str(broken)).lower()}") from None
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        _as_a_new_file(temporary, target)
+        Path(temporary).replace(target)
+    except OSError as broken:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise DevPolicyError(f"cannot write `{path}`: {(broken.strerror or str(broken)).lower()}") from None
+
+
+def _as_a_new_file(temporary: str, target: Path) -> None:
+    """Give a temporary file, which only its owner may read, the permissions of the file that it replaces."""
+    try:
+        mode = target.stat().st_mode & 0o777
+    except OSError:
+        mask = os.umask(0)
+        os.umask(mask)
+        mode = 0o666 & ~mask
+    Path(temporary).chmod(mode)
