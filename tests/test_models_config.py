@@ -184,3 +184,19 @@ def test_the_part_of_a_multimodal_model_that_writes_text_keeps_the_cache():
     tree = ModelTree.from_config(config)
     assert [cache.module for cache in tree.kv_cache] == [f"model.language_model.layers.{n}.self_attn" for n in range(3)]
     assert tree.output == 32
+
+
+@pytest.mark.parametrize(("model_type", "architecture"), [("mamba2", "Mamba2ForCausalLM"), ("bert", "BertModel")])
+def test_a_model_that_does_not_attend_to_its_past_keeps_no_cache(model_type, architecture):
+    assert ModelTree.from_config({"model_type": model_type, "architectures": [architecture]}).kv_cache == ()
+
+
+def test_only_the_attention_layers_of_a_hybrid_model_keep_a_cache():
+    tree = ModelTree.from_config({"model_type": "jamba", "architectures": ["JambaForCausalLM"]})
+    layers = {module.path for module in tree.modules if module.cls == "JambaAttention"}
+    assert layers == {cache.module for cache in tree.kv_cache}
+
+
+def test_parameters_that_a_model_makes_in_memory_even_on_meta_are_no_weights():
+    tree = ModelTree.from_config({"model_type": "xlnet", "architectures": ["XLNetLMHeadModel"]})
+    assert all(module.in_place for module in tree.modules)

@@ -23,7 +23,7 @@ from devpolicy.models.conversion import Source, sources
 from devpolicy.models.facts import derive
 from devpolicy.models.families import checkpoint_name, family_tree
 from devpolicy.models.headers import Stored, read_headers, same_bytes
-from devpolicy.models.module import from_module
+from devpolicy.models.module import read_module
 from devpolicy.models.ranges import LARGEST_TREE, join
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -130,7 +130,7 @@ def _has_transformers() -> bool:
 
 def _built(config: dict[str, Any]) -> tuple[ModelTree, Any]:
     model = build(config)
-    return from_module(model), model
+    return read_module(model, unloaded=True), model
 
 
 def _structure(config: dict[str, Any], headers: Mapping[str, Stored]) -> tuple[_Structure | None, str]:

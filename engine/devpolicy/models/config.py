@@ -18,7 +18,7 @@ from typing import Any
 from devpolicy._tables import did_you_mean, suggest
 from devpolicy.errors import Diagnostic, ModelError
 from devpolicy.model import ModelTree
-from devpolicy.models.module import from_module
+from devpolicy.models.module import read_module
 
 LARGEST_JSON = 64 << 20
 """An index of a million tensors has this size."""
@@ -36,7 +36,7 @@ def from_config(config: Any, architecture: str | None = None) -> ModelTree:
     if isinstance(config, str | PathLike):
         path = Path(config)
         config = read_json(path / "config.json" if path.is_dir() else path)
-    tree = from_module(build(config, architecture))
+    tree = read_module(build(config, architecture), unloaded=True)
     method = quantisation(config if isinstance(config, Mapping) else config.to_dict())
     return tree if method is None else replace(tree, partial=f"its weights are quantised (`{method}`), these are not")
 

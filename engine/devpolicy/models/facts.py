@@ -17,7 +17,15 @@ Config = Mapping[str, Any]
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "hidden": ("hidden_size", "n_embd", "d_model", "dim", "hidden_dim"),
-    "heads": ("num_attention_heads", "n_head", "num_heads", "n_heads", "decoder_attention_heads"),
+    "heads": (
+        "num_attention_heads",
+        "n_head",
+        "num_heads",
+        "n_heads",
+        "decoder_attention_heads",
+        "attention_heads",
+        "num_decoder_attention_heads",
+    ),
     "kv_heads": ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "multi_query_group_num"),
     "head_dim": ("head_dim", "d_kv", "kv_channels"),
     "layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
@@ -29,6 +37,9 @@ _NAMES: dict[str, tuple[str, ...]] = {
 _TEXT_PARTS = ("thinker_config", "text_config", "language_config", "llm_config", "decoder")
 _NO_CACHE = frozenset({"moe", "mlp", "conv", "mamba", "linear_attention", "recurrent", "dummy"})
 _SLIDING = frozenset({"sliding_attention", "hybrid_sliding", "reference_sliding_attention", "window_attention"})
+
+_CROSS = re.compile(r"encoder_?att|encdec|cross_?att")
+_BESIDE = re.compile(r"norm|drop")
 
 
 def config_of(found: Iterable[tuple[str, Any]]) -> tuple[dict[str, Any], str]:
@@ -107,11 +118,19 @@ def _values(config: Config) -> int:
     return 2 * (_size(config, "kv_heads") or heads) * head_dim
 
 
+def _layer_types(config: Config) -> Sequence[object]:
+    for key in ("layer_types", "layers_block_type"):
+        types = config.get(key)
+        if isinstance(types, list | tuple):
+            return types
+    return ()
+
+
 def _windows(config: Config, layers: int) -> list[int | None]:
     """Return for each layer the tokens that its cache keeps at most: `None` keeps all, 0 has no cache."""
-    types = config.get("layer_types")
+    types = _layer_types(config)
     sliding, chunk = _number(config, "sliding_window"), _number(config, "attention_chunk_size")
-    if not isinstance(types, list | tuple) or len(types) != layers:
+    if len(types) != layers:
         windows: list[int | None] = [sliding or chunk] * layers
     else:
         by_type = {
@@ -132,17 +151,16 @@ def _caches(
     # Some decoders carry `is_decoder = False` (GPT-NeoX): a class that writes text is believed before it.
     writes = root.endswith(("ForCausalLM", "LMHeadModel"))
     decodes = paired or ("use_cache" in text and (writes or text.get("is_decoder") is not False))
-    layers = (_size(text, "decoder_layers") if paired else None) or _size(text, "layers")
+    layers = _size(text, "decoder_layers") or _size(text, "layers") or len(_layer_types(text))
     values = _values(text)
     if not (decodes and layers and values):
         return
     blocks = _layers(modules, layers, prefix, "decoder" if paired else "")
-    if not blocks:
-        return
     attention = _attention(modules, blocks)
-    for block, window in zip(blocks, _windows(text, layers), strict=True):
-        if window != 0:
-            yield KVCache(attention.get((block, False), block), values, window)
+    for block, window in zip(blocks, _windows(text, layers), strict=bool(blocks)):
+        # A block without attention (Mamba, convolutions) keeps a state that does not grow with the context.
+        if window != 0 and (block, False) in attention:
+            yield KVCache(attention[block, False], values, window)
     if paired or config.get("add_cross_attention"):
         for block in blocks:
             if (block, True) in attention:
@@ -168,22 +186,21 @@ def _layers(modules: Sequence[tuple[str, str]], count: int, prefix: str, within:
 
 def _attention(modules: Sequence[tuple[str, str]], blocks: Sequence[str]) -> dict[tuple[str, bool], str]:
     """Return the path of each block's outermost attention module, by `(block, whether it looks at an encoder)`."""
-    result: dict[tuple[str, bool], str] = {}
+    by_name: dict[tuple[str, bool], str] = {}
+    by_class: dict[tuple[str, bool], str] = {}
     known = set(blocks)
-    depth = blocks[0].count(".") + 1
-    for path, _ in modules:
+    depth = blocks[0].count(".") + 1 if blocks else 0
+    for path, cls in modules if blocks else ():
         parts = path.split(".")
         block = ".".join(parts[:depth])
         name = parts[-1].lower()
-        if (
-            len(parts) > depth
-            and block in known
-            and ("attn" in name or "attention" in name)
-            and not re.search("norm|drop", name)
-        ):
-            cross = re.search(r"encoder_attn|encdec|cross", name) is not None
-            result.setdefault((block, cross), path)
-    return result
+        if len(parts) > depth and block in known and not _BESIDE.search(name):
+            cross = _CROSS.search(name + cls.lower()) is not None
+            if "attn" in name or "attention" in name:
+                by_name.setdefault((block, cross), path)
+            elif "Attention" in cls:
+                by_class.setdefault((block, cross), path)
+    return by_class | by_name
 
 
 def _activation(config: Config) -> int:

@@ -36,6 +36,16 @@ def from_module(module: Any, no_split: Iterable[str] | None = None, name: str | 
     Raises `ModelError` where `module` is no module, contains itself, holds a lazy parameter that has no shape yet, or
     has no class that `no_split` names.
     """
+    return read_module(module, no_split, name)
+
+
+def read_module(
+    module: Any, no_split: Iterable[str] | None = None, name: str | None = None, *, unloaded: bool = False
+) -> ModelTree:
+    """Read a module as `from_module` does; `unloaded` says that no tensor in it is a weight, wherever it is.
+
+    Some models of Transformers make small parameters in memory even when they are built on the meta device.
+    """
     try:
         from torch import nn
     except ImportError:
@@ -43,7 +53,7 @@ def from_module(module: Any, no_split: Iterable[str] | None = None, name: str | 
     if not isinstance(module, nn.Module):
         raise ModelError(f"a model is read from a `torch.nn.Module`, not from {type(module).__name__} objects")
     found = list(_walk(module))
-    reader = _TensorReader()
+    reader = _TensorReader(unloaded)
     converted = converted_names(module)
     modules = tuple(Module(path, type(part).__name__, *reader.read(path, part, converted)) for path, part in found)
     config, prefix = config_of(found)
@@ -83,7 +93,8 @@ def _walk(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 class _TensorReader:
     """Turns torch tensors into `Tensor` values, one for all that are alike, and notes which are one object."""
 
-    def __init__(self) -> None:
+    def __init__(self, unloaded: bool) -> None:
+        self._unloaded = unloaded
         self.order: dict[str, int] = {}  # full name -> its place
         self._made: dict[tuple[object, ...], Tensor] = {}
         self._tuples: dict[tuple[Tensor, ...], tuple[Tensor, ...]] = {}
@@ -105,7 +116,7 @@ class _TensorReader:
                 tensors.append(self._tensor(full, name, tensor, buffer, persistent))
                 self.order[full] = len(self.order)
                 self._objects.setdefault(id(tensor), []).append(full)
-                if tensor.is_meta:
+                if self._unloaded or tensor.is_meta:
                     self.meta.add(full)
                 if persistent and (full in converted or full not in self.meta):
                     in_place = False
