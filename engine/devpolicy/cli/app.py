@@ -55,7 +55,7 @@ class App(click.Group):
             raise DevPolicyError([Diagnostic("", f"there is no command `{args[0]}`", help=known)])
         return super().resolve_command(ctx, args)
 
-    def main(  # type: ignore[override]  # Click's overloads promise to return where it is not standalone
+    def main(
         self,
         args: Sequence[str] | None = None,
         prog_name: str | None = None,
@@ -65,28 +65,44 @@ class App(click.Group):
         **extra: Any,
     ) -> Never:
         """Run a command and exit with its status. `standalone_mode` has no say: there is one way out."""
-        arguments = sys.argv[1:] if args is None else list(args)
-        session = Session.guess(arguments)
+        session = Session.guess(sys.argv[1:] if args is None else args)
+        extra |= {"windows_expand_args": windows_expand_args, "obj": session}
         try:
-            with warnings_told(session):
-                status = super().main(args, prog_name, complete_var, False, windows_expand_args, obj=session, **extra)
+            status = self._status(session, args, prog_name, complete_var, **extra)
         except DevPolicyError as error:
+            # What was to be told could not be written.
             status = error.exit_status
-            report(session, findings_of(error), **getattr(error, "more", {}))
-        except click.exceptions.NoArgsIsHelpError as error:
-            # Asked for nothing: the help is the answer, and still nothing was done.
-            session.err.write(error.ctx.get_help() + "\n" if error.ctx else "")
-            status = 2
-        except click.ClickException as error:
-            status = 2
-            report(session, [usage_finding(error)])
-        except (click.Abort, KeyboardInterrupt):
-            status = 130
+            session.err.write(f"error: {error}\n")
         except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, it is ours
             status = BUG
             report_bug(session, error)
         flush()
-        sys.exit(status or 0)
+        sys.exit(status)
+
+    def _status(
+        self,
+        session: Session,
+        args: Sequence[str] | None,
+        prog_name: str | None,
+        complete_var: str | None,
+        **extra: Any,
+    ) -> int:
+        """Run a command, tell its errors, and return its exit status."""
+        try:
+            with warnings_told(session):
+                return super().main(args, prog_name, complete_var, standalone_mode=False, **extra) or 0
+        except DevPolicyError as error:
+            report(session, findings_of(error), **getattr(error, "more", {}))
+            return error.exit_status
+        except click.exceptions.NoArgsIsHelpError as error:
+            # Asked for nothing: the help is the answer, and still nothing was done.
+            session.err.write(error.ctx.get_help() + "\n" if error.ctx else "")
+            return 2
+        except click.ClickException as error:
+            report(session, [usage_finding(error)])
+            return 2
+        except (click.Abort, KeyboardInterrupt):
+            return 130
 
 
 _COMPLETION = """\b

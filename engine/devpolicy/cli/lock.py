@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from devpolicy.cli.fold import fold
 from devpolicy.errors import DevPolicyError, Diagnostic
-from devpolicy.placement.plan import Placement, Plan, PlanError
+from devpolicy.placement.plan import Plan, PlanError
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _MOST_NOTES = 20
@@ -24,32 +24,38 @@ _MOST_NOTES = 20
 Plans = Mapping[str | None, Plan]
 """Plans by component; a plan that was asked for alone is under `None`."""
 
+Where = tuple[str, str] | None
+"""The device that keeps a module and the one that runs it; `None` where it has no one place."""
+
 
 class LockedPlanError(DevPolicyError):
     """The plan is not the locked one."""
 
     exit_status: ClassVar[int] = 1
 
-    def __init__(self, findings: Any, moved: list[dict[str, str | None]] | None = None) -> None:
+    def __init__(self, findings: Any, moved: list[dict[str, Any]] | None = None) -> None:
         super().__init__(findings)
         self.more = {"moved": moved or []}
 
 
 def compare(path: str, plans: Plans) -> None:
-    """Raise `LockedPlanError` with what moved where `plans` are not those of the file, `PlanError` where it is no lock."""
+    """Raise `LockedPlanError` with what moved where `plans` are not the file's, `PlanError` where it is no lock."""
     locked = read(path)
     if locked.keys() != plans.keys():
         listed = ", ".join(f"`{name}`" if name else "one plan" for name in locked)
         now = ", ".join(f"`{name}`" if name else "one plan" for name in plans)
         raise LockedPlanError(Diagnostic("DP505", f"`{path}` holds {listed}, and planned is {now}"))
     findings: list[Diagnostic] = []
-    moved: list[dict[str, str | None]] = []
+    moved: list[dict[str, Any]] = []
     for name, plan in plans.items():
         before = locked[name]
         digest = before if isinstance(before, str) else before.digest
         if digest != plan.digest:
             changes = _moves(before, plan) if isinstance(before, Plan) else {}
-            moved += [{"component": name, "module": at, "from": old, "to": new} for at, (old, new) in changes.items()]
+            moved += [
+                {"component": name, "module": at, "from": _for_machines(old), "to": _for_machines(new)}
+                for at, (old, new) in changes.items()
+            ]
             findings.append(_finding(path, name, before, plan, changes))
     if findings:
         raise LockedPlanError(findings, moved)
@@ -80,34 +86,35 @@ def read(path: str) -> dict[str | None, Plan | str]:
         raise PlanError(Diagnostic("DP104", f"`{path}` is no lock: {why}")) from None
 
 
-def _where(unit: Placement | None) -> str | None:
-    if unit is None:
-        return None
-    return str(unit.device) if unit.device == unit.runs_on else f"{unit.device}, run on {unit.runs_on}"
-
-
-def _moves(before: Plan, now: Plan) -> dict[str, tuple[str | None, str | None]]:
-    """Return the modules whose place changed, with the old and the new one; `None`: it has no one place there."""
+def _moves(before: Plan, now: Plan) -> dict[str, tuple[Where, Where]]:
+    """Return the modules whose place changed, with the old and the new one."""
     paths = dict.fromkeys([*now.placements, *before.placements])
-    old, new = dict(before.placements.items()), dict(now.placements.items())
-    changes = {path: (_where(_found(before, path, old)), _where(_found(now, path, new))) for path in paths}
+    changes = {path: (_where(before, path), _where(now, path)) for path in paths}
     return {path: (was, is_) for path, (was, is_) in changes.items() if was != is_}
 
 
-def _found(plan: Plan, path: str, units: Mapping[str, Placement]) -> Placement | None:
-    """The placement of a module that may be a unit in one plan and a part of a unit, or several units, in the other."""
-    if path in units:
-        return units[path]
-    inside = plan.placements.below(path)
-    places = {_where(unit) for unit in inside.values()}
-    return next(iter(inside.values())) if len(places) == 1 else None
+def _where(plan: Plan, path: str) -> Where:
+    """Where a module is kept and runs: also one that is part of a unit here, or several units that go together."""
+    places = {(str(unit.device), str(unit.runs_on)) for unit in plan.placements.below(path).values()}
+    return next(iter(places)) if len(places) == 1 else None
+
+
+def _told(where: Where) -> str:
+    if where is None:
+        return "no one place"
+    device, runs_on = where
+    return device if device == runs_on else f"{device} (runs on {runs_on})"
+
+
+def _for_machines(where: Where) -> dict[str, str] | None:
+    return None if where is None else {"device": where[0], "runs_on": where[1]}
 
 
 def _finding(
-    path: str, name: str | None, before: Plan | str, now: Plan, changes: Mapping[str, tuple[str | None, str | None]]
+    path: str, name: str | None, before: Plan | str, now: Plan, changes: Mapping[str, tuple[Where, Where]]
 ) -> Diagnostic:
     rows = fold(changes.items())
-    notes = [f"`{row.pattern}`: {row.key[0] or 'not there'} -> {row.key[1] or 'not there'}" for row in rows]
+    notes = [f"`{row.pattern}`: {_told(row.key[0])} -> {_told(row.key[1])}" for row in rows]
     if len(notes) > _MOST_NOTES:
         notes = [*notes[:_MOST_NOTES], f"and {len(notes) - _MOST_NOTES} more"]
     if not notes:

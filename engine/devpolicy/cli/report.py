@@ -102,12 +102,19 @@ def usage_finding(error: click.ClickException) -> Diagnostic:
 
 
 def report_bug(session: Session, error: Exception) -> None:
-    """Tell an exception that nobody meant to raise, in one line and without a traceback."""
+    """Tell an exception that nobody meant to raise, in one line, with its traceback only under `--debug`."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    message = f"this is a bug in devpolicy: {type(error).__name__}: {error}{where}".replace("\n", " ")
-    hint = "please report it with the command, the policy and what `--debug` prints"
-    report(session, [Diagnostic("", message, help=hint)])
+    try:
+        message = f"this is a bug in devpolicy: {type(error).__name__}: {error}{where}".replace("\n", " ")
+    except Exception:  # noqa: BLE001 - its own text may be what is broken
+        message = f"this is a bug in devpolicy: {type(error).__name__}{where}"
+    finding = Diagnostic("", message, help="please report it with the command, the policy and what `--debug` prints")
+    if session.json:
+        report(session, [finding])
+    else:
+        # Without colours: the drawing itself may be at fault.
+        session.err.write(rendered([finding]) + "\n")
     if session.debug:
         session.err.write("".join(traceback.format_exception(error)))
 

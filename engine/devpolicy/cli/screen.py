@@ -24,6 +24,7 @@ Span = tuple[str, str]
 Line = str | Sequence[Span]
 
 STYLES = {
+    "": "",
     "error": "bold red",
     "warning": "bold yellow",
     "help": "cyan",
@@ -90,9 +91,9 @@ class Screen:
     def _encoding(self) -> str:
         return getattr(self._stream, "encoding", None) or "utf-8"
 
-    def print(self, lines: Line | Iterable[Line] = "") -> None:
-        """Write text or styled spans, each line with its end. A string may hold several lines."""
-        given: list[Line] = [lines] if isinstance(lines, str) else list(lines)  # type: ignore[arg-type]
+    def print(self, lines: str | Iterable[Line] = "") -> None:
+        """Write lines of text or of styled spans, each with its end. One string may hold several lines."""
+        given = [lines] if isinstance(lines, str) else list(lines)
         shown = self._painted(given) if self.colored else "".join(f"{plain(line)}\n" for line in given)
         self.write(shown)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import click
 
@@ -66,7 +66,7 @@ class Session:
             if option == "--format" and value == "json":
                 session.format = "json"
             elif option == "--color" and value in ("auto", "always", "never"):
-                session.color = value  # type: ignore[assignment]
+                session.color = cast(Color, value)
             elif option == "--debug":
                 session.debug = True
         return session
