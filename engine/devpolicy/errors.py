@@ -14,6 +14,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+WIDEST = 160
+"""Characters of a line that a message shows; of a longer one, those around the place."""
+MOST_SHOWN = 100
+"""Findings that an error's text shows; `diagnostics` holds all of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -50,10 +55,9 @@ class Diagnostic:
             margin = " " * len(str(place.line))
             lines.append(f"{margin}--> {place}")
             if place.text:
-                # Tabs would shift the carets, so both lines show them as one space.
-                shown = place.text.replace("\t", " ")
-                width = max(1, min(place.length, len(shown) - place.column + 1))
-                carets = " " * (place.column - 1) + "^" * width
+                shown, column = _window(place.text, place.column)
+                width = max(1, min(place.length, len(shown) - column + 1))
+                carets = " " * (column - 1) + "^" * width
                 lines += [f"{margin} |", f"{place.line} | {shown}"]
                 lines.append(f"{margin} | {carets} {self.label}".rstrip())
                 if self.notes or self.help:
@@ -86,6 +90,19 @@ class Diagnostic:
         }
 
 
+def _window(line: str, column: int) -> tuple[str, int]:
+    """Return what a message shows of a line, and the column in it."""
+    # Tabs would shift the carets, so both lines show them as one space.
+    line = line.replace("\t", " ")
+    if len(line) <= WIDEST:
+        return line, column
+    begin = max(0, min(column - 1 - WIDEST // 4, len(line) - WIDEST))
+    shown = line[begin : begin + WIDEST]
+    if begin + WIDEST < len(line):
+        shown = f"{shown[:-1]}…"
+    return (f"…{shown[1:]}" if begin else shown), column - begin
+
+
 class DevPolicyError(Exception):
     """Base of every error that devpolicy raises on purpose.
 
@@ -101,7 +118,10 @@ class DevPolicyError(Exception):
             super().__init__(findings)
             return
         self.diagnostics = (findings,) if isinstance(findings, Diagnostic) else tuple(findings)
-        super().__init__("\n\n".join(finding.render() for finding in self.diagnostics))
+        shown = [finding.render() for finding in self.diagnostics[:MOST_SHOWN]]
+        if len(self.diagnostics) > MOST_SHOWN:
+            shown.append(f"and {len(self.diagnostics) - MOST_SHOWN} more findings")
+        super().__init__("\n\n".join(shown))
 
     def __reduce__(self) -> tuple[type[DevPolicyError], tuple[object]]:
         # Worker processes (pytest-xdist, multiprocessing) hand errors over by pickling.
@@ -129,7 +149,7 @@ class ModelError(DevPolicyError, ValueError):
     """A malformed model file, a folder that is no checkpoint, or a name that the catalogue does not have."""
 
 
-class Unsatisfiable(DevPolicyError):
+class Unsatisfiable(DevPolicyError):  # noqa: N818 - it names a state of the world, not a mistake
     """A valid policy that this host, model and consumer cannot satisfy (DP3xx, DP4xx)."""
 
     exit_status: ClassVar[int] = 3

@@ -196,6 +196,13 @@ def test_a_hundred_thousand_paths_are_matched_in_a_blink():
     assert time.process_time() - start < 2
 
 
+def test_a_long_range_is_read_at_once():
+    start = time.process_time()
+    for low in range(200):
+        assert Pattern.parse(f"**.{{{low}..899999999999}}.*").matches("a.899999999999.b")
+    assert time.process_time() - start < 2
+
+
 def test_patterns_are_values():
     pattern = Pattern.parse("model.layers.{0..3}.*")
     again = pickle.loads(pickle.dumps(pattern))

@@ -217,8 +217,9 @@ def _numbers(low: str, high: str) -> str:
 
 
 def _same_length(low: str, high: str) -> str:
-    if not low:
-        return ""
+    if not low.strip("0") and not high.strip("9"):
+        # All of them. Without this shortcut both ends would be split again and again: 2**digits choices.
+        return "[0-9]" * len(low)
     first, last = low[0], high[0]
     if first == last:
         return first + _same_length(low[1:], high[1:])
