@@ -16,7 +16,8 @@ from devpolicy.errors import Diagnostic
 from devpolicy.sizes import SizeError, parse_size
 
 if TYPE_CHECKING:
-    from devpolicy._toml import Document, Inside, KeyPath, Part
+    from devpolicy._spans import KeyPath
+    from devpolicy._toml import Document, Inside, Part
 
 T = TypeVar("T")
 
