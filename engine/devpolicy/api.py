@@ -90,7 +90,7 @@ def resolve(
     """Return the device that a policy gives a component: with `model` the whole plan's, without it the device choice.
 
     Without a model, rules about modules cannot be applied: that is a `DevPolicyWarning`, and with `strict` an error
-    (`Unsatisfiable`, DP503).
+    (`Unsatisfiable`, DP504).
     """
     policy, host = _policy(policy), _host(host, policy)
     if model is not None:

@@ -147,6 +147,11 @@ CODES: dict[str, Code] = {
         "of the devices of the map. For several devices that are not CUDA's, or CUDA ordinals of more than one group "
         "of eight (0 to 7, 8 to 15), it can be any of them, so no such map is written.",
     ),
+    "DP411": Code(
+        "nothing is left to run",
+        "Rules keep every module on the CPU or on disk. A device map without a device that executes would run the model "
+        "on the CPU, which `prefer` does not say. Leave some module out of the rules.",
+    ),
     # Lint.
     "DP501": Code(
         "a rule that matches nothing",

@@ -27,7 +27,7 @@ class Choice:
 def choose(policy: Policy, host: Host, *, target: str = "torch", strict: bool = False) -> Choice:
     """Return the first device of the first term that the host and the consumer have.
 
-    Raises `Unsatisfiable`: DP301 where no term has a usable device, DP503 where `strict` and the policy has rules
+    Raises `Unsatisfiable`: DP301 where no term has a usable device, DP504 where `strict` and the policy has rules
     about modules, which cannot be applied without a model.
     """
     warnings = _rules_left_out(policy)
@@ -63,7 +63,7 @@ def _rules_left_out(policy: Policy) -> list[Diagnostic]:
     verb = "is" if count == 1 else "are"
     return [
         Diagnostic(
-            "DP503",
+            "DP504",
             f"{rules} {verb} not applied: without a model only the device is chosen",
             first.place,
             help="give the model, so that its modules can be placed",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from devpolicy.device import DeviceType
 from devpolicy.errors import Diagnostic
 from devpolicy.language.policy import Policy, Rule
 from devpolicy.placement.seats import Seat
@@ -43,6 +44,21 @@ class World:
     target: Target
     policy: Policy
     sizing: Sizing
+
+    def beside(self, main: int) -> set[int]:
+        """Return the seats that a plan may use with `main` as its main device while weights are kept elsewhere.
+
+        accelerate takes as its main device the first of a Python set of the map's values, and streams what is kept
+        there. Integers of one group of eight are in order in any such set; across groups, and for the
+        text that names devices other than CUDA's, the order is left to chance.
+        """
+        device = self.seats[main].device
+        if device.type is not DeviceType.GPU:
+            return {main}
+        group = (device.id or 0) // 8
+        return {
+            number for number, seat in enumerate(self.seats) if number >= main and (seat.device.id or 0) // 8 == group
+        }
 
     def activations(self, number: int) -> int:
         """Bytes that seat `number` needs once it executes anything."""

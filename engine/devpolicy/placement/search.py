@@ -68,14 +68,25 @@ class Problem:
         lowest_pin = min(self.pinned, default=len(self.world.seats))
         for number in range(len(self.world.seats)):
             usable = number in self.world.open or number == lowest_pin
-            if number <= lowest_pin and usable and self.assignment.main in (None, number):
+            beside = self.world.beside(number)
+            if (
+                number <= lowest_pin
+                and usable
+                and self.assignment.main in (None, number)
+                and beside.issuperset(self.pinned)
+            ):
                 yield number
+
+    def runs_on(self, main: int, ends: dict[int, int]) -> bool:
+        """Whether anything stays on `main`, the first of the seats with runs."""
+        return main in self.pinned or bool(self.assignment.with_main) or ends[main] > 0
 
     def bins(self, main: int | None) -> dict[int, Bin]:
         """Return the seats that the clusters may use, by number, when `main` is the main device."""
         bins = {}
+        beside = None if main is None else self.world.beside(main)
         for number, seat in enumerate(self.world.seats):
-            if main is not None and number < main:
+            if beside is not None and number not in beside:
                 continue
             own = self.pinned.get(number)
             fixed = self.world.base(number) + (own or 0)
@@ -153,6 +164,9 @@ def _attempt(problem: Problem, main: int | None, split: Split) -> Attempt | None
         for (number, one), start, end in zip(numbered.items(), [0, *ends], ends, strict=False)
         if end > start or one.required
     ]
+    if main is not None and not problem.runs_on(main, dict(zip(numbered, ends, strict=True))):
+        # The map would not name this device, and its consumer would take another for the main one.
+        return None
     # One device of several: the lowest that serves, however full it is.
     lowest_serves = len(used) == 1 and problem.world.policy.split != "balanced"
     peak = Fraction(0) if lowest_serves else solver.peak_of(problem.sums, bins, ends)
@@ -188,7 +202,24 @@ def _when_needed(sums: Sums, bins: Sequence[Bin]) -> Ends | None:
 
 def no_room(problem: Problem) -> Refused:
     """Return the refusal of a term whose devices do not hold what is open."""
-    world = problem.world
+    world, assignment = problem.world, problem.assignment
+    if not (problem.clusters or assignment.pinned or assignment.with_main):
+        return Refused(
+            Diagnostic(
+                "DP411",
+                f"everything is kept elsewhere, and nothing is left that would run on `{world.kind}`",
+                help="leave some module where it runs",
+            )
+        )
+    if next(problem.mains(), problem) is problem:
+        return Refused(
+            Diagnostic(
+                "DP410",
+                f"weights are kept elsewhere, and rules run modules on `{world.kind}` devices "
+                f"that leave the main device to chance",
+                help="run them on one device, or keep nothing elsewhere",
+            )
+        )
     seats = [seat for number, seat in enumerate(world.seats) if number in world.open]
     need = problem.sums.with_cache[-1] + sum(problem.pinned.values()) + problem.main_load + problem.main_cache
     need += problem.streaming + problem.shared + min((world.base(number) for number in world.open), default=0)

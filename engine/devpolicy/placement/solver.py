@@ -176,7 +176,8 @@ def least_peak(sequence: Sums, bins: Sequence[Bin], count: int | None = None) ->
         else:
             best, high = found, peak_of(sequence, bins, found)
     # What bisection leaves open is closed exactly: ask for strictly less until there is none.
-    while (found := attempt(high, below=True)) is not None:
+    # A sequence without bytes has a peak of nothing, which nothing is below.
+    while high > 0 and (found := attempt(high, below=True)) is not None:
         best, high = found, peak_of(sequence, bins, found)
     return _even(sequence, bins, best, high, spread=count is None)
 

@@ -28,10 +28,10 @@ class Unit:
     end: int
     own_only: bool
     """Only the tensors that the module at `start` holds itself; its children are units of their own."""
-    block: int | None
-    """The position of the block that this is a piece of, where a rule cuts one."""
-    is_block: bool
     chain: Chain
+    block: int | None = None
+    """The position of the block that this is a piece of, where a rule cuts one."""
+    is_block: bool = False
     weights: int = 0
     buffers: int = 0
     kv_cache: int = 0
@@ -60,30 +60,30 @@ def divide(tree: ModelTree, rules: Sequence[Rule], sizing: Sizing) -> Division:
     natural = _natural_units(tree)
     chains, matched = _chains(tree, rules, sizing, natural)
     uniform = _uniform(tree, chains)
-    division = Division([], matched)
-    _collect(tree, sizing, natural, chains, uniform, division.units)
-    return division
+    return Division(_collect(tree, sizing, natural, chains, uniform), matched)
 
 
 def _natural_units(tree: ModelTree) -> list[bool]:
     """Mark the modules that are units where no rule cuts them.
 
-    Blocks of a no-split class (the outermost), and modules without children. A container that holds
+    Blocks of a no-split class (the outermost), and modules without tensors below their own. A container that holds
     tensors itself and has no block inside counts as a block too: its own forward mixes its tensors with
     its children's outputs, which is safe only on one device. That needs no-split classes to tell by.
     """
     count = len(tree.modules)
-    holds_block = [False] * count
+    holds_block, holds_more = [False] * count, [False] * count
     for position in range(count - 1, 0, -1):
-        if holds_block[position] or tree.modules[position].cls in tree.no_split:
-            holds_block[tree.parents[position]] = True
+        parent, module = tree.parents[position], tree.modules[position]
+        if holds_block[position] or module.cls in tree.no_split:
+            holds_block[parent] = True
+        if holds_more[position] or module.tensors:
+            holds_more[parent] = True
     natural = [False] * count
     position = 0
     while position < count:
         module = tree.modules[position]
-        whole = module.cls in tree.no_split or tree.ends[position] == position + 1
         mixing = position > 0 and bool(tree.no_split) and bool(module.tensors) and not holds_block[position]
-        natural[position] = whole or mixing
+        natural[position] = module.cls in tree.no_split or not holds_more[position] or mixing
         position = tree.ends[position] if natural[position] else position + 1
     return natural
 
@@ -146,67 +146,47 @@ def _collect(
     natural: list[bool],
     chains: list[Chain],
     uniform: list[bool],
-    units: list[Unit],
-) -> None:
-    """Walk the tree in order and append the units. Iterative: a tree may be deeper than the interpreter's stack."""
+) -> list[Unit]:
+    """Walk the tree in order and return the units. Iterative: a tree may be deeper than the interpreter's stack."""
+    units: list[Unit] = []
     position, count = 0, len(tree.modules)
     block: int | None = None
     block_end = 0
-    # A cut block's cache belongs to a container that is no unit itself: its first piece takes it.
+    # A cache may belong to a container that is no unit itself: the next unit takes it.
     loose_cache = 0
     while position < count:
         if position >= block_end:
             block = None
-        module = tree.modules[position]
         whole = natural[position] or block is not None
-        if whole and uniform[position]:
-            is_block = natural[position] and tree.ends[position] > position + 1
-            _append(tree, sizing, units, position, tree.ends[position], block, chains[position], is_block=is_block)
-            if loose_cache and units and units[-1].start == position:
-                units[-1].kv_cache += loose_cache
-                loose_cache = 0
-            position = tree.ends[position]
-            continue
-        if whole and block is None:
+        together = whole and uniform[position]
+        if whole and not together and block is None:
             block, block_end = position, tree.ends[position]
-        if module.tensors:
-            _append(tree, sizing, units, position, position + 1, block, chains[position], own_only=True)
+        end = tree.ends[position] if together else position + 1
+        if any(module.tensors for module in tree.modules[position:end]):
+            unit = _unit(tree, sizing, position, end, chains[position])
+            unit.block = block
+            unit.is_block = natural[position] and end > position + 1
+            unit.kv_cache += loose_cache
+            loose_cache = 0
+            units.append(unit)
         else:
-            loose_cache += sizing.kv_cache[position]
-        position += 1
+            loose_cache += sum(sizing.kv_cache[position:end])
+        position = end
+    if units:
+        units[-1].kv_cache += loose_cache
+    return units
 
 
-def _append(
-    tree: ModelTree,
-    sizing: Sizing,
-    units: list[Unit],
-    start: int,
-    end: int,
-    block: int | None,
-    chain: Chain,
-    *,
-    own_only: bool = False,
-    is_block: bool = False,
-) -> None:
-    if end == start + 1:
-        if not tree.modules[start].tensors:
-            return
-    elif not any(module.tensors for module in tree.modules[start:end]):
-        return
-    own_only = own_only and tree.ends[start] > start + 1
-    units.append(
-        Unit(
-            tree.modules[start].path,
-            start,
-            end,
-            own_only,
-            block,
-            is_block,
-            chain,
-            weights=sum(sizing.weights[start:end]),
-            buffers=sum(sizing.buffers[start:end]),
-            kv_cache=sum(sizing.kv_cache[start:end]),
-            streamed=max(sizing.whole[start:end]),
-            rewritten=sum(sizing.weights[at] for at in range(start, end) if not tree.modules[at].in_place),
-        )
+def _unit(tree: ModelTree, sizing: Sizing, start: int, end: int, chain: Chain) -> Unit:
+    return Unit(
+        tree.modules[start].path,
+        start,
+        end,
+        own_only=end < tree.ends[start],
+        chain=chain,
+        weights=sum(sizing.weights[start:end]),
+        buffers=sum(sizing.buffers[start:end]),
+        kv_cache=sum(sizing.kv_cache[start:end]),
+        streamed=max(sizing.whole[start:end]),
+        rewritten=sum(sizing.weights[at] for at in range(start, end) if not tree.modules[at].in_place),
     )

@@ -1,0 +1,136 @@
+"""The smallest change that would make a refused plan possible.
+
+Owns the help of a refusal. Each change is tried by planning again, with one thing altered, so what is
+suggested is known to work. It changes nothing itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+
+from devpolicy.host import Accelerator, Host
+from devpolicy.language.policy import Policy, Term
+from devpolicy.model import ModelTree
+from devpolicy.placement.plan import Plan
+from devpolicy.placement.seats import FREE_STEP
+from devpolicy.placement.sizing import DEFAULT_CONTEXT
+from devpolicy.sizes import TIB, format_size
+
+Attempt = Callable[[Policy, Host], Plan | None]
+"""Plans with an altered policy and host, `None` where that is refused too."""
+
+_MOST_STEPS = 4 * TIB // FREE_STEP
+_MOST_DEVICES = 8
+_LARGE = 5_000
+"""For trees of more modules only `overflow` is tried: planning dozens of times would take longer than anyone waits."""
+_LEAST_CONTEXT = 128
+
+
+def remedies(policy: Policy, tree: ModelTree, host: Host, attempt: Attempt) -> str:
+    """Return the help of a refusal: each line one change that would do, the smallest first; empty where none would."""
+    lines = list(_overflow(policy, host, attempt))
+    if len(tree.modules) <= _LARGE:
+        lines = [*_memory(policy, host, attempt), *_devices(policy, host, attempt), *lines]
+        lines += _context(policy, tree, host, attempt)
+    lines += _cpu(policy, host, attempt)
+    return "\n".join([lines[0], *(f"or {line}" for line in lines[1:])]) if lines else ""
+
+
+def _present(policy: Policy, host: Host) -> Iterator[tuple[Term, list[Accelerator]]]:
+    """The accelerator terms of `prefer` that name working devices of this host."""
+    for term in policy.prefer:
+        named = [one for one in host.devices(term.type) if term.id in (None, one.id) and one.fault is None]
+        if named and host.fault(term.type) is None:
+            yield term, named
+
+
+def _memory(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
+    for term, named in _present(policy, host):
+        largest = max(named, key=lambda one: (one.free, -(one.id or 0)))
+        grown = partial(_grown, host, largest)
+        only = replace(policy, prefer=(term,))
+        steps = _least(_MOST_STEPS, partial(_with_host, attempt, only, grown))
+        if steps is not None:
+            yield f"{format_size(steps * FREE_STEP)} more on `{largest.type}:{largest.id}` would do"
+
+
+def _with_host(attempt: Attempt, policy: Policy, change: Callable[[int], Host], steps: int) -> Plan | None:
+    return attempt(policy, change(steps))
+
+
+def _grown(host: Host, one: Accelerator, steps: int) -> Host:
+    more = steps * FREE_STEP
+    grown = replace(one, memory=one.memory + more, free=one.free + more)
+    accelerators = tuple(grown if other == one else other for other in host.accelerators)
+    if one.unified:
+        # The CPU may ask for 90 % of the pool at most, so the pool grows by more than the device does.
+        return replace(host, accelerators=accelerators, memory=host.memory + 2 * more, free=host.free + 2 * more)
+    return replace(host, accelerators=accelerators)
+
+
+def _devices(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
+    for term, named in _present(policy, host):
+        if term.id is not None or term.type == "mps" or policy.split == "never":
+            continue
+        last = named[-1]
+        only = replace(policy, prefer=(term,))
+        larger = partial(_with_host, attempt, only, partial(_with_more_like, host, last))
+        count = next((count for count in range(1, _MOST_DEVICES + 1) if larger(count) is not None), None)
+        if count is not None:
+            yield f"{count} more device{'s' if count > 1 else ''} like `{last.type}:{last.id}`"
+
+
+def _with_more_like(host: Host, one: Accelerator, count: int) -> Host:
+    first = max(other.id or 0 for other in host.devices(one.type)) + 1
+    added = tuple(replace(one, id=first + at, uuid=None, physical=None) for at in range(count))
+    return replace(host, accelerators=(*host.accelerators, *added))
+
+
+def _overflow(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
+    if policy.overflow:
+        return
+    for places in (("cpu",), ("disk",), ("cpu", "disk")):
+        plan = attempt(replace(policy, overflow=tuple(Term(place) for place in places)), host)
+        if plan is not None:
+            kept = sum(unit.bytes for unit in plan.placements.values() if unit.rule == "overflow")
+            written = f'"{places[0]}"' if len(places) == 1 else '["cpu", "disk"]'
+            yield f"`overflow = {written}`, which keeps {format_size(kept)} there and is slower"
+            return
+
+
+def _context(policy: Policy, tree: ModelTree, host: Host, attempt: Attempt) -> Iterator[str]:
+    context = policy.workload.context or min(DEFAULT_CONTEXT, tree.context or DEFAULT_CONTEXT)
+
+    def shorter(steps: int) -> Plan | None:
+        workload = replace(policy.workload, context=context - steps * _LEAST_CONTEXT)
+        return attempt(replace(policy, workload=workload), host)
+
+    steps = _least((context - 1) // _LEAST_CONTEXT, shorter)
+    if steps is not None:
+        yield f"`[workload]` with `context = {context - steps * _LEAST_CONTEXT}`"
+
+
+def _cpu(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
+    cpu = Term("cpu")
+    if cpu in policy.prefer:
+        return
+    if attempt(replace(policy, prefer=(cpu,)), host) is not None:
+        yield '`"cpu"` at the end of `prefer`'
+    elif attempt(replace(policy, prefer=(cpu,), overflow=(Term("disk"),)), host) is not None:
+        yield '`"cpu"` at the end of `prefer`, with `overflow = "disk"`'
+
+
+def _least(most: int, attempt: Callable[[int], Plan | None]) -> int | None:
+    """Return the least step from 1 to `most` that succeeds, if more is never worse; `None` where `most` fails."""
+    if most < 1 or attempt(most) is None:
+        return None
+    low, high = 0, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        if attempt(middle) is None:
+            low = middle
+        else:
+            high = middle
+    return high

@@ -1,0 +1,130 @@
+"""A naive statement of what a plan must be, short enough to read. It shares no code with the planner.
+
+`decided` says which rule speaks for a module, `recount` what each device holds, `partitions` and `best_peak`
+what contiguous placement can reach at best.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from fractions import Fraction
+from itertools import combinations_with_replacement
+from math import prod
+from typing import Any
+
+ITEM = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "int64": 8, "bool": 1}
+
+
+def ancestors(path: str) -> list[str]:
+    """The module itself and every module above it."""
+    parts = path.split(".") if path else []
+    return [".".join(parts[:length]) for length in range(len(parts), -1, -1)]
+
+
+def tensors(tree: Any) -> dict[str, tuple[str, Any]]:
+    """Every tensor by its full name, with its module's path."""
+    return {
+        f"{module.path}.{tensor.name}" if module.path else tensor.name: (module.path, tensor)
+        for module in tree.modules
+        for tensor in module.tensors
+    }
+
+
+def size(tensor: Any) -> int:
+    return prod(tensor.shape) * ITEM[tensor.dtype]
+
+
+def subtree(tree: Any, path: str) -> int:
+    """Bytes of the parameters in a module's subtree, tied ones at their first name."""
+    again = {name for group in tree.ties for name in group[1:]}
+    return sum(
+        size(tensor)
+        for name, (module, tensor) in tensors(tree).items()
+        if path in ancestors(module) and name not in again and not tensor.buffer
+    )
+
+
+def decided(policy: Any, tree: Any, path: str) -> list[Any]:
+    """The rules that speak for a module, in written order: own path and ancestors' alike, up to the first final one."""
+    classes = {module.path: module.cls for module in tree.modules}
+    speaking = []
+    for rule in policy.rules:
+        matched = any(
+            (not rule.match or any(pattern.matches(above) for pattern in rule.match))
+            and (not rule.cls or any(fnmatchcase(classes[above], glob) for glob in rule.cls))
+            and (rule.size is None or rule.size.holds(subtree(tree, above)))
+            for above in ancestors(path)
+        )
+        if matched:
+            speaking.append(rule)
+            if rule.on_exhausted == "error":
+                break
+    return speaking
+
+
+def read(device_map: dict[str, Any], name: str) -> Any:
+    """The device of a tensor: that of the longest key that is a dotted prefix of its name."""
+    parts = name.split(".")
+    for length in range(len(parts), -1, -1):
+        key = ".".join(parts[:length])
+        if key in device_map:
+            return device_map[key]
+    raise AssertionError(f"{name} has no device")
+
+
+def recount(plan: Any, tree: Any, context: int, batch: int = 1) -> dict[str, dict[str, int]]:
+    """What each device holds, from the device map and the tree: weights, KV cache and streaming buffer, in bytes."""
+    form = plan.device.to_dict()
+    device_map = form["device_map"] if "device_map" in form else {"": form["device"]}
+    running = [device for device in device_map.values() if device not in ("cpu", "disk")]
+    main = min(running, key=lambda device: int(device.partition(":")[2] or 0)) if running else "cpu"
+    kept = {"cpu", "disk"} - {main}
+    held: dict[str, dict[str, int]] = {}
+
+    def add(device: str, what: str, count: int) -> None:
+        entry = held.setdefault(device, {"weights": 0, "kv_cache": 0, "streaming": 0})
+        entry[what] += count
+
+    again = {name for group in tree.ties for name in group[1:]}
+    streamed: dict[str, int] = {}
+    for name, (module, tensor) in tensors(tree).items():
+        device = read(device_map, name)
+        if tensor.buffer:
+            device = main if device in kept else device
+        elif device in kept:
+            streamed[module] = streamed.get(module, 0) + size(tensor)
+        add(device, "weights", 0 if name in again else size(tensor))
+    floats = [tensor.dtype for _, tensor in tensors(tree).values() if "float" in tensor.dtype and not tensor.buffer]
+    item = ITEM[tree.dtype or next(iter(floats), "float32")]
+    order = [module.path for module in tree.modules]
+    for cache in tree.kv_cache:
+        # A cache is where its module's first tensor runs; a module without any goes with the next one that has some.
+        names = list(tensors(tree))
+        behind = [name for name in names if order.index(tensors(tree)[name][0]) >= order.index(cache.module)]
+        if names:
+            device = read(device_map, (behind or names[-1:])[0])
+            tokens = min(context, cache.window) if cache.window else context
+            add(main if device in kept else device, "kv_cache", cache.values * tokens * batch * item)
+    if streamed:
+        add(main, "streaming", max(streamed.values()))
+    return held
+
+
+def partitions(count: int, bins: int) -> list[tuple[int, ...]]:
+    """Every way to cut a sequence of `count` into `bins` runs, in order, empty ones too: the end of each run."""
+    return [(*cuts, count) for cuts in combinations_with_replacement(range(count + 1), bins - 1)]
+
+
+def loads(sizes: list[int], ends: tuple[int, ...]) -> list[int]:
+    return [sum(sizes[start:end]) for start, end in zip((0, *ends), ends, strict=False)]
+
+
+def best_peak(sizes: list[int], budgets: list[int], most: int | None = None) -> Fraction | None:
+    """The least possible largest share of a budget, over all partitions that fit and use at most `most` bins."""
+    peaks = []
+    for ends in partitions(len(sizes), len(budgets)):
+        held = loads(sizes, ends)
+        used = [at for at, (start, end) in enumerate(zip((0, *ends), ends, strict=False)) if end > start]
+        if all(held[at] <= budgets[at] for at in used) and (most is None or len(used) <= most):
+            peaks.append(max((Fraction(held[at], budgets[at]) for at in used if budgets[at]), default=Fraction(0)))
+    return min(peaks, default=None)

@@ -1,0 +1,115 @@
+"""Whole worlds for the planner: a policy, a model and a host that belong together.
+
+Budgets are of the model's own size, so that generated models are split, spill and are refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hypothesis import strategies as st
+
+from devpolicy import Accelerator, Host, ModelTree, Policy
+from devpolicy.language.policy import Amount, MemoryRule, Rule, SizeTest, Term, Workload
+from devpolicy.model import KVCache, Module, Tensor
+from devpolicy.testing.strategies import model_trees
+from devpolicy.testing.strategies.policies import patterns
+
+CPU, DISK = Term("cpu"), Term("disk")
+
+
+@dataclass(frozen=True)
+class World:
+    policy: Policy
+    tree: ModelTree
+    host: Host
+
+
+@st.composite
+def worlds(
+    draw: st.DrawFn, *, hostile: bool = False, rules: int = 3, trees: st.SearchStrategy[ModelTree] | None = None
+) -> World:
+    tree = draw(st.one_of(block_trees(), model_trees(hostile=hostile)) if trees is None else trees)
+    kind = draw(st.sampled_from(("cuda", "cuda", "cuda", "mps", "xpu", "cpu")))
+    count = {"mps": 1, "cpu": 0}.get(kind) or draw(st.integers(1, 4))
+    devices = [] if kind == "cpu" else [Accelerator(kind, memory="64 GiB") for _ in range(count)]
+    host = Host(devices, memory="64 GiB", disk="1 TiB")
+    return World(draw(_policies(tree, kind, count, rules)), tree, host)
+
+
+@st.composite
+def block_trees(draw: st.DrawFn) -> ModelTree:
+    """A model as most are: an embedding, blocks of unlike sizes, a norm and a head, which may be tied."""
+    sizes = draw(st.lists(st.integers(1, 40), min_size=1, max_size=6))
+    modules = [Module("", "Model"), Module("embed", "Embedding", (Tensor("weight", (draw(st.integers(1, 60)),)),))]
+    modules += [Module("layers", "ModuleList")]
+    for at, size in enumerate(sizes):
+        cache = (Tensor("inv_freq", (2,), buffer=True, persistent=False),)
+        modules += [
+            Module(f"layers.{at}", "Block"),
+            Module(f"layers.{at}.attn", "Linear", (Tensor("weight", (size,)), *cache)),
+            Module(f"layers.{at}.mlp", "Linear", (Tensor("weight", (2 * size,)),), draw(st.booleans())),
+        ]
+    modules += [Module("norm", "Norm", (Tensor("weight", (2,)),))]
+    modules += [Module("lm_head", "Linear", (Tensor("weight", modules[1].tensors[0].shape),))]
+    return ModelTree(
+        name="blocks",
+        modules=tuple(modules),
+        ties=(("embed.weight", "lm_head.weight"),) if draw(st.booleans()) else (),
+        no_split=frozenset({"Block"}),
+        kv_cache=tuple(KVCache(f"layers.{at}", draw(st.integers(0, 4))) for at in range(len(sizes))),
+        activation=draw(st.integers(0, 4)),
+        dtype="float32",
+    )
+
+
+@st.composite
+def _policies(draw: st.DrawFn, tree: ModelTree, kind: str, count: int, rules: int) -> Policy:
+    context = draw(st.integers(1, 4))
+    cached = sum(cache.values for cache in tree.kv_cache) * context * 4
+    fixed = (tree.activation * context + tree.output) * 4
+    # Shares of what the model needs, so that one device, several, or none of them hold it.
+    shares = st.sampled_from((150, 100, 70, 50, 30, 10, 0))
+    amounts = shares.map(lambda share: Amount(size=fixed + (tree.bytes_as() + cached + 8) * share // 100))
+    headroom = Amount(size=draw(st.sampled_from((0, 0, 8))))
+    activations = draw(st.sampled_from((None, None, Amount(size=16))))
+    memory = [MemoryRule(Term(kind), "total", draw(amounts), headroom, activations=activations)]
+    memory += [
+        MemoryRule(Term(kind, at), cap=draw(amounts)) for at in range(count) if kind != "mps" and draw(st.booleans())
+    ]
+    if kind != "cpu" and draw(st.booleans()):
+        memory += [MemoryRule(CPU, cap=draw(amounts)), MemoryRule(DISK, cap=draw(amounts))]
+    paths = [module.path for module in tree.modules if module.path] or ["model"]
+    others = draw(st.lists(st.sampled_from([Term("cuda", 1), CPU]), max_size=1))
+    return Policy(
+        prefer=(Term(kind), *(term for term in others if term.type != kind)),
+        overflow=tuple(draw(st.lists(st.sampled_from([CPU, DISK]), max_size=2, unique=True))),
+        avoid=tuple(draw(st.lists(st.sampled_from([Term("cuda", 0), Term("cuda", 2)]), max_size=1))),
+        split=draw(st.sampled_from(("when-needed", "never", "balanced"))),
+        ties=draw(st.sampled_from(("refuse", "follow", "skip"))),
+        rules=tuple(draw(_rules(paths, kind, number)) for number in range(draw(st.integers(0, rules)))),
+        memory=tuple(memory),
+        disk_path=draw(st.sampled_from(("offload", None))),
+        workload=Workload(context=context),
+    )
+
+
+@st.composite
+def _rules(draw: st.DrawFn, paths: list[str], kind: str, number: int) -> Rule:
+    match = tuple(draw(st.lists(patterns(modules=paths), max_size=2)))
+    cls = () if match else tuple(draw(st.lists(st.sampled_from(("Linear", "*Block", "*")), max_size=1)))
+    size = None if match or cls else SizeTest(">=", draw(st.integers(0, 64)))
+    action = draw(st.sampled_from(("offload", "prefer", "together")))
+    places = st.lists(st.sampled_from([CPU, DISK]), min_size=1, max_size=2, unique=True)
+    seats = st.lists(st.sampled_from([Term(kind), Term("cuda", 1), CPU]), min_size=1, max_size=2, unique=True)
+    return Rule(
+        name=f"rule {number}",
+        match=match,
+        cls=cls,
+        size=size,
+        offload=tuple(draw(places)) if action == "offload" else (),
+        prefer=tuple(draw(seats)) if action == "prefer" else (),
+        together=action == "together",
+        ties=draw(st.sampled_from((None, "follow", "skip"))),
+        on_exhausted=draw(st.sampled_from(("error", "next"))),
+    )
