@@ -44,6 +44,19 @@ def subtree(tree: Any, path: str) -> int:
     )
 
 
+def is_unit(tree: Any, path: str) -> bool:
+    """Whether a module is placed as a whole where no rule cuts it; a rule that goes by size alone speaks of these."""
+
+    def whole(path: str) -> bool:
+        module = next(module for module in tree.modules if module.path == path)
+        inner = [other for other in tree.modules if other.path != path and path in ancestors(other.path)]
+        no_block_inside = not any(other.cls in tree.no_split for other in inner)
+        mixing = path != "" and bool(tree.no_split) and bool(module.tensors) and no_block_inside
+        return module.cls in tree.no_split or not any(other.tensors for other in inner) or mixing
+
+    return whole(path) and not any(whole(above) for above in ancestors(path)[1:])
+
+
 def decided(policy: Any, tree: Any, path: str) -> list[Any]:
     """The rules that speak for a module, in written order: own path and ancestors' alike, up to the first final one."""
     classes = {module.path: module.cls for module in tree.modules}
@@ -53,6 +66,7 @@ def decided(policy: Any, tree: Any, path: str) -> list[Any]:
             (not rule.match or any(pattern.matches(above) for pattern in rule.match))
             and (not rule.cls or any(fnmatchcase(classes[above], glob) for glob in rule.cls))
             and (rule.size is None or rule.size.holds(subtree(tree, above)))
+            and (bool(rule.match or rule.cls) or is_unit(tree, above))
             for above in ancestors(path)
         )
         if matched:
