@@ -1,15 +1,12 @@
-"""Comparing a plan with the one that was locked, and writing files whole.
+"""Comparing a plan with the one that was locked.
 
 Owns what `--locked FILE` reads (a plan's JSON, several components', or a digest alone) and what it says of a change.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -140,34 +137,3 @@ def _no_move(before: Plan | str, now: Plan) -> str:
     ]
     changed = [f"{what} `{old}` -> `{new}`" for what, old, new in pairs if old != new]
     return f"no module moved: {', '.join(changed) or 'the device map is written otherwise'}"
-
-
-def write_whole(path: str, text: str) -> None:
-    """Write a file, whole or not at all. Raises `DevPolicyError` where that fails; then an older file is as it was."""
-    target = Path(path)
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    except OSError as broken:
-        raise DevPolicyError(f"cannot write `{path}`: {(broken.strerror or str(broken)).lower()}") from None
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        _as_a_new_file(temporary, target)
-        Path(temporary).replace(target)
-    except OSError as broken:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise DevPolicyError(f"cannot write `{path}`: {(broken.strerror or str(broken)).lower()}") from None
-
-
-def _as_a_new_file(temporary: str, target: Path) -> None:
-    """Give a temporary file, which only its owner may read, the permissions of the file that it replaces."""
-    try:
-        mode = target.stat().st_mode & 0o777
-    except OSError:
-        mask = os.umask(0)
-        os.umask(mask)
-        mode = 0o666 & ~mask
-    Path(temporary).chmod(mode)

@@ -1,7 +1,7 @@
 """Tables of text that fit a screen.
 
 Owns columns and their widths. What a user would copy is never cut: a first cell that is too wide gets a line of its
-own, and a last column of prose is wrapped.
+own, and a last column of prose that does not fit goes below.
 """
 
 from __future__ import annotations
@@ -29,14 +29,16 @@ def table(
 ) -> list[Line]:
     """Return a table's lines. `right` are columns set to the right, `styles` those with a style.
 
-    With `prose` the last column is wrapped to the room that the others leave.
+    With `prose` the last column goes below its row, wrapped, where some of it would not fit beside.
     """
     styles = styles or {}
     widths = [max(len(row[at]) for row in (head, *rows)) for at in range(len(head))]
     room = width - len(INDENT) - _GAP * (len(head) - 1)
-    if prose:
-        widths[-1] = max(_LEAST_PROSE, room - sum(widths[:-1]))
-    elif sum(widths) > room:
+    below = prose and sum(widths) > room
+    if below:
+        widths[-1] = 0
+        head = [*head[:-1], ""]
+    if sum(widths) > room:
         widths[0] = max(len(head[0]), room - sum(widths[1:]))
     lines: list[Line] = [_line(head, widths, right, dict.fromkeys(range(len(head)), "dim"))]
     for row in rows:
@@ -44,11 +46,10 @@ def table(
         if len(first) > widths[0]:
             lines.append([(INDENT, ""), (first, styles.get(0, ""))])
             first = ""
-        wrapped = textwrap.wrap(others[-1], widths[-1]) if prose and others else []
-        if wrapped:
-            others[-1] = wrapped[0]
+        last = others.pop() if below else ""
         lines.append(_line([first, *others], widths, right, styles))
-        lines += [_line([*[""] * (len(head) - 1), more], widths, right, styles) for more in wrapped[1:]]
+        told = textwrap.wrap(last, max(_LEAST_PROSE, width - 2 * len(INDENT)))
+        lines += [[(2 * INDENT, ""), (text, styles.get(len(head) - 1, ""))] for text in told]
     return lines
 
 

@@ -89,7 +89,7 @@ def command(
         compare(locked, plans)
     text = _for_programs(session, plans, to)
     if output is not None:
-        from devpolicy.cli.lock import write_whole
+        from devpolicy.cli.files import write_whole
 
         write_whole(output, text if text is not None else _as_text(plans, loaded, trees, machine))
     elif text is not None:

@@ -1,0 +1,46 @@
+"""What the shell completes."""
+
+import pytest
+from click.shell_completion import ShellComplete
+
+from devpolicy.cli.app import app
+
+CASES = [
+    ("", "pl", ["plan"]),
+    ("plan", "off", ["offload-lm-head"]),
+    ("check", "cpu", ["cpu-only"]),
+    ("plan p --host", "1x", ["1x8gb", "1x24gb"]),
+    ("plan p --model", "bert", ["bert-base"]),
+    ("plan p --model", "reader=bert", ["reader=bert-base"]),
+    ("plan p --to", "h", ["hf", "haystack"]),
+    ("host show", "faulty/ecc", ["faulty/ecc-on-query"]),
+    ("model show", "t5", ["t5-11b"]),
+    ("why p --model gpt2", "tr", ["transformer"]),
+    ("why p --model gpt2", "transformer.w", ["transformer.wte", "transformer.wpe"]),
+    ("why p --model nonsense", "tr", []),
+    ("why p", "tr", []),
+    ("explain", "dp50", ["DP501", "DP502", "DP503", "DP504", "DP505"]),
+]
+
+
+def candidates(line: str, incomplete: str) -> list[str]:
+    completer = ShellComplete(app, {}, "devpolicy", "_DEVPOLICY_COMPLETE")
+    return [item.value for item in completer.get_completions(line.split(), incomplete)]
+
+
+@pytest.mark.parametrize(("line", "incomplete", "expected"), CASES)
+def test_what_is_offered(line, incomplete, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert sorted(candidates(line, incomplete)) == sorted(expected)
+
+
+def test_files_and_folders_are_offered_beside_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cuda.toml").touch()
+    (tmp_path / "cuda.txt").touch()
+    (tmp_path / "cudas").mkdir()
+    (tmp_path / "cudas" / "a.toml").touch()
+    assert candidates("plan", "cu") == ["cuda.toml", "cudas/"]
+    assert candidates("plan", "cudas/") == ["cudas/a.toml"]
+    assert candidates("plan p --model", "cu") == ["cuda.toml", "cudas"]
+    assert candidates("plan", "no/such/") == []

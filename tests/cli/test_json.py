@@ -1,0 +1,183 @@
+"""`--format json`: every command's shape, field by field."""
+
+import json
+
+import jsonschema
+import pytest
+from tests.cli.harness import invoke
+
+import devpolicy
+from devpolicy.codes import CODES
+from devpolicy.language.schema import policy_schema
+
+PLAN = ("plan", "offload-lm-head", "--model", "llama-3.1-8b", "--host", "2x24gb")
+
+
+def told(*arguments: str, status: int = 0):
+    result = invoke(*arguments, "--format", "json")
+    assert result.status == status, result.stderr
+    assert result.stdout.isascii()
+    return json.loads(result.stdout)
+
+
+def test_plan_is_the_plan_of_the_library():
+    plan = devpolicy.plan("offload-lm-head", "llama-3.1-8b", "2x24gb")
+    assert told(*PLAN) == plan.to_dict()
+    assert devpolicy.Plan.from_dict(told(*PLAN)) == plan
+
+
+def test_plan_has_the_shape_of_the_language():
+    plan = told(*PLAN)
+    assert {"schema", "component", "target", "device", "placements", "ledger", "warnings", "digest"} <= plan.keys()
+    assert plan["schema"] == 1
+    assert plan["target"] == "hf"
+    assert plan["placements"]["lm_head"] == {
+        "device": "disk",
+        "runs_on": "cuda:0",
+        "rule": "offload.lm_head",
+        "reason": "rule `offload.lm_head` keeps it on `disk`",
+        "bytes": 128256 * 4096 * 2,
+    }
+    budget = plan["ledger"]["cuda:0"]
+    assert list(budget) == ["weights", "kv_cache", "activations", "streaming", "others", "headroom", "cap"]
+    assert sum(budget.values()) - budget["cap"] <= budget["cap"]
+
+
+def test_plans_of_components_are_by_name_in_order():
+    models = ("--model", "generator=llama-3.1-8b", "--model", "embedder=bert-base")
+    both = told("plan", "prefer-accelerator", *models, "--host", "1x24gb")
+    made = devpolicy.plan_all(
+        "prefer-accelerator", {"generator": "llama-3.1-8b", "embedder": "bert-base"}, devpolicy.Host.load("1x24gb")
+    )
+    assert both == {"schema": 1, "components": {name: plan.to_dict() for name, plan in made.items()}}
+    assert list(both["components"]) == ["generator", "embedder"]
+    only = told("plan", "prefer-accelerator", *models, "--host", "1x24gb", "--component", "embedder")
+    assert only == made["embedder"].to_dict()
+    assert only["ledger"]["cuda:0"]["others"] > 0
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("hf", {"device_map": {"model": 0, "lm_head": "disk"}}),
+        ("pipeline", {"device_map": {"model": 0, "lm_head": "disk"}}),
+        ("haystack", {"type": "multiple", "device_map": {"model": "cuda:0", "lm_head": "disk"}}),
+    ],
+)
+def test_forms_are_bare_values(form, expected):
+    assert told(*PLAN, "--to", form) == expected
+
+
+@pytest.mark.parametrize(("form", "expected"), [("torch", "cuda:0"), ("spacy", 0)])
+def test_a_consumer_of_one_device_is_planned_for(form, expected):
+    assert told("plan", "prefer-accelerator", "--model", "gpt2", "--host", "2x24gb", "--to", form) == expected
+
+
+def test_forms_of_components_are_by_name():
+    models = ("--model", "a=gpt2", "--model", "b=bert-base")
+    value = told("plan", "prefer-accelerator", *models, "--host", "2x24gb", "--to", "torch")
+    assert value == {"a": "cuda:0", "b": "cuda:0"}
+
+
+def test_resolve_tells_the_device_and_what_became_of_each_term():
+    assert told("resolve", "prefer-accelerator", "--host", "macbook-m3-36gb", "--component", "x") == {
+        "schema": 1,
+        "component": "x",
+        "device": {"type": "single", "device": "mps"},
+        "prefer": [
+            {"term": "cuda", "outcome": "the host has no `cuda` device"},
+            {"term": "xpu", "outcome": "the host has no `xpu` device"},
+            {"term": "mps", "outcome": "serves"},
+        ],
+    }
+
+
+def test_resolve_with_a_model_is_the_plans_device():
+    arguments = ("resolve", "offload-lm-head", "--host", "2x24gb", "--model", "llama-3.1-8b")
+    assert told(*arguments)["device"] == told(*PLAN)["device"]
+    assert told(*arguments, "--to", "haystack") == told(*PLAN)["device"]
+
+
+def test_why_tells_the_placements_inside_a_module():
+    why = told("why", "offload-lm-head", "lm_head", "--model", "llama-3.1-8b", "--host", "2x24gb")
+    assert list(why) == ["schema", "component", "module", "placements", "notes", "prefer"]
+    assert why["placements"] == {"lm_head": told(*PLAN)["placements"]["lm_head"]}
+    assert why["prefer"] == [{"term": "cuda", "outcome": "serves"}]
+
+
+def test_why_tells_the_unit_of_a_part():
+    why = told("why", "offload-lm-head", "model.layers.3.mlp", "--model", "llama-3.1-8b", "--host", "2x24gb")
+    assert list(why["placements"]) == ["model.layers.3"]
+
+
+def test_check_tells_every_policy_with_its_findings(tmp_path):
+    bad = tmp_path / "bad.toml"
+    bad.write_text('prefer = "gpu"\n')
+    value = told("check", "cpu-only", str(bad), status=2)
+    assert value["summary"] == {"policies": 2, "errors": 1, "warnings": 0}
+    good, wrong = value["policies"]
+    assert good == {"policy": "cpu-only", "findings": []}
+    (finding,) = wrong["findings"]
+    assert finding == {
+        "code": "DP201",
+        "severity": "error",
+        "message": "`gpu` is no device",
+        "place": {"source": str(bad), "line": 1, "column": 10, "length": 5},
+        "label": "not a type of device",
+        "notes": [],
+        "help": "did you mean `cuda`?",
+    }
+
+
+def test_hosts_have_their_sizes_in_bytes():
+    hosts = {host["name"]: host for host in told("host", "list")["hosts"]}
+    shown = told("host", "show", "2x24gb")
+    assert shown["host"] == hosts["2x24gb"]
+    host = devpolicy.Host.load("2x24gb")
+    assert shown["host"]["memory"] == host.memory
+    assert [one["free"] for one in shown["host"]["accelerators"]] == [one.free for one in host.accelerators]
+    assert list(shown["budgets"]) == ["cuda:0", "cuda:1", "cpu", "disk"]
+    for budget in shown["budgets"].values():
+        assert budget["budget"] == budget["cap"] - budget["headroom"]
+
+
+def test_a_faulty_device_has_no_budget():
+    assert told("host", "show", "faulty/ecc-on-query")["budgets"]["cuda:2"] is None
+
+
+def test_this_machine_can_be_shown():
+    assert told("host", "show")["host"]["memory"] == devpolicy.Host.probe().memory
+
+
+def test_models_have_parameters_bytes_and_modules():
+    listed = {model["name"]: model for model in told("model", "list")["models"]}
+    tree = devpolicy.ModelTree.load("gpt2")
+    shown = told("model", "show", "gpt2")["model"]
+    assert listed["gpt2"].items() <= shown.items()
+    assert (shown["parameters"], shown["bytes"], shown["blocks"]) == (tree.parameters, tree.bytes_as(), 12)
+    assert shown["ties"] == [["transformer.wte.weight", "lm_head.weight"]]
+    # 12 layers of keys and values, 768 wide, in float32.
+    assert shown["kv_cache_per_1000_tokens"] == 12 * 2 * 768 * 4 * 1000
+    assert [module["path"] for module in shown["modules"]] == [module.path for module in tree.modules]
+    assert shown["modules"][0] == {"path": "", "class": "GPT2LMHeadModel", "bytes": tree.bytes_as()}
+
+
+def test_the_schema_is_one_and_always_json():
+    schema = json.loads(invoke("schema").stdout)
+    assert schema == policy_schema()
+    jsonschema.Draft7Validator.check_schema(schema)
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_code_is_explained(code):
+    value = told("explain", code.lower())
+    assert value == {
+        "schema": 1,
+        "code": code,
+        "title": CODES[code].title,
+        "explanation": CODES[code].explanation,
+    }
+
+
+def test_all_codes_are_listed():
+    assert told("explain") == {"schema": 1, "codes": {code: told_.title for code, told_ in CODES.items()}}

@@ -1,0 +1,93 @@
+"""What a plan looks like: bars, tables, and the width of a screen."""
+
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import devpolicy
+from devpolicy.cli.picture import BAR, PARTS, cells
+from devpolicy.cli.plan_view import count, view
+from devpolicy.cli.screen import STYLES, Screen, plain
+from devpolicy.cli.table import table
+from devpolicy.errors import Unsatisfiable
+from devpolicy.models import model_catalogue
+from devpolicy.placement.plan import Budget
+from devpolicy.testing.catalogue import host_catalogue
+
+BYTES = st.integers(0, 2**40)
+BUDGETS = st.builds(Budget, *[BYTES] * 6).flatmap(
+    lambda one: BYTES.map(lambda free: Budget(*_parts(one), cap=one.used + one.headroom + free))
+)
+
+
+def _parts(budget: Budget) -> list[int]:
+    return [getattr(budget, part) for part in PARTS if part != "free"]
+
+
+@given(BUDGETS)
+def test_a_bar_is_full_and_every_part_that_takes_anything_is_seen(budget):
+    shown = cells(budget)
+    assert sum(shown.values()) == BAR
+    for part, number in shown.items():
+        assert number >= 0
+        assert (number > 0) == (getattr(budget, part) > 0 or (budget.cap == 0 and part == "free"))
+
+
+@given(BUDGETS)
+def test_a_part_takes_its_share_of_the_bar(budget):
+    total = budget.cap
+    for part, number in cells(budget).items():
+        # Up to six parts may have been given a cell that they would not have by their size.
+        assert not total or abs(number - getattr(budget, part) * BAR / total) <= len(PARTS)
+
+
+@pytest.mark.parametrize("model", model_catalogue())
+@pytest.mark.parametrize("host", ["24-24-12-8", "8x141gb", "macbook-m3-36gb"])
+@pytest.mark.parametrize("policy", ["offload-lm-head", "split-across-gpus", "prefer-accelerator"])
+def test_a_plan_fits_eighty_columns_in_known_styles(policy, host, model):
+    loaded, tree, machine = devpolicy.Policy.load(policy), devpolicy.ModelTree.load(model), devpolicy.Host.load(host)
+    try:
+        plan = devpolicy.plan(loaded, tree, machine)
+    except Unsatisfiable:
+        return
+    lines = view(plan, loaded, tree, machine, Screen(io.StringIO()))
+    assert max(len(plain(line)) for line in lines) <= 80
+    assert {style for line in lines if not isinstance(line, str) for _, style in line} <= set(STYLES)
+
+
+@pytest.mark.parametrize("host", host_catalogue())
+def test_every_host_can_be_shown_and_read_back(host):
+    from tests.cli.harness import invoke
+
+    shown = invoke("host", "show", host).stdout
+    assert devpolicy.Host.parse(shown) == devpolicy.Host.load(host)
+
+
+def test_a_path_that_is_too_long_has_a_line_of_its_own():
+    lines = [plain(line) for line in table(["module", "size"], [["m" * 50, "1 B"], ["x", "2 B"]], width=30)]
+    assert lines == [f"  {'module':22}  size", "  " + "m" * 50, f"  {'':22}  1 B", f"  {'x':22}  2 B"]
+
+
+def test_prose_that_does_not_fit_beside_goes_below():
+    rows = [["a", "1 B", "short"], ["b", "2 B", "words " * 8]]
+    beside = [plain(line) for line in table(["what", "size", "why"], rows, width=80, prose=True)]
+    assert beside[1] == "  a     1 B   short"
+    below = [plain(line) for line in table(["what", "size", "why"], rows, width=40, prose=True)]
+    assert below == [
+        "  what  size",
+        "  a     1 B",
+        "    short",
+        "  b     2 B",
+        "    words words words words words words",
+        "    words words",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [(7, "7"), (1_500, "1.5 K"), (124_439_808, "124 M"), (70_553_706_496, "70.6 B"), (10**12, "1 T")],
+)
+def test_parameters_are_counted_as_people_do(number, told):
+    assert count(number) == told
