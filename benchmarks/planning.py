@@ -1,0 +1,225 @@
+"""What planning costs: devpolicy beside the planners of accelerate and transformers, on the same modules and budgets.
+
+python benchmarks/planning.py [--quick] [--repeats N] [--only NAME ...] [--json FILE]
+
+Fails (exit status 1) where a peer's plan keeps within the budgets and is better than ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import sys
+import tracemalloc
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from statistics import median
+from time import process_time
+from typing import Any
+
+from devpolicy import Accelerator, Host, ModelTree, Policy
+from devpolicy.placement.planner import make_plan
+from report import environment, print_table, write_json
+from worlds import WORLDS, World
+
+# The peers tell of each block that did not fit the first device, and that the devices of the budgets are not here.
+warnings.filterwarnings("ignore")
+logging.disable()
+
+DEVICES = 4
+SLACK = Fraction(7, 5)
+"""The devices together hold this many times the model, so that one does not do and all do."""
+STEP = 256 << 20
+"""Free memory counts in steps of 256 MiB, so a budget of whole steps is the same for every planner."""
+
+Planner = Callable[[Any, Mapping[Any, int]], Mapping[str, Any]]
+
+
+def ours(model: Any, budget: Mapping[Any, int], split: str) -> Mapping[str, Any]:
+    """Read the module and plan it."""
+    return plan_tree(ModelTree.from_module(model), budget, split)
+
+
+def plan_tree(tree: ModelTree, budget: Mapping[Any, int], split: str) -> Mapping[str, Any]:
+    """Plan a tree that has been read. The peers know weights only, so nothing else is reserved."""
+    policy = Policy.parse(
+        f"""
+        prefer = "cuda"
+        split = "{split}"
+        [memory.cuda]
+        headroom = "0 B"
+        reserve = {{ kv_cache = "0 B", activations = "0 B" }}
+        """
+    )
+    cards = [Accelerator("cuda", memory=room, free=room) for room in budget.values()]
+    host = Host(accelerators=cards, memory="64 GiB", disk="1 TiB", os="linux", arch="x86_64")
+    found = make_plan(policy, tree, host).device.to_hf()
+    return found if isinstance(found, dict) else {"": int(found.partition(":")[2] or 0)}
+
+
+def accelerate_sequential(model: Any, budget: Mapping[Any, int]) -> Mapping[str, Any]:
+    from accelerate import infer_auto_device_map
+
+    return infer_auto_device_map(model, dict(budget), no_split_module_classes=blocks(model))
+
+
+def accelerate_balanced(model: Any, budget: Mapping[Any, int]) -> Mapping[str, Any]:
+    from accelerate import infer_auto_device_map
+    from accelerate.utils import get_balanced_memory
+
+    even = get_balanced_memory(model, dict(budget), no_split_module_classes=blocks(model))
+    return infer_auto_device_map(model, even, no_split_module_classes=blocks(model))
+
+
+def transformers_planner(kind: str) -> Planner:
+    def planner(model: Any, budget: Mapping[Any, int]) -> Mapping[str, Any]:
+        from transformers.integrations.accelerate import _get_device_map
+
+        return _get_device_map(model, kind, dict(budget), None)
+
+    return planner
+
+
+def blocks(model: Any) -> list[str]:
+    return sorted(model._no_split_modules or ())
+
+
+PEERS: dict[str, dict[str, Planner]] = {
+    "when-needed": {"accelerate": accelerate_sequential, "transformers": transformers_planner("sequential")},
+    "balanced": {"accelerate": accelerate_balanced, "transformers": transformers_planner("balanced")},
+}
+"""The peers' planners by the `split` of ours that has the same goal: few devices, or all of them evenly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How good a plan is, counted on the module itself."""
+
+    fits: bool
+    """Every tensor is on an accelerator, and no accelerator is over its budget."""
+    devices: int
+    peak: float
+    """The largest share of a budget that is used."""
+
+    def better(self, other: Outcome, split: str) -> bool:
+        """Whether this plan reaches the goal of `split` better."""
+        if not self.fits:
+            return False
+        return self.devices < other.devices if split == "when-needed" else self.peak < other.peak
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """CPU seconds (the median), and the most bytes that Python held while planning."""
+
+    seconds: float
+    peak_bytes: int
+
+
+def outcome(model: Any, device_map: Mapping[str, Any], budget: Mapping[Any, int]) -> Outcome:
+    """Count what each device is given, tied tensors once, each tensor by the longest key above it."""
+    held: dict[Any, int] = {}
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        key = name
+        while key not in device_map and key:
+            key = key.rpartition(".")[0]
+        device = device_map.get(key)
+        held[device] = held.get(device, 0) + tensor.numel() * tensor.element_size()
+    shares = [size / budget[device] for device, size in held.items() if device in budget]
+    return Outcome(len(shares) == len(held) and max(shares) <= 1, len(shares), max(shares, default=0.0))
+
+
+def budgets(model: Any) -> dict[int, int]:
+    size = sum(one.numel() * one.element_size() for one in [*model.parameters(), *model.buffers()])
+    steps = -(-size * SLACK.numerator // (SLACK.denominator * DEVICES * STEP))
+    return dict.fromkeys(range(DEVICES), int(steps) * STEP)
+
+
+def compare(world: World, split: str, repeats: int) -> dict[str, Any]:
+    """Time the planners in turns, then weigh them and their plans."""
+    model = world.build()
+    budget = budgets(model)
+    ways: dict[str, Callable[[], Any]] = {
+        "read and plan": lambda: ours(model, budget, split),
+        "plan": lambda: plan_tree(trees.pop(), budget, split),
+    }
+    peers = PEERS[split] if world.peers else {}
+    for name, planner in peers.items():
+        ways[name] = lambda planner=planner: planner(model, budget)
+    samples: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            # A tree keeps what was computed of it: each plan gets one that nothing asked before.
+            trees = [ModelTree.from_module(model)]
+            gc.collect()
+            start = process_time()
+            way()
+            samples[name].append(process_time() - start)
+    costs, outcomes = {}, {}
+    for name, way in ways.items():
+        trees = [ModelTree.from_module(model)]
+        gc.collect()
+        tracemalloc.start()
+        device_map = way()
+        costs[name] = Cost(median(samples[name]), tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        outcomes[name] = outcome(model, device_map, budget)
+    return {
+        "modules": sum(1 for _ in model.modules()),
+        "repeats": repeats,
+        "costs": {name: asdict(cost) for name, cost in costs.items()},
+        "outcomes": {name: asdict(found) for name, found in outcomes.items()},
+        "better_than_ours": [name for name in peers if outcomes[name].better(outcomes["plan"], split)],
+    }
+
+
+def rows(name: str, split: str, found: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    base = found["costs"]["read and plan"]
+    table = []
+    for way, cost in found["costs"].items():
+        plan = found["outcomes"][way]
+        table.append(
+            (
+                f"{name} ({found['modules']:,} modules), {split}" if way == "read and plan" else "",
+                way,
+                f"{cost['seconds'] * 1000:,.1f}",
+                f"{cost['seconds'] / base['seconds']:.2f}",
+                f"{cost['peak_bytes'] / (1 << 20):,.1f}",
+                str(plan["devices"]),
+                f"{plan['peak']:.4f}" if plan["fits"] else "does not fit",
+            )
+        )
+    return table
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--quick", action="store_true", help="leave out the peers where they need minutes")
+    arguments.add_argument("--repeats", type=int, default=5, metavar="N")
+    arguments.add_argument("--only", nargs="+", choices=WORLDS, default=list(WORLDS), metavar="NAME")
+    arguments.add_argument("--json", metavar="FILE", help="write the figures there")
+    chosen = arguments.parse_args()
+
+    figures: dict[str, dict[str, Any]] = {}
+    table: list[tuple[str, ...]] = []
+    for name in chosen.only:
+        world = WORLDS[name].chosen(quick=chosen.quick)
+        for split in PEERS:
+            found = compare(world, split, min(chosen.repeats, world.most_repeats))
+            figures.setdefault(name, {})[split] = found
+            table += rows(name, split, found)
+    print_table(("model", "planner", "CPU ms", "times ours", "peak MiB", "devices", "fullest"), table)
+    write_json(chosen.json, {"environment": environment(), "worlds": figures})
+    worse = [
+        f"{name}, {split}" for name, splits in figures.items() for split in splits if splits[split]["better_than_ours"]
+    ]
+    for where in worse:
+        print(f"a peer's plan is better: {where}", file=sys.stderr)
+    return 1 if worse else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
