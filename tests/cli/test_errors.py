@@ -102,7 +102,7 @@ def test_check_with_a_model_tells_rules_that_decide_nothing(tmp_path):
         ("DP502", 4),
         ("DP502", 5),
     ]
-    assert "`offload.transformer.h.*` come" in findings[1]["message"]
+    assert "before it `offload.transformer.h.*` decides" in findings[1]["message"]
     assert "hold no tensors" in findings[2]["message"]
     assert result.status == 1
 

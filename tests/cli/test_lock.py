@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tests.cli.harness import invoke
@@ -150,14 +151,19 @@ def test_writing_replaces_a_file_and_keeps_its_permissions(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links and pipes of POSIX")
-def test_a_link_is_followed_and_a_device_is_not_replaced(tmp_path):
-    target, link = tmp_path / "target", tmp_path / "link"
+def test_a_link_is_followed_and_a_pipe_is_not_replaced(tmp_path):
+    target, link, pipe = tmp_path / "target", tmp_path / "link", tmp_path / "pipe"
     target.write_text("old")
     link.symlink_to(target)
     write_whole(str(link), "new")
     assert (link.is_symlink(), target.read_text()) == (True, "new")
-    write_whole(os.devnull, "new")
-    assert not os.path.isfile(os.devnull)  # noqa: PTH113 - a Path's answer is the same, and this is the question
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as pool:
+        reading = pool.submit(pipe.read_text)
+        write_whole(str(pipe), "new")
+        if not pipe.is_fifo():
+            pytest.fail("the pipe was replaced, and its reader waits for ever", pytrace=False)
+        assert reading.result(60) == "new"
 
 
 @pytest.mark.parametrize("path", ["no/such/folder/file", "."])

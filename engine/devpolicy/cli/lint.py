@@ -27,7 +27,7 @@ def lint(policy: Policy, tree: ModelTree) -> list[Diagnostic]:
         alone = divide(tree, [rule], sizing)
         before = _deciding(policy, division, starts, [unit.start for unit in alone.units if unit.chain])
         if before:
-            message = f"rule `{rule.name}` decides nothing in `{tree.name}`: {before} come before it"
+            message = f"rule `{rule.name}` decides nothing in `{tree.name}`: before it {before}"
             hint = "put the narrower rule first"
         else:
             message = f"rule `{rule.name}` matches only modules of `{tree.name}` that hold no tensors"
@@ -37,7 +37,8 @@ def lint(policy: Policy, tree: ModelTree) -> list[Diagnostic]:
 
 
 def _deciding(policy: Policy, division: Division, starts: list[int], positions: list[int]) -> str:
-    """Name the rules that decide the units at these positions of the tree."""
+    """Say which rules decide the units at these positions of the tree."""
     units = (division.units[max(0, bisect_right(starts, position) - 1)] for position in positions)
     numbers = sorted({number for unit in units for number in unit.chain})
-    return ", ".join(f"`{policy.rules[number].name}`" for number in numbers)
+    named = ", ".join(f"`{policy.rules[number].name}`" for number in numbers)
+    return f"{named} decides" if len(numbers) == 1 else f"{named} decide" if named else ""
