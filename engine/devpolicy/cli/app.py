@@ -13,6 +13,7 @@ from typing import Any, Never
 import click
 
 import devpolicy
+from devpolicy.cli.group import Group
 from devpolicy.cli.report import BUG, findings_of, flush, report, report_bug, usage_finding, warnings_told
 from devpolicy.cli.session import Session
 from devpolicy.errors import DevPolicyError, Diagnostic
@@ -30,7 +31,7 @@ _COMMANDS = {
 """Commands by the module that holds them, in the order of the help."""
 
 
-class App(click.Group):
+class App(Group):
     """The group of all commands. Every way out of it is an exit status, never a traceback."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -94,10 +95,6 @@ class App(click.Group):
         except DevPolicyError as error:
             report(session, findings_of(error), **getattr(error, "more", {}))
             return error.exit_status
-        except click.exceptions.NoArgsIsHelpError as error:
-            # Asked for nothing: the help is the answer, and still nothing was done.
-            session.err.write(error.ctx.get_help() + "\n" if error.ctx else "")
-            return 2
         except click.ClickException as error:
             report(session, [usage_finding(error)])
             return 2

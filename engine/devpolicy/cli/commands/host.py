@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from devpolicy.cli import complete
+from devpolicy.cli.group import Group
 from devpolicy.cli.inputs import load_host
 from devpolicy.cli.session import Session, common, pass_session
 from devpolicy.cli.table import table
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from devpolicy.placement.seats import Seat
 
 
-@click.group(name="host")
+@click.group(name="host", cls=Group)
 def command() -> None:
     """List and show hosts: the catalogue, host files, and this machine."""
 

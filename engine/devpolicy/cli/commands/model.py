@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from devpolicy.cli import complete
+from devpolicy.cli.group import Group
 from devpolicy.cli.inputs import load_model, model_help
 from devpolicy.cli.plan_view import count
 from devpolicy.cli.session import Session, common, pass_session
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 _TOKENS = 1000
 
 
-@click.group(name="model")
+@click.group(name="model", cls=Group)
 def command() -> None:
     """List and show models: the catalogue, model files, checkpoints."""
 
