@@ -130,10 +130,11 @@ def _ties(draw: Draw, tree: ModelTree) -> tuple[tuple[str, ...], ...]:
 
 
 @st.composite
-def torch_modules(draw: Draw, *, device: str = "cpu", max_modules: int = 10) -> nn.Module:
+def torch_modules(draw: Draw, *, device: str = "cpu", max_modules: int = 10, hostile: bool = False) -> nn.Module:
     """Return small real modules: parameters and buffers of containers, empty and shared modules, tied weights, gaps.
 
-    `device` may be `"meta"`. Imports torch.
+    `device` may be `"meta"`. With `hostile`, names are made to be mistaken for others, as in `model_trees`.
+    Imports torch.
     """
     import torch
     from torch import nn
@@ -155,7 +156,9 @@ def torch_modules(draw: Draw, *, device: str = "cpu", max_modules: int = 10) -> 
     for number in range(draw(st.integers(0, max_modules))):
         parent = draw(st.sampled_from(containers))
         action = draw(st.sampled_from(("leaf", "container", "shared", "parameter", "buffer", "tied", "gap")))
-        name = f"{draw(st.sampled_from(('a', 'layer', 'x y')))}{number}"
+        name = draw(st.sampled_from(HOSTILE_NAMES)) if hostile else f"{draw(st.sampled_from(PLAIN_NAMES))}{number}"
+        if hasattr(parent, name):
+            continue
         leaves = [module for module in made if module not in containers]
         if action == "leaf":
             made.append(leaf())
