@@ -32,6 +32,9 @@ def parse_size(value: int | str) -> int:
 
     Fractions of a byte are dropped. Raises `SizeError` for anything else, and for sizes of
     2**63 bytes and above.
+
+    >>> parse_size("24 GiB"), parse_size("1.5 kB"), parse_size(512)
+    (25769803776, 1500, 512)
     """
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise SizeError(f"a size is a number of bytes or text such as `24 GiB`, not {value!r}")
@@ -67,7 +70,11 @@ def _unknown_unit(value: str, unit: str) -> str:
 
 
 def format_size(size: int) -> str:
-    """Return a size for people, in binary units with one decimal: `"14.9 GiB"`, `"0 B"`."""
+    """Return a size for people, in binary units with one decimal.
+
+    >>> format_size(16_000_000_000), format_size(0)
+    ('14.9 GiB', '0 B')
+    """
     for unit in ("PiB", "TiB", "GiB", "MiB", "KiB"):
         if size >= UNITS[unit]:
             return f"{size / UNITS[unit]:.1f} {unit}"
@@ -75,7 +82,11 @@ def format_size(size: int) -> str:
 
 
 def exact_size(size: int) -> str:
-    """Return text that `parse_size` reads back to the same bytes, in the largest unit that divides it."""
+    """Return text that `parse_size` reads back to the same bytes, in the largest unit that divides it.
+
+    >>> exact_size(3 << 29), exact_size(1_000)
+    ('1536 MiB', '1000 B')
+    """
     for unit in ("TiB", "GiB", "MiB", "KiB"):
         if size and size % UNITS[unit] == 0:
             return f"{size // UNITS[unit]} {unit}"
