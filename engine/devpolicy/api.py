@@ -1,22 +1,24 @@
 """The verbs: `plan`, `plan_all`, `resolve`, `use_policy`.
 
-Owns how the three inputs are gathered: a host that is not given is probed, a model may be a name, a
-folder or a module, and the policy in use is found. What follows is a pure function's work.
+Owns how the three inputs are gathered (a host that is not given is probed, a model may be a name, a folder or a
+module), which policy is in use, and what was resolved beside each other. What follows is a pure function's work.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 from warnings import warn
 
 from devpolicy.device import ComponentDevice
-from devpolicy.errors import DevPolicyWarning
+from devpolicy.errors import DevPolicyError, DevPolicyWarning, Diagnostic, ModelError, PolicyError, Unsatisfiable
 from devpolicy.host import Host
 from devpolicy.language.policy import Policy
 from devpolicy.model import ModelTree
@@ -41,13 +43,16 @@ def plan(
 ) -> Plan:
     """Compile a policy for a model and a host.
 
-    `model` is a `ModelTree`, a `torch.nn.Module`, a Transformers configuration, a catalogue name, or a checkpoint
-    folder. `host` is by default this machine. `target` names the consumer whose form is planned (`"hf"` by
-    default). Raises `PolicyError`, `HostError` or `ModelError` for an input that cannot be read, and
-    `Unsatisfiable` where the policy cannot be met.
+    `model` is a `ModelTree`, a `torch.nn.Module`, a Transformers configuration, a catalogue name, a checkpoint folder,
+    or a hub id that is in the local cache. `host` is by default that of the `use_policy` block around the call, else
+    this machine. `target` names the consumer whose form is planned (`"hf"` by default). Nothing is remembered: the same
+    call gives the same plan.
+
+    Raises `PolicyError`, `HostError` or `ModelError` for an input that cannot be read, and `Unsatisfiable` where the
+    policy cannot be met.
     """
-    policy, host = _policy(policy), _host(host, policy)
-    return make_plan(policy, _tree(model), host, component=component, target=target or "hf")
+    loaded = _policy(policy)
+    return make_plan(loaded, _tree(model), _host(host, loaded), component=component, target=target or "hf")
 
 
 def plan_all(
@@ -62,20 +67,15 @@ def plan_all(
     Each sees what those before it took. `models` maps a component's name to its model, as `plan` takes it. Raises as
     `plan` does.
     """
-    policy, host = _policy(policy), _host(host, policy)
-    claims: dict[str, int] = {}
-    plans = {}
+    if not isinstance(models, Mapping):
+        raise DevPolicyError(f"`models` maps names of components to models, not {_shown(models)}")
+    loaded = _policy(policy)
+    machine = _host(host, loaded)
+    plans: dict[str, Plan] = {}
     for name, model in models.items():
-        made = make_plan(policy, _tree(model), host, component=name, target=target or "hf", claims=claims)
-        plans[name] = made
-        _claim(claims, made)
+        claims = _claims(plans.values())
+        plans[name] = make_plan(loaded, _tree(model), machine, component=name, target=target or "hf", claims=claims)
     return plans
-
-
-def _claim(claims: dict[str, int], made: Plan) -> None:
-    """Add what a plan takes to the claims: its activations too, because another component may run meanwhile."""
-    for device, budget in made.ledger.items():
-        claims[device] = claims.get(device, 0) + budget.used - budget.others
 
 
 def resolve(
@@ -89,25 +89,45 @@ def resolve(
 ) -> ComponentDevice:
     """Return the device that a policy gives a component: with `model` the whole plan's, without it the device choice.
 
-    Without a model, rules about modules cannot be applied: that is a `DevPolicyWarning`, and with `strict` an error
-    (`Unsatisfiable`, DP504).
+    Without a model, rules about modules cannot be applied (DP504), and with one, a rule may match nothing (DP501): that
+    is a `DevPolicyWarning`, and with `strict` an error (`Unsatisfiable`).
+
+    Inside `use_policy`, without a `host` of its own, the call takes the block's host, and what a model takes there is
+    kept: later calls see it. A component that is resolved again, by the same name, is not counted twice.
     """
-    policy, host = _policy(policy), _host(host, policy)
-    if model is not None:
-        return plan(policy, model, host, component=component, target=target).device
-    choice = choose(policy, host, target=target or "torch", strict=strict)
-    for warning in choice.warnings:
-        warn(warning.render(), DevPolicyWarning, stacklevel=2)
-    return choice.device
+    loaded = _policy(policy)
+    block = _in_use.get() if host is None else None
+    if block is not None:
+        return block.device(loaded, component=component, model=model, target=target, strict=strict)
+    return _resolve(loaded, _host(host, loaded), component, model, target, strict, {})[0]
+
+
+def _resolve(
+    policy: Policy,
+    host: Host,
+    component: str | None,
+    model: Any,
+    target: str | None,
+    strict: bool,
+    claims: Mapping[str, int],
+) -> tuple[ComponentDevice, Plan | None]:
+    if model is None:
+        choice = choose(policy, host, target=target or "torch")
+        _tell(choice.warnings, strict)
+        return choice.device, None
+    made = make_plan(policy, _tree(model), host, component=component, target=target or "hf", claims=claims)
+    _tell(made.warnings, strict)
+    return made.device, made
 
 
 class _Active:
-    """A policy in use, with the host that it was first asked for."""
+    """A policy in use, the host that it is used on, and what was resolved there."""
 
     def __init__(self, policy: Policy, host: Host | None) -> None:
         self.policy = policy
         self._host = host
-        self._claims: dict[str, int] = {}
+        self._resolved: list[Plan] = []
+        # One block may be shared by tasks, and the policy of a process is shared by all its threads.
         self._lock = threading.RLock()
 
     @property
@@ -115,28 +135,33 @@ class _Active:
         """The host, probed once."""
         with self._lock:
             if self._host is None:
-                self._host = _host(None, self.policy)
+                self._host = Host.probe(disk_path=self.policy.disk_path)
             return self._host
 
-    def device(self, component: str | None, model: Any) -> ComponentDevice:
-        """Resolve one component. What a model takes is kept: the next component sees it."""
-        if model is None:
-            return resolve(self.policy, self.host, component=component)
+    def device(
+        self, policy: Policy, *, component: str | None, model: Any, target: str | None, strict: bool
+    ) -> ComponentDevice:
+        """Resolve one component, by any policy, beside what was resolved before."""
         with self._lock:
-            made = make_plan(self.policy, _tree(model), self.host, component=component, claims=self._claims)
-            _claim(self._claims, made)
-            return made.device
+            # A component that was here before is moved, not added: it is initialised again, or loaded again.
+            others = [one for one in self._resolved if component is None or one.component != component]
+            device, made = _resolve(policy, self.host, component, model, target, strict, _claims(others))
+            if made is not None:
+                self._resolved = [*others, made]
+            return device
 
 
 _in_use: ContextVar[_Active | None] = ContextVar("devpolicy_in_use", default=None)
 _of_process: dict[str, _Active] = {}
+_process_lock = threading.Lock()
 
 
 @contextmanager
 def use_policy(policy: PolicyLike, host: HostLike | None = None) -> Iterator[Policy]:
     """Make `policy` what `ComponentDevice.resolve_device(None)` asks inside the block, in this thread or task.
 
-    The host is probed once, when it is first needed. Blocks nest; the inner one counts.
+    `host` is what the verbs take inside the block where none is given: by default this machine, probed once, when it
+    is first needed. Blocks nest; the inner one counts. asyncio tasks that begin in a block share it, threads do not.
     """
     loaded = _policy(policy)
     token = _in_use.set(_Active(loaded, None if host is None else _host(host, loaded)))
@@ -153,11 +178,11 @@ def active_policy() -> Policy | None:
 
 
 def active_device(*, component: str | None = None, model: Any = None) -> ComponentDevice | None:
-    """Return what the active policy gives a component; `None` where no policy is active."""
+    """Return what the active policy gives a component, as `resolve` does; `None` where no policy is active."""
     active = _active()
     if active is None:
         return None
-    return active.device(component, model)
+    return active.device(active.policy, component=component, model=model, target=None, strict=False)
 
 
 def _active() -> _Active | None:
@@ -168,9 +193,19 @@ def _active() -> _Active | None:
     if not name:
         return None
     # Read once for the process: a component's device does not change under it when the file does.
-    if name not in _of_process:
-        _of_process[name] = _Active(Policy.load(name), None)
-    return _of_process[name]
+    with _process_lock:
+        if name not in _of_process:
+            _of_process[name] = _Active(_policy_of_process(name), None)
+        return _of_process[name]
+
+
+def _policy_of_process(name: str) -> Policy:
+    try:
+        return Policy.load(name)
+    except PolicyError as broken:
+        first, *rest = broken.diagnostics
+        note = f"the environment variable `{VARIABLE}` names it"
+        raise PolicyError([replace(first, notes=(*first.notes, note)), *rest]) from None
 
 
 def _policy(policy: PolicyLike) -> Policy:
@@ -179,7 +214,8 @@ def _policy(policy: PolicyLike) -> Policy:
 
 def _host(host: HostLike | None, policy: Policy) -> Host:
     if host is None:
-        return Host.probe(disk_path=policy.disk_path)
+        block = _in_use.get()
+        return Host.probe(disk_path=policy.disk_path) if block is None else block.host
     return host if isinstance(host, Host) else Host.load(host)
 
 
@@ -190,7 +226,35 @@ def _tree(model: Any) -> ModelTree:
         return ModelTree.load(model)
     if hasattr(model, "named_modules"):
         return ModelTree.from_module(model)
-    return ModelTree.from_config(model)
+    if isinstance(model, Mapping) or hasattr(model, "model_type"):
+        return ModelTree.from_config(model)
+    raise ModelError(
+        f"a model is a name, a folder, a module, a Transformers configuration or a model tree, not {_shown(model)}"
+    )
+
+
+def _claims(plans: Iterable[Plan]) -> dict[str, int]:
+    """Return the bytes that plans take of each device: their activations too, because components may run at once."""
+    claims: dict[str, int] = {}
+    for made in plans:
+        for device, budget in made.ledger.items():
+            claims[device] = claims.get(device, 0) + budget.used - budget.others
+    return claims
+
+
+def _tell(warnings: Sequence[Diagnostic], strict: bool) -> None:
+    """Warn whoever called devpolicy, through however many of its functions; raise where the caller is strict."""
+    if strict and warnings:
+        raise Unsatisfiable([replace(warning, severity="error") for warning in warnings])
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "devpolicy":
+        level, frame = level + 1, frame.f_back
+    for warning in warnings:
+        warn(warning.render(), DevPolicyWarning, stacklevel=level)
+
+
+def _shown(value: Any) -> str:
+    return "`None`" if value is None else f"a value of type {type(value).__name__}"
 
 
 __all__ = ["active_device", "active_policy", "plan", "plan_all", "resolve", "use_policy"]

@@ -222,12 +222,13 @@ class ComponentDevice:
         policy: Policy | str | PathLike[str],
         component: str | None = None,
         model: Any = None,
-        host: Host | None = None,
+        host: Host | str | PathLike[str] | None = None,
     ) -> ComponentDevice:
-        """Return what a policy decides for a component, on `host` or else on this machine.
+        """Return what a policy decides for a component: `devpolicy.resolve`, where a component is initialised.
 
         With a `model` (a `ModelTree`, a module, a catalogue name, a checkpoint folder, a cached hub id) it is the whole
-        plan's device, without one the device choice alone. Raises `PolicyError`, `Unsatisfiable`.
+        plan's device, without one the device choice alone. `host` is by default that of the `use_policy` block around
+        the call, else this machine. Raises `PolicyError`, `HostError`, `ModelError`, `Unsatisfiable`.
         """
         from devpolicy import api
 

@@ -24,15 +24,13 @@ class Choice:
     warnings: tuple[Diagnostic, ...] = ()
 
 
-def choose(policy: Policy, host: Host, *, target: str = "torch", strict: bool = False) -> Choice:
+def choose(policy: Policy, host: Host, *, target: str = "torch") -> Choice:
     """Return the first device of the first term that the host and the consumer have.
 
-    Raises `Unsatisfiable`: DP301 where no term has a usable device, DP504 where `strict` and the policy has rules
-    about modules, which cannot be applied without a model.
+    Rules about modules cannot be applied without a model, which is a warning of the choice (DP504). Raises
+    `Unsatisfiable`, DP301, where no term has a usable device.
     """
     warnings = _rules_left_out(policy)
-    if strict and warnings:
-        raise Unsatisfiable(warnings)
     consumer = target_of(target)
     terms: list[tuple[str, str]] = []
     for term in policy.prefer:
