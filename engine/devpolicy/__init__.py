@@ -1,14 +1,21 @@
-"""devpolicy: write where a model runs as a TOML policy, plan it for any host, test it on hosts you do not own."""
+"""devpolicy: write where a model runs as a TOML policy, plan it for any host, test it on hosts you do not own.
+
+Owns the public names. Each is imported when it is first used, so that `import devpolicy` costs next to nothing in a
+library that only might need it.
+"""
 
 from __future__ import annotations
 
-from devpolicy.api import plan, plan_all, resolve, use_policy
-from devpolicy.device import ComponentDevice, Device, DeviceMap, DeviceType
-from devpolicy.errors import DevPolicyError, DevPolicyWarning, PolicyError, Unsatisfiable
-from devpolicy.host import Accelerator, Host
-from devpolicy.language.policy import Policy
-from devpolicy.model import ModelTree
-from devpolicy.placement.plan import Plan
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from devpolicy.api import plan, plan_all, resolve, use_policy
+    from devpolicy.device import ComponentDevice, Device, DeviceMap, DeviceType
+    from devpolicy.errors import DevPolicyError, DevPolicyWarning, PolicyError, Unsatisfiable
+    from devpolicy.host import Accelerator, Host
+    from devpolicy.language.policy import Policy
+    from devpolicy.model import ModelTree
+    from devpolicy.placement.plan import Plan
 
 __version__ = "0.1.0"
 
@@ -31,3 +38,29 @@ __all__ = [
     "resolve",
     "use_policy",
 ]
+
+_MODULES = {
+    "devpolicy.api": ("plan", "plan_all", "resolve", "use_policy"),
+    "devpolicy.device": ("ComponentDevice", "Device", "DeviceMap", "DeviceType"),
+    "devpolicy.errors": ("DevPolicyError", "DevPolicyWarning", "PolicyError", "Unsatisfiable"),
+    "devpolicy.host": ("Accelerator", "Host"),
+    "devpolicy.language.policy": ("Policy",),
+    "devpolicy.model": ("ModelTree",),
+    "devpolicy.placement.plan": ("Plan",),
+}
+_WHERE = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    module = _WHERE.get(name)
+    if module is None:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(module), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,32 @@
+"""The names that `devpolicy` gives, which are imported when they are first used."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+import devpolicy
+
+
+@pytest.mark.parametrize("name", devpolicy.__all__)
+def test_every_public_name_is_there_and_says_where_it_comes_from(name: str) -> None:
+    value = getattr(devpolicy, name)
+    assert value is getattr(devpolicy, name)
+    assert value.__module__.startswith("devpolicy.")
+    assert name in dir(devpolicy)
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'devpolicy' has no attribute 'Polcy'"):
+        _ = devpolicy.Polcy
+
+
+def test_every_error_is_ours_and_survives_a_worker_process() -> None:
+    with pytest.raises(devpolicy.DevPolicyError) as refused:
+        devpolicy.Policy.parse('prefre = "cuda"')
+    again = pickle.loads(pickle.dumps(refused.value))
+    assert type(again) is devpolicy.PolicyError
+    assert isinstance(again, ValueError)
+    assert str(again) == str(refused.value)
+    assert again.diagnostics == refused.value.diagnostics
