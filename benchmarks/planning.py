@@ -38,13 +38,8 @@ STEP = 256 << 20
 Planner = Callable[[Any, Mapping[Any, int]], Mapping[str, Any]]
 
 
-def ours(model: Any, budget: Mapping[Any, int], split: str) -> Mapping[str, Any]:
-    """Read the module and plan it."""
-    return plan_tree(ModelTree.from_module(model), budget, split)
-
-
 def plan_tree(tree: ModelTree, budget: Mapping[Any, int], split: str) -> Mapping[str, Any]:
-    """Plan a tree that has been read. The peers know weights only, so nothing else is reserved."""
+    """Plan a tree with devpolicy. The peers know weights only, so nothing else is reserved."""
     policy = Policy.parse(
         f"""
         prefer = "cuda"
@@ -142,28 +137,28 @@ def compare(world: World, split: str, repeats: int) -> dict[str, Any]:
     """Time the planners in turns, then weigh them and their plans."""
     model = world.build()
     budget = budgets(model)
-    ways: dict[str, Callable[[], Any]] = {
-        "read and plan": lambda: ours(model, budget, split),
-        "plan": lambda: plan_tree(trees.pop(), budget, split),
+    # A tree keeps what was computed of it, so each call is given one that nothing asked before.
+    ways: dict[str, Callable[[ModelTree], Mapping[str, Any]]] = {
+        "read and plan": lambda _: plan_tree(ModelTree.from_module(model), budget, split),
+        "plan": lambda tree: plan_tree(tree, budget, split),
     }
     peers = PEERS[split] if world.peers else {}
     for name, planner in peers.items():
-        ways[name] = lambda planner=planner: planner(model, budget)
+        ways[name] = lambda _, planner=planner: planner(model, budget)
     samples: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
-            # A tree keeps what was computed of it: each plan gets one that nothing asked before.
-            trees = [ModelTree.from_module(model)]
+            fresh = ModelTree.from_module(model)
             gc.collect()
             start = process_time()
-            way()
+            way(fresh)
             samples[name].append(process_time() - start)
     costs, outcomes = {}, {}
     for name, way in ways.items():
-        trees = [ModelTree.from_module(model)]
+        fresh = ModelTree.from_module(model)
         gc.collect()
         tracemalloc.start()
-        device_map = way()
+        device_map = way(fresh)
         costs[name] = Cost(median(samples[name]), tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         outcomes[name] = outcome(model, device_map, budget)
