@@ -38,6 +38,7 @@ ANY = Policy.load("prefer-accelerator")
 HEAD = Policy.load("offload-lm-head")
 LLAMA = ModelTree.load("llama-3.1-8b")
 BERT = ModelTree.load("bert-base")
+MIXTRAL = ModelTree.load("mixtral-8x7b")
 
 
 @pytest.fixture
@@ -512,3 +513,26 @@ def test_a_hub_id_that_is_not_in_the_cache_is_not_downloaded(tmp_path: Path, mon
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelError, match="not in the local Hugging Face cache"):
         ComponentDevice.from_policy(ANY, model="some-org/some-model", host="1x24gb")
+
+
+# Where rewritten weights go.
+
+NAMES = ("", ".", "..", "a/b", "a", "\\", "\ud800", "%2E", "%")
+
+
+EXPERTS = Policy.parse('prefer = "cuda"\nmemory.disk.path = "kept"\n[[rule]]\nclass = "*Experts"\noffload = "disk"\n')
+
+
+@given(st.lists(st.text(max_size=6) | st.sampled_from(NAMES), min_size=2, max_size=4, unique=True))
+def test_no_two_components_rewrite_weights_into_one_folder(names: list[str]) -> None:
+    made = [plan(EXPERTS, MIXTRAL, "4x80gb", component=name).load.offload_folder for name in names]
+    assert len(set(made)) == len(names)
+    for folder in made:
+        assert folder is not None
+        parent, name = folder.split("/")
+        assert parent == "kept"
+        assert name not in {"", ".", ".."}
+
+
+def test_a_model_of_no_component_has_the_folder_itself() -> None:
+    assert plan(EXPERTS, MIXTRAL, "4x80gb").load.offload_folder == "kept"

@@ -172,9 +172,26 @@ def _plan(
         placements=Placements(placements),
         ledger=ledger_of(units, solution, world),
         warnings=tuple(warnings),
-        load=Load(work.policy.workload.dtype, work.policy.disk_path if rewritten else None, rewritten),
+        load=Load(
+            work.policy.workload.dtype, _folder(work.policy.disk_path, component) if rewritten else None, rewritten
+        ),
         trace=work.trace,
     )
+
+
+def _folder(path: str | None, component: str | None) -> str | None:
+    """Return the folder of one component's rewritten weights.
+
+    transformers names a file there by its tensor, so two models in one folder would overwrite each other's weights, and
+    answer with them.
+    """
+    if path is None or component is None:
+        return path
+    from urllib.parse import quote  # not needed before, and slow to import
+
+    name = quote(component, safe="", errors="surrogatepass")
+    # Empty, `.` and `..` name no folder of their own; quoting never gives what is written for them.
+    return f"{path}/{name}" if name.strip(".") else f"{path}/%{name}"
 
 
 def _why(term: Term, world: World, solution: Solution, at: int) -> tuple[str, str]:
@@ -185,7 +202,7 @@ def _why(term: Term, world: World, solution: Solution, at: int) -> tuple[str, st
     if pin is not None:
         return pin.name, pin.reason or f"rule `{pin.name}` runs it on `{seat}`"
     if at in solution.with_main:
-        why = "a rule keeps a part of a block elsewhere, so the block and what comes before it run on the main device"
+        why = "a rule keeps a part of a block elsewhere, so the block and what it may read run on the main device"
         return "prefer", f"{why} `{seat}`"
     used = len(set(solution.seat))
     share = "the only device that is needed" if used == 1 else f"one of {used} that share the model"
