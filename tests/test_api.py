@@ -329,11 +329,17 @@ def test_a_refusal_takes_nothing() -> None:
         assert resolve(cuda, component="generator", model=LLAMA) == ComponentDevice.from_str("cuda:0")
 
 
-def test_plan_remembers_nothing_and_gives_the_same_each_time() -> None:
+def test_planning_in_a_block_sees_what_others_were_resolved_to_and_keeps_nothing() -> None:
     with use_policy(ANY, "1x24gb"):
-        assert plan(ANY, LLAMA) == plan(ANY, LLAMA)
-        resolve(ANY, component="one", model=LLAMA)
-        assert plan(ANY, LLAMA) == plan(ANY, LLAMA, "1x24gb")
+        assert [plan(ANY, LLAMA).device.to_torch_str() for _ in range(2)] == ["cuda:0", "cuda:0"]
+        device = resolve(ANY, component="one", model=LLAMA)
+        assert plan(ANY, LLAMA, component="one").device == device, "a component stood in its own way"
+        assert plan(ANY, LLAMA, component="two").device == ComponentDevice.from_str("cpu")
+        assert plan(ANY, LLAMA).device == ComponentDevice.from_str("cpu")
+        assert plan(ANY, LLAMA, "1x24gb").device == device
+        both = plan_all(ANY, {"one": LLAMA, "two": LLAMA})
+        assert [made.device.to_torch_str() for made in both.values()] == ["cuda:0", "cpu"]
+        assert plan_all(ANY, {"two": LLAMA})["two"].device == ComponentDevice.from_str("cpu")
 
 
 # Threads and tasks.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -44,15 +44,16 @@ def plan(
     """Compile a policy for a model and a host.
 
     `model` is a `ModelTree`, a `torch.nn.Module`, a Transformers configuration, a catalogue name, a checkpoint folder,
-    or a hub id that is in the local cache. `host` is by default that of the `use_policy` block around the call, else
-    this machine. `target` names the consumer whose form is planned (`"hf"` by default). Nothing is remembered: the same
-    call gives the same plan.
+    or a hub id that is in the local cache. `host` is by default this machine; inside `use_policy` it is the block's,
+    beside what other components were resolved to there. `target` names the consumer whose form is planned (`"hf"` by
+    default). Planning keeps nothing: the same call gives the same plan.
 
     Raises `PolicyError`, `HostError` or `ModelError` for an input that cannot be read, and `Unsatisfiable` where the
     policy cannot be met.
     """
     loaded = _policy(policy)
-    return make_plan(loaded, _tree(model), _host(host, loaded), component=component, target=target or "hf")
+    machine, others = _surroundings(host, loaded, {component})
+    return make_plan(loaded, _tree(model), machine, component=component, target=target or "hf", claims=_claims(others))
 
 
 def plan_all(
@@ -70,10 +71,10 @@ def plan_all(
     if not isinstance(models, Mapping):
         raise DevPolicyError(f"`models` maps names of components to models, not {_shown(models)}")
     loaded = _policy(policy)
-    machine = _host(host, loaded)
+    machine, others = _surroundings(host, loaded, models)
     plans: dict[str, Plan] = {}
     for name, model in models.items():
-        claims = _claims(plans.values())
+        claims = _claims([*others, *plans.values()])
         plans[name] = make_plan(loaded, _tree(model), machine, component=name, target=target or "hf", claims=claims)
     return plans
 
@@ -138,13 +139,17 @@ class _Active:
                 self._host = Host.probe(disk_path=self.policy.disk_path)
             return self._host
 
+    def others(self, components: Container[str | None]) -> list[Plan]:
+        """Return what was resolved for others than `components`: a name that was here before is moved, not added."""
+        with self._lock:
+            return [one for one in self._resolved if one.component is None or one.component not in components]
+
     def device(
         self, policy: Policy, *, component: str | None, model: Any, target: str | None, strict: bool
     ) -> ComponentDevice:
         """Resolve one component, by any policy, beside what was resolved before."""
         with self._lock:
-            # A component that was here before is moved, not added: it is initialised again, or loaded again.
-            others = [one for one in self._resolved if component is None or one.component != component]
+            others = self.others({component})
             device, made = _resolve(policy, self.host, component, model, target, strict, _claims(others))
             if made is not None:
                 self._resolved = [*others, made]
@@ -212,10 +217,15 @@ def _policy(policy: PolicyLike) -> Policy:
     return policy if isinstance(policy, Policy) else Policy.load(policy)
 
 
+def _surroundings(host: HostLike | None, policy: Policy, components: Container[str | None]) -> tuple[Host, list[Plan]]:
+    """Return the host, and what others than `components` were resolved to there."""
+    block = _in_use.get() if host is None else None
+    return (_host(host, policy), []) if block is None else (block.host, block.others(components))
+
+
 def _host(host: HostLike | None, policy: Policy) -> Host:
     if host is None:
-        block = _in_use.get()
-        return Host.probe(disk_path=policy.disk_path) if block is None else block.host
+        return Host.probe(disk_path=policy.disk_path)
     return host if isinstance(host, Host) else Host.load(host)
 
 
