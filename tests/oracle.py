@@ -31,7 +31,7 @@ def tensors(tree: Any) -> dict[str, tuple[str, Any]]:
 
 
 def size(tensor: Any) -> int:
-    return prod(tensor.shape) * ITEM[tensor.dtype]
+    return int(prod(tensor.shape) * ITEM[tensor.dtype])
 
 
 def subtree(tree: Any, path: str) -> int:
@@ -111,12 +111,15 @@ def recount(plan: Any, tree: Any, context: int, batch: int = 1) -> dict[str, dic
     floats = [tensor.dtype for _, tensor in tensors(tree).values() if "float" in tensor.dtype and not tensor.buffer]
     item = ITEM[tree.dtype or next(iter(floats), "float32")]
     order = [module.path for module in tree.modules]
+    names = list(tensors(tree))
     for cache in tree.kv_cache:
-        # A cache is where its module's first tensor runs; a module without any goes with the next one that has some.
-        names = list(tensors(tree))
-        behind = [name for name in names if order.index(tensors(tree)[name][0]) >= order.index(cache.module)]
+        # A cache is where its module runs: as a key says, else where the next tensor in order is.
+        where = cache.module
+        if names and not any(above in device_map for above in ancestors(where)):
+            behind = [name for name in names if order.index(tensors(tree)[name][0]) >= order.index(where)]
+            where = (behind or names[-1:])[0]
         if names:
-            device = read(device_map, (behind or names[-1:])[0])
+            device = read(device_map, where)
             tokens = min(context, cache.window) if cache.window else context
             add(main if device in kept else device, "kv_cache", cache.values * tokens * batch * item)
     if streamed:

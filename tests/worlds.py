@@ -6,12 +6,14 @@ Budgets are of the model's own size, so that generated models are split, spill a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from hypothesis import strategies as st
 
-from devpolicy import Accelerator, Host, ModelTree, Policy
+from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, Unsatisfiable
 from devpolicy.language.policy import Amount, MemoryRule, Rule, SizeTest, Term, Workload
 from devpolicy.model import KVCache, Module, Tensor
+from devpolicy.placement.planner import make_plan
 from devpolicy.testing.strategies import model_trees
 from devpolicy.testing.strategies.policies import patterns
 
@@ -113,3 +115,64 @@ def _rules(draw: st.DrawFn, paths: list[str], kind: str, number: int) -> Rule:
         ties=draw(st.sampled_from((None, "follow", "skip"))),
         on_exhausted=draw(st.sampled_from(("error", "next"))),
     )
+
+
+def small_llama(blocks: int = 3, *, tied: bool = False) -> ModelTree:
+    """A decoder of whole bytes: embedding and head of 40, blocks of 30 (4 + 6 + 12 + 8), a norm of 2, and behind the
+    blocks the rotary table that all of them read: one buffer of 1."""
+
+    def holds(path: str, cls: str, size: int, *, buffer: bool = False) -> Module:
+        return Module(path, cls, (Tensor("weight", (size,), "int8", buffer, not buffer),))
+
+    modules = [Module("", "Llama"), Module("model", "Decoder"), holds("model.embed_tokens", "Embedding", 40)]
+    modules += [Module("model.layers", "ModuleList")]
+    for at in range(blocks):
+        path = f"model.layers.{at}"
+        modules += [Module(path, "Block"), Module(f"{path}.attn", "Attention"), holds(f"{path}.attn.q", "Linear", 4)]
+        modules += [holds(f"{path}.attn.o", "Linear", 6), Module(f"{path}.mlp", "Mlp")]
+        modules += [holds(f"{path}.mlp.up", "Linear", 12), holds(f"{path}.mlp.down", "Linear", 8)]
+    modules += [holds("model.norm", "Norm", 2), holds("model.rotary_emb", "Rotary", 1, buffer=True)]
+    modules += [holds("lm_head", "Linear", 40)]
+    ties = (("model.embed_tokens.weight", "lm_head.weight"),) if tied else ()
+    return ModelTree("small-llama", tuple(modules), ties, frozenset({"Block"}))
+
+
+def machine(*accelerators: str, memory: str = "64 GiB", disk: str = "1 TiB", size: str = "64 GiB") -> Host:
+    """A host with the accelerators of these types; what a plan may use of them is for the policy to say."""
+    return Host([Accelerator(kind, memory=size) for kind in accelerators], memory=memory, disk=disk)
+
+
+def budgets(text: str = "", **bytes_of: int) -> str:
+    """Policy text: `text`, then for each type of device a budget of so many bytes, nothing else charged to it.
+
+    A device is written `cuda_1`.
+    """
+    tables = [
+        f'[memory."{name.replace("_", ":")}"]\nbasis = "total"\ncap = "{size} B"\n'
+        + ('headroom = "0 B"\nreserve = { activations = "0 B" }\n' if name != "disk" else "")
+        for name, size in bytes_of.items()
+    ]
+    return "\n".join([text, *tables])
+
+
+def planned(text: str, tree: ModelTree, host: Host, **options: Any) -> Plan:
+    return make_plan(Policy.parse(text), tree, host, **options)
+
+
+def refused(text: str, tree: ModelTree, host: Host, **options: Any) -> Unsatisfiable:
+    """The refusal of a plan that must not be made."""
+    try:
+        made = planned(text, tree, host, **options)
+    except Unsatisfiable as refusal:
+        return refusal
+    raise AssertionError(f"planned: {device_map(made)}")
+
+
+def device_map(plan: Plan) -> dict[str, str]:
+    form = plan.device.to_dict()
+    return dict(form["device_map"]) if "device_map" in form else {"": form["device"]}
+
+
+def where(plan: Plan) -> dict[str, str]:
+    """Where each unit's weights are."""
+    return {path: str(unit.device) for path, unit in plan.placements.items()}

@@ -17,7 +17,7 @@ from devpolicy.placement.seats import Seat
 from devpolicy.placement.sizing import Sizing
 from devpolicy.placement.targets import Target
 from devpolicy.placement.trace import Trace
-from devpolicy.placement.units import Unit
+from devpolicy.placement.units import Chain, Unit
 from devpolicy.sizes import format_size
 
 
@@ -92,7 +92,7 @@ class Assignment:
     """Units that a rule runs on a seat."""
     with_main: set[int] = field(default_factory=set)
     """Units that must run on the main device: the rest of a block from which something is kept elsewhere, and all
-    before it."""
+    that it may read."""
     main: int | None = None
     """The seat that must be the main device, because a rule runs the rest of such a block there."""
     clusters: list[list[int]] = field(default_factory=list)
@@ -101,68 +101,66 @@ class Assignment:
     disk_used: int = 0
 
 
+_Waiting = tuple[list[int], Chain]
+"""Units that share a device, and what is left of the rules that speak for them."""
+
+
 def assign(units: Sequence[Unit], groups: Sequence[Sequence[int]], world: World, trace: Trace) -> Assignment:
     """Apply the rules. Raises `Refused` where a rule that must hold cannot."""
     rules = world.policy.rules
     result = Assignment()
-    joined = _join(units, groups, rules)
     load = [0] * len(world.seats)
-    for members in joined:
-        decided = _decide(members, units, world, result, load, trace)
-        if decided is None:
-            result.clusters.append(members)
+    waiting: list[_Waiting] = [(members, units[members[0]].chain) for members in _tied(len(units), groups)]
+    # Units come to a rule with `together` once the rules before it are exhausted, so it may take several rounds.
+    while waiting:
+        waiting = [
+            left for batch in _batches(waiting, rules) for left in _decide(batch, units, world, result, load, trace)
+        ]
+    result.clusters.sort()
     _keep_blocks_whole(units, world, result)
     return result
 
 
-def _join(units: Sequence[Unit], groups: Sequence[Sequence[int]], rules: Sequence[Rule]) -> list[list[int]]:
-    """Return the units as clusters that share a device: by ties, by `together`, else one by one."""
-    leader = list(range(len(units)))
+def _tied(count: int, groups: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Return units `range(count)` as those of each group (groups are disjoint) and the others one by one."""
+    group_of = {at: group for group in groups for at in group}
+    tied = (list(group_of.get(at, (at,))) for at in range(count))
+    return [members for at, members in enumerate(tied) if members[0] == at]
 
-    def find(number: int) -> int:
-        while leader[number] != number:
-            leader[number] = leader[leader[number]]
-            number = leader[number]
-        return number
 
-    def unite(members: Sequence[int]) -> None:
-        for number in members[1:]:
-            first, second = sorted((find(members[0]), find(number)))
-            leader[second] = first
-
-    for group in groups:
-        unite(group)
-    for number, rule in enumerate(rules):
-        if rule.together:
-            unite([at for at, unit in enumerate(units) if unit.chain[:1] == (number,)])
-    clusters: dict[int, list[int]] = {}
-    for at in range(len(units)):
-        clusters.setdefault(find(at), []).append(at)
-    return list(clusters.values())
+def _batches(waiting: Sequence[_Waiting], rules: Sequence[Rule]) -> list[list[_Waiting]]:
+    """Return what a rule with `together` is to decide next as one batch, the others each alone; in the order given."""
+    batches: dict[int, list[_Waiting]] = {}
+    for number, one in enumerate(waiting):
+        together = bool(one[1]) and rules[one[1][0]].together
+        batches.setdefault(-1 - one[1][0] if together else number, []).append(one)
+    return list(batches.values())
 
 
 def _decide(
-    members: list[int], units: Sequence[Unit], world: World, result: Assignment, load: list[int], trace: Trace
-) -> bool | None:
-    """Apply the first rule that serves to a cluster. Returns `None` where none speaks for it."""
-    path = units[members[0]].path
-    chain = units[members[0]].chain
-    failures: list[Diagnostic] = []
-    for number in chain:
-        rule = world.policy.rules[number]
+    batch: list[_Waiting], units: Sequence[Unit], world: World, result: Assignment, load: list[int], trace: Trace
+) -> list[_Waiting]:
+    """Apply to a batch the next rule that serves. Returns what waits for another round, with the rules left for it."""
+    members = sorted(at for part, _ in batch for at in part)
+    chain, rules = batch[0][1], world.policy.rules
+    while chain:
+        rule = rules[chain[0]]
         if rule.offload:
             failure = _keep(members, units, rule, world, result)
         elif rule.prefer:
             failure = _pin(members, units, rule, world, result, load)
         else:
-            return None
+            break
         if failure is None:
-            return True
-        trace.note(path, f"rule `{rule.name}`: {failure.message}")
+            return []
+        trace.note(units[members[0]].path, f"rule `{rule.name}`: {failure.message}")
         if rule.on_exhausted == "error":
             raise Refused(failure)
-        failures.append(failure)
-    return None
+        chain = chain[1:]
+        if rule.together or (chain and rules[chain[0]].together):
+            return [(part, rest[1:] if rule.together else chain) for part, rest in batch]
+    result.clusters.append(members)
+    return []
 
 
 def _keep(members: list[int], units: Sequence[Unit], rule: Rule, world: World, result: Assignment) -> Diagnostic | None:
@@ -284,7 +282,7 @@ def _keep_blocks_whole(units: Sequence[Unit], world: World, result: Assignment) 
         if unit.own_only and at in result.kept:
             raise Refused(_mixed_container(unit, result.kept[at]))
     free = {member: cluster for cluster in result.clusters for member in cluster}
-    last_cut: list[int] = []
+    cut: list[list[int]] = []
     for pieces in blocks.values():
         running = [at for at in pieces if at not in result.kept]
         seats = {result.pinned[at][0] for at in running if at in result.pinned}
@@ -292,21 +290,27 @@ def _keep_blocks_whole(units: Sequence[Unit], world: World, result: Assignment) 
         if len(seats) > 1 or (seats and loose and len(world.seats) > 1):
             raise Refused(_apart(units, pieces, result))
         if running and len(running) < len(pieces):
-            last_cut = pieces
+            cut.append(pieces)
         elif loose:
             _merge(loose, result, free)
-    if last_cut:
-        _bind_to_main(units, last_cut, result, free)
+    if cut:
+        _bind_to_main(units, cut, result, free)
 
 
-def _bind_to_main(units: Sequence[Unit], last_cut: list[int], result: Assignment, free: dict[int, list[int]]) -> None:
-    """Run everything up to the last cut block on the main device.
+def _bind_to_main(units: Sequence[Unit], cut: list[list[int]], result: Assignment, free: dict[int, list[int]]) -> None:
+    """Run the cut blocks and all that they may read on the main device.
 
     What is kept elsewhere runs on the main device. accelerate moves a module's inputs where it has a hook, and a
     cut block has none as a whole: its residual connection adds what comes from the block before to what its
-    pieces return, and both must be on one device.
+    pieces return, and its attention turns queries by rotary tables that are made once for all blocks. So everything
+    up to the last cut block runs there, and what stands beside the blocks too: the tables are registered behind them.
     """
-    for at in range(last_cut[-1] + 1):
+    last = max(pieces[-1] for pieces in cut)
+    stacks = {units[pieces[0]].stack for pieces in cut}
+    for at, unit in enumerate(units):
+        reads_nothing = unit.is_block or unit.block is not None or not any(unit.start in stack for stack in stacks)
+        if at > last and reads_nothing:
+            continue
         if at in free:
             cluster = free[at]
             result.with_main.update(cluster)

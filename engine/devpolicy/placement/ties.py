@@ -6,6 +6,7 @@ does not apply. It knows no host.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 from devpolicy.errors import Diagnostic, Unsatisfiable
@@ -21,28 +22,47 @@ def bind(tree: ModelTree, units: Sequence[Unit], policy: Policy) -> list[list[in
 
     Changes the units' chains. Raises `Unsatisfiable` (DP401) where a rule parts a group and may not.
     """
-    groups = []
-    for tie in tree.ties:
-        holders = _holders(tree, units, tie)
-        if len(holders) > 1:
-            _agree(tie, [units[number] for number in holders], policy)
-            groups.append(list(holders))
-    return groups
+    starts = [unit.start for unit in units]
+    held = [(tie, _holders(tree, starts, tie)) for tie in tree.ties]
+    groups = _joined(held)
+    for tie, group in groups:
+        _agree(tie, [units[number] for number in group], policy)
+    return [group for _, group in groups]
 
 
-def _holders(tree: ModelTree, units: Sequence[Unit], tie: tuple[str, ...]) -> dict[int, str]:
-    """The units that hold a group's tensors, each with the first tensor's name."""
-    owner: dict[int, str] = {}
-    for name in tie:
-        position = tree.index[name.rpartition(".")[0]]
-        # Few models have more than a handful of ties, so a walk over the units is cheap enough.
-        number = next(at for at, unit in enumerate(units) if unit.start <= position < unit.end)
-        owner.setdefault(number, name)
-    return dict(sorted(owner.items()))
+def _holders(tree: ModelTree, starts: list[int], tie: tuple[str, ...]) -> set[int]:
+    """The units that hold the tensors of one tie, given where each unit starts."""
+    return {bisect_right(starts, tree.index[name.rpartition(".")[0]]) - 1 for name in tie}
+
+
+def _joined(held: Sequence[tuple[tuple[str, ...], set[int]]]) -> list[tuple[tuple[str, ...], list[int]]]:
+    """Return the groups of several units, those with a unit in common as one, each with its first tie.
+
+    A head may share its weight with the embedding and its bias with the module around it.
+    """
+    leader: dict[int, int] = {}
+
+    def find(number: int) -> int:
+        while leader.setdefault(number, number) != number:
+            leader[number] = leader[leader[number]]
+            number = leader[number]
+        return number
+
+    parted = [(tie, sorted(units)) for tie, units in held if len(units) > 1]
+    for _, (first, *others) in parted:
+        for other in others:
+            low, high = sorted((find(first), find(other)))
+            leader[high] = low
+    groups: dict[int, tuple[tuple[str, ...], list[int]]] = {}
+    for tie, units in parted:
+        groups.setdefault(find(units[0]), (tie, []))
+    for number in sorted(leader):
+        groups[find(number)][1].append(number)
+    return list(groups.values())
 
 
 def _agree(tie: tuple[str, ...], members: list[Unit], policy: Policy) -> None:
-    """Give the members one chain. Each round drops one rule from one chain, or ends."""
+    """Give the members one chain. Each round drops one rule from all their chains, or ends."""
     while True:
         actions = [_action(member, policy.rules) for member in members]
         if len(set(actions)) == 1:
@@ -50,10 +70,12 @@ def _agree(tie: tuple[str, ...], members: list[Unit], policy: Policy) -> None:
         parting = _parting(members, policy)
         if parting is None:
             break
-        member, rule, mode = parting
+        number, mode = parting
         if mode == "refuse":
-            raise Unsatisfiable(_refusal(tie, rule, members))
-        member.chain = member.chain[1:]
+            raise Unsatisfiable(_refusal(tie, policy.rules[number], members))
+        for member in members:
+            if member.chain[:1] == (number,):
+                member.chain = member.chain[1:]
     winner = min((member.chain for member in members if member.chain), default=())
     for member in members:
         member.chain = winner
@@ -68,21 +90,22 @@ def _action(member: Unit, rules: Sequence[Rule]) -> Action | None:
     return ("prefer", rule.prefer) if rule.prefer else None
 
 
-def _parting(members: list[Unit], policy: Policy) -> tuple[Unit, Rule, Ties] | None:
+def _parting(members: list[Unit], policy: Policy) -> tuple[int, Ties] | None:
     """Find a rule that parts the group and must be refused or skipped; `None` where the rest may be bound.
 
     A rule to an executing device binds the group silently, unless another such rule wants it elsewhere.
     """
-    heads = [(member, policy.rules[member.chain[0]]) for member in members if member.chain]
-    for member, rule in heads:
+    heads = sorted({member.chain[0] for member in members if member.chain})
+    for number in heads:
+        rule = policy.rules[number]
         mode = rule.ties or policy.ties
         if rule.offload and mode != "follow":
-            return member, rule, mode
-    running = {rule.prefer: (member, rule) for member, rule in heads if rule.prefer}
-    if len(running) > 1:
-        member, rule = list(running.values())[-1]
-        mode = rule.ties or policy.ties
-        return None if mode == "follow" else (member, rule, mode)
+            return number, mode
+    running = [number for number in heads if policy.rules[number].prefer]
+    if len({policy.rules[number].prefer for number in running}) > 1:
+        # The rule written last gives way.
+        mode = policy.rules[running[-1]].ties or policy.ties
+        return None if mode == "follow" else (running[-1], mode)
     return None
 
 

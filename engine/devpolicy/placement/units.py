@@ -16,7 +16,8 @@ from devpolicy.model import ModelTree
 from devpolicy.placement.sizing import Sizing
 
 Chain = tuple[int, ...]
-"""Positions of the rules that speak for a module, in written order; the last one is final."""
+"""Positions of the rules that speak for a module, in written order. What stands behind the first final one is asked
+only where that one parts tied tensors and is skipped."""
 
 
 @dataclass(slots=True)
@@ -31,6 +32,8 @@ class Unit:
     chain: Chain
     block: int | None = None
     """The position of the block that this is a piece of, where a rule cuts one."""
+    stack: range = range(0)
+    """For a piece of a block: the modules of the part of the model that runs the blocks, such as `model`."""
     is_block: bool = False
     weights: int = 0
     buffers: int = 0
@@ -59,7 +62,7 @@ def divide(tree: ModelTree, rules: Sequence[Rule], sizing: Sizing) -> Division:
     """Divide `tree` under `rules`. Linear in modules times rules."""
     natural = _natural_units(tree)
     chains, matched = _chains(tree, rules, sizing, natural)
-    uniform = _uniform(tree, chains)
+    uniform = _uniform(tree, _decisive(chains, rules))
     return Division(_collect(tree, sizing, natural, chains, uniform), matched)
 
 
@@ -111,16 +114,18 @@ def _chains(
             own.append(number)
             matched[number] = matched.get(number, 0) + 1
         inherited = chains[tree.parents[position]] if position else ()
-        chains.append(_effective(sorted({*inherited, *own}), rules) if own else inherited)
+        chains.append(tuple(sorted({*inherited, *own})) if own else inherited)
     return chains, matched
 
 
-def _effective(numbers: list[int], rules: Sequence[Rule]) -> Chain:
-    """Cut a chain behind its first final rule, so that equal chains mean equal decisions."""
-    for length, number in enumerate(numbers, start=1):
-        if rules[number].on_exhausted == "error":
-            return tuple(numbers[:length])
-    return tuple(numbers)
+def _decisive(chains: list[Chain], rules: Sequence[Rule]) -> list[Chain]:
+    """Cut each chain behind its first final rule, so that equal chains mean equal decisions."""
+    cut: dict[Chain, Chain] = {}
+    for chain in chains:
+        if chain not in cut:
+            final = (length for length, at in enumerate(chain, start=1) if rules[at].on_exhausted == "error")
+            cut[chain] = chain[: next(final, len(chain))]
+    return [cut[chain] for chain in chains]
 
 
 def _subtree_sums(tree: ModelTree, own: list[int]) -> list[int]:
@@ -165,6 +170,9 @@ def _collect(
         if any(module.tensors for module in tree.modules[position:end]):
             unit = _unit(tree, sizing, position, end, chains[position])
             unit.block = block
+            if block is not None:
+                runs_blocks = tree.parents[max(0, tree.parents[block])]
+                unit.stack = range(max(0, runs_blocks), tree.ends[max(0, runs_blocks)])
             unit.is_block = natural[position] and end > position + 1
             unit.kv_cache += loose_cache
             loose_cache = 0
