@@ -151,6 +151,7 @@ def _plan(
     warnings: Sequence[Diagnostic],
 ) -> Plan:
     units = work.division.units
+    devices = len(set(solution.seat))
     held: list[Device] = []
     placements: dict[str, Placement] = {}
     for at, unit in enumerate(units):
@@ -158,7 +159,7 @@ def _plan(
         kept = solution.kept.get(at)
         device = Device.from_str(kept.place) if kept else runs_on
         held.append(device)
-        rule, reason = _why(term, world, solution, at)
+        rule, reason = _why(term, world, solution, at, devices)
         placements[unit.path] = Placement(device, runs_on, rule, reason, unit.weights + unit.buffers)
     entries = device_map(work.tree, units, held)
     single = entries.get("")
@@ -194,7 +195,7 @@ def _folder(path: str | None, component: str | None) -> str | None:
     return f"{path}/{name}" if name.strip(".") else f"{path}/%{name}"
 
 
-def _why(term: Term, world: World, solution: Solution, at: int) -> tuple[str, str]:
+def _why(term: Term, world: World, solution: Solution, at: int, devices: int) -> tuple[str, str]:
     kept, pin = solution.kept.get(at), solution.pinned.get(at)
     if kept is not None:
         return kept.rule, kept.reason
@@ -204,8 +205,7 @@ def _why(term: Term, world: World, solution: Solution, at: int) -> tuple[str, st
     if at in solution.with_main:
         why = "a rule keeps a part of a block elsewhere, so the block and what it may read run on the main device"
         return "prefer", f"{why} `{seat}`"
-    used = len(set(solution.seat))
-    share = "the only device that is needed" if used == 1 else f"one of {used} that share the model"
+    share = "the only device that is needed" if devices == 1 else f"one of {devices} that share the model"
     return "prefer", f"`{term}` serves; `{seat}` is {share}"
 
 
