@@ -75,7 +75,7 @@ def _agree(tie: tuple[str, ...], members: list[Unit], policy: Policy) -> None:
             raise Unsatisfiable(_refusal(tie, policy.rules[number], members))
         for member in members:
             if member.chain[:1] == (number,):
-                member.chain = member.chain[1:]
+                member.leave_out_first(policy.rules)
     winner = min((member.chain for member in members if member.chain), default=())
     for member in members:
         member.chain = winner

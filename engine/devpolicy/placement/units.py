@@ -16,8 +16,7 @@ from devpolicy.model import ModelTree
 from devpolicy.placement.sizing import Sizing
 
 Chain = tuple[int, ...]
-"""Positions of the rules that speak for a module, in written order. What stands behind the first final one is asked
-only where that one parts tied tensors and is skipped."""
+"""Positions of rules, in written order."""
 
 
 @dataclass(slots=True)
@@ -30,6 +29,9 @@ class Unit:
     own_only: bool
     """Only the tensors that the module at `start` holds itself; its children are units of their own."""
     chain: Chain
+    """The rules that speak for it, up to the first final one."""
+    behind: Chain = ()
+    """The rules behind that one, which speak only where it would part tied tensors and is left out."""
     block: int | None = None
     """The position of the block that this is a piece of, where a rule cuts one."""
     stack: range = range(0)
@@ -48,6 +50,10 @@ class Unit:
         """Bytes on the device that holds and runs the unit, without KV cache."""
         return self.weights + self.buffers
 
+    def leave_out_first(self, rules: Sequence[Rule]) -> None:
+        """Take the first rule of the chain away."""
+        self.chain, self.behind = _up_to_final((*self.chain[1:], *self.behind), rules)
+
 
 @dataclass(slots=True)
 class Division:
@@ -62,8 +68,10 @@ def divide(tree: ModelTree, rules: Sequence[Rule], sizing: Sizing) -> Division:
     """Divide `tree` under `rules`. Linear in modules times rules."""
     natural = _natural_units(tree)
     chains, matched = _chains(tree, rules, sizing, natural)
-    uniform = _uniform(tree, _decisive(chains, rules))
-    return Division(_collect(tree, sizing, natural, chains, uniform), matched)
+    cut = {chain: _up_to_final(chain, rules) for chain in set(chains)}
+    uniform = _uniform(tree, [cut[chain][0] for chain in chains])
+    units = _collect(tree, sizing, natural, [cut[chain] for chain in chains], uniform)
+    return Division(units, matched)
 
 
 def _natural_units(tree: ModelTree) -> list[bool]:
@@ -118,14 +126,11 @@ def _chains(
     return chains, matched
 
 
-def _decisive(chains: list[Chain], rules: Sequence[Rule]) -> list[Chain]:
-    """Cut each chain behind its first final rule, so that equal chains mean equal decisions."""
-    cut: dict[Chain, Chain] = {}
-    for chain in chains:
-        if chain not in cut:
-            final = (length for length, at in enumerate(chain, start=1) if rules[at].on_exhausted == "error")
-            cut[chain] = chain[: next(final, len(chain))]
-    return [cut[chain] for chain in chains]
+def _up_to_final(chain: Chain, rules: Sequence[Rule]) -> tuple[Chain, Chain]:
+    """Cut a chain behind its first final rule, so that equal first parts mean equal decisions."""
+    final = (length for length, at in enumerate(chain, start=1) if rules[at].on_exhausted == "error")
+    length = next(final, len(chain))
+    return chain[:length], chain[length:]
 
 
 def _subtree_sums(tree: ModelTree, own: list[int]) -> list[int]:
@@ -149,7 +154,7 @@ def _collect(
     tree: ModelTree,
     sizing: Sizing,
     natural: list[bool],
-    chains: list[Chain],
+    chains: list[tuple[Chain, Chain]],
     uniform: list[bool],
 ) -> list[Unit]:
     """Walk the tree in order and return the units. Iterative: a tree may be deeper than the interpreter's stack."""
@@ -185,13 +190,14 @@ def _collect(
     return units
 
 
-def _unit(tree: ModelTree, sizing: Sizing, start: int, end: int, chain: Chain) -> Unit:
+def _unit(tree: ModelTree, sizing: Sizing, start: int, end: int, chain: tuple[Chain, Chain]) -> Unit:
     return Unit(
         tree.modules[start].path,
         start,
         end,
         own_only=end < tree.ends[start],
-        chain=chain,
+        chain=chain[0],
+        behind=chain[1],
         weights=sum(sizing.weights[start:end]),
         buffers=sum(sizing.buffers[start:end]),
         kv_cache=sum(sizing.kv_cache[start:end]),
