@@ -17,7 +17,7 @@ from devpolicy.placement.seats import Seat
 from devpolicy.placement.sizing import Sizing
 from devpolicy.placement.targets import Target
 from devpolicy.placement.trace import Trace
-from devpolicy.placement.units import Chain, Unit
+from devpolicy.placement.units import Chain, Unit, united
 from devpolicy.sizes import format_size
 
 
@@ -116,7 +116,6 @@ def assign(units: Sequence[Unit], groups: Sequence[Sequence[int]], world: World,
         waiting = [
             left for batch in _batches(waiting, rules) for left in _decide(batch, units, world, result, load, trace)
         ]
-    result.clusters.sort()
     _keep_blocks_whole(units, world, result)
     return result
 
@@ -281,8 +280,8 @@ def _keep_blocks_whole(units: Sequence[Unit], world: World, result: Assignment) 
             blocks.setdefault(unit.block, []).append(at)
         if unit.own_only and at in result.kept:
             raise Refused(_mixed_container(unit, result.kept[at]))
-    free = {member: cluster for cluster in result.clusters for member in cluster}
-    cut: list[list[int]] = []
+    free = {at for cluster in result.clusters for at in cluster}
+    whole, cut = [], []
     for pieces in blocks.values():
         running = [at for at in pieces if at not in result.kept]
         seats = {result.pinned[at][0] for at in running if at in result.pinned}
@@ -292,12 +291,13 @@ def _keep_blocks_whole(units: Sequence[Unit], world: World, result: Assignment) 
         if running and len(running) < len(pieces):
             cut.append(pieces)
         elif loose:
-            _merge(loose, result, free)
+            whole.append(loose)
+    result.clusters = united([*result.clusters, *whole])
     if cut:
-        _bind_to_main(units, cut, result, free)
+        _bind_to_main(units, cut, result)
 
 
-def _bind_to_main(units: Sequence[Unit], cut: list[list[int]], result: Assignment, free: dict[int, list[int]]) -> None:
+def _bind_to_main(units: Sequence[Unit], cut: list[list[int]], result: Assignment) -> None:
     """Run the cut blocks and all that they may read on the main device.
 
     What is kept elsewhere runs on the main device. accelerate moves a module's inputs where it has a hook, and a
@@ -306,32 +306,20 @@ def _bind_to_main(units: Sequence[Unit], cut: list[list[int]], result: Assignmen
     up to the last cut block runs there, and what stands beside the blocks too: the tables are registered behind them.
     """
     last = max(pieces[-1] for pieces in cut)
-    stacks = {units[pieces[0]].stack for pieces in cut}
+    beside = max(units[pieces[0]].stack_end for pieces in cut)
+    bound: set[int] = set()
     for at, unit in enumerate(units):
-        reads_nothing = unit.is_block or unit.block is not None or not any(unit.start in stack for stack in stacks)
-        if at > last and reads_nothing:
+        if at > last and (unit.is_block or unit.block is not None or unit.start >= beside):
             continue
-        if at in free:
-            cluster = free[at]
-            result.with_main.update(cluster)
-            result.clusters = [one for one in result.clusters if one is not cluster]
-        elif at in result.pinned:
+        bound.add(at)
+        if at in result.pinned:
             seat = result.pinned[at][0]
             if result.main not in (None, seat):
                 raise Refused(_apart(units, [at], result))
             result.main = seat
-
-
-def _merge(loose: list[int], result: Assignment, free: dict[int, list[int]]) -> None:
-    merged = sorted({member for at in loose for member in free[at]})
-    if len(merged) == len(free[loose[0]]):
-        return
-    old = [free[at] for at in loose]
-    result.clusters = [cluster for cluster in result.clusters if not any(cluster is one for one in old)]
-    result.clusters.append(merged)
-    result.clusters.sort()
-    for member in merged:
-        free[member] = merged
+    left = [cluster for cluster in result.clusters if bound.isdisjoint(cluster)]
+    result.with_main.update(at for cluster in result.clusters if not bound.isdisjoint(cluster) for at in cluster)
+    result.clusters = left
 
 
 def _apart(units: Sequence[Unit], pieces: list[int], result: Assignment) -> Diagnostic:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from devpolicy.errors import Diagnostic, Unsatisfiable
 from devpolicy.language.policy import Policy, Rule, Term, Ties
 from devpolicy.model import ModelTree
-from devpolicy.placement.units import Unit
+from devpolicy.placement.units import Unit, united
 
 Action = tuple[str, tuple[Term, ...]]
 
@@ -23,42 +23,20 @@ def bind(tree: ModelTree, units: Sequence[Unit], policy: Policy) -> list[list[in
     Changes the units' chains. Raises `Unsatisfiable` (DP401) where a rule parts a group and may not.
     """
     starts = [unit.start for unit in units]
-    held = [(tie, _holders(tree, starts, tie)) for tie in tree.ties]
-    groups = _joined(held)
-    for tie, group in groups:
-        _agree(tie, [units[number] for number in group], policy)
-    return [group for _, group in groups]
+    held = [(tie, holders) for tie in tree.ties if len(holders := _holders(tree, starts, tie)) > 1]
+    # A head may share its weight with the embedding and its bias with the module around it: that is one group.
+    groups = united(sorted(holders) for _, holders in held)
+    first_tie: dict[int, tuple[str, ...]] = {}
+    for tie, holders in held:
+        first_tie.update((at, tie) for at in holders if at not in first_tie)
+    for group in groups:
+        _agree(first_tie[group[0]], [units[number] for number in group], policy)
+    return groups
 
 
 def _holders(tree: ModelTree, starts: list[int], tie: tuple[str, ...]) -> set[int]:
     """The units that hold the tensors of one tie, given where each unit starts."""
     return {bisect_right(starts, tree.index[name.rpartition(".")[0]]) - 1 for name in tie}
-
-
-def _joined(held: Sequence[tuple[tuple[str, ...], set[int]]]) -> list[tuple[tuple[str, ...], list[int]]]:
-    """Return the groups of several units, those with a unit in common as one, each with its first tie.
-
-    A head may share its weight with the embedding and its bias with the module around it.
-    """
-    leader: dict[int, int] = {}
-
-    def find(number: int) -> int:
-        while leader.setdefault(number, number) != number:
-            leader[number] = leader[leader[number]]
-            number = leader[number]
-        return number
-
-    parted = [(tie, sorted(units)) for tie, units in held if len(units) > 1]
-    for _, (first, *others) in parted:
-        for other in others:
-            low, high = sorted((find(first), find(other)))
-            leader[high] = low
-    groups: dict[int, tuple[tuple[str, ...], list[int]]] = {}
-    for tie, units in parted:
-        groups.setdefault(find(units[0]), (tie, []))
-    for number in sorted(leader):
-        groups[find(number)][1].append(number)
-    return list(groups.values())
 
 
 def _agree(tie: tuple[str, ...], members: list[Unit], policy: Policy) -> None:

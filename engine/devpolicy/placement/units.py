@@ -7,7 +7,7 @@ a rule cuts, and a container's own tensors. It knows no host.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -34,8 +34,8 @@ class Unit:
     """The rules behind that one, which speak only where it would part tied tensors and is left out."""
     block: int | None = None
     """The position of the block that this is a piece of, where a rule cuts one."""
-    stack: range = range(0)
-    """For a piece of a block: the modules of the part of the model that runs the blocks, such as `model`."""
+    stack_end: int = 0
+    """For a piece of a block: the position behind the part of the model that runs the blocks, such as `model`."""
     is_block: bool = False
     weights: int = 0
     buffers: int = 0
@@ -62,6 +62,26 @@ class Division:
     units: list[Unit]
     matched: dict[int, int] = field(default_factory=dict)
     """For each rule that matches anything: how many modules."""
+
+
+def united(groups: Iterable[Sequence[int]]) -> list[list[int]]:
+    """Return groups of numbers with those that have a number in common made one, each sorted, in order of the first."""
+    leader: dict[int, int] = {}
+
+    def find(number: int) -> int:
+        while leader.setdefault(number, number) != number:
+            leader[number] = leader[leader[number]]
+            number = leader[number]
+        return number
+
+    for first, *others in groups:
+        for other in (first, *others):
+            low, high = sorted((find(first), find(other)))
+            leader[high] = low
+    result: dict[int, list[int]] = {}
+    for number in sorted(leader):
+        result.setdefault(find(number), []).append(number)
+    return list(result.values())
 
 
 def divide(tree: ModelTree, rules: Sequence[Rule], sizing: Sizing) -> Division:
@@ -176,8 +196,7 @@ def _collect(
             unit = _unit(tree, sizing, position, end, chains[position])
             unit.block = block
             if block is not None:
-                runs_blocks = tree.parents[max(0, tree.parents[block])]
-                unit.stack = range(max(0, runs_blocks), tree.ends[max(0, runs_blocks)])
+                unit.stack_end = tree.ends[max(0, tree.parents[max(0, tree.parents[block])])]
             unit.is_block = natural[position] and end > position + 1
             unit.kv_cache += loose_cache
             loose_cache = 0
