@@ -1,0 +1,100 @@
+"""Every example of the documentation runs and prints what the page says; every link leads somewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from devpolicy import ModelTree
+from devpolicy.models import model_catalogue
+from devpolicy.models.families import _FAMILIES
+from tests.pages import DOCS, NEEDS, missing, read, recorded, run
+
+HOW = "python -m tests.pages records it anew"
+ELSEWHERE = {
+    "commands": "tests/cli/test_sessions.py",
+    "differences-from-haystack": "tests/test_haystack_values.py",
+    "language": "tests/language/test_reference.py",
+}
+PAGES = sorted(file.stem for file in DOCS.glob("*.md"))
+ROOT = DOCS.parent
+
+
+@pytest.mark.parametrize("page", NEEDS)
+def test_the_files_and_commands_of_a_page_are_as_it_says(page: str, tmp_path: Path) -> None:
+    assert recorded(page, run(page, tmp_path, python=False)) == read(page), HOW
+
+
+@pytest.mark.parametrize("page", [page for page, libraries in NEEDS.items() if "```py" in read(page)])
+def test_the_python_of_a_page_does_what_it_says(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if missing(page):
+        pytest.skip(f"not installed: {', '.join(missing(page))}")
+    modules = set(sys.modules)
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        assert recorded(page, run(page, tmp_path)) == read(page), HOW
+    finally:
+        for name in [name for name in set(sys.modules) - modules if (tmp_path / f"{name}.py").exists()]:
+            del sys.modules[name]
+
+
+def test_every_page_is_run_by_a_test() -> None:
+    assert sorted({*NEEDS, *ELSEWHERE}) == PAGES
+    assert [test for test in ELSEWHERE.values() if not (ROOT / test).is_file()] == []
+
+
+def anchors(markdown: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```$", "", markdown.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    made: dict[str, int] = {}
+    for heading in headings:
+        anchor = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        count = made[anchor] = made.get(anchor, -1) + 1
+        if count:
+            made[f"{anchor}-{count}"] = 0
+    return set(made)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", read(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        path = Path(os.path.normpath(DOCS / file)) if file else DOCS / f"{page}.md"
+        if not path.exists() or (anchor and anchor not in anchors(path)):
+            broken.append(target)
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", NEEDS)
+def test_a_page_has_no_line_that_is_too_long_to_read(page: str) -> None:
+    prose = re.sub(r"^```.*?^```$", "", read(page), flags=re.DOTALL | re.MULTILINE)
+    assert [line for line in prose.splitlines() if len(line) > 120 and not line.startswith("|")] == []
+
+
+def test_the_start_page_leads_to_every_page() -> None:
+    linked = set(re.findall(r"\]\((\S+)\.md\b", read("index")))
+    assert set(PAGES) - linked - {"index"} == set()
+
+
+def test_the_list_of_models_names_all_that_ship_with_their_parameters() -> None:
+    section = (ROOT / "fixtures" / "README.md").read_text(encoding="utf-8").partition("## Models")[2]
+    listed = dict(re.findall(r"^\| `(\S+)` \| ([\d.]+ [MB]) \|", section, re.MULTILINE))
+    assert listed == {name: _short(ModelTree.load(name).parameters) for name in model_catalogue()}
+
+
+def _short(count: int) -> str:
+    return f"{count / 1e6:.0f} M" if count < 10**9 else f"{float(f'{count / 1e9:.3g}')} B"
+
+
+def test_the_families_that_the_page_names_are_those_that_are_read_without_transformers() -> None:
+    sentence = re.search(r"families are read without Transformers:(.*?)\(the", read("hosts-and-models"), re.DOTALL)
+    assert sentence is not None
+    assert set(re.findall(r"`(\w+)`", sentence[1])) == set(_FAMILIES)
