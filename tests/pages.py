@@ -20,6 +20,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,7 +72,10 @@ def blocks(page: str) -> Iterator[Block]:
 
 def missing(page: str) -> list[str]:
     """Return the libraries that the Python of a page needs and that are not here."""
-    return [name for name in NEEDS[page] if importlib.util.find_spec(name) is None]
+    absent = [name for name in NEEDS[page] if importlib.util.find_spec(name) is None]
+    if not absent and page == "haystack" and version("haystack-ai") < "3":
+        return ["Haystack 3, which the page is written for"]
+    return absent
 
 
 def readable(text: str) -> Policy | Host | ModelTree:
