@@ -77,10 +77,6 @@ class Problem:
             ):
                 yield number
 
-    def runs_on(self, main: int, ends: dict[int, int]) -> bool:
-        """Whether anything stays on `main`, the first of the seats with runs."""
-        return main in self.pinned or bool(self.assignment.with_main) or ends[main] > 0
-
     def bins(self, main: int | None) -> dict[int, Bin]:
         """Return the seats that the clusters may use, by number, when `main` is the main device."""
         bins = {}
@@ -155,8 +151,16 @@ def _best(problem: Problem, split: Split) -> Attempt | None:
 
 def _attempt(problem: Problem, main: int | None, split: Split) -> Attempt | None:
     numbered = problem.bins(main)
+    sums, first = problem.sums, 0
+    if main is not None and main not in problem.pinned and not problem.assignment.with_main:
+        # The map has to name the main device, else its consumer takes another one: the first cluster runs there.
+        if not problem.clusters:
+            return None
+        first = 1
+        numbered[main] = numbered[main].with_first(sums)
+        sums = sums.without_first()
     bins = list(numbered.values())
-    ends = split(problem.sums, bins)
+    ends = split(sums, bins)
     if ends is None:
         return None
     used = [
@@ -164,14 +168,12 @@ def _attempt(problem: Problem, main: int | None, split: Split) -> Attempt | None
         for (number, one), start, end in zip(numbered.items(), [0, *ends], ends, strict=False)
         if end > start or one.required
     ]
-    if main is not None and not problem.runs_on(main, dict(zip(numbered, ends, strict=True))):
-        # The map would not name this device, and its consumer would take another for the main one.
-        return None
     # One device of several: the lowest that serves, however full it is.
     lowest_serves = len(used) == 1 and problem.world.policy.split != "balanced"
-    peak = Fraction(0) if lowest_serves else solver.peak_of(problem.sums, bins, ends)
+    peak = Fraction(0) if lowest_serves else solver.peak_of(sums, bins, ends)
     lowest = used[0] if used else next(iter(numbered))
-    return Attempt(problem, dict(zip(numbered, ends, strict=True)), lowest if main is None else main, len(used), peak)
+    ends_of = {number: first + end for number, end in zip(numbered, ends, strict=True)}
+    return Attempt(problem, ends_of, lowest if main is None else main, len(used), peak)
 
 
 def _split(problem: Problem) -> Split:
