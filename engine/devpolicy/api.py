@@ -248,7 +248,9 @@ def _claims(plans: Iterable[Plan]) -> dict[str, int]:
     claims: dict[str, int] = {}
     for made in plans:
         for device, budget in made.ledger.items():
-            claims[device] = claims.get(device, 0) + budget.used - budget.others
+            # Of the disk a plan takes what it writes there; what it only reads there was there before.
+            taken = made.load.rewritten if device == "disk" else budget.used - budget.others
+            claims[device] = claims.get(device, 0) + taken
     return claims
 
 

@@ -96,11 +96,6 @@ CODES: dict[str, Code] = {
         '`on_exhausted = "next"` lets the next rule decide instead.',
     ),
     "DP303": Code("no room to keep", "Weights that are kept on the CPU or on disk do not fit there."),
-    "DP304": Code(
-        "no such devices",
-        "The host has no usable device that any term of `prefer` names. What is not listed is not run on: write "
-        '`"cpu"` last if the CPU will do.',
-    ),
     # A consumer could not take it.
     "DP401": Code(
         "tied tensors parted",

@@ -126,7 +126,7 @@ def _trial(term: Term, work: _Work) -> tuple[World, Solution]:
         seats=tuple(seat.claimed(work.claims) for seat in everywhere),
         open=frozenset(number for number, seat in enumerate(everywhere) if seat in found.seats),
         cpu=cpu_seat(work.policy, work.host).claimed(work.claims),
-        disk=disk_seat(work.policy, work.host),
+        disk=disk_seat(work.policy, work.host).claimed(work.claims),
         target=work.target,
         policy=work.policy if work.target.maps else replace(work.policy, split="never"),
         sizing=work.sizing,
