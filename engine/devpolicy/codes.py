@@ -133,7 +133,8 @@ CODES: dict[str, Code] = {
     "DP408": Code(
         "a module that holds tensors itself",
         "A module with tensors of its own and with children is divided, and its own tensors would be kept on the CPU "
-        "or on disk. Keep the whole module there, or none of it.",
+        "or on disk: keep the whole module there, or none of it. Or a rule runs what the model itself holds beside "
+        "the main device, where accelerate moves it: match the model's children (`*`) instead of the model (`**`).",
     ),
     "DP409": Code("the consumer takes one device", "The plan needs several devices, and the consumer takes one."),
     "DP410": Code(

@@ -16,6 +16,7 @@ from devpolicy.host import Host
 from devpolicy.language.policy import Policy, Term
 from devpolicy.model import ModelTree
 from devpolicy.placement import ties
+from devpolicy.placement.blocks import hold_together
 from devpolicy.placement.ledger import ledger_of
 from devpolicy.placement.maps import device_map
 from devpolicy.placement.overflow import spill
@@ -132,7 +133,9 @@ def _trial(term: Term, work: _Work) -> tuple[World, Solution]:
         sizing=work.sizing,
     )
     units = work.division.units
-    problem = Problem(units, assign(units, work.groups, world, work.trace), world)
+    assignment = assign(units, work.groups, world, work.trace)
+    hold_together(units, world, assignment)
+    problem = Problem(units, assignment, world)
     attempt = place(problem) or spill(problem, work.trace)
     if attempt is None:
         raise no_room(problem)
@@ -203,8 +206,7 @@ def _why(term: Term, world: World, solution: Solution, at: int, devices: int) ->
     if pin is not None:
         return pin.name, pin.reason or f"rule `{pin.name}` runs it on `{seat}`"
     if at in solution.with_main:
-        why = "a rule keeps a part of a block elsewhere, so the block and what it may read run on the main device"
-        return "prefer", f"{why} `{seat}`"
+        return "prefer", f"{solution.with_main[at]} `{seat}`"
     share = "the only device that is needed" if devices == 1 else f"one of {devices} that share the model"
     return "prefer", f"`{term}` serves; `{seat}` is {share}"
 

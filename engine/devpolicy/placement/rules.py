@@ -1,8 +1,8 @@
 """What the rules of a policy decide for one choice of devices.
 
-Owns the first half of a trial: each unit is kept elsewhere by a rule, pinned to a device by a rule,
-or left to the solver, where what must share a device forms a cluster. Rules come before the search and
-are exempt from `split`.
+Owns the first part of a trial: each unit is kept elsewhere by a rule, pinned to a device by a rule,
+or left to the search, where what must share a device forms a cluster. Rules come before the search and
+are exempt from `split`. What the consumer needs beside the rules is the matter of `blocks`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from devpolicy.placement.seats import Seat
 from devpolicy.placement.sizing import Sizing
 from devpolicy.placement.targets import Target
 from devpolicy.placement.trace import Trace
-from devpolicy.placement.units import Chain, Unit, united
+from devpolicy.placement.units import Chain, Unit
 from devpolicy.sizes import format_size
 
 
@@ -90,11 +90,10 @@ class Assignment:
     kept: dict[int, Kept] = field(default_factory=dict)
     pinned: dict[int, tuple[int, Rule]] = field(default_factory=dict)
     """Units that a rule runs on a seat."""
-    with_main: set[int] = field(default_factory=set)
-    """Units that must run on the main device: the rest of a block from which something is kept elsewhere, and all
-    that it may read."""
+    with_main: dict[int, str] = field(default_factory=dict)
+    """Units that must run on the main device, each with the reason."""
     main: int | None = None
-    """The seat that must be the main device, because a rule runs the rest of such a block there."""
+    """The seat that must be the main device, because a rule runs such a unit there."""
     clusters: list[list[int]] = field(default_factory=list)
     """What is left to the search: units that share a device, in execution order of their first."""
     cpu_used: int = 0
@@ -116,7 +115,6 @@ def assign(units: Sequence[Unit], groups: Sequence[Sequence[int]], world: World,
         waiting = [
             left for batch in _batches(waiting, rules) for left in _decide(batch, units, world, result, load, trace)
         ]
-    _keep_blocks_whole(units, world, result)
     return result
 
 
@@ -270,76 +268,3 @@ def _pin(
                 help='name further devices in the rule, or set `on_exhausted = "next"`',
             )
     return failure
-
-
-def _keep_blocks_whole(units: Sequence[Unit], world: World, result: Assignment) -> None:
-    """Hold the pieces of each block together, or refuse where the consumer could not run them (DP404, DP408)."""
-    blocks: dict[int, list[int]] = {}
-    for at, unit in enumerate(units):
-        if unit.block is not None:
-            blocks.setdefault(unit.block, []).append(at)
-        if unit.own_only and at in result.kept:
-            raise Refused(_mixed_container(unit, result.kept[at]))
-    free = {at for cluster in result.clusters for at in cluster}
-    whole, cut = [], []
-    for pieces in blocks.values():
-        running = [at for at in pieces if at not in result.kept]
-        seats = {result.pinned[at][0] for at in running if at in result.pinned}
-        loose = [at for at in running if at in free]
-        if len(seats) > 1 or (seats and loose and len(world.seats) > 1):
-            raise Refused(_apart(units, pieces, result))
-        if running and len(running) < len(pieces):
-            cut.append(pieces)
-        elif loose:
-            whole.append(loose)
-    result.clusters = united([*result.clusters, *whole])
-    if cut:
-        _bind_to_main(units, cut, result)
-
-
-def _bind_to_main(units: Sequence[Unit], cut: list[list[int]], result: Assignment) -> None:
-    """Run the cut blocks and all that they may read on the main device.
-
-    What is kept elsewhere runs on the main device. accelerate moves a module's inputs where it has a hook, and a
-    cut block has none as a whole: its residual connection adds what comes from the block before to what its
-    pieces return, and its attention turns queries by rotary tables that are made once for all blocks. So everything
-    up to the last cut block runs there, and what stands beside the blocks too: the tables are registered behind them.
-    """
-    last = max(pieces[-1] for pieces in cut)
-    beside = max(units[pieces[0]].stack_end for pieces in cut)
-    bound: set[int] = set()
-    for at, unit in enumerate(units):
-        if at > last and (unit.is_block or unit.block is not None or unit.start >= beside):
-            continue
-        bound.add(at)
-        if at in result.pinned:
-            seat = result.pinned[at][0]
-            if result.main not in (None, seat):
-                raise Refused(_apart(units, [at], result))
-            result.main = seat
-    left = [cluster for cluster in result.clusters if bound.isdisjoint(cluster)]
-    result.with_main.update(at for cluster in result.clusters if not bound.isdisjoint(cluster) for at in cluster)
-    result.clusters = left
-
-
-def _apart(units: Sequence[Unit], pieces: list[int], result: Assignment) -> Diagnostic:
-    at = next(at for at in pieces if at in result.pinned)
-    rule = result.pinned[at][1]
-    whole = units[pieces[0]].path
-    block = units[at].path.rpartition(".")[0] or whole
-    return Diagnostic(
-        "DP404",
-        f"rule `{rule.name}` runs `{units[at].path}` apart from the rest of its block",
-        rule.place,
-        "a block runs on one device",
-        help=f"match the whole block (`{block}`), or keep the part elsewhere with `offload`",
-    )
-
-
-def _mixed_container(unit: Unit, kept: Kept) -> Diagnostic:
-    path = unit.path or "the model itself"
-    return Diagnostic(
-        "DP408",
-        f"rule `{kept.rule}` keeps the own tensors of `{path}` on `{kept.place}` and leaves its children",
-        help=f"keep all of `{path}` there, or only its children",
-    )

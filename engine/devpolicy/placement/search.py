@@ -29,7 +29,7 @@ class Solution:
     kept: dict[int, Kept]
     pinned: dict[int, Rule]
     """Which rule runs a unit where it runs."""
-    with_main: set[int]
+    with_main: dict[int, str]
     main: int
 
 
@@ -58,7 +58,7 @@ class Problem:
         # With one pool for both, what is kept on the CPU's side takes the accelerator's memory.
         self.shared = assignment.cpu_used if any(seat.unified for seat in world.seats) else 0
         self.main_cache = sum(unit.kv_cache for unit in (*away, *rest))
-        self.needs_main = bool(away or rest)
+        self.needs_main = bool(away or rest) or assignment.main is not None
 
     def mains(self) -> Iterator[int | None]:
         """Yield each seat that may be the main device; `None` once where nothing depends on it."""
