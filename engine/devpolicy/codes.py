@@ -145,8 +145,8 @@ CODES: dict[str, Code] = {
     ),
     "DP411": Code(
         "nothing is left to run",
-        "Rules keep every module on the CPU or on disk. A device map without a device that executes would run the model "
-        "on the CPU, which `prefer` does not say. Leave some module out of the rules.",
+        "Rules keep every module on the CPU or on disk. A device map without a device that executes would run the "
+        "model on the CPU, which `prefer` does not say. Leave some module out of the rules.",
     ),
     # Lint.
     "DP501": Code(
