@@ -123,7 +123,9 @@ def recount(plan: Any, tree: Any, context: int, batch: int = 1) -> dict[str, dic
             tokens = min(context, cache.window) if cache.window else context
             add(main if device in kept else device, "kv_cache", cache.values * tokens * batch * item)
     if streamed:
-        add(main, "streaming", max(streamed.values()))
+        # A module's own tensors are brought in for as long as it runs, and its children run meanwhile.
+        at_once = [sum(streamed.get(above, 0) for above in ancestors(module)) for module in streamed]
+        add(main, "streaming", max(at_once))
     return held
 
 

@@ -101,6 +101,7 @@ def _bind(bound: Iterable[int], why: str, result: Assignment) -> None:
             left.append(cluster)
         else:
             result.with_main.update(dict.fromkeys(cluster, why))
+            result.bound.append(cluster)
     result.clusters = left
 
 

@@ -42,6 +42,8 @@ def choose(policy: Policy, host: Host, *, target: str = "torch") -> Choice:
             terms.append((str(term), "serves"))
             return Choice(ComponentDevice.from_single(found.seats[0].device), tuple(terms), tuple(warnings))
         terms.append((str(term), found.reason))
+    if not policy.prefer:
+        raise Unsatisfiable(no_preference())
     raise Unsatisfiable(
         Diagnostic(
             "DP301",
@@ -50,6 +52,13 @@ def choose(policy: Policy, host: Host, *, target: str = "torch") -> Choice:
             notes=tuple(f"`{term}`: {outcome}" for term, outcome in terms),
             help='add a device that it has, such as `"cpu"`, to `prefer`',
         )
+    )
+
+
+def no_preference() -> Diagnostic:
+    """Return the finding of a policy, made in Python, that lists nothing to run on."""
+    return Diagnostic(
+        "DP301", "`prefer` lists no device", help='list what may be used, the best first: `"cuda"`, `"cpu"`'
     )
 
 

@@ -7,6 +7,7 @@ shows in a broken invariant.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from devpolicy.placement.plan import Budget
 from devpolicy.placement.rules import World
@@ -21,7 +22,9 @@ def ledger_of(units: Sequence[Unit], solution: Solution, world: World) -> dict[s
     """
     ledger: dict[str, Budget] = {}
     away = {place: [at for at, kept in solution.kept.items() if kept.place == place] for place in ("cpu", "disk")}
-    shared = sum(units[at].weights for at in away["cpu"]) if any(seat.unified for seat in world.seats) else 0
+    on_cpu = sum(units[at].weights for at in away["cpu"])
+    # By side of the one pool that integrated accelerators share with the CPU.
+    pool = {"cpu": on_cpu}
     for number in sorted(set(solution.seat)):
         seat = world.seats[number]
         running = [at for at, where in enumerate(solution.seat) if where == number]
@@ -33,18 +36,18 @@ def ledger_of(units: Sequence[Unit], solution: Solution, world: World) -> dict[s
             kv_cache=sum(units[at].kv_cache for at in running) if seat.kv_cache is None else seat.kv_cache,
             activations=world.activations(number),
             streaming=max((units[at].streamed for at in solution.kept), default=0) if is_main else 0,
-            others=seat.others + (shared if is_main else 0),
+            others=seat.others,
             headroom=seat.headroom,
             cap=seat.cap,
         )
+        if seat.unified:
+            pool[str(seat)] = ledger[str(seat)].used - seat.others
     if away["cpu"]:
-        pool = sum(budget.used - budget.others for budget in ledger.values()) if shared else 0
-        ledger["cpu"] = Budget(
-            weights=sum(units[at].weights for at in away["cpu"]),
-            others=world.cpu.others + pool,
-            headroom=world.cpu.headroom,
-            cap=world.cpu.cap,
-        )
+        ledger["cpu"] = Budget(weights=on_cpu, others=world.cpu.others, headroom=world.cpu.headroom, cap=world.cpu.cap)
+    if len(pool) > 1:
+        for side in pool.keys() & ledger.keys():
+            beside = sum(pool.values()) - pool[side]
+            ledger[side] = replace(ledger[side], others=ledger[side].others + beside)
     if away["disk"]:
         ledger["disk"] = Budget(
             weights=sum(units[at].weights for at in away["disk"]),

@@ -17,14 +17,15 @@ from devpolicy.language.policy import Policy, Term
 from devpolicy.model import ModelTree
 from devpolicy.placement import ties
 from devpolicy.placement.blocks import hold_together
+from devpolicy.placement.choice import no_preference
 from devpolicy.placement.ledger import ledger_of
 from devpolicy.placement.maps import device_map
 from devpolicy.placement.overflow import spill
-from devpolicy.placement.plan import Load, Placement, Placements, Plan
+from devpolicy.placement.plan import Budget, Load, Placement, Placements, Plan
 from devpolicy.placement.remedy import remedies
 from devpolicy.placement.rules import Refused, World, assign
 from devpolicy.placement.search import Problem, Solution, no_room, place
-from devpolicy.placement.seats import cpu_seat, disk_seat, find
+from devpolicy.placement.seats import Seat, cpu_seat, disk_seat, find, pooled
 from devpolicy.placement.sizing import Sizing, size_model
 from devpolicy.placement.targets import Target, target_of
 from devpolicy.placement.trace import Trace
@@ -98,22 +99,22 @@ def _make(
     division = divide(tree, policy.rules, sizing)
     warnings = unused_rules(policy, tree, division)
     groups = ties.bind(tree, division.units, policy)
-    work = _Work(policy, tree, host, consumer, sizing, division, groups, claims or {}, Trace())
+    work = _Work(policy, tree, host, consumer, sizing, division, groups, pooled(claims or {}, host), Trace())
     refusals: list[tuple[Term, Diagnostic]] = []
     for term in policy.prefer:
         work.trace.forget_notes()
         try:
-            world, solution = _trial(term, work)
+            world, solution, ledger = _trial(term, work)
         except Refused as refused:
             work.trace.term(str(term), refused.finding.message)
             refusals.append((term, refused.finding))
             continue
         work.trace.term(str(term), "serves")
-        return _plan(term, world, solution, work, component, warnings)
+        return _plan(term, world, solution, ledger, work, component, warnings)
     raise Unsatisfiable(_refusal(policy, tree, refusals))
 
 
-def _trial(term: Term, work: _Work) -> tuple[World, Solution]:
+def _trial(term: Term, work: _Work) -> tuple[World, Solution, dict[str, Budget]]:
     """Try one term. Raises `Refused` with the reason where it does not serve."""
     if term.type not in work.target.types:
         raise Refused(Diagnostic("DP409", f"`{work.target.name}` cannot run on `{term.type}`"))
@@ -125,7 +126,7 @@ def _trial(term: Term, work: _Work) -> tuple[World, Solution]:
     world = World(
         kind=term.type,
         seats=tuple(seat.claimed(work.claims) for seat in everywhere),
-        open=frozenset(number for number, seat in enumerate(everywhere) if seat in found.seats),
+        open=_open(everywhere, found.seats),
         cpu=cpu_seat(work.policy, work.host).claimed(work.claims),
         disk=disk_seat(work.policy, work.host).claimed(work.claims),
         target=work.target,
@@ -142,13 +143,27 @@ def _trial(term: Term, work: _Work) -> tuple[World, Solution]:
     solution = attempt.solution()
     if not work.target.maps and len(set(solution.seat)) > 1:
         raise Refused(Diagnostic("DP409", f"several devices are needed, and `{work.target.name}` takes one"))
-    return world, solution
+    ledger = ledger_of(units, solution, world)
+    over = next((device for device, budget in ledger.items() if device != "disk" and budget.free < 0), None)
+    if over is not None:
+        # Each side of a shared pool has room by itself, and rules run something on several.
+        raise Refused(
+            Diagnostic("DP301", f"`{over}` shares its memory with other devices, and together they have no room")
+        )
+    return world, solution, ledger
+
+
+def _open(everywhere: Sequence[Seat], named: Sequence[Seat]) -> frozenset[int]:
+    """Number the seats that the search may use: those that the term names, and of the sides of one pool only one."""
+    unified = [seat for seat in named if seat.unified]
+    return frozenset(number for number, seat in enumerate(everywhere) if seat in named and seat not in unified[1:])
 
 
 def _plan(
     term: Term,
     world: World,
     solution: Solution,
+    ledger: dict[str, Budget],
     work: _Work,
     component: str | None,
     warnings: Sequence[Diagnostic],
@@ -164,7 +179,7 @@ def _plan(
         held.append(device)
         rule, reason = _why(term, world, solution, at, devices)
         placements[unit.path] = Placement(device, runs_on, rule, reason, unit.weights + unit.buffers)
-    entries = device_map(work.tree, units, held)
+    entries = device_map(work.tree, units, held) if units else {"": world.seats[solution.main].device}
     single = entries.get("")
     rewritten = sum(units[at].rewritten for at, kept in solution.kept.items() if kept.place == "disk")
     return Plan(
@@ -174,7 +189,7 @@ def _plan(
         if single is None or single.type is DeviceType.DISK
         else ComponentDevice.from_single(single),
         placements=Placements(placements),
-        ledger=ledger_of(units, solution, world),
+        ledger=ledger,
         warnings=tuple(warnings),
         load=Load(
             work.policy.workload.dtype, _folder(work.policy.disk_path, component) if rewritten else None, rewritten
@@ -252,6 +267,8 @@ def _refusal(policy: Policy, tree: ModelTree, refusals: Sequence[tuple[Term, Dia
     Where the devices were there and one rule or consumer stood in the way, its own finding says so; else DP301
     lists each term with its reason.
     """
+    if not policy.prefer:
+        return [no_preference()]
     notes = tuple(f"`{term}`: {finding.message}" for term, finding in refusals)
     specific = {finding.code: finding for _, finding in refusals if finding.code != "DP301"}
     if len(specific) == 1 and not any(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
+from devpolicy.device import LARGEST_ID
 from devpolicy.host import Accelerator, Host
 from devpolicy.language.policy import Policy, Term
 from devpolicy.model import ModelTree
@@ -75,9 +76,10 @@ def _devices(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
         if term.id is not None or term.type == "mps" or policy.split == "never":
             continue
         last = named[-1]
+        most = min(_MOST_DEVICES, LARGEST_ID - max(one.id or 0 for one in host.devices(term.type)))
         only = replace(policy, prefer=(term,))
         larger = partial(_with_host, attempt, only, partial(_with_more_like, host, last))
-        count = next((count for count in range(1, _MOST_DEVICES + 1) if larger(count) is not None), None)
+        count = next((count for count in range(1, most + 1) if larger(count) is not None), None)
         if count is not None:
             yield f"{count} more device{'s' if count > 1 else ''} like `{last.type}:{last.id}`"
 

@@ -8,12 +8,12 @@ are exempt from `split`. What the consumer needs beside the rules is the matter 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from devpolicy.device import DeviceType
 from devpolicy.errors import Diagnostic
-from devpolicy.language.policy import Policy, Rule
-from devpolicy.placement.seats import Seat
+from devpolicy.language.policy import Policy, Rule, Term
+from devpolicy.placement.seats import Seat, avoids
 from devpolicy.placement.sizing import Sizing
 from devpolicy.placement.targets import Target
 from devpolicy.placement.trace import Trace
@@ -92,6 +92,8 @@ class Assignment:
     """Units that a rule runs on a seat."""
     with_main: dict[int, str] = field(default_factory=dict)
     """Units that must run on the main device, each with the reason."""
+    bound: list[list[int]] = field(default_factory=list)
+    """The same units as clusters."""
     main: int | None = None
     """The seat that must be the main device, because a rule runs such a unit there."""
     clusters: list[list[int]] = field(default_factory=list)
@@ -143,7 +145,7 @@ def _decide(
     while chain:
         rule = rules[chain[0]]
         if rule.offload:
-            failure = _keep(members, units, rule, world, result)
+            failure = _keep(members, units, rule, world, result, load)
         elif rule.prefer:
             failure = _pin(members, units, rule, world, result, load)
         else:
@@ -160,24 +162,27 @@ def _decide(
     return []
 
 
-def _keep(members: list[int], units: Sequence[Unit], rule: Rule, world: World, result: Assignment) -> Diagnostic | None:
+def _keep(
+    members: list[int], units: Sequence[Unit], rule: Rule, world: World, result: Assignment, load: list[int]
+) -> Diagnostic | None:
     failure: Diagnostic | None = None
     for term in rule.offload:
-        failure = no_place(term.type, rule, [units[at] for at in members], world, result)
+        reason = rule.reason or f"rule `{rule.name}` keeps it on `{term}`"
+        if term.type == world.kind:
+            # Kept where it runs: on a host without an accelerator "cpu" is no other place.
+            failure = _run(members, units, 0, replace(rule, reason=reason), term, world, result, load)
+        else:
+            failure = no_place(term.type, rule, [units[at] for at in members], world, result)
+            if failure is None:
+                for at in members:
+                    keep(at, units[at], Kept(term.type, rule.name, reason), result)
         if failure is None:
-            reason = rule.reason or f"rule `{rule.name}` keeps it on `{term}`"
-            for at in members:
-                keep(at, units[at], Kept(term.type, rule.name, reason), world, result)
             return None
     return failure
 
 
-def keep(at: int, unit: Unit, kept: Kept, world: World, result: Assignment) -> None:
+def keep(at: int, unit: Unit, kept: Kept, result: Assignment) -> None:
     """Note that a unit is kept elsewhere, and what room that takes."""
-    if kept.place == world.kind:
-        # Kept where it runs: on a host without an accelerator "cpu" is no other place.
-        result.pinned[at] = (0, Rule(kept.rule, reason=kept.reason))
-        return
     result.kept[at] = kept
     if kept.place == "cpu":
         result.cpu_used += unit.weights
@@ -191,6 +196,11 @@ def no_place(
     """Return why `units` cannot be kept on `place`, or `None` where they can."""
     said = None if rule is None else rule.place
     who = "`overflow`" if rule is None else f"rule `{rule.name}`"
+    if avoids(world.policy, place, None):
+        return Diagnostic(
+            "DP302", f"{who} keeps `{units[0].path}` on `{place}`, which `avoid` excludes", said,
+            help=f"take `{place}` out of `avoid`, or keep it elsewhere",
+        )  # fmt: skip
     if not world.target.maps:
         return Diagnostic(
             "DP409", f"{who} keeps weights on `{place}`, and `{world.target.name}` takes one device", said,
@@ -254,17 +264,33 @@ def _pin(
             )
             continue
         for number in numbers:
-            need = sum(units[at].resident + world.cache(number, units[at]) for at in members)
-            room = world.seats[number].budget - world.base(number) - load[number]
-            if need <= room:
-                load[number] += need
-                result.pinned.update(dict.fromkeys(members, (number, rule)))
+            failure = _run(members, units, number, rule, term, world, result, load)
+            if failure is None:
                 return None
-            failure = Diagnostic(
-                "DP302",
-                f"rule `{rule.name}` runs `{units[members[0]].path}` on `{term}`: it needs {format_size(need)}, "
-                f"and {format_size(max(0, room))} are left on `{world.seats[number]}`",
-                rule.place,
-                help='name further devices in the rule, or set `on_exhausted = "next"`',
-            )
     return failure
+
+
+def _run(
+    members: list[int],
+    units: Sequence[Unit],
+    number: int,
+    rule: Rule,
+    term: Term,
+    world: World,
+    result: Assignment,
+    load: list[int],
+) -> Diagnostic | None:
+    """Run the units on one seat, or return why it has no room."""
+    need = sum(units[at].resident + world.cache(number, units[at]) for at in members)
+    room = world.seats[number].budget - world.base(number) - load[number]
+    if need <= room:
+        load[number] += need
+        result.pinned.update(dict.fromkeys(members, (number, rule)))
+        return None
+    return Diagnostic(
+        "DP302",
+        f"rule `{rule.name}` runs `{units[members[0]].path}` on `{term}`: it needs {format_size(need)}, "
+        f"and {format_size(max(0, room))} are left on `{world.seats[number]}`",
+        rule.place,
+        help='name further devices in the rule, or set `on_exhausted = "next"`',
+    )

@@ -55,8 +55,6 @@ class Problem:
         # moment, on the main device.
         self.streaming = max((unit.streamed for unit in away), default=0)
         self.main_load = sum(unit.buffers for unit in away) + sum(unit.resident for unit in rest)
-        # With one pool for both, what is kept on the CPU's side takes the accelerator's memory.
-        self.shared = assignment.cpu_used if any(seat.unified for seat in world.seats) else 0
         self.main_cache = sum(unit.kv_cache for unit in (*away, *rest))
         self.needs_main = bool(away or rest) or assignment.main is not None
 
@@ -79,21 +77,23 @@ class Problem:
 
     def bins(self, main: int | None) -> dict[int, Bin]:
         """Return the seats that the clusters may use, by number, when `main` is the main device."""
-        bins = {}
-        beside = None if main is None else self.world.beside(main)
-        for number, seat in enumerate(self.world.seats):
-            if beside is not None and number not in beside:
-                continue
-            own = self.pinned.get(number)
-            fixed = self.world.base(number) + (own or 0)
-            if number == main:
-                fixed += (
-                    self.streaming + self.main_load + self.shared + (self.main_cache if seat.kv_cache is None else 0)
-                )
-            # A seat outside the term holds only what a rule pins to it: the clusters find no room there.
-            budget = seat.budget if number in self.world.open else min(seat.budget, fixed)
-            bins[number] = Bin(budget, fixed, own is not None or number == main, seat.kv_cache is not None)
-        return bins
+        beside = self.world.open if main is None else self.world.beside(main) & self.world.open
+        return {number: self._bin(number, main) for number in sorted(beside)}
+
+    def closed(self, main: int | None) -> list[Bin]:
+        """Return the seats outside the term: they hold what rules pin to them, and no clusters."""
+        used = self.pinned if main is None else {*self.pinned, main}
+        return [self._bin(number, main) for number in sorted(used) if number not in self.world.open]
+
+    def _bin(self, number: int, main: int | None) -> Bin:
+        seat = self.world.seats[number]
+        fixed = self.world.base(number) + self.pinned.get(number, 0)
+        if number == main:
+            fixed += self.streaming + self.main_load + (self.main_cache if seat.kv_cache is None else 0)
+        if seat.unified:
+            # With one pool for both, what is kept on the CPU's side takes the accelerator's memory.
+            fixed += self.assignment.cpu_used
+        return Bin(seat.budget, fixed, number in self.pinned or number == main, seat.kv_cache is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,9 @@ def _best(problem: Problem, split: Split) -> Attempt | None:
 
 
 def _attempt(problem: Problem, main: int | None, split: Split) -> Attempt | None:
-    numbered = problem.bins(main)
+    numbered, closed = problem.bins(main), problem.closed(main)
+    if any(one.fixed > one.budget for one in closed):
+        return None
     sums, first = problem.sums, 0
     if main is not None and main not in problem.pinned and not problem.assignment.with_main:
         # The map has to name the main device, else its consumer takes another one: the first cluster runs there.
@@ -168,12 +170,15 @@ def _attempt(problem: Problem, main: int | None, split: Split) -> Attempt | None
         for (number, one), start, end in zip(numbered.items(), [0, *ends], ends, strict=False)
         if end > start or one.required
     ]
+    count = len(used) + len(closed)
     # One device of several: the lowest that serves, however full it is.
-    lowest_serves = len(used) == 1 and problem.world.policy.split != "balanced"
-    peak = Fraction(0) if lowest_serves else solver.peak_of(sums, bins, ends)
-    lowest = used[0] if used else next(iter(numbered))
+    lowest_serves = count == 1 and problem.world.policy.split != "balanced"
+    shares = [solver.peak_of(sums, bins, ends), *(Fraction(one.fixed, max(1, one.budget)) for one in closed)]
+    lowest = min([*used, *problem.pinned], default=next(iter(numbered), 0))
     ends_of = {number: first + end for number, end in zip(numbered, ends, strict=True)}
-    return Attempt(problem, ends_of, lowest if main is None else main, len(used), peak)
+    return Attempt(
+        problem, ends_of, lowest if main is None else main, count, Fraction(0) if lowest_serves else max(shares)
+    )
 
 
 def _split(problem: Problem) -> Split:
@@ -205,7 +210,7 @@ def _when_needed(sums: Sums, bins: Sequence[Bin]) -> Ends | None:
 def no_room(problem: Problem) -> Refused:
     """Return the refusal of a term whose devices do not hold what is open."""
     world, assignment = problem.world, problem.assignment
-    if not (problem.clusters or assignment.pinned or assignment.with_main):
+    if problem.units and not (problem.clusters or assignment.pinned or assignment.with_main):
         return Refused(
             Diagnostic(
                 "DP411",
@@ -223,13 +228,28 @@ def no_room(problem: Problem) -> Refused:
             )
         )
     seats = [seat for number, seat in enumerate(world.seats) if number in world.open]
+    largest = max(seats, key=lambda seat: seat.budget)
+    together = problem.streaming + problem.main_load + problem.main_cache
+    together += min((world.base(number) for number in world.open), default=0)
+    if assignment.with_main and len(seats) > 1 and together > largest.budget:
+        why = next(iter(assignment.with_main.values()))
+        return Refused(
+            Diagnostic(
+                "DP301",
+                f"{why}: that needs {format_size(together)}, and the largest device, `{largest}`, "
+                f"has {format_size(max(0, largest.budget))} after headroom",
+            )
+        )
     need = problem.sums.with_cache[-1] + sum(problem.pinned.values()) + problem.main_load + problem.main_cache
-    need += problem.streaming + problem.shared + min((world.base(number) for number in world.open), default=0)
+    need += problem.streaming + min((world.base(number) for number in world.open), default=0)
+    need += assignment.cpu_used if any(seat.unified for seat in world.seats) else 0
     names = f"`{seats[0]}`" if len(seats) == 1 else f"{len(seats)} `{world.kind}` devices"
     have = f"{format_size(max(0, sum(seat.budget for seat in seats)))} after headroom"
-    largest = max(seats, key=lambda seat: seat.budget)
     if world.policy.split == "never" and len(seats) > 1:
-        names, have = f"one `{world.kind}` device", f"the largest, `{largest}`, has {format_size(largest.budget)}"
+        names, have = (
+            f"one `{world.kind}` device",
+            f"the largest, `{largest}`, has {format_size(max(0, largest.budget))}",
+        )
         message = f"needs {format_size(need)} on {names}, and {have}"
     else:
         verb = "has" if len(seats) == 1 else "have"

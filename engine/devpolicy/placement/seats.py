@@ -62,7 +62,7 @@ class Found:
 def find(term: Term, policy: Policy, host: Host) -> Found:
     """Return the seats of a term in id order, without avoided and faulty devices."""
     if term.type == "cpu":
-        if _avoids(policy, "cpu", None):
+        if avoids(policy, "cpu", None):
             return Found(reason="`avoid` excludes `cpu`")
         return Found((cpu_seat(policy, host),))
     fault = host.fault(term.type)
@@ -75,7 +75,7 @@ def find(term: Term, policy: Policy, host: Host) -> Found:
     if not working:
         faults = "; ".join(f"`{one.type}:{one.id}`: {one.fault}" for one in named)
         return Found(reason=f"no usable device ({faults})")
-    allowed = [one for one in working if not _avoids(policy, one.type, one.id)]
+    allowed = [one for one in working if not avoids(policy, one.type, one.id)]
     if not allowed:
         return Found(reason=f"`avoid` excludes {_listed(f'{one.type}:{one.id}' for one in working)}")
     if term.count:
@@ -98,7 +98,8 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def _avoids(policy: Policy, kind: str, number: int | None) -> bool:
+def avoids(policy: Policy, kind: str, number: int | None) -> bool:
+    """Whether `avoid` rules a device out, or a place to keep weights."""
     return any(term.type == kind and term.id in (None, number) for term in policy.avoid)
 
 
@@ -109,6 +110,10 @@ def _alike(devices: list[Accelerator], term: Term) -> list[Accelerator]:
         groups.setdefault(tuple(getattr(one, key) for key in term.same), []).append(one)
     enough = [group for group in groups.values() if len(group) >= term.count]
     return enough[0] if enough else max(groups.values(), key=len)
+
+
+def _device(one: Accelerator) -> Device:
+    return Device(DeviceType.from_str(one.type), None if one.type == "mps" else one.id)
 
 
 def accelerator_seat(one: Accelerator, policy: Policy, host: Host) -> Seat:
@@ -123,8 +128,18 @@ def accelerator_seat(one: Accelerator, policy: Policy, host: Host) -> Seat:
     if one.unified:
         cap = min(cap, cpu_seat(policy, host).cap)
     headroom = (DEFAULT_HEADROOM if said.headroom is None else said.headroom).of(basis)
-    device = Device(DeviceType.from_str(one.type), None if one.type == "mps" else one.id)
-    return Seat(device, cap, headroom, _of(said.kv_cache, basis), _of(said.activations, basis), one.unified)
+    if one.unified:
+        headroom = max(headroom, cap - cpu_seat(policy, host).budget)
+    return Seat(_device(one), cap, headroom, _of(said.kv_cache, basis), _of(said.activations, basis), one.unified)
+
+
+def pooled(claims: Mapping[str, int], host: Host) -> Mapping[str, int]:
+    """Return `claims`, in bytes by device, where what one side of a shared pool takes is taken from its other sides."""
+    sides = [str(_device(one)) for one in host.accelerators if one.unified]
+    if not sides:
+        return claims
+    sides.append("cpu")
+    return {**claims, **dict.fromkeys(sides, sum(claims.get(side, 0) for side in sides))}
 
 
 def cpu_seat(policy: Policy, host: Host) -> Seat:

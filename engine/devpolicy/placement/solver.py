@@ -187,7 +187,8 @@ def least_peak(sequence: Sums, bins: Sequence[Bin], count: int | None = None) ->
     # A sequence without bytes has a peak of nothing, which nothing is below.
     while high > 0 and (found := attempt(high, below=True)) is not None:
         best, high = found, peak_of(sequence, bins, found)
-    return _even(sequence, bins, best, high, spread=count is None)
+    # Nothing weighs the same everywhere: it goes first.
+    return _even(sequence, bins, best, high, spread=count is None) if high > 0 else best
 
 
 def _even(sequence: Sums, bins: Sequence[Bin], ends: Ends, peak: Fraction, *, spread: bool) -> Ends:
@@ -213,7 +214,9 @@ def _even(sequence: Sums, bins: Sequence[Bin], ends: Ends, peak: Fraction, *, sp
             nearest = bisect_left(sums, fair, at, furthest)
             if nearest > at and fair - sums[nearest - 1] < sums[nearest] - fair:
                 nearest -= 1
-            at = max(nearest, min(least[number + 1], furthest), at)
+            # The lowest device is the main one, and is never left empty for the sake of evenness.
+            least_here = 1 if at == 0 and not one.required else at
+            at = max(nearest, min(max(least[number + 1], least_here), furthest), at)
             left -= one.budget
         result.append(at)
     return result

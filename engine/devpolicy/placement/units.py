@@ -41,7 +41,7 @@ class Unit:
     buffers: int = 0
     kv_cache: int = 0
     streamed: int = 0
-    """The largest module brought in at once while the unit is kept elsewhere."""
+    """What is brought in at most at once while the unit is kept elsewhere: a module with those that it stands in."""
     rewritten: int = 0
     """Bytes that the consumer must write out before it can keep the unit on disk."""
 
@@ -220,6 +220,14 @@ def _unit(tree: ModelTree, sizing: Sizing, start: int, end: int, chain: tuple[Ch
         weights=sum(sizing.weights[start:end]),
         buffers=sum(sizing.buffers[start:end]),
         kv_cache=sum(sizing.kv_cache[start:end]),
-        streamed=max(sizing.whole[start:end]),
+        streamed=_most_at_once(tree, sizing, start, end),
         rewritten=sum(sizing.weights[at] for at in range(start, end) if not tree.modules[at].in_place),
     )
+
+
+def _most_at_once(tree: ModelTree, sizing: Sizing, start: int, end: int) -> int:
+    """Bytes brought in at once: accelerate brings in what a module holds itself for as long as its forward runs."""
+    within = sizing.whole[start:end]
+    for position in range(start + 1, end):
+        within[position - start] += within[tree.parents[position] - start]
+    return max(within)
