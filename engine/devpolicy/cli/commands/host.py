@@ -1,4 +1,4 @@
-"""`devpolicy host list` and `devpolicy host show`: the catalogue, host files and this machine."""
+"""`devpolicy host`: list and show the catalogue, host files and this machine. Capturing is a module of its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from devpolicy.cli import complete
+from devpolicy.cli.commands.capture import capture_host
 from devpolicy.cli.group import Group
 from devpolicy.cli.inputs import load_host
 from devpolicy.cli.session import Session, common, pass_session
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 @click.group(name="host", cls=Group)
 def command() -> None:
     """List and show hosts: the catalogue, host files, and this machine."""
+
+
+command.add_command(capture_host)
 
 
 @command.command(name="list")
