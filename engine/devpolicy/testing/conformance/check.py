@@ -61,7 +61,7 @@ def check(*, library: str | None = None) -> Callable[[Callable[[Subject], Iterab
 def hold(checks: Iterable[Check[Subject]], subject: Subject, host: Host) -> None:
     """Raise `ConformanceError` with every violation of the checks that are possible here."""
     ran = [one for one in checks if one.possible]
-    broken = [(one, found) for one in ran if (found := list(one.find(subject)))]
+    broken = [(one, found) for one in ran if (found := _violations(one, subject))]
     if not broken:
         return
     properties = "property" if len(ran) == 1 else "properties"
@@ -69,3 +69,10 @@ def hold(checks: Iterable[Check[Subject]], subject: Subject, host: Host) -> None
     for one, found in broken:
         lines += ["", f"`{one.name}`: {one.claim}", *(f"  but {sentence}" for sentence in found)]
     raise ConformanceError("\n".join([*lines, "", "the host:", *(f"  {line}" for line in describe(host).splitlines())]))
+
+
+def _violations(one: Check[Subject], subject: Subject) -> list[str]:
+    try:
+        return list(one.find(subject))
+    except Exception as raised:  # noqa: BLE001 - a driver, or a value that breaks a rule, may fail in any way
+        return [f"asking raised {type(raised).__name__}: {raised}"]
