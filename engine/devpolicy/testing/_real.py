@@ -20,7 +20,8 @@ class Machine(pytest.Collector):
 
     def collect(self) -> list[pytest.Item]:
         """Return the checks; the machine is asked when the first one runs."""
-        return [Property.from_parent(self, name=one.name, check=one) for one in (*HOST_CHECKS, *MACHINE_CHECKS)]
+        checks: list[Check[Any]] = [*HOST_CHECKS, *MACHINE_CHECKS]
+        return [Property.from_parent(self, name=one.name, check=one) for one in checks]
 
     @cached_property
     def observed(self) -> Observed:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -60,7 +60,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "hosts(*names, depth='probes'): run the test on each of these simulated hosts")
     name = config.getoption("devpolicy_host")
     if name is not None:
-        config.stash[_DEFAULT] = _load(name, config.invocation_params.dir, "--devpolicy-host", pytest.UsageError)
+        try:
+            config.stash[_DEFAULT] = _load(name, config.invocation_params.dir)
+        except ValueError as refused:
+            raise pytest.UsageError(f"--devpolicy-host: {refused}") from None
 
 
 _DEFAULT = pytest.StashKey["Host"]()
@@ -86,9 +89,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give each test its hosts: those of its nearest mark, else the default where it takes `simulated_host`."""
     test, wanted = metafunc.definition, "simulated_host" in metafunc.fixturenames
-    hosts = _marked(test)
-    if not hosts and wanted:
-        hosts = [_default(test)]
+    hosts = _marked(test) or (_default(test.config) if wanted else [])
     if not hosts:
         return
     names = [asked.name for asked in hosts]
@@ -127,7 +128,11 @@ def simulated_host(request: pytest.FixtureRequest) -> Host:
     """The `Host` that the test runs on: of its mark `host` or `hosts`, else of --devpolicy-host."""
     asked: Asked | None = getattr(request, "param", None)
     if asked is None:
-        pytest.fail("`simulated_host` belongs among the arguments of the test, or of a fixture that it names", False)
+        pytest.fail(
+            'which host? mark the test, as in `@pytest.mark.host("2x24gb")`, or give --devpolicy-host; and name '
+            "`simulated_host` among the arguments of the test, or of a fixture that it takes",
+            pytrace=False,
+        )
     return asked.host
 
 
@@ -180,35 +185,29 @@ def _asked(test: Any, mark: pytest.Mark, given: Any, depth: str, number: int) ->
 
     if isinstance(given, Host):
         return Asked(given.name or f"{mark.name}{number}", given, depth)
-    host = _load(given, test.config.rootpath, f"`@pytest.mark.{mark.name}` of {test.nodeid}", _Refused)
-    return Asked(Path(given).stem if str(given).endswith(".toml") else str(given), host, depth)
+    try:
+        return Asked(_short(given), _load(given, test.config.rootpath), depth)
+    except ValueError as refused:
+        return _refuse(test, f"`@pytest.mark.{mark.name}`: {refused}")
 
 
-def _default(test: Any) -> Asked:
-    host = test.config.stash.get(_DEFAULT, None)
-    if host is None:
-        _refuse(test, 'which host? mark the test, as in `@pytest.mark.host("2x24gb")`, or give --devpolicy-host')
-    return Asked(Path(test.config.getoption("devpolicy_host")).stem, host)
+def _default(config: pytest.Config) -> list[Asked]:
+    host = config.stash.get(_DEFAULT, None)
+    return [] if host is None else [Asked(_short(config.getoption("devpolicy_host")), host)]
 
 
-def _load(name: Any, folder: Path, where: str, error: type[Exception]) -> Host:
-    """Return a host by catalogue name or file, which a relative path names from `folder`."""
-    from devpolicy.errors import DevPolicyError
+def _short(name: Any) -> str:
+    return Path(name).stem if str(name).endswith(".toml") else str(name)
+
+
+def _load(name: Any, folder: Path) -> Host:
+    """Return a host by catalogue name, or from a file that a relative path names from `folder`. Raises `HostError`."""
     from devpolicy.host import Host
 
-    try:
-        is_file = isinstance(name, Path) or (isinstance(name, str) and name.endswith(".toml"))
-        return Host.load(folder / name if is_file else name)
-    except DevPolicyError as refused:
-        raise error(f"{where}: {refused}") from None
+    is_file = isinstance(name, Path) or (isinstance(name, str) and name.endswith(".toml"))
+    return Host.load(folder / name if is_file else name)
 
 
-class _Refused(pytest.fail.Exception):
-    """A mark that cannot be followed: a collection error without a traceback."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, pytrace=False)
-
-
-def _refuse(test: Any, message: str) -> Any:
-    raise _Refused(f"{test.nodeid}: {message}")
+def _refuse(test: Any, message: str) -> NoReturn:
+    """Make it an error of the collection, without a traceback."""
+    pytest.fail(f"{test.nodeid}: {message}", pytrace=False)

@@ -11,7 +11,7 @@ import pickle
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from devpolicy.api import resolve
@@ -229,7 +229,7 @@ def _without_free(host: Host) -> Host:
 
 
 def _differences(one: Host, other: Host) -> str:
-    names = ("accelerators", "memory", "free", "disk", "disk_free", "os", "arch", "name", "versions", "faults")
+    names = [field.name for field in fields(Host) if field.compare]
     changed = [name for name in names if getattr(one, name) != getattr(other, name)]
     return ", ".join(f"`{name}`, {getattr(one, name)!r} and {getattr(other, name)!r}" for name in changed) or "none"
 

@@ -72,7 +72,8 @@ def hosts(
     """Return a strategy for `Host` without faults: machines with none, or some accelerators, of one type mostly.
 
     `memory` and `ram` are bytes to choose from, `full=False` keeps all memory free, `mixed` adds machines with
-    accelerators of several types. A machine has one mps device at most, whatever the bounds say.
+    accelerators of several types. A machine has one mps device at most, whatever the bounds say, and a device that
+    shares the CPU's memory has at most the machine's.
     """
     kinds, sizes, rams = _types(types), _sizes(memory), _sizes(ram)
     if not 0 <= min_accelerators <= max_accelerators <= MOST_DEVICES:
@@ -135,7 +136,7 @@ def _machines(devices: list[Accelerator], rams: Sequence[int], *, full: bool) ->
 
     def build(memory: int, free: int, disk: int, disk_free: int, torch: str | None) -> Host:
         return Host(
-            devices,
+            [_within(memory, one) for one in devices],
             memory=memory,
             free=memory * free // 16,
             disk=disk,
@@ -148,6 +149,13 @@ def _machines(devices: list[Accelerator], rams: Sequence[int], *, full: bool) ->
     disks = st.sampled_from((0, 500 * GIB, 4096 * GIB))
     torch = st.sampled_from((None, "2.13.0", "2.6.0+cu124"))
     return st.builds(build, st.sampled_from(rams), sixteenths, disks, sixteenths, torch)
+
+
+def _within(ram: int, one: Accelerator) -> Accelerator:
+    """Return the device with at most the machine's memory, where it shares that."""
+    if not one.unified or one.memory <= ram:
+        return one
+    return replace(one, memory=ram, free=min(one.free, ram))
 
 
 def _with_faulty_devices(host: Host) -> st.SearchStrategy[Host]:
