@@ -81,6 +81,12 @@ ACCELERATOR_FIELDS = (
     Field("fault", WORDS, "Why it cannot be used: torch counts it, and nothing is planned on it."),
     Field("physical", integer(0, 2**31 - 1), "The driver's index, before `CUDA_VISIBLE_DEVICES`."),
     Field("uuid", WORDS, "The driver's UUID."),
+    Field(
+        "neighbour",
+        SIZE,
+        "What another process takes of it between one question for its free memory and the next, in a simulation.",
+        "0",
+    ),
 )
 
 ACCELERATOR = table(ACCELERATOR_FIELDS, what="[[accelerator]]", label="a key of an accelerator")

@@ -5,14 +5,14 @@ Owns what a caller may write, and the two ends of a simulation. Which questions 
 
 from __future__ import annotations
 
-from functools import cache, wraps
-from inspect import iscoroutinefunction
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from devpolicy.errors import DevPolicyError, SimulationDepthError
 from devpolicy.host import Host
 from devpolicy.host.facts import known_word
-from devpolicy.testing.simulation.libraries import all_answers, ours
+from devpolicy.testing.simulation.decorate import decorated
+from devpolicy.testing.simulation.libraries import libraries, ours_alone
 from devpolicy.testing.simulation.running import Simulation, begin, end, running
 from devpolicy.testing.simulation.shims import Shims
 
@@ -38,11 +38,12 @@ class simulate_host:  # noqa: N801 - a verb, used as `with simulate_host(…)` a
     `depth`: `"probes"` answers the questions of torch, psutil, shutil, NVML and what builds on them; `"value"` only
     those of devpolicy (`Host.probe()`). What a depth cannot answer truthfully raises `SimulationDepthError`.
 
-    `scope`: `"context"` is this thread or task, and tasks that it starts; `"process"` is every thread that has no
+    `scope`: `"context"` is this thread or task, and the tasks that it starts; `"process"` is every thread that has no
     simulation of its own. Child processes see the real machine.
 
-    Raises `HostError` for a host that cannot be read and a word that is not known, `SimulationDepthError` for a depth
-    that is not there yet.
+    Entering costs microseconds, except the first time after libraries were imported, which costs milliseconds. Raises
+    `HostError` for a host that cannot be read and a word that is not known, `SimulationDepthError` for a depth that
+    is not there yet.
     """
 
     def __init__(self, host: Host | str | PathLike[str], *, depth: str = "probes", scope: str = "context") -> None:
@@ -50,16 +51,22 @@ class simulate_host:  # noqa: N801 - a verb, used as `with simulate_host(…)` a
         self.depth = known_word(depth, "depth", DEPTHS)
         self.scope = known_word(scope, "scope", SCOPES)
         if self.depth in LATER:
-            raise SimulationDepthError(f"`depth = {self.depth!r}` is not there yet: `probes` is the deepest")
+            raise SimulationDepthError(f"the depth `{self.depth}` is not there yet: `probes` is the deepest")
         self._entered: list[Simulation] = []
 
     def __enter__(self) -> Host:
         shims = _shims(self.depth)
         shims.put()
         try:
-            self._entered.append(begin(self.host, self, process=self.scope == "process"))
+            simulation = begin(self.host, self, process=self.scope == "process")
+            self._entered.append(simulation)
+            for entered in shims.entered:
+                entered(simulation)
         except BaseException:
-            shims.take()
+            if self._entered:
+                self._leave()
+            else:
+                shims.take()
             raise
         return self.host
 
@@ -67,32 +74,25 @@ class simulate_host:  # noqa: N801 - a verb, used as `with simulate_host(…)` a
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if not self._entered:
-            raise DevPolicyError("this simulation was left more often than it was entered")
-        end(self, self._entered)
-        _shims(self.depth).take()
+            raise DevPolicyError("this simulation is left more often than it was entered")
+        self._leave()
+
+    def _leave(self) -> None:
+        try:
+            simulation = end(self, self._entered)
+            for put_back in reversed(simulation.restore):
+                put_back()
+        finally:
+            _shims(self.depth).take()
 
     def __call__(self, function: F) -> F:
-        """Run `function` on the host, each time that it is called."""
-        if iscoroutinefunction(function):
-
-            @wraps(function)
-            async def awaited(*args: Any, **kwargs: Any) -> Any:
-                with self:
-                    return await function(*args, **kwargs)
-
-            return awaited  # type: ignore[return-value]
-
-        @wraps(function)
-        def called(*args: Any, **kwargs: Any) -> Any:
-            with self:
-                return function(*args, **kwargs)
-
-        return called  # type: ignore[return-value]
+        """Return `function` as one that runs on the host, each time that it is called."""
+        return decorated(self, function)
 
 
 @cache
 def _shims(depth: str) -> Shims:
-    return Shims(ours.ANSWERS if depth == "value" else all_answers())
+    return Shims(ours_alone() if depth == "value" else libraries())
 
 
 def simulated_host() -> Host | None:

@@ -71,8 +71,15 @@ class Simulation:
         self._current.__dict__[type_] = index
 
     def free(self, device: Accelerator) -> int:
-        """Return the bytes of a device that are free at this question."""
-        return device.free
+        """Return the bytes of a device that are free at this question; its neighbour takes some before the next."""
+        if not device.neighbour:
+            return device.free
+        assert device.id is not None  # INVARIANT: a host sets the ids of its accelerators
+        place = (device.type, device.id)
+        with self._lock:
+            asked = self._asked.get(place, 0)
+            self._asked[place] = asked + 1
+        return max(0, device.free - asked * device.neighbour)
 
 
 # What a context runs; inside `paused` it is a simulation that is not open.

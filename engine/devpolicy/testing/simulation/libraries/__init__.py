@@ -1,24 +1,71 @@
 """The libraries that ask about devices, a module for each.
 
-A module gives `ANSWERS`: for each Python module that is asked, what its functions answer on a simulated host. An answer
-takes the running `Simulation` and then what the function takes. Functions that the installed version of a library
-does not have are left out, so an answer never adds a name. Nothing of a library is imported before it is asked.
+A module gives a `LIBRARY`: what the functions of its Python modules answer on a simulated host, and what else would
+keep an answer. Functions that the installed version of a library does not have are left out, so a simulation never
+adds a name. Nothing of a library is imported before it is asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from devpolicy.testing.simulation.running import Simulation
 
 Answer = Callable[..., Any]
-Answers = dict[str, dict[str, Answer]]
+"""Takes the running `Simulation`, then what the function takes."""
+
+Make = Callable[[Any], Any]
+"""Takes what stands there, and returns what stands in for it. It consults `running` itself."""
 
 
-def all_answers() -> Answers:
-    """Return the answers for every module that is asked."""
-    from devpolicy.testing.simulation.libraries import memory, ours, torch_accelerator, torch_devices, torch_mps
+@dataclass(frozen=True, slots=True)
+class Around:
+    """An answer that needs the function it replaces: takes the `Simulation`, the original, then the arguments."""
 
-    found: Answers = {}
-    for library in (ours, memory, torch_devices, torch_mps, torch_accelerator):
-        found.update(library.ANSWERS)
-    return found
+    function: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """What is replaced of one library, by module name."""
+
+    answers: Mapping[str, Mapping[str, Answer | Around]] = field(default_factory=dict)
+    """Functions, replaced wherever they are held."""
+    classes: Mapping[str, Mapping[str, Make]] = field(default_factory=dict)
+    """Classes that cannot be instantiated on a simulated device, replaced wherever they are held."""
+    constants: Mapping[str, Mapping[str, Make]] = field(default_factory=dict)
+    """Values that a module took at its import, in that module, or with `package.*` in all of a package's."""
+    attributes: Mapping[str, Mapping[str, Answer]] = field(default_factory=dict)
+    """Values of a module that other modules read as its attributes, and do not keep."""
+    class_attributes: Mapping[str, Mapping[str, Make]] = field(default_factory=dict)
+    """Attributes of classes, as `Class.attribute`."""
+    entered: Callable[[Simulation], None] | None = None
+    """Called when a simulation begins; what undoes it goes to the simulation's `restore`."""
+
+    def constants_of(self, module: str) -> Mapping[str, Make]:
+        """Return the constants of one module."""
+        return self.constants.get(module) or self.constants.get(f"{module.partition('.')[0]}.*") or {}
+
+
+NAMES = (
+    *("ours", "memory", "nvml"),
+    *("torch_devices", "torch_mps", "torch_accelerator", "torch_refused", "torch_version"),
+    *("accelerate", "transformers", "thinc"),
+)
+
+
+@cache
+def libraries() -> tuple[Library, ...]:
+    """Return every library."""
+    return tuple(import_module(f"{__name__}.{name}").LIBRARY for name in NAMES)
+
+
+@cache
+def ours_alone() -> tuple[Library, ...]:
+    """Return what devpolicy itself asks, and nothing else."""
+    return (import_module(f"{__name__}.ours").LIBRARY,)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from devpolicy.testing.simulation.libraries import Library
 from devpolicy.testing.simulation.running import paused
 
 if TYPE_CHECKING:
-    from devpolicy.testing.simulation.libraries import Answers
+    from devpolicy.testing.simulation.libraries import Answer
     from devpolicy.testing.simulation.running import Simulation
 
 
@@ -32,7 +33,8 @@ def virtual_memory(simulation: Simulation) -> Any:
 
 def disk_usage(simulation: Simulation, path: Any) -> Any:
     """Answer for every path that exists: a host has one disk."""
-    os.stat(path)
+    if not isinstance(path, int):
+        Path(path).stat()
     host = simulation.host
     _raise_fault(simulation, "disk")
     return shutil._ntuple_diskusage(host.disk, host.disk - host.disk_free, host.disk_free)
@@ -47,6 +49,13 @@ def _shape_of(question: str, *arguments: Any) -> Any:
         return type(getattr(psutil, question)(*arguments))
 
 
+def psutil_disk_usage(simulation: Simulation, path: str) -> Any:
+    """Answer the same with psutil's tuple."""
+    total, used, free = disk_usage(simulation, path)
+    shape = _shape_of("disk_usage", path)
+    return shape(total=total, used=used, free=free, percent=_percent(used, total))
+
+
 def _raise_fault(simulation: Simulation, source: str) -> None:
     fault = simulation.host.fault(source)
     if fault:
@@ -57,4 +66,8 @@ def _percent(part: int, whole: int) -> float:
     return round(100 * part / whole, 1) if whole else 0.0
 
 
-ANSWERS: Answers = {"psutil": {"virtual_memory": virtual_memory}, "shutil": {"disk_usage": disk_usage}}
+ANSWERS: dict[str, dict[str, Answer]] = {
+    "psutil": {"disk_usage": psutil_disk_usage, "virtual_memory": virtual_memory},
+    "shutil": {"disk_usage": disk_usage},
+}
+LIBRARY = Library(answers=ANSWERS)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from devpolicy.testing.simulation.build import accelerator_type
-from devpolicy.testing.simulation.libraries import torch_devices, torch_mps
+from devpolicy.testing.simulation.libraries import Library, torch_devices, torch_mps
 from devpolicy.testing.simulation.refusal import refusal
 
 if TYPE_CHECKING:
-    from devpolicy.testing.simulation.libraries import Answers
+    from devpolicy.testing.simulation.libraries import Answer
     from devpolicy.testing.simulation.running import Simulation
 
 NONE = "Cannot access accelerator device when none is available."
@@ -27,18 +27,18 @@ def current_accelerator(simulation: Simulation, check_available: bool = False) -
 
 def device_count(simulation: Simulation) -> int:
     """Return how many devices of that type are counted."""
-    return _asked("device_count", simulation, 0)
+    return int(_asked("device_count", simulation, 0))
 
 
 def is_available(simulation: Simulation) -> bool:
     """Whether there is one."""
-    return _asked("is_available", simulation, False)
+    return bool(_asked("is_available", simulation, False))
 
 
 def current_device_index(simulation: Simulation) -> int:
     """Return the current device of this thread."""
     type_ = _type(simulation)
-    return simulation.current(type_) if type_ == "mps" else _asked("current_device", simulation, 0)
+    return simulation.current(type_) if type_ == "mps" else int(_asked("current_device", simulation, 0))
 
 
 def set_device_index(simulation: Simulation, device: Any) -> None:
@@ -48,9 +48,9 @@ def set_device_index(simulation: Simulation, device: Any) -> None:
 
 
 def get_memory_info(simulation: Simulation, device: Any = None) -> tuple[int, int]:
-    """Return free and total bytes. torch does not tell them for mps, and neither does this."""
+    """Return free and total bytes. For mps versions of torch differ in whether they tell, so it is refused."""
     if _type(simulation) == "mps":
-        raise RuntimeError("Allocator for mps is not a DeviceAllocator.")
+        raise refusal(simulation, "torch.accelerator.get_memory_info()")
     found: tuple[int, int] = _asked("mem_get_info", simulation, None, device)
     return found
 
@@ -105,7 +105,7 @@ def _asked(question: str, simulation: Simulation, otherwise: Any, *arguments: An
     return answers[question](simulation, *arguments)
 
 
-ANSWERS: Answers = {
+ANSWERS: dict[str, dict[str, Answer]] = {
     "torch": {"get_device_module": get_device_module},
     "torch.accelerator": {
         "current_accelerator": current_accelerator,
@@ -127,3 +127,4 @@ ANSWERS: Answers = {
         "synchronize": nothing_to_do,
     },
 }
+LIBRARY = Library(answers=ANSWERS)

@@ -10,11 +10,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from devpolicy.testing.simulation.build import built_for, count, usable
+from devpolicy.testing.simulation.libraries import Library
 from devpolicy.testing.simulation.refusal import refusal
 
 if TYPE_CHECKING:
     from devpolicy.host import Accelerator
-    from devpolicy.testing.simulation.libraries import Answer, Answers
+    from devpolicy.testing.simulation.libraries import Answer
     from devpolicy.testing.simulation.running import Simulation
 
 
@@ -42,33 +43,26 @@ class Properties:
 
 
 NOT_KNOWN = frozenset(
-    {"major", "minor", "multi_processor_count", "is_multi_gpu_board", "max_threads_per_multi_processor", "warp_size"}
-    | {"max_threads_per_block", "regs_per_multiprocessor", "shared_memory_per_block", "gcnArchName", "L2_cache_size"}
-    | {"shared_memory_per_block_optin", "shared_memory_per_multiprocessor", "pci_bus_id", "pci_device_id"}
-    | {"pci_domain_id", "clock_rate", "memory_clock_rate", "memory_bus_width", "max_compute_units", "gpu_eu_count"}
-    | {"gpu_subslice_count", "max_work_group_size", "max_num_sub_groups", "sub_group_sizes", "has_fp16", "has_fp64"}
-    | {
-        "has_atomic64",
-        "driver_version",
-        "platform_name",
-        "vendor",
-        "version",
-        "architecture",
-        "device_id",
-        "local_mem_size",
-    }
+    {"L2_cache_size", "architecture", "clock_rate", "device_id", "driver_version", "gcnArchName", "gpu_eu_count"}
+    | {"gpu_subslice_count", "has_atomic64", "has_fp16", "has_fp64", "is_multi_gpu_board", "local_mem_size", "major"}
+    | {"max_compute_units", "max_num_sub_groups", "max_threads_per_block", "max_threads_per_multi_processor"}
+    | {"max_work_group_size", "memory_bus_width", "memory_clock_rate", "minor", "multi_processor_count", "pci_bus_id"}
+    | {"pci_device_id", "pci_domain_id", "platform_name", "regs_per_multiprocessor", "shared_memory_per_block"}
+    | {"shared_memory_per_block_optin", "shared_memory_per_multiprocessor", "sub_group_sizes", "vendor", "version"}
+    | {"warp_size"}
 )
+"""Properties that torch tells of real devices, and a host does not have."""
 
 
 def device_index(type_: str, simulation: Simulation, device: Any) -> int:
     """Return the ordinal that an argument names, as torch reads it: an int, text, a `torch.device` or `None`."""
     if device is None:
         return simulation.current(type_)
-    if isinstance(device, int) and not isinstance(device, bool):
+    if isinstance(device, int):
         return device if device >= 0 else simulation.current(type_)
     import torch
 
-    named = torch.device(device) if isinstance(device, str) else device
+    named = torch.device(device)
     if named.type != type_:
         raise ValueError(f"Expected a {type_} device, but got: {named}")
     return simulation.current(type_) if named.index is None else int(named.index)
@@ -179,6 +173,8 @@ def _yes(type_: str, simulation: Simulation) -> bool:
 def _is_bf16_supported(type_: str, simulation: Simulation, including_emulation: bool = True) -> bool:
     if not count(simulation, type_):
         return False
+    if type_ == "cuda" and "+rocm" in (simulation.host.version("torch") or ""):
+        return True
     return type_ == "xpu" or including_emulation or _get_device_capability(type_, simulation) >= (8, 0)
 
 
@@ -234,8 +230,9 @@ def _answers(type_: str, questions: dict[str, Answer]) -> dict[str, Answer]:
     return {name: partial(answer, type_) for name, answer in questions.items()}
 
 
-ANSWERS: Answers = {
+ANSWERS: dict[str, dict[str, Answer]] = {
     "torch.cuda": _answers("cuda", COMMON | CUDA_ONLY),
     "torch.xpu": _answers("xpu", COMMON),
     "torch.backends.cuda": {"is_built": partial(_is_compiled, "cuda")},
 }
+LIBRARY = Library(answers=ANSWERS)

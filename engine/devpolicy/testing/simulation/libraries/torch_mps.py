@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from devpolicy.testing.simulation.build import built_for, count, usable
+from devpolicy.testing.simulation.libraries import Library
 from devpolicy.testing.simulation.refusal import refusal
 
 if TYPE_CHECKING:
-    from devpolicy.testing.simulation.libraries import Answers
+    from devpolicy.testing.simulation.libraries import Answer
     from devpolicy.testing.simulation.running import Simulation
 
 
@@ -66,7 +67,7 @@ def _require(simulation: Simulation, question: str) -> None:
         raise RuntimeError(simulation.host.fault("mps") or f"no mps device is available for `torch.mps.{question}`")
 
 
-ANSWERS: Answers = {
+ANSWERS: dict[str, dict[str, Answer]] = {
     "torch.backends.mps": {
         "get_name": get_name,
         "is_available": is_available,
@@ -86,3 +87,4 @@ ANSWERS: Answers = {
         "synchronize": nothing_to_do,
     },
 }
+LIBRARY = Library(answers=ANSWERS)

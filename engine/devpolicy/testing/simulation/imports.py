@@ -1,0 +1,58 @@
+"""Imports while a host is simulated.
+
+A library that is imported for the first time inside a simulation would take the simulated host for the real one, and
+keep what it found: constants, caches, optional parts for hardware that is not there. So its modules run with the
+simulation paused, and what they ask later is replaced as soon as they have run. Owns that hook and the names of the
+libraries that it is for; a user's own modules run inside the simulation.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from devpolicy.testing.simulation.running import paused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+PAUSED = frozenset(
+    {"accelerate", "cupy", "cupyx", "diffusers", "haystack", "haystack_integrations", "peft", "psutil", "pynvml"}
+    | {"sentence_transformers", "spacy", "spacy_transformers", "curated_transformers", "thinc"}
+    | {"torch", "torchaudio", "torchvision", "transformers", "triton"}
+)
+
+
+class ImportHook:
+    """A finder that finds nothing itself: it asks the others, and wraps the loaders of these libraries."""
+
+    def __init__(self, loaded: Callable[[ModuleType], None]) -> None:
+        self._loaded = loaded
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return the spec that the other finders give; its loader runs the module with the simulation paused."""
+        if name.partition(".")[0] not in PAUSED:
+            return None
+        for finder in sys.meta_path:
+            find = None if finder is self else getattr(finder, "find_spec", None)
+            spec: ModuleSpec | None = find(name, path, target) if find else None
+            if spec is not None:
+                # The loader belongs to this spec alone, unless it is a class (built-in and frozen modules).
+                if spec.loader is not None and not isinstance(spec.loader, type) and hasattr(spec.loader, "__dict__"):
+                    self._wrap(spec.loader)
+                return spec
+        return None
+
+    def _wrap(self, loader: Any) -> None:
+        loader.exec_module = partial(self._run, loader, loader.exec_module)
+
+    def _run(self, loader: Any, run: Callable[[ModuleType], None], module: ModuleType) -> None:
+        del loader.exec_module
+        with paused():
+            run(module)
+        self._loaded(module)
