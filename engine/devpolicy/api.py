@@ -46,7 +46,8 @@ def plan(
     default). Raises `PolicyError`, `HostError` or `ModelError` for an input that cannot be read, and
     `Unsatisfiable` where the policy cannot be met.
     """
-    policy, host = _policy(policy), _host(host, policy)
+    policy = _policy(policy)
+    host = _host(host, policy)
     return make_plan(policy, _tree(model), host, component=component, target=target or "hf")
 
 
@@ -62,7 +63,8 @@ def plan_all(
     Each sees what those before it took. `models` maps a component's name to its model, as `plan` takes it. Raises as
     `plan` does.
     """
-    policy, host = _policy(policy), _host(host, policy)
+    policy = _policy(policy)
+    host = _host(host, policy)
     claims: dict[str, int] = {}
     plans = {}
     for name, model in models.items():
@@ -92,7 +94,8 @@ def resolve(
     Without a model, rules about modules cannot be applied: that is a `DevPolicyWarning`, and with `strict` an error
     (`Unsatisfiable`, DP504).
     """
-    policy, host = _policy(policy), _host(host, policy)
+    policy = _policy(policy)
+    host = _host(host, policy)
     if model is not None:
         return plan(policy, model, host, component=component, target=target).device
     choice = choose(policy, host, target=target or "torch", strict=strict)

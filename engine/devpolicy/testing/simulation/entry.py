@@ -99,3 +99,8 @@ def simulated_host() -> Host | None:
     """Return the host that is simulated here and now, `None` on the real machine."""
     simulation = running()
     return None if simulation is None else simulation.host
+
+
+def replaced() -> list[tuple[dict[str, Any] | type, str]]:
+    """Return every name that simulations have replaced so far, as the module's `vars` or the class, and the name."""
+    return [place for depth in DEPTHS if depth not in LATER for place in _shims(depth).replaced()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+import devpolicy.probe  # noqa: F401 - it must be loaded before it can be replaced, and `Host.probe` loads it late
 from devpolicy.host import Accelerator, Host
 from devpolicy.testing.simulation.libraries import Library
 
