@@ -113,11 +113,16 @@ def _devpolicy_simulation(request: pytest.FixtureRequest) -> Iterator[None]:
     if asked is None:
         yield
         return
+    from devpolicy.errors import DevPolicyError
     from devpolicy.testing import simulate_host
 
     request.node.stash[HOST] = asked
-    # One test at a time runs in a process, and its threads and event loops belong to it.
-    with simulate_host(asked.host, depth=asked.depth, scope="process"):
+    try:
+        # One test at a time runs in a process, and its threads and event loops belong to it.
+        simulation = simulate_host(asked.host, depth=asked.depth, scope="process")
+    except DevPolicyError as refused:
+        _refuse(request.node, f"`@pytest.mark.host`: {refused}")
+    with simulation:
         yield
 
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 PAUSED = frozenset(
-    {"accelerate", "cupy", "cupyx", "diffusers", "haystack", "haystack_integrations", "peft", "psutil", "pynvml"}
-    | {"sentence_transformers", "spacy", "spacy_transformers", "curated_transformers", "thinc"}
+    {"accelerate", "cupy", "cupyx", "devpolicy", "diffusers", "haystack", "haystack_integrations", "peft", "psutil"}
+    | {"pynvml", "sentence_transformers", "spacy", "spacy_transformers", "curated_transformers", "thinc"}
     | {"torch", "torchaudio", "torchvision", "transformers", "triton"}
 )
 
