@@ -68,7 +68,7 @@ def test_each_host_is_a_test_of_its_name(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(EACH)
     result = pytester.runpytest_inprocess("-v")
     result.assert_outcomes(passed=10)
-    result.stdout.fnmatch_lines(["*test_it_is_this_host[[]0-8x80gb] PASSED*"])
+    result.stdout.fnmatch_lines(["*test_it_is_this_host[[]8x80gb-2] PASSED*"])
 
 
 def test_it_is_safe_with_workers(pytester: pytest.Pytester) -> None:
