@@ -207,7 +207,7 @@ class TestDecorator:
                 yield received
             except KeyError:
                 yield ram()
-            return ram()  # noqa: B901 - what a generator returns is kept
+            return ram()
 
         asked = ask()
         assert next(asked) == SMALL.memory

@@ -100,7 +100,7 @@ HOST_FIELDS = (
     Field("free", SIZE, "RAM that is available.", "`memory`"),
     Field("disk", SIZE, "The disk where offloaded weights would be written, in total.", "0"),
     Field("disk_free", SIZE, "What is free on it.", "`disk`"),
-    Field("versions", _texts(), "Versions of software, by distribution name, with `python` and `driver`."),
+    Field("versions", _texts(), "Versions of software, by distribution name, with `python`, `driver` and `macos`."),
     Field("faults", _texts(FAULT_SOURCES), "Why nothing of a type of accelerator can be used, or a source was silent."),
     Field("accelerator", list_of(ACCELERATOR), "The accelerators, each a [[accelerator]] table."),
 )

@@ -124,7 +124,7 @@ class Host:
     arch: str
     name: str | None
     versions: tuple[tuple[str, str], ...]
-    """Versions of software by distribution name, with `python` and `driver`, sorted."""
+    """Versions of software by distribution name, with `python`, `driver` and `macos`, sorted."""
     faults: tuple[tuple[str, str], ...]
     """What could not be asked, with the reason: a type of accelerator, or a source such as `nvml`, sorted."""
     description: str | None = field(compare=False)

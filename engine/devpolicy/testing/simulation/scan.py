@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 _CACHE = type(functools.lru_cache(lambda: None))
 
+OWN = __name__.rpartition(".")[0]
+"""What simulates asks the real machine."""
+
 DEVICE_WORDS = frozenset({"accelerator", "cuda", "gpu", "gpus", "hip", "mps", "nvml", "rocm", "vram", "xpu"})
 """Words of names (`is_cuda_available`) that show, in a function's code, that it asks about devices."""
 
@@ -41,7 +44,7 @@ class Seen:
         found = []
         settled = True
         for name, module in list(sys.modules.items()):
-            if not isinstance(module, ModuleType) or self._ids.get(name) == id(module):
+            if not isinstance(module, ModuleType) or self._ids.get(name) == id(module) or name.startswith(OWN):
                 continue
             if getattr(getattr(module, "__spec__", None), "_initializing", False):
                 settled = False

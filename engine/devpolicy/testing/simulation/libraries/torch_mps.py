@@ -35,10 +35,14 @@ def recommended_max_memory(simulation: Simulation) -> int:
 
 
 def is_macos_or_newer(simulation: Simulation, major: int, minor: int) -> bool:
-    """Refuse on a Mac: a host does not say which macOS it runs. Elsewhere the answer is no."""
+    """Compare with the host's version of `macos`, and refuse where it gives none. Elsewhere the answer is no."""
     if not is_available(simulation):
         return False
-    raise refusal(simulation, f"torch.backends.mps.is_macos_or_newer({major}, {minor})")
+    version = simulation.host.version("macos")
+    if version is None:
+        raise refusal(simulation, f"torch.backends.mps.is_macos_or_newer({major}, {minor})")
+    known = [int(part) for part in version.split(".") if part.isdigit()]
+    return (*known, 0, 0)[:2] >= (major, minor)
 
 
 def is_macos13_or_newer(simulation: Simulation, minor: int = 0) -> bool:
