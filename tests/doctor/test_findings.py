@@ -27,7 +27,8 @@ def case_of(file):
     case = tomli.loads(text)
     told = {name: read(name, "1.0", answer) for name, answer in case.get("told", {}).items()}
     told |= {name: Told(name) for name in case.get("missing", ())}
-    return Host.load(case["host"]), told, case.get("variables", {})
+    host = Host.load(case["host"]) if "host" in case else Host.parse(case["host_toml"])
+    return host, told, case.get("variables", {})
 
 
 def findings_of(file):

@@ -103,17 +103,21 @@ def _unasked(source: str, why: str) -> Diagnostic:
 def _without_torch(case: _Case) -> Iterator[Diagnostic]:
     """Accelerators that no torch here can know."""
     told = case.told.get("torch")
-    kinds = case.kinds()
+    # Every processor of Intel with graphics shows signs of xpu: alone, or beside what torch uses, it is no loss.
+    kinds = [kind for kind in case.kinds() if kind != "xpu" or case.host.devices(kind)]
     if told is not None and told.version is None and kinds:
         message = f"the machine has {_named(case, kinds)}, and torch is not installed"
         yield Diagnostic("DP602", message, help=f"install a torch that is built for it: {_BUILDS}")
-    for kind in kinds:
-        torch = case.torch
-        if torch and case.unbuilt(kind):
-            toolkit = {"cuda": "CUDA", "xpu": "XPU"}[kind]
-            message = f"the machine has {_named(case, [kind])}, and torch {torch.version} is built without {toolkit}"
-            hint = f"install a build with {toolkit}{' (ROCm for AMD)' if kind == 'cuda' else ''}: {_BUILDS}"
-            yield Diagnostic("DP602", message, help=hint)
+    torch = case.torch
+    for kind in case.kinds() if torch else ():
+        elsewhere = torch and any(one.type != kind for one in torch.devices or ())
+        if torch is None or not case.unbuilt(kind) or (kind not in kinds and elsewhere):
+            continue
+        toolkit = {"cuda": "CUDA", "xpu": "XPU"}[kind]
+        has = f"has {_named(case, [kind])}" if kind in kinds else f"may have a device of `{kind}`"
+        message = f"the machine {has}, and torch {torch.version} is built without {toolkit}"
+        hint = f"install a build with {toolkit}{' (ROCm for AMD)' if kind == 'cuda' else ''}: {_BUILDS}"
+        yield Diagnostic("DP602", message, help=hint, severity="error" if kind in kinds else "warning")
 
 
 def _named(case: _Case, kinds: Sequence[str]) -> str:
@@ -218,7 +222,9 @@ def _choices(case: _Case) -> Iterator[Diagnostic]:
         if switch:
             hint = f"`{switch}={case.variables[switch]}` is set: unset it where this is not meant"
         else:
-            hint = (told.why and remedy(told.why)) or "name the device: `devpolicy resolve POLICY --to …` prints it"
+            # What a library lacks for its GPU is known for CUDA alone.
+            known = remedy(told.why) if told.why and _type(ours) == "cuda" else None
+            hint = known or "name the device for each: `devpolicy resolve POLICY --to …` prints it"
         yield Diagnostic(
             "DP606", message, notes=(f"it says: {told.why}",) if told.why else (), help=hint, severity="warning"
         )
