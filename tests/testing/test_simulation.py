@@ -6,7 +6,9 @@ import asyncio
 import contextvars
 import gc
 import shutil
+import subprocess
 import sys
+import textwrap
 import threading
 import weakref
 from collections.abc import AsyncIterator, Iterator
@@ -344,3 +346,26 @@ class TestRefusals:
                 psutil.virtual_memory()
             with pytest.raises(OSError, match="gone too"):
                 shutil.disk_usage(".")
+
+
+def test_threads_that_enter_for_the_first_time_at_once_leave_nothing() -> None:
+    # In a fresh interpreter, since the first time comes once.
+    code = """
+        import psutil, threading
+        from concurrent.futures import ThreadPoolExecutor
+        from devpolicy import Host
+        from devpolicy.testing import simulate_host
+        before, together = psutil.virtual_memory, threading.Barrier(8)
+        def ask(index):
+            together.wait()
+            host = Host(memory=1 << 30 + index)
+            for turn in range(50):
+                with simulate_host(host, depth=("probes", "value")[turn % 2]):
+                    assert Host.probe() is host
+            return True
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(ask, range(8)))
+        assert psutil.virtual_memory is before
+    """
+    result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr

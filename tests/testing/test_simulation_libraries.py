@@ -6,9 +6,12 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
 
+import psutil
 import pytest
 
 from devpolicy import ComponentDevice, Host
@@ -60,6 +63,15 @@ class TestAccelerate:
             vars(kind)["_shared_state"] is state
             for kind, state in zip((PartialState, AcceleratorState, GradientState), states, strict=True)
         )
+
+    def test_the_environment_is_as_before(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        accelerate = pytest.importorskip("accelerate")
+        # accelerate sets it where its device is mps.
+        monkeypatch.delenv("PYTORCH_ENABLE_MPS_FALLBACK", raising=False)
+        with simulate_host("macbook-m3-36gb"):
+            accelerate.PartialState()
+            assert os.environ["PYTORCH_ENABLE_MPS_FALLBACK"] == "1"
+        assert "PYTORCH_ENABLE_MPS_FALLBACK" not in os.environ
 
     def test_nvidia_smi_is_the_hosts(self) -> None:
         environment = pytest.importorskip("accelerate.utils.environment")
@@ -206,7 +218,35 @@ class TestNothingIsLeft:
         changed = [place for place, value in before.items() if after.get(place, value) is not value]
         assert not changed
         assert [cache.cache_info() for cache in caches] == information
-        assert (dict(os.environ), sys.meta_path) == (environment, finders)
+        assert sys.meta_path == finders
+        assert {name: value for name, value in os.environ.items() if environment.get(name) != value} == {}
+        assert environment.keys() == os.environ.keys()
+
+
+def test_eight_threads_on_eight_hosts_ask_cached_questions_and_see_their_own() -> None:
+    utils = pytest.importorskip("transformers.utils")
+    modeling = pytest.importorskip("accelerate.utils.modeling")
+    state = pytest.importorskip("accelerate.state")
+    together = threading.Barrier(8)
+
+    def ask(name: str) -> int:
+        wrong = 0
+        together.wait()
+        for _ in range(10):
+            with simulate_host(name) as host:
+                for _ in range(5):
+                    wrong += utils.is_torch_cuda_available() != bool(host.devices("cuda"))
+                    wrong += utils.get_available_devices() != {"cpu", *(device.type for device in host.accelerators)}
+                    wrong += torch.cuda.device_count() != len(host.devices("cuda"))
+                    wrong += state.PartialState().device.type != choice(host)
+                wrong += psutil.virtual_memory().total != host.memory
+                wrong += set(modeling.get_max_memory()) - {"cpu", "mps"} != set(range(len(host.devices(choice(host)))))
+        return wrong
+
+    names = ["cpu-only", "1x8gb", "2x24gb", "arc-a770", "80-24", "4x80gb", "24-24-12-8", "8x141gb"]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, names)) == [0] * 8
+    assert not state.PartialState._shared_state or state.PartialState().device.type == "cpu"
 
 
 def owner_value(owner: Any, name: str) -> Any:

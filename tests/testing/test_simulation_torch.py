@@ -134,6 +134,14 @@ class TestQuestions:
         with simulate_host(unknown), pytest.raises(SimulationDepthError, match="is_macos_or_newer"):
             mps.is_macos_or_newer(14, 0)
 
+    def test_a_function_that_was_taken_by_hand_follows_or_refuses_and_never_says_cpu(self) -> None:
+        taken = {"there": torch.cuda.is_available, "count": torch.cuda.device_count, "free": torch.cuda.mem_get_info}
+        with simulate_host(TWO):
+            assert taken["there"]()
+            assert taken["count"]() == 2
+            with pytest.raises(SimulationDepthError):
+                taken["free"](0)
+
     def test_seeding_leaves_nothing_queued(self) -> None:
         before = len(torch.cuda._queued_calls)
         with simulate_host(TWO):

@@ -5,15 +5,14 @@ Owns what a caller may write, and the two ends of a simulation. Which questions 
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from devpolicy.errors import DevPolicyError, SimulationDepthError
 from devpolicy.host import Host
 from devpolicy.host.facts import known_word
 from devpolicy.testing.simulation.decorate import decorated
-from devpolicy.testing.simulation.libraries import libraries, ours_alone
-from devpolicy.testing.simulation.running import Simulation, begin, end, running
+from devpolicy.testing.simulation.libraries import libraries
+from devpolicy.testing.simulation.running import Simulation, begin, end, running_for_us
 from devpolicy.testing.simulation.shims import Shims
 
 if TYPE_CHECKING:
@@ -26,6 +25,9 @@ F = TypeVar("F", bound="Callable[..., Any]")
 DEPTHS = ("value", "probes", "phantom", "tensors")
 LATER = ("phantom", "tensors")
 SCOPES = ("context", "process")
+
+SHIMS = Shims(libraries())
+"""One for the process, whatever is entered: what is replaced twice cannot be put back in any order."""
 
 
 class simulate_host:  # noqa: N801 - a verb, used as `with simulate_host(…)` and `@simulate_host(…)`
@@ -55,18 +57,14 @@ class simulate_host:  # noqa: N801 - a verb, used as `with simulate_host(…)` a
         self._entered: list[Simulation] = []
 
     def __enter__(self) -> Host:
-        shims = _shims(self.depth)
-        shims.put()
+        SHIMS.put()
+        simulation = begin(self.host, self, process=self.scope == "process", probes=self.depth == "probes")
+        self._entered.append(simulation)
         try:
-            simulation = begin(self.host, self, process=self.scope == "process")
-            self._entered.append(simulation)
-            for entered in shims.entered:
+            for entered in SHIMS.entered:
                 entered(simulation)
         except BaseException:
-            if self._entered:
-                self._leave()
-            else:
-                shims.take()
+            self._leave()
             raise
         return self.host
 
@@ -83,24 +81,19 @@ class simulate_host:  # noqa: N801 - a verb, used as `with simulate_host(…)` a
             for put_back in reversed(simulation.restore):
                 put_back()
         finally:
-            _shims(self.depth).take()
+            SHIMS.take()
 
     def __call__(self, function: F) -> F:
         """Return `function` as one that runs on the host, each time that it is called."""
         return decorated(self, function)
 
 
-@cache
-def _shims(depth: str) -> Shims:
-    return Shims(ours_alone() if depth == "value" else libraries())
-
-
 def simulated_host() -> Host | None:
     """Return the host that is simulated here and now, `None` on the real machine."""
-    simulation = running()
+    simulation = running_for_us()
     return None if simulation is None else simulation.host
 
 
 def replaced() -> list[tuple[dict[str, Any] | type, str]]:
     """Return every name that simulations have replaced so far, as the module's `vars` or the class, and the name."""
-    return [place for depth in DEPTHS if depth not in LATER for place in _shims(depth).replaced()]
+    return SHIMS.replaced()

@@ -9,6 +9,7 @@ libraries that it is for; a user's own modules run inside the simulation.
 from __future__ import annotations
 
 import sys
+import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -31,20 +32,31 @@ class ImportHook:
 
     def __init__(self, loaded: Callable[[ModuleType], None]) -> None:
         self._loaded = loaded
+        self._asking = threading.local()
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return the spec that the other finders give; its loader runs the module with the simulation paused."""
-        if name.partition(".")[0] not in PAUSED:
+        # A finder that asks the others as well would come back here.
+        if name.partition(".")[0] not in PAUSED or getattr(self._asking, "name", None) == name:
             return None
-        for finder in sys.meta_path:
+        self._asking.name = name
+        try:
+            spec = self._ask_others(name, path, target)
+        finally:
+            self._asking.name = None
+        # The loader belongs to this spec alone, unless it is a class (built-in and frozen modules).
+        loader = None if spec is None else spec.loader
+        if loader is not None and not isinstance(loader, type) and hasattr(loader, "__dict__"):
+            self._wrap(loader)
+        return spec
+
+    def _ask_others(self, name: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
+        for finder in list(sys.meta_path):
             find = None if finder is self else getattr(finder, "find_spec", None)
             spec: ModuleSpec | None = find(name, path, target) if find else None
             if spec is not None:
-                # The loader belongs to this spec alone, unless it is a class (built-in and frozen modules).
-                if spec.loader is not None and not isinstance(spec.loader, type) and hasattr(spec.loader, "__dict__"):
-                    self._wrap(spec.loader)
                 return spec
         return None
 

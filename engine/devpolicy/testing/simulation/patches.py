@@ -6,10 +6,14 @@ entered, and there are hundreds of names: what is done for all of them is done i
 
 from __future__ import annotations
 
+import operator
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from operator import itemgetter
 from typing import Any
+
+# `operator.call` is generic over its arguments, which `map` cannot express.
+_call: Any = operator.call
 
 Getter = Callable[[dict[str, Any]], tuple[Any, ...]]
 
@@ -81,7 +85,7 @@ class ModulePatches:
     def _as_expected(self) -> bool:
         try:
             # These are functions and plain values, so the comparison is one of pointers.
-            return [get(there) for get, there in zip(self._getters, self._namespaces, strict=True)] == self._expected
+            return list(map(_call, self._getters, self._namespaces)) == self._expected
         except KeyError:
             return False
 

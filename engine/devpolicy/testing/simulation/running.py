@@ -25,10 +25,15 @@ class Simulation:
     One is made for each entry, so nothing that happens in one is seen in another, or later.
     """
 
-    __slots__ = ("_asked", "_current", "_devices", "_lock", "host", "memo", "open", "outer", "owner", "restore")
+    __slots__ = (
+        *("_asked", "_current", "_devices", "_lock"),
+        *("host", "memo", "open", "outer", "owner", "probes", "restore"),
+    )
 
-    def __init__(self, host: Host, owner: object, outer: Simulation | None) -> None:
+    def __init__(self, host: Host, owner: object, outer: Simulation | None, *, probes: bool) -> None:
         self.host = host
+        self.probes = probes
+        """Whether libraries see it; without, only devpolicy does."""
         self.owner = owner
         """The object that entered it, and that will leave it."""
         self.outer = outer
@@ -89,22 +94,34 @@ _PAUSED: Any = object()
 
 
 def running() -> Simulation | None:
-    """Return the simulation that answers here: the innermost of this context, else the latest of the process."""
+    """Return the simulation that libraries see here: the innermost of this context, else the latest of the process."""
+    found = _of_context.get()
+    while found is not None:
+        if found is _PAUSED:
+            return None
+        # One that is not open was left elsewhere (another thread, another task), or this context is a copy of its own.
+        if found.open and found.probes:
+            return found
+        found = found.outer
+    return next((each for each in reversed(_of_process) if each.probes), None) if _of_process else None
+
+
+def running_for_us() -> Simulation | None:
+    """Return the simulation that answers devpolicy here: of any depth."""
     found = _of_context.get()
     while found is not None:
         if found is _PAUSED:
             return None
         if found.open:
             return found
-        # It was left elsewhere (another thread, another task), or this context is a copy that outlived it.
         found = found.outer
     return _of_process[-1] if _of_process else None
 
 
-def begin(host: Host, owner: object, *, process: bool) -> Simulation:
+def begin(host: Host, owner: object, *, process: bool, probes: bool) -> Simulation:
     """Make a host answer from now on: in this context, and with `process` in every context that runs none itself."""
     outer = _of_context.get()
-    simulation = Simulation(host, owner, None if outer is _PAUSED else outer)
+    simulation = Simulation(host, owner, None if outer is _PAUSED else outer, probes=probes)
     if process:
         _of_process.append(simulation)
     _of_context.set(simulation)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from functools import wraps
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -20,31 +21,33 @@ from devpolicy.testing.simulation import scan
 from devpolicy.testing.simulation.imports import ImportHook
 from devpolicy.testing.simulation.libraries import Around
 from devpolicy.testing.simulation.patches import AttributePatch, ClassPatch, ModulePatches
-from devpolicy.testing.simulation.running import running
+from devpolicy.testing.simulation.running import Simulation, running
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
     from types import ModuleType
 
     from devpolicy.testing.simulation.libraries import Answer, Library
 
+Ask = Callable[[], Simulation | None]
+
 _CACHE_METHODS = ("cache_info", "cache_clear", "cache_parameters")
 
 
-def shim(original: Callable[..., Any], answer: Answer | Around) -> Callable[..., Any]:
+def shim(original: Callable[..., Any], answer: Answer | Around, ask: Ask = running) -> Callable[..., Any]:
     """Return a function that gives `answer` under a simulation and calls `original` otherwise."""
     if isinstance(answer, Around):
         around = answer.function
 
         @wraps(original)
         def asked(*args: Any, **kwargs: Any) -> Any:
-            simulation = running()
+            simulation = ask()
             return original(*args, **kwargs) if simulation is None else around(simulation, original, *args, **kwargs)
     else:
 
         @wraps(original)
         def asked(*args: Any, **kwargs: Any) -> Any:
-            simulation = running()
+            simulation = ask()
             return original(*args, **kwargs) if simulation is None else answer(simulation, *args, **kwargs)
 
     _keep_cache_methods(asked, original)
@@ -137,6 +140,8 @@ class Shims:
                     self._names.add(namespace, name, replacement, value, live=live)
                 elif id(value) in self._originals and not self._names.has(namespace, name):
                     # It was imported under a simulation, and so got the shim itself.
+                    if not live:
+                        namespace[name] = self._originals[id(value)]
                     self._names.add(namespace, name, value, self._originals[id(value)], live=live)
             self._stand_in(module, live=live)
 
@@ -147,7 +152,7 @@ class Shims:
             for name, answer in library.answers.get(module.__name__, {}).items():
                 original = namespace.get(name)
                 if original is not None and id(original) not in self._originals:
-                    self._know(original, shim(original, answer))
+                    self._know(original, shim(original, answer, library.ask))
             for name, make in library.classes.get(module.__name__, {}).items():
                 original = namespace.get(name)
                 if original is not None and id(original) not in self._originals:

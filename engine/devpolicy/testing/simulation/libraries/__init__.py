@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from devpolicy.testing.simulation.running import Simulation
+from devpolicy.testing.simulation.running import Simulation, running
 
 Answer = Callable[..., Any]
 """Takes the running `Simulation`, then what the function takes."""
@@ -44,6 +42,8 @@ class Library:
     """Values of a module that other modules read as its attributes, and do not keep."""
     class_attributes: Mapping[str, Mapping[str, Make]] = field(default_factory=dict)
     """Attributes of classes, as `Class.attribute`."""
+    ask: Callable[[], Simulation | None] = running
+    """Which simulation answers its functions."""
     entered: Callable[[Simulation], None] | None = None
     """Called when a simulation begins; what undoes it goes to the simulation's `restore`."""
 
@@ -59,13 +59,6 @@ NAMES = (
 )
 
 
-@cache
 def libraries() -> tuple[Library, ...]:
     """Return every library."""
     return tuple(import_module(f"{__name__}.{name}").LIBRARY for name in NAMES)
-
-
-@cache
-def ours_alone() -> tuple[Library, ...]:
-    """Return what devpolicy itself asks, and nothing else."""
-    return (import_module(f"{__name__}.ours").LIBRARY,)

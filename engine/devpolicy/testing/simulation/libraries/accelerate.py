@@ -7,7 +7,8 @@ its like keep one dict for all instances; under a simulation each has a dict of 
 
 from __future__ import annotations
 
-from functools import cache
+import os
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from devpolicy.testing.simulation.build import accelerator_type, usable
@@ -80,9 +81,19 @@ class SharedState:
             # With torch_xla the original is a descriptor itself.
             get = getattr(type(self._original), "__get__", None)
             return self._original if get is None else get(self._original, instance, owner)
-        return simulation.memo.setdefault(self, {})
+        if self not in simulation.memo:
+            simulation.memo[self] = {}
+            _keep_out_of_environment(simulation)
+        return simulation.memo[self]
 
 
+def _keep_out_of_environment(simulation: Simulation) -> None:
+    """Take the variable that accelerate sets on a Mac back, when the simulation ends, if it was not set before."""
+    if MPS_FALLBACK not in os.environ:
+        simulation.restore.append(partial(os.environ.pop, MPS_FALLBACK, None))
+
+
+MPS_FALLBACK = "PYTORCH_ENABLE_MPS_FALLBACK"
 STATES = ("PartialState", "AcceleratorState", "GradientState")
 
 LIBRARY = Library(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import devpolicy.probe  # noqa: F401 - it must be loaded before it can be replaced, and `Host.probe` loads it late
 from devpolicy.host import Accelerator, Host
 from devpolicy.testing.simulation.libraries import Library
+from devpolicy.testing.simulation.running import running_for_us
 
 if TYPE_CHECKING:
     from devpolicy.testing.simulation.running import Simulation
@@ -30,4 +31,4 @@ def _now(simulation: Simulation, device: Accelerator) -> Accelerator:
     return Accelerator(**{**facts, "free": simulation.free(device)})
 
 
-LIBRARY = Library(answers={"devpolicy.probe": {"probe": probe}})
+LIBRARY = Library(answers={"devpolicy.probe": {"probe": probe}}, ask=running_for_us)
