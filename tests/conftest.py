@@ -7,6 +7,8 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["pytester"]
+
 # No deadline anywhere: a shared machine is slow at times, and how fast we are is what benchmarks/ measures.
 # `ci` draws the same examples each time, so that a red run is about the change and not about luck.
 settings.register_profile("ci", deadline=None, max_examples=60, derandomize=True)

@@ -147,3 +147,37 @@ def best_peak(sizes: list[int], budgets: list[int], most: int | None = None) -> 
         if all(held[at] <= budgets[at] for at in used) and (most is None or len(used) <= most):
             peaks.append(max((Fraction(held[at], budgets[at]) for at in used if budgets[at]), default=Fraction(0)))
     return min(peaks, default=None)
+
+
+def named(host: Any, term: Any) -> list[Any]:
+    """The devices of an accelerator term that the host counts."""
+    return [one for one in host.accelerators if one.type == term.type and term.id in (None, one.id)]
+
+
+def avoided(policy: Any, kind: str, number: int | None) -> bool:
+    return any(term.type == kind and term.id in (None, number) for term in policy.avoid)
+
+
+def serving(policy: Any, host: Any, term: Any) -> list[int | None] | str:
+    """The ids of the devices that a term of `prefer` gives, or a word of the reason why there are none."""
+    if term.type == "cpu":
+        return "avoid" if avoided(policy, "cpu", None) else [None]
+    faults = dict(host.faults)
+    if term.type in faults:
+        return str(faults[term.type])
+    counted = named(host, term)
+    if not counted:
+        return "the host has no"
+    working = [one for one in counted if not one.fault]
+    if not working:
+        return str(counted[0].fault)
+    allowed = [one for one in working if not avoided(policy, one.type, one.id)]
+    if not allowed:
+        return "avoid"
+    if not term.count:
+        return [one.id for one in allowed]
+    for first in allowed:
+        alike = [one for one in allowed if all(getattr(one, key) == getattr(first, key) for key in term.same)]
+        if len(alike) >= term.count:
+            return [one.id for one in alike[: term.count]]
+    return f"needs {term.count} devices"

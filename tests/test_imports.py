@@ -36,7 +36,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "models": (*LEAVES, "model"),
     "adapters": (*LEAVES, "device", "placement"),
     "testing": (*_ENGINE, *_EDGES, "devpolicy"),
-    "cli": (*_ENGINE, *_EDGES, "testing", "devpolicy"),
+    "doctor": (*LEAVES, "host", "probe", "testing"),
+    "cli": (*_ENGINE, *_EDGES, "testing", "doctor", "devpolicy"),
     "__main__": ("cli",),
     "devpolicy": (*_ENGINE, "api"),  # the package's own __init__
 }

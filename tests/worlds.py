@@ -5,7 +5,7 @@ Budgets are of the model's own size, so that generated models are split, spill a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hypothesis import strategies as st
@@ -14,7 +14,8 @@ from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, Unsatisfiable
 from devpolicy.language.policy import Amount, MemoryRule, Rule, SizeTest, Term, Workload
 from devpolicy.model import KVCache, Module, Tensor
 from devpolicy.placement.planner import make_plan
-from devpolicy.testing.strategies import model_trees
+from devpolicy.sizes import GIB
+from devpolicy.testing.strategies import faulty_hosts, hosts, model_trees, policies
 from devpolicy.testing.strategies.policies import patterns
 
 CPU, DISK = Term("cpu"), Term("disk")
@@ -176,3 +177,40 @@ def device_map(plan: Plan) -> dict[str, str]:
 def where(plan: Plan) -> dict[str, str]:
     """Where each unit's weights are."""
     return {path: str(unit.device) for path, unit in plan.placements.items()}
+
+
+UNIT = 1 << 24
+"""Elements that a size of `block_trees` stands for in `any_worlds`: 64 MiB of float32."""
+
+
+@st.composite
+def any_worlds(draw: st.DrawFn) -> World:
+    """Any policy and any host, sound or faulty, with a model of the size of its devices.
+
+    Policies name devices that the host has, mostly: of a policy that is drawn apart from its host nearly nothing is
+    planned but on the CPU.
+    """
+    small = hosts(memory=[2 * GIB, 4 * GIB, 8 * GIB, 24 * GIB], ram=[4 * GIB, 16 * GIB], max_accelerators=4)
+    host = draw(small | hosts(min_accelerators=1, max_accelerators=4) | faulty_hosts())
+    kinds = sorted({one.type for one in host.accelerators})
+    tree = draw(block_trees().map(_enlarged) | block_trees() | model_trees())
+    paths = [module.path for module in tree.modules if module.path] or ["model"]
+    policy = draw(
+        policies(modules=paths, types=kinds or ["cuda"], hostile=draw(st.sampled_from((False, False, False, True))))
+    )
+    terms = [Term(kind) for kind in kinds] + [Term(one.type, one.id) for one in host.accelerators] + [CPU]
+    several = [Term(kind, None, 2, same) for kind in kinds for same in ((), ("name",), ("memory", "capability"))]
+    run = st.sampled_from([*terms, *several])
+    own = st.lists(run, min_size=1, max_size=3, unique=True).map(tuple)
+    avoid = st.lists(st.sampled_from([*terms, CPU]), max_size=1).map(tuple)
+    return World(
+        replace(policy, prefer=draw(own | st.just(policy.prefer)), avoid=draw(st.just(()) | avoid)), tree, host
+    )
+
+
+def _enlarged(tree: ModelTree) -> ModelTree:
+    def larger(tensor: Tensor) -> Tensor:
+        return tensor if tensor.buffer else replace(tensor, shape=(*tensor.shape, UNIT))
+
+    modules = tuple(replace(module, tensors=tuple(map(larger, module.tensors))) for module in tree.modules)
+    return replace(tree, modules=modules)

@@ -1,7 +1,8 @@
 """Every diagnostic code: its title, and what it means.
 
 Owns the text of `devpolicy explain CODE`. The hundreds are kinds: 1 shape and types, 2 names that
-refer to nothing, 3 no device satisfies it on this host, 4 a consumer could not take it, 5 lint.
+refer to nothing, 3 no device satisfies it on this host, 4 a consumer could not take it, 5 lint, 6 what
+libraries see of this machine.
 """
 
 from __future__ import annotations
@@ -174,5 +175,41 @@ CODES: dict[str, Code] = {
         "`devpolicy plan --locked FILE` made another plan than the one in the file: what the consumer is given has "
         "changed with the policy, the host, the model or devpolicy itself. What moved is listed. Where the change is "
         "wanted, write the file again: `devpolicy plan … --format json --output FILE`.",
+    ),
+    # What libraries see of this machine.
+    "DP601": Code(
+        "a library that cannot be asked",
+        "`devpolicy doctor` asks each library in a process of its own. This one could not be imported, raised an "
+        "error, crashed or did not answer in time. A program that uses it meets the same.",
+    ),
+    "DP602": Code(
+        "no torch for this accelerator",
+        "The machine has an accelerator, and torch is not installed, or built without its toolkit: from PyPI or an "
+        "index for CPUs, most often. Everything that asks torch then runs on the CPU and says nothing.",
+    ),
+    "DP603": Code(
+        "hidden GPUs",
+        "The driver counts more GPUs than this process may see, because `CUDA_VISIBLE_DEVICES` says so. Ids count "
+        "those that are left: `cuda:0` is the first entry of the list, not the first GPU of the machine.",
+    ),
+    "DP604": Code(
+        "devices that only one counts",
+        "Two sources count different devices. What plans with the longer list fails on what is not there; what plans "
+        "with the shorter one leaves memory unused.",
+    ),
+    "DP605": Code(
+        "an accelerator that does not work",
+        "The accelerator is there, and asking it fails. Nothing is planned on it. Libraries that only count devices "
+        "choose it all the same, and fail when they use it.",
+    ),
+    "DP606": Code(
+        "libraries that choose differently",
+        "Left to themselves, two libraries of one program would run on different devices, and tensors that go from one "
+        "to the other fail or are copied. Name the device for each: a policy does it for all of them.",
+    ),
+    "DP607": Code(
+        "memory that is counted differently",
+        "A library counts memory that this process cannot have: that of the machine where a container has a limit, "
+        "or that of another device. What is planned with the larger figure does not fit.",
     ),
 }

@@ -155,6 +155,13 @@ class Unsatisfiable(DevPolicyError):  # noqa: N818 - it names a state of the wor
     exit_status: ClassVar[int] = 3
 
 
+class SimulationDepthError(DevPolicyError):
+    """A question that a simulated host cannot answer truthfully at its depth, or a depth that is not there yet.
+
+    It is no `RuntimeError`, so that code which takes one for "no such device" and goes on with the CPU stops here.
+    """
+
+
 class MissingLibraryError(DevPolicyError, ImportError):
     """A library that the call needs is not installed here."""
 

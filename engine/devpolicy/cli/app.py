@@ -25,6 +25,7 @@ _COMMANDS = {
     "why": "why",
     "host": "host",
     "model": "model",
+    "doctor": "doctor",
     "schema": "schema",
     "explain": "explain",
 }
@@ -111,7 +112,7 @@ shell that you use:
         in ~/.config/fish/completions/devpolicy.fish
 
 \b
-Exit status: 0 fine; 1 findings of check, or not the locked plan; 2 invalid
+Exit status: 0 fine; 1 findings of check or doctor, or not the locked plan; 2 invalid
 policy or usage; 3 valid, but this host, model and consumer cannot satisfy it.
 """
 

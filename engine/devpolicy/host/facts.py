@@ -57,15 +57,16 @@ def known_word(word: object, key: str, known: tuple[str, ...]) -> str:
 
 def amounts(total: Size, free: Size | None, total_key: str, free_key: str) -> tuple[int, int]:
     """Return a total and what is free of it, in bytes."""
-    whole = _size(total, total_key)
-    part = whole if free is None else _size(free, free_key)
+    whole = size(total, total_key)
+    part = whole if free is None else size(free, free_key)
     # INVARIANT: free <= total, everywhere; budgets are computed from either.
     if part > whole:
         raise HostError(f"`{free_key}` is larger than `{total_key}`: {part} of {whole} bytes")
     return whole, part
 
 
-def _size(value: Size, key: str) -> int:
+def size(value: Size, key: str) -> int:
+    """Return an amount in bytes."""
     try:
         return parse_size(value)
     except SizeError as broken:

@@ -81,6 +81,12 @@ ACCELERATOR_FIELDS = (
     Field("fault", WORDS, "Why it cannot be used: torch counts it, and nothing is planned on it."),
     Field("physical", integer(0, 2**31 - 1), "The driver's index, before `CUDA_VISIBLE_DEVICES`."),
     Field("uuid", WORDS, "The driver's UUID."),
+    Field(
+        "neighbour",
+        SIZE,
+        "What another process takes of it between one question for its free memory and the next, in a simulation.",
+        "0",
+    ),
 )
 
 ACCELERATOR = table(ACCELERATOR_FIELDS, what="[[accelerator]]", label="a key of an accelerator")
@@ -94,7 +100,7 @@ HOST_FIELDS = (
     Field("free", SIZE, "RAM that is available.", "`memory`"),
     Field("disk", SIZE, "The disk where offloaded weights would be written, in total.", "0"),
     Field("disk_free", SIZE, "What is free on it.", "`disk`"),
-    Field("versions", _texts(), "Versions of software, by distribution name, with `python` and `driver`."),
+    Field("versions", _texts(), "Versions of software, by distribution name, with `python`, `driver` and `macos`."),
     Field("faults", _texts(FAULT_SOURCES), "Why nothing of a type of accelerator can be used, or a source was silent."),
     Field("accelerator", list_of(ACCELERATOR), "The accelerators, each a [[accelerator]] table."),
 )

@@ -27,6 +27,7 @@ from devpolicy.host.facts import (
     optional_text,
     pairs_of_text,
     shown,
+    size,
 )
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ class Accelerator:
     physical: int | None
     """The index that the driver gives it, before `CUDA_VISIBLE_DEVICES`."""
     uuid: str | None
+    neighbour: int
+    """Bytes that another process takes between one question for its free memory and the next; 0 on real machines.
+
+    Only a simulation counts questions. A plan reads `free`.
+    """
 
     def __init__(
         self,
@@ -70,6 +76,7 @@ class Accelerator:
         fault: str | None = None,
         physical: int | None = None,
         uuid: str | None = None,
+        neighbour: Size = 0,
     ) -> None:
         kind = known_word(type, "type", ACCELERATOR_TYPES)
         ordinal = index(id, "id", MOST_DEVICES - 1)
@@ -90,6 +97,7 @@ class Accelerator:
             fault=optional_text(fault, "fault"),
             physical=index(physical, "physical", 2**31 - 1),
             uuid=optional_text(uuid, "uuid"),
+            neighbour=size(neighbour, "neighbour"),
         )
 
     def at(self, ordinal: int) -> Accelerator:
@@ -116,7 +124,7 @@ class Host:
     arch: str
     name: str | None
     versions: tuple[tuple[str, str], ...]
-    """Versions of software by distribution name, with `python` and `driver`, sorted."""
+    """Versions of software by distribution name, with `python`, `driver` and `macos`, sorted."""
     faults: tuple[tuple[str, str], ...]
     """What could not be asked, with the reason: a type of accelerator, or a source such as `nvml`, sorted."""
     description: str | None = field(compare=False)

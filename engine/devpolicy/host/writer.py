@@ -60,6 +60,9 @@ def _accelerator_lines(accelerator: Accelerator, count: int, ordinal_is_position
         if entry.name == "unified":
             if value and accelerator.type != "mps":
                 yield "unified = true"
+        elif entry.name == "neighbour":
+            if value:
+                yield f'neighbour = "{exact_size(value)}"'
         elif entry.name == "capability":
             yield f"capability = [{value[0]}, {value[1]}]"
         else:

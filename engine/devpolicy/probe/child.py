@@ -31,7 +31,7 @@ def ask_child(types: Sequence[str], timeout: float, command: Sequence[str] | Non
             types, "this program has no Python interpreter to ask torch with"
         )
     try:
-        output, errors, status = _run([*command, *types], timeout)
+        output, errors, status = run([*command, *types], timeout)
     except subprocess.TimeoutExpired:
         return _faults(types, silent(timeout))
     except OSError as broken:
@@ -65,7 +65,8 @@ def _questions() -> list[str]:
     return [sys.executable, "-P", "-c", questions]
 
 
-def _run(command: Sequence[str], timeout: float) -> tuple[str, str, int]:
+def run(command: Sequence[str], timeout: float) -> tuple[str, str, int]:
+    """Run a command and return what it printed, what it complained of, and its status. Raises as `subprocess` does."""
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as process:
         try:

@@ -9,10 +9,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_WHERE: dict[str, str] = {"host_catalogue": "devpolicy.testing.catalogue"}
+_WHERE: dict[str, str] = {
+    "host_catalogue": "devpolicy.testing.catalogue",
+    "simulate_host": "devpolicy.testing.simulation",
+}
 """Public names by the module that holds them. Submodules, such as `strategies`, need no entry."""
 
-_SUBMODULES = ("strategies",)
+_SUBMODULES = ("simulation", "strategies")
 
 
 def __getattr__(name: str) -> Any:

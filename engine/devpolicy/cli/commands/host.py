@@ -1,4 +1,4 @@
-"""`devpolicy host list` and `devpolicy host show`: the catalogue, host files and this machine."""
+"""`devpolicy host`: list and show the catalogue, host files and this machine. Capturing is a module of its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from devpolicy.cli import complete
+from devpolicy.cli.commands.capture import capture_host
 from devpolicy.cli.group import Group
 from devpolicy.cli.inputs import load_host
 from devpolicy.cli.session import Session, common, pass_session
@@ -15,6 +16,8 @@ from devpolicy.language.policy import Policy
 from devpolicy.sizes import GIB, format_size
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from devpolicy.cli.screen import Line
     from devpolicy.host import Accelerator, Host
     from devpolicy.placement.seats import Seat
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
 @click.group(name="host", cls=Group)
 def command() -> None:
     """List and show hosts: the catalogue, host files, and this machine."""
+
+
+command.add_command(capture_host)
 
 
 @command.command(name="list")
@@ -42,7 +48,8 @@ def list_hosts(session: Session) -> None:
         session.print_json({"schema": 1, "hosts": [_facts(host) for host in hosts.values()]})
         return
     rows = [
-        [name, _devices(host), f"{host.memory / GIB:.0f} GiB", host.description or ""] for name, host in hosts.items()
+        [name, in_short(host.accelerators), f"{host.memory / GIB:.0f} GiB", host.description or ""]
+        for name, host in hosts.items()
     ]
     head = ["host", "accelerators", "RAM", "what it is"]
     session.out.print(
@@ -127,12 +134,12 @@ def _toml(host: Host) -> list[Line]:
     return lines
 
 
-def _devices(host: Host) -> str:
-    """Return a host's accelerators in short: `cuda 4 x 80 GiB`, `cuda 24+24+12+8 GiB`."""
-    kinds = dict.fromkeys(one.type for one in host.accelerators)
+def in_short(accelerators: Sequence[Accelerator]) -> str:
+    """Return accelerators in short: `cuda 4 x 80 GiB`, `cuda 24+24+12+8 GiB`."""
+    kinds = dict.fromkeys(one.type for one in accelerators)
     told = []
     for kind in kinds:
-        sizes = [f"{one.memory / GIB:.0f}" for one in host.devices(kind)]
+        sizes = [f"{one.memory / GIB:.0f}" for one in accelerators if one.type == kind]
         alike = len(set(sizes)) == 1 and len(sizes) > 1
         told.append(f"{kind} {f'{len(sizes)} x {sizes[0]}' if alike else '+'.join(sizes)} GiB")
     return ", ".join(told) or "none"

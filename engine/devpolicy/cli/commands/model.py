@@ -1,4 +1,4 @@
-"""`devpolicy model list` and `devpolicy model show`: structures without weights."""
+"""`devpolicy model`: list and show structures without weights. Capturing is a module of its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from devpolicy.cli import complete
+from devpolicy.cli.commands.capture import capture_model
 from devpolicy.cli.group import Group
 from devpolicy.cli.inputs import load_model, model_help
 from devpolicy.cli.plan_view import count
@@ -25,6 +26,9 @@ _TOKENS = 1000
 @click.group(name="model", cls=Group)
 def command() -> None:
     """List and show models: the catalogue, model files, checkpoints."""
+
+
+command.add_command(capture_model)
 
 
 @command.command(name="list")

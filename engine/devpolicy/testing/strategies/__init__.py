@@ -6,6 +6,7 @@ Importing this package imports Hypothesis (the extra `devpolicy[testing]`).
 
 from __future__ import annotations
 
+from devpolicy.testing.strategies.configs import transformers_configs
 from devpolicy.testing.strategies.devices import component_devices, device_maps, devices
 from devpolicy.testing.strategies.hosts import accelerators, faulty_hosts, hosts
 from devpolicy.testing.strategies.models import model_trees, torch_modules
@@ -23,4 +24,5 @@ __all__ = [
     "policies",
     "policy_texts",
     "torch_modules",
+    "transformers_configs",
 ]

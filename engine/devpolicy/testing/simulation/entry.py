@@ -1,0 +1,99 @@
+"""`simulate_host`: the door.
+
+Owns what a caller may write, and the two ends of a simulation. Which questions are answered stands in `libraries`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from devpolicy.errors import DevPolicyError, SimulationDepthError
+from devpolicy.host import Host
+from devpolicy.host.facts import known_word
+from devpolicy.testing.simulation.decorate import decorated
+from devpolicy.testing.simulation.libraries import libraries
+from devpolicy.testing.simulation.running import Simulation, begin, end, running_for_us
+from devpolicy.testing.simulation.shims import Shims
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from os import PathLike
+    from types import TracebackType
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+DEPTHS = ("value", "probes", "phantom", "tensors")
+LATER = ("phantom", "tensors")
+SCOPES = ("context", "process")
+
+SHIMS = Shims(libraries())
+"""One for the process, whatever is entered: what is replaced twice cannot be put back in any order."""
+
+
+class simulate_host:  # noqa: N801 - a verb, used as `with simulate_host(…)` and `@simulate_host(…)`
+    """Let every library that asks about devices see `host` instead of this machine.
+
+    `host` is a `Host`, a catalogue name, or a path to a host TOML. A context manager, whose target is the `Host`, and a
+    decorator of functions, coroutine functions and generator functions of both kinds; a generator's body sees the
+    host and its consumer does not. The same object may be entered again, nested, and in several threads.
+
+    `depth`: `"probes"` answers the questions of torch, psutil, shutil, NVML and what builds on them; `"value"` only
+    those of devpolicy (`Host.probe()`). What a depth cannot answer truthfully raises `SimulationDepthError`.
+
+    `scope`: `"context"` is this thread or task, and the tasks that it starts; `"process"` is every thread that has no
+    simulation of its own. Child processes see the real machine.
+
+    Entering costs microseconds, except the first time after libraries were imported, which costs milliseconds. Raises
+    `HostError` for a host that cannot be read and a word that is not known, `SimulationDepthError` for a depth that
+    is not there yet.
+    """
+
+    def __init__(self, host: Host | str | PathLike[str], *, depth: str = "probes", scope: str = "context") -> None:
+        self.host = host if isinstance(host, Host) else Host.load(host)
+        self.depth = known_word(depth, "depth", DEPTHS)
+        self.scope = known_word(scope, "scope", SCOPES)
+        if self.depth in LATER:
+            raise SimulationDepthError(f"the depth `{self.depth}` is not there yet: `probes` is the deepest")
+        self._entered: list[Simulation] = []
+
+    def __enter__(self) -> Host:
+        SHIMS.put()
+        simulation = begin(self.host, self, process=self.scope == "process", probes=self.depth == "probes")
+        self._entered.append(simulation)
+        try:
+            for entered in SHIMS.entered:
+                entered(simulation)
+        except BaseException:
+            self._leave()
+            raise
+        return self.host
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not self._entered:
+            raise DevPolicyError("this simulation is left more often than it was entered")
+        self._leave()
+
+    def _leave(self) -> None:
+        try:
+            simulation = end(self, self._entered)
+            for put_back in reversed(simulation.restore):
+                put_back()
+        finally:
+            SHIMS.take()
+
+    def __call__(self, function: F) -> F:
+        """Return `function` as one that runs on the host, each time that it is called."""
+        return decorated(self, function)
+
+
+def simulated_host() -> Host | None:
+    """Return the host that is simulated here and now, `None` on the real machine."""
+    simulation = running_for_us()
+    return None if simulation is None else simulation.host
+
+
+def replaced() -> list[tuple[dict[str, Any] | type, str]]:
+    """Return every name that simulations have replaced so far, as the module's `vars` or the class, and the name."""
+    return SHIMS.replaced()

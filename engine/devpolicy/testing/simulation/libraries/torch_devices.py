@@ -1,0 +1,238 @@
+"""`torch.cuda` and `torch.xpu`, which ask the same questions of two vendors.
+
+A device answers about itself and has nothing allocated. Whatever needs more comes down to `_lazy_init`, which torch's
+own code calls first, and is refused there.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from devpolicy.testing.simulation.build import built_for, count, usable
+from devpolicy.testing.simulation.libraries import Library
+from devpolicy.testing.simulation.refusal import refusal
+
+if TYPE_CHECKING:
+    from devpolicy.host import Accelerator
+    from devpolicy.testing.simulation.libraries import Answer
+    from devpolicy.testing.simulation.running import Simulation
+
+
+class Properties:
+    """What `get_device_properties` gives: the facts that a host has. Others that torch knows are refused."""
+
+    def __init__(self, simulation: Simulation, device: Accelerator) -> None:
+        self._simulation = simulation
+        self._type = device.type
+        self.name = device.name or ""
+        self.total_memory = device.memory
+        self.is_integrated = device.unified
+        self.uuid = device.uuid
+        if device.capability is not None:
+            self.major, self.minor = device.capability
+
+    def __getattr__(self, name: str) -> Any:
+        if name in NOT_KNOWN:
+            simulation = self.__dict__["_simulation"]
+            raise refusal(simulation, f"torch.{self.__dict__['_type']}.get_device_properties(…).{name}")
+        raise AttributeError(f"device properties have no attribute {name!r}")
+
+    def __repr__(self) -> str:
+        return f"<simulated {self._type} device {self.name!r}, {self.total_memory >> 20} MiB>"
+
+
+NOT_KNOWN = frozenset(
+    {"L2_cache_size", "architecture", "clock_rate", "device_id", "driver_version", "gcnArchName", "gpu_eu_count"}
+    | {"gpu_subslice_count", "has_atomic64", "has_fp16", "has_fp64", "is_multi_gpu_board", "local_mem_size", "major"}
+    | {"max_compute_units", "max_num_sub_groups", "max_threads_per_block", "max_threads_per_multi_processor"}
+    | {"max_work_group_size", "memory_bus_width", "memory_clock_rate", "minor", "multi_processor_count", "pci_bus_id"}
+    | {"pci_device_id", "pci_domain_id", "platform_name", "regs_per_multiprocessor", "shared_memory_per_block"}
+    | {"shared_memory_per_block_optin", "shared_memory_per_multiprocessor", "sub_group_sizes", "vendor", "version"}
+    | {"warp_size"}
+)
+"""Properties that torch tells of real devices, and a host does not have."""
+
+
+def device_index(type_: str, simulation: Simulation, device: Any) -> int:
+    """Return the ordinal that an argument names, as torch reads it: an int, text, a `torch.device` or `None`."""
+    if device is None:
+        return simulation.current(type_)
+    if isinstance(device, int):
+        return device if device >= 0 else simulation.current(type_)
+    import torch
+
+    named = torch.device(device)
+    if named.type != type_:
+        raise ValueError(f"Expected a {type_} device, but got: {named}")
+    return simulation.current(type_) if named.index is None else int(named.index)
+
+
+def _device(type_: str, simulation: Simulation, device: Any) -> Accelerator:
+    """Return the device that a question is about, or raise what torch raises on such a host."""
+    require(type_, simulation)
+    index = device_index(type_, simulation, device)
+    if index >= count(simulation, type_):
+        raise RuntimeError(f"{type_.upper()} error: invalid device ordinal")
+    return usable(simulation, type_, index)
+
+
+def require(type_: str, simulation: Simulation) -> None:
+    """Raise what torch raises when it initialises a type on a host that cannot."""
+    if not built_for(simulation, type_):
+        # torch's own class and words: libraries look for them.
+        raise AssertionError(f"Torch not compiled with {type_.upper()} enabled")
+    fault = simulation.host.fault(type_)
+    if fault:
+        raise RuntimeError(fault)
+    if not count(simulation, type_):
+        raise RuntimeError(f"No {type_.upper()} GPUs are available")
+
+
+def _is_compiled(type_: str, simulation: Simulation) -> bool:
+    return built_for(simulation, type_)
+
+
+def _device_count(type_: str, simulation: Simulation, *ignored: Any) -> int:
+    return count(simulation, type_)
+
+
+def _is_available(type_: str, simulation: Simulation) -> bool:
+    return count(simulation, type_) > 0
+
+
+def _init(type_: str, simulation: Simulation) -> None:
+    require(type_, simulation)
+
+
+def _lazy_init(type_: str, simulation: Simulation) -> None:
+    require(type_, simulation)
+    raise refusal(simulation, f"torch.{type_}")
+
+
+def _current_device(type_: str, simulation: Simulation) -> int:
+    require(type_, simulation)
+    return simulation.current(type_)
+
+
+def _set_device(type_: str, simulation: Simulation, device: Any) -> None:
+    if isinstance(device, int) and device < 0:
+        return
+    _device(type_, simulation, device)
+    simulation.set_current(type_, device_index(type_, simulation, device))
+
+
+def _exchange_device(type_: str, simulation: Simulation, index: int) -> int:
+    if index < 0:
+        return -1
+    before = simulation.current(type_)
+    _set_device(type_, simulation, index)
+    return before
+
+
+def _get_device_properties(type_: str, simulation: Simulation, device: Any = None) -> Properties:
+    require(type_, simulation)
+    if device_index(type_, simulation, device) >= count(simulation, type_):
+        raise AssertionError("Invalid device id")
+    return Properties(simulation, _device(type_, simulation, device))
+
+
+def _get_device_name(type_: str, simulation: Simulation, device: Any = None) -> str:
+    return _device(type_, simulation, device).name or ""
+
+
+def _get_device_capability(type_: str, simulation: Simulation, device: Any = None) -> Any:
+    capability = _device(type_, simulation, device).capability
+    if capability is None:
+        raise refusal(simulation, f"torch.{type_}.get_device_capability()")
+    return capability
+
+
+def _mem_get_info(type_: str, simulation: Simulation, device: Any = None) -> tuple[int, int]:
+    found = _device(type_, simulation, device)
+    return simulation.free(found), found.memory
+
+
+def _nothing_allocated(type_: str, simulation: Simulation, device: Any = None) -> int:
+    _device(type_, simulation, device)
+    return 0
+
+
+def _nothing_to_do(type_: str, simulation: Simulation, *ignored: Any, **also: Any) -> None:
+    return None
+
+
+def _no(type_: str, simulation: Simulation) -> bool:
+    return False
+
+
+def _yes(type_: str, simulation: Simulation) -> bool:
+    return True
+
+
+def _is_bf16_supported(type_: str, simulation: Simulation, including_emulation: bool = True) -> bool:
+    if not count(simulation, type_):
+        return False
+    if type_ == "cuda" and "+rocm" in (simulation.host.version("torch") or ""):
+        return True
+    return type_ == "xpu" or including_emulation or _get_device_capability(type_, simulation) >= (8, 0)
+
+
+def _is_tf32_supported(type_: str, simulation: Simulation) -> bool:
+    return _is_bf16_supported(type_, simulation, including_emulation=False)
+
+
+def _can_device_access_peer(type_: str, simulation: Simulation, device: Any, peer: Any) -> bool:
+    _device(type_, simulation, device)
+    _device(type_, simulation, peer)
+    raise refusal(simulation, f"torch.{type_}.can_device_access_peer()")
+
+
+COMMON: dict[str, Answer] = {
+    "_is_compiled": _is_compiled,
+    "_lazy_init": _lazy_init,
+    "_exchange_device": _exchange_device,
+    "_maybe_exchange_device": _exchange_device,
+    "can_device_access_peer": _can_device_access_peer,
+    "current_device": _current_device,
+    "device_count": _device_count,
+    "empty_cache": _nothing_to_do,
+    "get_device_capability": _get_device_capability,
+    "get_device_name": _get_device_name,
+    "get_device_properties": _get_device_properties,
+    "init": _init,
+    "ipc_collect": _nothing_to_do,
+    "is_available": _is_available,
+    "is_bf16_supported": _is_bf16_supported,
+    "is_initialized": _no,
+    "is_tf32_supported": _is_tf32_supported,
+    "manual_seed": _nothing_to_do,
+    "manual_seed_all": _nothing_to_do,
+    "max_memory_allocated": _nothing_allocated,
+    "max_memory_reserved": _nothing_allocated,
+    "mem_get_info": _mem_get_info,
+    "memory_allocated": _nothing_allocated,
+    "memory_reserved": _nothing_allocated,
+    "reset_peak_memory_stats": _nothing_to_do,
+    "seed": _nothing_to_do,
+    "seed_all": _nothing_to_do,
+    "set_device": _set_device,
+    "synchronize": _nothing_to_do,
+}
+CUDA_ONLY: dict[str, Answer] = {
+    "_device_count_nvml": _device_count,
+    # So that a caller which holds the original `is_available` is led to the count above and not to torch's C side.
+    "_nvml_based_avail": _yes,
+}
+
+
+def _answers(type_: str, questions: dict[str, Answer]) -> dict[str, Answer]:
+    return {name: partial(answer, type_) for name, answer in questions.items()}
+
+
+ANSWERS: dict[str, dict[str, Answer]] = {
+    "torch.cuda": _answers("cuda", COMMON | CUDA_ONLY),
+    "torch.xpu": _answers("xpu", COMMON),
+    "torch.backends.cuda": {"is_built": partial(_is_compiled, "cuda")},
+}
+LIBRARY = Library(answers=ANSWERS)

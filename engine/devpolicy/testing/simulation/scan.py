@@ -1,0 +1,104 @@
+"""What loaded modules hold: which are new, and which of their caches would freeze an answer about devices.
+
+Owns the reading of `sys.modules`. It replaces nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from inspect import unwrap
+from types import CodeType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_CACHE = type(functools.lru_cache(lambda: None))
+
+OWN = __name__.rpartition(".")[0]
+"""What simulates asks the real machine."""
+
+DEVICE_WORDS = frozenset({"accelerator", "cuda", "gpu", "gpus", "hip", "mps", "nvml", "rocm", "vram", "xpu"})
+"""Words of names (`is_cuda_available`) that show, in a function's code, that it asks about devices."""
+
+
+class Seen:
+    """Which modules have been looked at."""
+
+    def __init__(self) -> None:
+        self._ids: dict[str, int] = {}
+        self._last = (0, "")
+        self._growing: dict[str, int] = {}
+
+    def new(self) -> list[ModuleType]:
+        """Return the modules that are loaded and were not returned before; those that are still loading come later.
+
+        Packages that load their names when they are asked for (`transformers`) come again when they have more.
+        """
+        grown = [sys.modules[name] for name, size in self._growing.items() if self._has_grown(name, size)]
+        # Modules are rarely removed, and a new one comes last: nearly always this is all that is looked at.
+        latest = (len(sys.modules), next(reversed(sys.modules), ""))
+        if latest == self._last:
+            return grown
+        found = []
+        settled = True
+        for name, module in list(sys.modules.items()):
+            if not isinstance(module, ModuleType) or self._ids.get(name) == id(module) or name.startswith(OWN):
+                continue
+            if getattr(getattr(module, "__spec__", None), "_initializing", False):
+                settled = False
+                continue
+            self._ids[name] = id(module)
+            if type(module) is not ModuleType and "." not in name:
+                self._growing[name] = len(vars(module))
+            found.append(module)
+        self._last = latest if settled else (0, "")
+        return found + grown
+
+    def _has_grown(self, name: str, size: int) -> bool:
+        module = sys.modules.get(name)
+        if module is None or len(vars(module)) == size:
+            return False
+        self._growing[name] = len(vars(module))
+        return True
+
+
+def device_caches(module: ModuleType, known: Callable[[object], bool]) -> list[Any]:
+    """Return the `functools` caches that a module defines and whose functions ask about devices.
+
+    Told by the names in their code: one has a word for devices, or is that of a function that asks, which `known` says
+    of those found elsewhere. Caches of methods, and inside functions, are not found.
+    """
+    candidates = [
+        value for value in list(vars(module).values()) if type(value) is _CACHE and value.__module__ == module.__name__
+    ]
+    found: list[Any] = []
+    while True:
+        asking = [
+            cache for cache in candidates if not any(cache is other for other in found) and _asks(cache, known, found)
+        ]
+        if not asking:
+            return found
+        found += asking
+
+
+def _asks(cache: Any, known: Callable[[object], bool], found: list[Any]) -> bool:
+    function = unwrap(cache)
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return False
+    names = _names_in(code)
+    if any(not DEVICE_WORDS.isdisjoint(name.lower().split("_")) for name in names):
+        return True
+    called = [function.__globals__.get(name) for name in names]
+    return any(
+        value is not None and (known(value) or any(value is cache for cache in found))
+        for value in called
+        if callable(value)
+    )
+
+
+def _names_in(code: CodeType) -> set[str]:
+    inner = (_names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType))
+    return set(code.co_names).union(*inner)

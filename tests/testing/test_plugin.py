@@ -1,0 +1,292 @@
+"""The pytest plugin, in pytest runs of its own. What a user's suite sees of it is in tests/cases/plugin_suite."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import suppress
+from importlib.metadata import entry_points
+
+import pytest
+
+# `pytester` makes Python forget what a run inside this process imported. The simulation holds functions of modules that
+# are then others, and torch does not survive being imported twice.
+import devpolicy.probe
+import devpolicy.testing.conformance
+import devpolicy.testing.simulation
+from devpolicy import Host
+
+with suppress(ImportError):
+    import torch  # noqa: F401
+
+HEAVY = {"torch", "numpy", "hypothesis", "transformers", "accelerate", "haystack", "spacy", "rich", "click", "psutil"}
+
+EACH = """
+import pytest
+from devpolicy import Host
+
+@pytest.mark.hosts("cpu-only", "2x24gb", "8x80gb")
+@pytest.mark.parametrize("turn", range(3))
+def test_it_is_this_host(simulated_host, turn):
+    assert Host.probe() == simulated_host
+
+def test_it_is_this_machine():
+    assert Host.probe().name is None
+"""
+
+
+def test_it_is_registered_where_devpolicy_is_installed() -> None:
+    (entry,) = {entry for entry in entry_points(group="pytest11") if entry.name == "devpolicy"}
+    assert entry.value == "devpolicy.testing.plugin", "reinstall the package: its entry points changed"
+
+
+def test_loading_it_imports_nothing_but_pytest_and_three_small_modules() -> None:
+    code = (
+        "import sys, pytest; before = set(sys.modules); import devpolicy.testing.plugin;"
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["devpolicy", "devpolicy.testing", "devpolicy.testing.plugin"]
+
+
+def test_a_run_that_names_no_host_loads_nothing_heavy(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        f"""
+        import sys
+
+        def test_what_is_loaded():
+            ours = [name for name in sys.modules if name.startswith("devpolicy.")]
+            assert sorted(ours) == ["devpolicy.testing", "devpolicy.testing.plugin"]
+            assert not set({sorted(HEAVY)}) & set(sys.modules)
+        """
+    )
+    # Hypothesis has a plugin of its own.
+    pytester.runpytest_subprocess("-p", "no:hypothesispytest").assert_outcomes(passed=1)
+
+
+def test_each_host_is_a_test_of_its_name(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(EACH)
+    result = pytester.runpytest_inprocess("-v")
+    result.assert_outcomes(passed=10)
+    result.stdout.fnmatch_lines(["*test_it_is_this_host[[]8x80gb-2] PASSED*"])
+
+
+def test_it_is_safe_with_workers(pytester: pytest.Pytester) -> None:
+    pytest.importorskip("xdist")
+    pytester.makepyfile(EACH, test_other=EACH)
+    result = pytester.runpytest_subprocess("-n", "2", "--devpolicy-host", "1x8gb")
+    result.assert_outcomes(passed=20)
+
+
+def test_nothing_is_left_behind_by_a_test_that_fails(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+        from devpolicy import Host
+
+        @pytest.fixture
+        def broken(simulated_host):
+            yield
+            raise RuntimeError("in the teardown")
+
+        @pytest.mark.host("8x80gb")
+        def test_fails(broken):
+            assert not Host.probe().accelerators
+
+        def test_next():
+            assert Host.probe().name is None
+        """
+    )
+    pytester.runpytest_inprocess().assert_outcomes(failed=1, errors=1, passed=1)
+
+
+def test_the_report_of_a_failure_shows_the_host_and_its_devices(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.host("faulty/ecc-on-query")
+        def test_fails():
+            assert False
+        """
+    )
+    result = pytester.runpytest_inprocess()
+    result.stdout.fnmatch_lines(
+        [
+            "*test_fails[[]faulty/ecc-on-query]*",
+            "*- simulated host -*",
+            "faulty/ecc-on-query: linux x86_64, 512.0 GiB (480.0 GiB free) of RAM",
+            "cuda:2  NVIDIA A100-SXM4-80GB, 80.0 GiB (0 B free), faulty: CUDA error: uncorrectable ECC error*",
+        ]
+    )
+
+
+# How a test says its host.
+
+
+def test_the_option_is_the_host_of_tests_that_name_none(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        def test_default(simulated_host):
+            assert simulated_host.name == "2x24gb"
+
+        @pytest.mark.host("1x8gb")
+        def test_marked(simulated_host):
+            assert simulated_host.name == "1x8gb"
+
+        def test_other(request):
+            assert "simulated_host" not in request.fixturenames
+        """
+    )
+    result = pytester.runpytest_inprocess("--devpolicy-host", "2x24gb", "-v")
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(["simulated host: 2x24gb, for tests that name none", "*test_default[[]2x24gb] PASSED*"])
+
+
+def test_without_the_option_a_test_that_names_none_fails_and_says_how_to(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_default(simulated_host): pass\ndef test_other(): pass")
+    result = pytester.runpytest_inprocess()
+    result.assert_outcomes(errors=1, passed=1)
+    result.stdout.fnmatch_lines(
+        ['which host? mark the test, as in `@pytest.mark.host("2x24gb")`, or give --devpolicy-*']
+    )
+
+
+def test_a_host_may_be_a_file_or_a_value(pytester: pytest.Pytester) -> None:
+    inner = pytester.mkdir("inner")
+    (pytester.path / "rig.toml").write_text(Host.load("1x24gb").to_toml(), encoding="utf-8")
+    (inner / "test_it.py").write_text(
+        """
+import pytest
+from devpolicy import Accelerator, Host
+
+OWN = Host([Accelerator("xpu", memory="16 GiB")], memory="32 GiB")
+
+@pytest.mark.hosts("rig.toml", OWN, Host(memory="1 GiB", name="bare"))
+def test_it(simulated_host, request):
+    assert request.node.name.removeprefix("test_it") in ("[rig]", "[hosts1]", "[bare]")
+""",
+        encoding="utf-8",
+    )
+    pytester.makepyprojecttoml("[tool.pytest.ini_options]")
+    pytester.runpytest_inprocess("inner").assert_outcomes(passed=3)
+
+
+MISTAKES = {
+    "host('2x24g')": "`@pytest.mark.host`: error[DP202]: no host is named `2x24g` = help: did you mean `2x24gb`?",
+    "hosts('cpu-only', 'ecc-on-query')": "did you mean `faulty/ecc-on-query`?",
+    "host('no/such.toml')": "no/such.toml",
+    "host(24)": "`@pytest.mark.host`: a host is loaded by name or path, not by a value of type int",
+    "host()": 'write `@pytest.mark.host("2x24gb")`',
+    "hosts()": 'write `@pytest.mark.hosts("cpu-only", "8x80gb")`',
+    "host('cpu-only', '2x24gb')": 'write `@pytest.mark.host("2x24gb")`',
+    "host('cpu-only', dept='probes')": 'write `@pytest.mark.host("2x24gb")`',
+    "hosts('cpu-only')\n@pytest.mark.host('2x24gb')": "two marks of hosts: write one `hosts` that names them all",
+}
+
+
+@pytest.mark.parametrize("mark", MISTAKES)
+def test_a_mark_that_cannot_be_followed_is_an_error_of_the_collection(pytester: pytest.Pytester, mark: str) -> None:
+    pytester.makepyfile(f"import pytest\n@pytest.mark.{mark}\ndef test_it():\n    pass")
+    result = pytester.runpytest_inprocess()
+    result.assert_outcomes(errors=1)
+    text = " ".join(str(result.stdout).split())
+    assert MISTAKES[mark] in text
+    assert ".py::test_it: " in text
+    assert "Traceback" not in text
+
+
+def test_an_unknown_default_host_ends_the_run_at_once(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_inprocess("--devpolicy-host", "macbook")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --devpolicy-host: error?DP202?: no host is named `macbook`"])
+
+
+@pytest.mark.parametrize("depth", ["phantom", "probe"])
+def test_a_depth_that_there_is_not_is_an_error_of_the_test(pytester: pytest.Pytester, depth: str) -> None:
+    pytester.makepyfile(f"import pytest\n@pytest.mark.host('2x24gb', depth='{depth}')\ndef test_it():\n    pass")
+    result = pytester.runpytest_inprocess()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([f"*::test_it*: `@pytest.mark.host`: *{depth}*"])
+    result.stdout.no_fnmatch_line("*Traceback*")
+
+
+def test_a_test_case_of_unittest_takes_one_host_and_not_several(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import unittest
+        import pytest
+        from devpolicy import Host
+
+        class TestIt(unittest.TestCase):
+            @pytest.mark.host("2x24gb")
+            def test_one(self):
+                self.assertEqual(Host.probe().name, "2x24gb")
+
+            @pytest.mark.hosts("2x24gb", "1x8gb")
+            def test_two(self):
+                pass
+        """
+    )
+    result = pytester.runpytest_inprocess()
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*pytest runs a `unittest.TestCase` once: mark it with one `host`"])
+
+
+# Under other conditions.
+
+
+def test_the_header_names_versions_and_imports_none_of_them(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_inprocess()
+    result.stdout.fnmatch_lines([f"devices: devpolicy {devpolicy.__version__}*"])
+
+
+def test_it_works_where_torch_is_absent(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest("import sys\nsys.modules['torch'] = None")
+    pytester.makepyfile(EACH)
+    pytester.runpytest_subprocess().assert_outcomes(passed=10)
+
+
+def test_a_simulation_inside_the_test_is_nearer(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+        from devpolicy import Host
+        from devpolicy.testing import simulate_host
+
+        @pytest.mark.host("2x24gb")
+        def test_it():
+            with simulate_host("1x8gb"):
+                assert Host.probe().name == "1x8gb"
+            assert Host.probe().name == "2x24gb"
+        """
+    )
+    pytester.runpytest_inprocess().assert_outcomes(passed=1)
+
+
+# This machine.
+
+
+def test_the_real_machine_is_checked_where_that_is_asked_for(pytester: pytest.Pytester) -> None:
+    checks = len(devpolicy.testing.conformance.HOST_CHECKS) + len(devpolicy.testing.conformance.MACHINE_CHECKS)
+    result = pytester.runpytest_inprocess("--devpolicy-real", "-v")
+    outcomes = result.parseoutcomes()
+    assert outcomes.get("passed", 0) + outcomes.get("skipped", 0) == checks == sum(outcomes.values())
+    result.stdout.fnmatch_lines(["devpolicy::reads_back *PASSED*"])
+
+
+def test_a_machine_that_breaks_a_property_is_told_so(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        """
+        from devpolicy import Host
+
+        count = iter(range(9))
+        Host.probe = classmethod(lambda cls: Host(memory=(1 + next(count)) << 30))
+        """
+    )
+    result = pytester.runpytest_subprocess("--devpolicy-real", "-k", "same_machine_each_time")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*but these changed: `memory`, 1073741824 and 2147483648*"])
+    result.stdout.no_fnmatch_line("*Traceback*")
