@@ -20,6 +20,7 @@ AIM = 0.040
 STATEMENTS = {
     BARE: "pass",
     "import devpolicy": "import devpolicy",
+    "ComponentDevice": "from devpolicy import ComponentDevice",
     "every public name": "from devpolicy import *",
     "parse a policy": "import devpolicy; devpolicy.Policy.parse('prefer = \"cuda\"')",
     "import haystack.utils.device": "import haystack.utils.device",

@@ -17,7 +17,7 @@ from devpolicy.model import ModelTree
 from devpolicy.placement.plan import Plan
 from devpolicy.placement.seats import FREE_STEP
 from devpolicy.placement.sizing import DEFAULT_CONTEXT
-from devpolicy.sizes import TIB, format_size
+from devpolicy.sizes import GIB, MIB, TIB, format_size
 
 Attempt = Callable[[Policy, Host], Plan | None]
 """Plans with an altered policy and host, `None` where that is refused too."""
@@ -54,7 +54,13 @@ def _memory(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
         only = replace(policy, prefer=(term,))
         steps = _least(_MOST_STEPS, partial(_with_host, attempt, only, grown))
         if steps is not None:
-            yield f"{format_size(steps * FREE_STEP)} more on `{largest.type}:{largest.id}` would do"
+            yield f"{_exactly(steps)} more on `{largest.type}:{largest.id}` would do"
+
+
+def _exactly(steps: int) -> str:
+    """Return that many steps as text: rounded to a decimal, what is suggested would not do."""
+    size = steps * FREE_STEP
+    return f"{size // MIB} MiB" if size < GIB else f"{size / GIB:g} GiB"
 
 
 def _with_host(attempt: Attempt, policy: Policy, change: Callable[[int], Host], steps: int) -> Plan | None:
@@ -66,8 +72,7 @@ def _grown(host: Host, one: Accelerator, steps: int) -> Host:
     grown = replace(one, memory=one.memory + more, free=one.free + more)
     accelerators = tuple(grown if other == one else other for other in host.accelerators)
     if one.unified:
-        # The CPU may ask for 90 % of the pool at most, so the pool grows by more than the device does.
-        return replace(host, accelerators=accelerators, memory=host.memory + 2 * more, free=host.free + 2 * more)
+        return replace(host, accelerators=accelerators, memory=host.memory + more, free=host.free + more)
     return replace(host, accelerators=accelerators)
 
 

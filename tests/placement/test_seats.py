@@ -1,0 +1,176 @@
+"""Budgets: what `[memory]` leaves of each device, in bytes."""
+
+from __future__ import annotations
+
+import pytest
+from tests.worlds import device_map, machine, planned, small_llama
+
+from devpolicy import Accelerator, Host, ModelTree, Policy
+from devpolicy.api import plan_all
+from devpolicy.errors import Unsatisfiable
+from devpolicy.language.policy import Term
+from devpolicy.model import Module, Tensor
+from devpolicy.placement.seats import Seat, accelerator_seat, cpu_seat, disk_seat, find, pooled
+
+MIB, GIB = 1 << 20, 1 << 30
+
+
+def _host(*, memory: int = 24 * GIB, free: int | None = None, unified: bool = False) -> Host:
+    return Host([Accelerator("cuda", memory=memory, free=free, unified=unified)], memory="64 GiB", disk="100 GiB")
+
+
+def _seat(text: str, host: Host) -> Seat:
+    return accelerator_seat(host.accelerators[0], Policy.parse(f'prefer = "cuda"\n{text}'), host)
+
+
+# What is there.
+
+
+def test_by_default_an_accelerator_keeps_a_gibibyte_and_two_percent_free() -> None:
+    seat = _seat("", _host())
+    assert (seat.cap, seat.headroom) == (24 * GIB, GIB + 24 * GIB * 2 // 100)
+    assert seat.budget == seat.cap - seat.headroom
+
+
+def test_by_default_the_cpu_gives_nine_tenths_of_what_is_free_and_the_disk_all() -> None:
+    policy, host = (
+        Policy.parse('prefer = "cpu"'),
+        Host(memory="64 GiB", free="10 GiB", disk="100 GiB", disk_free="9 GiB"),
+    )
+    assert (cpu_seat(policy, host).cap, cpu_seat(policy, host).headroom) == (9 * GIB, 0)
+    assert (disk_seat(policy, host).cap, disk_seat(policy, host).headroom) == (9 * GIB, 0)
+
+
+@pytest.mark.parametrize("free", [5 * GIB, 5 * GIB + 1, 5 * GIB + 255 * MIB, 5 * GIB + 256 * MIB - 1])
+def test_free_memory_is_taken_down_to_whole_steps_so_that_a_restart_plans_alike(free: int) -> None:
+    assert _seat("", _host(free=free)).cap == 5 * GIB
+
+
+def test_the_basis_is_what_is_free_unless_the_policy_says_total() -> None:
+    host = _host(memory=24 * GIB, free=10 * GIB)
+    assert _seat('[memory.cuda]\ncap = "50%"\n', host).cap == 5 * GIB
+    assert _seat('[memory.cuda]\nbasis = "total"\ncap = "50%"\n', host).cap == 12 * GIB
+    odd = _host(memory=24 * GIB + 1, free=GIB)
+    assert _seat('[memory.cuda]\nbasis = "total"\n', odd).cap == 24 * GIB + 1, "a total has no steps"
+
+
+# What the policy says.
+
+
+@pytest.mark.parametrize(
+    ("amount", "wanted"),
+    [
+        ('"2 GiB"', 2 * GIB),
+        ('"2 GB"', 2 * 10**9),
+        ('"50%"', 12 * GIB),
+        ('"29%"', 24 * GIB * 29 // 100),
+        ('"0.5%"', 24 * GIB * 5 // 1000),
+        ('["1 GiB", "25%"]', 7 * GIB),
+        ('["1 GiB", "1 GiB", "5%", "5%"]', 2 * GIB + 24 * GIB // 10),
+        ('"0 B"', 0),
+        ('"100%"', 24 * GIB),
+        ('"500 GiB"', 24 * GIB),
+    ],
+)
+def test_a_cap_is_an_amount_a_percentage_or_a_list_that_adds_up_and_at_most_the_basis(amount: str, wanted: int) -> None:
+    assert _seat(f"[memory]\ncuda = {amount}\n", _host()).cap == wanted
+
+
+def test_a_headroom_replaces_the_default_one_also_by_nothing() -> None:
+    assert _seat('[memory.cuda]\nheadroom = "0 B"\n', _host()).headroom == 0
+    assert _seat('[memory.cuda]\nheadroom = ["512 MiB", "1%"]\n', _host()).headroom == 512 * MIB + 24 * GIB // 100
+
+
+def test_a_headroom_above_the_cap_leaves_nothing() -> None:
+    assert _seat('[memory.cuda]\ncap = "1 GiB"\nheadroom = "2 GiB"\n', _host()).budget == -GIB
+
+
+def test_what_is_said_of_a_device_goes_before_its_type_key_by_key() -> None:
+    text = (
+        '[memory."cuda:0"]\ncap = "8 GiB"\n'
+        '[memory.cuda]\nbasis = "total"\ncap = "9 GiB"\nheadroom = "1 MiB"\nreserve = { kv_cache = "1 GiB" }\n'
+    )
+    host = Host([Accelerator("cuda", memory="24 GiB", free="0 B") for _ in range(2)], memory="8 GiB")
+    policy = Policy.parse(f'prefer = "cuda"\n{text}')
+    first, second = (accelerator_seat(one, policy, host) for one in host.accelerators)
+    assert (first.cap, second.cap) == (8 * GIB, 9 * GIB)
+    assert first.headroom == second.headroom == MIB
+    assert first.kv_cache == second.kv_cache == GIB
+
+
+def test_a_reserve_replaces_the_derived_figure_for_the_cache_and_for_activations() -> None:
+    tree = small_llama()
+    text = 'prefer = "cuda"\n[memory.cuda]\nreserve = {{ kv_cache = "{}", activations = "{}" }}\n'
+    ledger = planned(text.format("3 MiB", "5 MiB"), tree, machine("cuda")).ledger["cuda:0"]
+    assert (ledger.kv_cache, ledger.activations) == (3 * MIB, 5 * MIB)
+
+
+# Which devices a term names.
+
+
+def test_a_term_finds_working_devices_in_order_and_says_why_it_finds_none() -> None:
+    host = Host(
+        [Accelerator("cuda", id=at, memory="8 GiB") for at in (5, 1, 3)], memory="8 GiB", faults={"xpu": "broken"}
+    )
+    policy = Policy.parse('prefer = "cuda"\navoid = "cuda:3"')
+    assert [str(seat) for seat in find(Term("cuda"), policy, host).seats] == ["cuda:1", "cuda:5"]
+    assert find(Term("cuda", 2), policy, host).reason == "the host has no `cuda:2`, it has `cuda:1`, `cuda:3`, `cuda:5`"
+    assert find(Term("cuda", 3), policy, host).reason == "`avoid` excludes `cuda:3`"
+    assert find(Term("mps"), policy, host).reason == "the host has no `mps` device"
+    assert find(Term("xpu"), policy, host).reason == "the `xpu` driver failed: broken"
+    assert find(Term("cuda", count=3), policy, host).reason == "needs 3 devices, the host has 2"
+    assert find(Term("cpu"), Policy.parse('prefer = "cpu"\navoid = "cpu"'), host).reason == "`avoid` excludes `cpu`"
+
+
+# One pool for both sides.
+
+
+def test_an_integrated_accelerator_has_what_the_cpu_may_use_of_the_pool() -> None:
+    host = Host([Accelerator("mps", memory="48 GiB")], memory="32 GiB", free="20 GiB")
+    seat = accelerator_seat(host.accelerators[0], Policy.parse('prefer = "mps"'), host)
+    assert seat.cap == 18 * GIB
+    small = Policy.parse('prefer = "mps"\n[memory.cpu]\ncap = "10 GiB"\nheadroom = "4 GiB"\n')
+    assert accelerator_seat(host.accelerators[0], small, host).budget == 6 * GIB
+
+
+def test_what_one_side_of_a_pool_takes_its_other_side_does_not_have() -> None:
+    unified = _host(unified=True)
+    assert pooled({"cuda:0": 3, "cpu": 4}, unified) == {"cuda:0": 7, "cpu": 7}
+    assert pooled({"cuda:0": 3, "cpu": 4}, _host()) == {"cuda:0": 3, "cpu": 4}
+
+
+def _of(*gib: int) -> ModelTree:
+    modules = [Module(f"m{at}", "Linear", (Tensor("weight", (size * GIB,), "int8"),)) for at, size in enumerate(gib)]
+    return ModelTree("big", (Module("", "Big"), *modules))
+
+
+def test_components_share_a_pool_also_where_they_run_on_different_sides_of_it() -> None:
+    host = Host([Accelerator("mps", memory="16 GiB")], memory="16 GiB", disk="1 TiB")
+    policy = Policy.parse('prefer = ["mps", "cpu"]')
+    plans = plan_all(policy, {"a": _of(9), "b": _of(5)}, host)
+    assert [device_map(plan) for plan in plans.values()] == [{"": "mps"}, {"": "cpu"}]
+    assert plans["b"].ledger["cpu"].others == 9 * GIB
+    with pytest.raises(Unsatisfiable, match="DP301"):
+        plan_all(policy, {"a": _of(9), "b": _of(6)}, host)
+
+
+def test_what_is_kept_on_the_cpu_takes_from_the_device_that_shares_its_memory_and_from_no_other() -> None:
+    cards = [Accelerator("xpu", memory="16 GiB"), Accelerator("xpu", memory="16 GiB", unified=True)]
+    host = Host(cards, memory="16 GiB")
+    text = '[offload]\nm1 = "cpu"\n'
+    beside = planned(f'prefer = "xpu:0"\n{text}', _of(9, 4), host).ledger
+    assert (beside["xpu:0"].others, beside["cpu"].others) == (0, 0)
+    shared = planned(f'prefer = "xpu:1"\n{text}', _of(5, 4), host).ledger
+    assert (shared["xpu:1"].others, shared["cpu"].others) == (4 * GIB, shared["xpu:1"].used - 4 * GIB)
+    with pytest.raises(Unsatisfiable, match="DP301"):
+        planned(f'prefer = "xpu:1"\n{text}', _of(9, 4), host)
+
+
+def test_two_sides_of_one_pool_are_not_two_budgets() -> None:
+    host = Host([Accelerator("cuda", memory="16 GiB", unified=True) for _ in range(2)], memory="16 GiB")
+    with pytest.raises(Unsatisfiable, match="DP301"):
+        planned('prefer = "cuda"\nsplit = "balanced"', _of(9, 9), host)
+    rules = "".join(f'[[rule]]\nmatch = "m{at}"\nprefer = "cuda:{at}"\n' for at in range(2))
+    with pytest.raises(Unsatisfiable, match="shares its memory"):
+        planned(f'prefer = "cuda"\n{rules}', _of(9, 9), host)
+    assert set(planned(f'prefer = "cuda"\n{rules}', _of(5, 5), host).ledger) == {"cuda:0", "cuda:1"}
