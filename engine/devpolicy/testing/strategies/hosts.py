@@ -95,18 +95,17 @@ def hosts(
 
 
 def faulty_hosts(*, types: Sequence[str] = TYPES, max_accelerators: int = 4) -> st.SearchStrategy[Host]:
-    """Return a strategy for `Host` with at least one fault: of a device, or of everything of a type."""
+    """Return a strategy for `Host` with at least one fault: of a device, or of everything of a type.
+
+    A driver that fails may have counted devices before, or have none.
+    """
     kinds = _types(types)
-    # Each type on its own, and not a dictionary of some: from that, Hypothesis cannot take away the simpler types.
-    reasons = st.tuples(*(st.none() | st.sampled_from(_REASONS) for _ in kinds))
-    told = reasons.map(lambda whys: {kind: why for kind, why in zip(kinds, whys, strict=True) if why})
-    types_at_fault = told.filter(bool)
-    healthy = hosts(types=kinds, max_accelerators=max_accelerators)
-    of_type = st.builds(lambda host, faults: replace(host, faults=tuple(faults.items())), healthy, types_at_fault)
+    bare = hosts(types=kinds, max_accelerators=max_accelerators).flatmap(lambda host: _with_faulty_types(host, kinds))
     if max_accelerators < 1:
-        return of_type
+        return bare
     populated = hosts(types=kinds, min_accelerators=1, max_accelerators=max_accelerators)
-    return of_type | populated.flatmap(_with_faulty_devices)
+    counted = populated.flatmap(lambda host: _with_faulty_types(host, sorted({one.type for one in host.accelerators})))
+    return bare | counted | populated.flatmap(_with_faulty_devices)
 
 
 def _accelerators(kind: str, sizes: Sequence[int], *, full: bool, fault: bool) -> st.SearchStrategy[Accelerator]:
@@ -159,6 +158,13 @@ def _within(ram: int, one: Accelerator) -> Accelerator:
     if not one.unified or one.memory <= ram:
         return one
     return replace(one, memory=ram, free=min(one.free, ram))
+
+
+def _with_faulty_types(host: Host, kinds: Sequence[str]) -> st.SearchStrategy[Host]:
+    # Each type on its own, and not a dictionary of some: from that, Hypothesis cannot take away the simpler types.
+    reasons = st.tuples(*(st.none() | st.sampled_from(_REASONS) for _ in kinds))
+    told = reasons.map(lambda whys: {kind: why for kind, why in zip(kinds, whys, strict=True) if why})
+    return told.filter(bool).map(lambda faults: replace(host, faults=tuple(faults.items())))
 
 
 def _with_faulty_devices(host: Host) -> st.SearchStrategy[Host]:

@@ -137,25 +137,14 @@ def _get_device_properties(type_: str, simulation: Simulation, device: Any = Non
     return Properties(simulation, _device(type_, simulation, device))
 
 
-def _get_device_name(type_: str, simulation: Simulation, device: Any = None) -> str:
-    return _device(type_, simulation, device).name or ""
-
-
-def _get_device_capability(type_: str, simulation: Simulation, device: Any = None) -> Any:
-    capability = _device(type_, simulation, device).capability
-    if capability is None:
-        raise refusal(simulation, f"torch.{type_}.get_device_capability()")
-    return capability
+def _get_xpu_capability(type_: str, simulation: Simulation, device: Any = None) -> Any:
+    _device(type_, simulation, device)
+    raise refusal(simulation, "torch.xpu.get_device_capability()")
 
 
 def _mem_get_info(type_: str, simulation: Simulation, device: Any = None) -> tuple[int, int]:
     found = _device(type_, simulation, device)
     return simulation.free(found), found.memory
-
-
-def _nothing_allocated(type_: str, simulation: Simulation, device: Any = None) -> int:
-    _device(type_, simulation, device)
-    return 0
 
 
 def _nothing_to_do(type_: str, simulation: Simulation, *ignored: Any, **also: Any) -> None:
@@ -175,44 +164,26 @@ def _is_bf16_supported(type_: str, simulation: Simulation, including_emulation: 
         return False
     if type_ == "cuda" and "+rocm" in (simulation.host.version("torch") or ""):
         return True
-    return type_ == "xpu" or including_emulation or _get_device_capability(type_, simulation) >= (8, 0)
+    return type_ == "xpu" or including_emulation or _get_device_properties(type_, simulation).major >= 8
 
 
-def _is_tf32_supported(type_: str, simulation: Simulation) -> bool:
-    return _is_bf16_supported(type_, simulation, including_emulation=False)
-
-
-def _can_device_access_peer(type_: str, simulation: Simulation, device: Any, peer: Any) -> bool:
-    _device(type_, simulation, device)
-    _device(type_, simulation, peer)
-    raise refusal(simulation, f"torch.{type_}.can_device_access_peer()")
-
-
+# What is not here is answered by torch's own code from what is: names and capabilities from properties, the allocator's
+# figures from `is_initialized`, and the rest is refused at `_lazy_init`.
 COMMON: dict[str, Answer] = {
+    "_exchange_device": _exchange_device,
     "_is_compiled": _is_compiled,
     "_lazy_init": _lazy_init,
-    "_exchange_device": _exchange_device,
     "_maybe_exchange_device": _exchange_device,
-    "can_device_access_peer": _can_device_access_peer,
     "current_device": _current_device,
     "device_count": _device_count,
-    "empty_cache": _nothing_to_do,
-    "get_device_capability": _get_device_capability,
-    "get_device_name": _get_device_name,
     "get_device_properties": _get_device_properties,
     "init": _init,
-    "ipc_collect": _nothing_to_do,
     "is_available": _is_available,
     "is_bf16_supported": _is_bf16_supported,
     "is_initialized": _no,
-    "is_tf32_supported": _is_tf32_supported,
     "manual_seed": _nothing_to_do,
     "manual_seed_all": _nothing_to_do,
-    "max_memory_allocated": _nothing_allocated,
-    "max_memory_reserved": _nothing_allocated,
     "mem_get_info": _mem_get_info,
-    "memory_allocated": _nothing_allocated,
-    "memory_reserved": _nothing_allocated,
     "reset_peak_memory_stats": _nothing_to_do,
     "seed": _nothing_to_do,
     "seed_all": _nothing_to_do,
@@ -221,9 +192,11 @@ COMMON: dict[str, Answer] = {
 }
 CUDA_ONLY: dict[str, Answer] = {
     "_device_count_nvml": _device_count,
+    "ipc_collect": _nothing_to_do,
     # So that a caller which holds the original `is_available` is led to the count above and not to torch's C side.
     "_nvml_based_avail": _yes,
 }
+XPU_ONLY: dict[str, Answer] = {"get_device_capability": _get_xpu_capability}
 
 
 def _answers(type_: str, questions: dict[str, Answer]) -> dict[str, Answer]:
@@ -232,7 +205,7 @@ def _answers(type_: str, questions: dict[str, Answer]) -> dict[str, Answer]:
 
 ANSWERS: dict[str, dict[str, Answer]] = {
     "torch.cuda": _answers("cuda", COMMON | CUDA_ONLY),
-    "torch.xpu": _answers("xpu", COMMON),
+    "torch.xpu": _answers("xpu", COMMON | XPU_ONLY),
     "torch.backends.cuda": {"is_built": partial(_is_compiled, "cuda")},
 }
 LIBRARY = Library(answers=ANSWERS)
