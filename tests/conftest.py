@@ -8,6 +8,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["pytester"]
+# Data, and a project with tests of its own, which tests/testing/test_acceptance.py runs.
+collect_ignore = ["cases"]
 
 # No deadline anywhere: a shared machine is slow at times, and how fast we are is what benchmarks/ measures.
 # `ci` draws the same examples each time, so that a red run is about the change and not about luck.

@@ -7,6 +7,7 @@ import itertools
 import json
 import warnings
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -258,3 +259,17 @@ def test_without_a_policy_the_choice_is_haystacks_on_the_catalogue(name: str) ->
     pytest.importorskip("torch")
     ours, theirs = both_choose(Host.load(name))
     assert ours == theirs
+
+
+# What the libraries would have chosen by themselves.
+
+
+def test_the_record_of_what_libraries_choose_is_up_to_date() -> None:
+    for library in ("torch", "accelerate", "transformers", "haystack"):
+        pytest.importorskip(library)
+    from tests.choices import updated, versions
+
+    page = (Path(__file__).parents[2] / "docs" / "library-choices.md").read_text(encoding="utf-8")
+    if versions() not in page:
+        pytest.skip("the record is of other versions of the libraries")
+    assert updated(page) == page, "python -m tests.choices docs/library-choices.md"

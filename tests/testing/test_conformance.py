@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -209,3 +211,26 @@ def test_a_check_can_be_run_alone(one_check: Any) -> None:
 def test_observing_asks_twice_and_says_what_changed() -> None:
     hosts_of_two = iter((Host(memory=1), Host(memory=2)))
     assert observe(lambda: next(hosts_of_two)) == Observed(Host(memory=1), Host(memory=2), ())
+
+
+# The page.
+
+PAGE = Path(__file__).parents[2] / "docs" / "conformance.md"
+
+
+def test_the_page_lists_every_property_with_its_claim() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows == [(check.name, check.claim) for check in (*HOST_CHECKS, *MACHINE_CHECKS)]
+
+
+def test_the_failure_on_the_page_is_what_is_printed() -> None:
+    card = Accelerator("cuda", memory=0, name="NVIDIA GeForce RTX 4090")
+    with pytest.raises(ConformanceError) as failed:
+        check_host(lambda: Host([card], memory="64 GiB", name="rig"))
+    assert f"```text\n{failed.value}\n```" in PAGE.read_text(encoding="utf-8")
+
+
+def test_the_examples_on_the_page_pass(pytester: pytest.Pytester) -> None:
+    examples = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    pytester.makepyfile(**{f"test_{number}": example for number, example in enumerate(examples)})
+    pytester.runpytest_inprocess().assert_outcomes(passed=1 + len(HOST_CHECKS))

