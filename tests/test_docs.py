@@ -19,6 +19,9 @@ ELSEWHERE = {
     "commands": "tests/cli/test_sessions.py",
     "differences-from-haystack": "tests/test_haystack_values.py",
     "language": "tests/language/test_reference.py",
+    "conformance": "tests/testing/test_conformance.py",
+    "library-choices": "tests/properties/test_mission.py",
+    "testing": "tests/test_docs_testing.py",
 }
 PAGES = sorted(file.stem for file in DOCS.glob("*.md"))
 ROOT = DOCS.parent
