@@ -47,12 +47,20 @@ def subtree(tree: Any, path: str) -> int:
 def is_unit(tree: Any, path: str) -> bool:
     """Whether a module is placed as a whole where no rule cuts it; a rule that goes by size alone speaks of these."""
 
+    classes = {module.path: module.cls for module in tree.modules}
+    lists = {"ModuleList", "ModuleDict", "Sequential"}
+
+    def block(path: str) -> bool:
+        if tree.no_split:
+            return classes[path] in tree.no_split
+        return path != "" and classes[path] not in lists and classes[ancestors(path)[1]] in lists
+
     def whole(path: str) -> bool:
         module = next(module for module in tree.modules if module.path == path)
         inner = [other for other in tree.modules if other.path != path and path in ancestors(other.path)]
-        no_block_inside = not any(other.cls in tree.no_split for other in inner)
-        mixing = path != "" and bool(tree.no_split) and bool(module.tensors) and no_block_inside
-        return module.cls in tree.no_split or not any(other.tensors for other in inner) or mixing
+        no_block_inside = not any(block(other.path) for other in inner)
+        mixing = path != "" and no_block_inside and bool(module.tensors or not tree.no_split)
+        return block(path) or not any(other.tensors for other in inner) or mixing
 
     return whole(path) and not any(whole(above) for above in ancestors(path)[1:])
 

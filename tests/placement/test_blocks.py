@@ -59,6 +59,34 @@ def test_the_pieces_of_a_block_that_rules_divide_without_moving_any_stay_on_one_
         assert len({place for path, place in at.items() if path.startswith(f"model.layers.{number}.")}) == 1
 
 
+def test_a_block_that_is_kept_in_two_places_is_cut_too() -> None:
+    # Neither place has a key for the whole block, so it has no hook that would move the rotary tables to it.
+    text = """
+        prefer = "cuda"
+        split = "balanced"
+        [offload]
+        "model.layers.0.attn" = "disk"
+        "model.layers.0.mlp" = "cpu"
+    """
+    assert where(planned(text, small_llama(4), FOUR))["model.rotary_emb"] == "cuda:0"
+
+
+def _without_no_split(cls: str) -> ModelTree:
+    tree = small_llama()
+    modules = (replace(one, cls=cls if one.path == "model.layers" else one.cls) for one in tree.modules)
+    return replace(tree, modules=tuple(modules), no_split=frozenset())
+
+
+def test_where_a_model_names_no_blocks_the_elements_of_its_lists_are() -> None:
+    at = where(planned(budgets('prefer = "cuda"', cuda=75), _without_no_split("ModuleList"), FOUR))
+    assert list(at) == list(where(planned('prefer = "cuda"', small_llama(), FOUR)))
+    assert [path for path in at if path.startswith("model.layers")] == [f"model.layers.{number}" for number in range(3)]
+
+
+def test_where_a_model_names_no_blocks_and_has_no_lists_its_parts_stay_whole() -> None:
+    assert list(where(planned('prefer = "cuda"', _without_no_split("Stack"), FOUR))) == ["model", "lm_head"]
+
+
 # Tensors of the model itself.
 
 

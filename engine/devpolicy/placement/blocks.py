@@ -32,7 +32,8 @@ def hold_together(units: Sequence[Unit], world: World, result: Assignment) -> No
         loose = [at for at in running if at in free]
         if len(seats) > 1 or (seats and loose and len(world.seats) > 1):
             raise Refused(_apart(units, pieces, result))
-        if running and len(running) < len(pieces):
+        places = {result.kept[at].place for at in pieces if at in result.kept}
+        if len(places) + bool(running) > 1:
             cut.append(pieces)
         elif loose:
             whole.append(loose)

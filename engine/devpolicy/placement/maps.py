@@ -45,9 +45,27 @@ def device_map(tree: ModelTree, units: Sequence[Unit], devices: Sequence[Device]
 
     # Ordered before it is checked: transformers breaks ties between keys by their order.
     keys = sorted(_topmost(tree, subtree, range(1)), key=lambda key: entry_rank(device_of(key)))
+    whole = _whole(tree, units) if sum(_executes(device) for device in kinds) > 1 else [False] * len(own)
     while wrong := misread([text for text, _, _ in keys], _tensors(tree, keys)):
-        keys = sorted(_deeper(tree, subtree, keys, wrong), key=lambda key: entry_rank(device_of(key)))
+        keys = sorted(_deeper(tree, subtree, whole, keys, wrong), key=lambda key: entry_rank(device_of(key)))
     return {key[0]: device_of(key) for key in keys}
+
+
+def _executes(device: Device) -> bool:
+    return device.type not in (DeviceType.CPU, DeviceType.DISK)
+
+
+def _whole(tree: ModelTree, units: Sequence[Unit]) -> list[bool]:
+    """Mark the modules that are units or in one: with several devices their keys go no deeper.
+
+    accelerate moves inputs where it has a hook. A block whose key is replaced by its children's has none,
+    and what comes from the block before would be added to what its children return on another device.
+    """
+    whole = [False] * len(tree.modules)
+    for unit in units:
+        if not unit.own_only:
+            whole[unit.start : unit.end] = [True] * (unit.end - unit.start)
+    return whole
 
 
 def entry_rank(device: Device) -> tuple[int, int]:
@@ -89,7 +107,7 @@ def _own_tensors(tree: ModelTree, position: int) -> Iterator[Key]:
         yield f"{module.path}.{tensor.name}" if module.path else tensor.name, position, True
 
 
-def _deeper(tree: ModelTree, subtree: list[int], keys: list[Key], wrong: set[str]) -> Iterator[Key]:
+def _deeper(tree: ModelTree, subtree: list[int], whole: list[bool], keys: list[Key], wrong: set[str]) -> Iterator[Key]:
     """Yield the keys with those in `wrong` replaced by their children's. Raises DP403 where one has none."""
     for key in keys:
         text, position, is_tensor = key
@@ -97,7 +115,7 @@ def _deeper(tree: ModelTree, subtree: list[int], keys: list[Key], wrong: set[str
             yield key
             continue
         children = [child for child in tree.children(position) if subtree[child] != _NOTHING]
-        if is_tensor or not children:
+        if is_tensor or not children or whole[position]:
             raise Unsatisfiable(_ambiguous(text, [other for other, _, _ in keys]))
         yield from _own_tensors(tree, position)
         yield from ((tree.modules[child].path, child, False) for child in children)

@@ -20,7 +20,8 @@ def misread(keys: Iterable[str], tensors: Iterable[tuple[str, str]]) -> set[str]
     `tensors` are pairs of a tensor's full name and the key that means it. Costs tensors times the number of
     different key shapes (length and dots), not times keys.
     """
-    reader = _Regex(keys) if any(_SPECIAL.search(key) for key in keys) else _Shapes(keys)
+    texts = list(keys)
+    reader = _Regex(texts) if any(_SPECIAL.search(key) for key in texts) else _Shapes(texts)
     return {key for name, key in tensors if reader.read(name) != key}
 
 
@@ -44,11 +45,12 @@ class _Shapes:
     """The same rule by tables: keys of one length with dots at the same positions are one look-up."""
 
     def __init__(self, keys: Iterable[str]) -> None:
-        shapes: dict[tuple[int, int], dict[tuple[int, ...], dict[str, int]]] = {}
-        for order, key in enumerate(keys):
+        self.keys = set(keys)
+        shapes: dict[tuple[int, int], dict[tuple[int, ...], set[str]]] = {}
+        for key in self.keys:
             dots = tuple(at for at, character in enumerate(key) if character == ".")
-            shapes.setdefault(_priority(key), {}).setdefault(dots, {})[key] = order
-        # The first group that matches anything decides; inside a group the order of the map does.
+            shapes.setdefault(_priority(key), {}).setdefault(dots, set()).add(key)
+        # The first group that matches anything decides, by its length alone: all keys of a group match the same text.
         self.groups = [(length, list(by_dots.items())) for (_, length), by_dots in sorted(shapes.items(), reverse=True)]
 
     def read(self, name: str) -> str | None:
@@ -56,18 +58,14 @@ class _Shapes:
             if length > len(name):
                 continue
             prefix = name[:length]
-            first: tuple[int, str] | None = None
             for dots, keys in by_dots:
                 masked = prefix
                 for at in dots:
                     if prefix[at] != ".":
                         masked = f"{masked[:at]}.{masked[at + 1 :]}"
-                order = keys.get(masked)
-                if order is not None and (first is None or order < first[0]):
-                    first = order, masked
-            if first is not None:
-                # The text that matched is looked up in the map; through a wildcard dot it is another text.
-                return prefix if first[1] == prefix else None
+                if masked in keys:
+                    # The text that matched is looked up in the map; through a wildcard dot it may be no key.
+                    return prefix if prefix in self.keys else None
         return None
 
 

@@ -94,18 +94,31 @@ def divide(tree: ModelTree, rules: Sequence[Rule], sizing: Sizing) -> Division:
     return Division(units, matched)
 
 
+_LISTS = frozenset({"ModuleList", "ModuleDict", "Sequential"})
+
+
+def _is_block(tree: ModelTree, position: int) -> bool:
+    """Whether a module is a block: of a no-split class, or where the model names none, an element of a list."""
+    cls = tree.modules[position].cls
+    if tree.no_split:
+        return cls in tree.no_split
+    return position > 0 and cls not in _LISTS and tree.modules[tree.parents[position]].cls in _LISTS
+
+
 def _natural_units(tree: ModelTree) -> list[bool]:
     """Mark the modules that are units where no rule cuts them.
 
-    Blocks of a no-split class (the outermost), and modules without tensors below their own. A container that holds
-    tensors itself and has no block inside counts as a block too: its own forward mixes its tensors with
-    its children's outputs, which is safe only on one device. That needs no-split classes to tell by.
+    Blocks (the outermost), and modules without tensors below their own. A container that holds tensors itself
+    and has no block inside counts as a block too: its own forward mixes its tensors with its children's
+    outputs, which is safe only on one device. Where the model names no no-split classes, every container without a
+    block inside does.
     """
     count = len(tree.modules)
+    block = [_is_block(tree, position) for position in range(count)]
     holds_block, holds_more = [False] * count, [False] * count
     for position in range(count - 1, 0, -1):
         parent, module = tree.parents[position], tree.modules[position]
-        if holds_block[position] or module.cls in tree.no_split:
+        if holds_block[position] or block[position]:
             holds_block[parent] = True
         if holds_more[position] or module.tensors:
             holds_more[parent] = True
@@ -113,8 +126,8 @@ def _natural_units(tree: ModelTree) -> list[bool]:
     position = 0
     while position < count:
         module = tree.modules[position]
-        mixing = position > 0 and bool(tree.no_split) and bool(module.tensors) and not holds_block[position]
-        natural[position] = module.cls in tree.no_split or not holds_more[position] or mixing
+        mixing = position > 0 and not holds_block[position] and bool(module.tensors or not tree.no_split)
+        natural[position] = block[position] or not holds_more[position] or mixing
         position = tree.ends[position] if natural[position] else position + 1
     return natural
 
