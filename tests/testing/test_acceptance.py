@@ -77,6 +77,8 @@ def test_wrong_device_code_fails_and_the_message_names_host_and_device(suite: Pa
     assert "3 failed, 3 passed" in output
     reports = output.split("\n____")[1:]
     assert len(reports) == 3
+    assert "asked of `cuda:1` on the simulated host `1x24gb`" in reports[0]
+    assert "asked of `cuda:2` on the simulated host `faulty/ecc-on-query`" in reports[1]
     for report, host, device in zip(
         reports,
         ("1x24gb", "faulty/ecc-on-query", "turing"),

@@ -13,9 +13,9 @@ def largest_card() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def second_card_name() -> str:
-    """Return the name of the card for the reranker. Wrong: it takes for granted that there are two."""
-    return torch.cuda.get_device_name(1)
+def room_for_reranker() -> int:
+    """Return the bytes that are free on the reranker's card. Wrong: it takes for granted that there are two."""
+    return torch.cuda.mem_get_info(1)[0]
 
 
 def half_precision() -> torch.dtype:

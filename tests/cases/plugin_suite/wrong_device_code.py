@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from device_code import half_precision, second_card_name
+from device_code import half_precision, room_for_reranker
 
 torch = pytest.importorskip("torch")
 
 
 @pytest.mark.hosts("2x24gb", "1x24gb")
 def test_a_second_card_is_taken_for_granted():
-    assert second_card_name()
+    assert room_for_reranker()
 
 
 @pytest.mark.hosts("8x80gb", "faulty/ecc-on-query")

@@ -72,9 +72,15 @@ def _device(type_: str, simulation: Simulation, device: Any) -> Accelerator:
     """Return the device that a question is about, or raise what torch raises on such a host."""
     require(type_, simulation)
     index = device_index(type_, simulation, device)
-    if index >= count(simulation, type_):
-        raise RuntimeError(f"{type_.upper()} error: invalid device ordinal")
-    return usable(simulation, type_, index)
+    try:
+        if index >= count(simulation, type_):
+            raise RuntimeError(f"{type_.upper()} error: invalid device ordinal")
+        return usable(simulation, type_, index)
+    except RuntimeError as error:
+        # Torch's words name no device. A note leaves them as they are, for code that looks for them.
+        host = f"the simulated host `{simulation.host.name}`" if simulation.host.name else "a simulated host"
+        error.add_note(f"asked of `{type_}:{index}` on {host}")
+        raise
 
 
 def require(type_: str, simulation: Simulation) -> None:
