@@ -188,7 +188,8 @@ def test_verify_names_modules_that_the_model_lacks() -> None:
 def test_what_the_model_itself_holds_says_nothing_of_modules_that_the_plan_lacks() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
     model.register_buffer("scale", torch.ones(2))
-    made = plan(Policy.parse('prefer = "cpu"\n[offload]\n"1" = "disk"\n'), ModelTree.from_module(model), HOST)
+    rule = '[[rule]]\nmatch = "1"\nprefer = "cuda:1"\n'
+    made = plan(Policy.parse(f'prefer = "cuda:0"\n{rule}'), ModelTree.from_module(model), "2x24gb")
     model.append(torch.nn.Linear(2, 2))
     assert [line for line in made.verify(model) if line.startswith("2.")] == [
         "2.weight: the plan does not place it",
