@@ -15,6 +15,7 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
 from devpolicy import Host, ModelTree, Policy, Unsatisfiable, plan  # noqa: E402
+from devpolicy.placement.plan import PlanError  # noqa: E402
 
 HOST = Host.load("cpu-only")
 IDS = list(range(3, 19))
@@ -176,6 +177,30 @@ def test_verify_names_tensors_that_the_plan_does_not_know() -> None:
         "1.weight: the plan does not place it",
         "1.bias: the plan does not place it",
     ]
+
+
+def test_verify_names_modules_that_the_model_lacks() -> None:
+    tree = ModelTree.from_module(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)))
+    made = plan(Policy.parse('prefer = "cpu"'), tree, HOST)
+    assert made.verify(torch.nn.Sequential(torch.nn.Linear(2, 2))) == ["1: the model has no such module"]
+
+
+def test_what_the_model_itself_holds_says_nothing_of_modules_that_the_plan_lacks() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    model.register_buffer("scale", torch.ones(2))
+    rule = '[[rule]]\nmatch = "1"\nprefer = "cuda:1"\n'
+    made = plan(Policy.parse(f'prefer = "cuda:0"\n{rule}'), ModelTree.from_module(model), "2x24gb")
+    model.append(torch.nn.Linear(2, 2))
+    assert [line for line in made.verify(model) if line.startswith("2.")] == [
+        "2.weight: the plan does not place it",
+        "2.bias: the plan does not place it",
+    ]
+
+
+def test_verify_takes_a_module_and_nothing_else() -> None:
+    made = plan(Policy.parse('prefer = "cpu"'), ModelTree.from_module(torch.nn.Linear(2, 2)), HOST)
+    with pytest.raises(PlanError, match=r"not a str"):
+        made.verify("llama-3.1-8b")
 
 
 def test_a_dtype_that_the_policy_asks_for_is_what_is_loaded(saved: Saved) -> None:

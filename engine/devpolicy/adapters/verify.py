@@ -10,13 +10,19 @@ from collections.abc import Iterator
 from typing import Any
 
 from devpolicy.device import DeviceType
-from devpolicy.placement.plan import Plan
+from devpolicy.placement.plan import Plan, PlanError
 
 
 def verify(plan: Plan, model: Any) -> list[str]:
-    """Return one line for each tensor of `model` that is not where `plan` says, and for each that the plan lacks."""
-    differences = []
-    hooks = {path: module._hf_hook for path, module in model.named_modules() if hasattr(module, "_hf_hook")}
+    """Return one line for each tensor of `model` that is not where `plan` says, or that only one of the two has.
+
+    `model` is a `torch.nn.Module`; raises `PlanError` where it is not.
+    """
+    if not hasattr(model, "named_modules"):
+        raise PlanError(f"a loaded `torch.nn.Module` can be verified, not a {type(model).__name__}")
+    modules = dict(model.named_modules(remove_duplicate=False))
+    hooks = {path: module._hf_hook for path, module in modules.items() if hasattr(module, "_hf_hook")}
+    differences = [f"{path}: the model has no such module" for path in plan.placements if path not in modules]
     for name, tensor, is_buffer in _tensors(model):
         module = name.rpartition(".")[0]
         try:

@@ -91,12 +91,17 @@ class Placements(Mapping[str, Placement]):
 
     def __init__(self, units: Mapping[str, Placement]) -> None:
         self._units = dict(units)
+        # A divided module's own unit speaks for its own tensors alone, and for nothing below it.
+        self._divided: set[str] = set()
+        for path in self._units:
+            while path and (path := path.rpartition(".")[0]) not in self._divided:
+                self._divided.add(path)
 
     def __getitem__(self, module: str) -> Placement:
         path = module
         while True:
             found = self._units.get(path)
-            if found is not None:
+            if found is not None and (path == module or path not in self._divided):
                 return found
             if not path:
                 raise KeyError(module)

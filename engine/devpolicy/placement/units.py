@@ -139,24 +139,36 @@ def _chains(
     if not rules:
         return [()] * len(tree.modules), matched
     sizes = _subtree_sums(tree, sizing.weights) if any(rule.size for rule in rules) else []
+    classes = {module.cls for module in tree.modules}
+    own: dict[int, list[int]] = {}
+    for number, rule in enumerate(rules):
+        meant = {cls for cls in classes if any(fnmatchcase(cls, glob) for glob in rule.cls)} if rule.cls else classes
+        for position in _named(tree, rule, natural):
+            if tree.modules[position].cls in meant and (rule.size is None or rule.size.holds(sizes[position])):
+                own.setdefault(position, []).append(number)
+                matched[number] = matched.get(number, 0) + 1
     chains: list[Chain] = []
-    for position, module in enumerate(tree.modules):
-        own = []
-        for number, rule in enumerate(rules):
-            if rule.size is not None and not rule.size.holds(sizes[position]):
-                continue
-            if rule.match and not any(pattern.matches(module.path) for pattern in rule.match):
-                continue
-            if rule.cls and not any(fnmatchcase(module.cls, glob) for glob in rule.cls):
-                continue
-            # A rule that goes by size alone speaks of placement units; every container would pass otherwise.
-            if not rule.match and not rule.cls and not natural[position]:
-                continue
-            own.append(number)
-            matched[number] = matched.get(number, 0) + 1
-        inherited = chains[tree.parents[position]] if position else ()
-        chains.append(tuple(sorted({*inherited, *own})) if own else inherited)
+    for position, parent in enumerate(tree.parents):
+        inherited = chains[parent] if position else ()
+        chains.append(tuple(sorted({*inherited, *own[position]})) if position in own else inherited)
     return chains, matched
+
+
+def _named(tree: ModelTree, rule: Rule, natural: list[bool]) -> Iterable[int]:
+    """Return the positions of the modules that a rule's patterns name.
+
+    A rule that goes by size alone speaks of placement units: every container would pass otherwise.
+    """
+    if not rule.match:
+        return range(len(natural)) if rule.cls else (position for position, one in enumerate(natural) if one)
+    literal = {tree.index[pattern.text] for pattern in rule.match if pattern.literal and pattern.text in tree.index}
+    globs = [pattern for pattern in rule.match if not pattern.literal]
+    found = (
+        position
+        for position, module in enumerate(tree.modules)
+        if position in literal or any(pattern.matches(module.path) for pattern in globs)
+    )
+    return found if globs else literal
 
 
 def _up_to_final(chain: Chain, rules: Sequence[Rule]) -> tuple[Chain, Chain]:
