@@ -26,6 +26,7 @@ _COMMANDS = {
     "host": "host",
     "model": "model",
     "doctor": "doctor",
+    "simulator": "simulator",
     "schema": "schema",
     "explain": "explain",
 }
