@@ -32,6 +32,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 NEEDS: dict[str, tuple[str, ...]] = {
     "index": (),
     "python-api": (),
+    "components": (),
     "hosts-and-models": (),
     "how-it-places": (),
     "limits": (),

@@ -5,11 +5,12 @@ import pytest
 import tomli
 
 from devpolicy._shipped import shipped, shipped_files
-from devpolicy.language.fields import DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
+from devpolicy.language.fields import COMPONENT, DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
 from devpolicy.language.schema import policy_schema
 
 VALIDATOR = jsonschema.Draft7Validator(policy_schema())
 SHIPPED = shipped_files("policy")
+FIELDS = [*TOP, *COMPONENT, *RULE, *MEMORY, *DISK, *RESERVE, *WORKLOAD]
 
 
 def test_the_schema_that_ships_is_the_one_that_is_generated():
@@ -26,7 +27,9 @@ def test_shipped_policies_are_valid(name):
     VALIDATOR.validate(tomli.loads(SHIPPED[name].read_text(encoding="utf-8")))
 
 
-@pytest.mark.parametrize("field", [*TOP, *RULE, *MEMORY, *DISK, *RESERVE, *WORKLOAD], ids=lambda field: field.name)
+@pytest.mark.parametrize(
+    "field", [*TOP, *COMPONENT, *RULE, *MEMORY, *DISK, *RESERVE, *WORKLOAD], ids=lambda field: field.name
+)
 def test_every_key_says_what_it_means(field):
     assert field.doc.endswith(".")
     assert field.later or field.kind.name

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from devpolicy.codes import CODES
 from devpolicy.errors import Diagnostic, PolicyError
-from devpolicy.language.fields import DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
+from devpolicy.language.fields import COMPONENT, DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
 from devpolicy.language.terms import TERM_TABLE
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _TABLES = {
     "top": TOP,
     "term": TERM_TABLE,
+    "component": COMPONENT,
     "rule": RULE,
     "memory": MEMORY,
     "reserve": RESERVE,
@@ -52,7 +53,10 @@ def _part(name: str) -> str:
         return _keys(_TABLES[name])
     if name == "later":
         top = [f"`{field.name}`" for field in TOP if field.later]
-        return ", ".join([*top, *(f"`{field.name}` in a rule" for field in RULE if field.later)])
+        below = [(RULE, "a rule"), (COMPONENT, "a component")]
+        return ", ".join(
+            [*top, *(f"`{key.name}` in {where}" for fields, where in below for key in fields if key.later)]
+        )
     if name == "codes":
         return _codes()
     raise PolicyError(Diagnostic("DP202", f"there is no generated part `{name}`"))

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 
 from devpolicy._tables import JsonSchema, table_schema
-from devpolicy.language.fields import DISK, KEEP, MEMORY, RULE, TOP
+from devpolicy.language.components import OF_MODELS
+from devpolicy.language.fields import COMPONENT, DISK, KEEP, MEMORY, RULE, TOP
 from devpolicy.language.kinds import AMOUNT
 from devpolicy.language.terms import ACCELERATOR_SCHEMA
 
@@ -19,13 +20,18 @@ from devpolicy.language.terms import ACCELERATOR_SCHEMA
 def policy_schema() -> JsonSchema:
     """Return the JSON schema (draft 7) of a policy. What needs two keys to decide is left to the reader."""
     schema = table_schema(TOP)
+    # Where each component says where it runs, the top need not.
+    schema["anyOf"] = [{"required": [key]} for key in (*schema.pop("required"), "component")]
     properties = schema["properties"]
     properties["schema"]["enum"] = [1]
     # Draft 7 ignores what stands beside a `$ref`, so it stands in an `allOf`.
     nested = {"allOf": [{"$ref": "#/definitions/offload"}]}
-    properties["offload"] |= nested
-    properties["rule"] |= {"type": "array", "items": _rule()}
-    properties["memory"] |= _memory()
+    component = _component()
+    for place in (properties, component["properties"]):
+        place["offload"] |= nested
+        place["rule"] |= {"type": "array", "items": _rule()}
+        place["memory"] |= _memory()
+    properties["component"] |= {"type": "object", "additionalProperties": component}
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "devpolicy policy",
@@ -38,6 +44,11 @@ def policy_schema() -> JsonSchema:
             }
         },
     }
+
+
+def _component() -> JsonSchema:
+    of_models = ({"required": ["needs", key]} for key in ("model", *OF_MODELS))
+    return {**table_schema(COMPONENT), "not": {"anyOf": list(of_models)}}
 
 
 def _rule() -> JsonSchema:
