@@ -49,7 +49,7 @@ def test_every_key_says_what_it_means(field):
         'memory = { cuda = { path = "x" } }',
         "memory = { disk = { reserve = {} } }",
         'workload = { dtype = "bf16" }',
-        'split = "fastest"',
+        'split = "quickest"',
         "schema = 2",
     ],
 )

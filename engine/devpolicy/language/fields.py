@@ -89,9 +89,10 @@ TOP = (
     Field("avoid", list_of(term("avoid"), or_one=True), "Devices that are never used, whatever a rule says."),
     Field(
         "split",
-        choice("when-needed", "never", "balanced", later=("fastest",)),
+        choice("when-needed", "never", "balanced", "fastest"),
         "How many devices of a term are used. `when-needed`: the lowest one that holds everything, else as few as do. "
-        "`never`: one, else the next term. `balanced`: all of them, evenly by their share of budget.",
+        "`never`: one, else the next term. `balanced`: all of them, evenly by their share of budget. `fastest`: those "
+        "with which a token is predicted to take the least time.",
         default='`"when-needed"`',
     ),
     Field(

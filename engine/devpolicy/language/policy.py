@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from devpolicy.errors import Diagnostic, Place
     from devpolicy.language.patterns import Pattern
 
-Split = Literal["when-needed", "never", "balanced"]
+Split = Literal["when-needed", "never", "balanced", "fastest"]
 Ties = Literal["refuse", "follow", "skip"]
 Basis = Literal["free", "total"]
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from devpolicy.device import DeviceType
 from devpolicy.errors import Diagnostic
 from devpolicy.language.policy import Policy, Rule, Term
+from devpolicy.placement.cost import Costs
 from devpolicy.placement.seats import Seat, avoids
 from devpolicy.placement.sizing import Sizing
 from devpolicy.placement.targets import Target
@@ -44,6 +45,12 @@ class World:
     target: Target
     policy: Policy
     sizing: Sizing
+    costs: Costs
+
+    @property
+    def link(self) -> bool:
+        """Whether what is kept elsewhere comes over a link: not where everything is one memory."""
+        return self.kind != "cpu" and not any(seat.unified for seat in self.seats)
 
     def beside(self, main: int) -> set[int]:
         """Return the seats that a plan may use with `main` as its main device while weights are kept elsewhere.
