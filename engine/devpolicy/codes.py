@@ -176,6 +176,12 @@ CODES: dict[str, Code] = {
         "changed with the policy, the host, the model or devpolicy itself. What moved is listed. Where the change is "
         "wanted, write the file again: `devpolicy plan … --format json --output FILE`.",
     ),
+    "DP511": Code(
+        "a test that fails",
+        "A `[[test]]` of a policy asserts something that is not so: a module is somewhere else, another rule decided "
+        "it, a plan was made where a refusal was expected, or a property does not hold. The host, what was expected, "
+        "what is so and what decided it are told; `devpolicy why` tells more.",
+    ),
     # What libraries see of this machine.
     "DP601": Code(
         "a library that cannot be asked",

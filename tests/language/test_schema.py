@@ -7,8 +7,11 @@ import tomli
 from devpolicy._shipped import shipped, shipped_files
 from devpolicy.language.fields import DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
 from devpolicy.language.schema import policy_schema
+from devpolicy.language.suite import SUITE
+from devpolicy.language.tests import TEST
 
 VALIDATOR = jsonschema.Draft7Validator(policy_schema())
+FIELDS = [*TOP, *RULE, *MEMORY, *DISK, *RESERVE, *WORKLOAD, *TEST, *SUITE]
 SHIPPED = shipped_files("policy")
 
 
@@ -26,7 +29,9 @@ def test_shipped_policies_are_valid(name):
     VALIDATOR.validate(tomli.loads(SHIPPED[name].read_text(encoding="utf-8")))
 
 
-@pytest.mark.parametrize("field", [*TOP, *RULE, *MEMORY, *DISK, *RESERVE, *WORKLOAD], ids=lambda field: field.name)
+@pytest.mark.parametrize(
+    "field", [*TOP, *RULE, *MEMORY, *DISK, *RESERVE, *WORKLOAD, *TEST, *SUITE], ids=lambda field: field.name
+)
 def test_every_key_says_what_it_means(field):
     assert field.doc.endswith(".")
     assert field.later or field.kind.name

@@ -20,6 +20,7 @@ _TIES = choice("refuse", "follow", "skip")
 # Tables with free keys, and arrays of tables, are read by modules of their own.
 _TABLE: Kind[object] = Kind("a table", lambda value, cursor: value)
 _TABLES: Kind[object] = Kind("tables, `[[rule]]`", lambda value, cursor: value)
+_TESTS: Kind[object] = Kind("tables, `[[test]]`", lambda value, cursor: value)
 
 
 def _later(name: str, doc: str) -> Field:
@@ -114,6 +115,6 @@ TOP = (
     _later("component", "Policies for the components of a pipeline."),
     _later("extends", "Policies that this one builds on."),
     _later("profile", "Variants of this policy."),
-    _later("host", "Simulated hosts."),
-    _later("test", "Tests of this policy."),
+    Field("host", _TABLE, "Simulated hosts for the tests, as in a host file."),
+    Field("test", _TESTS, "Tests of this policy, which `devpolicy test` runs. A plan does not depend on them."),
 )

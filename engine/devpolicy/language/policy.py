@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from devpolicy.errors import Diagnostic, Place
+    from devpolicy.host import Host
+    from devpolicy.language.cases import PolicyTest
     from devpolicy.language.patterns import Pattern
 
 Split = Literal["when-needed", "never", "balanced"]
@@ -124,6 +126,9 @@ class Policy:
     disk_path: str | None = None
     """Where rewritten weights go: for a policy that was loaded from a file, resolved against its folder."""
     workload: Workload = Workload()
+    hosts: tuple[tuple[str, Host], ...] = field(default=(), compare=False)
+    """The `[host.NAME]` tables, for the tests. No plan depends on them."""
+    tests: tuple[PolicyTest, ...] = field(default=(), compare=False)
     schema: int = 1
     source: str = field(default="<string>", compare=False)
     prefer_place: Place | None = field(default=None, compare=False)

@@ -19,6 +19,7 @@ from devpolicy.language.fields import SCHEMA_VERSION, TOP
 from devpolicy.language.memory import read_memory
 from devpolicy.language.policy import Policy, Term, Workload
 from devpolicy.language.rules import read_rules
+from devpolicy.language.tests import read_hosts, read_tests
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -94,6 +95,8 @@ def _read(document: Document) -> Policy:
     top = read_table(data, cursor, fields, what="the policy", label="a key of a policy")
     rules = read_rules(data.get("offload"), data.get("rule"), cursor)
     memory, folder = read_memory(data.get("memory", {}), cursor.at("memory"))
+    hosts = read_hosts(data.get("host", {}), cursor.at("host"))
+    tests = read_tests(data.get("test", []), cursor.at("test"))
     policy = Policy(
         prefer=top.get("prefer", ()),
         overflow=top.get("overflow", ()),
@@ -104,6 +107,8 @@ def _read(document: Document) -> Policy:
         memory=memory,
         disk_path=folder,
         workload=Workload(**top.get("workload", {})),
+        hosts=hosts,
+        tests=tests,
         schema=SCHEMA_VERSION,
         source=document.source,
         prefer_place=document.place(("prefer",), "key"),

@@ -11,9 +11,12 @@ from __future__ import annotations
 import json
 
 from devpolicy._tables import JsonSchema, table_schema
+from devpolicy.host.fields import HOST_FIELDS
+from devpolicy.language.expectations import BY_SCHEMA, EXPECT_SCHEMA
 from devpolicy.language.fields import DISK, KEEP, MEMORY, RULE, TOP
 from devpolicy.language.kinds import AMOUNT
 from devpolicy.language.terms import ACCELERATOR_SCHEMA
+from devpolicy.language.tests import ASSERTIONS, TEST
 
 
 def policy_schema() -> JsonSchema:
@@ -26,6 +29,8 @@ def policy_schema() -> JsonSchema:
     properties["offload"] |= nested
     properties["rule"] |= {"type": "array", "items": _rule()}
     properties["memory"] |= _memory()
+    properties["host"] |= {"type": "object", "additionalProperties": table_schema(HOST_FIELDS)}
+    properties["test"] |= {"type": "array", "items": _test()}
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "devpolicy policy",
@@ -35,7 +40,9 @@ def policy_schema() -> JsonSchema:
             "offload": {
                 "type": "object",
                 "additionalProperties": {"anyOf": [KEEP.schema, {**nested, "minProperties": 1}]},
-            }
+            },
+            "expect": EXPECT_SCHEMA,
+            "by": BY_SCHEMA,
         },
     }
 
@@ -47,6 +54,16 @@ def _rule() -> JsonSchema:
             {"anyOf": [{"required": [key]} for key in ("match", "class", "size")]},
             {"anyOf": [{"required": [key]} for key in ("prefer", "offload", "together")]},
             {"not": {"required": ["prefer", "offload"]}},
+        ],
+    }
+
+
+def _test() -> JsonSchema:
+    return {
+        **table_schema(TEST),
+        "allOf": [
+            {"oneOf": [{"required": ["host"]}, {"required": ["hosts"]}]},
+            {"anyOf": [{"required": [key]} for key in ASSERTIONS]},
         ],
     }
 
