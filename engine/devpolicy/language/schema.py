@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 
 from devpolicy._tables import JsonSchema, table_schema
+from devpolicy.language.devices import DEVICE_CLASS, NAME, RESERVED
 from devpolicy.language.fields import DISK, KEEP, MEMORY, RULE, TOP
 from devpolicy.language.kinds import AMOUNT
-from devpolicy.language.terms import ACCELERATOR_SCHEMA
+from devpolicy.language.terms import DEVICE_PATTERN
 
 
 def policy_schema() -> JsonSchema:
@@ -26,6 +27,11 @@ def policy_schema() -> JsonSchema:
     properties["offload"] |= nested
     properties["rule"] |= {"type": "array", "items": _rule()}
     properties["memory"] |= _memory()
+    properties["devices"] |= {
+        "type": "object",
+        "propertyNames": {"pattern": f"^{NAME}$", "not": {"enum": list(RESERVED)}},
+        "additionalProperties": table_schema(DEVICE_CLASS),
+    }
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "devpolicy policy",
@@ -53,11 +59,10 @@ def _rule() -> JsonSchema:
 
 def _memory() -> JsonSchema:
     entry = {"anyOf": [AMOUNT.schema, table_schema(MEMORY)]}
-    pattern: str = ACCELERATOR_SCHEMA["pattern"]
     return {
         "type": "object",
         "properties": {"cpu": entry, "disk": {"anyOf": [AMOUNT.schema, table_schema(DISK)]}},
-        "patternProperties": {pattern: entry},
+        "patternProperties": {DEVICE_PATTERN: entry},
         "additionalProperties": False,
     }
 
