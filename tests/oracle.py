@@ -135,7 +135,11 @@ def recount(plan: Any, tree: Any, context: int, batch: int = 1) -> dict[str, dic
         if names:
             device = read(device_map, where)
             tokens = min(context, cache.window) if cache.window else context
-            add(main if device in kept else device, "kv_cache", cache.values * tokens * batch * item)
+            add(
+                main if device in kept else device,
+                "kv_cache",
+                cache.values * tokens * batch * ITEM.get(cache.dtype, item),
+            )
     if streamed:
         # A module's own tensors are brought in for as long as it runs, and its children run meanwhile.
         at_once = [sum(streamed.get(above, 0) for above in ancestors(module)) for module in streamed]

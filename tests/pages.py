@@ -35,6 +35,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "hosts-and-models": (),
     "how-it-places": (),
     "limits": (),
+    "when-not": (),
+    "migrating": ("torch", "transformers", "accelerate"),
     "transformers": ("torch", "transformers", "accelerate"),
     "haystack": ("torch", "transformers", "accelerate", "haystack"),
 }

@@ -112,8 +112,10 @@ def disk(path: str | PathLike[str] | None = None) -> Amount:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that a policy may ask for; nothing is imported."""
+    """Return the versions of Python, macOS and the packages that a policy may ask for; nothing is imported."""
     found = {"python": platform.python_version()}
+    if macos := clean(platform.mac_ver()[0]):  # empty elsewhere
+        found["macos"] = macos
     for name in PACKAGES:
         try:
             version = metadata.version(name)
