@@ -38,6 +38,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "how-it-places": (),
     "limits": (),
     "testing-policies": (),
+    "when-not": (),
+    "migrating": ("torch", "transformers", "accelerate"),
     "transformers": ("torch", "transformers", "accelerate"),
     "haystack": ("torch", "transformers", "accelerate", "haystack"),
 }

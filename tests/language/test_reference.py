@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 
 from devpolicy.errors import PolicyError
+from devpolicy.language.conditions import CONDITION
+from devpolicy.language.devices import DEVICE_CLASS
 from devpolicy.language.fields import DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
 from devpolicy.language.policy import Policy
 from devpolicy.language.reference import updated
@@ -12,7 +14,7 @@ from devpolicy.language.tests import TEST
 
 PAGE = Path(__file__).parents[2] / "docs" / "language.md"
 TEXT = PAGE.read_text(encoding="utf-8")
-FIELDS = [*TOP, *RULE, *MEMORY, *DISK, *RESERVE, *WORKLOAD, *TEST, *SUITE]
+FIELDS = [*TOP, *RULE, *MEMORY, *DISK, *RESERVE, *WORKLOAD, *DEVICE_CLASS, *CONDITION, *TEST, *SUITE]
 EXAMPLES = re.findall(r"^```toml\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 
 
@@ -27,9 +29,7 @@ def test_every_example_is_a_policy_without_warnings(text):
     assert not Policy.parse(text).warnings
 
 
-@pytest.mark.parametrize(
-    "field", [*TOP, *RULE, *MEMORY, *DISK, *RESERVE, *WORKLOAD, *TEST, *SUITE], ids=lambda field: field.name
-)
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
 def test_every_key_is_in_the_reference(field):
     assert f"`{field.name}`" in TEXT
 

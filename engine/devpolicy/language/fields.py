@@ -7,7 +7,9 @@ Owns the field tables, from which the reader (`read`), the JSON schema (`schema`
 from __future__ import annotations
 
 from devpolicy._tables import FLAG, TEXT, Field, Kind, choice, integer, list_of, table
-from devpolicy.language.kinds import AMOUNT, CACHE_DTYPES, CLASS, PATTERN, SIZE_TEST, dtype
+from devpolicy.language.comparisons import SIZE_TEST
+from devpolicy.language.conditions import condition
+from devpolicy.language.kinds import AMOUNT, CACHE_DTYPES, CLASS, PATTERN, dtype
 from devpolicy.language.terms import term
 from devpolicy.model import FLOATING
 
@@ -43,7 +45,7 @@ RULE = (
         default='`"error"`',
     ),
     Field("reason", TEXT, "Why, for whoever reads the plan."),
-    _later("when", "What the host must have for the rule to apply."),
+    Field("when", condition("`when`"), "What the host must have for the rule to apply."),
 )
 
 RESERVE = (
@@ -104,14 +106,14 @@ TOP = (
     ),
     Field("offload", _TABLE, "Weights that are kept elsewhere: pattern = place, or a list of places in order."),
     Field("rule", _TABLES, "What is done with some modules. The first rule that matches a module decides."),
+    Field("devices", _TABLE, "Classes of accelerators: a name, and a table of tests."),
     Field("memory", _TABLE, "Budgets: device = cap, or a table for each device."),
     Field(
         "workload",
         table(WORKLOAD, what="[workload]", label="a key of [workload]"),
         "What the memory beside the weights is computed from.",
     ),
-    _later("devices", "Named classes of devices."),
-    _later("require", "What a host must have."),
+    Field("require", condition("[require]"), "What a host must have, all of it."),
     _later("component", "Policies for the components of a pipeline."),
     _later("extends", "Policies that this one builds on."),
     _later("profile", "Variants of this policy."),

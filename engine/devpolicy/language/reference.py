@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from devpolicy.codes import CODES
 from devpolicy.errors import Diagnostic, PolicyError
+from devpolicy.language.conditions import CONDITION
+from devpolicy.language.devices import DEVICE_CLASS
 from devpolicy.language.fields import DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
 from devpolicy.language.properties import OF_A_FAMILY, OF_A_PLAN
 from devpolicy.language.suite import SUITE
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 _TABLES = {
     "top": TOP,
     "term": TERM_TABLE,
+    "device_class": DEVICE_CLASS,
+    "condition": CONDITION,
     "rule": RULE,
     "memory": MEMORY,
     "reserve": RESERVE,
@@ -57,7 +61,7 @@ def _part(name: str) -> str:
         return _keys(_TABLES[name])
     if name == "later":
         top = [f"`{field.name}`" for field in TOP if field.later]
-        return ", ".join([*top, *(f"`{field.name}` in a rule" for field in RULE if field.later)])
+        return ", ".join(top)
     if name == "codes":
         return _codes()
     if name in ("of_a_plan", "of_a_family"):

@@ -12,10 +12,11 @@ import json
 
 from devpolicy._tables import JsonSchema, table_schema
 from devpolicy.host.fields import HOST_FIELDS
+from devpolicy.language.devices import DEVICE_CLASS, NAME, RESERVED
 from devpolicy.language.expectations import BY_SCHEMA, EXPECT_SCHEMA
 from devpolicy.language.fields import DISK, KEEP, MEMORY, RULE, TOP
 from devpolicy.language.kinds import AMOUNT
-from devpolicy.language.terms import ACCELERATOR_SCHEMA
+from devpolicy.language.terms import DEVICE_PATTERN
 from devpolicy.language.tests import ASSERTIONS, TEST
 
 
@@ -31,6 +32,11 @@ def policy_schema() -> JsonSchema:
     properties["memory"] |= _memory()
     properties["host"] |= {"type": "object", "additionalProperties": table_schema(HOST_FIELDS)}
     properties["test"] |= {"type": "array", "items": _test()}
+    properties["devices"] |= {
+        "type": "object",
+        "propertyNames": {"pattern": f"^{NAME}$", "not": {"enum": list(RESERVED)}},
+        "additionalProperties": table_schema(DEVICE_CLASS),
+    }
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "devpolicy policy",
@@ -70,11 +76,10 @@ def _test() -> JsonSchema:
 
 def _memory() -> JsonSchema:
     entry = {"anyOf": [AMOUNT.schema, table_schema(MEMORY)]}
-    pattern: str = ACCELERATOR_SCHEMA["pattern"]
     return {
         "type": "object",
         "properties": {"cpu": entry, "disk": {"anyOf": [AMOUNT.schema, table_schema(DISK)]}},
-        "patternProperties": {pattern: entry},
+        "patternProperties": {DEVICE_PATTERN: entry},
         "additionalProperties": False,
     }
 

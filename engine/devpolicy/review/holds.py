@@ -59,7 +59,7 @@ def _devices(outcome: Outcome) -> set[str]:
 
 def _usable(outcome: Outcome, device: str) -> Iterator[str]:
     kind, _, number = device.partition(":")
-    if any(is_meant(device, term) for term in outcome.policy.avoid):
+    if any(is_meant(device, term, outcome.host) for term in outcome.policy.avoid):
         yield f"`{device}` is used, which `avoid` excludes"
     if kind in KEPT:
         return
@@ -143,7 +143,7 @@ def _resident(outcome: Outcome) -> Iterator[str]:
 
 
 def _never_on(outcome: Outcome, term: Term) -> Iterator[str]:
-    used = [device for device in sorted(_devices(outcome)) if is_meant(device, term)]
+    used = [device for device in sorted(_devices(outcome)) if is_meant(device, term, outcome.host)]
     for device in used:
         if outcome.plan is None:
             yield f"`{device}` is chosen"

@@ -66,10 +66,13 @@ def ask(policy: Policy, tree: ModelTree | None, host: Host, *, advise: bool = Fa
     return Outcome(policy, tree, host, plan, plan.device, terms=terms)
 
 
-def is_meant(device: str, term: Term) -> bool:
-    """Whether a device, by its name in a plan, is one that a term names."""
+def is_meant(device: str, term: Term, host: Host) -> bool:
+    """Whether a device, by its name in a plan for this host, is one that a term names."""
     kind, _, number = device.partition(":")
-    return kind == term.type and term.id in (None, int(number or 0))
+    named = [one for one in host.devices(kind) if one.id == int(number or 0)]
+    if not named:  # the CPU, the disk, or what no host should be given
+        return kind == term.type and term.cls is None and term.id in (None, int(number or 0))
+    return term.names(named[0])
 
 
 def _first(refused: DevPolicyError) -> Diagnostic:

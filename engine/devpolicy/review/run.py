@@ -15,6 +15,7 @@ from devpolicy.review.outcome import Outcome, ask, is_meant
 from devpolicy.review.suites import Ready, modules_of
 
 if TYPE_CHECKING:
+    from devpolicy.host import Host
     from devpolicy.language.cases import Expected
     from devpolicy.language.policy import Term
     from devpolicy.placement.plan import Placement
@@ -115,7 +116,7 @@ def _not_refused(ready: Ready, host: str, outcome: Outcome) -> Iterator[Failure]
 def _misplaced(expected: Expected, host: str, outcome: Outcome) -> Iterator[Failure]:
     if outcome.plan is None or outcome.tree is None:
         chosen = outcome.device.to_torch_str() if outcome.device else ""
-        if chosen and expected.device and not is_meant(chosen, expected.device):
+        if chosen and expected.device and not is_meant(chosen, expected.device, outcome.host):
             what = f"the device is `{chosen}`, and `{expected.device}` was expected"
             notes = tuple(f"`{term}`: {told}" for term, told in outcome.terms)
             yield Failure(host, what, expected.place, None, str(expected.device), chosen, "prefer", notes)
@@ -127,7 +128,7 @@ def _misplaced(expected: Expected, host: str, outcome: Outcome) -> Iterator[Fail
         yield Failure(host, what, expected.place, str(expected.module))
         return
     for wanted, of, said in _asked(expected):
-        wrong = [path for path, unit in units.items() if not _is_so(wanted, of(unit))]
+        wrong = [path for path, unit in units.items() if not _is_so(wanted, of(unit), outcome.host)]
         if wrong:
             yield _failure(expected, host, units[wrong[0]], wrong, str(wanted), of(units[wrong[0]]), said)
             return
@@ -143,8 +144,8 @@ def _asked(expected: Expected) -> Iterator[tuple[Term | str, Callable[[Placement
         yield expected.rule, lambda unit: unit.rule, "decided by"
 
 
-def _is_so(wanted: Term | str, got: str) -> bool:
-    return got == wanted if isinstance(wanted, str) else is_meant(got, wanted)
+def _is_so(wanted: Term | str, got: str, host: Host) -> bool:
+    return got == wanted if isinstance(wanted, str) else is_meant(got, wanted, host)
 
 
 def _failure(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 
-from devpolicy.model import KVCache, ModelTree, Module, Tensor
+from devpolicy.model import KVCache, ModelTree, Module, Reads, Tensor
 from devpolicy.models.ranges import join
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def model_trees(draw: Draw, *, hostile: bool = False, max_modules: int = 12) -> 
         output=draw(st.integers(0, 64)),
         dtype=draw(st.sampled_from((None, "float32", "bfloat16"))),
         kv_cache=tuple(draw(_caches(ordered))),
+        reads=tuple(draw(_reads(ordered))),
     )
     return replace(tree, ties=draw(_ties(tree)))
 
@@ -112,8 +113,15 @@ def _repeated_blocks(modules: Sequence[Module], count: int, tensors: tuple[Tenso
 
 def _caches(modules: Sequence[Module]) -> st.SearchStrategy[list[KVCache]]:
     windows = st.one_of(st.none(), st.integers(1, 64))
-    one = st.builds(KVCache, st.sampled_from([module.path for module in modules]), st.integers(1, 64), windows)
+    dtypes = st.sampled_from((None, None, "float32"))
+    one = st.builds(KVCache, st.sampled_from([module.path for module in modules]), st.integers(1, 64), windows, dtypes)
     return st.lists(one, max_size=4, unique_by=lambda cache: cache.module)
+
+
+def _reads(modules: Sequence[Module]) -> st.SearchStrategy[list[Reads]]:
+    paths = st.sampled_from([module.path for module in modules])
+    parts = st.builds(Reads, paths, st.integers(1, 2), st.integers(2, 8), st.booleans())
+    return st.lists(parts, max_size=2, unique_by=lambda entry: entry.module)
 
 
 @st.composite
