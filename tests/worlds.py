@@ -11,7 +11,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, Unsatisfiable
-from devpolicy.language.policy import Amount, MemoryRule, Rule, SizeTest, Term, Workload
+from devpolicy.language.comparisons import SizeTest
+from devpolicy.language.policy import Amount, MemoryRule, Rule, Term, Workload
 from devpolicy.model import KVCache, Module, Tensor
 from devpolicy.placement.planner import make_plan
 from devpolicy.sizes import GIB
@@ -203,9 +204,9 @@ def any_worlds(draw: st.DrawFn) -> World:
     run = st.sampled_from(terms) | st.sampled_from(several or terms)
     own = st.lists(run, min_size=1, max_size=3, unique=True).map(tuple)
     avoid = st.lists(st.sampled_from([*terms, CPU]), max_size=1).map(tuple)
-    return World(
-        replace(policy, prefer=draw(own | st.just(policy.prefer)), avoid=draw(st.just(()) | avoid)), tree, host
-    )
+    prefer, avoided = draw(own | st.just(policy.prefer)), draw(st.just(()) | st.just(policy.avoid) | avoid)
+    # What a host lacks of `[require]` is a property of its own.
+    return World(replace(policy, prefer=prefer, avoid=avoided, require=None), tree, host)
 
 
 def _enlarged(tree: ModelTree) -> ModelTree:

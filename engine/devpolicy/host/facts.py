@@ -22,6 +22,11 @@ SYSTEMS = ("linux", "macos", "windows", "other")
 ARCHITECTURES = ("x86_64", "arm64", "ppc64le", "riscv64", "s390x", "other")
 FAULT_SOURCES = (*ACCELERATOR_TYPES, "nvml", "torch", "psutil", "disk")
 """What a fault may be of: everything of a type of accelerator, or a source that was asked for facts."""
+SOFTWARE = (
+    *("python", "driver", "macos"),
+    *("torch", "transformers", "accelerate", "safetensors", "haystack-ai", "spacy"),
+)
+"""The software whose version a probe looks for, so that a policy may ask for it."""
 
 # The same thing under the names that uname, Windows and package tags give it.
 _OTHER_NAMES = {"darwin": "macos", "win32": "windows", "amd64": "x86_64", "x64": "x86_64", "aarch64": "arm64"}

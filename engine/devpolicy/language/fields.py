@@ -7,7 +7,9 @@ Owns the field tables, from which the reader (`read`), the JSON schema (`schema`
 from __future__ import annotations
 
 from devpolicy._tables import FLAG, TEXT, Field, Kind, choice, integer, list_of, table
-from devpolicy.language.kinds import AMOUNT, CACHE_DTYPES, CLASS, PATTERN, SIZE_TEST, dtype
+from devpolicy.language.comparisons import SIZE_TEST
+from devpolicy.language.conditions import condition
+from devpolicy.language.kinds import AMOUNT, CACHE_DTYPES, CLASS, PATTERN, dtype
 from devpolicy.language.terms import term
 from devpolicy.model import FLOATING
 
@@ -20,6 +22,7 @@ _TIES = choice("refuse", "follow", "skip")
 # Tables with free keys, and arrays of tables, are read by modules of their own.
 _TABLE: Kind[object] = Kind("a table", lambda value, cursor: value)
 _TABLES: Kind[object] = Kind("tables, `[[rule]]`", lambda value, cursor: value)
+_TESTS: Kind[object] = Kind("tables, `[[test]]`", lambda value, cursor: value)
 
 
 def _later(name: str, doc: str) -> Field:
@@ -42,7 +45,7 @@ RULE = (
         default='`"error"`',
     ),
     Field("reason", TEXT, "Why, for whoever reads the plan."),
-    _later("when", "What the host must have for the rule to apply."),
+    Field("when", condition("`when`"), "What the host must have for the rule to apply."),
 )
 
 RESERVE = (
@@ -104,17 +107,17 @@ TOP = (
     ),
     Field("offload", _TABLE, "Weights that are kept elsewhere: pattern = place, or a list of places in order."),
     Field("rule", _TABLES, "What is done with some modules. The first rule that matches a module decides."),
+    Field("devices", _TABLE, "Classes of accelerators: a name, and a table of tests."),
     Field("memory", _TABLE, "Budgets: device = cap, or a table for each device."),
     Field(
         "workload",
         table(WORKLOAD, what="[workload]", label="a key of [workload]"),
         "What the memory beside the weights is computed from.",
     ),
-    _later("devices", "Named classes of devices."),
-    _later("require", "What a host must have."),
+    Field("require", condition("[require]"), "What a host must have, all of it."),
     _later("component", "Policies for the components of a pipeline."),
     _later("extends", "Policies that this one builds on."),
     _later("profile", "Variants of this policy."),
-    _later("host", "Simulated hosts."),
-    _later("test", "Tests of this policy."),
+    Field("host", _TABLE, "Simulated hosts for the tests, as in a host file."),
+    Field("test", _TESTS, "Tests of this policy, which `devpolicy test` runs. A plan does not depend on them."),
 )

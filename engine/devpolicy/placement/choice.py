@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from devpolicy.device import ComponentDevice
 from devpolicy.errors import Diagnostic, Unsatisfiable
 from devpolicy.host import Host
+from devpolicy.language.conditions import check_requirements
 from devpolicy.language.policy import Policy
 from devpolicy.placement.seats import find
 from devpolicy.placement.targets import target_of
@@ -28,8 +29,10 @@ def choose(policy: Policy, host: Host, *, target: str = "torch") -> Choice:
     """Return the first device of the first term that the host and the consumer have.
 
     Rules about modules cannot be applied without a model, which is a warning of the choice (DP504). Raises
-    `Unsatisfiable`, DP301, where no term has a usable device.
+    `Unsatisfiable`: DP304 where the host has not what the policy requires, DP301 where no term has a usable device.
     """
+    policy = policy.for_host(host)
+    check_requirements([policy.require], host)
     warnings = _rules_left_out(policy)
     consumer = target_of(target)
     terms: list[tuple[str, str]] = []

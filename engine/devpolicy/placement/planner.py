@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from devpolicy.device import ComponentDevice, Device, DeviceMap, DeviceType
 from devpolicy.errors import Diagnostic, PolicyError, Unsatisfiable
 from devpolicy.host import Host
+from devpolicy.language.conditions import check_requirements
 from devpolicy.language.policy import Policy, Term
 from devpolicy.model import ModelTree
 from devpolicy.placement import ties
@@ -65,9 +66,9 @@ def make_plan(
 
     `claims` are bytes by device that components planned before take.
 
-    Raises `Unsatisfiable` where no term of `prefer` serves (DP3xx) or the consumer could not take it (DP4xx), and
-    `PolicyError` where a rule names a tensor (DP203). With `advise` a refusal for want of room says what smallest
-    change would do, found by planning again.
+    Raises `Unsatisfiable` where the host has not what the policy requires, no term of `prefer` serves (DP3xx) or the
+    consumer could not take it (DP4xx), and `PolicyError` where a rule names a tensor (DP203). With `advise` a refusal
+    for want of room says what smallest change would do, found by planning again.
     """
     try:
         return _make(policy, tree, host, component, target, claims)
@@ -94,6 +95,8 @@ def _make(
     target: str,
     claims: Mapping[str, int] | None,
 ) -> Plan:
+    policy = policy.for_host(host)
+    check_requirements([policy.require], host)
     consumer = target_of(target)
     if tree.partial and consumer.maps:
         raise Unsatisfiable(
@@ -136,6 +139,7 @@ def _trial(term: Term, work: _Work) -> tuple[World, Solution, dict[str, Budget]]
         disk=disk_seat(work.policy, work.host).claimed(work.claims),
         target=work.target,
         policy=work.policy if work.target.maps else replace(work.policy, split="never"),
+        host=work.host,
         sizing=work.sizing,
         costs=work.costs,
     )

@@ -14,14 +14,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from devpolicy.host import ARCHITECTURES, SYSTEMS, normal_name
+from devpolicy.host import ARCHITECTURES, SOFTWARE, SYSTEMS, normal_name
 from devpolicy.probe.answer import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from os import PathLike
 
-PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "haystack-ai", "spacy")
+PACKAGES = tuple(name for name in SOFTWARE if name not in ("python", "driver", "macos"))
 
 # cgroup v1 writes "no limit" as the largest multiple of a page.
 UNLIMITED = 1 << 60
