@@ -17,7 +17,7 @@ WRONG = {
     "a misspelt key": 'prefre = ["cuda"]\n',
     "a word that a key does not know": 'prefer = "cuda"\nsplit = "nver"\n',
     "a test that asserts nothing": 'prefer = "cuda"\n[[test]]\nname = "t"\nhost = "2x24gb"\n',
-    "what does not vary": 'prefer = "cuda"\ntest = [{ name = "t", host = "a", always = "resident", vary = { os = 1 } }]\n',
+    "vary": 'prefer = "cuda"\ntest = [{ name = "t", host = "a", always = "resident", vary = { x = 1 } }]\n',
     "a host without memory": 'prefer = "cuda"\n[host.lab]\ndisk = "1 TiB"\n',
 }
 
