@@ -201,8 +201,8 @@ def _vary_schema() -> JsonSchema:
         "minProperties": 1,
         "properties": dict.fromkeys(_OF_THE_HOST, _SIZES.schema),
         "patternProperties": {
-            rf"^({types})(:[0-9]+)?\\.(free|memory)$": _SIZES.schema,
-            rf"^({types})\\.count$": counts,
+            rf"^({types})(:[0-9]+)?\.(free|memory)$": _SIZES.schema,
+            rf"^({types})\.count$": counts,
             rf"^({types})(:[0-9]+)?$": of_a_device,
         },
         "additionalProperties": False,
