@@ -71,13 +71,15 @@ CODES: dict[str, Code] = {
     ),
     "DP111": Code(
         "given twice",
-        "Two rules have one name, or two entries of `[offload]` one pattern. Explanations and tests name rules, and "
-        "could not tell them apart. Rules of two components may share a name; a component's and the policy's may not.",
+        "Two rules have one name, two entries of `[offload]` one pattern, or a class of `[devices]` has the name of a "
+        "type. Explanations and tests name them, and could not tell them apart. Rules of two components may share a "
+        "name; a component's and the policy's may not.",
     ),
     # Names that refer to nothing.
     "DP201": Code(
         "unknown device",
-        "A device term names no type of device. The types are torch's: `cuda` (AMD's GPUs too), `mps`, `xpu`, `npu`, "
+        "A device term names no type of device, and no class of `[devices]`. The types are torch's: `cuda` (AMD's GPUs "
+        "too), `mps`, `xpu`, `npu`, "
         "`hpu`, and `cpu` and `disk`. One device is `cuda:1`, as torch counts in this process.",
     ),
     "DP202": Code(
@@ -103,6 +105,18 @@ CODES: dict[str, Code] = {
         '`on_exhausted = "next"` lets the next rule decide instead.',
     ),
     "DP303": Code("no room to keep", "Weights that are kept on the CPU or on disk do not fit there."),
+    "DP304": Code(
+        "the host does not meet a requirement",
+        "`[require]` names what a host must have, and this one has something else. Everything that is missing is told "
+        "at once, each with what there is instead. Plan for another host, or ask for less: a bare number or size means "
+        "at least.",
+    ),
+    "DP306": Code(
+        "two classes disagree",
+        "A device of this host belongs to two classes of `[devices]`, and `[memory]` says different things of them. "
+        'Neither is more specific, so nothing is chosen: say it of the device itself (`[memory."cuda:0"]`), or let '
+        "the classes exclude each other.",
+    ),
     # A consumer could not take it.
     "DP401": Code(
         "tied tensors parted",
@@ -186,6 +200,12 @@ CODES: dict[str, Code] = {
         "a component that is likely misspelt",
         "The policy has no entry for the component, and one that is spelt nearly so. Without an entry, only the top of "
         "the policy speaks for it.",
+    ),
+    "DP511": Code(
+        "a test that fails",
+        "A `[[test]]` of a policy asserts something that is not so: a module is somewhere else, another rule decided "
+        "it, a plan was made where a refusal was expected, or a property does not hold. The host, what was expected, "
+        "what is so and what decided it are told; `devpolicy why` tells more.",
     ),
     # What libraries see of this machine.
     "DP601": Code(

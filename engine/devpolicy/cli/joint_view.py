@@ -38,7 +38,13 @@ def joint_view(
     for name, plan in plans.items():
         pairs = component_facts(plan, policy, trees[name])
         lines += ["", *facts([(name.ljust(_WIDE), text) for name, text in pairs], width=screen.width)]
-        lines += ["", *placements(plan, trees[name], width=screen.width), *remarks(plan), "", *digest(plan)]
+        lines += [
+            "",
+            *placements(plan, trees[name], width=screen.width),
+            *remarks(plan, width=screen.width),
+            "",
+            *digest(plan),
+        ]
     ledgers = _by_device(plans)
     parts = _parts(list(plans))
     sizes = {device: _sizes(used) for device, used in ledgers.items()}

@@ -14,6 +14,7 @@ from devpolicy.cli.fold import fold
 from devpolicy.cli.picture import PARTS, bars, figures, sizes_of
 from devpolicy.cli.report import painted, rendered
 from devpolicy.cli.table import facts, table
+from devpolicy.placement.prediction import as_ms
 from devpolicy.placement.sizing import size_model
 from devpolicy.sizes import format_size
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from devpolicy.language.policy import Policy
     from devpolicy.model import ModelTree
     from devpolicy.placement.plan import Plan
+    from devpolicy.placement.prediction import Prediction
 
 
 def view(plan: Plan, policy: Policy, tree: ModelTree | None, host: Host, screen: Screen) -> list[Line]:
@@ -37,7 +39,7 @@ def view(plan: Plan, policy: Policy, tree: ModelTree | None, host: Host, screen:
     lines += ["", *placements(plan, tree, width=screen.width)]
     sizes = {device: sizes_of(budget) for device, budget in plan.ledger.items()}
     lines += ["", *bars(sizes, PARTS, device_names(host), screen), "", *figures(plan.ledger, width=screen.width)]
-    return [*lines, *remarks(plan), "", *digest(plan)]
+    return [*lines, *remarks(plan, width=screen.width), "", *digest(plan)]
 
 
 def component_facts(plan: Plan, policy: Policy, tree: ModelTree | None) -> list[tuple[str, str]]:
@@ -56,15 +58,34 @@ def component_facts(plan: Plan, policy: Policy, tree: ModelTree | None) -> list[
     ]
 
 
-def remarks(plan: Plan) -> list[Line]:
-    """Return what a plan does on the disk, and its warnings."""
+def remarks(plan: Plan, *, width: int) -> list[Line]:
+    """Return what a plan does on the disk, what is predicted of it, and its warnings."""
     lines: list[Line] = ["", *_disk(plan)] if "disk" in plan.ledger else []
+    if plan.prediction:
+        lines += ["", *facts(_predicted(plan.prediction), width=width)]
     return [*lines, "", *painted(rendered(plan.warnings))] if plan.warnings else lines
 
 
 def digest(plan: Plan) -> list[Line]:
     """Return a plan's digest as a labelled value."""
     return [[("digest  ", "strong"), (plan.digest, "dim")]]
+
+
+def _predicted(prediction: Prediction) -> list[tuple[str, str]]:
+    """The time of one token, and what the prediction goes by. Nothing was measured, and it says so."""
+    parts = [f"{as_ms(prediction.reading_ns)} reading"]
+    if prediction.streaming_ns:
+        parts.append(f"{as_ms(prediction.streaming_ns)} bringing weights in")
+    if prediction.crossings:
+        parts.append(f"{as_ms(prediction.crossing_ns)} in {prediction.crossings} crossings")
+    constants = {
+        name: f"{value:,}" if name in ("crossing_ns", "new_tokens") else f"{value / 1e9:.0f} GB/s"
+        for name, value in prediction.assumes
+    }
+    return [
+        ("predicted", f"{as_ms(prediction.ns)} for each token: {', '.join(parts)}; nothing was measured"),
+        ("assumed", ", ".join(f"{name} {text}" for name, text in constants.items())),
+    ]
 
 
 def unused(plans: Iterable[Plan], host: Host) -> str:

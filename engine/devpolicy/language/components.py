@@ -26,7 +26,7 @@ OF_MODELS = ("offload", "rule", "overflow", "split", "ties", "workload")
 """Keys that speak of a model's modules, or of the figures that are computed from it."""
 _KEYS = frozenset(field.name for field in COMPONENT)
 _NAMED = 'write `[component.NAME]`, with the name of the component, and below it `prefer = "cuda"`'
-_PLAIN = ("type", "model", "needs", "share", "target", "prefer", "overflow", "split", "ties")
+_PLAIN = ("type", "model", "needs", "share", "target", "prefer", "overflow", "split", "ties", "require")
 
 
 def read_components(value: object, cursor: Cursor, rules: Sequence[Rule]) -> tuple[Component, ...]:

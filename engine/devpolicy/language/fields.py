@@ -10,7 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from devpolicy._tables import FLAG, SIZE, TEXT, Field, Kind, choice, integer, list_of, table
-from devpolicy.language.kinds import AMOUNT, CACHE_DTYPES, CLASS, CLASS_PATH, PATTERN, SHARE, SIZE_TEST, dtype
+from devpolicy.language.comparisons import SIZE_TEST
+from devpolicy.language.conditions import condition
+from devpolicy.language.kinds import AMOUNT, CACHE_DTYPES, CLASS, CLASS_PATH, PATTERN, SHARE, dtype
 from devpolicy.language.terms import term
 from devpolicy.model import FLOATING
 
@@ -23,6 +25,7 @@ _TIES = choice("refuse", "follow", "skip")
 # Tables with free keys, and arrays of tables, are read by modules of their own.
 _TABLE: Kind[object] = Kind("a table", lambda value, cursor: value)
 _TABLES: Kind[object] = Kind("tables, `[[rule]]`", lambda value, cursor: value)
+_TESTS: Kind[object] = Kind("tables, `[[test]]`", lambda value, cursor: value)
 
 
 def _later(name: str, doc: str) -> Field:
@@ -45,7 +48,7 @@ RULE = (
         default='`"error"`',
     ),
     Field("reason", TEXT, "Why, for whoever reads the plan."),
-    _later("when", "What the host must have for the rule to apply."),
+    Field("when", condition("`when`"), "What the host must have for the rule to apply."),
 )
 
 RESERVE = (
@@ -91,9 +94,10 @@ _HOW = (
     Field("avoid", list_of(term("avoid"), or_one=True), "Devices that are never used, whatever a rule says."),
     Field(
         "split",
-        choice("when-needed", "never", "balanced", later=("fastest",)),
+        choice("when-needed", "never", "balanced", "fastest"),
         "How many devices of a term are used. `when-needed`: the lowest one that holds everything, else as few as do. "
-        "`never`: one, else the next term. `balanced`: all of them, evenly by their share of budget.",
+        "`never`: one, else the next term. `balanced`: all of them, evenly by their share of budget. `fastest`: those "
+        "with which a token is predicted to take the least time.",
         default='`"when-needed"`',
     ),
     Field(
@@ -111,6 +115,7 @@ _HOW = (
         table(WORKLOAD, what="[workload]", label="a key of [workload]"),
         "What the memory beside the weights is computed from.",
     ),
+    Field("require", condition("[require]"), "What a host must have, all of it."),
 )
 
 TARGETS = ("hf", "haystack", "torch", "spacy")
@@ -147,18 +152,17 @@ COMPONENT = (
         kind=table(WORKLOAD, what="`workload` of a component", label="a key of `workload`"),
         doc="The same keys as in `[workload]`, merged with the policy's.",
     ),
-    _later("require", "What a host must have for it."),
+    _own("require", kind=condition("`require` of a component"), doc="What a host must have for it, too.", default=""),
 )
 
 TOP = (
     Field("schema", integer(1), "The version of the language.", default="`1`"),
     _WHERE_IT_RUNS,
     *_HOW,
+    Field("devices", _TABLE, "Classes of accelerators: a name, and a table of tests."),
     Field("component", _TABLE, "What is different for components of a pipeline, by name or by a glob of names."),
-    _later("devices", "Named classes of devices."),
-    _later("require", "What a host must have."),
     _later("extends", "Policies that this one builds on."),
     _later("profile", "Variants of this policy."),
-    _later("host", "Simulated hosts."),
-    _later("test", "Tests of this policy."),
+    Field("host", _TABLE, "Simulated hosts for the tests, as in a host file."),
+    Field("test", _TESTS, "Tests of this policy, which `devpolicy test` runs. A plan does not depend on them."),
 )

@@ -1,4 +1,4 @@
-"""The kinds of values that a policy holds: amounts, size tests, patterns, class names, dtypes.
+"""The kinds of values that a policy holds: amounts, patterns, class names, dtypes.
 
 Owns how each is read, how the reference calls it and its JSON schema. It knows no key: which key
 takes which kind stands in `devpolicy.language.fields`.
@@ -7,14 +7,14 @@ takes which kind stands in `devpolicy.language.fields`.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from devpolicy._tables import JsonSchema, Kind, did_you_mean, wrong_type
 from devpolicy._toml import Inside
 from devpolicy.language.patterns import Pattern, PatternError
-from devpolicy.language.policy import Amount, SizeTest
+from devpolicy.language.policy import Amount
 from devpolicy.model import DTYPE_BITS, FLOATING
-from devpolicy.sizes import SizeError, exact_size, parse_size
+from devpolicy.sizes import SizeError, parse_size
 
 if TYPE_CHECKING:
     from devpolicy._tables import Cursor
@@ -112,38 +112,6 @@ SHARE: Kind[Amount] = Kind(
             {"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*%\s*$"},
         ]
     },
-)
-
-_OPERATORS: dict[str, Literal[">=", "<=", ">", "<", "=="]] = {
-    ">=": ">=", "<=": "<=", ">": ">", "<": "<", "==": "==",
-}  # fmt: skip
-_MISTAKEN = {"=>": ">=", "=<": "<=", "=": "==", "": ">="}
-_SIZE_TEST = re.compile(r"\s*([<>=!]*)\s*(.*?)\s*", re.DOTALL)
-
-
-def _read_size_test(value: object, cursor: Cursor) -> SizeTest | None:
-    if not isinstance(value, str):
-        hint = f'did you mean ">={exact_size(value)}"?' if type(value) is int and value >= 0 else ""
-        wrong_type(value, cursor, 'a comparison such as ">=256 MiB"', hint)
-        return None
-    found = _SIZE_TEST.fullmatch(value)
-    operator, size = (found[1], found[2]) if found else ("", value)
-    if operator not in _OPERATORS:
-        meant = _MISTAKEN.get(operator)
-        hint = f'did you mean "{meant}{size}"?' if meant else 'such as ">=256 MiB"; operators are >=, >, <=, <, =='
-        cursor.error("DP104", f"`{value}` is no comparison", label="no operator", help=hint)
-        return None
-    try:
-        return SizeTest(_OPERATORS[operator], parse_size(size))
-    except SizeError as broken:
-        cursor.error("DP104", str(broken), label="not a size")
-        return None
-
-
-SIZE_TEST: Kind[SizeTest] = Kind(
-    'a comparison such as `">=256 MiB"`',
-    _read_size_test,
-    {"type": "string", "pattern": r"^\s*(>=|<=|>|<|==)\s*[0-9]+(\.[0-9]+)?\s*[KMGTPkmgtp]?i?[Bb]\s*$"},
 )
 
 # Names of modules, classes and dtypes.

@@ -82,6 +82,7 @@ def merged(policy: Policy, name: str | None, cls: str | None = None) -> Policy:
         rules=(*(rule for entry in layers for rule in entry.rules), *policy.rules),
         memory=_merged_memory([policy.memory, *(entry.memory for entry in reversed(layers))]),
         workload=replace(policy.workload, **workload),
+        required=tuple(entry.require for entry in layers if entry.require is not None),
         components=(),
     )
 

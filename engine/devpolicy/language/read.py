@@ -16,10 +16,12 @@ from devpolicy._tables import Cursor, did_you_mean, read_table, suggest
 from devpolicy._toml import Document
 from devpolicy.errors import Diagnostic, PolicyError
 from devpolicy.language.components import check_prefer, read_components
+from devpolicy.language.devices import read_classes
 from devpolicy.language.fields import SCHEMA_VERSION, TOP
 from devpolicy.language.memory import read_memory
 from devpolicy.language.policy import Policy, Term, Workload
 from devpolicy.language.rules import read_rules
+from devpolicy.language.tests import read_hosts, read_tests
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -102,11 +104,15 @@ def _read(document: Document) -> Policy:
         hint = f"this version of devpolicy reads `schema = {SCHEMA_VERSION}`"
         cursor.at("schema").error("DP107", f"schema {version} is not known", label="another version", help=hint)
         raise PolicyError(findings)
+    if "devices" in data:
+        cursor = replace(cursor, names=read_classes(data["devices"], cursor.at("devices")))
     fields = [replace(field, required=False) for field in TOP] if data.keys() & _ELSEWHERE else TOP
     top = read_table(data, cursor, fields, what="the policy", label="a key of a policy")
     rules = read_rules(data.get("offload"), data.get("rule"), cursor)
     memory, folder = read_memory(data.get("memory", {}), cursor.at("memory"))
     components = read_components(data.get("component", {}), cursor.at("component"), rules)
+    hosts = read_hosts(data.get("host", {}), cursor.at("host"))
+    tests = read_tests(data.get("test", []), cursor.at("test"))
     policy = Policy(
         prefer=top.get("prefer", ()),
         overflow=top.get("overflow", ()),
@@ -117,6 +123,9 @@ def _read(document: Document) -> Policy:
         memory=memory,
         disk_path=folder,
         workload=Workload(**top.get("workload", {})),
+        require=top.get("require"),
+        hosts=hosts,
+        tests=tests,
         components=components,
         schema=SCHEMA_VERSION,
         source=document.source,
@@ -155,4 +164,5 @@ def _warn(cursor: Cursor, term: Term, label: str, note: str) -> None:
 
 def _includes(one: Term, other: Term) -> bool:
     """Whether what serves as `other` always serves as `one`."""
-    return one == other or (one.type == other.type and one.id is None and not one.count and not one.same)
+    broad = one.id is None and one.cls is None and not one.count and not one.same
+    return one == other or (one.type == other.type and broad)

@@ -112,6 +112,7 @@ def _rule(keys: dict[str, Any], table: dict[str, Any], cursor: Cursor, name: str
         ties=keys.get("ties"),
         on_exhausted=keys.get("on_exhausted", "error"),
         reason=keys.get("reason", ""),
+        when=keys.get("when"),
         place=place,
     )
 

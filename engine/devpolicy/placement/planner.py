@@ -13,24 +13,28 @@ from dataclasses import dataclass, replace
 from devpolicy.device import ComponentDevice, Device, DeviceMap, DeviceType
 from devpolicy.errors import Diagnostic, PolicyError, Unsatisfiable
 from devpolicy.host import Host
+from devpolicy.language.conditions import check_requirements
 from devpolicy.language.policy import Policy, Rule, Term
 from devpolicy.model import ModelTree
 from devpolicy.placement import ties
 from devpolicy.placement.blocks import hold_together
 from devpolicy.placement.choice import no_preference
+from devpolicy.placement.cost import Costs, predict
 from devpolicy.placement.joint import misnamed, one_piece
 from devpolicy.placement.ledger import ledger_of
 from devpolicy.placement.maps import device_map
-from devpolicy.placement.overflow import spill
+from devpolicy.placement.overflow import OVERFLOW, spill
 from devpolicy.placement.plan import Budget, Load, Placement, Placements, Plan
+from devpolicy.placement.prediction import Prediction
 from devpolicy.placement.remedy import remedies
 from devpolicy.placement.rules import Refused, World, assign
 from devpolicy.placement.search import Problem, Solution, no_room, place
 from devpolicy.placement.seats import Seat, cpu_seat, disk_seat, find, pooled
 from devpolicy.placement.sizing import Sizing, size_model
+from devpolicy.placement.speeds import Speeds
 from devpolicy.placement.targets import DEFAULT_TARGET, Target, target_of
 from devpolicy.placement.trace import Trace
-from devpolicy.placement.units import Division, divide
+from devpolicy.placement.units import Division, Unit, divide
 
 
 @dataclass(slots=True)
@@ -46,6 +50,7 @@ class _Work:
     groups: list[list[int]]
     claims: Mapping[str, int]
     trace: Trace
+    costs: Costs
 
 
 def make_plan(
@@ -65,9 +70,10 @@ def make_plan(
     class. `target` is by default the policy's, else `"hf"`. `claims` are bytes by device that components planned
     before take.
 
-    Raises `Unsatisfiable` where no term of `prefer` serves (DP3xx) or the consumer could not take it (DP4xx), and
-    `PolicyError` where a rule names a tensor (DP203), or a rule of the component's own matches nothing (DP501). With
-    `advise` a refusal for want of room says what smallest change would do, found by planning again.
+    Raises `Unsatisfiable` where the host has not what the policy requires, no term of `prefer` serves (DP3xx) or the
+    consumer could not take it (DP4xx), and `PolicyError` where a rule names a tensor (DP203), or a rule of the
+    component's own matches nothing (DP501). With `advise` a refusal for want of room says what smallest change would
+    do, found by planning again.
     """
     flat = policy.for_component(component, cls)
     warnings = misnamed(policy, component)
@@ -104,6 +110,8 @@ def _make(
     claims: Mapping[str, int] | None,
     told: Sequence[Diagnostic],
 ) -> Plan:
+    policy = policy.for_host(host)
+    check_requirements([policy.require, *policy.required], host)
     if tree.partial and consumer.maps:
         raise Unsatisfiable(
             Diagnostic("DP407", f"the structure of `{tree.name}` is not known in full", help=tree.partial)
@@ -111,8 +119,9 @@ def _make(
     sizing = size_model(tree, policy.workload)
     division = divide(tree, policy.rules, sizing)
     warnings = [*told, *unused_rules(policy, tree, division, component)]
+    costs = Costs(tree, policy.workload, sizing, Speeds.of(host))
     groups = ties.bind(tree, division.units, policy)
-    work = _Work(policy, tree, host, consumer, sizing, division, groups, pooled(claims or {}, host), Trace())
+    work = _Work(policy, tree, host, consumer, sizing, division, groups, pooled(claims or {}, host), Trace(), costs)
     refusals: list[tuple[Term, Diagnostic]] = []
     for term in policy.prefer:
         work.trace.forget_notes()
@@ -144,7 +153,9 @@ def _trial(term: Term, work: _Work) -> tuple[World, Solution, dict[str, Budget]]
         disk=disk_seat(work.policy, work.host).claimed(work.claims),
         target=work.target,
         policy=work.policy if work.target.maps else replace(work.policy, split="never"),
+        host=work.host,
         sizing=work.sizing,
+        costs=work.costs,
     )
     units = work.division.units
     assignment = assign(units, work.groups, world, work.trace)
@@ -217,8 +228,15 @@ def _plan(
         load=Load(
             work.policy.workload.dtype, _folder(work.policy.disk_path, component) if rewritten else None, rewritten
         ),
+        prediction=_prediction(units, world, solution),
         trace=work.trace,
     )
+
+
+def _prediction(units: Sequence[Unit], world: World, solution: Solution) -> Prediction | None:
+    """Return what is predicted, where the plan was chosen by it: under `fastest`, and where `overflow` took part."""
+    chosen = world.policy.split == "fastest" or any(kept.rule == OVERFLOW for kept in solution.kept.values())
+    return predict(units, solution, world) if chosen else None
 
 
 def _folder(path: str | None, component: str | None) -> str | None:

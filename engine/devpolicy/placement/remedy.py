@@ -43,7 +43,7 @@ def remedies(policy: Policy, tree: ModelTree, host: Host, attempt: Attempt) -> s
 def _present(policy: Policy, host: Host) -> Iterator[tuple[Term, list[Accelerator]]]:
     """The accelerator terms of `prefer` that name working devices of this host."""
     for term in policy.prefer:
-        named = [one for one in host.devices(term.type) if term.id in (None, one.id) and one.fault is None]
+        named = [one for one in host.devices(term.type) if term.names(one) and one.fault is None]
         if named and host.fault(term.type) is None:
             yield term, named
 
