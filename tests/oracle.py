@@ -1,16 +1,22 @@
 """A naive statement of what a plan must be, short enough to read. It shares no code with the planner.
 
 `decided` says which rule speaks for a module, `recount` what each device holds, `partitions` and `best_peak`
-what contiguous placement can reach at best.
+what contiguous placement can reach at best, `serving` what a term names on a host, `holds` a condition.
 """
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatchcase
 from fractions import Fraction
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, pairwise
 from math import prod
+from operator import eq, ge, gt, le, lt
 from typing import Any
+
+from packaging.specifiers import SpecifierSet
+
+from devpolicy.sizes import parse_size
 
 ITEM = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "int64": 8, "bool": 1}
 
@@ -129,7 +135,11 @@ def recount(plan: Any, tree: Any, context: int, batch: int = 1) -> dict[str, dic
         if names:
             device = read(device_map, where)
             tokens = min(context, cache.window) if cache.window else context
-            add(main if device in kept else device, "kv_cache", cache.values * tokens * batch * item)
+            add(
+                main if device in kept else device,
+                "kv_cache",
+                cache.values * tokens * batch * ITEM.get(cache.dtype, item),
+            )
     if streamed:
         # A module's own tensors are brought in for as long as it runs, and its children run meanwhile.
         at_once = [sum(streamed.get(above, 0) for above in ancestors(module)) for module in streamed]
@@ -157,35 +167,148 @@ def best_peak(sizes: list[int], budgets: list[int], most: int | None = None) -> 
     return min(peaks, default=None)
 
 
+COMPARE = {">=": ge, "<=": le, ">": gt, "<": lt, "==": eq}
+
+
+def passes(test: Any, value: Any) -> bool:
+    """Whether a value passes a comparison; none at all passes."""
+    return test is None or (value is not None and COMPARE[test.operator](value, test.value))
+
+
+def in_class(cls: Any, one: Any) -> bool:
+    """Whether an accelerator passes every test of a class."""
+    named = not cls.called or (one.name is not None and any(fnmatchcase(one.name, glob) for glob in cls.called))
+    sizes = passes(cls.memory, one.memory) and passes(cls.free, one.free)
+    return named and sizes and passes(cls.capability, one.capability) and (not cls.id or one.id in cls.id)
+
+
+def meant(term: Any, one: Any) -> bool:
+    """Whether a term speaks of an accelerator: by its type, its number or its class."""
+    return one.type == term.type and term.id in (None, one.id) and (term.cls is None or in_class(term.cls, one))
+
+
 def named(host: Any, term: Any) -> list[Any]:
     """The devices of an accelerator term that the host counts."""
-    return [one for one in host.accelerators if one.type == term.type and term.id in (None, one.id)]
+    return [one for one in host.accelerators if meant(term, one)]
 
 
-def avoided(policy: Any, kind: str, number: int | None) -> bool:
-    return any(term.type == kind and term.id in (None, number) for term in policy.avoid)
+def avoided(policy: Any, host: Any, kind: str, number: int | None) -> bool:
+    there = [one for one in host.accelerators if (one.type, one.id) == (kind, number)]
+    return any(meant(term, there[0]) if there else term.type == kind for term in policy.avoid)
+
+
+def largest(devices: list[Any], same: tuple[str, ...]) -> list[Any]:
+    """The largest group of devices that agree in all that `same` names, the first of several."""
+    groups = [
+        [one for one in devices if all(getattr(one, key) == getattr(first, key) for key in same)] for first in devices
+    ]
+    return max(groups, key=len, default=[])
 
 
 def serving(policy: Any, host: Any, term: Any) -> list[int | None] | str:
     """The ids of the devices that a term of `prefer` gives, or a word of the reason why there are none."""
     if term.type == "cpu":
-        return "avoid" if avoided(policy, "cpu", None) else [None]
+        return "avoid" if avoided(policy, host, "cpu", None) else [None]
     faults = dict(host.faults)
     if term.type in faults:
         return str(faults[term.type])
     counted = named(host, term)
     if not counted:
-        return "the host has no"
+        return "no device of the host" if term.cls and host.devices(term.type) else "the host has no"
     working = [one for one in counted if not one.fault]
     if not working:
         return str(counted[0].fault)
-    allowed = [one for one in working if not avoided(policy, one.type, one.id)]
+    allowed = [one for one in working if not avoided(policy, host, one.type, one.id)]
     if not allowed:
         return "avoid"
     if not term.count:
-        return [one.id for one in allowed]
+        return [one.id for one in (largest(allowed, term.same) if term.same else allowed)]
     for first in allowed:
         alike = [one for one in allowed if all(getattr(one, key) == getattr(first, key) for key in term.same)]
         if len(alike) >= term.count:
             return [one.id for one in alike[: term.count]]
     return f"needs {term.count} devices"
+
+
+def latency(
+    plan: Any,
+    tree: Any,
+    speeds: dict[str, int],
+    context: int,
+    batch: int = 1,
+    tokens: int = 256,
+) -> Fraction:
+    """Seconds that one token takes by the documented model, from the device map and the tree.
+
+    `speeds` are bytes per second of each device that runs something, of `link` and of `disk`; a crossing takes 40 µs.
+    """
+    form = plan.device.to_dict()
+    device_map = form["device_map"] if "device_map" in form else {"": form["device"]}
+    running = [device for device in device_map.values() if device not in ("cpu", "disk")]
+    main = min(running, key=lambda device: int(device.partition(":")[2] or 0)) if running else "cpu"
+    kept = {"cpu", "disk"} - {main}
+    classes = {module.path: module for module in tree.modules}
+    time, walked = Fraction(0), []
+    for name, (path, tensor) in tensors(tree).items():
+        device = read(device_map, name)
+        runs = main if device in kept else device
+        walked.append(runs)
+        if tensor.buffer:
+            continue
+        entries = [entry for entry in tree.reads if entry.module in ancestors(path)]
+        parts, of = prod(entry.parts for entry in entries), prod(entry.of for entry in entries)
+        share = Fraction(min(parts * batch, of), of)
+        if classes[path].cls.endswith("Embedding") and len(classes[path].tensors) == 1 and len(tensor.shape) == 2:
+            share *= Fraction(min(batch, tensor.shape[0]), tensor.shape[0]) if tensor.shape[0] else 1
+        often = Fraction(1, tokens) if any(entry.once for entry in entries) else Fraction(1)
+        time += often * share * size(tensor) / speeds[runs]
+        if device in kept:
+            time += often * size(tensor) * (Fraction(1, speeds["link"]) if main != "cpu" else 0)
+            time += often * Fraction(size(tensor), speeds["disk"]) if device == "disk" else 0
+    order = [path for path, _ in tensors(tree).values()]
+    item = ITEM[tree.dtype or "float32"]
+    for cache in tree.kv_cache:
+        inside = [at for at, path in enumerate(order) if cache.module in ancestors(path)]
+        length = min(context, cache.window) if cache.window else context
+        time += Fraction(cache.values * length * batch * ITEM.get(cache.dtype, item), speeds[walked[inside[0]]])
+    crossings = sum(one != other for one, other in pairwise(walked))
+    return time + Fraction(crossings * 40_000, 10**9)
+
+
+def compared(text: Any, value: Any, read: Any) -> bool:
+    """Whether a value passes a comparison as it is written: a bare one means at least."""
+    sign, rest = re.fullmatch("([<>=]*) *(.*)", str(text)).groups()  # type: ignore[union-attr]
+    return value is not None and COMPARE[sign or ">="](value, read(rest))
+
+
+def holds(condition: dict[str, Any], host: Any) -> bool:
+    """Whether every key of a condition, as TOML gives it, holds on a host."""
+    return all(_holds(key, value, host) for key, value in condition.items())
+
+
+def _holds(key: str, value: Any, host: Any) -> bool:
+    if key in ("os", "arch"):
+        return getattr(host, key) in (value if isinstance(value, list) else [value])
+    if key in ("memory", "free", "disk", "disk_free"):
+        return compared(value, getattr(host, key), parse_size)
+    if key not in ("cuda", "mps", "xpu", "npu", "hpu"):
+        version = dict(host.versions).get(key)
+        text = value if value[0] in "<>=" else f">={value}"
+        return version is not None and SpecifierSet(text).contains(version, prereleases=True)
+    asked = value if isinstance(value, dict) else {"count": value}
+    good = [one for one in host.devices(key) if not one.fault and key not in dict(host.faults) and _asked(asked, one)]
+    same = asked.get("same", [])
+    good = largest(good, (same,) if isinstance(same, str) else tuple(same)) if same else good
+    return compared(asked.get("count", 1), len(good), int)
+
+
+def _asked(asked: dict[str, Any], one: Any) -> bool:
+    def capability(text: str) -> tuple[int, int]:
+        return int(text.partition(".")[0]), int(text.partition(".")[2] or 0)
+
+    return (
+        one.id in asked.get("id", [one.id])
+        and ("name" not in asked or (one.name is not None and fnmatchcase(one.name, asked["name"])))
+        and all(compared(asked[key], getattr(one, key), parse_size) for key in ("memory", "free") if key in asked)
+        and ("capability" not in asked or compared(asked["capability"], one.capability, capability))
+    )

@@ -95,7 +95,7 @@ def test_the_list_of_models_names_all_that_ship_with_their_parameters() -> None:
 
 
 def _short(count: int) -> str:
-    return f"{count / 1e6:.0f} M" if count < 10**9 else f"{float(f'{count / 1e9:.3g}')} B"
+    return f"{count / 1e6:.0f} M" if count < 10**9 else f"{count / 1e9:.3g} B"
 
 
 def test_the_families_that_the_page_names_are_those_that_are_read_without_transformers() -> None:

@@ -20,17 +20,69 @@ def test_every_catalogue_model_is_generated_and_every_generated_one_ships():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_catalogue_model_has_the_published_number_of_parameters(name):
     tree = ModelTree.load(name)
-    assert tree.parameters == CATALOGUE[name].parameters
+    assert tree.parameters + CATALOGUE[name].buffers == CATALOGUE[name].parameters
     assert (tree.name, tree.partial) == (name, None)
-    assert tree.no_split <= {module.cls for module in tree.modules}
+    assert tree.no_split & {module.cls for module in tree.modules}
 
 
 @pytest.mark.parametrize(
     ("name", "values"),
-    [("gpt2", 2 * 768), ("bert-base", 0), ("llama-3.2-1b", 1024), ("llama-3.1-70b", 2048), ("t5-11b", 2 * 16384)],
+    [
+        ("gpt2", 2 * 768),
+        ("bert-base", 0),
+        ("llama-3.2-1b", 1024),
+        ("llama-3.1-70b", 2048),
+        ("t5-11b", 2 * 16384),
+        ("llama-3.1-405b", 2048),
+        ("qwen2.5-72b", 2048),
+        ("gemma-2-9b", 4096),
+        ("mixtral-8x22b", 2048),
+        ("qwen3-235b-a22b", 1024),
+        ("deepseek-v3", 512 + 64),
+        ("bart-large", 2048),
+        ("llava-1.5-7b", 8192),
+        ("qwen2.5-vl-7b", 1024),
+        ("bge-m3", 0),
+        ("bge-large-en", 0),
+    ],
 )
 def test_the_kv_cache_of_a_catalogue_model_is_that_of_its_published_sizes(name, values):
     assert {cache.values for cache in ModelTree.load(name).kv_cache} == ({values} if values else set())
+
+
+def test_the_layers_of_gemma_slide_in_turns():
+    windows = [cache.window for cache in ModelTree.load("gemma-2-9b").kv_cache]
+    assert windows == [4096, None] * 21
+
+
+def test_three_layers_of_four_of_qwen3_next_keep_a_state_whatever_the_context():
+    tree = ModelTree.load("qwen3-next-80b-a3b")
+    states = [cache for cache in tree.kv_cache if cache.window == 1]
+    assert {cache.module.rpartition(".")[2] for cache in states} == {"linear_attn"}
+    assert len(states) == 2 * 36  # the inputs of the convolution, and the state
+    assert {cache.values for cache in states if cache.dtype == "float32"} == {32 * 128 * 128}
+    assert {cache.values for cache in states if cache.dtype is None} == {(2 * 16 + 32) * 128 * 4}
+    assert {cache.values for cache in tree.kv_cache if cache.window is None} == {1024}
+
+
+@pytest.mark.parametrize(
+    ("name", "experts"),
+    [("mixtral-8x7b", (2, 8)), ("mixtral-8x22b", (2, 8)), ("qwen3-235b-a22b", (8, 128)),
+     ("qwen3-next-80b-a3b", (10, 512)), ("deepseek-v3", (8, 256))],
+)  # fmt: skip
+def test_a_token_reads_as_many_experts_of_a_mixture_as_are_published(name, experts):
+    tree = ModelTree.load(name)
+    assert {(entry.parts, entry.of) for entry in tree.reads} == {experts}
+    assert {entry.module for entry in tree.reads} == {m.path for m in tree.modules if m.path.endswith(".experts")}
+
+
+@pytest.mark.parametrize(
+    ("name", "modules"),
+    [("t5-11b", ["encoder"]), ("bart-large", ["model.encoder"]), ("qwen2.5-vl-7b", ["model.visual"]),
+     ("llava-1.5-7b", ["model.vision_tower", "model.multi_modal_projector"]), ("bge-m3", []), ("gpt2", [])],
+)  # fmt: skip
+def test_what_runs_before_the_first_token_runs_once_for_a_request(name, modules):
+    assert [entry.module for entry in ModelTree.load(name).reads if entry.once] == modules
 
 
 def test_t5_keeps_a_cache_for_its_own_tokens_and_one_for_the_encoders():

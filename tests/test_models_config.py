@@ -5,8 +5,10 @@ import json
 import pytest
 
 from devpolicy.errors import ModelError
+from devpolicy.language.policy import Workload
 from devpolicy.model import ModelTree
 from devpolicy.models.families import family_tree
+from devpolicy.placement.sizing import size_model
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -73,11 +75,23 @@ DEEPSEEK = TINY | {
     "first_k_dense_replace": 1, "num_key_value_heads": 4,
 }  # fmt: skip
 
+QWEN3_NEXT = TINY | {
+    "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "num_hidden_layers": 4,
+    "shared_expert_intermediate_size": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8, "linear_value_head_dim": 6, "linear_conv_kernel_dim": 4,
+}  # fmt: skip
+
 CACHED = [
     ("LlamaForCausalLM", "llama", TINY),
     ("MistralForCausalLM", "mistral", TINY | {"sliding_window": 8}),
     ("MixtralForCausalLM", "mixtral", TINY | {"num_local_experts": 4}),
     ("Qwen2ForCausalLM", "qwen2", TINY | {"use_sliding_window": True, "max_window_layers": 1, "sliding_window": 8}),
+    ("Gemma2ForCausalLM", "gemma2", TINY | {"head_dim": 8, "sliding_window": 8}),
+    (
+        "Qwen3MoeForCausalLM",
+        "qwen3_moe",
+        TINY | {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8},
+    ),
     ("Gemma3ForCausalLM", "gemma3_text", TINY | {"head_dim": 8, "sliding_window": 8, "sliding_window_pattern": 2}),
     ("DeepseekV3ForCausalLM", "deepseek_v3", DEEPSEEK),
     ("GPT2LMHeadModel", "gpt2", GPT2),
@@ -106,8 +120,41 @@ def test_the_kv_cache_is_as_large_as_the_one_that_the_model_fills(architecture, 
     assert planned == held
 
 
-def test_an_encoder_and_a_decoder_keep_caches_for_both_attentions():
-    model = transformers.T5ForConditionalGeneration(transformers.T5Config(**T5)).eval()
+def test_the_states_of_linear_attention_are_as_many_bytes_as_the_model_keeps():
+    settings = transformers.Qwen3NextConfig(**QWEN3_NEXT)
+    model = transformers.Qwen3NextForCausalLM(settings).eval().to(torch.bfloat16)
+    with torch.no_grad():
+        cache = model(torch.ones((2, 24), dtype=torch.int64), use_cache=True).past_key_values
+    held = [sum(part.numel() * part.element_size() for part in _parts(layer)) for layer in cache.layers]
+    table = {"model_type": "qwen3_next", "architectures": ["Qwen3NextForCausalLM"], "dtype": "bfloat16", **QWEN3_NEXT}
+    tree = ModelTree.from_config(table)
+    sizing = size_model(tree, Workload(context=24, batch=2))
+    planned = [sizing.kv_cache[tree.index[path]] for path in dict.fromkeys(cache.module for cache in tree.kv_cache)]
+    assert planned == held
+    assert size_model(tree, Workload(context=48, batch=2)).kv_cache[tree.index["model.layers.0.linear_attn"]] == held[0]
+
+
+def _parts(layer):
+    """All tensors that one layer of a cache holds."""
+    states = [*getattr(layer, "conv_states", {}).values(), *getattr(layer, "recurrent_states", {}).values()]
+    return [
+        part for part in (getattr(layer, "keys", None), getattr(layer, "values", None), *states) if part is not None
+    ]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config"),
+    [
+        ("T5ForConditionalGeneration", T5),
+        ("BartForConditionalGeneration", {
+            "d_model": 16, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
+            "decoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "vocab_size": 32,
+        }),
+    ],
+)  # fmt: skip
+def test_an_encoder_and_a_decoder_keep_caches_for_both_attentions(architecture, config):
+    cls = getattr(transformers, architecture)
+    model = cls(cls.config_class(**config)).eval()
     ids = torch.ones((1, 5), dtype=torch.int64)
     with torch.no_grad():
         cache = model(ids, decoder_input_ids=ids, use_cache=True).past_key_values

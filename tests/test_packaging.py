@@ -105,9 +105,9 @@ def test_the_metadata_names_the_licence_and_the_extras(wheel):
     assert found["Requires-Python"] == ">=3.11"
 
 
-def test_the_core_depends_on_four_libraries(wheel):
+def test_the_core_depends_on_five_libraries(wheel):
     needed = [line for line in metadata(wheel).get_all("Requires-Dist") or () if "extra ==" not in line]
-    assert {name_of(line) for line in needed} == {"click", "psutil", "rich", "tomli"}
+    assert {name_of(line) for line in needed} == {"click", "packaging", "psutil", "rich", "tomli"}
 
 
 def test_the_version_is_written_once_for_each_reader(wheel):

@@ -28,6 +28,7 @@ from devpolicy.probe.system import (
     ram,
     system_and_arch,
     torch_build,
+    versions,
 )
 from devpolicy.probe.visible import Gpu, Seen, visible
 
@@ -551,6 +552,12 @@ class TestSystem:
     def test_a_stub_in_the_place_of_torch_is_not_taken_for_it(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "torch.version", SimpleNamespace())
         assert torch_build() is None or torch_build().version
+
+    def test_a_mac_tells_its_version_and_others_have_none(self, monkeypatch):
+        monkeypatch.setattr("platform.mac_ver", lambda: ("", ("", "", ""), ""))
+        assert "macos" not in versions()
+        monkeypatch.setattr("platform.mac_ver", lambda: ("15.5", ("", "", ""), "arm64"))
+        assert versions()["macos"] == "15.5"
 
 
 class TestGuards:

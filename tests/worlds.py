@@ -11,7 +11,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, Unsatisfiable
-from devpolicy.language.policy import Amount, MemoryRule, Rule, SizeTest, Term, Workload
+from devpolicy.language.comparisons import SizeTest
+from devpolicy.language.policy import Amount, MemoryRule, Rule, Term, Workload
 from devpolicy.model import KVCache, Module, Tensor
 from devpolicy.placement.planner import make_plan
 from devpolicy.sizes import GIB
@@ -88,7 +89,7 @@ def _policies(draw: st.DrawFn, tree: ModelTree, kind: str, count: int, rules: in
         prefer=(Term(kind), *(term for term in others if term.type != kind)),
         overflow=tuple(draw(st.lists(st.sampled_from([CPU, DISK]), max_size=2, unique=True))),
         avoid=tuple(draw(st.lists(st.sampled_from([Term("cuda", 0), Term("cuda", 2)]), max_size=1))),
-        split=draw(st.sampled_from(("when-needed", "never", "balanced"))),
+        split=draw(st.sampled_from(("when-needed", "never", "balanced", "fastest"))),
         ties=draw(st.sampled_from(("refuse", "follow", "skip"))),
         rules=tuple(draw(_rules(paths, kind, number)) for number in range(draw(st.integers(0, rules)))),
         memory=tuple(memory),
@@ -203,9 +204,9 @@ def any_worlds(draw: st.DrawFn) -> World:
     run = st.sampled_from(terms) | st.sampled_from(several or terms)
     own = st.lists(run, min_size=1, max_size=3, unique=True).map(tuple)
     avoid = st.lists(st.sampled_from([*terms, CPU]), max_size=1).map(tuple)
-    return World(
-        replace(policy, prefer=draw(own | st.just(policy.prefer)), avoid=draw(st.just(()) | avoid)), tree, host
-    )
+    prefer, avoided = draw(own | st.just(policy.prefer)), draw(st.just(()) | st.just(policy.avoid) | avoid)
+    # What a host lacks of `[require]` is a property of its own.
+    return World(replace(policy, prefer=prefer, avoid=avoided, require=None), tree, host)
 
 
 def _enlarged(tree: ModelTree) -> ModelTree:

@@ -33,14 +33,16 @@ class Cursor:
     findings: list[Diagnostic]
     part: Part = "value"
     """What errors point at where they do not say."""
+    names: Mapping[str, Any] = field(default_factory=dict)
+    """What the document defines by name, for kinds of values that refer to it; `None` where it is malformed."""
 
     def on_key(self) -> Cursor:
         """Return a cursor whose errors point at the key: for keys that are read like values."""
-        return Cursor(self.document, self.path, self.findings, "key")
+        return Cursor(self.document, self.path, self.findings, "key", self.names)
 
     def at(self, *keys: str | int) -> Cursor:
         """Return the cursor of something inside this value."""
-        return Cursor(self.document, (*self.path, *keys), self.findings)
+        return Cursor(self.document, (*self.path, *keys), self.findings, names=self.names)
 
     def error(
         self,

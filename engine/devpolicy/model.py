@@ -87,7 +87,26 @@ class KVCache:
     module: str
     values: int
     window: int | None = None
-    """Tokens that are kept at most (sliding-window attention); `None` keeps the whole context."""
+    """Tokens that are kept at most (sliding-window attention); `None` keeps the whole context.
+
+    A state that does not grow with the context (linear attention) is a cache of one token.
+    """
+    dtype: str | None = None
+    """The dtype that its scalars have whatever the model's is; `None` follows the workload."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """What the weights of one module, with those below it, have to do with a token; where nothing is said, all is read.
+
+    Of equal parts, such as the experts of a mixture, a token reads `parts` of every `of`. `once` says that the module
+    runs once for a request, as encoders and vision towers do, and not for each token.
+    """
+
+    module: str
+    parts: int = 1
+    of: int = 1
+    once: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +120,8 @@ class ModelTree:
     no_split: frozenset[str] = frozenset()
     """Class names of blocks that must stay whole on one device."""
     kv_cache: tuple[KVCache, ...] = ()
+    reads: tuple[Reads, ...] = ()
+    """Modules of which a token reads less than all. A module's own entry and those above it multiply."""
     context: int | None = None
     """The longest context that the model was made for, in tokens."""
     activation: int = 0
@@ -130,6 +151,13 @@ class ModelTree:
         for cache in self.kv_cache:
             if cache.module not in self.index:
                 raise ModelError(f"the KV cache names `{cache.module}`, which is no module of the model")
+            if cache.dtype is not None and cache.dtype not in DTYPE_BITS:
+                raise ModelError(f"`{cache.dtype}` is no dtype")
+        for entry in self.reads:
+            if entry.module not in self.index:
+                raise ModelError(f"`reads` names `{entry.module}`, which is no module of the model")
+            if not 0 < entry.parts <= entry.of:
+                raise ModelError(f"of `{entry.module}` are read {entry.parts} of {entry.of} parts")
 
     def _repeated_path(self) -> str:
         return next(module.path for place, module in enumerate(self.modules) if self.index[module.path] != place)

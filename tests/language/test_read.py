@@ -1,8 +1,9 @@
 import pytest
 
 from devpolicy.errors import PolicyError
+from devpolicy.language.comparisons import SizeTest
 from devpolicy.language.patterns import Pattern
-from devpolicy.language.policy import Amount, MemoryRule, Policy, Rule, SizeTest, Term, Workload
+from devpolicy.language.policy import Amount, MemoryRule, Policy, Rule, Term, Workload
 from devpolicy.sizes import GIB, MIB
 
 CUDA, MPS, CPU, DISK = Term("cuda"), Term("mps"), Term("cpu"), Term("disk")

@@ -5,10 +5,15 @@ import pytest
 import tomli
 
 from devpolicy._shipped import shipped, shipped_files
-from devpolicy.language.fields import DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
+from devpolicy.language.conditions import CONDITION
+from devpolicy.language.devices import DEVICE_CLASS
+from devpolicy.language.fields import COMPONENT, DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
 from devpolicy.language.schema import policy_schema
+from devpolicy.language.suite import SUITE
+from devpolicy.language.tests import TEST
 
 VALIDATOR = jsonschema.Draft7Validator(policy_schema())
+FIELDS = [*TOP, *COMPONENT, *RULE, *MEMORY, *DISK, *RESERVE, *WORKLOAD, *DEVICE_CLASS, *CONDITION, *TEST, *SUITE]
 SHIPPED = shipped_files("policy")
 
 
@@ -26,7 +31,7 @@ def test_shipped_policies_are_valid(name):
     VALIDATOR.validate(tomli.loads(SHIPPED[name].read_text(encoding="utf-8")))
 
 
-@pytest.mark.parametrize("field", [*TOP, *RULE, *MEMORY, *DISK, *RESERVE, *WORKLOAD], ids=lambda field: field.name)
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
 def test_every_key_says_what_it_means(field):
     assert field.doc.endswith(".")
     assert field.later or field.kind.name
@@ -43,13 +48,21 @@ def test_every_key_says_what_it_means(field):
         'rule = [{ match = "a", prefer = "cuda", offload = "cpu" }]',
         'rule = [{ match = "a..b", offload = "cpu" }]',
         'rule = [{ match = "a**", offload = "cpu" }]',
-        'memory = { gpu = "1 GiB" }',
+        'devices = { cuda = { type = "cuda" } }',
+        'devices = { big = { memory = "24 GiB" } }',
+        'devices = { big = { type = "gpu" } }',
+        'devices = { big = { type = "cuda", memory = "24" } }',
+        "require = {}",
+        "require = { cude = 1 }",
+        'require = { os = "ubuntu" }',
+        "require = { torch = 2.6 }",
+        'rule = [{ match = "a", offload = "cpu", when = { cuda = 0 } }]',
         'memory = { "cuda:128" = "1 GiB" }',
         'memory = { cuda = "1" }',
         'memory = { cuda = { path = "x" } }',
         "memory = { disk = { reserve = {} } }",
         'workload = { dtype = "bf16" }',
-        'split = "fastest"',
+        'split = "quickest"',
         "schema = 2",
     ],
 )

@@ -101,5 +101,8 @@ def test_where_one_rule_stands_in_the_way_its_own_finding_is_the_refusal() -> No
     text = 'prefer = ["mps", "cuda"]\n[[rule]]\nmatch = "lm_head"\nprefer = "cuda:7"\n'
     refusal = refused(text, LLAMA, TWO)
     assert refusal.code == "DP302"
-    assert refusal.diagnostics[0].notes == ("`mps`: the host has no `mps` device",)
+    assert refusal.diagnostics[0].notes == (
+        "the host has no `cuda:7`, it has `cuda:0`, `cuda:1`",
+        "`mps`: the host has no `mps` device",
+    )
     assert refusal.diagnostics[0].place is not None

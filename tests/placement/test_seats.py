@@ -174,3 +174,72 @@ def test_two_sides_of_one_pool_are_not_two_budgets() -> None:
     with pytest.raises(Unsatisfiable, match="shares its memory"):
         planned(f'prefer = "cuda"\n{rules}', _of(9, 9), host)
     assert set(planned(f'prefer = "cuda"\n{rules}', _of(5, 5), host).ledger) == {"cuda:0", "cuda:1"}
+
+
+def _cards(*cards: tuple[str, str]) -> Host:
+    return Host([Accelerator("cuda", memory=memory, name=name) for name, memory in cards], memory="64 GiB")
+
+
+def _ids(policy: Policy, host: Host) -> list[int | None]:
+    return [seat.device.id for seat in find(policy.prefer[0], policy, host).seats]
+
+
+def test_devices_that_must_be_alike_are_the_largest_group_where_no_number_is_asked() -> None:
+    host = _cards(("display", "8 GiB"), ("A", "40 GiB"), ("A", "80 GiB"), ("display", "8 GiB"), ("A", "40 GiB"))
+    assert _ids(Policy.parse('prefer = { device = "cuda", same = "name" }'), host) == [1, 2, 4]
+    assert _ids(Policy.parse('prefer = { device = "cuda", same = ["name", "memory"] }'), host) == [0, 3]
+
+
+# Classes.
+
+CLASSES = """
+[devices.big]
+type = "cuda"
+memory = "40 GiB"
+[devices.small]
+type = "cuda"
+memory = "<40 GiB"
+[devices.ours]
+type = "cuda"
+name = ["A", "B"]
+count = 2
+same = "name"
+"""
+
+
+def test_a_class_names_devices_by_what_they_are() -> None:
+    host = _cards(("A", "24 GiB"), ("B", "80 GiB"), ("C", "40 GiB"), ("B", "80 GiB"))
+    assert _ids(Policy.parse(f'prefer = "big"\n{CLASSES}'), host) == [1, 2, 3]
+    assert _ids(Policy.parse(f'prefer = "big"\navoid = "ours"\n{CLASSES}'), host) == [2]
+    assert _ids(Policy.parse(f'prefer = "ours"\n{CLASSES}'), host) == [1, 3]
+    assert _ids(Policy.parse(f'prefer = {{ device = "big", count = 1 }}\n{CLASSES}'), host) == [1]
+    found = find(Policy.parse(f'prefer = "small"\n{CLASSES}').prefer[0], Policy(), _cards(("B", "80 GiB")))
+    assert found.reason == "no device of the host is `small` (`cuda:0`: it has 80.0 GiB)"
+
+
+def test_what_is_said_of_a_class_stands_between_the_device_and_its_type() -> None:
+    text = (
+        f'prefer = "cuda"\n{CLASSES}[memory]\ncuda = "1 GiB"\nbig = "2 GiB"\n"cuda:0" = "3 GiB"\n'
+        '[memory.small]\nheadroom = "0 B"\n'
+    )
+    host = _cards(("A", "80 GiB"), ("A", "80 GiB"), ("A", "24 GiB"))
+    seats = find(Term("cuda"), Policy.parse(text), host).seats
+    assert [seat.cap for seat in seats] == [3 * GIB, 2 * GIB, 1 * GIB]
+    assert seats[2].headroom == 0
+
+
+def test_two_classes_that_disagree_on_a_device_are_refused_and_two_that_agree_are_not() -> None:
+    text = f'prefer = "cuda"\n{CLASSES}[memory]\nbig = "2 GiB"\nours = "{{}}"\n'
+    assert [seat.cap for seat in find(Term("cuda"), Policy.parse(text.format("2 GiB")), _cards(("A", "80 GiB"))).seats]
+    with pytest.raises(Unsatisfiable, match="`cuda:0` is of `big` and of `ours`") as refused:
+        find(Term("cuda"), Policy.parse(text.format("3 GiB")), _cards(("A", "80 GiB")))
+    assert refused.value.code == "DP306"
+    assert refused.value.diagnostics[0].place is not None
+
+
+def test_a_rule_runs_modules_on_a_class() -> None:
+    host = _cards(("A", "24 GiB"), ("B", "80 GiB"))
+    text = f'prefer = "cuda"\n{CLASSES}[[rule]]\nmatch = "model.layers.0"\nprefer = "big"\n'
+    assert device_map(planned(text, small_llama(), host)) == {"": "cuda:1"}
+    with pytest.raises(Unsatisfiable, match="no device of the host is `big`"):
+        planned(text, small_llama(), _cards(("A", "24 GiB")))

@@ -54,6 +54,8 @@ def test_the_choice_is_the_first_term_that_serves_or_the_refusal_says_why_each_d
         device = resolve(world.policy, world.host, target="hf")
     except Unsatisfiable as refused:
         event("refused")
+        if refused.code == "DP306":  # two classes that say different things of a device's memory
+            return
         assert not serving
         assert refused.code == "DP301"
         for (_, reason), told in zip(found, reasons(refused, policy), strict=True):
@@ -106,7 +108,7 @@ def test_what_runs_is_on_devices_that_are_there_allowed_and_sound(world: World) 
     event(f"runs on {sorted({device.type.value for device in running})}")
     for device in running:
         kind, number = device.type.value, 0 if device.type.value == "mps" else device.id
-        assert not oracle.avoided(policy, kind, number)
+        assert not oracle.avoided(policy, host, kind, number)
         if kind != "cpu":
             (there,) = (one for one in host.accelerators if (one.type, one.id) == (kind, number))
             assert there.fault is None
@@ -129,7 +131,7 @@ def test_no_device_is_given_more_than_the_host_has_of_it(world: World) -> None:
     shared = 0
     for one in host.accelerators:
         name = one.type if one.type == "mps" else f"{one.type}:{one.id}"
-        if said & {Term(one.type), Term(one.type, one.id)}:
+        if any(oracle.meant(term, one) for term in said):
             room = one.memory  # what the policy says of it is another property
         else:
             room = one.free - one.free % (256 * MIB)

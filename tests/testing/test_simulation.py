@@ -308,6 +308,17 @@ class TestNothingIsLeft:
             assert psutil.virtual_memory() == "patched"
         assert ram() == REAL
 
+    def test_a_patch_that_was_there_at_the_first_question_shapes_no_answer(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr("devpolicy.testing.simulation.libraries.memory._shapes", {})
+        with mock.patch("psutil.virtual_memory", return_value="patched"), simulate_host(SMALL):
+            assert psutil.virtual_memory().available == SMALL.free
+        with mock.patch("psutil.disk_usage", return_value=None), simulate_host(SMALL):
+            assert psutil.disk_usage(str(tmp_path)).total == SMALL.disk
+        with simulate_host(SMALL):
+            assert type(psutil.virtual_memory()).__module__.startswith("psutil")
+
     def test_a_name_that_was_deleted_stays_deleted(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with simulate_host(SMALL):
             pass

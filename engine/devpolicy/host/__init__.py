@@ -13,7 +13,15 @@ is asked by `devpolicy.probe`.
 
 from __future__ import annotations
 
-from devpolicy.host.facts import ACCELERATOR_TYPES, ARCHITECTURES, FAULT_SOURCES, MOST_DEVICES, SYSTEMS, normal_name
+from devpolicy.host.facts import (
+    ACCELERATOR_TYPES,
+    ARCHITECTURES,
+    FAULT_SOURCES,
+    MOST_DEVICES,
+    SOFTWARE,
+    SYSTEMS,
+    normal_name,
+)
 from devpolicy.host.values import Accelerator, Host
 
 __all__ = [
@@ -21,6 +29,7 @@ __all__ = [
     "ARCHITECTURES",
     "FAULT_SOURCES",
     "MOST_DEVICES",
+    "SOFTWARE",
     "SYSTEMS",
     "Accelerator",
     "Host",

@@ -1,4 +1,4 @@
-"""The kinds of values that a policy holds: amounts, size tests, patterns, class names, dtypes.
+"""The kinds of values that a policy holds: amounts, patterns, class names, dtypes.
 
 Owns how each is read, how the reference calls it and its JSON schema. It knows no key: which key
 takes which kind stands in `devpolicy.language.fields`.
@@ -7,14 +7,14 @@ takes which kind stands in `devpolicy.language.fields`.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from devpolicy._tables import JsonSchema, Kind, did_you_mean, wrong_type
 from devpolicy._toml import Inside
 from devpolicy.language.patterns import Pattern, PatternError
-from devpolicy.language.policy import Amount, SizeTest
+from devpolicy.language.policy import Amount
 from devpolicy.model import DTYPE_BITS, FLOATING
-from devpolicy.sizes import SizeError, exact_size, parse_size
+from devpolicy.sizes import SizeError, parse_size
 
 if TYPE_CHECKING:
     from devpolicy._tables import Cursor
@@ -80,36 +80,38 @@ AMOUNT: Kind[Amount] = Kind(
     {"anyOf": [*_SIZE_SCHEMA["anyOf"], {"type": "array", "items": _SIZE_SCHEMA, "minItems": 1}]},
 )
 
-_OPERATORS: dict[str, Literal[">=", "<=", ">", "<", "=="]] = {
-    ">=": ">=", "<=": "<=", ">": ">", "<": "<", "==": "==",
-}  # fmt: skip
-_MISTAKEN = {"=>": ">=", "=<": "<=", "=": "==", "": ">="}
-_SIZE_TEST = re.compile(r"\s*([<>=!]*)\s*(.*?)\s*", re.DOTALL)
 
-
-def _read_size_test(value: object, cursor: Cursor) -> SizeTest | None:
-    if not isinstance(value, str):
-        hint = f'did you mean ">={exact_size(value)}"?' if type(value) is int and value >= 0 else ""
-        wrong_type(value, cursor, 'a comparison such as ">=256 MiB"', hint)
+def _read_share(value: object, cursor: Cursor) -> Amount | None:
+    if isinstance(value, str) and "%" in value:
+        found = _read_amount_part(value, cursor)
+        if found is not None and not found.percent:
+            cursor.error("DP104", "a share of nothing holds nothing", label="no share", help='such as `share = "50%"`')
+            return None
+        return found
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        wrong_type(value, cursor, "a fraction or a percentage", 'write `0.5` or `"50%"`')
         return None
-    found = _SIZE_TEST.fullmatch(value)
-    operator, size = (found[1], found[2]) if found else ("", value)
-    if operator not in _OPERATORS:
-        meant = _MISTAKEN.get(operator)
-        hint = f'did you mean "{meant}{size}"?' if meant else 'such as ">=256 MiB"; operators are >=, >, <=, <, =='
-        cursor.error("DP104", f"`{value}` is no comparison", label="no operator", help=hint)
+    # Written so that it refuses what is not a number, too.
+    if not 0 < value <= 1:
+        hint = f'did you mean "{value:g}%"?' if 1 < value <= 100 else 'such as `share = 0.5` or `share = "50%"`'
+        cursor.error("DP104", f"`{value}` is no share of one", label="not between 0 and 1", help=hint)
         return None
-    try:
-        return SizeTest(_OPERATORS[operator], parse_size(size))
-    except SizeError as broken:
-        cursor.error("DP104", str(broken), label="not a size")
+    percent = round(float(value) * 100, 6)
+    if not percent:
+        cursor.error("DP104", "a share of nothing holds nothing", label="no share", help='such as `share = "50%"`')
         return None
+    return Amount(0, percent)
 
 
-SIZE_TEST: Kind[SizeTest] = Kind(
-    'a comparison such as `">=256 MiB"`',
-    _read_size_test,
-    {"type": "string", "pattern": r"^\s*(>=|<=|>|<|==)\s*[0-9]+(\.[0-9]+)?\s*[KMGTPkmgtp]?i?[Bb]\s*$"},
+SHARE: Kind[Amount] = Kind(
+    "a fraction or a percentage",
+    _read_share,
+    {
+        "anyOf": [
+            {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+            {"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*%\s*$"},
+        ]
+    },
 )
 
 # Names of modules, classes and dtypes.
@@ -151,6 +153,22 @@ def _read_class(value: object, cursor: Cursor) -> str | None:
 
 
 CLASS: Kind[str] = Kind("a glob of class names", _read_class, {"type": "string", "pattern": r"^[^\s.]+$"})
+
+
+def _read_class_path(value: object, cursor: Cursor) -> str | None:
+    if not isinstance(value, str):
+        wrong_type(value, cursor, "the path of a class")
+        return None
+    if re.fullmatch(r"[\w*?]+(\.[\w*?]+)*", value):
+        return value
+    hint = "such as `haystack_integrations.*Embedder`"
+    cursor.error("DP104", f"`{value}` is no path of a class", label="names with dots, `*` and `?`", help=hint)
+    return None
+
+
+CLASS_PATH: Kind[str] = Kind(
+    "a glob of class paths", _read_class_path, {"type": "string", "pattern": r"^[^\s.]+(\.[^\s.]+)*$"}
+)
 
 _SHORT_DTYPES = {
     "bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32",

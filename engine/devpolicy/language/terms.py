@@ -1,4 +1,4 @@
-"""Device terms: `"cuda"`, `"cuda:1"`, `"cpu"`, `"disk"`, `{ device = "cuda", count = 2, same = ["name"] }`.
+"""Device terms: `"cuda"`, `"cuda:1"`, `"cpu"`, `"disk"`, a class's name, `{ device = "cuda", count = 2 }`.
 
 Owns how they are read, in which role a type may stand, and their JSON schema. It knows no host: whether
 there are such devices is the planner's question.
@@ -7,24 +7,14 @@ there are such devices is the planner's question.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-from devpolicy._tables import (
-    Field,
-    JsonSchema,
-    Kind,
-    choice,
-    did_you_mean,
-    integer,
-    list_of,
-    read_table,
-    suggest,
-    table_schema,
-    wrong_type,
-)
+from devpolicy._tables import Field, JsonSchema, Kind, did_you_mean, read_table, suggest, table_schema, wrong_type
 from devpolicy._toml import Inside
 from devpolicy.device import LARGEST_ID
 from devpolicy.host import ACCELERATOR_TYPES
+from devpolicy.language.devices import COUNT, NAME, SAME
 from devpolicy.language.policy import Term
 
 if TYPE_CHECKING:
@@ -34,7 +24,7 @@ Role = Literal["run", "keep", "avoid"]
 
 TYPES = (*ACCELERATOR_TYPES, "cpu", "disk")
 
-_OTHER_NAMES = {
+OTHER_NAMES = {
     "gpu": "cuda", "gpus": "cuda", "nvidia": "cuda", "amd": "cuda", "rocm": "cuda", "hip": "cuda",
     "metal": "mps", "apple": "mps", "intel": "xpu", "ascend": "npu", "gaudi": "hpu",
     "ram": "cpu", "host": "cpu", "nvme": "disk", "ssd": "disk",
@@ -44,6 +34,9 @@ _OTHER_NAMES = {
 
 def read_term(text: str, cursor: Cursor) -> Term | None:
     """Read a term that is text. Collects DP201 or DP104."""
+    if text in cursor.names:
+        cls = cursor.names[text]
+        return None if cls is None else Term(cls.type, None, cls.count, cls.same, cls)
     name, colon, ordinal = text.partition(":")
     if name not in TYPES:
         _unknown_device(text, cursor)
@@ -69,36 +62,41 @@ def read_term(text: str, cursor: Cursor) -> Term | None:
 
 def _unknown_device(text: str, cursor: Cursor) -> None:
     word = text.partition(":")[0].strip().lower()
-    meant = word if word in TYPES else _OTHER_NAMES.get(word) or suggest(word, TYPES)
+    known = (*TYPES, *cursor.names)
+    meant = word if word in TYPES else suggest(text, cursor.names) or OTHER_NAMES.get(word) or suggest(word, known)
     if word == "auto":
         hint = 'list what may be used, the best first: `prefer = ["cuda", "mps", "cpu"]`'
     elif meant:
         rest = text.partition(":")[2].strip()
         hint = f"did you mean `{meant}:{rest}`?" if rest and meant in ACCELERATOR_TYPES else f"did you mean `{meant}`?"
     else:
-        hint = did_you_mean(word, TYPES)
-    cursor.error("DP201", f"`{text}` is no device", label="not a type of device", help=hint)
+        hint = did_you_mean(word, known)
+    label = "not a type or a class of devices" if cursor.names else "not a type of device"
+    cursor.error("DP201", f"`{text}` is no device", label=label, help=hint)
 
 
 def _read_term_table(value: dict[str, object], cursor: Cursor) -> Term | None:
     before = len(cursor.findings)
     keys = read_table(value, cursor, TERM_TABLE, what="a device term", label="a key of a device term")
-    if len(cursor.findings) > before:
+    if len(cursor.findings) > before or "device" not in keys:
         return None
     device: Term = keys["device"]
-    count: int = keys.get("count", 0)
     if device.type not in ACCELERATOR_TYPES:
         cursor.error("DP106", f"`{device}` is one device: it has no `count` and no `same`", help=f'write "{device}"')
         return None
+    count: int = keys.get("count", device.count)
     if device.id is not None and (count > 1 or "same" in value):
         hint = f'write `device = "{device.type}"` for any of them'
         cursor.error("DP106", f"`{device}` is one device, and `count` and `same` speak of several", help=hint)
         return None
-    return Term(device.type, device.id, count if device.id is None else 0, keys.get("same", ()))
+    return replace(device, count=count if device.id is None else 0, same=keys.get("same", device.same))
 
 
 _ID = rf"(:([0-9]|[1-9][0-9]|1[01][0-9]|12[0-{LARGEST_ID % 10}]))?"
-ACCELERATOR_SCHEMA: JsonSchema = {"type": "string", "pattern": f"^({'|'.join(ACCELERATOR_TYPES)}){_ID}$"}
+_TYPE = f"({'|'.join(ACCELERATOR_TYPES)})"
+# A schema cannot tell a class of [devices] from a misspelt type.
+DEVICE_PATTERN = f"^({_TYPE}{_ID}|(?!(cpu|disk)$){NAME})$"
+ACCELERATOR_SCHEMA: JsonSchema = {"type": "string", "pattern": DEVICE_PATTERN}
 
 _DEVICE: Kind[Term] = Kind(
     "a device",
@@ -106,13 +104,9 @@ _DEVICE: Kind[Term] = Kind(
     ACCELERATOR_SCHEMA,
 )
 TERM_TABLE = (
-    Field("device", _DEVICE, "A type of accelerator.", required=True, example='write `device = "cuda"`'),
-    Field("count", integer(1, LARGEST_ID + 1), "Needs at least this many devices, and uses at most as many."),
-    Field(
-        "same",
-        list_of(choice("name", "memory", "capability"), or_one=True, least=1),
-        "In what the devices must be alike.",
-    ),
+    Field("device", _DEVICE, "A type or a class of accelerators.", required=True, example='write `device = "cuda"`'),
+    COUNT,
+    Field("same", SAME, "In what the devices must be alike."),
 )
 
 

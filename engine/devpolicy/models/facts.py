@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from devpolicy.model import DTYPE_BITS, KVCache
+from devpolicy.model import DTYPE_BITS, KVCache, Reads
 from devpolicy.models.ranges import join
 
 Config = Mapping[str, Any]
@@ -32,12 +32,14 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "decoder_layers": ("num_decoder_layers", "decoder_layers"),
     "inner": ("intermediate_size", "d_ff", "n_inner", "ffn_dim", "ffn_hidden_size", "decoder_ffn_dim", "hidden_dim"),
     "experts": ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_topk", "top_k_experts"),
+    "all_experts": ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
     "context": ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "n_ctx", "seq_length"),
 }
 _TEXT_PARTS = ("thinker_config", "text_config", "language_config", "llm_config", "decoder")
 _NO_CACHE = frozenset({"moe", "mlp", "conv", "mamba", "linear_attention", "recurrent", "dummy"})
 _SLIDING = frozenset({"sliding_attention", "hybrid_sliding", "reference_sliding_attention", "window_attention"})
 
+_TOWER = re.compile(r"vision|visual|audio|image|projector|connector|multi_modal|resampler")
 _CROSS = re.compile(r"encoder_?att|encdec|cross_?att")
 _BESIDE = re.compile(r"norm|drop")
 
@@ -67,6 +69,7 @@ def derive(config: Config, modules: Sequence[tuple[str, str]], prefix: str = "")
     facts = {"model_type": config.get("model_type"), "class": root}
     return {
         "kv_cache": tuple(_caches(text, config, modules, prefix, root)),
+        "reads": tuple(_reads(text, config, modules, root)),
         "context": _size(text, "context") or _size(config, "context"),
         "activation": _activation(text) + (vocabulary if scores_each_token else 0),
         "output": vocabulary if "LM" in root or root.endswith("ForConditionalGeneration") else 0,
@@ -159,12 +162,44 @@ def _caches(
     attention = _attention(modules, blocks)
     for block, window in zip(blocks, _windows(text, layers), strict=bool(blocks)):
         # A block without attention (Mamba, convolutions) keeps a state that does not grow with the context.
-        if window != 0 and (block, False) in attention:
-            yield KVCache(attention[block, False], values, window)
+        if (block, False) in attention:
+            where = attention[block, False]
+            yield from [KVCache(where, values, window)] if window != 0 else _state(text, where)
     if paired or config.get("add_cross_attention"):
         for block in blocks:
             if (block, True) in attention:
                 yield KVCache(attention[block, True], values)
+
+
+def _state(config: Config, module: str) -> Iterator[KVCache]:
+    """Yield what gated linear attention keeps: the last inputs of its convolution, and its state.
+
+    The state is computed in float32, and Transformers keeps it so.
+    """
+    sizes = [_number(config, f"linear_{name}") for name in ("num_key_heads", "key_head_dim", "num_value_heads")]
+    head, kernel = _number(config, "linear_value_head_dim"), _number(config, "linear_conv_kernel_dim")
+    if None in (*sizes, head, kernel):
+        return
+    keys, key_head, heads = (size or 0 for size in sizes)
+    yield KVCache(module, (2 * keys * key_head + heads * (head or 0)) * (kernel or 0), 1)
+    yield KVCache(module, heads * key_head * (head or 0), 1, "float32")
+
+
+def _reads(text: Config, config: Config, modules: Sequence[tuple[str, str]], root: str) -> Iterator[Reads]:
+    """Yield the modules of which one token reads less than all: experts, and what runs before the first token."""
+    used, experts = _size(text, "experts"), _size(text, "all_experts")
+    generates = "LM" in root or root.endswith("ForConditionalGeneration")
+    before: str | None = None
+    for path, _ in modules:
+        if before is not None and path.startswith(f"{before}."):
+            continue
+        name = path.rpartition(".")[2]
+        encodes = bool(config.get("is_encoder_decoder")) and name == "encoder"
+        if generates and (encodes or (text is not config and _TOWER.search(name))):
+            before = path
+            yield Reads(path, once=True)
+        elif name == "experts" and used and experts and used < experts:
+            yield Reads(path, used, experts)
 
 
 def _layers(modules: Sequence[tuple[str, str]], count: int, prefix: str, within: str) -> list[str]:

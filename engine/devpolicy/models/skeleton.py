@@ -6,13 +6,13 @@ skeleton is what is left of a model when its weights are taken away.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from devpolicy._tables import FLAG, TEXT, Cursor, Field, Kind, choice, integer, list_of, read_table, wrong_type
 from devpolicy._toml import Document
 from devpolicy.errors import Diagnostic, ModelError
-from devpolicy.model import DTYPE_BITS, KVCache, ModelTree, Module, Tensor
+from devpolicy.model import DTYPE_BITS, KVCache, ModelTree, Module, Reads, Tensor
 from devpolicy.models.ranges import LARGEST_TREE, PatternError, expand_path, expand_tree, join
 
 MOST_FINDINGS = 100
@@ -77,7 +77,15 @@ MODULE_FIELDS = (
 KV_CACHE_FIELDS = (
     Field("module", TEXT, "Path of the module that keeps it; a part may be a range.", required=True),
     Field("values", _COUNT, "Scalars per token and sequence.", required=True),
-    Field("window", _COUNT, "Tokens that are kept at most."),
+    Field("window", _COUNT, "Tokens that are kept at most; 1 for a state that does not grow with the context."),
+    Field("dtype", _DTYPE, "Torch's name of the dtype that it has in any case.", default="the workload's"),
+)
+
+READS_FIELDS = (
+    Field("module", TEXT, "Path of the module; a part may be a range.", required=True),
+    Field("parts", integer(1), "How many of its equal parts one token reads.", default="1"),
+    Field("of", integer(1), "How many there are: the experts of a mixture.", default="1"),
+    Field("once", FLAG, "Whether it runs once for a request and not for each token.", default="false"),
 )
 
 MODEL_FIELDS = (
@@ -93,6 +101,7 @@ MODEL_FIELDS = (
     Field("facts", Kind("a table of text", _read_facts, {"type": "object"}), "What else is known, for people."),
     Field("module", _TABLES, "The modules, parents first, in execution order.", required=True),
     Field("kv_cache", _TABLES, "The caches that generation keeps."),
+    Field("reads", _TABLES, "Of which modules one token reads less than all."),
 )
 
 
@@ -110,14 +119,22 @@ def read(document: Document) -> ModelTree:
     if top.pop("schema", 1) != 1:
         cursor.at("schema").error("DP107", "this version of devpolicy reads model files of schema 1 only")
     modules = _read_modules(top.pop("module", []), cursor.at("module"), top.get("dtype") or "float32")
-    caches = _read_caches(top.pop("kv_cache", []), cursor.at("kv_cache"), {module.path for module in modules})
+    known = {module.path for module in modules}
+    caches = [
+        KVCache(path, entry["values"], entry.get("window"), entry.get("dtype"))
+        for path, entry in _read_ranges(top.pop("kv_cache", []), cursor.at("kv_cache"), KV_CACHE_FIELDS, known)
+    ]
+    reads = [
+        Reads(path, entry.get("parts", 1), entry.get("of", 1), entry.get("once", False))
+        for path, entry in _read_ranges(top.pop("reads", []), cursor.at("reads"), READS_FIELDS, known)
+    ]
     if not cursor.findings:
         _check_ties(top.get("ties", ()), cursor.at("ties"), modules)
     if cursor.findings:
         raise ModelError(cursor.findings)
     top["no_split"] = frozenset(top.get("no_split", ()))
     try:
-        return ModelTree(modules=modules, kv_cache=caches, **top)
+        return ModelTree(modules=modules, kv_cache=tuple(caches), reads=tuple(reads), **top)
     except ModelError as broken:
         raise ModelError(Diagnostic("DP104", str(broken), document.place(("module",), "key"))) from None
 
@@ -153,17 +170,21 @@ def _read_modules(tables: Sequence[object], cursor: Cursor, dtype: str) -> tuple
     )
 
 
-def _read_caches(tables: Sequence[object], cursor: Cursor, known: set[str]) -> tuple[KVCache, ...]:
-    caches: list[KVCache] = []
+def _read_ranges(
+    tables: Sequence[object], cursor: Cursor, fields: Sequence[Field], known: set[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each module that a list of tables names, with the table; a table with a range stands for several."""
+    key = cursor.path[-1]
+    count = 0
     for index, table in enumerate(tables):
         inside = cursor.at(index)
         if len(cursor.findings) >= MOST_FINDINGS:
-            break
-        if len(caches) > LARGEST_TREE:
-            inside.error("DP104", f"there are more than {LARGEST_TREE} KV caches", part="key")
-            break
-        entry = read_table(table, inside, KV_CACHE_FIELDS, what="[[kv_cache]]", label="a key of a KV cache")
-        if "module" not in entry or "values" not in entry:
+            return
+        if count > LARGEST_TREE:
+            inside.error("DP104", f"there are more than {LARGEST_TREE} entries of `{key}`", part="key")
+            return
+        entry = read_table(table, inside, fields, what=f"[[{key}]]", label=f"a key of `{key}`")
+        if any(field.required and field.name not in entry for field in fields):
             continue
         try:
             paths = list(expand_path(entry["module"]))
@@ -173,8 +194,8 @@ def _read_caches(tables: Sequence[object], cursor: Cursor, known: set[str]) -> t
         unknown = next((path for path in paths if path not in known), None)
         if unknown is not None and known:
             inside.at("module").error("DP202", f"`{unknown}` is no module of this model")
-        caches += [KVCache(path, entry["values"], entry.get("window")) for path in paths]
-    return tuple(caches)
+        count += len(paths)
+        yield from ((path, entry) for path in paths)
 
 
 def _check_ties(ties: Sequence[Sequence[str]], cursor: Cursor, modules: Iterable[Module]) -> None:

@@ -7,11 +7,14 @@ which ranges they make. It decides nothing about what a key means.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from devpolicy._toml import quote, write_key
-from devpolicy.model import KVCache, ModelTree, Module, Tensor
+from devpolicy.model import KVCache, ModelTree, Module, Reads, Tensor
 from devpolicy.models.ranges import LARGEST_NUMBER, join
+
+T = TypeVar("T", bound=KVCache | Reads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,9 @@ def write(tree: ModelTree) -> str:
         lines += _block("ties", map(_list, tree.ties))
     lines += _block("module", (_module(tree.modules[run.position], run.pattern, tree.dtype) for run in _runs(tree)))
     if tree.kv_cache:
-        lines += _block("kv_cache", (_cache(cache, pattern) for pattern, cache in _cache_runs(tree.kv_cache)))
+        lines += _block("kv_cache", (_cache(cache, pattern) for pattern, cache in _ranges(tree.kv_cache)))
+    if tree.reads:
+        lines += _block("reads", (_reads(entry, pattern) for pattern, entry in _ranges(tree.reads)))
     return "\n".join(lines) + "\n"
 
 
@@ -64,7 +69,20 @@ def _module(module: Module, pattern: str, dtype: str | None) -> str:
 
 def _cache(cache: KVCache, pattern: str) -> str:
     pairs = [("module", quote(pattern)), ("values", str(cache.values))]
-    return _table(pairs if cache.window is None else [*pairs, ("window", str(cache.window))])
+    if cache.window is not None:
+        pairs.append(("window", str(cache.window)))
+    if cache.dtype is not None:
+        pairs.append(("dtype", quote(cache.dtype)))
+    return _table(pairs)
+
+
+def _reads(entry: Reads, pattern: str) -> str:
+    pairs = [("module", quote(pattern))]
+    if entry.of != 1:
+        pairs += [("parts", str(entry.parts)), ("of", str(entry.of))]
+    if entry.once:
+        pairs.append(("once", "true"))
+    return _table(pairs)
 
 
 def _list(texts: Iterable[str]) -> str:
@@ -136,11 +154,11 @@ def _written(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{{{names[0]}..{names[-1]}}}"
 
 
-def _cache_runs(caches: Sequence[KVCache]) -> Iterator[tuple[str, KVCache]]:
-    """Yield `(pattern, cache)`: consecutive equal caches whose paths differ in one number, counting up, are one."""
+def _ranges(entries: Sequence[T]) -> Iterator[tuple[str, T]]:
+    """Yield `(pattern, entry)`: consecutive equal entries whose modules differ in one number, counting up, are one."""
     at = 0
-    while at < len(caches):
-        first, end = caches[at], at + 1
+    while at < len(entries):
+        first, end = entries[at], at + 1
         parts = first.module.split(".")
         pattern = first.module
         for place, part in enumerate(parts):
@@ -148,9 +166,9 @@ def _cache_runs(caches: Sequence[KVCache]) -> Iterator[tuple[str, KVCache]]:
             if number is None:
                 continue
             count = 1
-            while at + count < len(caches):
+            while at + count < len(entries):
                 wanted = ".".join([*parts[:place], str(number + count), *parts[place + 1 :]])
-                if caches[at + count] != KVCache(wanted, first.values, first.window):
+                if entries[at + count] != replace(first, module=wanted):
                     break
                 count += 1
             if at + count > end and number + count - 1 <= LARGEST_NUMBER:  # more digits are read as a name

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field, replace
 
 from devpolicy.device import DeviceType
 from devpolicy.errors import Diagnostic
+from devpolicy.host import Host
 from devpolicy.language.policy import Policy, Rule, Term
-from devpolicy.placement.seats import Seat, avoids
+from devpolicy.placement.cost import Costs
+from devpolicy.placement.seats import Found, Seat, avoids, find
 from devpolicy.placement.sizing import Sizing
 from devpolicy.placement.targets import Target
 from devpolicy.placement.trace import Trace
@@ -43,7 +45,23 @@ class World:
     disk: Seat
     target: Target
     policy: Policy
+    host: Host
     sizing: Sizing
+    costs: Costs
+    _found: dict[Term, Found] = field(default_factory=dict)
+
+    @property
+    def link(self) -> bool:
+        """Whether what is kept elsewhere comes over a link: not where everything is one memory."""
+        return self.kind != "cpu" and not any(seat.unified for seat in self.seats)
+
+    def named(self, term: Term) -> tuple[list[int], str]:
+        """Return the numbers of the seats that a rule's term names, and where there are none, why."""
+        found = self._found.get(term)
+        if found is None:
+            found = self._found[term] = find(term, self.policy, self.host)
+        devices = {seat.device for seat in found.seats}
+        return [number for number, seat in enumerate(self.seats) if seat.device in devices], found.reason
 
     def beside(self, main: int) -> set[int]:
         """Return the seats that a plan may use with `main` as its main device while weights are kept elsewhere.
@@ -196,7 +214,7 @@ def no_place(
     """Return why `units` cannot be kept on `place`, or `None` where they can."""
     said = None if rule is None else rule.place
     who = "`overflow`" if rule is None else f"rule `{rule.name}`"
-    if avoids(world.policy, place, None):
+    if avoids(world.policy, place):
         return Diagnostic(
             "DP302", f"{who} keeps `{units[0].path}` on `{place}`, which `avoid` excludes", said,
             help=f"take `{place}` out of `avoid`, or keep it elsewhere",
@@ -250,16 +268,13 @@ def _pin(
                 help='`offload = "cpu"` keeps the weights there and runs them on the accelerator',
             )
             continue
-        numbers = [
-            number
-            for number, seat in enumerate(world.seats)
-            if seat.device.type.value == term.type and term.id in (None, seat.device.id or 0)
-        ]
+        numbers, reason = world.named(term)
         if not numbers:
             failure = Diagnostic(
                 "DP302",
                 f"rule `{rule.name}` runs `{units[members[0]].path}` on `{term}`, and this plan has no such device",
                 rule.place,
+                notes=(reason,) if reason else (),
                 help='name a device of the host, or set `on_exhausted = "next"`',
             )
             continue

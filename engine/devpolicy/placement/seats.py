@@ -10,8 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from devpolicy.device import Device, DeviceType
+from devpolicy.errors import Diagnostic, Unsatisfiable
 from devpolicy.host import Accelerator, Host
+from devpolicy.language.devices import alike
 from devpolicy.language.policy import Amount, MemoryRule, Policy, Term
+from devpolicy.placement.speeds import RAM, Speeds, bandwidth
 from devpolicy.sizes import GIB, MIB
 
 FREE_STEP = 256 * MIB
@@ -36,11 +39,21 @@ class Seat:
     unified: bool = False
     others: int = 0
     """Taken by components planned before."""
+    share: Amount | None = None
+    """The largest percentage of the budget that the component itself may take."""
+    bandwidth: int = RAM
+    """Bytes that it reads in a second, as far as is known."""
+
+    @property
+    def own(self) -> int:
+        """Bytes below the headroom that the component may take by its share, others or not."""
+        whole = self.cap - self.headroom
+        return whole if self.share is None else self.share.of(max(0, whole))
 
     @property
     def budget(self) -> int:
-        """Bytes below the headroom that others have left."""
-        return self.cap - self.headroom - self.others
+        """Bytes below the headroom that others have left, and that the component's share allows."""
+        return min(self.own, self.cap - self.headroom - self.others)
 
     def claimed(self, claims: Mapping[str, int]) -> Seat:
         """Return this seat with what `claims` take of it, in bytes by device."""
@@ -62,27 +75,28 @@ class Found:
 def find(term: Term, policy: Policy, host: Host) -> Found:
     """Return the seats of a term in id order, without avoided and faulty devices."""
     if term.type == "cpu":
-        if avoids(policy, "cpu", None):
+        if avoids(policy, "cpu"):
             return Found(reason="`avoid` excludes `cpu`")
         return Found((cpu_seat(policy, host),))
     fault = host.fault(term.type)
     if fault is not None:
         return Found(reason=f"the `{term.type}` driver failed: {fault}")
-    named = [one for one in host.devices(term.type) if term.id is None or one.id == term.id]
+    named = [one for one in host.devices(term.type) if term.names(one)]
     if not named:
         return Found(reason=_none_of(term, host))
     working = [one for one in named if one.fault is None]
     if not working:
         faults = "; ".join(f"`{one.type}:{one.id}`: {one.fault}" for one in named)
         return Found(reason=f"no usable device ({faults})")
-    allowed = [one for one in working if not avoids(policy, one.type, one.id)]
+    allowed = [one for one in working if not avoids(policy, one)]
     if not allowed:
         return Found(reason=f"`avoid` excludes {_listed(f'{one.type}:{one.id}' for one in working)}")
+    if term.same or term.count:
+        allowed = alike(allowed, term.same, term.count)
     if term.count:
-        allowed = _alike(allowed, term)
         if len(allowed) < term.count:
-            alike = f" with the same {' and '.join(term.same)}" if term.same else ""
-            return Found(reason=f"needs {term.count} devices{alike}, the host has {len(allowed)}")
+            same = f" with the same {' and '.join(term.same)}" if term.same else ""
+            return Found(reason=f"needs {term.count} devices{same}, the host has {len(allowed)}")
         allowed = allowed[: term.count]
     return Found(tuple(accelerator_seat(one, policy, host) for one in allowed))
 
@@ -91,6 +105,9 @@ def _none_of(term: Term, host: Host) -> str:
     others = host.devices(term.type)
     if not others:
         return f"the host has no `{term.type}` device"
+    if term.cls is not None:
+        unlike = ", ".join(f"`{one.type}:{one.id}`: {term.cls.unlike(one)}" for one in others)
+        return f"no device of the host is `{term}` ({unlike})"
     return f"the host has no `{term}`, it has {_listed(f'{one.type}:{one.id}' for one in others)}"
 
 
@@ -98,18 +115,11 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def avoids(policy: Policy, kind: str, number: int | None) -> bool:
-    """Whether `avoid` rules a device out, or a place to keep weights."""
-    return any(term.type == kind and term.id in (None, number) for term in policy.avoid)
-
-
-def _alike(devices: list[Accelerator], term: Term) -> list[Accelerator]:
-    """Return the first group, in id order, of devices that agree in all that `same` names; else the largest group."""
-    groups: dict[tuple[object, ...], list[Accelerator]] = {}
-    for one in devices:
-        groups.setdefault(tuple(getattr(one, key) for key in term.same), []).append(one)
-    enough = [group for group in groups.values() if len(group) >= term.count]
-    return enough[0] if enough else max(groups.values(), key=len)
+def avoids(policy: Policy, what: Accelerator | str) -> bool:
+    """Whether `avoid` rules out an accelerator, or the CPU or the disk."""
+    if isinstance(what, str):
+        return any(term.type == what for term in policy.avoid)
+    return any(term.names(what) for term in policy.avoid)
 
 
 def _device(one: Accelerator) -> Device:
@@ -118,7 +128,7 @@ def _device(one: Accelerator) -> Device:
 
 def accelerator_seat(one: Accelerator, policy: Policy, host: Host) -> Seat:
     """Return the seat of one accelerator under the policy's `[memory]`."""
-    said = _said(policy, one.type, one.id)
+    said = _said(policy, one)
     total, free = one.memory, one.free
     if one.unified:
         # One pool and one budget: what the CPU's side has taken, or may not take, is not there for the accelerator.
@@ -129,8 +139,10 @@ def accelerator_seat(one: Accelerator, policy: Policy, host: Host) -> Seat:
         cap = min(cap, cpu_seat(policy, host).cap)
     headroom = (DEFAULT_HEADROOM if said.headroom is None else said.headroom).of(basis)
     if one.unified:
-        headroom = max(headroom, cap - cpu_seat(policy, host).budget)
-    return Seat(_device(one), cap, headroom, _of(said.kv_cache, basis), _of(said.activations, basis), one.unified)
+        cpu = cpu_seat(policy, host)
+        headroom = max(headroom, cap - (cpu.cap - cpu.headroom))
+    reserved = _of(said.kv_cache, basis), _of(said.activations, basis)
+    return Seat(_device(one), cap, headroom, *reserved, one.unified, share=policy.share, bandwidth=bandwidth(one))
 
 
 def pooled(claims: Mapping[str, int], host: Host) -> Mapping[str, int]:
@@ -144,34 +156,64 @@ def pooled(claims: Mapping[str, int], host: Host) -> Mapping[str, int]:
 
 def cpu_seat(policy: Policy, host: Host) -> Seat:
     """Return the seat of the CPU's memory."""
-    said = _said(policy, "cpu", None)
+    said = _said(policy, "cpu")
     basis = host.memory if said.basis == "total" else host.free - host.free % FREE_STEP
     cap = min(basis, (said.cap or DEFAULT_CPU_CAP).of(basis))
     headroom = said.headroom.of(basis) if said.headroom else 0
-    return Seat(Device.cpu(), cap, headroom, _of(said.kv_cache, basis), _of(said.activations, basis))
+    reserved = _of(said.kv_cache, basis), _of(said.activations, basis)
+    return Seat(Device.cpu(), cap, headroom, *reserved, share=policy.share, bandwidth=Speeds.of(host).ram)
 
 
 def disk_seat(policy: Policy, host: Host) -> Seat:
     """Return the seat of the disk: what may be written there."""
-    said = _said(policy, "disk", None)
+    said = _said(policy, "disk")
     basis = host.disk if said.basis == "total" else host.disk_free - host.disk_free % FREE_STEP
     cap = min(basis, (said.cap or _WHOLE).of(basis))
-    return Seat(Device.disk(), cap, said.headroom.of(basis) if said.headroom else 0)
+    return Seat(Device.disk(), cap, said.headroom.of(basis) if said.headroom else 0, share=policy.share)
 
 
 def _of(amount: Amount | None, basis: int) -> int | None:
     return None if amount is None else amount.of(basis)
 
 
-def _said(policy: Policy, kind: str, number: int | None) -> MemoryRule:
-    """Merge what `[memory]` says of a device: key by key, the device before its type."""
-    merged = MemoryRule(Term(kind, number))
-    for rule in sorted(policy.memory, key=lambda rule: rule.term.id is not None):
-        if rule.term.type == kind and rule.term.id in (None, number):
-            stated = {
-                key: value
-                for key in ("basis", "cap", "headroom", "kv_cache", "activations")
-                if (value := getattr(rule, key)) is not None
-            }
-            merged = replace(merged, **stated)
-    return merged
+_KEYS = ("basis", "cap", "headroom", "kv_cache", "activations")
+
+
+def _said(policy: Policy, what: Accelerator | str) -> MemoryRule:
+    """Merge what `[memory]` says of a device: key by key, the device before its classes before its type.
+
+    Raises `Unsatisfiable`, DP306, where two of its classes say different things.
+    """
+    said = MemoryRule(Term(what if isinstance(what, str) else what.type))
+    by: dict[str, MemoryRule] = {}
+    for rule in sorted(policy.memory, key=_rank):
+        if rule.term.type != what if isinstance(what, str) else not rule.term.names(what):
+            continue
+        for key in _KEYS:
+            value = getattr(rule, key)
+            if value is None:
+                continue
+            other = by.get(key)
+            if other is not None and _rank(other) == _rank(rule) and getattr(other, key) != value:
+                raise Unsatisfiable(
+                    _disagreement(str(what if isinstance(what, str) else _device(what)), key, other, rule)
+                )
+            by[key] = rule
+    return replace(said, **{key: getattr(rule, key) for key, rule in by.items()})
+
+
+def _rank(rule: MemoryRule) -> int:
+    """How specific an entry of `[memory]` is: a type, a class, a device."""
+    return 2 if rule.term.id is not None else 1 if rule.term.cls is not None else 0
+
+
+def _disagreement(device: str, key: str, one: MemoryRule, other: MemoryRule) -> Diagnostic:
+    where = f" at {one.place}" if one.place else ""
+    return Diagnostic(
+        "DP306",
+        f"`{device}` is of `{one.term}` and of `{other.term}`, and they say different things of its `{key}`",
+        other.place,
+        "the second",
+        notes=(f"`{one.term}` says so{where}",),
+        help=f'say it of the device itself: `[memory."{device}"]`, or make the classes exclude each other',
+    )

@@ -50,10 +50,10 @@ def size_model(tree: ModelTree, workload: Workload) -> Sizing:
     context = workload.context or min(DEFAULT_CONTEXT, tree.context or DEFAULT_CONTEXT)
     computed = dtype or _floating_dtype(tree)
     kv_cache = [0] * count
-    cached = _itemsize(workload.kv_dtype or computed)
+    cached = workload.kv_dtype or computed
     for cache in tree.kv_cache:
         tokens = min(context, cache.window) if cache.window else context
-        kv_cache[tree.index[cache.module]] += cache.values * tokens * workload.batch * cached
+        kv_cache[tree.index[cache.module]] += cache.values * tokens * workload.batch * _itemsize(cache.dtype or cached)
     activations = workload.batch * (tree.activation * context + tree.output) * _itemsize(computed)
     return Sizing(weights, buffers, whole, kv_cache, activations, context, computed)
 

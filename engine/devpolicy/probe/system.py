@@ -14,14 +14,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from devpolicy.host import ARCHITECTURES, SYSTEMS, normal_name
+from devpolicy.host import ARCHITECTURES, SOFTWARE, SYSTEMS, normal_name
 from devpolicy.probe.answer import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from os import PathLike
 
-PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "haystack-ai", "spacy")
+PACKAGES = tuple(name for name in SOFTWARE if name not in ("python", "driver", "macos"))
 
 # cgroup v1 writes "no limit" as the largest multiple of a page.
 UNLIMITED = 1 << 60
@@ -112,8 +112,10 @@ def disk(path: str | PathLike[str] | None = None) -> Amount:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that a policy may ask for; nothing is imported."""
+    """Return the versions of Python, macOS and the packages that a policy may ask for; nothing is imported."""
     found = {"python": platform.python_version()}
+    if macos := clean(platform.mac_ver()[0]):  # empty elsewhere
+        found["macos"] = macos
     for name in PACKAGES:
         try:
             version = metadata.version(name)

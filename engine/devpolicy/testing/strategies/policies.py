@@ -32,6 +32,8 @@ CLASSES = ("Linear", "Embedding", "*Attention", "*MLP", "*", "Llama*Layer")
 
 _PLACES = st.sampled_from(["cpu", "disk"])
 _SIZES = st.sampled_from(["1 KiB", "1 MiB", "256 MiB", "1 GiB", "1.5 GiB", "20 GiB", "24 GB", "1 TiB"])
+_CARDS = st.sampled_from(["1 GiB", "8 GiB", "12 GiB", "24 GiB", "40 GiB", "80 GiB"])
+_OPERATORS = st.sampled_from([">=", "<=", ">", "<", "=="])
 _UNKIND_SIZES = st.sampled_from(["0 B", "1 B", "8000 PiB"]) | st.integers(0, 2**63 - 1).map(lambda size: f"{size} B")
 
 
@@ -87,19 +89,21 @@ def policy_texts(
 @st.composite
 def _texts(draw: st.DrawFn, modules: Sequence[str], types: Sequence[str], hostile: bool) -> str:
     make = _Maker(draw, modules, types, hostile)
+    classes = make.class_lines()
     lines = [f"prefer = {make.run_terms()}"]
     lines += make.some(
         {
             "overflow": make.places,
-            "avoid": lambda: _array(draw(st.lists(make.plain_terms.map(quote), max_size=2))),
+            "avoid": lambda: _array(draw(st.lists(make.named_terms.map(quote), max_size=2))),
             "split": lambda: quote(draw(st.sampled_from(["when-needed", "never", "balanced"]))),
             "ties": make.ties,
         }
     )
+    lines += make.require_lines()
     # Rules and the shorthand stand in either order, which means something.
     parts = [make.offload_lines(), make.rule_lines()]
     lines += [line for part in draw(st.permutations(parts)) for line in part]
-    lines += make.memory_lines()
+    lines += [*classes, *make.memory_lines()]
     workload = make.some(
         {
             "context": lambda: str(draw(st.integers(1, 2**31 - 1 if hostile else 8192))),
@@ -123,6 +127,7 @@ class _Maker:
         ids = st.integers(0, LARGEST_ID if hostile else 3)
         self.types = st.sampled_from(list(types))
         self.plain_terms = st.just("cpu") | self.types | st.builds(lambda kind, n: f"{kind}:{n}", self.types, ids)
+        self.named_terms = self.plain_terms
         self.sizes = _SIZES | _UNKIND_SIZES if hostile else _SIZES
         self.most = 8 if hostile else 3
 
@@ -130,11 +135,59 @@ class _Maker:
         """Return lines `key = value` for some of the keys."""
         return [f"{key} = {value()}" for key, value in keys.items() if self.draw(st.booleans())]
 
+    def class_lines(self) -> list[str]:
+        """Return `[devices]`, whose classes may then stand for devices."""
+        lines: list[str] = []
+        names = self.draw(st.just([]) | st.lists(st.sampled_from(["big", "small"]), min_size=1, unique=True))
+        for name in names:
+            tests = self.some({**self.device_tests(), "count": lambda: str(self.draw(st.integers(1, 2)))})
+            lines += [f"[devices.{name}]", f"type = {quote(self.draw(self.types))}", *tests]
+        self.named_terms = self.plain_terms | st.sampled_from(names) if names else self.plain_terms
+        return lines
+
+    def device_tests(self) -> dict[str, Callable[[], str]]:
+        """Return what may be asked of accelerators of one type."""
+        draw = self.draw
+        numbers = st.lists(st.integers(0, 3), min_size=1, max_size=3, unique=True)
+        names = st.sampled_from(["*", "NVIDIA *", "*RTX*", "*A100*", "Apple *"])
+        return {
+            "id": lambda: str(draw(numbers)),
+            "name": lambda: quote(draw(names)),
+            "memory": lambda: self.least(_CARDS),
+            "free": lambda: self.least(_CARDS),
+            "capability": lambda: quote(draw(st.sampled_from(["8", "8.0", ">8.0", "<9.0", "==8.9", ">=7.5"]))),
+            "same": lambda: quote(draw(st.sampled_from(["name", "memory", "capability"]))),
+        }
+
+    def least(self, sizes: st.SearchStrategy[str]) -> str:
+        return quote(self.draw(_OPERATORS | st.just("")) + self.draw(sizes))
+
+    def condition(self) -> str:
+        """Return a condition on a host, as an inline table."""
+        draw = self.draw
+        kind = draw(self.types)
+        keys: dict[str, Callable[[], str]] = {
+            kind: lambda: draw(st.sampled_from(["1", "2", '"==0"', '"<=2"'])),
+            "os": lambda: draw(st.sampled_from(['"linux"', '["linux", "macos"]', '"windows"'])),
+            "memory": lambda: self.least(_SIZES),
+            "free": lambda: self.least(_SIZES),
+            "disk_free": lambda: self.least(_SIZES),
+            "torch": lambda: quote(draw(st.sampled_from(["2.6", ">=2.6", "<2.13", "==2.13.*", ">=2.6, <3"]))),
+        }
+        if draw(st.booleans()):
+            keys[kind] = lambda: _inline([*self.some(self.device_tests()), "count = 1"])
+        return _inline(self.some(keys) or [f"{kind} = {keys[kind]()}"])
+
+    def require_lines(self) -> list[str]:
+        rarely = st.sampled_from([False, False, False, True])
+        return [f"require = {self.condition()}"] if self.draw(rarely) else []
+
     def run_terms(self) -> str:
         same = st.lists(st.sampled_from(["name", "memory", "capability"]), unique=True, min_size=1).map(_quoted_array)
-        alike = st.builds(lambda kind, names: f'{{ device = "{kind}", same = {names} }}', self.types, same)
-        several = st.builds(lambda kind, n: f'{{ device = "{kind}", count = {n} }}', self.types, st.integers(1, 4))
-        term = self.plain_terms.map(quote) | several | alike
+        kinds = self.named_terms.filter(lambda term: term != "cpu" and ":" not in term)
+        alike = st.builds(lambda kind, names: f'{{ device = "{kind}", same = {names} }}', kinds, same)
+        several = st.builds(lambda kind, n: f'{{ device = "{kind}", count = {n} }}', kinds, st.integers(1, 4))
+        term = self.named_terms.map(quote) | several | alike
         return self.draw(term | st.lists(term, min_size=1, max_size=3).map(_array))
 
     def places(self) -> str:
@@ -158,11 +211,10 @@ class _Maker:
     def rule(self, number: int) -> list[str]:
         draw = self.draw
         match = st.lists(self.patterns, min_size=1, max_size=2).map(_quoted_array)
-        operators = st.sampled_from([">=", "<=", ">", "<", "=="])
         selectors: dict[str, Callable[[], str]] = {
             "match": lambda: draw(self.patterns.map(quote) | match),
             "class": lambda: quote(draw(st.sampled_from(CLASSES))),
-            "size": lambda: quote(draw(operators) + draw(self.sizes)),
+            "size": lambda: quote(draw(_OPERATORS) + draw(self.sizes)),
         }
         actions: dict[str, Callable[[], str]] = {
             "prefer": self.run_terms,
@@ -177,13 +229,14 @@ class _Maker:
                 "ties": self.ties,
                 "on_exhausted": lambda: quote(draw(st.sampled_from(["error", "next"]))),
                 "reason": lambda: quote(draw(st.text(max_size=5))),
+                "when": self.condition,
             }
         )
         return ["[[rule]]", *selected, *(f"{key} = {actions[key]()}" for key in done), *others]
 
     def memory_lines(self) -> list[str]:
         lines: list[str] = []
-        for term in self.draw(st.lists(self.plain_terms, max_size=2, unique=True)):
+        for term in self.draw(st.lists(self.named_terms, max_size=2, unique=True)):
             keys: dict[str, Callable[[], str]] = {
                 "basis": lambda: quote(self.draw(st.sampled_from(["free", "total"]))),
                 "cap": self.amount,
@@ -200,3 +253,7 @@ def _array(items: Sequence[str]) -> str:
 
 def _quoted_array(items: Sequence[Any]) -> str:
     return _array([quote(item) for item in items])
+
+
+def _inline(keys: Sequence[str]) -> str:
+    return f"{{ {', '.join(keys)} }}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from functools import cache
+from collections import namedtuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,15 @@ from devpolicy.testing.simulation.running import paused
 if TYPE_CHECKING:
     from devpolicy.testing.simulation.libraries import Answer
     from devpolicy.testing.simulation.running import Simulation
+
+
+COMMON = {
+    "virtual_memory": namedtuple("svmem", "total available percent used free"),
+    "disk_usage": namedtuple("sdiskusage", "total used free percent"),
+}
+"""The fields that psutil's answers have on every system."""
+
+_shapes: dict[str, Any] = {}
 
 
 def virtual_memory(simulation: Simulation) -> Any:
@@ -40,13 +49,18 @@ def disk_usage(simulation: Simulation, path: Any) -> Any:
     return shutil._ntuple_diskusage(host.disk, host.disk - host.disk_free, host.disk_free)
 
 
-@cache
 def _shape_of(question: str, *arguments: Any) -> Any:
     """Return psutil's tuple for an answer here. Its fields differ by system and version, so the real one is asked."""
-    import psutil
+    if question not in _shapes:
+        import psutil
 
-    with paused():
-        return type(getattr(psutil, question)(*arguments))
+        with paused():
+            shape = type(getattr(psutil, question)(*arguments))
+        if not hasattr(shape, "_fields"):
+            # A test has put something of its own in psutil's place, and will take it away.
+            return COMMON[question]
+        _shapes[question] = shape
+    return _shapes[question]
 
 
 def psutil_disk_usage(simulation: Simulation, path: str) -> Any:

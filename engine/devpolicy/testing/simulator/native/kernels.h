@@ -217,6 +217,12 @@ inline Tensor native_dropout_backward(const Tensor& grad, const Tensor& mask, do
   return scale == 0 ? at::zeros_like(grad) : grad.mul(mask.to(grad.scalar_type()).div_(1 / scale));
 }
 
+// cuDNN is not there.
+inline bool no_cudnn_ctc_loss(const Tensor&, const Tensor&, at::IntArrayRef, at::IntArrayRef, int64_t) { return false; }
+inline bool no_cudnn_ctc_loss_of_tensors(const Tensor&, const Tensor&, const Tensor&, const Tensor&, int64_t) {
+  return false;
+}
+
 // A GPU runs a whole recurrent layer in one kernel, the CPU in another: the CPU's serves where nothing is learnt.
 template <int kind>
 void recurrent(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
@@ -270,6 +276,8 @@ void register_kernels(std::vector<std::unique_ptr<torch::Library>>& kept, c10::D
   impl("histc", histc);
   impl("native_dropout", native_dropout);
   impl("native_dropout_backward", native_dropout_backward);
+  impl("_use_cudnn_ctc_loss", no_cudnn_ctc_loss);
+  impl("_use_cudnn_ctc_loss.Tensor", no_cudnn_ctc_loss_of_tensors);
   auto& above = library("aten", autograd);
   above.impl("scaled_dot_product_attention", attention<kind>);
   for (const auto* layer : {"lstm.input", "lstm.data", "gru.input", "gru.data", "rnn_tanh.input", "rnn_tanh.data",
