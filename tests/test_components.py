@@ -17,6 +17,7 @@ from devpolicy import (
     plan,
     plan_all,
     resolve,
+    use_policy,
 )
 from devpolicy.errors import ModelError
 from devpolicy.language import fields
@@ -340,3 +341,56 @@ def test_a_component_s_own_folder_is_beside_the_policy_and_its_own(tmp_path: Pat
 
 def test_the_targets_of_the_language_are_those_that_can_be_planned_for() -> None:
     assert sorted(TARGETS) == sorted(fields.TARGETS)
+
+
+# At component init.
+
+
+def test_a_component_that_is_resolved_again_keeps_its_device_whoever_came_since() -> None:
+    policy = Policy.parse(ROOMY)
+    with use_policy(policy, TWO):
+        first = resolve(policy, component="first", model=weights(4))
+        resolve(policy, component="second", model=weights(5))
+        assert resolve(policy, component="first", model=weights(4)) == first
+        # Nine of ten GiB are taken: one that was counted twice would leave less.
+        assert resolve(policy, component="third", model=weights(1)).to_torch_str() == "cuda:0"
+
+
+def test_a_component_with_another_model_is_moved_and_counted_once() -> None:
+    policy = Policy.parse(ROOMY)
+    with use_policy(policy, TWO):
+        resolve(policy, component="first", model=weights(4))
+        resolve(policy, component="second", model=weights(5))
+        assert resolve(policy, component="first", model=weights(8)).to_torch_str() == "cuda:1"
+        assert resolve(policy, component="third", model=weights(5)).to_torch_str() == "cuda:0"
+
+
+def test_what_the_policy_writes_before_a_component_has_its_place_first() -> None:
+    policy = Policy.parse(ROOMY + needing(first="6 GiB", second="6 GiB"))
+    with use_policy(policy, TWO):
+        assert resolve(policy, component="second").to_torch_str() == "cuda:1"
+        assert resolve(policy, component="first").to_torch_str() == "cuda:0"
+    assert resolve(policy, TWO, component="second").to_torch_str() == "cuda:1"
+
+
+def test_a_model_that_is_given_takes_the_place_of_what_was_kept_for_it() -> None:
+    policy = Policy.parse(ROOMY + needing(first="6 GiB", second="6 GiB"))
+    with use_policy(policy, TWO):
+        assert resolve(policy, component="second").to_torch_str() == "cuda:1"
+        assert resolve(policy, component="first", model=weights(1)).to_torch_str() == "cuda:0"
+        assert plan(policy, weights(9), component="third").ledger["cuda:0"].others == GIB
+
+
+def test_a_component_before_it_that_has_no_place_is_told_by_name() -> None:
+    policy = Policy.parse("prefer = 'cuda'\n" + needing(first="60 GiB", second="1 GiB"))
+    with use_policy(policy, TWO), pytest.raises(Unsatisfiable, match="component `first`: nothing in `prefer` can hold"):
+        resolve(policy, component="second")
+
+
+def test_a_class_decides_which_entries_speak() -> None:
+    policy = Policy.parse("prefer = 'cuda'\n[component.'*']\ntype = '*.models.*'\nprefer = 'cpu'\n[component.one]\n")
+    for component_class in ("own.models.Encoder", type("Encoder", (), {"__module__": "own.models"})):
+        device = resolve(policy, TWO, component="one", component_class=component_class)
+        assert device.to_torch_str() == "cpu"
+    assert resolve(policy, TWO, component="one", component_class="own.Encoder").to_torch_str() == "cuda:0"
+    assert resolve(policy, TWO, component="one").to_torch_str() == "cuda:0"
