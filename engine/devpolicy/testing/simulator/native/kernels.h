@@ -16,7 +16,6 @@
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
 #include <ATen/ops/as_strided_native.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/histc.h>
 #include <ATen/ops/view_native.h>
 #include <ATen/ops/zeros_like.h>
 #include <ATen/core/op_registration/op_registration.h>
@@ -186,20 +185,43 @@ Tensor attention(const Tensor& query, const Tensor& key, const Tensor& value, co
                                                             scale, grouped));
 }
 
+// The fallback for one operator, called by name.
+template <int kind>
+Tensor boxed(const char* name, const Tensor& first, std::initializer_list<c10::IValue> rest) {
+  const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(name, "");
+  torch::jit::Stack stack{first};
+  stack.insert(stack.end(), rest);
+  fallback<kind>(op, &stack);
+  return stack.back().toTensor();
+}
+
 // A GPU counts integers too; the CPU only floating point. Counts below 2**53 are the same in both.
-inline Tensor histc(const Tensor& self, int64_t bins, const at::Scalar& low, const at::Scalar& high) {
-  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("aten::histc", "");
-  const auto run = [&](const Tensor& tensor) {
-    torch::jit::Stack stack{tensor, bins, low, high};
-    switch (kind_of(self.device().type())) {
-      case kCuda: fallback<kCuda>(op, &stack); break;
-      case kMps: fallback<kMps>(op, &stack); break;
-      default: fallback<kXpu>(op, &stack);
-    }
-    return stack.back().toTensor();
-  };
-  if (at::isFloatingType(self.scalar_type())) return run(self);
-  return run(self.to(self.device().is_mps() ? at::kFloat : at::kDouble)).to(self.scalar_type());
+template <int kind>
+Tensor histc(const Tensor& self, int64_t bins, const at::Scalar& low, const at::Scalar& high) {
+  const auto count = [&](const Tensor& numbers) { return boxed<kind>("aten::histc", numbers, {bins, low, high}); };
+  if (at::isFloatingType(self.scalar_type())) return count(self);
+  return count(self.to(kind == kMps ? at::kFloat : at::kDouble)).to(self.scalar_type());
+}
+
+// A GPU takes the softmax of half precision in float32 within one kernel; on a CPU the conversion is a step.
+template <int kind>
+Tensor softmax(const Tensor& self, int64_t dim, bool half_to_float) {
+  return boxed<kind>("aten::_softmax", half_to_float ? self.to(at::kFloat) : self, {dim, false});
+}
+
+template <int kind>
+Tensor log_softmax(const Tensor& self, int64_t dim, bool half_to_float) {
+  return boxed<kind>("aten::_log_softmax", half_to_float ? self.to(at::kFloat) : self, {dim, false});
+}
+
+template <int kind>
+Tensor softmax_backward(const Tensor& grad, const Tensor& output, int64_t dim, at::ScalarType input) {
+  return boxed<kind>("aten::_softmax_backward_data", grad, {output, dim, grad.scalar_type()}).to(input);
+}
+
+template <int kind>
+Tensor log_softmax_backward(const Tensor& grad, const Tensor& output, int64_t dim, at::ScalarType input) {
+  return boxed<kind>("aten::_log_softmax_backward_data", grad, {output, dim, grad.scalar_type()}).to(input);
 }
 
 // A GPU fuses dropout; this is what the CPU does, step by step.
@@ -273,7 +295,11 @@ void register_kernels(std::vector<std::unique_ptr<torch::Library>>& kept, c10::D
   impl("record_stream", record_stream);
   impl("_fused_sdp_choice", sdp_choice<kind>);
   impl("scaled_dot_product_attention", attention<kind>);
-  impl("histc", histc);
+  impl("histc", histc<kind>);
+  impl("_softmax", softmax<kind>);
+  impl("_log_softmax", log_softmax<kind>);
+  impl("_softmax_backward_data", softmax_backward<kind>);
+  impl("_log_softmax_backward_data", log_softmax_backward<kind>);
   impl("native_dropout", native_dropout);
   impl("native_dropout_backward", native_dropout_backward);
   impl("_use_cudnn_ctc_loss", no_cudnn_ctc_loss);
