@@ -120,7 +120,14 @@ def _find(
     from hypothesis import HealthCheck, find, settings
     from hypothesis.errors import NoSuchExample
 
-    asked = settings(max_examples=examples, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    # What is slow to plan is slow to draw: nobody's test is at fault.
+    calm = [
+        HealthCheck.too_slow,
+        HealthCheck.filter_too_much,
+        HealthCheck.data_too_large,
+        HealthCheck.large_base_example,
+    ]
+    asked = settings(max_examples=examples, database=None, deadline=None, suppress_health_check=calm)
     try:
         return find(drawn, condition, settings=asked, random=Random(seed))
     except NoSuchExample:
