@@ -31,6 +31,8 @@ HostLike = Host | str | PathLike[str]
 
 VARIABLE = "DEVPOLICY"
 """The environment variable that names the active policy of a process."""
+PROFILE = "DEVPOLICY_PROFILE"
+"""The environment variable that names a profile of the active policy, and of the policies of the commands."""
 
 
 def plan(
@@ -127,6 +129,7 @@ class _Active:
     def __init__(self, policy: Policy, host: Host | None) -> None:
         self.policy = policy
         self._host = host
+        self._effective: Policy | None = None
         self._resolved: list[Plan] = []
         # One block may be shared by tasks, and the policy of a process is shared by all its threads.
         self._lock = threading.RLock()
@@ -138,6 +141,14 @@ class _Active:
             if self._host is None:
                 self._host = Host.probe(disk_path=self.policy.disk_path)
             return self._host
+
+    @property
+    def effective(self) -> Policy:
+        """What the policy says on the host, in the environment of the first time that it is asked."""
+        with self._lock:
+            if self._effective is None:
+                self._effective = policy_in_environment(self.policy, self.host)
+            return self._effective
 
     def others(self, components: Container[str | None]) -> list[Plan]:
         """Return what was resolved for others than `components`: a name that was here before is moved, not added."""
@@ -187,7 +198,7 @@ def active_device(*, component: str | None = None, model: Any = None) -> Compone
     active = _active()
     if active is None:
         return None
-    return active.device(active.policy, component=component, model=model, target=None, strict=False)
+    return active.device(active.effective, component=component, model=model, target=None, strict=False)
 
 
 def _active() -> _Active | None:
@@ -210,6 +221,24 @@ def _policy_of_process(name: str) -> Policy:
     except PolicyError as broken:
         first, *rest = broken.diagnostics
         note = f"the environment variable `{VARIABLE}` names it"
+        raise PolicyError([replace(first, notes=(*first.notes, note)), *rest]) from None
+
+
+def policy_in_environment(
+    policy: Policy, host: Host, *, profile: str | None = None, overrides: Sequence[str] = ()
+) -> Policy:
+    """Return what a policy says on a host, in the environment of this process: `DEVPOLICY_PROFILE` and `env.NAME`.
+
+    The commands do this, and the policy in use; the verbs with a policy of their own read no environment.
+    """
+    named = os.environ.get(PROFILE) or None
+    try:
+        return policy.for_host(host, profile=profile or named, overrides=overrides, environment=os.environ)
+    except PolicyError as broken:
+        if profile is not None or named is None or broken.code != "DP202":
+            raise
+        first, *rest = broken.diagnostics
+        note = f"the environment variable `{PROFILE}` names it"
         raise PolicyError([replace(first, notes=(*first.notes, note)), *rest]) from None
 
 

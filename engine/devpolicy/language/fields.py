@@ -6,6 +6,8 @@ Owns the field tables, from which the reader (`read`), the JSON schema (`schema`
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from devpolicy._tables import FLAG, TEXT, Field, Kind, choice, integer, list_of, table
 from devpolicy.language.comparisons import SIZE_TEST
 from devpolicy.language.conditions import condition
@@ -114,8 +116,20 @@ TOP = (
     ),
     Field("require", condition("[require]"), "What a host must have, all of it."),
     _later("component", "Policies for the components of a pipeline."),
-    _later("extends", "Policies that this one builds on."),
-    _later("profile", "Variants of this policy."),
+    Field(
+        "extends",
+        list_of(TEXT, or_one=True, least=1),
+        "Policies that this one builds on: files, relative to this one, or shipped policies. The later one is nearer.",
+    ),
+    Field("profile", _TABLE, "Variants of this policy: a name, and what it says then."),
     _later("host", "Simulated hosts."),
     _later("test", "Tests of this policy."),
 )
+
+WHEN = condition("`when`", environment=True)
+_POLICY_ONLY = ("schema", "extends", "profile", "host", "test")
+PROFILE = (
+    Field("when", WHEN, "On which hosts the profile applies by itself.", default="only by its name"),
+    *(replace(field, required=False) for field in TOP if field.name not in _POLICY_ONLY),
+)
+"""The keys of a profile: what a policy may say, and when it is said."""

@@ -6,10 +6,11 @@ Owns `Policy` and its parts. They are made by `devpolicy.language.read` from TOM
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from os import PathLike
 
     from devpolicy.errors import Diagnostic, Place
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from devpolicy.language.comparisons import SizeTest
     from devpolicy.language.conditions import Condition
     from devpolicy.language.devices import DeviceClass
+    from devpolicy.language.merging import Layer
     from devpolicy.language.patterns import Pattern
+    from devpolicy.language.profiles import Profile
 
 Split = Literal["when-needed", "never", "balanced"]
 Ties = Literal["refuse", "follow", "skip"]
@@ -123,11 +126,21 @@ class Policy:
     """Where rewritten weights go: for a policy that was loaded from a file, resolved against its folder."""
     workload: Workload = Workload()
     require: Condition | None = None
+    profiles: tuple[Profile, ...] = ()
+    """Variants that were not laid over the policy yet: `for_host` does."""
     schema: int = 1
+    left_out: tuple[Rule, ...] = field(default=(), compare=False)
+    """The rules whose `when` does not hold on the host that it was applied to."""
+    applied: tuple[str, ...] = field(default=(), compare=False)
+    """The profiles that were laid over it."""
+    text: Layer | None = field(default=None, compare=False, repr=False)
+    """What was written, with the way back to each key."""
     source: str = field(default="<string>", compare=False)
     prefer_place: Place | None = field(default=None, compare=False)
     warnings: tuple[Diagnostic, ...] = field(default=(), compare=False)
     """What is said without effect, in text order."""
+    notices: tuple[Diagnostic, ...] = field(default=(), compare=False)
+    """What was left open when the policy was applied to a host."""
 
     @classmethod
     def parse(cls, text: str | bytes, source: str = "<string>") -> Policy:
@@ -146,7 +159,23 @@ class Policy:
 
         return load(name)
 
-    def for_host(self, host: Host) -> Policy:
-        """Return what the policy says on one host: without the rules whose `when` does not hold there."""
-        rules = tuple(rule for rule in self.rules if rule.when is None or not rule.when.unmet(host))
-        return self if len(rules) == len(self.rules) else replace(self, rules=rules)
+    def for_host(
+        self,
+        host: Host,
+        *,
+        profile: str | None = None,
+        overrides: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> Policy:
+        """Return what the policy says on one host, without profiles and rules that do not apply there.
+
+        Laid over the policy are, each over the one before: the profiles whose `when` holds, the `profile` that is
+        asked for by name, and `overrides`, each `KEY=VALUE` as `--set` takes it. `environment` is where `env.NAME` is
+        looked up; without it, profiles that ask for it are left out, which is a warning of the plan (DP506). The verbs
+        call this for the host that they are given; what it returns is the same on that host.
+
+        Raises `Unsatisfiable` (DP305) where two profiles that apply by themselves set one key, and `PolicyError`.
+        """
+        from devpolicy.language.profiles import on_host
+
+        return on_host(self, host, profile, overrides, environment)

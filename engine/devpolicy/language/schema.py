@@ -12,26 +12,20 @@ import json
 
 from devpolicy._tables import JsonSchema, table_schema
 from devpolicy.language.devices import DEVICE_CLASS, NAME, RESERVED
-from devpolicy.language.fields import DISK, KEEP, MEMORY, RULE, TOP
+from devpolicy.language.fields import DISK, KEEP, MEMORY, PROFILE, RULE, TOP
 from devpolicy.language.kinds import AMOUNT
 from devpolicy.language.terms import DEVICE_PATTERN
 
 
 def policy_schema() -> JsonSchema:
     """Return the JSON schema (draft 7) of a policy. What needs two keys to decide is left to the reader."""
-    schema = table_schema(TOP)
+    schema = _completed(table_schema(TOP))
     properties = schema["properties"]
     properties["schema"]["enum"] = [1]
-    # Draft 7 ignores what stands beside a `$ref`, so it stands in an `allOf`.
-    nested = {"allOf": [{"$ref": "#/definitions/offload"}]}
-    properties["offload"] |= nested
-    properties["rule"] |= {"type": "array", "items": _rule()}
-    properties["memory"] |= _memory()
-    properties["devices"] |= {
-        "type": "object",
-        "propertyNames": {"pattern": f"^{NAME}$", "not": {"enum": list(RESERVED)}},
-        "additionalProperties": table_schema(DEVICE_CLASS),
-    }
+    properties["profile"] |= {"type": "object", "additionalProperties": {"$ref": "#/definitions/profile"}}
+    if "required" in schema:
+        # Another policy, or a profile, may say it.
+        schema["anyOf"] = [{"required": [key]} for key in (*schema.pop("required"), "extends", "profile")]
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "devpolicy policy",
@@ -40,10 +34,29 @@ def policy_schema() -> JsonSchema:
         "definitions": {
             "offload": {
                 "type": "object",
-                "additionalProperties": {"anyOf": [KEEP.schema, {**nested, "minProperties": 1}]},
-            }
+                "additionalProperties": {"anyOf": [KEEP.schema, {**_NESTED, "minProperties": 1}]},
+            },
+            "profile": _completed(table_schema(PROFILE)),
         },
     }
+
+
+# Draft 7 ignores what stands beside a `$ref`, so it stands in an `allOf`.
+_NESTED: JsonSchema = {"allOf": [{"$ref": "#/definitions/offload"}]}
+
+
+def _completed(schema: JsonSchema) -> JsonSchema:
+    """Return the schema of a policy or a profile with its tables with free keys."""
+    properties = schema["properties"]
+    properties["offload"] |= _NESTED
+    properties["rule"] |= {"type": "array", "items": _rule()}
+    properties["memory"] |= _memory()
+    properties["devices"] |= {
+        "type": "object",
+        "propertyNames": {"pattern": f"^{NAME}$", "not": {"enum": list(RESERVED)}},
+        "additionalProperties": table_schema(DEVICE_CLASS),
+    }
+    return schema
 
 
 def _rule() -> JsonSchema:

@@ -33,7 +33,7 @@ def choose(policy: Policy, host: Host, *, target: str = "torch") -> Choice:
     """
     policy = policy.for_host(host)
     check_requirements([policy.require], host)
-    warnings = _rules_left_out(policy)
+    warnings = [*policy.notices, *_rules_left_out(policy)]
     consumer = target_of(target)
     terms: list[tuple[str, str]] = []
     for term in policy.prefer:

@@ -100,7 +100,7 @@ def _make(
         )
     sizing = size_model(tree, policy.workload)
     division = divide(tree, policy.rules, sizing)
-    warnings = unused_rules(policy, tree, division)
+    warnings = [*policy.notices, *unused_rules(policy, tree, division)]
     groups = ties.bind(tree, division.units, policy)
     work = _Work(policy, tree, host, consumer, sizing, division, groups, pooled(claims or {}, host), Trace())
     refusals: list[tuple[Term, Diagnostic]] = []

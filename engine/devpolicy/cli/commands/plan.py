@@ -10,7 +10,16 @@ import click
 from devpolicy import api
 from devpolicy.cli import complete
 from devpolicy.cli.forms import FORMS, literal
-from devpolicy.cli.inputs import component_option, host_option, load_host, load_model, named_models, policy_argument
+from devpolicy.cli.inputs import (
+    component_option,
+    for_host,
+    host_option,
+    load_host,
+    load_model,
+    named_models,
+    overlay_options,
+    policy_argument,
+)
 from devpolicy.cli.report import tell_lint
 from devpolicy.cli.screen import Screen, plain
 from devpolicy.cli.session import Session, common, pass_session, to_json
@@ -40,6 +49,7 @@ Plans = dict[str | None, "Plan"]
 )
 @host_option
 @component_option
+@overlay_options
 @click.option("--target", type=click.Choice(list(TARGETS)), help="The consumer to plan for; hf by default.")
 @click.option("--to", type=click.Choice(list(FORMS)), help="Print only what the consumer takes, and plan for it.")
 @click.option("--locked", metavar="FILE", help="Fail where the plan is not the one in FILE, and say what moved.")
@@ -52,6 +62,8 @@ def command(
     model: tuple[str, ...],
     host: str | None,
     component: str | None,
+    profile: str | None,
+    overrides: tuple[str, ...],
     target: str | None,
     to: str | None,
     locked: str | None,
@@ -81,6 +93,7 @@ def command(
         raise DevPolicyError(f"no `--model` is named `{component}`: given are {', '.join(map(str, wanted))}")
     loaded = Policy.load(policy)
     machine = load_host(session, host, loaded)
+    loaded = for_host(loaded, machine, profile, overrides)
     trees = {name: load_model(session, text) for name, text in wanted.items()}
     plans = _make(loaded, trees, machine, component, target or (FORMS[to].target if to else None))
     if locked is not None:

@@ -8,7 +8,16 @@ import click
 
 from devpolicy import api
 from devpolicy.cli.forms import FORMS, literal
-from devpolicy.cli.inputs import component_option, host_option, load_host, load_model, model_option, policy_argument
+from devpolicy.cli.inputs import (
+    component_option,
+    for_host,
+    host_option,
+    load_host,
+    load_model,
+    model_option,
+    overlay_options,
+    policy_argument,
+)
 from devpolicy.cli.report import painted, rendered, tell_lint
 from devpolicy.cli.session import Session, common, pass_session
 from devpolicy.cli.table import facts, table
@@ -26,12 +35,20 @@ if TYPE_CHECKING:
 @policy_argument
 @host_option
 @component_option
+@overlay_options
 @model_option(required=False)
 @click.option("--to", type=click.Choice(list(FORMS)), help="Print only what the consumer takes, and decide for it.")
 @common()
 @pass_session
 def command(
-    session: Session, policy: str, host: str | None, component: str | None, model: str | None, to: str | None
+    session: Session,
+    policy: str,
+    host: str | None,
+    component: str | None,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    model: str | None,
+    to: str | None,
 ) -> None:
     """Show the device that a policy chooses on a host.
 
@@ -46,6 +63,7 @@ def command(
     """
     loaded = Policy.load(policy)
     machine = load_host(session, host, loaded)
+    loaded = for_host(loaded, machine, profile, overrides)
     target = FORMS[to].target if to else None
     warnings: Iterable[Diagnostic]
     if model is not None:

@@ -9,7 +9,16 @@ import click
 from devpolicy import api
 from devpolicy.cli import complete
 from devpolicy.cli.commands.resolve import preferences
-from devpolicy.cli.inputs import component_option, host_option, load_host, load_model, model_option, policy_argument
+from devpolicy.cli.inputs import (
+    component_option,
+    for_host,
+    host_option,
+    load_host,
+    load_model,
+    model_option,
+    overlay_options,
+    policy_argument,
+)
 from devpolicy.cli.session import Session, common, pass_session
 from devpolicy.errors import Diagnostic, ModelError
 from devpolicy.language.policy import Policy
@@ -28,11 +37,20 @@ if TYPE_CHECKING:
 @model_option(required=True)
 @host_option
 @component_option
+@overlay_options
 @click.option("--target", type=click.Choice(list(TARGETS)), help="The consumer to plan for; hf by default.")
 @common()
 @pass_session
 def command(
-    session: Session, policy: str, module: str, model: str, host: str | None, component: str | None, target: str | None
+    session: Session,
+    policy: str,
+    module: str,
+    model: str,
+    host: str | None,
+    component: str | None,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    target: str | None,
 ) -> None:
     """Show why a module is where it is: the rule that decided, and what became of each preference.
 
@@ -46,7 +64,9 @@ def command(
     loaded = Policy.load(policy)
     tree = load_model(session, model)
     _check(module, tree)
-    plan = api.plan(loaded, tree, load_host(session, host, loaded), component=component, target=target)
+    machine = load_host(session, host, loaded)
+    loaded = for_host(loaded, machine, profile, overrides)
+    plan = api.plan(loaded, tree, machine, component=component, target=target)
     # A placement is asked for by any path; a module without tensors inside a divided container has none.
     units = plan.placements.below(module)
     unit_paths = {_unit_of(plan, path): unit for path, unit in units.items()}
