@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from fnmatch import fnmatchcase
 from fractions import Fraction
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, pairwise
 from math import prod
 from operator import eq, ge, gt, le, lt
 from typing import Any
@@ -230,6 +230,51 @@ def serving(policy: Any, host: Any, term: Any) -> list[int | None] | str:
     return f"needs {term.count} devices"
 
 
+def latency(
+    plan: Any,
+    tree: Any,
+    speeds: dict[str, int],
+    context: int,
+    batch: int = 1,
+    tokens: int = 256,
+) -> Fraction:
+    """Seconds that one token takes by the documented model, from the device map and the tree.
+
+    `speeds` are bytes per second of each device that runs something, of `link` and of `disk`; a crossing takes 40 µs.
+    """
+    form = plan.device.to_dict()
+    device_map = form["device_map"] if "device_map" in form else {"": form["device"]}
+    running = [device for device in device_map.values() if device not in ("cpu", "disk")]
+    main = min(running, key=lambda device: int(device.partition(":")[2] or 0)) if running else "cpu"
+    kept = {"cpu", "disk"} - {main}
+    classes = {module.path: module for module in tree.modules}
+    time, walked = Fraction(0), []
+    for name, (path, tensor) in tensors(tree).items():
+        device = read(device_map, name)
+        runs = main if device in kept else device
+        walked.append(runs)
+        if tensor.buffer:
+            continue
+        entries = [entry for entry in tree.reads if entry.module in ancestors(path)]
+        parts, of = prod(entry.parts for entry in entries), prod(entry.of for entry in entries)
+        share = Fraction(min(parts * batch, of), of)
+        if classes[path].cls.endswith("Embedding") and len(classes[path].tensors) == 1 and len(tensor.shape) == 2:
+            share *= Fraction(min(batch, tensor.shape[0]), tensor.shape[0]) if tensor.shape[0] else 1
+        often = Fraction(1, tokens) if any(entry.once for entry in entries) else Fraction(1)
+        time += often * share * size(tensor) / speeds[runs]
+        if device in kept:
+            time += often * size(tensor) * (Fraction(1, speeds["link"]) if main != "cpu" else 0)
+            time += often * Fraction(size(tensor), speeds["disk"]) if device == "disk" else 0
+    order = [path for path, _ in tensors(tree).values()]
+    item = ITEM[tree.dtype or "float32"]
+    for cache in tree.kv_cache:
+        inside = [at for at, path in enumerate(order) if cache.module in ancestors(path)]
+        length = min(context, cache.window) if cache.window else context
+        time += Fraction(cache.values * length * batch * ITEM.get(cache.dtype, item), speeds[walked[inside[0]]])
+    crossings = sum(one != other for one, other in pairwise(walked))
+    return time + Fraction(crossings * 40_000, 10**9)
+
+
 def compared(text: Any, value: Any, read: Any) -> bool:
     """Whether a value passes a comparison as it is written: a bare one means at least."""
     sign, rest = re.fullmatch("([<>=]*) *(.*)", str(text)).groups()  # type: ignore[union-attr]
@@ -303,7 +348,8 @@ def laid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         elif key == "memory" and isinstance(value, dict):
             result[key] = laid(caps(old or {}), caps(value))
         else:
-            result[key] = laid(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+            tables = isinstance(old, dict) and isinstance(value, dict) and key != "prefer"
+            result[key] = laid(old, value) if tables else value
     return result
 
 

@@ -2,7 +2,7 @@
 
 Owns what each kind of block means. A page's blocks run in their order, in one folder and one Python namespace:
 
-    toml      a policy, a host or a model, which must be readable; one that begins with `# NAME.toml` is also a file
+    toml      a policy, its tests, a host or a model, readable; one that begins with `# NAME.toml` is also a file
     python    statements; a block that begins with `# NAME.py` is a file that later blocks import
     pycon     a Python session with its output
     console   commands with their output
@@ -24,7 +24,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from devpolicy import DevPolicyError, Host, ModelTree, Policy
+from devpolicy import DevPolicyError, Host, ModelTree, Policy, PolicyError
+from devpolicy._toml import Document
+from devpolicy.language.suite import SuiteFile, read_suite
 from tests.cli.harness import replayed
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -35,6 +37,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "hosts-and-models": (),
     "how-it-places": (),
     "limits": (),
+    "testing-policies": (),
     "when-not": (),
     "migrating": ("torch", "transformers", "accelerate"),
     "transformers": ("torch", "transformers", "accelerate"),
@@ -43,7 +46,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 """The pages that run here, and what their Python needs. The other pages of `docs/` have tests of their own."""
 
 _BLOCK = re.compile(r"^```(toml|python|pycon|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-_FILE = re.compile(r"# ([\w-]+\.(?:toml|py))\n")
+_FILE = re.compile(r"# ([\w.-]+\.(?:toml|py))\n")
 
 
 class Block(NamedTuple):
@@ -80,8 +83,10 @@ def missing(page: str) -> list[str]:
     return absent
 
 
-def readable(text: str) -> Policy | Host | ModelTree:
+def readable(text: str) -> Policy | SuiteFile | Host | ModelTree:
     """Read a `toml` block by what it holds. Raises the error of whatever it seems to be."""
+    if re.search(r"^policy\b", text, re.MULTILINE):
+        return read_suite(Document(text, "<string>", PolicyError))
     if re.search(r"^(prefer\b|\[\[rule)", text, re.MULTILINE):
         return Policy.parse(text)
     return ModelTree.parse(text) if re.search(r"^(\[\[)?module\b", text, re.MULTILINE) else Host.parse(text)

@@ -326,3 +326,42 @@ class TestCatalogue:
 
         for name, read in catalogue().items():
             assert tomllib.loads(read().decode()), name
+
+
+def test_a_host_that_was_measured_says_its_own_speeds():
+    text = """
+memory = "64 GiB"
+[speed]
+link = "25 GB"
+crossing_ns = 0
+[[accelerator]]
+type = "cuda"
+memory = "24 GiB"
+bandwidth = "890 GB"
+"""
+    host = Host.parse(text)
+    assert host.speed == (("crossing_ns", 0), ("link", 25 * 10**9))
+    assert host.devices("cuda")[0].bandwidth == 890 * 10**9
+    assert Host.parse(host.to_toml()) == host
+    assert (
+        Host([Accelerator("cuda", memory="24 GiB", bandwidth="890 GB")], memory="64 GiB", speed=dict(host.speed))
+        == host
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [("speed = { link = 0 }", "DP104"), ("speed = { wifi = 1 }", "DP103"), ("speed = 3", "DP102"),
+     ("speed = { crossing_ns = -1 }", "DP104"), ("speed = { ram = true }", "DP102")],
+)  # fmt: skip
+def test_a_speed_that_makes_no_sense_is_refused_with_its_place(line, code):
+    with pytest.raises(HostError) as refused:
+        Host.parse(f'memory = "1 GiB"\n{line}\n')
+    assert refused.value.code == code
+    assert refused.value.diagnostics[0].place.line == 2
+
+
+@pytest.mark.parametrize("speed", [3, {"link": 0}, {"wifi": 1}, [("link", 1), ("link", 2)], {"crossing_ns": "1 B"}])
+def test_a_speed_that_makes_no_sense_is_refused_in_python_too(speed):
+    with pytest.raises(HostError):
+        Host(memory="1 GiB", speed=speed)

@@ -35,9 +35,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "probe": (*LEAVES, "host"),
     "models": (*LEAVES, "model"),
     "adapters": (*LEAVES, "device", "placement"),
-    "testing": (*_ENGINE, *_EDGES, "devpolicy"),
+    "review": (*_ENGINE, "models"),
+    "testing": (*_ENGINE, *_EDGES, "review", "devpolicy"),
     "doctor": (*LEAVES, "host", "probe", "testing"),
-    "cli": (*_ENGINE, *_EDGES, "testing", "doctor", "devpolicy"),
+    "cli": (*_ENGINE, *_EDGES, "review", "testing", "doctor", "devpolicy"),
     "__main__": ("cli",),
     "devpolicy": (*_ENGINE, "api"),  # the package's own __init__
 }

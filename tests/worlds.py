@@ -89,7 +89,7 @@ def _policies(draw: st.DrawFn, tree: ModelTree, kind: str, count: int, rules: in
         prefer=(Term(kind), *(term for term in others if term.type != kind)),
         overflow=tuple(draw(st.lists(st.sampled_from([CPU, DISK]), max_size=2, unique=True))),
         avoid=tuple(draw(st.lists(st.sampled_from([Term("cuda", 0), Term("cuda", 2)]), max_size=1))),
-        split=draw(st.sampled_from(("when-needed", "never", "balanced"))),
+        split=draw(st.sampled_from(("when-needed", "never", "balanced", "fastest"))),
         ties=draw(st.sampled_from(("refuse", "follow", "skip"))),
         rules=tuple(draw(_rules(paths, kind, number)) for number in range(draw(st.integers(0, rules)))),
         memory=tuple(memory),

@@ -204,6 +204,12 @@ CODES: dict[str, Code] = {
         "The `when` of a profile asks for `env.NAME`, and `plan` reads no environment, so the profile is left out. The "
         "commands and `use_policy` do read it. In Python, hand it in: `policy.for_host(host, environment=os.environ)`.",
     ),
+    "DP511": Code(
+        "a test that fails",
+        "A `[[test]]` of a policy asserts something that is not so: a module is somewhere else, another rule decided "
+        "it, a plan was made where a refusal was expected, or a property does not hold. The host, what was expected, "
+        "what is so and what decided it are told; `devpolicy why` tells more.",
+    ),
     # What libraries see of this machine.
     "DP601": Code(
         "a library that cannot be asked",

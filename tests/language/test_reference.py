@@ -9,15 +9,19 @@ from devpolicy.language.devices import DEVICE_CLASS
 from devpolicy.language.fields import DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
 from devpolicy.language.policy import Policy
 from devpolicy.language.reference import updated
+from devpolicy.language.suite import SUITE
+from devpolicy.language.tests import TEST
 
 PAGE = Path(__file__).parents[2] / "docs" / "language.md"
 TEXT = PAGE.read_text(encoding="utf-8")
-FIELDS = [*TOP, *RULE, *MEMORY, *DISK, *RESERVE, *WORKLOAD, *DEVICE_CLASS, *CONDITION]
+FIELDS = [*TOP, *RULE, *MEMORY, *DISK, *RESERVE, *WORKLOAD, *DEVICE_CLASS, *CONDITION, *TEST, *SUITE]
 EXAMPLES = re.findall(r"^```toml\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 
 
-def test_the_reference_is_up_to_date():
-    assert updated(TEXT) == TEXT, "python -m devpolicy.language.reference docs/language.md"
+@pytest.mark.parametrize("page", ["language", "testing-policies"])
+def test_the_reference_is_up_to_date(page):
+    text = PAGE.with_stem(page).read_text(encoding="utf-8")
+    assert updated(text) == text, f"python -m devpolicy.language.reference docs/{page}.md"
 
 
 @pytest.mark.parametrize("text", EXAMPLES)

@@ -9,9 +9,11 @@ from devpolicy.language.conditions import CONDITION
 from devpolicy.language.devices import DEVICE_CLASS
 from devpolicy.language.fields import DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
 from devpolicy.language.schema import policy_schema
+from devpolicy.language.suite import SUITE
+from devpolicy.language.tests import TEST
 
 VALIDATOR = jsonschema.Draft7Validator(policy_schema())
-FIELDS = [*TOP, *RULE, *MEMORY, *DISK, *RESERVE, *WORKLOAD, *DEVICE_CLASS, *CONDITION]
+FIELDS = [*TOP, *RULE, *MEMORY, *DISK, *RESERVE, *WORKLOAD, *DEVICE_CLASS, *CONDITION, *TEST, *SUITE]
 SHIPPED = shipped_files("policy")
 
 
@@ -60,7 +62,7 @@ def test_every_key_says_what_it_means(field):
         'memory = { cuda = { path = "x" } }',
         "memory = { disk = { reserve = {} } }",
         'workload = { dtype = "bf16" }',
-        'split = "fastest"',
+        'split = "quickest"',
         "schema = 2",
     ],
 )

@@ -29,8 +29,13 @@ def test_nothing_is_kept_elsewhere_where_everything_fits() -> None:
 def test_the_last_block_goes_first_and_leaves_room_to_stream_its_largest_module() -> None:
     # 173 bytes: without one block of 30, with 12 of it brought in for a moment, 155.
     assert _kept(_spilled(155)) == ["model.layers.2"]
-    assert _kept(_spilled(154)) == ["model.layers.1", "model.layers.2"]
+    assert _kept(_spilled(125)) == ["model.layers.1", "model.layers.2"]
     assert _spilled(155).ledger["cuda:0"].streaming == 12
+
+
+def test_the_last_that_goes_is_no_more_than_is_missing() -> None:
+    # One block is a byte too little. A second one would free 30, the norm frees the 2 that do.
+    assert _kept(_spilled(154)) == ["model.layers.2", "model.norm"]
 
 
 def test_other_modules_go_once_all_blocks_are_gone() -> None:

@@ -24,6 +24,7 @@ _COMMANDS = {
     "plan": "plan",
     "resolve": "resolve",
     "why": "why",
+    "test": "test",
     "host": "host",
     "model": "model",
     "doctor": "doctor",
@@ -113,8 +114,8 @@ shell that you use:
         in ~/.config/fish/completions/devpolicy.fish
 
 \b
-Exit status: 0 fine; 1 findings of check or doctor, or not the locked plan; 2 invalid
-policy or usage; 3 valid, but this host, model and consumer cannot satisfy it.
+Exit status: 0 fine; 1 findings of check or doctor, failed tests, or not the locked plan;
+2 invalid policy or usage; 3 valid, but this host, model and consumer cannot satisfy it.
 """
 
 

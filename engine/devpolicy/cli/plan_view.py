@@ -13,6 +13,7 @@ from devpolicy.cli.fold import fold
 from devpolicy.cli.picture import bars, figures
 from devpolicy.cli.report import painted, rendered
 from devpolicy.cli.table import facts, table
+from devpolicy.placement.prediction import as_ms
 from devpolicy.placement.sizing import size_model
 from devpolicy.sizes import format_size
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from devpolicy.language.policy import Policy
     from devpolicy.model import ModelTree
     from devpolicy.placement.plan import Placement, Plan
+    from devpolicy.placement.prediction import Prediction
 
 
 def view(plan: Plan, policy: Policy, tree: ModelTree, host: Host, screen: Screen) -> list[Line]:
@@ -31,6 +33,8 @@ def view(plan: Plan, policy: Policy, tree: ModelTree, host: Host, screen: Screen
     lines += ["", *bars(plan.ledger, _device_names(host), screen), "", *figures(plan.ledger, width=screen.width)]
     if "disk" in plan.ledger:
         lines += ["", *_disk(plan)]
+    if plan.prediction:
+        lines += ["", *facts(_predicted(plan.prediction), width=screen.width)]
     if plan.warnings:
         lines += ["", *painted(rendered(plan.warnings))]
     return [*lines, "", [("digest  ", "strong"), (plan.digest, "dim")]]
@@ -48,6 +52,23 @@ def _header(plan: Plan, policy: Policy, tree: ModelTree, host: Host) -> list[tup
         ("unused", _unused(plan, host)),
     ]
     return [(name, text) for name, text in pairs if text]
+
+
+def _predicted(prediction: Prediction) -> list[tuple[str, str]]:
+    """The time of one token, and what the prediction goes by. Nothing was measured, and it says so."""
+    parts = [f"{as_ms(prediction.reading_ns)} reading"]
+    if prediction.streaming_ns:
+        parts.append(f"{as_ms(prediction.streaming_ns)} bringing weights in")
+    if prediction.crossings:
+        parts.append(f"{as_ms(prediction.crossing_ns)} in {prediction.crossings} crossings")
+    constants = {
+        name: f"{value:,}" if name in ("crossing_ns", "new_tokens") else f"{value / 1e9:.0f} GB/s"
+        for name, value in prediction.assumes
+    }
+    return [
+        ("predicted", f"{as_ms(prediction.ns)} for each token: {', '.join(parts)}; nothing was measured"),
+        ("assumed", ", ".join(f"{name} {text}" for name, text in constants.items())),
+    ]
 
 
 def _unused(plan: Plan, host: Host) -> str:

@@ -73,10 +73,24 @@ def report(session: Session, findings: Iterable[Diagnostic], **more: object) -> 
     if session.json:
         session.print_json({"schema": 1, "errors": [for_machines(finding) for finding in findings], **more})
         return
+    if session.format in ("github", "sarif"):
+        write_findings(session, findings)
+        return
     session.err.print(painted(rendered(findings)))
     codes = list(dict.fromkeys(finding.code for finding in findings if finding.code))
     if codes and session.err.terminal:
         session.err.print([[("\nmore about it: ", "dim"), (f"devpolicy explain {codes[0]}", "dim")]])
+
+
+def write_findings(session: Session, findings: Iterable[Diagnostic]) -> None:
+    """Write findings to standard output in the form that GitHub or a reader of SARIF takes."""
+    from devpolicy import __version__
+    from devpolicy.cli.formats import github, sarif
+
+    if session.format == "sarif":
+        session.print_json(sarif(findings, __version__))
+    else:
+        session.out.write(github(findings))
 
 
 def tell_lint(session: Session, policy: Policy) -> None:

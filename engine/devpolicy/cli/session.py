@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import click
 
@@ -19,12 +19,17 @@ from devpolicy.cli.screen import Color, Screen
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+Format = Literal["human", "json", "github", "sarif", "junit"]
+_PATIENCE = 1.0
+"""Seconds after which progress is shown."""
+_FOR_ALL: tuple[Format, ...] = ("human", "json")
+
 
 @dataclass
 class Session:
     """One run."""
 
-    format: Literal["human", "json"] = "human"
+    format: Format = "human"
     color: Color = "auto"
     debug: bool = False
 
@@ -58,18 +63,48 @@ class Session:
         with Console(stderr=True).status(what):
             yield
 
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """Show on a terminal how much is done of what takes longer than a second; the function is told of it."""
+        if self.format != "human" or not self.err.terminal or not self.err.colored:
+            yield lambda done, of: None
+            return
+        import time
+
+        begun = time.monotonic()
+        with ExitStack() as stack:
+            shown: list[Callable[[int, int], None]] = []
+
+            def tell(done: int, of: int) -> None:
+                if not shown and time.monotonic() - begun > _PATIENCE:
+                    shown.append(stack.enter_context(_bar(what)))
+                for show in shown:
+                    show(done, of)
+
+            yield tell
+
     @classmethod
     def guess(cls, arguments: Sequence[str]) -> Session:
         """Return the session that the arguments ask for, before they are parsed: wrong usage is told in it too."""
         session = cls()
         for option, value in _pairs(arguments):
-            if option == "--format" and value == "json":
-                session.format = "json"
+            if option == "--format" and value in get_args(Format):
+                session.format = cast(Format, value)
             elif option == "--color" and value in ("auto", "always", "never"):
                 session.color = cast(Color, value)
             elif option == "--debug":
                 session.debug = True
         return session
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
 
 
 def to_json(value: object) -> str:
@@ -85,7 +120,7 @@ def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield option, value if equals else "".join(arguments[at + 1 : at + 2])
 
 
-def common(*, formats: bool = True) -> Callable[[F], F]:
+def common(*, formats: tuple[Format, ...] = _FOR_ALL) -> Callable[[F], F]:
     """Add the options that every command takes; they are read from the arguments by `Session.guess`."""
     options = [
         click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of a bug in devpolicy."),
@@ -102,11 +137,11 @@ def common(*, formats: bool = True) -> Callable[[F], F]:
         options.append(
             click.option(
                 "--format",
-                type=click.Choice(["human", "json"]),
+                type=click.Choice(list(formats)),
                 default="human",
                 show_default=True,
                 expose_value=False,
-                help="For people, or for programs.",
+                help="For people, or for programs." if formats == _FOR_ALL else "For people, programs or CI.",
             )
         )
 

@@ -48,7 +48,7 @@ def table(
             first = ""
         last = others.pop() if below else ""
         lines.append(_line([first, *others], widths, right, styles))
-        told = textwrap.wrap(last, max(_LEAST_PROSE, width - 2 * len(INDENT)))
+        told = textwrap.wrap(last, max(_LEAST_PROSE, width - 2 * len(INDENT)), break_on_hyphens=False)
         lines += [[(2 * INDENT, ""), (text, styles.get(len(head) - 1, ""))] for text in told]
     return lines
 

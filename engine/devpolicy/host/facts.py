@@ -31,7 +31,12 @@ SOFTWARE = (
 # The same thing under the names that uname, Windows and package tags give it.
 _OTHER_NAMES = {"darwin": "macos", "win32": "windows", "amd64": "x86_64", "x64": "x86_64", "aarch64": "arm64"}
 
+SPEEDS = ("ram", "link", "disk", "crossing_ns")
+"""What a host may say of its speed: bytes per second read from RAM, brought from RAM to an accelerator, and read from
+the disk; and the nanoseconds that handing over between two devices takes."""
+
 Size = int | str
+Speeds = Mapping[str, Size] | Iterable[tuple[str, Size]]
 Pairs = Mapping[str, str] | Iterable[tuple[str, str]]
 
 
@@ -128,3 +133,31 @@ def pairs_of_text(value: Pairs, key: str, known: tuple[str, ...] = ()) -> tuple[
         if count > 1:
             raise HostError(f"`{key}` names `{name}` {count} times")
     return tuple(sorted(named))
+
+
+def rate(value: Size | None, key: str) -> int | None:
+    """Return bytes per second, more than none, or `None`."""
+    if value is None:
+        return None
+    found = size(value, key)
+    if not found:
+        raise HostError(f"`{key}` is more than nothing")
+    return found
+
+
+def speeds(value: Speeds) -> tuple[tuple[str, int], ...]:
+    """Return what a host says of its speed as pairs, sorted by name."""
+    try:
+        pairs = [(name, entry) for name, entry in (value.items() if isinstance(value, Mapping) else value)]
+    except (TypeError, ValueError):
+        raise HostError("`speed` takes a mapping, or pairs") from None
+    found: dict[str, int] = {}
+    for name, entry in pairs:
+        word = known_word(name, "speed", SPEEDS)
+        if word in found:
+            raise HostError(f"`speed` names `{word}` twice")
+        if word == "crossing_ns":
+            found[word] = index(entry, word, 10**9) or 0
+        else:
+            found[word] = rate(entry, word) or 0
+    return tuple(sorted(found.items()))

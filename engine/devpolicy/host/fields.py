@@ -7,7 +7,15 @@ made. A new fact of a host or an accelerator is a line here and a field of the v
 from __future__ import annotations
 
 from devpolicy._tables import FLAG, SIZE, TEXT, Cursor, Field, Kind, did_you_mean, integer, list_of, table, wrong_type
-from devpolicy.host.facts import ACCELERATOR_TYPES, ARCHITECTURES, FAULT_SOURCES, MOST_DEVICES, SYSTEMS, normal_name
+from devpolicy.host.facts import (
+    ACCELERATOR_TYPES,
+    ARCHITECTURES,
+    FAULT_SOURCES,
+    MOST_DEVICES,
+    SPEEDS,
+    SYSTEMS,
+    normal_name,
+)
 
 
 def _word(*known: str) -> Kind[str]:
@@ -60,6 +68,15 @@ def _read_words(value: object, cursor: Cursor) -> str | None:
     return text
 
 
+def _read_rate(value: object, cursor: Cursor) -> int | None:
+    found = SIZE.read(value, cursor)
+    if found == 0:
+        cursor.error("DP104", "a speed is more than nothing", label="leave the key out instead")
+        return None
+    return found
+
+
+RATE: Kind[int] = Kind("bytes in a second", _read_rate, SIZE.schema)
 WORDS: Kind[str] = Kind("text", _read_words, {"type": "string", "minLength": 1})
 CAPABILITY: Kind[tuple[int, int]] = Kind(
     "two integers",
@@ -87,7 +104,16 @@ ACCELERATOR_FIELDS = (
         "What another process takes of it between one question for its free memory and the next, in a simulation.",
         "0",
     ),
+    Field("bandwidth", RATE, "Bytes that it reads from its memory in a second.", "by its `name`"),
 )
+
+SPEED_FIELDS = (
+    Field("ram", RATE, "Bytes read from RAM in a second.", '"63 GB"'),
+    Field("link", RATE, "Bytes brought from RAM to an accelerator in a second.", '"10 GB"'),
+    Field("disk", RATE, "Bytes read from the disk in a second.", '"3 GB"'),
+    Field("crossing_ns", integer(0, 10**9), "Nanoseconds that handing over between two devices takes.", "40000"),
+)
+assert tuple(entry.name for entry in SPEED_FIELDS) == SPEEDS
 
 ACCELERATOR = table(ACCELERATOR_FIELDS, what="[[accelerator]]", label="a key of an accelerator")
 
@@ -102,5 +128,6 @@ HOST_FIELDS = (
     Field("disk_free", SIZE, "What is free on it.", "`disk`"),
     Field("versions", _texts(), "Versions of software, by distribution name, with `python`, `driver` and `macos`."),
     Field("faults", _texts(FAULT_SOURCES), "Why nothing of a type of accelerator can be used, or a source was silent."),
+    Field("speed", table(SPEED_FIELDS, what="[speed]", label="a key of [speed]"), "What predictions of time go by."),
     Field("accelerator", list_of(ACCELERATOR), "The accelerators, each a [[accelerator]] table."),
 )

@@ -40,15 +40,22 @@ def document(text: str | bytes, source: str) -> Document:
 def read(toml: Document, name: str | None = None) -> Host:
     """Return the host of a document, called `name` where the document gives no name."""
     cursor = Cursor(toml, (), [])
-    values = read_table(toml.data, cursor, HOST_FIELDS, what="the host file", label="a key of a host file")
+    host = read_host(toml.data, cursor, name, what="the host file")
+    if host is None:
+        raise HostError(cursor.findings)
+    return host
+
+
+def read_host(value: object, cursor: Cursor, name: str | None, *, what: str) -> Host | None:
+    """Read a host from a table, also one inside of another file. Collects what is wrong, and then returns `None`."""
+    before = len(cursor.findings)
+    values = read_table(value, cursor, HOST_FIELDS, what=what, label="a key of a host")
     _check_amounts(values, cursor, ("memory", "free"), ("disk", "disk_free"))
     # An array with a broken entry is not in `values`; then the findings say why.
     accelerators = _accelerators(values.pop("accelerator", ()), cursor.at("accelerator"))
-    if not cursor.findings:
-        host = _attempt(cursor, partial(Host, accelerators, **{"name": name, **values}))
-        if host is not None:
-            return host
-    raise HostError(cursor.findings)
+    if len(cursor.findings) > before:
+        return None
+    return _attempt(cursor, partial(Host, accelerators, **{"name": name, **values}))
 
 
 def _accelerators(tables: tuple[dict[str, Any], ...], cursor: Cursor) -> list[Accelerator]:

@@ -20,14 +20,17 @@ from devpolicy.host.facts import (
     SYSTEMS,
     Pairs,
     Size,
+    Speeds,
     amounts,
     capability_pair,
     index,
     known_word,
     optional_text,
     pairs_of_text,
+    rate,
     shown,
     size,
+    speeds,
 )
 
 if TYPE_CHECKING:
@@ -62,6 +65,8 @@ class Accelerator:
 
     Only a simulation counts questions. A plan reads `free`.
     """
+    bandwidth: int | None
+    """Bytes per second that it reads from its memory; `None` where a prediction is to go by its name."""
 
     def __init__(
         self,
@@ -77,6 +82,7 @@ class Accelerator:
         physical: int | None = None,
         uuid: str | None = None,
         neighbour: Size = 0,
+        bandwidth: Size | None = None,
     ) -> None:
         kind = known_word(type, "type", ACCELERATOR_TYPES)
         ordinal = index(id, "id", MOST_DEVICES - 1)
@@ -98,6 +104,7 @@ class Accelerator:
             physical=index(physical, "physical", 2**31 - 1),
             uuid=optional_text(uuid, "uuid"),
             neighbour=size(neighbour, "neighbour"),
+            bandwidth=rate(bandwidth, "bandwidth"),
         )
 
     def at(self, ordinal: int) -> Accelerator:
@@ -127,6 +134,11 @@ class Host:
     """Versions of software by distribution name, with `python`, `driver` and `macos`, sorted."""
     faults: tuple[tuple[str, str], ...]
     """What could not be asked, with the reason: a type of accelerator, or a source such as `nvml`, sorted."""
+    speed: tuple[tuple[str, int], ...]
+    """Bytes per second of `ram`, `link` and `disk`, and `crossing_ns`, as far as they are known, sorted.
+
+    Predictions of time use them, with constants for what is missing.
+    """
     description: str | None = field(compare=False)
     """A sentence for people. It is no part of a host's identity."""
 
@@ -143,6 +155,7 @@ class Host:
         name: str | None = None,
         versions: Pairs = (),
         faults: Pairs = (),
+        speed: Speeds = (),
         description: str | None = None,
     ) -> None:
         total, available = amounts(memory, free, "memory", "free")
@@ -159,6 +172,7 @@ class Host:
             name=optional_text(name, "name"),
             versions=pairs_of_text(versions, "versions"),
             faults=pairs_of_text(faults, "faults", FAULT_SOURCES),
+            speed=speeds(speed),
             description=optional_text(description, "description"),
         )
 

@@ -25,6 +25,9 @@ def write(host: Host) -> str:
     for key, pairs in (("versions", host.versions), ("faults", host.faults)):
         if pairs:
             lines += ["", f"[{key}]", *(f"{write_key(name)} = {quote(text)}" for name, text in pairs)]
+    if host.speed:
+        lines += ["", "[speed]"]
+        lines += [f"{key} = {value}" if key.endswith("_ns") else _rate(key, value) for key, value in host.speed]
     for first, count, ordinal_is_position in _runs(host.accelerators):
         lines += ["", "[[accelerator]]", *_accelerator_lines(first, count, ordinal_is_position)]
     return "\n".join(lines) + "\n"
@@ -63,10 +66,17 @@ def _accelerator_lines(accelerator: Accelerator, count: int, ordinal_is_position
         elif entry.name == "neighbour":
             if value:
                 yield f'neighbour = "{exact_size(value)}"'
+        elif entry.name == "bandwidth":
+            yield _rate("bandwidth", value)
         elif entry.name == "capability":
             yield f"capability = [{value[0]}, {value[1]}]"
         else:
             yield f"{entry.name} = {quote(value) if isinstance(value, str) else value}"
+
+
+def _rate(key: str, value: int) -> str:
+    whole, rest = divmod(value, 10**9)
+    return f'{key} = "{value} B"' if rest else f'{key} = "{whole} GB"'
 
 
 def _sizes(owner: object, total: str, free: str) -> list[str]:

@@ -24,6 +24,7 @@ _TIES = choice("refuse", "follow", "skip")
 # Tables with free keys, and arrays of tables, are read by modules of their own.
 _TABLE: Kind[object] = Kind("a table", lambda value, cursor: value)
 _TABLES: Kind[object] = Kind("tables, `[[rule]]`", lambda value, cursor: value)
+_TESTS: Kind[object] = Kind("tables, `[[test]]`", lambda value, cursor: value)
 
 
 def _later(name: str, doc: str) -> Field:
@@ -89,13 +90,19 @@ TOP = (
         required=True,
         example='say where the model runs: `prefer = ["cuda", "mps"]`',
     ),
-    Field("overflow", KEEP, "Where weights that do not fit may be kept, in order.", default="nowhere"),
+    Field(
+        "overflow",
+        list_of(term("keep"), or_one=True),
+        "Where weights that do not fit may be kept, in order; an empty list is nowhere.",
+        default="nowhere",
+    ),
     Field("avoid", list_of(term("avoid"), or_one=True), "Devices that are never used, whatever a rule says."),
     Field(
         "split",
-        choice("when-needed", "never", "balanced", later=("fastest",)),
+        choice("when-needed", "never", "balanced", "fastest"),
         "How many devices of a term are used. `when-needed`: the lowest one that holds everything, else as few as do. "
-        "`never`: one, else the next term. `balanced`: all of them, evenly by their share of budget.",
+        "`never`: one, else the next term. `balanced`: all of them, evenly by their share of budget. `fastest`: those "
+        "with which a token is predicted to take the least time.",
         default='`"when-needed"`',
     ),
     Field(
@@ -122,8 +129,8 @@ TOP = (
         "Policies that this one builds on: files, relative to this one, or shipped policies. The later one is nearer.",
     ),
     Field("profile", _TABLE, "Variants of this policy: a name, and what it says then."),
-    _later("host", "Simulated hosts."),
-    _later("test", "Tests of this policy."),
+    Field("host", _TABLE, "Simulated hosts for the tests, as in a host file."),
+    Field("test", _TESTS, "Tests of this policy, which `devpolicy test` runs. A plan does not depend on them."),
 )
 
 WHEN = condition("`when`", environment=True)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from devpolicy.errors import Diagnostic, Place
     from devpolicy.host import Accelerator, Host
+    from devpolicy.language.cases import PolicyTest
     from devpolicy.language.comparisons import SizeTest
     from devpolicy.language.conditions import Condition
     from devpolicy.language.devices import DeviceClass
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from devpolicy.language.patterns import Pattern
     from devpolicy.language.profiles import Profile
 
-Split = Literal["when-needed", "never", "balanced"]
+Split = Literal["when-needed", "never", "balanced", "fastest"]
 Ties = Literal["refuse", "follow", "skip"]
 Basis = Literal["free", "total"]
 
@@ -128,6 +129,9 @@ class Policy:
     require: Condition | None = None
     profiles: tuple[Profile, ...] = ()
     """Variants that were not laid over the policy yet: `for_host` does."""
+    hosts: tuple[tuple[str, Host], ...] = field(default=(), compare=False)
+    """The `[host.NAME]` tables, for the tests. No plan depends on them."""
+    tests: tuple[PolicyTest, ...] = field(default=(), compare=False)
     schema: int = 1
     left_out: tuple[Rule, ...] = field(default=(), compare=False)
     """The rules whose `when` does not hold on the host that it was applied to."""

@@ -46,8 +46,9 @@ def layer_of(base: Layer, name: str) -> Layer:
 
 
 def without_profiles(base: Layer) -> Layer:
-    """Return a policy's layer without what only some hosts have."""
-    return replace(base, data={key: value for key, value in base.data.items() if key != "profile"})
+    """Return a policy's layer without its profiles, and without its tests, which they do not change."""
+    left_out = ("profile", "host", "test")
+    return replace(base, data={key: value for key, value in base.data.items() if key not in left_out})
 
 
 def on_host(

@@ -25,6 +25,7 @@ from devpolicy.language.merging import Layer, merge
 from devpolicy.language.policy import Policy, Term, Workload
 from devpolicy.language.profiles import Profile, layer_of, without_profiles
 from devpolicy.language.rules import read_rules
+from devpolicy.language.tests import read_hosts, read_tests
 
 _ELSEWHERE = frozenset({"component", "extends", "profile"})
 """Where `prefer` may stand instead of the top."""
@@ -148,11 +149,16 @@ def _read_tables(
     cursor = Cursor(layer.origins, layer.path, findings, names=names)
     if fields is TOP and data.keys() & _ELSEWHERE:
         fields = _PARTS
+    whole = fields is not PROFILE
     if "devices" in data:
         read_classes(data["devices"], cursor.at("devices"))
-    top = read_table(data, cursor, fields, what=what, label=f"a key of {'a policy' if fields != PROFILE else what}")
+    top = read_table(
+        data, cursor, fields, what=what, label="a key of a policy" if fields is not PROFILE else f"a key of {what}"
+    )
     rules = read_rules(data.get("offload"), data.get("rule"), cursor)
     memory, folder = read_memory(data.get("memory", {}), cursor.at("memory"))
+    hosts = read_hosts(data.get("host", {}), cursor.at("host")) if whole else ()
+    tests = read_tests(data.get("test", []), cursor.at("test")) if whole else ()
     policy = Policy(
         prefer=top.get("prefer", ()),
         overflow=top.get("overflow", ()),
@@ -164,6 +170,8 @@ def _read_tables(
         disk_path=folder,
         workload=Workload(**top.get("workload", {})),
         require=top.get("require"),
+        hosts=hosts,
+        tests=tests,
         schema=SCHEMA_VERSION,
         source=layer.origins.source,
         prefer_place=layer.origins.place((*layer.path, "prefer"), "key"),

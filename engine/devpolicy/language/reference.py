@@ -18,7 +18,10 @@ from devpolicy.errors import Diagnostic, PolicyError
 from devpolicy.language.conditions import CONDITION
 from devpolicy.language.devices import DEVICE_CLASS
 from devpolicy.language.fields import DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
+from devpolicy.language.properties import OF_A_FAMILY, OF_A_PLAN
+from devpolicy.language.suite import SUITE
 from devpolicy.language.terms import TERM_TABLE
+from devpolicy.language.tests import TEST
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +38,8 @@ _TABLES = {
     "reserve": RESERVE,
     "disk": DISK,
     "workload": WORKLOAD,
+    "test": TEST,
+    "suite": SUITE,
 }
 _OF_POLICIES = ("DP1", "DP2", "DP503")
 _GENERATED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -59,6 +64,8 @@ def _part(name: str) -> str:
         return ", ".join(top)
     if name == "codes":
         return _codes()
+    if name in ("of_a_plan", "of_a_family"):
+        return _properties(OF_A_PLAN if name == "of_a_plan" else OF_A_FAMILY)
     raise PolicyError(Diagnostic("DP202", f"there is no generated part `{name}`"))
 
 
@@ -71,6 +78,11 @@ def _keys(fields: Sequence[Field]) -> str:
         cells = [f"`{field.name}`", field.kind.name, default, field.doc]
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines)
+
+
+def _properties(table: dict[str, str]) -> str:
+    lines = ["| property | what it promises |", "|---|---|"]
+    return "\n".join([*lines, *(f"| `{name}` | {promise} |" for name, promise in table.items())])
 
 
 def _codes() -> str:

@@ -11,10 +11,13 @@ from __future__ import annotations
 import json
 
 from devpolicy._tables import JsonSchema, table_schema
+from devpolicy.host.fields import HOST_FIELDS
 from devpolicy.language.devices import DEVICE_CLASS, NAME, RESERVED
+from devpolicy.language.expectations import BY_SCHEMA, EXPECT_SCHEMA
 from devpolicy.language.fields import DISK, KEEP, MEMORY, PROFILE, RULE, TOP
 from devpolicy.language.kinds import AMOUNT
 from devpolicy.language.terms import DEVICE_PATTERN
+from devpolicy.language.tests import ASSERTIONS, TEST
 
 
 def policy_schema() -> JsonSchema:
@@ -26,6 +29,8 @@ def policy_schema() -> JsonSchema:
     if "required" in schema:
         # Another policy, or a profile, may say it.
         schema["anyOf"] = [{"required": [key]} for key in (*schema.pop("required"), "extends", "profile")]
+    properties["host"] |= {"type": "object", "additionalProperties": table_schema(HOST_FIELDS)}
+    properties["test"] |= {"type": "array", "items": _test()}
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "devpolicy policy",
@@ -37,6 +42,8 @@ def policy_schema() -> JsonSchema:
                 "additionalProperties": {"anyOf": [KEEP.schema, {**_NESTED, "minProperties": 1}]},
             },
             "profile": _completed(table_schema(PROFILE)),
+            "expect": EXPECT_SCHEMA,
+            "by": BY_SCHEMA,
         },
     }
 
@@ -66,6 +73,16 @@ def _rule() -> JsonSchema:
             {"anyOf": [{"required": [key]} for key in ("match", "class", "size")]},
             {"anyOf": [{"required": [key]} for key in ("prefer", "offload", "together")]},
             {"not": {"required": ["prefer", "offload"]}},
+        ],
+    }
+
+
+def _test() -> JsonSchema:
+    return {
+        **table_schema(TEST),
+        "allOf": [
+            {"oneOf": [{"required": ["host"]}, {"required": ["hosts"]}]},
+            {"anyOf": [{"required": [key]} for key in ASSERTIONS]},
         ],
     }
 

@@ -24,7 +24,7 @@ Role = Literal["run", "keep", "avoid"]
 
 TYPES = (*ACCELERATOR_TYPES, "cpu", "disk")
 
-_OTHER_NAMES = {
+OTHER_NAMES = {
     "gpu": "cuda", "gpus": "cuda", "nvidia": "cuda", "amd": "cuda", "rocm": "cuda", "hip": "cuda",
     "metal": "mps", "apple": "mps", "intel": "xpu", "ascend": "npu", "gaudi": "hpu",
     "ram": "cpu", "host": "cpu", "nvme": "disk", "ssd": "disk",
@@ -63,7 +63,7 @@ def read_term(text: str, cursor: Cursor) -> Term | None:
 def _unknown_device(text: str, cursor: Cursor) -> None:
     word = text.partition(":")[0].strip().lower()
     known = (*TYPES, *cursor.names)
-    meant = word if word in TYPES else suggest(text, cursor.names) or _OTHER_NAMES.get(word) or suggest(word, known)
+    meant = word if word in TYPES else suggest(text, cursor.names) or OTHER_NAMES.get(word) or suggest(word, known)
     if word == "auto":
         hint = 'list what may be used, the best first: `prefer = ["cuda", "mps", "cpu"]`'
     elif meant:

@@ -1,45 +1,73 @@
 """What does not fit is kept elsewhere, as little as possible.
 
-Owns `overflow`: which units go, in which order, and to which place. How the rest is placed is the
-matter of `search`.
+Owns `overflow`: which units go (those that cost least for what they free), and to which place. How the rest is placed
+is the matter of `search`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from fractions import Fraction
 
-from devpolicy.placement.rules import Assignment, Kept, World, keep, no_place
+from devpolicy.errors import Diagnostic
+from devpolicy.placement.prediction import milliseconds
+from devpolicy.placement.rules import Assignment, Kept, keep, no_place
 from devpolicy.placement.search import Attempt, Problem, place, place_anyhow
 from devpolicy.placement.trace import Trace
 from devpolicy.placement.units import Unit, united
+from devpolicy.sizes import format_size
+
+OVERFLOW = "overflow"
+"""The name under which a plan says that a unit is kept elsewhere for want of room."""
 
 _SCANNED = 512
 """Up to so many candidates every count is tried; beyond, the least count is bracketed by doubling and halved."""
 
 
+_TRIED = 24
+"""So many ways to keep less elsewhere are tried, once it is known how many clusters must go."""
+
+Cluster = list[int]
+Places = dict[int, tuple[Unit, Kept]]
+
+
 def spill(problem: Problem, trace: Trace) -> Attempt | None:
-    """Keep the fewest clusters elsewhere that let the rest fit. Returns `None` where none do."""
-    world, units = problem.world, problem.units
+    """Keep elsewhere what costs least and lets the rest fit. Returns `None` where nothing does."""
+    world = problem.world
     if not world.policy.overflow or not world.target.maps:
         return None
-    order, places = _places(_candidates(problem), units, problem.assignment, world, trace)
+    order, places = _places(_candidates(problem), problem, trace)
+
+    def without(gone: Sequence[Cluster]) -> Problem | None:
+        kept = _best_places(gone, places, problem)
+        return None if kept is None else Problem(problem.units, _without(problem.assignment, gone, kept), world)
 
     def attempt(count: int) -> Attempt | None:
-        return place_anyhow(Problem(units, _without(problem.assignment, order[:count], places), world))
+        left = without(order[:count])
+        return None if left is None else place_anyhow(left)
 
     found = _least(_at_least(problem, order), len(order), attempt)
-    # How much goes is known now; the rest is placed as `split` says.
-    return None if found is None else place(found.problem)
+    if found is None:
+        return None
+    gone = _less(order[: found[0]], order, problem, without)
+    left = without(gone)
+    # What goes is known now; the rest is placed as `split` says.
+    placed = None if left is None else place(left)
+    if placed is not None:
+        _explain(gone, order, placed, trace)
+    return placed
 
 
 def _candidates(problem: Problem) -> list[list[int]]:
     """Clusters that may be kept elsewhere, in the order in which they go.
 
-    Whole blocks come first, the last one before the others: each module inside is small, and so is what it needs on
-    the main device for a moment. Then other modules, the smallest first. Then what has to go as one, such
-    as tied modules. A container's own tensors stay, because no consumer can keep them elsewhere.
+    First what has to be brought in least often for each byte that it frees: an encoder runs once for a request, a tied
+    head and its embedding are brought in twice for each token. Where that is the same, whole blocks come first, the
+    last one before the others: each module inside is small, and so is what it needs on the main device for a moment.
+    Then other modules, the smallest first. Then what has to go as one. A container's own tensors stay, because no
+    consumer can keep them elsewhere.
     """
     units, assignment = problem.units, problem.assignment
     pieces = Counter(unit.block for at, unit in enumerate(units) if at not in assignment.kept)
@@ -57,42 +85,129 @@ def _candidates(problem: Problem) -> list[list[int]]:
 
     movable = filter(may_go, [*problem.clusters, *united([*assignment.bound, *rest.values()])])
 
-    def rank(cluster: list[int]) -> tuple[int, int, int]:
+    def rank(cluster: list[int]) -> tuple[Fraction, int, int, int]:
+        price = _price(cluster, problem)
         first = units[cluster[0]]
         one_block = first.block is not None and all(units[at].block == first.block for at in cluster)
         if one_block or (first.is_block and len(cluster) == 1):
-            return 0, 0, -cluster[0]
+            return price, 0, 0, -cluster[0]
         size = first.streamed if len(cluster) == 1 else sum(units[at].weights for at in cluster)
-        return min(len(cluster), 2), size, -cluster[0]
+        return price, min(len(cluster), 2), size, -cluster[0]
 
     return sorted(movable, key=rank)
 
 
-def _places(
-    candidates: Sequence[list[int]], units: Sequence[Unit], assignment: Assignment, world: World, trace: Trace
-) -> tuple[list[list[int]], dict[int, tuple[Unit, Kept]]]:
+def _price(cluster: Cluster, problem: Problem) -> Fraction:
+    """Return the bytes that are brought in over a request for each byte that keeping the cluster elsewhere frees."""
+    freed = sum(problem.units[at].weights for at in cluster)
+    return Fraction(_brought(cluster, problem), freed)
+
+
+def _brought(cluster: Cluster, problem: Problem) -> int:
+    return sum(problem.world.costs.brought(problem.units[at]) for at in cluster)
+
+
+def _places(candidates: Sequence[Cluster], problem: Problem, trace: Trace) -> tuple[list[Cluster], Places]:
     """Give each candidate the first place with room; those that find none are no candidates."""
-    room = replace(assignment, kept={}, pinned={})
-    order: list[list[int]] = []
-    places: dict[int, tuple[Unit, Kept]] = {}
+    room = replace(problem.assignment, kept={}, pinned={})
+    order: list[Cluster] = []
+    places: Places = {}
     for cluster in candidates:
-        for term in world.policy.overflow:
-            # Where the pool is shared, keeping on the CPU frees nothing.
-            if term.type == world.kind or (term.type == "cpu" and any(seat.unified for seat in world.seats)):
-                continue
-            failure = no_place(term.type, None, [units[at] for at in cluster], world, room)
-            if failure is None:
-                kept = Kept(term.type, "overflow", f"no room on `{world.kind}`, and `overflow` allows `{term}`")
-                for at in cluster:
-                    keep(at, units[at], kept, room)
-                    places[at] = units[at], kept
-                order.append(cluster)
-                break
-            trace.note(units[cluster[0]].path, f"overflow: {failure.message}")
+        failure = _keep(cluster, problem, room, places)
+        if failure is None:
+            order.append(cluster)
+        else:
+            trace.note(problem.units[cluster[0]].path, f"overflow: {failure.message}")
     return order, places
 
 
-def _without(assignment: Assignment, gone: Sequence[list[int]], places: dict[int, tuple[Unit, Kept]]) -> Assignment:
+def _keep(cluster: Cluster, problem: Problem, room: Assignment, places: Places) -> Diagnostic | None:
+    """Note the first place of `overflow` with room for a cluster; return why there is none."""
+    world, units = problem.world, problem.units
+    failure: Diagnostic | None = None
+    for term in world.policy.overflow:
+        # Where the pool is shared, keeping on the CPU frees nothing.
+        if term.type == world.kind or (term.type == "cpu" and any(seat.unified for seat in world.seats)):
+            continue
+        failure = no_place(term.type, None, [units[at] for at in cluster], world, room)
+        if failure is None:
+            kept = Kept(term.type, OVERFLOW, f"no room on `{world.kind}`, and `overflow` allows `{term}`")
+            for at in cluster:
+                keep(at, units[at], kept, room)
+                places[at] = units[at], kept
+            return None
+    return failure or Diagnostic("DP303", "nothing in `overflow` is another place")
+
+
+def _best_places(gone: Sequence[Cluster], places: Places, problem: Problem) -> Places | None:
+    """Return where `gone` is kept: what is brought in most often takes the first place of `overflow`."""
+    if len(problem.world.policy.overflow) == 1 or len({_price(cluster, problem) for cluster in gone}) <= 1:
+        return places
+    room, better = replace(problem.assignment, kept={}, pinned={}), Places()
+    for cluster in sorted(gone, key=lambda cluster: -_price(cluster, problem)):
+        if _keep(cluster, problem, room, better) is not None:
+            return None
+    return better
+
+
+def _less(
+    gone: list[Cluster], order: Sequence[Cluster], problem: Problem, without: Callable[[list[Cluster]], Problem | None]
+) -> list[Cluster]:
+    """Return what may stay out of `gone` for the rest to fit still, or `gone` with its last exchanged for less.
+
+    The order takes what is cheap for each byte, and the last that it takes may be more than is missing.
+    """
+    if len(order) > _SCANNED:
+        return gone
+    search = place if problem.world.policy.split == "fastest" else place_anyhow
+    tried = 0
+    for one in _unlike([*gone[-1:], *sorted(gone, key=lambda cluster: -_brought(cluster, problem))], problem):
+        rest = [cluster for cluster in gone if cluster is not one]
+        if tried < _TRIED and rest and (left := without(rest)) is not None and search(left) is not None:
+            gone = rest
+        tried += 1
+    last = gone[-1]
+    others = (cluster for cluster in order if not any(cluster is one for one in gone))
+    for one in _unlike(sorted(others, key=lambda cluster: _brought(cluster, problem)), problem):
+        if tried >= _TRIED or _brought(one, problem) >= _brought(last, problem):
+            break
+        swapped = [*gone[:-1], one]
+        if (left := without(swapped)) is not None and search(left) is not None:
+            return swapped
+        tried += 1
+    return gone
+
+
+def _unlike(clusters: Iterable[Cluster], problem: Problem) -> list[Cluster]:
+    """Return the first of those that are alike to the search."""
+    kinds: dict[tuple[tuple[int, ...], ...], Cluster] = {}
+    for cluster in clusters:
+        units = [problem.units[at] for at in cluster]
+        kinds.setdefault(tuple((one.weights, one.kv_cache, one.streamed, one.rewritten) for one in units), cluster)
+    return list(kinds.values())
+
+
+def _explain(gone: Sequence[Cluster], order: Sequence[Cluster], placed: Attempt, trace: Trace) -> None:
+    """Note for each unit that goes what it frees and adds, and what would have gone instead."""
+    problem = placed.problem
+    costs, kept = problem.world.costs, problem.assignment.kept
+
+    def told(cluster: Cluster, where: str) -> str:
+        units = [problem.units[at] for at in cluster]
+        time = sum(costs.streamed(unit, where, link=problem.world.link) for unit in units)
+        return f"{format_size(sum(unit.weights for unit in units))}, {milliseconds(time, costs.tokens)} for each token"
+
+    instead = next((cluster for cluster in order if not any(cluster is one for one in gone)), None)
+    for cluster in gone:
+        where = kept[cluster[0]].place
+        text = f"overflow: frees {told(cluster, where)} more, as predicted"
+        if instead is not None:
+            text += f"; next would be `{problem.units[instead[0]].path}`: {told(instead, where)}"
+        for at in cluster:
+            trace.note(problem.units[at].path, text)
+
+
+def _without(assignment: Assignment, gone: Sequence[Cluster], places: Places) -> Assignment:
     left = {at for cluster in gone for at in cluster}
     result = replace(
         assignment,
@@ -105,7 +220,7 @@ def _without(assignment: Assignment, gone: Sequence[list[int]], places: dict[int
     return result
 
 
-def _at_least(problem: Problem, order: Sequence[list[int]]) -> int:
+def _at_least(problem: Problem, order: Sequence[Cluster]) -> int:
     """Return how many candidates must go at least, by weights alone: a lower bound that costs nothing to find."""
     bins = [*problem.bins(None).values(), *problem.closed(None)]
     room = sum(max(0, one.budget - one.fixed) for one in bins)
@@ -117,14 +232,15 @@ def _at_least(problem: Problem, order: Sequence[list[int]]) -> int:
     return len(order)
 
 
-def _least(low: int, high: int, attempt: Callable[[int], Attempt | None]) -> Attempt | None:
-    """Return the attempt of the least count from `low` to `high` that succeeds.
+def _least(low: int, high: int, attempt: Callable[[int], Attempt | None]) -> tuple[int, Attempt] | None:
+    """Return the least count from `low` to `high` that succeeds, with its attempt.
 
     Keeping more is not always easier, because the KV cache of what is kept counts on the main device. So
     all counts are tried while they are few.
     """
     if high - low <= _SCANNED:
-        return next((found for count in range(low, high + 1) if (found := attempt(count)) is not None), None)
+        counts = range(low, high + 1)
+        return next(((count, found) for count in counts if (found := attempt(count)) is not None), None)
     step, bottom = 1, low - 1
     found = attempt(low)
     top = low
@@ -141,4 +257,4 @@ def _least(low: int, high: int, attempt: Callable[[int], Attempt | None]) -> Att
             bottom = middle
         else:
             top, found = middle, tried
-    return found
+    return top, found

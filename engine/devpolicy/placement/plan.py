@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from devpolicy.device import ComponentDevice, Device, DeviceMap
 from devpolicy.errors import DevPolicyError, Diagnostic
+from devpolicy.placement.prediction import Prediction
 
 if TYPE_CHECKING:
     from devpolicy.placement.trace import Trace
@@ -141,6 +142,11 @@ class Plan:
     """What each device that the plan uses holds: executing devices in id order, then `cpu`, then `disk`."""
     warnings: tuple[Diagnostic, ...] = ()
     load: Load = Load()
+    prediction: Prediction | None = None
+    """The time of one token, where the plan was chosen by it: with `split = "fastest"`, and where `overflow` took part.
+
+    A prediction, and no measurement.
+    """
     trace: Trace | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -185,6 +191,7 @@ class Plan:
             "warnings": [
                 {"code": warning.code, "message": warning.message, "help": warning.help} for warning in self.warnings
             ],
+            **({"prediction": self.prediction.to_dict()} if self.prediction else {}),
             "digest": self.digest,
         }
 
@@ -219,6 +226,7 @@ class Plan:
                     for warning in data["warnings"]
                 ),
                 load=Load(load.get("dtype"), load.get("offload_folder"), int(load.get("rewritten", 0))),
+                prediction=Prediction.from_dict(data["prediction"]) if data.get("prediction") else None,
             )
             stated = data["digest"]
         except PlanError:

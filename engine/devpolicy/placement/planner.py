@@ -19,18 +19,21 @@ from devpolicy.model import ModelTree
 from devpolicy.placement import ties
 from devpolicy.placement.blocks import hold_together
 from devpolicy.placement.choice import no_preference
+from devpolicy.placement.cost import Costs, predict
 from devpolicy.placement.ledger import ledger_of
 from devpolicy.placement.maps import device_map
-from devpolicy.placement.overflow import spill
+from devpolicy.placement.overflow import OVERFLOW, spill
 from devpolicy.placement.plan import Budget, Load, Placement, Placements, Plan
+from devpolicy.placement.prediction import Prediction
 from devpolicy.placement.remedy import remedies
 from devpolicy.placement.rules import Refused, World, assign
 from devpolicy.placement.search import Problem, Solution, no_room, place
 from devpolicy.placement.seats import Seat, cpu_seat, disk_seat, find, pooled
 from devpolicy.placement.sizing import Sizing, size_model
+from devpolicy.placement.speeds import Speeds
 from devpolicy.placement.targets import Target, target_of
 from devpolicy.placement.trace import Trace
-from devpolicy.placement.units import Division, divide
+from devpolicy.placement.units import Division, Unit, divide
 
 
 @dataclass(slots=True)
@@ -46,6 +49,7 @@ class _Work:
     groups: list[list[int]]
     claims: Mapping[str, int]
     trace: Trace
+    costs: Costs
 
 
 def make_plan(
@@ -101,8 +105,9 @@ def _make(
     sizing = size_model(tree, policy.workload)
     division = divide(tree, policy.rules, sizing)
     warnings = [*policy.notices, *unused_rules(policy, tree, division)]
+    costs = Costs(tree, policy.workload, sizing, Speeds.of(host))
     groups = ties.bind(tree, division.units, policy)
-    work = _Work(policy, tree, host, consumer, sizing, division, groups, pooled(claims or {}, host), Trace())
+    work = _Work(policy, tree, host, consumer, sizing, division, groups, pooled(claims or {}, host), Trace(), costs)
     refusals: list[tuple[Term, Diagnostic]] = []
     for term in policy.prefer:
         work.trace.forget_notes()
@@ -136,6 +141,7 @@ def _trial(term: Term, work: _Work) -> tuple[World, Solution, dict[str, Budget]]
         policy=work.policy if work.target.maps else replace(work.policy, split="never"),
         host=work.host,
         sizing=work.sizing,
+        costs=work.costs,
     )
     units = work.division.units
     assignment = assign(units, work.groups, world, work.trace)
@@ -198,8 +204,15 @@ def _plan(
         load=Load(
             work.policy.workload.dtype, _folder(work.policy.disk_path, component) if rewritten else None, rewritten
         ),
+        prediction=_prediction(units, world, solution),
         trace=work.trace,
     )
+
+
+def _prediction(units: Sequence[Unit], world: World, solution: Solution) -> Prediction | None:
+    """Return what is predicted, where the plan was chosen by it: under `fastest`, and where `overflow` took part."""
+    chosen = world.policy.split == "fastest" or any(kept.rule == OVERFLOW for kept in solution.kept.values())
+    return predict(units, solution, world) if chosen else None
 
 
 def _folder(path: str | None, component: str | None) -> str | None:

@@ -14,6 +14,7 @@ from devpolicy.device import DeviceType
 from devpolicy.errors import Diagnostic
 from devpolicy.host import Host
 from devpolicy.language.policy import Policy, Rule, Term
+from devpolicy.placement.cost import Costs
 from devpolicy.placement.seats import Found, Seat, avoids, find
 from devpolicy.placement.sizing import Sizing
 from devpolicy.placement.targets import Target
@@ -46,7 +47,13 @@ class World:
     policy: Policy
     host: Host
     sizing: Sizing
+    costs: Costs
     _found: dict[Term, Found] = field(default_factory=dict)
+
+    @property
+    def link(self) -> bool:
+        """Whether what is kept elsewhere comes over a link: not where everything is one memory."""
+        return self.kind != "cpu" and not any(seat.unified for seat in self.seats)
 
     def named(self, term: Term) -> tuple[list[int], str]:
         """Return the numbers of the seats that a rule's term names, and where there are none, why."""

@@ -1,8 +1,8 @@
 """The second half of a trial: what the rules left open is placed on the seats.
 
-Owns `split` and the main device. Everything that is kept elsewhere runs on the main device, the lowest
-seat that the plan uses, and is charged there; so each seat that might be the main one is tried, and
-the solver answers for the rest.
+Owns `split` and the main device; what is the fastest is the matter of `fastest`. Everything that is kept elsewhere
+runs on the main device, the lowest seat that the plan uses, and is charged there; so each seat that might be the main
+one is tried, and the solver answers for the rest.
 """
 
 from __future__ import annotations
@@ -107,11 +107,13 @@ class Attempt:
     used: int
     """Seats that hold anything."""
     peak: Fraction
+    time: int = 0
+    """Predicted attoseconds of a request, where `split` goes by them."""
 
-    def rank(self) -> tuple[int, Fraction, int]:
-        """Fewest devices (`balanced` wants all), then the least share of a budget, then the lowest main device."""
+    def rank(self) -> tuple[int, int, Fraction, int]:
+        """Least time, fewest devices (`balanced` wants all), least share of a budget, lowest main device."""
         balanced = self.problem.world.policy.split == "balanced"
-        return 0 if balanced else self.used, self.peak, self.main
+        return self.time, 0 if balanced else self.used, self.peak, self.main
 
     def solution(self) -> Solution:
         """Return the seat of every unit."""
@@ -131,6 +133,11 @@ class Attempt:
 
 def place(problem: Problem) -> Attempt | None:
     """Return the best attempt under the policy's `split`, or `None` where it does not all fit."""
+    if problem.world.policy.split == "fastest":
+        from devpolicy.placement.fastest import fastest  # it needs what stands here
+
+        attempts = [found for main in problem.mains() if (found := fastest(problem, main)) is not None]
+        return min(attempts, key=Attempt.rank, default=None)
     return _best(problem, _split(problem))
 
 

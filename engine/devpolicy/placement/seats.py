@@ -14,6 +14,7 @@ from devpolicy.errors import Diagnostic, Unsatisfiable
 from devpolicy.host import Accelerator, Host
 from devpolicy.language.devices import alike
 from devpolicy.language.policy import Amount, MemoryRule, Policy, Term
+from devpolicy.placement.speeds import RAM, Speeds, bandwidth
 from devpolicy.sizes import GIB, MIB
 
 FREE_STEP = 256 * MIB
@@ -38,6 +39,8 @@ class Seat:
     unified: bool = False
     others: int = 0
     """Taken by components planned before."""
+    bandwidth: int = RAM
+    """Bytes that it reads in a second, as far as is known."""
 
     @property
     def budget(self) -> int:
@@ -129,7 +132,8 @@ def accelerator_seat(one: Accelerator, policy: Policy, host: Host) -> Seat:
     headroom = (DEFAULT_HEADROOM if said.headroom is None else said.headroom).of(basis)
     if one.unified:
         headroom = max(headroom, cap - cpu_seat(policy, host).budget)
-    return Seat(_device(one), cap, headroom, _of(said.kv_cache, basis), _of(said.activations, basis), one.unified)
+    reserved = _of(said.kv_cache, basis), _of(said.activations, basis)
+    return Seat(_device(one), cap, headroom, *reserved, one.unified, bandwidth=bandwidth(one))
 
 
 def pooled(claims: Mapping[str, int], host: Host) -> Mapping[str, int]:
@@ -147,7 +151,8 @@ def cpu_seat(policy: Policy, host: Host) -> Seat:
     basis = host.memory if said.basis == "total" else host.free - host.free % FREE_STEP
     cap = min(basis, (said.cap or DEFAULT_CPU_CAP).of(basis))
     headroom = said.headroom.of(basis) if said.headroom else 0
-    return Seat(Device.cpu(), cap, headroom, _of(said.kv_cache, basis), _of(said.activations, basis))
+    reserved = _of(said.kv_cache, basis), _of(said.activations, basis)
+    return Seat(Device.cpu(), cap, headroom, *reserved, bandwidth=Speeds.of(host).ram)
 
 
 def disk_seat(policy: Policy, host: Host) -> Seat:

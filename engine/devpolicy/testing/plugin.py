@@ -4,6 +4,7 @@
     @pytest.mark.hosts("cpu-only", "8x80gb")      once on each; the names are the ids
     def test_it(simulated_host): ...              the fixture is the `Host`; unmarked tests take --devpolicy-host
     pytest --devpolicy-real                       adds the conformance checks of this machine
+    pytest policy/                                runs the `[[test]]`s of the policies there
 
 Owns how a test says its host, and when the simulation begins and ends. pytest loads this module in every run where
 devpolicy is installed: it imports nothing but pytest until a test names a host.
@@ -67,6 +68,28 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 _DEFAULT = pytest.StashKey["Host"]()
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Collect policies with tests and files of tests; other TOML is left alone."""
+    if file_path.suffix != ".toml" or not _holds_tests(file_path):
+        return None
+    from devpolicy.testing._policies import PolicyFile
+
+    return PolicyFile.from_parent(parent, path=file_path)
+
+
+def _holds_tests(path: Path) -> bool:
+    """Ask cheaply first, so that a project full of other TOML pays for nothing."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    if b"test" not in content or b"[[" not in content:
+        return False
+    from devpolicy.language.suite import holds_tests
+
+    return holds_tests(content.decode("utf-8", "replace"))
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -36,7 +36,7 @@ output_option = click.option("--output", metavar="FILE", help="Write to a file, 
     multiple=True,
     help="Keep what identifies this machine: uuid, serial, hostname, user.",
 )
-@common(formats=False)
+@common(formats=())
 @pass_session
 def capture_host(session: Session, output: str | None, name: str | None, include: tuple[str, ...]) -> None:
     """Write this machine as a host file, which plans and tests can use anywhere.
@@ -93,7 +93,7 @@ def _left_out(gone: Mapping[str, int]) -> str:
 @click.argument("model", shell_complete=complete.models)
 @output_option
 @click.option("--name", metavar="NAME", help="What the model is called; by default the last part of MODEL.")
-@common(formats=False)
+@common(formats=())
 @pass_session
 def capture_model(session: Session, model: str, output: str | None, name: str | None) -> None:
     """Write a model's structure as a model file: modules, classes, shapes, ties, and no weights.

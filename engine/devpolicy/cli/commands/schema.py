@@ -8,7 +8,7 @@ from devpolicy.cli.session import Session, common, pass_session
 
 
 @click.command(name="schema", short_help="Print the JSON schema of a policy, for editors.")
-@common(formats=False)
+@common(formats=())
 @pass_session
 def command(session: Session) -> None:
     """Print the JSON schema of a policy, for editors that complete and check TOML.

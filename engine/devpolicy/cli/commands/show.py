@@ -90,23 +90,24 @@ def _view(policy: Policy, loaded: Policy, host: Host, width: int) -> list[Line]:
     lines += ["", *table(["key", "value", "from"], rows, width=width, styles={1: "device"})]
     if _rules(policy):
         rules = [
-            [rule.name, _does(rule), _outcome(rule, policy, host), str(rule.place or "")] for rule in _rules(policy)
+            [rule.name, _does(rule), "applies" if rule in policy.rules else "does not", str(rule.place or "")]
+            for rule in _rules(policy)
         ]
         lines += ["", *table(["rule", "does", "here", "from"], rules, width=width, styles={1: "device"})]
+    lines += [line for rule in policy.left_out for line in ("", *_reasons(rule, host))]
     return lines
+
+
+def _reasons(rule: Rule, host: Host) -> list[str]:
+    """Return why a rule does not apply to a host."""
+    unmet = rule.when.unmet(host) if rule.when else []
+    return [f"{rule.name}: needs {one.needs}, and the host has {one.has}".replace("`", "") for one in unmet]
 
 
 def _does(rule: Rule) -> str:
     if rule.offload:
         return f"offload {', '.join(map(str, rule.offload))}"
     return f"prefer {', '.join(map(str, rule.prefer))}" if rule.prefer else "together"
-
-
-def _outcome(rule: Rule, policy: Policy, host: Host) -> str:
-    if rule in policy.rules or rule.when is None:
-        return "applies"
-    unmet = rule.when.unmet(host)[0]
-    return f"not here: it needs {unmet.needs}, and the host has {unmet.has}".replace("`", "")
 
 
 def inline(value: Any) -> str:

@@ -6,7 +6,7 @@ installed; torch is imported when a module is drawn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -86,8 +86,8 @@ def model_trees(draw: Draw, *, hostile: bool = False, max_modules: int = 12) -> 
         activation=draw(st.integers(0, 64)),
         output=draw(st.integers(0, 64)),
         dtype=draw(st.sampled_from((None, "float32", "bfloat16"))),
-        kv_cache=tuple(draw(_caches(ordered))),
-        reads=tuple(draw(_reads(ordered))),
+        kv_cache=tuple(caches := draw(_caches(ordered))),
+        reads=tuple(_reads(caches)),
     )
     return replace(tree, ties=draw(_ties(tree)))
 
@@ -113,15 +113,20 @@ def _repeated_blocks(modules: Sequence[Module], count: int, tensors: tuple[Tenso
 
 def _caches(modules: Sequence[Module]) -> st.SearchStrategy[list[KVCache]]:
     windows = st.one_of(st.none(), st.integers(1, 64))
-    dtypes = st.sampled_from((None, None, "float32"))
-    one = st.builds(KVCache, st.sampled_from([module.path for module in modules]), st.integers(1, 64), windows, dtypes)
-    return st.lists(one, max_size=4, unique_by=lambda cache: cache.module)
+    one = st.builds(KVCache, st.sampled_from([module.path for module in modules]), st.integers(1, 64), windows)
+    return st.lists(one.map(_state), max_size=4, unique_by=lambda cache: cache.module)
 
 
-def _reads(modules: Sequence[Module]) -> st.SearchStrategy[list[Reads]]:
-    paths = st.sampled_from([module.path for module in modules])
-    parts = st.builds(Reads, paths, st.integers(1, 2), st.integers(2, 8), st.booleans())
-    return st.lists(parts, max_size=2, unique_by=lambda entry: entry.module)
+def _state(cache: KVCache) -> KVCache:
+    # Not drawn, as `_reads` below: each further draw makes the tree that a failure is shrunk to a larger one.
+    return replace(cache, dtype="float32") if cache.window == 1 else cache
+
+
+def _reads(caches: Sequence[KVCache]) -> Iterator[Reads]:
+    """Yield what a token reads of some of the modules that keep a cache."""
+    for cache in caches:
+        if cache.values % 2 == 0:
+            yield Reads(cache.module, 1, cache.values // 2, cache.window is None)
 
 
 @st.composite

@@ -1,0 +1,110 @@
+"""The search behind `split = "fastest"` against every chain of devices there is."""
+
+from __future__ import annotations
+
+from itertools import accumulate, combinations, pairwise, permutations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from devpolicy.placement import chain
+from devpolicy.placement.chain import Chain, Lane, Road, chains
+from devpolicy.placement.solver import Sums
+
+World = tuple[list[int], list[int], list[list[int]], list[tuple[int, int]], int | None]
+KINDS = st.tuples(st.integers(0, 30), st.integers(1, 9))
+
+
+@st.composite
+def roads(draw: st.DrawFn) -> World:
+    """Bytes and reads of a sequence, what stands between on device 0, the devices, and one that has to be used."""
+    count = draw(st.integers(1, 9))
+    sizes = draw(st.lists(st.integers(0, 12), min_size=count, max_size=count))
+    reads = draw(st.lists(st.integers(0, 40), min_size=count, max_size=count))
+    between = draw(st.lists(st.lists(st.just(0), max_size=1), min_size=count + 1, max_size=count + 1))
+    kinds = draw(st.lists(KINDS, min_size=1, max_size=2))
+    devices = draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=4))
+    return sizes, reads, between, devices, draw(st.sampled_from((None, 0)))
+
+
+def _lanes(devices: list[tuple[int, int]]) -> list[Lane]:
+    """Device 0 alone, since things stand on it; the others with their like."""
+    alike: dict[tuple[int, int], list[int]] = {}
+    for number, kind in list(enumerate(devices))[1:]:
+        alike.setdefault(kind, []).append(number)
+    return [Lane((0,), *devices[0]), *(Lane(tuple(numbers), *kind) for kind, numbers in alike.items())]
+
+
+def _road(sizes: list[int], reads: list[int], between: list[list[int]]) -> Road:
+    return Road(Sums.of(sizes, [0] * len(sizes)), [0, *accumulate(reads)], [tuple(one) for one in between], 7)
+
+
+def _time(
+    chain: Chain, sizes: list[int], reads: list[int], between: list[list[int]], devices: list[tuple[int, int]]
+) -> int | None:
+    """The cost of one chain by walking along it; `None` where it does not fit."""
+    walked, cost, start = [*between[0]], 0, 0
+    for number, end in chain:
+        room, rate = devices[number]
+        if sum(sizes[start:end]) > room:
+            return None
+        cost += rate * sum(reads[start:end])
+        for at in range(start, end):
+            walked += [number, *between[at + 1]]
+        start = end
+    return cost + 7 * sum(one != other for one, other in pairwise(walked))
+
+
+def _every_chain(count: int, devices: int, *, ordered: bool) -> list[Chain]:
+    result = []
+    for used in range(1, min(count, devices) + 1):
+        orders = combinations(range(devices), used) if ordered else permutations(range(devices), used)
+        for order in orders:
+            for cuts in combinations(range(1, count), used - 1):
+                result.append(list(zip(order, (*cuts, count), strict=True)))
+    return result
+
+
+def _best(
+    world: tuple[list[int], list[int], list[list[int]], list[tuple[int, int]], int | None], ordered: bool
+) -> int | None:
+    sizes, reads, between, devices, must = world
+    times = [
+        time
+        for one in _every_chain(len(sizes), len(devices), ordered=ordered)
+        if (must is None or must in dict(one)) and (time := _time(one, sizes, reads, between, devices)) is not None
+    ]
+    return min(times, default=None)
+
+
+@given(roads())
+def test_the_least_time_is_that_of_the_best_chain_of_any_devices_in_any_order(world: World) -> None:
+    sizes, reads, between, devices, must = world
+    found = next(chains(_road(sizes, reads, between), _lanes(devices), must), None)
+    best = _best(world, ordered=False)
+    if found is None:
+        assert best is None
+        return
+    time, made = found
+    assert time == best == _time(made, sizes, reads, between, devices)
+    assert len(dict(made)) == len(made)
+
+
+@given(roads())
+def test_with_too_many_kinds_the_least_time_is_that_of_the_best_chain_in_the_order_of_ids(world: World) -> None:
+    sizes, reads, between, devices, must = world
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chain, "MOST_STEPS", 0)
+        found = next(chains(_road(sizes, reads, between), _lanes(devices), must), None)
+    best = _best(world, ordered=True)
+    if found is None:
+        assert best is None
+        return
+    time, made = found
+    assert time == best == _time(made, sizes, reads, between, devices)
+
+
+def test_of_equal_devices_the_lowest_are_used() -> None:
+    road = _road([5, 5], [1, 1], [[], [], []])
+    assert next(chains(road, [Lane((2, 3, 5), 5, 1)])) == (2 + 7, [(2, 1), (3, 2)])
