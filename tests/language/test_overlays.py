@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.worlds import planned, small_llama
 
-from devpolicy import Accelerator, Host, Policy, PolicyError, Unsatisfiable, plan, resolve, use_policy
+from devpolicy import Accelerator, Host, Policy, PolicyError, Unsatisfiable, plan, plan_all, resolve, use_policy
 from devpolicy.errors import DevPolicyWarning
 from devpolicy.language.effective import effective
 from devpolicy.language.policy import Term
@@ -379,3 +379,14 @@ def test_every_value_has_the_place_that_it_comes_from(files):
         ("workload.context", 200, f"{base}:9:1"),
     ]
     assert ("workload.dtype", "the model's own", None) in found
+
+
+def test_a_profile_changes_a_component_before_it_is_planned():
+    text = (
+        'prefer = "cuda"\n[component.reader]\nprefer = "cuda:1"\nneeds = "1 GiB"\n'
+        '[profile.none]\nwhen = { cuda = "==0" }\ncomponent.reader.prefer = "cpu"\n'
+    )
+    policy = Policy.parse(text)
+    assert resolve(policy, NONE, component="reader").to_torch_str() == "cpu"
+    assert resolve(policy, TWO, component="reader").to_torch_str() == "cuda:1"
+    assert [str(one) for one in plan_all(policy, host=NONE)["reader"].ledger] == ["cpu"]

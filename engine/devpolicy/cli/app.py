@@ -28,6 +28,7 @@ _COMMANDS = {
     "host": "host",
     "model": "model",
     "doctor": "doctor",
+    "simulator": "simulator",
     "schema": "schema",
     "explain": "explain",
 }

@@ -51,10 +51,12 @@ def without_profiles(base: Layer) -> Layer:
     return replace(base, data={key: value for key, value in base.data.items() if key not in left_out})
 
 
-def on_host(
+def overlaid(
     policy: Policy, host: Host, profile: str | None, overrides: Sequence[str], environment: Environment | None
 ) -> Policy:
-    """Return what a policy says on one host: `Policy.for_host`."""
+    """Return a policy with what belongs to one host laid over it: `Policy.overlaid`."""
+    if profile is None and not overrides and not policy.profiles:
+        return policy
     if profile is not None and all(one.name != profile for one in policy.profiles):
         raise PolicyError(_unknown(policy, profile))
     automatic, notices = _automatic(policy, host, profile, environment)
@@ -62,17 +64,16 @@ def on_host(
         _refuse_conflicts(policy, automatic)
     applied = [*automatic, *([profile] if profile is not None else [])]
     effective = _overlaid(policy, applied, overrides) if applied or overrides else policy
-    rules = tuple(rule for rule in effective.rules if rule.when is None or not rule.when.unmet(host))
-    if effective is policy and not policy.profiles and len(rules) == len(policy.rules):
+    return replace(effective, profiles=(), applied=(*policy.applied, *applied), notices=(*policy.notices, *notices))
+
+
+def applying(policy: Policy, host: Host) -> Policy:
+    """Return a policy without the rules whose `when` does not hold on a host."""
+    left_out = tuple(rule for rule in policy.rules if rule.when is not None and rule.when.unmet(host))
+    if not left_out:
         return policy
-    return replace(
-        effective,
-        rules=rules,
-        left_out=(*policy.left_out, *(rule for rule in effective.rules if rule not in rules)),
-        profiles=(),
-        applied=(*policy.applied, *applied),
-        notices=(*policy.notices, *notices),
-    )
+    rules = tuple(rule for rule in policy.rules if rule not in left_out)
+    return replace(policy, rules=rules, left_out=(*policy.left_out, *left_out))
 
 
 def _unknown(policy: Policy, name: str) -> Diagnostic:

@@ -14,24 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from devpolicy._shipped import shipped_files
-from devpolicy._tables import Cursor, read_table, wrong_type
+from devpolicy._tables import Cursor, wrong_type
 from devpolicy._toml import Document
 from devpolicy.errors import Diagnostic, PolicyError
-from devpolicy.language.devices import read_classes
 from devpolicy.language.extending import exists, likely, texts
 from devpolicy.language.fields import PROFILE, SCHEMA_VERSION, TOP, WHEN
-from devpolicy.language.memory import read_memory
 from devpolicy.language.merging import Layer, merge
-from devpolicy.language.policy import Policy, Term, Workload
+from devpolicy.language.policy import Policy
 from devpolicy.language.profiles import Profile, layer_of, without_profiles
-from devpolicy.language.rules import read_rules
-from devpolicy.language.tests import read_hosts, read_tests
+from devpolicy.language.top import PARTS, classes_of, read_tables
 
-_ELSEWHERE = frozenset({"component", "extends", "profile"})
-"""Where `prefer` may stand instead of the top."""
 _MISSING = "DP105"
 """What a part lacks, another part may have: it is told of the whole."""
-_PARTS = tuple(replace(field, required=False) for field in TOP)
 
 
 def parse(text: str | bytes, source: str = "<string>") -> Policy:
@@ -96,15 +90,15 @@ def read_layer(layer: Layer, *, variants: Sequence[Layer] = (), findings: Sequen
     `PolicyError` with every finding, those handed in first.
     """
     found = _Findings(findings)
-    names = _classes(layer.data.get("devices"), Cursor(layer.origins, ("devices",), []))
+    names = classes_of(layer.data.get("devices"), Cursor(layer.origins, ("devices",), []))
     for variant in variants:
         # A text that others build on may lack what they say.
-        own = _classes(variant.data.get("devices"), Cursor(variant.origins, (*variant.path, "devices"), []))
-        parts = PROFILE if variant.name == "--set" else _PARTS
+        own = classes_of(variant.data.get("devices"), Cursor(variant.origins, (*variant.path, "devices"), []))
+        parts = PROFILE if variant.name == "--set" else PARTS
         what = "--set" if variant.name == "--set" else "the policy"
-        told = _read_tables(variant, {**names, **own}, parts, what)[1]
+        told = read_tables(variant, {**names, **own}, parts, what)[1]
         found.take([finding for finding in told if finding.severity == "error" and finding.code != _MISSING])
-    policy, told = _read_tables(layer, names, TOP, "the policy")
+    policy, told = read_tables(layer, names, TOP, "the policy")
     profiles, more = _read_profiles(layer, names)
     found.take([*told, *more])
     return replace(policy, profiles=profiles, text=layer, warnings=found.checked())
@@ -136,50 +130,6 @@ class _Findings:
         return tuple(self.all)
 
 
-def _classes(value: object, cursor: Cursor) -> Mapping[str, Any]:
-    return {} if value is None else read_classes(value, cursor)
-
-
-def _read_tables(
-    layer: Layer, names: Mapping[str, Any], fields: Sequence[Any], what: str
-) -> tuple[Policy, list[Diagnostic]]:
-    """Read the keys of one layer, and return what is wrong with them."""
-    findings: list[Diagnostic] = []
-    data = layer.data
-    cursor = Cursor(layer.origins, layer.path, findings, names=names)
-    if fields is TOP and data.keys() & _ELSEWHERE:
-        fields = _PARTS
-    whole = fields is not PROFILE
-    if "devices" in data:
-        read_classes(data["devices"], cursor.at("devices"))
-    top = read_table(
-        data, cursor, fields, what=what, label="a key of a policy" if fields is not PROFILE else f"a key of {what}"
-    )
-    rules = read_rules(data.get("offload"), data.get("rule"), cursor)
-    memory, folder = read_memory(data.get("memory", {}), cursor.at("memory"))
-    hosts = read_hosts(data.get("host", {}), cursor.at("host")) if whole else ()
-    tests = read_tests(data.get("test", []), cursor.at("test")) if whole else ()
-    policy = Policy(
-        prefer=top.get("prefer", ()),
-        overflow=top.get("overflow", ()),
-        avoid=top.get("avoid", ()),
-        split=top.get("split", "when-needed"),
-        ties=top.get("ties", "refuse"),
-        rules=rules,
-        memory=memory,
-        disk_path=folder,
-        workload=Workload(**top.get("workload", {})),
-        require=top.get("require"),
-        hosts=hosts,
-        tests=tests,
-        schema=SCHEMA_VERSION,
-        source=layer.origins.source,
-        prefer_place=layer.origins.place((*layer.path, "prefer"), "key"),
-    )
-    _lint(policy, data, cursor)
-    return policy, findings
-
-
 def _read_profiles(layer: Layer, names: Mapping[str, Any]) -> tuple[tuple[Profile, ...], list[Diagnostic]]:
     """Read every `[profile.NAME]`: by itself, and laid over the policy."""
     findings: list[Diagnostic] = []
@@ -197,44 +147,18 @@ def _read_profiles(layer: Layer, names: Mapping[str, Any]) -> tuple[tuple[Profil
         if not name.strip():
             here.error("DP104", "a profile's name is empty", label="empty", part="key")
         own = layer_of(layer, name)
-        classes = _classes(own.data.get("devices"), Cursor(own.origins, (*own.path, "devices"), []))
+        classes = classes_of(own.data.get("devices"), Cursor(own.origins, (*own.path, "devices"), []))
         what = f"[profile.{name}]"
         # `when` is no part of what it says, and is read with it.
         whole = replace(own, data=table)
-        found = [one for one in _read_tables(whole, {**names, **classes}, PROFILE, what)[1] if one.code != _MISSING]
+        found = [one for one in read_tables(whole, {**names, **classes}, PROFILE, what)[1] if one.code != _MISSING]
         findings += found
         if not any(finding.severity == "error" for finding in found):
             merged = merge([without_profiles(layer), own])
             again = {**names, **classes}
             findings += [
-                one
-                for one in _read_tables(Layer(merged, merged.data), again, _PARTS, what)[1]
-                if one.severity == "error"
+                one for one in read_tables(Layer(merged, merged.data), again, PARTS, what)[1] if one.severity == "error"
             ]
         when = WHEN.read(table["when"], Cursor(layer.origins, (*here.path, "when"), [])) if "when" in table else None
         profiles.append(Profile.make(name, when, own.data))
     return tuple(profiles), findings
-
-
-def _lint(policy: Policy, data: dict[str, object], cursor: Cursor) -> None:
-    """Collect DP503 for terms that an earlier one includes, or that `avoid` rules out."""
-    for key, terms in [("prefer", policy.prefer), ("overflow", policy.overflow), ("avoid", policy.avoid)]:
-        for index, term in enumerate(terms):
-            here = cursor.at(key, index) if isinstance(data[key], list) else cursor.at(key)
-            before = next((other for other in terms[:index] if _includes(other, term)), None)
-            avoided = key != "avoid" and any(_includes(other, term) for other in policy.avoid)
-            if before is not None:
-                hint = f"`{before}` stands before it and includes it" if before != term else "it stands there before"
-                _warn(here, term, "without effect", hint)
-            elif avoided:
-                _warn(here, term, "never used", "`avoid` rules it out")
-
-
-def _warn(cursor: Cursor, term: Term, label: str, note: str) -> None:
-    cursor.error("DP503", f"`{term}` is never used here", label=label, notes=[note], severity="warning")
-
-
-def _includes(one: Term, other: Term) -> bool:
-    """Whether what serves as `other` always serves as `one`."""
-    broad = one.id is None and one.cls is None and not one.count and not one.same
-    return one == other or (one.type == other.type and broad)

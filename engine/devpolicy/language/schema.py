@@ -12,9 +12,10 @@ import json
 
 from devpolicy._tables import JsonSchema, table_schema
 from devpolicy.host.fields import HOST_FIELDS
+from devpolicy.language.components import OF_MODELS
 from devpolicy.language.devices import DEVICE_CLASS, NAME, RESERVED
 from devpolicy.language.expectations import BY_SCHEMA, EXPECT_SCHEMA
-from devpolicy.language.fields import DISK, KEEP, MEMORY, PROFILE, RULE, TOP
+from devpolicy.language.fields import COMPONENT, DISK, KEEP, MEMORY, PROFILE, RULE, TOP
 from devpolicy.language.kinds import AMOUNT
 from devpolicy.language.terms import DEVICE_PATTERN
 from devpolicy.language.tests import ASSERTIONS, TEST
@@ -23,12 +24,11 @@ from devpolicy.language.tests import ASSERTIONS, TEST
 def policy_schema() -> JsonSchema:
     """Return the JSON schema (draft 7) of a policy. What needs two keys to decide is left to the reader."""
     schema = _completed(table_schema(TOP))
+    # Where components or profiles say where they run, or another policy does, the top need not.
+    schema["anyOf"] = [{"required": [key]} for key in (*schema.pop("required"), "component", "extends", "profile")]
     properties = schema["properties"]
     properties["schema"]["enum"] = [1]
     properties["profile"] |= {"type": "object", "additionalProperties": {"$ref": "#/definitions/profile"}}
-    if "required" in schema:
-        # Another policy, or a profile, may say it.
-        schema["anyOf"] = [{"required": [key]} for key in (*schema.pop("required"), "extends", "profile")]
     properties["host"] |= {"type": "object", "additionalProperties": table_schema(HOST_FIELDS)}
     properties["test"] |= {"type": "array", "items": _test()}
     return {
@@ -55,15 +55,23 @@ _NESTED: JsonSchema = {"allOf": [{"$ref": "#/definitions/offload"}]}
 def _completed(schema: JsonSchema) -> JsonSchema:
     """Return the schema of a policy or a profile with its tables with free keys."""
     properties = schema["properties"]
-    properties["offload"] |= _NESTED
-    properties["rule"] |= {"type": "array", "items": _rule()}
-    properties["memory"] |= _memory()
+    component = _component()
+    for place in (properties, component["properties"]):
+        place["offload"] |= _NESTED
+        place["rule"] |= {"type": "array", "items": _rule()}
+        place["memory"] |= _memory()
+    properties["component"] |= {"type": "object", "additionalProperties": component}
     properties["devices"] |= {
         "type": "object",
         "propertyNames": {"pattern": f"^{NAME}$", "not": {"enum": list(RESERVED)}},
         "additionalProperties": table_schema(DEVICE_CLASS),
     }
     return schema
+
+
+def _component() -> JsonSchema:
+    of_models = ({"required": ["needs", key]} for key in ("model", *OF_MODELS))
+    return {**table_schema(COMPONENT), "not": {"anyOf": list(of_models)}}
 
 
 def _rule() -> JsonSchema:

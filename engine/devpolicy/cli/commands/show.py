@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from devpolicy._toml import quote, write_key
-from devpolicy.cli.inputs import for_host, host_option, load_host, overlay_options, policy_argument
+from devpolicy.cli.inputs import host_option, load_host, on_host, overlay_options, policy_argument
 from devpolicy.cli.report import tell_lint
 from devpolicy.cli.session import Session, common, pass_session
 from devpolicy.cli.table import facts, table
@@ -41,7 +41,7 @@ def command(session: Session, policy: str, host: str | None, profile: str | None
     """
     loaded = Policy.load(policy)
     machine = load_host(session, host, loaded)
-    shown = for_host(loaded, machine, profile, overrides)
+    shown = on_host(loaded, machine, profile, overrides).for_host(machine)
     if session.json:
         session.print_json(_for_programs(shown, loaded, machine))
     else:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
-from devpolicy import api
+from devpolicy.api.joint import Joint, Request
 from devpolicy.cli import complete
 from devpolicy.cli.commands.resolve import preferences
 from devpolicy.cli.inputs import (
+    check_component,
+    check_model,
     component_option,
-    for_host,
     host_option,
     load_host,
     load_model,
     model_option,
+    on_host,
     overlay_options,
     policy_argument,
 )
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 @click.command(name="why", short_help="Show what decided where a module is.")
 @policy_argument
 @click.argument("module", shell_complete=complete.modules)
-@model_option(required=True)
+@model_option(required=False)
 @host_option
 @component_option
 @overlay_options
@@ -45,7 +48,7 @@ def command(
     session: Session,
     policy: str,
     module: str,
-    model: str,
+    model: str | None,
     host: str | None,
     component: str | None,
     profile: str | None,
@@ -54,19 +57,25 @@ def command(
 ) -> None:
     """Show why a module is where it is: the rule that decided, and what became of each preference.
 
-    MODULE is a module's path; for a container, all that is inside is told. `""` is the whole model.
+    MODULE is a module's path; for a container, all that is inside is told. `""` is the whole model. Without --model it
+    is the one that the policy names for the component.
 
     \b
     Examples:
       devpolicy why offload-lm-head lm_head --model llama-3.1-70b --host 4x80gb
       devpolicy why policy.toml model.layers.3 --model llama-3.1-8b
+      devpolicy why rag-pipeline lm_head --component generator
     """
     loaded = Policy.load(policy)
-    tree = load_model(session, model)
-    _check(module, tree)
     machine = load_host(session, host, loaded)
-    loaded = for_host(loaded, machine, profile, overrides)
-    plan = api.plan(loaded, tree, machine, component=component, target=target)
+    loaded = on_host(loaded, machine, profile, overrides)
+    check_component(loaded, component)
+    check_model(loaded, component, given=model is not None)
+    request = Request(loaded, component, None if model is None else load_model(session, model), target=target)
+    tree = request.tree()
+    if tree is not None:
+        _check(module, tree)
+    plan = Joint(machine).place(replace(request, model=tree)).plan
     # A placement is asked for by any path; a module without tensors inside a divided container has none.
     units = plan.placements.below(module)
     unit_paths = {_unit_of(plan, path): unit for path, unit in units.items()}
@@ -120,7 +129,8 @@ def _unit_of(plan: Plan, path: str) -> str:
 def _decisions(module: str, units: dict[str, Placement], notes: dict[str, list[str]], policy: Policy) -> list[Line]:
     from devpolicy.cli.fold import fold
 
-    places = {rule.name: rule.place for rule in policy.rules if rule.place}
+    rules = [*policy.rules, *(rule for entry in policy.components for rule in entry.rules)]
+    places = {rule.name: rule.place for rule in rules if rule.place}
     if not units:
         return [f"{module} holds no tensors, so it is not placed"]
     lines: list[Line] = []
