@@ -34,11 +34,13 @@ DOCS = Path(__file__).parents[1] / "docs"
 NEEDS: dict[str, tuple[str, ...]] = {
     "index": (),
     "python-api": (),
+    "components": (),
     "hosts-and-models": (),
     "how-it-places": (),
     "limits": (),
     "testing-policies": (),
     "when-not": (),
+    "tutorial": (),
     "migrating": ("torch", "transformers", "accelerate"),
     "transformers": ("torch", "transformers", "accelerate"),
     "haystack": ("torch", "transformers", "accelerate", "haystack"),

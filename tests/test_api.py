@@ -57,7 +57,7 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> list[Host]:
 @pytest.fixture(autouse=True)
 def _without_the_variable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv(api.VARIABLE, raising=False)
-    monkeypatch.setattr(api, "_of_process", {})
+    monkeypatch.setattr(api.block, "_of_process", {})
     yield
 
 
@@ -402,8 +402,9 @@ def test_threads_that_share_the_policy_of_a_process_share_its_probe_and_its_clai
     for thread in threads:
         thread.join(60)
     assert len(probes) == 1
-    (active,) = api._of_process.values()
-    assert sum(one.ledger["cpu"].used - one.ledger["cpu"].others for one in active._resolved) == count * taken
+    (active,) = api.block._of_process.values()
+    ledgers = [one.plan.ledger["cpu"] for one in active.joint.placed]
+    assert sum(ledger.used - ledger.others for ledger in ledgers) == count * taken
 
 
 # The variable.

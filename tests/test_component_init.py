@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from inspect import signature
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +31,7 @@ from devpolicy import (  # noqa: E402
     plan_all,
     use_policy,
 )
+from devpolicy.api import active_device  # noqa: E402
 from tests.pages import blocks  # noqa: E402
 
 HEAD = 'prefer = ["cuda", "mps", "cpu"]\n[offload]\nlm_head = "disk"\n'
@@ -170,6 +173,123 @@ def test_several_components_of_a_pipeline_share_the_devices(
         assert [one.where().to_torch_str() for one in (first, second)] == ["cuda:0", "cuda:1"]
         with pytest.raises(Unsatisfiable):
             third.where()
+
+
+def rag(folder: Path, checkpoint: str, **models: bool) -> Path:
+    """A policy of three components, two of which would fill a card; those named false have no model in it."""
+    used = plan("prefer-accelerator", checkpoint, "2x24gb").ledger["cuda:0"].used
+    file = folder / "rag.toml"
+    memory = f'memory.cuda = {{ cap = "{used * 5 // 2} B", headroom = "0 B" }}'
+    entries = [
+        f"[component.{name}]\n" + (f"model = '{checkpoint}'\n" if models.get(name, True) else "")
+        for name in ("embedder", "ranker", "generator")
+    ]
+    file.write_text("\n".join(["prefer = ['cuda', 'cpu']", memory, *entries]), encoding="utf-8")
+    return file
+
+
+ORDERS = [
+    ("embedder", "ranker", "generator"),
+    ("generator", "ranker", "embedder"),
+    ("ranker", "generator", "embedder", "ranker", "generator"),
+]
+
+
+@pytest.fixture(scope="module")
+def component_of_a_policy() -> Iterator[type]:
+    """A component of Haystack that keeps its name in the policy in use, and asks it when it warms up."""
+    haystack = pytest.importorskip("haystack")
+
+    @haystack.component
+    class Named:
+        def __init__(self, component: str, model: str | None = None) -> None:
+            self.component, self.model, self.device = component, model, None
+
+        def warm_up(self) -> None:
+            self.device = active_device(component=self.component, model=self.model)
+
+        @haystack.component.output_types(where=str)
+        def run(self, text: str) -> dict[str, str]:
+            return {"where": self.device.to_torch_str()}
+
+    yield Named
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=lambda order: " ".join(order))
+def test_components_get_the_devices_of_the_joint_plan_in_whatever_order_they_warm_up(
+    order: tuple[str, ...], component_of_a_policy: type, checkpoint: str, tmp_path: Path
+) -> None:
+    policy = rag(tmp_path, checkpoint)
+    planned = {name: made.device for name, made in plan_all(policy, host="2x24gb").items()}
+    assert len(set(planned.values())) == 2, "they would all have fitted on one card"
+    components = {name: component_of_a_policy(name) for name in dict.fromkeys(order)}
+    with use_policy(policy, "2x24gb"):
+        for name in order:
+            components[name].warm_up()
+    assert {name: one.device for name, one in components.items()} == planned
+
+
+def test_a_pipeline_warms_its_components_up_to_the_devices_of_the_joint_plan(
+    component_of_a_policy: type, checkpoint: str, tmp_path: Path
+) -> None:
+    policy = rag(tmp_path, checkpoint, generator=False)
+    pipeline = pipeline_of(
+        generator=component_of_a_policy("generator", checkpoint),
+        embedder=component_of_a_policy("embedder"),
+        ranker=component_of_a_policy("ranker"),
+    )
+    with use_policy(policy, "2x24gb"):
+        pipeline.warm_up()
+        told = pipeline.run({name: {"text": "x"} for name in ("embedder", "ranker", "generator")})
+    planned = plan_all(policy, {"generator": checkpoint}, "2x24gb")
+    assert {name: answer["where"] for name, answer in told.items()} == {
+        name: made.device.to_torch_str() for name, made in planned.items()
+    }
+
+
+def test_threads_that_warm_components_up_share_what_is_claimed(
+    component_of_a_policy: type, checkpoint: str, tmp_path: Path
+) -> None:
+    policy = rag(tmp_path, checkpoint)
+    planned = {name: made.device for name, made in plan_all(policy, host="2x24gb").items()}
+    components = [component_of_a_policy(name) for name in planned for _ in range(3)]
+    with use_policy(policy, "2x24gb"), ThreadPoolExecutor(len(components)) as pool:
+        context = [copy_context() for _ in components]
+        list(pool.map(lambda pair: pair[0].run(pair[1].warm_up), zip(context, components, strict=True)))
+    assert all(one.device == planned[one.component] for one in components)
+
+
+def test_a_saved_pipeline_is_decided_with_its_components_beside_each_other(checkpoint: str, tmp_path: Path) -> None:
+    haystack = pytest.importorskip("haystack")
+    from haystack.components.evaluators import SASEvaluator
+    from haystack.core.serialization import DeserializationCallbacks
+
+    from devpolicy.adapters.haystack import decide
+
+    policy = rag(tmp_path, checkpoint)
+    planned = plan_all(policy, host="2x24gb")
+    text = pipeline_of(**{name: SASEvaluator(model=name) for name in planned}).dumps()
+    callbacks = DeserializationCallbacks(component_pre_init=decide(policy, "2x24gb"))
+    pipeline = haystack.Pipeline.loads(text, callbacks=callbacks)
+    for name, made in planned.items():
+        assert ComponentDevice.from_haystack(pipeline.get_component(name)._device) == made.device
+
+
+def test_an_entry_for_a_class_speaks_for_the_components_of_a_saved_pipeline(tmp_path: Path) -> None:
+    haystack = pytest.importorskip("haystack")
+    from haystack.components.evaluators import SASEvaluator
+    from haystack.core.serialization import DeserializationCallbacks
+
+    from devpolicy.adapters.haystack import decide
+
+    policy = Policy.parse(
+        "prefer = 'cuda:1'\n[component.'*']\ntype = 'haystack.components.evaluators.*'\nprefer = 'cpu'\n"
+        "[component.'other*']\ntype = 'haystack.components.rankers.*'\nprefer = 'cuda:0'\n"
+    )
+    text = pipeline_of(one=SASEvaluator(model="x"), other=SASEvaluator(model="y")).dumps()
+    callbacks = DeserializationCallbacks(component_pre_init=decide(policy, "2x24gb"))
+    pipeline = haystack.Pipeline.loads(text, callbacks=callbacks)
+    assert {str(pipeline.get_component(name)._device.to_torch_str()) for name in ("one", "other")} == {"cpu"}
 
 
 def test_what_the_host_cannot_satisfy_is_refused_when_the_component_warms_up(

@@ -39,12 +39,18 @@ CODES: dict[str, Code] = {
         'The value is of the right type and cannot be read: a size without a unit (`"24"` for `"24 GiB"`), a '
         "percentage over 100, a range that ends before it begins (`{5..3}`), a word that the key does not know.",
     ),
-    "DP105": Code("missing key", "A key that is needed is not there. A policy needs `prefer`: where the model runs."),
+    "DP105": Code(
+        "missing key",
+        "A key that is needed is not there. A policy needs `prefer`: where the model runs, at the top or in the "
+        "component that is used. A component that is planned needs a model: one that is given, the policy's `model`, "
+        "or the bytes that it `needs`.",
+    ),
     "DP106": Code(
         "keys that do not go together",
         "Two keys exclude each other, or one needs another. A rule selects (`match`, `class`, `size`) and does one "
         "thing: `prefer` says where the modules run, `offload` where their weights are kept, `together = true` that "
-        "they share a device, alone or with `prefer`.",
+        "they share a device, alone or with `prefer`. A component has a `model` or bytes that it `needs`; what only "
+        "`needs` bytes has no modules that another key could speak of.",
     ),
     "DP107": Code(
         "unknown schema version",
@@ -66,7 +72,8 @@ CODES: dict[str, Code] = {
     "DP111": Code(
         "given twice",
         "Two rules have one name, two entries of `[offload]` one pattern, or a class of `[devices]` has the name of a "
-        "type. Explanations and tests name them, and could not tell them apart.",
+        "type. Explanations and tests name them, and could not tell them apart. Rules of two components may share a "
+        "name; a component's and the policy's may not.",
     ),
     # Names that refer to nothing.
     "DP201": Code(
@@ -78,7 +85,7 @@ CODES: dict[str, Code] = {
     "DP202": Code(
         "unknown name",
         "No file, shipped policy, host or model has this name. Names without a path are looked up among what ships "
-        "with devpolicy first, then as files.",
+        "with devpolicy first, then as files. Or no component has it, in a policy that says nothing for others.",
     ),
     "DP203": Code(
         "a tensor's path",
@@ -166,7 +173,7 @@ CODES: dict[str, Code] = {
     "DP501": Code(
         "a rule that matches nothing",
         "No module of this model is matched by the rule. With another model it may be; with this one it is likely a "
-        "slip in a path.",
+        "slip in a path. For a rule of `[component.NAME]`, which is written for one model, it is an error.",
     ),
     "DP502": Code(
         "a rule that never decides",
@@ -189,11 +196,23 @@ CODES: dict[str, Code] = {
         "changed with the policy, the host, the model or devpolicy itself. What moved is listed. Where the change is "
         "wanted, write the file again: `devpolicy plan … --format json --output FILE`.",
     ),
+    "DP508": Code(
+        "a component that is likely misspelt",
+        "The policy has no entry for the component, and one that is spelt nearly so. Without an entry, only the top of "
+        "the policy speaks for it.",
+    ),
     "DP511": Code(
         "a test that fails",
         "A `[[test]]` of a policy asserts something that is not so: a module is somewhere else, another rule decided "
         "it, a plan was made where a refusal was expected, or a property does not hold. The host, what was expected, "
         "what is so and what decided it are told; `devpolicy why` tells more.",
+    ),
+    "DP512": Code(
+        "a property that does not hold",
+        "`devpolicy verify` planned a family of hosts, and on one of them the property is broken. The smallest such "
+        "host is printed as TOML with a `[[test]]` that fails on it: paste it into the policy, and the test says when "
+        "it is mended. `monotone` is about two hosts, of which the second has more memory; `every_rule_reachable` is "
+        "about all of them.",
     ),
     # What libraries see of this machine.
     "DP601": Code(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import devpolicy
-from devpolicy.cli.picture import BAR, PARTS, cells
+from devpolicy.cli.picture import BAR, PARTS, cells, sizes_of
 from devpolicy.cli.plan_view import count, view
 from devpolicy.cli.screen import STYLES, Screen, plain
 from devpolicy.cli.table import table
@@ -28,7 +28,7 @@ def _parts(budget: Budget) -> list[int]:
 
 @given(BUDGETS)
 def test_a_bar_is_full_and_every_part_that_takes_anything_is_seen(budget):
-    shown = cells(budget)
+    shown = cells(sizes_of(budget))
     assert sum(shown.values()) == BAR
     for part, number in shown.items():
         assert number >= 0
@@ -38,7 +38,7 @@ def test_a_bar_is_full_and_every_part_that_takes_anything_is_seen(budget):
 @given(BUDGETS)
 def test_a_part_takes_its_share_of_the_bar(budget):
     total = budget.cap
-    for part, number in cells(budget).items():
+    for part, number in cells(sizes_of(budget)).items():
         # Up to six parts may have been given a cell that they would not have by their size.
         assert not total or abs(number - getattr(budget, part) * BAR / total) <= len(PARTS)
 

@@ -54,9 +54,14 @@ def test_every_message_follows_the_grammar(case):
             assert not re.search(r"\b(Term|Amount|Pattern|SizeTest|Rule|Policy|Kind|None|NoneType)\b", outside)
 
 
+def is_about_shape(case: Path) -> bool:
+    # Which entries speak for a component is beyond a schema.
+    return any(code in ABOUT_SHAPE and "here or at the top" not in text for code, *_, text in expectations(case))
+
+
 @pytest.mark.parametrize(
     "case",
-    [case for case in CASES if ABOUT_SHAPE & {code for code, *_ in expectations(case)}],
+    [case for case in CASES if is_about_shape(case)],
     ids=lambda case: case.stem,
 )
 def test_the_schema_refuses_what_is_wrong_in_shape(case):

@@ -6,7 +6,7 @@ import pytest
 from devpolicy.errors import PolicyError
 from devpolicy.language.conditions import CONDITION
 from devpolicy.language.devices import DEVICE_CLASS
-from devpolicy.language.fields import DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
+from devpolicy.language.fields import COMPONENT, DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
 from devpolicy.language.policy import Policy
 from devpolicy.language.reference import updated
 from devpolicy.language.suite import SUITE
@@ -14,7 +14,7 @@ from devpolicy.language.tests import TEST
 
 PAGE = Path(__file__).parents[2] / "docs" / "language.md"
 TEXT = PAGE.read_text(encoding="utf-8")
-FIELDS = [*TOP, *RULE, *MEMORY, *DISK, *RESERVE, *WORKLOAD, *DEVICE_CLASS, *CONDITION, *TEST, *SUITE]
+FIELDS = [*TOP, *COMPONENT, *RULE, *MEMORY, *DISK, *RESERVE, *WORKLOAD, *DEVICE_CLASS, *CONDITION, *TEST, *SUITE]
 EXAMPLES = re.findall(r"^```toml\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 
 

@@ -7,13 +7,13 @@ import tomli
 from devpolicy._shipped import shipped, shipped_files
 from devpolicy.language.conditions import CONDITION
 from devpolicy.language.devices import DEVICE_CLASS
-from devpolicy.language.fields import DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
+from devpolicy.language.fields import COMPONENT, DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
 from devpolicy.language.schema import policy_schema
 from devpolicy.language.suite import SUITE
 from devpolicy.language.tests import TEST
 
 VALIDATOR = jsonschema.Draft7Validator(policy_schema())
-FIELDS = [*TOP, *RULE, *MEMORY, *DISK, *RESERVE, *WORKLOAD, *DEVICE_CLASS, *CONDITION, *TEST, *SUITE]
+FIELDS = [*TOP, *COMPONENT, *RULE, *MEMORY, *DISK, *RESERVE, *WORKLOAD, *DEVICE_CLASS, *CONDITION, *TEST, *SUITE]
 SHIPPED = shipped_files("policy")
 
 

@@ -113,7 +113,7 @@ def decide(
             return
         from devpolicy.api import resolve
 
-        init_params["device"] = _to_haystack(resolve(loaded, machine(), component=name))
+        init_params["device"] = _to_haystack(resolve(loaded, machine(), component=name, component_class=component))
         for key in KWARGS:
             if isinstance(init_params.get(key), Mapping):
                 init_params[key] = _rewritten(init_params[key], _without_device)

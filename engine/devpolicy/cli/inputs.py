@@ -6,16 +6,18 @@ Owns what `--model NAME=M` and `--host -` mean. Reading itself is done by the va
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from devpolicy._tables import did_you_mean
 from devpolicy.cli import complete
 from devpolicy.cli.session import Session
-from devpolicy.errors import DevPolicyError
+from devpolicy.errors import DevPolicyError, Diagnostic, PolicyError
 from devpolicy.host import Host
+from devpolicy.language.layers import addresses
 from devpolicy.language.policy import Policy
 from devpolicy.model import ModelTree
 
@@ -45,6 +47,26 @@ component_option = click.option(
 )
 
 
+def check_component(policy: Policy, component: str | None, models: Iterable[str | None] = ()) -> None:
+    """Raise `PolicyError`, DP202, where a policy with components has none of this name, and none of `models` has it."""
+    entries = policy.components
+    if component is None or not entries or component in models:
+        return
+    if not any(addresses(entry, component) for entry in entries):
+        known = did_you_mean(component, [entry.name for entry in entries])
+        raise PolicyError(Diagnostic("DP202", f"the policy has no component `{component}`", help=known))
+
+
+def check_model(policy: Policy, component: str | None, *, given: bool) -> None:
+    """Raise `DevPolicyError` where neither the command nor the policy says which model is meant."""
+    if not given and component is None:
+        names = [entry.name for entry in policy.components if not entry.is_glob]
+        hint = "write `--model MODEL`: a name of the catalogue, a file or a folder"
+        if names:
+            hint = f"name the component: `--component {names[0]}`; or {hint}"
+        raise DevPolicyError([Diagnostic("", "no model is given", help=hint)])
+
+
 def load_host(session: Session, name: str | None, policy: Policy | None = None) -> Host:
     """Return a host by name or path, this machine for `None` and `-`."""
     if name is None or name == "-":
@@ -64,7 +86,7 @@ def load_model(session: Session, name: str) -> ModelTree:
 
 
 def named_models(given: Sequence[str]) -> dict[str | None, str]:
-    """Return `--model` options by component: one model without a name under `None`, or all with names, in order."""
+    """Return `--model` options by component: one model without a name under `None`, or all with names."""
     named = [_NAMED.fullmatch(text) for text in given]
     if len(given) == 1 and named[0] is None:
         return {None: given[0]}

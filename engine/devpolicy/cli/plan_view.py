@@ -6,11 +6,12 @@ Owns the human form of a plan. All figures are the plan's; nothing is decided he
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from devpolicy._toml import write_key
 from devpolicy.cli.fold import fold
-from devpolicy.cli.picture import bars, figures
+from devpolicy.cli.picture import PARTS, bars, figures, sizes_of
 from devpolicy.cli.report import painted, rendered
 from devpolicy.cli.table import facts, table
 from devpolicy.placement.prediction import as_ms
@@ -22,36 +23,52 @@ if TYPE_CHECKING:
     from devpolicy.host import Host
     from devpolicy.language.policy import Policy
     from devpolicy.model import ModelTree
-    from devpolicy.placement.plan import Placement, Plan
+    from devpolicy.placement.plan import Plan
     from devpolicy.placement.prediction import Prediction
 
 
-def view(plan: Plan, policy: Policy, tree: ModelTree, host: Host, screen: Screen) -> list[Line]:
-    """Return a plan's lines, composed for a screen."""
-    lines = facts(_header(plan, policy, tree, host), width=screen.width)
-    lines += ["", *placements(plan.placements, width=screen.width)]
-    lines += ["", *bars(plan.ledger, _device_names(host), screen), "", *figures(plan.ledger, width=screen.width)]
-    if "disk" in plan.ledger:
-        lines += ["", *_disk(plan)]
-    if plan.prediction:
-        lines += ["", *facts(_predicted(plan.prediction), width=screen.width)]
-    if plan.warnings:
-        lines += ["", *painted(rendered(plan.warnings))]
-    return [*lines, "", [("digest  ", "strong"), (plan.digest, "dim")]]
+def view(plan: Plan, policy: Policy, tree: ModelTree | None, host: Host, screen: Screen) -> list[Line]:
+    """Return a plan's lines, composed for a screen. Without a tree only the component's bytes are known."""
+    about = [("policy", policy.source), ("host", host_line(host)), ("unused", unused([plan], host))]
+    what = component_facts(plan, policy, tree)
+    # The component and its model, then where they are.
+    first = [pair for pair in what if pair[0] == "component"]
+    rest = [pair for pair in what if pair[0] != "component"]
+    pairs = [*first, about[0], *rest[:1], about[1], *rest[1:], *(about[2:] if about[2][1] else [])]
+    lines = facts(pairs, width=screen.width)
+    lines += ["", *placements(plan, tree, width=screen.width)]
+    sizes = {device: sizes_of(budget) for device, budget in plan.ledger.items()}
+    lines += ["", *bars(sizes, PARTS, device_names(host), screen), "", *figures(plan.ledger, width=screen.width)]
+    return [*lines, *remarks(plan, width=screen.width), "", *digest(plan)]
 
 
-def _header(plan: Plan, policy: Policy, tree: ModelTree, host: Host) -> list[tuple[str, str]]:
-    sizing = size_model(tree, policy.workload)
+def component_facts(plan: Plan, policy: Policy, tree: ModelTree | None) -> list[tuple[str, str]]:
+    """Return which component it is, its model, and the work that its memory is computed from."""
+    pairs = [("component", plan.component)] if plan.component is not None else []
+    if tree is None:
+        size = sum(unit.bytes for unit in plan.placements.values())
+        return [*pairs, ("needs", f"{format_size(size)} of one device, for {plan.target}")]
+    workload = policy.for_component(plan.component).workload
+    sizing = size_model(tree, workload)
     loaded = sum(sizing.weights) + sum(sizing.buffers)
-    pairs = [
-        ("component", plan.component),
-        ("policy", policy.source),
+    return [
+        *pairs,
         ("model", f"{tree.name}: {count(tree.parameters)} parameters, {format_size(loaded)} in {sizing.dtype}"),
-        ("host", host_line(host)),
-        ("work", f"{sizing.context:,} tokens of context, batch {policy.workload.batch}, for {plan.target}"),
-        ("unused", _unused(plan, host)),
+        ("work", f"{sizing.context:,} tokens of context, batch {workload.batch}, for {plan.target}"),
     ]
-    return [(name, text) for name, text in pairs if text]
+
+
+def remarks(plan: Plan, *, width: int) -> list[Line]:
+    """Return what a plan does on the disk, what is predicted of it, and its warnings."""
+    lines: list[Line] = ["", *_disk(plan)] if "disk" in plan.ledger else []
+    if plan.prediction:
+        lines += ["", *facts(_predicted(plan.prediction), width=width)]
+    return [*lines, "", *painted(rendered(plan.warnings))] if plan.warnings else lines
+
+
+def digest(plan: Plan) -> list[Line]:
+    """Return a plan's digest as a labelled value."""
+    return [[("digest  ", "strong"), (plan.digest, "dim")]]
 
 
 def _predicted(prediction: Prediction) -> list[tuple[str, str]]:
@@ -71,11 +88,10 @@ def _predicted(prediction: Prediction) -> list[tuple[str, str]]:
     ]
 
 
-def _unused(plan: Plan, host: Host) -> str:
-    """The accelerators that the plan leaves alone, with their faults."""
-    used = {str(unit.runs_on) for unit in plan.placements.values()} | {
-        str(unit.device) for unit in plan.placements.values()
-    }
+def unused(plans: Iterable[Plan], host: Host) -> str:
+    """Return the accelerators that plans leave alone, with their faults."""
+    units = [unit for plan in plans for unit in plan.placements.values()]
+    used = {str(unit.runs_on) for unit in units} | {str(unit.device) for unit in units}
     names = []
     for one in host.accelerators:
         if f"{one.type}:{one.id}" not in used and not (one.type == "mps" and "mps" in used):
@@ -94,7 +110,8 @@ def devices(host: Host) -> str:
     return ", ".join(f"{number} x {name} ({kind})" for (name, kind), number in kinds.items()) or "no accelerator"
 
 
-def _device_names(host: Host) -> dict[str, str]:
+def device_names(host: Host) -> dict[str, str]:
+    """Return what each device of a host is, in a few words."""
     names = {f"{one.type}:{one.id}": one.name or "" for one in host.accelerators}
     return {**names, "mps": names.get("mps:0", ""), "cpu": f"{format_size(host.memory)} of RAM"}
 
@@ -107,18 +124,23 @@ def count(number: int) -> str:
     return str(number)
 
 
-def placements(units: Mapping[str, Placement], *, width: int) -> list[Line]:
-    """Return the units of a plan as a table, those that differ only in numbers in one row."""
+def placements(plan: Plan, tree: ModelTree | None, *, width: int) -> list[Line]:
+    """Return the units of a plan as a table, those that differ only in numbers in one row.
+
+    What decided is called as in its component's table, where it stands there: `own offload.lm_head`.
+    """
+    units, whole = plan.placements, "(all of it)" if tree is None else "(the whole model)"
+    own = f"component.{write_key(plan.component)}." if plan.component is not None else "\0"
     rows = fold((path, (str(unit.device), str(unit.runs_on), unit.rule)) for path, unit in units.items())
     apart = any(row.key[0] != row.key[1] for row in rows)
     head = ["module", "units", "kept on" if apart else "device", *(["runs on"] if apart else []), "size", "decided by"]
     body = [
         [
-            row.pattern or "(the whole model)",
+            row.pattern or whole,
             str(len(row.paths)),
             *row.key[: 2 if apart else 1],
             format_size(sum(units[path].bytes for path in row.paths)),
-            row.key[2],
+            f"own {row.key[2].removeprefix(own)}" if row.key[2].startswith(own) else row.key[2],
         ]
         for row in rows
     ]

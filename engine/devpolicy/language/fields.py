@@ -6,10 +6,13 @@ Owns the field tables, from which the reader (`read`), the JSON schema (`schema`
 
 from __future__ import annotations
 
-from devpolicy._tables import FLAG, TEXT, Field, Kind, choice, integer, list_of, table
+from dataclasses import replace
+from typing import Any
+
+from devpolicy._tables import FLAG, SIZE, TEXT, Field, Kind, choice, integer, list_of, table
 from devpolicy.language.comparisons import SIZE_TEST
 from devpolicy.language.conditions import condition
-from devpolicy.language.kinds import AMOUNT, CACHE_DTYPES, CLASS, PATTERN, dtype
+from devpolicy.language.kinds import AMOUNT, CACHE_DTYPES, CLASS, CLASS_PATH, PATTERN, SHARE, dtype
 from devpolicy.language.terms import term
 from devpolicy.model import FLOATING
 
@@ -79,15 +82,14 @@ WORKLOAD = (
     Field("new_tokens", integer(0, 2**31 - 1), "Tokens that are generated for one request."),
 )
 
-TOP = (
-    Field("schema", integer(1), "The version of the language.", default="`1`"),
-    Field(
-        "prefer",
-        _RUN,
-        "Where modules run: the first of these of which the host has devices that hold everything.",
-        required=True,
-        example='say where the model runs: `prefer = ["cuda", "mps"]`',
-    ),
+_WHERE_IT_RUNS = Field(
+    "prefer",
+    _RUN,
+    "Where modules run: the first of these of which the host has devices that hold everything.",
+    required=True,
+    example='say where the model runs: `prefer = ["cuda", "mps"]`',
+)
+_HOW = (
     Field("overflow", KEEP, "Where weights that do not fit may be kept, in order.", default="nowhere"),
     Field("avoid", list_of(term("avoid"), or_one=True), "Devices that are never used, whatever a rule says."),
     Field(
@@ -107,7 +109,6 @@ TOP = (
     ),
     Field("offload", _TABLE, "Weights that are kept elsewhere: pattern = place, or a list of places in order."),
     Field("rule", _TABLES, "What is done with some modules. The first rule that matches a module decides."),
-    Field("devices", _TABLE, "Classes of accelerators: a name, and a table of tests."),
     Field("memory", _TABLE, "Budgets: device = cap, or a table for each device."),
     Field(
         "workload",
@@ -115,7 +116,51 @@ TOP = (
         "What the memory beside the weights is computed from.",
     ),
     Field("require", condition("[require]"), "What a host must have, all of it."),
-    _later("component", "Policies for the components of a pipeline."),
+)
+
+TARGETS = ("hf", "haystack", "torch", "spacy")
+"""The consumers that a plan can be made for; what each can be given is known to `devpolicy.placement.targets`."""
+
+
+def _own(name: str, **changes: Any) -> Field:
+    """Return a component's form of a key that stands at the top, too."""
+    field = next(field for field in (_WHERE_IT_RUNS, *_HOW) if field.name == name)
+    return replace(field, **{"required": False, "default": "the policy's", **changes})
+
+
+COMPONENT = (
+    Field("type", CLASS_PATH, "Only for components whose class has such a path.", default="any class"),
+    Field("model", TEXT, "A model of the catalogue, a path relative to the policy file, or a hub id."),
+    Field("needs", SIZE, "The bytes that it takes of one device, where there is no model to compute them from."),
+    Field("share", SHARE, "The largest share of each device's budget that it may take.", default="all of it"),
+    Field("target", choice(*TARGETS), "The consumer that is planned for.", default='`"hf"`'),
+    _own("prefer"),
+    _own("overflow"),
+    _own("avoid", doc="Devices that it never uses, beside those that the policy avoids.", default=""),
+    _own("split"),
+    _own("ties"),
+    _own("offload", doc="Its own weights that are kept elsewhere. They come before the policy's.", default=""),
+    _own(
+        "rule",
+        kind=Kind("tables, `[[component.NAME.rule]]`", _TABLES.read),
+        doc="Its own rules. They come before the policy's.",
+        default="",
+    ),
+    _own("memory", doc="Budgets, merged with the policy's key by key."),
+    _own(
+        "workload",
+        kind=table(WORKLOAD, what="`workload` of a component", label="a key of `workload`"),
+        doc="The same keys as in `[workload]`, merged with the policy's.",
+    ),
+    _own("require", kind=condition("`require` of a component"), doc="What a host must have for it, too.", default=""),
+)
+
+TOP = (
+    Field("schema", integer(1), "The version of the language.", default="`1`"),
+    _WHERE_IT_RUNS,
+    *_HOW,
+    Field("devices", _TABLE, "Classes of accelerators: a name, and a table of tests."),
+    Field("component", _TABLE, "What is different for components of a pipeline, by name or by a glob of names."),
     _later("extends", "Policies that this one builds on."),
     _later("profile", "Variants of this policy."),
     Field("host", _TABLE, "Simulated hosts for the tests, as in a host file."),

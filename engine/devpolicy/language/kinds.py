@@ -80,6 +80,40 @@ AMOUNT: Kind[Amount] = Kind(
     {"anyOf": [*_SIZE_SCHEMA["anyOf"], {"type": "array", "items": _SIZE_SCHEMA, "minItems": 1}]},
 )
 
+
+def _read_share(value: object, cursor: Cursor) -> Amount | None:
+    if isinstance(value, str) and "%" in value:
+        found = _read_amount_part(value, cursor)
+        if found is not None and not found.percent:
+            cursor.error("DP104", "a share of nothing holds nothing", label="no share", help='such as `share = "50%"`')
+            return None
+        return found
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        wrong_type(value, cursor, "a fraction or a percentage", 'write `0.5` or `"50%"`')
+        return None
+    # Written so that it refuses what is not a number, too.
+    if not 0 < value <= 1:
+        hint = f'did you mean "{value:g}%"?' if 1 < value <= 100 else 'such as `share = 0.5` or `share = "50%"`'
+        cursor.error("DP104", f"`{value}` is no share of one", label="not between 0 and 1", help=hint)
+        return None
+    percent = round(float(value) * 100, 6)
+    if not percent:
+        cursor.error("DP104", "a share of nothing holds nothing", label="no share", help='such as `share = "50%"`')
+        return None
+    return Amount(0, percent)
+
+
+SHARE: Kind[Amount] = Kind(
+    "a fraction or a percentage",
+    _read_share,
+    {
+        "anyOf": [
+            {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+            {"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*%\s*$"},
+        ]
+    },
+)
+
 # Names of modules, classes and dtypes.
 
 
@@ -119,6 +153,22 @@ def _read_class(value: object, cursor: Cursor) -> str | None:
 
 
 CLASS: Kind[str] = Kind("a glob of class names", _read_class, {"type": "string", "pattern": r"^[^\s.]+$"})
+
+
+def _read_class_path(value: object, cursor: Cursor) -> str | None:
+    if not isinstance(value, str):
+        wrong_type(value, cursor, "the path of a class")
+        return None
+    if re.fullmatch(r"[\w*?]+(\.[\w*?]+)*", value):
+        return value
+    hint = "such as `haystack_integrations.*Embedder`"
+    cursor.error("DP104", f"`{value}` is no path of a class", label="names with dots, `*` and `?`", help=hint)
+    return None
+
+
+CLASS_PATH: Kind[str] = Kind(
+    "a glob of class paths", _read_class_path, {"type": "string", "pattern": r"^[^\s.]+(\.[^\s.]+)*$"}
+)
 
 _SHORT_DTYPES = {
     "bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32",

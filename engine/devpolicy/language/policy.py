@@ -7,7 +7,7 @@ Owns `Policy` and its parts. They are made by `devpolicy.language.read` from TOM
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -78,6 +78,8 @@ class Rule:
     ties: Ties | None = None
     on_exhausted: Literal["error", "next"] = "error"
     reason: str = ""
+    component: str | None = None
+    """The name in `[component.NAME]` where it is written there."""
     when: Condition | None = None
     """The rule applies only on hosts of which this holds."""
     place: Place | None = field(default=None, compare=False)
@@ -110,8 +112,46 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
+class Component:
+    """One `[component.NAME]`: `None` leaves a key to the layers below, as `devpolicy.language.layers` says."""
+
+    name: str
+    """As written: a component's name, or a glob of names."""
+    type: str | None = None
+    """A glob of the class paths that it is meant for."""
+    model: str | None = None
+    """A catalogue name, a path (relative to `folder`) or a hub id."""
+    needs: int | None = None
+    """Bytes that it takes of one device, where there is no model to compute them from."""
+    share: Amount | None = None
+    """The largest percentage of each device's budget that it may take."""
+    target: str | None = None
+    prefer: tuple[Term, ...] | None = None
+    overflow: tuple[Term, ...] | None = None
+    avoid: tuple[Term, ...] = ()
+    split: Split | None = None
+    ties: Ties | None = None
+    rules: tuple[Rule, ...] = ()
+    memory: tuple[MemoryRule, ...] = ()
+    disk_path: str | None = None
+    workload: tuple[tuple[str, Any], ...] = ()
+    """The keys of `Workload` that it sets."""
+    require: Condition | None = None
+    folder: str | None = None
+    """The folder of the policy's file; `None` where it was read from text."""
+    place: Place | None = field(default=None, compare=False)
+    prefer_place: Place | None = field(default=None, compare=False)
+    model_place: Place | None = field(default=None, compare=False)
+
+    @property
+    def is_glob(self) -> bool:
+        """Whether the name stands for several components."""
+        return "*" in self.name or "?" in self.name
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
-    """A policy as written in one TOML text."""
+    """A policy as written in one TOML text, or what it says of one component (`for_component`)."""
 
     prefer: tuple[Term, ...] = ()
     overflow: tuple[Term, ...] = ()
@@ -124,6 +164,14 @@ class Policy:
     """Where rewritten weights go: for a policy that was loaded from a file, resolved against its folder."""
     workload: Workload = Workload()
     require: Condition | None = None
+    components: tuple[Component, ...] = ()
+    """As written."""
+    share: Amount | None = None
+    """The largest percentage of each device's budget that may be taken; only `for_component` sets it."""
+    target: str | None = None
+    """The consumer that is planned for; only `for_component` sets it."""
+    required: tuple[Condition, ...] = ()
+    """What a host must have for the component, beside `require`; only `for_component` sets it."""
     hosts: tuple[tuple[str, Host], ...] = field(default=(), compare=False)
     """The `[host.NAME]` tables, for the tests. No plan depends on them."""
     tests: tuple[PolicyTest, ...] = field(default=(), compare=False)
@@ -149,6 +197,15 @@ class Policy:
         from devpolicy.language.read import load
 
         return load(name)
+
+    def for_component(self, name: str | None, cls: str | None = None) -> Policy:
+        """Return what the policy says of one component, all its layers merged: a policy without components.
+
+        `cls` is the path of the component's class, where it is known. `name` may be one that the policy does not have.
+        """
+        from devpolicy.language.layers import merged
+
+        return merged(self, name, cls)
 
     def for_host(self, host: Host) -> Policy:
         """Return what the policy says on one host: without the rules whose `when` does not hold there."""

@@ -15,6 +15,7 @@ from devpolicy._shipped import shipped_files
 from devpolicy._tables import Cursor, did_you_mean, read_table, suggest
 from devpolicy._toml import Document
 from devpolicy.errors import Diagnostic, PolicyError
+from devpolicy.language.components import check_prefer, read_components
 from devpolicy.language.devices import read_classes
 from devpolicy.language.fields import SCHEMA_VERSION, TOP
 from devpolicy.language.memory import read_memory
@@ -23,7 +24,7 @@ from devpolicy.language.rules import read_rules
 from devpolicy.language.tests import read_hosts, read_tests
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
 _ELSEWHERE = frozenset({"component", "extends", "profile"})
 """Where `prefer` may stand instead of the top."""
@@ -56,8 +57,19 @@ def load(name: str | os.PathLike[str]) -> Policy:
     path = Path(name)
     if not _exists(path):
         raise PolicyError(Diagnostic("DP202", f"there is no policy `{name}`", help=_likely(path, shipped)))
-    policy = _read(Document.open(path, PolicyError))
-    return policy if policy.disk_path is None else replace(policy, disk_path=str(path.parent / policy.disk_path))
+    return _beside(_read(Document.open(path, PolicyError)), path.parent)
+
+
+def _beside(policy: Policy, folder: Path) -> Policy:
+    """Return a policy whose paths are relative to the folder of its file."""
+
+    def inside(path: str | None) -> str | None:
+        return None if path is None else str(folder / path)
+
+    components = tuple(
+        replace(entry, disk_path=inside(entry.disk_path), folder=str(folder)) for entry in policy.components
+    )
+    return replace(policy, disk_path=inside(policy.disk_path), components=components)
 
 
 def _exists(path: Path) -> bool:
@@ -98,6 +110,7 @@ def _read(document: Document) -> Policy:
     top = read_table(data, cursor, fields, what="the policy", label="a key of a policy")
     rules = read_rules(data.get("offload"), data.get("rule"), cursor)
     memory, folder = read_memory(data.get("memory", {}), cursor.at("memory"))
+    components = read_components(data.get("component", {}), cursor.at("component"), rules)
     hosts = read_hosts(data.get("host", {}), cursor.at("host"))
     tests = read_tests(data.get("test", []), cursor.at("test"))
     policy = Policy(
@@ -113,29 +126,36 @@ def _read(document: Document) -> Policy:
         require=top.get("require"),
         hosts=hosts,
         tests=tests,
+        components=components,
         schema=SCHEMA_VERSION,
         source=document.source,
         prefer_place=document.place(("prefer",), "key"),
     )
-    _lint(policy, data, cursor)
+    if not any(finding.severity == "error" for finding in findings):
+        check_prefer(policy, cursor)
+    _lint({"prefer": policy.prefer, "overflow": policy.overflow, "avoid": policy.avoid}, policy.avoid, cursor)
+    for entry in components:
+        own = {"prefer": entry.prefer or (), "overflow": entry.overflow or (), "avoid": entry.avoid}
+        _lint(own, (*policy.avoid, *entry.avoid), cursor.at("component", entry.name))
     findings.sort(key=lambda finding: (finding.place.line, finding.place.column) if finding.place else (0, 0))
     if any(finding.severity == "error" for finding in findings):
         raise PolicyError(findings)
     return replace(policy, warnings=tuple(findings))
 
 
-def _lint(policy: Policy, data: dict[str, object], cursor: Cursor) -> None:
-    """Collect DP503 for terms that an earlier one includes, or that `avoid` rules out."""
-    for key, terms in [("prefer", policy.prefer), ("overflow", policy.overflow), ("avoid", policy.avoid)]:
+def _lint(said: Mapping[str, Sequence[Term]], avoid: Sequence[Term], cursor: Cursor) -> None:
+    """Collect DP503 for terms of a table that an earlier one includes, or that `avoid` rules out."""
+    for key, terms in said.items():
+        here = cursor.at(key)
         for index, term in enumerate(terms):
-            here = cursor.at(key, index) if isinstance(data[key], list) else cursor.at(key)
+            at = here.at(index)
             before = next((other for other in terms[:index] if _includes(other, term)), None)
-            avoided = key != "avoid" and any(_includes(other, term) for other in policy.avoid)
+            avoided = key != "avoid" and any(_includes(other, term) for other in avoid)
             if before is not None:
                 hint = f"`{before}` stands before it and includes it" if before != term else "it stands there before"
-                _warn(here, term, "without effect", hint)
+                _warn(at, term, "without effect", hint)
             elif avoided:
-                _warn(here, term, "never used", "`avoid` rules it out")
+                _warn(at, term, "never used", "`avoid` rules it out")
 
 
 def _warn(cursor: Cursor, term: Term, label: str, note: str) -> None:

@@ -17,7 +17,7 @@ from devpolicy.codes import CODES
 from devpolicy.errors import Diagnostic, PolicyError
 from devpolicy.language.conditions import CONDITION
 from devpolicy.language.devices import DEVICE_CLASS
-from devpolicy.language.fields import DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
+from devpolicy.language.fields import COMPONENT, DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
 from devpolicy.language.properties import OF_A_FAMILY, OF_A_PLAN
 from devpolicy.language.suite import SUITE
 from devpolicy.language.terms import TERM_TABLE
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _TABLES = {
     "top": TOP,
     "term": TERM_TABLE,
+    "component": COMPONENT,
     "device_class": DEVICE_CLASS,
     "condition": CONDITION,
     "rule": RULE,

@@ -1,4 +1,4 @@
-"""`[offload]` and `[[rule]]`: from tables to rules, in written order.
+"""`[offload]` and `[[rule]]`, of the policy or of a component: from tables to rules, in written order.
 
 Owns what a rule must say, how rules are called and in which order they stand. It knows no model: whether a
 rule matches anything is the planner's question.
@@ -7,9 +7,11 @@ rule matches anything is the planner's question.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._tables import read_table, wrong_type
+from devpolicy._toml import write_key
 from devpolicy.language.fields import KEEP, RULE
 from devpolicy.language.kinds import read_pattern
 from devpolicy.language.policy import Rule
@@ -21,27 +23,31 @@ if TYPE_CHECKING:
 
 _SELECTORS = ("match", "class", "size")
 _RULE_KEYS = frozenset(field.name for field in RULE if not field.later)
-_OUR_NAMES = re.compile(r"offload\..*|rule [0-9]+", re.DOTALL)
+_OUR_NAMES = re.compile(r"(component\..*\.)?(offload\..*|rule [0-9]+)", re.DOTALL)
 
 
-def read_rules(offload: object, rules: object, top: Cursor) -> tuple[Rule, ...]:
-    """Read both tables (`None` where there is none) and return their rules as written. Collects what is wrong."""
+def read_rules(offload: object, rules: object, above: Cursor, component: str | None = None) -> tuple[Rule, ...]:
+    """Read both tables (`None` where there is none) and return their rules as written. Collects what is wrong.
+
+    `above` is the table that holds them: the policy, or that of a `component`.
+    """
     found: list[Rule] = []
+    scope = "" if component is None else f"component.{write_key(component)}."
     if offload is not None:
-        found += _read_offload(offload, top.at("offload"))
+        found += _read_offload(offload, above.at("offload"), scope)
     if rules is not None:
-        found += _read_rules(rules, top.at("rule"))
+        found += _read_rules(rules, above.at("rule"), scope)
     # Dotted keys and headers may come in any order, which the parsed data does not tell.
     found.sort(key=lambda rule: (rule.place.line, rule.place.column) if rule.place else (0, 0))
-    return tuple(found)
+    return tuple(replace(rule, component=component) for rule in found)
 
 
 # [offload]
 
 
-def _read_offload(value: object, cursor: Cursor) -> Iterator[Rule]:
+def _read_offload(value: object, cursor: Cursor, scope: str) -> Iterator[Rule]:
     if not isinstance(value, dict):
-        wrong_type(value, cursor, "a table", 'write `[offload]`, and below it `lm_head = "disk"`')
+        wrong_type(value, cursor, "a table", f'write `[{scope}offload]`, and below it `lm_head = "disk"`')
         return
     written: set[str] = set()
     for keys, places in _flatten(value, ()):
@@ -52,11 +58,11 @@ def _read_offload(value: object, cursor: Cursor) -> Iterator[Rule]:
         if places == {}:
             here.error("DP104", f"`{text}` names no place", label="empty", help='write "cpu" or "disk"')
         if text in written:
-            here.error("DP111", f"`{text}` is given twice in [offload]", label="the second", part="key")
+            here.error("DP111", f"`{text}` is given twice in [{scope}offload]", label="the second", part="key")
         written.add(text)
         if pattern is not None and kept is not None:
             place = here.document.place(here.path, "key")
-            yield Rule(f"offload.{text}", match=(pattern,), offload=kept, place=place)
+            yield Rule(f"{scope}offload.{text}", match=(pattern,), offload=kept, place=place)
 
 
 def _flatten(table: dict[str, Any], above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], object]]:
@@ -71,9 +77,9 @@ def _flatten(table: dict[str, Any], above: tuple[str, ...]) -> Iterator[tuple[tu
 # [[rule]]
 
 
-def _read_rules(value: object, cursor: Cursor) -> Iterator[Rule]:
+def _read_rules(value: object, cursor: Cursor, scope: str) -> Iterator[Rule]:
     if not isinstance(value, list):
-        hint = "write `[[rule]]`, with two brackets" if isinstance(value, dict) else ""
+        hint = f"write `[[{scope}rule]]`, with two brackets" if isinstance(value, dict) else ""
         wrong_type(value, cursor, "an array of tables", hint)
         return
     first_of: dict[str, Cursor] = {}
@@ -83,13 +89,13 @@ def _read_rules(value: object, cursor: Cursor) -> Iterator[Rule]:
             wrong_type(table, here, "an array of tables")
             continue
         own = table.get("name")
-        what = f'[[rule]] "{own}"' if isinstance(own, str) and own else f"[[rule]] {number}"
+        what = f"[[{scope}rule]] " + (f'"{own}"' if isinstance(own, str) and own else str(number))
         keys = read_table(table, here, RULE, what=what, label="a rule key")
         _check(table, here, what)
         name = keys.get("name")
         if name is not None:
             _check_name(name, here.at("name"), first_of)
-        yield _rule(keys, table, here, name or f"rule {number}")
+        yield _rule(keys, table, here, name or f"{scope}rule {number}")
 
 
 def _rule(keys: dict[str, Any], table: dict[str, Any], cursor: Cursor, name: str) -> Rule:

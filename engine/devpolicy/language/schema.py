@@ -12,9 +12,10 @@ import json
 
 from devpolicy._tables import JsonSchema, table_schema
 from devpolicy.host.fields import HOST_FIELDS
+from devpolicy.language.components import OF_MODELS
 from devpolicy.language.devices import DEVICE_CLASS, NAME, RESERVED
 from devpolicy.language.expectations import BY_SCHEMA, EXPECT_SCHEMA
-from devpolicy.language.fields import DISK, KEEP, MEMORY, RULE, TOP
+from devpolicy.language.fields import COMPONENT, DISK, KEEP, MEMORY, RULE, TOP
 from devpolicy.language.kinds import AMOUNT
 from devpolicy.language.terms import DEVICE_PATTERN
 from devpolicy.language.tests import ASSERTIONS, TEST
@@ -23,13 +24,18 @@ from devpolicy.language.tests import ASSERTIONS, TEST
 def policy_schema() -> JsonSchema:
     """Return the JSON schema (draft 7) of a policy. What needs two keys to decide is left to the reader."""
     schema = table_schema(TOP)
+    # Where each component says where it runs, the top need not.
+    schema["anyOf"] = [{"required": [key]} for key in (*schema.pop("required"), "component")]
     properties = schema["properties"]
     properties["schema"]["enum"] = [1]
     # Draft 7 ignores what stands beside a `$ref`, so it stands in an `allOf`.
     nested = {"allOf": [{"$ref": "#/definitions/offload"}]}
-    properties["offload"] |= nested
-    properties["rule"] |= {"type": "array", "items": _rule()}
-    properties["memory"] |= _memory()
+    component = _component()
+    for place in (properties, component["properties"]):
+        place["offload"] |= nested
+        place["rule"] |= {"type": "array", "items": _rule()}
+        place["memory"] |= _memory()
+    properties["component"] |= {"type": "object", "additionalProperties": component}
     properties["host"] |= {"type": "object", "additionalProperties": table_schema(HOST_FIELDS)}
     properties["test"] |= {"type": "array", "items": _test()}
     properties["devices"] |= {
@@ -51,6 +57,11 @@ def policy_schema() -> JsonSchema:
             "by": BY_SCHEMA,
         },
     }
+
+
+def _component() -> JsonSchema:
+    of_models = ({"required": ["needs", key]} for key in ("model", *OF_MODELS))
+    return {**table_schema(COMPONENT), "not": {"anyOf": list(of_models)}}
 
 
 def _rule() -> JsonSchema:

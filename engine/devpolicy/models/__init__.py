@@ -46,15 +46,17 @@ def load(name: str | PathLike[str]) -> ModelTree:
     if isinstance(name, str) and name in catalogue:
         return _parse(catalogue[name].read_bytes(), f"{name}.toml")
     path = Path(text)
-    if path.is_dir():
+    # Unlike those of a `Path`, these questions take any text: one that is too long, or holds a NUL, is no file.
+    is_folder, is_file = os.path.isdir(text), os.path.isfile(text)  # noqa: PTH112, PTH113
+    if is_folder:
         from devpolicy.models.checkpoint import from_checkpoint
 
         return from_checkpoint(path)
-    if path.suffix == ".json" and path.is_file():
+    if path.suffix == ".json" and is_file:
         from devpolicy.models.config import from_config
 
         return from_config(path)
-    if path.suffix == ".toml" or path.is_file():
+    if path.suffix == ".toml" or is_file:
         from devpolicy.models.skeleton import read
 
         return read(Document.open(path, ModelError))

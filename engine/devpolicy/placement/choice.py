@@ -12,6 +12,7 @@ from devpolicy.errors import Diagnostic, Unsatisfiable
 from devpolicy.host import Host
 from devpolicy.language.conditions import check_requirements
 from devpolicy.language.policy import Policy
+from devpolicy.placement.joint import misnamed
 from devpolicy.placement.seats import find
 from devpolicy.placement.targets import target_of
 
@@ -25,16 +26,21 @@ class Choice:
     warnings: tuple[Diagnostic, ...] = ()
 
 
-def choose(policy: Policy, host: Host, *, target: str = "torch") -> Choice:
+def choose(
+    policy: Policy, host: Host, *, component: str | None = None, cls: str | None = None, target: str | None = None
+) -> Choice:
     """Return the first device of the first term that the host and the consumer have.
+
+    `cls` is the path of the component's class. `target` is by default what the policy says of it, else `"torch"`.
 
     Rules about modules cannot be applied without a model, which is a warning of the choice (DP504). Raises
     `Unsatisfiable`: DP304 where the host has not what the policy requires, DP301 where no term has a usable device.
     """
-    policy = policy.for_host(host)
-    check_requirements([policy.require], host)
-    warnings = _rules_left_out(policy)
-    consumer = target_of(target)
+    told = misnamed(policy, component)
+    policy = policy.for_component(component, cls).for_host(host)
+    check_requirements([policy.require, *policy.required], host)
+    warnings = [*told, *_rules_left_out(policy)]
+    consumer = target_of(target or policy.target or "torch")
     terms: list[tuple[str, str]] = []
     for term in policy.prefer:
         if term.type not in consumer.types:

@@ -14,12 +14,13 @@ from devpolicy.device import ComponentDevice, Device, DeviceMap, DeviceType
 from devpolicy.errors import Diagnostic, PolicyError, Unsatisfiable
 from devpolicy.host import Host
 from devpolicy.language.conditions import check_requirements
-from devpolicy.language.policy import Policy, Term
+from devpolicy.language.policy import Policy, Rule, Term
 from devpolicy.model import ModelTree
 from devpolicy.placement import ties
 from devpolicy.placement.blocks import hold_together
 from devpolicy.placement.choice import no_preference
 from devpolicy.placement.cost import Costs, predict
+from devpolicy.placement.joint import misnamed, one_piece
 from devpolicy.placement.ledger import ledger_of
 from devpolicy.placement.maps import device_map
 from devpolicy.placement.overflow import OVERFLOW, spill
@@ -31,7 +32,7 @@ from devpolicy.placement.search import Problem, Solution, no_room, place
 from devpolicy.placement.seats import Seat, cpu_seat, disk_seat, find, pooled
 from devpolicy.placement.sizing import Sizing, size_model
 from devpolicy.placement.speeds import Speeds
-from devpolicy.placement.targets import Target, target_of
+from devpolicy.placement.targets import DEFAULT_TARGET, Target, target_of
 from devpolicy.placement.trace import Trace
 from devpolicy.placement.units import Division, Unit, divide
 
@@ -54,24 +55,37 @@ class _Work:
 
 def make_plan(
     policy: Policy,
-    tree: ModelTree,
+    tree: ModelTree | None,
     host: Host,
     *,
     component: str | None = None,
-    target: str = "hf",
+    cls: str | None = None,
+    target: str | None = None,
     claims: Mapping[str, int] | None = None,
     advise: bool = True,
 ) -> Plan:
-    """Place `tree` on `host` under `policy` for a consumer.
+    """Place `tree` on `host` under what `policy` says of a component, for a consumer.
 
-    `claims` are bytes by device that components planned before take.
+    Without a tree, the component is the bytes that the policy says it `needs`. `cls` is the path of the component's
+    class. `target` is by default the policy's, else `"hf"`. `claims` are bytes by device that components planned
+    before take.
 
     Raises `Unsatisfiable` where the host has not what the policy requires, no term of `prefer` serves (DP3xx) or the
-    consumer could not take it (DP4xx), and `PolicyError` where a rule names a tensor (DP203). With `advise` a refusal
-    for want of room says what smallest change would do, found by planning again.
+    consumer could not take it (DP4xx), and `PolicyError` where a rule names a tensor (DP203), or a rule of the
+    component's own matches nothing (DP501). With `advise` a refusal for want of room says what smallest change would
+    do, found by planning again.
     """
+    flat = policy.for_component(component, cls)
+    warnings = misnamed(policy, component)
+    consumer = target_of(target or flat.target or DEFAULT_TARGET)
+    if tree is None:
+        flat, tree = one_piece(policy, flat, component, cls)
+
+    def make(policy: Policy, host: Host) -> Plan:
+        return _make(policy, tree, host, component, consumer, claims, warnings)
+
     try:
-        return _make(policy, tree, host, component, target, claims)
+        return make(flat, host)
     except Unsatisfiable as refused:
         if not advise or refused.code not in ("DP301", "DP302", "DP303"):
             raise
@@ -79,11 +93,11 @@ def make_plan(
 
     def attempt(policy: Policy, host: Host) -> Plan | None:
         try:
-            return _make(policy, tree, host, component, target, claims)
+            return make(policy, host)
         except Unsatisfiable:
             return None
 
-    help_ = remedies(policy, tree, host, attempt)
+    help_ = remedies(flat, tree, host, attempt)
     raise Unsatisfiable([replace(first, help=help_ or first.help), *rest])
 
 
@@ -92,19 +106,19 @@ def _make(
     tree: ModelTree,
     host: Host,
     component: str | None,
-    target: str,
+    consumer: Target,
     claims: Mapping[str, int] | None,
+    told: Sequence[Diagnostic],
 ) -> Plan:
     policy = policy.for_host(host)
-    check_requirements([policy.require], host)
-    consumer = target_of(target)
+    check_requirements([policy.require, *policy.required], host)
     if tree.partial and consumer.maps:
         raise Unsatisfiable(
             Diagnostic("DP407", f"the structure of `{tree.name}` is not known in full", help=tree.partial)
         )
     sizing = size_model(tree, policy.workload)
     division = divide(tree, policy.rules, sizing)
-    warnings = unused_rules(policy, tree, division)
+    warnings = [*told, *unused_rules(policy, tree, division, component)]
     costs = Costs(tree, policy.workload, sizing, Speeds.of(host))
     groups = ties.bind(tree, division.units, policy)
     work = _Work(policy, tree, host, consumer, sizing, division, groups, pooled(claims or {}, host), Trace(), costs)
@@ -160,7 +174,17 @@ def _trial(term: Term, work: _Work) -> tuple[World, Solution, dict[str, Budget]]
         raise Refused(
             Diagnostic("DP301", f"`{over}` shares its memory with other devices, and together they have no room")
         )
+    beyond = _beyond_share(world, ledger)
+    if beyond is not None:
+        raise Refused(Diagnostic("DP301", f"all sides of `{beyond}` together are more than the component's share"))
     return world, solution, ledger
+
+
+def _beyond_share(world: World, ledger: Mapping[str, Budget]) -> str | None:
+    """Return a device of which more than the share is taken: on a shared pool, all sides count on each."""
+    seats = {str(seat): seat for seat in (*world.seats, world.cpu)}
+    beyond = (device for device, seat in seats.items() if device in ledger and seat.share)
+    return next((one for one in beyond if ledger[one].used - seats[one].others > seats[one].own), None)
 
 
 def _open(everywhere: Sequence[Seat], named: Sequence[Seat]) -> frozenset[int]:
@@ -243,39 +267,42 @@ def _why(term: Term, world: World, solution: Solution, at: int, devices: int) ->
     return "prefer", f"`{term}` serves; `{seat}` is {share}"
 
 
-def unused_rules(policy: Policy, tree: ModelTree, division: Division) -> list[Diagnostic]:
-    """Return a warning for each rule that matches nothing. Raises DP203 where its pattern names a tensor."""
+def unused_rules(policy: Policy, tree: ModelTree, division: Division, component: str | None = None) -> list[Diagnostic]:
+    """Return a warning for each rule that matches nothing.
+
+    Raises `PolicyError` where a pattern names a tensor (DP203), and where the rule is the component's own (DP501): it
+    was written for this model.
+    """
     unused = [rule for number, rule in enumerate(policy.rules) if number not in division.matched]
     if not unused:
         return []
     tensors = set(tree.tensor_names())
-    wrong, warnings = [], []
-    for rule in unused:
-        named = [pattern.text for pattern in rule.match if pattern.text in tensors]
-        if named:
-            module = named[0].rpartition(".")[0]
-            wrong.append(
-                Diagnostic(
-                    "DP203",
-                    f"`{named[0]}` in rule `{rule.name}` is a tensor, and rules place modules",
-                    rule.place,
-                    "names a tensor",
-                    help=f"write `{module}`, the module that holds it",
-                )
-            )
-            continue
-        warnings.append(
-            Diagnostic(
-                "DP501",
-                f"rule `{rule.name}` matches nothing in `{tree.name}`",
-                rule.place,
-                help=f"`devpolicy model show {tree.name}` lists its modules",
-                severity="warning",
-            )
-        )
+    own = [component is not None and rule.component == component for rule in unused]
+    findings = [_unused(rule, tree, tensors, own=mine) for rule, mine in zip(unused, own, strict=True)]
+    wrong = [finding for finding in findings if finding.severity == "error"]
     if wrong:
         raise PolicyError(wrong)
-    return warnings
+    return findings
+
+
+def _unused(rule: Rule, tree: ModelTree, tensors: set[str], *, own: bool) -> Diagnostic:
+    named = [pattern.text for pattern in rule.match if pattern.text in tensors]
+    if named:
+        module = named[0].rpartition(".")[0]
+        return Diagnostic(
+            "DP203",
+            f"`{named[0]}` in rule `{rule.name}` is a tensor, and rules place modules",
+            rule.place,
+            "names a tensor",
+            help=f"write `{module}`, the module that holds it",
+        )
+    return Diagnostic(
+        "DP501",
+        f"rule `{rule.name}` matches nothing in `{tree.name}`",
+        rule.place,
+        help=f"`devpolicy model show {tree.name}` lists its modules",
+        severity="error" if own else "warning",
+    )
 
 
 def _refusal(policy: Policy, tree: ModelTree, refusals: Sequence[tuple[Term, Diagnostic]]) -> list[Diagnostic]:

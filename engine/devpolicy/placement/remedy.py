@@ -12,7 +12,7 @@ from functools import partial
 
 from devpolicy.device import LARGEST_ID
 from devpolicy.host import Accelerator, Host
-from devpolicy.language.policy import Policy, Term
+from devpolicy.language.policy import Amount, Policy, Term
 from devpolicy.model import ModelTree
 from devpolicy.placement.plan import Plan
 from devpolicy.placement.seats import FREE_STEP
@@ -34,6 +34,7 @@ def remedies(policy: Policy, tree: ModelTree, host: Host, attempt: Attempt) -> s
     lines = list(_overflow(policy, host, attempt))
     if len(tree.modules) <= _LARGE:
         lines = [*_memory(policy, host, attempt), *_devices(policy, host, attempt), *lines]
+        lines += _share(policy, host, attempt)
         lines += _context(policy, tree, host, attempt)
     lines += _cpu(policy, host, attempt)
     return "\n".join([lines[0], *(f"or {line}" for line in lines[1:])]) if lines else ""
@@ -78,10 +79,12 @@ def _grown(host: Host, one: Accelerator, steps: int) -> Host:
 
 def _devices(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
     for term, named in _present(policy, host):
-        if term.id is not None or term.type == "mps" or policy.split == "never":
+        if term.id is not None or term.type == "mps":
             continue
         last = named[-1]
-        most = min(_MOST_DEVICES, LARGEST_ID - max(one.id or 0 for one in host.devices(term.type)))
+        # Of several that are alike, one alone holds no more than the next; but others may have taken from the first.
+        wanted = 1 if policy.split == "never" else _MOST_DEVICES
+        most = min(wanted, LARGEST_ID - max(one.id or 0 for one in host.devices(term.type)))
         only = replace(policy, prefer=(term,))
         larger = partial(_with_host, attempt, only, partial(_with_more_like, host, last))
         count = next((count for count in range(1, most + 1) if larger(count) is not None), None)
@@ -105,6 +108,19 @@ def _overflow(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
             written = f'"{places[0]}"' if len(places) == 1 else '["cpu", "disk"]'
             yield f"`overflow = {written}`, which keeps {format_size(kept)} there and is slower"
             return
+
+
+def _share(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
+    if policy.share is None:
+        return
+    least = int(policy.share.percent)
+
+    def larger(steps: int) -> Plan | None:
+        return attempt(replace(policy, share=Amount(percent=least + steps)), host)
+
+    steps = _least(100 - least, larger)
+    if steps is not None:
+        yield f'`share = "{least + steps}%"`'
 
 
 def _context(policy: Policy, tree: ModelTree, host: Host, attempt: Attempt) -> Iterator[str]:

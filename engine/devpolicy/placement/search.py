@@ -15,6 +15,7 @@ from devpolicy.errors import Diagnostic
 from devpolicy.language.policy import Rule
 from devpolicy.placement import solver
 from devpolicy.placement.rules import Assignment, Kept, Refused, World
+from devpolicy.placement.seats import Seat
 from devpolicy.placement.solver import Bin, Ends, Sums
 from devpolicy.placement.units import Unit
 from devpolicy.sizes import format_size
@@ -244,21 +245,27 @@ def no_room(problem: Problem) -> Refused:
             Diagnostic(
                 "DP301",
                 f"{why}: that needs {format_size(together)}, and the largest device, `{largest}`, "
-                f"has {format_size(max(0, largest.budget))} after headroom",
+                f"has {format_size(max(0, largest.budget))} {_left_by([largest])}",
             )
         )
     need = problem.sums.with_cache[-1] + sum(problem.pinned.values()) + problem.main_load + problem.main_cache
     need += problem.streaming + min((world.base(number) for number in world.open), default=0)
     need += assignment.cpu_used if any(seat.unified for seat in world.seats) else 0
     names = f"`{seats[0]}`" if len(seats) == 1 else f"{len(seats)} `{world.kind}` devices"
-    have = f"{format_size(max(0, sum(seat.budget for seat in seats)))} after headroom"
+    have = f"{format_size(max(0, sum(max(0, seat.budget) for seat in seats)))} {_left_by(seats)}"
     if world.policy.split == "never" and len(seats) > 1:
         names, have = (
             f"one `{world.kind}` device",
-            f"the largest, `{largest}`, has {format_size(max(0, largest.budget))}",
+            f"the largest, `{largest}`, has {format_size(max(0, largest.budget))} {_left_by([largest])}",
         )
         message = f"needs {format_size(need)} on {names}, and {have}"
     else:
         verb = "has" if len(seats) == 1 else "have"
         message = f"needs {format_size(need)}, and {names} {verb} {have}"
     return Refused(Diagnostic("DP301", message))
+
+
+def _left_by(seats: Sequence[Seat]) -> str:
+    """Say what was taken off before the figure of a budget: headroom, other components, all but a share."""
+    taken = "after headroom and other components" if any(seat.others for seat in seats) else "after headroom"
+    return f"{taken}, within its share" if any(seat.share for seat in seats) else taken

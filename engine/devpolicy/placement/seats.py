@@ -39,13 +39,21 @@ class Seat:
     unified: bool = False
     others: int = 0
     """Taken by components planned before."""
+    share: Amount | None = None
+    """The largest percentage of the budget that the component itself may take."""
     bandwidth: int = RAM
     """Bytes that it reads in a second, as far as is known."""
 
     @property
+    def own(self) -> int:
+        """Bytes below the headroom that the component may take by its share, others or not."""
+        whole = self.cap - self.headroom
+        return whole if self.share is None else self.share.of(max(0, whole))
+
+    @property
     def budget(self) -> int:
-        """Bytes below the headroom that others have left."""
-        return self.cap - self.headroom - self.others
+        """Bytes below the headroom that others have left, and that the component's share allows."""
+        return min(self.own, self.cap - self.headroom - self.others)
 
     def claimed(self, claims: Mapping[str, int]) -> Seat:
         """Return this seat with what `claims` take of it, in bytes by device."""
@@ -131,9 +139,10 @@ def accelerator_seat(one: Accelerator, policy: Policy, host: Host) -> Seat:
         cap = min(cap, cpu_seat(policy, host).cap)
     headroom = (DEFAULT_HEADROOM if said.headroom is None else said.headroom).of(basis)
     if one.unified:
-        headroom = max(headroom, cap - cpu_seat(policy, host).budget)
+        cpu = cpu_seat(policy, host)
+        headroom = max(headroom, cap - (cpu.cap - cpu.headroom))
     reserved = _of(said.kv_cache, basis), _of(said.activations, basis)
-    return Seat(_device(one), cap, headroom, *reserved, one.unified, bandwidth=bandwidth(one))
+    return Seat(_device(one), cap, headroom, *reserved, one.unified, share=policy.share, bandwidth=bandwidth(one))
 
 
 def pooled(claims: Mapping[str, int], host: Host) -> Mapping[str, int]:
@@ -152,7 +161,7 @@ def cpu_seat(policy: Policy, host: Host) -> Seat:
     cap = min(basis, (said.cap or DEFAULT_CPU_CAP).of(basis))
     headroom = said.headroom.of(basis) if said.headroom else 0
     reserved = _of(said.kv_cache, basis), _of(said.activations, basis)
-    return Seat(Device.cpu(), cap, headroom, *reserved, bandwidth=Speeds.of(host).ram)
+    return Seat(Device.cpu(), cap, headroom, *reserved, share=policy.share, bandwidth=Speeds.of(host).ram)
 
 
 def disk_seat(policy: Policy, host: Host) -> Seat:
@@ -160,7 +169,7 @@ def disk_seat(policy: Policy, host: Host) -> Seat:
     said = _said(policy, "disk")
     basis = host.disk if said.basis == "total" else host.disk_free - host.disk_free % FREE_STEP
     cap = min(basis, (said.cap or _WHOLE).of(basis))
-    return Seat(Device.disk(), cap, said.headroom.of(basis) if said.headroom else 0)
+    return Seat(Device.disk(), cap, said.headroom.of(basis) if said.headroom else 0, share=policy.share)
 
 
 def _of(amount: Amount | None, basis: int) -> int | None:

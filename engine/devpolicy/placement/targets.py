@@ -39,6 +39,7 @@ TARGETS = {
         Target("spacy", frozenset({"cuda", "cpu"}), maps=False),
     )
 }
+DEFAULT_TARGET = "hf"
 
 
 def target_of(name: str) -> Target:

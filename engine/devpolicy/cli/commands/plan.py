@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from devpolicy import api
+from devpolicy.api.joint import Joint, Request
 from devpolicy.cli import complete
 from devpolicy.cli.forms import FORMS, literal
-from devpolicy.cli.inputs import component_option, host_option, load_host, load_model, named_models, policy_argument
+from devpolicy.cli.inputs import (
+    check_component,
+    check_model,
+    component_option,
+    host_option,
+    load_host,
+    load_model,
+    named_models,
+    policy_argument,
+)
 from devpolicy.cli.report import tell_lint
 from devpolicy.cli.screen import Screen, plain
 from devpolicy.cli.session import Session, common, pass_session, to_json
-from devpolicy.errors import DevPolicyError
+from devpolicy.errors import DevPolicyError, Diagnostic
 from devpolicy.language.policy import Policy
 from devpolicy.placement.targets import TARGETS
 
 if TYPE_CHECKING:
+    from devpolicy.api.joint import Placed
     from devpolicy.cli.screen import Line
     from devpolicy.host import Host
     from devpolicy.model import ModelTree
     from devpolicy.placement.plan import Plan
 
-Plans = dict[str | None, "Plan"]
+Plans = Mapping[str | None, "Plan"]
+Models = Mapping[str | None, str]
 
 
 @click.command(name="plan", short_help="Show where each part of a model runs and is kept.")
@@ -33,10 +45,9 @@ Plans = dict[str | None, "Plan"]
     "--model",
     metavar="[NAME=]MODEL",
     multiple=True,
-    required=True,
     shell_complete=complete.models,
     help="A model of the catalogue, a model TOML, a checkpoint folder, or a hub id in the local cache. "
-    "Several, each with the NAME of its component, are planned together.",
+    "With the NAME of a component, it is that one's, in place of the `model` that the policy names.",
 )
 @host_option
 @component_option
@@ -62,11 +73,15 @@ def command(
     POLICY is a file, or the name of a shipped policy. No weights are loaded. Modules that differ only in numbers
     are one row, in the notation of a rule's `match`.
 
+    The components of a policy are planned together, in the order in which it writes them. With --component one of
+    them is shown, as it is beside those that are written before it.
+
     \b
     Examples:
       devpolicy plan offload-lm-head --model llama-3.1-70b --host 4x80gb
       devpolicy plan policy.toml --model ./checkpoint
       devpolicy plan policy.toml --model llama-3.1-8b --to hf
+      devpolicy plan rag-pipeline --host 1x24gb
       devpolicy plan policy.toml --model reader=bert-base --model writer=gpt2
 
     \b
@@ -77,12 +92,12 @@ def command(
           --locked plan.lock.json
     """
     wanted = named_models(model)
-    if component is not None and None not in wanted and component not in wanted:
-        raise DevPolicyError(f"no `--model` is named `{component}`: given are {', '.join(map(str, wanted))}")
     loaded = Policy.load(policy)
+    _check(loaded, wanted, component)
     machine = load_host(session, host, loaded)
-    trees = {name: load_model(session, text) for name, text in wanted.items()}
-    plans = _make(loaded, trees, machine, component, target or (FORMS[to].target if to else None))
+    models = {name: load_model(session, text) for name, text in wanted.items()}
+    placed = _make(loaded, models, machine, component, target or (FORMS[to].target if to else None))
+    plans = {name: one.plan for name, one in placed.items()}
     if locked is not None:
         from devpolicy.cli.lock import compare
 
@@ -91,23 +106,41 @@ def command(
     if output is not None:
         from devpolicy.cli.files import write_whole
 
-        write_whole(output, text if text is not None else _as_text(plans, loaded, trees, machine))
+        write_whole(output, text if text is not None else _as_text(placed, loaded, machine))
     elif text is not None:
         session.out.write(text)
     else:
-        session.out.print(_views(plans, loaded, trees, machine, session.out))
+        session.out.print(_view(placed, loaded, machine, session.out))
         session.out.print(_next_steps(locked))
     tell_lint(session, loaded)
 
 
+def _check(policy: Policy, models: Models, component: str | None) -> None:
+    """Raise `DevPolicyError` where it is not said what is planned."""
+    named = [entry.name for entry in policy.components if not entry.is_glob]
+    if component is not None:
+        check_component(policy, component, models)
+        given = [name for name in models if name is not None]
+        if given and component not in (*given, *named):
+            raise DevPolicyError(f"no `--model` is named `{component}`: given are {', '.join(given)}")
+        return
+    if None in models and named:
+        message = f"the policy has components, and `{models[None]}` is for none of them"
+        hint = f"name one: `--model {named[0]}={models[None]}`, or `--component {named[0]}` for it alone"
+        raise DevPolicyError([Diagnostic("", message, help=hint)])
+    check_model(policy, None, given=bool(models or named))
+
+
 def _make(
-    policy: Policy, trees: dict[str | None, ModelTree], host: Host, component: str | None, target: str | None
-) -> Plans:
-    """Plan one model, or all named ones together; with `component` only that one is returned."""
-    if None in trees:
-        return {None: api.plan(policy, trees[None], host, component=component, target=target)}
-    made = api.plan_all(policy, {str(name): tree for name, tree in trees.items()}, host, target=target)
-    return {None: made[component]} if component is not None else dict(made.items())
+    policy: Policy, models: Mapping[str | None, ModelTree], host: Host, component: str | None, target: str | None
+) -> dict[str | None, Placed]:
+    """Plan one model, or all components together; with `component` that one alone is returned."""
+    named = {name: tree for name, tree in models.items() if name is not None}
+    joint = Joint(host, models=named)
+    if component is not None or None in models:
+        model = models.get(None, named.get(component or ""))
+        return {None: joint.place(Request(policy, component, model, target=target))}
+    return dict(joint.place_all(policy, target=target).items())
 
 
 def _for_programs(session: Session, plans: Plans, to: str | None) -> str | None:
@@ -123,20 +156,22 @@ def _for_programs(session: Session, plans: Plans, to: str | None) -> str | None:
     return to_json(value if None in forms or to is not None else {"schema": 1, "components": value})
 
 
-def _views(plans: Plans, policy: Policy, trees: dict[str | None, ModelTree], host: Host, screen: Screen) -> list[Line]:
-    from devpolicy.cli.plan_view import view
+def _view(placed: Mapping[str | None, Placed], policy: Policy, host: Host, screen: Screen) -> list[Line]:
+    if None in placed:
+        from devpolicy.cli.plan_view import view
 
-    lines: list[Line] = []
-    for name, plan in plans.items():
-        tree = trees[name] if name in trees else trees[plan.component]
-        lines += [*(["", ""] if lines else []), *view(plan, policy, tree, host, screen)]
-    return lines
+        return view(placed[None].plan, policy, placed[None].tree, host, screen)
+    from devpolicy.cli.joint_view import joint_view
+
+    named = {str(name): one for name, one in placed.items()}
+    plans, trees = ({name: getattr(one, what) for name, one in named.items()} for what in ("plan", "tree"))
+    return joint_view(plans, policy, trees, host, screen)
 
 
-def _as_text(plans: Plans, policy: Policy, trees: dict[str | None, ModelTree], host: Host) -> str:
+def _as_text(placed: Mapping[str | None, Placed], policy: Policy, host: Host) -> str:
     """Return the human form as a file holds it."""
     screen = Screen(io.StringIO())
-    return "".join(f"{plain(line)}\n" for line in _views(plans, policy, trees, host, screen))
+    return "".join(f"{plain(line)}\n" for line in _view(placed, policy, host, screen))
 
 
 def _next_steps(locked: str | None) -> list[Line]:

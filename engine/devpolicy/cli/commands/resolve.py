@@ -6,9 +6,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from devpolicy import api
+from devpolicy.api.joint import Joint, Request
 from devpolicy.cli.forms import FORMS, literal
-from devpolicy.cli.inputs import component_option, host_option, load_host, load_model, model_option, policy_argument
+from devpolicy.cli.inputs import (
+    check_component,
+    component_option,
+    host_option,
+    load_host,
+    load_model,
+    model_option,
+    policy_argument,
+)
 from devpolicy.cli.report import painted, rendered, tell_lint
 from devpolicy.cli.session import Session, common, pass_session
 from devpolicy.cli.table import facts, table
@@ -36,26 +44,30 @@ def command(
     """Show the device that a policy chooses on a host.
 
     Without a model it is the choice that `prefer` makes, and rules about modules are not applied, which is said.
-    With one it is the whole plan's device.
+    With one it is the whole plan's device. A component has the model that the policy names for it, beside those that
+    are written before it.
 
     \b
     Examples:
       devpolicy resolve prefer-accelerator --host 1x24gb
       devpolicy resolve policy.toml --to torch
+      devpolicy resolve rag-pipeline --component ranker --host 1x24gb
       devpolicy resolve policy.toml --model llama-3.1-8b --to haystack
     """
     loaded = Policy.load(policy)
+    check_component(loaded, component)
     machine = load_host(session, host, loaded)
-    target = FORMS[to].target if to else None
+    tree = None if model is None else load_model(session, model)
+    request = Request(loaded, component, tree, target=FORMS[to].target if to else None)
     warnings: Iterable[Diagnostic]
-    if model is not None:
-        plan = api.plan(loaded, load_model(session, model), machine, component=component, target=target)
+    if request.has_size:
+        plan = Joint(machine).place(request).plan
         device, warnings = plan.device, plan.warnings
         terms = plan.trace.terms if plan.trace else []
     else:
         from devpolicy.placement.choice import choose
 
-        choice = choose(loaded, machine, target=target or "torch")
+        choice = choose(loaded, machine, component=component, target=request.target)
         device, warnings, terms = choice.device, choice.warnings, list(choice.terms)
     if to is not None:
         form = FORMS[to].of_device(device)

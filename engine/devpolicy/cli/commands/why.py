@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
-from devpolicy import api
+from devpolicy.api.joint import Joint, Request
 from devpolicy.cli import complete
 from devpolicy.cli.commands.resolve import preferences
-from devpolicy.cli.inputs import component_option, host_option, load_host, load_model, model_option, policy_argument
+from devpolicy.cli.inputs import (
+    check_component,
+    check_model,
+    component_option,
+    host_option,
+    load_host,
+    load_model,
+    model_option,
+    policy_argument,
+)
 from devpolicy.cli.session import Session, common, pass_session
 from devpolicy.errors import Diagnostic, ModelError
 from devpolicy.language.policy import Policy
@@ -25,28 +35,40 @@ if TYPE_CHECKING:
 @click.command(name="why", short_help="Show what decided where a module is.")
 @policy_argument
 @click.argument("module", shell_complete=complete.modules)
-@model_option(required=True)
+@model_option(required=False)
 @host_option
 @component_option
 @click.option("--target", type=click.Choice(list(TARGETS)), help="The consumer to plan for; hf by default.")
 @common()
 @pass_session
 def command(
-    session: Session, policy: str, module: str, model: str, host: str | None, component: str | None, target: str | None
+    session: Session,
+    policy: str,
+    module: str,
+    model: str | None,
+    host: str | None,
+    component: str | None,
+    target: str | None,
 ) -> None:
     """Show why a module is where it is: the rule that decided, and what became of each preference.
 
-    MODULE is a module's path; for a container, all that is inside is told. `""` is the whole model.
+    MODULE is a module's path; for a container, all that is inside is told. `""` is the whole model. Without --model it
+    is the one that the policy names for the component.
 
     \b
     Examples:
       devpolicy why offload-lm-head lm_head --model llama-3.1-70b --host 4x80gb
       devpolicy why policy.toml model.layers.3 --model llama-3.1-8b
+      devpolicy why rag-pipeline lm_head --component generator
     """
     loaded = Policy.load(policy)
-    tree = load_model(session, model)
-    _check(module, tree)
-    plan = api.plan(loaded, tree, load_host(session, host, loaded), component=component, target=target)
+    check_component(loaded, component)
+    check_model(loaded, component, given=model is not None)
+    request = Request(loaded, component, None if model is None else load_model(session, model), target=target)
+    tree = request.tree()
+    if tree is not None:
+        _check(module, tree)
+    plan = Joint(load_host(session, host, loaded)).place(replace(request, model=tree)).plan
     # A placement is asked for by any path; a module without tensors inside a divided container has none.
     units = plan.placements.below(module)
     unit_paths = {_unit_of(plan, path): unit for path, unit in units.items()}
@@ -100,7 +122,8 @@ def _unit_of(plan: Plan, path: str) -> str:
 def _decisions(module: str, units: dict[str, Placement], notes: dict[str, list[str]], policy: Policy) -> list[Line]:
     from devpolicy.cli.fold import fold
 
-    places = {rule.name: rule.place for rule in policy.rules if rule.place}
+    rules = [*policy.rules, *(rule for entry in policy.components for rule in entry.rules)]
+    places = {rule.name: rule.place for rule in rules if rule.place}
     if not units:
         return [f"{module} holds no tensors, so it is not placed"]
     lines: list[Line] = []

@@ -1,0 +1,79 @@
+"""What callers give for a policy, a host and a model, and the values that are meant.
+
+Owns the kinds of things that each may be, and where a policy's own `model` is found.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from devpolicy._shipped import shipped_files
+from devpolicy.errors import Diagnostic, ModelError
+from devpolicy.host import Host
+from devpolicy.language.policy import Component, Policy
+from devpolicy.model import ModelTree
+
+PolicyLike = Policy | str | PathLike[str]
+HostLike = Host | str | PathLike[str]
+
+
+def policy_of(policy: PolicyLike) -> Policy:
+    """Return the policy that is given by value, name or path. Raises `PolicyError`."""
+    return policy if isinstance(policy, Policy) else Policy.load(policy)
+
+
+def host_of(host: HostLike | None, policy: Policy) -> Host:
+    """Return the host that is given by value, name or path, this machine for `None`. Raises `HostError`."""
+    if host is None:
+        return Host.probe(disk_path=policy.disk_path)
+    return host if isinstance(host, Host) else Host.load(host)
+
+
+def tree_of(model: Any) -> ModelTree:
+    """Return the tree of anything that a model may be. Raises `ModelError`."""
+    if isinstance(model, ModelTree):
+        return model
+    if isinstance(model, str | PathLike):
+        return ModelTree.load(model)
+    if hasattr(model, "named_modules"):
+        return ModelTree.from_module(model)
+    if isinstance(model, Mapping) or hasattr(model, "model_type"):
+        return ModelTree.from_config(model)
+    raise ModelError(
+        f"a model is a name, a folder, a module, a Transformers configuration or a model tree, not {shown(model)}"
+    )
+
+
+def own_tree(entry: Component) -> ModelTree | None:
+    """Return the tree of the `model` that a policy's entry names, `None` where it says only what it needs.
+
+    A name of the catalogue comes first, then a path beside the policy's file, then a hub id. Raises `ModelError` with
+    the place in the policy.
+    """
+    if entry.model is None:
+        return None
+    beside = Path(entry.folder or ".") / entry.model
+    try:
+        # Unlike that of a `Path`, this question takes any text.
+        is_path = entry.model not in shipped_files("fixtures", "models") and os.path.exists(beside)  # noqa: PTH110
+        return ModelTree.load(beside if is_path else entry.model)
+    except ModelError as broken:
+        first, *rest = broken.diagnostics or (Diagnostic("DP202", str(broken)),)
+        note = f"`model` of component `{entry.name}` names it"
+        placed = replace(first, place=first.place or entry.model_place, notes=(*first.notes, note))
+        raise ModelError([placed, *rest]) from None
+
+
+def class_path(cls: type | str | None) -> str | None:
+    """Return the path of a component's class."""
+    return f"{cls.__module__}.{cls.__qualname__}" if isinstance(cls, type) else cls
+
+
+def shown(value: Any) -> str:
+    """Return what a message calls a value of a wrong type."""
+    return "`None`" if value is None else f"a value of type {type(value).__name__}"

@@ -1,0 +1,192 @@
+"""Components that are planned one beside the other on one host.
+
+Owns what is there already, in which order a policy's components come, and the trial of ways out where one of them has
+no room. It knows no caller's thread and no block: `devpolicy.api.block` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from devpolicy.api.inputs import own_tree, tree_of
+from devpolicy.errors import Unsatisfiable
+from devpolicy.host import Host
+from devpolicy.language.layers import in_order, source
+from devpolicy.language.policy import Policy, Term
+from devpolicy.model import ModelTree
+from devpolicy.placement.joint import claims_of, refused_beside
+from devpolicy.placement.plan import Plan
+from devpolicy.placement.planner import make_plan
+from devpolicy.placement.targets import DEFAULT_TARGET
+
+_MOST_TRIED = 4
+"""Components of which other places are tried where one has no room: each trial plans all of them again."""
+_LARGE = 5_000
+"""Modules, in sum, above which nothing is tried: nobody waits that long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One component to be planned, as a caller asks for it."""
+
+    policy: Policy
+    component: str | None = None
+    model: Any = None
+    """What the caller gives; `None` means what the policy says of the component."""
+    cls: str | None = None
+    """The path of the component's class, where it is known."""
+    target: str | None = None
+
+    @property
+    def has_size(self) -> bool:
+        """Whether there is a model, or bytes that the policy says it needs: without one only a device is chosen."""
+        return self.model is not None or _known(self.policy, self.component, self.cls)
+
+    @property
+    def meaning(self) -> tuple[Policy, str]:
+        """What the policy says of the component, and the consumer that is planned for."""
+        flat = self.policy.for_component(self.component, self.cls)
+        return flat, self.target or flat.target or DEFAULT_TARGET
+
+    def tree(self) -> ModelTree | None:
+        """Return the model's structure, `None` where at most the bytes are known. Raises `ModelError`."""
+        if self.model is None and self.component is not None:
+            entry = source(self.policy, self.component, self.cls)
+            return None if entry is None else own_tree(entry)
+        return tree_of(self.model)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A component that is there: what was asked, and its plan."""
+
+    request: Request
+    tree: ModelTree | None
+    plan: Plan
+
+
+@dataclass(slots=True)
+class Joint:
+    """What is on one host, in the order in which it came."""
+
+    host: Host
+    placed: tuple[Placed, ...] = ()
+    models: Mapping[str, Any] = field(default_factory=dict)
+    """Models that are given for components, in place of those that a policy names."""
+    advise: bool = True
+
+    def without(self, components: Container[str | None]) -> Joint:
+        """Return a copy from which `components` are gone; what has no name stays."""
+        kept = (one for one in self.placed if one.plan.component is None or one.plan.component not in components)
+        return replace(self, placed=tuple(kept))
+
+    def place(self, request: Request) -> Placed:
+        """Plan a component beside all others that are there, and keep it.
+
+        Those that the policy writes before it come first, if their sizes are known. A component that is there is
+        planned anew only where it is asked for otherwise; then it is moved, not added. Raises as `make_plan` does, and
+        `ModelError`; what was there stays.
+        """
+        same = self._same(request)
+        if same is not None:
+            return same
+        self._place_those_before(request)
+        others = self.without({request.component}).placed
+        tree = request.tree()
+        placed = Placed(request, tree, self._plan(request, tree, others))
+        self.placed = (*others, placed)
+        return placed
+
+    def place_all(self, policy: Policy, *, target: str | None = None) -> dict[str, Placed]:
+        """Plan all components that the policy has, or that `models` names, in the policy's order."""
+        names = in_order(policy, self.models)
+        return {name: self.place(Request(policy, name, self.models.get(name), target=target)) for name in names}
+
+    def _same(self, request: Request) -> Placed | None:
+        """Return what is there for a request that says the same of the same component."""
+        for one in self.placed if request.component is not None else ():
+            before = one.request
+            alike = before.component == request.component and before.meaning == request.meaning
+            if alike and (before.model is request.model or one.tree == request.tree()):
+                return one
+        return None
+
+    def _place_those_before(self, request: Request) -> None:
+        """Place what the policy writes before a component."""
+        there = {one.plan.component for one in self.placed}
+        for name in _before(request, self.models):
+            model = self.models.get(name)
+            if name not in there and (model is not None or _known(request.policy, name)):
+                self.place(Request(request.policy, name, model))
+
+    def _plan(self, request: Request, tree: ModelTree | None, others: Sequence[Placed]) -> Plan:
+        plans = [one.plan for one in others]
+        try:
+            return make_plan(
+                request.policy,
+                tree,
+                self.host,
+                component=request.component,
+                cls=request.cls,
+                target=request.target,
+                claims=claims_of(plans),
+                advise=self.advise,
+            )
+        except Unsatisfiable as refused:
+            if request.component is None or not (plans or request.policy.components):
+                raise
+            ways = list(self._ways(request, tree, others)) if self.advise else []
+            raise refused_beside(refused, request.component, plans, ways) from None
+
+    def _ways(self, request: Request, tree: ModelTree | None, others: Sequence[Placed]) -> Iterator[str]:
+        """Yield what one change to another component would make room, each tried by planning all of them again."""
+        trees = [tree, *(one.tree for one in others)]
+        if sum(len(one.modules) for one in trees if one is not None) > _LARGE:
+            return
+        policy, name = request.policy, request.component
+        own = [one for one in others if one.request.policy == policy and _entry(policy, one.plan.component)]
+        for one in own[:_MOST_TRIED]:
+            other = one.plan.component
+            entries = tuple(
+                replace(entry, prefer=(Term("cpu"),)) if entry.name == other else entry for entry in policy.components
+            )
+            if self._fit(replace(policy, components=entries), request, tree, others):
+                yield f'`prefer = "cpu"` in `[component.{other}]`'
+        first = [entry for entry in policy.components if entry.name == name]
+        changed = replace(policy, components=(*first, *(entry for entry in policy.components if entry not in first)))
+        if own and first and self._fit(changed, request, tree, others):
+            yield f"`[component.{name}]` written before `[component.{own[0].plan.component}]`"
+
+    def _fit(self, policy: Policy, request: Request, tree: ModelTree | None, others: Sequence[Placed]) -> bool:
+        """Whether all of them can be planned by a changed policy, in its order."""
+        moved = {one.plan.component: one for one in others if one.request.policy == request.policy}
+        asked = {name: (one.request, one.tree) for name, one in moved.items() if name is not None}
+        asked[str(request.component)] = (request, tree)
+        plans = [one.plan for one in others if one.plan.component not in asked]
+        try:
+            for name in (name for name in in_order(policy, asked) if name in asked):
+                one, its_tree = asked[name]
+                options = {"component": name, "cls": one.cls, "target": one.target}
+                claims = claims_of(plans)
+                plans.append(make_plan(policy, its_tree, self.host, **options, claims=claims, advise=False))
+        except Unsatisfiable:
+            return False
+        return True
+
+
+def _known(policy: Policy, component: str | None, cls: str | None = None) -> bool:
+    return component is not None and source(policy, component, cls) is not None
+
+
+def _entry(policy: Policy, component: str | None) -> bool:
+    return any(entry.name == component for entry in policy.components)
+
+
+def _before(request: Request, models: Iterable[str]) -> list[str]:
+    """Return the components that are planned before the requested one: those of the policy, and those of `models`."""
+    if request.component is None:
+        return []
+    names = in_order(request.policy, [*models, request.component])
+    return names[: names.index(request.component)]
