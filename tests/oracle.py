@@ -252,9 +252,9 @@ def latency(
     for name, (path, tensor) in tensors(tree).items():
         device = read(device_map, name)
         runs = main if device in kept else device
-        walked.append(runs)
         if tensor.buffer:
             continue
+        walked.append(runs)
         entries = [entry for entry in tree.reads if entry.module in ancestors(path)]
         parts, of = prod(entry.parts for entry in entries), prod(entry.of for entry in entries)
         share = Fraction(min(parts * batch, of), of)
@@ -265,12 +265,13 @@ def latency(
         if device in kept:
             time += often * size(tensor) * (Fraction(1, speeds["link"]) if main != "cpu" else 0)
             time += often * Fraction(size(tensor), speeds["disk"]) if device == "disk" else 0
-    order = [path for path, _ in tensors(tree).values()]
+    found = tensors(tree)
     item = ITEM[tree.dtype or "float32"]
     for cache in tree.kv_cache:
-        inside = [at for at, path in enumerate(order) if cache.module in ancestors(path)]
+        inside = next(read(device_map, name) for name, (path, _) in found.items() if cache.module in ancestors(path))
+        runs = main if inside in kept else inside
         length = min(context, cache.window) if cache.window else context
-        time += Fraction(cache.values * length * batch * ITEM.get(cache.dtype, item), speeds[walked[inside[0]]])
+        time += Fraction(cache.values * length * batch * ITEM.get(cache.dtype, item), speeds[runs])
     crossings = sum(one != other for one, other in pairwise(walked))
     return time + Fraction(crossings * 40_000, 10**9)
 

@@ -40,6 +40,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "limits": (),
     "testing-policies": (),
     "when-not": (),
+    "tutorial": (),
     "migrating": ("torch", "transformers", "accelerate"),
     "transformers": ("torch", "transformers", "accelerate"),
     "haystack": ("torch", "transformers", "accelerate", "haystack"),

@@ -21,6 +21,7 @@ ELSEWHERE = {
     "language": "tests/language/test_reference.py",
     "conformance": "tests/testing/test_conformance.py",
     "library-choices": "tests/properties/test_mission.py",
+    "simulation": "tests/testing/deep/test_page.py",
     "testing": "tests/test_docs_testing.py",
 }
 PAGES = sorted(file.stem for file in DOCS.glob("*.md"))

@@ -48,7 +48,8 @@ class Diagnostic:
 
     def render(self) -> str:
         """Return the finding as a compiler would print it, without colours, several lines."""
-        lines = [f"{self.severity}[{self.code}]: {self.message}"]
+        kind = f"{self.severity}[{self.code}]" if self.code else self.severity
+        lines = [f"{kind}: {self.message}"]
         margin = " "
         if self.place is not None:
             place = self.place
@@ -62,11 +63,11 @@ class Diagnostic:
                 lines.append(f"{margin} | {carets} {self.label}".rstrip())
                 if self.notes or self.help:
                     lines.append(f"{margin} |")
-        for kind, text in [*(("note", note) for note in self.notes), ("help", self.help)]:
+        for name, text in [*(("note", note) for note in self.notes), ("help", self.help)]:
             if text:
                 first, *more = text.splitlines()
-                lines.append(f"{margin} = {kind}: {first}")
-                lines += [f"{margin}   {' ' * len(kind)}  {line}" for line in more]
+                lines.append(f"{margin} = {name}: {first}")
+                lines += [f"{margin}   {' ' * len(name)}  {line}" for line in more]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, object]:

@@ -330,9 +330,14 @@ class TestNothingIsLeft:
 
 class TestRefusals:
     @pytest.mark.parametrize("depth", ["phantom", "tensors"])
-    def test_a_depth_that_is_not_there_yet_says_so(self, depth: str) -> None:
-        with pytest.raises(SimulationDepthError, match=f"the depth `{depth}` is not there yet"):
+    def test_a_depth_that_needs_the_simulator_says_how_to_get_it(
+        self, depth: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        with pytest.raises(SimulationDepthError) as refused:
             simulate_host(SMALL, depth=depth)
+        assert refused.value.diagnostics[0].help
+        assert list(tmp_path.iterdir()) == []
 
     def test_a_word_that_is_not_known_is_refused_with_the_likely_one(self) -> None:
         with pytest.raises(HostError, match="did you mean `probes`"):

@@ -10,8 +10,10 @@ from importlib import import_module
 from typing import Any
 
 _WHERE: dict[str, str] = {
+    "SimulatedDevice": "devpolicy.testing.simulation",
     "host_catalogue": "devpolicy.testing.catalogue",
     "simulate_host": "devpolicy.testing.simulation",
+    "simulated_device": "devpolicy.testing.simulation",
 }
 """Public names by the module that holds them. Submodules, such as `strategies`, need no entry."""
 

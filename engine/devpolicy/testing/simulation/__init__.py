@@ -1,4 +1,4 @@
-"""Simulated hosts at the depth of probes: what libraries ask of a machine is answered by a `Host`.
+"""Simulated hosts: what libraries ask of a machine is answered by a `Host`, and its devices may hold tensors.
 
     entry.py       `simulate_host`
     decorate.py    a context manager as a decorator of every kind of function
@@ -8,7 +8,9 @@
     scan.py        which modules hold them, and caches that would freeze an answer
     imports.py     libraries that are imported while a simulation runs
     build.py       a host's facts as torch would show them
-    refusal.py     what this depth cannot answer
+    held.py        the devices of the two deep depths, which hold tensors
+    device.py      one of them, in a test's hands
+    refusal.py     what a depth cannot answer
     libraries/     the questions and answers, a module for each library
 
 What holds when the last simulation of the process has ended: every name that was replaced has the value that it had
@@ -24,6 +26,14 @@ bring torch_npu, and one with a GPU brings no CuPy.
 from __future__ import annotations
 
 from devpolicy.errors import SimulationDepthError
+from devpolicy.testing.simulation.device import SimulatedDevice, simulated_device
 from devpolicy.testing.simulation.entry import replaced, simulate_host, simulated_host
 
-__all__ = ["SimulationDepthError", "replaced", "simulate_host", "simulated_host"]
+__all__ = [
+    "SimulatedDevice",
+    "SimulationDepthError",
+    "replaced",
+    "simulate_host",
+    "simulated_device",
+    "simulated_host",
+]

@@ -11,9 +11,11 @@ from devpolicy.errors import DevPolicyError, SimulationDepthError
 from devpolicy.host import Host
 from devpolicy.host.facts import known_word
 from devpolicy.testing.simulation.decorate import decorated
+from devpolicy.testing.simulation.held import Held
 from devpolicy.testing.simulation.libraries import libraries
-from devpolicy.testing.simulation.running import Simulation, begin, end, running_for_us
+from devpolicy.testing.simulation.running import Simulation, begin, end, running, running_for_us
 from devpolicy.testing.simulation.shims import Shims
+from devpolicy.testing.simulator.loading import require_built
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound="Callable[..., Any]")
 
 DEPTHS = ("value", "probes", "phantom", "tensors")
-LATER = ("phantom", "tensors")
+DEEP = ("phantom", "tensors")
+"""Depths at which devices hold tensors: torch's devices are the process's, and so is the simulation."""
 SCOPES = ("context", "process")
 
 SHIMS = Shims(libraries())
@@ -38,29 +41,39 @@ class simulate_host:  # noqa: N801 - a verb, used as `with simulate_host(…)` a
     host and its consumer does not. The same object may be entered again, nested, and in several threads.
 
     `depth`: `"probes"` answers the questions of torch, psutil, shutil, NVML and what builds on them; `"value"` only
-    those of devpolicy (`Host.probe()`). What a depth cannot answer truthfully raises `SimulationDepthError`.
+    those of devpolicy (`Host.probe()`). At `"tensors"` the devices hold tensors and compute what the CPU computes; at
+    `"phantom"` their tensors have sizes and no data. What a depth cannot answer truthfully raises
+    `SimulationDepthError`.
 
     `scope`: `"context"` is this thread or task, and the tasks that it starts; `"process"` is every thread that has no
-    simulation of its own. Child processes see the real machine.
+    simulation of its own, which is the only one at `"phantom"` and `"tensors"`: there one host runs at a time. Child
+    processes see the real machine.
 
     Entering costs microseconds, except the first time after libraries were imported, which costs milliseconds. Raises
     `HostError` for a host that cannot be read and a word that is not known, `SimulationDepthError` for a depth that
-    is not there yet.
+    cannot be had here: the simulator is not built (`devpolicy simulator build`), or another host runs.
     """
 
-    def __init__(self, host: Host | str | PathLike[str], *, depth: str = "probes", scope: str = "context") -> None:
+    def __init__(self, host: Host | str | PathLike[str], *, depth: str = "probes", scope: str | None = None) -> None:
         self.host = host if isinstance(host, Host) else Host.load(host)
         self.depth = known_word(depth, "depth", DEPTHS)
-        self.scope = known_word(scope, "scope", SCOPES)
-        if self.depth in LATER:
-            raise SimulationDepthError(f"the depth `{self.depth}` is not there yet: `probes` is the deepest")
+        deep = self.depth in DEEP
+        self.scope = known_word(scope or ("process" if deep else "context"), "scope", SCOPES)
+        if deep:
+            if self.scope != "process":
+                raise SimulationDepthError(f"at depth `{self.depth}` the scope is `process`: torch's devices are")
+            require_built(self.depth)
         self._entered: list[Simulation] = []
 
     def __enter__(self) -> Host:
+        _require_room(self.depth)
         SHIMS.put()
-        simulation = begin(self.host, self, process=self.scope == "process", probes=self.depth == "probes")
+        simulation = begin(self.host, self, process=self.scope == "process", probes=self.depth != "value")
         self._entered.append(simulation)
         try:
+            if self.depth in DEEP:
+                simulation.held = Held(simulation, self.depth)
+                simulation.restore.append(simulation.held.close)
             for entered in SHIMS.entered:
                 entered(simulation)
         except BaseException:
@@ -86,6 +99,16 @@ class simulate_host:  # noqa: N801 - a verb, used as `with simulate_host(…)` a
     def __call__(self, function: F) -> F:
         """Return `function` as one that runs on the host, each time that it is called."""
         return decorated(self, function)
+
+
+def _require_room(depth: str) -> None:
+    """Refuse what would stand beside a host whose devices hold tensors: torch has these devices, whoever asks."""
+    outer = running()
+    if outer is not None and outer.held is not None and depth != "value":
+        raise SimulationDepthError(
+            f"the simulated host `{outer.name}` runs at depth `{outer.held.depth}`: inside it no other host can be "
+            f"simulated at depth `{depth}`"
+        )
 
 
 def simulated_host() -> Host | None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from devpolicy.host import Accelerator, Host
+    from devpolicy.testing.simulation.held import Held
 
 DEFAULT_NAME = "unnamed"
 
@@ -26,8 +27,8 @@ class Simulation:
     """
 
     __slots__ = (
-        *("_asked", "_current", "_devices", "_lock"),
-        *("host", "memo", "open", "outer", "owner", "probes", "restore"),
+        *("_asked", "_current", "_devices", "_lock", "_taken"),
+        *("held", "host", "memo", "open", "outer", "owner", "probes", "restore"),
     )
 
     def __init__(self, host: Host, owner: object, outer: Simulation | None, *, probes: bool) -> None:
@@ -43,9 +44,12 @@ class Simulation:
         """What a library caches while this host runs, by the function or the state that caches."""
         self.restore: list[Any] = []
         """What to call when it is left."""
+        self.held: Held | None = None
+        """The devices' memory, at the depths where they hold tensors."""
         self._current: threading.local | None = None
         self._devices: dict[str, dict[int, Accelerator]] | None = None
         self._asked: dict[tuple[str, int], int] = {}
+        self._taken: dict[tuple[str, int], int] = {}
         self._lock = threading.Lock()
 
     @property
@@ -65,11 +69,16 @@ class Simulation:
 
     def current(self, type_: str) -> int:
         """Return the current device of a type: as in torch, each thread has its own, and starts at 0."""
+        if self.held is not None:
+            return self.held.current(type_)
         current = self._current
         return 0 if current is None else current.__dict__.get(type_, 0)
 
     def set_current(self, type_: str, index: int) -> None:
         """Make a device current in this thread."""
+        if self.held is not None:
+            self.held.set_current(type_, index)
+            return
         if self._current is None:
             with self._lock:
                 self._current = self._current or threading.local()
@@ -77,14 +86,20 @@ class Simulation:
 
     def free(self, device: Accelerator) -> int:
         """Return the bytes of a device that are free at this question; its neighbour takes some before the next."""
-        if not device.neighbour:
-            return device.free
         assert device.id is not None  # INVARIANT: a host sets the ids of its accelerators
         place = (device.type, device.id)
         with self._lock:
             asked = self._asked.get(place, 0)
-            self._asked[place] = asked + 1
-        return max(0, device.free - asked * device.neighbour)
+            if device.neighbour:
+                self._asked[place] = asked + 1
+            left = max(0, device.free - asked * device.neighbour - self._taken.get(place, 0))
+        return left if self.held is None else self.held.free(*place, left)
+
+    def take(self, type_: str, index: int, size: int) -> None:
+        """Let another process take `size` bytes of a device, for as long as this runs."""
+        with self._lock:
+            self._taken[type_, index] = self._taken.get((type_, index), 0) + size
+        self.free(self.devices(type_)[index])
 
 
 # What a context runs; inside `paused` it is a simulation that is not open.

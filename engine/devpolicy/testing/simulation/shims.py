@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from devpolicy.testing.simulation import scan
 from devpolicy.testing.simulation.imports import ImportHook
-from devpolicy.testing.simulation.libraries import Around
+from devpolicy.testing.simulation.libraries import ORIGINAL, Around
 from devpolicy.testing.simulation.patches import AttributePatch, ClassPatch, ModulePatches
 from devpolicy.testing.simulation.running import Simulation, running
 
@@ -30,28 +30,43 @@ if TYPE_CHECKING:
     from devpolicy.testing.simulation.libraries import Answer, Library
 
 Ask = Callable[[], Simulation | None]
+Given = Callable[..., Any] | Around
 
 _CACHE_METHODS = ("cache_info", "cache_clear", "cache_parameters")
 
 
-def shim(original: Callable[..., Any], answer: Answer | Around, ask: Ask = running) -> Callable[..., Any]:
-    """Return a function that gives `answer` under a simulation and calls `original` otherwise."""
-    if isinstance(answer, Around):
-        around = answer.function
+def shim(
+    original: Callable[..., Any], answer: Given, ask: Ask = running, deep: Given | None = None
+) -> Callable[..., Any]:
+    """Return a function that gives an answer under a simulation and calls `original` otherwise.
 
-        @wraps(original)
-        def asked(*args: Any, **kwargs: Any) -> Any:
-            simulation = ask()
-            return original(*args, **kwargs) if simulation is None else around(simulation, original, *args, **kwargs)
-    else:
+    Where devices hold tensors `deep` answers, if it is given.
+    """
+    at_probes = _takes_original(answer)
+    at_depth = at_probes if deep is None else _takes_original(deep)
 
-        @wraps(original)
-        def asked(*args: Any, **kwargs: Any) -> Any:
-            simulation = ask()
-            return original(*args, **kwargs) if simulation is None else answer(simulation, *args, **kwargs)
+    @wraps(original)
+    def asked(*args: Any, **kwargs: Any) -> Any:
+        simulation = ask()
+        if simulation is None:
+            return original(*args, **kwargs)
+        if simulation.held is None:
+            return at_probes(simulation, original, *args, **kwargs)
+        return at_depth(simulation, original, *args, **kwargs)
 
     _keep_cache_methods(asked, original)
     return asked
+
+
+def _takes_original(given: Given) -> Callable[..., Any]:
+    """Return an answer in the form that takes the simulation and the original."""
+    if isinstance(given, Around):
+        return given.function
+
+    def without(simulation: Simulation, original: Any, *args: Any, **kwargs: Any) -> Any:
+        return given(simulation, *args, **kwargs)
+
+    return without
 
 
 def cached_shim(original: Any) -> Callable[..., Any]:
@@ -87,7 +102,15 @@ class Shims:
         self.entered = tuple(library.entered for library in self._libraries if library.entered is not None)
         """What is to be called when a simulation begins."""
         self._names = ModulePatches()
-        self._others: dict[int, ClassPatch | AttributePatch] = {}
+        self._others: dict[tuple[int, str], ClassPatch | AttributePatch] = {}
+        self._answers: dict[str, dict[str, tuple[Given, Ask]]] = {}
+        self._deep: dict[str, dict[str, Given]] = {}
+        for library in self._libraries:
+            for module, answers in library.answers.items():
+                of_module = self._answers.setdefault(module, {})
+                of_module |= {name: (answer, library.ask) for name, answer in answers.items()}
+            for module, deep in library.tensors.items():
+                self._deep.setdefault(module, {}).update(deep)
         self._hook = ImportHook(self.adopt)
         self._by_original: dict[int, Any] = {}
         self._originals: dict[int, Any] = {}
@@ -148,11 +171,13 @@ class Shims:
     def _learn(self, module: ModuleType) -> None:
         """Make the shims for what a module asks, by the libraries' tables and by its caches."""
         namespace = vars(module)
+        answers, deep = self._answers.get(module.__name__, {}), self._deep.get(module.__name__, {})
+        for name in {**answers, **deep}:
+            original = namespace.get(name)
+            if original is not None and not (id(original) in self._originals or id(original) in self._by_original):
+                answer, ask = answers.get(name, (ORIGINAL, running))
+                self._know(original, shim(original, answer, ask, deep.get(name)))
         for library in self._libraries:
-            for name, answer in library.answers.get(module.__name__, {}).items():
-                original = namespace.get(name)
-                if original is not None and id(original) not in self._originals:
-                    self._know(original, shim(original, answer, library.ask))
             for name, make in library.classes.get(module.__name__, {}).items():
                 original = namespace.get(name)
                 if original is not None and id(original) not in self._originals:
@@ -177,16 +202,16 @@ class Shims:
                 if name in namespace and not self._names.has(namespace, name):
                     self._names.add(namespace, name, make(namespace[name]), namespace[name], live=live)
             attributes = library.attributes.get(module.__name__)
-            if attributes and id(namespace) not in self._others:
-                of_module = self._others[id(namespace)] = _attribute_patch(namespace, attributes)
+            if attributes and (id(namespace), "") not in self._others:
+                of_module = self._others[id(namespace), ""] = _attribute_patch(namespace, attributes)
                 if live:
                     of_module.put()
             for path, make in library.class_attributes.get(module.__name__, {}).items():
                 class_name, _, name = path.partition(".")
                 owner = namespace.get(class_name)
-                if owner is not None and name in vars(owner) and id(owner) not in self._others:
+                if owner is not None and name in vars(owner) and (id(owner), name) not in self._others:
                     original = vars(owner)[name]
-                    self._others[id(owner)] = of_class = ClassPatch(owner, name, make(original), original)
+                    self._others[id(owner), name] = of_class = ClassPatch(owner, name, make(original), original)
                     if live:
                         of_class.put()
 

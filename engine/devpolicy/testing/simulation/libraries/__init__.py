@@ -28,12 +28,22 @@ class Around:
     function: Answer
 
 
+def _call_original(simulation: Simulation, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return original(*args, **kwargs)
+
+
+ORIGINAL = Around(_call_original)
+"""The library's own function answers."""
+
+
 @dataclass(frozen=True, slots=True)
 class Library:
     """What is replaced of one library, by module name."""
 
     answers: Mapping[str, Mapping[str, Answer | Around]] = field(default_factory=dict)
     """Functions, replaced wherever they are held."""
+    tensors: Mapping[str, Mapping[str, Answer | Around]] = field(default_factory=dict)
+    """What answers instead at the depths where devices hold tensors."""
     classes: Mapping[str, Mapping[str, Make]] = field(default_factory=dict)
     """Classes that cannot be instantiated on a simulated device, replaced wherever they are held."""
     constants: Mapping[str, Mapping[str, Make]] = field(default_factory=dict)
@@ -55,6 +65,7 @@ class Library:
 NAMES = (
     *("ours", "memory", "nvml"),
     *("torch_devices", "torch_mps", "torch_accelerator", "torch_refused", "torch_version"),
+    *("torch_tensors", "torch_storage"),
     *("accelerate", "transformers", "thinc"),
 )
 

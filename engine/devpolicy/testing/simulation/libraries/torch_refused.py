@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from devpolicy.testing.simulation.build import accelerator_type
 from devpolicy.testing.simulation.libraries import Library
 from devpolicy.testing.simulation.libraries.torch_devices import require
+from devpolicy.testing.simulation.libraries.torch_streams import event_class, stream_class
 from devpolicy.testing.simulation.refusal import refusal
 from devpolicy.testing.simulation.running import paused, running
 
@@ -36,15 +37,19 @@ class _Guard(type):
 
     original: type
     check: Callable[[Simulation, tuple[Any, ...], dict[str, Any]], None]
+    held: Callable[[], Any] | None
+    """Where devices hold tensors: the class that is made in its place, if its own cannot be made in a CPU build."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         simulation = running()
+        if simulation is not None and simulation.held is not None:
+            return (cls.held() if cls.held is not None else cls.original)(*args, **kwargs)
         if simulation is not None:
             cls.check(simulation, args, kwargs)
         return cls.original(*args, **kwargs)
 
     def __instancecheck__(cls, instance: object) -> bool:
-        return isinstance(instance, cls.original)
+        return isinstance(instance, cls.original) or (cls.held is not None and isinstance(instance, cls.held()))
 
     def __subclasscheck__(cls, subclass: type) -> bool:
         return issubclass(subclass, cls.original)
@@ -53,8 +58,9 @@ class _Guard(type):
         return getattr(cls.original, name)
 
 
-def _guarded(check: Callable[..., None], original: type) -> type:
+def _guarded(check: Callable[..., None], held: Callable[[], Any] | None, original: type) -> type:
     facts = {"original": original, "check": staticmethod(check), "__doc__": original.__doc__}
+    facts["held"] = None if held is None else staticmethod(held)
     facts |= {"__module__": original.__module__, "__qualname__": original.__qualname__}
     return _Guard(original.__name__, (), facts)
 
@@ -80,7 +86,29 @@ def _check_stream(what: str, type_: str | None, simulation: Simulation, args: An
 
 
 def _streams(module: str, type_: str | None, *names: str) -> dict[str, Any]:
-    return {name: partial(_guarded, partial(_check_stream, f"{module}.{name}", type_)) for name in names}
+    return {
+        name: partial(_guarded, partial(_check_stream, f"{module}.{name}", type_), _held_class(type_, name))
+        for name in names
+    }
+
+
+def _held_class(type_: str | None, name: str) -> Callable[[], Any] | None:
+    if type_ not in ("cuda", "xpu"):
+        return None
+    makers: dict[str, Callable[[str], Any]] = {"Stream": stream_class, "Event": event_class}
+    return partial(makers[name], type_) if name in makers else partial(_refused_class, f"torch.{type_}.{name}")
+
+
+@cache
+def _refused_class(what: str) -> Any:
+    """Return a class that cannot be made at any depth."""
+
+    def make(cls: type, *args: Any, **kwargs: Any) -> Any:
+        simulation = running()
+        assert simulation is not None  # INVARIANT: it is called under a simulation
+        raise refusal(simulation, f"{what}()")
+
+    return type(what.rpartition(".")[2], (), {"__new__": make})
 
 
 @cache
@@ -111,7 +139,7 @@ def _watch_class() -> Any:
 def watch(simulation: Simulation) -> None:
     """Watch torch's functions in this thread, where tensors would be made without a question."""
     torch = sys.modules.get("torch")
-    if torch is None or not hasattr(torch, "overrides"):
+    if torch is None or not hasattr(torch, "overrides") or simulation.held is not None:
         return
     types = _unasked(simulation, torch)
     if types:
@@ -150,7 +178,7 @@ def _unwatch(torch: Any, mode: Any) -> None:
 
 LIBRARY = Library(
     classes={
-        "torch": {"Generator": partial(_guarded, _check_generator), **_streams("torch", None, "Stream", "Event")},
+        "torch": {"Generator": partial(_guarded, _check_generator, None), **_streams("torch", None, "Stream", "Event")},
         "torch.cuda": _streams("torch.cuda", "cuda", "Stream", "Event", "ExternalStream", "CUDAGraph"),
         "torch.xpu": _streams("torch.xpu", "xpu", "Stream", "Event"),
         "torch.mps": _streams("torch.mps", "mps", "Event"),

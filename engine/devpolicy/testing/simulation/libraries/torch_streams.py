@@ -1,0 +1,68 @@
+"""Streams and events of `torch.cuda` and `torch.xpu` where devices hold tensors.
+
+A CPU build has classes of these names that cannot be made. What is made in their place are torch's own `Stream` and
+`Event`, with the constructors and names of the types' classes. Work is done when its call returns: a stream orders
+nothing, and the time between two events is what the CPU took.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+
+@cache
+def stream_class(type_: str) -> Any:
+    """Return the class of a type's streams."""
+    import torch
+
+    class Stream(torch.Stream):
+        """A stream of a simulated device."""
+
+        def __new__(cls, device: Any = None, priority: int = 0, **kwargs: Any) -> Any:
+            if "stream_id" in kwargs:
+                return super().__new__(cls, **kwargs)
+            index = getattr(torch, type_)._utils._get_device_index(device, optional=True)
+            return super().__new__(cls, device=torch.device(type_, index), priority=priority)
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            pass
+
+        @property
+        def cuda_stream(self) -> int:
+            """The handle that a kernel would be launched with."""
+            return int(self.stream_id)
+
+        sycl_queue = cuda_stream
+
+        @property
+        def priority(self) -> int:
+            """Always 0."""
+            return 0
+
+        def record_event(self, event: Any = None) -> Any:
+            """Record an event, a new one by default, and return it."""
+            event = event_class(type_)() if event is None else event
+            event.record(self)
+            return event
+
+    return Stream
+
+
+@cache
+def event_class(type_: str) -> Any:
+    """Return the class of a type's events."""
+    import torch
+
+    class Event(torch.Event):
+        """An event of a simulated device."""
+
+        def __new__(
+            cls, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False, external: bool = False
+        ) -> Any:
+            return super().__new__(cls, device=type_, enable_timing=enable_timing, blocking=blocking)
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            pass
+
+    return Event

@@ -1,0 +1,307 @@
+// Operators that the fallback cannot serve: those that make memory, name it, or move it between devices; and those
+// where a GPU takes another way than a CPU, so that the numbers would differ.
+//
+// Owns these kernels and the registration of everything with torch's dispatcher.
+#pragma once
+
+#include "fallback.h"
+
+#include <ATen/EmptyTensor.h>
+#include <ATen/ExpandUtils.h>
+#include <ATen/native/TensorConversions.h>
+#include <ATen/ops/_fused_sdp_choice.h>
+#include <ATen/ops/_local_scalar_dense_native.h>
+#include <ATen/ops/_reshape_alias_native.h>
+#include <ATen/ops/_scaled_dot_product_attention_math.h>
+#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
+#include <ATen/ops/as_strided_native.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/histc.h>
+#include <ATen/ops/view_native.h>
+#include <ATen/ops/zeros_like.h>
+#include <ATen/core/op_registration/op_registration.h>
+#include <torch/library.h>
+
+namespace devpolicy {
+
+// -- memory
+
+// Makes the device of a factory's argument current while it allocates.
+struct On {
+  On(int kind, std::optional<c10::Device> device) : kind(kind), before(current_index(kind)) {
+    if (device && device->has_index()) set_current(kind, device->index());
+    else set_current(kind, before);
+  }
+  ~On() { current_index(kind) = before; }
+  int kind;
+  DeviceIndex before;
+};
+
+template <int kind>
+Tensor empty(at::IntArrayRef size, std::optional<at::ScalarType> dtype, std::optional<at::Layout>,
+             std::optional<c10::Device> device, std::optional<bool>, std::optional<at::MemoryFormat> format) {
+  const auto type = c10::dtype_or_default(dtype);
+  require_supported(kind, type);
+  open_world(kind);
+  On on(kind, device);
+  return at::detail::empty_generic(size, allocator_of(kind), c10::DispatchKeySet(kKeys[kind]), type, format);
+}
+
+template <int kind>
+Tensor empty_strided(at::IntArrayRef size, at::IntArrayRef stride, std::optional<at::ScalarType> dtype,
+                     std::optional<at::Layout>, std::optional<c10::Device> device, std::optional<bool>) {
+  const auto type = c10::dtype_or_default(dtype);
+  require_supported(kind, type);
+  open_world(kind);
+  On on(kind, device);
+  return at::detail::empty_strided_generic(size, stride, allocator_of(kind), c10::DispatchKeySet(kKeys[kind]), type);
+}
+
+// -- the same memory under other sizes
+
+inline Tensor as_strided(const Tensor& self, c10::SymIntArrayRef size, c10::SymIntArrayRef stride,
+                         std::optional<c10::SymInt> offset) {
+  const auto begin = offset ? std::optional<int64_t>(offset->guard_int(__FILE__, __LINE__)) : std::nullopt;
+  return at::native::as_strided_tensorimpl(self, C10_AS_INTARRAYREF_SLOW(size), C10_AS_INTARRAYREF_SLOW(stride), begin);
+}
+
+inline Tensor view(const Tensor& self, c10::SymIntArrayRef size) {
+  return at::native::view(self, C10_AS_INTARRAYREF_SLOW(size));
+}
+
+inline Tensor reshape_alias(const Tensor& self, c10::SymIntArrayRef size, c10::SymIntArrayRef stride) {
+  return at::native::_reshape_alias(self, C10_AS_INTARRAYREF_SLOW(size), C10_AS_INTARRAYREF_SLOW(stride));
+}
+
+inline Tensor& set_storage(Tensor& self, c10::Storage source, c10::SymInt offset, c10::SymIntArrayRef size,
+                           c10::SymIntArrayRef stride) {
+  TORCH_CHECK(source.device() == self.device(), "Attempted to set the storage of a tensor on device \"", self.device(),
+              "\" to a storage on different device \"", source.device(),
+              "\".  This is no longer allowed; the devices must match.");
+  auto* impl = self.unsafeGetTensorImpl();
+  impl->set_storage_keep_dtype(std::move(source));
+  impl->set_storage_offset(offset.expect_int());
+  const auto sizes = C10_AS_INTARRAYREF_SLOW(size);
+  if (stride.empty() && !sizes.empty()) impl->set_sizes_contiguous(sizes);
+  else impl->set_sizes_and_strides(sizes, C10_AS_INTARRAYREF_SLOW(stride));
+  return self;
+}
+
+inline Tensor& set_whole_storage(Tensor& self, c10::Storage source) {
+  const int64_t count = static_cast<int64_t>(source.nbytes() / self.dtype().itemsize());
+  return set_storage(self, std::move(source), 0, c10::SymIntArrayRef({c10::SymInt(count)}), {});
+}
+
+inline Tensor& set_tensor(Tensor& self, const Tensor& source) {
+  const auto size = source.sym_sizes().vec();
+  const auto stride = source.sym_strides().vec();
+  return set_storage(self, source.storage(), source.sym_storage_offset(), size, stride);
+}
+
+inline Tensor& set_nothing(Tensor& self) {
+  c10::Storage none(c10::Storage::use_byte_size_t(), 0, allocator_of(kind_of(self.device().type())), true);
+  none.unsafeGetStorageImpl()->set_data_ptr_noswap(c10::DataPtr(nullptr, self.device()));
+  return set_storage(self, std::move(none), 0, c10::SymIntArrayRef({c10::SymInt(0)}), {});
+}
+
+// -- between devices, and out of them
+
+template <int kind>
+Tensor& copy_(Tensor& self, const Tensor& source, bool) {
+  const auto world = open_world(kind);
+  TORCH_CHECK_NOT_IMPLEMENTED(!source.is_meta(), "Cannot copy out of meta tensor; no data!");
+  if (self.is_meta()) return self;
+  if (is_simulated(self)) ledger_of(*world, self)->operate("aten::copy_");
+  if (is_simulated(source) && self.device() != source.device()) {
+    ledger_of(*world, source)->send(static_cast<int64_t>(source.nbytes()));
+  }
+  if (is_simulated(self) && self.device() != source.device()) {
+    ledger_of(*world, self)->receive(static_cast<int64_t>(source.nbytes()));
+  }
+  if (world->phantom) {
+    TORCH_CHECK_NOT_IMPLEMENTED(is_simulated(self), "Cannot copy out of phantom tensor on ", source.device(),
+                                "; no data! (the host is simulated at depth `phantom`, where tensors have sizes only)");
+    at::infer_size(self.sizes(), source.sizes());  // sizes that do not fit are an error here too
+    return self;
+  }
+  Aliases aliases(*world);
+  auto to = aliases.enter(self);
+  const auto from = aliases.enter(source);
+  Below below;
+  to.copy_(from, false);
+  return self;
+}
+
+template <int kind>
+at::Scalar local_scalar_dense(const Tensor& self) {
+  const auto world = open_world(kind);
+  TORCH_CHECK(!world->phantom, "Tensor.item() cannot be called on phantom tensors: the host is simulated at depth "
+              "`phantom`, where a tensor on ", self.device(), " has a size and no data");
+  ledger_of(*world, self)->operate("aten::_local_scalar_dense");
+  return at::native::_local_scalar_dense_cpu(Aliases(*world).enter(self));
+}
+
+inline void record_stream(Tensor&, c10::Stream) {}  // memory is free as soon as its tensor is: nothing runs later
+
+// -- where a GPU takes another way
+
+// The backend that the CPU would choose, so that attention gives the CPU's numbers.
+template <int kind>
+int64_t sdp_choice(const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& mask,
+                   double dropout, bool causal, std::optional<double> scale, bool grouped) {
+  const auto world = open_world(kind);
+  // The choice reads sizes and strides only, so in a phantom world a CPU tensor without memory will do.
+  World shapes = *world;
+  shapes.phantom = false;
+  Aliases aliases(shapes);
+  std::optional<Tensor> like;
+  if (mask && mask->defined()) {
+    like = aliases.enter(*mask);
+    if (mask->requires_grad()) like->set_requires_grad(true);
+  }
+  Below below;
+  return at::_fused_sdp_choice(aliases.enter(query), aliases.enter(key), aliases.enter(value), like, dropout, causal,
+                               scale, grouped);
+}
+
+template <int kind>
+Tensor attention(const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& mask_,
+                 double dropout, bool causal, std::optional<double> scale, bool grouped) {
+  for (const Tensor* other : {&key, &value}) {
+    TORCH_CHECK(query.device() == other->device(), "Expected query, key, and value to have the same device type, but "
+                "got query.device: ", query.device(), " key.device: ", key.device(), " and value.device: ",
+                value.device(), " instead.");
+  }
+  auto mask = mask_;
+  if (mask && mask->defined() && mask->scalar_type() == at::kBool) {
+    auto filled = at::zeros_like(*mask, query.options().dtype(query.scalar_type()));
+    mask = filled.masked_fill_(mask->logical_not(), -std::numeric_limits<double>::infinity());
+  }
+  constexpr int64_t kFlash = 1;
+  if (sdp_choice<kind>(query, key, value, mask_, dropout, causal, scale, grouped) == kFlash) {
+    return std::get<0>(
+        at::_scaled_dot_product_flash_attention_for_cpu(query, key, value, dropout, causal, mask, scale));
+  }
+  return std::get<0>(at::_scaled_dot_product_attention_math(query, key, value, mask, dropout, causal, std::nullopt,
+                                                            scale, grouped));
+}
+
+// A GPU counts integers too; the CPU only floating point. Counts below 2**53 are the same in both.
+inline Tensor histc(const Tensor& self, int64_t bins, const at::Scalar& low, const at::Scalar& high) {
+  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("aten::histc", "");
+  const auto run = [&](const Tensor& tensor) {
+    torch::jit::Stack stack{tensor, bins, low, high};
+    switch (kind_of(self.device().type())) {
+      case kCuda: fallback<kCuda>(op, &stack); break;
+      case kMps: fallback<kMps>(op, &stack); break;
+      default: fallback<kXpu>(op, &stack);
+    }
+    return stack.back().toTensor();
+  };
+  if (at::isFloatingType(self.scalar_type())) return run(self);
+  return run(self.to(self.device().is_mps() ? at::kFloat : at::kDouble)).to(self.scalar_type());
+}
+
+// A GPU fuses dropout; this is what the CPU does, step by step.
+inline std::tuple<Tensor, Tensor> native_dropout(const Tensor& self, double p, std::optional<bool> train) {
+  if (self.numel() == 0 || !train.value_or(true)) {
+    return {self.clone(), at::empty_like(self, self.options().dtype(at::kBool)).fill_(true)};
+  }
+  auto noise = at::empty_like(self).bernoulli_(1 - p);
+  const auto mask = noise.to(at::kBool);
+  if (p < 1) noise.div_(1 - p);
+  return {self.mul(noise), mask};
+}
+
+inline Tensor native_dropout_backward(const Tensor& grad, const Tensor& mask, double scale) {
+  return scale == 0 ? at::zeros_like(grad) : grad.mul(mask.to(grad.scalar_type()).div_(1 / scale));
+}
+
+// cuDNN is not there.
+inline bool no_cudnn_ctc_loss(const Tensor&, const Tensor&, at::IntArrayRef, at::IntArrayRef, int64_t) { return false; }
+inline bool no_cudnn_ctc_loss_of_tensors(const Tensor&, const Tensor&, const Tensor&, const Tensor&, int64_t) {
+  return false;
+}
+
+// A GPU runs a whole recurrent layer in one kernel, the CPU in another: the CPU's serves where nothing is learnt.
+template <int kind>
+void recurrent(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  TORCH_CHECK_NOT_IMPLEMENTED(!c10::GradMode::is_enabled(), "recurrent layers are simulated without gradients: call '",
+                              op.schema().name(), "' under torch.no_grad(), or train on the CPU");
+  fallback<kind>(op, stack);
+}
+
+// -- registration
+
+// Where a composite kernel would run on the device what the CPU does in one kernel, the CPU's comes first: the numbers
+// are its numbers, and there is less to do.
+inline bool prefers_fallback(const c10::OperatorHandle& op) {
+  static const std::unordered_set<std::string> chosen{"aten::convolution", "aten::convolution_backward"};
+  if (chosen.count(op.schema().name()) && op.schema().overload_name().empty()) return true;
+  return op.hasKernelForDispatchKey(c10::DispatchKey::CPU) &&
+      (op.hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutograd) ||
+       op.hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutogradNonFunctional) ||
+       op.hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd));
+}
+
+template <int kind>
+void register_kernels(std::vector<std::unique_ptr<torch::Library>>& kept, c10::DispatchKey autograd) {
+  const auto library = [&](const char* name, c10::DispatchKey key) -> torch::Library& {
+    kept.push_back(std::make_unique<torch::Library>(torch::Library::IMPL, name, key, __FILE__, __LINE__));
+    return *kept.back();
+  };
+  const auto everything = [] { return torch::CppFunction::makeFromBoxedFunction<&fallback<kind>>(); };
+  library("_", kKeys[kind]).fallback(everything());
+
+  auto& aten = library("aten", kKeys[kind]);
+  std::unordered_set<std::string> own;
+  const auto impl = [&](const char* name, auto&& function) {
+    own.insert(name);
+    aten.impl(name, std::forward<decltype(function)>(function));
+  };
+  impl("empty.memory_format", empty<kind>);
+  impl("empty_strided", empty_strided<kind>);
+  impl("as_strided", as_strided);
+  impl("view", view);
+  impl("_reshape_alias", reshape_alias);
+  impl("set_.source_Storage", set_whole_storage);
+  impl("set_.source_Storage_storage_offset", set_storage);
+  impl("set_.source_Tensor", set_tensor);
+  impl("set_", set_nothing);
+  impl("copy_", copy_<kind>);
+  impl("_local_scalar_dense", local_scalar_dense<kind>);
+  impl("record_stream", record_stream);
+  impl("_fused_sdp_choice", sdp_choice<kind>);
+  impl("scaled_dot_product_attention", attention<kind>);
+  impl("histc", histc);
+  impl("native_dropout", native_dropout);
+  impl("native_dropout_backward", native_dropout_backward);
+  impl("_use_cudnn_ctc_loss", no_cudnn_ctc_loss);
+  impl("_use_cudnn_ctc_loss.Tensor", no_cudnn_ctc_loss_of_tensors);
+  auto& above = library("aten", autograd);
+  above.impl("scaled_dot_product_attention", attention<kind>);
+  for (const auto* layer : {"lstm.input", "lstm.data", "gru.input", "gru.data", "rnn_tanh.input", "rnn_tanh.data",
+                            "rnn_relu.input", "rnn_relu.data"}) {
+    impl(layer, torch::CppFunction::makeFromBoxedFunction<&recurrent<kind>>());
+    above.impl(layer, torch::CppFunction::makeFromBoxedFunction<&recurrent<kind>>());
+  }
+
+  auto& dispatcher = c10::Dispatcher::singleton();
+  for (const auto& name : dispatcher.getAllOpNames()) {
+    if (name.name.rfind("aten::", 0) != 0) continue;
+    const auto full = name.name.substr(6) + (name.overload_name.empty() ? "" : "." + name.overload_name);
+    const auto op = dispatcher.findOp(name);
+    if (op && op->hasSchema() && own.count(full) == 0 && prefers_fallback(*op)) aten.impl(full.c_str(), everything());
+  }
+}
+
+inline void register_all_kernels() {
+  // For good: torch would fill its dispatch tables anew each time that they are taken away.
+  static auto* kept = new std::vector<std::unique_ptr<torch::Library>>();
+  if (!kept->empty()) return;
+  register_kernels<kCuda>(*kept, c10::DispatchKey::AutogradCUDA);
+  register_kernels<kMps>(*kept, c10::DispatchKey::AutogradMPS);
+  register_kernels<kXpu>(*kept, c10::DispatchKey::AutogradXPU);
+}
+
+}  // namespace devpolicy
