@@ -222,6 +222,13 @@ CODES: dict[str, Code] = {
         "it, a plan was made where a refusal was expected, or a property does not hold. The host, what was expected, "
         "what is so and what decided it are told; `devpolicy why` tells more.",
     ),
+    "DP512": Code(
+        "a property that does not hold",
+        "`devpolicy verify` planned a family of hosts, and on one of them the property is broken. The smallest such "
+        "host is printed as TOML with a `[[test]]` that fails on it: paste it into the policy, and the test says when "
+        "it is mended. `monotone` is about two hosts, of which the second has more memory; `every_rule_reachable` is "
+        "about all of them.",
+    ),
     # What libraries see of this machine.
     "DP601": Code(
         "a library that cannot be asked",
