@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "probe": (*LEAVES, "host"),
     "models": (*LEAVES, "model"),
     "adapters": (*LEAVES, "device", "placement"),
-    "review": (*_ENGINE, "models"),
+    "review": (*_ENGINE, "models", "api"),
     "testing": (*_ENGINE, *_EDGES, "review", "devpolicy"),
     "doctor": (*LEAVES, "host", "probe", "testing"),
     "cli": (*_ENGINE, *_EDGES, "review", "testing", "doctor", "devpolicy"),
@@ -51,6 +51,7 @@ DOORS: dict[str, set[str]] = {
     "device.component": {"api", "adapters"},  # resolve_device, from_policy; to_haystack, from_haystack
     "host.values": {"probe"},  # Host.probe
     "model": {"models"},  # ModelTree.load, parse, to_toml, from_module, from_config, from_checkpoint
+    "review.draw": {"testing"},  # the strategies for models, where Hypothesis is installed
     "placement.plan": {"adapters"},  # Plan.to_hf_kwargs, to_pipeline_kwargs, verify
     "adapters.haystack": {"api", "host", "language"},  # policy_callbacks takes a policy, as `resolve` does
 }

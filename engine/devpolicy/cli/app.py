@@ -20,10 +20,12 @@ from devpolicy.errors import DevPolicyError, Diagnostic
 
 _COMMANDS = {
     "check": "check",
+    "show": "show",
     "plan": "plan",
     "resolve": "resolve",
     "why": "why",
     "test": "test",
+    "verify": "verify",
     "host": "host",
     "model": "model",
     "doctor": "doctor",
@@ -114,8 +116,8 @@ shell that you use:
         in ~/.config/fish/completions/devpolicy.fish
 
 \b
-Exit status: 0 fine; 1 findings of check or doctor, failed tests, or not the locked plan;
-2 invalid policy or usage; 3 valid, but this host, model and consumer cannot satisfy it.
+Exit status: 0 fine; 1 findings of check or doctor, failed tests, a broken property,
+or not the locked plan; 2 invalid policy or usage; 3 valid, but this host, model and consumer cannot satisfy it.
 """
 
 

@@ -18,18 +18,23 @@ if TYPE_CHECKING:
     from devpolicy.host.values import Accelerator, Host
 
 
-def write(host: Host) -> str:
-    """Return the host as TOML. Defaults are left out, equal devices in a row are one table with a `count`."""
-    lines = [f"{key} = {quote(text)}" for key in ("name", "description", "os", "arch") if (text := getattr(host, key))]
+def write(host: Host, *, under: str = "") -> str:
+    """Return the host as TOML. Defaults are left out, equal devices in a row are one table with a `count`.
+
+    `under` is the table that holds it in another file, such as `host.lab`.
+    """
+    above = f"{under}." if under else ""
+    lines = [f"[{under}]"] if under else []
+    lines += [f"{key} = {quote(text)}" for key in ("name", "description", "os", "arch") if (text := getattr(host, key))]
     lines += _sizes(host, "memory", "free") + (_sizes(host, "disk", "disk_free") if host.disk else [])
     for key, pairs in (("versions", host.versions), ("faults", host.faults)):
         if pairs:
-            lines += ["", f"[{key}]", *(f"{write_key(name)} = {quote(text)}" for name, text in pairs)]
+            lines += ["", f"[{above}{key}]", *(f"{write_key(name)} = {quote(text)}" for name, text in pairs)]
     if host.speed:
-        lines += ["", "[speed]"]
+        lines += ["", f"[{above}speed]"]
         lines += [f"{key} = {value}" if key.endswith("_ns") else _rate(key, value) for key, value in host.speed]
     for first, count, ordinal_is_position in _runs(host.accelerators):
-        lines += ["", "[[accelerator]]", *_accelerator_lines(first, count, ordinal_is_position)]
+        lines += ["", f"[[{above}accelerator]]", *_accelerator_lines(first, count, ordinal_is_position)]
     return "\n".join(lines) + "\n"
 
 

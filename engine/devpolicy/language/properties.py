@@ -6,14 +6,15 @@ against a plan is the matter of `devpolicy.review`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from devpolicy._tables import Kind, did_you_mean, wrong_type
-from devpolicy._toml import Inside
+from devpolicy._tables import Cursor, Kind, did_you_mean, wrong_type
+from devpolicy._toml import Document, Inside, quote
+from devpolicy.errors import DevPolicyError
 from devpolicy.language.terms import read_term
 
 if TYPE_CHECKING:
-    from devpolicy._tables import Cursor
     from devpolicy.language.policy import Term
 
 OF_A_PLAN = {
@@ -70,6 +71,16 @@ def read_property(text: str, cursor: Cursor, *, family: bool = False) -> Propert
         return None
     term = read_term(behind, cursor)
     return None if term is None else Property(name, term)
+
+
+def parse_property(text: str, *, family: bool = False) -> Property:
+    """Read a property outside of any file. Raises `DevPolicyError` with what is wrong, and the likely name."""
+    document = Document(f"always = {quote(text)}", "", DevPolicyError)
+    cursor = Cursor(document, ("always",), [])
+    found = read_property(text, cursor, family=family)
+    if found is None:
+        raise DevPolicyError([replace(finding, place=None) for finding in cursor.findings])
+    return found
 
 
 def _read_value(value: object, cursor: Cursor) -> Property | None:

@@ -110,11 +110,14 @@ def _times(units: Sequence[Unit], solution: Solution, world: World) -> tuple[int
     rates = [per_byte(seat.bandwidth) for seat in world.seats]
     for at, unit in enumerate(units):
         seat = solution.seat[at]
-        reading += costs.read(unit) * rates[seat]
+        read = costs.read(unit)
+        reading += read * rates[seat]
         if at in solution.kept:
             streaming += costs.streamed(unit, solution.kept[at].place, link=world.link)
-        crossings += before is not None and before != seat
-        before = seat
+        # What holds no weights and no cache (tables of positions) is computed once, whatever its place in the order.
+        if read:
+            crossings += before is not None and before != seat
+            before = seat
     return reading, streaming, crossings * costs.crossing, crossings
 
 

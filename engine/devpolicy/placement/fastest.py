@@ -15,7 +15,7 @@ from devpolicy.placement import solver
 from devpolicy.placement.chain import Chain, Lane, Road, chains
 from devpolicy.placement.cost import per_byte, time_of
 from devpolicy.placement.search import Attempt, Problem
-from devpolicy.placement.solver import Bin
+from devpolicy.placement.solver import Bin, Sums
 
 
 def fastest(problem: Problem, main: int | None) -> Attempt | None:
@@ -31,15 +31,21 @@ def fastest(problem: Problem, main: int | None) -> Attempt | None:
     named = main is None or main in problem.pinned or bool(problem.assignment.with_main)
     if not problem.clusters:
         return _attempt(problem, main, [], bins, closed) if named else None
+    lanes, must = _lanes(problem, bins, main), None if named else main
     best: Attempt | None = None
-    found = chains(_road(problem, main), _lanes(problem, bins, main), None if named else main)
-    for time, chain in found:
-        if best is not None and time >= best.time:
+    # Joined, what holds no weights costs no crossing; apart, it may fit where the other does not.
+    for joined in (True, False):
+        ends, road = _road(problem, main, joined=joined)
+        for time, run in chains(road, lanes, must):
+            if best is not None and time >= best.time:
+                break
+            chain = [(number, ends[end]) for number, end in run]
+            for way in _even(problem, chain, bins):
+                attempt = _attempt(problem, main, way, bins, closed)
+                if best is None or (attempt.time, attempt.used, attempt.peak) < (best.time, best.used, best.peak):
+                    best = attempt
+        if best is not None or len(road) == len(problem.clusters):
             break
-        for way in _even(problem, chain, bins):
-            attempt = _attempt(problem, main, way, bins, closed)
-            if best is None or (attempt.time, attempt.used, attempt.peak) < (best.time, best.used, best.peak):
-                best = attempt
     return best
 
 
@@ -55,21 +61,33 @@ def _lanes(problem: Problem, bins: dict[int, Bin], main: int | None) -> list[Lan
     ]
 
 
-def _road(problem: Problem, main: int | None) -> Road:
-    """Return the clusters in execution order, with the seats of what runs between them."""
+def _road(problem: Problem, main: int | None, *, joined: bool) -> tuple[list[int], Road]:
+    """Return the clusters in execution order as members of a road, with the seats of what runs between them.
+
+    With `joined`, clusters of which nothing is read go with the one before. The list gives the end of each member in
+    the list of clusters, from 0.
+    """
     costs, units = problem.world.costs, problem.units
     first = {cluster[0]: number for number, cluster in enumerate(problem.clusters)}
     followers = {at for cluster in problem.clusters for at in cluster[1:]}
+    read = [sum(costs.read(units[at]) for at in cluster) for cluster in problem.clusters]
     anchors: list[tuple[int, ...]] = [()]
+    ends = [0]
     for at in range(len(units)):
         if at in first:
-            anchors.append(())
-        elif at not in followers:
+            number = first[at]
+            if joined and number and not read[number]:
+                ends[-1] = number + 1
+            else:
+                anchors.append(())
+                ends.append(number + 1)
+        elif at not in followers and costs.read(units[at]):
             seat = problem.assignment.pinned[at][0] if at in problem.assignment.pinned else main
             assert seat is not None  # INVARIANT: what is kept, or runs with the main device, needs one
             anchors[-1] = (*anchors[-1], seat)
-    read = [sum(costs.read(units[at]) for at in cluster) for cluster in problem.clusters]
-    return Road(problem.sums, [0, *accumulate(read)], anchors, costs.crossing)
+    sums, reads = problem.sums, [0, *accumulate(read)]
+    members = Sums([sums.with_cache[end] for end in ends], [sums.weights[end] for end in ends])
+    return ends, Road(members, [reads[end] for end in ends], anchors, costs.crossing)
 
 
 def _even(problem: Problem, chain: Chain, bins: dict[int, Bin]) -> Iterator[Chain]:

@@ -55,8 +55,10 @@ def spill(problem: Problem, trace: Trace) -> Attempt | None:
     left = without(gone)
     # What goes is known now; the rest is placed as `split` says.
     placed = None if left is None else place(left)
-    if placed is not None:
-        _explain(gone, order, placed, trace)
+    if placed is None:
+        return None
+    gone, placed = _beside(gone, order, placed, without)
+    _explain(gone, order, placed, trace)
     return placed
 
 
@@ -159,13 +161,14 @@ def _less(
     """
     if len(order) > _SCANNED:
         return gone
+    # In another order of the devices than that of their ids, one less may do.
     search = place if problem.world.policy.split == "fastest" else place_anyhow
     tried = 0
     for one in _unlike([*gone[-1:], *sorted(gone, key=lambda cluster: -_brought(cluster, problem))], problem):
         rest = [cluster for cluster in gone if cluster is not one]
         if tried < _TRIED and rest and (left := without(rest)) is not None and search(left) is not None:
             gone = rest
-        tried += 1
+        tried, search = tried + 1, place_anyhow
     last = gone[-1]
     others = (cluster for cluster in order if not any(cluster is one for one in gone))
     for one in _unlike(sorted(others, key=lambda cluster: _brought(cluster, problem)), problem):
@@ -176,6 +179,28 @@ def _less(
             return swapped
         tried += 1
     return gone
+
+
+def _beside(
+    gone: list[Cluster], order: Sequence[Cluster], placed: Attempt, without: Callable[[list[Cluster]], Problem | None]
+) -> tuple[list[Cluster], Attempt]:
+    """Let small modules go along where that saves crossings: a norm between a block and a head that are both away."""
+    problem = placed.problem
+    costs = problem.world.costs
+    if problem.world.policy.split != "fastest":
+        return gone, placed
+    small = (
+        cluster
+        for cluster in order
+        if cluster not in gone
+        and sum(costs.streamed(problem.units[at], "cpu", link=True) for at in cluster) < 2 * costs.crossing
+    )
+    for one in _unlike(small, problem)[:4]:
+        left = without([*gone, one])
+        found = None if left is None else place(left)
+        if found is not None and found.time < placed.time:
+            gone, placed = [*gone, one], found
+    return gone, placed
 
 
 def _unlike(clusters: Iterable[Cluster], problem: Problem) -> list[Cluster]:

@@ -1,0 +1,223 @@
+"""`devpolicy verify`: properties over a family of hosts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+import click
+
+from devpolicy.cli import complete
+from devpolicy.cli.family import family_of, family_options, types_of
+from devpolicy.cli.inputs import load_model, policy_argument
+from devpolicy.cli.report import write_findings
+from devpolicy.cli.session import Session, common, pass_session
+from devpolicy.errors import DevPolicyError, Diagnostic
+from devpolicy.language.policy import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from devpolicy.cli.screen import Line
+    from devpolicy.host import Host
+    from devpolicy.language.properties import Property
+    from devpolicy.model import ModelTree
+    from devpolicy.review.families import Family
+    from devpolicy.review.verify import Verdict
+
+
+@click.command(name="verify", short_help="Hold a policy against properties, on every host of a family.")
+@policy_argument
+@click.option("--property", "-p", "names", metavar="PROPERTY", multiple=True, help="What must hold; may be repeated.")
+@click.option(
+    "--model",
+    metavar="MODEL",
+    multiple=True,
+    shell_complete=complete.models,
+    help="What is placed; globs of the catalogue too. By default the models of the policy's tests.",
+)
+@click.option("--trees", is_flag=True, help="Draw models too, with Hypothesis.")
+@family_options
+@click.option(
+    "--examples", type=click.IntRange(1), default=200, show_default=True, metavar="N", help="Hosts to draw of a range."
+)
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Which hosts are drawn.")
+@click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Processes; by default one for each core.")
+@common(formats=("human", "json", "github"))
+@pass_session
+def command(
+    session: Session,
+    policy: str,
+    names: tuple[str, ...],
+    model: tuple[str, ...],
+    trees: bool,
+    types: str | None,
+    accelerators: int,
+    memory: str,
+    free: str,
+    ram: str,
+    mixed: bool,
+    examples: int,
+    seed: int,
+    jobs: int | None,
+) -> int:
+    """Hold a policy against properties on every host of a family.
+
+    Of one that is broken the smallest host is shown that breaks it.
+
+    Where `--memory` is a list the family is finite: every host is planned, and what holds is proved for it. Of a range
+    hosts are drawn (this needs Hypothesis, `devpolicy[testing]`), and what is not found may still be there.
+
+    \b
+    Properties of each plan: always_resolves, placed_or_refused, within_budget,
+    ties_together, blocks_whole, one_type, resident, never_on:TERM,
+    same_each_time. Of the family: monotone, every_rule_reachable.
+
+    \b
+    Examples:
+      devpolicy verify policy.toml --model llama-3.1-8b
+      devpolicy verify policy.toml -p always_resolves -p never_on:cpu
+      devpolicy verify policy.toml --memory "4 GiB..96 GiB" --seed 1
+
+    Exit status: 0 all hold, 1 one is broken, 2 invalid policy or usage.
+    """
+    from devpolicy.review import verify as proving
+
+    loaded = Policy.load(policy)
+    family = family_of(types_of(types, _text(loaded)), accelerators, memory, free, ram, mixed)
+    wanted = _properties(names) or list(proving.DEFAULTS)
+    found = _models(session, loaded, model)
+    if trees or family.size is None or family.size > proving.MOST_HOSTS:
+        from devpolicy.review.draw import search
+
+        with session.working("drawing hosts"):
+            verdicts = search(loaded, found, family, wanted, trees=trees, examples=examples, seed=seed)
+    else:
+        with session.progress("planning") as progress:
+            verdicts = proving.verify(loaded, found, family, wanted, jobs=jobs, progress=progress)
+    if session.json:
+        session.print_json(_as_json(policy, family, verdicts))
+    elif session.format == "github":
+        write_findings(session, [_finding(loaded, verdict) for verdict in verdicts if verdict.status == "broken"])
+    else:
+        session.out.print(_view(family, verdicts))
+    return 1 if any(verdict.status == "broken" for verdict in verdicts) else 0
+
+
+def _text(policy: Policy) -> str:
+    """Return what is searched for types of accelerators: everything that the policy says, but its tests and hosts."""
+    return repr(replace(policy, tests=(), hosts=(), source="", prefer_place=None))
+
+
+def _properties(names: Sequence[str]) -> list[Property]:
+    from devpolicy.language.properties import parse_property
+
+    return [parse_property(name, family=True) for name in names]
+
+
+def _models(session: Session, policy: Policy, given: Sequence[str]) -> list[ModelTree | None]:
+    """Return the models to place: those given, else those of the policy's tests, else none: the device alone."""
+    from devpolicy.models import model_catalogue
+
+    names: list[str] = []
+    for name in given or [str(test.model) for test in policy.tests if test.model is not None]:
+        glob = any(sign in name for sign in "*?[")
+        names += [known for known in model_catalogue() if fnmatchcase(known, name)] if glob else [name]
+    if given and not names:
+        raise DevPolicyError(f"no model of the catalogue is like `{given[0]}`")
+    if not names and policy.rules:
+        raise DevPolicyError(
+            Diagnostic(
+                "", "the policy has rules, and no model says what they match", help="give `--model`, or `--trees`"
+            )
+        )
+    return [load_model(session, name) for name in dict.fromkeys(names)] or [None]
+
+
+def _finding(policy: Policy, verdict: Verdict) -> Diagnostic:
+    model = f" for {verdict.model}" if verdict.model else ""
+    message = f"`{verdict.property}` does not hold{model}: {verdict.why}"
+    notes = tuple(_hosts(verdict).splitlines()) if verdict.host else ()
+    return Diagnostic("DP512", message, policy.prefer_place, notes=notes)
+
+
+def _hosts(verdict: Verdict) -> str:
+    """Return the hosts of a counterexample as TOML, with the test that fails on them."""
+    from devpolicy._toml import quote
+    from devpolicy.host.writer import write
+
+    if verdict.host is None:
+        return ""
+    parts = [write(verdict.host, under="host.smallest")]
+    if verdict.larger is not None:
+        parts.append(write(verdict.larger, under="host.larger"))
+    else:
+        model = "drawn.toml" if verdict.tree else verdict.model
+        test = ["[[test]]", f'name   = "{verdict.property}"', 'host   = "smallest"']
+        test += [f"model  = {quote(model)}"] if model else []
+        parts.append("\n".join([*test, f'always = "{verdict.property}"', ""]))
+    return "\n".join(parts)
+
+
+def _view(family: Family, verdicts: Sequence[Verdict]) -> list[Line]:
+    lines: list[Line] = [[("hosts  ", "strong"), (str(family), "")]]
+    broken = False
+    for verdict in verdicts:
+        if broken or not lines[1:] or verdict.status == "broken":
+            lines.append("")
+        broken = verdict.status == "broken"
+        lines += _verdict_view(verdict)
+    return lines
+
+
+def _verdict_view(verdict: Verdict) -> list[Line]:
+    what = f"{verdict.property} for {verdict.model}" if verdict.model else str(verdict.property)
+    if verdict.status != "broken":
+        count = f"{verdict.hosts:,} host{'s' * (verdict.hosts != 1)}"
+        told = f"proved over {count}" if verdict.status == "proved" else f"no counterexample in {count}"
+        return [[("holds   ", "good"), (f"{what}: {told}", "")]]
+    lines: list[Line] = [[("broken  ", "error"), (f"{what}: {verdict.why}", "strong")]]
+    if verdict.host is not None:
+        lines += ["", *_indented(_hosts(verdict))]
+    if verdict.tree is not None:
+        lines += ["", "  # drawn.toml", *_indented(verdict.tree.to_toml())]
+    return lines
+
+
+def _indented(text: str) -> list[Line]:
+    return [f"  {line}".rstrip() for line in text.splitlines()]
+
+
+def _as_json(policy: str, family: Family, verdicts: Sequence[Verdict]) -> dict[str, object]:
+    return {
+        "schema": 1,
+        "policy": policy,
+        "family": {
+            "types": list(family.types),
+            "accelerators": family.most,
+            "memory": list(family.memory),
+            "free": list(family.free),
+            "ram": list(family.ram),
+            "mixed": family.mixed,
+            "ranged": family.ranged,
+            "hosts": family.size,
+        },
+        "verdicts": [
+            {
+                "property": str(verdict.property),
+                "model": verdict.model,
+                "status": verdict.status,
+                "hosts": verdict.hosts,
+                "why": verdict.why or None,
+                "host": _toml(verdict.host),
+                "larger": _toml(verdict.larger),
+                "drawn_model": verdict.tree.to_toml() if verdict.tree else None,
+            }
+            for verdict in verdicts
+        ],
+    }
+
+
+def _toml(host: Host | None) -> str | None:
+    return None if host is None else host.to_toml()

@@ -1,0 +1,281 @@
+"""Bugs planted in policies, and the smallest host that shows each; proofs over what is finite."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.cli.harness import invoke
+
+from devpolicy import Host, ModelTree, Policy
+from devpolicy.errors import DevPolicyError, MissingLibraryError
+from devpolicy.language.properties import OF_A_FAMILY, OF_A_PLAN, Property, parse_property
+from devpolicy.review.draw import search
+from devpolicy.review.families import Family
+from devpolicy.review.holds import _CHECKS
+from devpolicy.review.shrink import Broken, smallest
+from devpolicy.review.verify import Verdict, verify
+from devpolicy.sizes import GIB
+
+LLAMA = ModelTree.load("llama-3.2-1b")
+FAMILY = Family(("cuda",), 2, (2 * GIB, 8 * GIB), (25, 100), (64 * GIB,))
+RANGE = replace(FAMILY, memory=(2 * GIB, 12 * GIB), ranged=True)
+
+PLANTED = {
+    "no fallback": ("always_resolves", 'prefer = "cuda"', 0),
+    "a rule that asks for a second card": (
+        "always_resolves",
+        'prefer = ["cuda", "cpu"]\n[[rule]]\nmatch = "model.norm"\nprefer = "cuda:1"\nwhen = { cuda = 1 }\n',
+        1,
+    ),
+    "a rule about a tensor": ("placed_or_refused", 'prefer = "cpu"\n[offload]\n"model.norm.weight" = "disk"\n', 0),
+    "a cap above what the card has": (
+        "within_budget",
+        'prefer = ["cuda", "cpu"]\n[memory.cuda]\nbasis = "total"\ncap = "24 GiB"\nheadroom = "0 B"\n',
+        1,
+    ),
+    "the CPU as a fallback": ("never_on:cpu", 'prefer = ["cuda", "cpu"]', 0),
+    "the CPU to overflow to": ("never_on:cpu", 'prefer = "cuda"\noverflow = "cpu"', 1),
+    "what is streamed": ("resident", 'prefer = ["cuda", "cpu"]\n[offload]\nmodel.norm = "disk"\n', 0),
+    "two cards at once": ("never_on:cuda:1", 'prefer = ["cuda", "cpu"]\nsplit = "balanced"\n', 2),
+    "only small cards": (
+        "monotone",
+        'prefer = ["small", "cpu"]\n[devices.small]\ntype = "cuda"\nmemory = "<6 GiB"\n'
+        "[memory.cuda]\nheadroom = '0 B'\nreserve = { kv_cache = '0 B', activations = '0 B' }\n"
+        '[workload]\ndtype = "float16"\n[[rule]]\nmatch = "model.layers.{4..}"\noffload = ["cpu", "disk"]\n',
+        1,
+    ),
+}
+SHADOWED = "offload.model.layers.0"
+CASES = [pytest.param(*case, id=name) for name, case in PLANTED.items()]
+
+
+def verdict(text: str, wanted: str, *, drawn: bool = False, family: Family | None = None) -> Verdict:
+    policy, asked = Policy.parse(text, "p.toml"), parse_property(wanted, family=True)
+    if drawn:
+        (found,) = search(policy, [LLAMA], family or RANGE, [asked], examples=40)
+    else:
+        (found,) = verify(policy, [LLAMA], family or FAMILY, [asked], jobs=1)
+    return found
+
+
+@pytest.mark.parametrize(("wanted", "text", "necessary"), CASES)
+def test_a_planted_bug_is_shown_on_a_host_without_a_needless_accelerator(
+    wanted: str, text: str, necessary: int
+) -> None:
+    found = verdict(text, wanted)
+    assert (found.status, bool(found.why)) == ("broken", True)
+    assert found.host is not None
+    assert len(found.host.accelerators) == necessary
+
+
+DRAWN = ("no fallback", "a cap above what the card has", "two cards at once", "only small cards")
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_drawn_hosts_show_it_too_and_shrink_as_far(name: str) -> None:
+    wanted, text, necessary = PLANTED[name]
+    found = verdict(text, wanted, drawn=True)
+    assert (found.status, bool(found.why)) == ("broken", True)
+    assert found.host is not None
+    assert len(found.host.accelerators) == necessary
+
+
+@pytest.mark.parametrize("drawn", [False, True], ids=["every host", "drawn hosts"])
+@pytest.mark.parametrize(
+    ("text", "never"),
+    [
+        ('prefer = ["cuda", "cpu"]\n[offload]\n"model.layers.*" = "disk"\nmodel.layers.0 = "disk"\n', SHADOWED),
+        ('prefer = ["cpu", "cuda"]\n', "prefer cuda"),
+        ('prefer = "cpu"\n[[rule]]\nname = "big"\nmatch = "lm_hed"\noffload = "disk"\n', "big"),
+        ('prefer = "cpu"\noverflow = "disk"\n', "overflow"),
+    ],
+)
+def test_what_can_never_decide_anything_is_named(text: str, never: str, drawn: bool) -> None:
+    found = verdict(text, "every_rule_reachable", drawn=drawn)
+    assert found.status == "broken"
+    assert found.why.startswith(f"`{never}`:")
+
+
+def test_what_decides_something_somewhere_is_reachable() -> None:
+    text = 'prefer = ["cuda", "cpu"]\n[offload]\n"model.norm" = "disk"\n'
+    assert verdict(text, "every_rule_reachable").status == "proved"
+    assert verdict(text, "every_rule_reachable", drawn=True).status == "proved"
+
+
+def test_of_a_finite_family_it_is_proved_over_every_host_and_of_a_range_nothing_is() -> None:
+    text = 'prefer = ["cuda", "cpu"]'
+    proved = verdict(text, "always_resolves")
+    assert (proved.status, proved.hosts) == ("proved", FAMILY.size)
+    assert verdict(text, "always_resolves", drawn=True).status == "not refuted"
+
+
+def test_the_larger_host_is_worse_off_and_differs_by_one_step_of_memory() -> None:
+    found = verdict(PLANTED["only small cards"][1], "monotone")
+    assert found.host is not None
+    assert found.larger is not None
+    assert found.why == "with more memory a later term of `prefer` serves: the second instead of the first"
+    assert found.larger.accelerators[0].memory > found.host.accelerators[0].memory
+
+
+def test_a_refusal_with_more_memory_is_worse_than_a_plan() -> None:
+    found = verdict('prefer = "cpu"\n[require]\ncuda = { count = "==0", memory = ">=6 GiB" }\n', "monotone")
+    assert found.why.startswith("with more memory it is refused: DP304")
+
+
+def test_drawn_hosts_are_the_same_with_the_same_seed() -> None:
+    policy, wanted = Policy.parse(PLANTED["the CPU to overflow to"][1]), [Property("resident")]
+    one, again = (search(policy, [LLAMA], RANGE, wanted, examples=60, seed=7) for _ in range(2))
+    assert one == again
+
+
+def test_models_are_drawn_too() -> None:
+    policy = Policy.parse('prefer = ["cuda", "cpu"]\n[[rule]]\nsize = ">=64 MiB"\nprefer = "cuda"\n')
+    (found,) = search(policy, [], FAMILY, [Property("always_resolves")], trees=True, examples=60)
+    assert (found.status, found.model) == ("broken", "drawn")
+    assert found.tree is not None
+    assert ModelTree.parse(found.tree.to_toml()) == found.tree
+
+
+def test_shrinking_takes_away_what_is_not_needed() -> None:
+    policy = Policy.parse('prefer = "cuda"\noverflow = "cpu"')
+    broken = Broken(policy, LLAMA, Property("resident"), Host.load("24-24-12-8"))
+    assert not broken.why()
+    full = [replace(one, free=0) for one in broken.host.accelerators[:3]]
+    tight = replace(
+        broken.host, accelerators=(*full, replace(broken.host.accelerators[3], memory=2 * GIB, free=2 * GIB))
+    )
+    assert [one.memory for one in smallest(replace(broken, host=tight)).host.accelerators] == [2 * GIB]
+
+
+# Families.
+
+
+@given(
+    st.lists(st.sampled_from(["cuda", "mps", "xpu"]), min_size=1, unique=True),
+    st.integers(0, 2),
+    st.booleans(),
+    st.sampled_from([(100,), (0, 100)]),
+)
+def test_a_family_has_as_many_hosts_as_it_says_and_each_is_another_host(
+    types: list[str], most: int, mixed: bool, free: tuple[int, ...]
+) -> None:
+    family = Family(tuple(types), most, (8 * GIB, 24 * GIB), free, (64 * GIB, 128 * GIB), mixed=mixed)
+    shapes = family.shapes()
+    assert len(shapes) == len(set(shapes)) == family.size
+    assert len({family.host(shape) for shape in shapes}) == family.size
+    counts = [len(shape.cards) for shape in shapes]
+    assert counts == sorted(counts)
+
+
+def test_a_step_of_memory_leads_to_another_host_of_the_family_with_more_of_it() -> None:
+    shapes = set(FAMILY.shapes())
+    steps = [(shape, larger) for shape in shapes for larger in FAMILY.more(shape)]
+    assert steps
+    for shape, larger in steps:
+        assert larger in shapes
+        before, after = FAMILY.host(shape), FAMILY.host(larger)
+        pairs = zip(before.accelerators, after.accelerators, strict=True)
+        assert all(one.memory <= other.memory and one.free <= other.free for one, other in pairs)
+        assert before != after
+
+
+def test_every_property_that_can_be_named_can_be_asked() -> None:
+    assert {*_CHECKS, "never_on"} == set(OF_A_PLAN)
+    for name in {*OF_A_PLAN, *OF_A_FAMILY} - {"never_on"}:
+        assert verdict('prefer = ["cuda", "cpu"]', name, family=replace(FAMILY, most=1)).status == "proved"
+
+
+# The command.
+
+SMALL = (
+    "--types",
+    "cuda",
+    "--accelerators",
+    "1",
+    "--memory",
+    "2 GiB, 8 GiB",
+    "--ram",
+    "64 GiB",
+    "--model",
+    "llama-3.2-1b",
+)
+
+
+@pytest.mark.parametrize("name", [name for name, (wanted, *_) in PLANTED.items() if wanted not in OF_A_FAMILY])
+def test_what_is_printed_can_be_pasted_into_the_policy_and_fails_there(name: str, tmp_path: Path) -> None:
+    wanted, text, _ = PLANTED[name]
+    policy = tmp_path / "p.toml"
+    policy.write_text(text)
+    shown = invoke("verify", str(policy), "-p", wanted, *SMALL, "--accelerators", "2")
+    assert shown.status == 1
+    pasted = "".join(f"{line[2:]}\n" for line in shown.stdout.splitlines() if line.startswith("  ") or not line)
+    policy.write_text(f"{text}\n{pasted}")
+    tested = invoke("test", str(policy))
+    assert tested.status == 1, tested
+    assert f"`{wanted}` does not hold" in tested.stdout
+
+
+def test_json_and_github_tell_the_same(tmp_path: Path) -> None:
+    policy = tmp_path / "p.toml"
+    policy.write_text('prefer = "cuda"\n')
+    value = json.loads(invoke("verify", str(policy), "-p", "always_resolves", *SMALL, "--format", "json").stdout)
+    assert value["family"]["hosts"] == 5
+    (told,) = value["verdicts"]
+    assert (told["status"], told["hosts"], told["larger"]) == ("broken", 5, None)
+    assert Host.parse(told["host"]).accelerators == ()
+    github = invoke("verify", str(policy), "-p", "always_resolves", *SMALL, "--format", "github")
+    assert github.stdout.startswith("::error file=")
+    assert "title=DP512::`always_resolves` does not hold for llama-3.2-1b" in github.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("-p", "always_resolve"), "did you mean `always_resolves`?"),
+        (("-p", "never_on:gpu"), "did you mean `cuda`?"),
+        (("--types", "cuda, gpu"), "known are `cuda`"),
+        (("--memory", "8"), "`8` has no unit"),
+        (("--memory", "8 GiB..much"), "--memory:"),
+        (("--free", "half"), "`half` is no percentage"),
+        (("--model", "x*"), "no model of the catalogue is like `x*`"),
+    ],
+)
+def test_what_cannot_be_read_is_told(arguments: tuple[str, ...], said: str) -> None:
+    result = invoke("verify", "cpu-only", *arguments)
+    assert (result.status, said in result.stderr) == (2, True), result
+
+
+def test_a_policy_with_rules_needs_a_model(tmp_path: Path) -> None:
+    policy = tmp_path / "p.toml"
+    policy.write_text('prefer = "cuda"\n[offload]\nlm_head = "disk"\n')
+    assert "give `--model`" in invoke("verify", str(policy)).stderr
+
+
+def test_without_hypothesis_a_range_is_refused_and_a_list_is_proved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "hypothesis", None)
+    with pytest.raises(MissingLibraryError, match=r"devpolicy\[testing\]"):
+        search(Policy.parse('prefer = "cpu"'), [None], RANGE, [Property("resident")])
+    assert verdict('prefer = ["cuda", "cpu"]', "always_resolves").status == "proved"
+
+
+def test_what_is_finite_is_proved_without_loading_hypothesis() -> None:
+    code = (
+        "import sys\nfrom devpolicy.cli.app import app\ntry:\n"
+        "    app.main(['verify', 'cpu-only', '--model', 'gpt2', '--accelerators', '1'])\n"
+        "except SystemExit: print('LOADED', 'hypothesis' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "LOADED False" in run.stdout
+
+
+def test_a_property_outside_of_a_file_is_refused_without_a_place() -> None:
+    with pytest.raises(DevPolicyError) as refused:
+        parse_property("monoton", family=True)
+    assert [finding.place for finding in refused.value.diagnostics] == [None]
