@@ -360,3 +360,68 @@ def order(policy: Any, given: list[str]) -> list[str]:
         named = [other.name for other in policy.components]
         result += [name for name in given if name not in named + result and fnmatchcase(name, entry.name)]
     return result + [name for name in given if name not in result]
+
+
+# Overlays, on what TOML gives.
+
+
+def listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def paths(table: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """The entries of `[offload]` by dotted path, however they are nested."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        found |= paths(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
+    return found
+
+
+def caps(table: dict[str, Any]) -> dict[str, Any]:
+    """`[memory]`, with a bare cap as the table that it stands for."""
+    return {key: value if isinstance(value, dict) else {"cap": value} for key, value in table.items()}
+
+
+def laid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """One table over another: tables by key, lists replace, `avoid` adds up, rules nearer first."""
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        if key == "avoid":
+            result[key] = [*listed(old or []), *listed(value)]
+        elif key == "rule":
+            result[key] = [*value, *(old or [])]
+        elif key == "offload":
+            result[key] = {**paths(old or {}), **paths(value)}
+        elif key == "memory" and isinstance(value, dict):
+            result[key] = laid(caps(old or {}), caps(value))
+        else:
+            tables = isinstance(old, dict) and isinstance(value, dict) and key != "prefer"
+            result[key] = laid(old, value) if tables else value
+    return result
+
+
+def keys_set(table: dict[str, Any], above: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
+    """The keys that a profile sets, without those that only add."""
+    found: set[tuple[str, ...]] = set()
+    for key, value in table.items():
+        here = (*above, key)
+        if key == "offload":
+            found |= {(*here, path) for path in paths(value)}
+        elif isinstance(value, dict) and key != "prefer":
+            found |= keys_set(caps(value) if key == "memory" else value, here)
+        elif key not in ("avoid", "rule", "when"):
+            found.add(here)
+    return found
+
+
+def applying(profiles: dict[str, Any], host: Any, environment: dict[str, str], asked: str | None) -> list[str]:
+    """The profiles that apply, the one that is asked for last."""
+
+    def agrees(when: dict[str, Any]) -> bool:
+        variables = when.get("env", {})
+        there = all(bool(environment.get(name)) is wanted for name, wanted in variables.items())
+        return there and holds({key: value for key, value in when.items() if key != "env"}, host)
+
+    found = [name for name, table in profiles.items() if "when" in table and name != asked and agrees(table["when"])]
+    return [*found, *([asked] if asked else [])]

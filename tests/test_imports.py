@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "probe": (*LEAVES, "host"),
     "models": (*LEAVES, "model"),
     "adapters": (*LEAVES, "device", "placement"),
-    "review": (*_ENGINE, "models"),
+    "review": (*_ENGINE, "models", "api"),
     "testing": (*_ENGINE, *_EDGES, "review", "devpolicy"),
     "doctor": (*LEAVES, "host", "probe", "testing"),
     "cli": (*_ENGINE, *_EDGES, "review", "testing", "doctor", "devpolicy"),
