@@ -62,15 +62,17 @@ def command(
     seed: int,
     jobs: int | None,
 ) -> int:
-    """Hold a policy against properties on every host of a family, and show the smallest host that breaks one.
+    """Hold a policy against properties on every host of a family.
+
+    Of one that is broken the smallest host is shown that breaks it.
 
     Where `--memory` is a list the family is finite: every host is planned, and what holds is proved for it. Of a range
     hosts are drawn (this needs Hypothesis, `devpolicy[testing]`), and what is not found may still be there.
 
     \b
     Properties of each plan: always_resolves, placed_or_refused, within_budget,
-    ties_together, blocks_whole, one_type, resident, never_on:TERM, same_each_time.
-    Of the family: monotone, every_rule_reachable.
+    ties_together, blocks_whole, one_type, resident, never_on:TERM,
+    same_each_time. Of the family: monotone, every_rule_reachable.
 
     \b
     Examples:
