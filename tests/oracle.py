@@ -313,3 +313,115 @@ def _asked(asked: dict[str, Any], one: Any) -> bool:
         and all(compared(asked[key], getattr(one, key), parse_size) for key in ("memory", "free") if key in asked)
         and ("capability" not in asked or compared(asked["capability"], one.capability, capability))
     )
+
+
+def layers(policy: Any, component: str) -> list[Any]:
+    """The entries that speak for a component whose class nobody knows: its own, then globs as written."""
+    own = [entry for entry in policy.components if entry.name == component]
+    globs = [entry for entry in policy.components if set(entry.name) & set("*?") and entry.type is None]
+    return own + [entry for entry in globs if entry not in own and fnmatchcase(component, entry.name)]
+
+
+def said(policy: Any, component: str, key: str) -> Any:
+    """What the nearest layer says for a key: an entry, or the top of the policy."""
+    found = [value for entry in layers(policy, component) if (value := getattr(entry, key)) is not None]
+    return (*found, getattr(policy, key))[0]
+
+
+def rules_of(policy: Any, component: str) -> list[Any]:
+    """A component's rules: those of nearer layers first, the policy's last."""
+    return [rule for entry in [*layers(policy, component), policy] for rule in entry.rules]
+
+
+def avoided_by(policy: Any, component: str) -> set[Any]:
+    return {term for entry in [*layers(policy, component), policy] for term in entry.avoid}
+
+
+def figure(policy: Any, component: str, key: str) -> Any:
+    """A key of `[workload]`, by the nearest layer that has it."""
+    found = [dict(entry.workload)[key] for entry in layers(policy, component) if key in dict(entry.workload)]
+    return (*found, getattr(policy.workload, key))[0]
+
+
+def budget(policy: Any, component: str, term: Any, key: str) -> Any:
+    """What `[memory]` says of a device for a key, by the nearest layer that says it."""
+    tables = [entry.memory for entry in [*layers(policy, component), policy]]
+    found = [getattr(rule, key) for table in tables for rule in table if rule.term == term]
+    return next((value for value in found if value is not None), None)
+
+
+def order(policy: Any, given: list[str]) -> list[str]:
+    """The order of planning: as written, a glob's components at the glob, unknown ones last, as given."""
+    result: list[str] = []
+    for entry in policy.components:
+        if not set(entry.name) & set("*?"):
+            result.append(entry.name)
+            continue
+        named = [other.name for other in policy.components]
+        result += [name for name in given if name not in named + result and fnmatchcase(name, entry.name)]
+    return result + [name for name in given if name not in result]
+
+
+# Overlays, on what TOML gives.
+
+
+def listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def paths(table: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """The entries of `[offload]` by dotted path, however they are nested."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        found |= paths(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
+    return found
+
+
+def caps(table: dict[str, Any]) -> dict[str, Any]:
+    """`[memory]`, with a bare cap as the table that it stands for."""
+    return {key: value if isinstance(value, dict) else {"cap": value} for key, value in table.items()}
+
+
+def laid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """One table over another: tables by key, lists replace, `avoid` adds up, rules nearer first."""
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        if key == "avoid":
+            result[key] = [*listed(old or []), *listed(value)]
+        elif key == "rule":
+            result[key] = [*value, *(old or [])]
+        elif key == "offload":
+            result[key] = {**paths(old or {}), **paths(value)}
+        elif key == "memory" and isinstance(value, dict):
+            result[key] = laid(caps(old or {}), caps(value))
+        else:
+            tables = isinstance(old, dict) and isinstance(value, dict) and key != "prefer"
+            result[key] = laid(old, value) if tables else value
+    return result
+
+
+def keys_set(table: dict[str, Any], above: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
+    """The keys that a profile sets, without those that only add."""
+    found: set[tuple[str, ...]] = set()
+    for key, value in table.items():
+        here = (*above, key)
+        if key == "offload":
+            found |= {(*here, path) for path in paths(value)}
+        elif isinstance(value, dict) and key != "prefer":
+            found |= keys_set(caps(value) if key == "memory" else value, here)
+        elif key not in ("avoid", "rule", "when"):
+            found.add(here)
+    return found
+
+
+def applying(profiles: dict[str, Any], host: Any, environment: dict[str, str], asked: str | None) -> list[str]:
+    """The profiles that apply, the one that is asked for last."""
+
+    def agrees(when: dict[str, Any]) -> bool:
+        variables = when.get("env", {})
+        there = all(bool(environment.get(name)) is wanted for name, wanted in variables.items())
+        return there and holds({key: value for key, value in when.items() if key != "env"}, host)
+
+    found = [name for name, table in profiles.items() if "when" in table and name != asked and agrees(table["when"])]
+    return [*found, *([asked] if asked else [])]

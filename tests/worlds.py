@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, Unsatisfiable
 from devpolicy.language.comparisons import SizeTest
-from devpolicy.language.policy import Amount, MemoryRule, Rule, Term, Workload
+from devpolicy.language.patterns import Pattern
+from devpolicy.language.policy import Amount, Component, MemoryRule, Rule, Term, Workload
 from devpolicy.model import KVCache, Module, Tensor
 from devpolicy.placement.planner import make_plan
 from devpolicy.sizes import GIB
@@ -117,6 +118,77 @@ def _rules(draw: st.DrawFn, paths: list[str], kind: str, number: int) -> Rule:
         ties=draw(st.sampled_from((None, "follow", "skip"))),
         on_exhausted=draw(st.sampled_from(("error", "next"))),
     )
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    policy: Policy
+    trees: dict[str, ModelTree]
+    """Of the components that have a model; the others say what they need."""
+    host: Host
+
+
+NAMES = ("a", "ab", "b", "c")
+
+
+@st.composite
+def pipelines(draw: st.DrawFn, *, memory: bool = True) -> Pipeline:
+    """Components of one policy, with budgets of the size of all of them; without `memory` they share its budgets."""
+    names = draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=4, unique=True))
+    trees = {name: draw(block_trees()) for name in names if draw(st.booleans())}
+    count = draw(st.integers(1, 3))
+    host = Host([Accelerator("cuda", memory="64 GiB") for _ in range(count)], memory="64 GiB", disk="1 TiB")
+    total = sum(tree.bytes_as() + 64 for tree in trees.values()) + 100 * (len(names) - len(trees))
+    entries = [draw(_entries(name, name in trees, total, count, memory)) for name in names]
+    globs = draw(st.lists(st.sampled_from(("*", "a*", "?", "x*")), max_size=2, unique=True))
+    entries += [draw(_entries(glob, True, total, count, memory)) for glob in globs]
+    shares = st.sampled_from((300, 150, 100, 40))
+    cap, headroom = Amount(size=total * draw(shares) // 100), Amount(size=draw(st.integers(0, 9)))
+    caps = (MemoryRule(Term("cuda"), "total", cap, headroom),)
+    policy = Policy(
+        prefer=draw(st.sampled_from(((Term("cuda"), CPU), (Term("cuda"),), (CPU,)))),
+        overflow=draw(st.sampled_from(((), (CPU,), (CPU, DISK)))),
+        split=draw(st.sampled_from(("when-needed", "never", "balanced"))),
+        rules=tuple(draw(st.lists(_component_rules(None), max_size=1))),
+        memory=caps,
+        disk_path="offload",
+        workload=Workload(context=draw(st.integers(1, 3))),
+        components=tuple(draw(st.permutations(entries))),
+    )
+    return Pipeline(policy, trees, host)
+
+
+@st.composite
+def _entries(draw: st.DrawFn, name: str, has_model: bool, total: int, count: int, memory: bool) -> Component:
+    def maybe(strategy: st.SearchStrategy[Any]) -> Any:
+        # Mostly nothing: of components that each want something else, few are placed beside each other.
+        return draw(st.sampled_from((False, False, True)).flatmap(lambda said: strategy if said else st.none()))
+
+    terms = [Term("cuda"), CPU, *(Term("cuda", at) for at in range(count))]
+    is_glob = not name.isalpha()
+    caps = st.integers(1, 2 * total).map(lambda size: (MemoryRule(Term("cuda"), cap=Amount(size=size)),))
+    return Component(
+        name,
+        needs=None if has_model or is_glob else draw(st.integers(1, 100)),
+        share=maybe(st.sampled_from((25.0, 50.0, 100.0)).map(lambda percent: Amount(percent=percent))),
+        target=maybe(st.sampled_from(("hf", "haystack", "torch"))),
+        prefer=maybe(st.lists(st.sampled_from(terms), min_size=1, max_size=2, unique=True).map(tuple)),
+        overflow=maybe(st.sampled_from(((), (CPU,)))) if has_model else None,
+        avoid=maybe(st.sampled_from(terms[2:]).map(lambda term: (term,))) or (),
+        split=maybe(st.sampled_from(("when-needed", "never", "balanced"))) if has_model else None,
+        ties="follow",
+        rules=(maybe(st.lists(_component_rules(name), max_size=2).map(tuple)) or ()) if has_model else (),
+        memory=(draw(st.just(()) | caps) if memory else ()),
+        workload=(("context", draw(st.integers(1, 3))),) if has_model and draw(st.booleans()) else (),
+    )
+
+
+@st.composite
+def _component_rules(draw: st.DrawFn, owner: str | None) -> Rule:
+    match = (Pattern.parse(draw(st.sampled_from(("**", "lm_head", "layers.*", "layers.0", "**.attn", "norm")))),)
+    name = f"{owner} {draw(st.integers(0, 99))}"
+    kept = (draw(st.sampled_from((CPU, DISK))),)
+    return Rule(name, match, offload=kept, on_exhausted=draw(st.sampled_from(("error", "next"))), component=owner)
 
 
 def small_llama(blocks: int = 3, *, tied: bool = False) -> ModelTree:

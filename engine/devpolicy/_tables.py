@@ -10,25 +10,51 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from devpolicy.errors import Diagnostic
 from devpolicy.sizes import SizeError, parse_size
 
 if TYPE_CHECKING:
     from devpolicy._spans import KeyPath
-    from devpolicy._toml import Document, Inside, Part
+    from devpolicy._toml import Inside, Part
+    from devpolicy.errors import Place
 
 T = TypeVar("T")
 
 JsonSchema = dict[str, Any]
 
 
+class Origins(Protocol):
+    """Where keys and values were written: one document, or several in one."""
+
+    @property
+    def source(self) -> str:
+        """What messages call the text."""
+        ...
+
+    def place(self, path: KeyPath, part: Part = "value", inside: Inside | None = None) -> Place:
+        """Return where the key or the value of `path` stands."""
+        ...
+
+    def order(self, path: KeyPath) -> tuple[int, ...]:
+        """Return what sorts keys in the order in which they count."""
+        ...
+
+    def written(self, path: KeyPath) -> tuple[str, KeyPath]:
+        """Return the name of the part that a key comes from, empty for the text itself, and its path there."""
+        ...
+
+    def folder(self, path: KeyPath) -> str | None:
+        """Return the folder of the file that a key stands in, `None` where it is no file."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Cursor:
     """A value's key path in a document, and the list that takes what is wrong with it."""
 
-    document: Document
+    document: Origins
     path: KeyPath
     findings: list[Diagnostic]
     part: Part = "value"

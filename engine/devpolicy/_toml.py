@@ -40,9 +40,10 @@ class Inside(NamedTuple):
 class Document:
     """One TOML text: `data` as tomli reads it, and `place` for any key path into it."""
 
-    def __init__(self, text: str, source: str, error: type[DevPolicyError]) -> None:
-        """Parse `text`. Raises `error` with DP101 at the place where the syntax breaks."""
+    def __init__(self, text: str, source: str, error: type[DevPolicyError], folder: str | None = None) -> None:
+        """Parse `text`, a file's of `folder`. Raises `error` with DP101 at the place where the syntax breaks."""
         self.source = source
+        self._folder = folder
         # tomli turns CRLF into LF before it counts, so places are counted on the same text.
         self.text = text.removeprefix("\ufeff").replace("\r\n", "\n")
         try:
@@ -58,7 +59,7 @@ class Document:
             raise error(beyond)
 
     @classmethod
-    def read(cls, content: bytes, source: str, error: type[DevPolicyError]) -> Document:
+    def read(cls, content: bytes, source: str, error: type[DevPolicyError], folder: str | None = None) -> Document:
         """Parse the bytes of a file. Raises `error` (DP101) where they are not UTF-8 or too many."""
         if len(content) > LARGEST_FILE:
             raise error(Diagnostic("DP101", f"`{source}` is larger than {LARGEST_FILE >> 20} MiB"))
@@ -69,7 +70,7 @@ class Document:
             column = broken.start - (content.rfind(b"\n", 0, broken.start) + 1) + 1
             place = Place(source, line, column, 1, "")
             raise error(Diagnostic("DP101", "this is not UTF-8 text", place, help="save the file as UTF-8")) from None
-        return cls(text, source, error)
+        return cls(text, source, error, folder)
 
     @classmethod
     def open(cls, path: Path, error: type[DevPolicyError]) -> Document:
@@ -80,7 +81,7 @@ class Document:
         except (OSError, ValueError) as broken:
             reason = getattr(broken, "strerror", None) or str(broken)
             raise error(Diagnostic("DP109", f"cannot read `{path}`: {reason.lower()}")) from None
-        return cls.read(content, str(path), error)
+        return cls.read(content, str(path), error, str(path.parent))
 
     def place(self, path: KeyPath, part: Part = "value", inside: Inside | None = None) -> Place:
         """Return where the key or the value of `path` stands; a table's value is its header, if it has one.
@@ -101,6 +102,19 @@ class Document:
                 if opening + len(inside.text) + opening == end - start and self.text.startswith(inside.text, first):
                     return self._at(first + inside.offset, first + inside.offset + inside.length)
         return self._at(start, end)
+
+    def order(self, path: KeyPath) -> tuple[int, ...]:
+        """Return what sorts keys as they are written."""
+        place = self.place(path, "key")
+        return place.line, place.column
+
+    def written(self, path: KeyPath) -> tuple[str, KeyPath]:
+        """Return an empty name and the path: there is no other text."""
+        return "", path
+
+    def folder(self, path: KeyPath) -> str | None:
+        """Return the folder of the file, `None` where the text is none."""
+        return self._folder
 
     @cached_property  # most documents are never asked for a place
     def _spans(self) -> dict[KeyPath, Spans]:

@@ -75,6 +75,11 @@ CODES: dict[str, Code] = {
         "type. Explanations and tests name them, and could not tell them apart. Rules of two components may share a "
         "name; a component's and the policy's may not.",
     ),
+    "DP112": Code(
+        "a circle of policies",
+        "`extends` leads back to a policy that is being read, or through more policies than anyone can follow. The "
+        "note shows the way. What both need belongs into a third policy that both extend.",
+    ),
     # Names that refer to nothing.
     "DP201": Code(
         "unknown device",
@@ -110,6 +115,11 @@ CODES: dict[str, Code] = {
         "`[require]` names what a host must have, and this one has something else. Everything that is missing is told "
         "at once, each with what there is instead. Plan for another host, or ask for less: a bare number or size means "
         "at least.",
+    ),
+    "DP305": Code(
+        "profiles that contradict each other",
+        "Two profiles apply to this host by themselves, and both set one key. Neither is nearer, so nothing is chosen: "
+        "let their `when` exclude each other, or ask for one of them by name (`--profile`).",
     ),
     "DP306": Code(
         "two classes disagree",
@@ -195,6 +205,11 @@ CODES: dict[str, Code] = {
         "`devpolicy plan --locked FILE` made another plan than the one in the file: what the consumer is given has "
         "changed with the policy, the host, the model or devpolicy itself. What moved is listed. Where the change is "
         "wanted, write the file again: `devpolicy plan … --format json --output FILE`.",
+    ),
+    "DP506": Code(
+        "a profile that is left open",
+        "The `when` of a profile asks for `env.NAME`, and `plan` reads no environment, so the profile is left out. The "
+        "commands and `use_policy` do read it. In Python, hand it in: `policy.for_host(host, environment=os.environ)`.",
     ),
     "DP508": Code(
         "a component that is likely misspelt",

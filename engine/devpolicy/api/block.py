@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 from warnings import warn
 
-from devpolicy.api.inputs import HostLike, PolicyLike, host_of, policy_of
+from devpolicy.api.inputs import HostLike, PolicyLike, host_of, policy_in_environment, policy_of
 from devpolicy.api.joint import Joint, Request
 from devpolicy.device import ComponentDevice
 from devpolicy.errors import DevPolicyWarning, Diagnostic, PolicyError, Unsatisfiable
@@ -29,6 +29,7 @@ VARIABLE = "DEVPOLICY"
 
 def device_of(joint: Joint, request: Request, *, strict: bool) -> ComponentDevice:
     """Return a component's device: of its plan, which is kept, or where nothing tells its size, the device choice."""
+    request = request.on(joint.host)
     if request.has_size:
         plan = joint.place(request).plan
         tell(plan.warnings, strict)
@@ -45,6 +46,7 @@ class Block:
         self.policy = policy
         self._host = host
         self._joint: Joint | None = None
+        self._effective: Policy | None = None
         # One block may be shared by tasks, and the policy of a process is shared by all its threads.
         self._lock = threading.RLock()
 
@@ -55,6 +57,14 @@ class Block:
             if self._joint is None:
                 self._joint = Joint(Host.probe(disk_path=self.policy.disk_path) if self._host is None else self._host)
             return self._joint
+
+    @property
+    def effective(self) -> Policy:
+        """The policy with what belongs to the host, and to the environment of the first time that it is asked."""
+        with self._lock:
+            if self._effective is None:
+                self._effective = policy_in_environment(self.policy, self.joint.host)
+            return self._effective
 
     def copy(self) -> Joint:
         """Return what was resolved as it is now, to plan beside it."""
@@ -107,7 +117,7 @@ def active_policy() -> Policy | None:
 def active_device(*, component: str | None = None, model: Any = None) -> ComponentDevice | None:
     """Return what the active policy gives a component, as `resolve` does; `None` where no policy is active."""
     active = _active()
-    return None if active is None else active.device(Request(active.policy, component, model))
+    return None if active is None else active.device(Request(active.effective, component, model))
 
 
 def _active() -> Block | None:

@@ -6,17 +6,20 @@ Owns the kinds of things that each may be, and where a policy's own `model` is f
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from devpolicy._shipped import shipped_files
-from devpolicy.errors import Diagnostic, ModelError
+from devpolicy.errors import Diagnostic, ModelError, PolicyError
 from devpolicy.host import Host
 from devpolicy.language.policy import Component, Policy
 from devpolicy.model import ModelTree
+
+PROFILE = "DEVPOLICY_PROFILE"
+"""The environment variable that names a profile of the active policy, and of the policies of the commands."""
 
 PolicyLike = Policy | str | PathLike[str]
 HostLike = Host | str | PathLike[str]
@@ -25,6 +28,24 @@ HostLike = Host | str | PathLike[str]
 def policy_of(policy: PolicyLike) -> Policy:
     """Return the policy that is given by value, name or path. Raises `PolicyError`."""
     return policy if isinstance(policy, Policy) else Policy.load(policy)
+
+
+def policy_in_environment(
+    policy: Policy, host: Host, *, profile: str | None = None, overrides: Sequence[str] = ()
+) -> Policy:
+    """Return a policy with what belongs to a host and to the environment: `DEVPOLICY_PROFILE` and `env.NAME`.
+
+    The commands do this, and the policy in use; the verbs with a policy of their own read no environment.
+    """
+    named = os.environ.get(PROFILE) or None
+    try:
+        return policy.overlaid(host, profile=profile or named, overrides=overrides, environment=os.environ)
+    except PolicyError as broken:
+        if profile is not None or named is None or broken.code != "DP202":
+            raise
+        first, *rest = broken.diagnostics
+        note = f"the environment variable `{PROFILE}` names it"
+        raise PolicyError([replace(first, notes=(*first.notes, note)), *rest]) from None
 
 
 def host_of(host: HostLike | None, policy: Policy) -> Host:

@@ -44,6 +44,11 @@ class Request:
         """Whether there is a model, or bytes that the policy says it needs: without one only a device is chosen."""
         return self.model is not None or _known(self.policy, self.component, self.cls)
 
+    def on(self, host: Host) -> Request:
+        """Return the request with what of the policy belongs to a host."""
+        policy = self.policy.overlaid(host)
+        return self if policy is self.policy else replace(self, policy=policy)
+
     @property
     def meaning(self) -> tuple[Policy, str]:
         """What the policy says of the component, and the consumer that is planned for."""
@@ -89,6 +94,7 @@ class Joint:
         planned anew only where it is asked for otherwise; then it is moved, not added. Raises as `make_plan` does, and
         `ModelError`; what was there stays.
         """
+        request = request.on(self.host)
         same = self._same(request)
         if same is not None:
             return same
@@ -101,6 +107,7 @@ class Joint:
 
     def place_all(self, policy: Policy, *, target: str | None = None) -> dict[str, Placed]:
         """Plan all components that the policy has, or that `models` names, in the policy's order."""
+        policy = policy.overlaid(self.host)
         names = in_order(policy, self.models)
         return {name: self.place(Request(policy, name, self.models.get(name), target=target)) for name in names}
 

@@ -20,6 +20,7 @@ from devpolicy.errors import DevPolicyError, Diagnostic
 
 _COMMANDS = {
     "check": "check",
+    "show": "show",
     "plan": "plan",
     "resolve": "resolve",
     "why": "why",

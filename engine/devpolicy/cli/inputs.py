@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from devpolicy._tables import did_you_mean
+from devpolicy.api.inputs import policy_in_environment
 from devpolicy.cli import complete
 from devpolicy.cli.session import Session
 from devpolicy.errors import DevPolicyError, Diagnostic, PolicyError
@@ -45,6 +46,30 @@ def model_option(*, required: bool) -> Callable[[F], F]:
 component_option = click.option(
     "--component", metavar="NAME", help="The component that is planned, as the policy names it."
 )
+
+_profile_option = click.option(
+    "--profile",
+    metavar="NAME",
+    help="A profile of the policy to apply, beside those that apply by themselves; else the one that "
+    "DEVPOLICY_PROFILE names.",
+)
+_set_option = click.option(
+    "--set",
+    "overrides",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="A key of the policy, dotted, and its value, as TOML or as text without quotes; said last.",
+)
+
+
+def overlay_options(command: F) -> F:
+    """Add the options of what is laid over a policy: they are handed to `on_host`."""
+    return _profile_option(_set_option(command))
+
+
+def on_host(policy: Policy, host: Host, profile: str | None, overrides: Sequence[str]) -> Policy:
+    """Return a policy with what belongs to a host, and what the command line and the environment lay over it."""
+    return policy_in_environment(policy, host, profile=profile, overrides=overrides)
 
 
 def check_component(policy: Policy, component: str | None, models: Iterable[str | None] = ()) -> None:

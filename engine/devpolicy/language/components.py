@@ -49,8 +49,8 @@ def read_components(value: object, cursor: Cursor, rules: Sequence[Rule]) -> tup
         _check(table, here, f"[component.{write_key(name)}]")
         _check_names(table.get("rule"), here.at("rule"), names)
         found.append(entry)
-    # Names and tables may come in any order; which globs come first is decided by the text.
-    return tuple(sorted(found, key=lambda entry: (entry.place.line, entry.place.column) if entry.place else (0, 0)))
+    # Names and tables may come in any order; which globs come first is decided by the text, and the nearer text first.
+    return tuple(sorted(found, key=lambda entry: cursor.document.order((*cursor.path, entry.name))))
 
 
 def _component(name: str, table: dict[str, Any], cursor: Cursor) -> Component:
@@ -69,6 +69,7 @@ def _component(name: str, table: dict[str, Any], cursor: Cursor) -> Component:
         rules=read_rules(table.get("offload"), table.get("rule"), cursor, name),
         memory=memory,
         disk_path=folder,
+        folder=cursor.document.folder((*cursor.path, "model")),
         workload=tuple(keys.get("workload", {}).items()),
         place=place(cursor.path, "key"),
         prefer_place=place((*cursor.path, "prefer"), "key") if "prefer" in table else None,

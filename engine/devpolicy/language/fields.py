@@ -90,7 +90,12 @@ _WHERE_IT_RUNS = Field(
     example='say where the model runs: `prefer = ["cuda", "mps"]`',
 )
 _HOW = (
-    Field("overflow", KEEP, "Where weights that do not fit may be kept, in order.", default="nowhere"),
+    Field(
+        "overflow",
+        list_of(term("keep"), or_one=True),
+        "Where weights that do not fit may be kept, in order; an empty list is nowhere.",
+        default="nowhere",
+    ),
     Field("avoid", list_of(term("avoid"), or_one=True), "Devices that are never used, whatever a rule says."),
     Field(
         "split",
@@ -161,8 +166,20 @@ TOP = (
     *_HOW,
     Field("devices", _TABLE, "Classes of accelerators: a name, and a table of tests."),
     Field("component", _TABLE, "What is different for components of a pipeline, by name or by a glob of names."),
-    _later("extends", "Policies that this one builds on."),
-    _later("profile", "Variants of this policy."),
+    Field(
+        "extends",
+        list_of(TEXT, or_one=True, least=1),
+        "Policies that this one builds on: files, relative to this one, or shipped policies. The later one is nearer.",
+    ),
+    Field("profile", _TABLE, "Variants of this policy: a name, and what it says then."),
     Field("host", _TABLE, "Simulated hosts for the tests, as in a host file."),
     Field("test", _TESTS, "Tests of this policy, which `devpolicy test` runs. A plan does not depend on them."),
 )
+
+WHEN = condition("`when`", environment=True)
+_POLICY_ONLY = ("schema", "extends", "profile", "host", "test")
+PROFILE = (
+    Field("when", WHEN, "On which hosts the profile applies by itself.", default="only by its name"),
+    *(replace(field, required=False) for field in TOP if field.name not in _POLICY_ONLY),
+)
+"""The keys of a profile: what a policy may say, and when it is said."""

@@ -5,6 +5,7 @@ Owns the reading of budgets. What a cap or a headroom does to a plan is the plan
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._tables import read_table, wrong_type
@@ -73,4 +74,5 @@ def _checked_folder(path: str, cursor: Cursor) -> str | None:
         hint = "write the path in full, or relative to the policy file"
         cursor.error("DP104", "`~` is not expanded", label="a folder of this name", help=hint)
         return None
-    return path
+    beside = cursor.document.folder(cursor.path)
+    return path if beside is None else str(Path(beside) / path)

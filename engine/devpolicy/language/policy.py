@@ -6,10 +6,11 @@ Owns `Policy` and its parts. They are made by `devpolicy.language.read` from TOM
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from os import PathLike
 
     from devpolicy.errors import Diagnostic, Place
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from devpolicy.language.comparisons import SizeTest
     from devpolicy.language.conditions import Condition
     from devpolicy.language.devices import DeviceClass
+    from devpolicy.language.merging import Layer
     from devpolicy.language.patterns import Pattern
+    from devpolicy.language.profiles import Profile
 
 Split = Literal["when-needed", "never", "balanced", "fastest"]
 Ties = Literal["refuse", "follow", "skip"]
@@ -164,6 +167,8 @@ class Policy:
     """Where rewritten weights go: for a policy that was loaded from a file, resolved against its folder."""
     workload: Workload = Workload()
     require: Condition | None = None
+    profiles: tuple[Profile, ...] = ()
+    """Variants that were not laid over the policy yet: `for_host` does."""
     components: tuple[Component, ...] = ()
     """As written."""
     share: Amount | None = None
@@ -176,10 +181,18 @@ class Policy:
     """The `[host.NAME]` tables, for the tests. No plan depends on them."""
     tests: tuple[PolicyTest, ...] = field(default=(), compare=False)
     schema: int = 1
+    left_out: tuple[Rule, ...] = field(default=(), compare=False)
+    """The rules whose `when` does not hold on the host that it was applied to."""
+    applied: tuple[str, ...] = field(default=(), compare=False)
+    """The profiles that were laid over it."""
+    text: Layer | None = field(default=None, compare=False, repr=False)
+    """What was written, with the way back to each key."""
     source: str = field(default="<string>", compare=False)
     prefer_place: Place | None = field(default=None, compare=False)
     warnings: tuple[Diagnostic, ...] = field(default=(), compare=False)
     """What is said without effect, in text order."""
+    notices: tuple[Diagnostic, ...] = field(default=(), compare=False)
+    """What was left open when the policy was applied to a host."""
 
     @classmethod
     def parse(cls, text: str | bytes, source: str = "<string>") -> Policy:
@@ -198,6 +211,40 @@ class Policy:
 
         return load(name)
 
+    def for_host(
+        self,
+        host: Host,
+        *,
+        profile: str | None = None,
+        overrides: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> Policy:
+        """Return what the policy says on one host, without profiles and rules that do not apply there.
+
+        Laid over the policy are, each over the one before: the profiles whose `when` holds, the `profile` that is
+        asked for by name, and `overrides`, each `KEY=VALUE` as `--set` takes it. `environment` is where `env.NAME` is
+        looked up; without it, profiles that ask for it are left out, which is a warning of the plan (DP506). The verbs
+        do this for the host that they are given; on what it returned for that host, they change nothing more.
+
+        Raises `Unsatisfiable` (DP305) where two profiles that apply by themselves set one key, and `PolicyError`.
+        """
+        from devpolicy.language.profiles import applying
+
+        return applying(self.overlaid(host, profile=profile, overrides=overrides, environment=environment), host)
+
+    def overlaid(
+        self,
+        host: Host,
+        *,
+        profile: str | None = None,
+        overrides: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> Policy:
+        """Return what `for_host` does, with all rules: what their `when` asks may be asked of other hosts again."""
+        from devpolicy.language.profiles import overlaid
+
+        return overlaid(self, host, profile, overrides, environment)
+
     def for_component(self, name: str | None, cls: str | None = None) -> Policy:
         """Return what the policy says of one component, all its layers merged: a policy without components.
 
@@ -206,8 +253,3 @@ class Policy:
         from devpolicy.language.layers import merged
 
         return merged(self, name, cls)
-
-    def for_host(self, host: Host) -> Policy:
-        """Return what the policy says on one host: without the rules whose `when` does not hold there."""
-        rules = tuple(rule for rule in self.rules if rule.when is None or not rule.when.unmet(host))
-        return self if len(rules) == len(self.rules) else replace(self, rules=rules)

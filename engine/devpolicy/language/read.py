@@ -1,40 +1,39 @@
 """TOML text to `Policy`, with every finding at once.
 
 Owns `parse` and `load`, and the checks that look at several keys together. Everything that needs a host or a
-model is left to the planner. It reads no environment, and no file but the one that `load` is given.
+model is left to the planner. It reads no environment, and no file but the one that `load` is given and those that it
+builds on.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from devpolicy._shipped import shipped_files
-from devpolicy._tables import Cursor, did_you_mean, read_table, suggest
+from devpolicy._tables import Cursor, wrong_type
 from devpolicy._toml import Document
 from devpolicy.errors import Diagnostic, PolicyError
-from devpolicy.language.components import check_prefer, read_components
-from devpolicy.language.devices import read_classes
-from devpolicy.language.fields import SCHEMA_VERSION, TOP
-from devpolicy.language.memory import read_memory
-from devpolicy.language.policy import Policy, Term, Workload
-from devpolicy.language.rules import read_rules
-from devpolicy.language.tests import read_hosts, read_tests
+from devpolicy.language.extending import exists, likely, texts
+from devpolicy.language.fields import PROFILE, SCHEMA_VERSION, TOP, WHEN
+from devpolicy.language.merging import Layer, merge
+from devpolicy.language.policy import Policy
+from devpolicy.language.profiles import Profile, layer_of, without_profiles
+from devpolicy.language.top import PARTS, classes_of, read_tables
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-_ELSEWHERE = frozenset({"component", "extends", "profile"})
-"""Where `prefer` may stand instead of the top."""
+_MISSING = "DP105"
+"""What a part lacks, another part may have: it is told of the whole."""
 
 
 def parse(text: str | bytes, source: str = "<string>") -> Policy:
     """Read a policy from TOML text or from the bytes of a file (UTF-8).
 
-    `source` is what messages call it. `[memory.disk] path` stays as written. Raises `PolicyError` with every
-    finding in text order; what is only without effect is in `Policy.warnings`.
+    `source` is what messages call it. `[memory.disk] path` stays as written, and `extends` finds what ships with
+    devpolicy. Raises `PolicyError` with every finding in text order; what is only without effect is in
+    `Policy.warnings`.
     """
     if isinstance(text, str):
         return _read(Document(text, source, PolicyError))
@@ -46,8 +45,9 @@ def parse(text: str | bytes, source: str = "<string>") -> Policy:
 def load(name: str | os.PathLike[str]) -> Policy:
     """Read a shipped policy by its name (`"offload-lm-head"`), or a policy file by its path.
 
-    `[memory.disk] path` is resolved against the file's folder. Raises `PolicyError`: DP202 with the likely name
-    where there is nothing of this name, DP109 where the file cannot be read, else what `parse` raises.
+    `[memory.disk] path` and `extends` are resolved against the folder of the file that they stand in. Raises
+    `PolicyError`: DP202 with the likely name where there is nothing of this name, DP109 where the file cannot be read,
+    else what `parse` raises.
     """
     if not isinstance(name, str | os.PathLike) or not isinstance(os.fspath(name), str):
         raise PolicyError(Diagnostic("DP102", f"a policy is named by text or a path, not `{type(name).__name__}`"))
@@ -55,114 +55,110 @@ def load(name: str | os.PathLike[str]) -> Policy:
     if isinstance(name, str) and name in shipped:
         return parse(shipped[name].read_bytes(), f"{name}.toml")
     path = Path(name)
-    if not _exists(path):
-        raise PolicyError(Diagnostic("DP202", f"there is no policy `{name}`", help=_likely(path, shipped)))
-    return _beside(_read(Document.open(path, PolicyError)), path.parent)
-
-
-def _beside(policy: Policy, folder: Path) -> Policy:
-    """Return a policy whose paths are relative to the folder of its file."""
-
-    def inside(path: str | None) -> str | None:
-        return None if path is None else str(folder / path)
-
-    components = tuple(
-        replace(entry, disk_path=inside(entry.disk_path), folder=str(folder)) for entry in policy.components
-    )
-    return replace(policy, disk_path=inside(policy.disk_path), components=components)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name that is too long, or that holds a NUL
-        return False
-
-
-def _likely(path: Path, shipped: Iterable[str]) -> str:
-    names = list(shipped)
-    stem = path.name.removesuffix(".toml").replace("_", "-")
-    if stem in names:
-        return f"did you mean `{stem}`, which ships with devpolicy?"
-    try:
-        beside = [file.name for file in path.parent.glob("*.toml")]
-    except (OSError, ValueError):
-        beside = []
-    close = suggest(path.name, beside)
-    if close:
-        return f"did you mean `{path.with_name(close)}`?"
-    return did_you_mean(stem, names)
+    if not exists(path):
+        raise PolicyError(Diagnostic("DP202", f"there is no policy `{name}`", help=likely(path, shipped)))
+    return _read(Document.open(path, PolicyError))
 
 
 def _read(document: Document) -> Policy:
     findings: list[Diagnostic] = []
-    cursor = Cursor(document, (), findings)
-    data = document.data
-    version = data.get("schema")
+    layers = texts(document, findings)
+    for layer in layers:
+        _check_version(layer)
+    if len(layers) == 1:
+        return read_layer(replace(layers[0], data=document.data), findings=findings)
+    merged = merge(layers)
+    whole = [replace(layer, data=layer.origins.data) for layer in layers if isinstance(layer.origins, Document)]
+    return read_layer(Layer(merged, merged.data), variants=whole, findings=findings)
+
+
+def _check_version(layer: Layer) -> None:
+    """Raise `PolicyError` (DP107) for a text of another version: its keys would all look wrong."""
+    version = layer.origins.data.get("schema") if isinstance(layer.origins, Document) else None
     if type(version) is int and version != SCHEMA_VERSION:
-        # Another version's keys would all look wrong.
+        findings: list[Diagnostic] = []
         hint = f"this version of devpolicy reads `schema = {SCHEMA_VERSION}`"
-        cursor.at("schema").error("DP107", f"schema {version} is not known", label="another version", help=hint)
+        cursor = Cursor(layer.origins, ("schema",), findings)
+        cursor.error("DP107", f"schema {version} is not known", label="another version", help=hint)
         raise PolicyError(findings)
-    if "devices" in data:
-        cursor = replace(cursor, names=read_classes(data["devices"], cursor.at("devices")))
-    fields = [replace(field, required=False) for field in TOP] if data.keys() & _ELSEWHERE else TOP
-    top = read_table(data, cursor, fields, what="the policy", label="a key of a policy")
-    rules = read_rules(data.get("offload"), data.get("rule"), cursor)
-    memory, folder = read_memory(data.get("memory", {}), cursor.at("memory"))
-    components = read_components(data.get("component", {}), cursor.at("component"), rules)
-    hosts = read_hosts(data.get("host", {}), cursor.at("host"))
-    tests = read_tests(data.get("test", []), cursor.at("test"))
-    policy = Policy(
-        prefer=top.get("prefer", ()),
-        overflow=top.get("overflow", ()),
-        avoid=top.get("avoid", ()),
-        split=top.get("split", "when-needed"),
-        ties=top.get("ties", "refuse"),
-        rules=rules,
-        memory=memory,
-        disk_path=folder,
-        workload=Workload(**top.get("workload", {})),
-        require=top.get("require"),
-        hosts=hosts,
-        tests=tests,
-        components=components,
-        schema=SCHEMA_VERSION,
-        source=document.source,
-        prefer_place=document.place(("prefer",), "key"),
-    )
-    if not any(finding.severity == "error" for finding in findings):
-        check_prefer(policy, cursor)
-    _lint({"prefer": policy.prefer, "overflow": policy.overflow, "avoid": policy.avoid}, policy.avoid, cursor)
-    for entry in components:
-        own = {"prefer": entry.prefer or (), "overflow": entry.overflow or (), "avoid": entry.avoid}
-        _lint(own, (*policy.avoid, *entry.avoid), cursor.at("component", entry.name))
-    findings.sort(key=lambda finding: (finding.place.line, finding.place.column) if finding.place else (0, 0))
-    if any(finding.severity == "error" for finding in findings):
-        raise PolicyError(findings)
-    return replace(policy, warnings=tuple(findings))
 
 
-def _lint(said: Mapping[str, Sequence[Term]], avoid: Sequence[Term], cursor: Cursor) -> None:
-    """Collect DP503 for terms of a table that an earlier one includes, or that `avoid` rules out."""
-    for key, terms in said.items():
-        here = cursor.at(key)
-        for index, term in enumerate(terms):
-            at = here.at(index)
-            before = next((other for other in terms[:index] if _includes(other, term)), None)
-            avoided = key != "avoid" and any(_includes(other, term) for other in avoid)
-            if before is not None:
-                hint = f"`{before}` stands before it and includes it" if before != term else "it stands there before"
-                _warn(at, term, "without effect", hint)
-            elif avoided:
-                _warn(at, term, "never used", "`avoid` rules it out")
+def read_layer(layer: Layer, *, variants: Sequence[Layer] = (), findings: Sequence[Diagnostic] = ()) -> Policy:
+    """Read what one text, or several merged ones, say.
+
+    `variants` are checked one by one too: what one of them says is wrong even where another one replaces it. Raises
+    `PolicyError` with every finding, those handed in first.
+    """
+    found = _Findings(findings)
+    names = classes_of(layer.data.get("devices"), Cursor(layer.origins, ("devices",), []))
+    for variant in variants:
+        # A text that others build on may lack what they say.
+        own = classes_of(variant.data.get("devices"), Cursor(variant.origins, (*variant.path, "devices"), []))
+        parts = PROFILE if variant.name == "--set" else PARTS
+        what = "--set" if variant.name == "--set" else "the policy"
+        told = read_tables(variant, {**names, **own}, parts, what)[1]
+        found.take([finding for finding in told if finding.severity == "error" and finding.code != _MISSING])
+    policy, told = read_tables(layer, names, TOP, "the policy")
+    profiles, more = _read_profiles(layer, names)
+    found.take([*told, *more])
+    return replace(policy, profiles=profiles, text=layer, warnings=found.checked())
 
 
-def _warn(cursor: Cursor, term: Term, label: str, note: str) -> None:
-    cursor.error("DP503", f"`{term}` is never used here", label=label, notes=[note], severity="warning")
+class _Findings:
+    """Findings of several readings of the same texts, each told once."""
+
+    def __init__(self, first: Sequence[Diagnostic]) -> None:
+        self.all = list(first)
+        self.known = set(first)
+
+    def take(self, findings: Sequence[Diagnostic]) -> None:
+        for finding in findings:
+            if finding not in self.known:
+                self.known.add(finding)
+                self.all.append(finding)
+
+    def checked(self) -> tuple[Diagnostic, ...]:
+        """Return the findings in text order, where all are warnings. Raises `PolicyError` else."""
+        sources = list(dict.fromkeys(finding.place.source for finding in self.all if finding.place))
+        self.all.sort(
+            key=lambda one: (
+                (sources.index(one.place.source), one.place.line, one.place.column) if one.place else (-1, 0, 0)
+            )
+        )
+        if any(finding.severity == "error" for finding in self.all):
+            raise PolicyError(self.all)
+        return tuple(self.all)
 
 
-def _includes(one: Term, other: Term) -> bool:
-    """Whether what serves as `other` always serves as `one`."""
-    broad = one.id is None and one.cls is None and not one.count and not one.same
-    return one == other or (one.type == other.type and broad)
+def _read_profiles(layer: Layer, names: Mapping[str, Any]) -> tuple[tuple[Profile, ...], list[Diagnostic]]:
+    """Read every `[profile.NAME]`: by itself, and laid over the policy."""
+    findings: list[Diagnostic] = []
+    value = layer.data.get("profile", {})
+    cursor = Cursor(layer.origins, ("profile",), findings)
+    if not isinstance(value, dict):
+        wrong_type(value, cursor, "a table", 'write `[profile.server]`, and below it `split = "balanced"`')
+        return (), findings
+    profiles: list[Profile] = []
+    for name, table in value.items():
+        here = cursor.at(name)
+        if not isinstance(table, dict):
+            wrong_type(table, here, "a table", f"write `[profile.{name}]`")
+            continue
+        if not name.strip():
+            here.error("DP104", "a profile's name is empty", label="empty", part="key")
+        own = layer_of(layer, name)
+        classes = classes_of(own.data.get("devices"), Cursor(own.origins, (*own.path, "devices"), []))
+        what = f"[profile.{name}]"
+        # `when` is no part of what it says, and is read with it.
+        whole = replace(own, data=table)
+        found = [one for one in read_tables(whole, {**names, **classes}, PROFILE, what)[1] if one.code != _MISSING]
+        findings += found
+        if not any(finding.severity == "error" for finding in found):
+            merged = merge([without_profiles(layer), own])
+            again = {**names, **classes}
+            findings += [
+                one for one in read_tables(Layer(merged, merged.data), again, PARTS, what)[1] if one.severity == "error"
+            ]
+        when = WHEN.read(table["when"], Cursor(layer.origins, (*here.path, "when"), [])) if "when" in table else None
+        profiles.append(Profile.make(name, when, own.data))
+    return tuple(profiles), findings

@@ -14,6 +14,7 @@ from devpolicy._tables import read_table, wrong_type
 from devpolicy._toml import write_key
 from devpolicy.language.fields import KEEP, RULE
 from devpolicy.language.kinds import read_pattern
+from devpolicy.language.merging import flatten
 from devpolicy.language.policy import Rule
 
 if TYPE_CHECKING:
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
 
     from devpolicy._tables import Cursor
 
+_Ordered = tuple[tuple[int, ...], Rule]
+"""A rule with what sorts rules in the order in which they count."""
+
 _SELECTORS = ("match", "class", "size")
 _RULE_KEYS = frozenset(field.name for field in RULE if not field.later)
-_OUR_NAMES = re.compile(r"(component\..*\.)?(offload\..*|rule [0-9]+)", re.DOTALL)
+_OUR_NAMES = re.compile(r"(component\..*\.)?(offload\..*|rule [0-9]+( of .*)?)", re.DOTALL)
 
 
 def read_rules(offload: object, rules: object, above: Cursor, component: str | None = None) -> tuple[Rule, ...]:
@@ -31,26 +35,26 @@ def read_rules(offload: object, rules: object, above: Cursor, component: str | N
 
     `above` is the table that holds them: the policy, or that of a `component`.
     """
-    found: list[Rule] = []
+    found: list[_Ordered] = []
     scope = "" if component is None else f"component.{write_key(component)}."
     if offload is not None:
         found += _read_offload(offload, above.at("offload"), scope)
     if rules is not None:
         found += _read_rules(rules, above.at("rule"), scope)
     # Dotted keys and headers may come in any order, which the parsed data does not tell.
-    found.sort(key=lambda rule: (rule.place.line, rule.place.column) if rule.place else (0, 0))
-    return tuple(replace(rule, component=component) for rule in found)
+    found.sort(key=lambda entry: entry[0])
+    return tuple(replace(rule, component=component) for _, rule in found)
 
 
 # [offload]
 
 
-def _read_offload(value: object, cursor: Cursor, scope: str) -> Iterator[Rule]:
+def _read_offload(value: object, cursor: Cursor, scope: str) -> Iterator[_Ordered]:
     if not isinstance(value, dict):
         wrong_type(value, cursor, "a table", f'write `[{scope}offload]`, and below it `lm_head = "disk"`')
         return
     written: set[str] = set()
-    for keys, places in _flatten(value, ()):
+    for keys, places in flatten(value):
         here = cursor.at(*keys)
         text = ".".join(keys)
         pattern = read_pattern(text, here.on_key())
@@ -62,29 +66,23 @@ def _read_offload(value: object, cursor: Cursor, scope: str) -> Iterator[Rule]:
         written.add(text)
         if pattern is not None and kept is not None:
             place = here.document.place(here.path, "key")
-            yield Rule(f"{scope}offload.{text}", match=(pattern,), offload=kept, place=place)
-
-
-def _flatten(table: dict[str, Any], above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], object]]:
-    """Yield the entries of nested tables: a bare key's dots and the dots of a path are the same to us."""
-    for key, value in table.items():
-        if isinstance(value, dict) and value:
-            yield from _flatten(value, (*above, key))
-        else:
-            yield (*above, key), value
+            rule = Rule(f"{scope}offload.{text}", match=(pattern,), offload=kept, place=place)
+            yield here.document.order(here.path), rule
 
 
 # [[rule]]
 
 
-def _read_rules(value: object, cursor: Cursor, scope: str) -> Iterator[Rule]:
+def _read_rules(value: object, cursor: Cursor, scope: str) -> Iterator[_Ordered]:
     if not isinstance(value, list):
         hint = f"write `[[{scope}rule]]`, with two brackets" if isinstance(value, dict) else ""
         wrong_type(value, cursor, "an array of tables", hint)
         return
     first_of: dict[str, Cursor] = {}
-    for number, table in enumerate(value, start=1):
-        here = cursor.at(number - 1)
+    for index, table in enumerate(value):
+        here = cursor.at(index)
+        layer, at = here.document.written(here.path)
+        number = f"{int(at[-1]) + 1}" + (f" of {layer}" if layer else "")
         if not isinstance(table, dict):
             wrong_type(table, here, "an array of tables")
             continue
@@ -95,12 +93,11 @@ def _read_rules(value: object, cursor: Cursor, scope: str) -> Iterator[Rule]:
         name = keys.get("name")
         if name is not None:
             _check_name(name, here.at("name"), first_of)
-        yield _rule(keys, table, here, name or f"{scope}rule {number}")
+        rule = _rule(keys, table, here, name or f"{scope}rule {number}")
+        yield here.document.order(_first(table, here).path), rule
 
 
 def _rule(keys: dict[str, Any], table: dict[str, Any], cursor: Cursor, name: str) -> Rule:
-    first = next((key for key in _SELECTORS if key in table), None)
-    place = cursor.document.place(cursor.path if first is None else (*cursor.path, first), "key")
     return Rule(
         name,
         match=keys.get("match", ()),
@@ -113,8 +110,13 @@ def _rule(keys: dict[str, Any], table: dict[str, Any], cursor: Cursor, name: str
         on_exhausted=keys.get("on_exhausted", "error"),
         reason=keys.get("reason", ""),
         when=keys.get("when"),
-        place=place,
+        place=cursor.document.place(_first(table, cursor).path, "key"),
     )
+
+
+def _first(table: dict[str, Any], cursor: Cursor) -> Cursor:
+    """Return where a rule is shown: its first selector, or its header."""
+    return next((cursor.at(key) for key in _SELECTORS if key in table), cursor)
 
 
 def _check(table: dict[str, Any], cursor: Cursor, what: str) -> None:

@@ -15,7 +15,7 @@ from devpolicy.host.fields import HOST_FIELDS
 from devpolicy.language.components import OF_MODELS
 from devpolicy.language.devices import DEVICE_CLASS, NAME, RESERVED
 from devpolicy.language.expectations import BY_SCHEMA, EXPECT_SCHEMA
-from devpolicy.language.fields import COMPONENT, DISK, KEEP, MEMORY, RULE, TOP
+from devpolicy.language.fields import COMPONENT, DISK, KEEP, MEMORY, PROFILE, RULE, TOP
 from devpolicy.language.kinds import AMOUNT
 from devpolicy.language.terms import DEVICE_PATTERN
 from devpolicy.language.tests import ASSERTIONS, TEST
@@ -23,26 +23,14 @@ from devpolicy.language.tests import ASSERTIONS, TEST
 
 def policy_schema() -> JsonSchema:
     """Return the JSON schema (draft 7) of a policy. What needs two keys to decide is left to the reader."""
-    schema = table_schema(TOP)
-    # Where each component says where it runs, the top need not.
-    schema["anyOf"] = [{"required": [key]} for key in (*schema.pop("required"), "component")]
+    schema = _completed(table_schema(TOP))
+    # Where components or profiles say where they run, or another policy does, the top need not.
+    schema["anyOf"] = [{"required": [key]} for key in (*schema.pop("required"), "component", "extends", "profile")]
     properties = schema["properties"]
     properties["schema"]["enum"] = [1]
-    # Draft 7 ignores what stands beside a `$ref`, so it stands in an `allOf`.
-    nested = {"allOf": [{"$ref": "#/definitions/offload"}]}
-    component = _component()
-    for place in (properties, component["properties"]):
-        place["offload"] |= nested
-        place["rule"] |= {"type": "array", "items": _rule()}
-        place["memory"] |= _memory()
-    properties["component"] |= {"type": "object", "additionalProperties": component}
+    properties["profile"] |= {"type": "object", "additionalProperties": {"$ref": "#/definitions/profile"}}
     properties["host"] |= {"type": "object", "additionalProperties": table_schema(HOST_FIELDS)}
     properties["test"] |= {"type": "array", "items": _test()}
-    properties["devices"] |= {
-        "type": "object",
-        "propertyNames": {"pattern": f"^{NAME}$", "not": {"enum": list(RESERVED)}},
-        "additionalProperties": table_schema(DEVICE_CLASS),
-    }
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "devpolicy policy",
@@ -51,12 +39,34 @@ def policy_schema() -> JsonSchema:
         "definitions": {
             "offload": {
                 "type": "object",
-                "additionalProperties": {"anyOf": [KEEP.schema, {**nested, "minProperties": 1}]},
+                "additionalProperties": {"anyOf": [KEEP.schema, {**_NESTED, "minProperties": 1}]},
             },
+            "profile": _completed(table_schema(PROFILE)),
             "expect": EXPECT_SCHEMA,
             "by": BY_SCHEMA,
         },
     }
+
+
+# Draft 7 ignores what stands beside a `$ref`, so it stands in an `allOf`.
+_NESTED: JsonSchema = {"allOf": [{"$ref": "#/definitions/offload"}]}
+
+
+def _completed(schema: JsonSchema) -> JsonSchema:
+    """Return the schema of a policy or a profile with its tables with free keys."""
+    properties = schema["properties"]
+    component = _component()
+    for place in (properties, component["properties"]):
+        place["offload"] |= _NESTED
+        place["rule"] |= {"type": "array", "items": _rule()}
+        place["memory"] |= _memory()
+    properties["component"] |= {"type": "object", "additionalProperties": component}
+    properties["devices"] |= {
+        "type": "object",
+        "propertyNames": {"pattern": f"^{NAME}$", "not": {"enum": list(RESERVED)}},
+        "additionalProperties": table_schema(DEVICE_CLASS),
+    }
+    return schema
 
 
 def _component() -> JsonSchema:

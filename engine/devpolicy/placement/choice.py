@@ -36,10 +36,11 @@ def choose(
     Rules about modules cannot be applied without a model, which is a warning of the choice (DP504). Raises
     `Unsatisfiable`: DP304 where the host has not what the policy requires, DP301 where no term has a usable device.
     """
+    policy = policy.overlaid(host)
     told = misnamed(policy, component)
     policy = policy.for_component(component, cls).for_host(host)
     check_requirements([policy.require, *policy.required], host)
-    warnings = [*told, *_rules_left_out(policy)]
+    warnings = [*told, *policy.notices, *_rules_left_out(policy)]
     consumer = target_of(target or policy.target or "torch")
     terms: list[tuple[str, str]] = []
     for term in policy.prefer:

@@ -75,6 +75,7 @@ def make_plan(
     component's own matches nothing (DP501). With `advise` a refusal for want of room says what smallest change would
     do, found by planning again.
     """
+    policy = policy.overlaid(host)
     flat = policy.for_component(component, cls)
     warnings = misnamed(policy, component)
     consumer = target_of(target or flat.target or DEFAULT_TARGET)
@@ -118,7 +119,7 @@ def _make(
         )
     sizing = size_model(tree, policy.workload)
     division = divide(tree, policy.rules, sizing)
-    warnings = [*told, *unused_rules(policy, tree, division, component)]
+    warnings = [*told, *policy.notices, *unused_rules(policy, tree, division, component)]
     costs = Costs(tree, policy.workload, sizing, Speeds.of(host))
     groups = ties.bind(tree, division.units, policy)
     work = _Work(policy, tree, host, consumer, sizing, division, groups, pooled(claims or {}, host), Trace(), costs)

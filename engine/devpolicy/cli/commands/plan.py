@@ -19,6 +19,8 @@ from devpolicy.cli.inputs import (
     load_host,
     load_model,
     named_models,
+    on_host,
+    overlay_options,
     policy_argument,
 )
 from devpolicy.cli.report import tell_lint
@@ -51,6 +53,7 @@ Models = Mapping[str | None, str]
 )
 @host_option
 @component_option
+@overlay_options
 @click.option("--target", type=click.Choice(list(TARGETS)), help="The consumer to plan for; hf by default.")
 @click.option("--to", type=click.Choice(list(FORMS)), help="Print only what the consumer takes, and plan for it.")
 @click.option("--locked", metavar="FILE", help="Fail where the plan is not the one in FILE, and say what moved.")
@@ -63,6 +66,8 @@ def command(
     model: tuple[str, ...],
     host: str | None,
     component: str | None,
+    profile: str | None,
+    overrides: tuple[str, ...],
     target: str | None,
     to: str | None,
     locked: str | None,
@@ -93,8 +98,9 @@ def command(
     """
     wanted = named_models(model)
     loaded = Policy.load(policy)
-    _check(loaded, wanted, component)
     machine = load_host(session, host, loaded)
+    loaded = on_host(loaded, machine, profile, overrides)
+    _check(loaded, wanted, component)
     models = {name: load_model(session, text) for name, text in wanted.items()}
     placed = _make(loaded, models, machine, component, target or (FORMS[to].target if to else None))
     plans = {name: one.plan for name, one in placed.items()}

@@ -15,6 +15,8 @@ from devpolicy.cli.inputs import (
     load_host,
     load_model,
     model_option,
+    on_host,
+    overlay_options,
     policy_argument,
 )
 from devpolicy.cli.report import painted, rendered, tell_lint
@@ -34,12 +36,20 @@ if TYPE_CHECKING:
 @policy_argument
 @host_option
 @component_option
+@overlay_options
 @model_option(required=False)
 @click.option("--to", type=click.Choice(list(FORMS)), help="Print only what the consumer takes, and decide for it.")
 @common()
 @pass_session
 def command(
-    session: Session, policy: str, host: str | None, component: str | None, model: str | None, to: str | None
+    session: Session,
+    policy: str,
+    host: str | None,
+    component: str | None,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    model: str | None,
+    to: str | None,
 ) -> None:
     """Show the device that a policy chooses on a host.
 
@@ -55,8 +65,9 @@ def command(
       devpolicy resolve policy.toml --model llama-3.1-8b --to haystack
     """
     loaded = Policy.load(policy)
-    check_component(loaded, component)
     machine = load_host(session, host, loaded)
+    loaded = on_host(loaded, machine, profile, overrides)
+    check_component(loaded, component)
     tree = None if model is None else load_model(session, model)
     request = Request(loaded, component, tree, target=FORMS[to].target if to else None)
     warnings: Iterable[Diagnostic]

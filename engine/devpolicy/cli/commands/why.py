@@ -18,6 +18,8 @@ from devpolicy.cli.inputs import (
     load_host,
     load_model,
     model_option,
+    on_host,
+    overlay_options,
     policy_argument,
 )
 from devpolicy.cli.session import Session, common, pass_session
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 @model_option(required=False)
 @host_option
 @component_option
+@overlay_options
 @click.option("--target", type=click.Choice(list(TARGETS)), help="The consumer to plan for; hf by default.")
 @common()
 @pass_session
@@ -48,6 +51,8 @@ def command(
     model: str | None,
     host: str | None,
     component: str | None,
+    profile: str | None,
+    overrides: tuple[str, ...],
     target: str | None,
 ) -> None:
     """Show why a module is where it is: the rule that decided, and what became of each preference.
@@ -62,13 +67,15 @@ def command(
       devpolicy why rag-pipeline lm_head --component generator
     """
     loaded = Policy.load(policy)
+    machine = load_host(session, host, loaded)
+    loaded = on_host(loaded, machine, profile, overrides)
     check_component(loaded, component)
     check_model(loaded, component, given=model is not None)
     request = Request(loaded, component, None if model is None else load_model(session, model), target=target)
     tree = request.tree()
     if tree is not None:
         _check(module, tree)
-    plan = Joint(load_host(session, host, loaded)).place(replace(request, model=tree)).plan
+    plan = Joint(machine).place(replace(request, model=tree)).plan
     # A placement is asked for by any path; a module without tensors inside a divided container has none.
     units = plan.placements.below(module)
     unit_paths = {_unit_of(plan, path): unit for path, unit in units.items()}

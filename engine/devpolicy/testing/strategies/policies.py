@@ -103,7 +103,7 @@ def _texts(draw: st.DrawFn, modules: Sequence[str], types: Sequence[str], hostil
     # Rules and the shorthand stand in either order, which means something.
     parts = [make.offload_lines(), make.rule_lines()]
     lines += [line for part in draw(st.permutations(parts)) for line in part]
-    lines += [*classes, *make.memory_lines()]
+    lines += [*classes, *make.memory_lines(), *make.component_lines()]
     workload = make.some(
         {
             "context": lambda: str(draw(st.integers(1, 2**31 - 1 if hostile else 8192))),
@@ -245,6 +245,28 @@ class _Maker:
             }
             lines += [f"[memory.{write_key(term)}]", *self.some(keys)]
         return [*lines, "[memory.disk]", 'path = "offload"'] if self.draw(st.booleans()) else lines
+
+    def component_lines(self) -> list[str]:
+        """Return entries for components of which some have a model and some only need bytes."""
+        draw = self.draw
+        lines: list[str] = []
+        for name in draw(st.just([]) | st.lists(st.sampled_from(["embedder", "rank*", "generator"]), unique=True)):
+            keys: dict[str, Callable[[], str]] = {
+                "share": lambda: draw(st.integers(1, 100).map(lambda number: quote(f"{number}%")) | st.just("0.5")),
+                "target": lambda: quote(draw(st.sampled_from(["hf", "haystack", "torch", "spacy"]))),
+                "prefer": self.run_terms,
+                "avoid": lambda: quote(draw(self.named_terms)),
+            }
+            of_models: dict[str, Callable[[], str]] = {
+                "overflow": self.places,
+                "ties": self.ties,
+                "offload": lambda: f"{{ {quote(draw(self.patterns))} = {self.places()} }}",
+                "workload": lambda: f"{{ context = {draw(st.integers(1, 8192))} }}",
+            }
+            needs = draw(st.booleans())
+            size = [f"needs = {quote(draw(_SIZES))}"] if needs else self.some(of_models)
+            lines += [f"[component.{write_key(name)}]", *self.some(keys), *size]
+        return lines
 
 
 def _array(items: Sequence[str]) -> str:

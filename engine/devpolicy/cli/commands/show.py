@@ -1,0 +1,121 @@
+"""`devpolicy show`: what a policy says in the end, and where each value comes from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from devpolicy._toml import quote, write_key
+from devpolicy.cli.inputs import host_option, load_host, on_host, overlay_options, policy_argument
+from devpolicy.cli.report import tell_lint
+from devpolicy.cli.session import Session, common, pass_session
+from devpolicy.cli.table import facts, table
+from devpolicy.language.effective import effective
+from devpolicy.language.policy import Policy
+
+if TYPE_CHECKING:
+    from devpolicy.cli.screen import Line
+    from devpolicy.errors import Place
+    from devpolicy.host import Host
+    from devpolicy.language.policy import Rule
+
+
+@click.command(name="show", short_help="Show what a policy says in the end, and where it says so.")
+@policy_argument
+@host_option
+@overlay_options
+@common()
+@pass_session
+def command(session: Session, policy: str, host: str | None, profile: str | None, overrides: tuple[str, ...]) -> None:
+    """Show each value that counts, with the file, line and column that it comes from.
+
+    With the policies that it extends, with the profiles that apply to the host, and with `--set`. What is not written
+    anywhere is shown with its default.
+
+    \b
+    Examples:
+      devpolicy show offload-lm-head
+      devpolicy show policy.toml --host 2x24gb
+      devpolicy show policy.toml --profile server --set split=never
+    """
+    loaded = Policy.load(policy)
+    machine = load_host(session, host, loaded)
+    shown = on_host(loaded, machine, profile, overrides).for_host(machine)
+    if session.json:
+        session.print_json(_for_programs(shown, loaded, machine))
+    else:
+        session.out.print(_view(shown, loaded, machine, session.out.width))
+    tell_lint(session, shown)
+
+
+def _for_programs(policy: Policy, loaded: Policy, host: Host) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "policy": loaded.source,
+        "host": host.name,
+        "profiles": {profile.name: profile.name in policy.applied for profile in loaded.profiles},
+        "values": [
+            {"key": one.key, "value": one.value, "origin": _origin(one.place)} for one in effective(policy)
+        ],
+        "rules": [
+            {"name": rule.name, "applies": rule in policy.rules, "origin": _origin(rule.place)}
+            for rule in _rules(policy)
+        ],
+    }  # fmt: skip
+
+
+def _origin(place: Place | None) -> dict[str, object] | None:
+    return None if place is None else {"source": place.source, "line": place.line, "column": place.column}
+
+
+def _rules(policy: Policy) -> tuple[Rule, ...]:
+    return (*policy.rules, *policy.left_out)
+
+
+def _view(policy: Policy, loaded: Policy, host: Host, width: int) -> list[Line]:
+    profiles = [f"{one.name} ({'applies' if one.name in policy.applied else 'does not'})" for one in loaded.profiles]
+    lines: list[Line] = facts(
+        [
+            ("policy", loaded.source),
+            ("host", host.name or "this machine"),
+            *([("profiles", ", ".join(profiles))] if profiles else []),
+        ],
+        width=width,
+    )
+    rows = [
+        [one.key, str(one.value) if one.place is None else inline(one.value), str(one.place or "default")]
+        for one in effective(policy)
+    ]
+    lines += ["", *table(["key", "value", "from"], rows, width=width, styles={1: "device"})]
+    if _rules(policy):
+        rules = [
+            [rule.name, _does(rule), "applies" if rule in policy.rules else "does not", str(rule.place or "")]
+            for rule in _rules(policy)
+        ]
+        lines += ["", *table(["rule", "does", "here", "from"], rules, width=width, styles={1: "device"})]
+    lines += [line for rule in policy.left_out for line in ("", *_reasons(rule, host))]
+    return lines
+
+
+def _reasons(rule: Rule, host: Host) -> list[str]:
+    """Return why a rule does not apply to a host."""
+    unmet = rule.when.unmet(host) if rule.when else []
+    return [f"{rule.name}: needs {one.needs}, and the host has {one.has}".replace("`", "") for one in unmet]
+
+
+def _does(rule: Rule) -> str:
+    if rule.offload:
+        return f"offload {', '.join(map(str, rule.offload))}"
+    return f"prefer {', '.join(map(str, rule.prefer))}" if rule.prefer else "together"
+
+
+def inline(value: Any) -> str:
+    """Return a value as TOML on one line."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{write_key(key)} = {inline(entry)}" for key, entry in value.items()) + " }"
+    if isinstance(value, list):
+        return f"[{', '.join(map(inline, value))}]"
+    if isinstance(value, str):
+        return quote(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)

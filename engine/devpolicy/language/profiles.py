@@ -1,0 +1,168 @@
+"""Profiles: what a policy says on some hosts, or when it is asked to.
+
+Owns which profiles apply, and what the policy says with them and with single values (`--set`) laid over it. The host
+and the environment are handed in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from devpolicy._tables import did_you_mean
+from devpolicy._toml import Document, quote
+from devpolicy.errors import Diagnostic, PolicyError, Unsatisfiable
+from devpolicy.language.merging import Layer, leaves, merge
+
+if TYPE_CHECKING:
+    from devpolicy._spans import KeyPath
+    from devpolicy.host import Host
+    from devpolicy.language.conditions import Condition, Environment
+    from devpolicy.language.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A variant of a policy. With `when` it applies by itself, on hosts of which that holds."""
+
+    name: str
+    when: Condition | None
+    content: str
+    """What it says, as JSON: two profiles that say the same are equal."""
+
+    @classmethod
+    def make(cls, name: str, when: Condition | None, data: dict[str, Any]) -> Profile:
+        """Return the profile of a table."""
+        return cls(name, when, json.dumps(data, sort_keys=True, default=str))
+
+
+def layer_of(base: Layer, name: str) -> Layer:
+    """Return the layer of a profile of a policy."""
+    table = base.data["profile"][name]
+    data = {key: value for key, value in table.items() if key != "when"}
+    return Layer(base.origins, data, ("profile", name), f"profile.{name}")
+
+
+def without_profiles(base: Layer) -> Layer:
+    """Return a policy's layer without its profiles, and without its tests, which they do not change."""
+    left_out = ("profile", "host", "test")
+    return replace(base, data={key: value for key, value in base.data.items() if key not in left_out})
+
+
+def overlaid(
+    policy: Policy, host: Host, profile: str | None, overrides: Sequence[str], environment: Environment | None
+) -> Policy:
+    """Return a policy with what belongs to one host laid over it: `Policy.overlaid`."""
+    if profile is None and not overrides and not policy.profiles:
+        return policy
+    if profile is not None and all(one.name != profile for one in policy.profiles):
+        raise PolicyError(_unknown(policy, profile))
+    automatic, notices = _automatic(policy, host, profile, environment)
+    if len(automatic) > 1:
+        _refuse_conflicts(policy, automatic)
+    applied = [*automatic, *([profile] if profile is not None else [])]
+    effective = _overlaid(policy, applied, overrides) if applied or overrides else policy
+    return replace(effective, profiles=(), applied=(*policy.applied, *applied), notices=(*policy.notices, *notices))
+
+
+def applying(policy: Policy, host: Host) -> Policy:
+    """Return a policy without the rules whose `when` does not hold on a host."""
+    left_out = tuple(rule for rule in policy.rules if rule.when is not None and rule.when.unmet(host))
+    if not left_out:
+        return policy
+    rules = tuple(rule for rule in policy.rules if rule not in left_out)
+    return replace(policy, rules=rules, left_out=(*policy.left_out, *left_out))
+
+
+def _unknown(policy: Policy, name: str) -> Diagnostic:
+    names = [one.name for one in policy.profiles]
+    known = did_you_mean(name, names) if names else "the policy has no profiles"
+    return Diagnostic("DP202", f"`{policy.source}` has no profile `{name}`", help=known)
+
+
+def _automatic(
+    policy: Policy, host: Host, asked: str | None, environment: Environment | None
+) -> tuple[list[str], list[Diagnostic]]:
+    """Return the profiles that apply by themselves, and what is said of those that ask an environment not given."""
+    names: list[str] = []
+    notices: list[Diagnostic] = []
+    for one in policy.profiles:
+        if one.when is None or one.name == asked or one.when.unmet(host, environment):
+            continue
+        if one.when.variables and environment is None:
+            asks = ", ".join(f"`env.{name}`" for name, _ in one.when.variables)
+            notices.append(
+                Diagnostic(
+                    "DP506",
+                    f"profile `{one.name}` is left out: it asks for {asks}, and the environment is not read here",
+                    one.when.place,
+                    help="hand it in: `policy.for_host(host, environment=os.environ)`, or ask for the profile by name",
+                    severity="warning",
+                )
+            )
+        else:
+            names.append(one.name)
+    return names, notices
+
+
+def _refuse_conflicts(policy: Policy, names: Sequence[str]) -> None:
+    """Raise `Unsatisfiable`, DP305, for each key that two profiles set."""
+    base = policy.text
+    if base is None:
+        return
+    first: dict[KeyPath, str] = {}
+    findings: list[Diagnostic] = []
+    for name in names:
+        layer = layer_of(base, name)
+        for key, own in leaves(layer.data):
+            other = first.setdefault(key, name)
+            if other != name:
+                findings.append(_conflict(layer, ".".join(map(str, key)), own, other, name))
+    if findings:
+        raise Unsatisfiable(findings)
+
+
+def _conflict(layer: Layer, key: str, own: KeyPath, one: str, other: str) -> Diagnostic:
+    return Diagnostic(
+        "DP305",
+        f"profiles `{one}` and `{other}` both apply to this host, and both set `{key}`",
+        layer.origins.place((*layer.path, *own), "key"),
+        "the second",
+        help="let their `when` exclude each other, or set the key in one of them",
+    )
+
+
+def _overlaid(policy: Policy, names: Sequence[str], overrides: Sequence[str]) -> Policy:
+    """Return a policy with profiles and single values laid over it, in this order. Raises `PolicyError`."""
+    from devpolicy.language.read import read_layer
+
+    base = policy.text
+    if base is None:
+        message = "a policy that was made in Python has no text to lay values over"
+        raise PolicyError(Diagnostic("DP106", message, help="use `dataclasses.replace`"))
+    values = [_override(text) for text in overrides]
+    merged = merge([without_profiles(base), *(layer_of(base, name) for name in names), *values])
+    read = read_layer(Layer(merged, merged.data), variants=values)
+    # What was changed in Python is said last.
+    original = read_layer(base)
+    changed = {
+        entry.name: getattr(policy, entry.name)
+        for entry in fields(policy)
+        if entry.compare and entry.name != "profiles" and getattr(policy, entry.name) != getattr(original, entry.name)
+    }
+    return replace(read, **changed)
+
+
+def _override(text: str) -> Layer:
+    """Read `KEY=VALUE`: TOML, or a value that is text without its quotes."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        hint = "such as `--set split=never` or `--set workload.context=8192`"
+        raise PolicyError(Diagnostic("DP101", f"`{text}` sets nothing: a key, `=` and a value are needed", help=hint))
+    try:
+        document = Document(text, "--set", PolicyError)
+    except PolicyError:
+        document = Document(f"{key.strip()} = {quote(value.strip())}", "--set", PolicyError)
+    return Layer(document, document.data, (), "--set")
