@@ -8,7 +8,7 @@ no solver.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from devpolicy.placement.cost import per_byte
 from devpolicy.placement.overflow import movable
@@ -129,4 +129,4 @@ def _kinds(problem: Problem, main: int | None) -> tuple[Kind, ...]:
             max(unit.streamed for unit in of), sum(unit.rewritten for unit in of), away, cluster[0] in bound,
         )  # fmt: skip
         counted[kind] = counted.get(kind, 0) + 1
-    return tuple(Kind(count, *(getattr(kind, name) for name in Kind.__slots__[1:])) for kind, count in counted.items())
+    return tuple(replace(kind, count=count) for kind, count in counted.items())
