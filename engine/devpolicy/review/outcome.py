@@ -122,7 +122,7 @@ def ask(
             return Outcome(policy, meant, None, host, component, device=choice.device, terms=choice.terms)
         *others, placed = _placed(joint, request)
     except (Unsatisfiable, PolicyError) as refused:
-        return Outcome(policy, meant, tree, host, component, refusal=_first(refused))
+        return Outcome(policy, meant, tree, host, component, refusal=_first(refused), given=tree)
     plan = placed.plan
     before = tuple(_part(one, host) for one in others)
     terms = tuple(plan.trace.terms) if plan.trace else ()

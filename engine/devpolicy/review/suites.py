@@ -84,6 +84,25 @@ def ready(policy: Policy, name: str) -> Suite:
     return _made_ready(name, name, policy, dict(policy.hosts), policy.tests, None, _Library())
 
 
+def problems(name: str, policy: Policy | None = None) -> list[Diagnostic] | None:
+    """Return what is wrong with the tests of a file: names that nothing has.
+
+    Without a policy the file must be one of tests, and is read as such; `None` for any other.
+    """
+    path = Path(name)
+    try:
+        if policy is not None:
+            folder = path.parent if path.is_file() else None
+            _made_ready(name, name, policy, dict(policy.hosts), policy.tests, folder, _Library())
+            return []
+        if name in shipped_files("policy") or not path.is_file() or not is_suite(Document.open(path, PolicyError)):
+            return None
+        _suite(name, _Library())
+    except PolicyError as broken:
+        return None if policy is None and broken.code == "DP101" else list(broken.diagnostics)
+    return []
+
+
 def in_folder(folder: Path) -> Iterator[Path]:
     """Yield the TOML files below a folder that hold tests, sorted."""
     for path in sorted(folder.rglob("*.toml")):
