@@ -64,26 +64,6 @@ class Division:
     """For each rule that matches anything: how many modules."""
 
 
-def united(groups: Iterable[Sequence[int]]) -> list[list[int]]:
-    """Return groups of numbers with those that have a number in common made one, each sorted, in order of the first."""
-    leader: dict[int, int] = {}
-
-    def find(number: int) -> int:
-        while leader.setdefault(number, number) != number:
-            leader[number] = leader[leader[number]]
-            number = leader[number]
-        return number
-
-    for first, *others in groups:
-        for other in (first, *others):
-            low, high = sorted((find(first), find(other)))
-            leader[high] = low
-    result: dict[int, list[int]] = {}
-    for number in sorted(leader):
-        result.setdefault(find(number), []).append(number)
-    return list(result.values())
-
-
 def divide(tree: ModelTree, rules: Sequence[Rule], sizing: Sizing) -> Division:
     """Divide `tree` under `rules`. Linear in modules times rules."""
     natural = _natural_units(tree)
