@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from hypothesis import example, given
+import dataclasses
+
+from hypothesis import event, example, given
 from hypothesis import strategies as st
 from tests import oracle
 
 from devpolicy.language.comparisons import SizeTest
 from devpolicy.language.matcher import Intervals, Matcher
 from devpolicy.language.patterns import Pattern, PatternError
-from devpolicy.language.policy import Rule
+from devpolicy.language.policy import Policy, Rule, Term
+from devpolicy.placement.lint import lint
 from devpolicy.placement.matching import match, numbers
 from devpolicy.testing.strategies import model_trees
 from devpolicy.testing.strategies.policies import patterns
@@ -87,6 +90,7 @@ def ruled_trees(draw):
         match=st.lists(patterns(modules=paths), max_size=2).map(tuple),
         cls=st.lists(st.sampled_from([*classes, "*", "*a*", "?*"]), max_size=1).map(tuple),
         size=st.none() | tests,
+        on_exhausted=st.sampled_from(["error", "error", "next"]),
     )
     return tree, draw(st.lists(rules.filter(lambda rule: rule.match or rule.cls or rule.size), max_size=5))
 
@@ -103,3 +107,25 @@ def test_rules_together_match_what_each_matches_alone(world):
     assert found.counts == {
         number: count for number in range(len(rules)) if (count := sum(mask >> number & 1 for mask in found.own))
     }
+
+
+@given(ruled_trees())
+def test_a_rule_is_shadowed_where_earlier_ones_decide_all_that_it_speaks_for(world):
+    tree, rules = world
+    tree = dataclasses.replace(tree, ties=())
+    rules = [dataclasses.replace(rule, name=f"{number}") for number, rule in enumerate(rules)]
+    holding = [module.path for module in tree.modules if module.tensors]
+    spoken = {
+        rule.name: [path for path in holding if any(oracle.matches(rule, tree, a) for a in oracle.ancestors(path))]
+        for rule in rules
+    }
+    final = [rule for rule in rules if rule.on_exhausted == "error"]
+    wanted = [
+        rule.name
+        for number, rule in enumerate(rules)
+        if spoken[rule.name]
+        and all(any(path in spoken[one.name] for one in final if int(one.name) < number) for path in spoken[rule.name])
+    ]
+    event(f"{len(wanted)} shadowed")
+    found = lint(Policy(prefer=(Term("cuda"),), rules=tuple(rules)), tree)
+    assert [finding.message.split("`")[1] for finding in found if finding.code == "DP502"] == wanted

@@ -62,6 +62,8 @@ class Division:
     units: list[Unit]
     matched: dict[int, int] = field(default_factory=dict)
     """For each rule that matches anything: how many modules."""
+    speaking: frozenset[int] = frozenset()
+    """The sets of rules that speak for modules with tensors, decided or not, as the bits of integers."""
 
 
 def united(groups: Iterable[Sequence[int]]) -> list[list[int]]:
@@ -97,7 +99,8 @@ def divide(tree: ModelTree, rules: Sequence[Rule], sizing: Sizing) -> Division:
     speaking = [chains[mask] for mask in masks]
     uniform = _uniform(tree, [chain for chain, _ in speaking])
     units = _collect(tree, sizing, natural, speaking, uniform)
-    return Division(units, matches.counts)
+    holding = frozenset(mask for mask, module in zip(masks, tree.modules, strict=True) if module.tensors)
+    return Division(units, matches.counts, holding)
 
 
 _LISTS = frozenset({"ModuleList", "ModuleDict", "Sequential"})
