@@ -32,6 +32,7 @@ from tests.cli.harness import replayed
 DOCS = Path(__file__).parents[1] / "docs"
 
 NEEDS: dict[str, tuple[str, ...]] = {
+    "../README": (),
     "index": (),
     "python-api": (),
     "components": (),
@@ -102,6 +103,8 @@ def run(page: str, folder: Path, *, python: bool = True) -> dict[Block, str]:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     sessions: dict[Block, str] = {}
     with contextlib.chdir(folder):
+        if page == "../README":  # its commands are typed in a checkout
+            Path("policy").symlink_to(DOCS.parent / "policy", target_is_directory=True)
         for block in blocks(page):
             if block.file is not None:
                 (folder / block.file).write_text(block.text, encoding="utf-8")

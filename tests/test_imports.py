@@ -17,7 +17,7 @@ import devpolicy
 PACKAGE = Path(devpolicy.__file__).parent
 
 # Each may import those before it and nothing else of ours.
-LEAVES = ("errors", "sizes", "codes", "_shipped", "_spans", "_toml", "_tables")
+LEAVES = ("errors", "sizes", "codes", "_shipped", "_spans", "_toml", "_tables", "_union")
 
 _VALUES = (*LEAVES, "device", "host", "model")
 _ENGINE = (*_VALUES, "language", "placement")
@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "probe": (*LEAVES, "host"),
     "models": (*LEAVES, "model"),
     "adapters": (*LEAVES, "device", "placement"),
-    "review": (*_ENGINE, "models"),
+    "review": (*_ENGINE, "models", "api"),
     "testing": (*_ENGINE, *_EDGES, "review", "devpolicy"),
     "doctor": (*LEAVES, "host", "probe", "testing"),
     "cli": (*_ENGINE, *_EDGES, "review", "testing", "doctor", "devpolicy"),

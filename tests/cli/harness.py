@@ -86,7 +86,7 @@ def replayed(session: str, folder: Path) -> str:
             elif line == "$ echo $?":
                 told.append(f"{line}\n{status}\n")
             elif line.startswith("$ "):
-                command, *arguments = shlex.split(line.removeprefix("$ "))
+                command, *arguments = shlex.split(line.removeprefix("$ ").removeprefix("pip install . && "))
                 assert command == "devpolicy"
                 output, status = together(*arguments)
                 told.append(f"{line}\n{output}")

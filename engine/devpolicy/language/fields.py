@@ -75,11 +75,16 @@ DISK = (
     _HEADROOM,
 )
 WORKLOAD = (
-    Field("context", integer(1, 2**31 - 1), "Tokens of a sequence.", default="the smaller of 4096 and the model's"),
+    Field(
+        "context",
+        integer(1, 2**31 - 1),
+        "Tokens of a sequence, prompt and answer together.",
+        default="the smaller of 4096 and the model's, and more than `new_tokens`",
+    ),
     Field("batch", integer(1, 2**31 - 1), "Sequences at once.", default="`1`"),
     Field("dtype", dtype(*sorted(FLOATING)), "What the model is loaded in.", default="the model's own"),
     Field("kv_dtype", dtype(*CACHE_DTYPES), "What the KV cache is kept in.", default="the same as the model"),
-    Field("new_tokens", integer(0, 2**31 - 1), "Tokens that are generated for one request."),
+    Field("new_tokens", integer(0, 2**31 - 1), "Tokens of the answer to one request, out of those of `context`."),
 )
 
 _WHERE_IT_RUNS = Field(

@@ -23,7 +23,7 @@ TEST = (
     Field("host", WORD, "A `[host.NAME]` of this file, a host of the catalogue, or a host TOML."),
     Field("hosts", list_of(WORD, or_one=True, least=1), 'Several of them; globs too: `"*"` is the whole catalogue.'),
     Field("model", WORD, "A model of the catalogue, or a path from this file.", default="only a device is chosen"),
-    Field("component", WORD, "The component that is planned.", later=True),
+    Field("component", WORD, "The component that is planned, beside those that the policy writes before it."),
     Field("profile", WORD, "The profile that is applied.", later=True),
     Field(
         "expect",

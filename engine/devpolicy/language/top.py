@@ -74,11 +74,27 @@ def read_tables(
     )
     if complete and not any(finding.severity == "error" for finding in findings):
         check_prefer(policy, cursor)
+    _check_workloads(policy, cursor)
     _lint({"prefer": policy.prefer, "overflow": policy.overflow, "avoid": policy.avoid}, policy.avoid, cursor)
     for entry in components:
         own = {"prefer": entry.prefer or (), "overflow": entry.overflow or (), "avoid": entry.avoid}
         _lint(own, (*policy.avoid, *entry.avoid), cursor.at("component", entry.name))
     return policy, findings
+
+
+def _check_workloads(policy: Policy, cursor: Cursor) -> None:
+    """Collect DP106 where an answer is as long as the sequence that has to hold it."""
+    said = [(policy.workload, cursor.at("workload"))]
+    for entry in policy.components:
+        if dict(entry.workload).keys() & {"context", "new_tokens"}:
+            merged = replace(policy.workload, **dict(entry.workload))
+            said.append((merged, cursor.at("component", entry.name, "workload")))
+    for workload, here in said:
+        context, answer = workload.context, workload.new_tokens
+        if context is not None and answer is not None and answer >= context:
+            message = f"an answer of {answer} tokens leaves no room for a prompt in a context of {context}"
+            hint = "`context` is prompt and answer together: make it larger than `new_tokens`"
+            here.at("new_tokens").error("DP106", message, label="too many", help=hint)
 
 
 def _lint(said: Mapping[str, Sequence[Term]], avoid: Sequence[Term], cursor: Cursor) -> None:

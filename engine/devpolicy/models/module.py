@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._tables import did_you_mean
+from devpolicy._union import united
 from devpolicy.errors import Diagnostic, ModelError
 from devpolicy.model import DTYPE_BITS, ModelTree, Module, Tensor
 from devpolicy.models.conversion import converted_names
@@ -61,7 +62,7 @@ def read_module(
     return ModelTree(
         name=name or _name(module, config),
         modules=modules,
-        ties=_merge([*reader.identical(), *_declared(found, reader.meta)], reader.order),
+        ties=_tied([*reader.identical(), *_declared(found, reader.meta)], reader.order),
         no_split=_no_split(found) if no_split is None else _checked(no_split, modules),
         **facts,
     )
@@ -169,23 +170,9 @@ def _declared(found: Iterable[tuple[str, nn.Module]], meta: set[str]) -> Iterato
                     yield names
 
 
-def _merge(groups: list[list[str]], order: dict[str, int]) -> tuple[tuple[str, ...], ...]:
-    """Return the groups with those that share a name made one, in the order of the tensors."""
-    leader: dict[str, str] = {}
-
-    def find(name: str) -> str:
-        while leader.setdefault(name, name) != name:
-            leader[name] = leader[leader[name]]
-            name = leader[name]
-        return name
-
-    for first, *others in groups:
-        for other in others:
-            leader[find(other)] = find(first)
-    merged: dict[str, list[str]] = {}
-    for name in sorted(leader, key=order.__getitem__):
-        merged.setdefault(find(name), []).append(name)
-    return tuple(tuple(names) for names in merged.values() if len(names) > 1)
+def _tied(groups: list[list[str]], order: dict[str, int]) -> tuple[tuple[str, ...], ...]:
+    """Return groups of names that are one tensor, in the order of the tensors; a tensor alone is tied to nothing."""
+    return tuple(tuple(names) for names in united(groups, key=order.__getitem__) if len(names) > 1)
 
 
 def _no_split(found: Iterable[tuple[str, nn.Module]]) -> frozenset[str]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from devpolicy._union import united
 from devpolicy.errors import Diagnostic
 from devpolicy.placement.rules import Assignment, Kept, Refused, World
-from devpolicy.placement.units import Unit, united
+from devpolicy.placement.units import Unit
 
 _CUT = "a rule keeps a part of a block elsewhere, so the block and what it may read run on the main device"
 _OWN = "the consumer moves what the model itself holds to the main device"

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
+from devpolicy._union import united
 from devpolicy.errors import Diagnostic
 from devpolicy.placement.prediction import milliseconds
 from devpolicy.placement.rules import Assignment, Kept, keep, no_place
 from devpolicy.placement.search import Attempt, Problem, place, place_anyhow
 from devpolicy.placement.trace import Trace
-from devpolicy.placement.units import Unit, united
+from devpolicy.placement.units import Unit
 from devpolicy.sizes import format_size
 
 OVERFLOW = "overflow"

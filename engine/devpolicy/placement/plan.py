@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from devpolicy.device import ComponentDevice, Device, DeviceMap
+from devpolicy.device import ComponentDevice, Device
 from devpolicy.errors import DevPolicyError, Diagnostic
 from devpolicy.placement.prediction import Prediction
 
@@ -270,6 +270,3 @@ class Plan:
 def _ordered(device: ComponentDevice) -> object:
     form = device.to_dict()
     return list(form["device_map"].items()) if "device_map" in form else form["device"]
-
-
-__all__ = ["Budget", "Device", "DeviceMap", "Load", "Placement", "Placements", "Plan", "PlanError"]

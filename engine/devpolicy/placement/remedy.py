@@ -16,7 +16,7 @@ from devpolicy.language.policy import Amount, Policy, Term
 from devpolicy.model import ModelTree
 from devpolicy.placement.plan import Plan
 from devpolicy.placement.seats import FREE_STEP
-from devpolicy.placement.sizing import DEFAULT_CONTEXT
+from devpolicy.placement.sizing import context_of
 from devpolicy.sizes import GIB, MIB, TIB, format_size
 
 Attempt = Callable[[Policy, Host], Plan | None]
@@ -124,13 +124,14 @@ def _share(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
 
 
 def _context(policy: Policy, tree: ModelTree, host: Host, attempt: Attempt) -> Iterator[str]:
-    context = policy.workload.context or min(DEFAULT_CONTEXT, tree.context or DEFAULT_CONTEXT)
+    context = context_of(tree, policy.workload)
 
     def shorter(steps: int) -> Plan | None:
         workload = replace(policy.workload, context=context - steps * _LEAST_CONTEXT)
         return attempt(replace(policy, workload=workload), host)
 
-    steps = _least((context - 1) // _LEAST_CONTEXT, shorter)
+    # The answer must still have room in it.
+    steps = _least((context - 1 - (policy.workload.new_tokens or 0)) // _LEAST_CONTEXT, shorter)
     if steps is not None:
         yield f"`[workload]` with `context = {context - steps * _LEAST_CONTEXT}`"
 

@@ -47,7 +47,7 @@ def size_model(tree: ModelTree, workload: Workload) -> Sizing:
             else:
                 weights[position] += counted
                 whole[position] += size
-    context = workload.context or min(DEFAULT_CONTEXT, tree.context or DEFAULT_CONTEXT)
+    context = context_of(tree, workload)
     computed = dtype or _floating_dtype(tree)
     kv_cache = [0] * count
     cached = workload.kv_dtype or computed
@@ -56,6 +56,16 @@ def size_model(tree: ModelTree, workload: Workload) -> Sizing:
         kv_cache[tree.index[cache.module]] += cache.values * tokens * workload.batch * _itemsize(cache.dtype or cached)
     activations = workload.batch * (tree.activation * context + tree.output) * _itemsize(computed)
     return Sizing(weights, buffers, whole, kv_cache, activations, context, computed)
+
+
+def context_of(tree: ModelTree, workload: Workload) -> int:
+    """Return the tokens of a sequence, the answer included: as stated, else the smaller of 4096 and the model's.
+
+    Where only the answer is stated, the sequence holds it, behind a prompt of one token at least.
+    """
+    if workload.context is not None:
+        return workload.context
+    return max(min(DEFAULT_CONTEXT, tree.context or DEFAULT_CONTEXT), (workload.new_tokens or 0) + 1)
 
 
 def _itemsize(dtype: str) -> int:

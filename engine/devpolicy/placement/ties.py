@@ -9,10 +9,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 
+from devpolicy._union import united
 from devpolicy.errors import Diagnostic, Unsatisfiable
 from devpolicy.language.policy import Policy, Rule, Term, Ties
 from devpolicy.model import ModelTree
-from devpolicy.placement.units import Unit, united
+from devpolicy.placement.units import Unit
 
 Action = tuple[str, tuple[Term, ...]]
 

@@ -7,7 +7,7 @@ a rule cuts, and a container's own tensors. It knows no host.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from devpolicy.language.policy import Rule
@@ -64,26 +64,6 @@ class Division:
     """For each rule that matches anything: how many modules."""
     speaking: frozenset[int] = frozenset()
     """The sets of rules that speak for modules with tensors, decided or not, as the bits of integers."""
-
-
-def united(groups: Iterable[Sequence[int]]) -> list[list[int]]:
-    """Return groups of numbers with those that have a number in common made one, each sorted, in order of the first."""
-    leader: dict[int, int] = {}
-
-    def find(number: int) -> int:
-        while leader.setdefault(number, number) != number:
-            leader[number] = leader[leader[number]]
-            number = leader[number]
-        return number
-
-    for first, *others in groups:
-        for other in (first, *others):
-            low, high = sorted((find(first), find(other)))
-            leader[high] = low
-    result: dict[int, list[int]] = {}
-    for number in sorted(leader):
-        result.setdefault(find(number), []).append(number)
-    return list(result.values())
 
 
 def divide(tree: ModelTree, rules: Sequence[Rule], sizing: Sizing) -> Division:

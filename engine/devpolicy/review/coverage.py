@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from devpolicy.language.policy import Policy
+from devpolicy.review.outcome import overflow_name, term_name
 from devpolicy.review.run import Result
 from devpolicy.review.suites import Suite
 
@@ -29,9 +30,16 @@ class Coverage:
 
 
 def deciders(policy: Policy) -> list[str]:
-    """Return what can decide something in a policy, in written order: `prefer TERM`, rules, `overflow`."""
-    terms = [f"prefer {term}" for term in policy.prefer]
-    return [*dict.fromkeys(terms), *(rule.name for rule in policy.rules), *(["overflow"] if policy.overflow else [])]
+    """Return what can decide something in a policy: `prefer TERM`, rules and `overflow`, of its top and components."""
+    # What the top says speaks for components too, and of itself only where there are none.
+    names: list[str | None] = [entry.name for entry in policy.components]
+    parts = [(name, policy.for_component(name)) for name in names or [None]]
+    found: list[str] = []
+    for name, flat in parts:
+        found += [term_name(policy, name, term) for term in flat.prefer]
+        found += [rule.name for rule in flat.rules]
+        found += [overflow_name(policy, name)] if flat.overflow else []
+    return list(dict.fromkeys(found))
 
 
 def coverage(suites: Sequence[Suite], results: Iterable[Result]) -> list[Coverage]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from devpolicy.review.outcome import Outcome, ask, is_meant
-from devpolicy.review.recount import KEPT, Load, device_map, keys_of, recount, seats_of, tensors
+from devpolicy.review.outcome import Outcome, Part, ask, is_meant
+from devpolicy.review.recount import KEPT, device_map, keys_of, recount, seats_of, tensors
 from devpolicy.sizes import format_size
 
 if TYPE_CHECKING:
@@ -74,11 +74,16 @@ def _within_budget(outcome: Outcome) -> Iterator[str]:
     if outcome.plan is None or outcome.tree is None:
         return
     seats = seats_of(outcome.policy, outcome.host)
-    loads = recount(outcome.plan, outcome.tree, outcome.policy, seats)
-    for device, load in loads.items():
+    own = Part(outcome.policy, outcome.tree, outcome.plan)
+    used = recount(own.plan, own.tree, own.policy, seats)
+    totals: dict[str, int] = {}
+    for part in (*outcome.before, own):
+        for device, load in recount(part.plan, part.tree, part.policy, seats_of(part.policy, outcome.host)).items():
+            totals[device] = totals.get(device, 0) + load.total
+    for device in used:
         if device in seats:
-            yield from _over(device, load.total, seats[device], _free(outcome, device))
-    yield from _over_the_pool(outcome, loads, seats)
+            yield from _over(device, totals[device], seats[device], _free(outcome, device))
+    yield from _over_the_pool(outcome, totals, seats)
 
 
 def _over(device: str, total: int, seat: Seat, free: int) -> Iterator[str]:
@@ -96,10 +101,10 @@ def _free(outcome: Outcome, device: str) -> int:
     return next(one.free for one in outcome.host.devices(kind) if one.id == int(number or 0))
 
 
-def _over_the_pool(outcome: Outcome, loads: dict[str, Load], seats: dict[str, Seat]) -> Iterator[str]:
+def _over_the_pool(outcome: Outcome, totals: dict[str, int], seats: dict[str, Seat]) -> Iterator[str]:
     """Integrated accelerators and the CPU share one memory: together they must fit in it."""
-    sides = [device for device in loads if device in seats and (seats[device].unified or device == "cpu")]
-    together = sum(loads[device].total for device in sides)
+    sides = [device for device in totals if device in seats and (seats[device].unified or device == "cpu")]
+    together = sum(totals[device] for device in sides)
     if len(sides) > 1 and together > outcome.host.free:
         named = " and ".join(f"`{side}`" for side in sides)
         yield f"{named} share {format_size(outcome.host.free)}, and are asked for {format_size(together)}"
@@ -154,7 +159,7 @@ def _never_on(outcome: Outcome, term: Term) -> Iterator[str]:
 
 
 def _same_each_time(outcome: Outcome) -> Iterator[str]:
-    again = ask(outcome.policy, outcome.tree, outcome.host)
+    again = ask(outcome.written, outcome.given, outcome.host, component=outcome.component)
     if outcome.plan is not None and (again.plan is None or again.plan.to_dict() != outcome.plan.to_dict()):
         yield "planning again gives another plan"
     elif again.refusal != outcome.refusal or again.device != outcome.device:

@@ -5,13 +5,13 @@ Owns the summary of an answer that is kept for a family of hosts, and which of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from devpolicy.language.properties import OF_A_PLAN, Property
 from devpolicy.review.holds import complaints
-from devpolicy.review.outcome import Outcome, ask
+from devpolicy.review.outcome import Outcome, answers
 from devpolicy.sizes import format_size
 
 if TYPE_CHECKING:
@@ -37,18 +37,33 @@ class Judgement:
     """What is kept of one answer: what is wrong with it, its grade (`None`: refused), and what decided something."""
 
     wrong: dict[Property, str]
-    grade: Grade | None
+    grade: tuple[Grade, ...] | None
+    """Of each component that is planned, in their order."""
     refused: str
     fired: frozenset[str]
 
 
 def judge(policy: Policy, tree: ModelTree | None, host: Host, wanted: Sequence[Property]) -> Judgement:
-    """Return the judgement of one host."""
-    outcome = ask(policy, tree, host)
-    asked = [one for one in wanted if one.name in OF_A_PLAN]
-    wrong = {one: text for one in asked if (text := next(complaints(one, outcome), ""))}
-    refused = f"{outcome.refusal.code}: {outcome.refusal.message}" if outcome.refusal else ""
-    return Judgement(wrong, grade(outcome), refused, frozenset(outcome.fired()))
+    """Return the judgement of one host: of a policy with components, of all that it has."""
+    outcomes = answers(policy, tree, host)
+    wrong: dict[Property, str] = {}
+    for one in wanted:
+        texts = _complaints(one, outcomes) if one.name in OF_A_PLAN else iter(())
+        text = next(texts, "")
+        if text:
+            wrong[one] = text
+    last = outcomes[-1].refusal
+    refused = f"{last.code}: {last.message}" if last else ""
+    grades = [grade(outcome) for outcome in outcomes]
+    placed = tuple(one for one in grades if one is not None)
+    fired = frozenset(name for outcome in outcomes for name in outcome.fired())
+    return Judgement(wrong, placed if len(placed) == len(grades) else None, refused, fired)
+
+
+def _complaints(one: Property, outcomes: Sequence[Outcome]) -> Iterator[str]:
+    for outcome in outcomes:
+        of = f"of `{outcome.component}`: " if len(outcomes) > 1 else ""
+        yield from (of + text for text in complaints(one, outcome))
 
 
 def grade(outcome: Outcome) -> Grade | None:
@@ -72,7 +87,9 @@ def worse(before: Judgement, after: Judgement) -> str:
         return ""
     if after.grade is None:
         return f"with more memory it is refused: {after.refused}"
-    was, now = before.grade, after.grade
+    pairs = zip(before.grade, after.grade, strict=True)
+    # Of components, those that are planned first choose first.
+    was, now = next(pair for pair in pairs if pair[0] != pair[1])
     if now.term != was.term:
         later = "with more memory a later term of `prefer` serves"
         return f"{later}: the {_nth(now.term)} instead of the {_nth(was.term)}" if now.term > was.term else ""

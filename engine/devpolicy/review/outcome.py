@@ -1,4 +1,4 @@
-"""What a policy answers on one host: a plan, a device, or a refusal.
+"""What a policy answers on one host: a plan, a device, or a refusal, for one component or for all of them.
 
 Owns the one way in which tests, differences and properties ask the engine, and what they read from its answer.
 """
@@ -8,11 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from devpolicy.api.joint import Joint, Placed, Request
 from devpolicy.errors import DevPolicyError, PolicyError, Unsatisfiable
+from devpolicy.language.layers import in_order, source, speaking
 from devpolicy.placement.choice import choose
-from devpolicy.placement.planner import make_plan
+from devpolicy.placement.joint import one_piece
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from devpolicy.device import ComponentDevice
     from devpolicy.errors import Diagnostic
     from devpolicy.host import Host
@@ -22,30 +26,43 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """An answer: `plan` where a model was given, `device` where the host was not refused, else `refusal`."""
+class Part:
+    """One plan with what it was made from: what the policy says of the component on this host, and the model."""
 
     policy: Policy
+    tree: ModelTree
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """An answer: `plan` where there is a model, `device` where the host was not refused, else `refusal`."""
+
+    written: Policy
+    """The policy as it was asked."""
+    policy: Policy
+    """What it says of the component on this host."""
     tree: ModelTree | None
     host: Host
+    component: str | None = None
     plan: Plan | None = None
     device: ComponentDevice | None = None
     refusal: Diagnostic | None = None
     terms: tuple[tuple[str, str], ...] = ()
     """Each term of `prefer` that was tried, with its outcome."""
-
-    @property
-    def served(self) -> str | None:
-        """The term of `prefer` that serves, `None` where the host is refused."""
-        return next((term for term, outcome in self.terms if outcome == "serves"), None)
+    before: tuple[Part, ...] = ()
+    """The components that were planned before, which take memory too."""
+    given: ModelTree | None = None
+    """The model that was asked about, where it is not the policy's own."""
 
     def fired(self) -> set[str]:
         """Return the names of what decided something: rules, also one that refuses, `overflow`, and `prefer TERM`."""
-        names = {f"prefer {term}" for term, outcome in self.terms if outcome == "serves"}
+        names = {term_name(self.written, self.component, term) for term, told in self.terms if told == "serves"}
         if self.refusal is not None:
             return names | {rule.name for rule in self.policy.rules if rule.place and rule.place == self.refusal.place}
         if self.plan is not None:
-            names |= {unit.rule for unit in self.plan.placements.values()} - {"prefer"}
+            decided = {unit.rule for unit in self.plan.placements.values()} - {"prefer"}
+            names |= {overflow_name(self.written, self.component) if name == "overflow" else name for name in decided}
             # What only holds modules together is named by no placement: it decides wherever it matches.
             unmatched = {warning.place for warning in self.plan.warnings if warning.code == "DP501"}
             bare = [rule for rule in self.policy.rules if rule.together and not rule.prefer]
@@ -53,17 +70,77 @@ class Outcome:
         return names
 
 
-def ask(policy: Policy, tree: ModelTree | None, host: Host, *, advise: bool = False) -> Outcome:
-    """Return what a policy answers. A refusal is an answer, also that of a rule that names a tensor (DP203)."""
+def term_name(policy: Policy, component: str | None, term: object) -> str:
+    """Return what a term of `prefer` is called in reports: `prefer cuda`, or `component.NAME prefer cuda`."""
+    own = next((entry.name for entry in speaking(policy, component) if entry.prefer), None)
+    return f"prefer {term}" if own is None else f"component.{own} prefer {term}"
+
+
+def overflow_name(policy: Policy, component: str | None) -> str:
+    """Return what `overflow` is called in reports."""
+    own = next((entry.name for entry in speaking(policy, component) if entry.overflow), None)
+    return "overflow" if own is None else f"component.{own} overflow"
+
+
+def components_of(policy: Policy) -> list[str]:
+    """Return the components of which the policy itself says the size, in the order in which they are planned."""
+    return [name for name in in_order(policy) if source(policy, name) is not None]
+
+
+def answers(
+    policy: Policy, tree: ModelTree | None, host: Host, *, component: str | None = None, advise: bool = False
+) -> list[Outcome]:
+    """Return what a policy answers: for one component, or where neither it nor a model is named, for all that it has.
+
+    All of them are planned jointly, in the policy's order; behind one that is refused there are no more.
+    """
+    names: list[str | None] = [component]
+    if tree is None and component is None:
+        names = [*components_of(policy)] or names
+    found: list[Outcome] = []
+    for name in names:
+        found.append(ask(policy, tree, host, component=name, advise=advise))
+        if found[-1].refusal is not None:
+            break
+    return found
+
+
+def ask(
+    policy: Policy, tree: ModelTree | None, host: Host, *, component: str | None = None, advise: bool = False
+) -> Outcome:
+    """Return what a policy answers for one component, beside those that it writes before it.
+
+    A refusal is an answer, also that of a rule that names a tensor (DP203).
+    """
+    meant = policy
+    joint = Joint(host, advise=advise)
+    request = Request(policy, component, tree)
     try:
-        if tree is None:
-            choice = choose(policy, host, target="hf")
-            return Outcome(policy, None, host, device=choice.device, terms=choice.terms)
-        plan = make_plan(policy, tree, host, advise=advise)
+        meant = policy.for_component(component).for_host(host)
+        if not request.has_size:
+            choice = choose(policy, host, component=component)
+            return Outcome(policy, meant, None, host, component, device=choice.device, terms=choice.terms)
+        *others, placed = _placed(joint, request)
     except (Unsatisfiable, PolicyError) as refused:
-        return Outcome(policy, tree, host, refusal=_first(refused))
+        return Outcome(policy, meant, tree, host, component, refusal=_first(refused), given=tree)
+    plan = placed.plan
+    before = tuple(_part(one, host) for one in others)
     terms = tuple(plan.trace.terms) if plan.trace else ()
-    return Outcome(policy, tree, host, plan, plan.device, terms=terms)
+    tree_of_it = _part(placed, host).tree
+    return Outcome(policy, meant, tree_of_it, host, component, plan, plan.device, None, terms, before, tree)
+
+
+def _placed(joint: Joint, request: Request) -> Sequence[Placed]:
+    joint.place(request)
+    return joint.placed
+
+
+def _part(placed: Placed, host: Host) -> Part:
+    policy, _ = placed.request.meaning
+    tree = placed.tree
+    if tree is None:
+        policy, tree = one_piece(placed.request.policy, policy, placed.request.component, placed.request.cls)
+    return Part(policy.for_host(host), tree, placed.plan)
 
 
 def is_meant(device: str, term: Term, host: Host) -> bool:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import TYPE_CHECKING
 
 from devpolicy.errors import Diagnostic, Place
 from devpolicy.review.holds import complaints
-from devpolicy.review.outcome import Outcome, ask, is_meant
+from devpolicy.review.outcome import Outcome, answers, ask, is_meant
 from devpolicy.review.suites import Ready, modules_of
 
 if TYPE_CHECKING:
@@ -78,27 +79,31 @@ class Result:
 
 def run_case(ready: Ready, variant: Variant) -> Case:
     """Run a test on one of its hosts."""
-    outcome = ask(ready.policy, ready.tree, variant.host)
-    failures = tuple(_failures(ready, variant, outcome))
-    return Case(str(variant), variant.name, failures, frozenset(outcome.fired()))
+    outcomes = answers(ready.policy, ready.tree, variant.host, component=ready.component)
+    failures = tuple(_failures(ready, variant, outcomes))
+    fired = frozenset(name for outcome in outcomes for name in outcome.fired())
+    return Case(str(variant), variant.name, failures, fired)
 
 
-def _failures(ready: Ready, variant: Variant, outcome: Outcome) -> Iterator[Failure]:
-    test, host = ready.test, str(variant)
+def _failures(ready: Ready, variant: Variant, outcomes: Sequence[Outcome]) -> Iterator[Failure]:
+    test, host, outcome = ready.test, str(variant), outcomes[-1]
     if test.error is not None:
+        # Only the last one may be a refusal: behind it nothing is planned.
         yield from _not_refused(ready, host, outcome)
     elif test.expect and outcome.refusal is not None:
         # Planned again with advice: what would help is the first thing that one asks.
-        refusal = ask(ready.policy, ready.tree, variant.host, advise=True).refusal or outcome.refusal
+        advised = ask(ready.policy, ready.tree, variant.host, component=outcome.component, advise=True)
+        refusal = advised.refusal or outcome.refusal
         notes = (*refusal.notes, *refusal.help.splitlines()[:1])
         what = f"it is refused with {refusal.code}: {refusal.message}"
         yield Failure(host, what, test.place, expected="a plan", got=refusal.code, notes=notes)
     else:
         for expected in test.expect:
             yield from _misplaced(expected, host, outcome)
-    for wanted in test.always:
-        for complaint in complaints(wanted, outcome):
-            what = f"`{wanted}` does not hold: {complaint}"
+    for wanted, one in product(test.always, outcomes):
+        of = f" for `{one.component}`" if len(outcomes) > 1 else ""
+        for complaint in complaints(wanted, one):
+            what = f"`{wanted}` does not hold{of}: {complaint}"
             yield Failure(host, what, test.place, expected=str(wanted), got=complaint)
 
 

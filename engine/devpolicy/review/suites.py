@@ -15,14 +15,17 @@ from pathlib import Path
 from devpolicy._shipped import shipped_files
 from devpolicy._tables import did_you_mean, suggest
 from devpolicy._toml import LARGEST_FILE, Document
+from devpolicy.api.inputs import own_tree
 from devpolicy.errors import Diagnostic, ModelError, PolicyError
 from devpolicy.host import Host
 from devpolicy.language.cases import Expected, PolicyTest, Word
+from devpolicy.language.layers import addresses, source
 from devpolicy.language.policy import Policy
 from devpolicy.language.suite import holds_tests, is_suite, read_suite
 from devpolicy.model import ModelTree
 from devpolicy.models import model_catalogue
 from devpolicy.review.hosts import Variant, find_hosts, varied
+from devpolicy.review.outcome import components_of
 
 DECIDERS = ("prefer", "overflow")
 """What decides where a module is when no rule does."""
@@ -36,7 +39,13 @@ class Ready:
     test: PolicyTest
     policy: Policy
     tree: ModelTree | None
+    """The model that the test names; `None` leaves it to the policy's component, or asks for the device alone."""
     variants: tuple[Variant, ...]
+
+    @property
+    def component(self) -> str | None:
+        """The component that is planned; `None` is the policy's top, or all components that it has."""
+        return None if self.test.component is None else self.test.component.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +69,9 @@ def gather(names: Iterable[str | os.PathLike[str]], *, beside: bool = True) -> l
     findings: list[Diagnostic] = []
     library = _Library()
     suites: list[Suite] = []
-    for source in dict.fromkeys(source for name in names for source in _sources(name, beside)):
+    for file in dict.fromkeys(file for name in names for file in _sources(name, beside)):
         try:
-            suites.append(_suite(source, library))
+            suites.append(_suite(file, library))
         except PolicyError as broken:
             findings += broken.diagnostics
     if findings:
@@ -73,6 +82,25 @@ def gather(names: Iterable[str | os.PathLike[str]], *, beside: bool = True) -> l
 def ready(policy: Policy, name: str) -> Suite:
     """Return the tests of a policy that is already read. Raises `PolicyError` for names that nothing has."""
     return _made_ready(name, name, policy, dict(policy.hosts), policy.tests, None, _Library())
+
+
+def problems(name: str, policy: Policy | None = None) -> list[Diagnostic] | None:
+    """Return what is wrong with the tests of a file: names that nothing has.
+
+    Without a policy the file must be one of tests, and is read as such; `None` for any other.
+    """
+    path = Path(name)
+    try:
+        if policy is not None:
+            folder = path.parent if path.is_file() else None
+            _made_ready(name, name, policy, dict(policy.hosts), policy.tests, folder, _Library())
+            return []
+        if name in shipped_files("policy") or not path.is_file() or not is_suite(Document.open(path, PolicyError)):
+            return None
+        _suite(name, _Library())
+    except PolicyError as broken:
+        return None if policy is None and broken.code == "DP101" else list(broken.diagnostics)
+    return []
 
 
 def in_folder(folder: Path) -> Iterator[Path]:
@@ -171,16 +199,46 @@ def _ready(
 ) -> Ready:
     variants = varied(find_hosts(test.hosts, hosts, folder, findings), test.vary, findings)
     tree = None if test.model is None else _model(test.model, folder, library, findings)
+    name = _component(test, policy, findings)
+    shown = tree or _own_model(policy, name, findings)
     for expected in test.expect:
-        if expected.module is not None and test.model is None:
+        if expected.module is not None and shown is None:
             message = f'[[test]] "{test.name}" speaks of modules, and names no model'
             hint = 'add `model`, or expect a device alone: `expect = "cuda:0"`'
             findings.append(Diagnostic("DP105", message, expected.place, "modules of what?", help=hint))
             break
-        if tree is not None:
-            _check_module(expected, tree, findings)
-        _check_rule(expected, policy, findings)
+        if shown is not None:
+            _check_module(expected, shown, findings)
+        _check_rule(expected, policy, name, findings)
     return Ready(test, policy, tree, tuple(variants))
+
+
+def _component(test: PolicyTest, policy: Policy, findings: list[Diagnostic]) -> str | None:
+    """Return the component of a test. Collects DP202 for one that the policy has not, DP105 where one is needed."""
+    names = [entry.name for entry in policy.components]
+    if test.component is None:
+        if test.expect and components_of(policy) and test.model is None:
+            message = f'[[test]] "{test.name}" expects something of one of several components'
+            hint = f"add `component`: {did_you_mean('', names)}"
+            findings.append(Diagnostic("DP105", message, test.place, "of which?", help=hint))
+        return None
+    name = test.component.text
+    if not any(addresses(entry, name) for entry in policy.components):
+        message = f"the policy has no component `{name}`"
+        help_ = did_you_mean(name, names) if names else "leave `component` out"
+        findings.append(Diagnostic("DP202", message, test.component.place, "no such component", help=help_))
+        return None
+    return name
+
+
+def _own_model(policy: Policy, component: str | None, findings: list[Diagnostic]) -> ModelTree | None:
+    """Return the model that the policy names for a component, `None` where it names none."""
+    entry = None if component is None else source(policy, component)
+    try:
+        return None if entry is None else own_tree(entry)
+    except ModelError as broken:
+        findings += broken.diagnostics
+        return None
 
 
 def _model(word: Word, folder: Path | None, library: _Library, findings: list[Diagnostic]) -> ModelTree | None:
@@ -214,8 +272,9 @@ def _check_module(expected: Expected, tree: ModelTree, findings: list[Diagnostic
     findings.append(Diagnostic("DP202", message, expected.place, "of no such module", help=hint))
 
 
-def _check_rule(expected: Expected, policy: Policy, findings: list[Diagnostic]) -> None:
-    known = [*(rule.name for rule in policy.rules), *DECIDERS]
+def _check_rule(expected: Expected, policy: Policy, component: str | None, findings: list[Diagnostic]) -> None:
+    of_component = () if component is None else policy.for_component(component).rules
+    known = [*(rule.name for rule in (*policy.rules, *of_component)), *DECIDERS]
     if expected.rule is not None and expected.rule not in known:
         message = f"the policy has no rule `{expected.rule}`"
         help_ = did_you_mean(expected.rule, known)

@@ -8,7 +8,7 @@ import click
 
 from devpolicy.cli import complete
 from devpolicy.cli.inputs import load_model, model_help
-from devpolicy.cli.report import findings_of, for_machines, painted, rendered
+from devpolicy.cli.report import findings_of, for_machines, painted, rendered, write_findings
 from devpolicy.cli.session import Session, common, pass_session
 from devpolicy.errors import PolicyError
 from devpolicy.language.policy import Policy
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     shell_complete=complete.models,
     help=f"Also tell rules that match or decide nothing in it. {model_help}",
 )
-@common()
+@common(formats=("human", "json", "github", "sarif"))
 @pass_session
 def command(session: Session, policies: tuple[str, ...], strict: bool, model: tuple[str, ...]) -> int:
     """Read policies and tell everything that is wrong with them.
@@ -41,6 +41,7 @@ def command(session: Session, policies: tuple[str, ...], strict: bool, model: tu
       devpolicy check policy.toml
       devpolicy check policy/*.toml --strict
       devpolicy check policy.toml --model llama-3.1-8b --strict
+      devpolicy check policy/*.toml --format sarif > devpolicy.sarif
 
     Exit status: 0 without errors, 1 with rules that never decide (DP502), and with warnings under --strict, 2 with
     other errors.
@@ -61,6 +62,8 @@ def command(session: Session, policies: tuple[str, ...], strict: bool, model: tu
                 "summary": {"policies": len(found), "errors": errors, "warnings": warnings},
             }
         )
+    elif session.format != "human":
+        write_findings(session, every)
     else:
         if every:
             session.out.print([*painted(rendered(every)), ""])
@@ -74,10 +77,14 @@ def command(session: Session, policies: tuple[str, ...], strict: bool, model: tu
 
 def _findings(name: str, trees: list[ModelTree]) -> list[Diagnostic]:
     from devpolicy.placement.lint import lint
+    from devpolicy.review.suites import problems
 
+    tests = problems(name)
+    if tests is not None:
+        return tests
     try:
         policy = Policy.load(name)
     except PolicyError as error:
         return list(findings_of(error))
-    findings = list(policy.warnings)
+    findings = [*policy.warnings, *(problems(name, policy) or [])]
     return findings + [finding for tree in trees for finding in lint(policy, tree)]

@@ -104,13 +104,15 @@ def _texts(draw: st.DrawFn, modules: Sequence[str], types: Sequence[str], hostil
     parts = [make.offload_lines(), make.rule_lines()]
     lines += [line for part in draw(st.permutations(parts)) for line in part]
     lines += [*classes, *make.memory_lines(), *make.component_lines()]
+    # A context holds the answer, and a prompt.
+    answer = draw(st.integers(0, 512))
     workload = make.some(
         {
-            "context": lambda: str(draw(st.integers(1, 2**31 - 1 if hostile else 8192))),
+            "context": lambda: str(draw(st.integers(answer + 1, 2**31 - 1 if hostile else 8192))),
             "batch": lambda: str(draw(st.integers(1, 2**31 - 1 if hostile else 8))),
             "dtype": lambda: quote(draw(st.sampled_from(sorted(FLOATING)))),
             "kv_dtype": lambda: quote(draw(st.sampled_from(CACHE_DTYPES))),
-            "new_tokens": lambda: str(draw(st.integers(0, 512))),
+            "new_tokens": lambda: str(answer),
         }
     )
     return "\n".join([*lines, *(["[workload]", *workload] if workload else [])]) + "\n"
@@ -261,7 +263,7 @@ class _Maker:
                 "overflow": self.places,
                 "ties": self.ties,
                 "offload": lambda: f"{{ {quote(draw(self.patterns))} = {self.places()} }}",
-                "workload": lambda: f"{{ context = {draw(st.integers(1, 8192))} }}",
+                "workload": lambda: f"{{ context = {draw(st.integers(513, 8192))} }}",
             }
             needs = draw(st.booleans())
             size = [f"needs = {quote(draw(_SIZES))}"] if needs else self.some(of_models)

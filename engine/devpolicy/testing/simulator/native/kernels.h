@@ -8,7 +8,7 @@
 
 #include <ATen/EmptyTensor.h>
 #include <ATen/ExpandUtils.h>
-#include <ATen/native/TensorConversions.h>
+#include <ATen/native/TensorFactories.h>
 #include <ATen/ops/_fused_sdp_choice.h>
 #include <ATen/ops/_local_scalar_dense_native.h>
 #include <ATen/ops/_reshape_alias_native.h>
@@ -16,7 +16,6 @@
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
 #include <ATen/ops/as_strided_native.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/histc.h>
 #include <ATen/ops/view_native.h>
 #include <ATen/ops/zeros_like.h>
 #include <ATen/core/op_registration/op_registration.h>
@@ -55,6 +54,16 @@ Tensor empty_strided(at::IntArrayRef size, at::IntArrayRef stride, std::optional
   open_world(kind);
   On on(kind, device);
   return at::detail::empty_strided_generic(size, stride, allocator_of(kind), c10::DispatchKeySet(kKeys[kind]), type);
+}
+
+// Zeros that take no memory, as autograd makes them; torch makes real ones of them where an operator needs that.
+template <int kind>
+Tensor efficient_zeros(at::IntArrayRef size, std::optional<at::ScalarType> dtype, std::optional<at::Layout>,
+                       std::optional<c10::Device> device, std::optional<bool>) {
+  const auto where = device && device->has_index() ? *device : c10::Device(kTypes[kind], current_index(kind));
+  at::native::ZeroTensorAllocator nothing(where);
+  const auto keys = c10::DispatchKeySet(kKeys[kind]) | c10::DispatchKeySet(c10::DispatchKey::ZeroTensor);
+  return at::detail::empty_generic(size, &nothing, keys, c10::dtype_or_default(dtype), std::nullopt);
 }
 
 // -- the same memory under other sizes
@@ -111,6 +120,7 @@ Tensor& copy_(Tensor& self, const Tensor& source, bool) {
   const auto world = open_world(kind);
   TORCH_CHECK_NOT_IMPLEMENTED(!source.is_meta(), "Cannot copy out of meta tensor; no data!");
   if (self.is_meta()) return self;
+  if (source._is_zerotensor()) return self.zero_();
   if (is_simulated(self)) ledger_of(*world, self)->operate("aten::copy_");
   if (is_simulated(source) && self.device() != source.device()) {
     ledger_of(*world, source)->send(static_cast<int64_t>(source.nbytes()));
@@ -186,20 +196,43 @@ Tensor attention(const Tensor& query, const Tensor& key, const Tensor& value, co
                                                             scale, grouped));
 }
 
+// The fallback for one operator, called by name.
+template <int kind>
+Tensor boxed(const char* name, const Tensor& first, std::initializer_list<c10::IValue> rest) {
+  const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(name, "");
+  torch::jit::Stack stack{first};
+  stack.insert(stack.end(), rest);
+  fallback<kind>(op, &stack);
+  return stack.back().toTensor();
+}
+
 // A GPU counts integers too; the CPU only floating point. Counts below 2**53 are the same in both.
-inline Tensor histc(const Tensor& self, int64_t bins, const at::Scalar& low, const at::Scalar& high) {
-  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("aten::histc", "");
-  const auto run = [&](const Tensor& tensor) {
-    torch::jit::Stack stack{tensor, bins, low, high};
-    switch (kind_of(self.device().type())) {
-      case kCuda: fallback<kCuda>(op, &stack); break;
-      case kMps: fallback<kMps>(op, &stack); break;
-      default: fallback<kXpu>(op, &stack);
-    }
-    return stack.back().toTensor();
-  };
-  if (at::isFloatingType(self.scalar_type())) return run(self);
-  return run(self.to(self.device().is_mps() ? at::kFloat : at::kDouble)).to(self.scalar_type());
+template <int kind>
+Tensor histc(const Tensor& self, int64_t bins, const at::Scalar& low, const at::Scalar& high) {
+  const auto count = [&](const Tensor& numbers) { return boxed<kind>("aten::histc", numbers, {bins, low, high}); };
+  if (at::isFloatingType(self.scalar_type())) return count(self);
+  return count(self.to(kind == kMps ? at::kFloat : at::kDouble)).to(self.scalar_type());
+}
+
+// A GPU takes the softmax of half precision in float32 within one kernel; on a CPU the conversion is a step.
+template <int kind>
+Tensor softmax(const Tensor& self, int64_t dim, bool half_to_float) {
+  return boxed<kind>("aten::_softmax", half_to_float ? self.to(at::kFloat) : self, {dim, false});
+}
+
+template <int kind>
+Tensor log_softmax(const Tensor& self, int64_t dim, bool half_to_float) {
+  return boxed<kind>("aten::_log_softmax", half_to_float ? self.to(at::kFloat) : self, {dim, false});
+}
+
+template <int kind>
+Tensor softmax_backward(const Tensor& grad, const Tensor& output, int64_t dim, at::ScalarType input) {
+  return boxed<kind>("aten::_softmax_backward_data", grad, {output, dim, grad.scalar_type()}).to(input);
+}
+
+template <int kind>
+Tensor log_softmax_backward(const Tensor& grad, const Tensor& output, int64_t dim, at::ScalarType input) {
+  return boxed<kind>("aten::_log_softmax_backward_data", grad, {output, dim, grad.scalar_type()}).to(input);
 }
 
 // A GPU fuses dropout; this is what the CPU does, step by step.
@@ -217,9 +250,9 @@ inline Tensor native_dropout_backward(const Tensor& grad, const Tensor& mask, do
   return scale == 0 ? at::zeros_like(grad) : grad.mul(mask.to(grad.scalar_type()).div_(1 / scale));
 }
 
-// cuDNN is not there.
-inline bool no_cudnn_ctc_loss(const Tensor&, const Tensor&, at::IntArrayRef, at::IntArrayRef, int64_t) { return false; }
-inline bool no_cudnn_ctc_loss_of_tensors(const Tensor&, const Tensor&, const Tensor&, const Tensor&, int64_t) {
+// Neither cuDNN nor MIOpen is there.
+inline bool no_ctc_loss(const Tensor&, const Tensor&, at::IntArrayRef, at::IntArrayRef, int64_t) { return false; }
+inline bool no_ctc_loss_of_tensors(const Tensor&, const Tensor&, const Tensor&, const Tensor&, int64_t) {
   return false;
 }
 
@@ -261,6 +294,7 @@ void register_kernels(std::vector<std::unique_ptr<torch::Library>>& kept, c10::D
   };
   impl("empty.memory_format", empty<kind>);
   impl("empty_strided", empty_strided<kind>);
+  impl("_efficientzerotensor", efficient_zeros<kind>);
   impl("as_strided", as_strided);
   impl("view", view);
   impl("_reshape_alias", reshape_alias);
@@ -273,11 +307,17 @@ void register_kernels(std::vector<std::unique_ptr<torch::Library>>& kept, c10::D
   impl("record_stream", record_stream);
   impl("_fused_sdp_choice", sdp_choice<kind>);
   impl("scaled_dot_product_attention", attention<kind>);
-  impl("histc", histc);
+  impl("histc", histc<kind>);
+  impl("_softmax", softmax<kind>);
+  impl("_log_softmax", log_softmax<kind>);
+  impl("_softmax_backward_data", softmax_backward<kind>);
+  impl("_log_softmax_backward_data", log_softmax_backward<kind>);
   impl("native_dropout", native_dropout);
   impl("native_dropout_backward", native_dropout_backward);
-  impl("_use_cudnn_ctc_loss", no_cudnn_ctc_loss);
-  impl("_use_cudnn_ctc_loss.Tensor", no_cudnn_ctc_loss_of_tensors);
+  impl("_use_cudnn_ctc_loss", no_ctc_loss);
+  impl("_use_cudnn_ctc_loss.Tensor", no_ctc_loss_of_tensors);
+  impl("_use_miopen_ctc_loss", no_ctc_loss);
+  impl("_use_miopen_ctc_loss.Tensor", no_ctc_loss_of_tensors);
   auto& above = library("aten", autograd);
   above.impl("scaled_dot_product_attention", attention<kind>);
   for (const auto* layer : {"lstm.input", "lstm.data", "gru.input", "gru.data", "rnn_tanh.input", "rnn_tanh.data",

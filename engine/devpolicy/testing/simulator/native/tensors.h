@@ -43,7 +43,9 @@ class Aliases {
   // The same memory as a tensor of the CPU; in a phantom world the same shape as a meta tensor.
   Tensor enter(const Tensor& tensor) {
     if (!is_simulated(tensor)) {
-      return world_.phantom && tensor.defined() && tensor.device().is_cpu() ? as_meta(tensor) : tensor;
+      // A number in a tensor of the CPU stays what it is: meta kernels read its value.
+      const bool indices = world_.phantom && tensor.defined() && tensor.device().is_cpu() && tensor.dim() > 0;
+      return indices ? as_meta(tensor) : tensor;
     }
     ledger_of(world_, tensor);
     auto* impl = tensor.unsafeGetTensorImpl();
@@ -127,9 +129,7 @@ class Aliases {
   }
 
   static Tensor as_meta(const Tensor& tensor) {
-    auto meta = at::empty_strided(tensor.sizes(), tensor.strides(), tensor.options().device(at::kMeta));
-    if (tensor.unsafeGetTensorImpl()->is_wrapped_number()) meta.unsafeGetTensorImpl()->set_wrapped_number(true);
-    return meta;
+    return at::empty_strided(tensor.sizes(), tensor.strides(), tensor.options().device(at::kMeta));
   }
 
   const World& world_;
