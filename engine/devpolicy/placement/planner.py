@@ -166,7 +166,7 @@ def _trial(term: Term, work: _Work) -> tuple[World, Solution, dict[str, Budget]]
     units = work.division.units
     assignment = assign(units, work.groups, world, work.trace)
     hold_together(units, world, assignment)
-    problem = Problem(units, assignment, world)
+    work.trace.problem = problem = Problem(units, assignment, world)
     attempt = place(problem) or spill(problem, work.trace)
     if attempt is None:
         raise no_room(problem)
