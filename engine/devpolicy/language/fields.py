@@ -74,7 +74,7 @@ WORKLOAD = (
         "context",
         integer(1, 2**31 - 1),
         "Tokens of a sequence, prompt and answer together.",
-        default="the smaller of 4096 and the model's, and more than `new_tokens`",
+        default="4096, or the model's if smaller",
     ),
     Field("batch", integer(1, 2**31 - 1), "Sequences at once.", default="`1`"),
     Field("dtype", dtype(*sorted(FLOATING)), "What the model is loaded in.", default="the model's own"),

@@ -43,7 +43,8 @@ def command(session: Session, policies: tuple[str, ...], strict: bool, model: tu
       devpolicy check policy.toml --model llama-3.1-8b --strict
       devpolicy check policy/*.toml --format sarif > devpolicy.sarif
 
-    Exit status: 0 without errors, 1 with warnings under --strict, 2 with errors.
+    Exit status: 0 without errors, 1 with rules that never decide (DP502), and with warnings under --strict, 2 with
+    other errors.
     """
     trees = [load_model(session, name) for name in model]
     found = {name: _findings(name, trees) for name in dict.fromkeys(policies)}
@@ -69,13 +70,13 @@ def command(session: Session, policies: tuple[str, ...], strict: bool, model: tu
         counts = [(len(found), "policy", "policies"), (errors, "error", "errors"), (warnings, "warning", "warnings")]
         summary = ", ".join(f"{number} {one if number == 1 else more}" for number, one, more in counts)
         session.out.print([[(summary, "error" if errors else "warning" if warnings else "good")]])
-    if errors:
+    if any(finding.severity == "error" and not finding.code.startswith("DP5") for finding in every):
         return 2
-    return 1 if warnings and strict else 0
+    return 1 if errors or (warnings and strict) else 0
 
 
 def _findings(name: str, trees: list[ModelTree]) -> list[Diagnostic]:
-    from devpolicy.cli.lint import lint
+    from devpolicy.placement.lint import lint
     from devpolicy.review.suites import problems
 
     tests = problems(name)
@@ -86,9 +87,4 @@ def _findings(name: str, trees: list[ModelTree]) -> list[Diagnostic]:
     except PolicyError as error:
         return list(findings_of(error))
     findings = [*policy.warnings, *(problems(name, policy) or [])]
-    for tree in trees:
-        try:
-            findings += lint(policy, tree)
-        except PolicyError as error:
-            findings += findings_of(error)
-    return findings
+    return findings + [finding for tree in trees for finding in lint(policy, tree)]
