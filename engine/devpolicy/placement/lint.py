@@ -6,10 +6,11 @@ shadow wholly (DP502). Plans are refused for the errors among them; `devpolicy c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from functools import partial
 
-from devpolicy.errors import Diagnostic
+from devpolicy.errors import Diagnostic, Place
 from devpolicy.language.conditions import Condition
 from devpolicy.language.policy import Policy, Rule
 from devpolicy.model import ModelTree
@@ -22,6 +23,27 @@ def lint(policy: Policy, tree: ModelTree) -> list[Diagnostic]:
     """Return what is said of a policy's rules on a model, in written order."""
     division = divide(tree, policy.rules, size_model(tree, policy.workload))
     return findings_of_rules(policy, tree, division)
+
+
+def lint_components(policy: Policy, trees: Mapping[str, ModelTree]) -> list[Diagnostic]:
+    """Return what is said of the rules that speak for components, each on its own model.
+
+    A rule that speaks for several may match nothing in some of them: a warning is told where it holds in all.
+    """
+    found: dict[Diagnostic, None] = {}
+    idle: dict[Place | None, list[Diagnostic]] = {}
+    spoken: Counter[Place | None] = Counter()
+    for name, tree in trees.items():
+        flat = policy.for_component(name)
+        spoken.update(rule.place for rule in flat.rules)
+        division = divide(tree, flat.rules, size_model(tree, flat.workload))
+        for finding in findings_of_rules(flat, tree, division, name):
+            if finding.severity == "error":
+                found[finding] = None
+            else:
+                idle.setdefault(finding.place, []).append(finding)
+    everywhere = [told[0] for place, told in idle.items() if len(told) == spoken[place]]
+    return [*found, *everywhere]
 
 
 def findings_of_rules(
