@@ -54,7 +54,7 @@ DOORS: dict[str, set[str]] = {
     "model": {"models"},  # ModelTree.load, parse, to_toml, from_module, from_config, from_checkpoint
     "review.draw": {"testing"},  # the strategies for models, where Hypothesis is installed
     "placement.plan": {"adapters"},  # Plan.to_hf_kwargs, to_pipeline_kwargs, verify
-    "adapters.haystack": {"api", "host", "language"},  # policy_callbacks takes a policy, as `resolve` does
+    "adapters.haystack": {"api"},  # decide takes a policy, as `resolve` does
 }
 
 HEAVY = {
