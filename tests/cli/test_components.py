@@ -158,3 +158,56 @@ def test_a_pool_shows_what_its_other_side_takes(tmp_path: Path) -> None:
     (tmp_path / "pool.toml").write_text(text, encoding="utf-8")
     shown = invoke("plan", str(tmp_path / "pool.toml"), "--host", "macbook-m3-36gb").stdout
     assert "▞ others" in shown
+
+
+# Check.
+
+
+CHECKED = """prefer = "cpu"
+
+[offload]
+lm_head = "disk"
+nowhere = "disk"
+
+[component."*"]
+offload = { "model.norm" = "disk", "no.such" = "disk" }
+
+[component.reader]
+model = "bert-base"
+
+[component.writer]
+model = "llama-3.2-1b"
+offload = { "model.layers.99" = "disk" }
+"""
+
+
+def checked(tmp_path: Path, text: str, *arguments: str) -> list[tuple[str, str, int]]:
+    (tmp_path / "p.toml").write_text(text, encoding="utf-8")
+    (policy,) = json.loads(invoke("check", str(tmp_path / "p.toml"), *arguments, "--format", "json").stdout)["policies"]
+    return [(one["code"], one["severity"], one["place"]["line"]) for one in policy["findings"]]
+
+
+def test_check_compares_the_rules_of_components_with_their_models(tmp_path: Path) -> None:
+    assert sorted(checked(tmp_path, CHECKED), key=lambda one: one[2]) == [
+        ("DP501", "warning", 5),  # in neither model
+        ("DP501", "warning", 8),
+        ("DP501", "error", 15),  # its own
+    ]
+
+
+def test_check_takes_a_model_for_a_component(tmp_path: Path) -> None:
+    found = checked(tmp_path, CHECKED, "--model", "writer=bert-base")
+    assert sorted(found, key=lambda one: one[2]) == [
+        ("DP501", "warning", 4),  # no model has a head any more
+        ("DP501", "warning", 5),
+        ("DP501", "warning", 8),
+        ("DP501", "warning", 8),
+        ("DP501", "error", 15),
+    ]
+
+
+def test_check_of_a_model_that_is_not_here_is_a_warning(tmp_path: Path) -> None:
+    text = 'prefer = "cpu"\n[component.a]\nmodel = "./checkpoint"\n'
+    assert checked(tmp_path, text) == [("DP202", "warning", 3)]
+    assert invoke("check", str(tmp_path / "p.toml")).status == 0
+    assert invoke("check", str(tmp_path / "p.toml"), "--strict").status == 1

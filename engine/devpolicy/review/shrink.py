@@ -42,25 +42,15 @@ def smallest(broken: Broken) -> Broken:
     if broken.larger is None:
         host = shrunk(broken.host, lambda host: bool(replace(broken, host=host).why()))
         return replace(broken, host=host)
-    again = True
-    while again:
-        again = False
-        for simpler in _simpler(broken, broken.larger):
-            if simpler.why():
-                broken, again = simpler, True
-                break
+    while simpler := next((one for one in _simpler(broken) if one.why()), None):
+        broken = simpler
     return broken
 
 
 def shrunk(host: Host, still: Callable[[Host], bool]) -> Host:
     """Return the simplest host of which `still` holds, given one of which it does."""
-    again = True
-    while again:
-        again = False
-        for simpler in simpler_hosts(host):
-            if still(simpler):
-                host, again = simpler, True
-                break
+    while simpler := next((one for one in simpler_hosts(host) if still(one)), None):
+        host = simpler
     return host
 
 
@@ -78,8 +68,11 @@ def simpler_hosts(host: Host) -> Iterator[Host]:
         yield replace(host, free=host.memory, disk_free=host.disk)
 
 
-def _simpler(broken: Broken, larger: Host) -> Iterator[Broken]:
+def _simpler(broken: Broken) -> Iterator[Broken]:
     """Yield pairs of hosts that are simpler in the same way."""
+    larger = broken.larger
+    if larger is None:
+        return
     for at in range(len(broken.host.accelerators)):
         yield replace(broken, host=_without(broken.host, at), larger=_without(larger, at))
     for at, one in enumerate(broken.host.accelerators):

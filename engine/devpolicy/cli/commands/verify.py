@@ -105,7 +105,7 @@ def command(
 
 def _text(policy: Policy) -> str:
     """Return what is searched for types of accelerators: everything that the policy says, but its tests and hosts."""
-    return repr(replace(policy, tests=(), hosts=(), source="", prefer_place=None))
+    return repr(replace(policy, tests=(), hosts=(), source="", prefer_place=None, text=None))
 
 
 def _properties(names: Sequence[str]) -> list[Property]:
