@@ -21,6 +21,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from devpolicy import Accelerator, Host, ModelTree, Unsatisfiable
+from devpolicy.certify import certify
 from devpolicy.models.config import build
 from devpolicy.models.generate import CATALOGUE
 from devpolicy.placement.planner import make_plan
@@ -101,6 +102,15 @@ def ours(case: Case, split: str, options: argparse.Namespace) -> Score:
     return score(case, form["device_map"] if "device_map" in form else {"": form["device"]})
 
 
+def gap(case: Case, options: argparse.Namespace) -> float | None:
+    """Return the certified gap of our fastest plan, `None` where there is no plan."""
+    policy = policy_of(case.host, "fastest", context=options.context, batch=options.batch)
+    try:
+        return certify(make_plan(policy, case.tree, case.host, advise=False)).gap
+    except Unsatisfiable:
+        return None
+
+
 def fits(case: Case, options: argparse.Namespace) -> float | None:
     """Return the least share of the fullest device with which everything stays, `None` where not everything can."""
     policy = policy_of(case.host, "balanced", context=options.context, batch=options.batch, overflow=False)
@@ -126,6 +136,7 @@ def compare(name: str, tree: ModelTree, model: Any, host: Host, options: argpars
         "scores": {way: asdict(one) for way, one in scores.items()},
         "needless": [way for way, one in scores.items() if optimum is not None and one.ms and one.offloaded],
         "best_peer_ms": best,
+        "gap": gap(case, options) if options.certify else None,
         "slower_than_a_peer": best is not None and (not mine.feasible or mine.ms > best * (1 + 1e-9)),
     }
 
@@ -185,6 +196,7 @@ def main() -> int:
     arguments.add_argument("--only", nargs="+", choices=CATALOGUE, default=list(CATALOGUE), metavar="MODEL")
     arguments.add_argument("--context", type=int, metavar="N", help="the smaller of 4096 and the model's by default")
     arguments.add_argument("--batch", type=int, default=1, metavar="N")
+    arguments.add_argument("--certify", action="store_true", help="bound the gap of `fastest` (needs highspy)")
     arguments.add_argument("--json", metavar="FILE", help="write the figures there")
     arguments.add_argument("--plot", metavar="FILE", help="draw them there (needs matplotlib)")
     options = arguments.parse_args()
@@ -208,6 +220,9 @@ def main() -> int:
     print(
         f"\n`fastest` beside the best peer: {len(slower)} slower, {len(equal)} equal, of {len(compared)} feasible rows"
     )
+    gaps = sorted(row["gap"] for row in rows if row["gap"] is not None)
+    if gaps:
+        print(f"certified gap of `fastest`: median {gaps[len(gaps) // 2]:.2%}, at most {gaps[-1]:.2%}")
     write_json(options.json, {"environment": environment(), "rows": rows})
     if options.plot:
         plot(options.plot, rows)

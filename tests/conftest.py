@@ -14,6 +14,8 @@ collect_ignore = ["cases"]
 # No deadline anywhere: a shared machine is slow at times, and how fast we are is what benchmarks/ measures.
 # `ci` draws the same examples each time, so that a red run is about the change and not about luck.
 settings.register_profile("ci", deadline=None, max_examples=60, derandomize=True)
+# For a run without libraries beside one with them: the same properties were tried there.
+settings.register_profile("quick", deadline=None, max_examples=20, derandomize=True)
 settings.register_profile("dev", deadline=None, max_examples=200)
 settings.register_profile("deep", deadline=None, max_examples=5000, suppress_health_check=[HealthCheck.too_slow])
 

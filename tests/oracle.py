@@ -71,19 +71,22 @@ def is_unit(tree: Any, path: str) -> bool:
     return whole(path) and not any(whole(above) for above in ancestors(path)[1:])
 
 
+def matches(rule: Any, tree: Any, path: str) -> bool:
+    """Whether all that a rule asks holds for this one module."""
+    cls = next(module.cls for module in tree.modules if module.path == path)
+    return (
+        (not rule.match or any(pattern.matches(path) for pattern in rule.match))
+        and (not rule.cls or any(fnmatchcase(cls, glob) for glob in rule.cls))
+        and (rule.size is None or rule.size.holds(subtree(tree, path)))
+        and (bool(rule.match or rule.cls) or is_unit(tree, path))
+    )
+
+
 def decided(policy: Any, tree: Any, path: str) -> list[Any]:
     """The rules that speak for a module, in written order: own path and ancestors' alike, up to the first final one."""
-    classes = {module.path: module.cls for module in tree.modules}
     speaking = []
     for rule in policy.rules:
-        matched = any(
-            (not rule.match or any(pattern.matches(above) for pattern in rule.match))
-            and (not rule.cls or any(fnmatchcase(classes[above], glob) for glob in rule.cls))
-            and (rule.size is None or rule.size.holds(subtree(tree, above)))
-            and (bool(rule.match or rule.cls) or is_unit(tree, above))
-            for above in ancestors(path)
-        )
-        if matched:
+        if any(matches(rule, tree, above) for above in ancestors(path)):
             speaking.append(rule)
             if rule.on_exhausted == "error":
                 break

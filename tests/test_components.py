@@ -197,6 +197,13 @@ def test_the_device_choice_is_for_the_target_too() -> None:
     assert resolve(policy, machine("xpu"), component="b").to_torch_str() == "xpu:0"
 
 
+@pytest.mark.parametrize(("host", "gpu"), [("1x24gb", 0), ("macbook-m3-36gb", 0), ("cpu-only", -1), ("arc-a770", -1)])
+def test_spacy_runs_on_what_its_form_can_name(host: str, gpu: int) -> None:
+    policy = Policy.parse("prefer = ['cuda', 'xpu', 'mps', 'cpu']\n[component.a]\ntarget = 'spacy'\nneeds = '1 GiB'\n")
+    assert plan_all(policy, host=host)["a"].device.to_spacy() == gpu
+    assert resolve(policy, host, component="a").to_spacy() == gpu
+
+
 # What does not fit.
 
 

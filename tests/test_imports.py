@@ -35,10 +35,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "probe": (*LEAVES, "host"),
     "models": (*LEAVES, "model"),
     "adapters": (*LEAVES, "device", "placement"),
+    "certify": _ENGINE,
     "review": (*_ENGINE, "models", "api"),
     "testing": (*_ENGINE, *_EDGES, "review", "devpolicy"),
     "doctor": (*LEAVES, "host", "probe", "testing"),
-    "cli": (*_ENGINE, *_EDGES, "review", "testing", "doctor", "devpolicy"),
+    "cli": (*_ENGINE, *_EDGES, "certify", "review", "testing", "doctor", "devpolicy"),
     "__main__": ("cli",),
     "devpolicy": (*_ENGINE, "api"),  # the package's own __init__
 }
@@ -53,14 +54,14 @@ DOORS: dict[str, set[str]] = {
     "model": {"models"},  # ModelTree.load, parse, to_toml, from_module, from_config, from_checkpoint
     "review.draw": {"testing"},  # the strategies for models, where Hypothesis is installed
     "placement.plan": {"adapters"},  # Plan.to_hf_kwargs, to_pipeline_kwargs, verify
-    "adapters.haystack": {"api", "host", "language"},  # policy_callbacks takes a policy, as `resolve` does
+    "adapters.haystack": {"api"},  # decide takes a policy, as `resolve` does
 }
 
 HEAVY = {
     *("accelerate", "haystack", "numpy", "safetensors", "scipy", "spacy", "torch", "transformers"),
     *("click", "highspy", "hypothesis", "psutil", "pynvml", "pytest", "rich"),
 }
-MAY_BE_HEAVY = ("adapters", "cli", "models", "probe", "testing")
+MAY_BE_HEAVY = ("adapters", "certify", "cli", "models", "probe", "testing")
 
 
 class Import(NamedTuple):

@@ -109,6 +109,7 @@ def _rules(draw: st.DrawFn, paths: list[str], kind: str, number: int) -> Rule:
     seats = st.lists(st.sampled_from([Term(kind), Term("cuda", 1), CPU]), min_size=1, max_size=2, unique=True)
     return Rule(
         name=f"rule {number}",
+        layer=f"{number}",  # each of a text of its own: rules of one text must not shadow each other
         match=match,
         cls=cls,
         size=size,
@@ -278,7 +279,9 @@ def any_worlds(draw: st.DrawFn) -> World:
     avoid = st.lists(st.sampled_from([*terms, CPU]), max_size=1).map(tuple)
     prefer, avoided = draw(own | st.just(policy.prefer)), draw(st.just(()) | st.just(policy.avoid) | avoid)
     # What a host lacks of `[require]` is a property of its own.
-    return World(replace(policy, prefer=prefer, avoid=avoided, require=None), tree, host)
+    # Rules of one text that shadow each other are refused; here each is as of a text of its own.
+    rules = tuple(replace(rule, layer=f"{number}") for number, rule in enumerate(policy.rules))
+    return World(replace(policy, prefer=prefer, avoid=avoided, require=None, rules=rules), tree, host)
 
 
 def _enlarged(tree: ModelTree) -> ModelTree:

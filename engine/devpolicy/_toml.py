@@ -89,9 +89,7 @@ class Document:
         A path that the text does not hold (a missing key) gives its nearest table. `inside` narrows the
         place to a part of a text, if the text is written without escapes.
         """
-        known = path
-        while known and known not in self._spans:
-            known = known[:-1]
+        known = self._nearest(path)
         if not known:
             return self._at(0, 0)
         span = self._spans[known]
@@ -105,8 +103,14 @@ class Document:
 
     def order(self, path: KeyPath) -> tuple[int, ...]:
         """Return what sorts keys as they are written."""
-        place = self.place(path, "key")
-        return place.line, place.column
+        known = self._nearest(path)
+        return self._spans[known].key if known else (0, 0)
+
+    def _nearest(self, path: KeyPath) -> KeyPath:
+        """Return the path of the nearest table or key that the text holds."""
+        while path and path not in self._spans:
+            path = path[:-1]
+        return path
 
     def written(self, path: KeyPath) -> tuple[str, KeyPath]:
         """Return an empty name and the path: there is no other text."""

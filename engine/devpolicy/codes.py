@@ -187,8 +187,9 @@ CODES: dict[str, Code] = {
     ),
     "DP502": Code(
         "a rule that never decides",
-        "Every module that the rule matches is decided by earlier rules: the first that matches wins. Put the "
-        "narrower rule first.",
+        "Everything that the rule matches in this model is decided by rules written before it: the first that matches "
+        'wins. They are named. Put the narrower rule first. A rule with `on_exhausted = "next"` shadows nothing, nor '
+        "does one with another `when`, and what a nearer text, a profile or a component says is meant to come first.",
     ),
     "DP503": Code(
         "a device that is never used",

@@ -100,13 +100,16 @@ def test_check_with_a_model_tells_rules_that_decide_nothing(tmp_path):
     result = invoke("check", str(policy), "--model", "gpt2", "--strict", "--format", "json")
     findings = json.loads(result.stdout)["policies"][0]["findings"]
     assert [(finding["code"], finding["place"]["line"]) for finding in findings] == [
-        ("DP501", 6),
         ("DP502", 4),
-        ("DP502", 5),
+        ("DP501", 5),
+        ("DP501", 6),
     ]
-    assert "before it `offload.transformer.h.*` decides" in findings[1]["message"]
-    assert "hold no tensors" in findings[2]["message"]
+    assert [finding["severity"] for finding in findings] == ["error", "warning", "warning"]
+    assert "before it `offload.transformer.h.*` decides" in findings[0]["message"]
+    assert "hold no tensors" in findings[1]["message"]
     assert result.status == 1
+    assert invoke("check", str(policy), "--model", "gpt2").status == 1
+    assert invoke("plan", str(policy), *GPT2).status == 2
 
 
 def test_check_with_a_model_tells_a_pattern_that_names_a_tensor(tmp_path):

@@ -85,7 +85,7 @@ def test_the_rest_of_a_cut_block_goes_as_a_whole() -> None:
 
 
 def test_what_a_cut_block_binds_to_the_main_device_may_be_kept_elsewhere_too() -> None:
-    assert where(_spilled(154, text=CUT))["model.layers.1"] == "cpu"
+    assert where(_spilled(125, text=CUT))["model.layers.1"] == "cpu"
 
 
 def test_a_refusal_says_that_a_cut_block_binds_more_to_one_device_than_it_holds() -> None:

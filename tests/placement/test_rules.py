@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from tests.worlds import budgets, device_map, machine, planned, refused, small_llama, where
+
+from devpolicy import Policy, PolicyError
+from devpolicy.placement.lint import lint
 
 TWO, FOUR = machine("cuda", "cuda"), machine(*["cuda"] * 4)
 
@@ -48,7 +52,7 @@ def _rule(places: str, *, rules: str, cuda: int = 1000) -> dict[str, str]:
 
 
 def test_the_first_rule_that_matches_wins_over_a_modules_own_path_and_its_ancestors() -> None:
-    first = '[[rule]]\nmatch = "model.layers"\noffload = "disk"\n'
+    first = '[[rule]]\nmatch = "model.layers"\noffload = "disk"\non_exhausted = "next"\n'
     second = '[[rule]]\nmatch = "model.layers.1"\noffload = "cpu"\n'
     assert _rule("cuda", rules=first + second)["model.layers.1"] == "disk"
     at = _rule("cuda", rules=second + first)
@@ -56,9 +60,62 @@ def test_the_first_rule_that_matches_wins_over_a_modules_own_path_and_its_ancest
 
 
 def test_shorthands_and_rules_stand_in_the_order_in_which_they_are_written() -> None:
-    rule, table = '[[rule]]\nmatch = "lm_head"\noffload = "disk"\n', '[offload]\nlm_head = "cpu"\n'
-    assert _rule("cuda", rules=rule + table)["lm_head"] == "disk"
-    assert _rule("cuda", rules=table + rule)["lm_head"] == "cpu"
+    rule, table = '[[rule]]\nmatch = ["lm_head", "model.norm"]\noffload = "disk"\n', '[offload]\nlm_head = "cpu"\n'
+    wide = table + 'model.layers.0 = "cpu"\n"model.embed_tokens" = "cpu"\n'
+    assert _rule("cuda", rules=wide + rule)["lm_head"] == "cpu"
+    narrow = rule.replace('"model.norm"', '"model.layers.0"')
+    assert _rule("cuda", rules=narrow + '[offload]\nmodel.layers = "cpu"\n')["lm_head"] == "disk"
+
+
+HEAD, ALL = '[[rule]]\nmatch = "lm_head"\noffload = "cpu"\n', '[[rule]]\nmatch = "**"\noffload = "disk"\n'
+
+
+def test_a_rule_that_earlier_ones_shadow_wholly_is_an_error_that_names_them() -> None:
+    layers = '[[rule]]\nname = "layers"\nmatch = "model.layers.*"\noffload = "disk"\n'
+    two = '[[rule]]\nname = "two"\nmatch = ["lm_head", "model.layers.1"]\noffload = "cpu"\n'
+    with pytest.raises(PolicyError) as refused:
+        _rule("cuda", rules=layers + HEAD + two)
+    (finding,) = refused.value.diagnostics
+    assert finding.code == "DP502"
+    assert "rule `two` decides nothing" in finding.message
+    assert "before it `layers`, `rule 2` decide" in finding.message
+    assert finding.place is not None
+    assert "disk" in _rule("cuda", rules=layers + two).values(), "of `lm_head` it decides"
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        ALL.replace('"disk"', '"disk"\non_exhausted = "next"') + HEAD,
+        ALL.replace('"disk"', '"disk"\nwhen = { xpu = "==0" }') + HEAD,
+    ],
+    ids=["exhausted", "on some hosts"],
+)
+def test_a_rule_that_may_leave_something_shadows_nothing(rules: str) -> None:
+    assert _shadowed(Policy.parse(f'prefer = "cuda"\n{rules}')) == []
+
+
+def test_rules_that_count_on_the_same_hosts_shadow_each_other() -> None:
+    when = "when = { cuda = 1 }\n"
+    assert _shadowed(Policy.parse(f'prefer = "cuda"\n{ALL}{when}{HEAD}{when}')) == ["rule 2"]
+
+
+def test_a_rule_of_a_profile_or_of_a_nearer_text_is_meant_to_come_first() -> None:
+    text = 'extends = "offload-lm-head"\n[offload]\n"**" = "cpu"\n'
+    assert _shadowed(Policy.parse(text)) == []
+    text = f'prefer = "cuda"\n{HEAD}[[profile.p.rule]]\nmatch = "**"\noffload = "disk"\n'
+    assert _shadowed(Policy.parse(text).for_host(machine("cuda"), profile="p")) == []
+
+
+def test_a_rule_that_is_skipped_for_tied_tensors_leaves_them_to_the_next() -> None:
+    both = '[[rule]]\nmatch = "lm_head"\nprefer = "cuda"\nties = "skip"\n' + HEAD
+    assert _shadowed(Policy.parse(f'prefer = "cuda"\n{both}'), tied=True) == []
+    assert _shadowed(Policy.parse(f'prefer = "cuda"\n{both}')) == ["rule 2"]
+
+
+def _shadowed(policy: Policy, *, tied: bool = False) -> list[str]:
+    found = lint(policy, small_llama(tied=tied))
+    return [finding.message.split("`")[1] for finding in found if finding.code == "DP502"]
 
 
 def test_match_class_and_size_hold_for_one_and_the_same_module() -> None:

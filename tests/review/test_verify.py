@@ -52,7 +52,6 @@ PLANTED = {
         1,
     ),
 }
-SHADOWED = "offload.model.layers.0"
 CASES = [pytest.param(*case, id=name) for name, case in PLANTED.items()]
 
 
@@ -91,7 +90,11 @@ def test_drawn_hosts_show_it_too_and_shrink_as_far(name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "never"),
     [
-        ('prefer = ["cuda", "cpu"]\n[offload]\n"model.layers.*" = "disk"\nmodel.layers.0 = "disk"\n', SHADOWED),
+        (
+            'prefer = ["cuda", "cpu"]\n[[rule]]\nname = "far"\nmatch = "model.norm"\n'
+            'when = { xpu = 9 }\noffload = "disk"\n',
+            "far",
+        ),
         ('prefer = ["cpu", "cuda"]\n', "prefer cuda"),
         ('prefer = "cpu"\n[[rule]]\nname = "big"\nmatch = "lm_hed"\noffload = "disk"\n', "big"),
         ('prefer = "cpu"\noverflow = "disk"\n', "overflow"),

@@ -17,6 +17,7 @@ from devpolicy.errors import HostError
 from devpolicy.sizes import GIB
 from devpolicy.testing import host_catalogue, simulate_host
 from devpolicy.testing.conformance import (
+    DEVICE_CHECKS,
     HOST_CHECKS,
     MACHINE_CHECKS,
     ConformanceError,
@@ -174,7 +175,7 @@ def test_every_property_of_a_source_is_broken_by_some_test() -> None:
 
 
 def test_names_are_unique_and_claims_are_sentences() -> None:
-    checks = [*HOST_CHECKS, *MACHINE_CHECKS]
+    checks = [*HOST_CHECKS, *MACHINE_CHECKS, *DEVICE_CHECKS]
     assert len({check.name for check in checks}) == len(checks)
     assert all(" " in check.claim and not check.claim.endswith(".") for check in checks)
 
@@ -196,7 +197,7 @@ def test_a_failure_is_ours_and_a_failed_assertion() -> None:
     assert issubclass(ConformanceError, AssertionError)
 
 
-@pytest.fixture(params=[*HOST_CHECKS, *MACHINE_CHECKS], ids=str)
+@pytest.fixture(params=[*HOST_CHECKS, *MACHINE_CHECKS, *DEVICE_CHECKS], ids=str)
 def one_check(request: pytest.FixtureRequest) -> Iterator[Any]:
     yield request.param
 
@@ -205,7 +206,7 @@ def test_a_check_can_be_run_alone(one_check: Any) -> None:
     if not one_check.possible:
         pytest.skip(f"{one_check.library} is not installed")
     host = Host.probe()
-    assert list(one_check.find(host if one_check in MACHINE_CHECKS else observe(lambda: host))) == []
+    assert list(one_check.find(observe(lambda: host) if one_check in HOST_CHECKS else host)) == []
 
 
 def test_observing_asks_twice_and_says_what_changed() -> None:
@@ -220,7 +221,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "conformance.md"
 
 def test_the_page_lists_every_property_with_its_claim() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    assert rows == [(check.name, check.claim) for check in (*HOST_CHECKS, *MACHINE_CHECKS)]
+    assert rows == [(check.name, check.claim) for check in (*HOST_CHECKS, *MACHINE_CHECKS, *DEVICE_CHECKS)]
 
 
 def test_the_failure_on_the_page_is_what_is_printed() -> None:

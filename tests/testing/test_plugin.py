@@ -270,7 +270,8 @@ def test_a_simulation_inside_the_test_is_nearer(pytester: pytest.Pytester) -> No
 
 
 def test_the_real_machine_is_checked_where_that_is_asked_for(pytester: pytest.Pytester) -> None:
-    checks = len(devpolicy.testing.conformance.HOST_CHECKS) + len(devpolicy.testing.conformance.MACHINE_CHECKS)
+    conformance = devpolicy.testing.conformance
+    checks = len([*conformance.HOST_CHECKS, *conformance.MACHINE_CHECKS, *conformance.DEVICE_CHECKS])
     result = pytester.runpytest_inprocess("--devpolicy-real", "-v")
     outcomes = result.parseoutcomes()
     assert outcomes.get("passed", 0) + outcomes.get("skipped", 0) == checks == sum(outcomes.values())

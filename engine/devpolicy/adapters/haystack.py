@@ -14,7 +14,6 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from functools import cache
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from devpolicy.device import ComponentDevice
@@ -100,20 +99,19 @@ def decide(
     and the devices in its Hugging Face keyword arguments are taken out, since they would win. `components` names
     those that are decided, by default all that take a device. For the others, order is restored.
 
+    All of them are planned beside each other, where the policy says what they need, by this callback and no other.
     `host` is by default this machine, probed once. What `devpolicy.resolve` raises while the pipeline loads reaches the
     caller as the `__cause__` of Haystack's `DeserializationError`.
     """
     if isinstance(components, str):
         raise DevPolicyError(f"`components` is a list of names, not the text `{components}`")
-    loaded, machine = _loaded(policy), _probed_once(host)
+    asked = _asking(policy, host)
 
     def callback(name: str, component: type, init_params: dict[str, Any]) -> None:
         if (components is not None and name not in components) or not _takes_device(component):
             restore_order(name, component, init_params)
             return
-        from devpolicy.api import resolve
-
-        init_params["device"] = _to_haystack(resolve(loaded, machine(), component=name, component_class=component))
+        init_params["device"] = _to_haystack(asked(name, component))
         for key in KWARGS:
             if isinstance(init_params.get(key), Mapping):
                 init_params[key] = _rewritten(init_params[key], _without_device)
@@ -139,19 +137,17 @@ def _to_haystack(device: ComponentDevice) -> HaystackDevice:
         raise DeviceError(f"this Haystack cannot express the device: {refused}") from None
 
 
-def _loaded(policy: Policy | str | PathLike[str]) -> Policy:
-    from devpolicy.language.policy import Policy
+def _asking(
+    policy: Policy | str | PathLike[str], host: Host | str | PathLike[str] | None
+) -> Callable[[str, type], ComponentDevice]:
+    """Return what asks a policy for a component's device: on one host, beside what it gave the others."""
+    from devpolicy.api.block import Block
+    from devpolicy.api.inputs import class_path, host_of, policy_of
+    from devpolicy.api.joint import Request
 
-    return policy if isinstance(policy, Policy) else Policy.load(policy)
-
-
-def _probed_once(host: Host | str | PathLike[str] | None) -> Callable[[], Host | str | PathLike[str]]:
-    """Return what gives the host: the one that is there, else this machine as it was when first asked."""
-    if host is not None:
-        return lambda: host
-    from devpolicy.host import Host
-
-    return cache(Host.probe)
+    loaded = policy_of(policy)
+    block = Block(loaded, None if host is None else host_of(host, loaded))
+    return lambda name, cls: block.device(Request(loaded, name, cls=class_path(cls)))
 
 
 def _takes_device(component: Any) -> bool:

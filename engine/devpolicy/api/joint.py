@@ -6,8 +6,10 @@ no room. It knows no caller's thread and no block: `devpolicy.api.block` does.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from typing import Any
 
 from devpolicy.api.inputs import own_tree, tree_of
@@ -54,6 +56,11 @@ class Request:
         """What the policy says of the component, and the consumer that is planned for."""
         flat = self.policy.for_component(self.component, self.cls)
         return flat, self.target or flat.target or DEFAULT_TARGET
+
+    def names_the_model_of(self, other: Request) -> bool:
+        """Whether both give the same model, so that it need not be read to know."""
+        by_name = isinstance(self.model, str | PathLike) and isinstance(other.model, str | PathLike)
+        return self.model is other.model or (by_name and os.fspath(self.model) == os.fspath(other.model))
 
     def tree(self) -> ModelTree | None:
         """Return the model's structure, `None` where at most the bytes are known. Raises `ModelError`."""
@@ -116,7 +123,7 @@ class Joint:
         for one in self.placed if request.component is not None else ():
             before = one.request
             alike = before.component == request.component and before.meaning == request.meaning
-            if alike and (before.model is request.model or one.tree == request.tree()):
+            if alike and (before.names_the_model_of(request) or one.tree == request.tree()):
                 return one
         return None
 

@@ -25,6 +25,7 @@ _COMMANDS = {
     "resolve": "resolve",
     "why": "why",
     "test": "test",
+    "diff": "diff",
     "verify": "verify",
     "host": "host",
     "model": "model",

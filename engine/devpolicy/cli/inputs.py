@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -124,3 +125,28 @@ def named_models(given: Sequence[str]) -> dict[str | None, str]:
             raise DevPolicyError(f"component `{name}` is given twice")
         result[name] = model
     return result
+
+
+def trees_of(
+    session: Session, policies: Sequence[Policy], given: Sequence[str], drawn: bool = False
+) -> list[ModelTree | None]:
+    """Return the models that policies are asked about: those given, globs of the catalogue too, else their tests' own.
+
+    Without any it is `None` alone: the policies' own components, or the device choice. With `drawn` models come from
+    elsewhere too. Raises `DevPolicyError` where rules speak of a model and nothing says of which.
+    """
+    from devpolicy.models import model_catalogue
+    from devpolicy.review.outcome import components_of
+
+    of_tests = [test.model.text for policy in policies for test in policy.tests if test.model is not None]
+    own = any(components_of(policy) for policy in policies)
+    names: list[str] = []
+    for name in given or ([] if own else of_tests):
+        glob = any(sign in name for sign in "*?[")
+        names += [known for known in model_catalogue() if fnmatchcase(known, name)] if glob else [name]
+    if given and not names:
+        raise DevPolicyError(f"no model of the catalogue is like `{given[0]}`")
+    if not names and not own and not drawn and any(policy.rules for policy in policies):
+        hint = "give `--model`, or a `[[test]]` with one"
+        raise DevPolicyError(Diagnostic("", "a policy has rules, and no model says what they match", help=hint))
+    return [load_model(session, name) for name in dict.fromkeys(names)] or ([] if drawn else [None])

@@ -14,15 +14,13 @@ from typing import Any, ClassVar
 from devpolicy.cli.fold import fold
 from devpolicy.errors import DevPolicyError, Diagnostic
 from devpolicy.placement.plan import Plan, PlanError
+from devpolicy.review.moves import Where, beside_modules, moves, told
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _MOST_NOTES = 20
 
 Plans = Mapping[str | None, Plan]
 """Plans by component; a plan that was asked for alone is under `None`."""
-
-Where = tuple[str, str] | None
-"""The device that keeps a module and the one that runs it; `None` where it has no one place."""
 
 
 class LockedPlanError(DevPolicyError):
@@ -48,7 +46,7 @@ def compare(path: str, plans: Plans) -> None:
         before = locked[name]
         digest = before if isinstance(before, str) else before.digest
         if digest != plan.digest:
-            changes = _moves(before, plan) if isinstance(before, Plan) else {}
+            changes = moves(before, plan) if isinstance(before, Plan) else {}
             moved += [
                 {"component": name, "module": at, "from": _for_machines(old), "to": _for_machines(new)}
                 for at, (old, new) in changes.items()
@@ -83,26 +81,6 @@ def read(path: str) -> dict[str | None, Plan | str]:
         raise PlanError(Diagnostic("DP104", f"`{path}` is no lock: {why}")) from None
 
 
-def _moves(before: Plan, now: Plan) -> dict[str, tuple[Where, Where]]:
-    """Return the modules whose place changed, with the old and the new one."""
-    paths = dict.fromkeys([*now.placements, *before.placements])
-    changes = {path: (_where(before, path), _where(now, path)) for path in paths}
-    return {path: (was, is_) for path, (was, is_) in changes.items() if was != is_}
-
-
-def _where(plan: Plan, path: str) -> Where:
-    """Where a module is kept and runs: also one that is part of a unit here, or several units that go together."""
-    places = {(str(unit.device), str(unit.runs_on)) for unit in plan.placements.below(path).values()}
-    return next(iter(places)) if len(places) == 1 else None
-
-
-def _told(where: Where) -> str:
-    if where is None:
-        return "no one place"
-    device, runs_on = where
-    return device if device == runs_on else f"{device} (runs on {runs_on})"
-
-
 def _for_machines(where: Where) -> dict[str, str] | None:
     return None if where is None else {"device": where[0], "runs_on": where[1]}
 
@@ -111,7 +89,7 @@ def _finding(
     path: str, name: str | None, before: Plan | str, now: Plan, changes: Mapping[str, tuple[Where, Where]]
 ) -> Diagnostic:
     rows = fold(changes.items())
-    notes = [f"`{row.pattern}`: {_told(row.key[0])} -> {_told(row.key[1])}" for row in rows]
+    notes = [f"`{row.pattern}`: {told(row.key[0])} -> {told(row.key[1])}" for row in rows]
     if len(notes) > _MOST_NOTES:
         notes = [*notes[:_MOST_NOTES], f"and {len(notes) - _MOST_NOTES} more"]
     if not notes:
@@ -129,11 +107,4 @@ def _finding(
 def _no_move(before: Plan | str, now: Plan) -> str:
     if isinstance(before, str):
         return "the file holds only a digest: a plan's JSON would tell what moved"
-    pairs = [
-        ("component", before.component, now.component),
-        ("target", before.target, now.target),
-        ("dtype", before.load.dtype, now.load.dtype),
-        ("offload folder", before.load.offload_folder, now.load.offload_folder),
-    ]
-    changed = [f"{what} `{old}` -> `{new}`" for what, old, new in pairs if old != new]
-    return f"no module moved: {', '.join(changed) or 'the device map is written otherwise'}"
+    return f"no module moved: {beside_modules(before, now)}"

@@ -61,6 +61,7 @@ class PolicyTest:
     hosts: tuple[Word, ...] = ()
     model: Word | None = None
     component: Word | None = None
+    profile: Word | None = None
     expect: tuple[Expected, ...] = ()
     error: str | None = None
     """The code of the refusal that is expected."""

@@ -18,7 +18,6 @@ from devpolicy.model import FLOATING
 
 SCHEMA_VERSION = 1
 
-_LATER: Kind[object] = Kind("", lambda value, cursor: None)
 _RUN = list_of(term("run"), or_one=True, least=1)
 KEEP = list_of(term("keep"), or_one=True, least=1)
 _TIES = choice("refuse", "follow", "skip")
@@ -26,10 +25,6 @@ _TIES = choice("refuse", "follow", "skip")
 _TABLE: Kind[object] = Kind("a table", lambda value, cursor: value)
 _TABLES: Kind[object] = Kind("tables, `[[rule]]`", lambda value, cursor: value)
 _TESTS: Kind[object] = Kind("tables, `[[test]]`", lambda value, cursor: value)
-
-
-def _later(name: str, doc: str) -> Field:
-    return Field(name, _LATER, doc, later=True)
 
 
 RULE = (
@@ -79,7 +74,7 @@ WORKLOAD = (
         "context",
         integer(1, 2**31 - 1),
         "Tokens of a sequence, prompt and answer together.",
-        default="the smaller of 4096 and the model's, and more than `new_tokens`",
+        default="4096, or the model's if smaller",
     ),
     Field("batch", integer(1, 2**31 - 1), "Sequences at once.", default="`1`"),
     Field("dtype", dtype(*sorted(FLOATING)), "What the model is loaded in.", default="the model's own"),

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NoReturn
 
 from devpolicy.errors import DevPolicyError
@@ -51,16 +52,15 @@ class Pattern:
     """
 
     text: str
-    _prefix: str = field(default="", init=False, repr=False, compare=False)
-    _regex: re.Pattern[str] | None = field(default=None, init=False, repr=False, compare=False)
+    _prefix: str | None = field(default=None, init=False, repr=False, compare=False)
+    """What every matched path begins with; `None` where the pattern is one path."""
 
     def __post_init__(self) -> None:
-        segments = _split(self.text)
+        _split(self.text)
         special = _SPECIAL.search(self.text)
         if special is not None:
             # `a.**` also means `a`, so a dot at the end of the prefix is left to the regex.
             object.__setattr__(self, "_prefix", self.text[: special.start()].removesuffix("."))
-            object.__setattr__(self, "_regex", re.compile(_translate(segments)))
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
@@ -73,15 +73,31 @@ class Pattern:
     @property
     def literal(self) -> bool:
         """Whether the pattern is one module's path."""
-        return self._regex is None
+        return self._prefix is None
 
     def matches(self, path: str) -> bool:
         """Whether a module's own path is matched; its ancestors are not looked at. Linear in the path for each `*`."""
-        if self._regex is None:
+        if self._prefix is None:
             return path == self.text
         if not path.startswith(self._prefix):
             return False
-        return self._regex.fullmatch(path + "." if path else "") is not None
+        return _regex(self.text).fullmatch(path + "." if path else "") is not None
+
+
+@lru_cache(maxsize=4096)
+def _regex(text: str) -> re.Pattern[str]:
+    """Compile a pattern when it is first asked: of a policy's many, most are only ever matched together."""
+    return re.compile(_translate(_DOT.split(text)))
+
+
+def segments_of(pattern: Pattern) -> list[str]:
+    """Return the segments of a pattern, as written."""
+    return _DOT.split(pattern.text)
+
+
+def segment_regex(segment: str) -> str:
+    """Return the regex of one segment but `**`; its subject is a name with a dot behind it."""
+    return _translate_segment(segment)
 
 
 def _fail(text: str, why: str, offset: int, length: int = 1, help: str = "") -> NoReturn:  # noqa: A002

@@ -85,6 +85,8 @@ class Rule:
     """The name in `[component.NAME]` where it is written there."""
     when: Condition | None = None
     """The rule applies only on hosts of which this holds."""
+    layer: str = field(default="", compare=False)
+    """The text or the profile that it comes from, empty for the policy's own text: the nearer one comes first."""
     place: Place | None = field(default=None, compare=False)
 
 

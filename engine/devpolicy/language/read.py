@@ -109,13 +109,11 @@ class _Findings:
 
     def __init__(self, first: Sequence[Diagnostic]) -> None:
         self.all = list(first)
-        self.known = set(first)
 
     def take(self, findings: Sequence[Diagnostic]) -> None:
-        for finding in findings:
-            if finding not in self.known:
-                self.known.add(finding)
-                self.all.append(finding)
+        # A text is read as itself and as part of the whole: the same mistake is told in other words, once is enough.
+        known = {(finding.code, finding.place or finding) for finding in self.all}
+        self.all += dict.fromkeys(one for one in findings if (one.code, one.place or one) not in known)
 
     def checked(self) -> tuple[Diagnostic, ...]:
         """Return the findings in text order, where all are warnings. Raises `PolicyError` else."""

@@ -60,9 +60,6 @@ def updated(page: str) -> str:
 def _part(name: str) -> str:
     if name in _TABLES:
         return _keys(_TABLES[name])
-    if name == "later":
-        top = [f"`{field.name}`" for field in TOP if field.later]
-        return ", ".join(top)
     if name == "codes":
         return _codes()
     if name in ("of_a_plan", "of_a_family"):

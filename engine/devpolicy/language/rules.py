@@ -66,7 +66,8 @@ def _read_offload(value: object, cursor: Cursor, scope: str) -> Iterator[_Ordere
         written.add(text)
         if pattern is not None and kept is not None:
             place = here.document.place(here.path, "key")
-            rule = Rule(f"{scope}offload.{text}", match=(pattern,), offload=kept, place=place)
+            layer = here.document.written(here.path)[0]
+            rule = Rule(f"{scope}offload.{text}", match=(pattern,), offload=kept, layer=layer, place=place)
             yield here.document.order(here.path), rule
 
 
@@ -93,7 +94,7 @@ def _read_rules(value: object, cursor: Cursor, scope: str) -> Iterator[_Ordered]
         name = keys.get("name")
         if name is not None:
             _check_name(name, here.at("name"), first_of)
-        rule = _rule(keys, table, here, name or f"{scope}rule {number}")
+        rule = replace(_rule(keys, table, here, name or f"{scope}rule {number}"), layer=layer)
         yield here.document.order(_first(table, here).path), rule
 
 

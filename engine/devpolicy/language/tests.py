@@ -24,7 +24,7 @@ TEST = (
     Field("hosts", list_of(WORD, or_one=True, least=1), 'Several of them; globs too: `"*"` is the whole catalogue.'),
     Field("model", WORD, "A model of the catalogue, or a path from this file.", default="only a device is chosen"),
     Field("component", WORD, "The component that is planned, beside those that the policy writes before it."),
-    Field("profile", WORD, "The profile that is applied.", later=True),
+    Field("profile", WORD, "The profile that is asked for, beside those that apply by themselves."),
     Field(
         "expect",
         EXPECT,
@@ -76,6 +76,7 @@ def _test(keys: dict[str, Any], cursor: Cursor) -> PolicyTest:
         hosts=keys.get("hosts", (keys["host"],) if "host" in keys else ()),
         model=keys.get("model"),
         component=keys.get("component"),
+        profile=keys.get("profile"),
         expect=(*keys.get("expect", ()), *keys.get("by", ())),
         error=keys.get("expect_error"),
         vary=keys.get("vary", ()),

@@ -27,7 +27,8 @@ _SCANNED = 512
 """Up to so many candidates every count is tried; beyond, the least count is bracketed by doubling and halved."""
 
 
-_TRIED = 24
+_TRIED = 6
+_EXCHANGES = 3
 """So many ways to keep less elsewhere are tried, once it is known how many clusters must go."""
 
 Cluster = list[int]
@@ -72,6 +73,22 @@ def _candidates(problem: Problem) -> list[list[int]]:
     Then other modules, the smallest first. Then what has to go as one. A container's own tensors stay, because no
     consumer can keep them elsewhere.
     """
+    units = problem.units
+
+    def rank(cluster: list[int]) -> tuple[Fraction, int, int, int]:
+        price = _price(cluster, problem)
+        first = units[cluster[0]]
+        one_block = first.block is not None and all(units[at].block == first.block for at in cluster)
+        if one_block or (first.is_block and len(cluster) == 1):
+            return price, 0, 0, -cluster[0]
+        size = first.streamed if len(cluster) == 1 else sum(units[at].weights for at in cluster)
+        return price, min(len(cluster), 2), size, -cluster[0]
+
+    return sorted(movable(problem), key=rank)
+
+
+def movable(problem: Problem) -> list[Cluster]:
+    """Return the clusters that may be kept elsewhere, in no order that means anything."""
     units, assignment = problem.units, problem.assignment
     pieces = Counter(unit.block for at, unit in enumerate(units) if at not in assignment.kept)
     # What is left of a cut block may go as well, all of it.
@@ -86,18 +103,7 @@ def _candidates(problem: Problem) -> list[list[int]]:
         whole = all(block is None or here[block] == pieces[block] for block in here)
         return whole and any(units[at].weights for at in cluster) and not any(units[at].own_only for at in cluster)
 
-    movable = filter(may_go, [*problem.clusters, *united([*assignment.bound, *rest.values()])])
-
-    def rank(cluster: list[int]) -> tuple[Fraction, int, int, int]:
-        price = _price(cluster, problem)
-        first = units[cluster[0]]
-        one_block = first.block is not None and all(units[at].block == first.block for at in cluster)
-        if one_block or (first.is_block and len(cluster) == 1):
-            return price, 0, 0, -cluster[0]
-        size = first.streamed if len(cluster) == 1 else sum(units[at].weights for at in cluster)
-        return price, min(len(cluster), 2), size, -cluster[0]
-
-    return sorted(movable, key=rank)
+    return [cluster for cluster in (*problem.clusters, *united([*assignment.bound, *rest.values()])) if may_go(cluster)]
 
 
 def _price(cluster: Cluster, problem: Problem) -> Fraction:
@@ -144,7 +150,7 @@ def _keep(cluster: Cluster, problem: Problem, room: Assignment, places: Places) 
 
 def _best_places(gone: Sequence[Cluster], places: Places, problem: Problem) -> Places | None:
     """Return where `gone` is kept: what is brought in most often takes the first place of `overflow`."""
-    if len(problem.world.policy.overflow) == 1 or len({_price(cluster, problem) for cluster in gone}) <= 1:
+    if len(problem.world.policy.overflow) == 1 or len(gone) > _SCANNED:
         return places
     room, better = replace(problem.assignment, kept={}, pinned={}), Places()
     for cluster in sorted(gone, key=lambda cluster: -_price(cluster, problem)):
@@ -162,23 +168,45 @@ def _less(
     """
     if len(order) > _SCANNED:
         return gone
-    # In another order of the devices than that of their ids, one less may do.
+
+    # In another order of the devices than that of their ids, less may do.
     search = place if problem.world.policy.split == "fastest" else place_anyhow
-    tried = 0
-    for one in _unlike([*gone[-1:], *sorted(gone, key=lambda cluster: -_brought(cluster, problem))], problem):
-        rest = [cluster for cluster in gone if cluster is not one]
-        if tried < _TRIED and rest and (left := without(rest)) is not None and search(left) is not None:
-            gone = rest
-        tried, search = tried + 1, place_anyhow
-    last = gone[-1]
-    others = (cluster for cluster in order if not any(cluster is one for one in gone))
-    for one in _unlike(sorted(others, key=lambda cluster: _brought(cluster, problem)), problem):
-        if tried >= _TRIED or _brought(one, problem) >= _brought(last, problem):
+
+    def fits(clusters: list[Cluster]) -> bool:
+        left = without(clusters) if clusters else None
+        return left is not None and search(left) is not None
+
+    if search is place and fits(gone[:-1]):
+        gone = gone[:-1]
+    for _ in range(_EXCHANGES):
+        less = _exchanged(gone, order, problem, fits)
+        if less is gone:
             break
-        swapped = [*gone[:-1], one]
-        if (left := without(swapped)) is not None and search(left) is not None:
-            return swapped
-        tried += 1
+        gone = less
+    for one in _unlike(sorted(gone, key=lambda cluster: -_brought(cluster, problem)), problem)[:_TRIED]:
+        rest = [cluster for cluster in gone if cluster is not one]
+        gone = rest if fits(rest) else gone
+    return gone
+
+
+def _exchanged(
+    gone: list[Cluster], order: Sequence[Cluster], problem: Problem, fits: Callable[[list[Cluster]], bool]
+) -> list[Cluster]:
+    """Return `gone` with what costs most exchanged for one, or else for several, that together cost less."""
+    out = max(reversed(gone), key=lambda cluster: _brought(cluster, problem))
+    rest, most = [cluster for cluster in gone if cluster is not out], _brought(out, problem)
+    others = sorted((one for one in order if one not in gone), key=lambda one: _brought(one, problem))
+    cheaper = [one for one in others if _brought(one, problem) < most]
+    for one in _unlike(cheaper, problem)[:_TRIED]:
+        if fits([*rest, one]):
+            return [*rest, one]
+    several: list[Cluster] = []
+    for one in cheaper[:_TRIED]:
+        several.append(one)
+        if sum(_brought(other, problem) for other in several) >= most:
+            break
+        if len(several) > 1 and fits([*rest, *several]):
+            return [*rest, *several]
     return gone
 
 

@@ -14,7 +14,7 @@ from devpolicy.device import ComponentDevice, Device, DeviceMap, DeviceType
 from devpolicy.errors import Diagnostic, PolicyError, Unsatisfiable
 from devpolicy.host import Host
 from devpolicy.language.conditions import check_requirements
-from devpolicy.language.policy import Policy, Rule, Term
+from devpolicy.language.policy import Policy, Term
 from devpolicy.model import ModelTree
 from devpolicy.placement import ties
 from devpolicy.placement.blocks import hold_together
@@ -22,6 +22,7 @@ from devpolicy.placement.choice import no_preference
 from devpolicy.placement.cost import Costs, predict
 from devpolicy.placement.joint import misnamed, one_piece
 from devpolicy.placement.ledger import ledger_of
+from devpolicy.placement.lint import findings_of_rules
 from devpolicy.placement.maps import device_map
 from devpolicy.placement.overflow import OVERFLOW, spill
 from devpolicy.placement.plan import Budget, Load, Placement, Placements, Plan
@@ -95,7 +96,7 @@ def make_plan(
     def attempt(policy: Policy, host: Host) -> Plan | None:
         try:
             return make(policy, host)
-        except Unsatisfiable:
+        except (Unsatisfiable, PolicyError):  # on another host other rules apply
             return None
 
     help_ = remedies(flat, tree, host, attempt)
@@ -119,7 +120,11 @@ def _make(
         )
     sizing = size_model(tree, policy.workload)
     division = divide(tree, policy.rules, sizing)
-    warnings = [*told, *policy.notices, *unused_rules(policy, tree, division, component)]
+    findings = findings_of_rules(policy, tree, division, component)
+    wrong = [finding for finding in findings if finding.severity == "error"]
+    if wrong:
+        raise PolicyError(wrong)
+    warnings = [*told, *policy.notices, *findings]
     costs = Costs(tree, policy.workload, sizing, Speeds.of(host))
     groups = ties.bind(tree, division.units, policy)
     work = _Work(policy, tree, host, consumer, sizing, division, groups, pooled(claims or {}, host), Trace(), costs)
@@ -161,7 +166,7 @@ def _trial(term: Term, work: _Work) -> tuple[World, Solution, dict[str, Budget]]
     units = work.division.units
     assignment = assign(units, work.groups, world, work.trace)
     hold_together(units, world, assignment)
-    problem = Problem(units, assignment, world)
+    work.trace.problem = problem = Problem(units, assignment, world)
     attempt = place(problem) or spill(problem, work.trace)
     if attempt is None:
         raise no_room(problem)
@@ -266,44 +271,6 @@ def _why(term: Term, world: World, solution: Solution, at: int, devices: int) ->
         return "prefer", f"{solution.with_main[at]} `{seat}`"
     share = "the only device that is needed" if devices == 1 else f"one of {devices} that share the model"
     return "prefer", f"`{term}` serves; `{seat}` is {share}"
-
-
-def unused_rules(policy: Policy, tree: ModelTree, division: Division, component: str | None = None) -> list[Diagnostic]:
-    """Return a warning for each rule that matches nothing.
-
-    Raises `PolicyError` where a pattern names a tensor (DP203), and where the rule is the component's own (DP501): it
-    was written for this model.
-    """
-    unused = [rule for number, rule in enumerate(policy.rules) if number not in division.matched]
-    if not unused:
-        return []
-    tensors = set(tree.tensor_names())
-    own = [component is not None and rule.component == component for rule in unused]
-    findings = [_unused(rule, tree, tensors, own=mine) for rule, mine in zip(unused, own, strict=True)]
-    wrong = [finding for finding in findings if finding.severity == "error"]
-    if wrong:
-        raise PolicyError(wrong)
-    return findings
-
-
-def _unused(rule: Rule, tree: ModelTree, tensors: set[str], *, own: bool) -> Diagnostic:
-    named = [pattern.text for pattern in rule.match if pattern.text in tensors]
-    if named:
-        module = named[0].rpartition(".")[0]
-        return Diagnostic(
-            "DP203",
-            f"`{named[0]}` in rule `{rule.name}` is a tensor, and rules place modules",
-            rule.place,
-            "names a tensor",
-            help=f"write `{module}`, the module that holds it",
-        )
-    return Diagnostic(
-        "DP501",
-        f"rule `{rule.name}` matches nothing in `{tree.name}`",
-        rule.place,
-        help=f"`devpolicy model show {tree.name}` lists its modules",
-        severity="error" if own else "warning",
-    )
 
 
 def _refusal(policy: Policy, tree: ModelTree, refusals: Sequence[tuple[Term, Diagnostic]]) -> list[Diagnostic]:

@@ -36,7 +36,7 @@ TARGETS = {
         Target("hf", _ALL, maps=True),
         Target("haystack", frozenset({"cuda", "mps", "xpu", "cpu"}), maps=True),
         Target("torch", _ALL, maps=False),
-        Target("spacy", frozenset({"cuda", "cpu"}), maps=False),
+        Target("spacy", frozenset({"cuda", "mps", "cpu"}), maps=False),
     )
 }
 DEFAULT_TARGET = "hf"

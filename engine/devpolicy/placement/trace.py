@@ -13,6 +13,7 @@ from devpolicy.sizes import format_size
 
 if TYPE_CHECKING:
     from devpolicy.placement.plan import Plan
+    from devpolicy.placement.search import Problem
 
 
 @dataclass(slots=True)
@@ -22,6 +23,8 @@ class Trace:
     terms: list[tuple[str, str]] = field(default_factory=list)
     """Each term with its outcome, in order: why it was refused, or that it serves."""
     notes: dict[str, list[str]] = field(default_factory=dict)
+    problem: Problem | None = field(default=None, repr=False)
+    """What the rules left to the search, as `devpolicy.certify` reads it."""
 
     def term(self, term: str, outcome: str) -> None:
         """Record the outcome of a term."""

@@ -7,12 +7,12 @@ a rule cuts, and a container's own tensors. It knows no host.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 from devpolicy.language.policy import Rule
 from devpolicy.model import ModelTree
+from devpolicy.placement.matching import match, numbers
 from devpolicy.placement.sizing import Sizing
 
 Chain = tuple[int, ...]
@@ -62,16 +62,25 @@ class Division:
     units: list[Unit]
     matched: dict[int, int] = field(default_factory=dict)
     """For each rule that matches anything: how many modules."""
+    speaking: frozenset[int] = frozenset()
+    """The sets of rules that speak for modules with tensors, decided or not, as the bits of integers."""
 
 
 def divide(tree: ModelTree, rules: Sequence[Rule], sizing: Sizing) -> Division:
-    """Divide `tree` under `rules`. Linear in modules times rules."""
+    """Divide `tree` under `rules`. Linear in modules."""
     natural = _natural_units(tree)
-    chains, matched = _chains(tree, rules, sizing, natural)
-    cut = {chain: _up_to_final(chain, rules) for chain in set(chains)}
-    uniform = _uniform(tree, [cut[chain][0] for chain in chains])
-    units = _collect(tree, sizing, natural, [cut[chain] for chain in chains], uniform)
-    return Division(units, matched)
+    sizes = _subtree_sums(tree, sizing.weights) if any(rule.size for rule in rules) else []
+    matches = match(tree, rules, sizes, natural)
+    masks = matches.inherited(tree)
+    # Modules with equal masks share one chain, so that chains are compared by identity.
+    cut = {mask: _up_to_final(tuple(numbers(mask)), rules) for mask in set(masks)}
+    first: dict[Chain, Chain] = {}
+    chains = {mask: (first.setdefault(chain, chain), behind) for mask, (chain, behind) in cut.items()}
+    speaking = [chains[mask] for mask in masks]
+    uniform = _uniform(tree, [chain for chain, _ in speaking])
+    units = _collect(tree, sizing, natural, speaking, uniform)
+    holding = frozenset(mask for mask, module in zip(masks, tree.modules, strict=True) if module.tensors)
+    return Division(units, matches.counts, holding)
 
 
 _LISTS = frozenset({"ModuleList", "ModuleDict", "Sequential"})
@@ -112,45 +121,6 @@ def _natural_units(tree: ModelTree) -> list[bool]:
     return natural
 
 
-def _chains(
-    tree: ModelTree, rules: Sequence[Rule], sizing: Sizing, natural: list[bool]
-) -> tuple[list[Chain], dict[int, int]]:
-    matched: dict[int, int] = {}
-    if not rules:
-        return [()] * len(tree.modules), matched
-    sizes = _subtree_sums(tree, sizing.weights) if any(rule.size for rule in rules) else []
-    classes = {module.cls for module in tree.modules}
-    own: dict[int, list[int]] = {}
-    for number, rule in enumerate(rules):
-        meant = {cls for cls in classes if any(fnmatchcase(cls, glob) for glob in rule.cls)} if rule.cls else classes
-        for position in _named(tree, rule, natural):
-            if tree.modules[position].cls in meant and (rule.size is None or rule.size.holds(sizes[position])):
-                own.setdefault(position, []).append(number)
-                matched[number] = matched.get(number, 0) + 1
-    chains: list[Chain] = []
-    for position, parent in enumerate(tree.parents):
-        inherited = chains[parent] if position else ()
-        chains.append(tuple(sorted({*inherited, *own[position]})) if position in own else inherited)
-    return chains, matched
-
-
-def _named(tree: ModelTree, rule: Rule, natural: list[bool]) -> Iterable[int]:
-    """Return the positions of the modules that a rule's patterns name.
-
-    A rule that goes by size alone speaks of placement units: every container would pass otherwise.
-    """
-    if not rule.match:
-        return range(len(natural)) if rule.cls else (position for position, one in enumerate(natural) if one)
-    literal = {tree.index[pattern.text] for pattern in rule.match if pattern.literal and pattern.text in tree.index}
-    globs = [pattern for pattern in rule.match if not pattern.literal]
-    found = (
-        position
-        for position, module in enumerate(tree.modules)
-        if position in literal or any(pattern.matches(module.path) for pattern in globs)
-    )
-    return found if globs else literal
-
-
 def _up_to_final(chain: Chain, rules: Sequence[Rule]) -> tuple[Chain, Chain]:
     """Cut a chain behind its first final rule, so that equal first parts mean equal decisions."""
     final = (length for length, at in enumerate(chain, start=1) if rules[at].on_exhausted == "error")
@@ -166,11 +136,11 @@ def _subtree_sums(tree: ModelTree, own: list[int]) -> list[int]:
 
 
 def _uniform(tree: ModelTree, chains: list[Chain]) -> list[bool]:
-    """For each module whether one chain speaks for all of its subtree."""
+    """For each module whether one chain speaks for all of its subtree; equal chains are one object."""
     uniform = [True] * len(chains)
     for position in range(len(chains) - 1, 0, -1):
         parent = tree.parents[position]
-        if not uniform[position] or chains[position] != chains[parent]:
+        if not uniform[position] or chains[position] is not chains[parent]:
             uniform[parent] = False
     return uniform
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from devpolicy.language.policy import Policy
-from devpolicy.review.outcome import overflow_name, term_name
+from devpolicy.review.outcome import overflow_name, term_name, variants_of
 from devpolicy.review.run import Result
 from devpolicy.review.suites import Suite
 
@@ -32,13 +32,14 @@ class Coverage:
 def deciders(policy: Policy) -> list[str]:
     """Return what can decide something in a policy: `prefer TERM`, rules and `overflow`, of its top and components."""
     # What the top says speaks for components too, and of itself only where there are none.
-    names: list[str | None] = [entry.name for entry in policy.components]
-    parts = [(name, policy.for_component(name)) for name in names or [None]]
     found: list[str] = []
-    for name, flat in parts:
-        found += [term_name(policy, name, term) for term in flat.prefer]
-        found += [rule.name for rule in flat.rules]
-        found += [overflow_name(policy, name)] if flat.overflow else []
+    for variant in variants_of(policy):
+        names: list[str | None] = [entry.name for entry in variant.components]
+        for name in names or [None]:
+            flat = variant.for_component(name)
+            found += [term_name(variant, name, term) for term in flat.prefer]
+            found += [rule.name for rule in flat.rules]
+            found += [overflow_name(variant, name)] if flat.overflow else []
     return list(dict.fromkeys(found))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from devpolicy.api.joint import Joint, Placed, Request
 from devpolicy.errors import DevPolicyError, PolicyError, Unsatisfiable
+from devpolicy.host import Host
 from devpolicy.language.layers import in_order, source, speaking
 from devpolicy.placement.choice import choose
 from devpolicy.placement.joint import one_piece
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from devpolicy.device import ComponentDevice
     from devpolicy.errors import Diagnostic
-    from devpolicy.host import Host
     from devpolicy.language.policy import Policy, Term
     from devpolicy.model import ModelTree
     from devpolicy.placement.plan import Plan
@@ -87,8 +87,27 @@ def components_of(policy: Policy) -> list[str]:
     return [name for name in in_order(policy) if source(policy, name) is not None]
 
 
+def variants_of(policy: Policy) -> list[Policy]:
+    """Return a policy without profiles, and with each of them: what it may say on some host."""
+    # On a host that is like no other, so that no profile applies by itself.
+    nowhere = Host(memory=0, os="other", arch="other")
+    found: list[Policy] = []
+    for profile in (None, *(one.name for one in policy.profiles)):
+        try:
+            found.append(policy.overlaid(nowhere, profile=profile))
+        except (PolicyError, Unsatisfiable):
+            continue  # what is wrong with it is told where it is asked for
+    return found
+
+
 def answers(
-    policy: Policy, tree: ModelTree | None, host: Host, *, component: str | None = None, advise: bool = False
+    policy: Policy,
+    tree: ModelTree | None,
+    host: Host,
+    *,
+    component: str | None = None,
+    profile: str | None = None,
+    advise: bool = False,
 ) -> list[Outcome]:
     """Return what a policy answers: for one component, or where neither it nor a model is named, for all that it has.
 
@@ -99,23 +118,31 @@ def answers(
         names = [*components_of(policy)] or names
     found: list[Outcome] = []
     for name in names:
-        found.append(ask(policy, tree, host, component=name, advise=advise))
+        found.append(ask(policy, tree, host, component=name, profile=profile, advise=advise))
         if found[-1].refusal is not None:
             break
     return found
 
 
 def ask(
-    policy: Policy, tree: ModelTree | None, host: Host, *, component: str | None = None, advise: bool = False
+    policy: Policy,
+    tree: ModelTree | None,
+    host: Host,
+    *,
+    component: str | None = None,
+    profile: str | None = None,
+    advise: bool = False,
 ) -> Outcome:
     """Return what a policy answers for one component, beside those that it writes before it.
 
-    A refusal is an answer, also that of a rule that names a tensor (DP203).
+    Profiles apply by themselves, and `profile` on demand; no environment is read. A refusal is an answer, also that of
+    a rule that names a tensor (DP203).
     """
     meant = policy
     joint = Joint(host, advise=advise)
-    request = Request(policy, component, tree)
     try:
+        policy = policy.overlaid(host, profile=profile)
+        request = Request(policy, component, tree)
         meant = policy.for_component(component).for_host(host)
         if not request.has_size:
             choice = choose(policy, host, component=component)

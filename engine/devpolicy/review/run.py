@@ -79,7 +79,7 @@ class Result:
 
 def run_case(ready: Ready, variant: Variant) -> Case:
     """Run a test on one of its hosts."""
-    outcomes = answers(ready.policy, ready.tree, variant.host, component=ready.component)
+    outcomes = answers(ready.policy, ready.tree, variant.host, component=ready.component, profile=ready.profile)
     failures = tuple(_failures(ready, variant, outcomes))
     fired = frozenset(name for outcome in outcomes for name in outcome.fired())
     return Case(str(variant), variant.name, failures, fired)
@@ -92,7 +92,8 @@ def _failures(ready: Ready, variant: Variant, outcomes: Sequence[Outcome]) -> It
         yield from _not_refused(ready, host, outcome)
     elif test.expect and outcome.refusal is not None:
         # Planned again with advice: what would help is the first thing that one asks.
-        advised = ask(ready.policy, ready.tree, variant.host, component=outcome.component, advise=True)
+        asked = {"component": outcome.component, "profile": ready.profile}
+        advised = ask(ready.policy, ready.tree, variant.host, **asked, advise=True)
         refusal = advised.refusal or outcome.refusal
         notes = (*refusal.notes, *refusal.help.splitlines()[:1])
         what = f"it is refused with {refusal.code}: {refusal.message}"

@@ -6,7 +6,7 @@ that could be taken away.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -39,29 +39,50 @@ class Broken:
 
 def smallest(broken: Broken) -> Broken:
     """Return the same fault on the simplest host that shows it. Plans some dozens of times."""
-    again = True
-    while again:
-        again = False
-        for simpler in _simpler(broken):
-            if simpler.why():
-                broken, again = simpler, True
-                break
+    if broken.larger is None:
+        host = shrunk(broken.host, lambda host: bool(replace(broken, host=host).why()))
+        return replace(broken, host=host)
+    while simpler := next((one for one in _simpler(broken) if one.why()), None):
+        broken = simpler
     return broken
 
 
-def _simpler(broken: Broken) -> Iterator[Broken]:
-    host, larger = broken.host, broken.larger
-    for at in range(len(host.accelerators)):
-        yield replace(broken, host=_without(host, at), larger=None if larger is None else _without(larger, at))
+def shrunk(host: Host, still: Callable[[Host], bool]) -> Host:
+    """Return the simplest host of which `still` holds, given one of which it does."""
+    while simpler := next((one for one in simpler_hosts(host) if still(one)), None):
+        host = simpler
+    return host
+
+
+def simpler_hosts(host: Host) -> Iterator[Host]:
+    """Yield hosts with one thing less to tell of: an accelerator, its name, what is taken of it, versions."""
+    yield from (_without(host, at) for at in range(len(host.accelerators)))
     for at, one in enumerate(host.accelerators):
-        if one.name is not None or one.capability is not None:
-            plain = replace(one, name=None, capability=None)
-            more = None
-            if larger is not None:
-                more = _with(larger, at, replace(larger.accelerators[at], name=None, capability=None))
-            yield replace(broken, host=_with(host, at, plain), larger=more)
-        if larger is None and one.free < one.memory:
-            yield replace(broken, host=_with(host, at, replace(one, free=one.memory)))
+        if one != (plain := _plain(one)):
+            yield _with(host, at, plain)
+        if one.free < one.memory:
+            yield _with(host, at, replace(one, free=one.memory))
+    if host.versions:
+        yield replace(host, versions=())
+    if host.free < host.memory or host.disk_free < host.disk:
+        yield replace(host, free=host.memory, disk_free=host.disk)
+
+
+def _simpler(broken: Broken) -> Iterator[Broken]:
+    """Yield pairs of hosts that are simpler in the same way."""
+    larger = broken.larger
+    if larger is None:
+        return
+    for at in range(len(broken.host.accelerators)):
+        yield replace(broken, host=_without(broken.host, at), larger=_without(larger, at))
+    for at, one in enumerate(broken.host.accelerators):
+        plain, more = _plain(one), _plain(larger.accelerators[at])
+        if (one, larger.accelerators[at]) != (plain, more):
+            yield replace(broken, host=_with(broken.host, at, plain), larger=_with(larger, at, more))
+
+
+def _plain(one: Accelerator) -> Accelerator:
+    return replace(one, name=None, capability=None, uuid=None, physical=None)
 
 
 def _without(host: Host, at: int) -> Host:

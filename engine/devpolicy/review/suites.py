@@ -25,7 +25,7 @@ from devpolicy.language.suite import holds_tests, is_suite, read_suite
 from devpolicy.model import ModelTree
 from devpolicy.models import model_catalogue
 from devpolicy.review.hosts import Variant, find_hosts, varied
-from devpolicy.review.outcome import components_of
+from devpolicy.review.outcome import components_of, variants_of
 
 DECIDERS = ("prefer", "overflow")
 """What decides where a module is when no rule does."""
@@ -46,6 +46,11 @@ class Ready:
     def component(self) -> str | None:
         """The component that is planned; `None` is the policy's top, or all components that it has."""
         return None if self.test.component is None else self.test.component.text
+
+    @property
+    def profile(self) -> str | None:
+        """The profile that is asked for, beside those that apply by themselves."""
+        return None if self.test.profile is None else self.test.profile.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +204,7 @@ def _ready(
 ) -> Ready:
     variants = varied(find_hosts(test.hosts, hosts, folder, findings), test.vary, findings)
     tree = None if test.model is None else _model(test.model, folder, library, findings)
+    _check_profile(test, policy, findings)
     name = _component(test, policy, findings)
     shown = tree or _own_model(policy, name, findings)
     for expected in test.expect:
@@ -211,6 +217,14 @@ def _ready(
             _check_module(expected, shown, findings)
         _check_rule(expected, policy, name, findings)
     return Ready(test, policy, tree, tuple(variants))
+
+
+def _check_profile(test: PolicyTest, policy: Policy, findings: list[Diagnostic]) -> None:
+    names = [one.name for one in policy.profiles]
+    if test.profile is not None and test.profile.text not in names:
+        message = f"the policy has no profile `{test.profile.text}`"
+        help_ = did_you_mean(test.profile.text, names) if names else "leave `profile` out"
+        findings.append(Diagnostic("DP202", message, test.profile.place, "no such profile", help=help_))
 
 
 def _component(test: PolicyTest, policy: Policy, findings: list[Diagnostic]) -> str | None:
@@ -273,8 +287,8 @@ def _check_module(expected: Expected, tree: ModelTree, findings: list[Diagnostic
 
 
 def _check_rule(expected: Expected, policy: Policy, component: str | None, findings: list[Diagnostic]) -> None:
-    of_component = () if component is None else policy.for_component(component).rules
-    known = [*(rule.name for rule in (*policy.rules, *of_component)), *DECIDERS]
+    said = [one if component is None else one.for_component(component) for one in variants_of(policy)]
+    known = [*dict.fromkeys(rule.name for one in said for rule in (*policy.rules, *one.rules)), *DECIDERS]
     if expected.rule is not None and expected.rule not in known:
         message = f"the policy has no rule `{expected.rule}`"
         help_ = did_you_mean(expected.rule, known)

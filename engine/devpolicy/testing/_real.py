@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 
 from devpolicy.host import Host
-from devpolicy.testing.conformance import HOST_CHECKS, MACHINE_CHECKS, Check, ConformanceError, Observed, observe
+from devpolicy.testing.conformance import (
+    DEVICE_CHECKS,
+    HOST_CHECKS,
+    MACHINE_CHECKS,
+    Check,
+    ConformanceError,
+    Observed,
+    observe,
+)
 from devpolicy.testing.conformance.check import hold
 
 
@@ -20,7 +28,7 @@ class Machine(pytest.Collector):
 
     def collect(self) -> list[pytest.Item]:
         """Return the checks; the machine is asked when the first one runs."""
-        checks: list[Check[Any]] = [*HOST_CHECKS, *MACHINE_CHECKS]
+        checks: list[Check[Any]] = [*HOST_CHECKS, *MACHINE_CHECKS, *DEVICE_CHECKS]
         return [Property.from_parent(self, name=one.name, check=one) for one in checks]
 
     @cached_property

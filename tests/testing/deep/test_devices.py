@@ -509,7 +509,7 @@ def test_a_module_that_is_imported_inside_takes_nothing_of_the_host(tmp_path: Pa
 import torch
 from devpolicy.testing import simulate_host
 with simulate_host("2x24gb", depth="tensors"):
-    import torch._dynamo, torch._inductor.utils, torch.distributed.fsdp, torch.nn.parallel, torch.cuda.graphs
+    import torch._dynamo, torch._inductor.utils, torch.nn.parallel, torch.cuda.graphs
     from importlib.util import find_spec
     if find_spec("transformers"):
         from transformers import LlamaConfig, LlamaForCausalLM, Trainer

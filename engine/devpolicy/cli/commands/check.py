@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
+from devpolicy.api.inputs import own_tree
 from devpolicy.cli import complete
-from devpolicy.cli.inputs import load_model, model_help
+from devpolicy.cli.inputs import load_model, model_help, named_models
 from devpolicy.cli.report import findings_of, for_machines, painted, rendered, write_findings
 from devpolicy.cli.session import Session, common, pass_session
-from devpolicy.errors import PolicyError
+from devpolicy.errors import ModelError, PolicyError
+from devpolicy.language.layers import addresses, in_order, source
 from devpolicy.language.policy import Policy
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from devpolicy.errors import Diagnostic
     from devpolicy.model import ModelTree
 
@@ -23,10 +28,10 @@ if TYPE_CHECKING:
 @click.option("--strict", is_flag=True, help="Exit with 1 where there are warnings.")
 @click.option(
     "--model",
-    metavar="MODEL",
+    metavar="[NAME=]MODEL",
     multiple=True,
     shell_complete=complete.models,
-    help=f"Also tell rules that match or decide nothing in it. {model_help}",
+    help=f"Also tell rules that match or decide nothing in it, or in that of the component NAME. {model_help}",
 )
 @common(formats=("human", "json", "github", "sarif"))
 @pass_session
@@ -34,7 +39,7 @@ def command(session: Session, policies: tuple[str, ...], strict: bool, model: tu
     """Read policies and tell everything that is wrong with them.
 
     Every file is read, also after one that cannot be. Whether a rule matches anything depends on the model: give
-    one to know.
+    one to know. The rules of components are compared with the models that the policy names for them.
 
     \b
     Examples:
@@ -43,10 +48,11 @@ def command(session: Session, policies: tuple[str, ...], strict: bool, model: tu
       devpolicy check policy.toml --model llama-3.1-8b --strict
       devpolicy check policy/*.toml --format sarif > devpolicy.sarif
 
-    Exit status: 0 without errors, 1 with warnings under --strict, 2 with errors.
+    Exit status: 0 without errors, 1 with rules that never decide (DP502), and with warnings under --strict, 2 with
+    other errors.
     """
-    trees = [load_model(session, name) for name in model]
-    found = {name: _findings(name, trees) for name in dict.fromkeys(policies)}
+    models = _Models(session, model)
+    found = {name: _findings(name, models) for name in dict.fromkeys(policies)}
     every = [finding for findings in found.values() for finding in findings]
     errors = sum(finding.severity == "error" for finding in every)
     warnings = len(every) - errors
@@ -69,13 +75,42 @@ def command(session: Session, policies: tuple[str, ...], strict: bool, model: tu
         counts = [(len(found), "policy", "policies"), (errors, "error", "errors"), (warnings, "warning", "warnings")]
         summary = ", ".join(f"{number} {one if number == 1 else more}" for number, one, more in counts)
         session.out.print([[(summary, "error" if errors else "warning" if warnings else "good")]])
-    if errors:
+    if any(finding.severity == "error" and not finding.code.startswith("DP5") for finding in every):
         return 2
-    return 1 if warnings and strict else 0
+    return 1 if errors or (warnings and strict) else 0
 
 
-def _findings(name: str, trees: list[ModelTree]) -> list[Diagnostic]:
-    from devpolicy.cli.lint import lint
+class _Models:
+    """The models that the command names: for every policy, or for components of one name."""
+
+    def __init__(self, session: Session, given: Iterable[str]) -> None:
+        self.every: list[ModelTree] = []
+        self.named: dict[str, ModelTree] = {}
+        for text in given:
+            ((name, model),) = named_models([text]).items()
+            if name is None:
+                self.every.append(load_model(session, model))
+            else:
+                self.named[name] = load_model(session, model)
+
+    def of_components(self, policy: Policy, findings: list[Diagnostic]) -> dict[str, ModelTree]:
+        """Return the models of a policy's components. One that is not here is a warning: it may be elsewhere."""
+        trees: dict[str, ModelTree] = {}
+        meant = [name for name in self.named if any(addresses(entry, name) for entry in policy.components)]
+        for name in in_order(policy, meant):
+            entry = source(policy, name)
+            try:
+                tree = self.named.get(name) or (own_tree(entry) if entry else None)
+            except ModelError as broken:
+                findings += [replace(finding, severity="warning") for finding in findings_of(broken)]
+                continue
+            if tree is not None:
+                trees[name] = tree
+        return trees
+
+
+def _findings(name: str, models: _Models) -> list[Diagnostic]:
+    from devpolicy.placement.lint import lint, lint_components
     from devpolicy.review.suites import problems
 
     tests = problems(name)
@@ -86,9 +121,5 @@ def _findings(name: str, trees: list[ModelTree]) -> list[Diagnostic]:
     except PolicyError as error:
         return list(findings_of(error))
     findings = [*policy.warnings, *(problems(name, policy) or [])]
-    for tree in trees:
-        try:
-            findings += lint(policy, tree)
-        except PolicyError as error:
-            findings += findings_of(error)
-    return findings
+    findings += [finding for tree in models.every for finding in lint(policy, tree)]
+    return findings + lint_components(policy, models.of_components(policy, findings))

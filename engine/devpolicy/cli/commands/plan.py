@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,9 +23,11 @@ from devpolicy.cli.inputs import (
     overlay_options,
     policy_argument,
 )
+from devpolicy.cli.remarks import Remark, certificates, compared, lines_of
 from devpolicy.cli.report import tell_lint
 from devpolicy.cli.screen import Screen, plain
 from devpolicy.cli.session import Session, common, pass_session, to_json
+from devpolicy.cli.what_if import read_changes
 from devpolicy.errors import DevPolicyError, Diagnostic
 from devpolicy.language.policy import Policy
 from devpolicy.placement.targets import TARGETS
@@ -54,6 +56,14 @@ Models = Mapping[str | None, str]
 @host_option
 @component_option
 @overlay_options
+@click.option(
+    "--what-if",
+    "what_if",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Plan as if: cuda.count=3, cuda:0.free=20 GiB, memory=128 GiB, context=8192; and compare.",
+)
+@click.option("--certify", is_flag=True, help="Say how far the plan can be from the least predicted time there is.")
 @click.option("--target", type=click.Choice(list(TARGETS)), help="The consumer to plan for; hf by default.")
 @click.option("--to", type=click.Choice(list(FORMS)), help="Print only what the consumer takes, and plan for it.")
 @click.option("--locked", metavar="FILE", help="Fail where the plan is not the one in FILE, and say what moved.")
@@ -68,6 +78,8 @@ def command(
     component: str | None,
     profile: str | None,
     overrides: tuple[str, ...],
+    what_if: tuple[str, ...],
+    certify: bool,
     target: str | None,
     to: str | None,
     locked: str | None,
@@ -97,26 +109,33 @@ def command(
           --locked plan.lock.json
     """
     wanted = named_models(model)
-    loaded = Policy.load(policy)
-    machine = load_host(session, host, loaded)
-    loaded = on_host(loaded, machine, profile, overrides)
+    changes = read_changes(what_if)
+    written = Policy.load(policy)
+    present = load_host(session, host, written)
+    machine = present if changes is None else changes.host(present)
+    loaded = on_host(written, machine, profile, (*overrides, *(changes.overrides if changes else ())))
     _check(loaded, wanted, component)
     models = {name: load_model(session, text) for name, text in wanted.items()}
-    placed = _make(loaded, models, machine, component, target or (FORMS[to].target if to else None))
-    plans = {name: one.plan for name, one in placed.items()}
+    target = target or (FORMS[to].target if to else None)
+    placed = _make(loaded, models, machine, component, target)
+    plans = _plans(placed)
+    remarks = certificates(plans) if certify else []
+    if changes is not None:
+        before = on_host(written, present, profile, overrides)
+        remarks.append(compared(changes, plans, lambda: _plans(_make(before, models, present, component, target))))
     if locked is not None:
         from devpolicy.cli.lock import compare
 
         compare(locked, plans)
-    text = _for_programs(session, plans, to)
+    text = _for_programs(session, plans, to, remarks)
     if output is not None:
         from devpolicy.cli.files import write_whole
 
-        write_whole(output, text if text is not None else _as_text(placed, loaded, machine))
+        write_whole(output, text if text is not None else _as_text(placed, loaded, machine, remarks))
     elif text is not None:
         session.out.write(text)
     else:
-        session.out.print(_view(placed, loaded, machine, session.out))
+        session.out.print([*_view(placed, loaded, machine, session.out), *lines_of(remarks)])
         session.out.print(_next_steps(locked))
     tell_lint(session, loaded)
 
@@ -149,7 +168,11 @@ def _make(
     return dict(joint.place_all(policy, target=target).items())
 
 
-def _for_programs(session: Session, plans: Plans, to: str | None) -> str | None:
+def _plans(placed: Mapping[str | None, Placed]) -> Plans:
+    return {name: one.plan for name, one in placed.items()}
+
+
+def _for_programs(session: Session, plans: Plans, to: str | None, remarks: Sequence[Remark]) -> str | None:
     """Return what is printed as data, `None` where a person is shown the plan."""
     if to is None and not session.json:
         return None
@@ -157,9 +180,12 @@ def _for_programs(session: Session, plans: Plans, to: str | None) -> str | None:
         name: FORMS[to].of_plan(plan) if to is not None else plan.to_dict() for name, plan in plans.items()
     }
     value = forms.get(None, forms)
-    if to is not None and not session.json:
-        return literal(value) + "\n"
-    return to_json(value if None in forms or to is not None else {"schema": 1, "components": value})
+    if to is not None:
+        return to_json(value) if session.json else literal(value) + "\n"
+    whole = value if None in forms else {"schema": 1, "components": value}
+    for remark in remarks:
+        forms.get(remark.component, whole)[remark.key] = remark.data
+    return to_json(whole)
 
 
 def _view(placed: Mapping[str | None, Placed], policy: Policy, host: Host, screen: Screen) -> list[Line]:
@@ -174,10 +200,10 @@ def _view(placed: Mapping[str | None, Placed], policy: Policy, host: Host, scree
     return joint_view(plans, policy, trees, host, screen)
 
 
-def _as_text(placed: Mapping[str | None, Placed], policy: Policy, host: Host) -> str:
+def _as_text(placed: Mapping[str | None, Placed], policy: Policy, host: Host, remarks: Sequence[Remark]) -> str:
     """Return the human form as a file holds it."""
     screen = Screen(io.StringIO())
-    return "".join(f"{plain(line)}\n" for line in _view(placed, policy, host, screen))
+    return "".join(f"{plain(line)}\n" for line in [*_view(placed, policy, host, screen), *lines_of(remarks)])
 
 
 def _next_steps(locked: str | None) -> list[Line]:

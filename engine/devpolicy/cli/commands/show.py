@@ -74,7 +74,9 @@ def _rules(policy: Policy) -> tuple[Rule, ...]:
 
 
 def _view(policy: Policy, loaded: Policy, host: Host, width: int) -> list[Line]:
-    profiles = [f"{one.name} ({'applies' if one.name in policy.applied else 'does not'})" for one in loaded.profiles]
+    profiles = [
+        f"{one.name} ({'applies' if one.name in policy.applied else 'does not apply'})" for one in loaded.profiles
+    ]
     lines: list[Line] = facts(
         [
             ("policy", loaded.source),

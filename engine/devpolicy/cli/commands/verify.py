@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import click
 
 from devpolicy.cli import complete
 from devpolicy.cli.family import family_of, family_options, types_of
-from devpolicy.cli.inputs import load_model, policy_argument
+from devpolicy.cli.inputs import policy_argument, trees_of
 from devpolicy.cli.report import write_findings
 from devpolicy.cli.session import Session, common, pass_session
-from devpolicy.errors import DevPolicyError, Diagnostic
+from devpolicy.errors import Diagnostic
 from devpolicy.language.policy import Policy
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from devpolicy.cli.screen import Line
     from devpolicy.host import Host
     from devpolicy.language.properties import Property
-    from devpolicy.model import ModelTree
     from devpolicy.review.families import Family
     from devpolicy.review.verify import Verdict
 
@@ -87,7 +85,7 @@ def command(
     loaded = Policy.load(policy)
     family = family_of(types_of(types, _text(loaded)), accelerators, memory, free, ram, mixed)
     wanted = _properties(names) or list(proving.DEFAULTS)
-    found = _models(session, loaded, model)
+    found = trees_of(session, [loaded], model, trees)
     if trees or family.size is None or family.size > proving.MOST_HOSTS:
         from devpolicy.review.draw import search
 
@@ -107,32 +105,13 @@ def command(
 
 def _text(policy: Policy) -> str:
     """Return what is searched for types of accelerators: everything that the policy says, but its tests and hosts."""
-    return repr(replace(policy, tests=(), hosts=(), source="", prefer_place=None))
+    return repr(replace(policy, tests=(), hosts=(), source="", prefer_place=None, text=None))
 
 
 def _properties(names: Sequence[str]) -> list[Property]:
     from devpolicy.language.properties import parse_property
 
     return [parse_property(name, family=True) for name in names]
-
-
-def _models(session: Session, policy: Policy, given: Sequence[str]) -> list[ModelTree | None]:
-    """Return the models to place: those given, else those of the policy's tests, else none: the device alone."""
-    from devpolicy.models import model_catalogue
-
-    names: list[str] = []
-    for name in given or [str(test.model) for test in policy.tests if test.model is not None]:
-        glob = any(sign in name for sign in "*?[")
-        names += [known for known in model_catalogue() if fnmatchcase(known, name)] if glob else [name]
-    if given and not names:
-        raise DevPolicyError(f"no model of the catalogue is like `{given[0]}`")
-    if not names and policy.rules:
-        raise DevPolicyError(
-            Diagnostic(
-                "", "the policy has rules, and no model says what they match", help="give `--model`, or `--trees`"
-            )
-        )
-    return [load_model(session, name) for name in dict.fromkeys(names)] or [None]
 
 
 def _finding(policy: Policy, verdict: Verdict) -> Diagnostic:

@@ -6,24 +6,29 @@ asked about, they cannot tell.
     check_host(lambda: Host.load("rig.toml"))      # whatever makes a host
     check_host(Host.probe)                         # this machine
     check_machine(Host.probe())                    # what the libraries say here is what the host says
+    check_devices(Host.probe())                    # and what its devices do with tensors
 
     check.py      a property, and what is raised where some do not hold
     hosts.py      the properties of a source of hosts
     machine.py    what the libraries of this process say, against a host
+    devices.py    what its devices do with tensors
 """
 
 from __future__ import annotations
 
 from devpolicy.testing.conformance.check import Check, ConformanceError
+from devpolicy.testing.conformance.devices import DEVICE_CHECKS, check_devices
 from devpolicy.testing.conformance.hosts import HOST_CHECKS, Observed, check_host, observe
 from devpolicy.testing.conformance.machine import MACHINE_CHECKS, check_machine
 
 __all__ = [
+    "DEVICE_CHECKS",
     "HOST_CHECKS",
     "MACHINE_CHECKS",
     "Check",
     "ConformanceError",
     "Observed",
+    "check_devices",
     "check_host",
     "check_machine",
     "observe",

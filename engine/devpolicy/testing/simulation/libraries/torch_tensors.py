@@ -154,6 +154,9 @@ def _put_generators(simulation: Simulation, held: Held, torch: Any) -> None:
         generators = tuple(held.default_generator(type_, index) for index in range(working))
         _swap(simulation, vars(getattr(torch, type_)), "default_generators", generators)
     _swap(simulation, vars(torch.mps), "_default_mps_generator", None)
+    if count(simulation, "mps"):
+        # `torch.mps.manual_seed` does nothing without.
+        _swap(simulation, torch._C.__dict__, "_has_mps", True)
 
 
 def _swap(simulation: Simulation, namespace: dict[str, Any], name: str, value: Any) -> None:

@@ -269,7 +269,8 @@ void recurrent(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
 // Where a composite kernel would run on the device what the CPU does in one kernel, the CPU's comes first: the numbers
 // are its numbers, and there is less to do.
 inline bool prefers_fallback(const c10::OperatorHandle& op) {
-  static const std::unordered_set<std::string> chosen{"aten::convolution", "aten::convolution_backward"};
+  static const std::unordered_set<std::string> chosen{"aten::convolution", "aten::convolution_backward",
+                                                    "aten::_grouped_mm"};
   if (chosen.count(op.schema().name()) && op.schema().overload_name().empty()) return true;
   return op.hasKernelForDispatchKey(c10::DispatchKey::CPU) &&
       (op.hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutograd) ||

@@ -1,0 +1,144 @@
+"""`devpolicy diff`: where two policies differ."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from devpolicy.cli import complete
+from devpolicy.cli.fold import fold
+from devpolicy.cli.inputs import trees_of
+from devpolicy.cli.session import Session, common, pass_session
+from devpolicy.cli.table import table
+from devpolicy.errors import Diagnostic, HostError
+from devpolicy.language.policy import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from devpolicy.cli.screen import Line
+    from devpolicy.review.diff import Difference, Differences
+    from devpolicy.review.hosts import Variant
+
+
+@click.command(name="diff", short_help="Show where two policies differ, and on which small host.")
+@click.argument("first", metavar="A", shell_complete=complete.policies)
+@click.argument("second", metavar="B", shell_complete=complete.policies)
+@click.option(
+    "--hosts",
+    "--host",
+    metavar="HOST",
+    multiple=True,
+    shell_complete=complete.hosts,
+    help="Hosts, globs too; may be repeated. By default the catalogue without its broken hosts.",
+)
+@click.option(
+    "--models",
+    "--model",
+    metavar="MODEL",
+    multiple=True,
+    shell_complete=complete.models,
+    help="Models, globs too; may be repeated. By default those of the policies' tests.",
+)
+@click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Processes; by default one for each core.")
+@common()
+@pass_session
+def command(
+    session: Session, first: str, second: str, hosts: tuple[str, ...], models: tuple[str, ...], jobs: int | None
+) -> int:
+    """Plan two policies for models on hosts, and show where they differ.
+
+    What differs is where a module is kept or runs, what is refused, and what a model is loaded with; the smallest
+    host that shows a difference is printed as TOML. What decided a place is not compared: see `why`.
+
+    \b
+    Examples:
+      devpolicy diff old.toml new.toml
+      devpolicy diff old.toml new.toml --models "llama-*" --hosts "*24gb"
+
+    Exit status: 0 they never differ, 1 they do, 2 invalid policy or usage.
+    """
+    from devpolicy.review.diff import diff
+
+    policies = Policy.load(first), Policy.load(second)
+    trees = trees_of(session, policies, models)
+    machines = _hosts(policies, hosts)
+    with session.progress("comparing") as progress:
+        found = diff(*policies, trees, machines, jobs=jobs, progress=progress)
+    if session.json:
+        session.print_json(_as_json(first, second, found))
+    else:
+        session.out.print(_view(first, second, found, session.out.width))
+    return 1 if found.found else 0
+
+
+def _hosts(policies: Sequence[Policy], given: Sequence[str]) -> list[Variant]:
+    from devpolicy.host.catalogue import catalogue
+    from devpolicy.language.cases import Word
+    from devpolicy.review.hosts import find_hosts
+
+    own = {name: host for policy in policies for name, host in policy.hosts}
+    names = given or [*own, *(name for name in catalogue() if not name.startswith("faulty/"))]
+    findings: list[Diagnostic] = []
+    found = find_hosts([Word(name) for name in names], own, None, findings)
+    if findings:
+        raise HostError(findings)
+    return found
+
+
+def _view(first: str, second: str, found: Differences, width: int) -> list[Line]:
+    lines: list[Line] = [[("a  ", "strong"), (first, "")], [("b  ", "strong"), (second, "")], ""]
+    if found.found:
+        rows = [[one.model or "-", one.host, _told(one)] for one in found.found]
+        lines += [*table(["model", "host", "a -> b"], rows, width=width, prose=True), ""]
+    if found.smallest is not None and found.shown is not None:
+        lines += [[("the smallest host that shows it", "strong")], *_smallest(found), ""]
+    same = found.compared - len(found.found)
+    summary = f"{len(found.found)} of {found.compared} differ, {same} are the same"
+    return [*lines, [(summary, "warning" if found.found else "good")]]
+
+
+def _smallest(found: Differences) -> list[Line]:
+    from devpolicy.host.writer import write
+
+    assert found.smallest is not None and found.shown is not None
+    shown: list[Line] = [f"  {line}".rstrip() for line in write(found.smallest, under="host.smallest").splitlines()]
+    model = f"{found.shown.model}: " if found.shown.model else ""
+    return [*shown, "", f"  {model}{_told(found.shown)}"]
+
+
+def _told(one: Difference) -> str:
+    from devpolicy.review.moves import told
+
+    if one.refused[0] or one.refused[1]:
+        texts = [f"refused with {text.partition(':')[0]}" if text else "placed" for text in one.refused]
+        return " -> ".join(texts)
+    rows = [f"{row.pattern or 'all'}: {told(row.key[0])} -> {told(row.key[1])}" for row in fold(one.moved.items())]
+    return "; ".join([*rows, *([one.other] if one.other else [])])
+
+
+def _as_json(first: str, second: str, found: Differences) -> dict[str, object]:
+    return {
+        "schema": 1,
+        "a": first,
+        "b": second,
+        "compared": found.compared,
+        "differences": [_difference_json(one) for one in found.found],
+        "smallest": None
+        if found.smallest is None or found.shown is None
+        else {"host": found.smallest.to_toml(), **_difference_json(found.shown)},
+    }
+
+
+def _difference_json(one: Difference) -> dict[str, object]:
+    def place(where: tuple[str, str] | None) -> dict[str, str] | None:
+        return None if where is None else {"device": where[0], "runs_on": where[1]}
+
+    return {
+        "model": one.model,
+        "on": one.host,
+        "moved": {path: {"a": place(was), "b": place(now)} for path, (was, now) in one.moved.items()},
+        "other": one.other or None,
+        "refused": {"a": one.refused[0] or None, "b": one.refused[1] or None},
+    }

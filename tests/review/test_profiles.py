@@ -1,0 +1,82 @@
+"""Tests of policies with profiles: those that apply by themselves, and those that a test asks for."""
+
+from __future__ import annotations
+
+import pytest
+
+from devpolicy import Host, Policy
+from devpolicy.errors import PolicyError
+from devpolicy.language.properties import Property
+from devpolicy.review.coverage import deciders
+from devpolicy.review.families import Family
+from devpolicy.review.many import run_all
+from devpolicy.review.outcome import ask
+from devpolicy.review.run import Result
+from devpolicy.review.suites import ready
+from devpolicy.review.verify import verify
+from devpolicy.sizes import GIB
+
+POLICY = """
+prefer = ["cuda", "cpu"]
+
+[profile.server]
+when  = { cuda = 4 }
+split = "balanced"
+
+[profile.quiet]
+prefer = "cpu"
+
+[profile.quiet.offload]
+lm_head = "disk"
+
+[profile.secret]
+when   = { env.QUIET = "1" }
+prefer = "cpu"
+"""
+
+
+def result(test: str) -> Result:
+    suite = ready(Policy.parse(f'{POLICY}\n[[test]]\nname = "t"\nmodel = "llama-3.1-8b"\n{test}\n', "p.toml"), "p.toml")
+    (found,) = run_all([suite], jobs=1)
+    return found
+
+
+def test_a_profile_applies_by_itself_on_its_hosts_and_nowhere_else() -> None:
+    assert result('host = "4x80gb"\nexpect = { "model.layers.31" = "cuda:3" }').passed
+    assert result('host = "2x24gb"\nexpect = "cuda:0"').passed
+
+
+def test_a_test_asks_for_a_profile() -> None:
+    assert result('host = "2x24gb"\nprofile = "quiet"\nexpect = { "model.**" = "cpu" }').passed
+    assert result('host = "2x24gb"\nprofile = "quiet"\nby = { lm_head = "offload.lm_head" }').passed
+
+
+def test_no_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUIET", "1")
+    monkeypatch.setenv("DEVPOLICY_PROFILE", "quiet")
+    assert result('host = "2x24gb"\nexpect = "cuda:0"').passed
+    assert result('host = "2x24gb"\nprofile = "secret"\nexpect = "cpu"').passed
+
+
+def test_two_profiles_that_disagree_are_a_refusal_with_their_code() -> None:
+    policy = Policy.parse(f'{POLICY}\n[profile.other]\nwhen = {{ cuda = 2 }}\nsplit = "never"\n')
+    refused = ask(policy, None, Host.load("4x80gb")).refusal
+    assert refused is not None
+    assert refused.code == "DP305"
+
+
+def test_what_only_a_profile_says_is_covered_too() -> None:
+    assert deciders(Policy.parse(POLICY)) == ["prefer cuda", "prefer cpu", "offload.lm_head"]
+
+
+def test_every_host_of_a_family_has_its_profiles() -> None:
+    family = Family(("cuda",), 4, (24 * GIB,), (100,), (64 * GIB,))
+    (found,) = verify(Policy.parse(POLICY), [None], family, [Property("always_resolves")], jobs=1)
+    assert (found.status, found.hosts) == ("proved", 5)
+
+
+def test_a_profile_that_the_policy_has_not_is_told_with_the_likely_one() -> None:
+    with pytest.raises(PolicyError) as refused:
+        result('host = "2x24gb"\nprofile = "quite"\nexpect = "cpu"')
+    (finding,) = refused.value.diagnostics
+    assert (finding.code, finding.help) == ("DP202", "did you mean `quiet`?")
