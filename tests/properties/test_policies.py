@@ -11,6 +11,7 @@ from hypothesis.errors import InvalidArgument
 
 from devpolicy.codes import CODES
 from devpolicy.errors import PolicyError
+from devpolicy.language.fields import TOP
 from devpolicy.language.patterns import Pattern
 from devpolicy.language.policy import Policy
 from devpolicy.language.schema import policy_schema
@@ -49,6 +50,7 @@ WORDS = st.sampled_from(
     [
         *["prefer", "overflow", "avoid", "split", "ties", "offload", "rule", "memory", "workload", "schema"],
         *["match", "size", "cuda", "disk", "cpu", "gpu", "cap", "reserve", "when", "a.b", '"a.{0..3}"', '"**"'],
+        *["devices", "require", "extends", "profile", "type", "when", "env", "big", '"big"', '"offload-lm-head"'],
         *[
             "[",
             "]",
@@ -103,7 +105,7 @@ def test_any_shape_of_values_is_read_or_refused(shape):
             )
         return "0"
 
-    for key in ["prefer", "overflow", "avoid", "split", "offload", "rule", "memory", "workload"]:
+    for key in [field.name for field in TOP]:
         read_or_refused(f"{key} = {written(shape)}")
 
 

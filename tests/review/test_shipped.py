@@ -18,10 +18,10 @@ from devpolicy.review.many import run_all
 from devpolicy.review.suites import gather, ready
 
 SHIPPED = shipped_files("policy")
-OPEN = {"offload", "memory", "require"}
+OPEN = {"offload", "memory", "require", "when", "reserve"}
 """Tables of which every entry says something."""
 LISTS = {"prefer", "overflow", "avoid", "rule"}
-SAID = {"split", "ties", "same", "count", "when", "share", "needs", "extends", "headroom", "reserve", "profile"}
+SAID = {"split", "ties", "same", "count", "share", "extends", "headroom", "cap", "basis", "when", "class", "size"}
 Path = tuple[str | int, ...]
 
 
@@ -37,14 +37,13 @@ def removable(value: Any, path: Path = ()) -> Iterator[Path]:
             yield from ((*here, at) for at in range(len(inner)))
             for at, entry in enumerate(inner):
                 yield from removable(entry, (*here, at))
+        elif key in OPEN and isinstance(inner, dict):
+            yield here
+            yield from ((*here, entry) for entry in inner)
+            for entry, said in inner.items():
+                yield from removable(said, (*here, entry))
         elif key in LISTS | SAID:
             yield here
-            yield from removable(inner, here)
-        elif key in OPEN:
-            yield from ((*here, entry) for entry in inner)
-            if key == "memory":
-                for entry, said in inner.items():
-                    yield from removable(said, (*here, entry))
         else:
             yield from removable(inner, here)
 

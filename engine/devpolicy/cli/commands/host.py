@@ -9,7 +9,7 @@ import click
 from devpolicy.cli import complete
 from devpolicy.cli.commands.capture import capture_host
 from devpolicy.cli.group import Group
-from devpolicy.cli.inputs import load_host
+from devpolicy.cli.inputs import load_host, on_host
 from devpolicy.cli.session import Session, common, pass_session
 from devpolicy.cli.table import table
 from devpolicy.language.policy import Policy
@@ -77,6 +77,7 @@ def show_host(session: Session, host: str, policy: str | None) -> None:
     """
     rules = Policy.load(policy) if policy is not None else Policy()
     shown = load_host(session, host, rules)
+    rules = on_host(rules, shown, None, ()).for_host(shown)
     budgets = list(_seats(shown, rules))
     if session.json:
         session.print_json(
