@@ -14,13 +14,15 @@ import sys
 import tracemalloc
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from statistics import median
 from time import process_time
 from typing import Any
 
 from devpolicy import Accelerator, Host, ModelTree, Policy
+from devpolicy.model import Module, Tensor
+from devpolicy.models.generate import CATALOGUE
 from devpolicy.placement.planner import make_plan
 from report import environment, print_table, write_json
 from worlds import WORLDS, World
@@ -198,13 +200,78 @@ def rows(name: str, split: str, found: Mapping[str, Any]) -> list[tuple[str, ...
     return table
 
 
+EIGHT = "8x80gb"
+KINDS = ((12, "RTX 3060"), (24, "RTX 3090"), (48, "L40S"), (80, "A100"))
+AIMS = {EIGHT: 0.05, "4 kinds of 4 GPUs, 200 blocks": 1.0, "100,000 modules, plan": 0.5, "100,000 modules, read": 0.5}
+"""CPU seconds that planning is to take at most. There is no peer beside `fastest`, and none that plans a tree."""
+
+OVERFLOW = 'prefer = "cuda"\noverflow = ["cpu", "disk"]\n[memory.disk]\npath = "offload"\n'
+
+
+def cpu_seconds(action: Callable[[], object], repeats: int) -> float:
+    samples = []
+    for _ in range(repeats):
+        gc.collect()
+        start = process_time()
+        action()
+        samples.append(process_time() - start)
+    return median(samples)
+
+
+def blocks_of(size: int) -> ModelTree:
+    """200 blocks of so many scalars each, between an embedding and a head."""
+    modules = [Module("", "Model"), Module("embed", "Embedding", (Tensor("weight", (128_000, 4096)),))]
+    modules.append(Module("layers", "ModuleList"))
+    for at in range(200):
+        modules.append(Module(f"layers.{at}", "Block"))
+        modules.append(Module(f"layers.{at}.mlp", "Linear", (Tensor("weight", (size,)),)))
+    modules.append(Module("lm_head", "Linear", (Tensor("weight", (128_000, 4096)),)))
+    return ModelTree("blocks", tuple(modules), no_split=frozenset({"Block"}), dtype="bfloat16")
+
+
+def aims(repeats: int) -> dict[str, tuple[float, str]]:
+    """Return the slowest case of each aim, with what it was."""
+    splits = {split: Policy.parse(f'split = "{split}"\n{OVERFLOW}') for split in ("when-needed", "balanced", "fastest")}
+    eight = Host.load(EIGHT)
+    cards = [Accelerator("cuda", memory=f"{size} GiB", name=name) for size, name in KINDS for _ in range(4)]
+    mixed = Host(cards, memory="512 GiB", disk="8 TiB")
+    found: dict[str, list[tuple[float, str]]] = {aim: [] for aim in AIMS}
+    kinds = "4 kinds of 4 GPUs, 200 blocks"
+    for split, policy in splits.items():
+        for name in CATALOGUE:
+            tree = ModelTree.load(name)
+            taken = cpu_seconds(lambda tree=tree, policy=policy: make_plan(policy, replace(tree), eight), repeats)
+            found[EIGHT].append((taken, f"{name}, {split}"))
+        for size in (10**8, 5 * 10**8, 10**9):
+            tree = blocks_of(size)
+            taken = cpu_seconds(lambda tree=tree, policy=policy: make_plan(policy, replace(tree), mixed), repeats)
+            found[kinds].append((taken, f"{size:.0e} scalars, {split}"))
+    model = WORLDS["unfused-moe"].build()
+    tree, budget = ModelTree.from_module(model), budgets(model)
+    for split in PEERS:
+        taken = cpu_seconds(lambda split=split: plan_tree(replace(tree), budget, split), min(repeats, 3))
+        found["100,000 modules, plan"].append((taken, split))
+    found["100,000 modules, read"].append((cpu_seconds(lambda: ModelTree.from_module(model), min(repeats, 3)), ""))
+    return {aim: max(cases) for aim, cases in found.items()}
+
+
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--quick", action="store_true", help="leave out the peers where they need minutes")
+    arguments.add_argument("--aims", action="store_true", help="only time ours against what it is to take at most")
     arguments.add_argument("--repeats", type=int, default=5, metavar="N")
     arguments.add_argument("--only", nargs="+", choices=WORLDS, default=list(WORLDS), metavar="NAME")
     arguments.add_argument("--json", metavar="FILE", help="write the figures there")
     chosen = arguments.parse_args()
+
+    if chosen.aims:
+        timed = aims(chosen.repeats)
+        print_table(
+            ("aim", "CPU ms, slowest", "at most", "of"),
+            [(aim, f"{taken * 1000:,.0f}", f"{AIMS[aim] * 1000:,.0f}", of) for aim, (taken, of) in timed.items()],
+        )
+        write_json(chosen.json, {"environment": environment(), "aims": timed})
+        return 0
 
     figures: dict[str, dict[str, Any]] = {}
     table: list[tuple[str, ...]] = []

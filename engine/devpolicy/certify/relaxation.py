@@ -64,7 +64,7 @@ def relaxations(problem: Problem) -> Iterator[Relaxation]:
     """Yield the question for each main device that a plan may have; the least of their optima is the bound."""
     world, assignment = problem.world, problem.assignment
     spills = bool(world.policy.overflow) and world.target.maps
-    mains: list[int | None] = [*_mains(problem)] if problem.needs_main or spills else []
+    mains: list[int | None] = [*problem.unlike_mains()] if problem.needs_main or spills else []
     if not problem.needs_main:
         mains.append(None)
     for main in mains:
@@ -85,24 +85,6 @@ def relaxations(problem: Problem) -> Iterator[Relaxation]:
             fixed += world.costs.streamed(unit, kept.place, link=world.link)
         streaming = problem.streaming
         yield Relaxation(_kinds(problem, main), devices, main, rooms, streaming, fixed, world.costs.crossing)
-
-
-def _mains(problem: Problem) -> Iterator[int]:
-    """Yield the lowest of each kind of main device, which may use all that a later one may."""
-    world = problem.world
-    lowest_pin = min(problem.pinned, default=len(world.seats))
-    seen: list[tuple[object, set[int]]] = []
-    for number in range(len(world.seats)):
-        beside = world.beside(number)
-        allowed = number <= lowest_pin and (number in world.open or number == lowest_pin)
-        if not allowed or problem.assignment.main not in (None, number) or not beside.issuperset(problem.pinned):
-            continue
-        seat = world.seats[number]
-        kind = (seat.budget, seat.bandwidth, seat.kv_cache, seat.activations)
-        if any(kind == other and beside <= wider for other, wider in seen):
-            continue
-        seen.append((kind, beside))
-        yield number
 
 
 def _kinds(problem: Problem, main: int | None) -> tuple[Kind, ...]:

@@ -64,6 +64,10 @@ class Problem:
         if not self.needs_main:
             yield None
             return
+        yield from (number for number, _ in self._mains())
+
+    def _mains(self) -> Iterator[tuple[int, set[int]]]:
+        """Yield the seats that rules and the term allow as the main device, each with those that it may use."""
         lowest_pin = min(self.pinned, default=len(self.world.seats))
         for number in range(len(self.world.seats)):
             usable = number in self.world.open or number == lowest_pin
@@ -74,6 +78,19 @@ class Problem:
                 and self.assignment.main in (None, number)
                 and beside.issuperset(self.pinned)
             ):
+                yield number, beside
+
+    def unlike_mains(self) -> Iterator[int]:
+        """Yield of the seats that may be the main device those that may do what no earlier one may.
+
+        A later one that is like an earlier one and may use no other seats is never faster.
+        """
+        seen: list[tuple[object, set[int]]] = []
+        for number, beside in self._mains():
+            seat = self.world.seats[number]
+            kind = (seat.budget, seat.bandwidth, seat.kv_cache, seat.activations, number in self.pinned)
+            if not any(kind == other and beside <= wider for other, wider in seen):
+                seen.append((kind, beside))
                 yield number
 
     def bins(self, main: int | None) -> dict[int, Bin]:
@@ -137,7 +154,8 @@ def place(problem: Problem) -> Attempt | None:
     if problem.world.policy.split == "fastest":
         from devpolicy.placement.fastest import fastest  # it needs what stands here
 
-        attempts = [found for main in problem.mains() if (found := fastest(problem, main)) is not None]
+        mains = problem.unlike_mains() if problem.needs_main else (None,)
+        attempts = [found for main in mains if (found := fastest(problem, main)) is not None]
         return min(attempts, key=Attempt.rank, default=None)
     return _best(problem, _split(problem))
 
