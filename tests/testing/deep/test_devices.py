@@ -279,6 +279,34 @@ def test_what_was_saved_on_a_gpu_needs_one_to_load():
         torch.load(saved)
 
 
+def test_indices_are_on_the_cpu_or_beside_what_they_index(rig):
+    """torch's rule, which the elementwise one does not imply; assignments take indices and numbers from anywhere."""
+    here, there = torch.arange(3.0), torch.arange(3.0, device="cuda:1")
+    assert there[torch.tensor([2])].item() == 2
+    for indexed, index in ((here, there > 0), (here, there.long()), (there, torch.tensor([0], device="cuda:0"))):
+        with pytest.raises(RuntimeError, match=rf"indices should be either on cpu or .*\({indexed.device}\)"):
+            indexed[index]
+    here[torch.tensor([0])] = there.sum()
+    assert here.tolist() == [3, 1, 2]
+    for kept, given in ((here, there), (there, here)):
+        with pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
+            kept[torch.tensor([0, 1])] = given[:2]
+
+
+def test_gloo_is_not_handed_simulated_memory(rig, tmp_path: Path):
+    """Its CUDA half is not there, and it does not ask: the process would end."""
+    distributed = torch.distributed
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    try:
+        with pytest.raises(SimulationDepthError, match="DistributedDataParallel"):
+            torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2).cuda())
+        with pytest.raises(SimulationDepthError, match="all_reduce"):
+            distributed.all_reduce(torch.ones(2, device="cuda:0"))
+        distributed.all_reduce(torch.ones(2))
+    finally:
+        distributed.destroy_process_group()
+
+
 def test_streams_and_events(rig):
     stream = torch.cuda.Stream(device=1)
     assert isinstance(stream, torch.cuda.Stream)
@@ -369,6 +397,21 @@ def test_a_phantom_has_a_size_and_no_data():
             result.cpu()
         with pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
             result + torch.ones(4, device="cuda:0")
+
+
+def test_a_phantom_is_printed_with_its_size_in_place_of_its_values():
+    with simulate_host("2x24gb", depth="phantom"):
+        tensor = torch.ones(2, 3, device="cuda:1")
+        assert repr(tensor) == "tensor(..., size=(2, 3), device='cuda:1')"
+        assert "size=(2, 3)" in str(torch.nn.Parameter(tensor))
+        assert repr(torch.ones(2)) == "tensor([1., 1.])"
+
+
+def test_a_phantom_is_not_lost_in_a_tensor_of_the_cpu():
+    with simulate_host("2x24gb", depth="phantom"):
+        kept = torch.zeros(3)
+        with pytest.raises(NotImplementedError, match="no data!"):
+            kept[torch.tensor([0])] = torch.ones((), device="cuda:0")
 
 
 def test_phantoms_are_told_apart_by_their_addresses():

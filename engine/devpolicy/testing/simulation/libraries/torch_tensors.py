@@ -177,6 +177,13 @@ def _refuse(simulation: Simulation, what: str, *args: Any, **kwargs: Any) -> Any
     raise refusal(simulation, f"{what}()")
 
 
+def _tensor_str(simulation: Simulation, original: Callable[..., Any], tensor: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return a tensor's values as text; those of a phantom are not there, and torch shows a size in their place."""
+    if simulation.held and simulation.held.depth == "phantom" and tensor.device.type in KINDS:
+        return f"..., size={tuple(tensor.shape)}"
+    return original(tensor, *args, **kwargs)
+
+
 def _shared(type_: str) -> dict[str, Any]:
     originals = ("manual_seed", "manual_seed_all", "seed", "seed_all", "reset_peak_memory_stats")
     own = {"_lazy_init": partial(_ready, type_), "is_initialized": partial(_is_initialized, type_)}
@@ -195,6 +202,7 @@ LIBRARY = Library(
         "torch.xpu": _shared("xpu"),
         "torch.mps": dict.fromkeys(OF_MPS, ORIGINAL),
         "torch.accelerator": dict.fromkeys(OF_ACCELERATOR, Around(_of_accelerator)),
+        "torch._tensor_str": {"_tensor_str": Around(_tensor_str)},
         "accelerate.utils.modeling": {"get_max_memory": ORIGINAL},
     },
     entered=put_c_half,

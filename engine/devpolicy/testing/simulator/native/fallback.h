@@ -19,6 +19,8 @@ namespace devpolicy {
 // What is known of an operator beforehand.
 struct Operator {
   bool mixes_devices = false;  // it takes tensors of the CPU beside those of a device, as on real devices
+  bool indexes = false;        // its `indices` may be on the CPU
+  bool puts = false;           // and on any device, and so may be a number that is put there
   bool elementwise = false;
   bool draws_unasked = false;  // it draws random numbers, and takes no generator
   bool has_kernel = true;
@@ -26,16 +28,19 @@ struct Operator {
 };
 
 inline Operator look_at(const c10::OperatorHandle& op, bool phantom) {
+  static const std::unordered_set<std::string> indexing{
+      "aten::index", "aten::_unsafe_index", "aten::_unsafe_masked_index", "aten::_unsafe_masked_index_put_accumulate"};
+  static const std::unordered_set<std::string> putting{
+      "aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index_put"};
   static const std::unordered_set<std::string> mixing{
-      "aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index",
-      "aten::_unsafe_index_put", "aten::_unsafe_masked_index", "aten::_unsafe_masked_index_put_accumulate",
-      "aten::_pack_padded_sequence", "aten::_ctc_loss", "aten::_ctc_loss_backward",
-      "aten::ctc_loss", "aten::lstm", "aten::gru", "aten::rnn_tanh",
-      "aten::rnn_relu"};
+      "aten::_pack_padded_sequence", "aten::_ctc_loss", "aten::_ctc_loss_backward", "aten::ctc_loss", "aten::lstm",
+      "aten::gru", "aten::rnn_tanh", "aten::rnn_relu"};
   Operator found;
   const auto& schema = op.schema();
   const auto& name = schema.name();
   found.mixes_devices = mixing.count(name) > 0;
+  found.puts = putting.count(name) > 0;
+  found.indexes = found.puts || indexing.count(name) > 0;
   found.elementwise = op.hasTag(at::Tag::pointwise);
   const auto& arguments = schema.arguments();
   for (size_t at = 0; at < arguments.size(); ++at) {
@@ -70,6 +75,8 @@ class SameDevice {
   void see(const Tensor& tensor, size_t argument) {
     if (!tensor.defined()) return;
     const auto device = tensor.device();
+    if (facts_.indexes && op_.schema().arguments()[argument].name() == "indices") return see_index(device);
+    if (facts_.puts && argument > 0 && tensor.dim() == 0) return;
     if (device.is_cpu()) {
       // A number in a tensor of the CPU goes along, as on real devices.
       if (tensor.dim() == 0 || facts_.mixes_devices) return;
@@ -85,6 +92,13 @@ class SameDevice {
   std::optional<c10::Device> device() const { return simulated_; }
 
  private:
+  // INVARIANT: what is indexed is the first argument.
+  void see_index(c10::Device device) {
+    const auto indexed = first_.value_or(c10::Device(DeviceType::CPU));
+    TORCH_CHECK(facts_.puts || device.is_cpu() || device == indexed,
+                "indices should be either on cpu or on the same device as the indexed tensor (", indexed, ")");
+  }
+
   [[noreturn]] void refuse(c10::Device other, size_t argument) const {
     if (facts_.elementwise) {
       TORCH_CHECK(false, "Expected all tensors to be on the same device, but found at least two devices, ", *first_,
@@ -151,6 +165,11 @@ void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     if (value.isTensor()) {
       const auto tensor = value.toTensor();
       devices.see(tensor, at);
+      const auto* alias = schema.arguments()[at].alias_info();
+      const bool lost = world->phantom && alias && alias->isWrite() && tensor.defined() && tensor.device().is_cpu();
+      TORCH_CHECK_NOT_IMPLEMENTED(!lost, "'", schema.operator_name(), "' cannot write phantom tensors into one of the "
+                                  "CPU; no data! (the host is simulated at depth `phantom`, where tensors have sizes "
+                                  "only)");
       value = aliases.enter(tensor);
     } else if (value.isTensorList()) {
       c10::List<Tensor> entered;
