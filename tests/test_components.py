@@ -401,3 +401,11 @@ def test_a_class_decides_which_entries_speak() -> None:
         assert device.to_torch_str() == "cpu"
     assert resolve(policy, TWO, component="one", component_class="own.Encoder").to_torch_str() == "cuda:0"
     assert resolve(policy, TWO, component="one").to_torch_str() == "cuda:0"
+
+
+def test_another_policy_s_component_of_the_same_name_is_another() -> None:
+    small, large = (Policy.parse(ROOMY + needing(a=size)) for size in ("2 GiB", "9 GiB"))
+    with use_policy(small, TWO):
+        resolve(small, component="a")
+        resolve(large, component="a")
+        assert plan(small, weights(1), component="b").ledger["cuda:0"].others == 9 * GIB

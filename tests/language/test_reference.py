@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from devpolicy.errors import PolicyError
-from devpolicy.language.conditions import CONDITION
+from devpolicy.language.condition_keys import CONDITION
 from devpolicy.language.devices import DEVICE_CLASS
 from devpolicy.language.fields import COMPONENT, DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
 from devpolicy.language.policy import Policy

@@ -5,7 +5,7 @@ import pytest
 import tomli
 
 from devpolicy._shipped import shipped, shipped_files
-from devpolicy.language.conditions import CONDITION
+from devpolicy.language.condition_keys import CONDITION
 from devpolicy.language.devices import DEVICE_CLASS
 from devpolicy.language.fields import COMPONENT, DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
 from devpolicy.language.schema import policy_schema

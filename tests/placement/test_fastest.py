@@ -145,3 +145,14 @@ def test_the_order_of_tables_and_keys_changes_no_digest() -> None:
         f'prefer = "cuda"\nsplit = "fastest"\n[workload]\nbatch = 2\ncontext = 64\n{memory}',
     )
     assert len({make_plan(Policy.parse(text), small_llama(), host).digest for text in texts}) == 1
+
+
+def test_a_unit_that_goes_says_what_it_frees_and_adds_and_what_would_go_next() -> None:
+    plan = _planned(small_llama(4), [(186, 10**8)], overflow=True)
+    assert plan is not None
+    assert plan.trace is not None
+    assert [path for path, unit in plan.placements.items() if unit.rule == "overflow"] == ["model.layers.3"]
+    assert plan.trace.notes["model.layers.3"] == [
+        "overflow: frees 30 B, and is predicted to add 3e-06 ms to each token; "
+        "next would be `model.layers.2`: 30 B, 3e-06 ms"
+    ]

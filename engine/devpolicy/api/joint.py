@@ -1,32 +1,28 @@
 """Components that are planned one beside the other on one host.
 
-Owns what is there already, in which order a policy's components come, and the trial of ways out where one of them has
-no room. It knows no caller's thread and no block: `devpolicy.api.block` does.
+Owns what is there already, and in which order a policy's components come. It knows no caller's thread and no block:
+`devpolicy.api.block` does.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import Any
 
 from devpolicy.api.inputs import own_tree, tree_of
+from devpolicy.api.ways import ways
 from devpolicy.errors import Unsatisfiable
 from devpolicy.host import Host
 from devpolicy.language.layers import in_order, source
-from devpolicy.language.policy import Policy, Term
+from devpolicy.language.policy import Policy
 from devpolicy.model import ModelTree
 from devpolicy.placement.joint import claims_of, refused_beside
 from devpolicy.placement.plan import Plan
 from devpolicy.placement.planner import make_plan
 from devpolicy.placement.targets import DEFAULT_TARGET
-
-_MOST_TRIED = 4
-"""Components of which other places are tried where one has no room: each trial plans all of them again."""
-_LARGE = 5_000
-"""Modules, in sum, above which nothing is tried: nobody waits that long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +48,12 @@ class Request:
         return self if policy is self.policy else replace(self, policy=policy)
 
     @property
-    def meaning(self) -> tuple[Policy, str]:
-        """What the policy says of the component, and the consumer that is planned for."""
+    def meaning(self) -> tuple[Policy, str, object]:
+        """What the policy says of the component, the consumer, and what gives its size where the caller does not."""
         flat = self.policy.for_component(self.component, self.cls)
-        return flat, self.target or flat.target or DEFAULT_TARGET
+        entry = None if self.component is None else source(self.policy, self.component, self.cls)
+        own = None if self.model is not None or entry is None else (entry.model, entry.folder, entry.needs)
+        return flat, self.target or flat.target or DEFAULT_TARGET, own
 
     def names_the_model_of(self, other: Request) -> bool:
         """Whether both give the same model, so that it need not be read to know."""
@@ -151,51 +149,12 @@ class Joint:
         except Unsatisfiable as refused:
             if request.component is None or not (plans or request.policy.components):
                 raise
-            ways = list(self._ways(request, tree, others)) if self.advise else []
-            raise refused_beside(refused, request.component, plans, ways) from None
-
-    def _ways(self, request: Request, tree: ModelTree | None, others: Sequence[Placed]) -> Iterator[str]:
-        """Yield what one change to another component would make room, each tried by planning all of them again."""
-        trees = [tree, *(one.tree for one in others)]
-        if sum(len(one.modules) for one in trees if one is not None) > _LARGE:
-            return
-        policy, name = request.policy, request.component
-        own = [one for one in others if one.request.policy == policy and _entry(policy, one.plan.component)]
-        for one in own[:_MOST_TRIED]:
-            other = one.plan.component
-            entries = tuple(
-                replace(entry, prefer=(Term("cpu"),)) if entry.name == other else entry for entry in policy.components
-            )
-            if self._fit(replace(policy, components=entries), request, tree, others):
-                yield f'`prefer = "cpu"` in `[component.{other}]`'
-        first = [entry for entry in policy.components if entry.name == name]
-        changed = replace(policy, components=(*first, *(entry for entry in policy.components if entry not in first)))
-        if own and first and self._fit(changed, request, tree, others):
-            yield f"`[component.{name}]` written before `[component.{own[0].plan.component}]`"
-
-    def _fit(self, policy: Policy, request: Request, tree: ModelTree | None, others: Sequence[Placed]) -> bool:
-        """Whether all of them can be planned by a changed policy, in its order."""
-        moved = {one.plan.component: one for one in others if one.request.policy == request.policy}
-        asked = {name: (one.request, one.tree) for name, one in moved.items() if name is not None}
-        asked[str(request.component)] = (request, tree)
-        plans = [one.plan for one in others if one.plan.component not in asked]
-        try:
-            for name in (name for name in in_order(policy, asked) if name in asked):
-                one, its_tree = asked[name]
-                options = {"component": name, "cls": one.cls, "target": one.target}
-                claims = claims_of(plans)
-                plans.append(make_plan(policy, its_tree, self.host, **options, claims=claims, advise=False))
-        except Unsatisfiable:
-            return False
-        return True
+            tried = list(ways(self.host, request, tree, others)) if self.advise else []
+            raise refused_beside(refused, request.component, plans, tried) from None
 
 
 def _known(policy: Policy, component: str | None, cls: str | None = None) -> bool:
     return component is not None and source(policy, component, cls) is not None
-
-
-def _entry(policy: Policy, component: str | None) -> bool:
-    return any(entry.name == component for entry in policy.components)
 
 
 def _before(request: Request, models: Iterable[str]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from devpolicy._tables import FLAG, SIZE, TEXT, Field, Kind, choice, integer, list_of, table
 from devpolicy.language.comparisons import SIZE_TEST
-from devpolicy.language.conditions import condition
+from devpolicy.language.condition_keys import condition
 from devpolicy.language.kinds import AMOUNT, CACHE_DTYPES, CLASS, CLASS_PATH, PATTERN, SHARE, dtype
 from devpolicy.language.terms import term
 from devpolicy.model import FLOATING

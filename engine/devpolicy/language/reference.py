@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from devpolicy.codes import CODES
 from devpolicy.errors import Diagnostic, PolicyError
-from devpolicy.language.conditions import CONDITION
+from devpolicy.language.condition_keys import CONDITION
 from devpolicy.language.devices import DEVICE_CLASS
 from devpolicy.language.fields import COMPONENT, DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
 from devpolicy.language.properties import OF_A_FAMILY, OF_A_PLAN

@@ -246,17 +246,19 @@ def _explain(gone: Sequence[Cluster], order: Sequence[Cluster], placed: Attempt,
     problem = placed.problem
     costs, kept = problem.world.costs, problem.assignment.kept
 
-    def told(cluster: Cluster, where: str) -> str:
+    def sums(cluster: Cluster, where: str) -> tuple[str, str]:
         units = [problem.units[at] for at in cluster]
         time = sum(costs.streamed(unit, where, link=problem.world.link) for unit in units)
-        return f"{format_size(sum(unit.weights for unit in units))}, {milliseconds(time, costs.tokens)} for each token"
+        return format_size(sum(unit.weights for unit in units)), milliseconds(time, costs.tokens)
 
     instead = next((cluster for cluster in order if not any(cluster is one for one in gone)), None)
     for cluster in gone:
         where = kept[cluster[0]].place
-        text = f"overflow: frees {told(cluster, where)} more, as predicted"
+        size, time = sums(cluster, where)
+        text = f"overflow: frees {size}, and is predicted to add {time} to each token"
         if instead is not None:
-            text += f"; next would be `{problem.units[instead[0]].path}`: {told(instead, where)}"
+            size, time = sums(instead, where)
+            text += f"; next would be `{problem.units[instead[0]].path}`: {size}, {time}"
         for at in cluster:
             trace.note(problem.units[at].path, text)
 

@@ -163,7 +163,7 @@ def _placed(joint: Joint, request: Request) -> Sequence[Placed]:
 
 
 def _part(placed: Placed, host: Host) -> Part:
-    policy, _ = placed.request.meaning
+    policy, *_ = placed.request.meaning
     tree = placed.tree
     if tree is None:
         policy, tree = one_piece(placed.request.policy, policy, placed.request.component, placed.request.cls)
