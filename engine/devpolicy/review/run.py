@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from devpolicy.errors import Diagnostic, Place
 from devpolicy.review.holds import complaints
 from devpolicy.review.outcome import Outcome, answers, ask, is_meant
-from devpolicy.review.suites import Ready, modules_of
+from devpolicy.review.ready import Ready, modules_of
 
 if TYPE_CHECKING:
     from devpolicy.host import Host

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from devpolicy.errors import DevPolicyError
+from devpolicy.review.ready import Ready
 from devpolicy.review.run import Result, run_case
-from devpolicy.review.suites import Ready, gather
+from devpolicy.review.suites import gather
 
 
 class PolicyFailure(Exception):  # noqa: N818 - it says what a test found, as an assertion does
