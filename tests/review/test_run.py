@@ -195,6 +195,14 @@ def test_a_folder_gives_files_with_tests_and_leaves_other_toml_alone(tmp_path: P
     assert [Path(one.name).relative_to(tmp_path) for one in gather([tmp_path])] == [Path("deep/mine.toml")]
 
 
+def test_a_misspelt_key_does_not_take_the_tests_below_it_out_of_a_folder(tmp_path: Path) -> None:
+    """Else a typing mistake would make a test run pass."""
+    text = 'prefre = "cpu"\n[[test]]\nname = "t"\nhost = "8x80gb"\nexpect = "cpu"\n'
+    (tmp_path / "p.toml").write_text(text)
+    with pytest.raises(PolicyError, match="did you mean `prefer`"):
+        gather([tmp_path])
+
+
 def test_a_broken_policy_with_tests_is_no_other_toml(tmp_path: Path) -> None:
     (tmp_path / "p.toml").write_text('prefer = [\n[[test]]\nname = "t"\n')
     with pytest.raises(PolicyError) as refused:

@@ -30,6 +30,8 @@ SUITE = (
 _HEADER = re.compile(r"^[ \t]*\[", re.MULTILINE)
 _TEST = re.compile(r"^[ \t]*\[\[[ \t]*(?:test|'test'|\"test\")[ \t]*\]\]", re.MULTILINE)
 _OURS_AT_THE_TOP = re.compile(r"^[ \t]*(?:prefer|policy|extends|overflow|offload)[ \t]*[=.]", re.MULTILINE)
+_OUR_HOSTS = re.compile(r"^[ \t]*hosts?[ \t]*=", re.MULTILINE)
+_OUR_EXPECTATIONS = re.compile(r"^[ \t]*(?:expect|expect_error|always)[ \t]*[=.]", re.MULTILINE)
 _OUR_TABLES = re.compile(r"^[ \t]*\[(?:component|profile|devices|offload)\b", re.MULTILINE)
 
 
@@ -45,10 +47,14 @@ class SuiteFile:
 def holds_tests(text: str) -> bool:
     """Whether TOML text is a policy with tests or a file of tests. Broken text may be one: then reading says why.
 
-    `[[test]]` alone does not say so: Cargo has it too.
+    `[[test]]` alone does not say so: Cargo has it too. A misspelt `prefer` must not hide the tests below it, so they
+    say so themselves.
     """
-    if _TEST.search(text) is None:
+    test = _TEST.search(text)
+    if test is None:
         return False
+    if _OUR_HOSTS.search(text, test.end()) and _OUR_EXPECTATIONS.search(text, test.end()):
+        return True
     first = _HEADER.search(text)
     top = text[: first.start()] if first else text
     return _OURS_AT_THE_TOP.search(top) is not None or _OUR_TABLES.search(text) is not None
