@@ -237,6 +237,13 @@ def test_two_classes_that_disagree_on_a_device_are_refused_and_two_that_agree_ar
     assert refused.value.diagnostics[0].place is not None
 
 
+def test_what_the_device_itself_says_settles_what_two_classes_disagree_on() -> None:
+    """The way out that DP306 names."""
+    text = f'prefer = "cuda"\n{CLASSES}[memory]\nbig = "2 GiB"\nours = "3 GiB"\n"cuda:0" = "4 GiB"\n'
+    seats = find(Term("cuda"), Policy.parse(text), _cards(("A", "80 GiB"))).seats
+    assert [seat.cap for seat in seats] == [4 * GIB]
+
+
 def test_a_rule_runs_modules_on_a_class() -> None:
     host = _cards(("A", "24 GiB"), ("B", "80 GiB"))
     text = f'prefer = "cuda"\n{CLASSES}[[rule]]\nmatch = "model.layers.0"\nprefer = "big"\n'

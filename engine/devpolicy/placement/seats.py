@@ -182,23 +182,22 @@ _KEYS = ("basis", "cap", "headroom", "kv_cache", "activations")
 def _said(policy: Policy, what: Accelerator | str) -> MemoryRule:
     """Merge what `[memory]` says of a device: key by key, the device before its classes before its type.
 
-    Raises `Unsatisfiable`, DP306, where two of its classes say different things.
+    Raises `Unsatisfiable`, DP306, where two of its classes say different things that the device itself does not.
     """
     said = MemoryRule(Term(what if isinstance(what, str) else what.type))
     by: dict[str, MemoryRule] = {}
-    for rule in sorted(policy.memory, key=_rank):
+    for rule in sorted(policy.memory, key=_rank, reverse=True):
         if rule.term.type != what if isinstance(what, str) else not rule.term.names(what):
             continue
         for key in _KEYS:
             value = getattr(rule, key)
             if value is None:
                 continue
-            other = by.get(key)
-            if other is not None and _rank(other) == _rank(rule) and getattr(other, key) != value:
+            other = by.setdefault(key, rule)
+            if _rank(other) == _rank(rule) and getattr(other, key) != value:
                 raise Unsatisfiable(
                     _disagreement(str(what if isinstance(what, str) else _device(what)), key, other, rule)
                 )
-            by[key] = rule
     return replace(said, **{key: getattr(rule, key) for key, rule in by.items()})
 
 
