@@ -226,7 +226,7 @@ type = "cuda"
             " --> host.toml:2:1\n"
             "  |\n"
             "2 | acclerator = []\n"
-            "  | ^^^^^^^^^^ not a key of a host file\n"
+            "  | ^^^^^^^^^^ not a key of a host\n"
             "  |\n"
             "  = help: did you mean `accelerator`?"
         )

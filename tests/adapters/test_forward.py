@@ -62,7 +62,10 @@ def test_a_dispatched_model_answers_as_before(model: Any, data: st.DataObject) -
     tree = ModelTree.from_module(model)
     paths = [module.path for module in tree.modules if module.path]
     count = data.draw(st.integers(0, 3)) if paths else 0
-    rules = [Rule(f"rule {at}", (data.draw(patterns(modules=paths)),), offload=(DISK,)) for at in range(count)]
+    # Each of a text of its own: rules of one text must not shadow each other.
+    rules = [
+        Rule(f"rule {at}", (data.draw(patterns(modules=paths)),), offload=(DISK,), layer=f"{at}") for at in range(count)
+    ]
     cap = tree.bytes_as() * data.draw(st.sampled_from((100, 60, 40))) // 100
     policy = Policy(
         prefer=(CPU,),

@@ -91,7 +91,13 @@ def test_a_reader_that_goes_away_is_no_error():
 def test_an_interrupt_leaves_no_traceback(tmp_path):
     waiting = tmp_path / "policy.toml"
     os.mkfifo(waiting)
-    process = subprocess.Popen([*COMMAND, "check", str(waiting)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [*COMMAND, "check", str(waiting)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # What a shell starts in the background ignores interrupts, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     with waiting.open("wb"):  # opened by both: it now reads, and nothing comes
         for _ in range(6):
             process.send_signal(signal.SIGINT)
