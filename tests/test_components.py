@@ -409,3 +409,12 @@ def test_another_policy_s_component_of_the_same_name_is_another() -> None:
         resolve(small, component="a")
         resolve(large, component="a")
         assert plan(small, weights(1), component="b").ledger["cuda:0"].others == 9 * GIB
+
+
+def test_what_a_host_lacks_for_several_components_is_told_together() -> None:
+    wanted = "".join(
+        needing(**{name: "1 GiB"}) + f"require = {{ cuda = {count} }}\n" for name, count in (("a", 3), ("b", 4))
+    )
+    with pytest.raises(Unsatisfiable) as refused:
+        plan_all(Policy.parse("prefer = 'cuda'\n" + wanted), host=TWO)
+    assert [(one.code, one.place.line) for one in refused.value.diagnostics] == [("DP304", 4), ("DP304", 7)]

@@ -16,6 +16,7 @@ from devpolicy.api.inputs import own_tree, tree_of
 from devpolicy.api.ways import ways
 from devpolicy.errors import Unsatisfiable
 from devpolicy.host import Host
+from devpolicy.language.conditions import check_requirements
 from devpolicy.language.layers import in_order, source
 from devpolicy.language.policy import Policy
 from devpolicy.model import ModelTree
@@ -114,6 +115,9 @@ class Joint:
         """Plan all components that the policy has, or that `models` names, in the policy's order."""
         policy = policy.overlaid(self.host)
         names = in_order(policy, self.models)
+        # Of all components at once: a host that lacks several things is told all of them.
+        required = [one for name in names for one in policy.for_component(name).required]
+        check_requirements(dict.fromkeys([policy.require, *required]), self.host)
         return {name: self.place(Request(policy, name, self.models.get(name), target=target)) for name in names}
 
     def _same(self, request: Request) -> Placed | None:

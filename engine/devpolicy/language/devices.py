@@ -85,7 +85,9 @@ def alike(devices: Iterable[Accelerator], same: Sequence[str], count: int = 0) -
 # Reading.
 
 SAME: Kind[tuple[str, ...]] = list_of(choice("name", "memory", "capability"), or_one=True, least=1)
-COUNT = Field("count", integer(1, LARGEST_ID + 1), "Needs at least this many devices, and uses at most as many.")
+COUNT = Field(
+    "count", integer(1, LARGEST_ID + 1), "Needs at least this many devices, and uses at most as many: the first by id."
+)
 
 
 def _read_glob(value: object, cursor: Cursor) -> str | None:
