@@ -7,7 +7,7 @@ from devpolicy.cli.app import app
 
 CASES = [
     ("", "pl", ["plan"]),
-    ("plan", "off", ["offload-lm-head"]),
+    ("plan", "offload-l", ["offload-lm-head"]),
     ("check", "cpu", ["cpu-only"]),
     ("plan p --host", "1x", ["1x8gb", "1x24gb"]),
     ("plan p --model", "bert", ["bert-base"]),
