@@ -57,6 +57,16 @@ def test_a_divided_container_has_a_key_for_each_child_and_for_each_tensor_of_its
     assert _map(tree, "a.y=1") == {"a.scale": "cuda:0", "a.shift": "cuda:0", "a.x": "cuda:0", "a.y": "cuda:1"}
 
 
+def test_a_tensor_and_a_module_of_one_name_on_two_devices_are_refused_and_none_of_them_is_lost() -> None:
+    modules = (
+        Module("", "Model"),
+        Module("a", "Stack", (Tensor("weight", (2,)),)),
+        Module("a.weight", "Stack", (Tensor("inner", (2,)),)),
+    )
+    text = 'prefer = "cuda"\n[[rule]]\nmatch = "a.weight"\noffload = "cpu"\n'
+    assert refused(text, ModelTree("one name", modules), TWO).code == "DP403"
+
+
 def test_entries_are_in_the_order_of_devices_then_the_cpu_then_the_disk() -> None:
     text = """
         prefer = "cuda:0"

@@ -48,7 +48,12 @@ def device_map(tree: ModelTree, units: Sequence[Unit], devices: Sequence[Device]
     whole = _whole(tree, units) if sum(_executes(device) for device in kinds) > 1 else [False] * len(own)
     while wrong := misread([text for text, _, _ in keys], _tensors(tree, keys)):
         keys = sorted(_deeper(tree, subtree, whole, keys, wrong), key=lambda key: entry_rank(device_of(key)))
-    return {key[0]: device_of(key) for key in keys}
+    found: dict[str, Device] = {}
+    for key in keys:
+        if found.setdefault(key[0], device_of(key)) != device_of(key):
+            # No module of torch has a tensor and a child of one name; what is read from names alone may.
+            raise Unsatisfiable(_ambiguous(key[0], [other for other, _, _ in keys]))
+    return found
 
 
 def _executes(device: Device) -> bool:
