@@ -409,11 +409,13 @@ def keys_set(table: dict[str, Any], above: tuple[str, ...] = ()) -> set[tuple[st
     found: set[tuple[str, ...]] = set()
     for key, value in table.items():
         here = (*above, key)
+        if key in ("avoid", "rule", "when"):
+            continue
         if key == "offload":
             found |= {(*here, path) for path in paths(value)}
         elif isinstance(value, dict) and key != "prefer":
             found |= keys_set(caps(value) if key == "memory" else value, here)
-        elif key not in ("avoid", "rule", "when"):
+        else:
             found.add(here)
     return found
 
