@@ -1,4 +1,4 @@
-"""What a failing test is shown: ten conditions, each shrunk to the simplest value that meets it.
+"""What a failing test is shown: ten conditions, each shrunk to the simplest value that meets it; and what is wasted.
 
 Found and shrunk within `MOST` calls of the condition; two seeds each. That few are enough is what makes a property over
 hosts and policies bearable to work with.
@@ -12,7 +12,8 @@ from random import Random
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import find, settings
+from hypothesis import Phase, find, given, settings
+from hypothesis import strategies as st
 
 from devpolicy import Accelerator, Host, Policy
 from devpolicy.model import Module, Tensor
@@ -168,3 +169,37 @@ def test_it_shrinks_to_the_simplest(name: str, seed: int) -> None:
     found = find(case.strategy(), condition, random=Random(seed), settings=thorough)
     assert case.seen(found) == case.simplest
     assert calls <= MOST
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        component_devices(multiple=True),
+        device_maps(),
+        hosts(),
+        faulty_hosts(),
+        model_trees(),
+        policies(),
+        policies(hostile=True),
+    ],
+    ids=["components", "maps", "hosts", "faulty", "trees", "policies", "hostile"],
+)
+def test_little_of_what_is_drawn_is_thrown_away(strategy: st.SearchStrategy[Any]) -> None:
+    """Once half of the policies were: a test of five of them failed Hypothesis's health check."""
+    begun = ended = 0
+
+    @st.composite
+    def counted(draw: st.DrawFn) -> None:
+        nonlocal begun, ended
+        begun += 1
+        draw(strategy)
+        ended += 1
+
+    @settings(max_examples=200, database=None, derandomize=True, phases=[Phase.generate])
+    @given(counted())
+    def draw_all(_: None) -> None:
+        pass
+
+    draw_all()
+    # What is left is what grew too large.
+    assert ended >= 0.7 * begun

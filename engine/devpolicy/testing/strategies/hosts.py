@@ -163,8 +163,8 @@ def _within(ram: int, one: Accelerator) -> Accelerator:
 def _with_faulty_types(host: Host, kinds: Sequence[str]) -> st.SearchStrategy[Host]:
     # Each type on its own, and not a dictionary of some: from that, Hypothesis cannot take away the simpler types.
     reasons = st.tuples(*(st.none() | st.sampled_from(_REASONS) for _ in kinds))
-    told = reasons.map(lambda whys: {kind: why for kind, why in zip(kinds, whys, strict=True) if why})
-    return told.filter(bool).map(lambda faults: replace(host, faults=tuple(faults.items())))
+    told = reasons.map(lambda whys: tuple((kind, why) for kind, why in zip(kinds, whys, strict=True) if why))
+    return told.map(lambda faults: replace(host, faults=faults or ((kinds[0], _REASONS[0]),)))
 
 
 def _with_faulty_devices(host: Host) -> st.SearchStrategy[Host]:

@@ -129,6 +129,7 @@ class _Maker:
         ids = st.integers(0, LARGEST_ID if hostile else 3)
         self.types = st.sampled_from(list(types))
         self.plain_terms = st.just("cpu") | self.types | st.builds(lambda kind, n: f"{kind}:{n}", self.types, ids)
+        self.kinds = self.types
         self.named_terms = self.plain_terms
         self.sizes = _SIZES | _UNKIND_SIZES if hostile else _SIZES
         self.most = 8 if hostile else 3
@@ -144,7 +145,9 @@ class _Maker:
         for name in names:
             tests = self.some({**self.device_tests(), "count": lambda: str(self.draw(st.integers(1, 2)))})
             lines += [f"[devices.{name}]", f"type = {quote(self.draw(self.types))}", *tests]
-        self.named_terms = self.plain_terms | st.sampled_from(names) if names else self.plain_terms
+        if names:
+            self.kinds = self.types | st.sampled_from(names)
+            self.named_terms = self.plain_terms | st.sampled_from(names)
         return lines
 
     def device_tests(self) -> dict[str, Callable[[], str]]:
@@ -186,9 +189,8 @@ class _Maker:
 
     def run_terms(self) -> str:
         same = st.lists(st.sampled_from(["name", "memory", "capability"]), unique=True, min_size=1).map(_quoted_array)
-        kinds = self.named_terms.filter(lambda term: term != "cpu" and ":" not in term)
-        alike = st.builds(lambda kind, names: f'{{ device = "{kind}", same = {names} }}', kinds, same)
-        several = st.builds(lambda kind, n: f'{{ device = "{kind}", count = {n} }}', kinds, st.integers(1, 4))
+        alike = st.builds(lambda kind, names: f'{{ device = "{kind}", same = {names} }}', self.kinds, same)
+        several = st.builds(lambda kind, n: f'{{ device = "{kind}", count = {n} }}', self.kinds, st.integers(1, 4))
         term = self.named_terms.map(quote) | several | alike
         return self.draw(term | st.lists(term, min_size=1, max_size=3).map(_array))
 
