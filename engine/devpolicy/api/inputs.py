@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from devpolicy._shipped import shipped_files
-from devpolicy.errors import Diagnostic, ModelError, PolicyError
+from devpolicy.errors import ModelError, PolicyError, findings_at
 from devpolicy.host import Host
 from devpolicy.language.policy import Component, Policy
 from devpolicy.model import ModelTree
@@ -61,9 +60,7 @@ def _named_there(broken: PolicyError, named: str | None) -> PolicyError:
     """Return an error that says where the name of a profile comes from which nobody gave."""
     if named is None or broken.code != "DP202":
         return broken
-    first, *rest = broken.diagnostics
-    note = f"the environment variable `{PROFILE}` names it"
-    return PolicyError([replace(first, notes=(*first.notes, note)), *rest])
+    return PolicyError(findings_at(broken, note=f"the environment variable `{PROFILE}` names it"))
 
 
 def host_of(host: HostLike | None, policy: Policy) -> Host:
@@ -102,10 +99,8 @@ def own_tree(entry: Component) -> ModelTree | None:
         is_path = entry.model not in shipped_files("fixtures", "models") and os.path.exists(beside)  # noqa: PTH110
         return ModelTree.load(beside if is_path else entry.model)
     except ModelError as broken:
-        first, *rest = broken.diagnostics or (Diagnostic("DP202", str(broken)),)
         note = f"`model` of component `{entry.name}` names it"
-        placed = replace(first, place=first.place or entry.model_place, notes=(*first.notes, note))
-        raise ModelError([placed, *rest]) from None
+        raise ModelError(findings_at(broken, entry.model_place, note=note)) from None
 
 
 def class_path(cls: type | str | None) -> str | None:

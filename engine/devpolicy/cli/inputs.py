@@ -150,7 +150,7 @@ def named_models(given: Sequence[str]) -> dict[str | None, str]:
 
 
 def trees_of(
-    session: Session, policies: Sequence[Policy], given: Sequence[str], drawn: bool = False
+    session: Session, policies: Sequence[Policy], given: Sequence[str], *, drawn: bool = False
 ) -> list[ModelTree | None]:
     """Return the models that policies are asked about: those given, globs of the catalogue too, else their tests' own.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from devpolicy._shipped import shipped_files
 from devpolicy._toml import LARGEST_FILE, Document
-from devpolicy.errors import Diagnostic, PolicyError
+from devpolicy.errors import Diagnostic, PolicyError, findings_at
 from devpolicy.host import Host
 from devpolicy.language.cases import PolicyTest, Word
 from devpolicy.language.policy import Asked, Policy
@@ -46,7 +46,7 @@ def gather(names: Iterable[str | os.PathLike[str]], *, beside: bool = True, aske
     findings: list[Diagnostic] = []
     library = Library()
     suites: list[Suite] = []
-    for file in dict.fromkeys(file for name in names for file in _sources(name, beside)):
+    for file in dict.fromkeys(file for name in names for file in _sources(name, with_beside=beside)):
         try:
             suites.append(_suite(file, library, asked))
         except PolicyError as broken:
@@ -98,7 +98,7 @@ def file_holds_tests(path: Path) -> bool:
     return len(content) <= LARGEST_FILE and holds_tests(content.decode("utf-8", "replace"))
 
 
-def _sources(name: str | os.PathLike[str], with_beside: bool) -> Iterator[str]:
+def _sources(name: str | os.PathLike[str], *, with_beside: bool) -> Iterator[str]:
     text = os.fspath(name)
     path = Path(text)
     if text in shipped_files("policy") and isinstance(name, str):
@@ -131,8 +131,7 @@ def _policy_of(word: Word, folder: Path) -> Policy:
     try:
         return Policy.load(str(beside) if beside.is_file() else word.text)
     except PolicyError as broken:
-        first, *rest = broken.diagnostics
-        raise PolicyError([first if first.place else replace(first, place=word.place), *rest]) from None
+        raise PolicyError(findings_at(broken, word.place)) from None
 
 
 def _made_ready(

@@ -90,9 +90,9 @@ def command(
     from devpolicy.review import verify as proving
 
     loaded = on_every_host(Policy.load(policy), profile, overrides)
-    family = family_of(types_of(types, _text(loaded)), accelerators, memory, free, ram, mixed)
+    family = family_of(types_of(types, _text(loaded)), accelerators, memory, free, ram, mixed=mixed)
     wanted = _properties(names) or list(proving.DEFAULTS)
-    found = trees_of(session, [loaded], model, trees)
+    found = trees_of(session, [loaded], model, drawn=trees)
     if trees or family.size is None or family.size > proving.MOST_HOSTS:
         from devpolicy.review.draw import search
 
