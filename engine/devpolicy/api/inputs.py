@@ -38,11 +38,29 @@ def policy_in_environment(
     """
     named = os.environ.get(PROFILE) or None
     try:
-        return policy.overlaid(host, profile=profile or named, overrides=overrides, environment=os.environ)
+        asked = profile or policy.asked.profile or named
+        return policy.overlaid(host, profile=asked, overrides=overrides, environment=os.environ)
     except PolicyError as broken:
-        if profile is not None or named is None or broken.code != "DP202":
-            raise
-        raise PolicyError(findings_at(broken, note=f"the environment variable `{PROFILE}` names it")) from None
+        raise broken if profile is not None else _named_there(broken, named) from None
+
+
+def asked_in_environment(policy: Policy, *, profile: str | None, overrides: Sequence[str] = ()) -> Policy:
+    """Return a policy that is asked for on every host with a profile, by default that of `DEVPOLICY_PROFILE`.
+
+    For questions about many hosts. They read nothing else of the environment: `env.NAME` is no matter of a host.
+    """
+    named = os.environ.get(PROFILE) or None
+    try:
+        return policy.asking(profile or policy.asked.profile or named, overrides)
+    except PolicyError as broken:
+        raise broken if profile is not None else _named_there(broken, named) from None
+
+
+def _named_there(broken: PolicyError, named: str | None) -> PolicyError:
+    """Return an error that says where the name of a profile comes from which nobody gave."""
+    if named is None or broken.code != "DP202":
+        return broken
+    return PolicyError(findings_at(broken, note=f"the environment variable `{PROFILE}` names it"))
 
 
 def host_of(host: HostLike | None, policy: Policy) -> Host:

@@ -99,7 +99,7 @@ def _verdict(
 
 def _reached(policy: Policy, drawn: st.SearchStrategy[World], examples: int, seed: int) -> Verdict:
     wanted = Property("every_rule_reachable")
-    left = set(deciders(policy))
+    left = set(deciders(policy, as_asked=True))
     planned: list[Host] = []
 
     def all_decided(world: World) -> bool:
@@ -109,7 +109,7 @@ def _reached(policy: Policy, drawn: st.SearchStrategy[World], examples: int, see
 
     if not left or _find(drawn, all_decided, examples, seed) is not None:
         return Verdict(wanted, None, "proved", len(planned))
-    named = ", ".join(f"`{name}`" for name in deciders(policy) if name in left)
+    named = ", ".join(f"`{name}`" for name in deciders(policy, as_asked=True) if name in left)
     return Verdict(wanted, None, "broken", len(planned), f"{named}: decided nothing on any host that was drawn")
 
 

@@ -125,7 +125,7 @@ def _verdict(question: _Question, one: Property, tree: ModelTree | None, judged:
 def _reachable(question: _Question, judged: Sequence[Judgement], hosts: int) -> Verdict:
     wanted = Property("every_rule_reachable")
     fired = {name for verdict in judged for name in verdict.fired}
-    never = ", ".join(f"`{name}`" for name in deciders(question.policy) if name not in fired)
+    never = ", ".join(f"`{name}`" for name in deciders(question.policy, as_asked=True) if name not in fired)
     if not never:
         return Verdict(wanted, None, "proved", hosts)
     return Verdict(wanted, None, "broken", hosts, f"{never}: decides nothing on any of these hosts")
