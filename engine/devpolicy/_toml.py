@@ -80,7 +80,8 @@ class Document:
                 content = file.read(LARGEST_FILE + 1)
         except (OSError, ValueError) as broken:
             reason = getattr(broken, "strerror", None) or str(broken)
-            raise error(Diagnostic("DP109", f"cannot read `{path}`: {reason.lower()}")) from None
+            hint = "name a file inside of it" if isinstance(broken, IsADirectoryError) else ""
+            raise error(Diagnostic("DP109", f"cannot read `{path}`: {reason.lower()}", help=hint)) from None
         return cls.read(content, str(path), error, str(path.parent))
 
     def place(self, path: KeyPath, part: Part = "value", inside: Inside | None = None) -> Place:

@@ -152,7 +152,8 @@ def _overlaid(policy: Policy, names: Sequence[str], overrides: Sequence[str]) ->
         for entry in fields(policy)
         if entry.compare and entry.name != "profiles" and getattr(policy, entry.name) != getattr(original, entry.name)
     }
-    return replace(read, **changed)
+    # Whatever was laid over it, it is the policy that was named.
+    return replace(read, source=policy.source, **changed)
 
 
 def _override(text: str) -> Layer:

@@ -8,9 +8,9 @@ import click
 
 from devpolicy.cli import complete
 from devpolicy.cli.fold import fold
-from devpolicy.cli.inputs import trees_of
+from devpolicy.cli.inputs import NO_MODEL, trees_of
 from devpolicy.cli.session import Session, common, pass_session
-from devpolicy.cli.table import table
+from devpolicy.cli.table import facts, table
 from devpolicy.errors import Diagnostic, HostError
 from devpolicy.language.policy import Policy
 
@@ -60,6 +60,7 @@ def command(
     Exit status: 0 they never differ, 1 they do, 2 invalid policy or usage.
     """
     from devpolicy.review.diff import diff
+    from devpolicy.review.outcome import has_model
 
     policies = Policy.load(first), Policy.load(second)
     trees = trees_of(session, policies, models)
@@ -69,7 +70,8 @@ def command(
     if session.json:
         session.print_json(_as_json(first, second, found))
     else:
-        session.out.print(_view(first, second, found, session.out.width))
+        placed = any(has_model(policy, trees) for policy in policies)
+        session.out.print(_view(first, second, found, session.out.width, chosen_only=not placed))
     return 1 if found.found else 0
 
 
@@ -87,8 +89,9 @@ def _hosts(policies: Sequence[Policy], given: Sequence[str]) -> list[Variant]:
     return found
 
 
-def _view(first: str, second: str, found: Differences, width: int) -> list[Line]:
-    lines: list[Line] = [[("a  ", "strong"), (first, "")], [("b  ", "strong"), (second, "")], ""]
+def _view(first: str, second: str, found: Differences, width: int, *, chosen_only: bool) -> list[Line]:
+    pairs = [("a", first), ("b", second), *([("model", NO_MODEL)] if chosen_only else [])]
+    lines: list[Line] = [*facts(pairs, width=width), ""]
     if found.found:
         rows = [[one.model or "-", one.host, _told(one)] for one in found.found]
         lines += [*table(["model", "host", "a -> b"], rows, width=width, prose=True), ""]

@@ -9,7 +9,7 @@ import click
 
 from devpolicy.cli import complete
 from devpolicy.cli.family import family_of, family_options, types_of
-from devpolicy.cli.inputs import policy_argument, trees_of
+from devpolicy.cli.inputs import NO_MODEL, policy_argument, trees_of
 from devpolicy.cli.report import write_findings
 from devpolicy.cli.session import Session, common, pass_session
 from devpolicy.errors import Diagnostic
@@ -81,6 +81,7 @@ def command(
     Exit status: 0 all hold, 1 one is broken, 2 invalid policy or usage.
     """
     from devpolicy.review import verify as proving
+    from devpolicy.review.outcome import has_model
 
     loaded = Policy.load(policy)
     family = family_of(types_of(types, _text(loaded)), accelerators, memory, free, ram, mixed)
@@ -99,7 +100,7 @@ def command(
     elif session.format == "github":
         write_findings(session, [_finding(loaded, verdict) for verdict in verdicts if verdict.status == "broken"])
     else:
-        session.out.print(_view(family, verdicts))
+        session.out.print(_view(family, verdicts, chosen_only=not trees and not has_model(loaded, found)))
     return 1 if any(verdict.status == "broken" for verdict in verdicts) else 0
 
 
@@ -139,11 +140,13 @@ def _hosts(verdict: Verdict) -> str:
     return "\n".join(parts)
 
 
-def _view(family: Family, verdicts: Sequence[Verdict]) -> list[Line]:
+def _view(family: Family, verdicts: Sequence[Verdict], *, chosen_only: bool) -> list[Line]:
     lines: list[Line] = [[("hosts  ", "strong"), (str(family), "")]]
-    broken = False
+    if chosen_only:
+        lines.append([("model  ", "strong"), (NO_MODEL, "")])
+    broken = True
     for verdict in verdicts:
-        if broken or not lines[1:] or verdict.status == "broken":
+        if broken or verdict.status == "broken":
             lines.append("")
         broken = verdict.status == "broken"
         lines += _verdict_view(verdict)
