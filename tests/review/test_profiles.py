@@ -80,3 +80,28 @@ def test_a_profile_that_the_policy_has_not_is_told_with_the_likely_one() -> None
         result('host = "2x24gb"\nprofile = "quite"\nexpect = "cpu"')
     (finding,) = refused.value.diagnostics
     assert (finding.code, finding.help) == ("DP202", "did you mean `quiet`?")
+
+
+def test_components_that_only_a_profile_has_are_planned_and_tested_too() -> None:
+    said = 'prefer = "cuda"\n[profile.big]\nwhen = { cuda = 2 }\n[profile.big.component.ranker]\nneeds = "90 GiB"\n'
+    text = f'{said}[[test]]\nname = "t"\nhost = "2x24gb"\nalways = "always_resolves"\n'
+    (found,) = run_all([ready(Policy.parse(text), "p.toml")], jobs=1)
+    assert [failure.got for case in found.cases for failure in case.failures if "ranker" in failure.what]
+
+
+def test_a_profile_that_nobody_asks_for_is_no_part_of_what_must_be_reached() -> None:
+    text = 'prefer = "cuda"\n[profile.mac]\nprefer = "mps"\n'
+    family = Family(("cuda",), 1, (24 * GIB,), (100,), (64 * GIB,))
+    wanted = [Property("every_rule_reachable")]
+    policy = Policy.parse(text)
+    (plain,) = verify(policy, [None], family, wanted, jobs=1)
+    (asked,) = verify(policy.asking("mac"), [None], family, wanted, jobs=1)
+    assert (plain.status, asked.status) == ("proved", "broken")
+
+
+def test_a_profile_and_values_are_asked_for_on_every_host_and_stay_nearer_than_automatic_ones() -> None:
+    policy = Policy.parse(POLICY).asking("quiet", ["split=never"])
+    there = policy.for_host(Host.load("4x80gb"))
+    assert (there.applied, there.split, str(there.prefer[0])) == (("server", "quiet"), "never", "cpu")
+    assert there.for_host(Host.load("4x80gb")) == there
+    assert policy.for_host(Host.load("4x80gb"), profile="server").applied == ("server",)

@@ -227,7 +227,8 @@ def test_what_is_printed_can_be_pasted_into_the_policy_and_fails_there(name: str
     policy.write_text(text)
     shown = invoke("verify", str(policy), "-p", wanted, *SMALL, "--accelerators", "2")
     assert shown.status == 1
-    pasted = "".join(f"{line[2:]}\n" for line in shown.stdout.splitlines() if line.startswith("  ") or not line)
+    told = shown.stdout.partition("\n\n")[2].splitlines()
+    pasted = "".join(f"{line[2:]}\n" for line in told if line.startswith("  ") or not line)
     policy.write_text(f"{text}\n{pasted}")
     tested = invoke("test", str(policy))
     assert tested.status == 1, tested

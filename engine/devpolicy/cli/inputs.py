@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from devpolicy._tables import did_you_mean
-from devpolicy.api.inputs import policy_in_environment
+from devpolicy.api.inputs import asked_in_environment, policy_in_environment
 from devpolicy.cli import complete
 from devpolicy.cli.session import Session
 from devpolicy.errors import DevPolicyError, Diagnostic, PolicyError
@@ -51,11 +51,16 @@ component_option = click.option(
     "--component", metavar="NAME", help="The component that is planned, as the policy names it."
 )
 
+_PROFILE_HELP = "A profile of the policy to apply, beside those that apply by themselves"
 _profile_option = click.option(
     "--profile",
     metavar="NAME",
-    help="A profile of the policy to apply, beside those that apply by themselves; else the one that "
-    "DEVPOLICY_PROFILE names.",
+    help=f"{_PROFILE_HELP}; else the one that DEVPOLICY_PROFILE names.",
+)
+_test_profile_option = click.option(
+    "--profile",
+    metavar="NAME",
+    help=f"{_PROFILE_HELP}, for tests that name none. DEVPOLICY_PROFILE is not read: tests do not depend on it.",
 )
 _set_option = click.option(
     "--set",
@@ -71,9 +76,26 @@ def overlay_options(command: F) -> F:
     return _profile_option(_set_option(command))
 
 
+def test_overlay_options(command: F) -> F:
+    """Add the same options for tests, which read no environment."""
+    return _test_profile_option(_set_option(command))
+
+
 def on_host(policy: Policy, host: Host, profile: str | None, overrides: Sequence[str]) -> Policy:
     """Return a policy with what belongs to a host, and what the command line and the environment lay over it."""
     return policy_in_environment(policy, host, profile=profile, overrides=overrides)
+
+
+def on_every_host(policy: Policy, profile: str | None, overrides: Sequence[str]) -> Policy:
+    """Return a policy that is asked on many hosts with what the command line and `DEVPOLICY_PROFILE` lay over it."""
+    return asked_in_environment(policy, profile=profile, overrides=overrides)
+
+
+def overlays_told(policy: Policy) -> list[tuple[str, str]]:
+    """Return what is asked of a policy beside its text, as facts for a person."""
+    asked = policy.asked
+    told = [] if asked.profile is None else [("profile", asked.profile)]
+    return [*told, *([("set", ", ".join(asked.overrides))] if asked.overrides else [])]
 
 
 def check_component(policy: Policy, component: str | None, models: Iterable[str | None] = ()) -> None:
@@ -131,7 +153,7 @@ def named_models(given: Sequence[str]) -> dict[str | None, str]:
 
 
 def trees_of(
-    session: Session, policies: Sequence[Policy], given: Sequence[str], drawn: bool = False
+    session: Session, policies: Sequence[Policy], given: Sequence[str], *, drawn: bool = False
 ) -> list[ModelTree | None]:
     """Return the models that policies are asked about: those given, globs of the catalogue too, else their tests' own.
 
@@ -139,10 +161,11 @@ def trees_of(
     elsewhere too. Raises `DevPolicyError` where rules speak of a model and nothing says of which.
     """
     from devpolicy.models import model_catalogue
-    from devpolicy.review.outcome import components_of
+    from devpolicy.review.outcome import components_of, variants_of
 
+    said = [variant for policy in policies for variant in variants_of(policy, as_asked=True)]
     of_tests = [test.model.text for policy in policies for test in policy.tests if test.model is not None]
-    own = any(components_of(policy) for policy in policies)
+    own = any(map(components_of, said))
     names: list[str] = []
     for name in given or ([] if own else of_tests):
         glob = any(sign in name for sign in "*?[")
@@ -150,7 +173,7 @@ def trees_of(
     if given and not names:
         hint = "`devpolicy model list` shows them"
         raise DevPolicyError(Diagnostic("", f"no model of the catalogue is like `{given[0]}`", help=hint))
-    if not names and not own and not drawn and any(policy.rules for policy in policies):
+    if not names and not own and not drawn and any(one.rules for one in said):
         hint = "give `--model`, or a `[[test]]` with one"
         raise DevPolicyError(Diagnostic("", "a policy has rules, and no model says what they match", help=hint))
     return [load_model(session, name) for name in dict.fromkeys(names)] or ([] if drawn else [None])

@@ -29,11 +29,14 @@ class Coverage:
         return [name for name, hosts in self.fired.items() if not hosts]
 
 
-def deciders(policy: Policy, *, overflow: bool = True) -> list[str]:
-    """Return what can decide something in a policy: `prefer TERM`, rules and `overflow`, of its top and components."""
+def deciders(policy: Policy, *, as_asked: bool = False, overflow: bool = True) -> list[str]:
+    """Return what can decide something in a policy: `prefer TERM`, rules and `overflow`, of its top and components.
+
+    `as_asked` leaves out what only profiles say that nobody asks for.
+    """
     # What the top says speaks for components too, and of itself only where there are none.
     found: list[str] = []
-    for variant in variants_of(policy):
+    for variant in variants_of(policy, as_asked=as_asked):
         names: list[str | None] = [entry.name for entry in variant.components]
         for name in names or [None]:
             flat = variant.for_component(name)

@@ -73,7 +73,7 @@ def search(
     for one in wanted:
         if one.name == "every_rule_reachable":
             drawn = _worlds(family, st.one_of([kind for _, kind in kinds]), grow=False)
-            able = deciders(policy, overflow=trees or has_model(policy, models))
+            able = deciders(policy, as_asked=True, overflow=trees or has_model(policy, models))
             verdicts.append(_reached(policy, able, drawn, examples * len(kinds), seed))
             continue
         for name, kind in kinds:

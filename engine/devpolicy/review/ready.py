@@ -5,12 +5,12 @@ Owns the lookup of hosts, models, components, profiles, modules and rules, and w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from devpolicy._tables import did_you_mean, suggest
 from devpolicy.api.inputs import own_tree
-from devpolicy.errors import Diagnostic, ModelError
+from devpolicy.errors import Diagnostic, ModelError, findings_at
 from devpolicy.host import Host
 from devpolicy.language.cases import Expected, PolicyTest, Word
 from devpolicy.language.layers import addresses, source
@@ -126,8 +126,7 @@ def _model(word: Word, folder: Path | None, library: Library, findings: list[Dia
     try:
         return library.model(word.text, folder)
     except ModelError as broken:
-        first, *rest = broken.diagnostics or (Diagnostic("DP202", str(broken)),)
-        findings += [first if first.place else replace(first, place=word.place), *rest]
+        findings += findings_at(broken, word.place)
         return None
 
 

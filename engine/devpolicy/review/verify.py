@@ -126,7 +126,7 @@ def _verdict(question: _Question, one: Property, tree: ModelTree | None, judged:
 def _reachable(question: _Question, judged: Sequence[Judgement], hosts: int) -> Verdict:
     wanted = Property("every_rule_reachable")
     fired = {name for verdict in judged for name in verdict.fired}
-    able = deciders(question.policy, overflow=has_model(question.policy, question.models))
+    able = deciders(question.policy, as_asked=True, overflow=has_model(question.policy, question.models))
     never = ", ".join(f"`{name}`" for name in able if name not in fired)
     if not never:
         return Verdict(wanted, None, "proved", hosts)
