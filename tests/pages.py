@@ -45,6 +45,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "migrating": ("torch", "transformers", "accelerate"),
     "transformers": ("torch", "transformers", "accelerate"),
     "haystack": ("torch", "transformers", "accelerate", "haystack"),
+    "other-libraries": ("torch", "transformers", "accelerate", "sentence_transformers", "spacy"),
 }
 """The pages that run here, and what their Python needs. The other pages of `docs/` have tests of their own."""
 

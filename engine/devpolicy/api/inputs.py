@@ -108,6 +108,6 @@ def class_path(cls: type | str | None) -> str | None:
     return f"{cls.__module__}.{cls.__qualname__}" if isinstance(cls, type) else cls
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Return what a message calls a value of a wrong type."""
     return "`None`" if value is None else f"a value of type {type(value).__name__}"
