@@ -79,7 +79,8 @@ class Document:
             with path.open("rb") as file:
                 content = file.read(LARGEST_FILE + 1)
         except (OSError, ValueError) as broken:
-            raise error(Diagnostic("DP109", f"cannot read `{path}`: {reason_of(broken)}")) from None
+            hint = "name a file inside of it" if isinstance(broken, IsADirectoryError) else ""
+            raise error(Diagnostic("DP109", f"cannot read `{path}`: {reason_of(broken)}", help=hint)) from None
         return cls.read(content, str(path), error, str(path.parent))
 
     def place(self, path: KeyPath, part: Part = "value", inside: Inside | None = None) -> Place:

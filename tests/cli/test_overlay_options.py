@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from tests.cli.harness import invoke, shell
 
+from devpolicy._shipped import shipped_files
+
 POLICY = """
 prefer = ["cuda", "cpu"]
 [profile.quiet]
@@ -69,6 +71,20 @@ def test_wrong_values_exit_with_2_and_show_what_was_given():
     assert result.status == 2
     assert "--> --set:1:1" in result.stderr
     assert "did you mean `split`?" in result.stderr
+
+
+def test_what_is_laid_over_a_policy_does_not_take_its_name():
+    for option in ("--set", "split=balanced"), ("--what-if", "batch=2"), ("--profile", "quiet"):
+        told = invoke("plan", "laptop-and-server", "--model", "gpt2", "--host", "2x24gb", *option)
+        assert told.stdout.splitlines()[0].split() == ["policy", "laptop-and-server.toml"]
+
+
+def test_show_without_a_policy_lists_those_that_ship():
+    told = json.loads(invoke("show", "--format", "json").stdout)
+    assert [one["name"] for one in told["policies"]] == list(shipped_files("policy"))
+    assert all(one["description"].endswith(".") for one in told["policies"])
+    assert (Path(told["folder"]) / "offload-lm-head.toml").is_file()
+    assert "Everything on the CPU, whatever else the machine has." in invoke("show").stdout
 
 
 def test_show_tells_origins_to_programs(monkeypatch):

@@ -106,6 +106,15 @@ def test_what_can_never_decide_anything_is_named(text: str, never: str, drawn: b
     assert found.why.startswith(f"`{never}`:")
 
 
+@pytest.mark.parametrize("family", [FAMILY, RANGE], ids=["every host", "drawn hosts"])
+def test_overflow_is_not_unreachable_where_no_model_is_asked_about(family: Family) -> None:
+    policy, wanted = Policy.parse('prefer = "cpu"\noverflow = "disk"\n'), [Property("every_rule_reachable")]
+    found = (
+        verify(policy, [None], FAMILY, wanted, jobs=1) if family is FAMILY else search(policy, [None], RANGE, wanted)
+    )
+    assert [one.status for one in found] == ["proved"]
+
+
 def test_what_decides_something_somewhere_is_reachable() -> None:
     text = 'prefer = ["cuda", "cpu"]\n[offload]\n"model.norm" = "disk"\n'
     assert verdict(text, "every_rule_reachable").status == "proved"

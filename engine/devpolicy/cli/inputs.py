@@ -25,7 +25,8 @@ from devpolicy.model import ModelTree
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_NAMED = re.compile(r"([A-Za-z_][\w-]*)=(.+)", re.ASCII | re.DOTALL)
+_NAMED = re.compile(r"([^=/\\.][^=/\\]*)=(.+)", re.DOTALL)
+"""A component's name may be any text; one that looks like the beginning of a path is none."""
 
 policy_argument = click.argument("policy", shell_complete=complete.policies)
 
@@ -35,6 +36,9 @@ host_option = click.option(
     shell_complete=complete.hosts,
     help="A host of the catalogue or a host TOML; by default, and with -, this machine.",
 )
+
+NO_MODEL = "none, so only devices are chosen: `--model` names one"
+"""What reports say where they are asked without a model."""
 
 model_help = "A model of the catalogue, a model TOML, a checkpoint folder, or a hub id in the local cache."
 
@@ -109,7 +113,7 @@ def check_model(policy: Policy, component: str | None, *, given: bool) -> None:
     """Raise `DevPolicyError` where neither the command nor the policy says which model is meant."""
     if not given and component is None:
         names = [entry.name for entry in policy.components if not entry.is_glob]
-        hint = "write `--model MODEL`: a name of the catalogue, a file or a folder"
+        hint = "write `--model MODEL`: a name that `devpolicy model list` shows, a file or a folder"
         if names:
             hint = f"name the component: `--component {names[0]}`; or {hint}"
         raise DevPolicyError([Diagnostic("", "no model is given", help=hint)])
@@ -135,6 +139,11 @@ def load_model(session: Session, name: str) -> ModelTree:
 
 def named_models(given: Sequence[str]) -> dict[str | None, str]:
     """Return `--model` options by component: one model without a name under `None`, or all with names."""
+    for text in given:
+        if text.startswith("=") or text.endswith("=") or not text.strip():
+            missing = "model" if text.endswith("=") or not text.strip() else "component"
+            hint = "write `--model NAME=MODEL`, or `--model MODEL`: a name of the catalogue, a file or a folder"
+            raise DevPolicyError([Diagnostic("", f"`--model {text}` names no {missing}", help=hint)])
     named = [_NAMED.fullmatch(text) for text in given]
     if len(given) == 1 and named[0] is None:
         return {None: given[0]}
@@ -168,7 +177,8 @@ def trees_of(
         glob = any(sign in name for sign in "*?[")
         names += [known for known in model_catalogue() if fnmatchcase(known, name)] if glob else [name]
     if given and not names:
-        raise DevPolicyError(f"no model of the catalogue is like `{given[0]}`")
+        hint = "`devpolicy model list` shows them"
+        raise DevPolicyError(Diagnostic("", f"no model of the catalogue is like `{given[0]}`", help=hint))
     if not names and not own and not drawn and any(one.rules for one in said):
         hint = "give `--model`, or a `[[test]]` with one"
         raise DevPolicyError(Diagnostic("", "a policy has rules, and no model says what they match", help=hint))

@@ -77,7 +77,8 @@ def read(path: str) -> dict[str | None, Plan | str]:
         return {None: Plan.from_dict(data)}
     except (ValueError, RecursionError) as broken:
         why = str(broken) if isinstance(broken, PlanError) else "it holds neither a plan nor a digest"
-        raise PlanError(Diagnostic("DP104", f"`{path}` is no lock: {why}")) from None
+        hint = "write one with `--format json --output FILE`"
+        raise PlanError(Diagnostic("DP104", f"`{path}` is no lock: {why}", help=hint)) from None
 
 
 def _for_machines(where: Where) -> dict[str, str] | None:

@@ -169,7 +169,8 @@ def laid(policy: Policy, names: Sequence[str], overrides: Sequence[str]) -> Poli
         for entry in fields(policy)
         if entry.compare and entry.name not in unlaid and getattr(policy, entry.name) != getattr(original, entry.name)
     }
-    return replace(read, **changed, profiles=(), applied=applied)
+    # Whatever was laid over it, it is the policy that was named.
+    return replace(read, **changed, source=policy.source, profiles=(), applied=applied)
 
 
 def _override(text: str) -> Layer:

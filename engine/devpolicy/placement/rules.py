@@ -260,9 +260,11 @@ def no_place(
     """Return why `units` cannot be kept on `place`, or `None` where they can."""
     said = None if rule is None else rule.place
     who = "`overflow`" if rule is None else f"rule `{rule.name}`"
+    # Of a rule it is an error that names the module; of `overflow` a remark about one.
+    keeps = "cannot keep it" if rule is None else f"{who} keeps `{units[0].path}`"
     if avoids(world.policy, place):
         return Diagnostic(
-            "DP302", f"{who} keeps `{units[0].path}` on `{place}`, which `avoid` excludes", said,
+            "DP302", f"{keeps} on `{place}`, which `avoid` excludes", said,
             help=f"take `{place}` out of `avoid`, or keep it elsewhere",
         )  # fmt: skip
     if not world.target.maps:
@@ -284,16 +286,14 @@ def no_place(
         if need and world.policy.disk_path is None:
             return Diagnostic(
                 "DP402",
-                f"{who} keeps `{units[0].path}` on disk, where loading must rewrite {format_size(need)}, "
-                "and the policy names no folder",
+                f"{keeps} on disk, where loading must rewrite {format_size(need)}, and the policy names no folder",
                 said,
                 help='add `[memory.disk]` with `path = "offload"`: a folder, relative to the policy file',
             )
     if need > room:
         return Diagnostic(
             "DP303",
-            f"{who} keeps `{units[0].path}` on `{place}`: it needs {format_size(need)}, "
-            f"and {format_size(max(0, room))} are left there",
+            f"{keeps} on `{place}`: it needs {format_size(need)}, and {format_size(max(0, room))} are left there",
             said,
             help=f"free memory on `{place}`, or keep less there",
         )

@@ -29,7 +29,7 @@ class Coverage:
         return [name for name, hosts in self.fired.items() if not hosts]
 
 
-def deciders(policy: Policy, *, as_asked: bool = False) -> list[str]:
+def deciders(policy: Policy, *, as_asked: bool = False, overflow: bool = True) -> list[str]:
     """Return what can decide something in a policy: `prefer TERM`, rules and `overflow`, of its top and components.
 
     `as_asked` leaves out what only profiles say that nobody asks for.
@@ -42,7 +42,7 @@ def deciders(policy: Policy, *, as_asked: bool = False) -> list[str]:
             flat = variant.for_component(name)
             found += [term_name(variant, name, term) for term in flat.prefer]
             found += [rule.name for rule in flat.rules]
-            found += [overflow_name(variant, name)] if flat.overflow else []
+            found += [overflow_name(variant, name)] if overflow and flat.overflow else []
     return list(dict.fromkeys(found))
 
 

@@ -89,6 +89,11 @@ def components_of(policy: Policy) -> list[str]:
     return [name for name in in_order(policy) if source(policy, name) is not None]
 
 
+def has_model(policy: Policy, models: Sequence[ModelTree | None]) -> bool:
+    """Whether anything is placed, for `models` or by the policy's own components: else only a device is chosen."""
+    return any(tree is not None for tree in models) or any(map(components_of, variants_of(policy)))
+
+
 def variants_of(policy: Policy, *, as_asked: bool = False) -> list[Policy]:
     """Return a policy without profiles, and with each of them: what it may say on some host.
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from devpolicy.language.properties import Property
 from devpolicy.review.coverage import deciders
 from devpolicy.review.judge import Judgement, judge, worse
+from devpolicy.review.outcome import has_model
 from devpolicy.review.shrink import Broken, smallest
 from devpolicy.review.spread import Progress, spread
 
@@ -125,7 +126,8 @@ def _verdict(question: _Question, one: Property, tree: ModelTree | None, judged:
 def _reachable(question: _Question, judged: Sequence[Judgement], hosts: int) -> Verdict:
     wanted = Property("every_rule_reachable")
     fired = {name for verdict in judged for name in verdict.fired}
-    never = ", ".join(f"`{name}`" for name in deciders(question.policy, as_asked=True) if name not in fired)
+    able = deciders(question.policy, as_asked=True, overflow=has_model(question.policy, question.models))
+    never = ", ".join(f"`{name}`" for name in able if name not in fired)
     if not never:
         return Verdict(wanted, None, "proved", hosts)
     return Verdict(wanted, None, "broken", hosts, f"{never}: decides nothing on any of these hosts")

@@ -8,7 +8,7 @@ import click
 
 from devpolicy.cli import complete
 from devpolicy.cli.fold import fold
-from devpolicy.cli.inputs import on_every_host, overlay_options, overlays_told, trees_of
+from devpolicy.cli.inputs import NO_MODEL, on_every_host, overlay_options, overlays_told, trees_of
 from devpolicy.cli.session import Session, common, pass_session
 from devpolicy.cli.table import facts, table
 from devpolicy.errors import Diagnostic, HostError
@@ -70,6 +70,7 @@ def command(
     Exit status: 0 they never differ, 1 they do, 2 invalid policy or usage.
     """
     from devpolicy.review.diff import diff
+    from devpolicy.review.outcome import has_model
 
     loaded = Policy.load(first), Policy.load(second)
     policies = on_every_host(loaded[0], profile, overrides), on_every_host(loaded[1], profile, overrides)
@@ -80,7 +81,8 @@ def command(
     if session.json:
         session.print_json(_as_json(first, second, policies[0], found))
     else:
-        session.out.print(_view(first, second, policies[0], found, session.out.width))
+        placed = any(has_model(policy, trees) for policy in policies)
+        session.out.print(_view(first, second, policies[0], found, session.out.width, chosen_only=not placed))
     return 1 if found.found else 0
 
 
@@ -98,8 +100,9 @@ def _hosts(policies: Sequence[Policy], given: Sequence[str]) -> list[Variant]:
     return found
 
 
-def _view(first: str, second: str, asked: Policy, found: Differences, width: int) -> list[Line]:
-    lines: list[Line] = [*facts([("a", first), ("b", second), *overlays_told(asked)], width=width), ""]
+def _view(first: str, second: str, asked: Policy, found: Differences, width: int, *, chosen_only: bool) -> list[Line]:
+    model = [("model", NO_MODEL)] if chosen_only else []
+    lines: list[Line] = [*facts([("a", first), ("b", second), *overlays_told(asked), *model], width=width), ""]
     if found.found:
         rows = [[one.model or "-", one.host, _told(one)] for one in found.found]
         lines += [*table(["model", "host", "a -> b"], rows, width=width, prose=True), ""]

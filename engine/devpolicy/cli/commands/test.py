@@ -11,7 +11,7 @@ from devpolicy.cli.inputs import test_overlay_options
 from devpolicy.cli.report import for_machines, painted, rendered, write_findings
 from devpolicy.cli.session import Session, common, pass_session
 from devpolicy.cli.table import table
-from devpolicy.errors import DevPolicyError
+from devpolicy.errors import DevPolicyError, Diagnostic
 from devpolicy.language.policy import Asked
 
 if TYPE_CHECKING:
@@ -83,13 +83,15 @@ def command(
     return 0 if all(result.passed for result in results) else 1
 
 
-def _nothing(policies: Sequence[str], found: Sequence[Suite], run: str | None) -> str:
+def _nothing(policies: Sequence[str], found: Sequence[Suite], run: str | None) -> Diagnostic:
     names = [ready.test.name for suite in found for ready in suite.tests]
     if run and names:
         from devpolicy._tables import did_you_mean
 
-        return f"no test is named like `{run}`: {did_you_mean(run, names)}"
-    return f"there is no `[[test]]` in {', '.join(f'`{policy}`' for policy in policies)}"
+        return Diagnostic("", f"no test is named like `{run}`", help=did_you_mean(run, names))
+    where = ", ".join(f"`{policy}`" for policy in policies)
+    hint = "write one: `[[test]]` with `name`, `host`, `model` and `expect`"
+    return Diagnostic("", f"there is no `[[test]]` in {where}", help=hint)
 
 
 def _as_json(suites: Sequence[Suite], results: Sequence[Result], table_of: Sequence[Coverage]) -> dict[str, object]:

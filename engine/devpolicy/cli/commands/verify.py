@@ -9,7 +9,7 @@ import click
 
 from devpolicy.cli import complete
 from devpolicy.cli.family import family_of, family_options, types_of
-from devpolicy.cli.inputs import on_every_host, overlay_options, overlays_told, policy_argument, trees_of
+from devpolicy.cli.inputs import NO_MODEL, on_every_host, overlay_options, overlays_told, policy_argument, trees_of
 from devpolicy.cli.report import write_findings
 from devpolicy.cli.session import Session, common, pass_session
 from devpolicy.cli.table import facts
@@ -88,6 +88,7 @@ def command(
     Exit status: 0 all hold, 1 one is broken, 2 invalid policy or usage.
     """
     from devpolicy.review import verify as proving
+    from devpolicy.review.outcome import has_model
 
     loaded = on_every_host(Policy.load(policy), profile, overrides)
     family = family_of(types_of(types, _text(loaded)), accelerators, memory, free, ram, mixed=mixed)
@@ -106,7 +107,8 @@ def command(
     elif session.format == "github":
         write_findings(session, [_finding(loaded, verdict) for verdict in verdicts if verdict.status == "broken"])
     else:
-        session.out.print(_view(loaded, family, verdicts, session.out.width))
+        chosen_only = not trees and not has_model(loaded, found)
+        session.out.print(_view(loaded, family, verdicts, session.out.width, chosen_only=chosen_only))
     return 1 if any(verdict.status == "broken" for verdict in verdicts) else 0
 
 
@@ -148,8 +150,9 @@ def _hosts(verdict: Verdict, asked: Asked) -> str:
     return "\n".join(parts)
 
 
-def _view(policy: Policy, family: Family, verdicts: Sequence[Verdict], width: int) -> list[Line]:
-    lines: list[Line] = facts([("hosts", str(family)), *overlays_told(policy)], width=width)
+def _view(policy: Policy, family: Family, verdicts: Sequence[Verdict], width: int, *, chosen_only: bool) -> list[Line]:
+    model = [("model", NO_MODEL)] if chosen_only else []
+    lines: list[Line] = facts([("hosts", str(family)), *overlays_told(policy), *model], width=width)
     broken = True
     for verdict in verdicts:
         if broken or verdict.status == "broken":
