@@ -90,7 +90,7 @@ def missing(page: str) -> list[str]:
 def readable(text: str) -> Policy | SuiteFile | Host | ModelTree:
     """Read a `toml` block by what it holds. Raises the error of whatever it seems to be."""
     if re.search(r"^policy\b", text, re.MULTILINE):
-        return read_suite(Document(text, "<string>", PolicyError))
+        return read_suite(Document(text, "<string>", PolicyError), lambda word: Policy.load(word.text))
     if re.search(r"^(prefer\b|\[\[rule)", text, re.MULTILINE):
         return Policy.parse(text)
     return ModelTree.parse(text) if re.search(r"^(\[\[)?module\b", text, re.MULTILINE) else Host.parse(text)

@@ -203,7 +203,7 @@ def test_the_schema_is_one_and_always_json():
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_every_code_is_explained(code):
+def test_every_code_has_its_title_and_explanation(code):
     value = told("explain", code.lower())
     assert value == {
         "schema": 1,

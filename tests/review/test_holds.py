@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.worlds import World, worlds
 
 from devpolicy import Accelerator, ComponentDevice, Device, DeviceMap, Host, ModelTree, Policy
-from devpolicy.language.policy import Term
+from devpolicy.language.policy import Amount, Component, Term
 from devpolicy.language.properties import OF_A_PLAN, Property
 from devpolicy.models import model_catalogue
 from devpolicy.placement.plan import Placements, Plan
@@ -105,6 +105,24 @@ def test_devices_that_share_one_memory_must_fit_in_it_together() -> None:
     assert "share" in " ".join(complaints(Property("within_budget"), replace(sound, host=full)))
 
 
+def test_more_than_the_share_of_a_component_is_over_the_budget() -> None:
+    text = 'prefer = "cuda"\n[component.a]\nshare = "{}"\n'
+    alone = ask(Policy.parse(text.format("75%")), LLAMA, SOUND.host, component="a")
+    assert not broken("within_budget", alone)
+    smaller = Policy.parse(text.format("70%")).for_component("a")
+    told = broken("within_budget", replace(alone, policy=smaller))
+    assert told == "`cuda:0` is asked for 15.9 GiB, and the component's share of 22.0 GiB is 15.4 GiB"
+
+
+def test_both_sides_of_one_memory_count_against_a_share() -> None:
+    text = 'prefer = "cuda"\n[component.a]\nshare = "{}"\n[offload]\n"model.layers.{{16..}}" = "cpu"\n'
+    outcome = ask(Policy.parse(text.format("90%")), LLAMA, Host.load("gb10"), component="a")
+    assert outcome.plan is not None
+    assert not broken("within_budget", outcome)
+    smaller = Policy.parse(text.format("10%")).for_component("a").for_host(outcome.host)
+    assert "the component's share" in broken("within_budget", replace(outcome, policy=smaller))
+
+
 def test_tied_tensors_on_two_devices_are_found() -> None:
     gpt2 = ask(Policy.parse('prefer = "cuda"\n'), ModelTree.load("gpt2"), SOUND.host)
     parted = moved(gpt2, transformer="cuda:0", lm_head="cuda:1")
@@ -153,6 +171,13 @@ def test_whatever_is_planned_has_every_property_that_the_planner_promises(world:
     if outcome.refusal is not None and outcome.refusal.code == "DP203":
         return
     assert [text for name in promised for text in complaints(Property(name), outcome)] == []
+
+
+@given(WORLDS, st.integers(1, 100))
+def test_no_component_takes_more_than_its_share_of_what_is_planned(world: World, percent: int) -> None:
+    shared = Component("a", share=Amount(percent=percent))
+    outcome = ask(replace(world.policy, components=(shared,)), world.tree, world.host, component="a")
+    assert list(complaints(Property("within_budget"), outcome)) == []
 
 
 @given(WORLDS)

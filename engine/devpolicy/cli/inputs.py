@@ -25,7 +25,8 @@ from devpolicy.model import ModelTree
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_NAMED = re.compile(r"([A-Za-z_][\w-]*)=(.+)", re.ASCII | re.DOTALL)
+_NAMED = re.compile(r"([^=/\\.][^=/\\]*)=(.+)", re.DOTALL)
+"""A component's name may be any text; one that looks like the beginning of a path is none."""
 
 policy_argument = click.argument("policy", shell_complete=complete.policies)
 
@@ -138,6 +139,11 @@ def load_model(session: Session, name: str) -> ModelTree:
 
 def named_models(given: Sequence[str]) -> dict[str | None, str]:
     """Return `--model` options by component: one model without a name under `None`, or all with names."""
+    for text in given:
+        if text.startswith("=") or text.endswith("=") or not text.strip():
+            missing = "model" if text.endswith("=") or not text.strip() else "component"
+            hint = "write `--model NAME=MODEL`, or `--model MODEL`: a name of the catalogue, a file or a folder"
+            raise DevPolicyError([Diagnostic("", f"`--model {text}` names no {missing}", help=hint)])
     named = [_NAMED.fullmatch(text) for text in given]
     if len(given) == 1 and named[0] is None:
         return {None: given[0]}

@@ -21,7 +21,8 @@ OF_A_PLAN = {
     "always_resolves": "no host is refused",
     "placed_or_refused": "every tensor has one place, on devices that the host has and the policy allows, or the "
     "policy is refused with DP3xx or DP4xx",
-    "within_budget": "no device is asked for more than its cap and headroom leave, counted anew from the device map",
+    "within_budget": "no device is asked for more than its cap and headroom leave, and none by a component for more "
+    "than its share, counted anew from the device map",
     "ties_together": "tied parameters share a device",
     "blocks_whole": "no block that must stay whole is divided among devices that run it",
     "one_type": "modules run on one type of device",

@@ -118,20 +118,20 @@ def _suite(name: str, library: Library, asked: Asked = NOTHING) -> Suite:
     if name not in shipped_files("policy") and path.is_file():
         document = Document.open(path, PolicyError)
         if is_suite(document):
-            read = read_suite(document)
-            policy = _policy_of(read.policy, path.parent).asking(asked.profile, asked.overrides)
-            hosts = {**dict(policy.hosts), **dict(read.hosts)}
-            return _made_ready(name, policy.source, policy, hosts, read.tests, path.parent, library)
+            read = read_suite(document, lambda word: _policy_of(word, path.parent, asked))
+            hosts = {**dict(read.policy.hosts), **dict(read.hosts)}
+            return _made_ready(name, read.policy.source, read.policy, hosts, read.tests, path.parent, library)
     policy = Policy.load(name).asking(asked.profile, asked.overrides)
     return _made_ready(name, policy.source, policy, dict(policy.hosts), policy.tests, path.parent, library)
 
 
-def _policy_of(word: Word, folder: Path) -> Policy:
+def _policy_of(word: Word, folder: Path, asked: Asked) -> Policy:
     beside = folder / word.text
     try:
-        return Policy.load(str(beside) if beside.is_file() else word.text)
+        policy = Policy.load(str(beside) if beside.is_file() else word.text)
     except PolicyError as broken:
         raise PolicyError(findings_at(broken, word.place)) from None
+    return policy.asking(asked.profile, asked.overrides)
 
 
 def _made_ready(
