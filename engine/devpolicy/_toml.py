@@ -180,7 +180,7 @@ def _way_out(message: str) -> str:
         return 'text stands in quotes, such as "cuda"; `true` and `false` are lower case'
     if "after a statement" in message:
         return 'text stands in quotes, such as "24 GiB"'
-    if "not closed" in message or "unclosed" in message or "ends where" in message:
+    if any(said in message for said in ("not closed", "unclosed", "ends where", "unterminated", 'expected "\'"')):
         return "a quote, a bracket or a brace is missing"
     return ""
 

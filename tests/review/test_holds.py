@@ -150,6 +150,12 @@ def test_what_is_never_used_is_looked_for_where_things_run_and_where_they_are_ke
     assert bool(broken("never_on", SOUND, term)) is found
 
 
+def test_what_is_kept_elsewhere_is_told_apart_from_where_it_runs() -> None:
+    assert broken("never_on", SOUND, "disk").startswith("`lm_head` is kept on `disk`, decided by `offload.lm_head`")
+    elsewhere = ask(Policy.parse('prefer = "cuda"\n[offload]\n"model.**" = "cpu"\n'), LLAMA, SOUND.host)
+    assert broken("never_on", elsewhere, "cuda").startswith("`model.embed_tokens` runs on `cuda:0`, decided by")
+
+
 def test_without_a_model_the_device_is_what_is_never_used() -> None:
     chosen = ask(POLICY, None, SOUND.host)
     assert "`cuda:0` is chosen" in broken("never_on", chosen, "cuda")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from devpolicy import Host, Policy
+from devpolicy import Host, ModelTree, Policy
 from devpolicy.errors import PolicyError
 from devpolicy.language.properties import Property
 from devpolicy.review.coverage import deciders
@@ -105,3 +105,38 @@ def test_a_profile_and_values_are_asked_for_on_every_host_and_stay_nearer_than_a
     assert (there.applied, there.split, str(there.prefer[0])) == (("server", "quiet"), "never", "cpu")
     assert there.for_host(Host.load("4x80gb")) == there
     assert policy.for_host(Host.load("4x80gb"), profile="server").applied == ("server",)
+
+
+IN_A_PROFILE = """
+prefer = "cuda"
+[profile.extra.component.ranker]
+model   = "gpt2"
+offload = { "transformer.h.0" = "disk" }
+[[test]]
+name      = "t"
+host      = "2x24gb"
+component = "ranker"
+expect    = { "transformer.h.0" = "disk" }
+by        = { "transformer.h.0" = "component.ranker.offload.transformer.h.0" }
+"""
+
+
+def test_a_test_speaks_of_what_only_its_profile_has() -> None:
+    policy = Policy.parse(IN_A_PROFILE + 'profile = "extra"\n')
+    (found,) = run_all([ready(policy, "p.toml")], jobs=1)
+    assert found.passed
+
+
+def test_a_test_does_not_speak_of_what_another_profile_has() -> None:
+    with pytest.raises(PolicyError, match="the policy has no component `ranker`"):
+        ready(Policy.parse(IN_A_PROFILE), "p.toml")
+
+
+def test_two_profiles_that_spill_to_other_places_are_compared_place_by_place() -> None:
+    """An overflow of one more place was a worse plan, also where nothing spilled."""
+    text = (
+        'prefer = "cpu"\noverflow = ["cpu", "disk"]\n[profile.low]\nwhen = { memory = "<=16 GiB" }\noverflow = "disk"\n'
+    )
+    family = Family((), 0, (), (100,), (16 * GIB, 64 * GIB))
+    (found,) = verify(Policy.parse(text), [ModelTree.load("gpt2")], family, [Property("monotone")], jobs=1)
+    assert found.status == "proved"

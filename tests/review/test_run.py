@@ -52,7 +52,7 @@ FALSE = [
     ('expect = "cuda:0"', "`lm_head` is on `disk`, and `cuda:0` was expected", "offload.lm_head"),
     ('expect_error = "DP301"', "it is placed, and DP301 was expected", "serves"),
     ('always = "resident"', "`resident` does not hold: `lm_head` is kept on `disk`", ""),
-    ('always = ["one_type", "never_on:disk"]', "`never_on:disk` does not hold: `lm_head` is on `disk`", ""),
+    ('always = ["one_type", "never_on:disk"]', "`never_on:disk` does not hold: `lm_head` is kept on `disk`", ""),
 ]
 
 

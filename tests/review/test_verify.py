@@ -292,3 +292,31 @@ def test_a_property_outside_of_a_file_is_refused_without_a_place() -> None:
     with pytest.raises(DevPolicyError) as refused:
         parse_property("monoton", family=True)
     assert [finding.place for finding in refused.value.diagnostics] == [None]
+
+
+def test_what_a_policy_asks_of_versions_is_no_matter_of_the_family(tmp_path: Path) -> None:
+    """Hosts without versions were all refused, and so everything was proved of them."""
+    policy = tmp_path / "p.toml"
+    policy.write_text('prefer = ["cuda", "cpu"]\n[require]\ntorch = ">=2.6"\npython = "3.10"\n')
+    shown = invoke("verify", str(policy), "-p", "always_resolves", "-p", "every_rule_reachable", *SMALL)
+    assert shown.status == 0
+    assert shown.stdout.count("holds") == 2
+
+
+def test_a_family_of_which_every_host_is_refused_says_why(tmp_path: Path) -> None:
+    policy = tmp_path / "p.toml"
+    policy.write_text('prefer = ["cuda"]\n[require]\nspacy = "3"\n')
+    shown = invoke("verify", str(policy), "-p", "within_budget", "-p", "every_rule_reachable", *SMALL)
+    refused = "refused: DP304: this host does not meet `spacy` in [require]\n"
+    assert f"hosts, each of which is {refused}" in shown.stdout
+    assert f"hosts, which are all {refused}" in shown.stdout
+    told = json.loads(invoke("verify", str(policy), *SMALL, "--format", "json").stdout)
+    assert {one["refused"] for one in told["verdicts"]} == {"DP304: this host does not meet `spacy` in [require]"}
+
+
+def test_a_property_may_be_about_a_class_of_the_policy(tmp_path: Path) -> None:
+    policy = tmp_path / "p.toml"
+    policy.write_text('prefer = "cuda"\n[devices.small]\ntype = "cuda"\nmemory = "<20 GiB"\n')
+    shown = invoke("verify", str(policy), "-p", "never_on:small", *SMALL)
+    assert 'always = "never_on:small"' in shown.stdout
+    assert "did you mean `small`?" in invoke("verify", str(policy), "-p", "never_on:smal", *SMALL).stderr

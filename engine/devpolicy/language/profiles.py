@@ -7,6 +7,7 @@ and the environment are handed in.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from devpolicy.host import Host
     from devpolicy.language.conditions import Condition, Environment
     from devpolicy.language.policy import Policy
+
+
+_NO_TEXT = re.compile(r"""\s*(?:[\[{"']|[+-]?[0-9_]+\s*$)""")
+"""What begins as TOML's lists, tables and texts do, or is a number that TOML refuses, is no text without its quotes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,5 +187,7 @@ def _override(text: str) -> Layer:
     try:
         document = Document(text, "--set", PolicyError)
     except PolicyError:
+        if _NO_TEXT.match(value):
+            raise
         document = Document(f"{key.strip()} = {quote(value.strip())}", "--set", PolicyError)
     return Layer(document, document.data, (), "--set")

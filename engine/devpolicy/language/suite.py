@@ -6,7 +6,7 @@ Owns that form, and how a file with tests is recognised among other TOML before 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from devpolicy._tables import Cursor, Field, Kind, integer, read_table
 from devpolicy.errors import PolicyError
 from devpolicy.language.expectations import WORD
 from devpolicy.language.tests import read_hosts, read_tests
-from devpolicy.language.top import classes_of
+from devpolicy.language.top import classes_in
 
 if TYPE_CHECKING:
     from devpolicy._toml import Document
@@ -79,7 +79,7 @@ def read_suite(document: Document, load: Callable[[Word], Policy]) -> SuiteFile:
     data = document.data
     keys = read_table(data, cursor, SUITE, what="a file of tests", label="a key of a file of tests")
     policy, broken = _loaded(keys.get("policy"), load)
-    cursor = replace(cursor, names=_classes(policy))
+    cursor = replace(cursor, names={} if policy is None else classes_in(policy))
     hosts = read_hosts(data.get("host", {}), cursor.at("host"))
     tests = read_tests(data.get("test", []), cursor.at("test"))
     # Without the policy nobody knows which names are its classes'.
@@ -101,8 +101,3 @@ def _loaded(named: Word | None, load: Callable[[Word], Policy]) -> tuple[Policy 
         return None if named is None else load(named), ()
     except PolicyError as broken:
         return None, broken.diagnostics
-
-
-def _classes(policy: Policy | None) -> Mapping[str, Any]:
-    text = None if policy is None else policy.text
-    return {} if text is None else classes_of(text.data.get("devices"), Cursor(text.origins, ("devices",), []))

@@ -178,7 +178,9 @@ def _never_on(outcome: Outcome, term: Term) -> Iterator[str]:
             continue
         units = outcome.plan.placements.items()
         path, unit = next((path, unit) for path, unit in units if device in (str(unit.device), str(unit.runs_on)))
-        yield f"`{path}` is on `{device}`, decided by `{unit.rule}`: {unit.reason}"
+        kept, runs = device == str(unit.device), device == str(unit.runs_on)
+        what = "is on" if kept and runs else "is kept on" if kept else "runs on"
+        yield f"`{path}` {what} `{device}`, decided by `{unit.rule}`: {unit.reason}"
 
 
 def _same_each_time(outcome: Outcome) -> Iterator[str]:

@@ -92,7 +92,7 @@ def command(
 
     loaded = on_every_host(Policy.load(policy), profile, overrides)
     family = family_of(types_of(types, _text(loaded)), accelerators, memory, free, ram, mixed=mixed)
-    wanted = _properties(names) or list(proving.DEFAULTS)
+    wanted = _properties(names, loaded) or list(proving.DEFAULTS)
     found = trees_of(session, [loaded], model, drawn=trees)
     if trees or family.size is None or family.size > proving.MOST_HOSTS:
         from devpolicy.review.draw import search
@@ -117,10 +117,11 @@ def _text(policy: Policy) -> str:
     return repr(replace(policy, tests=(), hosts=(), source="", prefer_place=None, text=None))
 
 
-def _properties(names: Sequence[str]) -> list[Property]:
+def _properties(names: Sequence[str], policy: Policy) -> list[Property]:
     from devpolicy.language.properties import parse_property
+    from devpolicy.language.top import classes_in
 
-    return [parse_property(name, family=True) for name in names]
+    return [parse_property(name, family=True, names=classes_in(policy)) for name in names]
 
 
 def _finding(policy: Policy, verdict: Verdict) -> Diagnostic:
@@ -167,6 +168,7 @@ def _verdict_view(verdict: Verdict, asked: Asked) -> list[Line]:
     if verdict.status != "broken":
         count = f"{verdict.hosts:,} host{'s' * (verdict.hosts != 1)}"
         told = f"proved over {count}" if verdict.status == "proved" else f"no counterexample in {count}"
+        told += f", each of which is refused: {verdict.refused}" if verdict.refused else ""
         return [[("holds   ", "good"), (f"{what}: {told}", "")]]
     lines: list[Line] = [[("broken  ", "error"), (f"{what}: {verdict.why}", "strong")]]
     if verdict.host is not None:
@@ -203,6 +205,7 @@ def _as_json(policy: str, asked: Policy, family: Family, verdicts: Sequence[Verd
                 "status": verdict.status,
                 "hosts": verdict.hosts,
                 "why": verdict.why or None,
+                "refused": verdict.refused or None,
                 "host": _toml(verdict.host),
                 "larger": _toml(verdict.larger),
                 "drawn_model": verdict.tree.to_toml() if verdict.tree else None,
