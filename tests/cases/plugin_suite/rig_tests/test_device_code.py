@@ -7,7 +7,7 @@ import unittest
 
 import pytest
 from device_code import largest_card
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from devpolicy import Host
@@ -54,6 +54,7 @@ class TestOfAClass:
 
 
 @pytest.mark.hosts("1x24gb", "2x24gb")
+@settings(deadline=None)
 @given(st.integers(0, 7))
 def test_the_examples_of_a_property_see_the_host(simulated_host, index):
     assert (index < torch.cuda.device_count()) == (index < len(simulated_host.accelerators))
