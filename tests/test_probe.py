@@ -618,7 +618,7 @@ class TestThisMachine:
         # PYTHONSAFEPATH: as with an installed command, the current folder is no place for modules.
         environ = {**os.environ, "PYTHONSAFEPATH": "1"}
         command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script)]
-        run = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=60, check=False)
+        run = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=300, check=False)
         assert run.returncode == 0, run.stderr
         told = json.loads(run.stdout)
         assert told["loaded"] == []

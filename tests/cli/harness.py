@@ -54,7 +54,7 @@ def shell(*arguments: str, **environment: str) -> Result:
     """Run `python -m devpolicy` as a process of its own, with pipes and UTF-8."""
     environ = {**os.environ, "PYTHONIOENCODING": "utf-8", **environment}
     done = subprocess.run(
-        [sys.executable, "-m", "devpolicy", *arguments], capture_output=True, env=environ, timeout=60, check=False
+        [sys.executable, "-m", "devpolicy", *arguments], capture_output=True, env=environ, timeout=300, check=False
     )
     return Result(done.stdout.decode(), done.stderr.decode(), done.returncode)
 

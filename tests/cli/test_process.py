@@ -44,7 +44,7 @@ def test_the_installed_command_is_the_same():
     script = Path(sys.executable).with_name("devpolicy")
     if not script.exists():
         pytest.skip("the package is not installed with its script")
-    done = subprocess.run([script, "explain", "DP301"], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([script, "explain", "DP301"], capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout == shell("explain", "DP301").stdout
 
 
@@ -56,7 +56,7 @@ def test_nothing_heavy_is_imported_for_a_plan():
     code = (
         "import sys, devpolicy.cli\ntry: devpolicy.cli.main()\nfinally: print(*sorted(sys.modules), file=sys.stderr)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, *PLAN], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code, *PLAN], capture_output=True, text=True, timeout=300, check=True)
     heavy = {"torch", "transformers", "numpy", "rich", "hypothesis", "psutil", "safetensors", "devpolicy.probe"}
     assert heavy & set(done.stderr.split()) == set()
     assert "llama-3.1-70b" in done.stdout
@@ -105,7 +105,7 @@ def test_an_interrupt_leaves_no_traceback(tmp_path):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=10)
                 break
-        out, errors = process.communicate(timeout=60)
+        out, errors = process.communicate(timeout=300)
     assert (process.returncode, out, errors.strip()) == (130, b"", b"")
 
 
@@ -114,7 +114,7 @@ def test_a_full_disk_is_told(tmp_path):
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     with Path("/dev/full").open("wb") as full:
-        done = subprocess.run([*COMMAND, "host", "list"], stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
+        done = subprocess.run([*COMMAND, "host", "list"], stdout=full, stderr=subprocess.PIPE, timeout=300, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith(b"error: cannot write the output: ")
 

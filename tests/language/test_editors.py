@@ -27,7 +27,7 @@ def lint(editor: str, policy: Path) -> subprocess.CompletedProcess[str]:
     if command is None:
         pytest.skip(f"{editor} is not installed")
     given = [command, *COMMANDS[editor], policy.name]
-    return subprocess.run(given, capture_output=True, text=True, check=False, cwd=policy.parent, timeout=60)
+    return subprocess.run(given, capture_output=True, text=True, check=False, cwd=policy.parent, timeout=300)
 
 
 @pytest.fixture

@@ -74,5 +74,5 @@ def test_bounds_that_leave_nothing_are_refused(make: Any) -> None:
 
 def test_without_hypothesis_what_to_install_is_said() -> None:
     code = "import sys\nsys.modules['hypothesis'] = None\nimport devpolicy.testing.strategies"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert "pip install 'devpolicy[testing]'" in done.stderr.splitlines()[-1]
