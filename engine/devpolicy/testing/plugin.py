@@ -239,4 +239,4 @@ def _load(name: Any, folder: Path) -> Host:
 
 def _refuse(test: Any, message: str) -> NoReturn:
     """Make it an error of the collection, without a traceback."""
-    pytest.fail(f"{test.nodeid}: {message}", pytrace=False)
+    raise pytest.fail.Exception(f"{test.nodeid}: {message}", pytrace=False) from None
