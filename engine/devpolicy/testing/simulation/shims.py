@@ -201,9 +201,9 @@ class Shims:
             for name, make in library.constants_of(module.__name__).items():
                 if name in namespace and not self._names.has(namespace, name):
                     self._names.add(namespace, name, make(namespace[name]), namespace[name], live=live)
-            attributes = library.attributes.get(module.__name__)
-            if attributes and (id(namespace), "") not in self._others:
-                of_module = self._others[id(namespace), ""] = _attribute_patch(namespace, attributes)
+            attributes, missing = library.attributes.get(module.__name__), library.missing.get(module.__name__)
+            if (attributes or missing) and (id(namespace), "") not in self._others:
+                of_module = self._others[id(namespace), ""] = _attribute_patch(namespace, attributes or {}, missing)
                 if live:
                     of_module.put()
             for path, make in library.class_attributes.get(module.__name__, {}).items():
@@ -216,13 +216,18 @@ class Shims:
                         of_class.put()
 
 
-def _attribute_patch(namespace: dict[str, Any], answers: Mapping[str, Answer]) -> AttributePatch:
+def _attribute_patch(
+    namespace: dict[str, Any], answers: Mapping[str, Answer], missing: Callable[[Simulation, str], Any] | None
+) -> AttributePatch:
     originals = {name: namespace[name] for name in answers if name in namespace}
 
     def get(name: str) -> Any:
-        if name not in originals:
-            raise AttributeError(f"module {namespace['__name__']!r} has no attribute {name!r}")
         simulation = running()
-        return originals[name] if simulation is None else answers[name](simulation)
+        if name in originals:
+            return originals[name] if simulation is None else answers[name](simulation)
+        found = None if simulation is None or missing is None else missing(simulation, name)
+        if found is None:
+            raise AttributeError(f"module {namespace['__name__']!r} has no attribute {name!r}")
+        return found
 
     return AttributePatch(namespace, tuple(originals), get)
