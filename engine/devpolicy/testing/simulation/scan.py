@@ -94,11 +94,11 @@ def _asks(function: Any, known: Callable[[object], bool], seen: set[object]) -> 
     names = _names_in(code)
     if any(not DEVICE_WORDS.isdisjoint(name.lower().split("_")) for name in names):
         return True
-    package = _package(function)
+    package = package_of(str(function.__module__))
     for value in _named(function.__globals__, names, package):
         if known(value):
             return True
-        if type(value) is FunctionType and _package(value) == package and _asks(value, known, seen):
+        if type(value) is FunctionType and package_of(str(value.__module__)) == package and _asks(value, known, seen):
             return True
     return False
 
@@ -108,14 +108,15 @@ def _named(namespace: dict[str, Any], names: set[str], package: str) -> Iterator
     for name in names:
         value = namespace.get(name)
         if isinstance(value, ModuleType):
-            if value.__name__.partition(".")[0] == package:
+            if package_of(value.__name__) == package:
                 yield from (vars(value)[inner] for inner in names if callable(vars(value).get(inner)))
         elif callable(value):
             yield value
 
 
-def _package(function: Any) -> str:
-    return str(function.__module__).partition(".")[0]
+def package_of(module: str) -> str:
+    """Return the first part of a module's name."""
+    return module.partition(".")[0]
 
 
 def _names_in(code: CodeType) -> set[str]:

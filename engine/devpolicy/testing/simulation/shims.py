@@ -115,12 +115,15 @@ class Shims:
         self._by_original: dict[int, Any] = {}
         self._originals: dict[int, Any] = {}
         self._seen = scan.Seen()
+        self._strange: list[tuple[ModuleType, str, object]] = []
         self._count = 0
         self._lock = threading.RLock()
 
     def put(self) -> None:
         """Put every shim in place, unless a simulation has done so already."""
         with self._lock:
+            if not self._count:
+                self._look_again()
             self._adopt(self._seen.new(), live=self._count > 0)
             self._count += 1
             if self._count == 1:
@@ -140,6 +143,13 @@ class Shims:
                 self._names.take()
                 for patch in self._others.values():
                     patch.take()
+
+    def _look_again(self) -> None:
+        """Learn a library's own function where a test's patch stood in its place when its module was first seen."""
+        still = [entry for entry in self._strange if vars(entry[0]).get(entry[1]) is entry[2]]
+        if len(still) < len(self._strange):
+            self._strange = still
+            self._seen = scan.Seen()
 
     def adopt(self, module: ModuleType) -> None:
         """Replace what a module asks that was loaded just now, under a simulation."""
@@ -175,6 +185,8 @@ class Shims:
         for name in {**answers, **deep}:
             original = namespace.get(name)
             if original is not None and not (id(original) in self._originals or id(original) in self._by_original):
+                if not _is_of(module, original):
+                    self._strange.append((module, name, original))
                 answer, ask = answers.get(name, (ORIGINAL, running))
                 self._know(original, shim(original, answer, ask, deep.get(name)))
         for library in self._libraries:
@@ -214,6 +226,12 @@ class Shims:
                     self._others[id(owner), name] = of_class = ClassPatch(owner, name, make(original), original)
                     if live:
                         of_class.put()
+
+
+def _is_of(module: ModuleType, function: object) -> bool:
+    """Whether a function is the library's own, and none that a test has put there."""
+    place = getattr(function, "__module__", None)
+    return not isinstance(place, str) or scan.package_of(place) == scan.package_of(module.__name__)
 
 
 def _attribute_patch(
