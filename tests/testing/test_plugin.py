@@ -197,6 +197,7 @@ def test_a_mark_that_cannot_be_followed_is_an_error_of_the_collection(pytester: 
     assert MISTAKES[mark] in text
     assert ".py::test_it: " in text
     assert "Traceback" not in text
+    assert "another exception" not in text
 
 
 def test_a_mark_of_a_parameter_is_refused_and_not_passed_over(pytester: pytest.Pytester) -> None:

@@ -37,6 +37,7 @@ def policies(pytester: pytest.Pytester) -> pytest.Pytester:
         'policy = "head.toml"\n[[test]]\nname = "t"\nhost="2x24gb"\nexpect="cuda:0"\n'
     )
     (folder / "Cargo.toml").write_text(CARGO)
+    (folder / "pyproject.toml").write_text('[dependency-groups]\ntest = ["pytest"]\n')
     (folder / "other.toml").write_text("[tool]\nx = 1\n")
     return pytester
 
@@ -99,3 +100,8 @@ def test_collecting_tests_of_policies_imports_no_heavy_library(policies: pytest.
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=policies.path)
     assert "HEAVY set()" in run.stdout
+
+
+def test_tests_that_are_written_inline_are_items_too(pytester: pytest.Pytester) -> None:
+    pytester.makefile(".toml", p='prefer = "cpu"\ntest = [{ name = "t", host = "cpu-only", expect = "cpu" }]\n')
+    pytester.runpytest_subprocess("p.toml").assert_outcomes(passed=1)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from devpolicy.device import ComponentDevice
+from devpolicy.device.map import KEPT_LAST
 from devpolicy.errors import DeviceError, DevPolicyError, DevPolicyWarning, MissingLibraryError
 
 if TYPE_CHECKING:
@@ -184,5 +185,5 @@ def _with_order(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     device_map = kwargs.get("device_map")
     if not isinstance(device_map, Mapping):  # text such as "auto"
         return dict(kwargs)
-    last = {"cpu": 1, "disk": 2}
-    return {**kwargs, "device_map": dict(sorted(device_map.items(), key=lambda entry: last.get(str(entry[1]), 0)))}
+    ordered = sorted(device_map.items(), key=lambda entry: KEPT_LAST.get(str(entry[1]), 0))
+    return {**kwargs, "device_map": dict(ordered)}

@@ -18,7 +18,7 @@ from warnings import warn
 from devpolicy.api.inputs import HostLike, PolicyLike, host_of, policy_in_environment, policy_of
 from devpolicy.api.joint import Joint, Request
 from devpolicy.device import ComponentDevice
-from devpolicy.errors import DevPolicyWarning, Diagnostic, PolicyError, Unsatisfiable
+from devpolicy.errors import DevPolicyWarning, Diagnostic, PolicyError, Unsatisfiable, findings_at
 from devpolicy.host import Host
 from devpolicy.language.policy import Policy
 from devpolicy.placement.choice import choose
@@ -32,10 +32,10 @@ def device_of(joint: Joint, request: Request, *, strict: bool) -> ComponentDevic
     request = request.on(joint.host)
     if request.has_size:
         plan = joint.place(request).plan
-        tell(plan.warnings, strict)
+        tell(plan.warnings, strict=strict)
         return plan.device
     choice = choose(request.policy, joint.host, component=request.component, cls=request.cls, target=request.target)
-    tell(choice.warnings, strict)
+    tell(choice.warnings, strict=strict)
     return choice.device
 
 
@@ -140,12 +140,10 @@ def _policy_of_process(name: str) -> Policy:
     try:
         return Policy.load(name)
     except PolicyError as broken:
-        first, *rest = broken.diagnostics
-        note = f"the environment variable `{VARIABLE}` names it"
-        raise PolicyError([replace(first, notes=(*first.notes, note)), *rest]) from None
+        raise PolicyError(findings_at(broken, note=f"the environment variable `{VARIABLE}` names it")) from None
 
 
-def tell(warnings: Sequence[Diagnostic], strict: bool) -> None:
+def tell(warnings: Sequence[Diagnostic], *, strict: bool) -> None:
     """Warn whoever called devpolicy, through however many of its functions; raise where the caller is strict."""
     if strict and warnings:
         raise Unsatisfiable([replace(warning, severity="error") for warning in warnings])

@@ -50,11 +50,12 @@ def read_module(
     try:
         from torch import nn
     except ImportError:
-        raise ModelError("a module can be read only where torch is installed: install `devpolicy[torch]`") from None
+        message = "a module can be read only where torch is installed: `pip install 'devpolicy[torch]'`"
+        raise ModelError(message) from None
     if not isinstance(module, nn.Module):
         raise ModelError(f"a model is read from a `torch.nn.Module`, not from {type(module).__name__} objects")
     found = list(_walk(module))
-    reader = _TensorReader(unloaded)
+    reader = _TensorReader(unloaded=unloaded)
     converted = converted_names(module)
     modules = tuple(Module(path, type(part).__name__, *reader.read(path, part, converted)) for path, part in found)
     config, prefix = config_of(found)
@@ -94,7 +95,7 @@ def _walk(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 class _TensorReader:
     """Turns torch tensors into `Tensor` values, one for all that are alike, and notes which are one object."""
 
-    def __init__(self, unloaded: bool) -> None:
+    def __init__(self, *, unloaded: bool) -> None:
         self._unloaded = unloaded
         self.order: dict[str, int] = {}  # full name -> its place
         self._made: dict[tuple[object, ...], Tensor] = {}
@@ -114,7 +115,7 @@ class _TensorReader:
                     continue
                 full = join(path, name)
                 persistent = not (buffer and name in transient)
-                tensors.append(self._tensor(full, name, tensor, buffer, persistent))
+                tensors.append(self._tensor(full, name, tensor, buffer=buffer, persistent=persistent))
                 self.order[full] = len(self.order)
                 self._objects.setdefault(id(tensor), []).append(full)
                 if self._unloaded or tensor.is_meta:
@@ -128,7 +129,7 @@ class _TensorReader:
         """Return the groups of names that are one object."""
         return [names for names in self._objects.values() if len(names) > 1]
 
-    def _tensor(self, full: str, name: str, tensor: Any, buffer: bool, persistent: bool) -> Tensor:
+    def _tensor(self, full: str, name: str, tensor: Any, *, buffer: bool, persistent: bool) -> Tensor:
         try:
             shape = tuple(tensor.shape)
         except RuntimeError:
