@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from devpolicy.testing.simulation.build import accelerator_type, count
 from devpolicy.testing.simulation.held import KINDS
-from devpolicy.testing.simulation.libraries import ORIGINAL, Around, Library
+from devpolicy.testing.simulation.libraries import ORIGINAL, Around, Library, torch_parallel
 from devpolicy.testing.simulation.libraries.torch_accelerator import NONE
 from devpolicy.testing.simulation.libraries.torch_devices import require
 from devpolicy.testing.simulation.refusal import refusal
@@ -29,8 +29,8 @@ TYPES = ("cuda", "xpu")
 POOLS = ("all", "small_pool", "large_pool")
 COUNTED = ("allocation", "segment", "active", "inactive_split", "oversize_allocations", "oversize_segments")
 SIZED = ("allocated_bytes", "reserved_bytes", "active_bytes", "requested_bytes", "inactive_split_bytes")
-REFUSED = ("_broadcast_coalesced", "_broadcast", "_broadcast_out", "_scatter", "_scatter_out", "_gather", "_gather_out")
-"""What `torch.nn.DataParallel` calls."""
+REFUSED = ("_broadcast_out", "_scatter_out", "_gather_out")
+"""What moves tensors into others between devices."""
 
 
 def _ready(type_: str, simulation: Simulation) -> None:
@@ -75,9 +75,10 @@ def _memory_stats(held: Held, type_: str, index: int) -> dict[str, Any]:
 
 
 def _exchange(held: Held, type_: str, index: int) -> int:
+    if index < 0:
+        return -1
     before = held.current(type_)
-    if index >= 0:
-        held.set_current(type_, index)
+    held.set_current(type_, index)
     return before
 
 
@@ -133,6 +134,7 @@ def put_c_half(simulation: Simulation) -> None:
     import torch
 
     names: dict[str, Any] = {name: partial(_refuse, simulation, f"torch._C.{name}") for name in REFUSED}
+    names |= torch_parallel.c_half()
     for type_ in TYPES:
         names |= _c_half(simulation, held, type_)
 
