@@ -23,7 +23,7 @@ from devpolicy.models.module import read_module
 LARGEST_JSON = 64 << 20
 """An index of a million tensors has this size."""
 
-INSTALL = "install Transformers: `pip install devpolicy[hf]`"
+INSTALL = "install Transformers: `pip install 'devpolicy[hf]'`"
 
 
 def from_config(config: Any, architecture: str | None = None) -> ModelTree:

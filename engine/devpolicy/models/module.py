@@ -50,7 +50,8 @@ def read_module(
     try:
         from torch import nn
     except ImportError:
-        raise ModelError("a module can be read only where torch is installed: install `devpolicy[torch]`") from None
+        message = "a module can be read only where torch is installed: `pip install 'devpolicy[torch]'`"
+        raise ModelError(message) from None
     if not isinstance(module, nn.Module):
         raise ModelError(f"a model is read from a `torch.nn.Module`, not from {type(module).__name__} objects")
     found = list(_walk(module))

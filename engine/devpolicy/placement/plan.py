@@ -202,7 +202,10 @@ class Plan:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
-        """Read a plan written by `to_dict`. Raises `PlanError` where it is malformed or its digest does not match."""
+        """Read a plan written by `to_dict`.
+
+        Raises `PlanError`, a `DevPolicyError` and a `ValueError`, where it is malformed or its digest does not match.
+        """
         try:
             if data["schema"] != 1:
                 raise PlanError(f"a plan of schema {data['schema']!r} cannot be read: this version reads 1")

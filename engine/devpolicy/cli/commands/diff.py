@@ -128,7 +128,10 @@ def _told(one: Difference) -> str:
     if one.refused[0] or one.refused[1]:
         texts = [f"refused with {text.partition(':')[0]}" if text else "placed" for text in one.refused]
         return " -> ".join(texts)
-    rows = [f"{row.pattern or 'all'}: {told(row.key[0])} -> {told(row.key[1])}" for row in fold(one.moved.items())]
+    moves: dict[str, list[str]] = {}
+    for row in fold(one.moved.items()):
+        moves.setdefault(f"{told(row.key[0])} -> {told(row.key[1])}", []).append(row.pattern or "all")
+    rows = [f"{', '.join(patterns)}: {move}" for move, patterns in moves.items()]
     return "; ".join([*rows, *([one.other] if one.other else [])])
 
 
