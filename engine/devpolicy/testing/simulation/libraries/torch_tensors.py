@@ -138,13 +138,8 @@ def put_c_half(simulation: Simulation) -> None:
     for type_ in TYPES:
         names |= _c_half(simulation, held, type_)
 
-    def others(name: str) -> Any:
-        if name.startswith(("_cuda_", "_xpu_", "_nccl_")):
-            return partial(_refuse, simulation, f"torch._C.{name}")
-        raise AttributeError(f"module 'torch._C' has no attribute {name!r}")
-
     namespace: dict[str, Any] = torch._C.__dict__
-    added = {name: value for name, value in {**names, "__getattr__": others}.items() if name not in namespace}
+    added = {name: value for name, value in names.items() if name not in namespace}
     namespace.update(added)
     simulation.restore.append(partial(_take_out, namespace, tuple(added)))
     _put_generators(simulation, held, torch)
@@ -192,10 +187,13 @@ def _shared(type_: str) -> dict[str, Any]:
     return {**own, **dict.fromkeys(originals, ORIGINAL)}
 
 
-OF_MPS = ("current_allocated_memory", "driver_allocated_memory", "empty_cache", "manual_seed", "seed", "synchronize")
+OF_MPS = (
+    *("_get_default_mps_generator", "current_allocated_memory", "driver_allocated_memory", "empty_cache"),
+    *("manual_seed", "seed", "synchronize"),
+)
 OF_ACCELERATOR = (
     *("current_stream", "max_memory_allocated", "max_memory_reserved", "memory_allocated", "memory_reserved"),
-    "reset_peak_memory_stats",
+    *("memory_stats", "reset_accumulated_memory_stats", "reset_peak_memory_stats"),
 )
 
 LIBRARY = Library(
