@@ -43,7 +43,8 @@ def policies(pytester: pytest.Pytester) -> pytest.Pytester:
 
 
 def test_each_test_is_an_item_that_fails_with_the_place_and_what_decided_it(policies: pytest.Pytester) -> None:
-    result = policies.runpytest_subprocess("policy", "-v")
+    # In the order in which they are written, also where a plugin shuffles.
+    result = policies.runpytest_subprocess("policy", "-v", "-p", "no:randomly")
     result.assert_outcomes(passed=2, failed=1)
     result.stdout.fnmatch_lines(
         [
@@ -93,7 +94,8 @@ def test_a_project_with_other_toml_loads_nothing_of_ours(pytester: pytest.Pytest
 
 def test_collecting_tests_of_policies_imports_no_heavy_library(policies: pytest.Pytester) -> None:
     code = (
-        "import sys, pytest; pytest.main(['policy', '--collect-only', '-q', '-p', 'no:hypothesispytest']);"
+        "import sys, pytest;"
+        "pytest.main(['policy', '--collect-only', '-q', '-p', 'no:hypothesispytest', '-p', 'no:randomly']);"
         "print('HEAVY', set(sys.modules) & {'torch', 'numpy', 'hypothesis', 'rich', 'click', 'psutil'})"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=policies.path)

@@ -43,7 +43,7 @@ def to_haystack(device: ComponentDevice) -> HaystackDevice:
     value for its device, and a disk is none.
     """
     if not isinstance(device, ComponentDevice):
-        raise DeviceError(f"a component device of devpolicy is expected, got {type(device).__name__}")
+        raise DeviceError(f"a component device of devpolicy is expected, got {_path(device)}")
     converted = _to_haystack(device)
     entries = device.to_dict().get("device_map", {})
     if entries and entries[min(entries)] == "disk" and set(entries.values()) != {"disk"}:
@@ -63,7 +63,7 @@ def from_haystack(device: HaystackDevice) -> ComponentDevice:
     """
     theirs = _their_class()
     if not isinstance(device, theirs):
-        raise DeviceError(f"Haystack's ComponentDevice is expected, got {type(device).__name__}")
+        raise DeviceError(f"Haystack's ComponentDevice is expected, got {_path(device)}")
     try:
         saved = device.to_dict()
     except Exception as broken:  # noqa: BLE001 - unchecked when it was made, so it fails here in any way
@@ -128,6 +128,11 @@ def _their_class() -> type[HaystackDevice]:
             'Haystack 2.31 or newer is not installed: run `pip install "devpolicy[haystack]"`'
         ) from missing
     return Theirs
+
+
+def _path(value: Any) -> str:
+    """Return the path of a value's class: the name alone is the same for both."""
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
 
 
 def _to_haystack(device: ComponentDevice) -> HaystackDevice:

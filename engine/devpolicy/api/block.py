@@ -44,36 +44,37 @@ class Block:
 
     def __init__(self, policy: Policy, host: Host | None) -> None:
         self.policy = policy
-        self._host = host
+        self.given = host
+        """The host that it was made for; `None` for this machine."""
         self._joint: Joint | None = None
         self._effective: Policy | None = None
         # One block may be shared by tasks, and the policy of a process is shared by all its threads.
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
 
     @property
     def joint(self) -> Joint:
         """What was resolved, on the host, which is probed once."""
-        with self._lock:
+        with self.lock:
             if self._joint is None:
-                self._joint = Joint(Host.probe(disk_path=self.policy.disk_path) if self._host is None else self._host)
+                self._joint = Joint(Host.probe(disk_path=self.policy.disk_path) if self.given is None else self.given)
             return self._joint
 
     @property
     def effective(self) -> Policy:
         """The policy with what belongs to the host, and to the environment of the first time that it is asked."""
-        with self._lock:
+        with self.lock:
             if self._effective is None:
                 self._effective = policy_in_environment(self.policy, self.joint.host)
             return self._effective
 
     def copy(self) -> Joint:
         """Return what was resolved as it is now, to plan beside it."""
-        with self._lock:
+        with self.lock:
             return replace(self.joint)
 
     def device(self, request: Request, *, strict: bool = False) -> ComponentDevice:
         """Resolve one component, by any policy, beside what was resolved before."""
-        with self._lock:
+        with self.lock:
             return device_of(self.joint, request, strict=strict)
 
 
@@ -87,7 +88,8 @@ def use_policy(policy: PolicyLike, host: HostLike | None = None) -> Iterator[Pol
     """Make `policy` what `ComponentDevice.resolve_device(None)` asks inside the block, in this thread or task.
 
     `host` is what the verbs take inside the block where none is given: by default this machine, probed once, when it
-    is first needed. Blocks nest; the inner one counts. asyncio tasks that begin in a block share it, threads do not.
+    is first needed, and inside `simulate_host` each simulated one. Blocks nest; the inner one counts. asyncio tasks
+    that begin in a block share it, threads do not.
     """
     loaded = policy_of(policy)
     token = _in_use.set(Block(loaded, None if host is None else host_of(host, loaded)))

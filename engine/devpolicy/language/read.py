@@ -58,7 +58,8 @@ def load(name: str | os.PathLike[str]) -> Policy:
         return parse(shipped[name].read_bytes(), f"{name}.toml")
     path = Path(name)
     if not exists(path):
-        raise PolicyError(Diagnostic("DP202", f"there is no policy `{name}`", help=likely(path, shipped)))
+        hint = "a policy's own text is read by `Policy.parse`" if "=" in str(name) else likely(path, shipped)
+        raise PolicyError(Diagnostic("DP202", f"there is no policy `{name}`", help=hint))
     return _read(Document.open(path, PolicyError))
 
 
