@@ -65,7 +65,7 @@ def _forget_streams(simulation: Simulation) -> None:
         from torch.nn.parallel import _functions
 
         def forget() -> None:
-            vars(_functions)["_streams"] = None
+            _functions._streams = None
 
         forget()
         simulation.restore.append(forget)
