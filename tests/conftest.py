@@ -19,6 +19,10 @@ settings.register_profile("quick", deadline=None, max_examples=20, derandomize=T
 settings.register_profile("dev", deadline=None, max_examples=200)
 settings.register_profile("deep", deadline=None, max_examples=5000, suppress_health_check=[HealthCheck.too_slow])
 
+# Torch's threads in each of several workers wait for one another most of the time. Before torch is imported, and for
+# the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
 settings.load_profile(PROFILE)
 

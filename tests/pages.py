@@ -45,6 +45,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "migrating": ("torch", "transformers", "accelerate"),
     "transformers": ("torch", "transformers", "accelerate"),
     "haystack": ("torch", "transformers", "accelerate", "haystack"),
+    "other-libraries": ("torch", "transformers", "accelerate", "sentence_transformers", "spacy"),
 }
 """The pages that run here, and what their Python needs. The other pages of `docs/` have tests of their own."""
 
@@ -89,7 +90,7 @@ def missing(page: str) -> list[str]:
 def readable(text: str) -> Policy | SuiteFile | Host | ModelTree:
     """Read a `toml` block by what it holds. Raises the error of whatever it seems to be."""
     if re.search(r"^policy\b", text, re.MULTILINE):
-        return read_suite(Document(text, "<string>", PolicyError))
+        return read_suite(Document(text, "<string>", PolicyError), lambda word: Policy.load(word.text))
     if re.search(r"^(prefer\b|\[\[rule)", text, re.MULTILINE):
         return Policy.parse(text)
     return ModelTree.parse(text) if re.search(r"^(\[\[)?module\b", text, re.MULTILINE) else Host.parse(text)

@@ -23,6 +23,7 @@ pytest.importorskip("accelerate")
 from devpolicy import (  # noqa: E402
     ComponentDevice,
     DeviceMap,
+    DevPolicyError,
     Host,
     Policy,
     PolicyError,
@@ -376,3 +377,13 @@ def test_transformers_names_rewritten_weights_by_their_tensors_alone(tmp_path: P
     transformers.MixtralForCausalLM.from_pretrained(tmp_path / "model", **made.to_hf_kwargs())
     written = sorted(file.name for file in (tmp_path / "offload").iterdir())
     assert "model.layers.0.mlp.experts.down_proj.safetensors" in written
+
+
+def test_a_component_is_named_by_text() -> None:
+    with pytest.raises(DevPolicyError, match="a component is named by text, not by a value of type int"):
+        ComponentDevice.from_policy(Policy.parse('prefer = ["cpu"]'), 3, host="cpu-only")  # type: ignore[arg-type]
+
+
+def test_the_text_of_a_policy_in_the_place_of_its_name_is_led_to_parse() -> None:
+    with pytest.raises(PolicyError, match=r"a policy's own text is read by `Policy\.parse`"):
+        ComponentDevice.from_policy('prefer = ["cpu"]', host="cpu-only")

@@ -394,6 +394,19 @@ def test_a_component_before_it_that_has_no_place_is_told_by_name() -> None:
         resolve(policy, component="second")
 
 
+def test_the_exact_name_is_nearest_and_then_the_globs_as_they_are_written() -> None:
+    before, behind = "[component.'*a']\nprefer = 'cuda:1'\n", "[component.'*']\nprefer = 'cpu'\n"
+    policy = Policy.parse(f"{ROOMY}{before}[component.a]\nprefer = 'cuda:0'\n{behind}")
+    chosen = {name: resolve(policy, TWO, component=name).to_torch_str() for name in ("a", "ba", "b")}
+    assert chosen == {"a": "cuda:0", "ba": "cuda:1", "b": "cpu"}
+
+
+def test_of_a_table_each_key_is_that_of_the_nearest_entry_that_has_it() -> None:
+    text = f"{ROOMY}[component.'*'.workload]\ncontext = 512\nbatch = 2\n[component.a.workload]\ncontext = 64\n"
+    workload = Policy.parse(text).for_component("a").workload
+    assert (workload.context, workload.batch) == (64, 2)
+
+
 def test_a_class_decides_which_entries_speak() -> None:
     policy = Policy.parse("prefer = 'cuda'\n[component.'*']\ntype = '*.models.*'\nprefer = 'cpu'\n[component.one]\n")
     for component_class in ("own.models.Encoder", type("Encoder", (), {"__module__": "own.models"})):

@@ -11,7 +11,7 @@ import pytest
 
 from devpolicy import ModelTree
 from devpolicy.models import model_catalogue
-from devpolicy.models.families import _FAMILIES
+from devpolicy.models.families import FAMILIES
 from tests.pages import DOCS, NEEDS, missing, read, recorded, run
 
 HOW = "python -m tests.pages records it anew"
@@ -101,4 +101,4 @@ def _short(count: int) -> str:
 def test_the_families_that_the_page_names_are_those_that_are_read_without_transformers() -> None:
     sentence = re.search(r"families are read without Transformers:(.*?)\(the", read("hosts-and-models"), re.DOTALL)
     assert sentence is not None
-    assert set(re.findall(r"`(\w+)`", sentence[1])) == set(_FAMILIES)
+    assert set(re.findall(r"`(\w+)`", sentence[1])) == set(FAMILIES)

@@ -67,7 +67,7 @@ def test_every_error_can_be_handed_to_another_process(kind):
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_every_code_is_explained(code):
+def test_a_title_is_no_sentence_and_an_explanation_is_one(code):
     title, explanation = CODES[code]
     assert title[0].islower() or title.startswith("TOML")
     assert not title.endswith(".")

@@ -186,7 +186,7 @@ def test_a_checkpoint_of_another_model_than_its_configuration_is_partial(tmp_pat
         (lambda path: path / "gone", "it does not exist"),
         (lambda path: path / "file.txt", "it is a file"),
         (lambda path: path / "empty", "it has no `config.json`"),
-        (lambda path: path / "unweighted", "has no weights"),
+        (lambda path: path / "unweighted", r"(?s)has no weights.*for a model without weights, name `.*config\.json`"),
     ],
 )
 def test_what_is_no_checkpoint_folder_is_refused(make, message, tmp_path):

@@ -73,7 +73,7 @@ def test_any_number_is_a_size_or_is_refused(number):
         ("7.999999999 PiB", 7_999_999_999 * 2**50 // 10**9),
     ],
 )
-def test_examples(text, size):
+def test_a_size_is_exact_and_rounded_down_to_bytes(text, size):
     assert parse_size(text) == size
 
 

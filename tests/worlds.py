@@ -69,6 +69,53 @@ def block_trees(draw: st.DrawFn) -> ModelTree:
 
 
 @st.composite
+def spread_worlds(draw: st.DrawFn, trees: st.SearchStrategy[ModelTree]) -> World:
+    """Worlds whose plans use several places: devices among which the model is shared out, and budgets, overflow and
+    rules that keep a part of it on the CPU and the disk.
+    """
+    tree = draw(trees)
+    kind = draw(st.sampled_from(("cuda", "cuda", "cuda", "xpu", "mps")))
+    count = 1 if kind == "mps" else draw(st.integers(2, 4))
+    capability = (9, 0) if kind == "cuda" else None  # transformers asks for it before it groups experts
+    devices = [Accelerator(kind, memory="64 GiB", capability=capability) for _ in range(count)]
+    host = Host(devices, memory="64 GiB", disk="1 TiB")
+    blocks = [module.path for module in tree.modules if module.cls in tree.no_split]
+    inside = tuple(f"{path}." for path in blocks)
+    others = [module.path for module in tree.modules if module.tensors and not f"{module.path}.".startswith(inside)]
+    units = [*blocks, *others]
+    # With one device something must be elsewhere. For mps that is the disk: accelerate would load on it what the CPU is
+    # to keep.
+    kept = draw(st.lists(st.sampled_from(units), min_size=1 if count == 1 else 0, max_size=2, unique=True))
+    elsewhere = st.sampled_from([DISK] if kind == "mps" else [CPU, DISK])
+    rules = tuple(
+        Rule(f"rule {number}", (Pattern.parse(path),), offload=(draw(elsewhere),), layer=f"{number}")
+        for number, path in enumerate(kept)
+        if path
+    )
+    # No unit is larger than all; what one device cannot hold, several do, or it is kept elsewhere.
+    largest = max(sum(one.bytes_as(None) for one in _tensors_in(tree, path)) for path in units)
+    cached = sum(cache.values for cache in tree.kv_cache) * 4
+    share = draw(st.sampled_from((200, 60, 30)))
+    cap = Amount(size=2 * largest + (tree.bytes_as() + cached) * share // 100)
+    policy = Policy(
+        prefer=(Term(kind),),
+        overflow=tuple(draw(st.lists(elsewhere, min_size=1, max_size=2, unique=True))),
+        split=draw(st.sampled_from(("balanced", "balanced", "when-needed", "fastest"))),
+        ties=draw(st.sampled_from(("follow", "skip"))),
+        rules=rules,
+        memory=(MemoryRule(Term(kind), "total", cap, Amount(size=0), activations=Amount(size=0)),),
+        disk_path="offload",
+        workload=Workload(context=1),
+    )
+    return World(policy, tree, host)
+
+
+def _tensors_in(tree: ModelTree, path: str) -> list[Tensor]:
+    inside = range(tree.index[path], tree.ends[tree.index[path]]) if path else [0]
+    return [tensor for at in inside for tensor in tree.modules[at].tensors]
+
+
+@st.composite
 def _policies(draw: st.DrawFn, tree: ModelTree, kind: str, count: int, rules: int) -> Policy:
     context = draw(st.integers(1, 4))
     cached = sum(cache.values for cache in tree.kv_cache) * context * 4

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import tomli
 
 from devpolicy._spans import BARE_KEY, KeyPath, Spans, index_spans
-from devpolicy.errors import DevPolicyError, Diagnostic, Place
+from devpolicy.errors import DevPolicyError, Diagnostic, Place, reason_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,8 +79,8 @@ class Document:
             with path.open("rb") as file:
                 content = file.read(LARGEST_FILE + 1)
         except (OSError, ValueError) as broken:
-            reason = getattr(broken, "strerror", None) or str(broken)
-            raise error(Diagnostic("DP109", f"cannot read `{path}`: {reason.lower()}")) from None
+            hint = "name a file inside of it" if isinstance(broken, IsADirectoryError) else ""
+            raise error(Diagnostic("DP109", f"cannot read `{path}`: {reason_of(broken)}", help=hint)) from None
         return cls.read(content, str(path), error, str(path.parent))
 
     def place(self, path: KeyPath, part: Part = "value", inside: Inside | None = None) -> Place:
@@ -180,7 +180,7 @@ def _way_out(message: str) -> str:
         return 'text stands in quotes, such as "cuda"; `true` and `false` are lower case'
     if "after a statement" in message:
         return 'text stands in quotes, such as "24 GiB"'
-    if "not closed" in message or "unclosed" in message or "ends where" in message:
+    if any(said in message for said in ("not closed", "unclosed", "ends where", "unterminated", 'expected "\'"')):
         return "a quote, a bracket or a brace is missing"
     return ""
 

@@ -159,7 +159,8 @@ CODES: dict[str, Code] = {
     ),
     "DP407": Code(
         "structure not known in full",
-        "The model was read from headers alone: without classes and ties no map can be promised.",
+        "The model was read from headers alone, since its weights are quantised or its family is not known here: "
+        'without classes and ties no map can be promised. One device needs no map: plan for `"torch"`.',
     ),
     "DP408": Code(
         "a module that holds tensors itself",

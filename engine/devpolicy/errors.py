@@ -11,7 +11,7 @@ no names of our types, help on its own line.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 WIDEST = 160
@@ -104,6 +104,11 @@ def _window(line: str, column: int) -> tuple[str, int]:
     return (f"…{shown[1:]}" if begin else shown), column - begin
 
 
+def reason_of(failure: Exception) -> str:
+    """Return what the system says of a file that cannot be read or written, as the end of a message."""
+    return str(getattr(failure, "strerror", None) or failure).lower()
+
+
 class DevPolicyError(Exception):
     """Base of every error that devpolicy raises on purpose.
 
@@ -132,6 +137,18 @@ class DevPolicyError(Exception):
     def code(self) -> str | None:
         """The code of the first finding, `None` where the error has none."""
         return self.diagnostics[0].code if self.diagnostics else None
+
+
+def findings_at(
+    broken: DevPolicyError, place: Place | None = None, *, note: str = "", code: str = "DP202"
+) -> list[Diagnostic]:
+    """Return what is wrong with something for whoever named it: at `place` where it has no place of its own.
+
+    `note` says what named it. An error that is only a text becomes a finding of `code`.
+    """
+    first, *rest = broken.diagnostics or (Diagnostic(code, str(broken)),)
+    notes = (*first.notes, note) if note else first.notes
+    return [replace(first, place=first.place or place, notes=notes), *rest]
 
 
 class DeviceError(DevPolicyError, ValueError):

@@ -266,3 +266,10 @@ def test_haystacks_own_component_takes_the_converted_device() -> None:
     assert "cuda:1" in saved.dumps()
     again = loaded(saved, decide(POLICY, HOST))
     assert again.to_dict()["components"]["sas"]["init_parameters"]["device"] == {"type": "single", "device": "cuda:0"}
+
+
+def test_a_component_device_of_the_wrong_library_is_named_with_its_module() -> None:
+    with pytest.raises(DeviceError, match=r"got devpolicy\."):
+        ComponentDevice.from_haystack(ComponentDevice.from_str("cpu"))
+    with pytest.raises(DeviceError, match=r"got haystack\."):
+        to_haystack(ComponentDevice.from_str("cpu").to_haystack())

@@ -211,3 +211,24 @@ def test_check_of_a_model_that_is_not_here_is_a_warning(tmp_path: Path) -> None:
     assert checked(tmp_path, text) == [("DP202", "warning", 3)]
     assert invoke("check", str(tmp_path / "p.toml")).status == 0
     assert invoke("check", str(tmp_path / "p.toml"), "--strict").status == 1
+
+
+@pytest.mark.parametrize("command", [("plan",), ("check",)])
+@pytest.mark.parametrize(("model", "said"), [("=gpt2", "component"), ("a=", "model"), ("=", "model"), ("", "model")])
+def test_half_a_name_is_told_as_such_and_never_suggested_back(
+    command: tuple[str, ...], model: str, said: str, rag: str
+) -> None:
+    for more in ((), ("--model", "gpt2")):
+        result = invoke(*command, rag, "--model", model, *more)
+        assert result.status == 2
+        assert result.stderr.startswith(
+            f"error: `--model {model}` names no {said}\n  = help: write `--model NAME=MODEL`"
+        )
+
+
+def test_a_component_of_any_name_is_given_a_model(tmp_path: Path) -> None:
+    policy = tmp_path / "p.toml"
+    policy.write_text('prefer = "cpu"\n[component."2nd réader.x y"]\nneeds = "1 GiB"\n', encoding="utf-8")
+    result = invoke("plan", str(policy), "--host", "cpu-only", "--model", "2nd réader.x y=gpt2", "--format", "json")
+    plans = json.loads(result.stdout)["components"]
+    assert [(name, len(plan["placements"]) > 1) for name, plan in plans.items()] == [("2nd réader.x y", True)]

@@ -20,6 +20,14 @@ REFUSED = [
     (("plan", "cpu-only", "--model", "gpt2", "--host", "2x24"), 2, "did you mean `2x24gb`?"),
     (("plan", "cpu-only", *GPT2, "--hots", "x"), 2, "did you mean `--host`?"),
     (("plan", "cpu-only"), 2, "write `--model MODEL`"),
+    (("plan", "cpu-only", *GPT2, "--json"), 2, "did you mean `--format json`?"),
+    (("plan", "cpu-only", "--model", "./no-such-folder"), 2, "a path counts from the current folder"),
+    (("plan", "cpu-only", "--model", "no-such-model"), 2, "`devpolicy model list` shows the catalogue"),
+    (("plan", ".", *GPT2), 2, "name a file inside of it"),
+    (("plan", "cpu-only", *GPT2, "--locked", "pyproject.toml"), 2, "write one with `--format json --output FILE`"),
+    (("show", "--host", "2x24gb"), 2, "missing argument `POLICY`"),
+    (("test", "no-such-policy"), 2, "there is no policy `no-such-policy`"),
+    (("diff", "cpu-only", "cpu-only", "--models", "z*"), 2, "`devpolicy model list` shows them"),
     (("plan", "cpu-only", "--modl", "gpt2"), 2, "`devpolicy plan --help` shows what it takes"),
     (("why", "cpu-only", "lm_head"), 2, "write `--model MODEL`"),
     (("plan", "cpu-only", *GPT2, "--to", "jax"), 2, "jax"),
@@ -208,3 +216,17 @@ def test_every_command_teaches_with_examples():
         assert result.status == 0
         assert f"  devpolicy {' '.join(path)}" in result.stdout
         assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_a_policy_without_tests_is_told_how_to_write_one(tmp_path):
+    policy = tmp_path / "p.toml"
+    policy.write_text('prefer = "cuda"\n')
+    result = invoke("test", str(policy))
+    assert result.status == 2
+    assert "write one: `[[test]]` with" in result.stderr
+
+
+@pytest.mark.parametrize("group", [(), ("host",), ("model",), ("simulator",)], ids=" ".join)
+def test_no_command_is_described_by_half_a_sentence(group):
+    result = invoke(*group, "--help")
+    assert "..." not in result.stdout.partition("Commands:")[2]

@@ -27,24 +27,41 @@ def thing(required: list[str], **properties: Any) -> dict[str, Any]:
 
 
 # What the standard says of the parts that are used: sections 3.13 (log), 3.14 (run), 3.19 (tool), 3.49 (rule),
-# 3.27 (result), 3.28 (location), 3.29 (physical location), 3.30 (region).
+# 3.20 (invocation), 3.58 (notification), 3.27 (result), 3.28 (location), 3.29 (physical location), 3.30 (region).
+# Stricter than its schema: a result has a rule, as section 3.27.5 asks, and one location, as GitHub does.
 REGION = thing(["startLine"], startLine=COUNT, startColumn=COUNT, endColumn=COUNT)
 ARTIFACT = thing([], uri={"type": "string", "format": "uri-reference", "pattern": r"^[^ \\]+$"})
 LOCATION = thing([], physicalLocation=thing(["artifactLocation"], artifactLocation=ARTIFACT, region=REGION))
+FINDING: dict[str, Any] = {
+    "level": {"enum": ["none", "note", "warning", "error"]},
+    "message": TEXT,
+    "locations": {"type": "array", "items": LOCATION, "minItems": 1},
+}
 RESULT = thing(
-    ["message"],
+    ["ruleId", "message", "locations"],
     ruleId={"type": "string"},
-    ruleIndex={"type": "integer", "minimum": -1},
-    level={"enum": ["none", "note", "warning", "error"]},
-    message=TEXT,
-    locations={"type": "array", "items": LOCATION},
+    ruleIndex={"type": "integer", "minimum": 0},
+    **FINDING,
 )
-RULE = thing(["id"], id={"type": "string"}, shortDescription=TEXT, fullDescription=TEXT)
+NOTIFICATION = thing(["message"], descriptor=thing(["id"], id={"type": "string"}), **FINDING)
+INVOCATION = thing(
+    ["executionSuccessful"],
+    executionSuccessful={"type": "boolean"},
+    toolConfigurationNotifications={"type": "array", "items": NOTIFICATION},
+)
+RULE = thing(
+    ["id", "shortDescription", "fullDescription", "help"],
+    id={"type": "string"},
+    shortDescription=TEXT,
+    fullDescription=TEXT,
+    help=TEXT,
+)
 DRIVER = thing(["name"], name={"type": "string"}, version={"type": "string"}, rules={"type": "array", "items": RULE})
 RUN = thing(
     ["tool"],
     tool=thing(["driver"], driver=DRIVER),
     columnKind={"enum": ["utf16CodeUnits", "unicodeCodePoints"]},
+    invocations={"type": "array", "items": INVOCATION},
     results={"type": "array", "items": RESULT},
 )
 LOG = {**thing(["version", "runs"], version={"const": "2.1.0"}, runs={"type": "array", "items": RUN})}
@@ -73,15 +90,40 @@ def test_sarif_is_what_the_standard_says(policy: str) -> None:
         ("DP103", "error"),
         ("DP104", "error"),
         ("DP503", "warning"),
-        ("DP202", "error"),
     ]
-    first, *_, last = run["results"]
+    first = run["results"][0]
     assert first["locations"][0]["physicalLocation"] == {
         "artifactLocation": {"uri": "a%20policy.toml"},
         "region": {"startLine": 1, "startColumn": 1, "endColumn": 7},
     }
     assert "help: did you mean `prefer`?" in first["message"]["text"]
-    assert "locations" not in last
+
+
+def test_sarif_tells_what_has_no_place_beside_the_results_which_github_would_refuse(policy: str) -> None:
+    for arguments, told in [
+        (("check", policy, "no-such-policy"), [({"id": "DP202"}, "there is no policy `no-such-policy`")]),
+        (("check", policy, "--no-such-option"), [(None, "there is no option `--no-such-option`")]),
+        (("check", policy, "--model", "gtp2"), [({"id": "DP202"}, "there is no model, file or folder `gtp2`")]),
+        (("check", "cpu-only"), []),
+    ]:
+        log = json.loads(invoke(*arguments, "--format", "sarif").stdout)
+        jsonschema.Draft7Validator(LOG).validate(log)
+        (invocation,) = log["runs"][0]["invocations"]
+        notifications = invocation["toolConfigurationNotifications"]
+        found = [(one.get("descriptor"), one["message"]["text"].splitlines()[0]) for one in notifications]
+        assert found == told
+        assert invocation["executionSuccessful"] == (not told)
+
+
+@pytest.mark.parametrize(
+    "case", sorted((Path(__file__).parents[1] / "cases" / "bad").glob("*.toml")), ids=lambda p: p.stem
+)
+def test_sarif_of_every_kind_of_finding_is_what_the_standard_says(case: Path) -> None:
+    log = json.loads(invoke("check", str(case), "--format", "sarif").stdout)
+    jsonschema.Draft7Validator(LOG).validate(log)
+    for found in log["runs"][0]["results"]:
+        region = found["locations"][0]["physicalLocation"]["region"]
+        assert region["endColumn"] > region["startColumn"]
 
 
 def test_sarif_of_a_policy_without_fault_has_no_results() -> None:

@@ -1,10 +1,11 @@
 """`--format json`: every command's shape, field by field."""
 
 import json
+import re
 
 import jsonschema
 import pytest
-from tests.cli.harness import invoke
+from tests.cli.harness import PAGE, invoke
 
 import devpolicy
 from devpolicy.codes import CODES
@@ -54,6 +55,39 @@ def test_plans_of_components_are_by_name_in_order():
     only = told("plan", "prefer-accelerator", *models, "--host", "1x24gb", "--component", "embedder")
     assert only == made["embedder"].to_dict()
     assert only["ledger"]["cuda:0"]["others"] > 0
+
+
+SHAPES = {
+    "plan": [PLAN, (*PLAN, "--what-if", "cuda.count=3"), ("plan", "rag-pipeline", "--host", "1x24gb")],
+    "resolve": [("resolve", "cpu-only", "--host", "1x24gb")],
+    "why": [("why", *PLAN[1:2], "lm_head", *PLAN[2:])],
+    "show": [("show", "cpu-only", "--host", "1x24gb"), ("show",)],
+    "check": [("check", "cpu-only")],
+    "test": [("test", "cpu-only"), ("test", "cpu-only", "--coverage")],
+    "diff": [("diff", "cpu-only", "cpu-only", "--hosts", "1x24gb")],
+    "verify": [("verify", "cpu-only", "--accelerators", "1")],
+    "host list": [("host", "list")],
+    "host show": [("host", "show", "1x24gb")],
+    "model list": [("model", "list")],
+    "model show": [("model", "show", "gpt2")],
+    "doctor": [("doctor", "psutil")],
+    "simulator info": [("simulator", "info")],
+    "explain": [("explain", "DP301"), ("explain",)],
+}
+
+
+@pytest.mark.parametrize("command", SHAPES)
+def test_the_page_of_commands_has_the_keys_of_every_command(command):
+    row = re.search(rf"^\| `{command}` \| (.*) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert row is not None
+    # One shape with, one without what the command may be given; `[key]` is not always there.
+    shapes = [re.findall(r"\[?`(\w+)`\]?", shape) for shape in row[1].split("; ")]
+    optional = set(re.findall(r"\[`(\w+)`\]", row[1]))
+    for arguments in SHAPES[command]:
+        keys = [key for key in told(*arguments) if key != "schema"]
+        assert any(
+            set(shape) - optional <= set(keys) and [key for key in shape if key in keys] == keys for shape in shapes
+        ), keys
 
 
 @pytest.mark.parametrize(
@@ -169,7 +203,7 @@ def test_the_schema_is_one_and_always_json():
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_every_code_is_explained(code):
+def test_every_code_has_its_title_and_explanation(code):
     value = told("explain", code.lower())
     assert value == {
         "schema": 1,

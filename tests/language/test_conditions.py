@@ -18,7 +18,13 @@ HOST = Host(
     free="48 GiB",
     disk="1 TiB",
     disk_free="200 GiB",
-    versions={"torch": "2.7.0+cu126", "driver": "550.54.15", "python": "3.12.1", "spacy": "not a version"},
+    versions={
+        "torch": "2.7.0+cu126",
+        "driver": "550.54.15",
+        "python": "3.12.1",
+        "haystack-ai": "3.3.0rc1",
+        "spacy": "not a version",
+    },
     faults={"xpu": "broken"},
 )
 
@@ -53,6 +59,7 @@ def condition(text: str) -> Condition:
         'torch = ">=2.6, <3"',
         'torch = "==2.7.*"',
         'driver = ">=550"',
+        'haystack-ai = ">=3.2"',
         'python = "3.11"',
     ],
 )

@@ -390,3 +390,22 @@ def test_a_profile_changes_a_component_before_it_is_planned():
     assert resolve(policy, NONE, component="reader").to_torch_str() == "cpu"
     assert resolve(policy, TWO, component="reader").to_torch_str() == "cuda:1"
     assert [str(one) for one in plan_all(policy, host=NONE)["reader"].ledger] == ["cpu"]
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "said"),
+    [
+        ("workload.context=99999999999999999999", "DP101", "this number is too large"),
+        ("workload.context=08", "DP101", "not TOML"),
+        ("prefer=[cuda,cpu]", "DP101", 'text stands in quotes, such as "cuda"'),
+        ("split='never", "DP101", "a quote, a bracket or a brace is missing"),
+        ("prefer=cuda, cpu", "DP201", 'write a list: `["cuda", "cpu"]`'),
+        ("when.cuda=1", "DP103", "unknown key `when` in --set"),
+    ],
+)
+def test_a_value_that_is_nearly_toml_is_told_as_such(override: str, code: str, said: str) -> None:
+    with pytest.raises(PolicyError) as refused:
+        Policy.parse(FLEET).for_host(NONE, overrides=[override])
+    assert refused.value.code == code
+    assert said in str(refused.value)
+    assert "`when`" not in refused.value.diagnostics[0].help

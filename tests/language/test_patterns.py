@@ -129,7 +129,7 @@ def test_a_range_has_both_its_ends(one, other, number):
         ("a.*", "a.\n", True),
     ],
 )
-def test_examples(pattern, path, expected):
+def test_a_pattern_matches_these_paths_and_not_those(pattern, path, expected):
     assert Pattern.parse(pattern).matches(path) is expected
     assert matches_naively(pattern, path) is expected
 

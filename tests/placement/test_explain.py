@@ -7,6 +7,7 @@ import json
 import pytest
 from tests.worlds import budgets, machine, planned, refused, small_llama
 
+import devpolicy
 from devpolicy import Plan
 
 TWO = machine("cuda", "cuda")
@@ -38,6 +39,17 @@ def test_a_unit_that_overflow_keeps_elsewhere_says_so() -> None:
         == "no room on `cuda`, and `overflow` allows `cpu`"
     )
     assert all(unit.rule == "prefer" for unit in plan.placements.values())
+
+
+def test_a_unit_that_overflow_finds_no_place_for_is_not_told_as_if_it_were_kept_there() -> None:
+    notes = devpolicy.plan("split-across-gpus", "qwen2.5-72b", "2x24gb").explain("model.layers.0")
+    assert "overflow: cannot keep it on `cpu`: it needs 1.6 GiB, and 1.4 GiB are left there" in notes
+
+
+def test_a_plan_is_shown_in_one_line() -> None:
+    assert repr(devpolicy.plan("cpu-only", "gpt2", "1x24gb")) == "<Plan for hf: 16 units on cpu>"
+    generator = devpolicy.plan("rag-pipeline", None, "1x24gb", component="generator")
+    assert repr(generator) == "<Plan of 'generator' for hf: 36 units on cuda:0>"
 
 
 def test_explaining_a_module_names_where_it_is_and_who_decided_it() -> None:

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from fractions import Fraction
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests import oracle
@@ -13,7 +14,7 @@ from tests.worlds import block_trees, small_llama
 
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, Unsatisfiable
 from devpolicy.language.policy import Amount, MemoryRule, Split, Term, Workload
-from devpolicy.model import Reads
+from devpolicy.model import Module, Reads, Tensor
 from devpolicy.placement.planner import make_plan
 
 SPEEDS = {"link": 10**10, "disk": 3 * 10**9}
@@ -63,6 +64,16 @@ def test_the_prediction_is_what_the_oracle_counts(tree: ModelTree, cards: list[C
     for device, budget in plan.ledger.items():
         assert budget.used + budget.headroom <= budget.cap, device
     assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+
+
+@pytest.mark.parametrize(("batch", "read"), [(1, 4), (3, 12), (10, 40), (11, 40)])
+def test_of_a_table_of_embeddings_a_row_is_read_for_each_sequence(batch: int, read: int) -> None:
+    tree = ModelTree("m", (Module("", "M"), Module("embed", "Embedding", (Tensor("weight", (10, 4), "int8"),))))
+    card = (100, 10**7)
+    policy = replace(_policy([card], "fastest"), workload=Workload(context=2, batch=batch))
+    prediction = make_plan(policy, tree, _host([card])).prediction
+    assert prediction is not None
+    assert prediction.ns == read * 10**9 // card[1]
 
 
 @given(TREES, st.lists(CARDS, min_size=1, max_size=4))

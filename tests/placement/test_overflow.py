@@ -6,7 +6,7 @@ import pytest
 from tests.worlds import budgets, machine, planned, refused, small_llama, where
 
 from devpolicy import Host, ModelTree
-from devpolicy.model import KVCache, Module, Tensor
+from devpolicy.model import KVCache, Module, Reads, Tensor
 from devpolicy.placement.plan import Plan
 
 ONE, TWO = machine("cuda"), machine("cuda", "cuda")
@@ -54,6 +54,17 @@ def test_the_first_place_with_room_takes_it_and_the_next_place_the_rest() -> Non
     text = budgets('prefer = "cuda"\noverflow = ["cpu", "disk"]', cuda=125, cpu=40)
     at = where(planned(text, LLAMA, ONE))
     assert (at["model.layers.2"], at["model.layers.1"], at["model.layers.0"]) == ("cpu", "disk", "cuda:0")
+
+
+def test_what_is_brought_in_most_often_takes_the_first_place_though_it_goes_last() -> None:
+    held = [Module(name, "Block", (Tensor("w", (40,), "int8"),)) for name in ("encoder", "decoder")]
+    head = Module("head", "Linear", (Tensor("w", (5,), "int8"),))
+    tree = ModelTree(
+        "seq", (Module("", "M"), *held, head), no_split=frozenset({"Block"}), reads=(Reads("encoder", once=True),)
+    )
+    # Without the encoder, which has to be brought in again, it is a byte too little.
+    text = budgets('prefer = "cuda"\noverflow = ["cpu", "disk"]', cuda=84, cpu=40)
+    assert where(planned(text, tree, ONE)) == {"encoder": "disk", "decoder": "cuda:0", "head": "cpu"}
 
 
 def test_tied_modules_go_together_and_last() -> None:

@@ -102,6 +102,12 @@ def test_more_memory_one_more_device_overflow_a_shorter_context_and_the_cpu_are_
     assert [line.split()[0] for line in lines[1:]] == ["1", "`overflow", "`[workload]`", '`"cpu"`']
 
 
+def test_no_context_is_suggested_that_has_no_room_for_the_answer() -> None:
+    tree, host = _model(kv=20_000), machine("cuda", size="6 GiB")
+    policy = Policy.parse('prefer = "cuda"\n[workload]\ncontext = 4096\nnew_tokens = 3000\n')
+    assert not any("context" in line for line in _check(policy, tree, host))
+
+
 def test_several_devices_are_suggested_where_one_is_not_enough() -> None:
     lines = _check(Policy.parse('prefer = "cuda"'), _model(blocks=16), machine("cuda", size="4 GiB"))
     assert "3 more devices like `cuda:0`" in lines

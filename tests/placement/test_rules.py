@@ -124,6 +124,15 @@ def test_match_class_and_size_hold_for_one_and_the_same_module() -> None:
     assert "disk" not in _rule("cuda", rules=both.format("Linear")).values()
 
 
+@pytest.mark.parametrize(
+    ("size", "away"),
+    [(">=40 B", True), (">40 B", False), (">39 B", True), ("<=40 B", True), ("<40 B", False), ("==40 B", True)],
+)
+def test_a_size_is_compared_to_the_byte(size: str, away: bool) -> None:
+    at = _rule("cuda", rules=f'[[rule]]\nmatch = "lm_head"\nsize = "{size}"\noffload = "disk"\n')
+    assert (at["lm_head"] == "disk") == away
+
+
 def test_a_size_alone_speaks_of_what_is_placed_as_a_whole() -> None:
     at = _rule("cuda", rules='[[rule]]\nsize = ">=30 B"\noffload = "disk"\n')
     assert sorted(path for path, place in at.items() if place == "disk") == [

@@ -44,6 +44,8 @@ def test_by_default_the_cpu_gives_nine_tenths_of_what_is_free_and_the_disk_all()
 @pytest.mark.parametrize("free", [5 * GIB, 5 * GIB + 1, 5 * GIB + 255 * MIB, 5 * GIB + 256 * MIB - 1])
 def test_free_memory_is_taken_down_to_whole_steps_so_that_a_restart_plans_alike(free: int) -> None:
     assert _seat("", _host(free=free)).cap == 5 * GIB
+    policy, host = Policy(prefer=(Term("cpu"),)), Host(memory="64 GiB", free=free, disk="100 GiB", disk_free=free)
+    assert (cpu_seat(policy, host).cap, disk_seat(policy, host).cap) == (5 * GIB * 9 // 10, 5 * GIB)
 
 
 def test_the_basis_is_what_is_free_unless_the_policy_says_total() -> None:

@@ -140,11 +140,13 @@ def test_nobody_runs_on_what_it_or_the_policy_avoids(pipeline: Pipeline) -> None
 def test_a_component_does_not_see_those_behind_it(pipeline: Pipeline) -> None:
     plans = planned(pipeline)
     assume(len(plans) > 1)
+    # Behind the last that is placed may be one that was refused, and would be placed without it.
     last = list(plans)[-1]
     trees = {name: tree for name, tree in pipeline.trees.items() if name != last}
     entries = tuple(entry for entry in pipeline.policy.components if entry.name != last)
     shorter = Pipeline(replace(pipeline.policy, components=entries), trees, pipeline.host)
-    assert planned(shorter) == {name: plan for name, plan in plans.items() if name != last}
+    before = {name: plan for name, plan in plans.items() if name != last}
+    assert {name: plan for name, plan in planned(shorter).items() if name in before} == before
 
 
 @given(pipelines())

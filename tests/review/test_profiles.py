@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from devpolicy import Host, Policy
+from devpolicy import Host, ModelTree, Policy
 from devpolicy.errors import PolicyError
 from devpolicy.language.properties import Property
 from devpolicy.review.coverage import deciders
@@ -80,3 +80,63 @@ def test_a_profile_that_the_policy_has_not_is_told_with_the_likely_one() -> None
         result('host = "2x24gb"\nprofile = "quite"\nexpect = "cpu"')
     (finding,) = refused.value.diagnostics
     assert (finding.code, finding.help) == ("DP202", "did you mean `quiet`?")
+
+
+def test_components_that_only_a_profile_has_are_planned_and_tested_too() -> None:
+    said = 'prefer = "cuda"\n[profile.big]\nwhen = { cuda = 2 }\n[profile.big.component.ranker]\nneeds = "90 GiB"\n'
+    text = f'{said}[[test]]\nname = "t"\nhost = "2x24gb"\nalways = "always_resolves"\n'
+    (found,) = run_all([ready(Policy.parse(text), "p.toml")], jobs=1)
+    assert [failure.got for case in found.cases for failure in case.failures if "ranker" in failure.what]
+
+
+def test_a_profile_that_nobody_asks_for_is_no_part_of_what_must_be_reached() -> None:
+    text = 'prefer = "cuda"\n[profile.mac]\nprefer = "mps"\n'
+    family = Family(("cuda",), 1, (24 * GIB,), (100,), (64 * GIB,))
+    wanted = [Property("every_rule_reachable")]
+    policy = Policy.parse(text)
+    (plain,) = verify(policy, [None], family, wanted, jobs=1)
+    (asked,) = verify(policy.asking("mac"), [None], family, wanted, jobs=1)
+    assert (plain.status, asked.status) == ("proved", "broken")
+
+
+def test_a_profile_and_values_are_asked_for_on_every_host_and_stay_nearer_than_automatic_ones() -> None:
+    policy = Policy.parse(POLICY).asking("quiet", ["split=never"])
+    there = policy.for_host(Host.load("4x80gb"))
+    assert (there.applied, there.split, str(there.prefer[0])) == (("server", "quiet"), "never", "cpu")
+    assert there.for_host(Host.load("4x80gb")) == there
+    assert policy.for_host(Host.load("4x80gb"), profile="server").applied == ("server",)
+
+
+IN_A_PROFILE = """
+prefer = "cuda"
+[profile.extra.component.ranker]
+model   = "gpt2"
+offload = { "transformer.h.0" = "disk" }
+[[test]]
+name      = "t"
+host      = "2x24gb"
+component = "ranker"
+expect    = { "transformer.h.0" = "disk" }
+by        = { "transformer.h.0" = "component.ranker.offload.transformer.h.0" }
+"""
+
+
+def test_a_test_speaks_of_what_only_its_profile_has() -> None:
+    policy = Policy.parse(IN_A_PROFILE + 'profile = "extra"\n')
+    (found,) = run_all([ready(policy, "p.toml")], jobs=1)
+    assert found.passed
+
+
+def test_a_test_does_not_speak_of_what_another_profile_has() -> None:
+    with pytest.raises(PolicyError, match="the policy has no component `ranker`"):
+        ready(Policy.parse(IN_A_PROFILE), "p.toml")
+
+
+def test_two_profiles_that_spill_to_other_places_are_compared_place_by_place() -> None:
+    """An overflow of one more place was a worse plan, also where nothing spilled."""
+    text = (
+        'prefer = "cpu"\noverflow = ["cpu", "disk"]\n[profile.low]\nwhen = { memory = "<=16 GiB" }\noverflow = "disk"\n'
+    )
+    family = Family((), 0, (), (100,), (16 * GIB, 64 * GIB))
+    (found,) = verify(Policy.parse(text), [ModelTree.load("gpt2")], family, [Property("monotone")], jobs=1)
+    assert found.status == "proved"

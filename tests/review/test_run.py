@@ -52,7 +52,7 @@ FALSE = [
     ('expect = "cuda:0"', "`lm_head` is on `disk`, and `cuda:0` was expected", "offload.lm_head"),
     ('expect_error = "DP301"', "it is placed, and DP301 was expected", "serves"),
     ('always = "resident"', "`resident` does not hold: `lm_head` is kept on `disk`", ""),
-    ('always = ["one_type", "never_on:disk"]', "`never_on:disk` does not hold: `lm_head` is on `disk`", ""),
+    ('always = ["one_type", "never_on:disk"]', "`never_on:disk` does not hold: `lm_head` is kept on `disk`", ""),
 ]
 
 
@@ -201,6 +201,56 @@ def test_a_misspelt_key_does_not_take_the_tests_below_it_out_of_a_folder(tmp_pat
     (tmp_path / "p.toml").write_text(text)
     with pytest.raises(PolicyError, match="did you mean `prefer`"):
         gather([tmp_path])
+
+
+@pytest.mark.parametrize("head", ['prefer = "cpu"', 'prefre = "cpu"', 'policy = "cpu-only"', '"prefer" = "cpu"'])
+def test_tests_that_are_written_inline_are_found_in_a_folder_too(tmp_path: Path, head: str) -> None:
+    test = 'test = [{ name = "t", host = "8x80gb", expect = "cpu" }]'
+    (tmp_path / "p.toml").write_text(
+        f"{head}\n{test}\n[workload]\nbatch = 1\n" if "cpu-" not in head else f"{head}\n{test}"
+    )
+    (tmp_path / "pyproject.toml").write_text('[dependency-groups]\ntest = ["pytest"]\n')
+    if "prefre" in head:
+        with pytest.raises(PolicyError, match="did you mean `prefer`"):
+            gather([tmp_path])
+    else:
+        assert [[one.test.name for one in found.tests] for found in gather([tmp_path])] == [["t"]]
+
+
+CLASSES = """
+prefer = ["big", "cuda"]
+[devices.big]
+type   = "cuda"
+memory = ">=40 GiB"
+"""
+NAMES_A_CLASS = 'policy = "p.toml"\n[[test]]\nname = "t"\nhost = "80-24"\nmodel = "llama-3.2-1b"\n'
+
+
+def test_a_file_of_tests_speaks_of_the_classes_of_its_policy(tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text(CLASSES)
+    expected = 'expect = "big"\nalways = "never_on:cpu"\n'
+    (tmp_path / "p.test.toml").write_text(NAMES_A_CLASS + expected)
+    (found,) = run_all([one for one in gather([tmp_path / "p.toml"]) if one.tests], jobs=1)
+    assert found.passed
+    (tmp_path / "p.test.toml").write_text(NAMES_A_CLASS.replace("80-24", "2x24gb") + expected)
+    (found,) = run_all([one for one in gather([tmp_path / "p.toml"]) if one.tests], jobs=1)
+    assert [failure.expected for case in found.cases for failure in case.failures] == ["big"]
+
+
+def test_a_misspelt_class_in_a_file_of_tests_is_told_with_the_likely_one(tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text(CLASSES)
+    (tmp_path / "p.test.toml").write_text(NAMES_A_CLASS + 'expect = "bigg"\n')
+    with pytest.raises(PolicyError, match="did you mean `big`"):
+        gather([tmp_path / "p.test.toml"])
+
+
+def test_what_is_wrong_in_a_policy_and_in_its_file_of_tests_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text(CLASSES.replace("prefer", "prefre"))
+    (tmp_path / "p.test.toml").write_text(NAMES_A_CLASS + 'expect = "big"\nalways = "nothing"\n')
+    with pytest.raises(PolicyError) as refused:
+        gather([tmp_path / "p.test.toml"])
+    places = [(Path(one.place.source).name, one.place.line) for one in refused.value.diagnostics if one.place]
+    assert places == [("p.toml", 2), ("p.test.toml", 7)]
 
 
 def test_a_broken_policy_with_tests_is_no_other_toml(tmp_path: Path) -> None:

@@ -106,6 +106,15 @@ def test_what_can_never_decide_anything_is_named(text: str, never: str, drawn: b
     assert found.why.startswith(f"`{never}`:")
 
 
+@pytest.mark.parametrize("family", [FAMILY, RANGE], ids=["every host", "drawn hosts"])
+def test_overflow_is_not_unreachable_where_no_model_is_asked_about(family: Family) -> None:
+    policy, wanted = Policy.parse('prefer = "cpu"\noverflow = "disk"\n'), [Property("every_rule_reachable")]
+    found = (
+        verify(policy, [None], FAMILY, wanted, jobs=1) if family is FAMILY else search(policy, [None], RANGE, wanted)
+    )
+    assert [one.status for one in found] == ["proved"]
+
+
 def test_what_decides_something_somewhere_is_reachable() -> None:
     text = 'prefer = ["cuda", "cpu"]\n[offload]\n"model.norm" = "disk"\n'
     assert verdict(text, "every_rule_reachable").status == "proved"
@@ -218,7 +227,8 @@ def test_what_is_printed_can_be_pasted_into_the_policy_and_fails_there(name: str
     policy.write_text(text)
     shown = invoke("verify", str(policy), "-p", wanted, *SMALL, "--accelerators", "2")
     assert shown.status == 1
-    pasted = "".join(f"{line[2:]}\n" for line in shown.stdout.splitlines() if line.startswith("  ") or not line)
+    told = shown.stdout.partition("\n\n")[2].splitlines()
+    pasted = "".join(f"{line[2:]}\n" for line in told if line.startswith("  ") or not line)
     policy.write_text(f"{text}\n{pasted}")
     tested = invoke("test", str(policy))
     assert tested.status == 1, tested
@@ -282,3 +292,31 @@ def test_a_property_outside_of_a_file_is_refused_without_a_place() -> None:
     with pytest.raises(DevPolicyError) as refused:
         parse_property("monoton", family=True)
     assert [finding.place for finding in refused.value.diagnostics] == [None]
+
+
+def test_what_a_policy_asks_of_versions_is_no_matter_of_the_family(tmp_path: Path) -> None:
+    """Hosts without versions were all refused, and so everything was proved of them."""
+    policy = tmp_path / "p.toml"
+    policy.write_text('prefer = ["cuda", "cpu"]\n[require]\ntorch = ">=2.6"\npython = "3.10"\n')
+    shown = invoke("verify", str(policy), "-p", "always_resolves", "-p", "every_rule_reachable", *SMALL)
+    assert shown.status == 0
+    assert shown.stdout.count("holds") == 2
+
+
+def test_a_family_of_which_every_host_is_refused_says_why(tmp_path: Path) -> None:
+    policy = tmp_path / "p.toml"
+    policy.write_text('prefer = ["cuda"]\n[require]\nspacy = "3"\n')
+    shown = invoke("verify", str(policy), "-p", "within_budget", "-p", "every_rule_reachable", *SMALL)
+    refused = "refused: DP304: this host does not meet `spacy` in [require]\n"
+    assert f"hosts, each of which is {refused}" in shown.stdout
+    assert f"hosts, which are all {refused}" in shown.stdout
+    told = json.loads(invoke("verify", str(policy), *SMALL, "--format", "json").stdout)
+    assert {one["refused"] for one in told["verdicts"]} == {"DP304: this host does not meet `spacy` in [require]"}
+
+
+def test_a_property_may_be_about_a_class_of_the_policy(tmp_path: Path) -> None:
+    policy = tmp_path / "p.toml"
+    policy.write_text('prefer = "cuda"\n[devices.small]\ntype = "cuda"\nmemory = "<20 GiB"\n')
+    shown = invoke("verify", str(policy), "-p", "never_on:small", *SMALL)
+    assert 'always = "never_on:small"' in shown.stdout
+    assert "did you mean `small`?" in invoke("verify", str(policy), "-p", "never_on:smal", *SMALL).stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -68,3 +70,9 @@ def test_component_devices_shrink_to_one_device_and_maps_to_one_entry() -> None:
 def test_bounds_that_leave_nothing_are_refused(make: Any) -> None:
     with pytest.raises(InvalidArgument):
         make()
+
+
+def test_without_hypothesis_what_to_install_is_said() -> None:
+    code = "import sys\nsys.modules['hypothesis'] = None\nimport devpolicy.testing.strategies"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert "pip install 'devpolicy[testing]'" in done.stderr.splitlines()[-1]

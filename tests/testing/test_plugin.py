@@ -197,6 +197,22 @@ def test_a_mark_that_cannot_be_followed_is_an_error_of_the_collection(pytester: 
     assert MISTAKES[mark] in text
     assert ".py::test_it: " in text
     assert "Traceback" not in text
+    assert "another exception" not in text
+
+
+def test_a_mark_of_a_parameter_is_refused_and_not_passed_over(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("count", [0, pytest.param(2, marks=pytest.mark.host("2x24gb"))])
+        def test_it(count):
+            pass
+        """
+    )
+    result = pytester.runpytest_inprocess()
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*::test_it[[]2]: a mark of a parameter gives no host: mark the test, or enter*"])
 
 
 def test_an_unknown_default_host_ends_the_run_at_once(pytester: pytest.Pytester) -> None:
@@ -281,6 +297,21 @@ def test_the_real_machine_is_checked_where_that_is_asked_for(pytester: pytest.Py
     outcomes = result.parseoutcomes()
     assert outcomes.get("passed", 0) + outcomes.get("skipped", 0) == checks == sum(outcomes.values())
     result.stdout.fnmatch_lines(["devpolicy::reads_back *PASSED*"])
+
+
+def test_what_is_asked_of_devices_is_skipped_where_none_works(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        """
+        from devpolicy import Accelerator, Host
+
+        lost = Accelerator("cuda", memory="8 GiB", fault="CUDA error: GPU is lost")
+        Host.probe = classmethod(lambda cls: Host([lost], memory="8 GiB"))
+        """
+    )
+    result = pytester.runpytest_subprocess("--devpolicy-real", "-rs", "-k", "seeds_repeat or torch_names_the_same")
+    result.assert_outcomes(skipped=2)
+    reason = "no accelerator that works was found here" if find_spec("torch") else "torch is not installed"
+    result.stdout.fnmatch_lines(["collected * items / * deselected / 2 selected", f"SKIPPED*{reason}"])
 
 
 def test_a_machine_that_breaks_a_property_is_told_so(pytester: pytest.Pytester) -> None:

@@ -37,12 +37,14 @@ def policies(pytester: pytest.Pytester) -> pytest.Pytester:
         'policy = "head.toml"\n[[test]]\nname = "t"\nhost="2x24gb"\nexpect="cuda:0"\n'
     )
     (folder / "Cargo.toml").write_text(CARGO)
+    (folder / "pyproject.toml").write_text('[dependency-groups]\ntest = ["pytest"]\n')
     (folder / "other.toml").write_text("[tool]\nx = 1\n")
     return pytester
 
 
 def test_each_test_is_an_item_that_fails_with_the_place_and_what_decided_it(policies: pytest.Pytester) -> None:
-    result = policies.runpytest_subprocess("policy", "-v")
+    # In the order in which they are written, also where a plugin shuffles.
+    result = policies.runpytest_subprocess("policy", "-v", "-p", "no:randomly")
     result.assert_outcomes(passed=2, failed=1)
     result.stdout.fnmatch_lines(
         [
@@ -92,8 +94,14 @@ def test_a_project_with_other_toml_loads_nothing_of_ours(pytester: pytest.Pytest
 
 def test_collecting_tests_of_policies_imports_no_heavy_library(policies: pytest.Pytester) -> None:
     code = (
-        "import sys, pytest; pytest.main(['policy', '--collect-only', '-q', '-p', 'no:hypothesispytest']);"
+        "import sys, pytest;"
+        "pytest.main(['policy', '--collect-only', '-q', '-p', 'no:hypothesispytest', '-p', 'no:randomly']);"
         "print('HEAVY', set(sys.modules) & {'torch', 'numpy', 'hypothesis', 'rich', 'click', 'psutil'})"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=policies.path)
     assert "HEAVY set()" in run.stdout
+
+
+def test_tests_that_are_written_inline_are_items_too(pytester: pytest.Pytester) -> None:
+    pytester.makefile(".toml", p='prefer = "cpu"\ntest = [{ name = "t", host = "cpu-only", expect = "cpu" }]\n')
+    pytester.runpytest_subprocess("p.toml").assert_outcomes(passed=1)

@@ -14,6 +14,7 @@ import weakref
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from unittest import mock
 
 import psutil
@@ -22,10 +23,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psutil import virtual_memory
 
-from devpolicy import Accelerator, Host, resolve
+from devpolicy import Accelerator, ComponentDevice, Host, Policy, resolve, use_policy
 from devpolicy.errors import DevPolicyError, HostError, SimulationDepthError
 from devpolicy.testing import host_catalogue, simulate_host
 from devpolicy.testing.simulation import replaced, simulated_host
+from devpolicy.testing.simulation.libraries import Library
+from devpolicy.testing.simulation.running import paused
+from devpolicy.testing.simulation.shims import Shims
 
 SMALL = Host(memory="8 GiB", free="3 GiB", disk="100 GiB", disk_free="7 GiB", name="small")
 LARGE = Host([Accelerator("cuda", memory="80 GiB")], memory="2 TiB", disk="9 TiB", name="large")
@@ -319,6 +323,31 @@ class TestNothingIsLeft:
         with simulate_host(SMALL):
             assert type(psutil.virtual_memory()).__module__.startswith("psutil")
 
+    def test_a_patch_that_was_there_first_is_not_taken_for_the_library_ever_after(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        library, holder = ModuleType("some_library"), ModuleType("some_holder")
+        exec("def ask() -> str: return 'real'", vars(library))
+        vars(holder)["ask"] = vars(library)["ask"]
+        for module in (library, holder):
+            monkeypatch.setitem(sys.modules, module.__name__, module)
+        shims = Shims([Library(answers={"some_library": {"ask": lambda simulation: "simulated"}})])
+
+        def asked() -> tuple[str, str, str]:
+            shims.put()
+            try:
+                with paused():
+                    real = library.ask()
+                return library.ask(), holder.ask(), real
+            finally:
+                shims.take()
+
+        with simulate_host(SMALL):
+            with mock.patch.object(library, "ask", lambda: "patched"):
+                assert asked() == ("simulated", "real", "patched")
+            assert asked() == ("simulated", "simulated", "real")
+        assert library.ask is holder.ask
+
     def test_a_name_that_was_deleted_stays_deleted(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with simulate_host(SMALL):
             pass
@@ -326,6 +355,43 @@ class TestNothingIsLeft:
         with simulate_host(SMALL):
             assert not hasattr(psutil, "disk_usage")
         assert not hasattr(psutil, "disk_usage")
+
+
+EITHER = 'prefer = ["cuda", "cpu"]'
+
+
+class TestPoliciesInUse:
+    def test_the_policy_of_the_process_decides_for_each_host_anew_and_keeps_none(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        (tmp_path / "policy.toml").write_text(EITHER, encoding="utf-8")
+        monkeypatch.setenv("DEVPOLICY", str(tmp_path / "policy.toml"))
+        found = []
+        for host in (LARGE, SMALL, LARGE):
+            with simulate_host(host):
+                found.append(ComponentDevice.resolve_device().to_torch_str())
+        assert found == ["cuda:0", "cpu", "cuda:0"]
+        with paused(), mock.patch("devpolicy.probe.probe", return_value=SMALL):
+            assert ComponentDevice.resolve_device().to_torch_str() == "cpu"
+
+    @pytest.mark.parametrize("depth", ["value", "probes"])
+    def test_a_block_around_simulated_hosts_is_on_each_of_them(self, depth: str) -> None:
+        with use_policy(Policy.parse(EITHER)):
+            for host, expected in ((LARGE, "cuda:0"), (SMALL, "cpu"), (LARGE, "cuda:0")):
+                with simulate_host(host, depth=depth):
+                    assert ComponentDevice.resolve_device().to_torch_str() == expected
+
+    def test_a_block_with_a_host_of_its_own_stays_on_it(self) -> None:
+        with use_policy(Policy.parse(EITHER), LARGE), simulate_host(SMALL):
+            assert ComponentDevice.resolve_device().to_torch_str() == "cuda:0"
+
+    def test_what_is_resolved_on_a_host_is_kept_there_and_only_there(self) -> None:
+        policy = Policy.parse(EITHER + '\n[component."*"]\nneeds = "50 GiB"')
+        with use_policy(policy):
+            for _ in range(2):
+                with simulate_host(LARGE):
+                    found = [resolve(policy, component=name).to_torch_str() for name in ("first", "second", "first")]
+                    assert found == ["cuda:0", "cpu", "cuda:0"]
 
 
 class TestRefusals:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from devpolicy.device import ComponentDevice
+from devpolicy.device.map import KEPT_LAST
 from devpolicy.errors import DeviceError, DevPolicyError, DevPolicyWarning, MissingLibraryError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def to_haystack(device: ComponentDevice) -> HaystackDevice:
     value for its device, and a disk is none.
     """
     if not isinstance(device, ComponentDevice):
-        raise DeviceError(f"a component device of devpolicy is expected, got {type(device).__name__}")
+        raise DeviceError(f"a component device of devpolicy is expected, got {_path(device)}")
     converted = _to_haystack(device)
     entries = device.to_dict().get("device_map", {})
     if entries and entries[min(entries)] == "disk" and set(entries.values()) != {"disk"}:
@@ -62,7 +63,7 @@ def from_haystack(device: HaystackDevice) -> ComponentDevice:
     """
     theirs = _their_class()
     if not isinstance(device, theirs):
-        raise DeviceError(f"Haystack's ComponentDevice is expected, got {type(device).__name__}")
+        raise DeviceError(f"Haystack's ComponentDevice is expected, got {_path(device)}")
     try:
         saved = device.to_dict()
     except Exception as broken:  # noqa: BLE001 - unchecked when it was made, so it fails here in any way
@@ -129,6 +130,11 @@ def _their_class() -> type[HaystackDevice]:
     return Theirs
 
 
+def _path(value: Any) -> str:
+    """Return the path of a value's class: the name alone is the same for both."""
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+
+
 def _to_haystack(device: ComponentDevice) -> HaystackDevice:
     theirs = _their_class()
     try:
@@ -179,5 +185,5 @@ def _with_order(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     device_map = kwargs.get("device_map")
     if not isinstance(device_map, Mapping):  # text such as "auto"
         return dict(kwargs)
-    last = {"cpu": 1, "disk": 2}
-    return {**kwargs, "device_map": dict(sorted(device_map.items(), key=lambda entry: last.get(str(entry[1]), 0)))}
+    ordered = sorted(device_map.items(), key=lambda entry: KEPT_LAST.get(str(entry[1]), 0))
+    return {**kwargs, "device_map": dict(ordered)}

@@ -19,7 +19,7 @@ def verify(plan: Plan, model: Any) -> list[str]:
     `model` is a `torch.nn.Module`; raises `PlanError` where it is not.
     """
     if not hasattr(model, "named_modules"):
-        raise PlanError(f"a loaded `torch.nn.Module` can be verified, not a {type(model).__name__}")
+        raise PlanError(f"a loaded `torch.nn.Module` can be verified, not a value of type {type(model).__name__}")
     modules = dict(model.named_modules(remove_duplicate=False))
     hooks = {path: module._hf_hook for path, module in modules.items() if hasattr(module, "_hf_hook")}
     differences = [f"{path}: the model has no such module" for path in plan.placements if path not in modules]

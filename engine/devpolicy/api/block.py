@@ -18,7 +18,7 @@ from warnings import warn
 from devpolicy.api.inputs import HostLike, PolicyLike, host_of, policy_in_environment, policy_of
 from devpolicy.api.joint import Joint, Request
 from devpolicy.device import ComponentDevice
-from devpolicy.errors import DevPolicyWarning, Diagnostic, PolicyError, Unsatisfiable
+from devpolicy.errors import DevPolicyWarning, Diagnostic, PolicyError, Unsatisfiable, findings_at
 from devpolicy.host import Host
 from devpolicy.language.policy import Policy
 from devpolicy.placement.choice import choose
@@ -32,10 +32,10 @@ def device_of(joint: Joint, request: Request, *, strict: bool) -> ComponentDevic
     request = request.on(joint.host)
     if request.has_size:
         plan = joint.place(request).plan
-        tell(plan.warnings, strict)
+        tell(plan.warnings, strict=strict)
         return plan.device
     choice = choose(request.policy, joint.host, component=request.component, cls=request.cls, target=request.target)
-    tell(choice.warnings, strict)
+    tell(choice.warnings, strict=strict)
     return choice.device
 
 
@@ -44,36 +44,37 @@ class Block:
 
     def __init__(self, policy: Policy, host: Host | None) -> None:
         self.policy = policy
-        self._host = host
+        self.given = host
+        """The host that it was made for; `None` for this machine."""
         self._joint: Joint | None = None
         self._effective: Policy | None = None
         # One block may be shared by tasks, and the policy of a process is shared by all its threads.
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
 
     @property
     def joint(self) -> Joint:
         """What was resolved, on the host, which is probed once."""
-        with self._lock:
+        with self.lock:
             if self._joint is None:
-                self._joint = Joint(Host.probe(disk_path=self.policy.disk_path) if self._host is None else self._host)
+                self._joint = Joint(Host.probe(disk_path=self.policy.disk_path) if self.given is None else self.given)
             return self._joint
 
     @property
     def effective(self) -> Policy:
         """The policy with what belongs to the host, and to the environment of the first time that it is asked."""
-        with self._lock:
+        with self.lock:
             if self._effective is None:
                 self._effective = policy_in_environment(self.policy, self.joint.host)
             return self._effective
 
     def copy(self) -> Joint:
         """Return what was resolved as it is now, to plan beside it."""
-        with self._lock:
+        with self.lock:
             return replace(self.joint)
 
     def device(self, request: Request, *, strict: bool = False) -> ComponentDevice:
         """Resolve one component, by any policy, beside what was resolved before."""
-        with self._lock:
+        with self.lock:
             return device_of(self.joint, request, strict=strict)
 
 
@@ -87,7 +88,8 @@ def use_policy(policy: PolicyLike, host: HostLike | None = None) -> Iterator[Pol
     """Make `policy` what `ComponentDevice.resolve_device(None)` asks inside the block, in this thread or task.
 
     `host` is what the verbs take inside the block where none is given: by default this machine, probed once, when it
-    is first needed. Blocks nest; the inner one counts. asyncio tasks that begin in a block share it, threads do not.
+    is first needed, and inside `simulate_host` each simulated one. Blocks nest; the inner one counts. asyncio tasks
+    that begin in a block share it, threads do not.
     """
     loaded = policy_of(policy)
     token = _in_use.set(Block(loaded, None if host is None else host_of(host, loaded)))
@@ -138,12 +140,10 @@ def _policy_of_process(name: str) -> Policy:
     try:
         return Policy.load(name)
     except PolicyError as broken:
-        first, *rest = broken.diagnostics
-        note = f"the environment variable `{VARIABLE}` names it"
-        raise PolicyError([replace(first, notes=(*first.notes, note)), *rest]) from None
+        raise PolicyError(findings_at(broken, note=f"the environment variable `{VARIABLE}` names it")) from None
 
 
-def tell(warnings: Sequence[Diagnostic], strict: bool) -> None:
+def tell(warnings: Sequence[Diagnostic], *, strict: bool) -> None:
     """Warn whoever called devpolicy, through however many of its functions; raise where the caller is strict."""
     if strict and warnings:
         raise Unsatisfiable([replace(warning, severity="error") for warning in warnings])

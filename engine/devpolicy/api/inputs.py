@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from devpolicy._shipped import shipped_files
-from devpolicy.errors import Diagnostic, ModelError, PolicyError
+from devpolicy.errors import ModelError, PolicyError, findings_at
 from devpolicy.host import Host
 from devpolicy.language.policy import Component, Policy
 from devpolicy.model import ModelTree
@@ -39,13 +38,29 @@ def policy_in_environment(
     """
     named = os.environ.get(PROFILE) or None
     try:
-        return policy.overlaid(host, profile=profile or named, overrides=overrides, environment=os.environ)
+        asked = profile or policy.asked.profile or named
+        return policy.overlaid(host, profile=asked, overrides=overrides, environment=os.environ)
     except PolicyError as broken:
-        if profile is not None or named is None or broken.code != "DP202":
-            raise
-        first, *rest = broken.diagnostics
-        note = f"the environment variable `{PROFILE}` names it"
-        raise PolicyError([replace(first, notes=(*first.notes, note)), *rest]) from None
+        raise broken if profile is not None else _named_there(broken, named) from None
+
+
+def asked_in_environment(policy: Policy, *, profile: str | None, overrides: Sequence[str] = ()) -> Policy:
+    """Return a policy that is asked for on every host with a profile, by default that of `DEVPOLICY_PROFILE`.
+
+    For questions about many hosts. They read nothing else of the environment: `env.NAME` is no matter of a host.
+    """
+    named = os.environ.get(PROFILE) or None
+    try:
+        return policy.asking(profile or policy.asked.profile or named, overrides)
+    except PolicyError as broken:
+        raise broken if profile is not None else _named_there(broken, named) from None
+
+
+def _named_there(broken: PolicyError, named: str | None) -> PolicyError:
+    """Return an error that says where the name of a profile comes from which nobody gave."""
+    if named is None or broken.code != "DP202":
+        return broken
+    return PolicyError(findings_at(broken, note=f"the environment variable `{PROFILE}` names it"))
 
 
 def host_of(host: HostLike | None, policy: Policy) -> Host:
@@ -84,10 +99,8 @@ def own_tree(entry: Component) -> ModelTree | None:
         is_path = entry.model not in shipped_files("fixtures", "models") and os.path.exists(beside)  # noqa: PTH110
         return ModelTree.load(beside if is_path else entry.model)
     except ModelError as broken:
-        first, *rest = broken.diagnostics or (Diagnostic("DP202", str(broken)),)
         note = f"`model` of component `{entry.name}` names it"
-        placed = replace(first, place=first.place or entry.model_place, notes=(*first.notes, note))
-        raise ModelError([placed, *rest]) from None
+        raise ModelError(findings_at(broken, entry.model_place, note=note)) from None
 
 
 def class_path(cls: type | str | None) -> str | None:
@@ -95,6 +108,6 @@ def class_path(cls: type | str | None) -> str | None:
     return f"{cls.__module__}.{cls.__qualname__}" if isinstance(cls, type) else cls
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Return what a message calls a value of a wrong type."""
     return "`None`" if value is None else f"a value of type {type(value).__name__}"

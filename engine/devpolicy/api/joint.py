@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import Any
 
-from devpolicy.api.inputs import own_tree, tree_of
+from devpolicy.api.inputs import own_tree, shown, tree_of
 from devpolicy.api.ways import ways
-from devpolicy.errors import Unsatisfiable
+from devpolicy.errors import DevPolicyError, Unsatisfiable
 from devpolicy.host import Host
 from devpolicy.language.conditions import check_requirements
 from devpolicy.language.layers import in_order, source
@@ -37,6 +37,10 @@ class Request:
     cls: str | None = None
     """The path of the component's class, where it is known."""
     target: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.component is not None and not isinstance(self.component, str):
+            raise DevPolicyError(f"a component is named by text, not by {shown(self.component)}")
 
     @property
     def has_size(self) -> bool:

@@ -49,7 +49,7 @@ def family_options(command: F) -> F:
     return command
 
 
-def family_of(types: Iterable[str], accelerators: int, memory: str, free: str, ram: str, mixed: bool) -> Family:
+def family_of(types: Iterable[str], accelerators: int, memory: str, free: str, ram: str, *, mixed: bool) -> Family:
     """Return the family that the options describe. Raises `DevPolicyError` for what cannot be read."""
     from devpolicy.review.families import Family
 

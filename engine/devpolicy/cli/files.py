@@ -10,7 +10,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from devpolicy.errors import DevPolicyError
+from devpolicy.errors import DevPolicyError, reason_of
 
 
 def write_whole(path: str, text: str) -> None:
@@ -23,8 +23,7 @@ def write_whole(path: str, text: str) -> None:
         else:
             _replace(target, text)
     except (OSError, RuntimeError) as broken:  # RuntimeError: links in a circle, before Python 3.13
-        reason = getattr(broken, "strerror", None) or str(broken)
-        raise DevPolicyError(f"cannot write `{path}`: {reason.lower()}") from None
+        raise DevPolicyError(f"cannot write `{path}`: {reason_of(broken)}") from None
 
 
 def _replace(target: Path, text: str) -> None:

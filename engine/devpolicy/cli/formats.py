@@ -42,9 +42,15 @@ def _told(finding: Diagnostic) -> str:
 
 
 def sarif(findings: Iterable[Diagnostic], version: str) -> dict[str, Any]:
-    """Return findings as a SARIF 2.1.0 log with one run."""
-    results = list(findings)
-    codes = list(dict.fromkeys(finding.code for finding in results if finding.code))
+    """Return findings as a SARIF 2.1.0 log with one run.
+
+    A result is about a place in a file: what is told without one (no such policy, wrong usage) is a notification of the
+    run, which then did not succeed. GitHub refuses a whole log for one result without a location.
+    """
+    told = list(findings)
+    results = [finding for finding in told if finding.place is not None and finding.code]
+    others = [finding for finding in told if finding.place is None or not finding.code]
+    codes = list(dict.fromkeys(finding.code for finding in results))
     return {
         "$schema": SARIF_SCHEMA,
         "version": "2.1.0",
@@ -53,6 +59,12 @@ def sarif(findings: Iterable[Diagnostic], version: str) -> dict[str, Any]:
                 "tool": {"driver": {"name": "devpolicy", "version": version, "rules": [_rule(code) for code in codes]}},
                 # Columns count characters, as TOML's do, and not UTF-16 units, which is SARIF's default.
                 "columnKind": "unicodeCodePoints",
+                "invocations": [
+                    {
+                        "executionSuccessful": all(finding.severity != "error" for finding in others),
+                        "toolConfigurationNotifications": [_notification(finding) for finding in others],
+                    }
+                ],
                 "results": [_result(finding, codes) for finding in results],
             }
         ],
@@ -61,13 +73,21 @@ def sarif(findings: Iterable[Diagnostic], version: str) -> dict[str, Any]:
 
 def _rule(code: str) -> dict[str, Any]:
     title, explanation = CODES[code]
-    return {"id": code, "shortDescription": {"text": title}, "fullDescription": {"text": explanation}}
+    texts = {"shortDescription": title, "fullDescription": explanation, "help": explanation}
+    return {"id": code, **{key: {"text": text} for key, text in texts.items()}}
 
 
 def _result(finding: Diagnostic, codes: list[str]) -> dict[str, Any]:
-    known = {"ruleId": finding.code, "ruleIndex": codes.index(finding.code)} if finding.code else {}
+    return {"ruleId": finding.code, "ruleIndex": codes.index(finding.code), **_finding(finding)}
+
+
+def _notification(finding: Diagnostic) -> dict[str, Any]:
+    return {**({"descriptor": {"id": finding.code}} if finding.code else {}), **_finding(finding)}
+
+
+def _finding(finding: Diagnostic) -> dict[str, Any]:
     places = {} if finding.place is None else {"locations": list(_locations(finding.place))}
-    return {**known, "level": finding.severity, "message": {"text": _told(finding)}, **places}
+    return {"level": finding.severity, "message": {"text": _told(finding)}, **places}
 
 
 def _locations(place: Place) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from devpolicy.cli.fold import fold
-from devpolicy.errors import DevPolicyError, Diagnostic
+from devpolicy.errors import DevPolicyError, Diagnostic, reason_of
 from devpolicy.placement.plan import Plan, PlanError
 from devpolicy.review.moves import Where, beside_modules, moves, told
 
@@ -61,9 +61,8 @@ def read(path: str) -> dict[str | None, Plan | str]:
     try:
         text = Path(path).read_text(encoding="utf-8-sig").strip()
     except (OSError, ValueError) as broken:
-        reason = getattr(broken, "strerror", None) or str(broken)
         help_ = "write it with `--format json --output FILE`"
-        raise PlanError(Diagnostic("DP109", f"cannot read `{path}`: {reason.lower()}", help=help_)) from None
+        raise PlanError(Diagnostic("DP109", f"cannot read `{path}`: {reason_of(broken)}", help=help_)) from None
     if _DIGEST.fullmatch(text):
         return {None: text}
     try:
@@ -78,7 +77,8 @@ def read(path: str) -> dict[str | None, Plan | str]:
         return {None: Plan.from_dict(data)}
     except (ValueError, RecursionError) as broken:
         why = str(broken) if isinstance(broken, PlanError) else "it holds neither a plan nor a digest"
-        raise PlanError(Diagnostic("DP104", f"`{path}` is no lock: {why}")) from None
+        hint = "write one with `--format json --output FILE`"
+        raise PlanError(Diagnostic("DP104", f"`{path}` is no lock: {why}", help=hint)) from None
 
 
 def _for_machines(where: Where) -> dict[str, str] | None:

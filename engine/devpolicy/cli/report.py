@@ -109,9 +109,10 @@ def usage_finding(error: click.ClickException) -> Diagnostic:
     if isinstance(error, click.NoSuchOption):
         message = f"there is no option `{error.option_name}`"
     hint = f"`{context.command_path} --help` shows what it takes" if context is not None else ""
-    likely = getattr(error, "possibilities", None)
-    if likely and isinstance(error, click.NoSuchOption):
-        hint = f"did you mean `{likely[0]}`?\n{hint}".strip()
+    if isinstance(error, click.NoSuchOption):
+        # What many tools call so is nearer than what is spelt alike.
+        likely = ["--format json"] if error.option_name == "--json" else error.possibilities
+        hint = f"did you mean `{likely[0]}`?\n{hint}".strip() if likely else hint
     return Diagnostic("", message, help=hint)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TextIO
 
-from devpolicy.errors import DevPolicyError
+from devpolicy.errors import DevPolicyError, reason_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -108,8 +108,7 @@ class Screen:
             self._drop()
         except (OSError, ValueError) as broken:
             self._drop()
-            reason = getattr(broken, "strerror", None) or str(broken)
-            raise DevPolicyError(f"cannot write the output: {reason.lower()}") from None
+            raise DevPolicyError(f"cannot write the output: {reason_of(broken)}") from None
 
     def _drop(self) -> None:
         """Send what is still buffered nowhere: Python would complain when it flushes at exit."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from devpolicy.device.map import DeviceMap, read_only
+from devpolicy.device.map import KEPT_LAST, DeviceMap, read_only
 from devpolicy.device.single import Device, DeviceType, clip
 from devpolicy.errors import DeviceError, MissingLibraryError
 
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
     from devpolicy.host import Host
     from devpolicy.language.policy import Policy
-
-_KEPT_LAST = {DeviceType.CPU: 1, DeviceType.DISK: 2}
-"""Where weights are kept comes behind where modules run: `pipeline()` takes the first value of a map for its device."""
 
 _SPACY = {DeviceType.CPU: -1, DeviceType.GPU: 0, DeviceType.MPS: 0}
 """spaCy's id where the device has none. `require_gpu` ignores the number on a Mac and takes mps."""
@@ -185,13 +182,8 @@ class ComponentDevice:
         kind = dict.get("type")
         key = {"single": "device", "multiple": "device_map"}.get(kind) if isinstance(kind, str) else None
         if key is None:
-            told = (
-                f"'{clip(kind)}'"
-                if isinstance(kind, str)
-                else "without a name"
-                if kind is None
-                else type(kind).__name__
-            )
+            unnamed = "without a name" if kind is None else type(kind).__name__
+            told = f"'{clip(kind)}'" if isinstance(kind, str) else unnamed
             raise DeviceError(f"Unknown component device type {told} in serialized data")
         if key not in dict:
             raise DeviceError(f"a saved component device of type `{kind}` needs `{key}`")
@@ -249,16 +241,16 @@ class ComponentDevice:
 
 
 def _safe_order(device_map: DeviceMap) -> DeviceMap:
-    return DeviceMap(dict(sorted(device_map, key=lambda entry: _KEPT_LAST.get(entry[1].type, 0))))
+    return DeviceMap(dict(sorted(device_map, key=lambda entry: KEPT_LAST.get(entry[1].type.value, 0))))
 
 
-def _wrong_type(what: str, value: Any, way: str) -> DeviceError:
+def _wrong_type(what: str, value: object, way: str) -> DeviceError:
     kind = type(value)
     told = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
     return DeviceError(f"{what} is expected, got {told}: write {way}")
 
 
-def _wrong_type_of_component_device(value: Any) -> DeviceError:
+def _wrong_type_of_component_device(value: object) -> DeviceError:
     kind = type(value)
     # The first two sentences are Haystack's, so that a search for them finds this too.
     message = f"Invalid component device type '{kind.__name__}'. Must either be None or ComponentDevice."

@@ -6,7 +6,7 @@ dotted module paths, `""` for the whole model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,6 +15,10 @@ from devpolicy.errors import DeviceError
 
 if TYPE_CHECKING:
     import torch
+
+
+KEPT_LAST = {DeviceType.CPU.value: 1, DeviceType.DISK.value: 2}
+"""Where weights are kept comes behind where modules run: `pipeline()` takes the first value of a map for its device."""
 
 
 class UnexpectedDeviceError(DeviceError, TypeError):
@@ -38,7 +42,7 @@ class DeviceMap:
 
     mapping: dict[str, Device] = field(default_factory=dict)
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         # Every way to a new mapping comes through here: construction, assignment, copies, unpickling.
         if name == "mapping":
             if isinstance(getattr(self, "mapping", None), ReadOnlyDict):
@@ -119,22 +123,21 @@ def _refuse_change() -> NoReturn:
     )
 
 
-def _items(mapping: Any) -> list[tuple[Any, Any]]:
+def _items(mapping: object) -> list[tuple[Any, Any]]:
     if not isinstance(mapping, Mapping):
         told = f"`{clip(mapping)}`" if isinstance(mapping, str) else type(mapping).__name__
         raise DeviceError(f"a device map is a dict of names and devices, got {told}")
     return list(mapping.items())
 
 
-def _entry(key: Any, read: Any, value: Any) -> Device:
+def _entry(key: object, read: Callable[[Any], Device], value: object) -> Device:
     """Read one value, and say in which entry it stands where it cannot be read."""
     try:
-        device: Device = read(value)
+        return read(value)
     except DeviceError as wrong:
         told = clip(key) if isinstance(key, str) else type(key).__name__
         message = f"{wrong} for '{told}'" if isinstance(wrong, UnexpectedDeviceError) else f"in entry `{told}`: {wrong}"
         raise type(wrong)(message) from None
-    return device
 
 
 def _from_hf_value(value: Any) -> Device:
@@ -150,13 +153,13 @@ def _from_hf_value(value: Any) -> Device:
     raise UnexpectedDeviceError(f"Couldn't convert HuggingFace device map - unexpected device {shown}")
 
 
-def _checked_name(key: Any) -> str:
+def _checked_name(key: object) -> str:
     if not isinstance(key, str):
         raise DeviceError(f"a device map's names are text, got {type(key).__name__}")
     return key
 
 
-def _checked_device(key: Any, device: Any) -> Device:
+def _checked_device(key: object, device: object) -> Device:
     if not isinstance(device, Device):
         told = clip(key) if isinstance(key, str) else type(key).__name__
         raise DeviceError(

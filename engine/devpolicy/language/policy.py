@@ -155,6 +155,14 @@ class Component:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What is laid over a policy on every host, last: a profile by its name, and values as `--set` takes them."""
+
+    profile: str | None = None
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """A policy as written in one TOML text, or what it says of one component (`for_component`)."""
 
@@ -171,6 +179,8 @@ class Policy:
     require: Condition | None = None
     profiles: tuple[Profile, ...] = ()
     """Variants that were not laid over the policy yet: `for_host` does."""
+    asked: Asked = Asked()
+    """What was not laid over the policy yet, beside profiles that apply by themselves (`asking`): `for_host` does."""
     components: tuple[Component, ...] = ()
     """As written."""
     share: Amount | None = None
@@ -224,9 +234,10 @@ class Policy:
         """Return what the policy says on one host, without profiles and rules that do not apply there.
 
         Laid over the policy are, each over the one before: the profiles whose `when` holds, the `profile` that is
-        asked for by name, and `overrides`, each `KEY=VALUE` as `--set` takes it. `environment` is where `env.NAME` is
-        looked up; without it, profiles that ask for it are left out, which is a warning of the plan (DP506). The verbs
-        do this for the host that they are given; on what it returned for that host, they change nothing more.
+        asked for by name (else that of `asking`), and `overrides`, each `KEY=VALUE` as `--set` takes it. `environment`
+        is where `env.NAME` is looked up; without it, profiles that ask for it are left out, which is a warning of the
+        plan (DP506). The verbs do this for the host that they are given; on what it returned for that host, they change
+        nothing more.
 
         Raises `Unsatisfiable` (DP305) where two profiles that apply by themselves set one key, and `PolicyError`.
         """
@@ -246,6 +257,16 @@ class Policy:
         from devpolicy.language.profiles import overlaid
 
         return overlaid(self, host, profile, overrides, environment)
+
+    def asking(self, profile: str | None = None, overrides: Sequence[str] = ()) -> Policy:
+        """Return the policy as it is when `profile` and `overrides` are asked for on every host, whichever it will be.
+
+        Which profiles apply by themselves is still the host's matter; they stay weaker. Raises `PolicyError` for a
+        profile that the policy does not have, and for values that it cannot take.
+        """
+        from devpolicy.language.profiles import asking
+
+        return asking(self, profile, overrides)
 
     def for_component(self, name: str | None, cls: str | None = None) -> Policy:
         """Return what the policy says of one component, all its layers merged: a policy without components.

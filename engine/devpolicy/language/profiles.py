@@ -7,6 +7,7 @@ and the environment are handed in.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,17 @@ from devpolicy._tables import did_you_mean
 from devpolicy._toml import Document, quote
 from devpolicy.errors import Diagnostic, PolicyError, Unsatisfiable
 from devpolicy.language.merging import Layer, leaves, merge
+from devpolicy.language.policy import Asked
 
 if TYPE_CHECKING:
     from devpolicy._spans import KeyPath
     from devpolicy.host import Host
     from devpolicy.language.conditions import Condition, Environment
     from devpolicy.language.policy import Policy
+
+
+_NO_TEXT = re.compile(r"""\s*(?:[\[{"']|[+-]?[0-9_]+\s*$)""")
+"""What begins as TOML's lists, tables and texts do, or is a number that TOML refuses, is no text without its quotes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +61,25 @@ def overlaid(
     policy: Policy, host: Host, profile: str | None, overrides: Sequence[str], environment: Environment | None
 ) -> Policy:
     """Return a policy with what belongs to one host laid over it: `Policy.overlaid`."""
+    profile = policy.asked.profile if profile is None else profile
+    overrides = (*policy.asked.overrides, *overrides)
     if profile is None and not overrides and not policy.profiles:
         return policy
-    if profile is not None and all(one.name != profile for one in policy.profiles):
-        raise PolicyError(_unknown(policy, profile))
+    _check_known(policy, profile)
     automatic, notices = _automatic(policy, host, profile, environment)
     if len(automatic) > 1:
         _refuse_conflicts(policy, automatic)
     applied = [*automatic, *([profile] if profile is not None else [])]
-    effective = _overlaid(policy, applied, overrides) if applied or overrides else policy
-    return replace(effective, profiles=(), applied=(*policy.applied, *applied), notices=(*policy.notices, *notices))
+    return replace(laid(policy, applied, overrides), notices=(*policy.notices, *notices))
+
+
+def asking(policy: Policy, profile: str | None, overrides: Sequence[str]) -> Policy:
+    """Return a policy that is asked for with a profile and single values on every host: `Policy.asking`."""
+    profile = policy.asked.profile if profile is None else profile
+    overrides = (*policy.asked.overrides, *overrides)
+    _check_known(policy, profile)
+    laid(policy, [profile] if profile is not None else [], overrides)  # what cannot be read is no host's matter
+    return replace(policy, asked=Asked(profile, overrides))
 
 
 def applying(policy: Policy, host: Host) -> Policy:
@@ -76,10 +91,11 @@ def applying(policy: Policy, host: Host) -> Policy:
     return replace(policy, rules=rules, left_out=(*policy.left_out, *left_out))
 
 
-def _unknown(policy: Policy, name: str) -> Diagnostic:
+def _check_known(policy: Policy, name: str | None) -> None:
     names = [one.name for one in policy.profiles]
-    known = did_you_mean(name, names) if names else "the policy has no profiles"
-    return Diagnostic("DP202", f"`{policy.source}` has no profile `{name}`", help=known)
+    if name is not None and name not in names:
+        known = did_you_mean(name, names) if names else "the policy has no profiles"
+        raise PolicyError(Diagnostic("DP202", f"`{policy.source}` has no profile `{name}`", help=known))
 
 
 def _automatic(
@@ -134,8 +150,14 @@ def _conflict(layer: Layer, key: str, own: KeyPath, one: str, other: str) -> Dia
     )
 
 
-def _overlaid(policy: Policy, names: Sequence[str], overrides: Sequence[str]) -> Policy:
-    """Return a policy with profiles and single values laid over it, in this order. Raises `PolicyError`."""
+def laid(policy: Policy, names: Sequence[str], overrides: Sequence[str]) -> Policy:
+    """Return a policy with profiles of these names and single values laid over it, in this order, and with no others.
+
+    Raises `PolicyError`.
+    """
+    applied = (*policy.applied, *names)
+    if not names and not overrides:
+        return replace(policy, profiles=(), applied=applied)
     from devpolicy.language.read import read_layer
 
     base = policy.text
@@ -146,13 +168,14 @@ def _overlaid(policy: Policy, names: Sequence[str], overrides: Sequence[str]) ->
     merged = merge([without_profiles(base), *(layer_of(base, name) for name in names), *values])
     read = read_layer(Layer(merged, merged.data), variants=values)
     # What was changed in Python is said last.
-    original = read_layer(base)
+    original, unlaid = read_layer(base), ("profiles", "asked")
     changed = {
         entry.name: getattr(policy, entry.name)
         for entry in fields(policy)
-        if entry.compare and entry.name != "profiles" and getattr(policy, entry.name) != getattr(original, entry.name)
+        if entry.compare and entry.name not in unlaid and getattr(policy, entry.name) != getattr(original, entry.name)
     }
-    return replace(read, **changed)
+    # Whatever was laid over it, it is the policy that was named.
+    return replace(read, **changed, source=policy.source, profiles=(), applied=applied)
 
 
 def _override(text: str) -> Layer:
@@ -164,5 +187,7 @@ def _override(text: str) -> Layer:
     try:
         document = Document(text, "--set", PolicyError)
     except PolicyError:
+        if _NO_TEXT.match(value):
+            raise
         document = Document(f"{key.strip()} = {quote(value.strip())}", "--set", PolicyError)
     return Layer(document, document.data, (), "--set")

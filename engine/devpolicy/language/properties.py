@@ -6,8 +6,9 @@ against a plan is the matter of `devpolicy.review`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from devpolicy._tables import Cursor, Kind, did_you_mean, wrong_type
 from devpolicy._toml import Document, Inside, quote
@@ -21,7 +22,8 @@ OF_A_PLAN = {
     "always_resolves": "no host is refused",
     "placed_or_refused": "every tensor has one place, on devices that the host has and the policy allows, or the "
     "policy is refused with DP3xx or DP4xx",
-    "within_budget": "no device is asked for more than its cap and headroom leave, counted anew from the device map",
+    "within_budget": "no device is asked for more than its cap and headroom leave, and none by a component for more "
+    "than its share, counted anew from the device map",
     "ties_together": "tied parameters share a device",
     "blocks_whole": "no block that must stay whole is divided among devices that run it",
     "one_type": "modules run on one type of device",
@@ -73,10 +75,13 @@ def read_property(text: str, cursor: Cursor, *, family: bool = False) -> Propert
     return None if term is None else Property(name, term)
 
 
-def parse_property(text: str, *, family: bool = False) -> Property:
-    """Read a property outside of any file. Raises `DevPolicyError` with what is wrong, and the likely name."""
+def parse_property(text: str, *, family: bool = False, names: Mapping[str, Any] | None = None) -> Property:
+    """Read a property outside of any file; `names` are the classes of devices that it may be about.
+
+    Raises `DevPolicyError` with what is wrong, and the likely name.
+    """
     document = Document(f"always = {quote(text)}", "", DevPolicyError)
-    cursor = Cursor(document, ("always",), [])
+    cursor = Cursor(document, ("always",), [], names=names or {})
     found = read_property(text, cursor, family=family)
     if found is None:
         raise DevPolicyError([replace(finding, place=None) for finding in cursor.findings])

@@ -24,6 +24,8 @@ from devpolicy.language.policy import Policy
 from devpolicy.language.profiles import Profile, layer_of, without_profiles
 from devpolicy.language.top import PARTS, classes_of, read_tables
 
+OVERRIDES = tuple(field for field in PROFILE if field.name != "when")
+"""The keys that `--set` takes."""
 _MISSING = "DP105"
 """What a part lacks, another part may have: it is told of the whole."""
 
@@ -56,7 +58,8 @@ def load(name: str | os.PathLike[str]) -> Policy:
         return parse(shipped[name].read_bytes(), f"{name}.toml")
     path = Path(name)
     if not exists(path):
-        raise PolicyError(Diagnostic("DP202", f"there is no policy `{name}`", help=likely(path, shipped)))
+        hint = "a policy's own text is read by `Policy.parse`" if "=" in str(name) else likely(path, shipped)
+        raise PolicyError(Diagnostic("DP202", f"there is no policy `{name}`", help=hint))
     return _read(Document.open(path, PolicyError))
 
 
@@ -94,7 +97,7 @@ def read_layer(layer: Layer, *, variants: Sequence[Layer] = (), findings: Sequen
     for variant in variants:
         # A text that others build on may lack what they say.
         own = classes_of(variant.data.get("devices"), Cursor(variant.origins, (*variant.path, "devices"), []))
-        parts = PROFILE if variant.name == "--set" else PARTS
+        parts = OVERRIDES if variant.name == "--set" else PARTS
         what = "--set" if variant.name == "--set" else "the policy"
         told = read_tables(variant, {**names, **own}, parts, what)[1]
         found.take([finding for finding in told if finding.severity == "error" and finding.code != _MISSING])

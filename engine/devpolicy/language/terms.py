@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from devpolicy._tables import Field, JsonSchema, Kind, did_you_mean, read_table, suggest, table_schema, wrong_type
-from devpolicy._toml import Inside
+from devpolicy._toml import Inside, quote
 from devpolicy.device import LARGEST_ID
 from devpolicy.host import ACCELERATOR_TYPES
 from devpolicy.language.devices import COUNT, NAME, SAME
@@ -64,7 +64,10 @@ def _unknown_device(text: str, cursor: Cursor) -> None:
     word = text.partition(":")[0].strip().lower()
     known = (*TYPES, *cursor.names)
     meant = word if word in TYPES else suggest(text, cursor.names) or OTHER_NAMES.get(word) or suggest(word, known)
-    if word == "auto":
+    listed = [part.strip() for part in text.split(",")]
+    if len(listed) > 1:
+        hint = f"write a list: `[{', '.join(map(quote, listed))}]`"
+    elif word == "auto":
         hint = 'list what may be used, the best first: `prefer = ["cuda", "mps", "cpu"]`'
     elif meant:
         rest = text.partition(":")[2].strip()

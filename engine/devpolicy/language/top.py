@@ -34,6 +34,12 @@ def classes_of(value: object, cursor: Cursor) -> Mapping[str, Any]:
     return {} if value is None else read_classes(value, cursor)
 
 
+def classes_in(policy: Policy) -> Mapping[str, Any]:
+    """Return the classes of devices that a policy's text defines."""
+    text = policy.text
+    return {} if text is None else classes_of(text.data.get("devices"), Cursor(text.origins, ("devices",), []))
+
+
 def read_tables(
     layer: Layer, names: Mapping[str, Any], fields: Sequence[Any], what: str
 ) -> tuple[Policy, list[Diagnostic]]:

@@ -21,7 +21,7 @@ from devpolicy.model import ModelTree
 
 __all__ = ["cached_snapshot", "descriptions", "load", "model_catalogue"]
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
 def model_catalogue() -> dict[str, Traversable]:
@@ -70,9 +70,9 @@ def load(name: str | PathLike[str]) -> ModelTree:
         raise ModelError(
             Diagnostic("DP202", f"`{text}` is no folder, and not in the local Hugging Face cache", help=hint)
         )
-    raise ModelError(
-        Diagnostic("DP202", f"there is no model, file or folder `{text}`", help=did_you_mean(text, catalogue))
-    )
+    known = did_you_mean(text, catalogue)
+    hint = f"{known}\n`devpolicy model list` shows the catalogue; a path counts from the current folder"
+    raise ModelError(Diagnostic("DP202", f"there is no model, file or folder `{text}`", help=hint))
 
 
 def _parse(content: bytes, source: str) -> ModelTree:

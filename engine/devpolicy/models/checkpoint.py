@@ -110,7 +110,7 @@ def _safetensors(folder: Path) -> dict[str, str] | None:
         Diagnostic(
             "DP109",
             f"`{folder}` has no weights: neither `{_SINGLE}` nor `{_INDEX}` nor `{_PICKLES[1]}`",
-            help="a model without weights is read with `ModelTree.from_config`",
+            help=f"for a model without weights, name `{folder / 'config.json'}`",
         )
     )
 

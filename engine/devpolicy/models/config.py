@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from devpolicy._tables import did_you_mean, suggest
-from devpolicy.errors import Diagnostic, ModelError
+from devpolicy.errors import Diagnostic, ModelError, reason_of
 from devpolicy.model import ModelTree
 from devpolicy.models.module import read_module
 
 LARGEST_JSON = 64 << 20
 """An index of a million tensors has this size."""
 
-INSTALL = "install Transformers: `pip install devpolicy[hf]`"
+INSTALL = "install Transformers: `pip install 'devpolicy[hf]'`"
 
 
 def from_config(config: Any, architecture: str | None = None) -> ModelTree:
@@ -131,8 +131,7 @@ def read_json(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             content = file.read(LARGEST_JSON + 1)
     except (OSError, ValueError) as broken:
-        reason = getattr(broken, "strerror", None) or str(broken)
-        raise ModelError(Diagnostic("DP109", f"cannot read `{path}`: {reason.lower()}")) from None
+        raise ModelError(Diagnostic("DP109", f"cannot read `{path}`: {reason_of(broken)}")) from None
     if len(content) > LARGEST_JSON:
         raise ModelError(Diagnostic("DP101", f"`{path}` is larger than {LARGEST_JSON >> 20} MiB"))
     try:

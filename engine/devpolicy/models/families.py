@@ -8,18 +8,11 @@ the caller falls back to what the checkpoint's headers say.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-from devpolicy.model import ModelTree, Module, Tensor
-from devpolicy.models.facts import derive, dtype_of
-from devpolicy.models.ranges import expand_tree
+from devpolicy.model import ModelTree
+from devpolicy.models.rows import Config, Template, build, fill
 
-Config = Mapping[str, Any]
-
-# A row is a path, a class, and tensors as `name=sizes`, where sizes are looked up in the family's table and `N` in a
-# path counts layers. `~` marks a buffer that no checkpoint holds, with its dtype. `{C}` is the family's class prefix,
-# and `{flag:…}` stands only where the configuration sets the flag.
 _LLAMA = """
 model                                     {C}Model
 model.embed_tokens                        Embedding weight=vocab,hidden
@@ -30,7 +23,7 @@ model.layers.N.self_attn.q_proj           Linear weight=q,hidden {qkv_bias:bias=
 model.layers.N.self_attn.k_proj           Linear weight=kv,hidden {qkv_bias:bias=kv}
 model.layers.N.self_attn.v_proj           Linear weight=kv,hidden {qkv_bias:bias=kv}
 model.layers.N.self_attn.o_proj           Linear weight=hidden,q {o_bias:bias=hidden}
-MLP
+{mlp}
 model.layers.N.input_layernorm            {C}RMSNorm weight=hidden
 model.layers.N.post_attention_layernorm   {C}RMSNorm weight=hidden
 model.norm                                {C}RMSNorm weight=hidden
@@ -119,29 +112,34 @@ _BERT_TIES: tuple[tuple[str, ...], ...] = (
     ("cls.predictions.bias", "cls.predictions.decoder.bias"),
 )
 _T5_ATTENTION = """
-P.{name}                                  T5Attention
-P.{name}.q                                Linear weight=q,hidden
-P.{name}.k                                Linear weight=q,hidden
-P.{name}.v                                Linear weight=q,hidden
-P.{name}.o                                Linear weight=hidden,q
-BIAS
-P.layer_norm                              T5LayerNorm weight=hidden
-P.dropout                                 Dropout
+{layer}.{name}                                  T5Attention
+{layer}.{name}.q                                Linear weight=q,hidden
+{layer}.{name}.k                                Linear weight=q,hidden
+{layer}.{name}.v                                Linear weight=q,hidden
+{layer}.{name}.o                                Linear weight=hidden,q
+{bias}
+{layer}.layer_norm                              T5LayerNorm weight=hidden
+{layer}.dropout                                 Dropout
+"""
+_T5_FEED_FORWARD = """
+{dense}
+{layer}.layer_norm                              T5LayerNorm weight=hidden
+{layer}.dropout                                 Dropout
 """
 _T5_DENSE = """
-P.DenseReluDense                          T5DenseActDense
-P.DenseReluDense.wi                       Linear weight=inner,hidden
-P.DenseReluDense.wo                       Linear weight=hidden,inner
-P.DenseReluDense.dropout                  Dropout
-P.DenseReluDense.act                      {act}
+{layer}.DenseReluDense                          T5DenseActDense
+{layer}.DenseReluDense.wi                       Linear weight=inner,hidden
+{layer}.DenseReluDense.wo                       Linear weight=hidden,inner
+{layer}.DenseReluDense.dropout                  Dropout
+{layer}.DenseReluDense.act                      {act}
 """
 _T5_GATED = """
-P.DenseReluDense                          T5DenseGatedActDense
-P.DenseReluDense.wi_0                     Linear weight=inner,hidden
-P.DenseReluDense.wi_1                     Linear weight=inner,hidden
-P.DenseReluDense.wo                       Linear weight=hidden,inner
-P.DenseReluDense.dropout                  Dropout
-P.DenseReluDense.act                      {act}
+{layer}.DenseReluDense                          T5DenseGatedActDense
+{layer}.DenseReluDense.wi_0                     Linear weight=inner,hidden
+{layer}.DenseReluDense.wi_1                     Linear weight=inner,hidden
+{layer}.DenseReluDense.wo                       Linear weight=hidden,inner
+{layer}.DenseReluDense.dropout                  Dropout
+{layer}.DenseReluDense.act                      {act}
 """
 _ACTIVATIONS = {
     "silu": "SiLUActivation",
@@ -151,22 +149,6 @@ _ACTIVATIONS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What one configuration makes of its family's template."""
-
-    rows: str
-    sizes: Mapping[str, int]
-    words: Mapping[str, str]
-    layers: int
-    no_split: tuple[str, ...]
-    config: Config
-    """With the family's defaults, as Transformers would complete it."""
-    ties: tuple[tuple[str, ...], ...] = ()
-    converted: frozenset[str] = field(default_factory=frozenset)
-    """Last parts of the paths of modules whose weights loading converts."""
-
-
 def family_tree(config: Config) -> ModelTree | None:
     """Return the model that Transformers would build, or `None` where no template knows it.
 
@@ -174,16 +156,18 @@ def family_tree(config: Config) -> ModelTree | None:
     """
     architectures = config.get("architectures")
     architecture = architectures[0] if isinstance(architectures, list) and architectures else None
-    family = _FAMILIES.get(str(config.get("model_type")))
+    family = FAMILIES.get(str(config.get("model_type")))
     if family is None or not isinstance(architecture, str):
         return None
     try:
-        plan = family(config, architecture)
+        template = family(config, architecture)
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None  # a size that the template needs is missing or no number
-    if plan is None or not all(isinstance(size, int) and size > 0 for size in (*plan.sizes.values(), plan.layers)):
+    if template is None:
         return None
-    return _build(plan, architecture)
+    if not all(isinstance(size, int) and size > 0 for size in (*template.sizes.values(), template.layers)):
+        return None
+    return build(template, architecture)
 
 
 def checkpoint_name(model_type: str, key: str) -> str:
@@ -198,52 +182,7 @@ def checkpoint_name(model_type: str, key: str) -> str:
     return key
 
 
-def _build(plan: _Plan, architecture: str) -> ModelTree:
-    dtype = dtype_of(plan.config) or "float32"
-    entries: list[tuple[str, str, tuple[Tensor, ...]]] = [("", architecture, ())]
-    layer = f"{{0..{plan.layers - 1}}}"
-    for row in plan.rows.splitlines():
-        path, _, rest = row.partition(" ")
-        if path:
-            cls, *tensors = rest.split()
-            path = ".".join(layer if part == "N" else part for part in path.split("."))
-            entries.append((path, cls, tuple(_tensor(text, plan.sizes, dtype) for text in tensors)))
-    paths = expand_tree([path for path, _, _ in entries])
-    modules = tuple(
-        Module(path, entries[entry][1], entries[entry][2], path.rpartition(".")[2] not in plan.converted)
-        for path, entry in paths
-    )
-    return ModelTree(
-        name=architecture,
-        modules=modules,
-        ties=plan.ties,
-        no_split=frozenset(plan.no_split),
-        **derive(plan.config, [(module.path, module.cls) for module in modules]),
-    )
-
-
-def _tensor(text: str, sizes: Mapping[str, int], dtype: str) -> Tensor:
-    name, _, dimensions = text.partition("=")
-    shape = tuple(1 if word == "1" else sizes[word] for word in dimensions.split(","))
-    name, buffer, own = name.partition("~")
-    return Tensor(name, shape, own or dtype, buffer=bool(buffer), persistent=not buffer)
-
-
-def _fill(rows: str, words: Mapping[str, str], flags: Mapping[str, bool] | None = None) -> str:
-    for flag, on in (flags or {}).items():
-        start = f"{{{flag}:"
-        lines = []
-        for line in rows.splitlines():
-            head, found, rest = line.partition(start)
-            inner, _, tail = rest.partition("}")
-            lines.append(f"{head}{inner if on else ''}{tail}" if found else line)
-        rows = "\n".join(lines)
-    for word, text in words.items():
-        rows = rows.replace(f"{{{word}}}", text)
-    return rows
-
-
-def _llama_like(config: Config, architecture: str, prefix: str, defaults: Mapping[str, Any]) -> _Plan | None:
+def _llama_like(config: Config, architecture: str, prefix: str, defaults: Mapping[str, Any]) -> Template | None:
     if architecture != f"{prefix}ForCausalLM":
         return None
     given = {"use_cache": True, **defaults, **config}
@@ -256,33 +195,36 @@ def _llama_like(config: Config, architecture: str, prefix: str, defaults: Mappin
         "kv": kv_heads * head_dim, "rope": head_dim // 2, "twice": 2 * given["intermediate_size"],
         "experts": given["num_local_experts"] if mixture else 1,
     }  # fmt: skip
-    words = {"C": prefix, "act": _ACTIVATIONS[given.get("hidden_act", "silu")]}
+    words = {
+        "mlp": _EXPERTS if mixture else _GATED_MLP,
+        "C": prefix,
+        "act": _ACTIVATIONS[given.get("hidden_act", "silu")],
+    }
     attention_bias = bool(given.get("attention_bias"))
     flags = {
         "qkv_bias": attention_bias or prefix == "Qwen2",
         "o_bias": attention_bias and prefix == "Llama",
         "mlp_bias": bool(given.get("mlp_bias")) and prefix == "Llama",
     }
-    rows = _fill(_LLAMA.replace("MLP\n", (_EXPERTS if mixture else _GATED_MLP).lstrip(), 1), words, flags)
     ties = (("model.embed_tokens.weight", "lm_head.weight"),) if given.get("tie_word_embeddings") else ()
     converted = frozenset({"experts"}) if mixture else frozenset[str]()
-    layers = given["num_hidden_layers"]
-    return _Plan(rows, sizes, words, layers, (f"{prefix}DecoderLayer",), given, ties, converted)
+    rows, layers = fill(_LLAMA, words, flags), given["num_hidden_layers"]
+    return Template(rows, sizes, layers, (f"{prefix}DecoderLayer",), given, ties, converted)
 
 
-def _llama(config: Config, architecture: str) -> _Plan | None:
+def _llama(config: Config, architecture: str) -> Template | None:
     return _llama_like(config, architecture, "Llama", {})
 
 
-def _mistral(config: Config, architecture: str) -> _Plan | None:
+def _mistral(config: Config, architecture: str) -> Template | None:
     return _llama_like(config, architecture, "Mistral", {"sliding_window": 4096, "num_key_value_heads": 8})
 
 
-def _mixtral(config: Config, architecture: str) -> _Plan | None:
+def _mixtral(config: Config, architecture: str) -> Template | None:
     return _llama_like(config, architecture, "Mixtral", {"num_local_experts": 8, "num_experts_per_tok": 2})
 
 
-def _qwen2(config: Config, architecture: str) -> _Plan | None:
+def _qwen2(config: Config, architecture: str) -> Template | None:
     given = {"num_key_value_heads": 32, "max_window_layers": 28, "sliding_window": 4096, **config}
     if not given.get("use_sliding_window"):
         given["sliding_window"] = None
@@ -294,7 +236,7 @@ def _qwen2(config: Config, architecture: str) -> _Plan | None:
     return _llama_like(given, architecture, "Qwen2", {})
 
 
-def _gpt2(config: Config, architecture: str) -> _Plan | None:
+def _gpt2(config: Config, architecture: str) -> Template | None:
     if architecture != "GPT2LMHeadModel":
         return None
     given = {"use_cache": True, "tie_word_embeddings": True, "n_positions": 1024, **config}
@@ -307,10 +249,10 @@ def _gpt2(config: Config, architecture: str) -> _Plan | None:
     }  # fmt: skip
     words = {"act": _ACTIVATIONS[given.get("activation_function", "gelu_new")]}
     ties = (("transformer.wte.weight", "lm_head.weight"),) if given["tie_word_embeddings"] else ()
-    return _Plan(_fill(_GPT2, words), sizes, words, given["n_layer"], ("GPT2Block",), given, ties)
+    return Template(fill(_GPT2, words), sizes, given["n_layer"], ("GPT2Block",), given, ties)
 
 
-def _bert(config: Config, architecture: str) -> _Plan | None:
+def _bert(config: Config, architecture: str) -> Template | None:
     given = {"use_cache": True, "is_decoder": False, "tie_word_embeddings": True, "type_vocab_size": 2, **config}
     if given["is_decoder"] or given.get("add_cross_attention"):
         return None
@@ -328,10 +270,10 @@ def _bert(config: Config, architecture: str) -> _Plan | None:
     }  # fmt: skip
     words = {"act": _ACTIVATIONS[given.get("hidden_act", "gelu")]}
     layers = given["num_hidden_layers"]
-    return _Plan(_fill(rows, words), sizes, words, layers, ("BertEmbeddings", "BertLayer"), given, ties)
+    return Template(fill(rows, words), sizes, layers, ("BertEmbeddings", "BertLayer"), given, ties)
 
 
-def _t5(config: Config, architecture: str) -> _Plan | None:
+def _t5(config: Config, architecture: str) -> Template | None:
     if architecture != "T5ForConditionalGeneration":
         return None
     given = {"use_cache": True, "is_encoder_decoder": True, **config}
@@ -355,7 +297,7 @@ def _t5(config: Config, architecture: str) -> _Plan | None:
     }  # fmt: skip
     # Declared whatever `tie_word_embeddings` says: where a checkpoint holds another head, loading leaves it untied.
     ties = (("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"),)
-    return _Plan(_fill("\n".join(rows), words), sizes, words, layers, ("T5Block",), given, ties)
+    return Template(fill("\n".join(rows), words), sizes, layers, ("T5Block",), given, ties)
 
 
 def _t5_block(path: str, dense: str, *, cross: bool, first: bool) -> list[str]:
@@ -365,15 +307,13 @@ def _t5_block(path: str, dense: str, *, cross: bool, first: bool) -> list[str]:
     for number, (cls, name) in enumerate(parts):
         layer = f"{path}.layer.{number}"
         own = first and not number
-        bias = f"{layer}.{name}.relative_attention_bias Embedding weight=buckets,heads\n" if own else ""
-        text = _T5_ATTENTION.replace("{name}", name).replace("BIAS\n", bias).replace("P.", f"{layer}.")
-        rows += [f"{layer} {cls}", *text.strip().splitlines()]
+        bias = "{layer}.{name}.relative_attention_bias Embedding weight=buckets,heads" if own else ""
+        rows += [f"{layer} {cls}", fill(_T5_ATTENTION, {"bias": bias, "layer": layer, "name": name})]
     layer = f"{path}.layer.{len(parts)}"
-    tail = f"{layer}.layer_norm T5LayerNorm weight=hidden\n{layer}.dropout Dropout"
-    return [*rows, f"{layer} T5LayerFF", *dense.replace("P.", f"{layer}.").strip().splitlines(), *tail.splitlines()]
+    return [*rows, f"{layer} T5LayerFF", fill(_T5_FEED_FORWARD, {"dense": dense, "layer": layer})]
 
 
-_FAMILIES: dict[str, Callable[[Config, str], _Plan | None]] = {
+FAMILIES: dict[str, Callable[[Config, str], Template | None]] = {
     "llama": _llama,
     "mistral": _mistral,
     "mixtral": _mixtral,

@@ -13,7 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from devpolicy.errors import Diagnostic, ModelError
+from devpolicy.errors import Diagnostic, ModelError, reason_of
 from devpolicy.model import DTYPE_BITS
 
 LARGEST_HEADER = 100_000_000
@@ -57,8 +57,7 @@ def read_header(path: Path) -> dict[str, Stored]:
     except (OSError, ValueError) as broken:
         if isinstance(broken, ModelError):
             raise
-        reason = getattr(broken, "strerror", None) or str(broken)
-        raise ModelError(Diagnostic("DP109", f"cannot read `{path}`: {reason.lower()}")) from None
+        raise ModelError(Diagnostic("DP109", f"cannot read `{path}`: {reason_of(broken)}")) from None
     if len(text) < length:
         raise _damaged(path, "it is cut short")
     try:
@@ -155,6 +154,5 @@ def same_bytes(one: Stored, other: Stored) -> bool:
                 if left.read(size) != right.read(size):
                     return False
     except OSError as broken:
-        reason = broken.strerror or str(broken)
-        raise ModelError(Diagnostic("DP109", f"cannot read `{one.file}`: {reason.lower()}")) from None
+        raise ModelError(Diagnostic("DP109", f"cannot read `{one.file}`: {reason_of(broken)}")) from None
     return True

@@ -52,17 +52,18 @@ def read_module(
     try:
         from torch import nn
     except ImportError:
-        raise ModelError("a module can be read only where torch is installed: install `devpolicy[torch]`") from None
+        message = "a module can be read only where torch is installed: `pip install 'devpolicy[torch]'`"
+        raise ModelError(message) from None
     if not isinstance(module, nn.Module):
         raise ModelError(f"a model is read from a `torch.nn.Module`, not from {type(module).__name__} objects")
-    reader = _Reader(unloaded)
+    reader = _Reader(unloaded=unloaded)
     modules = tuple([reader.read(path, part) for path, part in _walk(module)])
     config, prefix = config_of(reader.declaring)
     facts = derive(config, [(entry.path, entry.cls) for entry in modules], prefix)
     return ModelTree(
         name=name or _name(module, config),
         modules=_not_in_place(modules, converted_names(reader.declaring)),
-        ties=_tied([*reader.identical, *_declared(reader.declaring, unloaded)], modules),
+        ties=_tied([*reader.identical, *_declared(reader.declaring, unloaded=unloaded)], modules),
         no_split=_no_split(reader.declaring) if no_split is None else _checked(no_split, modules),
         **facts,
     )
@@ -98,7 +99,7 @@ class _Reader:
     Everything that is asked of a module is asked here, in one visit: in a large model each visit waits for memory.
     """
 
-    def __init__(self, unloaded: bool) -> None:
+    def __init__(self, *, unloaded: bool) -> None:
         self._unloaded = unloaded
         self._classes: dict[type, tuple[str, bool]] = {}  # its name, and whether it declares blocks
         self._made: dict[tuple[object, ...], tuple[Tensor, ...]] = {(): ()}
@@ -174,7 +175,7 @@ def _stored_bytes(tensor: Any) -> int:
     return sum(_stored_bytes(getattr(tensor, name)) for name in names)
 
 
-def _declared(declaring: Iterable[tuple[str, nn.Module]], unloaded: bool) -> Iterator[list[str]]:
+def _declared(declaring: Iterable[tuple[str, nn.Module]], *, unloaded: bool) -> Iterator[list[str]]:
     """Yield the ties that Transformers models declare and that loading will make.
 
     In memory, identity is the truth: loading may have found two different weights and left them so.

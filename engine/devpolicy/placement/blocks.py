@@ -42,7 +42,7 @@ def hold_together(units: Sequence[Unit], world: World, result: Assignment) -> No
     if cut:
         _bind_cut(units, cut, result)
     if units and units[0].own_only and not units[0].path:
-        _bind_own(units, world, result)
+        _bind_own(world, result)
 
 
 def _bind_cut(units: Sequence[Unit], cut: list[list[int]], result: Assignment) -> None:
@@ -68,7 +68,7 @@ def _bind_cut(units: Sequence[Unit], cut: list[list[int]], result: Assignment) -
     _bind(bound, _CUT, result)
 
 
-def _bind_own(units: Sequence[Unit], world: World, result: Assignment) -> None:
+def _bind_own(world: World, result: Assignment) -> None:
     """Run what the model itself holds on the main device.
 
     accelerate gives the root a hook for the main device, which moves the root's own tensors there, whatever their keys

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from devpolicy.device import Device, DeviceType
+from devpolicy.device import Device
+from devpolicy.device.map import KEPT_LAST
 from devpolicy.errors import Diagnostic, Unsatisfiable
 from devpolicy.model import ModelTree
 from devpolicy.placement.readers import misread
@@ -57,7 +58,7 @@ def device_map(tree: ModelTree, units: Sequence[Unit], devices: Sequence[Device]
 
 
 def _executes(device: Device) -> bool:
-    return device.type not in (DeviceType.CPU, DeviceType.DISK)
+    return device.type.value not in KEPT_LAST
 
 
 def _whole(tree: ModelTree, units: Sequence[Unit]) -> list[bool]:
@@ -75,8 +76,7 @@ def _whole(tree: ModelTree, units: Sequence[Unit]) -> list[bool]:
 
 def entry_rank(device: Device) -> tuple[int, int]:
     """Sort executing devices by id first, then the CPU, then the disk; `sorted` keeps execution order within each."""
-    group = {DeviceType.CPU: 1, DeviceType.DISK: 2}.get(device.type, 0)
-    return group, device.id or 0
+    return KEPT_LAST.get(device.type.value, 0), device.id or 0
 
 
 def _subtrees(tree: ModelTree, own: list[int]) -> list[int]:

@@ -26,7 +26,6 @@ OVERFLOW = "overflow"
 _SCANNED = 512
 """Up to so many candidates every count is tried; beyond, the least count is bracketed by doubling and halved."""
 
-
 _TRIED = 6
 _EXCHANGES = 3
 """So many ways to keep less elsewhere are tried, once it is known how many clusters must go."""

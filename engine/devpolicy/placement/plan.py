@@ -149,6 +149,11 @@ class Plan:
     """
     trace: Trace | None = field(default=None, compare=False, repr=False)
 
+    def __repr__(self) -> str:
+        # In full it is a line for each layer: `to_dict` has everything, and `explain` the reasons.
+        name = "" if self.component is None else f"of {self.component!r} "
+        return f"<Plan {name}for {self.target}: {len(self.placements)} units on {', '.join(self.ledger)}>"
+
     @property
     def digest(self) -> str:
         """A SHA-256 over what the consumer is given. Reasons, warnings and figures of memory are not part of it."""
@@ -197,7 +202,10 @@ class Plan:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
-        """Read a plan written by `to_dict`. Raises `PlanError` where it is malformed or its digest does not match."""
+        """Read a plan written by `to_dict`.
+
+        Raises `PlanError`, a `DevPolicyError` and a `ValueError`, where it is malformed or its digest does not match.
+        """
         try:
             if data["schema"] != 1:
                 raise PlanError(f"a plan of schema {data['schema']!r} cannot be read: this version reads 1")

@@ -115,9 +115,9 @@ def _make(
     policy = policy.for_host(host)
     check_requirements([policy.require, *policy.required], host)
     if tree.partial and consumer.maps:
-        raise Unsatisfiable(
-            Diagnostic("DP407", f"the structure of `{tree.name}` is not known in full", help=tree.partial)
-        )
+        message = f"the structure of `{tree.name}` is not known in full"
+        hint = 'plan for one device, which needs no map: `target = "torch"`, or `--to torch`'
+        raise Unsatisfiable(Diagnostic("DP407", message, notes=(tree.partial,), help=hint))
     sizing = size_model(tree, policy.workload)
     division = divide(tree, policy.rules, sizing)
     findings = findings_of_rules(policy, tree, division, component)

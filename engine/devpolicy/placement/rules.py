@@ -126,16 +126,12 @@ _Waiting = tuple[list[int], Chain]
 
 def assign(units: Sequence[Unit], groups: Sequence[Sequence[int]], world: World, trace: Trace) -> Assignment:
     """Apply the rules. Raises `Refused` where a rule that must hold cannot."""
-    rules = world.policy.rules
-    result = Assignment()
-    load = [0] * len(world.seats)
+    rules, deciding = world.policy.rules, _Deciding(units, world, trace, [0] * len(world.seats))
     waiting: list[_Waiting] = [(members, units[members[0]].chain) for members in _tied(len(units), groups)]
     # Units come to a rule with `together` once the rules before it are exhausted, so it may take several rounds.
     while waiting:
-        waiting = [
-            left for batch in _batches(waiting, rules) for left in _decide(batch, units, world, result, load, trace)
-        ]
-    return result
+        waiting = [left for batch in _batches(waiting, rules) for left in deciding.decide(batch)]
+    return deciding.result
 
 
 def _tied(count: int, groups: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -154,49 +150,99 @@ def _batches(waiting: Sequence[_Waiting], rules: Sequence[Rule]) -> list[list[_W
     return list(batches.values())
 
 
-def _decide(
-    batch: list[_Waiting], units: Sequence[Unit], world: World, result: Assignment, load: list[int], trace: Trace
-) -> list[_Waiting]:
-    """Apply to a batch the next rule that serves. Returns what waits for another round, with the rules left for it."""
-    members = sorted(at for part, _ in batch for at in part)
-    chain, rules = batch[0][1], world.policy.rules
-    while chain:
-        rule = rules[chain[0]]
-        if rule.offload:
-            failure = _keep(members, units, rule, world, result, load)
-        elif rule.prefer:
-            failure = _pin(members, units, rule, world, result, load)
-        else:
-            break
-        if failure is None:
-            return []
-        trace.note(units[members[0]].path, f"rule `{rule.name}`: {failure.message}")
-        if rule.on_exhausted == "error":
-            raise Refused(failure)
-        chain = chain[1:]
-        if rule.together or (chain and rules[chain[0]].together):
-            return [(part, rest[1:] if rule.together else chain) for part, rest in batch]
-    result.clusters.append(members)
-    return []
+@dataclass(slots=True)
+class _Deciding:
+    """The rules of one trial at work."""
 
+    units: Sequence[Unit]
+    world: World
+    trace: Trace
+    load: list[int]
+    """Bytes that rules run on each seat so far."""
+    result: Assignment = field(default_factory=Assignment)
 
-def _keep(
-    members: list[int], units: Sequence[Unit], rule: Rule, world: World, result: Assignment, load: list[int]
-) -> Diagnostic | None:
-    failure: Diagnostic | None = None
-    for term in rule.offload:
-        reason = rule.reason or f"rule `{rule.name}` keeps it on `{term}`"
-        if term.type == world.kind:
-            # Kept where it runs: on a host without an accelerator "cpu" is no other place.
-            failure = _run(members, units, 0, replace(rule, reason=reason), term, world, result, load)
-        else:
-            failure = no_place(term.type, rule, [units[at] for at in members], world, result)
+    def decide(self, batch: list[_Waiting]) -> list[_Waiting]:
+        """Apply the next rule that serves to a batch; return what waits for another round, with the rules left."""
+        members = sorted(at for part, _ in batch for at in part)
+        chain, rules = batch[0][1], self.world.policy.rules
+        while chain:
+            rule = rules[chain[0]]
+            if rule.offload:
+                failure = self._keep(members, rule)
+            elif rule.prefer:
+                failure = self._pin(members, rule)
+            else:
+                break
             if failure is None:
-                for at in members:
-                    keep(at, units[at], Kept(term.type, rule.name, reason), result)
-        if failure is None:
+                return []
+            self.trace.note(self.units[members[0]].path, f"rule `{rule.name}`: {failure.message}")
+            if rule.on_exhausted == "error":
+                raise Refused(failure)
+            chain = chain[1:]
+            if rule.together or (chain and rules[chain[0]].together):
+                return [(part, rest[1:] if rule.together else chain) for part, rest in batch]
+        self.result.clusters.append(members)
+        return []
+
+    def _keep(self, members: list[int], rule: Rule) -> Diagnostic | None:
+        failure: Diagnostic | None = None
+        for term in rule.offload:
+            reason = rule.reason or f"rule `{rule.name}` keeps it on `{term}`"
+            if term.type == self.world.kind:
+                # Kept where it runs: on a host without an accelerator "cpu" is no other place.
+                failure = self._run(members, 0, replace(rule, reason=reason), term)
+            else:
+                failure = no_place(term.type, rule, [self.units[at] for at in members], self.world, self.result)
+                if failure is None:
+                    for at in members:
+                        keep(at, self.units[at], Kept(term.type, rule.name, reason), self.result)
+            if failure is None:
+                return None
+        return failure
+
+    def _pin(self, members: list[int], rule: Rule) -> Diagnostic | None:
+        path, failure = self.units[members[0]].path, None
+        for term in rule.prefer:
+            if term.type == "cpu" and self.world.kind != "cpu":
+                failure = Diagnostic(
+                    "DP405",
+                    f"rule `{rule.name}` runs `{path}` on `cpu` beside `{self.world.kind}`, "
+                    f"which a device map for `{self.world.target.name}` cannot say",
+                    rule.place,
+                    help='`offload = "cpu"` keeps the weights there and runs them on the accelerator',
+                )
+                continue
+            numbers, reason = self.world.named(term)
+            if not numbers:
+                failure = Diagnostic(
+                    "DP302",
+                    f"rule `{rule.name}` runs `{path}` on `{term}`, and this plan has no such device",
+                    rule.place,
+                    notes=(reason,) if reason else (),
+                    help='name a device of the host, or set `on_exhausted = "next"`',
+                )
+                continue
+            for number in numbers:
+                failure = self._run(members, number, rule, term)
+                if failure is None:
+                    return None
+        return failure
+
+    def _run(self, members: list[int], number: int, rule: Rule, term: Term) -> Diagnostic | None:
+        """Run the units on one seat, or return why it has no room."""
+        need = sum(self.units[at].resident + self.world.cache(number, self.units[at]) for at in members)
+        room = self.world.seats[number].budget - self.world.base(number) - self.load[number]
+        if need <= room:
+            self.load[number] += need
+            self.result.pinned.update(dict.fromkeys(members, (number, rule)))
             return None
-    return failure
+        return Diagnostic(
+            "DP302",
+            f"rule `{rule.name}` runs `{self.units[members[0]].path}` on `{term}`: it needs {format_size(need)}, "
+            f"and {format_size(max(0, room))} are left on `{self.world.seats[number]}`",
+            rule.place,
+            help='name further devices in the rule, or set `on_exhausted = "next"`',
+        )
 
 
 def keep(at: int, unit: Unit, kept: Kept, result: Assignment) -> None:
@@ -214,9 +260,11 @@ def no_place(
     """Return why `units` cannot be kept on `place`, or `None` where they can."""
     said = None if rule is None else rule.place
     who = "`overflow`" if rule is None else f"rule `{rule.name}`"
+    # Of a rule it is an error that names the module; of `overflow` a remark about one.
+    keeps = "cannot keep it" if rule is None else f"{who} keeps `{units[0].path}`"
     if avoids(world.policy, place):
         return Diagnostic(
-            "DP302", f"{who} keeps `{units[0].path}` on `{place}`, which `avoid` excludes", said,
+            "DP302", f"{keeps} on `{place}`, which `avoid` excludes", said,
             help=f"take `{place}` out of `avoid`, or keep it elsewhere",
         )  # fmt: skip
     if not world.target.maps:
@@ -238,74 +286,15 @@ def no_place(
         if need and world.policy.disk_path is None:
             return Diagnostic(
                 "DP402",
-                f"{who} keeps `{units[0].path}` on disk, where loading must rewrite {format_size(need)}, "
-                "and the policy names no folder",
+                f"{keeps} on disk, where loading must rewrite {format_size(need)}, and the policy names no folder",
                 said,
                 help='add `[memory.disk]` with `path = "offload"`: a folder, relative to the policy file',
             )
     if need > room:
         return Diagnostic(
             "DP303",
-            f"{who} keeps `{units[0].path}` on `{place}`: it needs {format_size(need)}, "
-            f"and {format_size(max(0, room))} are left there",
+            f"{keeps} on `{place}`: it needs {format_size(need)}, and {format_size(max(0, room))} are left there",
             said,
             help=f"free memory on `{place}`, or keep less there",
         )
     return None
-
-
-def _pin(
-    members: list[int], units: Sequence[Unit], rule: Rule, world: World, result: Assignment, load: list[int]
-) -> Diagnostic | None:
-    failure: Diagnostic | None = None
-    for term in rule.prefer:
-        if term.type == "cpu" and world.kind != "cpu":
-            failure = Diagnostic(
-                "DP405",
-                f"rule `{rule.name}` runs `{units[members[0]].path}` on `cpu` beside `{world.kind}`, "
-                f"which a device map for `{world.target.name}` cannot say",
-                rule.place,
-                help='`offload = "cpu"` keeps the weights there and runs them on the accelerator',
-            )
-            continue
-        numbers, reason = world.named(term)
-        if not numbers:
-            failure = Diagnostic(
-                "DP302",
-                f"rule `{rule.name}` runs `{units[members[0]].path}` on `{term}`, and this plan has no such device",
-                rule.place,
-                notes=(reason,) if reason else (),
-                help='name a device of the host, or set `on_exhausted = "next"`',
-            )
-            continue
-        for number in numbers:
-            failure = _run(members, units, number, rule, term, world, result, load)
-            if failure is None:
-                return None
-    return failure
-
-
-def _run(
-    members: list[int],
-    units: Sequence[Unit],
-    number: int,
-    rule: Rule,
-    term: Term,
-    world: World,
-    result: Assignment,
-    load: list[int],
-) -> Diagnostic | None:
-    """Run the units on one seat, or return why it has no room."""
-    need = sum(units[at].resident + world.cache(number, units[at]) for at in members)
-    room = world.seats[number].budget - world.base(number) - load[number]
-    if need <= room:
-        load[number] += need
-        result.pinned.update(dict.fromkeys(members, (number, rule)))
-        return None
-    return Diagnostic(
-        "DP302",
-        f"rule `{rule.name}` runs `{units[members[0]].path}` on `{term}`: it needs {format_size(need)}, "
-        f"and {format_size(max(0, room))} are left on `{world.seats[number]}`",
-        rule.place,
-        help='name further devices in the rule, or set `on_exhausted = "next"`',
-    )

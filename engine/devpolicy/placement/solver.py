@@ -116,19 +116,14 @@ def fewest(
     reached: list[int] = [0] + [-1] * count
     taken: list[tuple[tuple[int, int], ...]] = [()] * (count + 1)
     for number, one in enumerate(bins):
-        if one.required:
-            for used in range(count + 1):
-                if reached[used] >= 0:
-                    end = sequence.reach(reached[used], rooms[number], weights_only=one.weights_only)
-                    if end > reached[used]:
-                        reached[used], taken[used] = end, (*taken[used], (number, end))
-            continue
-        for used in range(count, 0, -1):
-            if reached[used - 1] >= 0:
-                end = sequence.reach(reached[used - 1], rooms[number], weights_only=one.weights_only)
-                # Only further counts, so that of equal bins the first ones are used.
-                if end > reached[used]:
-                    reached[used], taken[used] = end, (*taken[used - 1], (number, end))
+        for used in range(count, -1, -1):
+            before = used if one.required else used - 1
+            if before < 0 or reached[before] < 0:
+                continue
+            end = sequence.reach(reached[before], rooms[number], weights_only=one.weights_only)
+            # Only further counts, so that of equal bins the first ones are used.
+            if end > reached[used]:
+                reached[used], taken[used] = end, (*taken[before], (number, end))
     for used in range(count + 1):
         if reached[used] == len(sequence):
             return _ends(taken[used], len(bins))

@@ -29,17 +29,20 @@ class Coverage:
         return [name for name, hosts in self.fired.items() if not hosts]
 
 
-def deciders(policy: Policy) -> list[str]:
-    """Return what can decide something in a policy: `prefer TERM`, rules and `overflow`, of its top and components."""
+def deciders(policy: Policy, *, as_asked: bool = False, overflow: bool = True) -> list[str]:
+    """Return what can decide something in a policy: `prefer TERM`, rules and `overflow`, of its top and components.
+
+    `as_asked` leaves out what only profiles say that nobody asks for.
+    """
     # What the top says speaks for components too, and of itself only where there are none.
     found: list[str] = []
-    for variant in variants_of(policy):
+    for variant in variants_of(policy, as_asked=as_asked):
         names: list[str | None] = [entry.name for entry in variant.components]
         for name in names or [None]:
             flat = variant.for_component(name)
             found += [term_name(variant, name, term) for term in flat.prefer]
             found += [rule.name for rule in flat.rules]
-            found += [overflow_name(variant, name)] if flat.overflow else []
+            found += [overflow_name(variant, name)] if overflow and flat.overflow else []
     return list(dict.fromkeys(found))
 
 

@@ -16,6 +16,7 @@ from devpolicy.language.properties import Property
 from devpolicy.review.coverage import deciders
 from devpolicy.review.families import FINEST, Family, accelerator, machine
 from devpolicy.review.judge import judge
+from devpolicy.review.outcome import has_model
 from devpolicy.review.shrink import Broken, smallest
 from devpolicy.review.verify import Verdict
 
@@ -72,7 +73,8 @@ def search(
     for one in wanted:
         if one.name == "every_rule_reachable":
             drawn = _worlds(family, st.one_of([kind for _, kind in kinds]), grow=False)
-            verdicts.append(_reached(policy, drawn, examples * len(kinds), seed))
+            able = deciders(policy, as_asked=True, overflow=trees or has_model(policy, models))
+            verdicts.append(_reached(policy, able, drawn, examples * len(kinds), seed))
             continue
         for name, kind in kinds:
             drawn = _worlds(family, kind, grow=one.name == "monotone")
@@ -97,9 +99,9 @@ def _verdict(
     return Verdict(one, name, "broken", len(planned), broken.why(), broken.host, broken.larger, tree)
 
 
-def _reached(policy: Policy, drawn: st.SearchStrategy[World], examples: int, seed: int) -> Verdict:
+def _reached(policy: Policy, able: Sequence[str], drawn: st.SearchStrategy[World], examples: int, seed: int) -> Verdict:
     wanted = Property("every_rule_reachable")
-    left = set(deciders(policy))
+    left = set(able)
     planned: list[Host] = []
 
     def all_decided(world: World) -> bool:
@@ -109,7 +111,7 @@ def _reached(policy: Policy, drawn: st.SearchStrategy[World], examples: int, see
 
     if not left or _find(drawn, all_decided, examples, seed) is not None:
         return Verdict(wanted, None, "proved", len(planned))
-    named = ", ".join(f"`{name}`" for name in deciders(policy) if name in left)
+    named = ", ".join(f"`{name}`" for name in able if name in left)
     return Verdict(wanted, None, "broken", len(planned), f"{named}: decided nothing on any host that was drawn")
 
 

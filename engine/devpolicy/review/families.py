@@ -126,10 +126,20 @@ def accelerator(kind: str, memory: int, percent: int, ram: int) -> Accelerator:
 
 
 def machine(devices: Sequence[Accelerator], ram: int, disk: int) -> Host:
-    """Return a host with these devices, whose RAM and disk are free: a Mac where one of them is mps."""
+    """Return a host with these devices, whose RAM and disk are free: a Mac where one of them is mps.
+
+    It has the software of a host of the catalogue, so that what a policy asks of versions is no matter of the family.
+    """
     mac = any(device.type == "mps" for device in devices)
     system, processor = ("macos", "arm64") if mac else ("linux", "x86_64")
-    return Host(devices, memory=ram, disk=disk, os=system, arch=processor)
+    versions = _software(devices[0].type if devices else None)
+    return Host(devices, memory=ram, disk=disk, os=system, arch=processor, versions=versions)
+
+
+@cache
+def _software(kind: str | None) -> tuple[tuple[str, str], ...]:
+    known = (Host.load(name) for name in catalogue() if kind and "/" not in name)
+    return next((host.versions for host in known if host.devices(kind or "")), Host.load("cpu-only").versions)
 
 
 @cache

@@ -6,7 +6,7 @@ be counted is counted anew, and devices are looked up on the host.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from devpolicy.review.outcome import Outcome, Part, ask, is_meant
@@ -84,6 +84,7 @@ def _within_budget(outcome: Outcome) -> Iterator[str]:
         if device in seats:
             yield from _over(device, totals[device], seats[device], _free(outcome, device))
     yield from _over_the_pool(outcome, totals, seats)
+    yield from _over_the_share(outcome, {device: used[device].total for device in used if device in seats}, seats)
 
 
 def _over(device: str, total: int, seat: Seat, free: int) -> Iterator[str]:
@@ -103,11 +104,33 @@ def _free(outcome: Outcome, device: str) -> int:
 
 def _over_the_pool(outcome: Outcome, totals: dict[str, int], seats: dict[str, Seat]) -> Iterator[str]:
     """Integrated accelerators and the CPU share one memory: together they must fit in it."""
-    sides = [device for device in totals if device in seats and (seats[device].unified or device == "cpu")]
+    sides = _sides(totals, seats)
     together = sum(totals[device] for device in sides)
-    if len(sides) > 1 and together > outcome.host.free:
+    if together > outcome.host.free:
         named = " and ".join(f"`{side}`" for side in sides)
         yield f"{named} share {format_size(outcome.host.free)}, and are asked for {format_size(together)}"
+
+
+def _over_the_share(outcome: Outcome, own: dict[str, int], seats: dict[str, Seat]) -> Iterator[str]:
+    """A component takes no more than its `share` of each budget, and of one memory no more than that on all sides."""
+    share = outcome.policy.share
+    if share is None:
+        return
+    sides = _sides(own, seats)
+    for device in own:
+        size = sum(own[side] for side in sides) if device in sides else own[device]
+        room = max(0, seats[device].cap - seats[device].headroom)
+        if size > share.of(room):
+            yield (
+                f"`{device}` is asked for {format_size(size)}, and the component's share of {format_size(room)} is "
+                f"{format_size(share.of(room))}"
+            )
+
+
+def _sides(devices: Iterable[str], seats: dict[str, Seat]) -> list[str]:
+    """Return the devices that are sides of one memory, where several are."""
+    sides = [device for device in devices if device in seats and (seats[device].unified or device == "cpu")]
+    return sides if len(sides) > 1 else []
 
 
 def _ties_together(outcome: Outcome) -> Iterator[str]:
@@ -155,7 +178,9 @@ def _never_on(outcome: Outcome, term: Term) -> Iterator[str]:
             continue
         units = outcome.plan.placements.items()
         path, unit = next((path, unit) for path, unit in units if device in (str(unit.device), str(unit.runs_on)))
-        yield f"`{path}` is on `{device}`, decided by `{unit.rule}`: {unit.reason}"
+        kept, runs = device == str(unit.device), device == str(unit.runs_on)
+        what = "is on" if kept and runs else "is kept on" if kept else "runs on"
+        yield f"`{path}` {what} `{device}`, decided by `{unit.rule}`: {unit.reason}"
 
 
 def _same_each_time(outcome: Outcome) -> Iterator[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from devpolicy._tables import did_you_mean
-from devpolicy.errors import Diagnostic, HostError
+from devpolicy.errors import Diagnostic, HostError, findings_at
 from devpolicy.host import MOST_DEVICES, Accelerator, Host
 from devpolicy.host.catalogue import catalogue
 from devpolicy.language.cases import Dimension, Word
@@ -43,8 +43,7 @@ def find_hosts(
         try:
             found.update(dict(_named(word, own, folder)))
         except HostError as broken:
-            first, *rest = broken.diagnostics or (Diagnostic("DP104", str(broken)),)
-            findings += [first if first.place else replace(first, place=word.place), *rest]
+            findings += findings_at(broken, word.place, code="DP104")
     return [Variant(name, host) for name, host in found.items()]
 
 
@@ -130,25 +129,24 @@ def _combined(host: Host, values: Mapping[Dimension, int]) -> Host | None:
 def _changed(host: Host, dimension: Dimension, value: int) -> Host | None:
     """Return the host with one fact changed; `None` where more would be free than there is."""
     if not dimension.device:
-        total, free = ("disk", "disk_free") if dimension.fact.startswith("disk") else ("memory", "free")
-        return _resized(host, total, free, dimension.fact == total, value)
+        return _resized(host, dimension.fact, value)
     meant = _meant(dimension, host)
     if dimension.fact == "count":
         return _counted(host, dimension.device, value)
     others = [one for one in host.accelerators if one not in meant]
-    changed = [_resized(one, "memory", "free", dimension.fact == "memory", value) for one in meant]
+    changed = [_resized(one, dimension.fact, value) for one in meant]
     sound = [one for one in changed if one is not None]
     return replace(host, accelerators=(*others, *sound)) if len(sound) == len(meant) else None
 
 
-def _resized(owner: Owner, total: str, free: str, is_total: bool, value: int) -> Owner | None:
+def _resized(owner: Owner, fact: str, value: int) -> Owner | None:
     """Return a host or a device with another total, of which as much is taken as before, or with more or less free."""
+    total, free = ("disk", "disk_free") if fact.startswith("disk") else ("memory", "free")
     whole, part = getattr(owner, total), getattr(owner, free)
-    if is_total:
-        changes: dict[str, Any] = {total: value, free: max(0, value - (whole - part))}
-        return replace(owner, **changes)
-    changes = {free: value}
-    return replace(owner, **changes) if value <= whole else None
+    if fact == free and value > whole:
+        return None
+    changes: dict[str, Any] = {fact: value} if fact == free else {fact: value, free: max(0, value - (whole - part))}
+    return replace(owner, **changes)
 
 
 def _counted(host: Host, kind: str, count: int) -> Host:

@@ -27,7 +27,7 @@ class Grade:
     term: int
     """The place in `prefer` of the term that serves."""
     away: tuple[int, ...]
-    """Bytes that `overflow` keeps at each of its places, the last place first."""
+    """Bytes that `overflow` keeps on the disk and on the CPU, the last place first; 0 where it is no place."""
     devices: int
     """How many devices are used, where `split` asks for few, else 0."""
 
@@ -76,6 +76,8 @@ def grade(outcome: Outcome) -> Grade | None:
     units = outcome.plan.placements.values()
     spilled = [unit for unit in units if unit.rule == "overflow"]
     places = [place.type for place in reversed(outcome.policy.overflow)]
+    if len(places) < 2:  # another profile may name another one: what is compared stands at the same places
+        places = ["disk", "cpu"]
     away = tuple(sum(unit.bytes for unit in spilled if unit.device.type.value == place) for place in places)
     few = outcome.policy.split == "when-needed"
     return Grade(term, away, len({unit.runs_on for unit in units}) if few else 0)

@@ -5,13 +5,14 @@ Owns the one way in which tests, differences and properties ask the engine, and 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from devpolicy.api.joint import Joint, Placed, Request
 from devpolicy.errors import DevPolicyError, PolicyError, Unsatisfiable
-from devpolicy.host import Host
 from devpolicy.language.layers import in_order, source, speaking
+from devpolicy.language.profiles import laid
 from devpolicy.placement.choice import choose
 from devpolicy.placement.joint import one_piece
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from devpolicy.device import ComponentDevice
     from devpolicy.errors import Diagnostic
+    from devpolicy.host import Host
     from devpolicy.language.policy import Policy, Term
     from devpolicy.model import ModelTree
     from devpolicy.placement.plan import Plan
@@ -87,15 +89,22 @@ def components_of(policy: Policy) -> list[str]:
     return [name for name in in_order(policy) if source(policy, name) is not None]
 
 
-def variants_of(policy: Policy) -> list[Policy]:
-    """Return a policy without profiles, and with each of them: what it may say on some host."""
-    # On a host that is like no other, so that no profile applies by itself.
-    nowhere = Host(memory=0, os="other", arch="other")
+def has_model(policy: Policy, models: Sequence[ModelTree | None]) -> bool:
+    """Whether anything is placed, for `models` or by the policy's own components: else only a device is chosen."""
+    return any(tree is not None for tree in models) or any(map(components_of, variants_of(policy)))
+
+
+def variants_of(policy: Policy, *, as_asked: bool = False) -> list[Policy]:
+    """Return a policy without profiles, and with each of them: what it may say on some host.
+
+    `as_asked` leaves out the profiles that nobody asks for, and that do not apply by themselves.
+    """
+    asked = () if policy.asked.profile is None else (policy.asked.profile,)
     found: list[Policy] = []
-    for profile in (None, *(one.name for one in policy.profiles)):
+    for names in ((), *((one.name,) for one in policy.profiles if one.when is not None or not as_asked)):
         try:
-            found.append(policy.overlaid(nowhere, profile=profile))
-        except (PolicyError, Unsatisfiable):
+            found.append(laid(policy, tuple(dict.fromkeys((*names, *asked))), policy.asked.overrides))
+        except PolicyError:
             continue  # what is wrong with it is told where it is asked for
     return found
 
@@ -113,6 +122,8 @@ def answers(
 
     All of them are planned jointly, in the policy's order; behind one that is refused there are no more.
     """
+    with suppress(Unsatisfiable, PolicyError):  # `ask` says so
+        policy, profile = policy.overlaid(host, profile=profile), None
     names: list[str | None] = [component]
     if tree is None and component is None:
         names = [*components_of(policy)] or names

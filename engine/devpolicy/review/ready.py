@@ -5,12 +5,13 @@ Owns the lookup of hosts, models, components, profiles, modules and rules, and w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from devpolicy._tables import did_you_mean, suggest
 from devpolicy.api.inputs import own_tree
-from devpolicy.errors import Diagnostic, ModelError
+from devpolicy.errors import Diagnostic, ModelError, findings_at
 from devpolicy.host import Host
 from devpolicy.language.cases import Expected, PolicyTest, Word
 from devpolicy.language.layers import addresses, source
@@ -71,9 +72,9 @@ def made_ready(
     """Return a test with what it names. `hosts` are the file's own, paths begin at `folder`. Collects what is wrong."""
     variants = varied(find_hosts(test.hosts, hosts, folder, findings), test.vary, findings)
     tree = None if test.model is None else _model(test.model, folder, library, findings)
-    _check_profile(test, policy, findings)
-    name = _component(test, policy, findings)
-    shown = tree or _own_model(policy, name, findings)
+    said = _said(test, policy, findings)
+    name = _component(test, said, findings)
+    shown = tree or _own_model(said, name, findings)
     for expected in test.expect:
         if expected.module is not None and shown is None:
             message = f'[[test]] "{test.name}" speaks of modules, and names no model'
@@ -82,29 +83,34 @@ def made_ready(
             break
         if shown is not None:
             _check_module(expected, shown, findings)
-        _check_rule(expected, policy, name, findings)
+        _check_rule(expected, said, name, findings)
     return Ready(test, policy, tree, tuple(variants))
 
 
-def _check_profile(test: PolicyTest, policy: Policy, findings: list[Diagnostic]) -> None:
+def _said(test: PolicyTest, policy: Policy, findings: list[Diagnostic]) -> list[Policy]:
+    """Return what a policy may say on the hosts of a test, with its profile. Collects DP202 for one that it has not."""
     names = [one.name for one in policy.profiles]
     if test.profile is not None and test.profile.text not in names:
         message = f"the policy has no profile `{test.profile.text}`"
         help_ = did_you_mean(test.profile.text, names) if names else "leave `profile` out"
         findings.append(Diagnostic("DP202", message, test.profile.place, "no such profile", help=help_))
+    elif test.profile is not None:
+        policy = replace(policy, asked=replace(policy.asked, profile=test.profile.text))
+    return variants_of(policy, as_asked=True)
 
 
-def _component(test: PolicyTest, policy: Policy, findings: list[Diagnostic]) -> str | None:
+def _component(test: PolicyTest, said: Sequence[Policy], findings: list[Diagnostic]) -> str | None:
     """Return the component of a test. Collects DP202 for one that the policy has not, DP105 where one is needed."""
-    names = [entry.name for entry in policy.components]
+    entries = [entry for one in said for entry in one.components]
+    names = list(dict.fromkeys(entry.name for entry in entries))
     if test.component is None:
-        if test.expect and components_of(policy) and test.model is None:
+        if test.expect and any(map(components_of, said)) and test.model is None:
             message = f'[[test]] "{test.name}" expects something of one of several components'
             hint = f"add `component`: {did_you_mean('', names)}"
             findings.append(Diagnostic("DP105", message, test.place, "of which?", help=hint))
         return None
     name = test.component.text
-    if not any(addresses(entry, name) for entry in policy.components):
+    if not any(addresses(entry, name) for entry in entries):
         message = f"the policy has no component `{name}`"
         help_ = did_you_mean(name, names) if names else "leave `component` out"
         findings.append(Diagnostic("DP202", message, test.component.place, "no such component", help=help_))
@@ -112,9 +118,10 @@ def _component(test: PolicyTest, policy: Policy, findings: list[Diagnostic]) -> 
     return name
 
 
-def _own_model(policy: Policy, component: str | None, findings: list[Diagnostic]) -> ModelTree | None:
+def _own_model(said: Sequence[Policy], component: str | None, findings: list[Diagnostic]) -> ModelTree | None:
     """Return the model that the policy names for a component, `None` where it names none."""
-    entry = None if component is None else source(policy, component)
+    entries = () if component is None else (source(one, component) for one in said)
+    entry = next((entry for entry in entries if entry is not None), None)
     try:
         return None if entry is None else own_tree(entry)
     except ModelError as broken:
@@ -126,8 +133,7 @@ def _model(word: Word, folder: Path | None, library: Library, findings: list[Dia
     try:
         return library.model(word.text, folder)
     except ModelError as broken:
-        first, *rest = broken.diagnostics or (Diagnostic("DP202", str(broken)),)
-        findings += [first if first.place else replace(first, place=word.place), *rest]
+        findings += findings_at(broken, word.place)
         return None
 
 
@@ -153,9 +159,9 @@ def _check_module(expected: Expected, tree: ModelTree, findings: list[Diagnostic
     findings.append(Diagnostic("DP202", message, expected.place, "of no such module", help=hint))
 
 
-def _check_rule(expected: Expected, policy: Policy, component: str | None, findings: list[Diagnostic]) -> None:
-    said = [one if component is None else one.for_component(component) for one in variants_of(policy)]
-    known = [*dict.fromkeys(rule.name for one in said for rule in (*policy.rules, *one.rules)), *DECIDERS]
+def _check_rule(expected: Expected, said: Sequence[Policy], component: str | None, findings: list[Diagnostic]) -> None:
+    meant = [one if component is None else one.for_component(component) for one in said]
+    known = [*dict.fromkeys(rule.name for one in meant for rule in one.rules), *DECIDERS]
     if expected.rule is not None and expected.rule not in known:
         message = f"the policy has no rule `{expected.rule}`"
         help_ = did_you_mean(expected.rule, known)

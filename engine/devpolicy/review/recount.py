@@ -125,9 +125,11 @@ def _activations(tree: ModelTree, policy: Policy) -> int:
 
 def _caches(tree: ModelTree, policy: Policy) -> Iterator[tuple[str, int]]:
     kv_dtype, context = policy.workload.kv_dtype, _context(tree, policy)
-    item = DTYPE_BITS[kv_dtype] // 8 if kv_dtype else _itemsize(tree, policy)
+    cached = DTYPE_BITS[kv_dtype] // 8 if kv_dtype else _itemsize(tree, policy)
     for cache in tree.kv_cache:
         tokens = min(context, cache.window) if cache.window else context
+        # The state of a recurrent layer has a dtype of its own, whatever keys and values have.
+        item = DTYPE_BITS[cache.dtype] // 8 if cache.dtype else cached
         yield cache.module, cache.values * tokens * policy.workload.batch * item
 
 

@@ -79,6 +79,8 @@ def _simpler(broken: Broken) -> Iterator[Broken]:
         plain, more = _plain(one), _plain(larger.accelerators[at])
         if (one, larger.accelerators[at]) != (plain, more):
             yield replace(broken, host=_with(broken.host, at, plain), larger=_with(larger, at, more))
+    if broken.host.versions:
+        yield replace(broken, host=replace(broken.host, versions=()), larger=replace(larger, versions=()))
 
 
 def _plain(one: Accelerator) -> Accelerator:

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from devpolicy._shipped import shipped_files
 from devpolicy._toml import LARGEST_FILE, Document
-from devpolicy.errors import Diagnostic, PolicyError
+from devpolicy.errors import Diagnostic, PolicyError, findings_at
 from devpolicy.host import Host
 from devpolicy.language.cases import PolicyTest, Word
-from devpolicy.language.policy import Policy
+from devpolicy.language.policy import Asked, Policy
 from devpolicy.language.suite import holds_tests, is_suite, read_suite
 from devpolicy.review.ready import Library, Ready, made_ready
 
+NOTHING = Asked()
 _SKIPPED = {"__pycache__", "node_modules", ".git", ".tox", ".venv", "venv"}
 
 
@@ -35,19 +36,19 @@ class Suite:
     tests: tuple[Ready, ...]
 
 
-def gather(names: Iterable[str | os.PathLike[str]], *, beside: bool = True) -> list[Suite]:
+def gather(names: Iterable[str | os.PathLike[str]], *, beside: bool = True, asked: Asked = NOTHING) -> list[Suite]:
     """Return the tests of files, folders and shipped policies, in order, each file once.
 
     A folder gives every TOML file inside that holds tests; with `beside`, a policy also gives the tests of
-    `NAME.test.toml` beside it.
+    `NAME.test.toml` beside it. `asked` is asked of each policy; a test's own profile goes before that one.
     Raises `PolicyError` with everything that is wrong in any of them.
     """
     findings: list[Diagnostic] = []
     library = Library()
     suites: list[Suite] = []
-    for file in dict.fromkeys(file for name in names for file in _sources(name, beside)):
+    for file in dict.fromkeys(file for name in names for file in _sources(name, with_beside=beside)):
         try:
-            suites.append(_suite(file, library))
+            suites.append(_suite(file, library, asked))
         except PolicyError as broken:
             findings += broken.diagnostics
     if findings:
@@ -97,7 +98,7 @@ def file_holds_tests(path: Path) -> bool:
     return len(content) <= LARGEST_FILE and holds_tests(content.decode("utf-8", "replace"))
 
 
-def _sources(name: str | os.PathLike[str], with_beside: bool) -> Iterator[str]:
+def _sources(name: str | os.PathLike[str], *, with_beside: bool) -> Iterator[str]:
     text = os.fspath(name)
     path = Path(text)
     if text in shipped_files("policy") and isinstance(name, str):
@@ -112,26 +113,25 @@ def _sources(name: str | os.PathLike[str], with_beside: bool) -> Iterator[str]:
         yield str(beside)
 
 
-def _suite(name: str, library: Library) -> Suite:
+def _suite(name: str, library: Library, asked: Asked = NOTHING) -> Suite:
     path = Path(name)
     if name not in shipped_files("policy") and path.is_file():
         document = Document.open(path, PolicyError)
         if is_suite(document):
-            read = read_suite(document)
-            policy = _policy_of(read.policy, path.parent)
-            hosts = {**dict(policy.hosts), **dict(read.hosts)}
-            return _made_ready(name, policy.source, policy, hosts, read.tests, path.parent, library)
-    policy = Policy.load(name)
+            read = read_suite(document, lambda word: _policy_of(word, path.parent, asked))
+            hosts = {**dict(read.policy.hosts), **dict(read.hosts)}
+            return _made_ready(name, read.policy.source, read.policy, hosts, read.tests, path.parent, library)
+    policy = Policy.load(name).asking(asked.profile, asked.overrides)
     return _made_ready(name, policy.source, policy, dict(policy.hosts), policy.tests, path.parent, library)
 
 
-def _policy_of(word: Word, folder: Path) -> Policy:
+def _policy_of(word: Word, folder: Path, asked: Asked) -> Policy:
     beside = folder / word.text
     try:
-        return Policy.load(str(beside) if beside.is_file() else word.text)
+        policy = Policy.load(str(beside) if beside.is_file() else word.text)
     except PolicyError as broken:
-        first, *rest = broken.diagnostics
-        raise PolicyError([first if first.place else replace(first, place=word.place), *rest]) from None
+        raise PolicyError(findings_at(broken, word.place)) from None
+    return policy.asking(asked.profile, asked.overrides)
 
 
 def _made_ready(

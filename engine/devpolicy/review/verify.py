@@ -6,7 +6,7 @@ breaks it is found; of an infinite one hosts are drawn (`devpolicy.review.draw`)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from devpolicy.language.properties import Property
 from devpolicy.review.coverage import deciders
 from devpolicy.review.judge import Judgement, judge, worse
+from devpolicy.review.outcome import has_model
 from devpolicy.review.shrink import Broken, smallest
 from devpolicy.review.spread import Progress, spread
 
@@ -50,6 +51,8 @@ class Verdict:
     """For `monotone`, the host with more memory that is worse off."""
     tree: ModelTree | None = None
     """The model that breaks it, where it was drawn."""
+    refused: str = ""
+    """Why the first host is refused, where every host of a finite family is: then little was proved."""
 
 
 def verify(
@@ -116,7 +119,7 @@ def _monotone(question: _Question, judged: _Judged) -> _Found:
 def _verdict(question: _Question, one: Property, tree: ModelTree | None, judged: _Judged, found: _Found) -> Verdict:
     name = None if tree is None else tree.name
     if found is None:
-        return Verdict(one, name, "proved", len(judged))
+        return Verdict(one, name, "proved", len(judged), refused=_refused(judged.values()))
     host, larger = found
     broken = smallest(Broken(question.policy, tree, one, host, larger))
     return Verdict(one, name, "broken", len(judged), broken.why(), broken.host, broken.larger)
@@ -125,7 +128,14 @@ def _verdict(question: _Question, one: Property, tree: ModelTree | None, judged:
 def _reachable(question: _Question, judged: Sequence[Judgement], hosts: int) -> Verdict:
     wanted = Property("every_rule_reachable")
     fired = {name for verdict in judged for name in verdict.fired}
-    never = ", ".join(f"`{name}`" for name in deciders(question.policy) if name not in fired)
+    able = deciders(question.policy, as_asked=True, overflow=has_model(question.policy, question.models))
+    never = ", ".join(f"`{name}`" for name in able if name not in fired)
     if not never:
         return Verdict(wanted, None, "proved", hosts)
-    return Verdict(wanted, None, "broken", hosts, f"{never}: decides nothing on any of these hosts")
+    refused = _refused(judged)
+    why = f"{never}: decides nothing on any of these hosts" + (f", which are all refused: {refused}" if refused else "")
+    return Verdict(wanted, None, "broken", hosts, why, refused=refused)
+
+
+def _refused(judged: Collection[Judgement]) -> str:
+    return next((one.refused for one in judged), "") if all(one.grade is None for one in judged) else ""

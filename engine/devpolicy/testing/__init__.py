@@ -1,5 +1,11 @@
 """The simulated world: hosts that do not exist, and the tools to test policies on them.
 
+    simulate_host       be on another machine, as a context manager or a decorator
+    simulated_device    count and break what one of its devices does
+    host_catalogue      the hosts that ship with devpolicy
+    strategies          Hypothesis strategies (its own import)
+    conformance         what every host obeys (its own import)
+
 Nothing heavy is imported here: a name is looked up in its module when it is first used, since the pytest plugin
 imports this package in every test run.
 """
@@ -7,7 +13,13 @@ imports this package in every test run.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from devpolicy.testing.catalogue import host_catalogue
+    from devpolicy.testing.simulation import SimulatedDevice, simulate_host, simulated_device
+
+__all__ = ["SimulatedDevice", "host_catalogue", "simulate_host", "simulated_device"]
 
 _WHERE: dict[str, str] = {
     "SimulatedDevice": "devpolicy.testing.simulation",
@@ -17,7 +29,7 @@ _WHERE: dict[str, str] = {
 }
 """Public names by the module that holds them. Submodules, such as `strategies`, need no entry."""
 
-_SUBMODULES = ("simulation", "strategies")
+_SUBMODULES = ("conformance", "simulation", "strategies")
 
 
 def __getattr__(name: str) -> Any:

@@ -37,6 +37,10 @@ class Machine(pytest.Collector):
         return observe(Host.probe)
 
 
+def _works(host: Host) -> bool:
+    return any(one.fault is None and host.fault(one.type) is None for one in host.accelerators)
+
+
 class Property(pytest.Item):
     """One property of this machine."""
 
@@ -51,6 +55,8 @@ class Property(pytest.Item):
         if not self.check.possible:
             pytest.skip(f"{self.check.library} is not installed")
         seen = self.parent.observed
+        if self.check.of_devices and not _works(seen.host):
+            pytest.skip("no accelerator that works was found here")
         hold([self.check], seen if self.check in HOST_CHECKS else seen.host, seen.host)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:

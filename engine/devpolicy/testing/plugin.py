@@ -85,7 +85,8 @@ def _holds_tests(path: Path) -> bool:
         content = path.read_bytes()
     except OSError:
         return False
-    if b"test" not in content or b"[[" not in content:
+    top = content.partition(b"\n[")[0]
+    if b"test" not in content or (b"[[" not in content and b"test" not in top):
         return False
     from devpolicy.language.suite import holds_tests
 
@@ -127,7 +128,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _devpolicy_simulation(request: pytest.FixtureRequest) -> Iterator[None]:
     """Run the test on its host. Autouse fixtures come first, so that the others of the function see the host too."""
     asked: Asked | None = getattr(request, "param", None)
-    if asked is None and not hasattr(request.node, "callspec"):
+    callspec = getattr(request.node, "callspec", None)
+    if any(mark.name in MARKS for mark in getattr(callspec, "marks", ())):
+        _refuse(request.node, "a mark of a parameter gives no host: mark the test, or enter `simulate_host` in it")
+    if asked is None and callspec is None:
         # Methods of `unittest.TestCase` cannot be parametrized: their mark is read here.
         marked = _marked(request.node)
         if len(marked) > 1:
@@ -184,7 +188,10 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     if config.getoption("devpolicy_real"):
         from devpolicy.testing._real import Machine
 
-        items[:0] = Machine.from_parent(session, name="devpolicy", nodeid="devpolicy").collect()
+        checks = Machine.from_parent(session, name="devpolicy", nodeid="devpolicy").collect()
+        # So that pytest counts them among what was collected.
+        config.hook.pytest_collectreport(report=pytest.CollectReport("devpolicy", "passed", None, [*checks]))
+        items[:0] = checks
 
 
 def _marked(test: Any) -> list[Asked]:
@@ -238,4 +245,4 @@ def _load(name: Any, folder: Path) -> Host:
 
 def _refuse(test: Any, message: str) -> NoReturn:
     """Make it an error of the collection, without a traceback."""
-    pytest.fail(f"{test.nodeid}: {message}", pytrace=False)
+    raise pytest.fail.Exception(f"{test.nodeid}: {message}", pytrace=False) from None

@@ -179,6 +179,7 @@ def test_nothing_is_taken_for_a_real_gpus_memory(rig):
     for use in (
         lambda: tensor.__dlpack__(),
         lambda: torch.from_dlpack(tensor),
+        lambda: torch.utils.dlpack.to_dlpack(tensor),
         lambda: tensor.__cuda_array_interface__,
         lambda: torch.cuda.CUDAGraph(),
         lambda: torch._C._cuda_memorySnapshot(None),
@@ -187,8 +188,33 @@ def test_nothing_is_taken_for_a_real_gpus_memory(rig):
             use()
     with pytest.raises(TypeError, match="can't convert cuda:0 device type tensor to numpy"):
         tensor.numpy()
-    with pytest.raises(NotImplementedError, match="sparse, nested and quantized tensors on cuda:0 are not simulated"):
-        tensor.to_sparse()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda there: there.to_sparse(),
+        lambda there: torch.eye(2).to_sparse().to(there.device),
+        lambda there: torch.sparse_coo_tensor(torch.zeros(1, 2).long(), torch.ones(2), device=there.device),
+        lambda there: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], device=there.device).unbind(),
+        lambda there: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8).to(there.device),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_layouts_that_are_not_simulated_say_so(rig, make):
+    """Torch's own words are that there is no such backend."""
+    with pytest.raises(NotImplementedError, match=r"sparse, nested and quantized tensors on cuda.* are not simulated"):
+        make(torch.ones(2, 2, device="cuda:0"))
+
+
+def test_a_tensor_is_not_handed_to_another_process(rig):
+    from multiprocessing.reduction import ForkingPickler
+
+    import torch.multiprocessing  # which teaches the pickler tensors
+
+    with pytest.raises(SimulationDepthError, match=r"`cuda:1` cannot be handed to another process.*`tensor.cpu\(\)`"):
+        ForkingPickler.dumps(torch.ones(2, device="cuda:1"))
+    assert ForkingPickler.dumps(torch.ones(2))
 
 
 # -- faults
@@ -310,12 +336,14 @@ def test_gloo_is_not_handed_simulated_memory(rig, tmp_path: Path):
 def test_streams_and_events(rig):
     stream = torch.cuda.Stream(device=1)
     assert isinstance(stream, torch.cuda.Stream)
+    assert (stream.cuda_stream, torch.cuda.default_stream().cuda_stream) == (stream.stream_id, 0)
     with torch.cuda.stream(stream):
         assert torch.cuda.current_stream() == stream
         tensor = torch.ones(2, device="cuda")
     assert tensor.device.index == 1
     assert torch.cuda.current_stream(1) == torch.cuda.default_stream(1) != stream
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(True)
+    assert isinstance(end, torch.cuda.Event)
     begin.record(), stream.record_event(end)
     tensor.record_stream(stream)
     stream.wait_stream(torch.cuda.current_stream())
@@ -373,6 +401,143 @@ def test_pinned_memory_is_pinned(rig):
     assert pinned[2:].is_pinned()
     assert not torch.ones(4).is_pinned()
     assert pinned.to("cuda:0", non_blocking=True).device.index == 0
+
+
+def test_a_device_below_zero_changes_nothing_at_either_end(rig):
+    """As in CUDA: what is current is not noted, and so not put back."""
+    with torch.cuda.device(-2):
+        torch.cuda.set_device(1)
+    assert torch.cuda.current_device() == 1
+
+
+def test_a_profile_with_cuda_activities_is_quiet(rig, capfd):
+    """It looked for CUDA's counters at each operator, and printed a stack of calls for each."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+        torch.ones(4, 4, device="cuda:0").relu()
+    assert "aten::relu" in {event.key for event in seen.key_averages()}
+    assert "Failed to record CUDA event" not in capfd.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_dynamo_traced_runs_without_a_compiler_for_gpus(rig):
+    layer = torch.nn.Linear(3, 3)
+    values = torch.ones(2, 3)
+    expected = layer(values).relu()
+    layer.cuda()
+    compiled = torch.compile(lambda values: layer(values).relu(), fullgraph=True, mode="reduce-overhead")
+    assert torch.equal(compiled(values.cuda()).cpu(), expected)
+    compiled(values.cuda()).sum().backward()
+    assert layer.weight.grad.device.type == "cuda"
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("gpus", [2, 4])
+def test_data_parallel_is_shared_out_and_learns(gpus):
+    """Twice with hosts of unlike sizes: torch keeps a stream for each device."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    values = torch.randn(8, 4)
+    chunks = values.chunk(gpus)
+    expected = torch.cat([model(chunk) for chunk in chunks])
+    expected.square().sum().backward()
+    grads = [parameter.grad for parameter in model.parameters()]
+    model.zero_grad()
+    with simulate_host({2: "2x24gb", 4: "4x80gb"}[gpus], depth="tensors"):
+        parallel = torch.nn.DataParallel(model.cuda())
+        found = parallel(values)
+        assert torch.equal(found.cpu(), expected)
+        found.square().sum().backward()
+        for parameter, grad in zip(model.parameters(), grads, strict=True):
+            assert torch.allclose(parameter.grad.cpu(), grad)
+        assert all(simulated_device(f"cuda:{gpu}").operations for gpu in range(gpus))
+        model.cpu()
+
+
+# -- recurrent layers
+
+RECURRENT = {
+    "lstm": lambda: torch.nn.LSTM(4, 6),
+    "lstm of several layers": lambda: torch.nn.LSTM(4, 6, num_layers=2, bidirectional=True, dropout=0.3),
+    "lstm with a projection": lambda: torch.nn.LSTM(4, 6, proj_size=3),
+    "gru": lambda: torch.nn.GRU(4, 6, num_layers=2, dropout=0.3),
+    "gru without biases": lambda: torch.nn.GRU(4, 6, bias=False),
+    "rnn": lambda: torch.nn.RNN(4, 6, nonlinearity="relu"),
+    "lstm cell": lambda: torch.nn.LSTMCell(4, 6),
+    "gru cell": lambda: torch.nn.GRUCell(4, 6),
+}
+
+
+def first_tensor(value):
+    return value if isinstance(value, torch.Tensor) else first_tensor(value[0])
+
+
+def learnt(make, device, *, packed=False):
+    """Return losses, and the gradients of the input, of three steps."""
+    torch.manual_seed(0)
+    layer, values = make().to(device), torch.randn(5, 3, 4).to(device).requires_grad_()
+    torch.manual_seed(1)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    losses = []
+    for _ in range(3):
+        given = torch.nn.utils.rnn.pack_padded_sequence(values, torch.tensor([5, 3, 2])) if packed else values
+        is_cell = isinstance(layer, torch.nn.RNNCellBase)
+        loss = first_tensor(layer(values[0] if is_cell else given)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, values.grad.cpu()
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.filterwarnings("ignore:.*cuDNN:UserWarning", "ignore:.*oneDNN:UserWarning")
+def test_recurrent_layers_learn_what_they_learn_on_the_cpu(rig, name):
+    packings = [False] if "cell" in name else [False, True]
+    for packed in packings:
+        losses, grad = learnt(RECURRENT[name], "cpu", packed=packed)
+        found, there = learnt(RECURRENT[name], "cuda", packed=packed)
+        assert found == losses
+        assert torch.equal(there, grad)
+    gc.collect()
+    assert torch.cuda.memory_allocated(0) == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*cuDNN:UserWarning")
+def test_a_recurrent_layer_keeps_its_input_until_the_backward(rig):
+    layer = torch.nn.LSTM(4, 6).cuda()
+    values = torch.ones(3, 2, 4, device="cuda")
+    total = layer(values)[0].sum()
+    held = torch.cuda.memory_allocated(0)
+    del values
+    assert torch.cuda.memory_allocated(0) == held
+    total.backward()
+    again = layer(torch.ones(3, 2, 4, device="cuda"))[0].sum()
+    with torch.no_grad():
+        layer.weight_ih_l0.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        again.backward()
+
+
+@pytest.mark.filterwarnings("ignore:.*cuDNN:UserWarning")
+def test_a_recurrent_layer_and_what_it_is_given_are_on_one_device(rig):
+    """Weights of the CPU went along with an input of a GPU."""
+    values = torch.ones(3, 2, 4)
+    for weights, given in (("cpu", "cuda:0"), ("cuda:0", "cpu"), ("cuda:0", "cuda:1")):
+        layer = torch.nn.LSTM(4, 6).to(weights)
+        with pytest.raises(RuntimeError, match=f"not at the same device, found input tensor at {given}"):
+            layer(values.to(given))
+
+
+@pytest.mark.filterwarnings("ignore:.*cuDNN:UserWarning")
+def test_a_recurrent_layer_under_autocast_is_in_the_lower_precision(rig):
+    layer = torch.nn.GRU(4, 6).cuda()
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        result = layer(torch.ones(3, 2, 4, device="cuda"))[0]
+    assert result.dtype == torch.bfloat16
+    result.float().sum().backward()
+    assert layer.weight_ih_l0.grad.dtype == torch.float32
 
 
 def test_integers_are_counted_as_on_a_gpu(rig):

@@ -100,6 +100,18 @@ def test_a_plan_with_cpu_and_disk_loads_and_generates_the_cpus_tokens(saved, ans
         assert all(simulated_device(f"cuda:{gpu}").operations for gpu in used - {"cpu", "disk"})
 
 
+def test_a_static_cache_is_compiled_without_a_compiler_for_gpus():
+    """Transformers compiles decoding with it on a GPU: that asked for Triton, and for the memory of traced tensors."""
+    options = {"max_new_tokens": 4, "do_sample": False, "cache_implementation": "static"}
+    model = llama()
+    expected = model.generate(IDS, **options, disable_compile=True)
+    gpu = Host([Accelerator("cuda", memory="24 GiB", capability=(9, 0))], memory="8 GiB")
+    with simulate_host(gpu, depth="tensors"):
+        assert torch.equal(model.cuda().generate(IDS.cuda(), **options).cpu(), expected)
+        model.cpu()
+    torch.compiler.reset()
+
+
 def test_device_map_auto_places_by_the_simulated_memories(saved, answers):
     with simulate_host("24-24-12-8", depth="tensors"):
         model = transformers.AutoModelForCausalLM.from_pretrained(saved, device_map="auto").eval()

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 accelerate = pytest.importorskip("accelerate")
 
-from tests.worlds import World, worlds  # noqa: E402
+from tests.worlds import World, spread_worlds, worlds  # noqa: E402
 
 from devpolicy import Host, ModelTree, Plan, Policy, PolicyError, Unsatisfiable, plan  # noqa: E402
 from devpolicy.models import load  # noqa: E402
@@ -37,6 +38,11 @@ def planned(world: World) -> Plan | None:
     return made
 
 
+def placed_worlds(tree: ModelTree) -> st.SearchStrategy[World]:
+    """Worlds of a model: most use several places, some are any, plain ones and such as are refused."""
+    return st.sampled_from((worlds, *[spread_worlds] * 6)).flatmap(lambda make: make(trees=st.just(tree)))
+
+
 def built(config: Any) -> Any:
     torch.manual_seed(0)
     cls = getattr(transformers, config.architectures[0])
@@ -50,21 +56,41 @@ def answer(model: Any, ids: Any) -> Any:
     return (result.logits if "logits" in result else result.last_hidden_state).cpu()
 
 
-@few
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(transformers_configs(), st.data())
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_a_model_answers_the_same_wherever_a_plan_puts_it(config: Any, data: st.DataObject) -> None:
     model = built(config)
-    world = data.draw(worlds(trees=st.just(ModelTree.from_module(model))))
+    world = data.draw(placed_worlds(ModelTree.from_module(model)))
     made = planned(world)
     if made is None:
         return
     expected = answer(model, IDS)
-    device_map = made.to_hf_kwargs()["device_map"]
     with simulate_host(world.host, depth="tensors"), tempfile.TemporaryDirectory() as folder:
-        dispatched = accelerate.dispatch_model(model, device_map, offload_dir=folder, force_hooks=True)
-        assert torch.equal(answer(dispatched, IDS.to(made.device.first_device.to_torch_str())), expected)
-        assert made.verify(dispatched) == []
+        model.save_pretrained(folder)
+        own = {**made.to_hf_kwargs(), "offload_folder": f"{folder}/offload"}
+        loaded = type(model).from_pretrained(folder, **own)
+        gc.collect()
+        for device, budget in made.ledger.items():
+            if device.partition(":")[0] in ACCELERATORS:
+                assert simulated_device(device).allocated <= budget.weights
+        assert torch.equal(answer(loaded, IDS.to(made.device.first_device.to_torch_str())), expected)
+        assert made.verify(loaded) == []
+
+
+def test_most_of_these_models_are_in_several_places() -> None:
+    places: list[set[Any]] = []
+
+    @settings(max_examples=60, derandomize=True, database=None, phases=[Phase.generate])
+    @given(transformers_configs(), st.data())
+    def look(config: Any, data: st.DataObject) -> None:
+        made = planned(data.draw(placed_worlds(ModelTree.from_config(config))))
+        places.append(set() if made is None else set(made.to_hf_kwargs()["device_map"].values()))
+
+    look()
+    assert sum(len(each) > 1 for each in places) > 0.7 * len(places)
+    assert sum(len(each - {"cpu", "disk"}) > 1 for each in places) > 0.25 * len(places)
+    assert any(len(each) == 1 for each in places)
 
 
 def allocated(tree: ModelTree, made: Plan) -> tuple[dict[str, int], list[Any]]:

@@ -8,9 +8,9 @@ import click
 
 from devpolicy.cli import complete
 from devpolicy.cli.fold import fold
-from devpolicy.cli.inputs import trees_of
+from devpolicy.cli.inputs import NO_MODEL, on_every_host, overlay_options, overlays_told, trees_of
 from devpolicy.cli.session import Session, common, pass_session
-from devpolicy.cli.table import table
+from devpolicy.cli.table import facts, table
 from devpolicy.errors import Diagnostic, HostError
 from devpolicy.language.policy import Policy
 
@@ -41,16 +41,26 @@ if TYPE_CHECKING:
     shell_complete=complete.models,
     help="Models, globs too; may be repeated. By default those of the policies' tests.",
 )
+@overlay_options
 @click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Processes; by default one for each core.")
 @common()
 @pass_session
 def command(
-    session: Session, first: str, second: str, hosts: tuple[str, ...], models: tuple[str, ...], jobs: int | None
+    session: Session,
+    first: str,
+    second: str,
+    hosts: tuple[str, ...],
+    models: tuple[str, ...],
+    profile: str | None,
+    overrides: tuple[str, ...],
+    jobs: int | None,
 ) -> int:
     """Plan two policies for models on hosts, and show where they differ.
 
     What differs is where a module is kept or runs, what is refused, and what a model is loaded with; the smallest
     host that shows a difference is printed as TOML. What decided a place is not compared: see `why`.
+
+    --profile and --set are laid over both policies. Of the environment only DEVPOLICY_PROFILE is read.
 
     \b
     Examples:
@@ -60,16 +70,19 @@ def command(
     Exit status: 0 they never differ, 1 they do, 2 invalid policy or usage.
     """
     from devpolicy.review.diff import diff
+    from devpolicy.review.outcome import has_model
 
-    policies = Policy.load(first), Policy.load(second)
+    loaded = Policy.load(first), Policy.load(second)
+    policies = on_every_host(loaded[0], profile, overrides), on_every_host(loaded[1], profile, overrides)
     trees = trees_of(session, policies, models)
     machines = _hosts(policies, hosts)
     with session.progress("comparing") as progress:
         found = diff(*policies, trees, machines, jobs=jobs, progress=progress)
     if session.json:
-        session.print_json(_as_json(first, second, found))
+        session.print_json(_as_json(first, second, policies[0], found))
     else:
-        session.out.print(_view(first, second, found, session.out.width))
+        placed = any(has_model(policy, trees) for policy in policies)
+        session.out.print(_view(first, second, policies[0], found, session.out.width, chosen_only=not placed))
     return 1 if found.found else 0
 
 
@@ -87,8 +100,9 @@ def _hosts(policies: Sequence[Policy], given: Sequence[str]) -> list[Variant]:
     return found
 
 
-def _view(first: str, second: str, found: Differences, width: int) -> list[Line]:
-    lines: list[Line] = [[("a  ", "strong"), (first, "")], [("b  ", "strong"), (second, "")], ""]
+def _view(first: str, second: str, asked: Policy, found: Differences, width: int, *, chosen_only: bool) -> list[Line]:
+    model = [("model", NO_MODEL)] if chosen_only else []
+    lines: list[Line] = [*facts([("a", first), ("b", second), *overlays_told(asked), *model], width=width), ""]
     if found.found:
         rows = [[one.model or "-", one.host, _told(one)] for one in found.found]
         lines += [*table(["model", "host", "a -> b"], rows, width=width, prose=True), ""]
@@ -114,15 +128,20 @@ def _told(one: Difference) -> str:
     if one.refused[0] or one.refused[1]:
         texts = [f"refused with {text.partition(':')[0]}" if text else "placed" for text in one.refused]
         return " -> ".join(texts)
-    rows = [f"{row.pattern or 'all'}: {told(row.key[0])} -> {told(row.key[1])}" for row in fold(one.moved.items())]
+    moves: dict[str, list[str]] = {}
+    for row in fold(one.moved.items()):
+        moves.setdefault(f"{told(row.key[0])} -> {told(row.key[1])}", []).append(row.pattern or "all")
+    rows = [f"{', '.join(patterns)}: {move}" for move, patterns in moves.items()]
     return "; ".join([*rows, *([one.other] if one.other else [])])
 
 
-def _as_json(first: str, second: str, found: Differences) -> dict[str, object]:
+def _as_json(first: str, second: str, asked: Policy, found: Differences) -> dict[str, object]:
     return {
         "schema": 1,
         "a": first,
         "b": second,
+        "profile": asked.asked.profile,
+        "set": list(asked.asked.overrides),
         "compared": found.compared,
         "differences": [_difference_json(one) for one in found.found],
         "smallest": None

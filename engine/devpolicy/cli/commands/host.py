@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from devpolicy.placement.seats import Seat
 
 
-@click.group(name="host", cls=Group)
+@click.group(name="host", cls=Group, short_help="List, show and capture hosts: the catalogue, files, this machine.")
 def command() -> None:
-    """List and show hosts: the catalogue, host files, and this machine."""
+    """List, show and capture hosts: the catalogue, host files, and this machine."""
 
 
 command.add_command(capture_host)
 
 
-@command.command(name="list")
+@command.command(name="list", short_help="List the hosts of the catalogue.")
 @common()
 @pass_session
 def list_hosts(session: Session) -> None:

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 _TOKENS = 1000
 
 
-@click.group(name="model", cls=Group)
+@click.group(name="model", cls=Group, short_help="List, show and capture models: the catalogue, files, checkpoints.")
 def command() -> None:
-    """List and show models: the catalogue, model files, checkpoints."""
+    """List, show and capture models: the catalogue, model files, checkpoints."""
 
 
 command.add_command(capture_model)
@@ -64,7 +64,7 @@ def list_models(session: Session) -> None:
     )
 
 
-@command.command(name="show", epilog=f"MODEL: {model_help}")
+@command.command(name="show", short_help="Show a model's modules with their sizes.", epilog=f"MODEL: {model_help}")
 @click.argument("model", shell_complete=complete.models)
 @common()
 @pass_session

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from devpolicy._shipped import shipped, shipped_files
 from devpolicy._toml import quote, write_key
-from devpolicy.cli.inputs import host_option, load_host, on_host, overlay_options, policy_argument
+from devpolicy.cli import complete
+from devpolicy.cli.inputs import host_option, load_host, on_host, overlay_options
 from devpolicy.cli.report import tell_lint
 from devpolicy.cli.session import Session, common, pass_session
 from devpolicy.cli.table import facts, table
@@ -22,23 +24,31 @@ if TYPE_CHECKING:
 
 
 @click.command(name="show", short_help="Show what a policy says in the end, and where it says so.")
-@policy_argument
+@click.argument("policy", required=False, shell_complete=complete.policies)
 @host_option
 @overlay_options
 @common()
 @pass_session
-def command(session: Session, policy: str, host: str | None, profile: str | None, overrides: tuple[str, ...]) -> None:
+def command(
+    session: Session, policy: str | None, host: str | None, profile: str | None, overrides: tuple[str, ...]
+) -> None:
     """Show each value that counts, with the file, line and column that it comes from.
 
     With the policies that it extends, with the profiles that apply to the host, and with `--set`. What is not written
-    anywhere is shown with its default.
+    anywhere is shown with its default. Without POLICY, list the policies that ship with devpolicy.
 
     \b
     Examples:
+      devpolicy show
       devpolicy show offload-lm-head
       devpolicy show policy.toml --host 2x24gb
       devpolicy show policy.toml --profile server --set split=never
     """
+    if policy is None:
+        if host or profile or overrides:
+            raise click.MissingParameter(param_hint="'POLICY'", param_type="argument")
+        _list(session)
+        return
     loaded = Policy.load(policy)
     machine = load_host(session, host, loaded)
     shown = on_host(loaded, machine, profile, overrides).for_host(machine)
@@ -47,6 +57,27 @@ def command(session: Session, policy: str, host: str | None, profile: str | None
     else:
         session.out.print(_view(shown, loaded, machine, session.out.width))
     tell_lint(session, shown)
+
+
+def _list(session: Session) -> None:
+    """List the shipped policies, with what each begins with, and where they may be copied from."""
+    about = {name: _about(file.read_text(encoding="utf-8")) for name, file in shipped_files("policy").items()}
+    folder = str(shipped("policy"))
+    if session.json:
+        found = [{"name": name, "description": text} for name, text in about.items()]
+        session.print_json({"schema": 1, "policies": found, "folder": folder})
+        return
+    width = session.out.width
+    rows = [[name, text] for name, text in about.items()]
+    shown = table(["policy", "what it says"], rows, width=width, prose=True, styles={0: "device", 1: "dim"})
+    ways = '`devpolicy show NAME` tells what one says, `extends = "NAME"` builds on it, a copy is yours to change'
+    session.out.print([*shown, "", *facts([("files", folder), ("next", ways)], width=width)])
+
+
+def _about(text: str) -> str:
+    """Return the comment that a shipped policy begins with, behind the line that names its schema."""
+    lines = (line.removeprefix("#").strip() for line in text.partition("\n")[2].partition("\n\n")[0].splitlines())
+    return " ".join(line for line in lines if line)
 
 
 def _for_programs(policy: Policy, loaded: Policy, host: Host) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from devpolicy.cli.table import facts
 from devpolicy.errors import SimulationDepthError
 
 
-@click.group(name="simulator", cls=Group)
+@click.group(name="simulator", cls=Group, short_help="Build what simulated devices need to hold tensors.")
 def command() -> None:
     """Build the simulator of devices that hold tensors, and say what is there.
 
@@ -21,7 +21,7 @@ def command() -> None:
     """
 
 
-@command.command(name="build")
+@command.command(name="build", short_help="Compile it for the torch of this environment.")
 @click.option("--again", is_flag=True, help="Compile it even if it is there.")
 @click.option("--if-possible", is_flag=True, help="Where it cannot be built, say why and exit with 0.")
 @common()
@@ -60,7 +60,7 @@ def build_simulator(session: Session, again: bool, if_possible: bool) -> None:
     )
 
 
-@command.command(name="info")
+@command.command(name="info", short_help="Say whether it is built here, or can be.")
 @common()
 @pass_session
 def simulator_info(session: Session) -> None:

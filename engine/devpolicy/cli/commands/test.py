@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import click
 
 from devpolicy.cli import complete
+from devpolicy.cli.inputs import test_overlay_options
 from devpolicy.cli.report import for_machines, painted, rendered, write_findings
 from devpolicy.cli.session import Session, common, pass_session
 from devpolicy.cli.table import table
-from devpolicy.errors import DevPolicyError
+from devpolicy.errors import DevPolicyError, Diagnostic
+from devpolicy.language.policy import Asked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,15 +26,26 @@ if TYPE_CHECKING:
 @click.command(name="test", short_help="Run the tests that policies hold.")
 @click.argument("policies", metavar="POLICY|FOLDER...", nargs=-1, required=True, shell_complete=complete.policies)
 @click.option("--run", metavar="PATTERN", help="Only tests whose names hold PATTERN, or match it as a glob.")
+@test_overlay_options
 @click.option("--coverage", "covered", is_flag=True, help="Tell rules and preferences that decided nothing, by host.")
 @click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Processes; by default one for each core.")
 @common(formats=("human", "json", "junit", "github"))
 @pass_session
-def command(session: Session, policies: tuple[str, ...], run: str | None, covered: bool, jobs: int | None) -> int:
+def command(
+    session: Session,
+    policies: tuple[str, ...],
+    run: str | None,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    covered: bool,
+    jobs: int | None,
+) -> int:
     """Run the `[[test]]`s of policies: on hosts of the catalogue or of their own, without a GPU.
 
     A folder stands for every policy with tests, and every file of tests, inside of it; a policy also for
     NAME.test.toml beside it.
+
+    A test's own profile goes before that of --profile. --set is said last, and is said to every policy.
 
     \b
     Examples:
@@ -40,6 +53,7 @@ def command(session: Session, policies: tuple[str, ...], run: str | None, covere
       devpolicy test policy/ --coverage
       devpolicy test policy/ --run "*head*"
       devpolicy test policy/ --format junit > results.xml
+      devpolicy test policy.toml --set workload.context=32768
 
     Exit status: 0 all passed, 1 some failed, 2 a policy or a test is invalid, or there are no tests.
     """
@@ -47,7 +61,7 @@ def command(session: Session, policies: tuple[str, ...], run: str | None, covere
     from devpolicy.review.many import run_all
     from devpolicy.review.suites import gather, selected
 
-    found = gather(policies)
+    found = gather(policies, asked=Asked(profile, overrides))
     suites = [suite for suite in selected(found, run) if suite.tests]
     if not suites:
         raise DevPolicyError(_nothing(policies, found, run))
@@ -69,13 +83,15 @@ def command(session: Session, policies: tuple[str, ...], run: str | None, covere
     return 0 if all(result.passed for result in results) else 1
 
 
-def _nothing(policies: Sequence[str], found: Sequence[Suite], run: str | None) -> str:
+def _nothing(policies: Sequence[str], found: Sequence[Suite], run: str | None) -> Diagnostic:
     names = [ready.test.name for suite in found for ready in suite.tests]
     if run and names:
         from devpolicy._tables import did_you_mean
 
-        return f"no test is named like `{run}`: {did_you_mean(run, names)}"
-    return f"there is no `[[test]]` in {', '.join(f'`{policy}`' for policy in policies)}"
+        return Diagnostic("", f"no test is named like `{run}`", help=did_you_mean(run, names))
+    where = ", ".join(f"`{policy}`" for policy in policies)
+    hint = "write one: `[[test]]` with `name`, `host`, `model` and `expect`"
+    return Diagnostic("", f"there is no `[[test]]` in {where}", help=hint)
 
 
 def _as_json(suites: Sequence[Suite], results: Sequence[Result], table_of: Sequence[Coverage]) -> dict[str, object]:

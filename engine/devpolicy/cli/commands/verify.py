@@ -9,9 +9,10 @@ import click
 
 from devpolicy.cli import complete
 from devpolicy.cli.family import family_of, family_options, types_of
-from devpolicy.cli.inputs import policy_argument, trees_of
+from devpolicy.cli.inputs import NO_MODEL, on_every_host, overlay_options, overlays_told, policy_argument, trees_of
 from devpolicy.cli.report import write_findings
 from devpolicy.cli.session import Session, common, pass_session
+from devpolicy.cli.table import facts
 from devpolicy.errors import Diagnostic
 from devpolicy.language.policy import Policy
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from devpolicy.cli.screen import Line
     from devpolicy.host import Host
+    from devpolicy.language.policy import Asked
     from devpolicy.language.properties import Property
     from devpolicy.review.families import Family
     from devpolicy.review.verify import Verdict
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     help="What is placed; globs of the catalogue too. By default the models of the policy's tests.",
 )
 @click.option("--trees", is_flag=True, help="Draw models too, with Hypothesis.")
+@overlay_options
 @family_options
 @click.option(
     "--examples", type=click.IntRange(1), default=200, show_default=True, metavar="N", help="Hosts to draw of a range."
@@ -50,6 +53,8 @@ def command(
     names: tuple[str, ...],
     model: tuple[str, ...],
     trees: bool,
+    profile: str | None,
+    overrides: tuple[str, ...],
     types: str | None,
     accelerators: int,
     memory: str,
@@ -67,6 +72,8 @@ def command(
     Where `--memory` is a list the family is finite: every host is planned, and what holds is proved for it. Of a range
     hosts are drawn (this needs Hypothesis, `devpolicy[testing]`), and what is not found may still be there.
 
+    --profile and --set are laid over the policy on each host. Of the environment only DEVPOLICY_PROFILE is read.
+
     \b
     Properties of each plan: always_resolves, placed_or_refused, within_budget,
     ties_together, blocks_whole, one_type, resident, never_on:TERM,
@@ -81,11 +88,12 @@ def command(
     Exit status: 0 all hold, 1 one is broken, 2 invalid policy or usage.
     """
     from devpolicy.review import verify as proving
+    from devpolicy.review.outcome import has_model
 
-    loaded = Policy.load(policy)
-    family = family_of(types_of(types, _text(loaded)), accelerators, memory, free, ram, mixed)
-    wanted = _properties(names) or list(proving.DEFAULTS)
-    found = trees_of(session, [loaded], model, trees)
+    loaded = on_every_host(Policy.load(policy), profile, overrides)
+    family = family_of(types_of(types, _text(loaded)), accelerators, memory, free, ram, mixed=mixed)
+    wanted = _properties(names, loaded) or list(proving.DEFAULTS)
+    found = trees_of(session, [loaded], model, drawn=trees)
     if trees or family.size is None or family.size > proving.MOST_HOSTS:
         from devpolicy.review.draw import search
 
@@ -95,11 +103,12 @@ def command(
         with session.progress("planning") as progress:
             verdicts = proving.verify(loaded, found, family, wanted, jobs=jobs, progress=progress)
     if session.json:
-        session.print_json(_as_json(policy, family, verdicts))
+        session.print_json(_as_json(policy, loaded, family, verdicts))
     elif session.format == "github":
         write_findings(session, [_finding(loaded, verdict) for verdict in verdicts if verdict.status == "broken"])
     else:
-        session.out.print(_view(family, verdicts))
+        chosen_only = not trees and not has_model(loaded, found)
+        session.out.print(_view(loaded, family, verdicts, session.out.width, chosen_only=chosen_only))
     return 1 if any(verdict.status == "broken" for verdict in verdicts) else 0
 
 
@@ -108,20 +117,21 @@ def _text(policy: Policy) -> str:
     return repr(replace(policy, tests=(), hosts=(), source="", prefer_place=None, text=None))
 
 
-def _properties(names: Sequence[str]) -> list[Property]:
+def _properties(names: Sequence[str], policy: Policy) -> list[Property]:
     from devpolicy.language.properties import parse_property
+    from devpolicy.language.top import classes_in
 
-    return [parse_property(name, family=True) for name in names]
+    return [parse_property(name, family=True, names=classes_in(policy)) for name in names]
 
 
 def _finding(policy: Policy, verdict: Verdict) -> Diagnostic:
     model = f" for {verdict.model}" if verdict.model else ""
     message = f"`{verdict.property}` does not hold{model}: {verdict.why}"
-    notes = tuple(_hosts(verdict).splitlines()) if verdict.host else ()
+    notes = tuple(_hosts(verdict, policy.asked).splitlines()) if verdict.host else ()
     return Diagnostic("DP512", message, policy.prefer_place, notes=notes)
 
 
-def _hosts(verdict: Verdict) -> str:
+def _hosts(verdict: Verdict, asked: Asked) -> str:
     """Return the hosts of a counterexample as TOML, with the test that fails on them."""
     from devpolicy._toml import quote
     from devpolicy.host.writer import write
@@ -135,30 +145,34 @@ def _hosts(verdict: Verdict) -> str:
         model = "drawn.toml" if verdict.tree else verdict.model
         test = ["[[test]]", f'name   = "{verdict.property}"', 'host   = "smallest"']
         test += [f"model  = {quote(model)}"] if model else []
+        test += [f"profile = {quote(asked.profile)}"] if asked.profile else []
+        test += [f"# with --set {override}" for override in asked.overrides]
         parts.append("\n".join([*test, f'always = "{verdict.property}"', ""]))
     return "\n".join(parts)
 
 
-def _view(family: Family, verdicts: Sequence[Verdict]) -> list[Line]:
-    lines: list[Line] = [[("hosts  ", "strong"), (str(family), "")]]
-    broken = False
+def _view(policy: Policy, family: Family, verdicts: Sequence[Verdict], width: int, *, chosen_only: bool) -> list[Line]:
+    model = [("model", NO_MODEL)] if chosen_only else []
+    lines: list[Line] = facts([("hosts", str(family)), *overlays_told(policy), *model], width=width)
+    broken = True
     for verdict in verdicts:
-        if broken or not lines[1:] or verdict.status == "broken":
+        if broken or verdict.status == "broken":
             lines.append("")
         broken = verdict.status == "broken"
-        lines += _verdict_view(verdict)
+        lines += _verdict_view(verdict, policy.asked)
     return lines
 
 
-def _verdict_view(verdict: Verdict) -> list[Line]:
+def _verdict_view(verdict: Verdict, asked: Asked) -> list[Line]:
     what = f"{verdict.property} for {verdict.model}" if verdict.model else str(verdict.property)
     if verdict.status != "broken":
         count = f"{verdict.hosts:,} host{'s' * (verdict.hosts != 1)}"
         told = f"proved over {count}" if verdict.status == "proved" else f"no counterexample in {count}"
+        told += f", each of which is refused: {verdict.refused}" if verdict.refused else ""
         return [[("holds   ", "good"), (f"{what}: {told}", "")]]
     lines: list[Line] = [[("broken  ", "error"), (f"{what}: {verdict.why}", "strong")]]
     if verdict.host is not None:
-        lines += ["", *_indented(_hosts(verdict))]
+        lines += ["", *_indented(_hosts(verdict, asked))]
     if verdict.tree is not None:
         lines += ["", "  # drawn.toml", *_indented(verdict.tree.to_toml())]
     return lines
@@ -168,10 +182,12 @@ def _indented(text: str) -> list[Line]:
     return [f"  {line}".rstrip() for line in text.splitlines()]
 
 
-def _as_json(policy: str, family: Family, verdicts: Sequence[Verdict]) -> dict[str, object]:
+def _as_json(policy: str, asked: Policy, family: Family, verdicts: Sequence[Verdict]) -> dict[str, object]:
     return {
         "schema": 1,
         "policy": policy,
+        "profile": asked.asked.profile,
+        "set": list(asked.asked.overrides),
         "family": {
             "types": list(family.types),
             "accelerators": family.most,
@@ -189,6 +205,7 @@ def _as_json(policy: str, family: Family, verdicts: Sequence[Verdict]) -> dict[s
                 "status": verdict.status,
                 "hosts": verdict.hosts,
                 "why": verdict.why or None,
+                "refused": verdict.refused or None,
                 "host": _toml(verdict.host),
                 "larger": _toml(verdict.larger),
                 "drawn_model": verdict.tree.to_toml() if verdict.tree else None,

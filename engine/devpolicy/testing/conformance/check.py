@@ -26,13 +26,14 @@ class Check(Generic[Subject]):
     """One property: its name, its claim as a sentence, and what finds where it does not hold.
 
     `find` returns a sentence for each violation, none where the property holds. `library` is a module that must be
-    there to ask.
+    there to ask. Where no device works, one `of_devices` holds and says nothing.
     """
 
     name: str
     claim: str
     find: Callable[[Subject], Iterable[str]]
     library: str | None = None
+    of_devices: bool = False
 
     @property
     def possible(self) -> bool:
@@ -48,12 +49,14 @@ class Check(Generic[Subject]):
         return self.name
 
 
-def check(*, library: str | None = None) -> Callable[[Callable[[Subject], Iterable[str]]], Check[Subject]]:
+def check(
+    *, library: str | None = None, of_devices: bool = False
+) -> Callable[[Callable[[Subject], Iterable[str]]], Check[Subject]]:
     """Return a decorator that makes a function the `find` of a check of its name; its docstring is the claim."""
 
     def made(find: Callable[[Subject], Iterable[str]]) -> Check[Subject]:
         claim = (find.__doc__ or find.__name__).rstrip(".")  # `python -OO` leaves no docstrings
-        return Check(find.__name__, claim[0].lower() + claim[1:], find, library)
+        return Check(find.__name__, claim[0].lower() + claim[1:], find, library, of_devices)
 
     return made
 

@@ -44,7 +44,7 @@ def _allocated(device: Any) -> int:
     return int(module.current_allocated_memory() if device.type == "mps" else module.memory_allocated(device))
 
 
-@check(library="torch")
+@check(library="torch", of_devices=True)
 def tensors_stay_where_they_are_put(host: Host) -> Iterator[str]:
     """A tensor is on the device that it was put on, and so is what is computed of it."""
     import torch
@@ -57,7 +57,7 @@ def tensors_stay_where_they_are_put(host: Host) -> Iterator[str]:
             yield f"on `{device}` they are on {', '.join(sorted(found))}"
 
 
-@check(library="torch")
+@check(library="torch", of_devices=True)
 def numbers_come_back(host: Host) -> Iterator[str]:
     """What is copied to a device and back is unchanged, and small whole numbers are added exactly."""
     import torch
@@ -71,7 +71,7 @@ def numbers_come_back(host: Host) -> Iterator[str]:
             yield f"`{device}` adds them otherwise"
 
 
-@check(library="torch")
+@check(library="torch", of_devices=True)
 def devices_do_not_meet(host: Host) -> Iterator[str]:
     """Tensors of two devices are not added: torch refuses, whichever two these are."""
     import torch
@@ -86,7 +86,7 @@ def devices_do_not_meet(host: Host) -> Iterator[str]:
             yield f"`{one}` and `{other}` are added"
 
 
-@check(library="torch")
+@check(library="torch", of_devices=True)
 def one_more_is_not_there(host: Host) -> Iterator[str]:
     """A device beyond the last is an invalid ordinal."""
     import torch
@@ -101,7 +101,7 @@ def one_more_is_not_there(host: Host) -> Iterator[str]:
             yield f"`{type_}:{beyond}` takes a tensor"
 
 
-@check(library="torch")
+@check(library="torch", of_devices=True)
 def memory_is_counted(host: Host) -> Iterator[str]:
     """A tensor of whole MiB is counted with its size while it lives, and no longer; a view costs nothing."""
     import torch
@@ -118,7 +118,7 @@ def memory_is_counted(host: Host) -> Iterator[str]:
             yield f"`{device}` counts {with_tensor}, then {with_view}, then {_allocated(device) - before} bytes"
 
 
-@check(library="torch")
+@check(library="torch", of_devices=True)
 def memory_runs_out(host: Host) -> Iterator[str]:
     """More than a device has is out of memory, and the device works on."""
     import torch
@@ -136,7 +136,7 @@ def memory_runs_out(host: Host) -> Iterator[str]:
             yield f"`{device}` is not as before"
 
 
-@check(library="torch")
+@check(library="torch", of_devices=True)
 def gradients_are_where_their_tensors_are(host: Host) -> Iterator[str]:
     """A gradient is on the device of its tensor, also through a copy from one device to another."""
     import torch
@@ -150,7 +150,7 @@ def gradients_are_where_their_tensors_are(host: Host) -> Iterator[str]:
             yield f"from `{other}` to `{one}` it is {start.grad}"
 
 
-@check(library="torch")
+@check(library="torch", of_devices=True)
 def tensors_are_saved_with_their_device(host: Host) -> Iterator[str]:
     """A tensor that is saved and loaded is on its device again, and where `map_location` says."""
     import torch
@@ -165,7 +165,7 @@ def tensors_are_saved_with_their_device(host: Host) -> Iterator[str]:
                 yield f"of `{device}` with map_location={location!r} it is {loaded}"
 
 
-@check(library="torch")
+@check(library="torch", of_devices=True)
 def seeds_repeat(host: Host) -> Iterator[str]:
     """The same seed gives the same numbers on a device, by its generators and by `torch.manual_seed`."""
     import torch

@@ -56,7 +56,7 @@ def torch_counts_the_same(host: Host) -> Iterator[str]:
             yield f"torch says that `{kind}` is {'' if asked.is_available() else 'not '}available"
 
 
-@check(library="torch")
+@check(library="torch", of_devices=True)
 def torch_names_the_same(host: Host) -> Iterator[str]:
     """Torch gives each device the same name."""
     for one, module in _working(host):
@@ -66,7 +66,7 @@ def torch_names_the_same(host: Host) -> Iterator[str]:
                 yield f"`{one.type}:{one.id}` is `{name}` for torch, and `{one.name}` on the host"
 
 
-@check(library="torch")
+@check(library="torch", of_devices=True)
 def torch_gives_the_same_capability(host: Host) -> Iterator[str]:
     """Torch gives each device the same compute capability."""
     for one, module in _working(host):
@@ -76,7 +76,7 @@ def torch_gives_the_same_capability(host: Host) -> Iterator[str]:
                 yield f"`{one.type}:{one.id}` has {capability} for torch, and {one.capability} on the host"
 
 
-@check(library="torch")
+@check(library="torch", of_devices=True)
 def torch_gives_the_same_memory(host: Host) -> Iterator[str]:
     """Torch gives each device as much memory, up to 5 %."""
     for one, module in _working(host):

@@ -6,6 +6,7 @@ libraries' modules ask here, so that they all tell the same story.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,10 +43,16 @@ def usable(simulation: Simulation, type_: str, index: int) -> Accelerator:
         raise RuntimeError(fault)
     device = simulation.devices(type_).get(index)
     if device is None:
-        raise RuntimeError(f"{type_.upper()} error: {NOT_USABLE}")
+        raise device_error(f"{type_.upper()} error: {NOT_USABLE}")
     if device.fault:
-        raise RuntimeError(device.fault)
+        raise device_error(device.fault)
     return device
+
+
+def device_error(text: str) -> RuntimeError:
+    """Return the error that torch makes of what a device's driver says: of CUDA it has a class of its own."""
+    kind: type[RuntimeError] = getattr(sys.modules.get("torch"), "AcceleratorError", RuntimeError)
+    return kind(text) if text.startswith("CUDA error:") else RuntimeError(text)
 
 
 def accelerator_type(simulation: Simulation) -> str | None:

@@ -97,7 +97,15 @@ class simulate_host:  # noqa: N801 - a verb, used as `with simulate_host(…)` a
             SHIMS.take()
 
     def __call__(self, function: F) -> F:
-        """Return `function` as one that runs on the host, each time that it is called."""
+        """Return `function` as one that runs on the host, each time that it is called.
+
+        Raises `DevPolicyError` for a class: wrapped like a function it would be one, and test runners would not see it.
+        """
+        if isinstance(function, type):
+            raise DevPolicyError(
+                f"`simulate_host` decorates functions, and `{function.__name__}` is a class: mark it with "
+                "`@pytest.mark.host(...)`, or write `self.enterContext(simulate_host(...))` in its `setUp`"
+            )
         return decorated(self, function)
 
 

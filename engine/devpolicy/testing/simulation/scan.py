@@ -8,11 +8,11 @@ from __future__ import annotations
 import functools
 import sys
 from inspect import unwrap
-from types import CodeType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _CACHE = type(functools.lru_cache(lambda: None))
 
@@ -68,35 +68,55 @@ def device_caches(module: ModuleType, known: Callable[[object], bool]) -> list[A
     """Return the `functools` caches that a module defines and whose functions ask about devices.
 
     Told by the names in their code: one has a word for devices, or is that of a function that asks, which `known` says
-    of those found elsewhere. Caches of methods, and inside functions, are not found.
+    of those found elsewhere; functions of the same package that are called are looked into. Caches of methods, and
+    inside functions, are not found.
     """
     candidates = [
         value for value in list(vars(module).values()) if type(value) is _CACHE and value.__module__ == module.__name__
     ]
     found: list[Any] = []
+
+    def knows(function: object) -> bool:
+        return known(function) or any(function is cache for cache in found)
+
     while True:
-        asking = [
-            cache for cache in candidates if not any(cache is other for other in found) and _asks(cache, known, found)
-        ]
+        asking = [cache for cache in candidates if not knows(cache) and _asks(unwrap(cache), knows, set())]
         if not asking:
             return found
         found += asking
 
 
-def _asks(cache: Any, known: Callable[[object], bool], found: list[Any]) -> bool:
-    function = unwrap(cache)
+def _asks(function: Any, known: Callable[[object], bool], seen: set[object]) -> bool:
     code = getattr(function, "__code__", None)
-    if code is None:
+    if code is None or function in seen:
         return False
+    seen.add(function)
     names = _names_in(code)
     if any(not DEVICE_WORDS.isdisjoint(name.lower().split("_")) for name in names):
         return True
-    called = [function.__globals__.get(name) for name in names]
-    return any(
-        value is not None and (known(value) or any(value is cache for cache in found))
-        for value in called
-        if callable(value)
-    )
+    package = package_of(str(function.__module__))
+    for value in _named(function.__globals__, names, package):
+        if known(value):
+            return True
+        if type(value) is FunctionType and package_of(str(value.__module__)) == package and _asks(value, known, seen):
+            return True
+    return False
+
+
+def _named(namespace: dict[str, Any], names: set[str], package: str) -> Iterator[Any]:
+    """Yield what can be called by these names, also through a module of the package (`devices.pick`)."""
+    for name in names:
+        value = namespace.get(name)
+        if isinstance(value, ModuleType):
+            if package_of(value.__name__) == package:
+                yield from (vars(value)[inner] for inner in names if callable(vars(value).get(inner)))
+        elif callable(value):
+            yield value
+
+
+def package_of(module: str) -> str:
+    """Return the first part of a module's name."""
+    return module.partition(".")[0]
 
 
 def _names_in(code: CodeType) -> set[str]:

@@ -115,12 +115,15 @@ class Shims:
         self._by_original: dict[int, Any] = {}
         self._originals: dict[int, Any] = {}
         self._seen = scan.Seen()
+        self._strange: list[tuple[ModuleType, str, object]] = []
         self._count = 0
         self._lock = threading.RLock()
 
     def put(self) -> None:
         """Put every shim in place, unless a simulation has done so already."""
         with self._lock:
+            if not self._count:
+                self._look_again()
             self._adopt(self._seen.new(), live=self._count > 0)
             self._count += 1
             if self._count == 1:
@@ -140,6 +143,13 @@ class Shims:
                 self._names.take()
                 for patch in self._others.values():
                     patch.take()
+
+    def _look_again(self) -> None:
+        """Learn a library's own function where a test's patch stood in its place when its module was first seen."""
+        still = [entry for entry in self._strange if vars(entry[0]).get(entry[1]) is entry[2]]
+        if len(still) < len(self._strange):
+            self._strange = still
+            self._seen = scan.Seen()
 
     def adopt(self, module: ModuleType) -> None:
         """Replace what a module asks that was loaded just now, under a simulation."""
@@ -175,6 +185,8 @@ class Shims:
         for name in {**answers, **deep}:
             original = namespace.get(name)
             if original is not None and not (id(original) in self._originals or id(original) in self._by_original):
+                if not _is_of(module, original):
+                    self._strange.append((module, name, original))
                 answer, ask = answers.get(name, (ORIGINAL, running))
                 self._know(original, shim(original, answer, ask, deep.get(name)))
         for library in self._libraries:
@@ -201,9 +213,9 @@ class Shims:
             for name, make in library.constants_of(module.__name__).items():
                 if name in namespace and not self._names.has(namespace, name):
                     self._names.add(namespace, name, make(namespace[name]), namespace[name], live=live)
-            attributes = library.attributes.get(module.__name__)
-            if attributes and (id(namespace), "") not in self._others:
-                of_module = self._others[id(namespace), ""] = _attribute_patch(namespace, attributes)
+            attributes, missing = library.attributes.get(module.__name__), library.missing.get(module.__name__)
+            if (attributes or missing) and (id(namespace), "") not in self._others:
+                of_module = self._others[id(namespace), ""] = _attribute_patch(namespace, attributes or {}, missing)
                 if live:
                     of_module.put()
             for path, make in library.class_attributes.get(module.__name__, {}).items():
@@ -216,13 +228,24 @@ class Shims:
                         of_class.put()
 
 
-def _attribute_patch(namespace: dict[str, Any], answers: Mapping[str, Answer]) -> AttributePatch:
+def _is_of(module: ModuleType, function: object) -> bool:
+    """Whether a function is the library's own, and none that a test has put there."""
+    place = getattr(function, "__module__", None)
+    return not isinstance(place, str) or scan.package_of(place) == scan.package_of(module.__name__)
+
+
+def _attribute_patch(
+    namespace: dict[str, Any], answers: Mapping[str, Answer], missing: Callable[[Simulation, str], Any] | None
+) -> AttributePatch:
     originals = {name: namespace[name] for name in answers if name in namespace}
 
     def get(name: str) -> Any:
-        if name not in originals:
-            raise AttributeError(f"module {namespace['__name__']!r} has no attribute {name!r}")
         simulation = running()
-        return originals[name] if simulation is None else answers[name](simulation)
+        if name in originals:
+            return originals[name] if simulation is None else answers[name](simulation)
+        found = None if simulation is None or missing is None else missing(simulation, name)
+        if found is None:
+            raise AttributeError(f"module {namespace['__name__']!r} has no attribute {name!r}")
+        return found
 
     return AttributePatch(namespace, tuple(originals), get)

@@ -6,6 +6,14 @@ Importing this package imports Hypothesis (the extra `devpolicy[testing]`).
 
 from __future__ import annotations
 
+try:
+    import hypothesis as _hypothesis  # noqa: F401 - asked for once, to say what is missing
+except ModuleNotFoundError:
+    from devpolicy.errors import MissingLibraryError
+
+    message = "strategies are Hypothesis's, which is not installed here: `pip install 'devpolicy[testing]'`"
+    raise MissingLibraryError(message) from None
+
 from devpolicy.testing.strategies.configs import transformers_configs
 from devpolicy.testing.strategies.devices import component_devices, device_maps, devices
 from devpolicy.testing.strategies.hosts import accelerators, faulty_hosts, hosts

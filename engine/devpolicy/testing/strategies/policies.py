@@ -83,12 +83,12 @@ def policy_texts(
     """Return a strategy for the TOML text of well-formed policies, with the arguments of `policies`."""
     if not types or not set(types) <= set(ACCELERATOR_TYPES):
         raise InvalidArgument(f"types are some of {', '.join(ACCELERATOR_TYPES)}, got {types!r}")
-    return _texts(modules, types, hostile)
+    return _texts(modules, types, hostile=hostile)
 
 
 @st.composite
-def _texts(draw: st.DrawFn, modules: Sequence[str], types: Sequence[str], hostile: bool) -> str:
-    make = _Maker(draw, modules, types, hostile)
+def _texts(draw: st.DrawFn, modules: Sequence[str], types: Sequence[str], *, hostile: bool) -> str:
+    make = _Maker(draw, modules, types, hostile=hostile)
     classes = make.class_lines()
     lines = [f"prefer = {make.run_terms()}"]
     lines += make.some(
@@ -121,7 +121,7 @@ def _texts(draw: st.DrawFn, modules: Sequence[str], types: Sequence[str], hostil
 class _Maker:
     """Draws the parts of one policy, each as TOML text."""
 
-    def __init__(self, draw: st.DrawFn, modules: Sequence[str], types: Sequence[str], hostile: bool) -> None:
+    def __init__(self, draw: st.DrawFn, modules: Sequence[str], types: Sequence[str], *, hostile: bool) -> None:
         self.draw = draw
         self.patterns = patterns(modules=modules).map(lambda pattern: pattern.text)
         if hostile:

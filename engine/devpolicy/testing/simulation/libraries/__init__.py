@@ -50,6 +50,8 @@ class Library:
     """Values that a module took at its import, in that module, or with `package.*` in all of a package's."""
     attributes: Mapping[str, Mapping[str, Answer]] = field(default_factory=dict)
     """Values of a module that other modules read as its attributes, and do not keep."""
+    missing: Mapping[str, Callable[[Simulation, str], Any]] = field(default_factory=dict)
+    """What stands for a name that a module has on the host and not here; `None` where it has none there either."""
     class_attributes: Mapping[str, Mapping[str, Make]] = field(default_factory=dict)
     """Attributes of classes, as `Class.attribute`."""
     ask: Callable[[], Simulation | None] = running
@@ -65,7 +67,7 @@ class Library:
 NAMES = (
     *("ours", "memory", "nvml"),
     *("torch_devices", "torch_mps", "torch_accelerator", "torch_refused", "torch_version"),
-    *("torch_tensors", "torch_storage", "torch_distributed"),
+    *("torch_tensors", "torch_storage", "torch_parallel", "torch_distributed", "torch_compiled"),
     *("accelerate", "transformers", "thinc"),
 )
 

@@ -1,4 +1,4 @@
-"""What devpolicy itself asks: the probe."""
+"""What devpolicy itself asks, the probe, and what it keeps: policies in use, with the machine that they are used on."""
 
 from __future__ import annotations
 
@@ -31,4 +31,32 @@ def _now(simulation: Simulation, device: Accelerator) -> Accelerator:
     return Accelerator(**{**facts, "free": simulation.free(device)})
 
 
-LIBRARY = Library(answers={"devpolicy.probe": {"probe": probe}}, ask=running_for_us)
+def _of_each_simulation(original: property) -> property:
+    """Return a property of a `Block` on this machine that is another one on each simulated host.
+
+    A block probes once and keeps what was resolved, for the whole process where `DEVPOLICY` names its policy: what it
+    learnt of a simulated host would be there after it, and what it knows of this machine would be there on the host.
+    """
+    get: Any = original.fget
+
+    def get_here(block: Any) -> Any:
+        simulation = running_for_us()
+        if simulation is None or block.given is not None:
+            return get(block)
+        blocks = simulation.memo.setdefault(_of_each_simulation, {})
+        with block.lock:
+            if block not in blocks:
+                blocks[block] = here = type(block)(block.policy, None)
+                blocks[here] = here
+        return get(blocks[block])
+
+    return property(get_here, doc=original.__doc__)
+
+
+LIBRARY = Library(
+    answers={"devpolicy.probe": {"probe": probe}},
+    class_attributes={
+        "devpolicy.api.block": {"Block.joint": _of_each_simulation, "Block.effective": _of_each_simulation}
+    },
+    ask=running_for_us,
+)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from devpolicy.testing.simulation.build import accelerator_type
-from devpolicy.testing.simulation.libraries import Library, torch_devices, torch_mps
+from devpolicy.testing.simulation.libraries import ORIGINAL, Around, Library, torch_devices, torch_mps
 from devpolicy.testing.simulation.refusal import refusal
+from devpolicy.testing.simulation.running import running
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from devpolicy.testing.simulation.libraries import Answer
     from devpolicy.testing.simulation.running import Simulation
 
@@ -43,15 +49,16 @@ def current_device_index(simulation: Simulation) -> int:
 
 def set_device_index(simulation: Simulation, device: Any) -> None:
     """Make a device current in this thread."""
-    if _type(simulation) != "mps":
-        _asked("set_device", simulation, None, device)
+    type_, index = _type(simulation), _index(simulation, device, optional=False)
+    if type_ != "mps":
+        _asked("set_device", simulation, None, index)
 
 
 def get_memory_info(simulation: Simulation, device: Any = None) -> tuple[int, int]:
     """Return free and total bytes. For mps versions of torch differ in whether they tell, so it is refused."""
     if _type(simulation) == "mps":
         raise refusal(simulation, "torch.accelerator.get_memory_info()")
-    found: tuple[int, int] = _asked("mem_get_info", simulation, None, device)
+    found: tuple[int, int] = _asked("mem_get_info", simulation, None, _index(simulation, device))
     return found
 
 
@@ -61,8 +68,23 @@ def nothing_allocated(simulation: Simulation, device: Any = None) -> int:
     return 0
 
 
-def nothing_to_do(simulation: Simulation, *ignored: Any) -> None:
-    """Do nothing, as a device does on which nothing runs."""
+def memory_stats(simulation: Simulation, device: Any = None) -> OrderedDict[str, Any]:
+    """Return nothing, as torch does until something is allocated."""
+    _type(simulation)
+    return OrderedDict()
+
+
+def nothing_runs(simulation: Simulation, device: Any = None) -> None:
+    """Do what a device has done at once on which nothing runs, if there is such a device."""
+    type_, index = _type(simulation), _index(simulation, device)
+    _asked("synchronize", simulation, None, *(() if type_ == "mps" else (index,)))
+
+
+def _index(simulation: Simulation, device: Any, *, optional: bool = True) -> int:
+    """Return the index that an argument names, which must be of the accelerator's type."""
+    from torch.accelerator import _utils
+
+    return int(_utils._get_device_index(device, optional=optional))
 
 
 def get_device_capability(simulation: Simulation, device: Any = None) -> Any:
@@ -71,10 +93,56 @@ def get_device_capability(simulation: Simulation, device: Any = None) -> Any:
     raise refusal(simulation, "torch.accelerator.get_device_capability()")
 
 
-def current_stream(simulation: Simulation, device: Any = None) -> Any:
-    """Refuse: nothing runs, so there is no stream."""
+class IdleStream:
+    """The current stream of a device on which nothing runs.
+
+    Optimizers ask whether it captures a graph, those of models on the CPU too.
+    """
+
+    def __init__(self, simulation: Simulation) -> None:
+        self._simulation = simulation
+
+    def is_capturing(self) -> bool:
+        """Answer no."""
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(f"a stream has no attribute {name!r}")
+        raise refusal(self._simulation, f"torch.accelerator.current_stream().{name}")
+
+
+def current_stream(simulation: Simulation, device: Any = None) -> IdleStream:
+    """Return a stream that runs nothing."""
     _type(simulation)
-    raise refusal(simulation, "torch.accelerator.current_stream()")
+    return IdleStream(simulation)
+
+
+def _entered(original: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Return `torch.accelerator.device_index.__enter__`, which asks torch's C half."""
+
+    def enter(self: Any) -> None:
+        simulation = running()
+        if simulation is None or simulation.held is not None:
+            return original(self)
+        if self.idx is not None:
+            self.prev_idx = current_device_index(simulation)
+            set_device_index(simulation, self.idx)
+        return None
+
+    return enter
+
+
+def _left(original: Callable[..., None]) -> Callable[..., None]:
+    def leave(self: Any, *error: object) -> None:
+        simulation = running()
+        if simulation is None or simulation.held is not None:
+            return original(self, *error)
+        if self.idx is not None:
+            set_device_index(simulation, self.prev_idx)
+        return None
+
+    return leave
 
 
 def get_device_module(simulation: Simulation, device: Any = None) -> Any:
@@ -85,6 +153,37 @@ def get_device_module(simulation: Simulation, device: Any = None) -> Any:
         return getattr(torch, accelerator_type(simulation) or "cpu")
     type_ = torch.device(device).type
     return getattr(torch, type_)
+
+
+def set_default_device(simulation: Simulation, original: Callable[..., None], device: Any) -> None:
+    """Change where tensors are made by default until the simulation ends: torch keeps it for the thread."""
+    import torch
+
+    if set_default_device not in simulation.memo:
+        simulation.memo[set_default_device] = {}
+        before = getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
+        put_back = partial(original, None if before is None else before.device)
+        simulation.restore.append(partial(_in_thread, threading.get_ident(), put_back))
+    original(device)
+
+
+def get_default_device(simulation: Simulation, original: Callable[[], Any]) -> Any:
+    """Return it with its index, for which torch makes a tensor."""
+    import torch
+    from torch import overrides
+    from torch.utils._device import DeviceContext
+
+    stack: Any = overrides._get_current_function_mode_stack
+    device = next((mode.device for mode in reversed(stack()) if isinstance(mode, DeviceContext)), None)
+    if device is None or device.index is not None or device.type not in ("cuda", "mps", "xpu"):
+        return original()
+    torch_devices.require(device.type, simulation)
+    return torch.device(device.type, simulation.current(device.type))
+
+
+def _in_thread(thread: int, function: Callable[[], None]) -> None:
+    if threading.get_ident() == thread:
+        function()
 
 
 def _type(simulation: Simulation) -> str:
@@ -105,15 +204,20 @@ def _asked(question: str, simulation: Simulation, otherwise: Any, *arguments: An
     return answers[question](simulation, *arguments)
 
 
-ANSWERS: dict[str, dict[str, Answer]] = {
-    "torch": {"get_device_module": get_device_module},
+ANSWERS: dict[str, dict[str, Answer | Around]] = {
+    "torch": {
+        "get_default_device": Around(get_default_device),
+        "get_device_module": get_device_module,
+        "set_default_device": Around(set_default_device),
+    },
     "torch.accelerator": {
         "current_accelerator": current_accelerator,
         "current_device_idx": current_device_index,
         "current_device_index": current_device_index,
         "current_stream": current_stream,
         "device_count": device_count,
-        "empty_cache": nothing_to_do,
+        "empty_cache": nothing_runs,
+        "empty_host_cache": nothing_runs,
         "get_device_capability": get_device_capability,
         "get_memory_info": get_memory_info,
         "is_available": is_available,
@@ -121,10 +225,16 @@ ANSWERS: dict[str, dict[str, Answer]] = {
         "max_memory_reserved": nothing_allocated,
         "memory_allocated": nothing_allocated,
         "memory_reserved": nothing_allocated,
-        "reset_peak_memory_stats": nothing_to_do,
+        "memory_stats": memory_stats,
+        "reset_accumulated_memory_stats": nothing_runs,
+        "reset_peak_memory_stats": nothing_runs,
         "set_device_idx": set_device_index,
         "set_device_index": set_device_index,
-        "synchronize": nothing_to_do,
+        "synchronize": nothing_runs,
     },
 }
-LIBRARY = Library(answers=ANSWERS)
+LIBRARY = Library(
+    answers=ANSWERS,
+    tensors={"torch": {"get_default_device": ORIGINAL}},
+    class_attributes={"torch.accelerator": {"device_index.__enter__": _entered, "device_index.__exit__": _left}},
+)

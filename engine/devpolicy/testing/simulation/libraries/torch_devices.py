@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from devpolicy.testing.simulation.build import built_for, count, usable
+from devpolicy.testing.simulation.build import built_for, count, device_error, usable
 from devpolicy.testing.simulation.libraries import Library
 from devpolicy.testing.simulation.refusal import refusal
 
@@ -74,7 +74,7 @@ def _device(type_: str, simulation: Simulation, device: Any) -> Accelerator:
     index = device_index(type_, simulation, device)
     try:
         if index >= count(simulation, type_):
-            raise RuntimeError(f"{type_.upper()} error: invalid device ordinal")
+            raise device_error(f"{type_.upper()} error: invalid device ordinal")
         return usable(simulation, type_, index)
     except RuntimeError as error:
         # Torch's words name no device. A note leaves them as they are, for code that looks for them.
@@ -99,7 +99,7 @@ def _is_compiled(type_: str, simulation: Simulation) -> bool:
     return built_for(simulation, type_)
 
 
-def _device_count(type_: str, simulation: Simulation, *ignored: Any) -> int:
+def _device_count(type_: str, simulation: Simulation) -> int:
     return count(simulation, type_)
 
 
@@ -124,6 +124,9 @@ def _current_device(type_: str, simulation: Simulation) -> int:
 def _set_device(type_: str, simulation: Simulation, device: Any) -> None:
     if isinstance(device, int) and device < 0:
         return
+    if device in (None, type_) or (getattr(device, "type", None), getattr(device, "index", None)) == (type_, None):
+        # torch's own words: it does not take the current device here.
+        raise ValueError(f"Expected a torch.device with a specified index or an integer, but got:{device}")
     _device(type_, simulation, device)
     simulation.set_current(type_, device_index(type_, simulation, device))
 
@@ -138,7 +141,8 @@ def _exchange_device(type_: str, simulation: Simulation, index: int) -> int:
 
 def _get_device_properties(type_: str, simulation: Simulation, device: Any = None) -> Properties:
     require(type_, simulation)
-    if device_index(type_, simulation, device) >= count(simulation, type_):
+    negative = isinstance(device, int) and device < 0
+    if type_ == "cuda" and (negative or device_index(type_, simulation, device) >= count(simulation, type_)):
         raise AssertionError("Invalid device id")
     return Properties(simulation, _device(type_, simulation, device))
 
@@ -153,8 +157,31 @@ def _mem_get_info(type_: str, simulation: Simulation, device: Any = None) -> tup
     return simulation.free(found), found.memory
 
 
-def _nothing_to_do(type_: str, simulation: Simulation, *ignored: Any, **also: Any) -> None:
+def _nothing_to_do(type_: str, simulation: Simulation) -> None:
     return None
+
+
+def _seeded(type_: str, simulation: Simulation, seed: int) -> None:
+    """Take any seed: torch keeps it for when the type is initialised, and asks no device."""
+    int(seed)
+
+
+def _nothing_runs(type_: str, simulation: Simulation, device: Any = None) -> None:
+    """Do what a device has done at once on which nothing runs, if there is such a device."""
+    _device(type_, simulation, device)
+
+
+def _is_capturing(type_: str, simulation: Simulation) -> bool:
+    """Answer no: a graph is captured by what runs. Optimizers ask, also those whose parameters are on the CPU."""
+    require(type_, simulation)
+    return False
+
+
+def _nvml_index(type_: str, simulation: Simulation, device: Any) -> int:
+    """Return the driver's index of a device, which torch reads off `CUDA_VISIBLE_DEVICES`."""
+    index = device_index(type_, simulation, device)
+    found = simulation.devices(type_).get(index)
+    return index if found is None or found.physical is None else found.physical
 
 
 def _no(type_: str, simulation: Simulation) -> bool:
@@ -187,22 +214,27 @@ COMMON: dict[str, Answer] = {
     "is_available": _is_available,
     "is_bf16_supported": _is_bf16_supported,
     "is_initialized": _no,
-    "manual_seed": _nothing_to_do,
-    "manual_seed_all": _nothing_to_do,
+    "manual_seed": _seeded,
+    "manual_seed_all": _seeded,
     "mem_get_info": _mem_get_info,
-    "reset_peak_memory_stats": _nothing_to_do,
+    "reset_peak_memory_stats": _nothing_runs,
     "seed": _nothing_to_do,
     "seed_all": _nothing_to_do,
     "set_device": _set_device,
-    "synchronize": _nothing_to_do,
+    "synchronize": _nothing_runs,
 }
 CUDA_ONLY: dict[str, Answer] = {
     "_device_count_nvml": _device_count,
-    "ipc_collect": _nothing_to_do,
+    "_get_nvml_device_index": _nvml_index,
+    "ipc_collect": _init,
+    "is_current_stream_capturing": _is_capturing,
     # So that a caller which holds the original `is_available` is led to the count above and not to torch's C side.
     "_nvml_based_avail": _yes,
 }
-XPU_ONLY: dict[str, Answer] = {"get_device_capability": _get_xpu_capability}
+XPU_ONLY: dict[str, Answer] = {
+    "get_device_capability": _get_xpu_capability,
+    "is_current_stream_capturing": _is_capturing,
+}
 
 
 def _answers(type_: str, questions: dict[str, Answer]) -> dict[str, Answer]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from devpolicy.testing.simulation.build import built_for, count, usable
-from devpolicy.testing.simulation.libraries import Library
+from devpolicy.testing.simulation.libraries import Around, Library
 from devpolicy.testing.simulation.refusal import refusal
 
 if TYPE_CHECKING:
-    from devpolicy.testing.simulation.libraries import Answer
+    from collections.abc import Callable
+
     from devpolicy.testing.simulation.running import Simulation
 
 
@@ -35,7 +36,8 @@ def recommended_max_memory(simulation: Simulation) -> int:
 
 
 def is_macos_or_newer(simulation: Simulation, major: int, minor: int) -> bool:
-    """Compare with the host's version of `macos`, and refuse where it gives none. Elsewhere the answer is no."""
+    """Compare with the host's version of `macos`, and refuse where it gives none."""
+    _require_macos(simulation)
     if not is_available(simulation):
         return False
     version = simulation.host.version("macos")
@@ -47,6 +49,7 @@ def is_macos_or_newer(simulation: Simulation, major: int, minor: int) -> bool:
 
 def is_macos13_or_newer(simulation: Simulation, minor: int = 0) -> bool:
     """Answer yes on a Mac: no torch that devpolicy supports uses Metal on an older one."""
+    _require_macos(simulation)
     return is_available(simulation)
 
 
@@ -62,8 +65,26 @@ def nothing_allocated(simulation: Simulation) -> int:
     return 0
 
 
-def nothing_to_do(simulation: Simulation, *ignored: Any) -> None:
-    """Do nothing, as a device does on which nothing runs."""
+def seeded(simulation: Simulation, seed: int) -> None:
+    """Take any seed. torch asks for no device here."""
+    int(seed)
+
+
+def nothing_runs(simulation: Simulation) -> None:
+    """Do what a device has done at once on which nothing runs, if there is such a device."""
+    _require(simulation, "synchronize()")
+
+
+def default_generator(simulation: Simulation, original: Callable[[], Any]) -> Any:
+    """Refuse, where there is one: its state is the device's."""
+    if is_available(simulation):
+        raise refusal(simulation, "torch.mps.get_rng_state()")
+    return original()
+
+
+def _require_macos(simulation: Simulation) -> None:
+    if simulation.host.os != "macos" and not is_built(simulation):
+        raise RuntimeError("Cannot execute isOnMacOSorNewer() without MPS backend.")
 
 
 def _require(simulation: Simulation, question: str) -> None:
@@ -71,7 +92,7 @@ def _require(simulation: Simulation, question: str) -> None:
         raise RuntimeError(simulation.host.fault("mps") or f"no mps device is available for `torch.mps.{question}`")
 
 
-ANSWERS: dict[str, dict[str, Answer]] = {
+ANSWERS: dict[str, dict[str, Any]] = {
     "torch.backends.mps": {
         "get_name": get_name,
         "is_available": is_available,
@@ -80,15 +101,16 @@ ANSWERS: dict[str, dict[str, Answer]] = {
         "is_macos_or_newer": is_macos_or_newer,
     },
     "torch.mps": {
+        "_get_default_mps_generator": Around(default_generator),
         "current_allocated_memory": nothing_allocated,
         "device_count": device_count,
         "driver_allocated_memory": nothing_allocated,
-        "empty_cache": nothing_to_do,
+        "empty_cache": nothing_runs,
         "is_available": is_available,
-        "manual_seed": nothing_to_do,
+        "manual_seed": seeded,
         "recommended_max_memory": recommended_max_memory,
-        "seed": nothing_to_do,
-        "synchronize": nothing_to_do,
+        "seed": nothing_runs,
+        "synchronize": nothing_runs,
     },
 }
 LIBRARY = Library(answers=ANSWERS)

@@ -11,8 +11,8 @@ import sys
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from devpolicy.testing.simulation.build import accelerator_type
-from devpolicy.testing.simulation.libraries import Library
+from devpolicy.testing.simulation.build import accelerator_type, built_for
+from devpolicy.testing.simulation.libraries import ORIGINAL, Around, Library
 from devpolicy.testing.simulation.libraries.torch_devices import require
 from devpolicy.testing.simulation.libraries.torch_streams import event_class, stream_class
 from devpolicy.testing.simulation.refusal import refusal
@@ -176,7 +176,33 @@ def _unwatch(torch: Any, mode: Any) -> None:
         torch._C._push_on_torch_function_stack(other)
 
 
+OF_TYPE = {"_cuda_": "cuda", "_nccl_": "cuda", "_mps_": "mps", "_xpu_": "xpu"}
+"""The types whose C half has names that begin so. A build of torch for another type lacks them."""
+
+
+def _missing(simulation: Simulation, name: str) -> Any:
+    """Return a function that refuses, for a name that torch's C half has on the host and not here."""
+    type_ = next((type_ for prefix, type_ in OF_TYPE.items() if name.startswith(prefix)), None)
+    if type_ is None or not built_for(simulation, type_):
+        return None
+
+    def refused(*args: Any, **kwargs: Any) -> Any:
+        raise refusal(simulation, f"torch._C.{name}()")
+
+    return refused
+
+
+def _pin_memory(simulation: Simulation, original: Any, data: Any, device: Any = None) -> Any:
+    """Refuse to pin a batch of a `DataLoader`: memory is pinned by the driver of a device."""
+    if accelerator_type(simulation) in ("cuda", "xpu"):
+        raise refusal(simulation, "DataLoader(pin_memory=True)")
+    return original(data, device)
+
+
 LIBRARY = Library(
+    answers={"torch.utils.data._utils.pin_memory": {"pin_memory": Around(_pin_memory)}},
+    tensors={"torch.utils.data._utils.pin_memory": {"pin_memory": ORIGINAL}},
+    missing={"torch._C": _missing},
     classes={
         "torch": {"Generator": partial(_guarded, _check_generator, None), **_streams("torch", None, "Stream", "Event")},
         "torch.cuda": _streams("torch.cuda", "cuda", "Stream", "Event", "ExternalStream", "CUDAGraph"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from devpolicy.errors import SimulationDepthError
 from devpolicy.testing.simulation.held import KINDS
 from devpolicy.testing.simulation.libraries import Around, Library
 from devpolicy.testing.simulation.refusal import refusal
@@ -65,6 +66,12 @@ def _from_dlpack(simulation: Simulation, original: Callable[..., Any], tensor: A
     return original(tensor, *args, **kwargs)
 
 
+def _to_dlpack(simulation: Simulation, original: Callable[..., Any], tensor: Any) -> Any:
+    if tensor.device.type in KINDS:
+        raise refusal(simulation, "torch.utils.dlpack.to_dlpack()")
+    return original(tensor)
+
+
 def _refused(name: str) -> Make:
     """Return what makes a method refuse tensors of simulated devices."""
 
@@ -80,6 +87,19 @@ def _refused(name: str) -> Make:
     return make
 
 
+def _share(original: Callable[..., Any]) -> Callable[..., Any]:
+    def share(self: Any, *args: Any, **kwargs: Any) -> Any:
+        held = self._untyped_storage
+        if _holds(held) is not None:
+            raise SimulationDepthError(
+                f"a tensor on the simulated device `{held.device}` cannot be handed to another process, which sees the "
+                "real machine: hand over `tensor.cpu()`"
+            )
+        return original(self, *args, **kwargs)
+
+    return share
+
+
 def _refused_property(name: str) -> Make:
     def make(original: Any) -> Any:
         method = _refused(name)(original.fget)
@@ -91,10 +111,15 @@ def _refused_property(name: str) -> Make:
 LIBRARY = Library(
     tensors={
         "torch._utils": {"_to": Around(_to)},
-        "torch.utils.dlpack": {"from_dlpack": Around(_from_dlpack)},
+        "torch.utils.dlpack": {"from_dlpack": Around(_from_dlpack), "to_dlpack": Around(_to_dlpack)},
     },
     class_attributes={
-        "torch.storage": {"_StorageBase.clone": _clone, "_StorageBase.mps": _mps},
+        "torch.storage": {
+            "_StorageBase.clone": _clone,
+            "_StorageBase.mps": _mps,
+            # How a queue of another process hands over a GPU's memory.
+            "TypedStorage._share_cuda_": _share,
+        },
         "torch._tensor": {
             "Tensor.__dlpack__": _refused("__dlpack__()"),
             "Tensor.__cuda_array_interface__": _refused_property("__cuda_array_interface__"),

@@ -16,7 +16,11 @@ def stream_class(type_: str) -> Any:
     """Return the class of a type's streams."""
     import torch
 
-    class Stream(torch.Stream):
+    # Under a simulation another class stands in the place of torch's; one that is made of it makes torch's own objects,
+    # without what is defined here.
+    base: Any = getattr(torch.Stream, "original", torch.Stream)
+
+    class Stream(base):  # type: ignore[misc]
         """A stream of a simulated device."""
 
         def __new__(cls, device: Any = None, priority: int = 0, **kwargs: Any) -> Any:
@@ -54,15 +58,18 @@ def event_class(type_: str) -> Any:
     """Return the class of a type's events."""
     import torch
 
-    class Event(torch.Event):
-        """An event of a simulated device."""
+    original = getattr(torch.Event, "original", torch.Event)
+
+    class Made(type):
+        def __instancecheck__(cls, instance: object) -> bool:
+            return isinstance(instance, original)
+
+    class Event(metaclass=Made):
+        """An event of a simulated device. What is made is of torch's own class: its methods take no subclass."""
 
         def __new__(
             cls, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False, external: bool = False
         ) -> Any:
-            return super().__new__(cls, device=type_, enable_timing=enable_timing, blocking=blocking)
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            pass
+            return original(device=type_, enable_timing=enable_timing, blocking=blocking)
 
     return Event

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from devpolicy.testing.simulation.build import accelerator_type, count
 from devpolicy.testing.simulation.held import KINDS
-from devpolicy.testing.simulation.libraries import ORIGINAL, Around, Library
+from devpolicy.testing.simulation.libraries import ORIGINAL, Around, Library, torch_parallel
 from devpolicy.testing.simulation.libraries.torch_accelerator import NONE
 from devpolicy.testing.simulation.libraries.torch_devices import require
 from devpolicy.testing.simulation.refusal import refusal
@@ -29,8 +29,8 @@ TYPES = ("cuda", "xpu")
 POOLS = ("all", "small_pool", "large_pool")
 COUNTED = ("allocation", "segment", "active", "inactive_split", "oversize_allocations", "oversize_segments")
 SIZED = ("allocated_bytes", "reserved_bytes", "active_bytes", "requested_bytes", "inactive_split_bytes")
-REFUSED = ("_broadcast_coalesced", "_broadcast", "_broadcast_out", "_scatter", "_scatter_out", "_gather", "_gather_out")
-"""What `torch.nn.DataParallel` calls."""
+REFUSED = ("_broadcast_out", "_scatter_out", "_gather_out")
+"""What moves tensors into others between devices."""
 
 
 def _ready(type_: str, simulation: Simulation) -> None:
@@ -75,9 +75,10 @@ def _memory_stats(held: Held, type_: str, index: int) -> dict[str, Any]:
 
 
 def _exchange(held: Held, type_: str, index: int) -> int:
+    if index < 0:
+        return -1
     before = held.current(type_)
-    if index >= 0:
-        held.set_current(type_, index)
+    held.set_current(type_, index)
     return before
 
 
@@ -133,16 +134,12 @@ def put_c_half(simulation: Simulation) -> None:
     import torch
 
     names: dict[str, Any] = {name: partial(_refuse, simulation, f"torch._C.{name}") for name in REFUSED}
+    names |= torch_parallel.c_half()
     for type_ in TYPES:
         names |= _c_half(simulation, held, type_)
 
-    def others(name: str) -> Any:
-        if name.startswith(("_cuda_", "_xpu_", "_nccl_")):
-            return partial(_refuse, simulation, f"torch._C.{name}")
-        raise AttributeError(f"module 'torch._C' has no attribute {name!r}")
-
     namespace: dict[str, Any] = torch._C.__dict__
-    added = {name: value for name, value in {**names, "__getattr__": others}.items() if name not in namespace}
+    added = {name: value for name, value in names.items() if name not in namespace}
     namespace.update(added)
     simulation.restore.append(partial(_take_out, namespace, tuple(added)))
     _put_generators(simulation, held, torch)
@@ -190,10 +187,13 @@ def _shared(type_: str) -> dict[str, Any]:
     return {**own, **dict.fromkeys(originals, ORIGINAL)}
 
 
-OF_MPS = ("current_allocated_memory", "driver_allocated_memory", "empty_cache", "manual_seed", "seed", "synchronize")
+OF_MPS = (
+    *("_get_default_mps_generator", "current_allocated_memory", "driver_allocated_memory", "empty_cache"),
+    *("manual_seed", "seed", "synchronize"),
+)
 OF_ACCELERATOR = (
     *("current_stream", "max_memory_allocated", "max_memory_reserved", "memory_allocated", "memory_reserved"),
-    "reset_peak_memory_stats",
+    *("memory_stats", "reset_accumulated_memory_stats", "reset_peak_memory_stats"),
 )
 
 LIBRARY = Library(

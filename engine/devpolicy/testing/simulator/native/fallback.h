@@ -32,9 +32,8 @@ inline Operator look_at(const c10::OperatorHandle& op, bool phantom) {
       "aten::index", "aten::_unsafe_index", "aten::_unsafe_masked_index", "aten::_unsafe_masked_index_put_accumulate"};
   static const std::unordered_set<std::string> putting{
       "aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index_put"};
-  static const std::unordered_set<std::string> mixing{
-      "aten::_pack_padded_sequence", "aten::_ctc_loss", "aten::_ctc_loss_backward", "aten::ctc_loss", "aten::lstm",
-      "aten::gru", "aten::rnn_tanh", "aten::rnn_relu"};
+  static const std::unordered_set<std::string> mixing{"aten::_pack_padded_sequence", "aten::_ctc_loss",
+                                                    "aten::_ctc_loss_backward", "aten::ctc_loss"};
   Operator found;
   const auto& schema = op.schema();
   const auto& name = schema.name();
@@ -115,31 +114,6 @@ class SameDevice {
   const c10::OperatorHandle& op_;
   const Operator& facts_;
   std::optional<c10::Device> first_, simulated_;
-};
-
-// Lets a kernel that takes no generator draw from a device's own numbers.
-class DrawFrom {
- public:
-  explicit DrawFrom(at::Generator of) : of_(std::move(of)) { exchange(); }
-  ~DrawFrom() { exchange(); }
-
- private:
-  void exchange() {
-    auto cpu = at::detail::getDefaultCPUGenerator();
-    auto* one = cpu.get<at::CPUGeneratorImpl>();
-    auto* other = of_.get<at::CPUGeneratorImpl>();
-    auto engine = one->engine();
-    one->set_engine(other->engine());
-    other->set_engine(engine);
-    auto single = one->next_float_normal_sample();
-    one->set_next_float_normal_sample(other->next_float_normal_sample());
-    other->set_next_float_normal_sample(single);
-    auto twice = one->next_double_normal_sample();
-    one->set_next_double_normal_sample(other->next_double_normal_sample());
-    other->set_next_double_normal_sample(twice);
-  }
-
-  at::Generator of_;
 };
 
 // Kernels run below autograd and autocast: both have done their part on the simulated tensors.

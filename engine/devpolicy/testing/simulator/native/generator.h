@@ -69,4 +69,29 @@ inline at::Generator unwrapped(const at::Generator& given) {
   return static_cast<Generator*>(given.unsafeGetGeneratorImpl())->inner();
 }
 
+// Lets a kernel that takes no generator draw from a device's own numbers.
+class DrawFrom {
+ public:
+  explicit DrawFrom(at::Generator of) : of_(std::move(of)) { exchange(); }
+  ~DrawFrom() { exchange(); }
+
+ private:
+  void exchange() {
+    auto cpu = at::detail::getDefaultCPUGenerator();
+    auto* one = cpu.get<at::CPUGeneratorImpl>();
+    auto* other = of_.get<at::CPUGeneratorImpl>();
+    auto engine = one->engine();
+    one->set_engine(other->engine());
+    other->set_engine(engine);
+    auto single = one->next_float_normal_sample();
+    one->set_next_float_normal_sample(other->next_float_normal_sample());
+    other->set_next_float_normal_sample(single);
+    auto twice = one->next_double_normal_sample();
+    one->set_next_double_normal_sample(other->next_double_normal_sample());
+    other->set_next_double_normal_sample(twice);
+  }
+
+  at::Generator of_;
+};
+
 }  // namespace devpolicy

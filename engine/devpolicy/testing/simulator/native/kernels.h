@@ -5,6 +5,7 @@
 #pragma once
 
 #include "fallback.h"
+#include "recurrent.h"
 
 #include <ATen/EmptyTensor.h>
 #include <ATen/ExpandUtils.h>
@@ -155,23 +156,32 @@ inline void record_stream(Tensor&, c10::Stream) {}  // memory is free as soon as
 
 // -- where a GPU takes another way
 
-// The backend that the CPU would choose, so that attention gives the CPU's numbers.
+// A tensor of the CPU with the sizes of another and without memory; that other may be one of those that only trace.
+inline Tensor shape_of(const Tensor& tensor) {
+  const auto* impl = tensor.unsafeGetTensorImpl();
+  c10::Storage nothing(c10::Storage::use_byte_size_t(), 0, c10::DataPtr(nullptr, c10::Device(DeviceType::CPU)),
+                       nullptr, /*resizable=*/false);
+  auto like = at::detail::make_tensor<c10::TensorImpl>(
+      std::move(nothing), c10::DispatchKeySet(c10::DispatchKey::CPU), tensor.dtype());
+  like.unsafeGetTensorImpl()->set_sizes_and_strides(impl->sizes(), impl->strides());
+  return like;
+}
+
+// The backend that the CPU would choose, so that attention gives the CPU's numbers. It reads sizes and strides only.
 template <int kind>
 int64_t sdp_choice(const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& mask,
                    double dropout, bool causal, std::optional<double> scale, bool grouped) {
-  const auto world = open_world(kind);
-  // The choice reads sizes and strides only, so in a phantom world a CPU tensor without memory will do.
-  World shapes = *world;
-  shapes.phantom = false;
-  Aliases aliases(shapes);
+  open_world(kind);
   std::optional<Tensor> like;
   if (mask && mask->defined()) {
-    like = aliases.enter(*mask);
+    like = shape_of(*mask);
     if (mask->requires_grad()) like->set_requires_grad(true);
   }
   Below below;
-  return at::_fused_sdp_choice(aliases.enter(query), aliases.enter(key), aliases.enter(value), like, dropout, causal,
-                               scale, grouped);
+  // Tracing is for what runs, and this does not.
+  c10::impl::ExcludeDispatchKeyGuard no_tracing(
+      c10::DispatchKeySet({c10::DispatchKey::Python, c10::DispatchKey::PythonTLSSnapshot}));
+  return at::_fused_sdp_choice(shape_of(query), shape_of(key), shape_of(value), like, dropout, causal, scale, grouped);
 }
 
 template <int kind>
@@ -256,12 +266,14 @@ inline bool no_ctc_loss_of_tensors(const Tensor&, const Tensor&, const Tensor&, 
   return false;
 }
 
-// A GPU runs a whole recurrent layer in one kernel, the CPU in another: the CPU's serves where nothing is learnt.
+// -- layouts that are not simulated
+
+// Torch's own words would be that there is no such backend.
 template <int kind>
-void recurrent(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
-  TORCH_CHECK_NOT_IMPLEMENTED(!c10::GradMode::is_enabled(), "recurrent layers are simulated without gradients: call '",
-                              op.schema().name(), "' under torch.no_grad(), or train on the CPU");
-  fallback<kind>(op, stack);
+void refuse_layout(const c10::OperatorHandle& op, torch::jit::Stack*) {
+  open_world(kind);
+  TORCH_CHECK_NOT_IMPLEMENTED(false, "sparse, nested and quantized tensors on ", kTypes[kind], " are not simulated ('",
+                              op.schema().operator_name(), "'): keep them on the CPU, or use dense ones");
 }
 
 // -- registration
@@ -279,13 +291,17 @@ inline bool prefers_fallback(const c10::OperatorHandle& op) {
 }
 
 template <int kind>
-void register_kernels(std::vector<std::unique_ptr<torch::Library>>& kept, c10::DispatchKey autograd) {
+void register_kernels(std::vector<std::unique_ptr<torch::Library>>& kept, c10::DispatchKey autograd,
+                      std::initializer_list<c10::DispatchKey> layouts) {
   const auto library = [&](const char* name, c10::DispatchKey key) -> torch::Library& {
     kept.push_back(std::make_unique<torch::Library>(torch::Library::IMPL, name, key, __FILE__, __LINE__));
     return *kept.back();
   };
   const auto everything = [] { return torch::CppFunction::makeFromBoxedFunction<&fallback<kind>>(); };
   library("_", kKeys[kind]).fallback(everything());
+  for (const auto layout : layouts) {
+    library("_", layout).fallback(torch::CppFunction::makeFromBoxedFunction<&refuse_layout<kind>>());
+  }
 
   auto& aten = library("aten", kKeys[kind]);
   std::unordered_set<std::string> own;
@@ -322,7 +338,7 @@ void register_kernels(std::vector<std::unique_ptr<torch::Library>>& kept, c10::D
   auto& above = library("aten", autograd);
   above.impl("scaled_dot_product_attention", attention<kind>);
   for (const auto* layer : {"lstm.input", "lstm.data", "gru.input", "gru.data", "rnn_tanh.input", "rnn_tanh.data",
-                            "rnn_relu.input", "rnn_relu.data"}) {
+                            "rnn_relu.input", "rnn_relu.data", "lstm_cell", "gru_cell"}) {
     impl(layer, torch::CppFunction::makeFromBoxedFunction<&recurrent<kind>>());
     above.impl(layer, torch::CppFunction::makeFromBoxedFunction<&recurrent<kind>>());
   }
@@ -340,9 +356,13 @@ inline void register_all_kernels() {
   // For good: torch would fill its dispatch tables anew each time that they are taken away.
   static auto* kept = new std::vector<std::unique_ptr<torch::Library>>();
   if (!kept->empty()) return;
-  register_kernels<kCuda>(*kept, c10::DispatchKey::AutogradCUDA);
-  register_kernels<kMps>(*kept, c10::DispatchKey::AutogradMPS);
-  register_kernels<kXpu>(*kept, c10::DispatchKey::AutogradXPU);
+  using Key = c10::DispatchKey;
+  register_kernels<kCuda>(*kept, Key::AutogradCUDA,
+                          {Key::SparseCUDA, Key::SparseCsrCUDA, Key::QuantizedCUDA, Key::NestedTensorCUDA});
+  register_kernels<kMps>(*kept, Key::AutogradMPS,
+                         {Key::SparseMPS, Key::SparseCsrMPS, Key::QuantizedMPS, Key::NestedTensorMPS});
+  register_kernels<kXpu>(*kept, Key::AutogradXPU,
+                         {Key::SparseXPU, Key::SparseCsrXPU, Key::QuantizedXPU, Key::NestedTensorXPU});
 }
 
 }  // namespace devpolicy

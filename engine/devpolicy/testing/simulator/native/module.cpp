@@ -1,6 +1,7 @@
 // Python's side of the simulated devices: put them in place, open and close a host, read and change its ledgers.
 //
-// The parts, one concern each: ledger.h, allocator.h, guard.h, generator.h, hooks.h, tensors.h, fallback.h, kernels.h.
+// The parts, one concern each: ledger.h, allocator.h, guard.h, generator.h, hooks.h, tensors.h, fallback.h,
+// recurrent.h, kernels.h.
 // They are headers of one translation unit, since torch's own headers are most of what a compiler has to read.
 
 #include "hooks.h"
