@@ -61,7 +61,7 @@ HEAVY = {
     *("accelerate", "haystack", "numpy", "safetensors", "scipy", "spacy", "torch", "transformers"),
     *("click", "highspy", "hypothesis", "psutil", "pynvml", "pytest", "rich"),
 }
-MAY_BE_HEAVY = ("adapters", "certify", "cli", "models", "probe", "testing")
+MAY_BE_HEAVY = ("cli", "testing")
 
 
 class Import(NamedTuple):

@@ -316,9 +316,17 @@ class TestWhoIsAsked:
             ("slow", 0, 23 * GIB),
         ]
 
-    def test_where_torch_cannot_say_the_order_it_is_the_bus_order(self):
+    @pytest.mark.parametrize(
+        "told",
+        [
+            Answer(faults=(("cuda", "no"),)),
+            Answer((card(uuid="GPU-fast"), card())),
+            Answer((card(uuid="GPU-fast"), card(uuid="GPU-unknown"))),
+        ],
+    )
+    def test_where_torch_cannot_say_the_order_of_all_it_is_the_bus_order(self, told):
         nvml = FakeNvml([{"uuid": "GPU-slow", "name": "slow"}, {"uuid": "GPU-fast", "name": "fast"}])
-        answer = accelerators(sources("nvidia", nvml=nvml, told={"cuda": Answer(faults=(("cuda", "no"),))}), RAM, {})
+        answer = accelerators(sources("nvidia", nvml=nvml, told={"cuda": told}), RAM, {})
         assert [gpu.name for gpu in answer.accelerators] == ["slow", "fast"]
 
     @pytest.mark.parametrize(

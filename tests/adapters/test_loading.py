@@ -170,6 +170,17 @@ def test_verify_finds_a_model_that_was_loaded_without_the_plan(saved: Saved) -> 
     assert any(line.startswith("lm_head.weight: planned on disk, is on cpu") for line in differences)
 
 
+def test_verify_wants_buffers_where_their_module_runs(tmp_path: Path) -> None:
+    import accelerate
+
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4)).eval()
+    text = f"prefer = 'cpu'\nmemory.disk.path = '{tmp_path}'\n[offload]\n1 = 'disk'\n"
+    made = plan(Policy.parse(text), ModelTree.from_module(model), HOST)
+    accelerate.dispatch_model(model, made.to_hf_kwargs()["device_map"], main_device="cpu", offload_dir=str(tmp_path))
+    assert made.verify(model) == []
+    assert model[1].running_mean.device.type == "cpu"
+
+
 def test_verify_names_tensors_that_the_plan_does_not_know() -> None:
     tree = ModelTree.from_module(torch.nn.Sequential(torch.nn.Linear(2, 2)))
     made = plan(Policy.parse('prefer = "cpu"'), tree, HOST)

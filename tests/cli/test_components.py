@@ -232,3 +232,14 @@ def test_a_component_of_any_name_is_given_a_model(tmp_path: Path) -> None:
     result = invoke("plan", str(policy), "--host", "cpu-only", "--model", "2nd réader.x y=gpt2", "--format", "json")
     plans = json.loads(result.stdout)["components"]
     assert [(name, len(plan["placements"]) > 1) for name, plan in plans.items()] == [("2nd réader.x y", True)]
+
+
+def test_check_tells_a_model_for_a_component_that_no_policy_has(tmp_path: Path) -> None:
+    """It was read, compared with nothing, and nothing was said."""
+    policy = tmp_path / "p.toml"
+    policy.write_text('prefer = "cpu"\n[component.reader]\n[profile.p.component.ranker]\nneeds = "1 GiB"\n')
+    for name, status, said in [("reader", 0, ""), ("ranker", 0, ""), ("raeder", 2, "did you mean `reader`?")]:
+        result = invoke("check", str(policy), "--model", f"{name}=gpt2")
+        assert result.status == status
+        assert said in result.stderr
+    assert "without a name is for every policy" in invoke("check", "cpu-only", "--model", "a=gpt2").stderr

@@ -36,7 +36,7 @@ def test_no_tests_are_no_success(folder: Path) -> None:
     (folder / "empty").mkdir()
     for arguments, said in [
         (("empty",), "there is no `[[test]]` in `empty`"),
-        (("good.toml", "--run", "god"), "no test is named like `god`: did you mean `good`?"),
+        (("good.toml", "--run", "god"), "no test is named like `god`\n  = help: did you mean `good`?"),
     ]:
         result = invoke("test", *arguments)
         assert (result.status, result.stdout) == (2, "")
@@ -106,3 +106,9 @@ def test_github_annotates_the_line_of_what_failed() -> None:
 @pytest.mark.usefixtures("folder")
 def test_the_number_of_processes_changes_nothing() -> None:
     assert invoke("test", ".", "-j", "2") == invoke("test", ".", "-j", "1")
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_file_that_is_named_in_several_ways_is_tested_once(folder: Path) -> None:
+    told = invoke("test", "good.toml", "./good.toml", str(folder / "good.toml"), "--format", "json").stdout
+    assert [file["file"] for file in json.loads(told)["files"]] == ["good.toml"]

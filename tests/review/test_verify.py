@@ -320,3 +320,12 @@ def test_a_property_may_be_about_a_class_of_the_policy(tmp_path: Path) -> None:
     shown = invoke("verify", str(policy), "-p", "never_on:small", *SMALL)
     assert 'always = "never_on:small"' in shown.stdout
     assert "did you mean `small`?" in invoke("verify", str(policy), "-p", "never_on:smal", *SMALL).stderr
+
+
+def test_two_terms_of_one_type_are_reached_one_by_one(tmp_path: Path) -> None:
+    """A device table that no host has was proved to be reachable, because its type serves behind it."""
+    policy = tmp_path / "p.toml"
+    policy.write_text('prefer = [{ device = "cuda", count = 3 }, "cuda"]\n')
+    few = invoke("verify", str(policy), "-p", "every_rule_reachable", *SMALL, "--accelerators", "2")
+    assert "`prefer cuda`: decides nothing" in few.stdout
+    assert invoke("verify", str(policy), "-p", "every_rule_reachable", *SMALL, "--accelerators", "3").status == 0

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from devpolicy.language.policy import Policy
-from devpolicy.review.outcome import overflow_name, term_name, variants_of
+from devpolicy.review.outcome import overflow_name, term_names, variants_of
 from devpolicy.review.run import Result
 from devpolicy.review.suites import Suite
 
@@ -40,7 +40,7 @@ def deciders(policy: Policy, *, as_asked: bool = False, overflow: bool = True) -
         names: list[str | None] = [entry.name for entry in variant.components]
         for name in names or [None]:
             flat = variant.for_component(name)
-            found += [term_name(variant, name, term) for term in flat.prefer]
+            found += term_names(variant, name, flat.prefer)
             found += [rule.name for rule in flat.rules]
             found += [overflow_name(variant, name)] if overflow and flat.overflow else []
     return list(dict.fromkeys(found))

@@ -59,7 +59,8 @@ class Outcome:
 
     def fired(self) -> set[str]:
         """Return the names of what decided something: rules, also one that refuses, `overflow`, and `prefer TERM`."""
-        names = {term_name(self.written, self.component, term) for term, told in self.terms if told == "serves"}
+        tried = term_names(self.written, self.component, [term for term, _ in self.terms])
+        names = {name for name, (_, told) in zip(tried, self.terms, strict=True) if told == "serves"}
         if self.refusal is not None:
             return names | {rule.name for rule in self.policy.rules if rule.place and rule.place == self.refusal.place}
         if self.plan is not None:
@@ -72,10 +73,15 @@ class Outcome:
         return names
 
 
-def term_name(policy: Policy, component: str | None, term: object) -> str:
-    """Return what a term of `prefer` is called in reports: `prefer cuda`, or `component.NAME prefer cuda`."""
+def term_names(policy: Policy, component: str | None, terms: Sequence[object]) -> list[str]:
+    """Return what the terms of `prefer`, from the first, are called in reports: `component.NAME prefer cuda`.
+
+    A device table and its type look alike: the later one of two is told apart by its number.
+    """
     own = next((entry.name for entry in speaking(policy, component) if entry.prefer), None)
-    return f"prefer {term}" if own is None else f"component.{own} prefer {term}"
+    head = "prefer" if own is None else f"component.{own} prefer"
+    texts = list(map(str, terms))
+    return [f"{head} {text}" + f" (no. {at + 1})" * (text in texts[:at]) for at, text in enumerate(texts)]
 
 
 def overflow_name(policy: Policy, component: str | None) -> str:

@@ -46,7 +46,11 @@ def gather(names: Iterable[str | os.PathLike[str]], *, beside: bool = True, aske
     findings: list[Diagnostic] = []
     library = Library()
     suites: list[Suite] = []
-    for file in dict.fromkeys(file for name in names for file in _sources(name, with_beside=beside)):
+    files: dict[Path, str] = {}
+    for name in names:
+        for file in _sources(name, with_beside=beside):
+            files.setdefault(Path(file).absolute(), file)  # `p.toml` and `./p.toml` are one file
+    for file in files.values():
         try:
             suites.append(_suite(file, library, asked))
         except PolicyError as broken:

@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING
 
 import click
 
+from devpolicy._tables import did_you_mean
 from devpolicy.api.inputs import own_tree
 from devpolicy.cli import complete
 from devpolicy.cli.inputs import load_model, model_help, named_models
 from devpolicy.cli.report import findings_of, for_machines, painted, rendered, write_findings
 from devpolicy.cli.session import Session, common, pass_session
-from devpolicy.errors import ModelError, PolicyError
+from devpolicy.errors import Diagnostic, ModelError, PolicyError
 from devpolicy.language.layers import addresses, in_order, source
 from devpolicy.language.policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from devpolicy.errors import Diagnostic
+    from devpolicy.language.policy import Component
     from devpolicy.model import ModelTree
 
 
@@ -54,6 +55,8 @@ def command(session: Session, policies: tuple[str, ...], strict: bool, model: tu
     models = _Models(session, model)
     found = {name: _findings(name, models) for name in dict.fromkeys(policies)}
     every = [finding for findings in found.values() for finding in findings]
+    if not any(finding.severity == "error" for finding in every):
+        models.check_names()
     errors = sum(finding.severity == "error" for finding in every)
     warnings = len(every) - errors
     if session.json:
@@ -92,9 +95,29 @@ class _Models:
                 self.every.append(load_model(session, model))
             else:
                 self.named[name] = load_model(session, model)
+        self._components: dict[str, Component] = {}
+
+    def check_names(self) -> None:
+        """Raise `PolicyError`, DP202, for models of components that no policy has: they were compared with nothing."""
+        missing = [name for name in self.named if not any(addresses(one, name) for one in self._components.values())]
+        known = list(self._components)
+        findings = [
+            Diagnostic(
+                "DP202",
+                f"no policy that is checked has a component `{name}`",
+                help=did_you_mean(name, known) if known else "a model without a name is for every policy",
+            )
+            for name in missing
+        ]
+        if findings:
+            raise PolicyError(findings)
 
     def of_components(self, policy: Policy, findings: list[Diagnostic]) -> dict[str, ModelTree]:
         """Return the models of a policy's components. One that is not here is a warning: it may be elsewhere."""
+        from devpolicy.review.outcome import variants_of
+
+        for variant in variants_of(policy) if self.named else ():
+            self._components |= {entry.name: entry for entry in variant.components}
         trees: dict[str, ModelTree] = {}
         meant = [name for name in self.named if any(addresses(entry, name) for entry in policy.components)]
         for name in in_order(policy, meant):
