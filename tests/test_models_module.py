@@ -104,6 +104,16 @@ def test_a_tensor_made_of_others_counts_the_bytes_of_its_parts():
     assert ModelTree.from_module(root).bytes_as() == 7
 
 
+def test_ties_that_a_model_declares_are_read_where_both_ends_exist_and_hold_no_data():
+    with torch.device("meta"):
+        root = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2, bias=False)})
+    root.all_tied_weights_keys = {"b.weight": "a.weight", "b.bias": "a.bias", "c.weight": "a.weight"}
+    assert ModelTree.from_module(root).ties == (("a.weight", "b.weight"),)
+    assert ModelTree.from_module(nn.Sequential(root)).ties == (("0.a.weight", "0.b.weight"),)
+    root["b"] = nn.Linear(2, 2, bias=False)
+    assert ModelTree.from_module(root).ties == ()
+
+
 def test_reading_is_linear_in_time_and_small_in_memory():
     def best(count):
         model = nn.ModuleList(Block() for _ in range(count))

@@ -167,3 +167,16 @@ def test_a_unit_that_goes_says_what_it_frees_and_adds_and_what_would_go_next() -
         "overflow: frees 30 B, and is predicted to add 3e-06 ms to each token; "
         "next would be `model.layers.2`: 30 B, 3e-06 ms"
     ]
+
+
+def test_without_an_answer_what_runs_once_is_not_divided_by_the_tokens_of_the_default_answer():
+    tree = ModelTree.load("bart-large")
+    host = Host([Accelerator("cuda", memory="24 GiB")], memory="64 GiB")
+    reading = {}
+    for said in ("", "new_tokens = 0", "new_tokens = 1"):
+        policy = Policy.parse(f'prefer = "cuda"\nsplit = "fastest"\n[workload]\n{said}')
+        prediction = make_plan(policy, tree, host).prediction
+        assert prediction is not None
+        reading[said] = prediction.reading_ns, dict(prediction.assumes)["new_tokens"]
+    assert [tokens for _, tokens in reading.values()] == [256, 0, 1]
+    assert reading["new_tokens = 0"][0] == reading["new_tokens = 1"][0] > reading[""][0]

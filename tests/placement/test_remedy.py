@@ -47,6 +47,13 @@ def _apply(line: str, policy: Policy, host: Host) -> tuple[Policy, Host, Policy,
     if found := re.fullmatch(r"(.+) more on `(\w+):(\d+)` would do", line):
         size, kind, number = parse_size(found[1]), found[2], int(found[3])
         return policy, _grown(host, kind, number, size), policy, _grown(host, kind, number, size - 256 * MIB)
+    if found := re.fullmatch(r"(.+) more on each of (.+) would do", line):
+        size, names = parse_size(found[1]), re.findall(r"`(\w+):(\d+)`", found[2])
+        more = less = host
+        for kind, number in names:
+            more = _grown(more, kind, int(number), size)
+            less = _grown(less, kind, int(number), size - 256 * MIB)
+        return policy, more, policy, less
     if found := re.fullmatch(r"(\d+) more devices? like `(\w+):(\d+)`", line):
         like = next(one for one in host.devices(found[2]) if one.id == int(found[3]))
         counts = int(found[1]), int(found[1]) - 1
@@ -178,3 +185,25 @@ def test_every_suggestion_works_and_the_next_smaller_one_does_not(
     tree = _model(blocks=blocks, kv=kv)
     if not _works(policy, tree, host):
         _check(policy, tree, host)
+
+
+def test_where_two_devices_are_too_small_for_what_rules_run_there_more_on_each_of_them_is_suggested():
+    policy = Policy.parse(
+        """
+        prefer = "cuda"
+        [[rule]]
+        name = "first"
+        match = "layers.{0..3}"
+        prefer = "cuda:0"
+        [[rule]]
+        name = "second"
+        match = "layers.{4..7}"
+        prefer = "cuda:1"
+        """
+    )
+    host = Host([Accelerator("cuda", memory="2 GiB")] * 2, memory="64 GiB")
+    lines = _help(policy, _model(), host)
+    assert any(line.endswith("more on each of `cuda:0`, `cuda:1` would do") for line in lines), lines
+    for line in lines:
+        changed, larger, same, smaller = _apply(line, policy, host)
+        assert _works(changed, _model(), larger) and not _works(same, _model(), smaller)

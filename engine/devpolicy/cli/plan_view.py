@@ -82,8 +82,9 @@ def _predicted(prediction: Prediction) -> list[tuple[str, str]]:
         name: f"{value:,}" if name in ("crossing_ns", "new_tokens") else f"{value / 1e9:.0f} GB/s"
         for name, value in prediction.assumes
     }
+    once = "each token" if dict(prediction.assumes).get("new_tokens") else "one pass, without an answer"
     return [
-        ("predicted", f"{as_ms(prediction.ns)} for each token: {', '.join(parts)}; nothing was measured"),
+        ("predicted", f"{as_ms(prediction.ns)} for {once}: {', '.join(parts)}; nothing was measured"),
         ("assumed", ", ".join(f"{name} {text}" for name, text in constants.items())),
     ]
 

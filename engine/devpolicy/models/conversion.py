@@ -19,17 +19,18 @@ class Source(NamedTuple):
     converted: bool
 
 
-def converted_names(module: Any) -> frozenset[str]:
-    """Return the full names of tensors that loading converts, for a Transformers model or a module that holds one.
+def converted_names(found: Iterable[tuple[str, Any]]) -> frozenset[str]:
+    """Return the full names of tensors that loading converts, for the Transformers models among modules by path.
 
-    Read from the rules alone, as if the checkpoint were in its published form. Empty for any other module.
+    Parents come first. Read from the rules alone, as if the checkpoint were in its published form.
     """
     transformers = sys.modules.get("transformers")
     if transformers is None:
-        return frozenset()  # then this is none of its models
+        return frozenset()  # then none is one of its models
     names: set[str] = set()
-    for path, model in _models(module, transformers):
-        reversed_rules = [rule.reverse_transform() for rule in _rules(model)[1]]
+    models = [(path, part) for path, part in found if isinstance(part, transformers.PreTrainedModel)]
+    for path, model in _outermost(models):
+        reversed_rules = [rule.reverse_transform() for rule in _rules(_Known(model, path, models))[1]]
         prefix = f"{path}." if path else ""
         if reversed_rules:
             names.update(
@@ -57,17 +58,30 @@ def sources(model: Any, keys: Iterable[str]) -> Iterator[Source]:
         yield Source(key, tuple(target for target in names if target in meta), converted=True)
 
 
-def _models(module: Any, transformers: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the outermost Transformers models in a module."""
+def _outermost(models: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Yield the models that stand in no other, of models by path, the outer ones first."""
     outer: list[str] = []
-    base = transformers.PreTrainedModel
-    if isinstance(module, base):
-        yield "", module
-        return
-    for path, part in module.named_modules():
-        if isinstance(part, base) and not any(path.startswith(f"{above}.") for above in outer):
+    for path, model in models:
+        if not any(not above or path.startswith(f"{above}.") for above in outer):
             outer.append(path)
-            yield path, part
+            yield path, model
+
+
+class _Known:
+    """A model in which Transformers looks for models: those that are known, without a walk over all its modules."""
+
+    def __init__(self, model: Any, path: str, models: Iterable[tuple[str, Any]]) -> None:
+        self._model = model
+        prefix = f"{path}." if path else ""
+        inner = {id(one): (name.removeprefix(prefix), one) for name, one in models if name.startswith(prefix)}
+        self._models = [("", model), *(pair for key, pair in inner.items() if key != id(model))]
+
+    def named_modules(self) -> Iterator[tuple[str, Any]]:
+        """Yield the model and those inside it, each once, by path."""
+        return iter(self._models)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
 
 
 def _rules(model: Any) -> tuple[list[Any], list[Any]]:

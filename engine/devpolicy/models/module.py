@@ -7,7 +7,9 @@ activations) is in `devpolicy.models.facts`, what its loading converts in `devpo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._tables import did_you_mean
@@ -54,17 +56,15 @@ def read_module(
         raise ModelError(message) from None
     if not isinstance(module, nn.Module):
         raise ModelError(f"a model is read from a `torch.nn.Module`, not from {type(module).__name__} objects")
-    found = list(_walk(module))
-    reader = _TensorReader(unloaded=unloaded)
-    converted = converted_names(module)
-    modules = tuple(Module(path, type(part).__name__, *reader.read(path, part, converted)) for path, part in found)
-    config, prefix = config_of(found)
+    reader = _Reader(unloaded=unloaded)
+    modules = tuple([reader.read(path, part) for path, part in _walk(module)])
+    config, prefix = config_of(reader.declaring)
     facts = derive(config, [(entry.path, entry.cls) for entry in modules], prefix)
     return ModelTree(
         name=name or _name(module, config),
-        modules=modules,
-        ties=_tied([*reader.identical(), *_declared(found, reader.meta)], reader.order),
-        no_split=_no_split(found) if no_split is None else _checked(no_split, modules),
+        modules=_not_in_place(modules, converted_names(reader.declaring)),
+        ties=_tied([*reader.identical, *_declared(reader.declaring, unloaded=unloaded)], modules),
+        no_split=_no_split(reader.declaring) if no_split is None else _checked(no_split, modules),
         **facts,
     )
 
@@ -83,71 +83,89 @@ def _walk(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         if count > LARGEST_TREE:
             raise ModelError(f"the model has more than {LARGEST_TREE} modules, counting shared ones at each path")
         yield path, module
-        children = [(name, child) for name, child in module._modules.items() if child is not None]
+        children = module._modules
         if children:
             if id(module) in inside:
                 raise ModelError(f"module `{path}` contains itself")
             inside.add(id(module))
             waiting.append(("", None, id(module)))
-            waiting += [(join(path, name), child, 0) for name, child in reversed(children)]
+            prefix = f"{path}." if path else ""
+            waiting += [(prefix + name, child, 0) for name, child in reversed(children.items()) if child is not None]
 
 
-class _TensorReader:
-    """Turns torch tensors into `Tensor` values, one for all that are alike, and notes which are one object."""
+class _Reader:
+    """Reads one module after the other, with one tuple of tensors for all that are alike.
+
+    Everything that is asked of a module is asked here, in one visit: in a large model each visit waits for memory.
+    """
 
     def __init__(self, *, unloaded: bool) -> None:
         self._unloaded = unloaded
-        self.order: dict[str, int] = {}  # full name -> its place
-        self._made: dict[tuple[object, ...], Tensor] = {}
-        self._tuples: dict[tuple[Tensor, ...], tuple[Tensor, ...]] = {}
-        self._dtypes: dict[object, str] = {}
-        self._parts: dict[type, bool] = {}  # whether tensors of this type are made of others
-        self._objects: dict[int, list[str]] = {}
-        self.meta: set[str] = set()  # names of tensors that hold no data yet
+        self._classes: dict[type, tuple[str, bool]] = {}  # its name, and whether it declares blocks
+        self._made: dict[tuple[object, ...], tuple[Tensor, ...]] = {(): ()}
+        self._first: dict[int, str] = {}  # the first name of each object
+        self.identical: list[tuple[str, str]] = []  # pairs of names that are one object
+        self.declaring: list[tuple[str, nn.Module]] = []  # modules that say more than their tensors
 
-    def read(self, path: str, module: nn.Module, converted: frozenset[str]) -> tuple[tuple[Tensor, ...], bool]:
-        """Return the tensors that `module` holds itself, and whether they will be read in place."""
-        tensors, in_place = [], True
-        transient = module._non_persistent_buffers_set
+    def read(self, path: str, module: nn.Module) -> Module:
+        """Return what `module` is and holds itself."""
+        own, kind = module.__dict__, type(module)
+        cls, declares = self._classes.get(kind) or self._class(kind)
+        if declares or "config" in own or "_no_split_modules" in own or "all_tied_weights_keys" in own:
+            self.declaring.append((path, module))
+        prefix = f"{path}." if path else ""
+        alike: list[tuple[object, ...]] = []
+        in_place = True
         for buffer, held in ((False, module._parameters), (True, module._buffers)):
             for name, tensor in held.items():
                 if tensor is None:
                     continue
-                full = join(path, name)
-                persistent = not (buffer and name in transient)
-                tensors.append(self._tensor(full, name, tensor, buffer=buffer, persistent=persistent))
-                self.order[full] = len(self.order)
-                self._objects.setdefault(id(tensor), []).append(full)
-                if self._unloaded or tensor.is_meta:
-                    self.meta.add(full)
-                if persistent and (full in converted or full not in self.meta):
+                full = prefix + name
+                persistent = not (buffer and name in module._non_persistent_buffers_set)
+                try:
+                    alike.append((name, tensor.shape, tensor.dtype, type(tensor), buffer, persistent))
+                except RuntimeError:
+                    raise _lazy(full) from None
+                first = self._first.setdefault(id(tensor), full)
+                if first is not full:
+                    self.identical.append((first, full))
+                if persistent and not (self._unloaded or tensor.is_meta):
                     in_place = False
-        made = tuple(tensors)
-        return self._tuples.setdefault(made, made), in_place
+        key = tuple(alike)
+        tensors = self._made.get(key)
+        if tensors is None:
+            tensors = tuple(_tensors(module))
+            if not any(hasattr(kind, "__tensor_flatten__") for _, _, _, kind, _, _ in alike):
+                self._made[key] = tensors
+        return Module(path, cls, tensors, in_place)
 
-    def identical(self) -> list[list[str]]:
-        """Return the groups of names that are one object."""
-        return [names for names in self._objects.values() if len(names) > 1]
+    def _class(self, kind: type) -> tuple[str, bool]:
+        found = self._classes[kind] = kind.__name__, hasattr(kind, "_no_split_modules")
+        return found
 
-    def _tensor(self, full: str, name: str, tensor: Any, *, buffer: bool, persistent: bool) -> Tensor:
-        try:
-            shape = tuple(tensor.shape)
-        except RuntimeError:
-            raise ModelError(f"tensor `{full}` has no shape yet: run one batch through its lazy module first") from None
-        dtype = self._dtypes.get(tensor.dtype)
-        if dtype is None:
-            dtype = self._dtypes[tensor.dtype] = str(tensor.dtype).removeprefix("torch.")
-        kind = type(tensor)
-        if kind not in self._parts:
-            self._parts[kind] = hasattr(kind, "__tensor_flatten__")
-        if self._parts[kind] or dtype not in DTYPE_BITS:
-            # Quantised tensors of torchao show the shape that they stand for; their parts are what is stored.
-            shape, dtype = (_stored_bytes(tensor),), "uint8"
-        key = (name, shape, dtype, buffer, persistent)
-        made = self._made.get(key)
-        if made is None:
-            made = self._made[key] = Tensor(name, shape, dtype, buffer=buffer, persistent=persistent)
-        return made
+
+def _lazy(full: str) -> ModelError:
+    return ModelError(f"tensor `{full}` has no shape yet: run one batch through its lazy module first")
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Yield the tensors that `module` holds itself."""
+    for name, tensor in module._parameters.items():
+        if tensor is not None:
+            yield Tensor(name, *_stored(tensor))
+    for name, held in module._buffers.items():
+        if held is not None:
+            persistent = name not in module._non_persistent_buffers_set
+            yield Tensor(name, *_stored(held), buffer=True, persistent=persistent)
+
+
+def _stored(tensor: Any) -> tuple[tuple[int, ...], str]:
+    """Return the shape and the dtype of what is stored of a tensor."""
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if hasattr(tensor, "__tensor_flatten__") or dtype not in DTYPE_BITS:
+        # Quantised tensors of torchao show the shape that they stand for; their parts are what is stored.
+        return (_stored_bytes(tensor),), "uint8"
+    return tuple(tensor.shape), dtype
 
 
 def _stored_bytes(tensor: Any) -> int:
@@ -157,35 +175,48 @@ def _stored_bytes(tensor: Any) -> int:
     return sum(_stored_bytes(getattr(tensor, name)) for name in names)
 
 
-def _declared(found: Iterable[tuple[str, nn.Module]], meta: set[str]) -> Iterator[list[str]]:
+def _declared(declaring: Iterable[tuple[str, nn.Module]], *, unloaded: bool) -> Iterator[list[str]]:
     """Yield the ties that Transformers models declare and that loading will make.
 
     In memory, identity is the truth: loading may have found two different weights and left them so.
     """
-    for path, module in found:
+    for path, module in declaring:
         keys = module.__dict__.get("all_tied_weights_keys")
-        if isinstance(keys, dict):
-            for target, source in keys.items():
-                names = [join(path, str(source)), join(path, str(target))]
-                if all(name in meta for name in names):
-                    yield names
+        for names in keys.items() if isinstance(keys, dict) else ():
+            try:
+                meta = [tensor.is_meta for tensor in attrgetter(*names)(module)]
+            except AttributeError:  # a part that this model does not have
+                continue
+            if unloaded or all(meta):
+                yield [join(path, name) for name in reversed(names)]
 
 
-def _tied(groups: list[list[str]], order: dict[str, int]) -> tuple[tuple[str, ...], ...]:
+def _tied(groups: list[Sequence[str]], modules: Iterable[Module]) -> tuple[tuple[str, ...], ...]:
     """Return groups of names that are one tensor, in the order of the tensors; a tensor alone is tied to nothing."""
+    if not groups:
+        return ()
+    names = (join(module.path, tensor.name) for module in modules for tensor in module.tensors)
+    order = {name: place for place, name in enumerate(names)}
     return tuple(tuple(names) for names in united(groups, key=order.__getitem__) if len(names) > 1)
 
 
-def _no_split(found: Iterable[tuple[str, nn.Module]]) -> frozenset[str]:
-    by_class: dict[type, object] = {}
+def _not_in_place(modules: tuple[Module, ...], converted: frozenset[str]) -> tuple[Module, ...]:
+    """Return the modules with those marked whose weights cannot be read in place because loading converts them."""
+    if not converted:
+        return modules
+    return tuple(
+        replace(module, in_place=False)
+        if any(join(module.path, tensor.name) in converted for tensor in module.tensors)
+        else module
+        for module in modules
+    )
+
+
+def _no_split(declaring: Iterable[tuple[str, nn.Module]]) -> frozenset[str]:
     names: set[str] = set()
-    for _, module in found:
-        cls = type(module)
-        if cls not in by_class:
-            by_class[cls] = getattr(cls, "_no_split_modules", None)
-        declared = module.__dict__.get("_no_split_modules", by_class[cls])
-        if declared:
-            names.update(str(entry) for entry in declared)
+    for _, module in declaring:
+        declared = module.__dict__.get("_no_split_modules", getattr(type(module), "_no_split_modules", None))
+        names.update(str(entry) for entry in declared or ())
     return frozenset(names)
 
 

@@ -38,7 +38,9 @@ class Costs:
     def __init__(self, tree: ModelTree, workload: Workload, sizing: Sizing, speeds: Speeds) -> None:
         self.tree = tree
         self.batch = workload.batch
-        self.tokens = workload.new_tokens or NEW_TOKENS
+        self.answer = NEW_TOKENS if workload.new_tokens is None else workload.new_tokens
+        self.tokens = max(1, self.answer)
+        """How often the model runs in a request: once for each token of the answer, and for a prompt alone once."""
         self.sizing = sizing
         self.speeds = speeds
         self.crossing = speeds.crossing_ns * 10**9 * self.tokens
@@ -132,5 +134,5 @@ def predict(units: Sequence[Unit], solution: Solution, world: World) -> Predicti
         assumes["disk"] = costs.speeds.disk
     if crossings:
         assumes["crossing_ns"] = costs.speeds.crossing_ns
-    assumes["new_tokens"] = costs.tokens
+    assumes["new_tokens"] = costs.answer
     return Prediction(reading // each, streaming // each, crossings, crossing // each, tuple(assumes.items()))

@@ -6,7 +6,7 @@ suggested is known to work. It changes nothing itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -51,11 +51,13 @@ def _present(policy: Policy, host: Host) -> Iterator[tuple[Term, list[Accelerato
 def _memory(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
     for term, named in _present(policy, host):
         largest = max(named, key=lambda one: (one.free, -(one.id or 0)))
-        grown = partial(_grown, host, largest)
         only = replace(policy, prefer=(term,))
-        steps = _least(_MOST_STEPS, partial(_with_host, attempt, only, grown))
-        if steps is not None:
-            yield f"{_exactly(steps)} more on `{largest.type}:{largest.id}` would do"
+        for which in ([largest], named)[: len(named)]:
+            steps = _least(_MOST_STEPS, partial(_with_host, attempt, only, partial(_grown, host, which)))
+            if steps is not None:
+                each = "each of " if len(which) > 1 else ""
+                yield f"{_exactly(steps)} more on {each}{', '.join(f'`{one.type}:{one.id}`' for one in which)} would do"
+                break
 
 
 def _exactly(steps: int) -> str:
@@ -68,13 +70,14 @@ def _with_host(attempt: Attempt, policy: Policy, change: Callable[[int], Host], 
     return attempt(policy, change(steps))
 
 
-def _grown(host: Host, one: Accelerator, steps: int) -> Host:
+def _grown(host: Host, which: Sequence[Accelerator], steps: int) -> Host:
     more = steps * FREE_STEP
-    grown = replace(one, memory=one.memory + more, free=one.free + more)
-    accelerators = tuple(grown if other == one else other for other in host.accelerators)
-    if one.unified:
-        return replace(host, accelerators=accelerators, memory=host.memory + more, free=host.free + more)
-    return replace(host, accelerators=accelerators)
+    accelerators = tuple(
+        replace(one, memory=one.memory + more, free=one.free + more) if one in which else one
+        for one in host.accelerators
+    )
+    pool = more if any(one.unified for one in which) else 0
+    return replace(host, accelerators=accelerators, memory=host.memory + pool, free=host.free + pool)
 
 
 def _devices(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
