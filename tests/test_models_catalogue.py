@@ -114,7 +114,7 @@ def test_an_unknown_name_is_answered_with_the_likely_one():
     with pytest.raises(ModelError) as refused:
         ModelTree.load("lama-3.1-8b")
     assert refused.value.code == "DP202"
-    assert refused.value.diagnostics[0].help == "did you mean `llama-3.1-8b`?"
+    assert refused.value.diagnostics[0].help.startswith("did you mean `llama-3.1-8b`?")
 
 
 def test_the_catalogue_is_read_without_torch():
