@@ -210,7 +210,7 @@ def test_what_the_model_itself_holds_says_nothing_of_modules_that_the_plan_lacks
 
 def test_verify_takes_a_module_and_nothing_else() -> None:
     made = plan(Policy.parse('prefer = "cpu"'), ModelTree.from_module(torch.nn.Linear(2, 2)), HOST)
-    with pytest.raises(PlanError, match=r"not a str"):
+    with pytest.raises(PlanError, match=r"not a value of type str"):
         made.verify("llama-3.1-8b")
 
 

@@ -12,6 +12,7 @@ from tests.worlds import World, worlds
 from devpolicy import Accelerator, ComponentDevice, Device, DeviceMap, Host, ModelTree, Policy
 from devpolicy.language.policy import Amount, Component, Term
 from devpolicy.language.properties import OF_A_PLAN, Property
+from devpolicy.model import KVCache, Module
 from devpolicy.models import model_catalogue
 from devpolicy.placement.plan import Placements, Plan
 from devpolicy.review.holds import complaints
@@ -198,6 +199,14 @@ def test_the_recount_is_what_the_ledger_says_of_every_shipped_model(name: str) -
     """One has linear attention, whose states are float32: they were counted at the width of keys and values."""
     policy = Policy.parse('prefer = "cuda"\noverflow = "cpu"\n')
     tree, host = ModelTree.load(name), Host.load("8x80gb")
+    plan = ask(policy, tree, host).plan
+    assert plan is not None
+    compare(plan, tree, policy, host)
+
+
+def test_a_model_without_tensors_keeps_no_cache() -> None:
+    policy, host = Policy.parse('prefer = "cuda"\n'), Host.load("1x8gb")
+    tree = ModelTree("empty", (Module("", "Model"),), kv_cache=(KVCache("", 1),))
     plan = ask(policy, tree, host).plan
     assert plan is not None
     compare(plan, tree, policy, host)

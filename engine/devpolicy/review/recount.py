@@ -80,7 +80,9 @@ def recount(plan: Plan, tree: ModelTree, policy: Policy, seats: dict[str, Seat])
         elif device in kept:
             device = main  # buffers stay where the module runs
         loads.setdefault(device, Load()).weights += 0 if name in again else tensor.bytes_as(dtype)
-    for device in loads.keys() & running:  # a model without tensors runs nowhere
+    if not loads:
+        return {}  # a model without tensors runs nowhere, and caches nothing
+    for device in loads.keys() & running:
         loads[device].activations = _activations(tree, policy)
     for module, size in _caches(tree, policy):
         keys = keys_of(module, given)
