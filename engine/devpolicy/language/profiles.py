@@ -61,25 +61,22 @@ def overlaid(
     policy: Policy, host: Host, profile: str | None, overrides: Sequence[str], environment: Environment | None
 ) -> Policy:
     """Return a policy with what belongs to one host laid over it: `Policy.overlaid`."""
-    profile = policy.asked.profile if profile is None else profile
-    overrides = (*policy.asked.overrides, *overrides)
-    if profile is None and not overrides and not policy.profiles:
+    asked = _asked(policy, profile, overrides)
+    if asked == Asked() and not policy.profiles:
         return policy
-    _check_known(policy, profile)
-    automatic, notices = _automatic(policy, host, profile, environment)
+    automatic, notices = _automatic(policy, host, asked.profile, environment)
     if len(automatic) > 1:
         _refuse_conflicts(policy, automatic)
-    applied = [*automatic, *([profile] if profile is not None else [])]
-    return replace(laid(policy, applied, overrides), notices=(*policy.notices, *notices))
+    applied = [*automatic, *([asked.profile] if asked.profile is not None else [])]
+    return replace(laid(policy, applied, asked.overrides), notices=(*policy.notices, *notices))
 
 
 def asking(policy: Policy, profile: str | None, overrides: Sequence[str]) -> Policy:
     """Return a policy that is asked for with a profile and single values on every host: `Policy.asking`."""
-    profile = policy.asked.profile if profile is None else profile
-    overrides = (*policy.asked.overrides, *overrides)
-    _check_known(policy, profile)
-    laid(policy, [profile] if profile is not None else [], overrides)  # what cannot be read is no host's matter
-    return replace(policy, asked=Asked(profile, overrides))
+    asked = _asked(policy, profile, overrides)
+    # What cannot be read is no host's matter.
+    laid(policy, [asked.profile] if asked.profile is not None else [], asked.overrides)
+    return replace(policy, asked=asked)
 
 
 def applying(policy: Policy, host: Host) -> Policy:
@@ -91,11 +88,14 @@ def applying(policy: Policy, host: Host) -> Policy:
     return replace(policy, rules=rules, left_out=(*policy.left_out, *left_out))
 
 
-def _check_known(policy: Policy, name: str | None) -> None:
+def _asked(policy: Policy, profile: str | None, overrides: Sequence[str]) -> Asked:
+    """Return what is asked for now, on top of what was before. Raises `PolicyError` for a profile that is not there."""
+    asked = Asked(policy.asked.profile if profile is None else profile, (*policy.asked.overrides, *overrides))
     names = [one.name for one in policy.profiles]
-    if name is not None and name not in names:
-        known = did_you_mean(name, names) if names else "the policy has no profiles"
-        raise PolicyError(Diagnostic("DP202", f"`{policy.source}` has no profile `{name}`", help=known))
+    if asked.profile is not None and asked.profile not in names:
+        known = did_you_mean(asked.profile, names) if names else "the policy has no profiles"
+        raise PolicyError(Diagnostic("DP202", f"`{policy.source}` has no profile `{asked.profile}`", help=known))
+    return asked
 
 
 def _automatic(
