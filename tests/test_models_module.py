@@ -114,6 +114,20 @@ def test_ties_that_a_model_declares_are_read_where_both_ends_exist_and_hold_no_d
     assert ModelTree.from_module(root).ties == ()
 
 
+def test_a_declared_tie_to_what_is_no_parameter_of_the_model_is_none():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(4, 2, device="meta")
+            self.all_tied_weights_keys = {"head.weight": "embed.weight"}
+
+        @property
+        def head(self):
+            return nn.Linear(2, 4, bias=False, device="meta")
+
+    assert ModelTree.from_module(Model()).ties == ()
+
+
 def test_reading_is_linear_in_time_and_small_in_memory():
     def best(count):
         model = nn.ModuleList(Block() for _ in range(count))

@@ -197,7 +197,9 @@ def _tied(groups: list[Sequence[str]], modules: Iterable[Module]) -> tuple[tuple
         return ()
     names = (join(module.path, tensor.name) for module in modules for tensor in module.tensors)
     order = {name: place for place, name in enumerate(names)}
-    return tuple(tuple(names) for names in united(groups, key=order.__getitem__) if len(names) > 1)
+    # What a model declares may be reached by a name that is no parameter's: a property's, say.
+    known = [group for group in groups if all(name in order for name in group)]
+    return tuple(tuple(names) for names in united(known, key=order.__getitem__) if len(names) > 1)
 
 
 def _not_in_place(modules: tuple[Module, ...], converted: frozenset[str]) -> tuple[Module, ...]:
