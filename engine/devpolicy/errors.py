@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+from devpolicy._text import visible, visible_line
+
 WIDEST = 160
 """Characters of a line that a message shows; of a longer one, those around the place."""
 MOST_SHOWN = 100
@@ -47,28 +49,30 @@ class Diagnostic:
     severity: Literal["error", "warning"] = "error"
 
     def render(self) -> str:
-        """Return the finding as a compiler would print it, without colours, several lines."""
+        """Return the finding as a compiler would print it, without colours, several lines.
+
+        Text that was read from files is shown as text: no line of it can move a cursor or be a command of a CI log.
+        """
         kind = f"{self.severity}[{self.code}]" if self.code else self.severity
-        lines = [f"{kind}: {self.message}"]
+        lines = [f"{kind}: {visible(self.message)}"]
         margin = " "
         if self.place is not None:
             place = self.place
             margin = " " * len(str(place.line))
-            lines.append(f"{margin}--> {place}")
+            lines.append(f"{margin}--> {visible(str(place))}")
             if place.text:
-                shown, column = _window(place.text, place.column)
-                width = max(1, min(place.length, len(shown) - column + 1))
-                carets = " " * (column - 1) + "^" * width
+                shown, carets = _underlined(place)
                 lines += [f"{margin} |", f"{place.line} | {shown}"]
-                lines.append(f"{margin} | {carets} {self.label}".rstrip())
+                lines.append(f"{margin} | {carets} {visible(self.label)}".rstrip())
                 if self.notes or self.help:
                     lines.append(f"{margin} |")
         for name, text in [*(("note", note) for note in self.notes), ("help", self.help)]:
             if text:
-                first, *more = text.splitlines()
-                lines.append(f"{margin} = {name}: {first}")
-                lines += [f"{margin}   {' ' * len(name)}  {line}" for line in more]
-        return "\n".join(lines)
+                # Only a help has lines of its own.
+                first, *more = text.split("\n") if name == "help" else [text]
+                lines.append(f"{margin} = {name}: {visible(first)}")
+                lines += [f"{margin}   {' ' * len(name)}  {visible(line)}" for line in more]
+        return "\n".join(map(visible_line, lines))
 
     def to_dict(self) -> dict[str, object]:
         """Return the finding for machines: `place` is null or its source, line, column and length."""
@@ -89,6 +93,14 @@ class Diagnostic:
             "notes": list(self.notes),
             "help": self.help,
         }
+
+
+def _underlined(place: Place) -> tuple[str, str]:
+    """Return what a message shows of a place's line, and the carets below it."""
+    line, column = _window(place.text, place.column)
+    before, marked = line[: column - 1], line[column - 1 : column - 1 + place.length]
+    # What is escaped is wider than it is in the text, on both lines.
+    return visible(line), " " * len(visible(before)) + "^" * max(1, len(visible(marked)))
 
 
 def _window(line: str, column: int) -> tuple[str, int]:
@@ -121,7 +133,7 @@ class DevPolicyError(Exception):
     def __init__(self, findings: str | Diagnostic | Iterable[Diagnostic]) -> None:
         if isinstance(findings, str):
             self.diagnostics = ()
-            super().__init__(findings)
+            super().__init__(visible_line(findings))
             return
         self.diagnostics = (findings,) if isinstance(findings, Diagnostic) else tuple(findings)
         shown = [finding.render() for finding in self.diagnostics[:MOST_SHOWN]]
