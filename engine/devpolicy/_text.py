@@ -15,12 +15,12 @@ _COMMAND = re.compile(r"(?<=#)#(?=\[)|(?<!.):(?=:)", re.DOTALL)
 
 
 def visible(text: str) -> str:
-    r"""Return one line of text with everything that is not seen written as an escape: ESC as `\x1b`.
+    r"""Return one line of text with everything that is not seen written as an escape: ESC as `\u001b`.
 
     Text that has been through it is left as it is. Backslashes are not doubled: it is for people to read.
 
     >>> visible("a\x1b[31m\nb")
-    'a\\x1b[31m\\nb'
+    'a\\u001b[31m\\nb'
     """
     if text.isprintable():
         return text
@@ -31,7 +31,7 @@ def visible_line(text: str) -> str:
     r"""Return one line as `visible` does, and such that a CI log takes it for no command.
 
     >>> visible_line("  ::error::x")
-    '  \\x3a:error::x'
+    '  \\u003a:error::x'
     """
     start = len(text) - len(text.lstrip())
     return (
@@ -40,8 +40,11 @@ def visible_line(text: str) -> str:
 
 
 def _neutral(found: re.Match[str]) -> str:
-    return f"\\x{ord(found[0]):02x}"
+    return f"\\u{ord(found[0]):04x}"
 
 
 def _escaped(sign: str) -> str:
-    return sign.encode("unicode_escape").decode("ascii")
+    """Return an escape that TOML, JSON and Python read alike, so that a quoted text is still what it was."""
+    if sign in "\n\r\t":
+        return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}[sign]
+    return f"\\u{ord(sign):04x}" if ord(sign) < 0x10000 else f"\\U{ord(sign):08x}"

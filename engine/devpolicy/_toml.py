@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import tomli
 
 from devpolicy._spans import BARE_KEY, KeyPath, Spans, index_spans
+from devpolicy._text import visible
 from devpolicy.errors import DevPolicyError, Diagnostic, Place, reason_of
 
 if TYPE_CHECKING:
@@ -186,9 +187,9 @@ def _way_out(message: str) -> str:
 
 
 def quote(text: str) -> str:
-    """Return `text` as a TOML basic string, which TOML 1.0 reads back."""
+    """Return `text` as a TOML basic string, which TOML 1.0 reads back, with what is not seen escaped."""
     # JSON escapes all that TOML wants escaped, except the one control character above the ASCII letters.
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return visible(json.dumps(text, ensure_ascii=False))
 
 
 def write_key(name: str) -> str:

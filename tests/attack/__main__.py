@@ -9,13 +9,17 @@ Prints a line for each door and each case that broke the rule, whose folder is k
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from tests.attack.doors import DOORS
+from devpolicy import ModelTree
+from devpolicy.errors import DevPolicyError
+from tests.attack.doors import CONFIGS, DOORS
 from tests.attack.judge import Verdict, try_one
 
 INSTALLED_EACH = 40
@@ -29,13 +33,15 @@ def attack(count: int, seed: int, folder: Path, doors: list[str]) -> Iterator[Ve
         yield try_one(door, own, folder, installed=number % INSTALLED_EACH == INSTALLED_EACH - 1)
 
 
-def preload() -> None:
-    """Import what the cases would import, once for all of them."""
-    import devpolicy.cli.app  # noqa: F401
-
-    with suppress(ImportError):
-        import torch  # noqa: F401
-        import transformers  # noqa: F401
+def preload(folder: Path) -> None:
+    """Import what the cases would import, once for all of them: they are forked from this process."""
+    # Libraries make folders of their own when they are imported, and which is no matter of the input.
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HAYSTACK_TELEMETRY_ENABLED": "false"}
+    for config in CONFIGS:
+        (folder / "config.json").write_text(json.dumps(config))
+        with suppress(DevPolicyError):
+            ModelTree.load(folder / "config.json")
 
 
 def main() -> int:
@@ -46,7 +52,7 @@ def main() -> int:
     parser.add_argument("--door", action="append", choices=list(DOORS))
     asked = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="attack-"))
-    preload()
+    preload(folder)
     told: dict[str, list[Verdict]] = {}
     for verdict in attack(asked.count, asked.seed, folder, asked.door or list(DOORS)):
         told.setdefault(verdict.door, []).append(verdict)

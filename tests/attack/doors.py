@@ -33,7 +33,11 @@ class Case(NamedTuple):
 
 @cache
 def _texts(*patterns: str) -> tuple[str, ...]:
-    return tuple(path.read_text() for pattern in patterns for path in sorted(ROOT.glob(pattern)))
+    return tuple(
+        path.read_text(encoding="utf-8", errors="replace")
+        for pattern in patterns
+        for path in sorted(ROOT.glob(pattern))
+    )
 
 
 def policy(random: Random) -> Case:
@@ -103,24 +107,25 @@ def model_file(random: Random) -> Case:
     )
 
 
-_CONFIGS: tuple[dict[str, Any], ...] = (
-    {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_layer": 2, "n_embd": 64, "n_head": 2, "vocab_size": 99},
+CONFIGS: tuple[dict[str, Any], ...] = (
+    {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_layer": 2, "n_embd": 64, "n_head": 2,
+     "vocab_size": 99},
     {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 2, "hidden_size": 64,
-     "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 128, "vocab_size": 99, "torch_dtype": "bfloat16"},
+     "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 128, "vocab_size": 99,
+     "torch_dtype": "bfloat16"},
     {"model_type": "bert", "architectures": ["BertModel"], "num_hidden_layers": 2, "hidden_size": 64,
      "num_attention_heads": 4, "intermediate_size": 128, "vocab_size": 99},
     {"model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "num_hidden_layers": 2, "hidden_size": 64,
      "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96, "num_local_experts": 4, "vocab_size": 99},
     {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "num_layers": 2, "d_model": 64, "d_ff": 96,
      "num_heads": 4, "d_kv": 16, "vocab_size": 99},
-    {"model_type": "align_text_model", "auto_map": {"AutoModel": "evil.Evil", "AutoConfig": "evil.Evil"}, "_name_or_path": "."},
 )  # fmt: skip
 
 
 def config(random: Random) -> Case:
     """Configurations, which Transformers builds a model of."""
     Path("evil.py").write_text(EVIL)
-    hostile = {**random.choice(_CONFIGS)}
+    hostile = {**random.choice([*CONFIGS, {"model_type": "align_text_model", "_name_or_path": "."}])}
     if random.random() < 0.3:
         hostile["auto_map"] = {"AutoModel": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"}
     Path("config.json").write_bytes(change.as_json(change.tree(hostile, random)))
@@ -145,7 +150,7 @@ def _shard(header: bytes, data: bytes, length: int | None = None) -> bytes:
 def header(random: Random) -> Case:
     """Headers of safetensors files."""
     if random.random() < 0.5:
-        Path("config.json").write_bytes(change.as_json(_CONFIGS[0]))
+        Path("config.json").write_bytes(change.as_json(CONFIGS[0]))
     made = change.as_json(change.tree(_header(), random)) if random.random() < 0.6 else json.dumps(_header()).encode()
     length = random.choice([None, None, None, 0, 2**63, 2**64 - 1, len(made) + 10**9, 1])
     whole = _shard(made, bytes(192), length)
@@ -160,7 +165,7 @@ def index(random: Random) -> Case:
     index = {"metadata": {"total_size": 192}, "weight_map": dict.fromkeys(names, "a.safetensors")}
     Path("model.safetensors.index.json").write_bytes(change.as_json(change.tree(index, random)))
     if random.random() < 0.5:
-        Path("config.json").write_bytes(change.as_json(_CONFIGS[0]))
+        Path("config.json").write_bytes(change.as_json(CONFIGS[0]))
     return Case(random.choice([["model", "show", "."], _plan(".")]))
 
 
@@ -202,7 +207,7 @@ def _odd_file(path: Path, random: Random) -> None:
         lambda: path.write_bytes(b""),
         lambda: (path.touch(), os.truncate(path, 1 << 36)),
         lambda: path.write_bytes(random.randbytes(3_000)),
-        lambda: path.write_bytes(change.as_json(random.choice(_CONFIGS))),
+        lambda: path.write_bytes(change.as_json(random.choice(CONFIGS))),
         lambda: path.write_bytes(b"[" * 200_000),
     ]
     random.choice(kinds)()
@@ -233,8 +238,9 @@ def pipeline(random: Random) -> Case:
     return Case([], answer=("device", change.tree(saved, random)))
 
 
-_VARIABLES = ("DEVPOLICY_PROFILE", "DEVPOLICY_POLICY", "CUDA_VISIBLE_DEVICES", "COLUMNS", "TERM", "NO_COLOR", "HF_HUB_CACHE", "HF_HOME",
-              "LC_ALL", "LANG", "TORCH_DEVICE_BACKEND_AUTOLOAD", "ACCELERATE_TORCH_DEVICE", "_DEVPOLICY_COMPLETE", "COMP_WORDS", "MODE")  # fmt: skip
+_VARIABLES = ("DEVPOLICY_PROFILE", "DEVPOLICY_POLICY", "CUDA_VISIBLE_DEVICES", "COLUMNS", "TERM", "NO_COLOR",
+              "HF_HUB_CACHE", "HF_HOME", "LC_ALL", "LANG", "TORCH_DEVICE_BACKEND_AUTOLOAD",
+              "ACCELERATE_TORCH_DEVICE", "_DEVPOLICY_COMPLETE", "COMP_WORDS", "MODE")  # fmt: skip
 
 
 def environment(random: Random) -> Case:

@@ -30,8 +30,8 @@ _WALL = 240
 
 _UNSEEN = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 _COMMAND = re.compile(r"^\s*::|##\[", re.MULTILINE)
-_CHANGES = {"os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.chown", "os.truncate",
-            "shutil.rmtree", "shutil.move", "shutil.copyfile"}  # fmt: skip
+_CHANGES = {"os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.chown",
+            "os.truncate", "shutil.rmtree", "shutil.move", "shutil.copyfile"}  # fmt: skip
 _NEVER = {
     "os.system",
     "os.exec",

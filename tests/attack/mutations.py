@@ -58,7 +58,7 @@ ODD_TEXTS = (
     *(
         "1e400 GiB",
         "-1 GiB",
-        "９ GiB",
+        "\uff19 GiB",
         "nan",
         "101%",
         "cuda:-1",

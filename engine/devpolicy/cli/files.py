@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from devpolicy._text import visible
+from devpolicy.cli.ending import undone
 from devpolicy.errors import DevPolicyError, Diagnostic, reason_of
 
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/([0-9]{1,9})", re.ASCII)
@@ -76,13 +77,14 @@ def _replace(target: Path, text: str) -> None:
     # short, because the target's own may be as long as a name can be.
     temporary = target.with_name(f".devpolicy-{secrets.token_hex(8)}")
     mode = target.stat().st_mode & 0o777 if target.exists() else None
-    try:
-        with temporary.open("x", encoding="utf-8", newline="\n") as file:
-            if mode is not None:
-                temporary.chmod(mode)  # before anything is in it that others may not read
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with undone(temporary.unlink):
+        try:
+            with temporary.open("x", encoding="utf-8", newline="\n") as file:
+                if mode is not None:
+                    temporary.chmod(mode)  # before anything is in it that others may not read
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)

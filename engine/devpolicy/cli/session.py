@@ -6,6 +6,7 @@ Owns the options that every command takes. `Session` is Click's context object.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
@@ -18,6 +19,7 @@ from typing import Any, Literal, TypeVar, cast, get_args
 import click
 
 from devpolicy._text import visible
+from devpolicy.cli.ending import undone
 from devpolicy.cli.screen import Color, Screen
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -60,7 +62,7 @@ class Session:
 
     @contextmanager
     def working(self, what: str, *, patience: float = 0.0) -> Iterator[None]:
-        """Say on a terminal that something takes a while, after `patience` seconds, and take it back when it is done."""
+        """Say on a terminal that something takes a while, after `patience` seconds, and take it back at the end."""
         if self.json or not self.err.terminal or not self.err.colored:
             yield
             return
@@ -74,13 +76,14 @@ class Session:
             late.start()
         else:
             status.start()
-        try:
-            yield
-        finally:
-            late.cancel()
-            if late.is_alive():
-                late.join()  # it may have begun just now
-            status.stop()
+        with undone(_show_cursor):
+            try:
+                yield
+            finally:
+                late.cancel()
+                if late.is_alive():
+                    late.join()  # it may have begun just now
+                status.stop()
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
@@ -128,9 +131,14 @@ def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with undone(_show_cursor), Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what)
         yield lambda done, of: bar.update(task, completed=done, total=of)
+
+
+def _show_cursor() -> None:
+    """Show again what Rich hides while something moves."""
+    os.write(sys.stderr.fileno(), b"\x1b[?25h\n")
 
 
 def to_json(value: object) -> str:
