@@ -57,10 +57,8 @@ def main() -> int:
     for verdict in attack(asked.count, asked.seed, folder, asked.door or list(DOORS)):
         told.setdefault(verdict.door, []).append(verdict)
         if verdict.faults:
-            print(
-                f"BROKEN {verdict.door} {verdict.seed}: {'; '.join(verdict.faults)} | {' '.join(verdict.arguments)[:100]!a}",
-                flush=True,
-            )
+            what = f"{'; '.join(verdict.faults)} | {' '.join(verdict.arguments)[:100]!a}"
+            print(f"BROKEN {verdict.door} {verdict.seed}: {what}", flush=True)
     for door, verdicts in told.items():
         broken = sum(bool(one.faults) for one in verdicts)
         slowest, largest = max(one.seconds for one in verdicts), max(one.peak for one in verdicts) >> 10

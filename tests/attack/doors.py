@@ -116,7 +116,8 @@ CONFIGS: tuple[dict[str, Any], ...] = (
     {"model_type": "bert", "architectures": ["BertModel"], "num_hidden_layers": 2, "hidden_size": 64,
      "num_attention_heads": 4, "intermediate_size": 128, "vocab_size": 99},
     {"model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "num_hidden_layers": 2, "hidden_size": 64,
-     "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96, "num_local_experts": 4, "vocab_size": 99},
+     "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96, "num_local_experts": 4,
+     "vocab_size": 99},
     {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "num_layers": 2, "d_model": 64, "d_ff": 96,
      "num_heads": 4, "d_kv": 16, "vocab_size": 99},
 )  # fmt: skip
