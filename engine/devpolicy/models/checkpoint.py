@@ -25,9 +25,9 @@ from devpolicy.models.facts import derive
 from devpolicy.models.families import checkpoint_name, family_tree
 from devpolicy.models.files import entries, is_file, is_folder, is_special, read_json, shown
 from devpolicy.models.headers import Stored, read_headers, same_bytes, too_many
+from devpolicy.models.limits import DEEPEST_PATH, LARGEST_INDEX, LARGEST_TREE, MOST_SHARDS, MOST_TENSORS
 from devpolicy.models.module import read_module
 from devpolicy.models.neutral import name_in
-from devpolicy.models.limits import DEEPEST_PATH, LARGEST_INDEX, LARGEST_TREE, MOST_SHARDS, MOST_TENSORS
 from devpolicy.models.ranges import join
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
