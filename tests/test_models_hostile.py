@@ -1,4 +1,4 @@
-"""What strangers may put into a configuration, a checkpoint or a model file: it is refused, and nothing of it is done."""
+"""What strangers put into a configuration, a checkpoint or a model file: it is refused, and nothing of it is done."""
 
 import json
 import os
@@ -129,7 +129,9 @@ def test_a_key_that_says_nothing_of_modules_changes_no_tree(key):
 
 
 @pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
-@pytest.mark.parametrize("value", ["flash_attention_2", "flex_attention", "kernels-community/evil:f", "nope", {"": "x"}])
+@pytest.mark.parametrize(
+    "value", ["flash_attention_2", "flex_attention", "kernels-community/evil:f", "nope", {"": "x"}]
+)
 def test_no_plan_depends_on_the_attention_that_is_installed_here(key, value):
     transformers = pytest.importorskip("transformers")
     from devpolicy.models.config import build
@@ -186,7 +188,9 @@ def test_a_backbone_of_another_repository_is_refused_and_not_fetched(monkeypatch
 @pytest.mark.parametrize("given", [5, "LlamaForCausalLM", [["x"]], {"a": 1}, [5], [""], [None]])
 def test_architectures_that_are_no_list_of_names_are_refused(given, tmp_path):
     pytest.importorskip("transformers")
-    assert "`architectures` is no list of class names" in refused(ModelTree.from_config, LLAMA | {"architectures": given})
+    assert "`architectures` is no list of class names" in refused(
+        ModelTree.from_config, LLAMA | {"architectures": given}
+    )
     (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"architectures": given}))
     assert "`architectures` is no list of class names" in refused(ModelTree.from_checkpoint, tmp_path)
 
@@ -271,7 +275,9 @@ def test_metadata_may_hold_what_looks_like_a_header(tmp_path):
 def test_an_index_of_too_many_tensors_or_files_is_refused(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
     index = tmp_path / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {f"m.{n}.w": f"{n}.safetensors" for n in range(limits.MOST_SHARDS + 1)}}))
+    index.write_text(
+        json.dumps({"weight_map": {f"m.{n}.w": f"{n}.safetensors" for n in range(limits.MOST_SHARDS + 1)}})
+    )
     assert f"the limit is {limits.MOST_SHARDS}" in refused(ModelTree.from_checkpoint, tmp_path)
     index.write_text(json.dumps({"weight_map": dict.fromkeys(map(str, range(limits.MOST_TENSORS + 1)), "a")}))
     assert f"names more than {limits.MOST_TENSORS} tensors" in refused(ModelTree.from_checkpoint, tmp_path)

@@ -1,6 +1,7 @@
 """Build model types from hostile configurations, and write down what the process tried to do meanwhile.
 
-Run as `python hostile_child.py LOG TYPE...`, with the folder `packages` on PYTHONPATH.
+Run as `python hostile_child.py TYPE...`, with the folder `packages` on PYTHONPATH. What was tried is
+in ATTACK_LOG, which is not there otherwise, and what came of each type in ATTACK_RESULTS.
 """
 
 import json
@@ -8,7 +9,6 @@ import os
 import sys
 from pathlib import Path
 
-import torch
 import transformers
 from transformers.models.auto import modeling_auto
 
@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 FORBIDDEN = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "builtins.input", "os.exec", "os.system")
 NINJA = ["ninja", "--version"]  # Transformers asks whether it could compile, whatever the configuration is
 AUTO_CLASSES = [name for name in dir(modeling_auto) if name.startswith("Auto")] + ["AutoConfig", "AutoTokenizer"]
-AUTO_MAP = {name: "evil.Evil" for name in AUTO_CLASSES} | {"AutoBackbone": "org/evil--evil.Evil"}
+AUTO_MAP = dict.fromkeys(AUTO_CLASSES, "evil.Evil") | {"AutoBackbone": "org/evil--evil.Evil"}
 HOSTILE = {
     "auto_map": AUTO_MAP,
     "also_auto_map": AUTO_MAP,
@@ -64,7 +64,7 @@ def plain(model_type):
     try:
         table = transformers.CONFIG_MAPPING[model_type]().to_dict()
         return json.loads(json.dumps(table, default=str)) | own
-    except Exception:  # some have no default
+    except Exception:  # noqa: BLE001 - some have no default, each says so in its own way
         return own
 
 
@@ -84,7 +84,6 @@ def main():
             with log.open("a") as file:
                 print(event, str(arguments)[:200], file=file)
 
-    assert torch
     sys.addaudithook(watch)
     for model_type in types:
         table = plain(model_type)

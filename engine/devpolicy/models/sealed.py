@@ -1,12 +1,13 @@
 """Building a model of Transformers with its ways out of the process shut.
 
 Owns what is shut while a model is built: questions on stdin and code of a checkpoint, kernels and models of the hub,
-and a number of modules beyond all models. `devpolicy.models.neutral` takes away what would lead there; this holds where it
-missed something. Other threads of the process are not affected.
+and a number of modules beyond all models. `devpolicy.models.neutral` takes away what would lead there; this holds where
+it missed something. Other threads of the process are not affected.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,9 +51,15 @@ def _shut() -> Iterator[Callable[[], None]]:
     from transformers import backbone_utils
     from transformers.integrations import hub_kernels
     from transformers.models.auto import auto_factory
+    from transformers.utils import import_utils
 
     yield _replace(backbone_utils, "hf_api", lambda *_, **__: _NoHub())
     yield _replace(hub_kernels, "get_kernel", _no_kernel)
+    yield _replace(sys.modules.get("kernels"), "get_kernel", _no_kernel)
+    # Some models ask as they are imported whether a kernel of the hub could be used, by loading it. The answer is kept
+    # for the whole process, so it is what it would be later: yes, where `kernels` is installed.
+    kernels_here = getattr(import_utils, "is_kernels_available", lambda: False)
+    yield _replace(import_utils, "is_flash_attn_kernel_fallback_available", lambda *_, **__: kernels_here())
     yield _replace(auto_factory, "resolve_trust_remote_code", lambda *_, **__: False)
     yield _replace(auto_factory, "get_class_from_dynamic_module", _no_code)
     yield _count(nn.Module)
