@@ -18,7 +18,8 @@ from devpolicy.errors import Diagnostic, ModelError
 from devpolicy.model import DTYPE_BITS, ModelTree, Module, Tensor
 from devpolicy.models.conversion import converted_names
 from devpolicy.models.facts import config_of, derive
-from devpolicy.models.ranges import LARGEST_TREE, join
+from devpolicy.models.limits import LARGEST_TREE
+from devpolicy.models.ranges import join
 
 if TYPE_CHECKING:
     from torch import nn

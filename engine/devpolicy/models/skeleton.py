@@ -13,10 +13,8 @@ from devpolicy._tables import FLAG, TEXT, Cursor, Field, Kind, choice, integer, 
 from devpolicy._toml import Document
 from devpolicy.errors import Diagnostic, ModelError
 from devpolicy.model import DTYPE_BITS, KVCache, ModelTree, Module, Reads, Tensor
-from devpolicy.models.ranges import LARGEST_TREE, PatternError, expand_path, expand_tree, join
-
-MOST_FINDINGS = 100
-"""A file with more mistakes than this was not meant to be a model file, and nobody reads on."""
+from devpolicy.models.limits import LARGEST_TREE, MOST_FINDINGS
+from devpolicy.models.ranges import PatternError, expand_path, expand_tree, join
 
 _COUNT = integer(0)
 _SHAPE = list_of(_COUNT)
@@ -107,6 +105,9 @@ MODEL_FIELDS = (
 
 def parse(text: str | bytes, source: str = "<string>") -> ModelTree:
     """Read a model file. Raises `ModelError` with every finding and its place."""
+    if not isinstance(text, str | bytes):
+        raise ModelError(f"a model file is a text or bytes, got {type(text).__name__}")
+    source = str(source)
     if isinstance(text, bytes):
         return read(Document.read(text, source, ModelError))
     return read(Document(text, source, ModelError))
