@@ -193,9 +193,7 @@ class Plan:
                 "offload_folder": self.load.offload_folder,
                 "rewritten": self.load.rewritten,
             },
-            "warnings": [
-                {"code": warning.code, "message": warning.message, "help": warning.help} for warning in self.warnings
-            ],
+            "warnings": [warning.to_dict() for warning in self.warnings],
             **({"prediction": self.prediction.to_dict()} if self.prediction else {}),
             "digest": self.digest,
         }
@@ -229,10 +227,7 @@ class Plan:
                     device: Budget(**{name: int(budget[name]) for name in _BUDGET_KEYS})
                     for device, budget in data["ledger"].items()
                 },
-                warnings=tuple(
-                    Diagnostic(warning["code"], warning["message"], help=warning["help"], severity="warning")
-                    for warning in data["warnings"]
-                ),
+                warnings=tuple(map(Diagnostic.from_dict, data["warnings"])),
                 load=Load(load.get("dtype"), load.get("offload_folder"), int(load.get("rewritten", 0))),
                 prediction=Prediction.from_dict(data["prediction"]) if data.get("prediction") else None,
             )
