@@ -10,21 +10,20 @@ from __future__ import annotations
 import os
 import sys
 from functools import partial
-from importlib import import_module, metadata
-from typing import TYPE_CHECKING
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
 
 from devpolicy.errors import HostError
 from devpolicy.host import Host
 from devpolicy.probe import system
 from devpolicy.probe.answer import Answer, reason, within
 from devpolicy.probe.ask import answers
-from devpolicy.probe.child import ask_child, read_answer
+from devpolicy.probe.child import ask, ask_child, questions, read_answer
 from devpolicy.probe.devices import PLUGINS, Sources, accelerators
 from devpolicy.probe.hardware import vendors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import ModuleType
 
     from devpolicy.probe.system import Amount
 
@@ -73,20 +72,20 @@ def _amount(source: str, ask: Callable[[], Amount], timeout: float, faults: dict
 def _sources(system_name: str, arch: str, timeout: float) -> Sources:
     return Sources(
         signs=vendors(system_name, arch),
-        nvml=_nvml(),
+        ask_nvml=_nvml(timeout),
         torch=system.torch_build(),
         plugins=frozenset(name for name in PLUGINS.values() if _installed(name)),
         ask_torch=partial(_ask_torch, timeout=timeout),
-        timeout=timeout,
     )
 
 
-def _nvml() -> ModuleType | None:
+def _nvml(timeout: float) -> Callable[[], dict[str, Any]] | None:
     # Only nvidia-ml-py: an unrelated distribution named pynvml also gives a module `pynvml`, and warns on import.
     try:
-        return import_module("pynvml") if _installed("nvidia-ml-py") else None
-    except ImportError:
+        folder = str(metadata.distribution("nvidia-ml-py").locate_file(""))
+    except metadata.PackageNotFoundError:
         return None
+    return lambda: ask([*questions("nvml", timeout), folder], timeout)
 
 
 def _installed(distribution: str) -> bool:
