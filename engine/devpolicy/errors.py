@@ -41,6 +41,14 @@ class Place:
     def __str__(self) -> str:
         return f"{self.source}:{self.line}:{self.column}"
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Place:
+        """Read what `Diagnostic.to_dict` writes of a place. Raises `KeyError` or `TypeError` for anything else."""
+        source, line, column, length = (data[key] for key in ("source", "line", "column", "length"))
+        if not isinstance(source, str) or any(type(number) is not int for number in (line, column, length)):
+            raise TypeError("a place is a text and three numbers")
+        return cls(source, line, column, length)
+
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
@@ -104,24 +112,16 @@ class Diagnostic:
 
         What has no place, label or notes may leave them out.
         """
-        place = data.get("place")
         severity = data.get("severity", "warning")
         if severity not in ("error", "warning"):
             raise ValueError("a finding is an error or a warning")
-        texts = [data["code"], data["message"], data.get("label", ""), data["help"], *data.get("notes", ())]
+        notes = tuple(data.get("notes", ()))
+        texts = [data["code"], data["message"], data.get("label", ""), data["help"], *notes]
         if not all(isinstance(text, str) for text in texts):
             raise TypeError("a finding is made of text")
-        return cls(
-            data["code"],
-            data["message"],
-            None
-            if place is None
-            else Place(str(place["source"]), *(int(place[key]) for key in ("line", "column", "length"))),
-            data.get("label", ""),
-            tuple(data.get("notes", ())),
-            data["help"],
-            severity,
-        )
+        code, message, label, help_ = texts[:4]
+        place = None if data.get("place") is None else Place.from_dict(data["place"])
+        return cls(code, message, place, label, notes, help_, severity)
 
 
 def window(text: str, begin: int, stop: int, column: int) -> tuple[str, int]:

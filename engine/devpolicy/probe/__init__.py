@@ -37,8 +37,9 @@ def probe(disk_path: str | os.PathLike[str] | None = None, *, timeout: float = T
     """Ask this machine and return what it said.
 
     `disk_path`: where offloaded weights would be written, by default the current folder. `timeout`: seconds for each
-    source that can hang. Takes milliseconds without an accelerator or with NVML, else the seconds that a child
-    process needs to import torch. Raises `HostError` for a `disk_path` that is no path, and for nothing else.
+    source that can hang. Takes milliseconds without an accelerator, some 50 more where NVML is asked, and the seconds
+    that importing torch takes where torch is; both in a child process. Raises `HostError` for a `disk_path` that is no
+    path, and for nothing else.
     """
     if disk_path is not None and not isinstance(disk_path, str | os.PathLike):
         raise HostError(f"`disk_path` is a path, not a value of type {type(disk_path).__name__}")
