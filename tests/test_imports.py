@@ -17,7 +17,7 @@ import devpolicy
 PACKAGE = Path(devpolicy.__file__).parent
 
 # Each may import those before it and nothing else of ours.
-LEAVES = ("_text", "errors", "sizes", "codes", "_shipped", "_spans", "_toml", "_tables", "_union")
+LEAVES = ("_text", "errors", "sizes", "codes", "_shipped", "_files", "_spans", "_toml", "_tables", "_union")
 
 _VALUES = (*LEAVES, "device", "host", "model")
 _ENGINE = (*_VALUES, "language", "placement")

@@ -11,15 +11,20 @@ no names of our types, help on its own line.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 from devpolicy._text import visible, visible_line
 
 WIDEST = 160
 """Characters of a line that a message shows; of a longer one, those around the place."""
 MOST_SHOWN = 100
-"""Findings that an error's text shows; `diagnostics` holds all of them."""
+"""Findings that an error's text shows."""
+MOST_KEPT = 1000
+"""Findings that an error carries; of more, the last says how many were left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +35,21 @@ class Place:
     line: int
     column: int
     length: int
-    text: str
+    text: str = field(default="", compare=False)
+    """The line, or of a long one the part around the place; empty where it is not to be shown."""
+    begin: int = field(default=0, compare=False)
+    """Characters of the line before `text`."""
 
     def __str__(self) -> str:
         return f"{self.source}:{self.line}:{self.column}"
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Place:
+        """Read what `Diagnostic.to_dict` writes of a place. Raises `KeyError` or `TypeError` for anything else."""
+        source, line, column, length = (data[key] for key in ("source", "line", "column", "length"))
+        if not isinstance(source, str) or any(type(number) is not int for number in (line, column, length)):
+            raise TypeError("a place is a text and three numbers")
+        return cls(source, line, column, length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,26 +110,53 @@ class Diagnostic:
             "help": self.help,
         }
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Diagnostic:
+        """Read what `to_dict` wrote, without the line. Raises `KeyError`, `TypeError` or `ValueError` for anything else.
+
+        What has no place, label or notes may leave them out.
+        """
+        severity = data.get("severity", "warning")
+        if severity not in ("error", "warning"):
+            raise ValueError("a finding is an error or a warning")
+        notes = tuple(data.get("notes", ()))
+        texts = [data["code"], data["message"], data.get("label", ""), data["help"], *notes]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("a finding is made of text")
+        code, message, label, help_ = texts[:4]
+        place = None if data.get("place") is None else Place.from_dict(data["place"])
+        return cls(code, message, place, label, notes, help_, severity)
+
 
 def _underlined(place: Place) -> tuple[str, str]:
     """Return what a message shows of a place's line, and the carets below it."""
-    line, column = _window(place.text, place.column)
+    line, column = _window(place)
     before, marked = line[: column - 1], line[column - 1 : column - 1 + place.length]
     # What is escaped is wider than it is in the text, on both lines.
     return visible(line), " " * len(visible(before)) + "^" * max(1, len(visible(marked)))
 
 
-def _window(line: str, column: int) -> tuple[str, int]:
-    """Return what a message shows of a line, and the column in it."""
+def window(text: str, begin: int, stop: int, column: int) -> tuple[str, int]:
+    """Return the part of the line `text[begin:stop]` that a message shows, and how much of it stands before that.
+
+    Costs the length of that part, and not of the line.
+    """
+    # One character more on each side tells that the line goes on there.
+    first = max(0, min(column - 1 - WIDEST // 4, stop - begin - WIDEST) - 1)
+    return text[begin + first : min(stop, begin + first + WIDEST + 2)], first
+
+
+def _window(place: Place) -> tuple[str, int]:
+    """Return what a message shows of a place's line, and the column in it."""
     # Tabs would shift the carets, so both lines show them as one space.
-    line = line.replace("\t", " ")
-    if len(line) <= WIDEST:
+    line, column = place.text.replace("\t", " "), place.column - place.begin
+    if len(line) <= WIDEST and not place.begin:
         return line, column
     begin = max(0, min(column - 1 - WIDEST // 4, len(line) - WIDEST))
     shown = line[begin : begin + WIDEST]
     if begin + WIDEST < len(line):
         shown = f"{shown[:-1]}…"
-    return (f"…{shown[1:]}" if begin else shown), column - begin
+    return (f"…{shown[1:]}" if begin + place.begin else shown), column - begin
 
 
 def reason_of(failure: Exception) -> str:
@@ -135,7 +178,7 @@ class DevPolicyError(Exception):
             self.diagnostics = ()
             super().__init__(visible_line(findings))
             return
-        self.diagnostics = (findings,) if isinstance(findings, Diagnostic) else tuple(findings)
+        self.diagnostics = (findings,) if isinstance(findings, Diagnostic) else _bounded(tuple(findings))
         shown = [finding.render() for finding in self.diagnostics[:MOST_SHOWN]]
         if len(self.diagnostics) > MOST_SHOWN:
             shown.append(f"and {len(self.diagnostics) - MOST_SHOWN} more findings")
@@ -151,16 +194,41 @@ class DevPolicyError(Exception):
         return self.diagnostics[0].code if self.diagnostics else None
 
 
+def _bounded(findings: tuple[Diagnostic, ...]) -> tuple[Diagnostic, ...]:
+    """Return findings of which a text may give any number: at most `MOST_KEPT`."""
+    if len(findings) <= MOST_KEPT:
+        return findings
+    kept = findings[: MOST_KEPT - 1]
+    rest = f"and {len(findings) - len(kept)} more findings: an error holds {MOST_KEPT}"
+    return (*kept, Diagnostic("", rest, severity=findings[-1].severity))
+
+
 def findings_at(
-    broken: DevPolicyError, place: Place | None = None, *, note: str = "", code: str = "DP202"
+    broken: DevPolicyError,
+    place: Place | None = None,
+    *,
+    note: str = "",
+    code: str = "DP202",
+    with_lines: bool = True,
 ) -> list[Diagnostic]:
     """Return what is wrong with something for whoever named it: at `place` where it has no place of its own.
 
-    `note` says what named it. An error that is only a text becomes a finding of `code`.
+    `note` says what named it. An error that is only a text becomes a finding of `code`. Without `with_lines` the lines
+    of the file that was named are left out: whoever wrote its name may have meant any file of this machine.
     """
-    first, *rest = broken.diagnostics or (Diagnostic(code, str(broken)),)
+    findings = broken.diagnostics or (Diagnostic(code, str(broken)),)
+    if not with_lines:
+        findings = tuple(_without_line(one, place) for one in findings)
+    first, *rest = findings
     notes = (*first.notes, note) if note else first.notes
     return [replace(first, place=first.place or place, notes=notes), *rest]
+
+
+def _without_line(finding: Diagnostic, place: Place | None) -> Diagnostic:
+    own = finding.place
+    if own is None or (place is not None and own.source == place.source):
+        return finding
+    return replace(finding, place=replace(own, text="", begin=0))
 
 
 class DeviceError(DevPolicyError, ValueError):

@@ -23,7 +23,7 @@ from devpolicy.model import ModelTree
 from devpolicy.placement.joint import claims_of, refused_beside
 from devpolicy.placement.plan import Plan
 from devpolicy.placement.planner import make_plan
-from devpolicy.placement.targets import DEFAULT_TARGET
+from devpolicy.placement.targets import DEFAULT_TARGET, target_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,10 @@ class Request:
     def __post_init__(self) -> None:
         if self.component is not None and not isinstance(self.component, str):
             raise DevPolicyError(f"a component is named by text, not by {shown(self.component)}")
+        if self.cls is not None and not isinstance(self.cls, str):
+            raise DevPolicyError(f"a component's class is a class or its path, not {shown(self.cls)}")
+        if self.target is not None:
+            target_of(self.target)
 
     @property
     def has_size(self) -> bool:

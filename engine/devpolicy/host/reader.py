@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from devpolicy._tables import Cursor, read_table
-from devpolicy._toml import Document
+from devpolicy._toml import MOST_VALUES, Document
 from devpolicy.errors import HostError
 from devpolicy.host.fields import HOST_FIELDS
 from devpolicy.host.values import Accelerator, Host
@@ -31,9 +31,9 @@ def parse(text: str | bytes, source: str = "<string>") -> Host:
 def document(text: str | bytes, source: str) -> Document:
     """Return TOML text as a document whose errors are `HostError`."""
     if isinstance(text, str):
-        return Document(text, source, HostError)
+        return Document(text, source, HostError, most=MOST_VALUES)
     if isinstance(text, bytes):
-        return Document.read(text, source, HostError)
+        return Document.read(text, source, HostError, most=MOST_VALUES)
     raise HostError(f"a host is read from TOML text, not from a value of type {type(text).__name__}")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from devpolicy._files import kind_of
 from devpolicy._tables import did_you_mean, suggest
 from devpolicy.api.inputs import own_tree
 from devpolicy.errors import Diagnostic, ModelError, findings_at
@@ -54,7 +55,7 @@ class Library:
 
     def model(self, name: str, folder: Path | None) -> ModelTree:
         """Return a model of the catalogue, or one by its path from a folder. Raises `ModelError`."""
-        if name not in model_catalogue() and folder is not None and (folder / name).exists():
+        if name not in model_catalogue() and folder is not None and kind_of(folder / name, ModelError) is not None:
             name = str(folder / name)
         if name not in self._trees:
             self._trees[name] = ModelTree.load(name)
@@ -133,7 +134,7 @@ def _model(word: Word, folder: Path | None, library: Library, findings: list[Dia
     try:
         return library.model(word.text, folder)
     except ModelError as broken:
-        findings += findings_at(broken, word.place)
+        findings += findings_at(broken, word.place, with_lines=False)
         return None
 
 
