@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from devpolicy.models.config import build
-from devpolicy.models.generate import CATALOGUE
+from devpolicy._core.model.config import build
+from devpolicy._core.model.generate import CATALOGUE
 
 
 @dataclass(frozen=True, slots=True)

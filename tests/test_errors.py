@@ -1,13 +1,13 @@
 import pickle
 
 import pytest
+from devpolicy.errors import MOST_SHOWN, WIDEST, DevPolicyError, Diagnostic, Place, PolicyError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from devpolicy import errors
-from devpolicy._text import visible
-from devpolicy.codes import CODES
-from devpolicy.errors import MOST_SHOWN, WIDEST, DevPolicyError, Diagnostic, Place, PolicyError
+from devpolicy._core.codes import CODES
+from devpolicy._core.text import visible
 
 LINE = st.text(st.characters(exclude_characters="\n"), max_size=400)
 

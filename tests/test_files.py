@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from devpolicy.errors import MOST_KEPT, WIDEST, DevPolicyError, HostError
 
 from devpolicy import Host, Policy, PolicyError
-from devpolicy._files import kind_of, read_file
-from devpolicy._toml import MOST_VALUES
-from devpolicy.errors import MOST_KEPT, WIDEST, DevPolicyError, HostError
-from devpolicy.language.extending import MOST_TEXTS
-from devpolicy.placement.plan import PlanError
+from devpolicy._core.files import kind_of, read_file
+from devpolicy._core.language.extending import MOST_TEXTS
+from devpolicy._core.placement.plan import PlanError
+from devpolicy._core.toml.document import MOST_VALUES
 from tests.cli.harness import invoke
 
 NOBODY = 65534
@@ -108,7 +108,7 @@ class TestSpecialFiles:
 
     @needs_links
     def test_a_lock_that_is_no_regular_file_is_refused_at_once(self, special):
-        from devpolicy.cli.lock import read
+        from devpolicy._core.cli.lock import read
 
         error = at_once(lambda: read(str(special)))
         assert isinstance(error, PlanError)

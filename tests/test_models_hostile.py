@@ -8,14 +8,14 @@ import tempfile
 from pathlib import Path
 
 import pytest
-
 from devpolicy.errors import ModelError
-from devpolicy.model import ModelTree
-from devpolicy.models import cached_snapshot, limits
-from devpolicy.models.bounds import check_config
-from devpolicy.models.files import read_json
-from devpolicy.models.headers import read_header
-from devpolicy.models.neutral import INERT
+
+from devpolicy._core.model.bounds import check_config
+from devpolicy._core.model.catalogue import cached_snapshot, limits
+from devpolicy._core.model.files import read_json
+from devpolicy._core.model.headers import read_header
+from devpolicy._core.model.neutral import INERT
+from devpolicy._core.model.tree import ModelTree
 
 LLAMA = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 16, "intermediate_size": 24,
@@ -96,7 +96,7 @@ def test_a_configuration_nested_beyond_all_others_is_refused_also_where_it_holds
 
 def test_a_build_that_makes_too_many_modules_is_stopped(monkeypatch):
     pytest.importorskip("transformers")
-    from devpolicy.models import sealed
+    from devpolicy._core.model.catalogue import sealed
 
     monkeypatch.setattr(sealed, "LARGEST_TREE", 40)
     assert "more than 40 modules, the limit" in refused(ModelTree.from_config, LLAMA | {"num_hidden_layers": 4})
@@ -134,7 +134,7 @@ def test_a_key_that_says_nothing_of_modules_changes_no_tree(key):
 )
 def test_no_plan_depends_on_the_attention_that_is_installed_here(key, value):
     transformers = pytest.importorskip("transformers")
-    from devpolicy.models.config import build
+    from devpolicy._core.model.config import build
 
     assert build(LLAMA | {key: value}).config._attn_implementation == "sdpa"
     config = transformers.LlamaConfig(**{name: LLAMA[name] for name in LLAMA if name != "model_type"})

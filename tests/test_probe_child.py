@@ -9,9 +9,9 @@ import time
 import pytest
 
 from devpolicy import Host
-from devpolicy.probe import child, devices, probe, system
-from devpolicy.probe.ask import MARK
-from devpolicy.probe.child import MOST_PRINTED, Hangs, NoAnswer, ask, questions
+from devpolicy._core.host.probe import child, devices, probe, system
+from devpolicy._core.host.probe.ask import MARK
+from devpolicy._core.host.probe.child import MOST_PRINTED, Hangs, NoAnswer, ask, questions
 
 LIMIT = 2.0
 # A call may take its limit and the second in which a process is given the time to die, on a machine that is busy.
@@ -37,7 +37,7 @@ NVML = """
 @pytest.fixture
 def nvml(tmp_path, monkeypatch):
     """Put an `nvidia-ml-py` of a source into the path, on a machine that has a sign of NVIDIA and no torch."""
-    monkeypatch.setattr("devpolicy.probe.vendors", lambda *_: frozenset({"nvidia"}))
+    monkeypatch.setattr("devpolicy._core.host.probe.vendors", lambda *_: frozenset({"nvidia"}))
     monkeypatch.setattr(system, "torch_build", lambda: None)
     monkeypatch.syspath_prepend(tmp_path)
 

@@ -3,10 +3,12 @@
 import jsonschema
 import pytest
 import tomli
+from devpolicy.errors import DevPolicyError, Diagnostic
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devpolicy._tables import (
+from devpolicy._core.toml.document import Document
+from devpolicy._core.toml.tables import (
     FLAG,
     SIZE,
     TEXT,
@@ -21,8 +23,6 @@ from devpolicy._tables import (
     table,
     table_schema,
 )
-from devpolicy._toml import Document
-from devpolicy.errors import DevPolicyError, Diagnostic
 
 INNER = (Field("flag", FLAG, "A flag.", required=True, example="write `flag = true`"),)
 FIELDS = (

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import transformers
+from devpolicy.errors import DevPolicyError
 from transformers.models.auto import modeling_auto
 
-from devpolicy.errors import DevPolicyError
-from devpolicy.models.config import build
+from devpolicy._core.model.config import build
 
 HERE = Path(__file__).parent
 FORBIDDEN = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "builtins.input", "os.exec", "os.system")

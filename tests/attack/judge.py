@@ -148,7 +148,7 @@ def _run_here(case: Case, folder: Path, noted: int) -> int:
     sys.addaudithook(_Watch(os.path.realpath(folder), noted))
     if case.answer is not None:
         return _asked(*case.answer)
-    from devpolicy.cli import main
+    from devpolicy._core.cli import main
 
     sys.argv = ["devpolicy", *case.arguments]
     try:
@@ -159,8 +159,9 @@ def _run_here(case: Case, folder: Path, noted: int) -> int:
 
 
 def _asked(_: str, given: Any) -> int:
-    import devpolicy
     from devpolicy.errors import DevPolicyError
+
+    import devpolicy
 
     try:
         print(ascii(devpolicy.ComponentDevice.from_dict(given).to_dict()))

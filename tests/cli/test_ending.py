@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from devpolicy.errors import DevPolicyError
 from tests.cli.harness import invoke
 
-from devpolicy.errors import DevPolicyError
-from devpolicy.review.spread import spread
+from devpolicy._core.review.spread import spread
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals, pipes and descriptors of POSIX")
 
@@ -103,7 +103,7 @@ def test_a_worker_that_fails_ends_the_others():
 def test_no_worker_outlives_the_command_however_it_was_started(method, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "import multiprocessing, time\nfrom devpolicy.review.spread import spread\n"
+        "import multiprocessing, time\nfrom devpolicy._core.review.spread import spread\n"
         "def work(shared, thing):\n    print('begun', flush=True)\n    time.sleep(600)\n"
         "if __name__ == '__main__':\n"
         f"    multiprocessing.set_start_method('{method}')\n    spread(work, None, range(4), jobs=2)\n"
@@ -121,7 +121,7 @@ SLOW = (
     "import os, sys, time\n"
     "def slow(_):\n    print('now', flush=True)\n    time.sleep(600)\n"
     "os.fsync = slow\n"
-    "from devpolicy.cli import main\nmain()\n"
+    "from devpolicy._core.cli import main\nmain()\n"
 )
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import jsonschema
 import pytest
 import tomli
+from devpolicy.errors import Diagnostic, PolicyError
 
 import devpolicy
-from devpolicy.codes import CODES
-from devpolicy.errors import Diagnostic, PolicyError
-from devpolicy.language.read import parse
-from devpolicy.language.schema import policy_schema
+from devpolicy._core.codes import CODES
+from devpolicy._core.language.read import parse
+from devpolicy._core.language.schema import policy_schema
 
 CASES = sorted((Path(__file__).parents[1] / "cases" / "bad").glob("*.toml"))
 EXPECTATION = re.compile(r"# expect: (DP\d+) (\d+):(\d+)(?: (.+?))?\r?")

@@ -13,11 +13,11 @@ from typing import Any
 
 import psutil
 import pytest
+from devpolicy.errors import SimulationDepthError
 
 from devpolicy import ComponentDevice, Host
-from devpolicy.errors import SimulationDepthError
+from devpolicy._core.simulation import replaced
 from devpolicy.testing import host_catalogue, simulate_host
-from devpolicy.testing.simulation import replaced
 
 torch = pytest.importorskip("torch")
 

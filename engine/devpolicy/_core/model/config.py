@@ -1,0 +1,174 @@
+"""From a Transformers configuration to a `ModelTree`, through a model on the meta device.
+
+Owns the use of Transformers' configuration and model classes. Code that a checkpoint brings along (`auto_map`) is never
+run. No weights are made: a model of any size costs as much as its modules.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from devpolicy._core.errors import Diagnostic, ModelError
+from devpolicy._core.model.bounds import check_config, read_config
+from devpolicy._core.model.files import is_folder, shown
+from devpolicy._core.model.module import read_module
+from devpolicy._core.model.neutral import name_in, neutral_config, neutral_table
+from devpolicy._core.model.sealed import sealed
+from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.toml.tables import did_you_mean, suggest
+
+INSTALL = "install Transformers: `pip install 'devpolicy[hf]'`"
+
+
+def from_config(config: Any, architecture: str | None = None) -> ModelTree:
+    """Build a configuration's model on the meta device and read it.
+
+    `config` is a Transformers configuration, its table, or the path of a `config.json` or of its folder.
+    `architecture` names the model class, by default the configuration's first, else its task-free model. Weights are
+    `in_place` but for those that loading converts, as if they came from safetensors. Raises `ModelError`.
+    """
+    if isinstance(config, str | PathLike):
+        path = path_of(config)
+        config = read_config(path / "config.json" if is_folder(path) else path)
+    model = build(config, architecture)
+    table = config if isinstance(config, Mapping) else config.to_dict()
+    tree = read_module(model, name=name_in(table), unloaded=True)
+    method = quantisation(table)
+    return tree if method is None else replace(tree, partial=f"its weights are quantised (`{method}`), these are not")
+
+
+def path_of(given: Any) -> Path:
+    """Return a path that a caller gave as text or as a path. Raises `ModelError` for anything else, bytes too."""
+    text = given.__fspath__() if isinstance(given, PathLike) else given
+    if not isinstance(text, str):
+        raise ModelError(f"a path is a text or a path object, got {type(given).__name__}")
+    return Path(text)
+
+
+def quantisation(config: Mapping[str, Any]) -> str | None:
+    """Return how the weights of a checkpoint are quantised, by its configuration, or `None`."""
+    given = config.get("quantization_config")
+    if not given:
+        return None
+    return str(given.get("quant_method", "unknown")) if isinstance(given, Mapping) else "unknown"
+
+
+def build(config: Any, architecture: str | None = None) -> Any:
+    """Return a configuration's model on the meta device. Raises `ModelError`."""
+    try:
+        import torch
+        import transformers
+    except ImportError:
+        raise ModelError(
+            Diagnostic("DP407", "a configuration is read with Transformers, which is not here", help=INSTALL)
+        ) from None
+    if architecture is not None and not isinstance(architecture, str):
+        raise ModelError(f"`architecture` is the name of a class, got {type(architecture).__name__}")
+    base = transformers.PreTrainedConfig
+    if isinstance(config, Mapping):
+        check_config(config)
+    elif isinstance(config, base):
+        check_config(_table_of(config))
+        config = neutral_config(copy.deepcopy(config), base)  # building writes its dtype into the configuration
+    else:
+        raise ModelError(
+            f"a model is built from a Transformers configuration, not from {type(config).__name__} objects"
+        )
+    with sealed(), _quiet(transformers):
+        if isinstance(config, Mapping):
+            config = _from_table(config, transformers)
+        cls = _model_class(config, architecture, transformers)
+        model = _built(config, cls, torch, transformers)
+    if next(model.parameters(), None) is None:
+        name = type(model).__name__
+        raise ModelError(Diagnostic("DP202", f"`{name}` is no whole model: it has no weights", help="name its model"))
+    return model
+
+
+def _table_of(config: Any) -> Mapping[Any, Any]:
+    try:
+        return dict(config.to_dict())
+    except Exception as broken:  # whatever its author put into it
+        raise ModelError(f"this configuration has no table: {broken}") from broken
+
+
+def _built(config: Any, cls: Any, torch: Any, transformers: Any) -> Any:
+    try:
+        with torch.device("meta"):
+            if cls is None:
+                return transformers.AutoModel.from_config(config, trust_remote_code=False)
+            return cls._from_config(config)
+    except ModelError:
+        raise
+    except Exception as broken:  # model classes raise anything for sizes that do not go together
+        raise ModelError(
+            f"Transformers cannot build `{config.model_type}` from this configuration: {broken}"
+        ) from broken
+
+
+def _from_table(table: Mapping[str, Any], transformers: Any) -> Any:
+    model_type = table.get("model_type")
+    known = list(transformers.CONFIG_MAPPING)
+    if model_type is None:
+        raise ModelError(Diagnostic("DP105", "the configuration has no `model_type`"))
+    if not isinstance(model_type, str):
+        raise ModelError(Diagnostic("DP102", f"`model_type` is a text, got {type(model_type).__name__}"))
+    if model_type not in known:
+        hint = did_you_mean(model_type, known) if suggest(model_type, known) else "a newer Transformers may"
+        if table.get("auto_map"):
+            hint = (
+                "its code comes with the checkpoint, and is not run: load it yourself and use `ModelTree.from_module`"
+            )
+        raise ModelError(Diagnostic("DP202", f"Transformers does not know the model type `{model_type}`", help=hint))
+    values = {str(key): value for key, value in neutral_table(table, transformers.PreTrainedConfig).items()}
+    values.pop("model_type", None)
+    try:
+        return transformers.AutoConfig.for_model(model_type, **values)
+    except ModelError:
+        raise
+    except Exception as broken:  # configurations validate themselves with errors of many kinds
+        raise ModelError(f"Transformers does not accept this configuration of `{model_type}`: {broken}") from broken
+
+
+def _model_class(config: Any, architecture: str | None, transformers: Any) -> Any:
+    """Return the class to build, `None` for the task-free model where the configuration names none."""
+    declared = architectures_of({"architectures": getattr(config, "architectures", None)})
+    name = architecture if architecture is not None else next(iter(declared), None)
+    if name is None:
+        return None
+    cls = getattr(transformers, name, None)
+    if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel):
+        return cls
+    family = type(config).__name__.removesuffix("Config")
+    known = [entry for entry in dir(transformers) if entry.startswith(family)] or [family]
+    message = f"`{shown(name)}` is no model class of Transformers"
+    raise ModelError(Diagnostic("DP202", message, help=did_you_mean(name, known)))
+
+
+def architectures_of(config: Mapping[str, Any]) -> list[str]:
+    """Return the classes that a configuration names. Raises `ModelError` where they are no list of texts (DP102)."""
+    names = config.get("architectures")
+    if names is None:
+        return []
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
+        raise ModelError(
+            Diagnostic("DP102", "`architectures` is no list of class names", help='`"architectures": ["BertModel"]`')
+        )
+    return list(names)
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Keep Transformers from writing of generation defaults and the like: nobody will run this model."""
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(before)
