@@ -20,8 +20,9 @@ from statistics import median
 from time import process_time
 from typing import Any
 
+from tools.model_files import CATALOGUE
+
 from devpolicy import Accelerator, Host, ModelTree, Policy
-from devpolicy._core.model.generate import CATALOGUE
 from devpolicy._core.model.tree import Module, Tensor
 from devpolicy._core.placement.planner import make_plan
 from report import environment, print_table, write_json

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from tools.model_files import CATALOGUE
+
 from devpolicy._core.model.config import build
-from devpolicy._core.model.generate import CATALOGUE
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from devpolicy.errors import ModelError
 
 from devpolicy import (
     DevPolicyWarning,
@@ -24,6 +23,7 @@ from devpolicy._core.language import fields
 from devpolicy._core.model.tree import Module, Tensor
 from devpolicy._core.placement.targets import TARGETS
 from devpolicy._core.sizes import GIB
+from devpolicy.errors import ModelError
 from tests.worlds import machine
 
 ROOMY = 'prefer = ["cuda", "cpu"]\nmemory.cuda = { basis = "total", headroom = "0 B" }\n'

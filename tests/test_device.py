@@ -11,13 +11,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from devpolicy.errors import DeviceError, DevPolicyWarning, MissingLibraryError
 
 from devpolicy._core.device import ComponentDevice, Device, DeviceMap, DeviceType
 from devpolicy._core.device.default import default_device
 from devpolicy._core.host import Accelerator, Host
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.verbs import use_policy
+from devpolicy.errors import DeviceError, DevPolicyWarning, MissingLibraryError
 
 
 def split() -> ComponentDevice:

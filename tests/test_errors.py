@@ -1,13 +1,14 @@
 import pickle
 
 import pytest
-from devpolicy.errors import MOST_SHOWN, WIDEST, DevPolicyError, Diagnostic, Place, PolicyError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devpolicy import errors
+from devpolicy._core import errors
 from devpolicy._core.codes import CODES
+from devpolicy._core.errors import MOST_SHOWN, WIDEST
 from devpolicy._core.text import visible
+from devpolicy.errors import DevPolicyError, Diagnostic, Place, PolicyError
 
 LINE = st.text(st.characters(exclude_characters="\n"), max_size=400)
 

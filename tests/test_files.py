@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from devpolicy.errors import MOST_KEPT, WIDEST, DevPolicyError, HostError
 
 from devpolicy import Host, Policy, PolicyError
 from devpolicy._core.files import kind_of, read_file
 from devpolicy._core.language.extending import MOST_TEXTS
 from devpolicy._core.placement.plan import PlanError
 from devpolicy._core.toml.document import MOST_VALUES
+from devpolicy.errors import MOST_KEPT, WIDEST, DevPolicyError, HostError
 from tests.cli.harness import invoke
 
 NOBODY = 65534

@@ -12,13 +12,13 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from devpolicy.errors import DeviceError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devpolicy import device as ours
+from devpolicy._core import device as ours
 from devpolicy._core.device import ComponentDevice, Device, DeviceMap
 from devpolicy._core.device.default import default_device
+from devpolicy.errors import DeviceError
 from devpolicy.testing.strategies import component_devices, device_maps, devices
 
 theirs = pytest.importorskip("haystack.utils.device")

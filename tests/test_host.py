@@ -4,11 +4,11 @@ import pickle
 from pathlib import Path
 
 import pytest
-from devpolicy.errors import HostError
 
 from devpolicy._core.host import Accelerator, Host
 from devpolicy._core.host.catalogue import catalogue
 from devpolicy._core.simulation.catalogue import host_catalogue
+from devpolicy.errors import HostError
 
 GIB = 1 << 30
 FIXTURES = Path(__file__).parents[1] / "fixtures"

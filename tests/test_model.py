@@ -3,9 +3,9 @@
 import pickle
 
 import pytest
-from devpolicy.errors import ModelError
 
 from devpolicy._core.model.tree import KVCache, ModelTree, Module, Tensor
+from devpolicy.errors import ModelError
 
 
 def tree(*paths, **rest):

@@ -5,13 +5,14 @@ import shutil
 import struct
 
 import pytest
-from devpolicy.errors import ModelError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from devpolicy._core.model.catalogue import cached_snapshot, checkpoint
+from devpolicy._core.model import checkpoint
+from devpolicy._core.model.catalogue import cached_snapshot
 from devpolicy._core.model.headers import DTYPES, read_header
 from devpolicy._core.model.tree import ModelTree
+from devpolicy.errors import ModelError
 
 TINY = {
     "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2,

@@ -8,7 +8,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from devpolicy.errors import ModelError
 
 from devpolicy._core.model.bounds import check_config
 from devpolicy._core.model.catalogue import cached_snapshot, limits
@@ -16,6 +15,7 @@ from devpolicy._core.model.files import read_json
 from devpolicy._core.model.headers import read_header
 from devpolicy._core.model.neutral import INERT
 from devpolicy._core.model.tree import ModelTree
+from devpolicy.errors import ModelError
 
 LLAMA = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 16, "intermediate_size": 24,

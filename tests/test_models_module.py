@@ -4,9 +4,9 @@ import time
 import tracemalloc
 
 import pytest
-from devpolicy.errors import ModelError
 
 from devpolicy._core.model.tree import ModelTree
+from devpolicy.errors import ModelError
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

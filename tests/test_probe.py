@@ -9,7 +9,6 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
-from devpolicy.errors import HostError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,6 +32,7 @@ from devpolicy._core.host.probe.system import (
     versions,
 )
 from devpolicy._core.host.probe.visible import Gpu, Seen, visible
+from devpolicy.errors import HostError
 
 GIB = 1 << 30
 RAM = Amount(64 * GIB, 50 * GIB)

@@ -1,11 +1,11 @@
 from fractions import Fraction
 
 import pytest
-from devpolicy.errors import DevPolicyError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from devpolicy._core.sizes import GIB, LARGEST, MIB, UNITS, SizeError, exact_size, format_size, parse_size
+from devpolicy.errors import DevPolicyError
 
 SIZES = st.integers(0, LARGEST)
 

@@ -3,7 +3,6 @@
 import jsonschema
 import pytest
 import tomli
-from devpolicy.errors import DevPolicyError, Diagnostic
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +22,7 @@ from devpolicy._core.toml.tables import (
     table,
     table_schema,
 )
+from devpolicy.errors import DevPolicyError, Diagnostic
 
 INNER = (Field("flag", FLAG, "A flag.", required=True, example="write `flag = true`"),)
 FIELDS = (

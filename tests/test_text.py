@@ -7,12 +7,12 @@ import struct
 import unicodedata
 
 import pytest
-from devpolicy.errors import DevPolicyError, Diagnostic, Place
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from devpolicy._core.cli.screen import Screen, as_lines, plain
 from devpolicy._core.text import visible, visible_line
+from devpolicy.errors import DevPolicyError, Diagnostic, Place
 from tests.cli.harness import invoke, together
 
 HOSTILE = "\x1b[2J\x1b]0;pwned\x07\n::error file=x::pwned\r\u202e##[error]\u2028\x9b"

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import transformers
-from devpolicy.errors import DevPolicyError
 from transformers.models.auto import modeling_auto
 
 from devpolicy._core.model.config import build
+from devpolicy.errors import DevPolicyError
 
 HERE = Path(__file__).parent
 FORBIDDEN = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "builtins.input", "os.exec", "os.system")

@@ -159,9 +159,8 @@ def _run_here(case: Case, folder: Path, noted: int) -> int:
 
 
 def _asked(_: str, given: Any) -> int:
-    from devpolicy.errors import DevPolicyError
-
     import devpolicy
+    from devpolicy.errors import DevPolicyError
 
     try:
         print(ascii(devpolicy.ComponentDevice.from_dict(given).to_dict()))

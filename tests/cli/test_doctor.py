@@ -152,7 +152,7 @@ def test_without_any_of_the_libraries_it_says_so(tmp_path):
             if not (tmp_path / part.name).exists():
                 (tmp_path / part.name).symlink_to(part)
     package = Path(devpolicy.__file__).parents[1]
-    start = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(package)!r}]; from devpolicy._core.cli import main; main()"
+    start = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(package)!r}]; import devpolicy.__main__"
     if any((package / name).exists() for name in ("torch", "psutil")):
         pytest.skip("devpolicy is installed beside them")
     command = [sys.executable, "-I", "-S", "-c", start, "doctor", "--color", "never"]

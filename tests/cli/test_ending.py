@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from devpolicy.errors import DevPolicyError
 from tests.cli.harness import invoke
 
 from devpolicy._core.review.spread import spread
+from devpolicy.errors import DevPolicyError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals, pipes and descriptors of POSIX")
 

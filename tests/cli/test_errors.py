@@ -5,10 +5,10 @@ import re
 
 import click
 import pytest
-from devpolicy.errors import DevPolicyWarning
 from tests.cli.harness import Result, invoke
 
 from devpolicy._core.cli.app import App
+from devpolicy.errors import DevPolicyWarning
 
 GPT2 = ("--model", "gpt2", "--host", "2x24gb")
 

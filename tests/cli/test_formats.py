@@ -8,10 +8,10 @@ from typing import Any
 
 import jsonschema
 import pytest
-from devpolicy.errors import Diagnostic, Place
 from tests.cli.harness import invoke
 
 from devpolicy._core.cli.formats import github, sarif
+from devpolicy.errors import Diagnostic, Place
 
 TEXT = {
     "type": "object",

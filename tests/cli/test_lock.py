@@ -5,10 +5,10 @@ import os
 import sys
 
 import pytest
-from devpolicy.errors import DevPolicyError
 from tests.cli.harness import invoke
 
 from devpolicy._core.cli.files import write_whole
+from devpolicy.errors import DevPolicyError
 
 LLAMA = ("--model", "llama-3.1-8b", "--host", "2x24gb")
 

@@ -3,7 +3,6 @@
 import io
 
 import pytest
-from devpolicy.errors import Unsatisfiable
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from devpolicy._core.cli.table import table
 from devpolicy._core.model.catalogue import model_catalogue
 from devpolicy._core.placement.plan import Budget
 from devpolicy._core.simulation.catalogue import host_catalogue
+from devpolicy.errors import Unsatisfiable
 
 BYTES = st.integers(0, 2**40)
 BUDGETS = st.builds(Budget, *[BYTES] * 6).flatmap(

@@ -2,10 +2,10 @@ import os
 import pickle
 
 import pytest
-from devpolicy.errors import PolicyError
 
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.shipped import shipped, shipped_files
+from devpolicy.errors import PolicyError
 
 SHIPPED = shipped_files("policy")
 

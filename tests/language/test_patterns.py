@@ -3,11 +3,11 @@ import re
 import time
 
 import pytest
-from devpolicy.errors import DevPolicyError
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from devpolicy._core.language.patterns import LONGEST, Pattern, PatternError
+from devpolicy.errors import DevPolicyError
 
 # The oracle: what a pattern means, stated naively. It reads well-formed patterns only.
 

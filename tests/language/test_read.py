@@ -1,10 +1,10 @@
 import pytest
-from devpolicy.errors import PolicyError
 
 from devpolicy._core.language.comparisons import SizeTest
 from devpolicy._core.language.patterns import Pattern
 from devpolicy._core.language.policy import Amount, MemoryRule, Policy, Rule, Term, Workload
 from devpolicy._core.sizes import GIB, MIB
+from devpolicy.errors import PolicyError
 
 CUDA, MPS, CPU, DISK = Term("cuda"), Term("mps"), Term("cpu"), Term("disk")
 

@@ -2,7 +2,6 @@ import re
 from pathlib import Path
 
 import pytest
-from devpolicy.errors import PolicyError
 
 from devpolicy._core.language.condition_keys import CONDITION
 from devpolicy._core.language.devices import DEVICE_CLASS
@@ -11,6 +10,7 @@ from devpolicy._core.language.policy import Policy
 from devpolicy._core.language.reference import updated
 from devpolicy._core.language.suite import SUITE
 from devpolicy._core.language.tests import TEST
+from devpolicy.errors import PolicyError
 
 PAGE = Path(__file__).parents[2] / "docs" / "language.md"
 TEXT = PAGE.read_text(encoding="utf-8")

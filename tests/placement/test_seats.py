@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from devpolicy.errors import Unsatisfiable
 from tests.worlds import device_map, machine, planned, small_llama
 
 from devpolicy import Accelerator, Host, ModelTree, Policy
@@ -11,6 +10,7 @@ from devpolicy._core.language.policy import Term
 from devpolicy._core.model.tree import Module, Tensor
 from devpolicy._core.placement.seats import Seat, accelerator_seat, cpu_seat, disk_seat, find, pooled
 from devpolicy._core.verbs import plan_all
+from devpolicy.errors import Unsatisfiable
 
 MIB, GIB = 1 << 20, 1 << 30
 

@@ -8,11 +8,11 @@ import pickle
 from typing import Any
 
 import pytest
-from devpolicy.errors import DeviceError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from devpolicy._core.device import ComponentDevice, Device, DeviceMap, DeviceType
+from devpolicy.errors import DeviceError
 from devpolicy.testing.strategies import component_devices, device_maps, devices
 
 TYPES = [member.value for member in DeviceType if member is not DeviceType.DISK]

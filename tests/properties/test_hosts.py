@@ -1,7 +1,6 @@
 import random
 
 import pytest
-from devpolicy.errors import HostError
 from hypothesis import find, given
 from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument
@@ -10,6 +9,7 @@ from devpolicy._core.host import Host
 from devpolicy._core.host.catalogue import catalogue
 from devpolicy._core.host.fields import ACCELERATOR_FIELDS, HOST_FIELDS
 from devpolicy._core.sizes import GIB
+from devpolicy.errors import HostError
 from devpolicy.testing.strategies import accelerators, faulty_hosts, hosts
 
 TEXTS = [read().decode() for read in catalogue().values()]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import tomli
-from devpolicy.errors import Unsatisfiable
 from hypothesis import event, given
 from hypothesis import strategies as st
 from tests import oracle
@@ -23,6 +22,7 @@ from devpolicy._core.language.policy import Rule
 from devpolicy._core.placement.seats import find
 from devpolicy._core.strategies.policies import policy_texts
 from devpolicy._core.toml.document import write_key
+from devpolicy.errors import Unsatisfiable
 from devpolicy.testing.strategies import faulty_hosts, hosts
 
 VERSIONS = st.dictionaries(st.sampled_from(SOFTWARE), st.sampled_from(["2.6.0", "2.13.0+cu130", "2.7.0a0", "3.1"]))

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from devpolicy.errors import DeviceError, PolicyError
 from hypothesis import event, given
 from tests import oracle
 from tests.worlds import World, any_worlds
@@ -21,6 +20,7 @@ from devpolicy import resolve as resolve_with_warnings
 from devpolicy._core.language.policy import Term
 from devpolicy._core.placement.planner import make_plan
 from devpolicy._core.sizes import GIB, MIB
+from devpolicy.errors import DeviceError, PolicyError
 from devpolicy.testing import host_catalogue, simulate_host
 from devpolicy.testing.strategies import faulty_hosts, hosts
 

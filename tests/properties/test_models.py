@@ -3,13 +3,13 @@
 from importlib.util import find_spec
 
 import pytest
-from devpolicy.errors import ModelError
 from hypothesis import Phase, assume, find, given, settings
 from hypothesis import strategies as st
 
 from devpolicy._core.model.ranges import expand_path, expand_tree, split
 from devpolicy._core.model.tree import DTYPE_BITS, ModelTree, Module
 from devpolicy._core.strategies.models import HOSTILE_NAMES
+from devpolicy.errors import ModelError
 from devpolicy.testing.strategies import model_trees, torch_modules
 
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="reads real modules of torch")

@@ -5,7 +5,6 @@ import dataclasses
 import jsonschema
 import pytest
 import tomli
-from devpolicy.errors import PolicyError
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument
@@ -16,6 +15,7 @@ from devpolicy._core.language.patterns import Pattern
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.language.schema import policy_schema
 from devpolicy._core.strategies.policies import MODULES, patterns, policies, policy_texts
+from devpolicy.errors import PolicyError
 
 VALIDATOR = jsonschema.Draft7Validator(policy_schema())
 

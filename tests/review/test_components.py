@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from devpolicy.errors import PolicyError
 
 from devpolicy import Host, ModelTree, Policy
 from devpolicy._core.language.properties import Property
@@ -18,6 +17,7 @@ from devpolicy._core.review.run import Result
 from devpolicy._core.review.suites import ready
 from devpolicy._core.review.verify import verify
 from devpolicy._core.sizes import GIB
+from devpolicy.errors import PolicyError
 
 RAG = """
 prefer = ["cuda", "cpu"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from devpolicy.errors import PolicyError
 
 from devpolicy import Host, ModelTree, Policy
 from devpolicy._core.language.properties import Property
@@ -15,6 +14,7 @@ from devpolicy._core.review.run import Result
 from devpolicy._core.review.suites import ready
 from devpolicy._core.review.verify import verify
 from devpolicy._core.sizes import GIB
+from devpolicy.errors import PolicyError
 
 POLICY = """
 prefer = ["cuda", "cpu"]

@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from devpolicy.errors import PolicyError
 
 from devpolicy import Policy
 from devpolicy._core.review.coverage import coverage, deciders
 from devpolicy._core.review.many import run_all
 from devpolicy._core.review.run import Result
 from devpolicy._core.review.suites import Suite, gather, ready, selected
+from devpolicy.errors import PolicyError
 
 POLICY = """
 prefer = ["cuda", "mps"]

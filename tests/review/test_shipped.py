@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import tomli
-from devpolicy.errors import PolicyError
 
 from devpolicy import Policy
 from devpolicy._core.review.coverage import coverage
 from devpolicy._core.review.many import run_all
 from devpolicy._core.review.suites import gather, ready
 from devpolicy._core.shipped import shipped_files
+from devpolicy.errors import PolicyError
 
 SHIPPED = shipped_files("policy")
 OPEN = {"offload", "memory", "require", "when", "reserve"}

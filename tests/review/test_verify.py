@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from devpolicy.errors import DevPolicyError, MissingLibraryError
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.cli.harness import invoke
@@ -22,6 +21,7 @@ from devpolicy._core.review.holds import _CHECKS
 from devpolicy._core.review.shrink import Broken, smallest
 from devpolicy._core.review.verify import Verdict, verify
 from devpolicy._core.sizes import GIB
+from devpolicy.errors import DevPolicyError, MissingLibraryError
 
 LLAMA = ModelTree.load("llama-3.2-1b")
 FAMILY = Family(("cuda",), 2, (2 * GIB, 8 * GIB), (25, 100), (64 * GIB,))

@@ -8,12 +8,12 @@ from inspect import signature
 from typing import Any
 
 import pytest
-from devpolicy.errors import DeviceError, DevPolicyError, DevPolicyWarning, MissingLibraryError
 from hypothesis import given
 
 from devpolicy._core.device import ComponentDevice, Device, DeviceMap
 from devpolicy._core.host import Accelerator, Host
 from devpolicy._core.language.policy import Policy
+from devpolicy.errors import DeviceError, DevPolicyError, DevPolicyWarning, MissingLibraryError
 from devpolicy.testing.strategies import component_devices
 
 pytest.importorskip("haystack")
@@ -23,7 +23,7 @@ from haystack.core.errors import DeserializationError
 from haystack.core.serialization import DeserializationCallbacks
 from haystack.utils import ComponentDevice as HaystackDevice
 
-from devpolicy._core.targets.haystack import decide, from_haystack, restore_order, to_haystack
+from devpolicy.haystack import decide, from_haystack, restore_order, to_haystack
 
 SPLIT = {"model.embed_tokens": "cuda:0", "model.layers": "cuda:1", "lm_head": "disk"}
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from devpolicy.errors import HostError
 from hypothesis import given
 
 from devpolicy import Accelerator, DevPolicyError, Host
 from devpolicy._core.sizes import GIB
+from devpolicy.errors import HostError
 from devpolicy.testing import host_catalogue, simulate_host
 from devpolicy.testing.conformance import (
     DEVICE_CHECKS,

@@ -19,7 +19,6 @@ from unittest import mock
 
 import psutil
 import pytest
-from devpolicy.errors import DevPolicyError, HostError, SimulationDepthError
 from hypothesis import given
 from hypothesis import strategies as st
 from psutil import virtual_memory
@@ -29,6 +28,7 @@ from devpolicy._core.simulation import replaced, simulated_host
 from devpolicy._core.simulation.libraries import Library
 from devpolicy._core.simulation.running import paused
 from devpolicy._core.simulation.shims import Shims
+from devpolicy.errors import DevPolicyError, HostError, SimulationDepthError
 from devpolicy.testing import host_catalogue, simulate_host
 
 SMALL = Host(memory="8 GiB", free="3 GiB", disk="100 GiB", disk_free="7 GiB", name="small")

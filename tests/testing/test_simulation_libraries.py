@@ -13,10 +13,10 @@ from typing import Any
 
 import psutil
 import pytest
-from devpolicy.errors import SimulationDepthError
 
 from devpolicy import ComponentDevice, Host
 from devpolicy._core.simulation import replaced
+from devpolicy.errors import SimulationDepthError
 from devpolicy.testing import host_catalogue, simulate_host
 
 torch = pytest.importorskip("torch")

@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 
 import pytest
-from devpolicy.errors import SimulationDepthError
 from tests.cli.harness import invoke
 
 from devpolicy._core.simulator import building, simulator, versions
 from devpolicy._core.simulator.versions import TESTED, Torch
+from devpolicy.errors import SimulationDepthError
 from devpolicy.testing import simulate_host
 
 

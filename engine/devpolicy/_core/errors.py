@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+from devpolicy._core.public import public
 from devpolicy._core.text import visible, visible_line
+
+_public = public("devpolicy.errors")
 
 WIDEST = 160
 """Characters of a line that a message shows; of a longer one, those around the place."""
@@ -27,6 +30,7 @@ MOST_KEPT = 1000
 """Findings that an error carries; of more, the last says how many were left out."""
 
 
+@_public
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where in a text something stands. `line` and `column` count from 1, columns in characters."""
@@ -52,6 +56,7 @@ class Place:
         return cls(source, line, column, length)
 
 
+@_public
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
     """One finding: a code, a message, and where known its place and a way out."""
@@ -164,6 +169,7 @@ def reason_of(failure: Exception) -> str:
     return str(getattr(failure, "strerror", None) or failure).lower()
 
 
+@_public
 class DevPolicyError(Exception):
     """Base of every error that devpolicy raises on purpose.
 
@@ -231,28 +237,34 @@ def _without_line(finding: Diagnostic, place: Place | None) -> Diagnostic:
     return replace(finding, place=replace(own, text="", begin=0))
 
 
+@_public
 class DeviceError(DevPolicyError, ValueError):
     """A malformed device, device map or component device."""
 
 
+@_public
 class PolicyError(DevPolicyError, ValueError):
     """A policy that cannot be read: carries every finding, each with its place."""
 
 
+@_public
 class HostError(DevPolicyError, ValueError):
     """A malformed host or host file, or a name that the catalogue does not have."""
 
 
+@_public
 class ModelError(DevPolicyError, ValueError):
     """A malformed model file, a folder that is no checkpoint, or a name that the catalogue does not have."""
 
 
+@_public
 class Unsatisfiable(DevPolicyError):  # noqa: N818 - it names a state of the world, not a mistake
     """A valid policy that this host, model and consumer cannot satisfy (DP3xx, DP4xx)."""
 
     exit_status: ClassVar[int] = 3
 
 
+@_public
 class SimulationDepthError(DevPolicyError):
     """A question that a simulated host cannot answer truthfully at its depth, or a depth that is not there yet.
 
@@ -260,9 +272,11 @@ class SimulationDepthError(DevPolicyError):
     """
 
 
+@_public
 class MissingLibraryError(DevPolicyError, ImportError):
     """A library that the call needs is not installed here."""
 
 
+@_public
 class DevPolicyWarning(UserWarning):
     """Something that a policy says and that has no effect here, or a choice that is likely not meant."""

@@ -17,7 +17,7 @@ def shipped(folder: str) -> Traversable:
     packaged = resources.files("devpolicy").joinpath("_data", folder)
     if packaged.is_dir():
         return packaged
-    checkout = Path(__file__).parents[2] / folder
+    checkout = Path(__file__).parents[3] / folder
     if checkout.is_dir():
         return checkout
     msg = f"devpolicy was installed without its {folder!r} files"

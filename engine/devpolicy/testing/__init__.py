@@ -29,7 +29,7 @@ _WHERE: dict[str, str] = {
 }
 """Public names by the module that holds them. Submodules, such as `strategies`, need no entry."""
 
-_SUBMODULES = ("conformance", "simulation", "strategies")
+_SUBMODULES = ("conformance", "strategies")
 
 
 def __getattr__(name: str) -> Any:

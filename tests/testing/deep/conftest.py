@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from devpolicy.errors import SimulationDepthError
 
 from devpolicy._core.simulator.loading import require_built
+from devpolicy.errors import SimulationDepthError
 
 
 @pytest.fixture(autouse=True, scope="session")

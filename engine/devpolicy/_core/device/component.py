@@ -222,19 +222,19 @@ class ComponentDevice:
         plan's device, without one the device choice alone. `host` is by default that of the `use_policy` block around
         the call, else this machine. Raises `PolicyError`, `HostError`, `ModelError`, `Unsatisfiable`.
         """
-        from devpolicy import api
+        from devpolicy._core import verbs
 
-        return api.resolve(policy, host, component=component, model=model)
+        return verbs.resolve(policy, host, component=component, model=model)
 
     def to_haystack(self) -> Any:
-        """Return Haystack's own `ComponentDevice`, which its components take. See `devpolicy._core.targets.haystack`."""
+        """Return Haystack's own `ComponentDevice`, which its components take. See `devpolicy.haystack`."""
         from devpolicy._core.targets.haystack import to_haystack
 
         return to_haystack(self)
 
     @staticmethod
     def from_haystack(device: Any) -> ComponentDevice:
-        """Return the value of Haystack's own `ComponentDevice`. See `devpolicy._core.targets.haystack`."""
+        """Return the value of Haystack's own `ComponentDevice`. See `devpolicy.haystack`."""
         from devpolicy._core.targets.haystack import from_haystack
 
         return from_haystack(device)

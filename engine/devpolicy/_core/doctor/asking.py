@@ -54,7 +54,7 @@ def _version(distribution: str) -> str | None:
 
 
 def _ask(library: str, version: str, host: str, timeout: float) -> Told:
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     try:
         told = ask([*interpreter(script=_START), *time_limit(timeout), library, host, root], timeout)
         return read(library, version, told)

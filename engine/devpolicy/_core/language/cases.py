@@ -1,6 +1,6 @@
 """What a test of a policy says, as frozen values with their places.
 
-Owns `PolicyTest` and its parts. They are made by `devpolicy._core.language.tests` from TOML and run by `devpolicy._core.review`.
+Owns `PolicyTest` and its parts. They are made by `language.tests` from TOML and run by `review`.
 """
 
 from __future__ import annotations

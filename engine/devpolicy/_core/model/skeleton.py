@@ -1,6 +1,6 @@
 """The TOML form of a model, read with every finding at once.
 
-Owns the fields of a model file and their reading; `devpolicy._core.model.writer` is the way back. It knows no framework: a
+Owns the fields of a model file and their reading; `writer` is the way back. It knows no framework: a
 skeleton is what is left of a model when its weights are taken away.
 """
 

@@ -1,6 +1,6 @@
 """Whether a property holds of one answer.
 
-Owns the check of each property of `devpolicy._core.language.properties.OF_A_PLAN`. None takes the planner's word: what can
+Owns the check of each property of `language.properties.OF_A_PLAN`. None takes the planner's word: what can
 be counted is counted anew, and devices are looked up on the host.
 """
 

@@ -1,4 +1,4 @@
-"""`python -m devpolicy._core.model.generate [FOLDER]`: write the catalogue's model files.
+"""`python -m tools.model_files [FOLDER]`: write the catalogue's model files.
 
 Owns the published configurations of the catalogue, and the published number of parameters that each must give. Needs
 Transformers, and neither the network nor memory for weights.
@@ -267,7 +267,7 @@ def tree(name: str) -> ModelTree:
 
 def text(name: str) -> str:
     """Return the model file of a catalogue model."""
-    head = f"# {CATALOGUE[name].parameters:,} parameters. Written by `python -m devpolicy._core.model.generate`.\n\n"
+    head = f"# {CATALOGUE[name].parameters:,} parameters. Written by `python -m tools.model_files`.\n\n"
     return head + tree(name).to_toml()
 
 

@@ -1,0 +1,31 @@
+"""The errors that devpolicy raises on purpose, and the findings that they carry."""
+
+from __future__ import annotations
+
+from devpolicy._core.errors import (
+    DeviceError,
+    DevPolicyError,
+    DevPolicyWarning,
+    Diagnostic,
+    HostError,
+    MissingLibraryError,
+    ModelError,
+    Place,
+    PolicyError,
+    SimulationDepthError,
+    Unsatisfiable,
+)
+
+__all__ = [
+    "DevPolicyError",
+    "DevPolicyWarning",
+    "DeviceError",
+    "Diagnostic",
+    "HostError",
+    "MissingLibraryError",
+    "ModelError",
+    "Place",
+    "PolicyError",
+    "SimulationDepthError",
+    "Unsatisfiable",
+]
