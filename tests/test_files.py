@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from devpolicy import Host, Policy, PolicyError
+from devpolicy._core.errors import MOST_KEPT, WIDEST
 from devpolicy._core.files import kind_of, read_file
 from devpolicy._core.language.extending import MOST_TEXTS
 from devpolicy._core.placement.plan import PlanError
 from devpolicy._core.toml.document import MOST_VALUES
-from devpolicy.errors import MOST_KEPT, WIDEST, DevPolicyError, HostError
+from devpolicy.errors import DevPolicyError, HostError
 from tests.cli.harness import invoke
 
 NOBODY = 65534

@@ -14,11 +14,12 @@ from os import PathLike
 from pathlib import Path
 
 from devpolicy._core.errors import Diagnostic, ModelError
+from devpolicy._core.files import LARGEST_FILE
 from devpolicy._core.model.files import entries, is_file, is_folder, read_bytes
 from devpolicy._core.model.limits import LARGEST_REFERENCE
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.shipped import shipped_files
-from devpolicy._core.toml.document import LARGEST_FILE, Document
+from devpolicy._core.toml.document import Document
 from devpolicy._core.toml.tables import did_you_mean
 
 __all__ = ["cached_snapshot", "descriptions", "load", "model_catalogue"]
