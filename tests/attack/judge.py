@@ -124,6 +124,10 @@ def _in_child(door: str, seed: int, folder: Path, *, installed: bool) -> None:
             opened = os.open(name, os.O_RDWR | os.O_CREAT, 0o600)
             os.dup2(opened, number)
             os.close(opened)
+        sys.stdin, sys.stdout, sys.stderr = (
+            open(number, mode, encoding="utf-8", closefd=False)  # noqa: PTH123, SIM115 - they have no path
+            for number, mode in enumerate("rww")
+        )
         os.environ |= case.environment
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
         status = _run_installed(case) if installed and case.answer is None else _run_here(case, folder, noted)
