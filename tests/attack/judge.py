@@ -125,7 +125,7 @@ def _in_child(door: str, seed: int, folder: Path, *, installed: bool) -> None:
             os.dup2(opened, number)
             os.close(opened)
         sys.stdin, sys.stdout, sys.stderr = (
-            open(number, mode, encoding="utf-8", closefd=False)  # noqa: PTH123, SIM115 - they have no path
+            open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 - they have no path
             for number, mode in enumerate("rww")
         )
         os.environ |= case.environment
