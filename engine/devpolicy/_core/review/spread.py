@@ -66,7 +66,9 @@ def _elsewhere(work: Callable[[Any, Any], Any], shared: Any, things: Sequence[An
     theirs, ours = Pipe(duplex=False)
     with theirs, ours, ProcessPoolExecutor(jobs, initializer=_begin, initargs=(work, shared, theirs, ours)) as pool:
         try:
-            yield from pool.map(_there, things)
+            # Not `map`, which cancels what is left: the pool then has nothing to tell that its processes ended.
+            for future in [pool.submit(_there, thing) for thing in things]:
+                yield future.result()
         except BrokenProcessPool:
             hint = "the memory may be full: `--jobs 1` uses one process"
             raise DevPolicyError(
