@@ -56,6 +56,9 @@ def header(path, text, data=b""):
         ({"hidden_size": -8}, "is not negative"),
         ({"max_position_embeddings": 10**18}, "positions"),
         ({"image_size": 10**6}, "pixels"),
+        ({"model_type": "distilbert", "max_position_embeddings": 2**20, "dim": 768}, "a table of 1048576 positions"),
+        ({"model_type": "informer", "context_length": 2**26}, "a table of 67108864 positions"),
+        ({"decoder": {"model_type": "marian", "d_model": 2**30, "max_position_embeddings": 512}}, "a table of 512"),
         ({"text_config": {"vision": [{"num_hidden_layers": 10**9}]}}, "`text_config.vision.num_hidden_layers`"),
     ],
 )
