@@ -275,6 +275,11 @@ def test_metadata_may_hold_what_looks_like_a_header(tmp_path):
     assert read_header(header(tmp_path / "a.safetensors", text)) == {}
 
 
+def test_the_name_of_a_tensor_has_a_limit(tmp_path):
+    text = json.dumps({"a" * 1001: {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}).encode()
+    assert "the limit is 1000" in refused(read_header, header(tmp_path / "a.safetensors", text))
+
+
 def test_an_index_of_too_many_tensors_or_files_is_refused(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps(LLAMA))
     index = tmp_path / "model.safetensors.index.json"

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from devpolicy.errors import Diagnostic, ModelError
 from devpolicy.model import DTYPE_BITS
 from devpolicy.models.files import open_file, shown
-from devpolicy.models.limits import LARGEST_HEADER, MOST_ELEMENTS, MOST_TENSORS
+from devpolicy.models.limits import LARGEST_HEADER, LONGEST_NAME, MOST_ELEMENTS, MOST_TENSORS
 
 DTYPES: dict[str, str] = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32", "I32": "int32",
@@ -96,6 +96,8 @@ def _tensors(path: Path, pairs: _Pairs, start: int, size: int) -> dict[str, Stor
     tensors: dict[str, Stored] = {}
     seen: set[str] = set()
     for name, entry in pairs:
+        if len(name) > LONGEST_NAME:
+            raise _damaged(path, f"a name in it has {len(name)} characters, and the limit is {LONGEST_NAME}")
         if name in seen:
             raise _damaged(path, f"it holds `{name}` twice")
         seen.add(name)

@@ -24,6 +24,9 @@ DEEPEST_JSON = 64
 MOST_TENSORS = 300_000
 """Tensors that a checkpoint names."""
 
+LONGEST_NAME = 1_000
+"""Characters of the name of a tensor."""
+
 MOST_SHARDS = 10_000
 """Files that hold the weights of one checkpoint."""
 
