@@ -112,7 +112,7 @@ def _safetensors(folder: Path) -> dict[str, str] | None:
 def _indexed(index: Path) -> dict[str, str]:
     """Return the file of each tensor that an index names. Raises `ModelError`, also where a file is missing."""
     folder = index.parent
-    files = read_json(index, LARGEST_INDEX).get("weight_map")
+    files = read_json(index, LARGEST_INDEX, 2 * MOST_TENSORS).get("weight_map")
     if not isinstance(files, Mapping) or not files:
         raise ModelError(Diagnostic("DP105", f"`{index}` has no `weight_map`"))
     if len(files) > MOST_TENSORS:
