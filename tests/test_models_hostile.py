@@ -56,6 +56,9 @@ def header(path, text, data=b""):
         ({"hidden_size": -8}, "is not negative"),
         ({"max_position_embeddings": 10**18}, "positions"),
         ({"image_size": 10**6}, "pixels"),
+        ({"model_type": "distilbert", "max_position_embeddings": 2**20, "dim": 768}, "a table of 1048576 positions"),
+        ({"model_type": "informer", "context_length": 2**26}, "a table of 67108864 positions"),
+        ({"decoder": {"model_type": "marian", "d_model": 2**30, "max_position_embeddings": 512}}, "a table of 512"),
         ({"text_config": {"vision": [{"num_hidden_layers": 10**9}]}}, "`text_config.vision.num_hidden_layers`"),
     ],
 )
@@ -270,6 +273,11 @@ def test_a_header_of_rubbish_is_refused_before_it_is_parsed(text, tmp_path, monk
 def test_metadata_may_hold_what_looks_like_a_header(tmp_path):
     text = json.dumps({"__metadata__": {"tags": json.dumps([{"a": [1, 2, 3]}] * 1000)}}).encode()
     assert read_header(header(tmp_path / "a.safetensors", text)) == {}
+
+
+def test_the_name_of_a_tensor_has_a_limit(tmp_path):
+    text = json.dumps({"a" * 1001: {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}).encode()
+    assert "the limit is 1000" in refused(read_header, header(tmp_path / "a.safetensors", text))
 
 
 def test_an_index_of_too_many_tensors_or_files_is_refused(tmp_path, monkeypatch):

@@ -40,7 +40,7 @@ HOSTILE = {
 CLASSES = {
     model_type: names
     for mapping, table in vars(modeling_auto).items()
-    if mapping.endswith("_MAPPING_NAMES")
+    if mapping.endswith("_MAPPING_NAMES") and mapping.startswith("MODEL_")
     for model_type, names in table.items()
     if model_type not in modeling_auto.MODEL_MAPPING_NAMES
 }

@@ -1,7 +1,7 @@
 """No model type does what a hostile configuration of it says: run code, ask, fetch, load a kernel, print.
 
 Each type that Transformers registers is built from its default configuration with every such key at every level of it.
-`DEVPOLICY_ATTACK=all` tries all of them, which takes about ten minutes; else a sample that covers each way in.
+`DEVPOLICY_ATTACK=all` tries all of them, which takes about half an hour; else a sample that covers each way in.
 """
 
 import json

@@ -20,6 +20,7 @@ from devpolicy._core.model.limits import (
     LARGEST_CONTEXT,
     LARGEST_DIMENSION,
     LARGEST_IMAGE,
+    MOST_COMPUTED,
     MOST_ELEMENTS,
     MOST_LAYERS,
 )
@@ -31,10 +32,28 @@ _COUNTS = re.compile(
 _CONTEXTS = re.compile(r"(^|_)(positions?|position_embeddings|ctx|seq(uence)?_len(gth)?|context_length|max_length)$")
 _IMAGES = re.compile(r"(^|_)(image|img|crop|input|pretrain_img)_?(size|height|width)$")
 _SIZES = re.compile(r"(_size|_dims?|_channels|_width|_embd|_inner|^dim|^d_\w+|^hidden_sizes|_features)$")
+_WIDTHS = re.compile(r"^(d_model|dim|emb_dim|hidden_size|embedding_size)$")
 _COUNTED = re.compile(
     r"^(num|n)_|^(hidden|intermediate|vocab)_size$|^(d_model|d_ff|d_kv|ffn_dim)$|^(en|de)coder_layers$"
 )
 """Keys of which a negative number makes no sense; of others it may be an index from the end, or stand for none."""
+
+_COMPUTED = frozenset(
+    {
+        *(
+            "autoformer",
+            "distilbert",
+            "flaubert",
+            "informer",
+            "marian",
+            "pegasus",
+            "roformer",
+            "time_series_transformer",
+        ),
+        "xlm",
+    }
+)
+"""Model types whose table of positions is computed element by element while the model is built."""
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -47,19 +66,21 @@ def read_config(path: Path) -> dict[str, Any]:
 def check_config(table: Mapping[Any, Any], source: Path | None = None) -> None:
     """Raise `ModelError` (DP104) for the first number in a configuration that is beyond its limit."""
     for path, key, value in _numbers(table):
-        reason = _beyond(key, value)
+        reason = _computed(value) if isinstance(value, Mapping) else _beyond(key, value)
         if reason:
             notes = (f"read from `{shown(source)}`",) if source is not None else ()
             raise ModelError(Diagnostic("DP104", f"`{shown('.'.join(path))}` {reason}", notes=notes))
 
 
-def _numbers(table: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, ...], str, int | float]]:
-    """Yield every number with its path and the nearest key above it."""
+def _numbers(table: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, ...], str, int | float | Mapping[Any, Any]]]:
+    """Yield every number with its path and the nearest key above it, and the tables that describe a model."""
     waiting: list[tuple[tuple[str, ...], str, int, Any]] = [((), "", 0, table)]
     while waiting:
         path, key, depth, value = waiting.pop()
         if isinstance(value, Mapping):
             waiting += [((*path, str(name)), str(name), depth + 1, inner) for name, inner in value.items()]
+            if "model_type" in value:
+                yield (*path, "model_type"), key, value
         elif isinstance(value, list | tuple):
             waiting += [(path, key, depth + 1, inner) for inner in value]
         elif isinstance(value, int | float) and not isinstance(value, bool):
@@ -68,6 +89,18 @@ def _numbers(table: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, ...], str, i
             raise ModelError(
                 Diagnostic("DP101", f"the configuration is nested deeper than {DEEPEST_JSON} levels, the limit")
             )
+
+
+def _computed(config: Mapping[Any, Any]) -> str:
+    """Return why the positions of a configuration are refused, empty where they are not."""
+    if str(config.get("model_type")) not in _COMPUTED:
+        return ""
+    numbers = [(str(key), value) for key, value in config.items() if isinstance(value, int)]
+    positions = max((value for key, value in numbers if _CONTEXTS.search(key) or key.endswith("_length")), default=0)
+    width = max((value for key, value in numbers if _WIDTHS.search(key)), default=1024)
+    if positions * width <= MOST_COMPUTED:
+        return ""
+    return f"computes a table of {positions} positions, each of {width}, and the limit is {MOST_COMPUTED} elements"
 
 
 def _beyond(key: str, value: int | float) -> str:

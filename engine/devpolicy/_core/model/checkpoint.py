@@ -112,7 +112,7 @@ def _safetensors(folder: Path) -> dict[str, str] | None:
 def _indexed(index: Path) -> dict[str, str]:
     """Return the file of each tensor that an index names. Raises `ModelError`, also where a file is missing."""
     folder = index.parent
-    files = read_json(index, LARGEST_INDEX).get("weight_map")
+    files = read_json(index, LARGEST_INDEX, 2 * MOST_TENSORS).get("weight_map")
     if not isinstance(files, Mapping) or not files:
         raise ModelError(Diagnostic("DP105", f"`{index}` has no `weight_map`"))
     if len(files) > MOST_TENSORS:
@@ -248,10 +248,12 @@ def _from_names(headers: Mapping[str, Stored], config: Mapping[str, Any], name: 
     children: dict[str, list[str]] = {"": []}
     for full, stored in headers.items():
         parts = full.split(".")
-        if not all(parts) or len(parts) > DEEPEST_PATH or len(tensors) > LARGEST_TREE:
+        if not all(parts) or len(parts) > DEEPEST_PATH:
             raise ModelError(
                 Diagnostic("DP104", f"the checkpoint names a tensor `{full[:80]}`, which no module can hold")
             )
+        if len(tensors) > LARGEST_TREE:
+            raise ModelError(Diagnostic("DP104", f"the checkpoint names more than {LARGEST_TREE} modules, the limit"))
         parent = ""
         for part in parts[:-1]:
             path = join(parent, part)

@@ -146,9 +146,10 @@ def _model_class(config: Any, architecture: str | None, transformers: Any) -> An
     if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel):
         return cls
     family = type(config).__name__.removesuffix("Config")
-    known = [entry for entry in dir(transformers) if entry.startswith(family)] or [family]
+    others = (name, "Config", "PreTrainedModel")
+    known = [entry for entry in dir(transformers) if entry.startswith(family) and not entry.endswith(others)]
     message = f"`{shown(name)}` is no model class of Transformers"
-    raise ModelError(Diagnostic("DP202", message, help=did_you_mean(name, known)))
+    raise ModelError(Diagnostic("DP202", message, help=did_you_mean(name, known or [family])))
 
 
 def architectures_of(config: Mapping[str, Any]) -> list[str]:

@@ -94,9 +94,14 @@ def read_bytes(path: Path, limit: int) -> bytes:
     return content
 
 
-def read_json(path: Path, limit: int) -> dict[str, Any]:
-    """Return the table in a JSON file. Raises `ModelError` that names the file (DP109, DP101, DP102)."""
+def read_json(path: Path, limit: int, most: int | None = None) -> dict[str, Any]:
+    """Return the table in a JSON file of at most `limit` bytes. Raises `ModelError` that names the file.
+
+    DP109, DP101, DP102; where it has more than `most` entries, which is seen before it is parsed, DP104.
+    """
     content = read_bytes(path, limit)
+    if most is not None and content.count(b",") > most:
+        raise ModelError(Diagnostic("DP104", f"`{shown(path)}` has more than {most} entries, the limit"))
     try:
         table = json.loads(content)
     except (ValueError, RecursionError) as broken:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from devpolicy._core.errors import Diagnostic, ModelError
 from devpolicy._core.model.files import open_file, shown
-from devpolicy._core.model.limits import LARGEST_HEADER, MOST_ELEMENTS, MOST_TENSORS
+from devpolicy._core.model.limits import LARGEST_HEADER, LONGEST_NAME, MOST_ELEMENTS, MOST_TENSORS
 from devpolicy._core.model.tree import DTYPE_BITS
 
 DTYPES: dict[str, str] = {
@@ -96,6 +96,8 @@ def _tensors(path: Path, pairs: _Pairs, start: int, size: int) -> dict[str, Stor
     tensors: dict[str, Stored] = {}
     seen: set[str] = set()
     for name, entry in pairs:
+        if len(name) > LONGEST_NAME:
+            raise _damaged(path, f"a name in it has {len(name)} characters, and the limit is {LONGEST_NAME}")
         if name in seen:
             raise _damaged(path, f"it holds `{name}` twice")
         seen.add(name)

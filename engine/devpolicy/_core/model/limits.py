@@ -21,8 +21,11 @@ LARGEST_REFERENCE = 1 << 10
 DEEPEST_JSON = 64
 """Levels of tables and lists in a JSON file or a configuration."""
 
-MOST_TENSORS = 500_000
+MOST_TENSORS = 300_000
 """Tensors that a checkpoint names."""
+
+LONGEST_NAME = 1_000
+"""Characters of the name of a tensor."""
 
 MOST_SHARDS = 10_000
 """Files that hold the weights of one checkpoint."""
@@ -43,7 +46,10 @@ LARGEST_DIMENSION = 2**31 - 1
 """The size of a dimension in a configuration: hidden sizes, vocabularies."""
 
 LARGEST_CONTEXT = 2**27
-"""Tokens or positions in a configuration. Some models compute a table for each position."""
+"""Tokens or positions in a configuration."""
+
+MOST_COMPUTED = 2**24
+"""Elements of a table of positions that some models compute one by one in Python, while they are built."""
 
 LARGEST_IMAGE = 1 << 14
 """Pixels of a side of an image in a configuration. Some models compute a table for each patch."""
