@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import tomli
 
-from devpolicy._spans import BARE_KEY, KeyPath, Spans, index_spans
 from devpolicy._files import LARGEST_FILE, read_file
+from devpolicy._spans import BARE_KEY, KeyPath, Spans, index_spans
 from devpolicy.errors import DevPolicyError, Diagnostic, Place, window
 
 if TYPE_CHECKING:

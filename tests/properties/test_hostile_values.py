@@ -174,7 +174,28 @@ VALUES = st.recursive(
     ),
     max_leaves=6,
 )
-ALWAYS = (None, True, 5, 2**70, 10**5000, "\ud800", "1" * 5000, lambda: None, float("nan"), "", b"x", [], {}, (), set(), object(), Odd(), [[]], {"a": 1}, int)
+ALWAYS = (
+    None,
+    True,
+    5,
+    2**70,
+    10**5000,
+    "\ud800",
+    "1" * 5000,
+    lambda: None,
+    float("nan"),
+    "",
+    b"x",
+    [],
+    {},
+    (),
+    set(),
+    object(),
+    Odd(),
+    [[]],
+    {"a": 1},
+    int,
+)
 
 
 def judged(name: str, value: Any) -> None:

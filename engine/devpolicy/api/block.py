@@ -103,7 +103,9 @@ class use_policy(ContextDecorator):  # noqa: N801 - it is called like a function
 
     def __enter__(self) -> Policy:
         if self._entered is not None:
-            raise DevPolicyError("this `use_policy` block was entered before: write `use_policy(...)` again for another")
+            raise DevPolicyError(
+                "this `use_policy` block was entered before: write `use_policy(...)` again for another"
+            )
         policy, host = self._given
         loaded = policy_of(policy)
         block = Block(loaded, None if host is None else host_of(host, loaded))

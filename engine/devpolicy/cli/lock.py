@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from devpolicy.cli.fold import fold
 from devpolicy._files import read_file
+from devpolicy.cli.fold import fold
 from devpolicy.errors import DevPolicyError, Diagnostic
 from devpolicy.placement.plan import Plan, PlanError
 from devpolicy.review.moves import Where, beside_modules, moves, told

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from devpolicy.probe import nvml as nvidia
 from devpolicy.errors import HostError
 from devpolicy.host import MOST_DEVICES, Host
+from devpolicy.probe import nvml as nvidia
 from devpolicy.probe.answer import MALFORMED, Answer, clean
 from devpolicy.probe.child import Hangs, NoAnswer
 
@@ -76,9 +76,7 @@ def cannot_serve(type_: str, sources: Sources) -> str | None:
     return f"{plugin} is not installed" if plugin and plugin not in sources.plugins else None
 
 
-def _by_nvml(
-    sources: Sources, ask: Callable[[], Mapping[str, Any]], ram: Amount, environ: Mapping[str, str]
-) -> Answer:
+def _by_nvml(sources: Sources, ask: Callable[[], Mapping[str, Any]], ram: Amount, environ: Mapping[str, str]) -> Answer:
     try:
         told = ask()
         if "fault" in told:
@@ -130,7 +128,9 @@ def _countable(devices: Sequence[Accelerator], faults: dict[str, str]) -> Sequen
     kind = devices[0].type
     if len(devices) > MOST_DEVICES:
         source = "nvml" if kind == "cuda" else "torch"
-        faults.setdefault(source, f"it counts {len(devices)} devices, and torch the first {MOST_DEVICES}: these are kept")
+        faults.setdefault(
+            source, f"it counts {len(devices)} devices, and torch the first {MOST_DEVICES}: these are kept"
+        )
         devices = devices[:MOST_DEVICES]
     try:
         Host(devices, memory=0)

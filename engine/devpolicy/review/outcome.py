@@ -134,8 +134,9 @@ def answers(
     if tree is None and component is None:
         names = [*components_of(policy)] or names
     found: list[Outcome] = []
+    joint = Joint(host, advise=advise)  # of all of them, so that each is planned once
     for name in names:
-        found.append(ask(policy, tree, host, component=name, profile=profile, advise=advise))
+        found.append(_ask(joint, policy, tree, component=name, profile=profile))
         if found[-1].refusal is not None:
             break
     return found
@@ -155,8 +156,14 @@ def ask(
     Profiles apply by themselves, and `profile` on demand; no environment is read. A refusal is an answer, also that of
     a rule that names a tensor (DP203).
     """
-    meant = policy
-    joint = Joint(host, advise=advise)
+    return _ask(Joint(host, advise=advise), policy, tree, component=component, profile=profile)
+
+
+def _ask(
+    joint: Joint, policy: Policy, tree: ModelTree | None, *, component: str | None, profile: str | None
+) -> Outcome:
+    """Return what a policy answers for one component, of which the joint holds at most those that come before it."""
+    host, meant = joint.host, policy
     try:
         policy = policy.overlaid(host, profile=profile)
         request = Request(policy, component, tree)
