@@ -194,9 +194,8 @@ class Document:
                 message = f"`{self.source}` has more than {most} keys and entries of arrays"
                 return Diagnostic("DP101", message, help="nobody wrote so many: write patterns instead of every name")
             for key, value in container.items() if isinstance(container, dict) else enumerate(container):
-                if most is not None and any(
-                    isinstance(text, str) and len(text) > LONGEST_TEXT for text in (key, value)
-                ):
+                texts = [text for text in (key, value) if isinstance(text, str)] if most is not None else []
+                if any(len(text) > LONGEST_TEXT for text in texts):
                     too_long = (*path, key)
                 if isinstance(value, dict | list):
                     stack.append(((*path, key), value))
