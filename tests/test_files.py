@@ -12,9 +12,10 @@ import pytest
 from devpolicy import Host, Policy, PolicyError
 from devpolicy._core.errors import MOST_KEPT, WIDEST
 from devpolicy._core.files import kind_of, read_file
+from devpolicy._core.language.components import MOST_COMPONENTS
 from devpolicy._core.language.extending import MOST_TEXTS
 from devpolicy._core.placement.plan import PlanError
-from devpolicy._core.toml.document import MOST_VALUES
+from devpolicy._core.toml.document import LONGEST_TEXT, MOST_VALUES
 from devpolicy.errors import DevPolicyError, HostError
 from tests.cli.harness import invoke
 
@@ -294,6 +295,19 @@ class TestTooMuch:
             with pytest.raises(error, match=f"has more than {MOST_VALUES} keys") as refused:
                 read(text)
             assert len(refused.value.diagnostics) == 1
+
+    @pytest.mark.parametrize("text", ['a = "{}"', '[[rule]]\nreason = "{}"', '"{}" = 1', 'prefer = ["{}"]'])
+    def test_a_text_that_is_too_long_is_refused_at_its_place(self, text):
+        for read, error in ((Policy.parse, PolicyError), (Host.parse, HostError)):
+            with pytest.raises(error, match=f"more than {LONGEST_TEXT} characters") as refused:
+                read(text.replace("{}", "x" * (LONGEST_TEXT + 1)))
+            assert len(str(refused.value)) < 1000
+
+    def test_a_policy_has_a_bounded_number_of_components(self):
+        entries = "".join(f"[component.c{i}]\nneeds = 1\n" for i in range(MOST_COMPONENTS + 1))
+        with pytest.raises(PolicyError, match=f"and a policy has {MOST_COMPONENTS} at most") as refused:
+            Policy.parse(f'prefer = "cuda"\n{entries}')
+        assert len(refused.value.diagnostics) == 1
 
     def test_policies_that_are_too_much_together_are_refused(self, tmp_path):
         half = "prefer = 'cuda'\n[offload]\n" + "".join(f'a{i} = "cpu"\n' for i in range(MOST_VALUES // 2))

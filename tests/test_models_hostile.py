@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from devpolicy._core.model import limits
 from devpolicy._core.model.bounds import check_config
-from devpolicy._core.model.catalogue import cached_snapshot, limits
+from devpolicy._core.model.catalogue import cached_snapshot
 from devpolicy._core.model.files import read_json
 from devpolicy._core.model.headers import read_header
 from devpolicy._core.model.neutral import INERT

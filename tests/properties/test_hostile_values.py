@@ -148,9 +148,6 @@ CALLS = {
     "ModelTree.from_checkpoint": ModelTree.from_checkpoint,
 }
 
-# What reads models is mended elsewhere.
-MODEL_READERS = ("ModelTree.", "plan model", "plan_all model", "resolve model")
-
 TEXTS = st.text(max_size=20) | st.sampled_from(
     ["", " ", "cuda:1", "cuda:-1", "disk", "cpu:0", "\ud800", "\0", "x" * 10_000, "1" * 5000, "1 GiB", "a/b", "."]
 )
@@ -209,22 +206,15 @@ def judged(name: str, value: Any) -> None:
             raise
 
 
-def names() -> list[Any]:
-    return [
-        pytest.param(name, marks=pytest.mark.skip("the model readers")) if name.startswith(MODEL_READERS) else name
-        for name in CALLS
-    ]
-
-
 @pytest.mark.filterwarnings("ignore::devpolicy.DevPolicyWarning")
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", CALLS)
 def test_a_value_of_a_wrong_type_is_refused_in_our_words(name):
     for value in ALWAYS:
         judged(name, value)
 
 
 @pytest.mark.filterwarnings("ignore::devpolicy.DevPolicyWarning")
-@given(st.sampled_from([name for name in CALLS if not name.startswith(MODEL_READERS)]), VALUES)
+@given(st.sampled_from(list(CALLS)), VALUES)
 @example("plan target", [])
 @settings(max_examples=200, deadline=None)
 def test_any_value_is_refused_in_our_words(name, value):

@@ -117,7 +117,7 @@ class Diagnostic:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Diagnostic:
-        """Read what `to_dict` wrote, without the line. Raises `KeyError`, `TypeError` or `ValueError` for anything else.
+        """Read what `to_dict` wrote, without the line. Raises `KeyError`, `TypeError` or `ValueError` else.
 
         What has no place, label or notes may leave them out.
         """

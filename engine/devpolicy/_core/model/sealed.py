@@ -1,7 +1,7 @@
 """Building a model of Transformers with its ways out of the process shut.
 
 Owns what is shut while a model is built: questions on stdin and code of a checkpoint, kernels and models of the hub,
-and a number of modules beyond all models. `devpolicy._core.model.neutral` takes away what would lead there; this holds where
+and a number of modules beyond all models. `neutral` takes away what would lead there; this holds where
 it missed something. Other threads of the process are not affected.
 """
 

@@ -28,6 +28,8 @@ Part = Literal["key", "value", "header"]
 
 DEEPEST = 64
 """Tables and arrays nested deeper than this are not read, so that no reader runs out of stack."""
+LONGEST_TEXT = 1 << 16
+"""Characters of one key or text of a policy or a host: reasons and names are repeated for every module."""
 MOST_VALUES = 20_000
 """Keys and entries of arrays that a policy or a host has at most, with the texts that it builds on."""
 
@@ -183,6 +185,7 @@ class Document:
         """Count the values. Return what is wrong with a text that is TOML, and that nobody should have to process."""
         stack: list[tuple[KeyPath, dict[str, Any] | list[Any]]] = [((), self.data)]
         too_large: KeyPath = ()
+        too_long: KeyPath = ()
         while stack:
             path, container = stack.pop()
             if len(path) > DEEPEST:
@@ -192,6 +195,9 @@ class Document:
                 message = f"`{self.source}` has more than {most} keys and entries of arrays"
                 return Diagnostic("DP101", message, help="nobody wrote so many: write patterns instead of every name")
             for key, value in container.items() if isinstance(container, dict) else enumerate(container):
+                texts = [text for text in (key, value) if isinstance(text, str)] if most is not None else []
+                if any(len(text) > LONGEST_TEXT for text in texts):
+                    too_long = (*path, key)
                 if isinstance(value, dict | list):
                     stack.append(((*path, key), value))
                 elif isinstance(value, int) and not -(2**63) <= value < 2**63:
@@ -199,6 +205,9 @@ class Document:
         # Only now, because looking for a place also needs a text that is not nested deeply.
         if too_large:
             return Diagnostic("DP101", "this number is too large", self.place(too_large), "more than 64 bits")
+        if too_long:
+            place = self.place(too_long)
+            return Diagnostic("DP101", f"this text has more than {LONGEST_TEXT} characters", place, "too long")
         return None
 
 

@@ -72,14 +72,14 @@ def facts(module: Any, type_: str, index: int) -> dict[str, Any]:
 
 
 def inventory(nvml: Any) -> dict[str, Any]:
-    """Return what NVML says of every GPU of the machine, in its order. Raises what NVML raises where it cannot be asked.
+    """Return what NVML says of every GPU of the machine, in its order. Raises what NVML raises.
 
     `{"driver": version, "gpus": [facts, …]}`; the facts of a GPU in MIG mode have its `instances`. A GPU without memory
     of its own says `shared`.
     """
     nvml.nvmlInit()
     try:
-        gpus = []
+        gpus: list[dict[str, Any]] = []
         for index in range(int(nvml.nvmlDeviceGetCount())):
             try:
                 handle = nvml.nvmlDeviceGetHandleByIndex(index)
@@ -165,4 +165,4 @@ def tell(answer: dict[str, Any]) -> NoReturn:
 if __name__ == "__main__":
     limit, question, *parameters = sys.argv[1:]
     end_after(float(limit))
-    tell({"torch": ask_torch, "nvml": ask_nvml}[question](*parameters))
+    tell(ask_torch(*parameters) if question == "torch" else ask_nvml(*parameters))

@@ -1,7 +1,7 @@
 """Asking in a child process, and what is read of what it prints.
 
 Owns starting it, the limits on its time and on what it prints, and the protocol of `ask`: for torch, for NVML and for
-every library of `devpolicy._core.doctor`. This process keeps no context, imports no torch, and survives a driver that hangs,
+every library of `doctor`. This process keeps no context, imports no torch, and survives a driver that hangs,
 exits or crashes.
 """
 
@@ -52,7 +52,7 @@ def ask(command: Sequence[str], timeout: float) -> dict[str, Any]:
     the reason where there is no answer.
     """
     try:
-        output, errors, status = _run(command, timeout)
+        output, errors, status = run(command, timeout)
     except (OSError, ValueError) as broken:
         raise NoAnswer(f"cannot start a process to ask: {clean(broken)}") from None
     lines = [line for line in output.splitlines() if line.startswith(MARK)]
@@ -128,7 +128,7 @@ class _Stream(threading.Thread):
             self._ended.notify()
 
 
-def _run(command: Sequence[str], timeout: float) -> tuple[str, str, int]:
+def run(command: Sequence[str], timeout: float) -> tuple[str, str, int]:
     """Return what a command printed, what it complained of, and its status.
 
     Raises `Hangs`, `NoAnswer` where it prints too much, `OSError` or `ValueError` where it cannot be started.
