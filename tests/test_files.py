@@ -1,5 +1,6 @@
 """Files from strangers: what is no regular file, may not be read, is too large, or is no policy at all."""
 
+import codecs
 import os
 import shutil
 import tempfile
@@ -43,6 +44,7 @@ def without_privileges():
     for name in ("check", "plan", "show", "test"):
         import_module(f"devpolicy._core.cli.commands.{name}")
     import_module("devpolicy._core.review.spread")
+    codecs.lookup("utf-8-sig")
     os.seteuid(NOBODY)
     try:
         yield
