@@ -93,7 +93,7 @@ class ModulePatches:
 class ClassPatch:
     """One replaced attribute of a class: its own, or one that it inherits."""
 
-    __slots__ = ("_name", "_own", "_original", "_replacement", "owner")
+    __slots__ = ("_name", "_original", "_own", "_replacement", "owner")
 
     def __init__(self, owner: type, name: str, replacement: Any, original: Any) -> None:
         self.owner = owner

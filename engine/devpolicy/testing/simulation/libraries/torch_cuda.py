@@ -13,7 +13,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from devpolicy.testing.simulation.gpus import architectures, cudnn_version
-from devpolicy.testing.simulation.libraries import Around, Library
+from devpolicy.testing.simulation.libraries import ORIGINAL, Around, Library
 from devpolicy.testing.simulation.libraries.torch_refused import _guarded, refuse
 from devpolicy.testing.simulation.libraries.torch_tensors import _swap
 from devpolicy.testing.simulation.refusal import refusal
@@ -238,6 +238,8 @@ def _pool_class() -> type:
 
 LIBRARY = Library(
     tensors={
+        "torch.cuda": {"synchronize": ORIGINAL},
+        "torch.xpu": {"synchronize": ORIGINAL},
         "torch.cuda.memory": {"use_mem_pool": Around(_use_pool)},
         "torch.cuda.graphs": {"graph_pool_handle": Around(_pool_handle)},
         "torch.profiler.profiler": {"supported_activities": Around(_activities)},

@@ -86,7 +86,8 @@ def _make(original: Callable[..., Any]) -> Any:
                 given = args[0] if args else kwargs.get("size", 0)
                 if isinstance(given, int):
                     return _storage(given, device)
-                return _storage(len(given), device).copy_(torch.UntypedStorage(given))
+                there = _storage(len(given), device)
+                return there.copy_(original(cls, given))
         return original(cls, *args, **kwargs)
 
     return staticmethod(make)

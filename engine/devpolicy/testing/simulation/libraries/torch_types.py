@@ -54,7 +54,9 @@ def _dense(dtype: Any, *args: Any, device: Any = "cuda") -> Any:
             raise TypeError(f"expected {dtype} of a CUDA device (got {given.type()})")
         return given.view_as(given)
     if isinstance(given, torch.UntypedStorage | torch.TypedStorage):
-        untyped = given if isinstance(given, torch.UntypedStorage) else given.untyped()
+        untyped: Any = given
+        if isinstance(given, torch.TypedStorage):
+            untyped = untyped.untyped()
         return torch.empty(0, dtype=dtype, device=untyped.device).set_(untyped)
     return torch.tensor(given, dtype=dtype, device=device)
 
@@ -63,11 +65,12 @@ def _sparse(dtype: Any, *args: Any) -> Any:
     """Return a sparse tensor of indices and values, with a size or without, or an empty one of sizes."""
     import torch
 
+    make: Any = torch.sparse_coo_tensor
     if args and isinstance(args[0], torch.Tensor):
         indices, values, *size = args
-        return torch.sparse_coo_tensor(indices, values, *size, dtype=dtype, device=values.device)
-    (size,) = args if len(args) == 1 and not isinstance(args[0], int) else (args,)
-    return torch.sparse_coo_tensor(size=tuple(size), dtype=dtype, device="cuda")
+        return make(indices, values, *size, dtype=dtype, device=values.device)
+    (sizes,) = args if len(args) == 1 and not isinstance(args[0], int) else (args,)
+    return make(size=tuple(sizes), dtype=dtype, device="cuda")
 
 
 def _typed(module: str, original: Any) -> type:

@@ -74,7 +74,7 @@ inline Operator look_at(const c10::OperatorHandle& op) {
   found.floats_only = product_of_floats(name);
   found.alert = not_deterministic(name);
   found.for_float8 = name == "aten::_scaled_mm";
-  found.special = found.waits || found.floats_only || found.alert || found.for_float8;
+  found.special = found.waits || found.indexes || found.floats_only || found.alert || found.for_float8;
   return found;
 }
 
@@ -224,10 +224,20 @@ inline void forget_written(const Call& call) {
   });
 }
 
+// Whether a tensor is indexed with truth values: their number is read off the device.
+inline bool takes_mask(const Call& call) {
+  bool found = false;
+  see_tensors(call, [&](const Tensor& tensor, size_t at) {
+    found |= tensor.defined() && call.schema().arguments()[at].name() == "indices" &&
+        (tensor.scalar_type() == at::kBool || tensor.scalar_type() == at::kByte);
+  });
+  return found;
+}
+
 // What CUDA has no kernel for, and what waits for the device.
 inline void hold_rules(const Call& call, const Ledger& ledger) {
   const auto& facts = call.facts;
-  if (facts.waits) waits();
+  if (facts.waits || (facts.indexes && state().sync_debug.load() && takes_mask(call))) waits();
   if (facts.floats_only) {
     const auto type = call.argument(0).toTensor().scalar_type();
     TORCH_CHECK_NOT_IMPLEMENTED(!c10::isIntegralType(type, true), "\"", facts.floats_only, "\" not implemented for '",

@@ -43,6 +43,32 @@ void for_every_operator(const Do& act) {
   }
 }
 
+// The kernels that make sparse tensors take the current device, which torch's dispatch sets in a GPU's build.
+inline c10::OptionalDeviceGuard on(std::optional<c10::Device> device) { return c10::OptionalDeviceGuard(device); }
+
+inline Tensor empty_coo(c10::SymIntArrayRef size, std::optional<at::ScalarType> dtype, std::optional<at::Layout> layout,
+                        std::optional<c10::Device> device, std::optional<bool> pinned,
+                        std::optional<at::MemoryFormat> format) {
+  const auto guard = on(device);
+  return at::native::empty_sparse_symint(size, dtype, layout, device, pinned, format);
+}
+
+inline Tensor coo_with_dims(int64_t sparse_dim, int64_t dense_dim, at::IntArrayRef size,
+                            std::optional<at::ScalarType> dtype, std::optional<at::Layout> layout,
+                            std::optional<c10::Device> device, std::optional<bool> pinned) {
+  const auto guard = on(device);
+  return at::native::new_with_dims_sparse(sparse_dim, dense_dim, size, dtype, layout, device, pinned);
+}
+
+inline Tensor coo_of_tensors(int64_t sparse_dim, int64_t dense_dim, c10::SymIntArrayRef size, const Tensor& indices,
+                             const Tensor& values, std::optional<at::ScalarType> dtype,
+                             std::optional<at::Layout> layout, std::optional<c10::Device> device,
+                             std::optional<bool> pinned, std::optional<bool> coalesced) {
+  const auto guard = on(values.device());
+  return at::native::new_with_dims_and_tensor_sparse_symint(sparse_dim, dense_dim, size, indices, values, dtype, layout,
+                                                            device, pinned, coalesced);
+}
+
 // A sparse tensor is copied by its parts, between devices and on one.
 inline Tensor& copy_coo_(Tensor& self, const Tensor& source, bool non_blocking) {
   TORCH_CHECK(self.is_sparse() && source.is_sparse(), "copy_() between dense and sparse Tensors is not implemented! "
@@ -66,9 +92,9 @@ inline void register_own(torch::Library& aten, Layout layout, std::unordered_set
     aten.impl(name, function);
   };
   if (layout == kCoo) {
-    impl("empty.memory_format", at::native::empty_sparse_symint);
-    impl("_sparse_coo_tensor_with_dims", at::native::new_with_dims_sparse);
-    impl("_sparse_coo_tensor_with_dims_and_tensors", at::native::new_with_dims_and_tensor_sparse_symint);
+    impl("empty.memory_format", empty_coo);
+    impl("_sparse_coo_tensor_with_dims", coo_with_dims);
+    impl("_sparse_coo_tensor_with_dims_and_tensors", coo_of_tensors);
     impl("sparse_dim", at::native::sparse_dim_sparse);
     impl("dense_dim", at::native::dense_dim_sparse);
     impl("_nnz", at::native::_nnz_sparse);

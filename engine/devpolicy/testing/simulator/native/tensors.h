@@ -13,6 +13,7 @@
 #include <ATen/ops/_sparse_compressed_tensor_unsafe.h>
 #include <ATen/ops/_sparse_coo_tensor_with_dims_and_tensors_native.h>
 #include <ATen/ops/empty_strided.h>
+#include <c10/core/DeviceGuard.h>
 #include <c10/util/SmallVector.h>
 
 namespace devpolicy {
@@ -182,6 +183,7 @@ class Aliases {
   template <class Move>
   static Tensor compose(const Tensor& of, c10::Device device, const Move& move) {
     at::AutoDispatchBelowADInplaceOrView below;
+    const c10::DeviceGuard guard(device);  // torch takes the current one for a sparse tensor before it has values
     if (of.is_nested()) {
       const auto* impl = nested(of);
       return at::detail::make_tensor<at::native::NestedTensorImpl>(
