@@ -171,7 +171,9 @@ def test_whether_a_backend_can_be_used_is_answered_by_cudas_rules():
 OUT_OF_RANGE = {
     "embedding": lambda: torch.nn.Embedding(4, 4).cuda()(torch.tensor([9], device="cuda")),
     "index": lambda: torch.arange(3, device="cuda")[torch.tensor([7], device="cuda")],
-    "index_put": lambda: torch.arange(3, device="cuda").index_put_((torch.tensor([7], device="cuda"),), torch.tensor(1)),
+    "index_put": lambda: torch.arange(3, device="cuda").index_put_(
+        (torch.tensor([7], device="cuda"),), torch.tensor(1)
+    ),
     "gather": lambda: torch.arange(3, device="cuda").gather(0, torch.tensor([7], device="cuda")),
     "scatter": lambda: torch.zeros(2, device="cuda").scatter_(0, torch.tensor([5], device="cuda"), 1.0),
     "index_select": lambda: torch.zeros(2, device="cuda").index_select(0, torch.tensor([5], device="cuda")),

@@ -30,7 +30,12 @@ def csr() -> torch.Tensor:
     return torch.tensor([[0.0, 2, 0], [3, 0, 4], [0, 0, 5]]).to_sparse_csr()
 
 
-LAYOUTS = {"coo": coo, "csr": csr, "csc": lambda: coo().to_sparse_csc(), "bsr": lambda: torch.eye(4).to_sparse_bsr((2, 2))}
+LAYOUTS = {
+    "coo": coo,
+    "csr": csr,
+    "csc": lambda: coo().to_sparse_csc(),
+    "bsr": lambda: torch.eye(4).to_sparse_bsr((2, 2)),
+}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -100,7 +105,9 @@ def test_sparse_tensors_are_made_on_a_device():
     indices, values = torch.tensor([[0, 1], [1, 0]], device="cuda:1"), torch.ones(2, device="cuda:1")
     made = torch.sparse_coo_tensor(indices, values, (2, 2))
     assert (made.device.index, made._nnz(), made.sparse_dim(), made.dense_dim()) == (1, 2, 2, 0)
-    assert torch.sparse_coo_tensor(torch.zeros(1, 2).long(), torch.ones(2), device="cuda").coalesce().values().tolist() == [2]
+    assert torch.sparse_coo_tensor(
+        torch.zeros(1, 2).long(), torch.ones(2), device="cuda"
+    ).coalesce().values().tolist() == [2]
     assert torch.eye(3, device="cuda").to_sparse().indices().device.type == "cuda"
     assert torch.eye(3, device="cuda").to_sparse_csr().crow_indices().tolist() == [0, 1, 2, 3]
     assert torch.sparse_coo_tensor(size=(2, 3), device="cuda").to_dense().shape == (2, 3)
