@@ -87,7 +87,7 @@ def test_states_of_other_devices_are_refused():
     with pytest.raises(RuntimeError, match="RNG state is wrong size"):
         torch.Generator("cuda").set_state(torch.Generator().get_state())
     torch.cuda.set_rng_state(torch.zeros(16, dtype=torch.uint8))  # one of a real GPU
-    with pytest.raises(TypeError, match="RNG state must be a torch.ByteTensor"):
+    with pytest.raises(TypeError, match=r"RNG state must be a torch.ByteTensor"):
         torch.Generator("cuda").set_state(torch.zeros(16))
 
 
@@ -146,7 +146,7 @@ def test_what_no_allowed_backend_takes_is_refused_with_torchs_words(name):
     with (
         sdpa_kernel(getattr(SDPBackend, backend)),
         pytest.warns(UserWarning, match="kernel not used because"),
-        pytest.raises(RuntimeError, match="No available kernel. Aborting execution."),
+        pytest.raises(RuntimeError, match=r"No available kernel. Aborting execution."),
     ):
         attend(query, query, query, mask)
 

@@ -160,6 +160,14 @@ def test_sparse_tensors_are_saved_and_buffers_moved():
     assert torch.equal(torch.load(file, map_location="cpu").to_dense(), coo().to_dense())
 
 
+@pytest.mark.parametrize("reduce", ["sum", "mean", "amax"])
+def test_a_reduced_product_has_no_kernel_for_a_gpu(reduce):
+    """The CPU's kernel asks whether gradients are wanted, and its backward read what was not there."""
+    dense = torch.ones(3, 2, device="cuda", requires_grad=True)
+    with pytest.raises(NotImplementedError, match="no kernel of it for a GPU"):
+        torch.sparse.mm(csr().cuda(), dense, reduce)
+
+
 # -- nested
 
 

@@ -86,6 +86,13 @@ inline Tensor& copy_coo_(Tensor& self, const Tensor& source, bool non_blocking) 
   return self;
 }
 
+// What no GPU has; the CPU's kernel also looks whether its arguments require gradients, which aliases do not.
+template <int kind>
+void refuse_missing(const c10::OperatorHandle& op, torch::jit::Stack*) {
+  TORCH_CHECK_NOT_IMPLEMENTED(false, "Could not run '", op.schema().operator_name(), "' with arguments from the '",
+                              kNames[kind], "' backend: torch has no kernel of it for a GPU.");
+}
+
 inline void register_own(torch::Library& aten, Layout layout, std::unordered_set<std::string>& own) {
   const auto impl = [&](const char* name, auto&& function) {
     own.insert(name);
@@ -125,6 +132,12 @@ void register_layout(const Make& library, c10::DispatchKey key) {
   auto& aten = library("aten", key);
   std::unordered_set<std::string> own;
   register_own(aten, layout, own);
+  if (layout == kCompressed) {
+    for (const auto* name : {"_sparse_mm_reduce_impl", "_sparse_mm_reduce_impl_backward"}) {
+      own.insert(name);
+      aten.impl(name, torch::CppFunction::makeFromBoxedFunction<&refuse_missing<kind>>());
+    }
+  }
   for_every_operator([&](const std::string& name, const c10::OperatorHandle& op) {
     if (own.count(name) || !is_composite(op) || !op.hasKernelForDispatchKey(kRunners[layout])) return;
     aten.impl(name.c_str(), rest());
