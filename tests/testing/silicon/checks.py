@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from devpolicy.testing.simulation import simulated_host
+from devpolicy._core.simulation import simulated_host
 
 two_gpus = pytest.mark.two_gpus
 """The machine needs a second GPU; one without skips it."""

@@ -12,9 +12,9 @@ from importlib.util import find_spec
 import pytest
 
 from devpolicy import Accelerator, Host
+from devpolicy._core.simulator.loading import require_built
 from devpolicy.errors import SimulationDepthError
 from devpolicy.testing import simulate_host
-from devpolicy.testing.simulator.loading import require_built
 
 collect_ignore_glob = [] if find_spec("torch") else ["test_*.py"]
 
