@@ -45,8 +45,8 @@ _OF_CAPABILITY = {
     (12, 1): (1536, 100, 99),
 }
 
-# NVIDIA's architecture papers and data sheets: multiprocessors, L2 cache in MiB, bits of the memory bus, and the clocks of
-# multiprocessors and memory in MHz.
+# NVIDIA's architecture papers and data sheets: multiprocessors, L2 cache in MiB, bits of the memory bus, and the clocks
+# of multiprocessors and memory in MHz.
 _OF_NAME = {
     "Tesla T4": (40, 4, 256, 1590, 5001),
     "Tesla V100-SXM2-16GB": (80, 6, 4096, 1530, 877),
@@ -107,7 +107,7 @@ def pci_bus(device: Accelerator) -> int:
 
 
 def uuid_of(simulation: Simulation, device: Accelerator) -> str:
-    """Return a device's UUID as NVML gives it. Where the host has none, it is made of the host's name and the ordinal."""
+    """Return a device's UUID as NVML gives it; where the host has none, one made of the host's name and the ordinal."""
     if device.uuid is not None:
         return device.uuid
     return f"GPU-{uuid.uuid5(uuid.NAMESPACE_URL, f'{simulation.name}/{device.type}:{device.id}')}"

@@ -210,13 +210,13 @@ def put(simulation: Simulation) -> None:
     import torch
 
     for name, function in _c_half(simulation, held).items():
-        _swap(simulation, vars(torch._C), name, function)
+        _swap(simulation, torch._C.__dict__, name, function)
     if not simulation.devices("cuda") or simulation.host.fault("cuda"):
         return
-    _swap(simulation, vars(torch.cuda), "_cudart", Runtime(simulation, held))
+    _swap(simulation, torch.cuda.__dict__, "_cudart", Runtime(simulation, held))
     # `torch.backends.cudnn` stands in front of its own module.
     cudnn: Any = torch.backends.cudnn
-    inner = vars(getattr(cudnn, "m", cudnn))
+    inner: dict[str, Any] = getattr(cudnn, "m", cudnn).__dict__
     _swap(simulation, inner, "is_available", lambda: True)
     _swap(simulation, inner, "version", partial(cudnn_version, simulation))
     # Layers would bring their weights into cuDNN's form, and then run its kernels.
