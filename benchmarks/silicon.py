@@ -30,11 +30,11 @@ from xml.etree import ElementTree
 from devpolicy import Accelerator, Host, ModelTree, Policy
 from devpolicy._core.placement.planner import make_plan
 from devpolicy.testing import simulate_host
-from devpolicy.testing.conformance import DEVICE_CHECKS, HOST_CHECKS, MACHINE_CHECKS, observe
+from devpolicy.testing.conformance import DEVICE_CHECKS, HOST_CHECKS, MACHINE_CHECKS, Check, observe
 from gpu_decode import compare, measure, random_llama
 from report import environment, print_table, write_json
 
-GIB = 1 << 30
+MIB, GIB = 1 << 20, 1 << 30
 SUITE = Path(__file__).parents[1] / "tests" / "testing" / "silicon"
 SIZES = {
     "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
@@ -79,7 +79,8 @@ class Machine:
 def conformance(machine: Machine) -> Iterator[Row]:
     """Yield the properties of the host and of its devices, as `pytest --devpolicy-real` holds them."""
     seen = observe(Host.probe)
-    for subject, checks in ((seen, HOST_CHECKS), (machine.host, MACHINE_CHECKS), (machine.host, DEVICE_CHECKS)):
+    groups: list[tuple[Any, tuple[Check[Any], ...]]] = [(seen, HOST_CHECKS), (machine.host, MACHINE_CHECKS)]
+    for subject, checks in [*groups, (machine.host, DEVICE_CHECKS)]:
         for check in checks:
             if not check.possible:
                 yield Row(check.name, "skipped", f"{check.library} is not installed")
@@ -118,7 +119,7 @@ def ledger(machine: Machine) -> Iterator[Row]:
     options.pop("dtype", None)
     found = measure(machine.checkpoint, options, TOKENS, PROMPT)
     planned = plan.ledger["cuda:0"].used
-    detail = f"peak {found['peak'] / GIB:.3f} GiB, planned {planned / GIB:.3f} GiB"
+    detail = f"peak {found['peak'] / MIB:.1f} MiB, planned {planned / MIB:.1f} MiB"
     yield Row("peak within the ledger", "passed" if found["peak"] <= planned else "failed", detail)
 
 
@@ -135,9 +136,9 @@ def decoding(machine: Machine) -> Iterator[Row]:
                 yield Row(name, "failed", str(row["failed"]))
                 continue
             predicted = f", predicted {1 / row['predicted_seconds']:.1f}" if "predicted_seconds" in row else ""
-            planned = f", planned {row['planned_bytes'] / GIB:.3f}" if "planned_bytes" in row else ""
+            planned = f", planned {row['planned_bytes'] / MIB:.1f}" if "planned_bytes" in row else ""
             speed = f"{1 / row['seconds']:.1f} tokens/s{predicted}"
-            yield Row(name, "measured", f"{speed}; peak {row['peak'] / GIB:.3f} GiB{planned}")
+            yield Row(name, "measured", f"{speed}; peak {row['peak'] / MIB:.1f} MiB{planned}")
 
 
 SECTIONS: dict[str, Callable[[Machine], Iterator[Row]]] = {
