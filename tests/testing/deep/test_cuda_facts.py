@@ -86,6 +86,14 @@ def test_plans_of_transforms_have_a_cache(rig):
     cache[0].clear()
 
 
+def test_a_tensor_of_xpu_is_printed():
+    """torch asks whether the device has float64."""
+    with simulate_host("arc-a770", depth="tensors"):
+        assert repr(torch.ones(2, device="xpu")) == "tensor([1., 1.], device='xpu:0')"
+        assert not torch.xpu.get_device_properties(0).has_fp64
+        assert torch.ones(2, device="xpu").to_sparse()._nnz() == 2
+
+
 # -- NVML
 
 

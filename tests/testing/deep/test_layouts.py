@@ -168,6 +168,11 @@ def test_a_reduced_product_has_no_kernel_for_a_gpu(reduce):
         torch.sparse.mm(csr().cuda(), dense, reduce)
 
 
+def test_layouts_of_the_cpu_alone_are_refused_by_name():
+    with pytest.raises(NotImplementedError, match="the layout Mkldnn are the CPU's, and not on cuda:0"):
+        torch.ones(4, 4, device="cuda").to_mkldnn()
+
+
 # -- nested
 
 

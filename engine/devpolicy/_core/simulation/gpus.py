@@ -101,6 +101,11 @@ def properties(device: Accelerator) -> dict[str, Any]:
     return found | {"pci_bus_id": pci_bus(device), "gcnArchName": device.name or ""}
 
 
+def xpu_properties(device: Accelerator) -> dict[str, Any]:
+    """Return what is known of a device of Intel by torch's names: torch asks for float64 to print a tensor."""
+    return {"has_fp16": True, "has_fp64": "Data Center GPU Max" in (device.name or ""), "has_atomic64": True}
+
+
 def pci_bus(device: Accelerator) -> int:
     """Return the number of a device's PCI bus: devices stand in the order of the driver's index."""
     return 1 + int((device.physical if device.physical is not None else device.id) or 0)

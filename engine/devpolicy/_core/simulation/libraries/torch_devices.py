@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.simulation.build import built_for, count, device_error, usable
-from devpolicy._core.simulation.gpus import properties, uuid_of
+from devpolicy._core.simulation.gpus import properties, uuid_of, xpu_properties
 from devpolicy._core.simulation.libraries import Library
 from devpolicy._core.simulation.refusal import refusal
 
@@ -50,6 +50,8 @@ class Properties:
         if device.type == "cuda":
             self.uuid = Uuid(uuid_of(simulation, device))
             vars(self).update(properties(device))
+        elif device.type == "xpu":
+            vars(self).update(xpu_properties(device))
 
     def __getattr__(self, name: str) -> Any:
         if name in NOT_KNOWN:

@@ -117,7 +117,9 @@ class Aliases {
       if (alias.is_same(result)) return original;
     }
     if (is_composed(result)) return leave_composed(result, kind, ledger);
-    TORCH_CHECK_NOT_IMPLEMENTED(result.layout() == at::kStrided && !result.is_quantized(),
+    TORCH_CHECK_NOT_IMPLEMENTED(result.layout() == at::kStrided, "tensors of the layout ", result.layout(), " are the "
+        "CPU's, and not on ", ledger->device());
+    TORCH_CHECK_NOT_IMPLEMENTED(!result.is_quantized(),
         "quantized tensors on ", ledger->device(), " are not simulated: keep them on the CPU, or use dense ones");
     require_supported(kind, result.scalar_type());
     auto tensor = at::detail::make_tensor<c10::TensorImpl>(
