@@ -2,12 +2,12 @@ import re
 from pathlib import Path
 
 import pytest
+from devpolicy._core.language.reference import updated
 
 from devpolicy._core.language.condition_keys import CONDITION
 from devpolicy._core.language.devices import DEVICE_CLASS
 from devpolicy._core.language.fields import COMPONENT, DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
 from devpolicy._core.language.policy import Policy
-from devpolicy._core.language.reference import updated
 from devpolicy._core.language.suite import SUITE
 from devpolicy._core.language.tests import TEST
 from devpolicy.errors import PolicyError

@@ -14,7 +14,7 @@ from devpolicy import Plan, PolicyError, Unsatisfiable
 from devpolicy._core.language.layers import in_order
 from devpolicy._core.language.policy import MemoryRule, Workload
 from devpolicy._core.placement.planner import make_plan
-from devpolicy._core.verbs.joint import Joint, Request
+from devpolicy._core.verbs.joint import JointPlanner, Request
 
 WORKLOAD = ("context", "batch", "dtype", "kv_dtype", "new_tokens")
 MEMORY = ("basis", "cap", "headroom", "kv_cache", "activations")
@@ -22,7 +22,7 @@ MEMORY = ("basis", "cap", "headroom", "kv_cache", "activations")
 
 def planned(pipeline: Pipeline, *names: str) -> dict[str, Plan]:
     """The plans of all components, or of those that are placed before one is refused."""
-    joint = Joint(pipeline.host, models=pipeline.trees, advise=False)
+    joint = JointPlanner(pipeline.host, models=pipeline.trees, advise=False)
     plans: dict[str, Plan] = {}
     for name in names or oracle.order(pipeline.policy, list(pipeline.trees)):
         try:

@@ -19,6 +19,7 @@ from devpolicy._core.errors import DevPolicyError, Diagnostic, PolicyError
 from devpolicy._core.host import Host
 from devpolicy._core.language.layers import addresses
 from devpolicy._core.language.policy import Policy
+from devpolicy._core.language.profiles import apply_overlays
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.toml.tables import did_you_mean
 from devpolicy._core.verbs.inputs import asked_in_environment, policy_in_environment
@@ -84,7 +85,7 @@ def test_overlay_options(command: F) -> F:
 
 def on_host(policy: Policy, host: Host, profile: str | None, overrides: Sequence[str]) -> Policy:
     """Return a policy with what belongs to a host, and what the command line and the environment lay over it."""
-    return policy_in_environment(policy, host, profile=profile, overrides=overrides)
+    return apply_overlays(policy_in_environment(policy, profile=profile, overrides=overrides), host)
 
 
 def on_every_host(policy: Policy, profile: str | None, overrides: Sequence[str]) -> Policy:
@@ -94,9 +95,9 @@ def on_every_host(policy: Policy, profile: str | None, overrides: Sequence[str])
 
 def overlays_told(policy: Policy) -> list[tuple[str, str]]:
     """Return what is asked of a policy beside its text, as facts for a person."""
-    asked = policy.asked
+    asked = policy.overrides
     told = [] if asked.profile is None else [("profile", asked.profile)]
-    return [*told, *([("set", ", ".join(asked.overrides))] if asked.overrides else [])]
+    return [*told, *([("set", ", ".join(asked.values))] if asked.values else [])]
 
 
 def check_component(policy: Policy, component: str | None, models: Iterable[str | None] = ()) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devpolicy._core.errors import Diagnostic, PolicyError
-from devpolicy._core.language.merging import Layer
+from devpolicy._core.language.merging import ConfigLayer
 from devpolicy._core.shipped import shipped_files
 from devpolicy._core.toml.document import Document
 from devpolicy._core.toml.tables import Cursor, did_you_mean, suggest
@@ -64,7 +64,7 @@ def likely(path: Path, shipped: Iterable[str]) -> str:
     return did_you_mean(stem, names)
 
 
-def texts(document: Document, findings: list[Diagnostic]) -> list[Layer]:
+def texts(document: Document, findings: list[Diagnostic]) -> list[ConfigLayer]:
     """Return the texts that a policy builds on and itself, the weakest first. Collects what cannot be read.
 
     What several of them build on comes once, as weak as any of them wants it.
@@ -81,7 +81,7 @@ def _identity(document: Document) -> str:
 @dataclass(slots=True)
 class _Walk:
     findings: list[Diagnostic]
-    layers: list[Layer] = field(default_factory=list)
+    layers: list[ConfigLayer] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
 
     def visit(self, document: Document, name: str, chain: tuple[str, ...]) -> None:
@@ -93,7 +93,7 @@ class _Walk:
                 self._follow(entry, document, Cursor(document, path, self.findings), chain)
         left_out = _NOT_INHERITED if name else {"extends"}
         data = {key: value for key, value in document.data.items() if key not in left_out}
-        self.layers.append(Layer(document, data, (), name))
+        self.layers.append(ConfigLayer(document, data, (), name))
 
     def _follow(self, name: str, document: Document, cursor: Cursor, chain: tuple[str, ...]) -> None:
         folder = document.folder(())

@@ -14,13 +14,13 @@ from devpolicy._core.device import ComponentDevice, Device, DeviceMap, DeviceTyp
 from devpolicy._core.errors import Diagnostic, PolicyError, Unsatisfiable
 from devpolicy._core.host import Host
 from devpolicy._core.language.conditions import check_requirements
-from devpolicy._core.language.policy import Policy, Term
+from devpolicy._core.language.policy import ResolvedPolicy, Term
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement import ties
 from devpolicy._core.placement.blocks import hold_together
 from devpolicy._core.placement.choice import no_preference
 from devpolicy._core.placement.cost import Costs, predict
-from devpolicy._core.placement.joint import misnamed, one_piece
+from devpolicy._core.placement.joint import one_piece
 from devpolicy._core.placement.ledger import ledger_of
 from devpolicy._core.placement.lint import findings_of_rules
 from devpolicy._core.placement.maps import device_map
@@ -42,7 +42,7 @@ from devpolicy._core.placement.units import Division, Unit, divide
 class _Work:
     """What every trial of one plan shares."""
 
-    policy: Policy
+    policy: ResolvedPolicy
     tree: ModelTree
     host: Host
     target: Target
@@ -55,20 +55,17 @@ class _Work:
 
 
 def make_plan(
-    policy: Policy,
+    policy: ResolvedPolicy,
     tree: ModelTree | None,
     host: Host,
     *,
-    component: str | None = None,
-    cls: str | None = None,
     target: str | None = None,
     claims: Mapping[str, int] | None = None,
     advise: bool = True,
 ) -> Plan:
     """Place `tree` on `host` under what `policy` says of a component, for a consumer.
 
-    Without a tree, the component is the bytes that the policy says it `needs`. `cls` is the path of the component's
-    class. `target` is by default the policy's, else `"hf"`. `claims` are bytes by device that components planned
+    Without a tree, the component is the bytes that the policy says it `needs`. `target` is by default the policy's, else `"hf"`. `claims` are bytes by device that components planned
     before take.
 
     Raises `Unsatisfiable` where the host has not what the policy requires, no term of `prefer` serves (DP3xx) or the
@@ -76,41 +73,36 @@ def make_plan(
     component's own matches nothing (DP501). With `advise` a refusal for want of room says what smallest change would
     do, found by planning again.
     """
-    policy = policy.overlaid(host)
-    flat = policy.for_component(component, cls)
-    warnings = misnamed(policy, component)
-    consumer = target_of(target or flat.target or DEFAULT_TARGET)
+    consumer = target_of(target or policy.target or DEFAULT_TARGET)
     if tree is None:
-        flat, tree = one_piece(policy, flat, component, cls)
+        policy, tree = one_piece(policy)
 
-    def make(policy: Policy, host: Host) -> Plan:
-        return _make(policy, tree, host, component, consumer, claims, warnings)
+    def make(policy: ResolvedPolicy, host: Host) -> Plan:
+        return _make(policy, tree, host, consumer, claims)
 
     try:
-        return make(flat, host)
+        return make(policy, host)
     except Unsatisfiable as refused:
         if not advise or refused.code not in ("DP301", "DP302", "DP303"):
             raise
         first, *rest = refused.diagnostics
 
-    def attempt(policy: Policy, host: Host) -> Plan | None:
+    def attempt(policy: ResolvedPolicy, host: Host) -> Plan | None:
         try:
             return make(policy, host)
         except (Unsatisfiable, PolicyError):  # on another host other rules apply
             return None
 
-    help_ = remedies(flat, tree, host, attempt)
+    help_ = remedies(policy, tree, host, attempt)
     raise Unsatisfiable([replace(first, help=help_ or first.help), *rest])
 
 
 def _make(
-    policy: Policy,
+    policy: ResolvedPolicy,
     tree: ModelTree,
     host: Host,
-    component: str | None,
     consumer: Target,
     claims: Mapping[str, int] | None,
-    told: Sequence[Diagnostic],
 ) -> Plan:
     policy = policy.for_host(host)
     check_requirements([policy.require, *policy.required], host)
@@ -120,11 +112,11 @@ def _make(
         raise Unsatisfiable(Diagnostic("DP407", message, notes=(tree.partial,), help=hint))
     sizing = size_model(tree, policy.workload)
     division = divide(tree, policy.rules, sizing)
-    findings = findings_of_rules(policy, tree, division, component)
+    findings = findings_of_rules(policy, tree, division)
     wrong = [finding for finding in findings if finding.severity == "error"]
     if wrong:
         raise PolicyError(wrong)
-    warnings = [*told, *policy.notices, *findings]
+    warnings = [*policy.notices, *findings]
     costs = Costs(tree, policy.workload, sizing, Speeds.of(host))
     groups = ties.bind(tree, division.units, policy)
     work = _Work(policy, tree, host, consumer, sizing, division, groups, pooled(claims or {}, host), Trace(), costs)
@@ -138,7 +130,7 @@ def _make(
             refusals.append((term, refused.finding))
             continue
         work.trace.term(str(term), "serves")
-        return _plan(term, world, solution, ledger, work, component, warnings)
+        return _plan(term, world, solution, ledger, work, warnings)
     raise Unsatisfiable(_refusal(policy, tree, refusals))
 
 
@@ -205,10 +197,9 @@ def _plan(
     solution: Solution,
     ledger: dict[str, Budget],
     work: _Work,
-    component: str | None,
     warnings: Sequence[Diagnostic],
 ) -> Plan:
-    units = work.division.units
+    units, component = work.division.units, work.policy.component
     devices = len(set(solution.seat))
     held: list[Device] = []
     placements: dict[str, Placement] = {}
@@ -273,7 +264,7 @@ def _why(term: Term, world: World, solution: Solution, at: int, devices: int) ->
     return "prefer", f"`{term}` serves; `{seat}` is {share}"
 
 
-def _refusal(policy: Policy, tree: ModelTree, refusals: Sequence[tuple[Term, Diagnostic]]) -> list[Diagnostic]:
+def _refusal(policy: ResolvedPolicy, tree: ModelTree, refusals: Sequence[tuple[Term, Diagnostic]]) -> list[Diagnostic]:
     """Return the finding of a plan that no term serves.
 
     Where the devices were there and one rule or consumer stood in the way, its own finding says so; else DP301

@@ -12,14 +12,14 @@ from functools import partial
 
 from devpolicy._core.device import LARGEST_ID
 from devpolicy._core.host import Accelerator, Host
-from devpolicy._core.language.policy import Amount, Policy, Term
+from devpolicy._core.language.policy import Amount, ResolvedPolicy, Term
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.plan import Plan
 from devpolicy._core.placement.seats import FREE_STEP
 from devpolicy._core.placement.sizing import context_of
 from devpolicy._core.sizes import GIB, MIB, TIB, format_size
 
-Attempt = Callable[[Policy, Host], Plan | None]
+Attempt = Callable[[ResolvedPolicy, Host], Plan | None]
 """Plans with an altered policy and host, `None` where that is refused too."""
 
 _MOST_STEPS = 4 * TIB // FREE_STEP
@@ -29,7 +29,7 @@ _LARGE = 5_000
 _LEAST_CONTEXT = 128
 
 
-def remedies(policy: Policy, tree: ModelTree, host: Host, attempt: Attempt) -> str:
+def remedies(policy: ResolvedPolicy, tree: ModelTree, host: Host, attempt: Attempt) -> str:
     """Return the help of a refusal: each line one change that would do, the smallest first; empty where none would."""
     lines = list(_overflow(policy, host, attempt))
     if len(tree.modules) <= _LARGE:
@@ -40,7 +40,7 @@ def remedies(policy: Policy, tree: ModelTree, host: Host, attempt: Attempt) -> s
     return "\n".join([lines[0], *(f"or {line}" for line in lines[1:])]) if lines else ""
 
 
-def _present(policy: Policy, host: Host) -> Iterator[tuple[Term, list[Accelerator]]]:
+def _present(policy: ResolvedPolicy, host: Host) -> Iterator[tuple[Term, list[Accelerator]]]:
     """The accelerator terms of `prefer` that name working devices of this host."""
     for term in policy.prefer:
         named = [one for one in host.devices(term.type) if term.names(one) and one.fault is None]
@@ -48,7 +48,7 @@ def _present(policy: Policy, host: Host) -> Iterator[tuple[Term, list[Accelerato
             yield term, named
 
 
-def _memory(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
+def _memory(policy: ResolvedPolicy, host: Host, attempt: Attempt) -> Iterator[str]:
     for term, named in _present(policy, host):
         largest = max(named, key=lambda one: (one.free, -(one.id or 0)))
         only = replace(policy, prefer=(term,))
@@ -66,7 +66,7 @@ def _exactly(steps: int) -> str:
     return f"{size // MIB} MiB" if size < GIB else f"{size / GIB:g} GiB"
 
 
-def _with_host(attempt: Attempt, policy: Policy, change: Callable[[int], Host], steps: int) -> Plan | None:
+def _with_host(attempt: Attempt, policy: ResolvedPolicy, change: Callable[[int], Host], steps: int) -> Plan | None:
     return attempt(policy, change(steps))
 
 
@@ -80,7 +80,7 @@ def _grown(host: Host, which: Sequence[Accelerator], steps: int) -> Host:
     return replace(host, accelerators=accelerators, memory=host.memory + pool, free=host.free + pool)
 
 
-def _devices(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
+def _devices(policy: ResolvedPolicy, host: Host, attempt: Attempt) -> Iterator[str]:
     for term, named in _present(policy, host):
         if term.id is not None or term.type == "mps":
             continue
@@ -101,7 +101,7 @@ def _with_more_like(host: Host, one: Accelerator, count: int) -> Host:
     return replace(host, accelerators=(*host.accelerators, *added))
 
 
-def _overflow(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
+def _overflow(policy: ResolvedPolicy, host: Host, attempt: Attempt) -> Iterator[str]:
     if policy.overflow:
         return
     for places in (("cpu",), ("disk",), ("cpu", "disk")):
@@ -113,7 +113,7 @@ def _overflow(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
             return
 
 
-def _share(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
+def _share(policy: ResolvedPolicy, host: Host, attempt: Attempt) -> Iterator[str]:
     if policy.share is None:
         return
     least = int(policy.share.percent)
@@ -126,7 +126,7 @@ def _share(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
         yield f'`share = "{least + steps}%"`'
 
 
-def _context(policy: Policy, tree: ModelTree, host: Host, attempt: Attempt) -> Iterator[str]:
+def _context(policy: ResolvedPolicy, tree: ModelTree, host: Host, attempt: Attempt) -> Iterator[str]:
     context = context_of(tree, policy.workload)
 
     def shorter(steps: int) -> Plan | None:
@@ -139,7 +139,7 @@ def _context(policy: Policy, tree: ModelTree, host: Host, attempt: Attempt) -> I
         yield f"`[workload]` with `context = {context - steps * _LEAST_CONTEXT}`"
 
 
-def _cpu(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
+def _cpu(policy: ResolvedPolicy, host: Host, attempt: Attempt) -> Iterator[str]:
     cpu = Term("cpu")
     if cpu in policy.prefer:
         return

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from devpolicy._core.device import DeviceType
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.host import Host
-from devpolicy._core.language.policy import Policy, Rule, Term
+from devpolicy._core.language.policy import ResolvedPolicy, Rule, Term
 from devpolicy._core.placement.cost import Costs
 from devpolicy._core.placement.seats import Found, Seat, avoids, find
 from devpolicy._core.placement.sizing import Sizing
@@ -44,7 +44,7 @@ class World:
     cpu: Seat
     disk: Seat
     target: Target
-    policy: Policy
+    policy: ResolvedPolicy
     host: Host
     sizing: Sizing
     costs: Costs

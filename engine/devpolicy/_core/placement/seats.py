@@ -10,10 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from devpolicy._core.device import Device, DeviceType
-from devpolicy._core.errors import Diagnostic, Unsatisfiable
 from devpolicy._core.host import Accelerator, Host
 from devpolicy._core.language.devices import alike
-from devpolicy._core.language.policy import Amount, MemoryRule, Policy, Term
+from devpolicy._core.language.policy import Amount, ResolvedPolicy, Term
 from devpolicy._core.placement.speeds import RAM, Speeds, bandwidth
 from devpolicy._core.sizes import GIB, MIB
 
@@ -72,7 +71,7 @@ class Found:
     reason: str = ""
 
 
-def find(term: Term, policy: Policy, host: Host) -> Found:
+def find(term: Term, policy: ResolvedPolicy, host: Host) -> Found:
     """Return the seats of a term in id order, without avoided and faulty devices."""
     if term.type == "cpu":
         if avoids(policy, "cpu"):
@@ -115,7 +114,7 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def avoids(policy: Policy, what: Accelerator | str) -> bool:
+def avoids(policy: ResolvedPolicy, what: Accelerator | str) -> bool:
     """Whether `avoid` rules out an accelerator, or the CPU or the disk."""
     if isinstance(what, str):
         return any(term.type == what for term in policy.avoid)
@@ -126,9 +125,9 @@ def _device(one: Accelerator) -> Device:
     return Device(DeviceType.from_str(one.type), None if one.type == "mps" else one.id)
 
 
-def accelerator_seat(one: Accelerator, policy: Policy, host: Host) -> Seat:
+def accelerator_seat(one: Accelerator, policy: ResolvedPolicy, host: Host) -> Seat:
     """Return the seat of one accelerator under the policy's `[memory]`."""
-    said = _said(policy, one)
+    said = policy.memory_of(one)
     total, free = one.memory, one.free
     if one.unified:
         # One pool and one budget: what the CPU's side has taken, or may not take, is not there for the accelerator.
@@ -154,9 +153,9 @@ def pooled(claims: Mapping[str, int], host: Host) -> Mapping[str, int]:
     return {**claims, **dict.fromkeys(sides, sum(claims.get(side, 0) for side in sides))}
 
 
-def cpu_seat(policy: Policy, host: Host) -> Seat:
+def cpu_seat(policy: ResolvedPolicy, host: Host) -> Seat:
     """Return the seat of the CPU's memory."""
-    said = _said(policy, "cpu")
+    said = policy.memory_of("cpu")
     basis = host.memory if said.basis == "total" else host.free - host.free % FREE_STEP
     cap = min(basis, (said.cap or DEFAULT_CPU_CAP).of(basis))
     headroom = said.headroom.of(basis) if said.headroom else 0
@@ -164,9 +163,9 @@ def cpu_seat(policy: Policy, host: Host) -> Seat:
     return Seat(Device.cpu(), cap, headroom, *reserved, share=policy.share, bandwidth=Speeds.of(host).ram)
 
 
-def disk_seat(policy: Policy, host: Host) -> Seat:
+def disk_seat(policy: ResolvedPolicy, host: Host) -> Seat:
     """Return the seat of the disk: what may be written there."""
-    said = _said(policy, "disk")
+    said = policy.memory_of("disk")
     basis = host.disk if said.basis == "total" else host.disk_free - host.disk_free % FREE_STEP
     cap = min(basis, (said.cap or _WHOLE).of(basis))
     return Seat(Device.disk(), cap, said.headroom.of(basis) if said.headroom else 0, share=policy.share)
@@ -174,45 +173,3 @@ def disk_seat(policy: Policy, host: Host) -> Seat:
 
 def _of(amount: Amount | None, basis: int) -> int | None:
     return None if amount is None else amount.of(basis)
-
-
-_KEYS = ("basis", "cap", "headroom", "kv_cache", "activations")
-
-
-def _said(policy: Policy, what: Accelerator | str) -> MemoryRule:
-    """Merge what `[memory]` says of a device: key by key, the device before its classes before its type.
-
-    Raises `Unsatisfiable`, DP306, where two of its classes say different things that the device itself does not.
-    """
-    said = MemoryRule(Term(what if isinstance(what, str) else what.type))
-    by: dict[str, MemoryRule] = {}
-    for rule in sorted(policy.memory, key=_rank, reverse=True):
-        if rule.term.type != what if isinstance(what, str) else not rule.term.names(what):
-            continue
-        for key in _KEYS:
-            value = getattr(rule, key)
-            if value is None:
-                continue
-            other = by.setdefault(key, rule)
-            if _rank(other) == _rank(rule) and getattr(other, key) != value:
-                raise Unsatisfiable(
-                    _disagreement(str(what if isinstance(what, str) else _device(what)), key, other, rule)
-                )
-    return replace(said, **{key: getattr(rule, key) for key, rule in by.items()})
-
-
-def _rank(rule: MemoryRule) -> int:
-    """How specific an entry of `[memory]` is: a type, a class, a device."""
-    return 2 if rule.term.id is not None else 1 if rule.term.cls is not None else 0
-
-
-def _disagreement(device: str, key: str, one: MemoryRule, other: MemoryRule) -> Diagnostic:
-    where = f" at {one.place}" if one.place else ""
-    return Diagnostic(
-        "DP306",
-        f"`{device}` is of `{one.term}` and of `{other.term}`, and they say different things of its `{key}`",
-        other.place,
-        "the second",
-        notes=(f"`{one.term}` says so{where}",),
-        help=f'say it of the device itself: `[memory."{device}"]`, or make the classes exclude each other',
-    )

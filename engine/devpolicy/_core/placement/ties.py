@@ -11,14 +11,14 @@ from collections.abc import Sequence
 
 from devpolicy._core.connected import united
 from devpolicy._core.errors import Diagnostic, Unsatisfiable
-from devpolicy._core.language.policy import Policy, Rule, Term, Ties
+from devpolicy._core.language.policy import ResolvedPolicy, Rule, Term, Ties
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.units import Unit
 
 Action = tuple[str, tuple[Term, ...]]
 
 
-def bind(tree: ModelTree, units: Sequence[Unit], policy: Policy) -> list[list[int]]:
+def bind(tree: ModelTree, units: Sequence[Unit], policy: ResolvedPolicy) -> list[list[int]]:
     """Return the groups of units that share a tensor, and give each group's units one chain of rules.
 
     Changes the units' chains. Raises `Unsatisfiable` (DP401) where a rule parts a group and may not.
@@ -40,7 +40,7 @@ def _holders(tree: ModelTree, starts: list[int], tie: tuple[str, ...]) -> set[in
     return {bisect_right(starts, tree.index[name.rpartition(".")[0]]) - 1 for name in tie}
 
 
-def _agree(tie: tuple[str, ...], members: list[Unit], policy: Policy) -> None:
+def _agree(tie: tuple[str, ...], members: list[Unit], policy: ResolvedPolicy) -> None:
     """Give the members one chain. Each round drops one rule from all their chains, or ends."""
     while True:
         actions = [_action(member, policy.rules) for member in members]
@@ -69,7 +69,7 @@ def _action(member: Unit, rules: Sequence[Rule]) -> Action | None:
     return ("prefer", rule.prefer) if rule.prefer else None
 
 
-def _parting(members: list[Unit], policy: Policy) -> tuple[int, Ties] | None:
+def _parting(members: list[Unit], policy: ResolvedPolicy) -> tuple[int, Ties] | None:
     """Find a rule that parts the group and must be refused or skipped; `None` where the rest may be bound.
 
     A rule to an executing device binds the group silently, unless another such rule wants it elsewhere.

@@ -15,7 +15,7 @@ from devpolicy._core.placement.seats import accelerator_seat, cpu_seat
 
 if TYPE_CHECKING:
     from devpolicy._core.host import Host
-    from devpolicy._core.language.policy import Policy
+    from devpolicy._core.language.policy import ResolvedPolicy
     from devpolicy._core.model.tree import ModelTree, Tensor
     from devpolicy._core.placement.plan import Plan
     from devpolicy._core.placement.seats import Seat
@@ -63,7 +63,7 @@ def _prefixes(name: str) -> Iterator[str]:
     return (".".join(parts[:length]) for length in range(len(parts), -1, -1))
 
 
-def recount(plan: Plan, tree: ModelTree, policy: Policy, seats: dict[str, Seat]) -> dict[str, Load]:
+def recount(plan: Plan, tree: ModelTree, policy: ResolvedPolicy, seats: dict[str, Seat]) -> dict[str, Load]:
     """Return what each device holds; `seats` say where the policy replaces derived figures. Tensors times depth."""
     given = device_map(plan)
     main = min((device for device in given.values() if device not in KEPT), key=_number, default="cpu")
@@ -100,7 +100,7 @@ def recount(plan: Plan, tree: ModelTree, policy: Policy, seats: dict[str, Seat])
     return loads
 
 
-def seats_of(policy: Policy, host: Host) -> dict[str, Seat]:
+def seats_of(policy: ResolvedPolicy, host: Host) -> dict[str, Seat]:
     """Return what the policy allows of each device of a host, by the device's name in a plan."""
     seats = [accelerator_seat(one, policy, host) for one in host.accelerators]
     return {str(seat): seat for seat in [*seats, cpu_seat(policy, host)]}
@@ -110,22 +110,22 @@ def _number(device: str) -> int:
     return int(device.partition(":")[2] or 0)
 
 
-def _itemsize(tree: ModelTree, policy: Policy) -> int:
+def _itemsize(tree: ModelTree, policy: ResolvedPolicy) -> int:
     floats = (tensor.dtype for _, _, tensor in tensors(tree) if tensor.dtype in FLOATING and not tensor.buffer)
     own = tree.dtype if tree.dtype in FLOATING else next(floats, "float32")
     return DTYPE_BITS[policy.workload.dtype or own] // 8
 
 
-def _context(tree: ModelTree, policy: Policy) -> int:
+def _context(tree: ModelTree, policy: ResolvedPolicy) -> int:
     return policy.workload.context or min(_DEFAULT_CONTEXT, tree.context or _DEFAULT_CONTEXT)
 
 
-def _activations(tree: ModelTree, policy: Policy) -> int:
+def _activations(tree: ModelTree, policy: ResolvedPolicy) -> int:
     scalars = tree.activation * _context(tree, policy) + tree.output
     return policy.workload.batch * scalars * _itemsize(tree, policy)
 
 
-def _caches(tree: ModelTree, policy: Policy) -> Iterator[tuple[str, int]]:
+def _caches(tree: ModelTree, policy: ResolvedPolicy) -> Iterator[tuple[str, int]]:
     kv_dtype, context = policy.workload.kv_dtype, _context(tree, policy)
     cached = DTYPE_BITS[kv_dtype] // 8 if kv_dtype else _itemsize(tree, policy)
     for cache in tree.kv_cache:

@@ -22,7 +22,7 @@ from devpolicy._core.cli.report import painted, rendered, tell_lint
 from devpolicy._core.cli.session import Session, common, pass_session
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.language.policy import Policy
-from devpolicy._core.verbs.joint import Joint, Request
+from devpolicy._core.verbs.joint import JointPlanner, Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -72,13 +72,13 @@ def command(
     request = Request(loaded, component, tree, target=FORMS[to].target if to else None)
     warnings: Iterable[Diagnostic]
     if request.has_size:
-        plan = Joint(machine).place(request).plan
+        plan = JointPlanner(machine).place(request).plan
         device, warnings = plan.device, plan.warnings
         terms = plan.trace.terms if plan.trace else []
     else:
         from devpolicy._core.placement.choice import choose
 
-        choice = choose(loaded, machine, component=component, target=request.target)
+        choice = choose(request.resolved, machine, target=request.target)
         device, warnings, terms = choice.device, choice.warnings, list(choice.terms)
     if to is not None:
         form = FORMS[to].of_device(device)
