@@ -24,7 +24,7 @@ from devpolicy._core.language.properties import OF_A_FAMILY, OF_A_PLAN
 from devpolicy._core.language.rules import Rule
 from devpolicy._core.language.suite import SuiteTable
 from devpolicy._core.language.terms import TermTable
-from devpolicy._core.language.tests import TestTable
+from devpolicy._core.language.tests import CaseTable
 from devpolicy._core.language.workload import Workload
 from devpolicy._core.toml.tables import fields_of
 
@@ -44,7 +44,7 @@ _TABLES = {
     "reserve": fields_of(Reserve),
     "disk": fields_of(DiskTable),
     "workload": fields_of(Workload),
-    "test": fields_of(TestTable),
+    "test": fields_of(CaseTable),
     "suite": fields_of(SuiteTable),
 }
 _OF_POLICIES = ("DP1", "DP2", "DP503")

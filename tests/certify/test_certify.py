@@ -7,14 +7,13 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.worlds import block_trees, small_llama
+from tests.worlds import block_trees, make_plan, small_llama
 
-from devpolicy import Accelerator, DevPolicyError, Host, ModelTree, Plan, Policy, Unsatisfiable
+from devpolicy import Accelerator, DevPolicyError, Host, ModelTree, Plan, Unsatisfiable
 from devpolicy._core.certify import certify
 from devpolicy._core.certify.bound import BY_HAND, by_hand
 from devpolicy._core.certify.relaxation import relaxations
-from devpolicy._core.language.policy import Amount, MemoryRule, Term, Workload
-from devpolicy._core.placement.planner import make_plan
+from devpolicy._core.language.policy import Amount, MemoryRule, ResolvedPolicy, Term, Workload
 
 CARDS = st.tuples(st.sampled_from((0, 60, 120, 250, 400, 900)), st.sampled_from((10**7, 2 * 10**7, 10**8)))
 
@@ -24,7 +23,7 @@ def _planned(tree: ModelTree, cards: list[tuple[int, int]], cpu: int = 10**6) ->
         MemoryRule(Term("cuda", at), "total", Amount(budget), Amount(), activations=Amount())
         for at, (budget, _) in enumerate(cards)
     )
-    policy = Policy(
+    policy = ResolvedPolicy(
         prefer=(Term("cuda"),),
         overflow=(Term("cpu"), Term("disk")),
         split="fastest",

@@ -9,11 +9,10 @@ from fractions import Fraction
 from hypothesis import event, given
 from hypothesis import strategies as st
 from tests import oracle
-from tests.worlds import World, block_trees, worlds
+from tests.worlds import World, block_trees, make_plan, worlds
 
-from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, PolicyError, Unsatisfiable
-from devpolicy._core.language.policy import Amount, MemoryRule, Split, Term, Workload
-from devpolicy._core.placement.planner import make_plan
+from devpolicy import Accelerator, Host, ModelTree, Plan, PolicyError, Unsatisfiable
+from devpolicy._core.language.policy import Amount, MemoryRule, ResolvedPolicy, Split, Term, Workload
 
 
 def _planned(world: World) -> Plan | None:
@@ -170,7 +169,9 @@ def test_overflow_keeps_something_only_where_no_contiguous_placement_holds_every
         for at, budget in enumerate(budgets)
     )
     overflow = (Term("cpu"),) if spill else ()
-    policy = Policy(prefer=(Term("cuda"),), overflow=overflow, split=split, memory=caps, workload=Workload(context=2))
+    policy = ResolvedPolicy(
+        prefer=(Term("cuda"),), overflow=overflow, split=split, memory=caps, workload=Workload(context=2)
+    )
     blocks = [path for path in ("embed", "norm", "lm_head") if path in tree.index]
     blocks += [f"layers.{at}" for at in range(len(tree.kv_cache))]
     order = sorted(blocks, key=lambda path: tree.index[path])

@@ -36,7 +36,7 @@ _EXHAUSTED: Kind[Exhausted] = choice("error", "next")
 class Rule:
     """One rule: which modules, and what is done with them and their subtrees."""
 
-    # In an explanation it is `offload.lm_head` for a shorthand, its own name, else `rule 3` (counted from 1 as written).
+    # `offload.lm_head` for a shorthand, else its own name or `rule 3`, counted from 1 as written.
     name: str = key(TEXT, "What explanations call the rule.", value="", default="`rule N`, counted from 1")
     match: tuple[Pattern, ...] = key(
         list_of(PATTERN, or_one=True, least=1), "Patterns of module paths: any of them.", value=()

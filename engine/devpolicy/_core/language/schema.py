@@ -20,7 +20,7 @@ from devpolicy._core.language.kinds import AMOUNT
 from devpolicy._core.language.memory import DiskTable, MemoryTable
 from devpolicy._core.language.rules import Rule
 from devpolicy._core.language.terms import ACCELERATOR_SCHEMA, DEVICE_PATTERN, KEEP, RUN
-from devpolicy._core.language.tests import ASSERTIONS, TestTable
+from devpolicy._core.language.tests import ASSERTIONS, CaseTable
 from devpolicy._core.language.workload import Workload
 from devpolicy._core.toml.tables import JsonSchema, fields_of, table_schema
 
@@ -122,7 +122,7 @@ def _rule() -> JsonSchema:
 
 def _test() -> JsonSchema:
     return {
-        **table_schema(fields_of(TestTable)),
+        **table_schema(fields_of(CaseTable)),
         "allOf": [
             {"oneOf": [{"required": ["host"]}, {"required": ["hosts"]}]},
             {"anyOf": [{"required": [key]} for key in ASSERTIONS]},

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TestTable:
+class CaseTable:
     """The keys of `[[test]]`."""
 
     name: str = key(
@@ -87,7 +87,7 @@ def read_tests(value: object, cursor: Cursor) -> tuple[PolicyTest, ...]:
             continue
         own = table.get("name")
         what = f'[[test]] "{own}"' if isinstance(own, str) and own else f"[[test]] {number + 1}"
-        keys = read_as(TestTable, table, here, what=what, label="a key of a test")
+        keys = read_as(CaseTable, table, here, what=what, label="a key of a test")
         _check(table, here, what)
         name = keys.name
         if name in first_of:
@@ -99,7 +99,7 @@ def read_tests(value: object, cursor: Cursor) -> tuple[PolicyTest, ...]:
     return tuple(found)
 
 
-def _test(keys: TestTable, cursor: Cursor) -> PolicyTest:
+def _test(keys: CaseTable, cursor: Cursor) -> PolicyTest:
     return PolicyTest(
         keys.name,
         hosts=keys.hosts or (() if keys.host is None else (keys.host,)),
@@ -120,7 +120,7 @@ def _check(table: dict[str, Any], cursor: Cursor, what: str) -> None:
     if isinstance(name, str) and not name.strip():
         cursor.at("name").error("DP104", "a test's name is empty", label="what must hold?")
     # A key that was refused may be the one that seems to be missing.
-    complete = table.keys() <= {entry.name for entry in fields_of(TestTable)}
+    complete = table.keys() <= {entry.name for entry in fields_of(CaseTable)}
     if "host" in table and "hosts" in table:
         cursor.at("host").error("DP106", f"`host` and `hosts` in {what}", label="leave one out", part="key")
     elif complete and not table.keys() & {"host", "hosts"}:

@@ -65,8 +65,8 @@ def make_plan(
 ) -> Plan:
     """Place `tree` on `host` under what `policy` says of a component, for a consumer.
 
-    Without a tree, the component is the bytes that the policy says it `needs`. `target` is by default the policy's, else `"hf"`. `claims` are bytes by device that components planned
-    before take.
+    Without a tree, the component is the bytes that the policy says it `needs`. `target` is by default the policy's,
+    else `"hf"`. `claims` are bytes by device that components planned before take.
 
     Raises `Unsatisfiable` where the host has not what the policy requires, no term of `prefer` serves (DP3xx) or the
     consumer could not take it (DP4xx), and `PolicyError` where a rule names a tensor (DP203), or a rule of the

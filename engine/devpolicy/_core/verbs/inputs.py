@@ -71,19 +71,17 @@ def host_of(host: HostLike | None, policy: Policy) -> Host:
         return Host.probe(disk_path=policy.disk_path)
     if isinstance(host, Host):
         return host
-    if not isinstance(host, str | PathLike):
-        raise _not_a_host(shown(host), is_model=_may_be_model(host))
+    if isinstance(host, ModelTree) or hasattr(host, "named_modules") or hasattr(host, "model_type"):
+        raise _not_a_host(f"a `{type(host).__name__}`")
     try:
         return Host.load(host)
     except HostError:
-        if str(host) in model_catalogue():
-            raise _not_a_host(f"`{host}`", is_model=True) from None
+        if isinstance(host, str) and host in model_catalogue():
+            raise _not_a_host(f"`{host}`") from None
         raise
 
 
-def _not_a_host(what: str, *, is_model: bool) -> HostError:
-    if not is_model:
-        return HostError(Diagnostic("DP102", f"a host is a `Host`, a name or a path, not {what}"))
+def _not_a_host(what: str) -> HostError:
     hint = f"{_ORDER}: the model is the second argument, or `model=`"
     return HostError(Diagnostic("DP102", f"{what} is a model, and a host is expected", help=hint))
 
@@ -98,7 +96,7 @@ def tree_of(model: Any) -> ModelTree:
         try:
             return ModelTree.load(model)
         except ModelError:
-            if str(model) in host_catalogue():
+            if isinstance(model, str) and model in host_catalogue():
                 raise _not_a_model(f"`{model}`") from None
             raise
     if hasattr(model, "named_modules"):
@@ -108,10 +106,6 @@ def tree_of(model: Any) -> ModelTree:
     raise ModelError(
         f"a model is a name, a folder, a module, a Transformers configuration or a model tree, not {shown(model)}"
     )
-
-
-def _may_be_model(value: object) -> bool:
-    return isinstance(value, ModelTree | Mapping) or hasattr(value, "named_modules") or hasattr(value, "model_type")
 
 
 def _not_a_model(what: str) -> ModelError:
