@@ -52,7 +52,7 @@ def entered(policy: str, model: str, host: str) -> Counter[tuple[str, str]]:
 
 def main() -> None:
     """Print the modules, each with the number of its functions that are entered, and the sums."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Trace one plan.")
     parser.add_argument("inputs", nargs="*", metavar="POLICY MODEL HOST")
     parser.add_argument("--functions", action="store_true", help="list the functions, too")
     arguments = parser.parse_args()
