@@ -57,7 +57,10 @@ CODES: dict[str, Code] = {
         "`schema` names a version of the language that this version of devpolicy does not read. A file without "
         "`schema` is of version 1, for ever.",
     ),
-    "DP109": Code("unreadable file", "The file is there and cannot be opened: a folder, or no permission to read it."),
+    "DP109": Code(
+        "unreadable file",
+        "The file is there and is not read: a folder, a pipe or a device, or there is no permission to read it.",
+    ),
     "DP110": Code(
         "a place in the wrong role",
         "`prefer` names where modules run, `overflow` and `offload` where weights are kept. Nothing runs on the disk: "

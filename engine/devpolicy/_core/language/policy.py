@@ -158,15 +158,14 @@ class Policy:
         without it, profiles that ask for it are left out, which is a warning of the plan (DP506). `component_class` is
         the path of the component's class.
 
-        Raises `Unsatisfiable` (DP305) where two profiles that apply by themselves set one key, `HostError` for
-        anything but a host, and `PolicyError`.
+        Raises `Unsatisfiable` (DP305) where two profiles that apply by themselves set one key, and `PolicyError`.
         """
-        from devpolicy._core.language.profiles import apply_overlays, checked_host
+        from devpolicy._core.language.profiles import apply_overlays
 
         asked = self
         if profile is not None or overrides or environment is not None:
             asked = self.with_overrides(profile=profile, values=overrides, environment=environment)
-        applied = apply_overlays(asked, checked_host(host))
+        applied = apply_overlays(asked, host)
         resolved = applied.top if component is None else applied.for_component(component, component_class)
         return resolved.for_host(host)
 

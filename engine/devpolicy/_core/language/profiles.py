@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from devpolicy._core.errors import Diagnostic, HostError, PolicyError, Unsatisfiable
+from devpolicy._core.errors import Diagnostic, PolicyError, Unsatisfiable
+from devpolicy._core.host import Host
 from devpolicy._core.language.merging import ConfigLayer, leaves, merge
 from devpolicy._core.language.policy import Overrides
 from devpolicy._core.toml.document import Document, quote
 from devpolicy._core.toml.tables import did_you_mean
 
 if TYPE_CHECKING:
-    from devpolicy._core.host import Host
     from devpolicy._core.language.conditions import Condition, Environment
     from devpolicy._core.language.policy import Policy
     from devpolicy._core.toml.spans import KeyPath
@@ -60,8 +60,13 @@ def without_profiles(base: ConfigLayer) -> ConfigLayer:
 def apply_overlays(policy: Policy, host: Host) -> Policy:
     """Return a policy with the profiles and the values that belong to one host applied: it has no profiles.
 
-    It is made once for all hosts to which the same profiles apply. Raises `Unsatisfiable` (DP305).
+    It is made once for all hosts to which the same profiles apply. Raises `Unsatisfiable` (DP305), and `PolicyError`
+    for anything but a host.
     """
+    if not isinstance(host, Host):
+        help_ = f"write `Host.load({host!r})`" if isinstance(host, str) else "such as `Host.load(NAME)`"
+        message = f"a policy is asked on a `Host`, not on a value of type {type(host).__name__}"
+        raise PolicyError(Diagnostic("DP102", message, help=help_))
     if not policy.profiles and policy.overrides == Overrides():
         return policy
     automatic, notices = _automatic(policy, host)
@@ -75,6 +80,12 @@ def with_overrides(
     policy: Policy, profile: str | None, values: Sequence[str], environment: Environment | None
 ) -> Policy:
     """Return a policy that is asked for with a profile and single values on every host: `Policy.with_overrides`."""
+    if profile is not None and not isinstance(profile, str):
+        raise PolicyError(f"a profile is named by text, not by a value of type {type(profile).__name__}")
+    if not isinstance(values, Sequence) or not all(isinstance(text, str) for text in values):
+        raise PolicyError("overrides are a list of texts, each `KEY=VALUE`")
+    if environment is not None and not isinstance(environment, Mapping):
+        raise PolicyError(f"an environment maps names to texts, not a value of type {type(environment).__name__}")
     before = policy.overrides
     asked = before.profile if profile is None else profile
     names = [one.name for one in policy.profiles]
@@ -91,16 +102,6 @@ def with_overrides(
         # What cannot be read is reported now, whatever the host will be.
         overlaid(made, () if asked is None else (asked,))
     return made
-
-
-def checked_host(host: object) -> Host:
-    """Return a host. Raises `HostError` for anything else, with the call that is meant."""
-    from devpolicy._core.host import Host
-
-    if isinstance(host, Host):
-        return host
-    named = f"`Host.load({host!r})`" if isinstance(host, str) else "`Host.load(NAME)` or `Host.probe()`"
-    raise HostError(Diagnostic("DP102", f"a host is expected, not `{type(host).__name__}`", help=f"write {named}"))
 
 
 def _automatic(policy: Policy, host: Host) -> tuple[list[str], tuple[Diagnostic, ...]]:
