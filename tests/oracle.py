@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from fnmatch import fnmatchcase
 from fractions import Fraction
-from itertools import combinations_with_replacement, pairwise
+from itertools import combinations_with_replacement, pairwise, product
 from math import prod
 from operator import eq, ge, gt, le, lt
 from typing import Any
@@ -170,6 +170,15 @@ def best_peak(sizes: list[int], budgets: list[int], most: int | None = None) -> 
     return min(peaks, default=None)
 
 
+def any_fits(sizes: list[int], budgets: list[int], allowed: list[list[int]] | None = None) -> bool:
+    """Whether any assignment at all of a sequence to bins fits, in whatever order; `allowed` bins for each member."""
+    bins = allowed or [list(range(len(budgets)))] * len(sizes)
+    return any(
+        all(sum(size for size, bin in zip(sizes, where, strict=True) if bin == at) <= budgets[at] for at in set(where))
+        for where in product(*bins)
+    )
+
+
 COMPARE = {">=": ge, "<=": le, ">": gt, "<": lt, "==": eq}
 
 
@@ -259,11 +268,11 @@ def latency(
             continue
         walked.append(runs)
         entries = [entry for entry in tree.reads if entry.module in ancestors(path)]
-        parts, of = prod(entry.parts for entry in entries), prod(entry.of for entry in entries)
+        parts, of = prod(entry.experts_per_token for entry in entries), prod(entry.num_experts for entry in entries)
         share = Fraction(min(parts * batch, of), of)
         if classes[path].cls.endswith("Embedding") and len(classes[path].tensors) == 1 and len(tensor.shape) == 2:
             share *= Fraction(min(batch, tensor.shape[0]), tensor.shape[0]) if tensor.shape[0] else 1
-        often = Fraction(1, tokens) if any(entry.once for entry in entries) else Fraction(1)
+        often = Fraction(1, tokens) if any(entry.per_request for entry in entries) else Fraction(1)
         time += often * share * size(tensor) / speeds[runs]
         if device in kept:
             time += often * size(tensor) * (Fraction(1, speeds["link"]) if main != "cpu" else 0)

@@ -17,7 +17,7 @@ from tests.worlds import World, any_worlds
 
 from devpolicy import Accelerator, ComponentDevice, DevPolicyWarning, Host, Plan, Policy, Unsatisfiable
 from devpolicy import resolve as resolve_with_warnings
-from devpolicy._core.language.policy import Term
+from devpolicy._core.language.policy import DeviceSelector
 from devpolicy._core.placement.planner import make_plan
 from devpolicy._core.sizes import GIB, MIB
 from devpolicy.errors import DeviceError, PolicyError
@@ -138,7 +138,7 @@ def test_no_device_is_given_more_than_the_host_has_of_it(world: World) -> None:
             room -= GIB + room * 2 // 100
         assert held.get(name, 0) <= max(0, room), name
         shared += held.get(name, 0) if one.unified else 0
-    if said.isdisjoint([Term("cpu")]):
+    if said.isdisjoint([DeviceSelector("cpu")]):
         assert held.get("cpu", 0) <= host.free * 9 // 10
     assert held.get("cpu", 0) + shared <= host.memory
 
