@@ -121,12 +121,7 @@ def test_no_device_is_given_more_than_the_host_has_of_it(world: World) -> None:
     if plan is None:
         return
     policy, tree, host = world.policy, world.tree, world.host
-    if policy.workload.dtype or policy.workload.kv_dtype or policy.workload.new_tokens:
-        return  # the recount reads none of them
-    context = policy.workload.context or min(4096, tree.context or 4096)
-    held = {
-        name: sum(entry.values()) for name, entry in oracle.recount(plan, tree, context, policy.workload.batch).items()
-    }
+    held = {name: sum(entry.values()) for name, entry in oracle.recount(plan, tree, policy.workload).items()}
     said = {rule.term for rule in policy.memory}
     shared = 0
     for one in host.accelerators:

@@ -72,7 +72,7 @@ def test_the_ledger_agrees_with_a_recount_from_the_map(world: World) -> None:
     plan = _planned(world)
     if plan is None:
         return
-    held = oracle.recount(plan, world.tree, world.policy.workload.context or 4096)
+    held = oracle.recount(plan, world.tree, world.policy.workload)
     for device, budget in plan.ledger.items():
         counted = held.get(device, {"weights": 0, "kv_cache": 0, "streaming": 0})
         assert {key: getattr(budget, key) for key in counted} == counted, device
