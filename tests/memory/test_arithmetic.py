@@ -6,12 +6,12 @@ from dataclasses import fields, replace
 from typing import Any
 
 import pytest
+from tests import oracle
 
 from devpolicy import Accelerator, Host, ModelTree, Policy
 from devpolicy._core.language.policy import DeviceSelector, Workload
 from devpolicy._core.placement.planner import make_plan
 from devpolicy._core.review.recount import budgets_of, recount
-from tests import oracle
 
 HOST = Host([Accelerator("cuda", memory="400 GiB"), Accelerator("cuda", memory="400 GiB")], memory="400 GiB")
 OTHER: dict[str, tuple[Any, ...]] = {

@@ -14,6 +14,7 @@ from fractions import Fraction
 from devpolicy._core.connected import connected_components
 from devpolicy._core.cost.prediction import milliseconds
 from devpolicy._core.errors import Diagnostic
+from devpolicy._core.placement import exact
 from devpolicy._core.placement.apply_rules import Assignment, Cluster, Offload, offload_error, record_offload
 from devpolicy._core.placement.scatter import fit_in_any_order, place_in_any_order
 from devpolicy._core.placement.search import Attempt, Problem
@@ -52,21 +53,57 @@ def spill(problem: Problem) -> Spilled | None:
         offloads = _best_places(gone, places, problem)
         return None if offloads is None else replace(problem, assignment=_without(problem, gone, offloads))
 
+    gone, placed = _cheapest_first(problem, order, without)
+    better = _exact(problem, order, gone, placed)
+    if better is not None:
+        gone, placed = better
+    return None if placed is None else Spilled(placed, (*notes, *_explained(gone, order, placed)))
+
+
+def _cheapest_first(
+    problem: Problem, order: list[Cluster], without: Callable[[Sequence[Cluster]], Problem | None]
+) -> tuple[list[Cluster], Attempt | None]:
+    """Return the least part of `order` that must go, mended by exchanges, and how the rest is placed then."""
+
     def attempt(count: int) -> Attempt | None:
         left = without(order[:count])
         return None if left is None else fit_in_any_order(left)
 
     found = _least(_at_least(problem, order), len(order), attempt)
     if found is None:
-        return None
+        return [], None
     gone = _less(order[: found[0]], order, problem, without)
     left = without(gone)
     # What goes is known now; the rest is placed as `split` says.
     placed = None if left is None else place_in_any_order(left)
-    if placed is None:
+    return (gone, None) if placed is None else _along(gone, order, placed, without)
+
+
+def _exact(
+    problem: Problem, order: Sequence[Cluster], gone: Sequence[Cluster], placed: Attempt | None
+) -> tuple[list[Cluster], Attempt] | None:
+    """Return what goes and how the rest is placed where a small problem has something better, else `None`."""
+    context = problem.context
+    overflow = [selector.type for selector in context.policy.overflow]
+    if overflow[:1] == ["disk"] and len(overflow) > 1:
+        return None  # the faster place comes last by the policy's own order
+    places = {
+        at: tuple(place for place in overflow if _may_store(place, cluster, problem))
+        for at, cluster in enumerate(problem.assignment.clusters)
+        if cluster in order
+    }
+    by_time = context.policy.split == "fastest"
+    cost = None
+    if placed is not None:
+        cost = placed.time if by_time else sum(_transferred(cluster, problem) for cluster in gone)
+    found = exact.search(problem, places, cost)
+    if found is None:
         return None
-    gone, placed = _along(gone, order, placed, without)
-    return Spilled(placed, (*notes, *_explained(gone, order, placed)))
+    reason = f"no room on `{context.kind}`, and `overflow` allows `{{}}`"
+    gone, offloads = exact.offloads_of(problem, found, OVERFLOW, reason)
+    left = replace(problem, assignment=_without(problem, gone, offloads))
+    attempt = None if by_time else place_in_any_order(left)
+    return gone, attempt or exact.attempt_at(left, found)
 
 
 def _candidates(problem: Problem) -> list[Cluster]:
@@ -151,13 +188,24 @@ def _first_place(cluster: Cluster, problem: Problem, room: Assignment) -> Offloa
     failure: Diagnostic | None = None
     for selector in context.policy.overflow:
         place = selector.type
-        # Where the pool is shared, storing on the CPU frees nothing.
-        if place == context.kind or (place == "cpu" and context.unified):
+        if not _is_elsewhere(place, problem):
             continue
         failure = offload_error(place, None, [units[at] for at in cluster], context, room)
         if failure is None:
             return Offload(place, OVERFLOW, f"no room on `{context.kind}`, and `overflow` allows `{selector}`")
     return failure or Diagnostic("DP303", "nothing in `overflow` is another place")
+
+
+def _is_elsewhere(place: str, problem: Problem) -> bool:
+    """Whether storing on `place` frees anything: where the pool is shared, the CPU is no other place."""
+    context = problem.context
+    return place != context.kind and not (place == "cpu" and context.unified)
+
+
+def _may_store(place: str, cluster: Cluster, problem: Problem) -> bool:
+    units = [problem.units[at] for at in cluster]
+    fits = _is_elsewhere(place, problem)
+    return fits and offload_error(place, None, units, problem.context, problem.assignment) is None
 
 
 def _best_places(gone: Sequence[Cluster], places: Offloads, problem: Problem) -> Offloads | None:
