@@ -81,8 +81,8 @@ def relaxations(problem: Problem) -> Iterator[Relaxation]:
             for number, one in sorted(usable.items())
         )
         rooms = (
-            ("cpu", context.cpu.budget - assignment.cpu_used),
-            ("disk", context.disk.budget - assignment.disk_used),
+            ("cpu", context.cpu.budget - assignment.stored["cpu"]),
+            ("disk", context.disk.budget - assignment.stored["disk"]),
         )
         fixed = sum(costs.read(problem.units[at]) * rates[number] for at, (number, _) in assignment.pinned.items())
         for at, offload in assignment.offloaded.items():

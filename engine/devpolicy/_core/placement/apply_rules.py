@@ -54,22 +54,23 @@ class Assignment:
     """The device that must be the main one, because a rule runs such a unit there."""
     clusters: tuple[Cluster, ...] = ()
     """What is left to the search, in execution order of their first units."""
-    cpu_used: int = 0
-    disk_used: int = 0
+    stored: Mapping[str, int] = field(default_factory=lambda: {"cpu": 0, "disk": 0})
+    """Bytes that what is offloaded takes of each place."""
     notes: tuple[tuple[str, str], ...] = ()
     """For people: the path of a unit, and why a rule did not decide it."""
 
 
 def record_offload(assignment: Assignment, units: Sequence[Unit], offloaded: Mapping[int, Offload]) -> Assignment:
     """Return an assignment with further units offloaded, and the room that takes."""
-    on_cpu = sum(units[at].weights for at, offload in offloaded.items() if offload.place == "cpu")
-    on_disk = sum(units[at].rewritten for at, offload in offloaded.items() if offload.place == "disk")
-    return replace(
-        assignment,
-        offloaded={**assignment.offloaded, **offloaded},
-        cpu_used=assignment.cpu_used + on_cpu,
-        disk_used=assignment.disk_used + on_disk,
-    )
+    stored = dict(assignment.stored)
+    for at, offload in offloaded.items():
+        stored[offload.place] += storage_bytes(units[at], offload.place)
+    return replace(assignment, offloaded={**assignment.offloaded, **offloaded}, stored=stored)
+
+
+def storage_bytes(unit: Unit, place: str) -> int:
+    """Return the bytes that a unit takes of a place: the disk need hold only what loading must rewrite."""
+    return unit.weights if place == "cpu" else unit.rewritten
 
 
 _Waiting = tuple[Cluster, RulePriority]
@@ -160,7 +161,9 @@ class _Deciding:
                 # Stored where it runs: on a host without an accelerator "cpu" is no other place.
                 failure = self._run(members, 0, replace(rule, reason=reason), selector)
             else:
-                failure = offload_error(place, rule, [self.units[at] for at in members], self.context, self.result)
+                failure = offload_error(
+                    place, rule, [self.units[at] for at in members], self.context, self.result.stored
+                )
                 if failure is None:
                     offload = Offload(place, rule.name, reason)
                     self.result = record_offload(self.result, self.units, dict.fromkeys(members, offload))
@@ -233,9 +236,9 @@ def bytes_on(number: int, units: Iterable[Unit], context: PlacementContext) -> i
 
 
 def offload_error(
-    place: str, rule: Rule | None, units: Sequence[Unit], context: PlacementContext, assignment: Assignment
+    place: str, rule: Rule | None, units: Sequence[Unit], context: PlacementContext, stored: Mapping[str, int]
 ) -> Diagnostic | None:
-    """Return why `units` cannot be stored on `place`, or `None` where they can."""
+    """Return why `units` cannot be stored on `place` beside what is `stored` there, or `None` where they can."""
     said = None if rule is None else rule.place
     who = "`overflow`" if rule is None else f"rule `{rule.name}`"
     # Of a rule it is an error that names the module; of `overflow` a remark about one.
@@ -255,19 +258,15 @@ def offload_error(
             "DP406", f"{who} keeps weights on `cpu`, and accelerate would load them on `mps`", said,
             help="keep them on `disk`",
         )  # fmt: skip
-    if place == "cpu":
-        room = context.cpu.budget - assignment.cpu_used
-        need = sum(unit.weights for unit in units)
-    else:
-        room = context.disk.budget - assignment.disk_used
-        need = sum(unit.rewritten for unit in units)
-        if need and context.policy.disk_path is None:
-            return Diagnostic(
-                "DP402",
-                f"{keeps} on disk, where loading must rewrite {format_size(need)}, and the policy names no folder",
-                said,
-                help='add `[memory.disk]` with `path = "offload"`: a folder, relative to the policy file',
-            )
+    need = sum(storage_bytes(unit, place) for unit in units)
+    if place == "disk" and need and context.policy.disk_path is None:
+        return Diagnostic(
+            "DP402",
+            f"{keeps} on disk, where loading must rewrite {format_size(need)}, and the policy names no folder",
+            said,
+            help='add `[memory.disk]` with `path = "offload"`: a folder, relative to the policy file',
+        )
+    room = (context.cpu if place == "cpu" else context.disk).budget - stored[place]
     if need > room:
         return Diagnostic(
             "DP303",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from devpolicy._core.placement.apply_rules import Cluster, Offload
+from devpolicy._core.placement.apply_rules import Cluster, Offload, storage_bytes
 from devpolicy._core.placement.colocate import allowed_devices, holds_own_tensors
 from devpolicy._core.placement.search import Attempt, Problem, attempt_of
 from devpolicy._core.placement.solver import Bin
@@ -104,7 +104,8 @@ class _Branch:
         least = [0]
         for one in reversed(ways):
             least.insert(0, least[0] + min(cost for _, cost in one))
-        stored = {"cpu": context.cpu.budget - assignment.cpu_used, "disk": context.disk.budget - assignment.disk_used}
+        places_left = {"cpu": context.cpu.budget, "disk": context.disk.budget}
+        stored = {place: budget - assignment.stored[place] for place, budget in places_left.items()}
         rooms = {number: one.budget - one.fixed for number, one in bins.items()}
         return cls(problem, main, ways, least, bins, rooms, stored, best, steps, peak=problem.streaming)
 
@@ -143,7 +144,7 @@ class _Branch:
         peak = max(self.peak, *(unit.onload_peak for unit in units))
         self.rooms[self.main] -= self._kept(at) + peak - self.peak
         self.peak = peak
-        self.stored[one] -= sum(unit.weights if one == "cpu" else unit.rewritten for unit in units)
+        self.stored[one] -= sum(storage_bytes(unit, one) for unit in units)
         return self.rooms[self.main] >= 0 and self.stored[one] >= 0
 
     def _take(self, at: int, one: int | str, peak: int) -> None:
@@ -155,7 +156,7 @@ class _Branch:
         assert self.main is not None  # INVARIANT: as above
         self.rooms[self.main] += self._kept(at) + self.peak - peak
         self.peak = peak
-        self.stored[one] += sum(unit.weights if one == "cpu" else unit.rewritten for unit in units)
+        self.stored[one] += sum(storage_bytes(unit, one) for unit in units)
 
     def _kept(self, at: int) -> int:
         """Bytes that stay on the main device of a cluster that is offloaded: buffers and KV cache."""

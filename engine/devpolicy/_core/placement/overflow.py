@@ -15,7 +15,14 @@ from devpolicy._core.connected import connected_components
 from devpolicy._core.cost.prediction import milliseconds
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.placement import exact
-from devpolicy._core.placement.apply_rules import Assignment, Cluster, Offload, offload_error, record_offload
+from devpolicy._core.placement.apply_rules import (
+    Assignment,
+    Cluster,
+    Offload,
+    offload_error,
+    record_offload,
+    storage_bytes,
+)
 from devpolicy._core.placement.scatter import fit_in_any_order, place_in_any_order
 from devpolicy._core.placement.search import Attempt, Problem
 from devpolicy._core.sizes import format_size
@@ -162,27 +169,22 @@ def _transferred(cluster: Cluster, problem: Problem) -> int:
 
 def _places(candidates: Sequence[Cluster], problem: Problem) -> tuple[list[Cluster], Offloads, Notes]:
     """Give each candidate the first place with room; those that find none are no candidates."""
-    room = replace(problem.assignment, offloaded={})
+    stored = dict(problem.assignment.stored)
     order: list[Cluster] = []
     places: dict[int, Offload] = {}
     notes: list[tuple[str, str]] = []
     for cluster in candidates:
-        found = _first_place(cluster, problem, room)
+        found = _first_place(cluster, problem, stored)
         if isinstance(found, Diagnostic):
             notes.append((problem.units[cluster[0]].path, f"overflow: {found.message}"))
             continue
         order.append(cluster)
         places.update(dict.fromkeys(cluster, found))
-        room = _taking(room, cluster, found, problem)
+        stored[found.place] += sum(storage_bytes(problem.units[at], found.place) for at in cluster)
     return order, places, tuple(notes)
 
 
-def _taking(room: Assignment, cluster: Cluster, offload: Offload, problem: Problem) -> Assignment:
-    """Return the room that is left; what is offloaded itself need not be known."""
-    return replace(record_offload(room, problem.units, dict.fromkeys(cluster, offload)), offloaded={})
-
-
-def _first_place(cluster: Cluster, problem: Problem, room: Assignment) -> Offload | Diagnostic:
+def _first_place(cluster: Cluster, problem: Problem, stored: Mapping[str, int]) -> Offload | Diagnostic:
     """Return the first place of `overflow` with room for a cluster, or why there is none."""
     context, units = problem.context, problem.units
     failure: Diagnostic | None = None
@@ -190,7 +192,7 @@ def _first_place(cluster: Cluster, problem: Problem, room: Assignment) -> Offloa
         place = selector.type
         if not _is_elsewhere(place, problem):
             continue
-        failure = offload_error(place, None, [units[at] for at in cluster], context, room)
+        failure = offload_error(place, None, [units[at] for at in cluster], context, stored)
         if failure is None:
             return Offload(place, OVERFLOW, f"no room on `{context.kind}`, and `overflow` allows `{selector}`")
     return failure or Diagnostic("DP303", "nothing in `overflow` is another place")
@@ -205,20 +207,20 @@ def _is_elsewhere(place: str, problem: Problem) -> bool:
 def _may_store(place: str, cluster: Cluster, problem: Problem) -> bool:
     units = [problem.units[at] for at in cluster]
     fits = _is_elsewhere(place, problem)
-    return fits and offload_error(place, None, units, problem.context, problem.assignment) is None
+    return fits and offload_error(place, None, units, problem.context, problem.assignment.stored) is None
 
 
 def _best_places(gone: Sequence[Cluster], places: Offloads, problem: Problem) -> Offloads | None:
     """Return where `gone` is stored: what is transferred most often takes the first place of `overflow`."""
     if len(problem.context.policy.overflow) == 1 or len(gone) > _SCANNED:
         return places
-    room, better = replace(problem.assignment, offloaded={}), dict[int, Offload]()
+    stored, better = dict(problem.assignment.stored), dict[int, Offload]()
     for cluster in sorted(gone, key=lambda cluster: -_price(cluster, problem)):
-        found = _first_place(cluster, problem, room)
+        found = _first_place(cluster, problem, stored)
         if isinstance(found, Diagnostic):
             return None
         better.update(dict.fromkeys(cluster, found))
-        room = _taking(room, cluster, found, problem)
+        stored[found.place] += sum(storage_bytes(problem.units[at], found.place) for at in cluster)
     return better
 
 

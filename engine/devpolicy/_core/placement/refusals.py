@@ -39,7 +39,7 @@ def no_room(problem: Problem) -> Refused:
         largest_has = largest_has.replace("the largest,", "and the largest device,", 1)
         return Refused(Diagnostic("DP301", f"{why}: that needs {format_size(on_main)}, {largest_has}"))
     need = problem.sums.with_cache[-1] + sum(problem.pinned.values()) + on_main
-    need += assignment.cpu_used if context.unified else 0
+    need += assignment.stored["cpu"] if context.unified else 0
     names = f"`{open_[0]}`" if len(open_) == 1 else f"{len(open_)} `{context.kind}` devices"
     if context.policy.split == "never" and len(open_) > 1:
         message = f"needs {format_size(need)} on one `{context.kind}` device, and {largest_has}"

@@ -16,8 +16,8 @@ from devpolicy._core.placement.colocate import allowed_devices, holds_own_tensor
 from devpolicy._core.placement.search import Attempt, Problem, attempt_of, place, place_anyhow
 from devpolicy._core.placement.solver import Bin
 
-STEPS = 4_000
-"""Clusters that each search puts somewhere, at most."""
+STEPS = 1_000
+"""Clusters that each search puts somewhere, at most; more for models of more clusters."""
 _MOST_CLUSTERS = 512
 
 
@@ -133,7 +133,7 @@ class _Packing:
             at = order[depth]
             where[at] = number
             rooms[number] -= self.sizes[at][number]
-            state = (depth + 1, tuple(rooms.values()), self.used.union(where.values()), where.get(self.own or 0))
+            state = (depth + 1, tuple(rooms.values()), where.get(self.own) if self.own is not None else None)
             if sum(rooms.values()) < left[depth + 1] or state in failed:
                 del where[at]
                 rooms[number] += self.sizes[at][number]
@@ -149,7 +149,9 @@ class _Packing:
         numbers = list(self.sizes[at])
         if self.free[at] and depth:
             before = where[order[depth - 1]]
-            numbers.sort(key=lambda number: number != before)
+            if before in self.sizes[at]:
+                numbers.remove(before)
+                numbers.insert(0, before)
         return iter([number for number in numbers if self.sizes[at][number] <= rooms[number]])
 
     def _is_sound(self, where: Mapping[int, int]) -> bool:

@@ -117,7 +117,7 @@ class Problem:
             fixed += self.streaming + self.context.needs(number, self.main_load, self.main_cache)
         if device.unified:
             # With one pool for both, what is stored on the CPU's side takes the accelerator's memory.
-            fixed += self.assignment.cpu_used
+            fixed += self.assignment.stored["cpu"]
         return Bin(device.budget, fixed, number in self.pinned or number == main, device.kv_cache is not None)
 
     def chosen_bins(self, main: int | None) -> dict[int, Bin]:
