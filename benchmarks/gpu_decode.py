@@ -133,8 +133,11 @@ def main() -> int:
     arguments.add_argument("--budget", type=float, nargs="+", default=[4, 6, 8, 12], metavar="GIB")
     arguments.add_argument("--tokens", type=int, default=16, metavar="N")
     arguments.add_argument("--prompt", type=int, default=256, metavar="N")
+    arguments.add_argument("--quick", action="store_true", help="one budget and four tokens")
     arguments.add_argument("--json", metavar="FILE", help="write the figures there")
     chosen = arguments.parse_args()
+    if chosen.quick:
+        chosen.budget, chosen.tokens = chosen.budget[:1], 4
     try:
         import torch
     except ImportError:

@@ -86,6 +86,7 @@ def apply_rules(division: Division, context: PlacementContext, *, choose: bool =
     rules, deciding = context.policy.rules, _Deciding(division.units, context, choose, [0] * len(context.devices))
     waiting: list[_Waiting] = [(members, division.units[members[0]].rules) for members in _tied(division)]
     # Units come to a rule with `together` once the rules before it are exhausted, so it may take several rounds.
+    # Ends: what comes back from a round has fewer rules left.
     while waiting:
         waiting = [left for batch in _batches(waiting, rules) for left in deciding.decide(batch)]
     return replace(
