@@ -17,7 +17,7 @@ from tests.worlds import World, any_worlds, make_plan
 
 from devpolicy import Accelerator, ComponentDevice, DevPolicyWarning, Host, Plan, Policy, Unsatisfiable
 from devpolicy import resolve as resolve_with_warnings
-from devpolicy._core.language.policy import Term
+from devpolicy._core.language.policy import DeviceSelector
 from devpolicy._core.sizes import GIB, MIB
 from devpolicy.errors import DeviceError, PolicyError
 from devpolicy.testing import host_catalogue, simulate_host
@@ -120,12 +120,7 @@ def test_no_device_is_given_more_than_the_host_has_of_it(world: World) -> None:
     if plan is None:
         return
     policy, tree, host = world.policy, world.tree, world.host
-    if policy.workload.dtype or policy.workload.kv_dtype or policy.workload.new_tokens:
-        return  # the recount reads none of them
-    context = policy.workload.context or min(4096, tree.context or 4096)
-    held = {
-        name: sum(entry.values()) for name, entry in oracle.recount(plan, tree, context, policy.workload.batch).items()
-    }
+    held = {name: sum(entry.values()) for name, entry in oracle.recount(plan, tree, policy.workload).items()}
     said = {rule.term for rule in policy.memory}
     shared = 0
     for one in host.accelerators:
@@ -137,7 +132,7 @@ def test_no_device_is_given_more_than_the_host_has_of_it(world: World) -> None:
             room -= GIB + room * 2 // 100
         assert held.get(name, 0) <= max(0, room), name
         shared += held.get(name, 0) if one.unified else 0
-    if said.isdisjoint([Term("cpu")]):
+    if said.isdisjoint([DeviceSelector("cpu")]):
         assert held.get("cpu", 0) <= host.free * 9 // 10
     assert held.get("cpu", 0) + shared <= host.memory
 

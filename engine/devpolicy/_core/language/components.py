@@ -16,7 +16,7 @@ from devpolicy._core.language.kinds import CLASS_PATH, SHARE
 from devpolicy._core.language.memory import MEMORY, Memory
 from devpolicy._core.language.rules import TIES, Rule, Ties, read_rules
 from devpolicy._core.language.terms import AVOID, RUN, SPILL
-from devpolicy._core.language.values import Amount, Term
+from devpolicy._core.language.values import Amount, DeviceSelector
 from devpolicy._core.language.workload import Workload
 from devpolicy._core.toml.document import quote, write_key
 from devpolicy._core.toml.tables import SIZE, TEXT, Kind, fields_of, key, read_as, table_of, wrong_type
@@ -44,9 +44,11 @@ class ComponentTable:
         SHARE, "The largest share of each device's budget that it may take.", default="all of it"
     )
     target: Target | None = key(TARGETS, "The consumer that is planned for.", default='`"hf"`')
-    prefer: tuple[Term, ...] | None = key(RUN, _DOC["prefer"], default=_OURS)
-    overflow: tuple[Term, ...] | None = key(SPILL, _DOC["overflow"], default=_OURS)
-    avoid: tuple[Term, ...] = key(AVOID, "Devices that it never uses, beside those that the policy avoids.", value=())
+    prefer: tuple[DeviceSelector, ...] | None = key(RUN, _DOC["prefer"], default=_OURS)
+    overflow: tuple[DeviceSelector, ...] | None = key(SPILL, _DOC["overflow"], default=_OURS)
+    avoid: tuple[DeviceSelector, ...] = key(
+        AVOID, "Devices that it never uses, beside those that the policy avoids.", value=()
+    )
     split: Split | None = key(SPLIT, _DOC["split"], default=_OURS)
     ties: Ties | None = key(TIES, _DOC["ties"], default=_OURS)
     offload: object = key(FREE_TABLE, "Its own weights that are kept elsewhere. They come before the policy's.")
@@ -77,9 +79,9 @@ class Component:
     share: Amount | None = None
     """The largest percentage of each device's budget that it may take."""
     target: str | None = None
-    prefer: tuple[Term, ...] | None = None
-    overflow: tuple[Term, ...] | None = None
-    avoid: tuple[Term, ...] = ()
+    prefer: tuple[DeviceSelector, ...] | None = None
+    overflow: tuple[DeviceSelector, ...] | None = None
+    avoid: tuple[DeviceSelector, ...] = ()
     split: Split | None = None
     ties: Ties | None = None
     rules: tuple[Rule, ...] = ()

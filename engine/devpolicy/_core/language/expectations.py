@@ -13,7 +13,7 @@ from devpolicy._core.host import ACCELERATOR_TYPES, MOST_DEVICES
 from devpolicy._core.language.kinds import read_pattern
 from devpolicy._core.language.patterns import Pattern
 from devpolicy._core.language.terms import ACCELERATOR_SCHEMA, OTHER_NAMES, read_term
-from devpolicy._core.language.values import Term
+from devpolicy._core.language.values import DeviceSelector
 from devpolicy._core.toml.tables import (
     SIZE,
     TEXT,
@@ -51,8 +51,8 @@ class Expected:
 
     module: Pattern | None
     """`None` is the whole model."""
-    device: Term | None = None
-    runs_on: Term | None = None
+    device: DeviceSelector | None = None
+    runs_on: DeviceSelector | None = None
     rule: str | None = None
     """The rule, or `prefer` or `overflow`, that must have decided it (`by`)."""
     place: Place | None = field(default=None, compare=False)
@@ -88,14 +88,14 @@ def _read_word(value: object, cursor: Cursor) -> Word | None:
 WORD: Kind[Word] = Kind("a name", _read_word, {"type": "string", "minLength": 1})
 
 
-def _read_device(value: object, cursor: Cursor) -> Term | None:
+def _read_device(value: object, cursor: Cursor) -> DeviceSelector | None:
     if isinstance(value, str):
         return read_term(value, cursor)
     wrong_type(value, cursor, "a device", 'such as "cuda:0", "cuda" for any of them, "cpu" or "disk"')
     return None
 
 
-def _read_running(value: object, cursor: Cursor) -> Term | None:
+def _read_running(value: object, cursor: Cursor) -> DeviceSelector | None:
     found = _read_device(value, cursor)
     if found is not None and found.type == "disk":
         hint = 'expect modules that are kept there by their names: `expect = { lm_head = "disk" }`'
@@ -105,8 +105,8 @@ def _read_running(value: object, cursor: Cursor) -> Term | None:
 
 
 _DEVICE_SCHEMA: JsonSchema = {"anyOf": [ACCELERATOR_SCHEMA, {"enum": ["cpu", "disk"]}]}
-_KEPT: Kind[Term] = Kind("a device", _read_device, _DEVICE_SCHEMA)
-_RUNS: Kind[Term] = Kind("a device", _read_running, {"anyOf": [ACCELERATOR_SCHEMA, {"enum": ["cpu"]}]})
+_KEPT: Kind[DeviceSelector] = Kind("a device", _read_device, _DEVICE_SCHEMA)
+_RUNS: Kind[DeviceSelector] = Kind("a device", _read_running, {"anyOf": [ACCELERATOR_SCHEMA, {"enum": ["cpu"]}]})
 
 
 def _read_code(value: object, cursor: Cursor) -> str | None:
@@ -158,8 +158,8 @@ def _read_expect(value: object, cursor: Cursor) -> tuple[Expected, ...] | None:
 
 @dataclass(frozen=True)
 class _WhereTable:
-    device: Term | None = key(_KEPT, "Where the weights are kept.")
-    runs_on: Term | None = key(_RUNS, "Where the module runs.")
+    device: DeviceSelector | None = key(_KEPT, "Where the weights are kept.")
+    runs_on: DeviceSelector | None = key(_RUNS, "Where the module runs.")
 
 
 def _expected(path: str, entry: object, cursor: Cursor) -> Expected | None:

@@ -14,7 +14,7 @@ from devpolicy._core.language.conditions import Condition
 from devpolicy._core.language.memory import MEMORY, Memory
 from devpolicy._core.language.rules import TIES, Ties
 from devpolicy._core.language.terms import AVOID, RUN, SPILL
-from devpolicy._core.language.values import Term
+from devpolicy._core.language.values import DeviceSelector
 from devpolicy._core.language.workload import Workload
 from devpolicy._core.toml.tables import TEXT, Kind, choice, integer, key, list_of, table_of
 
@@ -36,19 +36,19 @@ _TESTS: Kind[object] = Kind("tables, `[[test]]`", lambda value, cursor: value)
 class SettingsTable:
     """The keys that a policy, a profile and `--set` have in common."""
 
-    prefer: tuple[Term, ...] | None = key(
+    prefer: tuple[DeviceSelector, ...] | None = key(
         RUN,
         "Where modules run: the first of these of which the host has devices that hold everything.",
         required=True,
         example='say where the model runs: `prefer = ["cuda", "mps"]`',
     )
-    overflow: tuple[Term, ...] = key(
+    overflow: tuple[DeviceSelector, ...] = key(
         SPILL,
         "Where weights that do not fit may be kept, in order; an empty list is nowhere.",
         value=(),
         default="nowhere",
     )
-    avoid: tuple[Term, ...] = key(AVOID, "Devices that are never used, whatever a rule says.", value=())
+    avoid: tuple[DeviceSelector, ...] = key(AVOID, "Devices that are never used, whatever a rule says.", value=())
     split: Split = key(
         SPLIT,
         "How many devices of a term are used. `when-needed`: the lowest one that holds everything, else as few as do. "

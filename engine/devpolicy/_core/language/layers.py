@@ -19,7 +19,7 @@ from devpolicy._core.language.policy import ResolvedPolicy
 from devpolicy._core.toml.tables import Cursor, did_you_mean, read_as, suggest
 
 if TYPE_CHECKING:
-    from devpolicy._core.language.policy import Policy, Term
+    from devpolicy._core.language.policy import DeviceSelector, Policy
 
 _MERGED = ("prefer", "overflow", "avoid", "split", "ties", "memory", "workload")
 """Keys of the top that an entry replaces, or is merged with. Rules and conditions line up."""
@@ -126,7 +126,7 @@ def _misnamed(policy: Policy, name: str | None) -> list[Diagnostic]:
     return [Diagnostic("DP508", message, help=f"did you mean `{near}`?", severity="warning")]
 
 
-def told_where(entries: Sequence[Component], prefer: Sequence[Term], cursor: Cursor) -> None:
+def told_where(entries: Sequence[Component], prefer: Sequence[DeviceSelector], cursor: Cursor) -> None:
     """Collect DP105 for each component of which neither an entry nor the top says where it runs."""
     for entry in entries:
         told = prefer or any(other.prefer for other in matching_entries(entries, entry.name))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from devpolicy._core.errors import Diagnostic, Unsatisfiable
 from devpolicy._core.language.kinds import AMOUNT
 from devpolicy._core.language.terms import read_term
-from devpolicy._core.language.values import Amount, Term
+from devpolicy._core.language.values import Amount, DeviceSelector
 from devpolicy._core.toml.tables import TEXT, Kind, choice, fields_of, key, read_as, table_of, wrong_type
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class DiskTable:
 class MemoryRule:
     """What `[memory]` says of one term; `None` leaves a key to a less specific entry or the default."""
 
-    term: Term
+    term: DeviceSelector
     basis: Basis | None = None
     cap: Amount | None = None
     headroom: Amount | None = None
@@ -89,6 +89,9 @@ def said_of(what: Accelerator | str, rules: Sequence[MemoryRule]) -> MemoryRule:
 
     Raises `Unsatisfiable`, DP306, where two of its classes say different things that the device itself does not.
     """
+    merged = MemoryRule(DeviceSelector(what if isinstance(what, str) else what.type))
+    if not rules:
+        return merged
     by: dict[str, MemoryRule] = {}
     for rule in sorted(rules, key=_rank, reverse=True):
         if rule.term.type != what if isinstance(what, str) else not rule.term.names(what):
@@ -100,8 +103,7 @@ def said_of(what: Accelerator | str, rules: Sequence[MemoryRule]) -> MemoryRule:
             other = by.setdefault(name, rule)
             if _rank(other) == _rank(rule) and getattr(other, name) != value:
                 raise Unsatisfiable(_disagreement(what, name, other, rule))
-    said = MemoryRule(Term(what if isinstance(what, str) else what.type))
-    return replace(said, **{name: getattr(rule, name) for name, rule in by.items()})
+    return replace(merged, **{name: getattr(rule, name) for name, rule in by.items()})
 
 
 def _rank(rule: MemoryRule) -> int:
@@ -114,11 +116,11 @@ def _disagreement(what: Accelerator | str, name: str, one: MemoryRule, other: Me
     device = what if isinstance(what, str) else what.type if what.type == "mps" else f"{what.type}:{what.id}"
     return Diagnostic(
         "DP306",
-        f"`{device}` is of `{one.term}` and of `{other.term}`, and they say different things of its `{name}`",
+        f"`{device}` is of `{one.term}` and of `{other.term}`, and they set different values for its `{name}`",
         other.place,
         "the second",
-        notes=(f"`{one.term}` says so{where}",),
-        help=f'say it of the device itself: `[memory."{device}"]`, or make the classes exclude each other',
+        notes=(f"`{one.term}` sets it{where}",),
+        help=f'set it for the device itself: `[memory."{device}"]`, or make the classes exclude each other',
     )
 
 
@@ -152,7 +154,7 @@ def _read_memory(value: object, cursor: Cursor) -> Memory:
 MEMORY: Kind[Memory] = Kind("a table", _read_memory)
 
 
-def _read_entry(entry: object, cursor: Cursor, term: Term) -> tuple[MemoryRule, str | None]:
+def _read_entry(entry: object, cursor: Cursor, term: DeviceSelector) -> tuple[MemoryRule, str | None]:
     rule = MemoryRule(term, place=cursor.document.place(cursor.path, "key"))
     if not isinstance(entry, dict):
         return replace(rule, cap=AMOUNT.read(entry, cursor)), None

@@ -15,7 +15,7 @@ from devpolicy._core.language.components import Component
 from devpolicy._core.language.fields import SCHEMA_VERSION, Split, Target
 from devpolicy._core.language.memory import Basis, MemoryRule, said_of
 from devpolicy._core.language.rules import Rule, Ties
-from devpolicy._core.language.values import Amount, Term
+from devpolicy._core.language.values import Amount, DeviceSelector
 from devpolicy._core.language.workload import Workload
 from devpolicy._core.public import public
 
@@ -31,8 +31,19 @@ if TYPE_CHECKING:
     from devpolicy._core.language.tests import PolicyTest
 
 __all__ = [
-    "Amount", "Basis", "Component", "MemoryRule", "Overrides", "Policy", "ResolvedPolicy", "Rule", "Split", "Target",
-    "Term", "Ties", "Workload",
+    "Amount",
+    "Basis",
+    "Component",
+    "DeviceSelector",
+    "MemoryRule",
+    "Overrides",
+    "Policy",
+    "ResolvedPolicy",
+    "Rule",
+    "Split",
+    "Target",
+    "Ties",
+    "Workload",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -46,9 +57,9 @@ class ResolvedPolicy:
     `Policy.for_component` gives it for any host, `Policy.for_host` for one.
     """
 
-    prefer: tuple[Term, ...] = ()
-    overflow: tuple[Term, ...] = ()
-    avoid: tuple[Term, ...] = ()
+    prefer: tuple[DeviceSelector, ...] = ()
+    overflow: tuple[DeviceSelector, ...] = ()
+    avoid: tuple[DeviceSelector, ...] = ()
     split: Split = "when-needed"
     ties: Ties = "refuse"
     rules: tuple[Rule, ...] = ()
@@ -210,17 +221,17 @@ class Policy:
     # The top's keys.
 
     @property
-    def prefer(self) -> tuple[Term, ...]:
+    def prefer(self) -> tuple[DeviceSelector, ...]:
         """Where modules run."""
         return self.top.prefer
 
     @property
-    def overflow(self) -> tuple[Term, ...]:
+    def overflow(self) -> tuple[DeviceSelector, ...]:
         """Where weights that do not fit are kept."""
         return self.top.overflow
 
     @property
-    def avoid(self) -> tuple[Term, ...]:
+    def avoid(self) -> tuple[DeviceSelector, ...]:
         """Devices that are never used."""
         return self.top.avoid
 

@@ -16,7 +16,7 @@ from devpolicy._core.language.kinds import CLASS, PATTERN, read_pattern
 from devpolicy._core.language.merging import flatten
 from devpolicy._core.language.patterns import Pattern
 from devpolicy._core.language.terms import KEEP, RUN
-from devpolicy._core.language.values import Term
+from devpolicy._core.language.values import DeviceSelector
 from devpolicy._core.toml.document import write_key
 from devpolicy._core.toml.tables import FLAG, TEXT, Kind, choice, fields_of, key, list_of, read_as, wrong_type
 
@@ -45,10 +45,10 @@ class Rule:
         list_of(CLASS, or_one=True, least=1), "Globs of class names: any of them.", value=(), name="class"
     )
     size: SizeTest | None = key(SIZE_TEST, "A comparison with the bytes of a placement unit.")
-    prefer: tuple[Term, ...] = key(
+    prefer: tuple[DeviceSelector, ...] = key(
         RUN, "Where the matched modules run, with everything below them: the first with room.", value=()
     )
-    offload: tuple[Term, ...] = key(KEEP, "Where the weights of the matched modules are kept.", value=())
+    offload: tuple[DeviceSelector, ...] = key(KEEP, "Where the weights of the matched modules are kept.", value=())
     together: bool = key(FLAG, "All matched modules share one device. May go along with `prefer`.", value=False)
     ties: Ties | None = key(TIES, "The same for this rule alone.", default="the policy's")
     on_exhausted: Exhausted = key(

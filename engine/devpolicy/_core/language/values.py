@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Term:
+class DeviceSelector:
     """Devices that a policy names: a type (`cuda`), one device (`cuda:1`), a class of `[devices]`, `cpu` or `disk`.
 
     `count` devices are needed at least and used at most, and with `same` (`"name"`, `"memory"`, `"capability"`)

@@ -13,10 +13,10 @@ from functools import partial
 from devpolicy._core.errors import Diagnostic, Place
 from devpolicy._core.language.conditions import Condition
 from devpolicy._core.language.policy import ResolvedPolicy, Rule
+from devpolicy._core.memory.sizing import size_model
 from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.placement.divide import Division, divide
 from devpolicy._core.placement.matching import numbers
-from devpolicy._core.placement.sizing import size_model
-from devpolicy._core.placement.units import Division, divide
 
 
 def lint(policy: ResolvedPolicy, tree: ModelTree) -> list[Diagnostic]:
@@ -26,9 +26,9 @@ def lint(policy: ResolvedPolicy, tree: ModelTree) -> list[Diagnostic]:
 
 
 def lint_components(components: Iterable[tuple[ResolvedPolicy, ModelTree]]) -> list[Diagnostic]:
-    """Return the findings about the rules of components, each on its own model.
+    """Return what is said of the rules that apply to components, each on its own model.
 
-    A rule that applies to several may match nothing in some of them: a warning is reported where it holds in all.
+    A rule that applies to several may match nothing in some of them: warn only where it is unused in all.
     """
     found: dict[Diagnostic, None] = {}
     idle: dict[Place | None, list[Diagnostic]] = {}
@@ -50,17 +50,17 @@ def findings_of_rules(policy: ResolvedPolicy, tree: ModelTree, division: Divisio
 
     A rule of the component's own that matches nothing is an error: it was written for this model.
     """
-    speaking = 0
-    for mask in division.speaking:
-        speaking |= mask
-    idle = [number for number in range(len(policy.rules)) if not speaking >> number & 1]
+    matching = 0
+    for mask in division.matching_rules:
+        matching |= mask
+    idle = [number for number in range(len(policy.rules)) if not matching >> number & 1]
     findings = {number: _idle(policy.rules[number], number, tree, division, policy.component) for number in idle}
     findings.update(_shadowed(policy, tree, division))
     return [findings[number] for number in sorted(findings)]
 
 
 def _idle(rule: Rule, number: int, tree: ModelTree, division: Division, component: str | None) -> Diagnostic:
-    """Return what is said of a rule that speaks for no tensor."""
+    """Return the finding of a rule that matches no tensor."""
     tensors = set(tree.tensor_names()) if rule.match else set()
     tensor = next((pattern.text for pattern in rule.match if pattern.text in tensors), None)
     if tensor is not None and number not in division.matched:
@@ -90,7 +90,7 @@ def _shadowed(policy: ResolvedPolicy, tree: ModelTree, division: Division) -> di
     shadows = list(_shadows(policy, tree))
     alive = 0
     before: dict[int, int] = {}
-    for mask in division.speaking:
+    for mask in division.matching_rules:
         for number in numbers(mask & ~alive):
             deciding = mask & shadows[number]
             if deciding:

@@ -18,12 +18,12 @@ from devpolicy._core.language.layers import in_order, source
 from devpolicy._core.language.policy import Policy, ResolvedPolicy
 from devpolicy._core.language.profiles import apply_overlays
 from devpolicy._core.model.tree import ModelTree
-from devpolicy._core.placement.joint import claims_of, refused_beside
+from devpolicy._core.placement.joint import refused_beside, reserved_bytes
 from devpolicy._core.placement.plan import Plan
 from devpolicy._core.placement.planner import make_plan
 from devpolicy._core.placement.targets import DEFAULT_TARGET, target_of
 from devpolicy._core.verbs.inputs import own_tree, shown, tree_of
-from devpolicy._core.verbs.suggestions import suggestions
+from devpolicy._core.verbs.suggestions import joint_suggestions
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,8 @@ class Planned:
     request: Request
     tree: ModelTree | None
     plan: Plan
+    reserved: Mapping[str, int]
+    """Bytes by device that the components beside it have."""
 
 
 @dataclass(slots=True)
@@ -120,7 +122,8 @@ class JointPlanner:
         self._place_those_before(request)
         others = self.without({request.component}).placed
         tree = request.tree()
-        placed = Planned(request, tree, self._plan(request, tree, others))
+        reserved = reserved_bytes([one.plan for one in others])
+        placed = Planned(request, tree, self._plan(request, tree, others, reserved), reserved)
         self.placed = (*others, placed)
         return placed
 
@@ -150,7 +153,9 @@ class JointPlanner:
             if name not in there and (model is not None or _known(request.policy, name)):
                 self.place(Request(request.policy, name, model))
 
-    def _plan(self, request: Request, tree: ModelTree | None, others: Sequence[Planned]) -> Plan:
+    def _plan(
+        self, request: Request, tree: ModelTree | None, others: Sequence[Planned], reserved: Mapping[str, int]
+    ) -> Plan:
         plans = [one.plan for one in others]
         try:
             return make_plan(
@@ -158,13 +163,13 @@ class JointPlanner:
                 tree,
                 self.host,
                 target=request.target,
-                claims=claims_of(plans),
+                reserved=reserved,
                 advise=self.advise,
             )
         except Unsatisfiable as refused:
             if request.component is None or not (plans or request.policy.components):
                 raise
-            tried = list(suggestions(self.host, request, tree, others)) if self.advise else []
+            tried = list(joint_suggestions(self.host, request, tree, others)) if self.advise else []
             raise refused_beside(refused, request.component, plans, tried) from None
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from devpolicy._core.errors import PolicyError, Unsatisfiable
 from devpolicy._core.language.layers import in_order
 from devpolicy._core.language.profiles import apply_overlays
-from devpolicy._core.placement.joint import claims_of
+from devpolicy._core.placement.joint import reserved_bytes
 from devpolicy._core.placement.planner import make_plan
 from devpolicy._core.toml.document import write_key
 
@@ -29,7 +29,7 @@ _LARGE = 5_000
 """Modules, in sum, above which nothing is tried: nobody waits that long."""
 
 
-def suggestions(host: Host, request: Request, tree: ModelTree | None, others: Sequence[Planned]) -> Iterator[str]:
+def joint_suggestions(host: Host, request: Request, tree: ModelTree | None, others: Sequence[Planned]) -> Iterator[str]:
     """Yield each change that makes room for a request beside `others`: one of them on the CPU, another order."""
     trees = [tree, *(one.tree for one in others)]
     if sum(len(one.modules) for one in trees if one is not None) > _LARGE:
@@ -68,7 +68,8 @@ def _fit(host: Host, policy: Policy, request: Request, tree: ModelTree | None, o
         for name in (name for name in in_order(policy, asked) if name in asked):
             one, its_tree = asked[name]
             resolved = policy.for_component(name, one.cls)
-            plans.append(make_plan(resolved, its_tree, host, target=one.target, claims=claims_of(plans), advise=False))
+            reserved = reserved_bytes(plans)
+            plans.append(make_plan(resolved, its_tree, host, target=one.target, reserved=reserved, advise=False))
     except (Unsatisfiable, PolicyError):
         return False
     return True
