@@ -536,7 +536,7 @@ EXPERTS = Policy.parse('prefer = "cuda"\nmemory.disk.path = "kept"\n[[rule]]\ncl
 
 @given(st.lists(st.text(max_size=6) | st.sampled_from(NAMES), min_size=2, max_size=4, unique=True))
 def test_no_two_components_rewrite_weights_into_one_folder(names: list[str]) -> None:
-    made = [plan(EXPERTS, MIXTRAL, "4x80gb", component=name).load.offload_folder for name in names]
+    made = [plan(EXPERTS, MIXTRAL, "4x80gb", component=name).loading.offload_folder for name in names]
     assert len(set(made)) == len(names)
     for folder in made:
         assert folder is not None
@@ -546,4 +546,4 @@ def test_no_two_components_rewrite_weights_into_one_folder(names: list[str]) -> 
 
 
 def test_a_model_of_no_component_has_the_folder_itself() -> None:
-    assert plan(EXPERTS, MIXTRAL, "4x80gb").load.offload_folder == "kept"
+    assert plan(EXPERTS, MIXTRAL, "4x80gb").loading.offload_folder == "kept"

@@ -16,7 +16,7 @@ from devpolicy._core.placement.divide import Division
 from devpolicy._core.placement.ledger import Budget
 from devpolicy._core.placement.maps import device_map
 from devpolicy._core.placement.overflow import OVERFLOW
-from devpolicy._core.placement.plan import Load, Placement, Placements, Plan, Trace
+from devpolicy._core.placement.plan import LoadSettings, Placement, Placements, Plan, Trace
 from devpolicy._core.placement.search import Solution
 
 
@@ -54,7 +54,9 @@ def assemble(
         placements=Placements(placements),
         ledger=ledger,
         warnings=warnings,
-        load=Load(policy.workload.dtype, _folder(policy.disk_path, component) if rewritten else None, rewritten),
+        loading=LoadSettings(
+            policy.workload.dtype, _folder(policy.disk_path, component) if rewritten else None, rewritten
+        ),
         prediction=_prediction(division, context, solution),
         trace=trace,
     )
