@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tools.trace_plan import DEFAULT, entered
 
 from devpolicy import (
     ComponentDevice,
@@ -22,6 +24,7 @@ from devpolicy import (
     DevPolicyWarning,
     Host,
     ModelTree,
+    Plan,
     Policy,
     PolicyError,
     Unsatisfiable,
@@ -31,6 +34,7 @@ from devpolicy import (
     use_policy,
 )
 from devpolicy._core import verbs
+from devpolicy._core.language import layers, profiles
 from devpolicy.errors import HostError, ModelError
 from devpolicy.testing import host_catalogue
 
@@ -547,3 +551,90 @@ def test_no_two_components_rewrite_weights_into_one_folder(names: list[str]) -> 
 
 def test_a_model_of_no_component_has_the_folder_itself() -> None:
     assert plan(EXPERTS, MIXTRAL, "4x80gb").loading.offload_folder == "kept"
+
+
+# The order of arguments: policy, model, host.
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: plan(ANY, "1x24gb", "gpt2"),
+        lambda: plan(ANY, "1x24gb"),
+        lambda: resolve(ANY, "1x24gb"),
+        lambda: resolve(ANY, Host.load("1x24gb")),
+        lambda: resolve(ANY, BERT, BERT),
+        lambda: plan(ANY, BERT, "gpt2"),
+        lambda: plan_all(ANY, {"a": "1x24gb"}, "1x24gb"),
+        lambda: ComponentDevice.from_policy(ANY, "1x24gb"),
+    ],
+)
+def test_a_host_for_a_model_and_the_reverse_say_the_order(call: Any) -> None:
+    with pytest.raises((ModelError, HostError), match="the order is policy, model, host"):
+        call()
+
+
+def test_every_verb_takes_policy_model_host_in_this_order() -> None:
+    wanted = plan(ANY, BERT, "macbook-m3-36gb").device
+    assert resolve(ANY, BERT, "macbook-m3-36gb") == ComponentDevice.from_policy(ANY, BERT, "macbook-m3-36gb") == wanted
+    for verb in (plan, plan_all, resolve, ComponentDevice.from_policy):
+        kinds = [one.kind for one in inspect.signature(verb).parameters.values()]
+        assert kinds[3:] == [inspect.Parameter.KEYWORD_ONLY] * len(kinds[3:])
+
+
+def test_a_resolved_policy_is_no_policy_of_a_verb() -> None:
+    with pytest.raises(PolicyError, match="resolved for one host already"):
+        plan(Policy.load("offload-lm-head").for_host(Host.load("1x24gb")), LLAMA)  # type: ignore[arg-type]
+
+
+def test_a_policy_is_asked_on_a_host_and_says_how_one_is_had() -> None:
+    with pytest.raises(PolicyError, match=r"write `Host\.load\('1x24gb'\)`"):
+        Policy.load("offload-lm-head").for_host("1x24gb")  # type: ignore[arg-type]
+
+
+def test_a_policy_is_read_and_merged_once_for_all_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = 'prefer = ["cuda", "cpu"]\n[component.a]\nsplit = "never"\n[profile.p]\nwhen = { cuda = 1 }\nties = "skip"\n'
+    policy = Policy.parse(text)
+    merged: list[Any] = []
+    for room in (layers, profiles):
+        original = room.merge
+        monkeypatch.setattr(room, "merge", lambda parts, merge=original: merged.append(parts) or merge(parts))
+    for host in ("1x24gb", "2x24gb", "4x80gb"):
+        plan(policy, BERT, host, component="a")
+    assert len(merged) == 2, "the profile once, the component once"
+
+
+# What a plan does not have, and files.
+
+
+def test_a_module_that_a_plan_does_not_have_is_an_error_of_ours_with_the_likely_one() -> None:
+    made = plan(HEAD, LLAMA, "1x24gb")
+    for call in (lambda: made.explain("lm_hed"), lambda: made.placements["lm_hed"]):
+        with pytest.raises(DevPolicyError, match="did you mean `lm_head`") as caught:
+            call()
+        assert isinstance(caught.value, KeyError)
+    assert "lm_hed" not in made.placements
+    assert made.placements.get("lm_hed") is None
+
+
+def test_a_plan_is_read_from_the_file_that_it_was_written_to(tmp_path: Path) -> None:
+    made = plan(HEAD, LLAMA, "1x24gb")
+    file = tmp_path / "plan.json"
+    file.write_text(made.to_json(), encoding="utf-8")
+    assert Plan.load(file) == made
+    file.write_text("{", encoding="utf-8")
+    with pytest.raises(DevPolicyError, match="is no plan"):
+        Plan.load(file)
+    with pytest.raises(DevPolicyError, match="cannot read"):
+        Plan.load(tmp_path / "none.json")
+
+
+def test_the_inputs_have_short_representations() -> None:
+    assert len(repr(Policy.load("rag-pipeline"))) < 100
+    assert len(repr(ModelTree.load("llama-3.1-405b"))) < 100
+
+
+def test_a_plan_is_made_by_few_modules_and_functions() -> None:
+    found = entered(*DEFAULT)
+    assert len({module for module, _ in found}) <= 35
+    assert len(found) <= 150
