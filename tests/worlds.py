@@ -258,6 +258,11 @@ def _component_rules(draw: st.DrawFn, table: str, number: int) -> list[str]:
     ]
 
 
+def as_policy(resolved: ResolvedPolicy) -> Policy:
+    """A policy whose top is what no text could say so shortly. Nothing can be applied to it."""
+    return replace(Policy.parse('prefer = "cpu"'), top=resolved)
+
+
 def make_plan(
     policy: Policy | ResolvedPolicy, tree: ModelTree | None, host: Host, *, component: str | None = None, **options: Any
 ) -> Plan:
