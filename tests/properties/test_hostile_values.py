@@ -83,6 +83,7 @@ CALLS = {
     "Policy.with_overrides values": lambda v: VARIED.with_overrides(values=v),
     "Policy.with_overrides environment": lambda v: VARIED.with_overrides(environment=v),
     "Policy.for_host component": lambda v: VARIED.for_host(HOST, component=v),
+    "ResolvedPolicy.for_host": lambda v: VARIED.for_component("a").for_host(v),
     "Plan.load": Plan.load,
     "Policy.for_component": lambda v: VARIED.for_component(v),
     "Policy.for_component cls": lambda v: VARIED.for_component("a", v),

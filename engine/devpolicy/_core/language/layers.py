@@ -65,8 +65,6 @@ def resolve(policy: Policy, name: str | None, cls: str | None = None) -> Resolve
 
     Lists replace, tables merge key by key, `avoid` adds up, rules and requirements line up, the nearest first.
     """
-    if not all(text is None or isinstance(text, str) for text in (name, cls)):
-        raise PolicyError("a component and its class are named by text")
     top = replace(policy.top, component=name, notices=(*_misnamed(policy, name), *policy.top.notices))
     entries = matching_entries(policy.components, name, cls)
     if policy.components and not policy.prefer and not any(entry.prefer for entry in entries):

@@ -11,6 +11,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from devpolicy._core.errors import PolicyError
 from devpolicy._core.language.components import Component
 from devpolicy._core.language.fields import SCHEMA_VERSION, Split, Target
 from devpolicy._core.language.memory import Basis, MemoryRule, said_of
@@ -188,6 +189,8 @@ class Policy:
         """
         from devpolicy._core.language.layers import resolve
 
+        if not all(text is None or isinstance(text, str) for text in (name, component_class)):
+            raise PolicyError("a component and its class are named by text")
         return self.remembered(("component", name, component_class), lambda: resolve(self, name, component_class))
 
     def with_overrides(

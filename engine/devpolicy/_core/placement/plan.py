@@ -89,8 +89,10 @@ class Placements(Mapping[str, Placement]):
 
     def unknown(self, module: object) -> UnknownModuleError:
         """Return the error about a module that the plan does not have."""
+        if not isinstance(module, str):
+            return UnknownModuleError(f"a module is named by text, not by a value of type {type(module).__name__}")
         known = [path for path in (*self._units, *sorted(self._divided)) if path]
-        help_ = did_you_mean(str(module), known) if known else "the model is one unit, whose path is empty"
+        help_ = did_you_mean(module, known) if known else "the model is one unit, whose path is empty"
         return UnknownModuleError(Diagnostic("DP202", f"the plan has no module `{module}`", help=help_))
 
     def __iter__(self) -> Iterator[str]:
@@ -257,6 +259,8 @@ class Plan:
 
         Raises `PlanError`, DP109 where the file cannot be read.
         """
+        if not isinstance(path, str | PathLike):
+            raise PlanError(f"a plan's file is named by text or a path, not by a value of type {type(path).__name__}")
         content = read_file(path, PlanError, most=LARGEST_PLAN)
         try:
             data = json.loads(content[: LARGEST_PLAN + 1])
