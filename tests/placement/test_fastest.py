@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests import oracle
-from tests.worlds import block_trees, small_llama
+from tests.worlds import block_trees, make_plan, small_llama
 
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, Unsatisfiable
-from devpolicy._core.language.policy import Amount, MemoryRule, Split, Term, Workload
-from devpolicy._core.model.tree import Module, Reads, Tensor
-from devpolicy._core.placement.planner import make_plan
+from devpolicy._core.language.policy import Amount, DeviceSelector, MemoryRule, ResolvedPolicy, Split, Workload
+from devpolicy._core.model.tree import Activated, Module, Tensor
 
 SPEEDS = {"link": 10**10, "disk": 3 * 10**9}
 Card = tuple[int, int]
@@ -34,12 +33,14 @@ def _host(cards: list[Card]) -> Host:
 
 def _policy(cards: list[Card], split: Split, *, overflow: bool = False) -> Policy:
     memory = tuple(
-        MemoryRule(Term("cuda", at), "total", Amount(budget), Amount(), activations=Amount())
+        MemoryRule(DeviceSelector("cuda", at), "total", Amount(budget), Amount(), activations=Amount())
         for at, (budget, _) in enumerate(cards)
     )
-    places = (Term("cpu"),) if overflow else ()
+    places = (DeviceSelector("cpu"),) if overflow else ()
     workload = Workload(context=2)
-    return Policy(prefer=(Term("cuda"),), overflow=places, split=split, memory=memory, workload=workload)
+    return ResolvedPolicy(
+        prefer=(DeviceSelector("cuda"),), overflow=places, split=split, memory=memory, workload=workload
+    )
 
 
 def _planned(tree: ModelTree, cards: list[Card], split: Split = "fastest", *, overflow: bool = False) -> Plan | None:
@@ -133,16 +134,16 @@ def test_equal_devices_are_filled_evenly_since_it_costs_no_time() -> None:
 
 
 def test_what_runs_once_for_a_request_is_kept_elsewhere_first() -> None:
-    tree = replace(small_llama(4), reads=(Reads("model.layers.1", once=True),))
+    tree = replace(small_llama(4), reads=(Activated("model.layers.1", per_request=True),))
     plan = _planned(tree, [(190, 10**8)], overflow=True)
     assert plan is not None
     assert [path for path, unit in plan.placements.items() if unit.rule == "overflow"] == ["model.layers.1"]
 
 
 def test_on_the_disk_is_what_is_brought_in_least_often() -> None:
-    tree = replace(small_llama(4), reads=(Reads("model.layers.1", once=True),))
-    policy = replace(_policy([(160, 10**8)], "fastest"), overflow=(Term("cpu"), Term("disk")))
-    small = MemoryRule(Term("cpu"), "total", Amount(40))
+    tree = replace(small_llama(4), reads=(Activated("model.layers.1", per_request=True),))
+    policy = replace(_policy([(160, 10**8)], "fastest"), overflow=(DeviceSelector("cpu"), DeviceSelector("disk")))
+    small = MemoryRule(DeviceSelector("cpu"), "total", Amount(40))
     plan = make_plan(replace(policy, memory=(*policy.memory, small)), tree, _host([(160, 10**8)]), advise=False)
     at = {path: str(unit.device) for path, unit in plan.placements.items() if unit.rule == "overflow"}
     assert at == {"model.layers.1": "disk", "model.layers.3": "cpu"}
@@ -163,7 +164,7 @@ def test_a_unit_that_goes_says_what_it_frees_and_adds_and_what_would_go_next() -
     assert plan is not None
     assert plan.trace is not None
     assert [path for path, unit in plan.placements.items() if unit.rule == "overflow"] == ["model.layers.3"]
-    assert plan.trace.notes["model.layers.3"] == [
+    assert plan.trace.of("model.layers.3") == [
         "overflow: frees 30 B, and is predicted to add 3e-06 ms to each token; "
         "next would be `model.layers.2`: 30 B, 3e-06 ms"
     ]
