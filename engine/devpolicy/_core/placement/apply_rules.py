@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import DeviceSelector, Rule
@@ -54,7 +55,7 @@ class Assignment:
     """The device that must be the main one, because a rule runs such a unit there."""
     clusters: tuple[Cluster, ...] = ()
     """What is left to the search, in execution order of their first units."""
-    stored: Mapping[str, int] = field(default_factory=lambda: {"cpu": 0, "disk": 0})
+    stored: Mapping[str, int] = field(default_factory=partial(dict, cpu=0, disk=0))
     """Bytes that what is offloaded takes of each place."""
     notes: tuple[tuple[str, str], ...] = ()
     """For people: the path of a unit, and why a rule did not decide it."""

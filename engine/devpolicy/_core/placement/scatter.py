@@ -17,7 +17,7 @@ from devpolicy._core.placement.search import Attempt, Problem, attempt_of, place
 from devpolicy._core.placement.solver import Bin
 
 STEPS = 1_000
-"""Clusters that each search puts somewhere, at most; more for models of more clusters."""
+"""Clusters that the search of the largest first puts somewhere, at most; more for models of more clusters."""
 _MOST_CLUSTERS = 512
 
 
@@ -103,21 +103,21 @@ class _Packing:
     def search(self) -> dict[int, int] | None:
         """Return the device of each cluster, `None` where no way was found."""
         in_order = list(range(len(self.sizes)))
-        found = self._in_depth(in_order)
+        found = self._in_depth(in_order, 4 * len(in_order))
         if found is not None or not in_order:
             return found
         largest_first = sorted(in_order, key=lambda at: (len(self.sizes[at]), -max(self.sizes[at].values())))
-        found = self._in_depth(largest_first)
+        found = self._in_depth(largest_first, STEPS * max(1, len(in_order) // 64))
         return None if found is None else self._in_runs(found)
 
-    def _in_depth(self, order: Sequence[int]) -> dict[int, int] | None:
+    def _in_depth(self, order: Sequence[int], steps: int) -> dict[int, int] | None:
         rooms, where = dict(self.rooms), dict[int, int]()
         left = [0] * (len(order) + 1)
         for depth in range(len(order) - 1, -1, -1):
             left[depth] = left[depth + 1] + min(self.sizes[order[depth]].values())
         failed: set[tuple[object, ...]] = set()
         ways = [self._ways(order, 0, where, rooms)] if order else []
-        for _ in range(STEPS * max(1, len(order) // 64)):
+        for _ in range(steps):
             depth = len(where)
             if depth == len(order) and self._is_sound(where):
                 return where
