@@ -178,11 +178,11 @@ def context_for(
     unified = [one for one in named if one.unified]
     return PlacementContext(
         kind=selector.type,
-        devices=tuple(one.beside(reserved) for one in everywhere.devices),
+        devices=tuple(one.with_reserved(reserved) for one in everywhere.devices),
         # Of the sides of one pool only one.
         open=frozenset(at for at, one in enumerate(everywhere.devices) if one in named and one not in unified[1:]),
-        cpu=cpu_budget(policy, host).beside(reserved),
-        disk=disk_budget(policy, host).beside(reserved),
+        cpu=cpu_budget(policy, host).with_reserved(reserved),
+        disk=disk_budget(policy, host).with_reserved(reserved),
         target=target,
         policy=policy if target.maps else replace(policy, split="never"),
         host=host,

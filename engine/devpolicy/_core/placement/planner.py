@@ -36,7 +36,7 @@ from devpolicy._core.placement.targets import DEFAULT_TARGET, Target, target_of
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class PlacedModel:
     """How a model was placed: every stage's value."""
 
     selector: DeviceSelector
@@ -76,7 +76,7 @@ def make_plan(
 
     divided: _Divided = {}
 
-    def make(policy: Policy, host: Host) -> Placed:
+    def make(policy: Policy, host: Host) -> PlacedModel:
         return _place(policy, tree, host, component, consumer, reserved or {}, warnings, divided)
 
     try:
@@ -88,7 +88,7 @@ def make_plan(
     raise Unsatisfiable([replace(first, help=suggestions(flat, tree, host, make) or first.help), *rest])
 
 
-def plan_of(placed: Placed, component: str | None) -> Plan:
+def plan_of(placed: PlacedModel, component: str | None) -> Plan:
     """Return the plan of a model that was placed."""
     found = placed.selector, placed.division, placed.context, placed.solution, placed.ledger
     return assemble(*found, component, placed.warnings, placed.trace)
@@ -103,7 +103,7 @@ def place_model(
     cls: str | None = None,
     target: str | None = None,
     reserved: Mapping[str, int] | None = None,
-) -> Placed:
+) -> PlacedModel:
     """Return how a model is placed, as `make_plan` does it and with the same arguments, stage by stage."""
     flat, tree, consumer, warnings = _resolved(policy, tree, host, component, cls, target)
     return _place(flat, tree, host, component, consumer, reserved or {}, warnings, {})
@@ -134,7 +134,7 @@ def _place(
     reserved: Mapping[str, int],
     warnings: Sequence[Diagnostic],
     divided: _Divided,
-) -> Placed:
+) -> PlacedModel:
     policy = policy.for_host(host)
     check_requirements([policy.require, *policy.required], host)
     if tree.partial and consumer.maps:
@@ -164,7 +164,7 @@ def _place(
         outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "serves")]
         trace = Trace(tuple(outcomes), notes)
         told = (*warnings, *policy.notices, *findings)
-        return Placed(selector, division, context, attempt, solution, ledger, trace, told)
+        return PlacedModel(selector, division, context, attempt, solution, ledger, trace, told)
     raise Unsatisfiable(nothing_fits(policy, tree, refusals))
 
 

@@ -46,6 +46,9 @@ def _with_main(problem: Problem, main: int | None) -> Attempt | None:
         return None
     # Rules may name devices that the entry of `prefer` leaves out.
     usable = {**bins, **problem.chosen_bins(main)}
+    needed = problem.sums.weights if any(one.weights_only for one in usable.values()) else problem.sums.with_cache
+    if needed[-1] > sum(max(0, one.budget - one.fixed) for one in usable.values()):
+        return None
     for only in bins if problem.context.policy.split == "never" else (None,):
         packing = _Packing.of(problem, main, usable, bins if only is None else {only: bins[only]})
         where = None if packing.hopeless() else packing.search()
@@ -116,17 +119,17 @@ class _Packing:
         for depth in range(len(order) - 1, -1, -1):
             left[depth] = left[depth + 1] + min(self.sizes[order[depth]].values())
         failed: set[tuple[object, ...]] = set()
-        ways = [self._ways(order, 0, where, rooms)] if order else []
+        options = [self._options(order, 0, where, rooms)] if order else []
         for _ in range(steps):
             depth = len(where)
             if depth == len(order) and self._is_sound(where):
                 return where
-            number = None if depth == len(order) else next(ways[depth], None)
+            number = None if depth == len(order) else next(options[depth], None)
             if number is None:
                 # Back to the one before, which goes elsewhere.
                 if not where:
                     return None
-                del ways[depth:]
+                del options[depth:]
                 at, number = where.popitem()
                 rooms[number] += self.sizes[at][number]
                 continue
@@ -140,10 +143,12 @@ class _Packing:
                 continue
             if depth + 1 < len(order):
                 failed.add(state)  # it has failed once the search comes back to it
-                ways.append(self._ways(order, depth + 1, where, rooms))
+                options.append(self._options(order, depth + 1, where, rooms))
         return None
 
-    def _ways(self, order: Sequence[int], depth: int, where: Mapping[int, int], rooms: dict[int, int]) -> Iterator[int]:
+    def _options(
+        self, order: Sequence[int], depth: int, where: Mapping[int, int], rooms: dict[int, int]
+    ) -> Iterator[int]:
         """Yield the devices with room for a cluster: as a rule prefers them, else the one before's first."""
         at = order[depth]
         numbers = list(self.sizes[at])
