@@ -1,7 +1,7 @@
 """The certificate of a plan.
 
-Owns the bound and its comparison with the plan. Which question is asked is the matter of `relaxation`, its answer by a
-solver that of `highs`.
+Owns the bound and its comparison with the plan. `relaxation` states the question, and
+`highs` lets a solver answer it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What the rules of a policy decide for one choice of devices.
 
 Owns the second stage: each unit is offloaded by a rule, pinned to a device by a rule, or left to the search, where what
-must share a device forms a cluster. Rules come before the search and are exempt from `split`. What the consumer needs
-beside the rules is the matter of `colocate`.
+must share a device forms a cluster. Rules come before the search and are exempt from `split`. `colocate` adds
+what the consumer needs beside the rules.
 """
 
 from __future__ import annotations

@@ -38,10 +38,10 @@ def choose(
     `Unsatisfiable`: DP304 where the host has not what the policy requires, DP301 where no term has a usable device.
     """
     policy = policy.overlaid(host)
-    told = misnamed(policy, component)
+    warnings = misnamed(policy, component)
     policy = policy.for_component(component, cls).for_host(host)
     check_requirements([policy.require, *policy.required], host)
-    warnings = [*told, *policy.notices, *_rules_left_out(policy)]
+    warnings = [*warnings, *policy.notices, *_rules_left_out(policy)]
     consumer = target_of(target or policy.target or "torch")
     terms: list[tuple[str, str]] = []
     for selector in policy.prefer:

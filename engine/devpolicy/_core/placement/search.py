@@ -183,7 +183,7 @@ def place(problem: Problem) -> Attempt | None:
     Devices are used in the order of their ids, but under `fastest`.
     """
     if problem.context.policy.split == "fastest":
-        from devpolicy._core.placement.fastest import fastest  # it needs what stands here
+        from devpolicy._core.placement.fastest import fastest  # it imports this module
 
         return fastest(problem)
     split = _SPLITS[problem.context.policy.split]
