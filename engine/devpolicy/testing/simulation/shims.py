@@ -116,6 +116,7 @@ class Shims:
         self._originals: dict[int, Any] = {}
         self._seen = scan.Seen()
         self._strange: list[tuple[ModuleType, str, object]] = []
+        self._awaited: dict[str, Callable[[], None]] = {}
         self._count = 0
         self._lock = threading.RLock()
 
@@ -156,6 +157,13 @@ class Shims:
         with self._lock:
             if self._count:
                 self._adopt([module], live=True)
+        awaited = self._awaited.pop(module.__name__, None)
+        if awaited is not None:
+            awaited()
+
+    def when_loaded(self, module: str, call: Callable[[], None]) -> None:
+        """Call something once a module has been imported under a simulation, and what it asks was replaced."""
+        self._awaited[module] = call
 
     def replaced(self) -> list[tuple[Any, str]]:
         """Return every name that simulations replace, as the module's or class's attributes and the name."""

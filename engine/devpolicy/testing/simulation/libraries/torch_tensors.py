@@ -127,22 +127,40 @@ def _c_half(simulation: Simulation, held: Held, type_: str) -> dict[str, Any]:
 
 
 def put_c_half(simulation: Simulation) -> None:
-    """Put what torch's Python code calls into `torch._C`, until the simulation is left."""
+    """Put what torch's Python code calls into `torch._C`, until the simulation is left.
+
+    What another host put there, inside which this one runs, comes back then.
+    """
     held = simulation.held
-    if held is None:
+    if held is None and not _ours:
         return
     import torch
 
-    names: dict[str, Any] = {name: partial(_refuse, simulation, f"torch._C.{name}") for name in REFUSED}
-    names |= torch_parallel.c_half()
-    for type_ in TYPES:
-        names |= _c_half(simulation, held, type_)
-
     namespace: dict[str, Any] = torch._C.__dict__
+    outer = {name: namespace.pop(name) for name in _ours}
+    names: dict[str, Any] = {}
+    if held is not None:
+        names |= {name: partial(_refuse, simulation, f"torch._C.{name}") for name in REFUSED}
+        names |= torch_parallel.c_half()
+        for type_ in TYPES:
+            names |= _c_half(simulation, held, type_)
     added = {name: value for name, value in names.items() if name not in namespace}
-    namespace.update(added)
-    simulation.restore.append(partial(_take_out, namespace, tuple(added)))
-    _put_generators(simulation, held, torch)
+    _put(namespace, added, outer)
+    simulation.restore.append(partial(_put, namespace, outer, added))
+    if held is not None:
+        _put_generators(simulation, held, torch)
+
+
+_ours: set[str] = set()
+"""The names of `torch._C` that are there for the running simulation."""
+
+
+def _put(namespace: dict[str, Any], names: dict[str, Any], instead_of: dict[str, Any]) -> None:
+    for name in instead_of:
+        namespace.pop(name, None)
+    namespace.update(names)
+    _ours.clear()
+    _ours.update(names)
 
 
 def _put_generators(simulation: Simulation, held: Held, torch: Any) -> None:
@@ -165,13 +183,16 @@ def _swap(simulation: Simulation, namespace: dict[str, Any], name: str, value: A
     namespace[name] = value
 
 
-def _take_out(namespace: dict[str, Any], names: tuple[str, ...]) -> None:
-    for name in names:
-        namespace.pop(name, None)
-
-
 def _refuse(simulation: Simulation, what: str, *args: Any, **kwargs: Any) -> Any:
     raise refusal(simulation, f"{what}()")
+
+
+def _run_backward(simulation: Simulation, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run a backward, after autograd has a thread for each device."""
+    if simulation.held is not None and _run_backward not in simulation.memo:
+        simulation.memo[_run_backward] = {}
+        simulation.held.start_engine()
+    return original(*args, **kwargs)
 
 
 def _tensor_str(simulation: Simulation, original: Callable[..., Any], tensor: Any, *args: Any, **kwargs: Any) -> Any:
@@ -202,6 +223,7 @@ LIBRARY = Library(
         "torch.xpu": _shared("xpu"),
         "torch.mps": dict.fromkeys(OF_MPS, ORIGINAL),
         "torch.accelerator": dict.fromkeys(OF_ACCELERATOR, Around(_of_accelerator)),
+        "torch.autograd.graph": {"_engine_run_backward": Around(_run_backward)},
         "torch._tensor_str": {"_tensor_str": Around(_tensor_str)},
         "accelerate.utils.modeling": {"get_max_memory": ORIGINAL},
     },
