@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 import pytest
 
 from devpolicy.host import Host
-from devpolicy.host.catalogue import catalogue
 
 MARKS = ("host", "hosts")
 OPTIONS = {"depth", "children"}
