@@ -309,9 +309,10 @@ def test_indirect_values_and_marks_of_parameters_are_hosts(pytester: pytest.Pyte
         def test_beside_others(size, simulated_host):
             assert size[1] == simulated_host.name == Host.probe().name
 
+        on = pytest.mark.host
+
         @pytest.mark.parametrize(
-            ("count", "size"),
-            [(0, 0), pytest.param(2, 1, marks=pytest.mark.host("2x24gb")), pytest.param(8, 1, marks=pytest.mark.host("8x80gb"))],
+            ("count", "size"), [(0, 0), pytest.param(2, 1, marks=on("2x24gb")), pytest.param(8, 1, marks=on("8x80gb"))]
         )
         def test_marks(count, size):
             assert len(Host.probe().devices("cuda")) == count

@@ -13,6 +13,8 @@
 #include <torch/csrc/utils/device_lazy_init.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <pybind11/chrono.h>
+
 namespace devpolicy {
 
 // Put everything in place, once for the process. What is closed answers as before: counts are 0.
@@ -105,6 +107,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   pybind11::module_::import("torch._C._distributed_c10d");
   pybind11::class_<GroupOnDevices, c10d::Backend, c10::intrusive_ptr<GroupOnDevices>>(m, "GroupOnDevices")
       .def(pybind11::init<GroupOnDevices::Inner, std::string>())
+      .def_property_readonly("options", &GroupOnDevices::getBackendOptions)
+      .def("_set_default_timeout", &GroupOnDevices::setTimeout)
+      .def("_add_ephemeral_timeout", [](GroupOnDevices&, std::chrono::milliseconds) {})
       .def("_group_start", [](GroupOnDevices&) {})
       .def("_group_end", [](GroupOnDevices&) {})
       .def_property_readonly("uid", [](GroupOnDevices& group) { return group.getID(); });
