@@ -152,14 +152,15 @@ class Shims:
             self._strange = still
             self._seen = scan.Seen()
 
-    def adopt(self, module: ModuleType) -> None:
-        """Replace what a module asks that was loaded just now, under a simulation."""
+    def adopt(self, modules: list[ModuleType]) -> None:
+        """Replace what modules ask that were loaded just now, under a simulation."""
         with self._lock:
             if self._count:
-                self._adopt([module], live=True)
-        awaited = self._awaited.pop(module.__name__, None)
-        if awaited is not None:
-            awaited()
+                self._adopt(modules, live=True)
+        for module in modules:
+            awaited = self._awaited.pop(module.__name__, None)
+            if awaited is not None:
+                awaited()
 
     def when_loaded(self, module: str, call: Callable[[], None]) -> None:
         """Call something once a module has been imported under a simulation, and what it asks was replaced."""

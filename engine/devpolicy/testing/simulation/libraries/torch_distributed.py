@@ -1,50 +1,101 @@
-"""torch.distributed: what its backends take for memory of a GPU is refused, since they would crash on it.
+"""torch.distributed: groups of processes whose ranks hold tensors on simulated devices.
 
-Gloo, which a CPU build of torch has, looks for its CUDA half without asking whether there is one.
+A CPU build of torch has gloo, which looks for its CUDA half without asking whether there is one, and no nccl. Where
+devices hold tensors, gloo's groups are made to work on their memory, and groups of nccl are such groups of gloo under
+its name: they refuse tensors of the CPU, and take means.
 """
 
 from __future__ import annotations
 
-from functools import partial
+import sys
+from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from devpolicy.testing.simulation.held import KINDS
-from devpolicy.testing.simulation.libraries import Around, Library
-from devpolicy.testing.simulation.refusal import refusal
+from devpolicy.testing.simulation.build import count
+from devpolicy.testing.simulation.libraries import Library
+from devpolicy.testing.simulation.libraries.torch_tensors import swap
 from devpolicy.testing.simulation.running import running
+from devpolicy.testing.simulator.loading import load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from devpolicy.testing.simulation.running import Simulation
 
-REDUCING = ("all_reduce", "reduce_scatter", "reduce_scatter_tensor", "all_to_all", "all_to_all_single")
+C10D = "torch.distributed.distributed_c10d"
+NCCL_VERSION = (2, 28, 9)
+"""The version that the tested torch's builds for CUDA bring along."""
 
 
-def _on_device(value: Any) -> bool:
-    """Whether a tensor, or one of a list, is on a simulated device."""
-    if isinstance(value, list | tuple):
-        return any(map(_on_device, value))
-    return getattr(getattr(value, "device", None), "type", None) in KINDS
+class _Group(type):
+    """The type of a class that stands in for gloo's: what it makes works on simulated devices too."""
 
+    original: Any
 
-def _collective(name: str, simulation: Simulation, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    if _on_device((*args, *kwargs.values())):
-        raise refusal(simulation, f"torch.distributed.{name}()")
-    return original(*args, **kwargs)
-
-
-def _data_parallel(original: Callable[..., Any]) -> Callable[..., Any]:
-    def make(self: Any, module: Any, *args: Any, **kwargs: Any) -> Any:
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        made = cls.original(*args, **kwargs)
         simulation = running()
-        if simulation is not None and simulation.held is not None and _on_device([*module.parameters()]):
-            raise refusal(simulation, "torch.nn.parallel.DistributedDataParallel()")
-        return original(self, module, *args, **kwargs)
+        return made if simulation is None or simulation.held is None else load().GroupOnDevices(made, "gloo")
 
-    return make
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, cls.original) or _is_group(instance, "gloo")
+
+    def __getattr__(cls, name: str) -> Any:
+        return getattr(cls.original, name)
+
+
+def _gloo(original: Any) -> Any:
+    return _Group(original.__name__, (), {"original": original, "__module__": C10D, "__doc__": original.__doc__})
+
+
+def _is_group(instance: object, name: str) -> bool:
+    return type(instance).__name__ == "GroupOnDevices" and getattr(instance, "name", str)() == name
+
+
+class _Nccl(type):
+    def __instancecheck__(cls, instance: object) -> bool:
+        return _is_group(instance, "nccl")
+
+
+@cache
+def nccl_class() -> Any:
+    """Return what stands where a build of torch for CUDA has `ProcessGroupNCCL`."""
+    from torch._C._distributed_c10d import Backend, ProcessGroupGloo
+
+    class Options(Backend.Options):
+        """The options of a group. Those of nccl alone are kept and change nothing."""
+
+        def __init__(self, is_high_priority_stream: bool = False) -> None:
+            super().__init__("nccl", timedelta(minutes=10))
+            self.is_high_priority_stream = is_high_priority_stream
+
+    class ProcessGroupNCCL(metaclass=_Nccl):
+        """A group of processes, in nccl's place."""
+
+        def __new__(cls, store: Any, rank: int, size: int, options: Any = None) -> Any:
+            timeout = timedelta(minutes=10) if options is None else options._timeout
+            return load().GroupOnDevices(ProcessGroupGloo(store, rank, size, timeout), "nccl")
+
+    ProcessGroupNCCL.__module__ = C10D
+    ProcessGroupNCCL.Options = Options  # type: ignore[attr-defined]
+    return ProcessGroupNCCL
+
+
+def _put_nccl(simulation: Simulation) -> None:
+    """Let torch have nccl on a host with CUDA, until it is left."""
+    module = sys.modules.get(C10D)
+    if simulation.held is None or module is None or not count(simulation, "cuda"):
+        return
+    swap(simulation, vars(module), "_NCCL_AVAILABLE", True)
+    for name in (C10D, "torch.distributed", "torch._C._distributed_c10d"):
+        swap(simulation, vars(sys.modules[name]), "ProcessGroupNCCL", nccl_class())
+
+
+def _version(simulation: Simulation) -> tuple[int, int, int]:
+    return NCCL_VERSION
 
 
 LIBRARY = Library(
-    tensors={"torch.distributed.distributed_c10d": {name: Around(partial(_collective, name)) for name in REDUCING}},
-    class_attributes={"torch.nn.parallel.distributed": {"DistributedDataParallel.__init__": _data_parallel}},
+    classes={C10D: {"ProcessGroupGloo": _gloo}},
+    tensors={"torch.cuda.nccl": {"version": _version}},
+    entered=_put_nccl,
 )

@@ -167,14 +167,15 @@ def _put_generators(simulation: Simulation, held: Held, torch: Any) -> None:
     for type_ in TYPES:
         working = 0 if simulation.host.fault(type_) else count(simulation, type_)
         generators = tuple(held.default_generator(type_, index) for index in range(working))
-        _swap(simulation, vars(getattr(torch, type_)), "default_generators", generators)
-    _swap(simulation, vars(torch.mps), "_default_mps_generator", None)
+        swap(simulation, vars(getattr(torch, type_)), "default_generators", generators)
+    swap(simulation, vars(torch.mps), "_default_mps_generator", None)
     if count(simulation, "mps"):
         # `torch.mps.manual_seed` does nothing without.
-        _swap(simulation, torch._C.__dict__, "_has_mps", True)
+        swap(simulation, torch._C.__dict__, "_has_mps", True)
 
 
-def _swap(simulation: Simulation, namespace: dict[str, Any], name: str, value: Any) -> None:
+def swap(simulation: Simulation, namespace: dict[str, Any], name: str, value: Any) -> None:
+    """Put a value in the place of another, or of nothing, until a simulation is left."""
     if name in namespace:
         put_back = partial(namespace.update, {name: namespace[name]})
     else:
