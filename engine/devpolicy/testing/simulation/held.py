@@ -80,6 +80,13 @@ class Held:
         """Let autograd have a thread for each device."""
         self._native.start_engine()
 
+    def resize_storage(self, storage: Any, size: int) -> None:
+        """Give a storage another size, in bytes; a smaller one gives memory back."""
+        import torch
+
+        whole = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+        self._native.resize_storage(whole, size)
+
     def current(self, type_: str) -> int:
         """Return this thread's current device."""
         return int(self._native.current(KINDS[type_]))

@@ -93,13 +93,14 @@ class ModulePatches:
 class ClassPatch:
     """One replaced attribute of a class."""
 
-    __slots__ = ("_name", "_original", "_replacement", "owner")
+    __slots__ = ("_inherited", "_name", "_original", "_replacement", "owner")
 
     def __init__(self, owner: type, name: str, replacement: Any, original: Any) -> None:
         self.owner = owner
         self._name = name
         self._replacement = replacement
         self._original = original
+        self._inherited = name not in vars(owner)
 
     def __iter__(self) -> Iterator[tuple[Any, str]]:
         yield self.owner, self._name
@@ -109,8 +110,11 @@ class ClassPatch:
         setattr(self.owner, self._name, self._replacement)
 
     def take(self) -> None:
-        """Put back what was there."""
-        setattr(self.owner, self._name, self._original)
+        """Put back what was there: nothing, where another class has it."""
+        if self._inherited:
+            delattr(self.owner, self._name)
+        else:
+            setattr(self.owner, self._name, self._original)
 
 
 class AttributePatch:

@@ -156,7 +156,9 @@ class Shims:
         """Replace what modules ask that were loaded just now, under a simulation."""
         with self._lock:
             if self._count:
-                self._adopt(modules, live=True)
+                # C code makes modules too, which no loader runs.
+                others = [module for module in self._seen.new() if module not in modules]
+                self._adopt([*modules, *others], live=True)
         for module in modules:
             awaited = self._awaited.pop(module.__name__, None)
             if awaited is not None:
@@ -230,8 +232,8 @@ class Shims:
             for path, make in library.class_attributes.get(module.__name__, {}).items():
                 class_name, _, name = path.partition(".")
                 owner = namespace.get(class_name)
-                if owner is not None and name in vars(owner) and (id(owner), name) not in self._others:
-                    original = vars(owner)[name]
+                if hasattr(owner, name) and (id(owner), name) not in self._others:
+                    original = vars(owner).get(name) or getattr(owner, name)
                     self._others[id(owner), name] = of_class = ClassPatch(owner, name, make(original), original)
                     if live:
                         of_class.put()

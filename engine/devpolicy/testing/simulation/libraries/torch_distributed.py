@@ -94,8 +94,20 @@ def _version(simulation: Simulation) -> tuple[int, int, int]:
     return NCCL_VERSION
 
 
+def _log(original: Any) -> Any:
+    """Leave out what `DistributedDataParallel` logs of its group, which torch takes for gloo's own class by its name."""
+
+    def set_construction_data_and_log(self: Any, *args: Any, **kwargs: Any) -> None:
+        simulation = running()
+        if simulation is None or simulation.held is None:
+            original(self, *args, **kwargs)
+
+    return set_construction_data_and_log
+
+
 LIBRARY = Library(
     classes={C10D: {"ProcessGroupGloo": _gloo}},
     tensors={"torch.cuda.nccl": {"version": _version}},
+    class_attributes={"torch._C._distributed_c10d": {"Logger.set_construction_data_and_log": _log}},
     entered=_put_nccl,
 )

@@ -50,6 +50,17 @@ def _clone(original: Callable[..., Any]) -> Callable[..., Any]:
     return clone
 
 
+def _resize(original: Callable[..., Any]) -> Callable[..., Any]:
+    def resize_(self: Any, size: int) -> Any:
+        simulation = _holds(self)
+        if simulation is None or simulation.held is None:
+            return original(self, size)
+        simulation.held.resize_storage(self, size)
+        return self
+
+    return resize_
+
+
 def _mps(original: Callable[..., Any]) -> Callable[..., Any]:
     def mps(self: Any) -> Any:
         simulation = running()
@@ -117,6 +128,7 @@ LIBRARY = Library(
         "torch.storage": {
             "_StorageBase.clone": _clone,
             "_StorageBase.mps": _mps,
+            "UntypedStorage.resize_": _resize,
             # How a queue of another process hands over a GPU's memory.
             "TypedStorage._share_cuda_": _share,
         },

@@ -119,6 +119,7 @@ class Ledger {
   Figures figures() const {
     std::lock_guard<std::mutex> hold(lock_);
     auto figures = figures_;
+    figures.operations_of_all = figures.operations;
     if (shared_) {
       figures.others = shared_->others(place());
       figures.operations_of_all = shared_->operations(place());

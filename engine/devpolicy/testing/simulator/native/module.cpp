@@ -2,13 +2,14 @@
 //
 // The parts, one concern each: ledger.h, allocator.h, guard.h, generator.h, hooks.h, tensors.h, fallback.h,
 // recurrent.h, kernels.h, engine.h,
-// distributed.h, shared.h.
+// distributed.h, shared.h, storage.h.
 // They are headers of one translation unit, since torch's own headers are most of what a compiler has to read.
 
 #include "distributed.h"
 #include "engine.h"
 #include "hooks.h"
 #include "kernels.h"
+#include "storage.h"
 
 #include <torch/csrc/utils/device_lazy_init.h>
 #include <torch/csrc/utils/pybind.h>
@@ -22,17 +23,18 @@ static void load() {
   static bool loaded = false;
   if (loaded) return;
   install_hooks();
-  for (int kind = 0; kind < kKinds; ++kind) {
-    c10::SetAllocator(kTypes[kind], allocator_of(kind), /*priority=*/10);
-    c10::impl::registerDeviceGuard(kTypes[kind], new Guard(kind));
-  }
+  for (int kind = 0; kind < kKinds; ++kind) c10::SetAllocator(kTypes[kind], allocator_of(kind), /*priority=*/10);
   register_all_kernels();
+  register_timers();
   loaded = true;
 }
 
 // Make a world the one that torch sees.
 static void resume(std::shared_ptr<World> world) {
+  static const std::array<Guard*, kKinds> guards{new Guard(kCuda), new Guard(kMps), new Guard(kXpu)};
   TORCH_CHECK(state().world.load() == nullptr, "a host is open already");
+  // Each time, since fake tensors on a machine without CUDA put a guard in the place of one that counts no devices.
+  for (int kind = 0; kind < kKinds; ++kind) c10::impl::registerDeviceGuard(kTypes[kind], guards[kind]);
   for (int kind = 0; kind < kKinds; ++kind) state().counts[kind] = static_cast<int>(world->devices[kind].size());
   state().epoch = world->epoch;
   state().world.store(std::move(world));
@@ -113,6 +115,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       .def("_group_start", [](GroupOnDevices&) {})
       .def("_group_end", [](GroupOnDevices&) {})
       .def_property_readonly("uid", [](GroupOnDevices& group) { return group.getID(); });
+  m.def("resize_storage", &resize_storage);
   m.def("suspend", &suspend);
   m.def("resume", &resume);
   m.def("start_engine", &start_engine, pybind11::call_guard<pybind11::gil_scoped_release>());
