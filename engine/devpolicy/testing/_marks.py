@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from devpolicy.host import Host
+from devpolicy._core.host import Host
 
 MARKS = ("host", "hosts")
 OPTIONS = {"depth", "children"}
@@ -100,7 +100,7 @@ def _matching(test: Any, given: Any) -> list[Any]:
         root = test.config.rootpath
         found: list[Any] = sorted(str(file.relative_to(root)) for file in root.glob(given))
     else:
-        from devpolicy.testing.catalogue import host_catalogue
+        from devpolicy._core.simulation.catalogue import host_catalogue
 
         found = [name for name in host_catalogue() if _matches(name, given)]
     if not found:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from devpolicy.errors import DevPolicyError
+from devpolicy._core.errors import DevPolicyError
 from devpolicy.testing import simulate_host
 from devpolicy.testing._marks import Asked, load, marked, short
 from devpolicy.testing.plugin import SKIPPED_BEFORE

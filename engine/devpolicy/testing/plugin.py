@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from devpolicy.host import Host
+    from devpolicy._core.host import Host
     from devpolicy.testing._marks import Asked
 
 MARKS = ("host", "hosts")
@@ -98,7 +98,7 @@ def _holds_tests(path: Path) -> bool:
     top = content.partition(b"\n[")[0]
     if b"test" not in content or (b"[[" not in content and b"test" not in top):
         return False
-    from devpolicy.language.suite import holds_tests
+    from devpolicy._core.language.suite import holds_tests
 
     return holds_tests(content.decode("utf-8", "replace"))
 
@@ -171,7 +171,7 @@ def _devpolicy_simulation(request: pytest.FixtureRequest) -> Iterator[None]:
             item.stash[HOST] = of_run
         yield
         return
-    from devpolicy.errors import DevPolicyError
+    from devpolicy._core.errors import DevPolicyError
     from devpolicy.testing import simulate_host
     from devpolicy.testing._marks import refuse
 
@@ -233,7 +233,7 @@ def pytest_runtest_makereport(
     report = yield
     asked = item.stash.get(HOST, None)
     if report.failed and asked is not None:
-        from devpolicy.testing.describe import describe
+        from devpolicy._core.simulation.describe import describe
 
         report.sections.append(("simulated host", describe(asked.host)))
     if report.skipped and any(mark.name in MARKS for mark in item.iter_markers()):

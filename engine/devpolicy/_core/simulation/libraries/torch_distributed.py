@@ -1,0 +1,113 @@
+"""torch.distributed: groups of processes whose ranks hold tensors on simulated devices.
+
+A CPU build of torch has gloo, which looks for its CUDA half without asking whether there is one, and no nccl. Where
+devices hold tensors, gloo's groups are made to work on their memory, and groups of nccl are such groups of gloo under
+its name: they refuse tensors of the CPU, and take means.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from devpolicy._core.simulation.build import count
+from devpolicy._core.simulation.libraries import Library
+from devpolicy._core.simulation.libraries.torch_tensors import swap
+from devpolicy._core.simulation.running import running
+from devpolicy._core.simulator.loading import load
+
+if TYPE_CHECKING:
+    from devpolicy._core.simulation.running import Simulation
+
+C10D = "torch.distributed.distributed_c10d"
+NCCL_VERSION = (2, 28, 9)
+"""The version that the tested torch's builds for CUDA bring along."""
+
+
+class _Group(type):
+    """The type of a class that stands in for gloo's: what it makes works on simulated devices too."""
+
+    original: Any
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        made = cls.original(*args, **kwargs)
+        simulation = running()
+        return made if simulation is None or simulation.held is None else load().GroupOnDevices(made, "gloo")
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, cls.original) or _is_group(instance, "gloo")
+
+    def __getattr__(cls, name: str) -> Any:
+        return getattr(cls.original, name)
+
+
+def _gloo(original: Any) -> Any:
+    return _Group(original.__name__, (), {"original": original, "__module__": C10D, "__doc__": original.__doc__})
+
+
+def _is_group(instance: object, name: str) -> bool:
+    return type(instance).__name__ == "GroupOnDevices" and getattr(instance, "name", str)() == name
+
+
+class _Nccl(type):
+    def __instancecheck__(cls, instance: object) -> bool:
+        return _is_group(instance, "nccl")
+
+
+@cache
+def nccl_class() -> Any:
+    """Return what stands where a build of torch for CUDA has `ProcessGroupNCCL`."""
+    from torch._C._distributed_c10d import Backend, ProcessGroupGloo
+
+    class Options(Backend.Options):
+        """The options of a group. Those of nccl alone are kept and change nothing."""
+
+        def __init__(self, is_high_priority_stream: bool = False) -> None:
+            super().__init__("nccl", timedelta(minutes=10))
+            self.is_high_priority_stream = is_high_priority_stream
+
+    class ProcessGroupNCCL(metaclass=_Nccl):
+        """A group of processes, in nccl's place."""
+
+        def __new__(cls, store: Any, rank: int, size: int, options: Any = None) -> Any:
+            timeout = timedelta(minutes=10) if options is None else options._timeout
+            return load().GroupOnDevices(ProcessGroupGloo(store, rank, size, timeout), "nccl")
+
+    ProcessGroupNCCL.__module__ = C10D
+    ProcessGroupNCCL.Options = Options  # type: ignore[attr-defined]
+    return ProcessGroupNCCL
+
+
+def _put_nccl(simulation: Simulation) -> None:
+    """Let torch have nccl on a host with CUDA, until it is left."""
+    module = sys.modules.get(C10D)
+    if simulation.held is None or module is None or not count(simulation, "cuda"):
+        return
+    swap(simulation, vars(module), "_NCCL_AVAILABLE", True)
+    for name in (C10D, "torch.distributed", "torch._C._distributed_c10d"):
+        swap(simulation, vars(sys.modules[name]), "ProcessGroupNCCL", nccl_class())
+
+
+def _version(simulation: Simulation) -> tuple[int, int, int]:
+    return NCCL_VERSION
+
+
+def _log(original: Any) -> Any:
+    """Leave out what `DistributedDataParallel` logs of its group, which torch takes for gloo's own class by its name."""
+
+    def set_construction_data_and_log(self: Any, *args: Any, **kwargs: Any) -> None:
+        simulation = running()
+        if simulation is None or simulation.held is None:
+            original(self, *args, **kwargs)
+
+    return set_construction_data_and_log
+
+
+LIBRARY = Library(
+    classes={C10D: {"ProcessGroupGloo": _gloo}},
+    tensors={"torch.cuda.nccl": {"version": _version}},
+    class_attributes={"torch._C._distributed_c10d": {"Logger.set_construction_data_and_log": _log}},
+    entered=_put_nccl,
+)
