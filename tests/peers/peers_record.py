@@ -18,8 +18,8 @@ TARGET = "DEVPOLICY_PEERS"
 
 def _operations() -> int:
     """Return how many operations have run on the host's devices, 0 on this machine."""
-    from devpolicy.testing import simulated_device
     from devpolicy._core.simulation import simulated_host
+    from devpolicy.testing import simulated_device
 
     host = simulated_host()
     devices = [] if host is None else [f"{each.type}:{each.id}" for each in host.accelerators]

@@ -2,8 +2,8 @@
 
 A library that is imported for the first time inside a simulation would take the simulated host for the real one, and
 keep what it found: constants, caches, optional parts for hardware that is not there. So its modules run with the
-simulation paused, and what they ask later is replaced as soon as the import is done. Owns that hook and the names of the
-libraries that it is for; a user's own modules run inside the simulation.
+simulation paused, and what they ask later is replaced as soon as the whole import is done. Owns that hook and the names
+of the libraries that it is for; a user's own modules run inside the simulation.
 """
 
 from __future__ import annotations

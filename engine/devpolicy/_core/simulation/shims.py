@@ -18,8 +18,9 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.simulation import scan
-from devpolicy._core.simulation.imports import ImportHook
+from devpolicy._core.simulation.imports import PAUSED, ImportHook
 from devpolicy._core.simulation.libraries import ORIGINAL, Around
+from devpolicy._core.simulation.libraries.constants import OfEachSimulation
 from devpolicy._core.simulation.patches import AttributePatch, ClassPatch, ModulePatches
 from devpolicy._core.simulation.running import Simulation, running
 
@@ -232,11 +233,20 @@ class Shims:
             for path, make in library.class_attributes.get(module.__name__, {}).items():
                 class_name, _, name = path.partition(".")
                 owner = namespace.get(class_name)
-                if hasattr(owner, name) and (id(owner), name) not in self._others:
+                if hasattr(owner, name):
                     original = vars(owner).get(name) or getattr(owner, name)
-                    self._others[id(owner), name] = of_class = ClassPatch(owner, name, make(original), original)
-                    if live:
-                        of_class.put()
+                    self._stand_in_class(owner, name, make(original), original, live=live)
+        for owner, name, cache, wrapper in scan.method_caches(module, self._asks):
+            self._stand_in_class(owner, name, wrapper(cached_shim(cache)), vars(owner)[name], live=live)
+        if scan.package_of(module.__name__) in PAUSED:
+            for owner, kept in scan.shared_instances(module):
+                self._stand_in_class(owner, scan.INSTANCES, OfEachSimulation(kept), kept, live=live)
+
+    def _stand_in_class(self, owner: Any, name: str, replacement: Any, original: Any, *, live: bool) -> None:
+        if (id(owner), name) not in self._others:
+            self._others[id(owner), name] = patch = ClassPatch(owner, name, replacement, original)
+            if live:
+                patch.put()
 
 
 def _is_of(module: ModuleType, function: object) -> bool:

@@ -95,7 +95,7 @@ def _version(simulation: Simulation) -> tuple[int, int, int]:
 
 
 def _log(original: Any) -> Any:
-    """Leave out what `DistributedDataParallel` logs of its group, which torch takes for gloo's own class by its name."""
+    """Leave out what `DistributedDataParallel` logs of a group, which torch takes for gloo's own class by its name."""
 
     def set_construction_data_and_log(self: Any, *args: Any, **kwargs: Any) -> None:
         simulation = running()
