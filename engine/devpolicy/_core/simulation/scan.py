@@ -78,9 +78,7 @@ def method_caches(
     module: ModuleType, known: Callable[[object], bool]
 ) -> Iterator[tuple[type, str, Any, Callable[[Any], Any]]]:
     """Yield the caches of that kind which are methods: class, name, cache, what makes such a method of a function."""
-    for owner in list(vars(module).values()):
-        if not isinstance(owner, type) or owner.__module__ != module.__name__:
-            continue
+    for owner in _classes(module):
         for name, value in list(vars(owner).items()):
             wrapper = type(value) if type(value) in (staticmethod, classmethod) else _itself
             cache = value.__func__ if wrapper is not _itself else value
@@ -90,11 +88,17 @@ def method_caches(
 
 def shared_instances(module: ModuleType) -> Iterator[tuple[type, dict[Any, Any]]]:
     """Yield classes that keep what they have made in a dict of theirs, by the usual name, with that dict."""
-    for owner in list(vars(module).values()):
-        if isinstance(owner, type) and owner.__module__ == module.__name__:
-            kept = vars(owner).get(INSTANCES)
-            if isinstance(kept, dict):
-                yield owner, kept
+    for owner in _classes(module):
+        kept = vars(owner).get(INSTANCES)
+        if isinstance(kept, dict):
+            yield owner, kept
+
+
+def _classes(module: ModuleType) -> Iterator[type]:
+    for value in list(vars(module).values()):
+        # `isinstance` would ask an object for its `__class__`, which may warn.
+        if issubclass(type(value), type) and value.__module__ == module.__name__:
+            yield value
 
 
 INSTANCES = "_instances"

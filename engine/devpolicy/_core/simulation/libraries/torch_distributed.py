@@ -2,7 +2,7 @@
 
 A CPU build of torch has gloo, which looks for its CUDA half without asking whether there is one, and no nccl. Where
 devices hold tensors, gloo's groups are made to work on their memory, and groups of nccl are such groups of gloo under
-its name: they refuse tensors of the CPU, and take means.
+its name.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from devpolicy._core.simulation.running import Simulation
 
 C10D = "torch.distributed.distributed_c10d"
+TIMEOUT = timedelta(minutes=10)
 NCCL_VERSION = (2, 28, 9)
 """The version that the tested torch's builds for CUDA bring along."""
 
@@ -65,14 +66,14 @@ def nccl_class() -> Any:
         """The options of a group. Those of nccl alone are kept and change nothing."""
 
         def __init__(self, is_high_priority_stream: bool = False) -> None:
-            super().__init__("nccl", timedelta(minutes=10))
+            super().__init__("nccl", TIMEOUT)
             self.is_high_priority_stream = is_high_priority_stream
 
     class ProcessGroupNCCL(metaclass=_Nccl):
         """A group of processes, in nccl's place."""
 
         def __new__(cls, store: Any, rank: int, size: int, options: Any = None) -> Any:
-            timeout = timedelta(minutes=10) if options is None else options._timeout
+            timeout = TIMEOUT if options is None else options._timeout
             return load().GroupOnDevices(ProcessGroupGloo(store, rank, size, timeout), "nccl")
 
     ProcessGroupNCCL.__module__ = C10D
@@ -80,12 +81,33 @@ def nccl_class() -> Any:
     return ProcessGroupNCCL
 
 
-def _put_nccl(simulation: Simulation) -> None:
-    """Let torch have nccl on a host with CUDA, until it is left."""
+def _begin(simulation: Simulation) -> None:
+    """Let groups take the host's tensors, those that there are already too, and torch have nccl where it has CUDA."""
     module = sys.modules.get(C10D)
-    if simulation.held is None or module is None or not count(simulation, "cuda"):
+    if simulation.held is None or module is None:
         return
+    for group in module._world.pg_map:
+        _let_take_devices(group)
+    if count(simulation, "cuda"):
+        _put_nccl(simulation, module)
+
+
+def _let_take_devices(group: Any) -> None:
+    """Give a group that was made before the host a backend for its devices, which it keeps."""
+    import torch
+    from torch._C._distributed_c10d import ProcessGroup, ProcessGroupGloo
+
+    for device in group._device_types:
+        backend = None if device.type == "cpu" else group._get_backend(device)
+        if isinstance(backend, ProcessGroupGloo) and not _is_group(backend, "gloo"):
+            on_devices = load().GroupOnDevices(backend, "gloo")
+            # Of another type, since a group has one backend for each.
+            group._register_backend(torch.device(device.type), ProcessGroup.BackendType.CUSTOM, on_devices)
+
+
+def _put_nccl(simulation: Simulation, module: Any) -> None:
     swap(simulation, vars(module), "_NCCL_AVAILABLE", True)
+    swap(simulation, vars(module), "default_pg_nccl_timeout", TIMEOUT)
     for name in (C10D, "torch.distributed", "torch._C._distributed_c10d"):
         swap(simulation, vars(sys.modules[name]), "ProcessGroupNCCL", nccl_class())
 
@@ -109,5 +131,5 @@ LIBRARY = Library(
     classes={C10D: {"ProcessGroupGloo": _gloo}},
     tensors={"torch.cuda.nccl": {"version": _version}},
     class_attributes={"torch._C._distributed_c10d": {"Logger.set_construction_data_and_log": _log}},
-    entered=_put_nccl,
+    entered=_begin,
 )

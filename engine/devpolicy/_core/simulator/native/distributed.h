@@ -98,6 +98,27 @@ class WorkOnDevices final : public Work {
   const std::vector<c10::Device> devices_;
 };
 
+// Several that are waited for as one.
+class WorkOfMany final : public Work {
+ public:
+  void add(c10::intrusive_ptr<Work> work) { all_.push_back(std::move(work)); }
+  bool isCompleted() override {
+    return std::all_of(all_.begin(), all_.end(), [](const auto& work) { return work->isCompleted(); });
+  }
+  bool isSuccess() const override {
+    return std::all_of(all_.begin(), all_.end(), [](const auto& work) { return work->isSuccess(); });
+  }
+  void synchronize() override { wait(kNoTimeout); }
+  bool wait(std::chrono::milliseconds timeout) override {
+    bool done = true;
+    for (const auto& work : all_) done = work->wait(timeout) && done;
+    return done;
+  }
+
+ private:
+  std::vector<c10::intrusive_ptr<Work>> all_;
+};
+
 // What `DistributedDataParallel` times its steps with: by the CPU's clock.
 class Clock final : public c10d::Timer {
  public:
@@ -133,6 +154,16 @@ class GroupOnDevices final : public c10d::Backend {
   void abort() override { inner_->abort(); }
   void shutdown() override { inner_->shutdown(); }
 
+  // nccl begins several as one, and gloo says that it does not.
+  void startCoalescing() override {
+    if (name_ != "nccl") return Backend::startCoalescing();
+    coalesced_ = c10::make_intrusive<WorkOfMany>();
+  }
+  c10::intrusive_ptr<Work> endCoalescing() override {
+    if (name_ != "nccl") return Backend::endCoalescing();
+    return std::exchange(coalesced_, {});
+  }
+
   c10::intrusive_ptr<Work> broadcast(Tensors& tensors, const c10d::BroadcastOptions& options) override {
     OnCpu on("broadcast");
     auto aliases = on(tensors);
@@ -142,23 +173,20 @@ class GroupOnDevices final : public c10d::Backend {
   c10::intrusive_ptr<Work> allreduce(Tensors& tensors, const c10d::AllreduceOptions& options) override {
     OnCpu on("all_reduce");
     auto aliases = on(tensors);
-    const auto asked = summed(options);
-    return mean(inner_->allreduce(aliases, asked), options, aliases, tensors, on);
+    return done(inner_->allreduce(aliases, options), tensors, on);
   }
 
   c10::intrusive_ptr<Work> allreduce_coalesced(Tensors& tensors,
                                                const c10d::AllreduceCoalescedOptions& options) override {
     OnCpu on("all_reduce_coalesced");
     auto aliases = on(tensors);
-    const auto asked = summed(options);
-    return mean(inner_->allreduce_coalesced(aliases, asked), options, aliases, tensors, on);
+    return done(inner_->allreduce_coalesced(aliases, options), tensors, on);
   }
 
   c10::intrusive_ptr<Work> reduce(Tensors& tensors, const c10d::ReduceOptions& options) override {
     OnCpu on("reduce");
     auto aliases = on(tensors);
-    const auto asked = summed(options);
-    return mean(inner_->reduce(aliases, asked), options, aliases, tensors, on);
+    return done(inner_->reduce(aliases, options), tensors, on);
   }
 
   c10::intrusive_ptr<Work> allgather(TensorLists& outputs, Tensors& inputs,
@@ -211,24 +239,21 @@ class GroupOnDevices final : public c10d::Backend {
     OnCpu on("reduce_scatter");
     auto to = on(outputs);
     auto from = on(inputs);
-    const auto asked = summed(options);
-    return mean(inner_->reduce_scatter(to, from, asked), options, to, outputs, on);
+    return done(inner_->reduce_scatter(to, from, options), outputs, on);
   }
 
   c10::intrusive_ptr<Work> _reduce_scatter_base(Tensor& output, Tensor& input,
                                                 const c10d::ReduceScatterOptions& options) override {
     OnCpu on("reduce_scatter_tensor");
     auto to = on(output), from = on(input);
-    const auto asked = summed(options);
-    return mean(inner_->_reduce_scatter_base(to, from, asked), options, {to}, {output}, on);
+    return done(inner_->_reduce_scatter_base(to, from, options), {output}, on);
   }
 
   c10::intrusive_ptr<Work> reduce_scatter_tensor_coalesced(Tensors& outputs, Tensors& inputs,
                                                            const c10d::ReduceScatterOptions& options) override {
     OnCpu on("reduce_scatter_tensor_coalesced");
     auto to = on(outputs), from = on(inputs);
-    const auto asked = summed(options);
-    return mean(inner_->reduce_scatter_tensor_coalesced(to, from, asked), options, to, outputs, on);
+    return done(inner_->reduce_scatter_tensor_coalesced(to, from, options), outputs, on);
   }
 
   c10::intrusive_ptr<Work> alltoall_base(Tensor& output, Tensor& input, std::vector<int64_t>& output_sizes,
@@ -266,32 +291,17 @@ class GroupOnDevices final : public c10d::Backend {
   c10::intrusive_ptr<Work> barrier(const c10d::BarrierOptions& options) override { return inner_->barrier(options); }
 
  private:
-  bool averages() const { return name_ == "nccl"; }
-
-  // nccl takes means, and gloo does not: what is asked of it is the sum.
-  template <class Options>
-  Options summed(Options options) const {
-    if (averages() && options.reduceOp == c10d::ReduceOp::AVG) options.reduceOp = c10d::ReduceOp::SUM;
-    return options;
-  }
-
-  template <class Options>
-  c10::intrusive_ptr<Work> mean(c10::intrusive_ptr<Work> work, const Options& options, const Tensors& aliases,
-                                Tensors results, const OnCpu& on) const {
-    if (averages() && options.reduceOp == c10d::ReduceOp::AVG) {
-      work->wait();
-      for (auto& alias : aliases) alias.div_(getSize());
+  c10::intrusive_ptr<Work> done(c10::intrusive_ptr<Work> work, Tensors results, const OnCpu& on) {
+    if (!on.devices().empty()) {
+      work = c10::make_intrusive<WorkOnDevices>(std::move(work), std::move(results), on.devices());
     }
-    return done(std::move(work), std::move(results), on);
-  }
-
-  static c10::intrusive_ptr<Work> done(c10::intrusive_ptr<Work> work, Tensors results, const OnCpu& on) {
-    if (on.devices().empty()) return work;
-    return c10::make_intrusive<WorkOnDevices>(std::move(work), std::move(results), on.devices());
+    if (coalesced_) coalesced_->add(work);
+    return work;
   }
 
   const Inner inner_;
   const std::string name_;
+  c10::intrusive_ptr<WorkOfMany> coalesced_;  // what is begun between `startCoalescing` and `endCoalescing`
 };
 
 }  // namespace devpolicy
