@@ -151,8 +151,9 @@ def fully_sharded(device: torch.device, rank: int) -> nn.Module:
 def fully_sharded_wrapper(device: torch.device, rank: int) -> nn.Module:
     from torch.distributed.fsdp import FullyShardedDataParallel
 
-    on = {"device_id": device} if device.type == "cuda" else {}
-    return FullyShardedDataParallel(_model().to(device), use_orig_params=True, **on)
+    if device.type == "cpu":
+        return fully_sharded(device, rank)  # the older one is for accelerators only, and takes the same steps
+    return FullyShardedDataParallel(_model().to(device), use_orig_params=True, device_id=device)
 
 
 def tensor_parallel(device: torch.device, rank: int) -> nn.Module:
@@ -173,7 +174,8 @@ WAYS: dict[str, Callable[[torch.device, int], nn.Module]] = {
 
 def train(model: nn.Module, device: torch.device, rank: int) -> str:
     """Return a digest of what the parameters are after some steps of AdamW, and the last loss."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    # All at once, as by default on GPUs, takes no plain tensors beside distributed ones.
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, foreach=False)
     # Ranks of a tensor parallel model get the same, which does no harm to the others.
     generator = torch.Generator().manual_seed(5)
     for _ in range(STEPS):
