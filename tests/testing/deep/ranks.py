@@ -30,7 +30,7 @@ def begin(rank: int, folder: str, backend: str, device: str) -> None:
         backend, init_method=f"file://{folder}/store", rank=rank, world_size=WORLD, timeout=timedelta(seconds=120)
     )
     found: dict[str, Any] = {name: _told(call) for name, call in collectives(here, rank)}
-    found |= {name: train(make(here, rank), here, rank) for name, make in WAYS.items()}
+    found |= {name: train(make(here, rank), here, scale(name, rank)) for name, make in WAYS.items()}
     Path(folder, f"rank{rank}.json").write_text(json.dumps(found), encoding="utf-8")
     dist.barrier()
     dist.destroy_process_group()
@@ -172,14 +172,18 @@ WAYS: dict[str, Callable[[torch.device, int], nn.Module]] = {
 }
 
 
-def train(model: nn.Module, device: torch.device, rank: int) -> str:
+def scale(way: str, rank: int) -> int:
+    """Return what a rank's inputs are multiplied with: the ranks of a tensor parallel model get the same inputs."""
+    return 1 if way == "tensor parallel" else 1 + rank
+
+
+def train(model: nn.Module, device: torch.device, factor: int) -> str:
     """Return a digest of what the parameters are after some steps of AdamW, and the last loss."""
     # All at once, as by default on GPUs, takes no plain tensors beside distributed ones.
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, foreach=False)
-    # Ranks of a tensor parallel model get the same, which does no harm to the others.
     generator = torch.Generator().manual_seed(5)
     for _ in range(STEPS):
-        values = torch.randn(8, 16, generator=generator) * (1 if "Sequential" in type(model).__name__ else 1 + rank)
+        values = torch.randn(8, 16, generator=generator) * factor
         loss = model(values.to(device)).pow(2).mean()
         loss.backward()
         optimizer.step()
