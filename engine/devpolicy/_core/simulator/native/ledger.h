@@ -121,7 +121,8 @@ class Ledger {
     auto figures = figures_;
     figures.operations_of_all = figures.operations;
     if (shared_) {
-      figures.others = shared_->others(place());
+      // A fork has copies of what the process that it came from holds: they are there once.
+      figures.others = shared_->total(place()) - figures.used;
       figures.operations_of_all = shared_->operations(place());
     }
     return figures;
@@ -140,7 +141,7 @@ class Ledger {
   // torch's words, which libraries look for; the parentheses at the end are ours.
   [[noreturn]] void refuse(int64_t bytes) const {
     const auto size = [](int64_t n) { return c10::CachingAllocator::format_size(static_cast<uint64_t>(n)); };
-    const auto theirs = shared_ ? shared_->others(place()) : 0;
+    const auto theirs = shared_ ? shared_->total(place()) - figures_.used : 0;
     const auto free = std::max<int64_t>(0, figures_.capacity - figures_.used - theirs);
     const auto used = figures_.used, others = figures_.total - figures_.capacity + theirs;
     if (kind_ == kMps) {

@@ -68,10 +68,10 @@ class Shared {
     slot().used[device] -= bytes;
   }
 
-  // What the other processes hold.
-  int64_t others(int device) {
+  // What all processes hold.
+  int64_t total(int device) {
     bury();
-    return page_->total[device] - slot().used[device];
+    return page_->total[device];
   }
 
   void count_operation(int device) { page_->operations[device].fetch_add(1, std::memory_order_relaxed); }
