@@ -132,35 +132,43 @@ def put_c_half(simulation: Simulation) -> None:
     What another host put there, inside which this one runs, comes back then.
     """
     held = simulation.held
-    if held is None and not _ours:
+    if held is None and not _of_hosts:
         return
     import torch
 
     namespace: dict[str, Any] = torch._C.__dict__
-    outer = {name: namespace.pop(name) for name in _ours}
     names: dict[str, Any] = {}
     if held is not None:
         names |= {name: partial(_refuse, simulation, f"torch._C.{name}") for name in REFUSED}
         names |= torch_parallel.c_half()
         for type_ in TYPES:
             names |= _c_half(simulation, held, type_)
-    added = {name: value for name, value in names.items() if name not in namespace}
-    _put(namespace, added, outer)
-    simulation.restore.append(partial(_put, namespace, outer, added))
+    own = set(namespace).difference(*_of_hosts)
+    _of_hosts.append({name: value for name, value in names.items() if name not in own})
+    _show(namespace)
+    simulation.restore.append(partial(_leave, namespace, _of_hosts[-1]))
     if held is not None:
         _put_generators(simulation, held, torch)
 
 
-_ours: set[str] = set()
-"""The names of `torch._C` that are there for the running simulation."""
+_of_hosts: list[dict[str, Any]] = []
+"""What is there of `torch._C` on each host that is entered, the innermost last."""
 
 
-def _put(namespace: dict[str, Any], names: dict[str, Any], instead_of: dict[str, Any]) -> None:
-    for name in instead_of:
+def _leave(namespace: dict[str, Any], names: dict[str, Any]) -> None:
+    for name in names:
         namespace.pop(name, None)
-    namespace.update(names)
-    _ours.clear()
-    _ours.update(names)
+    # By identity: that of a host with no devices is empty, as another's may be.
+    _of_hosts[:] = [each for each in _of_hosts if each is not names]
+    _show(namespace)
+
+
+def _show(namespace: dict[str, Any]) -> None:
+    """Let torch find what the innermost host has, and nothing else."""
+    for names in _of_hosts[:-1]:
+        for name in names:
+            namespace.pop(name, None)
+    namespace.update(_of_hosts[-1] if _of_hosts else {})
 
 
 def _put_generators(simulation: Simulation, held: Held, torch: Any) -> None:
