@@ -5,6 +5,7 @@ Owns the reading of `host` and `hosts`. It enters nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -84,7 +85,7 @@ def _hosts(test: Any, mark: pytest.Mark) -> list[Asked]:
     return [_asked(test, mark.name, given, options, number) for number, given in enumerate(named)]
 
 
-def _options(test: Any, given: dict[str, Any]) -> dict[str, Any]:
+def _options(test: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return how a host is simulated: as the mark says, else as the run's options do."""
     option = test.config.getoption
     depth = given.get("depth") or option("devpolicy_depth") or test.config.getini("devpolicy_depth") or "probes"
