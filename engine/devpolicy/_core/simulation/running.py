@@ -133,6 +133,14 @@ def running_for_us() -> Simulation | None:
     return _of_process[-1] if _of_process else None
 
 
+def was_entered_here(simulation: Simulation) -> bool:
+    """Whether a simulation was entered in this context, or in the one that this was copied from."""
+    found = _of_context.get()
+    while found is not None and found is not _PAUSED and found is not simulation:
+        found = found.outer
+    return found is simulation
+
+
 def begin(host: Host, owner: object, *, process: bool, probes: bool) -> Simulation:
     """Make a host answer from now on: in this context, and with `process` in every context that runs none itself."""
     outer = _of_context.get()
