@@ -46,6 +46,9 @@ def test_a_group_outlives_its_host_and_takes_none_of_the_next(tmp_path: Path) ->
             assert values.tolist() == [1, 1, 1]
             with pytest.raises(RuntimeError, match="No backend type associated with device type cpu"):
                 dist.all_reduce(torch.ones(3))
+            gathered = torch.zeros(3, device="cuda")
+            dist.all_gather_single(gathered, values.view(1, 3))  # it counts elements, and compares no shapes
+            assert gathered.tolist() == [1, 1, 1]
             assert dist.is_nccl_available()
             dist.destroy_process_group()
     assert not dist.is_nccl_available()

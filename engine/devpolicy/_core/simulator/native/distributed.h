@@ -200,7 +200,7 @@ class GroupOnDevices final : public c10d::Backend {
   c10::intrusive_ptr<Work> _allgather_base(Tensor& output, Tensor& input,
                                            const c10d::AllgatherOptions& options) override {
     OnCpu on("all_gather_into_tensor");
-    auto to = on(output), from = on(input);
+    auto to = shapeless(on(output)), from = shapeless(on(input));
     return done(inner_->_allgather_base(to, from, options), {output}, on);
   }
 
@@ -245,7 +245,7 @@ class GroupOnDevices final : public c10d::Backend {
   c10::intrusive_ptr<Work> _reduce_scatter_base(Tensor& output, Tensor& input,
                                                 const c10d::ReduceScatterOptions& options) override {
     OnCpu on("reduce_scatter_tensor");
-    auto to = on(output), from = on(input);
+    auto to = shapeless(on(output)), from = shapeless(on(input));
     return done(inner_->_reduce_scatter_base(to, from, options), {output}, on);
   }
 
@@ -291,6 +291,9 @@ class GroupOnDevices final : public c10d::Backend {
   c10::intrusive_ptr<Work> barrier(const c10d::BarrierOptions& options) override { return inner_->barrier(options); }
 
  private:
+  // nccl counts elements, where gloo compares shapes.
+  Tensor shapeless(const Tensor& tensor) const { return name_ == "nccl" ? tensor.view({-1}) : tensor; }
+
   c10::intrusive_ptr<Work> done(c10::intrusive_ptr<Work> work, Tensors results, const OnCpu& on) {
     if (!on.devices().empty()) {
       work = c10::make_intrusive<WorkOnDevices>(std::move(work), std::move(results), on.devices());
