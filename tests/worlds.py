@@ -159,7 +159,7 @@ def _rules(draw: st.DrawFn, paths: list[str], kind: str, number: int) -> Rule:
     size = None if match or cls else SizeTest(">=", draw(st.integers(0, 64)))
     action = draw(st.sampled_from(("offload", "prefer", "together")))
     places = st.lists(st.sampled_from([CPU, DISK]), min_size=1, max_size=2, unique=True)
-    seats = st.lists(
+    devices = st.lists(
         st.sampled_from([DeviceSelector(kind), DeviceSelector("cuda", 1), CPU]), min_size=1, max_size=2, unique=True
     )
     return Rule(
@@ -169,7 +169,7 @@ def _rules(draw: st.DrawFn, paths: list[str], kind: str, number: int) -> Rule:
         cls=cls,
         size=size,
         offload=tuple(draw(places)) if action == "offload" else (),
-        prefer=tuple(draw(seats)) if action == "prefer" else (),
+        prefer=tuple(draw(devices)) if action == "prefer" else (),
         together=action == "together",
         ties=draw(st.sampled_from((None, "follow", "skip"))),
         on_exhausted=draw(st.sampled_from(("error", "next"))),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise, product
 
 import pytest
 from hypothesis import given
@@ -77,12 +78,12 @@ def test_of_a_table_of_embeddings_a_row_is_read_for_each_sequence(batch: int, re
     assert prediction.ns == read * 10**9 // card[1]
 
 
-@given(TREES, st.lists(CARDS, min_size=1, max_size=4))
-def test_no_other_split_is_faster(tree: ModelTree, cards: list[Card]) -> None:
-    fastest = _planned(tree, cards)
+@given(TREES, st.lists(CARDS, min_size=1, max_size=4), st.booleans())
+def test_no_other_split_is_faster(tree: ModelTree, cards: list[Card], overflow: bool) -> None:
+    fastest = _planned(tree, cards, overflow=overflow)
     splits: tuple[Split, ...] = ("when-needed", "balanced", "never")
     for split in splits:
-        other = _planned(tree, cards, split)
+        other = _planned(tree, cards, split, overflow=overflow)
         if other is not None:
             assert fastest is not None
             assert _latency(fastest, tree, cards) <= _latency(other, tree, cards)
@@ -113,6 +114,40 @@ def test_the_order_in_which_a_host_counts_its_devices_changes_no_time(
     assert (one is None) == (other is None)
     if one is not None and other is not None:
         assert _latency(one, tree, cards) == _latency(other, tree, shuffled)
+
+
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=5),
+    st.lists(st.tuples(st.integers(1, 90), st.sampled_from((10**6, 10**7, 10**8))), min_size=1, max_size=2),
+)
+def test_a_small_model_takes_the_least_time_of_all_assignments(sizes: list[int], cards: list[Card]) -> None:
+    units = (Module(f"u{at}", "Linear", (Tensor("w", (size,), "int8"),)) for at, size in enumerate(sizes))
+    tree = ModelTree("units", (Module("", "Model"), *units))
+    plan = _planned(tree, cards, overflow=True)
+    best = _least_time(sizes, cards)
+    assert (plan is None) == (best is None)
+    if plan is not None and best is not None:
+        assert _latency(plan, tree, cards) == best
+
+
+def _least_time(sizes: list[int], cards: list[Card]) -> Fraction | None:
+    """The least time over all assignments to devices and the CPU; something is offloaded only where it must be."""
+    times: list[tuple[bool, Fraction]] = []
+    for where in product((*range(len(cards)), None), repeat=len(sizes)):
+        running = [at for at in where if at is not None]
+        away = [size for size, at in zip(sizes, where, strict=True) if at is None]
+        if not running:
+            continue
+        main = min(running)
+        held = [sum(size for size, at in zip(sizes, where, strict=True) if at == one) for one in range(len(cards))]
+        held[main] += max(away, default=0)
+        if any(held[at] > cards[at][0] for at in running):
+            continue
+        walked = [main if at is None else at for at in where]
+        reading = sum((Fraction(size, cards[at][1]) for size, at in zip(sizes, walked, strict=True)), Fraction(0))
+        hops = sum(one != other for one, other in pairwise(walked))
+        times.append((bool(away), reading + Fraction(sum(away), SPEEDS["link"]) + Fraction(hops * 40_000, 10**9)))
+    return min(times, default=(False, None))[1]
 
 
 def test_a_slow_device_is_left_alone_where_the_fast_one_holds_everything() -> None:

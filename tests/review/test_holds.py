@@ -17,7 +17,7 @@ from devpolicy._core.model.tree import KVCache, Module
 from devpolicy._core.placement.plan import Placements, Plan
 from devpolicy._core.review.holds import complaints
 from devpolicy._core.review.outcome import Outcome, ask
-from devpolicy._core.review.recount import Load, budgets_of, recount
+from devpolicy._core.review.recount import DeviceLoad, budgets_of, recount
 
 POLICY = Policy.parse('prefer = "cuda"\n[offload]\nlm_head = "disk"\n')
 LLAMA = ModelTree.load("llama-3.1-8b")
@@ -217,7 +217,7 @@ def compare(plan: Plan, tree: ModelTree, policy: ResolvedPolicy, host: Host) -> 
     loads = recount(plan, tree, policy, budgets_of(policy, host))
     for device, budget in plan.ledger.items():
         if device != "disk":
-            load = loads.pop(device, Load())
+            load = loads.pop(device, DeviceLoad())
             counted = (load.weights, load.kv_cache, load.streaming, load.activations)
             assert counted == (budget.weights, budget.kv_cache, budget.streaming, budget.activations), device
     assert [device for device, load in loads.items() if load.total and device != "disk"] == []

@@ -1,6 +1,6 @@
 """Groups that share a member are one group.
 
-Owns the union of groups, for tied tensors and for what must share a device. It knows neither.
+Owns the union of groups, for tied tensors and for what must share a device.
 """
 
 from __future__ import annotations

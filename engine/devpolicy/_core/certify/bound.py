@@ -1,7 +1,7 @@
 """The certificate of a plan.
 
-Owns the bound and its comparison with the plan. Which question is asked is the matter of `relaxation`, its answer by a
-solver that of `highs`.
+Owns the bound and its comparison with the plan. `relaxation` states the question, and
+`highs` lets a solver answer it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.apply_rules import Refused, apply_rules
 from devpolicy._core.placement.colocate import colocate_blocks
 from devpolicy._core.placement.plan import Plan
-from devpolicy._core.placement.planner import Placed, place_model, plan_of
+from devpolicy._core.placement.planner import PlacedModel, place_model, plan_of
 from devpolicy._core.placement.search import Problem
 
 BY_HAND = "a looser bound, by hand: `highspy` is not installed"
@@ -79,7 +79,7 @@ def certify(
     return Certificate(max(0, bound), plan.prediction.ns, _by() if by_solver else BY_HAND)
 
 
-def open_problem(placed: Placed) -> Problem:
+def open_problem(placed: PlacedModel) -> Problem:
     """Return what the rules leave open, the choice among a rule's devices included."""
     units, context = placed.division.units, placed.context
     for choose in (True, False):

@@ -50,7 +50,7 @@ class DeviceBudget:
         """Bytes below the headroom that others have left, and that the component's share allows."""
         return min(self.own, self.cap - self.headroom - self.used_by_others)
 
-    def beside(self, reserved: Mapping[str, int]) -> DeviceBudget:
+    def with_reserved(self, reserved: Mapping[str, int]) -> DeviceBudget:
         """Return this budget with what other components have `reserved` of it, in bytes by device."""
         size = reserved.get(str(self), 0)
         return replace(self, used_by_others=size) if size else self

@@ -1,14 +1,15 @@
 """What the rules of a policy decide for one choice of devices.
 
 Owns the second stage: each unit is offloaded by a rule, pinned to a device by a rule, or left to the search, where what
-must share a device forms a cluster. Rules come before the search and are exempt from `split`. What the consumer needs
-beside the rules is the matter of `colocate`.
+must share a device forms a cluster. Rules come before the search and are exempt from `split`. `colocate` adds
+what the consumer needs beside the rules.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import DeviceSelector, Rule
@@ -54,7 +55,7 @@ class Assignment:
     """The device that must be the main one, because a rule runs such a unit there."""
     clusters: tuple[Cluster, ...] = ()
     """What is left to the search, in execution order of their first units."""
-    stored: Mapping[str, int] = field(default_factory=lambda: {"cpu": 0, "disk": 0})
+    stored: Mapping[str, int] = field(default_factory=partial(dict, cpu=0, disk=0))
     """Bytes that what is offloaded takes of each place."""
     notes: tuple[tuple[str, str], ...] = ()
     """For people: the path of a unit, and why a rule did not decide it."""

@@ -174,7 +174,7 @@ def _run_cut_on_main(units: Sequence[Unit], cut: list[list[int]], assignment: As
     What is offloaded runs on the main device. accelerate moves a module's inputs where it has a hook, and a
     cut block has none as a whole: its residual connection adds what comes from the block before to what its
     pieces return, and its attention turns queries by rotary tables that are made once for all blocks. So everything
-    up to the last cut block runs there, and what stands beside the blocks too: the tables are registered behind them.
+    up to the last cut block runs there, and what is registered beside the blocks too, such as those tables.
     """
     last = max(pieces[-1] for pieces in cut)
     stack_end = max(units[pieces[0]].stack_end for pieces in cut)

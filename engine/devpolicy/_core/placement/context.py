@@ -6,7 +6,7 @@ none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -174,21 +174,18 @@ def context_for(
     everywhere = (
         selection if selector in (whole_type, DeviceSelector("cpu")) else select_devices(whole_type, policy, host)
     )
+    named = selection.devices
+    unified = [one for one in named if one.unified]
     return PlacementContext(
         kind=selector.type,
-        devices=tuple(one.beside(reserved) for one in everywhere.devices),
-        open=_open(everywhere.devices, selection.devices),
-        cpu=cpu_budget(policy, host).beside(reserved),
-        disk=disk_budget(policy, host).beside(reserved),
+        devices=tuple(one.with_reserved(reserved) for one in everywhere.devices),
+        # Of the sides of one pool only one.
+        open=frozenset(at for at, one in enumerate(everywhere.devices) if one in named and one not in unified[1:]),
+        cpu=cpu_budget(policy, host).with_reserved(reserved),
+        disk=disk_budget(policy, host).with_reserved(reserved),
         target=target,
         policy=policy if target.maps else replace(policy, split="never"),
         host=host,
         tree=tree,
         sizing=sizing,
     )
-
-
-def _open(everywhere: Sequence[DeviceBudget], named: Sequence[DeviceBudget]) -> frozenset[int]:
-    """Number the devices that the search may use: those selected, and of the sides of one pool only one."""
-    unified = [one for one in named if one.unified]
-    return frozenset(number for number, one in enumerate(everywhere) if one in named and one not in unified[1:])

@@ -2,7 +2,7 @@
 
 Owns the search behind `split = "fastest"`: each device holds one run of the sequence, equal devices are one group, and
 a dynamic programme over (how much is placed, how many of each group are used) finds the least time, exactly. Costs are
-whole attoseconds. It knows neither models nor policies.
+whole attoseconds.
 
 Over unlike devices in any order the least time is as hard as packing; counting equal devices once makes it small,
 because real machines have few kinds. The prefix sums of time make each step a minimum over a sliding window.
@@ -159,7 +159,7 @@ class TransferCosts:
     def __init__(self, sequence: LayerSequence, group: DeviceGroup) -> None:
         count = len(sequence)
         mine = group.numbers[0]
-        # INVARIANT: a device that `between` names is alone in its group, so one number speaks for the group.
+        # INVARIANT: a device that `between` names is alone in its group, so one number stands for the group.
         self.enter = [(between[-1] != mine) if between else at > 0 for at, between in enumerate(sequence.between)]
         self.leave = [
             (between[0] != mine) + sum(one != other for one, other in pairwise(between)) if between else 0

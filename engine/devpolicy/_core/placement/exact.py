@@ -20,7 +20,7 @@ STEPS = 8_000
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ExactAssignment:
     """The best assignment: for each cluster the number of its device, or the place that stores it."""
 
     where: tuple[int | str, ...]
@@ -28,7 +28,7 @@ class Found:
     cost: int
 
 
-def search(problem: Problem, places: dict[int, tuple[str, ...]], best: int | None) -> Found | None:
+def search(problem: Problem, places: dict[int, tuple[str, ...]], best: int | None) -> ExactAssignment | None:
     """Return an assignment that costs less than `best`, `None` where there is none or the problem is not small.
 
     `places` are by cluster where it may be stored, in the order of `overflow`. The cost is in attoseconds of a request
@@ -36,7 +36,7 @@ def search(problem: Problem, places: dict[int, tuple[str, ...]], best: int | Non
     """
     if len(problem.assignment.clusters) > MOST_CLUSTERS or problem.context.policy.split == "never":
         return None
-    found: Found | None = None
+    found: ExactAssignment | None = None
     steps = STEPS
     for main in _mains(problem, spills=any(places.values())):
         branch = _Branch.of(problem, places, main, best if found is None else found.cost, steps)
@@ -46,7 +46,7 @@ def search(problem: Problem, places: dict[int, tuple[str, ...]], best: int | Non
     return found
 
 
-def attempt_at(problem: Problem, found: Found) -> Attempt:
+def attempt_at(problem: Problem, found: ExactAssignment) -> Attempt:
     """Return the attempt of an assignment, given the problem without what is offloaded."""
     bins, closed = problem.bins(found.main)
     usable = {**problem.chosen_bins(found.main), **bins}
@@ -55,7 +55,9 @@ def attempt_at(problem: Problem, found: Found) -> Attempt:
     return attempt_of(problem, found.main, dict(enumerate(numbers)), usable, others)
 
 
-def offloads_of(problem: Problem, found: Found, rule: str, reason: str) -> tuple[list[Cluster], dict[int, Offload]]:
+def offloads_of(
+    problem: Problem, found: ExactAssignment, rule: str, reason: str
+) -> tuple[list[Cluster], dict[int, Offload]]:
     """Return the clusters that an assignment offloads, and the offload of each of their units."""
     pairs = zip(problem.assignment.clusters, found.where, strict=True)
     gone = [(cluster, place) for cluster, place in pairs if isinstance(place, str)]
@@ -76,7 +78,7 @@ class _Branch:
 
     problem: Problem
     main: int | None
-    ways: list[list[tuple[int | str, int]]]
+    options: list[list[tuple[int | str, int]]]
     """For each cluster the devices and places that it may have, each with what that costs."""
     least: list[int]
     """For each cluster and those behind it, what they cost at least."""
@@ -87,7 +89,7 @@ class _Branch:
     steps: int
     where: list[int | str] = field(default_factory=list)
     peak: int = 0
-    found: Found | None = None
+    found: ExactAssignment | None = None
 
     @classmethod
     def of(
@@ -98,26 +100,28 @@ class _Branch:
         bins = {**closed, **problem.chosen_bins(main), **open_}
         if any(one.required and one.fixed > one.budget for one in bins.values()):
             return None
-        ways = [_ways(problem, at, places.get(at, ()), main, bins, open_) for at in range(len(assignment.clusters))]
-        if not all(ways):
+        options = [
+            _options(problem, at, places.get(at, ()), main, bins, open_) for at in range(len(assignment.clusters))
+        ]
+        if not all(options):
             return None
         least = [0]
-        for one in reversed(ways):
+        for one in reversed(options):
             least.insert(0, least[0] + min(cost for _, cost in one))
         places_left = {"cpu": context.cpu.budget, "disk": context.disk.budget}
         stored = {place: budget - assignment.stored[place] for place, budget in places_left.items()}
         rooms = {number: one.budget - one.fixed for number, one in bins.items()}
-        return cls(problem, main, ways, least, bins, rooms, stored, best, steps, peak=problem.streaming)
+        return cls(problem, main, options, least, bins, rooms, stored, best, steps, peak=problem.streaming)
 
     def run(self, at: int, cost: int) -> None:
         """Try every way for cluster `at` and those behind it, the cheapest first."""
         if self.best is not None and cost + self.least[at] >= self.best:
             return
-        if at == len(self.ways):
+        if at == len(self.options):
             self._end()
             return
         unused: set[tuple[int, int, bool]] = set()
-        for one, price in self.ways[at]:
+        for one, price in self.options[at]:
             if self.steps <= 0:
                 return
             if isinstance(one, int) and one not in self.where and one != self.main and not self.bins[one].required:
@@ -181,13 +185,13 @@ class _Branch:
         cost = self._cost()
         if self.best is None or cost < self.best:
             self.best = cost
-            self.found = Found(tuple(self.where), main, cost)
+            self.found = ExactAssignment(tuple(self.where), main, cost)
 
     def _cost(self) -> int:
         """Return the whole cost: under `fastest` with hand-overs, which depend on what rules run between."""
         problem, context = self.problem, self.problem.context
         if context.policy.split != "fastest":
-            return sum(dict(ways)[one] for ways, one in zip(self.ways, self.where, strict=True))
+            return sum(dict(options)[one] for options, one in zip(self.options, self.where, strict=True))
         lowest = min((one for one in self.where if isinstance(one, int)), default=0)
         main = lowest if self.main is None else self.main
         runs_on = [main] * len(problem.units)
@@ -204,7 +208,7 @@ class _Branch:
         return reading + transfers + hops * context.costs.device_hop
 
 
-def _ways(
+def _options(
     problem: Problem, at: int, places: tuple[str, ...], main: int | None, bins: dict[int, Bin], open_: dict[int, Bin]
 ) -> list[tuple[int | str, int]]:
     """Return the devices and places that a cluster may have, each with its cost, the cheapest first."""
@@ -215,12 +219,12 @@ def _ways(
     read = sum(costs.read(unit) for unit in units) if by_time else 0
     allowed = allowed_devices(cluster, problem.assignment)
     numbers = [number for number in (open_ if allowed is None else allowed) if number in bins]
-    ways: list[tuple[int | str, int]] = [(number, read * rates[number]) for number in numbers]
+    options: list[tuple[int | str, int]] = [(number, read * rates[number]) for number in numbers]
     if main is not None:
         for place in places:
             if by_time:
                 transfer = sum(costs.transfer_time(unit, place, link=context.link) for unit in units)
             else:
                 transfer = sum(costs.transferred_bytes(unit) for unit in units)
-            ways.append((place, read * rates[main] + transfer))
-    return sorted(ways, key=lambda way: way[1])
+            options.append((place, read * rates[main] + transfer))
+    return sorted(options, key=lambda way: way[1])

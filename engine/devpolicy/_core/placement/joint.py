@@ -1,7 +1,7 @@
 """Components beside each other on one host.
 
-Owns what one plan takes from the next, what stands for a component without a model, and how the refusal of a component
-is told beside the others. Where models come from is not its matter.
+Owns what one plan reserves beside the next, what is planned for a component without a model, and the refusal of a
+component beside others.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def one_piece(policy: ResolvedPolicy) -> tuple[ResolvedPolicy, ModelTree]:
     """Return what is planned for a component of which only the bytes are known, given what the policy says of it.
 
-    It is one tensor. No rule is about its inside, and nothing of it can be kept elsewhere. Raises `PolicyError`
+    It is one opaque tensor: no rules apply, and it cannot be offloaded. Raises `PolicyError`
     (DP105) where the policy does not say what it needs.
     """
     if policy.component is None or policy.needs is None:

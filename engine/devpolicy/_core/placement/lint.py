@@ -32,16 +32,16 @@ def lint_components(components: Iterable[tuple[ResolvedPolicy, ModelTree]]) -> l
     """
     found: dict[Diagnostic, None] = {}
     idle: dict[Place | None, list[Diagnostic]] = {}
-    spoken: Counter[Place | None] = Counter()
+    applied: Counter[Place | None] = Counter()
     for flat, tree in components:
-        spoken.update(rule.place for rule in flat.rules)
+        applied.update(rule.place for rule in flat.rules)
         division = divide(tree, flat.rules, size_model(tree, flat.workload))
         for finding in findings_of_rules(flat, tree, division):
             if finding.severity == "error":
                 found[finding] = None
             else:
                 idle.setdefault(finding.place, []).append(finding)
-    everywhere = [told[0] for place, told in idle.items() if len(told) == spoken[place]]
+    everywhere = [findings[0] for place, findings in idle.items() if len(findings) == applied[place]]
     return [*found, *everywhere]
 
 
@@ -71,14 +71,14 @@ def _idle(rule: Rule, number: int, tree: ModelTree, division: Division, componen
             "names a tensor",
             help=f"write `{tensor.rpartition('.')[0]}`, the module that holds it",
         )
-    told = partial(Diagnostic, "DP501", place=rule.place)
+    finding = partial(Diagnostic, "DP501", place=rule.place)
     if number in division.matched:
-        return told(
+        return finding(
             f"rule `{rule.name}` matches only modules of `{tree.name}` that hold no tensors",
             help=f"`devpolicy model show {tree.name}` lists its modules with their sizes",
             severity="warning",
         )
-    return told(
+    return finding(
         f"rule `{rule.name}` matches nothing in `{tree.name}`",
         help=f"`devpolicy model show {tree.name}` lists its modules",
         severity="error" if component is not None and rule.component == component else "warning",

@@ -1,7 +1,7 @@
 """What does not fit is offloaded, as little as possible.
 
-Owns `overflow`: which units go (those that cost least for what they free), and to which place. How the rest is placed
-is the matter of `search`.
+Owns `overflow`: which units go (those that cost least for what they free), and to which place. `search` and
+`scatter` place the rest.
 """
 
 from __future__ import annotations

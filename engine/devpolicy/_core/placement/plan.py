@@ -1,7 +1,7 @@
 """The result: where each part of a model runs and is kept, and why.
 
-Owns `Plan` and `Placement`, their JSON form and their digest. How a plan is made is the matter of the modules beside
-it; what a consumer makes of it is a target's.
+Owns `Plan` and `Placement`, their JSON form and their digest. The modules beside it make plans, targets
+turn them into what a consumer takes.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Placements(Mapping[str, Placement]):
 
     def __init__(self, units: Mapping[str, Placement]) -> None:
         self._units = dict(units)
-        # A divided module's own unit speaks for its own tensors alone, and for nothing below it.
+        # A divided module's own unit holds its direct tensors, and nothing below it.
         self._divided: set[str] = set()
         for path in self._units:
             while path and (path := path.rpartition(".")[0]) not in self._divided:
@@ -137,7 +137,7 @@ class Plan:
     component: str | None
     target: str
     device: ComponentDevice
-    """A single device where one serves, else a map whose keys are disjoint and cover every tensor."""
+    """A single device where one holds everything, else a map whose keys are disjoint and cover every tensor."""
     placements: Placements
     ledger: Mapping[str, Budget]
     """What each device that the plan uses holds: executing devices in id order, then `cpu`, then `disk`."""

@@ -26,17 +26,17 @@ from devpolicy._core.placement.divide import Division, divide
 from devpolicy._core.placement.joint import one_piece
 from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of
 from devpolicy._core.placement.lint import findings_of_rules
-from devpolicy._core.placement.overflow import spill
+from devpolicy._core.placement.overflow import Spilled, spill
 from devpolicy._core.placement.plan import Plan, Trace
 from devpolicy._core.placement.refusals import no_room, nothing_fits
 from devpolicy._core.placement.scatter import scatter
-from devpolicy._core.placement.search import Attempt, Problem, Solution, place
+from devpolicy._core.placement.search import Attempt, Problem, Solution, in_context, place
 from devpolicy._core.placement.suggestions import suggestions
 from devpolicy._core.placement.targets import DEFAULT_TARGET, Target, target_of
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class PlacedModel:
     """How a model was placed: every stage's value."""
 
     selector: DeviceSelector
@@ -73,7 +73,7 @@ def make_plan(
 
     divided: _Divided = {}
 
-    def make(policy: ResolvedPolicy, host: Host) -> Placed:
+    def make(policy: ResolvedPolicy, host: Host) -> PlacedModel:
         return _place(policy, tree, host, consumer, reserved or {}, divided)
 
     try:
@@ -85,7 +85,7 @@ def make_plan(
     raise Unsatisfiable([replace(first, help=suggestions(policy, tree, host, make) or first.help), *rest])
 
 
-def plan_of(placed: Placed) -> Plan:
+def plan_of(placed: PlacedModel) -> Plan:
     """Return the plan of a model that was placed."""
     found = placed.selector, placed.division, placed.context, placed.solution, placed.ledger
     return assemble(*found, placed.context.policy.component, placed.warnings, placed.trace)
@@ -98,7 +98,7 @@ def place_model(
     *,
     target: str | None = None,
     reserved: Mapping[str, int] | None = None,
-) -> Placed:
+) -> PlacedModel:
     """Return how a model is placed, as `make_plan` does it and with the same arguments, stage by stage."""
     policy, tree, consumer = _asked(policy, tree, target)
     return _place(policy, tree, host, consumer, reserved or {}, {})
@@ -119,7 +119,7 @@ def _place(
     consumer: Target,
     reserved: Mapping[str, int],
     divided: _Divided,
-) -> Placed:
+) -> PlacedModel:
     policy = policy.for_host(host)
     check_requirements([policy.require, *policy.required], host)
     if tree.partial and consumer.maps:
@@ -149,7 +149,7 @@ def _place(
         outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "serves")]
         trace = Trace(tuple(outcomes), notes)
         told = (*policy.notices, *findings)
-        return Placed(selector, division, context, attempt, solution, ledger, trace, told)
+        return PlacedModel(selector, division, context, attempt, solution, ledger, trace, told)
     raise Unsatisfiable(nothing_fits(policy, tree, refusals))
 
 
@@ -176,6 +176,21 @@ def _selected(selector: DeviceSelector, policy: ResolvedPolicy, host: Host, cons
     if not selection.devices:
         raise Refused(Diagnostic("DP301", selection.reason))
     return selection
+
+
+def _spilled(problem: Problem) -> Spilled | None:
+    """Return what overflow gives. Under `fastest` what other splits would offload is tried, and may be faster."""
+    context = problem.context
+    best = spill(problem)
+    if best is None or context.policy.split != "fastest":
+        return best
+    for split in ("when-needed", "balanced"):
+        other = spill(replace(problem, context=replace(context, policy=replace(context.policy, split=split))))
+        if other is not None:
+            attempt = in_context(other.attempt, context)
+            if attempt.time < best.attempt.time:
+                best = replace(other, attempt=attempt)
+    return best
 
 
 def _faster(problem: Problem, attempt: Attempt) -> Attempt:
@@ -209,7 +224,7 @@ def _search(division: Division, context: PlacementContext) -> tuple[Attempt, tup
             return _faster(problem, attempt), assignment.notes
         problems.append(problem)
     for problem in problems:
-        spilled = spill(problem)
+        spilled = _spilled(problem)
         if spilled is not None:
             return spilled.attempt, (*problem.assignment.notes, *spilled.notes)
     raise refused or no_room(problems[0])

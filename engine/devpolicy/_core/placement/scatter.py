@@ -17,7 +17,7 @@ from devpolicy._core.placement.search import Attempt, Problem, attempt_of, place
 from devpolicy._core.placement.solver import Bin
 
 STEPS = 1_000
-"""Clusters that each search puts somewhere, at most; more for models of more clusters."""
+"""Clusters that the search of the largest first puts somewhere, at most; more for models of more clusters."""
 _MOST_CLUSTERS = 512
 
 
@@ -46,6 +46,9 @@ def _with_main(problem: Problem, main: int | None) -> Attempt | None:
         return None
     # Rules may name devices that the entry of `prefer` leaves out.
     usable = {**bins, **problem.chosen_bins(main)}
+    needed = problem.sums.weights if any(one.weights_only for one in usable.values()) else problem.sums.with_cache
+    if needed[-1] > sum(max(0, one.budget - one.fixed) for one in usable.values()):
+        return None
     for only in bins if problem.context.policy.split == "never" else (None,):
         packing = _Packing.of(problem, main, usable, bins if only is None else {only: bins[only]})
         where = None if packing.hopeless() else packing.search()
@@ -103,30 +106,30 @@ class _Packing:
     def search(self) -> dict[int, int] | None:
         """Return the device of each cluster, `None` where no way was found."""
         in_order = list(range(len(self.sizes)))
-        found = self._in_depth(in_order)
+        found = self._in_depth(in_order, 4 * len(in_order))
         if found is not None or not in_order:
             return found
         largest_first = sorted(in_order, key=lambda at: (len(self.sizes[at]), -max(self.sizes[at].values())))
-        found = self._in_depth(largest_first)
+        found = self._in_depth(largest_first, STEPS * max(1, len(in_order) // 64))
         return None if found is None else self._in_runs(found)
 
-    def _in_depth(self, order: Sequence[int]) -> dict[int, int] | None:
+    def _in_depth(self, order: Sequence[int], steps: int) -> dict[int, int] | None:
         rooms, where = dict(self.rooms), dict[int, int]()
         left = [0] * (len(order) + 1)
         for depth in range(len(order) - 1, -1, -1):
             left[depth] = left[depth + 1] + min(self.sizes[order[depth]].values())
         failed: set[tuple[object, ...]] = set()
-        ways = [self._ways(order, 0, where, rooms)] if order else []
-        for _ in range(STEPS * max(1, len(order) // 64)):
+        options = [self._options(order, 0, where, rooms)] if order else []
+        for _ in range(steps):
             depth = len(where)
             if depth == len(order) and self._is_sound(where):
                 return where
-            number = None if depth == len(order) else next(ways[depth], None)
+            number = None if depth == len(order) else next(options[depth], None)
             if number is None:
                 # Back to the one before, which goes elsewhere.
                 if not where:
                     return None
-                del ways[depth:]
+                del options[depth:]
                 at, number = where.popitem()
                 rooms[number] += self.sizes[at][number]
                 continue
@@ -140,10 +143,12 @@ class _Packing:
                 continue
             if depth + 1 < len(order):
                 failed.add(state)  # it has failed once the search comes back to it
-                ways.append(self._ways(order, depth + 1, where, rooms))
+                options.append(self._options(order, depth + 1, where, rooms))
         return None
 
-    def _ways(self, order: Sequence[int], depth: int, where: Mapping[int, int], rooms: dict[int, int]) -> Iterator[int]:
+    def _options(
+        self, order: Sequence[int], depth: int, where: Mapping[int, int], rooms: dict[int, int]
+    ) -> Iterator[int]:
         """Yield the devices with room for a cluster: as a rule prefers them, else the one before's first."""
         at = order[depth]
         numbers = list(self.sizes[at])

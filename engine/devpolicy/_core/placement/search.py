@@ -165,6 +165,15 @@ class Attempt:
         return Solution(tuple(device), assignment.offloaded, ruled, assignment.runs_on_main, self.main)
 
 
+def in_context(attempt: Attempt, context: PlacementContext) -> Attempt:
+    """Return an attempt that offloads something, as it is under another `split`."""
+    problem = replace(attempt.problem, context=context)
+    bins, closed = problem.bins(attempt.main)
+    usable = {**problem.chosen_bins(attempt.main), **bins}
+    others = {number: one for number, one in closed.items() if number not in usable}
+    return attempt_of(problem, attempt.main, attempt.where, usable, others)
+
+
 Split = Callable[[Sums, Sequence[Bin]], Ends | None]
 
 
@@ -174,7 +183,7 @@ def place(problem: Problem) -> Attempt | None:
     Devices are used in the order of their ids, but under `fastest`.
     """
     if problem.context.policy.split == "fastest":
-        from devpolicy._core.placement.fastest import fastest  # it needs what stands here
+        from devpolicy._core.placement.fastest import fastest  # it imports this module
 
         return fastest(problem)
     split = _SPLITS[problem.context.policy.split]

@@ -22,11 +22,11 @@ from devpolicy._core.placement.overflow import OVERFLOW
 from devpolicy._core.sizes import GIB, MIB, TIB, format_size
 
 if TYPE_CHECKING:
-    from devpolicy._core.placement.planner import Placed
+    from devpolicy._core.placement.planner import PlacedModel
 
-Make = Callable[[ResolvedPolicy, Host], "Placed"]
+Make = Callable[[ResolvedPolicy, Host], "PlacedModel"]
 """Places the model with an altered policy and host. Raises where that is refused too."""
-Attempt = Callable[[ResolvedPolicy, Host], "Placed | None"]
+Attempt = Callable[[ResolvedPolicy, Host], "PlacedModel | None"]
 """The same, with `None` for a refusal."""
 
 _MOST_STEPS = 4 * TIB // FREE_STEP
@@ -39,7 +39,7 @@ _LEAST_CONTEXT = 128
 def suggestions(policy: ResolvedPolicy, tree: ModelTree, host: Host, make: Make) -> str:
     """Return the help of a refusal: each line one change that would do, the smallest first; empty where none would."""
 
-    def attempt(policy: ResolvedPolicy, host: Host) -> Placed | None:
+    def attempt(policy: ResolvedPolicy, host: Host) -> PlacedModel | None:
         # Whether it fits is all that is asked: what fits in the order of ids fits in the fastest order.
         policy = policy if policy.split == "never" else replace(policy, split="when-needed")
         try:
@@ -82,7 +82,9 @@ def _exactly(steps: int) -> str:
     return f"{size // MIB} MiB" if size < GIB else f"{size / GIB:g} GiB"
 
 
-def _with_host(attempt: Attempt, policy: ResolvedPolicy, change: Callable[[int], Host], steps: int) -> Placed | None:
+def _with_host(
+    attempt: Attempt, policy: ResolvedPolicy, change: Callable[[int], Host], steps: int
+) -> PlacedModel | None:
     return attempt(policy, change(steps))
 
 
@@ -135,7 +137,7 @@ def _share(policy: ResolvedPolicy, host: Host, attempt: Attempt) -> Iterator[str
         return
     least = int(policy.share.percent)
 
-    def larger(steps: int) -> Placed | None:
+    def larger(steps: int) -> PlacedModel | None:
         return attempt(replace(policy, share=Amount(percent=least + steps)), host)
 
     steps = _least(100 - least, larger)
@@ -146,7 +148,7 @@ def _share(policy: ResolvedPolicy, host: Host, attempt: Attempt) -> Iterator[str
 def _context(policy: ResolvedPolicy, tree: ModelTree, host: Host, attempt: Attempt) -> Iterator[str]:
     context = context_of(tree, policy.workload)
 
-    def shorter(steps: int) -> Placed | None:
+    def shorter(steps: int) -> PlacedModel | None:
         workload = replace(policy.workload, context=context - steps * _LEAST_CONTEXT)
         return attempt(replace(policy, workload=workload), host)
 
@@ -166,7 +168,7 @@ def _cpu(policy: ResolvedPolicy, host: Host, attempt: Attempt) -> Iterator[str]:
         yield '`"cpu"` at the end of `prefer`, with `overflow = "disk"`'
 
 
-def _least(most: int, attempt: Callable[[int], Placed | None]) -> int | None:
+def _least(most: int, attempt: Callable[[int], PlacedModel | None]) -> int | None:
     """Return the least step from 1 to `most` that succeeds, if more is never worse; `None` where `most` fails."""
     if most < 1 or attempt(most) is None:
         return None

@@ -25,7 +25,7 @@ KEPT = ("cpu", "disk")
 
 
 @dataclass(slots=True)
-class Load:
+class DeviceLoad:
     """Bytes on one device."""
 
     weights: int = 0
@@ -63,13 +63,15 @@ def _prefixes(name: str) -> Iterator[str]:
     return (".".join(parts[:length]) for length in range(len(parts), -1, -1))
 
 
-def recount(plan: Plan, tree: ModelTree, policy: ResolvedPolicy, budgets: dict[str, DeviceBudget]) -> dict[str, Load]:
+def recount(
+    plan: Plan, tree: ModelTree, policy: ResolvedPolicy, budgets: dict[str, DeviceBudget]
+) -> dict[str, DeviceLoad]:
     """Return what each device holds; `budgets` replace derived figures where the policy does. Tensors times depth."""
     given = device_map(plan)
     main = min((device for device in given.values() if device not in KEPT), key=_number, default="cpu")
     kept = {place for place in KEPT if place != main}
     running = {device for device in given.values() if device not in kept}
-    loads: dict[str, Load] = {}
+    loads: dict[str, DeviceLoad] = {}
     dtype = policy.workload.dtype
     again = {name for group in tree.ties for name in group[1:]}
     streamed: dict[str, int] = {}
@@ -79,7 +81,7 @@ def recount(plan: Plan, tree: ModelTree, policy: ResolvedPolicy, budgets: dict[s
             streamed[module] = streamed.get(module, 0) + tensor.bytes_as(dtype)
         elif device in kept:
             device = main  # buffers stay where the module runs
-        loads.setdefault(device, Load()).weights += 0 if name in again else tensor.bytes_as(dtype)
+        loads.setdefault(device, DeviceLoad()).weights += 0 if name in again else tensor.bytes_as(dtype)
     if not loads:
         return {}  # a model without tensors runs nowhere, and caches nothing
     for device in loads.keys() & running:
@@ -87,11 +89,11 @@ def recount(plan: Plan, tree: ModelTree, policy: ResolvedPolicy, budgets: dict[s
     for module, size in kv_caches(tree, policy.workload):
         keys = keys_of(module, given)
         device = given[keys[0]] if keys else _next_device(tree, module, given)
-        loads.setdefault(main if device in kept else device, Load()).kv_cache += size
+        loads.setdefault(main if device in kept else device, DeviceLoad()).kv_cache += size
     if streamed:
         # A module's own tensors are brought in for as long as it runs, and its children run meanwhile.
         at_once = (sum(streamed.get(above, 0) for above in _prefixes(module)) for module in streamed)
-        loads.setdefault(main, Load()).streaming = max(at_once)
+        loads.setdefault(main, DeviceLoad()).streaming = max(at_once)
     for device, load in loads.items():
         budget = budgets.get(device)
         if budget is not None and device in running:
