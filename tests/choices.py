@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from devpolicy import Host, Policy, Unsatisfiable
-from devpolicy._core.doctor.questions import QUESTIONS
+from devpolicy._core.doctor.library_probes import LIBRARY_PROBES
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.planner import make_plan
 from devpolicy.testing import host_catalogue, simulate_host
@@ -31,7 +31,7 @@ def versions() -> str:
 def alone(library: str, host: Host) -> str:
     """The device that a library takes when it is told none; `cuda` is the current device, and that is `cuda:0`."""
     with simulate_host(host):
-        choice = str(QUESTIONS[library]()["choice"])
+        choice = str(LIBRARY_PROBES[library]()["choice"])
     return {"cuda": "cuda:0", "xpu": "xpu:0", "mps:0": "mps"}.get(choice, choice)
 
 

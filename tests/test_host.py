@@ -318,7 +318,7 @@ class TestCatalogue:
 
     def test_only_faulty_hosts_have_faults(self):
         for name, host in host_catalogue().items():
-            has_fault = bool(host.faults) or any(device.fault or device.neighbour for device in host.accelerators)
+            has_fault = bool(host.faults) or any(device.fault or device.memory_pressure for device in host.accelerators)
             assert has_fault == (name.startswith("faulty/") and name != "faulty/nearly-full"), name
 
     def test_a_shipped_file_is_toml_1_0(self):

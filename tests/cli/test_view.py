@@ -7,9 +7,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import devpolicy
-from devpolicy._core.cli.picture import BAR, PARTS, cells, sizes_of
+from devpolicy._core.cli.memory_bars import BAR, PARTS, cells, sizes_of
+from devpolicy._core.cli.output import STYLES, Output, plain
 from devpolicy._core.cli.plan_view import count, view
-from devpolicy._core.cli.screen import STYLES, Screen, plain
 from devpolicy._core.cli.table import table
 from devpolicy._core.model.catalogue import model_catalogue
 from devpolicy._core.placement.plan import Budget
@@ -73,7 +73,7 @@ def test_a_plan_fits_eighty_columns_in_known_styles(policy, host, model):
         plan = devpolicy.plan(loaded, tree, machine)
     except Unsatisfiable:
         return
-    lines = view(plan, loaded, tree, machine, Screen(io.StringIO()))
+    lines = view(plan, loaded, tree, machine, Output(io.StringIO()))
     assert max(len(plain(line)) for line in lines) <= 80
     assert {style for line in lines if not isinstance(line, str) for _, style in line} <= set(STYLES)
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from devpolicy._core.cli import complete
-from devpolicy._core.cli.session import Session
+from devpolicy._core.cli.context import CliContext
 from devpolicy._core.errors import DevPolicyError, Diagnostic, PolicyError
 from devpolicy._core.host import Host
 from devpolicy._core.language.layers import addresses
@@ -93,7 +93,7 @@ def on_every_host(policy: Policy, profile: str | None, overrides: Sequence[str])
     return asked_in_environment(policy, profile=profile, overrides=overrides)
 
 
-def overlays_told(policy: Policy) -> list[tuple[str, str]]:
+def overlay_facts(policy: Policy) -> list[tuple[str, str]]:
     """Return what is asked of a policy beside its text, as facts for a person."""
     asked = policy.asked
     told = [] if asked.profile is None else [("profile", asked.profile)]
@@ -134,21 +134,21 @@ def check_model(policy: Policy, component: str | None, *, given: bool) -> None:
         raise DevPolicyError([Diagnostic("", "no model is given", help=hint)])
 
 
-def load_host(session: Session, name: str | None, policy: Policy | None = None) -> Host:
+def load_host(ctx: CliContext, name: str | None, policy: Policy | None = None) -> Host:
     """Return a host by name or path, this machine for `None` and `-`."""
     if name is None or name == "-":
-        with session.working("asking this machine"):
+        with ctx.working("asking this machine"):
             return Host.probe(disk_path=policy.disk_path if policy else None)
     return Host.load(name)
 
 
-def load_model(session: Session, name: str) -> ModelTree:
+def load_model(ctx: CliContext, name: str) -> ModelTree:
     """Return a model. What is no name of the catalogue may take a while."""
     from devpolicy._core.model.catalogue import model_catalogue
 
     if name in model_catalogue() or Path(name).suffix == ".toml":
         return ModelTree.load(name)
-    with session.working(f"reading {name}"):
+    with ctx.working(f"reading {name}"):
         return ModelTree.load(name)
 
 
@@ -174,7 +174,7 @@ def named_models(given: Sequence[str]) -> dict[str | None, str]:
 
 
 def trees_of(
-    session: Session, policies: Sequence[Policy], given: Sequence[str], *, drawn: bool = False
+    ctx: CliContext, policies: Sequence[Policy], given: Sequence[str], *, drawn: bool = False
 ) -> list[ModelTree | None]:
     """Return the models that policies are asked about: those given, globs of the catalogue too, else their tests' own.
 
@@ -197,4 +197,4 @@ def trees_of(
     if not names and not own and not drawn and any(one.rules for one in said):
         hint = "give `--model`, or a `[[test]]` with one"
         raise DevPolicyError(Diagnostic("", "a policy has rules, and no model says what they match", help=hint))
-    return [load_model(session, name) for name in dict.fromkeys(names)] or ([] if drawn else [None])
+    return [load_model(ctx, name) for name in dict.fromkeys(names)] or ([] if drawn else [None])

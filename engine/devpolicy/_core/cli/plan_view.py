@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from devpolicy._core.cli.fold import fold
-from devpolicy._core.cli.picture import PARTS, bars, figures, sizes_of
+from devpolicy._core.cli.collapse_ranges import collapse_ranges
+from devpolicy._core.cli.memory_bars import PARTS, bars, figures, sizes_of
 from devpolicy._core.cli.report import painted, rendered
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.placement.prediction import as_ms
@@ -19,7 +19,7 @@ from devpolicy._core.sizes import format_size
 from devpolicy._core.toml.document import write_key
 
 if TYPE_CHECKING:
-    from devpolicy._core.cli.screen import Line, Screen
+    from devpolicy._core.cli.output import Line, Output
     from devpolicy._core.host import Host
     from devpolicy._core.language.policy import Policy
     from devpolicy._core.model.tree import ModelTree
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from devpolicy._core.placement.prediction import Prediction
 
 
-def view(plan: Plan, policy: Policy, tree: ModelTree | None, host: Host, screen: Screen) -> list[Line]:
+def view(plan: Plan, policy: Policy, tree: ModelTree | None, host: Host, out: Output) -> list[Line]:
     """Return a plan's lines, composed for a screen. Without a tree only the component's bytes are known."""
     about = [("policy", policy.source), ("host", host_line(host)), ("unused", unused([plan], host))]
     what = component_facts(plan, policy, tree)
@@ -35,11 +35,11 @@ def view(plan: Plan, policy: Policy, tree: ModelTree | None, host: Host, screen:
     first = [pair for pair in what if pair[0] == "component"]
     rest = [pair for pair in what if pair[0] != "component"]
     pairs = [*first, about[0], *rest[:1], about[1], *rest[1:], *(about[2:] if about[2][1] else [])]
-    lines = facts(pairs, width=screen.width)
-    lines += ["", *placements(plan, tree, width=screen.width)]
+    lines = facts(pairs, width=out.width)
+    lines += ["", *placements(plan, tree, width=out.width)]
     sizes = {device: sizes_of(budget) for device, budget in plan.ledger.items()}
-    lines += ["", *bars(sizes, PARTS, device_names(host), screen), "", *figures(plan.ledger, width=screen.width)]
-    return [*lines, *remarks(plan, width=screen.width), "", *digest(plan)]
+    lines += ["", *bars(sizes, PARTS, device_names(host), out), "", *figures(plan.ledger, width=out.width)]
+    return [*lines, *annotation_lines(plan, width=out.width), "", *digest(plan)]
 
 
 def component_facts(plan: Plan, policy: Policy, tree: ModelTree | None) -> list[tuple[str, str]]:
@@ -58,7 +58,7 @@ def component_facts(plan: Plan, policy: Policy, tree: ModelTree | None) -> list[
     ]
 
 
-def remarks(plan: Plan, *, width: int) -> list[Line]:
+def annotation_lines(plan: Plan, *, width: int) -> list[Line]:
     """Return what a plan does on the disk, what is predicted of it, and its warnings."""
     lines: list[Line] = ["", *_disk(plan)] if "disk" in plan.ledger else []
     if plan.prediction:
@@ -132,7 +132,7 @@ def placements(plan: Plan, tree: ModelTree | None, *, width: int) -> list[Line]:
     """
     units, whole = plan.placements, "(all of it)" if tree is None else "(the whole model)"
     own = f"component.{write_key(plan.component)}." if plan.component is not None else "\0"
-    rows = fold((path, (str(unit.device), str(unit.runs_on), unit.rule)) for path, unit in units.items())
+    rows = collapse_ranges((path, (str(unit.device), str(unit.runs_on), unit.rule)) for path, unit in units.items())
     apart = any(row.key[0] != row.key[1] for row in rows)
     head = ["module", "units", "kept on" if apart else "device", *(["runs on"] if apart else []), "size", "decided by"]
     body = [

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from devpolicy._core.cli.screen import Line, Span
+    from devpolicy._core.cli.output import Line, Span
 
 INDENT = "  "
 _GAP = 2

@@ -20,7 +20,7 @@ from devpolicy._core.toml.document import Document, quote, write_key
 from devpolicy._core.toml.tables import Cursor
 
 if TYPE_CHECKING:
-    from devpolicy._core.cli.screen import Line
+    from devpolicy._core.cli.output import Line
     from devpolicy._core.host import Host
     from devpolicy._core.placement.plan import Plan
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from devpolicy._core.doctor.remedies import remedy
+from devpolicy._core.doctor.suggestions import suggestion
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.sizes import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from devpolicy._core.doctor.told import Told
+    from devpolicy._core.doctor.library_report import LibraryReport
     from devpolicy._core.host import Accelerator, Host
 
 TOOLKITS = {"cuda": {"cuda", "hip"}, "xpu": {"xpu"}}
@@ -39,24 +39,24 @@ class _Case:
     """All that the rules look at."""
 
     host: Host
-    told: Mapping[str, Told]
+    reports: Mapping[str, LibraryReport]
     variables: Mapping[str, str]
 
     @property
-    def torch(self) -> Told | None:
+    def torch(self) -> LibraryReport | None:
         """What torch told; `None` where it is not installed or had no answer."""
-        told = self.told.get("torch")
-        return None if told is None or told.version is None or told.fault else told
+        report = self.reports.get("torch")
+        return None if report is None or report.version is None or report.fault else report
 
-    def signs(self, kind: str) -> bool:
+    def shows(self, kind: str) -> bool:
         """Whether the machine shows anything of a type of accelerator, even if only that it is broken."""
-        nvml = self.told.get("nvml")
+        nvml = self.reports.get("nvml")
         counted = kind == "cuda" and nvml is not None and bool(nvml.devices)
         return bool(self.host.devices(kind) or self.host.fault(kind) or counted)
 
     def kinds(self) -> list[str]:
         """Return the types of accelerators of which there is a sign."""
-        return [kind for kind in ("cuda", "xpu", "mps", "npu", "hpu") if self.signs(kind)]
+        return [kind for kind in ("cuda", "xpu", "mps", "npu", "hpu") if self.shows(kind)]
 
     def unbuilt(self, kind: str) -> bool:
         """Whether torch, as built, cannot know a type."""
@@ -68,13 +68,13 @@ class _Case:
         )
 
 
-def judge(host: Host, told: Mapping[str, Told], variables: Mapping[str, str]) -> list[Diagnostic]:
+def diagnose(host: Host, reports: Mapping[str, LibraryReport], variables: Mapping[str, str]) -> list[Diagnostic]:
     """Return what is wrong, each finding with a remedy: what cannot be asked first, what is chosen differently last.
 
-    `told` is by library (`told.LIBRARIES`), `variables` those of the environment that are set.
+    `reports` is by library (`library_report.LIBRARIES`), `variables` those of the environment that are set.
     """
-    case = _Case(host, told, variables)
-    rules = (_silent, _without_torch, _unusable, _hidden, _counts, _broken, _remarks, _choices, _memory)
+    case = _Case(host, reports, variables)
+    rules = (_unanswered, _without_torch, _unusable, _hidden, _counts, _broken, _warnings, _choices, _memory)
     findings: dict[str, Diagnostic] = {}
     for rule in rules:
         for finding in rule(case):
@@ -82,14 +82,14 @@ def judge(host: Host, told: Mapping[str, Told], variables: Mapping[str, str]) ->
     return list(findings.values())
 
 
-def _silent(case: _Case) -> Iterator[Diagnostic]:
+def _unanswered(case: _Case) -> Iterator[Diagnostic]:
     """What could not be asked at all."""
-    for library, told in case.told.items():
+    for library, report in case.reports.items():
         # Without a sign of an NVIDIA GPU it is no fault that there is no driver to ask.
-        if told.fault and (library != "nvml" or case.signs("cuda")):
-            yield _unasked(library, told.fault)
+        if report.fault and (library != "nvml" or case.shows("cuda")):
+            yield _unasked(library, report.fault)
     for source, why in case.host.faults:
-        told_of = case.told.get(source)
+        told_of = case.reports.get(source)
         if source in ("nvml", "psutil", "disk", "torch") and not (told_of and told_of.fault):
             yield _unasked(source, why)
 
@@ -97,15 +97,15 @@ def _silent(case: _Case) -> Iterator[Diagnostic]:
 def _unasked(source: str, why: str) -> Diagnostic:
     module = _MODULES.get(source, source)
     general = f"run `python -c 'import {module}'` to see it in full" if source != "disk" else "name another folder"
-    return Diagnostic("DP601", f"`{source}` cannot be asked: {why}", help=remedy(why, module) or general)
+    return Diagnostic("DP601", f"`{source}` cannot be asked: {why}", help=suggestion(why, module) or general)
 
 
 def _without_torch(case: _Case) -> Iterator[Diagnostic]:
     """Accelerators that no torch here can know."""
-    told = case.told.get("torch")
+    report = case.reports.get("torch")
     # Every processor of Intel with graphics shows signs of xpu: alone, or beside what torch uses, it is no loss.
     kinds = [kind for kind in case.kinds() if kind != "xpu" or case.host.devices(kind)]
-    if told is not None and told.version is None and kinds:
+    if report is not None and report.version is None and kinds:
         message = f"the machine has {_named(case, kinds)}, and torch is not installed"
         yield Diagnostic("DP602", message, help=f"install a torch that is built for it: {_BUILDS}")
     torch = case.torch
@@ -121,7 +121,7 @@ def _without_torch(case: _Case) -> Iterator[Diagnostic]:
 
 
 def _named(case: _Case, kinds: Sequence[str]) -> str:
-    nvml = case.told.get("nvml")
+    nvml = case.reports.get("nvml")
     named = []
     for kind in kinds:
         devices: Sequence[Accelerator] = case.host.devices(kind)
@@ -137,13 +137,13 @@ def _unusable(case: _Case) -> Iterator[Diagnostic]:
         why = dict(case.torch.faults).get(kind) if case.torch else None
         why = why or case.host.fault(kind)
         if why and not case.unbuilt(kind) and not (case.torch and case.torch.count(kind)):
-            help_ = remedy(why) or f"ask the driver itself; until then, `prefer` something else than `{kind}`"
+            help_ = suggestion(why) or f"ask the driver itself; until then, `prefer` something else than `{kind}`"
             yield Diagnostic("DP605", f"nothing of `{kind}` can be used: {why}", help=help_)
 
 
 def _hidden(case: _Case) -> Iterator[Diagnostic]:
     """GPUs of the machine that this process may not see."""
-    nvml = case.told.get("nvml")
+    nvml = case.reports.get("nvml")
     setting = case.variables.get("CUDA_VISIBLE_DEVICES")
     if nvml is None or not nvml.devices or setting is None or case.unbuilt("cuda"):
         return
@@ -167,7 +167,7 @@ def _counts(case: _Case) -> Iterator[Diagnostic]:
             selector = _SELECTORS.get(kind)
             hint = f"set `{selector}` to those that are meant" if selector else "name the device: `prefer` takes an id"
             yield Diagnostic("DP604", message, help=hint)
-    accelerate = case.told.get("accelerate")
+    accelerate = case.reports.get("accelerate")
     if accelerate is None or accelerate.devices is None or accelerate.fault:
         return
     for kind in dict.fromkeys(one.type for one in torch.devices or ()):
@@ -185,25 +185,25 @@ def _counts(case: _Case) -> Iterator[Diagnostic]:
 
 def _broken(case: _Case) -> Iterator[Diagnostic]:
     """Single devices that are counted and do not work."""
-    told: dict[str, str] = {}
+    report: dict[str, str] = {}
     for one in (*case.host.accelerators, *((case.torch.devices or ()) if case.torch else ())):
         if one.fault:
-            told.setdefault(f"{one.type}:{one.id}", one.fault)
-    for device, why in told.items():
+            report.setdefault(f"{one.type}:{one.id}", one.fault)
+    for device, why in report.items():
         kind = device.partition(":")[0]
         selector = _SELECTORS.get(kind)
         general = f"leave it out of `{selector}`" if selector else f"`prefer` something else than `{kind}`"
-        yield Diagnostic("DP605", f"`{device}` does not work: {why}", help=remedy(why) or general)
+        yield Diagnostic("DP605", f"`{device}` does not work: {why}", help=suggestion(why) or general)
 
 
-def _remarks(case: _Case) -> Iterator[Diagnostic]:
+def _warnings(case: _Case) -> Iterator[Diagnostic]:
     """Warnings of which it is known what to do about them, unless their cause was told as a fault."""
     faults = [why for _, why in case.host.faults]
-    faults += [why for told in case.told.values() for _, why in told.faults]
-    known = {remedy(why) for why in faults}
-    for library, told in case.told.items():
-        for text in told.remarks:
-            advice = remedy(text, _MODULES.get(library, library))
+    faults += [why for report in case.reports.values() for _, why in report.faults]
+    known = {suggestion(why) for why in faults}
+    for library, report in case.reports.items():
+        for text in report.warnings:
+            advice = suggestion(text, _MODULES.get(library, library))
             if advice and advice not in known:
                 known.add(advice)
                 yield Diagnostic("DP605", f"`{library}` warns: {text}", help=advice, severity="warning")
@@ -214,25 +214,25 @@ def _choices(case: _Case) -> Iterator[Diagnostic]:
     if case.torch is None or case.torch.choice is None:
         return
     ours = case.torch.choice
-    for library, told in case.told.items():
-        if told.choice is None or _device(told.choice) == _device(ours):
+    for library, report in case.reports.items():
+        if report.choice is None or _device(report.choice) == _device(ours):
             continue
-        message = f"{library} would use `{told.choice}`, and torch `{ours}`"
+        message = f"{library} would use `{report.choice}`, and torch `{ours}`"
         switch = next((name for name in _SWITCHES.get(library, ()) if name in case.variables), None)
         if switch:
             hint = f"`{switch}={case.variables[switch]}` is set: unset it where this is not meant"
         else:
             # What a library lacks for its GPU is known for CUDA alone.
-            known = remedy(told.why) if told.why and _type(ours) == "cuda" else None
+            known = suggestion(report.why) if report.why and _type(ours) == "cuda" else None
             hint = known or "name the device for each: `devpolicy resolve POLICY --to …` prints it"
         yield Diagnostic(
-            "DP606", message, notes=(f"it says: {told.why}",) if told.why else (), help=hint, severity="warning"
+            "DP606", message, notes=(f"it says: {report.why}",) if report.why else (), help=hint, severity="warning"
         )
 
 
 def _memory(case: _Case) -> Iterator[Diagnostic]:
     """Memory that is counted and that this process cannot have."""
-    host, psutil = case.host, case.told.get("psutil")
+    host, psutil = case.host, case.reports.get("psutil")
     if psutil is not None and psutil.ram is not None and host.memory and psutil.ram > host.memory * TOLERANCE:
         message = f"psutil sees {format_size(psutil.ram)} of RAM, and this process may have {format_size(host.memory)}"
         note = 'a control group sets the limit; `device_map="auto"` plans with psutil\'s figure, and is then killed'

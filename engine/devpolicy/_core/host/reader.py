@@ -73,6 +73,8 @@ def _repeated(entry: dict[str, Any], cursor: Cursor) -> Iterator[Accelerator]:
     """Yield what one [[accelerator]] table stands for, `count` devices."""
     facts = dict(entry)
     count = facts.pop("count", 1)
+    if "neighbour" in facts:
+        facts.setdefault("memory_pressure", facts.pop("neighbour"))
     before = len(cursor.findings)
     _check_amounts(facts, cursor, ("memory", "free"))
     if count > 1 and "uuid" in facts:

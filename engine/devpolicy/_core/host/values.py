@@ -60,7 +60,7 @@ class Accelerator:
     physical: int | None
     """The index that the driver gives it, before `CUDA_VISIBLE_DEVICES`."""
     uuid: str | None
-    neighbour: int
+    memory_pressure: int
     """Bytes that another process takes between one question for its free memory and the next; 0 on real machines.
 
     Only a simulation counts questions. A plan reads `free`.
@@ -81,7 +81,7 @@ class Accelerator:
         fault: str | None = None,
         physical: int | None = None,
         uuid: str | None = None,
-        neighbour: Size = 0,
+        memory_pressure: Size = 0,
         bandwidth: Size | None = None,
     ) -> None:
         kind = known_word(type, "type", ACCELERATOR_TYPES)
@@ -103,7 +103,7 @@ class Accelerator:
             fault=optional_text(fault, "fault"),
             physical=index(physical, "physical", 2**31 - 1),
             uuid=optional_text(uuid, "uuid"),
-            neighbour=size(neighbour, "neighbour"),
+            memory_pressure=size(memory_pressure, "memory_pressure"),
             bandwidth=rate(bandwidth, "bandwidth"),
         )
 

@@ -54,7 +54,7 @@ def coverage(suites: Sequence[Suite], results: Iterable[Result]) -> list[Coverag
     found: list[Coverage] = []
     for source in dict.fromkeys(suite.policy for suite in suites):
         of_policy = [suite for suite in suites if suite.policy == source]
-        tests = [ready for suite in of_policy for ready in suite.tests]
+        tests = [bound for suite in of_policy for bound in suite.tests]
         cases = [case for suite in of_policy for one in by_file.get(suite.name, ()) for case in one.cases]
         if not tests:
             continue

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from devpolicy._core.review.moves import Where, beside_modules, moves
-from devpolicy._core.review.outcome import Outcome, answers
+from devpolicy._core.review.outcome import Outcome, plan_outcomes
+from devpolicy._core.review.parallel_map import Progress, parallel_map
+from devpolicy._core.review.plan_diff import Where, other_changes, plan_diff
 from devpolicy._core.review.shrink import shrunk
-from devpolicy._core.review.spread import Progress, spread
 
 if TYPE_CHECKING:
     from devpolicy._core.host import Host
@@ -71,7 +71,7 @@ def diff(
     """
     pair = _Pair((first, second), tuple(models), tuple(hosts))
     cells = [(model, host) for model in range(len(models)) for host in range(len(hosts))]
-    results = spread(_cell, pair, cells, jobs=jobs, progress=progress)
+    results = parallel_map(_cell, pair, cells, jobs=jobs, progress=progress)
     different = [(cell, one) for cell, one in zip(cells, results, strict=True) if one]
     found = tuple(one for _, one in different)
     if not found:
@@ -95,7 +95,7 @@ def _cell(pair: _Pair, cell: tuple[int, int]) -> Difference:
 
 def compare(policies: tuple[Policy, Policy], tree: ModelTree | None, host: Host, name: str) -> Difference:
     """Return what two policies make of one model on one host: falsy where it is the same."""
-    first, second = (answers(policy, tree, host) for policy in policies)
+    first, second = (plan_outcomes(policy, tree, host) for policy in policies)
     model = None if tree is None else tree.name
     refused = _refused(first), _refused(second)
     if refused[0] or refused[1]:
@@ -110,9 +110,9 @@ def compare(policies: tuple[Policy, Policy], tree: ModelTree | None, host: Host,
         if one is None or other is None:
             others.append(f"only the {'first' if other is None else 'second'} has component `{component}`")
         elif one.plan is not None and other.plan is not None:
-            changes = moves(one.plan, other.plan)
+            changes = plan_diff(one.plan, other.plan)
             moved |= {of + path: places for path, places in changes.items()}
-            rest = "" if changes else beside_modules(one.plan, other.plan)
+            rest = "" if changes else other_changes(one.plan, other.plan)
             others += [of + rest] if rest else []
         elif one.device != other.device:
             others.append(f"{of}{_device(one)} -> {_device(other)}")

@@ -115,7 +115,7 @@ def variants_of(policy: Policy, *, as_asked: bool = False) -> list[Policy]:
     return found
 
 
-def answers(
+def plan_outcomes(
     policy: Policy,
     tree: ModelTree | None,
     host: Host,
@@ -136,13 +136,13 @@ def answers(
     found: list[Outcome] = []
     joint, parts = Joint(host, advise=advise), _Parts(host)  # of all of them, so that each is planned once
     for name in names:
-        found.append(_ask(joint, parts, policy, tree, component=name, profile=profile))
+        found.append(_plan_outcome(joint, parts, policy, tree, component=name, profile=profile))
         if found[-1].refusal is not None:
             break
     return found
 
 
-def ask(
+def plan_outcome(
     policy: Policy,
     tree: ModelTree | None,
     host: Host,
@@ -156,10 +156,10 @@ def ask(
     Profiles apply by themselves, and `profile` on demand; no environment is read. A refusal is an answer, also that of
     a rule that names a tensor (DP203).
     """
-    return _ask(Joint(host, advise=advise), _Parts(host), policy, tree, component=component, profile=profile)
+    return _plan_outcome(Joint(host, advise=advise), _Parts(host), policy, tree, component=component, profile=profile)
 
 
-def _ask(
+def _plan_outcome(
     joint: Joint,
     parts: _Parts,
     policy: Policy,

@@ -20,7 +20,7 @@ from devpolicy._core.language.extending import KEYS
 from devpolicy._core.language.policy import Asked, Policy
 from devpolicy._core.language.read import load
 from devpolicy._core.language.suite import holds_tests, is_suite, read_suite
-from devpolicy._core.review.ready import Library, Ready, made_ready
+from devpolicy._core.review.bind_test import BoundTest, Library, bind_test
 from devpolicy._core.shipped import shipped_files
 from devpolicy._core.toml.document import MOST_VALUES, Document
 
@@ -36,7 +36,7 @@ class Suite:
     """The file as the user named it, or as it was found."""
     policy: str
     """The policy's own file or name."""
-    tests: tuple[Ready, ...]
+    tests: tuple[BoundTest, ...]
 
 
 def gather(names: Iterable[str | os.PathLike[str]], *, beside: bool = True, asked: Asked = NOTHING) -> list[Suite]:
@@ -63,9 +63,9 @@ def gather(names: Iterable[str | os.PathLike[str]], *, beside: bool = True, aske
     return suites
 
 
-def ready(policy: Policy, name: str) -> Suite:
+def bind_policy(policy: Policy, name: str) -> Suite:
     """Return the tests of a policy that is already read. Raises `PolicyError` for names that nothing has."""
-    return _made_ready(name, name, policy, dict(policy.hosts), policy.tests, None, Library())
+    return _bind_tests(name, name, policy, dict(policy.hosts), policy.tests, None, Library())
 
 
 def problems(name: str, policy: Policy | None = None) -> list[Diagnostic] | None:
@@ -77,7 +77,7 @@ def problems(name: str, policy: Policy | None = None) -> list[Diagnostic] | None
     try:
         if policy is not None:
             folder = path.parent if kind_of(path, PolicyError) == "file" else None
-            _made_ready(name, name, policy, dict(policy.hosts), policy.tests, folder, Library())
+            _bind_tests(name, name, policy, dict(policy.hosts), policy.tests, folder, Library())
             return []
         if name in shipped_files("policy") or kind_of(path, PolicyError) != "file" or not is_suite(_open(path)):
             return None
@@ -150,9 +150,9 @@ def _suite(name: str, library: Library, asked: Asked = NOTHING) -> Suite:
         if is_suite(document):
             read = read_suite(document, lambda word: _policy_of(word, path.parent, asked))
             hosts = {**dict(read.policy.hosts), **dict(read.hosts)}
-            return _made_ready(name, read.policy.source, read.policy, hosts, read.tests, path.parent, library)
+            return _bind_tests(name, read.policy.source, read.policy, hosts, read.tests, path.parent, library)
     policy = Policy.load(name).asking(asked.profile, asked.overrides)
-    return _made_ready(name, policy.source, policy, dict(policy.hosts), policy.tests, path.parent, library)
+    return _bind_tests(name, policy.source, policy, dict(policy.hosts), policy.tests, path.parent, library)
 
 
 def _policy_of(word: Word, folder: Path, asked: Asked) -> Policy:
@@ -165,7 +165,7 @@ def _policy_of(word: Word, folder: Path, asked: Asked) -> Policy:
     return policy.asking(asked.profile, asked.overrides)
 
 
-def _made_ready(
+def _bind_tests(
     name: str,
     source: str,
     policy: Policy,
@@ -175,7 +175,7 @@ def _made_ready(
     library: Library,
 ) -> Suite:
     findings: list[Diagnostic] = []
-    made = [made_ready(test, policy, hosts, folder, library, findings) for test in tests]
+    made = [bind_test(test, policy, hosts, folder, library, findings) for test in tests]
     if findings:
         raise PolicyError(findings)
     return Suite(name, source, tuple(made))

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 import click
 
 from devpolicy._core.cli import complete
-from devpolicy._core.cli.family import family_of, family_options, types_of
+from devpolicy._core.cli.context import CliContext, common, pass_context
+from devpolicy._core.cli.host_space import host_space_of, host_space_options, types_of
 from devpolicy._core.cli.inputs import (
     NO_MODEL,
     on_every_host,
+    overlay_facts,
     overlay_options,
-    overlays_told,
     policy_argument,
     trees_of,
 )
 from devpolicy._core.cli.report import write_findings
-from devpolicy._core.cli.session import Session, common, pass_session
 from devpolicy._core.cli.table import facts
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import Policy
@@ -26,11 +26,11 @@ from devpolicy._core.language.policy import Policy
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from devpolicy._core.cli.screen import Line
+    from devpolicy._core.cli.output import Line
     from devpolicy._core.host import Host
     from devpolicy._core.language.policy import Asked
     from devpolicy._core.language.properties import Property
-    from devpolicy._core.review.families import Family
+    from devpolicy._core.review.host_space import HostSpace
     from devpolicy._core.review.verify import Verdict
 
 
@@ -46,16 +46,16 @@ if TYPE_CHECKING:
 )
 @click.option("--trees", is_flag=True, help="Draw models too, with Hypothesis.")
 @overlay_options
-@family_options
+@host_space_options
 @click.option(
     "--examples", type=click.IntRange(1), default=200, show_default=True, metavar="N", help="Hosts to draw of a range."
 )
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Which hosts are drawn.")
 @click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Processes; by default one for each core.")
 @common(formats=("human", "json", "github"))
-@pass_session
+@pass_context
 def command(
-    session: Session,
+    ctx: CliContext,
     policy: str,
     names: tuple[str, ...],
     model: tuple[str, ...],
@@ -98,24 +98,24 @@ def command(
     from devpolicy._core.review.outcome import has_model
 
     loaded = on_every_host(Policy.load(policy), profile, overrides)
-    family = family_of(types_of(types, _text(loaded)), accelerators, memory, free, ram, mixed=mixed)
+    space = host_space_of(types_of(types, _text(loaded)), accelerators, memory, free, ram, mixed=mixed)
     wanted = _properties(names, loaded) or list(proving.DEFAULTS)
-    found = trees_of(session, [loaded], model, drawn=trees)
-    if trees or family.size is None or family.size > proving.MOST_HOSTS:
-        from devpolicy._core.review.draw import search
+    found = trees_of(ctx, [loaded], model, drawn=trees)
+    if trees or space.size is None or space.size > proving.MOST_HOSTS:
+        from devpolicy._core.review.fuzz import search
 
-        with session.working("drawing hosts"):
-            verdicts = search(loaded, found, family, wanted, trees=trees, examples=examples, seed=seed)
+        with ctx.working("drawing hosts"):
+            verdicts = search(loaded, found, space, wanted, trees=trees, examples=examples, seed=seed)
     else:
-        with session.progress("planning") as progress:
-            verdicts = proving.verify(loaded, found, family, wanted, jobs=jobs, progress=progress)
-    if session.json:
-        session.print_json(_as_json(policy, loaded, family, verdicts))
-    elif session.format == "github":
-        write_findings(session, [_finding(loaded, verdict) for verdict in verdicts if verdict.status == "broken"])
+        with ctx.progress("planning") as progress:
+            verdicts = proving.verify(loaded, found, space, wanted, jobs=jobs, progress=progress)
+    if ctx.json:
+        ctx.print_json(_as_json(policy, loaded, space, verdicts))
+    elif ctx.format == "github":
+        write_findings(ctx, [_finding(loaded, verdict) for verdict in verdicts if verdict.status == "broken"])
     else:
         chosen_only = not trees and not has_model(loaded, found)
-        session.out.print(_view(loaded, family, verdicts, session.out.width, chosen_only=chosen_only))
+        ctx.out.print(_view(loaded, space, verdicts, ctx.out.width, chosen_only=chosen_only))
     return 1 if any(verdict.status == "broken" for verdict in verdicts) else 0
 
 
@@ -158,9 +158,11 @@ def _hosts(verdict: Verdict, asked: Asked) -> str:
     return "\n".join(parts)
 
 
-def _view(policy: Policy, family: Family, verdicts: Sequence[Verdict], width: int, *, chosen_only: bool) -> list[Line]:
+def _view(
+    policy: Policy, space: HostSpace, verdicts: Sequence[Verdict], width: int, *, chosen_only: bool
+) -> list[Line]:
     model = [("model", NO_MODEL)] if chosen_only else []
-    lines: list[Line] = facts([("hosts", str(family)), *overlays_told(policy), *model], width=width)
+    lines: list[Line] = facts([("hosts", str(space)), *overlay_facts(policy), *model], width=width)
     broken = True
     for verdict in verdicts:
         if broken or verdict.status == "broken":
@@ -189,21 +191,21 @@ def _indented(text: str) -> list[Line]:
     return [f"  {line}".rstrip() for line in text.removesuffix("\n").split("\n")]
 
 
-def _as_json(policy: str, asked: Policy, family: Family, verdicts: Sequence[Verdict]) -> dict[str, object]:
+def _as_json(policy: str, asked: Policy, space: HostSpace, verdicts: Sequence[Verdict]) -> dict[str, object]:
     return {
         "schema": 1,
         "policy": policy,
         "profile": asked.asked.profile,
         "set": list(asked.asked.overrides),
         "family": {
-            "types": list(family.types),
-            "accelerators": family.most,
-            "memory": list(family.memory),
-            "free": list(family.free),
-            "ram": list(family.ram),
-            "mixed": family.mixed,
-            "ranged": family.ranged,
-            "hosts": family.size,
+            "types": list(space.types),
+            "accelerators": space.most,
+            "memory": list(space.memory),
+            "free": list(space.free),
+            "ram": list(space.ram),
+            "mixed": space.mixed,
+            "ranged": space.ranged,
+            "hosts": space.size,
         },
         "verdicts": [
             {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from devpolicy._core.review.outcome import Outcome, Part, ask, is_meant
+from devpolicy._core.review.outcome import Outcome, Part, is_meant, plan_outcome
 from devpolicy._core.review.recount import KEPT, device_map, keys_of, recount, seats_of, tensors
 from devpolicy._core.sizes import format_size
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from devpolicy._core.placement.seats import Seat
 
 
-def complaints(wanted: Property, outcome: Outcome) -> Iterator[str]:
+def violations(wanted: Property, outcome: Outcome) -> Iterator[str]:
     """Yield what is wrong with an answer, by one property: nothing where it holds."""
     if wanted.term is not None:
         yield from _never_on(outcome, wanted.term)
@@ -184,7 +184,7 @@ def _never_on(outcome: Outcome, term: Term) -> Iterator[str]:
 
 
 def _same_each_time(outcome: Outcome) -> Iterator[str]:
-    again = ask(outcome.written, outcome.given, outcome.host, component=outcome.component)
+    again = plan_outcome(outcome.written, outcome.given, outcome.host, component=outcome.component)
     if outcome.plan is not None and (again.plan is None or again.plan.to_dict() != outcome.plan.to_dict()):
         yield "planning again gives another plan"
     elif again.refusal != outcome.refusal or again.device != outcome.device:

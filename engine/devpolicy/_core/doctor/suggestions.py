@@ -63,7 +63,7 @@ _TABLE: tuple[tuple[str, str], ...] = (
 _KNOWN = [(re.compile(pattern, re.IGNORECASE), advice) for pattern, advice in _TABLE]
 
 
-def remedy(text: str, module: str = "torch") -> str | None:
+def suggestion(text: str, module: str = "torch") -> str | None:
     """Return what to do about what a driver or a library said; `None` for a text that is not known.
 
     `module` is the one that said it, as it is imported.

@@ -27,7 +27,7 @@ DECIDERS = ("prefer", "overflow")
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class BoundTest:
     """A test with everything that it names."""
 
     test: PolicyTest
@@ -62,14 +62,14 @@ class Library:
         return self._trees[name]
 
 
-def made_ready(
+def bind_test(
     test: PolicyTest,
     policy: Policy,
     hosts: dict[str, Host],
     folder: Path | None,
     library: Library,
     findings: list[Diagnostic],
-) -> Ready:
+) -> BoundTest:
     """Return a test with what it names. `hosts` are the file's own, paths begin at `folder`. Collects what is wrong."""
     variants = varied(find_hosts(test.hosts, hosts, folder, findings), test.vary, findings)
     tree = None if test.model is None else _model(test.model, folder, library, findings)
@@ -85,7 +85,7 @@ def made_ready(
         if shown is not None:
             _check_module(expected, shown, findings)
         _check_rule(expected, said, name, findings)
-    return Ready(test, policy, tree, tuple(variants))
+    return BoundTest(test, policy, tree, tuple(variants))
 
 
 def _said(test: PolicyTest, policy: Policy, findings: list[Diagnostic]) -> list[Policy]:

@@ -13,13 +13,13 @@ from devpolicy._core.errors import Unsatisfiable
 from devpolicy._core.placement.prediction import as_ms
 
 if TYPE_CHECKING:
-    from devpolicy._core.cli.screen import Line
+    from devpolicy._core.cli.output import Line
     from devpolicy._core.placement.plan import Plan
 
 Plans = Mapping[str | None, "Plan"]
 
 
-class Remark(NamedTuple):
+class Annotation(NamedTuple):
     """What is told beside a plan: of one component or of all, as data under a key, and as lines."""
 
     component: str | None
@@ -28,7 +28,7 @@ class Remark(NamedTuple):
     lines: list[Line]
 
 
-def certificates(plans: Plans) -> list[Remark]:
+def certificates(plans: Plans) -> list[Annotation]:
     """Return what the certificate of each plan says."""
     from devpolicy._core.certify import certify
 
@@ -36,11 +36,11 @@ def certificates(plans: Plans) -> list[Remark]:
     for name, plan in plans.items():
         made = certify(plan)
         text = f"no placement of whole units takes less than {as_ms(made.bound_ns)}: gap {made.gap:.2%}, by {made.by}"
-        told.append(Remark(name, "certificate", made.to_dict(), [[("certified ", "strong"), (text, "")]]))
+        told.append(Annotation(name, "certificate", made.to_dict(), [[("certified ", "strong"), (text, "")]]))
     return told
 
 
-def compared(changes: Changes, plans: Plans, present: Callable[[], Plans]) -> Remark:
+def compared(changes: Changes, plans: Plans, present: Callable[[], Plans]) -> Annotation:
     """Return the comparison with the plan that is made where nothing is changed."""
     try:
         before = summary(present())
@@ -48,9 +48,9 @@ def compared(changes: Changes, plans: Plans, present: Callable[[], Plans]) -> Re
         before = summary(refused)
     then = summary(plans)
     data = {"changes": list(changes.written), "as_it_is": before, "then": then}
-    return Remark(None, "what_if", data, comparison(changes, before, then))
+    return Annotation(None, "what_if", data, comparison(changes, before, then))
 
 
-def lines_of(remarks: Sequence[Remark]) -> list[Line]:
+def lines_of(annotations: Sequence[Annotation]) -> list[Line]:
     """Return the lines of all remarks, in their order."""
-    return [line for remark in remarks for line in remark.lines]
+    return [line for annotation in annotations for line in annotation.lines]

@@ -18,8 +18,8 @@ from typing import Any, Literal, TypeVar, cast, get_args
 
 import click
 
-from devpolicy._core.cli.ending import undone
-from devpolicy._core.cli.screen import Color, Screen
+from devpolicy._core.cli.output import Color, Output
+from devpolicy._core.cli.signals import undone
 from devpolicy._core.text import visible
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -33,7 +33,7 @@ _FOR_ALL: tuple[Format, ...] = ("human", "json")
 
 
 @dataclass
-class Session:
+class CliContext:
     """One run."""
 
     format: Format = "human"
@@ -41,15 +41,15 @@ class Session:
     debug: bool = False
 
     @cached_property
-    def out(self) -> Screen:
+    def out(self) -> Output:
         """Standard output."""
-        return Screen(sys.stdout, self.color)
+        return Output(sys.stdout, self.color)
 
     @cached_property
-    def err(self) -> Screen:
+    def err(self) -> Output:
         """Standard error."""
         # What cannot be told is no failure of what was done.
-        return Screen(sys.stderr, self.color, needed=False)
+        return Output(sys.stderr, self.color, needed=False)
 
     @property
     def json(self) -> bool:
@@ -113,17 +113,17 @@ class Session:
             yield tell
 
     @classmethod
-    def guess(cls, arguments: Sequence[str]) -> Session:
+    def guess(cls, arguments: Sequence[str]) -> CliContext:
         """Return the session that the arguments ask for, before they are parsed: wrong usage is told in it too."""
-        session = cls()
+        ctx = cls()
         for option, value in _pairs(arguments):
             if option == "--format" and value in get_args(Format):
-                session.format = cast(Format, value)
+                ctx.format = cast(Format, value)
             elif option == "--color" and value in ("auto", "always", "never"):
-                session.color = cast(Color, value)
+                ctx.color = cast(Color, value)
             elif option == "--debug":
-                session.debug = True
-        return session
+                ctx.debug = True
+        return ctx
 
 
 @contextmanager
@@ -187,4 +187,4 @@ def common(*, formats: tuple[Format, ...] = _FOR_ALL) -> Callable[[F], F]:
     return add
 
 
-pass_session = click.make_pass_decorator(Session)
+pass_context = click.make_pass_decorator(CliContext)

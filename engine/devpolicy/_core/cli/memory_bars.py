@@ -12,7 +12,7 @@ from devpolicy._core.cli.table import INDENT, table
 from devpolicy._core.sizes import GIB
 
 if TYPE_CHECKING:
-    from devpolicy._core.cli.screen import Line, Screen, Span
+    from devpolicy._core.cli.output import Line, Output, Span
     from devpolicy._core.placement.plan import Budget
 
 
@@ -64,28 +64,26 @@ def cells(sizes: Sizes, width: int = BAR) -> dict[str, int]:
     return shown
 
 
-def bars(
-    devices: Mapping[str, Sizes], parts: Mapping[str, Part], names: Mapping[str, str], screen: Screen
-) -> list[Line]:
+def bars(devices: Mapping[str, Sizes], parts: Mapping[str, Part], names: Mapping[str, str], out: Output) -> list[Line]:
     """Return a bar for each device but the disk, whose weights are read where they are, and the legend.
 
     `names` says what the devices are.
     """
-    unicode = screen.can_show("".join(part.full for part in parts.values()) + "│")
+    unicode = out.can_show("".join(part.full for part in parts.values()) + "│")
     edge = "│" if unicode else "|"
     glyphs = {key: part.full if unicode else part.simple for key, part in parts.items()}
     drawn = {device: cells(sizes) for device, sizes in devices.items() if device != "disk"}
     wide = max((len(device) for device in devices), default=0)
     lines: list[Line] = []
     for device, shown in drawn.items():
-        room = screen.width - len(INDENT) - wide - BAR - 6
+        room = out.width - len(INDENT) - wide - BAR - 6
         spans: list[Span] = [(INDENT, ""), (device.ljust(wide), "device"), (f"  {edge}", "dim")]
         spans += [(glyphs[key] * count, parts[key].style) for key, count in shown.items() if count]
         spans.append((f"{edge}  " if names.get(device) else edge, "dim"))
         lines.append([*spans, (names.get(device, "")[:room], "dim")])
     seen = [key for key in parts if key != "free" and any(shown.get(key) for shown in drawn.values())]
     entries = [((glyphs[key], parts[key].style), f" {parts[key].label}") for key in seen]
-    return [*lines, *_legend(entries, len(INDENT) + wide + 3, screen.width)] if drawn else []
+    return [*lines, *_legend(entries, len(INDENT) + wide + 3, out.width)] if drawn else []
 
 
 def _legend(entries: Sequence[tuple[Span, str]], indent: int, width: int) -> list[Line]:

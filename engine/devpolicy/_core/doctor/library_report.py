@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from devpolicy._core.host import ACCELERATOR_TYPES
-from devpolicy._core.host.probe.answer import accelerator, clean
+from devpolicy._core.host.probe.probe_result import accelerator, clean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +33,7 @@ NEED_TORCH = frozenset({"accelerate", "transformers", "sentence-transformers", "
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class LibraryReport:
     """One library's view. A figure that the library has no notion of is `None`."""
 
     library: str
@@ -55,7 +55,7 @@ class Told:
     """The toolkits that torch was built with: cuda, hip, xpu."""
     faults: tuple[tuple[str, str], ...] = ()
     """Why it can use nothing of a type of accelerator."""
-    remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     """The warnings that it gave."""
 
     def count(self, kind: str) -> int:
@@ -75,19 +75,19 @@ class Told:
             "why": self.why,
             "built_for": None if self.built_for is None else sorted(self.built_for),
             "faults": dict(self.faults),
-            "remarks": list(self.remarks),
+            "remarks": list(self.warnings),
         }
 
 
-def read(library: str, version: str, answer: Mapping[str, Any]) -> Told:
+def read(library: str, version: str, answer: Mapping[str, Any]) -> LibraryReport:
     """Return what a child process wrote of a library. Raises `KeyError`, `TypeError` or `ValueError` for anything else.
 
-    The keys are those of `Told`; devices are facts by type, as `devpolicy._core.host.probe.ask` gives them.
+    The keys are those of `Told`; devices are facts by type, as `devpolicy._core.host.probe.torch_probe` gives them.
     """
     devices = answer.get("devices")
     built_for = answer.get("built_for")
     ram = answer.get("ram")
-    return Told(
+    return LibraryReport(
         library,
         version,
         fault=_text(answer.get("fault")),
@@ -98,7 +98,7 @@ def read(library: str, version: str, answer: Mapping[str, Any]) -> Told:
         why=_text(answer.get("why")),
         built_for=None if built_for is None else frozenset(map(str, built_for)),
         faults=tuple((kind, _text(why) or "no reason") for kind, why in dict(answer.get("faults") or {}).items()),
-        remarks=tuple(told for text in answer.get("remarks") or () if (told := _text(text))),
+        warnings=tuple(line for text in answer.get("remarks") or () if (line := _text(text))),
     )
 
 

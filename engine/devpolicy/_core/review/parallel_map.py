@@ -30,7 +30,7 @@ ALONE = 0.5
 """Seconds after which further processes are started: what is done by then is not worth them."""
 
 
-def spread(
+def parallel_map(
     work: Callable[[Shared, Thing], Result],
     shared: Shared,
     things: Sequence[Thing],

@@ -20,7 +20,7 @@ FINEST = 256 << 20
 """The step of a range of memories: plans take free memory down to a multiple of it."""
 
 
-class Card(NamedTuple):
+class DeviceSpec(NamedTuple):
     """One accelerator of a family: its type, and the steps of its memory and of what is free on their ladders."""
 
     type: str
@@ -28,15 +28,15 @@ class Card(NamedTuple):
     free: int
 
 
-class Shape(NamedTuple):
+class HostSpec(NamedTuple):
     """One host of a finite family, by places on ladders."""
 
-    cards: tuple[Card, ...]
+    devices: tuple[DeviceSpec, ...]
     ram: int
 
 
 @dataclass(frozen=True)
-class Family:
+class HostSpace:
     """Machines of up to `most` accelerators. Sizes are bytes, ascending; `free` are percentages, ascending."""
 
     types: tuple[str, ...] = ("cuda", "mps")
@@ -72,40 +72,45 @@ class Family:
     def _most(self, kind: str) -> int:
         return min(self.most, 1) if kind == "mps" else self.most
 
-    def shapes(self) -> list[Shape]:
+    def specs(self) -> list[HostSpec]:
         """Return every host of a finite family: with fewer accelerators first, then with less memory in all."""
-        cards = [self._cards(kind) for kind in self.types]
+        devices = [self._device_specs(kind) for kind in self.types]
         racks = (
             sum(parts, ())
             for counts in self._counts()
-            for parts in product(*(product(own, repeat=number) for own, number in zip(cards, counts, strict=True)))
+            for parts in product(*(product(own, repeat=number) for own, number in zip(devices, counts, strict=True)))
         )
-        found = (Shape(rack, ram) for rack in racks for ram in range(len(self.ram)))
+        found = (HostSpec(rack, ram) for rack in racks for ram in range(len(self.ram)))
         return sorted(found, key=self._rank)
 
-    def _cards(self, kind: str) -> list[Card]:
-        return [Card(kind, memory, free) for memory in range(len(self.memory)) for free in range(len(self.free))]
+    def _device_specs(self, kind: str) -> list[DeviceSpec]:
+        return [DeviceSpec(kind, memory, free) for memory in range(len(self.memory)) for free in range(len(self.free))]
 
-    def _rank(self, shape: Shape) -> tuple[object, ...]:
+    def _rank(self, spec: HostSpec) -> tuple[object, ...]:
         # Of as much memory, all of it free is the simpler machine.
-        taken = sum(len(self.free) - 1 - card.free for card in shape.cards)
-        memory = sum(self.memory[card.memory] for card in shape.cards)
-        return len(shape.cards), memory, shape.ram, taken, shape.cards
+        taken = sum(len(self.free) - 1 - device.free for device in spec.devices)
+        memory = sum(self.memory[device.memory] for device in spec.devices)
+        return len(spec.devices), memory, spec.ram, taken, spec.devices
 
-    def host(self, shape: Shape) -> Host:
-        """Return the host of a shape."""
-        ram = self.ram[shape.ram]
-        cards = [accelerator(card.type, self.memory[card.memory], self.free[card.free], ram) for card in shape.cards]
-        return machine(cards, ram, self.disk)
+    def host(self, spec: HostSpec) -> Host:
+        """Return the host that a spec describes."""
+        ram = self.ram[spec.ram]
+        devices = [
+            accelerator(device.type, self.memory[device.memory], self.free[device.free], ram) for device in spec.devices
+        ]
+        return machine(devices, ram, self.disk)
 
-    def more(self, shape: Shape) -> Iterator[Shape]:
+    def successors(self, spec: HostSpec) -> Iterator[HostSpec]:
         """Yield the hosts that have one step more memory: a larger or a freer device, or more RAM."""
-        for at, card in enumerate(shape.cards):
-            for larger in (card._replace(memory=card.memory + 1), card._replace(free=card.free + 1)):
+        for at, device in enumerate(spec.devices):
+            for larger in (
+                device._replace(memory=device.memory + 1),
+                device._replace(free=device.free + 1),
+            ):
                 if larger.memory < len(self.memory) and larger.free < len(self.free):
-                    yield shape._replace(cards=(*shape.cards[:at], larger, *shape.cards[at + 1 :]))
-        if shape.ram + 1 < len(self.ram):
-            yield shape._replace(ram=shape.ram + 1)
+                    yield spec._replace(devices=(*spec.devices[:at], larger, *spec.devices[at + 1 :]))
+        if spec.ram + 1 < len(self.ram):
+            yield spec._replace(ram=spec.ram + 1)
 
     def __str__(self) -> str:
         join = ".." if self.ranged else ", "
@@ -149,6 +154,6 @@ def _like(kind: str, memory: int) -> Accelerator | None:
     return near[0] if near else None
 
 
-def mentioned(text: str) -> tuple[str, ...]:
+def types_in(text: str) -> tuple[str, ...]:
     """Return the types of accelerators that a policy's text speaks of: a machine's others are as if not there."""
     return tuple(kind for kind in ACCELERATOR_TYPES if kind in text) or ("cuda",)

@@ -68,7 +68,7 @@ def as_lines(lines: str | Iterable[Line]) -> list[Line]:
     return [shown(line) for line in (lines.split("\n") if isinstance(lines, str) else lines)]
 
 
-class Screen:
+class Output:
     """One output stream. A reader that went away (`| head`) is no error: the rest is dropped.
 
     So is all of it where the stream was closed from the start, or, unless `needed`, cannot be written to.

@@ -25,7 +25,7 @@ MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ProbeResult:
     """Accelerators in the order of torch's ids, and pairs of versions and of faults, as `Host` takes them."""
 
     accelerators: tuple[Accelerator, ...] = ()
@@ -44,7 +44,7 @@ def reason(error: BaseException) -> str:
     return clean(error) or type(error).__name__
 
 
-def within(seconds: float, ask: Callable[[], T]) -> T:
+def with_timeout(seconds: float, ask: Callable[[], T]) -> T:
     """Return what `ask` returns, or raise `TimeoutError` after `seconds`, or what it raises: always an `Exception`.
 
     The call cannot be stopped: one that hangs in a driver keeps a daemon thread until the process ends.
@@ -67,11 +67,11 @@ def within(seconds: float, ask: Callable[[], T]) -> T:
     if failure:
         raise failure[0]
     if not outcome:
-        raise TimeoutError(silent(seconds))
+        raise TimeoutError(timeout_message(seconds))
     return outcome[0]
 
 
-def silent(seconds: float) -> str:
+def timeout_message(seconds: float) -> str:
     """Return the fault of a source that did not answer."""
     return f"no answer within {seconds:g} seconds"
 
