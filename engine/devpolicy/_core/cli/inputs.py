@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from devpolicy._core.cli import complete
+from devpolicy._core.cli import complete, complete_keys
 from devpolicy._core.cli.context import CliContext
 from devpolicy._core.errors import DevPolicyError, Diagnostic, PolicyError
 from devpolicy._core.host import Host
@@ -50,18 +50,23 @@ def model_option(*, required: bool) -> Callable[[F], F]:
 
 
 component_option = click.option(
-    "--component", metavar="NAME", help="The component that is planned, as the policy names it."
+    "--component",
+    metavar="NAME",
+    shell_complete=complete_keys.components,
+    help="The component that is planned, as the policy names it.",
 )
 
 _PROFILE_HELP = "A profile of the policy to apply, beside those that apply by themselves"
 _profile_option = click.option(
     "--profile",
     metavar="NAME",
+    shell_complete=complete_keys.profiles,
     help=f"{_PROFILE_HELP}; else the one that DEVPOLICY_PROFILE names.",
 )
 _test_profile_option = click.option(
     "--profile",
     metavar="NAME",
+    shell_complete=complete_keys.profiles,
     help=f"{_PROFILE_HELP}, for tests that name none. DEVPOLICY_PROFILE is not read: tests do not depend on it.",
 )
 _set_option = click.option(
@@ -69,6 +74,7 @@ _set_option = click.option(
     "overrides",
     metavar="KEY=VALUE",
     multiple=True,
+    shell_complete=complete_keys.keys,
     help="A key of the policy, dotted, and its value, as TOML or as text without quotes; said last.",
 )
 

@@ -37,6 +37,7 @@ PARTS = {
 """The parts of one plan's budget."""
 
 BAR = 40
+_SHORTEST_BAR = 10
 
 Sizes = Mapping[str, int]
 """Bytes of each part of a device's budget, as they are drawn from left to right."""
@@ -72,15 +73,17 @@ def bars(devices: Mapping[str, Sizes], parts: Mapping[str, Part], names: Mapping
     unicode = out.can_show("".join(part.full for part in parts.values()) + "│")
     edge = "│" if unicode else "|"
     glyphs = {key: part.full if unicode else part.simple for key, part in parts.items()}
-    drawn = {device: cells(sizes) for device, sizes in devices.items() if device != "disk"}
     wide = max((len(device) for device in devices), default=0)
+    length = max(_SHORTEST_BAR, min(BAR, out.width - len(INDENT) - wide - 4))
+    drawn = {device: cells(sizes, length) for device, sizes in devices.items() if device != "disk"}
     lines: list[Line] = []
     for device, shown in drawn.items():
-        room = out.width - len(INDENT) - wide - BAR - 6
+        room = max(0, out.width - len(INDENT) - wide - length - 6)
         spans: list[Span] = [(INDENT, ""), (device.ljust(wide), "device"), (f"  {edge}", "dim")]
         spans += [(glyphs[key] * count, parts[key].style) for key, count in shown.items() if count]
-        spans.append((f"{edge}  " if names.get(device) else edge, "dim"))
-        lines.append([*spans, (names.get(device, "")[:room], "dim")])
+        name = names.get(device, "")[:room]
+        spans.append((f"{edge}  " if name else edge, "dim"))
+        lines.append([*spans, (name, "dim")])
     seen = [key for key in parts if key != "free" and any(shown.get(key) for shown in drawn.values())]
     entries = [((glyphs[key], parts[key].style), f" {parts[key].label}") for key in seen]
     return [*lines, *_legend(entries, len(INDENT) + wide + 3, out.width)] if drawn else []

@@ -45,7 +45,7 @@ STYLES = {
 }
 WIDTH = 80
 """Columns where there is no terminal to ask, and what every view must be readable in."""
-_WIDEST = 120
+_NARROWEST, _WIDEST = 40, 120
 
 
 def plain(line: Line) -> str:
@@ -97,8 +97,13 @@ class Output:
 
     @cached_property
     def width(self) -> int:
-        """Columns to compose for."""
-        return max(40, min(_WIDEST, shutil.get_terminal_size((WIDTH, 24)).columns)) if self.terminal else WIDTH
+        """Columns to compose for, 40 to 120: the terminal's; in a pipe or a file those of `COLUMNS`, else 80."""
+        if self.terminal:
+            columns = shutil.get_terminal_size((WIDTH, 24)).columns
+        else:
+            wanted = os.environ.get("COLUMNS", "")
+            columns = int(wanted) if wanted.isascii() and wanted.isdecimal() and 0 < len(wanted) < 7 else 0
+        return max(_NARROWEST, min(_WIDEST, columns or WIDTH))
 
     def can_show(self, text: str) -> bool:
         """Whether the stream's encoding has these characters."""

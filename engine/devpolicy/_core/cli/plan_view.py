@@ -5,6 +5,7 @@ Owns the human form of a plan. All figures are the plan's; nothing is decided he
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -60,7 +61,7 @@ def component_facts(plan: Plan, policy: Policy, tree: ModelTree | None) -> list[
 
 def annotation_lines(plan: Plan, *, width: int) -> list[Line]:
     """Return what a plan does on the disk, what is predicted of it, and its warnings."""
-    lines: list[Line] = ["", *_disk(plan)] if "disk" in plan.ledger else []
+    lines: list[Line] = ["", *textwrap.wrap(_disk(plan), width)] if "disk" in plan.ledger else []
     if plan.prediction:
         lines += ["", *facts(_predicted(plan.prediction), width=width)]
     return [*lines, "", *painted(rendered(plan.warnings))] if plan.warnings else lines
@@ -119,9 +120,11 @@ def device_names(host: Host) -> dict[str, str]:
 
 def count(number: int) -> str:
     """Return a number of parameters as people say it: `70.6 B`, `125 M`."""
-    for letter, size in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3)):
-        if number >= size:
-            return f"{number / size:.3g} {letter}"
+    for letter, size in (("K", 10**3), ("M", 10**6), ("B", 10**9), ("T", 10**12)):
+        scaled = number / size
+        # What rounds to 1,000 of one letter is 1 of the next.
+        if number >= 1000 and (float(f"{scaled:.3g}") < 1000 or letter == "T"):
+            return f"{float(f'{scaled:.3g}'):g} {letter}" if scaled < 1000 else f"{scaled:,.0f} {letter}"
     return str(number)
 
 
@@ -151,9 +154,9 @@ def placements(plan: Plan, tree: ModelTree | None, *, width: int) -> list[Line]:
     )
 
 
-def _disk(plan: Plan) -> list[Line]:
+def _disk(plan: Plan) -> str:
     kept, rewritten = plan.ledger["disk"].weights, plan.load.rewritten
     if not rewritten:
-        return [f"disk: {format_size(kept)} are read where the checkpoint has them, nothing is written"]
+        return f"disk: {format_size(kept)} are read where the checkpoint has them, nothing is written"
     folder = f" to {plan.load.offload_folder}" if plan.load.offload_folder else ""
-    return [f"disk: {format_size(rewritten)} of {format_size(kept)} are rewritten{folder} when the model is loaded"]
+    return f"disk: {format_size(rewritten)} of {format_size(kept)} are rewritten{folder} when the model is loaded"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from devpolicy._core.host import Host
     from devpolicy._core.placement.plan import Plan
 
-_WORKLOAD = ("context", "batch", "dtype", "kv_dtype", "new_tokens")
+WORKLOAD = ("context", "batch", "dtype", "kv_dtype", "new_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def read_changes(given: Sequence[str]) -> Changes | None:
         if not equals or not key or not value:
             hint = "write what is changed and its value: `cuda.count=3`, `cuda:0.free=20 GiB`, `context=8192`"
             raise DevPolicyError([Diagnostic("", f"`{text}` changes nothing", help=hint)])
-        if key in _WORKLOAD:
+        if key in WORKLOAD:
             overrides.append(f"workload.{key}={value}")
         else:
             lines.append(f"{write_key(key)} = {value if value.isdecimal() else quote(value)}")

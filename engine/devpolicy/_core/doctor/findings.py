@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from devpolicy._core.doctor.suggestions import suggestion
 from devpolicy._core.errors import Diagnostic
+from devpolicy._core.host.probe.devices import TOOLKITS
 from devpolicy._core.sizes import format_size
 
 if TYPE_CHECKING:
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 
     from devpolicy._core.doctor.library_report import LibraryReport
     from devpolicy._core.host import Accelerator, Host
-
-TOOLKITS = {"cuda": {"cuda", "hip"}, "xpu": {"xpu"}}
-"""What torch is built with to know a type. The others come with the system, or with a package beside torch."""
 
 TOLERANCE = 1.1
 """Totals differ a little: drivers reserve memory, and count it or not."""

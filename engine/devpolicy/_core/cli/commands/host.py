@@ -65,13 +65,13 @@ def list_hosts(ctx: CliContext) -> None:
 def show_host(ctx: CliContext, host: str, policy: str | None) -> None:
     """Print a host as TOML, with what a plan may use of each device.
 
-    HOST is a name of the catalogue, a file, or this machine where it is left out or `-`. The output is a host file:
-    save it, change it, and name it with --host.
+    HOST is a name of the catalogue, a file, or this machine where it is left out or `-`. The output is a host file;
+    of this machine it holds the UUIDs of its devices: `devpolicy host capture` writes a file without them.
 
     \b
     Examples:
       devpolicy host show 2x24gb
-      devpolicy host show > this-machine.toml
+      devpolicy host show --policy policy.toml
     """
     rules = Policy.load(policy) if policy is not None else Policy()
     shown = load_host(ctx, host, rules)

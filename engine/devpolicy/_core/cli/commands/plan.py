@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from devpolicy._core.cli import complete
+from devpolicy._core.cli import complete, complete_keys
 from devpolicy._core.cli.annotations import Annotation, certificates, compared, lines_of
 from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context, to_json
 from devpolicy._core.cli.inputs import (
@@ -27,6 +27,7 @@ from devpolicy._core.cli.inputs import (
 from devpolicy._core.cli.output import Output
 from devpolicy._core.cli.output_formats import OUTPUT_FORMATS, literal
 from devpolicy._core.cli.report import print_lint
+from devpolicy._core.cli.table import facts
 from devpolicy._core.cli.what_if import read_changes
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.language.policy import Policy
@@ -62,6 +63,7 @@ Models = Mapping[str | None, str]
     "what_if",
     metavar="KEY=VALUE",
     multiple=True,
+    shell_complete=complete_keys.changes,
     help="Plan as if: cuda.count=3, cuda:0.free=20 GiB, memory=128 GiB, context=8192; and compare.",
 )
 @click.option("--certify", is_flag=True, help="Say how far the plan can be from the least predicted time there is.")
@@ -143,7 +145,7 @@ def command(
         ctx.out.write(text)
     else:
         ctx.out.print([*_view(placed, loaded, machine, ctx.out), *lines_of(annotations)])
-        ctx.out.print(_next_steps(locked))
+        ctx.out.print(_next_steps(locked, ctx.out.width))
     print_lint(ctx, loaded)
 
 
@@ -215,6 +217,6 @@ def _as_text(placed: Mapping[str | None, Placed], policy: Policy, host: Host, an
     return text.getvalue()
 
 
-def _next_steps(locked: str | None) -> list[Line]:
+def _next_steps(locked: str | None, width: int) -> list[Line]:
     lines: list[Line] = [[("locked  ", "strong"), (f"unchanged, as in {locked}", "good")]] if locked else []
-    return [*lines, [("next    ", "strong"), ("`--to hf` prints the device map, `devpolicy why` the reasons", "dim")]]
+    return [*lines, *facts([("next  ", "`--to hf` prints the device map, `devpolicy why` the reasons")], width=width)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from devpolicy._core.cli import complete
+from devpolicy._core.cli import complete, complete_keys
 from devpolicy._core.cli.context import CliContext, common, pass_context
 from devpolicy._core.cli.host_space import host_space_of, host_space_options, types_of
 from devpolicy._core.cli.inputs import (
@@ -36,7 +36,15 @@ if TYPE_CHECKING:
 
 @click.command(name="verify", short_help="Hold a policy against properties, on every host of a family.")
 @policy_argument
-@click.option("--property", "-p", "names", metavar="PROPERTY", multiple=True, help="What must hold; may be repeated.")
+@click.option(
+    "--property",
+    "-p",
+    "names",
+    metavar="PROPERTY",
+    multiple=True,
+    shell_complete=complete_keys.properties,
+    help="What must hold; may be repeated.",
+)
 @click.option(
     "--model",
     metavar="MODEL",

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from devpolicy._core.host.probe.system import Amount, TorchBuild
 
 TYPE_OF = {"nvidia": "cuda", "amd": "cuda", "intel": "xpu", "ascend": "npu", "habana": "hpu", "apple": "mps"}
-# What makes torch know a type: one of the toolkits that it was built with, or a distribution beside it.
 TOOLKITS = {"cuda": {"cuda", "hip"}, "xpu": {"xpu"}}
+"""The toolkits of which torch needs one to know a type; other types come with the system, or with a plugin."""
 PLUGINS = {"npu": "torch-npu", "hpu": "habana-torch-plugin"}
 
 
