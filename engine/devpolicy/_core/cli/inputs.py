@@ -6,7 +6,9 @@ Owns what `--model NAME=M` and `--host -` mean. Reading itself is done by the va
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
@@ -203,4 +205,10 @@ def trees_of(
     if not names and not own and not drawn and any(one.rules for one in said):
         hint = "give `--model`, or a `[[test]]` with one"
         raise DevPolicyError(Diagnostic("", "a policy has rules, and no model says what they match", help=hint))
-    return [load_model(ctx, name) for name in dict.fromkeys(names)] or ([] if drawn else [None])
+    return _told_apart({name: load_model(ctx, name) for name in names}) or ([] if drawn else [None])
+
+
+def _told_apart(trees: Mapping[str, ModelTree]) -> list[ModelTree | None]:
+    """Return the models; those that have one name (of their class, say) are named as they were given."""
+    uses = Counter(tree.name for tree in trees.values())
+    return [tree if uses[tree.name] == 1 else replace(tree, name=given) for given, tree in trees.items()]
