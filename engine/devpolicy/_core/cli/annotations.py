@@ -1,6 +1,6 @@
-"""What is told beside a plan: how far it may be from the best, and what a change makes of it.
+"""Annotations of a plan: its certificate, and the comparison with a hypothetical host or workload.
 
-Owns how these are told to people and to programs. They change nothing of a plan.
+Owns both forms. Annotations never change a plan.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Plans = Mapping[str | None, "Plan"]
 
 
 class Annotation(NamedTuple):
-    """What is told beside a plan: of one component or of all, as data under a key, and as lines."""
+    """One annotation, of one component or of all: data under a key for programs, lines for people."""
 
     component: str | None
     key: str

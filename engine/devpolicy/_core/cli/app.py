@@ -1,4 +1,4 @@
-"""The application: its commands, and what becomes of every error.
+"""The application: its commands, and how every error ends.
 
 Owns the list of commands, imported only when they are used, and the exit statuses.
 """
@@ -54,7 +54,7 @@ class App(Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that the arguments name; a misspelt one is told with the likely name."""
+        """Find the command that the arguments name; an unknown one is an error with the likely name."""
         from devpolicy._core.toml.tables import did_you_mean
 
         if args and not args[0].startswith("-") and args[0] not in _COMMANDS:
@@ -77,7 +77,7 @@ class App(Group):
         try:
             status = self._status(ctx, args, prog_name, complete_var, **extra)
         except DevPolicyError as error:
-            # What was to be told could not be written.
+            # The report itself could not be written.
             status = error.exit_status
             ctx.err.print(f"error: {error}")
         except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, it is ours
@@ -94,7 +94,7 @@ class App(Group):
         complete_var: str | None,
         **extra: Any,
     ) -> int:
-        """Run a command, tell its errors, and return its exit status."""
+        """Run a command, report its errors, and return its exit status."""
         try:
             with printed_warnings(ctx):
                 return super().main(args, prog_name, complete_var, standalone_mode=False, **extra) or 0

@@ -18,7 +18,7 @@ _Box = tuple[tuple[int, int], ...]
 
 
 class Row(NamedTuple, Generic[K]):
-    """What one pattern stands for."""
+    """The paths that one pattern matches."""
 
     pattern: str
     key: K

@@ -131,7 +131,7 @@ def _words(schemas: Iterable[Schema], root: Schema) -> list[str]:
 
 
 def _at(schema: Schema, path: list[str], root: Schema) -> list[Schema]:
-    """Return the schemas of a key: one, or none where there is no such key."""
+    """Return the schemas of a key, none if there is no such key."""
     here = [schema]
     for key in path:
         here = [

@@ -1,6 +1,6 @@
-"""What one run of a command was asked for: format, colours, and the screens that follow from them.
+"""The options of one run of a command, and the outputs that follow from them.
 
-Owns the options that every command takes. `Session` is Click's context object.
+Owns the options that every command takes. `CliContext` is the object of Click's context.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ Format = Literal["human", "json", "github", "sarif", "junit"]
 PATIENCE = 1.0
 """Seconds after which progress is shown."""
 _LOG_EVERY = 30.0
-"""Seconds between the lines that tell of progress where there is no terminal: a log of CI keeps each of them."""
+"""Seconds between lines of progress without a terminal: a CI log keeps each of them."""
 _FOR_ALL: tuple[Format, ...] = ("human", "json")
 
 
 @dataclass
 class CliContext:
-    """One run."""
+    """Format, colours and outputs of one run."""
 
     format: Format = "human"
     color: Color = "auto"
@@ -48,7 +48,7 @@ class CliContext:
     @cached_property
     def err(self) -> Output:
         """Standard error."""
-        # What cannot be told is no failure of what was done.
+        # A command does not fail because its messages cannot be written.
         return Output(sys.stderr, self.color, needed=False)
 
     @property
@@ -87,7 +87,7 @@ class CliContext:
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
-        """Show how much is done of what takes longer than a second; the function is told of it.
+        """Show the progress of work that takes longer than a second; call the function with what is done.
 
         On a terminal it is a bar, which goes when all is done; elsewhere a line each half minute.
         """
@@ -114,7 +114,7 @@ class CliContext:
 
     @classmethod
     def guess(cls, arguments: Sequence[str]) -> CliContext:
-        """Return the session that the arguments ask for, before they are parsed: wrong usage is told in it too."""
+        """Return the context that the arguments describe, before they are parsed: usage errors need it too."""
         ctx = cls()
         for option, value in _pairs(arguments):
             if option == "--format" and value in get_args(Format):

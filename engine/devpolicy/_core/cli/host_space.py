@@ -1,4 +1,4 @@
-"""The options that describe a family of hosts.
+"""The options that describe a host space.
 
 Owns how ladders and ranges are written: `"8 GiB, 24 GiB"`, `"8 GiB..80 GiB"`, `"25%, 100%"`.
 """
@@ -22,7 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def host_space_options(command: F) -> F:
-    """Add the options that describe a family."""
+    """Add the options that describe a host space."""
     options = [
         click.option("--types", metavar="LIST", help="Types of accelerators; by default those that the policy names."),
         click.option(
@@ -52,7 +52,7 @@ def host_space_options(command: F) -> F:
 def host_space_of(
     types: Iterable[str], accelerators: int, memory: str, free: str, ram: str, *, mixed: bool
 ) -> HostSpace:
-    """Return the family that the options describe. Raises `DevPolicyError` for what cannot be read."""
+    """Return the host space that the options describe. Raises `DevPolicyError` for values that cannot be read."""
     from devpolicy._core.review.host_space import HostSpace
 
     low, dots, high = memory.partition("..")
@@ -71,7 +71,7 @@ def host_space_of(
 
 
 def types_of(given: str | None, text: str) -> tuple[str, ...]:
-    """Return the types of accelerators of a family: those given, else those that a policy's text speaks of."""
+    """Return the accelerator types of a host space: those given, else those that the policy's text mentions."""
     from devpolicy._core.review.host_space import types_in
     from devpolicy._core.toml.tables import did_you_mean
 

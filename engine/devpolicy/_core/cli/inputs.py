@@ -1,6 +1,6 @@
 """The arguments that name policies, hosts and models, and how they are read.
 
-Owns what `--model NAME=M` and `--host -` mean. Reading itself is done by the values' own doors.
+Owns what `--model NAME=M` and `--host -` mean. The values' own class methods read them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ host_option = click.option(
 )
 
 NO_MODEL = "none, so only devices are chosen: `--model` names one"
-"""What reports say where they are asked without a model."""
+"""The line of a report that was made without a model."""
 
 model_help = "A model of the catalogue, a model TOML, a checkpoint folder, or a hub id in the local cache."
 
@@ -82,12 +82,12 @@ _set_option = click.option(
 
 
 def overlay_options(command: F) -> F:
-    """Add the options of what is laid over a policy: they are handed to `on_host`."""
+    """Add `--profile` and `--set`."""
     return _profile_option(_set_option(command))
 
 
 def test_overlay_options(command: F) -> F:
-    """Add the same options for tests, which read no environment."""
+    """Add `--profile` and `--set` for tests, which read no environment variable."""
     return _test_profile_option(_set_option(command))
 
 
@@ -102,7 +102,7 @@ def on_every_host(policy: Policy, profile: str | None, overrides: Sequence[str])
 
 
 def overlay_facts(policy: Policy) -> list[tuple[str, str]]:
-    """Return what is asked of a policy beside its text, as facts for a person."""
+    """Return the profile and the overrides that are laid over a policy, as labelled values."""
     asked = policy.asked
     told = [] if asked.profile is None else [("profile", asked.profile)]
     return [*told, *([("set", ", ".join(asked.overrides))] if asked.overrides else [])]
@@ -151,7 +151,7 @@ def load_host(ctx: CliContext, name: str | None, policy: Policy | None = None) -
 
 
 def load_model(ctx: CliContext, name: str) -> ModelTree:
-    """Return a model. What is no name of the catalogue may take a while."""
+    """Return a model. Anything but a name of the catalogue can be slow, and shows that it is being read."""
     from devpolicy._core.model.catalogue import model_catalogue
 
     if name in model_catalogue() or Path(name).suffix == ".toml":
@@ -184,10 +184,10 @@ def named_models(given: Sequence[str]) -> dict[str | None, str]:
 def trees_of(
     ctx: CliContext, policies: Sequence[Policy], given: Sequence[str], *, drawn: bool = False
 ) -> list[ModelTree | None]:
-    """Return the models that policies are asked about: those given, globs of the catalogue too, else their tests' own.
+    """Return the models to plan policies for: those given, also globs of the catalogue, else those of their tests.
 
     Without any it is `None` alone: the policies' own components, or the device choice. With `drawn` models come from
-    elsewhere too. Raises `DevPolicyError` where rules speak of a model and nothing says of which.
+    elsewhere too. Raises `DevPolicyError` if there are rules and nothing names a model that they could match.
     """
     from devpolicy._core.model.catalogue import model_catalogue
     from devpolicy._core.review.outcome import components_of, variants_of

@@ -1,4 +1,4 @@
-"""Several plans of one host for people: each component, and one picture of what all of them take.
+"""Several plans of one host for people: each component, and the memory of each device with all of them.
 
 Owns the human form of components that were planned together. How one plan is shown is `plan_view`'s.
 """
@@ -76,7 +76,7 @@ def _ordinal(device: str) -> tuple[str, int]:
 
 
 def _parts(names: Sequence[str]) -> dict[str, Part]:
-    """Return how each component is drawn, and what is left of a device."""
+    """Return how each component and the rest of a device are drawn."""
     drawn = {
         _key(name): Part(name, _GLYPHS[at % len(_GLYPHS)], chr(ord("A") + at % 26), _STYLES[at % len(_STYLES)])
         for at, name in enumerate(names)
@@ -102,7 +102,7 @@ def _sizes(used: Sequence[tuple[str, Budget]]) -> dict[str, int]:
 
 
 def _figures(ledgers: Ledgers, *, width: int) -> list[Line]:
-    """Return each device's ledger in GiB: what each component takes, and what is left."""
+    """Return each device's ledger in GiB: the share of each component, and the rest."""
     columns = [part for part in _OWN if any(getattr(one, part) for used in ledgers.values() for _, one in used)]
     head = ["in GiB", *(PARTS[part].label for part in columns), "in all"]
     rows: list[list[str]] = []

@@ -1,6 +1,6 @@
 """Comparing a plan with the one that was locked.
 
-Owns what `--locked FILE` reads (a plan's JSON, several components', or a digest alone) and what it says of a change.
+Owns what `--locked FILE` reads (one plan's JSON, several components', or only a digest) and how it reports changes.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from devpolicy._core.review.plan_diff import Where, format_place, other_changes,
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _MOST_NOTES = 20
 LARGEST_LOCK = 64 << 20
-"""A file of more bytes is no lock: the plan of the largest model of the catalogue has less than a tenth."""
+"""The largest lock file, in bytes: the plan of the catalogue's largest model takes less than a tenth of it."""
 
 Plans = Mapping[str | None, Plan]
-"""Plans by component; a plan that was asked for alone is under `None`."""
+"""Plans by component; a single plan has the key `None`."""
 
 
 class LockedPlanError(DevPolicyError):
@@ -36,7 +36,7 @@ class LockedPlanError(DevPolicyError):
 
 
 def compare(path: str, plans: Plans) -> None:
-    """Raise `LockedPlanError` with what moved where `plans` are not the file's, `PlanError` where it is no lock."""
+    """Raise `LockedPlanError` with what moved if `plans` differ from the file's, `PlanError` if it is no lock."""
     locked = read(path)
     if locked.keys() != plans.keys():
         listed = ", ".join(f"`{name}`" if name else "one plan" for name in locked)

@@ -1,6 +1,6 @@
-"""What each device of a plan is asked to hold, as bars and as figures.
+"""The ledger of a plan: a bar and a row of figures for each device.
 
-Owns the drawing of a ledger. Each part has a character of its own, so that the picture is read without colours too.
+Owns the drawing of a ledger. Each part has a character of its own, so that the bars can be read without colours too.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def sizes_of(budget: Budget) -> dict[str, int]:
 
 
 def cells(sizes: Sizes, width: int = BAR) -> dict[str, int]:
-    """Return how many of `width` cells each part takes: `width` in sum, and at least one for what is not nothing.
+    """Return how many of `width` cells each part takes: `width` in total, at least one for each that is not empty.
 
     Of more parts than there are cells the largest ones are drawn, a cell each.
     """

@@ -44,7 +44,7 @@ STYLES = {
     "free": "",
 }
 WIDTH = 80
-"""Columns where there is no terminal to ask, and what every view must be readable in."""
+"""Columns if the terminal's are not known. Every view must be readable in them."""
 _NARROWEST, _WIDEST = 40, 120
 
 
@@ -140,7 +140,7 @@ class Output:
                 raise DevPolicyError(f"cannot write the output: {reason_of(broken)}") from None
 
     def drop(self) -> None:
-        """Send what is still buffered nowhere: Python would complain when it flushes at exit."""
+        """Discard what is still buffered: Python would complain when it flushes at exit."""
         self._closed = True
         if self._stream is None:
             return

@@ -1,4 +1,4 @@
-"""A plan for people: what was planned, where everything is, and a picture of each device.
+"""A plan for people: its inputs, the placement of modules, and the memory of each device.
 
 Owns the human form of a plan. All figures are the plan's; nothing is decided here.
 """
@@ -60,7 +60,7 @@ def component_facts(plan: Plan, policy: Policy, tree: ModelTree | None) -> list[
 
 
 def annotation_lines(plan: Plan, *, width: int) -> list[Line]:
-    """Return what a plan does on the disk, what is predicted of it, and its warnings."""
+    """Return the lines about the disk, the prediction and the warnings of a plan."""
     lines: list[Line] = ["", *textwrap.wrap(_disk(plan), width)] if "disk" in plan.ledger else []
     if plan.prediction:
         lines += ["", *facts(_predicted(plan.prediction), width=width)]
@@ -131,7 +131,7 @@ def count(number: int) -> str:
 def placements(plan: Plan, tree: ModelTree | None, *, width: int) -> list[Line]:
     """Return the units of a plan as a table, those that differ only in numbers in one row.
 
-    What decided is called as in its component's table, where it stands there: `own offload.lm_head`.
+    A rule of the component's own table is named as it is there: `own offload.lm_head`.
     """
     units, whole = plan.placements, "(all of it)" if tree is None else "(the whole model)"
     own = f"component.{write_key(plan.component)}." if plan.component is not None else "\0"

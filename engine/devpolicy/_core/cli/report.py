@@ -1,4 +1,4 @@
-"""What a person or a program is told when something is wrong.
+"""How errors, warnings and usage errors are printed.
 
 Owns how errors, warnings, wrong usage and our own bugs are written: on standard error as a compiler would print them,
 with `--format json` on standard output as `{"schema": 1, "errors": [...]}`.
@@ -111,7 +111,7 @@ def usage_finding(error: click.ClickException) -> Diagnostic:
         message = f"there is no option `{error.option_name}`"
     hint = f"`{context.command_path} --help` shows what it takes" if context is not None else ""
     if isinstance(error, click.NoSuchOption):
-        # What many tools call so is nearer than what is spelt alike.
+        # An option of this name in other tools is a better guess than one of similar spelling.
         likely = ["--format json"] if error.option_name == "--json" else error.possibilities
         hint = f"did you mean `{likely[0]}`?\n{hint}".strip() if likely else hint
     return Diagnostic("", message, help=hint)
@@ -123,7 +123,7 @@ def report_bug(ctx: CliContext, error: Exception) -> None:
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     try:
         message = f"this is a bug in devpolicy: {type(error).__name__}: {error}{where}".replace("\n", " ")
-    except Exception:  # noqa: BLE001 - its own text may be what is broken
+    except Exception:  # noqa: BLE001 - its own text may be broken
         message = f"this is a bug in devpolicy: {type(error).__name__}{where}"
     finding = Diagnostic("", message, help="please report it with the command, the policy and what `--debug` prints")
     if ctx.json:

@@ -29,7 +29,7 @@ WORKLOAD = ("context", "batch", "dtype", "kv_dtype", "new_tokens")
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What is changed, as written, read."""
+    """The changes, as written and as read."""
 
     written: tuple[str, ...]
     dimensions: tuple[Dimension, ...]

@@ -45,12 +45,12 @@ VARIABLES = (
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was seen, and what is wrong with it."""
+    """The reports of all libraries, and the findings."""
 
     host: Host
     """The machine as `Host.probe` sees it, or the simulated one."""
     libraries: tuple[LibraryReport, ...]
-    """What each library said, in the order in which they are asked, those that are not installed too."""
+    """One for each library in the order of `LIBRARIES`, also for those that are not installed."""
     variables: tuple[tuple[str, str], ...]
     """Those of `VARIABLES` that are set."""
     findings: tuple[Diagnostic, ...]

@@ -1,6 +1,6 @@
-"""Asking every library, each in a child process with a timeout.
+"""Collects a report from every library, each in a child process with a timeout.
 
-Owns which are installed, the processes, and that no crash, hang or noise of theirs is more than a fault.
+Owns which libraries are installed, the processes, and that a crash, a hang or noise becomes a fault.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 AT_ONCE = 4
 """Children that run beside each other: each that imports torch takes some 300 MiB."""
 
-# Where devpolicy is goes last: beside it may stand anything.
+# The folder that holds devpolicy comes last on the path: it may hold anything.
 _START = "import sys; sys.path.append(sys.argv.pop()); from devpolicy._core.doctor.library_probes import main; main()"
 
 
 def collect(libraries: Sequence[str], simulated: Host | None, timeout: float) -> tuple[LibraryReport, ...]:
-    """Return what libraries tell, in their order. `timeout` is in seconds, for each."""
+    """Return the libraries' reports, in their order. `timeout` is in seconds, for each."""
     ask = partial(_ask, host="" if simulated is None else simulated.to_toml(), timeout=timeout)
     versions = {library: _version(distribution) for library, distribution in LIBRARIES.items()}
     with ThreadPoolExecutor(min(AT_ONCE, os.cpu_count() or 1)) as pool:

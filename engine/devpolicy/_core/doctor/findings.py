@@ -1,7 +1,7 @@
-"""Where a machine, and the libraries on it, do not agree.
+"""Disagreements between a machine and the libraries on it.
 
-Owns the rules, each of one kind of disagreement with its remedy. A pure function of what was told: it asks nothing, so
-every machine can be judged on any other.
+Owns the rules, each for one kind of disagreement with a suggestion. A pure function of the reports, so that every
+machine can be diagnosed on any other.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _BUILDS = "https://pytorch.org/get-started/locally"
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """All that the rules look at."""
+    """The input of the rules."""
 
     host: Host
     reports: Mapping[str, LibraryReport]
@@ -42,7 +42,7 @@ class _Case:
 
     @property
     def torch(self) -> LibraryReport | None:
-        """What torch told; `None` where it is not installed or had no answer."""
+        """Torch's report; `None` if it is not installed or did not answer."""
         report = self.reports.get("torch")
         return None if report is None or report.version is None or report.fault else report
 
@@ -53,7 +53,7 @@ class _Case:
         return bool(self.host.devices(kind) or self.host.fault(kind) or counted)
 
     def kinds(self) -> list[str]:
-        """Return the types of accelerators of which there is a sign."""
+        """Return the types of accelerators that the machine shows."""
         return [kind for kind in ("cuda", "xpu", "mps", "npu", "hpu") if self.shows(kind)]
 
     def unbuilt(self, kind: str) -> bool:
@@ -67,7 +67,7 @@ class _Case:
 
 
 def diagnose(host: Host, reports: Mapping[str, LibraryReport], variables: Mapping[str, str]) -> list[Diagnostic]:
-    """Return what is wrong, each finding with a remedy: what cannot be asked first, what is chosen differently last.
+    """Return the findings, each with a suggestion: libraries that did not answer first, differing choices last.
 
     `reports` is by library (`library_report.LIBRARIES`), `variables` those of the environment that are set.
     """
@@ -81,7 +81,7 @@ def diagnose(host: Host, reports: Mapping[str, LibraryReport], variables: Mappin
 
 
 def _unanswered(case: _Case) -> Iterator[Diagnostic]:
-    """What could not be asked at all."""
+    """Libraries and sources that did not answer."""
     for library, report in case.reports.items():
         # Without a sign of an NVIDIA GPU it is no fault that there is no driver to ask.
         if report.fault and (library != "nvml" or case.shows("cuda")):
@@ -130,7 +130,7 @@ def _named(case: _Case, kinds: Sequence[str]) -> str:
 
 
 def _unusable(case: _Case) -> Iterator[Diagnostic]:
-    """Types of which nothing can be used, though the machine shows signs of them."""
+    """Types of which no device works, though the machine shows some."""
     for kind in case.kinds():
         why = dict(case.torch.faults).get(kind) if case.torch else None
         why = why or case.host.fault(kind)
@@ -171,7 +171,7 @@ def _counts(case: _Case) -> Iterator[Diagnostic]:
     for kind in dict.fromkeys(one.type for one in torch.devices or ()):
         known = {one.id for one in accelerate.devices if one.type == kind}
         missing = [f"{kind}:{one.id}" for one in torch.devices or () if one.type == kind and one.id not in known]
-        # Of several types it takes one; that it takes another than torch is told where choices are.
+        # Of several types it takes one; `_choices` reports that it takes another than torch.
         if missing and (known or _type(accelerate.choice) == kind):
             message = (
                 f"accelerate leaves out {_list(missing)}, and torch counts {'it' if len(missing) == 1 else 'them'}"
@@ -195,7 +195,7 @@ def _broken(case: _Case) -> Iterator[Diagnostic]:
 
 
 def _warnings(case: _Case) -> Iterator[Diagnostic]:
-    """Warnings of which it is known what to do about them, unless their cause was told as a fault."""
+    """Warnings with a known fix, unless their cause was already reported as a fault."""
     faults = [why for _, why in case.host.faults]
     faults += [why for report in case.reports.values() for _, why in report.faults]
     known = {suggestion(why) for why in faults}

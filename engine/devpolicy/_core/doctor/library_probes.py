@@ -1,8 +1,8 @@
-"""What is asked of each library, in a child process of its own.
+"""One probe for each library, each run in a child process of its own.
 
-Owns the questions. Each is the library's own way to look at the machine, so that its answer is what it would act on,
-and none of them is allowed to matter to the process that is examined: whatever it raises, or does to the driver, ends
-with the child. Answers as `devpolicy._core.host.probe.torch_probe` says.
+Each probe uses the library's own way to look at the machine, so that its answer is what the library would act on. No
+probe affects the examined process: whatever a library raises, or does to the driver, ends with the child. The protocol
+is that of `devpolicy._core.host.probe.torch_probe`.
 """
 
 from __future__ import annotations

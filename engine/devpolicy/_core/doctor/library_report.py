@@ -1,6 +1,6 @@
-"""What one library told of the machine.
+"""The report of one library about the machine.
 
-Owns `Told`, and the reading of what a child process wrote of it. It asks nothing and judges nothing.
+Owns `LibraryReport`, and how it is read from a child process's answer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LIBRARIES = {
     "haystack": "haystack-ai",
     "spacy": "spacy",
 }
-"""What is asked, in the order in which it is shown, with the distribution that brings it."""
+"""Libraries in the order in which they are shown, with the distributions that provide them."""
 
 NEED_TORCH = frozenset({"accelerate", "transformers", "sentence-transformers", "haystack"})
 """Those that choose devices only with torch."""
@@ -40,7 +40,7 @@ class LibraryReport:
     version: str | None = None
     """`None`: it is not installed, and nothing else is set."""
     fault: str | None = None
-    """Why it could not be asked at all, or had no answer."""
+    """Why it gave no answer."""
     devices: tuple[Accelerator, ...] | None = None
     """The accelerators that it counts; with a fault, those that do not answer."""
     amounts: Literal["total", "free"] = "total"
@@ -80,9 +80,9 @@ class LibraryReport:
 
 
 def read(library: str, version: str, answer: Mapping[str, Any]) -> LibraryReport:
-    """Return what a child process wrote of a library. Raises `KeyError`, `TypeError` or `ValueError` for anything else.
+    """Return the report in a child process's answer. Raises an error of `MALFORMED` for anything else.
 
-    The keys are those of `Told`; devices are facts by type, as `devpolicy._core.host.probe.torch_probe` gives them.
+    The keys are those of `LibraryReport.to_dict`; devices are facts by type, as `devpolicy._core.host.probe.torch_probe` gives them.
     """
     devices = answer.get("devices")
     built_for = answer.get("built_for")

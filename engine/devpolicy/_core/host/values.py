@@ -133,7 +133,7 @@ class Host:
     versions: tuple[tuple[str, str], ...]
     """Versions of software by distribution name, with `python`, `driver` and `macos`, sorted."""
     faults: tuple[tuple[str, str], ...]
-    """What could not be asked, with the reason: a type of accelerator, or a source such as `nvml`, sorted."""
+    """Types of accelerators, or sources such as `nvml`, that gave no answer, with the reason, sorted."""
     speed: tuple[tuple[str, int], ...]
     """Bytes per second of `ram`, `link` and `disk`, and `crossing_ns`, as far as they are known, sorted.
 
@@ -188,7 +188,7 @@ class Host:
         """Return why nothing of a type of accelerator can be used, or why a source gave no facts; else `None`."""
         return next((why for name, why in self.faults if name == source), None)
 
-    # Doors. Files are read beside this module and the machine in `devpolicy._core.host.probe`, imported when asked for.
+    # Facade methods: the readers, and `devpolicy._core.host.probe`, are imported when they are called.
 
     @classmethod
     def load(cls, name: str | PathLike[str]) -> Host:
@@ -216,7 +216,7 @@ class Host:
 
     @classmethod
     def probe(cls, disk_path: str | PathLike[str] | None = None) -> Host:
-        """Ask this machine, once. Nothing is initialised, and what cannot be asked becomes a fault.
+        """Query this machine, once. No driver is initialised, and a source without an answer becomes a fault.
 
         `disk_path` names where offloaded weights would be written (it need not exist yet), by default the
         current folder. Costs milliseconds; seconds where only a child process can ask an accelerator's driver.

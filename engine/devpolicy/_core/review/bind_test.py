@@ -1,6 +1,6 @@
-"""Tests made ready to run: every name that a test gives is looked up.
+"""Binding a test: every name in it is looked up.
 
-Owns the lookup of hosts, models, components, profiles, modules and rules, and what is told where there is none.
+Owns the lookup of hosts, models, components, profiles, modules and rules, and the findings for unknown names.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DECIDERS = ("prefer", "overflow")
 
 @dataclass(frozen=True, slots=True)
 class BoundTest:
-    """A test with everything that it names."""
+    """A test with the hosts and the model that it names."""
 
     test: PolicyTest
     policy: Policy
@@ -43,7 +43,7 @@ class BoundTest:
 
     @property
     def profile(self) -> str | None:
-        """The profile that is asked for, beside those that apply by themselves."""
+        """The selected profile, beside those that apply by themselves."""
         return None if self.test.profile is None else self.test.profile.text
 
 
@@ -70,7 +70,7 @@ def bind_test(
     library: Library,
     findings: list[Diagnostic],
 ) -> BoundTest:
-    """Return a test with what it names. `hosts` are the file's own, paths begin at `folder`. Collects what is wrong."""
+    """Return a test with all that it names. `hosts` are the file's own, paths begin at `folder`. Collects findings."""
     variants = varied(find_hosts(test.hosts, hosts, folder, findings), test.vary, findings)
     tree = None if test.model is None else _model(test.model, folder, library, findings)
     said = _said(test, policy, findings)

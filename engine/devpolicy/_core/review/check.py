@@ -1,7 +1,7 @@
-"""Whether a property holds of one answer.
+"""Checks of one outcome, one for each property.
 
-Owns the check of each property of `language.properties.OF_A_PLAN`. None takes the planner's word: what can
-be counted is counted anew, and devices are looked up on the host.
+Owns the check of each property of `language.properties.OF_A_PLAN`. No check trusts the planner:
+bytes are recomputed, and devices are looked up on the host.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def violations(wanted: Property, outcome: Outcome) -> Iterator[str]:
-    """Yield what is wrong with an answer, by one property: nothing where it holds."""
+    """Yield the violations of one property by an outcome, none if it holds."""
     if wanted.term is not None:
         yield from _never_on(outcome, wanted.term)
     else:
@@ -50,7 +50,7 @@ def _placed_or_refused(outcome: Outcome) -> Iterator[str]:
 
 
 def _devices(outcome: Outcome) -> set[str]:
-    """Return every device that an answer names, where something is kept or runs."""
+    """Return every device on which an outcome stores or executes something."""
     if outcome.plan is not None:
         runs = {str(unit.runs_on) for unit in outcome.plan.placements.values()}
         return runs | set(device_map(outcome.plan).values())

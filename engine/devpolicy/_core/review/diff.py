@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What two policies make of one model on one host, where it is not the same."""
+    """How the outcomes of two policies differ for one model on one host."""
 
     model: str | None
     host: str
     moved: dict[str, tuple[Where, Where]] = field(default_factory=dict)
     """Modules with their places under the first and the second policy; of components `NAME: module`."""
     other: str = ""
-    """What else differs: the chosen device, what is loaded otherwise."""
+    """Other differences: the chosen device, the loading arguments."""
     refused: tuple[str, str] = ("", "")
     """Why each of them refuses the host, empty where it does not."""
 
@@ -94,12 +94,12 @@ def _cell(pair: _Pair, cell: tuple[int, int]) -> Difference:
 
 
 def compare(policies: tuple[Policy, Policy], tree: ModelTree | None, host: Host, name: str) -> Difference:
-    """Return what two policies make of one model on one host: falsy where it is the same."""
+    """Return how the outcomes of two policies differ for one model on one host, falsy if they do not."""
     first, second = (plan_outcomes(policy, tree, host) for policy in policies)
     model = None if tree is None else tree.name
     refused = _refused(first), _refused(second)
     if refused[0] or refused[1]:
-        # Both refuse, and in the same way: nobody is given anything else.
+        # The same refusal on both sides is no difference.
         alike = refused[0].partition(":")[0] == refused[1].partition(":")[0]
         return Difference(model, name) if alike else Difference(model, name, refused=refused)
     moved: dict[str, tuple[Where, Where]] = {}

@@ -1,6 +1,6 @@
-"""One host judged: what a policy makes of it, by every property that is asked.
+"""The evaluation of a policy on one host, by every requested property.
 
-Owns the summary of an answer that is kept for a family of hosts, and which of two answers is the worse one.
+Owns the summary of an outcome that is kept for each host of a space, and which of two outcomes is worse.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """How good an answer is by the policy's own objective: an early term, little kept elsewhere, few devices."""
+    """The quality of an outcome by the policy's own objective: an early term, little kept elsewhere, few devices."""
 
     term: int
-    """The place in `prefer` of the term that serves."""
+    """The position in `prefer` of the selected term."""
     away: tuple[int, ...]
-    """Bytes that `overflow` keeps on the disk and on the CPU, the last place first; 0 where it is no place."""
+    """Bytes that `overflow` keeps on the disk and on the CPU, the last one first; 0 if `overflow` does not name it."""
     devices: int
     """How many devices are used, where `split` asks for few, else 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What is kept of one answer: what is wrong with it, its grade (`None`: refused), and what decided something."""
+    """Violations by property, quality (`None`: refused), and the names of what decided something."""
 
     wrong: dict[Property, str]
     quality: tuple[Quality, ...] | None
@@ -44,7 +44,7 @@ class Evaluation:
 
 
 def evaluate(policy: Policy, tree: ModelTree | None, host: Host, wanted: Sequence[Property]) -> Evaluation:
-    """Return the judgement of one host: of a policy with components, of all that it has."""
+    """Return the evaluation of one host, over all components of a policy that has some."""
     outcomes = plan_outcomes(policy, tree, host)
     wrong: dict[Property, str] = {}
     for one in wanted:
@@ -67,7 +67,7 @@ def _violations(one: Property, outcomes: Sequence[Outcome]) -> Iterator[str]:
 
 
 def quality(outcome: Outcome) -> Quality | None:
-    """Return how good an answer is, `None` for a refusal."""
+    """Return the quality of an outcome, `None` for a refusal."""
     if outcome.refusal is not None:
         return None
     term = len(outcome.terms) - 1
@@ -76,7 +76,7 @@ def quality(outcome: Outcome) -> Quality | None:
     units = outcome.plan.placements.values()
     spilled = [unit for unit in units if unit.rule == "overflow"]
     places = [place.type for place in reversed(outcome.policy.overflow)]
-    if len(places) < 2:  # another profile may name another one: what is compared stands at the same places
+    if len(places) < 2:  # pad to [disk, cpu], so that qualities of different profiles compare
         places = ["disk", "cpu"]
     away = tuple(sum(unit.bytes for unit in spilled if unit.device.type.value == place) for place in places)
     few = outcome.policy.split == "when-needed"
@@ -84,7 +84,7 @@ def quality(outcome: Outcome) -> Quality | None:
 
 
 def regression(before: Evaluation, after: Evaluation) -> str:
-    """Return how an answer with more memory is worse than the one before, empty where it is not."""
+    """Return how the outcome with more memory is worse than the one with less, empty if it is not."""
     if before.quality is None or before.quality == after.quality:
         return ""
     if after.quality is None:

@@ -1,4 +1,4 @@
-"""Properties over an infinite family: hosts, and models too if that is wanted, are drawn by Hypothesis.
+"""Properties over an infinite host space: Hypothesis draws hosts, and models if wanted.
 
 Owns the search. What it finds is shrunk by Hypothesis and then by `shrink`; what it does not find may be there all the
 same. Hypothesis is imported here when something is drawn, and never before.
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 
 class Example(NamedTuple):
-    """What is drawn: a host, one with more memory where that is asked for, and a model."""
+    """One drawn example: a host, for `monotone` one with more memory, and a model."""
 
     tree: ModelTree | None
     host: Host
     larger: Host | None
 
     def __repr__(self) -> str:
-        # Hypothesis writes what it draws, and a model's text is long.
-        return "a world"
+        # Hypothesis prints examples, and a model's text is long.
+        return "an example"
 
 
 def search(
@@ -61,7 +61,7 @@ def search(
         from devpolicy.testing.strategies import model_trees
     except ImportError:
         raise MissingLibraryError(
-            "hosts of an infinite family are drawn by Hypothesis, which is not installed here: `pip install "
+            "hosts of an infinite space are drawn by Hypothesis, which is not installed here: `pip install "
             "'devpolicy[testing]'`, or give `--memory` as a list instead of a range"
         ) from None
     kinds: list[tuple[str | None, st.SearchStrategy[Any]]] = [
@@ -120,11 +120,11 @@ def _reached(
 def _find(
     drawn: st.SearchStrategy[Example], condition: Callable[[Example], bool], examples: int, seed: int
 ) -> Example | None:
-    """Return the simplest world of a condition, `None` where none was found among so many."""
+    """Return the simplest example that meets a condition, `None` if none was found."""
     from hypothesis import HealthCheck, find, settings
     from hypothesis.errors import NoSuchExample
 
-    # What is slow to plan is slow to draw: nobody's test is at fault.
+    # Planning is slow, so drawing is: no test is at fault.
     calm = [
         HealthCheck.too_slow,
         HealthCheck.filter_too_much,
@@ -173,7 +173,7 @@ def _hosts(space: HostSpace) -> st.SearchStrategy[Host]:
 
 
 def _grown(tree: ModelTree | None, host: Host, at: int, steps: int) -> Example:
-    """Return a world with a second host, which has more memory on one device, or more RAM."""
+    """Return an example with a second host, which has more memory on one device, or more RAM."""
     more = steps * FINEST
     devices = list(host.accelerators)
     if 0 <= at < len(devices) and not devices[at].unified:

@@ -1,7 +1,7 @@
-"""Families of hosts: every machine of some types of accelerators, counts and memories.
+"""Host spaces: every machine of some types of accelerators, counts and memories.
 
-Owns how a family is described, its hosts in order, the smallest first, and which of them has a little more memory than
-another. A ladder of memories makes a family finite; a range of them does not.
+Owns how a space is described, its hosts in order, the smallest first, and each host's successors, which have one step
+more memory. A list of memories makes a space finite; a range does not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FINEST = 256 << 20
 
 
 class DeviceSpec(NamedTuple):
-    """One accelerator of a family: its type, and the steps of its memory and of what is free on their ladders."""
+    """One accelerator: its type, and the positions of its memory and free percentage in the space's lists."""
 
     type: str
     memory: int
@@ -29,7 +29,7 @@ class DeviceSpec(NamedTuple):
 
 
 class HostSpec(NamedTuple):
-    """One host of a finite family, by places on ladders."""
+    """One host of a finite space, by positions in the space's lists."""
 
     devices: tuple[DeviceSpec, ...]
     ram: int
@@ -42,7 +42,7 @@ class HostSpace:
     types: tuple[str, ...] = ("cuda", "mps")
     most: int = 3
     memory: tuple[int, ...] = (8 * GIB, 24 * GIB, 80 * GIB)
-    """The ladder, or with `ranged` the two ends of a range."""
+    """The list, or with `ranged` the two ends of a range."""
     free: tuple[int, ...] = (25, 100)
     ram: tuple[int, ...] = (16 * GIB, 64 * GIB, 512 * GIB)
     disk: int = 4 * TIB
@@ -73,7 +73,7 @@ class HostSpace:
         return min(self.most, 1) if kind == "mps" else self.most
 
     def specs(self) -> list[HostSpec]:
-        """Return every host of a finite family: with fewer accelerators first, then with less memory in all."""
+        """Return every host of a finite space: with fewer accelerators first, then with less memory in all."""
         devices = [self._device_specs(kind) for kind in self.types]
         racks = (
             sum(parts, ())
@@ -101,7 +101,7 @@ class HostSpace:
         return machine(devices, ram, self.disk)
 
     def successors(self, spec: HostSpec) -> Iterator[HostSpec]:
-        """Yield the hosts that have one step more memory: a larger or a freer device, or more RAM."""
+        """Yield the hosts with one step more memory: a larger device, one with more free memory, or more RAM."""
         for at, device in enumerate(spec.devices):
             for larger in (
                 device._replace(memory=device.memory + 1),
@@ -133,7 +133,7 @@ def accelerator(kind: str, memory: int, percent: int, ram: int) -> Accelerator:
 def machine(devices: Sequence[Accelerator], ram: int, disk: int) -> Host:
     """Return a host with these devices, whose RAM and disk are free: a Mac where one of them is mps.
 
-    It has the software of a host of the catalogue, so that what a policy asks of versions is no matter of the family.
+    It has the software of a host of the catalogue, so that conditions on versions do not depend on the space.
     """
     mac = any(device.type == "mps" for device in devices)
     system, processor = ("macos", "arm64") if mac else ("linux", "x86_64")
@@ -155,5 +155,5 @@ def _like(kind: str, memory: int) -> Accelerator | None:
 
 
 def types_in(text: str) -> tuple[str, ...]:
-    """Return the types of accelerators that a policy's text speaks of: a machine's others are as if not there."""
+    """Return the types of accelerators that a policy's text mentions; the policy ignores all others."""
     return tuple(kind for kind in ACCELERATOR_TYPES if kind in text) or ("cuda",)

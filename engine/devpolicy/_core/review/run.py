@@ -31,7 +31,7 @@ class Failure:
 
     host: str
     what: str
-    """What is so, and what was expected, in one sentence."""
+    """The actual and the expected value, in one sentence."""
     place: Place | None
     module: str | None = None
     expected: str | None = None
@@ -68,7 +68,7 @@ class Result:
 
     @property
     def findings(self) -> list[Diagnostic]:
-        """What failed, told once for each assertion with the first host, and how many more hosts show it."""
+        """The failures, one for each assertion with its first host and the number of others."""
         groups: dict[tuple[Place | None, str | None], list[Failure]] = {}
         for case in self.cases:
             for failure in case.failures:

@@ -1,6 +1,6 @@
-"""Many tests at once.
+"""Runs all tests of several suites.
 
-Owns how tests are cut into pieces of work, and put together again in their own order.
+Owns how tests are divided into pieces of work, and how results are put in the tests' order.
 """
 
 from __future__ import annotations

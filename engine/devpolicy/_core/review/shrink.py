@@ -42,7 +42,7 @@ def smallest(broken: Counterexample) -> Counterexample:
     if broken.larger is None:
         host = shrunk(broken.host, lambda host: bool(replace(broken, host=host).why()))
         return replace(broken, host=host)
-    # Ends: each has one thing less to tell of, and none gets any back.
+    # Ends: each step removes something, and none adds it again.
     while simpler := next((one for one in _simpler(broken) if one.why()), None):
         broken = simpler
     return broken
@@ -57,7 +57,7 @@ def shrunk(host: Host, still: Callable[[Host], bool]) -> Host:
 
 
 def simpler_hosts(host: Host) -> Iterator[Host]:
-    """Yield hosts with one thing less to tell of: an accelerator, its name, what is taken of it, versions."""
+    """Yield hosts with one thing less: an accelerator, its name, its used memory, the versions."""
     yield from (_without(host, at) for at in range(len(host.accelerators)))
     for at, one in enumerate(host.accelerators):
         if one != (plain := _plain(one)):

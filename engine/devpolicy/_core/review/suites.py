@@ -1,7 +1,7 @@
-"""The tests of policies, found and made ready to run.
+"""The tests of policies, found and bound to what they name.
 
-Owns which files hold tests, and which policy each of them is about. What a test names is looked up by `ready`; all that
-is wrong in all files is told at once.
+Owns which files hold tests, and which policy each of them is about. `bind_test` looks names up; the findings
+of all files are reported at once.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def bind_policy(policy: Policy, name: str) -> Suite:
 
 
 def problems(name: str, policy: Policy | None = None) -> list[Diagnostic] | None:
-    """Return what is wrong with the tests of a file: names that nothing has.
+    """Return the findings of a file's tests: names that do not exist.
 
     Without a policy the file must be one of tests, and is read as such; `None` for any other.
     """
@@ -125,7 +125,7 @@ def _open(path: Path) -> Document:
 
 
 def _sources(name: str | os.PathLike[str], findings: list[Diagnostic], *, with_beside: bool) -> Iterator[str]:
-    """Yield the files that a name stands for. Collects what cannot be read."""
+    """Yield the files that a name refers to. Collects findings for what cannot be read."""
     text = os.fspath(name)
     path = Path(text)
     if text in shipped_files("policy") and isinstance(name, str):

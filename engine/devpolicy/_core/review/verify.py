@@ -1,7 +1,7 @@
-"""Properties of a policy over a family of hosts.
+"""Properties of a policy over a host space.
 
-Owns the verdicts. Of a finite family every host is planned, so that a property is proved, or the smallest host that
-breaks it is found; of an infinite one hosts are drawn (`devpolicy._core.review.fuzz`), and nothing is proved.
+Owns the verdicts. In a finite space every host is planned, so that a property is proved or its smallest counterexample
+is found; in an infinite one hosts are drawn (`devpolicy._core.review.fuzz`), and nothing is proved.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from devpolicy._core.review.host_space import HostSpace, HostSpec
 
 MOST_HOSTS = 50_000
-"""Hosts of a finite family that are all planned; of more, some are drawn."""
+"""The largest finite space that is planned in full; in larger ones hosts are drawn."""
 DEFAULTS = tuple(
     map(Property, ("placed_or_refused", "within_budget", "ties_together", "monotone", "every_rule_reachable"))
 )
@@ -36,11 +36,11 @@ Status = Literal["proved", "not refuted", "broken"]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a property holds over a family, and if not, why and where."""
+    """Whether a property holds over a host space, and if not, why and where."""
 
     property: Property
     model: str | None
-    """`None` where only a device is chosen, and for what is asked of all models together."""
+    """`None` if only a device is chosen, and for properties of all models together."""
     status: Status
     hosts: int
     """How many were planned."""
@@ -52,7 +52,7 @@ class Verdict:
     tree: ModelTree | None = None
     """The model that breaks it, where it was drawn."""
     refused: str = ""
-    """Why the first host is refused, where every host of a finite family is: then little was proved."""
+    """Why the first host is refused, if every host of a finite space is: then little was proved."""
 
 
 def verify(
@@ -64,7 +64,7 @@ def verify(
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> list[Verdict]:
-    """Plan every host of a finite family for every model, and return a verdict for each property and model.
+    """Plan every host of a finite space for every model, and return a verdict for each property and model.
 
     A model that is `None` leaves the device choice. Takes some milliseconds for each host and model.
     """
@@ -107,7 +107,7 @@ def _plain(one: Property, question: _Question, judged: _Judged) -> _Found:
 
 
 def _monotone(question: _Question, judged: _Judged) -> _Found:
-    """Compare each host with those of one step more memory: what holds for each step holds for every way up."""
+    """Compare each host with its successors: single-step monotonicity implies it for all pairs."""
     space = question.space
     for host_spec, verdict in judged.items():
         for larger in space.successors(host_spec):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from devpolicy._core.model.tree import ModelTree
 
 
-@click.command(name="check", short_help="Tell everything that is wrong with policies.")
+@click.command(name="check", short_help="Report everything that is wrong with policies.")
 @click.argument("policies", metavar="POLICY...", nargs=-1, required=True, shell_complete=complete.policies)
 @click.option("--strict", is_flag=True, help="Exit with 1 where there are warnings.")
 @click.option(
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     metavar="[NAME=]MODEL",
     multiple=True,
     shell_complete=complete.models,
-    help=f"Also tell rules that match or decide nothing in it, or in that of the component NAME. {model_help}",
+    help=f"Also report rules that match or decide nothing in it, or in that of the component NAME. {model_help}",
 )
 @common(formats=("human", "json", "github", "sarif"))
 @pass_context
 def command(ctx: CliContext, policies: tuple[str, ...], strict: bool, model: tuple[str, ...]) -> int:
-    """Read policies and tell everything that is wrong with them.
+    """Read policies and report everything that is wrong with them.
 
     Every file is read, also after one that cannot be. Whether a rule matches anything depends on the model: give
     one to know. The rules of components are compared with the models that the policy names for them.

@@ -106,7 +106,7 @@ def view(report: Report, width: int) -> list[Line]:
 
 
 def _row(library: LibraryReport, wrong: str) -> list[str]:
-    """Return what one library sees; accelerate's figures are what is free. `wrong` is what the findings say."""
+    """Return the row of one library; accelerate's figures are free memory. `wrong` is the text of the findings."""
     if library.version is None:
         return [library.library, "-", "not installed", "-", "-"]
     if library.fault:

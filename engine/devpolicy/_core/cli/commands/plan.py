@@ -150,7 +150,7 @@ def command(
 
 
 def _check(policy: Policy, models: Models, component: str | None) -> None:
-    """Raise `DevPolicyError` where it is not said what is planned."""
+    """Raise `DevPolicyError` if neither a model nor a component says what to plan."""
     named = [entry.name for entry in policy.components if not entry.is_glob]
     if component is not None:
         check_component(policy, component, models)
@@ -182,7 +182,7 @@ def _plans(placed: Mapping[str | None, Placed]) -> Plans:
 
 
 def _for_programs(ctx: CliContext, plans: Plans, to: str | None, annotations: Sequence[Annotation]) -> str | None:
-    """Return what is printed as data, `None` where a person is shown the plan."""
+    """Return the text for programs, `None` if the plan is shown to a person."""
     if to is None and not ctx.json:
         return None
     forms: dict[str | None, Any] = {

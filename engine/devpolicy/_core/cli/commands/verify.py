@@ -80,19 +80,19 @@ def command(
     seed: int,
     jobs: int | None,
 ) -> int:
-    """Hold a policy against properties on every host of a family.
+    """Check properties of a policy on every host of a host space.
 
-    Of one that is broken the smallest host is shown that breaks it.
+    For a broken property the smallest host that breaks it is shown.
 
-    Where `--memory` is a list the family is finite: every host is planned, and what holds is proved for it. Of a range
-    hosts are drawn (this needs Hypothesis, `devpolicy[testing]`), and what is not found may still be there.
+    With a list of `--memory` the host space is finite: every host is planned, and a property that holds is proved.
+    With a range, hosts are drawn (this needs Hypothesis, `devpolicy[testing]`), and a counterexample may be missed.
 
     --profile and --set are laid over the policy on each host. Of the environment only DEVPOLICY_PROFILE is read.
 
     \b
     Properties of each plan: always_resolves, placed_or_refused, within_budget,
     ties_together, blocks_whole, one_type, resident, never_on:TERM,
-    same_each_time. Of the family: monotone, every_rule_reachable.
+    same_each_time. Of the host space: monotone, every_rule_reachable.
 
     \b
     Examples:
@@ -128,7 +128,7 @@ def command(
 
 
 def _text(policy: Policy) -> str:
-    """Return what is searched for types of accelerators: everything that the policy says, but its tests and hosts."""
+    """Return the text to search for accelerator types: the whole policy without its tests and hosts."""
     return repr(replace(policy, tests=(), hosts=(), source="", prefer_place=None, text=None))
 
 

@@ -57,8 +57,8 @@ def command(
 ) -> None:
     """Show why a module is where it is: the rule that decided, and what became of each preference.
 
-    MODULE is a module's path; for a container, all that is inside is told. `""` is the whole model. Without --model it
-    is the one that the policy names for the component.
+    MODULE is a module's path; for a container, all modules inside are shown. `""` is the whole model. Without --model
+    it is the one that the policy names for the component.
 
     \b
     Examples:
@@ -152,7 +152,7 @@ def _decisions(module: str, units: dict[str, Placement], notes: dict[str, list[s
 
 
 def _alike(units: dict[str, Placement]) -> dict[str, tuple[str, ...]]:
-    """What must agree for units to be told as one: everything but their sizes."""
+    """What must agree for units to share a row: everything but their sizes."""
     return {path: (str(unit.device), str(unit.runs_on), unit.rule, unit.reason) for path, unit in units.items()}
 
 

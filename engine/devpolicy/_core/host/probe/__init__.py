@@ -1,8 +1,8 @@
-"""The real machine, asked once, as a `Host`.
+"""Reads the real machine, once, into a `Host`.
 
-The only code that asks it. Three rules: nothing is initialised in this process (no CUDA context, no
+The only code that queries it. Three rules: nothing is initialised in this process (no CUDA context, no
 import of torch), the environment is read and never changed, and a source that raises or hangs becomes
-a fault of the host, never an exception. What a plan makes of the facts is not known here.
+a fault of the host, never an exception.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TIMEOUT = 20.0
 
 
 def probe(disk_path: str | os.PathLike[str] | None = None, *, timeout: float = TIMEOUT) -> Host:
-    """Ask this machine and return what it said.
+    """Query this machine and return it as a host.
 
     `disk_path`: where offloaded weights would be written, by default the current folder. `timeout`: seconds for each
     source that can hang. Takes milliseconds without an accelerator, some 50 more where NVML is asked, and the seconds

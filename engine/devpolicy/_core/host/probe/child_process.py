@@ -1,8 +1,8 @@
-"""Asking in a child process, and what is read of what it prints.
+"""Runs a probe in a child process and reads its answer.
 
-Owns starting it, the limits on its time and on what it prints, and the protocol of `ask`: for torch, for NVML and for
-every library of `doctor`. This process keeps no context, imports no torch, and survives a driver that hangs,
-exits or crashes.
+Owns starting it, the limits on its time and output, and the reader's side of the protocol of `torch_probe`: for torch,
+for NVML and for every library of `doctor`. This process keeps no context, imports no torch, and
+survives a driver that hangs, exits or crashes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ProbeTimeout(ProbeError):  # noqa: N818 - as above
 
 
 def run_probe(command: Sequence[str], timeout: float) -> dict[str, Any]:
-    """Return what a child process tells. Raises `NoAnswer`, and nothing else.
+    """Return the answer of a child process. Raises `ProbeError`, and nothing else.
 
     `timeout` is in seconds. What a library prints before its answer is passed over; its last line on standard error is
     the reason where there is no answer.
@@ -66,14 +66,14 @@ def run_probe(command: Sequence[str], timeout: float) -> dict[str, Any]:
 
 
 def questions(source: str, timeout: float) -> list[str]:
-    """Return the command that asks one of the questions of `ask`, without its parameters. Raises `NoAnswer`."""
+    """Return the command that runs one of the probes of `torch_probe`, without its parameters. Raises `ProbeError`."""
     script = resources.files("devpolicy._core.host.probe").joinpath("torch_probe.py").read_text(encoding="utf-8")
     # NVML's module needs nothing but the standard library, and is given its folder.
     return [*interpreter(*(["-I", "-S"] if source == "nvml" else []), script=script), *time_limit(timeout), source]
 
 
 def interpreter(*flags: str, script: str) -> list[str]:
-    """Return the command that runs a script with this interpreter. Raises `NoAnswer` where there is none."""
+    """Return the command that runs a script with this interpreter. Raises `ProbeError` where there is none."""
     # In a frozen application `sys.executable` is the application: it would be started once more.
     if not sys.executable or getattr(sys, "frozen", False):
         raise ProbeError("this program has no Python interpreter to ask with")
@@ -89,7 +89,7 @@ def time_limit(timeout: float) -> list[str]:
 def probe_in_child(
     types: Sequence[str], timeout: float, command: Sequence[str] | None = None
 ) -> dict[str, ProbeResult]:
-    """Return torch's answer for each type of accelerator. Costs the import of torch, seconds, in a child.
+    """Return torch's result for each type of accelerator. Costs the import of torch, seconds, in a child.
 
     `command` is by default this interpreter with the questions of `devpolicy._core.host.probe.torch_probe`.
     """
@@ -104,7 +104,7 @@ def probe_in_child(
 
 
 def read_result(type_: str, told: dict[str, Any]) -> ProbeResult:
-    """Return what `ask.answers` said of one type as an answer."""
+    """Return the result for one type in the answer of `torch_probe.answers`."""
     if "fault" in told:
         return ProbeResult(faults=((type_, clean(told["fault"]) or "no reason was given"),))
     return ProbeResult(tuple(accelerator(type_, facts) for facts in told["devices"]))
@@ -133,7 +133,7 @@ class _Stream(threading.Thread):
 def run(command: Sequence[str], timeout: float) -> tuple[str, str, int]:
     """Return what a command printed, what it complained of, and its status.
 
-    Raises `Hangs`, `NoAnswer` where it prints too much, `OSError` or `ValueError` where it cannot be started.
+    Raises `ProbeTimeout`, `ProbeError` where it prints too much, `OSError` or `ValueError` where it cannot be started.
     """
     _left[:] = [process for process in _left if process.poll() is None]
     pipe: Any = subprocess.PIPE
@@ -188,7 +188,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _ended(errors: str, status: int) -> str:
-    """Say how a child ended that told nothing."""
+    """Return how a child without an answer ended."""
     if status < 0:
         with suppress(ValueError):
             return f"it crashed with {signal.Signals(-status).name}"

@@ -1,7 +1,7 @@
-"""From sources to accelerators: who is asked for which type, and whose word counts.
+"""From sources to accelerators: which source is queried for a type, and which one is believed.
 
 Owns the order of sources: NVML first for NVIDIA GPUs, torch for all else and where NVML fails.
-What can be asked comes as an argument, so this decides and asks nothing itself.
+The sources are arguments, so this is a decision without any query of its own.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ PLUGINS = {"npu": "torch-npu", "hpu": "habana-torch-plugin"}
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What there is to ask on a machine."""
+    """The sources of facts on a machine."""
 
     hardware_hints: frozenset[str]
-    """Vendors of which there are signs (`hardware.vendors`)."""
+    """Vendors whose hardware may be there (`hardware_hints.vendors`)."""
     ask_nvml: Callable[[], Mapping[str, Any]] | None
-    """Returns what `ask.ask_nvml` tells, `None` without nvidia-ml-py. Raises `NoAnswer`."""
+    """Returns the answer of `torch_probe.ask_nvml`; `None` without nvidia-ml-py. Raises `ProbeError`."""
     torch: TorchBuild | None
     plugins: frozenset[str]
     """Which distributions of `PLUGINS` are installed."""
     ask_torch: Callable[[Sequence[str]], Mapping[str, ProbeResult]]
-    """Returns torch's answer for each type, and does not raise."""
+    """Returns torch's result for each type, and does not raise."""
 
 
 def accelerators(sources: Sources, ram: Amount, environ: Mapping[str, str]) -> ProbeResult:
-    """Return the accelerators of every type of which there is a sign, with the faults of what did not answer."""
+    """Return the accelerators of every type with a hardware hint, with the faults of sources that did not answer."""
     types = list(dict.fromkeys(TYPE_OF[sign] for sign in sorted(sources.hardware_hints)))
     found = {}
     if "nvidia" in sources.hardware_hints and sources.ask_nvml is not None:

@@ -29,7 +29,7 @@ class Inventory:
 
 
 def read(told: Mapping[str, Any], ram: Amount) -> Inventory:
-    """Return what `ask.inventory` told as an inventory. Raises one of `MALFORMED` for anything else.
+    """Return the answer of `torch_probe.inventory` as an inventory. Raises one of `MALFORMED` for anything else.
 
     `ram` stands for the memory of a GPU that has none of its own.
     """

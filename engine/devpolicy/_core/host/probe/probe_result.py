@@ -1,4 +1,4 @@
-"""What a source of facts answered, and how a source is asked that may raise or hang.
+"""The result of probing one source, and a timeout for sources that may raise or hang.
 
 Owns the rule that no driver's failure leaves the probe as an exception: it becomes a fault, one
 line of text under the name of the source.
@@ -48,7 +48,7 @@ def with_timeout(seconds: float, ask: Callable[[], T]) -> T:
     """Return what `ask` returns, or raise `TimeoutError` after `seconds`, or what it raises: always an `Exception`.
 
     The call cannot be stopped: one that hangs in a driver keeps a daemon thread until the process ends.
-    The thread sees the caller's context variables, so that a simulated machine is asked where one is set.
+    The thread sees the caller's context variables, so that it sees a simulated machine where one is set.
     """
     outcome: list[T] = []
     failure: list[BaseException] = []
