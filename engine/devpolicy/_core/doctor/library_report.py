@@ -82,7 +82,7 @@ class LibraryReport:
 def read(library: str, version: str, answer: Mapping[str, Any]) -> LibraryReport:
     """Return the report in a child process's answer. Raises an error of `MALFORMED` for anything else.
 
-    The keys are those of `LibraryReport.to_dict`; devices are facts by type, as `devpolicy._core.host.probe.torch_probe` gives them.
+    The keys are those of `LibraryReport.to_dict`; devices are facts by type, as `torch_probe` returns them.
     """
     devices = answer.get("devices")
     built_for = answer.get("built_for")
