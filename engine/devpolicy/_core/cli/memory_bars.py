@@ -13,7 +13,7 @@ from devpolicy._core.sizes import GIB
 
 if TYPE_CHECKING:
     from devpolicy._core.cli.output import Line, Output, Span
-    from devpolicy._core.placement.plan import Budget
+    from devpolicy._core.placement.ledger import Budget
 
 
 class Part(NamedTuple):

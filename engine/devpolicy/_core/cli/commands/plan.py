@@ -32,14 +32,14 @@ from devpolicy._core.cli.what_if import read_changes
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.placement.targets import TARGETS
-from devpolicy._core.verbs.joint import Joint, Request
+from devpolicy._core.verbs.joint import JointPlanner, Request
 
 if TYPE_CHECKING:
     from devpolicy._core.cli.output import Line
     from devpolicy._core.host import Host
     from devpolicy._core.model.tree import ModelTree
     from devpolicy._core.placement.plan import Plan
-    from devpolicy._core.verbs.joint import Placed
+    from devpolicy._core.verbs.joint import Planned
 
 Plans = Mapping[str | None, "Plan"]
 Models = Mapping[str | None, str]
@@ -125,7 +125,7 @@ def command(
     with ctx.working("planning", patience=PATIENCE):
         placed = _make(loaded, models, machine, component, target)
         plans = _plans(placed)
-        annotations = certificates(plans) if certify else []
+        annotations = certificates(placed, machine) if certify else []
         if changes is not None:
             before = on_host(written, present, profile, overrides)
             annotations.append(
@@ -167,17 +167,17 @@ def _check(policy: Policy, models: Models, component: str | None) -> None:
 
 def _make(
     policy: Policy, models: Mapping[str | None, ModelTree], host: Host, component: str | None, target: str | None
-) -> dict[str | None, Placed]:
+) -> dict[str | None, Planned]:
     """Plan one model, or all components together; with `component` that one alone is returned."""
     named = {name: tree for name, tree in models.items() if name is not None}
-    joint = Joint(host, models=named)
+    joint = JointPlanner(host, models=named)
     if component is not None or None in models:
         model = models.get(None, named.get(component or ""))
         return {None: joint.place(Request(policy, component, model, target=target))}
     return dict(joint.place_all(policy, target=target).items())
 
 
-def _plans(placed: Mapping[str | None, Placed]) -> Plans:
+def _plans(placed: Mapping[str | None, Planned]) -> Plans:
     return {name: one.plan for name, one in placed.items()}
 
 
@@ -197,7 +197,7 @@ def _for_programs(ctx: CliContext, plans: Plans, to: str | None, annotations: Se
     return to_json(whole)
 
 
-def _view(placed: Mapping[str | None, Placed], policy: Policy, host: Host, out: Output) -> list[Line]:
+def _view(placed: Mapping[str | None, Planned], policy: Policy, host: Host, out: Output) -> list[Line]:
     if None in placed:
         from devpolicy._core.cli.plan_view import view
 
@@ -209,7 +209,9 @@ def _view(placed: Mapping[str | None, Placed], policy: Policy, host: Host, out: 
     return joint_view(plans, policy, trees, host, out)
 
 
-def _as_text(placed: Mapping[str | None, Placed], policy: Policy, host: Host, annotations: Sequence[Annotation]) -> str:
+def _as_text(
+    placed: Mapping[str | None, Planned], policy: Policy, host: Host, annotations: Sequence[Annotation]
+) -> str:
     """Return the human form as a file holds it."""
     text = io.StringIO()
     out = Output(text)
