@@ -365,3 +365,10 @@ def test_a_speed_that_makes_no_sense_is_refused_with_its_place(line, code):
 def test_a_speed_that_makes_no_sense_is_refused_in_python_too(speed):
     with pytest.raises(HostError):
         Host(memory="1 GiB", speed=speed)
+
+
+def test_an_earlier_name_of_memory_pressure_is_read():
+    text = 'memory = "8 GiB"\n[[accelerator]]\ntype = "cuda"\nmemory = "4 GiB"\n{} = "1 GiB"\n'
+    old, new = (Host.parse(text.format(key)) for key in ("neighbour", "memory_pressure"))
+    assert old == new
+    assert "neighbour" not in old.to_toml()
