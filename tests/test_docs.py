@@ -16,6 +16,8 @@ from tests.pages import DOCS, NEEDS, missing, read, recorded, run
 
 HOW = "python -m tests.pages records it anew"
 ELSEWHERE = {
+    "architecture": "tests/test_architecture.py",
+    "glossary": "tests/test_architecture.py",
     "commands": "tests/cli/test_sessions.py",
     "differences-from-haystack": "tests/test_haystack_values.py",
     "language": "tests/language/test_reference.py",

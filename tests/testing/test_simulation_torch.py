@@ -259,7 +259,7 @@ class TestNvml:
 
 class TestNeighbour:
     def test_each_question_finds_less_and_never_less_than_nothing(self) -> None:
-        host = Host([Accelerator("cuda", memory="10 GiB", neighbour="4 GiB")], memory="8 GiB")
+        host = Host([Accelerator("cuda", memory="10 GiB", memory_pressure="4 GiB")], memory="8 GiB")
         with simulate_host(host):
             assert [torch.cuda.mem_get_info()[0] >> 30 for _ in range(4)] == [10, 6, 2, 0]
         with simulate_host(host):
@@ -274,6 +274,6 @@ class TestNeighbour:
                 assert torch.cuda.mem_get_info(1)[0] == torch.cuda.mem_get_info(1)[0]
 
     def test_it_is_written_and_read_back(self) -> None:
-        host = Host([Accelerator("cuda", memory="10 GiB", neighbour="4 GiB")], memory="8 GiB")
-        assert 'neighbour = "4 GiB"' in host.to_toml()
+        host = Host([Accelerator("cuda", memory="10 GiB", memory_pressure="4 GiB")], memory="8 GiB")
+        assert 'memory_pressure = "4 GiB"' in host.to_toml()
         assert Host.parse(host.to_toml()) == host

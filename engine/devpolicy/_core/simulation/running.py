@@ -90,9 +90,9 @@ class Simulation:
         place = (device.type, device.id)
         with self._lock:
             asked = self._asked.get(place, 0)
-            if device.neighbour:
+            if device.memory_pressure:
                 self._asked[place] = asked + 1
-            left = max(0, device.free - asked * device.neighbour - self._taken.get(place, 0))
+            left = max(0, device.free - asked * device.memory_pressure - self._taken.get(place, 0))
         return left if self.held is None else self.held.free(*place, left)
 
     def take(self, type_: str, index: int, size: int) -> None:

@@ -20,7 +20,7 @@ def probe(simulation: Simulation, disk_path: Any = None, *, timeout: float = 0.0
     Where a neighbour takes memory, the host as it is at this question.
     """
     host = simulation.host
-    if not any(device.neighbour for device in host.accelerators):
+    if not any(device.memory_pressure for device in host.accelerators):
         return host
     facts = {entry.name: getattr(host, entry.name) for entry in fields(host) if entry.name != "accelerators"}
     return Host([_now(simulation, device) for device in host.accelerators], **facts)

@@ -1,4 +1,4 @@
-"""The options that describe a family of hosts.
+"""The options that describe a host space.
 
 Owns how ladders and ranges are written: `"8 GiB, 24 GiB"`, `"8 GiB..80 GiB"`, `"25%, 100%"`.
 """
@@ -16,13 +16,13 @@ from devpolicy._core.host import ACCELERATOR_TYPES, MOST_DEVICES
 from devpolicy._core.sizes import SizeError, parse_size
 
 if TYPE_CHECKING:
-    from devpolicy._core.review.families import Family
+    from devpolicy._core.review.host_space import HostSpace
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def family_options(command: F) -> F:
-    """Add the options that describe a family."""
+def host_space_options(command: F) -> F:
+    """Add the options that describe a host space."""
     options = [
         click.option("--types", metavar="LIST", help="Types of accelerators; by default those that the policy names."),
         click.option(
@@ -49,15 +49,17 @@ def family_options(command: F) -> F:
     return command
 
 
-def family_of(types: Iterable[str], accelerators: int, memory: str, free: str, ram: str, *, mixed: bool) -> Family:
-    """Return the family that the options describe. Raises `DevPolicyError` for what cannot be read."""
-    from devpolicy._core.review.families import Family
+def host_space_of(
+    types: Iterable[str], accelerators: int, memory: str, free: str, ram: str, *, mixed: bool
+) -> HostSpace:
+    """Return the host space that the options describe. Raises `DevPolicyError` for values that cannot be read."""
+    from devpolicy._core.review.host_space import HostSpace
 
     low, dots, high = memory.partition("..")
     ranged = bool(dots)
     sizes = _sizes([low, high] if ranged else memory.split(","), "--memory")
     percentages = [_percent(text) for text in free.split(",")]
-    return Family(
+    return HostSpace(
         tuple(types),
         accelerators,
         tuple(sorted(set(sizes))),
@@ -69,12 +71,12 @@ def family_of(types: Iterable[str], accelerators: int, memory: str, free: str, r
 
 
 def types_of(given: str | None, text: str) -> tuple[str, ...]:
-    """Return the types of accelerators of a family: those given, else those that a policy's text speaks of."""
-    from devpolicy._core.review.families import mentioned
+    """Return the accelerator types of a host space: those given, else those that the policy's text mentions."""
+    from devpolicy._core.review.host_space import types_in
     from devpolicy._core.toml.tables import did_you_mean
 
     if given is None:
-        return mentioned(text)
+        return types_in(text)
     names = tuple(dict.fromkeys(name.strip() for name in given.split(",")))
     for name in names:
         if name not in ACCELERATOR_TYPES:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.cli.harness import invoke
 
-from devpolicy._core.review.spread import spread
+from devpolicy._core.review.parallel_map import parallel_map
 from devpolicy.errors import DevPolicyError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals, pipes and descriptors of POSIX")
@@ -85,18 +85,18 @@ def _fails(by, number):
 
 
 def test_workers_give_what_one_process_gives():
-    assert spread(_doubled, 3, range(20), jobs=2) == [3 * number for number in range(20)]
+    assert parallel_map(_doubled, 3, range(20), jobs=2) == [3 * number for number in range(20)]
 
 
 def test_a_worker_that_is_killed_is_told():
     with pytest.raises(DevPolicyError, match="was ended from outside"):
-        spread(_killed, signal.SIGKILL, range(4), jobs=2)
+        parallel_map(_killed, signal.SIGKILL, range(4), jobs=2)
 
 
 def test_a_worker_that_fails_ends_the_others():
     begun = time.monotonic()
     with pytest.raises(DevPolicyError, match="cannot be done"):
-        spread(_fails, 600, range(4), jobs=2)
+        parallel_map(_fails, 600, range(4), jobs=2)
     assert time.monotonic() - begun < 300
 
 
@@ -104,10 +104,10 @@ def test_a_worker_that_fails_ends_the_others():
 def test_no_worker_outlives_the_command_however_it_was_started(method, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "import multiprocessing, time\nfrom devpolicy._core.review.spread import spread\n"
+        "import multiprocessing, time\nfrom devpolicy._core.review.parallel_map import parallel_map\n"
         "def work(shared, thing):\n    print('begun', flush=True)\n    time.sleep(600)\n"
         "if __name__ == '__main__':\n"
-        f"    multiprocessing.set_start_method('{method}')\n    spread(work, None, range(4), jobs=2)\n"
+        f"    multiprocessing.set_start_method('{method}')\n    parallel_map(work, None, range(4), jobs=2)\n"
     )
     process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout

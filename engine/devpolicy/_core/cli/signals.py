@@ -45,7 +45,7 @@ def _end(number: int, _: FrameType | None) -> None:
 
 
 def open_streams() -> None:
-    """Open streams that whoever started this has closed: what is written to them goes nowhere.
+    """Open standard streams that the parent process has closed; what is written to them is discarded.
 
     Else the next file that is opened would take the number of the stream, and be written to in its place.
     """

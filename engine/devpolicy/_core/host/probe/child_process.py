@@ -1,8 +1,8 @@
-"""Asking in a child process, and what is read of what it prints.
+"""Runs a probe in a child process and reads its answer.
 
-Owns starting it, the limits on its time and on what it prints, and the protocol of `ask`: for torch, for NVML and for
-every library of `doctor`. This process keeps no context, imports no torch, and survives a driver that hangs,
-exits or crashes.
+Owns starting it, the limits on its time and output, and the reader's side of the protocol of `torch_probe`: for torch,
+for NVML and for every library of `doctor`. This process keeps no context, imports no torch, and
+survives a driver that hangs, exits or crashes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from contextlib import suppress
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from devpolicy._core.host.probe.answer import MALFORMED, Answer, accelerator, clean, silent
-from devpolicy._core.host.probe.ask import MARK
+from devpolicy._core.host.probe.probe_result import MALFORMED, ProbeResult, accelerator, clean, timeout_message
+from devpolicy._core.host.probe.torch_probe import MARK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,16 +37,16 @@ _AFTER_END = 1.0
 _left: list[subprocess.Popen[bytes]] = []
 
 
-class NoAnswer(Exception):  # noqa: N818 - it is no error here, but a fact of the machine
+class ProbeError(Exception):
     """A child gave no answer; its text is the reason, as the line of a fault."""
 
 
-class Hangs(NoAnswer):
+class ProbeTimeout(ProbeError):  # noqa: N818 - as above
     """It gave none in its time."""
 
 
-def ask(command: Sequence[str], timeout: float) -> dict[str, Any]:
-    """Return what a child process tells. Raises `NoAnswer`, and nothing else.
+def run_probe(command: Sequence[str], timeout: float) -> dict[str, Any]:
+    """Return the answer of a child process. Raises `ProbeError`, and nothing else.
 
     `timeout` is in seconds. What a library prints before its answer is passed over; its last line on standard error is
     the reason where there is no answer.
@@ -54,7 +54,7 @@ def ask(command: Sequence[str], timeout: float) -> dict[str, Any]:
     try:
         output, errors, status = run(command, timeout)
     except (OSError, ValueError) as broken:
-        raise NoAnswer(f"cannot start a process to ask: {clean(broken)}") from None
+        raise ProbeError(f"cannot start a process to ask: {clean(broken)}") from None
     lines = [line for line in output.splitlines() if line.startswith(MARK)]
     try:
         told = json.loads(lines[-1].removeprefix(MARK))
@@ -62,21 +62,21 @@ def ask(command: Sequence[str], timeout: float) -> dict[str, Any]:
             return told
     except MALFORMED:
         pass
-    raise NoAnswer(_ended(errors, status))
+    raise ProbeError(_ended(errors, status))
 
 
 def questions(source: str, timeout: float) -> list[str]:
-    """Return the command that asks one of the questions of `ask`, without its parameters. Raises `NoAnswer`."""
-    script = resources.files("devpolicy._core.host.probe").joinpath("ask.py").read_text(encoding="utf-8")
+    """Return the command that runs one of the probes of `torch_probe`, without its parameters. Raises `ProbeError`."""
+    script = resources.files("devpolicy._core.host.probe").joinpath("torch_probe.py").read_text(encoding="utf-8")
     # NVML's module needs nothing but the standard library, and is given its folder.
     return [*interpreter(*(["-I", "-S"] if source == "nvml" else []), script=script), *time_limit(timeout), source]
 
 
 def interpreter(*flags: str, script: str) -> list[str]:
-    """Return the command that runs a script with this interpreter. Raises `NoAnswer` where there is none."""
+    """Return the command that runs a script with this interpreter. Raises `ProbeError` where there is none."""
     # In a frozen application `sys.executable` is the application: it would be started once more.
     if not sys.executable or getattr(sys, "frozen", False):
-        raise NoAnswer("this program has no Python interpreter to ask with")
+        raise ProbeError("this program has no Python interpreter to ask with")
     # -P: a folder with a torch.py or json.py of its own is not where the child looks first.
     return [sys.executable, "-P", *flags, "-c", script]
 
@@ -86,26 +86,28 @@ def time_limit(timeout: float) -> list[str]:
     return [str(min(timeout, threading.TIMEOUT_MAX / 2) + _GRACE)]
 
 
-def ask_child(types: Sequence[str], timeout: float, command: Sequence[str] | None = None) -> dict[str, Answer]:
-    """Return torch's answer for each type of accelerator. Costs the import of torch, seconds, in a child.
+def probe_in_child(
+    types: Sequence[str], timeout: float, command: Sequence[str] | None = None
+) -> dict[str, ProbeResult]:
+    """Return torch's result for each type of accelerator. Costs the import of torch, seconds, in a child.
 
-    `command` is by default this interpreter with the questions of `devpolicy._core.host.probe.ask`.
+    `command` is by default this interpreter with the questions of `devpolicy._core.host.probe.torch_probe`.
     """
     try:
-        told = ask([*(questions("torch", timeout) if command is None else command), *types], timeout)
-        return {type_: read_answer(type_, told[type_]) for type_ in types}
-    except NoAnswer as none:
+        told = run_probe([*(questions("torch", timeout) if command is None else command), *types], timeout)
+        return {type_: read_result(type_, told[type_]) for type_ in types}
+    except ProbeError as none:
         why = str(none)
     except MALFORMED:
         why = "its answer makes no sense"
-    return {type_: Answer(faults=((type_, why),)) for type_ in types}
+    return {type_: ProbeResult(faults=((type_, why),)) for type_ in types}
 
 
-def read_answer(type_: str, told: dict[str, Any]) -> Answer:
-    """Return what `ask.answers` said of one type as an answer."""
+def read_result(type_: str, told: dict[str, Any]) -> ProbeResult:
+    """Return the result for one type in the answer of `torch_probe.answers`."""
     if "fault" in told:
-        return Answer(faults=((type_, clean(told["fault"]) or "no reason was given"),))
-    return Answer(tuple(accelerator(type_, facts) for facts in told["devices"]))
+        return ProbeResult(faults=((type_, clean(told["fault"]) or "no reason was given"),))
+    return ProbeResult(tuple(accelerator(type_, facts) for facts in told["devices"]))
 
 
 class _Stream(threading.Thread):
@@ -131,7 +133,7 @@ class _Stream(threading.Thread):
 def run(command: Sequence[str], timeout: float) -> tuple[str, str, int]:
     """Return what a command printed, what it complained of, and its status.
 
-    Raises `Hangs`, `NoAnswer` where it prints too much, `OSError` or `ValueError` where it cannot be started.
+    Raises `ProbeTimeout`, `ProbeError` where it prints too much, `OSError` or `ValueError` where it cannot be started.
     """
     _left[:] = [process for process in _left if process.poll() is None]
     pipe: Any = subprocess.PIPE
@@ -144,9 +146,9 @@ def run(command: Sequence[str], timeout: float) -> tuple[str, str, int]:
     finally:
         _end(process)
     if any(len(reader.printed) > MOST_PRINTED for reader in readers):
-        raise NoAnswer(f"it printed more than {MOST_PRINTED >> 20} MiB")
+        raise ProbeError(f"it printed more than {MOST_PRINTED >> 20} MiB")
     if status is None:
-        raise Hangs(silent(timeout))
+        raise ProbeTimeout(timeout_message(timeout))
     output, errors = (bytes(reader.printed).decode(errors="replace") for reader in readers)
     return output, errors, status
 
@@ -186,7 +188,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _ended(errors: str, status: int) -> str:
-    """Say how a child ended that told nothing."""
+    """Return how a child without an answer ended."""
     if status < 0:
         with suppress(ValueError):
             return f"it crashed with {signal.Signals(-status).name}"

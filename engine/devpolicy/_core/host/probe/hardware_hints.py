@@ -1,7 +1,7 @@
-"""Which vendors' accelerators this machine may have, from what costs nothing to look at.
+"""Hints at accelerators of this machine, from what costs nothing to look at.
 
-Owns the signs: device files, a driver's library. A sign is a reason to ask, never an answer, and
-without one there is nothing to ask, which saves most machines the seconds that importing torch takes.
+Owns the hints: device files, a driver's library. A hint is a reason to query a driver, never an answer;
+without one no driver is queried, which saves most machines the seconds that importing torch takes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _WINDOWS = {"nvidia": ("nvcuda.dll",), "amd": ("amdhip64*.dll",), "intel": ("ze_
 
 
 def vendors(system: str, arch: str, root: Path | None = None) -> frozenset[str]:
-    """Return the vendors of which there are signs: nvidia, amd, intel, ascend, habana, apple.
+    """Return the vendors whose hardware may be there: nvidia, amd, intel, ascend, habana, apple.
 
     `root` is the root of the file system; on Windows the folder of the system's libraries.
     """

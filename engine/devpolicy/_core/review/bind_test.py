@@ -1,6 +1,6 @@
-"""Tests made ready to run: every name that a test gives is looked up.
+"""Binding a test: every name in it is looked up.
 
-Owns the lookup of hosts, models, components, profiles, modules and rules, and what is told where there is none.
+Owns the lookup of hosts, models, components, profiles, modules and rules, and the findings for unknown names.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ DECIDERS = ("prefer", "overflow")
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """A test with everything that it names."""
+class BoundTest:
+    """A test with the hosts and the model that it names."""
 
     test: PolicyTest
     policy: Policy
@@ -44,7 +44,7 @@ class Ready:
 
     @property
     def profile(self) -> str | None:
-        """The profile that is asked for, beside those that apply by themselves."""
+        """The selected profile, beside those that apply by themselves."""
         return None if self.test.profile is None else self.test.profile.text
 
 
@@ -63,15 +63,15 @@ class Library:
         return self._trees[name]
 
 
-def made_ready(
+def bind_test(
     test: PolicyTest,
     policy: Policy,
     hosts: dict[str, Host],
     folder: Path | None,
     library: Library,
     findings: list[Diagnostic],
-) -> Ready:
-    """Return a test with what it names. `hosts` are the file's own, paths begin at `folder`. Collects what is wrong."""
+) -> BoundTest:
+    """Return a test with all that it names. `hosts` are the file's own, paths begin at `folder`. Collects findings."""
     variants = varied(find_hosts(test.hosts, hosts, folder, findings), test.vary, findings)
     tree = None if test.model is None else _model(test.model, folder, library, findings)
     said = _said(test, policy, findings)
@@ -86,7 +86,7 @@ def made_ready(
         if shown is not None:
             _check_module(expected, shown, findings)
         _check_rule(expected, said, name, findings)
-    return Ready(test, policy, tree, tuple(variants))
+    return BoundTest(test, policy, tree, tuple(variants))
 
 
 def _said(test: PolicyTest, policy: Policy, findings: list[Diagnostic]) -> list[Policy]:

@@ -14,7 +14,7 @@ Where = tuple[str, str] | None
 """Where a module is kept and where it runs; `None` for one that is in several places."""
 
 
-def moves(before: Plan, now: Plan) -> dict[str, tuple[Where, Where]]:
+def plan_diff(before: Plan, now: Plan) -> dict[str, tuple[Where, Where]]:
     """Return the modules whose place changed, with the old and the new one."""
     paths = dict.fromkeys([*now.placements, *before.placements])
     changes = {path: (where(before, path), where(now, path)) for path in paths}
@@ -27,7 +27,7 @@ def where(plan: Plan, path: str) -> Where:
     return next(iter(places)) if len(places) == 1 else None
 
 
-def told(place: Where) -> str:
+def format_place(place: Where) -> str:
     """Return a place as text."""
     if place is None:
         return "no one place"
@@ -35,7 +35,7 @@ def told(place: Where) -> str:
     return device if device == runs_on else f"{device} (runs on {runs_on})"
 
 
-def beside_modules(before: Plan, now: Plan) -> str:
+def other_changes(before: Plan, now: Plan) -> str:
     """Return what differs of two plans where no module moved, empty where nothing does that a consumer is given."""
     if before.digest == now.digest:
         return ""

@@ -44,8 +44,8 @@ STYLES = {
     "free": "",
 }
 WIDTH = 80
-"""Columns where there is no terminal to ask, and what every view must be readable in."""
-_WIDEST = 120
+"""Columns if the terminal's are not known. Every view must be readable in them."""
+_NARROWEST, _WIDEST = 40, 120
 
 
 def plain(line: Line) -> str:
@@ -68,7 +68,7 @@ def as_lines(lines: str | Iterable[Line]) -> list[Line]:
     return [shown(line) for line in (lines.split("\n") if isinstance(lines, str) else lines)]
 
 
-class Screen:
+class Output:
     """One output stream. A reader that went away (`| head`) is no error: the rest is dropped.
 
     So is all of it where the stream was closed from the start, or, unless `needed`, cannot be written to.
@@ -97,8 +97,13 @@ class Screen:
 
     @cached_property
     def width(self) -> int:
-        """Columns to compose for."""
-        return max(40, min(_WIDEST, shutil.get_terminal_size((WIDTH, 24)).columns)) if self.terminal else WIDTH
+        """Columns to compose for, 40 to 120: the terminal's; in a pipe or a file those of `COLUMNS`, else 80."""
+        if self.terminal:
+            columns = shutil.get_terminal_size((WIDTH, 24)).columns
+        else:
+            wanted = os.environ.get("COLUMNS", "")
+            columns = int(wanted) if wanted.isascii() and wanted.isdecimal() and 0 < len(wanted) < 7 else 0
+        return max(_NARROWEST, min(_WIDEST, columns or WIDTH))
 
     def can_show(self, text: str) -> bool:
         """Whether the stream's encoding has these characters."""
@@ -135,7 +140,7 @@ class Screen:
                 raise DevPolicyError(f"cannot write the output: {reason_of(broken)}") from None
 
     def drop(self) -> None:
-        """Send what is still buffered nowhere: Python would complain when it flushes at exit."""
+        """Discard what is still buffered: Python would complain when it flushes at exit."""
         self._closed = True
         if self._stream is None:
             return

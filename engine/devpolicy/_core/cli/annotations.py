@@ -1,6 +1,6 @@
-"""What is told beside a plan: how far it may be from the best, and what a change makes of it.
+"""Annotations of a plan: its certificate, and the comparison with a hypothetical host or workload.
 
-Owns how these are told to people and to programs. They change nothing of a plan.
+Owns both forms. Annotations never change a plan.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from devpolicy._core.cost.prediction import as_ms
 from devpolicy._core.errors import Unsatisfiable
 
 if TYPE_CHECKING:
-    from devpolicy._core.cli.screen import Line
+    from devpolicy._core.cli.output import Line
     from devpolicy._core.host import Host
     from devpolicy._core.placement.plan import Plan
     from devpolicy._core.verbs.joint import Planned
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 Plans = Mapping[str | None, "Plan"]
 
 
-class Remark(NamedTuple):
-    """What is told beside a plan: of one component or of all, as data under a key, and as lines."""
+class Annotation(NamedTuple):
+    """One annotation, of one component or of all: data under a key for programs, lines for people."""
 
     component: str | None
     key: str
@@ -30,7 +30,7 @@ class Remark(NamedTuple):
     lines: list[Line]
 
 
-def certificates(placed: Mapping[str | None, Planned], host: Host) -> list[Remark]:
+def certificates(placed: Mapping[str | None, Planned], host: Host) -> list[Annotation]:
     """Return the certificate of each plan."""
     from devpolicy._core.certify import certify
 
@@ -38,11 +38,11 @@ def certificates(placed: Mapping[str | None, Planned], host: Host) -> list[Remar
     for name, one in placed.items():
         made = certify(one.plan, one.request.resolved, one.tree, host, reserved=one.reserved)
         text = f"no placement of whole units takes less than {as_ms(made.bound_ns)}: gap {made.gap:.2%}, by {made.by}"
-        told.append(Remark(name, "certificate", made.to_dict(), [[("certified ", "strong"), (text, "")]]))
+        told.append(Annotation(name, "certificate", made.to_dict(), [[("certified ", "strong"), (text, "")]]))
     return told
 
 
-def compared(changes: Changes, plans: Plans, present: Callable[[], Plans]) -> Remark:
+def compared(changes: Changes, plans: Plans, present: Callable[[], Plans]) -> Annotation:
     """Return the comparison with the plan that is made where nothing is changed."""
     try:
         before = summary(present())
@@ -50,9 +50,9 @@ def compared(changes: Changes, plans: Plans, present: Callable[[], Plans]) -> Re
         before = summary(refused)
     then = summary(plans)
     data = {"changes": list(changes.written), "as_it_is": before, "then": then}
-    return Remark(None, "what_if", data, comparison(changes, before, then))
+    return Annotation(None, "what_if", data, comparison(changes, before, then))
 
 
-def lines_of(remarks: Sequence[Remark]) -> list[Line]:
+def lines_of(annotations: Sequence[Annotation]) -> list[Line]:
     """Return the lines of all remarks, in their order."""
-    return [line for remark in remarks for line in remark.lines]
+    return [line for annotation in annotations for line in annotation.lines]

@@ -18,14 +18,14 @@ _Box = tuple[tuple[int, int], ...]
 
 
 class Row(NamedTuple, Generic[K]):
-    """What one pattern stands for."""
+    """The paths that one pattern matches."""
 
     pattern: str
     key: K
     paths: tuple[str, ...]
 
 
-def fold(paths: Iterable[tuple[str, K]]) -> list[Row[K]]:
+def collapse_ranges(paths: Iterable[tuple[str, K]]) -> list[Row[K]]:
     """Return rows that cover exactly `paths`, each path in one row and with its key, in order of first appearance.
 
     Paths must be distinct. Time is linear in paths but for sorting.

@@ -1,6 +1,6 @@
-"""What each device of a plan is asked to hold, as bars and as figures.
+"""The ledger of a plan: a bar and a row of figures for each device.
 
-Owns the drawing of a ledger. Each part has a character of its own, so that the picture is read without colours too.
+Owns the drawing of a ledger. Each part has a character of its own, so that the bars can be read without colours too.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from devpolicy._core.cli.table import INDENT, table
 from devpolicy._core.sizes import GIB
 
 if TYPE_CHECKING:
-    from devpolicy._core.cli.screen import Line, Screen, Span
+    from devpolicy._core.cli.output import Line, Output, Span
     from devpolicy._core.placement.ledger import Budget
 
 
@@ -37,6 +37,7 @@ PARTS = {
 """The parts of one plan's budget."""
 
 BAR = 40
+_SHORTEST_BAR = 10
 
 Sizes = Mapping[str, int]
 """Bytes of each part of a device's budget, as they are drawn from left to right."""
@@ -48,7 +49,7 @@ def sizes_of(budget: Budget) -> dict[str, int]:
 
 
 def cells(sizes: Sizes, width: int = BAR) -> dict[str, int]:
-    """Return how many of `width` cells each part takes: `width` in sum, and at least one for what is not nothing.
+    """Return how many of `width` cells each part takes: `width` in total, at least one for each that is not empty.
 
     Of more parts than there are cells the largest ones are drawn, a cell each.
     """
@@ -64,28 +65,28 @@ def cells(sizes: Sizes, width: int = BAR) -> dict[str, int]:
     return shown
 
 
-def bars(
-    devices: Mapping[str, Sizes], parts: Mapping[str, Part], names: Mapping[str, str], screen: Screen
-) -> list[Line]:
+def bars(devices: Mapping[str, Sizes], parts: Mapping[str, Part], names: Mapping[str, str], out: Output) -> list[Line]:
     """Return a bar for each device but the disk, whose weights are read where they are, and the legend.
 
     `names` says what the devices are.
     """
-    unicode = screen.can_show("".join(part.full for part in parts.values()) + "│")
+    unicode = out.can_show("".join(part.full for part in parts.values()) + "│")
     edge = "│" if unicode else "|"
     glyphs = {key: part.full if unicode else part.simple for key, part in parts.items()}
-    drawn = {device: cells(sizes) for device, sizes in devices.items() if device != "disk"}
     wide = max((len(device) for device in devices), default=0)
+    length = max(_SHORTEST_BAR, min(BAR, out.width - len(INDENT) - wide - 4))
+    drawn = {device: cells(sizes, length) for device, sizes in devices.items() if device != "disk"}
     lines: list[Line] = []
     for device, shown in drawn.items():
-        room = screen.width - len(INDENT) - wide - BAR - 6
+        room = max(0, out.width - len(INDENT) - wide - length - 6)
         spans: list[Span] = [(INDENT, ""), (device.ljust(wide), "device"), (f"  {edge}", "dim")]
         spans += [(glyphs[key] * count, parts[key].style) for key, count in shown.items() if count]
-        spans.append((f"{edge}  " if names.get(device) else edge, "dim"))
-        lines.append([*spans, (names.get(device, "")[:room], "dim")])
+        name = names.get(device, "")[:room]
+        spans.append((f"{edge}  " if name else edge, "dim"))
+        lines.append([*spans, (name, "dim")])
     seen = [key for key in parts if key != "free" and any(shown.get(key) for shown in drawn.values())]
     entries = [((glyphs[key], parts[key].style), f" {parts[key].label}") for key in seen]
-    return [*lines, *_legend(entries, len(INDENT) + wide + 3, screen.width)] if drawn else []
+    return [*lines, *_legend(entries, len(INDENT) + wide + 3, out.width)] if drawn else []
 
 
 def _legend(entries: Sequence[tuple[Span, str]], indent: int, width: int) -> list[Line]:

@@ -1,7 +1,7 @@
-"""Whether a property holds of one answer.
+"""Checks of one outcome, one for each property.
 
-Owns the check of each property of `language.properties.OF_A_PLAN`. None takes the planner's word: what can
-be counted is counted anew, and devices are looked up on the host.
+Owns the check of each property of `language.properties.OF_A_PLAN`. No check trusts the planner:
+bytes are recomputed, and devices are looked up on the host.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from devpolicy._core.review.outcome import Outcome, Part, ask, is_meant
+from devpolicy._core.review.outcome import Outcome, Part, is_meant, plan_outcome
 from devpolicy._core.review.recount import KEPT, budgets_of, device_map, keys_of, recount, tensors
 from devpolicy._core.sizes import format_size
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from devpolicy._core.memory.budgets import DeviceBudget
 
 
-def complaints(wanted: Property, outcome: Outcome) -> Iterator[str]:
-    """Yield what is wrong with an answer, by one property: nothing where it holds."""
+def violations(wanted: Property, outcome: Outcome) -> Iterator[str]:
+    """Yield the violations of one property by an outcome, none if it holds."""
     if wanted.term is not None:
         yield from _never_on(outcome, wanted.term)
     else:
@@ -50,7 +50,7 @@ def _placed_or_refused(outcome: Outcome) -> Iterator[str]:
 
 
 def _devices(outcome: Outcome) -> set[str]:
-    """Return every device that an answer names, where something is kept or runs."""
+    """Return every device on which an outcome stores or executes something."""
     if outcome.plan is not None:
         runs = {str(unit.runs_on) for unit in outcome.plan.placements.values()}
         return runs | set(device_map(outcome.plan).values())
@@ -184,7 +184,7 @@ def _never_on(outcome: Outcome, term: DeviceSelector) -> Iterator[str]:
 
 
 def _same_each_time(outcome: Outcome) -> Iterator[str]:
-    again = ask(outcome.written, outcome.given, outcome.host, component=outcome.component)
+    again = plan_outcome(outcome.written, outcome.given, outcome.host, component=outcome.component)
     if outcome.plan is not None and (again.plan is None or again.plan.to_dict() != outcome.plan.to_dict()):
         yield "planning again gives another plan"
     elif again.refusal != outcome.refusal or again.device != outcome.device:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from devpolicy._core.placement.plan import Plan
 
 
-class Form(NamedTuple):
+class OutputFormat(NamedTuple):
     """One form: the consumer it is planned for, and what a plan and a device are in it."""
 
     target: str
@@ -21,14 +21,14 @@ class Form(NamedTuple):
     of_device: Callable[[ComponentDevice], Any]
 
 
-FORMS = {
-    "hf": Form("hf", lambda plan: plan.to_hf_kwargs(), lambda device: device.to_hf()),
-    "pipeline": Form(
+OUTPUT_FORMATS = {
+    "hf": OutputFormat("hf", lambda plan: plan.to_hf_kwargs(), lambda device: device.to_hf()),
+    "pipeline": OutputFormat(
         "hf", lambda plan: plan.to_pipeline_kwargs(), lambda device: device.update_hf_kwargs({}, overwrite=True)
     ),
-    "haystack": Form("haystack", lambda plan: plan.device.to_dict(), lambda device: device.to_dict()),
-    "torch": Form("torch", lambda plan: plan.device.to_torch_str(), lambda device: device.to_torch_str()),
-    "spacy": Form("spacy", lambda plan: plan.device.to_spacy(), lambda device: device.to_spacy()),
+    "haystack": OutputFormat("haystack", lambda plan: plan.device.to_dict(), lambda device: device.to_dict()),
+    "torch": OutputFormat("torch", lambda plan: plan.device.to_torch_str(), lambda device: device.to_torch_str()),
+    "spacy": OutputFormat("spacy", lambda plan: plan.device.to_spacy(), lambda device: device.to_spacy()),
 }
 
 

@@ -1,6 +1,6 @@
-"""What one library told of the machine.
+"""The report of one library about the machine.
 
-Owns `Told`, and the reading of what a child process wrote of it. It asks nothing and judges nothing.
+Owns `LibraryReport`, and how it is read from a child process's answer.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from devpolicy._core.host import ACCELERATOR_TYPES
-from devpolicy._core.host.probe.answer import accelerator, clean
+from devpolicy._core.host.probe.probe_result import accelerator, clean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,21 +26,21 @@ LIBRARIES = {
     "haystack": "haystack-ai",
     "spacy": "spacy",
 }
-"""What is asked, in the order in which it is shown, with the distribution that brings it."""
+"""Libraries in the order in which they are shown, with the distributions that provide them."""
 
 NEED_TORCH = frozenset({"accelerate", "transformers", "sentence-transformers", "haystack"})
 """Those that choose devices only with torch."""
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class LibraryReport:
     """One library's view. A figure that the library has no notion of is `None`."""
 
     library: str
     version: str | None = None
     """`None`: it is not installed, and nothing else is set."""
     fault: str | None = None
-    """Why it could not be asked at all, or had no answer."""
+    """Why it gave no answer."""
     devices: tuple[Accelerator, ...] | None = None
     """The accelerators that it counts; with a fault, those that do not answer."""
     amounts: Literal["total", "free"] = "total"
@@ -55,7 +55,7 @@ class Told:
     """The toolkits that torch was built with: cuda, hip, xpu."""
     faults: tuple[tuple[str, str], ...] = ()
     """Why it can use nothing of a type of accelerator."""
-    remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     """The warnings that it gave."""
 
     def count(self, kind: str) -> int:
@@ -75,19 +75,19 @@ class Told:
             "why": self.why,
             "built_for": None if self.built_for is None else sorted(self.built_for),
             "faults": dict(self.faults),
-            "remarks": list(self.remarks),
+            "remarks": list(self.warnings),
         }
 
 
-def read(library: str, version: str, answer: Mapping[str, Any]) -> Told:
-    """Return what a child process wrote of a library. Raises `KeyError`, `TypeError` or `ValueError` for anything else.
+def read(library: str, version: str, answer: Mapping[str, Any]) -> LibraryReport:
+    """Return the report in a child process's answer. Raises an error of `MALFORMED` for anything else.
 
-    The keys are those of `Told`; devices are facts by type, as `devpolicy._core.host.probe.ask` gives them.
+    The keys are those of `LibraryReport.to_dict`; devices are facts by type, as `torch_probe` returns them.
     """
     devices = answer.get("devices")
     built_for = answer.get("built_for")
     ram = answer.get("ram")
-    return Told(
+    return LibraryReport(
         library,
         version,
         fault=_text(answer.get("fault")),
@@ -98,7 +98,7 @@ def read(library: str, version: str, answer: Mapping[str, Any]) -> Told:
         why=_text(answer.get("why")),
         built_for=None if built_for is None else frozenset(map(str, built_for)),
         faults=tuple((kind, _text(why) or "no reason") for kind, why in dict(answer.get("faults") or {}).items()),
-        remarks=tuple(told for text in answer.get("remarks") or () if (told := _text(text))),
+        warnings=tuple(line for text in answer.get("remarks") or () if (line := _text(text))),
     )
 
 

@@ -1,4 +1,4 @@
-"""The questions about accelerators that a child process is asked: those to torch, and those to NVML.
+"""The probes of accelerators that run in a child process: torch's and NVML's.
 
 Runs as a script (its text is given to `python -c`, so it imports nothing of devpolicy), because most of torch's
 questions create a context on the device, hundreds of megabytes and forks that no longer work, and because a driver's

@@ -1,6 +1,6 @@
-"""What one run of a command was asked for: format, colours, and the screens that follow from them.
+"""The options of one run of a command, and the outputs that follow from them.
 
-Owns the options that every command takes. `Session` is Click's context object.
+Owns the options that every command takes. `CliContext` is the object of Click's context.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any, Literal, TypeVar, cast, get_args
 
 import click
 
-from devpolicy._core.cli.ending import undone
-from devpolicy._core.cli.screen import Color, Screen
+from devpolicy._core.cli.output import Color, Output
+from devpolicy._core.cli.signals import undone
 from devpolicy._core.text import visible
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -28,28 +28,28 @@ Format = Literal["human", "json", "github", "sarif", "junit"]
 PATIENCE = 1.0
 """Seconds after which progress is shown."""
 _LOG_EVERY = 30.0
-"""Seconds between the lines that tell of progress where there is no terminal: a log of CI keeps each of them."""
+"""Seconds between lines of progress without a terminal: a CI log keeps each of them."""
 _FOR_ALL: tuple[Format, ...] = ("human", "json")
 
 
 @dataclass
-class Session:
-    """One run."""
+class CliContext:
+    """Format, colours and outputs of one run."""
 
     format: Format = "human"
     color: Color = "auto"
     debug: bool = False
 
     @cached_property
-    def out(self) -> Screen:
+    def out(self) -> Output:
         """Standard output."""
-        return Screen(sys.stdout, self.color)
+        return Output(sys.stdout, self.color)
 
     @cached_property
-    def err(self) -> Screen:
+    def err(self) -> Output:
         """Standard error."""
-        # What cannot be told is no failure of what was done.
-        return Screen(sys.stderr, self.color, needed=False)
+        # A command does not fail because its messages cannot be written.
+        return Output(sys.stderr, self.color, needed=False)
 
     @property
     def json(self) -> bool:
@@ -87,7 +87,7 @@ class Session:
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
-        """Show how much is done of what takes longer than a second; the function is told of it.
+        """Show the progress of work that takes longer than a second; call the function with what is done.
 
         On a terminal it is a bar, which goes when all is done; elsewhere a line each half minute.
         """
@@ -113,17 +113,17 @@ class Session:
             yield tell
 
     @classmethod
-    def guess(cls, arguments: Sequence[str]) -> Session:
-        """Return the session that the arguments ask for, before they are parsed: wrong usage is told in it too."""
-        session = cls()
+    def guess(cls, arguments: Sequence[str]) -> CliContext:
+        """Return the context that the arguments describe, before they are parsed: usage errors need it too."""
+        ctx = cls()
         for option, value in _pairs(arguments):
             if option == "--format" and value in get_args(Format):
-                session.format = cast(Format, value)
+                ctx.format = cast(Format, value)
             elif option == "--color" and value in ("auto", "always", "never"):
-                session.color = cast(Color, value)
+                ctx.color = cast(Color, value)
             elif option == "--debug":
-                session.debug = True
-        return session
+                ctx.debug = True
+        return ctx
 
 
 @contextmanager
@@ -187,4 +187,4 @@ def common(*, formats: tuple[Format, ...] = _FOR_ALL) -> Callable[[F], F]:
     return add
 
 
-pass_session = click.make_pass_decorator(Session)
+pass_context = click.make_pass_decorator(CliContext)

@@ -1,7 +1,7 @@
-"""Families of hosts: every machine of some types of accelerators, counts and memories.
+"""Host spaces: every machine of some types of accelerators, counts and memories.
 
-Owns how a family is described, its hosts in order, the smallest first, and which of them has a little more memory than
-another. A ladder of memories makes a family finite; a range of them does not.
+Owns how a space is described, its hosts in order, the smallest first, and each host's successors, which have one step
+more memory. A list of memories makes a space finite; a range does not.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ FINEST = 256 << 20
 """The step of a range of memories: plans take free memory down to a multiple of it."""
 
 
-class Card(NamedTuple):
-    """One accelerator of a family: its type, and the steps of its memory and of what is free on their ladders."""
+class DeviceSpec(NamedTuple):
+    """One accelerator: its type, and the positions of its memory and free percentage in the space's lists."""
 
     type: str
     memory: int
     free: int
 
 
-class Shape(NamedTuple):
-    """One host of a finite family, by places on ladders."""
+class HostSpec(NamedTuple):
+    """One host of a finite space, by positions in the space's lists."""
 
-    cards: tuple[Card, ...]
+    devices: tuple[DeviceSpec, ...]
     ram: int
 
 
 @dataclass(frozen=True)
-class Family:
+class HostSpace:
     """Machines of up to `most` accelerators. Sizes are bytes, ascending; `free` are percentages, ascending."""
 
     types: tuple[str, ...] = ("cuda", "mps")
     most: int = 3
     memory: tuple[int, ...] = (8 * GIB, 24 * GIB, 80 * GIB)
-    """The ladder, or with `ranged` the two ends of a range."""
+    """The list, or with `ranged` the two ends of a range."""
     free: tuple[int, ...] = (25, 100)
     ram: tuple[int, ...] = (16 * GIB, 64 * GIB, 512 * GIB)
     disk: int = 4 * TIB
@@ -72,40 +72,45 @@ class Family:
     def _most(self, kind: str) -> int:
         return min(self.most, 1) if kind == "mps" else self.most
 
-    def shapes(self) -> list[Shape]:
-        """Return every host of a finite family: with fewer accelerators first, then with less memory in all."""
-        cards = [self._cards(kind) for kind in self.types]
+    def specs(self) -> list[HostSpec]:
+        """Return every host of a finite space: with fewer accelerators first, then with less memory in all."""
+        devices = [self._device_specs(kind) for kind in self.types]
         racks = (
             sum(parts, ())
             for counts in self._counts()
-            for parts in product(*(product(own, repeat=number) for own, number in zip(cards, counts, strict=True)))
+            for parts in product(*(product(own, repeat=number) for own, number in zip(devices, counts, strict=True)))
         )
-        found = (Shape(rack, ram) for rack in racks for ram in range(len(self.ram)))
+        found = (HostSpec(rack, ram) for rack in racks for ram in range(len(self.ram)))
         return sorted(found, key=self._rank)
 
-    def _cards(self, kind: str) -> list[Card]:
-        return [Card(kind, memory, free) for memory in range(len(self.memory)) for free in range(len(self.free))]
+    def _device_specs(self, kind: str) -> list[DeviceSpec]:
+        return [DeviceSpec(kind, memory, free) for memory in range(len(self.memory)) for free in range(len(self.free))]
 
-    def _rank(self, shape: Shape) -> tuple[object, ...]:
+    def _rank(self, spec: HostSpec) -> tuple[object, ...]:
         # Of as much memory, all of it free is the simpler machine.
-        taken = sum(len(self.free) - 1 - card.free for card in shape.cards)
-        memory = sum(self.memory[card.memory] for card in shape.cards)
-        return len(shape.cards), memory, shape.ram, taken, shape.cards
+        taken = sum(len(self.free) - 1 - device.free for device in spec.devices)
+        memory = sum(self.memory[device.memory] for device in spec.devices)
+        return len(spec.devices), memory, spec.ram, taken, spec.devices
 
-    def host(self, shape: Shape) -> Host:
-        """Return the host of a shape."""
-        ram = self.ram[shape.ram]
-        cards = [accelerator(card.type, self.memory[card.memory], self.free[card.free], ram) for card in shape.cards]
-        return machine(cards, ram, self.disk)
+    def host(self, spec: HostSpec) -> Host:
+        """Return the host that a spec describes."""
+        ram = self.ram[spec.ram]
+        devices = [
+            accelerator(device.type, self.memory[device.memory], self.free[device.free], ram) for device in spec.devices
+        ]
+        return machine(devices, ram, self.disk)
 
-    def more(self, shape: Shape) -> Iterator[Shape]:
-        """Yield the hosts that have one step more memory: a larger or a freer device, or more RAM."""
-        for at, card in enumerate(shape.cards):
-            for larger in (card._replace(memory=card.memory + 1), card._replace(free=card.free + 1)):
+    def successors(self, spec: HostSpec) -> Iterator[HostSpec]:
+        """Yield the hosts with one step more memory: a larger device, one with more free memory, or more RAM."""
+        for at, device in enumerate(spec.devices):
+            for larger in (
+                device._replace(memory=device.memory + 1),
+                device._replace(free=device.free + 1),
+            ):
                 if larger.memory < len(self.memory) and larger.free < len(self.free):
-                    yield shape._replace(cards=(*shape.cards[:at], larger, *shape.cards[at + 1 :]))
-        if shape.ram + 1 < len(self.ram):
-            yield shape._replace(ram=shape.ram + 1)
+                    yield spec._replace(devices=(*spec.devices[:at], larger, *spec.devices[at + 1 :]))
+        if spec.ram + 1 < len(self.ram):
+            yield spec._replace(ram=spec.ram + 1)
 
     def __str__(self) -> str:
         join = ".." if self.ranged else ", "
@@ -128,7 +133,7 @@ def accelerator(kind: str, memory: int, percent: int, ram: int) -> Accelerator:
 def machine(devices: Sequence[Accelerator], ram: int, disk: int) -> Host:
     """Return a host with these devices, whose RAM and disk are free: a Mac where one of them is mps.
 
-    It has the software of a host of the catalogue, so that what a policy asks of versions is no matter of the family.
+    It has the software of a host of the catalogue, so that conditions on versions do not depend on the space.
     """
     mac = any(device.type == "mps" for device in devices)
     system, processor = ("macos", "arm64") if mac else ("linux", "x86_64")
@@ -149,6 +154,6 @@ def _like(kind: str, memory: int) -> Accelerator | None:
     return near[0] if near else None
 
 
-def mentioned(text: str) -> tuple[str, ...]:
-    """Return the types of accelerators that a policy's text speaks of: a machine's others are as if not there."""
+def types_in(text: str) -> tuple[str, ...]:
+    """Return the types of accelerators that a policy's text mentions; the policy ignores all others."""
     return tuple(kind for kind in ACCELERATOR_TYPES if kind in text) or ("cuda",)

@@ -1,8 +1,8 @@
-"""What is asked of each library, in a child process of its own.
+"""One probe for each library, each run in a child process of its own.
 
-Owns the questions. Each is the library's own way to look at the machine, so that its answer is what it would act on,
-and none of them is allowed to matter to the process that is examined: whatever it raises, or does to the driver, ends
-with the child. Answers as `devpolicy._core.host.probe.ask` says.
+Each probe uses the library's own way to look at the machine, so that its answer is what the library would act on. No
+probe affects the examined process: whatever a library raises, or does to the driver, ends with the child. The protocol
+is that of `devpolicy._core.host.probe.torch_probe`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from devpolicy._core.host.probe import nvml as nvidia
-from devpolicy._core.host.probe.ask import PLUGINS, answers, end_after, inventory, tell
 from devpolicy._core.host.probe.system import Amount
+from devpolicy._core.host.probe.torch_probe import PLUGINS, answers, end_after, inventory, tell
 
 
 def nvml() -> dict[str, Any]:
@@ -36,12 +36,12 @@ def torch() -> dict[str, Any]:
     """Ask for the devices of every type that this build may have, and for the accelerator that it calls current."""
     library = import_module("torch")
     types = ["cuda", "xpu", "mps", *(kind for kind in PLUGINS if hasattr(library, kind))]
-    told = answers(library, types)
+    found = answers(library, types)
     module = getattr(library, "accelerator", None)
     chosen = module.current_accelerator() if module is not None and module.is_available() else None
     return {
-        "devices": {kind: answer.get("devices", []) for kind, answer in told.items()},
-        "faults": {kind: answer["fault"] for kind, answer in told.items() if "fault" in answer},
+        "devices": {kind: answer.get("devices", []) for kind, answer in found.items()},
+        "faults": {kind: answer["fault"] for kind, answer in found.items() if "fault" in answer},
         "built_for": [kit for kit in ("cuda", "hip", "xpu") if getattr(library.version, kit, None)],
         "choice": "cpu" if chosen is None else str(chosen),
     }
@@ -96,7 +96,7 @@ def spacy() -> dict[str, Any]:
     return {"choice": "cuda" if isinstance(thinc.get_current_ops(), thinc.CupyOps) else "mps"}
 
 
-QUESTIONS = {
+LIBRARY_PROBES = {
     "nvml": nvml,
     "psutil": psutil,
     "torch": torch,
@@ -125,7 +125,7 @@ def main() -> None:
     with warnings.catch_warnings(record=True) as caught, simulating(host):
         warnings.simplefilter("always")
         try:
-            answer = QUESTIONS[library]()
+            answer = LIBRARY_PROBES[library]()
         except BaseException as error:  # noqa: BLE001 - libraries exit, and drivers may raise anything
             answer = {"fault": str(error) or type(error).__name__}
     remarks = [str(one.message) for one in caught if issubclass(one.category, UserWarning | RuntimeWarning)]

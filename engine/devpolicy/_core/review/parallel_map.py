@@ -1,4 +1,4 @@
-"""The same work on many things, in several processes where that is worth it.
+"""A map over many things, in several processes if that is worth it.
 
 Owns that results come in the order of the things, do not depend on the number of processes, and that no process
 outlives the one that asked for it, however that one ends.
@@ -24,13 +24,13 @@ Shared = TypeVar("Shared")
 Thing = TypeVar("Thing")
 Result = TypeVar("Result")
 Progress = Callable[[int, int], None]
-"""Is told how many things are done, of how many."""
+"""Called with the number of things that are done, and of all."""
 
 ALONE = 0.5
-"""Seconds after which further processes are started: what is done by then is not worth them."""
+"""Seconds after which further processes are started: shorter work is not worth them."""
 
 
-def spread(
+def parallel_map(
     work: Callable[[Shared, Thing], Result],
     shared: Shared,
     things: Sequence[Thing],

@@ -1,4 +1,4 @@
-"""What a source of facts answered, and how a source is asked that may raise or hang.
+"""The result of probing one source, and a timeout for sources that may raise or hang.
 
 Owns the rule that no driver's failure leaves the probe as an exception: it becomes a fault, one
 line of text under the name of the source.
@@ -25,7 +25,7 @@ MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ProbeResult:
     """Accelerators in the order of torch's ids, and pairs of versions and of faults, as `Host` takes them."""
 
     accelerators: tuple[Accelerator, ...] = ()
@@ -44,11 +44,11 @@ def reason(error: BaseException) -> str:
     return clean(error) or type(error).__name__
 
 
-def within(seconds: float, ask: Callable[[], T]) -> T:
+def with_timeout(seconds: float, ask: Callable[[], T]) -> T:
     """Return what `ask` returns, or raise `TimeoutError` after `seconds`, or what it raises: always an `Exception`.
 
     The call cannot be stopped: one that hangs in a driver keeps a daemon thread until the process ends.
-    The thread sees the caller's context variables, so that a simulated machine is asked where one is set.
+    The thread sees the caller's context variables, so that it sees a simulated machine where one is set.
     """
     outcome: list[T] = []
     failure: list[BaseException] = []
@@ -67,11 +67,11 @@ def within(seconds: float, ask: Callable[[], T]) -> T:
     if failure:
         raise failure[0]
     if not outcome:
-        raise TimeoutError(silent(seconds))
+        raise TimeoutError(timeout_message(seconds))
     return outcome[0]
 
 
-def silent(seconds: float) -> str:
+def timeout_message(seconds: float) -> str:
     """Return the fault of a source that did not answer."""
     return f"no answer within {seconds:g} seconds"
 

@@ -1,4 +1,4 @@
-"""What drivers and libraries say when they are broken, and what to do about it.
+"""Suggestions for known error texts of drivers and libraries.
 
 Owns the table of known texts. A new one is a line here, and nothing else knows any of them.
 """
@@ -63,8 +63,8 @@ _TABLE: tuple[tuple[str, str], ...] = (
 _KNOWN = [(re.compile(pattern, re.IGNORECASE), advice) for pattern, advice in _TABLE]
 
 
-def remedy(text: str, module: str = "torch") -> str | None:
-    """Return what to do about what a driver or a library said; `None` for a text that is not known.
+def suggestion(text: str, module: str = "torch") -> str | None:
+    """Return how to fix what an error text of a driver or a library reports; `None` for an unknown text.
 
     `module` is the one that said it, as it is imported.
     """

@@ -15,14 +15,14 @@ from devpolicy._core.language.properties import OF_A_PLAN, Property
 from devpolicy._core.model.catalogue import model_catalogue
 from devpolicy._core.model.tree import KVCache, Module
 from devpolicy._core.placement.plan import Placements, Plan
-from devpolicy._core.review.holds import complaints
-from devpolicy._core.review.outcome import Outcome, ask
+from devpolicy._core.review.check import violations
+from devpolicy._core.review.outcome import Outcome, plan_outcome
 from devpolicy._core.review.recount import DeviceLoad, budgets_of, recount
 
 POLICY = Policy.parse('prefer = "cuda"\n[offload]\nlm_head = "disk"\n')
 LLAMA = ModelTree.load("llama-3.1-8b")
-SOUND = ask(POLICY, LLAMA, Host.load("2x24gb"))
-REFUSED = ask(POLICY, LLAMA, Host.load("cpu-only"))
+SOUND = plan_outcome(POLICY, LLAMA, Host.load("2x24gb"))
+REFUSED = plan_outcome(POLICY, LLAMA, Host.load("cpu-only"))
 EVERY = [Property(name) for name in OF_A_PLAN if name != "never_on"]
 
 
@@ -30,7 +30,7 @@ def broken(name: str, outcome: Outcome, term: str = "") -> str:
     """What is complained of first, nothing where the property holds."""
     kind, _, number = term.partition(":")
     wanted = Property(name, DeviceSelector(kind, int(number) if number else None) if term else None)
-    return next(complaints(wanted, outcome), "")
+    return next(violations(wanted, outcome), "")
 
 
 def moved(outcome: Outcome, **devices: str) -> Outcome:
@@ -48,7 +48,7 @@ def moved(outcome: Outcome, **devices: str) -> Outcome:
 
 
 def test_all_hold_of_a_sound_plan_but_that_nothing_is_streamed() -> None:
-    assert {str(one): list(complaints(one, SOUND)) for one in EVERY if one.name != "resident"} == {
+    assert {str(one): list(violations(one, SOUND)) for one in EVERY if one.name != "resident"} == {
         str(one): [] for one in EVERY if one.name != "resident"
     }
     assert "`lm_head` is kept on `disk` by `offload.lm_head`" in broken("resident", SOUND)
@@ -82,7 +82,7 @@ def test_a_tensor_with_two_places_is_found() -> None:
 
 
 def test_a_refusal_that_no_host_could_help_is_none() -> None:
-    tensor = ask(Policy.parse('prefer = "cuda"\n[offload]\n"lm_head.weight" = "disk"\n'), LLAMA, SOUND.host)
+    tensor = plan_outcome(Policy.parse('prefer = "cuda"\n[offload]\n"lm_head.weight" = "disk"\n'), LLAMA, SOUND.host)
     assert "DP203" in broken("placed_or_refused", tensor)
 
 
@@ -94,21 +94,21 @@ def test_more_than_the_policy_leaves_is_over_the_budget() -> None:
 def test_more_than_is_free_is_over_the_budget_whatever_the_policy_says() -> None:
     text = 'prefer = "cuda"\n[memory.cuda]\nbasis = "total"\nheadroom = "0 B"\n'
     host = Host([Accelerator("cuda", memory="24 GiB", free="4 GiB")], memory="64 GiB")
-    assert "4.0 GiB of it are free" in broken("within_budget", ask(Policy.parse(text), LLAMA, host))
+    assert "4.0 GiB of it are free" in broken("within_budget", plan_outcome(Policy.parse(text), LLAMA, host))
 
 
 def test_devices_that_share_one_memory_must_fit_in_it_together() -> None:
     host = Host.load("gb10")
     text = 'prefer = "cuda"\n[offload]\n"model.layers.{16..}" = "cpu"\n[memory.cuda]\nbasis = "total"\n'
-    sound = ask(Policy.parse(text), LLAMA, host)
+    sound = plan_outcome(Policy.parse(text), LLAMA, host)
     assert not broken("within_budget", sound)
     full = replace(host, free=12 << 30, accelerators=tuple(replace(one, free=12 << 30) for one in host.accelerators))
-    assert "share" in " ".join(complaints(Property("within_budget"), replace(sound, host=full)))
+    assert "share" in " ".join(violations(Property("within_budget"), replace(sound, host=full)))
 
 
 def test_more_than_the_share_of_a_component_is_over_the_budget() -> None:
     text = 'prefer = "cuda"\n[component.a]\nshare = "{}"\n'
-    alone = ask(Policy.parse(text.format("75%")), LLAMA, SOUND.host, component="a")
+    alone = plan_outcome(Policy.parse(text.format("75%")), LLAMA, SOUND.host, component="a")
     assert not broken("within_budget", alone)
     smaller = Policy.parse(text.format("70%")).for_component("a")
     told = broken("within_budget", replace(alone, policy=smaller))
@@ -117,7 +117,7 @@ def test_more_than_the_share_of_a_component_is_over_the_budget() -> None:
 
 def test_both_sides_of_one_memory_count_against_a_share() -> None:
     text = 'prefer = "cuda"\n[component.a]\nshare = "{}"\n[offload]\n"model.layers.{{16..}}" = "cpu"\n'
-    outcome = ask(Policy.parse(text.format("90%")), LLAMA, Host.load("gb10"), component="a")
+    outcome = plan_outcome(Policy.parse(text.format("90%")), LLAMA, Host.load("gb10"), component="a")
     assert outcome.plan is not None
     assert not broken("within_budget", outcome)
     smaller = Policy.parse(text.format("10%")).for_component("a").for_host(outcome.host)
@@ -125,7 +125,7 @@ def test_both_sides_of_one_memory_count_against_a_share() -> None:
 
 
 def test_tied_tensors_on_two_devices_are_found() -> None:
-    gpt2 = ask(Policy.parse('prefer = "cuda"\n'), ModelTree.load("gpt2"), SOUND.host)
+    gpt2 = plan_outcome(Policy.parse('prefer = "cuda"\n'), ModelTree.load("gpt2"), SOUND.host)
     parted = moved(gpt2, transformer="cuda:0", lm_head="cuda:1")
     assert "are on `cuda:0` and `cuda:1`" in broken("ties_together", parted)
 
@@ -153,12 +153,12 @@ def test_what_is_never_used_is_looked_for_where_things_run_and_where_they_are_ke
 
 def test_what_is_kept_elsewhere_is_told_apart_from_where_it_runs() -> None:
     assert broken("never_on", SOUND, "disk").startswith("`lm_head` is kept on `disk`, decided by `offload.lm_head`")
-    elsewhere = ask(Policy.parse('prefer = "cuda"\n[offload]\n"model.**" = "cpu"\n'), LLAMA, SOUND.host)
+    elsewhere = plan_outcome(Policy.parse('prefer = "cuda"\n[offload]\n"model.**" = "cpu"\n'), LLAMA, SOUND.host)
     assert broken("never_on", elsewhere, "cuda").startswith("`model.embed_tokens` runs on `cuda:0`, decided by")
 
 
 def test_without_a_model_the_device_is_what_is_never_used() -> None:
-    chosen = ask(POLICY, None, SOUND.host)
+    chosen = plan_outcome(POLICY, None, SOUND.host)
     assert "`cuda:0` is chosen" in broken("never_on", chosen, "cuda")
     assert not broken("never_on", chosen, "cpu")
 
@@ -173,23 +173,23 @@ WORLDS = st.one_of(worlds(), worlds(hostile=True))
 
 @given(WORLDS)
 def test_whatever_is_planned_has_every_property_that_the_planner_promises(world: World) -> None:
-    outcome = ask(as_policy(world.policy), world.tree, world.host)
+    outcome = plan_outcome(as_policy(world.policy), world.tree, world.host)
     promised = ("placed_or_refused", "within_budget", "ties_together", "one_type", "same_each_time")
     if outcome.refusal is not None and outcome.refusal.code == "DP203":
         return
-    assert [text for name in promised for text in complaints(Property(name), outcome)] == []
+    assert [text for name in promised for text in violations(Property(name), outcome)] == []
 
 
 @given(WORLDS, st.integers(1, 100))
 def test_no_component_takes_more_than_its_share_of_what_is_planned(world: World, percent: int) -> None:
     shared = replace(world.policy, share=Amount(percent=percent))
-    outcome = ask(as_policy(shared), world.tree, world.host)
-    assert list(complaints(Property("within_budget"), outcome)) == []
+    outcome = plan_outcome(as_policy(shared), world.tree, world.host)
+    assert list(violations(Property("within_budget"), outcome)) == []
 
 
 @given(WORLDS)
 def test_the_recount_is_what_the_ledger_says(world: World) -> None:
-    outcome = ask(as_policy(world.policy), world.tree, world.host)
+    outcome = plan_outcome(as_policy(world.policy), world.tree, world.host)
     if outcome.plan is not None:
         compare(outcome.plan, world.tree, world.policy, world.host)
 
@@ -199,7 +199,7 @@ def test_the_recount_is_what_the_ledger_says_of_every_shipped_model(name: str) -
     """One has linear attention, whose states are float32: they were counted at the width of keys and values."""
     policy = Policy.parse('prefer = "cuda"\noverflow = "cpu"\n')
     tree, host = ModelTree.load(name), Host.load("8x80gb")
-    plan = ask(policy, tree, host).plan
+    plan = plan_outcome(policy, tree, host).plan
     assert plan is not None
     compare(plan, tree, policy.top, host)
 
@@ -207,7 +207,7 @@ def test_the_recount_is_what_the_ledger_says_of_every_shipped_model(name: str) -
 def test_a_model_without_tensors_keeps_no_cache() -> None:
     policy, host = Policy.parse('prefer = "cuda"\n'), Host.load("1x8gb")
     tree = ModelTree("empty", (Module("", "Model"),), kv_cache=(KVCache("", 1),))
-    plan = ask(policy, tree, host).plan
+    plan = plan_outcome(policy, tree, host).plan
     assert plan is not None
     compare(plan, tree, policy.top, host)
 
