@@ -265,7 +265,7 @@ def test_a_saved_pipeline_is_decided_with_its_components_beside_each_other(check
     from haystack.components.evaluators import SASEvaluator
     from haystack.core.serialization import DeserializationCallbacks
 
-    from devpolicy.adapters.haystack import decide
+    from devpolicy.haystack import decide
 
     policy = rag(tmp_path, checkpoint)
     planned = plan_all(policy, host="2x24gb")
@@ -281,7 +281,7 @@ def test_an_entry_for_a_class_speaks_for_the_components_of_a_saved_pipeline(tmp_
     from haystack.components.evaluators import SASEvaluator
     from haystack.core.serialization import DeserializationCallbacks
 
-    from devpolicy.adapters.haystack import decide
+    from devpolicy.haystack import decide
 
     policy = Policy.parse(
         "prefer = 'cuda:1'\n[component.'*']\ntype = 'haystack.components.evaluators.*'\nprefer = 'cpu'\n"

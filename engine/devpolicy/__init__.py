@@ -6,6 +6,7 @@ library that only might need it.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,6 +50,13 @@ _MODULES = {
     "devpolicy.placement.plan": ("Plan",),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
+
+
+if os.environ.get("DEVPOLICY"):
+    # The policy of a process is asked by Haystack's components too, without another line of the program.
+    from devpolicy.adapters.haystack_components.ambient import COMPONENTS
+
+    COMPONENTS.install()
 
 
 def __getattr__(name: str) -> Any:

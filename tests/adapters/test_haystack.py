@@ -23,7 +23,7 @@ from haystack.core.errors import DeserializationError
 from haystack.core.serialization import DeserializationCallbacks
 from haystack.utils import ComponentDevice as HaystackDevice
 
-from devpolicy.adapters.haystack import decide, from_haystack, restore_order, to_haystack
+from devpolicy.haystack import decide, from_haystack, restore_order, to_haystack
 
 SPLIT = {"model.embed_tokens": "cuda:0", "model.layers": "cuda:1", "lm_head": "disk"}
 

@@ -15,13 +15,13 @@ from dataclasses import replace
 from typing import Any
 from warnings import warn
 
+from devpolicy.api.decision import Decision, decide
 from devpolicy.api.inputs import HostLike, PolicyLike, host_of, policy_in_environment, policy_of
-from devpolicy.api.joint import Joint, Request
+from devpolicy.api.joint import Joint, Placed, Request
 from devpolicy.device import ComponentDevice
 from devpolicy.errors import DevPolicyWarning, Diagnostic, PolicyError, Unsatisfiable, findings_at
 from devpolicy.host import Host
 from devpolicy.language.policy import Policy
-from devpolicy.placement.choice import choose
 
 VARIABLE = "DEVPOLICY"
 """The environment variable that names the active policy of a process."""
@@ -29,14 +29,9 @@ VARIABLE = "DEVPOLICY"
 
 def device_of(joint: Joint, request: Request, *, strict: bool) -> ComponentDevice:
     """Return a component's device: of its plan, which is kept, or where nothing tells its size, the device choice."""
-    request = request.on(joint.host)
-    if request.has_size:
-        plan = joint.place(request).plan
-        tell(plan.warnings, strict=strict)
-        return plan.device
-    choice = choose(request.policy, joint.host, component=request.component, cls=request.cls, target=request.target)
-    tell(choice.warnings, strict=strict)
-    return choice.device
+    decision = decide(joint, request)
+    tell(decision.warnings, strict=strict)
+    return decision.device
 
 
 class Block:
@@ -72,6 +67,17 @@ class Block:
         with self.lock:
             return replace(self.joint)
 
+    def decide(self, request: Request) -> Decision:
+        """Decide for one component, by any policy, beside what was resolved before. Nothing is warned about."""
+        with self.lock:
+            return decide(self.joint, request)
+
+    def release(self, placed: Placed) -> None:
+        """Take back what a component claims that is no longer there."""
+        with self.lock:
+            joint = self.joint
+            joint.placed = tuple(one for one in joint.placed if one is not placed)
+
     def device(self, request: Request, *, strict: bool = False) -> ComponentDevice:
         """Resolve one component, by any policy, beside what was resolved before."""
         with self.lock:
@@ -93,10 +99,20 @@ def use_policy(policy: PolicyLike, host: HostLike | None = None) -> Iterator[Pol
     """
     loaded = policy_of(policy)
     token = _in_use.set(Block(loaded, None if host is None else host_of(host, loaded)))
+    components = _components()
+    components.put()
     try:
         yield loaded
     finally:
+        components.take()
         _in_use.reset(token)
+
+
+def _components() -> Any:
+    """Return what makes Haystack's components ask the policy in use."""
+    from devpolicy.adapters.haystack_components.ambient import COMPONENTS
+
+    return COMPONENTS
 
 
 def around(host: HostLike | None) -> Block | None:
@@ -112,17 +128,18 @@ def surroundings(host: HostLike | None, policy: Policy) -> Joint:
 
 def active_policy() -> Policy | None:
     """Return the policy of the innermost `use_policy`, else the one that `DEVPOLICY` names, else `None`."""
-    active = _active()
+    active = active_block()
     return None if active is None else active.policy
 
 
 def active_device(*, component: str | None = None, model: Any = None) -> ComponentDevice | None:
     """Return what the active policy gives a component, as `resolve` does; `None` where no policy is active."""
-    active = _active()
+    active = active_block()
     return None if active is None else active.device(Request(active.effective, component, model))
 
 
-def _active() -> Block | None:
+def active_block() -> Block | None:
+    """Return the innermost `use_policy` block, else that of the policy that `DEVPOLICY` names, else `None`."""
     active = _in_use.get()
     if active is not None:
         return active

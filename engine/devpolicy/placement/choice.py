@@ -5,6 +5,7 @@ Owns what `prefer` alone decides on a host: the first term with usable devices, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from devpolicy.device import ComponentDevice
@@ -13,8 +14,12 @@ from devpolicy.host import Host
 from devpolicy.language.conditions import check_requirements
 from devpolicy.language.policy import Policy
 from devpolicy.placement.joint import misnamed
-from devpolicy.placement.seats import find
+from devpolicy.placement.seats import Seat, find, pooled
 from devpolicy.placement.targets import target_of
+from devpolicy.sizes import GIB, format_size
+
+NEARLY_NO_ROOM = GIB
+"""A device with less than this after headroom and other components is not chosen without a warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +32,21 @@ class Choice:
 
 
 def choose(
-    policy: Policy, host: Host, *, component: str | None = None, cls: str | None = None, target: str | None = None
+    policy: Policy,
+    host: Host,
+    *,
+    component: str | None = None,
+    cls: str | None = None,
+    target: str | None = None,
+    claims: Mapping[str, int] | None = None,
 ) -> Choice:
     """Return the first device of the first term that the host and the consumer have.
 
     `cls` is the path of the component's class. `target` is by default what the policy says of it, else `"torch"`.
+    `claims` are bytes by device that components planned before take.
 
-    Rules about modules cannot be applied without a model, which is a warning of the choice (DP504). Raises
+    Rules about modules cannot be applied without a model, which is a warning of the choice (DP504), as is a device
+    with nearly no room (DP507). Raises
     `Unsatisfiable`: DP304 where the host has not what the policy requires, DP301 where no term has a usable device.
     """
     policy = policy.overlaid(host)
@@ -50,6 +63,7 @@ def choose(
         found = find(term, policy, host)
         if found.seats:
             terms.append((str(term), "serves"))
+            warnings += _nearly_full(found.seats[0].claimed(pooled(claims or {}, host)))
             return Choice(ComponentDevice.from_single(found.seats[0].device), tuple(terms), tuple(warnings))
         terms.append((str(term), found.reason))
     if not policy.prefer:
@@ -70,6 +84,20 @@ def no_preference() -> Diagnostic:
     return Diagnostic(
         "DP301", "`prefer` lists no device", help='list what may be used, the best first: `"cuda"`, `"cpu"`'
     )
+
+
+def _nearly_full(seat: Seat) -> list[Diagnostic]:
+    if seat.budget >= NEARLY_NO_ROOM:
+        return []
+    left = f"{format_size(max(0, seat.budget))} after headroom" + (" and other components" if seat.others else "")
+    return [
+        Diagnostic(
+            "DP507",
+            f"`{seat}` is chosen without a size, and has nearly no room: {left}",
+            help="say what the component takes, with `model` or `needs`, so that it goes where it fits",
+            severity="warning",
+        )
+    ]
 
 
 def _rules_left_out(policy: Policy) -> list[Diagnostic]:

@@ -39,11 +39,26 @@ TARGETS = {
         Target("spacy", frozenset({"cuda", "mps", "cpu"}), maps=False),
     )
 }
+COMPONENT_TARGETS = {
+    target.name: target
+    for target in (
+        Target("haystack-torch", frozenset({"cuda", "mps", "xpu", "cpu"}), maps=False),
+        Target("haystack-spacy", frozenset({"cuda", "cpu"}), maps=False),
+        Target("haystack-cpu", frozenset({"cpu"}), maps=False),
+        Target("onnxruntime", frozenset({"cuda", "cpu"}), maps=False),
+        Target("llama-cpp", frozenset({"cuda", "mps", "cpu"}), maps=False),
+    )
+}
+"""Consumers behind a component of a framework: what it hands on may be less than its library takes.
+
+The component's class says which one is meant, so a policy does not name them.
+"""
 DEFAULT_TARGET = "hf"
 
 
 def target_of(name: str) -> Target:
     """Return a consumer by name. Raises `TargetError` with the likely one."""
-    if name not in TARGETS:
+    found = TARGETS.get(name) or COMPONENT_TARGETS.get(name)
+    if found is None:
         raise TargetError(f"unknown target `{name}`: {did_you_mean(name, TARGETS)}")
-    return TARGETS[name]
+    return found

@@ -1,0 +1,30 @@
+"""Haystack's components under a policy.
+
+    with use_policy(policy): ...                                        # components that are made without a device
+    Pipeline.loads(text, callbacks=DeserializationCallbacks(component_pre_init=decide(policy)))  # a saved pipeline
+    apply(pipeline, policy)                                             # a pipeline that was built in code
+
+Owns the public names for Haystack. A process in which `DEVPOLICY` names a policy needs `import devpolicy` alone.
+"""
+
+from __future__ import annotations
+
+from devpolicy.adapters.haystack import from_haystack, restore_order, to_haystack
+from devpolicy.adapters.haystack_components.ambient import COMPONENTS
+from devpolicy.adapters.haystack_components.deciding import decide
+
+__all__ = ["decide", "from_haystack", "install", "restore_order", "to_haystack", "uninstall"]
+
+
+def install() -> None:
+    """Make components that are given no device ask the policy that `DEVPOLICY` names.
+
+    `import devpolicy` does this where the variable is set by then: this is for programs that set it later. It counts
+    for all threads, until `uninstall`. Blocks of `use_policy` need neither.
+    """
+    COMPONENTS.install()
+
+
+def uninstall() -> None:
+    """Put back what `install` replaced in Haystack, once no `use_policy` block is open."""
+    COMPONENTS.uninstall()
