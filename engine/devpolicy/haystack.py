@@ -11,9 +11,25 @@ from __future__ import annotations
 
 from devpolicy.adapters.haystack import from_haystack, restore_order, to_haystack
 from devpolicy.adapters.haystack_components.ambient import COMPONENTS
+from devpolicy.adapters.haystack_components.applying import apply
 from devpolicy.adapters.haystack_components.deciding import decide
+from devpolicy.adapters.haystack_components.survey import Resolved, Survey, survey
+from devpolicy.adapters.pools import fastembed_pool, sentence_transformers_pool
 
-__all__ = ["decide", "from_haystack", "install", "restore_order", "to_haystack", "uninstall"]
+__all__ = [
+    "Resolved",
+    "Survey",
+    "apply",
+    "decide",
+    "fastembed_pool",
+    "from_haystack",
+    "install",
+    "restore_order",
+    "sentence_transformers_pool",
+    "survey",
+    "to_haystack",
+    "uninstall",
+]
 
 
 def install() -> None:

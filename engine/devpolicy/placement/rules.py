@@ -270,7 +270,7 @@ def no_place(
     if not world.target.maps:
         return Diagnostic(
             "DP409", f"{who} keeps weights on `{place}`, and `{world.target.name}` takes one device", said,
-            help="plan for `hf`, or leave the rule out",
+            help=world.target.instead,
         )  # fmt: skip
     if place == "cpu" and world.kind == "mps":
         return Diagnostic(

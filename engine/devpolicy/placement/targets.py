@@ -26,6 +26,8 @@ class Target:
     """The types of device that it can execute on."""
     maps: bool
     """Whether it takes a device map, with weights kept on the CPU and on disk."""
+    instead: str = "plan for `hf`, or leave the rule out"
+    """The way out where a rule needs a map and it takes none."""
 
 
 _ALL = frozenset(kind.value for kind in DeviceType) - {"disk"}
@@ -39,15 +41,17 @@ TARGETS = {
         Target("spacy", frozenset({"cuda", "mps", "cpu"}), maps=False),
     )
 }
+_ONE = 'leave the rule out for this component; a class of your own that takes a map is given one by `target = "hf"`'
+
 COMPONENT_TARGETS = {
-    target.name: target
-    for target in (
-        Target("haystack-torch", frozenset({"cuda", "mps", "xpu", "cpu"}), maps=False),
-        Target("haystack-spacy", frozenset({"cuda", "cpu"}), maps=False),
-        Target("haystack-cpu", frozenset({"cpu"}), maps=False),
-        Target("onnxruntime", frozenset({"cuda", "cpu"}), maps=False),
-        Target("llama-cpp", frozenset({"cuda", "mps", "cpu"}), maps=False),
-    )
+    name: Target(name, frozenset(types), maps=False, instead=_ONE)
+    for name, types in {
+        "haystack-torch": ("cuda", "mps", "xpu", "cpu"),
+        "haystack-spacy": ("cuda", "cpu"),
+        "haystack-cpu": ("cpu",),
+        "onnxruntime": ("cuda", "cpu"),
+        "llama-cpp": ("cuda", "mps", "cpu"),
+    }.items()
 }
 """Consumers behind a component of a framework: what it hands on may be less than its library takes.
 

@@ -174,10 +174,16 @@ class Decide:
         block.tell([finding], strict=False)
 
 
+def likely(name: str, names: Collection[str]) -> str:
+    """Return the help line for a name that a pipeline does not have: an inner component's path may be missing."""
+    inner = [one for one in names if one.rpartition(".")[2] == name]
+    return f"did you mean `{inner[0]}`?" if inner else did_you_mean(name, list(names))
+
+
 def check_names(wanted: Collection[str], names: Collection[str]) -> None:
     """Raise `DevPolicyError` (DP510) for names that no component of a pipeline has."""
     findings = [
-        Diagnostic("DP510", f"the pipeline has no component `{one}`", help=did_you_mean(one, list(names)))
+        Diagnostic("DP510", f"the pipeline has no component `{one}`", help=likely(one, names))
         for one in wanted
         if one not in names
     ]

@@ -93,6 +93,22 @@ def given_device(takes: Takes, params: Mapping[str, Any]) -> str | None:
     return ", ".join(f"{key}={value}" for key, value in said.items()) or None
 
 
+def kept(takes: Takes, values: Mapping[str, Any], *, device_too: bool) -> dict[str, Any]:
+    """Return changed init parameters as an instance keeps them, where its `__init__` moves the device.
+
+    Hugging Face components move it into their keyword arguments; `device_too` says whether they keep it beside that.
+    """
+    result = dict(values)
+    if takes.form not in ("pipeline", "from_pretrained") or (device_too and not takes.known):
+        return result
+    device = result["device"]
+    key = "device_map" if takes.form == "from_pretrained" or device.has_multiple_devices else "device"
+    result[takes.kwargs or ""] = {**result.get(takes.kwargs or "", {}), key: device.to_hf()}
+    if takes.form == "from_pretrained" or not device_too:
+        del result["device"]
+    return result
+
+
 def rewritten(kwargs: Mapping[str, Any], rewrite: Any) -> dict[str, Any]:
     """Apply `rewrite` to keyword arguments and to the `model_kwargs` that `pipeline()` takes inside them."""
     result: dict[str, Any] = rewrite(kwargs)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from types import FrameType
 
-_OF_ONE, _MAKING = "component_from_dict", ("from_dict", "default_from_dict", "_from_dict_impl")
-"""Haystack's functions that make a named component, and what else makes components or pipelines from `data`."""
+_OF_ONE = "component_from_dict"
+_MAKING = (_OF_ONE, "from_dict", "default_from_dict", "_from_dict_impl")
+"""Functions of Haystack and of its components that make a component or a pipeline from their argument `data`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +87,24 @@ def loading() -> Loading:
     that it is not taken for the one around it.
     """
     steps: list[str] = []
-    pipeline = callback = part = None
+    pipeline = callback = part = outer = None
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         name, known = frame.f_code.co_name, frame.f_locals
-        if name == _OF_ONE and _is_component(known.get("data")):
-            callback = getattr(known.get("callbacks"), "component_pre_init", None)
-            steps.append(_named(str(known.get("name")), known["data"], part))
-            part = None
-        elif name in _MAKING:
-            data = known.get("data")
-            if part is None and _is_component(data):
-                part = data
-            elif isinstance(data, Mapping) and isinstance(data.get("components"), Mapping):
-                pipeline = data
+        data = known.get("data") if name in _MAKING else None
+        if _is_component(data):
+            # Also a part is made by the function that names components; its name there is a key, not a path.
+            part = data if part is None else part
+            if name == _OF_ONE:
+                outer = known["name"], data
+                callback = getattr(known.get("callbacks"), "component_pre_init", None) or callback
+        elif isinstance(data, Mapping) and isinstance(data.get("components"), Mapping):
+            if outer is not None:
+                steps.append(_named(*outer, part))
+            pipeline, part, outer = data, None, None
         frame = frame.f_back
+    if outer is not None:
+        steps.append(_named(*outer, part))
     return Loading(".".join(reversed(steps)) or None, pipeline, callback)
 
 
