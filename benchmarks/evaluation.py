@@ -11,12 +11,12 @@ from itertools import pairwise
 from typing import Any
 
 from devpolicy import Host, ModelTree, Policy
-from devpolicy.language.policy import Term, Workload
-from devpolicy.placement.cost import ATTO, Costs, per_byte
-from devpolicy.placement.seats import Seat, cpu_seat, disk_seat, find
-from devpolicy.placement.sizing import size_model
-from devpolicy.placement.speeds import Speeds
-from devpolicy.placement.units import Unit
+from devpolicy._core.language.policy import Term, Workload
+from devpolicy._core.placement.cost import ATTO, Costs, per_byte
+from devpolicy._core.placement.seats import Seat, cpu_seat, disk_seat, find
+from devpolicy._core.placement.sizing import size_model
+from devpolicy._core.placement.speeds import Speeds
+from devpolicy._core.placement.units import Unit
 
 
 @dataclass(frozen=True, slots=True)

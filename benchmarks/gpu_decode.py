@@ -20,7 +20,7 @@ from statistics import median
 from typing import Any
 
 from devpolicy import Host, ModelTree, Plan, Policy
-from devpolicy.placement.planner import make_plan
+from devpolicy._core.placement.planner import make_plan
 from report import environment, print_table, write_json
 
 GIB = 1 << 30

@@ -23,8 +23,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from devpolicy import Host
+from devpolicy._core.simulation import replaced
 from devpolicy.testing import simulate_host
-from devpolicy.testing.simulation import replaced
 from report import environment, print_table, write_json
 
 AIM = 50

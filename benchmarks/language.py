@@ -19,10 +19,10 @@ from typing import Any
 import tomli
 
 from devpolicy import ModelTree, Policy
-from devpolicy.language.policy import Workload
-from devpolicy.model import Module, Tensor
-from devpolicy.placement.sizing import size_model
-from devpolicy.placement.units import divide
+from devpolicy._core.language.policy import Workload
+from devpolicy._core.model.tree import Module, Tensor
+from devpolicy._core.placement.sizing import size_model
+from devpolicy._core.placement.units import divide
 from report import environment, print_table, write_json
 
 LINES = (100, 10_000)

@@ -20,11 +20,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from tools.model_files import CATALOGUE
+
 from devpolicy import Accelerator, Host, ModelTree, Unsatisfiable
-from devpolicy.certify import certify
-from devpolicy.models.config import build
-from devpolicy.models.generate import CATALOGUE
-from devpolicy.placement.planner import make_plan
+from devpolicy._core.certify import certify
+from devpolicy._core.model.config import build
+from devpolicy._core.placement.planner import make_plan
 from devpolicy.testing import simulate_host
 from evaluation import Case, Score, policy_of, score
 from planning import PEERS

@@ -20,10 +20,11 @@ from statistics import median
 from time import process_time
 from typing import Any
 
+from tools.model_files import CATALOGUE
+
 from devpolicy import Accelerator, Host, ModelTree, Policy
-from devpolicy.model import Module, Tensor
-from devpolicy.models.generate import CATALOGUE
-from devpolicy.placement.planner import make_plan
+from devpolicy._core.model.tree import Module, Tensor
+from devpolicy._core.placement.planner import make_plan
 from report import environment, print_table, write_json
 from worlds import WORLDS, World
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from devpolicy.models.config import build
-from devpolicy.models.generate import CATALOGUE
+from tools.model_files import CATALOGUE
+
+from devpolicy._core.model.config import build
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from devpolicy import Host, Policy, Unsatisfiable
-from devpolicy.doctor.questions import QUESTIONS
-from devpolicy.model import ModelTree
-from devpolicy.placement.planner import make_plan
+from devpolicy._core.doctor.questions import QUESTIONS
+from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.placement.planner import make_plan
 from devpolicy.testing import host_catalogue, simulate_host
 
 LIBRARIES = ("torch", "accelerate", "transformers", "haystack")

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from devpolicy import DevPolicyError, Host, ModelTree, Policy, PolicyError
-from devpolicy._toml import Document
-from devpolicy.language.suite import SuiteFile, read_suite
+from devpolicy._core.language.suite import SuiteFile, read_suite
+from devpolicy._core.toml.document import Document
 from tests.cli.harness import replayed
 
 DOCS = Path(__file__).parents[1] / "docs"

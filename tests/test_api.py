@@ -25,12 +25,12 @@ from devpolicy import (
     Policy,
     PolicyError,
     Unsatisfiable,
-    api,
     plan,
     plan_all,
     resolve,
     use_policy,
 )
+from devpolicy._core import verbs
 from devpolicy.errors import HostError, ModelError
 from devpolicy.testing import host_catalogue
 
@@ -56,8 +56,8 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> list[Host]:
 
 @pytest.fixture(autouse=True)
 def _without_the_variable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.delenv(api.VARIABLE, raising=False)
-    monkeypatch.setattr(api.block, "_of_process", {})
+    monkeypatch.delenv(verbs.VARIABLE, raising=False)
+    monkeypatch.setattr(verbs.block, "_of_process", {})
     yield
 
 
@@ -202,10 +202,10 @@ def test_a_choice_that_the_host_cannot_make_is_refused() -> None:
 def test_where_no_device_is_given_the_policy_in_use_decides(probes: list[Host]) -> None:
     with use_policy("prefer-accelerator", "macbook-m3-36gb") as policy:
         assert policy == ANY
-        assert api.active_policy() is policy
+        assert verbs.active_policy() is policy
         assert ComponentDevice.resolve_device(None) == ComponentDevice.from_str("mps")
         assert ComponentDevice.resolve_device() == ComponentDevice.from_str("mps")
-    assert api.active_policy() is None
+    assert verbs.active_policy() is None
     assert not probes
 
 
@@ -216,7 +216,7 @@ def test_a_device_that_is_given_wins_over_the_policy_in_use() -> None:
 
 
 def test_without_a_policy_in_use_the_choice_is_the_default(probes: list[Host]) -> None:
-    assert api.active_device() is None
+    assert verbs.active_device() is None
     assert ComponentDevice.resolve_device(None).to_torch_str().partition(":")[0] in {"cuda", "xpu", "mps", "cpu"}
     assert not probes, "the default is torch's answer in this process, not a plan"
 
@@ -250,7 +250,7 @@ def test_a_host_is_read_before_the_block_begins() -> None:
         pytest.fail("the block began")
     with pytest.raises(PolicyError), use_policy("no-such-policy"):
         pytest.fail("the block began")
-    assert api.active_policy() is None
+    assert verbs.active_policy() is None
 
 
 def test_blocks_nest_and_the_inner_one_counts() -> None:
@@ -263,7 +263,7 @@ def test_blocks_nest_and_the_inner_one_counts() -> None:
 def test_a_block_ends_with_an_exception_too() -> None:
     with pytest.raises(ZeroDivisionError), use_policy(ANY, "1x24gb"):
         1 / 0  # noqa: B018
-    assert api.active_policy() is None
+    assert verbs.active_policy() is None
 
 
 def test_every_verb_takes_the_host_of_the_block(probes: list[Host]) -> None:
@@ -308,9 +308,9 @@ def test_a_component_that_is_resolved_again_is_counted_once() -> None:
     cuda = Policy.parse('prefer = "cuda"')
     with use_policy(cuda, "1x24gb"):
         for _ in range(3):
-            assert api.active_device(component="generator", model=LLAMA) == ComponentDevice.from_str("cuda:0")
+            assert verbs.active_device(component="generator", model=LLAMA) == ComponentDevice.from_str("cuda:0")
         with pytest.raises(Unsatisfiable):
-            api.active_device(model=LLAMA)
+            verbs.active_device(model=LLAMA)
 
 
 def test_components_without_a_name_are_counted_each() -> None:
@@ -351,7 +351,7 @@ def test_a_thread_does_not_inherit_a_block_and_has_blocks_of_its_own() -> None:
     seen: dict[str, Any] = {}
 
     def work() -> None:
-        seen["before"] = api.active_policy()
+        seen["before"] = verbs.active_policy()
         with use_policy("cpu-only", "1x24gb"):
             entered.set()
             assert leave.wait(10)
@@ -388,13 +388,13 @@ def test_tasks_share_the_block_that_they_begin_in_and_keep_their_own() -> None:
 def test_threads_that_share_the_policy_of_a_process_share_its_probe_and_its_claims(
     probes: list[Host], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(api.VARIABLE, "cpu-only")
+    monkeypatch.setenv(verbs.VARIABLE, "cpu-only")
     count, taken = 8, plan(ANY, BERT, "cpu-only").ledger["cpu"].used
     start = threading.Barrier(count)
 
     def work(number: int) -> None:
         start.wait(10)
-        api.active_device(component=f"component {number}", model=BERT)
+        verbs.active_device(component=f"component {number}", model=BERT)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
     for thread in threads:
@@ -402,7 +402,7 @@ def test_threads_that_share_the_policy_of_a_process_share_its_probe_and_its_clai
     for thread in threads:
         thread.join(60)
     assert len(probes) == 1
-    (active,) = api.block._of_process.values()
+    (active,) = verbs.block._of_process.values()
     ledgers = [one.plan.ledger["cpu"] for one in active.joint.placed]
     assert sum(ledger.used - ledger.others for ledger in ledgers) == count * taken
 
@@ -440,7 +440,7 @@ def test_a_broken_policy_of_the_process_is_told_with_its_place_and_the_variable(
 ) -> None:
     policy = tmp_path / "policy.toml"
     policy.write_text('prefer = "gpu"\nsplitt = 3\n', encoding="utf-8")
-    monkeypatch.setenv(api.VARIABLE, str(policy))
+    monkeypatch.setenv(verbs.VARIABLE, str(policy))
     with pytest.raises(PolicyError) as broken:
         ComponentDevice.resolve_device(None)
     assert [finding.code for finding in broken.value.diagnostics] == ["DP201", "DP103"]
@@ -448,12 +448,12 @@ def test_a_broken_policy_of_the_process_is_told_with_its_place_and_the_variable(
 
 
 def test_an_empty_variable_names_no_policy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(api.VARIABLE, "")
-    assert api.active_policy() is None
+    monkeypatch.setenv(verbs.VARIABLE, "")
+    assert verbs.active_policy() is None
 
 
 def test_a_block_counts_more_than_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(api.VARIABLE, "no-such-policy")
+    monkeypatch.setenv(verbs.VARIABLE, "no-such-policy")
     with use_policy(ANY, "1x24gb"):
         assert ComponentDevice.resolve_device(None) == ComponentDevice.from_str("cuda:0")
 
@@ -463,7 +463,7 @@ def test_the_policy_of_a_process_is_read_once(
 ) -> None:
     policy = tmp_path / "policy.toml"
     policy.write_text('prefer = "cpu"\n', encoding="utf-8")
-    monkeypatch.setenv(api.VARIABLE, str(policy))
+    monkeypatch.setenv(verbs.VARIABLE, str(policy))
     assert ComponentDevice.resolve_device(None) == ComponentDevice.from_str("cpu")
     policy.write_text('prefer = "cuda"\n', encoding="utf-8")
     assert ComponentDevice.resolve_device(None) == ComponentDevice.from_str("cpu")
@@ -471,7 +471,7 @@ def test_the_policy_of_a_process_is_read_once(
 
 
 def test_the_verbs_read_no_variable(monkeypatch: pytest.MonkeyPatch, probes: list[Host]) -> None:
-    monkeypatch.setenv(api.VARIABLE, "no-such-policy")
+    monkeypatch.setenv(verbs.VARIABLE, "no-such-policy")
     assert plan(ANY, BERT, "1x24gb").device == resolve(ANY, "1x24gb") == ComponentDevice.from_str("cuda:0")
     assert resolve(ANY) == ComponentDevice.from_str("cpu")
 

@@ -32,7 +32,7 @@ from devpolicy import (  # noqa: E402
     plan_all,
     use_policy,
 )
-from devpolicy.api import active_device  # noqa: E402
+from devpolicy._core.verbs import active_device  # noqa: E402
 from tests.pages import blocks  # noqa: E402
 
 HEAD = 'prefer = ["cuda", "mps", "cpu"]\n[offload]\nlm_head = "disk"\n'

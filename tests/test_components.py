@@ -19,11 +19,11 @@ from devpolicy import (
     resolve,
     use_policy,
 )
+from devpolicy._core.language import fields
+from devpolicy._core.model.tree import Module, Tensor
+from devpolicy._core.placement.targets import TARGETS
+from devpolicy._core.sizes import GIB
 from devpolicy.errors import ModelError
-from devpolicy.language import fields
-from devpolicy.model import Module, Tensor
-from devpolicy.placement.targets import TARGETS
-from devpolicy.sizes import GIB
 from tests.worlds import machine
 
 ROOMY = 'prefer = ["cuda", "cpu"]\nmemory.cuda = { basis = "total", headroom = "0 B" }\n'

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from devpolicy.api import use_policy
-from devpolicy.device import ComponentDevice, Device, DeviceMap, DeviceType
-from devpolicy.device.default import default_device
+from devpolicy._core.device import ComponentDevice, Device, DeviceMap, DeviceType
+from devpolicy._core.device.default import default_device
+from devpolicy._core.host import Accelerator, Host
+from devpolicy._core.language.policy import Policy
+from devpolicy._core.verbs import use_policy
 from devpolicy.errors import DeviceError, DevPolicyWarning, MissingLibraryError
-from devpolicy.host import Accelerator, Host
-from devpolicy.language.policy import Policy
 
 
 def split() -> ComponentDevice:
@@ -458,7 +458,7 @@ def test_a_torch_that_cannot_be_loaded_is_left_out_with_a_warning(
 def test_the_values_import_no_library() -> None:
     script = (
         "import sys; before = set(sys.modules);"
-        "import devpolicy.device, devpolicy.testing, devpolicy.adapters.haystack;"
+        "import devpolicy._core.device, devpolicy.testing, devpolicy._core.targets.haystack;"
         "heavy = {'torch', 'numpy', 'haystack', 'transformers', 'spacy', 'hypothesis', 'rich', 'click'};"
         "print(heavy & set(sys.modules) - before)"
     )

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from devpolicy import ModelTree
-from devpolicy.models import model_catalogue
-from devpolicy.models.families import FAMILIES
+from devpolicy._core.model.catalogue import model_catalogue
+from devpolicy._core.model.families import FAMILIES
 from tests.pages import DOCS, NEEDS, missing, read, recorded, run
 
 HOW = "python -m tests.pages records it anew"

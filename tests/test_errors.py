@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devpolicy import errors
-from devpolicy.codes import CODES
-from devpolicy.errors import MOST_SHOWN, WIDEST, DevPolicyError, Diagnostic, Place, PolicyError
+from devpolicy._core import errors
+from devpolicy._core.codes import CODES
+from devpolicy._core.errors import MOST_SHOWN, WIDEST
+from devpolicy.errors import DevPolicyError, Diagnostic, Place, PolicyError
 
 LINE = st.text(st.characters(exclude_characters="\n"), max_size=400)
 

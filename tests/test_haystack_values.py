@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devpolicy import device as ours
-from devpolicy.device import ComponentDevice, Device, DeviceMap
-from devpolicy.device.default import default_device
+from devpolicy._core import device as ours
+from devpolicy._core.device import ComponentDevice, Device, DeviceMap
+from devpolicy._core.device.default import default_device
 from devpolicy.errors import DeviceError
 from devpolicy.testing.strategies import component_devices, device_maps, devices
 

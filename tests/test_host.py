@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from devpolicy._core.host import Accelerator, Host
+from devpolicy._core.host.catalogue import catalogue
+from devpolicy._core.simulation.catalogue import host_catalogue
 from devpolicy.errors import HostError
-from devpolicy.host import Accelerator, Host
-from devpolicy.host.catalogue import catalogue
-from devpolicy.testing.catalogue import host_catalogue
 
 GIB = 1 << 30
 FIXTURES = Path(__file__).parents[1] / "fixtures"

@@ -4,8 +4,8 @@ import pickle
 
 import pytest
 
+from devpolicy._core.model.tree import KVCache, ModelTree, Module, Tensor
 from devpolicy.errors import ModelError
-from devpolicy.model import KVCache, ModelTree, Module, Tensor
 
 
 def tree(*paths, **rest):

@@ -4,11 +4,11 @@ import subprocess
 import sys
 
 import pytest
+from tools.model_files import CATALOGUE, text
 
+from devpolicy._core.model.catalogue import descriptions, model_catalogue
+from devpolicy._core.model.tree import ModelTree
 from devpolicy.errors import ModelError
-from devpolicy.model import ModelTree
-from devpolicy.models import descriptions, model_catalogue
-from devpolicy.models.generate import CATALOGUE, text
 
 NAMES = sorted(CATALOGUE)
 
@@ -118,6 +118,6 @@ def test_an_unknown_name_is_answered_with_the_likely_one():
 
 
 def test_the_catalogue_is_read_without_torch():
-    code = "import sys; from devpolicy.model import ModelTree; ModelTree.load('gpt2'); print('torch' in sys.modules)"
+    code = "import sys; import devpolicy; devpolicy.ModelTree.load('gpt2'); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

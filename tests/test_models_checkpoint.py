@@ -8,10 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from devpolicy._core.model import checkpoint
+from devpolicy._core.model.catalogue import cached_snapshot
+from devpolicy._core.model.headers import DTYPES, read_header
+from devpolicy._core.model.tree import ModelTree
 from devpolicy.errors import ModelError
-from devpolicy.model import ModelTree
-from devpolicy.models import cached_snapshot, checkpoint
-from devpolicy.models.headers import DTYPES, read_header
 
 TINY = {
     "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -326,7 +327,7 @@ def test_a_hub_id_that_is_not_cached_is_refused_with_the_way_to_get_it(tmp_path,
 
 def test_the_cache_is_where_huggingface_hub_puts_it(monkeypatch):
     constants = pytest.importorskip("huggingface_hub").constants
-    from devpolicy.models import _caches
+    from devpolicy._core.model.catalogue import _caches
 
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         monkeypatch.delenv(variable, raising=False)

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
+from devpolicy._core.language.policy import Workload
+from devpolicy._core.model.families import family_tree
+from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.placement.sizing import size_model
 from devpolicy.errors import ModelError
-from devpolicy.language.policy import Workload
-from devpolicy.model import ModelTree
-from devpolicy.models.families import family_tree
-from devpolicy.placement.sizing import size_model
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -5,8 +5,8 @@ import tracemalloc
 
 import pytest
 
+from devpolicy._core.model.tree import ModelTree
 from devpolicy.errors import ModelError
-from devpolicy.model import ModelTree
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

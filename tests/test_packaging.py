@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import tomli
 
-from devpolicy._shipped import shipped
+from devpolicy._core.shipped import shipped
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomli.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

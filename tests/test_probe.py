@@ -10,16 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devpolicy.errors import HostError
-from devpolicy.host import Accelerator, Host
-from devpolicy.probe import nvml as nvidia
-from devpolicy.probe import probe
-from devpolicy.probe.answer import Answer, accelerator, reason, within
-from devpolicy.probe.ask import MARK, answers
-from devpolicy.probe.child import ask_child
-from devpolicy.probe.devices import Sources, accelerators
-from devpolicy.probe.hardware import vendors
-from devpolicy.probe.system import (
+from devpolicy._core.host import Accelerator, Host
+from devpolicy._core.host.probe import nvml as nvidia
+from devpolicy._core.host.probe import probe
+from devpolicy._core.host.probe.answer import Answer, accelerator, reason, within
+from devpolicy._core.host.probe.ask import MARK, answers
+from devpolicy._core.host.probe.child import ask_child
+from devpolicy._core.host.probe.devices import Sources, accelerators
+from devpolicy._core.host.probe.hardware import vendors
+from devpolicy._core.host.probe.system import (
     Amount,
     TorchBuild,
     _constants,
@@ -30,7 +29,8 @@ from devpolicy.probe.system import (
     torch_build,
     versions,
 )
-from devpolicy.probe.visible import Gpu, Seen, visible
+from devpolicy._core.host.probe.visible import Gpu, Seen, visible
+from devpolicy.errors import HostError
 
 GIB = 1 << 30
 RAM = Amount(64 * GIB, 50 * GIB)
@@ -615,7 +615,7 @@ class TestThisMachine:
         script = """
             import os, sys, json
             before = dict(os.environ)
-            from devpolicy.host import Host
+            from devpolicy._core.host import Host
             host = Host.probe()
             print(json.dumps({
                 "loaded": [name for name in ("torch", "numpy", "transformers") if name in sys.modules],

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devpolicy import Accelerator, Host, plan
+from devpolicy._core.host.probe.identity import KINDS, Identity, without_identifiers
 from devpolicy.errors import Unsatisfiable
-from devpolicy.probe.identity import KINDS, Identity, without_identifiers
 from devpolicy.testing.strategies import faulty_hosts, hosts
 
 UUID = "GPU-8f3c2a11-90bd-4f7e-9a55-0c2d7e6b1f42"

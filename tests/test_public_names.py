@@ -13,7 +13,7 @@ import devpolicy
 def test_every_public_name_is_there_and_says_where_it_comes_from(name: str) -> None:
     value = getattr(devpolicy, name)
     assert value is getattr(devpolicy, name)
-    assert value.__module__.startswith("devpolicy.")
+    assert value.__module__.startswith("devpolicy")
     assert name in dir(devpolicy)
 
 

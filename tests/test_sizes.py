@@ -4,8 +4,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from devpolicy._core.sizes import GIB, LARGEST, MIB, UNITS, SizeError, exact_size, format_size, parse_size
 from devpolicy.errors import DevPolicyError
-from devpolicy.sizes import GIB, LARGEST, MIB, UNITS, SizeError, exact_size, format_size, parse_size
 
 SIZES = st.integers(0, LARGEST)
 

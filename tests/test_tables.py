@@ -6,7 +6,8 @@ import tomli
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devpolicy._tables import (
+from devpolicy._core.toml.document import Document
+from devpolicy._core.toml.tables import (
     FLAG,
     SIZE,
     TEXT,
@@ -21,7 +22,6 @@ from devpolicy._tables import (
     table,
     table_schema,
 )
-from devpolicy._toml import Document
 from devpolicy.errors import DevPolicyError, Diagnostic
 
 INNER = (Field("flag", FLAG, "A flag.", required=True, example="write `flag = true`"),)

@@ -11,14 +11,14 @@ from typing import Any
 from hypothesis import strategies as st
 
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, Unsatisfiable
-from devpolicy.language.comparisons import SizeTest
-from devpolicy.language.patterns import Pattern
-from devpolicy.language.policy import Amount, Component, MemoryRule, Rule, Term, Workload
-from devpolicy.model import KVCache, Module, Tensor
-from devpolicy.placement.planner import make_plan
-from devpolicy.sizes import GIB
+from devpolicy._core.language.comparisons import SizeTest
+from devpolicy._core.language.patterns import Pattern
+from devpolicy._core.language.policy import Amount, Component, MemoryRule, Rule, Term, Workload
+from devpolicy._core.model.tree import KVCache, Module, Tensor
+from devpolicy._core.placement.planner import make_plan
+from devpolicy._core.sizes import GIB
+from devpolicy._core.strategies.policies import patterns
 from devpolicy.testing.strategies import faulty_hosts, hosts, model_trees, policies
-from devpolicy.testing.strategies.policies import patterns
 
 CPU, DISK = Term("cpu"), Term("disk")
 

@@ -10,13 +10,13 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from devpolicy.api import plan, plan_all, resolve, use_policy
-    from devpolicy.device import ComponentDevice, Device, DeviceMap, DeviceType
+    from devpolicy._core.device import ComponentDevice, Device, DeviceMap, DeviceType
+    from devpolicy._core.host import Accelerator, Host
+    from devpolicy._core.language.policy import Policy
+    from devpolicy._core.model.tree import ModelTree
+    from devpolicy._core.placement.plan import Plan
+    from devpolicy._core.verbs import plan, plan_all, resolve, use_policy
     from devpolicy.errors import DevPolicyError, DevPolicyWarning, PolicyError, Unsatisfiable
-    from devpolicy.host import Accelerator, Host
-    from devpolicy.language.policy import Policy
-    from devpolicy.model import ModelTree
-    from devpolicy.placement.plan import Plan
 
 __version__ = "0.1.0"
 
@@ -41,20 +41,20 @@ __all__ = [
 ]
 
 _MODULES = {
-    "devpolicy.api": ("plan", "plan_all", "resolve", "use_policy"),
-    "devpolicy.device": ("ComponentDevice", "Device", "DeviceMap", "DeviceType"),
+    "devpolicy._core.verbs": ("plan", "plan_all", "resolve", "use_policy"),
+    "devpolicy._core.device": ("ComponentDevice", "Device", "DeviceMap", "DeviceType"),
     "devpolicy.errors": ("DevPolicyError", "DevPolicyWarning", "PolicyError", "Unsatisfiable"),
-    "devpolicy.host": ("Accelerator", "Host"),
-    "devpolicy.language.policy": ("Policy",),
-    "devpolicy.model": ("ModelTree",),
-    "devpolicy.placement.plan": ("Plan",),
+    "devpolicy._core.host": ("Accelerator", "Host"),
+    "devpolicy._core.language.policy": ("Policy",),
+    "devpolicy._core.model.tree": ("ModelTree",),
+    "devpolicy._core.placement.plan": ("Plan",),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
 
 
 if os.environ.get("DEVPOLICY"):
     # The policy of a process is asked by Haystack's components too, without another line of the program.
-    from devpolicy.adapters.haystack_components.ambient import COMPONENTS
+    from devpolicy._core.targets.haystack_components.ambient import COMPONENTS
 
     COMPONENTS.install()
 

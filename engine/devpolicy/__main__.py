@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from devpolicy.cli import main
+from devpolicy._core.cli import main
 
 main()

@@ -9,12 +9,12 @@ Owns the public names for Haystack. A process in which `DEVPOLICY` names a polic
 
 from __future__ import annotations
 
-from devpolicy.adapters.haystack import from_haystack, restore_order, to_haystack
-from devpolicy.adapters.haystack_components.ambient import COMPONENTS
-from devpolicy.adapters.haystack_components.applying import apply
-from devpolicy.adapters.haystack_components.deciding import decide
-from devpolicy.adapters.haystack_components.survey import Resolved, Survey, survey
-from devpolicy.adapters.pools import fastembed_pool, sentence_transformers_pool
+from devpolicy._core.targets.haystack import from_haystack, restore_order, to_haystack
+from devpolicy._core.targets.haystack_components.ambient import COMPONENTS
+from devpolicy._core.targets.haystack_components.applying import apply
+from devpolicy._core.targets.haystack_components.deciding import decide
+from devpolicy._core.targets.haystack_components.survey import Resolved, Survey, survey
+from devpolicy._core.targets.pools import fastembed_pool, sentence_transformers_pool
 
 __all__ = [
     "Resolved",

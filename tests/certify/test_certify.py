@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from tests.worlds import block_trees, small_llama
 
 from devpolicy import Accelerator, DevPolicyError, Host, ModelTree, Plan, Policy, Unsatisfiable
-from devpolicy.certify import certify
-from devpolicy.certify.bound import BY_HAND, by_hand
-from devpolicy.certify.relaxation import relaxations
-from devpolicy.language.policy import Amount, MemoryRule, Term, Workload
-from devpolicy.placement.planner import make_plan
+from devpolicy._core.certify import certify
+from devpolicy._core.certify.bound import BY_HAND, by_hand
+from devpolicy._core.certify.relaxation import relaxations
+from devpolicy._core.language.policy import Amount, MemoryRule, Term, Workload
+from devpolicy._core.placement.planner import make_plan
 
 CARDS = st.tuples(st.sampled_from((0, 60, 120, 250, 400, 900)), st.sampled_from((10**7, 2 * 10**7, 10**8)))
 
@@ -49,7 +49,7 @@ def test_no_plan_is_below_either_bound(tree: ModelTree, cards: list[tuple[int, i
     hand = min(bound for one in asked if (bound := by_hand(one)) is not None)
     assert hand <= (plan.prediction.ns + 4) * each
     pytest.importorskip("highspy")
-    from devpolicy.certify.highs import least_time
+    from devpolicy._core.certify.highs import least_time
 
     solved = min(bound for one in asked if (bound := least_time(one)) is not None)
     # HiGHS works in floating point: a millionth of a plan's time is within its tolerance.

@@ -10,8 +10,8 @@ from tests.cli.harness import invoke
 
 import devpolicy
 from devpolicy import Host, ModelTree
-from devpolicy.host.catalogue import catalogue
-from devpolicy.models import model_catalogue
+from devpolicy._core.host.catalogue import catalogue
+from devpolicy._core.model.catalogue import model_catalogue
 from devpolicy.testing import simulate_host
 from devpolicy.testing.strategies import model_trees
 

@@ -3,7 +3,7 @@
 import pytest
 from click.shell_completion import ShellComplete
 
-from devpolicy.cli.app import app
+from devpolicy._core.cli.app import app
 
 CASES = [
     ("", "pl", ["plan"]),

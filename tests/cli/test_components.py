@@ -11,9 +11,9 @@ import pytest
 from tests.cli.harness import invoke
 
 import devpolicy
-from devpolicy.cli.joint_view import joint_view
-from devpolicy.cli.screen import STYLES, Screen, plain
-from devpolicy.testing.catalogue import host_catalogue
+from devpolicy._core.cli.joint_view import joint_view
+from devpolicy._core.cli.screen import STYLES, Screen, plain
+from devpolicy._core.simulation.catalogue import host_catalogue
 
 RAG = """prefer = ["cuda", "mps", "cpu"]
 

@@ -11,11 +11,11 @@ from tests.cli.harness import invoke, shell
 
 import devpolicy
 from devpolicy import Host
-from devpolicy.cli.commands.doctor import to_dict, view
-from devpolicy.cli.screen import plain
-from devpolicy.doctor import Report, examine
-from devpolicy.doctor.findings import judge
-from devpolicy.doctor.told import LIBRARIES, read
+from devpolicy._core.cli.commands.doctor import to_dict, view
+from devpolicy._core.cli.screen import plain
+from devpolicy._core.doctor import Report, examine
+from devpolicy._core.doctor.findings import judge
+from devpolicy._core.doctor.told import LIBRARIES, read
 
 HOST = Host.load("1x24gb")
 CUDA = {"cuda": [{"name": "NVIDIA GeForce RTX 4090", "memory": 24564 << 20}]}
@@ -152,7 +152,7 @@ def test_without_any_of_the_libraries_it_says_so(tmp_path):
             if not (tmp_path / part.name).exists():
                 (tmp_path / part.name).symlink_to(part)
     package = Path(devpolicy.__file__).parents[1]
-    start = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(package)!r}]; from devpolicy.cli import main; main()"
+    start = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(package)!r}]; import devpolicy.__main__"
     if any((package / name).exists() for name in ("torch", "psutil")):
         pytest.skip("devpolicy is installed beside them")
     command = [sys.executable, "-I", "-S", "-c", start, "doctor", "--color", "never"]

@@ -7,7 +7,7 @@ import click
 import pytest
 from tests.cli.harness import Result, invoke
 
-from devpolicy.cli.app import App
+from devpolicy._core.cli.app import App
 from devpolicy.errors import DevPolicyWarning
 
 GPT2 = ("--model", "gpt2", "--host", "2x24gb")
@@ -201,7 +201,7 @@ def test_a_warning_is_told_once_and_those_of_libraries_are_not():
 
 
 def test_every_command_teaches_with_examples():
-    from devpolicy.cli.app import app
+    from devpolicy._core.cli.app import app
 
     def leaves(command, path=()):
         if isinstance(command, click.Group):

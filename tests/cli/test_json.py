@@ -8,8 +8,8 @@ import pytest
 from tests.cli.harness import PAGE, invoke
 
 import devpolicy
-from devpolicy.codes import CODES
-from devpolicy.language.schema import policy_schema
+from devpolicy._core.codes import CODES
+from devpolicy._core.language.schema import policy_schema
 
 PLAN = ("plan", "offload-lm-head", "--model", "llama-3.1-8b", "--host", "2x24gb")
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 from tests.cli.harness import invoke
 
-from devpolicy.cli.files import write_whole
+from devpolicy._core.cli.files import write_whole
 from devpolicy.errors import DevPolicyError
 
 LLAMA = ("--model", "llama-3.1-8b", "--host", "2x24gb")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.cli.harness import invoke, shell
 
-from devpolicy._shipped import shipped_files
+from devpolicy._core.shipped import shipped_files
 
 POLICY = """
 prefer = ["cuda", "cpu"]

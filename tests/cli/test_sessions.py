@@ -5,7 +5,7 @@ import re
 import pytest
 from tests.cli.harness import CASES, PAGE, replayed, replayed_page
 
-from devpolicy.cli.app import app
+from devpolicy._core.cli.app import app
 
 HOW = "python -m tests.cli.harness records it anew"
 

@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import devpolicy
-from devpolicy.cli.picture import BAR, PARTS, cells, sizes_of
-from devpolicy.cli.plan_view import count, view
-from devpolicy.cli.screen import STYLES, Screen, plain
-from devpolicy.cli.table import table
+from devpolicy._core.cli.picture import BAR, PARTS, cells, sizes_of
+from devpolicy._core.cli.plan_view import count, view
+from devpolicy._core.cli.screen import STYLES, Screen, plain
+from devpolicy._core.cli.table import table
+from devpolicy._core.model.catalogue import model_catalogue
+from devpolicy._core.placement.plan import Budget
+from devpolicy._core.simulation.catalogue import host_catalogue
 from devpolicy.errors import Unsatisfiable
-from devpolicy.models import model_catalogue
-from devpolicy.placement.plan import Budget
-from devpolicy.testing.catalogue import host_catalogue
 
 BYTES = st.integers(0, 2**40)
 BUDGETS = st.builds(Budget, *[BYTES] * 6).flatmap(

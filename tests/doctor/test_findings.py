@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devpolicy import Host
-from devpolicy.codes import CODES
-from devpolicy.doctor.findings import judge
-from devpolicy.doctor.remedies import remedy
-from devpolicy.doctor.told import LIBRARIES, Told, read
-from devpolicy.host import ACCELERATOR_TYPES
+from devpolicy._core.codes import CODES
+from devpolicy._core.doctor.findings import judge
+from devpolicy._core.doctor.remedies import remedy
+from devpolicy._core.doctor.told import LIBRARIES, Told, read
+from devpolicy._core.host import ACCELERATOR_TYPES
 from devpolicy.testing.strategies import faulty_hosts, hosts
 
 CASES = sorted((Path(__file__).parents[1] / "cases" / "doctor").glob("*.toml"))

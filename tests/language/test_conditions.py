@@ -6,7 +6,7 @@ import pytest
 from tests.worlds import device_map, planned, small_llama
 
 from devpolicy import Accelerator, Host, Policy, Unsatisfiable, resolve
-from devpolicy.language.conditions import Condition
+from devpolicy._core.language.conditions import Condition
 
 HOST = Host(
     [

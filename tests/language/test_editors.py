@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from devpolicy._shipped import shipped, shipped_files
+from devpolicy._core.shipped import shipped, shipped_files
 
 COMMANDS = {"taplo": ("check", "--colors", "never"), "tombi": ("lint", "--offline")}
 SHIPPED = shipped_files("policy")

@@ -3,9 +3,9 @@ import pickle
 
 import pytest
 
-from devpolicy._shipped import shipped, shipped_files
+from devpolicy._core.language.policy import Policy
+from devpolicy._core.shipped import shipped, shipped_files
 from devpolicy.errors import PolicyError
-from devpolicy.language.policy import Policy
 
 SHIPPED = shipped_files("policy")
 

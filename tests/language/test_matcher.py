@@ -8,14 +8,14 @@ from hypothesis import event, example, given
 from hypothesis import strategies as st
 from tests import oracle
 
-from devpolicy.language.comparisons import SizeTest
-from devpolicy.language.matcher import Intervals, Matcher
-from devpolicy.language.patterns import Pattern, PatternError
-from devpolicy.language.policy import Policy, Rule, Term
-from devpolicy.placement.lint import lint
-from devpolicy.placement.matching import match, numbers
+from devpolicy._core.language.comparisons import SizeTest
+from devpolicy._core.language.matcher import Intervals, Matcher
+from devpolicy._core.language.patterns import Pattern, PatternError
+from devpolicy._core.language.policy import Policy, Rule, Term
+from devpolicy._core.placement.lint import lint
+from devpolicy._core.placement.matching import match, numbers
+from devpolicy._core.strategies.policies import patterns
 from devpolicy.testing.strategies import model_trees
-from devpolicy.testing.strategies.policies import patterns
 
 NAMES = st.sampled_from(["a", "b", "layers", "0", "1", "7", "12", "007", "x1", "q_proj", "é", "a b", "9" * 30, "²"])
 PATHS = st.lists(NAMES, max_size=5).map(".".join)

@@ -11,9 +11,9 @@ import pytest
 from tests.worlds import planned, small_llama
 
 from devpolicy import Accelerator, Host, Policy, PolicyError, Unsatisfiable, plan, plan_all, resolve, use_policy
+from devpolicy._core.language.effective import effective
+from devpolicy._core.language.policy import Term
 from devpolicy.errors import DevPolicyWarning
-from devpolicy.language.effective import effective
-from devpolicy.language.policy import Term
 
 TWO = Host([Accelerator("cuda", memory="24 GiB") for _ in range(2)], memory="64 GiB", disk="1 TiB")
 NONE = Host(memory="64 GiB", disk="1 TiB")

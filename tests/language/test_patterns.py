@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from devpolicy._core.language.patterns import LONGEST, Pattern, PatternError
 from devpolicy.errors import DevPolicyError
-from devpolicy.language.patterns import LONGEST, Pattern, PatternError
 
 # The oracle: what a pattern means, stated naively. It reads well-formed patterns only.
 

@@ -1,10 +1,10 @@
 import pytest
 
+from devpolicy._core.language.comparisons import SizeTest
+from devpolicy._core.language.patterns import Pattern
+from devpolicy._core.language.policy import Amount, MemoryRule, Policy, Rule, Term, Workload
+from devpolicy._core.sizes import GIB, MIB
 from devpolicy.errors import PolicyError
-from devpolicy.language.comparisons import SizeTest
-from devpolicy.language.patterns import Pattern
-from devpolicy.language.policy import Amount, MemoryRule, Policy, Rule, Term, Workload
-from devpolicy.sizes import GIB, MIB
 
 CUDA, MPS, CPU, DISK = Term("cuda"), Term("mps"), Term("cpu"), Term("disk")
 

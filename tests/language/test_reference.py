@@ -3,14 +3,14 @@ from pathlib import Path
 
 import pytest
 
+from devpolicy._core.language.condition_keys import CONDITION
+from devpolicy._core.language.devices import DEVICE_CLASS
+from devpolicy._core.language.fields import COMPONENT, DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
+from devpolicy._core.language.policy import Policy
+from devpolicy._core.language.reference import updated
+from devpolicy._core.language.suite import SUITE
+from devpolicy._core.language.tests import TEST
 from devpolicy.errors import PolicyError
-from devpolicy.language.condition_keys import CONDITION
-from devpolicy.language.devices import DEVICE_CLASS
-from devpolicy.language.fields import COMPONENT, DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
-from devpolicy.language.policy import Policy
-from devpolicy.language.reference import updated
-from devpolicy.language.suite import SUITE
-from devpolicy.language.tests import TEST
 
 PAGE = Path(__file__).parents[2] / "docs" / "language.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -21,7 +21,7 @@ EXAMPLES = re.findall(r"^```toml\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 @pytest.mark.parametrize("page", ["language", "testing-policies"])
 def test_the_reference_is_up_to_date(page):
     text = PAGE.with_stem(page).read_text(encoding="utf-8")
-    assert updated(text) == text, f"python -m devpolicy.language.reference docs/{page}.md"
+    assert updated(text) == text, f"python -m devpolicy._core.language.reference docs/{page}.md"
 
 
 @pytest.mark.parametrize("text", EXAMPLES)

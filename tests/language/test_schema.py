@@ -4,13 +4,13 @@ import jsonschema
 import pytest
 import tomli
 
-from devpolicy._shipped import shipped, shipped_files
-from devpolicy.language.condition_keys import CONDITION
-from devpolicy.language.devices import DEVICE_CLASS
-from devpolicy.language.fields import COMPONENT, DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
-from devpolicy.language.schema import policy_schema
-from devpolicy.language.suite import SUITE
-from devpolicy.language.tests import TEST
+from devpolicy._core.language.condition_keys import CONDITION
+from devpolicy._core.language.devices import DEVICE_CLASS
+from devpolicy._core.language.fields import COMPONENT, DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
+from devpolicy._core.language.schema import policy_schema
+from devpolicy._core.language.suite import SUITE
+from devpolicy._core.language.tests import TEST
+from devpolicy._core.shipped import shipped, shipped_files
 
 VALIDATOR = jsonschema.Draft7Validator(policy_schema())
 FIELDS = [*TOP, *COMPONENT, *RULE, *MEMORY, *DISK, *RESERVE, *WORKLOAD, *DEVICE_CLASS, *CONDITION, *TEST, *SUITE]
@@ -19,7 +19,9 @@ SHIPPED = shipped_files("policy")
 
 def test_the_schema_that_ships_is_the_one_that_is_generated():
     written = shipped("policy").joinpath("policy.schema.json").read_text(encoding="utf-8")
-    assert json.loads(written) == policy_schema(), "python -m devpolicy.language.schema > policy/policy.schema.json"
+    assert json.loads(written) == policy_schema(), (
+        "python -m devpolicy._core.language.schema > policy/policy.schema.json"
+    )
 
 
 def test_the_schema_is_itself_of_draft_7():

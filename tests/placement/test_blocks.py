@@ -7,7 +7,7 @@ from dataclasses import replace
 from tests.worlds import budgets, device_map, machine, planned, refused, small_llama, where
 
 from devpolicy import ModelTree
-from devpolicy.model import Module, Tensor
+from devpolicy._core.model.tree import Module, Tensor
 
 TWO, FOUR = machine("cuda", "cuda"), machine(*["cuda"] * 4)
 

@@ -18,8 +18,8 @@ import pytest
 from tests.oracle import ITEM
 
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, Unsatisfiable
-from devpolicy.language.policy import Split
-from devpolicy.placement.planner import make_plan
+from devpolicy._core.language.policy import Split
+from devpolicy._core.placement.planner import make_plan
 
 MODELS = {name: ModelTree.load(name) for name in (
     "gpt2", "bge-m3", "bart-large", "llama-3.1-8b", "gemma-2-9b", "qwen2.5-vl-7b", "mixtral-8x7b", "llama-3.1-70b",

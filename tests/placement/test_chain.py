@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devpolicy.placement import chain
-from devpolicy.placement.chain import Chain, Lane, Road, chains
-from devpolicy.placement.solver import Sums
+from devpolicy._core.placement import chain
+from devpolicy._core.placement.chain import Chain, Lane, Road, chains
+from devpolicy._core.placement.solver import Sums
 
 World = tuple[list[int], list[int], list[list[int]], list[tuple[int, int]], int | None]
 KINDS = st.tuples(st.integers(0, 30), st.integers(1, 9))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from devpolicy import Host, ModelTree, Policy, Unsatisfiable, plan_all
-from devpolicy.model import Module, Tensor
+from devpolicy._core.model.tree import Module, Tensor
 
 HOST = Host(memory="64 GiB", disk="1 GiB")
 

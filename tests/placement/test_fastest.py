@@ -13,9 +13,9 @@ from tests import oracle
 from tests.worlds import block_trees, small_llama
 
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, Unsatisfiable
-from devpolicy.language.policy import Amount, MemoryRule, Split, Term, Workload
-from devpolicy.model import Module, Reads, Tensor
-from devpolicy.placement.planner import make_plan
+from devpolicy._core.language.policy import Amount, MemoryRule, Split, Term, Workload
+from devpolicy._core.model.tree import Module, Reads, Tensor
+from devpolicy._core.placement.planner import make_plan
 
 SPEEDS = {"link": 10**10, "disk": 3 * 10**9}
 Card = tuple[int, int]

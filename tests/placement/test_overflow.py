@@ -6,8 +6,8 @@ import pytest
 from tests.worlds import budgets, machine, planned, refused, small_llama, where
 
 from devpolicy import Host, ModelTree
-from devpolicy.model import KVCache, Module, Reads, Tensor
-from devpolicy.placement.plan import Plan
+from devpolicy._core.model.tree import KVCache, Module, Reads, Tensor
+from devpolicy._core.placement.plan import Plan
 
 ONE, TWO = machine("cuda"), machine("cuda", "cuda")
 LLAMA = small_llama()

@@ -11,9 +11,9 @@ import pytest
 from tests.worlds import budgets, device_map, machine, planned, refused, small_llama, where
 
 from devpolicy import Accelerator, Host, ModelTree, Policy, PolicyError, Unsatisfiable
-from devpolicy.language.policy import Term
-from devpolicy.model import Module, Tensor
-from devpolicy.placement.planner import make_plan
+from devpolicy._core.language.policy import Term
+from devpolicy._core.model.tree import Module, Tensor
+from devpolicy._core.placement.planner import make_plan
 
 ROOT = Path(__file__).parents[2]
 ONE, TWO, FOUR = machine("cuda"), machine("cuda", "cuda"), machine(*["cuda"] * 4)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tests.worlds import machine, small_llama
 
 from devpolicy import Accelerator, Host, ModelTree, Policy, Unsatisfiable
-from devpolicy.language.policy import Term
-from devpolicy.model import KVCache, Module, Tensor
-from devpolicy.placement.planner import make_plan
-from devpolicy.sizes import parse_size
+from devpolicy._core.language.policy import Term
+from devpolicy._core.model.tree import KVCache, Module, Tensor
+from devpolicy._core.placement.planner import make_plan
+from devpolicy._core.sizes import parse_size
 
 MIB, GIB = 1 << 20, 1 << 30
 

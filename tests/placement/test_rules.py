@@ -6,7 +6,7 @@ import pytest
 from tests.worlds import budgets, device_map, machine, planned, refused, small_llama, where
 
 from devpolicy import Policy, PolicyError
-from devpolicy.placement.lint import lint
+from devpolicy._core.placement.lint import lint
 
 TWO, FOUR = machine("cuda", "cuda"), machine(*["cuda"] * 4)
 

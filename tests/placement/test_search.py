@@ -10,10 +10,10 @@ from tests.oracle import loads, partitions
 from tests.worlds import budgets, machine, planned, where
 
 from devpolicy import Accelerator, Host, ModelTree, Policy, Unsatisfiable
-from devpolicy.language.patterns import Pattern
-from devpolicy.language.policy import Amount, MemoryRule, Rule, Term, Workload
-from devpolicy.model import Module, Tensor
-from devpolicy.placement.planner import make_plan
+from devpolicy._core.language.patterns import Pattern
+from devpolicy._core.language.policy import Amount, MemoryRule, Rule, Term, Workload
+from devpolicy._core.model.tree import Module, Tensor
+from devpolicy._core.placement.planner import make_plan
 
 
 def _row(sizes: list[int]) -> ModelTree:

@@ -6,11 +6,11 @@ import pytest
 from tests.worlds import device_map, machine, planned, small_llama
 
 from devpolicy import Accelerator, Host, ModelTree, Policy
-from devpolicy.api import plan_all
+from devpolicy._core.language.policy import Term
+from devpolicy._core.model.tree import Module, Tensor
+from devpolicy._core.placement.seats import Seat, accelerator_seat, cpu_seat, disk_seat, find, pooled
+from devpolicy._core.verbs import plan_all
 from devpolicy.errors import Unsatisfiable
-from devpolicy.language.policy import Term
-from devpolicy.model import Module, Tensor
-from devpolicy.placement.seats import Seat, accelerator_seat, cpu_seat, disk_seat, find, pooled
 
 MIB, GIB = 1 << 20, 1 << 30
 

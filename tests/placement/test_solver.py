@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.oracle import best_peak, loads, partitions
 
-from devpolicy.placement.solver import Bin, Sums, fewest, fill, fits, least_peak, peak_of
+from devpolicy._core.placement.solver import Bin, Sums, fewest, fill, fits, least_peak, peak_of
 
 SIZES = st.lists(st.integers(0, 12), min_size=1, max_size=7)
 BUDGETS = st.lists(st.integers(0, 30), min_size=1, max_size=4)

@@ -8,7 +8,7 @@ import pytest
 from tests.worlds import device_map, machine, planned, refused, small_llama, where
 
 from devpolicy import ModelTree
-from devpolicy.model import Module, Tensor
+from devpolicy._core.model.tree import Module, Tensor
 
 TWO = machine("cuda", "cuda")
 TIED = small_llama(tied=True)

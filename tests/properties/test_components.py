@@ -11,10 +11,10 @@ from tests import oracle
 from tests.worlds import NAMES, Pipeline, pipelines
 
 from devpolicy import Plan, PolicyError, Unsatisfiable
-from devpolicy.api.joint import Joint, Request
-from devpolicy.language.layers import in_order
-from devpolicy.language.policy import MemoryRule, Workload
-from devpolicy.placement.planner import make_plan
+from devpolicy._core.language.layers import in_order
+from devpolicy._core.language.policy import MemoryRule, Workload
+from devpolicy._core.placement.planner import make_plan
+from devpolicy._core.verbs.joint import Joint, Request
 
 WORKLOAD = ("context", "batch", "dtype", "kv_dtype", "new_tokens")
 MEMORY = ("basis", "cap", "headroom", "kv_cache", "activations")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from devpolicy.device import ComponentDevice, Device, DeviceMap, DeviceType
+from devpolicy._core.device import ComponentDevice, Device, DeviceMap, DeviceType
 from devpolicy.errors import DeviceError
 from devpolicy.testing.strategies import component_devices, device_maps, devices
 

@@ -5,11 +5,11 @@ from hypothesis import find, given
 from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument
 
+from devpolicy._core.host import Host
+from devpolicy._core.host.catalogue import catalogue
+from devpolicy._core.host.fields import ACCELERATOR_FIELDS, HOST_FIELDS
+from devpolicy._core.sizes import GIB
 from devpolicy.errors import HostError
-from devpolicy.host import Host
-from devpolicy.host.catalogue import catalogue
-from devpolicy.host.fields import ACCELERATOR_FIELDS, HOST_FIELDS
-from devpolicy.sizes import GIB
 from devpolicy.testing.strategies import accelerators, faulty_hosts, hosts
 
 TEXTS = [read().decode() for read in catalogue().values()]

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from tests import oracle
 
 from devpolicy import Host, Policy, PolicyError
-from devpolicy._toml import write_key
-from devpolicy.cli.commands.show import inline
+from devpolicy._core.cli.commands.show import inline
+from devpolicy._core.host import SOFTWARE
+from devpolicy._core.language.conditions import check_requirements
+from devpolicy._core.language.policy import Rule
+from devpolicy._core.placement.seats import find
+from devpolicy._core.strategies.policies import policy_texts
+from devpolicy._core.toml.document import write_key
 from devpolicy.errors import Unsatisfiable
-from devpolicy.host import SOFTWARE
-from devpolicy.language.conditions import check_requirements
-from devpolicy.language.policy import Rule
-from devpolicy.placement.seats import find
 from devpolicy.testing.strategies import faulty_hosts, hosts
-from devpolicy.testing.strategies.policies import policy_texts
 
 VERSIONS = st.dictionaries(st.sampled_from(SOFTWARE), st.sampled_from(["2.6.0", "2.13.0+cu130", "2.7.0a0", "3.1"]))
 HOSTS = st.builds(

@@ -17,10 +17,10 @@ from tests.worlds import World, any_worlds
 
 from devpolicy import Accelerator, ComponentDevice, DevPolicyWarning, Host, Plan, Policy, Unsatisfiable
 from devpolicy import resolve as resolve_with_warnings
+from devpolicy._core.language.policy import Term
+from devpolicy._core.placement.planner import make_plan
+from devpolicy._core.sizes import GIB, MIB
 from devpolicy.errors import DeviceError, PolicyError
-from devpolicy.language.policy import Term
-from devpolicy.placement.planner import make_plan
-from devpolicy.sizes import GIB, MIB
 from devpolicy.testing import host_catalogue, simulate_host
 from devpolicy.testing.strategies import faulty_hosts, hosts
 

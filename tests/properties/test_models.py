@@ -6,11 +6,11 @@ import pytest
 from hypothesis import Phase, assume, find, given, settings
 from hypothesis import strategies as st
 
+from devpolicy._core.model.ranges import expand_path, expand_tree, split
+from devpolicy._core.model.tree import DTYPE_BITS, ModelTree, Module
+from devpolicy._core.strategies.models import HOSTILE_NAMES
 from devpolicy.errors import ModelError
-from devpolicy.model import DTYPE_BITS, ModelTree, Module
-from devpolicy.models.ranges import expand_path, expand_tree, split
 from devpolicy.testing.strategies import model_trees, torch_modules
-from devpolicy.testing.strategies.models import HOSTILE_NAMES
 
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="reads real modules of torch")
 TREES = st.one_of(model_trees(), model_trees(hostile=True))

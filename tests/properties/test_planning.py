@@ -12,8 +12,8 @@ from tests import oracle
 from tests.worlds import World, block_trees, worlds
 
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, PolicyError, Unsatisfiable
-from devpolicy.language.policy import Amount, MemoryRule, Split, Term, Workload
-from devpolicy.placement.planner import make_plan
+from devpolicy._core.language.policy import Amount, MemoryRule, Split, Term, Workload
+from devpolicy._core.placement.planner import make_plan
 
 
 def _planned(world: World) -> Plan | None:

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument
 
-from devpolicy.codes import CODES
+from devpolicy._core.codes import CODES
+from devpolicy._core.language.fields import TOP
+from devpolicy._core.language.patterns import Pattern
+from devpolicy._core.language.policy import Policy
+from devpolicy._core.language.schema import policy_schema
+from devpolicy._core.strategies.policies import MODULES, patterns, policies, policy_texts
 from devpolicy.errors import PolicyError
-from devpolicy.language.fields import TOP
-from devpolicy.language.patterns import Pattern
-from devpolicy.language.policy import Policy
-from devpolicy.language.schema import policy_schema
-from devpolicy.testing.strategies.policies import MODULES, patterns, policies, policy_texts
 
 VALIDATOR = jsonschema.Draft7Validator(policy_schema())
 

@@ -7,17 +7,17 @@ from dataclasses import replace
 import pytest
 
 from devpolicy import Host, ModelTree, Policy
+from devpolicy._core.language.properties import Property
+from devpolicy._core.review.coverage import coverage, deciders
+from devpolicy._core.review.families import Family
+from devpolicy._core.review.holds import complaints
+from devpolicy._core.review.many import run_all
+from devpolicy._core.review.outcome import answers, ask
+from devpolicy._core.review.run import Result
+from devpolicy._core.review.suites import ready
+from devpolicy._core.review.verify import verify
+from devpolicy._core.sizes import GIB
 from devpolicy.errors import PolicyError
-from devpolicy.language.properties import Property
-from devpolicy.review.coverage import coverage, deciders
-from devpolicy.review.families import Family
-from devpolicy.review.holds import complaints
-from devpolicy.review.many import run_all
-from devpolicy.review.outcome import answers, ask
-from devpolicy.review.run import Result
-from devpolicy.review.suites import ready
-from devpolicy.review.verify import verify
-from devpolicy.sizes import GIB
 
 RAG = """
 prefer = ["cuda", "cpu"]

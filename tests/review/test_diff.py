@@ -12,9 +12,9 @@ from tests.cli.harness import invoke
 from tests.worlds import World, worlds
 
 from devpolicy import Host, ModelTree, Policy
-from devpolicy.host.catalogue import catalogue
-from devpolicy.review.diff import compare, diff
-from devpolicy.review.hosts import Variant
+from devpolicy._core.host.catalogue import catalogue
+from devpolicy._core.review.diff import compare, diff
+from devpolicy._core.review.hosts import Variant
 
 LLAMA = ModelTree.load("llama-3.1-8b")
 HEAD = 'prefer = ["cuda", "cpu"]\n[offload]\nlm_head = "disk"\n'

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from tests.worlds import World, worlds
 
 from devpolicy import Accelerator, ComponentDevice, Device, DeviceMap, Host, ModelTree, Policy
-from devpolicy.language.policy import Amount, Component, Term
-from devpolicy.language.properties import OF_A_PLAN, Property
-from devpolicy.model import KVCache, Module
-from devpolicy.models import model_catalogue
-from devpolicy.placement.plan import Placements, Plan
-from devpolicy.review.holds import complaints
-from devpolicy.review.outcome import Outcome, ask
-from devpolicy.review.recount import Load, recount, seats_of
+from devpolicy._core.language.policy import Amount, Component, Term
+from devpolicy._core.language.properties import OF_A_PLAN, Property
+from devpolicy._core.model.catalogue import model_catalogue
+from devpolicy._core.model.tree import KVCache, Module
+from devpolicy._core.placement.plan import Placements, Plan
+from devpolicy._core.review.holds import complaints
+from devpolicy._core.review.outcome import Outcome, ask
+from devpolicy._core.review.recount import Load, recount, seats_of
 
 POLICY = Policy.parse('prefer = "cuda"\n[offload]\nlm_head = "disk"\n')
 LLAMA = ModelTree.load("llama-3.1-8b")

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from devpolicy import Host
+from devpolicy._core.host.catalogue import catalogue
+from devpolicy._core.language.cases import Dimension, Word
+from devpolicy._core.review.hosts import Variant, find_hosts, varied
+from devpolicy._core.sizes import GIB
 from devpolicy.errors import Diagnostic
-from devpolicy.host.catalogue import catalogue
-from devpolicy.language.cases import Dimension, Word
-from devpolicy.review.hosts import Variant, find_hosts, varied
-from devpolicy.sizes import GIB
 
 OWN = {"small": Host.parse('memory = "8 GiB"'), "2x24gb": Host.parse('memory = "1 GiB"')}
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 
 from devpolicy import Host, ModelTree, Policy
+from devpolicy._core.language.properties import Property
+from devpolicy._core.review.coverage import deciders
+from devpolicy._core.review.families import Family
+from devpolicy._core.review.many import run_all
+from devpolicy._core.review.outcome import ask
+from devpolicy._core.review.run import Result
+from devpolicy._core.review.suites import ready
+from devpolicy._core.review.verify import verify
+from devpolicy._core.sizes import GIB
 from devpolicy.errors import PolicyError
-from devpolicy.language.properties import Property
-from devpolicy.review.coverage import deciders
-from devpolicy.review.families import Family
-from devpolicy.review.many import run_all
-from devpolicy.review.outcome import ask
-from devpolicy.review.run import Result
-from devpolicy.review.suites import ready
-from devpolicy.review.verify import verify
-from devpolicy.sizes import GIB
 
 POLICY = """
 prefer = ["cuda", "cpu"]

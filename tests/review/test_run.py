@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from devpolicy import Policy
+from devpolicy._core.review.coverage import coverage, deciders
+from devpolicy._core.review.many import run_all
+from devpolicy._core.review.run import Result
+from devpolicy._core.review.suites import Suite, gather, ready, selected
 from devpolicy.errors import PolicyError
-from devpolicy.review.coverage import coverage, deciders
-from devpolicy.review.many import run_all
-from devpolicy.review.run import Result
-from devpolicy.review.suites import Suite, gather, ready, selected
 
 POLICY = """
 prefer = ["cuda", "mps"]

@@ -11,11 +11,11 @@ import pytest
 import tomli
 
 from devpolicy import Policy
-from devpolicy._shipped import shipped_files
+from devpolicy._core.review.coverage import coverage
+from devpolicy._core.review.many import run_all
+from devpolicy._core.review.suites import gather, ready
+from devpolicy._core.shipped import shipped_files
 from devpolicy.errors import PolicyError
-from devpolicy.review.coverage import coverage
-from devpolicy.review.many import run_all
-from devpolicy.review.suites import gather, ready
 
 SHIPPED = shipped_files("policy")
 OPEN = {"offload", "memory", "require", "when", "reserve"}

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from tests.cli.harness import invoke
 
 from devpolicy import Host, ModelTree, Policy
+from devpolicy._core.language.properties import OF_A_FAMILY, OF_A_PLAN, Property, parse_property
+from devpolicy._core.review.draw import search
+from devpolicy._core.review.families import Family
+from devpolicy._core.review.holds import _CHECKS
+from devpolicy._core.review.shrink import Broken, smallest
+from devpolicy._core.review.verify import Verdict, verify
+from devpolicy._core.sizes import GIB
 from devpolicy.errors import DevPolicyError, MissingLibraryError
-from devpolicy.language.properties import OF_A_FAMILY, OF_A_PLAN, Property, parse_property
-from devpolicy.review.draw import search
-from devpolicy.review.families import Family
-from devpolicy.review.holds import _CHECKS
-from devpolicy.review.shrink import Broken, smallest
-from devpolicy.review.verify import Verdict, verify
-from devpolicy.sizes import GIB
 
 LLAMA = ModelTree.load("llama-3.2-1b")
 FAMILY = Family(("cuda",), 2, (2 * GIB, 8 * GIB), (25, 100), (64 * GIB,))
@@ -280,7 +280,7 @@ def test_without_hypothesis_a_range_is_refused_and_a_list_is_proved(monkeypatch:
 
 def test_what_is_finite_is_proved_without_loading_hypothesis() -> None:
     code = (
-        "import sys\nfrom devpolicy.cli.app import app\ntry:\n"
+        "import sys\nfrom devpolicy._core.cli.app import app\ntry:\n"
         "    app.main(['verify', 'cpu-only', '--model', 'gpt2', '--accelerators', '1'])\n"
         "except SystemExit: print('LOADED', 'hypothesis' in sys.modules)"
     )

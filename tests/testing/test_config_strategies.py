@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from devpolicy import ModelTree  # noqa: E402
-from devpolicy.models.families import family_tree  # noqa: E402
+from devpolicy._core.model.families import family_tree  # noqa: E402
 from devpolicy.testing.strategies import transformers_configs  # noqa: E402
 
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 
 from devpolicy import Accelerator, DevPolicyError, Host
+from devpolicy._core.sizes import GIB
 from devpolicy.errors import HostError
-from devpolicy.sizes import GIB
 from devpolicy.testing import host_catalogue, simulate_host
 from devpolicy.testing.conformance import (
     DEVICE_CHECKS,

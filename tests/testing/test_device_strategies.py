@@ -11,7 +11,7 @@ from hypothesis import find, given
 from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument
 
-from devpolicy.device import ComponentDevice, Device, DeviceType
+from devpolicy._core.device import ComponentDevice, Device, DeviceType
 from devpolicy.testing.strategies import component_devices, device_maps, devices
 
 

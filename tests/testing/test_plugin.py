@@ -12,9 +12,9 @@ import pytest
 
 # `pytester` makes Python forget what a run inside this process imported. The simulation holds functions of modules that
 # are then others, and torch does not survive being imported twice.
-import devpolicy.probe
+import devpolicy._core.host.probe
+import devpolicy._core.simulation
 import devpolicy.testing.conformance
-import devpolicy.testing.simulation
 from devpolicy import Host
 
 with suppress(ImportError):

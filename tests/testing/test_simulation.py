@@ -24,12 +24,12 @@ from hypothesis import strategies as st
 from psutil import virtual_memory
 
 from devpolicy import Accelerator, ComponentDevice, Host, Policy, resolve, use_policy
+from devpolicy._core.simulation import replaced, simulated_host
+from devpolicy._core.simulation.libraries import Library
+from devpolicy._core.simulation.running import paused
+from devpolicy._core.simulation.shims import Shims
 from devpolicy.errors import DevPolicyError, HostError, SimulationDepthError
 from devpolicy.testing import host_catalogue, simulate_host
-from devpolicy.testing.simulation import replaced, simulated_host
-from devpolicy.testing.simulation.libraries import Library
-from devpolicy.testing.simulation.running import paused
-from devpolicy.testing.simulation.shims import Shims
 
 SMALL = Host(memory="8 GiB", free="3 GiB", disk="100 GiB", disk_free="7 GiB", name="small")
 LARGE = Host([Accelerator("cuda", memory="80 GiB")], memory="2 TiB", disk="9 TiB", name="large")
@@ -315,7 +315,7 @@ class TestNothingIsLeft:
     def test_a_patch_that_was_there_at_the_first_question_shapes_no_answer(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        monkeypatch.setattr("devpolicy.testing.simulation.libraries.memory._shapes", {})
+        monkeypatch.setattr("devpolicy._core.simulation.libraries.memory._shapes", {})
         with mock.patch("psutil.virtual_memory", return_value="patched"), simulate_host(SMALL):
             assert psutil.virtual_memory().available == SMALL.free
         with mock.patch("psutil.disk_usage", return_value=None), simulate_host(SMALL):
@@ -371,7 +371,7 @@ class TestPoliciesInUse:
             with simulate_host(host):
                 found.append(ComponentDevice.resolve_device().to_torch_str())
         assert found == ["cuda:0", "cpu", "cuda:0"]
-        with paused(), mock.patch("devpolicy.probe.probe", return_value=SMALL):
+        with paused(), mock.patch("devpolicy._core.host.probe.probe", return_value=SMALL):
             assert ComponentDevice.resolve_device().to_torch_str() == "cpu"
 
     @pytest.mark.parametrize("depth", ["value", "probes"])

@@ -15,9 +15,9 @@ import psutil
 import pytest
 
 from devpolicy import ComponentDevice, Host
+from devpolicy._core.simulation import replaced
 from devpolicy.errors import SimulationDepthError
 from devpolicy.testing import host_catalogue, simulate_host
-from devpolicy.testing.simulation import replaced
 
 torch = pytest.importorskip("torch")
 

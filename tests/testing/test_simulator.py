@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from tests.cli.harness import invoke
 
+from devpolicy._core.simulator import building, simulator, versions
+from devpolicy._core.simulator.versions import TESTED, Torch
 from devpolicy.errors import SimulationDepthError
 from devpolicy.testing import simulate_host
-from devpolicy.testing.simulator import building, simulator, versions
-from devpolicy.testing.simulator.versions import TESTED, Torch
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,8 @@ from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
 from devpolicy import Accelerator, Host, Policy
-from devpolicy.model import Module, Tensor
-from devpolicy.sizes import GIB
+from devpolicy._core.model.tree import Module, Tensor
+from devpolicy._core.sizes import GIB
 from devpolicy.testing.strategies import (
     component_devices,
     device_maps,

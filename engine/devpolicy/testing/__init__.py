@@ -16,20 +16,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from devpolicy.testing.catalogue import host_catalogue
-    from devpolicy.testing.simulation import SimulatedDevice, simulate_host, simulated_device
+    from devpolicy._core.simulation import SimulatedDevice, simulate_host, simulated_device
+    from devpolicy._core.simulation.catalogue import host_catalogue
 
 __all__ = ["SimulatedDevice", "host_catalogue", "simulate_host", "simulated_device"]
 
 _WHERE: dict[str, str] = {
-    "SimulatedDevice": "devpolicy.testing.simulation",
-    "host_catalogue": "devpolicy.testing.catalogue",
-    "simulate_host": "devpolicy.testing.simulation",
-    "simulated_device": "devpolicy.testing.simulation",
+    "SimulatedDevice": "devpolicy._core.simulation",
+    "host_catalogue": "devpolicy._core.simulation.catalogue",
+    "simulate_host": "devpolicy._core.simulation",
+    "simulated_device": "devpolicy._core.simulation",
 }
 """Public names by the module that holds them. Submodules, such as `strategies`, need no entry."""
 
-_SUBMODULES = ("conformance", "simulation", "strategies")
+_SUBMODULES = ("conformance", "strategies")
 
 
 def __getattr__(name: str) -> Any:

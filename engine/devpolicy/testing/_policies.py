@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from devpolicy.errors import DevPolicyError
-from devpolicy.review.ready import Ready
-from devpolicy.review.run import Result, run_case
-from devpolicy.review.suites import gather
+from devpolicy._core.errors import DevPolicyError
+from devpolicy._core.review.ready import Ready
+from devpolicy._core.review.run import Result, run_case
+from devpolicy._core.review.suites import gather
 
 
 class PolicyFailure(Exception):  # noqa: N818 - it says what a test found, as an assertion does

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from devpolicy.host import Host
+from devpolicy._core.conformance.check import hold
+from devpolicy._core.host import Host
 from devpolicy.testing.conformance import (
     DEVICE_CHECKS,
     HOST_CHECKS,
@@ -20,7 +21,6 @@ from devpolicy.testing.conformance import (
     Observed,
     observe,
 )
-from devpolicy.testing.conformance.check import hold
 
 
 class Machine(pytest.Collector):

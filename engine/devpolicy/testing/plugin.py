@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 if TYPE_CHECKING:
-    from devpolicy.host import Host
+    from devpolicy._core.host import Host
 
 MARKS = ("host", "hosts")
 SHOWN = ("torch", "transformers", "accelerate", "haystack-ai", "sentence-transformers", "spacy")
@@ -88,7 +88,7 @@ def _holds_tests(path: Path) -> bool:
     top = content.partition(b"\n[")[0]
     if b"test" not in content or (b"[[" not in content and b"test" not in top):
         return False
-    from devpolicy.language.suite import holds_tests
+    from devpolicy._core.language.suite import holds_tests
 
     return holds_tests(content.decode("utf-8", "replace"))
 
@@ -140,7 +140,7 @@ def _devpolicy_simulation(request: pytest.FixtureRequest) -> Iterator[None]:
     if asked is None:
         yield
         return
-    from devpolicy.errors import DevPolicyError
+    from devpolicy._core.errors import DevPolicyError
     from devpolicy.testing import simulate_host
 
     request.node.stash[HOST] = asked
@@ -176,7 +176,7 @@ def pytest_runtest_makereport(
     report = yield
     asked = item.stash.get(HOST, None)
     if report.failed and asked is not None:
-        from devpolicy.testing.describe import describe
+        from devpolicy._core.simulation.describe import describe
 
         report.sections.append(("simulated host", describe(asked.host)))
     return report
@@ -216,7 +216,7 @@ def _hosts(test: Any, mark: pytest.Mark) -> list[Asked]:
 
 
 def _asked(test: Any, mark: pytest.Mark, given: Any, depth: str, number: int) -> Asked:
-    from devpolicy.host import Host
+    from devpolicy._core.host import Host
 
     if isinstance(given, Host):
         return Asked(given.name or f"{mark.name}{number}", given, depth)
@@ -237,7 +237,7 @@ def _short(name: Any) -> str:
 
 def _load(name: Any, folder: Path) -> Host:
     """Return a host by catalogue name, or from a file that a relative path names from `folder`. Raises `HostError`."""
-    from devpolicy.host import Host
+    from devpolicy._core.host import Host
 
     is_file = isinstance(name, Path) or (isinstance(name, str) and name.endswith(".toml"))
     return Host.load(folder / name if is_file else name)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from devpolicy._core.simulator.loading import require_built
 from devpolicy.errors import SimulationDepthError
-from devpolicy.testing.simulator.loading import require_built
 
 
 @pytest.fixture(autouse=True, scope="session")

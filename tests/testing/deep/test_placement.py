@@ -16,13 +16,13 @@ transformers = pytest.importorskip("transformers")
 accelerate = pytest.importorskip("accelerate")
 
 from tests.worlds import World, spread_worlds, worlds  # noqa: E402
+from tools.model_files import CATALOGUE  # noqa: E402
 
 from devpolicy import Host, ModelTree, Plan, Policy, PolicyError, Unsatisfiable, plan  # noqa: E402
-from devpolicy.models import load  # noqa: E402
-from devpolicy.models.generate import CATALOGUE  # noqa: E402
-from devpolicy.placement.plan import PlanError  # noqa: E402
+from devpolicy._core.model.catalogue import load  # noqa: E402
+from devpolicy._core.placement.plan import PlanError  # noqa: E402
+from devpolicy._core.strategies.configs import transformers_configs  # noqa: E402
 from devpolicy.testing import simulate_host, simulated_device  # noqa: E402
-from devpolicy.testing.strategies.configs import transformers_configs  # noqa: E402
 
 ACCELERATORS = ("cuda", "mps", "xpu")
 IDS = torch.tensor([[1, 2, 3, 4, 5, 6]])

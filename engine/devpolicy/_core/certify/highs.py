@@ -1,0 +1,112 @@
+"""The optimum of a relaxation, by HiGHS.
+
+Owns the use of `highspy`. Nodes are limited and time is not, so that a bound is the same on every machine.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from devpolicy._core.certify.relaxation import Relaxation
+
+NODES = 2_000
+_MS = 10**15
+_GIB = 1 << 30
+
+
+def available() -> bool:
+    """Whether `highspy` is installed."""
+    try:
+        import highspy  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+class _Model:
+    """A model of HiGHS, in milliseconds of a request and GiB, so that its tolerances mean something."""
+
+    def __init__(self) -> None:
+        import highspy
+
+        self.highspy: Any = highspy
+        self.solver: Any = self.highspy.Highs()
+        for option, value in (("output_flag", False), ("mip_max_nodes", NODES), ("mip_rel_gap", 1e-6), ("threads", 1)):
+            self.solver.setOptionValue(option, value)
+        self.count = 0
+
+    def variable(self, cost: float, most: float, *, whole: bool) -> int:
+        self.solver.addCol(cost, 0.0, most, 0, [], [])
+        if whole:
+            self.solver.changeColIntegrality(self.count, self.highspy.HighsVarType.kInteger)
+        self.count += 1
+        return self.count - 1
+
+    def row(self, low: float, high: float, terms: dict[int, float]) -> None:
+        self.solver.addRow(low, high, len(terms), list(terms), list(terms.values()))
+
+    def bound(self) -> float | None:
+        """Return what no solution is below; `None` where there is none."""
+        self.solver.run()
+        if self.solver.getModelStatus() == self.highspy.HighsModelStatus.kInfeasible:
+            return None
+        return float(self.solver.getInfo().mip_dual_bound)
+
+
+def least_time(relaxed: Relaxation) -> int | None:
+    """Return attoseconds that no answer is below, `None` where there is no answer."""
+    model = _Model()
+    free = float("inf")
+    resident: dict[tuple[int, int], int] = {}
+    away: dict[tuple[int, str], int] = {}
+    used = {one.number: model.variable(relaxed.crossing / _MS, 1, whole=True) for one in relaxed.devices}
+    rates = {one.number: one.rate for one in relaxed.devices}
+    for at, kind in enumerate(relaxed.kinds):
+        hosts = [relaxed.main] if kind.bound and relaxed.main is not None else [*rates]
+        for number in (number for number in hosts if number in rates):
+            resident[at, number] = model.variable(kind.read * rates[number] / _MS, kind.count, whole=True)
+        for place, time in kind.away:
+            assert relaxed.main is not None  # INVARIANT: nothing goes where there is no main device
+            cost = (time + kind.read * rates.get(relaxed.main, 0)) / _MS
+            away[at, place] = model.variable(cost, kind.count, whole=True)
+        mine = [*(resident[key] for key in resident if key[0] == at), *(away[key] for key in away if key[0] == at)]
+        model.row(kind.count, kind.count, dict.fromkeys(mine, 1.0))
+    buffer = model.variable(0, free, whole=False)
+    for (at, _), column in away.items():
+        kind = relaxed.kinds[at]
+        goes = model.variable(0, 1, whole=True)
+        model.row(-free, 0, {column: 1.0, goes: -float(kind.count)})
+        # What is streamed in any case is in the main device's room already.
+        model.row(-free, 0, {goes: max(0, kind.streamed - relaxed.streaming) / _GIB, buffer: -1.0})
+    for one in relaxed.devices:
+        terms: dict[int, float] = {}
+        for (at, number), column in resident.items():
+            if number == one.number:
+                kind = relaxed.kinds[at]
+                terms[column] = (kind.weights + kind.buffers if one.weights_only else kind.weights_and_cache) / _GIB
+                model.row(-free, 0, {column: 1.0, used[number]: -float(kind.count)})
+        if one.number == relaxed.main:
+            terms[buffer] = 1.0
+            for (at, _), column in away.items():
+                kind = relaxed.kinds[at]
+                terms[column] = (kind.buffers + (0 if one.weights_only else kind.cache)) / _GIB
+            model.row(1, 1, {used[one.number]: 1.0})
+        if terms:
+            model.row(-free, max(0, one.room) / _GIB, terms)
+        elif one.room < 0 and not one.required:
+            model.row(0, 0, {used[one.number]: 1.0})
+    for place, room in relaxed.rooms:
+        sizes = {
+            column: (relaxed.kinds[at].weights if place == "cpu" else relaxed.kinds[at].rewritten) / _GIB
+            for (at, where), column in away.items()
+            if where == place
+        }
+        if sizes:
+            model.row(-free, max(0, room) / _GIB, sizes)
+    for first, second in zip(relaxed.devices, relaxed.devices[1:], strict=False):
+        alike = (first.room, first.rate, first.weights_only) == (second.room, second.rate, second.weights_only)
+        if alike and relaxed.main not in (first.number, second.number):
+            model.row(0, free, {used[first.number]: 1.0, used[second.number]: -1.0})
+    found = model.bound()
+    # Of so many devices in use, all but one are entered over a crossing.
+    return None if found is None else int(found * _MS) - relaxed.crossing + relaxed.fixed

@@ -1,0 +1,23 @@
+"""The command line.
+
+Owns arguments, exit statuses and what a person or a script is shown; every decision is the engine's. Click parses,
+Rich is imported only to colour a terminal. Nothing here is imported by the rest of the package.
+
+Exit statuses: 0 fine; 1 findings of `check`, or a plan that is not the locked one; 2 an invalid policy or usage;
+3 a valid policy that this host, model and consumer cannot satisfy; 70 a bug of ours; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run `devpolicy` with the process's arguments, and exit."""
+    try:
+        from devpolicy._core.cli.app import app
+
+        app(prog_name="devpolicy")
+    except KeyboardInterrupt:
+        # While Click was still being imported; afterwards the application answers for it.
+        raise SystemExit(130) from None

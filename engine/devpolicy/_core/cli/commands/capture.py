@@ -1,0 +1,133 @@
+"""`devpolicy host capture` and `devpolicy model capture`: this machine, or a model, as a file that CI can replay.
+
+Owns what is asked of the user for it. The files are those that `Host.to_toml` and `ModelTree.to_toml` write.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+
+from devpolicy._core.cli import complete
+from devpolicy._core.cli.files import write_whole
+from devpolicy._core.cli.inputs import load_host, load_model, model_help
+from devpolicy._core.cli.report import painted, rendered
+from devpolicy._core.cli.session import Session, common, pass_session
+from devpolicy._core.errors import DevPolicyError, Diagnostic
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from devpolicy._core.host import Host
+    from devpolicy._core.host.probe.identity import Identity
+    from devpolicy._core.model.tree import ModelTree
+
+output_option = click.option("--output", metavar="FILE", help="Write to a file, whole or not at all.")
+
+
+@click.command(name="capture", short_help="Write this machine as a host file.")
+@output_option
+@click.option("--name", metavar="NAME", help="What the host is called; by default the name of its file.")
+@click.option(
+    "--include",
+    metavar="KIND,...",
+    multiple=True,
+    help="Keep what identifies this machine: uuid, serial, hostname, user.",
+)
+@common(formats=())
+@pass_session
+def capture_host(session: Session, output: str | None, name: str | None, include: tuple[str, ...]) -> None:
+    """Write this machine as a host file, which plans and tests can use anywhere.
+
+    What tells which machine it is does not go into the file: UUIDs, serial numbers, the machine's name, the user's
+    name and folders, also inside what a broken driver says. What was left out is said on standard error.
+
+    \b
+    Examples:
+      devpolicy host capture --output build-server.toml
+      devpolicy plan policy.toml --model llama-3.1-8b --host build-server.toml
+    """
+    from devpolicy._core.host.probe.identity import Identity, without_identifiers
+
+    keep = _kinds(include)
+    identity = Identity.here()
+    host, gone = without_identifiers(load_host(session, None), identity, keep)
+    host = replace(host, name=_name(name) or _own_name(host, identity, keep))
+    if host.name is None:
+        gone["hostname"] += 1
+    _write(session, output, host.to_toml())
+    if gone:
+        session.err.print(_left_out(gone))
+
+
+def _kinds(include: tuple[str, ...]) -> set[str]:
+    from devpolicy._core.host.probe.identity import KINDS
+    from devpolicy._core.toml.tables import did_you_mean
+
+    named = [word.strip() for text in include for word in text.split(",")]
+    for word in named:
+        if word not in KINDS:
+            raise DevPolicyError(Diagnostic("", f"`--include` knows no `{word}`", help=did_you_mean(word, KINDS)))
+    return set(named)
+
+
+def _name(name: str | None) -> str | None:
+    if name is not None and not name.strip():
+        raise DevPolicyError(Diagnostic("", "`--name` is empty", help="leave it out: the file's name is taken then"))
+    return name
+
+
+def _own_name(host: Host, identity: Identity, keep: set[str]) -> str | None:
+    return (identity.node or host.name) if "hostname" in keep else None
+
+
+def _left_out(gone: Mapping[str, int]) -> str:
+    kinds = ", ".join(f"{kind} ({count})" if count > 1 else kind for kind, count in gone.items())
+    pronoun = "it" if list(gone.values()) == [1] else "them"
+    return f"left out: {kinds}; `--include {','.join(gone)}` keeps {pronoun}"
+
+
+@click.command(name="capture", short_help="Write a model's structure as a model file.", epilog=f"MODEL: {model_help}")
+@click.argument("model", shell_complete=complete.models)
+@output_option
+@click.option("--name", metavar="NAME", help="What the model is called; by default the last part of MODEL.")
+@common(formats=())
+@pass_session
+def capture_model(session: Session, model: str, output: str | None, name: str | None) -> None:
+    """Write a model's structure as a model file: modules, classes, shapes, ties, and no weights.
+
+    A plan of the file is the plan of the model, on machines that have neither the checkpoint nor Transformers.
+
+    \b
+    Examples:
+      devpolicy model capture ./checkpoint --output my-model.toml
+      devpolicy plan policy.toml --model my-model.toml --host 2x24gb
+    """
+    tree = load_model(session, model)
+    tree = replace(tree, name=_name(name) or _model_name(tree, model))
+    _write(session, output, tree.to_toml())
+    if tree.partial is not None:
+        note = f"the structure of `{tree.name}` is not known in full: {tree.partial}"
+        hint = "rules by class and maps for libraries need all of it"
+        session.err.print(painted(rendered([Diagnostic("", note, help=hint, severity="warning")])))
+
+
+def _model_name(tree: ModelTree, given: str) -> str:
+    """A model of the hub's cache has the hash of its revision for a folder's name, and no one would know it by that."""
+    from pathlib import PurePath
+
+    from devpolicy._core.model.catalogue import cached_snapshot
+
+    snapshot = cached_snapshot(given) if "/" in given else None
+    called = given if snapshot is not None and snapshot.name == tree.name else tree.name
+    # A configuration names itself by the path that it was loaded from; of any path only the end is kept.
+    return PurePath(called.replace("\\", "/")).name or tree.name
+
+
+def _write(session: Session, output: str | None, text: str) -> None:
+    if output is None:
+        session.out.write(text)
+    else:
+        write_whole(output, text)

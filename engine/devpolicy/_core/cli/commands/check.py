@@ -1,0 +1,148 @@
+"""`devpolicy check`: policies read, validated and linted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+
+from devpolicy._core.cli import complete
+from devpolicy._core.cli.inputs import load_model, model_help, named_models
+from devpolicy._core.cli.report import findings_of, for_machines, painted, rendered, write_findings
+from devpolicy._core.cli.session import Session, common, pass_session
+from devpolicy._core.errors import Diagnostic, ModelError, PolicyError
+from devpolicy._core.language.layers import addresses, in_order, source
+from devpolicy._core.language.policy import Policy
+from devpolicy._core.toml.tables import did_you_mean
+from devpolicy._core.verbs.inputs import own_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from devpolicy._core.language.policy import Component
+    from devpolicy._core.model.tree import ModelTree
+
+
+@click.command(name="check", short_help="Tell everything that is wrong with policies.")
+@click.argument("policies", metavar="POLICY...", nargs=-1, required=True, shell_complete=complete.policies)
+@click.option("--strict", is_flag=True, help="Exit with 1 where there are warnings.")
+@click.option(
+    "--model",
+    metavar="[NAME=]MODEL",
+    multiple=True,
+    shell_complete=complete.models,
+    help=f"Also tell rules that match or decide nothing in it, or in that of the component NAME. {model_help}",
+)
+@common(formats=("human", "json", "github", "sarif"))
+@pass_session
+def command(session: Session, policies: tuple[str, ...], strict: bool, model: tuple[str, ...]) -> int:
+    """Read policies and tell everything that is wrong with them.
+
+    Every file is read, also after one that cannot be. Whether a rule matches anything depends on the model: give
+    one to know. The rules of components are compared with the models that the policy names for them.
+
+    \b
+    Examples:
+      devpolicy check policy.toml
+      devpolicy check policy/*.toml --strict
+      devpolicy check policy.toml --model llama-3.1-8b --strict
+      devpolicy check policy/*.toml --format sarif > devpolicy.sarif
+
+    Exit status: 0 without errors, 1 with rules that never decide (DP502), and with warnings under --strict, 2 with
+    other errors.
+    """
+    models = _Models(session, model)
+    found = {name: _findings(name, models) for name in dict.fromkeys(policies)}
+    every = [finding for findings in found.values() for finding in findings]
+    if not any(finding.severity == "error" for finding in every):
+        models.check_names()
+    errors = sum(finding.severity == "error" for finding in every)
+    warnings = len(every) - errors
+    if session.json:
+        session.print_json(
+            {
+                "schema": 1,
+                "policies": [
+                    {"policy": name, "findings": [for_machines(finding) for finding in findings]}
+                    for name, findings in found.items()
+                ],
+                "summary": {"policies": len(found), "errors": errors, "warnings": warnings},
+            }
+        )
+    elif session.format != "human":
+        write_findings(session, every)
+    else:
+        if every:
+            session.out.print([*painted(rendered(every)), ""])
+        counts = [(len(found), "policy", "policies"), (errors, "error", "errors"), (warnings, "warning", "warnings")]
+        summary = ", ".join(f"{number} {one if number == 1 else more}" for number, one, more in counts)
+        session.out.print([[(summary, "error" if errors else "warning" if warnings else "good")]])
+    if any(finding.severity == "error" and not finding.code.startswith("DP5") for finding in every):
+        return 2
+    return 1 if errors or (warnings and strict) else 0
+
+
+class _Models:
+    """The models that the command names: for every policy, or for components of one name."""
+
+    def __init__(self, session: Session, given: Iterable[str]) -> None:
+        self.every: list[ModelTree] = []
+        self.named: dict[str, ModelTree] = {}
+        for text in given:
+            ((name, model),) = named_models([text]).items()
+            if name is None:
+                self.every.append(load_model(session, model))
+            else:
+                self.named[name] = load_model(session, model)
+        self._components: dict[str, Component] = {}
+
+    def check_names(self) -> None:
+        """Raise `PolicyError`, DP202, for models of components that no policy has: they were compared with nothing."""
+        missing = [name for name in self.named if not any(addresses(one, name) for one in self._components.values())]
+        known = list(self._components)
+        findings = [
+            Diagnostic(
+                "DP202",
+                f"no policy that is checked has a component `{name}`",
+                help=did_you_mean(name, known) if known else "a model without a name is for every policy",
+            )
+            for name in missing
+        ]
+        if findings:
+            raise PolicyError(findings)
+
+    def of_components(self, policy: Policy, findings: list[Diagnostic]) -> dict[str, ModelTree]:
+        """Return the models of a policy's components. One that is not here is a warning: it may be elsewhere."""
+        from devpolicy._core.review.outcome import variants_of
+
+        for variant in variants_of(policy) if self.named else ():
+            self._components |= {entry.name: entry for entry in variant.components}
+        trees: dict[str, ModelTree] = {}
+        meant = [name for name in self.named if any(addresses(entry, name) for entry in policy.components)]
+        for name in in_order(policy, meant):
+            entry = source(policy, name)
+            try:
+                tree = self.named.get(name) or (own_tree(entry) if entry else None)
+            except ModelError as broken:
+                findings += [replace(finding, severity="warning") for finding in findings_of(broken)]
+                continue
+            if tree is not None:
+                trees[name] = tree
+        return trees
+
+
+def _findings(name: str, models: _Models) -> list[Diagnostic]:
+    from devpolicy._core.placement.lint import lint, lint_components
+    from devpolicy._core.review.suites import problems
+
+    tests = problems(name)
+    if tests is not None:
+        return tests
+    try:
+        policy = Policy.load(name)
+    except PolicyError as error:
+        return list(findings_of(error))
+    findings = [*policy.warnings, *(problems(name, policy) or [])]
+    findings += [finding for tree in models.every for finding in lint(policy, tree)]
+    return findings + lint_components(policy, models.of_components(policy, findings))

@@ -1,0 +1,126 @@
+"""`devpolicy doctor`: what each installed library sees of this machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from devpolicy._core.cli import complete
+from devpolicy._core.cli.commands.host import in_short
+from devpolicy._core.cli.inputs import load_host
+from devpolicy._core.cli.report import for_machines, painted, rendered
+from devpolicy._core.cli.session import Session, common, pass_session
+from devpolicy._core.cli.table import facts, table
+from devpolicy._core.doctor import LIBRARIES, TIMEOUT, examine
+from devpolicy._core.sizes import format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from devpolicy._core.cli.screen import Line
+    from devpolicy._core.doctor import Report
+    from devpolicy._core.doctor.told import Told
+    from devpolicy._core.host import Accelerator
+
+
+@click.command(name="doctor", short_help="Show what each library sees of this machine, and what is wrong.")
+@click.argument("libraries", metavar="[LIBRARY]...", nargs=-1, type=click.Choice(list(LIBRARIES)))
+@click.option(
+    "--host",
+    metavar="HOST",
+    shell_complete=complete.hosts,
+    help="Ask about a simulated host: of the catalogue, or a host TOML.",
+)
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0.1, max=3600),
+    default=TIMEOUT,
+    show_default=True,
+    help="For each library.",
+)
+@common()
+@pass_session
+def command(session: Session, libraries: tuple[str, ...], host: str | None, timeout: float) -> int:
+    """Show what each installed library sees of this machine, where they disagree, and the remedy.
+
+    Each library is asked in a process of its own, so that a driver that hangs or crashes is a finding. None of them
+    needs to be installed, and with LIBRARY only those are asked. With --host they are asked about a simulated host:
+    what would happen there.
+
+    \b
+    Examples:
+      devpolicy doctor
+      devpolicy doctor --format json > report.json
+      devpolicy doctor --host faulty/nearly-full
+
+    Exit status: 0 where all agree, 1 with findings.
+    """
+    simulated = None if host in (None, "-") else load_host(session, host)
+    with session.working("asking every library"):
+        report = examine(simulated, libraries=libraries or LIBRARIES, timeout=timeout)
+    if session.json:
+        session.print_json(to_dict(report))
+    else:
+        session.out.print(view(report, session.out.width))
+    return 1 if report.findings else 0
+
+
+def to_dict(report: Report) -> dict[str, object]:
+    """Return a report for machines; sizes are bytes."""
+    host = report.host
+    return {
+        "schema": 1,
+        "host": {
+            "name": host.name,
+            "os": host.os,
+            "arch": host.arch,
+            "memory": host.memory,
+            "devices": [{key: getattr(one, key) for key in _DEVICE} for one in host.accelerators],
+            "faults": dict(host.faults),
+        },
+        "variables": dict(report.variables),
+        "libraries": [told.to_dict() for told in report.told],
+        "findings": [for_machines(finding) for finding in report.findings],
+    }
+
+
+_DEVICE = ("type", "id", "name", "memory", "free", "fault")
+
+
+def view(report: Report, width: int) -> list[Line]:
+    """Return a report for people: what each sees and would use, then the findings."""
+    host = report.host
+    seen = f"{host.os} {host.arch}, {_machine(host.accelerators)}, {format_size(host.memory)} of RAM"
+    lines = facts([(host.name or "machine", seen), *report.variables], width=width)
+    wrong = "\n".join(finding.message for finding in report.findings)
+    rows = [_row(told, wrong) for told in report.told]
+    head = ["library", "version", "accelerators", "RAM", "uses"]
+    lines += ["", *table(head, rows, width=width, styles={0: "device"}), ""]
+    if report.findings:
+        lines += [*painted(rendered(report.findings)), ""]
+    count = len(report.findings)
+    ended = "all agree" if not count else f"{count} finding{'' if count == 1 else 's'}"
+    return [*lines, [(ended, "warning" if count else "good")]]
+
+
+def _row(told: Told, wrong: str) -> list[str]:
+    """Return what one library sees; accelerate's figures are what is free. `wrong` is what the findings say."""
+    if told.version is None:
+        return [told.library, "-", "not installed", "-", "-"]
+    if told.fault:
+        # NVML has no answer where there is no driver, which is as it should be on a machine without a GPU of NVIDIA.
+        return [told.library, told.version, "no answer" if told.fault in wrong else "none", "-", "-"]
+    devices = "-" if told.devices is None else _accelerators(told.devices)
+    free = " free" if told.amounts == "free" else ""
+    ram = "-" if told.ram is None else format_size(told.ram) + free
+    return [told.library, told.version, devices, ram, told.choice or "-"]
+
+
+def _machine(accelerators: Sequence[Accelerator]) -> str:
+    return in_short(accelerators) if accelerators else "no accelerator"
+
+
+def _accelerators(accelerators: Sequence[Accelerator]) -> str:
+    return in_short(accelerators) if accelerators else "none"

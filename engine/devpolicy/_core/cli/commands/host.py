@@ -1,0 +1,162 @@
+"""`devpolicy host`: list and show the catalogue, host files and this machine. Capturing is a module of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from devpolicy._core.cli import complete
+from devpolicy._core.cli.commands.capture import capture_host
+from devpolicy._core.cli.group import Group
+from devpolicy._core.cli.inputs import load_host, on_host
+from devpolicy._core.cli.session import Session, common, pass_session
+from devpolicy._core.cli.table import table
+from devpolicy._core.language.policy import Policy
+from devpolicy._core.sizes import GIB, format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from devpolicy._core.cli.screen import Line
+    from devpolicy._core.host import Accelerator, Host
+    from devpolicy._core.placement.seats import Seat
+
+
+@click.group(name="host", cls=Group, short_help="List, show and capture hosts: the catalogue, files, this machine.")
+def command() -> None:
+    """List, show and capture hosts: the catalogue, host files, and this machine."""
+
+
+command.add_command(capture_host)
+
+
+@command.command(name="list", short_help="List the hosts of the catalogue.")
+@common()
+@pass_session
+def list_hosts(session: Session) -> None:
+    """List the hosts of the catalogue, small ones first, faulty ones last.
+
+    \b
+    Example:
+      devpolicy host list
+    """
+    from devpolicy._core.simulation.catalogue import host_catalogue
+
+    hosts = host_catalogue()
+    if session.json:
+        session.print_json({"schema": 1, "hosts": [_facts(host) for host in hosts.values()]})
+        return
+    rows = [
+        [name, in_short(host.accelerators), f"{host.memory / GIB:.0f} GiB", host.description or ""]
+        for name, host in hosts.items()
+    ]
+    head = ["host", "accelerators", "RAM", "what it is"]
+    session.out.print(
+        table(head, rows, width=session.out.width, right=(2,), prose=True, styles={0: "device", 3: "dim"})
+    )
+
+
+@command.command(name="show")
+@click.argument("host", default="-", shell_complete=complete.hosts)
+@click.option(
+    "--policy", metavar="POLICY", shell_complete=complete.policies, help="Take caps and headroom from its [memory]."
+)
+@common()
+@pass_session
+def show_host(session: Session, host: str, policy: str | None) -> None:
+    """Print a host as TOML, with what a plan may use of each device.
+
+    HOST is a name of the catalogue, a file, or this machine where it is left out or `-`. The output is a host file:
+    save it, change it, and name it with --host.
+
+    \b
+    Examples:
+      devpolicy host show 2x24gb
+      devpolicy host show > this-machine.toml
+    """
+    rules = Policy.load(policy) if policy is not None else Policy()
+    shown = load_host(session, host, rules)
+    rules = on_host(rules, shown, None, ()).for_host(shown)
+    budgets = list(_seats(shown, rules))
+    if session.json:
+        session.print_json(
+            {
+                "schema": 1,
+                "host": _facts(shown),
+                "budgets": {
+                    name: None if seat is None else {"cap": seat.cap, "headroom": seat.headroom, "budget": seat.budget}
+                    for name, seat, _ in budgets
+                },
+            }
+        )
+        return
+    session.out.print(_toml(shown))
+    head = ["device", "usable", "headroom", "cap", "why"]
+    rows = [
+        [
+            name,
+            *(
+                (format_size(seat.budget), format_size(seat.headroom), format_size(seat.cap))
+                if seat
+                else ("-", "-", "-")
+            ),
+            why,
+        ]
+        for name, seat, why in budgets
+    ]
+    lines = table(
+        head, rows, width=session.out.width - 1, right=(1, 2, 3), prose=True, styles=dict.fromkeys(range(5), "dim")
+    )
+    session.out.print([[("\n# What a plan may use, of the free memory in steps of 256 MiB:", "dim")]])
+    session.out.print([[("#", "dim"), *([(line, "")] if isinstance(line, str) else line)] for line in lines])
+
+
+def _seats(host: Host, policy: Policy) -> list[tuple[str, Seat | None, str]]:
+    """Return each device with what a plan may ask of it; without where it has a fault."""
+    from devpolicy._core.placement.seats import accelerator_seat, cpu_seat, disk_seat
+
+    result: list[tuple[str, Seat | None, str]] = []
+    for one in host.accelerators:
+        fault = one.fault or host.fault(one.type)
+        why = fault or ("shares one pool with cpu" if one.unified else "")
+        result.append((f"{one.type}:{one.id}", None if fault else accelerator_seat(one, policy, host), why))
+    result.append(("cpu", cpu_seat(policy, host), ""))
+    result.append(("disk", disk_seat(policy, host), "only what is rewritten counts"))
+    return result
+
+
+def _toml(host: Host) -> list[Line]:
+    """Return the TOML with its keys and comments in colour."""
+    lines: list[Line] = []
+    for text in host.to_toml().removesuffix("\n").split("\n"):
+        key, equals, value = text.partition(" = ")
+        lines.append([(key, "device"), (equals + value, "")] if equals else [(text, "strong")])
+    return lines
+
+
+def in_short(accelerators: Sequence[Accelerator]) -> str:
+    """Return accelerators in short: `cuda 4 x 80 GiB`, `cuda 24+24+12+8 GiB`."""
+    kinds = dict.fromkeys(one.type for one in accelerators)
+    told = []
+    for kind in kinds:
+        sizes = [f"{one.memory / GIB:.0f}" for one in accelerators if one.type == kind]
+        alike = len(set(sizes)) == 1 and len(sizes) > 1
+        told.append(f"{kind} {f'{len(sizes)} x {sizes[0]}' if alike else '+'.join(sizes)} GiB")
+    return ", ".join(told) or "none"
+
+
+def _facts(host: Host) -> dict[str, Any]:
+    """Return a host for JSON; sizes are bytes."""
+    keys = ("name", "description", "os", "arch", "memory", "free", "disk", "disk_free")
+    return {
+        **{key: getattr(host, key) for key in keys},
+        "versions": dict(host.versions),
+        "faults": dict(host.faults),
+        "accelerators": [_accelerator(one) for one in host.accelerators],
+    }
+
+
+def _accelerator(one: Accelerator) -> dict[str, Any]:
+    keys = ("type", "id", "name", "memory", "free", "capability", "unified", "fault", "physical", "uuid")
+    return {key: list(value) if isinstance(value := getattr(one, key), tuple) else value for key in keys}

@@ -1,0 +1,211 @@
+"""`devpolicy plan`: a policy compiled for a model and a host."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from devpolicy._core.cli import complete
+from devpolicy._core.cli.forms import FORMS, literal
+from devpolicy._core.cli.inputs import (
+    check_component,
+    check_model,
+    component_option,
+    host_option,
+    load_host,
+    load_model,
+    named_models,
+    on_host,
+    overlay_options,
+    policy_argument,
+)
+from devpolicy._core.cli.remarks import Remark, certificates, compared, lines_of
+from devpolicy._core.cli.report import tell_lint
+from devpolicy._core.cli.screen import Screen, plain
+from devpolicy._core.cli.session import Session, common, pass_session, to_json
+from devpolicy._core.cli.what_if import read_changes
+from devpolicy._core.errors import DevPolicyError, Diagnostic
+from devpolicy._core.language.policy import Policy
+from devpolicy._core.placement.targets import TARGETS
+from devpolicy._core.verbs.joint import Joint, Request
+
+if TYPE_CHECKING:
+    from devpolicy._core.cli.screen import Line
+    from devpolicy._core.host import Host
+    from devpolicy._core.model.tree import ModelTree
+    from devpolicy._core.placement.plan import Plan
+    from devpolicy._core.verbs.joint import Placed
+
+Plans = Mapping[str | None, "Plan"]
+Models = Mapping[str | None, str]
+
+
+@click.command(name="plan", short_help="Show where each part of a model runs and is kept.")
+@policy_argument
+@click.option(
+    "--model",
+    metavar="[NAME=]MODEL",
+    multiple=True,
+    shell_complete=complete.models,
+    help="A model of the catalogue, a model TOML, a checkpoint folder, or a hub id in the local cache. "
+    "With the NAME of a component, it is that one's, in place of the `model` that the policy names.",
+)
+@host_option
+@component_option
+@overlay_options
+@click.option(
+    "--what-if",
+    "what_if",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Plan as if: cuda.count=3, cuda:0.free=20 GiB, memory=128 GiB, context=8192; and compare.",
+)
+@click.option("--certify", is_flag=True, help="Say how far the plan can be from the least predicted time there is.")
+@click.option("--target", type=click.Choice(list(TARGETS)), help="The consumer to plan for; hf by default.")
+@click.option("--to", type=click.Choice(list(FORMS)), help="Print only what the consumer takes, and plan for it.")
+@click.option("--locked", metavar="FILE", help="Fail where the plan is not the one in FILE, and say what moved.")
+@click.option("--output", metavar="FILE", help="Write to FILE, whole or not at all, instead of the terminal.")
+@common()
+@pass_session
+def command(
+    session: Session,
+    policy: str,
+    model: tuple[str, ...],
+    host: str | None,
+    component: str | None,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    what_if: tuple[str, ...],
+    certify: bool,
+    target: str | None,
+    to: str | None,
+    locked: str | None,
+    output: str | None,
+) -> None:
+    """Show where each part of a model runs and is kept, and what each device then holds.
+
+    POLICY is a file, or the name of a shipped policy. No weights are loaded. Modules that differ only in numbers
+    are one row, in the notation of a rule's `match`.
+
+    The components of a policy are planned together, in the order in which it writes them. With --component one of
+    them is shown, as it is beside those that are written before it.
+
+    \b
+    Examples:
+      devpolicy plan offload-lm-head --model llama-3.1-70b --host 4x80gb
+      devpolicy plan policy.toml --model ./checkpoint
+      devpolicy plan policy.toml --model llama-3.1-8b --to hf
+      devpolicy plan rag-pipeline --host 1x24gb
+      devpolicy plan policy.toml --model reader=bert-base --model writer=gpt2
+
+    \b
+    A plan is locked by its JSON, and compared in CI:
+      devpolicy plan policy.toml --model gpt2 --host 2x24gb \\
+          --format json --output plan.lock.json
+      devpolicy plan policy.toml --model gpt2 --host 2x24gb \\
+          --locked plan.lock.json
+    """
+    wanted = named_models(model)
+    changes = read_changes(what_if)
+    written = Policy.load(policy)
+    present = load_host(session, host, written)
+    machine = present if changes is None else changes.host(present)
+    loaded = on_host(written, machine, profile, (*overrides, *(changes.overrides if changes else ())))
+    _check(loaded, wanted, component)
+    models = {name: load_model(session, text) for name, text in wanted.items()}
+    target = target or (FORMS[to].target if to else None)
+    placed = _make(loaded, models, machine, component, target)
+    plans = _plans(placed)
+    remarks = certificates(plans) if certify else []
+    if changes is not None:
+        before = on_host(written, present, profile, overrides)
+        remarks.append(compared(changes, plans, lambda: _plans(_make(before, models, present, component, target))))
+    if locked is not None:
+        from devpolicy._core.cli.lock import compare
+
+        compare(locked, plans)
+    text = _for_programs(session, plans, to, remarks)
+    if output is not None:
+        from devpolicy._core.cli.files import write_whole
+
+        write_whole(output, text if text is not None else _as_text(placed, loaded, machine, remarks))
+    elif text is not None:
+        session.out.write(text)
+    else:
+        session.out.print([*_view(placed, loaded, machine, session.out), *lines_of(remarks)])
+        session.out.print(_next_steps(locked))
+    tell_lint(session, loaded)
+
+
+def _check(policy: Policy, models: Models, component: str | None) -> None:
+    """Raise `DevPolicyError` where it is not said what is planned."""
+    named = [entry.name for entry in policy.components if not entry.is_glob]
+    if component is not None:
+        check_component(policy, component, models)
+        given = [name for name in models if name is not None]
+        if given and component not in (*given, *named):
+            raise DevPolicyError(f"no `--model` is named `{component}`: given are {', '.join(given)}")
+        return
+    if None in models and named:
+        message = f"the policy has components, and `{models[None]}` is for none of them"
+        hint = f"name one: `--model {named[0]}={models[None]}`, or `--component {named[0]}` for it alone"
+        raise DevPolicyError([Diagnostic("", message, help=hint)])
+    check_model(policy, None, given=bool(models or named))
+
+
+def _make(
+    policy: Policy, models: Mapping[str | None, ModelTree], host: Host, component: str | None, target: str | None
+) -> dict[str | None, Placed]:
+    """Plan one model, or all components together; with `component` that one alone is returned."""
+    named = {name: tree for name, tree in models.items() if name is not None}
+    joint = Joint(host, models=named)
+    if component is not None or None in models:
+        model = models.get(None, named.get(component or ""))
+        return {None: joint.place(Request(policy, component, model, target=target))}
+    return dict(joint.place_all(policy, target=target).items())
+
+
+def _plans(placed: Mapping[str | None, Placed]) -> Plans:
+    return {name: one.plan for name, one in placed.items()}
+
+
+def _for_programs(session: Session, plans: Plans, to: str | None, remarks: Sequence[Remark]) -> str | None:
+    """Return what is printed as data, `None` where a person is shown the plan."""
+    if to is None and not session.json:
+        return None
+    forms: dict[str | None, Any] = {
+        name: FORMS[to].of_plan(plan) if to is not None else plan.to_dict() for name, plan in plans.items()
+    }
+    value = forms.get(None, forms)
+    if to is not None:
+        return to_json(value) if session.json else literal(value) + "\n"
+    whole = value if None in forms else {"schema": 1, "components": value}
+    for remark in remarks:
+        forms.get(remark.component, whole)[remark.key] = remark.data
+    return to_json(whole)
+
+
+def _view(placed: Mapping[str | None, Placed], policy: Policy, host: Host, screen: Screen) -> list[Line]:
+    if None in placed:
+        from devpolicy._core.cli.plan_view import view
+
+        return view(placed[None].plan, policy, placed[None].tree, host, screen)
+    from devpolicy._core.cli.joint_view import joint_view
+
+    named = {str(name): one for name, one in placed.items()}
+    plans, trees = ({name: getattr(one, what) for name, one in named.items()} for what in ("plan", "tree"))
+    return joint_view(plans, policy, trees, host, screen)
+
+
+def _as_text(placed: Mapping[str | None, Placed], policy: Policy, host: Host, remarks: Sequence[Remark]) -> str:
+    """Return the human form as a file holds it."""
+    screen = Screen(io.StringIO())
+    return "".join(f"{plain(line)}\n" for line in [*_view(placed, policy, host, screen), *lines_of(remarks)])
+
+
+def _next_steps(locked: str | None) -> list[Line]:
+    lines: list[Line] = [[("locked  ", "strong"), (f"unchanged, as in {locked}", "good")]] if locked else []
+    return [*lines, [("next    ", "strong"), ("`--to hf` prints the device map, `devpolicy why` the reasons", "dim")]]

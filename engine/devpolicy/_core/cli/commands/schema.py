@@ -1,0 +1,25 @@
+"""`devpolicy schema`: the JSON schema of a policy."""
+
+from __future__ import annotations
+
+import click
+
+from devpolicy._core.cli.session import Session, common, pass_session
+
+
+@click.command(name="schema", short_help="Print the JSON schema of a policy, for editors.")
+@common(formats=())
+@pass_session
+def command(session: Session) -> None:
+    """Print the JSON schema of a policy, for editors that complete and check TOML.
+
+    Taplo and Tombi (VS Code's Even Better TOML among them) read it from a file that the policy's first line names.
+
+    \b
+    Example:
+      devpolicy schema > policy.schema.json
+      # then begin policy.toml with:  #:schema ./policy.schema.json
+    """
+    from devpolicy._core.language.schema import policy_schema
+
+    session.print_json(policy_schema())

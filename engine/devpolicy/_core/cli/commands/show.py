@@ -1,0 +1,154 @@
+"""`devpolicy show`: what a policy says in the end, and where each value comes from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from devpolicy._core.cli import complete
+from devpolicy._core.cli.inputs import host_option, load_host, on_host, overlay_options
+from devpolicy._core.cli.report import tell_lint
+from devpolicy._core.cli.session import Session, common, pass_session
+from devpolicy._core.cli.table import facts, table
+from devpolicy._core.language.effective import effective
+from devpolicy._core.language.policy import Policy
+from devpolicy._core.shipped import shipped, shipped_files
+from devpolicy._core.toml.document import quote, write_key
+
+if TYPE_CHECKING:
+    from devpolicy._core.cli.screen import Line
+    from devpolicy._core.errors import Place
+    from devpolicy._core.host import Host
+    from devpolicy._core.language.policy import Rule
+
+
+@click.command(name="show", short_help="Show what a policy says in the end, and where it says so.")
+@click.argument("policy", required=False, shell_complete=complete.policies)
+@host_option
+@overlay_options
+@common()
+@pass_session
+def command(
+    session: Session, policy: str | None, host: str | None, profile: str | None, overrides: tuple[str, ...]
+) -> None:
+    """Show each value that counts, with the file, line and column that it comes from.
+
+    With the policies that it extends, with the profiles that apply to the host, and with `--set`. What is not written
+    anywhere is shown with its default. Without POLICY, list the policies that ship with devpolicy.
+
+    \b
+    Examples:
+      devpolicy show
+      devpolicy show offload-lm-head
+      devpolicy show policy.toml --host 2x24gb
+      devpolicy show policy.toml --profile server --set split=never
+    """
+    if policy is None:
+        if host or profile or overrides:
+            raise click.MissingParameter(param_hint="'POLICY'", param_type="argument")
+        _list(session)
+        return
+    loaded = Policy.load(policy)
+    machine = load_host(session, host, loaded)
+    shown = on_host(loaded, machine, profile, overrides).for_host(machine)
+    if session.json:
+        session.print_json(_for_programs(shown, loaded, machine))
+    else:
+        session.out.print(_view(shown, loaded, machine, session.out.width))
+    tell_lint(session, shown)
+
+
+def _list(session: Session) -> None:
+    """List the shipped policies, with what each begins with, and where they may be copied from."""
+    about = {name: _about(file.read_text(encoding="utf-8")) for name, file in shipped_files("policy").items()}
+    folder = str(shipped("policy"))
+    if session.json:
+        found = [{"name": name, "description": text} for name, text in about.items()]
+        session.print_json({"schema": 1, "policies": found, "folder": folder})
+        return
+    width = session.out.width
+    rows = [[name, text] for name, text in about.items()]
+    shown = table(["policy", "what it says"], rows, width=width, prose=True, styles={0: "device", 1: "dim"})
+    ways = '`devpolicy show NAME` tells what one says, `extends = "NAME"` builds on it, a copy is yours to change'
+    session.out.print([*shown, "", *facts([("files", folder), ("next", ways)], width=width)])
+
+
+def _about(text: str) -> str:
+    """Return the comment that a shipped policy begins with, behind the line that names its schema."""
+    lines = (line.removeprefix("#").strip() for line in text.partition("\n")[2].partition("\n\n")[0].splitlines())
+    return " ".join(line for line in lines if line)
+
+
+def _for_programs(policy: Policy, loaded: Policy, host: Host) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "policy": loaded.source,
+        "host": host.name,
+        "profiles": {profile.name: profile.name in policy.applied for profile in loaded.profiles},
+        "values": [
+            {"key": one.key, "value": one.value, "origin": _origin(one.place)} for one in effective(policy)
+        ],
+        "rules": [
+            {"name": rule.name, "applies": rule in policy.rules, "origin": _origin(rule.place)}
+            for rule in _rules(policy)
+        ],
+    }  # fmt: skip
+
+
+def _origin(place: Place | None) -> dict[str, object] | None:
+    return None if place is None else {"source": place.source, "line": place.line, "column": place.column}
+
+
+def _rules(policy: Policy) -> tuple[Rule, ...]:
+    return (*policy.rules, *policy.left_out)
+
+
+def _view(policy: Policy, loaded: Policy, host: Host, width: int) -> list[Line]:
+    profiles = [
+        f"{one.name} ({'applies' if one.name in policy.applied else 'does not apply'})" for one in loaded.profiles
+    ]
+    lines: list[Line] = facts(
+        [
+            ("policy", loaded.source),
+            ("host", host.name or "this machine"),
+            *([("profiles", ", ".join(profiles))] if profiles else []),
+        ],
+        width=width,
+    )
+    rows = [
+        [one.key, str(one.value) if one.place is None else inline(one.value), str(one.place or "default")]
+        for one in effective(policy)
+    ]
+    lines += ["", *table(["key", "value", "from"], rows, width=width, styles={1: "device"})]
+    if _rules(policy):
+        rules = [
+            [rule.name, _does(rule), "applies" if rule in policy.rules else "does not", str(rule.place or "")]
+            for rule in _rules(policy)
+        ]
+        lines += ["", *table(["rule", "does", "here", "from"], rules, width=width, styles={1: "device"})]
+    lines += [line for rule in policy.left_out for line in ("", *_reasons(rule, host))]
+    return lines
+
+
+def _reasons(rule: Rule, host: Host) -> list[str]:
+    """Return why a rule does not apply to a host."""
+    unmet = rule.when.unmet(host) if rule.when else []
+    return [f"{rule.name}: needs {one.needs}, and the host has {one.has}".replace("`", "") for one in unmet]
+
+
+def _does(rule: Rule) -> str:
+    if rule.offload:
+        return f"offload {', '.join(map(str, rule.offload))}"
+    return f"prefer {', '.join(map(str, rule.prefer))}" if rule.prefer else "together"
+
+
+def inline(value: Any) -> str:
+    """Return a value as TOML on one line."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{write_key(key)} = {inline(entry)}" for key, entry in value.items()) + " }"
+    if isinstance(value, list):
+        return f"[{', '.join(map(inline, value))}]"
+    if isinstance(value, str):
+        return quote(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,101 @@
+"""`devpolicy simulator`: build what the deep depths of `simulate_host` need, and say what is there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from devpolicy._core.cli.group import Group
+from devpolicy._core.cli.session import Session, common, pass_session
+from devpolicy._core.cli.table import facts
+from devpolicy._core.errors import SimulationDepthError
+
+
+@click.group(name="simulator", cls=Group, short_help="Build what simulated devices need to hold tensors.")
+def command() -> None:
+    """Build the simulator of devices that hold tensors, and say what is there.
+
+    `simulate_host(host, depth="tensors")` and `depth="phantom"` need it. It is compiled once for each version of
+    torch, and never by a test run.
+    """
+
+
+@command.command(name="build", short_help="Compile it for the torch of this environment.")
+@click.option("--again", is_flag=True, help="Compile it even if it is there.")
+@click.option("--if-possible", is_flag=True, help="Where it cannot be built, say why and exit with 0.")
+@common()
+@pass_session
+def build_simulator(session: Session, again: bool, if_possible: bool) -> None:
+    """Compile the simulator for the torch of this environment, into the user's cache.
+
+    It needs a CPU build of torch and a C++ compiler (the variable CXX, else c++, g++ or clang++), and takes half a
+    minute.
+
+    \b
+    Examples:
+      devpolicy simulator build
+      devpolicy simulator build --if-possible
+    """
+    from devpolicy._core.simulator import build, simulator
+
+    try:
+        found = simulator()
+        if not session.json and (again or not found.built):
+            session.err.print(f"compiling the simulator for torch {found.torch.version}; this takes half a minute")
+        built = build(again=again)
+    except SimulationDepthError as refused:
+        if not if_possible:
+            raise
+        _tell(session, {"built": False, "why": refused.diagnostics[0].message})
+        return
+    _tell(
+        session,
+        {
+            "built": True,
+            "torch": built.simulator.torch.version,
+            "library": str(built.simulator.library),
+            "compiler": built.compiler or "was there already",
+        },
+    )
+
+
+@command.command(name="info", short_help="Say whether it is built here, or can be.")
+@common()
+@pass_session
+def simulator_info(session: Session) -> None:
+    """Say whether the simulator is built for this environment, and if not, whether it can be.
+
+    \b
+    Example:
+      devpolicy simulator info
+    """
+    from devpolicy._core.simulator import TESTED, simulator, unfit
+    from devpolicy._core.simulator.building import find_compiler
+    from devpolicy._core.simulator.versions import installed
+
+    torch = installed()
+    reason = unfit()
+    found = simulator() if reason is None else None
+    _tell(
+        session,
+        {
+            "built": found is not None and found.built,
+            "torch": None if torch is None else torch.version,
+            "library": None if found is None else str(found.library),
+            "compiler": find_compiler(),
+            "tested": ", ".join(TESTED),
+            "why": None if reason is None else reason.why,
+            "help": None if reason is None else reason.help,
+        },
+    )
+
+
+def _tell(session: Session, told: dict[str, Any]) -> None:
+    if session.json:
+        session.print_json({"schema": 1, "simulator": told})
+        return
+    shown = {**told, "built": "yes" if told["built"] else "no"}
+    names = {"why": "why not", "help": "a way out", "tested": "tested with torch"}
+    pairs = [(names.get(name, name), str(value)) for name, value in shown.items() if value is not None]
+    session.out.print(facts(pairs, width=session.out.width))

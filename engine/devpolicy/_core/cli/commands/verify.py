@@ -1,0 +1,226 @@
+"""`devpolicy verify`: properties over a family of hosts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+
+from devpolicy._core.cli import complete
+from devpolicy._core.cli.family import family_of, family_options, types_of
+from devpolicy._core.cli.inputs import (
+    NO_MODEL,
+    on_every_host,
+    overlay_options,
+    overlays_told,
+    policy_argument,
+    trees_of,
+)
+from devpolicy._core.cli.report import write_findings
+from devpolicy._core.cli.session import Session, common, pass_session
+from devpolicy._core.cli.table import facts
+from devpolicy._core.errors import Diagnostic
+from devpolicy._core.language.policy import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from devpolicy._core.cli.screen import Line
+    from devpolicy._core.host import Host
+    from devpolicy._core.language.policy import Asked
+    from devpolicy._core.language.properties import Property
+    from devpolicy._core.review.families import Family
+    from devpolicy._core.review.verify import Verdict
+
+
+@click.command(name="verify", short_help="Hold a policy against properties, on every host of a family.")
+@policy_argument
+@click.option("--property", "-p", "names", metavar="PROPERTY", multiple=True, help="What must hold; may be repeated.")
+@click.option(
+    "--model",
+    metavar="MODEL",
+    multiple=True,
+    shell_complete=complete.models,
+    help="What is placed; globs of the catalogue too. By default the models of the policy's tests.",
+)
+@click.option("--trees", is_flag=True, help="Draw models too, with Hypothesis.")
+@overlay_options
+@family_options
+@click.option(
+    "--examples", type=click.IntRange(1), default=200, show_default=True, metavar="N", help="Hosts to draw of a range."
+)
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Which hosts are drawn.")
+@click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Processes; by default one for each core.")
+@common(formats=("human", "json", "github"))
+@pass_session
+def command(
+    session: Session,
+    policy: str,
+    names: tuple[str, ...],
+    model: tuple[str, ...],
+    trees: bool,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    types: str | None,
+    accelerators: int,
+    memory: str,
+    free: str,
+    ram: str,
+    mixed: bool,
+    examples: int,
+    seed: int,
+    jobs: int | None,
+) -> int:
+    """Hold a policy against properties on every host of a family.
+
+    Of one that is broken the smallest host is shown that breaks it.
+
+    Where `--memory` is a list the family is finite: every host is planned, and what holds is proved for it. Of a range
+    hosts are drawn (this needs Hypothesis, `devpolicy[testing]`), and what is not found may still be there.
+
+    --profile and --set are laid over the policy on each host. Of the environment only DEVPOLICY_PROFILE is read.
+
+    \b
+    Properties of each plan: always_resolves, placed_or_refused, within_budget,
+    ties_together, blocks_whole, one_type, resident, never_on:TERM,
+    same_each_time. Of the family: monotone, every_rule_reachable.
+
+    \b
+    Examples:
+      devpolicy verify policy.toml --model llama-3.1-8b
+      devpolicy verify policy.toml -p always_resolves -p never_on:cpu
+      devpolicy verify policy.toml --memory "4 GiB..96 GiB" --seed 1
+
+    Exit status: 0 all hold, 1 one is broken, 2 invalid policy or usage.
+    """
+    from devpolicy._core.review import verify as proving
+    from devpolicy._core.review.outcome import has_model
+
+    loaded = on_every_host(Policy.load(policy), profile, overrides)
+    family = family_of(types_of(types, _text(loaded)), accelerators, memory, free, ram, mixed=mixed)
+    wanted = _properties(names, loaded) or list(proving.DEFAULTS)
+    found = trees_of(session, [loaded], model, drawn=trees)
+    if trees or family.size is None or family.size > proving.MOST_HOSTS:
+        from devpolicy._core.review.draw import search
+
+        with session.working("drawing hosts"):
+            verdicts = search(loaded, found, family, wanted, trees=trees, examples=examples, seed=seed)
+    else:
+        with session.progress("planning") as progress:
+            verdicts = proving.verify(loaded, found, family, wanted, jobs=jobs, progress=progress)
+    if session.json:
+        session.print_json(_as_json(policy, loaded, family, verdicts))
+    elif session.format == "github":
+        write_findings(session, [_finding(loaded, verdict) for verdict in verdicts if verdict.status == "broken"])
+    else:
+        chosen_only = not trees and not has_model(loaded, found)
+        session.out.print(_view(loaded, family, verdicts, session.out.width, chosen_only=chosen_only))
+    return 1 if any(verdict.status == "broken" for verdict in verdicts) else 0
+
+
+def _text(policy: Policy) -> str:
+    """Return what is searched for types of accelerators: everything that the policy says, but its tests and hosts."""
+    return repr(replace(policy, tests=(), hosts=(), source="", prefer_place=None, text=None))
+
+
+def _properties(names: Sequence[str], policy: Policy) -> list[Property]:
+    from devpolicy._core.language.properties import parse_property
+    from devpolicy._core.language.top import classes_in
+
+    return [parse_property(name, family=True, names=classes_in(policy)) for name in names]
+
+
+def _finding(policy: Policy, verdict: Verdict) -> Diagnostic:
+    model = f" for {verdict.model}" if verdict.model else ""
+    message = f"`{verdict.property}` does not hold{model}: {verdict.why}"
+    notes = tuple(_hosts(verdict, policy.asked).splitlines()) if verdict.host else ()
+    return Diagnostic("DP512", message, policy.prefer_place, notes=notes)
+
+
+def _hosts(verdict: Verdict, asked: Asked) -> str:
+    """Return the hosts of a counterexample as TOML, with the test that fails on them."""
+    from devpolicy._core.host.writer import write
+    from devpolicy._core.toml.document import quote
+
+    if verdict.host is None:
+        return ""
+    parts = [write(verdict.host, under="host.smallest")]
+    if verdict.larger is not None:
+        parts.append(write(verdict.larger, under="host.larger"))
+    else:
+        model = "drawn.toml" if verdict.tree else verdict.model
+        test = ["[[test]]", f'name   = "{verdict.property}"', 'host   = "smallest"']
+        test += [f"model  = {quote(model)}"] if model else []
+        test += [f"profile = {quote(asked.profile)}"] if asked.profile else []
+        test += [f"# with --set {override}" for override in asked.overrides]
+        parts.append("\n".join([*test, f'always = "{verdict.property}"', ""]))
+    return "\n".join(parts)
+
+
+def _view(policy: Policy, family: Family, verdicts: Sequence[Verdict], width: int, *, chosen_only: bool) -> list[Line]:
+    model = [("model", NO_MODEL)] if chosen_only else []
+    lines: list[Line] = facts([("hosts", str(family)), *overlays_told(policy), *model], width=width)
+    broken = True
+    for verdict in verdicts:
+        if broken or verdict.status == "broken":
+            lines.append("")
+        broken = verdict.status == "broken"
+        lines += _verdict_view(verdict, policy.asked)
+    return lines
+
+
+def _verdict_view(verdict: Verdict, asked: Asked) -> list[Line]:
+    what = f"{verdict.property} for {verdict.model}" if verdict.model else str(verdict.property)
+    if verdict.status != "broken":
+        count = f"{verdict.hosts:,} host{'s' * (verdict.hosts != 1)}"
+        told = f"proved over {count}" if verdict.status == "proved" else f"no counterexample in {count}"
+        told += f", each of which is refused: {verdict.refused}" if verdict.refused else ""
+        return [[("holds   ", "good"), (f"{what}: {told}", "")]]
+    lines: list[Line] = [[("broken  ", "error"), (f"{what}: {verdict.why}", "strong")]]
+    if verdict.host is not None:
+        lines += ["", *_indented(_hosts(verdict, asked))]
+    if verdict.tree is not None:
+        lines += ["", "  # drawn.toml", *_indented(verdict.tree.to_toml())]
+    return lines
+
+
+def _indented(text: str) -> list[Line]:
+    return [f"  {line}".rstrip() for line in text.splitlines()]
+
+
+def _as_json(policy: str, asked: Policy, family: Family, verdicts: Sequence[Verdict]) -> dict[str, object]:
+    return {
+        "schema": 1,
+        "policy": policy,
+        "profile": asked.asked.profile,
+        "set": list(asked.asked.overrides),
+        "family": {
+            "types": list(family.types),
+            "accelerators": family.most,
+            "memory": list(family.memory),
+            "free": list(family.free),
+            "ram": list(family.ram),
+            "mixed": family.mixed,
+            "ranged": family.ranged,
+            "hosts": family.size,
+        },
+        "verdicts": [
+            {
+                "property": str(verdict.property),
+                "model": verdict.model,
+                "status": verdict.status,
+                "hosts": verdict.hosts,
+                "why": verdict.why or None,
+                "refused": verdict.refused or None,
+                "host": _toml(verdict.host),
+                "larger": _toml(verdict.larger),
+                "drawn_model": verdict.tree.to_toml() if verdict.tree else None,
+            }
+            for verdict in verdicts
+        ],
+    }
+
+
+def _toml(host: Host | None) -> str | None:
+    return None if host is None else host.to_toml()

@@ -1,0 +1,160 @@
+"""`devpolicy why`: the trace of one module."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+
+from devpolicy._core.cli import complete
+from devpolicy._core.cli.commands.resolve import preferences
+from devpolicy._core.cli.inputs import (
+    check_component,
+    check_model,
+    component_option,
+    host_option,
+    load_host,
+    load_model,
+    model_option,
+    on_host,
+    overlay_options,
+    policy_argument,
+)
+from devpolicy._core.cli.session import Session, common, pass_session
+from devpolicy._core.errors import Diagnostic, ModelError
+from devpolicy._core.language.policy import Policy
+from devpolicy._core.placement.targets import TARGETS
+from devpolicy._core.sizes import format_size
+from devpolicy._core.verbs.joint import Joint, Request
+
+if TYPE_CHECKING:
+    from devpolicy._core.cli.screen import Line
+    from devpolicy._core.model.tree import ModelTree
+    from devpolicy._core.placement.plan import Placement, Plan
+
+
+@click.command(name="why", short_help="Show what decided where a module is.")
+@policy_argument
+@click.argument("module", shell_complete=complete.modules)
+@model_option(required=False)
+@host_option
+@component_option
+@overlay_options
+@click.option("--target", type=click.Choice(list(TARGETS)), help="The consumer to plan for; hf by default.")
+@common()
+@pass_session
+def command(
+    session: Session,
+    policy: str,
+    module: str,
+    model: str | None,
+    host: str | None,
+    component: str | None,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    target: str | None,
+) -> None:
+    """Show why a module is where it is: the rule that decided, and what became of each preference.
+
+    MODULE is a module's path; for a container, all that is inside is told. `""` is the whole model. Without --model it
+    is the one that the policy names for the component.
+
+    \b
+    Examples:
+      devpolicy why offload-lm-head lm_head --model llama-3.1-70b --host 4x80gb
+      devpolicy why policy.toml model.layers.3 --model llama-3.1-8b
+      devpolicy why rag-pipeline lm_head --component generator
+    """
+    loaded = Policy.load(policy)
+    machine = load_host(session, host, loaded)
+    loaded = on_host(loaded, machine, profile, overrides)
+    check_component(loaded, component)
+    check_model(loaded, component, given=model is not None)
+    request = Request(loaded, component, None if model is None else load_model(session, model), target=target)
+    tree = request.tree()
+    if tree is not None:
+        _check(module, tree)
+    plan = Joint(machine).place(replace(request, model=tree)).plan
+    # A placement is asked for by any path; a module without tensors inside a divided container has none.
+    units = plan.placements.below(module)
+    unit_paths = {_unit_of(plan, path): unit for path, unit in units.items()}
+    terms = plan.trace.terms if plan.trace else []
+    notes = {path: plan.trace.notes.get(path, []) for path in unit_paths} if plan.trace else {}
+    if session.json:
+        placements = plan.to_dict()["placements"]
+        session.print_json(
+            {
+                "schema": 1,
+                "component": component,
+                "module": module,
+                "placements": {path: placements[path] for path in unit_paths},
+                "notes": {path: lines for path, lines in notes.items() if lines},
+                "prefer": [{"term": term, "outcome": outcome} for term, outcome in terms],
+            }
+        )
+        return
+    lines: list[Line] = _decisions(module, unit_paths, notes, loaded)
+    session.out.print([*lines, "", *preferences(terms, session.out.width)])
+
+
+def _check(module: str, tree: ModelTree) -> None:
+    """Raise `ModelError` where the model has no such module."""
+    if module in tree.index:
+        return
+    holder = module.rpartition(".")[0]
+    if module in set(tree.tensor_names()):
+        hint = f"ask for `{holder}`, the module that holds it"
+        raise ModelError(Diagnostic("DP203", f"`{module}` is a tensor, and plans place modules", help=hint))
+    from devpolicy._core.toml.tables import did_you_mean, suggest
+
+    paths = [path for path in tree.index if path]
+    near = suggest(module, paths)
+    while holder and holder not in tree.index:
+        holder = holder.rpartition(".")[0]
+    children = [tree.modules[child].path for child in tree.children(tree.index[holder])]
+    hint = f"did you mean `{near}`?" if near else did_you_mean(module, children)
+    hint += f"\n`devpolicy model show {tree.name}` lists its modules"
+    raise ModelError(Diagnostic("DP202", f"`{tree.name}` has no module `{module}`", help=hint))
+
+
+def _unit_of(plan: Plan, path: str) -> str:
+    """Return the path of the unit that holds a module."""
+    units = set(plan.placements)
+    while path not in units and path:
+        path = path.rpartition(".")[0]
+    return path
+
+
+def _decisions(module: str, units: dict[str, Placement], notes: dict[str, list[str]], policy: Policy) -> list[Line]:
+    from devpolicy._core.cli.fold import fold
+
+    rules = [*policy.rules, *(rule for entry in policy.components for rule in entry.rules)]
+    places = {rule.name: rule.place for rule in rules if rule.place}
+    if not units:
+        return [f"{module} holds no tensors, so it is not placed"]
+    lines: list[Line] = []
+    rows = fold((path, (unit, *notes.get(path, []))) for path, unit in _alike(units).items())
+    for row in rows:
+        unit = units[row.paths[0]]
+        size = format_size(sum(units[path].bytes for path in row.paths))
+        where = f"on {unit.device}" if unit.device == unit.runs_on else f"kept on {unit.device}, runs on {unit.runs_on}"
+        lines.append([(row.pattern or "the whole model", "strong"), (f": {where} ({size})", "")])
+        lines.append([("  decided by ", "dim"), (unit.rule, "device"), (f": {unit.reason}", "")])
+        if unit.rule in places:
+            place = places[unit.rule]
+            lines.append([("  written at ", "dim"), (f"{place}: {place.text.strip()}" if place else "", "")])
+        lines += [f"  {note}" for note in notes.get(row.paths[0], [])]
+    if module not in units and len(units) == 1 and next(iter(units)) in ("", *_above(module)):
+        lines.insert(0, f"{module} is a part of {next(iter(units)) or 'the model'}, which is placed as a whole")
+    return lines
+
+
+def _alike(units: dict[str, Placement]) -> dict[str, tuple[str, ...]]:
+    """What must agree for units to be told as one: everything but their sizes."""
+    return {path: (str(unit.device), str(unit.runs_on), unit.rule, unit.reason) for path, unit in units.items()}
+
+
+def _above(module: str) -> list[str]:
+    parts = module.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]

@@ -1,0 +1,185 @@
+"""The arguments that name policies, hosts and models, and how they are read.
+
+Owns what `--model NAME=M` and `--host -` mean. Reading itself is done by the values' own doors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from devpolicy._core.cli import complete
+from devpolicy._core.cli.session import Session
+from devpolicy._core.errors import DevPolicyError, Diagnostic, PolicyError
+from devpolicy._core.host import Host
+from devpolicy._core.language.layers import addresses
+from devpolicy._core.language.policy import Policy
+from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.toml.tables import did_you_mean
+from devpolicy._core.verbs.inputs import asked_in_environment, policy_in_environment
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_NAMED = re.compile(r"([^=/\\.][^=/\\]*)=(.+)", re.DOTALL)
+"""A component's name may be any text; one that looks like the beginning of a path is none."""
+
+policy_argument = click.argument("policy", shell_complete=complete.policies)
+
+host_option = click.option(
+    "--host",
+    metavar="HOST",
+    shell_complete=complete.hosts,
+    help="A host of the catalogue or a host TOML; by default, and with -, this machine.",
+)
+
+NO_MODEL = "none, so only devices are chosen: `--model` names one"
+"""What reports say where they are asked without a model."""
+
+model_help = "A model of the catalogue, a model TOML, a checkpoint folder, or a hub id in the local cache."
+
+
+def model_option(*, required: bool) -> Callable[[F], F]:
+    """Return the option that names one model."""
+    return click.option("--model", metavar="MODEL", required=required, shell_complete=complete.models, help=model_help)
+
+
+component_option = click.option(
+    "--component", metavar="NAME", help="The component that is planned, as the policy names it."
+)
+
+_PROFILE_HELP = "A profile of the policy to apply, beside those that apply by themselves"
+_profile_option = click.option(
+    "--profile",
+    metavar="NAME",
+    help=f"{_PROFILE_HELP}; else the one that DEVPOLICY_PROFILE names.",
+)
+_test_profile_option = click.option(
+    "--profile",
+    metavar="NAME",
+    help=f"{_PROFILE_HELP}, for tests that name none. DEVPOLICY_PROFILE is not read: tests do not depend on it.",
+)
+_set_option = click.option(
+    "--set",
+    "overrides",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="A key of the policy, dotted, and its value, as TOML or as text without quotes; said last.",
+)
+
+
+def overlay_options(command: F) -> F:
+    """Add the options of what is laid over a policy: they are handed to `on_host`."""
+    return _profile_option(_set_option(command))
+
+
+def test_overlay_options(command: F) -> F:
+    """Add the same options for tests, which read no environment."""
+    return _test_profile_option(_set_option(command))
+
+
+def on_host(policy: Policy, host: Host, profile: str | None, overrides: Sequence[str]) -> Policy:
+    """Return a policy with what belongs to a host, and what the command line and the environment lay over it."""
+    return policy_in_environment(policy, host, profile=profile, overrides=overrides)
+
+
+def on_every_host(policy: Policy, profile: str | None, overrides: Sequence[str]) -> Policy:
+    """Return a policy that is asked on many hosts with what the command line and `DEVPOLICY_PROFILE` lay over it."""
+    return asked_in_environment(policy, profile=profile, overrides=overrides)
+
+
+def overlays_told(policy: Policy) -> list[tuple[str, str]]:
+    """Return what is asked of a policy beside its text, as facts for a person."""
+    asked = policy.asked
+    told = [] if asked.profile is None else [("profile", asked.profile)]
+    return [*told, *([("set", ", ".join(asked.overrides))] if asked.overrides else [])]
+
+
+def check_component(policy: Policy, component: str | None, models: Iterable[str | None] = ()) -> None:
+    """Raise `PolicyError`, DP202, where a policy with components has none of this name, and none of `models` has it."""
+    entries = policy.components
+    if component is None or not entries or component in models:
+        return
+    if not any(addresses(entry, component) for entry in entries):
+        known = did_you_mean(component, [entry.name for entry in entries])
+        raise PolicyError(Diagnostic("DP202", f"the policy has no component `{component}`", help=known))
+
+
+def check_model(policy: Policy, component: str | None, *, given: bool) -> None:
+    """Raise `DevPolicyError` where neither the command nor the policy says which model is meant."""
+    if not given and component is None:
+        names = [entry.name for entry in policy.components if not entry.is_glob]
+        hint = "write `--model MODEL`: a name that `devpolicy model list` shows, a file or a folder"
+        if names:
+            hint = f"name the component: `--component {names[0]}`; or {hint}"
+        raise DevPolicyError([Diagnostic("", "no model is given", help=hint)])
+
+
+def load_host(session: Session, name: str | None, policy: Policy | None = None) -> Host:
+    """Return a host by name or path, this machine for `None` and `-`."""
+    if name is None or name == "-":
+        with session.working("asking this machine"):
+            return Host.probe(disk_path=policy.disk_path if policy else None)
+    return Host.load(name)
+
+
+def load_model(session: Session, name: str) -> ModelTree:
+    """Return a model. What is no name of the catalogue may take a while."""
+    from devpolicy._core.model.catalogue import model_catalogue
+
+    if name in model_catalogue() or Path(name).suffix == ".toml":
+        return ModelTree.load(name)
+    with session.working(f"reading {name}"):
+        return ModelTree.load(name)
+
+
+def named_models(given: Sequence[str]) -> dict[str | None, str]:
+    """Return `--model` options by component: one model without a name under `None`, or all with names."""
+    for text in given:
+        if text.startswith("=") or text.endswith("=") or not text.strip():
+            missing = "model" if text.endswith("=") or not text.strip() else "component"
+            hint = "write `--model NAME=MODEL`, or `--model MODEL`: a name of the catalogue, a file or a folder"
+            raise DevPolicyError([Diagnostic("", f"`--model {text}` names no {missing}", help=hint)])
+    named = [_NAMED.fullmatch(text) for text in given]
+    if len(given) == 1 and named[0] is None:
+        return {None: given[0]}
+    result: dict[str | None, str] = {}
+    for text, found in zip(given, named, strict=True):
+        if found is None:
+            raise DevPolicyError(f"several models need names: write `--model NAME={text}`")
+        name, model = found.groups()
+        if name in result:
+            raise DevPolicyError(f"component `{name}` is given twice")
+        result[name] = model
+    return result
+
+
+def trees_of(
+    session: Session, policies: Sequence[Policy], given: Sequence[str], *, drawn: bool = False
+) -> list[ModelTree | None]:
+    """Return the models that policies are asked about: those given, globs of the catalogue too, else their tests' own.
+
+    Without any it is `None` alone: the policies' own components, or the device choice. With `drawn` models come from
+    elsewhere too. Raises `DevPolicyError` where rules speak of a model and nothing says of which.
+    """
+    from devpolicy._core.model.catalogue import model_catalogue
+    from devpolicy._core.review.outcome import components_of, variants_of
+
+    said = [variant for policy in policies for variant in variants_of(policy, as_asked=True)]
+    of_tests = [test.model.text for policy in policies for test in policy.tests if test.model is not None]
+    own = any(map(components_of, said))
+    names: list[str] = []
+    for name in given or ([] if own else of_tests):
+        glob = any(sign in name for sign in "*?[")
+        names += [known for known in model_catalogue() if fnmatchcase(known, name)] if glob else [name]
+    if given and not names:
+        hint = "`devpolicy model list` shows them"
+        raise DevPolicyError(Diagnostic("", f"no model of the catalogue is like `{given[0]}`", help=hint))
+    if not names and not own and not drawn and any(one.rules for one in said):
+        hint = "give `--model`, or a `[[test]]` with one"
+        raise DevPolicyError(Diagnostic("", "a policy has rules, and no model says what they match", help=hint))
+    return [load_model(session, name) for name in dict.fromkeys(names)] or ([] if drawn else [None])

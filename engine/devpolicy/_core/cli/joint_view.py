@@ -1,0 +1,111 @@
+"""Several plans of one host for people: each component, and one picture of what all of them take.
+
+Owns the human form of components that were planned together. How one plan is shown is `plan_view`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from devpolicy._core.cli.picture import PARTS, Part, bars, gib
+from devpolicy._core.cli.plan_view import component_facts, device_names, digest, host_line, placements, remarks, unused
+from devpolicy._core.cli.table import facts, table
+
+if TYPE_CHECKING:
+    from devpolicy._core.cli.screen import Line, Screen
+    from devpolicy._core.host import Host
+    from devpolicy._core.language.policy import Policy
+    from devpolicy._core.model.tree import ModelTree
+    from devpolicy._core.placement.plan import Budget, Plan
+
+_GLYPHS = "█▓▒░▚▤▥▦▧▨"
+_STYLES = ("weights", "kv_cache", "activations", "streaming", "others")
+_OWN = ("weights", "kv_cache", "activations", "streaming")
+"""The parts of a budget that a component takes itself."""
+_WIDE = len("component")
+
+Ledgers = Mapping[str, Sequence[tuple[str, "Budget"]]]
+"""For each device the components that use it, in the order in which they were planned, with their budgets."""
+
+
+def joint_view(
+    plans: Mapping[str, Plan], policy: Policy, trees: Mapping[str, ModelTree | None], host: Host, screen: Screen
+) -> list[Line]:
+    """Return the lines of components that were planned together, composed for a screen."""
+    pairs = [("policy", policy.source), ("host", host_line(host)), ("unused", unused(plans.values(), host))]
+    lines = facts([(name.ljust(_WIDE), text) for name, text in pairs if text], width=screen.width)
+    for name, plan in plans.items():
+        pairs = component_facts(plan, policy, trees[name])
+        lines += ["", *facts([(name.ljust(_WIDE), text) for name, text in pairs], width=screen.width)]
+        lines += [
+            "",
+            *placements(plan, trees[name], width=screen.width),
+            *remarks(plan, width=screen.width),
+            "",
+            *digest(plan),
+        ]
+    ledgers = _by_device(plans)
+    parts = _parts(list(plans))
+    sizes = {device: _sizes(used) for device, used in ledgers.items()}
+    lines += ["", *bars(sizes, parts, device_names(host), screen)]
+    return [*lines, "", *_figures(ledgers, width=screen.width), ""]
+
+
+def _by_device(plans: Mapping[str, Plan]) -> Ledgers:
+    devices = dict.fromkeys(device for plan in plans.values() for device in plan.ledger)
+    # Accelerators, then the CPU, then the disk, as in one plan's ledger.
+    order = sorted(devices, key=lambda device: ({"cpu": 1, "disk": 2}.get(device, 0), *_ordinal(device)))
+    return {
+        device: [(name, plan.ledger[device]) for name, plan in plans.items() if device in plan.ledger]
+        for device in order
+    }
+
+
+def _ordinal(device: str) -> tuple[str, int]:
+    kind, _, number = device.partition(":")
+    return kind, int(number or 0)
+
+
+def _parts(names: Sequence[str]) -> dict[str, Part]:
+    """Return how each component is drawn, and what is left of a device."""
+    drawn = {
+        _key(name): Part(name, _GLYPHS[at % len(_GLYPHS)], chr(ord("A") + at % 26), _STYLES[at % len(_STYLES)])
+        for at, name in enumerate(names)
+    }
+    return {**drawn, "others": PARTS["others"], "headroom": PARTS["headroom"], "free": PARTS["free"]}
+
+
+def _key(name: str) -> str:
+    return f"component {name}"
+
+
+def _own(budget: Budget) -> int:
+    return sum(getattr(budget, part) for part in _OWN)
+
+
+def _sizes(used: Sequence[tuple[str, Budget]]) -> dict[str, int]:
+    last = used[-1][1]
+    sizes = {_key(name): _own(budget) for name, budget in used}
+    free = max(0, last.free)
+    # On a pool that is shared with the CPU, the rest is what its other side takes.
+    rest = last.cap - last.headroom - free - sum(sizes.values())
+    return {**sizes, "others": max(0, rest), "headroom": last.headroom, "free": free}
+
+
+def _figures(ledgers: Ledgers, *, width: int) -> list[Line]:
+    """Return each device's ledger in GiB: what each component takes, and what is left."""
+    columns = [part for part in _OWN if any(getattr(one, part) for used in ledgers.values() for _, one in used)]
+    head = ["in GiB", *(PARTS[part].label for part in columns), "in all"]
+    rows: list[list[str]] = []
+    for device, used in ledgers.items():
+        rows.append([device])
+        for name, budget in used:
+            rows.append([f"  {name}", *(gib(getattr(budget, part)) for part in columns), gib(_own(budget))])
+        sizes = _sizes(used)
+        left = {"headroom": sizes["headroom"], "free": sizes["free"], "cap": used[-1][1].cap}
+        left = {"others": sizes["others"], **left} if sizes["others"] else left
+        if device != "disk":
+            rows += [[f"  {what}", *[""] * len(columns), gib(size)] for what, size in left.items()]
+    full = [[*row, *[""] * (len(head) - len(row))] for row in rows]
+    return table(head, full, width=width, right=range(1, len(head)), styles={0: "device"})

@@ -1,0 +1,110 @@
+"""Comparing a plan with the one that was locked.
+
+Owns what `--locked FILE` reads (a plan's JSON, several components', or a digest alone) and what it says of a change.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from devpolicy._core.cli.fold import fold
+from devpolicy._core.errors import DevPolicyError, Diagnostic, reason_of
+from devpolicy._core.placement.plan import Plan, PlanError
+from devpolicy._core.review.moves import Where, beside_modules, moves, told
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_MOST_NOTES = 20
+
+Plans = Mapping[str | None, Plan]
+"""Plans by component; a plan that was asked for alone is under `None`."""
+
+
+class LockedPlanError(DevPolicyError):
+    """The plan is not the locked one."""
+
+    exit_status: ClassVar[int] = 1
+
+    def __init__(self, findings: Any, moved: list[dict[str, Any]] | None = None) -> None:
+        super().__init__(findings)
+        self.more = {"moved": moved or []}
+
+
+def compare(path: str, plans: Plans) -> None:
+    """Raise `LockedPlanError` with what moved where `plans` are not the file's, `PlanError` where it is no lock."""
+    locked = read(path)
+    if locked.keys() != plans.keys():
+        listed = ", ".join(f"`{name}`" if name else "one plan" for name in locked)
+        now = ", ".join(f"`{name}`" if name else "one plan" for name in plans)
+        raise LockedPlanError(Diagnostic("DP505", f"`{path}` holds {listed}, and planned is {now}"))
+    findings: list[Diagnostic] = []
+    moved: list[dict[str, Any]] = []
+    for name, plan in plans.items():
+        before = locked[name]
+        digest = before if isinstance(before, str) else before.digest
+        if digest != plan.digest:
+            changes = moves(before, plan) if isinstance(before, Plan) else {}
+            moved += [
+                {"component": name, "module": at, "from": _for_machines(old), "to": _for_machines(new)}
+                for at, (old, new) in changes.items()
+            ]
+            findings.append(_finding(path, name, before, plan, changes))
+    if findings:
+        raise LockedPlanError(findings, moved)
+
+
+def read(path: str) -> dict[str | None, Plan | str]:
+    """Return the plans or digests that a lock file holds. Raises `PlanError`."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig").strip()
+    except (OSError, ValueError) as broken:
+        help_ = "write it with `--format json --output FILE`"
+        raise PlanError(Diagnostic("DP109", f"cannot read `{path}`: {reason_of(broken)}", help=help_)) from None
+    if _DIGEST.fullmatch(text):
+        return {None: text}
+    try:
+        data = json.loads(text)
+        if not isinstance(data, dict):
+            raise PlanError("it holds neither a plan nor a digest")
+        if "errors" in data:
+            raise PlanError("it holds the errors of a plan that failed: `--output FILE` writes only a plan")
+        components = data.get("components")
+        if isinstance(components, dict):
+            return {name: Plan.from_dict(plan) for name, plan in components.items()}
+        return {None: Plan.from_dict(data)}
+    except (ValueError, RecursionError) as broken:
+        why = str(broken) if isinstance(broken, PlanError) else "it holds neither a plan nor a digest"
+        hint = "write one with `--format json --output FILE`"
+        raise PlanError(Diagnostic("DP104", f"`{path}` is no lock: {why}", help=hint)) from None
+
+
+def _for_machines(where: Where) -> dict[str, str] | None:
+    return None if where is None else {"device": where[0], "runs_on": where[1]}
+
+
+def _finding(
+    path: str, name: str | None, before: Plan | str, now: Plan, changes: Mapping[str, tuple[Where, Where]]
+) -> Diagnostic:
+    rows = fold(changes.items())
+    notes = [f"`{row.pattern}`: {told(row.key[0])} -> {told(row.key[1])}" for row in rows]
+    if len(notes) > _MOST_NOTES:
+        notes = [*notes[:_MOST_NOTES], f"and {len(notes) - _MOST_NOTES} more"]
+    if not notes:
+        notes = [_no_move(before, now)]
+    of = f" of `{name}`" if name else ""
+    digest = before if isinstance(before, str) else before.digest
+    return Diagnostic(
+        "DP505",
+        f"the plan{of} is not the one in `{path}`",
+        notes=(*notes, f"digest {digest[:19]}, now {now.digest[:19]}"),
+        help=f"where this is wanted, write it again: `--format json --output {path}`",
+    )
+
+
+def _no_move(before: Plan | str, now: Plan) -> str:
+    if isinstance(before, str):
+        return "the file holds only a digest: a plan's JSON would tell what moved"
+    return f"no module moved: {beside_modules(before, now)}"

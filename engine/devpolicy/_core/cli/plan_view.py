@@ -1,0 +1,159 @@
+"""A plan for people: what was planned, where everything is, and a picture of each device.
+
+Owns the human form of a plan. All figures are the plan's; nothing is decided here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from devpolicy._core.cli.fold import fold
+from devpolicy._core.cli.picture import PARTS, bars, figures, sizes_of
+from devpolicy._core.cli.report import painted, rendered
+from devpolicy._core.cli.table import facts, table
+from devpolicy._core.placement.prediction import as_ms
+from devpolicy._core.placement.sizing import size_model
+from devpolicy._core.sizes import format_size
+from devpolicy._core.toml.document import write_key
+
+if TYPE_CHECKING:
+    from devpolicy._core.cli.screen import Line, Screen
+    from devpolicy._core.host import Host
+    from devpolicy._core.language.policy import Policy
+    from devpolicy._core.model.tree import ModelTree
+    from devpolicy._core.placement.plan import Plan
+    from devpolicy._core.placement.prediction import Prediction
+
+
+def view(plan: Plan, policy: Policy, tree: ModelTree | None, host: Host, screen: Screen) -> list[Line]:
+    """Return a plan's lines, composed for a screen. Without a tree only the component's bytes are known."""
+    about = [("policy", policy.source), ("host", host_line(host)), ("unused", unused([plan], host))]
+    what = component_facts(plan, policy, tree)
+    # The component and its model, then where they are.
+    first = [pair for pair in what if pair[0] == "component"]
+    rest = [pair for pair in what if pair[0] != "component"]
+    pairs = [*first, about[0], *rest[:1], about[1], *rest[1:], *(about[2:] if about[2][1] else [])]
+    lines = facts(pairs, width=screen.width)
+    lines += ["", *placements(plan, tree, width=screen.width)]
+    sizes = {device: sizes_of(budget) for device, budget in plan.ledger.items()}
+    lines += ["", *bars(sizes, PARTS, device_names(host), screen), "", *figures(plan.ledger, width=screen.width)]
+    return [*lines, *remarks(plan, width=screen.width), "", *digest(plan)]
+
+
+def component_facts(plan: Plan, policy: Policy, tree: ModelTree | None) -> list[tuple[str, str]]:
+    """Return which component it is, its model, and the work that its memory is computed from."""
+    pairs = [("component", plan.component)] if plan.component is not None else []
+    if tree is None:
+        size = sum(unit.bytes for unit in plan.placements.values())
+        return [*pairs, ("needs", f"{format_size(size)} of one device, for {plan.target}")]
+    workload = policy.for_component(plan.component).workload
+    sizing = size_model(tree, workload)
+    loaded = sum(sizing.weights) + sum(sizing.buffers)
+    return [
+        *pairs,
+        ("model", f"{tree.name}: {count(tree.parameters)} parameters, {format_size(loaded)} in {sizing.dtype}"),
+        ("work", f"{sizing.context:,} tokens of context, batch {workload.batch}, for {plan.target}"),
+    ]
+
+
+def remarks(plan: Plan, *, width: int) -> list[Line]:
+    """Return what a plan does on the disk, what is predicted of it, and its warnings."""
+    lines: list[Line] = ["", *_disk(plan)] if "disk" in plan.ledger else []
+    if plan.prediction:
+        lines += ["", *facts(_predicted(plan.prediction), width=width)]
+    return [*lines, "", *painted(rendered(plan.warnings))] if plan.warnings else lines
+
+
+def digest(plan: Plan) -> list[Line]:
+    """Return a plan's digest as a labelled value."""
+    return [[("digest  ", "strong"), (plan.digest, "dim")]]
+
+
+def _predicted(prediction: Prediction) -> list[tuple[str, str]]:
+    """The time of one token, and what the prediction goes by. Nothing was measured, and it says so."""
+    parts = [f"{as_ms(prediction.reading_ns)} reading"]
+    if prediction.streaming_ns:
+        parts.append(f"{as_ms(prediction.streaming_ns)} bringing weights in")
+    if prediction.crossings:
+        parts.append(f"{as_ms(prediction.crossing_ns)} in {prediction.crossings} crossings")
+    constants = {
+        name: f"{value:,}" if name in ("crossing_ns", "new_tokens") else f"{value / 1e9:.0f} GB/s"
+        for name, value in prediction.assumes
+    }
+    once = "each token" if dict(prediction.assumes).get("new_tokens") else "one pass, without an answer"
+    return [
+        ("predicted", f"{as_ms(prediction.ns)} for {once}: {', '.join(parts)}; nothing was measured"),
+        ("assumed", ", ".join(f"{name} {text}" for name, text in constants.items())),
+    ]
+
+
+def unused(plans: Iterable[Plan], host: Host) -> str:
+    """Return the accelerators that plans leave alone, with their faults."""
+    units = [unit for plan in plans for unit in plan.placements.values()]
+    used = {str(unit.runs_on) for unit in units} | {str(unit.device) for unit in units}
+    names = []
+    for one in host.accelerators:
+        if f"{one.type}:{one.id}" not in used and not (one.type == "mps" and "mps" in used):
+            names.append(f"{one.type}:{one.id}" + (f" ({one.fault})" if one.fault else ""))
+    return ", ".join(names)
+
+
+def host_line(host: Host) -> str:
+    """Return a host in a line: its name and description, or what it has."""
+    return f"{host.name or 'this machine'}: {host.description or devices(host)}"
+
+
+def devices(host: Host) -> str:
+    """Return a host's accelerators in a few words: `4 x NVIDIA A100-SXM4-80GB (cuda)`."""
+    kinds = Counter((one.name or one.type, one.type) for one in host.accelerators)
+    return ", ".join(f"{number} x {name} ({kind})" for (name, kind), number in kinds.items()) or "no accelerator"
+
+
+def device_names(host: Host) -> dict[str, str]:
+    """Return what each device of a host is, in a few words."""
+    names = {f"{one.type}:{one.id}": one.name or "" for one in host.accelerators}
+    return {**names, "mps": names.get("mps:0", ""), "cpu": f"{format_size(host.memory)} of RAM"}
+
+
+def count(number: int) -> str:
+    """Return a number of parameters as people say it: `70.6 B`, `125 M`."""
+    for letter, size in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3)):
+        if number >= size:
+            return f"{number / size:.3g} {letter}"
+    return str(number)
+
+
+def placements(plan: Plan, tree: ModelTree | None, *, width: int) -> list[Line]:
+    """Return the units of a plan as a table, those that differ only in numbers in one row.
+
+    What decided is called as in its component's table, where it stands there: `own offload.lm_head`.
+    """
+    units, whole = plan.placements, "(all of it)" if tree is None else "(the whole model)"
+    own = f"component.{write_key(plan.component)}." if plan.component is not None else "\0"
+    rows = fold((path, (str(unit.device), str(unit.runs_on), unit.rule)) for path, unit in units.items())
+    apart = any(row.key[0] != row.key[1] for row in rows)
+    head = ["module", "units", "kept on" if apart else "device", *(["runs on"] if apart else []), "size", "decided by"]
+    body = [
+        [
+            row.pattern or whole,
+            str(len(row.paths)),
+            *row.key[: 2 if apart else 1],
+            format_size(sum(units[path].bytes for path in row.paths)),
+            f"own {row.key[2].removeprefix(own)}" if row.key[2].startswith(own) else row.key[2],
+        ]
+        for row in rows
+    ]
+    size = len(head) - 2
+    return table(
+        head, body, width=width, right=(1, size), styles={2: "device", 3: "device" if apart else "", size + 1: "dim"}
+    )
+
+
+def _disk(plan: Plan) -> list[Line]:
+    kept, rewritten = plan.ledger["disk"].weights, plan.load.rewritten
+    if not rewritten:
+        return [f"disk: {format_size(kept)} are read where the checkpoint has them, nothing is written"]
+    folder = f" to {plan.load.offload_folder}" if plan.load.offload_folder else ""
+    return [f"disk: {format_size(rewritten)} of {format_size(kept)} are rewritten{folder} when the model is loaded"]

@@ -1,0 +1,167 @@
+"""What a person or a program is told when something is wrong.
+
+Owns how errors, warnings, wrong usage and our own bugs are written: on standard error as a compiler would print them,
+with `--format json` on standard output as `{"schema": 1, "errors": [...]}`.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from devpolicy._core.errors import DevPolicyError, DevPolicyWarning, Diagnostic
+
+if TYPE_CHECKING:
+    import click
+
+    from devpolicy._core.cli.screen import Line
+    from devpolicy._core.cli.session import Session
+    from devpolicy._core.language.policy import Policy
+
+BUG = 70
+"""The exit status of an error that is ours (`EX_SOFTWARE` of sysexits.h)."""
+
+_HEAD = re.compile(r"((?:error|warning)(?:\[\w+\])?)(: .*)")
+_ARROW = re.compile(r"( *-->)( .*)")
+_CARETS = re.compile(r"( *\| *)(\^+.*)")
+_REMARK = re.compile(r"( *= )(help|note)(: .*)")
+
+
+def painted(rendered: str) -> list[Line]:
+    """Return rendered findings as styled lines: the code red, carets, help in cyan."""
+    lines: list[Line] = []
+    level = "error"
+    for text in rendered.splitlines():
+        if found := _HEAD.fullmatch(text):
+            level = "warning" if text.startswith("warning") else "error"
+            lines.append([(found[1], level), (found[2], "strong")])
+        elif found := _ARROW.fullmatch(text):
+            lines.append([(found[1], "place"), (found[2], "")])
+        elif found := _CARETS.fullmatch(text):
+            lines.append([(found[1], "place"), (found[2], level)])
+        elif found := _REMARK.fullmatch(text):
+            lines.append([(found[1], "place"), (found[2], "help"), (found[3], "")])
+        else:
+            lines.append(text)
+    return lines
+
+
+def findings_of(error: DevPolicyError) -> tuple[Diagnostic, ...]:
+    """Return an error's findings; one without a code where it carries only a message."""
+    return error.diagnostics or (Diagnostic("", str(error)),)
+
+
+def rendered(findings: Iterable[Diagnostic]) -> str:
+    """Return findings as text, an empty line between them."""
+    return "\n\n".join(finding.render().replace(f"{finding.severity}[]", finding.severity, 1) for finding in findings)
+
+
+def for_machines(finding: Diagnostic) -> dict[str, object]:
+    """Return a finding's JSON form; `code` is null where it has none."""
+    return {**finding.to_dict(), "code": finding.code or None}
+
+
+def report(session: Session, findings: Iterable[Diagnostic], **more: object) -> None:
+    """Tell errors. `more` are further keys of the JSON form."""
+    findings = list(findings)
+    if session.json:
+        session.print_json({"schema": 1, "errors": [for_machines(finding) for finding in findings], **more})
+        return
+    if session.format in ("github", "sarif"):
+        write_findings(session, findings)
+        return
+    session.err.print(painted(rendered(findings)))
+    codes = list(dict.fromkeys(finding.code for finding in findings if finding.code))
+    if codes and session.err.terminal:
+        session.err.print([[("\nmore about it: ", "dim"), (f"devpolicy explain {codes[0]}", "dim")]])
+
+
+def write_findings(session: Session, findings: Iterable[Diagnostic]) -> None:
+    """Write findings to standard output in the form that GitHub or a reader of SARIF takes."""
+    from devpolicy import __version__
+    from devpolicy._core.cli.formats import github, sarif
+
+    if session.format == "sarif":
+        session.print_json(sarif(findings, __version__))
+    else:
+        session.out.write(github(findings))
+
+
+def tell_lint(session: Session, policy: Policy) -> None:
+    """Print what a policy says without effect on standard error."""
+    if policy.warnings:
+        session.err.print(painted(rendered(policy.warnings)))
+
+
+def usage_finding(error: click.ClickException) -> Diagnostic:
+    """Return a wrong usage in the grammar of our messages."""
+    import click
+
+    message = error.format_message().strip().replace("'", "`")
+    message = (message[:1].lower() + message[1:]).removesuffix(".")
+    context = getattr(error, "ctx", None)
+    if isinstance(error, click.NoSuchOption):
+        message = f"there is no option `{error.option_name}`"
+    hint = f"`{context.command_path} --help` shows what it takes" if context is not None else ""
+    if isinstance(error, click.NoSuchOption):
+        # What many tools call so is nearer than what is spelt alike.
+        likely = ["--format json"] if error.option_name == "--json" else error.possibilities
+        hint = f"did you mean `{likely[0]}`?\n{hint}".strip() if likely else hint
+    return Diagnostic("", message, help=hint)
+
+
+def report_bug(session: Session, error: Exception) -> None:
+    """Tell an exception that nobody meant to raise, in one line, with its traceback only under `--debug`."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    try:
+        message = f"this is a bug in devpolicy: {type(error).__name__}: {error}{where}".replace("\n", " ")
+    except Exception:  # noqa: BLE001 - its own text may be what is broken
+        message = f"this is a bug in devpolicy: {type(error).__name__}{where}"
+    finding = Diagnostic("", message, help="please report it with the command, the policy and what `--debug` prints")
+    if session.json:
+        report(session, [finding])
+    else:
+        # Without colours: the drawing itself may be at fault.
+        session.err.write(rendered([finding]) + "\n")
+    if session.debug:
+        session.err.write("".join(traceback.format_exception(error)))
+
+
+@contextmanager
+def warnings_told(session: Session) -> Iterator[None]:
+    """Print each `DevPolicyWarning` once on standard error, and keep other libraries' warnings to `--debug`."""
+    told: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        text = str(message)
+        if text in told:
+            return
+        told.add(text)
+        if issubclass(category, DevPolicyWarning):
+            session.err.print(painted(text if text.startswith("warning") else f"warning: {text}"))
+        else:
+            session.err.print(f"{category.__name__}: {text}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default" if session.debug else "ignore")
+        warnings.simplefilter("always", DevPolicyWarning)
+        warnings.showwarning = show
+        yield
+
+
+def flush() -> None:
+    """Flush what others wrote (Click's help), so that a closed pipe is not complained of at exit."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            from devpolicy._core.cli.screen import Screen
+
+            Screen(stream)._drop()

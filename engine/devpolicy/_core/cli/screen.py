@@ -1,0 +1,147 @@
+"""Where text goes: colours, characters, widths and pipes.
+
+Owns what differs between a terminal, a pipe and a file, so that a command composes the same lines for all of them:
+a line is text, or spans of text with a style. It knows no policy and no plan.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, TextIO
+
+from devpolicy._core.errors import DevPolicyError, reason_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Color = Literal["auto", "always", "never"]
+Span = tuple[str, str]
+"""Text and its style, a name in `STYLES`, empty for none."""
+Line = str | Sequence[Span]
+
+STYLES = {
+    "": "",
+    "error": "bold red",
+    "warning": "bold yellow",
+    "help": "cyan",
+    "place": "blue",
+    "strong": "bold",
+    "dim": "dim",
+    "good": "green",
+    "device": "bold cyan",
+    "weights": "green",
+    "kv_cache": "blue",
+    "activations": "magenta",
+    "streaming": "yellow",
+    "others": "red",
+    "headroom": "dim",
+    "free": "",
+}
+WIDTH = 80
+"""Columns where there is no terminal to ask, and what every view must be readable in."""
+_WIDEST = 120
+
+
+def plain(line: Line) -> str:
+    """Return a line's text without its styles."""
+    return line if isinstance(line, str) else "".join(text for text, _ in line)
+
+
+class Screen:
+    """One output stream. A reader that went away (`| head`) is no error: the rest is dropped."""
+
+    def __init__(self, stream: TextIO, color: Color = "auto") -> None:
+        self._stream = stream
+        self._color = color
+        self._closed = False
+
+    @cached_property
+    def terminal(self) -> bool:
+        """Whether a person looks at it now."""
+        try:
+            return self._stream.isatty()
+        except ValueError:  # closed
+            return False
+
+    @cached_property
+    def colored(self) -> bool:
+        """Whether styles are shown: `--color` decides, else a terminal that can, unless `NO_COLOR` is set."""
+        if self._color != "auto":
+            return self._color == "always"
+        return self.terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+    @cached_property
+    def width(self) -> int:
+        """Columns to compose for."""
+        return max(40, min(_WIDEST, shutil.get_terminal_size((WIDTH, 24)).columns)) if self.terminal else WIDTH
+
+    def can_show(self, text: str) -> bool:
+        """Whether the stream's encoding has these characters."""
+        try:
+            text.encode(self._encoding)
+        except UnicodeEncodeError:
+            return False
+        return True
+
+    @property
+    def _encoding(self) -> str:
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def print(self, lines: str | Iterable[Line] = "") -> None:
+        """Write lines of text or of styled spans, each with its end. One string may hold several lines."""
+        given = [lines] if isinstance(lines, str) else list(lines)
+        shown = self._painted(given) if self.colored else "".join(f"{plain(line)}\n" for line in given)
+        self.write(shown)
+
+    def write(self, text: str) -> None:
+        """Write text as it is; characters that the stream cannot hold are escaped. Raises `DevPolicyError`."""
+        if self._closed:
+            return
+        try:
+            self._stream.write(text.encode(self._encoding, "backslashreplace").decode(self._encoding))
+            self._stream.flush()
+        except BrokenPipeError:
+            self._drop()
+        except (OSError, ValueError) as broken:
+            self._drop()
+            raise DevPolicyError(f"cannot write the output: {reason_of(broken)}") from None
+
+    def _drop(self) -> None:
+        """Send what is still buffered nowhere: Python would complain when it flushes at exit."""
+        self._closed = True
+        try:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+        except (OSError, ValueError):
+            pass  # a stream of a test, which has no file behind it
+
+    def _painted(self, lines: Iterable[Line]) -> str:
+        from rich.text import Text
+
+        with self._console.capture() as capture:
+            for line in lines:
+                spans = [(line, "")] if isinstance(line, str) else line
+                text = Text.assemble(*((part, STYLES[style]) for part, style in spans))
+                self._console.print(text, soft_wrap=True)
+        return capture.get()
+
+    @cached_property
+    def _console(self) -> Console:
+        import io
+
+        from rich.console import Console, detect_legacy_windows
+
+        if self.terminal and sys.platform == "win32" and detect_legacy_windows():
+            return Console(file=io.StringIO(), color_system=None, highlight=False)
+        console = Console(file=io.StringIO(), force_terminal=True, no_color=False, highlight=False)
+        if console.color_system is None:
+            # `--color always` where the terminal says nothing of itself.
+            console = Console(
+                file=io.StringIO(), force_terminal=True, no_color=False, highlight=False, color_system="standard"
+            )
+        return console

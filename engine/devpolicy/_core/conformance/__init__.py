@@ -1,0 +1,1 @@
+"""The conformance checks, which are public as `devpolicy.testing.conformance`."""

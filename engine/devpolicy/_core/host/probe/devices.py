@@ -1,0 +1,113 @@
+"""From sources to accelerators: who is asked for which type, and whose word counts.
+
+Owns the order of sources: NVML first for NVIDIA GPUs, torch for all else and where NVML fails.
+What can be asked comes as an argument, so this decides and asks nothing itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from devpolicy._core.host.probe import nvml as nvidia
+from devpolicy._core.host.probe.answer import Answer, reason, within
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from devpolicy._core.host.probe.system import Amount, TorchBuild
+
+TYPE_OF = {"nvidia": "cuda", "amd": "cuda", "intel": "xpu", "ascend": "npu", "habana": "hpu", "apple": "mps"}
+# What makes torch know a type: one of the toolkits that it was built with, or a distribution beside it.
+TOOLKITS = {"cuda": {"cuda", "hip"}, "xpu": {"xpu"}}
+PLUGINS = {"npu": "torch-npu", "hpu": "habana-torch-plugin"}
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What there is to ask on a machine."""
+
+    signs: frozenset[str]
+    """Vendors of which there are signs (`hardware.vendors`)."""
+    nvml: Any
+    """nvidia-ml-py's module, or `None`."""
+    torch: TorchBuild | None
+    plugins: frozenset[str]
+    """Which distributions of `PLUGINS` are installed."""
+    ask_torch: Callable[[Sequence[str]], Mapping[str, Answer]]
+    """Returns torch's answer for each type, and does not raise."""
+    timeout: float
+    """Seconds for NVML."""
+
+
+def accelerators(sources: Sources, ram: Amount, environ: Mapping[str, str]) -> Answer:
+    """Return the accelerators of every type of which there is a sign, with the faults of what did not answer."""
+    types = list(dict.fromkeys(TYPE_OF[sign] for sign in sorted(sources.signs)))
+    found = {}
+    if "nvidia" in sources.signs and sources.nvml is not None:
+        found["cuda"] = _by_nvml(sources, ram, environ)
+    asked: list[str] = []
+    refused: list[Answer] = []
+    for type_ in types:
+        settled = found.get(type_)
+        # NVML's failure is not torch's: the driver of a Jetson has no NVML, and CUDA works.
+        if settled is not None and (settled.accelerators or settled.versions or dict(settled.faults).get("cuda")):
+            continue
+        why = cannot_serve(type_, sources)
+        if why:
+            refused.append(Answer(faults=((type_, why),)))
+        else:
+            asked.append(type_)
+    told = sources.ask_torch(asked) if asked else {}
+    return _together([*found.values(), *refused, *(_shared_memory(told[type_], ram) for type_ in asked)])
+
+
+def cannot_serve(type_: str, sources: Sources) -> str | None:
+    """Return why torch, as installed, does not know a type; `None` where it does or may."""
+    build = sources.torch
+    if build is None:
+        return "torch is not installed, and nothing else can be asked"
+    needed = TOOLKITS.get(type_)
+    if needed and build.toolkits is not None and not needed & build.toolkits:
+        return f"torch {build.version} is built without {type_.upper()}"
+    plugin = PLUGINS.get(type_)
+    return f"{plugin} is not installed" if plugin and plugin not in sources.plugins else None
+
+
+def _by_nvml(sources: Sources, ram: Amount, environ: Mapping[str, str]) -> Answer:
+    try:
+        everything = within(sources.timeout, lambda: nvidia.inventory(sources.nvml, ram))
+    except TimeoutError as late:
+        # The driver hangs, so torch would too.
+        return Answer(faults=(("cuda", reason(late)), ("nvml", reason(late))))
+    except Exception as error:  # noqa: BLE001 - NVML's errors are made at run time
+        return Answer(faults=(("nvml", reason(error)),))
+    missing = cannot_serve("cuda", sources) if sources.torch else None
+    answer = None
+    if not missing and sources.torch and not nvidia.order_is_known(everything, environ):
+        answer = nvidia.seen_in_order(everything, sources.ask_torch(["cuda"])["cuda"].accelerators)
+    answer = answer or nvidia.seen(everything, environ)
+    return replace(answer, faults=(("cuda", missing),)) if missing and answer.accelerators else answer
+
+
+def _shared_memory(answer: Answer, ram: Amount) -> Answer:
+    """A device that shares the machine's memory has no more free than the machine has."""
+    limited = (
+        replace(device, free=min(device.free, ram.free))
+        if device.unified and not device.fault and ram.total
+        else device
+        for device in answer.accelerators
+    )
+    return replace(answer, accelerators=tuple(limited))
+
+
+def _together(answers: Sequence[Answer]) -> Answer:
+    faults: dict[str, str] = {}
+    for answer in answers:
+        for source, why in answer.faults:
+            faults.setdefault(source, why)
+    return Answer(
+        tuple(device for answer in answers for device in answer.accelerators),
+        tuple(version for answer in answers for version in answer.versions),
+        tuple(faults.items()),
+    )

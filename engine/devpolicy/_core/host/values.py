@@ -1,0 +1,253 @@
+"""One machine, as a frozen snapshot.
+
+Owns `Host` and `Accelerator`: what a plan may know of hardware, and of the versions of its
+software. They ask no machine (`devpolicy._core.host.probe` does), read no file and import no torch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from devpolicy._core.errors import HostError
+from devpolicy._core.host.facts import (
+    ACCELERATOR_TYPES,
+    ARCHITECTURES,
+    FAULT_SOURCES,
+    MOST_DEVICES,
+    SYSTEMS,
+    Pairs,
+    Size,
+    Speeds,
+    amounts,
+    capability_pair,
+    index,
+    known_word,
+    optional_text,
+    pairs_of_text,
+    rate,
+    shown,
+    size,
+    speeds,
+)
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Accelerator:
+    """One accelerator as this process sees it. `memory` and `free` are bytes, and `free` is at most `memory`.
+
+    `id` is the ordinal that torch uses; inside a `Host` it defaults to the position among its type.
+    A device with a `fault` is counted by the framework and cannot be used: nothing is planned on it.
+    Sizes are given as bytes or as text with a unit; `free` defaults to `memory`. Raises `HostError`.
+    """
+
+    type: str
+    id: int | None
+    memory: int
+    """What the driver gives as its total; on mps what Metal recommends to use at most."""
+    free: int
+    name: str | None
+    capability: tuple[int, int] | None
+    """CUDA's compute capability: (8, 9)."""
+    unified: bool
+    """Whether it shares one pool of memory with the CPU (Apple silicon, integrated GPUs). Always so on mps."""
+    fault: str | None
+    physical: int | None
+    """The index that the driver gives it, before `CUDA_VISIBLE_DEVICES`."""
+    uuid: str | None
+    neighbour: int
+    """Bytes that another process takes between one question for its free memory and the next; 0 on real machines.
+
+    Only a simulation counts questions. A plan reads `free`.
+    """
+    bandwidth: int | None
+    """Bytes per second that it reads from its memory; `None` where a prediction is to go by its name."""
+
+    def __init__(
+        self,
+        type: str,  # noqa: A002 - torch's word, as in torch.device("cuda").type
+        id: int | None = None,  # noqa: A002 - the public word for a device's ordinal
+        *,
+        memory: Size,
+        free: Size | None = None,
+        name: str | None = None,
+        capability: tuple[int, int] | None = None,
+        unified: bool = False,
+        fault: str | None = None,
+        physical: int | None = None,
+        uuid: str | None = None,
+        neighbour: Size = 0,
+        bandwidth: Size | None = None,
+    ) -> None:
+        kind = known_word(type, "type", ACCELERATOR_TYPES)
+        ordinal = index(id, "id", MOST_DEVICES - 1)
+        if kind == "mps" and ordinal:
+            raise HostError(f"a host has one mps device, `mps:0`, not `mps:{ordinal}`")
+        if not isinstance(unified, bool):
+            raise HostError(f"`unified` is true or false, not {shown(unified)}")
+        total, available = amounts(memory, free, "memory", "free")
+        _set(
+            self,
+            type=kind,
+            id=ordinal,
+            memory=total,
+            free=available,
+            name=optional_text(name, "name"),
+            capability=capability_pair(capability),
+            unified=unified or kind == "mps",
+            fault=optional_text(fault, "fault"),
+            physical=index(physical, "physical", 2**31 - 1),
+            uuid=optional_text(uuid, "uuid"),
+            neighbour=size(neighbour, "neighbour"),
+            bandwidth=rate(bandwidth, "bandwidth"),
+        )
+
+    def at(self, ordinal: int) -> Accelerator:
+        """Return the same device under another `id`."""
+        facts = {name: getattr(self, name) for name in self.__slots__}
+        return Accelerator(**{**facts, "id": ordinal})
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Host:
+    """A machine: its accelerators, its memory and disk in bytes, its system and the versions of its software.
+
+    `memory` and `free` are RAM, `disk` and `disk_free` the disk where offloaded weights would be written; each
+    free figure is at most its total and defaults to it. Accelerators are kept by type and id, and their ids are
+    set; ids may have gaps. `versions` and `faults` take a mapping or pairs. Raises `HostError`.
+    """
+
+    accelerators: tuple[Accelerator, ...]
+    memory: int
+    free: int
+    disk: int
+    disk_free: int
+    os: str
+    arch: str
+    name: str | None
+    versions: tuple[tuple[str, str], ...]
+    """Versions of software by distribution name, with `python`, `driver` and `macos`, sorted."""
+    faults: tuple[tuple[str, str], ...]
+    """What could not be asked, with the reason: a type of accelerator, or a source such as `nvml`, sorted."""
+    speed: tuple[tuple[str, int], ...]
+    """Bytes per second of `ram`, `link` and `disk`, and `crossing_ns`, as far as they are known, sorted.
+
+    Predictions of time use them, with constants for what is missing.
+    """
+    description: str | None = field(compare=False)
+    """A sentence for people. It is no part of a host's identity."""
+
+    def __init__(
+        self,
+        accelerators: Iterable[Accelerator] = (),
+        *,
+        memory: Size,
+        free: Size | None = None,
+        disk: Size = 0,
+        disk_free: Size | None = None,
+        os: str = "linux",
+        arch: str = "x86_64",
+        name: str | None = None,
+        versions: Pairs = (),
+        faults: Pairs = (),
+        speed: Speeds = (),
+        description: str | None = None,
+    ) -> None:
+        total, available = amounts(memory, free, "memory", "free")
+        space, room = amounts(disk, disk_free, "disk", "disk_free")
+        _set(
+            self,
+            accelerators=_numbered(accelerators),
+            memory=total,
+            free=available,
+            disk=space,
+            disk_free=room,
+            os=known_word(os, "os", SYSTEMS),
+            arch=known_word(arch, "arch", ARCHITECTURES),
+            name=optional_text(name, "name"),
+            versions=pairs_of_text(versions, "versions"),
+            faults=pairs_of_text(faults, "faults", FAULT_SOURCES),
+            speed=speeds(speed),
+            description=optional_text(description, "description"),
+        )
+
+    def devices(self, type: str) -> tuple[Accelerator, ...]:  # noqa: A002 - as in Accelerator
+        """Return the accelerators of a type in the order of their ids, those with a fault too."""
+        return tuple(accelerator for accelerator in self.accelerators if accelerator.type == type)
+
+    def version(self, software: str) -> str | None:
+        """Return the version of `software` (`"torch"`, `"python"`, `"driver"`), `None` where it is not known."""
+        return dict(self.versions).get(software)
+
+    def fault(self, source: str) -> str | None:
+        """Return why nothing of a type of accelerator can be used, or why a source gave no facts; else `None`."""
+        return dict(self.faults).get(source)
+
+    # Doors. Files are read beside this module and the machine in `devpolicy._core.host.probe`, imported when asked for.
+
+    @classmethod
+    def load(cls, name: str | PathLike[str]) -> Host:
+        """Return a host by catalogue name (`"2x24gb"`, `"faulty/ecc-on-query"`) or from a host TOML.
+
+        Text with a separator or that ends in `.toml` is a path. A host without a name takes that of its file.
+        Raises `HostError`; where there is no such host, with the likely name.
+        """
+        from devpolicy._core.host.catalogue import load
+
+        return load(name)
+
+    @classmethod
+    def parse(cls, text: str | bytes, source: str = "<string>") -> Host:
+        """Read a host TOML. Raises `HostError` with every finding and its place."""
+        from devpolicy._core.host.reader import parse
+
+        return parse(text, source)
+
+    def to_toml(self) -> str:
+        """Return the host as TOML that `parse` reads back to an equal value. Equal hosts give equal text."""
+        from devpolicy._core.host.writer import write
+
+        return write(self)
+
+    @classmethod
+    def probe(cls, disk_path: str | PathLike[str] | None = None) -> Host:
+        """Ask this machine, once. Nothing is initialised, and what cannot be asked becomes a fault.
+
+        `disk_path` names where offloaded weights would be written (it need not exist yet), by default the
+        current folder. Costs milliseconds; seconds where only a child process can ask an accelerator's driver.
+        """
+        from devpolicy._core.host.probe import probe
+
+        return probe(disk_path)
+
+
+def _set(target: object, **values: object) -> None:
+    for name, value in values.items():
+        object.__setattr__(target, name, value)
+
+
+def _numbered(accelerators: Iterable[Accelerator]) -> tuple[Accelerator, ...]:
+    """Give each accelerator its id, and keep them by type and id, so that equal machines are equal values."""
+    try:
+        given = list(accelerators)
+    except TypeError:
+        raise HostError(f"`accelerators` takes a list of them, not {shown(accelerators)}") from None
+    seen: Counter[str] = Counter()
+    placed: dict[tuple[int, int], Accelerator] = {}
+    for entry in given:
+        if not isinstance(entry, Accelerator):
+            raise HostError(f"`accelerators` takes accelerators, not {shown(entry)}")
+        ordinal = seen[entry.type] if entry.id is None else entry.id
+        seen[entry.type] += 1
+        if ordinal >= MOST_DEVICES or (entry.type == "mps" and ordinal):
+            raise HostError(f"`{entry.type}` devices are more than a host can have")
+        spot = (ACCELERATOR_TYPES.index(entry.type), ordinal)
+        if spot in placed:
+            raise HostError(f"two accelerators are `{entry.type}:{ordinal}`")
+        placed[spot] = entry if entry.id == ordinal else entry.at(ordinal)
+    return tuple(placed[spot] for spot in sorted(placed))

@@ -1,0 +1,120 @@
+"""`extends`: the texts that a policy builds on.
+
+Owns how a policy is found by its name, the order in which the texts lie over each other, and circles. It reads files,
+and no key but `extends`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from devpolicy._core.errors import Diagnostic, PolicyError
+from devpolicy._core.language.merging import Layer
+from devpolicy._core.shipped import shipped_files
+from devpolicy._core.toml.document import Document
+from devpolicy._core.toml.tables import Cursor, did_you_mean, suggest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+DEEPEST = 32
+"""Policies that may build on each other in a chain."""
+
+_NOT_INHERITED = frozenset({"extends", "schema", "test"})
+
+
+def find(name: str, folder: str | None) -> Document | None:
+    """Return a shipped policy by its name, else a file, relative to `folder`; `None` where there is neither.
+
+    Without a folder only what ships is found. Raises `PolicyError` where it cannot be read.
+    """
+    shipped = shipped_files("policy")
+    if name in shipped:
+        return Document.read(shipped[name].read_bytes(), f"{name}.toml", PolicyError)
+    if folder is None or not name:
+        return None
+    path = Path(os.path.normpath(Path(folder) / name))
+    return Document.open(path, PolicyError) if exists(path) else None
+
+
+def exists(path: Path) -> bool:
+    """Whether there is such a file."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long, or that holds a NUL
+        return False
+
+
+def likely(path: Path, shipped: Iterable[str]) -> str:
+    """Return the help for a policy that is not there."""
+    names = list(shipped)
+    stem = path.name.removesuffix(".toml").replace("_", "-")
+    if stem in names:
+        return f"did you mean `{stem}`, which ships with devpolicy?"
+    try:
+        beside = [file.name for file in path.parent.glob("*.toml")]
+    except (OSError, ValueError):
+        beside = []
+    close = suggest(path.name, beside)
+    if close:
+        return f"did you mean `{path.with_name(close)}`?"
+    return did_you_mean(stem, names)
+
+
+def texts(document: Document, findings: list[Diagnostic]) -> list[Layer]:
+    """Return the texts that a policy builds on and itself, the weakest first. Collects what cannot be read.
+
+    What several of them build on comes once, as weak as any of them wants it.
+    """
+    walk = _Walk(findings)
+    walk.visit(document, "", (_identity(document),))
+    return walk.layers
+
+
+def _identity(document: Document) -> str:
+    return os.path.realpath(document.source) if document.folder(()) is not None else document.source
+
+
+@dataclass(slots=True)
+class _Walk:
+    findings: list[Diagnostic]
+    layers: list[Layer] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
+
+    def visit(self, document: Document, name: str, chain: tuple[str, ...]) -> None:
+        """Add the texts that one builds on, and then itself."""
+        named = document.data.get("extends", [])
+        for index, entry in enumerate(named if isinstance(named, list) else [named]):
+            if isinstance(entry, str):
+                path = ("extends", index) if isinstance(named, list) else ("extends",)
+                self._follow(entry, document, Cursor(document, path, self.findings), chain)
+        left_out = _NOT_INHERITED if name else {"extends"}
+        data = {key: value for key, value in document.data.items() if key not in left_out}
+        self.layers.append(Layer(document, data, (), name))
+
+    def _follow(self, name: str, document: Document, cursor: Cursor, chain: tuple[str, ...]) -> None:
+        folder = document.folder(())
+        try:
+            found = find(name, folder)
+        except PolicyError as broken:
+            note = f"`extends` in `{document.source}` names it"
+            self.findings += [replace(one, notes=(*one.notes, note)) for one in broken.diagnostics]
+            return
+        if found is None:
+            hint = likely(Path(folder or ".") / name, shipped_files("policy"))
+            if folder is None:
+                hint = "a text that is no file builds on what ships with devpolicy, and on nothing else"
+            cursor.error("DP202", f"there is no policy `{name}`", label="no file, and nothing that ships", help=hint)
+            return
+        identity = _identity(found)
+        if identity in chain:
+            circle = " -> ".join(f"`{Path(one).name}`" for one in (*chain[chain.index(identity) :], identity))
+            cursor.error("DP112", "these policies build on each other in a circle", label="the circle", notes=[circle])
+        elif len(chain) >= DEEPEST:
+            cursor.error("DP112", f"more than {DEEPEST} policies build on each other", label="one too many")
+        elif identity not in self.seen:
+            self.seen.add(identity)
+            self.visit(found, name, (*chain, identity))

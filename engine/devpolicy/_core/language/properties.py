@@ -1,0 +1,103 @@
+"""The properties that tests and `devpolicy verify` hold plans against, by name.
+
+Owns the names, what each promises, and how one with an argument is read (`never_on:cpu`). How a property is held
+against a plan is the matter of `devpolicy._core.review`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from devpolicy._core.errors import DevPolicyError
+from devpolicy._core.language.terms import read_term
+from devpolicy._core.toml.document import Document, Inside, quote
+from devpolicy._core.toml.tables import Cursor, Kind, did_you_mean, wrong_type
+
+if TYPE_CHECKING:
+    from devpolicy._core.language.policy import Term
+
+OF_A_PLAN = {
+    "always_resolves": "no host is refused",
+    "placed_or_refused": "every tensor has one place, on devices that the host has and the policy allows, or the "
+    "policy is refused with DP3xx or DP4xx",
+    "within_budget": "no device is asked for more than its cap and headroom leave, and none by a component for more "
+    "than its share, counted anew from the device map",
+    "ties_together": "tied parameters share a device",
+    "blocks_whole": "no block that must stay whole is divided among devices that run it",
+    "one_type": "modules run on one type of device",
+    "resident": "everything is kept where it runs: nothing is streamed",
+    "never_on": "nothing runs or is kept on the term behind the colon, as in `never_on:cpu`",
+    "same_each_time": "planning again gives the same plan",
+}
+"""What one plan, or one refusal, can be held against."""
+
+OF_A_FAMILY = {
+    "monotone": "more memory never makes a plan worse: what was placed stays placed, on a term of `prefer` that is no "
+    "later, with no more kept elsewhere",
+    "every_rule_reachable": "every rule and every term of `prefer` decides something on some host",
+}
+"""What only several hosts together can show."""
+
+
+class Property(NamedTuple):
+    """One property, and the term that it is about (`never_on`)."""
+
+    name: str
+    term: Term | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.term is None else f"{self.name}:{self.term}"
+
+
+def read_property(text: str, cursor: Cursor, *, family: bool = False) -> Property | None:
+    """Read a property from its name; those of a family of hosts only with `family`. Collects DP104 or DP201."""
+    name, colon, behind = text.partition(":")
+    known = OF_A_PLAN | OF_A_FAMILY if family else OF_A_PLAN
+    if name in OF_A_FAMILY and not family:
+        hint = f"`devpolicy verify --property {name}` asks it of a family of hosts"
+        cursor.error("DP104", f"`{name}` is no property of one plan", label="needs several hosts", help=hint)
+        return None
+    if name not in known:
+        cursor.error("DP104", f"`{name}` is no property", label="unknown", help=did_you_mean(name, known))
+        return None
+    if name != "never_on":
+        if colon:
+            inside = Inside(text, len(name), len(behind) + 1)
+            cursor.error("DP104", f"`{name}` takes no argument", label="too much", inside=inside)
+            return None
+        return Property(name)
+    if not behind:
+        cursor.error("DP104", "`never_on` needs a term", label="on what?", help="such as `never_on:cpu`")
+        return None
+    term = read_term(behind, cursor)
+    return None if term is None else Property(name, term)
+
+
+def parse_property(text: str, *, family: bool = False, names: Mapping[str, Any] | None = None) -> Property:
+    """Read a property outside of any file; `names` are the classes of devices that it may be about.
+
+    Raises `DevPolicyError` with what is wrong, and the likely name.
+    """
+    document = Document(f"always = {quote(text)}", "", DevPolicyError)
+    cursor = Cursor(document, ("always",), [], names=names or {})
+    found = read_property(text, cursor, family=family)
+    if found is None:
+        raise DevPolicyError([replace(finding, place=None) for finding in cursor.findings])
+    return found
+
+
+def _read_value(value: object, cursor: Cursor) -> Property | None:
+    if isinstance(value, str):
+        return read_property(value, cursor)
+    wrong_type(value, cursor, "the name of a property, or a list of them")
+    return None
+
+
+PROPERTY: Kind[Property] = Kind(
+    "a property: " + ", ".join(f'`"{name}"`' for name in OF_A_PLAN),
+    _read_value,
+    {"anyOf": [{"enum": [name for name in OF_A_PLAN if name != "never_on"]},
+               {"type": "string", "pattern": "^never_on:.+$"}]},
+)  # fmt: skip

@@ -1,0 +1,165 @@
+"""TOML text to `Policy`, with every finding at once.
+
+Owns `parse` and `load`, and the checks that look at several keys together. Everything that needs a host or a
+model is left to the planner. It reads no environment, and no file but the one that `load` is given and those that it
+builds on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from devpolicy._core.errors import Diagnostic, PolicyError
+from devpolicy._core.language.extending import exists, likely, texts
+from devpolicy._core.language.fields import PROFILE, SCHEMA_VERSION, TOP, WHEN
+from devpolicy._core.language.merging import Layer, merge
+from devpolicy._core.language.policy import Policy
+from devpolicy._core.language.profiles import Profile, layer_of, without_profiles
+from devpolicy._core.language.top import PARTS, classes_of, read_tables
+from devpolicy._core.shipped import shipped_files
+from devpolicy._core.toml.document import Document
+from devpolicy._core.toml.tables import Cursor, wrong_type
+
+OVERRIDES = tuple(field for field in PROFILE if field.name != "when")
+"""The keys that `--set` takes."""
+_MISSING = "DP105"
+"""What a part lacks, another part may have: it is told of the whole."""
+
+
+def parse(text: str | bytes, source: str = "<string>") -> Policy:
+    """Read a policy from TOML text or from the bytes of a file (UTF-8).
+
+    `source` is what messages call it. `[memory.disk] path` stays as written, and `extends` finds what ships with
+    devpolicy. Raises `PolicyError` with every finding in text order; what is only without effect is in
+    `Policy.warnings`.
+    """
+    if isinstance(text, str):
+        return _read(Document(text, source, PolicyError))
+    if isinstance(text, bytes):
+        return _read(Document.read(text, source, PolicyError))
+    raise PolicyError(Diagnostic("DP102", f"a policy is text or bytes, not `{type(text).__name__}`"))
+
+
+def load(name: str | os.PathLike[str]) -> Policy:
+    """Read a shipped policy by its name (`"offload-lm-head"`), or a policy file by its path.
+
+    `[memory.disk] path` and `extends` are resolved against the folder of the file that they stand in. Raises
+    `PolicyError`: DP202 with the likely name where there is nothing of this name, DP109 where the file cannot be read,
+    else what `parse` raises.
+    """
+    if not isinstance(name, str | os.PathLike) or not isinstance(os.fspath(name), str):
+        raise PolicyError(Diagnostic("DP102", f"a policy is named by text or a path, not `{type(name).__name__}`"))
+    shipped = shipped_files("policy")
+    if isinstance(name, str) and name in shipped:
+        return parse(shipped[name].read_bytes(), f"{name}.toml")
+    path = Path(name)
+    if not exists(path):
+        hint = "a policy's own text is read by `Policy.parse`" if "=" in str(name) else likely(path, shipped)
+        raise PolicyError(Diagnostic("DP202", f"there is no policy `{name}`", help=hint))
+    return _read(Document.open(path, PolicyError))
+
+
+def _read(document: Document) -> Policy:
+    findings: list[Diagnostic] = []
+    layers = texts(document, findings)
+    for layer in layers:
+        _check_version(layer)
+    if len(layers) == 1:
+        return read_layer(replace(layers[0], data=document.data), findings=findings)
+    merged = merge(layers)
+    whole = [replace(layer, data=layer.origins.data) for layer in layers if isinstance(layer.origins, Document)]
+    return read_layer(Layer(merged, merged.data), variants=whole, findings=findings)
+
+
+def _check_version(layer: Layer) -> None:
+    """Raise `PolicyError` (DP107) for a text of another version: its keys would all look wrong."""
+    version = layer.origins.data.get("schema") if isinstance(layer.origins, Document) else None
+    if type(version) is int and version != SCHEMA_VERSION:
+        findings: list[Diagnostic] = []
+        hint = f"this version of devpolicy reads `schema = {SCHEMA_VERSION}`"
+        cursor = Cursor(layer.origins, ("schema",), findings)
+        cursor.error("DP107", f"schema {version} is not known", label="another version", help=hint)
+        raise PolicyError(findings)
+
+
+def read_layer(layer: Layer, *, variants: Sequence[Layer] = (), findings: Sequence[Diagnostic] = ()) -> Policy:
+    """Read what one text, or several merged ones, say.
+
+    `variants` are checked one by one too: what one of them says is wrong even where another one replaces it. Raises
+    `PolicyError` with every finding, those handed in first.
+    """
+    found = _Findings(findings)
+    names = classes_of(layer.data.get("devices"), Cursor(layer.origins, ("devices",), []))
+    for variant in variants:
+        # A text that others build on may lack what they say.
+        own = classes_of(variant.data.get("devices"), Cursor(variant.origins, (*variant.path, "devices"), []))
+        parts = OVERRIDES if variant.name == "--set" else PARTS
+        what = "--set" if variant.name == "--set" else "the policy"
+        told = read_tables(variant, {**names, **own}, parts, what)[1]
+        found.take([finding for finding in told if finding.severity == "error" and finding.code != _MISSING])
+    policy, told = read_tables(layer, names, TOP, "the policy")
+    profiles, more = _read_profiles(layer, names)
+    found.take([*told, *more])
+    return replace(policy, profiles=profiles, text=layer, warnings=found.checked())
+
+
+class _Findings:
+    """Findings of several readings of the same texts, each told once."""
+
+    def __init__(self, first: Sequence[Diagnostic]) -> None:
+        self.all = list(first)
+
+    def take(self, findings: Sequence[Diagnostic]) -> None:
+        # A text is read as itself and as part of the whole: the same mistake is told in other words, once is enough.
+        known = {(finding.code, finding.place or finding) for finding in self.all}
+        self.all += dict.fromkeys(one for one in findings if (one.code, one.place or one) not in known)
+
+    def checked(self) -> tuple[Diagnostic, ...]:
+        """Return the findings in text order, where all are warnings. Raises `PolicyError` else."""
+        sources = list(dict.fromkeys(finding.place.source for finding in self.all if finding.place))
+        self.all.sort(
+            key=lambda one: (
+                (sources.index(one.place.source), one.place.line, one.place.column) if one.place else (-1, 0, 0)
+            )
+        )
+        if any(finding.severity == "error" for finding in self.all):
+            raise PolicyError(self.all)
+        return tuple(self.all)
+
+
+def _read_profiles(layer: Layer, names: Mapping[str, Any]) -> tuple[tuple[Profile, ...], list[Diagnostic]]:
+    """Read every `[profile.NAME]`: by itself, and laid over the policy."""
+    findings: list[Diagnostic] = []
+    value = layer.data.get("profile", {})
+    cursor = Cursor(layer.origins, ("profile",), findings)
+    if not isinstance(value, dict):
+        wrong_type(value, cursor, "a table", 'write `[profile.server]`, and below it `split = "balanced"`')
+        return (), findings
+    profiles: list[Profile] = []
+    for name, table in value.items():
+        here = cursor.at(name)
+        if not isinstance(table, dict):
+            wrong_type(table, here, "a table", f"write `[profile.{name}]`")
+            continue
+        if not name.strip():
+            here.error("DP104", "a profile's name is empty", label="empty", part="key")
+        own = layer_of(layer, name)
+        classes = classes_of(own.data.get("devices"), Cursor(own.origins, (*own.path, "devices"), []))
+        what = f"[profile.{name}]"
+        # `when` is no part of what it says, and is read with it.
+        whole = replace(own, data=table)
+        found = [one for one in read_tables(whole, {**names, **classes}, PROFILE, what)[1] if one.code != _MISSING]
+        findings += found
+        if not any(finding.severity == "error" for finding in found):
+            merged = merge([without_profiles(layer), own])
+            again = {**names, **classes}
+            findings += [
+                one for one in read_tables(Layer(merged, merged.data), again, PARTS, what)[1] if one.severity == "error"
+            ]
+        when = WHEN.read(table["when"], Cursor(layer.origins, (*here.path, "when"), [])) if "when" in table else None
+        profiles.append(Profile.make(name, when, own.data))
+    return tuple(profiles), findings

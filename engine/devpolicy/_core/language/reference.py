@@ -1,0 +1,100 @@
+"""The generated parts of the reference page.
+
+Owns the tables of keys and of codes in `docs/language.md`, between the markers `<!-- generated: NAME -->` and
+`<!-- end -->`. Bring a page up to date:
+
+    python -m devpolicy._core.language.reference docs/language.md
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from devpolicy._core.codes import CODES
+from devpolicy._core.errors import Diagnostic, PolicyError
+from devpolicy._core.language.condition_keys import CONDITION
+from devpolicy._core.language.devices import DEVICE_CLASS
+from devpolicy._core.language.fields import COMPONENT, DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
+from devpolicy._core.language.properties import OF_A_FAMILY, OF_A_PLAN
+from devpolicy._core.language.suite import SUITE
+from devpolicy._core.language.terms import TERM_TABLE
+from devpolicy._core.language.tests import TEST
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from devpolicy._core.toml.tables import Field
+
+_TABLES = {
+    "top": TOP,
+    "term": TERM_TABLE,
+    "component": COMPONENT,
+    "device_class": DEVICE_CLASS,
+    "condition": CONDITION,
+    "rule": RULE,
+    "memory": MEMORY,
+    "reserve": RESERVE,
+    "disk": DISK,
+    "workload": WORKLOAD,
+    "test": TEST,
+    "suite": SUITE,
+}
+_OF_POLICIES = ("DP1", "DP2", "DP503")
+_GENERATED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def updated(page: str) -> str:
+    """Return a page with its generated parts written anew. Raises `PolicyError` where it asks for an unknown part."""
+
+    def part(found: re.Match[str]) -> str:
+        opening, name, closing = found.groups()
+        # Without blank lines, some readers of Markdown see no table.
+        return f"{opening}\n{_part(name)}\n\n{closing}"
+
+    return _GENERATED.sub(part, page)
+
+
+def _part(name: str) -> str:
+    if name in _TABLES:
+        return _keys(_TABLES[name])
+    if name == "codes":
+        return _codes()
+    if name in ("of_a_plan", "of_a_family"):
+        return _properties(OF_A_PLAN if name == "of_a_plan" else OF_A_FAMILY)
+    raise PolicyError(Diagnostic("DP202", f"there is no generated part `{name}`"))
+
+
+def _keys(fields: Sequence[Field]) -> str:
+    lines = ["| key | takes | default | meaning |", "|---|---|---|---|"]
+    for field in fields:
+        if field.later:
+            continue
+        default = "required" if field.required else field.default
+        cells = [f"`{field.name}`", field.kind.name, default, field.doc]
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join(lines)
+
+
+def _properties(table: dict[str, str]) -> str:
+    lines = ["| property | what it promises |", "|---|---|"]
+    return "\n".join([*lines, *(f"| `{name}` | {promise} |" for name, promise in table.items())])
+
+
+def _codes() -> str:
+    lines = ["| code | | what it means |", "|---|---|---|"]
+    codes = [(name, code) for name, code in CODES.items() if name.startswith(_OF_POLICIES)]
+    return "\n".join([*lines, *(f"| {name} | {code.title} | {code.explanation} |" for name, code in codes)])
+
+
+def main() -> None:
+    """Bring the pages that are named on the command line up to date."""
+    for name in sys.argv[1:]:
+        page = Path(name)
+        page.write_text(updated(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

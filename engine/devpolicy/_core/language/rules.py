@@ -1,0 +1,165 @@
+"""`[offload]` and `[[rule]]`, of the policy or of a component: from tables to rules, in written order.
+
+Owns what a rule must say, how rules are called and in which order they stand. It knows no model: whether a
+rule matches anything is the planner's question.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from devpolicy._core.language.fields import KEEP, RULE
+from devpolicy._core.language.kinds import read_pattern
+from devpolicy._core.language.merging import flatten
+from devpolicy._core.language.policy import Rule
+from devpolicy._core.toml.document import write_key
+from devpolicy._core.toml.tables import read_table, wrong_type
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from devpolicy._core.toml.tables import Cursor
+
+_Ordered = tuple[tuple[int, ...], Rule]
+"""A rule with what sorts rules in the order in which they count."""
+
+_SELECTORS = ("match", "class", "size")
+_RULE_KEYS = frozenset(field.name for field in RULE if not field.later)
+_OUR_NAMES = re.compile(r"(component\..*\.)?(offload\..*|rule [0-9]+( of .*)?)", re.DOTALL)
+
+
+def read_rules(offload: object, rules: object, above: Cursor, component: str | None = None) -> tuple[Rule, ...]:
+    """Read both tables (`None` where there is none) and return their rules as written. Collects what is wrong.
+
+    `above` is the table that holds them: the policy, or that of a `component`.
+    """
+    found: list[_Ordered] = []
+    scope = "" if component is None else f"component.{write_key(component)}."
+    if offload is not None:
+        found += _read_offload(offload, above.at("offload"), scope)
+    if rules is not None:
+        found += _read_rules(rules, above.at("rule"), scope)
+    # Dotted keys and headers may come in any order, which the parsed data does not tell.
+    found.sort(key=lambda entry: entry[0])
+    return tuple(replace(rule, component=component) for _, rule in found)
+
+
+# [offload]
+
+
+def _read_offload(value: object, cursor: Cursor, scope: str) -> Iterator[_Ordered]:
+    if not isinstance(value, dict):
+        wrong_type(value, cursor, "a table", f'write `[{scope}offload]`, and below it `lm_head = "disk"`')
+        return
+    written: set[str] = set()
+    for keys, places in flatten(value):
+        here = cursor.at(*keys)
+        text = ".".join(keys)
+        pattern = read_pattern(text, here.on_key())
+        kept = KEEP.read(places, here) if places != {} else None
+        if places == {}:
+            here.error("DP104", f"`{text}` names no place", label="empty", help='write "cpu" or "disk"')
+        if text in written:
+            here.error("DP111", f"`{text}` is given twice in [{scope}offload]", label="the second", part="key")
+        written.add(text)
+        if pattern is not None and kept is not None:
+            place = here.document.place(here.path, "key")
+            layer = here.document.written(here.path)[0]
+            rule = Rule(f"{scope}offload.{text}", match=(pattern,), offload=kept, layer=layer, place=place)
+            yield here.document.order(here.path), rule
+
+
+# [[rule]]
+
+
+def _read_rules(value: object, cursor: Cursor, scope: str) -> Iterator[_Ordered]:
+    if not isinstance(value, list):
+        hint = f"write `[[{scope}rule]]`, with two brackets" if isinstance(value, dict) else ""
+        wrong_type(value, cursor, "an array of tables", hint)
+        return
+    first_of: dict[str, Cursor] = {}
+    for index, table in enumerate(value):
+        here = cursor.at(index)
+        layer, at = here.document.written(here.path)
+        number = f"{int(at[-1]) + 1}" + (f" of {layer}" if layer else "")
+        if not isinstance(table, dict):
+            wrong_type(table, here, "an array of tables")
+            continue
+        own = table.get("name")
+        what = f"[[{scope}rule]] " + (f'"{own}"' if isinstance(own, str) and own else str(number))
+        keys = read_table(table, here, RULE, what=what, label="a rule key")
+        _check(table, here, what)
+        name = keys.get("name")
+        if name is not None:
+            _check_name(name, here.at("name"), first_of)
+        rule = replace(_rule(keys, table, here, name or f"{scope}rule {number}"), layer=layer)
+        yield here.document.order(_first(table, here).path), rule
+
+
+def _rule(keys: dict[str, Any], table: dict[str, Any], cursor: Cursor, name: str) -> Rule:
+    return Rule(
+        name,
+        match=keys.get("match", ()),
+        cls=keys.get("class", ()),
+        size=keys.get("size"),
+        prefer=keys.get("prefer", ()),
+        offload=keys.get("offload", ()),
+        together=keys.get("together", False),
+        ties=keys.get("ties"),
+        on_exhausted=keys.get("on_exhausted", "error"),
+        reason=keys.get("reason", ""),
+        when=keys.get("when"),
+        place=cursor.document.place(_first(table, cursor).path, "key"),
+    )
+
+
+def _first(table: dict[str, Any], cursor: Cursor) -> Cursor:
+    """Return where a rule is shown: its first selector, or its header."""
+    return next((cursor.at(key) for key in _SELECTORS if key in table), cursor)
+
+
+def _check(table: dict[str, Any], cursor: Cursor, what: str) -> None:
+    """Collect DP106 where a rule selects nothing, does nothing, or does two things."""
+    # A key that was refused may be the one that seems to be missing.
+    complete = table.keys() <= _RULE_KEYS
+    if complete and not any(key in table for key in _SELECTORS):
+        hint = 'add `match`, `class` or `size`; `match = "**"` is the whole model'
+        cursor.error("DP106", f"{what} selects nothing", label="which modules?", help=hint)
+    together = table.get("together") is True
+    if complete and table.get("together", False) is False and not table.keys() & {"prefer", "offload"}:
+        hint = "add `prefer` (where they run), `offload` (where they are kept) or `together = true`"
+        cursor.error("DP106", f"{what} does nothing", label="what is done with them?", help=hint)
+    for other in ("prefer", *(["together"] if together else [])):
+        if other in table and "offload" in table:
+            second = max(other, "offload", key=lambda key: _position(cursor.at(key)))
+            hint = "kept weights run on the plan's main device: write two rules, or leave one key out"
+            cursor.at(second).error(
+                "DP106",
+                f"`{other}` and `offload` do not go together in {what}",
+                label="the second",
+                help=hint,
+                part="key",
+            )
+            return
+
+
+def _position(cursor: Cursor) -> tuple[int, int]:
+    place = cursor.document.place(cursor.path, "key")
+    return place.line, place.column
+
+
+def _check_name(name: str, cursor: Cursor, first_of: dict[str, Cursor]) -> None:
+    if not name.strip():
+        cursor.error(
+            "DP104", "a rule's name is empty", label="empty", help="leave `name` out, or say what the rule is for"
+        )
+    elif _OUR_NAMES.fullmatch(name):
+        cursor.error("DP104", f"`{name}` is what a rule without a name is called", label="taken")
+    elif name in first_of:
+        first = first_of[name]
+        note = f"the first is at {first.document.place(first.path)}"
+        cursor.error("DP111", f"two rules are called `{name}`", label="the second", notes=[note])
+    else:
+        first_of[name] = cursor

@@ -1,0 +1,117 @@
+"""`[[test]]` and `[host.NAME]`, in a policy or in a file of tests beside it.
+
+Owns the keys of a test and what they say together. It looks nothing up: whether there is such a host, model or rule,
+and whether a test passes, is the matter of `devpolicy._core.review`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from devpolicy._core.host.reader import read_host
+from devpolicy._core.language.cases import PolicyTest
+from devpolicy._core.language.expectations import BY, CODE, EXPECT, VARY, WORD
+from devpolicy._core.language.properties import PROPERTY
+from devpolicy._core.toml.tables import TEXT, Cursor, Field, list_of, read_table, wrong_type
+
+if TYPE_CHECKING:
+    from devpolicy._core.errors import Place
+    from devpolicy._core.host import Host
+
+TEST = (
+    Field("name", TEXT, "What reports call the test.", required=True, example="say in a sentence what must hold"),
+    Field("host", WORD, "A `[host.NAME]` of this file, a host of the catalogue, or a host TOML."),
+    Field("hosts", list_of(WORD, or_one=True, least=1), 'Several of them; globs too: `"*"` is the whole catalogue.'),
+    Field("model", WORD, "A model of the catalogue, or a path from this file.", default="only a device is chosen"),
+    Field("component", WORD, "The component that is planned, beside those that the policy writes before it."),
+    Field("profile", WORD, "The profile that is asked for, beside those that apply by themselves."),
+    Field(
+        "expect",
+        EXPECT,
+        "Where modules are kept; `{ device = ..., runs_on = ... }` where they run too. One device alone: all of it.",
+    ),
+    Field("by", BY, "The rule that must have decided it."),
+    Field("expect_error", CODE, "The code with which the plan must be refused."),
+    Field(
+        "vary",
+        VARY,
+        'The test runs on every combination: `"cuda.free"`, `"cuda.memory"`, `"cuda.count"`, `"cuda:1.free"`, '
+        "`memory`, `free`, `disk`, `disk_free`.",
+    ),
+    Field("always", list_of(PROPERTY, or_one=True, least=1), "Properties that must hold on each host."),
+)
+ASSERTIONS = ("expect", "by", "expect_error", "always")
+
+
+def read_tests(value: object, cursor: Cursor) -> tuple[PolicyTest, ...]:
+    """Read the `[[test]]`s of a file, in order. Collects what is wrong."""
+    if not isinstance(value, list):
+        hint = "write `[[test]]`, with two brackets" if isinstance(value, dict) else ""
+        wrong_type(value, cursor, "an array of tables", hint)
+        return ()
+    found: list[PolicyTest] = []
+    first_of: dict[str, Place] = {}
+    for number, table in enumerate(value):
+        here = cursor.at(number)
+        if not isinstance(table, dict):
+            wrong_type(table, here, "an array of tables")
+            continue
+        own = table.get("name")
+        what = f'[[test]] "{own}"' if isinstance(own, str) and own else f"[[test]] {number + 1}"
+        keys = read_table(table, here, TEST, what=what, label="a key of a test")
+        _check(table, here, what)
+        name = keys.get("name", "")
+        if name in first_of:
+            note = f"the first is at {first_of[name]}"
+            here.at("name").error("DP111", f"two tests are called `{name}`", label="the second", notes=[note])
+        elif name:
+            first_of[name] = here.document.place((*here.path, "name"))
+        found.append(_test(keys, here))
+    return tuple(found)
+
+
+def _test(keys: dict[str, Any], cursor: Cursor) -> PolicyTest:
+    return PolicyTest(
+        keys.get("name", ""),
+        hosts=keys.get("hosts", (keys["host"],) if "host" in keys else ()),
+        model=keys.get("model"),
+        component=keys.get("component"),
+        profile=keys.get("profile"),
+        expect=(*keys.get("expect", ()), *keys.get("by", ())),
+        error=keys.get("expect_error"),
+        vary=keys.get("vary", ()),
+        always=keys.get("always", ()),
+        place=cursor.document.place((*cursor.path, "name"), "value"),
+    )
+
+
+def _check(table: dict[str, Any], cursor: Cursor, what: str) -> None:
+    """Collect what several keys say together: a test has hosts and an assertion, and is refused or placed."""
+    name = table.get("name")
+    if isinstance(name, str) and not name.strip():
+        cursor.at("name").error("DP104", "a test's name is empty", label="what must hold?")
+    # A key that was refused may be the one that seems to be missing.
+    complete = table.keys() <= {entry.name for entry in TEST}
+    if "host" in table and "hosts" in table:
+        cursor.at("host").error("DP106", f"`host` and `hosts` in {what}", label="leave one out", part="key")
+    elif complete and not table.keys() & {"host", "hosts"}:
+        hint = 'such as `host = "2x24gb"`; `devpolicy host list` shows the catalogue'
+        cursor.error("DP105", f"{what} names no host", help=hint, part="header")
+    if complete and not table.keys() & set(ASSERTIONS):
+        hint = "add `expect`, `by`, `expect_error` or `always`: a test without them cannot fail"
+        cursor.error("DP106", f"{what} asserts nothing", label="what must hold?", help=hint)
+    placed = next((key for key in ("expect", "by") if key in table), None)
+    if "expect_error" in table and placed:
+        hint = "a plan that is refused places nothing"
+        cursor.at("expect_error").error(
+            "DP106", f"`expect_error` and `{placed}` in {what}", label="leave one out", help=hint, part="key"
+        )
+
+
+def read_hosts(value: object, cursor: Cursor) -> tuple[tuple[str, Host], ...]:
+    """Read the `[host.NAME]` tables of a file, in order. Collects what is wrong."""
+    if not isinstance(value, dict):
+        wrong_type(value, cursor, "tables, `[host.NAME]`")
+        return ()
+    found = [(name, read_host(entry, cursor.at(name), name, what=f"[host.{name}]")) for name, entry in value.items()]
+    return tuple((name, host) for name, host in found if host is not None)

@@ -1,0 +1,1 @@
+"""Models: `ModelTree`, and the readers of modules, configurations, checkpoints and model files."""

@@ -1,0 +1,105 @@
+"""Reading the structure of models: modules, configurations, checkpoints, model files.
+
+Owns `load`, which finds a model by any name that a user may give it, and the catalogue. The readers are modules of
+their own, and none of them is imported before it is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from importlib.resources.abc import Traversable
+from os import PathLike
+from pathlib import Path
+
+from devpolicy._core.errors import Diagnostic, ModelError
+from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.shipped import shipped_files
+from devpolicy._core.toml.document import Document
+from devpolicy._core.toml.tables import did_you_mean
+
+__all__ = ["cached_snapshot", "descriptions", "load", "model_catalogue"]
+
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+
+
+def model_catalogue() -> dict[str, Traversable]:
+    """Return the models that ship with the package as `{name: file}`, sorted by name."""
+    return shipped_files("fixtures", "models")
+
+
+def descriptions() -> dict[str, str]:
+    """Return what each model of the catalogue is, in a line, by name."""
+    return {name: dict(load(name).facts).get("about", "") for name in model_catalogue()}
+
+
+def load(name: str | PathLike[str]) -> ModelTree:
+    """Return a model by its catalogue name, from a model TOML, a checkpoint folder, a `config.json`, or a hub id.
+
+    A catalogue name comes first, so that it means the same in every folder: write `./gpt2` for a folder of that name.
+    A hub id (`org/name`) is looked up in the local cache only. Raises `ModelError`, DP202 with the likely name where
+    there is nothing of this name.
+    """
+    catalogue = model_catalogue()
+    text = os.fspath(name)
+    if isinstance(name, str) and name in catalogue:
+        return _parse(catalogue[name].read_bytes(), f"{name}.toml")
+    path = Path(text)
+    # Unlike those of a `Path`, these questions take any text: one that is too long, or holds a NUL, is no file.
+    is_folder, is_file = os.path.isdir(text), os.path.isfile(text)  # noqa: PTH112, PTH113
+    if is_folder:
+        from devpolicy._core.model.checkpoint import from_checkpoint
+
+        return from_checkpoint(path)
+    if path.suffix == ".json" and is_file:
+        from devpolicy._core.model.config import from_config
+
+        return from_config(path)
+    if path.suffix == ".toml" or is_file:
+        from devpolicy._core.model.skeleton import read
+
+        return read(Document.open(path, ModelError))
+    if _HUB_ID.fullmatch(text):
+        snapshot = cached_snapshot(text)
+        if snapshot is not None:
+            from devpolicy._core.model.checkpoint import from_checkpoint
+
+            return from_checkpoint(snapshot)
+        hint = f"download it first: `hf download {text}`"
+        raise ModelError(
+            Diagnostic("DP202", f"`{text}` is no folder, and not in the local Hugging Face cache", help=hint)
+        )
+    known = did_you_mean(text, catalogue)
+    hint = f"{known}\n`devpolicy model list` shows the catalogue; a path counts from the current folder"
+    raise ModelError(Diagnostic("DP202", f"there is no model, file or folder `{text}`", help=hint))
+
+
+def _parse(content: bytes, source: str) -> ModelTree:
+    from devpolicy._core.model.skeleton import parse
+
+    return parse(content, source)
+
+
+def cached_snapshot(hub_id: str) -> Path | None:
+    """Return the folder of a hub model in the local cache: its `main`, else its only revision. No network is used."""
+    for cache in _caches():
+        repository = cache / f"models--{hub_id.replace('/', '--')}"
+        try:
+            revisions = [repository / "snapshots" / (repository / "refs" / "main").read_text(encoding="utf-8").strip()]
+        except (OSError, ValueError):
+            snapshots = repository / "snapshots"
+            revisions = list(snapshots.iterdir()) if snapshots.is_dir() else []
+        if len(revisions) == 1 and revisions[0].is_dir():
+            return revisions[0]
+    return None
+
+
+def _caches() -> Iterator[Path]:
+    """Yield the folder that `huggingface_hub` keeps models in, by the variables that it reads."""
+    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if os.environ.get(variable):
+            yield Path(os.environ[variable]).expanduser()
+            return
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    yield Path(home).expanduser() / "hub"

@@ -1,0 +1,257 @@
+"""From a checkpoint folder to a `ModelTree`.
+
+Owns what a folder holds and how headers and structure come together. Names in a checkpoint are not names of modules
+(Mixtral's `block_sparse_moe.experts.0.w1` is part of `mlp.experts.gate_up_proj`), and headers know no classes, ties or
+order: the structure is what Transformers builds from `config.json`, else a template of the family, and where there is
+neither, a tree of the names that says of itself that it is `partial`. No weight is read.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import repeat
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from devpolicy._core.errors import Diagnostic, ModelError
+from devpolicy._core.model.config import INSTALL, build, quantisation, read_json
+from devpolicy._core.model.conversion import Source, sources
+from devpolicy._core.model.facts import derive
+from devpolicy._core.model.families import checkpoint_name, family_tree
+from devpolicy._core.model.headers import Stored, read_headers, same_bytes
+from devpolicy._core.model.module import read_module
+from devpolicy._core.model.ranges import LARGEST_TREE, join
+from devpolicy._core.model.tree import ModelTree, Module, Tensor
+
+_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
+_PICKLES = ("pytorch_model.bin.index.json", "pytorch_model.bin")
+_DEEPEST = 100  # parts of a stored name
+UNKNOWN_CLASS = "Unknown"
+"""The class of modules that are known from a checkpoint's names alone."""
+
+
+class _Structure(NamedTuple):
+    """What a configuration says a checkpoint's model is, and where each stored tensor goes."""
+
+    tree: ModelTree
+    sources: tuple[Source, ...]
+
+
+def from_checkpoint(folder: str | PathLike[str]) -> ModelTree:
+    """Read a checkpoint folder: bytes and dtypes from the safetensors headers, structure from `config.json`.
+
+    A module is `in_place` where its tensors stand in safetensors under a name and with a shape that loading uses as
+    they are. Folders of `pytorch_model.bin` are read by configuration alone, and nothing of them is in place. Weights
+    that are quantised, or whose structure nothing here knows, give a `partial` tree of the stored names.
+
+    Raises `ModelError` that names the file: no folder, no `config.json`, no weights, a missing shard, a damaged header.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        what = "is a file" if path.is_file() else "does not exist"
+        hint = "name the folder that holds `config.json` and the weights"
+        raise ModelError(Diagnostic("DP109", f"`{path}` is no checkpoint folder: it {what}", help=hint))
+    config = read_json(_present(path, "config.json"))
+    name = path.resolve().name
+    weights = _safetensors(path)
+    if weights is None:
+        return replace(_without_headers(path, config), name=name)
+    headers = read_headers(path, sorted(set(weights.values())))
+    lost = next((key for key in weights if key and key not in headers), None)
+    if lost is not None:
+        raise ModelError(
+            Diagnostic("DP104", f"`{path / weights[lost]}` does not hold `{lost}`, which `{_INDEX}` promises")
+        )
+    method = quantisation(config)
+    if method is not None:
+        reason = f"its weights are quantised (`{method}`), so their names and shapes are not those of the modules"
+        return _from_names(headers, config, name, reason)
+    structure, reason = _structure(config, headers)
+    if structure is None:
+        return _from_names(headers, config, name, reason)
+    return replace(_overlay(structure, headers), name=name)
+
+
+def _present(folder: Path, file: str) -> Path:
+    path = folder / file
+    if not path.is_file():
+        inside = sorted(entry.name for entry in folder.iterdir())[:8]
+        note = f"it holds {', '.join(f'`{entry}`' for entry in inside)}" if inside else "it is empty"
+        raise ModelError(Diagnostic("DP109", f"`{folder}` is no checkpoint: it has no `{file}`", notes=(note,)))
+    return path
+
+
+def _safetensors(folder: Path) -> dict[str, str] | None:
+    """Return the safetensors file of each tensor, of `""` for a single file; `None` where there are only pickles."""
+    index = folder / _INDEX
+    if index.is_file():
+        files = read_json(index).get("weight_map")
+        if not isinstance(files, Mapping) or not files:
+            raise ModelError(Diagnostic("DP105", f"`{index}` has no `weight_map`"))
+        for file in files.values():
+            # A file of this folder, and nothing that a path could reach from it.
+            if not isinstance(file, str) or Path(file).name != file or "\\" in file:
+                raise ModelError(Diagnostic("DP104", f"`{index}` names `{file}`, which is no file of this folder"))
+        shards = sorted(set(files.values()))
+        missing = [shard for shard in shards if not (folder / shard).is_file()]
+        if missing:
+            listed = ", ".join(f"`{folder / shard}`" for shard in missing[:4])
+            count = f"{len(missing)} of {len(shards)} shards are missing: {listed}"
+            raise ModelError(Diagnostic("DP109", count, help="finish the download"))
+        return dict(files)
+    if (folder / _SINGLE).is_file():
+        return {"": _SINGLE}
+    if any((folder / file).is_file() for file in _PICKLES):
+        return None
+    raise ModelError(
+        Diagnostic(
+            "DP109",
+            f"`{folder}` has no weights: neither `{_SINGLE}` nor `{_INDEX}` nor `{_PICKLES[1]}`",
+            help=f"for a model without weights, name `{folder / 'config.json'}`",
+        )
+    )
+
+
+def _without_headers(folder: Path, config: dict[str, Any]) -> ModelTree:
+    """Read a folder of pickled weights, which are not opened: unpickling runs code."""
+    tree = _built(config)[0] if _has_transformers() else family_tree(config)
+    if tree is None:
+        message = f"`{folder}` holds pickled weights, and nothing here knows the structure of its model"
+        raise ModelError(Diagnostic("DP407", message, help=INSTALL))
+    return replace(tree, modules=tuple(replace(module, in_place=not module.tensors) for module in tree.modules))
+
+
+def _has_transformers() -> bool:
+    return all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+
+
+def _built(config: dict[str, Any]) -> tuple[ModelTree, Any]:
+    model = build(config)
+    return read_module(model, unloaded=True), model
+
+
+def _structure(config: dict[str, Any], headers: Mapping[str, Stored]) -> tuple[_Structure | None, str]:
+    """Return the structure, or `None` and the reason why it is not known."""
+    reason = f"nothing here knows the structure of `{config.get('model_type')}` models: {INSTALL}"
+    structure = None
+    if _has_transformers():
+        try:
+            tree, model = _built(config)
+            structure = _Structure(tree, tuple(sources(model, headers)))
+        except ModelError as broken:
+            reason = broken.diagnostics[0].message if broken.diagnostics else str(broken)
+    if structure is None:
+        tree_or_none = family_tree(config)
+        if tree_or_none is None:
+            return None, reason
+        structure = _Structure(tree_or_none, tuple(_template_sources(tree_or_none, config, headers)))
+    known = set(structure.tree.tensor_names())
+    if not any(target in known for source in structure.sources for target in source.targets):
+        return None, "none of its tensors has a place in the model that its `config.json` describes"
+    return structure, ""
+
+
+def _template_sources(tree: ModelTree, config: Mapping[str, Any], keys: Iterable[str]) -> Iterable[Source]:
+    known = set(tree.tensor_names())
+    converted = {
+        join(module.path, tensor.name) for module in tree.modules if not module.in_place for tensor in module.tensors
+    }
+    # Weights of a base model are loaded into one with a head and the other way round.
+    base = next((module.path for module in tree.modules[1:] if module.path in ("model", "transformer", "bert")), "")
+    for key in keys:
+        name = checkpoint_name(str(config.get("model_type")), key)
+        options = [name, join(base, name), name.removeprefix("bert."), name.removeprefix("model.")]
+        target = next((option for option in options if option in known), name)
+        yield Source(key, (target,), converted=target in converted)
+
+
+def _overlay(structure: _Structure, headers: Mapping[str, Stored]) -> ModelTree:
+    """Return the tree with the dtypes that are stored, and `in_place` where loading reads what is stored."""
+    tree = structure.tree
+    dtypes: dict[str, str] = {}
+    plain: dict[str, Stored] = {}  # what is read as it is stored
+    for source in structure.sources:
+        for target in source.targets:
+            dtypes[target] = headers[source.key].dtype
+            if not source.converted:
+                plain[target] = headers[source.key]
+    ties = _stored_ties(tree.ties, plain)
+    for group in ties:
+        first = next((name for name in group if name in plain), None)
+        if first is not None:
+            for name in group:
+                plain.setdefault(name, plain[first])
+                dtypes.setdefault(name, dtypes[first])
+    made: dict[Tensor, dict[str, Tensor]] = {}
+
+    def stored_as(module: Module, tensor: Tensor) -> Tensor:
+        dtype = dtypes.get(join(module.path, tensor.name))
+        if dtype is None or dtype == tensor.dtype or not tensor.persistent:
+            return tensor
+        return made.setdefault(tensor, {}).setdefault(dtype, replace(tensor, dtype=dtype))
+
+    def is_plain(path: str, tensor: Tensor) -> bool:
+        stored = plain.get(join(path, tensor.name))
+        return not tensor.persistent or (stored is not None and stored.shape == tensor.shape)
+
+    return replace(
+        tree,
+        ties=ties,
+        modules=tuple(
+            Module(
+                module.path,
+                module.cls,
+                tuple(stored_as(module, tensor) for tensor in module.tensors),
+                all(map(is_plain, repeat(module.path), module.tensors)),
+            )
+            for module in tree.modules
+        ),
+    )
+
+
+def _stored_ties(ties: Iterable[tuple[str, ...]], plain: Mapping[str, Stored]) -> tuple[tuple[str, ...], ...]:
+    """Return the ties that loading will make: tensors of a group that are stored apart and differ are left untied."""
+    kept = []
+    for group in ties:
+        leader = next((plain[name] for name in group if name in plain), None)
+        if leader is not None:
+            group = tuple(name for name in group if name not in plain or same_bytes(leader, plain[name]))
+        kept.append(group)
+    return tuple(group for group in kept if len(group) > 1)
+
+
+def _from_names(headers: Mapping[str, Stored], config: Mapping[str, Any], name: str, reason: str) -> ModelTree:
+    """Return a partial tree whose modules are the prefixes of the stored names."""
+    tensors: dict[str, list[Tensor]] = {"": []}
+    children: dict[str, list[str]] = {"": []}
+    for full, stored in headers.items():
+        parts = full.split(".")
+        if not all(parts) or len(parts) > _DEEPEST or len(tensors) > LARGEST_TREE:
+            raise ModelError(
+                Diagnostic("DP104", f"the checkpoint names a tensor `{full[:80]}`, which no module can hold")
+            )
+        parent = ""
+        for part in parts[:-1]:
+            path = join(parent, part)
+            if path not in tensors:
+                tensors[path], children[path] = [], []
+                children[parent].append(path)
+            parent = path
+        tensors[parent].append(Tensor(parts[-1], stored.shape, stored.dtype))
+    modules: list[Module] = []
+    waiting = [""]
+    while waiting:
+        path = waiting.pop()
+        modules.append(Module(path, UNKNOWN_CLASS, tuple(tensors[path])))
+        waiting += sorted(children[path], key=_by_number)[::-1]
+    paths = [(module.path, module.cls) for module in modules]
+    return ModelTree(name=name, modules=tuple(modules), partial=reason, **derive(config, paths))
+
+
+def _by_number(path: str) -> int:
+    """Order numbered siblings by number and leave the others as they are stored, behind them."""
+    name = path.rpartition(".")[2]
+    return int(name) if name.isascii() and name.isdigit() and len(name) < 10 else 1 << 40

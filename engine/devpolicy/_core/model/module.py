@@ -1,0 +1,236 @@
+"""From a `torch.nn.Module` to a `ModelTree`.
+
+Owns the walk over a module: paths, classes, tensors, ties, blocks that stay whole. It never touches a tensor's data,
+so a model on the meta device reads as one in memory does. What a Transformers configuration adds (KV cache,
+activations) is in `devpolicy._core.model.facts`, what its loading converts in `devpolicy._core.model.conversion`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from devpolicy._core.connected import united
+from devpolicy._core.errors import Diagnostic, ModelError
+from devpolicy._core.model.conversion import converted_names
+from devpolicy._core.model.facts import config_of, derive
+from devpolicy._core.model.ranges import LARGEST_TREE, join
+from devpolicy._core.model.tree import DTYPE_BITS, ModelTree, Module, Tensor
+from devpolicy._core.toml.tables import did_you_mean
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def from_module(module: Any, no_split: Iterable[str] | None = None, name: str | None = None) -> ModelTree:
+    """Read a `torch.nn.Module`, wherever its tensors are. Linear in the number of modules.
+
+    Children stand in the order of their registration, which is the order of execution in the models of Transformers,
+    but for small parts (`rotary_emb`) that hold next to nothing. A module that is registered twice stands at both
+    paths, and its tensors are tied. `no_split` names block classes; `None` takes the `_no_split_modules` of the module
+    and of every module in it. `name` is by default that of the configuration, else the class.
+
+    A module's weights are `in_place` where they are on the meta device and loading does not convert them: they will be
+    read from a checkpoint. Weights in memory are not: to keep them on disk, `accelerate.dispatch_model` writes them to
+    its `offload_dir` first.
+
+    Raises `ModelError` where `module` is no module, contains itself, holds a lazy parameter that has no shape yet, or
+    has no class that `no_split` names.
+    """
+    return read_module(module, no_split, name)
+
+
+def read_module(
+    module: Any, no_split: Iterable[str] | None = None, name: str | None = None, *, unloaded: bool = False
+) -> ModelTree:
+    """Read a module as `from_module` does; `unloaded` says that no tensor in it is a weight, wherever it is.
+
+    Some models of Transformers make small parameters in memory even when they are built on the meta device.
+    """
+    try:
+        from torch import nn
+    except ImportError:
+        message = "a module can be read only where torch is installed: `pip install 'devpolicy[torch]'`"
+        raise ModelError(message) from None
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"a model is read from a `torch.nn.Module`, not from {type(module).__name__} objects")
+    reader = _Reader(unloaded=unloaded)
+    modules = tuple([reader.read(path, part) for path, part in _walk(module)])
+    config, prefix = config_of(reader.declaring)
+    facts = derive(config, [(entry.path, entry.cls) for entry in modules], prefix)
+    return ModelTree(
+        name=name or _name(module, config),
+        modules=_not_in_place(modules, converted_names(reader.declaring)),
+        ties=_tied([*reader.identical, *_declared(reader.declaring, unloaded=unloaded)], modules),
+        no_split=_no_split(reader.declaring) if no_split is None else _checked(no_split, modules),
+        **facts,
+    )
+
+
+def _walk(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield `(path, module)` in pre-order. Unlike `named_modules`, a shared module comes at each of its paths."""
+    inside: set[int] = set()
+    waiting: list[tuple[str, nn.Module | None, int]] = [("", root, 0)]
+    count = 0
+    while waiting:
+        path, module, leaving = waiting.pop()
+        if module is None:
+            inside.discard(leaving)
+            continue
+        count += 1
+        if count > LARGEST_TREE:
+            raise ModelError(f"the model has more than {LARGEST_TREE} modules, counting shared ones at each path")
+        yield path, module
+        children = module._modules
+        if children:
+            if id(module) in inside:
+                raise ModelError(f"module `{path}` contains itself")
+            inside.add(id(module))
+            waiting.append(("", None, id(module)))
+            prefix = f"{path}." if path else ""
+            waiting += [(prefix + name, child, 0) for name, child in reversed(children.items()) if child is not None]
+
+
+class _Reader:
+    """Reads one module after the other, with one tuple of tensors for all that are alike.
+
+    Everything that is asked of a module is asked here, in one visit: in a large model each visit waits for memory.
+    """
+
+    def __init__(self, *, unloaded: bool) -> None:
+        self._unloaded = unloaded
+        self._classes: dict[type, tuple[str, bool]] = {}  # its name, and whether it declares blocks
+        self._made: dict[tuple[object, ...], tuple[Tensor, ...]] = {(): ()}
+        self._first: dict[int, str] = {}  # the first name of each object
+        self.identical: list[tuple[str, str]] = []  # pairs of names that are one object
+        self.declaring: list[tuple[str, nn.Module]] = []  # modules that say more than their tensors
+
+    def read(self, path: str, module: nn.Module) -> Module:
+        """Return what `module` is and holds itself."""
+        own, kind = module.__dict__, type(module)
+        cls, declares = self._classes.get(kind) or self._class(kind)
+        if declares or "config" in own or "_no_split_modules" in own or "all_tied_weights_keys" in own:
+            self.declaring.append((path, module))
+        prefix = f"{path}." if path else ""
+        alike: list[tuple[object, ...]] = []
+        in_place = True
+        for buffer, held in ((False, module._parameters), (True, module._buffers)):
+            for name, tensor in held.items():
+                if tensor is None:
+                    continue
+                full = prefix + name
+                persistent = not (buffer and name in module._non_persistent_buffers_set)
+                try:
+                    alike.append((name, tensor.shape, tensor.dtype, type(tensor), buffer, persistent))
+                except RuntimeError:
+                    raise _lazy(full) from None
+                first = self._first.setdefault(id(tensor), full)
+                if first is not full:
+                    self.identical.append((first, full))
+                if persistent and not (self._unloaded or tensor.is_meta):
+                    in_place = False
+        key = tuple(alike)
+        tensors = self._made.get(key)
+        if tensors is None:
+            tensors = tuple(_tensors(module))
+            if not any(hasattr(kind, "__tensor_flatten__") for _, _, _, kind, _, _ in alike):
+                self._made[key] = tensors
+        return Module(path, cls, tensors, in_place)
+
+    def _class(self, kind: type) -> tuple[str, bool]:
+        found = self._classes[kind] = kind.__name__, hasattr(kind, "_no_split_modules")
+        return found
+
+
+def _lazy(full: str) -> ModelError:
+    return ModelError(f"tensor `{full}` has no shape yet: run one batch through its lazy module first")
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Yield the tensors that `module` holds itself."""
+    for name, tensor in module._parameters.items():
+        if tensor is not None:
+            yield Tensor(name, *_stored(tensor))
+    for name, held in module._buffers.items():
+        if held is not None:
+            persistent = name not in module._non_persistent_buffers_set
+            yield Tensor(name, *_stored(held), buffer=True, persistent=persistent)
+
+
+def _stored(tensor: Any) -> tuple[tuple[int, ...], str]:
+    """Return the shape and the dtype of what is stored of a tensor."""
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if hasattr(tensor, "__tensor_flatten__") or dtype not in DTYPE_BITS:
+        # Quantised tensors of torchao show the shape that they stand for; their parts are what is stored.
+        return (_stored_bytes(tensor),), "uint8"
+    return tuple(tensor.shape), dtype
+
+
+def _stored_bytes(tensor: Any) -> int:
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return int(tensor.numel() * tensor.element_size())
+    names, _ = tensor.__tensor_flatten__()
+    return sum(_stored_bytes(getattr(tensor, name)) for name in names)
+
+
+def _declared(declaring: Iterable[tuple[str, nn.Module]], *, unloaded: bool) -> Iterator[list[str]]:
+    """Yield the ties that Transformers models declare and that loading will make.
+
+    In memory, identity is the truth: loading may have found two different weights and left them so.
+    """
+    for path, module in declaring:
+        keys = module.__dict__.get("all_tied_weights_keys")
+        for names in keys.items() if isinstance(keys, dict) else ():
+            try:
+                meta = [tensor.is_meta for tensor in attrgetter(*names)(module)]
+            except AttributeError:  # a part that this model does not have
+                continue
+            if unloaded or all(meta):
+                yield [join(path, name) for name in reversed(names)]
+
+
+def _tied(groups: list[Sequence[str]], modules: Iterable[Module]) -> tuple[tuple[str, ...], ...]:
+    """Return groups of names that are one tensor, in the order of the tensors; a tensor alone is tied to nothing."""
+    if not groups:
+        return ()
+    names = (join(module.path, tensor.name) for module in modules for tensor in module.tensors)
+    order = {name: place for place, name in enumerate(names)}
+    # What a model declares may be reached by a name that is no parameter's: a property's, say.
+    known = [group for group in groups if all(name in order for name in group)]
+    return tuple(tuple(names) for names in united(known, key=order.__getitem__) if len(names) > 1)
+
+
+def _not_in_place(modules: tuple[Module, ...], converted: frozenset[str]) -> tuple[Module, ...]:
+    """Return the modules with those marked whose weights cannot be read in place because loading converts them."""
+    if not converted:
+        return modules
+    return tuple(
+        replace(module, in_place=False)
+        if any(join(module.path, tensor.name) in converted for tensor in module.tensors)
+        else module
+        for module in modules
+    )
+
+
+def _no_split(declaring: Iterable[tuple[str, nn.Module]]) -> frozenset[str]:
+    names: set[str] = set()
+    for _, module in declaring:
+        declared = module.__dict__.get("_no_split_modules", getattr(type(module), "_no_split_modules", None))
+        names.update(str(entry) for entry in declared or ())
+    return frozenset(names)
+
+
+def _checked(no_split: Iterable[str], modules: Iterable[Module]) -> frozenset[str]:
+    names = [no_split] if isinstance(no_split, str) else list(no_split)
+    classes = {module.cls for module in modules}
+    for name in names:
+        if name not in classes:
+            close = did_you_mean(str(name), sorted(classes))
+            raise ModelError(Diagnostic("DP202", f"`{name}` in `no_split` is no class of this model", help=close))
+    return frozenset(names)
+
+
+def _name(module: nn.Module, config: dict[str, Any]) -> str:
+    return str(config.get("_name_or_path") or "").rstrip("/").rpartition("/")[2] or type(module).__name__

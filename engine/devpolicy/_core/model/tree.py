@@ -1,0 +1,301 @@
+"""One model's structure, as a frozen snapshot.
+
+Owns `ModelTree` and what it is made of: modules in execution order with their classes, the
+tensors that each holds itself, tied groups, blocks that must not be split, and what the KV cache
+and the activations are computed from. It reads no file and no module (`devpolicy._core.model.catalogue` does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from devpolicy._core.errors import ModelError
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+DTYPE_BITS: dict[str, int] = {
+    "float64": 64, "float32": 32, "float16": 16, "bfloat16": 16,
+    "float8_e4m3fn": 8, "float8_e5m2": 8, "float8_e4m3fnuz": 8, "float8_e5m2fnuz": 8, "float8_e8m0fnu": 8,
+    "float4_e2m1fn_x2": 8, "complex32": 32, "complex64": 64, "complex128": 128,
+    "int64": 64, "int32": 32, "int16": 16, "int8": 8, "uint64": 64, "uint32": 32, "uint16": 16, "uint8": 8,
+    "qint8": 8, "quint8": 8, "qint32": 32, "bool": 8,
+    # Packed below a byte in safetensors; torch has no such element, only pairs of them.
+    "float6_e2m3fn": 6, "float6_e3m2fn": 6, "float4_e2m1fn": 4,
+}  # fmt: skip
+"""Bits of one element by torch's name of the dtype, without its `torch.`."""
+
+FLOATING = frozenset({"float64", "float32", "float16", "bfloat16"})
+"""The dtypes that loading in another dtype converts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A parameter or a buffer that a module holds itself. `name` is the last part of its path."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    buffer: bool = False
+    persistent: bool = True
+    """Whether it is in a state dict. A non-persistent buffer takes memory and is in no checkpoint."""
+    elements: int = field(init=False, repr=False, compare=False)
+    """The product of `shape`, kept because a planner asks for bytes again and again."""
+
+    def __post_init__(self) -> None:
+        """Check the name, the shape and the dtype."""
+        if not self.name or "." in self.name:
+            raise ModelError(f"a tensor's name is not empty and has no dot, got `{self.name}`")
+        if any(size < 0 for size in self.shape):
+            raise ModelError(f"tensor `{self.name}` has a negative size: {list(self.shape)}")
+        if self.dtype not in DTYPE_BITS:
+            raise ModelError(f"tensor `{self.name}` has an unknown dtype: `{self.dtype}`")
+        if not (self.persistent or self.buffer):
+            raise ModelError(f"tensor `{self.name}` is a parameter: only a buffer is not persistent")
+        object.__setattr__(self, "elements", prod(self.shape))
+
+    def bytes_as(self, dtype: str | None) -> int:
+        """Bytes of the tensor when the model is loaded in `dtype` (`None`: as it is).
+
+        Only floating-point parameters and persistent buffers follow a dtype.
+        """
+        own = self.dtype
+        if dtype is not None and own in FLOATING and self.persistent:
+            own = dtype
+        return self.elements * DTYPE_BITS[own] // 8
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One module: its dotted path (the root's is empty), its class name, and the tensors that it holds itself."""
+
+    path: str
+    cls: str
+    tensors: tuple[Tensor, ...] = ()
+    in_place: bool = True
+    """Whether its weights can be read from the checkpoint as they are (safetensors, not converted on load)."""
+
+
+@dataclass(frozen=True, slots=True)
+class KVCache:
+    """The cache that one module keeps while it generates: `values` scalars per token and sequence."""
+
+    module: str
+    values: int
+    window: int | None = None
+    """Tokens that are kept at most (sliding-window attention); `None` keeps the whole context.
+
+    A state that does not grow with the context (linear attention) is a cache of one token.
+    """
+    dtype: str | None = None
+    """The dtype that its scalars have whatever the model's is; `None` follows the workload."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """What the weights of one module, with those below it, have to do with a token; where nothing is said, all is read.
+
+    Of equal parts, such as the experts of a mixture, a token reads `parts` of every `of`. `once` says that the module
+    runs once for a request, as encoders and vision towers do, and not for each token.
+    """
+
+    module: str
+    parts: int = 1
+    of: int = 1
+    once: bool = False
+
+
+@dataclass(frozen=True)
+class ModelTree:
+    """A model's structure. `modules` are in pre-order, the root (path `""`) first, children in execution order."""
+
+    name: str
+    modules: tuple[Module, ...]
+    ties: tuple[tuple[str, ...], ...] = ()
+    """Groups of full tensor names that are one tensor. Bytes count once, at the first name."""
+    no_split: frozenset[str] = frozenset()
+    """Class names of blocks that must stay whole on one device."""
+    kv_cache: tuple[KVCache, ...] = ()
+    reads: tuple[Reads, ...] = ()
+    """Modules of which a token reads less than all. A module's own entry and those above it multiply."""
+    context: int | None = None
+    """The longest context that the model was made for, in tokens."""
+    activation: int = 0
+    """Scalars per token that the widest block holds at once while it runs, an estimate; 0 where unknown."""
+    output: int = 0
+    """Scalars per sequence that the head returns for one step (the vocabulary); 0 where unknown."""
+    dtype: str | None = None
+    """The dtype that the configuration names."""
+    partial: str | None = None
+    """Why the structure is not known in full (no classes, no ties, checkpoint names); `None` where it is."""
+    facts: tuple[tuple[str, str], ...] = ()
+    """What the source says of the model beside its structure (model_type, parameters), for people."""
+
+    def __post_init__(self) -> None:
+        """Check that the modules are a tree in pre-order and that every name used elsewhere exists. Linear time."""
+        if not self.modules or self.modules[0].path:
+            raise ModelError("a model's first module is its root, with an empty path")
+        if len(self.index) != len(self.modules):
+            raise ModelError(f"module `{self._repeated_path()}` stands twice in one model")
+        _ = self.parents  # raises where a module does not follow its parent
+        if self.dtype is not None and self.dtype not in DTYPE_BITS:
+            raise ModelError(f"`{self.dtype}` is no dtype")
+        if len(dict(self.facts)) != len(self.facts):
+            raise ModelError("a fact is given twice")
+        self._check_tensors()
+        self._check_ties()
+        for cache in self.kv_cache:
+            if cache.module not in self.index:
+                raise ModelError(f"the KV cache names `{cache.module}`, which is no module of the model")
+            if cache.dtype is not None and cache.dtype not in DTYPE_BITS:
+                raise ModelError(f"`{cache.dtype}` is no dtype")
+        for entry in self.reads:
+            if entry.module not in self.index:
+                raise ModelError(f"`reads` names `{entry.module}`, which is no module of the model")
+            if not 0 < entry.parts <= entry.of:
+                raise ModelError(f"of `{entry.module}` are read {entry.parts} of {entry.of} parts")
+
+    def _repeated_path(self) -> str:
+        return next(module.path for place, module in enumerate(self.modules) if self.index[module.path] != place)
+
+    def _check_tensors(self) -> None:
+        checked = set[int]()  # the readers give equal modules one tuple, so each is looked at once
+        for module in self.modules:
+            if id(module.tensors) not in checked:
+                checked.add(id(module.tensors))
+                if len({tensor.name for tensor in module.tensors}) != len(module.tensors):
+                    raise ModelError(f"two tensors of module `{module.path}` have one name")
+
+    def _check_ties(self) -> None:
+        if not self.ties:
+            return
+        known, seen = set(self.tensor_names()), set[str]()
+        for group in self.ties:
+            if len(group) < 2:
+                raise ModelError(f"a tied group has two tensors at least, got {list(group)}")
+            for name in group:
+                if name not in known:
+                    raise ModelError(f"tied tensor `{name}` is no tensor of the model")
+                if name in seen:
+                    raise ModelError(f"tensor `{name}` is tied twice: write the groups as one")
+                seen.add(name)
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Position of each module by its path."""
+        return {module.path: position for position, module in enumerate(self.modules)}
+
+    @cached_property
+    def parents(self) -> list[int]:
+        """Position of each module's parent; the root's is -1."""
+        parents = [-1]
+        # The modules from the root to the one before; pre-order means that the parent is among them.
+        open_modules = [(0, "")]
+        for position, module in enumerate(self.modules[1:], start=1):
+            prefix, dot, name = module.path.rpartition(".")
+            # Only a child of the root has no dot, and an empty prefix means the root only then.
+            while open_modules and (open_modules[-1][1] != prefix or (dot and not prefix)):
+                open_modules.pop()
+            if not open_modules or not name:
+                raise ModelError(f"module `{module.path}` does not follow its parent")
+            parents.append(open_modules[-1][0])
+            open_modules.append((position, module.path))
+        return parents
+
+    @cached_property
+    def ends(self) -> list[int]:
+        """For each module the position behind its last descendant: a subtree is `range(position, ends[position])`."""
+        ends = list(range(1, len(self.modules) + 1))
+        for position in range(len(self.modules) - 1, 0, -1):
+            parent = self.parents[position]
+            ends[parent] = max(ends[parent], ends[position])
+        return ends
+
+    def children(self, position: int) -> Iterator[int]:
+        """Yield the positions of a module's children, in order."""
+        child, end = position + 1, self.ends[position]
+        while child < end:
+            yield child
+            child = self.ends[child]
+
+    def tensor_names(self) -> Iterator[str]:
+        """Yield every tensor's full dotted name, in order."""
+        for module in self.modules:
+            prefix = f"{module.path}." if module.path else ""
+            for tensor in module.tensors:
+                yield prefix + tensor.name
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters, tied ones once."""
+        return sum(tensor.elements for tensor in self._distinct_tensors() if not tensor.buffer)
+
+    def bytes_as(self, dtype: str | None = None) -> int:
+        """Bytes of all tensors when the model is loaded in `dtype` (`None`: as they are), tied ones once."""
+        return sum(tensor.bytes_as(dtype) for tensor in self._distinct_tensors())
+
+    def _distinct_tensors(self) -> Iterator[Tensor]:
+        repeated = {name for group in self.ties for name in group[1:]}
+        tensors = (tensor for module in self.modules for tensor in module.tensors)
+        if not repeated:
+            return tensors
+        return (tensor for name, tensor in zip(self.tensor_names(), tensors, strict=True) if name not in repeated)
+
+    # Doors. Reading structure is the work of `devpolicy._core.model.catalogue`, imported when it is asked for.
+
+    @classmethod
+    def load(cls, name: str | PathLike[str]) -> ModelTree:
+        """Return a model by catalogue name (`"llama-3.1-8b"`), from a model TOML, or from a checkpoint folder.
+
+        Raises `ModelError` with the likely name where there is none.
+        """
+        from devpolicy._core.model.catalogue import load
+
+        return load(name)
+
+    @classmethod
+    def parse(cls, text: str | bytes, source: str = "<string>") -> ModelTree:
+        """Read a model TOML. Raises `ModelError` with every finding and its place."""
+        from devpolicy._core.model.skeleton import parse
+
+        return parse(text, source)
+
+    def to_toml(self) -> str:
+        """Return the model as TOML that `parse` reads back to an equal value."""
+        from devpolicy._core.model.writer import write
+
+        return write(self)
+
+    @classmethod
+    def from_module(cls, module: Any, *, no_split: list[str] | None = None, name: str | None = None) -> ModelTree:
+        """Read a `torch.nn.Module`, also one on the meta device.
+
+        `no_split` names block classes; `None` takes the module's own `_no_split_modules`.
+        """
+        from devpolicy._core.model.module import from_module
+
+        return from_module(module, no_split=no_split, name=name)
+
+    @classmethod
+    def from_config(cls, config: Any, *, architecture: str | None = None) -> ModelTree:
+        """Build a Transformers configuration's model on the meta device and read it. No weights are made.
+
+        `architecture` names the model class; by default the configuration's first, else its task-free model.
+        """
+        from devpolicy._core.model.config import from_config
+
+        return from_config(config, architecture=architecture)
+
+    @classmethod
+    def from_checkpoint(cls, folder: str | PathLike[str]) -> ModelTree:
+        """Read a checkpoint folder: bytes and dtypes from the safetensors headers, structure from its configuration.
+
+        Raises `ModelError` where the folder holds no checkpoint or a damaged one.
+        """
+        from devpolicy._core.model.checkpoint import from_checkpoint
+
+        return from_checkpoint(folder)

@@ -1,0 +1,151 @@
+"""From units with devices to a device map.
+
+Owns the keys: disjoint, covering every tensor, each the topmost module that lies wholly on one device
+and that both Hugging Face readers read alike; and the order of the entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from devpolicy._core.device import Device
+from devpolicy._core.device.map import KEPT_LAST
+from devpolicy._core.errors import Diagnostic, Unsatisfiable
+from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.placement.readers import misread
+from devpolicy._core.placement.units import Unit
+
+_MIXED = -1
+_NOTHING = -2
+
+Key = tuple[str, int, bool]
+"""A key's text, the position of the module that it means or is in, and whether it is a tensor of that module."""
+
+
+def device_map(tree: ModelTree, units: Sequence[Unit], devices: Sequence[Device]) -> dict[str, Device]:
+    """Return the map of `units`, each on the device of the same position.
+
+    A model that lies wholly on one device gives the one key `""`. Raises `Unsatisfiable` (DP403) where no keys
+    are read alike by both readers.
+    """
+    kinds = list(dict.fromkeys(devices))
+    number = {device: at for at, device in enumerate(kinds)}
+    own = [_NOTHING] * len(tree.modules)
+    for unit, device in zip(units, devices, strict=True):
+        own[unit.start : unit.end] = [number[device]] * (unit.end - unit.start)
+    for position, module in enumerate(tree.modules):
+        if not module.tensors:
+            own[position] = _NOTHING
+    subtree = _subtrees(tree, own)
+    if subtree[0] != _MIXED:
+        return {"": kinds[max(0, subtree[0])] if kinds else Device.cpu()}
+
+    def device_of(key: Key) -> Device:
+        _, position, is_tensor = key
+        return kinds[own[position] if is_tensor else subtree[position]]
+
+    # Ordered before it is checked: transformers breaks ties between keys by their order.
+    keys = sorted(_topmost(tree, subtree, range(1)), key=lambda key: entry_rank(device_of(key)))
+    whole = _whole(tree, units) if sum(_executes(device) for device in kinds) > 1 else [False] * len(own)
+    while wrong := misread([text for text, _, _ in keys], _tensors(tree, keys)):
+        keys = sorted(_deeper(tree, subtree, whole, keys, wrong), key=lambda key: entry_rank(device_of(key)))
+    found: dict[str, Device] = {}
+    for key in keys:
+        if found.setdefault(key[0], device_of(key)) != device_of(key):
+            # No module of torch has a tensor and a child of one name; what is read from names alone may.
+            raise Unsatisfiable(_ambiguous(key[0], [other for other, _, _ in keys]))
+    return found
+
+
+def _executes(device: Device) -> bool:
+    return device.type.value not in KEPT_LAST
+
+
+def _whole(tree: ModelTree, units: Sequence[Unit]) -> list[bool]:
+    """Mark the modules that are units or in one: with several devices their keys go no deeper.
+
+    accelerate moves inputs where it has a hook. A block whose key is replaced by its children's has none,
+    and what comes from the block before would be added to what its children return on another device.
+    """
+    whole = [False] * len(tree.modules)
+    for unit in units:
+        if not unit.own_only:
+            whole[unit.start : unit.end] = [True] * (unit.end - unit.start)
+    return whole
+
+
+def entry_rank(device: Device) -> tuple[int, int]:
+    """Sort executing devices by id first, then the CPU, then the disk; `sorted` keeps execution order within each."""
+    return KEPT_LAST.get(device.type.value, 0), device.id or 0
+
+
+def _subtrees(tree: ModelTree, own: list[int]) -> list[int]:
+    """The one device of each subtree, or that it has several or no tensors."""
+    result = list(own)
+    for position in range(len(own) - 1, 0, -1):
+        parent, value = tree.parents[position], result[position]
+        if value == _NOTHING or result[parent] == value:
+            continue
+        result[parent] = value if result[parent] == _NOTHING else _MIXED
+    return result
+
+
+def _topmost(tree: ModelTree, subtree: list[int], starts: Sequence[int]) -> list[Key]:
+    """Return the keys of the subtrees at `starts`: as few as their devices allow."""
+    keys: list[Key] = []
+    for start in starts:
+        position, end = start, tree.ends[start]
+        while position < end:
+            if subtree[position] == _MIXED:
+                keys += _own_tensors(tree, position)
+                position += 1
+                continue
+            if subtree[position] != _NOTHING:
+                keys.append((tree.modules[position].path, position, False))
+            position = tree.ends[position]
+    return keys
+
+
+def _own_tensors(tree: ModelTree, position: int) -> Iterator[Key]:
+    module = tree.modules[position]
+    for tensor in module.tensors:
+        yield f"{module.path}.{tensor.name}" if module.path else tensor.name, position, True
+
+
+def _deeper(tree: ModelTree, subtree: list[int], whole: list[bool], keys: list[Key], wrong: set[str]) -> Iterator[Key]:
+    """Yield the keys with those in `wrong` replaced by their children's. Raises DP403 where one has none."""
+    for key in keys:
+        text, position, is_tensor = key
+        if text not in wrong:
+            yield key
+            continue
+        children = [child for child in tree.children(position) if subtree[child] != _NOTHING]
+        if is_tensor or not children or whole[position]:
+            raise Unsatisfiable(_ambiguous(text, [other for other, _, _ in keys]))
+        yield from _own_tensors(tree, position)
+        yield from ((tree.modules[child].path, child, False) for child in children)
+
+
+def _tensors(tree: ModelTree, keys: Sequence[Key]) -> Iterator[tuple[str, str]]:
+    for text, position, is_tensor in keys:
+        if is_tensor:
+            yield text, text
+            continue
+        for module in tree.modules[position : tree.ends[position]]:
+            prefix = f"{module.path}." if module.path else ""
+            for tensor in module.tensors:
+                yield prefix + tensor.name, text
+
+
+def _ambiguous(key: str, keys: Sequence[str]) -> Diagnostic:
+    other = next((one for one in keys if one != key and len(one) <= len(key) + 1 and _resembles(one, key)), None)
+    because = f", because the key `{other}` matches it too" if other else ""
+    return Diagnostic(
+        "DP403",
+        f"transformers and accelerate would read the device map differently for `{key}`{because}",
+        help="place both modules on one device, or rename one of them",
+    )
+
+
+def _resembles(pattern: str, text: str) -> bool:
+    return all(a in (b, ".") for a, b in zip(pattern, text, strict=False))

@@ -1,0 +1,280 @@
+"""The result: where each part of a model runs and is kept, and why.
+
+Owns `Plan`, `Placement` and `Budget`, their JSON form and their digest. How a plan is made is
+the matter of the modules beside it; what a consumer makes of it is an adapter's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from devpolicy._core.device import ComponentDevice, Device
+from devpolicy._core.errors import DevPolicyError, Diagnostic
+from devpolicy._core.placement.prediction import Prediction
+
+if TYPE_CHECKING:
+    from devpolicy._core.placement.trace import Trace
+
+
+class PlanError(DevPolicyError, ValueError):
+    """A serialised plan that cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where one unit of a model is kept and where it runs. `bytes` counts a tied tensor once, at its first name."""
+
+    device: Device
+    runs_on: Device
+    rule: str
+    """What decided it: a rule's name, `prefer` or `overflow`."""
+    reason: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What one device is asked to hold, in bytes.
+
+    INVARIANT: on every device but the disk, `used + headroom <= cap`. On the disk `weights` counts all that is kept
+    there, and only what must be rewritten has to fit.
+    """
+
+    weights: int = 0
+    kv_cache: int = 0
+    activations: int = 0
+    streaming: int = 0
+    """The largest module that is brought here for a moment, from the CPU or the disk."""
+    others: int = 0
+    """What components planned before take, and on a pool shared with the CPU what its other side takes."""
+    headroom: int = 0
+    cap: int = 0
+
+    @property
+    def used(self) -> int:
+        """Bytes that are spoken for, without the headroom."""
+        return self.weights + self.kv_cache + self.activations + self.streaming + self.others
+
+    @property
+    def free(self) -> int:
+        """Bytes left for more."""
+        return self.cap - self.headroom - self.used
+
+    def to_dict(self) -> dict[str, int]:
+        """Return the figures for JSON, in the order of the invariant."""
+        return {name: getattr(self, name) for name in _BUDGET_KEYS}
+
+
+_BUDGET_KEYS = ("weights", "kv_cache", "activations", "streaming", "others", "headroom", "cap")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a consumer needs to know for loading beside the devices."""
+
+    dtype: str | None = None
+    """The dtype that the policy asks for; `None` leaves it to the consumer."""
+    offload_folder: str | None = None
+    """Where weights are rewritten; `None` where nothing is."""
+    rewritten: int = 0
+    """Bytes that loading writes to `offload_folder`."""
+
+
+class Placements(Mapping[str, Placement]):
+    """The units of a plan by module path, in execution order.
+
+    Iterating gives the units. Asking for a module inside a unit gives the unit's placement.
+    """
+
+    def __init__(self, units: Mapping[str, Placement]) -> None:
+        self._units = dict(units)
+        # A divided module's own unit speaks for its own tensors alone, and for nothing below it.
+        self._divided: set[str] = set()
+        for path in self._units:
+            while path and (path := path.rpartition(".")[0]) not in self._divided:
+                self._divided.add(path)
+
+    def __getitem__(self, module: str) -> Placement:
+        path = module
+        while True:
+            found = self._units.get(path)
+            if found is not None and (path == module or path not in self._divided):
+                return found
+            if not path:
+                raise KeyError(module)
+            path = path.rpartition(".")[0]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._units)
+
+    def __len__(self) -> int:
+        return len(self._units)
+
+    def __repr__(self) -> str:
+        return f"Placements({self._units!r})"
+
+    def below(self, module: str) -> dict[str, Placement]:
+        """Return the units inside `module`, or the one that holds it; empty where the model has no such module."""
+        prefix = f"{module}." if module else ""
+        inside = {path: unit for path, unit in self._units.items() if path == module or path.startswith(prefix)}
+        if inside:
+            return inside
+        try:
+            return {module: self[module]}
+        except KeyError:
+            return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A policy compiled for one host, one model and one consumer."""
+
+    component: str | None
+    target: str
+    device: ComponentDevice
+    """A single device where one serves, else a map whose keys are disjoint and cover every tensor."""
+    placements: Placements
+    ledger: Mapping[str, Budget]
+    """What each device that the plan uses holds: executing devices in id order, then `cpu`, then `disk`."""
+    warnings: tuple[Diagnostic, ...] = ()
+    load: Load = Load()
+    prediction: Prediction | None = None
+    """The time of one token, where the plan was chosen by it: with `split = "fastest"`, and where `overflow` took part.
+
+    A prediction, and no measurement.
+    """
+    trace: Trace | None = field(default=None, compare=False, repr=False)
+
+    def __repr__(self) -> str:
+        # In full it is a line for each layer: `to_dict` has everything, and `explain` the reasons.
+        name = "" if self.component is None else f"of {self.component!r} "
+        return f"<Plan {name}for {self.target}: {len(self.placements)} units on {', '.join(self.ledger)}>"
+
+    @property
+    def digest(self) -> str:
+        """A SHA-256 over what the consumer is given. Reasons, warnings and figures of memory are not part of it."""
+        given = {
+            "schema": 1,
+            "component": self.component,
+            "target": self.target,
+            # A list of pairs: the order of a device map's entries is part of its meaning.
+            "device": _ordered(self.device),
+            "dtype": self.load.dtype,
+            "offload_folder": self.load.offload_folder,
+            "placements": [[path, str(unit.device), str(unit.runs_on)] for path, unit in self.placements.items()],
+        }
+        text = json.dumps(given, ensure_ascii=True, separators=(",", ":"), sort_keys=True)
+        return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan for JSON. `Plan.from_dict` reads it back to an equal plan."""
+        return {
+            "schema": 1,
+            "component": self.component,
+            "target": self.target,
+            "device": self.device.to_dict(),
+            "placements": {
+                path: {
+                    "device": str(unit.device),
+                    "runs_on": str(unit.runs_on),
+                    "rule": unit.rule,
+                    "reason": unit.reason,
+                    "bytes": unit.bytes,
+                }
+                for path, unit in self.placements.items()
+            },
+            "ledger": {device: budget.to_dict() for device, budget in self.ledger.items()},
+            "load": {
+                "dtype": self.load.dtype,
+                "offload_folder": self.load.offload_folder,
+                "rewritten": self.load.rewritten,
+            },
+            "warnings": [
+                {"code": warning.code, "message": warning.message, "help": warning.help} for warning in self.warnings
+            ],
+            **({"prediction": self.prediction.to_dict()} if self.prediction else {}),
+            "digest": self.digest,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
+        """Read a plan written by `to_dict`.
+
+        Raises `PlanError`, a `DevPolicyError` and a `ValueError`, where it is malformed or its digest does not match.
+        """
+        try:
+            if data["schema"] != 1:
+                raise PlanError(f"a plan of schema {data['schema']!r} cannot be read: this version reads 1")
+            placements = {
+                path: Placement(
+                    Device.from_str(unit["device"]),
+                    Device.from_str(unit["runs_on"]),
+                    str(unit["rule"]),
+                    str(unit["reason"]),
+                    int(unit["bytes"]),
+                )
+                for path, unit in data["placements"].items()
+            }
+            load = data.get("load", {})
+            plan = cls(
+                component=data["component"],
+                target=data["target"],
+                device=ComponentDevice.from_dict(dict(data["device"])),
+                placements=Placements(placements),
+                ledger={
+                    device: Budget(**{name: int(budget[name]) for name in _BUDGET_KEYS})
+                    for device, budget in data["ledger"].items()
+                },
+                warnings=tuple(
+                    Diagnostic(warning["code"], warning["message"], help=warning["help"], severity="warning")
+                    for warning in data["warnings"]
+                ),
+                load=Load(load.get("dtype"), load.get("offload_folder"), int(load.get("rewritten", 0))),
+                prediction=Prediction.from_dict(data["prediction"]) if data.get("prediction") else None,
+            )
+            stated = data["digest"]
+        except PlanError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as broken:
+            raise PlanError(f"this is no serialised plan: {type(broken).__name__}: {broken}") from None
+        if stated != plan.digest:
+            raise PlanError("the plan was changed after it was made: its digest does not match")
+        return plan
+
+    def explain(self, module: str | None = None) -> str:
+        """Return why `module` (a path; `None`: the plan as a whole) is where it is, as text of several lines.
+
+        Raises `KeyError` where the model has no such module.
+        """
+        from devpolicy._core.placement.trace import explain
+
+        return explain(self, module)
+
+    # Doors to the consumers; each adapter knows one consumer's rules.
+
+    def to_hf_kwargs(self) -> dict[str, Any]:
+        """Return all that `from_pretrained` needs: `device_map`, `offload_folder` and `dtype` where they apply."""
+        from devpolicy._core.targets.transformers import to_hf_kwargs
+
+        return to_hf_kwargs(self)
+
+    def to_pipeline_kwargs(self) -> dict[str, Any]:
+        """Return all that `transformers.pipeline` needs: `device` or `device_map`, perhaps `model_kwargs`."""
+        from devpolicy._core.targets.transformers import to_pipeline_kwargs
+
+        return to_pipeline_kwargs(self)
+
+    def verify(self, model: Any) -> list[str]:
+        """Compare every tensor's actual device in a loaded model with the plan; return the differences, or nothing."""
+        from devpolicy._core.targets.verify import verify
+
+        return verify(self, model)
+
+
+def _ordered(device: ComponentDevice) -> object:
+    form = device.to_dict()
+    return list(form["device_map"].items()) if "device_map" in form else form["device"]

@@ -1,0 +1,200 @@
+"""What a policy answers on one host: a plan, a device, or a refusal, for one component or for all of them.
+
+Owns the one way in which tests, differences and properties ask the engine, and what they read from its answer.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from devpolicy._core.errors import DevPolicyError, PolicyError, Unsatisfiable
+from devpolicy._core.language.layers import in_order, source, speaking
+from devpolicy._core.language.profiles import laid
+from devpolicy._core.placement.choice import choose
+from devpolicy._core.placement.joint import one_piece
+from devpolicy._core.verbs.joint import Joint, Placed, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from devpolicy._core.device import ComponentDevice
+    from devpolicy._core.errors import Diagnostic
+    from devpolicy._core.host import Host
+    from devpolicy._core.language.policy import Policy, Term
+    from devpolicy._core.model.tree import ModelTree
+    from devpolicy._core.placement.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One plan with what it was made from: what the policy says of the component on this host, and the model."""
+
+    policy: Policy
+    tree: ModelTree
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """An answer: `plan` where there is a model, `device` where the host was not refused, else `refusal`."""
+
+    written: Policy
+    """The policy as it was asked."""
+    policy: Policy
+    """What it says of the component on this host."""
+    tree: ModelTree | None
+    host: Host
+    component: str | None = None
+    plan: Plan | None = None
+    device: ComponentDevice | None = None
+    refusal: Diagnostic | None = None
+    terms: tuple[tuple[str, str], ...] = ()
+    """Each term of `prefer` that was tried, with its outcome."""
+    before: tuple[Part, ...] = ()
+    """The components that were planned before, which take memory too."""
+    given: ModelTree | None = None
+    """The model that was asked about, where it is not the policy's own."""
+
+    def fired(self) -> set[str]:
+        """Return the names of what decided something: rules, also one that refuses, `overflow`, and `prefer TERM`."""
+        tried = term_names(self.written, self.component, [term for term, _ in self.terms])
+        names = {name for name, (_, told) in zip(tried, self.terms, strict=True) if told == "serves"}
+        if self.refusal is not None:
+            return names | {rule.name for rule in self.policy.rules if rule.place and rule.place == self.refusal.place}
+        if self.plan is not None:
+            decided = {unit.rule for unit in self.plan.placements.values()} - {"prefer"}
+            names |= {overflow_name(self.written, self.component) if name == "overflow" else name for name in decided}
+            # What only holds modules together is named by no placement: it decides wherever it matches.
+            unmatched = {warning.place for warning in self.plan.warnings if warning.code == "DP501"}
+            bare = [rule for rule in self.policy.rules if rule.together and not rule.prefer]
+            names |= {rule.name for rule in bare if rule.place not in unmatched}
+        return names
+
+
+def term_names(policy: Policy, component: str | None, terms: Sequence[object]) -> list[str]:
+    """Return what the terms of `prefer`, from the first, are called in reports: `component.NAME prefer cuda`.
+
+    A device table and its type look alike: the later one of two is told apart by its number.
+    """
+    own = next((entry.name for entry in speaking(policy, component) if entry.prefer), None)
+    head = "prefer" if own is None else f"component.{own} prefer"
+    texts = list(map(str, terms))
+    return [f"{head} {text}" + f" (no. {at + 1})" * (text in texts[:at]) for at, text in enumerate(texts)]
+
+
+def overflow_name(policy: Policy, component: str | None) -> str:
+    """Return what `overflow` is called in reports."""
+    own = next((entry.name for entry in speaking(policy, component) if entry.overflow), None)
+    return "overflow" if own is None else f"component.{own} overflow"
+
+
+def components_of(policy: Policy) -> list[str]:
+    """Return the components of which the policy itself says the size, in the order in which they are planned."""
+    return [name for name in in_order(policy) if source(policy, name) is not None]
+
+
+def has_model(policy: Policy, models: Sequence[ModelTree | None]) -> bool:
+    """Whether anything is placed, for `models` or by the policy's own components: else only a device is chosen."""
+    return any(tree is not None for tree in models) or any(map(components_of, variants_of(policy)))
+
+
+def variants_of(policy: Policy, *, as_asked: bool = False) -> list[Policy]:
+    """Return a policy without profiles, and with each of them: what it may say on some host.
+
+    `as_asked` leaves out the profiles that nobody asks for, and that do not apply by themselves.
+    """
+    asked = () if policy.asked.profile is None else (policy.asked.profile,)
+    found: list[Policy] = []
+    for names in ((), *((one.name,) for one in policy.profiles if one.when is not None or not as_asked)):
+        try:
+            found.append(laid(policy, tuple(dict.fromkeys((*names, *asked))), policy.asked.overrides))
+        except PolicyError:
+            continue  # what is wrong with it is told where it is asked for
+    return found
+
+
+def answers(
+    policy: Policy,
+    tree: ModelTree | None,
+    host: Host,
+    *,
+    component: str | None = None,
+    profile: str | None = None,
+    advise: bool = False,
+) -> list[Outcome]:
+    """Return what a policy answers: for one component, or where neither it nor a model is named, for all that it has.
+
+    All of them are planned jointly, in the policy's order; behind one that is refused there are no more.
+    """
+    with suppress(Unsatisfiable, PolicyError):  # `ask` says so
+        policy, profile = policy.overlaid(host, profile=profile), None
+    names: list[str | None] = [component]
+    if tree is None and component is None:
+        names = [*components_of(policy)] or names
+    found: list[Outcome] = []
+    for name in names:
+        found.append(ask(policy, tree, host, component=name, profile=profile, advise=advise))
+        if found[-1].refusal is not None:
+            break
+    return found
+
+
+def ask(
+    policy: Policy,
+    tree: ModelTree | None,
+    host: Host,
+    *,
+    component: str | None = None,
+    profile: str | None = None,
+    advise: bool = False,
+) -> Outcome:
+    """Return what a policy answers for one component, beside those that it writes before it.
+
+    Profiles apply by themselves, and `profile` on demand; no environment is read. A refusal is an answer, also that of
+    a rule that names a tensor (DP203).
+    """
+    meant = policy
+    joint = Joint(host, advise=advise)
+    try:
+        policy = policy.overlaid(host, profile=profile)
+        request = Request(policy, component, tree)
+        meant = policy.for_component(component).for_host(host)
+        if not request.has_size:
+            choice = choose(policy, host, component=component)
+            return Outcome(policy, meant, None, host, component, device=choice.device, terms=choice.terms)
+        *others, placed = _placed(joint, request)
+    except (Unsatisfiable, PolicyError) as refused:
+        return Outcome(policy, meant, tree, host, component, refusal=_first(refused), given=tree)
+    plan = placed.plan
+    before = tuple(_part(one, host) for one in others)
+    terms = tuple(plan.trace.terms) if plan.trace else ()
+    tree_of_it = _part(placed, host).tree
+    return Outcome(policy, meant, tree_of_it, host, component, plan, plan.device, None, terms, before, tree)
+
+
+def _placed(joint: Joint, request: Request) -> Sequence[Placed]:
+    joint.place(request)
+    return joint.placed
+
+
+def _part(placed: Placed, host: Host) -> Part:
+    policy, *_ = placed.request.meaning
+    tree = placed.tree
+    if tree is None:
+        policy, tree = one_piece(placed.request.policy, policy, placed.request.component, placed.request.cls)
+    return Part(policy.for_host(host), tree, placed.plan)
+
+
+def is_meant(device: str, term: Term, host: Host) -> bool:
+    """Whether a device, by its name in a plan for this host, is one that a term names."""
+    kind, _, number = device.partition(":")
+    named = [one for one in host.devices(kind) if one.id == int(number or 0)]
+    if not named:  # the CPU, the disk, or what no host should be given
+        return kind == term.type and term.cls is None and term.id in (None, int(number or 0))
+    return term.names(named[0])
+
+
+def _first(refused: DevPolicyError) -> Diagnostic:
+    return refused.diagnostics[0]

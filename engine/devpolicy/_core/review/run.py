@@ -1,0 +1,177 @@
+"""Running tests of policies.
+
+Owns what a test's keys assert of an answer, and the result of a test: what failed, on which host, and what decided it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import TYPE_CHECKING
+
+from devpolicy._core.errors import Diagnostic, Place
+from devpolicy._core.review.holds import complaints
+from devpolicy._core.review.outcome import Outcome, answers, ask, is_meant
+from devpolicy._core.review.ready import Ready, modules_of
+
+if TYPE_CHECKING:
+    from devpolicy._core.host import Host
+    from devpolicy._core.language.cases import Expected
+    from devpolicy._core.language.policy import Term
+    from devpolicy._core.placement.plan import Placement
+    from devpolicy._core.review.hosts import Variant
+
+CODE = "DP511"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One thing that a test asserts and that is not so, on one host."""
+
+    host: str
+    what: str
+    """What is so, and what was expected, in one sentence."""
+    place: Place | None
+    module: str | None = None
+    expected: str | None = None
+    got: str | None = None
+    rule: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What a test gave on one host: its failures, and what decided something there."""
+
+    host: str
+    base: str
+    """The host before anything of it was varied."""
+    failures: tuple[Failure, ...] = ()
+    fired: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a test gave on all of its hosts."""
+
+    suite: str
+    name: str
+    place: Place | None
+    cases: tuple[Case, ...]
+    seconds: float = field(default=0.0, compare=False)
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed."""
+        return not any(case.failures for case in self.cases)
+
+    @property
+    def findings(self) -> list[Diagnostic]:
+        """What failed, told once for each assertion with the first host, and how many more hosts show it."""
+        groups: dict[tuple[Place | None, str | None], list[Failure]] = {}
+        for case in self.cases:
+            for failure in case.failures:
+                about = failure.module if failure.module is not None else failure.expected
+                groups.setdefault((failure.place, about), []).append(failure)
+        return [_finding(self.name, group) for group in groups.values()]
+
+
+def run_case(ready: Ready, variant: Variant) -> Case:
+    """Run a test on one of its hosts."""
+    outcomes = answers(ready.policy, ready.tree, variant.host, component=ready.component, profile=ready.profile)
+    failures = tuple(_failures(ready, variant, outcomes))
+    fired = frozenset(name for outcome in outcomes for name in outcome.fired())
+    return Case(str(variant), variant.name, failures, fired)
+
+
+def _failures(ready: Ready, variant: Variant, outcomes: Sequence[Outcome]) -> Iterator[Failure]:
+    test, host, outcome = ready.test, str(variant), outcomes[-1]
+    if test.error is not None:
+        # Only the last one may be a refusal: behind it nothing is planned.
+        yield from _not_refused(ready, host, outcome)
+    elif test.expect and outcome.refusal is not None:
+        # Planned again with advice: what would help is the first thing that one asks.
+        asked = {"component": outcome.component, "profile": ready.profile}
+        advised = ask(ready.policy, ready.tree, variant.host, **asked, advise=True)
+        refusal = advised.refusal or outcome.refusal
+        notes = (*refusal.notes, *refusal.help.splitlines()[:1])
+        what = f"it is refused with {refusal.code}: {refusal.message}"
+        yield Failure(host, what, test.place, expected="a plan", got=refusal.code, notes=notes)
+    else:
+        for expected in test.expect:
+            yield from _misplaced(expected, host, outcome)
+    for wanted, one in product(test.always, outcomes):
+        of = f" for `{one.component}`" if len(outcomes) > 1 else ""
+        for complaint in complaints(wanted, one):
+            what = f"`{wanted}` does not hold{of}: {complaint}"
+            yield Failure(host, what, test.place, expected=str(wanted), got=complaint)
+
+
+def _not_refused(ready: Ready, host: str, outcome: Outcome) -> Iterator[Failure]:
+    wanted, place = ready.test.error, ready.test.place
+    if outcome.refusal is None:
+        what = f"it is placed, and {wanted} was expected"
+        notes = tuple(f"`{term}`: {told}" for term, told in outcome.terms)
+        yield Failure(host, what, place, expected=wanted, got="a plan", notes=notes)
+    elif outcome.refusal.code != wanted:
+        what = f"it is refused with {outcome.refusal.code}, and {wanted} was expected: {outcome.refusal.message}"
+        yield Failure(host, what, place, expected=wanted, got=outcome.refusal.code, notes=outcome.refusal.notes)
+
+
+def _misplaced(expected: Expected, host: str, outcome: Outcome) -> Iterator[Failure]:
+    if outcome.plan is None or outcome.tree is None:
+        chosen = outcome.device.to_torch_str() if outcome.device else ""
+        if chosen and expected.device and not is_meant(chosen, expected.device, outcome.host):
+            what = f"the device is `{chosen}`, and `{expected.device}` was expected"
+            notes = tuple(f"`{term}`: {told}" for term, told in outcome.terms)
+            yield Failure(host, what, expected.place, None, str(expected.device), chosen, "prefer", notes)
+        return
+    below = outcome.plan.placements.below
+    units = {path: unit for module in modules_of(expected, outcome.tree) for path, unit in below(module).items()}
+    if not units:
+        what = f"`{expected.module}` holds no tensors, so it is not placed"
+        yield Failure(host, what, expected.place, str(expected.module))
+        return
+    for wanted, of, said in _asked(expected):
+        wrong = [path for path, unit in units.items() if not _is_so(wanted, of(unit), outcome.host)]
+        if wrong:
+            yield _failure(expected, host, units[wrong[0]], wrong, str(wanted), of(units[wrong[0]]), said)
+            return
+
+
+def _asked(expected: Expected) -> Iterator[tuple[Term | str, Callable[[Placement], str], str]]:
+    """Yield what is expected, what it is compared with, and the words for it."""
+    if expected.device is not None:
+        yield expected.device, lambda unit: str(unit.device), "on"
+    if expected.runs_on is not None:
+        yield expected.runs_on, lambda unit: str(unit.runs_on), "running on"
+    if expected.rule is not None:
+        yield expected.rule, lambda unit: unit.rule, "decided by"
+
+
+def _is_so(wanted: Term | str, got: str, host: Host) -> bool:
+    return got == wanted if isinstance(wanted, str) else is_meant(got, wanted, host)
+
+
+def _failure(
+    expected: Expected, host: str, unit: Placement, wrong: Sequence[str], wanted: str, got: str, said: str
+) -> Failure:
+    first = wrong[0] or "the whole model"
+    named = f"`{first}` and {len(wrong) - 1} more are" if len(wrong) > 1 else f"`{first}` is"
+    what = f"{named} {said} `{got}`, and `{wanted}` was expected"
+    notes = (f"decided by `{unit.rule}`: {unit.reason}",)
+    return Failure(host, what, expected.place, wrong[0], wanted, got, unit.rule, notes)
+
+
+_MOST_HOSTS = 6
+
+
+def _finding(test: str, failures: Sequence[Failure]) -> Diagnostic:
+    first, *more = failures
+    notes = first.notes
+    if more:
+        named = "; ".join(failure.host for failure in more[:_MOST_HOSTS])
+        others = f" and {len(more) - _MOST_HOSTS} more" if len(more) > _MOST_HOSTS else ""
+        notes = (*notes, f"fails too on {named}{others}")
+    return Diagnostic(CODE, f"`{test}` fails on {first.host}: {first.what}", first.place, notes=notes)

@@ -1,0 +1,60 @@
+"""Which types of device the torch of a simulated host was built for.
+
+Owns the reading of a host's facts as torch would show them: what is compiled in, what is counted, what fails. The
+libraries' modules ask here, so that they all tell the same story.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from devpolicy._core.host import Accelerator
+    from devpolicy._core.simulation.running import Simulation
+
+ORDER = ("cuda", "xpu", "mps")
+"""The types that torch knows by itself, in the order in which it takes its accelerator."""
+
+NOT_USABLE = "CUDA-capable device(s) is/are busy or unavailable"
+
+
+def built_for(simulation: Simulation, type_: str) -> bool:
+    """Whether torch on that host was built for a type.
+
+    Its version says so where it has a local part (`2.13.0+cu130`); else what the host has or fails to have shows it.
+    """
+    local = (simulation.host.version("torch") or "").partition("+")[2]
+    if local:
+        return type_ == ("cuda" if local.startswith(("cu", "rocm")) else local[:3])
+    return bool(simulation.devices(type_) or simulation.host.fault(type_))
+
+
+def count(simulation: Simulation, type_: str) -> int:
+    """Return how many devices torch counts: up to the highest ordinal, those that fail too."""
+    devices = simulation.devices(type_)
+    return max(devices) + 1 if devices and built_for(simulation, type_) else 0
+
+
+def usable(simulation: Simulation, type_: str, index: int) -> Accelerator:
+    """Return a counted device that answers. Raises what its driver says where it does not."""
+    fault = simulation.host.fault(type_)
+    if fault:
+        raise RuntimeError(fault)
+    device = simulation.devices(type_).get(index)
+    if device is None:
+        raise device_error(f"{type_.upper()} error: {NOT_USABLE}")
+    if device.fault:
+        raise device_error(device.fault)
+    return device
+
+
+def device_error(text: str) -> RuntimeError:
+    """Return the error that torch makes of what a device's driver says: of CUDA it has a class of its own."""
+    kind: type[RuntimeError] = getattr(sys.modules.get("torch"), "AcceleratorError", RuntimeError)
+    return kind(text) if text.startswith("CUDA error:") else RuntimeError(text)
+
+
+def accelerator_type(simulation: Simulation) -> str | None:
+    """Return the type that torch takes as its accelerator: the first that it was built for."""
+    return next((type_ for type_ in ORDER if built_for(simulation, type_)), None)

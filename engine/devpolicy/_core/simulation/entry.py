@@ -1,0 +1,130 @@
+"""`simulate_host`: the door.
+
+Owns what a caller may write, and the two ends of a simulation. Which questions are answered stands in `libraries`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from devpolicy._core.errors import DevPolicyError, SimulationDepthError
+from devpolicy._core.host import Host
+from devpolicy._core.host.facts import known_word
+from devpolicy._core.simulation.decorate import decorated
+from devpolicy._core.simulation.held import Held
+from devpolicy._core.simulation.libraries import libraries
+from devpolicy._core.simulation.running import Simulation, begin, end, running, running_for_us
+from devpolicy._core.simulation.shims import Shims
+from devpolicy._core.simulator.loading import require_built
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from os import PathLike
+    from types import TracebackType
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+DEPTHS = ("value", "probes", "phantom", "tensors")
+DEEP = ("phantom", "tensors")
+"""Depths at which devices hold tensors: torch's devices are the process's, and so is the simulation."""
+SCOPES = ("context", "process")
+
+SHIMS = Shims(libraries())
+"""One for the process, whatever is entered: what is replaced twice cannot be put back in any order."""
+
+
+class simulate_host:  # noqa: N801 - a verb, used as `with simulate_host(…)` and `@simulate_host(…)`
+    """Let every library that asks about devices see `host` instead of this machine.
+
+    `host` is a `Host`, a catalogue name, or a path to a host TOML. A context manager, whose target is the `Host`, and a
+    decorator of functions, coroutine functions and generator functions of both kinds; a generator's body sees the
+    host and its consumer does not. The same object may be entered again, nested, and in several threads.
+
+    `depth`: `"probes"` answers the questions of torch, psutil, shutil, NVML and what builds on them; `"value"` only
+    those of devpolicy (`Host.probe()`). At `"tensors"` the devices hold tensors and compute what the CPU computes; at
+    `"phantom"` their tensors have sizes and no data. What a depth cannot answer truthfully raises
+    `SimulationDepthError`.
+
+    `scope`: `"context"` is this thread or task, and the tasks that it starts; `"process"` is every thread that has no
+    simulation of its own, which is the only one at `"phantom"` and `"tensors"`: there one host runs at a time. Child
+    processes see the real machine.
+
+    Entering costs microseconds, except the first time after libraries were imported, which costs milliseconds. Raises
+    `HostError` for a host that cannot be read and a word that is not known, `SimulationDepthError` for a depth that
+    cannot be had here: the simulator is not built (`devpolicy simulator build`), or another host runs.
+    """
+
+    def __init__(self, host: Host | str | PathLike[str], *, depth: str = "probes", scope: str | None = None) -> None:
+        self.host = host if isinstance(host, Host) else Host.load(host)
+        self.depth = known_word(depth, "depth", DEPTHS)
+        deep = self.depth in DEEP
+        self.scope = known_word(scope or ("process" if deep else "context"), "scope", SCOPES)
+        if deep:
+            if self.scope != "process":
+                raise SimulationDepthError(f"at depth `{self.depth}` the scope is `process`: torch's devices are")
+            require_built(self.depth)
+        self._entered: list[Simulation] = []
+
+    def __enter__(self) -> Host:
+        _require_room(self.depth)
+        SHIMS.put()
+        simulation = begin(self.host, self, process=self.scope == "process", probes=self.depth != "value")
+        self._entered.append(simulation)
+        try:
+            if self.depth in DEEP:
+                simulation.held = Held(simulation, self.depth)
+                simulation.restore.append(simulation.held.close)
+            for entered in SHIMS.entered:
+                entered(simulation)
+        except BaseException:
+            self._leave()
+            raise
+        return self.host
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not self._entered:
+            raise DevPolicyError("this simulation is left more often than it was entered")
+        self._leave()
+
+    def _leave(self) -> None:
+        try:
+            simulation = end(self, self._entered)
+            for put_back in reversed(simulation.restore):
+                put_back()
+        finally:
+            SHIMS.take()
+
+    def __call__(self, function: F) -> F:
+        """Return `function` as one that runs on the host, each time that it is called.
+
+        Raises `DevPolicyError` for a class: wrapped like a function it would be one, and test runners would not see it.
+        """
+        if isinstance(function, type):
+            raise DevPolicyError(
+                f"`simulate_host` decorates functions, and `{function.__name__}` is a class: mark it with "
+                "`@pytest.mark.host(...)`, or write `self.enterContext(simulate_host(...))` in its `setUp`"
+            )
+        return decorated(self, function)
+
+
+def _require_room(depth: str) -> None:
+    """Refuse what would stand beside a host whose devices hold tensors: torch has these devices, whoever asks."""
+    outer = running()
+    if outer is not None and outer.held is not None and depth != "value":
+        raise SimulationDepthError(
+            f"the simulated host `{outer.name}` runs at depth `{outer.held.depth}`: inside it no other host can be "
+            f"simulated at depth `{depth}`"
+        )
+
+
+def simulated_host() -> Host | None:
+    """Return the host that is simulated here and now, `None` on the real machine."""
+    simulation = running_for_us()
+    return None if simulation is None else simulation.host
+
+
+def replaced() -> list[tuple[dict[str, Any] | type, str]]:
+    """Return every name that simulations have replaced so far, as the module's `vars` or the class, and the name."""
+    return SHIMS.replaced()

@@ -1,0 +1,99 @@
+"""Devices that hold tensors: the simulator, opened for one host.
+
+Owns what the two deep depths add to a simulation: a ledger for each device, in C++, where torch's own code finds it.
+One host at a time is open in a process, since torch's devices are the process's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from devpolicy._core.errors import SimulationDepthError
+from devpolicy._core.simulation.build import NOT_USABLE, accelerator_type, count
+from devpolicy._core.simulator.loading import load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from devpolicy._core.simulation.running import Simulation
+
+KINDS = {"cuda": 0, "mps": 1, "xpu": 2}
+"""The types of device that are simulated, with their places in the simulator's tables."""
+
+_Row = tuple[int, int, int, int, str]
+
+
+class Held:
+    """The devices of one simulation, while it runs."""
+
+    def __init__(self, simulation: Simulation, depth: str) -> None:
+        self.depth = depth
+        self._native: Any = load(depth)
+        if self._native.is_open():
+            raise SimulationDepthError(
+                f"at depth `{depth}` one host runs at a time in a process, since its devices are torch's own: another "
+                "one runs, in this thread or in another"
+            )
+        taken_as = accelerator_type(simulation)
+        self._native.open(list(self._rows(simulation)), depth == "phantom", KINDS.get(taken_as or "", -1))
+
+    def _rows(self, simulation: Simulation) -> Iterator[_Row]:
+        for type_, kind in KINDS.items():
+            devices = simulation.devices(type_)
+            counted = 0 if simulation.host.fault(type_) else count(simulation, type_)
+            if counted > self._native.MOST_DEVICES:
+                most = self._native.MOST_DEVICES
+                raise SimulationDepthError(f"at depth `{self.depth}` a host has at most {most} devices of a type")
+            for index in range(counted):
+                device = devices.get(index)
+                if device is None:
+                    # A gap in the ids: the framework counts it, and its driver refuses.
+                    yield kind, index, 0, 0, f"{type_.upper()} error: {NOT_USABLE}"
+                else:
+                    yield kind, index, device.memory, device.free, device.fault or ""
+
+    def close(self) -> None:
+        """End it. Tensors that are kept are paid back to a ledger that nobody reads."""
+        self._native.close()
+
+    def current(self, type_: str) -> int:
+        """Return this thread's current device."""
+        return int(self._native.current(KINDS[type_]))
+
+    def set_current(self, type_: str, index: int) -> None:
+        """Make a device current in this thread."""
+        self._native.set_current(KINDS[type_], index)
+
+    def free(self, type_: str, index: int, capacity: int) -> int:
+        """Return the bytes that are free of what other processes leave, which may have changed."""
+        self._native.set_capacity(KINDS[type_], index, capacity)
+        return max(0, capacity - int(self.figures(type_, index)["allocated"]))
+
+    def figures(self, type_: str, index: int) -> dict[str, int]:
+        """Return a ledger's figures: bytes, counts of allocations and operations, bytes received and sent."""
+        found: dict[str, int] = self._native.figures(KINDS[type_], index)
+        return found
+
+    def reset_peak(self, type_: str, index: int) -> None:
+        """Let the peak begin at what is allocated now."""
+        self._native.reset_peak(KINDS[type_], index)
+
+    def refuse_from(self, type_: str, index: int, size: int | None) -> None:
+        """Let allocations of `size` bytes and more fail; `None` for none."""
+        self._native.refuse_from(KINDS[type_], index, -1 if size is None else size)
+
+    def fail_after(self, type_: str, index: int, operations: int | None, message: str) -> None:
+        """Let everything fail after so many operations; `None` for nothing."""
+        self._native.fail_after(KINDS[type_], index, -1 if operations is None else operations, message)
+
+    def default_generator(self, type_: str, index: int) -> Any:
+        """Return a device's default `torch.Generator`."""
+        return self._native.default_generator(KINDS[type_], index)
+
+    def current_stream(self, type_: str, index: int) -> int:
+        """Return the id of this thread's current stream on a device."""
+        return int(self._native.current_stream(KINDS[type_], index))
+
+    def set_stream(self, type_: str, index: int, stream: int) -> None:
+        """Make a stream current, and its device."""
+        self._native.set_stream(KINDS[type_], index, stream)

@@ -1,0 +1,70 @@
+"""Imports while a host is simulated.
+
+A library that is imported for the first time inside a simulation would take the simulated host for the real one, and
+keep what it found: constants, caches, optional parts for hardware that is not there. So its modules run with the
+simulation paused, and what they ask later is replaced as soon as they have run. Owns that hook and the names of the
+libraries that it is for; a user's own modules run inside the simulation.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from devpolicy._core.simulation.running import paused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+PAUSED = frozenset(
+    {"accelerate", "cupy", "cupyx", "devpolicy", "diffusers", "haystack", "haystack_integrations", "peft", "psutil"}
+    | {"pynvml", "sentence_transformers", "spacy", "spacy_transformers", "curated_transformers", "thinc"}
+    | {"torch", "torchaudio", "torchvision", "transformers", "triton"}
+)
+
+
+class ImportHook:
+    """A finder that finds nothing itself: it asks the others, and wraps the loaders of these libraries."""
+
+    def __init__(self, loaded: Callable[[ModuleType], None]) -> None:
+        self._loaded = loaded
+        self._asking = threading.local()
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return the spec that the other finders give; its loader runs the module with the simulation paused."""
+        # A finder that asks the others as well would come back here.
+        if name.partition(".")[0] not in PAUSED or getattr(self._asking, "name", None) == name:
+            return None
+        self._asking.name = name
+        try:
+            spec = self._ask_others(name, path, target)
+        finally:
+            self._asking.name = None
+        # The loader belongs to this spec alone, unless it is a class (built-in and frozen modules).
+        loader = None if spec is None else spec.loader
+        if loader is not None and not isinstance(loader, type) and hasattr(loader, "__dict__"):
+            self._wrap(loader)
+        return spec
+
+    def _ask_others(self, name: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
+        for finder in list(sys.meta_path):
+            find = None if finder is self else getattr(finder, "find_spec", None)
+            spec: ModuleSpec | None = find(name, path, target) if find else None
+            if spec is not None:
+                return spec
+        return None
+
+    def _wrap(self, loader: Any) -> None:
+        loader.exec_module = partial(self._run, loader, loader.exec_module)
+
+    def _run(self, loader: Any, run: Callable[[ModuleType], None], module: ModuleType) -> None:
+        del loader.exec_module
+        with paused():
+            run(module)
+        self._loaded(module)

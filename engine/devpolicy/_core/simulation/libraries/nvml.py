@@ -1,0 +1,170 @@
+"""NVML through nvidia-ml-py (`pynvml`).
+
+NVML counts the driver's devices and not torch's: those that `CUDA_VISIBLE_DEVICES` hides are counted too, and a host
+does not describe them. Every function of pynvml comes down to `_nvmlGetFunctionPointer`; what has no answer here is
+refused there.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from devpolicy._core.simulation.libraries import Library
+from devpolicy._core.simulation.refusal import refusal
+
+if TYPE_CHECKING:
+    from devpolicy._core.host import Accelerator
+    from devpolicy._core.simulation.running import Simulation
+
+
+class Handle:
+    """A simulated device as NVML names it."""
+
+    __slots__ = ("device", "index")
+
+    def __init__(self, index: int, device: Accelerator) -> None:
+        self.index = index
+        self.device = device
+
+
+def init(simulation: Simulation, flags: Any = None) -> None:
+    """Load the library, as far as the host has one and it works."""
+    _devices(simulation)
+
+
+def shutdown(simulation: Simulation) -> None:
+    """Do nothing."""
+
+
+def device_count(simulation: Simulation) -> int:
+    """Return how many devices the driver has."""
+    devices = _devices(simulation)
+    return max(devices) + 1 if devices else 0
+
+
+def handle_by_index(simulation: Simulation, index: int) -> Handle:
+    """Return the handle of a device by the driver's index."""
+    devices = _devices(simulation)
+    if index not in devices:
+        if 0 <= index < device_count(simulation):
+            raise refusal(simulation, f"nvmlDeviceGetHandleByIndex({index}), which the host file does not describe,")
+        _raise(simulation, "NVML_ERROR_INVALID_ARGUMENT")
+    return Handle(index, _working(simulation, devices[index]))
+
+
+def handle_by_uuid(simulation: Simulation, uuid: Any) -> Handle:
+    """Return the handle of a device by its UUID."""
+    wanted = uuid.decode() if isinstance(uuid, bytes) else uuid
+    for index, device in _devices(simulation).items():
+        if device.uuid == wanted:
+            return Handle(index, _working(simulation, device))
+    return _raise(simulation, "NVML_ERROR_NOT_FOUND")
+
+
+def name(simulation: Simulation, handle: Handle) -> str:
+    """Return the device's name."""
+    return handle.device.name or ""
+
+
+def index(simulation: Simulation, handle: Handle) -> int:
+    """Return the driver's index."""
+    return handle.index
+
+
+def uuid(simulation: Simulation, handle: Handle) -> str:
+    """Return the UUID, where the host gives one."""
+    if handle.device.uuid is None:
+        raise refusal(simulation, "nvmlDeviceGetUUID()")
+    return handle.device.uuid
+
+
+def compute_capability(simulation: Simulation, handle: Handle) -> list[int]:
+    """Return major and minor."""
+    if handle.device.capability is None:
+        raise refusal(simulation, "nvmlDeviceGetCudaComputeCapability()")
+    return list(handle.device.capability)
+
+
+def memory_info(simulation: Simulation, handle: Handle, version: Any = None) -> Any:
+    """Return total, free and used bytes. A GPU that shares the machine's memory has none that NVML tells."""
+    device = handle.device
+    if device.unified:
+        _raise(simulation, "NVML_ERROR_NOT_SUPPORTED")
+    free = simulation.free(device)
+    pynvml = _pynvml()
+    found = pynvml.c_nvmlMemory_t() if version is None else pynvml.c_nvmlMemory_v2_t()
+    found.total, found.free, found.used = device.memory, free, device.memory - free
+    return found
+
+
+def driver_version(simulation: Simulation) -> str:
+    """Return the driver's version."""
+    _devices(simulation)
+    version = simulation.host.version("driver")
+    if version is None:
+        raise refusal(simulation, "nvmlSystemGetDriverVersion()")
+    return version
+
+
+def function_pointer(simulation: Simulation, called: str) -> NoReturn:
+    """Refuse whatever is not answered above."""
+    raise refusal(simulation, f"{called}()")
+
+
+def _devices(simulation: Simulation) -> dict[int, Accelerator]:
+    """Return the NVIDIA devices by the driver's index. Raises NVML's own errors where there is no driver."""
+    host = simulation.host
+    fault = host.fault("nvml")
+    if fault:
+        _raise(simulation, "NVML_ERROR_UNKNOWN", fault)
+    rocm = "+rocm" in (host.version("torch") or "")
+    devices = {} if rocm else simulation.devices("cuda")
+    if not devices and (rocm or host.version("driver") is None):
+        _raise(simulation, "NVML_ERROR_LIBRARY_NOT_FOUND")
+    return {ordinal if device.physical is None else device.physical: device for ordinal, device in devices.items()}
+
+
+def _working(simulation: Simulation, device: Accelerator) -> Accelerator:
+    if device.fault:
+        _raise(simulation, "NVML_ERROR_GPU_IS_LOST", device.fault)
+    return device
+
+
+def _raise(simulation: Simulation, code: str, text: str | None = None) -> NoReturn:
+    pynvml = _pynvml()
+    error = pynvml.NVMLError(getattr(pynvml, code))
+    if text is not None:
+        # NVML's own class for the code, with the words of the host file.
+        kind: Any = type(error)
+        worded: Any = type(kind.__name__, (kind,), {"__str__": lambda self: text})
+        raise worded(error.value)
+    raise error
+
+
+def _pynvml() -> Any:
+    return sys.modules["pynvml"]
+
+
+LIBRARY = Library(
+    answers={
+        "pynvml": {
+            "_nvmlGetFunctionPointer": function_pointer,
+            "nvmlDeviceGetCount": device_count,
+            "nvmlDeviceGetCount_v2": device_count,
+            "nvmlDeviceGetCudaComputeCapability": compute_capability,
+            "nvmlDeviceGetHandleByIndex": handle_by_index,
+            "nvmlDeviceGetHandleByIndex_v2": handle_by_index,
+            "nvmlDeviceGetHandleByUUID": handle_by_uuid,
+            "nvmlDeviceGetIndex": index,
+            "nvmlDeviceGetMemoryInfo": memory_info,
+            "nvmlDeviceGetName": name,
+            "nvmlDeviceGetUUID": uuid,
+            "nvmlInit": init,
+            "nvmlInitWithFlags": init,
+            "nvmlInit_v2": init,
+            "nvmlShutdown": shutdown,
+            "nvmlSystemGetDriverVersion": driver_version,
+        }
+    }
+)

@@ -1,0 +1,128 @@
+"""Storages on simulated devices, and what hands memory to others.
+
+A CPU build of torch makes tensors on every device that has an allocator, and storages on few: saving, loading and
+copying make storages, so there they are taken from tensors. Memory that a consumer would take for a GPU's is refused.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from devpolicy._core.errors import SimulationDepthError
+from devpolicy._core.simulation.held import KINDS
+from devpolicy._core.simulation.libraries import Around, Library
+from devpolicy._core.simulation.refusal import refusal
+from devpolicy._core.simulation.running import running
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from devpolicy._core.simulation.libraries import Make
+    from devpolicy._core.simulation.running import Simulation
+
+
+def _storage(size: int, device: Any) -> Any:
+    """Return a new storage of `size` bytes."""
+    import torch
+
+    return torch.empty(size, dtype=torch.uint8, device=device).untyped_storage()
+
+
+def _to(
+    simulation: Simulation, original: Callable[..., Any], storage: Any, device: Any, non_blocking: bool = False
+) -> Any:
+    """Return a copy of a storage on a device."""
+    if device.type not in KINDS or storage.device == device:
+        return original(storage, device, non_blocking)
+    return _storage(storage.nbytes(), device).copy_(storage, non_blocking)
+
+
+def _holds(thing: Any) -> Simulation | None:
+    """Return the simulation that a tensor or a storage belongs to, `None` where it is on a real device."""
+    simulation = running()
+    return simulation if simulation and simulation.held is not None and thing.device.type in KINDS else None
+
+
+def _clone(original: Callable[..., Any]) -> Callable[..., Any]:
+    def clone(self: Any) -> Any:
+        return original(self) if _holds(self) is None else _storage(self.nbytes(), self.device).copy_(self)
+
+    return clone
+
+
+def _mps(original: Callable[..., Any]) -> Callable[..., Any]:
+    def mps(self: Any) -> Any:
+        simulation = running()
+        if simulation is None or simulation.held is None or self.device.type == "mps":
+            return original(self)
+        return _storage(self.nbytes(), "mps").copy_(self)
+
+    return mps
+
+
+def _from_dlpack(simulation: Simulation, original: Callable[..., Any], tensor: Any, *args: Any, **kwargs: Any) -> Any:
+    if getattr(getattr(tensor, "device", None), "type", None) in KINDS:
+        raise refusal(simulation, "torch.from_dlpack()")
+    return original(tensor, *args, **kwargs)
+
+
+def _to_dlpack(simulation: Simulation, original: Callable[..., Any], tensor: Any) -> Any:
+    if tensor.device.type in KINDS:
+        raise refusal(simulation, "torch.utils.dlpack.to_dlpack()")
+    return original(tensor)
+
+
+def _refused(name: str) -> Make:
+    """Return what makes a method refuse tensors of simulated devices."""
+
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+            simulation = _holds(self)
+            if simulation is not None:
+                raise refusal(simulation, f"tensor.{name}")
+            return original(self, *args, **kwargs)
+
+        return method
+
+    return make
+
+
+def _share(original: Callable[..., Any]) -> Callable[..., Any]:
+    def share(self: Any, *args: Any, **kwargs: Any) -> Any:
+        held = self._untyped_storage
+        if _holds(held) is not None:
+            raise SimulationDepthError(
+                f"a tensor on the simulated device `{held.device}` cannot be handed to another process, which sees the "
+                "real machine: hand over `tensor.cpu()`"
+            )
+        return original(self, *args, **kwargs)
+
+    return share
+
+
+def _refused_property(name: str) -> Make:
+    def make(original: Any) -> Any:
+        method = _refused(name)(original.fget)
+        return property(method)
+
+    return make
+
+
+LIBRARY = Library(
+    tensors={
+        "torch._utils": {"_to": Around(_to)},
+        "torch.utils.dlpack": {"from_dlpack": Around(_from_dlpack), "to_dlpack": Around(_to_dlpack)},
+    },
+    class_attributes={
+        "torch.storage": {
+            "_StorageBase.clone": _clone,
+            "_StorageBase.mps": _mps,
+            # How a queue of another process hands over a GPU's memory.
+            "TypedStorage._share_cuda_": _share,
+        },
+        "torch._tensor": {
+            "Tensor.__dlpack__": _refused("__dlpack__()"),
+            "Tensor.__cuda_array_interface__": _refused_property("__cuda_array_interface__"),
+        },
+    },
+)

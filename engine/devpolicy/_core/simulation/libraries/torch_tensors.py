@@ -1,0 +1,209 @@
+"""torch where devices hold tensors: its own code runs, on what it finds in `torch._C`.
+
+A CPU build of torch has the Python half of `torch.cuda` and `torch.xpu`, and lacks the C half that it calls. At the
+depths `phantom` and `tensors` that half is there: current devices, memory figures, streams, generators. A name of it
+that is not simulated is refused when it is called.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from devpolicy._core.simulation.build import accelerator_type, count
+from devpolicy._core.simulation.held import KINDS
+from devpolicy._core.simulation.libraries import ORIGINAL, Around, Library, torch_parallel
+from devpolicy._core.simulation.libraries.torch_accelerator import NONE
+from devpolicy._core.simulation.libraries.torch_devices import require
+from devpolicy._core.simulation.refusal import refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from devpolicy._core.simulation.held import Held
+    from devpolicy._core.simulation.running import Simulation
+
+TYPES = ("cuda", "xpu")
+"""The types whose C half is missing; that of mps is in every build, and asks the simulator."""
+
+POOLS = ("all", "small_pool", "large_pool")
+COUNTED = ("allocation", "segment", "active", "inactive_split", "oversize_allocations", "oversize_segments")
+SIZED = ("allocated_bytes", "reserved_bytes", "active_bytes", "requested_bytes", "inactive_split_bytes")
+REFUSED = ("_broadcast_out", "_scatter_out", "_gather_out")
+"""What moves tensors into others between devices."""
+
+
+def _ready(type_: str, simulation: Simulation) -> None:
+    require(type_, simulation)
+
+
+def _is_initialized(type_: str, simulation: Simulation) -> bool:
+    return count(simulation, type_) > 0 and not simulation.host.fault(type_)
+
+
+def _of_accelerator(simulation: Simulation, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Ask torch's own function, which takes a type without a device for a programming error."""
+    if accelerator_type(simulation) is None or not any(count(simulation, type_) for type_ in KINDS):
+        raise RuntimeError(NONE)
+    return original(*args, **kwargs)
+
+
+# -- the C half
+
+
+def _memory_stats(held: Held, type_: str, index: int) -> dict[str, Any]:
+    """Return a ledger as the allocator of a GPU tells it. Nothing is rounded, cached or split."""
+    told = held.figures(type_, index)
+    size = {"current": told["allocated"], "peak": told["peak"]}
+    size |= {"allocated": told["allocated_ever"], "freed": told["freed_ever"]}
+    number = {"current": told["allocations"] - told["frees"], "peak": told["allocations"] - told["frees"]}
+    number |= {"allocated": told["allocations"], "freed": told["frees"]}
+    none = dict.fromkeys(size, 0)
+    stats: dict[str, Any] = {name: dict.fromkeys(POOLS, none) for name in (*COUNTED[:4], *SIZED)}
+    stats |= dict.fromkeys(COUNTED[4:], none)
+    for name in SIZED[:4]:
+        stats[name] = {"all": size, "small_pool": none, "large_pool": size}
+    for name in ("allocation", "active"):
+        stats[name] = {"all": number, "small_pool": none, "large_pool": number}
+    stats |= dict.fromkeys(("num_alloc_retries", "num_sync_all_streams"), 0)
+    return stats | {
+        "num_ooms": told["failures"],
+        "num_device_alloc": told["allocations"],
+        "num_device_free": told["frees"],
+        "max_split_size": -1,
+    }
+
+
+def _exchange(held: Held, type_: str, index: int) -> int:
+    if index < 0:
+        return -1
+    before = held.current(type_)
+    held.set_current(type_, index)
+    return before
+
+
+def _stream(held: Held, type_: str, index: int = -1) -> tuple[int, int, int]:
+    """Return the current stream as `torch.cuda.Stream` takes it: id, device, and the number of the device's type."""
+    place = held.current(type_) if index < 0 else index
+    return held.current_stream(type_, place), place, _TYPE_NUMBERS[type_]
+
+
+def _default_stream(held: Held, type_: str, index: int = -1) -> tuple[int, int, int]:
+    return (0, *_stream(held, type_, index)[1:])
+
+
+def _set_stream(held: Held, type_: str, *, stream_id: int, device_index: int, device_type: int) -> None:
+    held.set_stream(type_, device_index, stream_id)
+
+
+def _nothing(*ignored: Any, **also: Any) -> None:
+    return None
+
+
+_TYPE_NUMBERS = {"cuda": 1, "xpu": 12}
+"""`c10::DeviceType`, which never changes."""
+
+
+def _c_half(simulation: Simulation, held: Held, type_: str) -> dict[str, Any]:
+    """Return what `torch._C` has of a type, by name."""
+    with_type: dict[str, Callable[..., Any]] = {
+        "getDevice": held.current,
+        "setDevice": held.set_current,
+        "exchangeDevice": partial(_exchange, held),
+        "maybeExchangeDevice": partial(_exchange, held),
+        "getDeviceCount": partial(count, simulation),
+        "memoryStats": partial(_memory_stats, held),
+        "resetPeakMemoryStats": held.reset_peak,
+        "getCurrentStream": partial(_stream, held),
+        "getDefaultStream": partial(_default_stream, held),
+        "setStream": partial(_set_stream, held),
+        "getCurrentRawStream": held.current_stream,
+    }
+    found: dict[str, Any] = {name: partial(function, type_) for name, function in with_type.items()}
+    found |= dict.fromkeys(("emptyCache", "synchronize", "resetAccumulatedMemoryStats"), _nothing)
+    found |= {"canDeviceAccessPeer": lambda one, other: True, "getAllocatorBackend": lambda: "native"}
+    found |= {"get_sync_debug_mode": lambda: 0}
+    return {f"_{type_}_{name}": function for name, function in found.items()}
+
+
+def put_c_half(simulation: Simulation) -> None:
+    """Put what torch's Python code calls into `torch._C`, until the simulation is left."""
+    held = simulation.held
+    if held is None:
+        return
+    import torch
+
+    names: dict[str, Any] = {name: partial(_refuse, simulation, f"torch._C.{name}") for name in REFUSED}
+    names |= torch_parallel.c_half()
+    for type_ in TYPES:
+        names |= _c_half(simulation, held, type_)
+
+    namespace: dict[str, Any] = torch._C.__dict__
+    added = {name: value for name, value in names.items() if name not in namespace}
+    namespace.update(added)
+    simulation.restore.append(partial(_take_out, namespace, tuple(added)))
+    _put_generators(simulation, held, torch)
+
+
+def _put_generators(simulation: Simulation, held: Held, torch: Any) -> None:
+    for type_ in TYPES:
+        working = 0 if simulation.host.fault(type_) else count(simulation, type_)
+        generators = tuple(held.default_generator(type_, index) for index in range(working))
+        _swap(simulation, vars(getattr(torch, type_)), "default_generators", generators)
+    _swap(simulation, vars(torch.mps), "_default_mps_generator", None)
+    if count(simulation, "mps"):
+        # `torch.mps.manual_seed` does nothing without.
+        _swap(simulation, torch._C.__dict__, "_has_mps", True)
+
+
+def _swap(simulation: Simulation, namespace: dict[str, Any], name: str, value: Any) -> None:
+    if name in namespace:
+        put_back = partial(namespace.update, {name: namespace[name]})
+    else:
+        put_back = partial(namespace.pop, name, None)
+    simulation.restore.append(put_back)
+    namespace[name] = value
+
+
+def _take_out(namespace: dict[str, Any], names: tuple[str, ...]) -> None:
+    for name in names:
+        namespace.pop(name, None)
+
+
+def _refuse(simulation: Simulation, what: str, *args: Any, **kwargs: Any) -> Any:
+    raise refusal(simulation, f"{what}()")
+
+
+def _tensor_str(simulation: Simulation, original: Callable[..., Any], tensor: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return a tensor's values as text; those of a phantom are not there, and torch shows a size in their place."""
+    if simulation.held and simulation.held.depth == "phantom" and tensor.device.type in KINDS:
+        return f"..., size={tuple(tensor.shape)}"
+    return original(tensor, *args, **kwargs)
+
+
+def _shared(type_: str) -> dict[str, Any]:
+    originals = ("manual_seed", "manual_seed_all", "seed", "seed_all", "reset_peak_memory_stats")
+    own = {"_lazy_init": partial(_ready, type_), "is_initialized": partial(_is_initialized, type_)}
+    return {**own, **dict.fromkeys(originals, ORIGINAL)}
+
+
+OF_MPS = (
+    *("_get_default_mps_generator", "current_allocated_memory", "driver_allocated_memory", "empty_cache"),
+    *("manual_seed", "seed", "synchronize"),
+)
+OF_ACCELERATOR = (
+    *("current_stream", "max_memory_allocated", "max_memory_reserved", "memory_allocated", "memory_reserved"),
+    *("memory_stats", "reset_accumulated_memory_stats", "reset_peak_memory_stats"),
+)
+
+LIBRARY = Library(
+    tensors={
+        "torch.cuda": _shared("cuda"),
+        "torch.xpu": _shared("xpu"),
+        "torch.mps": dict.fromkeys(OF_MPS, ORIGINAL),
+        "torch.accelerator": dict.fromkeys(OF_ACCELERATOR, Around(_of_accelerator)),
+        "torch._tensor_str": {"_tensor_str": Around(_tensor_str)},
+        "accelerate.utils.modeling": {"get_max_memory": ORIGINAL},
+    },
+    entered=put_c_half,
+)

@@ -1,0 +1,251 @@
+"""Names of libraries, replaced while any simulation runs.
+
+Owns what is replaced and what was there before. A shim asks which simulation runs here (`running`) and calls the
+original where none does, so other threads and tasks see the real machine all the while. Shims are made once for each
+library; the first simulation puts them in place and the last one that ends takes them away.
+
+A function is replaced wherever a module holds it under a name, since `from torch.cuda import device_count` keeps its
+own reference. `scan` finds the modules, `patches` does the replacing.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from functools import wraps
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from devpolicy._core.simulation import scan
+from devpolicy._core.simulation.imports import ImportHook
+from devpolicy._core.simulation.libraries import ORIGINAL, Around
+from devpolicy._core.simulation.patches import AttributePatch, ClassPatch, ModulePatches
+from devpolicy._core.simulation.running import Simulation, running
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from types import ModuleType
+
+    from devpolicy._core.simulation.libraries import Answer, Library
+
+Ask = Callable[[], Simulation | None]
+Given = Callable[..., Any] | Around
+
+_CACHE_METHODS = ("cache_info", "cache_clear", "cache_parameters")
+
+
+def shim(
+    original: Callable[..., Any], answer: Given, ask: Ask = running, deep: Given | None = None
+) -> Callable[..., Any]:
+    """Return a function that gives an answer under a simulation and calls `original` otherwise.
+
+    Where devices hold tensors `deep` answers, if it is given.
+    """
+    at_probes = _takes_original(answer)
+    at_depth = at_probes if deep is None else _takes_original(deep)
+
+    @wraps(original)
+    def asked(*args: Any, **kwargs: Any) -> Any:
+        simulation = ask()
+        if simulation is None:
+            return original(*args, **kwargs)
+        if simulation.held is None:
+            return at_probes(simulation, original, *args, **kwargs)
+        return at_depth(simulation, original, *args, **kwargs)
+
+    _keep_cache_methods(asked, original)
+    return asked
+
+
+def _takes_original(given: Given) -> Callable[..., Any]:
+    """Return an answer in the form that takes the simulation and the original."""
+    if isinstance(given, Around):
+        return given.function
+
+    def without(simulation: Simulation, original: Any, *args: Any, **kwargs: Any) -> Any:
+        return given(simulation, *args, **kwargs)
+
+    return without
+
+
+def cached_shim(original: Any) -> Callable[..., Any]:
+    """Return a stand-in for a `functools` cache: what it answers under a simulation is kept with that simulation."""
+    function = original.__wrapped__
+
+    @wraps(original)
+    def asked(*args: Any, **kwargs: Any) -> Any:
+        simulation = running()
+        if simulation is None:
+            return original(*args, **kwargs)
+        answers = simulation.memo.setdefault(original, {})
+        key = (args, tuple(sorted(kwargs.items())))
+        if key not in answers:
+            answers[key] = function(*args, **kwargs)
+        return answers[key]
+
+    _keep_cache_methods(asked, original)
+    return asked
+
+
+def _keep_cache_methods(asked: Any, original: Any) -> None:
+    for name in _CACHE_METHODS:
+        if hasattr(original, name):
+            setattr(asked, name, getattr(original, name))
+
+
+class Shims:
+    """All that is replaced for a list of libraries."""
+
+    def __init__(self, libraries: Iterable[Library]) -> None:
+        self._libraries = tuple(libraries)
+        self.entered = tuple(library.entered for library in self._libraries if library.entered is not None)
+        """What is to be called when a simulation begins."""
+        self._names = ModulePatches()
+        self._others: dict[tuple[int, str], ClassPatch | AttributePatch] = {}
+        self._answers: dict[str, dict[str, tuple[Given, Ask]]] = {}
+        self._deep: dict[str, dict[str, Given]] = {}
+        for library in self._libraries:
+            for module, answers in library.answers.items():
+                of_module = self._answers.setdefault(module, {})
+                of_module |= {name: (answer, library.ask) for name, answer in answers.items()}
+            for module, deep in library.tensors.items():
+                self._deep.setdefault(module, {}).update(deep)
+        self._hook = ImportHook(self.adopt)
+        self._by_original: dict[int, Any] = {}
+        self._originals: dict[int, Any] = {}
+        self._seen = scan.Seen()
+        self._strange: list[tuple[ModuleType, str, object]] = []
+        self._count = 0
+        self._lock = threading.RLock()
+
+    def put(self) -> None:
+        """Put every shim in place, unless a simulation has done so already."""
+        with self._lock:
+            if not self._count:
+                self._look_again()
+            self._adopt(self._seen.new(), live=self._count > 0)
+            self._count += 1
+            if self._count == 1:
+                sys.meta_path.insert(0, self._hook)
+                self._names.put()
+                for patch in self._others.values():
+                    patch.put()
+
+    def take(self) -> None:
+        """Put everything back, if this was the last simulation."""
+        with self._lock:
+            self._count -= 1
+            if not self._count:
+                # What was imported meanwhile may hold shims under names of its own.
+                self._adopt(self._seen.new(), live=True)
+                sys.meta_path.remove(self._hook)
+                self._names.take()
+                for patch in self._others.values():
+                    patch.take()
+
+    def _look_again(self) -> None:
+        """Learn a library's own function where a test's patch stood in its place when its module was first seen."""
+        still = [entry for entry in self._strange if vars(entry[0]).get(entry[1]) is entry[2]]
+        if len(still) < len(self._strange):
+            self._strange = still
+            self._seen = scan.Seen()
+
+    def adopt(self, module: ModuleType) -> None:
+        """Replace what a module asks that was loaded just now, under a simulation."""
+        with self._lock:
+            if self._count:
+                self._adopt([module], live=True)
+
+    def replaced(self) -> list[tuple[Any, str]]:
+        """Return every name that simulations replace, as the module's or class's attributes and the name."""
+        return list(chain(self._names, *self._others.values()))
+
+    def _adopt(self, modules: list[ModuleType], *, live: bool) -> None:
+        # Originals first, over all modules: any of them may hold a function of any other.
+        for module in modules:
+            self._learn(module)
+        for module in modules:
+            namespace = vars(module)
+            for name, value in list(namespace.items()):
+                replacement = self._by_original.get(id(value))
+                if replacement is not None:
+                    self._names.add(namespace, name, replacement, value, live=live)
+                elif id(value) in self._originals and not self._names.has(namespace, name):
+                    # It was imported under a simulation, and so got the shim itself.
+                    if not live:
+                        namespace[name] = self._originals[id(value)]
+                    self._names.add(namespace, name, value, self._originals[id(value)], live=live)
+            self._stand_in(module, live=live)
+
+    def _learn(self, module: ModuleType) -> None:
+        """Make the shims for what a module asks, by the libraries' tables and by its caches."""
+        namespace = vars(module)
+        answers, deep = self._answers.get(module.__name__, {}), self._deep.get(module.__name__, {})
+        for name in {**answers, **deep}:
+            original = namespace.get(name)
+            if original is not None and not (id(original) in self._originals or id(original) in self._by_original):
+                if not _is_of(module, original):
+                    self._strange.append((module, name, original))
+                answer, ask = answers.get(name, (ORIGINAL, running))
+                self._know(original, shim(original, answer, ask, deep.get(name)))
+        for library in self._libraries:
+            for name, make in library.classes.get(module.__name__, {}).items():
+                original = namespace.get(name)
+                if original is not None and id(original) not in self._originals:
+                    self._know(original, make(original))
+        for cache in scan.device_caches(module, self._asks):
+            if id(cache) not in self._by_original:
+                self._know(cache, cached_shim(cache))
+
+    def _asks(self, function: object) -> bool:
+        return id(function) in self._by_original
+
+    def _know(self, original: Any, replacement: Any) -> None:
+        # Both are kept for good, so that their ids are not given to anything else.
+        self._by_original[id(original)] = replacement
+        self._originals[id(replacement)] = original
+
+    def _stand_in(self, module: ModuleType, *, live: bool) -> None:
+        """Replace constants: by their names, since their values are no identities."""
+        namespace = vars(module)
+        for library in self._libraries:
+            for name, make in library.constants_of(module.__name__).items():
+                if name in namespace and not self._names.has(namespace, name):
+                    self._names.add(namespace, name, make(namespace[name]), namespace[name], live=live)
+            attributes, missing = library.attributes.get(module.__name__), library.missing.get(module.__name__)
+            if (attributes or missing) and (id(namespace), "") not in self._others:
+                of_module = self._others[id(namespace), ""] = _attribute_patch(namespace, attributes or {}, missing)
+                if live:
+                    of_module.put()
+            for path, make in library.class_attributes.get(module.__name__, {}).items():
+                class_name, _, name = path.partition(".")
+                owner = namespace.get(class_name)
+                if owner is not None and name in vars(owner) and (id(owner), name) not in self._others:
+                    original = vars(owner)[name]
+                    self._others[id(owner), name] = of_class = ClassPatch(owner, name, make(original), original)
+                    if live:
+                        of_class.put()
+
+
+def _is_of(module: ModuleType, function: object) -> bool:
+    """Whether a function is the library's own, and none that a test has put there."""
+    place = getattr(function, "__module__", None)
+    return not isinstance(place, str) or scan.package_of(place) == scan.package_of(module.__name__)
+
+
+def _attribute_patch(
+    namespace: dict[str, Any], answers: Mapping[str, Answer], missing: Callable[[Simulation, str], Any] | None
+) -> AttributePatch:
+    originals = {name: namespace[name] for name in answers if name in namespace}
+
+    def get(name: str) -> Any:
+        simulation = running()
+        if name in originals:
+            return originals[name] if simulation is None else answers[name](simulation)
+        found = None if simulation is None or missing is None else missing(simulation, name)
+        if found is None:
+            raise AttributeError(f"module {namespace['__name__']!r} has no attribute {name!r}")
+        return found
+
+    return AttributePatch(namespace, tuple(originals), get)

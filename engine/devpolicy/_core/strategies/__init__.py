@@ -1,0 +1,1 @@
+"""The Hypothesis strategies, which are public as `devpolicy.testing.strategies`."""

@@ -1,0 +1,171 @@
+"""Which policy is in use, on which host, and what was resolved there.
+
+Owns `use_policy` and the policy that `DEVPOLICY` names. How components are planned beside each other is `joint`'s.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from typing import Any
+from warnings import warn
+
+from devpolicy._core.device import ComponentDevice
+from devpolicy._core.errors import DevPolicyWarning, Diagnostic, PolicyError, Unsatisfiable, findings_at
+from devpolicy._core.host import Host
+from devpolicy._core.language.policy import Policy
+from devpolicy._core.verbs.decision import Decision, decide
+from devpolicy._core.verbs.inputs import HostLike, PolicyLike, host_of, policy_in_environment, policy_of
+from devpolicy._core.verbs.joint import Joint, Placed, Request
+
+VARIABLE = "DEVPOLICY"
+"""The environment variable that names the active policy of a process."""
+
+
+def device_of(joint: Joint, request: Request, *, strict: bool) -> ComponentDevice:
+    """Return a component's device: of its plan, which is kept, or where nothing tells its size, the device choice."""
+    decision = decide(joint, request)
+    tell(decision.warnings, strict=strict)
+    return decision.device
+
+
+class Block:
+    """A policy in use, the host that it is used on, and what was resolved there."""
+
+    def __init__(self, policy: Policy, host: Host | None) -> None:
+        self.policy = policy
+        self.given = host
+        """The host that it was made for; `None` for this machine."""
+        self._joint: Joint | None = None
+        self._effective: Policy | None = None
+        # One block may be shared by tasks, and the policy of a process is shared by all its threads.
+        self.lock = threading.RLock()
+
+    @property
+    def joint(self) -> Joint:
+        """What was resolved, on the host, which is probed once."""
+        with self.lock:
+            if self._joint is None:
+                self._joint = Joint(Host.probe(disk_path=self.policy.disk_path) if self.given is None else self.given)
+            return self._joint
+
+    @property
+    def effective(self) -> Policy:
+        """The policy with what belongs to the host, and to the environment of the first time that it is asked."""
+        with self.lock:
+            if self._effective is None:
+                self._effective = policy_in_environment(self.policy, self.joint.host)
+            return self._effective
+
+    def copy(self) -> Joint:
+        """Return what was resolved as it is now, to plan beside it."""
+        with self.lock:
+            return replace(self.joint)
+
+    def decide(self, request: Request) -> Decision:
+        """Decide for one component, by any policy, beside what was resolved before. Nothing is warned about."""
+        with self.lock:
+            return decide(self.joint, request)
+
+    def release(self, placed: Placed) -> None:
+        """Take back what a component claims that is no longer there."""
+        with self.lock:
+            joint = self.joint
+            joint.placed = tuple(one for one in joint.placed if one is not placed)
+
+    def device(self, request: Request, *, strict: bool = False) -> ComponentDevice:
+        """Resolve one component, by any policy, beside what was resolved before."""
+        with self.lock:
+            return device_of(self.joint, request, strict=strict)
+
+
+_in_use: ContextVar[Block | None] = ContextVar("devpolicy_in_use", default=None)
+_of_process: dict[str, Block] = {}
+_process_lock = threading.Lock()
+
+
+@contextmanager
+def use_policy(policy: PolicyLike, host: HostLike | None = None) -> Iterator[Policy]:
+    """Make `policy` what `ComponentDevice.resolve_device(None)` asks inside the block, in this thread or task.
+
+    `host` is what the verbs take inside the block where none is given: by default this machine, probed once, when it
+    is first needed, and inside `simulate_host` each simulated one. Blocks nest; the inner one counts. asyncio tasks
+    that begin in a block share it, threads do not.
+    """
+    loaded = policy_of(policy)
+    token = _in_use.set(Block(loaded, None if host is None else host_of(host, loaded)))
+    components = _components()
+    components.put()
+    try:
+        yield loaded
+    finally:
+        components.take()
+        _in_use.reset(token)
+
+
+def _components() -> Any:
+    """Return what makes Haystack's components ask the policy in use."""
+    from devpolicy._core.targets.haystack_components.ambient import COMPONENTS
+
+    return COMPONENTS
+
+
+def around(host: HostLike | None) -> Block | None:
+    """Return the innermost `use_policy` block, where a call without a host of its own stands in one."""
+    return _in_use.get() if host is None else None
+
+
+def surroundings(host: HostLike | None, policy: Policy) -> Joint:
+    """Return a host with what was resolved on it: that of the block around a call without a host of its own."""
+    block = around(host)
+    return Joint(host_of(host, policy)) if block is None else block.copy()
+
+
+def active_policy() -> Policy | None:
+    """Return the policy of the innermost `use_policy`, else the one that `DEVPOLICY` names, else `None`."""
+    active = active_block()
+    return None if active is None else active.policy
+
+
+def active_device(*, component: str | None = None, model: Any = None) -> ComponentDevice | None:
+    """Return what the active policy gives a component, as `resolve` does; `None` where no policy is active."""
+    active = active_block()
+    return None if active is None else active.device(Request(active.effective, component, model))
+
+
+def active_block() -> Block | None:
+    """Return the innermost `use_policy` block, else that of the policy that `DEVPOLICY` names, else `None`."""
+    active = _in_use.get()
+    if active is not None:
+        return active
+    name = os.environ.get(VARIABLE)
+    if not name:
+        return None
+    # Read once for the process: a component's device does not change under it when the file does.
+    with _process_lock:
+        if name not in _of_process:
+            _of_process[name] = Block(_policy_of_process(name), None)
+        return _of_process[name]
+
+
+def _policy_of_process(name: str) -> Policy:
+    try:
+        return Policy.load(name)
+    except PolicyError as broken:
+        raise PolicyError(findings_at(broken, note=f"the environment variable `{VARIABLE}` names it")) from None
+
+
+def tell(warnings: Sequence[Diagnostic], *, strict: bool) -> None:
+    """Warn whoever called devpolicy, through however many of its functions; raise where the caller is strict."""
+    if strict and warnings:
+        raise Unsatisfiable([replace(warning, severity="error") for warning in warnings])
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "devpolicy":
+        level, frame = level + 1, frame.f_back
+    for warning in warnings:
+        warn(warning.render(), DevPolicyWarning, stacklevel=level)

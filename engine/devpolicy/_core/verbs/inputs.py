@@ -1,0 +1,113 @@
+"""What callers give for a policy, a host and a model, and the values that are meant.
+
+Owns the kinds of things that each may be, and where a policy's own `model` is found.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from devpolicy._core.errors import ModelError, PolicyError, findings_at
+from devpolicy._core.host import Host
+from devpolicy._core.language.policy import Component, Policy
+from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.shipped import shipped_files
+
+PROFILE = "DEVPOLICY_PROFILE"
+"""The environment variable that names a profile of the active policy, and of the policies of the commands."""
+
+PolicyLike = Policy | str | PathLike[str]
+HostLike = Host | str | PathLike[str]
+
+
+def policy_of(policy: PolicyLike) -> Policy:
+    """Return the policy that is given by value, name or path. Raises `PolicyError`."""
+    return policy if isinstance(policy, Policy) else Policy.load(policy)
+
+
+def policy_in_environment(
+    policy: Policy, host: Host, *, profile: str | None = None, overrides: Sequence[str] = ()
+) -> Policy:
+    """Return a policy with what belongs to a host and to the environment: `DEVPOLICY_PROFILE` and `env.NAME`.
+
+    The commands do this, and the policy in use; the verbs with a policy of their own read no environment.
+    """
+    named = os.environ.get(PROFILE) or None
+    try:
+        asked = profile or policy.asked.profile or named
+        return policy.overlaid(host, profile=asked, overrides=overrides, environment=os.environ)
+    except PolicyError as broken:
+        raise broken if profile is not None else _named_there(broken, named) from None
+
+
+def asked_in_environment(policy: Policy, *, profile: str | None, overrides: Sequence[str] = ()) -> Policy:
+    """Return a policy that is asked for on every host with a profile, by default that of `DEVPOLICY_PROFILE`.
+
+    For questions about many hosts. They read nothing else of the environment: `env.NAME` is no matter of a host.
+    """
+    named = os.environ.get(PROFILE) or None
+    try:
+        return policy.asking(profile or policy.asked.profile or named, overrides)
+    except PolicyError as broken:
+        raise broken if profile is not None else _named_there(broken, named) from None
+
+
+def _named_there(broken: PolicyError, named: str | None) -> PolicyError:
+    """Return an error that says where the name of a profile comes from which nobody gave."""
+    if named is None or broken.code != "DP202":
+        return broken
+    return PolicyError(findings_at(broken, note=f"the environment variable `{PROFILE}` names it"))
+
+
+def host_of(host: HostLike | None, policy: Policy) -> Host:
+    """Return the host that is given by value, name or path, this machine for `None`. Raises `HostError`."""
+    if host is None:
+        return Host.probe(disk_path=policy.disk_path)
+    return host if isinstance(host, Host) else Host.load(host)
+
+
+def tree_of(model: Any) -> ModelTree:
+    """Return the tree of anything that a model may be. Raises `ModelError`."""
+    if isinstance(model, ModelTree):
+        return model
+    if isinstance(model, str | PathLike):
+        return ModelTree.load(model)
+    if hasattr(model, "named_modules"):
+        return ModelTree.from_module(model)
+    if isinstance(model, Mapping) or hasattr(model, "model_type"):
+        return ModelTree.from_config(model)
+    raise ModelError(
+        f"a model is a name, a folder, a module, a Transformers configuration or a model tree, not {shown(model)}"
+    )
+
+
+def own_tree(entry: Component) -> ModelTree | None:
+    """Return the tree of the `model` that a policy's entry names, `None` where it says only what it needs.
+
+    A name of the catalogue comes first, then a path beside the policy's file, then a hub id. Raises `ModelError` with
+    the place in the policy.
+    """
+    if entry.model is None:
+        return None
+    beside = Path(entry.folder or ".") / entry.model
+    try:
+        # Unlike that of a `Path`, this question takes any text.
+        is_path = entry.model not in shipped_files("fixtures", "models") and os.path.exists(beside)  # noqa: PTH110
+        return ModelTree.load(beside if is_path else entry.model)
+    except ModelError as broken:
+        note = f"`model` of component `{entry.name}` names it"
+        raise ModelError(findings_at(broken, entry.model_place, note=note)) from None
+
+
+def class_path(cls: type | str | None) -> str | None:
+    """Return the path of a component's class."""
+    return f"{cls.__module__}.{cls.__qualname__}" if isinstance(cls, type) else cls
+
+
+def shown(value: object) -> str:
+    """Return what a message calls a value of a wrong type."""
+    return "`None`" if value is None else f"a value of type {type(value).__name__}"

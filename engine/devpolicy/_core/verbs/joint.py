@@ -1,0 +1,173 @@
+"""Components that are planned one beside the other on one host.
+
+Owns what is there already, and in which order a policy's components come. It knows no caller's thread and no block:
+`devpolicy._core.verbs.block` does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from typing import Any
+
+from devpolicy._core.errors import DevPolicyError, Unsatisfiable
+from devpolicy._core.host import Host
+from devpolicy._core.language.conditions import check_requirements
+from devpolicy._core.language.layers import in_order, source
+from devpolicy._core.language.policy import Policy
+from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.placement.joint import claims_of, refused_beside
+from devpolicy._core.placement.plan import Plan
+from devpolicy._core.placement.planner import make_plan
+from devpolicy._core.placement.targets import DEFAULT_TARGET
+from devpolicy._core.verbs.inputs import own_tree, shown, tree_of
+from devpolicy._core.verbs.ways import ways
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One component to be planned, as a caller asks for it."""
+
+    policy: Policy
+    component: str | None = None
+    model: Any = None
+    """What the caller gives; `None` means what the policy says of the component."""
+    cls: str | None = None
+    """The path of the component's class, where it is known."""
+    target: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.component is not None and not isinstance(self.component, str):
+            raise DevPolicyError(f"a component is named by text, not by {shown(self.component)}")
+
+    @property
+    def has_size(self) -> bool:
+        """Whether there is a model, or bytes that the policy says it needs: without one only a device is chosen."""
+        return self.model is not None or _known(self.policy, self.component, self.cls)
+
+    def on(self, host: Host) -> Request:
+        """Return the request with what of the policy belongs to a host."""
+        policy = self.policy.overlaid(host)
+        return self if policy is self.policy else replace(self, policy=policy)
+
+    @property
+    def meaning(self) -> tuple[Policy, str, object]:
+        """What the policy says of the component, the consumer, and what gives its size where the caller does not."""
+        flat = self.policy.for_component(self.component, self.cls)
+        entry = None if self.component is None else source(self.policy, self.component, self.cls)
+        own = None if self.model is not None or entry is None else (entry.model, entry.folder, entry.needs)
+        return flat, self.target or flat.target or DEFAULT_TARGET, own
+
+    def names_the_model_of(self, other: Request) -> bool:
+        """Whether both give the same model, so that it need not be read to know."""
+        by_name = isinstance(self.model, str | PathLike) and isinstance(other.model, str | PathLike)
+        return self.model is other.model or (by_name and os.fspath(self.model) == os.fspath(other.model))
+
+    def tree(self) -> ModelTree | None:
+        """Return the model's structure, `None` where at most the bytes are known. Raises `ModelError`."""
+        if self.model is None and self.component is not None:
+            entry = source(self.policy, self.component, self.cls)
+            return None if entry is None else own_tree(entry)
+        return tree_of(self.model)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A component that is there: what was asked, and its plan."""
+
+    request: Request
+    tree: ModelTree | None
+    plan: Plan
+
+
+@dataclass(slots=True)
+class Joint:
+    """What is on one host, in the order in which it came."""
+
+    host: Host
+    placed: tuple[Placed, ...] = ()
+    models: Mapping[str, Any] = field(default_factory=dict)
+    """Models that are given for components, in place of those that a policy names."""
+    advise: bool = True
+
+    def without(self, components: Container[str | None]) -> Joint:
+        """Return a copy from which `components` are gone; what has no name stays."""
+        kept = (one for one in self.placed if one.plan.component is None or one.plan.component not in components)
+        return replace(self, placed=tuple(kept))
+
+    def place(self, request: Request) -> Placed:
+        """Plan a component beside all others that are there, and keep it.
+
+        Those that the policy writes before it come first, if their sizes are known. A component that is there is
+        planned anew only where it is asked for otherwise; then it is moved, not added. Raises as `make_plan` does, and
+        `ModelError`; what was there stays.
+        """
+        request = request.on(self.host)
+        same = self._same(request)
+        if same is not None:
+            return same
+        self._place_those_before(request)
+        others = self.without({request.component}).placed
+        tree = request.tree()
+        placed = Placed(request, tree, self._plan(request, tree, others))
+        self.placed = (*others, placed)
+        return placed
+
+    def place_all(self, policy: Policy, *, target: str | None = None) -> dict[str, Placed]:
+        """Plan all components that the policy has, or that `models` names, in the policy's order."""
+        policy = policy.overlaid(self.host)
+        names = in_order(policy, self.models)
+        # Of all components at once: a host that lacks several things is told all of them.
+        required = [one for name in names for one in policy.for_component(name).required]
+        check_requirements(dict.fromkeys([policy.require, *required]), self.host)
+        return {name: self.place(Request(policy, name, self.models.get(name), target=target)) for name in names}
+
+    def _same(self, request: Request) -> Placed | None:
+        """Return what is there for a request that says the same of the same component."""
+        for one in self.placed if request.component is not None else ():
+            before = one.request
+            alike = before.component == request.component and before.meaning == request.meaning
+            if alike and (before.names_the_model_of(request) or one.tree == request.tree()):
+                return one
+        return None
+
+    def _place_those_before(self, request: Request) -> None:
+        """Place what the policy writes before a component."""
+        there = {one.plan.component for one in self.placed}
+        for name in _before(request, self.models):
+            model = self.models.get(name)
+            if name not in there and (model is not None or _known(request.policy, name)):
+                self.place(Request(request.policy, name, model))
+
+    def _plan(self, request: Request, tree: ModelTree | None, others: Sequence[Placed]) -> Plan:
+        plans = [one.plan for one in others]
+        try:
+            return make_plan(
+                request.policy,
+                tree,
+                self.host,
+                component=request.component,
+                cls=request.cls,
+                target=request.target,
+                claims=claims_of(plans),
+                advise=self.advise,
+            )
+        except Unsatisfiable as refused:
+            if request.component is None or not (plans or request.policy.components):
+                raise
+            tried = list(ways(self.host, request, tree, others)) if self.advise else []
+            raise refused_beside(refused, request.component, plans, tried) from None
+
+
+def _known(policy: Policy, component: str | None, cls: str | None = None) -> bool:
+    return component is not None and source(policy, component, cls) is not None
+
+
+def _before(request: Request, models: Iterable[str]) -> list[str]:
+    """Return the components that are planned before the requested one: those of the policy, and those of `models`."""
+    if request.component is None:
+        return []
+    names = in_order(request.policy, [*models, request.component])
+    return names[: names.index(request.component)]
