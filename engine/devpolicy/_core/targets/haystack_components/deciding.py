@@ -85,6 +85,7 @@ class Decider:
 def undecided(name: str | None, path: str, takes: TakesNone | Takes | None, inside: Collection[str] = ()) -> Diagnostic:
     """Return the finding for a component that was named, and takes no device."""
     within = [one for one in inside if name is not None and one.startswith(f"{name}.")]
+    within = [one for one in within if not any(other.startswith(f"{one}.") for other in within)]
     hint = "take it out, or plan for it beside the pipeline"
     if isinstance(takes, TakesNone):
         hint = takes.instead

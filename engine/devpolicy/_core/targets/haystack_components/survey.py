@@ -93,16 +93,25 @@ def survey(
     """
     saved = read_pipeline(pipeline) if isinstance(pipeline, str | PathLike) else pipeline
     by = decider(policy, host)
-    resolved, findings = [], unmatched(by.policy, [one.name for one in saved])
-    for one in saved:
+    resolved = [
+        _resolved(by, one, takes)
+        for one in saved
+        if isinstance(takes := takes_of_saved(one.path, one.params), Takes)
+        and (takes.form != "text" or by.names(one.name))
+    ]
+    return Survey(tuple(resolved), tuple(names_of(by.policy, saved)))
+
+
+def names_of(policy: Policy, pipeline: Sequence[Saved]) -> list[Diagnostic]:
+    """Return warnings for the names of a policy: no component of a pipeline has them, or one that takes no device."""
+    names = [one.name for one in pipeline]
+    named = {entry.name for entry in policy.components}
+    findings = unmatched(policy, names)
+    for one in pipeline:
         takes = takes_of_saved(one.path, one.params)
-        named = by.names(one.name)
-        if not isinstance(takes, Takes) or (takes.form == "text" and not named):
-            if named:
-                findings.append(undecided(one.name, one.path, takes, [other.name for other in saved]))
-            continue
-        resolved.append(_resolved(by, one, takes))
-    return Survey(tuple(resolved), tuple(findings))
+        if one.name in named and not isinstance(takes, Takes):
+            findings.append(undecided(one.name, one.path, takes, names))
+    return findings
 
 
 def _resolved(by: Decider, one: Saved, takes: Takes) -> Resolved:
