@@ -127,7 +127,8 @@ def _running() -> tuple[type, str | None] | None:
     meta = getattr(sys.modules.get(_COMPONENTS), "ComponentMeta", None)
     frame = sys._getframe(1)
     while meta is not None and frame is not None:
-        one = frame.f_locals.get("self")
+        # Only of methods: a frame that is asked for its variables keeps them alive.
+        one = frame.f_locals.get("self") if frame.f_code.co_varnames[:1] == ("self",) else None
         if isinstance(type(one), meta):
             pipeline = getattr(one, "__haystack_added_to_pipeline__", None)
             return type(one), pipeline.get_component_name(one) if pipeline is not None else None

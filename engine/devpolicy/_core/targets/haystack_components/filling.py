@@ -66,7 +66,8 @@ def fill(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any], inside: st
         return left
     takes, path, named = takes_of(cls, params), path_of(cls), Decider(block.policy, block).names(name)
     if isinstance(takes, TakesNone) or takes is None:
-        if named:
+        # One without a parameter may still ask Haystack itself.
+        if named and takes is not None:
             from devpolicy._core.verbs.block import tell as warn
 
             warn([undecided(name, path, takes)], strict=False)

@@ -90,8 +90,10 @@ def loading() -> Loading:
     pipeline = callback = part = outer = None
     frame: FrameType | None = sys._getframe()
     while frame is not None:
-        name, known = frame.f_code.co_name, frame.f_locals
-        data = known.get("data") if name in _MAKING else None
+        name = frame.f_code.co_name
+        # Only of these: a frame that is asked for its variables keeps them alive.
+        known = frame.f_locals if name in _MAKING else {}
+        data = known.get("data")
         if _is_component(data):
             # Also a part is made by the function that names components; its name there is a key, not a path.
             part = data if part is None else part
