@@ -52,6 +52,7 @@ def apply(
         raise DevPolicyError(f"`components` is a list of names, not the text `{components}`")
     by = decider(policy, host)
     instances = dict(instances_of(pipeline))
+    by.known = instances
     check_names(components or (), instances)
     resolved, changes, told = [], [], []
     for name, one in instances.items():

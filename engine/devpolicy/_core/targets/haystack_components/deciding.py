@@ -18,7 +18,7 @@ from devpolicy._core.targets.haystack import restore_order
 from devpolicy._core.targets.haystack_components.forms import lost, written
 from devpolicy._core.targets.haystack_components.names import loading, saved_components
 from devpolicy._core.targets.haystack_components.table import ANY_MAP, ONE_DEVICE, Takes, TakesNone, takes_of
-from devpolicy._core.toml.tables import did_you_mean
+from devpolicy._core.toml.tables import did_you_mean, suggest
 
 if TYPE_CHECKING:
     from devpolicy._core.host import Host
@@ -36,6 +36,8 @@ class Decider:
     def __init__(self, policy: Policy, block: Block) -> None:
         self.policy = policy
         self.block = block
+        self.known: Collection[str] = ()
+        """The names of the pipeline's components, where they are known."""
         self._sizes: dict[str, ModelTree | None] = {}
 
     def decision(self, name: str | None, path: str, takes: Takes, params: Mapping[str, Any]) -> Decision:
@@ -49,7 +51,7 @@ class Decider:
             if tree is not None:
                 one = tree.partial and target_of(target).maps
                 request = replace(request, model=tree, target=ONE_DEVICE if one else target)
-        decision = self.block.decide(request)
+        decision = self._without_siblings(self.block.decide(request), name)
         left_out = lost(takes, decision.plan) if decision.plan else []
         if not left_out:
             return decision
@@ -64,6 +66,13 @@ class Decider:
     def names(self, name: str | None) -> bool:
         """Whether the policy has an entry of exactly this name."""
         return name is not None and any(entry.name == name for entry in self.policy.components)
+
+    def _without_siblings(self, decision: Decision, name: str | None) -> Decision:
+        """Return a decision that takes no component for another's misspelling which is there itself."""
+        entries = [entry.name for entry in self.policy.components]
+        if name is None or suggest(name, entries) not in self.known:
+            return decision
+        return replace(decision, warnings=tuple(one for one in decision.warnings if one.code != "DP508"))
 
     def _target(self, name: str | None, path: str, takes: Takes) -> str:
         """Return the consumer that is planned for: the class's own, or what the policy asks of it within that."""
@@ -155,6 +164,7 @@ class Decide:
         names = [one.name for one in saved_components(made.pipeline)] if made.pipeline is not None else [name]
         if made.pipeline is not self._checked:
             self._checked = made.pipeline
+            self._by.known = names
             check_names(self._components or (), names)
         takes, path = takes_of(component, init_params), path_of(component)
         asked = self._components is None or name in self._components

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.targets.haystack_components.deciding import Decide, Decider, path_of, tell, undecided
 from devpolicy._core.targets.haystack_components.forms import given_device, written
-from devpolicy._core.targets.haystack_components.names import loading
+from devpolicy._core.targets.haystack_components.names import loading, saved_components
 from devpolicy._core.targets.haystack_components.table import ONE_DEVICE, Takes, TakesNone, takes_of
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def fill(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any], inside: st
         return left
     # The host is asked from here on, and not for components that run no model.
     by = Decider(block.effective, block)
+    by.known = [one.name for one in saved_components(made.pipeline)] if made.pipeline is not None else ()
     decision = by.decision(name, path, takes, params)
     tell(decision)
     changed = written(takes, params, decision.device, decision.plan)
@@ -84,7 +85,7 @@ def fill(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any], inside: st
 
 def _bound(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the arguments by name; `None` where they have none, or are wrong, which the class says best itself."""
-    signature = inspect.signature(cls.__init__)  # type: ignore[misc] - of the class that is made
+    signature = inspect.signature(vars(cls).get("__init__") or cls.__init__)  # type: ignore[misc]
     if any(one.kind in _POSITIONAL for one in list(signature.parameters.values())[1:]):
         return None
     try:

@@ -79,11 +79,10 @@ def given_device(takes: Takes, params: Mapping[str, Any]) -> str | None:
     if takes.form not in ("fastembed", "provider", "llama-cpp"):
         for key in KWARGS:
             frozen = params.get(key)
-            inner = frozen.get("model_kwargs") if isinstance(frozen, Mapping) else None
-            for kwargs in (frozen, inner):
-                for place in _PLACES if isinstance(kwargs, Mapping) else ():
-                    if kwargs.get(place) is not None:
-                        return _told(kwargs[place])
+            for kwargs in (frozen, frozen.get("model_kwargs") if isinstance(frozen, Mapping) else None):
+                found = [kwargs[place] for place in _PLACES if place in kwargs] if isinstance(kwargs, Mapping) else []
+                if found and found[0] is not None:
+                    return _told(found[0])
         return None if device is None else _told(device)
     kwargs = params.get(takes.kwargs or "")
     keys = _LAYERS if takes.form == "llama-cpp" else _PROVIDERS

@@ -87,18 +87,21 @@ def loading() -> Loading:
     that it is not taken for the one around it.
     """
     steps: list[str] = []
-    pipeline = callback = part = outer = None
+    pipeline: Mapping[str, Any] | None = None
+    part: Mapping[str, Any] | None = None
+    outer: tuple[str, Mapping[str, Any]] | None = None
+    callback = None
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         name = frame.f_code.co_name
         # Only of these: a frame that is asked for its variables keeps them alive.
         known = frame.f_locals if name in _MAKING else {}
         data = known.get("data")
-        if _is_component(data):
+        if isinstance(data, Mapping) and _is_component(data):
             # Also a part is made by the function that names components; its name there is a key, not a path.
             part = data if part is None else part
             if name == _OF_ONE:
-                outer = known["name"], data
+                outer = str(known.get("name")), data
                 callback = getattr(known.get("callbacks"), "component_pre_init", None) or callback
         elif isinstance(data, Mapping) and isinstance(data.get("components"), Mapping):
             if outer is not None:

@@ -60,7 +60,7 @@ class Survey:
 def read_pipeline(path: str | PathLike[str]) -> list[Saved]:
     """Return the components of a saved pipeline, those inside of others too. Raises `DevPolicyError`."""
     try:
-        import yaml
+        import yaml  # type: ignore[import-untyped, unused-ignore]
     except ImportError as missing:
         raise MissingLibraryError(
             'a saved pipeline is YAML, which PyYAML reads: run `pip install "devpolicy[haystack]"`'
@@ -93,6 +93,7 @@ def survey(
     """
     saved = read_pipeline(pipeline) if isinstance(pipeline, str | PathLike) else pipeline
     by = decider(policy, host)
+    by.known = [one.name for one in saved]
     resolved = [
         _resolved(by, one, takes)
         for one in saved
