@@ -28,6 +28,7 @@ from haystack.core.serialization import DeserializationCallbacks
 from haystack.utils import ComponentDevice as HaystackDevice
 from tests.targets.haystack.classes import CASES, Case, device_of, network_of, run
 from tests.targets.haystack.conftest import STUBS
+from tests.targets.haystack.page import PAGE, written
 
 from devpolicy import Policy, use_policy
 from devpolicy._core.simulator.loading import require_built
@@ -238,3 +239,8 @@ def test_every_row_of_the_table_has_a_case_here() -> None:
     assert takes - set(CASES) == apart
     assert set(CASES) <= takes
     assert len(CASES) >= 20
+
+
+def test_the_page_has_a_line_for_every_row() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert written(text) == text, "python -m tests.targets.haystack.page writes it anew"

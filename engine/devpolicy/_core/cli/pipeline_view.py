@@ -64,7 +64,8 @@ def to_json(survey: Survey) -> dict[str, Any]:
 
 def warnings(survey: Survey) -> list[Diagnostic]:
     """Return everything that is to be said of a pipeline, once."""
-    own = [finding for one in survey.components for finding in one.decision.warnings]
+    # Of a misspelt name the survey says more than the component that goes without it (DP508).
+    own = [finding for one in survey.components for finding in one.decision.warnings if finding.code != "DP508"]
     return list(dict.fromkeys([*survey.findings, *own]))
 
 
