@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 
 from devpolicy._core.public import public
 
-_public = public("devpolicy._core.errors")
+_public = public("devpolicy.errors")
 
 WIDEST = 160
 """Characters of a line that a message shows; of a longer one, those around the place."""
