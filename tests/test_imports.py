@@ -18,7 +18,7 @@ PACKAGE = Path(devpolicy.__file__).parent
 CORE = PACKAGE / "_core"
 
 # Each may import those before it and nothing else of ours.
-LEAVES = ("public", "errors", "sizes", "codes", "shipped", "toml", "connected")
+LEAVES = ("public", "text", "errors", "sizes", "codes", "shipped", "files", "toml", "connected")
 
 _VALUES = (*LEAVES, "device", "host", "model")
 _ENGINE = (*_VALUES, "language", "placement")
@@ -43,7 +43,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "cli": (*_ENGINE, "verbs", "targets", "certify", "review", "simulation", "simulator", "doctor", "devpolicy"),
     # The public face: the package's own `__init__`, `errors`, `testing`.
     "devpolicy": (
-        *(*_ENGINE, "verbs", "targets", "review", "conformance", "strategies", "simulation", "simulator", "cli"),
+        *_ENGINE,
+        "verbs",
+        "targets",
+        "review",
+        "conformance",
+        "strategies",
+        "simulation",
+        "simulator",
+        "cli",
     ),
 }
 

@@ -79,7 +79,7 @@ def test_sharing_that_doubles_at_each_level_is_refused_before_it_fills_memory():
     module = nn.Linear(1, 1)
     for _ in range(30):
         module = nn.ModuleList([module, module])
-    with pytest.raises(ModelError, match="more than 1000000 modules"):
+    with pytest.raises(ModelError, match="more than 250000 modules"):
         ModelTree.from_module(module)
 
 

@@ -1,9 +1,11 @@
 import json
+import math
 import os
 import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -14,8 +16,8 @@ from devpolicy._core.host import Accelerator, Host
 from devpolicy._core.host.probe import nvml as nvidia
 from devpolicy._core.host.probe import probe
 from devpolicy._core.host.probe.answer import Answer, accelerator, reason, within
-from devpolicy._core.host.probe.ask import MARK, answers
-from devpolicy._core.host.probe.child import ask_child
+from devpolicy._core.host.probe.ask import MARK, answers, inventory
+from devpolicy._core.host.probe.child import Hangs, ask_child
 from devpolicy._core.host.probe.devices import Sources, accelerators
 from devpolicy._core.host.probe.hardware import vendors
 from devpolicy._core.host.probe.system import (
@@ -198,6 +200,18 @@ class FakeNvml:
         return gpu["instances"][place]
 
 
+def told_by(nvml):
+    """Return what a child process would print."""
+    try:
+        return json.loads(json.dumps(inventory(nvml)))
+    except NvmlError as error:
+        return {"fault": str(error)}
+
+
+def found_by(nvml):
+    return nvidia.read(told_by(nvml), RAM)
+
+
 def gpus(count, **facts):
     return [{"uuid": f"GPU-{index}", **facts} for index in range(count)]
 
@@ -205,7 +219,7 @@ def gpus(count, **facts):
 class TestNvml:
     def test_the_visible_gpus_come_in_the_order_of_torchs_ids_with_their_physical_index(self):
         nvml = FakeNvml(gpus(3, total=24 * GIB, free=20 * GIB))
-        answer = nvidia.seen(nvidia.inventory(nvml, RAM), {"CUDA_VISIBLE_DEVICES": "2,0"})
+        answer = nvidia.seen(found_by(nvml), {"CUDA_VISIBLE_DEVICES": "2,0"})
         assert [(gpu.physical, gpu.uuid) for gpu in answer.accelerators] == [(2, "GPU-2"), (0, "GPU-0")]
         first = Host(answer.accelerators, memory=0).devices("cuda")[0]
         assert (first.id, first.memory, first.free, first.capability) == (0, 24 * GIB, 20 * GIB, (8, 9))
@@ -213,55 +227,59 @@ class TestNvml:
 
     def test_it_is_shut_down_again(self):
         nvml = FakeNvml(gpus(1))
-        nvidia.inventory(nvml, RAM)
+        found_by(nvml)
         assert nvml.open == 0
 
     def test_a_lost_gpu_is_counted_and_has_a_fault(self):
         nvml = FakeNvml([*gpus(1), {"uuid": "GPU-x", "lost": "GPU is lost"}])
-        found = nvidia.seen(nvidia.inventory(nvml, RAM), {}).accelerators
+        found = nvidia.seen(found_by(nvml), {}).accelerators
         assert [(gpu.physical, gpu.fault) for gpu in found] == [(0, None), (1, "GPU is lost")]
 
     def test_a_gpu_that_does_not_answer_has_a_fault_and_the_others_do_not(self):
         nvml = FakeNvml([*gpus(1, error=NvmlError(999, "Unknown Error")), {"uuid": "GPU-b"}])
-        found = nvidia.seen(nvidia.inventory(nvml, RAM), {}).accelerators
+        found = nvidia.seen(found_by(nvml), {}).accelerators
         assert [gpu.fault for gpu in found] == ["Unknown Error", None]
 
     def test_a_gpu_without_memory_of_its_own_shares_the_machines(self):
         nvml = FakeNvml(gpus(1, name="NVIDIA GB10", error=NvmlError(3, "Not Supported")))
-        (gb10,) = nvidia.seen(nvidia.inventory(nvml, RAM), {}).accelerators
+        (gb10,) = nvidia.seen(found_by(nvml), {}).accelerators
         assert (gb10.unified, gb10.memory, gb10.free) == (True, RAM.total, RAM.free)
 
     def test_a_mig_instance_has_its_own_memory_and_name(self):
         instances = [{"uuid": "MIG-a", "name": "MIG 1g", "total": 10 * GIB, "free": 9 * GIB}, {"uuid": "MIG-b"}]
         nvml = FakeNvml([{"uuid": "GPU-0", "instances": instances}, {"uuid": "GPU-1"}])
-        (one,) = nvidia.seen(nvidia.inventory(nvml, RAM), {}).accelerators
+        (one,) = nvidia.seen(found_by(nvml), {}).accelerators
         assert (one.uuid, one.name, one.memory, one.physical) == ("MIG-a", "MIG 1g", 10 * GIB, 0)
 
     def test_the_order_of_unlike_gpus_is_known_only_where_cuda_takes_the_bus_order(self):
-        unlike = nvidia.inventory(FakeNvml([*gpus(1), {"uuid": "GPU-b", "name": "other"}]), RAM)
+        unlike = found_by(FakeNvml([*gpus(1), {"uuid": "GPU-b", "name": "other"}]))
         assert not nvidia.order_is_known(unlike, {})
         assert not nvidia.order_is_known(unlike, {"CUDA_DEVICE_ORDER": "FASTEST_FIRST"})
         assert nvidia.order_is_known(unlike, {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
-        assert nvidia.order_is_known(nvidia.inventory(FakeNvml(gpus(2)), RAM), {})
+        assert nvidia.order_is_known(found_by(FakeNvml(gpus(2))), {})
 
     def test_numbers_that_make_no_sense_are_no_exception(self):
         nvml = FakeNvml(gpus(1, total=10, free=20, capability=None, name=b"\xff\n"))
-        (odd,) = nvidia.seen(nvidia.inventory(nvml, RAM), {}).accelerators
+        (odd,) = nvidia.seen(found_by(nvml), {}).accelerators
         assert odd.free == odd.memory == 10
         nvml = FakeNvml(gpus(1, total="many"))
-        (odd,) = nvidia.seen(nvidia.inventory(nvml, RAM), {}).accelerators
+        (odd,) = nvidia.seen(found_by(nvml), {}).accelerators
+        assert "invalid literal" in odd.fault
+        (odd,) = nvidia.read({"gpus": [{"memory": math.inf}]}, RAM).gpus
         assert "make no sense" in odd.fault
 
 
 TORCH = TorchBuild("2.13.0", frozenset({"cuda", "xpu"}))
 
 
-def sources(*signs, nvml=None, torch=TORCH, told=None, plugins=(), timeout=5):
+def sources(*signs, nvml=None, torch=TORCH, told=None, plugins=(), ask_nvml=None):
     def ask_torch(types):
         assert told is not None, f"torch was asked for {types}"
         return {type_: told[type_] for type_ in types}
 
-    return Sources(frozenset(signs), nvml, torch, frozenset(plugins), ask_torch, timeout)
+    if nvml is not None:
+        ask_nvml = partial(told_by, nvml)
+    return Sources(frozenset(signs), ask_nvml, torch, frozenset(plugins), ask_torch)
 
 
 def card(**facts):
@@ -298,14 +316,28 @@ class TestWhoIsAsked:
         assert answer == Answer((card(),), faults=(("nvml", "Driver/library version mismatch"),))
 
     def test_a_driver_that_hangs_is_not_asked_again(self):
-        class Hung(FakeNvml):
-            def nvmlInit(self):  # noqa: N802 - NVML's name
-                time.sleep(1)
+        def hang():
+            raise Hangs("no answer within 0.05 seconds")
 
-        start = time.monotonic()
-        answer = accelerators(sources("nvidia", nvml=Hung([]), timeout=0.05), RAM, {})
-        assert time.monotonic() - start < 0.9
+        answer = accelerators(sources("nvidia", ask_nvml=hang), RAM, {})
         assert dict(answer.faults) == dict.fromkeys(("cuda", "nvml"), "no answer within 0.05 seconds")
+
+    @pytest.mark.parametrize("told", [{}, {"gpus": 3}, {"gpus": [3]}, {"gpus": [{"instances": 3}]}, {"fault": None}])
+    def test_an_answer_of_nvml_that_makes_no_sense_is_a_fault(self, told):
+        answer = accelerators(sources("nvidia", ask_nvml=lambda: told, told={"cuda": Answer()}), RAM, {})
+        assert answer.accelerators == ()
+        assert [source for source, _ in answer.faults] == ["nvml"]
+
+    def test_more_gpus_than_torch_counts_are_left_out_and_told(self):
+        answer = accelerators(sources("nvidia", nvml=FakeNvml(gpus(200))), RAM, {})
+        assert len(Host(answer.accelerators, memory=0).devices("cuda")) == 128
+        assert answer.faults == (("nvml", "it counts 200 devices, and torch the first 128: these are kept"),)
+
+    def test_devices_that_no_host_can_have_are_a_fault(self):
+        told = {"mps": Answer((Accelerator("mps", memory=1), Accelerator("mps", memory=1)))}
+        answer = accelerators(sources("apple", told=told), RAM, {})
+        assert answer.accelerators == ()
+        assert "make no sense" in dict(answer.faults)["mps"]
 
     def test_torch_says_the_order_of_unlike_gpus(self):
         nvml = FakeNvml([{"uuid": "GPU-slow", "name": "slow"}, {"uuid": "GPU-fast", "name": "fast"}])
@@ -432,7 +464,7 @@ class TestTheChild:
 
     def test_a_driver_that_crashes_is_a_fault(self):
         told = ask_child(["cuda"], 20, self.command("import os; os._exit(11)"))
-        assert told["cuda"].faults == (("cuda", "the process that asks torch ended with status 11"),)
+        assert told["cuda"].faults == (("cuda", "its process ended with status 11"),)
 
     def test_an_exception_is_a_fault_with_its_last_line(self):
         told = ask_child(["cuda"], 20, self.command("raise ImportError('libcudart.so.13: cannot open')"))
@@ -515,6 +547,22 @@ class TestSystem:
         self.group(tmp_path, ".", memory__max=9000, memory__current=8500, memory__stat="")
         assert control_group_limit(tmp_path) == Amount(5000, 500)
 
+    def test_what_a_group_is_slowed_down_above_is_a_limit_too(self, tmp_path):
+        self.member(tmp_path, "0::/\n")
+        self.group(tmp_path, ".", memory__max="max", memory__high=8000, memory__current=3000, memory__stat="")
+        assert control_group_limit(tmp_path) == Amount(8000, 5000)
+        self.group(tmp_path, ".", memory__max=6000)
+        assert control_group_limit(tmp_path) == Amount(6000, 3000)
+
+    @pytest.mark.parametrize(
+        ("files", "free"),
+        [({}, 8000), ({"memory__current": 3000}, 5000), ({"memory__stat": "inactive_file 1000"}, 8000)],
+    )
+    def test_a_limit_counts_where_what_is_used_cannot_be_read(self, tmp_path, files, free):
+        self.member(tmp_path, "0::/\n")
+        self.group(tmp_path, ".", memory__max=8000, **files)
+        assert control_group_limit(tmp_path) == Amount(8000, free)
+
     def test_version_1_is_read_where_it_owns_memory(self, tmp_path):
         self.member(tmp_path, "9:name=systemd:/\n4:memory:/docker/x\n0::/\n")
         limits = {
@@ -580,6 +628,14 @@ class TestGuards:
     def test_what_a_source_raises_is_raised(self):
         with pytest.raises(KeyError):
             within(5, lambda: {}["x"])
+
+    @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
+    def test_what_would_end_the_program_is_an_exception_of_its_source(self, kind):
+        def ask():
+            raise kind("no licence")
+
+        with pytest.raises(RuntimeError, match="no licence"):
+            within(5, ask)
 
     def test_a_reason_is_one_line_that_can_be_written(self):
         assert reason(ValueError("a\n  b\ud800")) == "a b?"

@@ -3,7 +3,7 @@
 import io
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import devpolicy
@@ -33,6 +33,27 @@ def test_a_bar_is_full_and_every_part_that_takes_anything_is_seen(budget):
     for part, number in shown.items():
         assert number >= 0
         assert (number > 0) == (getattr(budget, part) > 0 or (budget.cap == 0 and part == "free"))
+
+
+@given(st.lists(st.one_of(BYTES, st.integers(0, 3)), max_size=200), st.integers(1, 60))
+@example([1] * 39 + [1, 1], 40)
+def test_a_bar_of_any_number_of_parts_is_full(sizes, width):
+    named = {f"component {at}": size for at, size in enumerate(sizes)}
+    shown = cells(named, width)
+    assert sum(shown.values()) == width
+    assert all(number >= 0 for number in shown.values())
+    drawn = [size for part, size in named.items() if shown[part]]
+    left = [size for part, size in named.items() if not shown.get(part)]
+    assert not drawn or not any(drawn) or min(drawn) >= max(left, default=0)
+
+
+@pytest.mark.parametrize("count", [38, 39, 40, 41, 500])
+def test_a_plan_of_any_number_of_components_is_shown(count, tmp_path):
+    from tests.cli.harness import invoke
+
+    components = "".join(f"[component.c{at}]\nneeds = '1 MiB'\n" for at in range(count))
+    (tmp_path / "p.toml").write_text(f"prefer = ['cuda']\n{components}")
+    assert invoke("plan", str(tmp_path / "p.toml"), "--host", "1x24gb").status == 0
 
 
 @given(BUDGETS)

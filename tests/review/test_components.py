@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -122,3 +123,20 @@ def test_what_a_test_says_of_components_is_looked_up(test: str, code: str, said:
 def test_a_policy_without_components_has_none_to_test() -> None:
     with pytest.raises(PolicyError, match="leave `component` out"):
         result('host = "2x24gb"\ncomponent = "x"\nexpect = "cpu"', 'prefer = "cpu"')
+
+
+def test_each_component_of_many_is_planned_once_for_a_host(monkeypatch) -> None:
+    from devpolicy._core.verbs import joint
+
+    asked: list[str | None] = []
+    make_plan = joint.make_plan
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        asked.append(options["component"])
+        return make_plan(*arguments, **options)
+
+    monkeypatch.setattr(joint, "make_plan", counted)
+    text = 'prefer = ["cuda", "cpu"]\n' + "".join(f"[component.c{i}]\nneeds = '1 GiB'\n" for i in range(40))
+    found = answers(Policy.parse(text), None, Host.load("8x80gb"))
+    assert asked == [f"c{i}" for i in range(40)]
+    assert [len(one.before) for one in found] == list(range(40))

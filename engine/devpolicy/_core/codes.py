@@ -62,7 +62,10 @@ CODES: dict[str, Code] = {
         "The language has this key or this word, and this version of devpolicy does not read it yet. It is refused, "
         "because a policy that is obeyed in part is another policy.",
     ),
-    "DP109": Code("unreadable file", "The file is there and cannot be opened: a folder, or no permission to read it."),
+    "DP109": Code(
+        "unreadable file",
+        "The file is there and is not read: a folder, a pipe or a device, or there is no permission to read it.",
+    ),
     "DP110": Code(
         "a place in the wrong role",
         "`prefer` names where modules run, `overflow` and `offload` where weights are kept. Nothing runs on the disk: "

@@ -37,7 +37,7 @@ def parse_size(value: int | str) -> int:
     (25769803776, 1500, 512)
     """
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise SizeError(f"a size is a number of bytes or text such as `24 GiB`, not {value!r}")
+        raise SizeError(f"a size is a number of bytes or text such as `24 GiB`, not {_shown(value)}")
     if isinstance(value, int):
         size = value
     else:
@@ -91,3 +91,8 @@ def exact_size(size: int) -> str:
         if size and size % UNITS[unit] == 0:
             return f"{size // UNITS[unit]} {unit}"
     return f"{size} B"
+
+
+def _shown(value: object) -> str:
+    # Of other things the type says enough, and showing them might fail.
+    return f"{value}" if value is None or isinstance(value, bool | float) else f"a value of type {type(value).__name__}"

@@ -81,9 +81,12 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 
 def _holds_tests(path: Path) -> bool:
     """Ask cheaply first, so that a project full of other TOML pays for nothing."""
+    from devpolicy._core.errors import DevPolicyError
+    from devpolicy._core.files import LARGEST_FILE, read_file
+
     try:
-        content = path.read_bytes()
-    except OSError:
+        content = read_file(path, DevPolicyError, most=LARGEST_FILE)
+    except DevPolicyError:
         return False
     top = content.partition(b"\n[")[0]
     if b"test" not in content or (b"[[" not in content and b"test" not in top):

@@ -265,6 +265,21 @@ def test_components_made_one_after_the_other_do_not_share_room_and_give_it_back(
         assert SASEvaluator(model=model)._device.to_torch_str() == "cuda:1"
 
 
+def test_a_component_that_gets_its_name_later_is_not_counted_twice(models: Path) -> None:
+    from devpolicy import plan
+    from devpolicy.haystack import apply
+
+    model = str(models / "sentences")
+    used = plan(Policy.parse("prefer = 'cuda'"), model, "1x24gb", target="torch").ledger["cuda:0"].used
+    policy = Policy.parse(f"prefer = 'cuda'\nmemory.cuda = {{ cap = '{used * 3 // 2} B', headroom = '0 B' }}")
+    with use_policy(policy, "1x24gb"):
+        pipeline = Pipeline()
+        pipeline.add_component("sas", SASEvaluator(model=model))
+        for _ in range(2):
+            (result,) = apply(pipeline, policy)
+            assert result.device.to_torch_str() == "cuda:0"
+
+
 def test_a_device_with_nearly_no_room_is_not_chosen_in_silence() -> None:
     from devpolicy import Accelerator, Host
 

@@ -79,7 +79,7 @@ class App(Group):
         except DevPolicyError as error:
             # What was to be told could not be written.
             status = error.exit_status
-            session.err.write(f"error: {error}\n")
+            session.err.print(f"error: {error}")
         except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, it is ours
             status = BUG
             report_bug(session, error)

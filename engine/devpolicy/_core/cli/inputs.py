@@ -18,6 +18,7 @@ from devpolicy._core.cli.session import Session
 from devpolicy._core.errors import DevPolicyError, Diagnostic, PolicyError
 from devpolicy._core.host import Host
 from devpolicy._core.language.layers import addresses
+from devpolicy._core.language.merging import Merged
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.toml.tables import did_you_mean
@@ -97,6 +98,20 @@ def overlays_told(policy: Policy) -> list[tuple[str, str]]:
     asked = policy.asked
     told = [] if asked.profile is None else [("profile", asked.profile)]
     return [*told, *([("set", ", ".join(asked.overrides))] if asked.overrides else [])]
+
+
+def files_of(policy: Policy) -> list[str]:
+    """Return the files that a policy was read from: its own, those that it builds on, the models of its components."""
+    layers = [policy.text] if policy.text is not None else []
+    found: list[str] = []
+    for layer in layers:  # grows while it is read; ends, because `extends` allows no circles
+        origins = layer.origins
+        if isinstance(origins, Merged):
+            layers += origins.layers
+        elif origins.folder(()) is not None:
+            found.append(origins.source)
+    named = [Path(one.folder or ".") / one.model for one in policy.components if one.model is not None]
+    return [*found, *map(str, named)]
 
 
 def check_component(policy: Policy, component: str | None, models: Iterable[str | None] = ()) -> None:

@@ -8,16 +8,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 from devpolicy._core.cli.fold import fold
-from devpolicy._core.errors import DevPolicyError, Diagnostic, reason_of
+from devpolicy._core.errors import DevPolicyError, Diagnostic
+from devpolicy._core.files import read_file
 from devpolicy._core.placement.plan import Plan, PlanError
 from devpolicy._core.review.moves import Where, beside_modules, moves, told
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _MOST_NOTES = 20
+LARGEST_LOCK = 64 << 20
+"""A file of more bytes is no lock: the plan of the largest model of the catalogue has less than a tenth."""
 
 Plans = Mapping[str | None, Plan]
 """Plans by component; a plan that was asked for alone is under `None`."""
@@ -58,11 +60,10 @@ def compare(path: str, plans: Plans) -> None:
 
 def read(path: str) -> dict[str | None, Plan | str]:
     """Return the plans or digests that a lock file holds. Raises `PlanError`."""
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig").strip()
-    except (OSError, ValueError) as broken:
-        help_ = "write it with `--format json --output FILE`"
-        raise PlanError(Diagnostic("DP109", f"cannot read `{path}`: {reason_of(broken)}", help=help_)) from None
+    content = read_file(path, PlanError, most=LARGEST_LOCK, hint="write it with `--format json --output FILE`")
+    if len(content) > LARGEST_LOCK:
+        raise PlanError(Diagnostic("DP104", f"`{path}` is no lock: it is larger than {LARGEST_LOCK >> 20} MiB"))
+    text = content.decode("utf-8-sig", "replace").strip()
     if _DIGEST.fullmatch(text):
         return {None: text}
     try:

@@ -48,11 +48,16 @@ def sizes_of(budget: Budget) -> dict[str, int]:
 
 
 def cells(sizes: Sizes, width: int = BAR) -> dict[str, int]:
-    """Return how many of `width` cells each part takes: `width` in sum, and at least one for what is not nothing."""
+    """Return how many of `width` cells each part takes: `width` in sum, and at least one for what is not nothing.
+
+    Of more parts than there are cells the largest ones are drawn, a cell each.
+    """
     total = sum(sizes.values())
     if not total:
         return {**dict.fromkeys(sizes, 0), "free": width}
-    shown = {part: max(1, round(size * width / total)) if size else 0 for part, size in sizes.items()}
+    drawn = sorted((part for part in sizes if sizes[part]), key=lambda part: -sizes[part])[:width]
+    shown = {part: max(1, round(sizes[part] * width / total)) if part in drawn else 0 for part in sizes}
+    # Ends: there are at most as many parts as cells, so while there is one cell too many some part has two.
     while (over := width - sum(shown.values())) != 0:
         largest = max(shown, key=lambda part: shown[part])
         shown[largest] += max(over, 1 - shown[largest])

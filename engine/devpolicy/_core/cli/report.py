@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devpolicy._core.errors import DevPolicyError, DevPolicyWarning, Diagnostic
+from devpolicy._core.text import visible
 
 if TYPE_CHECKING:
     import click
@@ -37,7 +38,7 @@ def painted(rendered: str) -> list[Line]:
     """Return rendered findings as styled lines: the code red, carets, help in cyan."""
     lines: list[Line] = []
     level = "error"
-    for text in rendered.splitlines():
+    for text in rendered.split("\n"):
         if found := _HEAD.fullmatch(text):
             level = "warning" if text.startswith("warning") else "error"
             lines.append([(found[1], level), (found[2], "strong")])
@@ -79,7 +80,7 @@ def report(session: Session, findings: Iterable[Diagnostic], **more: object) -> 
     session.err.print(painted(rendered(findings)))
     codes = list(dict.fromkeys(finding.code for finding in findings if finding.code))
     if codes and session.err.terminal:
-        session.err.print([[("\nmore about it: ", "dim"), (f"devpolicy explain {codes[0]}", "dim")]])
+        session.err.print(["", [("more about it: ", "dim"), (f"devpolicy explain {codes[0]}", "dim")]])
 
 
 def write_findings(session: Session, findings: Iterable[Diagnostic]) -> None:
@@ -129,9 +130,9 @@ def report_bug(session: Session, error: Exception) -> None:
         report(session, [finding])
     else:
         # Without colours: the drawing itself may be at fault.
-        session.err.write(rendered([finding]) + "\n")
+        session.err.print(rendered([finding]))
     if session.debug:
-        session.err.write("".join(traceback.format_exception(error)))
+        session.err.print("".join(traceback.format_exception(error)).removesuffix("\n"))
 
 
 @contextmanager
@@ -145,7 +146,7 @@ def warnings_told(session: Session) -> Iterator[None]:
             return
         told.add(text)
         if issubclass(category, DevPolicyWarning):
-            session.err.print(painted(text if text.startswith("warning") else f"warning: {text}"))
+            session.err.print(painted(text if text.startswith("warning") else f"warning: {visible(text)}"))
         else:
             session.err.print(f"{category.__name__}: {text}")
 
@@ -160,8 +161,9 @@ def flush() -> None:
     """Flush what others wrote (Click's help), so that a closed pipe is not complained of at exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
-            stream.flush()
+            if stream is not None:
+                stream.flush()
         except (OSError, ValueError):
             from devpolicy._core.cli.screen import Screen
 
-            Screen(stream)._drop()
+            Screen(stream).drop()

@@ -1,7 +1,8 @@
 """Where text goes: colours, characters, widths and pipes.
 
 Owns what differs between a terminal, a pipe and a file, so that a command composes the same lines for all of them:
-a line is text, or spans of text with a style. It knows no policy and no plan.
+a line is text, or spans of text with a style. It knows no policy and no plan. What people are shown goes through
+`shown`, so that nothing in a name that was read from a file can steer the terminal or the CI that shows it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from devpolicy._core.errors import DevPolicyError, reason_of
+from devpolicy._core.text import visible, visible_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,19 +53,38 @@ def plain(line: Line) -> str:
     return line if isinstance(line, str) else "".join(text for text, _ in line)
 
 
-class Screen:
-    """One output stream. A reader that went away (`| head`) is no error: the rest is dropped."""
+def shown(line: Line) -> Line:
+    """Return a line as a person may see it: a line break or a control character in it is written as an escape."""
+    if isinstance(line, str):
+        return visible_line(line)
+    spans = [(visible(text), style) for text, style in line]
+    whole = plain(spans)
+    # Cut again only where a CI log would take the line for a command: then its styles go.
+    return spans if visible_line(whole) == whole else visible_line(whole)
 
-    def __init__(self, stream: TextIO, color: Color = "auto") -> None:
+
+def as_lines(lines: str | Iterable[Line]) -> list[Line]:
+    """Return lines as `shown` makes them. One string may hold several lines."""
+    return [shown(line) for line in (lines.split("\n") if isinstance(lines, str) else lines)]
+
+
+class Screen:
+    """One output stream. A reader that went away (`| head`) is no error: the rest is dropped.
+
+    So is all of it where the stream was closed from the start, or, unless `needed`, cannot be written to.
+    """
+
+    def __init__(self, stream: TextIO | None, color: Color = "auto", *, needed: bool = True) -> None:
         self._stream = stream
         self._color = color
-        self._closed = False
+        self._needed = needed
+        self._closed = stream is None
 
     @cached_property
     def terminal(self) -> bool:
         """Whether a person looks at it now."""
         try:
-            return self._stream.isatty()
+            return self._stream is not None and self._stream.isatty()
         except ValueError:  # closed
             return False
 
@@ -93,26 +114,31 @@ class Screen:
 
     def print(self, lines: str | Iterable[Line] = "") -> None:
         """Write lines of text or of styled spans, each with its end. One string may hold several lines."""
-        given = [lines] if isinstance(lines, str) else list(lines)
-        shown = self._painted(given) if self.colored else "".join(f"{plain(line)}\n" for line in given)
-        self.write(shown)
+        given = as_lines(lines)
+        self.write(self._painted(given) if self.colored else "".join(f"{plain(line)}\n" for line in given))
 
     def write(self, text: str) -> None:
-        """Write text as it is; characters that the stream cannot hold are escaped. Raises `DevPolicyError`."""
-        if self._closed:
+        """Write text for programs as it is; characters that the stream cannot hold are escaped.
+
+        Raises `DevPolicyError`.
+        """
+        if self._stream is None or self._closed:
             return
         try:
             self._stream.write(text.encode(self._encoding, "backslashreplace").decode(self._encoding))
             self._stream.flush()
         except BrokenPipeError:
-            self._drop()
+            self.drop()
         except (OSError, ValueError) as broken:
-            self._drop()
-            raise DevPolicyError(f"cannot write the output: {reason_of(broken)}") from None
+            self.drop()
+            if self._needed:
+                raise DevPolicyError(f"cannot write the output: {reason_of(broken)}") from None
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
         """Send what is still buffered nowhere: Python would complain when it flushes at exit."""
         self._closed = True
+        if self._stream is None:
+            return
         try:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())

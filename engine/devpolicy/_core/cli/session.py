@@ -6,7 +6,10 @@ Owns the options that every command takes. `Session` is Click's context object.
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,13 +18,17 @@ from typing import Any, Literal, TypeVar, cast, get_args
 
 import click
 
+from devpolicy._core.cli.ending import undone
 from devpolicy._core.cli.screen import Color, Screen
+from devpolicy._core.text import visible
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 Format = Literal["human", "json", "github", "sarif", "junit"]
-_PATIENCE = 1.0
+PATIENCE = 1.0
 """Seconds after which progress is shown."""
+_LOG_EVERY = 30.0
+"""Seconds between the lines that tell of progress where there is no terminal: a log of CI keeps each of them."""
 _FOR_ALL: tuple[Format, ...] = ("human", "json")
 
 
@@ -41,7 +48,8 @@ class Session:
     @cached_property
     def err(self) -> Screen:
         """Standard error."""
-        return Screen(sys.stderr, self.color)
+        # What cannot be told is no failure of what was done.
+        return Screen(sys.stderr, self.color, needed=False)
 
     @property
     def json(self) -> bool:
@@ -53,31 +61,52 @@ class Session:
         self.out.write(to_json(value))
 
     @contextmanager
-    def working(self, what: str) -> Iterator[None]:
-        """Say on a terminal that something takes a while, and take it back when it is done."""
+    def working(self, what: str, *, patience: float = 0.0) -> Iterator[None]:
+        """Say on a terminal that something takes a while, after `patience` seconds, and take it back at the end."""
         if self.json or not self.err.terminal or not self.err.colored:
             yield
             return
         from rich.console import Console
+        from rich.text import Text
 
-        with Console(stderr=True).status(what):
-            yield
+        status = Console(stderr=True).status(Text(visible(what)))
+        late = threading.Timer(patience, status.start)
+        late.daemon = True
+        if patience:
+            late.start()
+        else:
+            status.start()
+        with undone(_show_cursor):
+            try:
+                yield
+            finally:
+                late.cancel()
+                if late.is_alive():
+                    late.join()  # it may have begun just now
+                status.stop()
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
-        """Show on a terminal how much is done of what takes longer than a second; the function is told of it."""
-        if self.format != "human" or not self.err.terminal or not self.err.colored:
+        """Show how much is done of what takes longer than a second; the function is told of it.
+
+        On a terminal it is a bar, which goes when all is done; elsewhere a line each half minute.
+        """
+        if self.err.terminal and not self.err.colored:
             yield lambda done, of: None
             return
-        import time
-
-        begun = time.monotonic()
+        on_terminal = self.format == "human" and self.err.terminal
+        due = time.monotonic() + (PATIENCE if on_terminal else _LOG_EVERY)
         with ExitStack() as stack:
             shown: list[Callable[[int, int], None]] = []
 
             def tell(done: int, of: int) -> None:
-                if not shown and time.monotonic() - begun > _PATIENCE:
-                    shown.append(stack.enter_context(_bar(what)))
+                nonlocal due
+                if not shown and time.monotonic() > due:
+                    if on_terminal:
+                        shown.append(stack.enter_context(_bar(what)))
+                    else:
+                        due = time.monotonic() + _LOG_EVERY
+                        self.err.print(f"{what}: {done:,} of {of:,}")
                 for show in shown:
                     show(done, of)
 
@@ -102,9 +131,14 @@ def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with undone(_show_cursor), Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what)
         yield lambda done, of: bar.update(task, completed=done, total=of)
+
+
+def _show_cursor() -> None:
+    """Show again what Rich hides while something moves."""
+    os.write(sys.stderr.fileno(), b"\x1b[?25h\n")
 
 
 def to_json(value: object) -> str:

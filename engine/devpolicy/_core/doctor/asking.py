@@ -5,11 +5,7 @@ Owns which are installed, the processes, and that no crash, hang or noise of the
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import metadata
@@ -17,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devpolicy._core.doctor.told import LIBRARIES, NEED_TORCH, Told, read
-from devpolicy._core.host.probe.answer import clean, silent
-from devpolicy._core.host.probe.ask import MARK
-from devpolicy._core.host.probe.child import run
+from devpolicy._core.host.probe.answer import MALFORMED, clean
+from devpolicy._core.host.probe.child import NoAnswer, ask, interpreter, time_limit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,30 +54,11 @@ def _version(distribution: str) -> str | None:
 
 
 def _ask(library: str, version: str, host: str, timeout: float) -> Told:
-    if not sys.executable or getattr(sys, "frozen", False):
-        return Told(library, version, fault="this program has no Python interpreter to ask with")
     root = str(Path(__file__).parents[3])
-    # -P: a folder with a torch.py of its own is not where the child looks first.
-    command = [sys.executable, "-P", "-c", _START, library, host, root]
     try:
-        output, errors, status = run(command, timeout)
-    except subprocess.TimeoutExpired:
-        return Told(library, version, fault=silent(timeout))
-    except (OSError, ValueError) as broken:
-        return Told(library, version, fault=f"cannot start a process to ask it: {clean(broken)}")
-    lines = [line for line in output.splitlines() if line.startswith(MARK)]
-    try:
-        return read(library, version, json.loads(lines[-1].removeprefix(MARK)))
-    except (IndexError, KeyError, TypeError, ValueError, AttributeError):
-        return Told(library, version, fault=_ended(errors, status))
-
-
-def _ended(errors: str, status: int) -> str:
-    """Say how a child ended that told nothing."""
-    if status < 0:
-        try:
-            return f"it crashed with {signal.Signals(-status).name}"
-        except ValueError:
-            return f"it crashed with signal {-status}"
-    last = clean((errors.strip().splitlines() or [""])[-1])
-    return last or f"its process ended with status {status}"
+        told = ask([*interpreter(script=_START), *time_limit(timeout), library, host, root], timeout)
+        return read(library, version, told)
+    except NoAnswer as none:
+        return Told(library, version, fault=str(none))
+    except MALFORMED:
+        return Told(library, version, fault="its answer makes no sense")

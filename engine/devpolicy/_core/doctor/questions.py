@@ -2,12 +2,11 @@
 
 Owns the questions. Each is the library's own way to look at the machine, so that its answer is what it would act on,
 and none of them is allowed to matter to the process that is examined: whatever it raises, or does to the driver, ends
-with the child. Prints one line of JSON after `MARK`.
+with the child. Answers as `devpolicy._core.host.probe.ask` says.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import warnings
@@ -16,14 +15,14 @@ from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
-from devpolicy._core.host.probe.ask import MARK, PLUGINS, answers
-from devpolicy._core.host.probe.nvml import inventory
+from devpolicy._core.host.probe import nvml as nvidia
+from devpolicy._core.host.probe.ask import PLUGINS, answers, end_after, inventory, tell
 from devpolicy._core.host.probe.system import Amount
 
 
 def nvml() -> dict[str, Any]:
     """Ask for every GPU of the machine, whatever this process may see."""
-    found = inventory(import_module("pynvml"), Amount(0, 0))
+    found = nvidia.read(inventory(import_module("pynvml")), Amount(0, 0))
     devices = [{"name": gpu.name, "memory": gpu.memory, "fault": gpu.fault} for gpu in found.gpus]
     return {"devices": {"cuda": devices}}
 
@@ -120,8 +119,9 @@ def simulating(text: str) -> Any:
 
 
 def main() -> None:
-    """Ask the library that the first argument names, about the host in the second or about this machine."""
-    library, host = sys.argv[1:]
+    """Ask the library that the second argument names, about the host in the third or about this machine."""
+    limit, library, host = sys.argv[1:]
+    end_after(float(limit))
     with warnings.catch_warnings(record=True) as caught, simulating(host):
         warnings.simplefilter("always")
         try:
@@ -129,5 +129,4 @@ def main() -> None:
         except BaseException as error:  # noqa: BLE001 - libraries exit, and drivers may raise anything
             answer = {"fault": str(error) or type(error).__name__}
     remarks = [str(one.message) for one in caught if issubclass(one.category, UserWarning | RuntimeWarning)]
-    print("\n" + MARK + json.dumps({**answer, "remarks": list(dict.fromkeys(remarks))}), flush=True)
-    os._exit(0)  # what a library does at exit (pools, telemetry) is no part of the answer, and may hang
+    tell({**answer, "remarks": list(dict.fromkeys(remarks))})

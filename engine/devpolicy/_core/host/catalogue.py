@@ -5,14 +5,14 @@ Owns where the shipped hosts are, and whether text names one of them or a file.
 
 from __future__ import annotations
 
-from os import PathLike, fspath
+from os import PathLike, fsdecode
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devpolicy._core.errors import Diagnostic, HostError
 from devpolicy._core.host.reader import document, read
 from devpolicy._core.shipped import shipped_files
-from devpolicy._core.toml.document import Document
+from devpolicy._core.toml.document import MOST_VALUES, Document
 from devpolicy._core.toml.tables import did_you_mean
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ def load(name: str | PathLike[str]) -> Host:
             raise HostError(finding)
     elif not isinstance(name, PathLike):
         raise HostError(f"a host is loaded by name or path, not by a value of type {type(name).__name__}")
-    path = Path(str(fspath(name)))
-    return read(Document.open(path, HostError), path.stem)
+    path = Path(fsdecode(name))
+    return read(Document.open(path, HostError, most=MOST_VALUES), path.stem)
 
 
 def _is_path(name: str) -> bool:

@@ -182,11 +182,11 @@ class Host:
 
     def version(self, software: str) -> str | None:
         """Return the version of `software` (`"torch"`, `"python"`, `"driver"`), `None` where it is not known."""
-        return dict(self.versions).get(software)
+        return next((version for name, version in self.versions if name == software), None)
 
     def fault(self, source: str) -> str | None:
         """Return why nothing of a type of accelerator can be used, or why a source gave no facts; else `None`."""
-        return dict(self.faults).get(source)
+        return next((why for name, why in self.faults if name == source), None)
 
     # Doors. Files are read beside this module and the machine in `devpolicy._core.host.probe`, imported when asked for.
 

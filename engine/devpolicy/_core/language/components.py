@@ -29,10 +29,18 @@ _NAMED = 'write `[component.NAME]`, with the name of the component, and below it
 _PLAIN = ("type", "model", "needs", "share", "target", "prefer", "overflow", "split", "ties", "require")
 
 
+MOST_COMPONENTS = 500
+"""Each is planned beside all others."""
+
+
 def read_components(value: object, cursor: Cursor, rules: Sequence[Rule]) -> tuple[Component, ...]:
     """Return the entries of `[component]` as written, given the policy's own rules. Collects what is wrong."""
     if not isinstance(value, dict):
         wrong_type(value, cursor, "a table of tables", _NAMED)
+        return ()
+    if len(value) > MOST_COMPONENTS:
+        message = f"`component` has {len(value)} entries, and a policy has {MOST_COMPONENTS} at most"
+        cursor.error("DP104", message, label="too many", help="one glob names many components: `[component.'ranker*']`")
         return ()
     found: list[Component] = []
     names = {rule.name: rule for rule in rules}

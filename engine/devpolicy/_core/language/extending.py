@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devpolicy._core.errors import Diagnostic, PolicyError
+from devpolicy._core.files import kind_of
+from devpolicy._core.language.fields import TOP
 from devpolicy._core.language.merging import Layer
 from devpolicy._core.shipped import shipped_files
-from devpolicy._core.toml.document import Document
+from devpolicy._core.toml.document import MOST_VALUES, Document
 from devpolicy._core.toml.tables import Cursor, did_you_mean, suggest
 
 if TYPE_CHECKING:
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
 
 DEEPEST = 32
 """Policies that may build on each other in a chain."""
+
+MOST_TEXTS = 128
+"""Policies that one policy builds on at most."""
+
+KEYS = tuple(entry.name for entry in TOP if entry.name not in ("schema", "host", "test"))
+"""The keys of which a file that another one names has one: without any it is no policy."""
 
 _NOT_INHERITED = frozenset({"extends", "schema", "test"})
 
@@ -37,15 +45,10 @@ def find(name: str, folder: str | None) -> Document | None:
     if folder is None or not name:
         return None
     path = Path(os.path.normpath(Path(folder) / name))
-    return Document.open(path, PolicyError) if exists(path) else None
-
-
-def exists(path: Path) -> bool:
-    """Whether there is such a file."""
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name that is too long, or that holds a NUL
-        return False
+    if kind_of(path, PolicyError) is None:
+        return None
+    # Whoever wrote the policy chose the file, and may not be who reads the message.
+    return Document.open(path, PolicyError, most=MOST_VALUES, keys=KEYS)
 
 
 def likely(path: Path, shipped: Iterable[str]) -> str:
@@ -83,9 +86,11 @@ class _Walk:
     findings: list[Diagnostic]
     layers: list[Layer] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
+    values: int = 0
 
     def visit(self, document: Document, name: str, chain: tuple[str, ...]) -> None:
         """Add the texts that one builds on, and then itself."""
+        self.values += document.values
         named = document.data.get("extends", [])
         for index, entry in enumerate(named if isinstance(named, list) else [named]):
             if isinstance(entry, str):
@@ -115,6 +120,11 @@ class _Walk:
             cursor.error("DP112", "these policies build on each other in a circle", label="the circle", notes=[circle])
         elif len(chain) >= DEEPEST:
             cursor.error("DP112", f"more than {DEEPEST} policies build on each other", label="one too many")
+        elif len(self.seen) >= MOST_TEXTS:
+            cursor.error("DP112", f"it builds on more than {MOST_TEXTS} policies", label="one too many")
+        elif self.values + found.values > MOST_VALUES:
+            message = f"the policies together have more than {MOST_VALUES} keys and entries of arrays"
+            cursor.error("DP112", message, label="too much with this one")
         elif identity not in self.seen:
             self.seen.add(identity)
             self.visit(found, name, (*chain, identity))

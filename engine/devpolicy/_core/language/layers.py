@@ -58,6 +58,8 @@ def merged(policy: Policy, name: str | None, cls: str | None = None) -> Policy:
 
     Raises `PolicyError`, DP202, where no layer says where the component runs.
     """
+    if not all(text is None or isinstance(text, str) for text in (name, cls)):
+        raise PolicyError("a component and its class are named by text")
     if not policy.components:
         return policy
     layers = speaking(policy, name, cls)

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.errors import Diagnostic, PolicyError, Unsatisfiable
+from devpolicy._core.host import Host
 from devpolicy._core.language.merging import Layer, leaves, merge
 from devpolicy._core.language.policy import Asked
 from devpolicy._core.toml.document import Document, quote
 from devpolicy._core.toml.tables import did_you_mean
 
 if TYPE_CHECKING:
-    from devpolicy._core.host import Host
     from devpolicy._core.language.conditions import Condition, Environment
     from devpolicy._core.language.policy import Policy
     from devpolicy._core.toml.spans import KeyPath
@@ -61,6 +61,10 @@ def overlaid(
     policy: Policy, host: Host, profile: str | None, overrides: Sequence[str], environment: Environment | None
 ) -> Policy:
     """Return a policy with what belongs to one host laid over it: `Policy.overlaid`."""
+    if not isinstance(host, Host):
+        raise PolicyError(f"a policy is asked on a `Host`, not on a value of type {type(host).__name__}")
+    if environment is not None and not isinstance(environment, Mapping):
+        raise PolicyError(f"an environment maps names to texts, not a value of type {type(environment).__name__}")
     asked = _asked(policy, profile, overrides)
     if asked == Asked() and not policy.profiles:
         return policy
@@ -90,6 +94,10 @@ def applying(policy: Policy, host: Host) -> Policy:
 
 def _asked(policy: Policy, profile: str | None, overrides: Sequence[str]) -> Asked:
     """Return what is asked for now, on top of what was before. Raises `PolicyError` for a profile that is not there."""
+    if profile is not None and not isinstance(profile, str):
+        raise PolicyError(f"a profile is named by text, not by a value of type {type(profile).__name__}")
+    if not isinstance(overrides, Sequence) or not all(isinstance(text, str) for text in overrides):
+        raise PolicyError("overrides are a list of texts, each `KEY=VALUE`")
     asked = Asked(policy.asked.profile if profile is None else profile, (*policy.asked.overrides, *overrides))
     names = [one.name for one in policy.profiles]
     if asked.profile is not None and asked.profile not in names:

@@ -8,20 +8,21 @@ builds on.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from devpolicy._core.errors import Diagnostic, PolicyError
-from devpolicy._core.language.extending import exists, likely, texts
+from devpolicy._core.files import kind_of
+from devpolicy._core.language.extending import likely, texts
 from devpolicy._core.language.fields import PROFILE, SCHEMA_VERSION, TOP, WHEN
 from devpolicy._core.language.merging import Layer, merge
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.language.profiles import Profile, layer_of, without_profiles
 from devpolicy._core.language.top import PARTS, classes_of, read_tables
 from devpolicy._core.shipped import shipped_files
-from devpolicy._core.toml.document import Document
+from devpolicy._core.toml.document import MOST_VALUES, Document
 from devpolicy._core.toml.tables import Cursor, wrong_type
 
 OVERRIDES = tuple(field for field in PROFILE if field.name != "when")
@@ -38,16 +39,17 @@ def parse(text: str | bytes, source: str = "<string>") -> Policy:
     `Policy.warnings`.
     """
     if isinstance(text, str):
-        return _read(Document(text, source, PolicyError))
+        return _read(Document(text, source, PolicyError, most=MOST_VALUES))
     if isinstance(text, bytes):
-        return _read(Document.read(text, source, PolicyError))
+        return _read(Document.read(text, source, PolicyError, most=MOST_VALUES))
     raise PolicyError(Diagnostic("DP102", f"a policy is text or bytes, not `{type(text).__name__}`"))
 
 
-def load(name: str | os.PathLike[str]) -> Policy:
+def load(name: str | os.PathLike[str], *, keys: Collection[str] = ()) -> Policy:
     """Read a shipped policy by its name (`"offload-lm-head"`), or a policy file by its path.
 
-    `[memory.disk] path` and `extends` are resolved against the folder of the file that they stand in. Raises
+    `[memory.disk] path` and `extends` are resolved against the folder of the file that they stand in. `keys` are given
+    where another file names this one, see `Document`. Raises
     `PolicyError`: DP202 with the likely name where there is nothing of this name, DP109 where the file cannot be read,
     else what `parse` raises.
     """
@@ -57,10 +59,10 @@ def load(name: str | os.PathLike[str]) -> Policy:
     if isinstance(name, str) and name in shipped:
         return parse(shipped[name].read_bytes(), f"{name}.toml")
     path = Path(name)
-    if not exists(path):
+    if kind_of(path, PolicyError) is None:
         hint = "a policy's own text is read by `Policy.parse`" if "=" in str(name) else likely(path, shipped)
         raise PolicyError(Diagnostic("DP202", f"there is no policy `{name}`", help=hint))
-    return _read(Document.open(path, PolicyError))
+    return _read(Document.open(path, PolicyError, most=MOST_VALUES, keys=keys))
 
 
 def _read(document: Document) -> Policy:

@@ -14,6 +14,9 @@ from os import PathLike
 from pathlib import Path
 
 from devpolicy._core.errors import Diagnostic, ModelError
+from devpolicy._core.files import LARGEST_FILE
+from devpolicy._core.model.files import entries, is_file, is_folder, read_bytes
+from devpolicy._core.model.limits import LARGEST_REFERENCE
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.shipped import shipped_files
 from devpolicy._core.toml.document import Document
@@ -41,25 +44,27 @@ def load(name: str | PathLike[str]) -> ModelTree:
     A hub id (`org/name`) is looked up in the local cache only. Raises `ModelError`, DP202 with the likely name where
     there is nothing of this name.
     """
+    text = name.__fspath__() if isinstance(name, PathLike) else name
+    if not isinstance(text, str):
+        raise ModelError(f"a model is named by a text or a path object, got {type(name).__name__}")
     catalogue = model_catalogue()
-    text = os.fspath(name)
     if isinstance(name, str) and name in catalogue:
         return _parse(catalogue[name].read_bytes(), f"{name}.toml")
     path = Path(text)
     # Unlike those of a `Path`, these questions take any text: one that is too long, or holds a NUL, is no file.
-    is_folder, is_file = os.path.isdir(text), os.path.isfile(text)  # noqa: PTH112, PTH113
-    if is_folder:
+    is_there = os.path.exists(text)  # noqa: PTH110
+    if os.path.isdir(text):  # noqa: PTH112
         from devpolicy._core.model.checkpoint import from_checkpoint
 
         return from_checkpoint(path)
-    if path.suffix == ".json" and is_file:
+    if path.suffix == ".json" and is_there:
         from devpolicy._core.model.config import from_config
 
         return from_config(path)
-    if path.suffix == ".toml" or is_file:
+    if path.suffix == ".toml" or is_there:
         from devpolicy._core.model.skeleton import read
 
-        return read(Document.open(path, ModelError))
+        return read(Document.read(read_bytes(path, LARGEST_FILE), str(path), ModelError, str(path.parent)))
     if _HUB_ID.fullmatch(text):
         snapshot = cached_snapshot(text)
         if snapshot is not None:
@@ -85,12 +90,13 @@ def cached_snapshot(hub_id: str) -> Path | None:
     """Return the folder of a hub model in the local cache: its `main`, else its only revision. No network is used."""
     for cache in _caches():
         repository = cache / f"models--{hub_id.replace('/', '--')}"
-        try:
-            revisions = [repository / "snapshots" / (repository / "refs" / "main").read_text(encoding="utf-8").strip()]
-        except (OSError, ValueError):
-            snapshots = repository / "snapshots"
-            revisions = list(snapshots.iterdir()) if snapshots.is_dir() else []
-        if len(revisions) == 1 and revisions[0].is_dir():
+        snapshots, main = repository / "snapshots", repository / "refs" / "main"
+        if is_file(main):
+            name = read_bytes(main, LARGEST_REFERENCE).decode("utf-8", "replace").strip()
+            revisions = [snapshots / name] if Path(name).name == name else []
+        else:
+            revisions = entries(snapshots) if is_folder(snapshots) else []
+        if len(revisions) == 1 and is_folder(revisions[0]):
             return revisions[0]
     return None
 

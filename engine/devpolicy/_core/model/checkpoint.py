@@ -17,18 +17,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from devpolicy._core.errors import Diagnostic, ModelError
-from devpolicy._core.model.config import INSTALL, build, quantisation, read_json
+from devpolicy._core.model.bounds import read_config
+from devpolicy._core.model.config import INSTALL, architectures_of, build, path_of, quantisation
 from devpolicy._core.model.conversion import Source, sources
 from devpolicy._core.model.facts import derive
 from devpolicy._core.model.families import checkpoint_name, family_tree
-from devpolicy._core.model.headers import Stored, read_headers, same_bytes
+from devpolicy._core.model.files import entries, is_file, is_folder, is_special, read_json, shown
+from devpolicy._core.model.headers import Stored, read_headers, same_bytes, too_many
+from devpolicy._core.model.limits import DEEPEST_PATH, LARGEST_INDEX, LARGEST_TREE, MOST_SHARDS, MOST_TENSORS
 from devpolicy._core.model.module import read_module
-from devpolicy._core.model.ranges import LARGEST_TREE, join
+from devpolicy._core.model.neutral import name_in
+from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import ModelTree, Module, Tensor
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _PICKLES = ("pytorch_model.bin.index.json", "pytorch_model.bin")
-_DEEPEST = 100  # parts of a stored name
 UNKNOWN_CLASS = "Unknown"
 """The class of modules that are known from a checkpoint's names alone."""
 
@@ -49,12 +52,13 @@ def from_checkpoint(folder: str | PathLike[str]) -> ModelTree:
 
     Raises `ModelError` that names the file: no folder, no `config.json`, no weights, a missing shard, a damaged header.
     """
-    path = Path(folder)
-    if not path.is_dir():
-        what = "is a file" if path.is_file() else "does not exist"
+    path = path_of(folder)
+    if not is_folder(path):
+        what = "is a file" if is_file(path) else "is a pipe or a device" if is_special(path) else "does not exist"
         hint = "name the folder that holds `config.json` and the weights"
-        raise ModelError(Diagnostic("DP109", f"`{path}` is no checkpoint folder: it {what}", help=hint))
-    config = read_json(_present(path, "config.json"))
+        raise ModelError(Diagnostic("DP109", f"`{shown(path)}` is no checkpoint folder: it {what}", help=hint))
+    config = read_config(_present(path, "config.json"))
+    architectures_of(config)
     name = path.resolve().name
     weights = _safetensors(path)
     if weights is None:
@@ -77,9 +81,11 @@ def from_checkpoint(folder: str | PathLike[str]) -> ModelTree:
 
 def _present(folder: Path, file: str) -> Path:
     path = folder / file
-    if not path.is_file():
-        inside = sorted(entry.name for entry in folder.iterdir())[:8]
-        note = f"it holds {', '.join(f'`{entry}`' for entry in inside)}" if inside else "it is empty"
+    if is_special(path):
+        raise ModelError(Diagnostic("DP109", f"cannot read `{path}`: it is a pipe, a device or a socket, no file"))
+    if not is_file(path):
+        inside = sorted(entry.name for entry in entries(folder))[:8]
+        note = f"it holds {', '.join(f'`{shown(entry)}`' for entry in inside)}" if inside else "it is empty"
         raise ModelError(Diagnostic("DP109", f"`{folder}` is no checkpoint: it has no `{file}`", notes=(note,)))
     return path
 
@@ -87,24 +93,12 @@ def _present(folder: Path, file: str) -> Path:
 def _safetensors(folder: Path) -> dict[str, str] | None:
     """Return the safetensors file of each tensor, of `""` for a single file; `None` where there are only pickles."""
     index = folder / _INDEX
-    if index.is_file():
-        files = read_json(index).get("weight_map")
-        if not isinstance(files, Mapping) or not files:
-            raise ModelError(Diagnostic("DP105", f"`{index}` has no `weight_map`"))
-        for file in files.values():
-            # A file of this folder, and nothing that a path could reach from it.
-            if not isinstance(file, str) or Path(file).name != file or "\\" in file:
-                raise ModelError(Diagnostic("DP104", f"`{index}` names `{file}`, which is no file of this folder"))
-        shards = sorted(set(files.values()))
-        missing = [shard for shard in shards if not (folder / shard).is_file()]
-        if missing:
-            listed = ", ".join(f"`{folder / shard}`" for shard in missing[:4])
-            count = f"{len(missing)} of {len(shards)} shards are missing: {listed}"
-            raise ModelError(Diagnostic("DP109", count, help="finish the download"))
-        return dict(files)
-    if (folder / _SINGLE).is_file():
+    if is_file(index) or is_special(index):
+        return _indexed(index)
+    single = folder / _SINGLE
+    if is_file(single) or is_special(single):
         return {"": _SINGLE}
-    if any((folder / file).is_file() for file in _PICKLES):
+    if any(is_file(folder / file) for file in _PICKLES):
         return None
     raise ModelError(
         Diagnostic(
@@ -113,6 +107,31 @@ def _safetensors(folder: Path) -> dict[str, str] | None:
             help=f"for a model without weights, name `{folder / 'config.json'}`",
         )
     )
+
+
+def _indexed(index: Path) -> dict[str, str]:
+    """Return the file of each tensor that an index names. Raises `ModelError`, also where a file is missing."""
+    folder = index.parent
+    files = read_json(index, LARGEST_INDEX, 2 * MOST_TENSORS).get("weight_map")
+    if not isinstance(files, Mapping) or not files:
+        raise ModelError(Diagnostic("DP105", f"`{index}` has no `weight_map`"))
+    if len(files) > MOST_TENSORS:
+        raise too_many(index)
+    strange = next((file for file in files.values() if not isinstance(file, str)), None)
+    shards = set[str]() if strange is not None else set(files.values())
+    if len(shards) > MOST_SHARDS:
+        raise ModelError(Diagnostic("DP104", f"`{index}` names {len(shards)} files, and the limit is {MOST_SHARDS}"))
+    for file in [strange] if strange is not None else sorted(shards):
+        # A file of this folder, and nothing that a path could reach from it.
+        if not isinstance(file, str) or Path(file).name != file or "\\" in file:
+            message = f"`{index}` names `{shown(file)}`, which is no file of this folder"
+            raise ModelError(Diagnostic("DP104", message))
+    missing = [shard for shard in sorted(shards) if not (is_file(folder / shard) or is_special(folder / shard))]
+    if missing:
+        listed = ", ".join(f"`{folder / shard}`" for shard in missing[:4])
+        count = f"{len(missing)} of {len(shards)} shards are missing: {listed}"
+        raise ModelError(Diagnostic("DP109", count, help="finish the download"))
+    return dict(files)
 
 
 def _without_headers(folder: Path, config: dict[str, Any]) -> ModelTree:
@@ -130,7 +149,7 @@ def _has_transformers() -> bool:
 
 def _built(config: dict[str, Any]) -> tuple[ModelTree, Any]:
     model = build(config)
-    return read_module(model, unloaded=True), model
+    return read_module(model, name=name_in(config), unloaded=True), model
 
 
 def _structure(config: dict[str, Any], headers: Mapping[str, Stored]) -> tuple[_Structure | None, str]:
@@ -229,10 +248,12 @@ def _from_names(headers: Mapping[str, Stored], config: Mapping[str, Any], name: 
     children: dict[str, list[str]] = {"": []}
     for full, stored in headers.items():
         parts = full.split(".")
-        if not all(parts) or len(parts) > _DEEPEST or len(tensors) > LARGEST_TREE:
+        if not all(parts) or len(parts) > DEEPEST_PATH:
             raise ModelError(
                 Diagnostic("DP104", f"the checkpoint names a tensor `{full[:80]}`, which no module can hold")
             )
+        if len(tensors) > LARGEST_TREE:
+            raise ModelError(Diagnostic("DP104", f"the checkpoint names more than {LARGEST_TREE} modules, the limit"))
         parent = ""
         for part in parts[:-1]:
             path = join(parent, part)

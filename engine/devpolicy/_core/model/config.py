@@ -7,7 +7,6 @@ run. No weights are made: a model of any size costs as much as its modules.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,13 +14,14 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from devpolicy._core.errors import Diagnostic, ModelError, reason_of
+from devpolicy._core.errors import Diagnostic, ModelError
+from devpolicy._core.model.bounds import check_config, read_config
+from devpolicy._core.model.files import is_folder, shown
 from devpolicy._core.model.module import read_module
+from devpolicy._core.model.neutral import name_in, neutral_config, neutral_table
+from devpolicy._core.model.sealed import sealed
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.toml.tables import did_you_mean, suggest
-
-LARGEST_JSON = 64 << 20
-"""An index of a million tensors has this size."""
 
 INSTALL = "install Transformers: `pip install 'devpolicy[hf]'`"
 
@@ -34,11 +34,21 @@ def from_config(config: Any, architecture: str | None = None) -> ModelTree:
     `in_place` but for those that loading converts, as if they came from safetensors. Raises `ModelError`.
     """
     if isinstance(config, str | PathLike):
-        path = Path(config)
-        config = read_json(path / "config.json" if path.is_dir() else path)
-    tree = read_module(build(config, architecture), unloaded=True)
-    method = quantisation(config if isinstance(config, Mapping) else config.to_dict())
+        path = path_of(config)
+        config = read_config(path / "config.json" if is_folder(path) else path)
+    model = build(config, architecture)
+    table = config if isinstance(config, Mapping) else config.to_dict()
+    tree = read_module(model, name=name_in(table), unloaded=True)
+    method = quantisation(table)
     return tree if method is None else replace(tree, partial=f"its weights are quantised (`{method}`), these are not")
+
+
+def path_of(given: Any) -> Path:
+    """Return a path that a caller gave as text or as a path. Raises `ModelError` for anything else, bytes too."""
+    text = given.__fspath__() if isinstance(given, PathLike) else given
+    if not isinstance(text, str):
+        raise ModelError(f"a path is a text or a path object, got {type(given).__name__}")
+    return Path(text)
 
 
 def quantisation(config: Mapping[str, Any]) -> str | None:
@@ -58,18 +68,44 @@ def build(config: Any, architecture: str | None = None) -> Any:
         raise ModelError(
             Diagnostic("DP407", "a configuration is read with Transformers, which is not here", help=INSTALL)
         ) from None
+    if architecture is not None and not isinstance(architecture, str):
+        raise ModelError(f"`architecture` is the name of a class, got {type(architecture).__name__}")
+    base = transformers.PreTrainedConfig
     if isinstance(config, Mapping):
-        config = _from_table(config, transformers)
-    elif not isinstance(config, transformers.PreTrainedConfig):
+        check_config(config)
+    elif isinstance(config, base):
+        check_config(_table_of(config))
+        config = neutral_config(copy.deepcopy(config), base)  # building writes its dtype into the configuration
+    else:
         raise ModelError(
             f"a model is built from a Transformers configuration, not from {type(config).__name__} objects"
         )
-    else:
-        config = copy.deepcopy(config)  # building writes its dtype into the configuration
-    cls = _model_class(config, architecture, transformers)
+    with sealed(), _quiet(transformers):
+        if isinstance(config, Mapping):
+            config = _from_table(config, transformers)
+        cls = _model_class(config, architecture, transformers)
+        model = _built(config, cls, torch, transformers)
+    if next(model.parameters(), None) is None:
+        name = type(model).__name__
+        raise ModelError(Diagnostic("DP202", f"`{name}` is no whole model: it has no weights", help="name its model"))
+    return model
+
+
+def _table_of(config: Any) -> Mapping[Any, Any]:
     try:
-        with torch.device("meta"), _quiet(transformers):
-            return _task_free(config, transformers) if cls is None else cls._from_config(config)
+        return dict(config.to_dict())
+    except Exception as broken:  # whatever its author put into it
+        raise ModelError(f"this configuration has no table: {broken}") from broken
+
+
+def _built(config: Any, cls: Any, torch: Any, transformers: Any) -> Any:
+    try:
+        with torch.device("meta"):
+            if cls is None:
+                return transformers.AutoModel.from_config(config, trust_remote_code=False)
+            return cls._from_config(config)
+    except ModelError:
+        raise
     except Exception as broken:  # model classes raise anything for sizes that do not go together
         raise ModelError(
             f"Transformers cannot build `{config.model_type}` from this configuration: {broken}"
@@ -77,41 +113,55 @@ def build(config: Any, architecture: str | None = None) -> Any:
 
 
 def _from_table(table: Mapping[str, Any], transformers: Any) -> Any:
-    values = {str(key): value for key, value in table.items()}
-    model_type = values.pop("model_type", None)
+    model_type = table.get("model_type")
     known = list(transformers.CONFIG_MAPPING)
+    if model_type is None:
+        raise ModelError(Diagnostic("DP105", "the configuration has no `model_type`"))
+    if not isinstance(model_type, str):
+        raise ModelError(Diagnostic("DP102", f"`model_type` is a text, got {type(model_type).__name__}"))
     if model_type not in known:
-        if model_type is None:
-            raise ModelError(Diagnostic("DP105", "the configuration has no `model_type`"))
-        hint = did_you_mean(str(model_type), known) if suggest(str(model_type), known) else "a newer Transformers may"
-        if values.get("auto_map"):
+        hint = did_you_mean(model_type, known) if suggest(model_type, known) else "a newer Transformers may"
+        if table.get("auto_map"):
             hint = (
                 "its code comes with the checkpoint, and is not run: load it yourself and use `ModelTree.from_module`"
             )
         raise ModelError(Diagnostic("DP202", f"Transformers does not know the model type `{model_type}`", help=hint))
+    values = {str(key): value for key, value in neutral_table(table, transformers.PreTrainedConfig).items()}
+    values.pop("model_type", None)
     try:
         return transformers.AutoConfig.for_model(model_type, **values)
+    except ModelError:
+        raise
     except Exception as broken:  # configurations validate themselves with errors of many kinds
         raise ModelError(f"Transformers does not accept this configuration of `{model_type}`: {broken}") from broken
 
 
 def _model_class(config: Any, architecture: str | None, transformers: Any) -> Any:
-    """Return the class to build, `None` for the task-free model."""
-    declared = [architecture] if architecture else list(getattr(config, "architectures", None) or [])[:1]
-    for name in declared:
-        cls = getattr(transformers, str(name), None)
-        if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel):
-            return cls
-        if architecture:
-            family = type(config).__name__.removesuffix("Config")
-            known = [entry for entry in dir(transformers) if entry.startswith(family)] or [family]
-            hint = did_you_mean(architecture, known)
-            raise ModelError(Diagnostic("DP202", f"`{architecture}` is no model class of Transformers", help=hint))
-    return None
+    """Return the class to build, `None` for the task-free model where the configuration names none."""
+    declared = architectures_of({"architectures": getattr(config, "architectures", None)})
+    name = architecture if architecture is not None else next(iter(declared), None)
+    if name is None:
+        return None
+    cls = getattr(transformers, name, None)
+    if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel):
+        return cls
+    family = type(config).__name__.removesuffix("Config")
+    others = (name, "Config", "PreTrainedModel")
+    known = [entry for entry in dir(transformers) if entry.startswith(family) and not entry.endswith(others)]
+    message = f"`{shown(name)}` is no model class of Transformers"
+    raise ModelError(Diagnostic("DP202", message, help=did_you_mean(name, known or [family])))
 
 
-def _task_free(config: Any, transformers: Any) -> Any:
-    return transformers.AutoModel.from_config(config)
+def architectures_of(config: Mapping[str, Any]) -> list[str]:
+    """Return the classes that a configuration names. Raises `ModelError` where they are no list of texts (DP102)."""
+    names = config.get("architectures")
+    if names is None:
+        return []
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
+        raise ModelError(
+            Diagnostic("DP102", "`architectures` is no list of class names", help='`"architectures": ["BertModel"]`')
+        )
+    return list(names)
 
 
 @contextmanager
@@ -123,21 +173,3 @@ def _quiet(transformers: Any) -> Iterator[None]:
         yield
     finally:
         transformers.logging.set_verbosity(before)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the table in a JSON file. Raises `ModelError` that names the file (DP109, DP101, DP102)."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST_JSON + 1)
-    except (OSError, ValueError) as broken:
-        raise ModelError(Diagnostic("DP109", f"cannot read `{path}`: {reason_of(broken)}")) from None
-    if len(content) > LARGEST_JSON:
-        raise ModelError(Diagnostic("DP101", f"`{path}` is larger than {LARGEST_JSON >> 20} MiB"))
-    try:
-        table = json.loads(content)
-    except (ValueError, RecursionError) as broken:
-        raise ModelError(Diagnostic("DP101", f"`{path}` is no JSON: {broken}")) from None
-    if not isinstance(table, dict):
-        raise ModelError(Diagnostic("DP102", f"`{path}` does not hold an object"))
-    return table

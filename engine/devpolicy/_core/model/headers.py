@@ -13,11 +13,10 @@ from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from devpolicy._core.errors import Diagnostic, ModelError, reason_of
+from devpolicy._core.errors import Diagnostic, ModelError
+from devpolicy._core.model.files import open_file, shown
+from devpolicy._core.model.limits import LARGEST_HEADER, LONGEST_NAME, MOST_ELEMENTS, MOST_TENSORS
 from devpolicy._core.model.tree import DTYPE_BITS
-
-LARGEST_HEADER = 100_000_000
-"""The format's own limit, in bytes."""
 
 DTYPES: dict[str, str] = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32", "I32": "int32",
@@ -29,7 +28,6 @@ DTYPES: dict[str, str] = {
 """Torch's name of each dtype by the format's."""
 
 _MOST_DIMENSIONS = 64
-_LARGEST = 2**63 - 1
 
 
 class Stored(NamedTuple):
@@ -47,19 +45,15 @@ def read_header(path: Path) -> dict[str, Stored]:
 
     Raises `ModelError` that names the file where it cannot be read (DP109) or breaks the format (DP104).
     """
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(size - 8, LARGEST_HEADER):
-                raise _damaged(path, f"its header claims {length} bytes, and the file has {size}")
-            text = file.read(length)
-    except (OSError, ValueError) as broken:
-        if isinstance(broken, ModelError):
-            raise
-        raise ModelError(Diagnostic("DP109", f"cannot read `{path}`: {reason_of(broken)}")) from None
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8) or b"", "little")
+        if size < 8 or length > min(size - 8, LARGEST_HEADER):
+            raise _damaged(path, f"its header claims {length} bytes, and the file has {size}")
+        text = file.read(length) or b""
     if len(text) < length:
         raise _damaged(path, "it is cut short")
+    _check_counts(path, text)
     try:
         pairs = json.loads(text.decode("utf-8"), object_pairs_hook=_Pairs)
     except (ValueError, RecursionError) as broken:
@@ -72,15 +66,38 @@ def read_header(path: Path) -> dict[str, Stored]:
 class _Pairs(list[tuple[str, Any]]):
     """A JSON object with its repeated keys, which a dict would hide."""
 
+    __slots__ = ()
+
+
+def _check_counts(path: Path, text: bytes) -> None:
+    """Refuse a header that would become more objects than any checkpoint's, before it does: they take its size tenfold.
+
+    A tensor is one object with two lists, and metadata is text, in which a bracket or a comma is rare.
+    """
+    objects = text.count(b"{")
+    if objects > MOST_TENSORS + 2:
+        raise too_many(path)
+    if text.count(b"[") > 2 * MOST_TENSORS + 2 or text.count(b",") > 16 * objects + MOST_TENSORS:
+        raise _damaged(path, "its header holds more than tensors")
+
+
+def too_many(path: Path) -> ModelError:
+    """Return the error of a file that names more tensors than are read."""
+    return ModelError(Diagnostic("DP104", f"`{shown(path)}` names more than {MOST_TENSORS} tensors, the limit"))
+
 
 def _damaged(path: Path, reason: str) -> ModelError:
-    return ModelError(Diagnostic("DP104", f"`{path}` is no safetensors file: {reason}", help="download it again"))
+    return ModelError(
+        Diagnostic("DP104", f"`{shown(path)}` is no safetensors file: {reason}", help="download it again")
+    )
 
 
 def _tensors(path: Path, pairs: _Pairs, start: int, size: int) -> dict[str, Stored]:
     tensors: dict[str, Stored] = {}
     seen: set[str] = set()
     for name, entry in pairs:
+        if len(name) > LONGEST_NAME:
+            raise _damaged(path, f"a name in it has {len(name)} characters, and the limit is {LONGEST_NAME}")
         if name in seen:
             raise _damaged(path, f"it holds `{name}` twice")
         seen.add(name)
@@ -117,7 +134,7 @@ def _tensor(path: Path, name: str, entry: object, start: int) -> Stored:
 def _sizes(value: object) -> list[int] | None:
     if not isinstance(value, list) or isinstance(value, _Pairs):
         return None
-    good = all(isinstance(size, int) and not isinstance(size, bool) and 0 <= size <= _LARGEST for size in value)
+    good = all(isinstance(size, int) and not isinstance(size, bool) and 0 <= size <= MOST_ELEMENTS for size in value)
     return value if good else None
 
 
@@ -130,6 +147,8 @@ def read_headers(folder: Path, files: Iterable[str]) -> dict[str, Stored]:
             if name in tensors:
                 raise _damaged(path, f"another shard holds `{name}` too")
             tensors[name] = stored
+        if len(tensors) > MOST_TENSORS:
+            raise too_many(path)
     return tensors
 
 
@@ -145,14 +164,11 @@ def same_bytes(one: Stored, other: Stored) -> bool:
         return False
     length = one.end - one.begin
     offsets = {0, max(0, length // 2 - _SAMPLE), max(0, length - _SAMPLE)}
-    try:
-        with one.file.open("rb") as left, other.file.open("rb") as right:
-            for offset in offsets:
-                left.seek(one.begin + offset)
-                right.seek(other.begin + offset)
-                size = min(_SAMPLE, length - offset)
-                if left.read(size) != right.read(size):
-                    return False
-    except OSError as broken:
-        raise ModelError(Diagnostic("DP109", f"cannot read `{one.file}`: {reason_of(broken)}")) from None
+    with open_file(one.file) as left, open_file(other.file) as right:
+        for offset in offsets:
+            left.seek(one.begin + offset)
+            right.seek(other.begin + offset)
+            size = min(_SAMPLE, length - offset)
+            if left.read(size) != right.read(size):
+                return False
     return True

@@ -16,7 +16,8 @@ from devpolicy._core.connected import united
 from devpolicy._core.errors import Diagnostic, ModelError
 from devpolicy._core.model.conversion import converted_names
 from devpolicy._core.model.facts import config_of, derive
-from devpolicy._core.model.ranges import LARGEST_TREE, join
+from devpolicy._core.model.limits import LARGEST_TREE
+from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import DTYPE_BITS, ModelTree, Module, Tensor
 from devpolicy._core.toml.tables import did_you_mean
 

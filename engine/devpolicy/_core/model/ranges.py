@@ -12,11 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from typing import NamedTuple
 
-LARGEST_TREE = 1_000_000
-"""A skeleton of more modules than this is refused before it is expanded: a typo, or an attack."""
-
-LARGEST_TEXT = 200 * LARGEST_TREE
-"""Characters of all paths together: a long path times a wide range is large too."""
+from devpolicy._core.model.limits import LARGEST_TEXT, LARGEST_TREE
 
 LARGEST_NUMBER = 10**9 - 1
 _NUMBER = r"(?:0|[1-9][0-9]{0,8})"
@@ -80,7 +76,7 @@ def expand_path(pattern: str) -> Iterator[str]:
     segments = split(pattern)
     copies = prod(segment.width for segment in segments)
     if copies > LARGEST_TREE or copies * len(pattern) > LARGEST_TEXT:
-        raise PatternError(f"`{_short(pattern)}` stands for {copies} modules, more than are read")
+        raise PatternError(f"`{_short(pattern)}` stands for {copies} modules, more than are read: {LARGEST_TREE}")
     return map(".".join, itertools.product(*(segment.names() for segment in segments)))
 
 
@@ -102,7 +98,7 @@ def expand_tree(patterns: Sequence[str]) -> list[tuple[str, int]]:
         letters += copies[entry] * len(patterns[entry])
         if modules > LARGEST_TREE or letters > LARGEST_TEXT:
             short = _short(patterns[entry])
-            raise PatternError(f"with `{short}` there are {modules} modules, more than are read", entry)
+            raise PatternError(f"with `{short}` there are {modules} modules, more than are read: {LARGEST_TREE}", entry)
     result: list[tuple[str, int]] = []
     waiting = [("", 0)] if patterns else []
     while waiting:

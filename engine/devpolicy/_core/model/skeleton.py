@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from devpolicy._core.errors import Diagnostic, ModelError
-from devpolicy._core.model.ranges import LARGEST_TREE, PatternError, expand_path, expand_tree, join
+from devpolicy._core.model.limits import LARGEST_TREE, MOST_FINDINGS
+from devpolicy._core.model.ranges import PatternError, expand_path, expand_tree, join
 from devpolicy._core.model.tree import DTYPE_BITS, KVCache, ModelTree, Module, Reads, Tensor
 from devpolicy._core.toml.document import Document
 from devpolicy._core.toml.tables import (
@@ -25,9 +26,6 @@ from devpolicy._core.toml.tables import (
     read_table,
     wrong_type,
 )
-
-MOST_FINDINGS = 100
-"""A file with more mistakes than this was not meant to be a model file, and nobody reads on."""
 
 _COUNT = integer(0)
 _SHAPE = list_of(_COUNT)
@@ -118,6 +116,9 @@ MODEL_FIELDS = (
 
 def parse(text: str | bytes, source: str = "<string>") -> ModelTree:
     """Read a model file. Raises `ModelError` with every finding and its place."""
+    if not isinstance(text, str | bytes):
+        raise ModelError(f"a model file is a text or bytes, got {type(text).__name__}")
+    source = str(source)
     if isinstance(text, bytes):
         return read(Document.read(text, source, ModelError))
     return read(Document(text, source, ModelError))

@@ -47,6 +47,7 @@ def device_map(tree: ModelTree, units: Sequence[Unit], devices: Sequence[Device]
     # Ordered before it is checked: transformers breaks ties between keys by their order.
     keys = sorted(_topmost(tree, subtree, range(1)), key=lambda key: entry_rank(device_of(key)))
     whole = _whole(tree, units) if sum(_executes(device) for device in kinds) > 1 else [False] * len(own)
+    # Ends: each round puts children in place of some keys, and a key without children is refused.
     while wrong := misread([text for text, _, _ in keys], _tensors(tree, keys)):
         keys = sorted(_deeper(tree, subtree, whole, keys, wrong), key=lambda key: entry_rank(device_of(key)))
     found: dict[str, Device] = {}

@@ -99,6 +99,8 @@ class Placements(Mapping[str, Placement]):
                 self._divided.add(path)
 
     def __getitem__(self, module: str) -> Placement:
+        if not isinstance(module, str):
+            raise KeyError(module)
         path = module
         while True:
             found = self._units.get(path)
@@ -119,6 +121,8 @@ class Placements(Mapping[str, Placement]):
 
     def below(self, module: str) -> dict[str, Placement]:
         """Return the units inside `module`, or the one that holds it; empty where the model has no such module."""
+        if not isinstance(module, str):
+            return {}
         prefix = f"{module}." if module else ""
         inside = {path: unit for path, unit in self._units.items() if path == module or path.startswith(prefix)}
         if inside:
@@ -193,9 +197,7 @@ class Plan:
                 "offload_folder": self.load.offload_folder,
                 "rewritten": self.load.rewritten,
             },
-            "warnings": [
-                {"code": warning.code, "message": warning.message, "help": warning.help} for warning in self.warnings
-            ],
+            "warnings": [warning.to_dict() for warning in self.warnings],
             **({"prediction": self.prediction.to_dict()} if self.prediction else {}),
             "digest": self.digest,
         }
@@ -207,39 +209,43 @@ class Plan:
         Raises `PlanError`, a `DevPolicyError` and a `ValueError`, where it is malformed or its digest does not match.
         """
         try:
-            if data["schema"] != 1:
-                raise PlanError(f"a plan of schema {data['schema']!r} cannot be read: this version reads 1")
+            schema = data["schema"]
+            if type(schema) is not int:
+                raise TypeError("`schema` is a number")
+            if schema != 1:
+                raise PlanError(f"a plan of schema {schema} cannot be read: this version reads 1")
             placements = {
-                path: Placement(
+                _text(path): Placement(
                     Device.from_str(unit["device"]),
                     Device.from_str(unit["runs_on"]),
-                    str(unit["rule"]),
-                    str(unit["reason"]),
-                    int(unit["bytes"]),
+                    _text(unit["rule"]),
+                    _text(unit["reason"]),
+                    _number(unit["bytes"]),
                 )
                 for path, unit in data["placements"].items()
             }
             load = data.get("load", {})
             plan = cls(
-                component=data["component"],
-                target=data["target"],
+                component=_optional_text(data["component"]),
+                target=_text(data["target"]),
                 device=ComponentDevice.from_dict(dict(data["device"])),
                 placements=Placements(placements),
                 ledger={
-                    device: Budget(**{name: int(budget[name]) for name in _BUDGET_KEYS})
+                    _text(device): Budget(**{name: _number(budget[name]) for name in _BUDGET_KEYS})
                     for device, budget in data["ledger"].items()
                 },
-                warnings=tuple(
-                    Diagnostic(warning["code"], warning["message"], help=warning["help"], severity="warning")
-                    for warning in data["warnings"]
+                warnings=tuple(map(Diagnostic.from_dict, data["warnings"])),
+                load=Load(
+                    _optional_text(load.get("dtype")),
+                    _optional_text(load.get("offload_folder")),
+                    _number(load.get("rewritten", 0)),
                 ),
-                load=Load(load.get("dtype"), load.get("offload_folder"), int(load.get("rewritten", 0))),
                 prediction=Prediction.from_dict(data["prediction"]) if data.get("prediction") else None,
             )
             stated = data["digest"]
         except PlanError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as broken:
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as broken:
             raise PlanError(f"this is no serialised plan: {type(broken).__name__}: {broken}") from None
         if stated != plan.digest:
             raise PlanError("the plan was changed after it was made: its digest does not match")
@@ -273,6 +279,22 @@ class Plan:
         from devpolicy._core.targets.verify import verify
 
         return verify(self, model)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"text is expected, got {type(value).__name__}")
+    return value
+
+
+def _optional_text(value: object) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _number(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"a whole number is expected, got {type(value).__name__}")
+    return value
 
 
 def _ordered(device: ComponentDevice) -> object:

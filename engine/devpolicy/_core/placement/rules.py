@@ -129,6 +129,7 @@ def assign(units: Sequence[Unit], groups: Sequence[Sequence[int]], world: World,
     rules, deciding = world.policy.rules, _Deciding(units, world, trace, [0] * len(world.seats))
     waiting: list[_Waiting] = [(members, units[members[0]].chain) for members in _tied(len(units), groups)]
     # Units come to a rule with `together` once the rules before it are exhausted, so it may take several rounds.
+    # Ends: what comes back from a round has fewer rules left.
     while waiting:
         waiting = [left for batch in _batches(waiting, rules) for left in deciding.decide(batch)]
     return deciding.result

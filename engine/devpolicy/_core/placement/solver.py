@@ -179,7 +179,8 @@ def least_peak(sequence: Sums, bins: Sequence[Bin], count: int | None = None) ->
         else:
             best, high = found, peak_of(sequence, bins, found)
     # What bisection leaves open is closed exactly: ask for strictly less until there is none.
-    # A sequence without bytes has a peak of nothing, which nothing is below.
+    # A sequence without bytes has a peak of nothing, which nothing is below. Ends: each peak is less than the one
+    # before, and there are as many as there are runs of the sequence.
     while high > 0 and (found := attempt(high, below=True)) is not None:
         best, high = found, peak_of(sequence, bins, found)
     # Nothing weighs the same everywhere: it goes first.

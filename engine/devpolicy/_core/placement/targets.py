@@ -62,6 +62,8 @@ DEFAULT_TARGET = "hf"
 
 def target_of(name: str) -> Target:
     """Return a consumer by name. Raises `TargetError` with the likely one."""
+    if not isinstance(name, str):
+        raise TargetError(f"a target is named by text such as `hf`, not by a value of type {type(name).__name__}")
     found = TARGETS.get(name) or COMPONENT_TARGETS.get(name)
     if found is None:
         raise TargetError(f"unknown target `{name}`: {did_you_mean(name, TARGETS)}")

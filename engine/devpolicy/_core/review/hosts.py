@@ -43,7 +43,7 @@ def find_hosts(
         try:
             found.update(dict(_named(word, own, folder)))
         except HostError as broken:
-            findings += findings_at(broken, word.place, code="DP104")
+            findings += findings_at(broken, word.place, code="DP104", with_lines=False)
     return [Variant(name, host) for name, host in found.items()]
 
 

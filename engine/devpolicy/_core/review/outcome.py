@@ -134,8 +134,9 @@ def answers(
     if tree is None and component is None:
         names = [*components_of(policy)] or names
     found: list[Outcome] = []
+    joint, parts = Joint(host, advise=advise), _Parts(host)  # of all of them, so that each is planned once
     for name in names:
-        found.append(ask(policy, tree, host, component=name, profile=profile, advise=advise))
+        found.append(_ask(joint, parts, policy, tree, component=name, profile=profile))
         if found[-1].refusal is not None:
             break
     return found
@@ -155,8 +156,20 @@ def ask(
     Profiles apply by themselves, and `profile` on demand; no environment is read. A refusal is an answer, also that of
     a rule that names a tensor (DP203).
     """
-    meant = policy
-    joint = Joint(host, advise=advise)
+    return _ask(Joint(host, advise=advise), _Parts(host), policy, tree, component=component, profile=profile)
+
+
+def _ask(
+    joint: Joint,
+    parts: _Parts,
+    policy: Policy,
+    tree: ModelTree | None,
+    *,
+    component: str | None,
+    profile: str | None,
+) -> Outcome:
+    """Return what a policy answers for one component, of which the joint holds at most those that come before it."""
+    host, meant = joint.host, policy
     try:
         policy = policy.overlaid(host, profile=profile)
         request = Request(policy, component, tree)
@@ -168,9 +181,9 @@ def ask(
     except (Unsatisfiable, PolicyError) as refused:
         return Outcome(policy, meant, tree, host, component, refusal=_first(refused), given=tree)
     plan = placed.plan
-    before = tuple(_part(one, host) for one in others)
+    before = tuple(map(parts.of, others))
     terms = tuple(plan.trace.terms) if plan.trace else ()
-    tree_of_it = _part(placed, host).tree
+    tree_of_it = parts.of(placed).tree
     return Outcome(policy, meant, tree_of_it, host, component, plan, plan.device, None, terms, before, tree)
 
 
@@ -179,12 +192,25 @@ def _placed(joint: Joint, request: Request) -> Sequence[Placed]:
     return joint.placed
 
 
-def _part(placed: Placed, host: Host) -> Part:
-    policy, *_ = placed.request.meaning
-    tree = placed.tree
-    if tree is None:
-        policy, tree = one_piece(placed.request.policy, policy, placed.request.component, placed.request.cls)
-    return Part(policy.for_host(host), tree, placed.plan)
+class _Parts:
+    """The parts of what was placed on a host, each made once."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._known: dict[int, tuple[Placed, Part]] = {}
+
+    def of(self, placed: Placed) -> Part:
+        """Return the part that a placed component is."""
+        if id(placed) not in self._known:
+            self._known[id(placed)] = placed, self._make(placed)  # the first is kept, so that its id stays its own
+        return self._known[id(placed)][1]
+
+    def _make(self, placed: Placed) -> Part:
+        policy, *_ = placed.request.meaning
+        tree = placed.tree
+        if tree is None:
+            policy, tree = one_piece(placed.request.policy, policy, placed.request.component, placed.request.cls)
+        return Part(policy.for_host(self._host), tree, placed.plan)
 
 
 def is_meant(device: str, term: Term, host: Host) -> bool:

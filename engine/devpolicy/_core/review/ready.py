@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from devpolicy._core.errors import Diagnostic, ModelError, findings_at
+from devpolicy._core.files import kind_of
 from devpolicy._core.host import Host
 from devpolicy._core.language.cases import Expected, PolicyTest, Word
 from devpolicy._core.language.layers import addresses, source
@@ -54,7 +55,7 @@ class Library:
 
     def model(self, name: str, folder: Path | None) -> ModelTree:
         """Return a model of the catalogue, or one by its path from a folder. Raises `ModelError`."""
-        if name not in model_catalogue() and folder is not None and (folder / name).exists():
+        if name not in model_catalogue() and folder is not None and kind_of(folder / name, ModelError) is not None:
             name = str(folder / name)
         if name not in self._trees:
             self._trees[name] = ModelTree.load(name)
@@ -133,7 +134,7 @@ def _model(word: Word, folder: Path | None, library: Library, findings: list[Dia
     try:
         return library.model(word.text, folder)
     except ModelError as broken:
-        findings += findings_at(broken, word.place)
+        findings += findings_at(broken, word.place, with_lines=False)
         return None
 
 

@@ -42,6 +42,7 @@ def smallest(broken: Broken) -> Broken:
     if broken.larger is None:
         host = shrunk(broken.host, lambda host: bool(replace(broken, host=host).why()))
         return replace(broken, host=host)
+    # Ends: each has one thing less to tell of, and none gets any back.
     while simpler := next((one for one in _simpler(broken) if one.why()), None):
         broken = simpler
     return broken
@@ -49,6 +50,7 @@ def smallest(broken: Broken) -> Broken:
 
 def shrunk(host: Host, still: Callable[[Host], bool]) -> Host:
     """Return the simplest host of which `still` holds, given one of which it does."""
+    # Ends: `simpler_hosts` takes something away, and never gives it back.
     while simpler := next((one for one in simpler_hosts(host) if still(one)), None):
         host = simpler
     return host

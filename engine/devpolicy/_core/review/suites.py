@@ -13,13 +13,16 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from devpolicy._core.errors import Diagnostic, PolicyError, findings_at
+from devpolicy._core.files import LARGEST_FILE, kind_of, list_folder, read_file
 from devpolicy._core.host import Host
 from devpolicy._core.language.cases import PolicyTest, Word
+from devpolicy._core.language.extending import KEYS
 from devpolicy._core.language.policy import Asked, Policy
+from devpolicy._core.language.read import load
 from devpolicy._core.language.suite import holds_tests, is_suite, read_suite
 from devpolicy._core.review.ready import Library, Ready, made_ready
 from devpolicy._core.shipped import shipped_files
-from devpolicy._core.toml.document import LARGEST_FILE, Document
+from devpolicy._core.toml.document import MOST_VALUES, Document
 
 NOTHING = Asked()
 _SKIPPED = {"__pycache__", "node_modules", ".git", ".tox", ".venv", "venv"}
@@ -48,7 +51,7 @@ def gather(names: Iterable[str | os.PathLike[str]], *, beside: bool = True, aske
     suites: list[Suite] = []
     files: dict[Path, str] = {}
     for name in names:
-        for file in _sources(name, with_beside=beside):
+        for file in _sources(name, findings, with_beside=beside):
             files.setdefault(Path(file).absolute(), file)  # `p.toml` and `./p.toml` are one file
     for file in files.values():
         try:
@@ -73,10 +76,10 @@ def problems(name: str, policy: Policy | None = None) -> list[Diagnostic] | None
     path = Path(name)
     try:
         if policy is not None:
-            folder = path.parent if path.is_file() else None
+            folder = path.parent if kind_of(path, PolicyError) == "file" else None
             _made_ready(name, name, policy, dict(policy.hosts), policy.tests, folder, Library())
             return []
-        if name in shipped_files("policy") or not path.is_file() or not is_suite(Document.open(path, PolicyError)):
+        if name in shipped_files("policy") or kind_of(path, PolicyError) != "file" or not is_suite(_open(path)):
             return None
         _suite(name, Library())
     except PolicyError as broken:
@@ -84,43 +87,66 @@ def problems(name: str, policy: Policy | None = None) -> list[Diagnostic] | None
     return []
 
 
-def in_folder(folder: Path) -> Iterator[Path]:
-    """Yield the TOML files below a folder that hold tests, sorted."""
-    for path in sorted(folder.rglob("*.toml")):
-        inside = path.relative_to(folder).parts[:-1]
-        if not any(part in _SKIPPED for part in inside) and file_holds_tests(path):
-            yield path
+def in_folder(folder: Path, findings: list[Diagnostic]) -> list[Path]:
+    """Return the TOML files below a folder that hold tests, sorted. Links to folders are not followed.
+
+    Collects what cannot be read, be it a folder or a file: tests in there would not have run.
+    """
+    found: list[Path] = []
+    waiting = [folder]
+    while waiting:
+        here = waiting.pop()
+        try:
+            names = list_folder(here, PolicyError)
+        except PolicyError as broken:
+            findings += broken.diagnostics
+            continue
+        for path in (here / name for name in names):
+            try:
+                if path.suffix == ".toml":
+                    if kind_of(path, PolicyError) != "folder" and _file_holds_tests(path):
+                        found.append(path)
+                elif path.name not in _SKIPPED and kind_of(path, PolicyError) == "folder" and not path.is_symlink():
+                    waiting.append(path)
+            except PolicyError as broken:
+                findings += broken.diagnostics
+    return sorted(found)
 
 
-def file_holds_tests(path: Path) -> bool:
-    """Whether a file is a policy with tests or a file of tests; `False` for one that cannot be read."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST_FILE + 1)
-    except OSError:
-        return False
-    return len(content) <= LARGEST_FILE and holds_tests(content.decode("utf-8", "replace"))
+def _file_holds_tests(path: Path) -> bool:
+    content = read_file(path, PolicyError, most=LARGEST_FILE)
+    if len(content) > LARGEST_FILE:
+        raise PolicyError(Diagnostic("DP101", f"`{path}` is larger than {LARGEST_FILE >> 20} MiB"))
+    return holds_tests(content.decode("utf-8", "replace"))
 
 
-def _sources(name: str | os.PathLike[str], *, with_beside: bool) -> Iterator[str]:
+def _open(path: Path) -> Document:
+    return Document.open(path, PolicyError, most=MOST_VALUES)
+
+
+def _sources(name: str | os.PathLike[str], findings: list[Diagnostic], *, with_beside: bool) -> Iterator[str]:
+    """Yield the files that a name stands for. Collects what cannot be read."""
     text = os.fspath(name)
     path = Path(text)
     if text in shipped_files("policy") and isinstance(name, str):
         yield text
         return
-    if path.is_dir():
-        yield from map(str, in_folder(path))
-        return
-    yield text
-    beside = path.with_name(f"{path.stem}.test.toml")
-    if with_beside and not path.name.endswith(".test.toml") and beside.is_file():
-        yield str(beside)
+    try:
+        if kind_of(path, PolicyError) == "folder":
+            yield from map(str, in_folder(path, findings))
+            return
+        yield text
+        beside = path.with_name(f"{path.stem}.test.toml")
+        if with_beside and not path.name.endswith(".test.toml") and kind_of(beside, PolicyError) is not None:
+            yield str(beside)
+    except PolicyError as broken:
+        findings += broken.diagnostics
 
 
 def _suite(name: str, library: Library, asked: Asked = NOTHING) -> Suite:
     path = Path(name)
-    if name not in shipped_files("policy") and path.is_file():
-        document = Document.open(path, PolicyError)
+    if name not in shipped_files("policy") and kind_of(path, PolicyError) is not None:
+        document = _open(path)
         if is_suite(document):
             read = read_suite(document, lambda word: _policy_of(word, path.parent, asked))
             hosts = {**dict(read.policy.hosts), **dict(read.hosts)}
@@ -132,7 +158,8 @@ def _suite(name: str, library: Library, asked: Asked = NOTHING) -> Suite:
 def _policy_of(word: Word, folder: Path, asked: Asked) -> Policy:
     beside = folder / word.text
     try:
-        policy = Policy.load(str(beside) if beside.is_file() else word.text)
+        is_file = kind_of(beside, PolicyError) == "file"
+        policy = load(str(beside) if is_file else word.text, keys=KEYS)
     except PolicyError as broken:
         raise PolicyError(findings_at(broken, word.place)) from None
     return policy.asking(asked.profile, asked.overrides)

@@ -79,7 +79,7 @@ def device_caches(module: ModuleType, known: Callable[[object], bool]) -> list[A
     def knows(function: object) -> bool:
         return known(function) or any(function is cache for cache in found)
 
-    while True:
+    while True:  # ends: each round finds some of the candidates, which are given
         asking = [cache for cache in candidates if not knows(cache) and _asks(unwrap(cache), knows, set())]
         if not asking:
             return found

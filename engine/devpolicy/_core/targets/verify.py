@@ -70,6 +70,7 @@ def _where(name: str, tensor: Any, hooks: dict[str, Any]) -> str:
 
 def _kept(weights: Any, key: str) -> str:
     """Where accelerate's mapping of weights keeps `key`: memory, or files."""
+    # Ends: each mapping was made of the one below it, so there is an innermost one.
     while hasattr(weights, "prefix"):
         key, weights = weights.prefix + key, weights.dataset
     if key in (getattr(weights, "state_dict", None) or {}):

@@ -14,19 +14,24 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import tomli
 
-from devpolicy._core.errors import DevPolicyError, Diagnostic, Place, reason_of
+from devpolicy._core.errors import DevPolicyError, Diagnostic, Place, window
+from devpolicy._core.files import LARGEST_FILE, read_file
+from devpolicy._core.text import visible
 from devpolicy._core.toml.spans import BARE_KEY, KeyPath, Spans, index_spans
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
 Part = Literal["key", "value", "header"]
 """`"header"` is a table's `"value"`, and says so."""
 
-LARGEST_FILE = 4 << 20
-"""A policy or a host of more bytes than this is not read: nobody wrote it."""
 DEEPEST = 64
 """Tables and arrays nested deeper than this are not read, so that no reader runs out of stack."""
+LONGEST_TEXT = 1 << 16
+"""Characters of one key or text of a policy or a host: reasons and names are repeated for every module."""
+MOST_VALUES = 20_000
+"""Keys and entries of arrays that a policy or a host has at most, with the texts that it builds on."""
 
 
 class Inside(NamedTuple):
@@ -40,10 +45,24 @@ class Inside(NamedTuple):
 class Document:
     """One TOML text: `data` as tomli reads it, and `place` for any key path into it."""
 
-    def __init__(self, text: str, source: str, error: type[DevPolicyError], folder: str | None = None) -> None:
-        """Parse `text`, a file's of `folder`. Raises `error` with DP101 at the place where the syntax breaks."""
+    def __init__(
+        self,
+        text: str,
+        source: str,
+        error: type[DevPolicyError],
+        folder: str | None = None,
+        *,
+        most: int | None = None,
+        keys: Collection[str] = (),
+    ) -> None:
+        """Parse `text`, a file's of `folder`. Raises `error` with DP101 at the place where the syntax breaks.
+
+        `most` bounds the keys and entries of arrays. `keys` are for a text that another file names, and not a person:
+        it has one of them at its top, or none of its text is shown, for then it may be any file of this machine.
+        """
         self.source = source
         self._folder = folder
+        self._is_shown = not keys
         # tomli turns CRLF into LF before it counts, so places are counted on the same text.
         self.text = text.removeprefix("\ufeff").replace("\r\n", "\n")
         try:
@@ -54,13 +73,24 @@ class Document:
             raise error(self._too_deep()) from None
         except ValueError:
             raise error(Diagnostic("DP101", "a number has thousands of digits", self._at(0, 0))) from None
-        beyond = self._beyond_limits()
+        if keys and self.data and not any(key in self.data for key in keys):
+            some = ", ".join(f"`{key}`" for key in list(keys)[:4])
+            raise error(Diagnostic("DP101", f"`{source}` has none of the keys that are expected: {some} and others"))
+        self._is_shown = True
+        self.values = 0
+        """Keys and entries of arrays, at every depth."""
+        beyond = self._beyond_limits(most)
         if beyond is not None:
             raise error(beyond)
 
     @classmethod
-    def read(cls, content: bytes, source: str, error: type[DevPolicyError], folder: str | None = None) -> Document:
-        """Parse the bytes of a file. Raises `error` (DP101) where they are not UTF-8 or too many."""
+    def read(
+        cls, content: bytes, source: str, error: type[DevPolicyError], folder: str | None = None, **limits: Any
+    ) -> Document:
+        """Parse the bytes of a file. Raises `error` (DP101) where they are not UTF-8 or too many.
+
+        `limits` are those of the constructor.
+        """
         if len(content) > LARGEST_FILE:
             raise error(Diagnostic("DP101", f"`{source}` is larger than {LARGEST_FILE >> 20} MiB"))
         try:
@@ -70,18 +100,13 @@ class Document:
             column = broken.start - (content.rfind(b"\n", 0, broken.start) + 1) + 1
             place = Place(source, line, column, 1, "")
             raise error(Diagnostic("DP101", "this is not UTF-8 text", place, help="save the file as UTF-8")) from None
-        return cls(text, source, error, folder)
+        return cls(text, source, error, folder, **limits)
 
     @classmethod
-    def open(cls, path: Path, error: type[DevPolicyError]) -> Document:
+    def open(cls, path: Path, error: type[DevPolicyError], **limits: Any) -> Document:
         """Read and parse a file. Raises `error` (DP109) where it cannot be read."""
-        try:
-            with path.open("rb") as file:
-                content = file.read(LARGEST_FILE + 1)
-        except (OSError, ValueError) as broken:
-            hint = "name a file inside of it" if isinstance(broken, IsADirectoryError) else ""
-            raise error(Diagnostic("DP109", f"cannot read `{path}`: {reason_of(broken)}", help=hint)) from None
-        return cls.read(content, str(path), error, str(path.parent))
+        content = read_file(path, error, most=LARGEST_FILE)
+        return cls.read(content, str(path), error, str(path.parent), **limits)
 
     def place(self, path: KeyPath, part: Part = "value", inside: Inside | None = None) -> Place:
         """Return where the key or the value of `path` stands; a table's value is its header, if it has one.
@@ -131,10 +156,13 @@ class Document:
     def _at(self, start: int, end: int) -> Place:
         number = bisect_right(self._line_starts, start)
         begin = self._line_starts[number - 1]
-        stop = self.text.find("\n", start)
-        line = self.text[begin : stop if stop >= 0 else len(self.text)]
-        length = min(end, begin + len(line)) - start
-        return Place(self.source, number, start - begin + 1, max(1, length), line)
+        stop = self._line_starts[number] - 1 if number < len(self._line_starts) else len(self.text)
+        column, length = start - begin + 1, max(1, min(end, stop) - start)
+        if not self._is_shown:
+            return Place(self.source, number, column, length)
+        # Of a long line only what a message shows is kept: each finding has a copy of it.
+        shown, left_out = window(self.text, begin, stop, column)
+        return Place(self.source, number, column, length, shown, left_out)
 
     def _syntax_error(self, broken: tomli.TOMLDecodeError) -> Diagnostic:
         message, at = broken.msg[:1].lower() + broken.msg[1:], broken.pos
@@ -153,15 +181,23 @@ class Document:
     def _too_deep(self) -> Diagnostic:
         return Diagnostic("DP101", f"tables or arrays are nested deeper than {DEEPEST} levels", self._at(0, 0))
 
-    def _beyond_limits(self) -> Diagnostic | None:
-        """Return what is wrong with a text that is TOML, and that nobody should have to process."""
+    def _beyond_limits(self, most: int | None) -> Diagnostic | None:
+        """Count the values. Return what is wrong with a text that is TOML, and that nobody should have to process."""
         stack: list[tuple[KeyPath, dict[str, Any] | list[Any]]] = [((), self.data)]
         too_large: KeyPath = ()
+        too_long: KeyPath = ()
         while stack:
             path, container = stack.pop()
             if len(path) > DEEPEST:
                 return self._too_deep()
+            self.values += len(container)
+            if most is not None and self.values > most:
+                message = f"`{self.source}` has more than {most} keys and entries of arrays"
+                return Diagnostic("DP101", message, help="nobody wrote so many: write patterns instead of every name")
             for key, value in container.items() if isinstance(container, dict) else enumerate(container):
+                texts = [text for text in (key, value) if isinstance(text, str)] if most is not None else []
+                if any(len(text) > LONGEST_TEXT for text in texts):
+                    too_long = (*path, key)
                 if isinstance(value, dict | list):
                     stack.append(((*path, key), value))
                 elif isinstance(value, int) and not -(2**63) <= value < 2**63:
@@ -169,6 +205,9 @@ class Document:
         # Only now, because looking for a place also needs a text that is not nested deeply.
         if too_large:
             return Diagnostic("DP101", "this number is too large", self.place(too_large), "more than 64 bits")
+        if too_long:
+            place = self.place(too_long)
+            return Diagnostic("DP101", f"this text has more than {LONGEST_TEXT} characters", place, "too long")
         return None
 
 
@@ -186,9 +225,9 @@ def _way_out(message: str) -> str:
 
 
 def quote(text: str) -> str:
-    """Return `text` as a TOML basic string, which TOML 1.0 reads back."""
+    """Return `text` as a TOML basic string, which TOML 1.0 reads back, with what is not seen escaped."""
     # JSON escapes all that TOML wants escaped, except the one control character above the ASCII letters.
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return visible(json.dumps(text, ensure_ascii=False))
 
 
 def write_key(name: str) -> str:

@@ -50,7 +50,7 @@ class _Scanner:
 
     def scan(self) -> dict[KeyPath, Spans]:
         table: KeyPath = ()
-        while True:
+        while True:  # ends: a header and a pair both take some of the text
             self._skip(_TRIVIA)
             if self.at >= len(self.text):
                 return self.spans
@@ -76,7 +76,7 @@ class _Scanner:
     def _key(self) -> tuple[tuple[str, ...], tuple[int, int]]:
         parts: list[str] = []
         start = self.at
-        while True:
+        while True:  # ends: each part takes some of the text
             self._skip(_BLANK)
             part = self._take(_STRING, BARE_KEY)
             if part[0] == '"':

@@ -8,15 +8,15 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
+from contextlib import ContextDecorator
+from contextvars import ContextVar, Token
 from dataclasses import replace
 from typing import Any
 from warnings import warn
 
 from devpolicy._core.device import ComponentDevice
-from devpolicy._core.errors import DevPolicyWarning, Diagnostic, PolicyError, Unsatisfiable, findings_at
+from devpolicy._core.errors import DevPolicyError, DevPolicyWarning, Diagnostic, PolicyError, Unsatisfiable, findings_at
 from devpolicy._core.host import Host
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.verbs.decision import Decision, decide
@@ -84,28 +84,54 @@ class Block:
             return device_of(self.joint, request, strict=strict)
 
 
-_in_use: ContextVar[Block | None] = ContextVar("devpolicy_in_use", default=None)
+_in_use: ContextVar[tuple[Block, ...]] = ContextVar("devpolicy_in_use", default=())
+"""The blocks that were entered and not left, the innermost last."""
 _of_process: dict[str, Block] = {}
 _process_lock = threading.Lock()
 
 
-@contextmanager
-def use_policy(policy: PolicyLike, host: HostLike | None = None) -> Iterator[Policy]:
+class use_policy(ContextDecorator):  # noqa: N801 - it is called like a function, as `contextlib.suppress` is
     """Make `policy` what `ComponentDevice.resolve_device(None)` asks inside the block, in this thread or task.
 
     `host` is what the verbs take inside the block where none is given: by default this machine, probed once, when it
     is first needed, and inside `simulate_host` each simulated one. Blocks nest; the inner one counts. asyncio tasks
-    that begin in a block share it, threads do not.
+    that begin in a block share it, threads do not. A block is entered once, and left where it was entered; blocks may
+    be left in any order. Raises `DevPolicyError` else, and what reading the policy and the host raise.
     """
-    loaded = policy_of(policy)
-    token = _in_use.set(Block(loaded, None if host is None else host_of(host, loaded)))
-    components = _components()
-    components.put()
-    try:
-        yield loaded
-    finally:
-        components.take()
-        _in_use.reset(token)
+
+    def __init__(self, policy: PolicyLike, host: HostLike | None = None) -> None:
+        self._given = policy, host
+        self._entered: tuple[Block, Token[tuple[Block, ...]]] | None = None
+
+    def _recreate_cm(self) -> use_policy:
+        # A decorated function enters a block of its own at each call.
+        return type(self)(*self._given)
+
+    def __enter__(self) -> Policy:
+        if self._entered is not None:
+            raise DevPolicyError(
+                "this `use_policy` block was entered before: write `use_policy(...)` again for another"
+            )
+        policy, host = self._given
+        loaded = policy_of(policy)
+        block = Block(loaded, None if host is None else host_of(host, loaded))
+        self._entered = block, _in_use.set((*_in_use.get(), block))
+        _components().put()
+        return loaded
+
+    def __exit__(self, *_: object) -> None:
+        blocks = _in_use.get()
+        try:
+            if self._entered is None:
+                raise ValueError
+            own, token = self._entered
+            _in_use.reset(token)  # refuses another thread's or task's, and a second time
+        except (ValueError, RuntimeError):
+            message = "a `use_policy` block is left once, in the thread or task that entered it"
+            raise DevPolicyError(message) from None
+        # Generators and exit stacks may leave blocks in another order: those that others entered meanwhile stay.
+        _in_use.set(tuple(block for block in blocks if block is not own))
+        _components().take()
 
 
 def _components() -> Any:
@@ -117,7 +143,12 @@ def _components() -> Any:
 
 def around(host: HostLike | None) -> Block | None:
     """Return the innermost `use_policy` block, where a call without a host of its own stands in one."""
-    return _in_use.get() if host is None else None
+    return _innermost() if host is None else None
+
+
+def _innermost() -> Block | None:
+    blocks = _in_use.get()
+    return blocks[-1] if blocks else None
 
 
 def surroundings(host: HostLike | None, policy: Policy) -> Joint:
@@ -140,7 +171,7 @@ def active_device(*, component: str | None = None, model: Any = None) -> Compone
 
 def active_block() -> Block | None:
     """Return the innermost `use_policy` block, else that of the policy that `DEVPOLICY` names, else `None`."""
-    active = _in_use.get()
+    active = _innermost()
     if active is not None:
         return active
     name = os.environ.get(VARIABLE)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from devpolicy._core.errors import ModelError, PolicyError, findings_at
+from devpolicy._core.files import kind_of
 from devpolicy._core.host import Host
 from devpolicy._core.language.policy import Component, Policy
 from devpolicy._core.model.tree import ModelTree
@@ -95,12 +96,11 @@ def own_tree(entry: Component) -> ModelTree | None:
         return None
     beside = Path(entry.folder or ".") / entry.model
     try:
-        # Unlike that of a `Path`, this question takes any text.
-        is_path = entry.model not in shipped_files("fixtures", "models") and os.path.exists(beside)  # noqa: PTH110
+        is_path = entry.model not in shipped_files("fixtures", "models") and kind_of(beside, ModelError) is not None
         return ModelTree.load(beside if is_path else entry.model)
     except ModelError as broken:
         note = f"`model` of component `{entry.name}` names it"
-        raise ModelError(findings_at(broken, entry.model_place, note=note)) from None
+        raise ModelError(findings_at(broken, entry.model_place, note=note, with_lines=False)) from None
 
 
 def class_path(cls: type | str | None) -> str | None:

@@ -21,7 +21,7 @@ from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.joint import claims_of, refused_beside
 from devpolicy._core.placement.plan import Plan
 from devpolicy._core.placement.planner import make_plan
-from devpolicy._core.placement.targets import DEFAULT_TARGET
+from devpolicy._core.placement.targets import DEFAULT_TARGET, target_of
 from devpolicy._core.verbs.inputs import own_tree, shown, tree_of
 from devpolicy._core.verbs.ways import ways
 
@@ -41,6 +41,10 @@ class Request:
     def __post_init__(self) -> None:
         if self.component is not None and not isinstance(self.component, str):
             raise DevPolicyError(f"a component is named by text, not by {shown(self.component)}")
+        if self.cls is not None and not isinstance(self.cls, str):
+            raise DevPolicyError(f"a component's class is a class or its path, not {shown(self.cls)}")
+        if self.target is not None:
+            target_of(self.target)
 
     @property
     def has_size(self) -> bool:

@@ -107,7 +107,7 @@ def capture_model(session: Session, model: str, output: str | None, name: str | 
     """
     tree = load_model(session, model)
     tree = replace(tree, name=_name(name) or _model_name(tree, model))
-    _write(session, output, tree.to_toml())
+    _write(session, output, tree.to_toml(), read=model)
     if tree.partial is not None:
         note = f"the structure of `{tree.name}` is not known in full: {tree.partial}"
         hint = "rules by class and maps for libraries need all of it"
@@ -126,8 +126,8 @@ def _model_name(tree: ModelTree, given: str) -> str:
     return PurePath(called.replace("\\", "/")).name or tree.name
 
 
-def _write(session: Session, output: str | None, text: str) -> None:
+def _write(session: Session, output: str | None, text: str, *, read: str | None = None) -> None:
     if output is None:
         session.out.write(text)
     else:
-        write_whole(output, text)
+        write_whole(output, text, inputs=[read] if read else [])

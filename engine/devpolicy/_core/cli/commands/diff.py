@@ -117,7 +117,9 @@ def _smallest(found: Differences) -> list[Line]:
     from devpolicy._core.host.writer import write
 
     assert found.smallest is not None and found.shown is not None
-    shown: list[Line] = [f"  {line}".rstrip() for line in write(found.smallest, under="host.smallest").splitlines()]
+    shown: list[Line] = [
+        f"  {line}".rstrip() for line in write(found.smallest, under="host.smallest").removesuffix("\n").split("\n")
+    ]
     model = f"{found.shown.model}: " if found.shown.model else ""
     return [*shown, "", f"  {model}{_told(found.shown)}"]
 

@@ -108,7 +108,7 @@ def show_host(session: Session, host: str, policy: str | None) -> None:
     lines = table(
         head, rows, width=session.out.width - 1, right=(1, 2, 3), prose=True, styles=dict.fromkeys(range(5), "dim")
     )
-    session.out.print([[("\n# What a plan may use, of the free memory in steps of 256 MiB:", "dim")]])
+    session.out.print(["", [("# What a plan may use, of the free memory in steps of 256 MiB:", "dim")]])
     session.out.print([[("#", "dim"), *([(line, "")] if isinstance(line, str) else line)] for line in lines])
 
 

@@ -14,6 +14,7 @@ from devpolicy._core.cli.inputs import (
     check_component,
     check_model,
     component_option,
+    files_of,
     host_option,
     load_host,
     load_model,
@@ -24,8 +25,8 @@ from devpolicy._core.cli.inputs import (
 )
 from devpolicy._core.cli.remarks import Remark, certificates, compared, lines_of
 from devpolicy._core.cli.report import tell_lint
-from devpolicy._core.cli.screen import Screen, plain
-from devpolicy._core.cli.session import Session, common, pass_session, to_json
+from devpolicy._core.cli.screen import Screen
+from devpolicy._core.cli.session import PATIENCE, Session, common, pass_session, to_json
 from devpolicy._core.cli.what_if import read_changes
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.language.policy import Policy
@@ -117,12 +118,13 @@ def command(
     _check(loaded, wanted, component)
     models = {name: load_model(session, text) for name, text in wanted.items()}
     target = target or (FORMS[to].target if to else None)
-    placed = _make(loaded, models, machine, component, target)
-    plans = _plans(placed)
-    remarks = certificates(plans) if certify else []
-    if changes is not None:
-        before = on_host(written, present, profile, overrides)
-        remarks.append(compared(changes, plans, lambda: _plans(_make(before, models, present, component, target))))
+    with session.working("planning", patience=PATIENCE):
+        placed = _make(loaded, models, machine, component, target)
+        plans = _plans(placed)
+        remarks = certificates(plans) if certify else []
+        if changes is not None:
+            before = on_host(written, present, profile, overrides)
+            remarks.append(compared(changes, plans, lambda: _plans(_make(before, models, present, component, target))))
     if locked is not None:
         from devpolicy._core.cli.lock import compare
 
@@ -131,7 +133,8 @@ def command(
     if output is not None:
         from devpolicy._core.cli.files import write_whole
 
-        write_whole(output, text if text is not None else _as_text(placed, loaded, machine, remarks))
+        told = text if text is not None else _as_text(placed, loaded, machine, remarks)
+        write_whole(output, told, inputs=[*files_of(loaded), *wanted.values(), *filter(None, (policy, host, locked))])
     elif text is not None:
         session.out.write(text)
     else:
@@ -202,8 +205,10 @@ def _view(placed: Mapping[str | None, Placed], policy: Policy, host: Host, scree
 
 def _as_text(placed: Mapping[str | None, Placed], policy: Policy, host: Host, remarks: Sequence[Remark]) -> str:
     """Return the human form as a file holds it."""
-    screen = Screen(io.StringIO())
-    return "".join(f"{plain(line)}\n" for line in [*_view(placed, policy, host, screen), *lines_of(remarks)])
+    text = io.StringIO()
+    screen = Screen(text)
+    screen.print([*_view(placed, policy, host, screen), *lines_of(remarks)])
+    return text.getvalue()
 
 
 def _next_steps(locked: str | None) -> list[Line]:

@@ -21,7 +21,7 @@ from devpolicy._core.cli.inputs import (
 )
 from devpolicy._core.cli.pipeline_view import check_alone, pipeline_option
 from devpolicy._core.cli.report import painted, rendered, tell_lint
-from devpolicy._core.cli.session import Session, common, pass_session
+from devpolicy._core.cli.session import PATIENCE, Session, common, pass_session
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.verbs.joint import Joint, Request
@@ -85,7 +85,8 @@ def command(
     request = Request(loaded, component, tree, target=FORMS[to].target if to else None)
     warnings: Iterable[Diagnostic]
     if request.has_size:
-        plan = Joint(machine).place(request).plan
+        with session.working("planning", patience=PATIENCE):
+            plan = Joint(machine).place(request).plan
         device, warnings = plan.device, plan.warnings
         terms = plan.trace.terms if plan.trace else []
     else:

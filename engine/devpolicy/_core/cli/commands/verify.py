@@ -134,7 +134,7 @@ def _properties(names: Sequence[str], policy: Policy) -> list[Property]:
 def _finding(policy: Policy, verdict: Verdict) -> Diagnostic:
     model = f" for {verdict.model}" if verdict.model else ""
     message = f"`{verdict.property}` does not hold{model}: {verdict.why}"
-    notes = tuple(_hosts(verdict, policy.asked).splitlines()) if verdict.host else ()
+    notes = tuple(_hosts(verdict, policy.asked).removesuffix("\n").split("\n")) if verdict.host else ()
     return Diagnostic("DP512", message, policy.prefer_place, notes=notes)
 
 
@@ -186,7 +186,7 @@ def _verdict_view(verdict: Verdict, asked: Asked) -> list[Line]:
 
 
 def _indented(text: str) -> list[Line]:
-    return [f"  {line}".rstrip() for line in text.splitlines()]
+    return [f"  {line}".rstrip() for line in text.removesuffix("\n").split("\n")]
 
 
 def _as_json(policy: str, asked: Policy, family: Family, verdicts: Sequence[Verdict]) -> dict[str, object]:

@@ -21,7 +21,7 @@ from devpolicy._core.cli.inputs import (
     overlay_options,
     policy_argument,
 )
-from devpolicy._core.cli.session import Session, common, pass_session
+from devpolicy._core.cli.session import PATIENCE, Session, common, pass_session
 from devpolicy._core.errors import Diagnostic, ModelError
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.placement.targets import TARGETS
@@ -75,7 +75,8 @@ def command(
     tree = request.tree()
     if tree is not None:
         _check(module, tree)
-    plan = Joint(machine).place(replace(request, model=tree)).plan
+    with session.working("planning", patience=PATIENCE):
+        plan = Joint(machine).place(replace(request, model=tree)).plan
     # A placement is asked for by any path; a module without tensors inside a divided container has none.
     units = plan.placements.below(module)
     unit_paths = {_unit_of(plan, path): unit for path, unit in units.items()}

@@ -10,21 +10,20 @@ from __future__ import annotations
 import os
 import sys
 from functools import partial
-from importlib import import_module, metadata
-from typing import TYPE_CHECKING
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.errors import HostError
 from devpolicy._core.host import Host
 from devpolicy._core.host.probe import system
 from devpolicy._core.host.probe.answer import Answer, reason, within
 from devpolicy._core.host.probe.ask import answers
-from devpolicy._core.host.probe.child import ask_child, read_answer
+from devpolicy._core.host.probe.child import ask, ask_child, questions, read_answer
 from devpolicy._core.host.probe.devices import PLUGINS, Sources, accelerators
 from devpolicy._core.host.probe.hardware import vendors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import ModuleType
 
     from devpolicy._core.host.probe.system import Amount
 
@@ -38,8 +37,9 @@ def probe(disk_path: str | os.PathLike[str] | None = None, *, timeout: float = T
     """Ask this machine and return what it said.
 
     `disk_path`: where offloaded weights would be written, by default the current folder. `timeout`: seconds for each
-    source that can hang. Takes milliseconds without an accelerator or with NVML, else the seconds that a child
-    process needs to import torch. Raises `HostError` for a `disk_path` that is no path, and for nothing else.
+    source that can hang. Takes milliseconds without an accelerator, some 50 more where NVML is asked, and the seconds
+    that importing torch takes where torch is; both in a child process. Raises `HostError` for a `disk_path` that is no
+    path, and for nothing else.
     """
     if disk_path is not None and not isinstance(disk_path, str | os.PathLike):
         raise HostError(f"`disk_path` is a path, not a value of type {type(disk_path).__name__}")
@@ -73,20 +73,20 @@ def _amount(source: str, ask: Callable[[], Amount], timeout: float, faults: dict
 def _sources(system_name: str, arch: str, timeout: float) -> Sources:
     return Sources(
         signs=vendors(system_name, arch),
-        nvml=_nvml(),
+        ask_nvml=_nvml(timeout),
         torch=system.torch_build(),
         plugins=frozenset(name for name in PLUGINS.values() if _installed(name)),
         ask_torch=partial(_ask_torch, timeout=timeout),
-        timeout=timeout,
     )
 
 
-def _nvml() -> ModuleType | None:
+def _nvml(timeout: float) -> Callable[[], dict[str, Any]] | None:
     # Only nvidia-ml-py: an unrelated distribution named pynvml also gives a module `pynvml`, and warns on import.
     try:
-        return import_module("pynvml") if _installed("nvidia-ml-py") else None
-    except ImportError:
+        folder = str(metadata.distribution("nvidia-ml-py").locate_file(""))
+    except metadata.PackageNotFoundError:
         return None
+    return lambda: ask([*questions("nvml", timeout), folder], timeout)
 
 
 def _installed(distribution: str) -> bool:

@@ -11,7 +11,6 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from devpolicy._core.errors import HostError
 from devpolicy._core.host import Accelerator
 
 if TYPE_CHECKING:
@@ -20,6 +19,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LONGEST_REASON = 500
+
+MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+"""What reading an answer raises that is not of the form that it should have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ def reason(error: BaseException) -> str:
 
 
 def within(seconds: float, ask: Callable[[], T]) -> T:
-    """Return what `ask` returns, or raise `TimeoutError` after `seconds`, or what it raises.
+    """Return what `ask` returns, or raise `TimeoutError` after `seconds`, or what it raises: always an `Exception`.
 
     The call cannot be stopped: one that hangs in a driver keeps a daemon thread until the process ends.
     The thread sees the caller's context variables, so that a simulated machine is asked where one is set.
@@ -60,6 +62,8 @@ def within(seconds: float, ask: Callable[[], T]) -> T:
     thread = threading.Thread(target=copy_context().run, args=(work,), name="devpolicy-probe", daemon=True)
     thread.start()
     thread.join(seconds)
+    if failure and not isinstance(failure[0], Exception):
+        raise RuntimeError(reason(failure[0]))  # `sys.exit()` in a library is not this program's end
     if failure:
         raise failure[0]
     if not outcome:
@@ -89,5 +93,5 @@ def accelerator(type: str, facts: Mapping[str, Any]) -> Accelerator:  # noqa: A0
             physical=facts.get("physical"),
             uuid=clean(facts.get("uuid") or "") or None,
         )
-    except (HostError, TypeError, ValueError, IndexError, KeyError) as broken:
+    except MALFORMED as broken:
         return Accelerator(type, memory=0, fault=f"the driver's facts make no sense: {reason(broken)}")

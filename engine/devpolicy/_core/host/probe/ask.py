@@ -1,16 +1,19 @@
-"""The questions to torch about accelerators.
+"""The questions about accelerators that a child process is asked: those to torch, and those to NVML.
 
-Runs as a script in a child process (its text is given to `python -c`, so it imports nothing of
-devpolicy), because most of these questions create a context on the device: hundreds of megabytes,
-and forks that no longer work. Prints one line of JSON after `MARK`.
+Runs as a script (its text is given to `python -c`, so it imports nothing of devpolicy), because most of torch's
+questions create a context on the device, hundreds of megabytes and forks that no longer work, and because a driver's
+library may hang, exit or crash. Owns the protocol too: a child prints one line of JSON after `MARK`, and ends.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import json
+import os
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import Any, NoReturn
 
 MARK = "devpolicy-probe:"
 
@@ -25,7 +28,7 @@ def answers(torch: Any, types: list[str]) -> dict[str, Any]:
         try:
             result[type_] = {"devices": devices(torch, type_)}
         except Exception as error:  # noqa: BLE001 - a driver may raise anything
-            result[type_] = {"fault": str(error) or type(error).__name__}
+            result[type_] = {"fault": _why(error)}
     return result
 
 
@@ -64,16 +67,102 @@ def facts(module: Any, type_: str, index: int) -> dict[str, Any]:
                 if type_ != "xpu":
                     raise RuntimeError(str(error)) from None
     except Exception as error:  # noqa: BLE001 - a driver may raise anything
-        return {"memory": 0, "fault": str(error) or type(error).__name__}
+        return {"memory": 0, "fault": _why(error)}
     return found
 
 
-def main() -> None:
-    """Answer for the types that are named as arguments."""
-    import torch
+def inventory(nvml: Any) -> dict[str, Any]:
+    """Return what NVML says of every GPU of the machine, in its order. Raises what NVML raises.
 
-    print(MARK + json.dumps(answers(torch, sys.argv[1:])), flush=True)
+    `{"driver": version, "gpus": [facts, …]}`; the facts of a GPU in MIG mode have its `instances`. A GPU without memory
+    of its own says `shared`.
+    """
+    nvml.nvmlInit()
+    try:
+        gpus: list[dict[str, Any]] = []
+        for index in range(int(nvml.nvmlDeviceGetCount())):
+            try:
+                handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            except Exception as error:  # noqa: BLE001 - NVML's errors are made at run time
+                gpus.append({"fault": _why(error)})
+                continue
+            gpus.append({**_gpu(nvml, handle), "instances": _instances(nvml, handle)})
+        return {"driver": _text(nvml.nvmlSystemGetDriverVersion), "gpus": gpus}
+    finally:
+        with suppress(Exception):
+            nvml.nvmlShutdown()
+
+
+def _gpu(nvml: Any, handle: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "name": _text(nvml.nvmlDeviceGetName, handle),
+        "uuid": _text(nvml.nvmlDeviceGetUUID, handle),
+    }
+    with suppress(Exception):
+        found["capability"] = [int(number) for number in nvml.nvmlDeviceGetCudaComputeCapability(handle)]
+    try:
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        found |= {"memory": int(memory.total), "free": int(memory.free)}
+    except Exception as error:  # noqa: BLE001 - NVML's errors are made at run time
+        # A GPU without memory of its own (GB10, Jetson) is the one that does not support the question.
+        is_shared = getattr(error, "value", None) == nvml.NVML_ERROR_NOT_SUPPORTED
+        found |= {"shared": True} if is_shared else {"fault": _why(error)}
+    return found
+
+
+def _instances(nvml: Any, handle: Any) -> list[dict[str, Any]] | None:
+    try:
+        mode, _ = nvml.nvmlDeviceGetMigMode(handle)
+        if not mode:
+            return None
+        places = int(nvml.nvmlDeviceGetMaxMigDeviceCount(handle))
+    except Exception:  # noqa: BLE001 - GPUs without MIG do not support the question
+        return None
+    result = []
+    for place in range(places):
+        # Places without an instance raise "not found".
+        with suppress(Exception):
+            result.append(_gpu(nvml, nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, place)))
+    return result
+
+
+def _text(ask: Any, *arguments: Any) -> str | None:
+    with suppress(Exception):
+        told = ask(*arguments)
+        return told.decode(errors="replace") if isinstance(told, bytes) else str(told)
+    return None
+
+
+def _why(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def ask_torch(*types: str) -> dict[str, Any]:
+    """Ask torch for types of accelerators."""
+    return answers(importlib.import_module("torch"), list(types))
+
+
+def ask_nvml(folder: str) -> dict[str, Any]:
+    """Ask NVML through the `pynvml` of a folder, which comes last: it may hold anything."""
+    sys.path.append(folder)
+    try:
+        return inventory(importlib.import_module("pynvml"))
+    except BaseException as error:  # noqa: BLE001 - a library may raise anything, and exit
+        return {"fault": _why(error)}
+
+
+def end_after(seconds: float) -> None:
+    """End this process after some time, whatever hangs: nobody else does where its parent is gone."""
+    faulthandler.dump_traceback_later(seconds, exit=True, file=os.open(os.devnull, os.O_WRONLY))
+
+
+def tell(answer: dict[str, Any]) -> NoReturn:
+    """Print the answer, and end without what libraries do at exit, which is no part of it and may hang."""
+    print("\n" + MARK + json.dumps(answer), flush=True)
+    os._exit(0)
 
 
 if __name__ == "__main__":
-    main()
+    limit, question, *parameters = sys.argv[1:]
+    end_after(float(limit))
+    tell(ask_torch(*parameters) if question == "torch" else ask_nvml(*parameters))

@@ -1,23 +1,89 @@
-"""Asking torch in a child process.
+"""Asking in a child process, and what is read of what it prints.
 
-Owns starting it, its timeout, and the reading of what it printed. This process keeps no context,
-imports no torch, and survives a driver that hangs or crashes.
+Owns starting it, the limits on its time and on what it prints, and the protocol of `ask`: for torch, for NVML and for
+every library of `doctor`. This process keeps no context, imports no torch, and survives a driver that hangs,
+exits or crashes.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import threading
+import time
 from contextlib import suppress
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from devpolicy._core.host.probe.answer import Answer, accelerator, clean, silent
+from devpolicy._core.host.probe.answer import MALFORMED, Answer, accelerator, clean, silent
 from devpolicy._core.host.probe.ask import MARK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from io import FileIO
+
+MOST_PRINTED = 1 << 20
+"""Bytes that a child may print, on each of its two streams. An answer has some hundred for each device."""
+_GRACE = 5.0
+"""Seconds after its limit at which a child ends by itself, for one whose parent is gone."""
+_LOOK = 0.05
+"""Seconds between looks whether a child has ended whose streams are open."""
+_AFTER_END = 1.0
+"""Seconds for which its streams are read after its end."""
+
+# Processes that did not die when they were killed, as in a driver's system call. They are kept so that they are reaped.
+_left: list[subprocess.Popen[bytes]] = []
+
+
+class NoAnswer(Exception):  # noqa: N818 - it is no error here, but a fact of the machine
+    """A child gave no answer; its text is the reason, as the line of a fault."""
+
+
+class Hangs(NoAnswer):
+    """It gave none in its time."""
+
+
+def ask(command: Sequence[str], timeout: float) -> dict[str, Any]:
+    """Return what a child process tells. Raises `NoAnswer`, and nothing else.
+
+    `timeout` is in seconds. What a library prints before its answer is passed over; its last line on standard error is
+    the reason where there is no answer.
+    """
+    try:
+        output, errors, status = run(command, timeout)
+    except (OSError, ValueError) as broken:
+        raise NoAnswer(f"cannot start a process to ask: {clean(broken)}") from None
+    lines = [line for line in output.splitlines() if line.startswith(MARK)]
+    try:
+        told = json.loads(lines[-1].removeprefix(MARK))
+        if isinstance(told, dict):
+            return told
+    except MALFORMED:
+        pass
+    raise NoAnswer(_ended(errors, status))
+
+
+def questions(source: str, timeout: float) -> list[str]:
+    """Return the command that asks one of the questions of `ask`, without its parameters. Raises `NoAnswer`."""
+    script = resources.files("devpolicy._core.host.probe").joinpath("ask.py").read_text(encoding="utf-8")
+    # NVML's module needs nothing but the standard library, and is given its folder.
+    return [*interpreter(*(["-I", "-S"] if source == "nvml" else []), script=script), *time_limit(timeout), source]
+
+
+def interpreter(*flags: str, script: str) -> list[str]:
+    """Return the command that runs a script with this interpreter. Raises `NoAnswer` where there is none."""
+    # In a frozen application `sys.executable` is the application: it would be started once more.
+    if not sys.executable or getattr(sys, "frozen", False):
+        raise NoAnswer("this program has no Python interpreter to ask with")
+    # -P: a folder with a torch.py or json.py of its own is not where the child looks first.
+    return [sys.executable, "-P", *flags, "-c", script]
+
+
+def time_limit(timeout: float) -> list[str]:
+    """Return the parameter of a child that says when it ends by itself."""
+    return [str(min(timeout, threading.TIMEOUT_MAX / 2) + _GRACE)]
 
 
 def ask_child(types: Sequence[str], timeout: float, command: Sequence[str] | None = None) -> dict[str, Answer]:
@@ -25,24 +91,14 @@ def ask_child(types: Sequence[str], timeout: float, command: Sequence[str] | Non
 
     `command` is by default this interpreter with the questions of `devpolicy._core.host.probe.ask`.
     """
-    command = _questions() if command is None else command
-    if not command:
-        return dict.fromkeys(types, Answer()) | _faults(
-            types, "this program has no Python interpreter to ask torch with"
-        )
     try:
-        output, errors, status = run([*command, *types], timeout)
-    except subprocess.TimeoutExpired:
-        return _faults(types, silent(timeout))
-    except OSError as broken:
-        return _faults(types, f"cannot start a process to ask torch: {clean(broken)}")
-    lines = [line for line in output.splitlines() if line.startswith(MARK)]
-    try:
-        told = json.loads(lines[-1].removeprefix(MARK))
+        told = ask([*(questions("torch", timeout) if command is None else command), *types], timeout)
         return {type_: read_answer(type_, told[type_]) for type_ in types}
-    except (IndexError, KeyError, TypeError, ValueError, AttributeError):
-        last = clean((errors.strip().splitlines() or [""])[-1])
-        return _faults(types, last or f"the process that asks torch ended with status {status}")
+    except NoAnswer as none:
+        why = str(none)
+    except MALFORMED:
+        why = "its answer makes no sense"
+    return {type_: Answer(faults=((type_, why),)) for type_ in types}
 
 
 def read_answer(type_: str, told: dict[str, Any]) -> Answer:
@@ -52,29 +108,88 @@ def read_answer(type_: str, told: dict[str, Any]) -> Answer:
     return Answer(tuple(accelerator(type_, facts) for facts in told["devices"]))
 
 
-def _faults(types: Sequence[str], why: str) -> dict[str, Answer]:
-    return {type_: Answer(faults=((type_, why),)) for type_ in types}
+class _Stream(threading.Thread):
+    """Reads what a child prints on one stream, up to the limit, and closes it."""
 
+    def __init__(self, stream: FileIO, ended: threading.Condition) -> None:
+        super().__init__(name="devpolicy-probe", daemon=True)
+        self.printed = bytearray()
+        self.is_open = True
+        self._stream, self._ended = stream, ended
+        self.start()
 
-def _questions() -> list[str]:
-    # In a frozen application `sys.executable` is the application: it would be started once more.
-    if not sys.executable or getattr(sys, "frozen", False):
-        return []
-    questions = resources.files("devpolicy._core.host.probe").joinpath("ask.py").read_text(encoding="utf-8")
-    # -P: a folder with a torch.py or json.py of its own is not where the child looks first.
-    return [sys.executable, "-P", "-c", questions]
+    def run(self) -> None:
+        """Read until the end, or until it is too much: then the child waits, and is killed."""
+        with suppress(OSError), self._stream:
+            while len(self.printed) <= MOST_PRINTED and (chunk := self._stream.read(1 << 16)):
+                self.printed += chunk
+        with self._ended:
+            self.is_open = False
+            self._ended.notify()
 
 
 def run(command: Sequence[str], timeout: float) -> tuple[str, str, int]:
-    """Run a command and return what it printed, what it complained of, and its status. Raises as `subprocess` does."""
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as process:
-        try:
-            output, errors = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            # A process that hangs inside a driver does not die of a signal: it is not waited for.
+    """Return what a command printed, what it complained of, and its status.
+
+    Raises `Hangs`, `NoAnswer` where it prints too much, `OSError` or `ValueError` where it cannot be started.
+    """
+    _left[:] = [process for process in _left if process.poll() is None]
+    pipe: Any = subprocess.PIPE
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, bufsize=0)
+    ended = threading.Condition()
+    streams: list[Any] = [process.stdout, process.stderr]
+    readers = [_Stream(stream, ended) for stream in streams]
+    try:
+        status = _wait(process, readers, ended, time.monotonic() + timeout)
+    finally:
+        _end(process)
+    if any(len(reader.printed) > MOST_PRINTED for reader in readers):
+        raise NoAnswer(f"it printed more than {MOST_PRINTED >> 20} MiB")
+    if status is None:
+        raise Hangs(silent(timeout))
+    output, errors = (bytes(reader.printed).decode(errors="replace") for reader in readers)
+    return output, errors, status
+
+
+def _wait(
+    process: subprocess.Popen[bytes], readers: Sequence[_Stream], ended: threading.Condition, deadline: float
+) -> int | None:
+    """Return the status of a child that has ended, `None` where it has not in time or prints too much."""
+    while True:
+        left = deadline - time.monotonic()
+        with ended:
+            if left > 0 and all(reader.is_open for reader in readers):
+                ended.wait(min(left, _LOOK))
+        if left <= 0 or any(len(reader.printed) > MOST_PRINTED for reader in readers):
+            return None
+        if process.poll() is not None:
+            # A process that it started may hold its streams open.
+            for reader in readers:
+                reader.join(_AFTER_END)
+            return process.returncode
+        if not any(reader.is_open for reader in readers):
             with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=1)
-            raise
-    return output.decode(errors="replace"), errors.decode(errors="replace"), process.returncode
+                return process.wait(left)
+            return None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a child that still runs. One that hangs inside a driver does not die of a signal: it is not waited for."""
+    if process.poll() is not None:
+        return
+    with suppress(OSError):
+        process.kill()
+    try:
+        process.wait(timeout=1)
+    except subprocess.TimeoutExpired:
+        _left.append(process)
+
+
+def _ended(errors: str, status: int) -> str:
+    """Say how a child ended that told nothing."""
+    if status < 0:
+        with suppress(ValueError):
+            return f"it crashed with {signal.Signals(-status).name}"
+        return f"it crashed with signal {-status}"
+    last = clean((errors.strip().splitlines() or [""])[-1])
+    return last or f"its process ended with status {status}"

@@ -9,12 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from devpolicy._core.errors import HostError
+from devpolicy._core.host import MOST_DEVICES, Host
 from devpolicy._core.host.probe import nvml as nvidia
-from devpolicy._core.host.probe.answer import Answer, reason, within
+from devpolicy._core.host.probe.answer import MALFORMED, Answer, clean
+from devpolicy._core.host.probe.child import Hangs, NoAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from devpolicy._core.host import Accelerator
     from devpolicy._core.host.probe.system import Amount, TorchBuild
 
 TYPE_OF = {"nvidia": "cuda", "amd": "cuda", "intel": "xpu", "ascend": "npu", "habana": "hpu", "apple": "mps"}
@@ -29,23 +33,21 @@ class Sources:
 
     signs: frozenset[str]
     """Vendors of which there are signs (`hardware.vendors`)."""
-    nvml: Any
-    """nvidia-ml-py's module, or `None`."""
+    ask_nvml: Callable[[], Mapping[str, Any]] | None
+    """Returns what `ask.ask_nvml` tells, `None` without nvidia-ml-py. Raises `NoAnswer`."""
     torch: TorchBuild | None
     plugins: frozenset[str]
     """Which distributions of `PLUGINS` are installed."""
     ask_torch: Callable[[Sequence[str]], Mapping[str, Answer]]
     """Returns torch's answer for each type, and does not raise."""
-    timeout: float
-    """Seconds for NVML."""
 
 
 def accelerators(sources: Sources, ram: Amount, environ: Mapping[str, str]) -> Answer:
     """Return the accelerators of every type of which there is a sign, with the faults of what did not answer."""
     types = list(dict.fromkeys(TYPE_OF[sign] for sign in sorted(sources.signs)))
     found = {}
-    if "nvidia" in sources.signs and sources.nvml is not None:
-        found["cuda"] = _by_nvml(sources, ram, environ)
+    if "nvidia" in sources.signs and sources.ask_nvml is not None:
+        found["cuda"] = _by_nvml(sources, sources.ask_nvml, ram, environ)
     asked: list[str] = []
     refused: list[Answer] = []
     for type_ in types:
@@ -74,14 +76,19 @@ def cannot_serve(type_: str, sources: Sources) -> str | None:
     return f"{plugin} is not installed" if plugin and plugin not in sources.plugins else None
 
 
-def _by_nvml(sources: Sources, ram: Amount, environ: Mapping[str, str]) -> Answer:
+def _by_nvml(sources: Sources, ask: Callable[[], Mapping[str, Any]], ram: Amount, environ: Mapping[str, str]) -> Answer:
     try:
-        everything = within(sources.timeout, lambda: nvidia.inventory(sources.nvml, ram))
-    except TimeoutError as late:
+        told = ask()
+        if "fault" in told:
+            return Answer(faults=(("nvml", clean(told["fault"]) or "no reason was given"),))
+        everything = nvidia.read(told, ram)
+    except Hangs as late:
         # The driver hangs, so torch would too.
-        return Answer(faults=(("cuda", reason(late)), ("nvml", reason(late))))
-    except Exception as error:  # noqa: BLE001 - NVML's errors are made at run time
-        return Answer(faults=(("nvml", reason(error)),))
+        return Answer(faults=(("cuda", str(late)), ("nvml", str(late))))
+    except NoAnswer as none:
+        return Answer(faults=(("nvml", str(none)),))
+    except MALFORMED:
+        return Answer(faults=(("nvml", "its answer makes no sense"),))
     missing = cannot_serve("cuda", sources) if sources.torch else None
     answer = None
     if not missing and sources.torch and not nvidia.order_is_known(everything, environ):
@@ -106,8 +113,28 @@ def _together(answers: Sequence[Answer]) -> Answer:
     for answer in answers:
         for source, why in answer.faults:
             faults.setdefault(source, why)
+    kept = [_countable(answer.accelerators, faults) for answer in answers]
     return Answer(
-        tuple(device for answer in answers for device in answer.accelerators),
+        tuple(device for devices in kept for device in devices),
         tuple(version for answer in answers for version in answer.versions),
         tuple(faults.items()),
     )
+
+
+def _countable(devices: Sequence[Accelerator], faults: dict[str, str]) -> Sequence[Accelerator]:
+    """Return the devices of one source that a host can have. What is left out becomes a fault."""
+    if not devices:
+        return ()
+    kind = devices[0].type
+    if len(devices) > MOST_DEVICES:
+        source = "nvml" if kind == "cuda" else "torch"
+        faults.setdefault(
+            source, f"it counts {len(devices)} devices, and torch the first {MOST_DEVICES}: these are kept"
+        )
+        devices = devices[:MOST_DEVICES]
+    try:
+        Host(devices, memory=0)
+    except HostError as broken:
+        faults.setdefault(kind, f"the driver's facts make no sense: {clean(broken)}")
+        return ()
+    return devices

@@ -1,21 +1,19 @@
 """NVIDIA GPUs by NVML: without a CUDA context, without torch.
 
-Owns the reading of NVML through nvidia-ml-py's module, which is an argument, so that tests give
-one of their own. NVML counts all GPUs in the order of the PCI bus; which of them this process
-sees, and as which ids, is decided from the environment's variables.
+Owns what a child process told of NVML (`ask.inventory`), as accelerators. NVML counts all GPUs in the order of the PCI
+bus; which of them this process sees, and as which ids, is decided from the environment's variables.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from devpolicy._core.host.probe.answer import Answer, accelerator, clean, reason
+from devpolicy._core.host.probe.answer import Answer, accelerator, clean
 from devpolicy._core.host.probe.visible import Gpu, Seen, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from devpolicy._core.host import Accelerator
     from devpolicy._core.host.probe.system import Amount
@@ -30,70 +28,26 @@ class Inventory:
     driver: str | None = None
 
 
-def inventory(nvml: Any, ram: Amount) -> Inventory:
-    """Ask NVML for every GPU. Raises what NVML raises where it cannot be asked at all.
+def read(told: Mapping[str, Any], ram: Amount) -> Inventory:
+    """Return what `ask.inventory` told as an inventory. Raises one of `MALFORMED` for anything else.
 
     `ram` stands for the memory of a GPU that has none of its own.
     """
-    nvml.nvmlInit()
-    try:
-        gpus: list[Accelerator] = []
-        instances: list[tuple[Accelerator, ...] | None] = []
-        for index in range(int(nvml.nvmlDeviceGetCount())):
-            try:
-                handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            except Exception as error:  # noqa: BLE001 - NVML's errors are made at run time
-                gpus.append(accelerator("cuda", {"physical": index, "fault": reason(error)}))
-                instances.append(None)
-                continue
-            gpus.append(_gpu(nvml, handle, index, ram))
-            instances.append(_instances(nvml, handle, index, ram))
-        return Inventory(tuple(gpus), tuple(instances), _optional(nvml.nvmlSystemGetDriverVersion))
-    finally:
-        with suppress(Exception):
-            nvml.nvmlShutdown()
+    gpus = list(told["gpus"])
+    return Inventory(
+        tuple(_gpu(facts, index, ram) for index, facts in enumerate(gpus)),
+        tuple(_instances(facts.get("instances"), index, ram) for index, facts in enumerate(gpus)),
+        clean(told.get("driver") or "") or None,
+    )
 
 
-def _gpu(nvml: Any, handle: Any, index: int, ram: Amount) -> Accelerator:
-    facts: dict[str, Any] = {
-        "physical": index,
-        "name": _optional(nvml.nvmlDeviceGetName, handle),
-        "uuid": _optional(nvml.nvmlDeviceGetUUID, handle),
-    }
-    with suppress(Exception):
-        facts["capability"] = nvml.nvmlDeviceGetCudaComputeCapability(handle)
-    try:
-        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-        facts |= {"memory": memory.total, "free": memory.free}
-    except Exception as error:  # noqa: BLE001 - NVML's errors are made at run time
-        # A GPU without memory of its own (GB10, Jetson) is the one that does not support the question.
-        if getattr(error, "value", None) == nvml.NVML_ERROR_NOT_SUPPORTED:
-            facts |= {"memory": ram.total, "free": ram.free, "unified": True}
-        else:
-            facts["fault"] = reason(error)
-    return accelerator("cuda", facts)
+def _gpu(facts: Mapping[str, Any], index: int, ram: Amount) -> Accelerator:
+    shared = {"memory": ram.total, "free": ram.free, "unified": True} if facts.get("shared") else {}
+    return accelerator("cuda", {**facts, **shared, "physical": index})
 
 
-def _instances(nvml: Any, handle: Any, index: int, ram: Amount) -> tuple[Accelerator, ...] | None:
-    try:
-        mode, _ = nvml.nvmlDeviceGetMigMode(handle)
-        if not mode:
-            return None
-        places = int(nvml.nvmlDeviceGetMaxMigDeviceCount(handle))
-    except Exception:  # noqa: BLE001 - GPUs without MIG do not support the question
-        return None
-    result = []
-    for place in range(places):
-        # Places without an instance raise "not found".
-        with suppress(Exception):
-            result.append(_gpu(nvml, nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, place), index, ram))
-    return tuple(result)
-
-
-def _optional(ask: Callable[..., Any], *arguments: Any) -> str | None:
-    with suppress(Exception):
-        return clean(ask(*arguments)) or None
-    return None
+def _instances(told: Sequence[Mapping[str, Any]] | None, index: int, ram: Amount) -> tuple[Accelerator, ...] | None:
+    return None if told is None else tuple(_gpu(facts, index, ram) for facts in told)
 
 
 def order_is_known(found: Inventory, environ: Mapping[str, str]) -> bool:

@@ -18,7 +18,7 @@ from devpolicy._core.host import ARCHITECTURES, SOFTWARE, SYSTEMS, normal_name
 from devpolicy._core.host.probe.answer import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from os import PathLike
 
 PACKAGES = tuple(name for name in SOFTWARE if name not in ("python", "driver", "macos"))
@@ -68,8 +68,8 @@ def control_group_limit(root: Path) -> Amount | None:
     return Amount(min(limit.total for limit in limits), min(limit.free for limit in limits)) if limits else None
 
 
-def _memory_groups(root: Path) -> Iterator[tuple[Path, tuple[str, str, str]]]:
-    """Yield the control groups of this process and their parents, each with the names of limit, usage and cache."""
+def _memory_groups(root: Path) -> Iterator[tuple[Path, tuple[tuple[str, ...], str, str]]]:
+    """Yield the control groups of this process and their parents, each with the names of limits, usage and cache."""
     try:
         membership = (root / "proc/self/cgroup").read_text().splitlines()
     except (OSError, ValueError):
@@ -78,10 +78,12 @@ def _memory_groups(root: Path) -> Iterator[tuple[Path, tuple[str, str, str]]]:
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if number == "0" and not controllers:
-            top, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
+            # Above `high` nothing is killed, and everything crawls: it is a limit to whoever plans.
+            top = root / "sys/fs/cgroup"
+            names: tuple[tuple[str, ...], str, str] = (("memory.max", "memory.high"), "memory.current", "inactive_file")
         elif "memory" in controllers.split(","):
             top = root / "sys/fs/cgroup/memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            names = (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
         else:
             continue
         # Inside a container the path is often the one outside, and the files stand at the top: absent ones are skipped.
@@ -90,17 +92,31 @@ def _memory_groups(root: Path) -> Iterator[tuple[Path, tuple[str, str, str]]]:
             yield top.joinpath(*parts[:depth]), names
 
 
-def _group_limit(group: Path, limit_name: str, usage_name: str, cache_name: str) -> Amount | None:
-    try:
-        limit = int((group / limit_name).read_text())
-        if limit >= UNLIMITED:
-            return None
-        used = int((group / usage_name).read_text())
-        lines = (line.split() for line in (group / "memory.stat").read_text().splitlines())
-        used -= sum(int(words[1]) for words in lines if words[:1] == [cache_name] and len(words) == 2)
-    except (OSError, ValueError):
-        return None  # "max", or no such file
+def _group_limit(group: Path, limit_names: Sequence[str], usage_name: str, cache_name: str) -> Amount | None:
+    limits = [limit for name in limit_names if (limit := _number(group / name)) is not None and limit < UNLIMITED]
+    if not limits:
+        return None
+    # What is used may be hidden where the limit is not: then all of it counts as free, as far as the machine has it.
+    used = (_number(group / usage_name) or 0) - _dropped_at_need(group, cache_name)
+    limit = max(0, min(limits))
     return Amount(limit, min(limit, max(0, limit - max(0, used))))
+
+
+def _number(file: Path) -> int | None:
+    """Return the number in a file; `None` for "max", and where there is no such file."""
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _dropped_at_need(group: Path, cache_name: str) -> int:
+    """Return the bytes of files that a group keeps in memory and can drop."""
+    try:
+        lines = (line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return sum(int(words[1]) for words in lines if words[:1] == [cache_name] and len(words) == 2)
+    except (OSError, ValueError):
+        return 0
 
 
 def disk(path: str | PathLike[str] | None = None) -> Amount:
@@ -139,7 +155,7 @@ def torch_build() -> TorchBuild | None:
     try:
         text = Path(str(distribution.locate_file("torch/version.py"))).read_text(encoding="utf-8")
         return _build(_constants(text))
-    except (OSError, ValueError, SyntaxError, KeyError):
+    except (OSError, ValueError, SyntaxError, KeyError, RecursionError, MemoryError):
         return TorchBuild(clean(distribution.version) or "of an unknown version", None)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.public import public
 from devpolicy._core.targets.haystack_components.deciding import Decider, check_names, decider, path_of, tell, undecided
+from devpolicy._core.targets.haystack_components.filling import named_now
 from devpolicy._core.targets.haystack_components.forms import given_device, kept, written
 from devpolicy._core.targets.haystack_components.survey import Resolved
 from devpolicy._core.targets.haystack_components.table import KWARGS, Takes, takes_of
@@ -144,6 +145,7 @@ def _decided(by: Decider, name: str, one: Any, takes: Takes) -> tuple[Resolved, 
     if loaded(one):
         message = f"component `{name}` has loaded its model, which stays where it is"
         raise DevPolicyError(Diagnostic("DP509", message, help="apply the policy before `warm_up` and the first run"))
+    named_now(one)
     params, path = params_of(one), path_of(type(one))
     decision = by.decision(name, path, takes, params)
     holder = getattr(one, takes.holder) if takes.holder else one

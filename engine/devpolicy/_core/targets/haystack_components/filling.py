@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from devpolicy._core.verbs.block import Block
     from devpolicy._core.verbs.decision import Decision
 
+_claims: dict[int, weakref.finalize[Any, Any]] = {}
+"""What gives back the claim of a component without a name, by the component's id, while it is there."""
 _POSITIONAL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY)
 
 
@@ -40,9 +42,14 @@ class Filled:
             self.block.release(self.decision.placed)
 
     def keep_while(self, made: object) -> None:
-        """Claim what was planned for as long as the component is there."""
+        """Claim what was planned for as long as the component is there, or until it is decided by its name."""
         if self.name is None and self.decision is not None and self.decision.placed is not None:
-            weakref.finalize(made, self.release).atexit = False
+            _claims[id(made)] = claim = weakref.finalize(made, self._gone, id(made))
+            claim.atexit = False
+
+    def _gone(self, key: int) -> None:
+        _claims.pop(key, None)
+        self.release()
 
 
 def fill(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any], inside: str | None) -> Filled | None:
@@ -81,6 +88,13 @@ def fill(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any], inside: st
     tell(decision)
     changed = written(takes, params, decision.device, decision.plan)
     return Filled(name, (), {**params, **changed}, block, decision)
+
+
+def named_now(one: object) -> None:
+    """Give back what a component claims that had no name: it is decided anew, by the name that it has now."""
+    claim = _claims.get(id(one))
+    if claim is not None:
+        claim()
 
 
 def _bound(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:

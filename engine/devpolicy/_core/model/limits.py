@@ -1,0 +1,61 @@
+"""The limits of what is read of a model, in one place. `docs/limits.md` shows them.
+
+Owns numbers only. Each is far above what any published model has, and low enough that reading up to it takes seconds
+and less than a gigabyte. Every error of a limit names it.
+"""
+
+from __future__ import annotations
+
+LARGEST_CONFIG = 8 << 20
+"""Bytes of a `config.json`. The largest ones carry tens of thousands of labels, and have one megabyte."""
+
+LARGEST_INDEX = 64 << 20
+"""Bytes of an index of shards. One of 200,000 tensors has 20 megabytes."""
+
+LARGEST_HEADER = 100_000_000
+"""Bytes of a safetensors header: the format's own limit."""
+
+LARGEST_REFERENCE = 1 << 10
+"""Bytes of a file that names a revision in the Hugging Face cache."""
+
+DEEPEST_JSON = 64
+"""Levels of tables and lists in a JSON file or a configuration."""
+
+MOST_TENSORS = 300_000
+"""Tensors that a checkpoint names."""
+
+LONGEST_NAME = 1_000
+"""Characters of the name of a tensor."""
+
+MOST_SHARDS = 10_000
+"""Files that hold the weights of one checkpoint."""
+
+LARGEST_TREE = 250_000
+"""Modules of a model, shared ones at each of their paths."""
+
+LARGEST_TEXT = 200 * LARGEST_TREE
+"""Characters of all module paths together: a long path times a wide range is large too."""
+
+DEEPEST_PATH = 100
+"""Parts of the name of a tensor."""
+
+MOST_LAYERS = 10_000
+"""Layers, blocks, heads, experts: each number in a configuration that says how many of something a model has."""
+
+LARGEST_DIMENSION = 2**31 - 1
+"""The size of a dimension in a configuration: hidden sizes, vocabularies."""
+
+LARGEST_CONTEXT = 2**27
+"""Tokens or positions in a configuration."""
+
+MOST_COMPUTED = 2**24
+"""Elements of a table of positions that some models compute one by one in Python, while they are built."""
+
+LARGEST_IMAGE = 1 << 14
+"""Pixels of a side of an image in a configuration. Some models compute a table for each patch."""
+
+MOST_ELEMENTS = 2**63 - 1
+"""Elements of a tensor, and the largest number that a configuration may hold."""
+
+MOST_FINDINGS = 100
+"""Findings of one model file. One with more mistakes was not meant to be a model file, and nobody reads on."""

@@ -1,0 +1,72 @@
+"""`python -m tests.attack`: hostile inputs at every door.
+
+    python -m tests.attack --count 2400 --seed 0
+    python -m tests.attack --door config --count 1 --seed 17    # one of them again
+
+Prints a line for each door and each case that broke the rule, whose folder is kept. The exit status is 1 then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from devpolicy import ModelTree
+from devpolicy.errors import DevPolicyError
+from tests.attack.doors import CONFIGS, DOORS
+from tests.attack.judge import Verdict, try_one
+
+INSTALLED_EACH = 40
+"""Each so many cases one runs as the installed command."""
+
+
+def attack(count: int, seed: int, folder: Path, doors: list[str]) -> Iterator[Verdict]:
+    """Yield the verdicts of `count` inputs, as many at each door."""
+    for number in range(count):
+        door, own = doors[number % len(doors)], seed + number // len(doors)
+        yield try_one(door, own, folder, installed=number % INSTALLED_EACH == INSTALLED_EACH - 1)
+
+
+def preload(folder: Path) -> None:
+    """Import what the cases would import, once for all of them: they are forked from this process."""
+    # Libraries make folders of their own when they are imported, and which is no matter of the input.
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HAYSTACK_TELEMETRY_ENABLED": "false"}
+    for config in CONFIGS:
+        (folder / "config.json").write_text(json.dumps(config))
+        with suppress(DevPolicyError):
+            ModelTree.load(folder / "config.json")
+
+
+def main() -> int:
+    """Run as many as are asked for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.attack", description="Hostile inputs at every door.")
+    parser.add_argument("--count", type=int, default=2_400)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--door", action="append", choices=list(DOORS))
+    asked = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="attack-"))
+    preload(folder)
+    told: dict[str, list[Verdict]] = {}
+    for verdict in attack(asked.count, asked.seed, folder, asked.door or list(DOORS)):
+        told.setdefault(verdict.door, []).append(verdict)
+        if verdict.faults:
+            what = f"{'; '.join(verdict.faults)} | {' '.join(verdict.arguments)[:100]!a}"
+            print(f"BROKEN {verdict.door} {verdict.seed}: {what}", flush=True)
+    for door, verdicts in told.items():
+        broken = sum(bool(one.faults) for one in verdicts)
+        slowest, largest = max(one.seconds for one in verdicts), max(one.peak for one in verdicts) >> 10
+        print(f"{door:12} {len(verdicts):5} inputs, {broken:3} broken, slowest {slowest:.1f} s, at most {largest} MB")
+    broken = sum(bool(one.faults) for verdicts in told.values() for one in verdicts)
+    print(f"{asked.count} inputs, {broken} broke the rule" + (f": see {folder}" if broken else ""))
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

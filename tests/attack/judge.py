@@ -1,0 +1,203 @@
+"""The one rule: exit status 0 to 3, no traceback, within time and memory, nothing touched outside of the folder.
+
+Owns how a case is run: in a process that is forked for it, with limits, and with an audit hook that notes what it
+opens for writing, connects to, starts, and imports. Some run as the installed command too, without the hook.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+from tests.attack.doors import DOORS, Case
+
+SECONDS = 30
+"""CPU time of one command."""
+MEMORY = 2 << 30
+"""Bytes of address space that one command may take beside what its libraries take."""
+_WALL = 240
+"""Seconds after which a command hangs: it waits, and computes nothing."""
+
+_UNSEEN = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+_COMMAND = re.compile(r"^\s*::|##\[", re.MULTILINE)
+_CHANGES = {"os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.chown",
+            "os.truncate", "shutil.rmtree", "shutil.move", "shutil.copyfile"}  # fmt: skip
+_NEVER = {
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "subprocess.Popen",
+    "socket.connect",
+    "socket.getaddrinfo",
+    "pty.spawn",
+}
+
+
+class Verdict(NamedTuple):
+    """What a case came to: its faults, none where all is well."""
+
+    door: str
+    seed: int
+    arguments: list[str]
+    faults: list[str]
+    seconds: float
+    peak: int
+
+
+def try_one(door: str, seed: int, folder: Path, *, installed: bool = False) -> Verdict:
+    """Make one input and run its command. The folder of a case that broke the rule is kept."""
+    case_folder = folder / f"{door.replace(' ', '-')}-{seed}"
+    work = case_folder / "work"
+    work.mkdir(parents=True)
+    begun = time.monotonic()
+    pid = os.fork()
+    if pid == 0:
+        _in_child(door, seed, case_folder, installed=installed)
+    status, peak = _wait(pid)
+    seconds = time.monotonic() - begun
+    faults = _faults(status, case_folder)
+    arguments = (
+        (case_folder / "arguments").read_text(errors="replace").split("\n")
+        if (case_folder / "arguments").exists()
+        else []
+    )
+    if not faults:
+        shutil.rmtree(case_folder)
+    return Verdict(door, seed, arguments, faults, seconds, peak)
+
+
+def _wait(pid: int) -> tuple[int | str, int]:
+    """Wait for a child, as long as one may take."""
+    deadline = time.monotonic() + _WALL
+    while time.monotonic() < deadline:  # ends: by the clock
+        done, status, usage = os.wait4(pid, os.WNOHANG)
+        if done:
+            code = os.waitstatus_to_exitcode(status)
+            return (code if code >= 0 else signal.Signals(-code).name), usage.ru_maxrss
+        time.sleep(0.005)
+    os.killpg(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return "it hangs", 0
+
+
+def _faults(status: int | str, folder: Path) -> list[str]:
+    out, err, noted = (
+        (folder / name).read_text(encoding="utf-8", errors="replace") if (folder / name).exists() else ""
+        for name in ("out", "err", "noted")
+    )
+    faults = [] if status in (0, 1, 2, 3) else [f"exit status: {status}"]
+    faults += ["a traceback"] if "Traceback (most recent call last)" in out + err else []
+    faults += noted.splitlines()
+    faults += ["code of the input ran"] if (folder / "work" / "PWNED").exists() else []
+    arguments = (folder / "arguments").read_text(errors="replace") if (folder / "arguments").exists() else ""
+    if not any(form in arguments for form in ("github", "junit", "sarif", "json\n--")):
+        faults += [
+            f"not shown as text: {found[0]!a}"
+            for found in (_UNSEEN.search(out + err), _COMMAND.search(out + err))
+            if found
+        ]
+    return list(dict.fromkeys(faults))[:8]
+
+
+def _in_child(door: str, seed: int, folder: Path, *, installed: bool) -> None:
+    status = 99
+    try:
+        os.setsid()
+        home = folder / "home"
+        home.mkdir()
+        os.environ |= {"HOME": str(home), "TMPDIR": str(home), "XDG_CACHE_HOME": str(home)}
+        os.chdir(folder / "work")
+        case = DOORS[door](Random(f"{door} {seed}"))
+        (folder / "arguments").write_text("\n".join(case.arguments), errors="replace")
+        noted = os.open(folder / "noted", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for number, name in ((0, os.devnull), (1, folder / "out"), (2, folder / "err")):
+            opened = os.open(name, os.O_RDWR | os.O_CREAT, 0o600)
+            os.dup2(opened, number)
+            os.close(opened)
+        sys.stdin, sys.stdout, sys.stderr = (
+            open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 - they have no path
+            for number, mode in enumerate("rww")
+        )
+        os.environ |= case.environment
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
+        status = _run_installed(case) if installed and case.answer is None else _run_here(case, folder, noted)
+    except BaseException:  # noqa: BLE001 - whatever it is, it is judged
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _run_installed(case: Case) -> int:
+    resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
+    command = Path(sys.executable).with_name("devpolicy")
+    done = subprocess.run([command, *case.arguments], stdin=subprocess.DEVNULL, check=False)
+    return done.returncode if done.returncode >= 0 else 98
+
+
+def _run_here(case: Case, folder: Path, noted: int) -> int:
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+    sys.addaudithook(_Watch(os.path.realpath(folder), noted))
+    if case.answer is not None:
+        return _asked(*case.answer)
+    from devpolicy._core.cli import main
+
+    sys.argv = ["devpolicy", *case.arguments]
+    try:
+        main()
+    except SystemExit as left:
+        return int(left.code or 0)
+    return 97
+
+
+def _asked(_: str, given: Any) -> int:
+    import devpolicy
+    from devpolicy.errors import DevPolicyError
+
+    try:
+        print(ascii(devpolicy.ComponentDevice.from_dict(given).to_dict()))
+    except DevPolicyError as error:
+        print(error)
+        return error.exit_status
+    return 0
+
+
+class _Watch:
+    """Notes what is done outside of a folder, and what is never done."""
+
+    def __init__(self, folder: str, noted: int) -> None:
+        self.folder, self.noted = folder, noted
+
+    def __call__(self, event: str, args: tuple[Any, ...]) -> None:
+        if event == "open":
+            path, mode, flags = args
+            writes = bool(set(mode or "") & set("wax+")) or bool(
+                flags and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+            )
+            if writes and not isinstance(path, int) and self._outside(path):
+                self._note(f"writes {path!a}")
+        elif event == "import" and isinstance(args[1], str) and not self._outside(args[1]):
+            self._note(f"imports {args[1]!a}")
+        elif event in _NEVER:
+            self._note(f"{event} {args[0]!a}"[:200])
+        elif event in _CHANGES and not isinstance(args[0], int) and self._outside(args[0]):
+            self._note(f"{event} {args[0]!a}")
+
+    def _outside(self, path: Any) -> bool:
+        whole = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 - a `Path` of a path would be asked for more
+        return whole != os.devnull and not whole.startswith(self.folder)
+
+    def _note(self, what: str) -> None:
+        os.write(self.noted, f"{what}\n".encode())
