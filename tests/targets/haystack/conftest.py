@@ -27,12 +27,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def stubs() -> Iterator[None]:
-    """Libraries that would download what they load stand aside."""
+    """Libraries that would download what they load stand aside, for these modules alone."""
     sys.path.insert(0, str(STUBS))
     yield
     sys.path.remove(str(STUBS))
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(STUBS)):
+            del sys.modules[name]
 
 
 @pytest.fixture(autouse=True)
