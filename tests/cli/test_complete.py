@@ -19,7 +19,7 @@ CASES = [
     ("why p --model gpt2", "transformer.w", ["transformer.wte", "transformer.wpe"]),
     ("why p --model nonsense", "tr", []),
     ("why p", "tr", []),
-    ("explain", "dp50", ["DP501", "DP502", "DP503", "DP504", "DP505", "DP506", "DP508"]),
+    ("explain", "dp50", ["DP501", "DP502", "DP503", "DP504", "DP505", "DP506", "DP507", "DP508", "DP509"]),
 ]
 
 

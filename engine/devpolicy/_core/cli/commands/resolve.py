@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from devpolicy._core.cli import pipeline_view
 from devpolicy._core.cli.forms import FORMS, literal
 from devpolicy._core.cli.inputs import (
     check_component,
@@ -18,6 +19,7 @@ from devpolicy._core.cli.inputs import (
     overlay_options,
     policy_argument,
 )
+from devpolicy._core.cli.pipeline_view import check_alone, pipeline_option
 from devpolicy._core.cli.report import painted, rendered, tell_lint
 from devpolicy._core.cli.session import PATIENCE, Session, common, pass_session
 from devpolicy._core.cli.table import facts, table
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from devpolicy._core.cli.screen import Line
     from devpolicy._core.device import ComponentDevice
     from devpolicy._core.errors import Diagnostic
+    from devpolicy._core.host import Host
 
 
 @click.command(name="resolve")
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 @component_option
 @overlay_options
 @model_option(required=False)
+@pipeline_option
 @click.option("--to", type=click.Choice(list(FORMS)), help="Print only what the consumer takes, and decide for it.")
 @common()
 @pass_session
@@ -49,6 +53,7 @@ def command(
     profile: str | None,
     overrides: tuple[str, ...],
     model: str | None,
+    pipeline: str | None,
     to: str | None,
 ) -> None:
     """Show the device that a policy chooses on a host.
@@ -57,16 +62,24 @@ def command(
     With one it is the whole plan's device. A component has the model that the policy names for it, beside those that
     are written before it.
 
+    With `--pipeline` it is every component of a saved Haystack pipeline that takes a device, those inside of others
+    too (`agent.chat_generator`): its device, what of the policy decides it, and what was saved in its place.
+
     \b
     Examples:
       devpolicy resolve prefer-accelerator --host 1x24gb
       devpolicy resolve policy.toml --to torch
       devpolicy resolve rag-pipeline --component ranker --host 1x24gb
       devpolicy resolve policy.toml --model llama-3.1-8b --to haystack
+      devpolicy resolve policy.toml --pipeline rag.yaml --host 2x24gb
     """
+    check_alone(pipeline, component=component, model=model, to=to)
     loaded = Policy.load(policy)
     machine = load_host(session, host, loaded)
     loaded = on_host(loaded, machine, profile, overrides)
+    if pipeline is not None:
+        _pipeline(session, loaded, machine, pipeline)
+        return
     check_component(loaded, component)
     tree = None if model is None else load_model(session, model)
     request = Request(loaded, component, tree, target=FORMS[to].target if to else None)
@@ -101,6 +114,21 @@ def command(
     if warnings:
         session.err.print(painted(rendered(warnings)))
     tell_lint(session, loaded)
+
+
+def _pipeline(session: Session, policy: Policy, host: Host, path: str) -> None:
+    """Show what a policy decides for each component of a saved pipeline."""
+    from devpolicy._core.targets.haystack_components.survey import survey
+
+    found = survey(policy, path, host)
+    if session.json:
+        session.print_json(pipeline_view.to_json(found))
+    else:
+        session.out.print(pipeline_view.lines(found, session.out.width))
+    told = pipeline_view.warnings(found)
+    if told:
+        session.err.print(painted(rendered(told)))
+    tell_lint(session, policy)
 
 
 def _view(device: ComponentDevice, terms: Sequence[tuple[str, str]], width: int) -> list[Line]:
