@@ -3,6 +3,7 @@
 Owns what each kind of block means. A page's blocks run in their order, in one folder and one Python namespace:
 
     toml      a policy, its tests, a host or a model, readable; one that begins with `# NAME.toml` is also a file
+    yaml      a saved pipeline, which begins with `# NAME.yaml` and is a file
     python    statements; a block that begins with `# NAME.py` is a file that later blocks import
     pycon     a Python session with its output
     console   commands with their output
@@ -49,8 +50,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
 }
 """The pages that run here, and what their Python needs. The other pages of `docs/` have tests of their own."""
 
-_BLOCK = re.compile(r"^```(toml|python|pycon|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-_FILE = re.compile(r"# ([\w.-]+\.(?:toml|py))\n")
+_BLOCK = re.compile(r"^```(toml|yaml|python|pycon|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_FILE = re.compile(r"# ([\w.-]+\.(?:toml|yaml|py))\n")
 
 
 class Block(NamedTuple):
@@ -113,7 +114,7 @@ def run(page: str, folder: Path, *, python: bool = True) -> dict[Block, str]:
                 readable(block.text)
             elif block.kind == "console":
                 sessions[block] = replayed(block.text, folder)
-            elif python and block.file is None:
+            elif python and block.file is None and block.kind != "yaml":
                 # Padded, so that a traceback shows the line of the page.
                 name, above = f"docs/{page}.md", "\n" * (block.line - 1)
                 if block.kind == "python":

@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "cost": (*_VALUES, "language", "memory"),
     "placement": (*_VALUES, "language", "memory", "cost"),
     "verbs": _ENGINE,
-    "targets": (*LEAVES, "device", "placement"),
+    "targets": (*LEAVES, "device", "model", "placement"),
     "certify": _ENGINE,
     "review": (*_ENGINE, "verbs"),
     "conformance": (*_ENGINE, "verbs", "simulation"),
@@ -62,7 +62,10 @@ CONVENIENCE: dict[str, set[str]] = {
     "device.component": {"verbs", "targets"},  # resolve_device, from_policy; to_haystack, from_haystack
     "review.fuzz": {"devpolicy"},  # the strategies for models, where Hypothesis is installed
     "placement.plan": {"targets"},  # Plan.to_hf_kwargs, to_pipeline_kwargs, verify
-    "targets.haystack": {"verbs"},  # decide takes a policy, as `resolve` does
+    "targets.haystack_components.applying": {"verbs"},  # a policy decides for components, as `resolve` does
+    "targets.haystack_components.deciding": {"verbs"},
+    "targets.haystack_components.filling": {"verbs"},
+    "verbs.context": {"targets"},  # Haystack's components ask the policy in use
 }
 
 HEAVY = {

@@ -6,6 +6,7 @@ library that only might need it.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -50,6 +51,13 @@ _MODULES = {
     "devpolicy._core.placement.plan": ("Plan",),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
+
+
+if os.environ.get("DEVPOLICY"):
+    # The policy of a process is asked by Haystack's components too, without another line of the program.
+    from devpolicy._core.targets.haystack_components.ambient import COMPONENTS
+
+    COMPONENTS.install()
 
 
 def __getattr__(name: str) -> Any:

@@ -37,7 +37,7 @@ CASES = [
     ("plan rag-pipeline --component", "r", ["ranker"]),
     ("plan no-such --component", "", []),
     ("plan laptop-and-server --profile", "", ["laptop", "server", "quiet"]),
-    ("explain", "dp50", ["DP501", "DP502", "DP503", "DP504", "DP505", "DP506", "DP508"]),
+    ("explain", "dp50", ["DP501", "DP502", "DP503", "DP504", "DP505", "DP506", "DP507", "DP508", "DP509"]),
 ]
 
 

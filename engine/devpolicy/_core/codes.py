@@ -211,10 +211,25 @@ CODES: dict[str, Code] = {
         "The `when` of a profile asks for `env.NAME`, and `plan` reads no environment, so the profile is left out. The "
         "commands and `use_policy` do read it. In Python, hand it in: `policy.for_host(host, environment=os.environ)`.",
     ),
+    "DP507": Code(
+        "a device with nearly no room",
+        "A device was chosen by `prefer` alone, because nothing says how large the component is, and less than 1 GiB "
+        "of it is left. Write the component's `model` or what it `needs`: then it is placed where it fits.",
+    ),
     "DP508": Code(
         "a component that is likely misspelt",
         "The policy has no entry for the component, and one that is spelt nearly so. Without an entry, only the top of "
         "the policy speaks for it.",
+    ),
+    "DP509": Code(
+        "what a component cannot be given",
+        "A class of components takes less than its plan says: no dtype, say, or no device at all. What the component "
+        "does not take is left to its own default, so it may use other memory, or another device, than planned.",
+    ),
+    "DP510": Code(
+        "a name that the pipeline does not have",
+        "The policy, or `components=`, names a component, and the pipeline has none of that name. A component inside "
+        'another has the path to it for a name: `[component."agent.chat_generator"]`.',
     ),
     "DP511": Code(
         "a test that fails",

@@ -253,7 +253,7 @@ def offload_error(
     if not context.target.maps:
         return Diagnostic(
             "DP409", f"{who} keeps weights on `{place}`, and `{context.target.name}` takes one device", said,
-            help="plan for `hf`, or leave the rule out",
+            help=context.target.instead,
         )  # fmt: skip
     if place == "cpu" and context.kind == "mps":
         return Diagnostic(

@@ -5,6 +5,7 @@ Owns what `prefer` alone decides on a host: the first term with usable devices, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from devpolicy._core.device import ComponentDevice
@@ -12,9 +13,14 @@ from devpolicy._core.errors import Diagnostic, Unsatisfiable
 from devpolicy._core.host import Host
 from devpolicy._core.language.conditions import check_requirements
 from devpolicy._core.language.policy import ResolvedPolicy
+from devpolicy._core.memory.budgets import DeviceBudget, pool_reserved
 from devpolicy._core.placement.context import select_devices
 from devpolicy._core.placement.refusals import no_preference
 from devpolicy._core.placement.targets import target_of
+from devpolicy._core.sizes import GIB, format_size
+
+NEARLY_NO_ROOM = GIB
+"""A device with less than this after headroom and other components is not chosen without a warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +32,17 @@ class Choice:
     warnings: tuple[Diagnostic, ...] = ()
 
 
-def choose(policy: ResolvedPolicy, host: Host, *, target: str | None = None) -> Choice:
+def choose(
+    policy: ResolvedPolicy, host: Host, *, target: str | None = None, reserved: Mapping[str, int] | None = None
+) -> Choice:
     """Return the first device of the first term that the host and the consumer have.
 
-    `target` is by default what the policy says, else `"torch"`.
+    `target` is by default what the policy says, else `"torch"`. `reserved` are bytes by device that components planned
+    before take.
 
-    Rules about modules cannot be applied without a model, which is a warning of the choice (DP504). Raises
-    `Unsatisfiable`: DP304 where the host has not what the policy requires, DP301 where no term has a usable device.
+    Rules about modules cannot be applied without a model, which is a warning of the choice (DP504), as is a device
+    with nearly no room (DP507). Raises `Unsatisfiable`: DP304 where the host has not what the policy requires, DP301
+    where no term has a usable device.
     """
     policy = policy.for_host(host)
     check_requirements([policy.require, *policy.required], host)
@@ -46,7 +56,8 @@ def choose(policy: ResolvedPolicy, host: Host, *, target: str | None = None) -> 
         selection = select_devices(selector, policy, host)
         if selection.devices:
             terms.append((str(selector), "serves"))
-            return Choice(ComponentDevice.from_single(selection.devices[0].device), tuple(terms), tuple(warnings))
+            first = selection.devices[0].with_reserved(pool_reserved(reserved or {}, host))
+            return Choice(ComponentDevice.from_single(first.device), tuple(terms), (*warnings, *_nearly_full(first)))
         terms.append((str(selector), selection.reason))
     if not policy.prefer:
         raise Unsatisfiable(no_preference())
@@ -59,6 +70,20 @@ def choose(policy: ResolvedPolicy, host: Host, *, target: str | None = None) -> 
             help='add a device that it has, such as `"cpu"`, to `prefer`',
         )
     )
+
+
+def _nearly_full(one: DeviceBudget) -> list[Diagnostic]:
+    if one.budget >= NEARLY_NO_ROOM:
+        return []
+    left = f"{format_size(max(0, one.budget))} after headroom" + (" and other components" if one.used_by_others else "")
+    return [
+        Diagnostic(
+            "DP507",
+            f"`{one}` is chosen without a size, and has nearly no room: {left}",
+            help="say what the component takes, with `model` or `needs`, so that it goes where it fits",
+            severity="warning",
+        )
+    ]
 
 
 def _rules_left_out(policy: ResolvedPolicy) -> list[Diagnostic]:

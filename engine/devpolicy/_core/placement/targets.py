@@ -26,6 +26,8 @@ class Target:
     """The types of device that it can execute on."""
     maps: bool
     """Whether it takes a device map, with weights kept on the CPU and on disk."""
+    instead: str = "plan for `hf`, or leave the rule out"
+    """The way out where a rule needs a map and it takes none."""
 
 
 _ALL = frozenset(kind.value for kind in DeviceType) - {"disk"}
@@ -39,6 +41,22 @@ TARGETS = {
         Target("spacy", frozenset({"cuda", "mps", "cpu"}), maps=False),
     )
 }
+_ONE = 'leave the rule out for this component; a class of your own that takes a map is given one by `target = "hf"`'
+
+COMPONENT_TARGETS = {
+    name: Target(name, frozenset(types), maps=False, instead=_ONE)
+    for name, types in {
+        "haystack-torch": ("cuda", "mps", "xpu", "cpu"),
+        "haystack-spacy": ("cuda", "cpu"),
+        "haystack-cpu": ("cpu",),
+        "onnxruntime": ("cuda", "cpu"),
+        "llama-cpp": ("cuda", "mps", "cpu"),
+    }.items()
+}
+"""Consumers behind a component of a framework: what it hands on may be less than its library takes.
+
+The component's class says which one is meant, so a policy does not name them.
+"""
 DEFAULT_TARGET = "hf"
 
 
@@ -46,6 +64,7 @@ def target_of(name: str) -> Target:
     """Return a consumer by name. Raises `TargetError` with the likely one."""
     if not isinstance(name, str):
         raise TargetError(f"a target is named by text such as `hf`, not by a value of type {type(name).__name__}")
-    if name not in TARGETS:
+    found = TARGETS.get(name) or COMPONENT_TARGETS.get(name)
+    if found is None:
         raise TargetError(f"unknown target `{name}`: {did_you_mean(name, TARGETS)}")
-    return TARGETS[name]
+    return found

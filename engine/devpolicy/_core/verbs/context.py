@@ -19,9 +19,9 @@ from devpolicy._core.device import ComponentDevice
 from devpolicy._core.errors import DevPolicyError, DevPolicyWarning, Diagnostic, PolicyError, Unsatisfiable, findings_at
 from devpolicy._core.host import Host
 from devpolicy._core.language.policy import Policy
-from devpolicy._core.placement.choice import choose
+from devpolicy._core.verbs.decision import Decision, decide
 from devpolicy._core.verbs.inputs import HostLike, PolicyLike, host_of, policy_in_environment, policy_of
-from devpolicy._core.verbs.joint import JointPlanner, Request
+from devpolicy._core.verbs.joint import JointPlanner, Planned, Request
 
 VARIABLE = "DEVPOLICY"
 """The environment variable that names the active policy of a process."""
@@ -29,14 +29,9 @@ VARIABLE = "DEVPOLICY"
 
 def device_of(joint: JointPlanner, request: Request, *, strict: bool) -> ComponentDevice:
     """Return a component's device: of its plan, which is kept, or where nothing tells its size, the device choice."""
-    request = request.on(joint.host)
-    if request.has_size:
-        plan = joint.place(request).plan
-        emit_warnings(plan.warnings, strict=strict)
-        return plan.device
-    choice = choose(request.resolved, joint.host, target=request.target)
-    emit_warnings(choice.warnings, strict=strict)
-    return choice.device
+    decision = decide(joint, request)
+    emit_warnings(decision.warnings, strict=strict)
+    return decision.device
 
 
 class PolicyContext:
@@ -73,6 +68,17 @@ class PolicyContext:
         """Return what was resolved as it is now, to plan beside it."""
         with self.lock:
             return replace(self.joint)
+
+    def decide(self, request: Request) -> Decision:
+        """Decide for one component, by any policy, beside what was resolved before. Nothing is warned about."""
+        with self.lock:
+            return decide(self.joint, request)
+
+    def release(self, placed: Planned) -> None:
+        """Take back what a component claims that is no longer there."""
+        with self.lock:
+            joint = self.joint
+            joint.placed = tuple(one for one in joint.placed if one is not placed)
 
     def device(self, request: Request, *, strict: bool = False) -> ComponentDevice:
         """Resolve one component, by any policy, beside what was resolved before."""
@@ -112,6 +118,7 @@ class use_policy(ContextDecorator):  # noqa: N801 - it is called like a function
         loaded = policy_of(policy)
         block = PolicyContext(loaded, None if host is None else host_of(host, loaded))
         self._entered = block, _in_use.set((*_in_use.get(), block))
+        _components().put()
         return loaded
 
     def __exit__(self, *_: object) -> None:
@@ -126,6 +133,14 @@ class use_policy(ContextDecorator):  # noqa: N801 - it is called like a function
             raise DevPolicyError(message) from None
         # Generators and exit stacks may leave blocks in another order: those that others entered meanwhile stay.
         _in_use.set(tuple(block for block in blocks if block is not own))
+        _components().take()
+
+
+def _components() -> Any:
+    """Return what makes Haystack's components ask the policy in use."""
+    from devpolicy._core.targets.haystack_components.ambient import COMPONENTS
+
+    return COMPONENTS
 
 
 def current_context(host: HostLike | None) -> PolicyContext | None:
@@ -146,17 +161,18 @@ def planning_state(host: HostLike | None, policy: Policy) -> JointPlanner:
 
 def active_policy() -> Policy | None:
     """Return the policy of the innermost `use_policy`, else the one that `DEVPOLICY` names, else `None`."""
-    active = _active()
+    active = active_context()
     return None if active is None else active.policy
 
 
 def active_device(*, component: str | None = None, model: Any = None) -> ComponentDevice | None:
     """Return what the active policy gives a component, as `resolve` does; `None` where no policy is active."""
-    active = _active()
+    active = active_context()
     return None if active is None else active.device(Request(active.effective, component, model))
 
 
-def _active() -> PolicyContext | None:
+def active_context() -> PolicyContext | None:
+    """Return the innermost `use_policy` block, else that of the policy that `DEVPOLICY` names, else `None`."""
     active = _innermost()
     if active is not None:
         return active

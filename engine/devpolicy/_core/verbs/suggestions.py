@@ -1,7 +1,7 @@
 """Suggestions where a component has no room beside others: what one change to another component would do.
 
 Owns the trials. Each plans all components again, with one thing altered, so what is suggested is known to work. What
-the component itself could change is `devpolicy._core.placement.remedy`'s.
+the component itself could change is `devpolicy._core.placement.suggestions`'s.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import click
 from devpolicy._core.cli import complete
 from devpolicy._core.cli.context import CliContext, common, pass_context
 from devpolicy._core.cli.inputs import load_model, model_help, named_models
+from devpolicy._core.cli.pipeline_view import pipeline_option
 from devpolicy._core.cli.report import findings_of, for_machines, painted, rendered, write_findings
 from devpolicy._core.errors import Diagnostic, ModelError, PolicyError
 from devpolicy._core.language.layers import addresses, in_order, source
@@ -18,10 +19,11 @@ from devpolicy._core.toml.tables import did_you_mean
 from devpolicy._core.verbs.inputs import own_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from devpolicy._core.language.policy import Component
     from devpolicy._core.model.tree import ModelTree
+    from devpolicy._core.targets.haystack_components.names import Saved
 
 
 @click.command(name="check", short_help="Report everything that is wrong with policies.")
@@ -34,26 +36,34 @@ if TYPE_CHECKING:
     shell_complete=complete.models,
     help=f"Also report rules that match or decide nothing in it, or in that of the component NAME. {model_help}",
 )
+@pipeline_option
 @common(formats=("human", "json", "github", "sarif"))
 @pass_context
-def command(ctx: CliContext, policies: tuple[str, ...], strict: bool, model: tuple[str, ...]) -> int:
+def command(
+    ctx: CliContext, policies: tuple[str, ...], strict: bool, model: tuple[str, ...], pipeline: str | None
+) -> int:
     """Read policies and report everything that is wrong with them.
 
     Every file is read, also after one that cannot be. Whether a rule matches anything depends on the model: give
-    one to know. The rules of components are compared with the models that the policy names for them.
+    one to know. The rules of components are compared with the models that the policy names for them, and with
+    `--pipeline` their names with those of a saved Haystack pipeline.
 
     \b
     Examples:
       devpolicy check policy.toml
       devpolicy check policy/*.toml --strict
       devpolicy check policy.toml --model llama-3.1-8b --strict
+      devpolicy check policy.toml --pipeline rag.yaml --strict
       devpolicy check policy/*.toml --format sarif > devpolicy.sarif
 
     Exit status: 0 without errors, 1 with rules that never decide (DP502), and with warnings under --strict, 2 with
     other errors.
     """
+    from devpolicy._core.targets.haystack_components.survey import read_pipeline
+
     models = _Models(ctx, model)
-    found = {name: _findings(name, models) for name in dict.fromkeys(policies)}
+    saved = None if pipeline is None else read_pipeline(pipeline)
+    found = {name: _findings(name, models, saved) for name in dict.fromkeys(policies)}
     every = [finding for findings in found.values() for finding in findings]
     if not any(finding.severity == "error" for finding in every):
         models.check_names()
@@ -132,9 +142,10 @@ class _Models:
         return trees
 
 
-def _findings(name: str, models: _Models) -> list[Diagnostic]:
+def _findings(name: str, models: _Models, pipeline: Sequence[Saved] | None) -> list[Diagnostic]:
     from devpolicy._core.placement.lint import lint, lint_components
     from devpolicy._core.review.suites import problems
+    from devpolicy._core.targets.haystack_components.survey import names_of
 
     tests = problems(name)
     if tests is not None:
@@ -145,5 +156,7 @@ def _findings(name: str, models: _Models) -> list[Diagnostic]:
         return list(findings_of(error))
     findings = [*policy.warnings, *(problems(name, policy) or [])]
     findings += [finding for tree in models.every for finding in lint(policy.top, tree)]
+    if pipeline is not None:
+        findings += names_of(policy, pipeline)
     trees = models.of_components(policy, findings)
     return findings + lint_components((policy.for_component(name), tree) for name, tree in trees.items())

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from devpolicy._core.cli import pipeline_view
 from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context
 from devpolicy._core.cli.inputs import (
     check_component,
@@ -19,6 +20,7 @@ from devpolicy._core.cli.inputs import (
     policy_argument,
 )
 from devpolicy._core.cli.output_formats import OUTPUT_FORMATS, literal
+from devpolicy._core.cli.pipeline_view import check_alone, pipeline_option
 from devpolicy._core.cli.report import painted, print_lint, rendered
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.language.policy import Policy
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from devpolicy._core.cli.output import Line
     from devpolicy._core.device import ComponentDevice
     from devpolicy._core.errors import Diagnostic
+    from devpolicy._core.host import Host
 
 
 @click.command(name="resolve")
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 @component_option
 @overlay_options
 @model_option(required=False)
+@pipeline_option
 @click.option(
     "--to", type=click.Choice(list(OUTPUT_FORMATS)), help="Print only what the consumer takes, and decide for it."
 )
@@ -51,6 +55,7 @@ def command(
     profile: str | None,
     overrides: tuple[str, ...],
     model: str | None,
+    pipeline: str | None,
     to: str | None,
 ) -> None:
     """Show the device that a policy chooses on a host.
@@ -59,16 +64,24 @@ def command(
     With one it is the whole plan's device. A component has the model that the policy names for it, beside those that
     are written before it.
 
+    With `--pipeline` it is every component of a saved Haystack pipeline that takes a device, those inside of others
+    too (`agent.chat_generator`): its device, what of the policy decides it, and what was saved in its place.
+
     \b
     Examples:
       devpolicy resolve prefer-accelerator --host 1x24gb
       devpolicy resolve policy.toml --to torch
       devpolicy resolve rag-pipeline --component ranker --host 1x24gb
       devpolicy resolve policy.toml --model llama-3.1-8b --to haystack
+      devpolicy resolve policy.toml --pipeline rag.yaml --host 2x24gb
     """
+    check_alone(pipeline, component=component, model=model, to=to)
     loaded = Policy.load(policy)
     machine = load_host(ctx, host, loaded)
     loaded = on_host(loaded, machine, profile, overrides)
+    if pipeline is not None:
+        _pipeline(ctx, loaded, machine, pipeline)
+        return
     check_component(loaded, component)
     tree = None if model is None else load_model(ctx, model)
     request = Request(loaded, component, tree, target=OUTPUT_FORMATS[to].target if to else None)
@@ -103,6 +116,21 @@ def command(
     if warnings:
         ctx.err.print(painted(rendered(warnings)))
     print_lint(ctx, loaded)
+
+
+def _pipeline(ctx: CliContext, policy: Policy, host: Host, path: str) -> None:
+    """Show what a policy decides for each component of a saved pipeline."""
+    from devpolicy._core.targets.haystack_components.survey import survey
+
+    found = survey(policy, path, host)
+    if ctx.json:
+        ctx.print_json(pipeline_view.to_json(found))
+    else:
+        ctx.out.print(pipeline_view.lines(found, ctx.out.width))
+    told = pipeline_view.warnings(found)
+    if told:
+        ctx.err.print(painted(rendered(told)))
+    print_lint(ctx, policy)
 
 
 def _view(device: ComponentDevice, terms: Sequence[tuple[str, str]], width: int) -> list[Line]:

@@ -1,4 +1,4 @@
-"""Reads the real machine, once, into a `Host`.
+"""Activated the real machine, once, into a `Host`.
 
 The only code that queries it. Three rules: nothing is initialised in this process (no CUDA context, no
 import of torch), the environment is read and never changed, and a source that raises or hangs becomes

@@ -1,0 +1,170 @@
+"""A policy for the components of a pipeline that is there already, built in code and not warmed up.
+
+Owns how an instance keeps what its init parameters said. A component that has loaded its model is refused: its weights
+are where they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from devpolicy._core.errors import DevPolicyError, Diagnostic
+from devpolicy._core.public import public
+from devpolicy._core.targets.haystack_components.deciding import Decider, check_names, decider, path_of, tell, undecided
+from devpolicy._core.targets.haystack_components.filling import named_now
+from devpolicy._core.targets.haystack_components.forms import given_device, kept, written
+from devpolicy._core.targets.haystack_components.survey import Resolved
+from devpolicy._core.targets.haystack_components.table import KWARGS, Takes, takes_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from devpolicy._core.host import Host
+    from devpolicy._core.language.policy import Policy
+
+_LOADED = (
+    *("pipeline", "model", "_model", "embedding_backend", "_embedding_backend"),
+    *("_cross_encoder", "_similarity_model", "_asr_model", "_backend"),
+)
+"""Attributes in which components keep what they have loaded; a text there is a model's name."""
+_PARAMETERS = ("device", "backend", "model", "model_name_or_path", "onnx_execution_provider", *KWARGS)
+
+
+@public("devpolicy.haystack")
+def apply(
+    pipeline: Any,
+    policy: Policy | str | PathLike[str],
+    host: Host | str | PathLike[str] | None = None,
+    *,
+    components: Collection[str] | None = None,
+) -> list[Resolved]:
+    """Give the components of a pipeline their devices by a policy, before it is warmed up; return what was decided.
+
+    Components inside of others have the path to them for a name: `agent.chat_generator`. `components` names those that
+    are decided, by default all that take a device. `host` is by default that of the `use_policy` block around this
+    call, else this machine. Either all components are changed or none.
+
+    Raises `DevPolicyError` for a component that has loaded its model, or has no attribute for what would be written
+    (DP509), and for a name in `components` that no component has (DP510); and as `devpolicy.resolve` does.
+    """
+    if isinstance(components, str):
+        raise DevPolicyError(f"`components` is a list of names, not the text `{components}`")
+    by = decider(policy, host)
+    instances = dict(instances_of(pipeline))
+    by.known = instances
+    check_names(components or (), instances)
+    resolved, changes, told = [], [], []
+    for name, one in instances.items():
+        if components is not None and name not in components:
+            continue
+        takes, named = takes_of(type(one), params_of(one)), components is not None or by.names(name)
+        if not isinstance(takes, Takes) or (takes.form == "text" and not named):
+            if named:
+                told.append(undecided(name, path_of(type(one)), takes, list(instances)))
+            continue
+        result, change = _decided(by, name, one, takes)
+        resolved.append(result)
+        changes.append(change)
+    if told and components is not None:
+        raise DevPolicyError(told)
+    for result, change in zip(resolved, changes, strict=True):
+        tell(result.decision)
+        for holder, attribute, value in change:
+            setattr(holder, attribute, value)
+    warn(told)
+    return resolved
+
+
+def warn(findings: Collection[Diagnostic]) -> None:
+    """Warn of findings that belong to no decision."""
+    from devpolicy._core.verbs.context import emit_warnings
+
+    emit_warnings(list(findings), strict=False)
+
+
+def instances_of(pipeline: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the components of a pipeline with their names, each before those inside of it."""
+    seen: set[int] = set()
+    for name, one in pipeline.walk():
+        yield from _with_inner(name, one, seen)
+
+
+def _with_inner(name: str, one: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    if id(one) in seen:
+        return
+    seen.add(id(one))
+    yield name, one
+    for step, inner in _inside(vars(one), "", seen):
+        yield from _with_inner(f"{name}.{step}" if step else name, inner, seen)
+
+
+def _inside(value: Any, at: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """Yield the components next inside a value, by the path of attributes, keys and places in lists."""
+    entries: Iterator[tuple[Any, Any]] = iter(())
+    if isinstance(value, Mapping):
+        entries = iter(value.items())
+    elif isinstance(value, list | tuple):
+        entries = iter(enumerate(value))
+    for key, inner in entries:
+        if isinstance(key, str) and key.startswith("__"):  # Haystack's own, among them the pipeline around
+            continue
+        step = str(key).lstrip("_")
+        path = f"{at}.{step}" if at else step
+        if _is_component(inner):
+            yield path, inner
+        elif hasattr(inner, "walk") and hasattr(inner, "get_component"):
+            yield from ((f"{at}.{name}" if at else name, one) for name, one in inner.walk())
+        elif isinstance(inner, Mapping | list | tuple):
+            yield from _inside(inner, path, seen)
+        elif type(inner).__module__.startswith("haystack.tools") and id(inner) not in seen:
+            seen.add(id(inner))
+            yield from _inside(vars(inner), path, seen)
+
+
+def _is_component(value: Any) -> bool:
+    return not isinstance(value, type) and hasattr(value, "__haystack_input__")
+
+
+def params_of(one: Any) -> dict[str, Any]:
+    """Return the init parameters of an instance that matter here, as it keeps them."""
+    takes = takes_of(type(one), {})
+    holder = getattr(one, takes.holder) if isinstance(takes, Takes) and takes.holder else one
+    found = {name: getattr(holder, own) for name in _PARAMETERS if (own := _attribute(holder, name))}
+    return {name: value for name, value in found.items() if name == "device" or value is not None}
+
+
+def _attribute(holder: Any, name: str) -> str | None:
+    """Return the attribute in which an instance keeps an init parameter: its name, or that with an underscore."""
+    return next((own for own in (name, f"_{name}") if own in vars(holder)), None)
+
+
+def _decided(by: Decider, name: str, one: Any, takes: Takes) -> tuple[Resolved, list[tuple[Any, str, Any]]]:
+    """Return what is decided for one instance, and the attributes that change."""
+    if loaded(one):
+        message = f"component `{name}` has loaded its model, which stays where it is"
+        raise DevPolicyError(Diagnostic("DP509", message, help="apply the policy before `warm_up` and the first run"))
+    named_now(one)
+    params, path = params_of(one), path_of(type(one))
+    decision = by.decision(name, path, takes, params)
+    holder = getattr(one, takes.holder) if takes.holder else one
+    change = []
+    values = written(takes, params, decision.device, decision.plan)
+    for parameter, value in kept(takes, values, device_too=_attribute(holder, "device") is not None).items():
+        attribute = _attribute(holder, parameter)
+        if attribute is None:
+            hint = "give the device when it is made, or load the pipeline with `decide`"
+            message = f"component `{name}` ({type(one).__name__}) keeps no attribute `{parameter}`"
+            raise DevPolicyError(Diagnostic("DP509", message, help=hint))
+        change.append((holder, attribute, value))
+    return Resolved(name, path, decision, given_device(takes, params)), change
+
+
+def loaded(one: Any) -> bool:
+    """Whether a component holds a model that it has loaded."""
+    own = vars(one)
+    held = (own.get(name) for name in _LOADED)
+    return any(value is not None and not isinstance(value, str | PathLike) for value in held) or any(
+        hasattr(value, "named_parameters") for value in own.values()
+    )

@@ -1,0 +1,191 @@
+"""How the device of a component is written into its init parameters.
+
+Owns the key that each library reads, what must be taken out because it would win, and what a component has no way to
+be told. All functions return new values: what a caller gave is left as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from devpolicy._core.device import ComponentDevice, DeviceType
+from devpolicy._core.device.map import KEPT_LAST
+from devpolicy._core.targets.haystack_components.table import KWARGS, Takes
+from devpolicy._core.targets.transformers import to_hf_kwargs, to_pipeline_kwargs
+
+if TYPE_CHECKING:
+    from devpolicy._core.placement.plan import Plan
+
+_PLACES = ("device", "device_map")
+_PROVIDERS = ("cuda", "device_ids", "device_id", "providers", "provider", "provider_options")
+_LAYERS = ("n_gpu_layers", "main_gpu", "split_mode", "tensor_split")
+_ALL_LAYERS, _ONE_GPU = -1, 0
+"""llama.cpp's words for every layer on a GPU, and for one GPU (`LLAMA_SPLIT_MODE_NONE`)."""
+
+
+def written(
+    takes: Takes, params: Mapping[str, Any], device: ComponentDevice, plan: Plan | None = None
+) -> dict[str, Any]:
+    """Return the init parameters that change: those of the device, and those of what else the plan asks of loading."""
+    kwargs = params.get(takes.kwargs) if takes.kwargs else None
+    given = rewritten(kwargs, _without_places) if isinstance(kwargs, Mapping) else {}
+    changed: dict[str, Any] = {
+        key: rewritten(value, _without_places) for key in KWARGS if isinstance(value := params.get(key), Mapping)
+    }
+    match takes.form:
+        case "device":
+            changed["device"] = _haystack(device)
+        case "text":
+            changed["device"] = device.to_torch_str()
+        case "ours":
+            changed["device"] = device
+        case "pipeline":
+            changed["device"] = _haystack(device)
+            _put(changed, takes, given, _loading(to_pipeline_kwargs(plan)) if plan else {})
+        case "from_pretrained":
+            changed["device"] = _haystack(device)
+            _put(changed, takes, given, _loading(to_hf_kwargs(plan)) if plan else {})
+        case "sentence-transformers":
+            changed["device"] = _haystack(device.first_device)
+            loading = to_hf_kwargs(plan) if plan else {}
+            _put(changed, takes, given, loading if device.has_multiple_devices else _loading(loading))
+        case "sentence-transformers-onnx":
+            changed["device"] = _haystack(device)
+            changed[takes.kwargs or ""] = {**_without(given, _PROVIDERS), **_provider(device)}
+        case "fastembed":
+            changed[takes.kwargs or ""] = {**_without(given, _PROVIDERS), **_cuda(device)}
+        case "provider":
+            provider = _provider(device)
+            # A saved component has its provider frozen there, which wins.
+            changed["onnx_execution_provider"] = provider.pop("provider")
+            changed[takes.kwargs or ""] = {**_without(given, _PROVIDERS), **provider}
+        case "llama-cpp":
+            changed[takes.kwargs or ""] = {**_without(given, _LAYERS), **_layers(device)}
+    return changed
+
+
+def lost(takes: Takes, plan: Plan) -> list[str]:
+    """Return what a plan asks of loading that a component of this form cannot be told."""
+    if takes.form in ("pipeline", "from_pretrained", "sentence-transformers"):
+        return []
+    asked = {"dtype": plan.loading.dtype, "offload_folder": plan.loading.offload_folder}
+    return [f"`{name}` {value}" for name, value in asked.items() if value is not None]
+
+
+def given_device(takes: Takes, params: Mapping[str, Any]) -> str | None:
+    """Return the device that init parameters hold, as text; `None` where they leave it to a default."""
+    device = params.get("device")
+    if takes.form not in ("fastembed", "provider", "llama-cpp"):
+        for key in KWARGS:
+            frozen = params.get(key)
+            for kwargs in (frozen, frozen.get("model_kwargs") if isinstance(frozen, Mapping) else None):
+                found = [kwargs[place] for place in _PLACES if place in kwargs] if isinstance(kwargs, Mapping) else []
+                if found and found[0] is not None:
+                    return _told(found[0])
+        return None if device is None else _told(device)
+    kwargs = params.get(takes.kwargs or "")
+    keys = _LAYERS if takes.form == "llama-cpp" else _PROVIDERS
+    said = {key: kwargs[key] for key in keys if key in kwargs} if isinstance(kwargs, Mapping) else {}
+    if takes.form == "provider" and "provider" not in said and params.get("onnx_execution_provider"):
+        said = {"onnx_execution_provider": params["onnx_execution_provider"], **said}
+    return ", ".join(f"{key}={value}" for key, value in said.items()) or None
+
+
+def kept(takes: Takes, values: Mapping[str, Any], *, device_too: bool) -> dict[str, Any]:
+    """Return changed init parameters as an instance keeps them, where its `__init__` moves the device.
+
+    Hugging Face components move it into their keyword arguments; `device_too` says whether they keep it beside that.
+    """
+    result = dict(values)
+    if takes.form not in ("pipeline", "from_pretrained") or (device_too and not takes.known):
+        return result
+    device = result["device"]
+    key = "device_map" if takes.form == "from_pretrained" or device.has_multiple_devices else "device"
+    result[takes.kwargs or ""] = {**result.get(takes.kwargs or "", {}), key: device.to_hf()}
+    if takes.form == "from_pretrained" or not device_too:
+        del result["device"]
+    return result
+
+
+def rewritten(kwargs: Mapping[str, Any], rewrite: Any) -> dict[str, Any]:
+    """Apply `rewrite` to keyword arguments and to the `model_kwargs` that `pipeline()` takes inside them."""
+    result: dict[str, Any] = rewrite(kwargs)
+    if isinstance(result.get("model_kwargs"), Mapping):
+        result["model_kwargs"] = rewrite(result["model_kwargs"])
+    return result
+
+
+def with_order(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keyword arguments in whose `device_map` what is kept comes last."""
+    device_map = kwargs.get("device_map")
+    if not isinstance(device_map, Mapping):  # text such as "auto"
+        return dict(kwargs)
+    ordered = sorted(device_map.items(), key=lambda entry: KEPT_LAST.get(str(entry[1]), 0))
+    return {**kwargs, "device_map": dict(ordered)}
+
+
+def _put(changed: dict[str, Any], takes: Takes, given: Mapping[str, Any], loading: Mapping[str, Any]) -> None:
+    """Write keyword arguments of loading: those given stay, and a dtype replaces one of either name."""
+    if not loading and not given:
+        return
+    kwargs = dict(given)
+    if "dtype" in loading:
+        kwargs = rewritten(kwargs, lambda one: _without(one, ("dtype", "torch_dtype")))
+    inner = {**kwargs.get("model_kwargs", {}), **loading.get("model_kwargs", {})}
+    changed[takes.kwargs or ""] = {**kwargs, **loading, **({"model_kwargs": inner} if inner else {})}
+
+
+def _loading(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keyword arguments without those that say where: they come from `device`."""
+    return _without(kwargs, _PLACES)
+
+
+def _without_places(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return _without(kwargs, _PLACES)
+
+
+def _without(kwargs: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    return {key: value for key, value in kwargs.items() if key not in keys}
+
+
+def _haystack(device: ComponentDevice) -> Any:
+    from devpolicy._core.targets.haystack import unwarned
+
+    return unwarned(device)
+
+
+def _cuda(device: ComponentDevice) -> dict[str, Any]:
+    one = _single(device)
+    return {"cuda": True, "device_ids": [one.id or 0]} if one.type is DeviceType.GPU else {"cuda": False}
+
+
+def _provider(device: ComponentDevice) -> dict[str, Any]:
+    one = _single(device)
+    if one.type is DeviceType.GPU:
+        return {"provider": "CUDAExecutionProvider", "provider_options": {"device_id": one.id or 0}}
+    return {"provider": "CPUExecutionProvider"}
+
+
+def _layers(device: ComponentDevice) -> dict[str, Any]:
+    one = _single(device)
+    if one.type is DeviceType.GPU:
+        return {"n_gpu_layers": _ALL_LAYERS, "main_gpu": one.id or 0, "split_mode": _ONE_GPU}
+    return {"n_gpu_layers": 0 if one.type is DeviceType.CPU else _ALL_LAYERS}
+
+
+def _single(device: ComponentDevice) -> Any:
+    from devpolicy._core.device import Device
+
+    return Device.from_str(device.to_torch_str())
+
+
+def _told(value: Any) -> str:
+    """Return a device of any library, or of a saved pipeline, as text."""
+    if isinstance(value, ComponentDevice) or hasattr(value, "to_dict"):
+        value = value.to_dict()
+    if isinstance(value, Mapping):
+        value = value.get("device") or value.get("device_map") or value
+    if isinstance(value, Mapping):
+        return "a map over " + ", ".join(dict.fromkeys(_told(one) for one in value.values()))
+    return f"cuda:{value}" if isinstance(value, int) else str(value)

@@ -1,0 +1,186 @@
+"""What each component class of Haystack and its integrations takes, one row a class.
+
+Owns facts alone: the consumer that stands behind a component, and which init parameters hold its device and keyword
+arguments. How a plan is written there is the matter of `forms`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal, get_type_hints
+
+from packaging.version import Version
+
+Form = Literal[
+    "device",  # one device in `device`
+    "text",  # one device in `device`, as text
+    "ours",  # `device` is devpolicy's own class
+    "pipeline",  # `device`, and keyword arguments of `transformers.pipeline`
+    "from_pretrained",  # `device`, and keyword arguments of `from_pretrained`
+    "sentence-transformers",  # one device in `device`, a map in keyword arguments of `from_pretrained`
+    "sentence-transformers-onnx",  # the same library on ONNX Runtime: an execution provider in keyword arguments
+    "fastembed",  # `cuda` and `device_ids` in keyword arguments
+    "provider",  # an execution provider in a parameter of its own, its device in keyword arguments
+    "llama-cpp",  # `n_gpu_layers`, `main_gpu` and `split_mode` in keyword arguments
+]
+
+KWARGS = ("huggingface_pipeline_kwargs", "pipeline_kwargs", "model_kwargs")
+"""Init parameters in which components save `device` or `device_map`, which then win over the parameter `device`."""
+
+ONE_DEVICE, ANY_MAP = "haystack-torch", "haystack"
+
+
+@dataclass(frozen=True, slots=True)
+class Takes:
+    """What a component class takes."""
+
+    form: Form
+    target: str
+    """The consumer that is planned for: a name of `devpolicy._core.placement.targets`."""
+    kwargs: str | None = None
+    """The init parameter that holds keyword arguments of the library."""
+    checkpoint: bool = False
+    """Whether its model is one whose size devpolicy can read from the files."""
+    holder: str | None = None
+    """The attribute whose own attributes are the init parameters; `None` is the instance itself."""
+    known: bool = True
+    """Whether the class has a row of its own, or is only read from its signature."""
+
+    @property
+    def single(self) -> Takes:
+        """The same, for a device that is asked for without the way to hand over a map."""
+        return replace(self, target=ONE_DEVICE) if self.target == ANY_MAP else self
+
+
+@dataclass(frozen=True, slots=True)
+class TakesNone:
+    """A component class that runs a model and has no parameter for the device, and what to do instead."""
+
+    instead: str
+
+
+def _pipeline(kwargs: str) -> Takes:
+    return Takes("pipeline", ANY_MAP, kwargs, checkpoint=True)
+
+
+_HF_PIPELINE = _pipeline("huggingface_pipeline_kwargs")
+_SENTENCES = Takes("sentence-transformers", ANY_MAP, "model_kwargs", checkpoint=True)
+_FASTEMBED = Takes("fastembed", "onnxruntime", "model_kwargs")
+_OPTIMUM = Takes("provider", "onnxruntime", "model_kwargs", holder="_params")
+_LLAMA_CPP = Takes("llama-cpp", "llama-cpp", "model_kwargs")
+_PRESIDIO = TakesNone("it loads spaCy itself, so call `spacy.require_gpu(id)` or `spacy.require_cpu()` before warm-up")
+
+ROWS: Mapping[str, Takes | TakesNone] = {
+    # haystack-ai
+    "SASEvaluator": Takes("device", ONE_DEVICE, checkpoint=True),
+    # transformers-haystack
+    "TransformersChatGenerator": _HF_PIPELINE,
+    "TransformersExtractiveReader": Takes("from_pretrained", ANY_MAP, "model_kwargs", checkpoint=True),
+    "TransformersNamedEntityExtractor": _pipeline("pipeline_kwargs"),
+    "TransformersTextRouter": _HF_PIPELINE,
+    "TransformersZeroShotDocumentClassifier": _HF_PIPELINE,
+    "TransformersZeroShotTextRouter": _HF_PIPELINE,
+    # sentence-transformers-haystack
+    "SentenceTransformersDiversityRanker": _SENTENCES,
+    "SentenceTransformersDocumentEmbedder": _SENTENCES,
+    "SentenceTransformersDocumentImageEmbedder": _SENTENCES,
+    "SentenceTransformersSimilarityRanker": _SENTENCES,
+    "SentenceTransformersSparseDocumentEmbedder": _SENTENCES,
+    "SentenceTransformersSparseTextEmbedder": _SENTENCES,
+    "SentenceTransformersTextEmbedder": _SENTENCES,
+    # spacy-haystack: Haystack's `to_spacy` stands between, and gives -1, the CPU, for all but cuda.
+    "SpacyNamedEntityExtractor": Takes("device", "haystack-spacy"),
+    # funasr-haystack, whisper-haystack
+    "FunASRTranscriber": Takes("device", ONE_DEVICE),
+    "LocalWhisperTranscriber": Takes("device", ONE_DEVICE),
+    # fastembed-haystack
+    "FastembedDocumentEmbedder": _FASTEMBED,
+    "FastembedLateInteractionRanker": _FASTEMBED,
+    "FastembedRanker": _FASTEMBED,
+    "FastembedSparseDocumentEmbedder": _FASTEMBED,
+    "FastembedSparseTextEmbedder": _FASTEMBED,
+    "FastembedTextEmbedder": _FASTEMBED,
+    # optimum-haystack
+    "OptimumDocumentEmbedder": _OPTIMUM,
+    "OptimumTextEmbedder": _OPTIMUM,
+    # llama-cpp-haystack
+    "LlamaCppChatGenerator": _LLAMA_CPP,
+    "LlamaCppGenerator": _LLAMA_CPP,
+    # docling-haystack, hanlp-haystack, presidio-haystack
+    "ChineseDocumentSplitter": TakesNone("HanLP takes the GPU that it finds, so set `CUDA_VISIBLE_DEVICES`"),
+    "DoclingConverter": TakesNone("give it a `converter` whose `AcceleratorOptions` name the device"),
+    "PresidioDocumentCleaner": _PRESIDIO,
+    "PresidioEntityExtractor": _PRESIDIO,
+    "PresidioTextCleaner": _PRESIDIO,
+}
+
+
+def row_of(path: str, params: Mapping[str, Any]) -> Takes | TakesNone | None:
+    """Return the row of a class by its path, as these init parameters change it; `None` where it has none."""
+    package, name = path.partition(".")[0], path.rpartition(".")[2]
+    row = ROWS.get(name) if package in ("haystack", "haystack_integrations") else None
+    if isinstance(row, Takes) and row.form == "sentence-transformers":
+        return _of_backend(row, params.get("backend") or "torch")
+    return row
+
+
+def _of_backend(row: Takes, backend: str) -> Takes:
+    if backend == "onnx":
+        return replace(row, form="sentence-transformers-onnx", target="onnxruntime", checkpoint=False)
+    if backend == "openvino":
+        return replace(row, form="device", target="haystack-cpu", checkpoint=False)
+    # Before, `device_map` was handed on, and the model then moved to `device` as a whole.
+    return row if _installed("sentence-transformers", "6") else replace(row, target=ONE_DEVICE)
+
+
+def _installed(package: str, least: str) -> bool:
+    """Whether a package is at least of a version; one that is not here is taken for its newest."""
+    try:
+        return Version(version(package)) >= Version(least)
+    except PackageNotFoundError:
+        return True
+
+
+def takes_of(component: Any, params: Mapping[str, Any]) -> Takes | TakesNone | None:
+    """Return what a component class takes: its row, else what its signature says; `None` where that is no device."""
+    row = row_of(f"{component.__module__}.{component.__qualname__}", params)
+    return row if row is not None else _of_signature(component)
+
+
+def takes_of_saved(path: str, params: Mapping[str, Any]) -> Takes | TakesNone | None:
+    """Return what a saved component takes, by its class path and init parameters, without importing the class."""
+    row = row_of(path, params)
+    if row is not None or "device" not in params:
+        return row
+    device = params["device"]
+    if device is None or (isinstance(device, Mapping) and device.get("type") in ("single", "multiple")):
+        return _generic(params)
+    return Takes("text", ONE_DEVICE, known=False) if isinstance(device, str) else None
+
+
+def _of_signature(component: Any) -> Takes | None:
+    # Of `__init__`, since the signature of the class is that of Haystack's metaclass.
+    parameters = inspect.signature(component.__init__).parameters
+    if "device" not in parameters:
+        return None
+    try:
+        annotation = get_type_hints(component.__init__).get("device", inspect.Parameter.empty)
+    except Exception:  # noqa: BLE001 - a name in any annotation that is only known to a type checker
+        annotation = parameters["device"].annotation
+    told = str(annotation)
+    if "devpolicy" in told:
+        return Takes("ours", "hf", known=False)
+    if annotation is inspect.Parameter.empty or "ComponentDevice" in told:
+        return _generic(parameters)
+    return Takes("text", ONE_DEVICE, known=False) if "str" in told else None
+
+
+def _generic(parameters: Mapping[str, Any]) -> Takes:
+    """Return what a class without a row takes: a map only where it hands keyword arguments to `pipeline`."""
+    for name in KWARGS[:2]:
+        if name in parameters:
+            return replace(_pipeline(name), checkpoint=False, known=False)
+    return Takes("device", ONE_DEVICE, known=False)

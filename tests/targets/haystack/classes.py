@@ -1,0 +1,154 @@
+"""Every component class that takes a device: how it is made, run, and where it keeps its device.
+
+Written down by hand, apart from the table in the package, which is held against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+H = "haystack_integrations.components."
+
+
+@dataclass(frozen=True)
+class Case:
+    """One class, and what it takes to make and run it."""
+
+    module: str
+    name: str
+    params: dict[str, Any] = field(default_factory=dict)
+    model: str | None = None
+    """A folder of `models.make`, given as `model`."""
+    inputs: dict[str, Any] | None = None
+    """What `run` takes; `None` only warms up."""
+    saved: dict[str, Any] = field(default_factory=dict)
+    """Init parameters of a component that was saved on `cuda:3`; by default its `device`."""
+    stub: str | None = None
+    """The library behind it, where a stand-in is used: what it needs cannot be had without a download."""
+    no_run: str | None = None
+    """Why it is not run."""
+
+    @property
+    def cls(self) -> Any:
+        return getattr(import_module(self.module), self.name)
+
+    @property
+    def path(self) -> str:
+        return f"{self.cls.__module__}.{self.name}"
+
+    def arguments(self, models: Path) -> dict[str, Any]:
+        return {**self.params, **({"model": str(models / self.model)} if self.model else {})}
+
+
+def _docs() -> list[Any]:
+    from haystack import Document
+
+    return [Document(content="hello world"), Document(content="berlin acme")]
+
+
+ST, TF, FE = "sentence_transformers", "transformers", "fastembed"
+_QUIET = {"progress_bar": False}
+_LABELS = {"labels": ["contradiction", "neutral", "entailment"]}
+_CUDA3 = {"model_kwargs": {"cuda": True, "device_ids": [3]}}
+_NO_ONNX = "it needs a model that fastembed downloads"
+_NO_CUPY = "spaCy needs CuPy on cuda, and the simulated device has none"
+
+
+def _fastembed(kind: str, name: str) -> Case:
+    return Case(f"{H}{kind}.fastembed", name, saved=_CUDA3, no_run=_NO_ONNX)
+
+
+CASES = {
+    case.name: case
+    for case in (
+        Case("haystack.components.evaluators", "SASEvaluator", model="sentences",
+             inputs={"ground_truth_answers": ["hello"], "predicted_answers": ["world"]}),
+        Case(f"{H}embedders.{ST}", "SentenceTransformersTextEmbedder", _QUIET, "sentences", {"text": "hello"}),
+        Case(f"{H}embedders.{ST}", "SentenceTransformersDocumentEmbedder", _QUIET, "sentences", {"documents": _docs}),
+        Case(f"{H}embedders.{ST}", "SentenceTransformersSparseTextEmbedder", model="masked"),
+        Case(f"{H}embedders.{ST}", "SentenceTransformersSparseDocumentEmbedder", model="masked"),
+        Case(f"{H}embedders.{ST}", "SentenceTransformersDocumentImageEmbedder", model="sentences"),
+        Case(f"{H}rankers.{ST}", "SentenceTransformersDiversityRanker", model="sentences",
+             inputs={"query": "hello", "documents": _docs}),
+        Case(f"{H}rankers.{ST}", "SentenceTransformersSimilarityRanker", model="cross"),
+        Case(f"{H}readers.{TF}", "TransformersExtractiveReader", model="answers",
+             inputs={"query": "hello", "documents": _docs}),
+        Case(f"{H}generators.{TF}", "TransformersChatGenerator",
+             {"task": "text-generation", "generation_kwargs": {"max_new_tokens": 2}}, "llama", {"messages": "hello"}),
+        Case(f"{H}extractors.{TF}", "TransformersNamedEntityExtractor", model="entities", inputs={"documents": _docs}),
+        Case(f"{H}routers.{TF}", "TransformersTextRouter", _LABELS, "entailment", {"text": "hello"}),
+        Case(f"{H}routers.{TF}", "TransformersZeroShotTextRouter", {"labels": ["a", "b"]}, "entailment",
+             {"text": "hello"}),
+        Case(f"{H}classifiers.{TF}", "TransformersZeroShotDocumentClassifier", {"labels": ["a", "b"]}, "entailment",
+             {"documents": _docs}),
+        Case(f"{H}extractors.spacy", "SpacyNamedEntityExtractor", model="spacy", inputs={"documents": _docs},
+             no_run=_NO_CUPY),
+        Case(f"{H}audio.whisper", "LocalWhisperTranscriber", {"model": "tiny"}, stub="whisper"),
+        Case(f"{H}audio.funasr", "FunASRTranscriber", stub="funasr"),
+        _fastembed("embedders", "FastembedTextEmbedder"),
+        _fastembed("embedders", "FastembedDocumentEmbedder"),
+        _fastembed("embedders", "FastembedSparseTextEmbedder"),
+        _fastembed("embedders", "FastembedSparseDocumentEmbedder"),
+        _fastembed("rankers", "FastembedRanker"),
+        _fastembed("rankers", "FastembedLateInteractionRanker"),
+        Case(f"{H}generators.llama_cpp", "LlamaCppChatGenerator", {"model": "x.gguf"}, stub="llama_cpp",
+             saved={"model_kwargs": {"n_gpu_layers": 8, "main_gpu": 3}}, no_run="it needs a GGUF"),
+    )
+}  # fmt: skip
+
+
+def run(case: Case, one: Any) -> None:
+    """Warm a component up, and run it on what its case says."""
+    from haystack.dataclasses import ChatMessage
+
+    one.warm_up()
+    if case.inputs is None:
+        return
+    inputs = {key: value() if isinstance(value, Callable) else value for key, value in case.inputs.items()}  # type: ignore[arg-type]
+    if "messages" in inputs:
+        inputs["messages"] = [ChatMessage.from_user(inputs["messages"])]
+    one.run(**inputs)
+
+
+def device_of(one: Any) -> str:
+    """Return the device that an instance holds, in whatever way, as text."""
+    for kwargs in (getattr(one, name, None) for name in ("huggingface_pipeline_kwargs", "pipeline_kwargs")):
+        if kwargs and "device" in kwargs:
+            return str(kwargs["device"])
+    kwargs = getattr(one, "model_kwargs", None) or {}
+    if "device_map" in kwargs:
+        return str(kwargs["device_map"])
+    if "cuda" in kwargs:
+        return f"cuda:{kwargs['device_ids'][0]}" if kwargs["cuda"] else "cpu"
+    if "n_gpu_layers" in kwargs:
+        return f"cuda:{kwargs['main_gpu']}" if "main_gpu" in kwargs else "mps" if kwargs["n_gpu_layers"] else "cpu"
+    device = getattr(one, "device", None) or getattr(one, "_device", None)
+    return "none" if device is None else str(device.to_torch_str())
+
+
+def network_of(one: Any) -> Any:
+    """Return the module that a component has loaded: the first with parameters that it reaches."""
+    import torch
+
+    seen: set[int] = set()
+    rest: list[Any] = [one]
+    while rest:
+        value = rest.pop()
+        if id(value) in seen or isinstance(value, str | int | type):
+            continue
+        seen.add(id(value))
+        if isinstance(value, torch.nn.Module) and any(True for _ in value.parameters()):
+            return value
+        inner = (
+            list(value.values())
+            if isinstance(value, dict)
+            else list(vars(value).values())
+            if hasattr(value, "__dict__")
+            else []
+        )
+        rest += [part for part in inner if not type(part).__module__.startswith("haystack.core")]
+    raise AssertionError(f"{type(one).__name__} holds no module")
