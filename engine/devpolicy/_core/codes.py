@@ -183,6 +183,12 @@ CODES: dict[str, Code] = {
         "Rules keep every module on the CPU or on disk. A device map without a device that executes would run the "
         "model on the CPU, which `prefer` does not say. Leave some module out of the rules.",
     ),
+    "DP412": Code(
+        "a format that the consumer does not read",
+        "The weights are in a GGUF file. Transformers and Haystack dequantise it when they load it, to two or four "
+        "bytes for each element, so a plan of the file's own bytes would not hold: the message says what it would "
+        "take. Plan the checkpoint that the file was made from, or one device for an engine that reads GGUF.",
+    ),
     # Lint.
     "DP501": Code(
         "a rule that matches nothing",

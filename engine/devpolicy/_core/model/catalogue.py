@@ -38,7 +38,8 @@ def descriptions() -> dict[str, str]:
 
 
 def load(name: str | PathLike[str]) -> ModelTree:
-    """Return a model by its catalogue name, from a model TOML, a checkpoint folder, a `config.json`, or a hub id.
+    """Return a model by its catalogue name, from a model TOML, a checkpoint folder, a GGUF file, a
+    `config.json`, or a hub id.
 
     A catalogue name comes first, so that it means the same in every folder: write `./gpt2` for a folder of that name.
     A hub id (`org/name`) is looked up in the local cache only. Raises `ModelError`, DP202 with the likely name where
@@ -54,9 +55,11 @@ def load(name: str | PathLike[str]) -> ModelTree:
     # Unlike those of a `Path`, these questions take any text: one that is too long, or holds a NUL, is no file.
     is_there = os.path.exists(text)  # noqa: PTH110
     if os.path.isdir(text):  # noqa: PTH112
-        from devpolicy._core.model.checkpoint import from_checkpoint
+        return _from_folder(path)
+    if path.suffix == ".gguf" and is_there:
+        from devpolicy._core.model.gguf import from_gguf
 
-        return from_checkpoint(path)
+        return from_gguf(path)
     if path.suffix == ".json" and is_there:
         from devpolicy._core.model.config import from_config
 
@@ -78,6 +81,17 @@ def load(name: str | PathLike[str]) -> ModelTree:
     known = did_you_mean(text, catalogue)
     hint = f"{known}\n`devpolicy model list` shows the catalogue; a path counts from the current folder"
     raise ModelError(Diagnostic("DP202", f"there is no model, file or folder `{text}`", help=hint))
+
+
+def _from_folder(folder: Path) -> ModelTree:
+    from devpolicy._core.model.checkpoint import from_checkpoint
+    from devpolicy._core.model.gguf import from_gguf, gguf_in
+
+    if not is_file(folder / "config.json"):
+        gguf = gguf_in(folder)
+        if gguf is not None:
+            return from_gguf(gguf)
+    return from_checkpoint(folder)
 
 
 def _parse(content: bytes, source: str) -> ModelTree:

@@ -36,6 +36,7 @@ from devpolicy._core.placement.speeds import Speeds
 from devpolicy._core.placement.targets import DEFAULT_TARGET, Target, target_of
 from devpolicy._core.placement.trace import Trace
 from devpolicy._core.placement.units import Division, Unit, divide
+from devpolicy._core.sizes import format_size
 
 
 @dataclass(slots=True)
@@ -103,6 +104,21 @@ def make_plan(
     raise Unsatisfiable([replace(first, help=help_ or first.help), *rest])
 
 
+def _not_read(tree: ModelTree, consumer: Target) -> Diagnostic:
+    """Return the finding of a model in a format that a consumer does not load as it is stored."""
+    stored = format_size(tree.bytes_as())
+    if consumer.name in ("hf", "haystack"):
+        sizes = " or ".join(f"{format_size(tree.parameters * size)} in {size * 8} bits" for size in (2, 4))
+        message = f"`{consumer.name}` dequantises GGUF files: the {stored} of `{tree.name}` become {sizes}"
+        hint = (
+            "plan the checkpoint that it was made from, or one device that an engine of GGUF files takes: `--to torch`"
+        )
+    else:
+        message = f"`{consumer.name}` does not read {tree.format.upper()} files, such as that of `{tree.name}`"
+        hint = "plan one device that an engine of GGUF files takes: `--to torch`"
+    return Diagnostic("DP412", message, help=hint)
+
+
 def _make(
     policy: Policy,
     tree: ModelTree,
@@ -114,6 +130,8 @@ def _make(
 ) -> Plan:
     policy = policy.for_host(host)
     check_requirements([policy.require, *policy.required], host)
+    if tree.format not in consumer.reads:
+        raise Unsatisfiable(_not_read(tree, consumer))
     if tree.partial and consumer.maps:
         message = f"the structure of `{tree.name}` is not known in full"
         hint = 'plan for one device, which needs no map: `target = "torch"`, or `--to torch`'

@@ -26,6 +26,8 @@ class Target:
     """The types of device that it can execute on."""
     maps: bool
     """Whether it takes a device map, with weights kept on the CPU and on disk."""
+    reads: frozenset[str] = frozenset({"safetensors"})
+    """The formats of weights that it loads as they are."""
 
 
 _ALL = frozenset(kind.value for kind in DeviceType) - {"disk"}
@@ -35,7 +37,7 @@ TARGETS = {
     for target in (
         Target("hf", _ALL, maps=True),
         Target("haystack", frozenset({"cuda", "mps", "xpu", "cpu"}), maps=True),
-        Target("torch", _ALL, maps=False),
+        Target("torch", _ALL, maps=False, reads=frozenset({"safetensors", "gguf"})),
         Target("spacy", frozenset({"cuda", "mps", "cpu"}), maps=False),
     )
 }
