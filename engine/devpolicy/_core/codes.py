@@ -100,6 +100,13 @@ CODES: dict[str, Code] = {
         "A pattern names a parameter or a buffer, such as `lm_head.weight`. Rules speak of modules: name the module "
         "that holds it, `lm_head`.",
     ),
+    "DP204": Code(
+        "the hub does not give it",
+        "A model that is named `hf://...` cannot be read from the hub: there is none of this name or revision, it is "
+        "gated and needs a login, too much was asked, nothing is known of it offline, or the answer is not usable. A "
+        "policy's file never reaches for the network: what it names `hf://...` is found where a command read it "
+        "before (`devpolicy model show hf://org/name`).",
+    ),
     # No device satisfies it on this host.
     "DP301": Code(
         "no preference can be satisfied",

@@ -148,6 +148,11 @@ def load_model(session: Session, name: str) -> ModelTree:
 
     if name in model_catalogue() or Path(name).suffix == ".toml":
         return ModelTree.load(name)
+    if name.startswith("hf://"):
+        from devpolicy._core.model.hub import from_hub
+
+        with session.progress(f"reading headers of {name}") as progress:
+            return from_hub(name, progress=progress)
     with session.working(f"reading {name}"):
         return ModelTree.load(name)
 

@@ -40,8 +40,15 @@ Value = int | float | bool | str | tuple[int | float | bool | str, ...] | None
 class Bytes(Protocol):
     """Where a header is read from: a file, or a server."""
 
-    name: str
-    size: int
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        ...
 
     def read(self, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset`, fewer only at the end."""

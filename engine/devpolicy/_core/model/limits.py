@@ -15,6 +15,9 @@ LARGEST_INDEX = 64 << 20
 LARGEST_HEADER = 100_000_000
 """Bytes of a safetensors header: the format's own limit."""
 
+LARGEST_TRAFFIC = 256 << 20
+"""Bytes that are asked of a hub for one model. The headers of the largest have 20 megabytes."""
+
 MOST_METADATA = 10_000
 """Keys of the metadata of a GGUF file. Published ones have fewer than a hundred."""
 

@@ -15,6 +15,7 @@ from devpolicy._core.errors import ModelError, PolicyError, findings_at
 from devpolicy._core.files import kind_of
 from devpolicy._core.host import Host
 from devpolicy._core.language.policy import Component, Policy
+from devpolicy._core.model.catalogue import load
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.shipped import shipped_files
 
@@ -97,7 +98,7 @@ def own_tree(entry: Component) -> ModelTree | None:
     beside = Path(entry.folder or ".") / entry.model
     try:
         is_path = entry.model not in shipped_files("fixtures", "models") and kind_of(beside, ModelError) is not None
-        return ModelTree.load(beside if is_path else entry.model)
+        return load(beside if is_path else entry.model, fetch=False)
     except ModelError as broken:
         note = f"`model` of component `{entry.name}` names it"
         raise ModelError(findings_at(broken, entry.model_place, note=note, with_lines=False)) from None
