@@ -269,9 +269,7 @@ def test_without_a_policy_the_choice_is_haystacks_on_the_catalogue(name: str) ->
 def test_the_record_of_what_libraries_choose_is_up_to_date() -> None:
     for library in ("torch", "accelerate", "transformers", "haystack"):
         pytest.importorskip(library)
-    from tests.choices import updated, versions
+    from tests.choices import updated, without_versions
 
     page = (Path(__file__).parents[2] / "docs" / "library-choices.md").read_text(encoding="utf-8")
-    if versions() not in page:
-        pytest.skip("the record is of other versions of the libraries")
-    assert updated(page) == page, "python -m tests.choices docs/library-choices.md"
+    assert without_versions(updated(page)) == without_versions(page), "python -m tests.choices docs/library-choices.md"
