@@ -41,7 +41,10 @@ host_option = click.option(
 NO_MODEL = "none, so only devices are chosen: `--model` names one"
 """What reports say where they are asked without a model."""
 
-model_help = "A model of the catalogue, a model TOML, a checkpoint folder, or a hub id in the local cache."
+model_help = (
+    "A model of the catalogue, a model TOML, a checkpoint folder, a GGUF file, a hub id in the local cache, or "
+    "hf://ORG/NAME."
+)
 
 
 def model_option(*, required: bool) -> Callable[[F], F]:
