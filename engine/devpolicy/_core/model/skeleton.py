@@ -58,7 +58,7 @@ def _read_tensors(value: object, cursor: Cursor) -> tuple[tuple[str, dict[str, A
         else:
             entry = {"shape": _SHAPE.read(given, inside)}
         try:
-            Tensor(name, entry.get("shape") or (), entry.get("dtype") or "float32")
+            Tensor(name, entry.get("shape") or (), str(entry.get("dtype") or "float32"))
         except ModelError as broken:
             inside.error("DP104", str(broken), part="key")
         tensors.append((name, entry))
