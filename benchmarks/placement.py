@@ -106,7 +106,7 @@ def gap(case: Case, options: argparse.Namespace) -> float | None:
     """Return the certified gap of our fastest plan, `None` where there is no plan."""
     policy = policy_of(case.host, "fastest", context=options.context, batch=options.batch)
     try:
-        return certify(make_plan(policy, case.tree, case.host, advise=False)).gap
+        return certify(make_plan(policy, case.tree, case.host, advise=False), policy, case.tree, case.host).gap
     except Unsatisfiable:
         return None
 

@@ -115,7 +115,7 @@ def test_three_layers_of_four_of_qwen3_next_keep_a_state_whatever_the_context():
 )  # fmt: skip
 def test_a_token_reads_as_many_experts_of_a_mixture_as_are_published(name, experts):
     tree = ModelTree.load(name)
-    assert {(entry.parts, entry.of) for entry in tree.reads} == {experts}
+    assert {(entry.experts_per_token, entry.num_experts) for entry in tree.reads} == {experts}
     assert {entry.module for entry in tree.reads} == {m.path for m in tree.modules if m.path.endswith(".experts")}
 
 
@@ -125,7 +125,7 @@ def test_a_token_reads_as_many_experts_of_a_mixture_as_are_published(name, exper
      ("llava-1.5-7b", ["model.vision_tower", "model.multi_modal_projector"]), ("bge-m3", []), ("gpt2", [])],
 )  # fmt: skip
 def test_what_runs_before_the_first_token_runs_once_for_a_request(name, modules):
-    assert [entry.module for entry in ModelTree.load(name).reads if entry.once] == modules
+    assert [entry.module for entry in ModelTree.load(name).reads if entry.per_request] == modules
 
 
 def test_t5_keeps_a_cache_for_its_own_tokens_and_one_for_the_encoders():

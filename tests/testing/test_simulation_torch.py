@@ -165,7 +165,8 @@ REFUSED: dict[str, list[Callable[[], Any]]] = {
         lambda: torch.cuda.Event(),
         lambda: torch.cuda.current_stream(),
         lambda: torch.cuda.get_rng_state(),
-        lambda: torch.cuda.get_device_properties(0).multi_processor_count,
+        lambda: torch.cuda.MemPool(),
+        lambda: torch.cuda.FloatTensor(1),
         lambda: torch.Stream(),
     ],
     "arc-a770": [
@@ -253,8 +254,8 @@ class TestNvml:
             nvml.nvmlInit()
             with pytest.raises(SimulationDepthError, match="does not describe"):
                 nvml.nvmlDeviceGetHandleByIndex(1)
-            with pytest.raises(SimulationDepthError, match="nvmlDeviceGetUtilizationRates"):
-                nvml.nvmlDeviceGetUtilizationRates(nvml.nvmlDeviceGetHandleByIndex(0))
+            with pytest.raises(SimulationDepthError, match="nvmlDeviceGetFanSpeed"):
+                nvml.nvmlDeviceGetFanSpeed(nvml.nvmlDeviceGetHandleByIndex(0))
 
 
 class TestNeighbour:

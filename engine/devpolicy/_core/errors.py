@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 from devpolicy._core.public import public
 from devpolicy._core.text import visible, visible_line
 
-_public = public("devpolicy._core.errors")
+_public = public("devpolicy.errors")
 
 WIDEST = 160
 """Characters of a line that a message shows; of a longer one, those around the place."""
@@ -270,6 +270,13 @@ class SimulationDepthError(DevPolicyError):
 
     It is no `RuntimeError`, so that code which takes one for "no such device" and goes on with the CPU stops here.
     """
+
+
+@_public
+class UnknownModuleError(DevPolicyError, KeyError):
+    """A module that a plan does not have, with the likely one."""
+
+    __str__ = Exception.__str__  # a `KeyError` shows the representation of its text
 
 
 @_public

@@ -13,12 +13,17 @@ from typing import Generic, TypeVar
 from devpolicy._core.errors import DevPolicyError
 from devpolicy._core.host import Host
 from devpolicy._core.simulation.describe import describe
+from devpolicy._core.text import visible, visible_line
 
 Subject = TypeVar("Subject")
 
 
 class ConformanceError(DevPolicyError, AssertionError):
-    """Some properties do not hold: which ones, what was found instead, and of which host."""
+    """Some properties do not hold: which ones, what was found instead, and of which host, a line each."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(())
+        Exception.__init__(self, "\n".join(visible_line(line) for line in text.split("\n")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ def hold(checks: Iterable[Check[Subject]], subject: Subject, host: Host) -> None
     properties = "property" if len(ran) == 1 else "properties"
     lines = [f"{len(broken)} of {len(ran)} {properties} of a host {'does' if len(broken) == 1 else 'do'} not hold"]
     for one, found in broken:
-        lines += ["", f"`{one.name}`: {one.claim}", *(f"  but {sentence}" for sentence in found)]
+        lines += ["", f"`{one.name}`: {one.claim}", *(f"  but {visible(sentence)}" for sentence in found)]
     raise ConformanceError("\n".join([*lines, "", "the host:", *(f"  {line}" for line in describe(host).splitlines())]))
 
 

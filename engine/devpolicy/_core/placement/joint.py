@@ -1,7 +1,7 @@
 """Components beside each other on one host.
 
-Owns what one plan takes from the next, what stands for a component without a model, and how the refusal of a component
-is told beside the others. Where models come from is not its matter.
+Owns what one plan reserves beside the next, what is planned for a component without a model, and the refusal of a
+component beside others.
 """
 
 from __future__ import annotations
@@ -11,40 +11,27 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from devpolicy._core.errors import Diagnostic, PolicyError, Unsatisfiable
-from devpolicy._core.language.layers import addresses, source
-from devpolicy._core.language.policy import Policy
+from devpolicy._core.language.policy import ResolvedPolicy
 from devpolicy._core.model.tree import ModelTree, Module, Tensor
 from devpolicy._core.sizes import format_size
-from devpolicy._core.toml.tables import suggest
 
 if TYPE_CHECKING:
     from devpolicy._core.placement.plan import Plan
 
 
-def one_piece(policy: Policy, flat: Policy, component: str | None, cls: str | None) -> tuple[Policy, ModelTree]:
+def one_piece(policy: ResolvedPolicy) -> tuple[ResolvedPolicy, ModelTree]:
     """Return what is planned for a component of which only the bytes are known, given what the policy says of it.
 
-    It is one tensor. Nothing speaks of its inside, and nothing of it can be kept elsewhere. Raises `PolicyError`
+    It is one opaque tensor: no rules apply, and it cannot be offloaded. Raises `PolicyError`
     (DP105) where the policy does not say what it needs.
     """
-    entry = None if component is None else source(policy, component, cls)
-    if component is None or entry is None or entry.needs is None:
-        name = "it" if component is None else f"component `{component}`"
-        raise PolicyError(Diagnostic("DP105", f"no model is given for {name}", help=how_to_give(component)))
-    memory = tuple(replace(rule, kv_cache=None, activations=None) for rule in flat.memory)
-    whole = replace(flat, rules=(), overflow=(), split="never", memory=memory)
-    return whole, ModelTree(component, (Module("", "Component", (Tensor("needs", (entry.needs,), "uint8"),)),))
-
-
-def misnamed(policy: Policy, name: str | None) -> list[Diagnostic]:
-    """Return a warning (DP508) where a component is spelt nearly as one of the policy, which does not speak for it."""
-    if name is None or any(addresses(entry, name) for entry in policy.components):
-        return []
-    near = suggest(name, [entry.name for entry in policy.components])
-    if not near:
-        return []
-    message = f"the policy has no component `{name}`, so only its top speaks for it"
-    return [Diagnostic("DP508", message, help=f"did you mean `{near}`?", severity="warning")]
+    if policy.component is None or policy.needs is None:
+        name = "it" if policy.component is None else f"component `{policy.component}`"
+        raise PolicyError(Diagnostic("DP105", f"no model is given for {name}", help=how_to_give(policy.component)))
+    memory = tuple(replace(rule, kv_cache=None, activations=None) for rule in policy.memory)
+    whole = replace(policy, rules=(), overflow=(), split="never", memory=memory)
+    needs = Tensor("needs", (policy.needs,), "uint8")
+    return whole, ModelTree(policy.component, (Module("", "Component", (needs,)),))
 
 
 def how_to_give(component: str | None) -> str:
@@ -53,37 +40,37 @@ def how_to_give(component: str | None) -> str:
     return f"write `model` or `needs` in `[component.{name}]`, or give it: `--model {name}=MODEL`"
 
 
-def taken(plan: Plan) -> dict[str, int]:
-    """Return the bytes that a plan takes of each device: its activations too, because components may run at once."""
+def reserved(plan: Plan) -> dict[str, int]:
+    """Return the bytes that a plan reserves on each device: its activations too, as components may run at once."""
     # Of the disk a plan takes what it writes there; what it only reads there was there before.
     own = {device: budget.used - budget.others for device, budget in plan.ledger.items() if device != "disk"}
-    return {**own, **({"disk": plan.load.rewritten} if "disk" in plan.ledger else {})}
+    return {**own, **({"disk": plan.loading.rewritten} if "disk" in plan.ledger else {})}
 
 
-def claims_of(plans: Iterable[Plan]) -> dict[str, int]:
-    """Return the bytes that plans take of each device, in sum."""
-    claims: dict[str, int] = {}
+def reserved_bytes(plans: Iterable[Plan]) -> dict[str, int]:
+    """Return the bytes that plans reserve on each device, in sum."""
+    total: dict[str, int] = {}
     for plan in plans:
-        for device, size in taken(plan).items():
-            claims[device] = claims.get(device, 0) + size
-    return claims
+        for device, size in reserved(plan).items():
+            total[device] = total.get(device, 0) + size
+    return total
 
 
 def refused_beside(
-    refused: Unsatisfiable, component: str, before: Sequence[Plan], ways: Sequence[str]
+    refused: Unsatisfiable, component: str, before: Sequence[Plan], suggestions: Sequence[str]
 ) -> Unsatisfiable:
-    """Return a refusal that says which component it is, what those before it took, and `ways` out that were tried."""
+    """Return a refusal that names the component, what those before it took, and the `suggestions` that were tried."""
     first, *rest = refused.diagnostics
     notes = [note for plan in before if (note := _took(plan))]
     help_ = first.help
     if first.code in ("DP301", "DP302", "DP303"):
-        lines = [*help_.splitlines(), *(f"or {way}" for way in ways)]
+        lines = [*help_.splitlines(), *(f"or {one}" for one in suggestions)]
         help_ = "\n".join(lines).removeprefix("or ")
     message = f"component `{component}`: {first.message}"
     return Unsatisfiable([replace(first, message=message, notes=(*first.notes, *notes), help=help_), *rest])
 
 
 def _took(plan: Plan) -> str:
-    parts = [f"{format_size(size)} of `{device}`" for device, size in taken(plan).items() if size]
+    parts = [f"{format_size(size)} of `{device}`" for device, size in reserved(plan).items() if size]
     who = f"`{plan.component}`" if plan.component is not None else "a component without a name"
     return f"{who}, which is there before, takes {', '.join(parts)}" if parts else ""

@@ -1,7 +1,7 @@
 """The result: where each part of a model runs and is kept, and why.
 
-Owns `Plan`, `Placement` and `Budget`, their JSON form and their digest. How a plan is made is
-the matter of the modules beside it; what a consumer makes of it is an adapter's.
+Owns `Plan` and `Placement`, their JSON form and their digest. The modules beside it make plans, targets
+turn them into what a consumer takes.
 """
 
 from __future__ import annotations
@@ -10,14 +10,18 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from os import PathLike
+from typing import Any
 
+from devpolicy._core.cost.prediction import Prediction
 from devpolicy._core.device import ComponentDevice, Device
-from devpolicy._core.errors import DevPolicyError, Diagnostic
-from devpolicy._core.placement.prediction import Prediction
+from devpolicy._core.errors import DevPolicyError, Diagnostic, UnknownModuleError
+from devpolicy._core.files import read_file
+from devpolicy._core.placement.ledger import BUDGET_KEYS, Budget
+from devpolicy._core.toml.tables import did_you_mean
 
-if TYPE_CHECKING:
-    from devpolicy._core.placement.trace import Trace
+LARGEST_PLAN = 64 << 20
+"""A file of more bytes than this is not read as a plan."""
 
 
 class PlanError(DevPolicyError, ValueError):
@@ -37,43 +41,7 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
-    """What one device is asked to hold, in bytes.
-
-    INVARIANT: on every device but the disk, `used + headroom <= cap`. On the disk `weights` counts all that is kept
-    there, and only what must be rewritten has to fit.
-    """
-
-    weights: int = 0
-    kv_cache: int = 0
-    activations: int = 0
-    streaming: int = 0
-    """The largest module that is brought here for a moment, from the CPU or the disk."""
-    others: int = 0
-    """What components planned before take, and on a pool shared with the CPU what its other side takes."""
-    headroom: int = 0
-    cap: int = 0
-
-    @property
-    def used(self) -> int:
-        """Bytes that are spoken for, without the headroom."""
-        return self.weights + self.kv_cache + self.activations + self.streaming + self.others
-
-    @property
-    def free(self) -> int:
-        """Bytes left for more."""
-        return self.cap - self.headroom - self.used
-
-    def to_dict(self) -> dict[str, int]:
-        """Return the figures for JSON, in the order of the invariant."""
-        return {name: getattr(self, name) for name in _BUDGET_KEYS}
-
-
-_BUDGET_KEYS = ("weights", "kv_cache", "activations", "streaming", "others", "headroom", "cap")
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
+class LoadSettings:
     """What a consumer needs to know for loading beside the devices."""
 
     dtype: str | None = None
@@ -92,23 +60,40 @@ class Placements(Mapping[str, Placement]):
 
     def __init__(self, units: Mapping[str, Placement]) -> None:
         self._units = dict(units)
-        # A divided module's own unit speaks for its own tensors alone, and for nothing below it.
+        # A divided module's own unit holds its direct tensors, and nothing below it.
         self._divided: set[str] = set()
         for path in self._units:
             while path and (path := path.rpartition(".")[0]) not in self._divided:
                 self._divided.add(path)
 
     def __getitem__(self, module: str) -> Placement:
-        if not isinstance(module, str):
-            raise KeyError(module)
+        """Return the placement of a module. Raises `UnknownModuleError` with the likely one where there is none."""
+        found = self._find(module)
+        if found is None:
+            raise self.unknown(module)
+        return found
+
+    def __contains__(self, module: object) -> bool:
+        return self._find(module) is not None
+
+    def _find(self, module: object) -> Placement | None:
         path = module
-        while True:
+        while isinstance(path, str):
             found = self._units.get(path)
             if found is not None and (path == module or path not in self._divided):
                 return found
             if not path:
-                raise KeyError(module)
+                break
             path = path.rpartition(".")[0]
+        return None
+
+    def unknown(self, module: object) -> UnknownModuleError:
+        """Return the error about a module that the plan does not have."""
+        if not isinstance(module, str):
+            return UnknownModuleError(f"a module is named by text, not by a value of type {type(module).__name__}")
+        known = [path for path in (*self._units, *sorted(self._divided)) if path]
+        help_ = did_you_mean(module, known) if known else "the model is one unit, whose path is empty"
+        return UnknownModuleError(Diagnostic("DP202", f"the plan has no module `{module}`", help=help_))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._units)
@@ -127,10 +112,22 @@ class Placements(Mapping[str, Placement]):
         inside = {path: unit for path, unit in self._units.items() if path == module or path.startswith(prefix)}
         if inside:
             return inside
-        try:
-            return {module: self[module]}
-        except KeyError:
-            return {}
+        found = self._find(module)
+        return {} if found is None else {module: found}
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """How a plan came about, for people: nothing is computed from it."""
+
+    terms: tuple[tuple[str, str], ...] = ()
+    """Each entry of `prefer` that was tried with its outcome, in order."""
+    notes: tuple[tuple[str, str], ...] = ()
+    """The path of a unit, and why a rule or `overflow` did not decide it as written."""
+
+    def of(self, path: str) -> list[str]:
+        """Return the notes on one unit."""
+        return [note for unit, note in self.notes if unit == path]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +137,13 @@ class Plan:
     component: str | None
     target: str
     device: ComponentDevice
-    """A single device where one serves, else a map whose keys are disjoint and cover every tensor."""
+    """A single device where one holds everything, else a map whose keys are disjoint and cover every tensor."""
     placements: Placements
     ledger: Mapping[str, Budget]
     """What each device that the plan uses holds: executing devices in id order, then `cpu`, then `disk`."""
     warnings: tuple[Diagnostic, ...] = ()
-    load: Load = Load()
+    loading: LoadSettings = LoadSettings()
+    """What loading needs beside the devices."""
     prediction: Prediction | None = None
     """The time of one token, where the plan was chosen by it: with `split = "fastest"`, and where `overflow` took part.
 
@@ -167,8 +165,8 @@ class Plan:
             "target": self.target,
             # A list of pairs: the order of a device map's entries is part of its meaning.
             "device": _ordered(self.device),
-            "dtype": self.load.dtype,
-            "offload_folder": self.load.offload_folder,
+            "dtype": self.loading.dtype,
+            "offload_folder": self.loading.offload_folder,
             "placements": [[path, str(unit.device), str(unit.runs_on)] for path, unit in self.placements.items()],
         }
         text = json.dumps(given, ensure_ascii=True, separators=(",", ":"), sort_keys=True)
@@ -193,9 +191,9 @@ class Plan:
             },
             "ledger": {device: budget.to_dict() for device, budget in self.ledger.items()},
             "load": {
-                "dtype": self.load.dtype,
-                "offload_folder": self.load.offload_folder,
-                "rewritten": self.load.rewritten,
+                "dtype": self.loading.dtype,
+                "offload_folder": self.loading.offload_folder,
+                "rewritten": self.loading.rewritten,
             },
             "warnings": [warning.to_dict() for warning in self.warnings],
             **({"prediction": self.prediction.to_dict()} if self.prediction else {}),
@@ -231,11 +229,11 @@ class Plan:
                 device=ComponentDevice.from_dict(dict(data["device"])),
                 placements=Placements(placements),
                 ledger={
-                    _text(device): Budget(**{name: _number(budget[name]) for name in _BUDGET_KEYS})
+                    _text(device): Budget(**{name: _number(budget[name]) for name in BUDGET_KEYS})
                     for device, budget in data["ledger"].items()
                 },
                 warnings=tuple(map(Diagnostic.from_dict, data["warnings"])),
-                load=Load(
+                loading=LoadSettings(
                     _optional_text(load.get("dtype")),
                     _optional_text(load.get("offload_folder")),
                     _number(load.get("rewritten", 0)),
@@ -251,12 +249,31 @@ class Plan:
             raise PlanError("the plan was changed after it was made: its digest does not match")
         return plan
 
+    def to_json(self) -> str:
+        """Return the plan as JSON text, which `Plan.load` reads from a file."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=2) + "\n"
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Plan:
+        """Read a plan from a JSON file: `to_json`, or what `devpolicy plan --format json` prints of one component.
+
+        Raises `PlanError`, DP109 where the file cannot be read.
+        """
+        if not isinstance(path, str | PathLike):
+            raise PlanError(f"a plan's file is named by text or a path, not by a value of type {type(path).__name__}")
+        content = read_file(path, PlanError, most=LARGEST_PLAN)
+        try:
+            data = json.loads(content[: LARGEST_PLAN + 1])
+        except (ValueError, RecursionError) as broken:
+            raise PlanError(f"`{path}` is no plan: {broken}") from None
+        return cls.from_dict(data)
+
     def explain(self, module: str | None = None) -> str:
         """Return why `module` (a path; `None`: the plan as a whole) is where it is, as text of several lines.
 
-        Raises `KeyError` where the model has no such module.
+        Raises `UnknownModuleError`, with the likely one, where the model has no such module.
         """
-        from devpolicy._core.placement.trace import explain
+        from devpolicy._core.placement.explain import explain
 
         return explain(self, module)
 

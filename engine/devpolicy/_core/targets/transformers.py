@@ -18,10 +18,10 @@ def to_hf_kwargs(plan: Plan) -> dict[str, Any]:
     `device_map` is always a dictionary, so that a single device too is loaded to directly.
     """
     kwargs: dict[str, Any] = {"device_map": _device_map(plan)}
-    if plan.load.offload_folder is not None:
-        kwargs["offload_folder"] = plan.load.offload_folder
-    if plan.load.dtype is not None:
-        kwargs["dtype"] = plan.load.dtype
+    if plan.loading.offload_folder is not None:
+        kwargs["offload_folder"] = plan.loading.offload_folder
+    if plan.loading.dtype is not None:
+        kwargs["dtype"] = plan.loading.dtype
     return kwargs
 
 

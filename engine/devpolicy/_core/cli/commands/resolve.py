@@ -22,10 +22,10 @@ from devpolicy._core.cli.report import painted, rendered, tell_lint
 from devpolicy._core.cli.session import PATIENCE, Session, common, pass_session
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.language.policy import Policy
-from devpolicy._core.verbs.joint import Joint, Request
+from devpolicy._core.verbs.joint import JointPlanner, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from devpolicy._core.cli.screen import Line
     from devpolicy._core.device import ComponentDevice
@@ -73,14 +73,14 @@ def command(
     warnings: Iterable[Diagnostic]
     if request.has_size:
         with session.working("planning", patience=PATIENCE):
-            plan = Joint(machine).place(request).plan
+            plan = JointPlanner(machine).place(request).plan
         device, warnings = plan.device, plan.warnings
-        terms = plan.trace.terms if plan.trace else []
+        terms = plan.trace.terms if plan.trace else ()
     else:
         from devpolicy._core.placement.choice import choose
 
-        choice = choose(loaded, machine, component=component, target=request.target)
-        device, warnings, terms = choice.device, choice.warnings, list(choice.terms)
+        choice = choose(request.resolved, machine, target=request.target)
+        device, warnings, terms = choice.device, choice.warnings, choice.terms
     if to is not None:
         form = FORMS[to].of_device(device)
         if session.json:
@@ -103,7 +103,7 @@ def command(
     tell_lint(session, loaded)
 
 
-def _view(device: ComponentDevice, terms: list[tuple[str, str]], width: int) -> list[Line]:
+def _view(device: ComponentDevice, terms: Sequence[tuple[str, str]], width: int) -> list[Line]:
     from devpolicy._core.cli.fold import fold
 
     form = device.to_dict()

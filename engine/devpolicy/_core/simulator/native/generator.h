@@ -32,7 +32,11 @@ class Numbers {
   uint64_t offset() {
     auto* cpu = inner_.get<at::CPUGeneratorImpl>();
     const auto now = cpu->engine().data();
-    while (known_.data().state_ != now.state_) refill();
+    const auto limit = refills_ + kMostRefills;
+    while (known_.data().state_ != now.state_) {
+      TORCH_CHECK(refills_ < limit, "the offset of a generator that drew more than 10^10 numbers is not simulated");
+      refill();
+    }
     const uint64_t drawn = refills_ == 0 ? 0 : (refills_ - 1) * kBlock + now.next_;
     return (drawn + (cpu->next_double_normal_sample() ? kHalf : 0)) * 4;
   }
@@ -60,6 +64,7 @@ class Numbers {
 
  private:
   static constexpr uint64_t kBlock = at::MERSENNE_STATE_N, kPair = 4, kHalf = uint64_t{1} << 58;
+  static constexpr uint64_t kMostRefills = uint64_t{1} << 24;
 
   void refill() {
     auto data = known_.data();
@@ -170,7 +175,7 @@ inline at::Generator unwrapped(const at::Generator& given) {
 // Lets a kernel that takes no generator draw from a device's own numbers.
 class DrawFrom {
  public:
-  explicit DrawFrom(at::Generator of) : of_(std::move(of)) { exchange(); }
+  explicit DrawFrom(at::Generator of) : hold_(lock()), of_(std::move(of)) { exchange(); }
   ~DrawFrom() { exchange(); }
 
  private:
@@ -189,6 +194,13 @@ class DrawFrom {
     other->set_next_double_normal_sample(twice);
   }
 
+  // The CPU's generator is one for all threads: two devices at once would exchange their numbers with each other.
+  static std::recursive_mutex& lock() {
+    static auto* one = new std::recursive_mutex();
+    return *one;
+  }
+
+  std::lock_guard<std::recursive_mutex> hold_;
   at::Generator of_;
 };
 

@@ -9,18 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from devpolicy._core.device import LARGEST_ID
+from devpolicy._core.errors import PolicyError, Unsatisfiable
 from devpolicy._core.host import Accelerator, Host
-from devpolicy._core.language.policy import Amount, Policy, Term
+from devpolicy._core.language.policy import Amount, DeviceSelector, ResolvedPolicy
+from devpolicy._core.memory.budgets import FREE_STEP
+from devpolicy._core.memory.sizing import context_of
 from devpolicy._core.model.tree import ModelTree
-from devpolicy._core.placement.plan import Plan
-from devpolicy._core.placement.seats import FREE_STEP
-from devpolicy._core.placement.sizing import context_of
+from devpolicy._core.placement.overflow import OVERFLOW
 from devpolicy._core.sizes import GIB, MIB, TIB, format_size
 
-Attempt = Callable[[Policy, Host], Plan | None]
-"""Plans with an altered policy and host, `None` where that is refused too."""
+if TYPE_CHECKING:
+    from devpolicy._core.placement.planner import PlacedModel
+
+Make = Callable[[ResolvedPolicy, Host], "PlacedModel"]
+"""Places the model with an altered policy and host. Raises where that is refused too."""
+Attempt = Callable[[ResolvedPolicy, Host], "PlacedModel | None"]
+"""The same, with `None` for a refusal."""
 
 _MOST_STEPS = 4 * TIB // FREE_STEP
 _MOST_DEVICES = 8
@@ -29,8 +36,17 @@ _LARGE = 5_000
 _LEAST_CONTEXT = 128
 
 
-def remedies(policy: Policy, tree: ModelTree, host: Host, attempt: Attempt) -> str:
+def suggestions(policy: ResolvedPolicy, tree: ModelTree, host: Host, make: Make) -> str:
     """Return the help of a refusal: each line one change that would do, the smallest first; empty where none would."""
+
+    def attempt(policy: ResolvedPolicy, host: Host) -> PlacedModel | None:
+        # Whether it fits is all that is asked: what fits in the order of ids fits in the fastest order.
+        policy = policy if policy.split == "never" else replace(policy, split="when-needed")
+        try:
+            return make(policy, host)
+        except (Unsatisfiable, PolicyError):  # on another host other rules apply
+            return None
+
     lines = list(_overflow(policy, host, attempt))
     if len(tree.modules) <= _LARGE:
         lines = [*_memory(policy, host, attempt), *_devices(policy, host, attempt), *lines]
@@ -40,7 +56,7 @@ def remedies(policy: Policy, tree: ModelTree, host: Host, attempt: Attempt) -> s
     return "\n".join([lines[0], *(f"or {line}" for line in lines[1:])]) if lines else ""
 
 
-def _present(policy: Policy, host: Host) -> Iterator[tuple[Term, list[Accelerator]]]:
+def _present(policy: ResolvedPolicy, host: Host) -> Iterator[tuple[DeviceSelector, list[Accelerator]]]:
     """The accelerator terms of `prefer` that name working devices of this host."""
     for term in policy.prefer:
         named = [one for one in host.devices(term.type) if term.names(one) and one.fault is None]
@@ -48,7 +64,7 @@ def _present(policy: Policy, host: Host) -> Iterator[tuple[Term, list[Accelerato
             yield term, named
 
 
-def _memory(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
+def _memory(policy: ResolvedPolicy, host: Host, attempt: Attempt) -> Iterator[str]:
     for term, named in _present(policy, host):
         largest = max(named, key=lambda one: (one.free, -(one.id or 0)))
         only = replace(policy, prefer=(term,))
@@ -66,7 +82,9 @@ def _exactly(steps: int) -> str:
     return f"{size // MIB} MiB" if size < GIB else f"{size / GIB:g} GiB"
 
 
-def _with_host(attempt: Attempt, policy: Policy, change: Callable[[int], Host], steps: int) -> Plan | None:
+def _with_host(
+    attempt: Attempt, policy: ResolvedPolicy, change: Callable[[int], Host], steps: int
+) -> PlacedModel | None:
     return attempt(policy, change(steps))
 
 
@@ -80,7 +98,7 @@ def _grown(host: Host, which: Sequence[Accelerator], steps: int) -> Host:
     return replace(host, accelerators=accelerators, memory=host.memory + pool, free=host.free + pool)
 
 
-def _devices(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
+def _devices(policy: ResolvedPolicy, host: Host, attempt: Attempt) -> Iterator[str]:
     for term, named in _present(policy, host):
         if term.id is not None or term.type == "mps":
             continue
@@ -101,24 +119,25 @@ def _with_more_like(host: Host, one: Accelerator, count: int) -> Host:
     return replace(host, accelerators=(*host.accelerators, *added))
 
 
-def _overflow(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
+def _overflow(policy: ResolvedPolicy, host: Host, attempt: Attempt) -> Iterator[str]:
     if policy.overflow:
         return
     for places in (("cpu",), ("disk",), ("cpu", "disk")):
-        plan = attempt(replace(policy, overflow=tuple(Term(place) for place in places)), host)
-        if plan is not None:
-            kept = sum(unit.bytes for unit in plan.placements.values() if unit.rule == "overflow")
+        placed = attempt(replace(policy, overflow=tuple(DeviceSelector(place) for place in places)), host)
+        if placed is not None:
+            units, offloaded = placed.division.units, placed.solution.offloaded
+            kept = sum(units[at].resident for at, offload in offloaded.items() if offload.rule == OVERFLOW)
             written = f'"{places[0]}"' if len(places) == 1 else '["cpu", "disk"]'
             yield f"`overflow = {written}`, which keeps {format_size(kept)} there and is slower"
             return
 
 
-def _share(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
+def _share(policy: ResolvedPolicy, host: Host, attempt: Attempt) -> Iterator[str]:
     if policy.share is None:
         return
     least = int(policy.share.percent)
 
-    def larger(steps: int) -> Plan | None:
+    def larger(steps: int) -> PlacedModel | None:
         return attempt(replace(policy, share=Amount(percent=least + steps)), host)
 
     steps = _least(100 - least, larger)
@@ -126,10 +145,10 @@ def _share(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
         yield f'`share = "{least + steps}%"`'
 
 
-def _context(policy: Policy, tree: ModelTree, host: Host, attempt: Attempt) -> Iterator[str]:
+def _context(policy: ResolvedPolicy, tree: ModelTree, host: Host, attempt: Attempt) -> Iterator[str]:
     context = context_of(tree, policy.workload)
 
-    def shorter(steps: int) -> Plan | None:
+    def shorter(steps: int) -> PlacedModel | None:
         workload = replace(policy.workload, context=context - steps * _LEAST_CONTEXT)
         return attempt(replace(policy, workload=workload), host)
 
@@ -139,17 +158,17 @@ def _context(policy: Policy, tree: ModelTree, host: Host, attempt: Attempt) -> I
         yield f"`[workload]` with `context = {context - steps * _LEAST_CONTEXT}`"
 
 
-def _cpu(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
-    cpu = Term("cpu")
+def _cpu(policy: ResolvedPolicy, host: Host, attempt: Attempt) -> Iterator[str]:
+    cpu = DeviceSelector("cpu")
     if cpu in policy.prefer:
         return
     if attempt(replace(policy, prefer=(cpu,)), host) is not None:
         yield '`"cpu"` at the end of `prefer`'
-    elif attempt(replace(policy, prefer=(cpu,), overflow=(Term("disk"),)), host) is not None:
+    elif attempt(replace(policy, prefer=(cpu,), overflow=(DeviceSelector("disk"),)), host) is not None:
         yield '`"cpu"` at the end of `prefer`, with `overflow = "disk"`'
 
 
-def _least(most: int, attempt: Callable[[int], Plan | None]) -> int | None:
+def _least(most: int, attempt: Callable[[int], PlacedModel | None]) -> int | None:
     """Return the least step from 1 to `most` that succeeds, if more is never worse; `None` where `most` fails."""
     if most < 1 or attempt(most) is None:
         return None

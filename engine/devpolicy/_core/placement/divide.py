@@ -1,37 +1,37 @@
 """A model divided into what is placed as a whole.
 
-Owns two things: which rules speak for each module (first match wins, over a module's own path
-and its ancestors'), and the division into units: blocks that stay whole, modules, pieces of a block that
-a rule cuts, and a container's own tensors. It knows no host.
+Owns two things: which rules match each module (first match wins, over a module's own path and its ancestors'), and
+the division into units: blocks that stay whole, modules, pieces of a block that a rule cuts, and a container's own
+tensors. It knows no host.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from devpolicy._core.language.policy import Rule
+from devpolicy._core.memory.sizing import Sizing
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.matching import match, numbers
-from devpolicy._core.placement.sizing import Sizing
 
-Chain = tuple[int, ...]
+RulePriority = tuple[int, ...]
 """Positions of rules, in written order."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Unit:
     """What is placed as a whole: the modules `range(start, end)` of the tree, or one container's own tensors."""
 
     path: str
     start: int
     end: int
-    own_only: bool
+    direct_tensors_only: bool
     """Only the tensors that the module at `start` holds itself; its children are units of their own."""
-    chain: Chain
-    """The rules that speak for it, up to the first final one."""
-    behind: Chain = ()
-    """The rules behind that one, which speak only where it would part tied tensors and is left out."""
+    rules: RulePriority
+    """The rules that match it, up to the first final one."""
+    fallback_rules: RulePriority = ()
+    """The rules behind that one, which apply only where it would part tied tensors and is left out."""
     block: int | None = None
     """The position of the block that this is a piece of, where a rule cuts one."""
     stack_end: int = 0
@@ -40,30 +40,28 @@ class Unit:
     weights: int = 0
     buffers: int = 0
     kv_cache: int = 0
-    streamed: int = 0
-    """What is brought in at most at once while the unit is kept elsewhere: a module with those that it stands in."""
+    onload_peak: int = 0
+    """Peak bytes onloaded at once while the unit is offloaded: one module with its ancestors' direct tensors."""
     rewritten: int = 0
     """Bytes that the consumer must write out before it can keep the unit on disk."""
 
     @property
     def resident(self) -> int:
-        """Bytes on the device that holds and runs the unit, without KV cache."""
+        """Bytes on the device that stores and executes the unit, without KV cache."""
         return self.weights + self.buffers
 
-    def leave_out_first(self, rules: Sequence[Rule]) -> None:
-        """Take the first rule of the chain away."""
-        self.chain, self.behind = _up_to_final((*self.chain[1:], *self.behind), rules)
 
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Division:
     """All units in execution order, and which rules matched and decided anything."""
 
-    units: list[Unit]
-    matched: dict[int, int] = field(default_factory=dict)
+    units: tuple[Unit, ...]
+    matched: Mapping[int, int]
     """For each rule that matches anything: how many modules."""
-    speaking: frozenset[int] = frozenset()
-    """The sets of rules that speak for modules with tensors, decided or not, as the bits of integers."""
+    matching_rules: frozenset[int]
+    """The sets of rules that match modules with tensors, decided or not, as the bits of integers."""
+    tied: tuple[tuple[int, ...], ...] = ()
+    """Groups of units that share a tensor."""
 
 
 def divide(tree: ModelTree, rules: Sequence[Rule], sizing: Sizing) -> Division:
@@ -72,15 +70,20 @@ def divide(tree: ModelTree, rules: Sequence[Rule], sizing: Sizing) -> Division:
     sizes = _subtree_sums(tree, sizing.weights) if any(rule.size for rule in rules) else []
     matches = match(tree, rules, sizes, natural)
     masks = matches.inherited(tree)
-    # Modules with equal masks share one chain, so that chains are compared by identity.
-    cut = {mask: _up_to_final(tuple(numbers(mask)), rules) for mask in set(masks)}
-    first: dict[Chain, Chain] = {}
-    chains = {mask: (first.setdefault(chain, chain), behind) for mask, (chain, behind) in cut.items()}
-    speaking = [chains[mask] for mask in masks]
-    uniform = _uniform(tree, [chain for chain, _ in speaking])
-    units = _collect(tree, sizing, natural, speaking, uniform)
+    # Modules with equal masks share one priority, so that priorities are compared by identity.
+    cut = {mask: up_to_final(tuple(numbers(mask)), rules) for mask in set(masks)}
+    first: dict[RulePriority, RulePriority] = {}
+    priorities = {mask: (first.setdefault(rules, rules), fallback) for mask, (rules, fallback) in cut.items()}
+    units = _collect(tree, sizing, natural, [priorities[mask] for mask in masks])
     holding = frozenset(mask for mask, module in zip(masks, tree.modules, strict=True) if module.tensors)
-    return Division(units, matches.counts, holding)
+    return Division(tuple(units), matches.counts, holding)
+
+
+def up_to_final(priority: RulePriority, rules: Sequence[Rule]) -> tuple[RulePriority, RulePriority]:
+    """Cut a priority behind its first final rule, so that equal first parts mean equal decisions."""
+    final = (length for length, at in enumerate(priority, start=1) if rules[at].on_exhausted == "error")
+    length = next(final, len(priority))
+    return priority[:length], priority[length:]
 
 
 _LISTS = frozenset({"ModuleList", "ModuleDict", "Sequential"})
@@ -121,13 +124,6 @@ def _natural_units(tree: ModelTree) -> list[bool]:
     return natural
 
 
-def _up_to_final(chain: Chain, rules: Sequence[Rule]) -> tuple[Chain, Chain]:
-    """Cut a chain behind its first final rule, so that equal first parts mean equal decisions."""
-    final = (length for length, at in enumerate(chain, start=1) if rules[at].on_exhausted == "error")
-    length = next(final, len(chain))
-    return chain[:length], chain[length:]
-
-
 def _subtree_sums(tree: ModelTree, own: list[int]) -> list[int]:
     sums = list(own)
     for position in range(len(sums) - 1, 0, -1):
@@ -135,24 +131,21 @@ def _subtree_sums(tree: ModelTree, own: list[int]) -> list[int]:
     return sums
 
 
-def _uniform(tree: ModelTree, chains: list[Chain]) -> list[bool]:
-    """For each module whether one chain speaks for all of its subtree; equal chains are one object."""
-    uniform = [True] * len(chains)
-    for position in range(len(chains) - 1, 0, -1):
+def _uniform(tree: ModelTree, priorities: Sequence[tuple[RulePriority, RulePriority]]) -> list[bool]:
+    """For each module whether one priority holds for all of its subtree; equal priorities are one object."""
+    uniform = [True] * len(priorities)
+    for position in range(len(priorities) - 1, 0, -1):
         parent = tree.parents[position]
-        if not uniform[position] or chains[position] is not chains[parent]:
+        if not uniform[position] or priorities[position][0] is not priorities[parent][0]:
             uniform[parent] = False
     return uniform
 
 
 def _collect(
-    tree: ModelTree,
-    sizing: Sizing,
-    natural: list[bool],
-    chains: list[tuple[Chain, Chain]],
-    uniform: list[bool],
+    tree: ModelTree, sizing: Sizing, natural: list[bool], priorities: Sequence[tuple[RulePriority, RulePriority]]
 ) -> list[Unit]:
     """Walk the tree in order and return the units. Iterative: a tree may be deeper than the interpreter's stack."""
+    uniform = _uniform(tree, priorities)
     units: list[Unit] = []
     position, count = 0, len(tree.modules)
     block: int | None = None
@@ -162,47 +155,41 @@ def _collect(
     while position < count:
         if position >= block_end:
             block = None
-        whole = natural[position] or block is not None
-        together = whole and uniform[position]
-        if whole and not together and block is None:
+        together = (natural[position] or block is not None) and uniform[position]
+        if natural[position] and not together and block is None:
             block, block_end = position, tree.ends[position]
         end = tree.ends[position] if together else position + 1
+        loose_cache += sum(sizing.kv_cache[position:end])
         if any(module.tensors for module in tree.modules[position:end]):
-            unit = _unit(tree, sizing, position, end, chains[position])
-            unit.block = block
-            if block is not None:
-                unit.stack_end = tree.ends[max(0, tree.parents[max(0, tree.parents[block])])]
-            unit.is_block = natural[position] and end > position + 1
-            unit.kv_cache += loose_cache
+            rules, fallback_rules = priorities[position]
+            units.append(
+                Unit(
+                    tree.modules[position].path,
+                    position,
+                    end,
+                    direct_tensors_only=end < tree.ends[position],
+                    rules=rules,
+                    fallback_rules=fallback_rules,
+                    block=block,
+                    stack_end=0 if block is None else tree.ends[max(0, tree.parents[max(0, tree.parents[block])])],
+                    is_block=natural[position] and end > position + 1,
+                    weights=sum(sizing.weights[position:end]),
+                    buffers=sum(sizing.buffers[position:end]),
+                    kv_cache=loose_cache,
+                    onload_peak=_onload_peak(tree, sizing, position, end),
+                    rewritten=sum(sizing.weights[at] for at in range(position, end) if not tree.modules[at].in_place),
+                )
+            )
             loose_cache = 0
-            units.append(unit)
-        else:
-            loose_cache += sum(sizing.kv_cache[position:end])
         position = end
-    if units:
-        units[-1].kv_cache += loose_cache
+    if units and loose_cache:
+        units[-1] = replace(units[-1], kv_cache=units[-1].kv_cache + loose_cache)
     return units
 
 
-def _unit(tree: ModelTree, sizing: Sizing, start: int, end: int, chain: tuple[Chain, Chain]) -> Unit:
-    return Unit(
-        tree.modules[start].path,
-        start,
-        end,
-        own_only=end < tree.ends[start],
-        chain=chain[0],
-        behind=chain[1],
-        weights=sum(sizing.weights[start:end]),
-        buffers=sum(sizing.buffers[start:end]),
-        kv_cache=sum(sizing.kv_cache[start:end]),
-        streamed=_most_at_once(tree, sizing, start, end),
-        rewritten=sum(sizing.weights[at] for at in range(start, end) if not tree.modules[at].in_place),
-    )
-
-
-def _most_at_once(tree: ModelTree, sizing: Sizing, start: int, end: int) -> int:
-    """Bytes brought in at once: accelerate brings in what a module holds itself for as long as its forward runs."""
-    within = sizing.whole[start:end]
+def _onload_peak(tree: ModelTree, sizing: Sizing, start: int, end: int) -> int:
+    """Bytes onloaded at once: accelerate onloads what a module holds itself for as long as its forward runs."""
+    within = sizing.full_weights[start:end]
     for position in range(start + 1, end):
         within[position - start] += within[tree.parents[position] - start]
     return max(within)
