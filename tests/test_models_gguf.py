@@ -186,7 +186,7 @@ def test_an_encoder_has_neither_head_nor_cache(tmp_path):
 def test_the_experts_of_a_mixture_are_modules_that_a_rule_can_name(tmp_path):
     mixture = LLAMA | {"llama.expert_count": 8, "llama.expert_used_count": 2}
     tree = ModelTree.load(gguf(tmp_path / "moe.gguf", dense(experts=8), mixture))
-    assert [(entry.module, entry.parts, entry.of) for entry in tree.reads] == [
+    assert [(entry.module, entry.experts_per_token, entry.num_experts) for entry in tree.reads] == [
         (f"blk.{layer}.ffn.exps", 2, 8) for layer in range(3)
     ]
     rules = Policy.parse('prefer = "cuda"\n[[rule]]\nclass = "Experts"\nprefer = "cuda:0"\n')

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from devpolicy._core.model.gguf_header import GGUFTensor, Value
 from devpolicy._core.model.limits import LARGEST_CONTEXT, LARGEST_DIMENSION, MOST_LAYERS
-from devpolicy._core.model.tree import KVCache, Reads
+from devpolicy._core.model.tree import KVCache, Activated
 
 _PATTERNS = {"gemma2": 2, "gemma3": 6, "gpt-oss": 2, "cohere2": 4}
 """Of how many layers all but the last slide, where the file does not say: llama.cpp's own table by architecture."""
@@ -70,7 +70,9 @@ def geometry(
     facts = {"model_type": metadata.architecture, "called": metadata.values.get("general.name")}
     return {
         "kv_cache": caches,
-        "reads": tuple(Reads(path, used or 1, experts or 1) for path, cls in modules if mixture and cls == "Experts"),
+        "reads": tuple(
+            Activated(path, used or 1, experts or 1) for path, cls in modules if mixture and cls == "Experts"
+        ),
         "context": metadata.number("context_length", LARGEST_CONTEXT),
         "activation": _activation(metadata, caches, layers),
         "output": (vocabulary or 0) if metadata.writes_text else 0,
