@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from devpolicy._core.model.gguf_header import GGUFTensor, Value
 from devpolicy._core.model.limits import LARGEST_CONTEXT, LARGEST_DIMENSION, MOST_LAYERS
-from devpolicy._core.model.tree import KVCache, Activated
+from devpolicy._core.model.tree import Activated, KVCache
 
 _PATTERNS = {"gemma2": 2, "gemma3": 6, "gpt-oss": 2, "cohere2": 4}
 """Of how many layers all but the last slide, where the file does not say: llama.cpp's own table by architecture."""
