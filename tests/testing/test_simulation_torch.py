@@ -60,14 +60,15 @@ class TestQuestions:
     def test_the_accelerator_is_the_type_that_torch_there_was_built_for(self, name: str) -> None:
         with simulate_host(name) as host:
             local = (host.version("torch") or "").partition("+")[2]
-            wanted = "mps" if host.devices("mps") else {"cu1": "cuda", "xpu": "xpu"}.get(local[:3])
+            wanted = "mps" if host.devices("mps") else {"cu1": "cuda", "roc": "cuda", "xpu": "xpu"}.get(local[:3])
             found = torch.accelerator.current_accelerator()
             assert (found and found.type) == wanted
             assert torch.accelerator.device_count() == len(host.accelerators)
             assert torch.accelerator.is_available() == bool(host.accelerators)
             assert (torch.accelerator.current_accelerator(check_available=True) is None) == (not host.accelerators)
             assert torch.get_device_module() is getattr(torch, wanted or "cpu")
-            assert (torch.version.cuda is not None) == (wanted == "cuda")
+            assert (torch.version.cuda is not None) == local.startswith("cu1")
+            assert (torch.version.hip is not None) == local.startswith("rocm")
 
     def test_the_device_index_of_the_accelerator_is_the_types_own(self) -> None:
         with simulate_host("2x24gb"):

@@ -44,7 +44,10 @@ host_option = click.option(
 NO_MODEL = "none, so only devices are chosen: `--model` names one"
 """The line of a report that was made without a model."""
 
-model_help = "A model of the catalogue, a model TOML, a checkpoint folder, or a hub id in the local cache."
+model_help = (
+    "A model of the catalogue, a model TOML, a checkpoint folder, a GGUF file, a hub id in the local cache, or "
+    "hf://ORG/NAME."
+)
 
 
 def model_option(*, required: bool) -> Callable[[F], F]:
@@ -157,6 +160,11 @@ def load_model(ctx: CliContext, name: str) -> ModelTree:
 
     if name in model_catalogue() or Path(name).suffix == ".toml":
         return ModelTree.load(name)
+    if name.startswith("hf://"):
+        from devpolicy._core.model.hub import from_hub
+
+        with ctx.progress(f"reading headers of {name}") as progress:
+            return from_hub(name, progress=progress)
     with ctx.working(f"reading {name}"):
         return ModelTree.load(name)
 

@@ -16,7 +16,7 @@ from devpolicy._core.language.expectations import Expected, Word
 from devpolicy._core.language.layers import addresses, source
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.language.tests import PolicyTest
-from devpolicy._core.model.catalogue import model_catalogue
+from devpolicy._core.model.catalogue import load, model_catalogue
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.review.hosts import Variant, find_hosts, varied
 from devpolicy._core.review.outcome import components_of, variants_of
@@ -59,7 +59,7 @@ class Library:
         if name not in model_catalogue() and folder is not None and kind_of(folder / name, ModelError) is not None:
             name = str(folder / name)
         if name not in self._trees:
-            self._trees[name] = ModelTree.load(name)
+            self._trees[name] = load(name, fetch=False)
         return self._trees[name]
 
 

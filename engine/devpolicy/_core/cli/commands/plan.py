@@ -52,7 +52,8 @@ Models = Mapping[str | None, str]
     metavar="[NAME=]MODEL",
     multiple=True,
     shell_complete=complete.models,
-    help="A model of the catalogue, a model TOML, a checkpoint folder, or a hub id in the local cache. "
+    help="A model of the catalogue, a model TOML, a checkpoint folder, a GGUF file, a hub id in the local cache, or "
+    "hf://ORG/NAME. "
     "With the NAME of a component, it is that one's, in place of the `model` that the policy names.",
 )
 @host_option
