@@ -34,7 +34,7 @@ def model_catalogue() -> dict[str, Traversable]:
 
 def descriptions() -> dict[str, str]:
     """Return what each model of the catalogue is, in a line, by name."""
-    return {name: dict(load(name).facts).get("about", "") for name in model_catalogue()}
+    return {name: dict(load(name).metadata).get("about", "") for name in model_catalogue()}
 
 
 def load(name: str | PathLike[str]) -> ModelTree:
@@ -62,7 +62,7 @@ def load(name: str | PathLike[str]) -> ModelTree:
 
         return from_config(path)
     if path.suffix == ".toml" or is_there:
-        from devpolicy._core.model.skeleton import read
+        from devpolicy._core.model.model_file import read
 
         return read(Document.read(read_bytes(path, LARGEST_FILE), str(path), ModelError, str(path.parent)))
     if _HUB_ID.fullmatch(text):
@@ -81,7 +81,7 @@ def load(name: str | PathLike[str]) -> ModelTree:
 
 
 def _parse(content: bytes, source: str) -> ModelTree:
-    from devpolicy._core.model.skeleton import parse
+    from devpolicy._core.model.model_file import parse
 
     return parse(content, source)
 

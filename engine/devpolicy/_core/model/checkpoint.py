@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from devpolicy._core.errors import Diagnostic, ModelError
 from devpolicy._core.model.bounds import read_config
 from devpolicy._core.model.config import INSTALL, architectures_of, build, path_of, quantisation
-from devpolicy._core.model.conversion import Source, sources
+from devpolicy._core.model.checkpoint_mapping import Source, checkpoint_mapping
 from devpolicy._core.model.facts import derive
 from devpolicy._core.model.families import checkpoint_name, family_tree
 from devpolicy._core.model.files import entries, is_file, is_folder, is_special, read_json, shown
@@ -159,7 +159,7 @@ def _structure(config: dict[str, Any], headers: Mapping[str, Stored]) -> tuple[_
     if _has_transformers():
         try:
             tree, model = _built(config)
-            structure = _Structure(tree, tuple(sources(model, headers)))
+            structure = _Structure(tree, tuple(checkpoint_mapping(model, headers)))
         except ModelError as broken:
             reason = broken.diagnostics[0].message if broken.diagnostics else str(broken)
     if structure is None:
@@ -269,7 +269,7 @@ def _from_names(headers: Mapping[str, Stored], config: Mapping[str, Any], name: 
         modules.append(Module(path, UNKNOWN_CLASS, tuple(tensors[path])))
         waiting += sorted(children[path], key=_by_number)[::-1]
     paths = [(module.path, module.cls) for module in modules]
-    return ModelTree(name=name, modules=tuple(modules), partial=reason, **derive(config, paths))
+    return ModelTree(name=name, modules=tuple(modules), incomplete_reason=reason, **derive(config, paths))
 
 
 def _by_number(path: str) -> int:

@@ -40,7 +40,11 @@ def from_config(config: Any, architecture: str | None = None) -> ModelTree:
     table = config if isinstance(config, Mapping) else config.to_dict()
     tree = read_module(model, name=name_in(table), unloaded=True)
     method = quantisation(table)
-    return tree if method is None else replace(tree, partial=f"its weights are quantised (`{method}`), these are not")
+    return (
+        tree
+        if method is None
+        else replace(tree, incomplete_reason=f"its weights are quantised (`{method}`), these are not")
+    )
 
 
 def path_of(given: Any) -> Path:

@@ -66,15 +66,15 @@ def derive(config: Config, modules: Sequence[tuple[str, str]], prefix: str = "")
     root = next((cls for path, cls in modules if path == prefix), "")
     vocabulary = _number(text, "vocab_size") or _number(config, "vocab_size") or 0
     scores_each_token = root.endswith("ForMaskedLM")
-    facts = {"model_type": config.get("model_type"), "class": root}
+    metadata = {"model_type": config.get("model_type"), "class": root}
     return {
         "kv_cache": tuple(_caches(text, config, modules, prefix, root)),
         "reads": tuple(_reads(text, config, modules, root)),
         "context": _size(text, "context") or _size(config, "context"),
-        "activation": _activation(text) + (vocabulary if scores_each_token else 0),
-        "output": vocabulary if "LM" in root or root.endswith("ForConditionalGeneration") else 0,
+        "activation_elements_per_token": _activation(text) + (vocabulary if scores_each_token else 0),
+        "logits_elements": vocabulary if "LM" in root or root.endswith("ForConditionalGeneration") else 0,
         "dtype": dtype_of(config) or dtype_of(text),
-        "facts": tuple((key, str(value)) for key, value in facts.items() if value),
+        "metadata": tuple((key, str(value)) for key, value in metadata.items() if value),
     }
 
 

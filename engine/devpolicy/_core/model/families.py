@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from devpolicy._core.model.rows import Config, Template, build, fill
+from devpolicy._core.model.architecture_template import Config, Template, build, fill
 from devpolicy._core.model.tree import ModelTree
 
 _LLAMA = """

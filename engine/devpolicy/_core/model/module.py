@@ -2,7 +2,7 @@
 
 Owns the walk over a module: paths, classes, tensors, ties, blocks that stay whole. It never touches a tensor's data,
 so a model on the meta device reads as one in memory does. What a Transformers configuration adds (KV cache,
-activations) is in `devpolicy._core.model.facts`, what its loading converts in `devpolicy._core.model.conversion`.
+activations) is in `devpolicy._core.model.facts`, what its loading converts in `devpolicy._core.model.checkpoint_mapping`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.connected import united
 from devpolicy._core.errors import Diagnostic, ModelError
-from devpolicy._core.model.conversion import converted_names
+from devpolicy._core.model.checkpoint_mapping import converted_names
 from devpolicy._core.model.facts import config_of, derive
 from devpolicy._core.model.limits import LARGEST_TREE
 from devpolicy._core.model.ranges import join
@@ -60,13 +60,13 @@ def read_module(
     reader = _Reader(unloaded=unloaded)
     modules = tuple([reader.read(path, part) for path, part in _walk(module)])
     config, prefix = config_of(reader.declaring)
-    facts = derive(config, [(entry.path, entry.cls) for entry in modules], prefix)
+    derived = derive(config, [(entry.path, entry.cls) for entry in modules], prefix)
     return ModelTree(
         name=name or _name(module, config),
         modules=_not_in_place(modules, converted_names(reader.declaring)),
         ties=_tied([*reader.identical, *_declared(reader.declaring, unloaded=unloaded)], modules),
         no_split=_no_split(reader.declaring) if no_split is None else _checked(no_split, modules),
-        **facts,
+        **derived,
     )
 
 

@@ -124,15 +124,15 @@ class ModelTree:
     """Modules of which a token reads less than all. A module's own entry and those above it multiply."""
     context: int | None = None
     """The longest context that the model was made for, in tokens."""
-    activation: int = 0
+    activation_elements_per_token: int = 0
     """Scalars per token that the widest block holds at once while it runs, an estimate; 0 where unknown."""
-    output: int = 0
+    logits_elements: int = 0
     """Scalars per sequence that the head returns for one step (the vocabulary); 0 where unknown."""
     dtype: str | None = None
     """The dtype that the configuration names."""
-    partial: str | None = None
+    incomplete_reason: str | None = None
     """Why the structure is not known in full (no classes, no ties, checkpoint names); `None` where it is."""
-    facts: tuple[tuple[str, str], ...] = ()
+    metadata: tuple[tuple[str, str], ...] = ()
     """What the source says of the model beside its structure (model_type, parameters), for people."""
 
     def __post_init__(self) -> None:
@@ -144,8 +144,8 @@ class ModelTree:
         _ = self.parents  # raises where a module does not follow its parent
         if self.dtype is not None and self.dtype not in DTYPE_BITS:
             raise ModelError(f"`{self.dtype}` is no dtype")
-        if len(dict(self.facts)) != len(self.facts):
-            raise ModelError("a fact is given twice")
+        if len(dict(self.metadata)) != len(self.metadata):
+            raise ModelError("a key of the metadata is given twice")
         self._check_tensors()
         self._check_ties()
         for cache in self.kv_cache:
@@ -207,20 +207,20 @@ class ModelTree:
         return parents
 
     @cached_property
-    def ends(self) -> list[int]:
-        """For each module the position behind its last descendant: a subtree is `range(position, ends[position])`."""
-        ends = list(range(1, len(self.modules) + 1))
+    def subtree_end(self) -> list[int]:
+        """For each module the position behind its last descendant: a subtree is `range(position, subtree_end[position])`."""
+        subtree_end = list(range(1, len(self.modules) + 1))
         for position in range(len(self.modules) - 1, 0, -1):
             parent = self.parents[position]
-            ends[parent] = max(ends[parent], ends[position])
-        return ends
+            subtree_end[parent] = max(subtree_end[parent], subtree_end[position])
+        return subtree_end
 
     def children(self, position: int) -> Iterator[int]:
         """Yield the positions of a module's children, in order."""
-        child, end = position + 1, self.ends[position]
+        child, end = position + 1, self.subtree_end[position]
         while child < end:
             yield child
-            child = self.ends[child]
+            child = self.subtree_end[child]
 
     def tensor_names(self) -> Iterator[str]:
         """Yield every tensor's full dotted name, in order."""
@@ -260,7 +260,7 @@ class ModelTree:
     @classmethod
     def parse(cls, text: str | bytes, source: str = "<string>") -> ModelTree:
         """Read a model TOML. Raises `ModelError` with every finding and its place."""
-        from devpolicy._core.model.skeleton import parse
+        from devpolicy._core.model.model_file import parse
 
         return parse(text, source)
 

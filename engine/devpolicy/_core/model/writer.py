@@ -1,6 +1,6 @@
 """Writing a model as TOML, repeated blocks once.
 
-Owns the way back from a `ModelTree` to the text that `devpolicy._core.model.skeleton` reads: which siblings are equal,
+Owns the way back from a `ModelTree` to the text that `devpolicy._core.model.model_file` reads: which siblings are equal,
 which ranges they make. It decides nothing about what a key means.
 """
 
@@ -32,13 +32,14 @@ def write(tree: ModelTree) -> str:
         lines.append(f"dtype = {quote(tree.dtype)}")
     if tree.no_split:
         lines.append(f"no_split = {_list(sorted(tree.no_split))}")
-    for key in ("context", "activation", "output"):
-        if getattr(tree, key):
-            lines.append(f"{key} = {getattr(tree, key)}")
-    if tree.partial is not None:
-        lines.append(f"partial = {quote(tree.partial)}")
-    if tree.facts:
-        lines.append(f"facts = {_table((key, quote(text)) for key, text in tree.facts)}")
+    activation, logits = tree.activation_elements_per_token, tree.logits_elements
+    for key, value in (("context", tree.context), ("activation", activation), ("output", logits)):
+        if value:
+            lines.append(f"{key} = {value}")
+    if tree.incomplete_reason is not None:
+        lines.append(f"partial = {quote(tree.incomplete_reason)}")
+    if tree.metadata:
+        lines.append(f"facts = {_table((key, quote(text)) for key, text in tree.metadata)}")
     if tree.ties:
         lines += _block("ties", map(_list, tree.ties))
     lines += _block("module", (_module(tree.modules[run.position], run.pattern, tree.dtype) for run in _runs(tree)))

@@ -69,7 +69,7 @@ class Costs:
         runs, parts, of = [self.tokens] * count, [1] * count, [1] * count
         for entry in self.tree.reads:
             start = self.tree.index[entry.module]
-            for position in range(start, self.tree.ends[start]):
+            for position in range(start, self.tree.subtree_end[start]):
                 parts[position] *= entry.parts
                 of[position] *= entry.of
                 if entry.once:

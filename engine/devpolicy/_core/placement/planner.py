@@ -114,10 +114,10 @@ def _make(
 ) -> Plan:
     policy = policy.for_host(host)
     check_requirements([policy.require, *policy.required], host)
-    if tree.partial and consumer.maps:
+    if tree.incomplete_reason and consumer.maps:
         message = f"the structure of `{tree.name}` is not known in full"
         hint = 'plan for one device, which needs no map: `target = "torch"`, or `--to torch`'
-        raise Unsatisfiable(Diagnostic("DP407", message, notes=(tree.partial,), help=hint))
+        raise Unsatisfiable(Diagnostic("DP407", message, notes=(tree.incomplete_reason,), help=hint))
     sizing = size_model(tree, policy.workload)
     division = divide(tree, policy.rules, sizing)
     findings = findings_of_rules(policy, tree, division, component)

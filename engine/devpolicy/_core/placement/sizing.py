@@ -54,7 +54,9 @@ def size_model(tree: ModelTree, workload: Workload) -> Sizing:
     for cache in tree.kv_cache:
         tokens = min(context, cache.window) if cache.window else context
         kv_cache[tree.index[cache.module]] += cache.values * tokens * workload.batch * _itemsize(cache.dtype or cached)
-    activations = workload.batch * (tree.activation * context + tree.output) * _itemsize(computed)
+    activations = (
+        workload.batch * (tree.activation_elements_per_token * context + tree.logits_elements) * _itemsize(computed)
+    )
     return Sizing(weights, buffers, whole, kv_cache, activations, context, computed)
 
 

@@ -117,7 +117,7 @@ def _natural_units(tree: ModelTree) -> list[bool]:
         module = tree.modules[position]
         mixing = position > 0 and not holds_block[position] and bool(module.tensors or not tree.no_split)
         natural[position] = block[position] or not holds_more[position] or mixing
-        position = tree.ends[position] if natural[position] else position + 1
+        position = tree.subtree_end[position] if natural[position] else position + 1
     return natural
 
 
@@ -165,13 +165,13 @@ def _collect(
         whole = natural[position] or block is not None
         together = whole and uniform[position]
         if whole and not together and block is None:
-            block, block_end = position, tree.ends[position]
-        end = tree.ends[position] if together else position + 1
+            block, block_end = position, tree.subtree_end[position]
+        end = tree.subtree_end[position] if together else position + 1
         if any(module.tensors for module in tree.modules[position:end]):
             unit = _unit(tree, sizing, position, end, chains[position])
             unit.block = block
             if block is not None:
-                unit.stack_end = tree.ends[max(0, tree.parents[max(0, tree.parents[block])])]
+                unit.stack_end = tree.subtree_end[max(0, tree.parents[max(0, tree.parents[block])])]
             unit.is_block = natural[position] and end > position + 1
             unit.kv_cache += loose_cache
             loose_cache = 0
@@ -189,7 +189,7 @@ def _unit(tree: ModelTree, sizing: Sizing, start: int, end: int, chain: tuple[Ch
         tree.modules[start].path,
         start,
         end,
-        own_only=end < tree.ends[start],
+        own_only=end < tree.subtree_end[start],
         chain=chain[0],
         behind=chain[1],
         weights=sum(sizing.weights[start:end]),

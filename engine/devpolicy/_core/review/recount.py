@@ -121,7 +121,7 @@ def _context(tree: ModelTree, policy: Policy) -> int:
 
 
 def _activations(tree: ModelTree, policy: Policy) -> int:
-    scalars = tree.activation * _context(tree, policy) + tree.output
+    scalars = tree.activation_elements_per_token * _context(tree, policy) + tree.logits_elements
     return policy.workload.batch * scalars * _itemsize(tree, policy)
 
 

@@ -1,7 +1,7 @@
 """The TOML form of a model, read with every finding at once.
 
 Owns the fields of a model file and their reading; `writer` is the way back. It knows no framework: a
-skeleton is what is left of a model when its weights are taken away.
+model file is what is left of a model when its weights are taken away.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ def _read_tensors(value: object, cursor: Cursor) -> tuple[tuple[str, dict[str, A
     return tuple(tensors) if len(cursor.findings) == before else None
 
 
-def _read_facts(value: object, cursor: Cursor) -> tuple[tuple[str, str], ...] | None:
+def _read_metadata(value: object, cursor: Cursor) -> tuple[tuple[str, str], ...] | None:
     if not isinstance(value, Mapping):
         wrong_type(value, cursor, "a table of strings")
         return None
-    facts = [(key, TEXT.read(text, cursor.at(key))) for key, text in value.items()]
-    return tuple((key, text) for key, text in facts if text is not None)
+    metadata = [(key, TEXT.read(text, cursor.at(key))) for key, text in value.items()]
+    return tuple((key, text) for key, text in metadata if text is not None)
 
 
 def _read_tables(value: object, cursor: Cursor) -> list[object] | None:
@@ -107,11 +107,17 @@ MODEL_FIELDS = (
     Field("output", _COUNT, "Scalars that the head returns for one step: the vocabulary."),
     Field("partial", TEXT, "Why the structure is not known in full."),
     Field("ties", list_of(list_of(TEXT, least=2)), "Groups of tensors that are one tensor."),
-    Field("facts", Kind("a table of text", _read_facts, {"type": "object"}), "What else is known, for people."),
+    Field("facts", Kind("a table of text", _read_metadata, {"type": "object"}), "What else is known, for people."),
     Field("module", _TABLES, "The modules, parents first, in execution order.", required=True),
     Field("kv_cache", _TABLES, "The caches that generation keeps."),
     Field("reads", _TABLES, "Of which modules one token reads less than all."),
 )
+
+_RENAMED = {
+    "activation": "activation_elements_per_token", "output": "logits_elements", "partial": "incomplete_reason",
+    "facts": "metadata",
+}  # fmt: skip
+"""The fields of a `ModelTree` whose names in the file are shorter."""
 
 
 def parse(text: str | bytes, source: str = "<string>") -> ModelTree:
@@ -144,6 +150,7 @@ def read(document: Document) -> ModelTree:
         _check_ties(top.get("ties", ()), cursor.at("ties"), modules)
     if cursor.findings:
         raise ModelError(cursor.findings)
+    top = {_RENAMED.get(key, key): value for key, value in top.items()}
     top["no_split"] = frozenset(top.get("no_split", ()))
     try:
         return ModelTree(modules=modules, kv_cache=tuple(caches), reads=tuple(reads), **top)

@@ -41,7 +41,7 @@ def converted_names(found: Iterable[tuple[str, Any]]) -> frozenset[str]:
     return frozenset(names)
 
 
-def sources(model: Any, keys: Iterable[str]) -> Iterator[Source]:
+def checkpoint_mapping(model: Any, keys: Iterable[str]) -> Iterator[Source]:
     """Yield for each key of a checkpoint what it fills in a Transformers model, by the rules that loading follows."""
     from transformers.core_model_loading import rename_source_key
 
