@@ -17,16 +17,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from devpolicy._core.errors import Diagnostic, ModelError
+from devpolicy._core.loading.dtypes import loaded_dtype
 from devpolicy._core.model.bounds import read_config
-from devpolicy._core.model.config import INSTALL, architectures_of, build, path_of, quantisation
 from devpolicy._core.model.checkpoint_mapping import Source, checkpoint_mapping
-from devpolicy._core.model.facts import derive
+from devpolicy._core.model.config import INSTALL, architectures_of, built_tree, path_of, quantisation
+from devpolicy._core.model.facts import derive, dtype_of, named_dtype
 from devpolicy._core.model.families import checkpoint_name, family_tree
 from devpolicy._core.model.files import entries, is_file, is_folder, is_special, read_json, shown
 from devpolicy._core.model.headers import Stored, read_headers, same_bytes, too_many
 from devpolicy._core.model.limits import DEEPEST_PATH, LARGEST_INDEX, LARGEST_TREE, MOST_SHARDS, MOST_TENSORS
-from devpolicy._core.model.module import read_module
-from devpolicy._core.model.neutral import name_in
 from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import ModelTree, Module, Tensor
 
@@ -44,7 +43,7 @@ class _Structure(NamedTuple):
 
 
 def from_checkpoint(folder: str | PathLike[str]) -> ModelTree:
-    """Read a checkpoint folder: bytes and dtypes from the safetensors headers, structure from `config.json`.
+    """Read a checkpoint folder: what is stored from the safetensors headers, structure and dtypes from `config.json`.
 
     A module is `in_place` where its tensors stand in safetensors under a name and with a shape that loading uses as
     they are. Folders of `pytorch_model.bin` are read by configuration alone, and nothing of them is in place. Weights
@@ -136,7 +135,9 @@ def _indexed(index: Path) -> dict[str, str]:
 
 def _without_headers(folder: Path, config: dict[str, Any]) -> ModelTree:
     """Read a folder of pickled weights, which are not opened: unpickling runs code."""
-    tree = _built(config)[0] if _has_transformers() else family_tree(config)
+    # What is not opened has no dtype to go by: `dtype` is handed over, so it is what is loaded.
+    dtype = loaded_dtype(named_dtype(config), ())
+    tree = built_tree(config, dtype)[0] if _has_transformers() else family_tree(config, dtype)
     if tree is None:
         message = f"`{folder}` holds pickled weights, and nothing here knows the structure of its model"
         raise ModelError(Diagnostic("DP407", message, help=INSTALL))
@@ -147,23 +148,19 @@ def _has_transformers() -> bool:
     return all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
 
 
-def _built(config: dict[str, Any]) -> tuple[ModelTree, Any]:
-    model = build(config)
-    return read_module(model, name=name_in(config), unloaded=True), model
-
-
 def _structure(config: dict[str, Any], headers: Mapping[str, Stored]) -> tuple[_Structure | None, str]:
     """Return the structure, or `None` and the reason why it is not known."""
     reason = f"nothing here knows the structure of `{config.get('model_type')}` models: {INSTALL}"
     structure = None
+    dtype = loaded_dtype(dtype_of(config), (headers[name].dtype for name in sorted(headers)))
     if _has_transformers():
         try:
-            tree, model = _built(config)
+            tree, model = built_tree(config, dtype)
             structure = _Structure(tree, tuple(checkpoint_mapping(model, headers)))
         except ModelError as broken:
             reason = broken.diagnostics[0].message if broken.diagnostics else str(broken)
     if structure is None:
-        tree_or_none = family_tree(config)
+        tree_or_none = family_tree(config, dtype)
         if tree_or_none is None:
             return None, reason
         structure = _Structure(tree_or_none, tuple(_template_sources(tree_or_none, config, headers)))
@@ -188,13 +185,11 @@ def _template_sources(tree: ModelTree, config: Mapping[str, Any], keys: Iterable
 
 
 def _overlay(structure: _Structure, headers: Mapping[str, Stored]) -> ModelTree:
-    """Return the tree with the dtypes that are stored, and `in_place` where loading reads what is stored."""
+    """Return the tree with the ties that loading makes, and `in_place` where loading reads what is stored."""
     tree = structure.tree
-    dtypes: dict[str, str] = {}
     plain: dict[str, Stored] = {}  # what is read as it is stored
     for source in structure.sources:
         for target in source.targets:
-            dtypes[target] = headers[source.key].dtype
             if not source.converted:
                 plain[target] = headers[source.key]
     ties = _stored_ties(tree.ties, plain)
@@ -203,14 +198,6 @@ def _overlay(structure: _Structure, headers: Mapping[str, Stored]) -> ModelTree:
         if first is not None:
             for name in group:
                 plain.setdefault(name, plain[first])
-                dtypes.setdefault(name, dtypes[first])
-    made: dict[Tensor, dict[str, Tensor]] = {}
-
-    def stored_as(module: Module, tensor: Tensor) -> Tensor:
-        dtype = dtypes.get(join(module.path, tensor.name))
-        if dtype is None or dtype == tensor.dtype or not tensor.persistent:
-            return tensor
-        return made.setdefault(tensor, {}).setdefault(dtype, replace(tensor, dtype=dtype))
 
     def is_plain(path: str, tensor: Tensor) -> bool:
         stored = plain.get(join(path, tensor.name))
@@ -220,13 +207,7 @@ def _overlay(structure: _Structure, headers: Mapping[str, Stored]) -> ModelTree:
         tree,
         ties=ties,
         modules=tuple(
-            Module(
-                module.path,
-                module.cls,
-                tuple(stored_as(module, tensor) for tensor in module.tensors),
-                all(map(is_plain, repeat(module.path), module.tensors)),
-            )
-            for module in tree.modules
+            replace(module, in_place=all(map(is_plain, repeat(module.path), module.tensors))) for module in tree.modules
         ),
     )
 

@@ -29,7 +29,7 @@ def converted_names(found: Iterable[tuple[str, Any]]) -> frozenset[str]:
         return frozenset()  # then none is one of its models
     names: set[str] = set()
     models = [(path, part) for path, part in found if isinstance(part, transformers.PreTrainedModel)]
-    for path, model in _outermost(models):
+    for path, model in outermost(models):
         reversed_rules = [rule.reverse_transform() for rule in _rules(_Known(model, path, models))[1]]
         prefix = f"{path}." if path else ""
         if reversed_rules:
@@ -58,7 +58,7 @@ def checkpoint_mapping(model: Any, keys: Iterable[str]) -> Iterator[Source]:
         yield Source(key, tuple(target for target in names if target in meta), converted=True)
 
 
-def _outermost(models: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+def outermost(models: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     """Yield the models that stand in no other, of models by path, the outer ones first."""
     outer: list[str] = []
     for path, model in models:

@@ -15,13 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from devpolicy._core.errors import Diagnostic, ModelError
+from devpolicy._core.loading.dtypes import loaded_dtype
 from devpolicy._core.model.bounds import check_config, read_config
+from devpolicy._core.model.facts import named_dtype
 from devpolicy._core.model.files import is_folder, shown
-from devpolicy._core.model.module import read_module
+from devpolicy._core.model.module import Built, read_module
 from devpolicy._core.model.neutral import name_in, neutral_config, neutral_table
 from devpolicy._core.model.sealed import sealed
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.toml.tables import did_you_mean, suggest
+
+_MARKER = "bfloat16"
+"""The dtype that models are built in: what has another one then was given it by the model's code."""
 
 INSTALL = "install Transformers: `pip install 'devpolicy[hf]'`"
 
@@ -37,14 +42,24 @@ def from_config(config: Any, architecture: str | None = None) -> ModelTree:
         path = path_of(config)
         config = read_config(path / "config.json" if is_folder(path) else path)
     model = build(config, architecture)
-    table = config if isinstance(config, Mapping) else config.to_dict()
-    tree = read_module(model, name=name_in(table), unloaded=True)
+    table = config if isinstance(config, Mapping) else _table_of(config)
+    tree = _tree_of(model, table, loaded_dtype(named_dtype(table), ()))
     method = quantisation(table)
-    return (
-        tree
-        if method is None
-        else replace(tree, incomplete_reason=f"its weights are quantised (`{method}`), these are not")
-    )
+    return tree if method is None else replace(tree, incomplete_reason=_quantised(method))
+
+
+def _quantised(method: str) -> str:
+    return f"its weights are quantised (`{method}`), these are not"
+
+
+def built_tree(config: Mapping[str, Any], dtype: str, architecture: str | None = None) -> tuple[ModelTree, Any]:
+    """Return the tree of a configuration's model as it is loaded in `dtype`, and the model. Raises `ModelError`."""
+    model = build(config, architecture)
+    return _tree_of(model, config, dtype), model
+
+
+def _tree_of(model: Any, table: Mapping[str, Any], dtype: str) -> ModelTree:
+    return read_module(model, name=name_in(table), built=Built(_MARKER, dtype))
 
 
 def path_of(given: Any) -> Path:
@@ -103,11 +118,12 @@ def _table_of(config: Any) -> Mapping[Any, Any]:
 
 
 def _built(config: Any, cls: Any, torch: Any, transformers: Any) -> Any:
+    dtype = getattr(torch, _MARKER)
     try:
         with torch.device("meta"):
             if cls is None:
-                return transformers.AutoModel.from_config(config, trust_remote_code=False)
-            return cls._from_config(config)
+                return transformers.AutoModel.from_config(config, trust_remote_code=False, dtype=dtype)
+            return cls._from_config(config, dtype=dtype)
     except ModelError:
         raise
     except Exception as broken:  # model classes raise anything for sizes that do not go together

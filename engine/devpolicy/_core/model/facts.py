@@ -73,9 +73,14 @@ def derive(config: Config, modules: Sequence[tuple[str, str]], prefix: str = "")
         "context": _size(text, "context") or _size(config, "context"),
         "activation_elements_per_token": _activation(text) + (vocabulary if scores_each_token else 0),
         "logits_elements": vocabulary if "LM" in root or root.endswith("ForConditionalGeneration") else 0,
-        "dtype": dtype_of(config) or dtype_of(text),
+        "dtype": named_dtype(config),
         "metadata": tuple((key, str(value)) for key, value in metadata.items() if value),
     }
+
+
+def named_dtype(config: Config) -> str | None:
+    """Return the dtype that a configuration names, by itself or in the part that describes the language model."""
+    return dtype_of(config) or dtype_of(_text_part(config))
 
 
 def dtype_of(config: Config) -> str | None:

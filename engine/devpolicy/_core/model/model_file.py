@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from devpolicy._core.errors import Diagnostic, ModelError
+from devpolicy._core.loading.dtypes import FLOAT32_IN
+from devpolicy._core.loading.value import Loading, as_pairs
 from devpolicy._core.model.limits import LARGEST_TREE, MOST_FINDINGS
 from devpolicy._core.model.ranges import PatternError, expand_path, expand_tree, join
 from devpolicy._core.model.tree import DTYPE_BITS, KVCache, ModelTree, Module, Reads, Tensor
@@ -34,6 +36,7 @@ _TENSOR_FIELDS = (
     Field("shape", _SHAPE, "Sizes of the dimensions; empty for a scalar.", required=True, example="`shape = [4096]`"),
     Field("dtype", _DTYPE, "Torch's name of the dtype.", default="the file's `dtype`, else `float32`"),
     Field("buffer", FLAG, "A buffer, no parameter.", default="false"),
+    Field("float32_in", choice(*filter(None, FLOAT32_IN)), "In which dtypes of the model it stays in float32."),
     Field("persistent", FLAG, "Whether checkpoints hold it; `false` makes it a buffer.", default="true"),
 )
 
@@ -65,6 +68,21 @@ def _read_metadata(value: object, cursor: Cursor) -> tuple[tuple[str, str], ...]
         return None
     metadata = [(key, TEXT.read(text, cursor.at(key))) for key, text in value.items()]
     return tuple((key, text) for key, text in metadata if text is not None)
+
+
+def _read_loading(value: object, cursor: Cursor) -> Loading | None:
+    known = ("architecture", "attention", "experts")
+    if not isinstance(value, Mapping) or not set(value) <= set(known):
+        wrong_type(value, cursor, "a table of `architecture`, `attention` and `experts`")
+        return None
+    try:
+        architecture = value.get("architecture")
+        if architecture is not None and not isinstance(architecture, str):
+            raise TypeError("`architecture` is a text")
+        return Loading(architecture, as_pairs(value.get("attention")), as_pairs(value.get("experts")))
+    except TypeError as broken:
+        cursor.error("DP102", str(broken))
+        return None
 
 
 def _read_tables(value: object, cursor: Cursor) -> list[object] | None:
@@ -100,12 +118,13 @@ READS_FIELDS = (
 MODEL_FIELDS = (
     Field("schema", integer(), "The version of this format.", default="1"),
     Field("name", TEXT, "The model's name.", required=True, example='`name = "llama-3.1-8b"`'),
-    Field("dtype", _DTYPE, "The dtype that its configuration names."),
+    Field("dtype", _DTYPE, "The dtype that it is loaded in."),
     Field("no_split", list_of(TEXT), "Class names of blocks that stay whole."),
     Field("context", integer(1), "The longest context in tokens."),
     Field("activation", _COUNT, "Scalars per token that the widest block holds at once."),
     Field("output", _COUNT, "Scalars that the head returns for one step: the vocabulary."),
     Field("partial", TEXT, "Why the structure is not known in full."),
+    Field("loading", Kind("a table", _read_loading, {"type": "object"}), "How Transformers instantiates it."),
     Field("ties", list_of(list_of(TEXT, least=2)), "Groups of tensors that are one tensor."),
     Field("facts", Kind("a table of text", _read_metadata, {"type": "object"}), "What else is known, for people."),
     Field("module", _TABLES, "The modules, parents first, in execution order.", required=True),

@@ -14,6 +14,8 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.errors import ModelError
+from devpolicy._core.loading.dtypes import FLOAT32_IN
+from devpolicy._core.loading.value import UNKNOWN, Loading
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -43,6 +45,8 @@ class Tensor:
     buffer: bool = False
     persistent: bool = True
     """Whether it is in a state dict. A non-persistent buffer takes memory and is in no checkpoint."""
+    float32_in: str = ""
+    """In which dtypes of the model it is float32 all the same: a word of `FLOAT32_IN`."""
     elements: int = field(init=False, repr=False, compare=False)
     """The product of `shape`, kept because a planner asks for bytes again and again."""
 
@@ -56,17 +60,22 @@ class Tensor:
             raise ModelError(f"tensor `{self.name}` has an unknown dtype: `{self.dtype}`")
         if not (self.persistent or self.buffer):
             raise ModelError(f"tensor `{self.name}` is a parameter: only a buffer is not persistent")
+        if self.float32_in not in FLOAT32_IN:
+            raise ModelError(f"tensor `{self.name}` cannot be float32 in `{self.float32_in}`")
         object.__setattr__(self, "elements", prod(self.shape))
 
-    def bytes_as(self, dtype: str | None) -> int:
-        """Bytes of the tensor when the model is loaded in `dtype` (`None`: as it is).
+    def dtype_as(self, dtype: str | None) -> str:
+        """Return the dtype of the tensor when the model is loaded in `dtype` (`None`: as it is).
 
-        Only floating-point parameters and persistent buffers follow a dtype.
+        Only floating-point parameters and persistent buffers follow a dtype, but for those that stay in float32.
         """
-        own = self.dtype
-        if dtype is not None and own in FLOATING and self.persistent:
-            own = dtype
-        return self.elements * DTYPE_BITS[own] // 8
+        if dtype is None or self.dtype not in FLOATING or not self.persistent:
+            return self.dtype
+        return "float32" if dtype in FLOAT32_IN[self.float32_in] else dtype
+
+    def bytes_as(self, dtype: str | None) -> int:
+        """Bytes of the tensor when the model is loaded in `dtype` (`None`: as it is)."""
+        return self.elements * DTYPE_BITS[self.dtype_as(dtype)] // 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +138,13 @@ class ModelTree:
     logits_elements: int = 0
     """Scalars per sequence that the head returns for one step (the vocabulary); 0 where unknown."""
     dtype: str | None = None
-    """The dtype that the configuration names."""
+    """The dtype in which the model is loaded where nobody asks for another."""
     incomplete_reason: str | None = None
     """Why the structure is not known in full (no classes, no ties, checkpoint names); `None` where it is."""
     metadata: tuple[tuple[str, str], ...] = ()
     """What the source says of the model beside its structure (model_type, parameters), for people."""
+    loading: Loading = UNKNOWN
+    """How Transformers instantiates the model, as far as it is known."""
 
     def __post_init__(self) -> None:
         """Check that the modules are a tree in pre-order and that every name used elsewhere exists. Linear time."""
@@ -208,7 +219,7 @@ class ModelTree:
 
     @cached_property
     def subtree_end(self) -> list[int]:
-        """For each module the position behind its last descendant: a subtree is `range(position, subtree_end[position])`."""
+        """For each module the position behind its last descendant: a subtree is `range(at, subtree_end[at])`."""
         subtree_end = list(range(1, len(self.modules) + 1))
         for position in range(len(self.modules) - 1, 0, -1):
             parent = self.parents[position]

@@ -221,6 +221,7 @@ def _plan(
         placements[unit.path] = Placement(device, runs_on, rule, reason, unit.weights + unit.buffers)
     entries = device_map(work.tree, units, held) if units else {"": world.seats[solution.main].device}
     single = entries.get("")
+    asked, loading = work.policy.workload.dtype, work.tree.loading
     rewritten = sum(units[at].rewritten for at, kept in solution.kept.items() if kept.place == "disk")
     return Plan(
         component=component,
@@ -232,7 +233,12 @@ def _plan(
         ledger=ledger,
         warnings=tuple(warnings),
         load=Load(
-            work.policy.workload.dtype, _folder(work.policy.disk_path, component) if rewritten else None, rewritten
+            asked,
+            _folder(work.policy.disk_path, component) if rewritten else None,
+            rewritten,
+            None if asked else work.sizing.dtype,
+            loading.attention,
+            loading.experts,
         ),
         prediction=_prediction(units, world, solution),
         trace=work.trace,
