@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from devpolicy._core.model import checkpoint
+from devpolicy._core.model import structure
 from devpolicy._core.model.catalogue import cached_snapshot
 from devpolicy._core.model.headers import DTYPES, read_header
 from devpolicy._core.model.tree import ModelTree
@@ -70,7 +70,7 @@ def test_a_saved_model_reads_as_it_will_be_loaded(architecture, model_type, conf
 def test_without_transformers_a_template_reads_the_same(architecture, model_type, config, tmp_path, monkeypatch):
     saved(tmp_path, architecture, model_type, **config)
     expected = ModelTree.from_checkpoint(tmp_path)
-    monkeypatch.setattr(checkpoint, "_has_transformers", lambda: False)
+    monkeypatch.setattr(structure, "has_transformers", lambda: False)
     assert ModelTree.from_checkpoint(tmp_path) == expected
 
 

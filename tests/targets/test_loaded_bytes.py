@@ -15,7 +15,7 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, plan  # noqa: E402
-from devpolicy._core.model import checkpoint  # noqa: E402
+from devpolicy._core.model import structure  # noqa: E402
 from devpolicy.testing import simulate_host, simulated_device  # noqa: E402
 
 TINY = {
@@ -118,7 +118,7 @@ def test_a_template_keeps_in_float32_what_the_model_does(
 ) -> None:
     _, folder = saved(tmp_path, name, dtype, dtype)
     built = ModelTree.from_checkpoint(folder)
-    monkeypatch.setattr(checkpoint, "_has_transformers", lambda: False)
+    monkeypatch.setattr(structure, "has_transformers", lambda: False)
     assert ModelTree.from_checkpoint(folder) == built
 
 

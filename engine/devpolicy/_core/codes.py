@@ -184,6 +184,11 @@ CODES: dict[str, Code] = {
         "model on the CPU, which `prefer` does not say. Leave some module out of the rules.",
     ),
     # Lint.
+    "DP412": Code(
+        "a checkpoint that is not all of its model",
+        "Tensors of the checkpoint have no place in the class that is planned and are not loaded, or tensors of the "
+        "class are not stored and are made anew. Say which class is loaded: `architecture`, `--architecture`.",
+    ),
     "DP501": Code(
         "a rule that matches nothing",
         "No module of this model is matched by the rule. With another model it may be; with this one it is likely a "

@@ -142,14 +142,14 @@ def load_host(session: Session, name: str | None, policy: Policy | None = None) 
     return Host.load(name)
 
 
-def load_model(session: Session, name: str) -> ModelTree:
+def load_model(session: Session, name: str, architecture: str | None = None) -> ModelTree:
     """Return a model. What is no name of the catalogue may take a while."""
     from devpolicy._core.model.catalogue import model_catalogue
 
     if name in model_catalogue() or Path(name).suffix == ".toml":
-        return ModelTree.load(name)
+        return ModelTree.load(name, architecture=architecture)
     with session.working(f"reading {name}"):
-        return ModelTree.load(name)
+        return ModelTree.load(name, architecture=architecture)
 
 
 def named_models(given: Sequence[str]) -> dict[str | None, str]:

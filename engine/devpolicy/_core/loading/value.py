@@ -22,6 +22,8 @@ class Loading:
     """Pairs of a part of the configuration and its `attn_implementation`; `""` is the whole. Empty where unknown."""
     experts: tuple[tuple[str, str], ...] = ()
     """The same for `experts_implementation`; empty where the model has no experts that take one."""
+    notes: tuple[str, ...] = ()
+    """What of the checkpoint is not as its class would have it."""
 
 
 UNKNOWN = Loading()

@@ -37,8 +37,10 @@ def descriptions() -> dict[str, str]:
     return {name: dict(load(name).metadata).get("about", "") for name in model_catalogue()}
 
 
-def load(name: str | PathLike[str]) -> ModelTree:
+def load(name: str | PathLike[str], architecture: str | None = None) -> ModelTree:
     """Return a model by its catalogue name, from a model TOML, a checkpoint folder, a `config.json`, or a hub id.
+
+    `architecture` names the class of a checkpoint or a configuration.
 
     A catalogue name comes first, so that it means the same in every folder: write `./gpt2` for a folder of that name.
     A hub id (`org/name`) is looked up in the local cache only. Raises `ModelError`, DP202 with the likely name where
@@ -49,6 +51,7 @@ def load(name: str | PathLike[str]) -> ModelTree:
         raise ModelError(f"a model is named by a text or a path object, got {type(name).__name__}")
     catalogue = model_catalogue()
     if isinstance(name, str) and name in catalogue:
+        _no_choice(architecture, name)
         return _parse(catalogue[name].read_bytes(), f"{name}.toml")
     path = Path(text)
     # Unlike those of a `Path`, these questions take any text: one that is too long, or holds a NUL, is no file.
@@ -56,21 +59,22 @@ def load(name: str | PathLike[str]) -> ModelTree:
     if os.path.isdir(text):  # noqa: PTH112
         from devpolicy._core.model.checkpoint import from_checkpoint
 
-        return from_checkpoint(path)
+        return from_checkpoint(path, architecture)
     if path.suffix == ".json" and is_there:
         from devpolicy._core.model.config import from_config
 
-        return from_config(path)
+        return from_config(path, architecture)
     if path.suffix == ".toml" or is_there:
         from devpolicy._core.model.model_file import read
 
+        _no_choice(architecture, text)
         return read(Document.read(read_bytes(path, LARGEST_FILE), str(path), ModelError, str(path.parent)))
     if _HUB_ID.fullmatch(text):
         snapshot = cached_snapshot(text)
         if snapshot is not None:
             from devpolicy._core.model.checkpoint import from_checkpoint
 
-            return from_checkpoint(snapshot)
+            return from_checkpoint(snapshot, architecture)
         hint = f"download it first: `hf download {text}`"
         raise ModelError(
             Diagnostic("DP202", f"`{text}` is no folder, and not in the local Hugging Face cache", help=hint)
@@ -78,6 +82,13 @@ def load(name: str | PathLike[str]) -> ModelTree:
     known = did_you_mean(text, catalogue)
     hint = f"{known}\n`devpolicy model list` shows the catalogue; a path counts from the current folder"
     raise ModelError(Diagnostic("DP202", f"there is no model, file or folder `{text}`", help=hint))
+
+
+def _no_choice(architecture: str | None, name: str) -> None:
+    """Refuse a class for a model whose structure is written down."""
+    if architecture is not None:
+        message = f"`architecture` chooses the class of a checkpoint, and `{name}` is a model file with one"
+        raise ModelError(Diagnostic("DP106", message, help="leave `architecture` out"))
 
 
 def _parse(content: bytes, source: str) -> ModelTree:

@@ -16,9 +16,10 @@ from typing import Any
 
 from devpolicy._core.errors import Diagnostic, ModelError
 from devpolicy._core.loading.dtypes import loaded_dtype
-from devpolicy._core.model.bounds import check_config, read_config
+from devpolicy._core.model.bounds import check_config, read_config, with_floats
+from devpolicy._core.model.classes import architectures_of, class_named
 from devpolicy._core.model.facts import named_dtype
-from devpolicy._core.model.files import is_folder, shown
+from devpolicy._core.model.files import is_folder
 from devpolicy._core.model.module import Built, read_module
 from devpolicy._core.model.neutral import name_in, neutral_config, neutral_table
 from devpolicy._core.model.sealed import sealed
@@ -91,6 +92,7 @@ def build(config: Any, architecture: str | None = None) -> Any:
         raise ModelError(f"`architecture` is the name of a class, got {type(architecture).__name__}")
     base = transformers.PreTrainedConfig
     if isinstance(config, Mapping):
+        config = with_floats(config)
         check_config(config)
     elif isinstance(config, base):
         check_config(_table_of(config))
@@ -160,28 +162,7 @@ def _model_class(config: Any, architecture: str | None, transformers: Any) -> An
     """Return the class to build, `None` for the task-free model where the configuration names none."""
     declared = architectures_of({"architectures": getattr(config, "architectures", None)})
     name = architecture if architecture is not None else next(iter(declared), None)
-    if name is None:
-        return None
-    cls = getattr(transformers, name, None)
-    if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel):
-        return cls
-    family = type(config).__name__.removesuffix("Config")
-    others = (name, "Config", "PreTrainedModel")
-    known = [entry for entry in dir(transformers) if entry.startswith(family) and not entry.endswith(others)]
-    message = f"`{shown(name)}` is no model class of Transformers"
-    raise ModelError(Diagnostic("DP202", message, help=did_you_mean(name, known or [family])))
-
-
-def architectures_of(config: Mapping[str, Any]) -> list[str]:
-    """Return the classes that a configuration names. Raises `ModelError` where they are no list of texts (DP102)."""
-    names = config.get("architectures")
-    if names is None:
-        return []
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
-        raise ModelError(
-            Diagnostic("DP102", "`architectures` is no list of class names", help='`"architectures": ["BertModel"]`')
-        )
-    return list(names)
+    return None if name is None else class_named(name, config, transformers)
 
 
 @contextmanager

@@ -326,3 +326,14 @@ FAMILIES: dict[str, Callable[[Config, str], Template | None]] = {
     "bert": _bert,
     "t5": _t5,
 }
+
+CLASSES = {
+    "llama": ("LlamaForCausalLM",),
+    "mistral": ("MistralForCausalLM",),
+    "mixtral": ("MixtralForCausalLM",),
+    "qwen2": ("Qwen2ForCausalLM",),
+    "gpt2": ("GPT2LMHeadModel",),
+    "bert": ("BertForMaskedLM", "BertModel"),
+    "t5": ("T5ForConditionalGeneration",),
+}
+"""The classes that there are templates for."""

@@ -71,15 +71,18 @@ def _read_metadata(value: object, cursor: Cursor) -> tuple[tuple[str, str], ...]
 
 
 def _read_loading(value: object, cursor: Cursor) -> Loading | None:
-    known = ("architecture", "attention", "experts")
+    known = ("architecture", "attention", "experts", "notes")
     if not isinstance(value, Mapping) or not set(value) <= set(known):
-        wrong_type(value, cursor, "a table of `architecture`, `attention` and `experts`")
+        wrong_type(value, cursor, "a table of `architecture`, `attention`, `experts` and `notes`")
         return None
     try:
         architecture = value.get("architecture")
         if architecture is not None and not isinstance(architecture, str):
             raise TypeError("`architecture` is a text")
-        return Loading(architecture, as_pairs(value.get("attention")), as_pairs(value.get("experts")))
+        notes = list_of(TEXT).read(value.get("notes", []), cursor.at("notes"))
+        return Loading(
+            architecture, as_pairs(value.get("attention")), as_pairs(value.get("experts")), tuple(notes or ())
+        )
     except TypeError as broken:
         cursor.error("DP102", str(broken))
         return None

@@ -259,14 +259,15 @@ class ModelTree:
     # Doors. Reading structure is the work of `devpolicy._core.model.catalogue`, imported when it is asked for.
 
     @classmethod
-    def load(cls, name: str | PathLike[str]) -> ModelTree:
+    def load(cls, name: str | PathLike[str], *, architecture: str | None = None) -> ModelTree:
         """Return a model by catalogue name (`"llama-3.1-8b"`), from a model TOML, or from a checkpoint folder.
 
+        `architecture` names the class of a checkpoint's or a configuration's model: a model class or an auto class.
         Raises `ModelError` with the likely name where there is none.
         """
         from devpolicy._core.model.catalogue import load
 
-        return load(name)
+        return load(name, architecture)
 
     @classmethod
     def parse(cls, text: str | bytes, source: str = "<string>") -> ModelTree:
@@ -302,11 +303,12 @@ class ModelTree:
         return from_config(config, architecture=architecture)
 
     @classmethod
-    def from_checkpoint(cls, folder: str | PathLike[str]) -> ModelTree:
-        """Read a checkpoint folder: bytes and dtypes from the safetensors headers, structure from its configuration.
+    def from_checkpoint(cls, folder: str | PathLike[str], *, architecture: str | None = None) -> ModelTree:
+        """Read a checkpoint folder: what is stored from the safetensors headers, structure from its configuration.
 
+        `architecture` names the class, a model class or an auto class; by default the tensors and the configuration do.
         Raises `ModelError` where the folder holds no checkpoint or a damaged one.
         """
         from devpolicy._core.model.checkpoint import from_checkpoint
 
-        return from_checkpoint(folder)
+        return from_checkpoint(folder, architecture)

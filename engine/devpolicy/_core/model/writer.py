@@ -78,6 +78,8 @@ def _loading(loading: Loading) -> str:
         if argument is not None:
             text = quote(argument) if isinstance(argument, str) else _table((part, quote(word)) for part, word in given)
             pairs.append((key, text))
+    if loading.notes:
+        pairs.append(("notes", _list(loading.notes)))
     return _table(pairs)
 
 

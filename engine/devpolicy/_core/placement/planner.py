@@ -124,7 +124,8 @@ def _make(
     wrong = [finding for finding in findings if finding.severity == "error"]
     if wrong:
         raise PolicyError(wrong)
-    warnings = [*told, *policy.notices, *findings]
+    unlike = [Diagnostic("DP412", note, severity="warning") for note in tree.loading.notes]
+    warnings = [*told, *policy.notices, *unlike, *findings]
     costs = Costs(tree, policy.workload, sizing, Speeds.of(host))
     groups = ties.bind(tree, division.units, policy)
     work = _Work(policy, tree, host, consumer, sizing, division, groups, pooled(claims or {}, host), Trace(), costs)

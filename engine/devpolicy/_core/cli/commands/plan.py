@@ -58,6 +58,11 @@ Models = Mapping[str | None, str]
 @component_option
 @overlay_options
 @click.option(
+    "--architecture",
+    metavar="CLASS",
+    help="The class that a checkpoint is loaded as: a model class or an auto class of Transformers.",
+)
+@click.option(
     "--what-if",
     "what_if",
     metavar="KEY=VALUE",
@@ -75,6 +80,7 @@ def command(
     session: Session,
     policy: str,
     model: tuple[str, ...],
+    architecture: str | None,
     host: str | None,
     component: str | None,
     profile: str | None,
@@ -116,7 +122,7 @@ def command(
     machine = present if changes is None else changes.host(present)
     loaded = on_host(written, machine, profile, (*overrides, *(changes.overrides if changes else ())))
     _check(loaded, wanted, component)
-    models = {name: load_model(session, text) for name, text in wanted.items()}
+    models = {name: load_model(session, text, architecture) for name, text in wanted.items()}
     target = target or (FORMS[to].target if to else None)
     with session.working("planning", patience=PATIENCE):
         placed = _make(loaded, models, machine, component, target)
