@@ -45,6 +45,8 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "blip2": ("Blip2ForConditionalGeneration", "blip-2", BLIP2),
 }
 HOST = Host([Accelerator("cuda", memory="4 GiB", capability=(8, 0))] * 2, memory="16 GiB", disk="100 GiB")
+# accelerate warns of keys that name tensors; a container's own tensors have no other key.
+pytestmark = pytest.mark.filterwarnings("ignore:The following device_map keys do not match any submodules")
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -167,3 +169,35 @@ def test_experts_are_handed_their_implementation_and_a_model_without_them_none(t
     _, dense = saved(tmp_path / "llama", "llama", "float32", "float32")
     assert plan(policy(), mixture, HOST).to_hf_kwargs()["experts_implementation"] == "grouped_mm"
     assert "experts_implementation" not in plan(policy(), dense, HOST).to_hf_kwargs()
+
+
+def test_verify_finds_another_dtype_than_the_plan_counted(tmp_path: Path) -> None:
+    cls, folder = saved(tmp_path, "t5", "float16", "float16")
+    made = plan(policy(split="never"), folder, HOST)
+    with simulate_host(HOST, depth="tensors"):
+        model = cls.from_pretrained(folder, **made.to_hf_kwargs() | {"dtype": "float32"})  # type: ignore[attr-defined]
+        assert any("float32" in line and "planned with" in line for line in made.verify(model))
+
+
+def test_verify_finds_a_tie_that_was_lost(tmp_path: Path) -> None:
+    config = transformers.LlamaConfig(**TINY, tie_word_embeddings=True)
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
+    made = plan(policy(), tmp_path, HOST)
+    with simulate_host(HOST, depth="tensors"):
+        model = transformers.LlamaForCausalLM.from_pretrained(tmp_path, **made.to_hf_kwargs())
+        assert made.verify(model) == []
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
+        assert [line for line in made.verify(model) if "lm_head" in line] == [
+            "lm_head: planned with 0 bytes, holds 12800 (float32)"
+        ]
+
+
+def test_a_quantised_checkpoint_says_what_it_takes_where_it_is_dequantised(tmp_path: Path) -> None:
+    _, folder = saved(tmp_path, "llama", "bfloat16", "bfloat16")
+    full = ModelTree.from_checkpoint(folder).bytes_as()
+    path = folder / "config.json"
+    table = json.loads(path.read_text()) | {"quantization_config": {"quant_method": "fp8"}}
+    path.write_text(json.dumps(table))
+    made = plan(Policy.parse('prefer = "cpu"'), folder, HOST, target="torch")
+    assert [(one.code, one.severity) for one in made.warnings] == [("DP407", "warning")]
+    assert f"{full / 1024:.0f} KiB"[:2] in made.warnings[0].notes[0]

@@ -72,7 +72,7 @@ def build(template: Template, architecture: str, dtype: str) -> ModelTree:
         modules=modules,
         ties=template.ties,
         no_split=frozenset(template.no_split),
-        **{**derive(template.config, [(module.path, module.cls) for module in modules]), "dtype": dtype},
+        **{**derive(template.config, modules), "dtype": dtype},
         loading=Loading(architecture, (("", "sdpa"),), (("", "grouped_mm"),) if template.experts else ()),
     )
 

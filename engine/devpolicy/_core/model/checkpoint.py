@@ -30,6 +30,7 @@ from devpolicy._core.model.headers import Stored, read_headers, same_bytes, too_
 from devpolicy._core.model.limits import DEEPEST_PATH, LARGEST_INDEX, LARGEST_TREE, MOST_SHARDS, MOST_TENSORS
 from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import ModelTree, Module, Tensor
+from devpolicy._core.sizes import format_size
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _PICKLES = ("pytorch_model.bin.index.json", "pytorch_model.bin")
@@ -71,12 +72,26 @@ def from_checkpoint(folder: str | PathLike[str], architecture: str | None = None
         )
     method = quantisation(config)
     if method is not None:
-        reason = f"its weights are quantised (`{method}`), so their names and shapes are not those of the modules"
-        return _from_names(headers, config, name, reason)
+        tree = _from_names(headers, config, name, "")
+        return replace(tree, incomplete_reason=_quantised(config, method, tree.bytes_as(), architecture))
     found, reason = structure.structure_of(config, headers, architecture)
     if found is None:
         return _from_names(headers, config, name, reason)
     return replace(_overlay(found, headers), name=name)
+
+
+def _quantised(config: dict[str, Any], method: str, stored: int, architecture: str | None) -> str:
+    """Return why a quantised checkpoint is not known in full, with what it takes where loading dequantises it."""
+    reason = f"its weights are quantised (`{method}`), so their names and shapes are not those of the modules"
+    if not structure.has_transformers():
+        return reason
+    dtype = loaded_dtype(named_dtype(config), ("bfloat16",))
+    try:
+        tree, _ = built_tree(config, dtype, architecture)
+    except ModelError:
+        return reason
+    sizes = f"they are counted as stored, {format_size(stored)}, and take {format_size(tree.bytes_as())} in {dtype}"
+    return f"{reason}; {sizes} where the device cannot run the format"
 
 
 def _present(folder: Path, file: str) -> Path:
@@ -226,8 +241,9 @@ def _from_names(headers: Mapping[str, Stored], config: Mapping[str, Any], name: 
         path = waiting.pop()
         modules.append(Module(path, UNKNOWN_CLASS, tuple(tensors[path])))
         waiting += sorted(children[path], key=_by_number)[::-1]
-    paths = [(module.path, module.cls) for module in modules]
-    return ModelTree(name=name, modules=tuple(modules), incomplete_reason=reason, **derive(config, paths))
+    return ModelTree(
+        name=name, modules=tuple(modules), incomplete_reason=reason, **derive(config, modules, shapes=False)
+    )
 
 
 def _by_number(path: str) -> int:

@@ -73,10 +73,18 @@ def path_of(given: Any) -> Path:
 
 def quantisation(config: Mapping[str, Any]) -> str | None:
     """Return how the weights of a checkpoint are quantised, by its configuration, or `None`."""
-    given = config.get("quantization_config")
-    if not given:
+    given = next(filter(None, _values_of(config, "quantization_config")), None)
+    if given is None:
         return None
     return str(given.get("quant_method", "unknown")) if isinstance(given, Mapping) else "unknown"
+
+
+def _values_of(config: Mapping[str, Any], key: str) -> Iterator[Any]:
+    """Yield what a configuration says under a key, at its top and in its parts."""
+    yield config.get(key)
+    for part in config.values():
+        if isinstance(part, Mapping):
+            yield from _values_of(part, key)
 
 
 def build(config: Any, architecture: str | None = None) -> Any:

@@ -71,7 +71,7 @@ def read_module(
     reader = _Reader(unloaded=unloaded)
     modules = tuple([reader.read(path, part) for path, part in _walk(module)])
     config, prefix = config_of(reader.declaring)
-    derived = derive(config, [(entry.path, entry.cls) for entry in modules], prefix)
+    derived = derive(config, modules, prefix)
     if built is not None:
         derived["dtype"] = built.loaded
     if not prefix and hasattr(module, "_no_split_modules") and config:

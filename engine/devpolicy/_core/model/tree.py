@@ -249,6 +249,14 @@ class ModelTree:
         """Bytes of all tensors when the model is loaded in `dtype` (`None`: as they are), tied ones once."""
         return sum(tensor.bytes_as(dtype) for tensor in self._distinct_tensors())
 
+    @property
+    def default_dtype(self) -> str | None:
+        """The dtype that the model has where nobody asks for another; `None` where it holds no floating tensor."""
+        if self.dtype in FLOATING:
+            return self.dtype
+        tensors = (tensor for module in self.modules for tensor in module.tensors if not tensor.buffer)
+        return next((tensor.dtype for tensor in tensors if tensor.dtype in FLOATING), None)
+
     def _distinct_tensors(self) -> Iterator[Tensor]:
         repeated = {name for group in self.ties for name in group[1:]}
         tensors = (tensor for module in self.modules for tensor in module.tensors)

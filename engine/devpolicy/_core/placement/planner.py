@@ -124,6 +124,9 @@ def _make(
     wrong = [finding for finding in findings if finding.severity == "error"]
     if wrong:
         raise PolicyError(wrong)
+    if tree.incomplete_reason:
+        message = f"the structure of `{tree.name}` is not known in full"
+        told = (*told, Diagnostic("DP407", message, notes=(tree.incomplete_reason,), severity="warning"))
     unlike = [Diagnostic("DP412", note, severity="warning") for note in tree.loading.notes]
     warnings = [*told, *policy.notices, *unlike, *findings]
     costs = Costs(tree, policy.workload, sizing, Speeds.of(host))
@@ -237,7 +240,7 @@ def _plan(
             asked,
             _folder(work.policy.disk_path, component) if rewritten else None,
             rewritten,
-            None if asked else work.sizing.dtype,
+            None if asked else work.tree.default_dtype,
             loading.attention,
             loading.experts,
         ),
