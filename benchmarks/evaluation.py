@@ -11,12 +11,13 @@ from itertools import pairwise
 from typing import Any
 
 from devpolicy import Host, ModelTree, Policy
-from devpolicy._core.language.policy import Term, Workload
-from devpolicy._core.placement.cost import ATTO, Costs, per_byte
-from devpolicy._core.placement.seats import Seat, cpu_seat, disk_seat, find
-from devpolicy._core.placement.sizing import size_model
-from devpolicy._core.placement.speeds import Speeds
-from devpolicy._core.placement.units import Unit
+from devpolicy._core.cost.speeds import Speeds, bandwidth_of
+from devpolicy._core.cost.times import ATTO, Costs, per_byte
+from devpolicy._core.language.policy import DeviceSelector, Workload
+from devpolicy._core.memory.budgets import DeviceBudget, cpu_budget, disk_budget
+from devpolicy._core.memory.sizing import size_model
+from devpolicy._core.placement.context import select_devices
+from devpolicy._core.placement.divide import Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +32,14 @@ class Case:
     def kind(self) -> str:
         return next((one.type for one in self.host.accelerators), "cpu")
 
-    def seats(self) -> dict[str, Seat]:
-        found = find(Term(self.kind), self.policy, self.host).seats
-        kept = {"cpu": cpu_seat(self.policy, self.host), "disk": disk_seat(self.policy, self.host)}
-        return {str(seat): seat for seat in found} | kept
+    def devices(self) -> dict[str, DeviceBudget]:
+        found = select_devices(DeviceSelector(self.kind), self.policy, self.host).devices
+        kept = {"cpu": cpu_budget(self.policy, self.host), "disk": disk_budget(self.policy, self.host)}
+        return {str(one): one for one in found} | kept
 
     def budgets(self) -> dict[str, int]:
         """Bytes that a plan may use on each device, headroom taken off."""
-        return {name: max(0, seat.budget) for name, seat in self.seats().items()}
+        return {name: max(0, one.budget) for name, one in self.devices().items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,34 +64,34 @@ class Score:
 
 def score(case: Case, device_map: Mapping[str, Any]) -> Score:
     """Score a device map, whose keys may be nested: the longest prefix counts."""
-    tree, seats, policy = case.tree, case.seats(), case.policy
+    tree, devices, policy = case.tree, case.devices(), case.policy
     sizing = size_model(tree, policy.workload)
     costs = Costs(tree, policy.workload, sizing, Speeds.of(case.host))
     where = [_name(_read(device_map, module.path), case.kind) for module in tree.modules]
-    running = sorted({name for name in where if name in seats and name not in ("cpu", "disk")}, key=_number)
+    running = sorted({name for name in where if name in devices and name not in ("cpu", "disk")}, key=_number)
     if not running and case.kind != "cpu":
         return Score.nothing("runs on cpu")
     main = running[0] if running else "cpu"
     kept_on = {"cpu", "disk"} - {main}
-    held = dict.fromkeys(seats, 0)
+    held = dict.fromkeys(devices, 0)
     walked: list[str] = []
     used: set[str] = set()
     time, offloaded, streaming = 0, 0, 0
-    link = main != "cpu" and not seats[main].unified
+    link = main != "cpu" and not devices[main].unified
     for at, module in enumerate(tree.modules):
         name = where[at]
         runs = main if name in kept_on else name
         unit = Unit(module.path, at, at + 1, True, (), kv_cache=sizing.kv_cache[at])
         held[runs] += sizing.kv_cache[at] + sizing.buffers[at]
         held[name] += sizing.weights[at]
-        time += costs.read(unit) * per_byte(seats[runs].bandwidth)
+        time += costs.read(unit) * per_byte(bandwidth_of(devices[runs].device, case.host))
         used.update([runs] if module.tensors else [])
         if costs.read(unit):
             walked.append(runs)
-        if name in kept_on and sizing.whole[at]:
+        if name in kept_on and sizing.full_weights[at]:
             offloaded += sizing.weights[at]
-            streaming = max(streaming, sizing.whole[at])
-            time += costs.streamed(unit, name, link=link)
+            streaming = max(streaming, sizing.full_weights[at])
+            time += costs.transfer_time(unit, name, link=link)
     for name in used:
         held[name] += sizing.activations
     held[main] += streaming
@@ -99,9 +100,9 @@ def score(case: Case, device_map: Mapping[str, Any]) -> Score:
         sizing.weights[at] for at, name in enumerate(where) if name == "disk" and tree.modules[at].in_place
     )
     crossings = sum(one != other for one, other in pairwise(walked))
-    time += crossings * costs.crossing
-    over = [name for name, size in held.items() if size > max(0, seats[name].budget)]
-    shares = [held[name] / max(1, seats[name].budget) for name in running]
+    time += crossings * costs.device_hop
+    over = [name for name, size in held.items() if size > max(0, devices[name].budget)]
+    shares = [held[name] / max(1, devices[name].budget) for name in running]
     return Score(not over, over[0] if over else "", max(shares, default=0.0), offloaded, crossings, _ms(time, costs))
 
 
@@ -133,4 +134,4 @@ def policy_of(host: Host, split: str, *, context: int | None = None, batch: int 
     text = f'prefer = "{kind}"\nsplit = "{split}"\n'
     workload = Workload(context=context, batch=batch)
     policy = replace(Policy.parse(text), disk_path="offload", workload=workload)
-    return replace(policy, overflow=(Term("cpu"), Term("disk"))) if overflow else policy
+    return replace(policy, overflow=(DeviceSelector("cpu"), DeviceSelector("disk"))) if overflow else policy

@@ -1,6 +1,6 @@
 """What a simulated host costs: beside twelve `unittest.mock.patch`es, and beside Hypothesis.
 
-python benchmarks/harness.py [--repeats N] [--json FILE]
+python benchmarks/harness.py [--repeats N] [--quick] [--json FILE]
 
 The patches replace what a test would replace by hand. A simulation replaces every name under which any loaded module
 holds a question, so it is measured twice: with torch and psutil loaded, which is what the patches are for, and with
@@ -100,15 +100,17 @@ def ratios(figures: dict[str, float]) -> dict[str, float]:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--repeats", type=int, default=15, metavar="N")
+    arguments.add_argument("--quick", action="store_true", help="try that it runs: the figures mean little")
     arguments.add_argument("--json", metavar="FILE", help="write the figures there")
     given_ = arguments.parse_args()
+    repeats = 1 if given_.quick else given_.repeats
     warnings.simplefilter("ignore")
     importlib.import_module("torch")
-    results = {"torch and psutil": measure(given_.repeats)}
+    results = {"torch and psutil": measure(repeats)}
     for name in MORE:
         if find_spec(name.partition(".")[0]):
             importlib.import_module(name)
-    results["everything"] = measure(given_.repeats)
+    results["everything"] = measure(repeats)
 
     rows = [
         (loaded, *(f"{value * 1e6:.1f}" for name, value in figures.items() if name != "names"), f"{figures['names']}")

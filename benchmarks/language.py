@@ -20,9 +20,9 @@ import tomli
 
 from devpolicy import ModelTree, Policy
 from devpolicy._core.language.policy import Workload
+from devpolicy._core.memory.sizing import size_model
 from devpolicy._core.model.tree import Module, Tensor
-from devpolicy._core.placement.sizing import size_model
-from devpolicy._core.placement.units import divide
+from devpolicy._core.placement.divide import divide
 from report import environment, print_table, write_json
 
 LINES = (100, 10_000)

@@ -20,8 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from tools.model_files import CATALOGUE
-
+from catalogue import CATALOGUE, QUICK
 from devpolicy import Accelerator, Host, ModelTree, Unsatisfiable
 from devpolicy._core.certify import certify
 from devpolicy._core.model.config import build
@@ -107,7 +106,7 @@ def gap(case: Case, options: argparse.Namespace) -> float | None:
     """Return the certified gap of our fastest plan, `None` where there is no plan."""
     policy = policy_of(case.host, "fastest", context=options.context, batch=options.batch)
     try:
-        return certify(make_plan(policy, case.tree, case.host, advise=False)).gap
+        return certify(make_plan(policy, case.tree, case.host, advise=False), policy, case.tree, case.host).gap
     except Unsatisfiable:
         return None
 
@@ -193,8 +192,8 @@ def plot(file: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--quick", action="store_true", help="every third host")
-    arguments.add_argument("--only", nargs="+", choices=CATALOGUE, default=list(CATALOGUE), metavar="MODEL")
+    arguments.add_argument("--quick", action="store_true", help="a few models on every third host")
+    arguments.add_argument("--only", nargs="+", choices=CATALOGUE, metavar="MODEL", help="every one by default")
     arguments.add_argument("--context", type=int, metavar="N", help="the smaller of 4096 and the model's by default")
     arguments.add_argument("--batch", type=int, default=1, metavar="N")
     arguments.add_argument("--certify", action="store_true", help="bound the gap of `fastest` (needs highspy)")
@@ -203,7 +202,7 @@ def main() -> int:
     options = arguments.parse_args()
 
     rows = []
-    for name in options.only:
+    for name in options.only or (QUICK if options.quick else CATALOGUE):
         model, tree = build(CATALOGUE[name].config), ModelTree.load(name)
         rows += [compare(name, tree, model, host, options) for host in hosts(quick=options.quick)]
     ways = list(rows[0]["scores"])

@@ -1,6 +1,6 @@
 """What `import devpolicy` costs: CPU time beside bare Python's start, and beside Haystack's device module.
 
-python benchmarks/startup.py [--repeats N] [--json FILE]
+python benchmarks/startup.py [--repeats N] [--quick] [--json FILE]
 """
 
 from __future__ import annotations
@@ -58,10 +58,12 @@ def available(statement: str) -> bool:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--repeats", type=int, default=21, metavar="N")
+    arguments.add_argument("--quick", action="store_true", help="try that it runs: the figures mean little")
     arguments.add_argument("--json", metavar="FILE", help="write the figures there")
     chosen = arguments.parse_args()
+    repeats = 2 if chosen.quick else chosen.repeats
 
-    seconds = measure(chosen.repeats)
+    seconds = measure(repeats)
     over = {name: taken - seconds[BARE] for name, taken in seconds.items()}
     ours = over["import devpolicy"]
     rows = [

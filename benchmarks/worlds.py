@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from tools.model_files import CATALOGUE
-
+from catalogue import CATALOGUE
 from devpolicy._core.model.config import build
 
 
@@ -19,12 +18,7 @@ class World:
     build: Callable[[], Any]
     most_repeats: int = 99
     minutes: bool = False
-    """The peers need minutes: they are left out of a quick run."""
-    peers: bool = True
-
-    def chosen(self, *, quick: bool) -> World:
-        """Return the world as a quick run sees it."""
-        return replace(self, peers=False) if quick and self.minutes else self
+    """The peers need minutes, so their memory is not traced."""
 
 
 def unfused_moe() -> Any:

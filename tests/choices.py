@@ -5,6 +5,7 @@ Makes the table of a page: python -m tests.choices docs/library-choices.md
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -26,6 +27,11 @@ BEGIN, END = "<!-- generated: choices -->", "<!-- end -->"
 def versions() -> str:
     """The versions that the table is about."""
     return ", ".join(f"{name} {version(DISTRIBUTIONS.get(name, name)).partition('+')[0]}" for name in LIBRARIES)
+
+
+def without_versions(page: str) -> str:
+    """The page without the line of versions: a new release that chooses alike makes no other table."""
+    return re.sub(r"^With .*$", "", page, flags=re.MULTILINE)
 
 
 def alone(library: str, host: Host) -> str:

@@ -7,6 +7,8 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import skips
+
 pytest_plugins = ["pytester"]
 # Data, and a project with tests of its own, which tests/testing/test_acceptance.py runs.
 collect_ignore = ["cases"]
@@ -25,6 +27,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
 settings.load_profile(PROFILE)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let no test be skipped in silence."""
+    skips.register(config)
 
 
 def pytest_report_header(config: pytest.Config) -> str:

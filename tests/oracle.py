@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from fnmatch import fnmatchcase
 from fractions import Fraction
-from itertools import combinations_with_replacement, pairwise
+from itertools import combinations_with_replacement, pairwise, product
 from math import prod
 from operator import eq, ge, gt, le, lt
 from typing import Any
@@ -18,7 +18,8 @@ from packaging.specifiers import SpecifierSet
 
 from devpolicy._core.sizes import parse_size
 
-ITEM = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "int64": 8, "bool": 1}
+ITEM = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1, "int64": 8, "bool": 1}
+ITEM |= {"float8_e4m3fn": 1, "float8_e5m2": 1}
 
 
 def ancestors(path: str) -> list[str]:
@@ -36,8 +37,28 @@ def tensors(tree: Any) -> dict[str, tuple[str, Any]]:
     }
 
 
-def size(tensor: Any) -> int:
-    return int(prod(tensor.shape) * ITEM[tensor.dtype])
+def size(tensor: Any, dtype: str | None = None) -> int:
+    """Bytes of a tensor; in another `dtype` where it is a floating-point one that is stored with the model."""
+    converted = dtype is not None and "float" in tensor.dtype and tensor.persistent
+    return int(prod(tensor.shape) * ITEM[dtype if converted and dtype else tensor.dtype])
+
+
+def context_of(tree: Any, workload: Any) -> int:
+    """Tokens of a sequence: as stated, else 4096 or what the model was made for; answer and prompt fit in it."""
+    usual = min(4096, tree.context or 4096)
+    return int(workload.context or max(usual, (workload.new_tokens or 0) + 1))
+
+
+def scalar_bytes(tree: Any, workload: Any) -> int:
+    """Bytes of a scalar in the dtype that the model computes in."""
+    floats = [tensor.dtype for _, tensor in tensors(tree).values() if "float" in tensor.dtype and not tensor.buffer]
+    return ITEM[workload.dtype or tree.dtype or next(iter(floats), "float32")]
+
+
+def activations(tree: Any, workload: Any) -> int:
+    """Bytes that each device which executes something needs beside weights and KV cache."""
+    scalars = int(tree.activation_elements_per_token) * context_of(tree, workload) + int(tree.logits_elements)
+    return int(workload.batch) * scalars * scalar_bytes(tree, workload)
 
 
 def subtree(tree: Any, path: str) -> int:
@@ -103,7 +124,7 @@ def read(device_map: dict[str, Any], name: str) -> Any:
     raise AssertionError(f"{name} has no device")
 
 
-def recount(plan: Any, tree: Any, context: int, batch: int = 1) -> dict[str, dict[str, int]]:
+def recount(plan: Any, tree: Any, workload: Any) -> dict[str, dict[str, int]]:
     """What each device holds, from the device map and the tree: weights, KV cache and streaming buffer, in bytes."""
     form = plan.device.to_dict()
     device_map = form["device_map"] if "device_map" in form else {"": form["device"]}
@@ -123,10 +144,9 @@ def recount(plan: Any, tree: Any, context: int, batch: int = 1) -> dict[str, dic
         if tensor.buffer:
             device = main if device in kept else device
         elif device in kept:
-            streamed[module] = streamed.get(module, 0) + size(tensor)
-        add(device, "weights", 0 if name in again else size(tensor))
-    floats = [tensor.dtype for _, tensor in tensors(tree).values() if "float" in tensor.dtype and not tensor.buffer]
-    item = ITEM[tree.dtype or next(iter(floats), "float32")]
+            streamed[module] = streamed.get(module, 0) + size(tensor, workload.dtype)
+        add(device, "weights", 0 if name in again else size(tensor, workload.dtype))
+    tokens, scalar = context_of(tree, workload), scalar_bytes(tree, workload)
     order = [module.path for module in tree.modules]
     names = list(tensors(tree))
     for cache in tree.kv_cache:
@@ -137,12 +157,9 @@ def recount(plan: Any, tree: Any, context: int, batch: int = 1) -> dict[str, dic
             where = (behind or names[-1:])[0]
         if names:
             device = read(device_map, where)
-            tokens = min(context, cache.window) if cache.window else context
-            add(
-                main if device in kept else device,
-                "kv_cache",
-                cache.values * tokens * batch * ITEM.get(cache.dtype, item),
-            )
+            length = min(tokens, cache.window) if cache.window else tokens
+            each = ITEM[cache.dtype or workload.kv_dtype] if cache.dtype or workload.kv_dtype else scalar
+            add(main if device in kept else device, "kv_cache", cache.values * length * workload.batch * each)
     if streamed:
         # A module's own tensors are brought in for as long as it runs, and its children run meanwhile.
         at_once = [sum(streamed.get(above, 0) for above in ancestors(module)) for module in streamed]
@@ -168,6 +185,15 @@ def best_peak(sizes: list[int], budgets: list[int], most: int | None = None) -> 
         if all(held[at] <= budgets[at] for at in used) and (most is None or len(used) <= most):
             peaks.append(max((Fraction(held[at], budgets[at]) for at in used if budgets[at]), default=Fraction(0)))
     return min(peaks, default=None)
+
+
+def any_fits(sizes: list[int], budgets: list[int], allowed: list[list[int]] | None = None) -> bool:
+    """Whether any assignment at all of a sequence to bins fits, in whatever order; `allowed` bins for each member."""
+    bins = allowed or [list(range(len(budgets)))] * len(sizes)
+    return any(
+        all(sum(size for size, to in zip(sizes, where, strict=True) if to == at) <= budgets[at] for at in set(where))
+        for where in product(*bins)
+    )
 
 
 COMPARE = {">=": ge, "<=": le, ">": gt, "<": lt, "==": eq}
@@ -259,11 +285,11 @@ def latency(
             continue
         walked.append(runs)
         entries = [entry for entry in tree.reads if entry.module in ancestors(path)]
-        parts, of = prod(entry.parts for entry in entries), prod(entry.of for entry in entries)
+        parts, of = prod(entry.experts_per_token for entry in entries), prod(entry.num_experts for entry in entries)
         share = Fraction(min(parts * batch, of), of)
         if classes[path].cls.endswith("Embedding") and len(classes[path].tensors) == 1 and len(tensor.shape) == 2:
             share *= Fraction(min(batch, tensor.shape[0]), tensor.shape[0]) if tensor.shape[0] else 1
-        often = Fraction(1, tokens) if any(entry.once for entry in entries) else Fraction(1)
+        often = Fraction(1, tokens) if any(entry.per_request for entry in entries) else Fraction(1)
         time += often * share * size(tensor) / speeds[runs]
         if device in kept:
             time += often * size(tensor) * (Fraction(1, speeds["link"]) if main != "cpu" else 0)

@@ -23,6 +23,7 @@ ELSEWHERE = {
     "library-choices": "tests/properties/test_mission.py",
     "simulation": "tests/testing/deep/test_page.py",
     "testing": "tests/test_docs_testing.py",
+    "versions": "tests/test_versions.py",
 }
 PAGES = sorted(file.stem for file in DOCS.glob("*.md"))
 ROOT = DOCS.parent

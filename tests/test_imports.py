@@ -21,7 +21,7 @@ CORE = PACKAGE / "_core"
 LEAVES = ("public", "text", "errors", "sizes", "codes", "shipped", "files", "toml", "connected")
 
 _VALUES = (*LEAVES, "loading", "device", "host", "model")
-_ENGINE = (*_VALUES, "language", "placement")
+_ENGINE = (*_VALUES, "language", "memory", "cost", "placement")
 
 # What a room of `_core` may import at module level, and inside functions, beside itself.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
@@ -31,7 +31,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "loading": LEAVES,
     "model": (*LEAVES, "loading", "device"),
     "language": _VALUES,
-    "placement": (*_VALUES, "language"),
+    "memory": (*_VALUES, "language"),
+    "cost": (*_VALUES, "language", "memory"),
+    "placement": (*_VALUES, "language", "memory", "cost"),
     "verbs": _ENGINE,
     "targets": (*LEAVES, "loading", "device", "placement"),
     "certify": _ENGINE,

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from devpolicy._core.language.policy import Workload
+from devpolicy._core.memory.sizing import size_model
 from devpolicy._core.model.families import family_tree
 from devpolicy._core.model.tree import ModelTree
-from devpolicy._core.placement.sizing import size_model
 from devpolicy.errors import ModelError
 
 torch = pytest.importorskip("torch")

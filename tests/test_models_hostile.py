@@ -100,7 +100,7 @@ def test_a_configuration_nested_beyond_all_others_is_refused_also_where_it_holds
 
 def test_a_build_that_makes_too_many_modules_is_stopped(monkeypatch):
     pytest.importorskip("transformers")
-    from devpolicy._core.model.catalogue import sealed
+    from devpolicy._core.model import sealed
 
     monkeypatch.setattr(sealed, "LARGEST_TREE", 40)
     assert "more than 40 modules, the limit" in refused(ModelTree.from_config, LLAMA | {"num_hidden_layers": 4})

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, Unsatisfiable
 from devpolicy._core.language.comparisons import SizeTest
 from devpolicy._core.language.patterns import Pattern
-from devpolicy._core.language.policy import Amount, Component, MemoryRule, Rule, Term, Workload
+from devpolicy._core.language.policy import Amount, Component, DeviceSelector, MemoryRule, Rule, Workload
 from devpolicy._core.model.tree import KVCache, Module, Tensor
 from devpolicy._core.placement.planner import make_plan
 from devpolicy._core.sizes import GIB
 from devpolicy._core.strategies.policies import patterns
 from devpolicy.testing.strategies import faulty_hosts, hosts, model_trees, policies
 
-CPU, DISK = Term("cpu"), Term("disk")
+CPU, DISK = DeviceSelector("cpu"), DeviceSelector("disk")
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,12 @@ def spread_worlds(draw: st.DrawFn, trees: st.SearchStrategy[ModelTree]) -> World
     share = draw(st.sampled_from((200, 60, 30)))
     cap = Amount(size=2 * largest + (tree.bytes_as() + cached) * share // 100)
     policy = Policy(
-        prefer=(Term(kind),),
+        prefer=(DeviceSelector(kind),),
         overflow=tuple(draw(st.lists(elsewhere, min_size=1, max_size=2, unique=True))),
         split=draw(st.sampled_from(("balanced", "balanced", "when-needed", "fastest"))),
         ties=draw(st.sampled_from(("follow", "skip"))),
         rules=rules,
-        memory=(MemoryRule(Term(kind), "total", cap, Amount(size=0), activations=Amount(size=0)),),
+        memory=(MemoryRule(DeviceSelector(kind), "total", cap, Amount(size=0), activations=Amount(size=0)),),
         disk_path="offload",
         workload=Workload(context=1),
     )
@@ -125,18 +125,22 @@ def _policies(draw: st.DrawFn, tree: ModelTree, kind: str, count: int, rules: in
     amounts = shares.map(lambda share: Amount(size=fixed + (tree.bytes_as() + cached + 8) * share // 100))
     headroom = Amount(size=draw(st.sampled_from((0, 0, 8))))
     activations = draw(st.sampled_from((None, None, Amount(size=16))))
-    memory = [MemoryRule(Term(kind), "total", draw(amounts), headroom, activations=activations)]
+    memory = [MemoryRule(DeviceSelector(kind), "total", draw(amounts), headroom, activations=activations)]
     memory += [
-        MemoryRule(Term(kind, at), cap=draw(amounts)) for at in range(count) if kind != "mps" and draw(st.booleans())
+        MemoryRule(DeviceSelector(kind, at), cap=draw(amounts))
+        for at in range(count)
+        if kind != "mps" and draw(st.booleans())
     ]
     if kind != "cpu" and draw(st.booleans()):
         memory += [MemoryRule(CPU, cap=draw(amounts)), MemoryRule(DISK, cap=draw(amounts))]
     paths = [module.path for module in tree.modules if module.path] or ["model"]
-    others = draw(st.lists(st.sampled_from([Term("cuda", 1), CPU]), max_size=1))
+    others = draw(st.lists(st.sampled_from([DeviceSelector("cuda", 1), CPU]), max_size=1))
     return Policy(
-        prefer=(Term(kind), *(term for term in others if term.type != kind)),
+        prefer=(DeviceSelector(kind), *(term for term in others if term.type != kind)),
         overflow=tuple(draw(st.lists(st.sampled_from([CPU, DISK]), max_size=2, unique=True))),
-        avoid=tuple(draw(st.lists(st.sampled_from([Term("cuda", 0), Term("cuda", 2)]), max_size=1))),
+        avoid=tuple(
+            draw(st.lists(st.sampled_from([DeviceSelector("cuda", 0), DeviceSelector("cuda", 2)]), max_size=1))
+        ),
         split=draw(st.sampled_from(("when-needed", "never", "balanced", "fastest"))),
         ties=draw(st.sampled_from(("refuse", "follow", "skip"))),
         rules=tuple(draw(_rules(paths, kind, number)) for number in range(draw(st.integers(0, rules)))),
@@ -153,7 +157,9 @@ def _rules(draw: st.DrawFn, paths: list[str], kind: str, number: int) -> Rule:
     size = None if match or cls else SizeTest(">=", draw(st.integers(0, 64)))
     action = draw(st.sampled_from(("offload", "prefer", "together")))
     places = st.lists(st.sampled_from([CPU, DISK]), min_size=1, max_size=2, unique=True)
-    seats = st.lists(st.sampled_from([Term(kind), Term("cuda", 1), CPU]), min_size=1, max_size=2, unique=True)
+    devices = st.lists(
+        st.sampled_from([DeviceSelector(kind), DeviceSelector("cuda", 1), CPU]), min_size=1, max_size=2, unique=True
+    )
     return Rule(
         name=f"rule {number}",
         layer=f"{number}",  # each of a text of its own: rules of one text must not shadow each other
@@ -161,7 +167,7 @@ def _rules(draw: st.DrawFn, paths: list[str], kind: str, number: int) -> Rule:
         cls=cls,
         size=size,
         offload=tuple(draw(places)) if action == "offload" else (),
-        prefer=tuple(draw(seats)) if action == "prefer" else (),
+        prefer=tuple(draw(devices)) if action == "prefer" else (),
         together=action == "together",
         ties=draw(st.sampled_from((None, "follow", "skip"))),
         on_exhausted=draw(st.sampled_from(("error", "next"))),
@@ -192,9 +198,9 @@ def pipelines(draw: st.DrawFn, *, memory: bool = True) -> Pipeline:
     entries += [draw(_entries(glob, True, total, count, memory)) for glob in globs]
     shares = st.sampled_from((300, 150, 100, 40))
     cap, headroom = Amount(size=total * draw(shares) // 100), Amount(size=draw(st.integers(0, 9)))
-    caps = (MemoryRule(Term("cuda"), "total", cap, headroom),)
+    caps = (MemoryRule(DeviceSelector("cuda"), "total", cap, headroom),)
     policy = Policy(
-        prefer=draw(st.sampled_from(((Term("cuda"), CPU), (Term("cuda"),), (CPU,)))),
+        prefer=draw(st.sampled_from(((DeviceSelector("cuda"), CPU), (DeviceSelector("cuda"),), (CPU,)))),
         overflow=draw(st.sampled_from(((), (CPU,), (CPU, DISK)))),
         split=draw(st.sampled_from(("when-needed", "never", "balanced"))),
         rules=tuple(draw(st.lists(_component_rules(None), max_size=1))),
@@ -212,9 +218,9 @@ def _entries(draw: st.DrawFn, name: str, has_model: bool, total: int, count: int
         # Mostly nothing: of components that each want something else, few are placed beside each other.
         return draw(st.sampled_from((False, False, True)).flatmap(lambda said: strategy if said else st.none()))
 
-    terms = [Term("cuda"), CPU, *(Term("cuda", at) for at in range(count))]
+    terms = [DeviceSelector("cuda"), CPU, *(DeviceSelector("cuda", at) for at in range(count))]
     is_glob = not name.isalpha()
-    caps = st.integers(1, 2 * total).map(lambda size: (MemoryRule(Term("cuda"), cap=Amount(size=size)),))
+    caps = st.integers(1, 2 * total).map(lambda size: (MemoryRule(DeviceSelector("cuda"), cap=Amount(size=size)),))
     return Component(
         name,
         needs=None if has_model or is_glob else draw(st.integers(1, 100)),
@@ -319,8 +325,14 @@ def any_worlds(draw: st.DrawFn) -> World:
     policy = draw(
         policies(modules=paths, types=kinds or ["cuda"], hostile=draw(st.sampled_from((False, False, False, True))))
     )
-    terms = [Term(kind) for kind in kinds] + [Term(one.type, one.id) for one in host.accelerators] + [CPU]
-    several = [Term(kind, None, 2, same) for kind in kinds for same in ((), ("name",), ("memory", "capability"))]
+    terms = (
+        [DeviceSelector(kind) for kind in kinds]
+        + [DeviceSelector(one.type, one.id) for one in host.accelerators]
+        + [CPU]
+    )
+    several = [
+        DeviceSelector(kind, None, 2, same) for kind in kinds for same in ((), ("name",), ("memory", "capability"))
+    ]
     run = st.sampled_from(terms) | st.sampled_from(several or terms)
     own = st.lists(run, min_size=1, max_size=3, unique=True).map(tuple)
     avoid = st.lists(st.sampled_from([*terms, CPU]), max_size=1).map(tuple)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,42 +13,54 @@ from hypothesis import strategies as st
 from tests.worlds import block_trees, small_llama
 
 from devpolicy import Accelerator, DevPolicyError, Host, ModelTree, Plan, Policy, Unsatisfiable
-from devpolicy._core.certify import certify
-from devpolicy._core.certify.bound import BY_HAND, by_hand
+from devpolicy._core.certify import Certificate, certify
+from devpolicy._core.certify.bound import BY_HAND, by_hand, open_problem
 from devpolicy._core.certify.relaxation import relaxations
-from devpolicy._core.language.policy import Amount, MemoryRule, Term, Workload
-from devpolicy._core.placement.planner import make_plan
+from devpolicy._core.language.policy import Amount, DeviceSelector, MemoryRule, Workload
+from devpolicy._core.placement.planner import make_plan, place_model
 
 CARDS = st.tuples(st.sampled_from((0, 60, 120, 250, 400, 900)), st.sampled_from((10**7, 2 * 10**7, 10**8)))
+Cards = list[tuple[int, int]]
 
 
-def _planned(tree: ModelTree, cards: list[tuple[int, int]], cpu: int = 10**6) -> Plan | None:
+def _world(cards: Cards, cpu: int = 10**6) -> tuple[Policy, Host]:
     memory = tuple(
-        MemoryRule(Term("cuda", at), "total", Amount(budget), Amount(), activations=Amount())
+        MemoryRule(DeviceSelector("cuda", at), "total", Amount(budget), Amount(), activations=Amount())
         for at, (budget, _) in enumerate(cards)
     )
     policy = Policy(
-        prefer=(Term("cuda"),),
-        overflow=(Term("cpu"), Term("disk")),
+        prefer=(DeviceSelector("cuda"),),
+        overflow=(DeviceSelector("cpu"), DeviceSelector("disk")),
         split="fastest",
-        memory=(*memory, MemoryRule(Term("cpu"), "total", Amount(cpu))),
+        memory=(*memory, MemoryRule(DeviceSelector("cpu"), "total", Amount(cpu))),
         disk_path="offload",
         workload=Workload(context=2),
     )
     devices = [Accelerator("cuda", memory="1 GiB", bandwidth=rate) for _, rate in cards]
+    return policy, Host(devices, memory="64 GiB", disk="1 TiB")
+
+
+def _planned(tree: ModelTree, cards: Cards, cpu: int = 10**6) -> Plan | None:
+    policy, host = _world(cards, cpu)
     try:
-        return make_plan(policy, tree, Host(devices, memory="64 GiB", disk="1 TiB"), advise=False)
+        return make_plan(policy, tree, host, advise=False)
     except Unsatisfiable:
         return None
+
+
+def _certified(plan: Plan, tree: ModelTree, cards: Cards, **options: Any) -> Certificate:
+    policy, host = _world(cards)
+    return certify(plan, policy, tree, host, **options)
 
 
 @given(block_trees(), st.lists(CARDS, min_size=1, max_size=4), st.sampled_from((40, 10**6)))
 def test_no_plan_is_below_either_bound(tree: ModelTree, cards: list[tuple[int, int]], cpu: int) -> None:
     plan = _planned(tree, cards, cpu)
-    if plan is None or plan.prediction is None or plan.trace is None or plan.trace.problem is None:
+    if plan is None or plan.prediction is None:
         return
     each = 10**9 * 256
-    asked = list(relaxations(plan.trace.problem))
+    policy, host = _world(cards, cpu)
+    asked = list(relaxations(open_problem(place_model(policy, tree, host))))
     hand = min(bound for one in asked if (bound := by_hand(one)) is not None)
     assert hand <= (plan.prediction.ns + 4) * each
     pytest.importorskip("highspy")
@@ -57,10 +72,11 @@ def test_no_plan_is_below_either_bound(tree: ModelTree, cards: list[tuple[int, i
 
 
 def test_a_certificate_alters_no_plan_and_is_the_same_each_time() -> None:
-    plan = _planned(small_llama(6), [(150, 10**8), (100, 10**7)])
+    cards = [(150, 10**8), (100, 10**7)]
+    plan = _planned(small_llama(6), cards)
     assert plan is not None
     before = plan.to_dict()
-    first, second = certify(plan), certify(plan)
+    first, second = _certified(plan, small_llama(6), cards), _certified(plan, small_llama(6), cards)
     assert first == second
     assert plan.to_dict() == before
     assert 0 <= first.gap < 1
@@ -70,7 +86,7 @@ def test_a_certificate_alters_no_plan_and_is_the_same_each_time() -> None:
 def test_without_highspy_the_bound_is_labelled_as_a_looser_one() -> None:
     plan = _planned(small_llama(6), [(150, 10**8)])
     assert plan is not None
-    made = certify(plan, solver=False)
+    made = _certified(plan, small_llama(6), [(150, 10**8)], solver=False)
     assert made.by == BY_HAND
     assert 0 < made.bound_ns <= made.plan_ns
     assert made.to_dict()["by"] == BY_HAND
@@ -79,12 +95,33 @@ def test_without_highspy_the_bound_is_labelled_as_a_looser_one() -> None:
 def test_a_model_on_one_gpu_is_certified_to_the_nanosecond() -> None:
     plan = _planned(small_llama(), [(400, 10**8)])
     assert plan is not None
-    assert certify(plan, solver=False).gap == 0
+    assert _certified(plan, small_llama(), [(400, 10**8)], solver=False).gap == 0
 
 
-def test_a_plan_that_was_not_chosen_by_time_or_was_read_from_json_has_no_certificate() -> None:
+def test_a_plan_from_json_has_the_same_certificate() -> None:
+    cards = [(150, 10**8), (100, 10**7)]
+    plan = _planned(small_llama(6), cards)
+    assert plan is not None
+    read = Plan.from_dict(json.loads(json.dumps(plan.to_dict())))
+    assert _certified(read, small_llama(6), cards) == _certified(plan, small_llama(6), cards)
+
+
+def test_a_pickled_plan_holds_no_search() -> None:
+    policy = Policy.parse('prefer = "cuda"\noverflow = "cpu"')
+    plan = make_plan(policy, ModelTree.load("llama-3.1-405b"), Host.load("8x80gb"))
+    assert len(pickle.dumps(plan)) < 3 * len(pickle.dumps(replace(plan, trace=None)))
+    assert pickle.loads(pickle.dumps(plan)) == plan
+
+
+def test_a_plan_that_was_not_chosen_by_time_has_no_certificate() -> None:
     plan = _planned(small_llama(), [(400, 10**8)])
     assert plan is not None
-    for other in (Plan.from_dict(plan.to_dict()), replace(plan, prediction=None)):
-        with pytest.raises(DevPolicyError, match="can be certified"):
-            certify(other)
+    with pytest.raises(DevPolicyError, match="can be certified"):
+        _certified(replace(plan, prediction=None), small_llama(), [(400, 10**8)])
+
+
+def test_the_certificate_of_another_plan_is_refused() -> None:
+    plan = _planned(small_llama(), [(400, 10**8)])
+    assert plan is not None
+    with pytest.raises(DevPolicyError, match="now give another plan"):
+        _certified(plan, small_llama(6), [(400, 10**8)])

@@ -51,7 +51,9 @@ def test_every_message_follows_the_grammar(case):
             outside = re.sub(r"`[^`]*`", "", text)
             assert not text.endswith(".")
             assert text[:1] == text[:1].lower()
-            assert not re.search(r"\b(Term|Amount|Pattern|SizeTest|Rule|Policy|Kind|None|NoneType)\b", outside)
+            assert not re.search(
+                r"\b(DeviceSelector|Amount|Pattern|SizeTest|Rule|Policy|Kind|None|NoneType)\b", outside
+            )
 
 
 def is_about_shape(case: Path) -> bool:

@@ -12,7 +12,7 @@ from tests.worlds import planned, small_llama
 
 from devpolicy import Accelerator, Host, Policy, PolicyError, Unsatisfiable, plan, plan_all, resolve, use_policy
 from devpolicy._core.language.effective import effective
-from devpolicy._core.language.policy import Term
+from devpolicy._core.language.policy import DeviceSelector
 from devpolicy.errors import DevPolicyWarning
 
 TWO = Host([Accelerator("cuda", memory="24 GiB") for _ in range(2)], memory="64 GiB", disk="1 TiB")
@@ -64,9 +64,9 @@ def test_the_nearest_text_wins_tables_merge_lists_replace_and_avoid_adds_up(file
         top='extends = ["middle.toml"]\n[workload]\ndtype = "float16"\n',
     )
     policy = Policy.load(folder / "top.toml")
-    assert policy.prefer == (Term("mps"),)
-    assert policy.overflow == (Term("cpu"),)
-    assert policy.avoid == (Term("cuda", 0), Term("cuda", 1))
+    assert policy.prefer == (DeviceSelector("mps"),)
+    assert policy.overflow == (DeviceSelector("cpu"),)
+    assert policy.avoid == (DeviceSelector("cuda", 0), DeviceSelector("cuda", 1))
     assert (policy.workload.context, policy.workload.batch, policy.workload.dtype) == (3, 2, "float16")
 
 
@@ -78,7 +78,7 @@ def test_of_several_the_later_is_nearer_and_what_both_extend_comes_once_beneath_
         top='extends = ["left.toml", "right.toml"]\n',
     )
     policy = Policy.load(folder / "top.toml")
-    assert (policy.split, policy.overflow) == ("balanced", (Term("disk"),))
+    assert (policy.split, policy.overflow) == ("balanced", (DeviceSelector("disk"),))
     assert [rule.name for rule in policy.rules] == ["rule 1 of base.toml"]
 
 
@@ -90,14 +90,14 @@ def test_rules_of_the_nearer_text_come_first_and_an_entry_of_offload_replaces(fi
     rules = Policy.load(folder / "top.toml").rules
     names = ["rule 1", "offload.lm_head", "offload.norm", "rule 1 of base.toml"]
     assert [rule.name for rule in rules] == names
-    assert rules[1].offload == (Term("cpu"),)
+    assert rules[1].offload == (DeviceSelector("cpu"),)
     assert [Path(rule.place.source).name for rule in rules] == ["top.toml", "top.toml", "base.toml", "base.toml"]
 
 
 def test_a_shipped_policy_is_extended_by_its_name():
     policy = Policy.parse('extends = "offload-lm-head"\noverflow = "cpu"\n')
     assert [rule.name for rule in policy.rules] == ["offload.lm_head"]
-    assert policy.overflow == (Term("cpu"),)
+    assert policy.overflow == (DeviceSelector("cpu"),)
 
 
 def test_paths_are_relative_to_the_file_that_they_stand_in(tmp_path):
@@ -143,7 +143,7 @@ def test_findings_of_all_texts_are_told_at_once_each_at_its_place(files):
 
 def test_tests_are_not_inherited_and_a_base_need_not_say_where_a_model_runs(files):
     folder = files(base='overflow = "cpu"\n', top='extends = "base.toml"\nprefer = "cuda"\n')
-    assert Policy.load(folder / "top.toml").overflow == (Term("cpu"),)
+    assert Policy.load(folder / "top.toml").overflow == (DeviceSelector("cpu"),)
     assert refusal(folder / "base.toml").code == "DP105"
 
 
@@ -205,7 +205,7 @@ def test_a_profile_is_asked_for_by_name_and_lies_over_those_that_apply_by_themse
     policy = Policy.parse(FLEET)
     asked = policy.for_host(TWO, profile="quiet", overrides=["split=never"], environment={})
     assert asked.applied == ("pair", "quiet")
-    assert asked.avoid == (Term("cuda"),)
+    assert asked.avoid == (DeviceSelector("cuda"),)
     assert asked.split == "never"
     assert policy.for_host(NONE, profile="pair", environment={}).split == "balanced"
     with pytest.raises(PolicyError, match="has no profile `quit`") as refused:
@@ -269,7 +269,7 @@ def test_profiles_of_a_base_are_merged_with_those_of_the_policy(files):
         top='extends = "base.toml"\nsplit = "balanced"\n[profile.p]\noverflow = "cpu"\n',
     )
     policy = Policy.load(folder / "top.toml").for_host(NONE, profile="p")
-    assert (policy.split, policy.overflow) == ("never", (Term("cpu"),))
+    assert (policy.split, policy.overflow) == ("never", (DeviceSelector("cpu"),))
 
 
 def test_policies_that_differ_in_a_profile_alone_differ():
@@ -293,7 +293,7 @@ def test_a_policy_travels_between_processes_with_its_profiles(files):
 
 def test_a_policy_made_in_python_takes_no_values_from_text():
     with pytest.raises(PolicyError, match="made in Python"):
-        Policy(prefer=(Term("cpu"),)).for_host(NONE, overrides=["split=never"])
+        Policy(prefer=(DeviceSelector("cpu"),)).for_host(NONE, overrides=["split=never"])
 
 
 def test_the_policy_in_use_reads_the_environment(monkeypatch):
@@ -323,10 +323,10 @@ def test_the_policy_in_use_reads_the_environment(monkeypatch):
     [
         ("split=never", "split", "never"),
         ('split = "never"', "split", "never"),
-        ("prefer=cpu", "prefer", (Term("cpu"),)),
-        ('prefer=["mps", "cpu"]', "prefer", (Term("mps"), Term("cpu"))),
-        ("prefer=cuda:1", "prefer", (Term("cuda", 1),)),
-        ("avoid=cuda:1", "avoid", (Term("cuda", 1),)),
+        ("prefer=cpu", "prefer", (DeviceSelector("cpu"),)),
+        ('prefer=["mps", "cpu"]', "prefer", (DeviceSelector("mps"), DeviceSelector("cpu"))),
+        ("prefer=cuda:1", "prefer", (DeviceSelector("cuda", 1),)),
+        ("avoid=cuda:1", "avoid", (DeviceSelector("cuda", 1),)),
     ],
 )
 def test_a_value_is_toml_or_text_without_its_quotes(override, key, value):

@@ -2,11 +2,11 @@ import pytest
 
 from devpolicy._core.language.comparisons import SizeTest
 from devpolicy._core.language.patterns import Pattern
-from devpolicy._core.language.policy import Amount, MemoryRule, Policy, Rule, Term, Workload
+from devpolicy._core.language.policy import Amount, DeviceSelector, MemoryRule, Policy, Rule, Workload
 from devpolicy._core.sizes import GIB, MIB
 from devpolicy.errors import PolicyError
 
-CUDA, MPS, CPU, DISK = Term("cuda"), Term("mps"), Term("cpu"), Term("disk")
+CUDA, MPS, CPU, DISK = DeviceSelector("cuda"), DeviceSelector("mps"), DeviceSelector("cpu"), DeviceSelector("disk")
 
 
 def rules(text: str) -> tuple[Rule, ...]:
@@ -40,13 +40,13 @@ split = "balanced"
 ties = "follow"
 """)
     assert policy.prefer == (
-        Term("cuda", 1),
-        Term("cuda", None, 2, ("name", "memory")),
-        Term("xpu", same=("name",)),
+        DeviceSelector("cuda", 1),
+        DeviceSelector("cuda", None, 2, ("name", "memory")),
+        DeviceSelector("xpu", same=("name",)),
         CPU,
     )
     assert policy.overflow == (CPU, DISK)
-    assert policy.avoid == (Term("cuda", 0),)
+    assert policy.avoid == (DeviceSelector("cuda", 0),)
     assert (policy.split, policy.ties) == ("balanced", "follow")
     assert not policy.warnings
 
@@ -98,7 +98,7 @@ reason = "the largest part"
         match=(Pattern("**.experts"), Pattern("**.shared_expert")),
         cls=("*Experts",),
         size=SizeTest(">=", 256 * MIB),
-        prefer=(Term("cuda", 1), CPU),
+        prefer=(DeviceSelector("cuda", 1), CPU),
         together=True,
         ties="skip",
         on_exhausted="next",
@@ -186,7 +186,7 @@ cuda = "20 GiB"
 reserve = { kv_cache = "2 GiB", activations = 0 }
 """) == (
         MemoryRule(CUDA, cap=Amount(20 * GIB)),
-        MemoryRule(Term("cuda", 1), basis="total", cap=Amount(0, 90), headroom=Amount(GIB, 2)),
+        MemoryRule(DeviceSelector("cuda", 1), basis="total", cap=Amount(0, 90), headroom=Amount(GIB, 2)),
         MemoryRule(CPU, kv_cache=Amount(2 * GIB), activations=Amount()),
     )
 
@@ -261,4 +261,4 @@ def test_size_tests(operator, holds):
 
 
 def test_a_term_is_written_as_it_is_read():
-    assert [str(term) for term in (CUDA, Term("cuda", 1), DISK)] == ["cuda", "cuda:1", "disk"]
+    assert [str(term) for term in (CUDA, DeviceSelector("cuda", 1), DISK)] == ["cuda", "cuda:1", "disk"]

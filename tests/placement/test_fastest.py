@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise, product
 
 import pytest
 from hypothesis import given
@@ -13,8 +14,8 @@ from tests import oracle
 from tests.worlds import block_trees, small_llama
 
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, Unsatisfiable
-from devpolicy._core.language.policy import Amount, MemoryRule, Split, Term, Workload
-from devpolicy._core.model.tree import Module, Reads, Tensor
+from devpolicy._core.language.policy import Amount, DeviceSelector, MemoryRule, Split, Workload
+from devpolicy._core.model.tree import Activated, Module, Tensor
 from devpolicy._core.placement.planner import make_plan
 
 SPEEDS = {"link": 10**10, "disk": 3 * 10**9}
@@ -34,12 +35,12 @@ def _host(cards: list[Card]) -> Host:
 
 def _policy(cards: list[Card], split: Split, *, overflow: bool = False) -> Policy:
     memory = tuple(
-        MemoryRule(Term("cuda", at), "total", Amount(budget), Amount(), activations=Amount())
+        MemoryRule(DeviceSelector("cuda", at), "total", Amount(budget), Amount(), activations=Amount())
         for at, (budget, _) in enumerate(cards)
     )
-    places = (Term("cpu"),) if overflow else ()
+    places = (DeviceSelector("cpu"),) if overflow else ()
     workload = Workload(context=2)
-    return Policy(prefer=(Term("cuda"),), overflow=places, split=split, memory=memory, workload=workload)
+    return Policy(prefer=(DeviceSelector("cuda"),), overflow=places, split=split, memory=memory, workload=workload)
 
 
 def _planned(tree: ModelTree, cards: list[Card], split: Split = "fastest", *, overflow: bool = False) -> Plan | None:
@@ -76,12 +77,12 @@ def test_of_a_table_of_embeddings_a_row_is_read_for_each_sequence(batch: int, re
     assert prediction.ns == read * 10**9 // card[1]
 
 
-@given(TREES, st.lists(CARDS, min_size=1, max_size=4))
-def test_no_other_split_is_faster(tree: ModelTree, cards: list[Card]) -> None:
-    fastest = _planned(tree, cards)
+@given(TREES, st.lists(CARDS, min_size=1, max_size=4), st.booleans())
+def test_no_other_split_is_faster(tree: ModelTree, cards: list[Card], overflow: bool) -> None:
+    fastest = _planned(tree, cards, overflow=overflow)
     splits: tuple[Split, ...] = ("when-needed", "balanced", "never")
     for split in splits:
-        other = _planned(tree, cards, split)
+        other = _planned(tree, cards, split, overflow=overflow)
         if other is not None:
             assert fastest is not None
             assert _latency(fastest, tree, cards) <= _latency(other, tree, cards)
@@ -114,6 +115,40 @@ def test_the_order_in_which_a_host_counts_its_devices_changes_no_time(
         assert _latency(one, tree, cards) == _latency(other, tree, shuffled)
 
 
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=5),
+    st.lists(st.tuples(st.integers(1, 90), st.sampled_from((10**6, 10**7, 10**8))), min_size=1, max_size=2),
+)
+def test_a_small_model_takes_the_least_time_of_all_assignments(sizes: list[int], cards: list[Card]) -> None:
+    units = (Module(f"u{at}", "Linear", (Tensor("w", (size,), "int8"),)) for at, size in enumerate(sizes))
+    tree = ModelTree("units", (Module("", "Model"), *units))
+    plan = _planned(tree, cards, overflow=True)
+    best = _least_time(sizes, cards)
+    assert (plan is None) == (best is None)
+    if plan is not None and best is not None:
+        assert _latency(plan, tree, cards) == best
+
+
+def _least_time(sizes: list[int], cards: list[Card]) -> Fraction | None:
+    """The least time over all assignments to devices and the CPU; something is offloaded only where it must be."""
+    times: list[tuple[bool, Fraction]] = []
+    for where in product((*range(len(cards)), None), repeat=len(sizes)):
+        running = [at for at in where if at is not None]
+        away = [size for size, at in zip(sizes, where, strict=True) if at is None]
+        if not running:
+            continue
+        main = min(running)
+        held = [sum(size for size, at in zip(sizes, where, strict=True) if at == one) for one in range(len(cards))]
+        held[main] += max(away, default=0)
+        if any(held[at] > cards[at][0] for at in running):
+            continue
+        walked = [main if at is None else at for at in where]
+        reading = sum((Fraction(size, cards[at][1]) for size, at in zip(sizes, walked, strict=True)), Fraction(0))
+        hops = sum(one != other for one, other in pairwise(walked))
+        times.append((bool(away), reading + Fraction(sum(away), SPEEDS["link"]) + Fraction(hops * 40_000, 10**9)))
+    return min(times, default=(False, None))[1]
+
+
 def test_a_slow_device_is_left_alone_where_the_fast_one_holds_everything() -> None:
     plan = _planned(small_llama(), [(400, 10**7), (400, 10**8)])
     assert plan is not None
@@ -133,16 +168,16 @@ def test_equal_devices_are_filled_evenly_since_it_costs_no_time() -> None:
 
 
 def test_what_runs_once_for_a_request_is_kept_elsewhere_first() -> None:
-    tree = replace(small_llama(4), reads=(Reads("model.layers.1", once=True),))
+    tree = replace(small_llama(4), reads=(Activated("model.layers.1", per_request=True),))
     plan = _planned(tree, [(190, 10**8)], overflow=True)
     assert plan is not None
     assert [path for path, unit in plan.placements.items() if unit.rule == "overflow"] == ["model.layers.1"]
 
 
 def test_on_the_disk_is_what_is_brought_in_least_often() -> None:
-    tree = replace(small_llama(4), reads=(Reads("model.layers.1", once=True),))
-    policy = replace(_policy([(160, 10**8)], "fastest"), overflow=(Term("cpu"), Term("disk")))
-    small = MemoryRule(Term("cpu"), "total", Amount(40))
+    tree = replace(small_llama(4), reads=(Activated("model.layers.1", per_request=True),))
+    policy = replace(_policy([(160, 10**8)], "fastest"), overflow=(DeviceSelector("cpu"), DeviceSelector("disk")))
+    small = MemoryRule(DeviceSelector("cpu"), "total", Amount(40))
     plan = make_plan(replace(policy, memory=(*policy.memory, small)), tree, _host([(160, 10**8)]), advise=False)
     at = {path: str(unit.device) for path, unit in plan.placements.items() if unit.rule == "overflow"}
     assert at == {"model.layers.1": "disk", "model.layers.3": "cpu"}
@@ -163,7 +198,7 @@ def test_a_unit_that_goes_says_what_it_frees_and_adds_and_what_would_go_next() -
     assert plan is not None
     assert plan.trace is not None
     assert [path for path, unit in plan.placements.items() if unit.rule == "overflow"] == ["model.layers.3"]
-    assert plan.trace.notes["model.layers.3"] == [
+    assert plan.trace.of("model.layers.3") == [
         "overflow: frees 30 B, and is predicted to add 3e-06 ms to each token; "
         "next would be `model.layers.2`: 30 B, 3e-06 ms"
     ]

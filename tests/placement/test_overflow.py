@@ -6,7 +6,7 @@ import pytest
 from tests.worlds import budgets, machine, planned, refused, small_llama, where
 
 from devpolicy import Host, ModelTree
-from devpolicy._core.model.tree import KVCache, Module, Reads, Tensor
+from devpolicy._core.model.tree import Activated, KVCache, Module, Tensor
 from devpolicy._core.placement.plan import Plan
 
 ONE, TWO = machine("cuda"), machine("cuda", "cuda")
@@ -60,7 +60,10 @@ def test_what_is_brought_in_most_often_takes_the_first_place_though_it_goes_last
     held = [Module(name, "Block", (Tensor("w", (40,), "int8"),)) for name in ("encoder", "decoder")]
     head = Module("head", "Linear", (Tensor("w", (5,), "int8"),))
     tree = ModelTree(
-        "seq", (Module("", "M"), *held, head), no_split=frozenset({"Block"}), reads=(Reads("encoder", once=True),)
+        "seq",
+        (Module("", "M"), *held, head),
+        no_split=frozenset({"Block"}),
+        reads=(Activated("encoder", per_request=True),),
     )
     # Without the encoder, which has to be brought in again, it is a byte too little.
     text = budgets('prefer = "cuda"\noverflow = ["cpu", "disk"]', cuda=84, cpu=40)

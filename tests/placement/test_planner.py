@@ -11,7 +11,7 @@ import pytest
 from tests.worlds import budgets, device_map, machine, planned, refused, small_llama, where
 
 from devpolicy import Accelerator, Host, ModelTree, Policy, PolicyError, Unsatisfiable
-from devpolicy._core.language.policy import Term
+from devpolicy._core.language.policy import DeviceSelector
 from devpolicy._core.model.tree import Module, Tensor
 from devpolicy._core.placement.planner import make_plan
 
@@ -88,7 +88,7 @@ def test_the_devices_of_a_term_with_a_count_are_needed_and_are_all_that_is_used(
 def test_devices_that_must_be_alike_are_the_first_group_that_is_large_enough() -> None:
     cards = [("A", "1 GiB"), ("B", "2 GiB"), ("A", "1 GiB"), ("B", "2 GiB")]
     host = Host([Accelerator("cuda", memory=memory, name=name) for name, memory in cards], memory="8 GiB")
-    term = Term("cuda", count=2, same=("name", "memory"))
+    term = DeviceSelector("cuda", count=2, same=("name", "memory"))
     policy = Policy.parse('prefer = "cuda"\nsplit = "balanced"\n[memory.cuda]\nheadroom = "0 B"\n')
     plan = make_plan(Policy(prefer=(term,), split="balanced", memory=policy.memory), LLAMA, host)
     assert set(plan.ledger) == {"cuda:0", "cuda:2"}

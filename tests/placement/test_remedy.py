@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.worlds import machine, small_llama
 
 from devpolicy import Accelerator, Host, ModelTree, Policy, Unsatisfiable
-from devpolicy._core.language.policy import Term
+from devpolicy._core.language.policy import DeviceSelector
 from devpolicy._core.model.tree import KVCache, Module, Tensor
 from devpolicy._core.placement.planner import make_plan
 from devpolicy._core.sizes import parse_size
@@ -60,14 +60,14 @@ def _apply(line: str, policy: Policy, host: Host) -> tuple[Policy, Host, Policy,
         more, less = (Host([*host.accelerators, *_copies(host, like, n)], memory=host.memory) for n in counts)
         return policy, more, policy, less
     if found := re.match(r"`overflow = (.+)`, which keeps", line):
-        places = tuple(Term(place) for place in re.findall(r'"(\w+)"', found[1]))
+        places = tuple(DeviceSelector(place) for place in re.findall(r'"(\w+)"', found[1]))
         return replace(policy, overflow=places), host, policy, host
     if found := re.fullmatch(r"`\[workload\]` with `context = (\d+)`", line):
         shorter, longer = (replace(policy.workload, context=int(found[1]) + extra) for extra in (0, 128))
         return replace(policy, workload=shorter), host, replace(policy, workload=longer), host
     assert line.startswith('`"cpu"` at the end of `prefer`'), line
-    overflow = (Term("disk"),) if "overflow" in line else policy.overflow
-    return replace(policy, prefer=(*policy.prefer, Term("cpu")), overflow=overflow), host, policy, host
+    overflow = (DeviceSelector("disk"),) if "overflow" in line else policy.overflow
+    return replace(policy, prefer=(*policy.prefer, DeviceSelector("cpu")), overflow=overflow), host, policy, host
 
 
 def _copies(host: Host, like: Accelerator, count: int) -> list[Accelerator]:

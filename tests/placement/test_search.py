@@ -11,7 +11,7 @@ from tests.worlds import budgets, machine, planned, where
 
 from devpolicy import Accelerator, Host, ModelTree, Policy, Unsatisfiable
 from devpolicy._core.language.patterns import Pattern
-from devpolicy._core.language.policy import Amount, MemoryRule, Rule, Term, Workload
+from devpolicy._core.language.policy import Amount, DeviceSelector, MemoryRule, Rule, Workload
 from devpolicy._core.model.tree import Module, Tensor
 from devpolicy._core.placement.planner import make_plan
 
@@ -48,11 +48,11 @@ def test_with_weights_kept_elsewhere_the_peak_is_the_least_over_all_main_devices
 ) -> None:
     kept = data.draw(st.sets(st.integers(0, len(sizes) - 1), max_size=len(sizes) - 1))
     policy = Policy(
-        prefer=(Term("cuda"),),
+        prefer=(DeviceSelector("cuda"),),
         split="balanced",
-        rules=tuple(Rule(f"rule {at}", (Pattern(f"m{at}"),), offload=(Term("cpu"),)) for at in kept),
+        rules=tuple(Rule(f"rule {at}", (Pattern(f"m{at}"),), offload=(DeviceSelector("cpu"),)) for at in kept),
         memory=tuple(
-            MemoryRule(Term("cuda", at), "total", Amount(cap), Amount(), activations=Amount())
+            MemoryRule(DeviceSelector("cuda", at), "total", Amount(cap), Amount(), activations=Amount())
             for at, cap in enumerate(caps)
         ),
         workload=Workload(context=1),

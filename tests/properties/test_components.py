@@ -42,7 +42,7 @@ def taken(pipeline: Pipeline, plan: Plan) -> Counter[str]:
         (entry,) = (one for one in pipeline.policy.components if one.name == plan.component)
         return Counter({plan.device.to_torch_str(): entry.needs or 0})
     context = oracle.figure(pipeline.policy, str(plan.component), "context")
-    for device, parts in oracle.recount(plan, tree, context).items():
+    for device, parts in oracle.recount(plan, tree, Workload(context=context)).items():
         held[device] = sum(parts.values())
     for device, budget in plan.ledger.items():
         held[device] += budget.activations

@@ -19,7 +19,7 @@ from devpolicy._core.cli.commands.show import inline
 from devpolicy._core.host import SOFTWARE
 from devpolicy._core.language.conditions import check_requirements
 from devpolicy._core.language.policy import Rule
-from devpolicy._core.placement.seats import find
+from devpolicy._core.placement.context import select_devices
 from devpolicy._core.strategies.policies import policy_texts
 from devpolicy._core.toml.document import write_key
 from devpolicy.errors import Unsatisfiable
@@ -64,16 +64,16 @@ def test_a_term_names_the_devices_that_the_oracle_names(text: str, host: Host) -
     policy = Policy.parse(text)
     for term in policy.prefer:
         try:
-            found = find(term, policy, host)
+            found = select_devices(term, policy, host)
         except Unsatisfiable as refused:
             assert refused.code == "DP306"
             continue
         wanted = oracle.serving(policy, host, term)
         if isinstance(wanted, str):
-            assert not found.seats
+            assert not found.devices
             assert wanted in found.reason
         else:
-            assert [seat.device.id or 0 for seat in found.seats] == [number or 0 for number in wanted]
+            assert [one.device.id or 0 for one in found.devices] == [number or 0 for number in wanted]
 
 
 # Overlays.

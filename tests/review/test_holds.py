@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from tests.worlds import World, worlds
 
 from devpolicy import Accelerator, ComponentDevice, Device, DeviceMap, Host, ModelTree, Policy
-from devpolicy._core.language.policy import Amount, Component, Term
+from devpolicy._core.language.policy import Amount, Component, DeviceSelector
 from devpolicy._core.language.properties import OF_A_PLAN, Property
 from devpolicy._core.model.catalogue import model_catalogue
 from devpolicy._core.model.tree import KVCache, Module
 from devpolicy._core.placement.plan import Placements, Plan
 from devpolicy._core.review.holds import complaints
 from devpolicy._core.review.outcome import Outcome, ask
-from devpolicy._core.review.recount import Load, recount, seats_of
+from devpolicy._core.review.recount import DeviceLoad, budgets_of, recount
 
 POLICY = Policy.parse('prefer = "cuda"\n[offload]\nlm_head = "disk"\n')
 LLAMA = ModelTree.load("llama-3.1-8b")
@@ -29,7 +29,7 @@ EVERY = [Property(name) for name in OF_A_PLAN if name != "never_on"]
 def broken(name: str, outcome: Outcome, term: str = "") -> str:
     """What is complained of first, nothing where the property holds."""
     kind, _, number = term.partition(":")
-    wanted = Property(name, Term(kind, int(number) if number else None) if term else None)
+    wanted = Property(name, DeviceSelector(kind, int(number) if number else None) if term else None)
     return next(complaints(wanted, outcome), "")
 
 
@@ -68,7 +68,7 @@ def test_a_device_that_does_not_work_is_no_place() -> None:
 
 
 def test_a_device_that_is_avoided_is_no_place() -> None:
-    avoiding = replace(POLICY, avoid=(Term("cuda", 0),))
+    avoiding = replace(POLICY, avoid=(DeviceSelector("cuda", 0),))
     assert "which `avoid` excludes" in broken("placed_or_refused", replace(SOUND, policy=avoiding))
 
 
@@ -214,10 +214,10 @@ def test_a_model_without_tensors_keeps_no_cache() -> None:
 
 def compare(plan: Plan, tree: ModelTree, policy: Policy, host: Host) -> None:
     """Compare what the ledger has of each device with the recount of it."""
-    loads = recount(plan, tree, policy, seats_of(policy, host))
+    loads = recount(plan, tree, policy, budgets_of(policy, host))
     for device, budget in plan.ledger.items():
         if device != "disk":
-            load = loads.pop(device, Load())
+            load = loads.pop(device, DeviceLoad())
             counted = (load.weights, load.kv_cache, load.streaming, load.activations)
             assert counted == (budget.weights, budget.kv_cache, budget.streaming, budget.activations), device
     assert [device for device, load in loads.items() if load.total and device != "disk"] == []

@@ -14,12 +14,12 @@ torch = pytest.importorskip("torch")
 accelerate = pytest.importorskip("accelerate")
 
 from devpolicy import Host, ModelTree, Policy, Unsatisfiable  # noqa: E402
-from devpolicy._core.language.policy import Amount, MemoryRule, Rule, Term, Workload  # noqa: E402
+from devpolicy._core.language.policy import Amount, DeviceSelector, MemoryRule, Rule, Workload  # noqa: E402
 from devpolicy._core.placement.planner import make_plan  # noqa: E402
 from devpolicy._core.strategies.policies import patterns  # noqa: E402
 
 NAMES = ("layers", "1", "10", "11", "lm_head", "lm_head_norm", "a", "b", "axb", "a-b")
-CPU, DISK = Term("cpu"), Term("disk")
+CPU, DISK = DeviceSelector("cpu"), DeviceSelector("disk")
 
 
 class Chain(torch.nn.Module):  # type: ignore[misc]

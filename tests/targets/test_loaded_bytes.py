@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
-from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, plan  # noqa: E402
+from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, Unsatisfiable, plan  # noqa: E402
 from devpolicy._core.model import structure  # noqa: E402
 from devpolicy.testing import simulate_host, simulated_device  # noqa: E402
 
@@ -201,3 +201,24 @@ def test_a_quantised_checkpoint_says_what_it_takes_where_it_is_dequantised(tmp_p
     made = plan(Policy.parse('prefer = "cpu"'), folder, HOST, target="torch")
     assert [(one.code, one.severity) for one in made.warnings] == [("DP407", "warning")]
     assert f"{full / 1024:.0f} KiB"[:2] in made.warnings[0].notes[0]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_what_stays_in_float32_is_not_kept_on_disk_where_it_would_run_in_half(dtype: str, tmp_path: Path) -> None:
+    cls, folder = saved(tmp_path, "t5", dtype, dtype)
+    words = {"input_ids": torch.arange(1, 9)[None], "decoder_input_ids": torch.arange(1, 5)[None]}
+    with torch.no_grad():
+        expected = cls.from_pretrained(folder, dtype=dtype).eval()(**words).logits  # type: ignore[attr-defined]
+    for place in ("cpu", "disk"):
+        asked = Policy.parse(f'prefer = "cuda"\n[offload]\n"encoder.block.*" = "{place}"\n[workload]\ncontext = 8')
+        if (place, dtype) == ("disk", "float16"):
+            with pytest.raises(Unsatisfiable) as refused:
+                plan(asked, folder, HOST)
+            assert refused.value.code == "DP413"
+            assert "wo.weight" in str(refused.value)
+            continue
+        made = plan(asked, folder, HOST)
+        with simulate_host(HOST, depth="tensors"), torch.no_grad():
+            model = cls.from_pretrained(folder, **made.to_hf_kwargs()).eval()  # type: ignore[attr-defined]
+            assert made.verify(model) == []
+            assert torch.equal(model(**words).logits.cpu(), expected)

@@ -19,7 +19,7 @@ accelerate = pytest.importorskip("accelerate")
 from transformers.integrations.accelerate import expand_device_map  # noqa: E402
 
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, Unsatisfiable  # noqa: E402
-from devpolicy._core.language.policy import Amount, MemoryRule, Rule, Term, Workload  # noqa: E402
+from devpolicy._core.language.policy import Amount, DeviceSelector, MemoryRule, Rule, Workload  # noqa: E402
 from devpolicy._core.placement.planner import make_plan  # noqa: E402
 from devpolicy._core.placement.readers import misread  # noqa: E402
 from devpolicy._core.strategies.models import HOSTILE_NAMES  # noqa: E402
@@ -68,16 +68,16 @@ def _planned(draw: st.DrawFn, module: Any) -> Plan | None:
     for number in range(draw(st.integers(0, 4)) if paths else 0):
         verb, place = draw(places)
         kind, _, at = place.partition(":")
-        term = Term(kind, int(at) if at else None)
+        term = DeviceSelector(kind, int(at) if at else None)
         rules.append(Rule(f"rule {number}", (draw(patterns(modules=paths)),), **{verb: (term,)}, on_exhausted="next"))
     cap = Amount(tree.bytes_as() * draw(st.sampled_from((110, 60, 40, 20))) // 100 + 8)
     policy = Policy(
-        prefer=(Term("cuda"), Term("cpu")),
-        overflow=draw(st.sampled_from(((), (Term("cpu"), Term("disk"))))),
+        prefer=(DeviceSelector("cuda"), DeviceSelector("cpu")),
+        overflow=draw(st.sampled_from(((), (DeviceSelector("cpu"), DeviceSelector("disk"))))),
         split=draw(st.sampled_from(("when-needed", "balanced"))),
         ties="follow",
         rules=tuple(rules),
-        memory=(MemoryRule(Term("cuda"), "total", cap, Amount()), MemoryRule(Term("cpu"), "total")),
+        memory=(MemoryRule(DeviceSelector("cuda"), "total", cap, Amount()), MemoryRule(DeviceSelector("cpu"), "total")),
         disk_path="offload",
         workload=Workload(context=1),
     )

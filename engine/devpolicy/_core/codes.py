@@ -189,6 +189,11 @@ CODES: dict[str, Code] = {
         "Tensors of the checkpoint have no place in the class that is planned and are not loaded, or tensors of the "
         "class are not stored and are made anew. Say which class is loaded: `architecture`, `--architecture`.",
     ),
+    "DP413": Code(
+        "float32 beside a smaller dtype, on disk",
+        "Transformers keeps some weights of a model in float32 (T5's `wo` in float16), and what stays on the disk is "
+        "read in the model's dtype: the answers would not be those of the model. The CPU keeps them as they are.",
+    ),
     "DP501": Code(
         "a rule that matches nothing",
         "No module of this model is matched by the rule. With another model it may be; with this one it is likely a "

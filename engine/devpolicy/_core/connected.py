@@ -1,6 +1,6 @@
 """Groups that share a member are one group.
 
-Owns the union of groups, for tied tensors and for what must share a device. It knows neither.
+Owns the union of groups, for tied tensors and for what must share a device.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 T = TypeVar("T", bound=Hashable)
 
 
-def united(groups: Iterable[Sequence[T]], key: Callable[[T], Any] | None = None) -> list[list[T]]:
+def connected_components(groups: Iterable[Sequence[T]], key: Callable[[T], Any] | None = None) -> list[list[T]]:
     """Return `groups` with those that have a member in common made one, each sorted by `key`, in order of the first.
 
     No group may be empty. Time is near linear in members, but for sorting.

@@ -1,18 +1,27 @@
 """The certificate of a plan.
 
-Owns the bound and its comparison with the plan. Which question is asked is the matter of `relaxation`, its answer by a
-solver that of `highs`.
+Owns the bound and its comparison with the plan. `relaxation` states the question, and
+`highs` lets a solver answer it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from devpolicy._core.certify.highs import available, least_time
 from devpolicy._core.certify.relaxation import Relaxation, relaxations
 from devpolicy._core.errors import DevPolicyError
+from devpolicy._core.host import Host
+from devpolicy._core.language.policy import Policy
+from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.placement.apply_rules import Refused, apply_rules
+from devpolicy._core.placement.colocate import colocate_blocks
 from devpolicy._core.placement.plan import Plan
+from devpolicy._core.placement.planner import PlacedModel, place_model, plan_of
+from devpolicy._core.placement.search import Problem
 
 BY_HAND = "a looser bound, by hand: `highspy` is not installed"
 
@@ -36,25 +45,51 @@ class Certificate:
         return {"bound_ns": self.bound_ns, "plan_ns": self.plan_ns, "gap": round(self.gap, 6), "by": self.by}
 
 
-def certify(plan: Plan, *, solver: bool | None = None) -> Certificate:
-    """Return a bound on the time of every placement of whole units that the policy allows, beside the plan's.
+def certify(
+    plan: Plan,
+    policy: Policy,
+    model: ModelTree | None,
+    host: Host,
+    *,
+    component_class: str | None = None,
+    reserved: Mapping[str, int] | None = None,
+    solver: bool | None = None,
+) -> Certificate:
+    """Return a lower bound on the time of any placement of whole units that the policy allows, beside the plan's.
 
-    `solver=False` works it out by hand; by default HiGHS is asked where `highspy` is installed. Raises `DevPolicyError`
-    for a plan without a prediction (only `split = "fastest"` and `overflow` go by time), and for one read from JSON.
+    The plan may have been read from JSON; it is compared with what `policy`, `model`, `host` and the bytes that other
+    components have `reserved` give. `solver=False` computes a looser bound; by default HiGHS is asked where `highspy`
+    is installed. Raises `DevPolicyError` for a plan without a prediction (only `split = "fastest"` and `overflow` go
+    by time), and for one that was made from something else.
     """
-    if plan.prediction is None or plan.trace is None or plan.trace.problem is None:
+    if plan.prediction is None:
         raise DevPolicyError(
-            "only a plan that was made here, by its predicted time, can be certified: "
+            "only a plan that was chosen by its predicted time can be certified: "
             'one with `split = "fastest"`, or of which `overflow` keeps a part'
         )
+    placed = place_model(
+        policy, model, host, component=plan.component, cls=component_class, target=plan.target, reserved=reserved
+    )
+    if plan_of(placed, plan.component).digest != plan.digest:
+        raise DevPolicyError("the plan cannot be certified: the policy, the model and the host now give another plan")
     by_solver = available() if solver is None else solver
-    problem = plan.trace.problem
-    each = 10**9 * problem.world.costs.tokens
+    problem = open_problem(placed)
+    each = 10**9 * placed.context.costs.tokens
     found = [_solved(one) if by_solver else by_hand(one) for one in relaxations(problem)]
     # What no main device allows is none of the answers; the plan itself is one, so there is one at least.
     bounds = [bound for bound in found if bound is not None]
     bound = min(min(bounds, default=0) // each, plan.prediction.ns)
     return Certificate(max(0, bound), plan.prediction.ns, _by() if by_solver else BY_HAND)
+
+
+def open_problem(placed: PlacedModel) -> Problem:
+    """Return what the rules leave open, the choice among a rule's devices included."""
+    units, context = placed.division.units, placed.context
+    for choose in (True, False):
+        with suppress(Refused):
+            assignment = apply_rules(placed.division, context, choose=choose)
+            return Problem(units, colocate_blocks(units, context, assignment), context)
+    raise AssertionError("a model that was placed has rules that can be applied")
 
 
 def _solved(relaxed: Relaxation) -> int | None:
@@ -70,7 +105,7 @@ def _by() -> str:
 
 
 def by_hand(relaxed: Relaxation) -> int | None:
-    """Return the time with every byte read at the best rate, and what cannot stay brought in at the best price."""
+    """Return the time with every byte read at the best rate, and what cannot stay transferred at the best price."""
     if not relaxed.devices:
         return None
     best = min(one.rate for one in relaxed.devices)

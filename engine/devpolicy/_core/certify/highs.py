@@ -59,11 +59,13 @@ def least_time(relaxed: Relaxation) -> int | None:
     free = float("inf")
     resident: dict[tuple[int, int], int] = {}
     away: dict[tuple[int, str], int] = {}
-    used = {one.number: model.variable(relaxed.crossing / _MS, 1, whole=True) for one in relaxed.devices}
+    used = {one.number: model.variable(relaxed.device_hop / _MS, 1, whole=True) for one in relaxed.devices}
     rates = {one.number: one.rate for one in relaxed.devices}
     for at, kind in enumerate(relaxed.kinds):
-        hosts = [relaxed.main] if kind.bound and relaxed.main is not None else [*rates]
-        for number in (number for number in hosts if number in rates):
+        allowed = [*rates] if kind.allowed is None else kind.allowed
+        if kind.runs_on_main and relaxed.main is not None:
+            allowed = [relaxed.main]
+        for number in (number for number in allowed if number in rates):
             resident[at, number] = model.variable(kind.read * rates[number] / _MS, kind.count, whole=True)
         for place, time in kind.away:
             assert relaxed.main is not None  # INVARIANT: nothing goes where there is no main device
@@ -77,7 +79,7 @@ def least_time(relaxed: Relaxation) -> int | None:
         goes = model.variable(0, 1, whole=True)
         model.row(-free, 0, {column: 1.0, goes: -float(kind.count)})
         # What is streamed in any case is in the main device's room already.
-        model.row(-free, 0, {goes: max(0, kind.streamed - relaxed.streaming) / _GIB, buffer: -1.0})
+        model.row(-free, 0, {goes: max(0, kind.onload_peak - relaxed.streaming) / _GIB, buffer: -1.0})
     for one in relaxed.devices:
         terms: dict[int, float] = {}
         for (at, number), column in resident.items():
@@ -108,5 +110,5 @@ def least_time(relaxed: Relaxation) -> int | None:
         if alike and relaxed.main not in (first.number, second.number):
             model.row(0, free, {used[first.number]: 1.0, used[second.number]: -1.0})
     found = model.bound()
-    # Of so many devices in use, all but one are entered over a crossing.
-    return None if found is None else int(found * _MS) - relaxed.crossing + relaxed.fixed
+    # Of so many devices in use, all but one are entered by a hand-over.
+    return None if found is None else int(found * _MS) - relaxed.device_hop + relaxed.fixed

@@ -1,6 +1,6 @@
 """The question behind a certificate, with contiguity left out.
 
-Owns what is asked: how many clusters of each kind run on each device, and how many are kept elsewhere, at the least
+Owns what is asked: how many clusters of each kind run on each device, and how many are offloaded, at the least
 predicted time. Every plan of whole units answers it, and some answers are no plan, so its optimum is a bound. It knows
 no solver.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from devpolicy._core.placement.cost import per_byte
+from devpolicy._core.placement.colocate import allowed_devices
 from devpolicy._core.placement.overflow import movable
 from devpolicy._core.placement.search import Problem
 
@@ -25,12 +25,14 @@ class Kind:
     cache: int
     buffers: int
     read: int
-    streamed: int
+    onload_peak: int
     rewritten: int
     away: tuple[tuple[str, int], ...]
-    """Places where it may be kept, each with the time of bringing it in."""
-    bound: bool
+    """Places where it may be stored, each with the time of transferring it."""
+    runs_on_main: bool
     """Whether it runs on the main device in any case."""
+    allowed: tuple[int, ...] | None
+    """The devices that a rule names; `None` where it may run on any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Relaxation:
-    """One choice of the main device; `main` is `None` where nothing is kept elsewhere."""
+    """One choice of the main device; `main` is `None` where nothing is offloaded."""
 
     kinds: tuple[Kind, ...]
     devices: tuple[Device, ...]
@@ -57,58 +59,63 @@ class Relaxation:
     """What is streamed in any case, the largest at once."""
     fixed: int
     """Attoseconds of what the rules have settled."""
-    crossing: int
+    device_hop: int
+    """Attoseconds of one hand-over."""
 
 
 def relaxations(problem: Problem) -> Iterator[Relaxation]:
     """Yield the question for each main device that a plan may have; the least of their optima is the bound."""
-    world, assignment = problem.world, problem.assignment
-    spills = bool(world.policy.overflow) and world.target.maps
-    mains: list[int | None] = [*problem.unlike_mains()] if problem.needs_main or spills else []
+    context, assignment = problem.context, problem.assignment
+    spills = bool(context.policy.overflow) and context.target.maps
+    mains: list[int | None] = [*problem.undominated_mains()] if problem.needs_main or spills else []
     if not problem.needs_main:
         mains.append(None)
+    costs, rates = context.costs, context.rates
     for main in mains:
-        bins = problem.bins(main)
-        if any(one.fixed > one.budget for one in problem.closed(main)):
+        bins, closed = problem.bins(main)
+        if any(one.fixed > one.budget for one in closed.values()):
             continue
-        rate = [per_byte(seat.bandwidth) for seat in world.seats]
+        usable = {**problem.chosen_bins(main), **bins}
         devices = tuple(
-            Device(number, one.budget - one.fixed, one.required, one.weights_only, rate[number])
-            for number, one in bins.items()
+            Device(number, one.budget - one.fixed, one.required, one.weights_only, rates[number])
+            for number, one in sorted(usable.items())
         )
-        rooms = (("cpu", world.cpu.budget - assignment.cpu_used), ("disk", world.disk.budget - assignment.disk_used))
-        fixed = sum(problem.world.costs.read(problem.units[at]) * rate[n] for at, (n, _) in assignment.pinned.items())
-        for at, kept in assignment.kept.items():
+        rooms = (
+            ("cpu", context.cpu.budget - assignment.stored["cpu"]),
+            ("disk", context.disk.budget - assignment.stored["disk"]),
+        )
+        fixed = sum(costs.read(problem.units[at]) * rates[number] for at, (number, _) in assignment.pinned.items())
+        for at, offload in assignment.offloaded.items():
             unit = problem.units[at]
-            assert main is not None  # INVARIANT: what is kept needs a main device
-            fixed += world.costs.read(unit) * rate[main]
-            fixed += world.costs.streamed(unit, kept.place, link=world.link)
-        streaming = problem.streaming
-        yield Relaxation(_kinds(problem, main), devices, main, rooms, streaming, fixed, world.costs.crossing)
+            assert main is not None  # INVARIANT: what is offloaded needs a main device
+            fixed += costs.read(unit) * rates[main] + costs.transfer_time(unit, offload.place, link=context.link)
+        yield Relaxation(_kinds(problem, main), devices, main, rooms, problem.streaming, fixed, costs.device_hop)
 
 
 def _kinds(problem: Problem, main: int | None) -> tuple[Kind, ...]:
-    world, units = problem.world, problem.units
+    context, units, assignment = problem.context, problem.units, problem.assignment
+    costs = context.costs
     goes = {cluster[0] for cluster in movable(problem)} if main is not None else set()
-    bound = set(problem.assignment.with_main)
-    places = [term.type for term in world.policy.overflow] if world.target.maps else []
-    if any(seat.unified for seat in world.seats):
+    on_main = set(assignment.runs_on_main)
+    places = [selector.type for selector in context.policy.overflow] if context.target.maps else []
+    if context.unified:
         places = [place for place in places if place != "cpu"]
     counted: dict[Kind, int] = {}
-    clusters = [*problem.clusters, *(c for c in movable(problem) if c[0] in bound)]
-    left = bound - {at for cluster in clusters for at in cluster}
-    for cluster in [*clusters, *([at] for at in sorted(left))]:
+    clusters = [*assignment.clusters, *(cluster for cluster in movable(problem) if cluster[0] in on_main)]
+    left = on_main - {at for cluster in clusters for at in cluster}
+    for cluster in [*clusters, *((at,) for at in sorted(left))]:
         of = [units[at] for at in cluster]
         away = tuple(
-            (place, sum(world.costs.streamed(unit, place, link=world.link) for unit in of))
+            (place, sum(costs.transfer_time(unit, place, link=context.link) for unit in of))
             for place in places
-            if cluster[0] in goes and place != world.kind
+            if cluster[0] in goes and place != context.kind
         )
         cache, weights = sum(unit.kv_cache for unit in of), sum(unit.weights for unit in of)
         buffers = sum(unit.buffers for unit in of)
         kind = Kind(
-            1, weights + buffers + cache, weights, cache, buffers, sum(world.costs.read(unit) for unit in of),
-            max(unit.streamed for unit in of), sum(unit.rewritten for unit in of), away, cluster[0] in bound,
+            1, weights + buffers + cache, weights, cache, buffers, sum(costs.read(unit) for unit in of),
+            max(unit.onload_peak for unit in of), sum(unit.rewritten for unit in of), away, cluster[0] in on_main,
+            allowed_devices(cluster, assignment),
         )  # fmt: skip
         counted[kind] = counted.get(kind, 0) + 1
     return tuple(replace(kind, count=count) for kind, count in counted.items())

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from devpolicy._core.host import Host
     from devpolicy._core.language.policy import Policy
     from devpolicy._core.model.tree import ModelTree
-    from devpolicy._core.placement.plan import Budget, Plan
+    from devpolicy._core.placement.ledger import Budget
+    from devpolicy._core.placement.plan import Plan
 
 _GLYPHS = "█▓▒░▚▤▥▦▧▨"
 _STYLES = ("weights", "kv_cache", "activations", "streaming", "others")

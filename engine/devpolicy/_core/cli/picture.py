@@ -13,7 +13,7 @@ from devpolicy._core.sizes import GIB
 
 if TYPE_CHECKING:
     from devpolicy._core.cli.screen import Line, Screen, Span
-    from devpolicy._core.placement.plan import Budget
+    from devpolicy._core.placement.ledger import Budget
 
 
 class Part(NamedTuple):

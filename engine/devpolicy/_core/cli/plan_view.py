@@ -13,18 +13,18 @@ from devpolicy._core.cli.fold import fold
 from devpolicy._core.cli.picture import PARTS, bars, figures, sizes_of
 from devpolicy._core.cli.report import painted, rendered
 from devpolicy._core.cli.table import facts, table
-from devpolicy._core.placement.prediction import as_ms
-from devpolicy._core.placement.sizing import size_model
+from devpolicy._core.cost.prediction import as_ms
+from devpolicy._core.memory.sizing import size_model
 from devpolicy._core.sizes import format_size
 from devpolicy._core.toml.document import write_key
 
 if TYPE_CHECKING:
     from devpolicy._core.cli.screen import Line, Screen
+    from devpolicy._core.cost.prediction import Prediction
     from devpolicy._core.host import Host
     from devpolicy._core.language.policy import Policy
     from devpolicy._core.model.tree import ModelTree
     from devpolicy._core.placement.plan import Plan
-    from devpolicy._core.placement.prediction import Prediction
 
 
 def view(plan: Plan, policy: Policy, tree: ModelTree | None, host: Host, screen: Screen) -> list[Line]:

@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from devpolicy._core.cli.what_if import Changes, comparison, summary
+from devpolicy._core.cost.prediction import as_ms
 from devpolicy._core.errors import Unsatisfiable
-from devpolicy._core.placement.prediction import as_ms
 
 if TYPE_CHECKING:
     from devpolicy._core.cli.screen import Line
+    from devpolicy._core.host import Host
     from devpolicy._core.placement.plan import Plan
+    from devpolicy._core.verbs.joint import Placed
 
 Plans = Mapping[str | None, "Plan"]
 
@@ -28,13 +30,14 @@ class Remark(NamedTuple):
     lines: list[Line]
 
 
-def certificates(plans: Plans) -> list[Remark]:
-    """Return what the certificate of each plan says."""
+def certificates(placed: Mapping[str | None, Placed], host: Host) -> list[Remark]:
+    """Return the certificate of each plan."""
     from devpolicy._core.certify import certify
 
     told = []
-    for name, plan in plans.items():
-        made = certify(plan)
+    for name, one in placed.items():
+        request = one.request
+        made = certify(one.plan, request.policy, one.tree, host, component_class=request.cls, reserved=one.reserved)
         text = f"no placement of whole units takes less than {as_ms(made.bound_ns)}: gap {made.gap:.2%}, by {made.by}"
         told.append(Remark(name, "certificate", made.to_dict(), [[("certified ", "strong"), (text, "")]]))
     return told

@@ -17,10 +17,10 @@ from typing import Any
 from devpolicy._core.conformance.check import Check, ConformanceError, check, hold
 from devpolicy._core.errors import DevPolicyError, Unsatisfiable
 from devpolicy._core.host import ACCELERATOR_TYPES, FAULT_SOURCES, MOST_DEVICES, Accelerator, Host
-from devpolicy._core.language.policy import Policy, Term
+from devpolicy._core.language.policy import DeviceSelector, Policy
 from devpolicy._core.verbs import resolve
 
-ANYTHING = Policy(prefer=(*(Term(kind) for kind in ACCELERATOR_TYPES), Term("cpu")))
+ANYTHING = Policy(prefer=(*(DeviceSelector(kind) for kind in ACCELERATOR_TYPES), DeviceSelector("cpu")))
 """A policy that runs wherever it can."""
 
 

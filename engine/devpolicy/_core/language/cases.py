@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from devpolicy._core.errors import Place
     from devpolicy._core.language.patterns import Pattern
-    from devpolicy._core.language.policy import Term
+    from devpolicy._core.language.policy import DeviceSelector
     from devpolicy._core.language.properties import Property
 
 
@@ -32,8 +32,8 @@ class Expected:
 
     module: Pattern | None
     """`None` is the whole model."""
-    device: Term | None = None
-    runs_on: Term | None = None
+    device: DeviceSelector | None = None
+    runs_on: DeviceSelector | None = None
     rule: str | None = None
     """The rule, or `prefer` or `overflow`, that must have decided it (`by`)."""
     place: Place | None = field(default=None, compare=False)

@@ -9,7 +9,7 @@ from devpolicy._core.codes import CODES
 from devpolicy._core.host import ACCELERATOR_TYPES, MOST_DEVICES
 from devpolicy._core.language.cases import Dimension, Expected, Word
 from devpolicy._core.language.kinds import read_pattern
-from devpolicy._core.language.policy import Term
+from devpolicy._core.language.policy import DeviceSelector
 from devpolicy._core.language.terms import ACCELERATOR_SCHEMA, OTHER_NAMES, read_term
 from devpolicy._core.toml.tables import (
     SIZE,
@@ -40,14 +40,14 @@ def _read_word(value: object, cursor: Cursor) -> Word | None:
 WORD: Kind[Word] = Kind("a name", _read_word, {"type": "string", "minLength": 1})
 
 
-def _read_device(value: object, cursor: Cursor) -> Term | None:
+def _read_device(value: object, cursor: Cursor) -> DeviceSelector | None:
     if isinstance(value, str):
         return read_term(value, cursor)
     wrong_type(value, cursor, "a device", 'such as "cuda:0", "cuda" for any of them, "cpu" or "disk"')
     return None
 
 
-def _read_running(value: object, cursor: Cursor) -> Term | None:
+def _read_running(value: object, cursor: Cursor) -> DeviceSelector | None:
     found = _read_device(value, cursor)
     if found is not None and found.type == "disk":
         hint = 'expect modules that are kept there by their names: `expect = { lm_head = "disk" }`'
@@ -57,8 +57,8 @@ def _read_running(value: object, cursor: Cursor) -> Term | None:
 
 
 _DEVICE_SCHEMA: JsonSchema = {"anyOf": [ACCELERATOR_SCHEMA, {"enum": ["cpu", "disk"]}]}
-_KEPT: Kind[Term] = Kind("a device", _read_device, _DEVICE_SCHEMA)
-_RUNS: Kind[Term] = Kind("a device", _read_running, {"anyOf": [ACCELERATOR_SCHEMA, {"enum": ["cpu"]}]})
+_KEPT: Kind[DeviceSelector] = Kind("a device", _read_device, _DEVICE_SCHEMA)
+_RUNS: Kind[DeviceSelector] = Kind("a device", _read_running, {"anyOf": [ACCELERATOR_SCHEMA, {"enum": ["cpu"]}]})
 
 
 def _read_code(value: object, cursor: Cursor) -> str | None:

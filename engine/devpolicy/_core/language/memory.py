@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.language.fields import DISK, MEMORY
 from devpolicy._core.language.kinds import AMOUNT
-from devpolicy._core.language.policy import MemoryRule, Term
+from devpolicy._core.language.policy import DeviceSelector, MemoryRule
 from devpolicy._core.language.terms import read_term
 from devpolicy._core.toml.tables import read_table, wrong_type
 
@@ -44,7 +44,7 @@ def read_memory(value: object, cursor: Cursor) -> tuple[tuple[MemoryRule, ...], 
     return tuple(rules), folder
 
 
-def _read_entry(entry: object, cursor: Cursor, term: Term) -> dict[str, Any]:
+def _read_entry(entry: object, cursor: Cursor, term: DeviceSelector) -> dict[str, Any]:
     if isinstance(entry, dict):
         fields = DISK if term.type == "disk" else MEMORY
         what = f"[memory.{term}]" if term.id is None else f'[memory."{term}"]'
@@ -53,7 +53,7 @@ def _read_entry(entry: object, cursor: Cursor, term: Term) -> dict[str, Any]:
     return {} if cap is None else {"cap": cap}
 
 
-def _memory_rule(term: Term, keys: dict[str, Any], cursor: Cursor) -> MemoryRule:
+def _memory_rule(term: DeviceSelector, keys: dict[str, Any], cursor: Cursor) -> MemoryRule:
     reserve = keys.get("reserve", {})
     return MemoryRule(
         term,

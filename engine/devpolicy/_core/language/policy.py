@@ -29,7 +29,7 @@ Basis = Literal["free", "total"]
 
 
 @dataclass(frozen=True, slots=True)
-class Term:
+class DeviceSelector:
     """Devices that a policy names: a type (`cuda`), one device (`cuda:1`), a class of `[devices]`, `cpu` or `disk`.
 
     `count` devices are needed at least and used at most, and with `same` (`"name"`, `"memory"`, `"capability"`)
@@ -75,8 +75,8 @@ class Rule:
     cls: tuple[str, ...] = ()
     """Globs of class names."""
     size: SizeTest | None = None
-    prefer: tuple[Term, ...] = ()
-    offload: tuple[Term, ...] = ()
+    prefer: tuple[DeviceSelector, ...] = ()
+    offload: tuple[DeviceSelector, ...] = ()
     together: bool = False
     ties: Ties | None = None
     on_exhausted: Literal["error", "next"] = "error"
@@ -94,7 +94,7 @@ class Rule:
 class MemoryRule:
     """What `[memory]` says of one term; `None` leaves a key to a less specific entry or the default."""
 
-    term: Term
+    term: DeviceSelector
     basis: Basis | None = None
     cap: Amount | None = None
     headroom: Amount | None = None
@@ -131,9 +131,9 @@ class Component:
     share: Amount | None = None
     """The largest percentage of each device's budget that it may take."""
     target: str | None = None
-    prefer: tuple[Term, ...] | None = None
-    overflow: tuple[Term, ...] | None = None
-    avoid: tuple[Term, ...] = ()
+    prefer: tuple[DeviceSelector, ...] | None = None
+    overflow: tuple[DeviceSelector, ...] | None = None
+    avoid: tuple[DeviceSelector, ...] = ()
     split: Split | None = None
     ties: Ties | None = None
     rules: tuple[Rule, ...] = ()
@@ -166,9 +166,9 @@ class Asked:
 class Policy:
     """A policy as written in one TOML text, or what it says of one component (`for_component`)."""
 
-    prefer: tuple[Term, ...] = ()
-    overflow: tuple[Term, ...] = ()
-    avoid: tuple[Term, ...] = ()
+    prefer: tuple[DeviceSelector, ...] = ()
+    overflow: tuple[DeviceSelector, ...] = ()
+    avoid: tuple[DeviceSelector, ...] = ()
     split: Split = "when-needed"
     ties: Ties = "refuse"
     rules: tuple[Rule, ...] = ()

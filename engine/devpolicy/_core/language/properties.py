@@ -16,7 +16,7 @@ from devpolicy._core.toml.document import Document, Inside, quote
 from devpolicy._core.toml.tables import Cursor, Kind, did_you_mean, wrong_type
 
 if TYPE_CHECKING:
-    from devpolicy._core.language.policy import Term
+    from devpolicy._core.language.policy import DeviceSelector
 
 OF_A_PLAN = {
     "always_resolves": "no host is refused",
@@ -45,7 +45,7 @@ class Property(NamedTuple):
     """One property, and the term that it is about (`never_on`)."""
 
     name: str
-    term: Term | None = None
+    term: DeviceSelector | None = None
 
     def __str__(self) -> str:
         return self.name if self.term is None else f"{self.name}:{self.term}"

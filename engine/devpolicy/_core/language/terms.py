@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from devpolicy._core.device import LARGEST_ID
 from devpolicy._core.host import ACCELERATOR_TYPES
 from devpolicy._core.language.devices import COUNT, NAME, SAME
-from devpolicy._core.language.policy import Term
+from devpolicy._core.language.policy import DeviceSelector
 from devpolicy._core.toml.document import Inside, quote
 from devpolicy._core.toml.tables import (
     Field,
@@ -41,17 +41,17 @@ OTHER_NAMES = {
 """What people call a type of device, and what torch calls it."""
 
 
-def read_term(text: str, cursor: Cursor) -> Term | None:
+def read_term(text: str, cursor: Cursor) -> DeviceSelector | None:
     """Read a term that is text. Collects DP201 or DP104."""
     if text in cursor.names:
         cls = cursor.names[text]
-        return None if cls is None else Term(cls.type, None, cls.count, cls.same, cls)
+        return None if cls is None else DeviceSelector(cls.type, None, cls.count, cls.same, cls)
     name, colon, ordinal = text.partition(":")
     if name not in TYPES:
         _unknown_device(text, cursor)
         return None
     if not colon:
-        return Term(name)
+        return DeviceSelector(name)
     behind = Inside(text, len(name) + 1, len(ordinal))
     if name not in ACCELERATOR_TYPES:
         cursor.error("DP104", f"`{name}` has no numbers", label="there is one", help=f"write `{name}`")
@@ -65,7 +65,7 @@ def read_term(text: str, cursor: Cursor) -> Term | None:
         hint = f"devices are numbered from 0 to {LARGEST_ID}, as torch counts them in this process"
         cursor.error("DP104", f"`{text}` is no device", label="too large", help=hint, inside=behind)
     else:
-        return Term(name, int(ordinal))
+        return DeviceSelector(name, int(ordinal))
     return None
 
 
@@ -87,12 +87,12 @@ def _unknown_device(text: str, cursor: Cursor) -> None:
     cursor.error("DP201", f"`{text}` is no device", label=label, help=hint)
 
 
-def _read_term_table(value: dict[str, object], cursor: Cursor) -> Term | None:
+def _read_term_table(value: dict[str, object], cursor: Cursor) -> DeviceSelector | None:
     before = len(cursor.findings)
     keys = read_table(value, cursor, TERM_TABLE, what="a device term", label="a key of a device term")
     if len(cursor.findings) > before or "device" not in keys:
         return None
-    device: Term = keys["device"]
+    device: DeviceSelector = keys["device"]
     if device.type not in ACCELERATOR_TYPES:
         cursor.error("DP106", f"`{device}` is one device: it has no `count` and no `same`", help=f'write "{device}"')
         return None
@@ -110,7 +110,7 @@ _TYPE = f"({'|'.join(ACCELERATOR_TYPES)})"
 DEVICE_PATTERN = f"^({_TYPE}{_ID}|(?!(cpu|disk)$){NAME})$"
 ACCELERATOR_SCHEMA: JsonSchema = {"type": "string", "pattern": DEVICE_PATTERN}
 
-_DEVICE: Kind[Term] = Kind(
+_DEVICE: Kind[DeviceSelector] = Kind(
     "a device",
     lambda value, cursor: read_term(value, cursor) if isinstance(value, str) else wrong_type(value, cursor, "a string"),
     ACCELERATOR_SCHEMA,
@@ -122,13 +122,13 @@ TERM_TABLE = (
 )
 
 
-def term(role: Role) -> Kind[Term]:
+def term(role: Role) -> Kind[DeviceSelector]:
     """Return the kind of device terms in one role: where modules run, where weights are kept, what is avoided."""
 
     wanted = '"cpu" or "disk", or a list of both' if role == "keep" else "a device, or a list of devices"
 
-    def read(value: object, cursor: Cursor) -> Term | None:
-        found: Term | None = None
+    def read(value: object, cursor: Cursor) -> DeviceSelector | None:
+        found: DeviceSelector | None = None
         if isinstance(value, str):
             found = read_term(value, cursor)
         elif isinstance(value, dict) and role == "run":

@@ -14,7 +14,7 @@ from devpolicy._core.language.components import check_prefer, read_components
 from devpolicy._core.language.devices import read_classes
 from devpolicy._core.language.fields import PROFILE, SCHEMA_VERSION, TOP
 from devpolicy._core.language.memory import read_memory
-from devpolicy._core.language.policy import Policy, Term, Workload
+from devpolicy._core.language.policy import DeviceSelector, Policy, Workload
 from devpolicy._core.language.rules import read_rules
 from devpolicy._core.language.tests import read_hosts, read_tests
 from devpolicy._core.toml.tables import Cursor, read_table
@@ -103,7 +103,7 @@ def _check_workloads(policy: Policy, cursor: Cursor) -> None:
             here.at("new_tokens").error("DP106", message, label="too many", help=hint)
 
 
-def _lint(said: Mapping[str, Sequence[Term]], avoid: Sequence[Term], cursor: Cursor) -> None:
+def _lint(said: Mapping[str, Sequence[DeviceSelector]], avoid: Sequence[DeviceSelector], cursor: Cursor) -> None:
     """Collect DP503 for terms of a table that an earlier one includes, or that `avoid` rules out."""
     for key, terms in said.items():
         here = cursor.at(key)
@@ -118,11 +118,11 @@ def _lint(said: Mapping[str, Sequence[Term]], avoid: Sequence[Term], cursor: Cur
                 _warn(at, term, "never used", "`avoid` rules it out")
 
 
-def _warn(cursor: Cursor, term: Term, label: str, note: str) -> None:
+def _warn(cursor: Cursor, term: DeviceSelector, label: str, note: str) -> None:
     cursor.error("DP503", f"`{term}` is never used here", label=label, notes=[note], severity="warning")
 
 
-def _includes(one: Term, other: Term) -> bool:
+def _includes(one: DeviceSelector, other: DeviceSelector) -> bool:
     """Whether what serves as `other` always serves as `one`."""
     broad = one.id is None and one.cls is None and not one.count and not one.same
     return one == other or (one.type == other.type and broad)

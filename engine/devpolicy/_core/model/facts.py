@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from devpolicy._core.model.ranges import join
-from devpolicy._core.model.tree import DTYPE_BITS, KVCache, Module, Reads
+from devpolicy._core.model.tree import DTYPE_BITS, Activated, KVCache, Module
 
 Config = Mapping[str, Any]
 
@@ -229,7 +229,7 @@ def _state(config: Config, module: str) -> Iterator[KVCache]:
     yield KVCache(module, heads * key_head * (head or 0), 1, "float32")
 
 
-def _reads(text: Config, config: Config, modules: Sequence[tuple[str, str]], root: str) -> Iterator[Reads]:
+def _reads(text: Config, config: Config, modules: Sequence[tuple[str, str]], root: str) -> Iterator[Activated]:
     """Yield the modules of which one token reads less than all: experts, and what runs before the first token."""
     used, experts = _size(text, "experts"), _size(text, "all_experts")
     generates = "LM" in root or root.endswith("ForConditionalGeneration")
@@ -241,9 +241,9 @@ def _reads(text: Config, config: Config, modules: Sequence[tuple[str, str]], roo
         encodes = bool(config.get("is_encoder_decoder")) and name == "encoder"
         if generates and (encodes or (text is not config and _TOWER.search(name))):
             before = path
-            yield Reads(path, once=True)
+            yield Activated(path, per_request=True)
         elif name == "experts" and used and experts and used < experts:
-            yield Reads(path, used, experts)
+            yield Activated(path, used, experts)
 
 
 def _layers(modules: Sequence[tuple[str, str]], count: int, prefix: str, within: str) -> list[str]:

@@ -14,7 +14,7 @@ from devpolicy._core.loading.dtypes import FLOAT32_IN
 from devpolicy._core.loading.value import Loading, as_pairs
 from devpolicy._core.model.limits import LARGEST_TREE, MOST_FINDINGS
 from devpolicy._core.model.ranges import PatternError, expand_path, expand_tree, join
-from devpolicy._core.model.tree import DTYPE_BITS, KVCache, ModelTree, Module, Reads, Tensor
+from devpolicy._core.model.tree import DTYPE_BITS, Activated, KVCache, ModelTree, Module, Tensor
 from devpolicy._core.toml.document import Document
 from devpolicy._core.toml.tables import (
     FLAG,
@@ -165,7 +165,7 @@ def read(document: Document) -> ModelTree:
         for path, entry in _read_ranges(top.pop("kv_cache", []), cursor.at("kv_cache"), KV_CACHE_FIELDS, known)
     ]
     reads = [
-        Reads(path, entry.get("parts", 1), entry.get("of", 1), entry.get("once", False))
+        Activated(path, entry.get("parts", 1), entry.get("of", 1), entry.get("once", False))
         for path, entry in _read_ranges(top.pop("reads", []), cursor.at("reads"), READS_FIELDS, known)
     ]
     if not cursor.findings:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from devpolicy._core.connected import united
+from devpolicy._core.connected import connected_components
 from devpolicy._core.errors import Diagnostic, ModelError
 from devpolicy._core.loading.dtypes import float32_rule, has_float32_rule
 from devpolicy._core.loading.implementations import loading_of
@@ -254,7 +254,7 @@ def _tied(groups: list[Sequence[str]], modules: Iterable[Module]) -> tuple[tuple
     order = {name: place for place, name in enumerate(names)}
     # What a model declares may be reached by a name that is no parameter's: a property's, say.
     known = [group for group in groups if all(name in order for name in group)]
-    return tuple(tuple(names) for names in united(known, key=order.__getitem__) if len(names) > 1)
+    return tuple(tuple(names) for names in connected_components(known, key=order.__getitem__) if len(names) > 1)
 
 
 def _not_in_place(modules: tuple[Module, ...], converted: frozenset[str]) -> tuple[Module, ...]:

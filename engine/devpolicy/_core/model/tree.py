@@ -105,7 +105,7 @@ class KVCache:
 
 
 @dataclass(frozen=True, slots=True)
-class Reads:
+class Activated:
     """What the weights of one module, with those below it, have to do with a token; where nothing is said, all is read.
 
     Of equal parts, such as the experts of a mixture, a token reads `parts` of every `of`. `once` says that the module
@@ -113,9 +113,9 @@ class Reads:
     """
 
     module: str
-    parts: int = 1
-    of: int = 1
-    once: bool = False
+    experts_per_token: int = 1
+    num_experts: int = 1
+    per_request: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class ModelTree:
     no_split: frozenset[str] = frozenset()
     """Class names of blocks that must stay whole on one device."""
     kv_cache: tuple[KVCache, ...] = ()
-    reads: tuple[Reads, ...] = ()
+    reads: tuple[Activated, ...] = ()
     """Modules of which a token reads less than all. A module's own entry and those above it multiply."""
     context: int | None = None
     """The longest context that the model was made for, in tokens."""
@@ -167,8 +167,8 @@ class ModelTree:
         for entry in self.reads:
             if entry.module not in self.index:
                 raise ModelError(f"`reads` names `{entry.module}`, which is no module of the model")
-            if not 0 < entry.parts <= entry.of:
-                raise ModelError(f"of `{entry.module}` are read {entry.parts} of {entry.of} parts")
+            if not 0 < entry.experts_per_token <= entry.num_experts:
+                raise ModelError(f"of `{entry.module}` are read {entry.experts_per_token} of {entry.num_experts} parts")
 
     def _repeated_path(self) -> str:
         return next(module.path for place, module in enumerate(self.modules) if self.index[module.path] != place)

@@ -12,10 +12,10 @@ from typing import TypeVar
 
 from devpolicy._core.loading.value import Loading, as_argument
 from devpolicy._core.model.ranges import LARGEST_NUMBER, join
-from devpolicy._core.model.tree import KVCache, ModelTree, Module, Reads, Tensor
+from devpolicy._core.model.tree import Activated, KVCache, ModelTree, Module, Tensor
 from devpolicy._core.toml.document import quote, write_key
 
-T = TypeVar("T", bound=KVCache | Reads)
+T = TypeVar("T", bound=KVCache | Activated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +92,11 @@ def _cache(cache: KVCache, pattern: str) -> str:
     return _table(pairs)
 
 
-def _reads(entry: Reads, pattern: str) -> str:
+def _reads(entry: Activated, pattern: str) -> str:
     pairs = [("module", quote(pattern))]
-    if entry.of != 1:
-        pairs += [("parts", str(entry.parts)), ("of", str(entry.of))]
-    if entry.once:
+    if entry.num_experts != 1:
+        pairs += [("parts", str(entry.experts_per_token)), ("of", str(entry.num_experts))]
+    if entry.per_request:
         pairs.append(("once", "true"))
     return _table(pairs)
 

@@ -12,8 +12,9 @@ from devpolicy._core.errors import Diagnostic, Unsatisfiable
 from devpolicy._core.host import Host
 from devpolicy._core.language.conditions import check_requirements
 from devpolicy._core.language.policy import Policy
+from devpolicy._core.placement.context import select_devices
 from devpolicy._core.placement.joint import misnamed
-from devpolicy._core.placement.seats import find
+from devpolicy._core.placement.refusals import no_preference
 from devpolicy._core.placement.targets import target_of
 
 
@@ -37,21 +38,21 @@ def choose(
     `Unsatisfiable`: DP304 where the host has not what the policy requires, DP301 where no term has a usable device.
     """
     policy = policy.overlaid(host)
-    told = misnamed(policy, component)
+    warnings = misnamed(policy, component)
     policy = policy.for_component(component, cls).for_host(host)
     check_requirements([policy.require, *policy.required], host)
-    warnings = [*told, *policy.notices, *_rules_left_out(policy)]
+    warnings = [*warnings, *policy.notices, *_rules_left_out(policy)]
     consumer = target_of(target or policy.target or "torch")
     terms: list[tuple[str, str]] = []
-    for term in policy.prefer:
-        if term.type not in consumer.types:
-            terms.append((str(term), f"`{consumer.name}` cannot run on `{term.type}`"))
+    for selector in policy.prefer:
+        if selector.type not in consumer.types:
+            terms.append((str(selector), f"`{consumer.name}` cannot run on `{selector.type}`"))
             continue
-        found = find(term, policy, host)
-        if found.seats:
-            terms.append((str(term), "serves"))
-            return Choice(ComponentDevice.from_single(found.seats[0].device), tuple(terms), tuple(warnings))
-        terms.append((str(term), found.reason))
+        selection = select_devices(selector, policy, host)
+        if selection.devices:
+            terms.append((str(selector), "serves"))
+            return Choice(ComponentDevice.from_single(selection.devices[0].device), tuple(terms), tuple(warnings))
+        terms.append((str(selector), selection.reason))
     if not policy.prefer:
         raise Unsatisfiable(no_preference())
     raise Unsatisfiable(
@@ -62,13 +63,6 @@ def choose(
             notes=tuple(f"`{term}`: {outcome}" for term, outcome in terms),
             help='add a device that it has, such as `"cpu"`, to `prefer`',
         )
-    )
-
-
-def no_preference() -> Diagnostic:
-    """Return the finding of a policy, made in Python, that lists nothing to run on."""
-    return Diagnostic(
-        "DP301", "`prefer` lists no device", help='list what may be used, the best first: `"cuda"`, `"cpu"`'
     )
 
 

@@ -1,7 +1,7 @@
 """Components beside each other on one host.
 
-Owns what one plan takes from the next, what stands for a component without a model, and how the refusal of a component
-is told beside the others. Where models come from is not its matter.
+Owns what one plan reserves beside the next, what is planned for a component without a model, and the refusal of a
+component beside others.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def one_piece(policy: Policy, flat: Policy, component: str | None, cls: str | None) -> tuple[Policy, ModelTree]:
     """Return what is planned for a component of which only the bytes are known, given what the policy says of it.
 
-    It is one tensor. Nothing speaks of its inside, and nothing of it can be kept elsewhere. Raises `PolicyError`
+    It is one opaque tensor: no rules apply, and it cannot be offloaded. Raises `PolicyError`
     (DP105) where the policy does not say what it needs.
     """
     entry = None if component is None else source(policy, component, cls)
@@ -53,37 +53,37 @@ def how_to_give(component: str | None) -> str:
     return f"write `model` or `needs` in `[component.{name}]`, or give it: `--model {name}=MODEL`"
 
 
-def taken(plan: Plan) -> dict[str, int]:
-    """Return the bytes that a plan takes of each device: its activations too, because components may run at once."""
+def reserved(plan: Plan) -> dict[str, int]:
+    """Return the bytes that a plan reserves on each device: its activations too, as components may run at once."""
     # Of the disk a plan takes what it writes there; what it only reads there was there before.
     own = {device: budget.used - budget.others for device, budget in plan.ledger.items() if device != "disk"}
     return {**own, **({"disk": plan.load.rewritten} if "disk" in plan.ledger else {})}
 
 
-def claims_of(plans: Iterable[Plan]) -> dict[str, int]:
-    """Return the bytes that plans take of each device, in sum."""
-    claims: dict[str, int] = {}
+def reserved_bytes(plans: Iterable[Plan]) -> dict[str, int]:
+    """Return the bytes that plans reserve on each device, in sum."""
+    total: dict[str, int] = {}
     for plan in plans:
-        for device, size in taken(plan).items():
-            claims[device] = claims.get(device, 0) + size
-    return claims
+        for device, size in reserved(plan).items():
+            total[device] = total.get(device, 0) + size
+    return total
 
 
 def refused_beside(
-    refused: Unsatisfiable, component: str, before: Sequence[Plan], ways: Sequence[str]
+    refused: Unsatisfiable, component: str, before: Sequence[Plan], suggestions: Sequence[str]
 ) -> Unsatisfiable:
-    """Return a refusal that says which component it is, what those before it took, and `ways` out that were tried."""
+    """Return a refusal that names the component, what those before it took, and the `suggestions` that were tried."""
     first, *rest = refused.diagnostics
     notes = [note for plan in before if (note := _took(plan))]
     help_ = first.help
     if first.code in ("DP301", "DP302", "DP303"):
-        lines = [*help_.splitlines(), *(f"or {way}" for way in ways)]
+        lines = [*help_.splitlines(), *(f"or {one}" for one in suggestions)]
         help_ = "\n".join(lines).removeprefix("or ")
     message = f"component `{component}`: {first.message}"
     return Unsatisfiable([replace(first, message=message, notes=(*first.notes, *notes), help=help_), *rest])
 
 
 def _took(plan: Plan) -> str:
-    parts = [f"{format_size(size)} of `{device}`" for device, size in taken(plan).items() if size]
+    parts = [f"{format_size(size)} of `{device}`" for device, size in reserved(plan).items() if size]
     who = f"`{plan.component}`" if plan.component is not None else "a component without a name"
     return f"{who}, which is there before, takes {', '.join(parts)}" if parts else ""

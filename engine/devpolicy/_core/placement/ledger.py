@@ -1,57 +1,105 @@
 """The ledger of a plan: what each device is asked to hold.
 
-Owns the sums, taken anew from the placement and not from the search, so that an error of the search
+Owns `Budget` and the sums, taken anew from the placement and not from the search, so that an error of the search
 shows in a broken invariant.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from devpolicy._core.placement.plan import Budget
-from devpolicy._core.placement.rules import World
+from devpolicy._core.errors import Diagnostic
+from devpolicy._core.placement.apply_rules import Refused
+from devpolicy._core.placement.context import PlacementContext
+from devpolicy._core.placement.divide import Unit
 from devpolicy._core.placement.search import Solution
-from devpolicy._core.placement.units import Unit
 
 
-def ledger_of(units: Sequence[Unit], solution: Solution, world: World) -> dict[str, Budget]:
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What one device is asked to hold, in bytes.
+
+    INVARIANT: on every device but the disk, `used + headroom <= cap`. On the disk `weights` counts all that is kept
+    there, and only what must be rewritten has to fit.
+    """
+
+    weights: int = 0
+    kv_cache: int = 0
+    activations: int = 0
+    streaming: int = 0
+    """The largest module that is brought here for a moment, from the CPU or the disk."""
+    others: int = 0
+    """What components planned before take, and on a pool shared with the CPU what its other side takes."""
+    headroom: int = 0
+    cap: int = 0
+
+    @property
+    def used(self) -> int:
+        """Bytes that are spoken for, without the headroom."""
+        return self.weights + self.kv_cache + self.activations + self.streaming + self.others
+
+    @property
+    def free(self) -> int:
+        """Bytes left for more."""
+        return self.cap - self.headroom - self.used
+
+    def to_dict(self) -> dict[str, int]:
+        """Return the figures for JSON, in the order of the invariant."""
+        return {name: getattr(self, name) for name in BUDGET_KEYS}
+
+
+BUDGET_KEYS = ("weights", "kv_cache", "activations", "streaming", "others", "headroom", "cap")
+
+
+def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementContext) -> dict[str, Budget]:
     """Return the budgets of the devices that are used: executing ones in id order, then `cpu`, then `disk`.
 
     INVARIANT: on each but the disk, `used + headroom <= cap`.
     """
     ledger: dict[str, Budget] = {}
-    away = {place: [at for at, kept in solution.kept.items() if kept.place == place] for place in ("cpu", "disk")}
-    on_cpu = sum(units[at].weights for at in away["cpu"])
+    offloaded = solution.offloaded
+    away = {place: [units[at] for at, one in offloaded.items() if one.place == place] for place in ("cpu", "disk")}
+    on_cpu = sum(unit.weights for unit in away["cpu"])
     # By side of the one pool that integrated accelerators share with the CPU.
     pool = {"cpu": on_cpu}
-    for number in sorted(set(solution.seat)):
-        seat = world.seats[number]
-        running = [at for at, where in enumerate(solution.seat) if where == number]
-        here = [at for at in running if at not in solution.kept]
+    for number in sorted(set(solution.device)):
+        one = context.devices[number]
+        running = [at for at, device in enumerate(solution.device) if device == number]
         is_main = number == solution.main
-        ledger[str(seat)] = Budget(
-            weights=sum(units[at].resident for at in here)
-            + (sum(units[at].buffers for at in solution.kept) if is_main else 0),
-            kv_cache=sum(units[at].kv_cache for at in running) if seat.kv_cache is None else seat.kv_cache,
-            activations=world.activations(number),
-            streaming=max((units[at].streamed for at in solution.kept), default=0) if is_main else 0,
-            others=seat.others,
-            headroom=seat.headroom,
-            cap=seat.cap,
+        buffers = sum(units[at].buffers for at in offloaded) if is_main else 0
+        ledger[str(one)] = Budget(
+            weights=sum(units[at].resident for at in running if at not in offloaded) + buffers,
+            kv_cache=sum(units[at].kv_cache for at in running) if one.kv_cache is None else one.kv_cache,
+            activations=context.activations(number),
+            streaming=max((units[at].onload_peak for at in offloaded), default=0) if is_main else 0,
+            others=one.used_by_others,
+            headroom=one.headroom,
+            cap=one.cap,
         )
-        if seat.unified:
-            pool[str(seat)] = ledger[str(seat)].used - seat.others
-    if away["cpu"]:
-        ledger["cpu"] = Budget(weights=on_cpu, others=world.cpu.others, headroom=world.cpu.headroom, cap=world.cpu.cap)
+        if one.unified:
+            pool[str(one)] = ledger[str(one)].used - one.used_by_others
+    for place, device in (("cpu", context.cpu), ("disk", context.disk)):
+        if away[place]:
+            weights = sum(unit.weights for unit in away[place])
+            others = context.cpu.used_by_others if place == "cpu" else 0
+            ledger[place] = Budget(weights=weights, others=others, headroom=device.headroom, cap=device.cap)
     if len(pool) > 1:
         for side in pool.keys() & ledger.keys():
             beside = sum(pool.values()) - pool[side]
             ledger[side] = replace(ledger[side], others=ledger[side].others + beside)
-    if away["disk"]:
-        ledger["disk"] = Budget(
-            weights=sum(units[at].weights for at in away["disk"]),
-            headroom=world.disk.headroom,
-            cap=world.disk.cap,
-        )
     return ledger
+
+
+def check_ledger(ledger: Mapping[str, Budget], context: PlacementContext) -> None:
+    """Raise `Refused` where rules or one shared pool have broken the invariant, or the component's share."""
+    over = next((device for device, budget in ledger.items() if device != "disk" and budget.free < 0), None)
+    if over is not None:
+        # Each side of a shared pool has room by itself, and rules run something on several.
+        message = f"`{over}` shares its memory with other devices, and together they have no room"
+        raise Refused(Diagnostic("DP301", message))
+    for one in (*context.devices, context.cpu):
+        # On a shared pool, all sides count on each.
+        device = str(one)
+        if one.share and device in ledger and ledger[device].used - one.used_by_others > one.own:
+            raise Refused(Diagnostic("DP301", f"all sides of `{device}` together are more than the component's share"))

@@ -13,10 +13,10 @@ from functools import partial
 from devpolicy._core.errors import Diagnostic, Place
 from devpolicy._core.language.conditions import Condition
 from devpolicy._core.language.policy import Policy, Rule
+from devpolicy._core.memory.sizing import size_model
 from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.placement.divide import Division, divide
 from devpolicy._core.placement.matching import numbers
-from devpolicy._core.placement.sizing import size_model
-from devpolicy._core.placement.units import Division, divide
 
 
 def lint(policy: Policy, tree: ModelTree) -> list[Diagnostic]:
@@ -26,23 +26,23 @@ def lint(policy: Policy, tree: ModelTree) -> list[Diagnostic]:
 
 
 def lint_components(policy: Policy, trees: Mapping[str, ModelTree]) -> list[Diagnostic]:
-    """Return what is said of the rules that speak for components, each on its own model.
+    """Return what is said of the rules that apply to components, each on its own model.
 
-    A rule that speaks for several may match nothing in some of them: a warning is told where it holds in all.
+    A rule that applies to several may match nothing in some of them: warn only where it is unused in all.
     """
     found: dict[Diagnostic, None] = {}
     idle: dict[Place | None, list[Diagnostic]] = {}
-    spoken: Counter[Place | None] = Counter()
+    applied: Counter[Place | None] = Counter()
     for name, tree in trees.items():
         flat = policy.for_component(name)
-        spoken.update(rule.place for rule in flat.rules)
+        applied.update(rule.place for rule in flat.rules)
         division = divide(tree, flat.rules, size_model(tree, flat.workload))
         for finding in findings_of_rules(flat, tree, division, name):
             if finding.severity == "error":
                 found[finding] = None
             else:
                 idle.setdefault(finding.place, []).append(finding)
-    everywhere = [told[0] for place, told in idle.items() if len(told) == spoken[place]]
+    everywhere = [findings[0] for place, findings in idle.items() if len(findings) == applied[place]]
     return [*found, *everywhere]
 
 
@@ -53,17 +53,17 @@ def findings_of_rules(
 
     A rule of the component's own that matches nothing is an error: it was written for this model.
     """
-    speaking = 0
-    for mask in division.speaking:
-        speaking |= mask
-    idle = [number for number in range(len(policy.rules)) if not speaking >> number & 1]
+    matching = 0
+    for mask in division.matching_rules:
+        matching |= mask
+    idle = [number for number in range(len(policy.rules)) if not matching >> number & 1]
     findings = {number: _idle(policy.rules[number], number, tree, division, component) for number in idle}
     findings.update(_shadowed(policy, tree, division))
     return [findings[number] for number in sorted(findings)]
 
 
 def _idle(rule: Rule, number: int, tree: ModelTree, division: Division, component: str | None) -> Diagnostic:
-    """Return what is said of a rule that speaks for no tensor."""
+    """Return the finding of a rule that matches no tensor."""
     tensors = set(tree.tensor_names()) if rule.match else set()
     tensor = next((pattern.text for pattern in rule.match if pattern.text in tensors), None)
     if tensor is not None and number not in division.matched:
@@ -74,14 +74,14 @@ def _idle(rule: Rule, number: int, tree: ModelTree, division: Division, componen
             "names a tensor",
             help=f"write `{tensor.rpartition('.')[0]}`, the module that holds it",
         )
-    told = partial(Diagnostic, "DP501", place=rule.place)
+    finding = partial(Diagnostic, "DP501", place=rule.place)
     if number in division.matched:
-        return told(
+        return finding(
             f"rule `{rule.name}` matches only modules of `{tree.name}` that hold no tensors",
             help=f"`devpolicy model show {tree.name}` lists its modules with their sizes",
             severity="warning",
         )
-    return told(
+    return finding(
         f"rule `{rule.name}` matches nothing in `{tree.name}`",
         help=f"`devpolicy model show {tree.name}` lists its modules",
         severity="error" if component is not None and rule.component == component else "warning",
@@ -93,7 +93,7 @@ def _shadowed(policy: Policy, tree: ModelTree, division: Division) -> dict[int, 
     shadows = list(_shadows(policy, tree))
     alive = 0
     before: dict[int, int] = {}
-    for mask in division.speaking:
+    for mask in division.matching_rules:
         for number in numbers(mask & ~alive):
             deciding = mask & shadows[number]
             if deciding:

@@ -12,8 +12,8 @@ from devpolicy._core.device import Device
 from devpolicy._core.device.map import KEPT_LAST
 from devpolicy._core.errors import Diagnostic, Unsatisfiable
 from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.placement.divide import Unit
 from devpolicy._core.placement.readers import misread
-from devpolicy._core.placement.units import Unit
 
 _MIXED = -1
 _NOTHING = -2
@@ -70,7 +70,7 @@ def _whole(tree: ModelTree, units: Sequence[Unit]) -> list[bool]:
     """
     whole = [False] * len(tree.modules)
     for unit in units:
-        if not unit.own_only:
+        if not unit.direct_tensors_only:
             whole[unit.start : unit.end] = [True] * (unit.end - unit.start)
     return whole
 

@@ -41,7 +41,7 @@ def match(tree: ModelTree, rules: Sequence[Rule], sizes: Sequence[int], natural:
     """Match `rules` against every module.
 
     `sizes` are the bytes of each module's subtree, needed where a rule asks for them. A rule that goes by size alone
-    speaks of placement units (`natural`): every container would pass otherwise.
+    applies to placement units (`natural`): every container would pass otherwise.
     """
     bits = [1 << number for number in range(len(rules))]
     everything = (1 << len(rules)) - 1

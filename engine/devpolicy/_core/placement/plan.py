@@ -1,7 +1,7 @@
 """The result: where each part of a model runs and is kept, and why.
 
-Owns `Plan`, `Placement` and `Budget`, their JSON form and their digest. How a plan is made is
-the matter of the modules beside it; what a consumer makes of it is an adapter's.
+Owns `Plan` and `Placement`, their JSON form and their digest. The modules beside it make plans, targets
+turn them into what a consumer takes.
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from devpolicy._core.cost.prediction import Prediction
 from devpolicy._core.device import ComponentDevice, Device
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.loading.value import as_argument, as_pairs
-from devpolicy._core.placement.prediction import Prediction
-
-if TYPE_CHECKING:
-    from devpolicy._core.placement.trace import Trace
+from devpolicy._core.placement.ledger import BUDGET_KEYS, Budget
 
 
 class PlanError(DevPolicyError, ValueError):
@@ -35,42 +33,6 @@ class Placement:
     """What decided it: a rule's name, `prefer` or `overflow`."""
     reason: str
     bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """What one device is asked to hold, in bytes.
-
-    INVARIANT: on every device but the disk, `used + headroom <= cap`. On the disk `weights` counts all that is kept
-    there, and only what must be rewritten has to fit.
-    """
-
-    weights: int = 0
-    kv_cache: int = 0
-    activations: int = 0
-    streaming: int = 0
-    """The largest module that is brought here for a moment, from the CPU or the disk."""
-    others: int = 0
-    """What components planned before take, and on a pool shared with the CPU what its other side takes."""
-    headroom: int = 0
-    cap: int = 0
-
-    @property
-    def used(self) -> int:
-        """Bytes that are spoken for, without the headroom."""
-        return self.weights + self.kv_cache + self.activations + self.streaming + self.others
-
-    @property
-    def free(self) -> int:
-        """Bytes left for more."""
-        return self.cap - self.headroom - self.used
-
-    def to_dict(self) -> dict[str, int]:
-        """Return the figures for JSON, in the order of the invariant."""
-        return {name: getattr(self, name) for name in _BUDGET_KEYS}
-
-
-_BUDGET_KEYS = ("weights", "kv_cache", "activations", "streaming", "others", "headroom", "cap")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +84,7 @@ class Placements(Mapping[str, Placement]):
 
     def __init__(self, units: Mapping[str, Placement]) -> None:
         self._units = dict(units)
-        # A divided module's own unit speaks for its own tensors alone, and for nothing below it.
+        # A divided module's own unit holds its direct tensors, and nothing below it.
         self._divided: set[str] = set()
         for path in self._units:
             while path and (path := path.rpartition(".")[0]) not in self._divided:
@@ -164,13 +126,27 @@ class Placements(Mapping[str, Placement]):
 
 
 @dataclass(frozen=True, slots=True)
+class Trace:
+    """How a plan came about, for people: nothing is computed from it."""
+
+    terms: tuple[tuple[str, str], ...] = ()
+    """Each entry of `prefer` that was tried with its outcome, in order."""
+    notes: tuple[tuple[str, str], ...] = ()
+    """The path of a unit, and why a rule or `overflow` did not decide it as written."""
+
+    def of(self, path: str) -> list[str]:
+        """Return the notes on one unit."""
+        return [note for unit, note in self.notes if unit == path]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A policy compiled for one host, one model and one consumer."""
 
     component: str | None
     target: str
     device: ComponentDevice
-    """A single device where one serves, else a map whose keys are disjoint and cover every tensor."""
+    """A single device where one holds everything, else a map whose keys are disjoint and cover every tensor."""
     placements: Placements
     ledger: Mapping[str, Budget]
     """What each device that the plan uses holds: executing devices in id order, then `cpu`, then `disk`."""
@@ -259,7 +235,7 @@ class Plan:
                 device=ComponentDevice.from_dict(dict(data["device"])),
                 placements=Placements(placements),
                 ledger={
-                    _text(device): Budget(**{name: _number(budget[name]) for name in _BUDGET_KEYS})
+                    _text(device): Budget(**{name: _number(budget[name]) for name in BUDGET_KEYS})
                     for device, budget in data["ledger"].items()
                 },
                 warnings=tuple(map(Diagnostic.from_dict, data["warnings"])),
@@ -280,7 +256,7 @@ class Plan:
 
         Raises `KeyError` where the model has no such module.
         """
-        from devpolicy._core.placement.trace import explain
+        from devpolicy._core.placement.explain import explain
 
         return explain(self, module)
 

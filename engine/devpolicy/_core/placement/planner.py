@@ -1,8 +1,8 @@
 """From a policy, a host and a model tree to a plan.
 
-Owns the order of things: the terms of `prefer` are tried one after the other, each a trial of rules and
-search, and the first that serves becomes the plan. A pure function of its arguments: it reads no
-environment, no clock, no file and no torch.
+Owns the order of the stages, each of which returns a new value: divide, then for each entry of `prefer` apply the
+rules, colocate, search, sum up the ledger; the first entry that fits becomes the plan, with its device map. A pure
+function of its arguments: it reads no environment, no clock, no file and no torch.
 """
 
 from __future__ import annotations
@@ -10,48 +10,44 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from devpolicy._core.device import ComponentDevice, Device, DeviceMap, DeviceType
 from devpolicy._core.errors import Diagnostic, PolicyError, Unsatisfiable
 from devpolicy._core.host import Host
 from devpolicy._core.language.conditions import check_requirements
-from devpolicy._core.language.policy import Policy, Term
+from devpolicy._core.language.policy import DeviceSelector, Policy
+from devpolicy._core.memory.budgets import pool_reserved
+from devpolicy._core.memory.sizing import Sizing, size_model
 from devpolicy._core.model.tree import ModelTree
-from devpolicy._core.placement import ties
-from devpolicy._core.placement.blocks import hold_together
-from devpolicy._core.placement.choice import no_preference
-from devpolicy._core.placement.cost import Costs, predict
+from devpolicy._core.placement import exact
+from devpolicy._core.placement.apply_rules import Refused, apply_rules
+from devpolicy._core.placement.assemble import assemble
+from devpolicy._core.placement.colocate import colocate_blocks, colocate_ties
+from devpolicy._core.placement.context import PlacementContext, Selection, context_for, select_devices
+from devpolicy._core.placement.divide import Division, divide
 from devpolicy._core.placement.joint import misnamed, one_piece
-from devpolicy._core.placement.ledger import ledger_of
+from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of
 from devpolicy._core.placement.lint import findings_of_rules
-from devpolicy._core.placement.maps import device_map
-from devpolicy._core.placement.overflow import OVERFLOW, spill
-from devpolicy._core.placement.plan import Budget, Load, Placement, Placements, Plan
-from devpolicy._core.placement.prediction import Prediction
-from devpolicy._core.placement.remedy import remedies
-from devpolicy._core.placement.rules import Refused, World, assign
-from devpolicy._core.placement.search import Problem, Solution, no_room, place
-from devpolicy._core.placement.seats import Seat, cpu_seat, disk_seat, find, pooled
-from devpolicy._core.placement.sizing import Sizing, size_model
-from devpolicy._core.placement.speeds import Speeds
+from devpolicy._core.placement.overflow import Spilled, spill
+from devpolicy._core.placement.plan import Plan, Trace
+from devpolicy._core.placement.refusals import no_room, nothing_fits
+from devpolicy._core.placement.scatter import scatter
+from devpolicy._core.placement.search import Attempt, Problem, Solution, in_context, place
+from devpolicy._core.placement.suggestions import suggestions
 from devpolicy._core.placement.targets import DEFAULT_TARGET, Target, target_of
-from devpolicy._core.placement.trace import Trace
-from devpolicy._core.placement.units import Division, Unit, divide
 
 
-@dataclass(slots=True)
-class _Work:
-    """What every trial of one plan shares."""
+@dataclass(frozen=True, slots=True)
+class PlacedModel:
+    """How a model was placed: every stage's value."""
 
-    policy: Policy
-    tree: ModelTree
-    host: Host
-    target: Target
-    sizing: Sizing
+    selector: DeviceSelector
+    """The entry of `prefer` that fits."""
     division: Division
-    groups: list[list[int]]
-    claims: Mapping[str, int]
+    context: PlacementContext
+    attempt: Attempt
+    solution: Solution
+    ledger: Mapping[str, Budget]
     trace: Trace
-    costs: Costs
+    warnings: tuple[Diagnostic, ...]
 
 
 def make_plan(
@@ -62,244 +58,197 @@ def make_plan(
     component: str | None = None,
     cls: str | None = None,
     target: str | None = None,
-    claims: Mapping[str, int] | None = None,
+    reserved: Mapping[str, int] | None = None,
     advise: bool = True,
 ) -> Plan:
     """Place `tree` on `host` under what `policy` says of a component, for a consumer.
 
     Without a tree, the component is the bytes that the policy says it `needs`. `cls` is the path of the component's
-    class. `target` is by default the policy's, else `"hf"`. `claims` are bytes by device that components planned
+    class. `target` is by default the policy's, else `"hf"`. `reserved` are bytes by device that components planned
     before take.
 
-    Raises `Unsatisfiable` where the host has not what the policy requires, no term of `prefer` serves (DP3xx) or the
+    Raises `Unsatisfiable` where the host has not what the policy requires, no entry of `prefer` fits (DP3xx) or the
     consumer could not take it (DP4xx), and `PolicyError` where a rule names a tensor (DP203), or a rule of the
-    component's own matches nothing (DP501). With `advise` a refusal for want of room says what smallest change would
+    component's own matches nothing (DP501). With `advise` a refusal for want of room lists what smallest change would
     do, found by planning again.
     """
-    policy = policy.overlaid(host)
-    flat = policy.for_component(component, cls)
-    warnings = misnamed(policy, component)
-    consumer = target_of(target or flat.target or DEFAULT_TARGET)
-    if tree is None:
-        flat, tree = one_piece(policy, flat, component, cls)
+    flat, tree, consumer, warnings = _resolved(policy, tree, host, component, cls, target)
 
-    def make(policy: Policy, host: Host) -> Plan:
-        return _make(policy, tree, host, component, consumer, claims, warnings)
+    divided: _Divided = {}
+
+    def make(policy: Policy, host: Host) -> PlacedModel:
+        return _place(policy, tree, host, component, consumer, reserved or {}, warnings, divided)
 
     try:
-        return make(flat, host)
+        return plan_of(make(flat, host), component)
     except Unsatisfiable as refused:
         if not advise or refused.code not in ("DP301", "DP302", "DP303"):
             raise
         first, *rest = refused.diagnostics
-
-    def attempt(policy: Policy, host: Host) -> Plan | None:
-        try:
-            return make(policy, host)
-        except (Unsatisfiable, PolicyError):  # on another host other rules apply
-            return None
-
-    help_ = remedies(flat, tree, host, attempt)
-    raise Unsatisfiable([replace(first, help=help_ or first.help), *rest])
+    raise Unsatisfiable([replace(first, help=suggestions(flat, tree, host, make) or first.help), *rest])
 
 
-def _make(
+def plan_of(placed: PlacedModel, component: str | None) -> Plan:
+    """Return the plan of a model that was placed."""
+    found = placed.selector, placed.division, placed.context, placed.solution, placed.ledger
+    return assemble(*found, component, placed.warnings, placed.trace)
+
+
+def place_model(
+    policy: Policy,
+    tree: ModelTree | None,
+    host: Host,
+    *,
+    component: str | None = None,
+    cls: str | None = None,
+    target: str | None = None,
+    reserved: Mapping[str, int] | None = None,
+) -> PlacedModel:
+    """Return how a model is placed, as `make_plan` does it and with the same arguments, stage by stage."""
+    flat, tree, consumer, warnings = _resolved(policy, tree, host, component, cls, target)
+    return _place(flat, tree, host, component, consumer, reserved or {}, warnings, {})
+
+
+def _resolved(
+    policy: Policy, tree: ModelTree | None, host: Host, component: str | None, cls: str | None, target: str | None
+) -> tuple[Policy, ModelTree, Target, list[Diagnostic]]:
+    """Return what a policy says of a component on a host, its structure, the consumer and warnings.
+
+    The one place where the planner reads a policy in its layers.
+    """
+    policy = policy.overlaid(host)
+    flat = policy.for_component(component, cls)
+    warnings = [] if component is None else misnamed(policy, component)
+    consumer = target_of(target or flat.target or DEFAULT_TARGET)
+    if tree is None:
+        flat, tree = one_piece(policy, flat, component, cls)
+    return flat, tree, consumer, warnings
+
+
+def _place(
     policy: Policy,
     tree: ModelTree,
     host: Host,
     component: str | None,
     consumer: Target,
-    claims: Mapping[str, int] | None,
-    told: Sequence[Diagnostic],
-) -> Plan:
+    reserved: Mapping[str, int],
+    warnings: Sequence[Diagnostic],
+    divided: _Divided,
+) -> PlacedModel:
     policy = policy.for_host(host)
     check_requirements([policy.require, *policy.required], host)
     if tree.incomplete_reason and consumer.maps:
         message = f"the structure of `{tree.name}` is not known in full"
         hint = 'plan for one device, which needs no map: `target = "torch"`, or `--to torch`'
         raise Unsatisfiable(Diagnostic("DP407", message, notes=(tree.incomplete_reason,), help=hint))
+    key = policy.rules, policy.workload, policy.ties
+    if key not in divided:
+        divided[key] = _divided(policy, tree, component)
+    sizing, division, findings = divided[key]
+    reserved = pool_reserved(reserved, host)
+    refusals: list[tuple[DeviceSelector, Diagnostic]] = []
+    for selector in policy.prefer:
+        try:
+            selection = _selected(selector, policy, host, consumer)
+            context = context_for(selector, selection, policy, host, consumer, tree, sizing, reserved)
+            attempt, notes = _search(division, context)
+            solution = attempt.solution()
+            if not consumer.maps and len(set(solution.device)) > 1:
+                message = f"several devices are needed, and `{consumer.name}` takes one"
+                raise Refused(Diagnostic("DP409", message))
+            ledger = ledger_of(division.units, solution, context)
+            check_ledger(ledger, context)
+        except Refused as refused:
+            refusals.append((selector, refused.finding))
+            continue
+        outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "serves")]
+        trace = Trace(tuple(outcomes), notes)
+        told = (*warnings, *policy.notices, *_findings_of_model(tree), *findings)
+        return PlacedModel(selector, division, context, attempt, solution, ledger, trace, told)
+    raise Unsatisfiable(nothing_fits(policy, tree, refusals))
+
+
+def _findings_of_model(tree: ModelTree) -> list[Diagnostic]:
+    """Return what is to be said of a model whatever the policy is: that it is not all known, or not all stored."""
+    unlike = [Diagnostic("DP412", note, severity="warning") for note in tree.loading.notes]
+    if tree.incomplete_reason is None:
+        return unlike
+    message = f"the structure of `{tree.name}` is not known in full"
+    return [Diagnostic("DP407", message, notes=(tree.incomplete_reason,), severity="warning"), *unlike]
+
+
+_Divided = dict[tuple[object, ...], tuple[Sizing, Division, list[Diagnostic]]]
+"""What of a plan does not depend on the host but through the policy: one model under its rules and workload."""
+
+
+def _divided(policy: Policy, tree: ModelTree, component: str | None) -> tuple[Sizing, Division, list[Diagnostic]]:
+    """Return a model's sizes, its units and what is to be said of the rules. Raises `PolicyError` for their errors."""
     sizing = size_model(tree, policy.workload)
     division = divide(tree, policy.rules, sizing)
     findings = findings_of_rules(policy, tree, division, component)
     wrong = [finding for finding in findings if finding.severity == "error"]
     if wrong:
         raise PolicyError(wrong)
-    if tree.incomplete_reason:
-        message = f"the structure of `{tree.name}` is not known in full"
-        told = (*told, Diagnostic("DP407", message, notes=(tree.incomplete_reason,), severity="warning"))
-    unlike = [Diagnostic("DP412", note, severity="warning") for note in tree.loading.notes]
-    warnings = [*told, *policy.notices, *unlike, *findings]
-    costs = Costs(tree, policy.workload, sizing, Speeds.of(host))
-    groups = ties.bind(tree, division.units, policy)
-    work = _Work(policy, tree, host, consumer, sizing, division, groups, pooled(claims or {}, host), Trace(), costs)
-    refusals: list[tuple[Term, Diagnostic]] = []
-    for term in policy.prefer:
-        work.trace.forget_notes()
+    return sizing, colocate_ties(division, tree, policy), findings
+
+
+def _selected(selector: DeviceSelector, policy: Policy, host: Host, consumer: Target) -> Selection:
+    """Return the devices of an entry of `prefer`. Raises `Refused` where there are none for the consumer."""
+    if selector.type not in consumer.types:
+        raise Refused(Diagnostic("DP409", f"`{consumer.name}` cannot run on `{selector.type}`"))
+    selection = select_devices(selector, policy, host)
+    if not selection.devices:
+        raise Refused(Diagnostic("DP301", selection.reason))
+    return selection
+
+
+def _spilled(problem: Problem) -> Spilled | None:
+    """Return what overflow gives. Under `fastest` what other splits would offload is tried, and may be faster."""
+    context = problem.context
+    best = spill(problem)
+    if best is None or context.policy.split != "fastest":
+        return best
+    for split in ("when-needed", "balanced"):
+        other = spill(replace(problem, context=replace(context, policy=replace(context.policy, split=split))))
+        if other is not None:
+            attempt = in_context(other.attempt, context)
+            if attempt.time < best.attempt.time:
+                best = replace(other, attempt=attempt)
+    return best
+
+
+def _faster(problem: Problem, attempt: Attempt) -> Attempt:
+    """Return a faster attempt under `fastest` where a small problem has one, with several runs on a device."""
+    if problem.context.policy.split != "fastest":
+        return attempt
+    found = exact.search(problem, {}, attempt.time)
+    return attempt if found is None else exact.attempt_at(problem, found)
+
+
+def _search(division: Division, context: PlacementContext) -> tuple[Attempt, tuple[tuple[str, str], ...]]:
+    """Return the attempt that the plan is made of, with notes for people. Raises `Refused` where nothing fits.
+
+    First with each rule's first device that has room and devices in the order of their ids, then in any order, then
+    with the rules' choices left to the search; what still does not fit is offloaded.
+    """
+    refused: Refused | None = None
+    problems: list[Problem] = []
+    ruled = any(rule.prefer for rule in context.policy.rules)
+    for choose in (False, True) if ruled else (False,):
         try:
-            world, solution, ledger = _trial(term, work)
-        except Refused as refused:
-            work.trace.term(str(term), refused.finding.message)
-            refusals.append((term, refused.finding))
+            assignment = colocate_blocks(division.units, context, apply_rules(division, context, choose=choose))
+        except Refused as found:
+            refused = refused or found
             continue
-        work.trace.term(str(term), "serves")
-        return _plan(term, world, solution, ledger, work, component, warnings)
-    raise Unsatisfiable(_refusal(policy, tree, refusals))
-
-
-def _trial(term: Term, work: _Work) -> tuple[World, Solution, dict[str, Budget]]:
-    """Try one term. Raises `Refused` with the reason where it does not serve."""
-    if term.type not in work.target.types:
-        raise Refused(Diagnostic("DP409", f"`{work.target.name}` cannot run on `{term.type}`"))
-    found = find(term, work.policy, work.host)
-    if not found.seats:
-        raise Refused(Diagnostic("DP301", found.reason))
-    # Rules may name any device of the type, the search only those of the term.
-    everywhere = found.seats if term.type == "cpu" else find(Term(term.type), work.policy, work.host).seats
-    world = World(
-        kind=term.type,
-        seats=tuple(seat.claimed(work.claims) for seat in everywhere),
-        open=_open(everywhere, found.seats),
-        cpu=cpu_seat(work.policy, work.host).claimed(work.claims),
-        disk=disk_seat(work.policy, work.host).claimed(work.claims),
-        target=work.target,
-        policy=work.policy if work.target.maps else replace(work.policy, split="never"),
-        host=work.host,
-        sizing=work.sizing,
-        costs=work.costs,
-    )
-    units = work.division.units
-    assignment = assign(units, work.groups, world, work.trace)
-    hold_together(units, world, assignment)
-    work.trace.problem = problem = Problem(units, assignment, world)
-    attempt = place(problem) or spill(problem, work.trace)
-    if attempt is None:
-        raise no_room(problem)
-    solution = attempt.solution()
-    if not work.target.maps and len(set(solution.seat)) > 1:
-        raise Refused(Diagnostic("DP409", f"several devices are needed, and `{work.target.name}` takes one"))
-    ledger = ledger_of(units, solution, world)
-    over = next((device for device, budget in ledger.items() if device != "disk" and budget.free < 0), None)
-    if over is not None:
-        # Each side of a shared pool has room by itself, and rules run something on several.
-        raise Refused(
-            Diagnostic("DP301", f"`{over}` shares its memory with other devices, and together they have no room")
-        )
-    beyond = _beyond_share(world, ledger)
-    if beyond is not None:
-        raise Refused(Diagnostic("DP301", f"all sides of `{beyond}` together are more than the component's share"))
-    return world, solution, ledger
-
-
-def _beyond_share(world: World, ledger: Mapping[str, Budget]) -> str | None:
-    """Return a device of which more than the share is taken: on a shared pool, all sides count on each."""
-    seats = {str(seat): seat for seat in (*world.seats, world.cpu)}
-    beyond = (device for device, seat in seats.items() if device in ledger and seat.share)
-    return next((one for one in beyond if ledger[one].used - seats[one].others > seats[one].own), None)
-
-
-def _open(everywhere: Sequence[Seat], named: Sequence[Seat]) -> frozenset[int]:
-    """Number the seats that the search may use: those that the term names, and of the sides of one pool only one."""
-    unified = [seat for seat in named if seat.unified]
-    return frozenset(number for number, seat in enumerate(everywhere) if seat in named and seat not in unified[1:])
-
-
-def _plan(
-    term: Term,
-    world: World,
-    solution: Solution,
-    ledger: dict[str, Budget],
-    work: _Work,
-    component: str | None,
-    warnings: Sequence[Diagnostic],
-) -> Plan:
-    units = work.division.units
-    devices = len(set(solution.seat))
-    held: list[Device] = []
-    placements: dict[str, Placement] = {}
-    for at, unit in enumerate(units):
-        runs_on = world.seats[solution.seat[at]].device
-        kept = solution.kept.get(at)
-        device = Device.from_str(kept.place) if kept else runs_on
-        held.append(device)
-        rule, reason = _why(term, world, solution, at, devices)
-        placements[unit.path] = Placement(device, runs_on, rule, reason, unit.weights + unit.buffers)
-    entries = device_map(work.tree, units, held) if units else {"": world.seats[solution.main].device}
-    single = entries.get("")
-    asked, loading = work.policy.workload.dtype, work.tree.loading
-    rewritten = sum(units[at].rewritten for at, kept in solution.kept.items() if kept.place == "disk")
-    return Plan(
-        component=component,
-        target=work.target.name,
-        device=ComponentDevice.from_multiple(DeviceMap(entries))
-        if single is None or single.type is DeviceType.DISK
-        else ComponentDevice.from_single(single),
-        placements=Placements(placements),
-        ledger=ledger,
-        warnings=tuple(warnings),
-        load=Load(
-            asked,
-            _folder(work.policy.disk_path, component) if rewritten else None,
-            rewritten,
-            None if asked else work.tree.default_dtype,
-            loading.attention,
-            loading.experts,
-        ),
-        prediction=_prediction(units, world, solution),
-        trace=work.trace,
-    )
-
-
-def _prediction(units: Sequence[Unit], world: World, solution: Solution) -> Prediction | None:
-    """Return what is predicted, where the plan was chosen by it: under `fastest`, and where `overflow` took part."""
-    chosen = world.policy.split == "fastest" or any(kept.rule == OVERFLOW for kept in solution.kept.values())
-    return predict(units, solution, world) if chosen else None
-
-
-def _folder(path: str | None, component: str | None) -> str | None:
-    """Return the folder of one component's rewritten weights.
-
-    transformers names a file there by its tensor, so two models in one folder would overwrite each other's weights, and
-    answer with them.
-    """
-    if path is None or component is None:
-        return path
-    from urllib.parse import quote  # not needed before, and slow to import
-
-    name = quote(component, safe="", errors="surrogatepass")
-    # Empty, `.` and `..` name no folder of their own; quoting never gives what is written for them.
-    return f"{path}/{name}" if name.strip(".") else f"{path}/%{name}"
-
-
-def _why(term: Term, world: World, solution: Solution, at: int, devices: int) -> tuple[str, str]:
-    kept, pin = solution.kept.get(at), solution.pinned.get(at)
-    if kept is not None:
-        return kept.rule, kept.reason
-    seat = world.seats[solution.seat[at]]
-    if pin is not None:
-        return pin.name, pin.reason or f"rule `{pin.name}` runs it on `{seat}`"
-    if at in solution.with_main:
-        return "prefer", f"{solution.with_main[at]} `{seat}`"
-    share = "the only device that is needed" if devices == 1 else f"one of {devices} that share the model"
-    return "prefer", f"`{term}` serves; `{seat}` is {share}"
-
-
-def _refusal(policy: Policy, tree: ModelTree, refusals: Sequence[tuple[Term, Diagnostic]]) -> list[Diagnostic]:
-    """Return the finding of a plan that no term serves.
-
-    Where the devices were there and one rule or consumer stood in the way, its own finding says so; else DP301
-    lists each term with its reason.
-    """
-    if not policy.prefer:
-        return [no_preference()]
-    notes = tuple(f"`{term}`: {finding.message}" for term, finding in refusals)
-    specific = {finding.code: finding for _, finding in refusals if finding.code != "DP301"}
-    if len(specific) == 1 and not any(
-        finding.code == "DP301" and "needs" in finding.message for _, finding in refusals
-    ):
-        finding = next(iter(specific.values()))
-        others = tuple(f"`{term}`: {other.message}" for term, other in refusals if other is not finding)
-        return [replace(finding, notes=(*finding.notes, *others))]
-    listed = ", ".join(f"`{term}`" for term in policy.prefer)
-    return [
-        Diagnostic("DP301", f"nothing in `prefer` can hold `{tree.name}`: {listed}", policy.prefer_place, "", notes)
-    ]
+        if choose and not assignment.choices:
+            break
+        problem = Problem(division.units, assignment, context)
+        attempt = (None if choose else place(problem)) or scatter(problem)
+        if attempt is not None:
+            return _faster(problem, attempt), assignment.notes
+        problems.append(problem)
+    for problem in problems:
+        spilled = _spilled(problem)
+        if spilled is not None:
+            return spilled.attempt, (*problem.assignment.notes, *spilled.notes)
+    raise refused or no_room(problems[0])

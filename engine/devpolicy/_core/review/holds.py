@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from devpolicy._core.review.outcome import Outcome, Part, ask, is_meant
-from devpolicy._core.review.recount import KEPT, device_map, keys_of, recount, seats_of, tensors
+from devpolicy._core.review.recount import KEPT, budgets_of, device_map, keys_of, recount, tensors
 from devpolicy._core.sizes import format_size
 
 if TYPE_CHECKING:
-    from devpolicy._core.language.policy import Term
+    from devpolicy._core.language.policy import DeviceSelector
     from devpolicy._core.language.properties import Property
-    from devpolicy._core.placement.seats import Seat
+    from devpolicy._core.memory.budgets import DeviceBudget
 
 
 def complaints(wanted: Property, outcome: Outcome) -> Iterator[str]:
@@ -73,22 +73,22 @@ def _usable(outcome: Outcome, device: str) -> Iterator[str]:
 def _within_budget(outcome: Outcome) -> Iterator[str]:
     if outcome.plan is None or outcome.tree is None:
         return
-    seats = seats_of(outcome.policy, outcome.host)
+    budgets = budgets_of(outcome.policy, outcome.host)
     own = Part(outcome.policy, outcome.tree, outcome.plan)
-    used = recount(own.plan, own.tree, own.policy, seats)
+    used = recount(own.plan, own.tree, own.policy, budgets)
     totals: dict[str, int] = {}
     for part in (*outcome.before, own):
-        for device, load in recount(part.plan, part.tree, part.policy, seats_of(part.policy, outcome.host)).items():
+        for device, load in recount(part.plan, part.tree, part.policy, budgets_of(part.policy, outcome.host)).items():
             totals[device] = totals.get(device, 0) + load.total
     for device in used:
-        if device in seats:
-            yield from _over(device, totals[device], seats[device], _free(outcome, device))
-    yield from _over_the_pool(outcome, totals, seats)
-    yield from _over_the_share(outcome, {device: used[device].total for device in used if device in seats}, seats)
+        if device in budgets:
+            yield from _over(device, totals[device], budgets[device], _free(outcome, device))
+    yield from _over_the_pool(outcome, totals, budgets)
+    yield from _over_the_share(outcome, {device: used[device].total for device in used if device in budgets}, budgets)
 
 
-def _over(device: str, total: int, seat: Seat, free: int) -> Iterator[str]:
-    room = seat.cap - seat.headroom
+def _over(device: str, total: int, budget: DeviceBudget, free: int) -> Iterator[str]:
+    room = budget.cap - budget.headroom
     if total > room:
         yield f"`{device}` is asked for {format_size(total)}, and the policy leaves {format_size(max(0, room))}"
     elif total > free:
@@ -102,24 +102,24 @@ def _free(outcome: Outcome, device: str) -> int:
     return next(one.free for one in outcome.host.devices(kind) if one.id == int(number or 0))
 
 
-def _over_the_pool(outcome: Outcome, totals: dict[str, int], seats: dict[str, Seat]) -> Iterator[str]:
+def _over_the_pool(outcome: Outcome, totals: dict[str, int], budgets: dict[str, DeviceBudget]) -> Iterator[str]:
     """Integrated accelerators and the CPU share one memory: together they must fit in it."""
-    sides = _sides(totals, seats)
+    sides = _sides(totals, budgets)
     together = sum(totals[device] for device in sides)
     if together > outcome.host.free:
         named = " and ".join(f"`{side}`" for side in sides)
         yield f"{named} share {format_size(outcome.host.free)}, and are asked for {format_size(together)}"
 
 
-def _over_the_share(outcome: Outcome, own: dict[str, int], seats: dict[str, Seat]) -> Iterator[str]:
+def _over_the_share(outcome: Outcome, own: dict[str, int], budgets: dict[str, DeviceBudget]) -> Iterator[str]:
     """A component takes no more than its `share` of each budget, and of one memory no more than that on all sides."""
     share = outcome.policy.share
     if share is None:
         return
-    sides = _sides(own, seats)
+    sides = _sides(own, budgets)
     for device in own:
         size = sum(own[side] for side in sides) if device in sides else own[device]
-        room = max(0, seats[device].cap - seats[device].headroom)
+        room = max(0, budgets[device].cap - budgets[device].headroom)
         if size > share.of(room):
             yield (
                 f"`{device}` is asked for {format_size(size)}, and the component's share of {format_size(room)} is "
@@ -127,9 +127,9 @@ def _over_the_share(outcome: Outcome, own: dict[str, int], seats: dict[str, Seat
             )
 
 
-def _sides(devices: Iterable[str], seats: dict[str, Seat]) -> list[str]:
+def _sides(devices: Iterable[str], budgets: dict[str, DeviceBudget]) -> list[str]:
     """Return the devices that are sides of one memory, where several are."""
-    sides = [device for device in devices if device in seats and (seats[device].unified or device == "cpu")]
+    sides = [device for device in devices if device in budgets and (budgets[device].unified or device == "cpu")]
     return sides if len(sides) > 1 else []
 
 
@@ -170,7 +170,7 @@ def _resident(outcome: Outcome) -> Iterator[str]:
             yield f"`{path}`{more} kept on `{unit.device}` by `{unit.rule}`, and run on `{unit.runs_on}`"
 
 
-def _never_on(outcome: Outcome, term: Term) -> Iterator[str]:
+def _never_on(outcome: Outcome, term: DeviceSelector) -> Iterator[str]:
     used = [device for device in sorted(_devices(outcome)) if is_meant(device, term, outcome.host)]
     for device in used:
         if outcome.plan is None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from devpolicy._core.device import ComponentDevice
     from devpolicy._core.errors import Diagnostic
     from devpolicy._core.host import Host
-    from devpolicy._core.language.policy import Policy, Term
+    from devpolicy._core.language.policy import DeviceSelector, Policy
     from devpolicy._core.model.tree import ModelTree
     from devpolicy._core.placement.plan import Plan
 
@@ -182,7 +182,7 @@ def _ask(
         return Outcome(policy, meant, tree, host, component, refusal=_first(refused), given=tree)
     plan = placed.plan
     before = tuple(map(parts.of, others))
-    terms = tuple(plan.trace.terms) if plan.trace else ()
+    terms = plan.trace.terms if plan.trace else ()
     tree_of_it = parts.of(placed).tree
     return Outcome(policy, meant, tree_of_it, host, component, plan, plan.device, None, terms, before, tree)
 
@@ -213,7 +213,7 @@ class _Parts:
         return Part(policy.for_host(self._host), tree, placed.plan)
 
 
-def is_meant(device: str, term: Term, host: Host) -> bool:
+def is_meant(device: str, term: DeviceSelector, host: Host) -> bool:
     """Whether a device, by its name in a plan for this host, is one that a term names."""
     kind, _, number = device.partition(":")
     named = [one for one in host.devices(kind) if one.id == int(number or 0)]

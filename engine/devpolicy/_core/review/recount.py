@@ -1,7 +1,8 @@
 """What each device holds by a plan's device map, counted anew.
 
 Owns the naive count: tensor by tensor, from the map that the consumer is given and the model, without the planner's
-units, ledger or search. It shares with the planner only how a policy's `[memory]` and `[workload]` are read.
+units, ledger or search. It shares with the planner what `memory` owns: the bytes of a cache and of activations, and
+what a policy allows of each device. `tests/oracle.py` states that arithmetic once more.
 """
 
 from __future__ import annotations
@@ -10,22 +11,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from devpolicy._core.model.tree import DTYPE_BITS, FLOATING
-from devpolicy._core.placement.seats import accelerator_seat, cpu_seat
+from devpolicy._core.memory.budgets import accelerator_budget, cpu_budget
+from devpolicy._core.memory.sizing import activation_bytes, kv_caches
 
 if TYPE_CHECKING:
     from devpolicy._core.host import Host
     from devpolicy._core.language.policy import Policy
+    from devpolicy._core.memory.budgets import DeviceBudget
     from devpolicy._core.model.tree import ModelTree, Tensor
     from devpolicy._core.placement.plan import Plan
-    from devpolicy._core.placement.seats import Seat
 
 KEPT = ("cpu", "disk")
-_DEFAULT_CONTEXT = 4096
 
 
 @dataclass(slots=True)
-class Load:
+class DeviceLoad:
     """Bytes on one device."""
 
     weights: int = 0
@@ -63,13 +63,13 @@ def _prefixes(name: str) -> Iterator[str]:
     return (".".join(parts[:length]) for length in range(len(parts), -1, -1))
 
 
-def recount(plan: Plan, tree: ModelTree, policy: Policy, seats: dict[str, Seat]) -> dict[str, Load]:
-    """Return what each device holds; `seats` say where the policy replaces derived figures. Tensors times depth."""
+def recount(plan: Plan, tree: ModelTree, policy: Policy, budgets: dict[str, DeviceBudget]) -> dict[str, DeviceLoad]:
+    """Return what each device holds; `budgets` replace derived figures where the policy does. Tensors times depth."""
     given = device_map(plan)
     main = min((device for device in given.values() if device not in KEPT), key=_number, default="cpu")
     kept = {place for place in KEPT if place != main}
     running = {device for device in given.values() if device not in kept}
-    loads: dict[str, Load] = {}
+    loads: dict[str, DeviceLoad] = {}
     dtype = policy.workload.dtype
     again = {name for group in tree.ties for name in group[1:]}
     streamed: dict[str, int] = {}
@@ -79,60 +79,35 @@ def recount(plan: Plan, tree: ModelTree, policy: Policy, seats: dict[str, Seat])
             streamed[module] = streamed.get(module, 0) + tensor.bytes_as(dtype)
         elif device in kept:
             device = main  # buffers stay where the module runs
-        loads.setdefault(device, Load()).weights += 0 if name in again else tensor.bytes_as(dtype)
+        loads.setdefault(device, DeviceLoad()).weights += 0 if name in again else tensor.bytes_as(dtype)
     if not loads:
         return {}  # a model without tensors runs nowhere, and caches nothing
     for device in loads.keys() & running:
-        loads[device].activations = _activations(tree, policy)
-    for module, size in _caches(tree, policy):
+        loads[device].activations = activation_bytes(tree, policy.workload)
+    for module, size in kv_caches(tree, policy.workload):
         keys = keys_of(module, given)
         device = given[keys[0]] if keys else _next_device(tree, module, given)
-        loads.setdefault(main if device in kept else device, Load()).kv_cache += size
+        loads.setdefault(main if device in kept else device, DeviceLoad()).kv_cache += size
     if streamed:
         # A module's own tensors are brought in for as long as it runs, and its children run meanwhile.
         at_once = (sum(streamed.get(above, 0) for above in _prefixes(module)) for module in streamed)
-        loads.setdefault(main, Load()).streaming = max(at_once)
+        loads.setdefault(main, DeviceLoad()).streaming = max(at_once)
     for device, load in loads.items():
-        seat = seats.get(device)
-        if seat is not None and device in running:
-            load.kv_cache = load.kv_cache if seat.kv_cache is None else seat.kv_cache
-            load.activations = load.activations if seat.activations is None else seat.activations
+        budget = budgets.get(device)
+        if budget is not None and device in running:
+            load.kv_cache = load.kv_cache if budget.kv_cache is None else budget.kv_cache
+            load.activations = load.activations if budget.activations is None else budget.activations
     return loads
 
 
-def seats_of(policy: Policy, host: Host) -> dict[str, Seat]:
+def budgets_of(policy: Policy, host: Host) -> dict[str, DeviceBudget]:
     """Return what the policy allows of each device of a host, by the device's name in a plan."""
-    seats = [accelerator_seat(one, policy, host) for one in host.accelerators]
-    return {str(seat): seat for seat in [*seats, cpu_seat(policy, host)]}
+    budgets = [accelerator_budget(one, policy, host) for one in host.accelerators]
+    return {str(budget): budget for budget in [*budgets, cpu_budget(policy, host)]}
 
 
 def _number(device: str) -> int:
     return int(device.partition(":")[2] or 0)
-
-
-def _itemsize(tree: ModelTree, policy: Policy) -> int:
-    floats = (tensor.dtype for _, _, tensor in tensors(tree) if tensor.dtype in FLOATING and not tensor.buffer)
-    own = tree.dtype if tree.dtype in FLOATING else next(floats, "float32")
-    return DTYPE_BITS[policy.workload.dtype or own] // 8
-
-
-def _context(tree: ModelTree, policy: Policy) -> int:
-    return policy.workload.context or min(_DEFAULT_CONTEXT, tree.context or _DEFAULT_CONTEXT)
-
-
-def _activations(tree: ModelTree, policy: Policy) -> int:
-    scalars = tree.activation_elements_per_token * _context(tree, policy) + tree.logits_elements
-    return policy.workload.batch * scalars * _itemsize(tree, policy)
-
-
-def _caches(tree: ModelTree, policy: Policy) -> Iterator[tuple[str, int]]:
-    kv_dtype, context = policy.workload.kv_dtype, _context(tree, policy)
-    cached = DTYPE_BITS[kv_dtype] // 8 if kv_dtype else _itemsize(tree, policy)
-    for cache in tree.kv_cache:
-        tokens = min(context, cache.window) if cache.window else context
-        # The state of a recurrent layer has a dtype of its own, whatever keys and values have.
-        item = DTYPE_BITS[cache.dtype] // 8 if cache.dtype else cached
-        yield cache.module, cache.values * tokens * policy.workload.batch * item
 
 
 def _next_device(tree: ModelTree, module: str, given: dict[str, str]) -> str:

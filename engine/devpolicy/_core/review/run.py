@@ -18,7 +18,7 @@ from devpolicy._core.review.ready import Ready, modules_of
 if TYPE_CHECKING:
     from devpolicy._core.host import Host
     from devpolicy._core.language.cases import Expected
-    from devpolicy._core.language.policy import Term
+    from devpolicy._core.language.policy import DeviceSelector
     from devpolicy._core.placement.plan import Placement
     from devpolicy._core.review.hosts import Variant
 
@@ -140,7 +140,7 @@ def _misplaced(expected: Expected, host: str, outcome: Outcome) -> Iterator[Fail
             return
 
 
-def _asked(expected: Expected) -> Iterator[tuple[Term | str, Callable[[Placement], str], str]]:
+def _asked(expected: Expected) -> Iterator[tuple[DeviceSelector | str, Callable[[Placement], str], str]]:
     """Yield what is expected, what it is compared with, and the words for it."""
     if expected.device is not None:
         yield expected.device, lambda unit: str(unit.device), "on"
@@ -150,7 +150,7 @@ def _asked(expected: Expected) -> Iterator[tuple[Term | str, Callable[[Placement
         yield expected.rule, lambda unit: unit.rule, "decided by"
 
 
-def _is_so(wanted: Term | str, got: str, host: Host) -> bool:
+def _is_so(wanted: DeviceSelector | str, got: str, host: Host) -> bool:
     return got == wanted if isinstance(wanted, str) else is_meant(got, wanted, host)
 
 

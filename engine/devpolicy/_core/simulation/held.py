@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.errors import SimulationDepthError
 from devpolicy._core.simulation.build import NOT_USABLE, accelerator_type, count
+from devpolicy._core.simulation.gpus import torch_config
 from devpolicy._core.simulator.loading import load
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 KINDS = {"cuda": 0, "mps": 1, "xpu": 2}
 """The types of device that are simulated, with their places in the simulator's tables."""
 
-_Row = tuple[int, int, int, int, str]
+_Row = tuple[int, int, int, int, str, int]
 
 
 class Held:
@@ -35,7 +36,8 @@ class Held:
                 "one runs, in this thread or in another"
             )
         taken_as = accelerator_type(simulation)
-        self._native.open(list(self._rows(simulation)), depth == "phantom", KINDS.get(taken_as or "", -1))
+        rows, config = list(self._rows(simulation)), torch_config(simulation)
+        self._native.open(rows, depth == "phantom", KINDS.get(taken_as or "", -1), config)
 
     def _rows(self, simulation: Simulation) -> Iterator[_Row]:
         for type_, kind in KINDS.items():
@@ -48,9 +50,10 @@ class Held:
                 device = devices.get(index)
                 if device is None:
                     # A gap in the ids: the framework counts it, and its driver refuses.
-                    yield kind, index, 0, 0, f"{type_.upper()} error: {NOT_USABLE}"
+                    yield kind, index, 0, 0, f"{type_.upper()} error: {NOT_USABLE}", 0
                 else:
-                    yield kind, index, device.memory, device.free, device.fault or ""
+                    major, minor = device.capability or (0, 0)
+                    yield kind, index, device.memory, device.free, device.fault or "", 10 * major + minor
 
     def close(self) -> None:
         """End it. Tensors that are kept are paid back to a ledger that nobody reads."""
@@ -85,6 +88,30 @@ class Held:
     def fail_after(self, type_: str, index: int, operations: int | None, message: str) -> None:
         """Let everything fail after so many operations; `None` for nothing."""
         self._native.fail_after(KINDS[type_], index, -1 if operations is None else operations, message)
+
+    def allow(self, type_: str, index: int, size: int) -> None:
+        """Let this process hold at most `size` bytes, whatever is free."""
+        self._native.allow(KINDS[type_], index, size)
+
+    def synchronize(self, type_: str, index: int) -> None:
+        """Wait for nothing, and raise where the device's context is lost."""
+        self._native.synchronize(KINDS[type_], index)
+
+    def sync_debug(self) -> int:
+        """Return what a call that waits for a device does: 0 nothing, 1 warns, 2 raises."""
+        return int(self._native.sync_debug())
+
+    def set_sync_debug(self, mode: int) -> None:
+        """Change that."""
+        self._native.set_sync_debug(mode)
+
+    def resize_storage(self, storage: Any, size: int) -> None:
+        """Give a storage `size` bytes; what it held is kept as far as it fits."""
+        self._native.resize_storage(storage, size)
+
+    def why_not_attention(self, backend: int, query: Any, key: Any, value: Any, mask: Any) -> str:
+        """Return why CUDA does not take a backend of attention for these tensors, empty where it does."""
+        return str(self._native.why_not(backend, query, key, value, mask))
 
     def default_generator(self, type_: str, index: int) -> Any:
         """Return a device's default `torch.Generator`."""

@@ -91,15 +91,16 @@ class ModulePatches:
 
 
 class ClassPatch:
-    """One replaced attribute of a class."""
+    """One replaced attribute of a class: its own, or one that it inherits."""
 
-    __slots__ = ("_name", "_original", "_replacement", "owner")
+    __slots__ = ("_name", "_original", "_own", "_replacement", "owner")
 
     def __init__(self, owner: type, name: str, replacement: Any, original: Any) -> None:
         self.owner = owner
         self._name = name
         self._replacement = replacement
         self._original = original
+        self._own = name in vars(owner)
 
     def __iter__(self) -> Iterator[tuple[Any, str]]:
         yield self.owner, self._name
@@ -110,7 +111,10 @@ class ClassPatch:
 
     def take(self) -> None:
         """Put back what was there."""
-        setattr(self.owner, self._name, self._original)
+        if self._own:
+            setattr(self.owner, self._name, self._original)
+        else:
+            delattr(self.owner, self._name)
 
 
 class AttributePatch:

@@ -221,8 +221,9 @@ class Shims:
             for path, make in library.class_attributes.get(module.__name__, {}).items():
                 class_name, _, name = path.partition(".")
                 owner = namespace.get(class_name)
-                if owner is not None and name in vars(owner) and (id(owner), name) not in self._others:
-                    original = vars(owner)[name]
+                if owner is not None and hasattr(owner, name) and (id(owner), name) not in self._others:
+                    # As it stands in the class: a property would be asked otherwise.
+                    original = vars(owner).get(name, getattr(owner, name))
                     self._others[id(owner), name] = of_class = ClassPatch(owner, name, make(original), original)
                     if live:
                         of_class.put()

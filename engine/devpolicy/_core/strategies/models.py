@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 
 from devpolicy._core.model.ranges import join
-from devpolicy._core.model.tree import KVCache, ModelTree, Module, Reads, Tensor
+from devpolicy._core.model.tree import Activated, KVCache, ModelTree, Module, Tensor
 
 if TYPE_CHECKING:
     from torch import nn
@@ -122,11 +122,11 @@ def _state(cache: KVCache) -> KVCache:
     return replace(cache, dtype="float32") if cache.window == 1 else cache
 
 
-def _reads(caches: Sequence[KVCache]) -> Iterator[Reads]:
+def _reads(caches: Sequence[KVCache]) -> Iterator[Activated]:
     """Yield what a token reads of some of the modules that keep a cache."""
     for cache in caches:
         if cache.values % 2 == 0:
-            yield Reads(cache.module, 1, cache.values // 2, cache.window is None)
+            yield Activated(cache.module, 1, cache.values // 2, cache.window is None)
 
 
 @st.composite

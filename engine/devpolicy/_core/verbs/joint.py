@@ -18,12 +18,12 @@ from devpolicy._core.language.conditions import check_requirements
 from devpolicy._core.language.layers import in_order, source
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.model.tree import ModelTree
-from devpolicy._core.placement.joint import claims_of, refused_beside
+from devpolicy._core.placement.joint import refused_beside, reserved_bytes
 from devpolicy._core.placement.plan import Plan
 from devpolicy._core.placement.planner import make_plan
 from devpolicy._core.placement.targets import DEFAULT_TARGET, target_of
 from devpolicy._core.verbs.inputs import own_tree, shown, tree_of
-from devpolicy._core.verbs.ways import ways
+from devpolicy._core.verbs.suggestions import joint_suggestions
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,8 @@ class Placed:
     request: Request
     tree: ModelTree | None
     plan: Plan
+    reserved: Mapping[str, int]
+    """Bytes by device that the components beside it have."""
 
 
 @dataclass(slots=True)
@@ -115,7 +117,8 @@ class Joint:
         self._place_those_before(request)
         others = self.without({request.component}).placed
         tree = request.tree()
-        placed = Placed(request, tree, self._plan(request, tree, others))
+        reserved = reserved_bytes([one.plan for one in others])
+        placed = Placed(request, tree, self._plan(request, tree, others, reserved), reserved)
         self.placed = (*others, placed)
         return placed
 
@@ -145,7 +148,9 @@ class Joint:
             if name not in there and (model is not None or _known(request.policy, name)):
                 self.place(Request(request.policy, name, model))
 
-    def _plan(self, request: Request, tree: ModelTree | None, others: Sequence[Placed]) -> Plan:
+    def _plan(
+        self, request: Request, tree: ModelTree | None, others: Sequence[Placed], reserved: Mapping[str, int]
+    ) -> Plan:
         plans = [one.plan for one in others]
         try:
             return make_plan(
@@ -155,13 +160,13 @@ class Joint:
                 component=request.component,
                 cls=request.cls,
                 target=request.target,
-                claims=claims_of(plans),
+                reserved=reserved,
                 advise=self.advise,
             )
         except Unsatisfiable as refused:
             if request.component is None or not (plans or request.policy.components):
                 raise
-            tried = list(ways(self.host, request, tree, others)) if self.advise else []
+            tried = list(joint_suggestions(self.host, request, tree, others)) if self.advise else []
             raise refused_beside(refused, request.component, plans, tried) from None
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from devpolicy._core.cli.screen import Line
     from devpolicy._core.host import Accelerator, Host
-    from devpolicy._core.placement.seats import Seat
+    from devpolicy._core.memory.budgets import DeviceBudget
 
 
 @click.group(name="host", cls=Group, short_help="List, show and capture hosts: the catalogue, files, this machine.")
@@ -78,15 +78,17 @@ def show_host(session: Session, host: str, policy: str | None) -> None:
     rules = Policy.load(policy) if policy is not None else Policy()
     shown = load_host(session, host, rules)
     rules = on_host(rules, shown, None, ()).for_host(shown)
-    budgets = list(_seats(shown, rules))
+    budgets = list(_budgets(shown, rules))
     if session.json:
         session.print_json(
             {
                 "schema": 1,
                 "host": _facts(shown),
                 "budgets": {
-                    name: None if seat is None else {"cap": seat.cap, "headroom": seat.headroom, "budget": seat.budget}
-                    for name, seat, _ in budgets
+                    name: None
+                    if budget is None
+                    else {"cap": budget.cap, "headroom": budget.headroom, "budget": budget.budget}
+                    for name, budget, _ in budgets
                 },
             }
         )
@@ -97,13 +99,13 @@ def show_host(session: Session, host: str, policy: str | None) -> None:
         [
             name,
             *(
-                (format_size(seat.budget), format_size(seat.headroom), format_size(seat.cap))
-                if seat
+                (format_size(budget.budget), format_size(budget.headroom), format_size(budget.cap))
+                if budget
                 else ("-", "-", "-")
             ),
             why,
         ]
-        for name, seat, why in budgets
+        for name, budget, why in budgets
     ]
     lines = table(
         head, rows, width=session.out.width - 1, right=(1, 2, 3), prose=True, styles=dict.fromkeys(range(5), "dim")
@@ -112,17 +114,17 @@ def show_host(session: Session, host: str, policy: str | None) -> None:
     session.out.print([[("#", "dim"), *([(line, "")] if isinstance(line, str) else line)] for line in lines])
 
 
-def _seats(host: Host, policy: Policy) -> list[tuple[str, Seat | None, str]]:
+def _budgets(host: Host, policy: Policy) -> list[tuple[str, DeviceBudget | None, str]]:
     """Return each device with what a plan may ask of it; without where it has a fault."""
-    from devpolicy._core.placement.seats import accelerator_seat, cpu_seat, disk_seat
+    from devpolicy._core.memory.budgets import accelerator_budget, cpu_budget, disk_budget
 
-    result: list[tuple[str, Seat | None, str]] = []
+    result: list[tuple[str, DeviceBudget | None, str]] = []
     for one in host.accelerators:
         fault = one.fault or host.fault(one.type)
         why = fault or ("shares one pool with cpu" if one.unified else "")
-        result.append((f"{one.type}:{one.id}", None if fault else accelerator_seat(one, policy, host), why))
-    result.append(("cpu", cpu_seat(policy, host), ""))
-    result.append(("disk", disk_seat(policy, host), "only what is rewritten counts"))
+        result.append((f"{one.type}:{one.id}", None if fault else accelerator_budget(one, policy, host), why))
+    result.append(("cpu", cpu_budget(policy, host), ""))
+    result.append(("disk", disk_budget(policy, host), "only what is rewritten counts"))
     return result
 
 

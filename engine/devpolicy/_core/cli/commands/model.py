@@ -14,7 +14,7 @@ from devpolicy._core.cli.plan_view import count
 from devpolicy._core.cli.session import Session, common, pass_session
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.language.policy import Workload
-from devpolicy._core.placement.sizing import size_model
+from devpolicy._core.memory.sizing import size_model
 from devpolicy._core.sizes import format_size
 
 if TYPE_CHECKING:

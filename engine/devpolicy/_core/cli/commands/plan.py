@@ -127,7 +127,7 @@ def command(
     with session.working("planning", patience=PATIENCE):
         placed = _make(loaded, models, machine, component, target)
         plans = _plans(placed)
-        remarks = certificates(plans) if certify else []
+        remarks = certificates(placed, machine) if certify else []
         if changes is not None:
             before = on_host(written, present, profile, overrides)
             remarks.append(compared(changes, plans, lambda: _plans(_make(before, models, present, component, target))))

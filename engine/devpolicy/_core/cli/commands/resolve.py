@@ -25,7 +25,7 @@ from devpolicy._core.language.policy import Policy
 from devpolicy._core.verbs.joint import Joint, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from devpolicy._core.cli.screen import Line
     from devpolicy._core.device import ComponentDevice
@@ -75,12 +75,12 @@ def command(
         with session.working("planning", patience=PATIENCE):
             plan = Joint(machine).place(request).plan
         device, warnings = plan.device, plan.warnings
-        terms = plan.trace.terms if plan.trace else []
+        terms = plan.trace.terms if plan.trace else ()
     else:
         from devpolicy._core.placement.choice import choose
 
         choice = choose(loaded, machine, component=component, target=request.target)
-        device, warnings, terms = choice.device, choice.warnings, list(choice.terms)
+        device, warnings, terms = choice.device, choice.warnings, choice.terms
     if to is not None:
         form = FORMS[to].of_device(device)
         if session.json:
@@ -103,7 +103,7 @@ def command(
     tell_lint(session, loaded)
 
 
-def _view(device: ComponentDevice, terms: list[tuple[str, str]], width: int) -> list[Line]:
+def _view(device: ComponentDevice, terms: Sequence[tuple[str, str]], width: int) -> list[Line]:
     from devpolicy._core.cli.fold import fold
 
     form = device.to_dict()

@@ -80,8 +80,8 @@ def command(
     # A placement is asked for by any path; a module without tensors inside a divided container has none.
     units = plan.placements.below(module)
     unit_paths = {_unit_of(plan, path): unit for path, unit in units.items()}
-    terms = plan.trace.terms if plan.trace else []
-    notes = {path: plan.trace.notes.get(path, []) for path in unit_paths} if plan.trace else {}
+    terms = plan.trace.terms if plan.trace else ()
+    notes = {path: plan.trace.of(path) for path in unit_paths} if plan.trace else {}
     if session.json:
         placements = plan.to_dict()["placements"]
         session.print_json(

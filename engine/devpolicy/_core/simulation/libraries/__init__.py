@@ -67,7 +67,8 @@ class Library:
 NAMES = (
     *("ours", "memory", "nvml"),
     *("torch_devices", "torch_mps", "torch_accelerator", "torch_refused", "torch_version"),
-    *("torch_tensors", "torch_storage", "torch_parallel", "torch_distributed", "torch_compiled"),
+    *("torch_tensors", "torch_cuda", "torch_types", "torch_storage"),
+    *("torch_parallel", "torch_distributed", "torch_compiled"),
     *("accelerate", "transformers", "thinc"),
 )
 

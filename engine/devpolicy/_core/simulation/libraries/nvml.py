@@ -7,15 +7,21 @@ refused there.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from devpolicy._core.simulation.gpus import cuda_version, pci_bus, uuid_of
 from devpolicy._core.simulation.libraries import Library
 from devpolicy._core.simulation.refusal import refusal
 
 if TYPE_CHECKING:
     from devpolicy._core.host import Accelerator
+    from devpolicy._core.simulation.libraries import Answer
     from devpolicy._core.simulation.running import Simulation
+
+IDLE_TEMPERATURE, IDLE_POWER, IDLE_CLOCK = 30, 20_000, 210
+"""Readings of a device on which nothing runs: degrees, milliwatts, MHz. A host has no sensors; monitors ask anyway."""
 
 
 class Handle:
@@ -57,7 +63,7 @@ def handle_by_uuid(simulation: Simulation, uuid: Any) -> Handle:
     """Return the handle of a device by its UUID."""
     wanted = uuid.decode() if isinstance(uuid, bytes) else uuid
     for index, device in _devices(simulation).items():
-        if device.uuid == wanted:
+        if uuid_of(simulation, device) == wanted:
             return Handle(index, _working(simulation, device))
     return _raise(simulation, "NVML_ERROR_NOT_FOUND")
 
@@ -73,10 +79,8 @@ def index(simulation: Simulation, handle: Handle) -> int:
 
 
 def uuid(simulation: Simulation, handle: Handle) -> str:
-    """Return the UUID, where the host gives one."""
-    if handle.device.uuid is None:
-        raise refusal(simulation, "nvmlDeviceGetUUID()")
-    return handle.device.uuid
+    """Return the UUID, which torch gives too."""
+    return uuid_of(simulation, handle.device)
 
 
 def compute_capability(simulation: Simulation, handle: Handle) -> list[int]:
@@ -105,6 +109,54 @@ def driver_version(simulation: Simulation) -> str:
     if version is None:
         raise refusal(simulation, "nvmlSystemGetDriverVersion()")
     return version
+
+
+def cuda_driver_version(simulation: Simulation) -> int:
+    """Return the CUDA that the driver supports: that of torch's build, which it has to."""
+    _devices(simulation)
+    return cuda_version(simulation)
+
+
+def pci_info(simulation: Simulation, handle: Handle) -> Any:
+    """Return where the device is: a bus of its own, in the order of the driver's index."""
+    found = _pynvml().nvmlPciInfo_t()
+    found.bus = pci_bus(handle.device)
+    found.busId = f"00000000:{found.bus:02X}:00.0".encode()
+    found.busIdLegacy = found.busId[4:]
+    return found
+
+
+def utilization(simulation: Simulation, handle: Handle) -> Any:
+    """Return that of an idle device: what runs here is the CPU's."""
+    found = _pynvml().c_nvmlUtilization_t()
+    found.gpu = found.memory = 0
+    return found
+
+
+def reading(value: int) -> Answer:
+    """Return what answers a sensor's question with the reading of an idle device."""
+
+    def read(simulation: Simulation, handle: Handle, *which: Any) -> int:
+        return value
+
+    return read
+
+
+def processes(simulation: Simulation, handle: Handle) -> list[Any]:
+    """Return this process, where it holds memory of the device."""
+    held = simulation.held
+    index = handle.device.id or 0
+    if held is None or not held.figures("cuda", index)["allocated"]:
+        return []
+    found = _pynvml().c_nvmlProcessInfo_v2_t()
+    found.pid, found.usedGpuMemory = os.getpid(), held.figures("cuda", index)["allocated"]
+    return [found]
+
+
+def cpu_affinity(simulation: Simulation, handle: Handle, words: int) -> list[int]:
+    """Return the CPUs that are near to the device, as words of 64 bits: all that this process may use."""
+    near = sum(1 << cpu for cpu in os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    return [near >> (64 * word) & (1 << 64) - 1 for word in range(words)]
 
 
 def function_pointer(simulation: Simulation, called: str) -> NoReturn:
@@ -150,20 +202,34 @@ LIBRARY = Library(
     answers={
         "pynvml": {
             "_nvmlGetFunctionPointer": function_pointer,
+            "nvmlDeviceGetClockInfo": reading(IDLE_CLOCK),
+            "nvmlDeviceGetComputeRunningProcesses": processes,
+            "nvmlDeviceGetComputeRunningProcesses_v2": processes,
+            "nvmlDeviceGetComputeRunningProcesses_v3": processes,
             "nvmlDeviceGetCount": device_count,
             "nvmlDeviceGetCount_v2": device_count,
             "nvmlDeviceGetCudaComputeCapability": compute_capability,
+            "nvmlDeviceGetCpuAffinity": cpu_affinity,
             "nvmlDeviceGetHandleByIndex": handle_by_index,
             "nvmlDeviceGetHandleByIndex_v2": handle_by_index,
             "nvmlDeviceGetHandleByUUID": handle_by_uuid,
             "nvmlDeviceGetIndex": index,
             "nvmlDeviceGetMemoryInfo": memory_info,
+            "nvmlDeviceGetMinorNumber": index,
             "nvmlDeviceGetName": name,
+            "nvmlDeviceGetPciInfo": pci_info,
+            "nvmlDeviceGetPciInfo_v3": pci_info,
+            "nvmlDeviceGetPowerUsage": reading(IDLE_POWER),
+            "nvmlDeviceGetTemperature": reading(IDLE_TEMPERATURE),
+            "nvmlDeviceGetTemperatureV": reading(IDLE_TEMPERATURE),
             "nvmlDeviceGetUUID": uuid,
+            "nvmlDeviceGetUtilizationRates": utilization,
             "nvmlInit": init,
             "nvmlInitWithFlags": init,
             "nvmlInit_v2": init,
             "nvmlShutdown": shutdown,
+            "nvmlSystemGetCudaDriverVersion": cuda_driver_version,
+            "nvmlSystemGetCudaDriverVersion_v2": cuda_driver_version,
             "nvmlSystemGetDriverVersion": driver_version,
         }
     }

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.simulation.build import built_for, count, device_error, usable
+from devpolicy._core.simulation.gpus import properties, uuid_of, xpu_properties
 from devpolicy._core.simulation.libraries import Library
 from devpolicy._core.simulation.refusal import refusal
 
@@ -19,8 +20,23 @@ if TYPE_CHECKING:
     from devpolicy._core.simulation.running import Simulation
 
 
+class Uuid:
+    """A device's UUID as torch gives it: an object with the bytes, whose text is without NVML's `GPU-`."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text.removeprefix("GPU-")
+
+    @property
+    def bytes(self) -> list[int]:
+        """The 16 bytes."""
+        return list(bytes.fromhex(self._text.replace("-", "")))
+
+    def __str__(self) -> str:
+        return self._text
+
+
 class Properties:
-    """What `get_device_properties` gives: the facts that a host has. Others that torch knows are refused."""
+    """What `get_device_properties` gives: a host's facts, and what follows of them. Others are refused."""
 
     def __init__(self, simulation: Simulation, device: Accelerator) -> None:
         self._simulation = simulation
@@ -28,9 +44,14 @@ class Properties:
         self.name = device.name or ""
         self.total_memory = device.memory
         self.is_integrated = device.unified
-        self.uuid = device.uuid
+        self.uuid: Any = device.uuid
         if device.capability is not None:
             self.major, self.minor = device.capability
+        if device.type == "cuda":
+            self.uuid = Uuid(uuid_of(simulation, device))
+            vars(self).update(properties(device))
+        elif device.type == "xpu":
+            vars(self).update(xpu_properties(device))
 
     def __getattr__(self, name: str) -> Any:
         if name in NOT_KNOWN:
@@ -39,7 +60,17 @@ class Properties:
         raise AttributeError(f"device properties have no attribute {name!r}")
 
     def __repr__(self) -> str:
-        return f"<simulated {self._type} device {self.name!r}, {self.total_memory >> 20} MiB>"
+        told = [f"name='{self.name}'"]
+        told += [f"{name}={vars(self)[name]}" for name in ("major", "minor") if name in vars(self)]
+        told.append(f"total_memory={self.total_memory >> 20}MB")
+        told += [
+            f"{name}={vars(self)[name]}"
+            for name in ("multi_processor_count", "uuid", "pci_bus_id")
+            if name in vars(self)
+        ]
+        if "L2_cache_size" in vars(self):
+            told.append(f"L2_cache_size={vars(self)['L2_cache_size'] >> 20}MB")
+        return f"_{'Cuda' if self._type == 'cuda' else 'Xpu'}DeviceProperties({', '.join(told)})"
 
 
 NOT_KNOWN = frozenset(

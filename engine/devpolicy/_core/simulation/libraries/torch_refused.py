@@ -55,7 +55,9 @@ class _Guard(type):
         return issubclass(subclass, cls.original)
 
     def __getattr__(cls, name: str) -> Any:
-        return getattr(cls.original, name)
+        simulation = running()
+        held = cls.held is not None and simulation is not None and simulation.held is not None
+        return getattr(cls.held() if held and cls.held is not None else cls.original, name)
 
 
 def _guarded(check: Callable[..., None], held: Callable[[], Any] | None, original: type) -> type:

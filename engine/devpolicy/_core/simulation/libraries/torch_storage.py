@@ -60,6 +60,39 @@ def _mps(original: Callable[..., Any]) -> Callable[..., Any]:
     return mps
 
 
+def _resize(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method that gives a storage more memory, or frees it. torch's own is compiled for CUDA or not."""
+
+    def resize(self: Any, size: int) -> Any:
+        simulation = _holds(self)
+        if simulation is None or simulation.held is None:
+            return original(self, size)
+        simulation.held.resize_storage(self, int(size))
+        return self
+
+    return resize
+
+
+def _make(original: Callable[..., Any]) -> Any:
+    """Return what makes a storage on a device: torch's own takes no device that it was not compiled for."""
+
+    def make(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        simulation = running()
+        if simulation is not None and simulation.held is not None and "device" in kwargs:
+            import torch
+
+            device = torch.device(kwargs["device"])
+            if device.type in KINDS:
+                given = args[0] if args else kwargs.get("size", 0)
+                if isinstance(given, int):
+                    return _storage(given, device)
+                there = _storage(len(given), device)
+                return there.copy_(original(cls, given))
+        return original(cls, *args, **kwargs)
+
+    return staticmethod(make)
+
+
 def _from_dlpack(simulation: Simulation, original: Callable[..., Any], tensor: Any, *args: Any, **kwargs: Any) -> Any:
     if getattr(getattr(tensor, "device", None), "type", None) in KINDS:
         raise refusal(simulation, "torch.from_dlpack()")
@@ -115,6 +148,8 @@ LIBRARY = Library(
     },
     class_attributes={
         "torch.storage": {
+            "UntypedStorage.__new__": _make,
+            "UntypedStorage.resize_": _resize,
             "_StorageBase.clone": _clone,
             "_StorageBase.mps": _mps,
             # How a queue of another process hands over a GPU's memory.

@@ -10,6 +10,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+HIGHEST_PRIORITY = -3
+"""The last of the four priorities for which torch keeps streams of CUDA."""
+
 
 @cache
 def stream_class(type_: str) -> Any:
@@ -19,6 +22,7 @@ def stream_class(type_: str) -> Any:
     # Under a simulation another class stands in the place of torch's; one that is made of it makes torch's own objects,
     # without what is defined here.
     base: Any = getattr(torch.Stream, "original", torch.Stream)
+    priorities: dict[int, int] = {}
 
     class Stream(base):  # type: ignore[misc]
         """A stream of a simulated device."""
@@ -27,7 +31,10 @@ def stream_class(type_: str) -> Any:
             if "stream_id" in kwargs:
                 return super().__new__(cls, **kwargs)
             index = getattr(torch, type_)._utils._get_device_index(device, optional=True)
-            return super().__new__(cls, device=torch.device(type_, index), priority=priority)
+            made = super().__new__(cls, device=torch.device(type_, index), priority=priority)
+            # By the stream's id: `current_stream()` makes another object of it.
+            priorities[int(made.stream_id)] = max(min(priority, 0), HIGHEST_PRIORITY)
+            return made
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             pass
@@ -41,8 +48,13 @@ def stream_class(type_: str) -> Any:
 
         @property
         def priority(self) -> int:
-            """Always 0."""
-            return 0
+            """As it was asked for, within the range."""
+            return priorities.get(int(self.stream_id), 0)
+
+        @staticmethod
+        def priority_range() -> tuple[int, int]:
+            """Return the lowest and the highest priority."""
+            return 0, HIGHEST_PRIORITY
 
         def record_event(self, event: Any = None) -> Any:
             """Record an event, a new one by default, and return it."""

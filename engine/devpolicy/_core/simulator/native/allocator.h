@@ -28,21 +28,46 @@ inline void release_held(void* context) {
   delete held;
 }
 
+// In a phantom world an allocation of so many bytes or fewer is real and keeps its numbers: those that steer a program
+// (lengths, masks, tokens, scales) are small. What is computed of numbers that are not there is 0.
+constexpr size_t kKeptBytes = 1 << 16;
+constexpr uint64_t kPhantomBegin = uint64_t{1} << 52;
+
 // Addresses for phantom memory: each allocation has its own, since libraries tell shared tensors by `data_ptr`. Nothing
 // is mapped there, so that code which reads a phantom stops at once.
-inline void* phantom_address(int64_t bytes) {
-  constexpr uint64_t kBegin = uint64_t{1} << 52, kRoom = uint64_t{1} << 51, kStep = 512;
+inline void* phantom_address(size_t bytes) {
+  constexpr uint64_t kRoom = uint64_t{1} << 51, kStep = 512;
   static std::atomic<uint64_t> next{0};
   if (bytes == 0) return nullptr;
-  const auto size = (static_cast<uint64_t>(bytes) + kStep - 1) / kStep * kStep;
-  return reinterpret_cast<void*>(kBegin + next.fetch_add(size) % kRoom);
+  const auto size = (bytes + kStep - 1) / kStep * kStep;
+  return reinterpret_cast<void*>(kPhantomBegin + next.fetch_add(size) % kRoom);
+}
+
+inline bool has_numbers(const c10::Storage& storage) {
+  const auto address = reinterpret_cast<uint64_t>(storage.data());
+  return storage.nbytes() == 0 || (address != 0 && address < kPhantomBegin);
+}
+
+// Of the CPU's allocator, so that alignment, and with it every kernel's path, is that of a CPU tensor.
+inline c10::DataPtr memory_for(const World& world, size_t bytes) {
+  if (!world.phantom) return c10::GetCPUAllocator()->allocate(bytes);
+  if (bytes > kKeptBytes) return {};
+  auto memory = c10::GetCPUAllocator()->allocate(bytes);
+  if (bytes > 0) std::memset(memory.get(), 0, bytes);
+  return memory;
 }
 
 // A `DataPtr` on a device over what a kernel has allocated. The charge may raise.
 inline c10::DataPtr adopt_memory(const World& world, const std::shared_ptr<Ledger>& ledger, c10::Storage result) {
-  const auto bytes = static_cast<int64_t>(result.nbytes());
+  const auto size = result.nbytes();
+  const auto bytes = static_cast<int64_t>(size);
   ledger->charge(bytes);
-  void* data = world.phantom ? phantom_address(bytes) : result.mutable_data();
+  if (world.phantom && (size > kKeptBytes || !result.device().is_cpu())) {
+    auto memory = memory_for(world, size);
+    void* data = size > kKeptBytes ? phantom_address(size) : memory.get();
+    return {data, new Held{std::move(memory), {}, ledger, bytes}, release_held, ledger->device()};
+  }
+  void* data = result.mutable_data();
   return {data, new Held{{}, std::move(result), ledger, bytes}, release_held, ledger->device()};
 }
 
@@ -55,15 +80,14 @@ class Allocator final : public c10::DeviceAllocator {
     const auto& ledger = ledger_of(*world, kind_, current_index(kind_));
     const auto bytes = static_cast<int64_t>(size);
     ledger->charge(bytes);
-    // Of the CPU's allocator, so that alignment, and with it every kernel's path, is that of a CPU tensor.
-    auto memory = world->phantom ? c10::DataPtr() : c10::GetCPUAllocator()->allocate(size);
-    void* data = world->phantom ? phantom_address(bytes) : memory.get();
+    auto memory = memory_for(*world, size);
+    void* data = world->phantom && size > kKeptBytes ? phantom_address(size) : memory.get();
     return {data, new Held{std::move(memory), {}, ledger, bytes}, release_held, ledger->device()};
   }
 
   void copy_data(void* to, const void* from, std::size_t count) const override {
-    const auto world = state().world.load();
-    if (world && !world->phantom) std::memcpy(to, from, count);
+    const auto real = [](const void* address) { return reinterpret_cast<uint64_t>(address) < kPhantomBegin; };
+    if (real(to) && real(from)) std::memcpy(to, from, count);
   }
 
   c10::DeleterFnPtr raw_deleter() const override { return nullptr; }

@@ -64,8 +64,10 @@ class Guard final : public c10::impl::DeviceGuardImplInterface {
     return before;
   }
   bool queryStream(const c10::Stream&) const override { return true; }
-  void synchronizeStream(const c10::Stream&) const override {}
-  void synchronizeDevice(const DeviceIndex) const override {}
+  void synchronizeStream(const c10::Stream& stream) const override { synchronizeDevice(stream.device_index()); }
+  void synchronizeDevice(const DeviceIndex index) const override {
+    if (const auto world = state().world.load()) ledger_of(*world, kind_, index < 0 ? current_index(kind_) : index)->synchronize();
+  }
   void recordDataPtrOnStream(const c10::DataPtr&, const c10::Stream&) const override {}
 
   void record(void** event, const c10::Stream&, const DeviceIndex, const c10::EventFlag) const override {

@@ -53,6 +53,27 @@ struct CudaHooks final : Hooks<kCuda, at::CUDAHooksInterface> {
   DeviceIndex current_device() const override { return current_index(kCuda); }
   void deviceSynchronize(DeviceIndex) const override {}
   c10::Allocator* getCUDADeviceAllocator() const override { return allocator_of(kCuda); }
+  std::string showConfig() const override {
+    const auto world = state().world.load();
+    return world ? world->config : "";
+  }
+  // No plan is made, so the cache is always empty.
+  int64_t cuFFTGetPlanCacheMaxSize(DeviceIndex index) const override { return plan_limit(index); }
+  void cuFFTSetPlanCacheMaxSize(DeviceIndex index, int64_t size) const override { plan_limit(index) = size; }
+  int64_t cuFFTGetPlanCacheSize(DeviceIndex) const override { return 0; }
+  void cuFFTClearPlanCache(DeviceIndex) const override {}
+
+ private:
+  static int64_t& plan_limit(DeviceIndex index) {
+    constexpr int64_t kDefault = 4096;
+    static std::array<int64_t, kMostDevices> limits;
+    static uint64_t epoch = 0;
+    if (epoch != state().epoch.load()) {
+      limits.fill(kDefault);
+      epoch = state().epoch.load();
+    }
+    return limits.at(index < 0 ? current_index(kCuda) : index);
+  }
 };
 
 struct XpuHooks final : Hooks<kXpu, at::XPUHooksInterface> {

@@ -5,19 +5,19 @@
 #pragma once
 
 #include "fallback.h"
+#include "attention.h"
+#include "layouts.h"
 #include "recurrent.h"
 
 #include <ATen/EmptyTensor.h>
 #include <ATen/ExpandUtils.h>
 #include <ATen/native/TensorFactories.h>
-#include <ATen/ops/_fused_sdp_choice.h>
 #include <ATen/ops/_local_scalar_dense_native.h>
 #include <ATen/ops/_reshape_alias_native.h>
-#include <ATen/ops/_scaled_dot_product_attention_math.h>
-#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
 #include <ATen/ops/as_strided_native.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/view_native.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <ATen/core/op_registration/op_registration.h>
 #include <torch/library.h>
@@ -114,25 +114,47 @@ inline Tensor& set_nothing(Tensor& self) {
   return set_storage(self, std::move(none), 0, c10::SymIntArrayRef({c10::SymInt(0)}), {});
 }
 
+// More or less memory under the same storage. The old is kept until the new is charged, as on a device.
+inline void resize_storage(const c10::Storage& storage, int64_t bytes) {
+  auto* impl = storage.unsafeGetStorageImpl();
+  TORCH_CHECK(impl->resizable(), "Trying to resize storage that is not resizable");
+  TORCH_CHECK(bytes >= 0, "storage size must be nonnegative");
+  const auto device = storage.device();
+  const int kind = kind_of(device.type());
+  const auto world = open_world(kind);
+  On on(kind, device);
+  auto made = bytes == 0 ? c10::DataPtr(nullptr, device) : allocator_of(kind)->allocate(static_cast<size_t>(bytes));
+  const auto kept = std::min<size_t>(storage.nbytes(), static_cast<size_t>(bytes));
+  if (kept > 0) allocator_of(kind)->copy_data(made.get(), storage.data(), kept);
+  impl->set_data_ptr_noswap(std::move(made));
+  impl->set_nbytes(static_cast<size_t>(bytes));
+}
+
 // -- between devices, and out of them
 
 template <int kind>
-Tensor& copy_(Tensor& self, const Tensor& source, bool) {
+Tensor& copy_(Tensor& self, const Tensor& source, bool non_blocking) {
   const auto world = open_world(kind);
   TORCH_CHECK_NOT_IMPLEMENTED(!source.is_meta(), "Cannot copy out of meta tensor; no data!");
   if (self.is_meta()) return self;
   if (source._is_zerotensor()) return self.zero_();
   if (is_simulated(self)) ledger_of(*world, self)->operate("aten::copy_");
+  if (kind == kCuda && !non_blocking && self.device().type() != source.device().type()) waits();
   if (is_simulated(source) && self.device() != source.device()) {
     ledger_of(*world, source)->send(static_cast<int64_t>(source.nbytes()));
   }
   if (is_simulated(self) && self.device() != source.device()) {
     ledger_of(*world, self)->receive(static_cast<int64_t>(source.nbytes()));
   }
-  if (world->phantom) {
-    TORCH_CHECK_NOT_IMPLEMENTED(is_simulated(self), "Cannot copy out of phantom tensor on ", source.device(),
-                                "; no data! (the host is simulated at depth `phantom`, where tensors have sizes only)");
+  if (world->phantom && !(has_numbers(self) && has_numbers(source))) {
+    TORCH_CHECK_NOT_IMPLEMENTED(is_simulated(self) || self.nbytes() <= kKeptBytes, "Cannot copy out of phantom tensor "
+                                "on ", source.device(), "; no data! (the host is simulated at depth `phantom`, where "
+                                "large tensors have sizes only)");
     at::infer_size(self.sizes(), source.sizes());  // sizes that do not fit are an error here too
+    if (has_numbers(self)) {
+      Below below;
+      Aliases(*world).enter(self).zero_();
+    }
     return self;
   }
   Aliases aliases(*world);
@@ -146,9 +168,10 @@ Tensor& copy_(Tensor& self, const Tensor& source, bool) {
 template <int kind>
 at::Scalar local_scalar_dense(const Tensor& self) {
   const auto world = open_world(kind);
-  TORCH_CHECK(!world->phantom, "Tensor.item() cannot be called on phantom tensors: the host is simulated at depth "
-              "`phantom`, where a tensor on ", self.device(), " has a size and no data");
   ledger_of(*world, self)->operate("aten::_local_scalar_dense");
+  if (kind == kCuda) waits();
+  // A phantom's number is 0: a branch is taken, and always the same one.
+  if (!has_numbers(self)) return at::native::_local_scalar_dense_cpu(at::zeros({}, self.options().device(at::kCPU)));
   return at::native::_local_scalar_dense_cpu(Aliases(*world).enter(self));
 }
 
@@ -156,63 +179,13 @@ inline void record_stream(Tensor&, c10::Stream) {}  // memory is free as soon as
 
 // -- where a GPU takes another way
 
-// A tensor of the CPU with the sizes of another and without memory; that other may be one of those that only trace.
-inline Tensor shape_of(const Tensor& tensor) {
-  const auto* impl = tensor.unsafeGetTensorImpl();
-  c10::Storage nothing(c10::Storage::use_byte_size_t(), 0, c10::DataPtr(nullptr, c10::Device(DeviceType::CPU)),
-                       nullptr, /*resizable=*/false);
-  auto like = at::detail::make_tensor<c10::TensorImpl>(
-      std::move(nothing), c10::DispatchKeySet(c10::DispatchKey::CPU), tensor.dtype());
-  like.unsafeGetTensorImpl()->set_sizes_and_strides(impl->sizes(), impl->strides());
-  return like;
-}
-
-// The backend that the CPU would choose, so that attention gives the CPU's numbers. It reads sizes and strides only.
-template <int kind>
-int64_t sdp_choice(const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& mask,
-                   double dropout, bool causal, std::optional<double> scale, bool grouped) {
-  open_world(kind);
-  std::optional<Tensor> like;
-  if (mask && mask->defined()) {
-    like = shape_of(*mask);
-    if (mask->requires_grad()) like->set_requires_grad(true);
-  }
-  Below below;
-  // Tracing is for what runs, and this does not.
-  c10::impl::ExcludeDispatchKeyGuard no_tracing(
-      c10::DispatchKeySet({c10::DispatchKey::Python, c10::DispatchKey::PythonTLSSnapshot}));
-  return at::_fused_sdp_choice(shape_of(query), shape_of(key), shape_of(value), like, dropout, causal, scale, grouped);
-}
-
-template <int kind>
-Tensor attention(const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& mask_,
-                 double dropout, bool causal, std::optional<double> scale, bool grouped) {
-  for (const Tensor* other : {&key, &value}) {
-    TORCH_CHECK(query.device() == other->device(), "Expected query, key, and value to have the same device type, but "
-                "got query.device: ", query.device(), " key.device: ", key.device(), " and value.device: ",
-                value.device(), " instead.");
-  }
-  auto mask = mask_;
-  if (mask && mask->defined() && mask->scalar_type() == at::kBool) {
-    auto filled = at::zeros_like(*mask, query.options().dtype(query.scalar_type()));
-    mask = filled.masked_fill_(mask->logical_not(), -std::numeric_limits<double>::infinity());
-  }
-  constexpr int64_t kFlash = 1;
-  if (sdp_choice<kind>(query, key, value, mask_, dropout, causal, scale, grouped) == kFlash) {
-    return std::get<0>(
-        at::_scaled_dot_product_flash_attention_for_cpu(query, key, value, dropout, causal, mask, scale));
-  }
-  return std::get<0>(at::_scaled_dot_product_attention_math(query, key, value, mask, dropout, causal, std::nullopt,
-                                                            scale, grouped));
-}
-
 // The fallback for one operator, called by name.
 template <int kind>
 Tensor boxed(const char* name, const Tensor& first, std::initializer_list<c10::IValue> rest) {
   const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(name, "");
   torch::jit::Stack stack{first};
   stack.insert(stack.end(), rest);
-  fallback<kind>(op, &stack);
+  fallback<kind, kDense>(op, &stack);
   return stack.back().toTensor();
 }
 
@@ -266,14 +239,37 @@ inline bool no_ctc_loss_of_tensors(const Tensor&, const Tensor&, const Tensor&, 
   return false;
 }
 
-// -- layouts that are not simulated
+// Half precision is cuFFT's for powers of two; a CPU has none.
+inline void require_powers_of_two(const Tensor& self, at::IntArrayRef dims) {
+  std::vector<int64_t> sizes;
+  for (const auto dim : dims) sizes.push_back(self.size(dim));
+  for (const auto size : sizes) {
+    TORCH_CHECK((size & (size - 1)) == 0, "cuFFT only supports dimensions whose sizes are powers of two when computing "
+                "in half precision, but got a signal size of", at::IntArrayRef(sizes));
+  }
+}
 
-// Torch's own words would be that there is no such backend.
 template <int kind>
-void refuse_layout(const c10::OperatorHandle& op, torch::jit::Stack*) {
-  open_world(kind);
-  TORCH_CHECK_NOT_IMPLEMENTED(false, "sparse, nested and quantized tensors on ", kTypes[kind], " are not simulated ('",
-                              op.schema().operator_name(), "'): keep them on the CPU, or use dense ones");
+Tensor fft_r2c(const Tensor& self, at::IntArrayRef dims, int64_t normalization, bool onesided) {
+  const bool half = self.scalar_type() == at::kHalf;
+  if (half) require_powers_of_two(self, dims);
+  auto found = boxed<kind>("aten::_fft_r2c", half ? self.to(at::kFloat) : self, {dims, normalization, onesided});
+  return half ? found.to(at::kComplexHalf) : found;
+}
+
+template <int kind>
+Tensor fft_c2c(const Tensor& self, at::IntArrayRef dims, int64_t normalization, bool forward) {
+  const bool half = self.scalar_type() == at::kComplexHalf;
+  if (half) require_powers_of_two(self, dims);
+  auto found = boxed<kind>("aten::_fft_c2c", half ? self.to(at::kComplexFloat) : self, {dims, normalization, forward});
+  return half ? found.to(at::kComplexHalf) : found;
+}
+
+template <int kind>
+Tensor fft_c2r(const Tensor& self, at::IntArrayRef dims, int64_t normalization, int64_t last) {
+  const bool half = self.scalar_type() == at::kComplexHalf;
+  auto found = boxed<kind>("aten::_fft_c2r", half ? self.to(at::kComplexFloat) : self, {dims, normalization, last});
+  return half ? found.to(at::kHalf) : found;
 }
 
 // -- registration
@@ -284,24 +280,24 @@ inline bool prefers_fallback(const c10::OperatorHandle& op) {
   static const std::unordered_set<std::string> chosen{"aten::convolution", "aten::convolution_backward",
                                                     "aten::_grouped_mm"};
   if (chosen.count(op.schema().name()) && op.schema().overload_name().empty()) return true;
-  return op.hasKernelForDispatchKey(c10::DispatchKey::CPU) &&
-      (op.hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutograd) ||
-       op.hasKernelForDispatchKey(c10::DispatchKey::CompositeExplicitAutogradNonFunctional) ||
-       op.hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd));
+  return op.hasKernelForDispatchKey(c10::DispatchKey::CPU) && is_composite(op);
 }
 
+// The keys of a type's layouts, and of what is above them.
+struct Keys { c10::DispatchKey autograd, coo, compressed, nested, quantized; };
+
 template <int kind>
-void register_kernels(std::vector<std::unique_ptr<torch::Library>>& kept, c10::DispatchKey autograd,
-                      std::initializer_list<c10::DispatchKey> layouts) {
+void register_kernels(std::vector<std::unique_ptr<torch::Library>>& kept, const Keys& keys) {
   const auto library = [&](const char* name, c10::DispatchKey key) -> torch::Library& {
     kept.push_back(std::make_unique<torch::Library>(torch::Library::IMPL, name, key, __FILE__, __LINE__));
     return *kept.back();
   };
-  const auto everything = [] { return torch::CppFunction::makeFromBoxedFunction<&fallback<kind>>(); };
+  const auto everything = [] { return torch::CppFunction::makeFromBoxedFunction<&fallback<kind, kDense>>(); };
   library("_", kKeys[kind]).fallback(everything());
-  for (const auto layout : layouts) {
-    library("_", layout).fallback(torch::CppFunction::makeFromBoxedFunction<&refuse_layout<kind>>());
-  }
+  library("_", keys.quantized).fallback(torch::CppFunction::makeFromBoxedFunction<&refuse_quantized<kind>>());
+  register_layout<kind, kCoo>(library, keys.coo);
+  register_layout<kind, kCompressed>(library, keys.compressed);
+  register_layout<kind, kNested>(library, keys.nested);
 
   auto& aten = library("aten", kKeys[kind]);
   std::unordered_set<std::string> own;
@@ -335,7 +331,11 @@ void register_kernels(std::vector<std::unique_ptr<torch::Library>>& kept, c10::D
   impl("_use_cudnn_ctc_loss.Tensor", no_ctc_loss_of_tensors);
   impl("_use_miopen_ctc_loss", no_ctc_loss);
   impl("_use_miopen_ctc_loss.Tensor", no_ctc_loss_of_tensors);
-  auto& above = library("aten", autograd);
+  impl("_nested_view_from_buffer", at::native::_nested_view_from_buffer);
+  impl("_fft_r2c", fft_r2c<kind>);
+  impl("_fft_c2c", fft_c2c<kind>);
+  impl("_fft_c2r", fft_c2r<kind>);
+  auto& above = library("aten", keys.autograd);
   above.impl("scaled_dot_product_attention", attention<kind>);
   for (const auto* layer : {"lstm.input", "lstm.data", "gru.input", "gru.data", "rnn_tanh.input", "rnn_tanh.data",
                             "rnn_relu.input", "rnn_relu.data", "lstm_cell", "gru_cell"}) {
@@ -343,13 +343,9 @@ void register_kernels(std::vector<std::unique_ptr<torch::Library>>& kept, c10::D
     above.impl(layer, torch::CppFunction::makeFromBoxedFunction<&recurrent<kind>>());
   }
 
-  auto& dispatcher = c10::Dispatcher::singleton();
-  for (const auto& name : dispatcher.getAllOpNames()) {
-    if (name.name.rfind("aten::", 0) != 0) continue;
-    const auto full = name.name.substr(6) + (name.overload_name.empty() ? "" : "." + name.overload_name);
-    const auto op = dispatcher.findOp(name);
-    if (op && op->hasSchema() && own.count(full) == 0 && prefers_fallback(*op)) aten.impl(full.c_str(), everything());
-  }
+  for_every_operator([&](const std::string& name, const c10::OperatorHandle& op) {
+    if (own.count(name) == 0 && prefers_fallback(op)) aten.impl(name.c_str(), everything());
+  });
 }
 
 inline void register_all_kernels() {
@@ -357,12 +353,12 @@ inline void register_all_kernels() {
   static auto* kept = new std::vector<std::unique_ptr<torch::Library>>();
   if (!kept->empty()) return;
   using Key = c10::DispatchKey;
-  register_kernels<kCuda>(*kept, Key::AutogradCUDA,
-                          {Key::SparseCUDA, Key::SparseCsrCUDA, Key::QuantizedCUDA, Key::NestedTensorCUDA});
-  register_kernels<kMps>(*kept, Key::AutogradMPS,
-                         {Key::SparseMPS, Key::SparseCsrMPS, Key::QuantizedMPS, Key::NestedTensorMPS});
-  register_kernels<kXpu>(*kept, Key::AutogradXPU,
-                         {Key::SparseXPU, Key::SparseCsrXPU, Key::QuantizedXPU, Key::NestedTensorXPU});
+  register_kernels<kCuda>(
+      *kept, {Key::AutogradCUDA, Key::SparseCUDA, Key::SparseCsrCUDA, Key::NestedTensorCUDA, Key::QuantizedCUDA});
+  register_kernels<kMps>(
+      *kept, {Key::AutogradMPS, Key::SparseMPS, Key::SparseCsrMPS, Key::NestedTensorMPS, Key::QuantizedMPS});
+  register_kernels<kXpu>(
+      *kept, {Key::AutogradXPU, Key::SparseXPU, Key::SparseCsrXPU, Key::NestedTensorXPU, Key::QuantizedXPU});
 }
 
 }  // namespace devpolicy

@@ -56,13 +56,16 @@ struct Figures {
 // where it was charged.
 class Ledger {
  public:
-  Ledger(int kind, int index, int64_t total, int64_t capacity, std::string fault)
-      : kind_(kind), index_(index), fault_(std::move(fault)) {
+  Ledger(int kind, int index, int64_t total, int64_t capacity, std::string fault, int capability)
+      : kind_(kind), index_(index), capability_(capability), fault_(std::move(fault)) {
     figures_.total = total;
     figures_.capacity = capacity;
   }
 
   c10::Device device() const { return {kTypes[kind_], static_cast<DeviceIndex>(index_)}; }
+
+  // CUDA's compute capability, 89 for 8.9; 0 where the host does not say.
+  int capability() const { return capability_; }
 
   // Raise what the driver of a device with a fault says, whatever it is asked to do.
   void require_working() const { TORCH_CHECK(fault_.empty(), fault_); }
@@ -71,7 +74,7 @@ class Ledger {
   void charge(int64_t bytes) {
     require_working();
     std::lock_guard<std::mutex> hold(lock_);
-    if (bytes > figures_.capacity - figures_.used || bytes >= refused_from_) {
+    if (bytes > figures_.capacity - figures_.used || bytes > allowed_ - figures_.used || bytes >= refused_from_) {
       ++figures_.failures;
       refuse(bytes);
     }
@@ -99,6 +102,22 @@ class Ledger {
       if (figures_.operations < fails_from_) return;
       why = failure_;
     }
+    fail(why, name);
+  }
+
+  // Raise where the context is lost: what waits for a device hears of it.
+  void synchronize() const {
+    require_working();
+    std::string why;
+    {
+      std::lock_guard<std::mutex> hold(lock_);
+      if (figures_.operations < fails_from_) return;
+      why = failure_;
+    }
+    fail(why, "synchronize");
+  }
+
+  [[noreturn]] void fail(const std::string& why, const std::string& name) const {
     throw c10::AcceleratorError({__func__, __FILE__, static_cast<uint32_t>(__LINE__)}, 719,
                                 why + "\n(simulated on " + device().str() + ", in " + name + ")");
   }
@@ -110,6 +129,8 @@ class Ledger {
   void reset_peak() { std::lock_guard<std::mutex> hold(lock_); figures_.peak = figures_.used; }
   void set_capacity(int64_t bytes) { std::lock_guard<std::mutex> hold(lock_); figures_.capacity = bytes; }
   void refuse_from(int64_t bytes) { std::lock_guard<std::mutex> hold(lock_); refused_from_ = bytes; }
+  // At most so many bytes for this process, whatever is free.
+  void allow(int64_t bytes) { std::lock_guard<std::mutex> hold(lock_); allowed_ = bytes; }
   // `count` operations are done before the first that fails.
   void fail_after(int64_t count, std::string why) {
     std::lock_guard<std::mutex> hold(lock_);
@@ -130,18 +151,24 @@ class Ledger {
                        "PYTORCH_MPS_HIGH_WATERMARK_RATIO=0.0 to disable upper limit for memory allocations (may cause "
                        "system failure). (simulated device mps:0)");
     }
+    const auto allowed = allowed_ == kNever ? std::string() : size(allowed_) + " allowed; ";
     TORCH_CHECK_WITH(OutOfMemoryError, false, kNames[kind_], " out of memory. Tried to allocate ", size(bytes), ". GPU ",
                      index_, " has a total capacity of ", size(figures_.total), " of which ", size(free),
-                     " is free. Other processes have ", size(others), " memory in use. Of the allocated memory ",
-                     size(used), " is allocated by PyTorch, and 0 bytes is reserved by PyTorch but unallocated. "
-                     "(simulated device ", device(), ")");
+                     " is free. Other processes have ", size(others), " memory in use. Including non-PyTorch memory, "
+                     "this process has ", size(used), " memory in use. ", allowed, "Of the allocated memory ", size(used),
+                     " is allocated by PyTorch, and 0 bytes is reserved by PyTorch but unallocated. If reserved but "
+                     "unallocated memory is large try setting PYTORCH_ALLOC_CONF=expandable_segments:True to avoid "
+                     "fragmentation.  See documentation for Memory Management  (https://docs.pytorch.org/docs/stable/"
+                     "notes/cuda.html#optimizing-memory-usage-with-pytorch-alloc-conf) (simulated device ", device(),
+                     ")");
   }
 
-  const int kind_, index_;
+  const int kind_, index_, capability_;
   const std::string fault_;
   mutable std::mutex lock_;
   Figures figures_;
   int64_t refused_from_ = kNever;
+  int64_t allowed_ = kNever;
   int64_t fails_from_ = kNever;
   std::string failure_;
 };
@@ -151,6 +178,7 @@ struct World {
   std::array<std::vector<std::shared_ptr<Ledger>>, kKinds> devices;
   bool phantom = false;
   int accelerator = -1;  // the kind that torch takes as its accelerator
+  std::string config;    // what `torch.__config__.show()` adds
 };
 
 // A pointer that one thread may replace while others read it.
@@ -169,6 +197,7 @@ struct State {
   CurrentWorld world;
   std::array<std::atomic<int>, kKinds> counts{};
   std::atomic<uint64_t> epoch{0};  // a new one for each world: current devices and streams start anew
+  std::atomic<int> sync_debug{0};  // what a call that waits for a device does: 0 nothing, 1 warns, 2 raises
 };
 
 inline State& state() {

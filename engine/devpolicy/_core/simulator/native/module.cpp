@@ -1,7 +1,7 @@
 // Python's side of the simulated devices: put them in place, open and close a host, read and change its ledgers.
 //
-// The parts, one concern each: ledger.h, allocator.h, guard.h, generator.h, hooks.h, tensors.h, fallback.h,
-// recurrent.h, kernels.h.
+// The parts, one concern each: ledger.h, allocator.h, guard.h, generator.h, hooks.h, tensors.h, rules.h, fallback.h,
+// attention.h, layouts.h, recurrent.h, kernels.h.
 // They are headers of one translation unit, since torch's own headers are most of what a compiler has to read.
 
 #include "hooks.h"
@@ -43,19 +43,21 @@ static void load() {
   loaded = true;
 }
 
-static void open_host(const std::vector<std::tuple<int, int, int64_t, int64_t, std::string>>& devices, bool phantom,
-                      int accelerator) {
+static void open_host(const std::vector<std::tuple<int, int, int64_t, int64_t, std::string, int>>& devices, bool phantom,
+                      int accelerator, const std::string& config) {
   auto world = std::make_shared<World>();
   world->phantom = phantom;
   world->accelerator = accelerator;
-  for (const auto& [kind, index, total, capacity, fault] : devices) {
+  world->config = config;
+  for (const auto& [kind, index, total, capacity, fault, capability] : devices) {
     auto& row = world->devices[kind];
     TORCH_CHECK(index == static_cast<int>(row.size()) && index < kMostDevices, "devices are given in order");
-    row.push_back(std::make_shared<Ledger>(kind, index, total, capacity, fault));
+    row.push_back(std::make_shared<Ledger>(kind, index, total, capacity, fault, capability));
   }
   TORCH_CHECK(state().world.load() == nullptr, "a host is open already");
   for (int kind = 0; kind < kKinds; ++kind) state().counts[kind] = static_cast<int>(world->devices[kind].size());
   ++state().epoch;
+  state().sync_debug = 0;
   state().world.store(std::move(world));
 }
 
@@ -100,6 +102,15 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("set_current", [](int kind, int index) { set_current(kind, static_cast<DeviceIndex>(index)); });
   m.def("reset_peak", [](int kind, int index) { ledger(kind, index)->reset_peak(); });
   m.def("set_capacity", [](int kind, int index, int64_t bytes) { ledger(kind, index)->set_capacity(bytes); });
+  m.def("allow", [](int kind, int index, int64_t bytes) { ledger(kind, index)->allow(bytes < 0 ? kNever : bytes); });
+  m.def("synchronize", [](int kind, int index) { ledger(kind, index)->synchronize(); });
+  m.def("sync_debug", [] { return state().sync_debug.load(); });
+  m.def("set_sync_debug", [](int mode) { state().sync_debug = mode; });
+  m.def("resize_storage", &resize_storage);
+  m.def("why_not", [](int backend, const Tensor& query, const Tensor& key, const Tensor& value,
+                      const std::optional<Tensor>& mask) {
+    return why_not({query, key, value, mask}, static_cast<at::SDPBackend>(backend));
+  });
   m.def("refuse_from", [](int kind, int index, int64_t bytes) { ledger(kind, index)->refuse_from(bytes < 0 ? kNever : bytes); });
   m.def("fail_after", [](int kind, int index, int64_t count, const std::string& why) {
     ledger(kind, index)->fail_after(count < 0 ? kNever : count, why);

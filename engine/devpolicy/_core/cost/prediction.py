@@ -1,6 +1,6 @@
 """The predicted time of a plan, as a value.
 
-Owns its figures and their JSON form. How they come about is the matter of `cost`.
+Owns its figures and their JSON form; `times` computes them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The search behind `split = "fastest"` against every chain of devices there is."""
+"""The search behind `split = "fastest"` against every runs of devices there is."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devpolicy._core.placement import chain
-from devpolicy._core.placement.chain import Chain, Lane, Road, chains
+from devpolicy._core.placement import device_runs as module
+from devpolicy._core.placement.device_runs import DeviceGroup, DeviceRuns, LayerSequence, device_runs
 from devpolicy._core.placement.solver import Sums
 
 World = tuple[list[int], list[int], list[list[int]], list[tuple[int, int]], int | None]
@@ -17,7 +17,7 @@ KINDS = st.tuples(st.integers(0, 30), st.integers(1, 9))
 
 
 @st.composite
-def roads(draw: st.DrawFn) -> World:
+def sequences(draw: st.DrawFn) -> World:
     """Bytes and reads of a sequence, what stands between on device 0, the devices, and one that has to be used."""
     count = draw(st.integers(1, 9))
     sizes = draw(st.lists(st.integers(0, 12), min_size=count, max_size=count))
@@ -28,24 +28,24 @@ def roads(draw: st.DrawFn) -> World:
     return sizes, reads, between, devices, draw(st.sampled_from((None, 0)))
 
 
-def _lanes(devices: list[tuple[int, int]]) -> list[Lane]:
+def _groups(devices: list[tuple[int, int]]) -> list[DeviceGroup]:
     """Device 0 alone, since things stand on it; the others with their like."""
     alike: dict[tuple[int, int], list[int]] = {}
     for number, kind in list(enumerate(devices))[1:]:
         alike.setdefault(kind, []).append(number)
-    return [Lane((0,), *devices[0]), *(Lane(tuple(numbers), *kind) for kind, numbers in alike.items())]
+    return [DeviceGroup((0,), *devices[0]), *(DeviceGroup(tuple(numbers), *kind) for kind, numbers in alike.items())]
 
 
-def _road(sizes: list[int], reads: list[int], between: list[list[int]]) -> Road:
-    return Road(Sums.of(sizes, [0] * len(sizes)), [0, *accumulate(reads)], [tuple(one) for one in between], 7)
+def _sequence(sizes: list[int], reads: list[int], between: list[list[int]]) -> LayerSequence:
+    return LayerSequence(Sums.of(sizes, [0] * len(sizes)), [0, *accumulate(reads)], [tuple(one) for one in between], 7)
 
 
 def _time(
-    chain: Chain, sizes: list[int], reads: list[int], between: list[list[int]], devices: list[tuple[int, int]]
+    runs: DeviceRuns, sizes: list[int], reads: list[int], between: list[list[int]], devices: list[tuple[int, int]]
 ) -> int | None:
-    """The cost of one chain by walking along it; `None` where it does not fit."""
+    """The cost of one runs by walking along it; `None` where it does not fit."""
     walked, cost, start = [*between[0]], 0, 0
-    for number, end in chain:
+    for number, end in runs:
         room, rate = devices[number]
         if sum(sizes[start:end]) > room:
             return None
@@ -56,7 +56,7 @@ def _time(
     return cost + 7 * sum(one != other for one, other in pairwise(walked))
 
 
-def _every_chain(count: int, devices: int, *, ordered: bool) -> list[Chain]:
+def _every_order(count: int, devices: int, *, ordered: bool) -> list[DeviceRuns]:
     result = []
     for used in range(1, min(count, devices) + 1):
         orders = combinations(range(devices), used) if ordered else permutations(range(devices), used)
@@ -72,14 +72,14 @@ def _best(
     sizes, reads, between, devices, must = world
     times = [
         time
-        for one in _every_chain(len(sizes), len(devices), ordered=ordered)
+        for one in _every_order(len(sizes), len(devices), ordered=ordered)
         if (must is None or must in dict(one)) and (time := _time(one, sizes, reads, between, devices)) is not None
     ]
     return min(times, default=None)
 
 
-def _checked(found: tuple[int, Chain] | None, world: World, *, ordered: bool) -> Chain:
-    """Compare what was found with every chain, and return its devices; none where no chain holds everything."""
+def _checked(found: tuple[int, DeviceRuns] | None, world: World, *, ordered: bool) -> DeviceRuns:
+    """Compare what was found with every runs, and return its devices; none where no runs holds everything."""
     sizes, reads, between, devices, _ = world
     best = _best(world, ordered=ordered)
     if found is None:
@@ -90,23 +90,23 @@ def _checked(found: tuple[int, Chain] | None, world: World, *, ordered: bool) ->
     return made
 
 
-@given(roads())
+@given(sequences())
 def test_the_least_time_is_that_of_the_best_chain_of_any_devices_in_any_order(world: World) -> None:
     sizes, reads, between, devices, must = world
-    found = next(chains(_road(sizes, reads, between), _lanes(devices), must), None)
+    found = next(device_runs(_sequence(sizes, reads, between), _groups(devices), must), None)
     made = _checked(found, world, ordered=False)
     assert len(dict(made)) == len(made)
 
 
-@given(roads())
+@given(sequences())
 def test_with_too_many_kinds_the_least_time_is_that_of_the_best_chain_in_the_order_of_ids(world: World) -> None:
     sizes, reads, between, devices, must = world
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chain, "MOST_STEPS", 0)
-        found = next(chains(_road(sizes, reads, between), _lanes(devices), must), None)
+        patch.setattr(module, "MOST_STEPS", 0)
+        found = next(device_runs(_sequence(sizes, reads, between), _groups(devices), must), None)
     _checked(found, world, ordered=True)
 
 
 def test_of_equal_devices_the_lowest_are_used() -> None:
-    road = _road([5, 5], [1, 1], [[], [], []])
-    assert next(chains(road, [Lane((2, 3, 5), 5, 1)])) == (2 + 7, [(2, 1), (3, 2)])
+    sequence = _sequence([5, 5], [1, 1], [[], [], []])
+    assert next(device_runs(sequence, [DeviceGroup((2, 3, 5), 5, 1)])) == (2 + 7, [(2, 1), (3, 2)])

@@ -9,18 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from devpolicy._core.device import LARGEST_ID
+from devpolicy._core.errors import PolicyError, Unsatisfiable
 from devpolicy._core.host import Accelerator, Host
-from devpolicy._core.language.policy import Amount, Policy, Term
+from devpolicy._core.language.policy import Amount, DeviceSelector, Policy
+from devpolicy._core.memory.budgets import FREE_STEP
+from devpolicy._core.memory.sizing import context_of
 from devpolicy._core.model.tree import ModelTree
-from devpolicy._core.placement.plan import Plan
-from devpolicy._core.placement.seats import FREE_STEP
-from devpolicy._core.placement.sizing import context_of
+from devpolicy._core.placement.overflow import OVERFLOW
 from devpolicy._core.sizes import GIB, MIB, TIB, format_size
 
-Attempt = Callable[[Policy, Host], Plan | None]
-"""Plans with an altered policy and host, `None` where that is refused too."""
+if TYPE_CHECKING:
+    from devpolicy._core.placement.planner import PlacedModel
+
+Make = Callable[[Policy, Host], "PlacedModel"]
+"""Places the model with an altered policy and host. Raises where that is refused too."""
+Attempt = Callable[[Policy, Host], "PlacedModel | None"]
+"""The same, with `None` for a refusal."""
 
 _MOST_STEPS = 4 * TIB // FREE_STEP
 _MOST_DEVICES = 8
@@ -29,8 +36,17 @@ _LARGE = 5_000
 _LEAST_CONTEXT = 128
 
 
-def remedies(policy: Policy, tree: ModelTree, host: Host, attempt: Attempt) -> str:
+def suggestions(policy: Policy, tree: ModelTree, host: Host, make: Make) -> str:
     """Return the help of a refusal: each line one change that would do, the smallest first; empty where none would."""
+
+    def attempt(policy: Policy, host: Host) -> PlacedModel | None:
+        # Whether it fits is all that is asked: what fits in the order of ids fits in the fastest order.
+        policy = policy if policy.split == "never" else replace(policy, split="when-needed")
+        try:
+            return make(policy, host)
+        except (Unsatisfiable, PolicyError):  # on another host other rules apply
+            return None
+
     lines = list(_overflow(policy, host, attempt))
     if len(tree.modules) <= _LARGE:
         lines = [*_memory(policy, host, attempt), *_devices(policy, host, attempt), *lines]
@@ -40,7 +56,7 @@ def remedies(policy: Policy, tree: ModelTree, host: Host, attempt: Attempt) -> s
     return "\n".join([lines[0], *(f"or {line}" for line in lines[1:])]) if lines else ""
 
 
-def _present(policy: Policy, host: Host) -> Iterator[tuple[Term, list[Accelerator]]]:
+def _present(policy: Policy, host: Host) -> Iterator[tuple[DeviceSelector, list[Accelerator]]]:
     """The accelerator terms of `prefer` that name working devices of this host."""
     for term in policy.prefer:
         named = [one for one in host.devices(term.type) if term.names(one) and one.fault is None]
@@ -66,7 +82,7 @@ def _exactly(steps: int) -> str:
     return f"{size // MIB} MiB" if size < GIB else f"{size / GIB:g} GiB"
 
 
-def _with_host(attempt: Attempt, policy: Policy, change: Callable[[int], Host], steps: int) -> Plan | None:
+def _with_host(attempt: Attempt, policy: Policy, change: Callable[[int], Host], steps: int) -> PlacedModel | None:
     return attempt(policy, change(steps))
 
 
@@ -105,9 +121,10 @@ def _overflow(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
     if policy.overflow:
         return
     for places in (("cpu",), ("disk",), ("cpu", "disk")):
-        plan = attempt(replace(policy, overflow=tuple(Term(place) for place in places)), host)
-        if plan is not None:
-            kept = sum(unit.bytes for unit in plan.placements.values() if unit.rule == "overflow")
+        placed = attempt(replace(policy, overflow=tuple(DeviceSelector(place) for place in places)), host)
+        if placed is not None:
+            units, offloaded = placed.division.units, placed.solution.offloaded
+            kept = sum(units[at].resident for at, offload in offloaded.items() if offload.rule == OVERFLOW)
             written = f'"{places[0]}"' if len(places) == 1 else '["cpu", "disk"]'
             yield f"`overflow = {written}`, which keeps {format_size(kept)} there and is slower"
             return
@@ -118,7 +135,7 @@ def _share(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
         return
     least = int(policy.share.percent)
 
-    def larger(steps: int) -> Plan | None:
+    def larger(steps: int) -> PlacedModel | None:
         return attempt(replace(policy, share=Amount(percent=least + steps)), host)
 
     steps = _least(100 - least, larger)
@@ -129,7 +146,7 @@ def _share(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
 def _context(policy: Policy, tree: ModelTree, host: Host, attempt: Attempt) -> Iterator[str]:
     context = context_of(tree, policy.workload)
 
-    def shorter(steps: int) -> Plan | None:
+    def shorter(steps: int) -> PlacedModel | None:
         workload = replace(policy.workload, context=context - steps * _LEAST_CONTEXT)
         return attempt(replace(policy, workload=workload), host)
 
@@ -140,16 +157,16 @@ def _context(policy: Policy, tree: ModelTree, host: Host, attempt: Attempt) -> I
 
 
 def _cpu(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
-    cpu = Term("cpu")
+    cpu = DeviceSelector("cpu")
     if cpu in policy.prefer:
         return
     if attempt(replace(policy, prefer=(cpu,)), host) is not None:
         yield '`"cpu"` at the end of `prefer`'
-    elif attempt(replace(policy, prefer=(cpu,), overflow=(Term("disk"),)), host) is not None:
+    elif attempt(replace(policy, prefer=(cpu,), overflow=(DeviceSelector("disk"),)), host) is not None:
         yield '`"cpu"` at the end of `prefer`, with `overflow = "disk"`'
 
 
-def _least(most: int, attempt: Callable[[int], Plan | None]) -> int | None:
+def _least(most: int, attempt: Callable[[int], PlacedModel | None]) -> int | None:
     """Return the least step from 1 to `most` that succeeds, if more is never worse; `None` where `most` fails."""
     if most < 1 or attempt(most) is None:
         return None

@@ -6,9 +6,16 @@ import pytest
 from tests.worlds import device_map, machine, planned, small_llama
 
 from devpolicy import Accelerator, Host, ModelTree, Policy
-from devpolicy._core.language.policy import Term
+from devpolicy._core.language.policy import DeviceSelector
+from devpolicy._core.memory.budgets import (
+    DeviceBudget,
+    accelerator_budget,
+    cpu_budget,
+    disk_budget,
+    pool_reserved,
+)
 from devpolicy._core.model.tree import Module, Tensor
-from devpolicy._core.placement.seats import Seat, accelerator_seat, cpu_seat, disk_seat, find, pooled
+from devpolicy._core.placement.context import select_devices
 from devpolicy._core.verbs import plan_all
 from devpolicy.errors import Unsatisfiable
 
@@ -19,17 +26,17 @@ def _host(*, memory: int = 24 * GIB, free: int | None = None, unified: bool = Fa
     return Host([Accelerator("cuda", memory=memory, free=free, unified=unified)], memory="64 GiB", disk="100 GiB")
 
 
-def _seat(text: str, host: Host) -> Seat:
-    return accelerator_seat(host.accelerators[0], Policy.parse(f'prefer = "cuda"\n{text}'), host)
+def _budget(text: str, host: Host) -> DeviceBudget:
+    return accelerator_budget(host.accelerators[0], Policy.parse(f'prefer = "cuda"\n{text}'), host)
 
 
 # What is there.
 
 
 def test_by_default_an_accelerator_keeps_a_gibibyte_and_two_percent_free() -> None:
-    seat = _seat("", _host())
-    assert (seat.cap, seat.headroom) == (24 * GIB, GIB + 24 * GIB * 2 // 100)
-    assert seat.budget == seat.cap - seat.headroom
+    one = _budget("", _host())
+    assert (one.cap, one.headroom) == (24 * GIB, GIB + 24 * GIB * 2 // 100)
+    assert one.budget == one.cap - one.headroom
 
 
 def test_by_default_the_cpu_gives_nine_tenths_of_what_is_free_and_the_disk_all() -> None:
@@ -37,23 +44,26 @@ def test_by_default_the_cpu_gives_nine_tenths_of_what_is_free_and_the_disk_all()
         Policy.parse('prefer = "cpu"'),
         Host(memory="64 GiB", free="10 GiB", disk="100 GiB", disk_free="9 GiB"),
     )
-    assert (cpu_seat(policy, host).cap, cpu_seat(policy, host).headroom) == (9 * GIB, 0)
-    assert (disk_seat(policy, host).cap, disk_seat(policy, host).headroom) == (9 * GIB, 0)
+    assert (cpu_budget(policy, host).cap, cpu_budget(policy, host).headroom) == (9 * GIB, 0)
+    assert (disk_budget(policy, host).cap, disk_budget(policy, host).headroom) == (9 * GIB, 0)
 
 
 @pytest.mark.parametrize("free", [5 * GIB, 5 * GIB + 1, 5 * GIB + 255 * MIB, 5 * GIB + 256 * MIB - 1])
 def test_free_memory_is_taken_down_to_whole_steps_so_that_a_restart_plans_alike(free: int) -> None:
-    assert _seat("", _host(free=free)).cap == 5 * GIB
-    policy, host = Policy(prefer=(Term("cpu"),)), Host(memory="64 GiB", free=free, disk="100 GiB", disk_free=free)
-    assert (cpu_seat(policy, host).cap, disk_seat(policy, host).cap) == (5 * GIB * 9 // 10, 5 * GIB)
+    assert _budget("", _host(free=free)).cap == 5 * GIB
+    policy, host = (
+        Policy(prefer=(DeviceSelector("cpu"),)),
+        Host(memory="64 GiB", free=free, disk="100 GiB", disk_free=free),
+    )
+    assert (cpu_budget(policy, host).cap, disk_budget(policy, host).cap) == (5 * GIB * 9 // 10, 5 * GIB)
 
 
 def test_the_basis_is_what_is_free_unless_the_policy_says_total() -> None:
     host = _host(memory=24 * GIB, free=10 * GIB)
-    assert _seat('[memory.cuda]\ncap = "50%"\n', host).cap == 5 * GIB
-    assert _seat('[memory.cuda]\nbasis = "total"\ncap = "50%"\n', host).cap == 12 * GIB
+    assert _budget('[memory.cuda]\ncap = "50%"\n', host).cap == 5 * GIB
+    assert _budget('[memory.cuda]\nbasis = "total"\ncap = "50%"\n', host).cap == 12 * GIB
     odd = _host(memory=24 * GIB + 1, free=GIB)
-    assert _seat('[memory.cuda]\nbasis = "total"\n', odd).cap == 24 * GIB + 1, "a total has no steps"
+    assert _budget('[memory.cuda]\nbasis = "total"\n', odd).cap == 24 * GIB + 1, "a total has no steps"
 
 
 # What the policy says.
@@ -75,16 +85,16 @@ def test_the_basis_is_what_is_free_unless_the_policy_says_total() -> None:
     ],
 )
 def test_a_cap_is_an_amount_a_percentage_or_a_list_that_adds_up_and_at_most_the_basis(amount: str, wanted: int) -> None:
-    assert _seat(f"[memory]\ncuda = {amount}\n", _host()).cap == wanted
+    assert _budget(f"[memory]\ncuda = {amount}\n", _host()).cap == wanted
 
 
 def test_a_headroom_replaces_the_default_one_also_by_nothing() -> None:
-    assert _seat('[memory.cuda]\nheadroom = "0 B"\n', _host()).headroom == 0
-    assert _seat('[memory.cuda]\nheadroom = ["512 MiB", "1%"]\n', _host()).headroom == 512 * MIB + 24 * GIB // 100
+    assert _budget('[memory.cuda]\nheadroom = "0 B"\n', _host()).headroom == 0
+    assert _budget('[memory.cuda]\nheadroom = ["512 MiB", "1%"]\n', _host()).headroom == 512 * MIB + 24 * GIB // 100
 
 
 def test_a_headroom_above_the_cap_leaves_nothing() -> None:
-    assert _seat('[memory.cuda]\ncap = "1 GiB"\nheadroom = "2 GiB"\n', _host()).budget == -GIB
+    assert _budget('[memory.cuda]\ncap = "1 GiB"\nheadroom = "2 GiB"\n', _host()).budget == -GIB
 
 
 def test_what_is_said_of_a_device_goes_before_its_type_key_by_key() -> None:
@@ -94,7 +104,7 @@ def test_what_is_said_of_a_device_goes_before_its_type_key_by_key() -> None:
     )
     host = Host([Accelerator("cuda", memory="24 GiB", free="0 B") for _ in range(2)], memory="8 GiB")
     policy = Policy.parse(f'prefer = "cuda"\n{text}')
-    first, second = (accelerator_seat(one, policy, host) for one in host.accelerators)
+    first, second = (accelerator_budget(one, policy, host) for one in host.accelerators)
     assert (first.cap, second.cap) == (8 * GIB, 9 * GIB)
     assert first.headroom == second.headroom == MIB
     assert first.kv_cache == second.kv_cache == GIB
@@ -115,13 +125,19 @@ def test_a_term_finds_working_devices_in_order_and_says_why_it_finds_none() -> N
         [Accelerator("cuda", id=at, memory="8 GiB") for at in (5, 1, 3)], memory="8 GiB", faults={"xpu": "broken"}
     )
     policy = Policy.parse('prefer = "cuda"\navoid = "cuda:3"')
-    assert [str(seat) for seat in find(Term("cuda"), policy, host).seats] == ["cuda:1", "cuda:5"]
-    assert find(Term("cuda", 2), policy, host).reason == "the host has no `cuda:2`, it has `cuda:1`, `cuda:3`, `cuda:5`"
-    assert find(Term("cuda", 3), policy, host).reason == "`avoid` excludes `cuda:3`"
-    assert find(Term("mps"), policy, host).reason == "the host has no `mps` device"
-    assert find(Term("xpu"), policy, host).reason == "the `xpu` driver failed: broken"
-    assert find(Term("cuda", count=3), policy, host).reason == "needs 3 devices, the host has 2"
-    assert find(Term("cpu"), Policy.parse('prefer = "cpu"\navoid = "cpu"'), host).reason == "`avoid` excludes `cpu`"
+    assert [str(one) for one in select_devices(DeviceSelector("cuda"), policy, host).devices] == ["cuda:1", "cuda:5"]
+    assert (
+        select_devices(DeviceSelector("cuda", 2), policy, host).reason
+        == "the host has no `cuda:2`, it has `cuda:1`, `cuda:3`, `cuda:5`"
+    )
+    assert select_devices(DeviceSelector("cuda", 3), policy, host).reason == "`avoid` excludes `cuda:3`"
+    assert select_devices(DeviceSelector("mps"), policy, host).reason == "the host has no `mps` device"
+    assert select_devices(DeviceSelector("xpu"), policy, host).reason == "the `xpu` driver failed: broken"
+    assert select_devices(DeviceSelector("cuda", count=3), policy, host).reason == "needs 3 devices, the host has 2"
+    assert (
+        select_devices(DeviceSelector("cpu"), Policy.parse('prefer = "cpu"\navoid = "cpu"'), host).reason
+        == "`avoid` excludes `cpu`"
+    )
 
 
 # One pool for both sides.
@@ -129,16 +145,16 @@ def test_a_term_finds_working_devices_in_order_and_says_why_it_finds_none() -> N
 
 def test_an_integrated_accelerator_has_what_the_cpu_may_use_of_the_pool() -> None:
     host = Host([Accelerator("mps", memory="48 GiB")], memory="32 GiB", free="20 GiB")
-    seat = accelerator_seat(host.accelerators[0], Policy.parse('prefer = "mps"'), host)
-    assert seat.cap == 18 * GIB
+    one = accelerator_budget(host.accelerators[0], Policy.parse('prefer = "mps"'), host)
+    assert one.cap == 18 * GIB
     small = Policy.parse('prefer = "mps"\n[memory.cpu]\ncap = "10 GiB"\nheadroom = "4 GiB"\n')
-    assert accelerator_seat(host.accelerators[0], small, host).budget == 6 * GIB
+    assert accelerator_budget(host.accelerators[0], small, host).budget == 6 * GIB
 
 
 def test_what_one_side_of_a_pool_takes_its_other_side_does_not_have() -> None:
     unified = _host(unified=True)
-    assert pooled({"cuda:0": 3, "cpu": 4}, unified) == {"cuda:0": 7, "cpu": 7}
-    assert pooled({"cuda:0": 3, "cpu": 4}, _host()) == {"cuda:0": 3, "cpu": 4}
+    assert pool_reserved({"cuda:0": 3, "cpu": 4}, unified) == {"cuda:0": 7, "cpu": 7}
+    assert pool_reserved({"cuda:0": 3, "cpu": 4}, _host()) == {"cuda:0": 3, "cpu": 4}
 
 
 def _of(*gib: int) -> ModelTree:
@@ -183,7 +199,7 @@ def _cards(*cards: tuple[str, str]) -> Host:
 
 
 def _ids(policy: Policy, host: Host) -> list[int | None]:
-    return [seat.device.id for seat in find(policy.prefer[0], policy, host).seats]
+    return [one.device.id for one in select_devices(policy.prefer[0], policy, host).devices]
 
 
 def test_devices_that_must_be_alike_are_the_largest_group_where_no_number_is_asked() -> None:
@@ -215,7 +231,7 @@ def test_a_class_names_devices_by_what_they_are() -> None:
     assert _ids(Policy.parse(f'prefer = "big"\navoid = "ours"\n{CLASSES}'), host) == [2]
     assert _ids(Policy.parse(f'prefer = "ours"\n{CLASSES}'), host) == [1, 3]
     assert _ids(Policy.parse(f'prefer = {{ device = "big", count = 1 }}\n{CLASSES}'), host) == [1]
-    found = find(Policy.parse(f'prefer = "small"\n{CLASSES}').prefer[0], Policy(), _cards(("B", "80 GiB")))
+    found = select_devices(Policy.parse(f'prefer = "small"\n{CLASSES}').prefer[0], Policy(), _cards(("B", "80 GiB")))
     assert found.reason == "no device of the host is `small` (`cuda:0`: it has 80.0 GiB)"
 
 
@@ -225,16 +241,21 @@ def test_what_is_said_of_a_class_stands_between_the_device_and_its_type() -> Non
         '[memory.small]\nheadroom = "0 B"\n'
     )
     host = _cards(("A", "80 GiB"), ("A", "80 GiB"), ("A", "24 GiB"))
-    seats = find(Term("cuda"), Policy.parse(text), host).seats
-    assert [seat.cap for seat in seats] == [3 * GIB, 2 * GIB, 1 * GIB]
-    assert seats[2].headroom == 0
+    devices = select_devices(DeviceSelector("cuda"), Policy.parse(text), host).devices
+    assert [one.cap for one in devices] == [3 * GIB, 2 * GIB, 1 * GIB]
+    assert devices[2].headroom == 0
 
 
 def test_two_classes_that_disagree_on_a_device_are_refused_and_two_that_agree_are_not() -> None:
     text = f'prefer = "cuda"\n{CLASSES}[memory]\nbig = "2 GiB"\nours = "{{}}"\n'
-    assert [seat.cap for seat in find(Term("cuda"), Policy.parse(text.format("2 GiB")), _cards(("A", "80 GiB"))).seats]
+    assert [
+        one.cap
+        for one in select_devices(
+            DeviceSelector("cuda"), Policy.parse(text.format("2 GiB")), _cards(("A", "80 GiB"))
+        ).devices
+    ]
     with pytest.raises(Unsatisfiable, match="`cuda:0` is of `big` and of `ours`") as refused:
-        find(Term("cuda"), Policy.parse(text.format("3 GiB")), _cards(("A", "80 GiB")))
+        select_devices(DeviceSelector("cuda"), Policy.parse(text.format("3 GiB")), _cards(("A", "80 GiB")))
     assert refused.value.code == "DP306"
     assert refused.value.diagnostics[0].place is not None
 
@@ -242,8 +263,8 @@ def test_two_classes_that_disagree_on_a_device_are_refused_and_two_that_agree_ar
 def test_what_the_device_itself_says_settles_what_two_classes_disagree_on() -> None:
     """The way out that DP306 names."""
     text = f'prefer = "cuda"\n{CLASSES}[memory]\nbig = "2 GiB"\nours = "3 GiB"\n"cuda:0" = "4 GiB"\n'
-    seats = find(Term("cuda"), Policy.parse(text), _cards(("A", "80 GiB"))).seats
-    assert [seat.cap for seat in seats] == [4 * GIB]
+    devices = select_devices(DeviceSelector("cuda"), Policy.parse(text), _cards(("A", "80 GiB"))).devices
+    assert [one.cap for one in devices] == [4 * GIB]
 
 
 def test_a_rule_runs_modules_on_a_class() -> None:

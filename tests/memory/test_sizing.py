@@ -8,7 +8,7 @@ import pytest
 
 from devpolicy import ModelTree
 from devpolicy._core.language.policy import Workload
-from devpolicy._core.placement.sizing import size_model
+from devpolicy._core.memory.sizing import size_model
 
 GPT2 = ModelTree.load("gpt2")  # made for 1,024 tokens
 LLAMA = ModelTree.load("llama-3.2-1b")  # made for 131,072

@@ -1,7 +1,7 @@
 """Ways out where a component has no room beside others: what one change to another component would do.
 
 Owns the trials. Each plans all components again, with one thing altered, so what is suggested is known to work. What
-the component itself could change is `devpolicy._core.placement.remedy`'s.
+the component itself could change is `devpolicy._core.placement.suggestions`'s.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from devpolicy._core.errors import PolicyError, Unsatisfiable
 from devpolicy._core.language.layers import in_order
-from devpolicy._core.language.policy import Policy, Term
-from devpolicy._core.placement.joint import claims_of
+from devpolicy._core.language.policy import DeviceSelector, Policy
+from devpolicy._core.placement.joint import reserved_bytes
 from devpolicy._core.placement.planner import make_plan
 from devpolicy._core.toml.document import write_key
 
@@ -28,7 +28,7 @@ _LARGE = 5_000
 """Modules, in sum, above which nothing is tried: nobody waits that long."""
 
 
-def ways(host: Host, request: Request, tree: ModelTree | None, others: Sequence[Placed]) -> Iterator[str]:
+def joint_suggestions(host: Host, request: Request, tree: ModelTree | None, others: Sequence[Placed]) -> Iterator[str]:
     """Yield each change that makes room for a request beside `others`: one of them on the CPU, another order."""
     trees = [tree, *(one.tree for one in others)]
     if sum(len(one.modules) for one in trees if one is not None) > _LARGE:
@@ -38,7 +38,8 @@ def ways(host: Host, request: Request, tree: ModelTree | None, others: Sequence[
     own = [one.plan.component for one in others if one.request.policy == policy and one.plan.component in named]
     for other in own[:_MOST_TRIED]:
         entries = tuple(
-            replace(entry, prefer=(Term("cpu"),)) if entry.name == other else entry for entry in policy.components
+            replace(entry, prefer=(DeviceSelector("cpu"),)) if entry.name == other else entry
+            for entry in policy.components
         )
         if _fit(host, replace(policy, components=entries), request, tree, others):
             yield f'`prefer = "cpu"` in {_table(other)}'
@@ -62,7 +63,7 @@ def _fit(host: Host, policy: Policy, request: Request, tree: ModelTree | None, o
         for name in (name for name in in_order(policy, asked) if name in asked):
             one, its_tree = asked[name]
             options = {"component": name, "cls": one.cls, "target": one.target}
-            plans.append(make_plan(policy, its_tree, host, **options, claims=claims_of(plans), advise=False))
+            plans.append(make_plan(policy, its_tree, host, **options, reserved=reserved_bytes(plans), advise=False))
     except (Unsatisfiable, PolicyError):
         return False
     return True

@@ -1,0 +1,163 @@
+"""How many bytes a plan may ask of each device of a host.
+
+Owns `[memory]` at work: basis, cap, headroom, reserve and share, and what one pool for CPU and accelerator changes.
+It knows no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from devpolicy._core.device import Device, DeviceType
+from devpolicy._core.errors import Diagnostic, Unsatisfiable
+from devpolicy._core.host import Accelerator, Host
+from devpolicy._core.language.policy import Amount, DeviceSelector, MemoryRule, Policy
+from devpolicy._core.sizes import GIB, MIB
+
+FREE_STEP = 256 * MIB
+"""Free memory is rounded down to a multiple of this, so that a restart of the same machine gives the same plan."""
+
+DEFAULT_HEADROOM = Amount(size=GIB, percent=2)
+DEFAULT_CPU_CAP = Amount(percent=90)
+_WHOLE = Amount(percent=100)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceBudget:
+    """One device that may execute or store something, and what may be asked of it, in bytes."""
+
+    device: Device
+    cap: int
+    headroom: int
+    kv_cache: int | None = None
+    """Replaces the derived KV cache."""
+    activations: int | None = None
+    """Replaces the derived activations."""
+    unified: bool = False
+    used_by_others: int = 0
+    """Reserved by components planned before."""
+    share: Amount | None = None
+    """The largest percentage of the budget that the component itself may take."""
+
+    @property
+    def own(self) -> int:
+        """Bytes below the headroom that the component may take by its share, whatever others use."""
+        usable = self.cap - self.headroom
+        return usable if self.share is None else self.share.of(max(0, usable))
+
+    @property
+    def budget(self) -> int:
+        """Bytes below the headroom that others have left, and that the component's share allows."""
+        return min(self.own, self.cap - self.headroom - self.used_by_others)
+
+    def with_reserved(self, reserved: Mapping[str, int]) -> DeviceBudget:
+        """Return this budget with what other components have `reserved` of it, in bytes by device."""
+        size = reserved.get(str(self), 0)
+        return replace(self, used_by_others=size) if size else self
+
+    def __str__(self) -> str:
+        return str(self.device)
+
+
+def device_of(one: Accelerator) -> Device:
+    """Return the device by which plans name an accelerator."""
+    return Device(DeviceType.from_str(one.type), None if one.type == "mps" else one.id)
+
+
+def accelerator_budget(one: Accelerator, policy: Policy, host: Host) -> DeviceBudget:
+    """Return the budget of one accelerator under the policy's `[memory]`."""
+    rule = _memory_rule(policy, one)
+    total, free = one.memory, one.free
+    if one.unified:
+        # One pool and one budget: what the CPU's side has taken, or may not take, is not there for the accelerator.
+        total, free = min(total, host.memory), min(free, host.free)
+    made = _budget(device_of(one), rule, total, free, policy)
+    headroom = (DEFAULT_HEADROOM if rule.headroom is None else rule.headroom).of(_basis(rule, total, free))
+    if not one.unified:
+        return replace(made, headroom=headroom)
+    cpu = cpu_budget(policy, host)
+    cap = min(made.cap, cpu.cap)
+    return replace(made, cap=cap, headroom=max(headroom, cap - (cpu.cap - cpu.headroom)), unified=True)
+
+
+def cpu_budget(policy: Policy, host: Host) -> DeviceBudget:
+    """Return the budget of the CPU's memory."""
+    rule = _memory_rule(policy, "cpu")
+    return _budget(Device.cpu(), rule, host.memory, host.free, policy, DEFAULT_CPU_CAP)
+
+
+def disk_budget(policy: Policy, host: Host) -> DeviceBudget:
+    """Return the budget of the disk: what may be written there."""
+    rule = _memory_rule(policy, "disk")
+    return replace(_budget(Device.disk(), rule, host.disk, host.disk_free, policy), kv_cache=None, activations=None)
+
+
+def _budget(
+    device: Device, rule: MemoryRule, total: int, free: int, policy: Policy, default_cap: Amount = _WHOLE
+) -> DeviceBudget:
+    basis = _basis(rule, total, free)
+    return DeviceBudget(
+        device,
+        cap=min(basis, (rule.cap or default_cap).of(basis)),
+        headroom=rule.headroom.of(basis) if rule.headroom else 0,
+        kv_cache=None if rule.kv_cache is None else rule.kv_cache.of(basis),
+        activations=None if rule.activations is None else rule.activations.of(basis),
+        share=policy.share,
+    )
+
+
+def _basis(rule: MemoryRule, total: int, free: int) -> int:
+    return total if rule.basis == "total" else free - free % FREE_STEP
+
+
+def pool_reserved(reserved: Mapping[str, int], host: Host) -> Mapping[str, int]:
+    """Return `reserved`, in bytes by device, with all sides of a pool that devices share given the pool's sum."""
+    sides = [str(device_of(one)) for one in host.accelerators if one.unified]
+    if not sides:
+        return reserved
+    sides.append("cpu")
+    return {**reserved, **dict.fromkeys(sides, sum(reserved.get(side, 0) for side in sides))}
+
+
+_KEYS = ("basis", "cap", "headroom", "kv_cache", "activations")
+
+
+def _memory_rule(policy: Policy, what: Accelerator | str) -> MemoryRule:
+    """Merge the entries of `[memory]` for a device key by key: its own before its classes' before its type's.
+
+    Raises `Unsatisfiable`, DP306, where two of its classes disagree on a key that the device itself does not set.
+    """
+    merged = MemoryRule(DeviceSelector(what if isinstance(what, str) else what.type))
+    if not policy.memory:
+        return merged
+    by: dict[str, MemoryRule] = {}
+    for rule in sorted(policy.memory, key=_rank, reverse=True):
+        if rule.term.type != what if isinstance(what, str) else not rule.term.names(what):
+            continue
+        for key in _KEYS:
+            value = getattr(rule, key)
+            if value is None:
+                continue
+            other = by.setdefault(key, rule)
+            if _rank(other) == _rank(rule) and getattr(other, key) != value:
+                name = what if isinstance(what, str) else str(device_of(what))
+                raise Unsatisfiable(_disagreement(name, key, other, rule))
+    return replace(merged, **{key: getattr(rule, key) for key, rule in by.items()})
+
+
+def _rank(rule: MemoryRule) -> int:
+    """How specific an entry of `[memory]` is: a type, a class, a device."""
+    return 2 if rule.term.id is not None else 1 if rule.term.cls is not None else 0
+
+
+def _disagreement(device: str, key: str, one: MemoryRule, other: MemoryRule) -> Diagnostic:
+    where = f" at {one.place}" if one.place else ""
+    return Diagnostic(
+        "DP306",
+        f"`{device}` is of `{one.term}` and of `{other.term}`, and they set different values for its `{key}`",
+        other.place,
+        "the second",
+        notes=(f"`{one.term}` sets it{where}",),
+        help=f'set it for the device itself: `[memory."{device}"]`, or make the classes exclude each other',
+    )

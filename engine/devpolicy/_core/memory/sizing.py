@@ -1,0 +1,85 @@
+"""How many bytes a model's parts take on a device, for one workload.
+
+Owns the arithmetic of weights, KV cache and activations. The figures for KV cache and activations are derived:
+`[memory.TERM] reserve` replaces them where someone has measured better ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from devpolicy._core.language.policy import Workload
+from devpolicy._core.model.tree import DTYPE_BITS, ModelTree
+
+DEFAULT_CONTEXT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Sizing:
+    """Bytes of one model under one workload. Lists run parallel to `tree.modules`."""
+
+    weights: list[int]
+    """Parameters that a module holds itself; a tied tensor counts at its first name."""
+    buffers: list[int]
+    """Buffers that a module holds itself. They stay where the module runs, also when its weights are offloaded."""
+    full_weights: list[int]
+    """Parameters that a module holds itself, tied ones in full: what has to be onloaded when it runs."""
+    kv_cache: list[int]
+    activations: int
+    """Needed once on each device that executes something."""
+    context: int
+    dtype: str
+
+
+def size_model(tree: ModelTree, workload: Workload) -> Sizing:
+    """Size `tree` in one pass over its tensors."""
+    repeated = {name for group in tree.ties for name in group[1:]}
+    count = len(tree.modules)
+    weights, buffers, full_weights = [0] * count, [0] * count, [0] * count
+    for position, module in enumerate(tree.modules):
+        for tensor in module.tensors:
+            size = tensor.bytes_as(workload.dtype)
+            full_name = f"{module.path}.{tensor.name}" if repeated and module.path else tensor.name
+            counted = 0 if full_name in repeated else size
+            if tensor.buffer:
+                buffers[position] += counted
+            else:
+                weights[position] += counted
+                full_weights[position] += size
+    kv_cache = [0] * count
+    for path, size in kv_caches(tree, workload):
+        kv_cache[tree.index[path]] += size
+    context, dtype = context_of(tree, workload), compute_dtype(tree, workload)
+    return Sizing(weights, buffers, full_weights, kv_cache, activation_bytes(tree, workload), context, dtype)
+
+
+def kv_caches(tree: ModelTree, workload: Workload) -> Iterator[tuple[str, int]]:
+    """Yield each KV cache of a model as the path of its module and its bytes."""
+    context = context_of(tree, workload)
+    # The state of a recurrent layer has a dtype of its own, whatever keys and values have.
+    dtype = workload.kv_dtype or compute_dtype(tree, workload)
+    for cache in tree.kv_cache:
+        tokens = min(context, cache.window) if cache.window else context
+        yield cache.module, cache.values * tokens * workload.batch * DTYPE_BITS[cache.dtype or dtype] // 8
+
+
+def activation_bytes(tree: ModelTree, workload: Workload) -> int:
+    """Return the bytes of activations that each device needs which executes anything."""
+    scalars = tree.activation_elements_per_token * context_of(tree, workload) + tree.logits_elements
+    return workload.batch * scalars * DTYPE_BITS[compute_dtype(tree, workload)] // 8
+
+
+def context_of(tree: ModelTree, workload: Workload) -> int:
+    """Return the tokens of a sequence, the answer included: as stated, else the smaller of 4096 and the model's.
+
+    Where only the answer is stated, the sequence holds it, behind a prompt of one token at least.
+    """
+    if workload.context is not None:
+        return workload.context
+    return max(min(DEFAULT_CONTEXT, tree.context or DEFAULT_CONTEXT), (workload.new_tokens or 0) + 1)
+
+
+def compute_dtype(tree: ModelTree, workload: Workload) -> str:
+    """Return the dtype that a model computes in: the policy's, else its configuration's, else its first float's."""
+    return workload.dtype or tree.default_dtype or "float32"

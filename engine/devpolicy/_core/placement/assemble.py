@@ -1,0 +1,114 @@
+"""The plan of a model that was placed.
+
+Owns what a plan says of each unit, its device map, what loading needs to know, and the prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from devpolicy._core.cost.prediction import Prediction
+from devpolicy._core.device import ComponentDevice, Device, DeviceMap, DeviceType
+from devpolicy._core.errors import Diagnostic
+from devpolicy._core.language.policy import DeviceSelector, Policy
+from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.placement.context import PlacementContext
+from devpolicy._core.placement.divide import Division
+from devpolicy._core.placement.ledger import Budget
+from devpolicy._core.placement.maps import device_map
+from devpolicy._core.placement.overflow import OVERFLOW
+from devpolicy._core.placement.plan import Load, Placement, Placements, Plan, Trace
+from devpolicy._core.placement.search import Solution
+
+
+def assemble(
+    selector: DeviceSelector,
+    division: Division,
+    context: PlacementContext,
+    solution: Solution,
+    ledger: Mapping[str, Budget],
+    component: str | None,
+    warnings: tuple[Diagnostic, ...],
+    trace: Trace,
+) -> Plan:
+    """Return the plan. `selector` is the entry of `prefer` that fits. Raises `Unsatisfiable` (DP403) for its map."""
+    units, count = division.units, len(set(solution.device))
+    stored: list[Device] = []
+    placements: dict[str, Placement] = {}
+    for at, unit in enumerate(units):
+        runs_on = context.devices[solution.device[at]].device
+        offload = solution.offloaded.get(at)
+        device = Device.from_str(offload.place) if offload else runs_on
+        stored.append(device)
+        rule, reason = _why(selector, context, solution, at, count)
+        placements[unit.path] = Placement(device, runs_on, rule, reason, unit.weights + unit.buffers)
+    entries = device_map(context.tree, units, stored) if units else {"": context.devices[solution.main].device}
+    single = entries.get("")
+    rewritten = sum(units[at].rewritten for at, offload in solution.offloaded.items() if offload.place == "disk")
+    policy = context.policy
+    return Plan(
+        component=component,
+        target=context.target.name,
+        device=ComponentDevice.from_multiple(DeviceMap(entries))
+        if single is None or single.type is DeviceType.DISK
+        else ComponentDevice.from_single(single),
+        placements=Placements(placements),
+        ledger=ledger,
+        warnings=warnings,
+        load=_load(policy, context.tree, component, rewritten),
+        prediction=_prediction(division, context, solution),
+        trace=trace,
+    )
+
+
+def _load(policy: Policy, tree: ModelTree, component: str | None, rewritten: int) -> Load:
+    """Return what a consumer is told for loading: what the policy asks for, and what the bytes were counted for."""
+    return Load(
+        dtype=policy.workload.dtype,
+        offload_folder=_folder(policy.disk_path, component) if rewritten else None,
+        rewritten=rewritten,
+        model_dtype=None if policy.workload.dtype else tree.default_dtype,
+        attention=tree.loading.attention,
+        experts=tree.loading.experts,
+    )
+
+
+def _prediction(division: Division, context: PlacementContext, solution: Solution) -> Prediction | None:
+    """Return what is predicted, where the plan was chosen by it: under `fastest`, and where `overflow` took part."""
+    places = {at: offload.place for at, offload in solution.offloaded.items()}
+    if context.policy.split != "fastest" and all(one.rule != OVERFLOW for one in solution.offloaded.values()):
+        return None
+    costs, rates, used = context.costs, context.rates, sorted(set(solution.device))
+    times = costs.times(division.units, solution.device, places, rates, link=context.link)
+    bandwidths = {str(context.devices[number]): context.bandwidths[number] for number in used}
+    return costs.prediction(times, bandwidths, set(places.values()))
+
+
+def _folder(path: str | None, component: str | None) -> str | None:
+    """Return the folder of one component's rewritten weights.
+
+    transformers names a file there by its tensor, so two models in one folder would overwrite each other's weights, and
+    answer with them.
+    """
+    if path is None or component is None:
+        return path
+    from urllib.parse import quote  # not needed before, and slow to import
+
+    name = quote(component, safe="", errors="surrogatepass")
+    # Empty, `.` and `..` name no folder of their own; quoting never gives what is written for them.
+    return f"{path}/{name}" if name.strip(".") else f"{path}/%{name}"
+
+
+def _why(
+    selector: DeviceSelector, context: PlacementContext, solution: Solution, at: int, count: int
+) -> tuple[str, str]:
+    offload, rule = solution.offloaded.get(at), solution.ruled.get(at)
+    if offload is not None:
+        return offload.rule, offload.reason
+    device = context.devices[solution.device[at]]
+    if rule is not None:
+        return rule.name, rule.reason or f"rule `{rule.name}` runs it on `{device}`"
+    if at in solution.runs_on_main:
+        return "prefer", f"{solution.runs_on_main[at]} `{device}`"
+    share = "the only device that is needed" if count == 1 else f"one of {count} that share the model"
+    return "prefer", f"`{selector}` serves; `{device}` is {share}"

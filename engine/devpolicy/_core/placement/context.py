@@ -1,0 +1,191 @@
+"""What one attempt to place a model has: devices with their budgets, the consumer, the policy, sizes and costs.
+
+Owns the selection of devices: which ones a selector names on a host, without avoided and faulty ones, or why there are
+none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from devpolicy._core.cost.speeds import Speeds, bandwidth_of
+from devpolicy._core.cost.times import Costs, per_byte
+from devpolicy._core.device import DeviceType
+from devpolicy._core.host import Accelerator, Host
+from devpolicy._core.language.devices import alike
+from devpolicy._core.language.policy import DeviceSelector, Policy
+from devpolicy._core.memory.budgets import DeviceBudget, accelerator_budget, cpu_budget, disk_budget
+from devpolicy._core.memory.sizing import Sizing
+from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.placement.targets import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The devices that a selector names on a host, or why there are none."""
+
+    devices: tuple[DeviceBudget, ...] = ()
+    reason: str = ""
+
+
+def select_devices(selector: DeviceSelector, policy: Policy, host: Host) -> Selection:
+    """Return the devices that a selector names, in id order, without avoided and faulty ones."""
+    if selector.type == "cpu":
+        if avoids(policy, "cpu"):
+            return Selection(reason="`avoid` excludes `cpu`")
+        return Selection((cpu_budget(policy, host),))
+    fault = host.fault(selector.type)
+    if fault is not None:
+        return Selection(reason=f"the `{selector.type}` driver failed: {fault}")
+    named = [one for one in host.devices(selector.type) if selector.names(one)]
+    if not named:
+        return Selection(reason=_none_of(selector, host))
+    working = [one for one in named if one.fault is None]
+    if not working:
+        faults = "; ".join(f"`{one.type}:{one.id}`: {one.fault}" for one in named)
+        return Selection(reason=f"no usable device ({faults})")
+    allowed = [one for one in working if not avoids(policy, one)]
+    if not allowed:
+        return Selection(reason=f"`avoid` excludes {_listed(f'{one.type}:{one.id}' for one in working)}")
+    if selector.same or selector.count:
+        allowed = alike(allowed, selector.same, selector.count)
+    if selector.count:
+        if len(allowed) < selector.count:
+            same = f" with the same {' and '.join(selector.same)}" if selector.same else ""
+            return Selection(reason=f"needs {selector.count} devices{same}, the host has {len(allowed)}")
+        allowed = allowed[: selector.count]
+    return Selection(tuple(accelerator_budget(one, policy, host) for one in allowed))
+
+
+def _none_of(selector: DeviceSelector, host: Host) -> str:
+    others = host.devices(selector.type)
+    if not others:
+        return f"the host has no `{selector.type}` device"
+    if selector.cls is not None:
+        unlike = ", ".join(f"`{one.type}:{one.id}`: {selector.cls.unlike(one)}" for one in others)
+        return f"no device of the host is `{selector}` ({unlike})"
+    return f"the host has no `{selector}`, it has {_listed(f'{one.type}:{one.id}' for one in others)}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def avoids(policy: Policy, what: Accelerator | str) -> bool:
+    """Whether `avoid` rules out an accelerator, or the CPU or the disk."""
+    if isinstance(what, str):
+        return any(selector.type == what for selector in policy.avoid)
+    return any(selector.names(what) for selector in policy.avoid)
+
+
+@dataclass(frozen=True)
+class PlacementContext:
+    """What one attempt to place a model has. Devices are spoken of by their numbers in `devices`."""
+
+    kind: str
+    """The type of device that the plan executes on."""
+    devices: tuple[DeviceBudget, ...]
+    """All usable devices of that type, in id order; a rule may name any of them."""
+    open: frozenset[int]
+    """The devices that the entry of `prefer` allows to the search."""
+    cpu: DeviceBudget
+    disk: DeviceBudget
+    target: Target
+    policy: Policy
+    host: Host
+    tree: ModelTree
+    sizing: Sizing
+
+    @cached_property
+    def costs(self) -> Costs:
+        """What the units cost in time."""
+        return Costs(self.tree, self.policy.workload, self.sizing, Speeds.of(self.host))
+
+    @cached_property
+    def bandwidths(self) -> tuple[int, ...]:
+        """Bytes per second that each device reads."""
+        return tuple(bandwidth_of(one.device, self.host) for one in self.devices)
+
+    @cached_property
+    def rates(self) -> tuple[int, ...]:
+        """Attoseconds that reading one byte takes on each device."""
+        return tuple(per_byte(bandwidth) for bandwidth in self.bandwidths)
+
+    @property
+    def unified(self) -> bool:
+        """Whether CPU and accelerators share one memory."""
+        return any(one.unified for one in self.devices)
+
+    @property
+    def link(self) -> bool:
+        """Whether what is offloaded comes over a link: not where everything is one memory."""
+        return self.kind != "cpu" and not self.unified
+
+    def named(self, selector: DeviceSelector) -> tuple[list[int], str]:
+        """Return the devices that a rule's selector names, and where there are none, why."""
+        selection = select_devices(selector, self.policy, self.host)
+        devices = {one.device for one in selection.devices}
+        return [number for number, one in enumerate(self.devices) if one.device in devices], selection.reason
+
+    def usable_with_main(self, main: int) -> set[int]:
+        """Return the devices that a plan may use with `main` as its main device while weights are offloaded.
+
+        accelerate takes as its main device the first of a Python set of the map's values, and onloads there what is
+        offloaded. Integers of one group of eight are in order in any such set; across groups, and for the
+        text that names devices other than CUDA's, the order is left to chance.
+        """
+        device = self.devices[main].device
+        if device.type is not DeviceType.GPU:
+            return {main}
+        group = (device.id or 0) // 8
+        return {
+            number for number, one in enumerate(self.devices) if number >= main and (one.device.id or 0) // 8 == group
+        }
+
+    def activations(self, number: int) -> int:
+        """Bytes of activations that a device needs once it executes anything."""
+        stated = self.devices[number].activations
+        return self.sizing.activations if stated is None else stated
+
+    def fixed(self, number: int) -> int:
+        """Bytes that a device needs before anything is placed on it: activations, and a KV cache that is reserved."""
+        return self.activations(number) + (self.devices[number].kv_cache or 0)
+
+    def needs(self, number: int, resident: int, kv_cache: int) -> int:
+        """Bytes that weights with their buffers and their KV cache add on a device."""
+        return resident + (kv_cache if self.devices[number].kv_cache is None else 0)
+
+
+def context_for(
+    selector: DeviceSelector,
+    selection: Selection,
+    policy: Policy,
+    host: Host,
+    target: Target,
+    tree: ModelTree,
+    sizing: Sizing,
+    reserved: Mapping[str, int],
+) -> PlacementContext:
+    """Return the context of an entry of `prefer`, given the devices that it selects and what others have reserved."""
+    # Rules may name any device of the type, the search only those of the entry.
+    whole_type = DeviceSelector(selector.type)
+    everywhere = (
+        selection if selector in (whole_type, DeviceSelector("cpu")) else select_devices(whole_type, policy, host)
+    )
+    named = selection.devices
+    unified = [one for one in named if one.unified]
+    return PlacementContext(
+        kind=selector.type,
+        devices=tuple(one.with_reserved(reserved) for one in everywhere.devices),
+        # Of the sides of one pool only one.
+        open=frozenset(at for at, one in enumerate(everywhere.devices) if one in named and one not in unified[1:]),
+        cpu=cpu_budget(policy, host).with_reserved(reserved),
+        disk=disk_budget(policy, host).with_reserved(reserved),
+        target=target,
+        policy=policy if target.maps else replace(policy, split="never"),
+        host=host,
+        tree=tree,
+        sizing=sizing,
+    )

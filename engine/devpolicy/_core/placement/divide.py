@@ -1,0 +1,222 @@
+"""A model divided into what is placed as a whole.
+
+Owns two things: which rules match each module (first match wins, over a module's own path and its ancestors'), and
+the division into units: blocks that stay whole, modules, pieces of a block that a rule cuts, and a container's own
+tensors. It knows no host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from devpolicy._core.language.policy import Rule
+from devpolicy._core.loading.dtypes import FLOAT32_IN
+from devpolicy._core.memory.sizing import Sizing
+from devpolicy._core.model.ranges import join
+from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.placement.matching import match, numbers
+
+RulePriority = tuple[int, ...]
+"""Positions of rules, in written order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What is placed as a whole: the modules `range(start, end)` of the tree, or one container's own tensors."""
+
+    path: str
+    start: int
+    end: int
+    direct_tensors_only: bool
+    """Only the tensors that the module at `start` holds itself; its children are units of their own."""
+    rules: RulePriority
+    """The rules that match it, up to the first final one."""
+    fallback_rules: RulePriority = ()
+    """The rules behind that one, which apply only where it would part tied tensors and is left out."""
+    block: int | None = None
+    """The position of the block that this is a piece of, where a rule cuts one."""
+    stack_end: int = 0
+    """For a piece of a block: the position behind the part of the model that runs the blocks, such as `model`."""
+    is_block: bool = False
+    weights: int = 0
+    buffers: int = 0
+    kv_cache: int = 0
+    onload_peak: int = 0
+    """Peak bytes onloaded at once while the unit is offloaded: one module with its ancestors' direct tensors."""
+    rewritten: int = 0
+    """Bytes that the consumer must write out before it can keep the unit on disk."""
+    float32: str = ""
+    """A tensor that loading keeps in float32 and that would be read from disk in the model's dtype."""
+
+    @property
+    def resident(self) -> int:
+        """Bytes on the device that stores and executes the unit, without KV cache."""
+        return self.weights + self.buffers
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """All units in execution order, and which rules matched and decided anything."""
+
+    units: tuple[Unit, ...]
+    matched: Mapping[int, int]
+    """For each rule that matches anything: how many modules."""
+    matching_rules: frozenset[int]
+    """The sets of rules that match modules with tensors, decided or not, as the bits of integers."""
+    tied: tuple[tuple[int, ...], ...] = ()
+    """Groups of units that share a tensor."""
+
+
+def divide(tree: ModelTree, rules: Sequence[Rule], sizing: Sizing) -> Division:
+    """Divide `tree` under `rules`. Linear in modules."""
+    natural = _natural_units(tree)
+    sizes = _subtree_sums(tree, sizing.weights) if any(rule.size for rule in rules) else []
+    matches = match(tree, rules, sizes, natural)
+    masks = matches.inherited(tree)
+    # Modules with equal masks share one priority, so that priorities are compared by identity.
+    cut = {mask: up_to_final(tuple(numbers(mask)), rules) for mask in set(masks)}
+    first: dict[RulePriority, RulePriority] = {}
+    priorities = {mask: (first.setdefault(rules, rules), fallback) for mask, (rules, fallback) in cut.items()}
+    units = _collect(tree, sizing, natural, [priorities[mask] for mask in masks])
+    holding = frozenset(mask for mask, module in zip(masks, tree.modules, strict=True) if module.tensors)
+    return Division(tuple(units), matches.counts, holding)
+
+
+def up_to_final(priority: RulePriority, rules: Sequence[Rule]) -> tuple[RulePriority, RulePriority]:
+    """Cut a priority behind its first final rule, so that equal first parts mean equal decisions."""
+    final = (length for length, at in enumerate(priority, start=1) if rules[at].on_exhausted == "error")
+    length = next(final, len(priority))
+    return priority[:length], priority[length:]
+
+
+_LISTS = frozenset({"ModuleList", "ModuleDict", "Sequential"})
+
+
+def _is_block(tree: ModelTree, position: int) -> bool:
+    """Whether a module is a block: of a no-split class, or where the model names none, an element of a list."""
+    cls = tree.modules[position].cls
+    if tree.no_split:
+        return cls in tree.no_split
+    return position > 0 and cls not in _LISTS and tree.modules[tree.parents[position]].cls in _LISTS
+
+
+def _natural_units(tree: ModelTree) -> list[bool]:
+    """Mark the modules that are units where no rule cuts them.
+
+    Blocks (the outermost), and modules without tensors below their own. A container that holds tensors itself
+    and has no block inside counts as a block too: its own forward mixes its tensors with its children's
+    outputs, which is safe only on one device. Where the model names no no-split classes, every container without a
+    block inside does.
+    """
+    count = len(tree.modules)
+    block = [_is_block(tree, position) for position in range(count)]
+    holds_block, holds_more = [False] * count, [False] * count
+    for position in range(count - 1, 0, -1):
+        parent, module = tree.parents[position], tree.modules[position]
+        if holds_block[position] or block[position]:
+            holds_block[parent] = True
+        if holds_more[position] or module.tensors:
+            holds_more[parent] = True
+    natural = [False] * count
+    position = 0
+    while position < count:
+        module = tree.modules[position]
+        mixing = position > 0 and not holds_block[position] and bool(module.tensors or not tree.no_split)
+        natural[position] = block[position] or not holds_more[position] or mixing
+        position = tree.subtree_end[position] if natural[position] else position + 1
+    return natural
+
+
+def _subtree_sums(tree: ModelTree, own: list[int]) -> list[int]:
+    sums = list(own)
+    for position in range(len(sums) - 1, 0, -1):
+        sums[tree.parents[position]] += sums[position]
+    return sums
+
+
+def _uniform(tree: ModelTree, priorities: Sequence[tuple[RulePriority, RulePriority]]) -> list[bool]:
+    """For each module whether one priority holds for all of its subtree; equal priorities are one object."""
+    uniform = [True] * len(priorities)
+    for position in range(len(priorities) - 1, 0, -1):
+        parent = tree.parents[position]
+        if not uniform[position] or priorities[position][0] is not priorities[parent][0]:
+            uniform[parent] = False
+    return uniform
+
+
+def _collect(
+    tree: ModelTree, sizing: Sizing, natural: list[bool], priorities: Sequence[tuple[RulePriority, RulePriority]]
+) -> list[Unit]:
+    """Walk the tree in order and return the units. Iterative: a tree may be deeper than the interpreter's stack."""
+    uniform = _uniform(tree, priorities)
+    units: list[Unit] = []
+    position, count = 0, len(tree.modules)
+    block: int | None = None
+    block_end = 0
+    # A cache may belong to a container that is no unit itself: the next unit takes it.
+    loose_cache = 0
+    while position < count:
+        if position >= block_end:
+            block = None
+        together = (natural[position] or block is not None) and uniform[position]
+        if natural[position] and not together and block is None:
+            block, block_end = position, tree.subtree_end[position]
+        end = tree.subtree_end[position] if together else position + 1
+        loose_cache += sum(sizing.kv_cache[position:end])
+        if any(module.tensors for module in tree.modules[position:end]):
+            rules, fallback_rules = priorities[position]
+            units.append(
+                Unit(
+                    tree.modules[position].path,
+                    position,
+                    end,
+                    direct_tensors_only=end < tree.subtree_end[position],
+                    rules=rules,
+                    fallback_rules=fallback_rules,
+                    block=block,
+                    stack_end=_stack_end(tree, block),
+                    is_block=natural[position] and end > position + 1,
+                    weights=sum(sizing.weights[position:end]),
+                    buffers=sum(sizing.buffers[position:end]),
+                    kv_cache=loose_cache,
+                    onload_peak=_onload_peak(tree, sizing, position, end),
+                    rewritten=sum(sizing.weights[at] for at in range(position, end) if not tree.modules[at].in_place),
+                    float32=_float32(tree, sizing, position, end),
+                )
+            )
+            loose_cache = 0
+        position = end
+    if units and loose_cache:
+        units[-1] = replace(units[-1], kv_cache=units[-1].kv_cache + loose_cache)
+    return units
+
+
+def _float32(tree: ModelTree, sizing: Sizing, start: int, end: int) -> str:
+    """Return the name of a tensor that accelerate would read from disk in another dtype than loading gives it.
+
+    It reads in the dtype that the model was built in. What loading keeps in float32 by name was not built so.
+    """
+    return next(
+        (
+            join(module.path, tensor.name)
+            for module in tree.modules[start:end]
+            if module.in_place
+            for tensor in module.tensors
+            if tensor.float32_in in ("float16", "half") and sizing.dtype in FLOAT32_IN[tensor.float32_in]
+        ),
+        "",
+    )
+
+
+def _stack_end(tree: ModelTree, block: int | None) -> int:
+    """Return the position behind the stack that a block is in, 0 where there is no block."""
+    return 0 if block is None else tree.subtree_end[max(0, tree.parents[max(0, tree.parents[block])])]
+
+
+def _onload_peak(tree: ModelTree, sizing: Sizing, start: int, end: int) -> int:
+    """Bytes onloaded at once: accelerate onloads what a module holds itself for as long as its forward runs."""
+    within = sizing.full_weights[start:end]
+    for position in range(start + 1, end):
+        within[position - start] += within[tree.parents[position] - start]
+    return max(within)
