@@ -194,6 +194,11 @@ CODES: dict[str, Code] = {
         "Transformers keeps some weights of a model in float32 (T5's `wo` in float16), and what stays on the disk is "
         "read in the model's dtype: the answers would not be those of the model. The CPU keeps them as they are.",
     ),
+    "DP414": Code(
+        "activations that are not known",
+        "The formula for activations is one of transformers, and the model is none: what it holds while it runs is not "
+        "counted. Say how much it is: `[memory.TERM] reserve`.",
+    ),
     "DP501": Code(
         "a rule that matches nothing",
         "No module of this model is matched by the rule. With another model it may be; with this one it is likely a "

@@ -163,14 +163,19 @@ def _place(
             continue
         outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "serves")]
         trace = Trace(tuple(outcomes), notes)
-        told = (*warnings, *policy.notices, *_findings_of_model(tree), *findings)
+        told = (*warnings, *policy.notices, *_findings_of_model(tree, policy), *findings)
         return PlacedModel(selector, division, context, attempt, solution, ledger, trace, told)
     raise Unsatisfiable(nothing_fits(policy, tree, refusals))
 
 
-def _findings_of_model(tree: ModelTree) -> list[Diagnostic]:
-    """Return what is to be said of a model whatever the policy is: that it is not all known, or not all stored."""
+def _findings_of_model(tree: ModelTree, policy: Policy) -> list[Diagnostic]:
+    """Return what is to be said of a model: that it is not all known, not all stored, or not all counted."""
     unlike = [Diagnostic("DP412", note, severity="warning") for note in tree.loading.notes]
+    reserved = any(rule.activations is not None for rule in policy.memory)
+    if "model_type" in dict(tree.metadata) and not tree.activation_elements_per_token and not reserved:
+        message = f"the activations of `{tree.name}` are not known, and counted as nothing"
+        help_ = 'measure them, and set them aside: `memory.cuda.reserve.activations = "2 GiB"`'
+        unlike.append(Diagnostic("DP414", message, help=help_, severity="warning"))
     if tree.incomplete_reason is None:
         return unlike
     message = f"the structure of `{tree.name}` is not known in full"
