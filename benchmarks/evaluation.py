@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from devpolicy import Host, ModelTree, Policy
+from devpolicy import Host, ModelTree, Policy, ResolvedPolicy
 from devpolicy._core.cost.speeds import Speeds, bandwidth_of
 from devpolicy._core.cost.times import ATTO, Costs, per_byte
 from devpolicy._core.language.policy import DeviceSelector, Workload
@@ -26,7 +26,7 @@ class Case:
 
     tree: ModelTree
     host: Host
-    policy: Policy
+    policy: ResolvedPolicy
 
     @property
     def kind(self) -> str:
@@ -128,10 +128,12 @@ def _number(name: str) -> int:
     return int(name.partition(":")[2] or 0)
 
 
-def policy_of(host: Host, split: str, *, context: int | None = None, batch: int = 1, overflow: bool = True) -> Policy:
+def policy_of(
+    host: Host, split: str, *, context: int | None = None, batch: int = 1, overflow: bool = True
+) -> ResolvedPolicy:
     """The policy of ours that is compared: the host's accelerators, and what does not fit elsewhere."""
     kind = next((one.type for one in host.accelerators), "cpu")
     text = f'prefer = "{kind}"\nsplit = "{split}"\n'
     workload = Workload(context=context, batch=batch)
-    policy = replace(Policy.parse(text), disk_path="offload", workload=workload)
+    policy = replace(Policy.parse(text).top, disk_path="offload", workload=workload)
     return replace(policy, overflow=(DeviceSelector("cpu"), DeviceSelector("disk"))) if overflow else policy

@@ -54,7 +54,7 @@ def our_plan(checkpoint: Path, host: Host, budget: int, context: int) -> Plan:
     [workload]
     context = {context}
     """
-    return make_plan(Policy.parse(text), ModelTree.load(checkpoint), host)
+    return make_plan(Policy.parse(text).for_host(host), ModelTree.load(checkpoint), host)
 
 
 def measure(checkpoint: Path, options: dict[str, Any], tokens: int, prompt: int) -> dict[str, float]:

@@ -50,7 +50,7 @@ def plan_tree(tree: ModelTree, budget: Mapping[Any, int], split: str) -> Mapping
         headroom = "0 B"
         reserve = {{ kv_cache = "0 B", activations = "0 B" }}
         """
-    )
+    ).top
     cards = [Accelerator("cuda", memory=room, free=room) for room in budget.values()]
     host = Host(accelerators=cards, memory="64 GiB", disk="1 TiB", os="linux", arch="x86_64")
     try:
@@ -234,7 +234,8 @@ def blocks_of(size: int) -> ModelTree:
 
 def aims(repeats: int) -> dict[str, tuple[float, str]]:
     """Return the slowest case of each aim, with what it was."""
-    splits = {split: Policy.parse(f'split = "{split}"\n{OVERFLOW}') for split in ("when-needed", "balanced", "fastest")}
+    names = ("when-needed", "balanced", "fastest")
+    splits = {split: Policy.parse(f'split = "{split}"\n{OVERFLOW}').top for split in names}
     eight = Host.load(EIGHT)
     cards = [Accelerator("cuda", memory=f"{size} GiB", name=name) for size, name in KINDS for _ in range(4)]
     mixed = Host(cards, memory="512 GiB", disk="8 TiB")

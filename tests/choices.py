@@ -14,8 +14,8 @@ from pathlib import Path
 from devpolicy import Host, Policy, Unsatisfiable
 from devpolicy._core.doctor.questions import QUESTIONS
 from devpolicy._core.model.tree import ModelTree
-from devpolicy._core.placement.planner import make_plan
 from devpolicy.testing import host_catalogue, simulate_host
+from tests.worlds import make_plan
 
 LIBRARIES = ("torch", "accelerate", "transformers", "haystack")
 DISTRIBUTIONS = {"haystack": "haystack-ai"}

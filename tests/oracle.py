@@ -354,7 +354,7 @@ def layers(policy: Any, component: str) -> list[Any]:
 def said(policy: Any, component: str, key: str) -> Any:
     """What the nearest layer says for a key: an entry, or the top of the policy."""
     found = [value for entry in layers(policy, component) if (value := getattr(entry, key)) is not None]
-    return (*found, getattr(policy, key))[0]
+    return (*found, getattr(policy.top, key))[0]
 
 
 def rules_of(policy: Any, component: str) -> list[Any]:
@@ -368,13 +368,14 @@ def avoided_by(policy: Any, component: str) -> set[Any]:
 
 def figure(policy: Any, component: str, key: str) -> Any:
     """A key of `[workload]`, by the nearest layer that has it."""
-    found = [dict(entry.workload)[key] for entry in layers(policy, component) if key in dict(entry.workload)]
-    return (*found, getattr(policy.workload, key))[0]
+    default = type(policy.workload)()
+    own = [getattr(entry.workload or default, key) for entry in layers(policy, component)]
+    return (*(value for value in own if value != getattr(default, key)), getattr(policy.workload, key))[0]
 
 
 def budget(policy: Any, component: str, term: Any, key: str) -> Any:
     """What `[memory]` says of a device for a key, by the nearest layer that says it."""
-    tables = [entry.memory for entry in [*layers(policy, component), policy]]
+    tables = [*(entry.memory.rules for entry in layers(policy, component)), policy.memory]
     found = [getattr(rule, key) for table in tables for rule in table if rule.term == term]
     return next((value for value in found if value is not None), None)
 

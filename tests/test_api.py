@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tools.trace_plan import DEFAULT, entered
 
 from devpolicy import (
     ComponentDevice,
@@ -22,6 +24,7 @@ from devpolicy import (
     DevPolicyWarning,
     Host,
     ModelTree,
+    Plan,
     Policy,
     PolicyError,
     Unsatisfiable,
@@ -31,6 +34,7 @@ from devpolicy import (
     use_policy,
 )
 from devpolicy._core import verbs
+from devpolicy._core.language import layers, profiles
 from devpolicy.errors import HostError, ModelError
 from devpolicy.testing import host_catalogue
 
@@ -57,7 +61,7 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> list[Host]:
 @pytest.fixture(autouse=True)
 def _without_the_variable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv(verbs.VARIABLE, raising=False)
-    monkeypatch.setattr(verbs.block, "_of_process", {})
+    monkeypatch.setattr(verbs.context, "_of_process", {})
     yield
 
 
@@ -84,7 +88,11 @@ def test_a_host_that_is_not_given_is_this_machine(probes: list[Host]) -> None:
 
 @pytest.mark.parametrize("wrong", [None, 7, b"cuda", ["cuda"], object()])
 def test_a_policy_of_a_wrong_type_is_refused(wrong: Any) -> None:
-    for verb in (lambda: plan(wrong, BERT, "1x24gb"), lambda: resolve(wrong, "1x24gb"), lambda: plan_all(wrong, {})):
+    for verb in (
+        lambda: plan(wrong, BERT, "1x24gb"),
+        lambda: resolve(wrong, host="1x24gb"),
+        lambda: plan_all(wrong, {}),
+    ):
         with pytest.raises(PolicyError, match="a policy is named by text or a path, not `"):
             verb()
 
@@ -154,45 +162,45 @@ def test_a_component_that_no_longer_fits_is_refused_beside_the_others() -> None:
 @given(st.sampled_from(sorted(host_catalogue())))
 def test_without_rules_the_choice_is_the_device_of_a_small_model(name: str) -> None:
     host = Host.load(name)
-    device = resolve(ANY, host)
+    device = resolve(ANY, host=host)
     assert device.to_torch_str().partition(":")[0] in {"cuda", "xpu", "mps", "cpu"}
     assert host.fault(device.to_torch_str().partition(":")[0]) is None
     if name != "faulty/nearly-full":  # the choice knows no size, and the first card there is nearly full
-        assert resolve(ANY, host, model=BERT) == device
+        assert resolve(ANY, host=host, model=BERT) == device
 
 
 def test_a_choice_says_which_rules_it_leaves_out() -> None:
     with pytest.warns(
         DevPolicyWarning, match=r"(?s)warning\[DP504\].*without a model only the device is chosen"
     ) as told:
-        assert resolve(HEAD, "1x24gb") == ComponentDevice.from_str("cuda:0")
+        assert resolve(HEAD, host="1x24gb") == ComponentDevice.from_str("cuda:0")
     assert [warning.filename for warning in told] == [__file__], "the warning is not told to the caller"
 
 
 def test_a_strict_choice_refuses_to_leave_rules_out() -> None:
     with pytest.raises(Unsatisfiable, match=r"error\[DP504\]") as refused:
-        resolve(HEAD, "1x24gb", strict=True)
+        resolve(HEAD, host="1x24gb", strict=True)
     assert refused.value.code == "DP504"
-    assert resolve(ANY, "1x24gb", strict=True) == ComponentDevice.from_str("cuda:0")
+    assert resolve(ANY, host="1x24gb", strict=True) == ComponentDevice.from_str("cuda:0")
 
 
 def test_with_a_model_it_is_the_device_of_the_whole_plan() -> None:
-    device = resolve(HEAD, "2x24gb", model=LLAMA, component="generator")
+    device = resolve(HEAD, host="2x24gb", model=LLAMA, component="generator")
     assert device == plan(HEAD, LLAMA, "2x24gb", component="generator").device
     assert device.to_hf() == {"model": 0, "lm_head": "disk"}
 
 
 def test_a_rule_that_matches_nothing_is_told_to_the_caller_too() -> None:
     with pytest.warns(DevPolicyWarning, match=r"warning\[DP501\]: rule `offload.lm_head` matches nothing") as told:
-        resolve(HEAD, "1x24gb", model=BERT)
+        resolve(HEAD, host="1x24gb", model=BERT)
     assert [warning.filename for warning in told] == [__file__]
     with pytest.raises(Unsatisfiable, match=r"error\[DP501\]"):
-        resolve(HEAD, "1x24gb", model=BERT, strict=True)
+        resolve(HEAD, host="1x24gb", model=BERT, strict=True)
 
 
 def test_a_choice_that_the_host_cannot_make_is_refused() -> None:
     with pytest.raises(Unsatisfiable) as refused:
-        resolve("offload-lm-head", "cpu-only")
+        resolve("offload-lm-head", host="cpu-only")
     assert refused.value.code == "DP301"
 
 
@@ -271,7 +279,7 @@ def test_every_verb_takes_the_host_of_the_block(probes: list[Host]) -> None:
         assert plan("offload-lm-head", LLAMA) == plan("offload-lm-head", LLAMA, "2x24gb")
         assert plan_all(ANY, {"one": LLAMA}) == plan_all(ANY, {"one": LLAMA}, "2x24gb")
         assert resolve(ANY) == ComponentDevice.from_policy(ANY) == ComponentDevice.from_str("cuda:0")
-        assert resolve(ANY, "macbook-m3-36gb") == ComponentDevice.from_str("mps"), "the host given did not win"
+        assert resolve(ANY, host="macbook-m3-36gb") == ComponentDevice.from_str("mps"), "the host given did not win"
         assert ComponentDevice.from_policy(ANY, host="cpu-only") == ComponentDevice.from_str("cpu")
     assert not probes
 
@@ -279,13 +287,13 @@ def test_every_verb_takes_the_host_of_the_block(probes: list[Host]) -> None:
 def test_what_was_resolved_in_a_block_is_seen_by_the_next_and_by_no_other_block() -> None:
     cuda = Policy.parse('prefer = ["cuda:0", "cuda:1"]')
     with use_policy(cuda, "2x24gb"):
-        first = ComponentDevice.from_policy(cuda, "first", LLAMA)
-        second = ComponentDevice.from_policy(cuda, "second", LLAMA)
+        first = ComponentDevice.from_policy(cuda, LLAMA, component="first")
+        second = ComponentDevice.from_policy(cuda, LLAMA, component="second")
         assert (first.to_torch_str(), second.to_torch_str()) == ("cuda:0", "cuda:1")
         with pytest.raises(Unsatisfiable):
-            ComponentDevice.from_policy(cuda, "third", LLAMA)
+            ComponentDevice.from_policy(cuda, LLAMA, component="third")
         with use_policy(cuda, "2x24gb"):
-            assert ComponentDevice.from_policy(cuda, "third", LLAMA).to_torch_str() == "cuda:0"
+            assert ComponentDevice.from_policy(cuda, LLAMA, component="third").to_torch_str() == "cuda:0"
 
 
 def test_what_is_resolved_in_a_block_is_what_plan_all_plans() -> None:
@@ -402,7 +410,7 @@ def test_threads_that_share_the_policy_of_a_process_share_its_probe_and_its_clai
     for thread in threads:
         thread.join(60)
     assert len(probes) == 1
-    (active,) = verbs.block._of_process.values()
+    (active,) = verbs.context._of_process.values()
     ledgers = [one.plan.ledger["cpu"] for one in active.joint.placed]
     assert sum(ledger.used - ledger.others for ledger in ledgers) == count * taken
 
@@ -472,7 +480,7 @@ def test_the_policy_of_a_process_is_read_once(
 
 def test_the_verbs_read_no_variable(monkeypatch: pytest.MonkeyPatch, probes: list[Host]) -> None:
     monkeypatch.setenv(verbs.VARIABLE, "no-such-policy")
-    assert plan(ANY, BERT, "1x24gb").device == resolve(ANY, "1x24gb") == ComponentDevice.from_str("cuda:0")
+    assert plan(ANY, BERT, "1x24gb").device == resolve(ANY, host="1x24gb") == ComponentDevice.from_str("cuda:0")
     assert resolve(ANY) == ComponentDevice.from_str("cpu")
 
 
@@ -482,7 +490,7 @@ def test_the_verbs_read_no_variable(monkeypatch: pytest.MonkeyPatch, probes: lis
 def test_a_component_s_device_comes_from_a_catalogue_name_or_a_tree() -> None:
     expected = {"model": 0, "lm_head": "disk"}
     for model in ("llama-3.1-8b", LLAMA):
-        device = ComponentDevice.from_policy("offload-lm-head", "generator", model, host=Host.load("1x24gb"))
+        device = ComponentDevice.from_policy("offload-lm-head", model, Host.load("1x24gb"), component="generator")
         assert device.to_hf() == expected
 
 
@@ -532,7 +540,7 @@ EXPERTS = Policy.parse('prefer = "cuda"\nmemory.disk.path = "kept"\n[[rule]]\ncl
 
 @given(st.lists(st.text(max_size=6) | st.sampled_from(NAMES), min_size=2, max_size=4, unique=True))
 def test_no_two_components_rewrite_weights_into_one_folder(names: list[str]) -> None:
-    made = [plan(EXPERTS, MIXTRAL, "4x80gb", component=name).load.offload_folder for name in names]
+    made = [plan(EXPERTS, MIXTRAL, "4x80gb", component=name).loading.offload_folder for name in names]
     assert len(set(made)) == len(names)
     for folder in made:
         assert folder is not None
@@ -542,4 +550,91 @@ def test_no_two_components_rewrite_weights_into_one_folder(names: list[str]) -> 
 
 
 def test_a_model_of_no_component_has_the_folder_itself() -> None:
-    assert plan(EXPERTS, MIXTRAL, "4x80gb").load.offload_folder == "kept"
+    assert plan(EXPERTS, MIXTRAL, "4x80gb").loading.offload_folder == "kept"
+
+
+# The order of arguments: policy, model, host.
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: plan(ANY, "1x24gb", "gpt2"),
+        lambda: plan(ANY, "1x24gb"),
+        lambda: resolve(ANY, "1x24gb"),
+        lambda: resolve(ANY, Host.load("1x24gb")),
+        lambda: resolve(ANY, BERT, BERT),
+        lambda: plan(ANY, BERT, "gpt2"),
+        lambda: plan_all(ANY, {"a": "1x24gb"}, "1x24gb"),
+        lambda: ComponentDevice.from_policy(ANY, "1x24gb"),
+    ],
+)
+def test_a_host_for_a_model_and_the_reverse_say_the_order(call: Any) -> None:
+    with pytest.raises((ModelError, HostError), match="the order is policy, model, host"):
+        call()
+
+
+def test_every_verb_takes_policy_model_host_in_this_order() -> None:
+    wanted = plan(ANY, BERT, "macbook-m3-36gb").device
+    assert resolve(ANY, BERT, "macbook-m3-36gb") == ComponentDevice.from_policy(ANY, BERT, "macbook-m3-36gb") == wanted
+    for verb in (plan, plan_all, resolve, ComponentDevice.from_policy):
+        kinds = [one.kind for one in inspect.signature(verb).parameters.values()]
+        assert kinds[3:] == [inspect.Parameter.KEYWORD_ONLY] * len(kinds[3:])
+
+
+def test_a_resolved_policy_is_no_policy_of_a_verb() -> None:
+    with pytest.raises(PolicyError, match="resolved for one host already"):
+        plan(Policy.load("offload-lm-head").for_host(Host.load("1x24gb")), LLAMA)  # type: ignore[arg-type]
+
+
+def test_a_policy_is_asked_on_a_host_and_says_how_one_is_had() -> None:
+    with pytest.raises(PolicyError, match=r"write `Host\.load\('1x24gb'\)`"):
+        Policy.load("offload-lm-head").for_host("1x24gb")  # type: ignore[arg-type]
+
+
+def test_a_policy_is_read_and_merged_once_for_all_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = 'prefer = ["cuda", "cpu"]\n[component.a]\nsplit = "never"\n[profile.p]\nwhen = { cuda = 1 }\nties = "skip"\n'
+    policy = Policy.parse(text)
+    merged: list[Any] = []
+    for room in (layers, profiles):
+        original = room.merge
+        monkeypatch.setattr(room, "merge", lambda parts, merge=original: merged.append(parts) or merge(parts))
+    for host in ("1x24gb", "2x24gb", "4x80gb"):
+        plan(policy, BERT, host, component="a")
+    assert len(merged) == 2, "the profile once, the component once"
+
+
+# What a plan does not have, and files.
+
+
+def test_a_module_that_a_plan_does_not_have_is_an_error_of_ours_with_the_likely_one() -> None:
+    made = plan(HEAD, LLAMA, "1x24gb")
+    for call in (lambda: made.explain("lm_hed"), lambda: made.placements["lm_hed"]):
+        with pytest.raises(DevPolicyError, match="did you mean `lm_head`") as caught:
+            call()
+        assert isinstance(caught.value, KeyError)
+    assert "lm_hed" not in made.placements
+    assert made.placements.get("lm_hed") is None
+
+
+def test_a_plan_is_read_from_the_file_that_it_was_written_to(tmp_path: Path) -> None:
+    made = plan(HEAD, LLAMA, "1x24gb")
+    file = tmp_path / "plan.json"
+    file.write_text(made.to_json(), encoding="utf-8")
+    assert Plan.load(file) == made
+    file.write_text("{", encoding="utf-8")
+    with pytest.raises(DevPolicyError, match="is no plan"):
+        Plan.load(file)
+    with pytest.raises(DevPolicyError, match="cannot read"):
+        Plan.load(tmp_path / "none.json")
+
+
+def test_the_inputs_have_short_representations() -> None:
+    assert len(repr(Policy.load("rag-pipeline"))) < 100
+    assert len(repr(ModelTree.load("llama-3.1-405b"))) < 100
+
+
+def test_a_plan_is_made_by_few_modules_and_functions() -> None:
+    found = entered(*DEFAULT)
+    assert len({module for module, _ in found}) <= 35
+    assert len(found) <= 150

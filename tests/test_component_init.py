@@ -381,7 +381,7 @@ def test_transformers_names_rewritten_weights_by_their_tensors_alone(tmp_path: P
 
 def test_a_component_is_named_by_text() -> None:
     with pytest.raises(DevPolicyError, match="a component is named by text, not by a value of type int"):
-        ComponentDevice.from_policy(Policy.parse('prefer = ["cpu"]'), 3, host="cpu-only")  # type: ignore[arg-type]
+        ComponentDevice.from_policy(Policy.parse('prefer = ["cpu"]'), host="cpu-only", component=3)  # type: ignore[arg-type]
 
 
 def test_the_text_of_a_policy_in_the_place_of_its_name_is_led_to_parse() -> None:

@@ -193,15 +193,15 @@ def test_what_a_target_cannot_express_is_refused(entry: str, kinds: tuple[str, .
 
 def test_the_device_choice_is_for_the_target_too() -> None:
     policy = Policy.parse("prefer = ['xpu', 'cpu']\n[component.a]\ntarget = 'spacy'\n")
-    assert resolve(policy, machine("xpu"), component="a").to_spacy() == -1
-    assert resolve(policy, machine("xpu"), component="b").to_torch_str() == "xpu:0"
+    assert resolve(policy, host=machine("xpu"), component="a").to_spacy() == -1
+    assert resolve(policy, host=machine("xpu"), component="b").to_torch_str() == "xpu:0"
 
 
 @pytest.mark.parametrize(("host", "gpu"), [("1x24gb", 0), ("macbook-m3-36gb", 0), ("cpu-only", -1), ("arc-a770", -1)])
 def test_spacy_runs_on_what_its_form_can_name(host: str, gpu: int) -> None:
     policy = Policy.parse("prefer = ['cuda', 'xpu', 'mps', 'cpu']\n[component.a]\ntarget = 'spacy'\nneeds = '1 GiB'\n")
     assert plan_all(policy, host=host)["a"].device.to_spacy() == gpu
-    assert resolve(policy, host, component="a").to_spacy() == gpu
+    assert resolve(policy, host=host, component="a").to_spacy() == gpu
 
 
 # What does not fit.
@@ -254,7 +254,7 @@ def test_a_component_without_a_model_is_told_how_to_have_one() -> None:
 def test_a_name_that_is_nearly_one_of_the_policy_is_a_warning() -> None:
     policy = Policy.parse("prefer = 'cpu'\n[component.embedder]\nneeds = '1 GiB'\n")
     with pytest.warns(DevPolicyWarning, match=r"(?s)DP508.*did you mean `embedder`"):
-        assert resolve(policy, TWO, component="embeder").to_torch_str() == "cpu"
+        assert resolve(policy, host=TWO, component="embeder").to_torch_str() == "cpu"
     assert [one.code for one in plan(policy, weights(1), TWO, component="embeder").warnings] == ["DP508"]
     assert plan(policy, weights(1), TWO, component="generator").warnings == ()
 
@@ -347,7 +347,7 @@ def test_a_component_s_own_folder_is_beside_the_policy_and_its_own(tmp_path: Pat
 
 
 def test_the_targets_of_the_language_are_those_that_can_be_planned_for() -> None:
-    assert sorted(TARGETS) == sorted(fields.TARGETS)
+    assert sorted(TARGETS) == sorted(fields.TARGETS.schema["enum"])
 
 
 # At component init.
@@ -377,7 +377,7 @@ def test_what_the_policy_writes_before_a_component_has_its_place_first() -> None
     with use_policy(policy, TWO):
         assert resolve(policy, component="second").to_torch_str() == "cuda:1"
         assert resolve(policy, component="first").to_torch_str() == "cuda:0"
-    assert resolve(policy, TWO, component="second").to_torch_str() == "cuda:1"
+    assert resolve(policy, host=TWO, component="second").to_torch_str() == "cuda:1"
 
 
 def test_a_model_that_is_given_takes_the_place_of_what_was_kept_for_it() -> None:
@@ -397,7 +397,7 @@ def test_a_component_before_it_that_has_no_place_is_told_by_name() -> None:
 def test_the_exact_name_is_nearest_and_then_the_globs_as_they_are_written() -> None:
     before, behind = "[component.'*a']\nprefer = 'cuda:1'\n", "[component.'*']\nprefer = 'cpu'\n"
     policy = Policy.parse(f"{ROOMY}{before}[component.a]\nprefer = 'cuda:0'\n{behind}")
-    chosen = {name: resolve(policy, TWO, component=name).to_torch_str() for name in ("a", "ba", "b")}
+    chosen = {name: resolve(policy, host=TWO, component=name).to_torch_str() for name in ("a", "ba", "b")}
     assert chosen == {"a": "cuda:0", "ba": "cuda:1", "b": "cpu"}
 
 
@@ -410,10 +410,10 @@ def test_of_a_table_each_key_is_that_of_the_nearest_entry_that_has_it() -> None:
 def test_a_class_decides_which_entries_speak() -> None:
     policy = Policy.parse("prefer = 'cuda'\n[component.'*']\ntype = '*.models.*'\nprefer = 'cpu'\n[component.one]\n")
     for component_class in ("own.models.Encoder", type("Encoder", (), {"__module__": "own.models"})):
-        device = resolve(policy, TWO, component="one", component_class=component_class)
+        device = resolve(policy, host=TWO, component="one", component_class=component_class)
         assert device.to_torch_str() == "cpu"
-    assert resolve(policy, TWO, component="one", component_class="own.Encoder").to_torch_str() == "cuda:0"
-    assert resolve(policy, TWO, component="one").to_torch_str() == "cuda:0"
+    assert resolve(policy, host=TWO, component="one", component_class="own.Encoder").to_torch_str() == "cuda:0"
+    assert resolve(policy, host=TWO, component="one").to_torch_str() == "cuda:0"
 
 
 def test_another_policy_s_component_of_the_same_name_is_another() -> None:

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, Unsatisfiable
 from devpolicy._core.language.comparisons import SizeTest
 from devpolicy._core.language.patterns import Pattern
-from devpolicy._core.language.policy import Amount, Component, DeviceSelector, MemoryRule, Rule, Workload
+from devpolicy._core.language.policy import Amount, DeviceSelector, MemoryRule, ResolvedPolicy, Rule, Workload
+from devpolicy._core.language.profiles import apply_overlays
 from devpolicy._core.model.tree import KVCache, Module, Tensor
-from devpolicy._core.placement.planner import make_plan
+from devpolicy._core.placement import planner
 from devpolicy._core.sizes import GIB
 from devpolicy._core.strategies.policies import patterns
+from devpolicy._core.toml.document import quote, write_key
 from devpolicy.testing.strategies import faulty_hosts, hosts, model_trees, policies
 
 CPU, DISK = DeviceSelector("cpu"), DeviceSelector("disk")
@@ -25,7 +27,7 @@ CPU, DISK = DeviceSelector("cpu"), DeviceSelector("disk")
 
 @dataclass(frozen=True)
 class World:
-    policy: Policy
+    policy: ResolvedPolicy
     tree: ModelTree
     host: Host
 
@@ -97,7 +99,7 @@ def spread_worlds(draw: st.DrawFn, trees: st.SearchStrategy[ModelTree]) -> World
     cached = sum(cache.values for cache in tree.kv_cache) * 4
     share = draw(st.sampled_from((200, 60, 30)))
     cap = Amount(size=2 * largest + (tree.bytes_as() + cached) * share // 100)
-    policy = Policy(
+    policy = ResolvedPolicy(
         prefer=(DeviceSelector(kind),),
         overflow=tuple(draw(st.lists(elsewhere, min_size=1, max_size=2, unique=True))),
         split=draw(st.sampled_from(("balanced", "balanced", "when-needed", "fastest"))),
@@ -116,7 +118,7 @@ def _tensors_in(tree: ModelTree, path: str) -> list[Tensor]:
 
 
 @st.composite
-def _policies(draw: st.DrawFn, tree: ModelTree, kind: str, count: int, rules: int) -> Policy:
+def _policies(draw: st.DrawFn, tree: ModelTree, kind: str, count: int, rules: int) -> ResolvedPolicy:
     context = draw(st.integers(1, 4))
     cached = sum(cache.values for cache in tree.kv_cache) * context * 4
     fixed = (tree.activation_elements_per_token * context + tree.logits_elements) * 4
@@ -135,7 +137,7 @@ def _policies(draw: st.DrawFn, tree: ModelTree, kind: str, count: int, rules: in
         memory += [MemoryRule(CPU, cap=draw(amounts)), MemoryRule(DISK, cap=draw(amounts))]
     paths = [module.path for module in tree.modules if module.path] or ["model"]
     others = draw(st.lists(st.sampled_from([DeviceSelector("cuda", 1), CPU]), max_size=1))
-    return Policy(
+    return ResolvedPolicy(
         prefer=(DeviceSelector(kind), *(term for term in others if term.type != kind)),
         overflow=tuple(draw(st.lists(st.sampled_from([CPU, DISK]), max_size=2, unique=True))),
         avoid=tuple(
@@ -196,53 +198,78 @@ def pipelines(draw: st.DrawFn, *, memory: bool = True) -> Pipeline:
     entries = [draw(_entries(name, name in trees, total, count, memory)) for name in names]
     globs = draw(st.lists(st.sampled_from(("*", "a*", "?", "x*")), max_size=2, unique=True))
     entries += [draw(_entries(glob, True, total, count, memory)) for glob in globs]
-    shares = st.sampled_from((300, 150, 100, 40))
-    cap, headroom = Amount(size=total * draw(shares) // 100), Amount(size=draw(st.integers(0, 9)))
-    caps = (MemoryRule(DeviceSelector("cuda"), "total", cap, headroom),)
-    policy = Policy(
-        prefer=draw(st.sampled_from(((DeviceSelector("cuda"), CPU), (DeviceSelector("cuda"),), (CPU,)))),
-        overflow=draw(st.sampled_from(((), (CPU,), (CPU, DISK)))),
-        split=draw(st.sampled_from(("when-needed", "never", "balanced"))),
-        rules=tuple(draw(st.lists(_component_rules(None), max_size=1))),
-        memory=caps,
-        disk_path="offload",
-        workload=Workload(context=draw(st.integers(1, 3))),
-        components=tuple(draw(st.permutations(entries))),
-    )
-    return Pipeline(policy, trees, host)
+    share, headroom = draw(st.sampled_from((300, 150, 100, 40))), draw(st.integers(0, 9))
+    prefer = draw(st.sampled_from((["cuda", "cpu"], ["cuda"], ["cpu"])))
+    lines = [
+        f"prefer = {prefer}",
+        f"overflow = {draw(st.sampled_from(([], ['cpu'], ['cpu', 'disk'])))}",
+        f"split = {quote(draw(st.sampled_from(('when-needed', 'never', 'balanced'))))}",
+        *([line for at in range(draw(st.integers(0, 1))) for line in draw(_component_rules("", at))]),
+        "[memory.cuda]",
+        'basis = "total"',
+        f'cap = "{total * share // 100} B"',
+        f'headroom = "{headroom} B"',
+        "[memory.disk]",
+        'path = "offload"',
+        "[workload]",
+        f"context = {draw(st.integers(1, 3))}",
+    ]
+    lines += [line for entry in draw(st.permutations(entries)) for line in entry]
+    return Pipeline(Policy.parse("\n".join(lines)), trees, host)
 
 
 @st.composite
-def _entries(draw: st.DrawFn, name: str, has_model: bool, total: int, count: int, memory: bool) -> Component:
-    def maybe(strategy: st.SearchStrategy[Any]) -> Any:
+def _entries(draw: st.DrawFn, name: str, has_model: bool, total: int, count: int, memory: bool) -> list[str]:
+    def maybe(key: str, *options: str) -> list[str]:
         # Mostly nothing: of components that each want something else, few are placed beside each other.
-        return draw(st.sampled_from((False, False, True)).flatmap(lambda said: strategy if said else st.none()))
+        return [f"{key} = {draw(st.sampled_from(options))}"] if draw(st.sampled_from((False, False, True))) else []
 
-    terms = [DeviceSelector("cuda"), CPU, *(DeviceSelector("cuda", at) for at in range(count))]
-    is_glob = not name.isalpha()
-    caps = st.integers(1, 2 * total).map(lambda size: (MemoryRule(DeviceSelector("cuda"), cap=Amount(size=size)),))
-    return Component(
-        name,
-        needs=None if has_model or is_glob else draw(st.integers(1, 100)),
-        share=maybe(st.sampled_from((25.0, 50.0, 100.0)).map(lambda percent: Amount(percent=percent))),
-        target=maybe(st.sampled_from(("hf", "haystack", "torch"))),
-        prefer=maybe(st.lists(st.sampled_from(terms), min_size=1, max_size=2, unique=True).map(tuple)),
-        overflow=maybe(st.sampled_from(((), (CPU,)))) if has_model else None,
-        avoid=maybe(st.sampled_from(terms[2:]).map(lambda term: (term,))) or (),
-        split=maybe(st.sampled_from(("when-needed", "never", "balanced"))) if has_model else None,
-        ties="follow",
-        rules=(maybe(st.lists(_component_rules(name), max_size=2).map(tuple)) or ()) if has_model else (),
-        memory=(draw(st.just(()) | caps) if memory else ()),
-        workload=(("context", draw(st.integers(1, 3))),) if has_model and draw(st.booleans()) else (),
-    )
+    terms = [f"cuda:{at}" for at in range(count)]
+    run = st.lists(st.sampled_from(["cuda", "cpu", *terms]), min_size=1, max_size=2, unique=True)
+    table = f"component.{write_key(name)}"
+    lines = [f"[{table}]"]
+    if not has_model and name.isalpha():
+        lines.append(f'needs = "{draw(st.integers(1, 100))} B"')
+    lines += maybe("share", "0.25", "0.5", "1")
+    lines += maybe("target", '"hf"', '"haystack"', '"torch"')
+    lines += maybe("prefer", str(draw(run)))
+    lines += maybe("avoid", *(quote(term) for term in terms))
+    if memory and draw(st.booleans()):
+        lines.append(f'memory.cuda = "{draw(st.integers(1, 2 * total))} B"')
+    if not has_model:
+        return lines
+    lines += ['ties = "follow"', *maybe("overflow", "[]", '["cpu"]')]
+    lines += maybe("split", '"when-needed"', '"never"', '"balanced"')
+    if draw(st.booleans()):
+        lines.append(f"workload.context = {draw(st.integers(1, 3))}")
+    count_of_rules = draw(st.sampled_from((0, 0, 1, 2)))
+    return [*lines, *(line for at in range(count_of_rules) for line in draw(_component_rules(f"{table}.", at)))]
 
 
 @st.composite
-def _component_rules(draw: st.DrawFn, owner: str | None) -> Rule:
-    match = (Pattern.parse(draw(st.sampled_from(("**", "lm_head", "layers.*", "layers.0", "**.attn", "norm")))),)
-    name = f"{owner} {draw(st.integers(0, 99))}"
-    kept = (draw(st.sampled_from((CPU, DISK))),)
-    return Rule(name, match, offload=kept, on_exhausted=draw(st.sampled_from(("error", "next"))), component=owner)
+def _component_rules(draw: st.DrawFn, table: str, number: int) -> list[str]:
+    match = draw(st.sampled_from(("**", "lm_head", "layers.*", "layers.0", "**.attn", "norm")))
+    return [
+        f"[[{table}rule]]",
+        f"name = {quote(f'{table}{number}')}",
+        f"match = {quote(match)}",
+        f"offload = {quote(draw(st.sampled_from(('cpu', 'disk'))))}",
+        f"on_exhausted = {quote(draw(st.sampled_from(('error', 'next'))))}",
+    ]
+
+
+def as_policy(resolved: ResolvedPolicy) -> Policy:
+    """A policy whose top is what no text could say so shortly. Nothing can be applied to it."""
+    return replace(Policy.parse('prefer = "cpu"'), top=resolved)
+
+
+def make_plan(
+    policy: Policy | ResolvedPolicy, tree: ModelTree | None, host: Host, *, component: str | None = None, **options: Any
+) -> Plan:
+    """Plan one component, or the top, by a policy as it is written or resolved."""
+    if isinstance(policy, Policy):
+        policy = apply_overlays(policy, host).for_component(component)
+    return planner.make_plan(policy, tree, host, **options)
 
 
 def small_llama(blocks: int = 3, *, tied: bool = False) -> ModelTree:
@@ -340,7 +367,8 @@ def any_worlds(draw: st.DrawFn) -> World:
     # What a host lacks of `[require]` is a property of its own.
     # Rules of one text that shadow each other are refused; here each is as of a text of its own.
     rules = tuple(replace(rule, layer=f"{number}") for number, rule in enumerate(policy.rules))
-    return World(replace(policy, prefer=prefer, avoid=avoided, require=None, rules=rules), tree, host)
+    resolved = replace(policy.top, prefer=prefer, avoid=avoided, require=None, rules=rules)
+    return World(resolved, tree, host)
 
 
 def _enlarged(tree: ModelTree) -> ModelTree:

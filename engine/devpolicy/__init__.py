@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from devpolicy._core.device import ComponentDevice, Device, DeviceMap, DeviceType
     from devpolicy._core.host import Accelerator, Host
-    from devpolicy._core.language.policy import Policy
+    from devpolicy._core.language.policy import Policy, ResolvedPolicy
     from devpolicy._core.model.tree import ModelTree
     from devpolicy._core.placement.plan import Plan
     from devpolicy._core.verbs import plan, plan_all, resolve, use_policy
@@ -32,6 +32,7 @@ __all__ = [
     "Plan",
     "Policy",
     "PolicyError",
+    "ResolvedPolicy",
     "Unsatisfiable",
     "plan",
     "plan_all",
@@ -44,7 +45,7 @@ _MODULES = {
     "devpolicy._core.device": ("ComponentDevice", "Device", "DeviceMap", "DeviceType"),
     "devpolicy.errors": ("DevPolicyError", "DevPolicyWarning", "PolicyError", "Unsatisfiable"),
     "devpolicy._core.host": ("Accelerator", "Host"),
-    "devpolicy._core.language.policy": ("Policy",),
+    "devpolicy._core.language.policy": ("Policy", "ResolvedPolicy"),
     "devpolicy._core.model.tree": ("ModelTree",),
     "devpolicy._core.placement.plan": ("Plan",),
 }

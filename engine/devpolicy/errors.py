@@ -13,6 +13,7 @@ from devpolicy._core.errors import (
     Place,
     PolicyError,
     SimulationDepthError,
+    UnknownModuleError,
     Unsatisfiable,
 )
 
@@ -27,5 +28,6 @@ __all__ = [
     "Place",
     "PolicyError",
     "SimulationDepthError",
+    "UnknownModuleError",
     "Unsatisfiable",
 ]

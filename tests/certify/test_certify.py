@@ -16,19 +16,19 @@ from devpolicy import Accelerator, DevPolicyError, Host, ModelTree, Plan, Policy
 from devpolicy._core.certify import Certificate, certify
 from devpolicy._core.certify.bound import BY_HAND, by_hand, open_problem
 from devpolicy._core.certify.relaxation import relaxations
-from devpolicy._core.language.policy import Amount, DeviceSelector, MemoryRule, Workload
+from devpolicy._core.language.policy import Amount, DeviceSelector, MemoryRule, ResolvedPolicy, Workload
 from devpolicy._core.placement.planner import make_plan, place_model
 
 CARDS = st.tuples(st.sampled_from((0, 60, 120, 250, 400, 900)), st.sampled_from((10**7, 2 * 10**7, 10**8)))
 Cards = list[tuple[int, int]]
 
 
-def _world(cards: Cards, cpu: int = 10**6) -> tuple[Policy, Host]:
+def _world(cards: Cards, cpu: int = 10**6) -> tuple[ResolvedPolicy, Host]:
     memory = tuple(
         MemoryRule(DeviceSelector("cuda", at), "total", Amount(budget), Amount(), activations=Amount())
         for at, (budget, _) in enumerate(cards)
     )
-    policy = Policy(
+    policy = ResolvedPolicy(
         prefer=(DeviceSelector("cuda"),),
         overflow=(DeviceSelector("cpu"), DeviceSelector("disk")),
         split="fastest",
@@ -107,7 +107,7 @@ def test_a_plan_from_json_has_the_same_certificate() -> None:
 
 
 def test_a_pickled_plan_holds_no_search() -> None:
-    policy = Policy.parse('prefer = "cuda"\noverflow = "cpu"')
+    policy = Policy.parse('prefer = "cuda"\noverflow = "cpu"').top
     plan = make_plan(policy, ModelTree.load("llama-3.1-405b"), Host.load("8x80gb"))
     assert len(pickle.dumps(plan)) < 3 * len(pickle.dumps(replace(plan, trace=None)))
     assert pickle.loads(pickle.dumps(plan)) == plan

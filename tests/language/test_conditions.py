@@ -109,7 +109,7 @@ def test_everything_that_a_host_lacks_is_told_at_once_and_in_order() -> None:
     text = 'prefer = "cuda"\n[require]\ntorch = ">=3"\nos = "macos"\ncuda = 4\npython = ">=3.11"\n'
     policy = Policy.parse(text)
     with pytest.raises(Unsatisfiable) as refused:
-        resolve(policy, HOST)
+        resolve(policy, host=HOST)
     lines = [finding.place.line for finding in refused.value.diagnostics if finding.place]
     assert lines == [3, 4, 5]
     assert {finding.code for finding in refused.value.diagnostics} == {"DP304"}

@@ -11,7 +11,7 @@ from tests import oracle
 from devpolicy._core.language.comparisons import SizeTest
 from devpolicy._core.language.matcher import Intervals, Matcher
 from devpolicy._core.language.patterns import Pattern, PatternError
-from devpolicy._core.language.policy import DeviceSelector, Policy, Rule
+from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy, Rule
 from devpolicy._core.placement.lint import lint
 from devpolicy._core.placement.matching import match, numbers
 from devpolicy._core.strategies.policies import patterns
@@ -127,5 +127,5 @@ def test_a_rule_is_shadowed_where_earlier_ones_decide_all_that_it_speaks_for(wor
         and all(any(path in spoken[one.name] for one in final if int(one.name) < number) for path in spoken[rule.name])
     ]
     event(f"{len(wanted)} shadowed")
-    found = lint(Policy(prefer=(DeviceSelector("cuda"),), rules=tuple(rules)), tree)
+    found = lint(ResolvedPolicy(prefer=(DeviceSelector("cuda"),), rules=tuple(rules)), tree)
     assert [finding.message.split("`")[1] for finding in found if finding.code == "DP502"] == wanted

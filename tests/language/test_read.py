@@ -2,7 +2,7 @@ import pytest
 
 from devpolicy._core.language.comparisons import SizeTest
 from devpolicy._core.language.patterns import Pattern
-from devpolicy._core.language.policy import Amount, DeviceSelector, MemoryRule, Policy, Rule, Workload
+from devpolicy._core.language.policy import Amount, DeviceSelector, MemoryRule, Policy, ResolvedPolicy, Rule, Workload
 from devpolicy._core.sizes import GIB, MIB
 from devpolicy.errors import PolicyError
 
@@ -18,7 +18,7 @@ def memory(text: str) -> tuple[MemoryRule, ...]:
 
 
 def test_the_smallest_policy_takes_every_default():
-    assert Policy.parse('prefer = "cuda"') == Policy(prefer=(CUDA,))
+    assert Policy.parse('prefer = "cuda"').top == ResolvedPolicy(prefer=(CUDA,))
 
 
 def test_text_and_bytes_are_read_alike():
@@ -156,7 +156,7 @@ def test_a_rule_knows_where_it_selects():
 
 
 def test_the_place_of_prefer_is_known():
-    place = Policy.parse('# where\n\nprefer = "cuda"', "p.toml").prefer_place
+    place = Policy.parse('# where\n\nprefer = "cuda"', "p.toml").top.prefer_place
     assert str(place) == "p.toml:3:1"
 
 

@@ -2,26 +2,35 @@ import re
 from pathlib import Path
 
 import pytest
+from tools.reference import updated
 
+from devpolicy._core.language.components import ComponentTable
 from devpolicy._core.language.condition_keys import CONDITION
-from devpolicy._core.language.devices import DEVICE_CLASS
-from devpolicy._core.language.fields import COMPONENT, DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
+from devpolicy._core.language.devices import DeviceClassTable
+from devpolicy._core.language.fields import TopTable
+from devpolicy._core.language.memory import DiskTable, MemoryTable, Reserve
 from devpolicy._core.language.policy import Policy
-from devpolicy._core.language.reference import updated
-from devpolicy._core.language.suite import SUITE
-from devpolicy._core.language.tests import TEST
+from devpolicy._core.language.rules import Rule
+from devpolicy._core.language.suite import SuiteTable
+from devpolicy._core.language.tests import CaseTable
+from devpolicy._core.language.workload import Workload
+from devpolicy._core.toml.tables import fields_of
 from devpolicy.errors import PolicyError
 
 PAGE = Path(__file__).parents[2] / "docs" / "language.md"
 TEXT = PAGE.read_text(encoding="utf-8")
-FIELDS = [*TOP, *COMPONENT, *RULE, *MEMORY, *DISK, *RESERVE, *WORKLOAD, *DEVICE_CLASS, *CONDITION, *TEST, *SUITE]
+TABLES = (
+    *(TopTable, ComponentTable, Rule, MemoryTable, DiskTable, Reserve, Workload, DeviceClassTable),
+    *(CaseTable, SuiteTable),
+)
+FIELDS = [*CONDITION, *(field for table in TABLES for field in fields_of(table))]
 EXAMPLES = re.findall(r"^```toml\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", ["language", "testing-policies"])
 def test_the_reference_is_up_to_date(page):
     text = PAGE.with_stem(page).read_text(encoding="utf-8")
-    assert updated(text) == text, f"python -m devpolicy._core.language.reference docs/{page}.md"
+    assert updated(text) == text, f"python -m tools.reference docs/{page}.md"
 
 
 @pytest.mark.parametrize("text", EXAMPLES)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from tests import oracle
+from tests.worlds import make_plan
 
-from devpolicy import Accelerator, Host, ModelTree, Policy
-from devpolicy._core.language.policy import DeviceSelector, Workload
-from devpolicy._core.placement.planner import make_plan
+from devpolicy import Accelerator, Host, ModelTree
+from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy, Workload
 from devpolicy._core.review.recount import budgets_of, recount
 
 HOST = Host([Accelerator("cuda", memory="400 GiB"), Accelerator("cuda", memory="400 GiB")], memory="400 GiB")
@@ -27,7 +27,7 @@ MODELS = ("llama-3.2-1b", "gemma-2-9b", "gpt2", "bert-base")
 
 def _counted(tree: ModelTree, workload: Workload) -> tuple[dict[str, int], ...]:
     """Bytes of weights, KV cache and activations on the only device: by the ledger, the recount and the oracle."""
-    policy = Policy(prefer=(DeviceSelector("cuda"),), workload=workload)
+    policy = ResolvedPolicy(prefer=(DeviceSelector("cuda"),), workload=workload)
     plan = make_plan(policy, tree, HOST)
     (device,) = plan.ledger
     again = recount(plan, tree, policy, budgets_of(policy, HOST))[device]

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 from tests.oracle import ITEM
+from tests.worlds import make_plan
 
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, Unsatisfiable
 from devpolicy._core.language.policy import Split
-from devpolicy._core.placement.planner import make_plan
 
 MODELS = {name: ModelTree.load(name) for name in (
     "gpt2", "bge-m3", "bart-large", "llama-3.1-8b", "gemma-2-9b", "qwen2.5-vl-7b", "mixtral-8x7b", "llama-3.1-70b",

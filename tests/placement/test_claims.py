@@ -18,7 +18,7 @@ def _model(name: str) -> ModelTree:
 
 def test_what_one_component_rewrites_on_disk_is_not_there_for_the_next() -> None:
     text = 'prefer = "cpu"\nmemory.disk.path = "offload"\noffload.head = "disk"\n'
-    assert plan_all(Policy.parse(text), {"one": _model("a")}, HOST)["one"].load.rewritten == 600 * 2**20
+    assert plan_all(Policy.parse(text), {"one": _model("a")}, HOST)["one"].loading.rewritten == 600 * 2**20
     with pytest.raises(Unsatisfiable) as refused:
         plan_all(Policy.parse(text), {"one": _model("a"), "two": _model("b")}, HOST)
     assert refused.value.code == "DP303"

@@ -6,7 +6,7 @@ import pytest
 from tests.worlds import device_map, machine, planned, small_llama
 
 from devpolicy import Accelerator, Host, ModelTree, Policy
-from devpolicy._core.language.policy import DeviceSelector
+from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
 from devpolicy._core.memory.budgets import (
     DeviceBudget,
     accelerator_budget,
@@ -22,12 +22,16 @@ from devpolicy.errors import Unsatisfiable
 MIB, GIB = 1 << 20, 1 << 30
 
 
+def _resolved(text: str) -> ResolvedPolicy:
+    return Policy.parse(text).top
+
+
 def _host(*, memory: int = 24 * GIB, free: int | None = None, unified: bool = False) -> Host:
     return Host([Accelerator("cuda", memory=memory, free=free, unified=unified)], memory="64 GiB", disk="100 GiB")
 
 
 def _budget(text: str, host: Host) -> DeviceBudget:
-    return accelerator_budget(host.accelerators[0], Policy.parse(f'prefer = "cuda"\n{text}'), host)
+    return accelerator_budget(host.accelerators[0], _resolved(f'prefer = "cuda"\n{text}'), host)
 
 
 # What is there.
@@ -41,7 +45,7 @@ def test_by_default_an_accelerator_keeps_a_gibibyte_and_two_percent_free() -> No
 
 def test_by_default_the_cpu_gives_nine_tenths_of_what_is_free_and_the_disk_all() -> None:
     policy, host = (
-        Policy.parse('prefer = "cpu"'),
+        _resolved('prefer = "cpu"'),
         Host(memory="64 GiB", free="10 GiB", disk="100 GiB", disk_free="9 GiB"),
     )
     assert (cpu_budget(policy, host).cap, cpu_budget(policy, host).headroom) == (9 * GIB, 0)
@@ -52,7 +56,7 @@ def test_by_default_the_cpu_gives_nine_tenths_of_what_is_free_and_the_disk_all()
 def test_free_memory_is_taken_down_to_whole_steps_so_that_a_restart_plans_alike(free: int) -> None:
     assert _budget("", _host(free=free)).cap == 5 * GIB
     policy, host = (
-        Policy(prefer=(DeviceSelector("cpu"),)),
+        ResolvedPolicy(prefer=(DeviceSelector("cpu"),)),
         Host(memory="64 GiB", free=free, disk="100 GiB", disk_free=free),
     )
     assert (cpu_budget(policy, host).cap, disk_budget(policy, host).cap) == (5 * GIB * 9 // 10, 5 * GIB)
@@ -103,7 +107,7 @@ def test_what_is_said_of_a_device_goes_before_its_type_key_by_key() -> None:
         '[memory.cuda]\nbasis = "total"\ncap = "9 GiB"\nheadroom = "1 MiB"\nreserve = { kv_cache = "1 GiB" }\n'
     )
     host = Host([Accelerator("cuda", memory="24 GiB", free="0 B") for _ in range(2)], memory="8 GiB")
-    policy = Policy.parse(f'prefer = "cuda"\n{text}')
+    policy = _resolved(f'prefer = "cuda"\n{text}')
     first, second = (accelerator_budget(one, policy, host) for one in host.accelerators)
     assert (first.cap, second.cap) == (8 * GIB, 9 * GIB)
     assert first.headroom == second.headroom == MIB
@@ -124,7 +128,7 @@ def test_a_term_finds_working_devices_in_order_and_says_why_it_finds_none() -> N
     host = Host(
         [Accelerator("cuda", id=at, memory="8 GiB") for at in (5, 1, 3)], memory="8 GiB", faults={"xpu": "broken"}
     )
-    policy = Policy.parse('prefer = "cuda"\navoid = "cuda:3"')
+    policy = _resolved('prefer = "cuda"\navoid = "cuda:3"')
     assert [str(one) for one in select_devices(DeviceSelector("cuda"), policy, host).devices] == ["cuda:1", "cuda:5"]
     assert (
         select_devices(DeviceSelector("cuda", 2), policy, host).reason
@@ -135,7 +139,7 @@ def test_a_term_finds_working_devices_in_order_and_says_why_it_finds_none() -> N
     assert select_devices(DeviceSelector("xpu"), policy, host).reason == "the `xpu` driver failed: broken"
     assert select_devices(DeviceSelector("cuda", count=3), policy, host).reason == "needs 3 devices, the host has 2"
     assert (
-        select_devices(DeviceSelector("cpu"), Policy.parse('prefer = "cpu"\navoid = "cpu"'), host).reason
+        select_devices(DeviceSelector("cpu"), _resolved('prefer = "cpu"\navoid = "cpu"'), host).reason
         == "`avoid` excludes `cpu`"
     )
 
@@ -145,9 +149,9 @@ def test_a_term_finds_working_devices_in_order_and_says_why_it_finds_none() -> N
 
 def test_an_integrated_accelerator_has_what_the_cpu_may_use_of_the_pool() -> None:
     host = Host([Accelerator("mps", memory="48 GiB")], memory="32 GiB", free="20 GiB")
-    one = accelerator_budget(host.accelerators[0], Policy.parse('prefer = "mps"'), host)
+    one = accelerator_budget(host.accelerators[0], _resolved('prefer = "mps"'), host)
     assert one.cap == 18 * GIB
-    small = Policy.parse('prefer = "mps"\n[memory.cpu]\ncap = "10 GiB"\nheadroom = "4 GiB"\n')
+    small = _resolved('prefer = "mps"\n[memory.cpu]\ncap = "10 GiB"\nheadroom = "4 GiB"\n')
     assert accelerator_budget(host.accelerators[0], small, host).budget == 6 * GIB
 
 
@@ -198,14 +202,14 @@ def _cards(*cards: tuple[str, str]) -> Host:
     return Host([Accelerator("cuda", memory=memory, name=name) for name, memory in cards], memory="64 GiB")
 
 
-def _ids(policy: Policy, host: Host) -> list[int | None]:
+def _ids(policy: ResolvedPolicy, host: Host) -> list[int | None]:
     return [one.device.id for one in select_devices(policy.prefer[0], policy, host).devices]
 
 
 def test_devices_that_must_be_alike_are_the_largest_group_where_no_number_is_asked() -> None:
     host = _cards(("display", "8 GiB"), ("A", "40 GiB"), ("A", "80 GiB"), ("display", "8 GiB"), ("A", "40 GiB"))
-    assert _ids(Policy.parse('prefer = { device = "cuda", same = "name" }'), host) == [1, 2, 4]
-    assert _ids(Policy.parse('prefer = { device = "cuda", same = ["name", "memory"] }'), host) == [0, 3]
+    assert _ids(_resolved('prefer = { device = "cuda", same = "name" }'), host) == [1, 2, 4]
+    assert _ids(_resolved('prefer = { device = "cuda", same = ["name", "memory"] }'), host) == [0, 3]
 
 
 # Classes.
@@ -227,11 +231,13 @@ same = "name"
 
 def test_a_class_names_devices_by_what_they_are() -> None:
     host = _cards(("A", "24 GiB"), ("B", "80 GiB"), ("C", "40 GiB"), ("B", "80 GiB"))
-    assert _ids(Policy.parse(f'prefer = "big"\n{CLASSES}'), host) == [1, 2, 3]
-    assert _ids(Policy.parse(f'prefer = "big"\navoid = "ours"\n{CLASSES}'), host) == [2]
-    assert _ids(Policy.parse(f'prefer = "ours"\n{CLASSES}'), host) == [1, 3]
-    assert _ids(Policy.parse(f'prefer = {{ device = "big", count = 1 }}\n{CLASSES}'), host) == [1]
-    found = select_devices(Policy.parse(f'prefer = "small"\n{CLASSES}').prefer[0], Policy(), _cards(("B", "80 GiB")))
+    assert _ids(_resolved(f'prefer = "big"\n{CLASSES}'), host) == [1, 2, 3]
+    assert _ids(_resolved(f'prefer = "big"\navoid = "ours"\n{CLASSES}'), host) == [2]
+    assert _ids(_resolved(f'prefer = "ours"\n{CLASSES}'), host) == [1, 3]
+    assert _ids(_resolved(f'prefer = {{ device = "big", count = 1 }}\n{CLASSES}'), host) == [1]
+    found = select_devices(
+        Policy.parse(f'prefer = "small"\n{CLASSES}').prefer[0], ResolvedPolicy(), _cards(("B", "80 GiB"))
+    )
     assert found.reason == "no device of the host is `small` (`cuda:0`: it has 80.0 GiB)"
 
 
@@ -241,7 +247,7 @@ def test_what_is_said_of_a_class_stands_between_the_device_and_its_type() -> Non
         '[memory.small]\nheadroom = "0 B"\n'
     )
     host = _cards(("A", "80 GiB"), ("A", "80 GiB"), ("A", "24 GiB"))
-    devices = select_devices(DeviceSelector("cuda"), Policy.parse(text), host).devices
+    devices = select_devices(DeviceSelector("cuda"), _resolved(text), host).devices
     assert [one.cap for one in devices] == [3 * GIB, 2 * GIB, 1 * GIB]
     assert devices[2].headroom == 0
 
@@ -251,11 +257,11 @@ def test_two_classes_that_disagree_on_a_device_are_refused_and_two_that_agree_ar
     assert [
         one.cap
         for one in select_devices(
-            DeviceSelector("cuda"), Policy.parse(text.format("2 GiB")), _cards(("A", "80 GiB"))
+            DeviceSelector("cuda"), _resolved(text.format("2 GiB")), _cards(("A", "80 GiB"))
         ).devices
     ]
     with pytest.raises(Unsatisfiable, match="`cuda:0` is of `big` and of `ours`") as refused:
-        select_devices(DeviceSelector("cuda"), Policy.parse(text.format("3 GiB")), _cards(("A", "80 GiB")))
+        select_devices(DeviceSelector("cuda"), _resolved(text.format("3 GiB")), _cards(("A", "80 GiB")))
     assert refused.value.code == "DP306"
     assert refused.value.diagnostics[0].place is not None
 
@@ -263,7 +269,7 @@ def test_two_classes_that_disagree_on_a_device_are_refused_and_two_that_agree_ar
 def test_what_the_device_itself_says_settles_what_two_classes_disagree_on() -> None:
     """The way out that DP306 names."""
     text = f'prefer = "cuda"\n{CLASSES}[memory]\nbig = "2 GiB"\nours = "3 GiB"\n"cuda:0" = "4 GiB"\n'
-    devices = select_devices(DeviceSelector("cuda"), Policy.parse(text), _cards(("A", "80 GiB"))).devices
+    devices = select_devices(DeviceSelector("cuda"), _resolved(text), _cards(("A", "80 GiB"))).devices
     assert [one.cap for one in devices] == [4 * GIB]
 
 

@@ -11,12 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests import oracle
-from tests.worlds import block_trees, small_llama
+from tests.worlds import block_trees, make_plan, small_llama
 
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, Unsatisfiable
-from devpolicy._core.language.policy import Amount, DeviceSelector, MemoryRule, Split, Workload
+from devpolicy._core.language.policy import Amount, DeviceSelector, MemoryRule, ResolvedPolicy, Split, Workload
 from devpolicy._core.model.tree import Activated, Module, Tensor
-from devpolicy._core.placement.planner import make_plan
 
 SPEEDS = {"link": 10**10, "disk": 3 * 10**9}
 Card = tuple[int, int]
@@ -40,7 +39,9 @@ def _policy(cards: list[Card], split: Split, *, overflow: bool = False) -> Polic
     )
     places = (DeviceSelector("cpu"),) if overflow else ()
     workload = Workload(context=2)
-    return Policy(prefer=(DeviceSelector("cuda"),), overflow=places, split=split, memory=memory, workload=workload)
+    return ResolvedPolicy(
+        prefer=(DeviceSelector("cuda"),), overflow=places, split=split, memory=memory, workload=workload
+    )
 
 
 def _planned(tree: ModelTree, cards: list[Card], split: Split = "fastest", *, overflow: bool = False) -> Plan | None:

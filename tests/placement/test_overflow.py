@@ -161,9 +161,9 @@ def test_weights_that_must_be_rewritten_need_a_folder_and_room_there() -> None:
     assert refused(text, tree, ONE).code == "DP402"
     folder = '[memory.disk]\npath = "offload"\n'
     plan = planned(text + folder, tree, ONE)
-    assert (plan.load.offload_folder, plan.load.rewritten) == ("offload", 40)
+    assert (plan.loading.offload_folder, plan.loading.rewritten) == ("offload", 40)
     assert refused(f'{text}{folder}cap = "39 B"\n', tree, ONE).code == "DP303"
-    assert planned(f'{text}[memory.disk]\ncap = "0 B"\n', LLAMA, ONE).load.offload_folder is None
+    assert planned(f'{text}[memory.disk]\ncap = "0 B"\n', LLAMA, ONE).loading.offload_folder is None
 
 
 def test_thousands_of_blocks_spill_as_few_as_must_go() -> None:

@@ -8,12 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.worlds import budgets, device_map, machine, planned, refused, small_llama, where
+from tests.worlds import budgets, device_map, machine, make_plan, planned, refused, small_llama, where
 
 from devpolicy import Accelerator, Host, ModelTree, Policy, PolicyError, Unsatisfiable
-from devpolicy._core.language.policy import DeviceSelector
+from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
 from devpolicy._core.model.tree import Module, Tensor
-from devpolicy._core.placement.planner import make_plan
 
 ROOT = Path(__file__).parents[2]
 ONE, TWO, FOUR = machine("cuda"), machine("cuda", "cuda"), machine(*["cuda"] * 4)
@@ -75,7 +74,7 @@ def test_a_model_of_one_module_is_on_one_device() -> None:
 
 def test_a_policy_that_prefers_nothing_is_refused() -> None:
     with pytest.raises(Unsatisfiable, match="lists no device"):
-        make_plan(Policy(), LLAMA, TWO)
+        make_plan(ResolvedPolicy(), LLAMA, TWO)
 
 
 def test_the_devices_of_a_term_with_a_count_are_needed_and_are_all_that_is_used() -> None:
@@ -90,7 +89,7 @@ def test_devices_that_must_be_alike_are_the_first_group_that_is_large_enough() -
     host = Host([Accelerator("cuda", memory=memory, name=name) for name, memory in cards], memory="8 GiB")
     term = DeviceSelector("cuda", count=2, same=("name", "memory"))
     policy = Policy.parse('prefer = "cuda"\nsplit = "balanced"\n[memory.cuda]\nheadroom = "0 B"\n')
-    plan = make_plan(Policy(prefer=(term,), split="balanced", memory=policy.memory), LLAMA, host)
+    plan = make_plan(ResolvedPolicy(prefer=(term,), split="balanced", memory=policy.memory), LLAMA, host)
     assert set(plan.ledger) == {"cuda:0", "cuda:2"}
 
 

@@ -8,12 +8,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.worlds import machine, small_llama
+from tests.worlds import machine, make_plan, small_llama
 
-from devpolicy import Accelerator, Host, ModelTree, Policy, Unsatisfiable
+from devpolicy import Accelerator, Host, ModelTree, Policy, ResolvedPolicy, Unsatisfiable
 from devpolicy._core.language.policy import DeviceSelector
 from devpolicy._core.model.tree import KVCache, Module, Tensor
-from devpolicy._core.placement.planner import make_plan
 from devpolicy._core.sizes import parse_size
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -27,14 +26,14 @@ def _model(*, blocks: int = 8, mib: int = 512, kv: int = 0, head: int = 300) -> 
     return ModelTree("m", tuple(modules), no_split=frozenset({"Block"}), kv_cache=caches, context=8192, dtype="float16")
 
 
-def _help(policy: Policy, tree: ModelTree, host: Host) -> list[str]:
+def _help(policy: ResolvedPolicy, tree: ModelTree, host: Host) -> list[str]:
     with pytest.raises(Unsatisfiable) as caught:
         make_plan(policy, tree, host)
     help_ = caught.value.diagnostics[0].help
     return [line.removeprefix("or ") for line in help_.splitlines()] if help_ else []
 
 
-def _works(policy: Policy, tree: ModelTree, host: Host) -> bool:
+def _works(policy: ResolvedPolicy, tree: ModelTree, host: Host) -> bool:
     try:
         make_plan(policy, tree, host, advise=False)
     except Unsatisfiable:
@@ -42,7 +41,7 @@ def _works(policy: Policy, tree: ModelTree, host: Host) -> bool:
     return True
 
 
-def _apply(line: str, policy: Policy, host: Host) -> tuple[Policy, Host, Policy, Host]:
+def _apply(line: str, policy: ResolvedPolicy, host: Host) -> tuple[ResolvedPolicy, Host, ResolvedPolicy, Host]:
     """What a line asks for, and a little less than that."""
     if found := re.fullmatch(r"(.+) more on `(\w+):(\d+)` would do", line):
         size, kind, number = parse_size(found[1]), found[2], int(found[3])
@@ -86,7 +85,7 @@ def _grown(host: Host, kind: str, number: int, more: int) -> Host:
     return replace(host, accelerators=accelerators, memory=host.memory + pool, free=host.free + pool)
 
 
-def _check(policy: Policy, tree: ModelTree, host: Host) -> list[str]:
+def _check(policy: ResolvedPolicy, tree: ModelTree, host: Host) -> list[str]:
     lines = _help(policy, tree, host)
     for line in lines:
         changed, there, almost, near = _apply(line, policy, host)
@@ -97,78 +96,78 @@ def _check(policy: Policy, tree: ModelTree, host: Host) -> list[str]:
 
 def test_more_memory_one_more_device_overflow_a_shorter_context_and_the_cpu_are_all_suggested() -> None:
     tree = _model(kv=20_000)
-    lines = _check(Policy.parse('prefer = "cuda"'), tree, machine("cuda", size="6 GiB"))
+    lines = _check(Policy.parse('prefer = "cuda"').top, tree, machine("cuda", size="6 GiB"))
     assert lines[0].endswith("more on `cuda:0` would do")
     assert [line.split()[0] for line in lines[1:]] == ["1", "`overflow", "`[workload]`", '`"cpu"`']
 
 
 def test_no_context_is_suggested_that_has_no_room_for_the_answer() -> None:
     tree, host = _model(kv=20_000), machine("cuda", size="6 GiB")
-    policy = Policy.parse('prefer = "cuda"\n[workload]\ncontext = 4096\nnew_tokens = 3000\n')
+    policy = Policy.parse('prefer = "cuda"\n[workload]\ncontext = 4096\nnew_tokens = 3000\n').top
     assert not any("context" in line for line in _check(policy, tree, host))
 
 
 def test_several_devices_are_suggested_where_one_is_not_enough() -> None:
-    lines = _check(Policy.parse('prefer = "cuda"'), _model(blocks=16), machine("cuda", size="4 GiB"))
+    lines = _check(Policy.parse('prefer = "cuda"').top, _model(blocks=16), machine("cuda", size="4 GiB"))
     assert "3 more devices like `cuda:0`" in lines
 
 
 def test_the_largest_device_is_the_one_to_grow() -> None:
     host = Host([Accelerator("cuda", memory=size) for size in ("2 GiB", "3 GiB")], memory="4 GiB")
-    assert any("`cuda:1` would do" in line for line in _check(Policy.parse('prefer = "cuda"'), _model(), host))
+    assert any("`cuda:1` would do" in line for line in _check(Policy.parse('prefer = "cuda"').top, _model(), host))
 
 
 def test_no_memory_is_suggested_that_a_cap_would_not_let_be_used() -> None:
     text = 'prefer = "cuda"\n[memory.cuda]\ncap = "2 GiB"\n'
-    lines = _check(Policy.parse(text), _model(), machine("cuda"))
+    lines = _check(Policy.parse(text).top, _model(), machine("cuda"))
     assert not any("would do" in line for line in lines)
 
 
 def test_no_further_device_is_suggested_where_one_must_hold_everything_or_one_is_named() -> None:
     for text in ('prefer = "cuda"\nsplit = "never"', 'prefer = "cuda:0"'):
         assert not any(
-            "more device" in line for line in _check(Policy.parse(text), _model(), machine("cuda", size="3 GiB"))
+            "more device" in line for line in _check(Policy.parse(text).top, _model(), machine("cuda", size="3 GiB"))
         )
 
 
 def test_no_device_is_suggested_beyond_the_last_number_there_is() -> None:
     host = Host([Accelerator("cuda", id=127, memory="3 GiB")], memory="64 GiB")
-    assert not any("more device" in line for line in _check(Policy.parse('prefer = "cuda"'), _model(), host))
+    assert not any("more device" in line for line in _check(Policy.parse('prefer = "cuda"').top, _model(), host))
 
 
 def test_the_disk_is_suggested_where_the_cpu_has_no_room_or_is_no_place() -> None:
     small = machine("cuda", size="4 GiB", memory="512 MiB")
-    assert any('`overflow = "disk"`' in line for line in _check(Policy.parse('prefer = "cuda"'), _model(), small))
+    assert any('`overflow = "disk"`' in line for line in _check(Policy.parse('prefer = "cuda"').top, _model(), small))
     mac = Host([Accelerator("mps", memory="4 GiB")], memory="4 GiB", disk="1 TiB")
-    assert any('`overflow = "disk"`' in line for line in _check(Policy.parse('prefer = "mps"'), _model(), mac))
+    assert any('`overflow = "disk"`' in line for line in _check(Policy.parse('prefer = "mps"').top, _model(), mac))
 
 
 def test_nothing_is_suggested_that_avoid_excludes() -> None:
     text = 'prefer = "cuda"\navoid = "cpu"'
-    lines = _check(Policy.parse(text), _model(), machine("cuda", size="4 GiB"))
+    lines = _check(Policy.parse(text).top, _model(), machine("cuda", size="4 GiB"))
     assert not any('"cpu"' in line for line in lines)
 
 
 def test_a_host_without_the_device_is_offered_the_cpu_alone() -> None:
-    assert _check(Policy.parse('prefer = "cuda"'), _model(), machine()) == ['`"cpu"` at the end of `prefer`']
+    assert _check(Policy.parse('prefer = "cuda"').top, _model(), machine()) == ['`"cpu"` at the end of `prefer`']
 
 
 def test_the_cpu_with_the_disk_is_offered_where_the_cpu_alone_is_too_small() -> None:
     host = machine(memory="4 GiB")
-    assert _check(Policy.parse('prefer = "cuda"'), _model(), host) == [
+    assert _check(Policy.parse('prefer = "cuda"').top, _model(), host) == [
         '`"cpu"` at the end of `prefer`, with `overflow = "disk"`'
     ]
 
 
 def test_a_rule_that_is_out_of_room_gets_help_too() -> None:
     text = 'prefer = "cuda"\n[[rule]]\nmatch = "layers.*"\nprefer = "cuda:0"\n'
-    assert _check(Policy.parse(text), _model(), machine("cuda", "cuda", size="4 GiB"))
+    assert _check(Policy.parse(text).top, _model(), machine("cuda", "cuda", size="4 GiB"))
 
 
 def test_nothing_is_suggested_where_no_single_change_would_do() -> None:
     host = Host(memory="1 GiB", disk="1 GiB")
-    assert _help(Policy.parse('prefer = "cuda"'), small_llama(), host) == ['`"cpu"` at the end of `prefer`']
-    assert _help(Policy.parse('prefer = "cuda"\navoid = "cpu"'), small_llama(), host) == []
+    assert _help(Policy.parse('prefer = "cuda"').top, small_llama(), host) == ['`"cpu"` at the end of `prefer`']
+    assert _help(Policy.parse('prefer = "cuda"\navoid = "cpu"').top, small_llama(), host) == []
 
 
 @given(
@@ -181,7 +180,7 @@ def test_every_suggestion_works_and_the_next_smaller_one_does_not(
     cards: list[int], blocks: int, kv: int, split: str
 ) -> None:
     host = Host([Accelerator("cuda", memory=f"{size} GiB") for size in cards], memory="8 GiB", disk="1 TiB")
-    policy = Policy.parse(f'prefer = "cuda"\nsplit = "{split}"')
+    policy = Policy.parse(f'prefer = "cuda"\nsplit = "{split}"').top
     tree = _model(blocks=blocks, kv=kv)
     if not _works(policy, tree, host):
         _check(policy, tree, host)
@@ -200,7 +199,7 @@ def test_where_two_devices_are_too_small_for_what_rules_run_there_more_on_each_o
         match = "layers.{4..7}"
         prefer = "cuda:1"
         """
-    )
+    ).top
     host = Host([Accelerator("cuda", memory="2 GiB")] * 2, memory="64 GiB")
     lines = _help(policy, _model(), host)
     assert any(line.endswith("more on each of `cuda:0`, `cuda:1` would do") for line in lines), lines

@@ -7,13 +7,12 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.oracle import loads, partitions
-from tests.worlds import budgets, machine, planned, where
+from tests.worlds import budgets, machine, make_plan, planned, where
 
-from devpolicy import Accelerator, Host, ModelTree, Policy, Unsatisfiable
+from devpolicy import Accelerator, Host, ModelTree, Unsatisfiable
 from devpolicy._core.language.patterns import Pattern
-from devpolicy._core.language.policy import Amount, DeviceSelector, MemoryRule, Rule, Workload
+from devpolicy._core.language.policy import Amount, DeviceSelector, MemoryRule, ResolvedPolicy, Rule, Workload
 from devpolicy._core.model.tree import Module, Tensor
-from devpolicy._core.placement.planner import make_plan
 
 
 def _row(sizes: list[int]) -> ModelTree:
@@ -47,7 +46,7 @@ def test_with_weights_kept_elsewhere_the_peak_is_the_least_over_all_main_devices
     sizes: list[int], caps: list[int], data: st.DataObject
 ) -> None:
     kept = data.draw(st.sets(st.integers(0, len(sizes) - 1), max_size=len(sizes) - 1))
-    policy = Policy(
+    policy = ResolvedPolicy(
         prefer=(DeviceSelector("cuda"),),
         split="balanced",
         rules=tuple(Rule(f"rule {at}", (Pattern(f"m{at}"),), offload=(DeviceSelector("cpu"),)) for at in kept),

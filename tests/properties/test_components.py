@@ -8,13 +8,12 @@ from dataclasses import replace
 from hypothesis import assume, event, given
 from hypothesis import strategies as st
 from tests import oracle
-from tests.worlds import NAMES, Pipeline, pipelines
+from tests.worlds import NAMES, Pipeline, make_plan, pipelines
 
 from devpolicy import Plan, PolicyError, Unsatisfiable
 from devpolicy._core.language.layers import in_order
 from devpolicy._core.language.policy import MemoryRule, Workload
-from devpolicy._core.placement.planner import make_plan
-from devpolicy._core.verbs.joint import Joint, Request
+from devpolicy._core.verbs.joint import JointPlanner, Request
 
 WORKLOAD = ("context", "batch", "dtype", "kv_dtype", "new_tokens")
 MEMORY = ("basis", "cap", "headroom", "kv_cache", "activations")
@@ -22,7 +21,7 @@ MEMORY = ("basis", "cap", "headroom", "kv_cache", "activations")
 
 def planned(pipeline: Pipeline, *names: str) -> dict[str, Plan]:
     """The plans of all components, or of those that are placed before one is refused."""
-    joint = Joint(pipeline.host, models=pipeline.trees, advise=False)
+    joint = JointPlanner(pipeline.host, models=pipeline.trees, advise=False)
     plans: dict[str, Plan] = {}
     for name in names or oracle.order(pipeline.policy, list(pipeline.trees)):
         try:
@@ -66,7 +65,7 @@ def test_what_layers_say_together_is_what_the_oracle_says(pipeline: Pipeline, na
     for rule in flat.memory:
         said = {key: oracle.budget(policy, name, rule.term, key) for key in MEMORY}
         assert rule == MemoryRule(rule.term, **said)
-    assert flat.for_component(name) == flat
+    assert policy.for_component(name) is flat, "it is resolved once"
 
 
 @given(pipelines(), st.permutations([*NAMES, "xy"]))
@@ -81,7 +80,7 @@ def test_the_first_rule_of_the_layers_that_matches_decides(pipeline: Pipeline) -
         if tree is None:
             assert [unit.rule for unit in plan.placements.values()] == ["prefer"]
             continue
-        rules = replace(pipeline.policy, rules=tuple(oracle.rules_of(pipeline.policy, name)), components=())
+        rules = replace(pipeline.policy.top, rules=tuple(oracle.rules_of(pipeline.policy, name)))
         tied = {oracle.tensors(tree)[tensor][0] for group in tree.ties for tensor in group}
         for path, unit in plan.placements.items():
             speaking = oracle.decided(rules, tree, path)

@@ -61,7 +61,7 @@ def _own(policy: Policy) -> list[Rule]:
 
 @given(policy_texts(), HOSTS)
 def test_a_term_names_the_devices_that_the_oracle_names(text: str, host: Host) -> None:
-    policy = Policy.parse(text)
+    policy = Policy.parse(text).top
     for term in policy.prefer:
         try:
             found = select_devices(term, policy, host)

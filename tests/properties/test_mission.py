@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 from hypothesis import event, given
 from tests import oracle
-from tests.worlds import World, any_worlds
+from tests.worlds import World, any_worlds, as_policy, make_plan
 
 from devpolicy import Accelerator, ComponentDevice, DevPolicyWarning, Host, Plan, Policy, Unsatisfiable
 from devpolicy import resolve as resolve_with_warnings
 from devpolicy._core.language.policy import DeviceSelector
-from devpolicy._core.placement.planner import make_plan
 from devpolicy._core.sizes import GIB, MIB
 from devpolicy.errors import DeviceError, PolicyError
 from devpolicy.testing import host_catalogue, simulate_host
@@ -31,7 +30,7 @@ def resolve(policy: Policy, host: Host, **options: Any) -> ComponentDevice:
     """Resolve; that rules are not applied without a model is a warning, and not the matter here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DevPolicyWarning)
-        return resolve_with_warnings(policy, host, **options)
+        return resolve_with_warnings(policy, host=host, **options)
 
 
 def reasons(refused: Unsatisfiable, policy: Policy) -> list[str]:
@@ -51,7 +50,7 @@ def test_the_choice_is_the_first_term_that_serves_or_the_refusal_says_why_each_d
     found = [(term, oracle.serving(policy, host, term)) for term in policy.prefer]
     serving = [(term, ids) for term, ids in found if isinstance(ids, list)]
     try:
-        device = resolve(world.policy, world.host, target="hf")
+        device = resolve(as_policy(world.policy), host=world.host, target="hf")
     except Unsatisfiable as refused:
         event("refused")
         if refused.code == "DP306":  # two classes that say different things of a device's memory
@@ -76,7 +75,7 @@ def test_the_choice_for_a_consumer_is_one_that_it_can_run_on(world: World) -> No
     takes = {"spacy": ("cuda", "mps", "cpu"), "haystack": ("cuda", "xpu", "mps", "cpu")}
     for consumer, types in takes.items():
         with suppress(Unsatisfiable):
-            device = resolve(policy, host, target=consumer)
+            device = resolve(as_policy(policy), host=host, target=consumer)
             assert device.to_torch_str().partition(":")[0] in types
             if consumer == "spacy":
                 assert isinstance(device.to_spacy(), int)
@@ -144,7 +143,7 @@ def test_no_device_is_given_more_than_the_host_has_of_it(world: World) -> None:
 def devices_of(world: World) -> list[ComponentDevice]:
     found = []
     with suppress(Unsatisfiable):
-        found.append(resolve(world.policy, world.host, target="hf"))
+        found.append(resolve(as_policy(world.policy), host=world.host, target="hf"))
     plan = planned(world)
     return found if plan is None else [*found, plan.device]
 

@@ -9,11 +9,10 @@ from fractions import Fraction
 from hypothesis import event, given
 from hypothesis import strategies as st
 from tests import oracle
-from tests.worlds import World, block_trees, worlds
+from tests.worlds import World, block_trees, make_plan, worlds
 
-from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, PolicyError, Unsatisfiable
-from devpolicy._core.language.policy import Amount, DeviceSelector, MemoryRule, Split, Workload
-from devpolicy._core.placement.planner import make_plan
+from devpolicy import Accelerator, Host, ModelTree, Plan, PolicyError, Unsatisfiable
+from devpolicy._core.language.policy import Amount, DeviceSelector, MemoryRule, ResolvedPolicy, Split, Workload
 
 
 def _planned(world: World) -> Plan | None:
@@ -170,7 +169,7 @@ def test_overflow_offloads_only_where_no_assignment_fits(
         for at, budget in enumerate(budgets)
     )
     overflow = (DeviceSelector("cpu"),) if spill else ()
-    policy = Policy(
+    policy = ResolvedPolicy(
         prefer=(DeviceSelector("cuda"),), overflow=overflow, split=split, memory=caps, workload=Workload(context=2)
     )
     blocks = [path for path in ("embed", "norm", "lm_head") if path in tree.index]

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.errors import InvalidArgument
 
 from devpolicy._core.codes import CODES
-from devpolicy._core.language.fields import TOP
+from devpolicy._core.language.fields import TopTable
 from devpolicy._core.language.patterns import Pattern
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.language.schema import policy_schema
 from devpolicy._core.strategies.policies import MODULES, patterns, policies, policy_texts
+from devpolicy._core.toml.tables import fields_of
 from devpolicy.errors import PolicyError
 
 VALIDATOR = jsonschema.Draft7Validator(policy_schema())
@@ -105,7 +106,7 @@ def test_any_shape_of_values_is_read_or_refused(shape):
             )
         return "0"
 
-    for key in [field.name for field in TOP]:
+    for key in [field.name for field in fields_of(TopTable)]:
         read_or_refused(f"{key} = {written(shape)}")
 
 

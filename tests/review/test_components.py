@@ -132,7 +132,7 @@ def test_each_component_of_many_is_planned_once_for_a_host(monkeypatch) -> None:
     make_plan = joint.make_plan
 
     def counted(*arguments: Any, **options: Any) -> Any:
-        asked.append(options["component"])
+        asked.append(arguments[0].component)
         return make_plan(*arguments, **options)
 
     monkeypatch.setattr(joint, "make_plan", counted)

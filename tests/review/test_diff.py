@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.cli.harness import invoke
-from tests.worlds import World, worlds
+from tests.worlds import World, as_policy, worlds
 
 from devpolicy import Host, ModelTree, Policy
 from devpolicy._core.host.catalogue import catalogue
@@ -72,7 +72,7 @@ def test_components_are_compared_by_their_names() -> None:
 
 @given(st.one_of(worlds(), worlds(hostile=True)))
 def test_no_policy_differs_from_itself_on_any_world(world: World) -> None:
-    assert not compare((world.policy, world.policy), world.tree, world.host, "x")
+    assert not compare((as_policy(world.policy), as_policy(world.policy)), world.tree, world.host, "x")
 
 
 # The command.

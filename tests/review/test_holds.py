@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.worlds import World, worlds
+from tests.worlds import World, as_policy, worlds
 
 from devpolicy import Accelerator, ComponentDevice, Device, DeviceMap, Host, ModelTree, Policy
-from devpolicy._core.language.policy import Amount, Component, DeviceSelector
+from devpolicy._core.language.policy import Amount, DeviceSelector, ResolvedPolicy
 from devpolicy._core.language.properties import OF_A_PLAN, Property
 from devpolicy._core.model.catalogue import model_catalogue
 from devpolicy._core.model.tree import KVCache, Module
@@ -68,7 +68,7 @@ def test_a_device_that_does_not_work_is_no_place() -> None:
 
 
 def test_a_device_that_is_avoided_is_no_place() -> None:
-    avoiding = replace(POLICY, avoid=(DeviceSelector("cuda", 0),))
+    avoiding = replace(POLICY.top, avoid=(DeviceSelector("cuda", 0),))
     assert "which `avoid` excludes" in broken("placed_or_refused", replace(SOUND, policy=avoiding))
 
 
@@ -87,7 +87,7 @@ def test_a_refusal_that_no_host_could_help_is_none() -> None:
 
 
 def test_more_than_the_policy_leaves_is_over_the_budget() -> None:
-    capped = Policy.parse('prefer = "cuda"\n[memory]\ncuda = "10 GiB"\n')
+    capped = Policy.parse('prefer = "cuda"\n[memory]\ncuda = "10 GiB"\n').top
     assert "and the policy leaves" in broken("within_budget", replace(SOUND, policy=capped))
 
 
@@ -173,7 +173,7 @@ WORLDS = st.one_of(worlds(), worlds(hostile=True))
 
 @given(WORLDS)
 def test_whatever_is_planned_has_every_property_that_the_planner_promises(world: World) -> None:
-    outcome = ask(world.policy, world.tree, world.host)
+    outcome = ask(as_policy(world.policy), world.tree, world.host)
     promised = ("placed_or_refused", "within_budget", "ties_together", "one_type", "same_each_time")
     if outcome.refusal is not None and outcome.refusal.code == "DP203":
         return
@@ -182,14 +182,14 @@ def test_whatever_is_planned_has_every_property_that_the_planner_promises(world:
 
 @given(WORLDS, st.integers(1, 100))
 def test_no_component_takes_more_than_its_share_of_what_is_planned(world: World, percent: int) -> None:
-    shared = Component("a", share=Amount(percent=percent))
-    outcome = ask(replace(world.policy, components=(shared,)), world.tree, world.host, component="a")
+    shared = replace(world.policy, share=Amount(percent=percent))
+    outcome = ask(as_policy(shared), world.tree, world.host)
     assert list(complaints(Property("within_budget"), outcome)) == []
 
 
 @given(WORLDS)
 def test_the_recount_is_what_the_ledger_says(world: World) -> None:
-    outcome = ask(world.policy, world.tree, world.host)
+    outcome = ask(as_policy(world.policy), world.tree, world.host)
     if outcome.plan is not None:
         compare(outcome.plan, world.tree, world.policy, world.host)
 
@@ -201,7 +201,7 @@ def test_the_recount_is_what_the_ledger_says_of_every_shipped_model(name: str) -
     tree, host = ModelTree.load(name), Host.load("8x80gb")
     plan = ask(policy, tree, host).plan
     assert plan is not None
-    compare(plan, tree, policy, host)
+    compare(plan, tree, policy.top, host)
 
 
 def test_a_model_without_tensors_keeps_no_cache() -> None:
@@ -209,10 +209,10 @@ def test_a_model_without_tensors_keeps_no_cache() -> None:
     tree = ModelTree("empty", (Module("", "Model"),), kv_cache=(KVCache("", 1),))
     plan = ask(policy, tree, host).plan
     assert plan is not None
-    compare(plan, tree, policy, host)
+    compare(plan, tree, policy.top, host)
 
 
-def compare(plan: Plan, tree: ModelTree, policy: Policy, host: Host) -> None:
+def compare(plan: Plan, tree: ModelTree, policy: ResolvedPolicy, host: Host) -> None:
     """Compare what the ledger has of each device with the recount of it."""
     loads = recount(plan, tree, policy, budgets_of(policy, host))
     for device, budget in plan.ledger.items():

@@ -8,7 +8,7 @@ import pytest
 
 from devpolicy import Host
 from devpolicy._core.host.catalogue import catalogue
-from devpolicy._core.language.cases import Dimension, Word
+from devpolicy._core.language.expectations import Dimension, Word
 from devpolicy._core.review.hosts import Variant, find_hosts, varied
 from devpolicy._core.sizes import GIB
 from devpolicy.errors import Diagnostic

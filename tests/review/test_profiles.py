@@ -95,12 +95,12 @@ def test_a_profile_that_nobody_asks_for_is_no_part_of_what_must_be_reached() -> 
     wanted = [Property("every_rule_reachable")]
     policy = Policy.parse(text)
     (plain,) = verify(policy, [None], family, wanted, jobs=1)
-    (asked,) = verify(policy.asking("mac"), [None], family, wanted, jobs=1)
+    (asked,) = verify(policy.with_overrides(profile="mac"), [None], family, wanted, jobs=1)
     assert (plain.status, asked.status) == ("proved", "broken")
 
 
 def test_a_profile_and_values_are_asked_for_on_every_host_and_stay_nearer_than_automatic_ones() -> None:
-    policy = Policy.parse(POLICY).asking("quiet", ["split=never"])
+    policy = Policy.parse(POLICY).with_overrides(profile="quiet", values=["split=never"])
     there = policy.for_host(Host.load("4x80gb"))
     assert (there.applied, there.split, str(there.prefer[0])) == (("server", "quiet"), "never", "cpu")
     assert there.for_host(Host.load("4x80gb")) == there

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 accelerate = pytest.importorskip("accelerate")
 
-from devpolicy import Host, ModelTree, Policy, Unsatisfiable  # noqa: E402
-from devpolicy._core.language.policy import Amount, DeviceSelector, MemoryRule, Rule, Workload  # noqa: E402
+from devpolicy import Host, ModelTree, Unsatisfiable  # noqa: E402
+from devpolicy._core.language.policy import Amount, DeviceSelector, MemoryRule, ResolvedPolicy, Rule, Workload  # noqa: E402
 from devpolicy._core.placement.planner import make_plan  # noqa: E402
 from devpolicy._core.strategies.policies import patterns  # noqa: E402
 
@@ -67,7 +67,7 @@ def test_a_dispatched_model_answers_as_before(model: Any, data: st.DataObject) -
         Rule(f"rule {at}", (data.draw(patterns(modules=paths)),), offload=(DISK,), layer=f"{at}") for at in range(count)
     ]
     cap = tree.bytes_as() * data.draw(st.sampled_from((100, 60, 40))) // 100
-    policy = Policy(
+    policy = ResolvedPolicy(
         prefer=(CPU,),
         overflow=(DISK,),
         rules=tuple(rules),

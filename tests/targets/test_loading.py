@@ -141,7 +141,7 @@ def test_only_what_loading_converts_is_rewritten(saved: Saved, tmp_path: Path) -
     assert bool(written) == (saved.name == "mixtral")
     # What is counted is what is written, but for the files' headers.
     sizes = sum(file.stat().st_size for file in written)
-    assert made.load.rewritten <= sizes <= made.load.rewritten + 1024 * len(written)
+    assert made.loading.rewritten <= sizes <= made.loading.rewritten + 1024 * len(written)
 
 
 def test_fused_experts_on_disk_need_a_folder_and_the_policy_is_told_so(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ accelerate = pytest.importorskip("accelerate")
 
 from transformers.integrations.accelerate import expand_device_map  # noqa: E402
 
-from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, Unsatisfiable  # noqa: E402
-from devpolicy._core.language.policy import Amount, DeviceSelector, MemoryRule, Rule, Workload  # noqa: E402
+from devpolicy import Accelerator, Host, ModelTree, Plan, Unsatisfiable  # noqa: E402
+from devpolicy._core.language.policy import Amount, DeviceSelector, MemoryRule, ResolvedPolicy, Rule, Workload  # noqa: E402
 from devpolicy._core.placement.planner import make_plan  # noqa: E402
 from devpolicy._core.placement.readers import misread  # noqa: E402
 from devpolicy._core.strategies.models import HOSTILE_NAMES  # noqa: E402
@@ -71,7 +71,7 @@ def _planned(draw: st.DrawFn, module: Any) -> Plan | None:
         term = DeviceSelector(kind, int(at) if at else None)
         rules.append(Rule(f"rule {number}", (draw(patterns(modules=paths)),), **{verb: (term,)}, on_exhausted="next"))
     cap = Amount(tree.bytes_as() * draw(st.sampled_from((110, 60, 40, 20))) // 100 + 8)
-    policy = Policy(
+    policy = ResolvedPolicy(
         prefer=(DeviceSelector("cuda"), DeviceSelector("cpu")),
         overflow=draw(st.sampled_from(((), (DeviceSelector("cpu"), DeviceSelector("disk"))))),
         split=draw(st.sampled_from(("when-needed", "balanced"))),

@@ -57,11 +57,6 @@ CODES: dict[str, Code] = {
         "`schema` names a version of the language that this version of devpolicy does not read. A file without "
         "`schema` is of version 1, for ever.",
     ),
-    "DP108": Code(
-        "not yet",
-        "The language has this key or this word, and this version of devpolicy does not read it yet. It is refused, "
-        "because a policy that is obeyed in part is another policy.",
-    ),
     "DP109": Code(
         "unreadable file",
         "The file is there and is not read: a folder, a pipe or a device, or there is no permission to read it.",

@@ -273,6 +273,13 @@ class SimulationDepthError(DevPolicyError):
 
 
 @_public
+class UnknownModuleError(DevPolicyError, KeyError):
+    """A module that a plan does not have, with the likely one."""
+
+    __str__ = Exception.__str__  # a `KeyError` shows the representation of its text
+
+
+@_public
 class MissingLibraryError(DevPolicyError, ImportError):
     """A library that the call needs is not installed here."""
 

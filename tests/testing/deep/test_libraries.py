@@ -244,6 +244,6 @@ def test_a_haystack_component_runs_on_the_device_of_a_policy():
 
     expected = score(ComponentDevice.from_str("cpu"))
     with simulate_host("2x24gb", depth="tensors") as host:
-        device = resolve(Policy.parse('prefer = ["cuda:1", "cpu"]'), host).to_haystack()
+        device = resolve(Policy.parse('prefer = ["cuda:1", "cpu"]'), host=host).to_haystack()
         assert score(device) == expected
         assert simulated_device("cuda:1").operations > 0

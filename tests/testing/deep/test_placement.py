@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 accelerate = pytest.importorskip("accelerate")
 
-from tests.worlds import World, spread_worlds, worlds  # noqa: E402
+from tests.worlds import World, as_policy, spread_worlds, worlds  # noqa: E402
 from tools.model_files import CATALOGUE  # noqa: E402
 
 from devpolicy import Host, ModelTree, Plan, Policy, PolicyError, Unsatisfiable, plan  # noqa: E402
@@ -31,7 +31,7 @@ few = settings(max_examples=settings.default.max_examples // 2, suppress_health_
 
 def planned(world: World) -> Plan | None:
     try:
-        made = plan(world.policy, world.tree, world.host)
+        made = plan(as_policy(world.policy), world.tree, world.host)
         made.to_hf_kwargs()
     except (Unsatisfiable, PlanError, PolicyError):
         return None  # also a rule that decides nothing in this model

@@ -15,7 +15,7 @@ from devpolicy._core.certify.highs import available, least_time
 from devpolicy._core.certify.relaxation import Relaxation, relaxations
 from devpolicy._core.errors import DevPolicyError
 from devpolicy._core.host import Host
-from devpolicy._core.language.policy import Policy
+from devpolicy._core.language.policy import ResolvedPolicy
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.apply_rules import Refused, apply_rules
 from devpolicy._core.placement.colocate import colocate_blocks
@@ -47,11 +47,10 @@ class Certificate:
 
 def certify(
     plan: Plan,
-    policy: Policy,
+    policy: ResolvedPolicy,
     model: ModelTree | None,
     host: Host,
     *,
-    component_class: str | None = None,
     reserved: Mapping[str, int] | None = None,
     solver: bool | None = None,
 ) -> Certificate:
@@ -67,10 +66,8 @@ def certify(
             "only a plan that was chosen by its predicted time can be certified: "
             'one with `split = "fastest"`, or of which `overflow` keeps a part'
         )
-    placed = place_model(
-        policy, model, host, component=plan.component, cls=component_class, target=plan.target, reserved=reserved
-    )
-    if plan_of(placed, plan.component).digest != plan.digest:
+    placed = place_model(policy, model, host, target=plan.target, reserved=reserved)
+    if plan_of(placed).digest != plan.digest:
         raise DevPolicyError("the plan cannot be certified: the policy, the model and the host now give another plan")
     by_solver = available() if solver is None else solver
     problem = open_problem(placed)

@@ -20,6 +20,7 @@ from devpolicy._core.host import Host
 from devpolicy._core.language.layers import addresses
 from devpolicy._core.language.merging import Merged
 from devpolicy._core.language.policy import Policy
+from devpolicy._core.language.profiles import apply_overlays
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.toml.tables import did_you_mean
 from devpolicy._core.verbs.inputs import asked_in_environment, policy_in_environment
@@ -85,7 +86,7 @@ def test_overlay_options(command: F) -> F:
 
 def on_host(policy: Policy, host: Host, profile: str | None, overrides: Sequence[str]) -> Policy:
     """Return a policy with what belongs to a host, and what the command line and the environment lay over it."""
-    return policy_in_environment(policy, host, profile=profile, overrides=overrides)
+    return apply_overlays(policy_in_environment(policy, profile=profile, overrides=overrides), host)
 
 
 def on_every_host(policy: Policy, profile: str | None, overrides: Sequence[str]) -> Policy:
@@ -95,14 +96,14 @@ def on_every_host(policy: Policy, profile: str | None, overrides: Sequence[str])
 
 def overlays_told(policy: Policy) -> list[tuple[str, str]]:
     """Return what is asked of a policy beside its text, as facts for a person."""
-    asked = policy.asked
+    asked = policy.overrides
     told = [] if asked.profile is None else [("profile", asked.profile)]
-    return [*told, *([("set", ", ".join(asked.overrides))] if asked.overrides else [])]
+    return [*told, *([("set", ", ".join(asked.values))] if asked.values else [])]
 
 
 def files_of(policy: Policy) -> list[str]:
     """Return the files that a policy was read from: its own, those that it builds on, the models of its components."""
-    layers = [policy.text] if policy.text is not None else []
+    layers = [policy.layer]
     found: list[str] = []
     for layer in layers:  # grows while it is read; ends, because `extends` allows no circles
         origins = layer.origins

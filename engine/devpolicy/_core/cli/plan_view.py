@@ -152,8 +152,8 @@ def placements(plan: Plan, tree: ModelTree | None, *, width: int) -> list[Line]:
 
 
 def _disk(plan: Plan) -> list[Line]:
-    kept, rewritten = plan.ledger["disk"].weights, plan.load.rewritten
+    kept, rewritten = plan.ledger["disk"].weights, plan.loading.rewritten
     if not rewritten:
         return [f"disk: {format_size(kept)} are read where the checkpoint has them, nothing is written"]
-    folder = f" to {plan.load.offload_folder}" if plan.load.offload_folder else ""
+    folder = f" to {plan.loading.offload_folder}" if plan.loading.offload_folder else ""
     return [f"disk: {format_size(rewritten)} of {format_size(kept)} are rewritten{folder} when the model is loaded"]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from devpolicy._core.cli.screen import Line
     from devpolicy._core.host import Host
     from devpolicy._core.placement.plan import Plan
-    from devpolicy._core.verbs.joint import Placed
+    from devpolicy._core.verbs.joint import Planned
 
 Plans = Mapping[str | None, "Plan"]
 
@@ -30,14 +30,13 @@ class Remark(NamedTuple):
     lines: list[Line]
 
 
-def certificates(placed: Mapping[str | None, Placed], host: Host) -> list[Remark]:
+def certificates(placed: Mapping[str | None, Planned], host: Host) -> list[Remark]:
     """Return the certificate of each plan."""
     from devpolicy._core.certify import certify
 
     told = []
     for name, one in placed.items():
-        request = one.request
-        made = certify(one.plan, request.policy, one.tree, host, component_class=request.cls, reserved=one.reserved)
+        made = certify(one.plan, one.request.resolved, one.tree, host, reserved=one.reserved)
         text = f"no placement of whole units takes less than {as_ms(made.bound_ns)}: gap {made.gap:.2%}, by {made.by}"
         told.append(Remark(name, "certificate", made.to_dict(), [[("certified ", "strong"), (text, "")]]))
     return told

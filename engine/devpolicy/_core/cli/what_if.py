@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.cost.prediction import as_ms
 from devpolicy._core.errors import DevPolicyError, Diagnostic, Unsatisfiable
-from devpolicy._core.language.cases import Dimension
-from devpolicy._core.language.expectations import VARY
+from devpolicy._core.language.expectations import VARY, Dimension
 from devpolicy._core.review.hosts import Variant, varied
 from devpolicy._core.sizes import format_size
 from devpolicy._core.toml.document import Document, quote, write_key

@@ -17,10 +17,10 @@ from typing import Any
 from devpolicy._core.conformance.check import Check, ConformanceError, check, hold
 from devpolicy._core.errors import DevPolicyError, Unsatisfiable
 from devpolicy._core.host import ACCELERATOR_TYPES, FAULT_SOURCES, MOST_DEVICES, Accelerator, Host
-from devpolicy._core.language.policy import DeviceSelector, Policy
+from devpolicy._core.language.policy import Policy
 from devpolicy._core.verbs import resolve
 
-ANYTHING = Policy(prefer=(*(DeviceSelector(kind) for kind in ACCELERATOR_TYPES), DeviceSelector("cpu")))
+ANYTHING = Policy.parse(f"prefer = {[*ACCELERATOR_TYPES, 'cpu']}")
 """A policy that runs wherever it can."""
 
 
@@ -214,7 +214,7 @@ def asking_changes_nothing(seen: Observed) -> Iterator[str]:
 def something_can_be_chosen(seen: Observed) -> Iterator[str]:
     """A policy that takes anything is given a device that the host has and that has no fault."""
     try:
-        chosen = resolve(ANYTHING, seen.host, target="hf").to_torch_str()
+        chosen = resolve(ANYTHING, host=seen.host, target="hf").to_torch_str()
     except Unsatisfiable as refused:
         yield f"it was refused: {refused}"
         return

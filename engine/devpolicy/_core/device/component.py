@@ -212,9 +212,10 @@ class ComponentDevice:
     def from_policy(
         cls,
         policy: Policy | str | PathLike[str],
-        component: str | None = None,
         model: Any = None,
         host: Host | str | PathLike[str] | None = None,
+        *,
+        component: str | None = None,
     ) -> ComponentDevice:
         """Return what a policy decides for a component: `devpolicy.resolve`, where a component is initialised.
 
@@ -224,7 +225,7 @@ class ComponentDevice:
         """
         from devpolicy._core import verbs
 
-        return verbs.resolve(policy, host, component=component, model=model)
+        return verbs.resolve(policy, model, host, component=component)
 
     def to_haystack(self) -> Any:
         """Return Haystack's own `ComponentDevice`, which its components take. See `devpolicy.haystack`."""

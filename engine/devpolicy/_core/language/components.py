@@ -1,32 +1,108 @@
 """`[component.NAME]`: from tables to what is said of each component.
 
-Owns the reading of the entries, and the checks within one and between them. Which of them speak for a component is
-the matter of `layers`.
+Owns `Component`: its keys, their reading, and the checks within one entry and between them. Which entries apply to a
+component is in `layers`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from devpolicy._core.language.fields import COMPONENT
-from devpolicy._core.language.layers import speaking
-from devpolicy._core.language.memory import read_memory
-from devpolicy._core.language.policy import Component, Policy
-from devpolicy._core.language.rules import read_rules
+from devpolicy._core.language.condition_keys import condition
+from devpolicy._core.language.conditions import Condition
+from devpolicy._core.language.fields import FREE_TABLE, FREE_TABLES, SPLIT, TARGETS, SettingsTable, Split, Target
+from devpolicy._core.language.kinds import CLASS_PATH, SHARE
+from devpolicy._core.language.memory import MEMORY, Memory
+from devpolicy._core.language.rules import TIES, Rule, Ties, read_rules
+from devpolicy._core.language.terms import AVOID, RUN, SPILL
+from devpolicy._core.language.values import Amount, DeviceSelector
+from devpolicy._core.language.workload import Workload
 from devpolicy._core.toml.document import quote, write_key
-from devpolicy._core.toml.tables import read_table, wrong_type
+from devpolicy._core.toml.tables import SIZE, TEXT, Kind, fields_of, key, read_as, table_of, wrong_type
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from devpolicy._core.language.policy import Rule
+    from devpolicy._core.errors import Place
     from devpolicy._core.toml.tables import Cursor
 
+_DOC = {entry.name: entry.doc for entry in fields_of(SettingsTable)}
+_OURS = "the policy's"
+
+
+@dataclass(frozen=True)
+class ComponentTable:
+    """The keys of `[component.NAME]`."""
+
+    type: str | None = key(CLASS_PATH, "Only for components whose class has such a path.", default="any class")
+    model: str | None = key(TEXT, "A model of the catalogue, a path relative to the policy file, or a hub id.")
+    needs: int | None = key(
+        SIZE, "The bytes that it takes of one device, where there is no model to compute them from."
+    )
+    share: Amount | None = key(
+        SHARE, "The largest share of each device's budget that it may take.", default="all of it"
+    )
+    target: Target | None = key(TARGETS, "The consumer that is planned for.", default='`"hf"`')
+    prefer: tuple[DeviceSelector, ...] | None = key(RUN, _DOC["prefer"], default=_OURS)
+    overflow: tuple[DeviceSelector, ...] | None = key(SPILL, _DOC["overflow"], default=_OURS)
+    avoid: tuple[DeviceSelector, ...] = key(
+        AVOID, "Devices that it never uses, beside those that the policy avoids.", value=()
+    )
+    split: Split | None = key(SPLIT, _DOC["split"], default=_OURS)
+    ties: Ties | None = key(TIES, _DOC["ties"], default=_OURS)
+    offload: object = key(FREE_TABLE, "Its own weights that are kept elsewhere. They come before the policy's.")
+    rule: object = key(
+        Kind("tables, `[[component.NAME.rule]]`", FREE_TABLES.read), "Its own rules. They come before the policy's."
+    )
+    memory: Memory = key(MEMORY, "Budgets, merged with the policy's key by key.", value=Memory(), default=_OURS)
+    workload: Workload | None = key(
+        table_of(Workload, what="`workload` of a component", label="a key of `workload`"),
+        "The same keys as in `[workload]`, merged with the policy's.",
+        default=_OURS,
+    )
+    require: Condition | None = key(condition("`require` of a component"), "What a host must have for it, too.")
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One `[component.NAME]` as written: `None` leaves a key to the entries and the policy below it."""
+
+    name: str
+    """A component's name, or a glob of names."""
+    type: str | None = None
+    """A glob of the class paths that it is meant for."""
+    model: str | None = None
+    """A catalogue name, a path (relative to `folder`) or a hub id."""
+    needs: int | None = None
+    """Bytes that it takes of one device, where there is no model to compute them from."""
+    share: Amount | None = None
+    """The largest percentage of each device's budget that it may take."""
+    target: str | None = None
+    prefer: tuple[DeviceSelector, ...] | None = None
+    overflow: tuple[DeviceSelector, ...] | None = None
+    avoid: tuple[DeviceSelector, ...] = ()
+    split: Split | None = None
+    ties: Ties | None = None
+    rules: tuple[Rule, ...] = ()
+    memory: Memory = Memory()
+    workload: Workload | None = None
+    require: Condition | None = None
+    folder: str | None = None
+    """The folder of the policy's file; `None` where it was read from text."""
+    place: Place | None = field(default=None, compare=False)
+    model_place: Place | None = field(default=None, compare=False)
+
+    @property
+    def is_glob(self) -> bool:
+        """Whether the name stands for several components."""
+        return "*" in self.name or "?" in self.name
+
+
 OF_MODELS = ("offload", "rule", "overflow", "split", "ties", "workload")
-"""Keys that speak of a model's modules, or of the figures that are computed from it."""
-_KEYS = frozenset(field.name for field in COMPONENT)
+"""Keys that are about a model's modules, or about the figures that are computed from it."""
+_KEYS = frozenset(entry.name for entry in fields_of(ComponentTable))
 _NAMED = 'write `[component.NAME]`, with the name of the component, and below it `prefer = "cuda"`'
-_PLAIN = ("type", "model", "needs", "share", "target", "prefer", "overflow", "split", "ties", "require")
 
 
 MOST_COMPONENTS = 500
@@ -63,25 +139,31 @@ def read_components(value: object, cursor: Cursor, rules: Sequence[Rule]) -> tup
 
 def _component(name: str, table: dict[str, Any], cursor: Cursor) -> Component:
     what = f"[component.{write_key(name)}]"
-    for key in [key for key, value in table.items() if isinstance(value, dict) and key not in _KEYS]:
-        hint = f"a name with dots stands in quotes: `[component.{quote(f'{name}.{key}')}]`"
-        cursor.at(key).error("DP103", f"unknown key `{key}` in {what}", label="a table", help=hint, part="key")
-        table = {other: value for other, value in table.items() if other != key}
-    keys = read_table(table, cursor, COMPONENT, what=what, label="a key of a component")
-    memory, folder = read_memory(table.get("memory", {}), cursor.at("memory"))
+    for inner in [inner for inner, value in table.items() if isinstance(value, dict) and inner not in _KEYS]:
+        hint = f"a name with dots stands in quotes: `[component.{quote(f'{name}.{inner}')}]`"
+        cursor.at(inner).error("DP103", f"unknown key `{inner}` in {what}", label="a table", help=hint, part="key")
+        table = {other: value for other, value in table.items() if other != inner}
+    keys = read_as(ComponentTable, table, cursor, what=what, label="a key of a component")
     place = cursor.document.place
     return Component(
         name,
-        **{key: keys.get(key) for key in _PLAIN},
-        avoid=keys.get("avoid", ()),
-        rules=read_rules(table.get("offload"), table.get("rule"), cursor, name),
-        memory=memory,
-        disk_path=folder,
+        keys.type,
+        keys.model,
+        keys.needs,
+        keys.share,
+        keys.target,
+        keys.prefer,
+        keys.overflow,
+        keys.avoid,
+        keys.split,
+        keys.ties,
+        read_rules(keys.offload, keys.rule, cursor, name),
+        keys.memory,
+        keys.workload,
+        keys.require,
         folder=cursor.document.folder((*cursor.path, "model")),
-        workload=tuple(keys.get("workload", {}).items()),
         place=place(cursor.path, "key"),
-        prefer_place=place((*cursor.path, "prefer"), "key") if "prefer" in table else None,
-        model_place=place((*cursor.path, "model")) if "model" in table else None,
+        model_place=place((*cursor.path, "model")) if keys.model is not None else None,
     )
 
 
@@ -99,12 +181,12 @@ def _check(table: dict[str, Any], cursor: Cursor, what: str) -> None:
             "DP106", f"`needs` and `model` do not go together in {what}", label="two sizes", help=hint, part="key"
         )
         return
-    for key in OF_MODELS:
-        if key in table:
+    for name in OF_MODELS:
+        if name in table:
             hint = "what only `needs` bytes is placed as one piece: leave the key out, or name its `model`"
-            cursor.at(key).error(
+            cursor.at(name).error(
                 "DP106",
-                f"`{key}` speaks of a model, and {what} only `needs` bytes",
+                f"`{name}` speaks of a model, and {what} only `needs` bytes",
                 label="of what?",
                 help=hint,
                 part="key",
@@ -120,13 +202,3 @@ def _check_names(rules: object, cursor: Cursor, names: dict[str, Rule]) -> None:
             cursor.at(number, "name").error(
                 "DP111", f"two rules are called `{name}`", label="taken", notes=[f"the other is at {other.place}"]
             )
-
-
-def check_prefer(policy: Policy, cursor: Cursor) -> None:
-    """Collect DP105 for each component that no layer tells where to run."""
-    for entry in policy.components:
-        told = policy.prefer or any(layer.prefer for layer in speaking(policy, entry.name))
-        if not told and not entry.is_glob:
-            hint = 'say where it runs, here or at the top: `prefer = ["cuda", "mps"]`'
-            message = f"`prefer` is missing for component `{entry.name}`"
-            cursor.at("component", entry.name).error("DP105", message, help=hint, part="header")

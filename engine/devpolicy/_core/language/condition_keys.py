@@ -5,6 +5,7 @@ Owns their field table and their reading. What a condition means on a host is `c
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.host import ACCELERATOR_TYPES, ARCHITECTURES, SOFTWARE, SYSTEMS, normal_name
@@ -19,13 +20,16 @@ from devpolicy._core.language.conditions import (
     VariableTest,
     WordTest,
 )
-from devpolicy._core.language.devices import TESTS, DeviceClass, device_class
+from devpolicy._core.language.devices import DeviceClass, DeviceTests
 from devpolicy._core.toml.tables import (
     Field,
     JsonSchema,
     Kind,
     did_you_mean,
+    fields_of,
+    key,
     list_of,
+    read_as,
     read_table,
     table_schema,
     wrong_type,
@@ -34,7 +38,18 @@ from devpolicy._core.toml.tables import (
 if TYPE_CHECKING:
     from devpolicy._core.toml.tables import Cursor
 
-_DEVICES = (Field("count", COUNT_TEST, "How many of them the host has.", "at least one"), *TESTS)
+
+@dataclass(frozen=True)
+class _Counted:
+    count: CountTest | None = key(COUNT_TEST, "How many of them the host has.", default="at least one")
+
+
+@dataclass(frozen=True)
+class DevicesTable(DeviceTests, _Counted):
+    """The keys of a condition on devices of one type."""
+
+
+DEVICES_SCHEMA: JsonSchema = {"anyOf": [*COUNT_TEST.schema["anyOf"], table_schema(fields_of(DevicesTable))]}
 
 
 def _devices(type_: str) -> Kind[DevicesTest]:
@@ -43,13 +58,12 @@ def _devices(type_: str) -> Kind[DevicesTest]:
             count = COUNT_TEST.read(value, cursor)
             return None if count is None else DevicesTest(DeviceClass(type_, type_), count)
         before = len(cursor.findings)
-        keys = read_table(value, cursor, _DEVICES, what=f"`{type_}`", label="a key of a condition on devices")
+        keys = read_as(DevicesTable, value, cursor, what=f"`{type_}`", label="a key of a condition on devices")
         if len(cursor.findings) > before:
             return None
-        return DevicesTest(device_class(type_, type_, keys, cursor), keys.get("count", CountTest(">=", 1)))
+        return DevicesTest(keys.as_class(type_, type_, cursor), keys.count or CountTest(">=", 1))
 
-    schema: JsonSchema = {"anyOf": [*COUNT_TEST.schema["anyOf"], table_schema(_DEVICES)]}
-    return Kind("a number (at least), or a table", read, schema)
+    return Kind("a number (at least), or a table", read, DEVICES_SCHEMA)
 
 
 def _word(*known: str) -> Kind[str]:
@@ -59,9 +73,9 @@ def _word(*known: str) -> Kind[str]:
             return None
         if normal_name(value) in known:
             return normal_name(value)
-        key = next(part for part in reversed(cursor.path) if isinstance(part, str))
+        asked = next(part for part in reversed(cursor.path) if isinstance(part, str))
         hint = did_you_mean(normal_name(value), known)
-        cursor.error("DP104", f"`{value}` is no value of `{key}`", label="not one of them", help=hint)
+        cursor.error("DP104", f"`{value}` is no value of `{asked}`", label="not one of them", help=hint)
         return None
 
     return Kind(" or ".join(f'`"{name}"`' for name in known), read, {"enum": list(known)})
@@ -95,10 +109,10 @@ def condition(what: str, *, environment: bool = False) -> Kind[Condition]:
             hint = 'such as `cuda = 2`, `os = "linux"` or `torch = ">=2.6"`'
             cursor.error("DP106", f"{what} asks nothing", label="always holds", help=hint)
             return None
-        variables = tuple(sorted(keys.pop("env", {}).items()))
+        variables = tuple(sorted(keys.pop(ENV.name, {}).items()))
         requirements = tuple(
-            Requirement(key, _test(test), cursor.document.place((*cursor.path, key), "key"))
-            for key, test in keys.items()
+            Requirement(name, _test(test), cursor.document.place((*cursor.path, name), "key"))
+            for name, test in keys.items()
         )
         return Condition(requirements, variables, what, cursor.document.place(cursor.path, "key"))
 

@@ -7,21 +7,21 @@ stand.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from devpolicy._core.device import LARGEST_ID
 from devpolicy._core.host import ACCELERATOR_TYPES
 from devpolicy._core.language.comparisons import CAPABILITY_TEST, LEAST_SIZE, CapabilityTest, SizeTest
 from devpolicy._core.sizes import format_size
-from devpolicy._core.toml.tables import TEXT, Field, Kind, choice, integer, list_of, read_table, wrong_type
+from devpolicy._core.toml.tables import TEXT, Cursor, Kind, choice, integer, key, list_of, read_as, wrong_type
 
 if TYPE_CHECKING:
     from devpolicy._core.errors import Place
     from devpolicy._core.host import Accelerator
-    from devpolicy._core.toml.tables import Cursor
+    from devpolicy._core.language.merging import ConfigLayer
 
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_-]*"
 """What a class may be called, as a regular expression."""
@@ -85,9 +85,8 @@ def alike(devices: Iterable[Accelerator], same: Sequence[str], count: int = 0) -
 # Reading.
 
 SAME: Kind[tuple[str, ...]] = list_of(choice("name", "memory", "capability"), or_one=True, least=1)
-COUNT = Field(
-    "count", integer(1, LARGEST_ID + 1), "Needs at least this many devices, and uses at most as many: the first by id."
-)
+COUNT = integer(1, LARGEST_ID + 1)
+COUNT_DOC = "Needs at least this many devices, and uses at most as many: the first by id."
 
 
 def _read_glob(value: object, cursor: Cursor) -> str | None:
@@ -98,36 +97,57 @@ def _read_glob(value: object, cursor: Cursor) -> str | None:
 
 
 _GLOB: Kind[str] = Kind("a glob of names", _read_glob, {"type": "string", "minLength": 1})
-TESTS = (
-    Field("id", list_of(integer(0, LARGEST_ID), or_one=True, least=1), "The numbers that torch gives: any of them."),
-    Field("name", list_of(_GLOB, or_one=True, least=1), "Globs of the names that drivers give: any of them."),
-    Field("memory", LEAST_SIZE, "What each of them has in total."),
-    Field("free", LEAST_SIZE, "What is free of it."),
-    Field("capability", CAPABILITY_TEST, "CUDA's compute capability."),
-    Field("same", SAME, "In what the devices must be alike."),
-)
-"""What may be asked of accelerators of one type."""
-DEVICE_CLASS = (
-    Field("type", choice(*ACCELERATOR_TYPES), "A type of accelerator.", required=True, example='write `type = "cuda"`'),
-    *TESTS,
-    COUNT,
-)
 
 
-def device_class(name: str, type_: str, keys: dict[str, Any], cursor: Cursor) -> DeviceClass:
-    """Make a class of what was read."""
-    return DeviceClass(
-        name,
-        type_,
-        id=tuple(sorted(keys.get("id", ()))),
-        called=keys.get("name", ()),
-        memory=keys.get("memory"),
-        free=keys.get("free"),
-        capability=keys.get("capability"),
-        count=keys["count"] if isinstance(keys.get("count"), int) else 0,
-        same=keys.get("same", ()),
-        place=cursor.document.place(cursor.path, "key"),
+@dataclass(frozen=True)
+class DeviceTests:
+    """The keys that test accelerators of one type."""
+
+    id: tuple[int, ...] | None = key(
+        list_of(integer(0, LARGEST_ID), or_one=True, least=1), "The numbers that torch gives: any of them."
     )
+    name: tuple[str, ...] | None = key(
+        list_of(_GLOB, or_one=True, least=1), "Globs of the names that drivers give: any of them."
+    )
+    memory: SizeTest | None = key(LEAST_SIZE, "What each of them has in total.")
+    free: SizeTest | None = key(LEAST_SIZE, "What is free of it.")
+    capability: CapabilityTest | None = key(CAPABILITY_TEST, "CUDA's compute capability.")
+    same: tuple[str, ...] | None = key(SAME, "Attributes that the devices must share.")
+
+    def as_class(self, name: str, type_: str, cursor: Cursor, count: int = 0) -> DeviceClass:
+        """Return the class of devices of a type that pass."""
+        return DeviceClass(
+            name,
+            type_,
+            id=tuple(sorted(self.id or ())),
+            called=self.name or (),
+            memory=self.memory,
+            free=self.free,
+            capability=self.capability,
+            count=count,
+            same=self.same or (),
+            place=cursor.document.place(cursor.path, "key"),
+        )
+
+
+@dataclass(frozen=True)
+class _Typed:
+    type: str | None = key(
+        choice(*ACCELERATOR_TYPES), "A type of accelerator.", required=True, example='write `type = "cuda"`'
+    )
+
+
+@dataclass(frozen=True)
+class DeviceClassTable(DeviceTests, _Typed):
+    """The keys of `[devices.NAME]`."""
+
+    count: int | None = key(COUNT, COUNT_DOC)
+
+
+def classes_in(layer: ConfigLayer) -> Mapping[str, DeviceClass | None]:
+    """Return the classes of devices that a layer defines, `None` for a malformed one. Collects nothing."""
+    cursor = Cursor(layer.origins, (*layer.path, "devices"), [])
+    return read_classes(layer.data["devices"], cursor) if "devices" in layer.data else {}
 
 
 def read_classes(value: object, cursor: Cursor) -> dict[str, DeviceClass | None]:
@@ -149,6 +169,7 @@ def _read_class(name: str, table: object, cursor: Cursor) -> DeviceClass | None:
         hint = f'write `[devices.{name}]`, and below it `type = "cuda"`'
         wrong_type(table, cursor, "a table", hint)
         return None
-    keys = read_table(table, cursor, DEVICE_CLASS, what=f"[devices.{name}]", label="a key of a class of devices")
-    good = len(cursor.findings) == before
-    return device_class(name, keys["type"], keys, cursor) if good else None
+    keys = read_as(DeviceClassTable, table, cursor, what=f"[devices.{name}]", label="a key of a class of devices")
+    if len(cursor.findings) > before or keys.type is None:
+        return None
+    return keys.as_class(name, keys.type, cursor, keys.count or 0)

@@ -1,7 +1,6 @@
 """What a policy says in the end, each value with the place that it comes from.
 
-Owns the list behind `devpolicy show`. It decides nothing: what counts was decided when the policy was read and applied
-to a host.
+Owns the list behind `devpolicy show`.
 """
 
 from __future__ import annotations
@@ -10,17 +9,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from devpolicy._core.language.fields import TOP, WORKLOAD
+from devpolicy._core.language.fields import TopTable
+from devpolicy._core.language.workload import Workload
 from devpolicy._core.toml.document import write_key
+from devpolicy._core.toml.tables import fields_of
 
 if TYPE_CHECKING:
     from devpolicy._core.errors import Place
-    from devpolicy._core.language.merging import Layer
+    from devpolicy._core.language.merging import ConfigLayer
     from devpolicy._core.language.policy import Policy
     from devpolicy._core.toml.spans import KeyPath
 
 _ELSEWHERE = frozenset({"rule", "offload", "extends", "profile", "test", "host", "schema"})
-"""Keys that are told in another way, or that decide nothing."""
+"""Keys that are shown elsewhere, or that have no effect on a plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +35,24 @@ class Value:
 
 
 def effective(policy: Policy) -> list[Value]:
-    """Return the values of a policy that was read from text, as written, and then the defaults of what it leaves out.
+    """Return the values of a policy as written, and then the defaults of what it leaves out.
 
-    Rules are told by `Policy.rules`, each with its place.
+    Rules are in `Policy.rules`, each with its place.
     """
-    if policy.text is None:
-        return []
-    keys = [field.name for field in TOP]
-    data = dict(sorted(policy.text.data.items(), key=lambda entry: keys.index(entry[0]) if entry[0] in keys else -1))
-    said = list(_walk(policy.text, data, ()))
-    workload = policy.text.data.get("workload", {})
-    defaults = [(field.name, field.default) for field in TOP if field.name not in policy.text.data]
-    defaults += [(f"workload.{field.name}", field.default) for field in WORKLOAD if field.name not in workload]
+    layer, top = policy.layer, fields_of(TopTable)
+    keys = [field.name for field in top]
+    data = dict(sorted(layer.data.items(), key=lambda entry: keys.index(entry[0]) if entry[0] in keys else -1))
+    said = list(_walk(layer, data, ()))
+    workload = layer.data.get("workload", {})
+    defaults = [(field.name, field.default) for field in top if field.name not in layer.data]
+    defaults += [
+        (f"workload.{field.name}", field.default) for field in fields_of(Workload) if field.name not in workload
+    ]
     unsaid = [Value(key, text.replace("`", "").strip('"'), None) for key, text in defaults if text and key != "schema"]
     return [*said, *unsaid]
 
 
-def _walk(layer: Layer, data: dict[str, Any], path: KeyPath) -> Iterator[Value]:
+def _walk(layer: ConfigLayer, data: dict[str, Any], path: KeyPath) -> Iterator[Value]:
     for key, value in data.items():
         here = (*path, key)
         if key in _ELSEWHERE and path[-1:] not in (("component",), ("devices",), ("memory",)):

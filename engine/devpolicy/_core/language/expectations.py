@@ -1,30 +1,78 @@
-"""The kinds of values that a `[[test]]` holds: names, expected places, codes, and what varies.
+"""The values that a `[[test]]` holds: names, expected places, codes, and what varies.
 
-Owns how each is read. It knows no key: which key takes which kind stands in `devpolicy._core.language.tests`.
+Owns them, each with its place, and how they are read. Which key takes which is in `tests`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
 from devpolicy._core.codes import CODES
 from devpolicy._core.host import ACCELERATOR_TYPES, MOST_DEVICES
-from devpolicy._core.language.cases import Dimension, Expected, Word
 from devpolicy._core.language.kinds import read_pattern
-from devpolicy._core.language.policy import DeviceSelector
+from devpolicy._core.language.patterns import Pattern
 from devpolicy._core.language.terms import ACCELERATOR_SCHEMA, OTHER_NAMES, read_term
+from devpolicy._core.language.values import DeviceSelector
 from devpolicy._core.toml.tables import (
     SIZE,
     TEXT,
     Cursor,
-    Field,
     JsonSchema,
     Kind,
     did_you_mean,
+    fields_of,
     integer,
+    key,
     list_of,
-    read_table,
+    read_as,
     table_schema,
     wrong_type,
 )
+
+if TYPE_CHECKING:
+    from devpolicy._core.errors import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A name that a test gives, to be looked up, and where it stands."""
+
+    text: str
+    place: Place | None = field(default=None, compare=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Where the modules of a pattern are expected: kept on `device`, and running on `runs_on`; `None` says nothing."""
+
+    module: Pattern | None
+    """`None` is the whole model."""
+    device: DeviceSelector | None = None
+    runs_on: DeviceSelector | None = None
+    rule: str | None = None
+    """The rule, or `prefer` or `overflow`, that must have decided it (`by`)."""
+    place: Place | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """One thing that `vary` changes of a host: `cuda.free`, `cuda:1.memory`, `cuda.count`, `memory`, `disk`, ..."""
+
+    device: str
+    """A type of accelerator or one device; empty for the machine's own."""
+    fact: str
+    values: tuple[int, ...]
+    place: Place | None = field(default=None, compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.device}.{self.fact}" if self.device else self.fact
+
+
+# Reading.
 
 
 def _read_word(value: object, cursor: Cursor) -> Word | None:
@@ -108,18 +156,18 @@ def _read_expect(value: object, cursor: Cursor) -> tuple[Expected, ...] | None:
     return tuple(one for one in found if one is not None)
 
 
-_WHERE = (
-    Field("device", _KEPT, "Where the weights are kept."),
-    Field("runs_on", _RUNS, "Where the module runs."),
-)
+@dataclass(frozen=True)
+class _WhereTable:
+    device: DeviceSelector | None = key(_KEPT, "Where the weights are kept.")
+    runs_on: DeviceSelector | None = key(_RUNS, "Where the module runs.")
 
 
 def _expected(path: str, entry: object, cursor: Cursor) -> Expected | None:
     pattern = read_pattern(path, cursor.on_key()) if path else None
     place = cursor.document.place(cursor.path)
     if isinstance(entry, dict):
-        keys = read_table(entry, cursor, _WHERE, what="an expected place", label="a key of it")
-        return Expected(pattern, keys.get("device"), keys.get("runs_on"), place=place)
+        keys = read_as(_WhereTable, entry, cursor, what="an expected place", label="a key of it")
+        return Expected(pattern, keys.device, keys.runs_on, place=place)
     return Expected(pattern, _KEPT.read(entry, cursor), place=place)
 
 
@@ -133,7 +181,7 @@ def _read_by(value: object, cursor: Cursor) -> tuple[Expected, ...] | None:
     return None if len(cursor.findings) > before else tuple(found)
 
 
-_SIZES = list_of(SIZE, or_one=True, least=1)
+SIZES = list_of(SIZE, or_one=True, least=1)
 _OF_A_DEVICE = ("free", "memory", "count")
 _OF_THE_HOST = ("memory", "free", "disk", "disk_free")
 MOST_CASES = 20_000
@@ -167,7 +215,7 @@ def _dimension(name: str, values: object, cursor: Cursor) -> Dimension | None:
         cursor.error("DP104", f"`{name}` is nothing that varies", label="unknown", help=hint, part="key")
         return None
     counts = list_of(integer(0, 1 if kind == "mps" else 64), or_one=True, least=1)
-    read = (counts if fact == "count" else _SIZES).read(values, cursor)
+    read = (counts if fact == "count" else SIZES).read(values, cursor)
     return None if read is None else Dimension(device, fact, read, cursor.document.place(cursor.path, "key"))
 
 
@@ -182,7 +230,9 @@ EXPECT_SCHEMA: JsonSchema = {
     "type": "object",
     "minProperties": 1,
     "not": {"anyOf": [{"required": ["device"]}, {"required": ["runs_on"]}]},
-    "additionalProperties": {"anyOf": [_DEVICE_SCHEMA, {**table_schema(_WHERE), "minProperties": 1}, _NESTED]},
+    "additionalProperties": {
+        "anyOf": [_DEVICE_SCHEMA, {**table_schema(fields_of(_WhereTable)), "minProperties": 1}, _NESTED]
+    },
 }
 """The table of `expect`: modules, whose dots may be nested tables."""
 BY_SCHEMA: JsonSchema = {
@@ -194,14 +244,14 @@ BY_SCHEMA: JsonSchema = {
 
 def _vary_schema() -> JsonSchema:
     types, counts = "|".join(ACCELERATOR_TYPES), list_of(integer(0, 64), or_one=True, least=1).schema
-    amounts = {"free": _SIZES.schema, "memory": _SIZES.schema}
+    amounts = {"free": SIZES.schema, "memory": SIZES.schema}
     of_a_device = {"type": "object", "properties": {**amounts, "count": counts}, "additionalProperties": False}
     return {
         "type": "object",
         "minProperties": 1,
-        "properties": dict.fromkeys(_OF_THE_HOST, _SIZES.schema),
+        "properties": dict.fromkeys(_OF_THE_HOST, SIZES.schema),
         "patternProperties": {
-            rf"^({types})(:[0-9]+)?\.(free|memory)$": _SIZES.schema,
+            rf"^({types})(:[0-9]+)?\.(free|memory)$": SIZES.schema,
             rf"^({types})\.count$": counts,
             rf"^({types})(:[0-9]+)?$": of_a_device,
         },

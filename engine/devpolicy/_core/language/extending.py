@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from devpolicy._core.errors import Diagnostic, PolicyError
 from devpolicy._core.files import kind_of
-from devpolicy._core.language.fields import TOP
-from devpolicy._core.language.merging import Layer
+from devpolicy._core.language.fields import TopTable
+from devpolicy._core.language.merging import ConfigLayer
 from devpolicy._core.shipped import shipped_files
 from devpolicy._core.toml.document import MOST_VALUES, Document
-from devpolicy._core.toml.tables import Cursor, did_you_mean, suggest
+from devpolicy._core.toml.tables import Cursor, did_you_mean, fields_of, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,7 +28,7 @@ DEEPEST = 32
 MOST_TEXTS = 128
 """Policies that one policy builds on at most."""
 
-KEYS = tuple(entry.name for entry in TOP if entry.name not in ("schema", "host", "test"))
+KEYS = tuple(entry.name for entry in fields_of(TopTable) if entry.name not in ("schema", "host", "test"))
 """The keys of which a file that another one names has one: without any it is no policy."""
 
 _NOT_INHERITED = frozenset({"extends", "schema", "test"})
@@ -67,7 +67,7 @@ def likely(path: Path, shipped: Iterable[str]) -> str:
     return did_you_mean(stem, names)
 
 
-def texts(document: Document, findings: list[Diagnostic]) -> list[Layer]:
+def texts(document: Document, findings: list[Diagnostic]) -> list[ConfigLayer]:
     """Return the texts that a policy builds on and itself, the weakest first. Collects what cannot be read.
 
     What several of them build on comes once, as weak as any of them wants it.
@@ -84,7 +84,7 @@ def _identity(document: Document) -> str:
 @dataclass(slots=True)
 class _Walk:
     findings: list[Diagnostic]
-    layers: list[Layer] = field(default_factory=list)
+    layers: list[ConfigLayer] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
     values: int = 0
 
@@ -98,7 +98,7 @@ class _Walk:
                 self._follow(entry, document, Cursor(document, path, self.findings), chain)
         left_out = _NOT_INHERITED if name else {"extends"}
         data = {key: value for key, value in document.data.items() if key not in left_out}
-        self.layers.append(Layer(document, data, (), name))
+        self.layers.append(ConfigLayer(document, data, (), name))
 
     def _follow(self, name: str, document: Document, cursor: Cursor, chain: tuple[str, ...]) -> None:
         folder = document.folder(())

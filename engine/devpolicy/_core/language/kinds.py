@@ -1,7 +1,7 @@
 """The kinds of values that a policy holds: amounts, patterns, class names, dtypes.
 
 Owns how each is read, how the reference calls it and its JSON schema. It knows no key: which key
-takes which kind stands in `devpolicy._core.language.fields`.
+takes which kind stands in the table of its keys.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 from devpolicy._core.language.patterns import Pattern, PatternError
-from devpolicy._core.language.policy import Amount
+from devpolicy._core.language.values import Amount
 from devpolicy._core.model.tree import DTYPE_BITS, FLOATING
 from devpolicy._core.sizes import SizeError, parse_size
 from devpolicy._core.toml.document import Inside
@@ -179,7 +179,7 @@ CACHE_DTYPES = tuple(sorted(FLOATING)) + tuple(
 )
 
 
-def dtype(*names: str) -> Kind[str]:
+def one_of_dtypes(*names: str) -> Kind[str]:
     """Return the kind of torch's names of dtypes, from those given."""
 
     def read(value: object, cursor: Cursor) -> str | None:

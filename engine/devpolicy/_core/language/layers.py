@@ -1,7 +1,7 @@
-"""Which parts of a policy speak for a component, and what they say together.
+"""Which parts of a policy apply to a component, and what they say together.
 
-Owns the order of the layers (the exact name, then globs as written, then the top of the policy), how they are merged,
-and the order in which components are planned. It reads no text and knows neither a host nor a model.
+Owns the precedence (the exact name, then globs in file order, then the top of the policy), the resolution of a
+component, and the order in which components are planned.
 """
 
 from __future__ import annotations
@@ -9,25 +9,32 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.errors import Diagnostic, PolicyError
-from devpolicy._core.language.policy import Component, MemoryRule, Policy
-from devpolicy._core.toml.tables import did_you_mean
+from devpolicy._core.language.components import Component, ComponentTable
+from devpolicy._core.language.devices import classes_in
+from devpolicy._core.language.merging import ConfigLayer, merge
+from devpolicy._core.language.policy import ResolvedPolicy
+from devpolicy._core.toml.tables import Cursor, did_you_mean, read_as, suggest
 
-_NEAREST = ("prefer", "overflow", "split", "ties", "disk_path", "share", "target", "prefer_place")
-"""Keys of which the nearest layer's counts alone."""
+if TYPE_CHECKING:
+    from devpolicy._core.language.policy import DeviceSelector, Policy
+
+_MERGED = ("prefer", "overflow", "avoid", "split", "ties", "memory", "workload")
+"""Keys of the top that an entry replaces, or is merged with. Rules and conditions line up."""
+_OF_ONE_ENTRY = ("type", "model", "needs", "offload", "rule", "require")
 
 
-def speaking(policy: Policy, name: str | None, cls: str | None = None) -> list[Component]:
-    """Return the entries that speak for a component, the nearest first.
+def matching_entries(entries: Iterable[Component], name: str | None, cls: str | None = None) -> list[Component]:
+    """Return those of a policy's entries that apply to a component, the nearest first.
 
-    An entry with a `type` speaks only for components of such a class. Where the class is not known, that is left open
-    for the entry that names the component itself, and no glob with a `type` speaks.
+    An entry with a `type` applies only to components of such a class. Where the class is not known, it applies if it
+    names the component exactly.
     """
     if name is None:
         return []
-    named = [entry for entry in policy.components if addresses(entry, name)]
+    named = [entry for entry in entries if addresses(entry, name)]
     named.sort(key=lambda entry: entry.name != name)
     return [entry for entry in named if _meant(entry, cls, exactly=entry.name == name)]
 
@@ -49,64 +56,89 @@ def _meant(entry: Component, cls: str | None, *, exactly: bool) -> bool:
 
 def source(policy: Policy, name: str, cls: str | None = None) -> Component | None:
     """Return the nearest entry that gives the component's `model` or `needs`, `None` where none does."""
-    layers = speaking(policy, name, cls)
-    return next((entry for entry in layers if entry.model is not None or entry.needs is not None), None)
+    entries = matching_entries(policy.components, name, cls)
+    return next((entry for entry in entries if entry.model is not None or entry.needs is not None), None)
 
 
-def merged(policy: Policy, name: str | None, cls: str | None = None) -> Policy:
-    """Return what all layers say together: lists replace, tables merge key by key, `avoid` adds up, rules line up.
+def resolve(policy: Policy, name: str | None, cls: str | None = None) -> ResolvedPolicy:
+    """Return what all entries and the top say together: `Policy.for_component`.
 
-    Raises `PolicyError`, DP202, where no layer says where the component runs.
+    Lists replace, tables merge key by key, `avoid` adds up, rules and requirements line up, the nearest first.
     """
-    if not all(text is None or isinstance(text, str) for text in (name, cls)):
-        raise PolicyError("a component and its class are named by text")
-    if not policy.components:
-        return policy
-    layers = speaking(policy, name, cls)
-    if not policy.prefer and not any(entry.prefer for entry in layers):
-        names = [entry.name for entry in policy.components]
-        if name is None:
-            message = "the policy says where components run, and no component is named"
-            raise PolicyError(Diagnostic("DP202", message, help=did_you_mean("", names)))
-        message = f"the policy has no component `{name}`, and no `prefer` at the top"
-        raise PolicyError(Diagnostic("DP202", message, help=did_you_mean(name, names)))
-    said: dict[str, Any] = {}
-    for key in _NEAREST:
-        value = next((value for entry in layers if (value := getattr(entry, key)) is not None), None)
-        # The place belongs to `prefer`: nobody else's is taken where there is none.
-        if value is not None and (key != "prefer_place" or "prefer" in said):
-            said[key] = value
-    workload = {key: value for entry in reversed(layers) for key, value in entry.workload}
+    top = replace(policy.top, component=name, notices=(*_misnamed(policy, name), *policy.top.notices))
+    entries = matching_entries(policy.components, name, cls)
+    if policy.components and not policy.prefer and not any(entry.prefer for entry in entries):
+        raise PolicyError(_nowhere(policy, name))
+    if name is None or not entries:
+        return top
+    said = {key: value for key, value in policy.layer.data.items() if key in _MERGED}
+    base = replace(policy.layer, data=said)
+    merged = merge([base, *(_layer_of(policy.layer, entry) for entry in reversed(entries))])
+    cursor = Cursor(merged, (), [], names=classes_in(policy.layer))
+    keys = read_as(ComponentTable, merged.data, cursor, what=f"component `{name}`")
+    if any(finding.severity == "error" for finding in cursor.findings):
+        raise PolicyError(cursor.findings)
+    giving = source(policy, name, cls)
     return replace(
-        policy,
-        **said,
-        avoid=(*policy.avoid, *(term for entry in reversed(layers) for term in entry.avoid)),
-        rules=(*(rule for entry in layers for rule in entry.rules), *policy.rules),
-        memory=_merged_memory([policy.memory, *(entry.memory for entry in reversed(layers))]),
-        workload=replace(policy.workload, **workload),
-        required=tuple(entry.require for entry in layers if entry.require is not None),
-        components=(),
+        top,
+        prefer=keys.prefer or (),
+        overflow=top.overflow if keys.overflow is None else keys.overflow,
+        avoid=keys.avoid,
+        split=keys.split or top.split,
+        ties=keys.ties or top.ties,
+        rules=(*(rule for entry in entries for rule in entry.rules), *top.rules),
+        memory=keys.memory.rules,
+        disk_path=keys.memory.disk_path,
+        workload=keys.workload or top.workload,
+        needs=None if giving is None else giving.needs,
+        share=keys.share,
+        target=keys.target,
+        required=tuple(entry.require for entry in entries if entry.require is not None),
+        prefer_place=merged.place(("prefer",), "key"),
     )
 
 
-def _merged_memory(layers: Iterable[Sequence[MemoryRule]]) -> tuple[MemoryRule, ...]:
-    """Merge what layers, the weakest first, say of the same devices: key by key."""
-    said: dict[object, MemoryRule] = {}
-    for rule in (rule for layer in layers for rule in layer):
-        before = said.get(rule.term)
-        if before is not None:
-            keys = ("basis", "cap", "headroom", "kv_cache", "activations")
-            stated = {key: value for key in keys if (value := getattr(rule, key)) is not None}
-            rule = replace(before, **stated, place=rule.place)
-        said[rule.term] = rule
-    return tuple(said.values())
+def _layer_of(base: ConfigLayer, entry: Component) -> ConfigLayer:
+    table: dict[str, Any] = base.data["component"][entry.name]
+    data = {key: value for key, value in table.items() if key not in _OF_ONE_ENTRY}
+    return ConfigLayer(base.origins, data, (*base.path, "component", entry.name))
+
+
+def _nowhere(policy: Policy, name: str | None) -> Diagnostic:
+    names = [entry.name for entry in policy.components]
+    if name is None:
+        message = "the policy says where components run, and no component is named"
+        return Diagnostic("DP202", message, help=did_you_mean("", names))
+    message = f"the policy has no component `{name}`, and no `prefer` at the top"
+    return Diagnostic("DP202", message, help=did_you_mean(name, names))
+
+
+def _misnamed(policy: Policy, name: str | None) -> list[Diagnostic]:
+    """Return a warning (DP508) where a component is spelt nearly as one of the policy that does not apply to it."""
+    if name is None or any(addresses(entry, name) for entry in policy.components):
+        return []
+    near = suggest(name, [entry.name for entry in policy.components])
+    if not near:
+        return []
+    message = f"the policy has no component `{name}`, so only its top speaks for it"
+    return [Diagnostic("DP508", message, help=f"did you mean `{near}`?", severity="warning")]
+
+
+def told_where(entries: Sequence[Component], prefer: Sequence[DeviceSelector], cursor: Cursor) -> None:
+    """Collect DP105 for each component of which neither an entry nor the top says where it runs."""
+    for entry in entries:
+        told = prefer or any(other.prefer for other in matching_entries(entries, entry.name))
+        if not told and not entry.is_glob:
+            hint = 'say where it runs, here or at the top: `prefer = ["cuda", "mps"]`'
+            message = f"`prefer` is missing for component `{entry.name}`"
+            cursor.at("component", entry.name).error("DP105", message, help=hint, part="header")
 
 
 def in_order(policy: Policy, names: Iterable[str] = ()) -> list[str]:
     """Return the components of a policy, and `names` that it need not have, in the order in which they are planned.
 
-    That is the written order. A name that only globs speak for stands where the first of them is written, one that the
-    policy does not know behind all others; alike ones as given.
+    That is file order. A name that only globs match comes where the first of them is written, one that the policy does
+    not know behind all others; alike ones as given.
     """
     places = {entry.name: number for number, entry in enumerate(policy.components) if not entry.is_glob}
     every = dict.fromkeys([*places, *names])

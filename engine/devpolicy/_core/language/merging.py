@@ -23,7 +23,7 @@ _WHOLE = frozenset({"prefer", "overflow", "avoid", "env"})
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class ConfigLayer:
     """A table of a text that is laid over others."""
 
     origins: Origins
@@ -38,7 +38,7 @@ class Layer:
 class Merged:
     """Layers in one: `data` as one text would give it."""
 
-    layers: tuple[Layer, ...]
+    layers: tuple[ConfigLayer, ...]
     """The weakest first."""
     data: dict[str, Any] = field(default_factory=dict)
     _from: dict[KeyPath, tuple[int, KeyPath]] = field(default_factory=dict)
@@ -122,7 +122,7 @@ class Merged:
             self._from[*here, at] = origin
 
 
-def merge(layers: Sequence[Layer]) -> Merged:
+def merge(layers: Sequence[ConfigLayer]) -> Merged:
     """Lay `layers` over each other, the weakest first."""
     merged = Merged(tuple(layers))
     for number, layer in enumerate(layers):

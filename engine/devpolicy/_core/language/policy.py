@@ -1,170 +1,62 @@
-"""What a policy says, as frozen values.
+"""A policy in its two states.
 
-Owns `Policy` and its parts. They are made by `devpolicy._core.language.read` from TOML and read by
-`devpolicy._core.placement`; they know neither a host nor a model.
+Owns `Policy`, what a text says with its profiles and components, and `ResolvedPolicy`, what it says of one component:
+flat and typed, the only form that placement, lint and review see. `devpolicy._core.language.read` makes the first,
+`devpolicy._core.language.layers` the second.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeVar
+
+from devpolicy._core.errors import PolicyError
+from devpolicy._core.language.components import Component
+from devpolicy._core.language.fields import SCHEMA_VERSION, Split, Target
+from devpolicy._core.language.memory import Basis, MemoryRule, said_of
+from devpolicy._core.language.rules import Rule, Ties
+from devpolicy._core.language.values import Amount, DeviceSelector
+from devpolicy._core.language.workload import Workload
+from devpolicy._core.public import public
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable
     from os import PathLike
 
     from devpolicy._core.errors import Diagnostic, Place
     from devpolicy._core.host import Accelerator, Host
-    from devpolicy._core.language.cases import PolicyTest
-    from devpolicy._core.language.comparisons import SizeTest
     from devpolicy._core.language.conditions import Condition
-    from devpolicy._core.language.devices import DeviceClass
-    from devpolicy._core.language.merging import Layer
-    from devpolicy._core.language.patterns import Pattern
+    from devpolicy._core.language.merging import ConfigLayer
     from devpolicy._core.language.profiles import Profile
+    from devpolicy._core.language.tests import PolicyTest
 
-Split = Literal["when-needed", "never", "balanced", "fastest"]
-Ties = Literal["refuse", "follow", "skip"]
-Basis = Literal["free", "total"]
+__all__ = [
+    "Amount",
+    "Basis",
+    "Component",
+    "DeviceSelector",
+    "MemoryRule",
+    "Overrides",
+    "Policy",
+    "ResolvedPolicy",
+    "Rule",
+    "Split",
+    "Target",
+    "Ties",
+    "Workload",
+]  # fmt: skip
+
+T = TypeVar("T")
 
 
+@public("devpolicy")
 @dataclass(frozen=True, slots=True)
-class DeviceSelector:
-    """Devices that a policy names: a type (`cuda`), one device (`cuda:1`), a class of `[devices]`, `cpu` or `disk`.
+class ResolvedPolicy:
+    """What a policy says of one component, all overlays applied: no profiles, no components.
 
-    `count` devices are needed at least and used at most, and with `same` (`"name"`, `"memory"`, `"capability"`)
-    they must be alike; `count` 0 means any number.
+    `Policy.for_component` gives it for any host, `Policy.for_host` for one.
     """
-
-    type: str
-    id: int | None = None
-    count: int = 0
-    same: tuple[str, ...] = ()
-    cls: DeviceClass | None = None
-
-    def names(self, one: Accelerator) -> bool:
-        """Whether an accelerator is one of those that the term speaks of, whatever their number."""
-        return one.type == self.type and self.id in (None, one.id) and (self.cls is None or not self.cls.unlike(one))
-
-    def __str__(self) -> str:
-        if self.cls is not None:
-            return self.cls.name
-        return self.type if self.id is None else f"{self.type}:{self.id}"
-
-
-@dataclass(frozen=True, slots=True)
-class Amount:
-    """An amount of memory: bytes plus a fraction of a basis."""
-
-    size: int = 0
-    percent: float = 0.0
-
-    def of(self, basis: int) -> int:
-        """Bytes of this amount where 100 % is `basis`, rounded down; a percentage has six decimals."""
-        # In integers: a float would be off by bytes on a large device, and 29 % is not a float's 29 %.
-        return self.size + basis * round(self.percent * 10**6) // 10**8
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One rule: which modules, and what is done with them and their subtrees."""
-
-    name: str
-    """`offload.lm_head` for a shorthand, its own `name`, else `rule 3` (counted from 1 as written)."""
-    match: tuple[Pattern, ...] = ()
-    cls: tuple[str, ...] = ()
-    """Globs of class names."""
-    size: SizeTest | None = None
-    prefer: tuple[DeviceSelector, ...] = ()
-    offload: tuple[DeviceSelector, ...] = ()
-    together: bool = False
-    ties: Ties | None = None
-    on_exhausted: Literal["error", "next"] = "error"
-    reason: str = ""
-    component: str | None = None
-    """The name in `[component.NAME]` where it is written there."""
-    when: Condition | None = None
-    """The rule applies only on hosts of which this holds."""
-    layer: str = field(default="", compare=False)
-    """The text or the profile that it comes from, empty for the policy's own text: the nearer one comes first."""
-    place: Place | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryRule:
-    """What `[memory]` says of one term; `None` leaves a key to a less specific entry or the default."""
-
-    term: DeviceSelector
-    basis: Basis | None = None
-    cap: Amount | None = None
-    headroom: Amount | None = None
-    kv_cache: Amount | None = None
-    """`reserve.kv_cache`: replaces the derived figure."""
-    activations: Amount | None = None
-    """`reserve.activations`: replaces the derived figure."""
-    place: Place | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """What the memory beside the weights is derived from."""
-
-    context: int | None = None
-    batch: int = 1
-    dtype: str | None = None
-    kv_dtype: str | None = None
-    new_tokens: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Component:
-    """One `[component.NAME]`: `None` leaves a key to the layers below, as `devpolicy._core.language.layers` says."""
-
-    name: str
-    """As written: a component's name, or a glob of names."""
-    type: str | None = None
-    """A glob of the class paths that it is meant for."""
-    model: str | None = None
-    """A catalogue name, a path (relative to `folder`) or a hub id."""
-    needs: int | None = None
-    """Bytes that it takes of one device, where there is no model to compute them from."""
-    share: Amount | None = None
-    """The largest percentage of each device's budget that it may take."""
-    target: str | None = None
-    prefer: tuple[DeviceSelector, ...] | None = None
-    overflow: tuple[DeviceSelector, ...] | None = None
-    avoid: tuple[DeviceSelector, ...] = ()
-    split: Split | None = None
-    ties: Ties | None = None
-    rules: tuple[Rule, ...] = ()
-    memory: tuple[MemoryRule, ...] = ()
-    disk_path: str | None = None
-    workload: tuple[tuple[str, Any], ...] = ()
-    """The keys of `Workload` that it sets."""
-    require: Condition | None = None
-    folder: str | None = None
-    """The folder of the policy's file; `None` where it was read from text."""
-    place: Place | None = field(default=None, compare=False)
-    prefer_place: Place | None = field(default=None, compare=False)
-    model_place: Place | None = field(default=None, compare=False)
-
-    @property
-    def is_glob(self) -> bool:
-        """Whether the name stands for several components."""
-        return "*" in self.name or "?" in self.name
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What is laid over a policy on every host, last: a profile by its name, and values as `--set` takes them."""
-
-    profile: str | None = None
-    overrides: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """A policy as written in one TOML text, or what it says of one component (`for_component`)."""
 
     prefer: tuple[DeviceSelector, ...] = ()
     overflow: tuple[DeviceSelector, ...] = ()
@@ -177,34 +69,72 @@ class Policy:
     """Where rewritten weights go: for a policy that was loaded from a file, resolved against its folder."""
     workload: Workload = Workload()
     require: Condition | None = None
-    profiles: tuple[Profile, ...] = ()
-    """Variants that were not laid over the policy yet: `for_host` does."""
-    asked: Asked = Asked()
-    """What was not laid over the policy yet, beside profiles that apply by themselves (`asking`): `for_host` does."""
-    components: tuple[Component, ...] = ()
-    """As written."""
+    component: str | None = None
+    """The component that it is about; `None` is the policy's top."""
+    needs: int | None = None
+    """Bytes that the component takes of one device, where the policy says them and no model."""
     share: Amount | None = None
-    """The largest percentage of each device's budget that may be taken; only `for_component` sets it."""
-    target: str | None = None
-    """The consumer that is planned for; only `for_component` sets it."""
+    """The largest percentage of each device's budget that may be taken."""
+    target: Target | None = None
+    """The consumer that is planned for."""
     required: tuple[Condition, ...] = ()
-    """What a host must have for the component, beside `require`; only `for_component` sets it."""
+    """What a host must have for the component, beside `require`."""
+    left_out: tuple[Rule, ...] = field(default=(), compare=False)
+    """The rules whose `when` does not hold on the host."""
+    applied: tuple[str, ...] = field(default=(), compare=False)
+    """The profiles that were applied."""
+    notices: tuple[Diagnostic, ...] = field(default=(), compare=False)
+    """Warnings of every plan that is made by it."""
+    prefer_place: Place | None = field(default=None, compare=False)
+
+    def for_host(self, host: Host) -> ResolvedPolicy:
+        """Return it without the rules whose `when` does not hold on `host`."""
+        left_out = tuple(rule for rule in self.rules if rule.when is not None and rule.when.unmet(host))
+        if not left_out:
+            return self
+        rules = tuple(rule for rule in self.rules if rule not in left_out)
+        return replace(self, rules=rules, left_out=(*self.left_out, *left_out))
+
+    def memory_of(self, what: Accelerator | str) -> MemoryRule:
+        """Return what `[memory]` says of an accelerator, `"cpu"` or `"disk"`. Raises `Unsatisfiable` (DP306)."""
+        return said_of(what, self.memory)
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What is applied to a policy on every host, last: a profile by its name, and values as `--set` takes them."""
+
+    profile: str | None = None
+    values: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] | None = None
+    """The variables that profiles ask for; `None` where the environment is not read."""
+
+
+@public("devpolicy")
+@dataclass(frozen=True, slots=True, repr=False)
+class Policy:
+    """What a TOML text says, with what it `extends`: its top, its components, its profiles, its tests.
+
+    `Policy.load` and `Policy.parse` make it; to change one, change its text or use `with_overrides`. The attributes
+    that are called like keys are those of the top.
+    """
+
+    layer: ConfigLayer = field(compare=False)
+    """What is written, with the way back to each key: profiles, components and values are applied to it."""
+    top: ResolvedPolicy
+    components: tuple[Component, ...] = ()
+    """As written. Their order decides which is planned first, and which glob is nearer."""
+    profiles: tuple[Profile, ...] = ()
+    overrides: Overrides = Overrides()
     hosts: tuple[tuple[str, Host], ...] = field(default=(), compare=False)
     """The `[host.NAME]` tables, for the tests. No plan depends on them."""
     tests: tuple[PolicyTest, ...] = field(default=(), compare=False)
-    schema: int = 1
-    left_out: tuple[Rule, ...] = field(default=(), compare=False)
-    """The rules whose `when` does not hold on the host that it was applied to."""
-    applied: tuple[str, ...] = field(default=(), compare=False)
-    """The profiles that were laid over it."""
-    text: Layer | None = field(default=None, compare=False, repr=False)
-    """What was written, with the way back to each key."""
+    schema: int = SCHEMA_VERSION
     source: str = field(default="<string>", compare=False)
-    prefer_place: Place | None = field(default=None, compare=False)
+    """What messages call the text."""
     warnings: tuple[Diagnostic, ...] = field(default=(), compare=False)
-    """What is said without effect, in text order."""
-    notices: tuple[Diagnostic, ...] = field(default=(), compare=False)
-    """What was left open when the policy was applied to a host."""
+    """What has no effect, in text order."""
+    _memo: dict[Hashable, object] = field(default_factory=dict, init=False, compare=False)
 
     @classmethod
     def parse(cls, text: str | bytes, source: str = "<string>") -> Policy:
@@ -227,52 +157,118 @@ class Policy:
         self,
         host: Host,
         *,
+        component: str | None = None,
+        component_class: str | None = None,
         profile: str | None = None,
         overrides: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
-    ) -> Policy:
-        """Return what the policy says on one host, without profiles and rules that do not apply there.
+    ) -> ResolvedPolicy:
+        """Return what the policy says on one host, of a component or of the top.
 
-        Laid over the policy are, each over the one before: the profiles whose `when` holds, the `profile` that is
-        asked for by name (else that of `asking`), and `overrides`, each `KEY=VALUE` as `--set` takes it. `environment`
-        is where `env.NAME` is looked up; without it, profiles that ask for it are left out, which is a warning of the
-        plan (DP506). The verbs do this for the host that they are given; on what it returned for that host, they change
-        nothing more.
+        Applied are, each over the one before: the profiles whose `when` holds, the `profile` that is asked for by
+        name, and `overrides`, each `KEY=VALUE` as `--set` takes it. `environment` is where `env.NAME` is looked up;
+        without it, profiles that ask for it are left out, which is a warning of the plan (DP506). `component_class` is
+        the path of the component's class.
 
         Raises `Unsatisfiable` (DP305) where two profiles that apply by themselves set one key, and `PolicyError`.
         """
-        from devpolicy._core.language.profiles import applying
+        from devpolicy._core.language.profiles import apply_overlays
 
-        return applying(self.overlaid(host, profile=profile, overrides=overrides, environment=environment), host)
+        asked = self
+        if profile is not None or overrides or environment is not None:
+            asked = self.with_overrides(profile=profile, values=overrides, environment=environment)
+        applied = apply_overlays(asked, host)
+        resolved = applied.top if component is None else applied.for_component(component, component_class)
+        return resolved.for_host(host)
 
-    def overlaid(
+    def for_component(self, name: str | None, component_class: str | None = None) -> ResolvedPolicy:
+        """Return what the policy says of one component on any host: the profiles are left out, all rules are in.
+
+        `component_class` is the path of the component's class, where it is known. `name` may be one that the policy
+        does not have. Raises `PolicyError` (DP202) where nothing says where the component runs.
+        """
+        from devpolicy._core.language.layers import resolve
+
+        if not all(text is None or isinstance(text, str) for text in (name, component_class)):
+            raise PolicyError("a component and its class are named by text")
+        return self.remembered(("component", name, component_class), lambda: resolve(self, name, component_class))
+
+    def with_overrides(
         self,
-        host: Host,
         *,
         profile: str | None = None,
-        overrides: Sequence[str] = (),
+        values: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> Policy:
-        """Return what `for_host` does, with all rules: what their `when` asks may be asked of other hosts again."""
-        from devpolicy._core.language.profiles import overlaid
+        """Return the policy with a `profile` and `values` (`KEY=VALUE`, as `--set` takes them) applied on every host.
 
-        return overlaid(self, host, profile, overrides, environment)
-
-    def asking(self, profile: str | None = None, overrides: Sequence[str] = ()) -> Policy:
-        """Return the policy as it is when `profile` and `overrides` are asked for on every host, whichever it will be.
-
-        Which profiles apply by themselves is still the host's matter; they stay weaker. Raises `PolicyError` for a
-        profile that the policy does not have, and for values that it cannot take.
+        Profiles that apply by themselves stay weaker; `environment` is where their `env.NAME` is looked up. Raises
+        `PolicyError` for a profile that the policy does not have, and for values that it cannot take.
         """
-        from devpolicy._core.language.profiles import asking
+        from devpolicy._core.language.profiles import with_overrides
 
-        return asking(self, profile, overrides)
+        return with_overrides(self, profile, values, environment)
 
-    def for_component(self, name: str | None, cls: str | None = None) -> Policy:
-        """Return what the policy says of one component, all its layers merged: a policy without components.
+    def remembered(self, what: Hashable, make: Callable[[], T]) -> T:
+        """Return what was made of this policy before, else make it: a policy never changes."""
+        if what not in self._memo:
+            self._memo[what] = make()
+        return self._memo[what]  # type: ignore[return-value]  # `what` says which
 
-        `cls` is the path of the component's class, where it is known. `name` may be one that the policy does not have.
-        """
-        from devpolicy._core.language.layers import merged
+    def __repr__(self) -> str:
+        parts = [f"prefer {', '.join(map(str, self.prefer))}"] if self.prefer else []
+        counts = {"rule": self.rules, "component": self.components, "profile": self.profiles, "test": self.tests}
+        parts += [f"{len(listed)} {name}{'s' * (len(listed) > 1)}" for name, listed in counts.items() if listed]
+        return f"<Policy {self.source!r}: {'; '.join(parts) or 'empty'}>"
 
-        return merged(self, name, cls)
+    # The top's keys.
+
+    @property
+    def prefer(self) -> tuple[DeviceSelector, ...]:
+        """Where modules run."""
+        return self.top.prefer
+
+    @property
+    def overflow(self) -> tuple[DeviceSelector, ...]:
+        """Where weights that do not fit are kept."""
+        return self.top.overflow
+
+    @property
+    def avoid(self) -> tuple[DeviceSelector, ...]:
+        """Devices that are never used."""
+        return self.top.avoid
+
+    @property
+    def split(self) -> Split:
+        """How many devices of a term are used."""
+        return self.top.split
+
+    @property
+    def ties(self) -> Ties:
+        """What happens to a rule that would part tied tensors."""
+        return self.top.ties
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The rules in the order in which they count."""
+        return self.top.rules
+
+    @property
+    def memory(self) -> tuple[MemoryRule, ...]:
+        """What `[memory]` says of each device."""
+        return self.top.memory
+
+    @property
+    def disk_path(self) -> str | None:
+        """Where rewritten weights go."""
+        return self.top.disk_path
+
+    @property
+    def workload(self) -> Workload:
+        """What the memory beside the weights is computed from."""
+        return self.top.workload
+
+    @property
+    def require(self) -> Condition | None:
+        """What a host must have."""
+        return self.top.require

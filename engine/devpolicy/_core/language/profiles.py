@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.errors import Diagnostic, PolicyError, Unsatisfiable
 from devpolicy._core.host import Host
-from devpolicy._core.language.merging import Layer, leaves, merge
-from devpolicy._core.language.policy import Asked
+from devpolicy._core.language.merging import ConfigLayer, leaves, merge
+from devpolicy._core.language.policy import Overrides
 from devpolicy._core.toml.document import Document, quote
 from devpolicy._core.toml.tables import did_you_mean
 
@@ -44,76 +44,74 @@ class Profile:
         return cls(name, when, json.dumps(data, sort_keys=True, default=str))
 
 
-def layer_of(base: Layer, name: str) -> Layer:
+def layer_of(base: ConfigLayer, name: str) -> ConfigLayer:
     """Return the layer of a profile of a policy."""
     table = base.data["profile"][name]
     data = {key: value for key, value in table.items() if key != "when"}
-    return Layer(base.origins, data, ("profile", name), f"profile.{name}")
+    return ConfigLayer(base.origins, data, ("profile", name), f"profile.{name}")
 
 
-def without_profiles(base: Layer) -> Layer:
+def without_profiles(base: ConfigLayer) -> ConfigLayer:
     """Return a policy's layer without its profiles, and without its tests, which they do not change."""
     left_out = ("profile", "host", "test")
     return replace(base, data={key: value for key, value in base.data.items() if key not in left_out})
 
 
-def overlaid(
-    policy: Policy, host: Host, profile: str | None, overrides: Sequence[str], environment: Environment | None
-) -> Policy:
-    """Return a policy with what belongs to one host laid over it: `Policy.overlaid`."""
+def apply_overlays(policy: Policy, host: Host) -> Policy:
+    """Return a policy with the profiles and the values that belong to one host applied: it has no profiles.
+
+    It is made once for all hosts to which the same profiles apply. Raises `Unsatisfiable` (DP305), and `PolicyError`
+    for anything but a host.
+    """
     if not isinstance(host, Host):
-        raise PolicyError(f"a policy is asked on a `Host`, not on a value of type {type(host).__name__}")
-    if environment is not None and not isinstance(environment, Mapping):
-        raise PolicyError(f"an environment maps names to texts, not a value of type {type(environment).__name__}")
-    asked = _asked(policy, profile, overrides)
-    if asked == Asked() and not policy.profiles:
+        help_ = f"write `Host.load({host!r})`" if isinstance(host, str) else "such as `Host.load(NAME)`"
+        message = f"a policy is asked on a `Host`, not on a value of type {type(host).__name__}"
+        raise PolicyError(Diagnostic("DP102", message, help=help_))
+    if not policy.profiles and policy.overrides == Overrides():
         return policy
-    automatic, notices = _automatic(policy, host, asked.profile, environment)
+    automatic, notices = _automatic(policy, host)
     if len(automatic) > 1:
         _refuse_conflicts(policy, automatic)
-    applied = [*automatic, *([asked.profile] if asked.profile is not None else [])]
-    return replace(laid(policy, applied, asked.overrides), notices=(*policy.notices, *notices))
+    asked = policy.overrides.profile
+    return overlaid(policy, (*automatic, *([asked] if asked is not None else [])), notices)
 
 
-def asking(policy: Policy, profile: str | None, overrides: Sequence[str]) -> Policy:
-    """Return a policy that is asked for with a profile and single values on every host: `Policy.asking`."""
-    asked = _asked(policy, profile, overrides)
-    # What cannot be read is no host's matter.
-    laid(policy, [asked.profile] if asked.profile is not None else [], asked.overrides)
-    return replace(policy, asked=asked)
-
-
-def applying(policy: Policy, host: Host) -> Policy:
-    """Return a policy without the rules whose `when` does not hold on a host."""
-    left_out = tuple(rule for rule in policy.rules if rule.when is not None and rule.when.unmet(host))
-    if not left_out:
-        return policy
-    rules = tuple(rule for rule in policy.rules if rule not in left_out)
-    return replace(policy, rules=rules, left_out=(*policy.left_out, *left_out))
-
-
-def _asked(policy: Policy, profile: str | None, overrides: Sequence[str]) -> Asked:
-    """Return what is asked for now, on top of what was before. Raises `PolicyError` for a profile that is not there."""
+def with_overrides(
+    policy: Policy, profile: str | None, values: Sequence[str], environment: Environment | None
+) -> Policy:
+    """Return a policy that is asked for with a profile and single values on every host: `Policy.with_overrides`."""
     if profile is not None and not isinstance(profile, str):
         raise PolicyError(f"a profile is named by text, not by a value of type {type(profile).__name__}")
-    if not isinstance(overrides, Sequence) or not all(isinstance(text, str) for text in overrides):
+    if not isinstance(values, Sequence) or not all(isinstance(text, str) for text in values):
         raise PolicyError("overrides are a list of texts, each `KEY=VALUE`")
-    asked = Asked(policy.asked.profile if profile is None else profile, (*policy.asked.overrides, *overrides))
+    if environment is not None and not isinstance(environment, Mapping):
+        raise PolicyError(f"an environment maps names to texts, not a value of type {type(environment).__name__}")
+    before = policy.overrides
+    asked = before.profile if profile is None else profile
     names = [one.name for one in policy.profiles]
-    if asked.profile is not None and asked.profile not in names:
-        known = did_you_mean(asked.profile, names) if names else "the policy has no profiles"
-        raise PolicyError(Diagnostic("DP202", f"`{policy.source}` has no profile `{asked.profile}`", help=known))
-    return asked
+    if asked is not None and asked not in names:
+        known = did_you_mean(asked, names) if names else "the policy has no profiles"
+        raise PolicyError(Diagnostic("DP202", f"`{policy.source}` has no profile `{asked}`", help=known))
+    variables = before.environment
+    asks = {name for one in policy.profiles if one.when is not None for name, _ in one.when.variables}
+    if environment is not None and asks:
+        variables = tuple((name, environment[name]) for name in sorted(asks) if name in environment)
+    overrides = Overrides(asked, (*before.values, *values), variables)
+    made = policy if overrides == before else replace(policy, overrides=overrides)
+    if profile is not None or values:
+        # What cannot be read is reported now, whatever the host will be.
+        overlaid(made, () if asked is None else (asked,))
+    return made
 
 
-def _automatic(
-    policy: Policy, host: Host, asked: str | None, environment: Environment | None
-) -> tuple[list[str], list[Diagnostic]]:
-    """Return the profiles that apply by themselves, and what is said of those that ask an environment not given."""
+def _automatic(policy: Policy, host: Host) -> tuple[list[str], tuple[Diagnostic, ...]]:
+    """Return the profiles that apply by themselves, and warnings of those that ask an environment that is not read."""
+    given = policy.overrides.environment
+    environment = None if given is None else dict(given)
     names: list[str] = []
     notices: list[Diagnostic] = []
     for one in policy.profiles:
-        if one.when is None or one.name == asked or one.when.unmet(host, environment):
+        if one.when is None or one.name == policy.overrides.profile or one.when.unmet(host, environment):
             continue
         if one.when.variables and environment is None:
             asks = ", ".join(f"`env.{name}`" for name, _ in one.when.variables)
@@ -122,20 +120,18 @@ def _automatic(
                     "DP506",
                     f"profile `{one.name}` is left out: it asks for {asks}, and the environment is not read here",
                     one.when.place,
-                    help="hand it in: `policy.for_host(host, environment=os.environ)`, or ask for the profile by name",
+                    help="hand it in: `policy.with_overrides(environment=os.environ)`, or ask for the profile by name",
                     severity="warning",
                 )
             )
         else:
             names.append(one.name)
-    return names, notices
+    return names, tuple(notices)
 
 
 def _refuse_conflicts(policy: Policy, names: Sequence[str]) -> None:
     """Raise `Unsatisfiable`, DP305, for each key that two profiles set."""
-    base = policy.text
-    if base is None:
-        return
+    base = policy.layer
     first: dict[KeyPath, str] = {}
     findings: list[Diagnostic] = []
     for name in names:
@@ -148,7 +144,7 @@ def _refuse_conflicts(policy: Policy, names: Sequence[str]) -> None:
         raise Unsatisfiable(findings)
 
 
-def _conflict(layer: Layer, key: str, own: KeyPath, one: str, other: str) -> Diagnostic:
+def _conflict(layer: ConfigLayer, key: str, own: KeyPath, one: str, other: str) -> Diagnostic:
     return Diagnostic(
         "DP305",
         f"profiles `{one}` and `{other}` both apply to this host, and both set `{key}`",
@@ -158,35 +154,29 @@ def _conflict(layer: Layer, key: str, own: KeyPath, one: str, other: str) -> Dia
     )
 
 
-def laid(policy: Policy, names: Sequence[str], overrides: Sequence[str]) -> Policy:
-    """Return a policy with profiles of these names and single values laid over it, in this order, and with no others.
+def overlaid(policy: Policy, names: tuple[str, ...], notices: tuple[Diagnostic, ...] = ()) -> Policy:
+    """Return a policy with profiles of these names and its values applied, in this order, and with no others.
 
-    Raises `PolicyError`.
+    `notices` are warnings of its plans. Raises `PolicyError`.
     """
-    applied = (*policy.applied, *names)
-    if not names and not overrides:
-        return replace(policy, profiles=(), applied=applied)
-    from devpolicy._core.language.read import read_layer
-
-    base = policy.text
-    if base is None:
-        message = "a policy that was made in Python has no text to lay values over"
-        raise PolicyError(Diagnostic("DP106", message, help="use `dataclasses.replace`"))
-    values = [_override(text) for text in overrides]
-    merged = merge([without_profiles(base), *(layer_of(base, name) for name in names), *values])
-    read = read_layer(Layer(merged, merged.data), variants=values)
-    # What was changed in Python is said last.
-    original, unlaid = read_layer(base), ("profiles", "asked")
-    changed = {
-        entry.name: getattr(policy, entry.name)
-        for entry in fields(policy)
-        if entry.compare and entry.name not in unlaid and getattr(policy, entry.name) != getattr(original, entry.name)
-    }
-    # Whatever was laid over it, it is the policy that was named.
-    return replace(read, **changed, source=policy.source, profiles=(), applied=applied)
+    return policy.remembered(("overlaid", names, notices), lambda: _overlaid(policy, names, notices))
 
 
-def _override(text: str) -> Layer:
+def _overlaid(policy: Policy, names: tuple[str, ...], notices: tuple[Diagnostic, ...]) -> Policy:
+    base, made = policy.layer, policy
+    if names or policy.overrides.values:
+        from devpolicy._core.language.read import read_layer
+
+        values = [_override(text) for text in policy.overrides.values]
+        merged = merge([without_profiles(base), *(layer_of(base, name) for name in names), *values])
+        # Whatever was applied to it, it is the policy that was named.
+        made = replace(read_layer(ConfigLayer(merged, merged.data), variants=values), source=policy.source)
+    applied = (*policy.top.applied, *names)
+    top = replace(made.top, applied=applied, notices=(*policy.top.notices, *notices))
+    return replace(made, top=top, profiles=(), overrides=Overrides())
+
+
+def _override(text: str) -> ConfigLayer:
     """Read `KEY=VALUE`: TOML, or a value that is text without its quotes."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
@@ -198,4 +188,4 @@ def _override(text: str) -> Layer:
         if _NO_TEXT.match(value):
             raise
         document = Document(f"{key.strip()} = {quote(value.strip())}", "--set", PolicyError)
-    return Layer(document, document.data, (), "--set")
+    return ConfigLayer(document, document.data, (), "--set")

@@ -16,7 +16,7 @@ from devpolicy._core.toml.document import Document, Inside, quote
 from devpolicy._core.toml.tables import Cursor, Kind, did_you_mean, wrong_type
 
 if TYPE_CHECKING:
-    from devpolicy._core.language.policy import DeviceSelector
+    from devpolicy._core.language.values import DeviceSelector
 
 OF_A_PLAN = {
     "always_resolves": "no host is refused",

@@ -11,22 +11,20 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from devpolicy._core.errors import Diagnostic, PolicyError
 from devpolicy._core.files import kind_of
+from devpolicy._core.language.devices import DeviceClass, classes_in
 from devpolicy._core.language.extending import likely, texts
-from devpolicy._core.language.fields import PROFILE, SCHEMA_VERSION, TOP, WHEN
-from devpolicy._core.language.merging import Layer, merge
+from devpolicy._core.language.fields import SCHEMA_VERSION, WHEN, ProfileTable, SettingsTable, TopTable
+from devpolicy._core.language.merging import ConfigLayer, merge
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.language.profiles import Profile, layer_of, without_profiles
-from devpolicy._core.language.top import PARTS, classes_of, read_tables
+from devpolicy._core.language.top import read_settings
 from devpolicy._core.shipped import shipped_files
 from devpolicy._core.toml.document import MOST_VALUES, Document
 from devpolicy._core.toml.tables import Cursor, wrong_type
 
-OVERRIDES = tuple(field for field in PROFILE if field.name != "when")
-"""The keys that `--set` takes."""
 _MISSING = "DP105"
 """What a part lacks, another part may have: it is told of the whole."""
 
@@ -74,10 +72,10 @@ def _read(document: Document) -> Policy:
         return read_layer(replace(layers[0], data=document.data), findings=findings)
     merged = merge(layers)
     whole = [replace(layer, data=layer.origins.data) for layer in layers if isinstance(layer.origins, Document)]
-    return read_layer(Layer(merged, merged.data), variants=whole, findings=findings)
+    return read_layer(ConfigLayer(merged, merged.data), variants=whole, findings=findings)
 
 
-def _check_version(layer: Layer) -> None:
+def _check_version(layer: ConfigLayer) -> None:
     """Raise `PolicyError` (DP107) for a text of another version: its keys would all look wrong."""
     version = layer.origins.data.get("schema") if isinstance(layer.origins, Document) else None
     if type(version) is int and version != SCHEMA_VERSION:
@@ -88,25 +86,35 @@ def _check_version(layer: Layer) -> None:
         raise PolicyError(findings)
 
 
-def read_layer(layer: Layer, *, variants: Sequence[Layer] = (), findings: Sequence[Diagnostic] = ()) -> Policy:
+def read_layer(
+    layer: ConfigLayer, *, variants: Sequence[ConfigLayer] = (), findings: Sequence[Diagnostic] = ()
+) -> Policy:
     """Read what one text, or several merged ones, say.
 
     `variants` are checked one by one too: what one of them says is wrong even where another one replaces it. Raises
     `PolicyError` with every finding, those handed in first.
     """
     found = _Findings(findings)
-    names = classes_of(layer.data.get("devices"), Cursor(layer.origins, ("devices",), []))
+    names = classes_in(layer)
     for variant in variants:
         # A text that others build on may lack what they say.
-        own = classes_of(variant.data.get("devices"), Cursor(variant.origins, (*variant.path, "devices"), []))
-        parts = OVERRIDES if variant.name == "--set" else PARTS
-        what = "--set" if variant.name == "--set" else "the policy"
-        told = read_tables(variant, {**names, **own}, parts, what)[1]
-        found.take([finding for finding in told if finding.severity == "error" and finding.code != _MISSING])
-    policy, told = read_tables(layer, names, TOP, "the policy")
+        own = classes_in(variant)
+        keys, what = (SettingsTable, "--set") if variant.name == "--set" else (TopTable, "the policy")
+        read = read_settings(variant, {**names, **own}, keys, what)
+        found.take([finding for finding in read.errors if finding.code != _MISSING])
+    read = read_settings(layer, names, TopTable, "the policy", partial=False)
     profiles, more = _read_profiles(layer, names)
-    found.take([*told, *more])
-    return replace(policy, profiles=profiles, text=layer, warnings=found.checked())
+    found.take([*read.findings, *more])
+    return Policy(
+        layer,
+        read.top,
+        read.components,
+        profiles,
+        hosts=read.hosts,
+        tests=read.tests,
+        source=layer.origins.source,
+        warnings=found.checked(),
+    )
 
 
 class _Findings:
@@ -133,7 +141,9 @@ class _Findings:
         return tuple(self.all)
 
 
-def _read_profiles(layer: Layer, names: Mapping[str, Any]) -> tuple[tuple[Profile, ...], list[Diagnostic]]:
+def _read_profiles(
+    layer: ConfigLayer, names: Mapping[str, DeviceClass | None]
+) -> tuple[tuple[Profile, ...], list[Diagnostic]]:
     """Read every `[profile.NAME]`: by itself, and laid over the policy."""
     findings: list[Diagnostic] = []
     value = layer.data.get("profile", {})
@@ -150,18 +160,16 @@ def _read_profiles(layer: Layer, names: Mapping[str, Any]) -> tuple[tuple[Profil
         if not name.strip():
             here.error("DP104", "a profile's name is empty", label="empty", part="key")
         own = layer_of(layer, name)
-        classes = classes_of(own.data.get("devices"), Cursor(own.origins, (*own.path, "devices"), []))
+        classes = classes_in(own)
         what = f"[profile.{name}]"
         # `when` is no part of what it says, and is read with it.
         whole = replace(own, data=table)
-        found = [one for one in read_tables(whole, {**names, **classes}, PROFILE, what)[1] if one.code != _MISSING]
+        read = read_settings(whole, {**names, **classes}, ProfileTable, what)
+        found = [finding for finding in read.findings if finding.code != _MISSING]
         findings += found
         if not any(finding.severity == "error" for finding in found):
             merged = merge([without_profiles(layer), own])
-            again = {**names, **classes}
-            findings += [
-                one for one in read_tables(Layer(merged, merged.data), again, PARTS, what)[1] if one.severity == "error"
-            ]
+            findings += read_settings(ConfigLayer(merged, merged.data), {**names, **classes}, TopTable, what).errors
         when = WHEN.read(table["when"], Cursor(layer.origins, (*here.path, "when"), [])) if "when" in table else None
         profiles.append(Profile.make(name, when, own.data))
     return tuple(profiles), findings

@@ -1,32 +1,76 @@
 """`[offload]` and `[[rule]]`, of the policy or of a component: from tables to rules, in written order.
 
-Owns what a rule must say, how rules are called and in which order they stand. It knows no model: whether a
-rule matches anything is the planner's question.
+Owns `Rule`: its keys, what a rule must say, how rules are called and in which order they come.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
-from devpolicy._core.language.fields import KEEP, RULE
-from devpolicy._core.language.kinds import read_pattern
+from devpolicy._core.language.comparisons import SIZE_TEST, SizeTest
+from devpolicy._core.language.condition_keys import condition
+from devpolicy._core.language.conditions import Condition
+from devpolicy._core.language.kinds import CLASS, PATTERN, read_pattern
 from devpolicy._core.language.merging import flatten
-from devpolicy._core.language.policy import Rule
+from devpolicy._core.language.patterns import Pattern
+from devpolicy._core.language.terms import KEEP, RUN
+from devpolicy._core.language.values import DeviceSelector
 from devpolicy._core.toml.document import write_key
-from devpolicy._core.toml.tables import read_table, wrong_type
+from devpolicy._core.toml.tables import FLAG, TEXT, Kind, choice, fields_of, key, list_of, read_as, wrong_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from devpolicy._core.errors import Place
     from devpolicy._core.toml.tables import Cursor
+
+Ties = Literal["refuse", "follow", "skip"]
+Exhausted = Literal["error", "next"]
+TIES: Kind[Ties] = choice("refuse", "follow", "skip")
+_EXHAUSTED: Kind[Exhausted] = choice("error", "next")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule: which modules, and what is done with them and their subtrees."""
+
+    # `offload.lm_head` for a shorthand, else its own name or `rule 3`, counted from 1 as written.
+    name: str = key(TEXT, "What explanations call the rule.", value="", default="`rule N`, counted from 1")
+    match: tuple[Pattern, ...] = key(
+        list_of(PATTERN, or_one=True, least=1), "Patterns of module paths: any of them.", value=()
+    )
+    cls: tuple[str, ...] = key(
+        list_of(CLASS, or_one=True, least=1), "Globs of class names: any of them.", value=(), name="class"
+    )
+    size: SizeTest | None = key(SIZE_TEST, "A comparison with the bytes of a placement unit.")
+    prefer: tuple[DeviceSelector, ...] = key(
+        RUN, "Where the matched modules run, with everything below them: the first with room.", value=()
+    )
+    offload: tuple[DeviceSelector, ...] = key(KEEP, "Where the weights of the matched modules are kept.", value=())
+    together: bool = key(FLAG, "All matched modules share one device. May go along with `prefer`.", value=False)
+    ties: Ties | None = key(TIES, "The same for this rule alone.", default="the policy's")
+    on_exhausted: Exhausted = key(
+        _EXHAUSTED,
+        "When none of its devices has room. `error`: the plan is refused. `next`: the next rule that matches decides.",
+        value="error",
+        default='`"error"`',
+    )
+    reason: str = key(TEXT, "Why, for whoever reads the plan.", value="")
+    component: str | None = None
+    """The name in `[component.NAME]` where it is written there."""
+    when: Condition | None = key(condition("`when`"), "What the host must have for the rule to apply.")
+    layer: str = field(default="", compare=False)
+    """The text or the profile that it comes from, empty for the policy's own text: the nearer one comes first."""
+    place: Place | None = field(default=None, compare=False)
+
 
 _Ordered = tuple[tuple[int, ...], Rule]
 """A rule with what sorts rules in the order in which they count."""
 
 _SELECTORS = ("match", "class", "size")
-_RULE_KEYS = frozenset(field.name for field in RULE if not field.later)
+_RULE_KEYS = frozenset(entry.name for entry in fields_of(Rule))
 _OUR_NAMES = re.compile(r"(component\..*\.)?(offload\..*|rule [0-9]+( of .*)?)", re.DOTALL)
 
 
@@ -89,42 +133,28 @@ def _read_rules(value: object, cursor: Cursor, scope: str) -> Iterator[_Ordered]
             continue
         own = table.get("name")
         what = f"[[{scope}rule]] " + (f'"{own}"' if isinstance(own, str) and own else str(number))
-        keys = read_table(table, here, RULE, what=what, label="a rule key")
+        rule = read_as(Rule, table, here, what=what, label="a rule key")
         _check(table, here, what)
-        name = keys.get("name")
-        if name is not None:
-            _check_name(name, here.at("name"), first_of)
-        rule = replace(_rule(keys, table, here, name or f"{scope}rule {number}"), layer=layer)
-        yield here.document.order(_first(table, here).path), rule
-
-
-def _rule(keys: dict[str, Any], table: dict[str, Any], cursor: Cursor, name: str) -> Rule:
-    return Rule(
-        name,
-        match=keys.get("match", ()),
-        cls=keys.get("class", ()),
-        size=keys.get("size"),
-        prefer=keys.get("prefer", ()),
-        offload=keys.get("offload", ()),
-        together=keys.get("together", False),
-        ties=keys.get("ties"),
-        on_exhausted=keys.get("on_exhausted", "error"),
-        reason=keys.get("reason", ""),
-        when=keys.get("when"),
-        place=cursor.document.place(_first(table, cursor).path, "key"),
-    )
+        if "name" in table and rule.name == table["name"]:
+            _check_name(rule.name, here.at("name"), first_of)
+        first = _first(table, here).path
+        place = here.document.place(first, "key")
+        yield (
+            here.document.order(first),
+            replace(rule, name=rule.name or f"{scope}rule {number}", layer=layer, place=place),
+        )
 
 
 def _first(table: dict[str, Any], cursor: Cursor) -> Cursor:
     """Return where a rule is shown: its first selector, or its header."""
-    return next((cursor.at(key) for key in _SELECTORS if key in table), cursor)
+    return next((cursor.at(name) for name in _SELECTORS if name in table), cursor)
 
 
 def _check(table: dict[str, Any], cursor: Cursor, what: str) -> None:
     """Collect DP106 where a rule selects nothing, does nothing, or does two things."""
     # A key that was refused may be the one that seems to be missing.
     complete = table.keys() <= _RULE_KEYS
-    if complete and not any(key in table for key in _SELECTORS):
+    if complete and not any(name in table for name in _SELECTORS):
         hint = 'add `match`, `class` or `size`; `match = "**"` is the whole model'
         cursor.error("DP106", f"{what} selects nothing", label="which modules?", help=hint)
     together = table.get("together") is True
@@ -133,7 +163,7 @@ def _check(table: dict[str, Any], cursor: Cursor, what: str) -> None:
         cursor.error("DP106", f"{what} does nothing", label="what is done with them?", help=hint)
     for other in ("prefer", *(["together"] if together else [])):
         if other in table and "offload" in table:
-            second = max(other, "offload", key=lambda key: _position(cursor.at(key)))
+            second = max(other, "offload", key=lambda name: _position(cursor.at(name)))
             hint = "kept weights run on the plan's main device: write two rules, or leave one key out"
             cursor.at(second).error(
                 "DP106",

@@ -8,28 +8,35 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from devpolicy._core.errors import PolicyError
-from devpolicy._core.language.expectations import WORD
+from devpolicy._core.language.devices import classes_in
+from devpolicy._core.language.expectations import WORD, Word
 from devpolicy._core.language.tests import read_hosts, read_tests
-from devpolicy._core.language.top import classes_in
-from devpolicy._core.toml.tables import Cursor, Field, Kind, integer, read_table
+from devpolicy._core.toml.tables import Cursor, Kind, integer, key, read_as
 
 if TYPE_CHECKING:
     from devpolicy._core.errors import Diagnostic, Place
     from devpolicy._core.host import Host
-    from devpolicy._core.language.cases import PolicyTest, Word
     from devpolicy._core.language.policy import Policy
+    from devpolicy._core.language.tests import PolicyTest
     from devpolicy._core.toml.document import Document
 
-_ANY: Kind[Any] = Kind("tables", lambda value, cursor: value)
-SUITE = (
-    Field("schema", integer(1, 1), "The version of the language.", default="`1`"),
-    Field("policy", WORD, "The policy that is tested: a path from this file, or a shipped policy.", required=True),
-    Field("host", _ANY, "Simulated hosts, `[host.NAME]`."),
-    Field("test", _ANY, "The tests, `[[test]]`.", required=True, example="add `[[test]]`"),
-)
+_ANY: Kind[object] = Kind("tables", lambda value, cursor: value)
+
+
+@dataclass(frozen=True)
+class SuiteTable:
+    """The keys of a file of tests."""
+
+    schema: int | None = key(integer(1, 1), "The version of the language.", default="`1`")
+    policy: Word | None = key(
+        WORD, "The policy that is tested: a path from this file, or a shipped policy.", required=True
+    )
+    host: object = key(_ANY, "Simulated hosts, `[host.NAME]`.")
+    test: object = key(_ANY, "The tests, `[[test]]`.", required=True, example="add `[[test]]`")
+
 
 _HEADER = re.compile(r"^[ \t]*\[", re.MULTILINE)
 _TEST = re.compile(r"^[ \t]*\[\[[ \t]*(?:test|'test'|\"test\")[ \t]*\]\]", re.MULTILINE)
@@ -76,12 +83,11 @@ def read_suite(document: Document, load: Callable[[Word], Policy]) -> SuiteFile:
     Raises `PolicyError` with every finding, those of the policy first.
     """
     cursor = Cursor(document, (), [])
-    data = document.data
-    keys = read_table(data, cursor, SUITE, what="a file of tests", label="a key of a file of tests")
-    policy, broken = _loaded(keys.get("policy"), load)
-    cursor = replace(cursor, names={} if policy is None else classes_in(policy))
-    hosts = read_hosts(data.get("host", {}), cursor.at("host"))
-    tests = read_tests(data.get("test", []), cursor.at("test"))
+    keys = read_as(SuiteTable, document.data, cursor, what="a file of tests", label="a key of a file of tests")
+    policy, broken = _loaded(keys.policy, load)
+    cursor = replace(cursor, names={} if policy is None else classes_in(policy.layer))
+    hosts = () if keys.host is None else read_hosts(keys.host, cursor.at("host"))
+    tests = () if keys.test is None else read_tests(keys.test, cursor.at("test"))
     # Without the policy nobody knows which names are its classes'.
     findings = [*broken, *(one for one in cursor.findings if policy is not None or one.code != "DP201")]
     if policy is None or findings:

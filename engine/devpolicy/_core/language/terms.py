@@ -7,20 +7,22 @@ there are such devices is the planner's question.
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from devpolicy._core.device import LARGEST_ID
 from devpolicy._core.host import ACCELERATOR_TYPES
-from devpolicy._core.language.devices import COUNT, NAME, SAME
-from devpolicy._core.language.policy import DeviceSelector
+from devpolicy._core.language.devices import COUNT, COUNT_DOC, NAME, SAME
+from devpolicy._core.language.values import DeviceSelector
 from devpolicy._core.toml.document import Inside, quote
 from devpolicy._core.toml.tables import (
-    Field,
     JsonSchema,
     Kind,
     did_you_mean,
-    read_table,
+    fields_of,
+    key,
+    list_of,
+    read_as,
     suggest,
     table_schema,
     wrong_type,
@@ -89,19 +91,20 @@ def _unknown_device(text: str, cursor: Cursor) -> None:
 
 def _read_term_table(value: dict[str, object], cursor: Cursor) -> DeviceSelector | None:
     before = len(cursor.findings)
-    keys = read_table(value, cursor, TERM_TABLE, what="a device term", label="a key of a device term")
-    if len(cursor.findings) > before or "device" not in keys:
+    keys = read_as(TermTable, value, cursor, what="a device term", label="a key of a device term")
+    device = keys.device
+    if len(cursor.findings) > before or device is None:
         return None
-    device: DeviceSelector = keys["device"]
     if device.type not in ACCELERATOR_TYPES:
         cursor.error("DP106", f"`{device}` is one device: it has no `count` and no `same`", help=f'write "{device}"')
         return None
-    count: int = keys.get("count", device.count)
+    count = device.count if keys.count is None else keys.count
     if device.id is not None and (count > 1 or "same" in value):
         hint = f'write `device = "{device.type}"` for any of them'
         cursor.error("DP106", f"`{device}` is one device, and `count` and `same` speak of several", help=hint)
         return None
-    return replace(device, count=count if device.id is None else 0, same=keys.get("same", device.same))
+    same = device.same if keys.same is None else keys.same
+    return replace(device, count=count if device.id is None else 0, same=same)
 
 
 _ID = rf"(:([0-9]|[1-9][0-9]|1[01][0-9]|12[0-{LARGEST_ID % 10}]))?"
@@ -115,11 +118,17 @@ _DEVICE: Kind[DeviceSelector] = Kind(
     lambda value, cursor: read_term(value, cursor) if isinstance(value, str) else wrong_type(value, cursor, "a string"),
     ACCELERATOR_SCHEMA,
 )
-TERM_TABLE = (
-    Field("device", _DEVICE, "A type or a class of accelerators.", required=True, example='write `device = "cuda"`'),
-    COUNT,
-    Field("same", SAME, "In what the devices must be alike."),
-)
+
+
+@dataclass(frozen=True)
+class TermTable:
+    """The keys of a device term that is a table."""
+
+    device: DeviceSelector | None = key(
+        _DEVICE, "A type or a class of accelerators.", required=True, example='write `device = "cuda"`'
+    )
+    count: int | None = key(COUNT, COUNT_DOC)
+    same: tuple[str, ...] | None = key(SAME, "Attributes that the devices must share.")
 
 
 def term(role: Role) -> Kind[DeviceSelector]:
@@ -152,4 +161,15 @@ def term(role: Role) -> Kind[DeviceSelector]:
         return Kind('`"cpu"` or `"disk"`', read, {"enum": ["cpu", "disk"]})
     if role == "avoid":
         return Kind("a device", read, {"anyOf": [ACCELERATOR_SCHEMA, {"enum": ["cpu", "disk"]}]})
-    return Kind("a device", read, {"anyOf": [ACCELERATOR_SCHEMA, table_schema(TERM_TABLE), {"enum": ["cpu"]}]})
+    return Kind(
+        "a device", read, {"anyOf": [ACCELERATOR_SCHEMA, table_schema(fields_of(TermTable)), {"enum": ["cpu"]}]}
+    )
+
+
+RUN = list_of(term("run"), or_one=True, least=1)
+"""Where modules run."""
+KEEP = list_of(term("keep"), or_one=True, least=1)
+"""Where weights are kept."""
+SPILL = list_of(term("keep"), or_one=True)
+"""The same, where an empty list means nowhere."""
+AVOID = list_of(term("avoid"), or_one=True)

@@ -1,45 +1,74 @@
 """`[[test]]` and `[host.NAME]`, in a policy or in a file of tests beside it.
 
-Owns the keys of a test and what they say together. It looks nothing up: whether there is such a host, model or rule,
-and whether a test passes, is the matter of `devpolicy._core.review`.
+Owns `PolicyTest`: its keys and what they say together. Names are looked up by `devpolicy._core.review`, which runs it.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.host.reader import read_host
-from devpolicy._core.language.cases import PolicyTest
-from devpolicy._core.language.expectations import BY, CODE, EXPECT, VARY, WORD
-from devpolicy._core.language.properties import PROPERTY
-from devpolicy._core.toml.tables import TEXT, Cursor, Field, list_of, read_table, wrong_type
+from devpolicy._core.language.expectations import BY, CODE, EXPECT, VARY, WORD, Dimension, Expected, Word
+from devpolicy._core.language.properties import PROPERTY, Property
+from devpolicy._core.toml.tables import TEXT, Cursor, fields_of, key, list_of, read_as, wrong_type
 
 if TYPE_CHECKING:
     from devpolicy._core.errors import Place
     from devpolicy._core.host import Host
 
-TEST = (
-    Field("name", TEXT, "What reports call the test.", required=True, example="say in a sentence what must hold"),
-    Field("host", WORD, "A `[host.NAME]` of this file, a host of the catalogue, or a host TOML."),
-    Field("hosts", list_of(WORD, or_one=True, least=1), 'Several of them; globs too: `"*"` is the whole catalogue.'),
-    Field("model", WORD, "A model of the catalogue, or a path from this file.", default="only a device is chosen"),
-    Field("component", WORD, "The component that is planned, beside those that the policy writes before it."),
-    Field("profile", WORD, "The profile that is asked for, beside those that apply by themselves."),
-    Field(
-        "expect",
+
+@dataclass(frozen=True)
+class CaseTable:
+    """The keys of `[[test]]`."""
+
+    name: str = key(
+        TEXT, "What reports call the test.", required=True, example="say in a sentence what must hold", value=""
+    )
+    host: Word | None = key(WORD, "A `[host.NAME]` of this file, a host of the catalogue, or a host TOML.")
+    hosts: tuple[Word, ...] | None = key(
+        list_of(WORD, or_one=True, least=1), 'Several of them; globs too: `"*"` is the whole catalogue.'
+    )
+    model: Word | None = key(
+        WORD, "A model of the catalogue, or a path from this file.", default="only a device is chosen"
+    )
+    component: Word | None = key(WORD, "The component that is planned, beside those that the policy writes before it.")
+    profile: Word | None = key(WORD, "The profile that is asked for, beside those that apply by themselves.")
+    expect: tuple[Expected, ...] = key(
         EXPECT,
         "Where modules are kept; `{ device = ..., runs_on = ... }` where they run too. One device alone: all of it.",
-    ),
-    Field("by", BY, "The rule that must have decided it."),
-    Field("expect_error", CODE, "The code with which the plan must be refused."),
-    Field(
-        "vary",
+        value=(),
+    )
+    by: tuple[Expected, ...] = key(BY, "The rule that must have decided it.", value=())
+    expect_error: str | None = key(CODE, "The code with which the plan must be refused.")
+    vary: tuple[Dimension, ...] = key(
         VARY,
         'The test runs on every combination: `"cuda.free"`, `"cuda.memory"`, `"cuda.count"`, `"cuda:1.free"`, '
         "`memory`, `free`, `disk`, `disk_free`.",
-    ),
-    Field("always", list_of(PROPERTY, or_one=True, least=1), "Properties that must hold on each host."),
-)
+        value=(),
+    )
+    always: tuple[Property, ...] = key(
+        list_of(PROPERTY, or_one=True, least=1), "Properties that must hold on each host.", value=()
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyTest:
+    """One `[[test]]`: the hosts, a model, and what must hold on each."""
+
+    name: str
+    hosts: tuple[Word, ...] = ()
+    model: Word | None = None
+    component: Word | None = None
+    profile: Word | None = None
+    expect: tuple[Expected, ...] = ()
+    error: str | None = None
+    """The code of the refusal that is expected."""
+    vary: tuple[Dimension, ...] = ()
+    always: tuple[Property, ...] = ()
+    place: Place | None = field(default=None, compare=False)
+
+
 ASSERTIONS = ("expect", "by", "expect_error", "always")
 
 
@@ -58,9 +87,9 @@ def read_tests(value: object, cursor: Cursor) -> tuple[PolicyTest, ...]:
             continue
         own = table.get("name")
         what = f'[[test]] "{own}"' if isinstance(own, str) and own else f"[[test]] {number + 1}"
-        keys = read_table(table, here, TEST, what=what, label="a key of a test")
+        keys = read_as(CaseTable, table, here, what=what, label="a key of a test")
         _check(table, here, what)
-        name = keys.get("name", "")
+        name = keys.name
         if name in first_of:
             note = f"the first is at {first_of[name]}"
             here.at("name").error("DP111", f"two tests are called `{name}`", label="the second", notes=[note])
@@ -70,17 +99,17 @@ def read_tests(value: object, cursor: Cursor) -> tuple[PolicyTest, ...]:
     return tuple(found)
 
 
-def _test(keys: dict[str, Any], cursor: Cursor) -> PolicyTest:
+def _test(keys: CaseTable, cursor: Cursor) -> PolicyTest:
     return PolicyTest(
-        keys.get("name", ""),
-        hosts=keys.get("hosts", (keys["host"],) if "host" in keys else ()),
-        model=keys.get("model"),
-        component=keys.get("component"),
-        profile=keys.get("profile"),
-        expect=(*keys.get("expect", ()), *keys.get("by", ())),
-        error=keys.get("expect_error"),
-        vary=keys.get("vary", ()),
-        always=keys.get("always", ()),
+        keys.name,
+        hosts=keys.hosts or (() if keys.host is None else (keys.host,)),
+        model=keys.model,
+        component=keys.component,
+        profile=keys.profile,
+        expect=(*keys.expect, *keys.by),
+        error=keys.expect_error,
+        vary=keys.vary,
+        always=keys.always,
         place=cursor.document.place((*cursor.path, "name"), "value"),
     )
 
@@ -91,7 +120,7 @@ def _check(table: dict[str, Any], cursor: Cursor, what: str) -> None:
     if isinstance(name, str) and not name.strip():
         cursor.at("name").error("DP104", "a test's name is empty", label="what must hold?")
     # A key that was refused may be the one that seems to be missing.
-    complete = table.keys() <= {entry.name for entry in TEST}
+    complete = table.keys() <= {entry.name for entry in fields_of(CaseTable)}
     if "host" in table and "hosts" in table:
         cursor.at("host").error("DP106", f"`host` and `hosts` in {what}", label="leave one out", part="key")
     elif complete and not table.keys() & {"host", "hosts"}:
@@ -100,7 +129,7 @@ def _check(table: dict[str, Any], cursor: Cursor, what: str) -> None:
     if complete and not table.keys() & set(ASSERTIONS):
         hint = "add `expect`, `by`, `expect_error` or `always`: a test without them cannot fail"
         cursor.error("DP106", f"{what} asserts nothing", label="what must hold?", help=hint)
-    placed = next((key for key in ("expect", "by") if key in table), None)
+    placed = next((name for name in ("expect", "by") if name in table), None)
     if "expect_error" in table and placed:
         hint = "a plan that is refused places nothing"
         cursor.at("expect_error").error(

@@ -1,102 +1,106 @@
 """The keys of one table: a policy, a profile, or a part of them.
 
-Owns how the keys are read into a `Policy`, and the checks that look at several of them together. Where the table
-comes from, and what lies over it, is not known here.
+Owns how the keys are read, and the checks that look at several of them together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
-from devpolicy._core.language.components import check_prefer, read_components
-from devpolicy._core.language.devices import read_classes
-from devpolicy._core.language.fields import PROFILE, SCHEMA_VERSION, TOP
-from devpolicy._core.language.memory import read_memory
-from devpolicy._core.language.policy import DeviceSelector, Policy, Workload
+from devpolicy._core.language.components import Component, read_components
+from devpolicy._core.language.devices import DeviceClass, read_classes
+from devpolicy._core.language.fields import ProfileTable, SettingsTable, TopTable
+from devpolicy._core.language.layers import told_where
+from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
 from devpolicy._core.language.rules import read_rules
-from devpolicy._core.language.tests import read_hosts, read_tests
-from devpolicy._core.toml.tables import Cursor, read_table
+from devpolicy._core.language.tests import PolicyTest, read_hosts, read_tests
+from devpolicy._core.toml.tables import Cursor, read_as
 
 if TYPE_CHECKING:
     from devpolicy._core.errors import Diagnostic
-    from devpolicy._core.language.merging import Layer
+    from devpolicy._core.host import Host
+    from devpolicy._core.language.merging import ConfigLayer
 
 _ELSEWHERE = frozenset({"component", "extends", "profile"})
-"""Where `prefer` may stand instead of the top."""
-PARTS = tuple(replace(field, required=False) for field in TOP)
-"""The keys of a policy that others may complete."""
+"""Where `prefer` may be written instead of the top."""
 
 
-def classes_of(value: object, cursor: Cursor) -> Mapping[str, Any]:
-    """Return the classes that `[devices]` defines, `None` for a malformed one."""
-    return {} if value is None else read_classes(value, cursor)
+class Read(NamedTuple):
+    """What one table says."""
+
+    top: ResolvedPolicy
+    components: tuple[Component, ...]
+    hosts: tuple[tuple[str, Host], ...]
+    tests: tuple[PolicyTest, ...]
+    findings: list[Diagnostic]
+
+    @property
+    def errors(self) -> list[Diagnostic]:
+        """Those of the findings that are errors."""
+        return [finding for finding in self.findings if finding.severity == "error"]
 
 
-def classes_in(policy: Policy) -> Mapping[str, Any]:
-    """Return the classes of devices that a policy's text defines."""
-    text = policy.text
-    return {} if text is None else classes_of(text.data.get("devices"), Cursor(text.origins, ("devices",), []))
-
-
-def read_tables(
-    layer: Layer, names: Mapping[str, Any], fields: Sequence[Any], what: str
-) -> tuple[Policy, list[Diagnostic]]:
-    """Read the keys of one layer, and return what is wrong with them."""
+def read_settings(
+    layer: ConfigLayer,
+    names: Mapping[str, DeviceClass | None],
+    table: type[SettingsTable],
+    what: str,
+    *,
+    partial: bool = True,
+) -> Read:
+    """Read the keys of one layer by their table, with what is wrong; a `partial` one may lack what others say."""
     findings: list[Diagnostic] = []
     data = layer.data
     cursor = Cursor(layer.origins, layer.path, findings, names=names)
-    complete, whole = fields is TOP and "profile" not in data, fields is not PROFILE
-    if fields is TOP and data.keys() & _ELSEWHERE:
-        fields = PARTS
+    label = f"a key of {what}" if table is ProfileTable else "a key of a policy"
+    elsewhere = bool(data.keys() & _ELSEWHERE)
+    keys = read_as(table, data, cursor, what=what, label=label, partial=partial or elsewhere)
     if "devices" in data:
         read_classes(data["devices"], cursor.at("devices"))
-    top = read_table(
-        data, cursor, fields, what=what, label="a key of a policy" if fields is not PROFILE else f"a key of {what}"
-    )
-    rules = read_rules(data.get("offload"), data.get("rule"), cursor)
-    memory, folder = read_memory(data.get("memory", {}), cursor.at("memory"))
-    hosts = read_hosts(data.get("host", {}), cursor.at("host")) if whole else ()
-    tests = read_tests(data.get("test", []), cursor.at("test")) if whole else ()
-    components = read_components(data.get("component", {}), cursor.at("component"), rules)
-    policy = Policy(
-        prefer=top.get("prefer", ()),
-        overflow=top.get("overflow", ()),
-        avoid=top.get("avoid", ()),
-        split=top.get("split", "when-needed"),
-        ties=top.get("ties", "refuse"),
+    rules = read_rules(keys.offload, keys.rule, cursor)
+    top = ResolvedPolicy(
+        prefer=keys.prefer or (),
+        overflow=keys.overflow,
+        avoid=keys.avoid,
+        split=keys.split,
+        ties=keys.ties,
         rules=rules,
-        memory=memory,
-        disk_path=folder,
-        workload=Workload(**top.get("workload", {})),
-        require=top.get("require"),
-        hosts=hosts,
-        tests=tests,
-        components=components,
-        schema=SCHEMA_VERSION,
-        source=layer.origins.source,
+        memory=keys.memory.rules,
+        disk_path=keys.memory.disk_path,
+        workload=keys.workload,
+        require=keys.require,
         prefer_place=layer.origins.place((*layer.path, "prefer"), "key"),
     )
-    if complete and not any(finding.severity == "error" for finding in findings):
-        check_prefer(policy, cursor)
-    _check_workloads(policy, cursor)
-    _lint({"prefer": policy.prefer, "overflow": policy.overflow, "avoid": policy.avoid}, policy.avoid, cursor)
-    for entry in components:
+    whole = keys if isinstance(keys, TopTable) else TopTable()
+    read = Read(
+        top,
+        components=() if keys.component is None else read_components(keys.component, cursor.at("component"), rules),
+        hosts=() if whole.host is None else read_hosts(whole.host, cursor.at("host")),
+        tests=() if whole.test is None else read_tests(whole.test, cursor.at("test")),
+        findings=findings,
+    )
+    if not partial and whole.profile is None and not read.errors:
+        told_where(read.components, top.prefer, cursor)
+    _check_workloads(read, cursor)
+    _lint({"prefer": top.prefer, "overflow": top.overflow, "avoid": top.avoid}, top.avoid, cursor)
+    for entry in read.components:
         own = {"prefer": entry.prefer or (), "overflow": entry.overflow or (), "avoid": entry.avoid}
-        _lint(own, (*policy.avoid, *entry.avoid), cursor.at("component", entry.name))
-    return policy, findings
+        _lint(own, (*top.avoid, *entry.avoid), cursor.at("component", entry.name))
+    return read
 
 
-def _check_workloads(policy: Policy, cursor: Cursor) -> None:
+def _check_workloads(read: Read, cursor: Cursor) -> None:
     """Collect DP106 where an answer is as long as the sequence that has to hold it."""
-    said = [(policy.workload, cursor.at("workload"))]
-    for entry in policy.components:
-        if dict(entry.workload).keys() & {"context", "new_tokens"}:
-            merged = replace(policy.workload, **dict(entry.workload))
-            said.append((merged, cursor.at("component", entry.name, "workload")))
-    for workload, here in said:
-        context, answer = workload.context, workload.new_tokens
+    top = read.top.workload
+    said = [(top.context, top.new_tokens, cursor.at("workload"))]
+    for entry in read.components:
+        own = entry.workload
+        if own is not None and (own.context is not None or own.new_tokens is not None):
+            context = top.context if own.context is None else own.context
+            answer = top.new_tokens if own.new_tokens is None else own.new_tokens
+            said.append((context, answer, cursor.at("component", entry.name, "workload")))
+    for context, answer, here in said:
         if context is not None and answer is not None and answer >= context:
             message = f"an answer of {answer} tokens leaves no room for a prompt in a context of {context}"
             hint = "`context` is prompt and answer together: make it larger than `new_tokens`"
@@ -105,12 +109,12 @@ def _check_workloads(policy: Policy, cursor: Cursor) -> None:
 
 def _lint(said: Mapping[str, Sequence[DeviceSelector]], avoid: Sequence[DeviceSelector], cursor: Cursor) -> None:
     """Collect DP503 for terms of a table that an earlier one includes, or that `avoid` rules out."""
-    for key, terms in said.items():
-        here = cursor.at(key)
+    for name, terms in said.items():
+        here = cursor.at(name)
         for index, term in enumerate(terms):
             at = here.at(index)
             before = next((other for other in terms[:index] if _includes(other, term)), None)
-            avoided = key != "avoid" and any(_includes(other, term) for other in avoid)
+            avoided = name != "avoid" and any(_includes(other, term) for other in avoid)
             if before is not None:
                 hint = f"`{before}` stands before it and includes it" if before != term else "it stands there before"
                 _warn(at, term, "without effect", hint)

@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from devpolicy._core.device import Device, DeviceType
-from devpolicy._core.errors import Diagnostic, Unsatisfiable
 from devpolicy._core.host import Accelerator, Host
-from devpolicy._core.language.policy import Amount, DeviceSelector, MemoryRule, Policy
+from devpolicy._core.language.policy import Amount, MemoryRule, ResolvedPolicy
 from devpolicy._core.sizes import GIB, MIB
 
 FREE_STEP = 256 * MIB
@@ -65,9 +64,9 @@ def device_of(one: Accelerator) -> Device:
     return Device(DeviceType.from_str(one.type), None if one.type == "mps" else one.id)
 
 
-def accelerator_budget(one: Accelerator, policy: Policy, host: Host) -> DeviceBudget:
+def accelerator_budget(one: Accelerator, policy: ResolvedPolicy, host: Host) -> DeviceBudget:
     """Return the budget of one accelerator under the policy's `[memory]`."""
-    rule = _memory_rule(policy, one)
+    rule = policy.memory_of(one)
     total, free = one.memory, one.free
     if one.unified:
         # One pool and one budget: what the CPU's side has taken, or may not take, is not there for the accelerator.
@@ -81,20 +80,20 @@ def accelerator_budget(one: Accelerator, policy: Policy, host: Host) -> DeviceBu
     return replace(made, cap=cap, headroom=max(headroom, cap - (cpu.cap - cpu.headroom)), unified=True)
 
 
-def cpu_budget(policy: Policy, host: Host) -> DeviceBudget:
+def cpu_budget(policy: ResolvedPolicy, host: Host) -> DeviceBudget:
     """Return the budget of the CPU's memory."""
-    rule = _memory_rule(policy, "cpu")
+    rule = policy.memory_of("cpu")
     return _budget(Device.cpu(), rule, host.memory, host.free, policy, DEFAULT_CPU_CAP)
 
 
-def disk_budget(policy: Policy, host: Host) -> DeviceBudget:
+def disk_budget(policy: ResolvedPolicy, host: Host) -> DeviceBudget:
     """Return the budget of the disk: what may be written there."""
-    rule = _memory_rule(policy, "disk")
+    rule = policy.memory_of("disk")
     return replace(_budget(Device.disk(), rule, host.disk, host.disk_free, policy), kv_cache=None, activations=None)
 
 
 def _budget(
-    device: Device, rule: MemoryRule, total: int, free: int, policy: Policy, default_cap: Amount = _WHOLE
+    device: Device, rule: MemoryRule, total: int, free: int, policy: ResolvedPolicy, default_cap: Amount = _WHOLE
 ) -> DeviceBudget:
     basis = _basis(rule, total, free)
     return DeviceBudget(
@@ -118,46 +117,3 @@ def pool_reserved(reserved: Mapping[str, int], host: Host) -> Mapping[str, int]:
         return reserved
     sides.append("cpu")
     return {**reserved, **dict.fromkeys(sides, sum(reserved.get(side, 0) for side in sides))}
-
-
-_KEYS = ("basis", "cap", "headroom", "kv_cache", "activations")
-
-
-def _memory_rule(policy: Policy, what: Accelerator | str) -> MemoryRule:
-    """Merge the entries of `[memory]` for a device key by key: its own before its classes' before its type's.
-
-    Raises `Unsatisfiable`, DP306, where two of its classes disagree on a key that the device itself does not set.
-    """
-    merged = MemoryRule(DeviceSelector(what if isinstance(what, str) else what.type))
-    if not policy.memory:
-        return merged
-    by: dict[str, MemoryRule] = {}
-    for rule in sorted(policy.memory, key=_rank, reverse=True):
-        if rule.term.type != what if isinstance(what, str) else not rule.term.names(what):
-            continue
-        for key in _KEYS:
-            value = getattr(rule, key)
-            if value is None:
-                continue
-            other = by.setdefault(key, rule)
-            if _rank(other) == _rank(rule) and getattr(other, key) != value:
-                name = what if isinstance(what, str) else str(device_of(what))
-                raise Unsatisfiable(_disagreement(name, key, other, rule))
-    return replace(merged, **{key: getattr(rule, key) for key, rule in by.items()})
-
-
-def _rank(rule: MemoryRule) -> int:
-    """How specific an entry of `[memory]` is: a type, a class, a device."""
-    return 2 if rule.term.id is not None else 1 if rule.term.cls is not None else 0
-
-
-def _disagreement(device: str, key: str, one: MemoryRule, other: MemoryRule) -> Diagnostic:
-    where = f" at {one.place}" if one.place else ""
-    return Diagnostic(
-        "DP306",
-        f"`{device}` is of `{one.term}` and of `{other.term}`, and they set different values for its `{key}`",
-        other.place,
-        "the second",
-        notes=(f"`{one.term}` sets it{where}",),
-        help=f'set it for the device itself: `[memory."{device}"]`, or make the classes exclude each other',
-    )

@@ -146,6 +146,9 @@ class ModelTree:
     loading: Loading = UNKNOWN
     """How Transformers instantiates the model, as far as it is known."""
 
+    def __repr__(self) -> str:
+        return f"<ModelTree {self.name!r}: {len(self.modules)} modules, {self.parameters} parameters>"
+
     def __post_init__(self) -> None:
         """Check that the modules are a tree in pre-order and that every name used elsewhere exists. Linear time."""
         if not self.modules or self.modules[0].path:

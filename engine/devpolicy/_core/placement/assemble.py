@@ -17,7 +17,7 @@ from devpolicy._core.placement.divide import Division
 from devpolicy._core.placement.ledger import Budget
 from devpolicy._core.placement.maps import device_map
 from devpolicy._core.placement.overflow import OVERFLOW
-from devpolicy._core.placement.plan import Load, Placement, Placements, Plan, Trace
+from devpolicy._core.placement.plan import LoadSettings, Placement, Placements, Plan, Trace
 from devpolicy._core.placement.search import Solution
 
 
@@ -55,15 +55,15 @@ def assemble(
         placements=Placements(placements),
         ledger=ledger,
         warnings=warnings,
-        load=_load(policy, context.tree, component, rewritten),
+        loading=_load(policy, context.tree, component, rewritten),
         prediction=_prediction(division, context, solution),
         trace=trace,
     )
 
 
-def _load(policy: Policy, tree: ModelTree, component: str | None, rewritten: int) -> Load:
+def _load(policy: Policy, tree: ModelTree, component: str | None, rewritten: int) -> LoadSettings:
     """Return what a consumer is told for loading: what the policy asks for, and what the bytes were counted for."""
-    return Load(
+    return LoadSettings(
         dtype=policy.workload.dtype,
         offload_folder=_folder(policy.disk_path, component) if rewritten else None,
         rewritten=rewritten,

@@ -11,9 +11,8 @@ from devpolicy._core.device import ComponentDevice
 from devpolicy._core.errors import Diagnostic, Unsatisfiable
 from devpolicy._core.host import Host
 from devpolicy._core.language.conditions import check_requirements
-from devpolicy._core.language.policy import Policy
+from devpolicy._core.language.policy import ResolvedPolicy
 from devpolicy._core.placement.context import select_devices
-from devpolicy._core.placement.joint import misnamed
 from devpolicy._core.placement.refusals import no_preference
 from devpolicy._core.placement.targets import target_of
 
@@ -27,21 +26,17 @@ class Choice:
     warnings: tuple[Diagnostic, ...] = ()
 
 
-def choose(
-    policy: Policy, host: Host, *, component: str | None = None, cls: str | None = None, target: str | None = None
-) -> Choice:
+def choose(policy: ResolvedPolicy, host: Host, *, target: str | None = None) -> Choice:
     """Return the first device of the first term that the host and the consumer have.
 
-    `cls` is the path of the component's class. `target` is by default what the policy says of it, else `"torch"`.
+    `target` is by default what the policy says, else `"torch"`.
 
     Rules about modules cannot be applied without a model, which is a warning of the choice (DP504). Raises
     `Unsatisfiable`: DP304 where the host has not what the policy requires, DP301 where no term has a usable device.
     """
-    policy = policy.overlaid(host)
-    warnings = misnamed(policy, component)
-    policy = policy.for_component(component, cls).for_host(host)
+    policy = policy.for_host(host)
     check_requirements([policy.require, *policy.required], host)
-    warnings = [*warnings, *policy.notices, *_rules_left_out(policy)]
+    warnings = [*policy.notices, *_rules_left_out(policy)]
     consumer = target_of(target or policy.target or "torch")
     terms: list[tuple[str, str]] = []
     for selector in policy.prefer:
@@ -66,7 +61,7 @@ def choose(
     )
 
 
-def _rules_left_out(policy: Policy) -> list[Diagnostic]:
+def _rules_left_out(policy: ResolvedPolicy) -> list[Diagnostic]:
     if not policy.rules:
         return []
     first, count = policy.rules[0], len(policy.rules)

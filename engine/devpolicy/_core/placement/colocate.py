@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from devpolicy._core.connected import connected_components
 from devpolicy._core.errors import Diagnostic, Unsatisfiable
-from devpolicy._core.language.policy import DeviceSelector, Policy, Rule, Ties
+from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy, Rule, Ties
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.apply_rules import Assignment, Cluster, Offload, Refused
 from devpolicy._core.placement.context import PlacementContext
@@ -25,7 +25,7 @@ _OWN = "the consumer moves what the model itself holds to the main device"
 Action = tuple[str, tuple[DeviceSelector, ...]]
 
 
-def colocate_ties(division: Division, tree: ModelTree, policy: Policy) -> Division:
+def colocate_ties(division: Division, tree: ModelTree, policy: ResolvedPolicy) -> Division:
     """Return the division with the groups of units that share a tensor, the units of each under the same rules.
 
     Raises `Unsatisfiable` (DP401) where a rule parts a group and may not.
@@ -52,7 +52,7 @@ def _holders(tree: ModelTree, starts: list[int], tie: tuple[str, ...]) -> set[in
     return {bisect_right(starts, tree.index[name.rpartition(".")[0]]) - 1 for name in tie}
 
 
-def _agreed(tie: tuple[str, ...], members: list[Unit], policy: Policy) -> list[Unit]:
+def _agreed(tie: tuple[str, ...], members: list[Unit], policy: ResolvedPolicy) -> list[Unit]:
     """Return the members under the same rules. Each round drops one rule from all of them, or ends."""
     while len({_action(member, policy.rules) for member in members}) > 1:
         parting = _parting(members, policy)
@@ -83,7 +83,7 @@ def _action(member: Unit, rules: Sequence[Rule]) -> Action | None:
     return ("prefer", rule.prefer) if rule.prefer else None
 
 
-def _parting(members: list[Unit], policy: Policy) -> tuple[int, Ties] | None:
+def _parting(members: list[Unit], policy: ResolvedPolicy) -> tuple[int, Ties] | None:
     """Find a rule that parts the group and must be refused or skipped; `None` where the rest may be colocated.
 
     A rule to an executing device takes the group along silently, unless another such rule wants it elsewhere.

@@ -15,7 +15,7 @@ from devpolicy._core.cost.times import Costs, per_byte
 from devpolicy._core.device import DeviceType
 from devpolicy._core.host import Accelerator, Host
 from devpolicy._core.language.devices import alike
-from devpolicy._core.language.policy import DeviceSelector, Policy
+from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
 from devpolicy._core.memory.budgets import DeviceBudget, accelerator_budget, cpu_budget, disk_budget
 from devpolicy._core.memory.sizing import Sizing
 from devpolicy._core.model.tree import ModelTree
@@ -30,7 +30,7 @@ class Selection:
     reason: str = ""
 
 
-def select_devices(selector: DeviceSelector, policy: Policy, host: Host) -> Selection:
+def select_devices(selector: DeviceSelector, policy: ResolvedPolicy, host: Host) -> Selection:
     """Return the devices that a selector names, in id order, without avoided and faulty ones."""
     if selector.type == "cpu":
         if avoids(policy, "cpu"):
@@ -73,7 +73,7 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def avoids(policy: Policy, what: Accelerator | str) -> bool:
+def avoids(policy: ResolvedPolicy, what: Accelerator | str) -> bool:
     """Whether `avoid` rules out an accelerator, or the CPU or the disk."""
     if isinstance(what, str):
         return any(selector.type == what for selector in policy.avoid)
@@ -93,7 +93,7 @@ class PlacementContext:
     cpu: DeviceBudget
     disk: DeviceBudget
     target: Target
-    policy: Policy
+    policy: ResolvedPolicy
     host: Host
     tree: ModelTree
     sizing: Sizing
@@ -161,7 +161,7 @@ class PlacementContext:
 def context_for(
     selector: DeviceSelector,
     selection: Selection,
-    policy: Policy,
+    policy: ResolvedPolicy,
     host: Host,
     target: Target,
     tree: ModelTree,

@@ -25,7 +25,7 @@ def explain(plan: Plan, module: str | None) -> str:
             lines.append(f"  decided by {unit.rule}: {unit.reason}")
             lines += [f"  {note}" for note in (plan.trace.of(path) if plan.trace else [])]
         if not lines:
-            raise KeyError(module)
+            raise plan.placements.unknown(module)
     if plan.trace is not None and plan.trace.terms:
         lines.append("prefer, in order:")
         lines += [f"  {term}: {outcome}" for term, outcome in plan.trace.terms]

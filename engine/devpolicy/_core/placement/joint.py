@@ -11,40 +11,27 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from devpolicy._core.errors import Diagnostic, PolicyError, Unsatisfiable
-from devpolicy._core.language.layers import addresses, source
-from devpolicy._core.language.policy import Policy
+from devpolicy._core.language.policy import ResolvedPolicy
 from devpolicy._core.model.tree import ModelTree, Module, Tensor
 from devpolicy._core.sizes import format_size
-from devpolicy._core.toml.tables import suggest
 
 if TYPE_CHECKING:
     from devpolicy._core.placement.plan import Plan
 
 
-def one_piece(policy: Policy, flat: Policy, component: str | None, cls: str | None) -> tuple[Policy, ModelTree]:
+def one_piece(policy: ResolvedPolicy) -> tuple[ResolvedPolicy, ModelTree]:
     """Return what is planned for a component of which only the bytes are known, given what the policy says of it.
 
     It is one opaque tensor: no rules apply, and it cannot be offloaded. Raises `PolicyError`
     (DP105) where the policy does not say what it needs.
     """
-    entry = None if component is None else source(policy, component, cls)
-    if component is None or entry is None or entry.needs is None:
-        name = "it" if component is None else f"component `{component}`"
-        raise PolicyError(Diagnostic("DP105", f"no model is given for {name}", help=how_to_give(component)))
-    memory = tuple(replace(rule, kv_cache=None, activations=None) for rule in flat.memory)
-    whole = replace(flat, rules=(), overflow=(), split="never", memory=memory)
-    return whole, ModelTree(component, (Module("", "Component", (Tensor("needs", (entry.needs,), "uint8"),)),))
-
-
-def misnamed(policy: Policy, name: str | None) -> list[Diagnostic]:
-    """Return a warning (DP508) where a component is spelt nearly as one of the policy, which does not speak for it."""
-    if name is None or any(addresses(entry, name) for entry in policy.components):
-        return []
-    near = suggest(name, [entry.name for entry in policy.components])
-    if not near:
-        return []
-    message = f"the policy has no component `{name}`, so only its top speaks for it"
-    return [Diagnostic("DP508", message, help=f"did you mean `{near}`?", severity="warning")]
+    if policy.component is None or policy.needs is None:
+        name = "it" if policy.component is None else f"component `{policy.component}`"
+        raise PolicyError(Diagnostic("DP105", f"no model is given for {name}", help=how_to_give(policy.component)))
+    memory = tuple(replace(rule, kv_cache=None, activations=None) for rule in policy.memory)
+    whole = replace(policy, rules=(), overflow=(), split="never", memory=memory)
+    needs = Tensor("needs", (policy.needs,), "uint8")
+    return whole, ModelTree(policy.component, (Module("", "Component", (needs,)),))
 
 
 def how_to_give(component: str | None) -> str:
@@ -57,7 +44,7 @@ def reserved(plan: Plan) -> dict[str, int]:
     """Return the bytes that a plan reserves on each device: its activations too, as components may run at once."""
     # Of the disk a plan takes what it writes there; what it only reads there was there before.
     own = {device: budget.used - budget.others for device, budget in plan.ledger.items() if device != "disk"}
-    return {**own, **({"disk": plan.load.rewritten} if "disk" in plan.ledger else {})}
+    return {**own, **({"disk": plan.loading.rewritten} if "disk" in plan.ledger else {})}
 
 
 def reserved_bytes(plans: Iterable[Plan]) -> dict[str, int]:

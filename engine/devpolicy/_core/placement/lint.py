@@ -7,25 +7,25 @@ shadow wholly (DP502). Plans are refused for the errors among them; `devpolicy c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 from devpolicy._core.errors import Diagnostic, Place
 from devpolicy._core.language.conditions import Condition
-from devpolicy._core.language.policy import Policy, Rule
+from devpolicy._core.language.policy import ResolvedPolicy, Rule
 from devpolicy._core.memory.sizing import size_model
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.divide import Division, divide
 from devpolicy._core.placement.matching import numbers
 
 
-def lint(policy: Policy, tree: ModelTree) -> list[Diagnostic]:
+def lint(policy: ResolvedPolicy, tree: ModelTree) -> list[Diagnostic]:
     """Return what is said of a policy's rules on a model, in written order."""
     division = divide(tree, policy.rules, size_model(tree, policy.workload))
     return findings_of_rules(policy, tree, division)
 
 
-def lint_components(policy: Policy, trees: Mapping[str, ModelTree]) -> list[Diagnostic]:
+def lint_components(components: Iterable[tuple[ResolvedPolicy, ModelTree]]) -> list[Diagnostic]:
     """Return what is said of the rules that apply to components, each on its own model.
 
     A rule that applies to several may match nothing in some of them: warn only where it is unused in all.
@@ -33,11 +33,10 @@ def lint_components(policy: Policy, trees: Mapping[str, ModelTree]) -> list[Diag
     found: dict[Diagnostic, None] = {}
     idle: dict[Place | None, list[Diagnostic]] = {}
     applied: Counter[Place | None] = Counter()
-    for name, tree in trees.items():
-        flat = policy.for_component(name)
+    for flat, tree in components:
         applied.update(rule.place for rule in flat.rules)
         division = divide(tree, flat.rules, size_model(tree, flat.workload))
-        for finding in findings_of_rules(flat, tree, division, name):
+        for finding in findings_of_rules(flat, tree, division):
             if finding.severity == "error":
                 found[finding] = None
             else:
@@ -46,9 +45,7 @@ def lint_components(policy: Policy, trees: Mapping[str, ModelTree]) -> list[Diag
     return [*found, *everywhere]
 
 
-def findings_of_rules(
-    policy: Policy, tree: ModelTree, division: Division, component: str | None = None
-) -> list[Diagnostic]:
+def findings_of_rules(policy: ResolvedPolicy, tree: ModelTree, division: Division) -> list[Diagnostic]:
     """Return what is said of the rules by which a tree was divided, in written order.
 
     A rule of the component's own that matches nothing is an error: it was written for this model.
@@ -57,7 +54,7 @@ def findings_of_rules(
     for mask in division.matching_rules:
         matching |= mask
     idle = [number for number in range(len(policy.rules)) if not matching >> number & 1]
-    findings = {number: _idle(policy.rules[number], number, tree, division, component) for number in idle}
+    findings = {number: _idle(policy.rules[number], number, tree, division, policy.component) for number in idle}
     findings.update(_shadowed(policy, tree, division))
     return [findings[number] for number in sorted(findings)]
 
@@ -88,7 +85,7 @@ def _idle(rule: Rule, number: int, tree: ModelTree, division: Division, componen
     )
 
 
-def _shadowed(policy: Policy, tree: ModelTree, division: Division) -> dict[int, Diagnostic]:
+def _shadowed(policy: ResolvedPolicy, tree: ModelTree, division: Division) -> dict[int, Diagnostic]:
     """Return an error for each rule whose every tensor is decided by rules that were written before it."""
     shadows = list(_shadows(policy, tree))
     alive = 0
@@ -105,7 +102,7 @@ def _shadowed(policy: Policy, tree: ModelTree, division: Division) -> dict[int, 
     }
 
 
-def _shadows(policy: Policy, tree: ModelTree) -> Iterator[int]:
+def _shadows(policy: ResolvedPolicy, tree: ModelTree) -> Iterator[int]:
     """Yield for each rule the earlier ones that leave nothing to it where they speak, as bits.
 
     A rule of a nearer text, profile or component is meant to come first, and one with another `when` counts on other
@@ -120,7 +117,7 @@ def _shadows(policy: Policy, tree: ModelTree) -> Iterator[int]:
             final[*kind, rule.when] = final.get((*kind, rule.when), 0) | 1 << number
 
 
-def _finding(policy: Policy, number: int, shadowing: int, tree: ModelTree) -> Diagnostic:
+def _finding(policy: ResolvedPolicy, number: int, shadowing: int, tree: ModelTree) -> Diagnostic:
     rule = policy.rules[number]
     names = [f"`{policy.rules[other].name}`" for other in numbers(shadowing)]
     shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

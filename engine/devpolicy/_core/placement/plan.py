@@ -10,13 +10,19 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from os import PathLike
 from typing import Any
 
 from devpolicy._core.cost.prediction import Prediction
 from devpolicy._core.device import ComponentDevice, Device
-from devpolicy._core.errors import DevPolicyError, Diagnostic
+from devpolicy._core.errors import DevPolicyError, Diagnostic, UnknownModuleError
+from devpolicy._core.files import read_file
 from devpolicy._core.loading.value import as_argument, as_pairs
 from devpolicy._core.placement.ledger import BUDGET_KEYS, Budget
+from devpolicy._core.toml.tables import did_you_mean
+
+LARGEST_PLAN = 64 << 20
+"""A file of more bytes than this is not read as a plan."""
 
 
 class PlanError(DevPolicyError, ValueError):
@@ -36,7 +42,7 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class LoadSettings:
     """What a consumer needs to know for loading beside the devices."""
 
     dtype: str | None = None
@@ -53,7 +59,7 @@ class Load:
     """Which implementation its experts run with; empty where it has none."""
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Load:
+    def from_dict(cls, data: Mapping[str, Any]) -> LoadSettings:
         """Read what `to_dict` wrote. Raises `TypeError` where it is malformed."""
         return cls(
             _optional_text(data.get("dtype")),
@@ -91,16 +97,33 @@ class Placements(Mapping[str, Placement]):
                 self._divided.add(path)
 
     def __getitem__(self, module: str) -> Placement:
-        if not isinstance(module, str):
-            raise KeyError(module)
+        """Return the placement of a module. Raises `UnknownModuleError` with the likely one where there is none."""
+        found = self._find(module)
+        if found is None:
+            raise self.unknown(module)
+        return found
+
+    def __contains__(self, module: object) -> bool:
+        return self._find(module) is not None
+
+    def _find(self, module: object) -> Placement | None:
         path = module
-        while True:
+        while isinstance(path, str):
             found = self._units.get(path)
             if found is not None and (path == module or path not in self._divided):
                 return found
             if not path:
-                raise KeyError(module)
+                break
             path = path.rpartition(".")[0]
+        return None
+
+    def unknown(self, module: object) -> UnknownModuleError:
+        """Return the error about a module that the plan does not have."""
+        if not isinstance(module, str):
+            return UnknownModuleError(f"a module is named by text, not by a value of type {type(module).__name__}")
+        known = [path for path in (*self._units, *sorted(self._divided)) if path]
+        help_ = did_you_mean(module, known) if known else "the model is one unit, whose path is empty"
+        return UnknownModuleError(Diagnostic("DP202", f"the plan has no module `{module}`", help=help_))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._units)
@@ -119,10 +142,8 @@ class Placements(Mapping[str, Placement]):
         inside = {path: unit for path, unit in self._units.items() if path == module or path.startswith(prefix)}
         if inside:
             return inside
-        try:
-            return {module: self[module]}
-        except KeyError:
-            return {}
+        found = self._find(module)
+        return {} if found is None else {module: found}
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +172,8 @@ class Plan:
     ledger: Mapping[str, Budget]
     """What each device that the plan uses holds: executing devices in id order, then `cpu`, then `disk`."""
     warnings: tuple[Diagnostic, ...] = ()
-    load: Load = Load()
+    loading: LoadSettings = LoadSettings()
+    """What loading needs beside the devices."""
     prediction: Prediction | None = None
     """The time of one token, where the plan was chosen by it: with `split = "fastest"`, and where `overflow` took part.
 
@@ -176,8 +198,8 @@ class Plan:
             "target": self.target,
             # A list of pairs: the order of a device map's entries is part of its meaning.
             "device": _ordered(self.device),
-            "dtype": self.load.dtype,
-            "offload_folder": self.load.offload_folder,
+            "dtype": self.loading.dtype,
+            "offload_folder": self.loading.offload_folder,
             "placements": [[path, str(unit.device), str(unit.runs_on)] for path, unit in self.placements.items()],
         }
         text = json.dumps(given, ensure_ascii=True, separators=(",", ":"), sort_keys=True)
@@ -201,7 +223,7 @@ class Plan:
                 for path, unit in self.placements.items()
             },
             "ledger": {device: budget.to_dict() for device, budget in self.ledger.items()},
-            "load": self.load.to_dict(),
+            "load": self.loading.to_dict(),
             "warnings": [warning.to_dict() for warning in self.warnings],
             **({"prediction": self.prediction.to_dict()} if self.prediction else {}),
             "digest": self.digest,
@@ -239,7 +261,7 @@ class Plan:
                     for device, budget in data["ledger"].items()
                 },
                 warnings=tuple(map(Diagnostic.from_dict, data["warnings"])),
-                load=Load.from_dict(data.get("load", {})),
+                loading=LoadSettings.from_dict(data.get("load", {})),
                 prediction=Prediction.from_dict(data["prediction"]) if data.get("prediction") else None,
             )
             stated = data["digest"]
@@ -251,10 +273,29 @@ class Plan:
             raise PlanError("the plan was changed after it was made: its digest does not match")
         return plan
 
+    def to_json(self) -> str:
+        """Return the plan as JSON text, which `Plan.load` reads from a file."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=2) + "\n"
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Plan:
+        """Read a plan from a JSON file: `to_json`, or what `devpolicy plan --format json` prints of one component.
+
+        Raises `PlanError`, DP109 where the file cannot be read.
+        """
+        if not isinstance(path, str | PathLike):
+            raise PlanError(f"a plan's file is named by text or a path, not by a value of type {type(path).__name__}")
+        content = read_file(path, PlanError, most=LARGEST_PLAN)
+        try:
+            data = json.loads(content[: LARGEST_PLAN + 1])
+        except (ValueError, RecursionError) as broken:
+            raise PlanError(f"`{path}` is no plan: {broken}") from None
+        return cls.from_dict(data)
+
     def explain(self, module: str | None = None) -> str:
         """Return why `module` (a path; `None`: the plan as a whole) is where it is, as text of several lines.
 
-        Raises `KeyError` where the model has no such module.
+        Raises `UnknownModuleError`, with the likely one, where the model has no such module.
         """
         from devpolicy._core.placement.explain import explain
 

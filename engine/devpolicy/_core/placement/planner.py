@@ -7,13 +7,13 @@ function of its arguments: it reads no environment, no clock, no file and no tor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from devpolicy._core.errors import Diagnostic, PolicyError, Unsatisfiable
 from devpolicy._core.host import Host
 from devpolicy._core.language.conditions import check_requirements
-from devpolicy._core.language.policy import DeviceSelector, Policy
+from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
 from devpolicy._core.memory.budgets import pool_reserved
 from devpolicy._core.memory.sizing import Sizing, size_model
 from devpolicy._core.model.tree import ModelTree
@@ -23,7 +23,7 @@ from devpolicy._core.placement.assemble import assemble
 from devpolicy._core.placement.colocate import colocate_blocks, colocate_ties
 from devpolicy._core.placement.context import PlacementContext, Selection, context_for, select_devices
 from devpolicy._core.placement.divide import Division, divide
-from devpolicy._core.placement.joint import misnamed, one_piece
+from devpolicy._core.placement.joint import one_piece
 from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of
 from devpolicy._core.placement.lint import findings_of_rules
 from devpolicy._core.placement.overflow import Spilled, spill
@@ -51,88 +51,73 @@ class PlacedModel:
 
 
 def make_plan(
-    policy: Policy,
+    policy: ResolvedPolicy,
     tree: ModelTree | None,
     host: Host,
     *,
-    component: str | None = None,
-    cls: str | None = None,
     target: str | None = None,
     reserved: Mapping[str, int] | None = None,
     advise: bool = True,
 ) -> Plan:
     """Place `tree` on `host` under what `policy` says of a component, for a consumer.
 
-    Without a tree, the component is the bytes that the policy says it `needs`. `cls` is the path of the component's
-    class. `target` is by default the policy's, else `"hf"`. `reserved` are bytes by device that components planned
-    before take.
+    Without a tree, the component is the bytes that the policy says it `needs`. `target` is by default the policy's,
+    else `"hf"`. `reserved` are bytes by device that components planned before take.
 
     Raises `Unsatisfiable` where the host has not what the policy requires, no entry of `prefer` fits (DP3xx) or the
     consumer could not take it (DP4xx), and `PolicyError` where a rule names a tensor (DP203), or a rule of the
     component's own matches nothing (DP501). With `advise` a refusal for want of room lists what smallest change would
     do, found by planning again.
     """
-    flat, tree, consumer, warnings = _resolved(policy, tree, host, component, cls, target)
+    policy, tree, consumer = _asked(policy, tree, target)
 
     divided: _Divided = {}
 
-    def make(policy: Policy, host: Host) -> PlacedModel:
-        return _place(policy, tree, host, component, consumer, reserved or {}, warnings, divided)
+    def make(policy: ResolvedPolicy, host: Host) -> PlacedModel:
+        return _place(policy, tree, host, consumer, reserved or {}, divided)
 
     try:
-        return plan_of(make(flat, host), component)
+        return plan_of(make(policy, host))
     except Unsatisfiable as refused:
         if not advise or refused.code not in ("DP301", "DP302", "DP303"):
             raise
         first, *rest = refused.diagnostics
-    raise Unsatisfiable([replace(first, help=suggestions(flat, tree, host, make) or first.help), *rest])
+    raise Unsatisfiable([replace(first, help=suggestions(policy, tree, host, make) or first.help), *rest])
 
 
-def plan_of(placed: PlacedModel, component: str | None) -> Plan:
+def plan_of(placed: PlacedModel) -> Plan:
     """Return the plan of a model that was placed."""
     found = placed.selector, placed.division, placed.context, placed.solution, placed.ledger
-    return assemble(*found, component, placed.warnings, placed.trace)
+    return assemble(*found, placed.context.policy.component, placed.warnings, placed.trace)
 
 
 def place_model(
-    policy: Policy,
+    policy: ResolvedPolicy,
     tree: ModelTree | None,
     host: Host,
     *,
-    component: str | None = None,
-    cls: str | None = None,
     target: str | None = None,
     reserved: Mapping[str, int] | None = None,
 ) -> PlacedModel:
     """Return how a model is placed, as `make_plan` does it and with the same arguments, stage by stage."""
-    flat, tree, consumer, warnings = _resolved(policy, tree, host, component, cls, target)
-    return _place(flat, tree, host, component, consumer, reserved or {}, warnings, {})
+    policy, tree, consumer = _asked(policy, tree, target)
+    return _place(policy, tree, host, consumer, reserved or {}, {})
 
 
-def _resolved(
-    policy: Policy, tree: ModelTree | None, host: Host, component: str | None, cls: str | None, target: str | None
-) -> tuple[Policy, ModelTree, Target, list[Diagnostic]]:
-    """Return what a policy says of a component on a host, its structure, the consumer and warnings.
-
-    The one place where the planner reads a policy in its layers.
-    """
-    policy = policy.overlaid(host)
-    flat = policy.for_component(component, cls)
-    warnings = [] if component is None else misnamed(policy, component)
-    consumer = target_of(target or flat.target or DEFAULT_TARGET)
-    if tree is None:
-        flat, tree = one_piece(policy, flat, component, cls)
-    return flat, tree, consumer, warnings
+def _asked(
+    policy: ResolvedPolicy, tree: ModelTree | None, target: str | None
+) -> tuple[ResolvedPolicy, ModelTree, Target]:
+    """Return what is placed, a component of bytes alone as one tensor, and the consumer."""
+    consumer = target_of(target or policy.target or DEFAULT_TARGET)
+    return (*one_piece(policy), consumer) if tree is None else (policy, tree, consumer)
 
 
 def _place(
-    policy: Policy,
+    policy: ResolvedPolicy,
     tree: ModelTree,
     host: Host,
-    component: str | None,
     consumer: Target,
     reserved: Mapping[str, int],
-    warnings: Sequence[Diagnostic],
     divided: _Divided,
 ) -> PlacedModel:
     policy = policy.for_host(host)
@@ -143,7 +128,7 @@ def _place(
         raise Unsatisfiable(Diagnostic("DP407", message, notes=(tree.incomplete_reason,), help=hint))
     key = policy.rules, policy.workload, policy.ties
     if key not in divided:
-        divided[key] = _divided(policy, tree, component)
+        divided[key] = _divided(policy, tree)
     sizing, division, findings = divided[key]
     reserved = pool_reserved(reserved, host)
     refusals: list[tuple[DeviceSelector, Diagnostic]] = []
@@ -163,12 +148,12 @@ def _place(
             continue
         outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "serves")]
         trace = Trace(tuple(outcomes), notes)
-        told = (*warnings, *policy.notices, *_findings_of_model(tree, policy), *findings)
+        told = (*policy.notices, *_findings_of_model(tree, policy), *findings)
         return PlacedModel(selector, division, context, attempt, solution, ledger, trace, told)
     raise Unsatisfiable(nothing_fits(policy, tree, refusals))
 
 
-def _findings_of_model(tree: ModelTree, policy: Policy) -> list[Diagnostic]:
+def _findings_of_model(tree: ModelTree, policy: ResolvedPolicy) -> list[Diagnostic]:
     """Return what is to be said of a model: that it is not all known, not all stored, or not all counted."""
     unlike = [Diagnostic("DP412", note, severity="warning") for note in tree.loading.notes]
     reserved = any(rule.activations is not None for rule in policy.memory)
@@ -186,18 +171,18 @@ _Divided = dict[tuple[object, ...], tuple[Sizing, Division, list[Diagnostic]]]
 """What of a plan does not depend on the host but through the policy: one model under its rules and workload."""
 
 
-def _divided(policy: Policy, tree: ModelTree, component: str | None) -> tuple[Sizing, Division, list[Diagnostic]]:
+def _divided(policy: ResolvedPolicy, tree: ModelTree) -> tuple[Sizing, Division, list[Diagnostic]]:
     """Return a model's sizes, its units and what is to be said of the rules. Raises `PolicyError` for their errors."""
     sizing = size_model(tree, policy.workload)
     division = divide(tree, policy.rules, sizing)
-    findings = findings_of_rules(policy, tree, division, component)
+    findings = findings_of_rules(policy, tree, division)
     wrong = [finding for finding in findings if finding.severity == "error"]
     if wrong:
         raise PolicyError(wrong)
     return sizing, colocate_ties(division, tree, policy), findings
 
 
-def _selected(selector: DeviceSelector, policy: Policy, host: Host, consumer: Target) -> Selection:
+def _selected(selector: DeviceSelector, policy: ResolvedPolicy, host: Host, consumer: Target) -> Selection:
     """Return the devices of an entry of `prefer`. Raises `Refused` where there are none for the consumer."""
     if selector.type not in consumer.types:
         raise Refused(Diagnostic("DP409", f"`{consumer.name}` cannot run on `{selector.type}`"))

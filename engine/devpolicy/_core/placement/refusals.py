@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from devpolicy._core.errors import Diagnostic
-from devpolicy._core.language.policy import DeviceSelector, Policy
+from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
 from devpolicy._core.memory.budgets import DeviceBudget
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.apply_rules import Refused
@@ -63,7 +63,7 @@ def no_preference() -> Diagnostic:
 
 
 def nothing_fits(
-    policy: Policy, tree: ModelTree, refusals: Sequence[tuple[DeviceSelector, Diagnostic]]
+    policy: ResolvedPolicy, tree: ModelTree, refusals: Sequence[tuple[DeviceSelector, Diagnostic]]
 ) -> list[Diagnostic]:
     """Return the finding of a plan for which no entry of `prefer` fits.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from devpolicy._core.device import LARGEST_ID
 from devpolicy._core.errors import PolicyError, Unsatisfiable
 from devpolicy._core.host import Accelerator, Host
-from devpolicy._core.language.policy import Amount, DeviceSelector, Policy
+from devpolicy._core.language.policy import Amount, DeviceSelector, ResolvedPolicy
 from devpolicy._core.memory.budgets import FREE_STEP
 from devpolicy._core.memory.sizing import context_of
 from devpolicy._core.model.tree import ModelTree
@@ -24,9 +24,9 @@ from devpolicy._core.sizes import GIB, MIB, TIB, format_size
 if TYPE_CHECKING:
     from devpolicy._core.placement.planner import PlacedModel
 
-Make = Callable[[Policy, Host], "PlacedModel"]
+Make = Callable[[ResolvedPolicy, Host], "PlacedModel"]
 """Places the model with an altered policy and host. Raises where that is refused too."""
-Attempt = Callable[[Policy, Host], "PlacedModel | None"]
+Attempt = Callable[[ResolvedPolicy, Host], "PlacedModel | None"]
 """The same, with `None` for a refusal."""
 
 _MOST_STEPS = 4 * TIB // FREE_STEP
@@ -36,10 +36,10 @@ _LARGE = 5_000
 _LEAST_CONTEXT = 128
 
 
-def suggestions(policy: Policy, tree: ModelTree, host: Host, make: Make) -> str:
+def suggestions(policy: ResolvedPolicy, tree: ModelTree, host: Host, make: Make) -> str:
     """Return the help of a refusal: each line one change that would do, the smallest first; empty where none would."""
 
-    def attempt(policy: Policy, host: Host) -> PlacedModel | None:
+    def attempt(policy: ResolvedPolicy, host: Host) -> PlacedModel | None:
         # Whether it fits is all that is asked: what fits in the order of ids fits in the fastest order.
         policy = policy if policy.split == "never" else replace(policy, split="when-needed")
         try:
@@ -56,7 +56,7 @@ def suggestions(policy: Policy, tree: ModelTree, host: Host, make: Make) -> str:
     return "\n".join([lines[0], *(f"or {line}" for line in lines[1:])]) if lines else ""
 
 
-def _present(policy: Policy, host: Host) -> Iterator[tuple[DeviceSelector, list[Accelerator]]]:
+def _present(policy: ResolvedPolicy, host: Host) -> Iterator[tuple[DeviceSelector, list[Accelerator]]]:
     """The accelerator terms of `prefer` that name working devices of this host."""
     for term in policy.prefer:
         named = [one for one in host.devices(term.type) if term.names(one) and one.fault is None]
@@ -64,7 +64,7 @@ def _present(policy: Policy, host: Host) -> Iterator[tuple[DeviceSelector, list[
             yield term, named
 
 
-def _memory(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
+def _memory(policy: ResolvedPolicy, host: Host, attempt: Attempt) -> Iterator[str]:
     for term, named in _present(policy, host):
         largest = max(named, key=lambda one: (one.free, -(one.id or 0)))
         only = replace(policy, prefer=(term,))
@@ -82,7 +82,9 @@ def _exactly(steps: int) -> str:
     return f"{size // MIB} MiB" if size < GIB else f"{size / GIB:g} GiB"
 
 
-def _with_host(attempt: Attempt, policy: Policy, change: Callable[[int], Host], steps: int) -> PlacedModel | None:
+def _with_host(
+    attempt: Attempt, policy: ResolvedPolicy, change: Callable[[int], Host], steps: int
+) -> PlacedModel | None:
     return attempt(policy, change(steps))
 
 
@@ -96,7 +98,7 @@ def _grown(host: Host, which: Sequence[Accelerator], steps: int) -> Host:
     return replace(host, accelerators=accelerators, memory=host.memory + pool, free=host.free + pool)
 
 
-def _devices(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
+def _devices(policy: ResolvedPolicy, host: Host, attempt: Attempt) -> Iterator[str]:
     for term, named in _present(policy, host):
         if term.id is not None or term.type == "mps":
             continue
@@ -117,7 +119,7 @@ def _with_more_like(host: Host, one: Accelerator, count: int) -> Host:
     return replace(host, accelerators=(*host.accelerators, *added))
 
 
-def _overflow(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
+def _overflow(policy: ResolvedPolicy, host: Host, attempt: Attempt) -> Iterator[str]:
     if policy.overflow:
         return
     for places in (("cpu",), ("disk",), ("cpu", "disk")):
@@ -130,7 +132,7 @@ def _overflow(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
             return
 
 
-def _share(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
+def _share(policy: ResolvedPolicy, host: Host, attempt: Attempt) -> Iterator[str]:
     if policy.share is None:
         return
     least = int(policy.share.percent)
@@ -143,7 +145,7 @@ def _share(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
         yield f'`share = "{least + steps}%"`'
 
 
-def _context(policy: Policy, tree: ModelTree, host: Host, attempt: Attempt) -> Iterator[str]:
+def _context(policy: ResolvedPolicy, tree: ModelTree, host: Host, attempt: Attempt) -> Iterator[str]:
     context = context_of(tree, policy.workload)
 
     def shorter(steps: int) -> PlacedModel | None:
@@ -156,7 +158,7 @@ def _context(policy: Policy, tree: ModelTree, host: Host, attempt: Attempt) -> I
         yield f"`[workload]` with `context = {context - steps * _LEAST_CONTEXT}`"
 
 
-def _cpu(policy: Policy, host: Host, attempt: Attempt) -> Iterator[str]:
+def _cpu(policy: ResolvedPolicy, host: Host, attempt: Attempt) -> Iterator[str]:
     cpu = DeviceSelector("cpu")
     if cpu in policy.prefer:
         return

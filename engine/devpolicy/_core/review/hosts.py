@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from devpolicy._core.errors import Diagnostic, HostError, findings_at
 from devpolicy._core.host import MOST_DEVICES, Accelerator, Host
 from devpolicy._core.host.catalogue import catalogue
-from devpolicy._core.language.cases import Dimension, Word
+from devpolicy._core.language.expectations import Dimension, Word
 from devpolicy._core.sizes import exact_size
 from devpolicy._core.toml.tables import did_you_mean
 

@@ -42,8 +42,8 @@ def beside_modules(before: Plan, now: Plan) -> str:
     pairs = [
         ("component", before.component, now.component),
         ("target", before.target, now.target),
-        ("dtype", before.load.dtype, now.load.dtype),
-        ("offload folder", before.load.offload_folder, now.load.offload_folder),
+        ("dtype", before.loading.dtype, now.loading.dtype),
+        ("offload folder", before.loading.offload_folder, now.loading.offload_folder),
     ]
     changed = [f"{what} `{old}` -> `{new}`" for what, old, new in pairs if old != new]
     return ", ".join(changed) or "the device map is written otherwise"

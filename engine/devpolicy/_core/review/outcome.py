@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from devpolicy._core.errors import DevPolicyError, PolicyError, Unsatisfiable
-from devpolicy._core.language.layers import in_order, source, speaking
-from devpolicy._core.language.profiles import laid
+from devpolicy._core.language.layers import in_order, matching_entries, source
+from devpolicy._core.language.policy import ResolvedPolicy
+from devpolicy._core.language.profiles import apply_overlays, overlaid
 from devpolicy._core.placement.choice import choose
 from devpolicy._core.placement.joint import one_piece
-from devpolicy._core.verbs.joint import Joint, Placed, Request
+from devpolicy._core.verbs.joint import JointPlanner, Planned, Request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 class Part:
     """One plan with what it was made from: what the policy says of the component on this host, and the model."""
 
-    policy: Policy
+    policy: ResolvedPolicy
     tree: ModelTree
     plan: Plan
 
@@ -42,7 +43,7 @@ class Outcome:
 
     written: Policy
     """The policy as it was asked."""
-    policy: Policy
+    policy: ResolvedPolicy
     """What it says of the component on this host."""
     tree: ModelTree | None
     host: Host
@@ -78,7 +79,7 @@ def term_names(policy: Policy, component: str | None, terms: Sequence[object]) -
 
     A device table and its type look alike: the later one of two is told apart by its number.
     """
-    own = next((entry.name for entry in speaking(policy, component) if entry.prefer), None)
+    own = next((entry.name for entry in matching_entries(policy.components, component) if entry.prefer), None)
     head = "prefer" if own is None else f"component.{own} prefer"
     texts = list(map(str, terms))
     return [f"{head} {text}" + f" (no. {at + 1})" * (text in texts[:at]) for at, text in enumerate(texts)]
@@ -86,7 +87,7 @@ def term_names(policy: Policy, component: str | None, terms: Sequence[object]) -
 
 def overflow_name(policy: Policy, component: str | None) -> str:
     """Return what `overflow` is called in reports."""
-    own = next((entry.name for entry in speaking(policy, component) if entry.overflow), None)
+    own = next((entry.name for entry in matching_entries(policy.components, component) if entry.overflow), None)
     return "overflow" if own is None else f"component.{own} overflow"
 
 
@@ -105,11 +106,11 @@ def variants_of(policy: Policy, *, as_asked: bool = False) -> list[Policy]:
 
     `as_asked` leaves out the profiles that nobody asks for, and that do not apply by themselves.
     """
-    asked = () if policy.asked.profile is None else (policy.asked.profile,)
+    asked = () if policy.overrides.profile is None else (policy.overrides.profile,)
     found: list[Policy] = []
     for names in ((), *((one.name,) for one in policy.profiles if one.when is not None or not as_asked)):
         try:
-            found.append(laid(policy, tuple(dict.fromkeys((*names, *asked))), policy.asked.overrides))
+            found.append(overlaid(policy, tuple(dict.fromkeys((*names, *asked)))))
         except PolicyError:
             continue  # what is wrong with it is told where it is asked for
     return found
@@ -129,12 +130,12 @@ def answers(
     All of them are planned jointly, in the policy's order; behind one that is refused there are no more.
     """
     with suppress(Unsatisfiable, PolicyError):  # `ask` says so
-        policy, profile = policy.overlaid(host, profile=profile), None
+        policy, profile = apply_overlays(policy.with_overrides(profile=profile), host), None
     names: list[str | None] = [component]
     if tree is None and component is None:
         names = [*components_of(policy)] or names
     found: list[Outcome] = []
-    joint, parts = Joint(host, advise=advise), _Parts(host)  # of all of them, so that each is planned once
+    joint, parts = JointPlanner(host, advise=advise), _Parts(host)  # of all of them, so that each is planned once
     for name in names:
         found.append(_ask(joint, parts, policy, tree, component=name, profile=profile))
         if found[-1].refusal is not None:
@@ -156,11 +157,11 @@ def ask(
     Profiles apply by themselves, and `profile` on demand; no environment is read. A refusal is an answer, also that of
     a rule that names a tensor (DP203).
     """
-    return _ask(Joint(host, advise=advise), _Parts(host), policy, tree, component=component, profile=profile)
+    return _ask(JointPlanner(host, advise=advise), _Parts(host), policy, tree, component=component, profile=profile)
 
 
 def _ask(
-    joint: Joint,
+    joint: JointPlanner,
     parts: _Parts,
     policy: Policy,
     tree: ModelTree | None,
@@ -169,13 +170,13 @@ def _ask(
     profile: str | None,
 ) -> Outcome:
     """Return what a policy answers for one component, of which the joint holds at most those that come before it."""
-    host, meant = joint.host, policy
+    host, meant = joint.host, ResolvedPolicy()
     try:
-        policy = policy.overlaid(host, profile=profile)
+        policy = apply_overlays(policy.with_overrides(profile=profile), host)
         request = Request(policy, component, tree)
-        meant = policy.for_component(component).for_host(host)
+        meant = request.resolved.for_host(host)
         if not request.has_size:
-            choice = choose(policy, host, component=component)
+            choice = choose(request.resolved, host)
             return Outcome(policy, meant, None, host, component, device=choice.device, terms=choice.terms)
         *others, placed = _placed(joint, request)
     except (Unsatisfiable, PolicyError) as refused:
@@ -187,7 +188,7 @@ def _ask(
     return Outcome(policy, meant, tree_of_it, host, component, plan, plan.device, None, terms, before, tree)
 
 
-def _placed(joint: Joint, request: Request) -> Sequence[Placed]:
+def _placed(joint: JointPlanner, request: Request) -> Sequence[Planned]:
     joint.place(request)
     return joint.placed
 
@@ -197,19 +198,18 @@ class _Parts:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._known: dict[int, tuple[Placed, Part]] = {}
+        self._known: dict[int, tuple[Planned, Part]] = {}
 
-    def of(self, placed: Placed) -> Part:
+    def of(self, placed: Planned) -> Part:
         """Return the part that a placed component is."""
         if id(placed) not in self._known:
             self._known[id(placed)] = placed, self._make(placed)  # the first is kept, so that its id stays its own
         return self._known[id(placed)][1]
 
-    def _make(self, placed: Placed) -> Part:
-        policy, *_ = placed.request.meaning
-        tree = placed.tree
+    def _make(self, placed: Planned) -> Part:
+        policy, tree = placed.request.resolved, placed.tree
         if tree is None:
-            policy, tree = one_piece(placed.request.policy, policy, placed.request.component, placed.request.cls)
+            policy, tree = one_piece(policy)
         return Part(policy.for_host(self._host), tree, placed.plan)
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from devpolicy._core.errors import Diagnostic, ModelError, findings_at
 from devpolicy._core.files import kind_of
 from devpolicy._core.host import Host
-from devpolicy._core.language.cases import Expected, PolicyTest, Word
+from devpolicy._core.language.expectations import Expected, Word
 from devpolicy._core.language.layers import addresses, source
 from devpolicy._core.language.policy import Policy
+from devpolicy._core.language.tests import PolicyTest
 from devpolicy._core.model.catalogue import model_catalogue
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.review.hosts import Variant, find_hosts, varied
@@ -96,7 +97,7 @@ def _said(test: PolicyTest, policy: Policy, findings: list[Diagnostic]) -> list[
         help_ = did_you_mean(test.profile.text, names) if names else "leave `profile` out"
         findings.append(Diagnostic("DP202", message, test.profile.place, "no such profile", help=help_))
     elif test.profile is not None:
-        policy = replace(policy, asked=replace(policy.asked, profile=test.profile.text))
+        policy = replace(policy, overrides=replace(policy.overrides, profile=test.profile.text))
     return variants_of(policy, as_asked=True)
 
 

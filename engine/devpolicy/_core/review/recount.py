@@ -16,7 +16,7 @@ from devpolicy._core.memory.sizing import activation_bytes, kv_caches
 
 if TYPE_CHECKING:
     from devpolicy._core.host import Host
-    from devpolicy._core.language.policy import Policy
+    from devpolicy._core.language.policy import ResolvedPolicy
     from devpolicy._core.memory.budgets import DeviceBudget
     from devpolicy._core.model.tree import ModelTree, Tensor
     from devpolicy._core.placement.plan import Plan
@@ -63,7 +63,9 @@ def _prefixes(name: str) -> Iterator[str]:
     return (".".join(parts[:length]) for length in range(len(parts), -1, -1))
 
 
-def recount(plan: Plan, tree: ModelTree, policy: Policy, budgets: dict[str, DeviceBudget]) -> dict[str, DeviceLoad]:
+def recount(
+    plan: Plan, tree: ModelTree, policy: ResolvedPolicy, budgets: dict[str, DeviceBudget]
+) -> dict[str, DeviceLoad]:
     """Return what each device holds; `budgets` replace derived figures where the policy does. Tensors times depth."""
     given = device_map(plan)
     main = min((device for device in given.values() if device not in KEPT), key=_number, default="cpu")
@@ -100,7 +102,7 @@ def recount(plan: Plan, tree: ModelTree, policy: Policy, budgets: dict[str, Devi
     return loads
 
 
-def budgets_of(policy: Policy, host: Host) -> dict[str, DeviceBudget]:
+def budgets_of(policy: ResolvedPolicy, host: Host) -> dict[str, DeviceBudget]:
     """Return what the policy allows of each device of a host, by the device's name in a plan."""
     budgets = [accelerator_budget(one, policy, host) for one in host.accelerators]
     return {str(budget): budget for budget in [*budgets, cpu_budget(policy, host)]}

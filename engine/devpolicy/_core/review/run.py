@@ -17,7 +17,7 @@ from devpolicy._core.review.ready import Ready, modules_of
 
 if TYPE_CHECKING:
     from devpolicy._core.host import Host
-    from devpolicy._core.language.cases import Expected
+    from devpolicy._core.language.expectations import Expected
     from devpolicy._core.language.policy import DeviceSelector
     from devpolicy._core.placement.plan import Placement
     from devpolicy._core.review.hosts import Variant

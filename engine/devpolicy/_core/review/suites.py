@@ -15,16 +15,17 @@ from pathlib import Path
 from devpolicy._core.errors import Diagnostic, PolicyError, findings_at
 from devpolicy._core.files import LARGEST_FILE, kind_of, list_folder, read_file
 from devpolicy._core.host import Host
-from devpolicy._core.language.cases import PolicyTest, Word
+from devpolicy._core.language.expectations import Word
 from devpolicy._core.language.extending import KEYS
-from devpolicy._core.language.policy import Asked, Policy
+from devpolicy._core.language.policy import Overrides, Policy
 from devpolicy._core.language.read import load
 from devpolicy._core.language.suite import holds_tests, is_suite, read_suite
+from devpolicy._core.language.tests import PolicyTest
 from devpolicy._core.review.ready import Library, Ready, made_ready
 from devpolicy._core.shipped import shipped_files
 from devpolicy._core.toml.document import MOST_VALUES, Document
 
-NOTHING = Asked()
+NOTHING = Overrides()
 _SKIPPED = {"__pycache__", "node_modules", ".git", ".tox", ".venv", "venv"}
 
 
@@ -39,7 +40,7 @@ class Suite:
     tests: tuple[Ready, ...]
 
 
-def gather(names: Iterable[str | os.PathLike[str]], *, beside: bool = True, asked: Asked = NOTHING) -> list[Suite]:
+def gather(names: Iterable[str | os.PathLike[str]], *, beside: bool = True, asked: Overrides = NOTHING) -> list[Suite]:
     """Return the tests of files, folders and shipped policies, in order, each file once.
 
     A folder gives every TOML file inside that holds tests; with `beside`, a policy also gives the tests of
@@ -143,7 +144,7 @@ def _sources(name: str | os.PathLike[str], findings: list[Diagnostic], *, with_b
         findings += broken.diagnostics
 
 
-def _suite(name: str, library: Library, asked: Asked = NOTHING) -> Suite:
+def _suite(name: str, library: Library, asked: Overrides = NOTHING) -> Suite:
     path = Path(name)
     if name not in shipped_files("policy") and kind_of(path, PolicyError) is not None:
         document = _open(path)
@@ -151,18 +152,18 @@ def _suite(name: str, library: Library, asked: Asked = NOTHING) -> Suite:
             read = read_suite(document, lambda word: _policy_of(word, path.parent, asked))
             hosts = {**dict(read.policy.hosts), **dict(read.hosts)}
             return _made_ready(name, read.policy.source, read.policy, hosts, read.tests, path.parent, library)
-    policy = Policy.load(name).asking(asked.profile, asked.overrides)
+    policy = Policy.load(name).with_overrides(profile=asked.profile, values=asked.values)
     return _made_ready(name, policy.source, policy, dict(policy.hosts), policy.tests, path.parent, library)
 
 
-def _policy_of(word: Word, folder: Path, asked: Asked) -> Policy:
+def _policy_of(word: Word, folder: Path, asked: Overrides) -> Policy:
     beside = folder / word.text
     try:
         is_file = kind_of(beside, PolicyError) == "file"
         policy = load(str(beside) if is_file else word.text, keys=KEYS)
     except PolicyError as broken:
         raise PolicyError(findings_at(broken, word.place)) from None
-    return policy.asking(asked.profile, asked.overrides)
+    return policy.with_overrides(profile=asked.profile, values=asked.values)
 
 
 def _made_ready(

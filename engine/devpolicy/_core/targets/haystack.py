@@ -147,12 +147,12 @@ def _asking(
     policy: Policy | str | PathLike[str], host: Host | str | PathLike[str] | None
 ) -> Callable[[str, type], ComponentDevice]:
     """Return what asks a policy for a component's device: on one host, beside what it gave the others."""
-    from devpolicy._core.verbs.block import Block
+    from devpolicy._core.verbs.context import PolicyContext
     from devpolicy._core.verbs.inputs import class_path, host_of, policy_of
     from devpolicy._core.verbs.joint import Request
 
     loaded = policy_of(policy)
-    block = Block(loaded, None if host is None else host_of(host, loaded))
+    block = PolicyContext(loaded, None if host is None else host_of(host, loaded))
     return lambda name, cls: block.device(Request(loaded, name, cls=class_path(cls)))
 
 

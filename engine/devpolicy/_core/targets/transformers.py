@@ -21,9 +21,9 @@ def to_hf_kwargs(plan: Plan) -> dict[str, Any]:
     where the model is known to take them. `offload_folder` is there where weights are rewritten.
     """
     kwargs: dict[str, Any] = {"device_map": _device_map(plan)}
-    if plan.load.offload_folder is not None:
-        kwargs["offload_folder"] = plan.load.offload_folder
-    load = plan.load
+    load = plan.loading
+    if load.offload_folder is not None:
+        kwargs["offload_folder"] = load.offload_folder
     given = {
         "dtype": load.dtype or load.model_dtype,
         "attn_implementation": as_argument(load.attention),

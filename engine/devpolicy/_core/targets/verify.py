@@ -38,7 +38,7 @@ def verify(plan: Plan, model: Any) -> list[str]:
         actual = _where(name, tensor, hooks)
         if actual != _plain(str(wanted)):
             differences.append(f"{name}: planned on {wanted}, is on {actual}")
-    return [*differences, *_other_bytes(plan, model)] if plan.load.dtype or plan.load.model_dtype else differences
+    return [*differences, *_other_bytes(plan, model)] if plan.loading.dtype or plan.loading.model_dtype else differences
 
 
 def _other_bytes(plan: Plan, model: Any) -> Iterator[str]:

@@ -1,16 +1,17 @@
 """TOML tables described by fields, and read with every finding at once.
 
-Owns `Field` and `Kind`, from which a reader, a JSON schema and a reference page are all made,
-and `Cursor`, which knows where in a document one is and collects what is wrong there. It knows
-no key: each file format (policy, host, model) brings its own table of fields.
+Owns `Field` and `Kind`, from which a reader, a JSON schema and a reference page are all made, `key`, with which a
+dataclass is its own table of fields, and `Cursor`, which knows where in a document one is and collects what is wrong
+there. Each file format (policy, host, model) brings its own tables.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, overload
 
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.sizes import SizeError, parse_size
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from devpolicy._core.toml.spans import KeyPath
 
 T = TypeVar("T")
+Word = TypeVar("Word", bound=str)
 
 JsonSchema = dict[str, Any]
 
@@ -110,8 +112,6 @@ class Field:
     example: str = ""
     """The help line where the key is missing."""
     required: bool = False
-    later: bool = False
-    """The language has this key, and this version does not read it yet (DP108)."""
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
@@ -155,7 +155,7 @@ def read_table(
     """Read a table by its fields and return what was well-formed, by key, in the fields' order.
 
     `what` names the table in messages (`[[rule]] "big-experts"`), `label` what a key of it is called
-    (`a rule key`). Unknown keys (DP103), keys of a later version (DP108) and missing keys (DP105) are collected.
+    (`a rule key`). Unknown keys (DP103) and missing keys (DP105) are collected.
     """
     if not isinstance(value, Mapping):
         wrong_type(value, cursor, "a table")
@@ -168,13 +168,9 @@ def read_table(
             misspelt.add(suggest(key, known))
             hint = did_you_mean(key, known)
             cursor.at(key).error("DP103", f"unknown key `{key}` in {what}", label=f"not {label}", help=hint, part="key")
-        elif entry.later:
-            cursor.at(key).error(
-                "DP108", f"`{key}` in {what} is not supported yet", label="not in this version", part="key"
-            )
     result: dict[str, Any] = {}
     for entry in fields:
-        if entry.name in value and not entry.later:
+        if entry.name in value:
             read = entry.kind.read(value[entry.name], cursor.at(entry.name))
             if read is not None:
                 result[entry.name] = read
@@ -184,12 +180,11 @@ def read_table(
 
 
 def table_schema(fields: Sequence[Field]) -> JsonSchema:
-    """Return the JSON schema (draft 7) of a table with these fields, without the keys of a later version."""
-    now = [entry for entry in fields if not entry.later]
+    """Return the JSON schema (draft 7) of a table with these fields."""
     schema: JsonSchema = {
         "type": "object",
         "additionalProperties": False,
-        "properties": {entry.name: {"description": entry.doc, **entry.kind.schema} for entry in now},
+        "properties": {entry.name: {"description": entry.doc, **entry.kind.schema} for entry in fields},
     }
     required = [entry.name for entry in fields if entry.required]
     return {**schema, "required": required} if required else schema
@@ -252,23 +247,20 @@ def integer(least: int = 0, most: int = 2**53) -> Kind[int]:
     return Kind("a whole number", read, {"type": "integer", "minimum": least, "maximum": most})
 
 
-def choice(*options: str, later: tuple[str, ...] = ()) -> Kind[str]:
-    """Return the kind of text that is one of `options`; those of a `later` version are refused as such (DP108)."""
+def choice(*options: Word) -> Kind[Word]:
+    """Return the kind of text that is one of `options`."""
 
-    def read(value: object, cursor: Cursor) -> str | None:
+    def read(value: object, cursor: Cursor) -> Word | None:
         if not isinstance(value, str):
             wrong_type(value, cursor, "one of " + ", ".join(f'"{option}"' for option in options))
             return None
-        if value in later:
-            cursor.error("DP108", f"`{value}` is not supported yet", label="not in this version")
-            return None
-        if value not in options:
+        found = next((option for option in options if option == value), None)
+        if found is None:
             key = next((str(part) for part in reversed(cursor.path) if isinstance(part, str)), "this")
             cursor.error(
                 "DP104", f"`{value}` is no value of `{key}`", label="not one of them", help=did_you_mean(value, options)
             )
-            return None
-        return value
+        return found
 
     return Kind(" or ".join(f'`"{option}"`' for option in options), read, {"enum": list(options)})
 
@@ -307,3 +299,80 @@ def table(fields: Sequence[Field], *, what: str, label: str) -> Kind[dict[str, A
         return result if len(cursor.findings) == before else None
 
     return Kind("a table", read, table_schema(fields))
+
+
+# Dataclasses that are tables: each attribute is a key.
+
+
+@overload
+def key(
+    kind: Kind[T],
+    doc: str,
+    *,
+    value: T,
+    default: str = "",
+    example: str = "",
+    name: str = "",
+    required: bool = False,
+) -> T: ...
+@overload
+def key(
+    kind: Kind[T], doc: str, *, default: str = "", example: str = "", name: str = "", required: bool = False
+) -> T | None: ...
+def key(
+    kind: Kind[Any],
+    doc: str,
+    *,
+    value: object = None,
+    default: str = "",
+    example: str = "",
+    name: str = "",
+    required: bool = False,
+) -> Any:
+    """Return what an attribute of a dataclass is set to that is a key of a table: see `Field`.
+
+    The attribute has the type of `kind`, which a type checker compares. It is `value` where the key is not written or
+    is malformed. `name` is the key where it is no name of Python's.
+    """
+    return field(default=value, metadata={"key": Field(name, kind, doc, default, example, required)})
+
+
+_KEYS: dict[tuple[type[Any], bool], tuple[tuple[str, Field], ...]] = {}
+
+
+def fields_of(table: type[Any], *, partial: bool = False) -> tuple[Field, ...]:
+    """Return the keys of a dataclass in order; of a `partial` one none is required. Other attributes are left out."""
+    return tuple(entry for _, entry in _keys_of(table, partial=partial))
+
+
+def _keys_of(table: type[Any], *, partial: bool) -> tuple[tuple[str, Field], ...]:
+    """Return the attributes of a dataclass that are keys, each with its field."""
+    if (table, partial) not in _KEYS:
+        found: list[tuple[str, Field]] = []
+        for attribute in dataclasses.fields(table):
+            entry: Field | None = attribute.metadata.get("key")
+            if entry is not None:
+                required = entry.required and not partial
+                found.append((attribute.name, replace(entry, name=entry.name or attribute.name, required=required)))
+        _KEYS[table, partial] = tuple(found)
+    return _KEYS[table, partial]
+
+
+def read_as(
+    table: type[T], value: object, cursor: Cursor, *, what: str, label: str = "this table", partial: bool = False
+) -> T:
+    """Read a table by the keys of a dataclass: `read_table`, and what was well-formed as its attributes."""
+    keys = _keys_of(table, partial=partial)
+    read = read_table(value, cursor, [entry for _, entry in keys], what=what, label=label)
+    return table(**{attribute: read[entry.name] for attribute, entry in keys if entry.name in read})
+
+
+def table_of(table: type[T], *, what: str, label: str) -> Kind[T]:
+    """Return the kind of tables whose keys are a dataclass's."""
+
+    def read(value: object, cursor: Cursor) -> T | None:
+        before = len(cursor.findings)
+        result = read_as(table, value, cursor, what=what, label=label)
+        return result if len(cursor.findings) == before else None
+
+    return Kind("a table", read, table_schema(fields_of(table)))

@@ -1,7 +1,7 @@
 """The verbs: `plan`, `plan_all`, `resolve`, `use_policy`.
 
-Owns what callers see. How the three inputs are gathered is the matter of `inputs`, which policy is in use of `block`,
-and how components are planned beside each other of `joint`. What follows is a pure function's work.
+Owns what callers see. The order of arguments is the same everywhere: policy, model, host; all else by keyword. `inputs`
+gathers the three, `context` knows which policy is in use, and `joint` plans components beside each other.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from devpolicy._core.device import ComponentDevice
 from devpolicy._core.errors import DevPolicyError
 from devpolicy._core.language.layers import in_order
 from devpolicy._core.placement.plan import Plan
-from devpolicy._core.verbs.block import (
+from devpolicy._core.verbs.context import (
     VARIABLE,
     active_device,
     active_policy,
-    around,
+    current_context,
     device_of,
-    surroundings,
+    planning_state,
     use_policy,
 )
 from devpolicy._core.verbs.inputs import HostLike, PolicyLike, class_path, policy_of, shown, tree_of
@@ -54,7 +54,7 @@ def plan(
     loaded = policy_of(policy)
     if architecture is not None:
         model = tree_of(model, architecture)
-    return surroundings(host, loaded).place(Request(loaded, component, model, target=target)).plan
+    return planning_state(host, loaded).place(Request(loaded, component, model, target=target)).plan
 
 
 def plan_all(
@@ -74,17 +74,17 @@ def plan_all(
     if models is not None and not isinstance(models, Mapping):
         raise DevPolicyError(f"`models` maps names of components to models, not {shown(models)}")
     loaded, given = policy_of(policy), models or {}
-    joint = replace(surroundings(host, loaded).without(in_order(loaded, given)), models=given)
+    joint = replace(planning_state(host, loaded).without(in_order(loaded, given)), models=given)
     return {name: placed.plan for name, placed in joint.place_all(loaded, target=target).items()}
 
 
 def resolve(
     policy: PolicyLike,
+    model: Any = None,
     host: HostLike | None = None,
     *,
     component: str | None = None,
     component_class: type | str | None = None,
-    model: Any = None,
     target: str | None = None,
     strict: bool = False,
 ) -> ComponentDevice:
@@ -102,10 +102,10 @@ def resolve(
     """
     loaded = policy_of(policy)
     request = Request(loaded, component, model, class_path(component_class), target)
-    block = around(host)
+    block = current_context(host)
     if block is not None:
         return block.device(request, strict=strict)
-    return device_of(surroundings(host, loaded), request, strict=strict)
+    return device_of(planning_state(host, loaded), request, strict=strict)
 
 
 __all__ = ["VARIABLE", "active_device", "active_policy", "plan", "plan_all", "resolve", "use_policy"]

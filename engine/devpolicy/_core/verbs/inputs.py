@@ -1,6 +1,7 @@
 """What callers give for a policy, a host and a model, and the values that are meant.
 
-Owns the kinds of things that each may be, and where a policy's own `model` is found.
+Owns the kinds of things that each may be, what is said where one is given for another, and where a policy's own `model`
+is found.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from devpolicy._core.errors import ModelError, PolicyError, findings_at
+from devpolicy._core.errors import Diagnostic, HostError, ModelError, PolicyError, findings_at
 from devpolicy._core.files import kind_of
 from devpolicy._core.host import Host
-from devpolicy._core.language.policy import Component, Policy
+from devpolicy._core.host.catalogue import catalogue as host_catalogue
+from devpolicy._core.language.policy import Component, Policy, ResolvedPolicy
+from devpolicy._core.model.catalogue import model_catalogue
 from devpolicy._core.model.tree import ModelTree
-from devpolicy._core.shipped import shipped_files
 
 PROFILE = "DEVPOLICY_PROFILE"
 """The environment variable that names a profile of the active policy, and of the policies of the commands."""
@@ -24,51 +26,65 @@ PROFILE = "DEVPOLICY_PROFILE"
 PolicyLike = Policy | str | PathLike[str]
 HostLike = Host | str | PathLike[str]
 
+_ORDER = "the order is policy, model, host"
+
 
 def policy_of(policy: PolicyLike) -> Policy:
     """Return the policy that is given by value, name or path. Raises `PolicyError`."""
+    if isinstance(policy, ResolvedPolicy):
+        hint = "plan with the `Policy` itself; `with_overrides` gives it a profile, values and an environment"
+        raise PolicyError(Diagnostic("DP102", "this policy is resolved for one host already", help=hint))
     return policy if isinstance(policy, Policy) else Policy.load(policy)
 
 
-def policy_in_environment(
-    policy: Policy, host: Host, *, profile: str | None = None, overrides: Sequence[str] = ()
-) -> Policy:
-    """Return a policy with what belongs to a host and to the environment: `DEVPOLICY_PROFILE` and `env.NAME`.
+def policy_in_environment(policy: Policy, *, profile: str | None = None, overrides: Sequence[str] = ()) -> Policy:
+    """Return a policy with what belongs to the environment: `DEVPOLICY_PROFILE` and `env.NAME`.
 
     The commands do this, and the policy in use; the verbs with a policy of their own read no environment.
     """
-    named = os.environ.get(PROFILE) or None
-    try:
-        asked = profile or policy.asked.profile or named
-        return policy.overlaid(host, profile=asked, overrides=overrides, environment=os.environ)
-    except PolicyError as broken:
-        raise broken if profile is not None else _named_there(broken, named) from None
+    return _asked(policy, profile, overrides, os.environ)
 
 
 def asked_in_environment(policy: Policy, *, profile: str | None, overrides: Sequence[str] = ()) -> Policy:
     """Return a policy that is asked for on every host with a profile, by default that of `DEVPOLICY_PROFILE`.
 
-    For questions about many hosts. They read nothing else of the environment: `env.NAME` is no matter of a host.
+    For questions about many hosts, which read nothing else of the environment.
     """
+    return _asked(policy, profile, overrides, None)
+
+
+def _asked(
+    policy: Policy, profile: str | None, overrides: Sequence[str], environment: Mapping[str, str] | None
+) -> Policy:
     named = os.environ.get(PROFILE) or None
+    asked = profile or policy.overrides.profile or named
     try:
-        return policy.asking(profile or policy.asked.profile or named, overrides)
+        return policy.with_overrides(profile=asked, values=overrides, environment=environment)
     except PolicyError as broken:
-        raise broken if profile is not None else _named_there(broken, named) from None
-
-
-def _named_there(broken: PolicyError, named: str | None) -> PolicyError:
-    """Return an error that says where the name of a profile comes from which nobody gave."""
-    if named is None or broken.code != "DP202":
-        return broken
-    return PolicyError(findings_at(broken, note=f"the environment variable `{PROFILE}` names it"))
+        if profile is not None or named is None or broken.code != "DP202":
+            raise
+        raise PolicyError(findings_at(broken, note=f"the environment variable `{PROFILE}` names it")) from None
 
 
 def host_of(host: HostLike | None, policy: Policy) -> Host:
     """Return the host that is given by value, name or path, this machine for `None`. Raises `HostError`."""
     if host is None:
         return Host.probe(disk_path=policy.disk_path)
-    return host if isinstance(host, Host) else Host.load(host)
+    if isinstance(host, Host):
+        return host
+    if isinstance(host, ModelTree) or hasattr(host, "named_modules") or hasattr(host, "model_type"):
+        raise _not_a_host(f"a `{type(host).__name__}`")
+    try:
+        return Host.load(host)
+    except HostError:
+        if isinstance(host, str) and host in model_catalogue():
+            raise _not_a_host(f"`{host}`") from None
+        raise
+
+
+def _not_a_host(what: str) -> HostError:
+    hint = f"{_ORDER}: the model is the second argument, or `model=`"
+    return HostError(Diagnostic("DP102", f"{what} is a model, and a host is expected", help=hint))
 
 
 def tree_of(model: Any, architecture: str | None = None) -> ModelTree:
@@ -77,8 +93,15 @@ def tree_of(model: Any, architecture: str | None = None) -> ModelTree:
         raise ModelError("`architecture` chooses the class of a checkpoint, and this model has one")
     if isinstance(model, ModelTree):
         return model
+    if isinstance(model, Host):
+        raise _not_a_model("a `Host`")
     if isinstance(model, str | PathLike):
-        return ModelTree.load(model, architecture=architecture)
+        try:
+            return ModelTree.load(model, architecture=architecture)
+        except ModelError:
+            if isinstance(model, str) and model in host_catalogue():
+                raise _not_a_model(f"`{model}`") from None
+            raise
     if hasattr(model, "named_modules"):
         return ModelTree.from_module(model)
     if isinstance(model, Mapping) or hasattr(model, "model_type"):
@@ -86,6 +109,11 @@ def tree_of(model: Any, architecture: str | None = None) -> ModelTree:
     raise ModelError(
         f"a model is a name, a folder, a module, a Transformers configuration or a model tree, not {shown(model)}"
     )
+
+
+def _not_a_model(what: str) -> ModelError:
+    hint = f"{_ORDER}: the host is the third argument, or `host=`"
+    return ModelError(Diagnostic("DP102", f"{what} is a host, and a model is expected", help=hint))
 
 
 def own_tree(entry: Component) -> ModelTree | None:
@@ -98,7 +126,7 @@ def own_tree(entry: Component) -> ModelTree | None:
         return None
     beside = Path(entry.folder or ".") / entry.model
     try:
-        is_path = entry.model not in shipped_files("fixtures", "models") and kind_of(beside, ModelError) is not None
+        is_path = entry.model not in model_catalogue() and kind_of(beside, ModelError) is not None
         return ModelTree.load(beside if is_path else entry.model)
     except ModelError as broken:
         note = f"`model` of component `{entry.name}` names it"

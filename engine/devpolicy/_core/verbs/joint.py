@@ -1,7 +1,6 @@
 """Components that are planned one beside the other on one host.
 
-Owns what is there already, and in which order a policy's components come. It knows no caller's thread and no block:
-`devpolicy._core.verbs.block` does.
+Owns the components that are planned already, and the planning order. The context of a caller's thread is `context`'s.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ from devpolicy._core.errors import DevPolicyError, Unsatisfiable
 from devpolicy._core.host import Host
 from devpolicy._core.language.conditions import check_requirements
 from devpolicy._core.language.layers import in_order, source
-from devpolicy._core.language.policy import Policy
+from devpolicy._core.language.policy import Policy, ResolvedPolicy
+from devpolicy._core.language.profiles import apply_overlays
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.joint import refused_beside, reserved_bytes
 from devpolicy._core.placement.plan import Plan
@@ -52,17 +52,22 @@ class Request:
         return self.model is not None or _known(self.policy, self.component, self.cls)
 
     def on(self, host: Host) -> Request:
-        """Return the request with what of the policy belongs to a host."""
-        policy = self.policy.overlaid(host)
+        """Return the request with the profiles and values of its policy that belong to a host applied."""
+        policy = apply_overlays(self.policy, host)
         return self if policy is self.policy else replace(self, policy=policy)
 
     @property
-    def meaning(self) -> tuple[Policy, str, object]:
+    def resolved(self) -> ResolvedPolicy:
+        """What the policy says of the component."""
+        return self.policy.for_component(self.component, self.cls)
+
+    @property
+    def meaning(self) -> tuple[ResolvedPolicy, str, object]:
         """What the policy says of the component, the consumer, and what gives its size where the caller does not."""
-        flat = self.policy.for_component(self.component, self.cls)
+        resolved = self.resolved
         entry = None if self.component is None else source(self.policy, self.component, self.cls)
         own = None if self.model is not None or entry is None else (entry.model, entry.folder, entry.needs)
-        return flat, self.target or flat.target or DEFAULT_TARGET, own
+        return resolved, self.target or resolved.target or DEFAULT_TARGET, own
 
     def names_the_model_of(self, other: Request) -> bool:
         """Whether both give the same model, so that it need not be read to know."""
@@ -78,7 +83,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class Planned:
     """A component that is there: what was asked, and its plan."""
 
     request: Request
@@ -89,21 +94,21 @@ class Placed:
 
 
 @dataclass(slots=True)
-class Joint:
+class JointPlanner:
     """What is on one host, in the order in which it came."""
 
     host: Host
-    placed: tuple[Placed, ...] = ()
+    placed: tuple[Planned, ...] = ()
     models: Mapping[str, Any] = field(default_factory=dict)
     """Models that are given for components, in place of those that a policy names."""
     advise: bool = True
 
-    def without(self, components: Container[str | None]) -> Joint:
+    def without(self, components: Container[str | None]) -> JointPlanner:
         """Return a copy from which `components` are gone; what has no name stays."""
         kept = (one for one in self.placed if one.plan.component is None or one.plan.component not in components)
         return replace(self, placed=tuple(kept))
 
-    def place(self, request: Request) -> Placed:
+    def place(self, request: Request) -> Planned:
         """Plan a component beside all others that are there, and keep it.
 
         Those that the policy writes before it come first, if their sizes are known. A component that is there is
@@ -118,20 +123,20 @@ class Joint:
         others = self.without({request.component}).placed
         tree = request.tree()
         reserved = reserved_bytes([one.plan for one in others])
-        placed = Placed(request, tree, self._plan(request, tree, others, reserved), reserved)
+        placed = Planned(request, tree, self._plan(request, tree, others, reserved), reserved)
         self.placed = (*others, placed)
         return placed
 
-    def place_all(self, policy: Policy, *, target: str | None = None) -> dict[str, Placed]:
+    def place_all(self, policy: Policy, *, target: str | None = None) -> dict[str, Planned]:
         """Plan all components that the policy has, or that `models` names, in the policy's order."""
-        policy = policy.overlaid(self.host)
+        policy = apply_overlays(policy, self.host)
         names = in_order(policy, self.models)
         # Of all components at once: a host that lacks several things is told all of them.
         required = [one for name in names for one in policy.for_component(name).required]
         check_requirements(dict.fromkeys([policy.require, *required]), self.host)
         return {name: self.place(Request(policy, name, self.models.get(name), target=target)) for name in names}
 
-    def _same(self, request: Request) -> Placed | None:
+    def _same(self, request: Request) -> Planned | None:
         """Return what is there for a request that says the same of the same component."""
         for one in self.placed if request.component is not None else ():
             before = one.request
@@ -149,16 +154,14 @@ class Joint:
                 self.place(Request(request.policy, name, model))
 
     def _plan(
-        self, request: Request, tree: ModelTree | None, others: Sequence[Placed], reserved: Mapping[str, int]
+        self, request: Request, tree: ModelTree | None, others: Sequence[Planned], reserved: Mapping[str, int]
     ) -> Plan:
         plans = [one.plan for one in others]
         try:
             return make_plan(
-                request.policy,
+                request.resolved,
                 tree,
                 self.host,
-                component=request.component,
-                cls=request.cls,
                 target=request.target,
                 reserved=reserved,
                 advise=self.advise,

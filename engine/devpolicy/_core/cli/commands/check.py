@@ -144,5 +144,6 @@ def _findings(name: str, models: _Models) -> list[Diagnostic]:
     except PolicyError as error:
         return list(findings_of(error))
     findings = [*policy.warnings, *(problems(name, policy) or [])]
-    findings += [finding for tree in models.every for finding in lint(policy, tree)]
-    return findings + lint_components(policy, models.of_components(policy, findings))
+    findings += [finding for tree in models.every for finding in lint(policy.top, tree)]
+    trees = models.of_components(policy, findings)
+    return findings + lint_components((policy.for_component(name), tree) for name, tree in trees.items())

@@ -88,7 +88,7 @@ def command(
 
 def _hosts(policies: Sequence[Policy], given: Sequence[str]) -> list[Variant]:
     from devpolicy._core.host.catalogue import catalogue
-    from devpolicy._core.language.cases import Word
+    from devpolicy._core.language.expectations import Word
     from devpolicy._core.review.hosts import find_hosts
 
     own = {name: host for policy in policies for name, host in policy.hosts}
@@ -142,8 +142,8 @@ def _as_json(first: str, second: str, asked: Policy, found: Differences) -> dict
         "schema": 1,
         "a": first,
         "b": second,
-        "profile": asked.asked.profile,
-        "set": list(asked.asked.overrides),
+        "profile": asked.overrides.profile,
+        "set": list(asked.overrides.values),
         "compared": found.compared,
         "differences": [_difference_json(one) for one in found.found],
         "smallest": None

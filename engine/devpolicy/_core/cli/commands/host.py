@@ -12,7 +12,7 @@ from devpolicy._core.cli.group import Group
 from devpolicy._core.cli.inputs import load_host, on_host
 from devpolicy._core.cli.session import Session, common, pass_session
 from devpolicy._core.cli.table import table
-from devpolicy._core.language.policy import Policy
+from devpolicy._core.language.policy import Policy, ResolvedPolicy
 from devpolicy._core.sizes import GIB, format_size
 
 if TYPE_CHECKING:
@@ -75,9 +75,9 @@ def show_host(session: Session, host: str, policy: str | None) -> None:
       devpolicy host show 2x24gb
       devpolicy host show > this-machine.toml
     """
-    rules = Policy.load(policy) if policy is not None else Policy()
-    shown = load_host(session, host, rules)
-    rules = on_host(rules, shown, None, ()).for_host(shown)
+    loaded = None if policy is None else Policy.load(policy)
+    shown = load_host(session, host, loaded)
+    rules = ResolvedPolicy() if loaded is None else on_host(loaded, shown, None, ()).top.for_host(shown)
     budgets = list(_budgets(shown, rules))
     if session.json:
         session.print_json(
@@ -114,7 +114,7 @@ def show_host(session: Session, host: str, policy: str | None) -> None:
     session.out.print([[("#", "dim"), *([(line, "")] if isinstance(line, str) else line)] for line in lines])
 
 
-def _budgets(host: Host, policy: Policy) -> list[tuple[str, DeviceBudget | None, str]]:
+def _budgets(host: Host, policy: ResolvedPolicy) -> list[tuple[str, DeviceBudget | None, str]]:
     """Return each device with what a plan may ask of it; without where it has a fault."""
     from devpolicy._core.memory.budgets import accelerator_budget, cpu_budget, disk_budget
 

@@ -31,14 +31,14 @@ from devpolicy._core.cli.what_if import read_changes
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.placement.targets import TARGETS
-from devpolicy._core.verbs.joint import Joint, Request
+from devpolicy._core.verbs.joint import JointPlanner, Request
 
 if TYPE_CHECKING:
     from devpolicy._core.cli.screen import Line
     from devpolicy._core.host import Host
     from devpolicy._core.model.tree import ModelTree
     from devpolicy._core.placement.plan import Plan
-    from devpolicy._core.verbs.joint import Placed
+    from devpolicy._core.verbs.joint import Planned
 
 Plans = Mapping[str | None, "Plan"]
 Models = Mapping[str | None, str]
@@ -167,17 +167,17 @@ def _check(policy: Policy, models: Models, component: str | None) -> None:
 
 def _make(
     policy: Policy, models: Mapping[str | None, ModelTree], host: Host, component: str | None, target: str | None
-) -> dict[str | None, Placed]:
+) -> dict[str | None, Planned]:
     """Plan one model, or all components together; with `component` that one alone is returned."""
     named = {name: tree for name, tree in models.items() if name is not None}
-    joint = Joint(host, models=named)
+    joint = JointPlanner(host, models=named)
     if component is not None or None in models:
         model = models.get(None, named.get(component or ""))
         return {None: joint.place(Request(policy, component, model, target=target))}
     return dict(joint.place_all(policy, target=target).items())
 
 
-def _plans(placed: Mapping[str | None, Placed]) -> Plans:
+def _plans(placed: Mapping[str | None, Planned]) -> Plans:
     return {name: one.plan for name, one in placed.items()}
 
 
@@ -197,7 +197,7 @@ def _for_programs(session: Session, plans: Plans, to: str | None, remarks: Seque
     return to_json(whole)
 
 
-def _view(placed: Mapping[str | None, Placed], policy: Policy, host: Host, screen: Screen) -> list[Line]:
+def _view(placed: Mapping[str | None, Planned], policy: Policy, host: Host, screen: Screen) -> list[Line]:
     if None in placed:
         from devpolicy._core.cli.plan_view import view
 
@@ -209,7 +209,7 @@ def _view(placed: Mapping[str | None, Placed], policy: Policy, host: Host, scree
     return joint_view(plans, policy, trees, host, screen)
 
 
-def _as_text(placed: Mapping[str | None, Placed], policy: Policy, host: Host, remarks: Sequence[Remark]) -> str:
+def _as_text(placed: Mapping[str | None, Planned], policy: Policy, host: Host, remarks: Sequence[Remark]) -> str:
     """Return the human form as a file holds it."""
     text = io.StringIO()
     screen = Screen(text)

@@ -22,7 +22,7 @@ from devpolicy._core.cli.report import painted, rendered, tell_lint
 from devpolicy._core.cli.session import PATIENCE, Session, common, pass_session
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.language.policy import Policy
-from devpolicy._core.verbs.joint import Joint, Request
+from devpolicy._core.verbs.joint import JointPlanner, Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -73,13 +73,13 @@ def command(
     warnings: Iterable[Diagnostic]
     if request.has_size:
         with session.working("planning", patience=PATIENCE):
-            plan = Joint(machine).place(request).plan
+            plan = JointPlanner(machine).place(request).plan
         device, warnings = plan.device, plan.warnings
         terms = plan.trace.terms if plan.trace else ()
     else:
         from devpolicy._core.placement.choice import choose
 
-        choice = choose(loaded, machine, component=component, target=request.target)
+        choice = choose(request.resolved, machine, target=request.target)
         device, warnings, terms = choice.device, choice.warnings, choice.terms
     if to is not None:
         form = FORMS[to].of_device(device)

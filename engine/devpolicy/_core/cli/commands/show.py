@@ -12,7 +12,7 @@ from devpolicy._core.cli.report import tell_lint
 from devpolicy._core.cli.session import Session, common, pass_session
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.language.effective import effective
-from devpolicy._core.language.policy import Policy
+from devpolicy._core.language.policy import Policy, ResolvedPolicy
 from devpolicy._core.shipped import shipped, shipped_files
 from devpolicy._core.toml.document import quote, write_key
 
@@ -51,11 +51,12 @@ def command(
         return
     loaded = Policy.load(policy)
     machine = load_host(session, host, loaded)
-    shown = on_host(loaded, machine, profile, overrides).for_host(machine)
+    shown = on_host(loaded, machine, profile, overrides)
+    top = shown.top.for_host(machine)
     if session.json:
-        session.print_json(_for_programs(shown, loaded, machine))
+        session.print_json(_for_programs(shown, top, loaded, machine))
     else:
-        session.out.print(_view(shown, loaded, machine, session.out.width))
+        session.out.print(_view(shown, top, loaded, machine, session.out.width))
     tell_lint(session, shown)
 
 
@@ -80,18 +81,18 @@ def _about(text: str) -> str:
     return " ".join(line for line in lines if line)
 
 
-def _for_programs(policy: Policy, loaded: Policy, host: Host) -> dict[str, Any]:
+def _for_programs(policy: Policy, top: ResolvedPolicy, loaded: Policy, host: Host) -> dict[str, Any]:
     return {
         "schema": 1,
         "policy": loaded.source,
         "host": host.name,
-        "profiles": {profile.name: profile.name in policy.applied for profile in loaded.profiles},
+        "profiles": {profile.name: profile.name in top.applied for profile in loaded.profiles},
         "values": [
             {"key": one.key, "value": one.value, "origin": _origin(one.place)} for one in effective(policy)
         ],
         "rules": [
-            {"name": rule.name, "applies": rule in policy.rules, "origin": _origin(rule.place)}
-            for rule in _rules(policy)
+            {"name": rule.name, "applies": rule in top.rules, "origin": _origin(rule.place)}
+            for rule in _rules(top)
         ],
     }  # fmt: skip
 
@@ -100,14 +101,12 @@ def _origin(place: Place | None) -> dict[str, object] | None:
     return None if place is None else {"source": place.source, "line": place.line, "column": place.column}
 
 
-def _rules(policy: Policy) -> tuple[Rule, ...]:
-    return (*policy.rules, *policy.left_out)
+def _rules(top: ResolvedPolicy) -> tuple[Rule, ...]:
+    return (*top.rules, *top.left_out)
 
 
-def _view(policy: Policy, loaded: Policy, host: Host, width: int) -> list[Line]:
-    profiles = [
-        f"{one.name} ({'applies' if one.name in policy.applied else 'does not apply'})" for one in loaded.profiles
-    ]
+def _view(policy: Policy, top: ResolvedPolicy, loaded: Policy, host: Host, width: int) -> list[Line]:
+    profiles = [f"{one.name} ({'applies' if one.name in top.applied else 'does not apply'})" for one in loaded.profiles]
     lines: list[Line] = facts(
         [
             ("policy", loaded.source),
@@ -121,13 +120,13 @@ def _view(policy: Policy, loaded: Policy, host: Host, width: int) -> list[Line]:
         for one in effective(policy)
     ]
     lines += ["", *table(["key", "value", "from"], rows, width=width, styles={1: "device"})]
-    if _rules(policy):
+    if _rules(top):
         rules = [
-            [rule.name, _does(rule), "applies" if rule in policy.rules else "does not", str(rule.place or "")]
-            for rule in _rules(policy)
+            [rule.name, _does(rule), "applies" if rule in top.rules else "does not", str(rule.place or "")]
+            for rule in _rules(top)
         ]
         lines += ["", *table(["rule", "does", "here", "from"], rules, width=width, styles={1: "device"})]
-    lines += [line for rule in policy.left_out for line in ("", *_reasons(rule, host))]
+    lines += [line for rule in top.left_out for line in ("", *_reasons(rule, host))]
     return lines
 
 

@@ -12,7 +12,7 @@ from devpolicy._core.cli.report import for_machines, painted, rendered, write_fi
 from devpolicy._core.cli.session import Session, common, pass_session
 from devpolicy._core.cli.table import table
 from devpolicy._core.errors import DevPolicyError, Diagnostic
-from devpolicy._core.language.policy import Asked
+from devpolicy._core.language.policy import Overrides
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +61,7 @@ def command(
     from devpolicy._core.review.many import run_all
     from devpolicy._core.review.suites import gather, selected
 
-    found = gather(policies, asked=Asked(profile, overrides))
+    found = gather(policies, asked=Overrides(profile, tuple(overrides)))
     suites = [suite for suite in selected(found, run) if suite.tests]
     if not suites:
         raise DevPolicyError(_nothing(policies, found, run))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from devpolicy._core.cli.screen import Line
     from devpolicy._core.host import Host
-    from devpolicy._core.language.policy import Asked
+    from devpolicy._core.language.policy import Overrides
     from devpolicy._core.language.properties import Property
     from devpolicy._core.review.families import Family
     from devpolicy._core.review.verify import Verdict
@@ -121,24 +121,24 @@ def command(
 
 def _text(policy: Policy) -> str:
     """Return what is searched for types of accelerators: everything that the policy says, but its tests and hosts."""
-    return repr(replace(policy, tests=(), hosts=(), source="", prefer_place=None, text=None))
+    return repr((replace(policy.top, prefer_place=None), policy.components, policy.profiles, policy.overrides))
 
 
 def _properties(names: Sequence[str], policy: Policy) -> list[Property]:
+    from devpolicy._core.language.devices import classes_in
     from devpolicy._core.language.properties import parse_property
-    from devpolicy._core.language.top import classes_in
 
-    return [parse_property(name, family=True, names=classes_in(policy)) for name in names]
+    return [parse_property(name, family=True, names=classes_in(policy.layer)) for name in names]
 
 
 def _finding(policy: Policy, verdict: Verdict) -> Diagnostic:
     model = f" for {verdict.model}" if verdict.model else ""
     message = f"`{verdict.property}` does not hold{model}: {verdict.why}"
-    notes = tuple(_hosts(verdict, policy.asked).removesuffix("\n").split("\n")) if verdict.host else ()
-    return Diagnostic("DP512", message, policy.prefer_place, notes=notes)
+    notes = tuple(_hosts(verdict, policy.overrides).removesuffix("\n").split("\n")) if verdict.host else ()
+    return Diagnostic("DP512", message, policy.top.prefer_place, notes=notes)
 
 
-def _hosts(verdict: Verdict, asked: Asked) -> str:
+def _hosts(verdict: Verdict, asked: Overrides) -> str:
     """Return the hosts of a counterexample as TOML, with the test that fails on them."""
     from devpolicy._core.host.writer import write
     from devpolicy._core.toml.document import quote
@@ -153,7 +153,7 @@ def _hosts(verdict: Verdict, asked: Asked) -> str:
         test = ["[[test]]", f'name   = "{verdict.property}"', 'host   = "smallest"']
         test += [f"model  = {quote(model)}"] if model else []
         test += [f"profile = {quote(asked.profile)}"] if asked.profile else []
-        test += [f"# with --set {override}" for override in asked.overrides]
+        test += [f"# with --set {override}" for override in asked.values]
         parts.append("\n".join([*test, f'always = "{verdict.property}"', ""]))
     return "\n".join(parts)
 
@@ -166,11 +166,11 @@ def _view(policy: Policy, family: Family, verdicts: Sequence[Verdict], width: in
         if broken or verdict.status == "broken":
             lines.append("")
         broken = verdict.status == "broken"
-        lines += _verdict_view(verdict, policy.asked)
+        lines += _verdict_view(verdict, policy.overrides)
     return lines
 
 
-def _verdict_view(verdict: Verdict, asked: Asked) -> list[Line]:
+def _verdict_view(verdict: Verdict, asked: Overrides) -> list[Line]:
     what = f"{verdict.property} for {verdict.model}" if verdict.model else str(verdict.property)
     if verdict.status != "broken":
         count = f"{verdict.hosts:,} host{'s' * (verdict.hosts != 1)}"
@@ -193,8 +193,8 @@ def _as_json(policy: str, asked: Policy, family: Family, verdicts: Sequence[Verd
     return {
         "schema": 1,
         "policy": policy,
-        "profile": asked.asked.profile,
-        "set": list(asked.asked.overrides),
+        "profile": asked.overrides.profile,
+        "set": list(asked.overrides.values),
         "family": {
             "types": list(family.types),
             "accelerators": family.most,

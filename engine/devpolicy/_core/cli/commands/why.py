@@ -26,7 +26,7 @@ from devpolicy._core.errors import Diagnostic, ModelError
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.placement.targets import TARGETS
 from devpolicy._core.sizes import format_size
-from devpolicy._core.verbs.joint import Joint, Request
+from devpolicy._core.verbs.joint import JointPlanner, Request
 
 if TYPE_CHECKING:
     from devpolicy._core.cli.screen import Line
@@ -76,7 +76,7 @@ def command(
     if tree is not None:
         _check(module, tree)
     with session.working("planning", patience=PATIENCE):
-        plan = Joint(machine).place(replace(request, model=tree)).plan
+        plan = JointPlanner(machine).place(replace(request, model=tree)).plan
     # A placement is asked for by any path; a module without tensors inside a divided container has none.
     units = plan.placements.below(module)
     unit_paths = {_unit_of(plan, path): unit for path, unit in units.items()}

@@ -56,7 +56,7 @@ def _of_each_simulation(original: property) -> property:
 LIBRARY = Library(
     answers={"devpolicy._core.host.probe": {"probe": probe}},
     class_attributes={
-        "devpolicy._core.verbs.block": {"Block.joint": _of_each_simulation, "Block.effective": _of_each_simulation}
+        "devpolicy._core.verbs.context": {"Block.joint": _of_each_simulation, "Block.effective": _of_each_simulation}
     },
     ask=running_for_us,
 )

@@ -21,53 +21,55 @@ from devpolicy._core.host import Host
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.placement.choice import choose
 from devpolicy._core.verbs.inputs import HostLike, PolicyLike, host_of, policy_in_environment, policy_of
-from devpolicy._core.verbs.joint import Joint, Request
+from devpolicy._core.verbs.joint import JointPlanner, Request
 
 VARIABLE = "DEVPOLICY"
 """The environment variable that names the active policy of a process."""
 
 
-def device_of(joint: Joint, request: Request, *, strict: bool) -> ComponentDevice:
+def device_of(joint: JointPlanner, request: Request, *, strict: bool) -> ComponentDevice:
     """Return a component's device: of its plan, which is kept, or where nothing tells its size, the device choice."""
     request = request.on(joint.host)
     if request.has_size:
         plan = joint.place(request).plan
-        tell(plan.warnings, strict=strict)
+        emit_warnings(plan.warnings, strict=strict)
         return plan.device
-    choice = choose(request.policy, joint.host, component=request.component, cls=request.cls, target=request.target)
-    tell(choice.warnings, strict=strict)
+    choice = choose(request.resolved, joint.host, target=request.target)
+    emit_warnings(choice.warnings, strict=strict)
     return choice.device
 
 
-class Block:
+class PolicyContext:
     """A policy in use, the host that it is used on, and what was resolved there."""
 
     def __init__(self, policy: Policy, host: Host | None) -> None:
         self.policy = policy
         self.given = host
         """The host that it was made for; `None` for this machine."""
-        self._joint: Joint | None = None
+        self._joint: JointPlanner | None = None
         self._effective: Policy | None = None
         # One block may be shared by tasks, and the policy of a process is shared by all its threads.
         self.lock = threading.RLock()
 
     @property
-    def joint(self) -> Joint:
+    def joint(self) -> JointPlanner:
         """What was resolved, on the host, which is probed once."""
         with self.lock:
             if self._joint is None:
-                self._joint = Joint(Host.probe(disk_path=self.policy.disk_path) if self.given is None else self.given)
+                self._joint = JointPlanner(
+                    Host.probe(disk_path=self.policy.disk_path) if self.given is None else self.given
+                )
             return self._joint
 
     @property
     def effective(self) -> Policy:
-        """The policy with what belongs to the host, and to the environment of the first time that it is asked."""
+        """The policy with what the environment says when it is first asked."""
         with self.lock:
             if self._effective is None:
-                self._effective = policy_in_environment(self.policy, self.joint.host)
+                self._effective = policy_in_environment(self.policy)
             return self._effective
 
-    def copy(self) -> Joint:
+    def copy(self) -> JointPlanner:
         """Return what was resolved as it is now, to plan beside it."""
         with self.lock:
             return replace(self.joint)
@@ -78,9 +80,9 @@ class Block:
             return device_of(self.joint, request, strict=strict)
 
 
-_in_use: ContextVar[tuple[Block, ...]] = ContextVar("devpolicy_in_use", default=())
+_in_use: ContextVar[tuple[PolicyContext, ...]] = ContextVar("devpolicy_in_use", default=())
 """The blocks that were entered and not left, the innermost last."""
-_of_process: dict[str, Block] = {}
+_of_process: dict[str, PolicyContext] = {}
 _process_lock = threading.Lock()
 
 
@@ -95,7 +97,7 @@ class use_policy(ContextDecorator):  # noqa: N801 - it is called like a function
 
     def __init__(self, policy: PolicyLike, host: HostLike | None = None) -> None:
         self._given = policy, host
-        self._entered: tuple[Block, Token[tuple[Block, ...]]] | None = None
+        self._entered: tuple[PolicyContext, Token[tuple[PolicyContext, ...]]] | None = None
 
     def _recreate_cm(self) -> use_policy:
         # A decorated function enters a block of its own at each call.
@@ -108,7 +110,7 @@ class use_policy(ContextDecorator):  # noqa: N801 - it is called like a function
             )
         policy, host = self._given
         loaded = policy_of(policy)
-        block = Block(loaded, None if host is None else host_of(host, loaded))
+        block = PolicyContext(loaded, None if host is None else host_of(host, loaded))
         self._entered = block, _in_use.set((*_in_use.get(), block))
         return loaded
 
@@ -126,20 +128,20 @@ class use_policy(ContextDecorator):  # noqa: N801 - it is called like a function
         _in_use.set(tuple(block for block in blocks if block is not own))
 
 
-def around(host: HostLike | None) -> Block | None:
-    """Return the innermost `use_policy` block, where a call without a host of its own stands in one."""
+def current_context(host: HostLike | None) -> PolicyContext | None:
+    """Return the enclosing `use_policy` block, unless a host is passed."""
     return _innermost() if host is None else None
 
 
-def _innermost() -> Block | None:
+def _innermost() -> PolicyContext | None:
     blocks = _in_use.get()
     return blocks[-1] if blocks else None
 
 
-def surroundings(host: HostLike | None, policy: Policy) -> Joint:
-    """Return a host with what was resolved on it: that of the block around a call without a host of its own."""
-    block = around(host)
-    return Joint(host_of(host, policy)) if block is None else block.copy()
+def planning_state(host: HostLike | None, policy: Policy) -> JointPlanner:
+    """Return a host with what was resolved on it: the enclosing block's, unless a host is passed."""
+    block = current_context(host)
+    return JointPlanner(host_of(host, policy)) if block is None else block.copy()
 
 
 def active_policy() -> Policy | None:
@@ -154,7 +156,7 @@ def active_device(*, component: str | None = None, model: Any = None) -> Compone
     return None if active is None else active.device(Request(active.effective, component, model))
 
 
-def _active() -> Block | None:
+def _active() -> PolicyContext | None:
     active = _innermost()
     if active is not None:
         return active
@@ -164,7 +166,7 @@ def _active() -> Block | None:
     # Read once for the process: a component's device does not change under it when the file does.
     with _process_lock:
         if name not in _of_process:
-            _of_process[name] = Block(_policy_of_process(name), None)
+            _of_process[name] = PolicyContext(_policy_of_process(name), None)
         return _of_process[name]
 
 
@@ -175,8 +177,8 @@ def _policy_of_process(name: str) -> Policy:
         raise PolicyError(findings_at(broken, note=f"the environment variable `{VARIABLE}` names it")) from None
 
 
-def tell(warnings: Sequence[Diagnostic], *, strict: bool) -> None:
-    """Warn whoever called devpolicy, through however many of its functions; raise where the caller is strict."""
+def emit_warnings(warnings: Sequence[Diagnostic], *, strict: bool) -> None:
+    """Emit warnings with the stack level of the first frame outside of devpolicy; with `strict` raise them."""
     if strict and warnings:
         raise Unsatisfiable([replace(warning, severity="error") for warning in warnings])
     level, frame = 1, sys._getframe()

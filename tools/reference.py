@@ -3,7 +3,7 @@
 Owns the tables of keys and of codes in `docs/language.md`, between the markers `<!-- generated: NAME -->` and
 `<!-- end -->`. Bring a page up to date:
 
-    python -m devpolicy._core.language.reference docs/language.md
+    python -m tools.reference docs/language.md
 """
 
 from __future__ import annotations
@@ -15,13 +15,18 @@ from typing import TYPE_CHECKING
 
 from devpolicy._core.codes import CODES
 from devpolicy._core.errors import Diagnostic, PolicyError
+from devpolicy._core.language.components import ComponentTable
 from devpolicy._core.language.condition_keys import CONDITION
-from devpolicy._core.language.devices import DEVICE_CLASS
-from devpolicy._core.language.fields import COMPONENT, DISK, MEMORY, RESERVE, RULE, TOP, WORKLOAD
+from devpolicy._core.language.devices import DeviceClassTable
+from devpolicy._core.language.fields import TopTable
+from devpolicy._core.language.memory import DiskTable, MemoryTable, Reserve
 from devpolicy._core.language.properties import OF_A_FAMILY, OF_A_PLAN
-from devpolicy._core.language.suite import SUITE
-from devpolicy._core.language.terms import TERM_TABLE
-from devpolicy._core.language.tests import TEST
+from devpolicy._core.language.rules import Rule
+from devpolicy._core.language.suite import SuiteTable
+from devpolicy._core.language.terms import TermTable
+from devpolicy._core.language.tests import CaseTable
+from devpolicy._core.language.workload import Workload
+from devpolicy._core.toml.tables import fields_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,18 +34,18 @@ if TYPE_CHECKING:
     from devpolicy._core.toml.tables import Field
 
 _TABLES = {
-    "top": TOP,
-    "term": TERM_TABLE,
-    "component": COMPONENT,
-    "device_class": DEVICE_CLASS,
+    "top": fields_of(TopTable),
+    "term": fields_of(TermTable),
+    "component": fields_of(ComponentTable),
+    "device_class": fields_of(DeviceClassTable),
     "condition": CONDITION,
-    "rule": RULE,
-    "memory": MEMORY,
-    "reserve": RESERVE,
-    "disk": DISK,
-    "workload": WORKLOAD,
-    "test": TEST,
-    "suite": SUITE,
+    "rule": fields_of(Rule),
+    "memory": fields_of(MemoryTable),
+    "reserve": fields_of(Reserve),
+    "disk": fields_of(DiskTable),
+    "workload": fields_of(Workload),
+    "test": fields_of(CaseTable),
+    "suite": fields_of(SuiteTable),
 }
 _OF_POLICIES = ("DP1", "DP2", "DP503")
 _GENERATED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -70,8 +75,6 @@ def _part(name: str) -> str:
 def _keys(fields: Sequence[Field]) -> str:
     lines = ["| key | takes | default | meaning |", "|---|---|---|---|"]
     for field in fields:
-        if field.later:
-            continue
         default = "required" if field.required else field.default
         cells = [f"`{field.name}`", field.kind.name, default, field.doc]
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")

@@ -1,0 +1,31 @@
+"""`[workload]`: what the memory beside the weights is computed from.
+
+Owns its keys and its values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from devpolicy._core.language.kinds import CACHE_DTYPES, one_of_dtypes
+from devpolicy._core.model.tree import FLOATING
+from devpolicy._core.toml.tables import integer, key
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """The keys of `[workload]`; `None` is a figure that is taken from the model."""
+
+    context: int | None = key(
+        integer(1, 2**31 - 1),
+        "Tokens of a sequence, prompt and answer together.",
+        default="4096, or the model's if smaller",
+    )
+    batch: int = key(integer(1, 2**31 - 1), "Sequences at once.", value=1, default="`1`")
+    dtype: str | None = key(one_of_dtypes(*sorted(FLOATING)), "What the model is loaded in.", default="the model's own")
+    kv_dtype: str | None = key(
+        one_of_dtypes(*CACHE_DTYPES), "What the KV cache is kept in.", default="the same as the model"
+    )
+    new_tokens: int | None = key(
+        integer(0, 2**31 - 1), "Tokens of the answer to one request, out of those of `context`."
+    )
