@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from devpolicy._core.cost.prediction import Prediction
 from devpolicy._core.device import ComponentDevice, Device, DeviceMap, DeviceType
 from devpolicy._core.errors import Diagnostic
-from devpolicy._core.language.policy import DeviceSelector, Policy
+from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Division
@@ -61,7 +61,7 @@ def assemble(
     )
 
 
-def _load(policy: Policy, tree: ModelTree, component: str | None, rewritten: int) -> LoadSettings:
+def _load(policy: ResolvedPolicy, tree: ModelTree, component: str | None, rewritten: int) -> LoadSettings:
     """Return what a consumer is told for loading: what the policy asks for, and what the bytes were counted for."""
     return LoadSettings(
         dtype=policy.workload.dtype,
