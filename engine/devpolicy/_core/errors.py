@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 from devpolicy._core.public import public
 from devpolicy._core.text import visible, visible_line
 
-_public = public("devpolicy._core.errors")
+_public = public("devpolicy.errors")
 
 WIDEST = 160
 """Characters of a line that a message shows; of a longer one, those around the place."""
