@@ -57,7 +57,7 @@ def scalar_bytes(tree: Any, workload: Any) -> int:
 
 def activations(tree: Any, workload: Any) -> int:
     """Bytes that each device which executes something needs beside weights and KV cache."""
-    scalars = int(tree.activation) * context_of(tree, workload) + int(tree.output)
+    scalars = int(tree.activation_elements_per_token) * context_of(tree, workload) + int(tree.logits_elements)
     return int(workload.batch) * scalars * scalar_bytes(tree, workload)
 
 

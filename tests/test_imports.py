@@ -20,7 +20,7 @@ CORE = PACKAGE / "_core"
 # Each may import those before it and nothing else of ours.
 LEAVES = ("public", "text", "errors", "sizes", "codes", "shipped", "files", "toml", "connected")
 
-_VALUES = (*LEAVES, "device", "host", "model")
+_VALUES = (*LEAVES, "loading", "device", "host", "model")
 _ENGINE = (*_VALUES, "language", "memory", "cost", "placement")
 
 # What a room of `_core` may import at module level, and inside functions, beside itself.
@@ -28,13 +28,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     **{leaf: LEAVES[:place] for place, leaf in enumerate(LEAVES)},
     "device": LEAVES,
     "host": (*LEAVES, "device"),
-    "model": (*LEAVES, "device"),
+    "loading": LEAVES,
+    "model": (*LEAVES, "loading", "device"),
     "language": _VALUES,
     "memory": (*_VALUES, "language"),
     "cost": (*_VALUES, "language", "memory"),
     "placement": (*_VALUES, "language", "memory", "cost"),
     "verbs": _ENGINE,
-    "targets": (*LEAVES, "device", "model", "placement"),
+    "targets": (*LEAVES, "loading", "device", "model", "placement"),
     "certify": _ENGINE,
     "review": (*_ENGINE, "verbs"),
     "conformance": (*_ENGINE, "verbs", "simulation"),

@@ -38,7 +38,7 @@ def test_modules_that_are_no_tree_in_pre_order_are_refused(paths, message):
         {"ties": (("a",),)},
         {"kv_cache": (KVCache("b", 1),)},
         {"dtype": "float33"},
-        {"facts": (("a", "1"), ("a", "2"))},
+        {"metadata": (("a", "1"), ("a", "2"))},
     ],
 )
 def test_names_that_refer_to_nothing_are_refused(rest):

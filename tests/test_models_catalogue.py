@@ -42,7 +42,7 @@ def test_every_catalogue_model_is_generated_and_every_generated_one_ships():
 def test_a_catalogue_model_has_the_published_number_of_parameters(name):
     tree = ModelTree.load(name)
     assert tree.parameters + CATALOGUE[name].buffers == CATALOGUE[name].parameters
-    assert (tree.name, tree.partial) == (name, None)
+    assert (tree.name, tree.incomplete_reason) == (name, None)
     classes = {module.cls for module in tree.modules}
     assert tree.no_split & classes or name in UNDIVIDED
     assert CATALOGUE[name].source.count("/") == 1

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from devpolicy._core.model import checkpoint
+from devpolicy._core.model import structure
 from devpolicy._core.model.catalogue import cached_snapshot
 from devpolicy._core.model.headers import DTYPES, read_header
 from devpolicy._core.model.tree import ModelTree
@@ -62,7 +62,7 @@ def test_a_saved_model_reads_as_it_will_be_loaded(architecture, model_type, conf
     loaded = ModelTree.from_module(getattr(transformers, architecture).from_pretrained(tmp_path))
     assert [(m.path, m.cls, m.tensors) for m in tree.modules] == [(m.path, m.cls, m.tensors) for m in loaded.modules]
     assert (tree.ties, tree.no_split, tree.kv_cache) == (loaded.ties, loaded.no_split, loaded.kv_cache)
-    assert tree.partial is None
+    assert tree.incomplete_reason is None
     assert {m.cls for m in tree.modules if not m.in_place} == ({"MixtralExperts"} if model_type == "mixtral" else set())
 
 
@@ -70,7 +70,7 @@ def test_a_saved_model_reads_as_it_will_be_loaded(architecture, model_type, conf
 def test_without_transformers_a_template_reads_the_same(architecture, model_type, config, tmp_path, monkeypatch):
     saved(tmp_path, architecture, model_type, **config)
     expected = ModelTree.from_checkpoint(tmp_path)
-    monkeypatch.setattr(checkpoint, "_has_transformers", lambda: False)
+    monkeypatch.setattr(structure, "has_transformers", lambda: False)
     assert ModelTree.from_checkpoint(tmp_path) == expected
 
 
@@ -119,14 +119,14 @@ def test_a_missing_shard_is_named(tmp_path):
     assert refused.value.code == "DP109"
 
 
-def test_stored_dtypes_count_where_the_configuration_names_another(tmp_path):
-    saved(tmp_path, "LlamaForCausalLM", "llama", **TINY, dtype="bfloat16")
+def test_the_dtype_that_the_configuration_names_is_what_is_loaded(tmp_path):
+    saved(tmp_path, "LlamaForCausalLM", "llama", **TINY)
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"dtype": "float16"}))
-    tree = ModelTree.from_checkpoint(tmp_path)
-    stored = {t.dtype for module in tree.modules for t in module.tensors if t.persistent}
-    assert (tree.dtype, len(stored)) == ("float16", 1)
-    assert stored != {"float16"}
+    for named, loaded in (("float16", "float16"), (None, "float32")):
+        (tmp_path / "config.json").write_text(json.dumps(config | {"dtype": named}))
+        tree = ModelTree.from_checkpoint(tmp_path)
+        dtypes = {t.dtype for module in tree.modules for t in module.tensors if t.persistent}
+        assert (tree.dtype, dtypes) == (loaded, {loaded})
 
 
 def test_pickled_weights_are_read_by_configuration_and_are_nowhere_in_place(tmp_path):
@@ -162,7 +162,7 @@ def test_an_unknown_family_gives_a_partial_tree_with_its_reason(tmp_path):
     tree = ModelTree.from_checkpoint(folder(tmp_path, tensors=tensors))
     assert [module.path for module in tree.modules] == ["", "layers", "layers.0", "layers.1", "layers.10", "head"]
     assert tree.bytes_as() == 3 * 8 + 16
-    assert "unheard-of" in tree.partial
+    assert "unheard-of" in tree.incomplete_reason
 
 
 def test_quantised_weights_give_a_partial_tree_of_the_bytes_that_are_stored(tmp_path):
@@ -170,7 +170,7 @@ def test_quantised_weights_give_a_partial_tree_of_the_bytes_that_are_stored(tmp_
               "quantization_config": {"quant_method": "bitsandbytes"}}  # fmt: skip
     tensors = {f"model.layers.{n}.self_attn.q_proj.weight": ("U8", [128, 1]) for n in (0, 1)}
     tree = ModelTree.from_checkpoint(folder(tmp_path, config, tensors))
-    assert "quantised (`bitsandbytes`)" in tree.partial
+    assert "quantised (`bitsandbytes`)" in tree.incomplete_reason
     assert tree.bytes_as() == 256
     assert [cache.module for cache in tree.kv_cache] == ["model.layers.0.self_attn", "model.layers.1.self_attn"]
 
@@ -178,7 +178,7 @@ def test_quantised_weights_give_a_partial_tree_of_the_bytes_that_are_stored(tmp_
 def test_a_checkpoint_of_another_model_than_its_configuration_is_partial(tmp_path):
     config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **TINY}
     tree = ModelTree.from_checkpoint(folder(tmp_path, config))
-    assert tree.partial == "none of its tensors has a place in the model that its `config.json` describes"
+    assert tree.incomplete_reason == "none of its tensors has a place in the model that its `config.json` describes"
 
 
 @pytest.mark.parametrize(

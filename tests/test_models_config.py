@@ -230,7 +230,7 @@ def test_the_part_of_a_multimodal_model_that_writes_text_keeps_the_cache():
               "vision_config": vision}  # fmt: skip
     tree = ModelTree.from_config(config)
     assert [cache.module for cache in tree.kv_cache] == [f"model.language_model.layers.{n}.self_attn" for n in range(3)]
-    assert tree.output == 32
+    assert tree.logits_elements == 32
 
 
 @pytest.mark.parametrize(("model_type", "architecture"), [("mamba2", "Mamba2ForCausalLM"), ("bert", "BertModel")])

@@ -154,7 +154,7 @@ def test_a_file_of_the_gguf_package_is_read_like_the_package_reads_it(experts, t
 
 def test_a_dense_file_has_the_structure_of_a_decoder(tmp_path):
     tree = ModelTree.load(gguf(tmp_path / "tiny-Q4_K_M.gguf", dense()))
-    assert (tree.name, tree.format, tree.no_split, tree.partial) == ("tiny-Q4_K_M", "gguf", {"Block"}, None)
+    assert (tree.name, tree.format, tree.no_split, tree.incomplete_reason) == ("tiny-Q4_K_M", "gguf", {"Block"}, None)
     block = [(module.path, module.cls) for module in tree.modules if module.path.startswith("blk.1")]
     assert block == [
         ("blk.1", "Block"), ("blk.1.attn_norm", "Norm"), ("blk.1.attn", "Attention"),
@@ -167,7 +167,7 @@ def test_a_dense_file_has_the_structure_of_a_decoder(tmp_path):
     assert [(cache.module, cache.values, cache.window) for cache in tree.kv_cache] == [
         (f"blk.{layer}.attn", 256, None) for layer in range(3)
     ]
-    assert (tree.context, tree.output, tree.ties) == (2048, 300, ())
+    assert (tree.context, tree.logits_elements, tree.ties) == (2048, 300, ())
 
 
 def test_without_a_head_the_embedding_is_the_head(tmp_path):
@@ -180,7 +180,7 @@ def test_without_a_head_the_embedding_is_the_head(tmp_path):
 def test_an_encoder_has_neither_head_nor_cache(tmp_path):
     metadata = {key.replace("llama", "bert"): "bert" if given == "llama" else given for key, given in LLAMA.items()}
     tree = ModelTree.load(gguf(tmp_path / "bert.gguf", dense(head=False), metadata))
-    assert (tree.kv_cache, tree.ties, tree.output) == ((), (), 0)
+    assert (tree.kv_cache, tree.ties, tree.logits_elements) == ((), (), 0)
 
 
 def test_the_experts_of_a_mixture_are_modules_that_a_rule_can_name(tmp_path):

@@ -65,7 +65,7 @@ def block_trees(draw: st.DrawFn) -> ModelTree:
         ties=(("embed.weight", "lm_head.weight"),) if draw(st.booleans()) else (),
         no_split=frozenset({"Block"}),
         kv_cache=tuple(KVCache(f"layers.{at}", draw(st.integers(0, 4))) for at in range(len(sizes))),
-        activation=draw(st.integers(0, 4)),
+        activation_elements_per_token=draw(st.integers(0, 4)),
         dtype="float32",
     )
 
@@ -113,7 +113,7 @@ def spread_worlds(draw: st.DrawFn, trees: st.SearchStrategy[ModelTree]) -> World
 
 
 def _tensors_in(tree: ModelTree, path: str) -> list[Tensor]:
-    inside = range(tree.index[path], tree.ends[tree.index[path]]) if path else [0]
+    inside = range(tree.index[path], tree.subtree_end[tree.index[path]]) if path else [0]
     return [tensor for at in inside for tensor in tree.modules[at].tensors]
 
 
@@ -121,7 +121,7 @@ def _tensors_in(tree: ModelTree, path: str) -> list[Tensor]:
 def _policies(draw: st.DrawFn, tree: ModelTree, kind: str, count: int, rules: int) -> ResolvedPolicy:
     context = draw(st.integers(1, 4))
     cached = sum(cache.values for cache in tree.kv_cache) * context * 4
-    fixed = (tree.activation * context + tree.output) * 4
+    fixed = (tree.activation_elements_per_token * context + tree.logits_elements) * 4
     # Shares of what the model needs, so that one device, several, or none of them hold it.
     shares = st.sampled_from((150, 100, 70, 50, 30, 10, 0))
     amounts = shares.map(lambda share: Amount(size=fixed + (tree.bytes_as() + cached + 8) * share // 100))

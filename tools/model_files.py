@@ -273,7 +273,7 @@ def tree(name: str) -> ModelTree:
     if built.parameters != published.parameters - published.buffers:
         counted = f"{built.parameters:,} parameters, and {published.parameters:,} are published"
         raise ModelError(f"`{name}` comes to {counted}")
-    return replace(built, name=name, facts=(("about", published.about), *built.facts))
+    return replace(built, name=name, metadata=(("about", published.about), *built.metadata))
 
 
 def text(name: str) -> str:

@@ -152,11 +152,11 @@ class TestModels:
         assert revision not in result.stdout
 
     def test_a_structure_that_is_not_known_in_full_is_a_warning(self, tmp_path):
-        tree = replace(ModelTree.load("gpt2"), partial="its weights are quantised (`awq`)")
+        tree = replace(ModelTree.load("gpt2"), incomplete_reason="its weights are quantised (`awq`)")
         file = tmp_path / "awq.toml"
         file.write_text(tree.to_toml(), encoding="utf-8")
         result = invoke("model", "capture", str(file))
-        assert ModelTree.parse(result.stdout).partial == tree.partial
+        assert ModelTree.parse(result.stdout).incomplete_reason == tree.incomplete_reason
         assert "is not known in full: its weights are quantised" in result.stderr
 
     def test_a_name_can_be_given(self):

@@ -90,11 +90,14 @@ def test_the_page_of_commands_has_the_keys_of_every_command(command):
         ), keys
 
 
+HANDED_OVER = {"device_map": {"model": 0, "lm_head": "disk"}, "dtype": "bfloat16"}
+
+
 @pytest.mark.parametrize(
     ("form", "expected"),
     [
-        ("hf", {"device_map": {"model": 0, "lm_head": "disk"}}),
-        ("pipeline", {"device_map": {"model": 0, "lm_head": "disk"}}),
+        ("hf", {**HANDED_OVER, "attn_implementation": "sdpa"}),
+        ("pipeline", {**HANDED_OVER, "model_kwargs": {"attn_implementation": "sdpa"}}),
         ("haystack", {"type": "multiple", "device_map": {"model": "cuda:0", "lm_head": "disk"}}),
     ],
 )

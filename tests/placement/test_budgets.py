@@ -179,10 +179,17 @@ def _fits(tree: ModelTree, host: Host) -> bool:
     blocks = [unit for unit in tree.modules if unit.cls in tree.no_split]
     sizes = _bytes(tree)
     largest = max(
-        (sum(sizes[module.path] for module in tree.modules[tree.index[one.path] : tree.ends[tree.index[one.path]]]))
+        (
+            sum(
+                sizes[module.path]
+                for module in tree.modules[tree.index[one.path] : tree.subtree_end[tree.index[one.path]]]
+            )
+        )
         for one in blocks
     )
-    extra = (tree.activation * context + tree.output) * ITEM[tree.dtype or "float32"] + largest
+    extra = (tree.activation_elements_per_token * context + tree.logits_elements) * ITEM[
+        tree.dtype or "float32"
+    ] + largest
     need = sum(sizes.values()) + sum(_caches(tree, context, 1).values())
     rooms = [one.memory - 2**30 - one.memory * 2 // 100 - extra for one in host.accelerators]
     return need <= sum(room for room in rooms if room > 0)

@@ -216,7 +216,7 @@ def test_kept_on_the_cpu_is_nothing_special_where_the_model_runs_there() -> None
 
 
 def test_a_structure_that_is_not_known_in_full_gets_no_map() -> None:
-    tree = ModelTree("headers", LLAMA.modules, partial="read `config.json` too")
+    tree = ModelTree("headers", LLAMA.modules, incomplete_reason="read `config.json` too")
     told = refused('prefer = "cuda"', tree, ONE).diagnostics[0]
     assert (told.code, told.notes) == ("DP407", ("read `config.json` too",))
     assert "`--to torch`" in told.help, "the way out is what the next line does"

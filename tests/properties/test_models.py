@@ -38,7 +38,7 @@ def test_a_subtree_is_the_range_of_positions_of_its_descendants(tree):
     paths = [module.path for module in tree.modules]
     for position, path in enumerate(paths):
         inside = {other for other, name in enumerate(paths) if not path or (name + ".").startswith(path + ".")}
-        assert inside == set(range(position, tree.ends[position]))
+        assert inside == set(range(position, tree.subtree_end[position]))
 
 
 @given(TREES)
@@ -163,7 +163,7 @@ def test_weights_are_in_place_only_where_they_are_not_in_memory(warm_meta, in_me
     "wanted",
     [
         lambda tree: bool(tree.ties),
-        lambda tree: any(module.tensors and tree.ends[at] > at + 1 for at, module in enumerate(tree.modules)),
+        lambda tree: any(module.tensors and tree.subtree_end[at] > at + 1 for at, module in enumerate(tree.modules)),
         lambda tree: {"layers.1", "layers.10"} <= set(tree.index),
         lambda tree: {"a.b", "axb"} <= set(tree.index),
         lambda tree: bool(tree.kv_cache),

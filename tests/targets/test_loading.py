@@ -258,6 +258,7 @@ def test_a_pipeline_takes_the_plan(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     made = plan(Policy.parse(HEAD), tmp_path, HOST)
     kwargs = made.to_pipeline_kwargs()
-    assert kwargs == {"device_map": {"model": "cpu", "lm_head": "disk"}}
+    handed_over = {"dtype": "float32", "model_kwargs": {"attn_implementation": "sdpa"}}
+    assert kwargs == {"device_map": {"model": "cpu", "lm_head": "disk"}, **handed_over}
     single = plan(Policy.parse('prefer = "cpu"'), tmp_path, HOST)
-    assert single.to_pipeline_kwargs() == {"device": "cpu"}
+    assert single.to_pipeline_kwargs() == {"device": "cpu", **handed_over}

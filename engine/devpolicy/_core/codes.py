@@ -191,6 +191,21 @@ CODES: dict[str, Code] = {
         "bytes for each element, so a plan of the file's own bytes would not hold: the message says what it would "
         "take. Plan the checkpoint that the file was made from, or one device for an engine that reads GGUF.",
     ),
+    "DP413": Code(
+        "float32 beside a smaller dtype, on disk",
+        "Transformers keeps some weights of a model in float32 (T5's `wo` in float16), and what stays on the disk is "
+        "read in the model's dtype: the answers would not be those of the model. The CPU keeps them as they are.",
+    ),
+    "DP414": Code(
+        "activations that are not known",
+        "The formula for activations is one of transformers, and the model is none: what it holds while it runs is not "
+        "counted. Say how much it is: `[memory.TERM] reserve`.",
+    ),
+    "DP415": Code(
+        "a checkpoint that is not all of its model",
+        "Tensors of the checkpoint have no place in the class that is planned and are not loaded, or tensors of the "
+        "class are not stored and are made anew. Say which class is loaded: `architecture`, `--architecture`.",
+    ),
     # Lint.
     "DP501": Code(
         "a rule that matches nothing",

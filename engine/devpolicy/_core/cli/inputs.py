@@ -154,19 +154,19 @@ def load_host(ctx: CliContext, name: str | None, policy: Policy | None = None) -
     return Host.load(name)
 
 
-def load_model(ctx: CliContext, name: str) -> ModelTree:
+def load_model(ctx: CliContext, name: str, architecture: str | None = None) -> ModelTree:
     """Return a model. Anything but a name of the catalogue can be slow, and shows that it is being read."""
     from devpolicy._core.model.catalogue import model_catalogue
 
     if name in model_catalogue() or Path(name).suffix == ".toml":
-        return ModelTree.load(name)
-    if name.startswith("hf://"):
+        return ModelTree.load(name, architecture=architecture)
+    if name.startswith("hf://") and architecture is None:
         from devpolicy._core.model.hub import from_hub
 
         with ctx.progress(f"reading headers of {name}") as progress:
             return from_hub(name, progress=progress)
     with ctx.working(f"reading {name}"):
-        return ModelTree.load(name)
+        return ModelTree.load(name, architecture=architecture)
 
 
 def named_models(given: Sequence[str]) -> dict[str | None, str]:

@@ -63,7 +63,7 @@ class Costs:
         runs, active, experts = [self.tokens] * count, [1] * count, [1] * count
         for entry in self.tree.reads:
             start = self.tree.index[entry.module]
-            for position in range(start, self.tree.ends[start]):
+            for position in range(start, self.tree.subtree_end[start]):
                 active[position] *= entry.experts_per_token
                 experts[position] *= entry.num_experts
                 if entry.per_request:

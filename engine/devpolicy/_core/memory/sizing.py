@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from devpolicy._core.language.policy import Workload
-from devpolicy._core.model.tree import DTYPE_BITS, FLOATING, ModelTree
+from devpolicy._core.model.tree import DTYPE_BITS, ModelTree
 
 DEFAULT_CONTEXT = 4096
 
@@ -66,7 +66,7 @@ def kv_caches(tree: ModelTree, workload: Workload) -> Iterator[tuple[str, int]]:
 
 def activation_bytes(tree: ModelTree, workload: Workload) -> int:
     """Return the bytes of activations that each device needs which executes anything."""
-    scalars = tree.activation * context_of(tree, workload) + tree.output
+    scalars = tree.activation_elements_per_token * context_of(tree, workload) + tree.logits_elements
     return workload.batch * scalars * DTYPE_BITS[compute_dtype(tree, workload)] // 8
 
 
@@ -82,12 +82,4 @@ def context_of(tree: ModelTree, workload: Workload) -> int:
 
 def compute_dtype(tree: ModelTree, workload: Workload) -> str:
     """Return the dtype that a model computes in: the policy's, else its configuration's, else its first float's."""
-    if workload.dtype is not None:
-        return workload.dtype
-    if tree.dtype in FLOATING:
-        return tree.dtype
-    for module in tree.modules:
-        for tensor in module.tensors:
-            if tensor.dtype in FLOATING and not tensor.buffer:
-                return tensor.dtype
-    return "float32"
+    return workload.dtype or tree.default_dtype or "float32"

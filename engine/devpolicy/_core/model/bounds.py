@@ -25,6 +25,7 @@ from devpolicy._core.model.limits import (
     MOST_LAYERS,
 )
 
+_FLOAT = "__float__"
 _COUNTS = re.compile(
     r"(^|_)(layers?|blocks?|depths?|experts|stages?|repeats?|heads?|groups?|codebooks|quantizers|levels|scales)$"
     r"|^attention_types$"
@@ -58,9 +59,20 @@ _COMPUTED = frozenset(
 
 def read_config(path: Path) -> dict[str, Any]:
     """Return the configuration in a file, with every size in it bounded. Raises `ModelError` that names the file."""
-    table = read_json(path, LARGEST_CONFIG)
+    table: dict[str, Any] = with_floats(read_json(path, LARGEST_CONFIG))
     check_config(table, path)
     return table
+
+
+def with_floats(value: Any, depth: int = 0) -> Any:
+    """Return a table with the numbers in it that JSON has no form for, and that Transformers writes as tables."""
+    if depth > DEEPEST_JSON:
+        return value  # refused where its numbers are looked at
+    if isinstance(value, Mapping):
+        if set(value) == {_FLOAT} and value[_FLOAT] in ("NaN", "Infinity", "-Infinity"):
+            return float(value[_FLOAT])
+        return {key: with_floats(inner, depth + 1) for key, inner in value.items()}
+    return [with_floats(inner, depth + 1) for inner in value] if isinstance(value, list) else value
 
 
 def check_config(table: Mapping[Any, Any], source: Path | None = None) -> None:

@@ -34,11 +34,13 @@ def model_catalogue() -> dict[str, Traversable]:
 
 def descriptions() -> dict[str, str]:
     """Return what each model of the catalogue is, in a line, by name."""
-    return {name: dict(load(name).facts).get("about", "") for name in model_catalogue()}
+    return {name: dict(load(name).metadata).get("about", "") for name in model_catalogue()}
 
 
-def load(name: str | PathLike[str], *, fetch: bool = True) -> ModelTree:
+def load(name: str | PathLike[str], architecture: str | None = None, *, fetch: bool = True) -> ModelTree:
     """Return a model by its name: of the catalogue, a path (model TOML, checkpoint, GGUF, `config.json`), of the hub.
+
+    `architecture` names the class of a checkpoint or a configuration.
 
     A catalogue name comes first, so that it means the same in every folder: write `./gpt2` for a folder of that name.
     A hub id (`org/name`) is looked up in the local cache only; `hf://org/name` reads headers from the hub where `fetch`
@@ -50,34 +52,38 @@ def load(name: str | PathLike[str], *, fetch: bool = True) -> ModelTree:
         raise ModelError(f"a model is named by a text or a path object, got {type(name).__name__}")
     catalogue = model_catalogue()
     if isinstance(name, str) and name in catalogue:
+        _no_choice(architecture, name)
         return _parse(catalogue[name].read_bytes(), f"{name}.toml")
     if isinstance(name, str) and text.startswith("hf://"):
         from devpolicy._core.model.hub import from_hub
 
+        _no_choice(architecture, text)
         return from_hub(text, fetch=fetch)
     path = Path(text)
     # Unlike those of a `Path`, these questions take any text: one that is too long, or holds a NUL, is no file.
     is_there = os.path.exists(text)  # noqa: PTH110
     if os.path.isdir(text):  # noqa: PTH112
-        return _from_folder(path)
+        return _from_folder(path, architecture)
     if path.suffix == ".gguf" and is_there:
         from devpolicy._core.model.gguf import from_gguf
 
+        _no_choice(architecture, text)
         return from_gguf(path)
     if path.suffix == ".json" and is_there:
         from devpolicy._core.model.config import from_config
 
-        return from_config(path)
+        return from_config(path, architecture)
     if path.suffix == ".toml" or is_there:
-        from devpolicy._core.model.skeleton import read
+        from devpolicy._core.model.model_file import read
 
+        _no_choice(architecture, text)
         return read(Document.read(read_bytes(path, LARGEST_FILE), str(path), ModelError, str(path.parent)))
     if _HUB_ID.fullmatch(text):
         snapshot = cached_snapshot(text)
         if snapshot is not None:
             from devpolicy._core.model.checkpoint import from_checkpoint
 
-            return from_checkpoint(snapshot)
+            return from_checkpoint(snapshot, architecture)
         hint = f"read its headers from the hub: `hf://{text}`; or download it first: `hf download {text}`"
         raise ModelError(
             Diagnostic("DP202", f"`{text}` is no folder, and not in the local Hugging Face cache", help=hint)
@@ -87,7 +93,7 @@ def load(name: str | PathLike[str], *, fetch: bool = True) -> ModelTree:
     raise ModelError(Diagnostic("DP202", f"there is no model, file or folder `{text}`", help=hint))
 
 
-def _from_folder(folder: Path) -> ModelTree:
+def _from_folder(folder: Path, architecture: str | None) -> ModelTree:
     from devpolicy._core.model.checkpoint import from_checkpoint
     from devpolicy._core.model.gguf import from_gguf, gguf_in
 
@@ -95,11 +101,18 @@ def _from_folder(folder: Path) -> ModelTree:
         gguf = gguf_in(folder)
         if gguf is not None:
             return from_gguf(gguf)
-    return from_checkpoint(folder)
+    return from_checkpoint(folder, architecture)
+
+
+def _no_choice(architecture: str | None, name: str) -> None:
+    """Refuse a class for a model whose structure is written down."""
+    if architecture is not None:
+        message = f"`architecture` chooses the class of a checkpoint, and `{name}` is a model file with one"
+        raise ModelError(Diagnostic("DP106", message, help="leave `architecture` out"))
 
 
 def _parse(content: bytes, source: str) -> ModelTree:
-    from devpolicy._core.model.skeleton import parse
+    from devpolicy._core.model.model_file import parse
 
     return parse(content, source)
 

@@ -8,47 +8,45 @@ neither, a tree of the names that says of itself that it is `partial`. No weight
 
 from __future__ import annotations
 
-import importlib.util
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import repeat
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from devpolicy._core.errors import Diagnostic, ModelError
+from devpolicy._core.loading.dtypes import loaded_dtype
+from devpolicy._core.model import structure
 from devpolicy._core.model.bounds import read_config
-from devpolicy._core.model.config import INSTALL, architectures_of, build, path_of, quantisation
-from devpolicy._core.model.conversion import Source, sources
-from devpolicy._core.model.facts import derive
-from devpolicy._core.model.families import checkpoint_name, family_tree
+from devpolicy._core.model.classes import architectures_of
+from devpolicy._core.model.config import INSTALL, built_tree, path_of, quantisation
+from devpolicy._core.model.facts import derive, named_dtype
+from devpolicy._core.model.families import family_tree
 from devpolicy._core.model.files import entries, is_file, is_folder, is_special, read_json, shown
+from devpolicy._core.model.folders import other_kind, other_library
 from devpolicy._core.model.headers import Stored, read_headers, same_bytes, too_many
 from devpolicy._core.model.limits import DEEPEST_PATH, LARGEST_INDEX, LARGEST_TREE, MOST_SHARDS, MOST_TENSORS
-from devpolicy._core.model.module import read_module
-from devpolicy._core.model.neutral import name_in
 from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import ModelTree, Module, Tensor
+from devpolicy._core.sizes import format_size
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _PICKLES = ("pytorch_model.bin.index.json", "pytorch_model.bin")
+_VARIANT = re.compile(r"model(\.safetensors\.index)?\.(?!safetensors)[\w-]{1,40}(-\d{5}-of-\d{5})?\.(safetensors|json)")
 UNKNOWN_CLASS = "Unknown"
 """The class of modules that are known from a checkpoint's names alone."""
 
 
-class _Structure(NamedTuple):
-    """What a configuration says a checkpoint's model is, and where each stored tensor goes."""
-
-    tree: ModelTree
-    sources: tuple[Source, ...]
-
-
-def from_checkpoint(folder: str | PathLike[str]) -> ModelTree:
-    """Read a checkpoint folder: bytes and dtypes from the safetensors headers, structure from `config.json`.
+def from_checkpoint(folder: str | PathLike[str], architecture: str | None = None) -> ModelTree:
+    """Read a checkpoint folder: what is stored from the safetensors headers, structure and dtypes from `config.json`.
 
     A module is `in_place` where its tensors stand in safetensors under a name and with a shape that loading uses as
-    they are. Folders of `pytorch_model.bin` are read by configuration alone, and nothing of them is in place. Weights
-    that are quantised, or whose structure nothing here knows, give a `partial` tree of the stored names.
+    they are. The class is `architecture`, a class or an auto class, else the one that the configuration names, unless
+    the tensors are those of another.
+    Folders of `pytorch_model.bin` are read by configuration alone, and nothing of them is in place. Weights that are
+    quantised, or whose structure nothing here knows, give an incomplete tree of the stored names.
 
     Raises `ModelError` that names the file: no folder, no `config.json`, no weights, a missing shard, a damaged header.
     """
@@ -59,10 +57,13 @@ def from_checkpoint(folder: str | PathLike[str]) -> ModelTree:
         raise ModelError(Diagnostic("DP109", f"`{shown(path)}` is no checkpoint folder: it {what}", help=hint))
     config = read_config(_present(path, "config.json"))
     architectures_of(config)
+    foreign = other_library(config, path)
+    if foreign is not None:
+        raise ModelError(foreign)
     name = path.resolve().name
     weights = _safetensors(path)
     if weights is None:
-        return replace(_without_headers(path, config), name=name)
+        return replace(_without_headers(path, config, architecture), name=name)
     headers = read_headers(path, sorted(set(weights.values())))
     lost = next((key for key in weights if key and key not in headers), None)
     if lost is not None:
@@ -71,12 +72,26 @@ def from_checkpoint(folder: str | PathLike[str]) -> ModelTree:
         )
     method = quantisation(config)
     if method is not None:
-        reason = f"its weights are quantised (`{method}`), so their names and shapes are not those of the modules"
+        tree = _from_names(headers, config, name, "")
+        return replace(tree, incomplete_reason=_quantised(config, method, tree.bytes_as(), architecture))
+    found, reason = structure.structure_of(config, headers, architecture)
+    if found is None:
         return _from_names(headers, config, name, reason)
-    structure, reason = _structure(config, headers)
-    if structure is None:
-        return _from_names(headers, config, name, reason)
-    return replace(_overlay(structure, headers), name=name)
+    return replace(_overlay(found, headers), name=name)
+
+
+def _quantised(config: dict[str, Any], method: str, stored: int, architecture: str | None) -> str:
+    """Return why a quantised checkpoint is not known in full, with what it takes where loading dequantises it."""
+    reason = f"its weights are quantised (`{method}`), so their names and shapes are not those of the modules"
+    if not structure.has_transformers():
+        return reason
+    dtype = loaded_dtype(named_dtype(config), ("bfloat16",))
+    try:
+        tree, _ = built_tree(config, dtype, architecture)
+    except ModelError:
+        return reason
+    sizes = f"they are counted as stored, {format_size(stored)}, and take {format_size(tree.bytes_as())} in {dtype}"
+    return f"{reason}; {sizes} where the device cannot run the format"
 
 
 def _present(folder: Path, file: str) -> Path:
@@ -84,6 +99,9 @@ def _present(folder: Path, file: str) -> Path:
     if is_special(path):
         raise ModelError(Diagnostic("DP109", f"cannot read `{path}`: it is a pipe, a device or a socket, no file"))
     if not is_file(path):
+        other = other_kind(folder)
+        if other is not None:
+            raise ModelError(other)
         inside = sorted(entry.name for entry in entries(folder))[:8]
         note = f"it holds {', '.join(f'`{shown(entry)}`' for entry in inside)}" if inside else "it is empty"
         raise ModelError(Diagnostic("DP109", f"`{folder}` is no checkpoint: it has no `{file}`", notes=(note,)))
@@ -100,6 +118,13 @@ def _safetensors(folder: Path) -> dict[str, str] | None:
         return {"": _SINGLE}
     if any(is_file(folder / file) for file in _PICKLES):
         return None
+    variants = [entry.name for entry in sorted(entries(folder)) if _VARIANT.fullmatch(entry.name)]
+    if variants:
+        message = (
+            f"`{folder}` holds its weights only as a variant: {', '.join(f'`{shown(name)}`' for name in variants[:4])}"
+        )
+        help_ = "save the model again without `variant`, or link the files under their usual names"
+        raise ModelError(Diagnostic("DP109", message, help=help_))
     raise ModelError(
         Diagnostic(
             "DP109",
@@ -134,67 +159,29 @@ def _indexed(index: Path) -> dict[str, str]:
     return dict(files)
 
 
-def _without_headers(folder: Path, config: dict[str, Any]) -> ModelTree:
+def _without_headers(folder: Path, config: dict[str, Any], architecture: str | None) -> ModelTree:
     """Read a folder of pickled weights, which are not opened: unpickling runs code."""
-    tree = _built(config)[0] if _has_transformers() else family_tree(config)
+    # What is not opened has no dtype to go by: `dtype` is handed over, so it is what is loaded.
+    dtype = loaded_dtype(named_dtype(config), ())
+    if architecture is not None:
+        config = {**config, "architectures": [architecture]}
+    tree = built_tree(config, dtype)[0] if structure.has_transformers() else family_tree(config, dtype)
     if tree is None:
         message = f"`{folder}` holds pickled weights, and nothing here knows the structure of its model"
         raise ModelError(Diagnostic("DP407", message, help=INSTALL))
-    return replace(tree, modules=tuple(replace(module, in_place=not module.tensors) for module in tree.modules))
+    tree = replace(tree, modules=tuple(replace(module, in_place=not module.tensors) for module in tree.modules))
+    if architectures_of(config):
+        return tree
+    reason = "its `config.json` names no class, and pickled weights are not opened: name it as `architecture`"
+    return replace(tree, incomplete_reason=reason)
 
 
-def _has_transformers() -> bool:
-    return all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
-
-
-def _built(config: dict[str, Any]) -> tuple[ModelTree, Any]:
-    model = build(config)
-    return read_module(model, name=name_in(config), unloaded=True), model
-
-
-def _structure(config: dict[str, Any], headers: Mapping[str, Stored]) -> tuple[_Structure | None, str]:
-    """Return the structure, or `None` and the reason why it is not known."""
-    reason = f"nothing here knows the structure of `{config.get('model_type')}` models: {INSTALL}"
-    structure = None
-    if _has_transformers():
-        try:
-            tree, model = _built(config)
-            structure = _Structure(tree, tuple(sources(model, headers)))
-        except ModelError as broken:
-            reason = broken.diagnostics[0].message if broken.diagnostics else str(broken)
-    if structure is None:
-        tree_or_none = family_tree(config)
-        if tree_or_none is None:
-            return None, reason
-        structure = _Structure(tree_or_none, tuple(_template_sources(tree_or_none, config, headers)))
-    known = set(structure.tree.tensor_names())
-    if not any(target in known for source in structure.sources for target in source.targets):
-        return None, "none of its tensors has a place in the model that its `config.json` describes"
-    return structure, ""
-
-
-def _template_sources(tree: ModelTree, config: Mapping[str, Any], keys: Iterable[str]) -> Iterable[Source]:
-    known = set(tree.tensor_names())
-    converted = {
-        join(module.path, tensor.name) for module in tree.modules if not module.in_place for tensor in module.tensors
-    }
-    # Weights of a base model are loaded into one with a head and the other way round.
-    base = next((module.path for module in tree.modules[1:] if module.path in ("model", "transformer", "bert")), "")
-    for key in keys:
-        name = checkpoint_name(str(config.get("model_type")), key)
-        options = [name, join(base, name), name.removeprefix("bert."), name.removeprefix("model.")]
-        target = next((option for option in options if option in known), name)
-        yield Source(key, (target,), converted=target in converted)
-
-
-def _overlay(structure: _Structure, headers: Mapping[str, Stored]) -> ModelTree:
-    """Return the tree with the dtypes that are stored, and `in_place` where loading reads what is stored."""
-    tree = structure.tree
-    dtypes: dict[str, str] = {}
+def _overlay(found: structure.Structure, headers: Mapping[str, Stored]) -> ModelTree:
+    """Return the tree with the ties that loading makes, and `in_place` where loading reads what is stored."""
+    tree = found.tree
     plain: dict[str, Stored] = {}  # what is read as it is stored
-    for source in structure.sources:
+    for source in found.sources:
         for target in source.targets:
-            dtypes[target] = headers[source.key].dtype
             if not source.converted:
                 plain[target] = headers[source.key]
     ties = _stored_ties(tree.ties, plain)
@@ -203,14 +190,6 @@ def _overlay(structure: _Structure, headers: Mapping[str, Stored]) -> ModelTree:
         if first is not None:
             for name in group:
                 plain.setdefault(name, plain[first])
-                dtypes.setdefault(name, dtypes[first])
-    made: dict[Tensor, dict[str, Tensor]] = {}
-
-    def stored_as(module: Module, tensor: Tensor) -> Tensor:
-        dtype = dtypes.get(join(module.path, tensor.name))
-        if dtype is None or dtype == tensor.dtype or not tensor.persistent:
-            return tensor
-        return made.setdefault(tensor, {}).setdefault(dtype, replace(tensor, dtype=dtype))
 
     def is_plain(path: str, tensor: Tensor) -> bool:
         stored = plain.get(join(path, tensor.name))
@@ -220,13 +199,7 @@ def _overlay(structure: _Structure, headers: Mapping[str, Stored]) -> ModelTree:
         tree,
         ties=ties,
         modules=tuple(
-            Module(
-                module.path,
-                module.cls,
-                tuple(stored_as(module, tensor) for tensor in module.tensors),
-                all(map(is_plain, repeat(module.path), module.tensors)),
-            )
-            for module in tree.modules
+            replace(module, in_place=all(map(is_plain, repeat(module.path), module.tensors))) for module in tree.modules
         ),
     )
 
@@ -268,8 +241,9 @@ def _from_names(headers: Mapping[str, Stored], config: Mapping[str, Any], name: 
         path = waiting.pop()
         modules.append(Module(path, UNKNOWN_CLASS, tuple(tensors[path])))
         waiting += sorted(children[path], key=_by_number)[::-1]
-    paths = [(module.path, module.cls) for module in modules]
-    return ModelTree(name=name, modules=tuple(modules), partial=reason, **derive(config, paths))
+    return ModelTree(
+        name=name, modules=tuple(modules), incomplete_reason=reason, **derive(config, modules, shapes=False)
+    )
 
 
 def _by_number(path: str) -> int:

@@ -15,13 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from devpolicy._core.errors import Diagnostic, ModelError
-from devpolicy._core.model.bounds import check_config, read_config
-from devpolicy._core.model.files import is_folder, shown
-from devpolicy._core.model.module import read_module
+from devpolicy._core.loading.dtypes import loaded_dtype
+from devpolicy._core.model.bounds import check_config, read_config, with_floats
+from devpolicy._core.model.classes import architectures_of, class_named
+from devpolicy._core.model.facts import named_dtype
+from devpolicy._core.model.files import is_folder
+from devpolicy._core.model.module import Built, read_module
 from devpolicy._core.model.neutral import name_in, neutral_config, neutral_table
 from devpolicy._core.model.sealed import sealed
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.toml.tables import did_you_mean, suggest
+
+_MARKER = "bfloat16"
+"""The dtype that models are built in: what has another one then was given it by the model's code."""
 
 INSTALL = "install Transformers: `pip install 'devpolicy[hf]'`"
 
@@ -37,10 +43,24 @@ def from_config(config: Any, architecture: str | None = None) -> ModelTree:
         path = path_of(config)
         config = read_config(path / "config.json" if is_folder(path) else path)
     model = build(config, architecture)
-    table = config if isinstance(config, Mapping) else config.to_dict()
-    tree = read_module(model, name=name_in(table), unloaded=True)
+    table = config if isinstance(config, Mapping) else _table_of(config)
+    tree = _tree_of(model, table, loaded_dtype(named_dtype(table), ()))
     method = quantisation(table)
-    return tree if method is None else replace(tree, partial=f"its weights are quantised (`{method}`), these are not")
+    return tree if method is None else replace(tree, incomplete_reason=_quantised(method))
+
+
+def _quantised(method: str) -> str:
+    return f"its weights are quantised (`{method}`), these are not"
+
+
+def built_tree(config: Mapping[str, Any], dtype: str, architecture: str | None = None) -> tuple[ModelTree, Any]:
+    """Return the tree of a configuration's model as it is loaded in `dtype`, and the model. Raises `ModelError`."""
+    model = build(config, architecture)
+    return _tree_of(model, config, dtype), model
+
+
+def _tree_of(model: Any, table: Mapping[str, Any], dtype: str) -> ModelTree:
+    return read_module(model, name=name_in(table), built=Built(_MARKER, dtype))
 
 
 def path_of(given: Any) -> Path:
@@ -53,10 +73,18 @@ def path_of(given: Any) -> Path:
 
 def quantisation(config: Mapping[str, Any]) -> str | None:
     """Return how the weights of a checkpoint are quantised, by its configuration, or `None`."""
-    given = config.get("quantization_config")
-    if not given:
+    given = next(filter(None, _values_of(config, "quantization_config")), None)
+    if given is None:
         return None
     return str(given.get("quant_method", "unknown")) if isinstance(given, Mapping) else "unknown"
+
+
+def _values_of(config: Mapping[str, Any], key: str) -> Iterator[Any]:
+    """Yield what a configuration says under a key, at its top and in its parts."""
+    yield config.get(key)
+    for part in config.values():
+        if isinstance(part, Mapping):
+            yield from _values_of(part, key)
 
 
 def build(config: Any, architecture: str | None = None) -> Any:
@@ -72,6 +100,7 @@ def build(config: Any, architecture: str | None = None) -> Any:
         raise ModelError(f"`architecture` is the name of a class, got {type(architecture).__name__}")
     base = transformers.PreTrainedConfig
     if isinstance(config, Mapping):
+        config = with_floats(config)
         check_config(config)
     elif isinstance(config, base):
         check_config(_table_of(config))
@@ -99,11 +128,12 @@ def _table_of(config: Any) -> Mapping[Any, Any]:
 
 
 def _built(config: Any, cls: Any, torch: Any, transformers: Any) -> Any:
+    dtype = getattr(torch, _MARKER)
     try:
         with torch.device("meta"):
             if cls is None:
-                return transformers.AutoModel.from_config(config, trust_remote_code=False)
-            return cls._from_config(config)
+                return transformers.AutoModel.from_config(config, trust_remote_code=False, dtype=dtype)
+            return cls._from_config(config, dtype=dtype)
     except ModelError:
         raise
     except Exception as broken:  # model classes raise anything for sizes that do not go together
@@ -140,28 +170,7 @@ def _model_class(config: Any, architecture: str | None, transformers: Any) -> An
     """Return the class to build, `None` for the task-free model where the configuration names none."""
     declared = architectures_of({"architectures": getattr(config, "architectures", None)})
     name = architecture if architecture is not None else next(iter(declared), None)
-    if name is None:
-        return None
-    cls = getattr(transformers, name, None)
-    if isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel):
-        return cls
-    family = type(config).__name__.removesuffix("Config")
-    others = (name, "Config", "PreTrainedModel")
-    known = [entry for entry in dir(transformers) if entry.startswith(family) and not entry.endswith(others)]
-    message = f"`{shown(name)}` is no model class of Transformers"
-    raise ModelError(Diagnostic("DP202", message, help=did_you_mean(name, known or [family])))
-
-
-def architectures_of(config: Mapping[str, Any]) -> list[str]:
-    """Return the classes that a configuration names. Raises `ModelError` where they are no list of texts (DP102)."""
-    names = config.get("architectures")
-    if names is None:
-        return []
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
-        raise ModelError(
-            Diagnostic("DP102", "`architectures` is no list of class names", help='`"architectures": ["BertModel"]`')
-        )
-    return list(names)
+    return None if name is None else class_named(name, config, transformers)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from devpolicy._core.model.ranges import join
-from devpolicy._core.model.tree import DTYPE_BITS, Activated, KVCache
+from devpolicy._core.model.tree import DTYPE_BITS, Activated, KVCache, Module
 
 Config = Mapping[str, Any]
 
@@ -34,11 +34,14 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "experts": ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_topk", "top_k_experts"),
     "all_experts": ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
     "context": ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "n_ctx", "seq_length"),
+    "decoder_context": ("max_target_positions", "max_decoder_position_embeddings"),
 }
 _TEXT_PARTS = ("thinker_config", "text_config", "language_config", "llm_config", "decoder")
 _NO_CACHE = frozenset({"moe", "mlp", "conv", "mamba", "linear_attention", "recurrent", "dummy"})
 _SLIDING = frozenset({"sliding_attention", "hybrid_sliding", "reference_sliding_attention", "window_attention"})
 
+_KEYS = frozenset({"k_proj", "key", "k", "k_lin", "key_proj", "wk", "linear_k"})
+_VALUES = frozenset({"v_proj", "value", "v", "v_lin", "value_proj", "wv", "linear_v"})
 _TOWER = re.compile(r"vision|visual|audio|image|projector|connector|multi_modal|resampler")
 _CROSS = re.compile(r"encoder_?att|encdec|cross_?att")
 _BESIDE = re.compile(r"norm|drop")
@@ -55,27 +58,35 @@ def config_of(found: Iterable[tuple[str, Any]]) -> tuple[dict[str, Any], str]:
     return {}, ""
 
 
-def derive(config: Config, modules: Sequence[tuple[str, str]], prefix: str = "") -> dict[str, Any]:
+def derive(config: Config, tree: Sequence[Module], prefix: str = "", *, shapes: bool = True) -> dict[str, Any]:
     """Return the fields of a `ModelTree` that a configuration determines.
 
-    `modules` are `(path, class)` in order, `prefix` the path of the module that the configuration describes.
+    `tree` are the modules in order, `prefix` the path of the one that the configuration describes. `shapes` says that
+    their tensors have the shapes of the modules' own, as those of quantised checkpoints have not.
     """
     if not config:
         return {}
+    modules = [(module.path, module.cls) for module in tree]
+    widths = _widths(tree) if shapes else {}
     text = _text_part(config)
     root = next((cls for path, cls in modules if path == prefix), "")
     vocabulary = _number(text, "vocab_size") or _number(config, "vocab_size") or 0
     scores_each_token = root.endswith("ForMaskedLM")
-    facts = {"model_type": config.get("model_type"), "class": root}
+    metadata = {"model_type": config.get("model_type"), "class": root}
     return {
-        "kv_cache": tuple(_caches(text, config, modules, prefix, root)),
+        "kv_cache": tuple(_caches(text, config, modules, prefix, root, widths)),
         "reads": tuple(_reads(text, config, modules, root)),
-        "context": _size(text, "context") or _size(config, "context"),
-        "activation": _activation(text) + (vocabulary if scores_each_token else 0),
-        "output": vocabulary if "LM" in root or root.endswith("ForConditionalGeneration") else 0,
-        "dtype": dtype_of(config) or dtype_of(text),
-        "facts": tuple((key, str(value)) for key, value in facts.items() if value),
+        "context": _size(text, "decoder_context") or _size(text, "context") or _size(config, "context"),
+        "activation_elements_per_token": _activation(text) + (vocabulary if scores_each_token else 0),
+        "logits_elements": vocabulary if "LM" in root or root.endswith("ForConditionalGeneration") else 0,
+        "dtype": named_dtype(config),
+        "metadata": tuple((key, str(value)) for key, value in metadata.items() if value),
     }
+
+
+def named_dtype(config: Config) -> str | None:
+    """Return the dtype that a configuration names, by itself or in the part that describes the language model."""
+    return dtype_of(config) or dtype_of(_text_part(config))
 
 
 def dtype_of(config: Config) -> str | None:
@@ -147,7 +158,12 @@ def _windows(config: Config, layers: int) -> list[int | None]:
 
 
 def _caches(
-    text: Config, config: Config, modules: Sequence[tuple[str, str]], prefix: str, root: str
+    text: Config,
+    config: Config,
+    modules: Sequence[tuple[str, str]],
+    prefix: str,
+    root: str,
+    widths: Mapping[str, int],
 ) -> Iterator[KVCache]:
     """Yield the cache of each decoder layer's attention, then those of cross-attention. Encoders keep none."""
     paired = bool(config.get("is_encoder_decoder"))
@@ -158,17 +174,45 @@ def _caches(
     values = _values(text)
     if not (decodes and layers and values):
         return
+    latent = _number(text, "kv_lora_rank") is not None  # caches the compressed form, which no projection has
+    longest = _size(config, "decoder_context") if paired else None
+    frames = _number(config, "max_source_positions") if paired else None
     blocks = _layers(modules, layers, prefix, "decoder" if paired else "")
     attention = _attention(modules, blocks)
     for block, window in zip(blocks, _windows(text, layers), strict=bool(blocks)):
         # A block without attention (Mamba, convolutions) keeps a state that does not grow with the context.
         if (block, False) in attention:
             where = attention[block, False]
-            yield from [KVCache(where, values, window)] if window != 0 else _state(text, where)
+            if window == 0:
+                yield from _state(text, where)
+            else:
+                yield KVCache(where, values if latent else widths.get(where, values), _least(window, longest))
     if paired or config.get("add_cross_attention"):
         for block in blocks:
             if (block, True) in attention:
-                yield KVCache(attention[block, True], values)
+                where = attention[block, True]
+                width = widths.get(where, values)
+                # A speech model's encoder gives as many frames for every input, and all of them are kept.
+                yield KVCache(where, width * frames, 1) if frames else KVCache(where, width)
+
+
+def _least(*limits: int | None) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _widths(tree: Sequence[Module]) -> dict[str, int]:
+    """Return the scalars that each attention keeps for a token, by its path: what its projections give.
+
+    Only where keys and values have a projection of their own each, whose output is the last of its sizes but one.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for module in tree:
+        parent, _, name = module.path.rpartition(".")
+        kind = "key" if name in _KEYS else "value" if name in _VALUES else ""
+        weight = next((tensor for tensor in module.tensors if tensor.name == "weight" and len(tensor.shape) == 2), None)
+        if kind and weight is not None and module.cls == "Linear":
+            found.setdefault(parent, {})[kind] = weight.shape[0]
+    return {path: sum(sizes.values()) for path, sizes in found.items() if len(sizes) == 2}
 
 
 def _state(config: Config, module: str) -> Iterator[KVCache]:

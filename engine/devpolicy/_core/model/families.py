@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from devpolicy._core.model.rows import Config, Template, build, fill
+from devpolicy._core.loading.dtypes import loaded_dtype
+from devpolicy._core.model.architecture_template import Config, Template, build, fill
+from devpolicy._core.model.facts import dtype_of
 from devpolicy._core.model.tree import ModelTree
 
 _LLAMA = """
@@ -149,10 +151,10 @@ _ACTIVATIONS = {
 }
 
 
-def family_tree(config: Config) -> ModelTree | None:
+def family_tree(config: Config, dtype: str | None = None) -> ModelTree | None:
     """Return the model that Transformers would build, or `None` where no template knows it.
 
-    `config` is the content of a `config.json`.
+    `config` is the content of a `config.json`, `dtype` what is loaded, by default what it names, else float32.
     """
     architectures = config.get("architectures")
     architecture = architectures[0] if isinstance(architectures, list) and architectures else None
@@ -167,7 +169,7 @@ def family_tree(config: Config) -> ModelTree | None:
         return None
     if not all(isinstance(size, int) and size > 0 for size in (*template.sizes.values(), template.layers)):
         return None
-    return build(template, architecture)
+    return build(template, architecture, dtype or loaded_dtype(dtype_of(config), ()))
 
 
 def checkpoint_name(model_type: str, key: str) -> str:
@@ -209,7 +211,7 @@ def _llama_like(config: Config, architecture: str, prefix: str, defaults: Mappin
     ties = (("model.embed_tokens.weight", "lm_head.weight"),) if given.get("tie_word_embeddings") else ()
     converted = frozenset({"experts"}) if mixture else frozenset[str]()
     rows, layers = fill(_LLAMA, words, flags), given["num_hidden_layers"]
-    return Template(rows, sizes, layers, (f"{prefix}DecoderLayer",), given, ties, converted)
+    return Template(rows, sizes, layers, (f"{prefix}DecoderLayer",), given, ties, experts=mixture, converted=converted)
 
 
 def _llama(config: Config, architecture: str) -> Template | None:
@@ -297,7 +299,9 @@ def _t5(config: Config, architecture: str) -> Template | None:
     }  # fmt: skip
     # Declared whatever `tie_word_embeddings` says: where a checkpoint holds another head, loading leaves it untied.
     ties = (("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"),)
-    return Template(fill("\n".join(rows), words), sizes, layers, ("T5Block",), given, ties)
+    return Template(
+        fill("\n".join(rows), words), sizes, layers, ("T5Block",), given, ties, float16_islands=frozenset({"wo"})
+    )
 
 
 def _t5_block(path: str, dense: str, *, cross: bool, first: bool) -> list[str]:
@@ -322,3 +326,14 @@ FAMILIES: dict[str, Callable[[Config, str], Template | None]] = {
     "bert": _bert,
     "t5": _t5,
 }
+
+CLASSES = {
+    "llama": ("LlamaForCausalLM",),
+    "mistral": ("MistralForCausalLM",),
+    "mixtral": ("MixtralForCausalLM",),
+    "qwen2": ("Qwen2ForCausalLM",),
+    "gpt2": ("GPT2LMHeadModel",),
+    "bert": ("BertForMaskedLM", "BertModel"),
+    "t5": ("T5ForConditionalGeneration",),
+}
+"""The classes that there are templates for."""

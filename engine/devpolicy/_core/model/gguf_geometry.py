@@ -67,17 +67,17 @@ def geometry(
     vocabulary = metadata.number("vocab_size") or metadata.lengths.get("tokenizer.ggml.tokens")
     if vocabulary is None and embedding is not None:
         vocabulary = embedding.shape[0]
-    facts = {"model_type": metadata.architecture, "called": metadata.values.get("general.name")}
+    described = {"model_type": metadata.architecture, "called": metadata.values.get("general.name")}
     return {
         "kv_cache": caches,
         "reads": tuple(
             Activated(path, used or 1, experts or 1) for path, cls in modules if mixture and cls == "Experts"
         ),
         "context": metadata.number("context_length", LARGEST_CONTEXT),
-        "activation": _activation(metadata, caches, layers),
-        "output": (vocabulary or 0) if metadata.writes_text else 0,
+        "activation_elements_per_token": _activation(metadata, caches, layers),
+        "logits_elements": (vocabulary or 0) if metadata.writes_text else 0,
         "dtype": "float16",  # of the KV cache and of what llama.cpp computes, where nothing else is asked for
-        "facts": tuple((key, str(value)[:200]) for key, value in facts.items() if value),
+        "metadata": tuple((key, str(value)[:200]) for key, value in described.items() if value),
     }
 
 

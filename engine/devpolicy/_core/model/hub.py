@@ -94,7 +94,7 @@ def _from_cache(cache: _Cache, commit: str, name: HubName) -> ModelTree:
     short = name.repository.rpartition("/")[2]
     kept = cache.gguf(commit, name.file)
     if kept is not None:
-        from devpolicy._core.model.skeleton import parse
+        from devpolicy._core.model.model_file import parse
 
         return parse(read_bytes(kept, LARGEST_INDEX), str(kept))
     from devpolicy._core.model.checkpoint import from_checkpoint

@@ -2,7 +2,8 @@
 
 Owns the walk over a module: paths, classes, tensors, ties, blocks that stay whole. It never touches a tensor's data,
 so a model on the meta device reads as one in memory does. What a Transformers configuration adds (KV cache,
-activations) is in `devpolicy._core.model.facts`, what its loading converts in `devpolicy._core.model.conversion`.
+activations) is in `devpolicy._core.model.facts`, what its loading converts in
+`devpolicy._core.model.checkpoint_mapping`.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from devpolicy._core.connected import connected_components
 from devpolicy._core.errors import Diagnostic, ModelError
-from devpolicy._core.model.conversion import converted_names
+from devpolicy._core.loading.dtypes import float32_rule, has_float32_rule
+from devpolicy._core.loading.implementations import loading_of
+from devpolicy._core.model.checkpoint_mapping import converted_names, outermost
 from devpolicy._core.model.facts import config_of, derive
 from devpolicy._core.model.limits import LARGEST_TREE
 from devpolicy._core.model.ranges import join
-from devpolicy._core.model.tree import DTYPE_BITS, ModelTree, Module, Tensor
+from devpolicy._core.model.tree import DTYPE_BITS, FLOATING, ModelTree, Module, Tensor
 from devpolicy._core.toml.tables import did_you_mean
 
 if TYPE_CHECKING:
@@ -43,13 +46,21 @@ def from_module(module: Any, no_split: Iterable[str] | None = None, name: str | 
     return read_module(module, no_split, name)
 
 
+class Built(NamedTuple):
+    """A model that was built without weights: the dtype that it was built in, and the one that it is loaded in."""
+
+    dtype: str
+    loaded: str
+
+
 def read_module(
-    module: Any, no_split: Iterable[str] | None = None, name: str | None = None, *, unloaded: bool = False
+    module: Any, no_split: Iterable[str] | None = None, name: str | None = None, *, built: Built | None = None
 ) -> ModelTree:
-    """Read a module as `from_module` does; `unloaded` says that no tensor in it is a weight, wherever it is.
+    """Read a module as `from_module` does; `built` says that no tensor in it is a weight, wherever it is.
 
     Some models of Transformers make small parameters in memory even when they are built on the meta device.
     """
+    unloaded = built is not None
     try:
         from torch import nn
     except ImportError:
@@ -60,14 +71,57 @@ def read_module(
     reader = _Reader(unloaded=unloaded)
     modules = tuple([reader.read(path, part) for path, part in _walk(module)])
     config, prefix = config_of(reader.declaring)
-    facts = derive(config, [(entry.path, entry.cls) for entry in modules], prefix)
+    derived = derive(config, modules, prefix)
+    if built is not None:
+        derived["dtype"] = built.loaded
+    if not prefix and hasattr(module, "_no_split_modules") and config:
+        derived["loading"] = loading_of(module)
+    modules = _as_loaded(modules, reader.declaring, built)
     return ModelTree(
         name=name or _name(module, config),
         modules=_not_in_place(modules, converted_names(reader.declaring)),
         ties=_tied([*reader.identical, *_declared(reader.declaring, unloaded=unloaded)], modules),
         no_split=_no_split(reader.declaring) if no_split is None else _checked(no_split, modules),
-        **facts,
+        **derived,
     )
+
+
+def _as_loaded(
+    modules: tuple[Module, ...], declaring: Iterable[tuple[str, nn.Module]], built: Built | None
+) -> tuple[Module, ...]:
+    """Return the modules with the dtypes that loading gives them, and the tensors marked that stay in float32."""
+    models = [(path, model) for path, model in declaring if has_float32_rule(model)]
+    rules = [(f"{path}." if path else "", float32_rule(model)) for path, model in outermost(models)]
+    if not rules and built is None:
+        return modules
+    made: dict[tuple[object, ...], tuple[Tensor, ...]] = {}
+
+    def word(full: str) -> str:
+        return next((rule(full.removeprefix(prefix)) for prefix, rule in rules if full.startswith(prefix)), "")
+
+    def tensors_of(module: Module) -> tuple[Tensor, ...]:
+        words = tuple(word(join(module.path, tensor.name)) for tensor in module.tensors) if rules else ()
+        key = (module.tensors, words, module.in_place)
+        if key not in made:
+            pairs = zip(module.tensors, words or ("",) * len(module.tensors), strict=True)
+            made[key] = tuple(_tensor_as_loaded(tensor, word, built, module.in_place) for tensor, word in pairs)
+        return made[key]
+
+    return tuple(replace(module, tensors=tensors_of(module)) if module.tensors else module for module in modules)
+
+
+def _tensor_as_loaded(tensor: Tensor, float32_in: str, built: Built | None, unloaded: bool) -> Tensor:
+    """Return a tensor as loading makes it; `float32_in` is what its model says of its name."""
+    if tensor.dtype not in FLOATING:
+        return tensor
+    if not tensor.persistent:  # made by the code, in the dtype of the model where it says none
+        return replace(tensor, dtype=built.loaded) if built and tensor.dtype == built.dtype else tensor
+    if built is not None and tensor.dtype != built.dtype:
+        return replace(tensor, float32_in="any") if tensor.dtype == "float32" else tensor
+    dtype = tensor.dtype if built is None else built.loaded
+    marked = replace(tensor, dtype=dtype, float32_in=float32_in)
+    # What is in memory has its dtype; what will be loaded gets it.
+    return replace(marked, dtype=marked.dtype_as(dtype)) if unloaded or built else marked
 
 
 def _walk(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:

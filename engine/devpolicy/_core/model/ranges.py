@@ -1,6 +1,6 @@
 """Module paths with numeric ranges, `model.layers.{0..31}.mlp`, and their expansion.
 
-Owns the notation that lets a skeleton write repeated blocks once. A module's name holds any character but a dot,
+Owns the notation that lets a model file write repeated blocks once. A module's name holds any character but a dot,
 so `{0..31}` can be no name and needs no quoting. It knows nothing of tensors, TOML or torch.
 """
 

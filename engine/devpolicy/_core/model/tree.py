@@ -14,6 +14,8 @@ from math import prod
 from typing import TYPE_CHECKING, Any, Literal
 
 from devpolicy._core.errors import ModelError
+from devpolicy._core.loading.dtypes import FLOAT32_IN
+from devpolicy._core.loading.value import UNKNOWN, Loading
 from devpolicy._core.model.ggml import BLOCKS
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ class Tensor:
     buffer: bool = False
     persistent: bool = True
     """Whether it is in a state dict. A non-persistent buffer takes memory and is in no checkpoint."""
+    float32_in: str = ""
+    """In which dtypes of the model it is float32 all the same: a word of `FLOAT32_IN`."""
     elements: int = field(init=False, repr=False, compare=False)
     """The product of `shape`, kept because a planner asks for bytes again and again."""
 
@@ -60,16 +64,22 @@ class Tensor:
             raise ModelError(f"tensor `{self.name}` has an unknown dtype: `{self.dtype}`")
         if not (self.persistent or self.buffer):
             raise ModelError(f"tensor `{self.name}` is a parameter: only a buffer is not persistent")
+        if self.float32_in not in FLOAT32_IN:
+            raise ModelError(f"tensor `{self.name}` cannot be float32 in `{self.float32_in}`")
         object.__setattr__(self, "elements", prod(self.shape))
 
-    def bytes_as(self, dtype: str | None) -> int:
-        """Bytes of the tensor when the model is loaded in `dtype` (`None`: as it is).
+    def dtype_as(self, dtype: str | None) -> str:
+        """Return the dtype of the tensor when the model is loaded in `dtype` (`None`: as it is).
 
-        Only floating-point parameters and persistent buffers follow a dtype.
+        Only floating-point parameters and persistent buffers follow a dtype, but for those that stay in float32.
         """
-        own = self.dtype
-        if dtype is not None and own in FLOATING and self.persistent:
-            own = dtype
+        if dtype is None or self.dtype not in FLOATING or not self.persistent:
+            return self.dtype
+        return "float32" if dtype in FLOAT32_IN[self.float32_in] else dtype
+
+    def bytes_as(self, dtype: str | None) -> int:
+        """Bytes of the tensor when the model is loaded in `dtype` (`None`: as it is)."""
+        own = self.dtype_as(dtype)
         if own in BLOCKS:
             elements, size = BLOCKS[own]
             return self.elements // elements * size
@@ -131,18 +141,20 @@ class ModelTree:
     """Modules of which a token reads less than all. A module's own entry and those above it multiply."""
     context: int | None = None
     """The longest context that the model was made for, in tokens."""
-    activation: int = 0
+    activation_elements_per_token: int = 0
     """Scalars per token that the widest block holds at once while it runs, an estimate; 0 where unknown."""
-    output: int = 0
+    logits_elements: int = 0
     """Scalars per sequence that the head returns for one step (the vocabulary); 0 where unknown."""
     dtype: str | None = None
-    """The dtype that the configuration names."""
-    partial: str | None = None
+    """The dtype in which the model is loaded where nobody asks for another."""
+    incomplete_reason: str | None = None
     """Why the structure is not known in full (no classes, no ties, checkpoint names); `None` where it is."""
     format: Literal["safetensors", "gguf"] = "safetensors"
     """How its weights are stored. A target reads some formats only."""
-    facts: tuple[tuple[str, str], ...] = ()
+    metadata: tuple[tuple[str, str], ...] = ()
     """What the source says of the model beside its structure (model_type, parameters), for people."""
+    loading: Loading = UNKNOWN
+    """How Transformers instantiates the model, as far as it is known."""
 
     def __repr__(self) -> str:
         return f"<ModelTree {self.name!r}: {len(self.modules)} modules, {self.parameters} parameters>"
@@ -156,8 +168,8 @@ class ModelTree:
         _ = self.parents  # raises where a module does not follow its parent
         if self.dtype is not None and self.dtype not in DTYPE_BITS:
             raise ModelError(f"`{self.dtype}` is no dtype")
-        if len(dict(self.facts)) != len(self.facts):
-            raise ModelError("a fact is given twice")
+        if len(dict(self.metadata)) != len(self.metadata):
+            raise ModelError("a key of the metadata is given twice")
         self._check_tensors()
         self._check_ties()
         for cache in self.kv_cache:
@@ -219,20 +231,20 @@ class ModelTree:
         return parents
 
     @cached_property
-    def ends(self) -> list[int]:
-        """For each module the position behind its last descendant: a subtree is `range(position, ends[position])`."""
-        ends = list(range(1, len(self.modules) + 1))
+    def subtree_end(self) -> list[int]:
+        """For each module the position behind its last descendant: a subtree is `range(at, subtree_end[at])`."""
+        subtree_end = list(range(1, len(self.modules) + 1))
         for position in range(len(self.modules) - 1, 0, -1):
             parent = self.parents[position]
-            ends[parent] = max(ends[parent], ends[position])
-        return ends
+            subtree_end[parent] = max(subtree_end[parent], subtree_end[position])
+        return subtree_end
 
     def children(self, position: int) -> Iterator[int]:
         """Yield the positions of a module's children, in order."""
-        child, end = position + 1, self.ends[position]
+        child, end = position + 1, self.subtree_end[position]
         while child < end:
             yield child
-            child = self.ends[child]
+            child = self.subtree_end[child]
 
     def tensor_names(self) -> Iterator[str]:
         """Yield every tensor's full dotted name, in order."""
@@ -250,6 +262,14 @@ class ModelTree:
         """Bytes of all tensors when the model is loaded in `dtype` (`None`: as they are), tied ones once."""
         return sum(tensor.bytes_as(dtype) for tensor in self._distinct_tensors())
 
+    @property
+    def default_dtype(self) -> str | None:
+        """The dtype that the model has where nobody asks for another; `None` where it holds no floating tensor."""
+        if self.dtype in FLOATING:
+            return self.dtype
+        tensors = (tensor for module in self.modules for tensor in module.tensors if not tensor.buffer)
+        return next((tensor.dtype for tensor in tensors if tensor.dtype in FLOATING), None)
+
     def _distinct_tensors(self) -> Iterator[Tensor]:
         repeated = {name for group in self.ties for name in group[1:]}
         tensors = (tensor for module in self.modules for tensor in module.tensors)
@@ -260,19 +280,20 @@ class ModelTree:
     # Doors. Reading structure is the work of `devpolicy._core.model.catalogue`, imported when it is asked for.
 
     @classmethod
-    def load(cls, name: str | PathLike[str]) -> ModelTree:
+    def load(cls, name: str | PathLike[str], *, architecture: str | None = None) -> ModelTree:
         """Return a model by catalogue name (`"llama-3.1-8b"`), or from a model TOML, a checkpoint folder, a GGUF file.
 
+        `architecture` names the class of a checkpoint's or a configuration's model: a model class or an auto class.
         Raises `ModelError` with the likely name where there is none.
         """
         from devpolicy._core.model.catalogue import load
 
-        return load(name)
+        return load(name, architecture)
 
     @classmethod
     def parse(cls, text: str | bytes, source: str = "<string>") -> ModelTree:
         """Read a model TOML. Raises `ModelError` with every finding and its place."""
-        from devpolicy._core.model.skeleton import parse
+        from devpolicy._core.model.model_file import parse
 
         return parse(text, source)
 
@@ -303,11 +324,12 @@ class ModelTree:
         return from_config(config, architecture=architecture)
 
     @classmethod
-    def from_checkpoint(cls, folder: str | PathLike[str]) -> ModelTree:
-        """Read a checkpoint folder: bytes and dtypes from the safetensors headers, structure from its configuration.
+    def from_checkpoint(cls, folder: str | PathLike[str], *, architecture: str | None = None) -> ModelTree:
+        """Read a checkpoint folder: what is stored from the safetensors headers, structure from its configuration.
 
+        `architecture` names the class, a model class or an auto class; by default the tensors and the configuration do.
         Raises `ModelError` where the folder holds no checkpoint or a damaged one.
         """
         from devpolicy._core.model.checkpoint import from_checkpoint
 
-        return from_checkpoint(folder)
+        return from_checkpoint(folder, architecture)

@@ -1,7 +1,7 @@
 """Writing a model as TOML, repeated blocks once.
 
-Owns the way back from a `ModelTree` to the text that `devpolicy._core.model.skeleton` reads: which siblings are equal,
-which ranges they make. It decides nothing about what a key means.
+Owns the way back from a `ModelTree` to the text that `devpolicy._core.model.model_file` reads: which siblings are
+equal, which ranges they make. It decides nothing about what a key means.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from devpolicy._core.loading.value import Loading, as_argument
 from devpolicy._core.model.ranges import LARGEST_NUMBER, join
 from devpolicy._core.model.tree import Activated, KVCache, ModelTree, Module, Tensor
 from devpolicy._core.toml.document import quote, write_key
@@ -32,15 +33,18 @@ def write(tree: ModelTree) -> str:
         lines.append(f"dtype = {quote(tree.dtype)}")
     if tree.no_split:
         lines.append(f"no_split = {_list(sorted(tree.no_split))}")
-    for key in ("context", "activation", "output"):
-        if getattr(tree, key):
-            lines.append(f"{key} = {getattr(tree, key)}")
+    activation, logits = tree.activation_elements_per_token, tree.logits_elements
+    for key, value in (("context", tree.context), ("activation", activation), ("output", logits)):
+        if value:
+            lines.append(f"{key} = {value}")
     if tree.format != "safetensors":
         lines.append(f"format = {quote(tree.format)}")
-    if tree.partial is not None:
-        lines.append(f"partial = {quote(tree.partial)}")
-    if tree.facts:
-        lines.append(f"facts = {_table((key, quote(text)) for key, text in tree.facts)}")
+    if tree.incomplete_reason is not None:
+        lines.append(f"partial = {quote(tree.incomplete_reason)}")
+    if tree.metadata:
+        lines.append(f"facts = {_table((key, quote(text)) for key, text in tree.metadata)}")
+    if tree.loading != Loading():
+        lines.append(f"loading = {_loading(tree.loading)}")
     if tree.ties:
         lines += _block("ties", map(_list, tree.ties))
     lines += _block("module", (_module(tree.modules[run.position], run.pattern, tree.dtype) for run in _runs(tree)))
@@ -66,6 +70,18 @@ def _module(module: Module, pattern: str, dtype: str | None) -> str:
         pairs.append(("tensors", _table((tensor.name, _tensor(tensor, default)) for tensor in module.tensors)))
     if not module.in_place:
         pairs.append(("in_place", "false"))
+    return _table(pairs)
+
+
+def _loading(loading: Loading) -> str:
+    pairs = [("architecture", quote(loading.architecture))] if loading.architecture is not None else []
+    for key, given in (("attention", loading.attention), ("experts", loading.experts)):
+        argument = as_argument(given)
+        if argument is not None:
+            text = quote(argument) if isinstance(argument, str) else _table((part, quote(word)) for part, word in given)
+            pairs.append((key, text))
+    if loading.notes:
+        pairs.append(("notes", _list(loading.notes)))
     return _table(pairs)
 
 
@@ -99,6 +115,8 @@ def _tensor(tensor: Tensor, default: str) -> str:
         extra.append("persistent = false")
     elif tensor.buffer:
         extra.append("buffer = true")
+    if tensor.float32_in:
+        extra.append(f"float32_in = {quote(tensor.float32_in)}")
     shape = f"[{', '.join(map(str, tensor.shape))}]"
     return f"{{ shape = {shape}, {', '.join(extra)} }}" if extra else shape
 

@@ -260,6 +260,12 @@ def offload_error(
             "DP406", f"{who} keeps weights on `cpu`, and accelerate would load them on `mps`", said,
             help="keep them on `disk`",
         )  # fmt: skip
+    if place == "disk" and any(unit.float32 for unit in units):
+        dtype, name = context.sizing.dtype, next(unit.float32 for unit in units if unit.float32)
+        return Diagnostic(
+            "DP413", f"{keeps} on disk, where `{name}` would run in {dtype}, and loading keeps it in float32", said,
+            help='keep it on `cpu`, or ask for another dtype: `workload.dtype = "float32"`',
+        )  # fmt: skip
     need = sum(storage_bytes(unit, place) for unit in units)
     if place == "disk" and need and context.policy.disk_path is None:
         return Diagnostic(

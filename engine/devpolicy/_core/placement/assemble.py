@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from devpolicy._core.cost.prediction import Prediction
 from devpolicy._core.device import ComponentDevice, Device, DeviceMap, DeviceType
 from devpolicy._core.errors import Diagnostic
-from devpolicy._core.language.policy import DeviceSelector
+from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
+from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Division
 from devpolicy._core.placement.ledger import Budget
@@ -54,11 +55,21 @@ def assemble(
         placements=Placements(placements),
         ledger=ledger,
         warnings=warnings,
-        loading=LoadSettings(
-            policy.workload.dtype, _folder(policy.disk_path, component) if rewritten else None, rewritten
-        ),
+        loading=_load(policy, context.tree, component, rewritten),
         prediction=_prediction(division, context, solution),
         trace=trace,
+    )
+
+
+def _load(policy: ResolvedPolicy, tree: ModelTree, component: str | None, rewritten: int) -> LoadSettings:
+    """Return what a consumer is told for loading: what the policy asks for, and what the bytes were counted for."""
+    return LoadSettings(
+        dtype=policy.workload.dtype,
+        offload_folder=_folder(policy.disk_path, component) if rewritten else None,
+        rewritten=rewritten,
+        model_dtype=None if policy.workload.dtype else tree.default_dtype,
+        attention=tree.loading.attention,
+        experts=tree.loading.experts,
     )
 
 

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from devpolicy._core.language.policy import Rule
+from devpolicy._core.loading.dtypes import FLOAT32_IN
 from devpolicy._core.memory.sizing import Sizing
+from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.matching import match, numbers
 
@@ -44,6 +46,8 @@ class Unit:
     """Peak bytes onloaded at once while the unit is offloaded: one module with its ancestors' direct tensors."""
     rewritten: int = 0
     """Bytes that the consumer must write out before it can keep the unit on disk."""
+    float32: str = ""
+    """A tensor that loading keeps in float32 and that would be read from disk in the model's dtype."""
 
     @property
     def resident(self) -> int:
@@ -120,7 +124,7 @@ def _natural_units(tree: ModelTree) -> list[bool]:
         module = tree.modules[position]
         mixing = position > 0 and not holds_block[position] and bool(module.tensors or not tree.no_split)
         natural[position] = block[position] or not holds_more[position] or mixing
-        position = tree.ends[position] if natural[position] else position + 1
+        position = tree.subtree_end[position] if natural[position] else position + 1
     return natural
 
 
@@ -157,8 +161,8 @@ def _collect(
             block = None
         together = (natural[position] or block is not None) and uniform[position]
         if natural[position] and not together and block is None:
-            block, block_end = position, tree.ends[position]
-        end = tree.ends[position] if together else position + 1
+            block, block_end = position, tree.subtree_end[position]
+        end = tree.subtree_end[position] if together else position + 1
         loose_cache += sum(sizing.kv_cache[position:end])
         if any(module.tensors for module in tree.modules[position:end]):
             rules, fallback_rules = priorities[position]
@@ -167,17 +171,18 @@ def _collect(
                     tree.modules[position].path,
                     position,
                     end,
-                    direct_tensors_only=end < tree.ends[position],
+                    direct_tensors_only=end < tree.subtree_end[position],
                     rules=rules,
                     fallback_rules=fallback_rules,
                     block=block,
-                    stack_end=0 if block is None else tree.ends[max(0, tree.parents[max(0, tree.parents[block])])],
+                    stack_end=_stack_end(tree, block),
                     is_block=natural[position] and end > position + 1,
                     weights=sum(sizing.weights[position:end]),
                     buffers=sum(sizing.buffers[position:end]),
                     kv_cache=loose_cache,
                     onload_peak=_onload_peak(tree, sizing, position, end),
                     rewritten=sum(sizing.weights[at] for at in range(position, end) if not tree.modules[at].in_place),
+                    float32=_float32(tree, sizing, position, end),
                 )
             )
             loose_cache = 0
@@ -185,6 +190,28 @@ def _collect(
     if units and loose_cache:
         units[-1] = replace(units[-1], kv_cache=units[-1].kv_cache + loose_cache)
     return units
+
+
+def _float32(tree: ModelTree, sizing: Sizing, start: int, end: int) -> str:
+    """Return the name of a tensor that accelerate would read from disk in another dtype than loading gives it.
+
+    It reads in the dtype that the model was built in. What loading keeps in float32 by name was not built so.
+    """
+    return next(
+        (
+            join(module.path, tensor.name)
+            for module in tree.modules[start:end]
+            if module.in_place
+            for tensor in module.tensors
+            if tensor.float32_in in ("float16", "half") and sizing.dtype in FLOAT32_IN[tensor.float32_in]
+        ),
+        "",
+    )
+
+
+def _stack_end(tree: ModelTree, block: int | None) -> int:
+    """Return the position behind the stack that a block is in, 0 where there is no block."""
+    return 0 if block is None else tree.subtree_end[max(0, tree.parents[max(0, tree.parents[block])])]
 
 
 def _onload_peak(tree: ModelTree, sizing: Sizing, start: int, end: int) -> int:

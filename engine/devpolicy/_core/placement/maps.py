@@ -95,7 +95,7 @@ def _topmost(tree: ModelTree, subtree: list[int], starts: Sequence[int]) -> list
     """Return the keys of the subtrees at `starts`: as few as their devices allow."""
     keys: list[Key] = []
     for start in starts:
-        position, end = start, tree.ends[start]
+        position, end = start, tree.subtree_end[start]
         while position < end:
             if subtree[position] == _MIXED:
                 keys += _own_tensors(tree, position)
@@ -103,7 +103,7 @@ def _topmost(tree: ModelTree, subtree: list[int], starts: Sequence[int]) -> list
                 continue
             if subtree[position] != _NOTHING:
                 keys.append((tree.modules[position].path, position, False))
-            position = tree.ends[position]
+            position = tree.subtree_end[position]
     return keys
 
 
@@ -132,7 +132,7 @@ def _tensors(tree: ModelTree, keys: Sequence[Key]) -> Iterator[tuple[str, str]]:
         if is_tensor:
             yield text, text
             continue
-        for module in tree.modules[position : tree.ends[position]]:
+        for module in tree.modules[position : tree.subtree_end[position]]:
             prefix = f"{module.path}." if module.path else ""
             for tensor in module.tensors:
                 yield prefix + tensor.name, text

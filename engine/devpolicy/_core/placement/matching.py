@@ -126,7 +126,7 @@ def _named(tree: ModelTree, rules: Sequence[Rule]) -> Iterator[int]:
             state = states[-1][1]
             for segment in module.path[len(above) + 1 if above else 0 :].split("."):
                 state = matcher.step(state, segment)
-        states.append((tree.ends[position], state))
+        states.append((tree.subtree_end[position], state))
         matched = matcher.matched(state)
         if matched not in named:
             named[matched] = _union(of_pattern[number] for number in matched)

@@ -17,6 +17,7 @@ from devpolicy._core.cost.prediction import Prediction
 from devpolicy._core.device import ComponentDevice, Device
 from devpolicy._core.errors import DevPolicyError, Diagnostic, UnknownModuleError
 from devpolicy._core.files import read_file
+from devpolicy._core.loading.value import as_argument, as_pairs
 from devpolicy._core.placement.ledger import BUDGET_KEYS, Budget
 from devpolicy._core.toml.tables import did_you_mean
 
@@ -45,11 +46,40 @@ class LoadSettings:
     """What a consumer needs to know for loading beside the devices."""
 
     dtype: str | None = None
-    """The dtype that the policy asks for; `None` leaves it to the consumer."""
+    """The dtype that the policy asks for; `None` where it asks for none."""
     offload_folder: str | None = None
     """Where weights are rewritten; `None` where nothing is."""
     rewritten: int = 0
     """Bytes that loading writes to `offload_folder`."""
+    model_dtype: str | None = None
+    """The dtype that the bytes were counted in where the policy asks for none: the model's own."""
+    attention: tuple[tuple[str, str], ...] = ()
+    """Which attention each part of the model runs with; empty where it is not known."""
+    experts: tuple[tuple[str, str], ...] = ()
+    """Which implementation its experts run with; empty where it has none."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> LoadSettings:
+        """Read what `to_dict` wrote. Raises `TypeError` where it is malformed."""
+        return cls(
+            _optional_text(data.get("dtype")),
+            _optional_text(data.get("offload_folder")),
+            _number(data.get("rewritten", 0)),
+            _optional_text(data.get("model_dtype")),
+            as_pairs(data.get("attn_implementation")),
+            as_pairs(data.get("experts_implementation")),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields for JSON, with implementations as a consumer takes them."""
+        return {
+            "dtype": self.dtype,
+            "offload_folder": self.offload_folder,
+            "rewritten": self.rewritten,
+            "model_dtype": self.model_dtype,
+            "attn_implementation": as_argument(self.attention),
+            "experts_implementation": as_argument(self.experts),
+        }
 
 
 class Placements(Mapping[str, Placement]):
@@ -158,7 +188,10 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """A SHA-256 over what the consumer is given. Reasons, warnings and figures of memory are not part of it."""
+        """A SHA-256 over what the consumer is given. Reasons, warnings and figures of memory are not part of it.
+
+        Nor is what the model itself decides about its loading (its dtype, its attention): a policy changes neither.
+        """
         given = {
             "schema": 1,
             "component": self.component,
@@ -190,11 +223,7 @@ class Plan:
                 for path, unit in self.placements.items()
             },
             "ledger": {device: budget.to_dict() for device, budget in self.ledger.items()},
-            "load": {
-                "dtype": self.loading.dtype,
-                "offload_folder": self.loading.offload_folder,
-                "rewritten": self.loading.rewritten,
-            },
+            "load": self.loading.to_dict(),
             "warnings": [warning.to_dict() for warning in self.warnings],
             **({"prediction": self.prediction.to_dict()} if self.prediction else {}),
             "digest": self.digest,
@@ -222,7 +251,6 @@ class Plan:
                 )
                 for path, unit in data["placements"].items()
             }
-            load = data.get("load", {})
             plan = cls(
                 component=_optional_text(data["component"]),
                 target=_text(data["target"]),
@@ -233,11 +261,7 @@ class Plan:
                     for device, budget in data["ledger"].items()
                 },
                 warnings=tuple(map(Diagnostic.from_dict, data["warnings"])),
-                loading=LoadSettings(
-                    _optional_text(load.get("dtype")),
-                    _optional_text(load.get("offload_folder")),
-                    _number(load.get("rewritten", 0)),
-                ),
+                loading=LoadSettings.from_dict(data.get("load", {})),
                 prediction=Prediction.from_dict(data["prediction"]) if data.get("prediction") else None,
             )
             stated = data["digest"]
@@ -280,7 +304,7 @@ class Plan:
     # Doors to the consumers; each adapter knows one consumer's rules.
 
     def to_hf_kwargs(self) -> dict[str, Any]:
-        """Return all that `from_pretrained` needs: `device_map`, `offload_folder` and `dtype` where they apply."""
+        """Return all that `from_pretrained` needs: `device_map`, `dtype`, implementations, perhaps `offload_folder`."""
         from devpolicy._core.targets.transformers import to_hf_kwargs
 
         return to_hf_kwargs(self)

@@ -140,10 +140,10 @@ def _place(
     check_requirements([policy.require, *policy.required], host)
     if tree.format not in consumer.reads:
         raise Unsatisfiable(_not_read(tree, consumer))
-    if tree.partial and consumer.maps:
+    if tree.incomplete_reason and consumer.maps:
         message = f"the structure of `{tree.name}` is not known in full"
         hint = 'plan for one device, which needs no map: `target = "torch"`, or `--to torch`'
-        raise Unsatisfiable(Diagnostic("DP407", message, notes=(tree.partial,), help=hint))
+        raise Unsatisfiable(Diagnostic("DP407", message, notes=(tree.incomplete_reason,), help=hint))
     key = policy.rules, policy.workload, policy.ties
     if key not in divided:
         divided[key] = _divided(policy, tree)
@@ -166,9 +166,23 @@ def _place(
             continue
         outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "serves")]
         trace = Trace(tuple(outcomes), notes)
-        told = (*policy.notices, *findings)
+        told = (*policy.notices, *_findings_of_model(tree, policy), *findings)
         return PlacedModel(selector, division, context, attempt, solution, ledger, trace, told)
     raise Unsatisfiable(nothing_fits(policy, tree, refusals))
+
+
+def _findings_of_model(tree: ModelTree, policy: ResolvedPolicy) -> list[Diagnostic]:
+    """Return what is to be said of a model: that it is not all known, not all stored, or not all counted."""
+    unlike = [Diagnostic("DP415", note, severity="warning") for note in tree.loading.notes]
+    reserved = any(rule.activations is not None for rule in policy.memory)
+    if "model_type" in dict(tree.metadata) and not tree.activation_elements_per_token and not reserved:
+        message = f"the activations of `{tree.name}` are not known, and counted as nothing"
+        help_ = 'measure them, and set them aside: `memory.cuda.reserve.activations = "2 GiB"`'
+        unlike.append(Diagnostic("DP414", message, help=help_, severity="warning"))
+    if tree.incomplete_reason is None:
+        return unlike
+    message = f"the structure of `{tree.name}` is not known in full"
+    return [Diagnostic("DP407", message, notes=(tree.incomplete_reason,), severity="warning"), *unlike]
 
 
 _Divided = dict[tuple[object, ...], tuple[Sizing, Division, list[Diagnostic]]]

@@ -9,28 +9,36 @@ from __future__ import annotations
 from typing import Any
 
 from devpolicy._core.device import ComponentDevice, DeviceMap
+from devpolicy._core.loading.value import as_argument
 from devpolicy._core.placement.plan import Plan
 
 
 def to_hf_kwargs(plan: Plan) -> dict[str, Any]:
-    """Return the keyword arguments of `from_pretrained`: `device_map`, and where they apply `offload_folder`, `dtype`.
+    """Return the keyword arguments of `from_pretrained`: every one that a figure of the plan depends on.
 
-    `device_map` is always a dictionary, so that a single device too is loaded to directly.
+    `device_map` is always a dictionary, so that a single device too is loaded to directly. `dtype` is always there, so
+    that no configuration decides it behind the plan, and so are `attn_implementation` and `experts_implementation`
+    where the model is known to take them. `offload_folder` is there where weights are rewritten.
     """
     kwargs: dict[str, Any] = {"device_map": _device_map(plan)}
-    if plan.loading.offload_folder is not None:
-        kwargs["offload_folder"] = plan.loading.offload_folder
-    if plan.loading.dtype is not None:
-        kwargs["dtype"] = plan.loading.dtype
-    return kwargs
+    load = plan.loading
+    if load.offload_folder is not None:
+        kwargs["offload_folder"] = load.offload_folder
+    given = {
+        "dtype": load.dtype or load.model_dtype,
+        "attn_implementation": as_argument(load.attention),
+        "experts_implementation": as_argument(load.experts),
+    }
+    return kwargs | {key: value for key, value in given.items() if value is not None}
 
 
 def to_pipeline_kwargs(plan: Plan) -> dict[str, Any]:
     """Return the keyword arguments of `transformers.pipeline`: it takes `device` or `device_map`, never both."""
     kwargs = to_hf_kwargs(plan)
-    device_map, folder = kwargs.pop("device_map"), kwargs.pop("offload_folder", None)
+    device_map = kwargs.pop("device_map")
     placed = {"device_map": device_map} if plan.device.has_multiple_devices else {"device": plan.device.to_torch_str()}
-    return {**placed, **kwargs, **({"model_kwargs": {"offload_folder": folder}} if folder is not None else {})}
+    own = {key: kwargs.pop(key) for key in ("dtype",) if key in kwargs}
+    return {**placed, **own, **({"model_kwargs": kwargs} if kwargs else {})}
 
 
 def _device_map(plan: Plan) -> dict[str, int | str]:

@@ -1,7 +1,8 @@
-"""Is a loaded model where its plan says?
+"""Is a loaded model what its plan says, and where?
 
-Owns the look at a loaded model: where each tensor is, also one that accelerate keeps on the CPU or on disk
-and brings in for each forward.
+Owns the look at a loaded model: where each tensor is, also one that accelerate keeps on the CPU or on disk and brings
+in for each forward, and how many bytes each unit of the plan holds. Another dtype shows in the bytes, and so does a tie
+that loading did not make.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from devpolicy._core.placement.plan import Plan, PlanError
 
 def verify(plan: Plan, model: Any) -> list[str]:
     """Return one line for each tensor of `model` that is not where `plan` says, or that only one of the two has.
+
+    And one for each unit that holds other bytes than planned, with the dtypes that it has.
 
     `model` is a `torch.nn.Module`; raises `PlanError` where it is not.
     """
@@ -35,7 +38,45 @@ def verify(plan: Plan, model: Any) -> list[str]:
         actual = _where(name, tensor, hooks)
         if actual != _plain(str(wanted)):
             differences.append(f"{name}: planned on {wanted}, is on {actual}")
-    return differences
+    return [*differences, *_other_bytes(plan, model)] if plan.loading.dtype or plan.loading.model_dtype else differences
+
+
+def _other_bytes(plan: Plan, model: Any) -> Iterator[str]:
+    """Yield a line for each unit whose tensors take other bytes in the model than in the plan."""
+    unit_of = {id(placement): path for path, placement in plan.placements.items()}
+    held = dict.fromkeys(plan.placements, 0)
+    dtypes: dict[str, set[str]] = {path: set() for path in plan.placements}
+    tied = _declared_ties(model)
+    seen: set[object] = set()
+    for name, tensor, _ in _tensors(model):
+        placement = plan.placements.get(name.rpartition(".")[0])
+        if placement is None:
+            continue
+        path = unit_of[id(placement)]
+        # One tensor under two names counts once. What is offloaded has a stand-in under each, and is tied by its name.
+        keys = {id(tensor), tied.get(name, name)} if tensor.device.type == "meta" else {id(tensor)}
+        if not keys & seen:
+            held[path] += _stored_bytes(tensor)
+            dtypes[path].add(str(tensor.dtype).removeprefix("torch."))
+        seen |= keys
+    for path, placement in plan.placements.items():
+        if held[path] != placement.bytes and dtypes[path]:
+            kinds = ", ".join(sorted(dtypes[path]))
+            yield f"{path or 'the model'}: planned with {placement.bytes} bytes, holds {held[path]} ({kinds})"
+
+
+def _declared_ties(model: Any) -> dict[str, str]:
+    """Return the name that each tied tensor is kept under, as a Transformers model declares it."""
+    declared = getattr(model, "all_tied_weights_keys", None)
+    return dict(declared) if isinstance(declared, dict) else {}
+
+
+def _stored_bytes(tensor: Any) -> int:
+    """Return the bytes of a tensor, of one that is made of others theirs."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return int(tensor.numel() * tensor.element_size())
+    names, _ = tensor.__tensor_flatten__()
+    return sum(_stored_bytes(getattr(tensor, name)) for name in names)
 
 
 def _tensors(model: Any) -> Iterator[tuple[str, Any, bool]]:

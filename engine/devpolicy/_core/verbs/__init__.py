@@ -23,7 +23,7 @@ from devpolicy._core.verbs.context import (
     planning_state,
     use_policy,
 )
-from devpolicy._core.verbs.inputs import HostLike, PolicyLike, class_path, policy_of, shown
+from devpolicy._core.verbs.inputs import HostLike, PolicyLike, class_path, policy_of, shown, tree_of
 from devpolicy._core.verbs.joint import Request
 
 
@@ -34,6 +34,7 @@ def plan(
     *,
     component: str | None = None,
     target: str | None = None,
+    architecture: str | None = None,
 ) -> Plan:
     """Compile a policy for a model and a host.
 
@@ -44,10 +45,15 @@ def plan(
     planned first: their memory is not there for it. `target` names the consumer whose form is planned; by default the
     policy's for the component, else `"hf"`. Planning keeps nothing: the same call gives the same plan.
 
+    `architecture` names the class that a checkpoint or a configuration is loaded as, a model class or an auto class of
+    Transformers; by default the one whose tensors the checkpoint holds.
+
     Raises `PolicyError`, `HostError` or `ModelError` for an input that cannot be read, and `Unsatisfiable` where the
     policy cannot be met.
     """
     loaded = policy_of(policy)
+    if architecture is not None:
+        model = tree_of(model, architecture)
     return planning_state(host, loaded).place(Request(loaded, component, model, target=target)).plan
 
 

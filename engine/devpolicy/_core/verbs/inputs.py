@@ -87,15 +87,17 @@ def _not_a_host(what: str) -> HostError:
     return HostError(Diagnostic("DP102", f"{what} is a model, and a host is expected", help=hint))
 
 
-def tree_of(model: Any) -> ModelTree:
-    """Return the tree of anything that a model may be. Raises `ModelError`."""
+def tree_of(model: Any, architecture: str | None = None) -> ModelTree:
+    """Return the tree of anything that a model may be, as a class of it where one is named. Raises `ModelError`."""
+    if architecture is not None and (isinstance(model, ModelTree) or hasattr(model, "named_modules")):
+        raise ModelError("`architecture` chooses the class of a checkpoint, and this model has one")
     if isinstance(model, ModelTree):
         return model
     if isinstance(model, Host):
         raise _not_a_model("a `Host`")
     if isinstance(model, str | PathLike):
         try:
-            return ModelTree.load(model)
+            return ModelTree.load(model, architecture=architecture)
         except ModelError:
             if isinstance(model, str) and model in host_catalogue():
                 raise _not_a_model(f"`{model}`") from None
@@ -103,7 +105,7 @@ def tree_of(model: Any) -> ModelTree:
     if hasattr(model, "named_modules"):
         return ModelTree.from_module(model)
     if isinstance(model, Mapping) or hasattr(model, "model_type"):
-        return ModelTree.from_config(model)
+        return ModelTree.from_config(model, architecture=architecture)
     raise ModelError(
         f"a model is a name, a folder, a module, a Transformers configuration or a model tree, not {shown(model)}"
     )

@@ -108,8 +108,8 @@ def capture_model(ctx: CliContext, model: str, output: str | None, name: str | N
     tree = load_model(ctx, model)
     tree = replace(tree, name=_name(name) or _model_name(tree, model))
     _write(ctx, output, tree.to_toml(), read=model)
-    if tree.partial is not None:
-        note = f"the structure of `{tree.name}` is not known in full: {tree.partial}"
+    if tree.incomplete_reason is not None:
+        note = f"the structure of `{tree.name}` is not known in full: {tree.incomplete_reason}"
         hint = "rules by class and maps for libraries need all of it"
         ctx.err.print(painted(rendered([Diagnostic("", note, help=hint, severity="warning")])))
 

@@ -54,7 +54,7 @@ def list_models(ctx: CliContext) -> None:
             count(tree.parameters),
             format_size(tree.bytes_as()),
             str(len(_blocks(tree))),
-            dict(tree.facts).get("about", ""),
+            dict(tree.metadata).get("about", ""),
         ]
         for name, tree in trees.items()
     ]
@@ -80,7 +80,7 @@ def show_model(ctx: CliContext, model: str) -> None:
     if ctx.json:
         ctx.print_json({"schema": 1, "model": _everything(tree)})
         return
-    told = dict(tree.facts)
+    told = dict(tree.metadata)
     cache = _cache(tree)
     pairs = [
         ("model", f"{tree.name}: {told['about']}" if "about" in told else tree.name),
@@ -89,7 +89,7 @@ def show_model(ctx: CliContext, model: str) -> None:
         ("KV cache", f"{format_size(cache)} per {_TOKENS:,} tokens of one sequence" if cache else ""),
         ("blocks", f"{len(_blocks(tree))}, kept whole: {', '.join(sorted(tree.no_split))}" if tree.no_split else ""),
         *(("tied", " = ".join(group)) for group in tree.ties),
-        ("partial", tree.partial or ""),
+        ("partial", tree.incomplete_reason or ""),
     ]
     lines = facts([(name, text) for name, text in pairs if text], width=ctx.out.width)
     ctx.out.print([*lines, "", *_modules(tree, ctx.out.width)])
@@ -125,7 +125,7 @@ def _blocks(tree: ModelTree) -> list[str]:
     while position < len(tree.modules):
         if tree.modules[position].cls in tree.no_split:
             blocks.append(tree.modules[position].path)
-            position = tree.ends[position]
+            position = tree.subtree_end[position]
         else:
             position += 1
     return blocks
@@ -138,7 +138,7 @@ def _cache(tree: ModelTree) -> int:
 def _summary(tree: ModelTree) -> dict[str, Any]:
     return {
         "name": tree.name,
-        "description": dict(tree.facts).get("about"),
+        "description": dict(tree.metadata).get("about"),
         "parameters": tree.parameters,
         "bytes": tree.bytes_as(),
         "dtype": tree.dtype,
@@ -154,7 +154,7 @@ def _everything(tree: ModelTree) -> dict[str, Any]:
         "no_split": sorted(tree.no_split),
         "ties": [list(group) for group in tree.ties],
         "kv_cache_per_1000_tokens": _cache(tree),
-        "partial": tree.partial,
+        "partial": tree.incomplete_reason,
         "modules": [
             {"path": module.path, "class": module.cls, "bytes": sizes[at]} for at, module in enumerate(tree.modules)
         ],

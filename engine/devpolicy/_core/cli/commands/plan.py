@@ -60,6 +60,11 @@ Models = Mapping[str | None, str]
 @component_option
 @overlay_options
 @click.option(
+    "--architecture",
+    metavar="CLASS",
+    help="The class that a checkpoint is loaded as: a model class or an auto class of Transformers.",
+)
+@click.option(
     "--what-if",
     "what_if",
     metavar="KEY=VALUE",
@@ -80,6 +85,7 @@ def command(
     ctx: CliContext,
     policy: str,
     model: tuple[str, ...],
+    architecture: str | None,
     host: str | None,
     component: str | None,
     profile: str | None,
@@ -121,7 +127,7 @@ def command(
     machine = present if changes is None else changes.host(present)
     loaded = on_host(written, machine, profile, (*overrides, *(changes.overrides if changes else ())))
     _check(loaded, wanted, component)
-    models = {name: load_model(ctx, text) for name, text in wanted.items()}
+    models = {name: load_model(ctx, text, architecture) for name, text in wanted.items()}
     target = target or (OUTPUT_FORMATS[to].target if to else None)
     with ctx.working("planning", patience=PATIENCE):
         placed = _make(loaded, models, machine, component, target)

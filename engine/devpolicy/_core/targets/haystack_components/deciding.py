@@ -49,7 +49,7 @@ class Decider:
         if not request.on(self.block.joint.host).has_size and takes.checkpoint:
             tree = self._size_of(own_model(takes, params))
             if tree is not None:
-                one = tree.partial and target_of(target).maps
+                one = tree.incomplete_reason and target_of(target).maps
                 request = replace(request, model=tree, target=ONE_DEVICE if one else target)
         decision = self._without_siblings(self.block.decide(request), name)
         left_out = lost(takes, decision.plan) if decision.plan else []

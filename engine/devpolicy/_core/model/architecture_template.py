@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from devpolicy._core.model.facts import derive, dtype_of
+from devpolicy._core.loading.value import Loading
+from devpolicy._core.model.facts import derive
 from devpolicy._core.model.ranges import expand_tree
 from devpolicy._core.model.tree import ModelTree, Module, Tensor
 
@@ -33,6 +34,10 @@ class Template:
     config: Config
     """With the family's defaults, as Transformers would complete it."""
     ties: tuple[tuple[str, ...], ...] = ()
+    float16_islands: frozenset[str] = frozenset()
+    """Last parts of the paths of modules that stay in float32 where the model is loaded in float16."""
+    experts: bool = False
+    """Whether its experts run by an implementation of their own."""
     converted: frozenset[str] = frozenset()
     """Last parts of the paths of modules whose weights loading converts."""
 
@@ -46,9 +51,8 @@ def fill(rows: str, words: Mapping[str, str], flags: Mapping[str, bool] | None =
     return rows
 
 
-def build(template: Template, architecture: str) -> ModelTree:
+def build(template: Template, architecture: str, dtype: str) -> ModelTree:
     """Return the tree that a template describes. Raises `KeyError` for a size that its table lacks."""
-    dtype = dtype_of(template.config) or "float32"
     entries: list[tuple[str, str, tuple[Tensor, ...]]] = [("", architecture, ())]
     layer = f"{{0..{template.layers - 1}}}"
     for row in template.rows.splitlines():
@@ -56,7 +60,8 @@ def build(template: Template, architecture: str) -> ModelTree:
         if path:
             cls, *tensors = rest.split()
             path = ".".join(layer if part == "N" else part for part in path.split("."))
-            entries.append((path, cls, tuple(_tensor(text, template.sizes, dtype) for text in tensors)))
+            float32_in = "float16" if path.rpartition(".")[2] in template.float16_islands else ""
+            entries.append((path, cls, tuple(_tensor(text, template.sizes, dtype, float32_in) for text in tensors)))
     paths = expand_tree([path for path, _, _ in entries])
     modules = tuple(
         Module(path, entries[entry][1], entries[entry][2], path.rpartition(".")[2] not in template.converted)
@@ -67,12 +72,16 @@ def build(template: Template, architecture: str) -> ModelTree:
         modules=modules,
         ties=template.ties,
         no_split=frozenset(template.no_split),
-        **derive(template.config, [(module.path, module.cls) for module in modules]),
+        **{**derive(template.config, modules), "dtype": dtype},
+        loading=Loading(architecture, (("", "sdpa"),), (("", "grouped_mm"),) if template.experts else ()),
     )
 
 
-def _tensor(text: str, sizes: Mapping[str, int], dtype: str) -> Tensor:
+def _tensor(text: str, sizes: Mapping[str, int], dtype: str, float32_in: str) -> Tensor:
     name, _, dimensions = text.partition("=")
     shape = tuple(1 if word == "1" else sizes[word] for word in dimensions.split(","))
     name, buffer, own = name.partition("~")
-    return Tensor(name, shape, own or dtype, buffer=bool(buffer), persistent=not buffer)
+    if buffer:
+        return Tensor(name, shape, own or dtype, buffer=True, persistent=False)
+    made = Tensor(name, shape, dtype, float32_in=float32_in)
+    return replace(made, dtype=made.dtype_as(dtype))

@@ -29,7 +29,7 @@ def converted_names(found: Iterable[tuple[str, Any]]) -> frozenset[str]:
         return frozenset()  # then none is one of its models
     names: set[str] = set()
     models = [(path, part) for path, part in found if isinstance(part, transformers.PreTrainedModel)]
-    for path, model in _outermost(models):
+    for path, model in outermost(models):
         reversed_rules = [rule.reverse_transform() for rule in _rules(_Known(model, path, models))[1]]
         prefix = f"{path}." if path else ""
         if reversed_rules:
@@ -41,7 +41,7 @@ def converted_names(found: Iterable[tuple[str, Any]]) -> frozenset[str]:
     return frozenset(names)
 
 
-def sources(model: Any, keys: Iterable[str]) -> Iterator[Source]:
+def checkpoint_mapping(model: Any, keys: Iterable[str]) -> Iterator[Source]:
     """Yield for each key of a checkpoint what it fills in a Transformers model, by the rules that loading follows."""
     from transformers.core_model_loading import rename_source_key
 
@@ -58,7 +58,7 @@ def sources(model: Any, keys: Iterable[str]) -> Iterator[Source]:
         yield Source(key, tuple(target for target in names if target in meta), converted=True)
 
 
-def _outermost(models: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+def outermost(models: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     """Yield the models that stand in no other, of models by path, the outer ones first."""
     outer: list[str] = []
     for path, model in models:

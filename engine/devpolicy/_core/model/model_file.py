@@ -1,7 +1,7 @@
 """The TOML form of a model, read with every finding at once.
 
 Owns the fields of a model file and their reading; `writer` is the way back. It knows no framework: a
-skeleton is what is left of a model when its weights are taken away.
+model file is what is left of a model when its weights are taken away.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from devpolicy._core.errors import Diagnostic, ModelError
+from devpolicy._core.loading.dtypes import FLOAT32_IN
+from devpolicy._core.loading.value import Loading, as_pairs
 from devpolicy._core.model.ggml import BLOCKS
 from devpolicy._core.model.limits import LARGEST_TREE, MOST_FINDINGS
 from devpolicy._core.model.ranges import PatternError, expand_path, expand_tree, join
@@ -40,6 +42,7 @@ _TENSOR_FIELDS = (
         default="the file's `dtype`, else `float32`",
     ),
     Field("buffer", FLAG, "A buffer, no parameter.", default="false"),
+    Field("float32_in", choice(*filter(None, FLOAT32_IN)), "In which dtypes of the model it stays in float32."),
     Field("persistent", FLAG, "Whether checkpoints hold it; `false` makes it a buffer.", default="true"),
 )
 
@@ -65,12 +68,30 @@ def _read_tensors(value: object, cursor: Cursor) -> tuple[tuple[str, dict[str, A
     return tuple(tensors) if len(cursor.findings) == before else None
 
 
-def _read_facts(value: object, cursor: Cursor) -> tuple[tuple[str, str], ...] | None:
+def _read_metadata(value: object, cursor: Cursor) -> tuple[tuple[str, str], ...] | None:
     if not isinstance(value, Mapping):
         wrong_type(value, cursor, "a table of strings")
         return None
-    facts = [(key, TEXT.read(text, cursor.at(key))) for key, text in value.items()]
-    return tuple((key, text) for key, text in facts if text is not None)
+    metadata = [(key, TEXT.read(text, cursor.at(key))) for key, text in value.items()]
+    return tuple((key, text) for key, text in metadata if text is not None)
+
+
+def _read_loading(value: object, cursor: Cursor) -> Loading | None:
+    known = ("architecture", "attention", "experts", "notes")
+    if not isinstance(value, Mapping) or not set(value) <= set(known):
+        wrong_type(value, cursor, "a table of `architecture`, `attention`, `experts` and `notes`")
+        return None
+    try:
+        architecture = value.get("architecture")
+        if architecture is not None and not isinstance(architecture, str):
+            raise TypeError("`architecture` is a text")
+        notes = list_of(TEXT).read(value.get("notes", []), cursor.at("notes"))
+        return Loading(
+            architecture, as_pairs(value.get("attention")), as_pairs(value.get("experts")), tuple(notes or ())
+        )
+    except TypeError as broken:
+        cursor.error("DP102", str(broken))
+        return None
 
 
 def _read_tables(value: object, cursor: Cursor) -> list[object] | None:
@@ -106,19 +127,26 @@ READS_FIELDS = (
 MODEL_FIELDS = (
     Field("schema", integer(), "The version of this format.", default="1"),
     Field("name", TEXT, "The model's name.", required=True, example='`name = "llama-3.1-8b"`'),
-    Field("dtype", _DTYPE, "The dtype that its configuration names."),
+    Field("dtype", _DTYPE, "The dtype that it is loaded in."),
     Field("no_split", list_of(TEXT), "Class names of blocks that stay whole."),
     Field("context", integer(1), "The longest context in tokens."),
     Field("activation", _COUNT, "Scalars per token that the widest block holds at once."),
     Field("output", _COUNT, "Scalars that the head returns for one step: the vocabulary."),
     Field("format", choice("safetensors", "gguf"), "How its weights are stored.", default="`safetensors`"),
     Field("partial", TEXT, "Why the structure is not known in full."),
+    Field("loading", Kind("a table", _read_loading, {"type": "object"}), "How Transformers instantiates it."),
     Field("ties", list_of(list_of(TEXT, least=2)), "Groups of tensors that are one tensor."),
-    Field("facts", Kind("a table of text", _read_facts, {"type": "object"}), "What else is known, for people."),
+    Field("facts", Kind("a table of text", _read_metadata, {"type": "object"}), "What else is known, for people."),
     Field("module", _TABLES, "The modules, parents first, in execution order.", required=True),
     Field("kv_cache", _TABLES, "The caches that generation keeps."),
     Field("reads", _TABLES, "Of which modules one token reads less than all."),
 )
+
+_RENAMED = {
+    "activation": "activation_elements_per_token", "output": "logits_elements", "partial": "incomplete_reason",
+    "facts": "metadata",
+}  # fmt: skip
+"""The fields of a `ModelTree` whose names in the file are shorter."""
 
 
 def parse(text: str | bytes, source: str = "<string>") -> ModelTree:
@@ -151,6 +179,7 @@ def read(document: Document) -> ModelTree:
         _check_ties(top.get("ties", ()), cursor.at("ties"), modules)
     if cursor.findings:
         raise ModelError(cursor.findings)
+    top = {_RENAMED.get(key, key): value for key, value in top.items()}
     top["no_split"] = frozenset(top.get("no_split", ()))
     try:
         return ModelTree(modules=modules, kv_cache=tuple(caches), reads=tuple(reads), **top)

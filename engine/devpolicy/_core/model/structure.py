@@ -1,0 +1,154 @@
+"""Which structure a checkpoint has: the class whose tensors it holds, by a template or by what Transformers builds.
+
+Owns the choice. Names in a checkpoint are not names of modules (Mixtral's `block_sparse_moe.experts.0.w1` is part of
+`mlp.experts.gate_up_proj`), so each structure comes with where its tensors are found. No file is read.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+from devpolicy._core.errors import ModelError
+from devpolicy._core.loading.dtypes import loaded_dtype
+from devpolicy._core.model.checkpoint_mapping import Source, checkpoint_mapping
+from devpolicy._core.model.classes import architectures_of, classes_for
+from devpolicy._core.model.config import INSTALL, built_tree
+from devpolicy._core.model.facts import dtype_of
+from devpolicy._core.model.families import CLASSES, checkpoint_name, family_tree
+from devpolicy._core.model.files import shown
+from devpolicy._core.model.fit import Fit, fit_of
+from devpolicy._core.model.headers import Stored
+from devpolicy._core.model.ranges import join
+from devpolicy._core.model.tree import ModelTree
+
+
+class Structure(NamedTuple):
+    """What a configuration says a checkpoint's model is, and where each stored tensor goes."""
+
+    tree: ModelTree
+    sources: tuple[Source, ...]
+    fit: Fit
+
+
+def has_transformers() -> bool:
+    return all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+
+
+def structure_of(
+    config: dict[str, Any], headers: Mapping[str, Stored], architecture: str | None
+) -> tuple[Structure | None, str]:
+    """Return the structure whose names and shapes are the checkpoint's, or `None` and the reason why there is none.
+
+    A class that the caller asks for is taken where it can be loaded at all, one that the configuration names where the
+    tensors do not refute it. Any other has to fit completely.
+    """
+    dtype = loaded_dtype(dtype_of(config), (headers[name].dtype for name in sorted(headers)))
+    named = architecture or next(iter(architectures_of(config)), None)
+    reason = f"nothing here knows the structure of `{config.get('model_type')}` models: {INSTALL}"
+    closest: tuple[int, str] | None = None
+    for name, read in _readings(config, headers, dtype, named, only=architecture is not None):
+        try:
+            structure = read()
+        except ModelError as broken:
+            if closest is None and name == named:
+                reason = broken.diagnostics[0].message if broken.diagnostics else str(broken)
+            continue
+        if structure is None:
+            continue
+        fit = structure.fit
+        asked = architecture is not None and not fit.reshaped and len(fit.unplaced) < len(headers)
+        if fit.complete or asked or (name == named and not fit.refuted):
+            return _with_notes(structure, named), ""
+        differences = len(fit.unplaced) + len(fit.missing) + len(fit.reshaped)
+        if closest is None or differences < closest[0]:
+            nothing = len(fit.unplaced) == len(headers)
+            closest = differences, _NO_PLACE if nothing else _another(structure.tree.modules[0].cls, fit)
+    return None, reason if closest is None else closest[1]
+
+
+_NO_PLACE = "none of its tensors has a place in the model that its `config.json` describes"
+
+
+def _another(cls: str, fit: Fit) -> str:
+    return f"its tensors are those of no class that is known here; compared with `{cls}`: {'; '.join(fit.notes())}"
+
+
+def _with_notes(structure: Structure, named: str | None) -> Structure:
+    """Return a structure that says of itself what is not as its checkpoint says."""
+    tree, notes = structure.tree, list(structure.fit.notes())
+    cls = tree.modules[0].cls
+    if named is not None and cls != named and not named.startswith("Auto"):
+        notes.insert(0, f"`{shown(named)}` is named, and the tensors are those of `{cls}`")
+    return structure._replace(tree=replace(tree, loading=replace(tree.loading, notes=tuple(notes))))
+
+
+def _readings(
+    config: dict[str, Any], headers: Mapping[str, Stored], dtype: str, named: str | None, *, only: bool
+) -> Iterator[tuple[str | None, Callable[[], Structure | None]]]:
+    """Yield ways to read the structure, the cheap ones first: templates, then what Transformers builds.
+
+    Each comes with the class it is for. `only` leaves out every class but the named one.
+    """
+    model_type = str(config.get("model_type"))
+    if not has_transformers() or _templates_hold():
+        for name in dict.fromkeys([named, *(() if only else CLASSES.get(model_type, ()))]):
+            if name is not None:
+                yield name, partial(_by_template, config, headers, dtype, name)
+    if has_transformers():
+        others = () if only else classes_for(model_type)
+        for name in dict.fromkeys([named, *others]):
+            if name is not None:
+                yield name, partial(_by_transformers, config, headers, dtype, name)
+        if named is None:
+            yield None, partial(_by_transformers, config, headers, dtype, None)
+
+
+def _by_template(
+    config: dict[str, Any], headers: Mapping[str, Stored], dtype: str, architecture: str
+) -> Structure | None:
+    """Return what a template says of a class; where Transformers is here, only if the checkpoint fits it."""
+    tree = family_tree({**config, "architectures": [architecture]}, dtype)
+    if tree is None:
+        return None
+    sources = tuple(_template_sources(tree, config, headers))
+    fit = fit_of(tree, sources, headers)
+    return Structure(tree, sources, fit) if fit.complete or not has_transformers() else None
+
+
+def _by_transformers(
+    config: dict[str, Any], headers: Mapping[str, Stored], dtype: str, architecture: str | None
+) -> Structure:
+    tree, model = built_tree(config, dtype, architecture)
+    sources = tuple(checkpoint_mapping(model, headers))
+    return Structure(tree, sources, fit_of(tree, sources, headers, model))
+
+
+def _templates_hold() -> bool:
+    """Whether the installed Transformers is of the versions that the templates were compared with."""
+    return _version("transformers").startswith("5.")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _template_sources(tree: ModelTree, config: Mapping[str, Any], keys: Iterable[str]) -> Iterable[Source]:
+    known = set(tree.tensor_names())
+    converted = {
+        join(module.path, tensor.name) for module in tree.modules if not module.in_place for tensor in module.tensors
+    }
+    # Weights of a base model are loaded into one with a head and the other way round.
+    base = next((module.path for module in tree.modules[1:] if module.path in ("model", "transformer", "bert")), "")
+    for key in keys:
+        name = checkpoint_name(str(config.get("model_type")), key)
+        options = [name, join(base, name), name.removeprefix("bert."), name.removeprefix("model.")]
+        target = next((option for option in options if option in known), name)
+        yield Source(key, (target,), converted=target in converted)
