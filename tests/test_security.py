@@ -33,7 +33,7 @@ LIMITS = [
     ("devices of one type of a host", "host.facts", "MOST_DEVICES"),
     ("hosts of a family that `verify` plans one by one; of more, some are drawn", "review.verify", "MOST_HOSTS"),
     ("hosts that `vary` makes", "language.expectations", "MOST_CASES"),
-    ("what a process that asks a library may print", "host.probe.child", "MOST_PRINTED"),
+    ("what a process that asks a library may print", "host.probe.child_process", "MOST_PRINTED"),
     ("seconds that a library is waited for by a plan", "host.probe", "TIMEOUT"),
     ("seconds that a library is waited for by `doctor`", "doctor", "TIMEOUT"),
 ]
