@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from devpolicy import Host, Policy, Unsatisfiable
-from devpolicy._core.doctor.questions import QUESTIONS
+from devpolicy._core.doctor.library_probes import LIBRARY_PROBES
 from devpolicy._core.model.tree import ModelTree
 from devpolicy.testing import host_catalogue, simulate_host
 from tests.worlds import make_plan
@@ -37,7 +37,7 @@ def without_versions(page: str) -> str:
 def alone(library: str, host: Host) -> str:
     """The device that a library takes when it is told none; `cuda` is the current device, and that is `cuda:0`."""
     with simulate_host(host):
-        choice = str(QUESTIONS[library]()["choice"])
+        choice = str(LIBRARY_PROBES[library]()["choice"])
     return {"cuda": "cuda:0", "xpu": "xpu:0", "mps:0": "mps"}.get(choice, choice)
 
 

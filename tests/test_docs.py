@@ -16,6 +16,8 @@ from tests.pages import DOCS, NEEDS, missing, read, recorded, run
 
 HOW = "python -m tests.pages records it anew"
 ELSEWHERE = {
+    "architecture": "tests/test_architecture.py",
+    "glossary": "tests/test_architecture.py",
     "commands": "tests/cli/test_sessions.py",
     "differences-from-haystack": "tests/test_haystack_values.py",
     "language": "tests/language/test_reference.py",
@@ -91,11 +93,13 @@ def test_the_start_page_leads_to_every_page() -> None:
 
 def test_the_list_of_models_names_all_that_ship_with_their_parameters() -> None:
     section = (ROOT / "fixtures" / "README.md").read_text(encoding="utf-8").partition("## Models")[2]
-    listed = dict(re.findall(r"^\| `(\S+)` \| ([\d.]+ [MB]) \|", section, re.MULTILINE))
+    listed = dict(re.findall(r"^\| `(\S+)` \| ([\d.]+ [MBT]) \|", section, re.MULTILINE))
     assert listed == {name: _short(ModelTree.load(name).parameters) for name in model_catalogue()}
 
 
 def _short(count: int) -> str:
+    if count >= 10**12:
+        return f"{count / 1e12:.3g} T"
     return f"{count / 1e6:.0f} M" if count < 10**9 else f"{count / 1e9:.3g} B"
 
 

@@ -43,7 +43,7 @@ def without_privileges():
     # What is imported late is not readable to that user where Python is installed in root's home.
     for name in ("check", "plan", "show", "test"):
         import_module(f"devpolicy._core.cli.commands.{name}")
-    import_module("devpolicy._core.review.spread")
+    import_module("devpolicy._core.review.parallel_map")
     codecs.lookup("utf-8-sig")
     os.seteuid(NOBODY)
     try:

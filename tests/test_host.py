@@ -318,7 +318,7 @@ class TestCatalogue:
 
     def test_only_faulty_hosts_have_faults(self):
         for name, host in host_catalogue().items():
-            has_fault = bool(host.faults) or any(device.fault or device.neighbour for device in host.accelerators)
+            has_fault = bool(host.faults) or any(device.fault or device.memory_pressure for device in host.accelerators)
             assert has_fault == (name.startswith("faulty/") and name != "faulty/nearly-full"), name
 
     def test_a_shipped_file_is_toml_1_0(self):
@@ -365,3 +365,10 @@ def test_a_speed_that_makes_no_sense_is_refused_with_its_place(line, code):
 def test_a_speed_that_makes_no_sense_is_refused_in_python_too(speed):
     with pytest.raises(HostError):
         Host(memory="1 GiB", speed=speed)
+
+
+def test_an_earlier_name_of_memory_pressure_is_read():
+    text = 'memory = "8 GiB"\n[[accelerator]]\ntype = "cuda"\nmemory = "4 GiB"\n{} = "1 GiB"\n'
+    old, new = (Host.parse(text.format(key)) for key in ("neighbour", "memory_pressure"))
+    assert old == new
+    assert "neighbour" not in old.to_toml()

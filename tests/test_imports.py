@@ -60,7 +60,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 # Convenience methods that import upward, inside the function. A new one is a decision: write it down here.
 CONVENIENCE: dict[str, set[str]] = {
     "device.component": {"verbs", "targets"},  # resolve_device, from_policy; to_haystack, from_haystack
-    "review.draw": {"devpolicy"},  # the strategies for models, where Hypothesis is installed
+    "review.fuzz": {"devpolicy"},  # the strategies for models, where Hypothesis is installed
     "placement.plan": {"targets"},  # Plan.to_hf_kwargs, to_pipeline_kwargs, verify
     "targets.haystack_components.applying": {"verbs"},  # a policy decides for components, as `resolve` does
     "targets.haystack_components.deciding": {"verbs"},

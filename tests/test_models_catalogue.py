@@ -7,11 +7,31 @@ import pytest
 from packaging.version import Version
 from tools.model_files import CATALOGUE, text
 
+from devpolicy import Policy, plan
 from devpolicy._core.model.catalogue import descriptions, model_catalogue
 from devpolicy._core.model.tree import ModelTree
-from devpolicy.errors import ModelError
+from devpolicy.errors import ModelError, Unsatisfiable
 
 NAMES = sorted(CATALOGUE)
+HOSTS = ("1x24gb", "4x80gb", "8xb200", "mac-128gb", "24-24-12-8")
+UNDIVIDED = ("all-mpnet-base", "distilbert-base")  # their classes do not say which blocks stay whole
+
+
+def keys_and_values(config):
+    """Return the scalars that the published sizes give for a token of one layer, `None` for encoders."""
+    text = config.get("text_config", config)
+    # The body of Qwen3 that embeds keeps the cache of a decoder.
+    kinds = ("CausalLM", "Conditional", "LMHead", "Qwen3Model")
+    if not any(kind in name for name in config["architectures"] for kind in kinds):
+        return None
+    if "kv_lora_rank" in text:
+        return text["kv_lora_rank"] + text["qk_rope_head_dim"]
+    heads = next(
+        text[key] for key in ("num_attention_heads", "decoder_attention_heads", "num_heads", "n_head") if key in text
+    )
+    hidden = next(text[key] for key in ("hidden_size", "d_model", "n_embd") if key in text)
+    head = text.get("d_kv") or text.get("head_dim") or (256 if text["model_type"] == "gemma2" else hidden // heads)
+    return 2 * text.get("num_key_value_heads", heads) * head
 
 
 def test_every_catalogue_model_is_generated_and_every_generated_one_ships():
@@ -23,7 +43,9 @@ def test_a_catalogue_model_has_the_published_number_of_parameters(name):
     tree = ModelTree.load(name)
     assert tree.parameters + CATALOGUE[name].buffers == CATALOGUE[name].parameters
     assert (tree.name, tree.partial) == (name, None)
-    assert tree.no_split & {module.cls for module in tree.modules}
+    classes = {module.cls for module in tree.modules}
+    assert tree.no_split & classes or name in UNDIVIDED
+    assert CATALOGUE[name].source.count("/") == 1
 
 
 @pytest.mark.parametrize(
@@ -49,6 +71,26 @@ def test_a_catalogue_model_has_the_published_number_of_parameters(name):
 )
 def test_the_kv_cache_of_a_catalogue_model_is_that_of_its_published_sizes(name, values):
     assert {cache.values for cache in ModelTree.load(name).kv_cache} == ({values} if values else set())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_kv_cache_is_what_the_published_sizes_give(name):
+    values = keys_and_values(CATALOGUE[name].config)
+    caches = [cache for cache in ModelTree.load(name).kv_cache if cache.window != 1]
+    assert {cache.values for cache in caches} == ({values} if values else set())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_catalogue_model_is_planned_on_a_host_or_refused_for_want_of_room(name):
+    policy = Policy.parse('prefer = ["cuda", "mps"]\noverflow = "cpu"\nsplit = "balanced"\n')
+    host = HOSTS[NAMES.index(name) % len(HOSTS)]
+    tree = ModelTree.load(name)
+    try:
+        made = plan(policy, tree, host)
+    except Unsatisfiable as refused:
+        assert refused.code in ("DP301", "DP302", "DP303", "DP406")
+    else:
+        assert sum(budget.weights for budget in made.ledger.values()) == tree.bytes_as()
 
 
 def test_the_layers_of_gemma_slide_in_turns():

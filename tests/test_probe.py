@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 from devpolicy._core.host import Accelerator, Host
 from devpolicy._core.host.probe import nvml as nvidia
 from devpolicy._core.host.probe import probe
-from devpolicy._core.host.probe.answer import Answer, accelerator, reason, within
-from devpolicy._core.host.probe.ask import MARK, answers, inventory
-from devpolicy._core.host.probe.child import Hangs, ask_child
+from devpolicy._core.host.probe.child_process import ProbeTimeout, probe_in_child
 from devpolicy._core.host.probe.devices import Sources, accelerators
-from devpolicy._core.host.probe.hardware import vendors
+from devpolicy._core.host.probe.hardware_hints import vendors
+from devpolicy._core.host.probe.probe_result import ProbeResult, accelerator, reason, with_timeout
 from devpolicy._core.host.probe.system import (
     Amount,
     TorchBuild,
@@ -31,6 +30,7 @@ from devpolicy._core.host.probe.system import (
     torch_build,
     versions,
 )
+from devpolicy._core.host.probe.torch_probe import MARK, answers, inventory
 from devpolicy._core.host.probe.visible import Gpu, Seen, visible
 from devpolicy.errors import HostError
 
@@ -288,7 +288,7 @@ def card(**facts):
 
 class TestWhoIsAsked:
     def test_a_machine_without_signs_asks_nobody(self):
-        assert accelerators(sources(), RAM, {}) == Answer()
+        assert accelerators(sources(), RAM, {}) == ProbeResult()
 
     def test_nvml_is_enough_for_nvidia(self):
         answer = accelerators(sources("nvidia", nvml=FakeNvml(gpus(2))), RAM, {})
@@ -311,20 +311,20 @@ class TestWhoIsAsked:
 
     def test_where_nvml_fails_torch_is_asked_and_the_failure_stays_on_record(self):
         broken = FakeNvml([], init=NvmlError(18, "Driver/library version mismatch"))
-        told = {"cuda": Answer((card(),))}
+        told = {"cuda": ProbeResult((card(),))}
         answer = accelerators(sources("nvidia", nvml=broken, told=told), RAM, {})
-        assert answer == Answer((card(),), faults=(("nvml", "Driver/library version mismatch"),))
+        assert answer == ProbeResult((card(),), faults=(("nvml", "Driver/library version mismatch"),))
 
     def test_a_driver_that_hangs_is_not_asked_again(self):
         def hang():
-            raise Hangs("no answer within 0.05 seconds")
+            raise ProbeTimeout("no answer within 0.05 seconds")
 
         answer = accelerators(sources("nvidia", ask_nvml=hang), RAM, {})
         assert dict(answer.faults) == dict.fromkeys(("cuda", "nvml"), "no answer within 0.05 seconds")
 
     @pytest.mark.parametrize("told", [{}, {"gpus": 3}, {"gpus": [3]}, {"gpus": [{"instances": 3}]}, {"fault": None}])
     def test_an_answer_of_nvml_that_makes_no_sense_is_a_fault(self, told):
-        answer = accelerators(sources("nvidia", ask_nvml=lambda: told, told={"cuda": Answer()}), RAM, {})
+        answer = accelerators(sources("nvidia", ask_nvml=lambda: told, told={"cuda": ProbeResult()}), RAM, {})
         assert answer.accelerators == ()
         assert [source for source, _ in answer.faults] == ["nvml"]
 
@@ -334,14 +334,14 @@ class TestWhoIsAsked:
         assert answer.faults == (("nvml", "it counts 200 devices, and torch the first 128: these are kept"),)
 
     def test_devices_that_no_host_can_have_are_a_fault(self):
-        told = {"mps": Answer((Accelerator("mps", memory=1), Accelerator("mps", memory=1)))}
+        told = {"mps": ProbeResult((Accelerator("mps", memory=1), Accelerator("mps", memory=1)))}
         answer = accelerators(sources("apple", told=told), RAM, {})
         assert answer.accelerators == ()
         assert "make no sense" in dict(answer.faults)["mps"]
 
     def test_torch_says_the_order_of_unlike_gpus(self):
         nvml = FakeNvml([{"uuid": "GPU-slow", "name": "slow"}, {"uuid": "GPU-fast", "name": "fast"}])
-        told = {"cuda": Answer((card(uuid="GPU-fast"), card(uuid="GPU-slow")))}
+        told = {"cuda": ProbeResult((card(uuid="GPU-fast"), card(uuid="GPU-slow")))}
         answer = accelerators(sources("nvidia", nvml=nvml, told=told), RAM, {})
         assert [(gpu.name, gpu.physical, gpu.free) for gpu in answer.accelerators] == [
             ("fast", 1, 23 * GIB),
@@ -351,9 +351,9 @@ class TestWhoIsAsked:
     @pytest.mark.parametrize(
         "told",
         [
-            Answer(faults=(("cuda", "no"),)),
-            Answer((card(uuid="GPU-fast"), card())),
-            Answer((card(uuid="GPU-fast"), card(uuid="GPU-unknown"))),
+            ProbeResult(faults=(("cuda", "no"),)),
+            ProbeResult((card(uuid="GPU-fast"), card())),
+            ProbeResult((card(uuid="GPU-fast"), card(uuid="GPU-unknown"))),
         ],
     )
     def test_where_torch_cannot_say_the_order_of_all_it_is_the_bus_order(self, told):
@@ -371,15 +371,15 @@ class TestWhoIsAsked:
         ],
     )
     def test_what_torch_cannot_know_is_a_fault_and_not_asked(self, sign, torch, fault):
-        assert accelerators(sources(sign, torch=torch), RAM, {}) == Answer(faults=(fault,))
+        assert accelerators(sources(sign, torch=torch), RAM, {}) == ProbeResult(faults=(fault,))
 
     def test_a_rocm_build_of_torch_knows_cuda(self):
-        told = {"cuda": Answer((card(),))}
+        told = {"cuda": ProbeResult((card(),))}
         answer = accelerators(sources("amd", torch=TorchBuild("2.13.0", frozenset({"hip"})), told=told), RAM, {})
         assert len(answer.accelerators) == 1
 
     def test_a_mac_has_no_more_free_on_mps_than_in_all(self):
-        told = {"mps": Answer((Accelerator("mps", memory=60 * GIB),))}
+        told = {"mps": ProbeResult((Accelerator("mps", memory=60 * GIB),))}
         (mps,) = accelerators(sources("apple", told=told), RAM, {}).accelerators
         assert (mps.memory, mps.free) == (60 * GIB, 50 * GIB)
 
@@ -453,40 +453,40 @@ class TestTheChild:
             print({MARK!r} + json.dumps({{t: {{"devices": [{{"memory": 8, "free": 5}}]}} for t in sys.argv[1:]}}))
             print("bye")
         """
-        told = ask_child(["cuda", "xpu"], 20, self.command(script))
-        assert told["xpu"] == Answer((Accelerator("xpu", memory=8, free=5),))
+        told = probe_in_child(["cuda", "xpu"], 20, self.command(script))
+        assert told["xpu"] == ProbeResult((Accelerator("xpu", memory=8, free=5),))
 
     def test_a_driver_that_hangs_is_a_fault_after_the_timeout(self):
         start = time.monotonic()
-        told = ask_child(["cuda"], 0.3, self.command("import time; time.sleep(60)"))
-        assert told == {"cuda": Answer(faults=(("cuda", "no answer within 0.3 seconds"),))}
+        told = probe_in_child(["cuda"], 0.3, self.command("import time; time.sleep(60)"))
+        assert told == {"cuda": ProbeResult(faults=(("cuda", "no answer within 0.3 seconds"),))}
         assert time.monotonic() - start < 10
 
     def test_a_driver_that_crashes_is_a_fault(self):
-        told = ask_child(["cuda"], 20, self.command("import os; os._exit(11)"))
+        told = probe_in_child(["cuda"], 20, self.command("import os; os._exit(11)"))
         assert told["cuda"].faults == (("cuda", "its process ended with status 11"),)
 
     def test_an_exception_is_a_fault_with_its_last_line(self):
-        told = ask_child(["cuda"], 20, self.command("raise ImportError('libcudart.so.13: cannot open')"))
+        told = probe_in_child(["cuda"], 20, self.command("raise ImportError('libcudart.so.13: cannot open')"))
         assert told["cuda"].faults == (("cuda", "ImportError: libcudart.so.13: cannot open"),)
 
     @pytest.mark.parametrize("said", ["[]", "{}", '{"cuda": 1}', '{"cuda": {"devices": 1}}', '{"cuda": {}}', "{"])
     def test_an_answer_that_makes_no_sense_is_a_fault(self, said):
-        told = ask_child(["cuda"], 20, self.command(f"print({MARK!r} + {said!r})"))
+        told = probe_in_child(["cuda"], 20, self.command(f"print({MARK!r} + {said!r})"))
         assert told["cuda"].accelerators == ()
         assert told["cuda"].faults
 
     def test_an_interpreter_that_cannot_be_started_is_a_fault(self, tmp_path):
-        told = ask_child(["cuda"], 20, [str(tmp_path / "no-python")])
+        told = probe_in_child(["cuda"], 20, [str(tmp_path / "no-python")])
         assert "cannot start a process" in told["cuda"].faults[0][1]
 
     def test_a_frozen_application_is_not_started_again(self, monkeypatch):
         monkeypatch.setattr(sys, "frozen", True, raising=False)
-        assert "no Python interpreter" in ask_child(["cuda"], 20)["cuda"].faults[0][1]
+        assert "no Python interpreter" in probe_in_child(["cuda"], 20)["cuda"].faults[0][1]
 
     def test_the_real_torch_answers(self):
         pytest.importorskip("torch")
-        (told,) = ask_child(["cuda"], 60).values()
+        (told,) = probe_in_child(["cuda"], 60).values()
         # A machine without a GPU says why, one with a GPU names it.
         assert told.faults or told.accelerators
         for source, why in told.faults:
@@ -623,11 +623,11 @@ class TestGuards:
 
         variable = ContextVar("variable", default="outside")
         variable.set("inside")
-        assert within(5, variable.get) == "inside"
+        assert with_timeout(5, variable.get) == "inside"
 
     def test_what_a_source_raises_is_raised(self):
         with pytest.raises(KeyError):
-            within(5, lambda: {}["x"])
+            with_timeout(5, lambda: {}["x"])
 
     @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
     def test_what_would_end_the_program_is_an_exception_of_its_source(self, kind):
@@ -635,7 +635,7 @@ class TestGuards:
             raise kind("no licence")
 
         with pytest.raises(RuntimeError, match="no licence"):
-            within(5, ask)
+            with_timeout(5, ask)
 
     def test_a_reason_is_one_line_that_can_be_written(self):
         assert reason(ValueError("a\n  b\ud800")) == "a b?"

@@ -25,6 +25,10 @@ LIMITS = [
     ("files of one checkpoint", "model.limits", "MOST_SHARDS"),
     ("tensors that a checkpoint names", "model.limits", "MOST_TENSORS"),
     ("a safetensors header", "model.limits", "LARGEST_HEADER"),
+    ("keys in the header of a GGUF file", "model.limits", "MOST_METADATA"),
+    ("texts in the lists of a GGUF file", "model.limits", "MOST_STRINGS"),
+    ("what is asked of the hub for one model", "model.limits", "LARGEST_TRAFFIC"),
+    ("seconds that one answer of the hub may take", "model.hub_files", "PATIENCE"),
     ("levels in a JSON file", "model.limits", "DEEPEST_JSON"),
     ("devices of one type of a host", "host.facts", "MOST_DEVICES"),
     ("hosts of a family that `verify` plans one by one; of more, some are drawn", "review.verify", "MOST_HOSTS"),
@@ -34,7 +38,15 @@ LIMITS = [
     ("seconds that a library is waited for by `doctor`", "doctor", "TIMEOUT"),
 ]
 """What is limited, and the constant that limits it."""
-_BYTES = {"LARGEST_FILE", "LARGEST_LOCK", "LARGEST_CONFIG", "LARGEST_INDEX", "LARGEST_HEADER", "MOST_PRINTED"}
+_BYTES = {
+    "LARGEST_FILE",
+    "LARGEST_LOCK",
+    "LARGEST_CONFIG",
+    "LARGEST_INDEX",
+    "LARGEST_HEADER",
+    "LARGEST_TRAFFIC",
+    "MOST_PRINTED",
+}
 
 
 def table() -> str:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from devpolicy._core.cli.screen import Screen, as_lines, plain
+from devpolicy._core.cli.output import Output, as_lines, plain
 from devpolicy._core.text import visible, visible_line
 from devpolicy.errors import DevPolicyError, Diagnostic, Place
 from tests.cli.harness import invoke, together
@@ -57,7 +57,7 @@ def test_a_finding_shows_text(message, line, label, note, hint):
     assert is_text(str(DevPolicyError(finding)))
     assert is_text(str(DevPolicyError(message)))
     stream = io.StringIO()
-    Screen(stream).print(finding.render())
+    Output(stream).print(finding.render())
     assert stream.getvalue() == f"{finding.render()}\n"
 
 

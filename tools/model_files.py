@@ -7,10 +7,12 @@ Transformers, and neither the network nor memory for weights.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from tools.published import FAMILIES, Published
 
 from devpolicy._core.errors import ModelError
 from devpolicy._core.model.config import from_config
@@ -41,17 +43,6 @@ def _llama3_rope(factor: float) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
-    """A model as its authors published it: the configuration, and the parameters that it must come to."""
-
-    about: str
-    parameters: int
-    config: Mapping[str, Any]
-    buffers: int = 0
-    """Of the published number, what Transformers holds as buffers."""
-
-
 CATALOGUE: dict[str, Published] = {
     "gpt2": Published(
         "GPT-2 small, a decoder with tied embeddings, 124 M parameters, float32",
@@ -60,6 +51,7 @@ CATALOGUE: dict[str, Published] = {
             "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": 50257, "n_positions": 1024,
             "n_embd": 768, "n_layer": 12, "n_head": 12, "dtype": "float32",
         },
+        source="openai-community/gpt2",
     ),
     "bert-base": Published(
         "BERT base uncased, an encoder with its pooler, 109 M parameters, float32",
@@ -69,6 +61,7 @@ CATALOGUE: dict[str, Published] = {
             "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
             "max_position_embeddings": 512, "type_vocab_size": 2, "dtype": "float32",
         },
+        source="google-bert/bert-base-uncased",
     ),
     "llama-3.2-1b": Published(
         "Llama 3.2 1B, a decoder with tied embeddings, bfloat16",
@@ -77,6 +70,7 @@ CATALOGUE: dict[str, Published] = {
             **_LLAMA, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "head_dim": 64,
             "num_attention_heads": 32, "tie_word_embeddings": True, "rope_parameters": _llama3_rope(32.0),
         },
+        source="meta-llama/Llama-3.2-1B",
     ),
     "llama-3.1-8b": Published(
         "Llama 3.1 8B, a decoder, bfloat16",
@@ -85,6 +79,7 @@ CATALOGUE: dict[str, Published] = {
             **_LLAMA, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
             "num_attention_heads": 32, "rope_parameters": _llama3_rope(8.0),
         },
+        source="meta-llama/Llama-3.1-8B",
     ),
     "llama-3.1-70b": Published(
         "Llama 3.1 70B, a decoder, bfloat16",
@@ -93,6 +88,7 @@ CATALOGUE: dict[str, Published] = {
             **_LLAMA, "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80,
             "num_attention_heads": 64, "rope_parameters": _llama3_rope(8.0),
         },
+        source="meta-llama/Llama-3.1-70B",
     ),
     "llama-3.1-405b": Published(
         "Llama 3.1 405B, a decoder, bfloat16",
@@ -101,6 +97,7 @@ CATALOGUE: dict[str, Published] = {
             **_LLAMA, "hidden_size": 16384, "intermediate_size": 53248, "num_hidden_layers": 126,
             "num_attention_heads": 128, "rope_parameters": _llama3_rope(8.0),
         },
+        source="meta-llama/Llama-3.1-405B",
     ),
     "qwen2.5-72b": Published(
         "Qwen2.5 72B, a decoder, bfloat16",
@@ -110,6 +107,7 @@ CATALOGUE: dict[str, Published] = {
             "intermediate_size": 29568, "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8,
             "max_position_embeddings": 131072, "dtype": "bfloat16",
         },
+        source="Qwen/Qwen2.5-72B",
     ),
     "gemma-2-9b": Published(
         "Gemma 2 9B, a decoder with tied embeddings, every other layer of sliding attention, bfloat16",
@@ -120,6 +118,7 @@ CATALOGUE: dict[str, Published] = {
             "head_dim": 256, "sliding_window": 4096, "query_pre_attn_scalar": 256, "max_position_embeddings": 8192,
             "tie_word_embeddings": True, "dtype": "bfloat16",
         },
+        source="google/gemma-2-9b",
     ),
     "mixtral-8x7b": Published(
         "Mixtral 8x7B, a mixture of eight experts of which two run for a token, bfloat16",
@@ -130,6 +129,7 @@ CATALOGUE: dict[str, Published] = {
             "num_key_value_heads": 8, "num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": None,
             "max_position_embeddings": 32768, "dtype": "bfloat16",
         },
+        source="mistralai/Mixtral-8x7B-v0.1",
     ),
     "mixtral-8x22b": Published(
         "Mixtral 8x22B, a mixture of eight experts of which two run for a token, bfloat16",
@@ -140,6 +140,7 @@ CATALOGUE: dict[str, Published] = {
             "num_key_value_heads": 8, "num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": None,
             "max_position_embeddings": 65536, "dtype": "bfloat16",
         },
+        source="mistralai/Mixtral-8x22B-v0.1",
     ),
     "qwen3-235b-a22b": Published(
         "Qwen3 235B-A22B, a mixture of 128 experts of which eight run for a token, bfloat16",
@@ -150,6 +151,7 @@ CATALOGUE: dict[str, Published] = {
             "num_attention_heads": 64, "num_key_value_heads": 4, "head_dim": 128, "num_experts": 128,
             "num_experts_per_tok": 8, "decoder_sparse_step": 1, "max_position_embeddings": 40960, "dtype": "bfloat16",
         },
+        source="Qwen/Qwen3-235B-A22B",
     ),
     "qwen3-next-80b-a3b": Published(
         "Qwen3-Next 80B-A3B without its part for predicting several tokens: 512 experts, and three layers of four "
@@ -164,6 +166,7 @@ CATALOGUE: dict[str, Published] = {
             "linear_key_head_dim": 128, "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4,
             "max_position_embeddings": 262144, "dtype": "bfloat16",
         },
+        source="Qwen/Qwen3-Next-80B-A3B-Instruct",
     ),
     "deepseek-v3": Published(
         "DeepSeek-V3 without its part for predicting several tokens: 256 experts of which eight run for a token, and "
@@ -178,6 +181,7 @@ CATALOGUE: dict[str, Published] = {
             "max_position_embeddings": 163840, "dtype": "bfloat16",
         },
         buffers=58 * 256,  # what balances the routers of 58 layers
+        source="deepseek-ai/DeepSeek-V3",
     ),
     "t5-11b": Published(
         "T5 11B, an encoder and a decoder that share their embeddings, float32",
@@ -187,6 +191,7 @@ CATALOGUE: dict[str, Published] = {
             "d_kv": 128, "d_ff": 65536, "num_layers": 24, "num_heads": 128, "n_positions": 512,
             "relative_attention_num_buckets": 32, "tie_word_embeddings": True, "dtype": "float32",
         },
+        source="google-t5/t5-11b",
     ),
     "bart-large": Published(
         "BART large, an encoder and a decoder that share their embeddings, float32",
@@ -197,6 +202,7 @@ CATALOGUE: dict[str, Published] = {
             "decoder_attention_heads": 16, "encoder_ffn_dim": 4096, "decoder_ffn_dim": 4096,
             "max_position_embeddings": 1024, "dtype": "float32",
         },
+        source="facebook/bart-large",
     ),
     "bge-large-en": Published(
         "BGE large for English, an encoder for embeddings, float32",
@@ -206,6 +212,7 @@ CATALOGUE: dict[str, Published] = {
             "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096,
             "max_position_embeddings": 512, "type_vocab_size": 2, "dtype": "float32",
         },
+        source="BAAI/bge-large-en-v1.5",
     ),
     "bge-m3": Published(
         "BGE-M3, an encoder for embeddings of many languages and of long texts, float32",
@@ -215,6 +222,7 @@ CATALOGUE: dict[str, Published] = {
             "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096,
             "max_position_embeddings": 8194, "type_vocab_size": 1, "dtype": "float32",
         },
+        source="BAAI/bge-m3",
     ),
     "llava-1.5-7b": Published(
         "LLaVA 1.5 7B, a vision tower before a decoder, float16",
@@ -232,6 +240,7 @@ CATALOGUE: dict[str, Published] = {
                 "vocab_size": 32000,
             },
         },
+        source="llava-hf/llava-1.5-7b-hf",
     ),
     "qwen2.5-vl-7b": Published(
         "Qwen2.5-VL 7B, a vision tower before a decoder, bfloat16",
@@ -251,7 +260,9 @@ CATALOGUE: dict[str, Published] = {
                 "fullatt_block_indexes": [7, 15, 23, 31],
             },
         },
+        source="Qwen/Qwen2.5-VL-7B-Instruct",
     ),
+    **FAMILIES,
 }  # fmt: skip
 
 
@@ -267,7 +278,9 @@ def tree(name: str) -> ModelTree:
 
 def text(name: str) -> str:
     """Return the model file of a catalogue model."""
-    head = f"# {CATALOGUE[name].parameters:,} parameters. Written by `python -m tools.model_files`.\n\n"
+    published = CATALOGUE[name]
+    head = f"# {published.parameters:,} parameters, as published in {published.source}.\n"
+    head += "# Written by `python -m tools.model_files`.\n\n"
     return head + tree(name).to_toml()
 
 

@@ -75,12 +75,12 @@ def together(*arguments: str) -> tuple[str, int]:
     return both.getvalue(), status
 
 
-def replayed(session: str, folder: Path) -> str:
+def replayed(ctx: str, folder: Path) -> str:
     """Run the commands of a recorded session in a folder, and return the session as it is today."""
     told: list[str] = []
     status = 0
     with contextlib.chdir(folder):
-        for line in session.splitlines():
+        for line in ctx.splitlines():
             if line.startswith("# ") and not told:
                 told.append(f"{line}\n")
             elif line == "$ echo $?":

@@ -12,7 +12,7 @@ from tests.cli.harness import invoke
 
 import devpolicy
 from devpolicy._core.cli.joint_view import joint_view
-from devpolicy._core.cli.screen import STYLES, Screen, plain
+from devpolicy._core.cli.output import STYLES, Output, plain
 from devpolicy._core.simulation.catalogue import host_catalogue
 
 RAG = """prefer = ["cuda", "mps", "cpu"]
@@ -128,7 +128,7 @@ def test_components_fit_eighty_columns_in_known_styles(host: str) -> None:
         plans = devpolicy.plan_all(policy, models, machine)
     except devpolicy.Unsatisfiable:
         return
-    lines = joint_view(plans, policy, {"ranker": None, **models}, machine, Screen(io.StringIO()))
+    lines = joint_view(plans, policy, {"ranker": None, **models}, machine, Output(io.StringIO()))
     assert max(len(plain(line)) for line in lines) <= 80
     assert {style for line in lines if not isinstance(line, str) for _, style in line} <= set(STYLES)
 

@@ -12,10 +12,10 @@ from tests.cli.harness import invoke, shell
 import devpolicy
 from devpolicy import Host
 from devpolicy._core.cli.commands.doctor import to_dict, view
-from devpolicy._core.cli.screen import plain
+from devpolicy._core.cli.output import plain
 from devpolicy._core.doctor import Report, examine
-from devpolicy._core.doctor.findings import judge
-from devpolicy._core.doctor.told import LIBRARIES, read
+from devpolicy._core.doctor.findings import diagnose
+from devpolicy._core.doctor.library_report import LIBRARIES, read
 
 HOST = Host.load("1x24gb")
 CUDA = {"cuda": [{"name": "NVIDIA GeForce RTX 4090", "memory": 24564 << 20}]}
@@ -33,7 +33,7 @@ ANSWERS = {
 
 def report_of(answers=ANSWERS, variables=()):
     told = tuple(read(library, "1.0", answer) for library, answer in answers.items())
-    findings = judge(HOST, {one.library: one for one in told}, dict(variables))
+    findings = diagnose(HOST, {one.library: one for one in told}, dict(variables))
     return Report(HOST, told, tuple(variables), tuple(findings))
 
 
@@ -139,7 +139,7 @@ class TestBrokenLibraries:
 def test_a_folder_with_a_torch_of_its_own_is_not_asked(tmp_path, monkeypatch):
     (tmp_path / "psutil.py").write_text("raise RuntimeError('not the library')")
     monkeypatch.chdir(tmp_path)
-    told = {one.library: one for one in examine(libraries=["psutil"]).told}
+    told = {one.library: one for one in examine(libraries=["psutil"]).libraries}
     assert told["psutil"].fault is None
 
 
@@ -170,9 +170,9 @@ class TestSimulatedHosts:
         asked = ["psutil", "torch", *(name for name in ("accelerate", "haystack") if installed(name))]
         report = examine(Host.load("2x24gb"), libraries=asked, timeout=300)
         assert report.findings == ()
-        assert {one.choice.partition(":")[0] for one in report.told if one.choice} == {"cuda"}
-        assert {one.count("cuda") for one in report.told if one.devices is not None} == {2}
-        assert report.told[0].ram == report.host.memory
+        assert {one.choice.partition(":")[0] for one in report.libraries if one.choice} == {"cuda"}
+        assert {one.count("cuda") for one in report.libraries if one.devices is not None} == {2}
+        assert report.libraries[0].ram == report.host.memory
 
     def test_a_broken_device_is_found_by_the_library_that_meets_it(self):
         pytest.importorskip("torch")
@@ -180,7 +180,7 @@ class TestSimulatedHosts:
         assert [finding.message for finding in report.findings] == [
             "`cuda:2` does not work: CUDA error: uncorrectable ECC error encountered"
         ]
-        (torch,) = report.told
+        (torch,) = report.libraries
         assert [bool(one.fault) for one in torch.devices] == [False, False, True, False]
 
     def test_the_variables_of_this_machine_are_not_the_simulated_ones(self, monkeypatch):

@@ -143,7 +143,7 @@ def test_rules_that_need_a_model_are_told_and_the_device_can_still_be_captured()
     assert result.stderr.count("warning[DP504]") == 1
 
 
-class Broken(App):
+class Counterexample(App):
     """The application with one command that is broken in a way that is given."""
 
     def __init__(self, fault):
@@ -164,7 +164,7 @@ def run_broken(fault, *options: str) -> Result:
 
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as left:
-        Broken(fault).main(["plan", *options], "devpolicy")
+        Counterexample(fault).main(["plan", *options], "devpolicy")
     return Result(out.getvalue(), err.getvalue(), left.value.code)
 
 

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 from tests.cli.harness import invoke
 
-from devpolicy._core.cli.formats import github, sarif
+from devpolicy._core.cli.ci_formats import github, sarif
 from devpolicy.errors import Diagnostic, Place
 
 TEXT = {

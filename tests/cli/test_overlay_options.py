@@ -182,8 +182,8 @@ def test_two_policies_are_compared_with_what_is_laid_over_both(options, environm
 )
 def test_a_property_is_held_against_what_is_laid_over_the_policy(options, environment, status):
     Path("p.toml").write_text(TESTED, encoding="utf-8")
-    family = ("--accelerators", "1", "--model", "gpt2", "-p", "never_on:cuda", "--format", "json")
-    (verdict,) = json.loads(shell("verify", "p.toml", *family, *options, **environment).stdout)["verdicts"]
+    space = ("--accelerators", "1", "--model", "gpt2", "-p", "never_on:cuda", "--format", "json")
+    (verdict,) = json.loads(shell("verify", "p.toml", *space, *options, **environment).stdout)["verdicts"]
     assert verdict["status"] == status
 
 

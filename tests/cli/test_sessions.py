@@ -12,8 +12,8 @@ HOW = "python -m tests.cli.harness records it anew"
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.stem)
 def test_a_recorded_session_prints_the_same_today(case, tmp_path):
-    session = case.read_text(encoding="utf-8")
-    assert replayed(session, tmp_path) == session, HOW
+    ctx = case.read_text(encoding="utf-8")
+    assert replayed(ctx, tmp_path) == ctx, HOW
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.stem)

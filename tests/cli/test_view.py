@@ -1,15 +1,16 @@
 """What a plan looks like: bars, tables, and the width of a screen."""
 
 import io
+from itertools import cycle
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 import devpolicy
-from devpolicy._core.cli.picture import BAR, PARTS, cells, sizes_of
+from devpolicy._core.cli.memory_bars import BAR, PARTS, cells, sizes_of
+from devpolicy._core.cli.output import STYLES, Output, plain
 from devpolicy._core.cli.plan_view import count, view
-from devpolicy._core.cli.screen import STYLES, Screen, plain
 from devpolicy._core.cli.table import table
 from devpolicy._core.model.catalogue import model_catalogue
 from devpolicy._core.placement.plan import Budget
@@ -17,6 +18,15 @@ from devpolicy._core.simulation.catalogue import host_catalogue
 from devpolicy.errors import Unsatisfiable
 
 BYTES = st.integers(0, 2**40)
+# Every model once; neighbours in the list are planned on other hosts by other policies.
+EACH_MODEL = list(
+    zip(
+        model_catalogue(),
+        cycle(["24-24-12-8", "8x141gb", "macbook-m3-36gb", "strix-halo"]),
+        cycle(["offload-lm-head", "split-across-gpus", "prefer-accelerator"]),
+        strict=False,
+    )
+)
 BUDGETS = st.builds(Budget, *[BYTES] * 6).flatmap(
     lambda one: BYTES.map(lambda free: Budget(*_parts(one), cap=one.used + one.headroom + free))
 )
@@ -64,16 +74,14 @@ def test_a_part_takes_its_share_of_the_bar(budget):
         assert not total or abs(number - getattr(budget, part) * BAR / total) <= len(PARTS)
 
 
-@pytest.mark.parametrize("model", model_catalogue())
-@pytest.mark.parametrize("host", ["24-24-12-8", "8x141gb", "macbook-m3-36gb"])
-@pytest.mark.parametrize("policy", ["offload-lm-head", "split-across-gpus", "prefer-accelerator"])
-def test_a_plan_fits_eighty_columns_in_known_styles(policy, host, model):
+@pytest.mark.parametrize(("model", "host", "policy"), EACH_MODEL)
+def test_a_plan_fits_eighty_columns_in_known_styles(model, host, policy):
     loaded, tree, machine = devpolicy.Policy.load(policy), devpolicy.ModelTree.load(model), devpolicy.Host.load(host)
     try:
         plan = devpolicy.plan(loaded, tree, machine)
     except Unsatisfiable:
         return
-    lines = view(plan, loaded, tree, machine, Screen(io.StringIO()))
+    lines = view(plan, loaded, tree, machine, Output(io.StringIO()))
     assert max(len(plain(line)) for line in lines) <= 80
     assert {style for line in lines if not isinstance(line, str) for _, style in line} <= set(STYLES)
 
@@ -108,7 +116,50 @@ def test_prose_that_does_not_fit_beside_goes_below():
 
 @pytest.mark.parametrize(
     ("number", "told"),
-    [(7, "7"), (1_500, "1.5 K"), (124_439_808, "124 M"), (70_553_706_496, "70.6 B"), (10**12, "1 T")],
+    [
+        (7, "7"),
+        (999, "999"),
+        (1_500, "1.5 K"),
+        (999_999, "1 M"),
+        (124_439_808, "124 M"),
+        (999_600_000, "1 B"),
+        (70_553_706_496, "70.6 B"),
+        (10**12, "1 T"),
+        (10**16, "10,000 T"),
+    ],
 )
 def test_parameters_are_counted_as_people_do(number, told):
     assert count(number) == told
+
+
+@given(st.integers(0, 10**18))
+def test_a_count_has_no_exponent(number):
+    assert "e" not in count(number)
+
+
+WIDE = [["module", *(f"column {at}" for at in range(8))], ["model.embed_tokens", *["1002.0 MiB"] * 8]]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_wide_tables_fit(width):
+    lines = [plain(line) for line in table(WIDE[0], WIDE[1:], width=width, right=range(1, 9))]
+    assert max(map(len, lines)) <= width
+    assert sum(line.count("1002.0 MiB") for line in lines) == 8
+
+
+@pytest.mark.parametrize("width", ["40", "60"])
+@pytest.mark.parametrize(
+    "command", ["plan offload-lm-head --model llama-3.1-8b --host 2x24gb", "host list", "model list"]
+)
+def test_columns_is_followed(command, width, monkeypatch):
+    from tests.cli.harness import invoke
+
+    monkeypatch.setenv("COLUMNS", width)
+    lines = invoke(*command.split()).stdout.splitlines()
+    assert max(len(line) for line in lines if not line.startswith("digest")) <= int(width)
+
+
+@pytest.mark.parametrize("columns", ["", "0", "-1", "x", "9" * 30, "\N{SUPERSCRIPT TWO}"])
+def test_columns_of_nonsense_are_eighty(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert Output(io.StringIO()).width == 80

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from devpolicy import Host
 from devpolicy._core.codes import CODES
-from devpolicy._core.doctor.findings import judge
-from devpolicy._core.doctor.remedies import remedy
-from devpolicy._core.doctor.told import LIBRARIES, Told, read
+from devpolicy._core.doctor.findings import diagnose
+from devpolicy._core.doctor.library_report import LIBRARIES, LibraryReport, read
+from devpolicy._core.doctor.suggestions import suggestion
 from devpolicy._core.host import ACCELERATOR_TYPES
 from devpolicy.testing.strategies import faulty_hosts, hosts
 
@@ -26,13 +26,13 @@ def case_of(file):
     text = file.read_text(encoding="utf-8")
     case = tomli.loads(text)
     told = {name: read(name, "1.0", answer) for name, answer in case.get("told", {}).items()}
-    told |= {name: Told(name) for name in case.get("missing", ())}
+    told |= {name: LibraryReport(name) for name in case.get("missing", ())}
     host = Host.load(case["host"]) if "host" in case else Host.parse(case["host_toml"])
     return host, told, case.get("variables", {})
 
 
 def findings_of(file):
-    return "\n\n".join(finding.render() for finding in judge(*case_of(file)))
+    return "\n\n".join(finding.render() for finding in diagnose(*case_of(file)))
 
 
 @pytest.mark.parametrize("file", CASES, ids=lambda file: file.stem)
@@ -47,7 +47,7 @@ def test_every_kind_of_finding_has_a_case():
 
 @pytest.mark.parametrize("file", CASES, ids=lambda file: file.stem)
 def test_every_finding_has_a_remedy_and_the_grammar_of_a_message(file):
-    for finding in judge(*case_of(file)):
+    for finding in diagnose(*case_of(file)):
         assert finding.code in CODES
         assert finding.help
         assert finding.message[0].islower() or finding.message[0] == "`"
@@ -68,12 +68,12 @@ def agreeing(host):
 
 @given(host=hosts())
 def test_libraries_that_see_a_host_as_it_is_give_no_finding(host):
-    assert judge(host, agreeing(host), {}) == []
+    assert diagnose(host, agreeing(host), {}) == []
 
 
 @given(host=faulty_hosts())
 def test_what_is_broken_is_never_silent(host):
-    assert judge(host, {}, {}) != []
+    assert diagnose(host, {}, {}) != []
 
 
 LIKELY = st.sampled_from(["cpu", "cuda", "cuda:1", "mps", "xpu:x", "NVIDIA driver too old", "crashed with SIGSEGV"])
@@ -104,10 +104,10 @@ ANSWERS = st.fixed_dictionaries(
 )
 def test_whatever_is_told_can_be_judged_and_each_thing_is_said_once(host, answers, variables):
     told = {name: read(name, "1.0", answer) for name, answer in answers.items()}
-    findings = judge(host, told, variables)
+    findings = diagnose(host, told, variables)
     assert len({finding.message for finding in findings}) == len(findings)
     assert all(finding.help for finding in findings)
-    assert findings == judge(host, told, variables)
+    assert findings == diagnose(host, told, variables)
 
 
 @pytest.mark.parametrize("answer", [[], {"devices": {"cuda": [{"id": "x"}]}}, {"ram": "much"}, {"built_for": 3}])
@@ -117,7 +117,7 @@ def test_an_answer_that_is_none_is_refused_by_its_reader(answer):
 
 
 def test_a_text_that_nobody_knows_has_no_remedy():
-    assert remedy("the weather is bad") is None
+    assert suggestion("the weather is bad") is None
 
 
 def main() -> None:

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests import oracle
+from tests.worlds import make_plan
 
-from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, Unsatisfiable
+from devpolicy import Accelerator, Host, ModelTree, Plan, Unsatisfiable
 from devpolicy._core.language.patterns import Pattern
-from devpolicy._core.language.policy import Amount, DeviceSelector, MemoryRule, Rule, Split, Workload
+from devpolicy._core.language.policy import Amount, DeviceSelector, MemoryRule, ResolvedPolicy, Rule, Split, Workload
 from devpolicy._core.model.tree import Module, Tensor
-from devpolicy._core.placement.planner import make_plan
 
 SPLITS: tuple[Split, ...] = ("when-needed", "balanced", "fastest")
 SIZES = st.lists(st.integers(1, 12), min_size=1, max_size=6)
@@ -38,7 +38,7 @@ def _planned(
         Rule(f"of {path}", (Pattern(path),), prefer=tuple(DeviceSelector("cuda", number) for number in numbers))
         for path, numbers in lists.items()
     )
-    policy = Policy(
+    policy = ResolvedPolicy(
         prefer=(DeviceSelector("cuda"),),
         overflow=(DeviceSelector("cpu"),) if spill else (),
         split=split,
@@ -138,7 +138,7 @@ def test_own_tensors_of_the_model_are_on_its_lowest_device() -> None:
         for at, budget in enumerate((14, 14))
     )
     for split in SPLITS:
-        policy = Policy(prefer=(DeviceSelector("cuda"),), split=split, memory=memory)
+        policy = ResolvedPolicy(prefer=(DeviceSelector("cuda"),), split=split, memory=memory)
         host = Host([Accelerator("cuda", memory="1 GiB", bandwidth=10**rate) for rate in (7, 9)], memory="64 GiB")
         plan = make_plan(policy, tree, host, advise=False)
         assert str(plan.placements[""].device) == min(_devices(plan)), split

@@ -116,7 +116,7 @@ CALLS = {
     "Accelerator fault": lambda v: Accelerator("cuda", memory=1, fault=v),
     "Accelerator physical": lambda v: Accelerator("cuda", memory=1, physical=v),
     "Accelerator uuid": lambda v: Accelerator("cuda", memory=1, uuid=v),
-    "Accelerator neighbour": lambda v: Accelerator("cuda", memory=1, neighbour=v),
+    "Accelerator memory_pressure": lambda v: Accelerator("cuda", memory=1, memory_pressure=v),
     "Accelerator bandwidth": lambda v: Accelerator("cuda", memory=1, bandwidth=v),
     "Accelerator.at": lambda v: HOST.accelerators[0].at(v),
     "Device type": lambda v: Device(v),

@@ -9,13 +9,13 @@ import pytest
 
 from devpolicy import Host, ModelTree, Policy
 from devpolicy._core.language.properties import Property
+from devpolicy._core.review.check import violations
 from devpolicy._core.review.coverage import coverage, deciders
-from devpolicy._core.review.families import Family
-from devpolicy._core.review.holds import complaints
-from devpolicy._core.review.many import run_all
-from devpolicy._core.review.outcome import answers, ask
+from devpolicy._core.review.host_space import HostSpace
+from devpolicy._core.review.outcome import plan_outcome, plan_outcomes
 from devpolicy._core.review.run import Result
-from devpolicy._core.review.suites import ready
+from devpolicy._core.review.runner import run_all
+from devpolicy._core.review.suites import bind_policy
 from devpolicy._core.review.verify import verify
 from devpolicy._core.sizes import GIB
 from devpolicy.errors import PolicyError
@@ -38,7 +38,7 @@ offload = "cpu"
 
 
 def result(test: str, policy: str = RAG) -> Result:
-    suite = ready(Policy.parse(f'{policy}\n[[test]]\nname = "t"\n{test}\n', "p.toml"), "p.toml")
+    suite = bind_policy(Policy.parse(f'{policy}\n[[test]]\nname = "t"\n{test}\n', "p.toml"), "p.toml")
     (found,) = run_all([suite], jobs=1)
     return found
 
@@ -70,35 +70,35 @@ def test_without_a_component_what_must_always_hold_holds_for_each() -> None:
 
 def test_the_budget_counts_all_components_together() -> None:
     host = Host.load("1x24gb")
-    *_, generator = answers(Policy.parse(RAG), None, host)
+    *_, generator = plan_outcomes(Policy.parse(RAG), None, host)
     assert generator.component == "generator"
     assert len(generator.before) == 1
-    assert not list(complaints(Property("within_budget"), generator))
+    assert not list(violations(Property("within_budget"), generator))
     tight = replace(host, accelerators=tuple(replace(one, free=6 * GIB) for one in host.accelerators))
-    (said,) = complaints(Property("within_budget"), replace(generator, host=tight))
+    (said,) = violations(Property("within_budget"), replace(generator, host=tight))
     assert "asked for" in said
-    assert not list(complaints(Property("within_budget"), replace(generator, host=tight, before=())))
+    assert not list(violations(Property("within_budget"), replace(generator, host=tight, before=())))
 
 
 def test_coverage_names_what_a_component_says_by_the_component() -> None:
     policy = Policy.parse(RAG)
     assert deciders(policy) == ["prefer cuda", "prefer cpu", "component.generator prefer cuda", "first layer"]
-    suite = ready(Policy.parse(f'{RAG}\n[[test]]\nname = "t"\nhost = "2x24gb"\nalways = "one_type"\n'), "p.toml")
+    suite = bind_policy(Policy.parse(f'{RAG}\n[[test]]\nname = "t"\nhost = "2x24gb"\nalways = "one_type"\n'), "p.toml")
     (found,) = coverage([suite], run_all([suite], jobs=1))
     assert found.never == ["prefer cpu"]
 
 
 def test_properties_hold_of_all_components_on_every_host() -> None:
-    family = Family(("cuda",), 1, (8 * GIB, 24 * GIB), (100,), (64 * GIB,))
+    space = HostSpace(("cuda",), 1, (8 * GIB, 24 * GIB), (100,), (64 * GIB,))
     wanted = [Property(name) for name in ("within_budget", "monotone", "every_rule_reachable", "always_resolves")]
-    verdicts = {verdict.property.name: verdict for verdict in verify(Policy.parse(RAG), [None], family, wanted, jobs=1)}
+    verdicts = {verdict.property.name: verdict for verdict in verify(Policy.parse(RAG), [None], space, wanted, jobs=1)}
     assert [name for name, verdict in verdicts.items() if verdict.status == "proved"] == list(verdicts)[:3]
     assert verdicts["always_resolves"].why.startswith("of `generator`: it is refused with DP301")
 
 
 def test_a_model_that_is_given_takes_the_place_of_the_policys() -> None:
     larger = ModelTree.load("llama-3.1-8b")
-    assert ask(Policy.parse(RAG), larger, Host.load("2x24gb"), component="generator").tree == larger
+    assert plan_outcome(Policy.parse(RAG), larger, Host.load("2x24gb"), component="generator").tree == larger
     given = 'component = "generator"\nmodel = "llama-3.1-8b"\n'
     assert result(f'host = "2x24gb"\n{given}expect = {{ "model.layers.31" = "cuda:0" }}').passed
 
@@ -137,6 +137,6 @@ def test_each_component_of_many_is_planned_once_for_a_host(monkeypatch) -> None:
 
     monkeypatch.setattr(joint, "make_plan", counted)
     text = 'prefer = ["cuda", "cpu"]\n' + "".join(f"[component.c{i}]\nneeds = '1 GiB'\n" for i in range(40))
-    found = answers(Policy.parse(text), None, Host.load("8x80gb"))
+    found = plan_outcomes(Policy.parse(text), None, Host.load("8x80gb"))
     assert asked == [f"c{i}" for i in range(40)]
     assert [len(one.before) for one in found] == list(range(40))

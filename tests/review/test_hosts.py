@@ -35,7 +35,7 @@ def test_a_host_of_the_file_comes_before_one_of_the_catalogue() -> None:
 
 
 def test_a_glob_takes_the_files_own_hosts_and_the_catalogues_each_once() -> None:
-    assert [one.name for one in found("*24gb", "2x24gb")] == ["2x24gb", "1x24gb"]
+    assert [one.name for one in found("?x24gb", "2x24gb")] == ["2x24gb", "1x24gb"]
     assert {one.name for one in found("*")} == {*OWN, *catalogue()}
 
 

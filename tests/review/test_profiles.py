@@ -7,11 +7,11 @@ import pytest
 from devpolicy import Host, ModelTree, Policy
 from devpolicy._core.language.properties import Property
 from devpolicy._core.review.coverage import deciders
-from devpolicy._core.review.families import Family
-from devpolicy._core.review.many import run_all
-from devpolicy._core.review.outcome import ask
+from devpolicy._core.review.host_space import HostSpace
+from devpolicy._core.review.outcome import plan_outcome
 from devpolicy._core.review.run import Result
-from devpolicy._core.review.suites import ready
+from devpolicy._core.review.runner import run_all
+from devpolicy._core.review.suites import bind_policy
 from devpolicy._core.review.verify import verify
 from devpolicy._core.sizes import GIB
 from devpolicy.errors import PolicyError
@@ -36,7 +36,9 @@ prefer = "cpu"
 
 
 def result(test: str) -> Result:
-    suite = ready(Policy.parse(f'{POLICY}\n[[test]]\nname = "t"\nmodel = "llama-3.1-8b"\n{test}\n', "p.toml"), "p.toml")
+    suite = bind_policy(
+        Policy.parse(f'{POLICY}\n[[test]]\nname = "t"\nmodel = "llama-3.1-8b"\n{test}\n', "p.toml"), "p.toml"
+    )
     (found,) = run_all([suite], jobs=1)
     return found
 
@@ -60,7 +62,7 @@ def test_no_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_two_profiles_that_disagree_are_a_refusal_with_their_code() -> None:
     policy = Policy.parse(f'{POLICY}\n[profile.other]\nwhen = {{ cuda = 2 }}\nsplit = "never"\n')
-    refused = ask(policy, None, Host.load("4x80gb")).refusal
+    refused = plan_outcome(policy, None, Host.load("4x80gb")).refusal
     assert refused is not None
     assert refused.code == "DP305"
 
@@ -70,8 +72,8 @@ def test_what_only_a_profile_says_is_covered_too() -> None:
 
 
 def test_every_host_of_a_family_has_its_profiles() -> None:
-    family = Family(("cuda",), 4, (24 * GIB,), (100,), (64 * GIB,))
-    (found,) = verify(Policy.parse(POLICY), [None], family, [Property("always_resolves")], jobs=1)
+    space = HostSpace(("cuda",), 4, (24 * GIB,), (100,), (64 * GIB,))
+    (found,) = verify(Policy.parse(POLICY), [None], space, [Property("always_resolves")], jobs=1)
     assert (found.status, found.hosts) == ("proved", 5)
 
 
@@ -85,17 +87,17 @@ def test_a_profile_that_the_policy_has_not_is_told_with_the_likely_one() -> None
 def test_components_that_only_a_profile_has_are_planned_and_tested_too() -> None:
     said = 'prefer = "cuda"\n[profile.big]\nwhen = { cuda = 2 }\n[profile.big.component.ranker]\nneeds = "90 GiB"\n'
     text = f'{said}[[test]]\nname = "t"\nhost = "2x24gb"\nalways = "always_resolves"\n'
-    (found,) = run_all([ready(Policy.parse(text), "p.toml")], jobs=1)
+    (found,) = run_all([bind_policy(Policy.parse(text), "p.toml")], jobs=1)
     assert [failure.got for case in found.cases for failure in case.failures if "ranker" in failure.what]
 
 
 def test_a_profile_that_nobody_asks_for_is_no_part_of_what_must_be_reached() -> None:
     text = 'prefer = "cuda"\n[profile.mac]\nprefer = "mps"\n'
-    family = Family(("cuda",), 1, (24 * GIB,), (100,), (64 * GIB,))
+    space = HostSpace(("cuda",), 1, (24 * GIB,), (100,), (64 * GIB,))
     wanted = [Property("every_rule_reachable")]
     policy = Policy.parse(text)
-    (plain,) = verify(policy, [None], family, wanted, jobs=1)
-    (asked,) = verify(policy.with_overrides(profile="mac"), [None], family, wanted, jobs=1)
+    (plain,) = verify(policy, [None], space, wanted, jobs=1)
+    (asked,) = verify(policy.with_overrides(profile="mac"), [None], space, wanted, jobs=1)
     assert (plain.status, asked.status) == ("proved", "broken")
 
 
@@ -123,13 +125,13 @@ by        = { "transformer.h.0" = "component.ranker.offload.transformer.h.0" }
 
 def test_a_test_speaks_of_what_only_its_profile_has() -> None:
     policy = Policy.parse(IN_A_PROFILE + 'profile = "extra"\n')
-    (found,) = run_all([ready(policy, "p.toml")], jobs=1)
+    (found,) = run_all([bind_policy(policy, "p.toml")], jobs=1)
     assert found.passed
 
 
 def test_a_test_does_not_speak_of_what_another_profile_has() -> None:
     with pytest.raises(PolicyError, match="the policy has no component `ranker`"):
-        ready(Policy.parse(IN_A_PROFILE), "p.toml")
+        bind_policy(Policy.parse(IN_A_PROFILE), "p.toml")
 
 
 def test_two_profiles_that_spill_to_other_places_are_compared_place_by_place() -> None:
@@ -137,6 +139,6 @@ def test_two_profiles_that_spill_to_other_places_are_compared_place_by_place() -
     text = (
         'prefer = "cpu"\noverflow = ["cpu", "disk"]\n[profile.low]\nwhen = { memory = "<=16 GiB" }\noverflow = "disk"\n'
     )
-    family = Family((), 0, (), (100,), (16 * GIB, 64 * GIB))
-    (found,) = verify(Policy.parse(text), [ModelTree.load("gpt2")], family, [Property("monotone")], jobs=1)
+    space = HostSpace((), 0, (), (100,), (16 * GIB, 64 * GIB))
+    (found,) = verify(Policy.parse(text), [ModelTree.load("gpt2")], space, [Property("monotone")], jobs=1)
     assert found.status == "proved"

@@ -9,9 +9,9 @@ import pytest
 
 from devpolicy import Policy
 from devpolicy._core.review.coverage import coverage, deciders
-from devpolicy._core.review.many import run_all
 from devpolicy._core.review.run import Result
-from devpolicy._core.review.suites import Suite, gather, ready, selected
+from devpolicy._core.review.runner import run_all
+from devpolicy._core.review.suites import Suite, bind_policy, gather, selected
 from devpolicy.errors import PolicyError
 
 POLICY = """
@@ -26,7 +26,7 @@ memory = "8 GiB"
 
 
 def suite(test: str, policy: str = POLICY) -> Suite:
-    return ready(Policy.parse(f'{policy}\n[[test]]\nname = "t"\n{test}\n', "p.toml"), "p.toml")
+    return bind_policy(Policy.parse(f'{policy}\n[[test]]\nname = "t"\n{test}\n', "p.toml"), "p.toml")
 
 
 def result(test: str, policy: str = POLICY) -> Result:

@@ -12,8 +12,8 @@ import tomli
 
 from devpolicy import Policy
 from devpolicy._core.review.coverage import coverage
-from devpolicy._core.review.many import run_all
-from devpolicy._core.review.suites import gather, ready
+from devpolicy._core.review.runner import run_all
+from devpolicy._core.review.suites import bind_policy, gather
 from devpolicy._core.shipped import shipped_files
 from devpolicy.errors import PolicyError
 
@@ -71,7 +71,7 @@ def without(data: dict[str, Any], path: Path) -> str:
 def noticed(text: str) -> bool:
     """Whether a test fails, or the policy or a test of it cannot even be read."""
     try:
-        suite = ready(Policy.parse(text), "mutant.toml")
+        suite = bind_policy(Policy.parse(text), "mutant.toml")
     except PolicyError:
         return True
     return not all(result.passed for result in run_all([suite], jobs=1))

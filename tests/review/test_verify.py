@@ -15,16 +15,16 @@ from tests.cli.harness import invoke
 
 from devpolicy import Host, ModelTree, Policy
 from devpolicy._core.language.properties import OF_A_FAMILY, OF_A_PLAN, Property, parse_property
-from devpolicy._core.review.draw import search
-from devpolicy._core.review.families import Family
-from devpolicy._core.review.holds import _CHECKS
-from devpolicy._core.review.shrink import Broken, smallest
+from devpolicy._core.review.check import _CHECKS
+from devpolicy._core.review.fuzz import search
+from devpolicy._core.review.host_space import HostSpace
+from devpolicy._core.review.shrink import Counterexample, smallest
 from devpolicy._core.review.verify import Verdict, verify
 from devpolicy._core.sizes import GIB
 from devpolicy.errors import DevPolicyError, MissingLibraryError
 
 LLAMA = ModelTree.load("llama-3.2-1b")
-FAMILY = Family(("cuda",), 2, (2 * GIB, 8 * GIB), (25, 100), (64 * GIB,))
+FAMILY = HostSpace(("cuda",), 2, (2 * GIB, 8 * GIB), (25, 100), (64 * GIB,))
 RANGE = replace(FAMILY, memory=(2 * GIB, 12 * GIB), ranged=True)
 
 PLANTED = {
@@ -55,12 +55,12 @@ PLANTED = {
 CASES = [pytest.param(*case, id=name) for name, case in PLANTED.items()]
 
 
-def verdict(text: str, wanted: str, *, drawn: bool = False, family: Family | None = None) -> Verdict:
+def verdict(text: str, wanted: str, *, drawn: bool = False, space: HostSpace | None = None) -> Verdict:
     policy, asked = Policy.parse(text, "p.toml"), parse_property(wanted, family=True)
     if drawn:
-        (found,) = search(policy, [LLAMA], family or RANGE, [asked], examples=40)
+        (found,) = search(policy, [LLAMA], space or RANGE, [asked], examples=40)
     else:
-        (found,) = verify(policy, [LLAMA], family or FAMILY, [asked], jobs=1)
+        (found,) = verify(policy, [LLAMA], space or FAMILY, [asked], jobs=1)
     return found
 
 
@@ -107,11 +107,9 @@ def test_what_can_never_decide_anything_is_named(text: str, never: str, drawn: b
 
 
 @pytest.mark.parametrize("family", [FAMILY, RANGE], ids=["every host", "drawn hosts"])
-def test_overflow_is_not_unreachable_where_no_model_is_asked_about(family: Family) -> None:
+def test_overflow_is_not_unreachable_where_no_model_is_asked_about(space: HostSpace) -> None:
     policy, wanted = Policy.parse('prefer = "cpu"\noverflow = "disk"\n'), [Property("every_rule_reachable")]
-    found = (
-        verify(policy, [None], FAMILY, wanted, jobs=1) if family is FAMILY else search(policy, [None], RANGE, wanted)
-    )
+    found = verify(policy, [None], FAMILY, wanted, jobs=1) if space is FAMILY else search(policy, [None], RANGE, wanted)
     assert [one.status for one in found] == ["proved"]
 
 
@@ -157,7 +155,7 @@ def test_models_are_drawn_too() -> None:
 
 def test_shrinking_takes_away_what_is_not_needed() -> None:
     policy = Policy.parse('prefer = "cuda"\noverflow = "cpu"')
-    broken = Broken(policy, LLAMA, Property("resident"), Host.load("24-24-12-8"))
+    broken = Counterexample(policy, LLAMA, Property("resident"), Host.load("24-24-12-8"))
     assert not broken.why()
     full = [replace(one, free=0) for one in broken.host.accelerators[:3]]
     tight = replace(
@@ -178,10 +176,10 @@ def test_shrinking_takes_away_what_is_not_needed() -> None:
 def test_a_family_has_as_many_hosts_as_it_says_and_each_is_another_host(
     types: list[str], most: int, mixed: bool, free: tuple[int, ...]
 ) -> None:
-    family = Family(tuple(types), most, (8 * GIB, 24 * GIB), free, (64 * GIB, 128 * GIB), mixed=mixed)
-    shapes = family.shapes()
-    assert len(shapes) == len(set(shapes)) == family.size
-    assert len({family.host(shape) for shape in shapes}) == family.size
+    space = HostSpace(tuple(types), most, (8 * GIB, 24 * GIB), free, (64 * GIB, 128 * GIB), mixed=mixed)
+    shapes = space.shapes()
+    assert len(shapes) == len(set(shapes)) == space.size
+    assert len({space.host(shape) for shape in shapes}) == space.size
     counts = [len(shape.cards) for shape in shapes]
     assert counts == sorted(counts)
 

@@ -45,7 +45,7 @@ def test_this_machine_obeys() -> None:
 def test_the_probe_obeys_under_simulation(name: str) -> None:
     with simulate_host(name) as host:
         # A neighbour takes memory from one question to the next.
-        steady = not any(one.neighbour for one in host.accelerators)
+        steady = not any(one.memory_pressure for one in host.accelerators)
         assert check_host(Host.probe, steady=steady) == CATALOGUE[name]
 
 

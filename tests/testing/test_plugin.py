@@ -14,6 +14,7 @@ import pytest
 # are then others, and torch does not survive being imported twice.
 import devpolicy._core.host.probe
 import devpolicy._core.simulation
+import devpolicy.testing._suite
 import devpolicy.testing.conformance
 from devpolicy import Host
 
@@ -75,8 +76,7 @@ def test_each_host_is_a_test_of_its_name(pytester: pytest.Pytester) -> None:
 def test_it_is_safe_with_workers(pytester: pytest.Pytester) -> None:
     pytest.importorskip("xdist")
     pytester.makepyfile(EACH, test_other=EACH)
-    result = pytester.runpytest_subprocess("-n", "2", "--devpolicy-host", "1x8gb")
-    result.assert_outcomes(passed=20)
+    pytester.runpytest_subprocess("-n", "2").assert_outcomes(passed=20)
 
 
 def test_nothing_is_left_behind_by_a_test_that_fails(pytester: pytest.Pytester) -> None:
@@ -125,25 +125,209 @@ def test_the_report_of_a_failure_shows_the_host_and_its_devices(pytester: pytest
 # How a test says its host.
 
 
-def test_the_option_is_the_host_of_tests_that_name_none(pytester: pytest.Pytester) -> None:
+def test_the_option_is_the_host_of_the_run_from_before_the_collection(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest("from devpolicy import Host\nSEEN = Host.probe().name")
+    pytester.makepyfile(
+        """
+        import pytest
+        import conftest
+        from devpolicy import Host
+
+        @pytest.mark.skipif(not Host.probe().devices("cuda"), reason="there is no GPU")
+        def test_conditions():
+            assert conftest.SEEN == Host.probe().name == "2x24gb"
+
+        @pytest.mark.parametrize("device", [each.id for each in Host.probe().devices("cuda")])
+        def test_parameters(device):
+            pass
+
+        @pytest.fixture(scope="module")
+        def wide(simulated_host):
+            return simulated_host
+
+        def test_fixture(simulated_host, wide):
+            assert simulated_host is wide
+            assert wide.name == "2x24gb"
+
+        @pytest.mark.host("1x8gb")
+        def test_marked(simulated_host):
+            assert Host.probe().name == simulated_host.name == "1x8gb"
+        """
+    )
+    result = pytester.runpytest_inprocess("--devpolicy-host", "2x24gb", "-v")
+    result.assert_outcomes(passed=5)
+    result.stdout.fnmatch_lines(["simulated host: 2x24gb at depth probes, for the whole run", "*test_fixture PASSED*"])
+    assert Host.probe().name is None
+
+
+def test_the_configuration_file_may_give_the_host_of_the_run(pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]\ndevpolicy_host = rig.toml\ndevpolicy_depth = value")
+    (pytester.path / "rig.toml").write_text(Host.load("1x24gb").to_toml(), encoding="utf-8")
+    pytester.makepyfile("from devpolicy import Host\nSEEN = Host.probe()\ndef test_it(): assert SEEN.devices('cuda')")
+    result = pytester.runpytest_inprocess()
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["simulated host: rig at depth value, for the whole run"])
+
+
+def test_the_whole_run_is_on_the_host_with_workers_too(pytester: pytest.Pytester) -> None:
+    pytest.importorskip("xdist")
+    pytester.makepyfile(
+        """
+        import pytest
+        from devpolicy import Host
+
+        SEEN = Host.probe().name
+
+        @pytest.mark.parametrize("turn", range(6))
+        def test_it(turn):
+            assert SEEN == Host.probe().name == "8x80gb"
+        """
+    )
+    pytester.runpytest_subprocess("-n", "2", "--devpolicy-host", "8x80gb").assert_outcomes(passed=6)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--devpolicy-host", "2x24gb", "--devpolicy-depth", "deep"], "*ERROR: --devpolicy-host: *`deep`*"),
+        (["--devpolicy-host", "2x24gb", "--devpolicy-real"], "ERROR: --devpolicy-real checks this machine, and*"),
+    ],
+)
+def test_options_that_cannot_be_followed_end_the_run_at_once(
+    pytester: pytest.Pytester, options: list[str], told: str
+) -> None:
+    result = pytester.runpytest_inprocess(*options)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([told])
+
+
+SKIPPED = """
+import unittest
+import pytest
+from devpolicy import Host
+
+none = not Host.probe().devices("xpu")
+require_xpu = unittest.skipIf(none, "there is no XPU")
+
+@pytest.mark.skipif(none, reason="there is no such device")
+@pytest.mark.hosts("arc-a770")
+def test_mark():
+    pass
+
+@pytest.mark.host("arc-a770")
+@require_xpu
+def test_function():
+    pass
+
+@pytest.mark.host("arc-a770")
+class TestCase(unittest.TestCase):
+    @require_xpu
+    def test_method(self):
+        pass
+
+@pytest.mark.host("arc-a770")
+def test_asks_inside():
+    pytest.skip("this is no day for it")
+
+@pytest.mark.skip
+@pytest.mark.host("arc-a770")
+def test_never():
+    pass
+"""
+
+
+@pytest.mark.parametrize("workers", [[], ["-n", "1"]])
+def test_a_test_that_was_skipped_before_it_was_on_its_host_is_named(
+    pytester: pytest.Pytester, workers: list[str]
+) -> None:
+    pytester.makepyfile(SKIPPED)
+    result = pytester.runpytest_subprocess(*workers)
+    result.assert_outcomes(skipped=5)
+    result.stdout.fnmatch_lines(
+        [
+            "skipped before they were on their hosts, by a condition that was evaluated on this machine:",
+            "  *::test_mark[[]arc-a770]: there is no such device",
+            "  *::test_function[[]arc-a770]: there is no XPU",
+            "  *::TestCase::test_method: there is no XPU",
+            "ask inside the test, or run them with `--devpolicy-host arc-a770`, which comes before the conditions",
+        ]
+    )
+    result.stdout.no_fnmatch_line("  *::test_never*")
+    result.stdout.no_fnmatch_line("  *::test_asks_inside*")
+    for_all = pytester.runpytest_subprocess("--devpolicy-host", "arc-a770")
+    for_all.assert_outcomes(passed=3, skipped=2)
+    for_all.stdout.no_fnmatch_line("skipped before*")
+    other = pytester.runpytest_subprocess("--devpolicy-host", "2x24gb")
+    other.stdout.fnmatch_lines(["skipped before*, by a condition that was evaluated on the host `2x24gb`:"])
+
+
+def test_a_star_names_the_hosts_of_a_part_of_the_catalogue_and_files(pytester: pytest.Pytester) -> None:
+    for name in ("one", "two"):
+        (pytester.mkdir(f"rigs_{name}") / "rig.toml").write_text(Host.load("1x24gb").to_toml(), encoding="utf-8")
     pytester.makepyfile(
         """
         import pytest
 
-        def test_default(simulated_host):
-            assert simulated_host.name == "2x24gb"
+        @pytest.mark.hosts("faulty/ecc-*", "rigs_*/*.toml", "2x24gb", "[1]x8gb")
+        def test_it(simulated_host):
+            pass
 
-        @pytest.mark.host("1x8gb")
-        def test_marked(simulated_host):
-            assert simulated_host.name == "1x8gb"
+        @pytest.mark.hosts("*")
+        def test_star(simulated_host):
+            assert "/" not in simulated_host.name
 
-        def test_other(request):
-            assert "simulated_host" not in request.fixturenames
+        @pytest.mark.hosts("faulty/*")
+        def test_faulty(simulated_host):
+            assert simulated_host.name.startswith("faulty/")
         """
     )
-    result = pytester.runpytest_inprocess("--devpolicy-host", "2x24gb", "-v")
-    result.assert_outcomes(passed=3)
-    result.stdout.fnmatch_lines(["simulated host: 2x24gb, for tests that name none", "*test_default[[]2x24gb] PASSED*"])
+    result = pytester.runpytest_inprocess("-v")
+    result.stdout.fnmatch_lines_random(
+        [f"*test_it[[]{name}] PASSED*" for name in ("faulty/ecc-on-query", "rig0", "rig1", "2x24gb", "1x8gb")]
+    )
+    outcomes = result.parseoutcomes()
+    assert set(outcomes) == {"passed"}
+    assert outcomes["passed"] > 20
+
+
+def test_indirect_values_and_marks_of_parameters_are_hosts(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+        from devpolicy import Host
+
+        @pytest.mark.parametrize("simulated_host", ["2x24gb", Host(memory="1 GiB", name="bare")], indirect=True)
+        def test_indirect(simulated_host):
+            assert Host.probe() == simulated_host
+
+        @pytest.fixture
+        def size(request, simulated_host):
+            return request.param, simulated_host.name
+
+        @pytest.mark.hosts("1x8gb", "2x24gb")
+        @pytest.mark.parametrize("size", [1, 2], indirect=True)
+        def test_beside_others(size, simulated_host):
+            assert size[1] == simulated_host.name == Host.probe().name
+
+        on = pytest.mark.host
+
+        @pytest.mark.parametrize(
+            ("count", "size"), [(0, 0), pytest.param(2, 1, marks=on("2x24gb")), pytest.param(8, 1, marks=on("8x80gb"))]
+        )
+        def test_marks(count, size):
+            assert len(Host.probe().devices("cuda")) == count
+
+        @pytest.fixture
+        def through(simulated_host):
+            return simulated_host
+
+        @pytest.mark.parametrize("turn", [pytest.param(n, marks=pytest.mark.host(n)) for n in ("2x24gb", "1x8gb")])
+        def test_fixture(turn, through, simulated_host):
+            assert through is simulated_host
+            assert turn == through.name == Host.probe().name
+        """
+    )
+    pytester.runpytest_inprocess().assert_outcomes(passed=11)
 
 
 def test_without_the_option_a_test_that_names_none_fails_and_says_how_to(pytester: pytest.Pytester) -> None:
@@ -177,6 +361,8 @@ def test_it(simulated_host, request):
 
 MISTAKES = {
     "host('2x24g')": "`@pytest.mark.host`: error[DP202]: no host is named `2x24g` = help: did you mean `2x24gb`?",
+    "hosts('faulti/*')": "`faulti/*` matches no host: `devpolicy host list` names them",
+    "hosts('rigs/*.toml')": "`rigs/*.toml` matches no host",
     "hosts('cpu-only', 'ecc-on-query')": "did you mean `faulty/ecc-on-query`?",
     "host('no/such.toml')": "no/such.toml",
     "host(24)": "`@pytest.mark.host`: a host is loaded by name or path, not by a value of type int",
@@ -200,19 +386,29 @@ def test_a_mark_that_cannot_be_followed_is_an_error_of_the_collection(pytester: 
     assert "another exception" not in text
 
 
-def test_a_mark_of_a_parameter_is_refused_and_not_passed_over(pytester: pytest.Pytester) -> None:
+def test_a_mark_of_a_parameter_that_cannot_be_followed_is_an_error_of_its_test(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
         import pytest
 
+        @pytest.mark.host("1x8gb")
         @pytest.mark.parametrize("count", [0, pytest.param(2, marks=pytest.mark.host("2x24gb"))])
-        def test_it(count):
+        def test_both(count):
+            pass
+
+        @pytest.mark.parametrize("count", [0, pytest.param(2, marks=pytest.mark.hosts("2x24gb", "1x8gb"))])
+        def test_several(count):
             pass
         """
     )
     result = pytester.runpytest_inprocess()
-    result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["*::test_it[[]2]: a mark of a parameter gives no host: mark the test, or enter*"])
+    result.assert_outcomes(passed=2, errors=2)
+    result.stdout.fnmatch_lines(
+        [
+            "*::test_both[[]*: both the test and its parameter have a mark of hosts: leave one of them out",
+            "*::test_several[[]2]: a parameter is on one host: give it one mark, as in*",
+        ]
+    )
 
 
 def test_an_unknown_default_host_ends_the_run_at_once(pytester: pytest.Pytester) -> None:

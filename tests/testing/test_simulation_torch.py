@@ -60,14 +60,15 @@ class TestQuestions:
     def test_the_accelerator_is_the_type_that_torch_there_was_built_for(self, name: str) -> None:
         with simulate_host(name) as host:
             local = (host.version("torch") or "").partition("+")[2]
-            wanted = "mps" if host.devices("mps") else {"cu1": "cuda", "xpu": "xpu"}.get(local[:3])
+            wanted = "mps" if host.devices("mps") else {"cu1": "cuda", "roc": "cuda", "xpu": "xpu"}.get(local[:3])
             found = torch.accelerator.current_accelerator()
             assert (found and found.type) == wanted
             assert torch.accelerator.device_count() == len(host.accelerators)
             assert torch.accelerator.is_available() == bool(host.accelerators)
             assert (torch.accelerator.current_accelerator(check_available=True) is None) == (not host.accelerators)
             assert torch.get_device_module() is getattr(torch, wanted or "cpu")
-            assert (torch.version.cuda is not None) == (wanted == "cuda")
+            assert (torch.version.cuda is not None) == local.startswith("cu1")
+            assert (torch.version.hip is not None) == local.startswith("rocm")
 
     def test_the_device_index_of_the_accelerator_is_the_types_own(self) -> None:
         with simulate_host("2x24gb"):
@@ -259,7 +260,7 @@ class TestNvml:
 
 class TestNeighbour:
     def test_each_question_finds_less_and_never_less_than_nothing(self) -> None:
-        host = Host([Accelerator("cuda", memory="10 GiB", neighbour="4 GiB")], memory="8 GiB")
+        host = Host([Accelerator("cuda", memory="10 GiB", memory_pressure="4 GiB")], memory="8 GiB")
         with simulate_host(host):
             assert [torch.cuda.mem_get_info()[0] >> 30 for _ in range(4)] == [10, 6, 2, 0]
         with simulate_host(host):
@@ -274,6 +275,6 @@ class TestNeighbour:
                 assert torch.cuda.mem_get_info(1)[0] == torch.cuda.mem_get_info(1)[0]
 
     def test_it_is_written_and_read_back(self) -> None:
-        host = Host([Accelerator("cuda", memory="10 GiB", neighbour="4 GiB")], memory="8 GiB")
-        assert 'neighbour = "4 GiB"' in host.to_toml()
+        host = Host([Accelerator("cuda", memory="10 GiB", memory_pressure="4 GiB")], memory="8 GiB")
+        assert 'memory_pressure = "4 GiB"' in host.to_toml()
         assert Host.parse(host.to_toml()) == host

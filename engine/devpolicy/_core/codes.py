@@ -95,6 +95,13 @@ CODES: dict[str, Code] = {
         "A pattern names a parameter or a buffer, such as `lm_head.weight`. Rules speak of modules: name the module "
         "that holds it, `lm_head`.",
     ),
+    "DP204": Code(
+        "the hub does not give it",
+        "A model that is named `hf://...` cannot be read from the hub: there is none of this name or revision, it is "
+        "gated and needs a login, too much was asked, nothing is known of it offline, or the answer is not usable. A "
+        "policy's file never reaches for the network: what it names `hf://...` is found where a command read it "
+        "before (`devpolicy model show hf://org/name`).",
+    ),
     # No device satisfies it on this host.
     "DP301": Code(
         "no preference can be satisfied",
@@ -177,6 +184,12 @@ CODES: dict[str, Code] = {
         "nothing is left to run",
         "Rules keep every module on the CPU or on disk. A device map without a device that executes would run the "
         "model on the CPU, which `prefer` does not say. Leave some module out of the rules.",
+    ),
+    "DP412": Code(
+        "a format that the consumer does not read",
+        "The weights are in a GGUF file. Transformers and Haystack dequantise it when they load it, to two or four "
+        "bytes for each element, so a plan of the file's own bytes would not hold: the message says what it would "
+        "take. Plan the checkpoint that the file was made from, or one device for an engine that reads GGUF.",
     ),
     # Lint.
     "DP501": Code(

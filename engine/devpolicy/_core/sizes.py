@@ -10,7 +10,7 @@ import re
 
 from devpolicy._core.errors import DevPolicyError
 
-KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
+MIB, GIB, TIB = 1 << 20, 1 << 30, 1 << 40
 
 UNITS: dict[str, int] = {
     "B": 1,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from devpolicy._core.errors import DevPolicyError
-from devpolicy._core.review.ready import Ready
+from devpolicy._core.review.bind_test import BoundTest
 from devpolicy._core.review.run import Result, run_case
 from devpolicy._core.review.suites import gather
 
@@ -29,7 +29,7 @@ class PolicyFile(pytest.File):
             suites = gather([str(self.path)], beside=False)
         except DevPolicyError as refused:
             raise self.CollectError(str(refused)) from None
-        return [PolicyTest.from_parent(self, name=ready.test.name, ready=ready) for ready in suites[0].tests]
+        return [PolicyTest.from_parent(self, name=bound.test.name, bound=bound) for bound in suites[0].tests]
 
 
 class PolicyTest(pytest.Item):
@@ -37,14 +37,14 @@ class PolicyTest(pytest.Item):
 
     __test__ = False  # pytest collects it from policies, and not from where it is imported
 
-    def __init__(self, *, ready: Ready, **kwargs: Any) -> None:
+    def __init__(self, *, bound: BoundTest, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.ready = ready
+        self.bound = bound
 
     def runtest(self) -> None:
         """Run the test on each host, and fail with everything that is not so."""
-        test = self.ready.test
-        cases = tuple(run_case(self.ready, variant) for variant in self.ready.variants)
+        test = self.bound.test
+        cases = tuple(run_case(self.bound, variant) for variant in self.bound.variants)
         result = Result(str(self.path), test.name, test.place, cases)
         if not result.passed:
             raise PolicyFailure("\n\n".join(finding.render() for finding in result.findings))
@@ -57,5 +57,5 @@ class PolicyTest(pytest.Item):
 
     def reportinfo(self) -> tuple[Any, int | None, str]:
         """Name the line of the policy and the test."""
-        place = self.ready.test.place
+        place = self.bound.test.place
         return self.path, place.line - 1 if place else None, f"policy test: {self.name}"

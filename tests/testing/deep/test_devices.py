@@ -313,14 +313,20 @@ def test_indices_are_on_the_cpu_or_beside_what_they_index(rig):
             kept[torch.tensor([0, 1])] = given[:2]
 
 
-def test_gloo_is_not_handed_simulated_memory(rig, tmp_path: Path):
-    """Its CUDA half is not there, and it does not ask: the process would end."""
+def test_a_group_of_gloo_from_before_the_host_takes_its_tensors(tmp_path: Path):
+    """Gloo's CUDA half is not there, and it does not ask: the process would end."""
     distributed = torch.distributed
     distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
     try:
-        with pytest.raises(SimulationDepthError, match="DistributedDataParallel"):
-            torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2).cuda())
-        with pytest.raises(SimulationDepthError, match="all_reduce"):
+        with simulate_host(RIG, depth="tensors"):
+            values = torch.ones(2, device="cuda:0")
+            distributed.all_reduce(values)
+            assert values.tolist() == [1, 1]
+            torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2).cuda())(values).sum().backward()
+        with (
+            simulate_host(RIG, depth="phantom"),
+            pytest.raises(NotImplementedError, match="all_reduce is not simulated"),
+        ):
             distributed.all_reduce(torch.ones(2, device="cuda:0"))
         distributed.all_reduce(torch.ones(2))
     finally:
@@ -577,15 +583,59 @@ def test_phantoms_are_told_apart_by_their_addresses():
         assert one.data_ptr() != other.data_ptr()
 
 
+def test_a_storage_grows_and_shrinks_and_pays(rig):
+    values = torch.arange(8, dtype=torch.float32, device="cuda:1")
+    storage, held = values.untyped_storage(), torch.cuda.memory_allocated(1)
+    storage.resize_(0)
+    assert (storage.nbytes(), torch.cuda.memory_allocated(1)) == (0, held - 32)
+    storage.resize_(64)
+    values.copy_(torch.arange(8))
+    storage.resize_(32)
+    assert values.tolist() == list(range(8))
+    assert torch.cuda.memory_allocated(1) == held
+    assert storage.device == torch.device("cuda:1")
+
+
 # -- begin and end
 
 
-def test_no_other_host_beside_it(rig):
-    for depth in ("tensors", "phantom", "probes"):
-        with pytest.raises(SimulationDepthError, match="no other host can be simulated"):
-            simulate_host("2x24gb", depth=depth).__enter__()
-    with simulate_host("1x8gb", depth="value"):
-        assert Host.probe().name == "1x8gb"
+def test_a_host_inside_another_has_it_wait():
+    with simulate_host("2x24gb", depth="tensors"):
+        torch.cuda.set_device(1)
+        torch.cuda.manual_seed_all(3)
+        kept, state = torch.ones(3, device="cuda"), torch.cuda.get_rng_state(1)
+        with simulate_host("macbook-m3-36gb"):
+            assert not torch.cuda.is_available()
+            with pytest.raises((AssertionError, RuntimeError)):
+                torch.ones(3, device="cuda")
+        with simulate_host("macbook-m3-36gb", depth="phantom"):
+            assert torch.ones(3, device="mps").device.type == "mps"
+        with simulate_host("4x80gb", depth="tensors"):
+            weights = torch.ones(2, device="cuda:3", requires_grad=True)
+            (weights * 2).sum().backward()
+            assert torch.cuda.memory_allocated(3) > 0
+        assert torch.cuda.current_device() == 1
+        assert torch.cuda.memory_allocated(1) == kept.nbytes
+        assert (kept + 1).tolist() == [2, 2, 2]
+        assert torch.equal(torch.cuda.get_rng_state(1), state)
+        assert torch.cuda.device_count() == 2
+        with simulate_host("1x8gb", depth="value"):
+            assert Host.probe().name == "1x8gb"
+
+
+def test_a_host_that_is_left_before_the_one_inside_it_is_gone_after_both():
+    outer, inner = simulate_host("2x24gb", depth="tensors"), simulate_host("1x24gb", depth="tensors")
+    outer.__enter__()
+    inner.__enter__()
+    outer.__exit__(None, None, None)
+    assert torch.ones(1, device="cuda").item() == 1
+    inner.__exit__(None, None, None)
+    assert torch.cuda.device_count() == 0
+    with simulate_host("1x24gb", depth="tensors"):
+        assert torch.ones(1, device="cuda").item() == 1
+
+
+def test_another_thread_has_no_host_beside_it(rig):
     refused = []
 
     def enter():
@@ -597,7 +647,7 @@ def test_no_other_host_beside_it(rig):
     thread = threading.Thread(target=enter)
     thread.start()
     thread.join()
-    assert "no other host can be simulated" in refused[0]
+    assert "was entered in another thread" in refused[0]
     assert torch.cuda.device_count() == 2
 
 

@@ -15,7 +15,7 @@ __all__ = ["main"]
 def main() -> None:
     """Run `devpolicy` with the process's arguments, and exit."""
     try:
-        from devpolicy._core.cli.ending import open_streams, watch_signals
+        from devpolicy._core.cli.signals import open_streams, watch_signals
 
         open_streams()
         watch_signals()

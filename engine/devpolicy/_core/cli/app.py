@@ -1,4 +1,4 @@
-"""The application: its commands, and what becomes of every error.
+"""The application: its commands, and how every error ends.
 
 Owns the list of commands, imported only when they are used, and the exit statuses.
 """
@@ -13,9 +13,9 @@ from typing import Any, Never
 import click
 
 import devpolicy
+from devpolicy._core.cli.context import CliContext
 from devpolicy._core.cli.group import Group
-from devpolicy._core.cli.report import BUG, findings_of, flush, report, report_bug, usage_finding, warnings_told
-from devpolicy._core.cli.session import Session
+from devpolicy._core.cli.report import BUG, findings_of, flush, printed_warnings, report, report_bug, usage_finding
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 
 _COMMANDS = {
@@ -54,7 +54,7 @@ class App(Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that the arguments name; a misspelt one is told with the likely name."""
+        """Find the command that the arguments name; an unknown one is an error with the likely name."""
         from devpolicy._core.toml.tables import did_you_mean
 
         if args and not args[0].startswith("-") and args[0] not in _COMMANDS:
@@ -72,37 +72,37 @@ class App(Group):
         **extra: Any,
     ) -> Never:
         """Run a command and exit with its status. `standalone_mode` has no say: there is one way out."""
-        session = Session.guess(sys.argv[1:] if args is None else args)
-        extra |= {"windows_expand_args": windows_expand_args, "obj": session}
+        ctx = CliContext.guess(sys.argv[1:] if args is None else args)
+        extra |= {"windows_expand_args": windows_expand_args, "obj": ctx}
         try:
-            status = self._status(session, args, prog_name, complete_var, **extra)
+            status = self._status(ctx, args, prog_name, complete_var, **extra)
         except DevPolicyError as error:
-            # What was to be told could not be written.
+            # The report itself could not be written.
             status = error.exit_status
-            session.err.print(f"error: {error}")
+            ctx.err.print(f"error: {error}")
         except Exception as error:  # noqa: BLE001 - the last resort: whatever it is, it is ours
             status = BUG
-            report_bug(session, error)
+            report_bug(ctx, error)
         flush()
         sys.exit(status)
 
     def _status(
         self,
-        session: Session,
+        ctx: CliContext,
         args: Sequence[str] | None,
         prog_name: str | None,
         complete_var: str | None,
         **extra: Any,
     ) -> int:
-        """Run a command, tell its errors, and return its exit status."""
+        """Run a command, report its errors, and return its exit status."""
         try:
-            with warnings_told(session):
+            with printed_warnings(ctx):
                 return super().main(args, prog_name, complete_var, standalone_mode=False, **extra) or 0
         except DevPolicyError as error:
-            report(session, findings_of(error), **getattr(error, "more", {}))
+            report(ctx, findings_of(error), **getattr(error, "more", {}))
             return error.exit_status
         except click.ClickException as error:
-            report(session, [usage_finding(error)])
+            report(ctx, [usage_finding(error)])
             return 2
         except (click.Abort, KeyboardInterrupt):
             return 130

@@ -44,13 +44,13 @@ def models(context: click.Context, parameter: click.Parameter, incomplete: str) 
 
 def modules(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete a module's path, one level at a time, once the model is on the command line."""
-    from devpolicy._core.model.tree import ModelTree
+    from devpolicy._core.model.catalogue import load
 
     model = context.params.get("model")
     if not model:
         return []
     try:
-        paths = [module.path for module in ModelTree.load(model).modules if module.path]
+        paths = [module.path for module in load(model, fetch=False).modules if module.path]
     except DevPolicyError:
         return []
     depth = incomplete.count(".")

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
-from devpolicy._core.cli.ending import undone
+from devpolicy._core.cli.signals import undone
 from devpolicy._core.errors import DevPolicyError, Diagnostic, reason_of
 from devpolicy._core.text import visible
 

@@ -1,20 +1,22 @@
 """The arguments that name policies, hosts and models, and how they are read.
 
-Owns what `--model NAME=M` and `--host -` mean. Reading itself is done by the values' own doors.
+Owns what `--model NAME=M` and `--host -` mean. The values' own class methods read them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from devpolicy._core.cli import complete
-from devpolicy._core.cli.session import Session
+from devpolicy._core.cli import complete, complete_keys
+from devpolicy._core.cli.context import CliContext
 from devpolicy._core.errors import DevPolicyError, Diagnostic, PolicyError
 from devpolicy._core.host import Host
 from devpolicy._core.language.layers import addresses
@@ -40,9 +42,12 @@ host_option = click.option(
 )
 
 NO_MODEL = "none, so only devices are chosen: `--model` names one"
-"""What reports say where they are asked without a model."""
+"""The line of a report that was made without a model."""
 
-model_help = "A model of the catalogue, a model TOML, a checkpoint folder, or a hub id in the local cache."
+model_help = (
+    "A model of the catalogue, a model TOML, a checkpoint folder, a GGUF file, a hub id in the local cache, or "
+    "hf://ORG/NAME."
+)
 
 
 def model_option(*, required: bool) -> Callable[[F], F]:
@@ -51,18 +56,23 @@ def model_option(*, required: bool) -> Callable[[F], F]:
 
 
 component_option = click.option(
-    "--component", metavar="NAME", help="The component that is planned, as the policy names it."
+    "--component",
+    metavar="NAME",
+    shell_complete=complete_keys.components,
+    help="The component that is planned, as the policy names it.",
 )
 
 _PROFILE_HELP = "A profile of the policy to apply, beside those that apply by themselves"
 _profile_option = click.option(
     "--profile",
     metavar="NAME",
+    shell_complete=complete_keys.profiles,
     help=f"{_PROFILE_HELP}; else the one that DEVPOLICY_PROFILE names.",
 )
 _test_profile_option = click.option(
     "--profile",
     metavar="NAME",
+    shell_complete=complete_keys.profiles,
     help=f"{_PROFILE_HELP}, for tests that name none. DEVPOLICY_PROFILE is not read: tests do not depend on it.",
 )
 _set_option = click.option(
@@ -70,17 +80,18 @@ _set_option = click.option(
     "overrides",
     metavar="KEY=VALUE",
     multiple=True,
+    shell_complete=complete_keys.keys,
     help="A key of the policy, dotted, and its value, as TOML or as text without quotes; said last.",
 )
 
 
 def overlay_options(command: F) -> F:
-    """Add the options of what is laid over a policy: they are handed to `on_host`."""
+    """Add `--profile` and `--set`."""
     return _profile_option(_set_option(command))
 
 
 def test_overlay_options(command: F) -> F:
-    """Add the same options for tests, which read no environment."""
+    """Add `--profile` and `--set` for tests, which read no environment variable."""
     return _test_profile_option(_set_option(command))
 
 
@@ -94,8 +105,8 @@ def on_every_host(policy: Policy, profile: str | None, overrides: Sequence[str])
     return asked_in_environment(policy, profile=profile, overrides=overrides)
 
 
-def overlays_told(policy: Policy) -> list[tuple[str, str]]:
-    """Return what is asked of a policy beside its text, as facts for a person."""
+def overlay_facts(policy: Policy) -> list[tuple[str, str]]:
+    """Return the profile and the overrides that are laid over a policy, as labelled values."""
     asked = policy.overrides
     told = [] if asked.profile is None else [("profile", asked.profile)]
     return [*told, *([("set", ", ".join(asked.values))] if asked.values else [])]
@@ -135,21 +146,26 @@ def check_model(policy: Policy, component: str | None, *, given: bool) -> None:
         raise DevPolicyError([Diagnostic("", "no model is given", help=hint)])
 
 
-def load_host(session: Session, name: str | None, policy: Policy | None = None) -> Host:
+def load_host(ctx: CliContext, name: str | None, policy: Policy | None = None) -> Host:
     """Return a host by name or path, this machine for `None` and `-`."""
     if name is None or name == "-":
-        with session.working("asking this machine"):
+        with ctx.working("asking this machine"):
             return Host.probe(disk_path=policy.disk_path if policy else None)
     return Host.load(name)
 
 
-def load_model(session: Session, name: str) -> ModelTree:
-    """Return a model. What is no name of the catalogue may take a while."""
+def load_model(ctx: CliContext, name: str) -> ModelTree:
+    """Return a model. Anything but a name of the catalogue can be slow, and shows that it is being read."""
     from devpolicy._core.model.catalogue import model_catalogue
 
     if name in model_catalogue() or Path(name).suffix == ".toml":
         return ModelTree.load(name)
-    with session.working(f"reading {name}"):
+    if name.startswith("hf://"):
+        from devpolicy._core.model.hub import from_hub
+
+        with ctx.progress(f"reading headers of {name}") as progress:
+            return from_hub(name, progress=progress)
+    with ctx.working(f"reading {name}"):
         return ModelTree.load(name)
 
 
@@ -175,12 +191,12 @@ def named_models(given: Sequence[str]) -> dict[str | None, str]:
 
 
 def trees_of(
-    session: Session, policies: Sequence[Policy], given: Sequence[str], *, drawn: bool = False
+    ctx: CliContext, policies: Sequence[Policy], given: Sequence[str], *, drawn: bool = False
 ) -> list[ModelTree | None]:
-    """Return the models that policies are asked about: those given, globs of the catalogue too, else their tests' own.
+    """Return the models to plan policies for: those given, also globs of the catalogue, else those of their tests.
 
     Without any it is `None` alone: the policies' own components, or the device choice. With `drawn` models come from
-    elsewhere too. Raises `DevPolicyError` where rules speak of a model and nothing says of which.
+    elsewhere too. Raises `DevPolicyError` if there are rules and nothing names a model that they could match.
     """
     from devpolicy._core.model.catalogue import model_catalogue
     from devpolicy._core.review.outcome import components_of, variants_of
@@ -198,4 +214,10 @@ def trees_of(
     if not names and not own and not drawn and any(one.rules for one in said):
         hint = "give `--model`, or a `[[test]]` with one"
         raise DevPolicyError(Diagnostic("", "a policy has rules, and no model says what they match", help=hint))
-    return [load_model(session, name) for name in dict.fromkeys(names)] or ([] if drawn else [None])
+    return _told_apart({name: load_model(ctx, name) for name in names}) or ([] if drawn else [None])
+
+
+def _told_apart(trees: Mapping[str, ModelTree]) -> list[ModelTree | None]:
+    """Return the models; those that have one name (of their class, say) are named as they were given."""
+    uses = Counter(tree.name for tree in trees.values())
+    return [tree if uses[tree.name] == 1 else replace(tree, name=given) for given, tree in trees.items()]

@@ -1,4 +1,4 @@
-"""Several plans of one host for people: each component, and one picture of what all of them take.
+"""Several plans of one host for people: each component, and the memory of each device with all of them.
 
 Owns the human form of components that were planned together. How one plan is shown is `plan_view`'s.
 """
@@ -8,12 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from devpolicy._core.cli.picture import PARTS, Part, bars, gib
-from devpolicy._core.cli.plan_view import component_facts, device_names, digest, host_line, placements, remarks, unused
+from devpolicy._core.cli.memory_bars import PARTS, Part, bars, gib
+from devpolicy._core.cli.plan_view import (
+    annotation_lines,
+    component_facts,
+    device_names,
+    digest,
+    host_line,
+    placements,
+    unused,
+)
 from devpolicy._core.cli.table import facts, table
 
 if TYPE_CHECKING:
-    from devpolicy._core.cli.screen import Line, Screen
+    from devpolicy._core.cli.output import Line, Output
     from devpolicy._core.host import Host
     from devpolicy._core.language.policy import Policy
     from devpolicy._core.model.tree import ModelTree
@@ -31,26 +39,26 @@ Ledgers = Mapping[str, Sequence[tuple[str, "Budget"]]]
 
 
 def joint_view(
-    plans: Mapping[str, Plan], policy: Policy, trees: Mapping[str, ModelTree | None], host: Host, screen: Screen
+    plans: Mapping[str, Plan], policy: Policy, trees: Mapping[str, ModelTree | None], host: Host, out: Output
 ) -> list[Line]:
     """Return the lines of components that were planned together, composed for a screen."""
     pairs = [("policy", policy.source), ("host", host_line(host)), ("unused", unused(plans.values(), host))]
-    lines = facts([(name.ljust(_WIDE), text) for name, text in pairs if text], width=screen.width)
+    lines = facts([(name.ljust(_WIDE), text) for name, text in pairs if text], width=out.width)
     for name, plan in plans.items():
         pairs = component_facts(plan, policy, trees[name])
-        lines += ["", *facts([(name.ljust(_WIDE), text) for name, text in pairs], width=screen.width)]
+        lines += ["", *facts([(name.ljust(_WIDE), text) for name, text in pairs], width=out.width)]
         lines += [
             "",
-            *placements(plan, trees[name], width=screen.width),
-            *remarks(plan, width=screen.width),
+            *placements(plan, trees[name], width=out.width),
+            *annotation_lines(plan, width=out.width),
             "",
             *digest(plan),
         ]
     ledgers = _by_device(plans)
     parts = _parts(list(plans))
     sizes = {device: _sizes(used) for device, used in ledgers.items()}
-    lines += ["", *bars(sizes, parts, device_names(host), screen)]
-    return [*lines, "", *_figures(ledgers, width=screen.width), ""]
+    lines += ["", *bars(sizes, parts, device_names(host), out)]
+    return [*lines, "", *_figures(ledgers, width=out.width), ""]
 
 
 def _by_device(plans: Mapping[str, Plan]) -> Ledgers:
@@ -69,7 +77,7 @@ def _ordinal(device: str) -> tuple[str, int]:
 
 
 def _parts(names: Sequence[str]) -> dict[str, Part]:
-    """Return how each component is drawn, and what is left of a device."""
+    """Return how each component and the rest of a device are drawn."""
     drawn = {
         _key(name): Part(name, _GLYPHS[at % len(_GLYPHS)], chr(ord("A") + at % 26), _STYLES[at % len(_STYLES)])
         for at, name in enumerate(names)
@@ -95,7 +103,7 @@ def _sizes(used: Sequence[tuple[str, Budget]]) -> dict[str, int]:
 
 
 def _figures(ledgers: Ledgers, *, width: int) -> list[Line]:
-    """Return each device's ledger in GiB: what each component takes, and what is left."""
+    """Return each device's ledger in GiB: the share of each component, and the rest."""
     columns = [part for part in _OWN if any(getattr(one, part) for used in ledgers.values() for _, one in used)]
     head = ["in GiB", *(PARTS[part].label for part in columns), "in all"]
     rows: list[list[str]] = []

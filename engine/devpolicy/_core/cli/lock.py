@@ -1,6 +1,6 @@
 """Comparing a plan with the one that was locked.
 
-Owns what `--locked FILE` reads (a plan's JSON, several components', or a digest alone) and what it says of a change.
+Owns what `--locked FILE` reads (one plan's JSON, several components', or only a digest) and how it reports changes.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from devpolicy._core.cli.fold import fold
+from devpolicy._core.cli.collapse_ranges import collapse_ranges
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.files import read_file
 from devpolicy._core.placement.plan import Plan, PlanError
-from devpolicy._core.review.moves import Where, beside_modules, moves, told
+from devpolicy._core.review.plan_diff import Where, format_place, other_changes, plan_diff
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _MOST_NOTES = 20
 LARGEST_LOCK = 64 << 20
-"""A file of more bytes is no lock: the plan of the largest model of the catalogue has less than a tenth."""
+"""The largest lock file, in bytes: the plan of the catalogue's largest model takes less than a tenth of it."""
 
 Plans = Mapping[str | None, Plan]
-"""Plans by component; a plan that was asked for alone is under `None`."""
+"""Plans by component; a single plan has the key `None`."""
 
 
 class LockedPlanError(DevPolicyError):
@@ -36,7 +36,7 @@ class LockedPlanError(DevPolicyError):
 
 
 def compare(path: str, plans: Plans) -> None:
-    """Raise `LockedPlanError` with what moved where `plans` are not the file's, `PlanError` where it is no lock."""
+    """Raise `LockedPlanError` with what moved if `plans` differ from the file's, `PlanError` if it is no lock."""
     locked = read(path)
     if locked.keys() != plans.keys():
         listed = ", ".join(f"`{name}`" if name else "one plan" for name in locked)
@@ -48,7 +48,7 @@ def compare(path: str, plans: Plans) -> None:
         before = locked[name]
         digest = before if isinstance(before, str) else before.digest
         if digest != plan.digest:
-            changes = moves(before, plan) if isinstance(before, Plan) else {}
+            changes = plan_diff(before, plan) if isinstance(before, Plan) else {}
             moved += [
                 {"component": name, "module": at, "from": _for_machines(old), "to": _for_machines(new)}
                 for at, (old, new) in changes.items()
@@ -89,8 +89,8 @@ def _for_machines(where: Where) -> dict[str, str] | None:
 def _finding(
     path: str, name: str | None, before: Plan | str, now: Plan, changes: Mapping[str, tuple[Where, Where]]
 ) -> Diagnostic:
-    rows = fold(changes.items())
-    notes = [f"`{row.pattern}`: {told(row.key[0])} -> {told(row.key[1])}" for row in rows]
+    rows = collapse_ranges(changes.items())
+    notes = [f"`{row.pattern}`: {format_place(row.key[0])} -> {format_place(row.key[1])}" for row in rows]
     if len(notes) > _MOST_NOTES:
         notes = [*notes[:_MOST_NOTES], f"and {len(notes) - _MOST_NOTES} more"]
     if not notes:
@@ -108,4 +108,4 @@ def _finding(
 def _no_move(before: Plan | str, now: Plan) -> str:
     if isinstance(before, str):
         return "the file holds only a digest: a plan's JSON would tell what moved"
-    return f"no module moved: {beside_modules(before, now)}"
+    return f"no module moved: {other_changes(before, now)}"

@@ -13,7 +13,7 @@ from devpolicy._core.cli.table import table
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 
 if TYPE_CHECKING:
-    from devpolicy._core.cli.screen import Line
+    from devpolicy._core.cli.output import Line
     from devpolicy._core.device import ComponentDevice
     from devpolicy._core.targets.haystack_components.survey import Resolved, Survey
 

@@ -1,16 +1,17 @@
-"""A plan for people: what was planned, where everything is, and a picture of each device.
+"""A plan for people: its inputs, the placement of modules, and the memory of each device.
 
 Owns the human form of a plan. All figures are the plan's; nothing is decided here.
 """
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from devpolicy._core.cli.fold import fold
-from devpolicy._core.cli.picture import PARTS, bars, figures, sizes_of
+from devpolicy._core.cli.collapse_ranges import collapse_ranges
+from devpolicy._core.cli.memory_bars import PARTS, bars, figures, sizes_of
 from devpolicy._core.cli.report import painted, rendered
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.cost.prediction import as_ms
@@ -19,7 +20,7 @@ from devpolicy._core.sizes import format_size
 from devpolicy._core.toml.document import write_key
 
 if TYPE_CHECKING:
-    from devpolicy._core.cli.screen import Line, Screen
+    from devpolicy._core.cli.output import Line, Output
     from devpolicy._core.cost.prediction import Prediction
     from devpolicy._core.host import Host
     from devpolicy._core.language.policy import Policy
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from devpolicy._core.placement.plan import Plan
 
 
-def view(plan: Plan, policy: Policy, tree: ModelTree | None, host: Host, screen: Screen) -> list[Line]:
+def view(plan: Plan, policy: Policy, tree: ModelTree | None, host: Host, out: Output) -> list[Line]:
     """Return a plan's lines, composed for a screen. Without a tree only the component's bytes are known."""
     about = [("policy", policy.source), ("host", host_line(host)), ("unused", unused([plan], host))]
     what = component_facts(plan, policy, tree)
@@ -35,11 +36,11 @@ def view(plan: Plan, policy: Policy, tree: ModelTree | None, host: Host, screen:
     first = [pair for pair in what if pair[0] == "component"]
     rest = [pair for pair in what if pair[0] != "component"]
     pairs = [*first, about[0], *rest[:1], about[1], *rest[1:], *(about[2:] if about[2][1] else [])]
-    lines = facts(pairs, width=screen.width)
-    lines += ["", *placements(plan, tree, width=screen.width)]
+    lines = facts(pairs, width=out.width)
+    lines += ["", *placements(plan, tree, width=out.width)]
     sizes = {device: sizes_of(budget) for device, budget in plan.ledger.items()}
-    lines += ["", *bars(sizes, PARTS, device_names(host), screen), "", *figures(plan.ledger, width=screen.width)]
-    return [*lines, *remarks(plan, width=screen.width), "", *digest(plan)]
+    lines += ["", *bars(sizes, PARTS, device_names(host), out), "", *figures(plan.ledger, width=out.width)]
+    return [*lines, *annotation_lines(plan, width=out.width), "", *digest(plan)]
 
 
 def component_facts(plan: Plan, policy: Policy, tree: ModelTree | None) -> list[tuple[str, str]]:
@@ -58,9 +59,9 @@ def component_facts(plan: Plan, policy: Policy, tree: ModelTree | None) -> list[
     ]
 
 
-def remarks(plan: Plan, *, width: int) -> list[Line]:
-    """Return what a plan does on the disk, what is predicted of it, and its warnings."""
-    lines: list[Line] = ["", *_disk(plan)] if "disk" in plan.ledger else []
+def annotation_lines(plan: Plan, *, width: int) -> list[Line]:
+    """Return the lines about the disk, the prediction and the warnings of a plan."""
+    lines: list[Line] = ["", *textwrap.wrap(_disk(plan), width)] if "disk" in plan.ledger else []
     if plan.prediction:
         lines += ["", *facts(_predicted(plan.prediction), width=width)]
     return [*lines, "", *painted(rendered(plan.warnings))] if plan.warnings else lines
@@ -119,20 +120,22 @@ def device_names(host: Host) -> dict[str, str]:
 
 def count(number: int) -> str:
     """Return a number of parameters as people say it: `70.6 B`, `125 M`."""
-    for letter, size in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3)):
-        if number >= size:
-            return f"{number / size:.3g} {letter}"
+    for letter, size in (("K", 10**3), ("M", 10**6), ("B", 10**9), ("T", 10**12)):
+        scaled = number / size
+        # What rounds to 1,000 of one letter is 1 of the next.
+        if number >= 1000 and (float(f"{scaled:.3g}") < 1000 or letter == "T"):
+            return f"{float(f'{scaled:.3g}'):g} {letter}" if scaled < 1000 else f"{scaled:,.0f} {letter}"
     return str(number)
 
 
 def placements(plan: Plan, tree: ModelTree | None, *, width: int) -> list[Line]:
     """Return the units of a plan as a table, those that differ only in numbers in one row.
 
-    What decided is called as in its component's table, where it stands there: `own offload.lm_head`.
+    A rule of the component's own table is named as it is there: `own offload.lm_head`.
     """
     units, whole = plan.placements, "(all of it)" if tree is None else "(the whole model)"
     own = f"component.{write_key(plan.component)}." if plan.component is not None else "\0"
-    rows = fold((path, (str(unit.device), str(unit.runs_on), unit.rule)) for path, unit in units.items())
+    rows = collapse_ranges((path, (str(unit.device), str(unit.runs_on), unit.rule)) for path, unit in units.items())
     apart = any(row.key[0] != row.key[1] for row in rows)
     head = ["module", "units", "kept on" if apart else "device", *(["runs on"] if apart else []), "size", "decided by"]
     body = [
@@ -151,9 +154,9 @@ def placements(plan: Plan, tree: ModelTree | None, *, width: int) -> list[Line]:
     )
 
 
-def _disk(plan: Plan) -> list[Line]:
+def _disk(plan: Plan) -> str:
     kept, rewritten = plan.ledger["disk"].weights, plan.loading.rewritten
     if not rewritten:
-        return [f"disk: {format_size(kept)} are read where the checkpoint has them, nothing is written"]
+        return f"disk: {format_size(kept)} are read where the checkpoint has them, nothing is written"
     folder = f" to {plan.loading.offload_folder}" if plan.loading.offload_folder else ""
-    return [f"disk: {format_size(rewritten)} of {format_size(kept)} are rewritten{folder} when the model is loaded"]
+    return f"disk: {format_size(rewritten)} of {format_size(kept)} are rewritten{folder} when the model is loaded"

@@ -1,4 +1,4 @@
-"""What a person or a program is told when something is wrong.
+"""How errors, warnings and usage errors are printed.
 
 Owns how errors, warnings, wrong usage and our own bugs are written: on standard error as a compiler would print them,
 with `--format json` on standard output as `{"schema": 1, "errors": [...]}`.
@@ -21,8 +21,8 @@ from devpolicy._core.text import visible
 if TYPE_CHECKING:
     import click
 
-    from devpolicy._core.cli.screen import Line
-    from devpolicy._core.cli.session import Session
+    from devpolicy._core.cli.context import CliContext
+    from devpolicy._core.cli.output import Line
     from devpolicy._core.language.policy import Policy
 
 BUG = 70
@@ -68,36 +68,36 @@ def for_machines(finding: Diagnostic) -> dict[str, object]:
     return {**finding.to_dict(), "code": finding.code or None}
 
 
-def report(session: Session, findings: Iterable[Diagnostic], **more: object) -> None:
+def report(ctx: CliContext, findings: Iterable[Diagnostic], **more: object) -> None:
     """Tell errors. `more` are further keys of the JSON form."""
     findings = list(findings)
-    if session.json:
-        session.print_json({"schema": 1, "errors": [for_machines(finding) for finding in findings], **more})
+    if ctx.json:
+        ctx.print_json({"schema": 1, "errors": [for_machines(finding) for finding in findings], **more})
         return
-    if session.format in ("github", "sarif"):
-        write_findings(session, findings)
+    if ctx.format in ("github", "sarif"):
+        write_findings(ctx, findings)
         return
-    session.err.print(painted(rendered(findings)))
+    ctx.err.print(painted(rendered(findings)))
     codes = list(dict.fromkeys(finding.code for finding in findings if finding.code))
-    if codes and session.err.terminal:
-        session.err.print(["", [("more about it: ", "dim"), (f"devpolicy explain {codes[0]}", "dim")]])
+    if codes and ctx.err.terminal:
+        ctx.err.print(["", [("more about it: ", "dim"), (f"devpolicy explain {codes[0]}", "dim")]])
 
 
-def write_findings(session: Session, findings: Iterable[Diagnostic]) -> None:
+def write_findings(ctx: CliContext, findings: Iterable[Diagnostic]) -> None:
     """Write findings to standard output in the form that GitHub or a reader of SARIF takes."""
     from devpolicy import __version__
-    from devpolicy._core.cli.formats import github, sarif
+    from devpolicy._core.cli.ci_formats import github, sarif
 
-    if session.format == "sarif":
-        session.print_json(sarif(findings, __version__))
+    if ctx.format == "sarif":
+        ctx.print_json(sarif(findings, __version__))
     else:
-        session.out.write(github(findings))
+        ctx.out.write(github(findings))
 
 
-def tell_lint(session: Session, policy: Policy) -> None:
+def print_lint(ctx: CliContext, policy: Policy) -> None:
     """Print what a policy says without effect on standard error."""
     if policy.warnings:
-        session.err.print(painted(rendered(policy.warnings)))
+        ctx.err.print(painted(rendered(policy.warnings)))
 
 
 def usage_finding(error: click.ClickException) -> Diagnostic:
@@ -111,32 +111,32 @@ def usage_finding(error: click.ClickException) -> Diagnostic:
         message = f"there is no option `{error.option_name}`"
     hint = f"`{context.command_path} --help` shows what it takes" if context is not None else ""
     if isinstance(error, click.NoSuchOption):
-        # What many tools call so is nearer than what is spelt alike.
+        # An option of this name in other tools is a better guess than one of similar spelling.
         likely = ["--format json"] if error.option_name == "--json" else error.possibilities
         hint = f"did you mean `{likely[0]}`?\n{hint}".strip() if likely else hint
     return Diagnostic("", message, help=hint)
 
 
-def report_bug(session: Session, error: Exception) -> None:
+def report_bug(ctx: CliContext, error: Exception) -> None:
     """Tell an exception that nobody meant to raise, in one line, with its traceback only under `--debug`."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     try:
         message = f"this is a bug in devpolicy: {type(error).__name__}: {error}{where}".replace("\n", " ")
-    except Exception:  # noqa: BLE001 - its own text may be what is broken
+    except Exception:  # noqa: BLE001 - its own text may be broken
         message = f"this is a bug in devpolicy: {type(error).__name__}{where}"
     finding = Diagnostic("", message, help="please report it with the command, the policy and what `--debug` prints")
-    if session.json:
-        report(session, [finding])
+    if ctx.json:
+        report(ctx, [finding])
     else:
         # Without colours: the drawing itself may be at fault.
-        session.err.print(rendered([finding]))
-    if session.debug:
-        session.err.print("".join(traceback.format_exception(error)).removesuffix("\n"))
+        ctx.err.print(rendered([finding]))
+    if ctx.debug:
+        ctx.err.print("".join(traceback.format_exception(error)).removesuffix("\n"))
 
 
 @contextmanager
-def warnings_told(session: Session) -> Iterator[None]:
+def printed_warnings(ctx: CliContext) -> Iterator[None]:
     """Print each `DevPolicyWarning` once on standard error, and keep other libraries' warnings to `--debug`."""
     told: set[str] = set()
 
@@ -146,12 +146,12 @@ def warnings_told(session: Session) -> Iterator[None]:
             return
         told.add(text)
         if issubclass(category, DevPolicyWarning):
-            session.err.print(painted(text if text.startswith("warning") else f"warning: {visible(text)}"))
+            ctx.err.print(painted(text if text.startswith("warning") else f"warning: {visible(text)}"))
         else:
-            session.err.print(f"{category.__name__}: {text}")
+            ctx.err.print(f"{category.__name__}: {text}")
 
     with warnings.catch_warnings():
-        warnings.simplefilter("default" if session.debug else "ignore")
+        warnings.simplefilter("default" if ctx.debug else "ignore")
         warnings.simplefilter("always", DevPolicyWarning)
         warnings.showwarning = show
         yield
@@ -164,6 +164,6 @@ def flush() -> None:
             if stream is not None:
                 stream.flush()
         except (OSError, ValueError):
-            from devpolicy._core.cli.screen import Screen
+            from devpolicy._core.cli.output import Output
 
-            Screen(stream).drop()
+            Output(stream).drop()

@@ -1,7 +1,7 @@
 """Tables of text that fit a screen.
 
 Owns columns and their widths. What a user would copy is never cut: a first cell that is too wide gets a line of its
-own, and a last column of prose that does not fit goes below.
+own, a last column of prose that does not fit goes below, and columns that do not fit are a second table below.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from devpolicy._core.cli.screen import Line, Span
+    from devpolicy._core.cli.output import Line, Span
 
 INDENT = "  "
-_GAP = 2
+_GAP, _NARROW_GAP = 2, 1
 _LEAST_PROSE = 20
 
 
@@ -33,32 +33,62 @@ def table(
     """
     styles = styles or {}
     widths = [max(len(row[at]) for row in (head, *rows)) for at in range(len(head))]
-    room = width - len(INDENT) - _GAP * (len(head) - 1)
+    gap = _GAP
+    room = width - len(INDENT) - gap * (len(head) - 1)
     below = prose and sum(widths) > room
     if below:
         widths[-1] = 0
         head = [*head[:-1], ""]
+    if len(head[0]) + sum(widths[1:]) > room:
+        gap = _NARROW_GAP
+        room = width - len(INDENT) - gap * (len(head) - 1)
+    if len(head) > 2 and not below and len(head[0]) + sum(widths[1:]) > room:
+        return _divided(head, rows, width=width, right=right, styles=styles)
     if sum(widths) > room:
         widths[0] = max(len(head[0]), room - sum(widths[1:]))
-    lines: list[Line] = [_line(head, widths, right, dict.fromkeys(range(len(head)), "dim"))]
+    lines: list[Line] = [_line(head, widths, right, dict.fromkeys(range(len(head)), "dim"), gap)]
     for row in rows:
         first, *others = row
         if len(first) > widths[0]:
             lines.append([(INDENT, ""), (first, styles.get(0, ""))])
             first = ""
         last = others.pop() if below else ""
-        lines.append(_line([first, *others], widths, right, styles))
-        told = textwrap.wrap(last, max(_LEAST_PROSE, width - 2 * len(INDENT)), break_on_hyphens=False)
-        lines += [[(2 * INDENT, ""), (text, styles.get(len(head) - 1, ""))] for text in told]
+        lines.append(_line([first, *others], widths, right, styles, gap))
+        wrapped = textwrap.wrap(last, max(_LEAST_PROSE, width - 2 * len(INDENT)), break_on_hyphens=False)
+        lines += [[(2 * INDENT, ""), (text, styles.get(len(head) - 1, ""))] for text in wrapped]
     return lines
 
 
-def _line(row: Sequence[str], widths: Sequence[int], right: Sequence[int], styles: Mapping[int, str]) -> list[Span]:
+def _divided(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    width: int,
+    right: Sequence[int],
+    styles: Mapping[int, str],
+) -> list[Line]:
+    """Return a table in two, one below the other, each with the first column."""
+    half = len(head) // 2
+    lines: list[Line] = []
+    for columns in ([0, *range(1, half + 1)], [0, *range(half + 1, len(head))]):
+        lines += table(
+            [head[at] for at in columns],
+            [[row[at] for at in columns] for row in rows],
+            width=width,
+            right=[place for place, at in enumerate(columns) if at in right],
+            styles={place: styles[at] for place, at in enumerate(columns) if at in styles},
+        )
+    return lines
+
+
+def _line(
+    row: Sequence[str], widths: Sequence[int], right: Sequence[int], styles: Mapping[int, str], space: int
+) -> list[Span]:
     spans: list[Span] = [(INDENT, "")]
     last = max((at for at, cell in enumerate(row) if cell), default=0)
     for at in range(last + 1):
         cell, wide = row[at], widths[at]
-        gap = "" if at == 0 else " " * _GAP
+        gap = "" if at == 0 else " " * space
         if at in right:
             spans += [(gap + " " * (wide - len(cell)), ""), (cell, styles.get(at, ""))]
         else:

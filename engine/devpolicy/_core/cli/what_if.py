@@ -19,16 +19,16 @@ from devpolicy._core.toml.document import Document, quote, write_key
 from devpolicy._core.toml.tables import Cursor
 
 if TYPE_CHECKING:
-    from devpolicy._core.cli.screen import Line
+    from devpolicy._core.cli.output import Line
     from devpolicy._core.host import Host
     from devpolicy._core.placement.plan import Plan
 
-_WORKLOAD = ("context", "batch", "dtype", "kv_dtype", "new_tokens")
+WORKLOAD = ("context", "batch", "dtype", "kv_dtype", "new_tokens")
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What is changed, as written, read."""
+    """The changes, as written and as read."""
 
     written: tuple[str, ...]
     dimensions: tuple[Dimension, ...]
@@ -54,7 +54,7 @@ def read_changes(given: Sequence[str]) -> Changes | None:
         if not equals or not key or not value:
             hint = "write what is changed and its value: `cuda.count=3`, `cuda:0.free=20 GiB`, `context=8192`"
             raise DevPolicyError([Diagnostic("", f"`{text}` changes nothing", help=hint)])
-        if key in _WORKLOAD:
+        if key in WORKLOAD:
             overrides.append(f"workload.{key}={value}")
         else:
             lines.append(f"{write_key(key)} = {value if value.isdecimal() else quote(value)}")

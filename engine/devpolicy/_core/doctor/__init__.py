@@ -1,7 +1,7 @@
-"""What each installed library sees of this machine, where they disagree, and the remedy.
+"""What each installed library reports about this machine, where the reports disagree, and how to fix it.
 
-Owns `examine`. Libraries are asked in child processes, since drivers hang and crash (`asking`, `questions`); what they
-told is judged by a pure function (`findings`) with a table of known faults (`remedies`).
+Owns `examine`. Each library is queried in a child process, since drivers hang and crash (`collect`, `library_probes`).
+A pure function (`findings`) compares the reports (`library_report`) and looks up known faults (`suggestions`).
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from devpolicy._core.doctor.asking import ask_all
-from devpolicy._core.doctor.findings import judge
-from devpolicy._core.doctor.told import LIBRARIES
+from devpolicy._core.doctor.collect import collect
+from devpolicy._core.doctor.findings import diagnose
+from devpolicy._core.doctor.library_report import LIBRARIES
 from devpolicy._core.host import Host
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from devpolicy._core.doctor.told import Told
+    from devpolicy._core.doctor.library_report import LibraryReport
     from devpolicy._core.errors import Diagnostic
 
 __all__ = ["LIBRARIES", "TIMEOUT", "VARIABLES", "Report", "examine"]
@@ -45,12 +45,12 @@ VARIABLES = (
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was seen, and what is wrong with it."""
+    """The reports of all libraries, and the findings."""
 
     host: Host
     """The machine as `Host.probe` sees it, or the simulated one."""
-    told: tuple[Told, ...]
-    """What each library said, in the order in which they are asked, those that are not installed too."""
+    libraries: tuple[LibraryReport, ...]
+    """One for each library in the order of `LIBRARIES`, also for those that are not installed."""
     variables: tuple[tuple[str, str], ...]
     """Those of `VARIABLES` that are set."""
     findings: tuple[Diagnostic, ...]
@@ -62,14 +62,16 @@ def examine(
 ) -> Report:
     """Ask the installed ones of `libraries`, and this machine, and compare. Takes the seconds that imports take.
 
-    `libraries` are some of `told.LIBRARIES`; with fewer there is less to compare. `simulated` is a host that they are
+    `libraries` are some of `LIBRARIES`; with fewer there is less to compare. `simulated` is a host that they are
     asked about instead. `timeout`: seconds for each library; what does not answer by then is a finding. Raises nothing
     that a driver or a library raises.
     """
-    told = ask_all([name for name in LIBRARIES if name in libraries], simulated, timeout)
+    reports = collect([name for name in LIBRARIES if name in libraries], simulated, timeout)
     host = Host.probe() if simulated is None else simulated
     # The variables of this machine say nothing of a simulated one's driver.
     variables = (
         () if simulated is not None else tuple((name, os.environ[name]) for name in VARIABLES if name in os.environ)
     )
-    return Report(host, told, variables, tuple(judge(host, {one.library: one for one in told}, dict(variables))))
+    return Report(
+        host, reports, variables, tuple(diagnose(host, {one.library: one for one in reports}, dict(variables)))
+    )

@@ -1,7 +1,7 @@
-"""Where a machine, and the libraries on it, do not agree.
+"""Disagreements between a machine and the libraries on it.
 
-Owns the rules, each of one kind of disagreement with its remedy. A pure function of what was told: it asks nothing, so
-every machine can be judged on any other.
+Owns the rules, each for one kind of disagreement with a suggestion. A pure function of the reports, so that every
+machine can be diagnosed on any other.
 """
 
 from __future__ import annotations
@@ -9,18 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from devpolicy._core.doctor.remedies import remedy
+from devpolicy._core.doctor.suggestions import suggestion
 from devpolicy._core.errors import Diagnostic
+from devpolicy._core.host.probe.devices import TOOLKITS
 from devpolicy._core.sizes import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from devpolicy._core.doctor.told import Told
+    from devpolicy._core.doctor.library_report import LibraryReport
     from devpolicy._core.host import Accelerator, Host
-
-TOOLKITS = {"cuda": {"cuda", "hip"}, "xpu": {"xpu"}}
-"""What torch is built with to know a type. The others come with the system, or with a package beside torch."""
 
 TOLERANCE = 1.1
 """Totals differ a little: drivers reserve memory, and count it or not."""
@@ -36,27 +34,27 @@ _BUILDS = "https://pytorch.org/get-started/locally"
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """All that the rules look at."""
+    """The input of the rules."""
 
     host: Host
-    told: Mapping[str, Told]
+    reports: Mapping[str, LibraryReport]
     variables: Mapping[str, str]
 
     @property
-    def torch(self) -> Told | None:
-        """What torch told; `None` where it is not installed or had no answer."""
-        told = self.told.get("torch")
-        return None if told is None or told.version is None or told.fault else told
+    def torch(self) -> LibraryReport | None:
+        """Torch's report; `None` if it is not installed or did not answer."""
+        report = self.reports.get("torch")
+        return None if report is None or report.version is None or report.fault else report
 
-    def signs(self, kind: str) -> bool:
+    def shows(self, kind: str) -> bool:
         """Whether the machine shows anything of a type of accelerator, even if only that it is broken."""
-        nvml = self.told.get("nvml")
+        nvml = self.reports.get("nvml")
         counted = kind == "cuda" and nvml is not None and bool(nvml.devices)
         return bool(self.host.devices(kind) or self.host.fault(kind) or counted)
 
     def kinds(self) -> list[str]:
-        """Return the types of accelerators of which there is a sign."""
-        return [kind for kind in ("cuda", "xpu", "mps", "npu", "hpu") if self.signs(kind)]
+        """Return the types of accelerators that the machine shows."""
+        return [kind for kind in ("cuda", "xpu", "mps", "npu", "hpu") if self.shows(kind)]
 
     def unbuilt(self, kind: str) -> bool:
         """Whether torch, as built, cannot know a type."""
@@ -68,13 +66,13 @@ class _Case:
         )
 
 
-def judge(host: Host, told: Mapping[str, Told], variables: Mapping[str, str]) -> list[Diagnostic]:
-    """Return what is wrong, each finding with a remedy: what cannot be asked first, what is chosen differently last.
+def diagnose(host: Host, reports: Mapping[str, LibraryReport], variables: Mapping[str, str]) -> list[Diagnostic]:
+    """Return the findings, each with a suggestion: libraries that did not answer first, differing choices last.
 
-    `told` is by library (`told.LIBRARIES`), `variables` those of the environment that are set.
+    `reports` is by library (`library_report.LIBRARIES`), `variables` those of the environment that are set.
     """
-    case = _Case(host, told, variables)
-    rules = (_silent, _without_torch, _unusable, _hidden, _counts, _broken, _remarks, _choices, _memory)
+    case = _Case(host, reports, variables)
+    rules = (_unanswered, _without_torch, _unusable, _hidden, _counts, _broken, _warnings, _choices, _memory)
     findings: dict[str, Diagnostic] = {}
     for rule in rules:
         for finding in rule(case):
@@ -82,14 +80,14 @@ def judge(host: Host, told: Mapping[str, Told], variables: Mapping[str, str]) ->
     return list(findings.values())
 
 
-def _silent(case: _Case) -> Iterator[Diagnostic]:
-    """What could not be asked at all."""
-    for library, told in case.told.items():
+def _unanswered(case: _Case) -> Iterator[Diagnostic]:
+    """Libraries and sources that did not answer."""
+    for library, report in case.reports.items():
         # Without a sign of an NVIDIA GPU it is no fault that there is no driver to ask.
-        if told.fault and (library != "nvml" or case.signs("cuda")):
-            yield _unasked(library, told.fault)
+        if report.fault and (library != "nvml" or case.shows("cuda")):
+            yield _unasked(library, report.fault)
     for source, why in case.host.faults:
-        told_of = case.told.get(source)
+        told_of = case.reports.get(source)
         if source in ("nvml", "psutil", "disk", "torch") and not (told_of and told_of.fault):
             yield _unasked(source, why)
 
@@ -97,15 +95,15 @@ def _silent(case: _Case) -> Iterator[Diagnostic]:
 def _unasked(source: str, why: str) -> Diagnostic:
     module = _MODULES.get(source, source)
     general = f"run `python -c 'import {module}'` to see it in full" if source != "disk" else "name another folder"
-    return Diagnostic("DP601", f"`{source}` cannot be asked: {why}", help=remedy(why, module) or general)
+    return Diagnostic("DP601", f"`{source}` cannot be asked: {why}", help=suggestion(why, module) or general)
 
 
 def _without_torch(case: _Case) -> Iterator[Diagnostic]:
     """Accelerators that no torch here can know."""
-    told = case.told.get("torch")
+    report = case.reports.get("torch")
     # Every processor of Intel with graphics shows signs of xpu: alone, or beside what torch uses, it is no loss.
     kinds = [kind for kind in case.kinds() if kind != "xpu" or case.host.devices(kind)]
-    if told is not None and told.version is None and kinds:
+    if report is not None and report.version is None and kinds:
         message = f"the machine has {_named(case, kinds)}, and torch is not installed"
         yield Diagnostic("DP602", message, help=f"install a torch that is built for it: {_BUILDS}")
     torch = case.torch
@@ -121,7 +119,7 @@ def _without_torch(case: _Case) -> Iterator[Diagnostic]:
 
 
 def _named(case: _Case, kinds: Sequence[str]) -> str:
-    nvml = case.told.get("nvml")
+    nvml = case.reports.get("nvml")
     named = []
     for kind in kinds:
         devices: Sequence[Accelerator] = case.host.devices(kind)
@@ -132,18 +130,18 @@ def _named(case: _Case, kinds: Sequence[str]) -> str:
 
 
 def _unusable(case: _Case) -> Iterator[Diagnostic]:
-    """Types of which nothing can be used, though the machine shows signs of them."""
+    """Types of which no device works, though the machine shows some."""
     for kind in case.kinds():
         why = dict(case.torch.faults).get(kind) if case.torch else None
         why = why or case.host.fault(kind)
         if why and not case.unbuilt(kind) and not (case.torch and case.torch.count(kind)):
-            help_ = remedy(why) or f"ask the driver itself; until then, `prefer` something else than `{kind}`"
+            help_ = suggestion(why) or f"ask the driver itself; until then, `prefer` something else than `{kind}`"
             yield Diagnostic("DP605", f"nothing of `{kind}` can be used: {why}", help=help_)
 
 
 def _hidden(case: _Case) -> Iterator[Diagnostic]:
     """GPUs of the machine that this process may not see."""
-    nvml = case.told.get("nvml")
+    nvml = case.reports.get("nvml")
     setting = case.variables.get("CUDA_VISIBLE_DEVICES")
     if nvml is None or not nvml.devices or setting is None or case.unbuilt("cuda"):
         return
@@ -167,13 +165,13 @@ def _counts(case: _Case) -> Iterator[Diagnostic]:
             selector = _SELECTORS.get(kind)
             hint = f"set `{selector}` to those that are meant" if selector else "name the device: `prefer` takes an id"
             yield Diagnostic("DP604", message, help=hint)
-    accelerate = case.told.get("accelerate")
+    accelerate = case.reports.get("accelerate")
     if accelerate is None or accelerate.devices is None or accelerate.fault:
         return
     for kind in dict.fromkeys(one.type for one in torch.devices or ()):
         known = {one.id for one in accelerate.devices if one.type == kind}
         missing = [f"{kind}:{one.id}" for one in torch.devices or () if one.type == kind and one.id not in known]
-        # Of several types it takes one; that it takes another than torch is told where choices are.
+        # Of several types it takes one; `_choices` reports that it takes another than torch.
         if missing and (known or _type(accelerate.choice) == kind):
             message = (
                 f"accelerate leaves out {_list(missing)}, and torch counts {'it' if len(missing) == 1 else 'them'}"
@@ -185,25 +183,25 @@ def _counts(case: _Case) -> Iterator[Diagnostic]:
 
 def _broken(case: _Case) -> Iterator[Diagnostic]:
     """Single devices that are counted and do not work."""
-    told: dict[str, str] = {}
+    report: dict[str, str] = {}
     for one in (*case.host.accelerators, *((case.torch.devices or ()) if case.torch else ())):
         if one.fault:
-            told.setdefault(f"{one.type}:{one.id}", one.fault)
-    for device, why in told.items():
+            report.setdefault(f"{one.type}:{one.id}", one.fault)
+    for device, why in report.items():
         kind = device.partition(":")[0]
         selector = _SELECTORS.get(kind)
         general = f"leave it out of `{selector}`" if selector else f"`prefer` something else than `{kind}`"
-        yield Diagnostic("DP605", f"`{device}` does not work: {why}", help=remedy(why) or general)
+        yield Diagnostic("DP605", f"`{device}` does not work: {why}", help=suggestion(why) or general)
 
 
-def _remarks(case: _Case) -> Iterator[Diagnostic]:
-    """Warnings of which it is known what to do about them, unless their cause was told as a fault."""
+def _warnings(case: _Case) -> Iterator[Diagnostic]:
+    """Warnings with a known fix, unless their cause was already reported as a fault."""
     faults = [why for _, why in case.host.faults]
-    faults += [why for told in case.told.values() for _, why in told.faults]
-    known = {remedy(why) for why in faults}
-    for library, told in case.told.items():
-        for text in told.remarks:
-            advice = remedy(text, _MODULES.get(library, library))
+    faults += [why for report in case.reports.values() for _, why in report.faults]
+    known = {suggestion(why) for why in faults}
+    for library, report in case.reports.items():
+        for text in report.warnings:
+            advice = suggestion(text, _MODULES.get(library, library))
             if advice and advice not in known:
                 known.add(advice)
                 yield Diagnostic("DP605", f"`{library}` warns: {text}", help=advice, severity="warning")
@@ -214,25 +212,25 @@ def _choices(case: _Case) -> Iterator[Diagnostic]:
     if case.torch is None or case.torch.choice is None:
         return
     ours = case.torch.choice
-    for library, told in case.told.items():
-        if told.choice is None or _device(told.choice) == _device(ours):
+    for library, report in case.reports.items():
+        if report.choice is None or _device(report.choice) == _device(ours):
             continue
-        message = f"{library} would use `{told.choice}`, and torch `{ours}`"
+        message = f"{library} would use `{report.choice}`, and torch `{ours}`"
         switch = next((name for name in _SWITCHES.get(library, ()) if name in case.variables), None)
         if switch:
             hint = f"`{switch}={case.variables[switch]}` is set: unset it where this is not meant"
         else:
             # What a library lacks for its GPU is known for CUDA alone.
-            known = remedy(told.why) if told.why and _type(ours) == "cuda" else None
+            known = suggestion(report.why) if report.why and _type(ours) == "cuda" else None
             hint = known or "name the device for each: `devpolicy resolve POLICY --to …` prints it"
         yield Diagnostic(
-            "DP606", message, notes=(f"it says: {told.why}",) if told.why else (), help=hint, severity="warning"
+            "DP606", message, notes=(f"it says: {report.why}",) if report.why else (), help=hint, severity="warning"
         )
 
 
 def _memory(case: _Case) -> Iterator[Diagnostic]:
     """Memory that is counted and that this process cannot have."""
-    host, psutil = case.host, case.told.get("psutil")
+    host, psutil = case.host, case.reports.get("psutil")
     if psutil is not None and psutil.ram is not None and host.memory and psutil.ram > host.memory * TOLERANCE:
         message = f"psutil sees {format_size(psutil.ram)} of RAM, and this process may have {format_size(host.memory)}"
         note = 'a control group sets the limit; `device_map="auto"` plans with psutil\'s figure, and is then killed'

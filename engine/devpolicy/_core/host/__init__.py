@@ -1,7 +1,7 @@
 """Hosts: one frozen snapshot of a machine, and of the versions of its software.
 
-Owns `Host`, `Accelerator` and their TOML form. They know no policy and no plan; the real machine
-is asked by `devpolicy._core.host.probe`.
+Owns `Host`, `Accelerator` and their TOML form. `devpolicy._core.host.probe` reads the real
+machine.
 
     facts.py      the words that are known, and the checks of single facts
     values.py     the two values

@@ -111,11 +111,12 @@ ACCELERATOR_FIELDS = (
     Field("physical", integer(0, 2**31 - 1), "The driver's index, before `CUDA_VISIBLE_DEVICES`."),
     Field("uuid", WORDS, "The driver's UUID."),
     Field(
-        "neighbour",
+        "memory_pressure",
         SIZE,
         "What another process takes of it between one question for its free memory and the next, in a simulation.",
         "0",
     ),
+    Field("neighbour", SIZE, "An earlier name of `memory_pressure`."),
     Field("bandwidth", RATE, "Bytes that it reads from its memory in a second.", "by its `name`"),
 )
 

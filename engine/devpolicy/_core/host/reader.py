@@ -47,7 +47,7 @@ def read(toml: Document, name: str | None = None) -> Host:
 
 
 def read_host(value: object, cursor: Cursor, name: str | None, *, what: str) -> Host | None:
-    """Read a host from a table, also one inside of another file. Collects what is wrong, and then returns `None`."""
+    """Read a host from a table, also one in another file. Collects findings, and returns `None` if there are any."""
     before = len(cursor.findings)
     values = read_table(value, cursor, HOST_FIELDS, what=what, label="a key of a host")
     _check_amounts(values, cursor, ("memory", "free"), ("disk", "disk_free"))
@@ -70,9 +70,11 @@ def _accelerators(tables: tuple[dict[str, Any], ...], cursor: Cursor) -> list[Ac
 
 
 def _repeated(entry: dict[str, Any], cursor: Cursor) -> Iterator[Accelerator]:
-    """Yield what one [[accelerator]] table stands for, `count` devices."""
+    """Yield the `count` devices of one [[accelerator]] table."""
     facts = dict(entry)
     count = facts.pop("count", 1)
+    if "neighbour" in facts:
+        facts.setdefault("memory_pressure", facts.pop("neighbour"))
     before = len(cursor.findings)
     _check_amounts(facts, cursor, ("memory", "free"))
     if count > 1 and "uuid" in facts:

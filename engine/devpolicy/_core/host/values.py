@@ -60,7 +60,7 @@ class Accelerator:
     physical: int | None
     """The index that the driver gives it, before `CUDA_VISIBLE_DEVICES`."""
     uuid: str | None
-    neighbour: int
+    memory_pressure: int
     """Bytes that another process takes between one question for its free memory and the next; 0 on real machines.
 
     Only a simulation counts questions. A plan reads `free`.
@@ -81,7 +81,7 @@ class Accelerator:
         fault: str | None = None,
         physical: int | None = None,
         uuid: str | None = None,
-        neighbour: Size = 0,
+        memory_pressure: Size = 0,
         bandwidth: Size | None = None,
     ) -> None:
         kind = known_word(type, "type", ACCELERATOR_TYPES)
@@ -103,7 +103,7 @@ class Accelerator:
             fault=optional_text(fault, "fault"),
             physical=index(physical, "physical", 2**31 - 1),
             uuid=optional_text(uuid, "uuid"),
-            neighbour=size(neighbour, "neighbour"),
+            memory_pressure=size(memory_pressure, "memory_pressure"),
             bandwidth=rate(bandwidth, "bandwidth"),
         )
 
@@ -133,7 +133,7 @@ class Host:
     versions: tuple[tuple[str, str], ...]
     """Versions of software by distribution name, with `python`, `driver` and `macos`, sorted."""
     faults: tuple[tuple[str, str], ...]
-    """What could not be asked, with the reason: a type of accelerator, or a source such as `nvml`, sorted."""
+    """Types of accelerators, or sources such as `nvml`, that gave no answer, with the reason, sorted."""
     speed: tuple[tuple[str, int], ...]
     """Bytes per second of `ram`, `link` and `disk`, and `crossing_ns`, as far as they are known, sorted.
 
@@ -188,7 +188,7 @@ class Host:
         """Return why nothing of a type of accelerator can be used, or why a source gave no facts; else `None`."""
         return next((why for name, why in self.faults if name == source), None)
 
-    # Doors. Files are read beside this module and the machine in `devpolicy._core.host.probe`, imported when asked for.
+    # Facade methods: the readers, and `devpolicy._core.host.probe`, are imported when they are called.
 
     @classmethod
     def load(cls, name: str | PathLike[str]) -> Host:
@@ -216,7 +216,7 @@ class Host:
 
     @classmethod
     def probe(cls, disk_path: str | PathLike[str] | None = None) -> Host:
-        """Ask this machine, once. Nothing is initialised, and what cannot be asked becomes a fault.
+        """Query this machine, once. No driver is initialised, and a source without an answer becomes a fault.
 
         `disk_path` names where offloaded weights would be written (it need not exist yet), by default the
         current folder. Costs milliseconds; seconds where only a child process can ask an accelerator's driver.

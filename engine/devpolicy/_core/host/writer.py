@@ -68,9 +68,9 @@ def _accelerator_lines(accelerator: Accelerator, count: int, ordinal_is_position
         if entry.name == "unified":
             if value and accelerator.type != "mps":
                 yield "unified = true"
-        elif entry.name == "neighbour":
+        elif entry.name == "memory_pressure":
             if value:
-                yield f'neighbour = "{exact_size(value)}"'
+                yield f'memory_pressure = "{exact_size(value)}"'
         elif entry.name == "bandwidth":
             yield _rate("bandwidth", value)
         elif entry.name == "capability":

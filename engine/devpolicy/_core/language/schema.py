@@ -19,7 +19,7 @@ from devpolicy._core.language.fields import ProfileTable, TopTable
 from devpolicy._core.language.kinds import AMOUNT
 from devpolicy._core.language.memory import DiskTable, MemoryTable
 from devpolicy._core.language.rules import Rule
-from devpolicy._core.language.terms import ACCELERATOR_SCHEMA, DEVICE_PATTERN, KEEP, RUN
+from devpolicy._core.language.terms import ACCELERATOR_SCHEMA, AVOID, DEVICE_PATTERN, KEEP, RUN, SPILL
 from devpolicy._core.language.tests import ASSERTIONS, CaseTable
 from devpolicy._core.language.workload import Workload
 from devpolicy._core.toml.tables import JsonSchema, fields_of, table_schema
@@ -44,12 +44,15 @@ def policy_schema() -> JsonSchema:
             "additionalProperties": {"anyOf": [KEEP.schema, {**_NESTED, "minProperties": 1}]},
         },
         "memory": _memory(),
+        "devices": _devices(),
         "workload": table_schema(fields_of(Workload)),
         "condition": condition("`when`").schema,
         "expect": EXPECT_SCHEMA,
         "by": BY_SCHEMA,
         "run": RUN.schema,
         "keep": KEEP.schema,
+        "spill": SPILL.schema,
+        "avoid": AVOID.schema,
         "device": ACCELERATOR_SCHEMA,
         "amount": AMOUNT.schema,
         "sizes": SIZES.schema,
@@ -96,12 +99,16 @@ def _completed(schema: JsonSchema) -> JsonSchema:
     properties["memory"] |= _memory()
     if "component" in properties:
         properties["component"] |= {"type": "object", "additionalProperties": _component()}
-        properties["devices"] |= {
-            "type": "object",
-            "propertyNames": {"pattern": f"^{NAME}$", "not": {"enum": list(RESERVED)}},
-            "additionalProperties": table_schema(fields_of(DeviceClassTable)),
-        }
+        properties["devices"] |= _devices()
     return schema
+
+
+def _devices() -> JsonSchema:
+    return {
+        "type": "object",
+        "propertyNames": {"pattern": f"^{NAME}$", "not": {"enum": list(RESERVED)}},
+        "additionalProperties": table_schema(fields_of(DeviceClassTable)),
+    }
 
 
 def _component() -> JsonSchema:

@@ -37,11 +37,12 @@ def descriptions() -> dict[str, str]:
     return {name: dict(load(name).facts).get("about", "") for name in model_catalogue()}
 
 
-def load(name: str | PathLike[str]) -> ModelTree:
-    """Return a model by its catalogue name, from a model TOML, a checkpoint folder, a `config.json`, or a hub id.
+def load(name: str | PathLike[str], *, fetch: bool = True) -> ModelTree:
+    """Return a model by its name: of the catalogue, a path (model TOML, checkpoint, GGUF, `config.json`), of the hub.
 
     A catalogue name comes first, so that it means the same in every folder: write `./gpt2` for a folder of that name.
-    A hub id (`org/name`) is looked up in the local cache only. Raises `ModelError`, DP202 with the likely name where
+    A hub id (`org/name`) is looked up in the local cache only; `hf://org/name` reads headers from the hub where `fetch`
+    allows it, else what was read before. Raises `ModelError`, DP202 with the likely name where
     there is nothing of this name.
     """
     text = name.__fspath__() if isinstance(name, PathLike) else name
@@ -50,13 +51,19 @@ def load(name: str | PathLike[str]) -> ModelTree:
     catalogue = model_catalogue()
     if isinstance(name, str) and name in catalogue:
         return _parse(catalogue[name].read_bytes(), f"{name}.toml")
+    if isinstance(name, str) and text.startswith("hf://"):
+        from devpolicy._core.model.hub import from_hub
+
+        return from_hub(text, fetch=fetch)
     path = Path(text)
     # Unlike those of a `Path`, these questions take any text: one that is too long, or holds a NUL, is no file.
     is_there = os.path.exists(text)  # noqa: PTH110
     if os.path.isdir(text):  # noqa: PTH112
-        from devpolicy._core.model.checkpoint import from_checkpoint
+        return _from_folder(path)
+    if path.suffix == ".gguf" and is_there:
+        from devpolicy._core.model.gguf import from_gguf
 
-        return from_checkpoint(path)
+        return from_gguf(path)
     if path.suffix == ".json" and is_there:
         from devpolicy._core.model.config import from_config
 
@@ -71,13 +78,24 @@ def load(name: str | PathLike[str]) -> ModelTree:
             from devpolicy._core.model.checkpoint import from_checkpoint
 
             return from_checkpoint(snapshot)
-        hint = f"download it first: `hf download {text}`"
+        hint = f"read its headers from the hub: `hf://{text}`; or download it first: `hf download {text}`"
         raise ModelError(
             Diagnostic("DP202", f"`{text}` is no folder, and not in the local Hugging Face cache", help=hint)
         )
     known = did_you_mean(text, catalogue)
     hint = f"{known}\n`devpolicy model list` shows the catalogue; a path counts from the current folder"
     raise ModelError(Diagnostic("DP202", f"there is no model, file or folder `{text}`", help=hint))
+
+
+def _from_folder(folder: Path) -> ModelTree:
+    from devpolicy._core.model.checkpoint import from_checkpoint
+    from devpolicy._core.model.gguf import from_gguf, gguf_in
+
+    if not is_file(folder / "config.json"):
+        gguf = gguf_in(folder)
+        if gguf is not None:
+            return from_gguf(gguf)
+    return from_checkpoint(folder)
 
 
 def _parse(content: bytes, source: str) -> ModelTree:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from devpolicy._core.errors import Diagnostic, ModelError
-from devpolicy._core.model.files import open_file, shown
-from devpolicy._core.model.limits import LARGEST_HEADER, LONGEST_NAME, MOST_ELEMENTS, MOST_TENSORS
+from devpolicy._core.model.files import is_file, open_file, read_json, shown
+from devpolicy._core.model.limits import LARGEST_CONFIG, LARGEST_HEADER, LONGEST_NAME, MOST_ELEMENTS, MOST_TENSORS
 from devpolicy._core.model.tree import DTYPE_BITS
 
 DTYPES: dict[str, str] = {
@@ -28,6 +28,9 @@ DTYPES: dict[str, str] = {
 """Torch's name of each dtype by the format's."""
 
 _MOST_DIMENSIONS = 64
+
+FULL_SIZES = "full-sizes.json"
+"""A file beside safetensors files that end behind their headers: the sizes of the whole files, by name."""
 
 
 class Stored(NamedTuple):
@@ -46,7 +49,7 @@ def read_header(path: Path) -> dict[str, Stored]:
     Raises `ModelError` that names the file where it cannot be read (DP109) or breaks the format (DP104).
     """
     with open_file(path) as file:
-        size = os.fstat(file.fileno()).st_size
+        size = full_size(path, os.fstat(file.fileno()).st_size)
         length = int.from_bytes(file.read(8) or b"", "little")
         if size < 8 or length > min(size - 8, LARGEST_HEADER):
             raise _damaged(path, f"its header claims {length} bytes, and the file has {size}")
@@ -61,6 +64,13 @@ def read_header(path: Path) -> dict[str, Stored]:
     if not isinstance(pairs, _Pairs):
         raise _damaged(path, "its header is no object")
     return _tensors(path, pairs, 8 + length, size)
+
+
+def full_size(path: Path, size: int) -> int:
+    """Return the size of a file, of one of which only the header is kept that of the whole file."""
+    kept = path.with_name(FULL_SIZES)
+    full = read_json(kept, LARGEST_CONFIG).get(path.name) if is_file(kept) else None
+    return full if isinstance(full, int) and size <= full <= MOST_ELEMENTS else size
 
 
 class _Pairs(list[tuple[str, Any]]):

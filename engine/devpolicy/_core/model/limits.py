@@ -15,6 +15,21 @@ LARGEST_INDEX = 64 << 20
 LARGEST_HEADER = 100_000_000
 """Bytes of a safetensors header: the format's own limit."""
 
+LARGEST_TRAFFIC = 256 << 20
+"""Bytes that are asked of a hub for one model. The headers of the largest have 20 megabytes."""
+
+MOST_METADATA = 10_000
+"""Keys of the metadata of a GGUF file. Published ones have fewer than a hundred."""
+
+MOST_STRINGS = 4_000_000
+"""Texts in the lists of a GGUF file: tokens and merges of a vocabulary. The largest has fewer than a million."""
+
+LONGEST_TEXT = 1 << 12
+"""Bytes of a text in the metadata of a GGUF file that is kept. Longer ones, as templates of chats are, are skipped."""
+
+MOST_KEPT = 10_000
+"""Numbers of a list in the metadata of a GGUF file that are kept: one for each layer. Scores of tokens are skipped."""
+
 LARGEST_REFERENCE = 1 << 10
 """Bytes of a file that names a revision in the Hugging Face cache."""
 

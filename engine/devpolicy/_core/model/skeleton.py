@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from devpolicy._core.errors import Diagnostic, ModelError
+from devpolicy._core.model.ggml import BLOCKS
 from devpolicy._core.model.limits import LARGEST_TREE, MOST_FINDINGS
 from devpolicy._core.model.ranges import PatternError, expand_path, expand_tree, join
 from devpolicy._core.model.tree import DTYPE_BITS, Activated, KVCache, ModelTree, Module, Tensor
@@ -32,7 +33,12 @@ _SHAPE = list_of(_COUNT)
 _DTYPE = choice(*DTYPE_BITS)
 _TENSOR_FIELDS = (
     Field("shape", _SHAPE, "Sizes of the dimensions; empty for a scalar.", required=True, example="`shape = [4096]`"),
-    Field("dtype", _DTYPE, "Torch's name of the dtype.", default="the file's `dtype`, else `float32`"),
+    Field(
+        "dtype",
+        choice(*DTYPE_BITS, *BLOCKS),
+        "Torch's name of the dtype, or ggml's of a block.",
+        default="the file's `dtype`, else `float32`",
+    ),
     Field("buffer", FLAG, "A buffer, no parameter.", default="false"),
     Field("persistent", FLAG, "Whether checkpoints hold it; `false` makes it a buffer.", default="true"),
 )
@@ -52,7 +58,7 @@ def _read_tensors(value: object, cursor: Cursor) -> tuple[tuple[str, dict[str, A
         else:
             entry = {"shape": _SHAPE.read(given, inside)}
         try:
-            Tensor(name, entry.get("shape") or ())
+            Tensor(name, entry.get("shape") or (), str(entry.get("dtype") or "float32"))
         except ModelError as broken:
             inside.error("DP104", str(broken), part="key")
         tensors.append((name, entry))
@@ -105,6 +111,7 @@ MODEL_FIELDS = (
     Field("context", integer(1), "The longest context in tokens."),
     Field("activation", _COUNT, "Scalars per token that the widest block holds at once."),
     Field("output", _COUNT, "Scalars that the head returns for one step: the vocabulary."),
+    Field("format", choice("safetensors", "gguf"), "How its weights are stored.", default="`safetensors`"),
     Field("partial", TEXT, "Why the structure is not known in full."),
     Field("ties", list_of(list_of(TEXT, least=2)), "Groups of tensors that are one tensor."),
     Field("facts", Kind("a table of text", _read_facts, {"type": "object"}), "What else is known, for people."),

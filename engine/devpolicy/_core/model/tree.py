@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from devpolicy._core.errors import ModelError
+from devpolicy._core.model.ggml import BLOCKS
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -52,7 +53,10 @@ class Tensor:
             raise ModelError(f"a tensor's name is not empty and has no dot, got `{self.name}`")
         if any(size < 0 for size in self.shape):
             raise ModelError(f"tensor `{self.name}` has a negative size: {list(self.shape)}")
-        if self.dtype not in DTYPE_BITS:
+        if self.dtype in BLOCKS:
+            if not self.shape or self.shape[-1] % BLOCKS[self.dtype][0]:
+                raise ModelError(f"the rows of tensor `{self.name}` are no whole blocks of `{self.dtype}`")
+        elif self.dtype not in DTYPE_BITS:
             raise ModelError(f"tensor `{self.name}` has an unknown dtype: `{self.dtype}`")
         if not (self.persistent or self.buffer):
             raise ModelError(f"tensor `{self.name}` is a parameter: only a buffer is not persistent")
@@ -66,6 +70,9 @@ class Tensor:
         own = self.dtype
         if dtype is not None and own in FLOATING and self.persistent:
             own = dtype
+        if own in BLOCKS:
+            elements, size = BLOCKS[own]
+            return self.elements // elements * size
         return self.elements * DTYPE_BITS[own] // 8
 
 
@@ -132,6 +139,8 @@ class ModelTree:
     """The dtype that the configuration names."""
     partial: str | None = None
     """Why the structure is not known in full (no classes, no ties, checkpoint names); `None` where it is."""
+    format: Literal["safetensors", "gguf"] = "safetensors"
+    """How its weights are stored. A target reads some formats only."""
     facts: tuple[tuple[str, str], ...] = ()
     """What the source says of the model beside its structure (model_type, parameters), for people."""
 
@@ -252,7 +261,7 @@ class ModelTree:
 
     @classmethod
     def load(cls, name: str | PathLike[str]) -> ModelTree:
-        """Return a model by catalogue name (`"llama-3.1-8b"`), from a model TOML, or from a checkpoint folder.
+        """Return a model by catalogue name (`"llama-3.1-8b"`), or from a model TOML, a checkpoint folder, a GGUF file.
 
         Raises `ModelError` with the likely name where there is none.
         """

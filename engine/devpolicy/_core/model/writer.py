@@ -35,6 +35,8 @@ def write(tree: ModelTree) -> str:
     for key in ("context", "activation", "output"):
         if getattr(tree, key):
             lines.append(f"{key} = {getattr(tree, key)}")
+    if tree.format != "safetensors":
+        lines.append(f"format = {quote(tree.format)}")
     if tree.partial is not None:
         lines.append(f"partial = {quote(tree.partial)}")
     if tree.facts:

@@ -33,6 +33,7 @@ from devpolicy._core.placement.scatter import scatter
 from devpolicy._core.placement.search import Attempt, Problem, Solution, in_context, place
 from devpolicy._core.placement.suggestions import suggestions
 from devpolicy._core.placement.targets import DEFAULT_TARGET, Target, target_of
+from devpolicy._core.sizes import format_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,21 @@ def make_plan(
     raise Unsatisfiable([replace(first, help=suggestions(policy, tree, host, make) or first.help), *rest])
 
 
+def _not_read(tree: ModelTree, consumer: Target) -> Diagnostic:
+    """Return the finding of a model in a format that a consumer does not load as it is stored."""
+    stored = format_size(tree.bytes_as())
+    if consumer.name in ("hf", "haystack"):
+        sizes = " or ".join(f"{format_size(tree.parameters * size)} in {size * 8} bits" for size in (2, 4))
+        message = f"`{consumer.name}` dequantises GGUF files: the {stored} of `{tree.name}` become {sizes}"
+        hint = (
+            "plan the checkpoint that it was made from, or one device that an engine of GGUF files takes: `--to torch`"
+        )
+    else:
+        message = f"`{consumer.name}` does not read {tree.format.upper()} files, such as that of `{tree.name}`"
+        hint = "plan one device that an engine of GGUF files takes: `--to torch`"
+    return Diagnostic("DP412", message, help=hint)
+
+
 def plan_of(placed: PlacedModel) -> Plan:
     """Return the plan of a model that was placed."""
     found = placed.selector, placed.division, placed.context, placed.solution, placed.ledger
@@ -122,6 +138,8 @@ def _place(
 ) -> PlacedModel:
     policy = policy.for_host(host)
     check_requirements([policy.require, *policy.required], host)
+    if tree.format not in consumer.reads:
+        raise Unsatisfiable(_not_read(tree, consumer))
     if tree.partial and consumer.maps:
         message = f"the structure of `{tree.name}` is not known in full"
         hint = 'plan for one device, which needs no map: `target = "torch"`, or `--to torch`'

@@ -28,6 +28,8 @@ class Target:
     """Whether it takes a device map, with weights kept on the CPU and on disk."""
     instead: str = "plan for `hf`, or leave the rule out"
     """The way out where a rule needs a map and it takes none."""
+    reads: frozenset[str] = frozenset({"safetensors"})
+    """The formats of weights that it loads as they are."""
 
 
 _ALL = frozenset(kind.value for kind in DeviceType) - {"disk"}
@@ -37,7 +39,7 @@ TARGETS = {
     for target in (
         Target("hf", _ALL, maps=True),
         Target("haystack", frozenset({"cuda", "mps", "xpu", "cpu"}), maps=True),
-        Target("torch", _ALL, maps=False),
+        Target("torch", _ALL, maps=False, reads=frozenset({"safetensors", "gguf"})),
         Target("spacy", frozenset({"cuda", "mps", "cpu"}), maps=False),
     )
 }

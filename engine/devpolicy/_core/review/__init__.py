@@ -1,5 +1,5 @@
-"""Policies reviewed like code: tests, coverage, differences, and properties of families of hosts.
+"""Policies reviewed like code: tests, coverage, differences, and properties over host spaces.
 
-Owns what is asked of plans that are made for hosts nobody has at hand. It plans with the engine's own verbs, and counts
-anew what it holds against them; it knows no terminal and no pytest.
+Owns everything that plans policies for many hosts and checks the results. It plans with the engine's own verbs and
+recomputes what it checks.
 """

@@ -1,4 +1,4 @@
-"""Which rules and preferences the tests of a policy have seen decide something, and on which hosts.
+"""Coverage: the rules and preferences that decided something in the tests of a policy, and on which hosts.
 
 Owns the table of rules and hosts. A rule that fires in no test is one that can be removed without a test noticing.
 """
@@ -32,9 +32,9 @@ class Coverage:
 def deciders(policy: Policy, *, as_asked: bool = False, overflow: bool = True) -> list[str]:
     """Return what can decide something in a policy: `prefer TERM`, rules and `overflow`, of its top and components.
 
-    `as_asked` leaves out what only profiles say that nobody asks for.
+    `as_asked` skips the rules of profiles that were not selected.
     """
-    # What the top says speaks for components too, and of itself only where there are none.
+    # The top level applies to components too, and by itself only if there are none.
     found: list[str] = []
     for variant in variants_of(policy, as_asked=as_asked):
         names: list[str | None] = [entry.name for entry in variant.components]
@@ -54,7 +54,7 @@ def coverage(suites: Sequence[Suite], results: Iterable[Result]) -> list[Coverag
     found: list[Coverage] = []
     for source in dict.fromkeys(suite.policy for suite in suites):
         of_policy = [suite for suite in suites if suite.policy == source]
-        tests = [ready for suite in of_policy for ready in suite.tests]
+        tests = [bound for suite in of_policy for bound in suite.tests]
         cases = [case for suite in of_policy for one in by_file.get(suite.name, ()) for case in one.cases]
         if not tests:
             continue

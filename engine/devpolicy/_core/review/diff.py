@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from devpolicy._core.review.moves import Where, beside_modules, moves
-from devpolicy._core.review.outcome import Outcome, answers
+from devpolicy._core.review.outcome import Outcome, plan_outcomes
+from devpolicy._core.review.parallel_map import Progress, parallel_map
+from devpolicy._core.review.plan_diff import Where, other_changes, plan_diff
 from devpolicy._core.review.shrink import shrunk
-from devpolicy._core.review.spread import Progress, spread
 
 if TYPE_CHECKING:
     from devpolicy._core.host import Host
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What two policies make of one model on one host, where it is not the same."""
+    """How the outcomes of two policies differ for one model on one host."""
 
     model: str | None
     host: str
     moved: dict[str, tuple[Where, Where]] = field(default_factory=dict)
     """Modules with their places under the first and the second policy; of components `NAME: module`."""
     other: str = ""
-    """What else differs: the chosen device, what is loaded otherwise."""
+    """Other differences: the chosen device, the loading arguments."""
     refused: tuple[str, str] = ("", "")
     """Why each of them refuses the host, empty where it does not."""
 
@@ -71,7 +71,7 @@ def diff(
     """
     pair = _Pair((first, second), tuple(models), tuple(hosts))
     cells = [(model, host) for model in range(len(models)) for host in range(len(hosts))]
-    results = spread(_cell, pair, cells, jobs=jobs, progress=progress)
+    results = parallel_map(_cell, pair, cells, jobs=jobs, progress=progress)
     different = [(cell, one) for cell, one in zip(cells, results, strict=True) if one]
     found = tuple(one for _, one in different)
     if not found:
@@ -94,12 +94,12 @@ def _cell(pair: _Pair, cell: tuple[int, int]) -> Difference:
 
 
 def compare(policies: tuple[Policy, Policy], tree: ModelTree | None, host: Host, name: str) -> Difference:
-    """Return what two policies make of one model on one host: falsy where it is the same."""
-    first, second = (answers(policy, tree, host) for policy in policies)
+    """Return how the outcomes of two policies differ for one model on one host, falsy if they do not."""
+    first, second = (plan_outcomes(policy, tree, host) for policy in policies)
     model = None if tree is None else tree.name
     refused = _refused(first), _refused(second)
     if refused[0] or refused[1]:
-        # Both refuse, and in the same way: nobody is given anything else.
+        # The same refusal on both sides is no difference.
         alike = refused[0].partition(":")[0] == refused[1].partition(":")[0]
         return Difference(model, name) if alike else Difference(model, name, refused=refused)
     moved: dict[str, tuple[Where, Where]] = {}
@@ -110,9 +110,9 @@ def compare(policies: tuple[Policy, Policy], tree: ModelTree | None, host: Host,
         if one is None or other is None:
             others.append(f"only the {'first' if other is None else 'second'} has component `{component}`")
         elif one.plan is not None and other.plan is not None:
-            changes = moves(one.plan, other.plan)
+            changes = plan_diff(one.plan, other.plan)
             moved |= {of + path: places for path, places in changes.items()}
-            rest = "" if changes else beside_modules(one.plan, other.plan)
+            rest = "" if changes else other_changes(one.plan, other.plan)
             others += [of + rest] if rest else []
         elif one.device != other.device:
             others.append(f"{of}{_device(one)} -> {_device(other)}")

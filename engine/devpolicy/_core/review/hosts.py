@@ -37,7 +37,7 @@ class Variant:
 def find_hosts(
     words: Iterable[Word], own: Mapping[str, Host], folder: Path | None, findings: list[Diagnostic]
 ) -> list[Variant]:
-    """Return the hosts that a test names, each once. Collects DP202 and what is wrong with a host file."""
+    """Return the hosts that a test names, each once. Collects DP202 and the findings of a host file."""
     found: dict[str, Host] = {}
     for word in words:
         try:

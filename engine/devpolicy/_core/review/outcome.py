@@ -1,6 +1,6 @@
-"""What a policy answers on one host: a plan, a device, or a refusal, for one component or for all of them.
+"""The outcome of a policy on one host: a plan, a device, or a refusal, for one component or for all.
 
-Owns the one way in which tests, differences and properties ask the engine, and what they read from its answer.
+Owns the one way in which tests, differences and properties call the engine, and what they read from its result.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """An answer: `plan` where there is a model, `device` where the host was not refused, else `refusal`."""
+    """An outcome: `plan` where there is a model, `device` where the host was not refused, else `refusal`."""
 
     written: Policy
-    """The policy as it was asked."""
+    """The policy as written, with its overrides."""
     policy: ResolvedPolicy
     """What it says of the component on this host."""
     tree: ModelTree | None
@@ -56,7 +56,7 @@ class Outcome:
     before: tuple[Part, ...] = ()
     """The components that were planned before, which take memory too."""
     given: ModelTree | None = None
-    """The model that was asked about, where it is not the policy's own."""
+    """The model that was given, if it is not the policy's own."""
 
     def fired(self) -> set[str]:
         """Return the names of what decided something: rules, also one that refuses, `overflow`, and `prefer TERM`."""
@@ -77,7 +77,7 @@ class Outcome:
 def term_names(policy: Policy, component: str | None, terms: Sequence[object]) -> list[str]:
     """Return what the terms of `prefer`, from the first, are called in reports: `component.NAME prefer cuda`.
 
-    A device table and its type look alike: the later one of two is told apart by its number.
+    A device table and its type look alike: the later of two has its number.
     """
     own = next((entry.name for entry in matching_entries(policy.components, component) if entry.prefer), None)
     head = "prefer" if own is None else f"component.{own} prefer"
@@ -92,7 +92,7 @@ def overflow_name(policy: Policy, component: str | None) -> str:
 
 
 def components_of(policy: Policy) -> list[str]:
-    """Return the components of which the policy itself says the size, in the order in which they are planned."""
+    """Return the components whose model or size the policy states, in planning order."""
     return [name for name in in_order(policy) if source(policy, name) is not None]
 
 
@@ -104,7 +104,7 @@ def has_model(policy: Policy, models: Sequence[ModelTree | None]) -> bool:
 def variants_of(policy: Policy, *, as_asked: bool = False) -> list[Policy]:
     """Return a policy without profiles, and with each of them: what it may say on some host.
 
-    `as_asked` leaves out the profiles that nobody asks for, and that do not apply by themselves.
+    `as_asked` skips profiles that are neither selected nor apply by themselves.
     """
     asked = () if policy.overrides.profile is None else (policy.overrides.profile,)
     found: list[Policy] = []
@@ -112,11 +112,11 @@ def variants_of(policy: Policy, *, as_asked: bool = False) -> list[Policy]:
         try:
             found.append(overlaid(policy, tuple(dict.fromkeys((*names, *asked)))))
         except PolicyError:
-            continue  # what is wrong with it is told where it is asked for
+            continue  # it is reported when the profile is selected
     return found
 
 
-def answers(
+def plan_outcomes(
     policy: Policy,
     tree: ModelTree | None,
     host: Host,
@@ -125,11 +125,11 @@ def answers(
     profile: str | None = None,
     advise: bool = False,
 ) -> list[Outcome]:
-    """Return what a policy answers: for one component, or where neither it nor a model is named, for all that it has.
+    """Return the outcomes of a policy: of one component, or of all if neither a component nor a model is named.
 
     All of them are planned jointly, in the policy's order; behind one that is refused there are no more.
     """
-    with suppress(Unsatisfiable, PolicyError):  # `ask` says so
+    with suppress(Unsatisfiable, PolicyError):  # `_plan_outcome` reports it
         policy, profile = apply_overlays(policy.with_overrides(profile=profile), host), None
     names: list[str | None] = [component]
     if tree is None and component is None:
@@ -137,13 +137,13 @@ def answers(
     found: list[Outcome] = []
     joint, parts = JointPlanner(host, advise=advise), _Parts(host)  # of all of them, so that each is planned once
     for name in names:
-        found.append(_ask(joint, parts, policy, tree, component=name, profile=profile))
+        found.append(_plan_outcome(joint, parts, policy, tree, component=name, profile=profile))
         if found[-1].refusal is not None:
             break
     return found
 
 
-def ask(
+def plan_outcome(
     policy: Policy,
     tree: ModelTree | None,
     host: Host,
@@ -152,15 +152,17 @@ def ask(
     profile: str | None = None,
     advise: bool = False,
 ) -> Outcome:
-    """Return what a policy answers for one component, beside those that it writes before it.
+    """Return the outcome of one component, beside those that the policy writes before it.
 
     Profiles apply by themselves, and `profile` on demand; no environment is read. A refusal is an answer, also that of
     a rule that names a tensor (DP203).
     """
-    return _ask(JointPlanner(host, advise=advise), _Parts(host), policy, tree, component=component, profile=profile)
+    return _plan_outcome(
+        JointPlanner(host, advise=advise), _Parts(host), policy, tree, component=component, profile=profile
+    )
 
 
-def _ask(
+def _plan_outcome(
     joint: JointPlanner,
     parts: _Parts,
     policy: Policy,
@@ -169,7 +171,7 @@ def _ask(
     component: str | None,
     profile: str | None,
 ) -> Outcome:
-    """Return what a policy answers for one component, of which the joint holds at most those that come before it."""
+    """Return the outcome of one component; `joint` has planned at most those that come before it."""
     host, meant = joint.host, ResolvedPolicy()
     try:
         policy = apply_overlays(policy.with_overrides(profile=profile), host)

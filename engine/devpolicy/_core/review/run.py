@@ -11,9 +11,9 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from devpolicy._core.errors import Diagnostic, Place
-from devpolicy._core.review.holds import complaints
-from devpolicy._core.review.outcome import Outcome, answers, ask, is_meant
-from devpolicy._core.review.ready import Ready, modules_of
+from devpolicy._core.review.bind_test import BoundTest, modules_of
+from devpolicy._core.review.check import violations
+from devpolicy._core.review.outcome import Outcome, is_meant, plan_outcome, plan_outcomes
 
 if TYPE_CHECKING:
     from devpolicy._core.host import Host
@@ -31,7 +31,7 @@ class Failure:
 
     host: str
     what: str
-    """What is so, and what was expected, in one sentence."""
+    """The actual and the expected value, in one sentence."""
     place: Place | None
     module: str | None = None
     expected: str | None = None
@@ -68,7 +68,7 @@ class Result:
 
     @property
     def findings(self) -> list[Diagnostic]:
-        """What failed, told once for each assertion with the first host, and how many more hosts show it."""
+        """The failures, one for each assertion with its first host and the number of others."""
         groups: dict[tuple[Place | None, str | None], list[Failure]] = {}
         for case in self.cases:
             for failure in case.failures:
@@ -77,23 +77,23 @@ class Result:
         return [_finding(self.name, group) for group in groups.values()]
 
 
-def run_case(ready: Ready, variant: Variant) -> Case:
+def run_case(bound: BoundTest, variant: Variant) -> Case:
     """Run a test on one of its hosts."""
-    outcomes = answers(ready.policy, ready.tree, variant.host, component=ready.component, profile=ready.profile)
-    failures = tuple(_failures(ready, variant, outcomes))
+    outcomes = plan_outcomes(bound.policy, bound.tree, variant.host, component=bound.component, profile=bound.profile)
+    failures = tuple(_failures(bound, variant, outcomes))
     fired = frozenset(name for outcome in outcomes for name in outcome.fired())
     return Case(str(variant), variant.name, failures, fired)
 
 
-def _failures(ready: Ready, variant: Variant, outcomes: Sequence[Outcome]) -> Iterator[Failure]:
-    test, host, outcome = ready.test, str(variant), outcomes[-1]
+def _failures(bound: BoundTest, variant: Variant, outcomes: Sequence[Outcome]) -> Iterator[Failure]:
+    test, host, outcome = bound.test, str(variant), outcomes[-1]
     if test.error is not None:
         # Only the last one may be a refusal: behind it nothing is planned.
-        yield from _not_refused(ready, host, outcome)
+        yield from _not_refused(bound, host, outcome)
     elif test.expect and outcome.refusal is not None:
         # Planned again with advice: what would help is the first thing that one asks.
-        asked = {"component": outcome.component, "profile": ready.profile}
-        advised = ask(ready.policy, ready.tree, variant.host, **asked, advise=True)
+        asked = {"component": outcome.component, "profile": bound.profile}
+        advised = plan_outcome(bound.policy, bound.tree, variant.host, **asked, advise=True)
         refusal = advised.refusal or outcome.refusal
         notes = (*refusal.notes, *refusal.help.splitlines()[:1])
         what = f"it is refused with {refusal.code}: {refusal.message}"
@@ -103,13 +103,13 @@ def _failures(ready: Ready, variant: Variant, outcomes: Sequence[Outcome]) -> It
             yield from _misplaced(expected, host, outcome)
     for wanted, one in product(test.always, outcomes):
         of = f" for `{one.component}`" if len(outcomes) > 1 else ""
-        for complaint in complaints(wanted, one):
+        for complaint in violations(wanted, one):
             what = f"`{wanted}` does not hold{of}: {complaint}"
             yield Failure(host, what, test.place, expected=str(wanted), got=complaint)
 
 
-def _not_refused(ready: Ready, host: str, outcome: Outcome) -> Iterator[Failure]:
-    wanted, place = ready.test.error, ready.test.place
+def _not_refused(bound: BoundTest, host: str, outcome: Outcome) -> Iterator[Failure]:
+    wanted, place = bound.test.error, bound.test.place
     if outcome.refusal is None:
         what = f"it is placed, and {wanted} was expected"
         notes = tuple(f"`{term}`: {told}" for term, told in outcome.terms)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from devpolicy._core.review.judge import judge, worse
+from devpolicy._core.review.evaluate import evaluate, regression
 
 if TYPE_CHECKING:
     from devpolicy._core.host import Accelerator, Host
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
+class Counterexample:
     """A property and a host that breaks it; for `monotone` a second host with more memory."""
 
     policy: Policy
@@ -31,18 +31,18 @@ class Broken:
 
     def why(self) -> str:
         """Return how the property is broken, empty where it holds."""
-        before = judge(self.policy, self.tree, self.host, [self.property])
+        before = evaluate(self.policy, self.tree, self.host, [self.property])
         if self.larger is None:
             return before.wrong.get(self.property, "")
-        return worse(before, judge(self.policy, self.tree, self.larger, []))
+        return regression(before, evaluate(self.policy, self.tree, self.larger, []))
 
 
-def smallest(broken: Broken) -> Broken:
+def smallest(broken: Counterexample) -> Counterexample:
     """Return the same fault on the simplest host that shows it. Plans some dozens of times."""
     if broken.larger is None:
         host = shrunk(broken.host, lambda host: bool(replace(broken, host=host).why()))
         return replace(broken, host=host)
-    # Ends: each has one thing less to tell of, and none gets any back.
+    # Ends: each step removes something, and none adds it again.
     while simpler := next((one for one in _simpler(broken) if one.why()), None):
         broken = simpler
     return broken
@@ -57,7 +57,7 @@ def shrunk(host: Host, still: Callable[[Host], bool]) -> Host:
 
 
 def simpler_hosts(host: Host) -> Iterator[Host]:
-    """Yield hosts with one thing less to tell of: an accelerator, its name, what is taken of it, versions."""
+    """Yield hosts with one thing less: an accelerator, its name, its used memory, the versions."""
     yield from (_without(host, at) for at in range(len(host.accelerators)))
     for at, one in enumerate(host.accelerators):
         if one != (plain := _plain(one)):
@@ -70,7 +70,7 @@ def simpler_hosts(host: Host) -> Iterator[Host]:
         yield replace(host, free=host.memory, disk_free=host.disk)
 
 
-def _simpler(broken: Broken) -> Iterator[Broken]:
+def _simpler(broken: Counterexample) -> Iterator[Counterexample]:
     """Yield pairs of hosts that are simpler in the same way."""
     larger = broken.larger
     if larger is None:

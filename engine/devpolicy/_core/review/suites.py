@@ -1,7 +1,7 @@
-"""The tests of policies, found and made ready to run.
+"""The tests of policies, found and bound to what they name.
 
-Owns which files hold tests, and which policy each of them is about. What a test names is looked up by `ready`; all that
-is wrong in all files is told at once.
+Owns which files hold tests, and which policy each of them is about. `bind_test` looks names up; the findings
+of all files are reported at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from devpolicy._core.language.policy import Overrides, Policy
 from devpolicy._core.language.read import load
 from devpolicy._core.language.suite import holds_tests, is_suite, read_suite
 from devpolicy._core.language.tests import PolicyTest
-from devpolicy._core.review.ready import Library, Ready, made_ready
+from devpolicy._core.review.bind_test import BoundTest, Library, bind_test
 from devpolicy._core.shipped import shipped_files
 from devpolicy._core.toml.document import MOST_VALUES, Document
 
@@ -37,7 +37,7 @@ class Suite:
     """The file as the user named it, or as it was found."""
     policy: str
     """The policy's own file or name."""
-    tests: tuple[Ready, ...]
+    tests: tuple[BoundTest, ...]
 
 
 def gather(names: Iterable[str | os.PathLike[str]], *, beside: bool = True, asked: Overrides = NOTHING) -> list[Suite]:
@@ -64,13 +64,13 @@ def gather(names: Iterable[str | os.PathLike[str]], *, beside: bool = True, aske
     return suites
 
 
-def ready(policy: Policy, name: str) -> Suite:
+def bind_policy(policy: Policy, name: str) -> Suite:
     """Return the tests of a policy that is already read. Raises `PolicyError` for names that nothing has."""
-    return _made_ready(name, name, policy, dict(policy.hosts), policy.tests, None, Library())
+    return _bind_tests(name, name, policy, dict(policy.hosts), policy.tests, None, Library())
 
 
 def problems(name: str, policy: Policy | None = None) -> list[Diagnostic] | None:
-    """Return what is wrong with the tests of a file: names that nothing has.
+    """Return the findings of a file's tests: names that do not exist.
 
     Without a policy the file must be one of tests, and is read as such; `None` for any other.
     """
@@ -78,7 +78,7 @@ def problems(name: str, policy: Policy | None = None) -> list[Diagnostic] | None
     try:
         if policy is not None:
             folder = path.parent if kind_of(path, PolicyError) == "file" else None
-            _made_ready(name, name, policy, dict(policy.hosts), policy.tests, folder, Library())
+            _bind_tests(name, name, policy, dict(policy.hosts), policy.tests, folder, Library())
             return []
         if name in shipped_files("policy") or kind_of(path, PolicyError) != "file" or not is_suite(_open(path)):
             return None
@@ -126,7 +126,7 @@ def _open(path: Path) -> Document:
 
 
 def _sources(name: str | os.PathLike[str], findings: list[Diagnostic], *, with_beside: bool) -> Iterator[str]:
-    """Yield the files that a name stands for. Collects what cannot be read."""
+    """Yield the files that a name refers to. Collects findings for what cannot be read."""
     text = os.fspath(name)
     path = Path(text)
     if text in shipped_files("policy") and isinstance(name, str):
@@ -151,9 +151,9 @@ def _suite(name: str, library: Library, asked: Overrides = NOTHING) -> Suite:
         if is_suite(document):
             read = read_suite(document, lambda word: _policy_of(word, path.parent, asked))
             hosts = {**dict(read.policy.hosts), **dict(read.hosts)}
-            return _made_ready(name, read.policy.source, read.policy, hosts, read.tests, path.parent, library)
+            return _bind_tests(name, read.policy.source, read.policy, hosts, read.tests, path.parent, library)
     policy = Policy.load(name).with_overrides(profile=asked.profile, values=asked.values)
-    return _made_ready(name, policy.source, policy, dict(policy.hosts), policy.tests, path.parent, library)
+    return _bind_tests(name, policy.source, policy, dict(policy.hosts), policy.tests, path.parent, library)
 
 
 def _policy_of(word: Word, folder: Path, asked: Overrides) -> Policy:
@@ -166,7 +166,7 @@ def _policy_of(word: Word, folder: Path, asked: Overrides) -> Policy:
     return policy.with_overrides(profile=asked.profile, values=asked.values)
 
 
-def _made_ready(
+def _bind_tests(
     name: str,
     source: str,
     policy: Policy,
@@ -176,7 +176,7 @@ def _made_ready(
     library: Library,
 ) -> Suite:
     findings: list[Diagnostic] = []
-    made = [made_ready(test, policy, hosts, folder, library, findings) for test in tests]
+    made = [bind_test(test, policy, hosts, folder, library, findings) for test in tests]
     if findings:
         raise PolicyError(findings)
     return Suite(name, source, tuple(made))

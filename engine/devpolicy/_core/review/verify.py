@@ -1,7 +1,7 @@
-"""Properties of a policy over a family of hosts.
+"""Properties of a policy over a host space.
 
-Owns the verdicts. Of a finite family every host is planned, so that a property is proved, or the smallest host that
-breaks it is found; of an infinite one hosts are drawn (`devpolicy._core.review.draw`), and nothing is proved.
+Owns the verdicts. In a finite space every host is planned, so that a property is proved or its smallest counterexample
+is found; in an infinite one hosts are drawn (`devpolicy._core.review.fuzz`), and nothing is proved.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Literal
 
 from devpolicy._core.language.properties import Property
 from devpolicy._core.review.coverage import deciders
-from devpolicy._core.review.judge import Judgement, judge, worse
+from devpolicy._core.review.evaluate import Evaluation, evaluate, regression
 from devpolicy._core.review.outcome import has_model
-from devpolicy._core.review.shrink import Broken, smallest
-from devpolicy._core.review.spread import Progress, spread
+from devpolicy._core.review.parallel_map import Progress, parallel_map
+from devpolicy._core.review.shrink import Counterexample, smallest
 
 if TYPE_CHECKING:
     from devpolicy._core.host import Host
     from devpolicy._core.language.policy import Policy
     from devpolicy._core.model.tree import ModelTree
-    from devpolicy._core.review.families import Family, Shape
+    from devpolicy._core.review.host_space import HostSpace, HostSpec
 
 MOST_HOSTS = 50_000
-"""Hosts of a finite family that are all planned; of more, some are drawn."""
+"""The largest finite space that is planned in full; in larger ones hosts are drawn."""
 DEFAULTS = tuple(
     map(Property, ("placed_or_refused", "within_budget", "ties_together", "monotone", "every_rule_reachable"))
 )
@@ -36,11 +36,11 @@ Status = Literal["proved", "not refuted", "broken"]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a property holds over a family, and if not, why and where."""
+    """Whether a property holds over a host space, and if not, why and where."""
 
     property: Property
     model: str | None
-    """`None` where only a device is chosen, and for what is asked of all models together."""
+    """`None` if only a device is chosen, and for properties of all models together."""
     status: Status
     hosts: int
     """How many were planned."""
@@ -52,31 +52,31 @@ class Verdict:
     tree: ModelTree | None = None
     """The model that breaks it, where it was drawn."""
     refused: str = ""
-    """Why the first host is refused, where every host of a finite family is: then little was proved."""
+    """Why the first host is refused, if every host of a finite space is: then little was proved."""
 
 
 def verify(
     policy: Policy,
     models: Sequence[ModelTree | None],
-    family: Family,
+    space: HostSpace,
     wanted: Sequence[Property] = DEFAULTS,
     *,
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> list[Verdict]:
-    """Plan every host of a finite family for every model, and return a verdict for each property and model.
+    """Plan every host of a finite space for every model, and return a verdict for each property and model.
 
     A model that is `None` leaves the device choice. Takes some milliseconds for each host and model.
     """
-    shapes = family.shapes()
-    question = _Question(policy, tuple(models), family, tuple(wanted))
-    pairs = [(at, shape) for at in range(len(models)) for shape in shapes]
-    judged = spread(_judged, question, pairs, jobs=jobs, progress=progress)
-    of_model = [dict(zip(shapes, judged[at * len(shapes) :], strict=False)) for at in range(len(models))]
+    host_specs = space.specs()
+    question = _Question(policy, tuple(models), space, tuple(wanted))
+    pairs = [(at, host_spec) for at in range(len(models)) for host_spec in host_specs]
+    judged = parallel_map(_judged, question, pairs, jobs=jobs, progress=progress)
+    of_model = [dict(zip(host_specs, judged[at * len(host_specs) :], strict=False)) for at in range(len(models))]
     verdicts: list[Verdict] = []
     for one in wanted:
         if one.name == "every_rule_reachable":
-            verdicts.append(_reachable(question, judged, len(shapes)))
+            verdicts.append(_reachable(question, judged, len(host_specs)))
             continue
         for at, tree in enumerate(models):
             finder = _monotone if one.name == "monotone" else partial(_plain, one)
@@ -88,31 +88,31 @@ def verify(
 class _Question:
     policy: Policy
     models: tuple[ModelTree | None, ...]
-    family: Family
+    space: HostSpace
     wanted: tuple[Property, ...]
 
 
-_Judged = dict["Shape", Judgement]
+_Judged = dict["HostSpec", Evaluation]
 _Found = tuple["Host", "Host | None"] | None
 
 
-def _judged(question: _Question, pair: tuple[int, Shape]) -> Judgement:
-    model, shape = pair
-    return judge(question.policy, question.models[model], question.family.host(shape), question.wanted)
+def _judged(question: _Question, pair: tuple[int, HostSpec]) -> Evaluation:
+    model, host_spec = pair
+    return evaluate(question.policy, question.models[model], question.space.host(host_spec), question.wanted)
 
 
 def _plain(one: Property, question: _Question, judged: _Judged) -> _Found:
-    first = next((shape for shape, verdict in judged.items() if one in verdict.wrong), None)
-    return None if first is None else (question.family.host(first), None)
+    first = next((host_spec for host_spec, verdict in judged.items() if one in verdict.wrong), None)
+    return None if first is None else (question.space.host(first), None)
 
 
 def _monotone(question: _Question, judged: _Judged) -> _Found:
-    """Compare each host with those of one step more memory: what holds for each step holds for every way up."""
-    family = question.family
-    for shape, verdict in judged.items():
-        for larger in family.more(shape):
-            if worse(verdict, judged[larger]):
-                return family.host(shape), family.host(larger)
+    """Compare each host with its successors: single-step monotonicity implies it for all pairs."""
+    space = question.space
+    for host_spec, verdict in judged.items():
+        for larger in space.successors(host_spec):
+            if regression(verdict, judged[larger]):
+                return space.host(host_spec), space.host(larger)
     return None
 
 
@@ -121,11 +121,11 @@ def _verdict(question: _Question, one: Property, tree: ModelTree | None, judged:
     if found is None:
         return Verdict(one, name, "proved", len(judged), refused=_refused(judged.values()))
     host, larger = found
-    broken = smallest(Broken(question.policy, tree, one, host, larger))
+    broken = smallest(Counterexample(question.policy, tree, one, host, larger))
     return Verdict(one, name, "broken", len(judged), broken.why(), broken.host, broken.larger)
 
 
-def _reachable(question: _Question, judged: Sequence[Judgement], hosts: int) -> Verdict:
+def _reachable(question: _Question, judged: Sequence[Evaluation], hosts: int) -> Verdict:
     wanted = Property("every_rule_reachable")
     fired = {name for verdict in judged for name in verdict.fired}
     able = deciders(question.policy, as_asked=True, overflow=has_model(question.policy, question.models))
@@ -137,5 +137,5 @@ def _reachable(question: _Question, judged: Sequence[Judgement], hosts: int) -> 
     return Verdict(wanted, None, "broken", hosts, why, refused=refused)
 
 
-def _refused(judged: Collection[Judgement]) -> str:
-    return next((one.refused for one in judged), "") if all(one.grade is None for one in judged) else ""
+def _refused(judged: Collection[Evaluation]) -> str:
+    return next((one.refused for one in judged), "") if all(one.quality is None for one in judged) else ""

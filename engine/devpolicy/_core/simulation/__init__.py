@@ -7,6 +7,8 @@
     patches.py     putting them in place and back
     scan.py        which modules hold them, and caches that would freeze an answer
     imports.py     libraries that are imported while a simulation runs
+    children.py    processes that are started meanwhile
+    hook/          what Python runs in them when it starts
     build.py       a host's facts as torch would show them
     held.py        the devices of the two deep depths, which hold tensors
     device.py      one of them, in a test's hands
@@ -19,8 +21,8 @@ current devices, thinc's backend and `sys.meta_path` too. What a caller keeps is
 inside, or a function that it took from a library by hand, which answers for the real machine once the simulation ends.
 
 A simulation changes no environment variable and nothing of the operating system (`platform`, `os`, `/proc`), and a
-child process sees the real machine. The software is the one that is installed here: a host with an NPU does not
-bring torch_npu, and one with a GPU brings no CuPy.
+child process sees the real machine, unless `children` asks for the contrary. The software is the one that is installed
+here: a host with an NPU does not bring torch_npu, and one with a GPU brings no CuPy.
 """
 
 from __future__ import annotations

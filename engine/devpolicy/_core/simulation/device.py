@@ -55,6 +55,11 @@ class SimulatedDevice:
         return self._figure("operations")
 
     @property
+    def operations_of_all(self) -> int:
+        """How many operators have run on it in all processes of the host, where `children` are on it too."""
+        return self._figure("operations_of_all")
+
+    @property
     def received(self) -> int:
         """Bytes that were copied to it from elsewhere."""
         return self._figure("received")

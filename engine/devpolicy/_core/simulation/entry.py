@@ -5,15 +5,18 @@ Owns what a caller may write, and the two ends of a simulation. Which questions 
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from devpolicy._core.errors import DevPolicyError, SimulationDepthError
 from devpolicy._core.host import Host
 from devpolicy._core.host.facts import known_word
+from devpolicy._core.simulation.children import offer
 from devpolicy._core.simulation.decorate import decorated
 from devpolicy._core.simulation.held import Held
 from devpolicy._core.simulation.libraries import libraries
-from devpolicy._core.simulation.running import Simulation, begin, end, running, running_for_us
+from devpolicy._core.simulation.running import Simulation, begin, end, running, running_for_us, was_entered_here
 from devpolicy._core.simulation.shims import Shims
 from devpolicy._core.simulator.loading import require_built
 
@@ -46,40 +49,63 @@ class simulate_host:  # noqa: N801 - a verb, used as `with simulate_host(…)` a
     `SimulationDepthError`.
 
     `scope`: `"context"` is this thread or task, and the tasks that it starts; `"process"` is every thread that has no
-    simulation of its own, which is the only one at `"phantom"` and `"tensors"`: there one host runs at a time. Child
-    processes see the real machine.
+    simulation of its own, which is the only one at `"phantom"` and `"tensors"`: there one host runs at a time, and one
+    that is entered inside another has it wait.
+
+    `children`: whether Python processes that are started meanwhile are on the host too, and hold their tensors on the
+    same devices. They are told by the environment variables PYTHONPATH and DEVPOLICY_SIMULATED, which are put back in
+    the end; the scope is `"process"` then. Without it they see the real machine, except forks, which go on with a copy.
 
     Entering costs microseconds, except the first time after libraries were imported, which costs milliseconds. Raises
     `HostError` for a host that cannot be read and a word that is not known, `SimulationDepthError` for a depth that
     cannot be had here: the simulator is not built (`devpolicy simulator build`), or another host runs.
     """
 
-    def __init__(self, host: Host | str | PathLike[str], *, depth: str = "probes", scope: str | None = None) -> None:
+    def __init__(
+        self,
+        host: Host | str | PathLike[str],
+        *,
+        depth: str = "probes",
+        scope: str | None = None,
+        children: bool = False,
+    ) -> None:
         self.host = host if isinstance(host, Host) else Host.load(host)
         self.depth = known_word(depth, "depth", DEPTHS)
         deep = self.depth in DEEP
-        self.scope = known_word(scope or ("process" if deep else "context"), "scope", SCOPES)
-        if deep:
-            if self.scope != "process":
+        self.scope = known_word(scope or ("process" if deep or children else "context"), "scope", SCOPES)
+        self.children = children
+        if self.scope != "process":
+            if deep:
                 raise SimulationDepthError(f"at depth `{self.depth}` the scope is `process`: torch's devices are")
+            if children:
+                raise SimulationDepthError("with `children` the scope is `process`: environment variables are")
+        if deep:
             require_built(self.depth)
         self._entered: list[Simulation] = []
 
     def __enter__(self) -> Host:
-        _require_room(self.depth)
+        outer = _suspended_by(self.depth)
         SHIMS.put()
         simulation = begin(self.host, self, process=self.scope == "process", probes=self.depth != "value")
         self._entered.append(simulation)
         try:
-            if self.depth in DEEP:
-                simulation.held = Held(simulation, self.depth)
-                simulation.restore.append(simulation.held.close)
-            for entered in SHIMS.entered:
-                entered(simulation)
+            if outer is not None:
+                outer.suspend()
+                simulation.restore.append(outer.resume)
+            shared = offer(simulation, self.depth) if self.children else None
+            self._begin(simulation, shared)
         except BaseException:
             self._leave()
             raise
         return self.host
+
+    def _begin(self, simulation: Simulation, shared: str | None) -> None:
+        """Put the devices in place, which processes have in common that open the file `shared`."""
+        if self.depth in DEEP:
+            simulation.held = Held(simulation, self.depth, shared)
+            simulation.restore.append(simulation.held.close)
+        for entered in SHIMS.entered:
+            entered(simulation)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -109,14 +135,45 @@ class simulate_host:  # noqa: N801 - a verb, used as `with simulate_host(…)` a
         return decorated(self, function)
 
 
-def _require_room(depth: str) -> None:
-    """Refuse what would stand beside a host whose devices hold tensors: torch has these devices, whoever asks."""
+class _Inherited(simulate_host):
+    """The host of the process that started this one. It is left when this one ends.
+
+    Its devices hold tensors from when torch is imported: most processes that a test starts need none.
+    """
+
+    def __init__(self, host: Host, depth: str, shared: str) -> None:
+        super().__init__(host, depth="probes", scope="process")
+        self.depth = depth
+        self._shared = shared
+
+    def _begin(self, simulation: Simulation, shared: str | None) -> None:
+        begin_here = partial(super()._begin, simulation, self._shared)
+        if self.depth in DEEP and "torch" not in sys.modules:
+            SHIMS.when_loaded("torch", begin_here)
+        else:
+            begin_here()
+
+
+def enter_inherited(host: Host, depth: str, shared: str) -> None:
+    """Put this process, which is starting, on the host of the one that started it."""
+    _Inherited(host, depth, shared).__enter__()
+
+
+def _suspended_by(depth: str) -> Held | None:
+    """Return the devices that hold tensors and wait while another host is simulated inside theirs.
+
+    Raises `SimulationDepthError` where they were not entered here: torch has them, whoever asks, and another thread
+    would lose what it works with.
+    """
     outer = running()
-    if outer is not None and outer.held is not None and depth != "value":
+    if outer is None or outer.held is None or depth == "value":
+        return None
+    if not was_entered_here(outer):
         raise SimulationDepthError(
-            f"the simulated host `{outer.name}` runs at depth `{outer.held.depth}`: inside it no other host can be "
-            f"simulated at depth `{depth}`"
+            f"the simulated host `{outer.name}` runs at depth `{outer.held.depth}` and was entered in another thread: "
+            f"beside it no other host can be simulated at depth `{depth}`"
         )
+    return outer.held
 
 
 def simulated_host() -> Host | None:

@@ -1,7 +1,7 @@
 """Devices that hold tensors: the simulator, opened for one host.
 
 Owns what the two deep depths add to a simulation: a ledger for each device, in C++, where torch's own code finds it.
-One host at a time is open in a process, since torch's devices are the process's.
+One host at a time is open in a process, since torch's devices are the process's: one inside another has it wait.
 """
 
 from __future__ import annotations
@@ -27,17 +27,20 @@ _Row = tuple[int, int, int, int, str, int]
 class Held:
     """The devices of one simulation, while it runs."""
 
-    def __init__(self, simulation: Simulation, depth: str) -> None:
+    def __init__(self, simulation: Simulation, depth: str, shared: str | None = None) -> None:
         self.depth = depth
         self._native: Any = load(depth)
         if self._native.is_open():
             raise SimulationDepthError(
                 f"at depth `{depth}` one host runs at a time in a process, since its devices are torch's own: another "
-                "one runs, in this thread or in another"
+                "one runs, which was not entered here"
             )
         taken_as = accelerator_type(simulation)
         rows, config = list(self._rows(simulation)), torch_config(simulation)
-        self._native.open(rows, depth == "phantom", KINDS.get(taken_as or "", -1), config)
+        self._waiting: Any = None
+        self._open = True
+        kind = KINDS.get(taken_as or "", -1)
+        self._native.open(rows, depth == "phantom", kind, config, shared or "")
 
     def _rows(self, simulation: Simulation) -> Iterator[_Row]:
         for type_, kind in KINDS.items():
@@ -57,7 +60,29 @@ class Held:
 
     def close(self) -> None:
         """End it. Tensors that are kept are paid back to a ledger that nobody reads."""
-        self._native.close()
+        self._open = False
+        if self._waiting is None:
+            self._native.close()
+
+    def suspend(self) -> None:
+        """Let another host be torch's meanwhile. Nothing of this one is lost."""
+        current = {type_: self.current(type_) for type_ in KINDS}
+        self._waiting = self._native.suspend(), current
+
+    def resume(self) -> None:
+        """Be torch's again, unless it was left meanwhile."""
+        (world, current), self._waiting = self._waiting, None
+        self._native.resume(world)
+        if not self._open:
+            self._native.close()
+            return
+        for type_, index in current.items():
+            if index:
+                self.set_current(type_, index)
+
+    def start_engine(self) -> None:
+        """Let autograd have a thread for each device."""
+        self._native.start_engine()
 
     def current(self, type_: str) -> int:
         """Return this thread's current device."""
@@ -70,7 +95,8 @@ class Held:
     def free(self, type_: str, index: int, capacity: int) -> int:
         """Return the bytes that are free of what other processes leave, which may have changed."""
         self._native.set_capacity(KINDS[type_], index, capacity)
-        return max(0, capacity - int(self.figures(type_, index)["allocated"]))
+        figures = self.figures(type_, index)
+        return max(0, capacity - figures["allocated"] - figures["others"])
 
     def figures(self, type_: str, index: int) -> dict[str, int]:
         """Return a ledger's figures: bytes, counts of allocations and operations, bytes received and sent."""

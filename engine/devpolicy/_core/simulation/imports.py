@@ -2,8 +2,8 @@
 
 A library that is imported for the first time inside a simulation would take the simulated host for the real one, and
 keep what it found: constants, caches, optional parts for hardware that is not there. So its modules run with the
-simulation paused, and what they ask later is replaced as soon as they have run. Owns that hook and the names of the
-libraries that it is for; a user's own modules run inside the simulation.
+simulation paused, and what they ask later is replaced as soon as the whole import is done. Owns that hook and the names
+of the libraries that it is for; a user's own modules run inside the simulation.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ PAUSED = frozenset(
 class ImportHook:
     """A finder that finds nothing itself: it asks the others, and wraps the loaders of these libraries."""
 
-    def __init__(self, loaded: Callable[[ModuleType], None]) -> None:
+    def __init__(self, loaded: Callable[[list[ModuleType]], None]) -> None:
         self._loaded = loaded
         self._asking = threading.local()
+        self._importing = threading.local()
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -65,6 +66,17 @@ class ImportHook:
 
     def _run(self, loader: Any, run: Callable[[ModuleType], None], module: ModuleType) -> None:
         del loader.exec_module
-        with paused():
-            run(module)
-        self._loaded(module)
+        # A package's modules hold functions of one another before the one that defines them is done: all of them are
+        # looked at together, when the import that loaded them is.
+        outermost = not hasattr(self._importing, "modules")
+        if outermost:
+            self._importing.modules = []
+        modules = self._importing.modules
+        try:
+            with paused():
+                run(module)
+            modules.append(module)
+        finally:
+            if outermost:
+                del self._importing.modules
+                self._loaded(modules)

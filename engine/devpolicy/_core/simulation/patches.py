@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import operator
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from operator import itemgetter
 from typing import Any
 
 # `operator.call` is generic over its arguments, which `map` cannot express.
 _call: Any = operator.call
 
-Getter = Callable[[dict[str, Any]], tuple[Any, ...]]
+Getter = Callable[[dict[str, Any]], Any]
 
 
-def _getter(names: Iterable[str]) -> Getter:
-    first, *others = names
-    # `itemgetter` gives a tuple for several names only.
-    return itemgetter(first, *others) if others else lambda namespace: (namespace[first],)
+def _values(originals: dict[str, Any]) -> Any:
+    """Return what `itemgetter` gives for these: a tuple for several names only."""
+    values = tuple(originals.values())
+    return values if len(values) > 1 else values[0]
 
 
 class ModulePatches:
@@ -34,7 +34,7 @@ class ModulePatches:
         self._shims: list[dict[str, Any]] = []
         self._originals: list[dict[str, Any]] = []
         self._getters: list[Getter] = []
-        self._expected: list[tuple[Any, ...]] = []
+        self._expected: list[Any] = []
         self._back: list[dict[str, Any]] = []
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], str]]:
@@ -54,12 +54,12 @@ class ModulePatches:
             self._namespaces.append(namespace)
             for column in (self._shims, self._originals, self._back):
                 column.append({})
-            self._getters.append(_getter((name,)))
-            self._expected.append(())
+            self._getters.append(itemgetter(name))
+            self._expected.append(None)
         self._shims[place][name] = shim
         self._originals[place][name] = original
-        self._getters[place] = _getter(self._shims[place])
-        self._expected[place] = tuple(self._originals[place].values())
+        self._getters[place] = itemgetter(*self._shims[place])
+        self._expected[place] = _values(self._originals[place])
         if live:
             self._back[place] = {**self._back[place], name: original}
             namespace[name] = shim
@@ -93,14 +93,14 @@ class ModulePatches:
 class ClassPatch:
     """One replaced attribute of a class: its own, or one that it inherits."""
 
-    __slots__ = ("_name", "_original", "_own", "_replacement", "owner")
+    __slots__ = ("_inherited", "_name", "_original", "_replacement", "owner")
 
     def __init__(self, owner: type, name: str, replacement: Any, original: Any) -> None:
         self.owner = owner
         self._name = name
         self._replacement = replacement
         self._original = original
-        self._own = name in vars(owner)
+        self._inherited = name not in vars(owner)
 
     def __iter__(self) -> Iterator[tuple[Any, str]]:
         yield self.owner, self._name
@@ -110,11 +110,11 @@ class ClassPatch:
         setattr(self.owner, self._name, self._replacement)
 
     def take(self) -> None:
-        """Put back what was there."""
-        if self._own:
-            setattr(self.owner, self._name, self._original)
-        else:
+        """Put back what was there: nothing, where another class has it."""
+        if self._inherited:
             delattr(self.owner, self._name)
+        else:
+            setattr(self.owner, self._name, self._original)
 
 
 class AttributePatch:

@@ -90,9 +90,9 @@ class Simulation:
         place = (device.type, device.id)
         with self._lock:
             asked = self._asked.get(place, 0)
-            if device.neighbour:
+            if device.memory_pressure:
                 self._asked[place] = asked + 1
-            left = max(0, device.free - asked * device.neighbour - self._taken.get(place, 0))
+            left = max(0, device.free - asked * device.memory_pressure - self._taken.get(place, 0))
         return left if self.held is None else self.held.free(*place, left)
 
     def take(self, type_: str, index: int, size: int) -> None:
@@ -131,6 +131,14 @@ def running_for_us() -> Simulation | None:
             return found
         found = found.outer
     return _of_process[-1] if _of_process else None
+
+
+def was_entered_here(simulation: Simulation) -> bool:
+    """Whether a simulation was entered in this context, or in the one that this was copied from."""
+    found = _of_context.get()
+    while found is not None and found is not _PAUSED and found is not simulation:
+        found = found.outer
+    return found is simulation
 
 
 def begin(host: Host, owner: object, *, process: bool, probes: bool) -> Simulation:

@@ -68,12 +68,51 @@ def device_caches(module: ModuleType, known: Callable[[object], bool]) -> list[A
     """Return the `functools` caches that a module defines and whose functions ask about devices.
 
     Told by the names in their code: one has a word for devices, or is that of a function that asks, which `known` says
-    of those found elsewhere; functions of the same package that are called are looked into. Caches of methods, and
-    inside functions, are not found.
+    of those found elsewhere; functions of the same package that are called are looked into. Caches inside functions are
+    not found.
     """
-    candidates = [
-        value for value in list(vars(module).values()) if type(value) is _CACHE and value.__module__ == module.__name__
-    ]
+    return _asking([value for value in list(vars(module).values()) if _is_cache_of(module, value)], known)
+
+
+def method_caches(
+    module: ModuleType, known: Callable[[object], bool]
+) -> Iterator[tuple[type, str, Any, Callable[[Any], Any]]]:
+    """Yield the caches of that kind which are methods: class, name, cache, what makes such a method of a function."""
+    for owner in _classes(module):
+        for name, value in list(vars(owner).items()):
+            wrapper = type(value) if type(value) in (staticmethod, classmethod) else _itself
+            cache = value.__func__ if wrapper is not _itself else value
+            if type(cache) is _CACHE and _asking([cache], known):
+                yield owner, name, cache, wrapper
+
+
+def shared_instances(module: ModuleType) -> Iterator[tuple[type, dict[Any, Any]]]:
+    """Yield classes that keep what they have made in a dict of theirs, by the usual name, with that dict."""
+    for owner in _classes(module):
+        kept = vars(owner).get(INSTANCES)
+        if isinstance(kept, dict):
+            yield owner, kept
+
+
+def _classes(module: ModuleType) -> Iterator[type]:
+    for value in list(vars(module).values()):
+        # `isinstance` would ask an object for its `__class__`, which may warn.
+        if issubclass(type(value), type) and value.__module__ == module.__name__:
+            yield value
+
+
+INSTANCES = "_instances"
+
+
+def _itself(function: Any) -> Any:
+    return function
+
+
+def _is_cache_of(module: ModuleType, value: object) -> bool:
+    return type(value) is _CACHE and value.__module__ == module.__name__
+
+
+def _asking(candidates: list[Any], known: Callable[[object], bool]) -> list[Any]:
     found: list[Any] = []
 
     def knows(function: object) -> bool:

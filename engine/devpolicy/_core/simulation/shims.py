@@ -18,8 +18,9 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.simulation import scan
-from devpolicy._core.simulation.imports import ImportHook
+from devpolicy._core.simulation.imports import PAUSED, ImportHook
 from devpolicy._core.simulation.libraries import ORIGINAL, Around
+from devpolicy._core.simulation.libraries.constants import OfEachSimulation
 from devpolicy._core.simulation.patches import AttributePatch, ClassPatch, ModulePatches
 from devpolicy._core.simulation.running import Simulation, running
 
@@ -116,6 +117,7 @@ class Shims:
         self._originals: dict[int, Any] = {}
         self._seen = scan.Seen()
         self._strange: list[tuple[ModuleType, str, object]] = []
+        self._awaited: dict[str, Callable[[], None]] = {}
         self._count = 0
         self._lock = threading.RLock()
 
@@ -151,11 +153,21 @@ class Shims:
             self._strange = still
             self._seen = scan.Seen()
 
-    def adopt(self, module: ModuleType) -> None:
-        """Replace what a module asks that was loaded just now, under a simulation."""
+    def adopt(self, modules: list[ModuleType]) -> None:
+        """Replace what modules ask that were loaded just now, under a simulation."""
         with self._lock:
             if self._count:
-                self._adopt([module], live=True)
+                # C code makes modules too, which no loader runs.
+                others = [module for module in self._seen.new() if module not in modules]
+                self._adopt([*modules, *others], live=True)
+        for module in modules:
+            awaited = self._awaited.pop(module.__name__, None)
+            if awaited is not None:
+                awaited()
+
+    def when_loaded(self, module: str, call: Callable[[], None]) -> None:
+        """Call something once a module has been imported under a simulation, and what it asks was replaced."""
+        self._awaited[module] = call
 
     def replaced(self) -> list[tuple[Any, str]]:
         """Return every name that simulations replace, as the module's or class's attributes and the name."""
@@ -221,12 +233,21 @@ class Shims:
             for path, make in library.class_attributes.get(module.__name__, {}).items():
                 class_name, _, name = path.partition(".")
                 owner = namespace.get(class_name)
-                if owner is not None and hasattr(owner, name) and (id(owner), name) not in self._others:
+                if owner is not None and hasattr(owner, name):
                     # As it stands in the class: a property would be asked otherwise.
                     original = vars(owner).get(name, getattr(owner, name))
-                    self._others[id(owner), name] = of_class = ClassPatch(owner, name, make(original), original)
-                    if live:
-                        of_class.put()
+                    self._stand_in_class(owner, name, make(original), original, live=live)
+        for owner, name, cache, wrapper in scan.method_caches(module, self._asks):
+            self._stand_in_class(owner, name, wrapper(cached_shim(cache)), vars(owner)[name], live=live)
+        if scan.package_of(module.__name__) in PAUSED:
+            for owner, kept in scan.shared_instances(module):
+                self._stand_in_class(owner, scan.INSTANCES, OfEachSimulation(kept), kept, live=live)
+
+    def _stand_in_class(self, owner: Any, name: str, replacement: Any, original: Any, *, live: bool) -> None:
+        if (id(owner), name) not in self._others:
+            self._others[id(owner), name] = patch = ClassPatch(owner, name, replacement, original)
+            if live:
+                patch.put()
 
 
 def _is_of(module: ModuleType, function: object) -> bool:

@@ -6,6 +6,7 @@ torch keeps what is registered with it.
 
 from __future__ import annotations
 
+import atexit
 import sys
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
@@ -50,4 +51,6 @@ def load(depth: str = "tensors") -> Any:
             [Diagnostic("", f"the simulator cannot be loaded: {broken}", help=f"build it anew: `{BUILD} --again`")]
         ) from broken
     sys.modules[NAME] = module
+    # While Python's threads may still run.
+    atexit.register(module.settle_engine)
     return module

@@ -17,7 +17,7 @@ from devpolicy._core.files import kind_of
 from devpolicy._core.host import Host
 from devpolicy._core.host.catalogue import catalogue as host_catalogue
 from devpolicy._core.language.policy import Component, Policy, ResolvedPolicy
-from devpolicy._core.model.catalogue import model_catalogue
+from devpolicy._core.model.catalogue import load, model_catalogue
 from devpolicy._core.model.tree import ModelTree
 
 PROFILE = "DEVPOLICY_PROFILE"
@@ -125,7 +125,7 @@ def own_tree(entry: Component) -> ModelTree | None:
     beside = Path(entry.folder or ".") / entry.model
     try:
         is_path = entry.model not in model_catalogue() and kind_of(beside, ModelError) is not None
-        return ModelTree.load(beside if is_path else entry.model)
+        return load(beside if is_path else entry.model, fetch=False)
     except ModelError as broken:
         note = f"`model` of component `{entry.name}` names it"
         raise ModelError(findings_at(broken, entry.model_place, note=note, with_lines=False)) from None

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import click
 
 from devpolicy._core.cli import complete
+from devpolicy._core.cli.context import CliContext, common, pass_context
 from devpolicy._core.cli.files import write_whole
 from devpolicy._core.cli.inputs import load_host, load_model, model_help
 from devpolicy._core.cli.report import painted, rendered
-from devpolicy._core.cli.session import Session, common, pass_session
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ output_option = click.option("--output", metavar="FILE", help="Write to a file, 
     help="Keep what identifies this machine: uuid, serial, hostname, user.",
 )
 @common(formats=())
-@pass_session
-def capture_host(session: Session, output: str | None, name: str | None, include: tuple[str, ...]) -> None:
+@pass_context
+def capture_host(ctx: CliContext, output: str | None, name: str | None, include: tuple[str, ...]) -> None:
     """Write this machine as a host file, which plans and tests can use anywhere.
 
     What tells which machine it is does not go into the file: UUIDs, serial numbers, the machine's name, the user's
@@ -53,13 +53,13 @@ def capture_host(session: Session, output: str | None, name: str | None, include
 
     keep = _kinds(include)
     identity = Identity.here()
-    host, gone = without_identifiers(load_host(session, None), identity, keep)
+    host, gone = without_identifiers(load_host(ctx, None), identity, keep)
     host = replace(host, name=_name(name) or _own_name(host, identity, keep))
     if host.name is None:
         gone["hostname"] += 1
-    _write(session, output, host.to_toml())
+    _write(ctx, output, host.to_toml())
     if gone:
-        session.err.print(_left_out(gone))
+        ctx.err.print(_left_out(gone))
 
 
 def _kinds(include: tuple[str, ...]) -> set[str]:
@@ -94,8 +94,8 @@ def _left_out(gone: Mapping[str, int]) -> str:
 @output_option
 @click.option("--name", metavar="NAME", help="What the model is called; by default the last part of MODEL.")
 @common(formats=())
-@pass_session
-def capture_model(session: Session, model: str, output: str | None, name: str | None) -> None:
+@pass_context
+def capture_model(ctx: CliContext, model: str, output: str | None, name: str | None) -> None:
     """Write a model's structure as a model file: modules, classes, shapes, ties, and no weights.
 
     A plan of the file is the plan of the model, on machines that have neither the checkpoint nor Transformers.
@@ -105,13 +105,13 @@ def capture_model(session: Session, model: str, output: str | None, name: str | 
       devpolicy model capture ./checkpoint --output my-model.toml
       devpolicy plan policy.toml --model my-model.toml --host 2x24gb
     """
-    tree = load_model(session, model)
+    tree = load_model(ctx, model)
     tree = replace(tree, name=_name(name) or _model_name(tree, model))
-    _write(session, output, tree.to_toml(), read=model)
+    _write(ctx, output, tree.to_toml(), read=model)
     if tree.partial is not None:
         note = f"the structure of `{tree.name}` is not known in full: {tree.partial}"
         hint = "rules by class and maps for libraries need all of it"
-        session.err.print(painted(rendered([Diagnostic("", note, help=hint, severity="warning")])))
+        ctx.err.print(painted(rendered([Diagnostic("", note, help=hint, severity="warning")])))
 
 
 def _model_name(tree: ModelTree, given: str) -> str:
@@ -126,8 +126,8 @@ def _model_name(tree: ModelTree, given: str) -> str:
     return PurePath(called.replace("\\", "/")).name or tree.name
 
 
-def _write(session: Session, output: str | None, text: str, *, read: str | None = None) -> None:
+def _write(ctx: CliContext, output: str | None, text: str, *, read: str | None = None) -> None:
     if output is None:
-        session.out.write(text)
+        ctx.out.write(text)
     else:
         write_whole(output, text, inputs=[read] if read else [])

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from devpolicy._core.cli import complete
+from devpolicy._core.cli.context import CliContext, common, pass_context
 from devpolicy._core.cli.inputs import load_model, model_help, named_models
 from devpolicy._core.cli.pipeline_view import pipeline_option
 from devpolicy._core.cli.report import findings_of, for_machines, painted, rendered, write_findings
-from devpolicy._core.cli.session import Session, common, pass_session
 from devpolicy._core.errors import Diagnostic, ModelError, PolicyError
 from devpolicy._core.language.layers import addresses, in_order, source
 from devpolicy._core.language.policy import Policy
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from devpolicy._core.targets.haystack_components.names import Saved
 
 
-@click.command(name="check", short_help="Tell everything that is wrong with policies.")
+@click.command(name="check", short_help="Report everything that is wrong with policies.")
 @click.argument("policies", metavar="POLICY...", nargs=-1, required=True, shell_complete=complete.policies)
 @click.option("--strict", is_flag=True, help="Exit with 1 where there are warnings.")
 @click.option(
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
     metavar="[NAME=]MODEL",
     multiple=True,
     shell_complete=complete.models,
-    help=f"Also tell rules that match or decide nothing in it, or in that of the component NAME. {model_help}",
+    help=f"Also report rules that match or decide nothing in it, or in that of the component NAME. {model_help}",
 )
 @pipeline_option
 @common(formats=("human", "json", "github", "sarif"))
-@pass_session
+@pass_context
 def command(
-    session: Session, policies: tuple[str, ...], strict: bool, model: tuple[str, ...], pipeline: str | None
+    ctx: CliContext, policies: tuple[str, ...], strict: bool, model: tuple[str, ...], pipeline: str | None
 ) -> int:
-    """Read policies and tell everything that is wrong with them.
+    """Read policies and report everything that is wrong with them.
 
     Every file is read, also after one that cannot be. Whether a rule matches anything depends on the model: give
     one to know. The rules of components are compared with the models that the policy names for them, and with
@@ -61,7 +61,7 @@ def command(
     """
     from devpolicy._core.targets.haystack_components.survey import read_pipeline
 
-    models = _Models(session, model)
+    models = _Models(ctx, model)
     saved = None if pipeline is None else read_pipeline(pipeline)
     found = {name: _findings(name, models, saved) for name in dict.fromkeys(policies)}
     every = [finding for findings in found.values() for finding in findings]
@@ -69,8 +69,8 @@ def command(
         models.check_names()
     errors = sum(finding.severity == "error" for finding in every)
     warnings = len(every) - errors
-    if session.json:
-        session.print_json(
+    if ctx.json:
+        ctx.print_json(
             {
                 "schema": 1,
                 "policies": [
@@ -80,14 +80,14 @@ def command(
                 "summary": {"policies": len(found), "errors": errors, "warnings": warnings},
             }
         )
-    elif session.format != "human":
-        write_findings(session, every)
+    elif ctx.format != "human":
+        write_findings(ctx, every)
     else:
         if every:
-            session.out.print([*painted(rendered(every)), ""])
+            ctx.out.print([*painted(rendered(every)), ""])
         counts = [(len(found), "policy", "policies"), (errors, "error", "errors"), (warnings, "warning", "warnings")]
         summary = ", ".join(f"{number} {one if number == 1 else more}" for number, one, more in counts)
-        session.out.print([[(summary, "error" if errors else "warning" if warnings else "good")]])
+        ctx.out.print([[(summary, "error" if errors else "warning" if warnings else "good")]])
     if any(finding.severity == "error" and not finding.code.startswith("DP5") for finding in every):
         return 2
     return 1 if errors or (warnings and strict) else 0
@@ -96,15 +96,15 @@ def command(
 class _Models:
     """The models that the command names: for every policy, or for components of one name."""
 
-    def __init__(self, session: Session, given: Iterable[str]) -> None:
+    def __init__(self, ctx: CliContext, given: Iterable[str]) -> None:
         self.every: list[ModelTree] = []
         self.named: dict[str, ModelTree] = {}
         for text in given:
             ((name, model),) = named_models([text]).items()
             if name is None:
-                self.every.append(load_model(session, model))
+                self.every.append(load_model(ctx, model))
             else:
-                self.named[name] = load_model(session, model)
+                self.named[name] = load_model(ctx, model)
         self._components: dict[str, Component] = {}
 
     def check_names(self) -> None:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import click
 
 from devpolicy._core.cli import complete
-from devpolicy._core.cli.fold import fold
-from devpolicy._core.cli.inputs import NO_MODEL, on_every_host, overlay_options, overlays_told, trees_of
-from devpolicy._core.cli.session import Session, common, pass_session
+from devpolicy._core.cli.collapse_ranges import collapse_ranges
+from devpolicy._core.cli.context import CliContext, common, pass_context
+from devpolicy._core.cli.inputs import NO_MODEL, on_every_host, overlay_facts, overlay_options, trees_of
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.errors import Diagnostic, HostError
 from devpolicy._core.language.policy import Policy
@@ -17,7 +17,7 @@ from devpolicy._core.language.policy import Policy
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from devpolicy._core.cli.screen import Line
+    from devpolicy._core.cli.output import Line
     from devpolicy._core.review.diff import Difference, Differences
     from devpolicy._core.review.hosts import Variant
 
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 @overlay_options
 @click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Processes; by default one for each core.")
 @common()
-@pass_session
+@pass_context
 def command(
-    session: Session,
+    ctx: CliContext,
     first: str,
     second: str,
     hosts: tuple[str, ...],
@@ -74,15 +74,15 @@ def command(
 
     loaded = Policy.load(first), Policy.load(second)
     policies = on_every_host(loaded[0], profile, overrides), on_every_host(loaded[1], profile, overrides)
-    trees = trees_of(session, policies, models)
+    trees = trees_of(ctx, policies, models)
     machines = _hosts(policies, hosts)
-    with session.progress("comparing") as progress:
+    with ctx.progress("comparing") as progress:
         found = diff(*policies, trees, machines, jobs=jobs, progress=progress)
-    if session.json:
-        session.print_json(_as_json(first, second, policies[0], found))
+    if ctx.json:
+        ctx.print_json(_as_json(first, second, policies[0], found))
     else:
         placed = any(has_model(policy, trees) for policy in policies)
-        session.out.print(_view(first, second, policies[0], found, session.out.width, chosen_only=not placed))
+        ctx.out.print(_view(first, second, policies[0], found, ctx.out.width, chosen_only=not placed))
     return 1 if found.found else 0
 
 
@@ -102,9 +102,9 @@ def _hosts(policies: Sequence[Policy], given: Sequence[str]) -> list[Variant]:
 
 def _view(first: str, second: str, asked: Policy, found: Differences, width: int, *, chosen_only: bool) -> list[Line]:
     model = [("model", NO_MODEL)] if chosen_only else []
-    lines: list[Line] = [*facts([("a", first), ("b", second), *overlays_told(asked), *model], width=width), ""]
+    lines: list[Line] = [*facts([("a", first), ("b", second), *overlay_facts(asked), *model], width=width), ""]
     if found.found:
-        rows = [[one.model or "-", one.host, _told(one)] for one in found.found]
+        rows = [[one.model or "-", one.host, _changes(one)] for one in found.found]
         lines += [*table(["model", "host", "a -> b"], rows, width=width, prose=True), ""]
     if found.smallest is not None and found.shown is not None:
         lines += [[("the smallest host that shows it", "strong")], *_smallest(found), ""]
@@ -121,18 +121,18 @@ def _smallest(found: Differences) -> list[Line]:
         f"  {line}".rstrip() for line in write(found.smallest, under="host.smallest").removesuffix("\n").split("\n")
     ]
     model = f"{found.shown.model}: " if found.shown.model else ""
-    return [*shown, "", f"  {model}{_told(found.shown)}"]
+    return [*shown, "", f"  {model}{_changes(found.shown)}"]
 
 
-def _told(one: Difference) -> str:
-    from devpolicy._core.review.moves import told
+def _changes(one: Difference) -> str:
+    from devpolicy._core.review.plan_diff import format_place
 
     if one.refused[0] or one.refused[1]:
         texts = [f"refused with {text.partition(':')[0]}" if text else "placed" for text in one.refused]
         return " -> ".join(texts)
     moves: dict[str, list[str]] = {}
-    for row in fold(one.moved.items()):
-        moves.setdefault(f"{told(row.key[0])} -> {told(row.key[1])}", []).append(row.pattern or "all")
+    for row in collapse_ranges(one.moved.items()):
+        moves.setdefault(f"{format_place(row.key[0])} -> {format_place(row.key[1])}", []).append(row.pattern or "all")
     rows = [f"{', '.join(patterns)}: {move}" for move, patterns in moves.items()]
     return "; ".join([*rows, *([one.other] if one.other else [])])
 

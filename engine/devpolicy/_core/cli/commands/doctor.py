@@ -8,9 +8,9 @@ import click
 
 from devpolicy._core.cli import complete
 from devpolicy._core.cli.commands.host import in_short
+from devpolicy._core.cli.context import CliContext, common, pass_context
 from devpolicy._core.cli.inputs import load_host
 from devpolicy._core.cli.report import for_machines, painted, rendered
-from devpolicy._core.cli.session import Session, common, pass_session
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.doctor import LIBRARIES, TIMEOUT, examine
 from devpolicy._core.sizes import format_size
@@ -18,9 +18,9 @@ from devpolicy._core.sizes import format_size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from devpolicy._core.cli.screen import Line
+    from devpolicy._core.cli.output import Line
     from devpolicy._core.doctor import Report
-    from devpolicy._core.doctor.told import Told
+    from devpolicy._core.doctor.library_report import LibraryReport
     from devpolicy._core.host import Accelerator
 
 
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     help="For each library.",
 )
 @common()
-@pass_session
-def command(session: Session, libraries: tuple[str, ...], host: str | None, timeout: float) -> int:
+@pass_context
+def command(ctx: CliContext, libraries: tuple[str, ...], host: str | None, timeout: float) -> int:
     """Show what each installed library sees of this machine, where they disagree, and the remedy.
 
     Each library is asked in a process of its own, so that a driver that hangs or crashes is a finding. None of them
@@ -57,13 +57,13 @@ def command(session: Session, libraries: tuple[str, ...], host: str | None, time
 
     Exit status: 0 where all agree, 1 with findings.
     """
-    simulated = None if host in (None, "-") else load_host(session, host)
-    with session.working("asking every library"):
+    simulated = None if host in (None, "-") else load_host(ctx, host)
+    with ctx.working("asking every library"):
         report = examine(simulated, libraries=libraries or LIBRARIES, timeout=timeout)
-    if session.json:
-        session.print_json(to_dict(report))
+    if ctx.json:
+        ctx.print_json(to_dict(report))
     else:
-        session.out.print(view(report, session.out.width))
+        ctx.out.print(view(report, ctx.out.width))
     return 1 if report.findings else 0
 
 
@@ -81,7 +81,7 @@ def to_dict(report: Report) -> dict[str, object]:
             "faults": dict(host.faults),
         },
         "variables": dict(report.variables),
-        "libraries": [told.to_dict() for told in report.told],
+        "libraries": [library.to_dict() for library in report.libraries],
         "findings": [for_machines(finding) for finding in report.findings],
     }
 
@@ -95,7 +95,7 @@ def view(report: Report, width: int) -> list[Line]:
     seen = f"{host.os} {host.arch}, {_machine(host.accelerators)}, {format_size(host.memory)} of RAM"
     lines = facts([(host.name or "machine", seen), *report.variables], width=width)
     wrong = "\n".join(finding.message for finding in report.findings)
-    rows = [_row(told, wrong) for told in report.told]
+    rows = [_row(library, wrong) for library in report.libraries]
     head = ["library", "version", "accelerators", "RAM", "uses"]
     lines += ["", *table(head, rows, width=width, styles={0: "device"}), ""]
     if report.findings:
@@ -105,17 +105,17 @@ def view(report: Report, width: int) -> list[Line]:
     return [*lines, [(ended, "warning" if count else "good")]]
 
 
-def _row(told: Told, wrong: str) -> list[str]:
-    """Return what one library sees; accelerate's figures are what is free. `wrong` is what the findings say."""
-    if told.version is None:
-        return [told.library, "-", "not installed", "-", "-"]
-    if told.fault:
+def _row(library: LibraryReport, wrong: str) -> list[str]:
+    """Return the row of one library; accelerate's figures are free memory. `wrong` is the text of the findings."""
+    if library.version is None:
+        return [library.library, "-", "not installed", "-", "-"]
+    if library.fault:
         # NVML has no answer where there is no driver, which is as it should be on a machine without a GPU of NVIDIA.
-        return [told.library, told.version, "no answer" if told.fault in wrong else "none", "-", "-"]
-    devices = "-" if told.devices is None else _accelerators(told.devices)
-    free = " free" if told.amounts == "free" else ""
-    ram = "-" if told.ram is None else format_size(told.ram) + free
-    return [told.library, told.version, devices, ram, told.choice or "-"]
+        return [library.library, library.version, "no answer" if library.fault in wrong else "none", "-", "-"]
+    devices = "-" if library.devices is None else _accelerators(library.devices)
+    free = " free" if library.amounts == "free" else ""
+    ram = "-" if library.ram is None else format_size(library.ram) + free
+    return [library.library, library.version, devices, ram, library.choice or "-"]
 
 
 def _machine(accelerators: Sequence[Accelerator]) -> str:

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING
 import click
 
 from devpolicy._core.cli import complete
-from devpolicy._core.cli.session import Session, common, pass_session
+from devpolicy._core.cli.context import CliContext, common, pass_context
 from devpolicy._core.cli.table import table
 from devpolicy._core.codes import CODES
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.toml.tables import suggest
 
 if TYPE_CHECKING:
-    from devpolicy._core.cli.screen import Line
+    from devpolicy._core.cli.output import Line
 
 
 @click.command(name="explain")
 @click.argument("code", required=False, shell_complete=complete.codes)
 @common()
-@pass_session
-def command(session: Session, code: str | None) -> None:
+@pass_context
+def command(ctx: CliContext, code: str | None) -> None:
     """Tell what an error or a warning means, and the way out. Without CODE, list all codes.
 
     \b
@@ -30,11 +30,11 @@ def command(session: Session, code: str | None) -> None:
       devpolicy explain DP301
     """
     if code is None:
-        if session.json:
-            session.print_json({"schema": 1, "codes": {name: told.title for name, told in CODES.items()}})
+        if ctx.json:
+            ctx.print_json({"schema": 1, "codes": {name: told.title for name, told in CODES.items()}})
         else:
             rows = [[name, told.title] for name, told in CODES.items()]
-            session.out.print(table(["code", "title"], rows, width=session.out.width, styles={0: "error"}))
+            ctx.out.print(table(["code", "title"], rows, width=ctx.out.width, styles={0: "error"}))
         return
     name = code.strip().upper()
     if name not in CODES:
@@ -42,9 +42,9 @@ def command(session: Session, code: str | None) -> None:
         hint = f"did you mean `{close}`?" if close else "`devpolicy explain` lists them"
         raise DevPolicyError(Diagnostic("DP202", f"there is no code `{code}`", help=hint))
     told = CODES[name]
-    if session.json:
-        session.print_json({"schema": 1, "code": name, "title": told.title, "explanation": told.explanation})
+    if ctx.json:
+        ctx.print_json({"schema": 1, "code": name, "title": told.title, "explanation": told.explanation})
         return
-    text = textwrap.wrap(told.explanation, session.out.width, break_on_hyphens=False)
+    text = textwrap.wrap(told.explanation, ctx.out.width, break_on_hyphens=False)
     lines: list[Line] = [[(name, "error"), (f": {told.title}", "strong")], "", *text]
-    session.out.print(lines)
+    ctx.out.print(lines)

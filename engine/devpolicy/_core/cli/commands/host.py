@@ -8,9 +8,9 @@ import click
 
 from devpolicy._core.cli import complete
 from devpolicy._core.cli.commands.capture import capture_host
+from devpolicy._core.cli.context import CliContext, common, pass_context
 from devpolicy._core.cli.group import Group
 from devpolicy._core.cli.inputs import load_host, on_host
-from devpolicy._core.cli.session import Session, common, pass_session
 from devpolicy._core.cli.table import table
 from devpolicy._core.language.policy import Policy, ResolvedPolicy
 from devpolicy._core.sizes import GIB, format_size
@@ -18,7 +18,7 @@ from devpolicy._core.sizes import GIB, format_size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from devpolicy._core.cli.screen import Line
+    from devpolicy._core.cli.output import Line
     from devpolicy._core.host import Accelerator, Host
     from devpolicy._core.memory.budgets import DeviceBudget
 
@@ -33,8 +33,8 @@ command.add_command(capture_host)
 
 @command.command(name="list", short_help="List the hosts of the catalogue.")
 @common()
-@pass_session
-def list_hosts(session: Session) -> None:
+@pass_context
+def list_hosts(ctx: CliContext) -> None:
     """List the hosts of the catalogue, small ones first, faulty ones last.
 
     \b
@@ -44,17 +44,15 @@ def list_hosts(session: Session) -> None:
     from devpolicy._core.simulation.catalogue import host_catalogue
 
     hosts = host_catalogue()
-    if session.json:
-        session.print_json({"schema": 1, "hosts": [_facts(host) for host in hosts.values()]})
+    if ctx.json:
+        ctx.print_json({"schema": 1, "hosts": [_facts(host) for host in hosts.values()]})
         return
     rows = [
         [name, in_short(host.accelerators), f"{host.memory / GIB:.0f} GiB", host.description or ""]
         for name, host in hosts.items()
     ]
     head = ["host", "accelerators", "RAM", "what it is"]
-    session.out.print(
-        table(head, rows, width=session.out.width, right=(2,), prose=True, styles={0: "device", 3: "dim"})
-    )
+    ctx.out.print(table(head, rows, width=ctx.out.width, right=(2,), prose=True, styles={0: "device", 3: "dim"}))
 
 
 @command.command(name="show")
@@ -63,24 +61,24 @@ def list_hosts(session: Session) -> None:
     "--policy", metavar="POLICY", shell_complete=complete.policies, help="Take caps and headroom from its [memory]."
 )
 @common()
-@pass_session
-def show_host(session: Session, host: str, policy: str | None) -> None:
+@pass_context
+def show_host(ctx: CliContext, host: str, policy: str | None) -> None:
     """Print a host as TOML, with what a plan may use of each device.
 
-    HOST is a name of the catalogue, a file, or this machine where it is left out or `-`. The output is a host file:
-    save it, change it, and name it with --host.
+    HOST is a name of the catalogue, a file, or this machine where it is left out or `-`. The output is a host file;
+    of this machine it holds the UUIDs of its devices: `devpolicy host capture` writes a file without them.
 
     \b
     Examples:
       devpolicy host show 2x24gb
-      devpolicy host show > this-machine.toml
+      devpolicy host show --policy policy.toml
     """
     loaded = None if policy is None else Policy.load(policy)
-    shown = load_host(session, host, loaded)
+    shown = load_host(ctx, host, loaded)
     rules = ResolvedPolicy() if loaded is None else on_host(loaded, shown, None, ()).top.for_host(shown)
     budgets = list(_budgets(shown, rules))
-    if session.json:
-        session.print_json(
+    if ctx.json:
+        ctx.print_json(
             {
                 "schema": 1,
                 "host": _facts(shown),
@@ -93,7 +91,7 @@ def show_host(session: Session, host: str, policy: str | None) -> None:
             }
         )
         return
-    session.out.print(_toml(shown))
+    ctx.out.print(_toml(shown))
     head = ["device", "usable", "headroom", "cap", "why"]
     rows = [
         [
@@ -108,10 +106,10 @@ def show_host(session: Session, host: str, policy: str | None) -> None:
         for name, budget, why in budgets
     ]
     lines = table(
-        head, rows, width=session.out.width - 1, right=(1, 2, 3), prose=True, styles=dict.fromkeys(range(5), "dim")
+        head, rows, width=ctx.out.width - 1, right=(1, 2, 3), prose=True, styles=dict.fromkeys(range(5), "dim")
     )
-    session.out.print(["", [("# What a plan may use, of the free memory in steps of 256 MiB:", "dim")]])
-    session.out.print([[("#", "dim"), *([(line, "")] if isinstance(line, str) else line)] for line in lines])
+    ctx.out.print(["", [("# What a plan may use, of the free memory in steps of 256 MiB:", "dim")]])
+    ctx.out.print([[("#", "dim"), *([(line, "")] if isinstance(line, str) else line)] for line in lines])
 
 
 def _budgets(host: Host, policy: ResolvedPolicy) -> list[tuple[str, DeviceBudget | None, str]]:

@@ -8,10 +8,10 @@ import click
 
 from devpolicy._core.cli import complete
 from devpolicy._core.cli.commands.capture import capture_model
+from devpolicy._core.cli.context import CliContext, common, pass_context
 from devpolicy._core.cli.group import Group
 from devpolicy._core.cli.inputs import load_model, model_help
 from devpolicy._core.cli.plan_view import count
-from devpolicy._core.cli.session import Session, common, pass_session
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.language.policy import Workload
 from devpolicy._core.memory.sizing import size_model
@@ -33,8 +33,8 @@ command.add_command(capture_model)
 
 @command.command(name="list")
 @common()
-@pass_session
-def list_models(session: Session) -> None:
+@pass_context
+def list_models(ctx: CliContext) -> None:
     """List the models of the catalogue. They have their public sizes, and no weights.
 
     \b
@@ -45,8 +45,8 @@ def list_models(session: Session) -> None:
 
     trees = {name: load(name) for name in model_catalogue()}
     trees = dict(sorted(trees.items(), key=lambda item: (item[1].bytes_as(), item[0])))
-    if session.json:
-        session.print_json({"schema": 1, "models": [_summary(tree) for tree in trees.values()]})
+    if ctx.json:
+        ctx.print_json({"schema": 1, "models": [_summary(tree) for tree in trees.values()]})
         return
     rows = [
         [
@@ -59,16 +59,14 @@ def list_models(session: Session) -> None:
         for name, tree in trees.items()
     ]
     head = ["model", "parameters", "size", "blocks", "what it is"]
-    session.out.print(
-        table(head, rows, width=session.out.width, right=(1, 2, 3), prose=True, styles={0: "device", 4: "dim"})
-    )
+    ctx.out.print(table(head, rows, width=ctx.out.width, right=(1, 2, 3), prose=True, styles={0: "device", 4: "dim"}))
 
 
 @command.command(name="show", short_help="Show a model's modules with their sizes.", epilog=f"MODEL: {model_help}")
 @click.argument("model", shell_complete=complete.models)
 @common()
-@pass_session
-def show_model(session: Session, model: str) -> None:
+@pass_context
+def show_model(ctx: CliContext, model: str) -> None:
     """Show a model's modules with their classes and sizes, what is tied, and what must stay whole.
 
     Modules that differ only in numbers are one row, in the notation of a rule's `match`.
@@ -78,9 +76,9 @@ def show_model(session: Session, model: str) -> None:
       devpolicy model show llama-3.1-8b
       devpolicy model show ./checkpoint --format json
     """
-    tree = load_model(session, model)
-    if session.json:
-        session.print_json({"schema": 1, "model": _everything(tree)})
+    tree = load_model(ctx, model)
+    if ctx.json:
+        ctx.print_json({"schema": 1, "model": _everything(tree)})
         return
     told = dict(tree.facts)
     cache = _cache(tree)
@@ -93,15 +91,17 @@ def show_model(session: Session, model: str) -> None:
         *(("tied", " = ".join(group)) for group in tree.ties),
         ("partial", tree.partial or ""),
     ]
-    lines = facts([(name, text) for name, text in pairs if text], width=session.out.width)
-    session.out.print([*lines, "", *_modules(tree, session.out.width)])
+    lines = facts([(name, text) for name, text in pairs if text], width=ctx.out.width)
+    ctx.out.print([*lines, "", *_modules(tree, ctx.out.width)])
 
 
 def _modules(tree: ModelTree, width: int) -> Any:
-    from devpolicy._core.cli.fold import fold
+    from devpolicy._core.cli.collapse_ranges import collapse_ranges
 
     sizes = _sizes(tree)
-    rows = fold((module.path, (module.cls, sizes[at])) for at, module in enumerate(tree.modules) if module.path)
+    rows = collapse_ranges(
+        (module.path, (module.cls, sizes[at])) for at, module in enumerate(tree.modules) if module.path
+    )
     root = [["(the whole model)", "1", tree.modules[0].cls, format_size(sizes[0])]]
     body = [
         [row.pattern, str(len(row.paths)), row.key[0], format_size(row.key[1]) if row.key[1] else "-"] for row in rows

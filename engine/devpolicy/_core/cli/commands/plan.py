@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from devpolicy._core.cli import complete
-from devpolicy._core.cli.forms import FORMS, literal
+from devpolicy._core.cli import complete, complete_keys
+from devpolicy._core.cli.annotations import Annotation, certificates, compared, lines_of
+from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context, to_json
 from devpolicy._core.cli.inputs import (
     check_component,
     check_model,
@@ -23,10 +24,10 @@ from devpolicy._core.cli.inputs import (
     overlay_options,
     policy_argument,
 )
-from devpolicy._core.cli.remarks import Remark, certificates, compared, lines_of
-from devpolicy._core.cli.report import tell_lint
-from devpolicy._core.cli.screen import Screen
-from devpolicy._core.cli.session import PATIENCE, Session, common, pass_session, to_json
+from devpolicy._core.cli.output import Output
+from devpolicy._core.cli.output_formats import OUTPUT_FORMATS, literal
+from devpolicy._core.cli.report import print_lint
+from devpolicy._core.cli.table import facts
 from devpolicy._core.cli.what_if import read_changes
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.language.policy import Policy
@@ -34,7 +35,7 @@ from devpolicy._core.placement.targets import TARGETS
 from devpolicy._core.verbs.joint import JointPlanner, Request
 
 if TYPE_CHECKING:
-    from devpolicy._core.cli.screen import Line
+    from devpolicy._core.cli.output import Line
     from devpolicy._core.host import Host
     from devpolicy._core.model.tree import ModelTree
     from devpolicy._core.placement.plan import Plan
@@ -51,7 +52,8 @@ Models = Mapping[str | None, str]
     metavar="[NAME=]MODEL",
     multiple=True,
     shell_complete=complete.models,
-    help="A model of the catalogue, a model TOML, a checkpoint folder, or a hub id in the local cache. "
+    help="A model of the catalogue, a model TOML, a checkpoint folder, a GGUF file, a hub id in the local cache, or "
+    "hf://ORG/NAME. "
     "With the NAME of a component, it is that one's, in place of the `model` that the policy names.",
 )
 @host_option
@@ -62,17 +64,20 @@ Models = Mapping[str | None, str]
     "what_if",
     metavar="KEY=VALUE",
     multiple=True,
+    shell_complete=complete_keys.changes,
     help="Plan as if: cuda.count=3, cuda:0.free=20 GiB, memory=128 GiB, context=8192; and compare.",
 )
 @click.option("--certify", is_flag=True, help="Say how far the plan can be from the least predicted time there is.")
 @click.option("--target", type=click.Choice(list(TARGETS)), help="The consumer to plan for; hf by default.")
-@click.option("--to", type=click.Choice(list(FORMS)), help="Print only what the consumer takes, and plan for it.")
+@click.option(
+    "--to", type=click.Choice(list(OUTPUT_FORMATS)), help="Print only what the consumer takes, and plan for it."
+)
 @click.option("--locked", metavar="FILE", help="Fail where the plan is not the one in FILE, and say what moved.")
 @click.option("--output", metavar="FILE", help="Write to FILE, whole or not at all, instead of the terminal.")
 @common()
-@pass_session
+@pass_context
 def command(
-    session: Session,
+    ctx: CliContext,
     policy: str,
     model: tuple[str, ...],
     host: str | None,
@@ -112,39 +117,41 @@ def command(
     wanted = named_models(model)
     changes = read_changes(what_if)
     written = Policy.load(policy)
-    present = load_host(session, host, written)
+    present = load_host(ctx, host, written)
     machine = present if changes is None else changes.host(present)
     loaded = on_host(written, machine, profile, (*overrides, *(changes.overrides if changes else ())))
     _check(loaded, wanted, component)
-    models = {name: load_model(session, text) for name, text in wanted.items()}
-    target = target or (FORMS[to].target if to else None)
-    with session.working("planning", patience=PATIENCE):
+    models = {name: load_model(ctx, text) for name, text in wanted.items()}
+    target = target or (OUTPUT_FORMATS[to].target if to else None)
+    with ctx.working("planning", patience=PATIENCE):
         placed = _make(loaded, models, machine, component, target)
         plans = _plans(placed)
-        remarks = certificates(placed, machine) if certify else []
+        annotations = certificates(placed, machine) if certify else []
         if changes is not None:
             before = on_host(written, present, profile, overrides)
-            remarks.append(compared(changes, plans, lambda: _plans(_make(before, models, present, component, target))))
+            annotations.append(
+                compared(changes, plans, lambda: _plans(_make(before, models, present, component, target)))
+            )
     if locked is not None:
         from devpolicy._core.cli.lock import compare
 
         compare(locked, plans)
-    text = _for_programs(session, plans, to, remarks)
+    text = _for_programs(ctx, plans, to, annotations)
     if output is not None:
         from devpolicy._core.cli.files import write_whole
 
-        told = text if text is not None else _as_text(placed, loaded, machine, remarks)
+        told = text if text is not None else _as_text(placed, loaded, machine, annotations)
         write_whole(output, told, inputs=[*files_of(loaded), *wanted.values(), *filter(None, (policy, host, locked))])
     elif text is not None:
-        session.out.write(text)
+        ctx.out.write(text)
     else:
-        session.out.print([*_view(placed, loaded, machine, session.out), *lines_of(remarks)])
-        session.out.print(_next_steps(locked))
-    tell_lint(session, loaded)
+        ctx.out.print([*_view(placed, loaded, machine, ctx.out), *lines_of(annotations)])
+        ctx.out.print(_next_steps(locked, ctx.out.width))
+    print_lint(ctx, loaded)
 
 
 def _check(policy: Policy, models: Models, component: str | None) -> None:
-    """Raise `DevPolicyError` where it is not said what is planned."""
+    """Raise `DevPolicyError` if neither a model nor a component says what to plan."""
     named = [entry.name for entry in policy.components if not entry.is_glob]
     if component is not None:
         check_component(policy, component, models)
@@ -175,42 +182,44 @@ def _plans(placed: Mapping[str | None, Planned]) -> Plans:
     return {name: one.plan for name, one in placed.items()}
 
 
-def _for_programs(session: Session, plans: Plans, to: str | None, remarks: Sequence[Remark]) -> str | None:
-    """Return what is printed as data, `None` where a person is shown the plan."""
-    if to is None and not session.json:
+def _for_programs(ctx: CliContext, plans: Plans, to: str | None, annotations: Sequence[Annotation]) -> str | None:
+    """Return the text for programs, `None` if the plan is shown to a person."""
+    if to is None and not ctx.json:
         return None
     forms: dict[str | None, Any] = {
-        name: FORMS[to].of_plan(plan) if to is not None else plan.to_dict() for name, plan in plans.items()
+        name: OUTPUT_FORMATS[to].of_plan(plan) if to is not None else plan.to_dict() for name, plan in plans.items()
     }
     value = forms.get(None, forms)
     if to is not None:
-        return to_json(value) if session.json else literal(value) + "\n"
+        return to_json(value) if ctx.json else literal(value) + "\n"
     whole = value if None in forms else {"schema": 1, "components": value}
-    for remark in remarks:
-        forms.get(remark.component, whole)[remark.key] = remark.data
+    for annotation in annotations:
+        forms.get(annotation.component, whole)[annotation.key] = annotation.data
     return to_json(whole)
 
 
-def _view(placed: Mapping[str | None, Planned], policy: Policy, host: Host, screen: Screen) -> list[Line]:
+def _view(placed: Mapping[str | None, Planned], policy: Policy, host: Host, out: Output) -> list[Line]:
     if None in placed:
         from devpolicy._core.cli.plan_view import view
 
-        return view(placed[None].plan, policy, placed[None].tree, host, screen)
+        return view(placed[None].plan, policy, placed[None].tree, host, out)
     from devpolicy._core.cli.joint_view import joint_view
 
     named = {str(name): one for name, one in placed.items()}
     plans, trees = ({name: getattr(one, what) for name, one in named.items()} for what in ("plan", "tree"))
-    return joint_view(plans, policy, trees, host, screen)
+    return joint_view(plans, policy, trees, host, out)
 
 
-def _as_text(placed: Mapping[str | None, Planned], policy: Policy, host: Host, remarks: Sequence[Remark]) -> str:
+def _as_text(
+    placed: Mapping[str | None, Planned], policy: Policy, host: Host, annotations: Sequence[Annotation]
+) -> str:
     """Return the human form as a file holds it."""
     text = io.StringIO()
-    screen = Screen(text)
-    screen.print([*_view(placed, policy, host, screen), *lines_of(remarks)])
+    out = Output(text)
+    out.print([*_view(placed, policy, host, out), *lines_of(annotations)])
     return text.getvalue()
 
 
-def _next_steps(locked: str | None) -> list[Line]:
+def _next_steps(locked: str | None, width: int) -> list[Line]:
     lines: list[Line] = [[("locked  ", "strong"), (f"unchanged, as in {locked}", "good")]] if locked else []
-    return [*lines, [("next    ", "strong"), ("`--to hf` prints the device map, `devpolicy why` the reasons", "dim")]]
+    return [*lines, *facts([("next  ", "`--to hf` prints the device map, `devpolicy why` the reasons")], width=width)]

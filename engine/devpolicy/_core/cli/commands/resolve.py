@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from devpolicy._core.cli import pipeline_view
-from devpolicy._core.cli.forms import FORMS, literal
+from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context
 from devpolicy._core.cli.inputs import (
     check_component,
     component_option,
@@ -19,9 +19,9 @@ from devpolicy._core.cli.inputs import (
     overlay_options,
     policy_argument,
 )
+from devpolicy._core.cli.output_formats import OUTPUT_FORMATS, literal
 from devpolicy._core.cli.pipeline_view import check_alone, pipeline_option
-from devpolicy._core.cli.report import painted, rendered, tell_lint
-from devpolicy._core.cli.session import PATIENCE, Session, common, pass_session
+from devpolicy._core.cli.report import painted, print_lint, rendered
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.verbs.joint import JointPlanner, Request
@@ -29,7 +29,7 @@ from devpolicy._core.verbs.joint import JointPlanner, Request
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from devpolicy._core.cli.screen import Line
+    from devpolicy._core.cli.output import Line
     from devpolicy._core.device import ComponentDevice
     from devpolicy._core.errors import Diagnostic
     from devpolicy._core.host import Host
@@ -42,11 +42,13 @@ if TYPE_CHECKING:
 @overlay_options
 @model_option(required=False)
 @pipeline_option
-@click.option("--to", type=click.Choice(list(FORMS)), help="Print only what the consumer takes, and decide for it.")
+@click.option(
+    "--to", type=click.Choice(list(OUTPUT_FORMATS)), help="Print only what the consumer takes, and decide for it."
+)
 @common()
-@pass_session
+@pass_context
 def command(
-    session: Session,
+    ctx: CliContext,
     policy: str,
     host: str | None,
     component: str | None,
@@ -75,17 +77,17 @@ def command(
     """
     check_alone(pipeline, component=component, model=model, to=to)
     loaded = Policy.load(policy)
-    machine = load_host(session, host, loaded)
+    machine = load_host(ctx, host, loaded)
     loaded = on_host(loaded, machine, profile, overrides)
     if pipeline is not None:
-        _pipeline(session, loaded, machine, pipeline)
+        _pipeline(ctx, loaded, machine, pipeline)
         return
     check_component(loaded, component)
-    tree = None if model is None else load_model(session, model)
-    request = Request(loaded, component, tree, target=FORMS[to].target if to else None)
+    tree = None if model is None else load_model(ctx, model)
+    request = Request(loaded, component, tree, target=OUTPUT_FORMATS[to].target if to else None)
     warnings: Iterable[Diagnostic]
     if request.has_size:
-        with session.working("planning", patience=PATIENCE):
+        with ctx.working("planning", patience=PATIENCE):
             plan = JointPlanner(machine).place(request).plan
         device, warnings = plan.device, plan.warnings
         terms = plan.trace.terms if plan.trace else ()
@@ -95,13 +97,13 @@ def command(
         choice = choose(request.resolved, machine, target=request.target)
         device, warnings, terms = choice.device, choice.warnings, choice.terms
     if to is not None:
-        form = FORMS[to].of_device(device)
-        if session.json:
-            session.print_json(form)
+        form = OUTPUT_FORMATS[to].of_device(device)
+        if ctx.json:
+            ctx.print_json(form)
         else:
-            session.out.print(literal(form))
-    elif session.json:
-        session.print_json(
+            ctx.out.print(literal(form))
+    elif ctx.json:
+        ctx.print_json(
             {
                 "schema": 1,
                 "component": component,
@@ -110,36 +112,36 @@ def command(
             }
         )
     else:
-        session.out.print(_view(device, terms, session.out.width))
+        ctx.out.print(_view(device, terms, ctx.out.width))
     if warnings:
-        session.err.print(painted(rendered(warnings)))
-    tell_lint(session, loaded)
+        ctx.err.print(painted(rendered(warnings)))
+    print_lint(ctx, loaded)
 
 
-def _pipeline(session: Session, policy: Policy, host: Host, path: str) -> None:
+def _pipeline(ctx: CliContext, policy: Policy, host: Host, path: str) -> None:
     """Show what a policy decides for each component of a saved pipeline."""
     from devpolicy._core.targets.haystack_components.survey import survey
 
     found = survey(policy, path, host)
-    if session.json:
-        session.print_json(pipeline_view.to_json(found))
+    if ctx.json:
+        ctx.print_json(pipeline_view.to_json(found))
     else:
-        session.out.print(pipeline_view.lines(found, session.out.width))
+        ctx.out.print(pipeline_view.lines(found, ctx.out.width))
     told = pipeline_view.warnings(found)
     if told:
-        session.err.print(painted(rendered(told)))
-    tell_lint(session, policy)
+        ctx.err.print(painted(rendered(told)))
+    print_lint(ctx, policy)
 
 
 def _view(device: ComponentDevice, terms: Sequence[tuple[str, str]], width: int) -> list[Line]:
-    from devpolicy._core.cli.fold import fold
+    from devpolicy._core.cli.collapse_ranges import collapse_ranges
 
     form = device.to_dict()
     lines: list[Line] = []
     if "device" in form:
         lines += facts([("device", form["device"])], width=width)
     else:
-        rows = fold(form["device_map"].items())
+        rows = collapse_ranges(form["device_map"].items())
         lines += table(
             ["module", "device"], [[row.pattern, row.key] for row in rows], width=width, styles={1: "device"}
         )

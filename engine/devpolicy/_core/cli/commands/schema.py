@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from devpolicy._core.cli.session import Session, common, pass_session
+from devpolicy._core.cli.context import CliContext, common, pass_context
 
 
 @click.command(name="schema", short_help="Print the JSON schema of a policy, for editors.")
 @common(formats=())
-@pass_session
-def command(session: Session) -> None:
+@pass_context
+def command(ctx: CliContext) -> None:
     """Print the JSON schema of a policy, for editors that complete and check TOML.
 
     Taplo and Tombi (VS Code's Even Better TOML among them) read it from a file that the policy's first line names.
@@ -22,4 +22,4 @@ def command(session: Session) -> None:
     """
     from devpolicy._core.language.schema import policy_schema
 
-    session.print_json(policy_schema())
+    ctx.print_json(policy_schema())

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from devpolicy._core.cli import complete
+from devpolicy._core.cli.context import CliContext, common, pass_context
 from devpolicy._core.cli.inputs import host_option, load_host, on_host, overlay_options
-from devpolicy._core.cli.report import tell_lint
-from devpolicy._core.cli.session import Session, common, pass_session
+from devpolicy._core.cli.report import print_lint
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.language.effective import effective
 from devpolicy._core.language.policy import Policy, ResolvedPolicy
@@ -17,7 +17,7 @@ from devpolicy._core.shipped import shipped, shipped_files
 from devpolicy._core.toml.document import quote, write_key
 
 if TYPE_CHECKING:
-    from devpolicy._core.cli.screen import Line
+    from devpolicy._core.cli.output import Line
     from devpolicy._core.errors import Place
     from devpolicy._core.host import Host
     from devpolicy._core.language.policy import Rule
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 @host_option
 @overlay_options
 @common()
-@pass_session
+@pass_context
 def command(
-    session: Session, policy: str | None, host: str | None, profile: str | None, overrides: tuple[str, ...]
+    ctx: CliContext, policy: str | None, host: str | None, profile: str | None, overrides: tuple[str, ...]
 ) -> None:
     """Show each value that counts, with the file, line and column that it comes from.
 
@@ -47,32 +47,32 @@ def command(
     if policy is None:
         if host or profile or overrides:
             raise click.MissingParameter(param_hint="'POLICY'", param_type="argument")
-        _list(session)
+        _list(ctx)
         return
     loaded = Policy.load(policy)
-    machine = load_host(session, host, loaded)
+    machine = load_host(ctx, host, loaded)
     shown = on_host(loaded, machine, profile, overrides)
     top = shown.top.for_host(machine)
-    if session.json:
-        session.print_json(_for_programs(shown, top, loaded, machine))
+    if ctx.json:
+        ctx.print_json(_for_programs(shown, top, loaded, machine))
     else:
-        session.out.print(_view(shown, top, loaded, machine, session.out.width))
-    tell_lint(session, shown)
+        ctx.out.print(_view(shown, top, loaded, machine, ctx.out.width))
+    print_lint(ctx, shown)
 
 
-def _list(session: Session) -> None:
+def _list(ctx: CliContext) -> None:
     """List the shipped policies, with what each begins with, and where they may be copied from."""
     about = {name: _about(file.read_text(encoding="utf-8")) for name, file in shipped_files("policy").items()}
     folder = str(shipped("policy"))
-    if session.json:
+    if ctx.json:
         found = [{"name": name, "description": text} for name, text in about.items()]
-        session.print_json({"schema": 1, "policies": found, "folder": folder})
+        ctx.print_json({"schema": 1, "policies": found, "folder": folder})
         return
-    width = session.out.width
+    width = ctx.out.width
     rows = [[name, text] for name, text in about.items()]
     shown = table(["policy", "what it says"], rows, width=width, prose=True, styles={0: "device", 1: "dim"})
     ways = '`devpolicy show NAME` tells what one says, `extends = "NAME"` builds on it, a copy is yours to change'
-    session.out.print([*shown, "", *facts([("files", folder), ("next", ways)], width=width)])
+    ctx.out.print([*shown, "", *facts([("files", folder), ("next", ways)], width=width)])
 
 
 def _about(text: str) -> str:

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
+from devpolicy._core.cli.context import CliContext, common, pass_context
 from devpolicy._core.cli.group import Group
-from devpolicy._core.cli.session import Session, common, pass_session
 from devpolicy._core.cli.table import facts
 from devpolicy._core.errors import SimulationDepthError
 
@@ -25,8 +25,8 @@ def command() -> None:
 @click.option("--again", is_flag=True, help="Compile it even if it is there.")
 @click.option("--if-possible", is_flag=True, help="Where it cannot be built, say why and exit with 0.")
 @common()
-@pass_session
-def build_simulator(session: Session, again: bool, if_possible: bool) -> None:
+@pass_context
+def build_simulator(ctx: CliContext, again: bool, if_possible: bool) -> None:
     """Compile the simulator for the torch of this environment, into the user's cache.
 
     It needs a CPU build of torch and a C++ compiler (the variable CXX, else c++, g++ or clang++), and takes half a
@@ -41,16 +41,16 @@ def build_simulator(session: Session, again: bool, if_possible: bool) -> None:
 
     try:
         found = simulator()
-        if not session.json and (again or not found.built):
-            session.err.print(f"compiling the simulator for torch {found.torch.version}; this takes half a minute")
+        if not ctx.json and (again or not found.built):
+            ctx.err.print(f"compiling the simulator for torch {found.torch.version}; this takes half a minute")
         built = build(again=again)
     except SimulationDepthError as refused:
         if not if_possible:
             raise
-        _tell(session, {"built": False, "why": refused.diagnostics[0].message})
+        _tell(ctx, {"built": False, "why": refused.diagnostics[0].message})
         return
     _tell(
-        session,
+        ctx,
         {
             "built": True,
             "torch": built.simulator.torch.version,
@@ -62,8 +62,8 @@ def build_simulator(session: Session, again: bool, if_possible: bool) -> None:
 
 @command.command(name="info", short_help="Say whether it is built here, or can be.")
 @common()
-@pass_session
-def simulator_info(session: Session) -> None:
+@pass_context
+def simulator_info(ctx: CliContext) -> None:
     """Say whether the simulator is built for this environment, and if not, whether it can be.
 
     \b
@@ -78,7 +78,7 @@ def simulator_info(session: Session) -> None:
     reason = unfit()
     found = simulator() if reason is None else None
     _tell(
-        session,
+        ctx,
         {
             "built": found is not None and found.built,
             "torch": None if torch is None else torch.version,
@@ -91,11 +91,11 @@ def simulator_info(session: Session) -> None:
     )
 
 
-def _tell(session: Session, told: dict[str, Any]) -> None:
-    if session.json:
-        session.print_json({"schema": 1, "simulator": told})
+def _tell(ctx: CliContext, told: dict[str, Any]) -> None:
+    if ctx.json:
+        ctx.print_json({"schema": 1, "simulator": told})
         return
     shown = {**told, "built": "yes" if told["built"] else "no"}
     names = {"why": "why not", "help": "a way out", "tested": "tested with torch"}
     pairs = [(names.get(name, name), str(value)) for name, value in shown.items() if value is not None]
-    session.out.print(facts(pairs, width=session.out.width))
+    ctx.out.print(facts(pairs, width=ctx.out.width))

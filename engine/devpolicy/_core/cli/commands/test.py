@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import click
 
 from devpolicy._core.cli import complete
+from devpolicy._core.cli.context import CliContext, common, pass_context
 from devpolicy._core.cli.inputs import test_overlay_options
 from devpolicy._core.cli.report import for_machines, painted, rendered, write_findings
-from devpolicy._core.cli.session import Session, common, pass_session
 from devpolicy._core.cli.table import table
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.language.policy import Overrides
@@ -17,7 +17,7 @@ from devpolicy._core.language.policy import Overrides
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from devpolicy._core.cli.screen import Line
+    from devpolicy._core.cli.output import Line
     from devpolicy._core.review.coverage import Coverage
     from devpolicy._core.review.run import Result
     from devpolicy._core.review.suites import Suite
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 @click.option("--coverage", "covered", is_flag=True, help="Tell rules and preferences that decided nothing, by host.")
 @click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Processes; by default one for each core.")
 @common(formats=("human", "json", "junit", "github"))
-@pass_session
+@pass_context
 def command(
-    session: Session,
+    ctx: CliContext,
     policies: tuple[str, ...],
     run: str | None,
     profile: str | None,
@@ -58,33 +58,33 @@ def command(
     Exit status: 0 all passed, 1 some failed, 2 a policy or a test is invalid, or there are no tests.
     """
     from devpolicy._core.review.coverage import coverage
-    from devpolicy._core.review.many import run_all
+    from devpolicy._core.review.runner import run_all
     from devpolicy._core.review.suites import gather, selected
 
     found = gather(policies, asked=Overrides(profile, tuple(overrides)))
     suites = [suite for suite in selected(found, run) if suite.tests]
     if not suites:
         raise DevPolicyError(_nothing(policies, found, run))
-    with session.progress("testing") as progress:
+    with ctx.progress("testing") as progress:
         results = run_all(suites, jobs=jobs, progress=progress)
     table_of = coverage(suites, results) if covered else []
-    if session.format == "junit":
+    if ctx.format == "junit":
         from devpolicy._core.cli.junit import junit
 
-        session.out.write(junit(results))
-    elif session.format == "github":
-        write_findings(session, [finding for result in results for finding in result.findings])
-    elif session.json:
-        session.print_json(_as_json(suites, results, table_of))
+        ctx.out.write(junit(results))
+    elif ctx.format == "github":
+        write_findings(ctx, [finding for result in results for finding in result.findings])
+    elif ctx.json:
+        ctx.print_json(_as_json(suites, results, table_of))
     else:
-        session.out.print(_view(results, session.out.width))
+        ctx.out.print(_view(results, ctx.out.width))
         for one in table_of:
-            session.out.print(["", *_coverage_view(one, session.out.width)])
+            ctx.out.print(["", *_coverage_view(one, ctx.out.width)])
     return 0 if all(result.passed for result in results) else 1
 
 
 def _nothing(policies: Sequence[str], found: Sequence[Suite], run: str | None) -> Diagnostic:
-    names = [ready.test.name for suite in found for ready in suite.tests]
+    names = [bound.test.name for suite in found for bound in suite.tests]
     if run and names:
         from devpolicy._core.toml.tables import did_you_mean
 

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from devpolicy._core.cli import complete
-from devpolicy._core.cli.family import family_of, family_options, types_of
+from devpolicy._core.cli import complete, complete_keys
+from devpolicy._core.cli.context import CliContext, common, pass_context
+from devpolicy._core.cli.host_space import host_space_of, host_space_options, types_of
 from devpolicy._core.cli.inputs import (
     NO_MODEL,
     on_every_host,
+    overlay_facts,
     overlay_options,
-    overlays_told,
     policy_argument,
     trees_of,
 )
 from devpolicy._core.cli.report import write_findings
-from devpolicy._core.cli.session import Session, common, pass_session
 from devpolicy._core.cli.table import facts
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import Policy
@@ -26,17 +26,25 @@ from devpolicy._core.language.policy import Policy
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from devpolicy._core.cli.screen import Line
+    from devpolicy._core.cli.output import Line
     from devpolicy._core.host import Host
     from devpolicy._core.language.policy import Overrides
     from devpolicy._core.language.properties import Property
-    from devpolicy._core.review.families import Family
+    from devpolicy._core.review.host_space import HostSpace
     from devpolicy._core.review.verify import Verdict
 
 
 @click.command(name="verify", short_help="Hold a policy against properties, on every host of a family.")
 @policy_argument
-@click.option("--property", "-p", "names", metavar="PROPERTY", multiple=True, help="What must hold; may be repeated.")
+@click.option(
+    "--property",
+    "-p",
+    "names",
+    metavar="PROPERTY",
+    multiple=True,
+    shell_complete=complete_keys.properties,
+    help="What must hold; may be repeated.",
+)
 @click.option(
     "--model",
     metavar="MODEL",
@@ -46,16 +54,16 @@ if TYPE_CHECKING:
 )
 @click.option("--trees", is_flag=True, help="Draw models too, with Hypothesis.")
 @overlay_options
-@family_options
+@host_space_options
 @click.option(
     "--examples", type=click.IntRange(1), default=200, show_default=True, metavar="N", help="Hosts to draw of a range."
 )
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Which hosts are drawn.")
 @click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Processes; by default one for each core.")
 @common(formats=("human", "json", "github"))
-@pass_session
+@pass_context
 def command(
-    session: Session,
+    ctx: CliContext,
     policy: str,
     names: tuple[str, ...],
     model: tuple[str, ...],
@@ -72,19 +80,19 @@ def command(
     seed: int,
     jobs: int | None,
 ) -> int:
-    """Hold a policy against properties on every host of a family.
+    """Check properties of a policy on every host of a host space.
 
-    Of one that is broken the smallest host is shown that breaks it.
+    For a broken property the smallest host that breaks it is shown.
 
-    Where `--memory` is a list the family is finite: every host is planned, and what holds is proved for it. Of a range
-    hosts are drawn (this needs Hypothesis, `devpolicy[testing]`), and what is not found may still be there.
+    With a list of `--memory` the host space is finite: every host is planned, and a property that holds is proved.
+    With a range, hosts are drawn (this needs Hypothesis, `devpolicy[testing]`), and a counterexample may be missed.
 
     --profile and --set are laid over the policy on each host. Of the environment only DEVPOLICY_PROFILE is read.
 
     \b
     Properties of each plan: always_resolves, placed_or_refused, within_budget,
     ties_together, blocks_whole, one_type, resident, never_on:TERM,
-    same_each_time. Of the family: monotone, every_rule_reachable.
+    same_each_time. Of the host space: monotone, every_rule_reachable.
 
     \b
     Examples:
@@ -98,29 +106,29 @@ def command(
     from devpolicy._core.review.outcome import has_model
 
     loaded = on_every_host(Policy.load(policy), profile, overrides)
-    family = family_of(types_of(types, _text(loaded)), accelerators, memory, free, ram, mixed=mixed)
+    space = host_space_of(types_of(types, _text(loaded)), accelerators, memory, free, ram, mixed=mixed)
     wanted = _properties(names, loaded) or list(proving.DEFAULTS)
-    found = trees_of(session, [loaded], model, drawn=trees)
-    if trees or family.size is None or family.size > proving.MOST_HOSTS:
-        from devpolicy._core.review.draw import search
+    found = trees_of(ctx, [loaded], model, drawn=trees)
+    if trees or space.size is None or space.size > proving.MOST_HOSTS:
+        from devpolicy._core.review.fuzz import search
 
-        with session.working("drawing hosts"):
-            verdicts = search(loaded, found, family, wanted, trees=trees, examples=examples, seed=seed)
+        with ctx.working("drawing hosts"):
+            verdicts = search(loaded, found, space, wanted, trees=trees, examples=examples, seed=seed)
     else:
-        with session.progress("planning") as progress:
-            verdicts = proving.verify(loaded, found, family, wanted, jobs=jobs, progress=progress)
-    if session.json:
-        session.print_json(_as_json(policy, loaded, family, verdicts))
-    elif session.format == "github":
-        write_findings(session, [_finding(loaded, verdict) for verdict in verdicts if verdict.status == "broken"])
+        with ctx.progress("planning") as progress:
+            verdicts = proving.verify(loaded, found, space, wanted, jobs=jobs, progress=progress)
+    if ctx.json:
+        ctx.print_json(_as_json(policy, loaded, space, verdicts))
+    elif ctx.format == "github":
+        write_findings(ctx, [_finding(loaded, verdict) for verdict in verdicts if verdict.status == "broken"])
     else:
         chosen_only = not trees and not has_model(loaded, found)
-        session.out.print(_view(loaded, family, verdicts, session.out.width, chosen_only=chosen_only))
+        ctx.out.print(_view(loaded, space, verdicts, ctx.out.width, chosen_only=chosen_only))
     return 1 if any(verdict.status == "broken" for verdict in verdicts) else 0
 
 
 def _text(policy: Policy) -> str:
-    """Return what is searched for types of accelerators: everything that the policy says, but its tests and hosts."""
+    """Return the text to search for accelerator types: the whole policy without its tests and hosts."""
     return repr((replace(policy.top, prefer_place=None), policy.components, policy.profiles, policy.overrides))
 
 
@@ -158,9 +166,11 @@ def _hosts(verdict: Verdict, asked: Overrides) -> str:
     return "\n".join(parts)
 
 
-def _view(policy: Policy, family: Family, verdicts: Sequence[Verdict], width: int, *, chosen_only: bool) -> list[Line]:
+def _view(
+    policy: Policy, space: HostSpace, verdicts: Sequence[Verdict], width: int, *, chosen_only: bool
+) -> list[Line]:
     model = [("model", NO_MODEL)] if chosen_only else []
-    lines: list[Line] = facts([("hosts", str(family)), *overlays_told(policy), *model], width=width)
+    lines: list[Line] = facts([("hosts", str(space)), *overlay_facts(policy), *model], width=width)
     broken = True
     for verdict in verdicts:
         if broken or verdict.status == "broken":
@@ -189,21 +199,21 @@ def _indented(text: str) -> list[Line]:
     return [f"  {line}".rstrip() for line in text.removesuffix("\n").split("\n")]
 
 
-def _as_json(policy: str, asked: Policy, family: Family, verdicts: Sequence[Verdict]) -> dict[str, object]:
+def _as_json(policy: str, asked: Policy, space: HostSpace, verdicts: Sequence[Verdict]) -> dict[str, object]:
     return {
         "schema": 1,
         "policy": policy,
         "profile": asked.overrides.profile,
         "set": list(asked.overrides.values),
         "family": {
-            "types": list(family.types),
-            "accelerators": family.most,
-            "memory": list(family.memory),
-            "free": list(family.free),
-            "ram": list(family.ram),
-            "mixed": family.mixed,
-            "ranged": family.ranged,
-            "hosts": family.size,
+            "types": list(space.types),
+            "accelerators": space.most,
+            "memory": list(space.memory),
+            "free": list(space.free),
+            "ram": list(space.ram),
+            "mixed": space.mixed,
+            "ranged": space.ranged,
+            "hosts": space.size,
         },
         "verdicts": [
             {

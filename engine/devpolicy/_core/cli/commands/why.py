@@ -9,6 +9,7 @@ import click
 
 from devpolicy._core.cli import complete
 from devpolicy._core.cli.commands.resolve import preferences
+from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context
 from devpolicy._core.cli.inputs import (
     check_component,
     check_model,
@@ -21,7 +22,6 @@ from devpolicy._core.cli.inputs import (
     overlay_options,
     policy_argument,
 )
-from devpolicy._core.cli.session import PATIENCE, Session, common, pass_session
 from devpolicy._core.errors import Diagnostic, ModelError
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.placement.targets import TARGETS
@@ -29,7 +29,7 @@ from devpolicy._core.sizes import format_size
 from devpolicy._core.verbs.joint import JointPlanner, Request
 
 if TYPE_CHECKING:
-    from devpolicy._core.cli.screen import Line
+    from devpolicy._core.cli.output import Line
     from devpolicy._core.model.tree import ModelTree
     from devpolicy._core.placement.plan import Placement, Plan
 
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 @overlay_options
 @click.option("--target", type=click.Choice(list(TARGETS)), help="The consumer to plan for; hf by default.")
 @common()
-@pass_session
+@pass_context
 def command(
-    session: Session,
+    ctx: CliContext,
     policy: str,
     module: str,
     model: str | None,
@@ -57,8 +57,8 @@ def command(
 ) -> None:
     """Show why a module is where it is: the rule that decided, and what became of each preference.
 
-    MODULE is a module's path; for a container, all that is inside is told. `""` is the whole model. Without --model it
-    is the one that the policy names for the component.
+    MODULE is a module's path; for a container, all modules inside are shown. `""` is the whole model. Without --model
+    it is the one that the policy names for the component.
 
     \b
     Examples:
@@ -67,24 +67,24 @@ def command(
       devpolicy why rag-pipeline lm_head --component generator
     """
     loaded = Policy.load(policy)
-    machine = load_host(session, host, loaded)
+    machine = load_host(ctx, host, loaded)
     loaded = on_host(loaded, machine, profile, overrides)
     check_component(loaded, component)
     check_model(loaded, component, given=model is not None)
-    request = Request(loaded, component, None if model is None else load_model(session, model), target=target)
+    request = Request(loaded, component, None if model is None else load_model(ctx, model), target=target)
     tree = request.tree()
     if tree is not None:
         _check(module, tree)
-    with session.working("planning", patience=PATIENCE):
+    with ctx.working("planning", patience=PATIENCE):
         plan = JointPlanner(machine).place(replace(request, model=tree)).plan
     # A placement is asked for by any path; a module without tensors inside a divided container has none.
     units = plan.placements.below(module)
     unit_paths = {_unit_of(plan, path): unit for path, unit in units.items()}
     terms = plan.trace.terms if plan.trace else ()
     notes = {path: plan.trace.of(path) for path in unit_paths} if plan.trace else {}
-    if session.json:
+    if ctx.json:
         placements = plan.to_dict()["placements"]
-        session.print_json(
+        ctx.print_json(
             {
                 "schema": 1,
                 "component": component,
@@ -96,7 +96,7 @@ def command(
         )
         return
     lines: list[Line] = _decisions(module, unit_paths, notes, loaded)
-    session.out.print([*lines, "", *preferences(terms, session.out.width)])
+    ctx.out.print([*lines, "", *preferences(terms, ctx.out.width)])
 
 
 def _check(module: str, tree: ModelTree) -> None:
@@ -128,14 +128,14 @@ def _unit_of(plan: Plan, path: str) -> str:
 
 
 def _decisions(module: str, units: dict[str, Placement], notes: dict[str, list[str]], policy: Policy) -> list[Line]:
-    from devpolicy._core.cli.fold import fold
+    from devpolicy._core.cli.collapse_ranges import collapse_ranges
 
     rules = [*policy.rules, *(rule for entry in policy.components for rule in entry.rules)]
     places = {rule.name: rule.place for rule in rules if rule.place}
     if not units:
         return [f"{module} holds no tensors, so it is not placed"]
     lines: list[Line] = []
-    rows = fold((path, (unit, *notes.get(path, []))) for path, unit in _alike(units).items())
+    rows = collapse_ranges((path, (unit, *notes.get(path, []))) for path, unit in _alike(units).items())
     for row in rows:
         unit = units[row.paths[0]]
         size = format_size(sum(units[path].bytes for path in row.paths))
@@ -152,7 +152,7 @@ def _decisions(module: str, units: dict[str, Placement], notes: dict[str, list[s
 
 
 def _alike(units: dict[str, Placement]) -> dict[str, tuple[str, ...]]:
-    """What must agree for units to be told as one: everything but their sizes."""
+    """What must agree for units to share a row: everything but their sizes."""
     return {path: (str(unit.device), str(unit.runs_on), unit.rule, unit.reason) for path, unit in units.items()}
 
 

@@ -1,8 +1,8 @@
-"""The real machine, asked once, as a `Host`.
+"""Activated the real machine, once, into a `Host`.
 
-The only code that asks it. Three rules: nothing is initialised in this process (no CUDA context, no
+The only code that queries it. Three rules: nothing is initialised in this process (no CUDA context, no
 import of torch), the environment is read and never changed, and a source that raises or hangs becomes
-a fault of the host, never an exception. What a plan makes of the facts is not known here.
+a fault of the host, never an exception.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from devpolicy._core.errors import HostError
 from devpolicy._core.host import Host
 from devpolicy._core.host.probe import system
-from devpolicy._core.host.probe.answer import Answer, reason, within
-from devpolicy._core.host.probe.ask import answers
-from devpolicy._core.host.probe.child import ask, ask_child, questions, read_answer
+from devpolicy._core.host.probe.child_process import probe_in_child, questions, read_result, run_probe
 from devpolicy._core.host.probe.devices import PLUGINS, Sources, accelerators
-from devpolicy._core.host.probe.hardware import vendors
+from devpolicy._core.host.probe.hardware_hints import vendors
+from devpolicy._core.host.probe.probe_result import ProbeResult, reason, with_timeout
+from devpolicy._core.host.probe.torch_probe import answers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ TIMEOUT = 20.0
 
 
 def probe(disk_path: str | os.PathLike[str] | None = None, *, timeout: float = TIMEOUT) -> Host:
-    """Ask this machine and return what it said.
+    """Query this machine and return it as a host.
 
     `disk_path`: where offloaded weights would be written, by default the current folder. `timeout`: seconds for each
     source that can hang. Takes milliseconds without an accelerator, some 50 more where NVML is asked, and the seconds
@@ -64,7 +64,7 @@ def probe(disk_path: str | os.PathLike[str] | None = None, *, timeout: float = T
 
 def _amount(source: str, ask: Callable[[], Amount], timeout: float, faults: dict[str, str]) -> Amount:
     try:
-        return within(timeout, ask)
+        return with_timeout(timeout, ask)
     except Exception as error:  # noqa: BLE001 - whatever a source raises becomes its fault
         faults[source] = reason(error)
         return system.Amount(0, 0)
@@ -72,7 +72,7 @@ def _amount(source: str, ask: Callable[[], Amount], timeout: float, faults: dict
 
 def _sources(system_name: str, arch: str, timeout: float) -> Sources:
     return Sources(
-        signs=vendors(system_name, arch),
+        hardware_hints=vendors(system_name, arch),
         ask_nvml=_nvml(timeout),
         torch=system.torch_build(),
         plugins=frozenset(name for name in PLUGINS.values() if _installed(name)),
@@ -86,7 +86,7 @@ def _nvml(timeout: float) -> Callable[[], dict[str, Any]] | None:
         folder = str(metadata.distribution("nvidia-ml-py").locate_file(""))
     except metadata.PackageNotFoundError:
         return None
-    return lambda: ask([*questions("nvml", timeout), folder], timeout)
+    return lambda: run_probe([*questions("nvml", timeout), folder], timeout)
 
 
 def _installed(distribution: str) -> bool:
@@ -97,10 +97,10 @@ def _installed(distribution: str) -> bool:
     return True
 
 
-def _ask_torch(types: Sequence[str], timeout: float) -> dict[str, Answer]:
+def _ask_torch(types: Sequence[str], timeout: float) -> dict[str, ProbeResult]:
     """Ask a child process, except for what a torch that is already loaded says without initialising anything: mps."""
     torch = sys.modules.get("torch")
     here = [name for name in types if name == "mps" and torch is not None]
     elsewhere = [name for name in types if name not in here]
-    told = {name: read_answer(name, told) for name, told in answers(torch, here).items()}
-    return told | (ask_child(elsewhere, timeout) if elsewhere else {})
+    told = {name: read_result(name, told) for name, told in answers(torch, here).items()}
+    return told | (probe_in_child(elsewhere, timeout) if elsewhere else {})

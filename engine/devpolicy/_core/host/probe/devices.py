@@ -1,7 +1,7 @@
-"""From sources to accelerators: who is asked for which type, and whose word counts.
+"""From sources to accelerators: which source is queried for a type, and which one is believed.
 
 Owns the order of sources: NVML first for NVIDIA GPUs, torch for all else and where NVML fails.
-What can be asked comes as an argument, so this decides and asks nothing itself.
+The sources are arguments, so this is a decision without any query of its own.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from devpolicy._core.errors import HostError
 from devpolicy._core.host import MOST_DEVICES, Host
 from devpolicy._core.host.probe import nvml as nvidia
-from devpolicy._core.host.probe.answer import MALFORMED, Answer, clean
-from devpolicy._core.host.probe.child import Hangs, NoAnswer
+from devpolicy._core.host.probe.child_process import ProbeError, ProbeTimeout
+from devpolicy._core.host.probe.probe_result import MALFORMED, ProbeResult, clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -22,49 +22,49 @@ if TYPE_CHECKING:
     from devpolicy._core.host.probe.system import Amount, TorchBuild
 
 TYPE_OF = {"nvidia": "cuda", "amd": "cuda", "intel": "xpu", "ascend": "npu", "habana": "hpu", "apple": "mps"}
-# What makes torch know a type: one of the toolkits that it was built with, or a distribution beside it.
 TOOLKITS = {"cuda": {"cuda", "hip"}, "xpu": {"xpu"}}
+"""The toolkits of which torch needs one to know a type; other types come with the system, or with a plugin."""
 PLUGINS = {"npu": "torch-npu", "hpu": "habana-torch-plugin"}
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What there is to ask on a machine."""
+    """The sources of facts on a machine."""
 
-    signs: frozenset[str]
-    """Vendors of which there are signs (`hardware.vendors`)."""
+    hardware_hints: frozenset[str]
+    """Vendors whose hardware may be there (`hardware_hints.vendors`)."""
     ask_nvml: Callable[[], Mapping[str, Any]] | None
-    """Returns what `ask.ask_nvml` tells, `None` without nvidia-ml-py. Raises `NoAnswer`."""
+    """Returns the answer of `torch_probe.ask_nvml`; `None` without nvidia-ml-py. Raises `ProbeError`."""
     torch: TorchBuild | None
     plugins: frozenset[str]
     """Which distributions of `PLUGINS` are installed."""
-    ask_torch: Callable[[Sequence[str]], Mapping[str, Answer]]
-    """Returns torch's answer for each type, and does not raise."""
+    ask_torch: Callable[[Sequence[str]], Mapping[str, ProbeResult]]
+    """Returns torch's result for each type, and does not raise."""
 
 
-def accelerators(sources: Sources, ram: Amount, environ: Mapping[str, str]) -> Answer:
-    """Return the accelerators of every type of which there is a sign, with the faults of what did not answer."""
-    types = list(dict.fromkeys(TYPE_OF[sign] for sign in sorted(sources.signs)))
+def accelerators(sources: Sources, ram: Amount, environ: Mapping[str, str]) -> ProbeResult:
+    """Return the accelerators of every type with a hardware hint, with the faults of sources that did not answer."""
+    types = list(dict.fromkeys(TYPE_OF[sign] for sign in sorted(sources.hardware_hints)))
     found = {}
-    if "nvidia" in sources.signs and sources.ask_nvml is not None:
+    if "nvidia" in sources.hardware_hints and sources.ask_nvml is not None:
         found["cuda"] = _by_nvml(sources, sources.ask_nvml, ram, environ)
     asked: list[str] = []
-    refused: list[Answer] = []
+    refused: list[ProbeResult] = []
     for type_ in types:
         settled = found.get(type_)
         # NVML's failure is not torch's: the driver of a Jetson has no NVML, and CUDA works.
         if settled is not None and (settled.accelerators or settled.versions or dict(settled.faults).get("cuda")):
             continue
-        why = cannot_serve(type_, sources)
+        why = unsupported_reason(type_, sources)
         if why:
-            refused.append(Answer(faults=((type_, why),)))
+            refused.append(ProbeResult(faults=((type_, why),)))
         else:
             asked.append(type_)
     told = sources.ask_torch(asked) if asked else {}
     return _together([*found.values(), *refused, *(_shared_memory(told[type_], ram) for type_ in asked)])
 
 
-def cannot_serve(type_: str, sources: Sources) -> str | None:
+def unsupported_reason(type_: str, sources: Sources) -> str | None:
     """Return why torch, as installed, does not know a type; `None` where it does or may."""
     build = sources.torch
     if build is None:
@@ -76,20 +76,22 @@ def cannot_serve(type_: str, sources: Sources) -> str | None:
     return f"{plugin} is not installed" if plugin and plugin not in sources.plugins else None
 
 
-def _by_nvml(sources: Sources, ask: Callable[[], Mapping[str, Any]], ram: Amount, environ: Mapping[str, str]) -> Answer:
+def _by_nvml(
+    sources: Sources, ask: Callable[[], Mapping[str, Any]], ram: Amount, environ: Mapping[str, str]
+) -> ProbeResult:
     try:
         told = ask()
         if "fault" in told:
-            return Answer(faults=(("nvml", clean(told["fault"]) or "no reason was given"),))
+            return ProbeResult(faults=(("nvml", clean(told["fault"]) or "no reason was given"),))
         everything = nvidia.read(told, ram)
-    except Hangs as late:
+    except ProbeTimeout as late:
         # The driver hangs, so torch would too.
-        return Answer(faults=(("cuda", str(late)), ("nvml", str(late))))
-    except NoAnswer as none:
-        return Answer(faults=(("nvml", str(none)),))
+        return ProbeResult(faults=(("cuda", str(late)), ("nvml", str(late))))
+    except ProbeError as none:
+        return ProbeResult(faults=(("nvml", str(none)),))
     except MALFORMED:
-        return Answer(faults=(("nvml", "its answer makes no sense"),))
-    missing = cannot_serve("cuda", sources) if sources.torch else None
+        return ProbeResult(faults=(("nvml", "its answer makes no sense"),))
+    missing = unsupported_reason("cuda", sources) if sources.torch else None
     answer = None
     if not missing and sources.torch and not nvidia.order_is_known(everything, environ):
         answer = nvidia.seen_in_order(everything, sources.ask_torch(["cuda"])["cuda"].accelerators)
@@ -97,7 +99,7 @@ def _by_nvml(sources: Sources, ask: Callable[[], Mapping[str, Any]], ram: Amount
     return replace(answer, faults=(("cuda", missing),)) if missing and answer.accelerators else answer
 
 
-def _shared_memory(answer: Answer, ram: Amount) -> Answer:
+def _shared_memory(answer: ProbeResult, ram: Amount) -> ProbeResult:
     """A device that shares the machine's memory has no more free than the machine has."""
     limited = (
         replace(device, free=min(device.free, ram.free))
@@ -108,13 +110,13 @@ def _shared_memory(answer: Answer, ram: Amount) -> Answer:
     return replace(answer, accelerators=tuple(limited))
 
 
-def _together(answers: Sequence[Answer]) -> Answer:
+def _together(answers: Sequence[ProbeResult]) -> ProbeResult:
     faults: dict[str, str] = {}
     for answer in answers:
         for source, why in answer.faults:
             faults.setdefault(source, why)
     kept = [_countable(answer.accelerators, faults) for answer in answers]
-    return Answer(
+    return ProbeResult(
         tuple(device for devices in kept for device in devices),
         tuple(version for answer in answers for version in answer.versions),
         tuple(faults.items()),

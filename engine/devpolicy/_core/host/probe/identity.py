@@ -1,4 +1,4 @@
-"""What in the facts of a host tells which machine it is, and a host without that.
+"""Facts of a host that identify the machine, and a host without them.
 
 Owns the kinds of identifiers and where they stand: in fields of their own, and inside the texts of drivers. What a
 machine is called comes as an argument, so this asks nothing.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from devpolicy._core.host.probe.answer import Answer, accelerator, clean
+from devpolicy._core.host.probe.probe_result import ProbeResult, accelerator, clean
 from devpolicy._core.host.probe.visible import Gpu, Seen, visible
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Inventory:
 
 
 def read(told: Mapping[str, Any], ram: Amount) -> Inventory:
-    """Return what `ask.inventory` told as an inventory. Raises one of `MALFORMED` for anything else.
+    """Return the answer of `torch_probe.inventory` as an inventory. Raises one of `MALFORMED` for anything else.
 
     `ram` stands for the memory of a GPU that has none of its own.
     """
@@ -60,7 +60,7 @@ def order_is_known(found: Inventory, environ: Mapping[str, str]) -> bool:
     return environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or len(names) <= 1
 
 
-def seen(found: Inventory, environ: Mapping[str, str]) -> Answer:
+def seen(found: Inventory, environ: Mapping[str, str]) -> ProbeResult:
     """Return the GPUs that a process with these variables sees, in the order of torch's ids."""
     gpus = [
         Gpu(gpu.uuid or "", None if instances is None else tuple(instance.uuid or "" for instance in instances))
@@ -70,7 +70,7 @@ def seen(found: Inventory, environ: Mapping[str, str]) -> Answer:
     return _answer(found, [_pick(found, entry) for entry in chosen])
 
 
-def seen_in_order(found: Inventory, torchs: Sequence[Accelerator]) -> Answer | None:
+def seen_in_order(found: Inventory, torchs: Sequence[Accelerator]) -> ProbeResult | None:
     """Return the GPUs in the order in which torch counts them, by UUID; `None` where that fails for one."""
     by_uuid = {gpu.uuid: gpu for gpu in found.gpus if gpu.uuid}
     matched = [by_uuid.get(device.uuid) for device in torchs if device.uuid]
@@ -85,6 +85,6 @@ def _pick(found: Inventory, entry: Seen) -> Accelerator:
     return (found.instances[entry.position] or ())[entry.instance]
 
 
-def _answer(found: Inventory, devices: Sequence[Accelerator]) -> Answer:
+def _answer(found: Inventory, devices: Sequence[Accelerator]) -> ProbeResult:
     versions = (("driver", found.driver),) if found.driver else ()
-    return Answer(tuple(devices), versions)
+    return ProbeResult(tuple(devices), versions)

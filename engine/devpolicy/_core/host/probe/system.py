@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from devpolicy._core.host import ARCHITECTURES, SOFTWARE, SYSTEMS, normal_name
-from devpolicy._core.host.probe.answer import clean
+from devpolicy._core.host.probe.probe_result import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

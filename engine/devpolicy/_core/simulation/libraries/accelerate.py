@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.simulation.build import accelerator_type, usable
 from devpolicy._core.simulation.libraries import Around, Library
+from devpolicy._core.simulation.libraries.constants import OfEachSimulation
 from devpolicy._core.simulation.libraries.torch_devices import device_index
-from devpolicy._core.simulation.running import running
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,22 +69,12 @@ def get_driver_version(simulation: Simulation) -> str:
     return version
 
 
-class SharedState:
-    """The dict that all instances of a class share: one for the real machine, and one for each simulation."""
+class SharedState(OfEachSimulation):
+    """The dict that all instances of a class share."""
 
-    def __init__(self, original: Any) -> None:
-        self._original = original
-
-    def __get__(self, instance: object, owner: type | None = None) -> Any:
-        simulation = running()
-        if simulation is None:
-            # With torch_xla the original is a descriptor itself.
-            get = getattr(type(self._original), "__get__", None)
-            return self._original if get is None else get(self._original, instance, owner)
-        if self not in simulation.memo:
-            simulation.memo[self] = {}
-            _keep_out_of_environment(simulation)
-        return simulation.memo[self]
+    def begun(self, simulation: Simulation) -> None:
+        """Take back what accelerate is about to set."""
+        _keep_out_of_environment(simulation)
 
 
 def _keep_out_of_environment(simulation: Simulation) -> None:

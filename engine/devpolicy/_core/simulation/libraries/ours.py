@@ -20,7 +20,7 @@ def probe(simulation: Simulation, disk_path: Any = None, *, timeout: float = 0.0
     Where a neighbour takes memory, the host as it is at this question.
     """
     host = simulation.host
-    if not any(device.neighbour for device in host.accelerators):
+    if not any(device.memory_pressure for device in host.accelerators):
         return host
     facts = {entry.name: getattr(host, entry.name) for entry in fields(host) if entry.name != "accelerators"}
     return Host([_now(simulation, device) for device in host.accelerators], **facts)
@@ -56,7 +56,10 @@ def _of_each_simulation(original: property) -> property:
 LIBRARY = Library(
     answers={"devpolicy._core.host.probe": {"probe": probe}},
     class_attributes={
-        "devpolicy._core.verbs.context": {"Block.joint": _of_each_simulation, "Block.effective": _of_each_simulation}
+        "devpolicy._core.verbs.context": {
+            "PolicyContext.joint": _of_each_simulation,
+            "PolicyContext.effective": _of_each_simulation,
+        }
     },
     ask=running_for_us,
 )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from devpolicy._core.simulation.gpus import architectures, cudnn_version
 from devpolicy._core.simulation.libraries import ORIGINAL, Around, Library
 from devpolicy._core.simulation.libraries.torch_refused import _guarded, refuse
-from devpolicy._core.simulation.libraries.torch_tensors import _swap
+from devpolicy._core.simulation.libraries.torch_tensors import swap
 from devpolicy._core.simulation.refusal import refusal
 from devpolicy._core.simulation.running import running
 
@@ -210,17 +210,17 @@ def put(simulation: Simulation) -> None:
     import torch
 
     for name, function in _c_half(simulation, held).items():
-        _swap(simulation, torch._C.__dict__, name, function)
+        swap(simulation, torch._C.__dict__, name, function)
     if not simulation.devices("cuda") or simulation.host.fault("cuda"):
         return
-    _swap(simulation, torch.cuda.__dict__, "_cudart", Runtime(simulation, held))
+    swap(simulation, torch.cuda.__dict__, "_cudart", Runtime(simulation, held))
     # `torch.backends.cudnn` stands in front of its own module.
     cudnn: Any = torch.backends.cudnn
     inner: dict[str, Any] = getattr(cudnn, "m", cudnn).__dict__
-    _swap(simulation, inner, "is_available", lambda: True)
-    _swap(simulation, inner, "version", partial(cudnn_version, simulation))
+    swap(simulation, inner, "is_available", lambda: True)
+    swap(simulation, inner, "version", partial(cudnn_version, simulation))
     # Layers would bring their weights into cuDNN's form, and then run its kernels.
-    _swap(simulation, inner, "is_acceptable", lambda tensor: False)
+    swap(simulation, inner, "is_acceptable", lambda tensor: False)
 
 
 def _refuse_pool(simulation: Simulation, args: Any, kwargs: Any) -> None:

@@ -1,50 +1,135 @@
-"""torch.distributed: what its backends take for memory of a GPU is refused, since they would crash on it.
+"""torch.distributed: groups of processes whose ranks hold tensors on simulated devices.
 
-Gloo, which a CPU build of torch has, looks for its CUDA half without asking whether there is one.
+A CPU build of torch has gloo, which looks for its CUDA half without asking whether there is one, and no nccl. Where
+devices hold tensors, gloo's groups are made to work on their memory, and groups of nccl are such groups of gloo under
+its name.
 """
 
 from __future__ import annotations
 
-from functools import partial
+import sys
+from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from devpolicy._core.simulation.held import KINDS
-from devpolicy._core.simulation.libraries import Around, Library
-from devpolicy._core.simulation.refusal import refusal
+from devpolicy._core.simulation.build import count
+from devpolicy._core.simulation.libraries import Library
+from devpolicy._core.simulation.libraries.torch_tensors import swap
 from devpolicy._core.simulation.running import running
+from devpolicy._core.simulator.loading import load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from devpolicy._core.simulation.running import Simulation
 
-REDUCING = ("all_reduce", "reduce_scatter", "reduce_scatter_tensor", "all_to_all", "all_to_all_single")
+C10D = "torch.distributed.distributed_c10d"
+TIMEOUT = timedelta(minutes=10)
+NCCL_VERSION = (2, 28, 9)
+"""The version that the tested torch's builds for CUDA bring along."""
 
 
-def _on_device(value: Any) -> bool:
-    """Whether a tensor, or one of a list, is on a simulated device."""
-    if isinstance(value, list | tuple):
-        return any(map(_on_device, value))
-    return getattr(getattr(value, "device", None), "type", None) in KINDS
+class _Group(type):
+    """The type of a class that stands in for gloo's: what it makes works on simulated devices too."""
 
+    original: Any
 
-def _collective(name: str, simulation: Simulation, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    if _on_device((*args, *kwargs.values())):
-        raise refusal(simulation, f"torch.distributed.{name}()")
-    return original(*args, **kwargs)
-
-
-def _data_parallel(original: Callable[..., Any]) -> Callable[..., Any]:
-    def make(self: Any, module: Any, *args: Any, **kwargs: Any) -> Any:
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        made = cls.original(*args, **kwargs)
         simulation = running()
-        if simulation is not None and simulation.held is not None and _on_device([*module.parameters()]):
-            raise refusal(simulation, "torch.nn.parallel.DistributedDataParallel()")
-        return original(self, module, *args, **kwargs)
+        return made if simulation is None or simulation.held is None else load().GroupOnDevices(made, "gloo")
 
-    return make
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, cls.original) or _is_group(instance, "gloo")
+
+    def __getattr__(cls, name: str) -> Any:
+        return getattr(cls.original, name)
+
+
+def _gloo(original: Any) -> Any:
+    return _Group(original.__name__, (), {"original": original, "__module__": C10D, "__doc__": original.__doc__})
+
+
+def _is_group(instance: object, name: str) -> bool:
+    return type(instance).__name__ == "GroupOnDevices" and getattr(instance, "name", str)() == name
+
+
+class _Nccl(type):
+    def __instancecheck__(cls, instance: object) -> bool:
+        return _is_group(instance, "nccl")
+
+
+@cache
+def nccl_class() -> Any:
+    """Return what stands where a build of torch for CUDA has `ProcessGroupNCCL`."""
+    from torch._C._distributed_c10d import Backend, ProcessGroupGloo
+
+    class Options(Backend.Options):
+        """The options of a group. Those of nccl alone are kept and change nothing."""
+
+        def __init__(self, is_high_priority_stream: bool = False) -> None:
+            super().__init__("nccl", TIMEOUT)
+            self.is_high_priority_stream = is_high_priority_stream
+
+    class ProcessGroupNCCL(metaclass=_Nccl):
+        """A group of processes, in nccl's place."""
+
+        def __new__(cls, store: Any, rank: int, size: int, options: Any = None) -> Any:
+            timeout = TIMEOUT if options is None else options._timeout
+            return load().GroupOnDevices(ProcessGroupGloo(store, rank, size, timeout), "nccl")
+
+    ProcessGroupNCCL.__module__ = C10D
+    ProcessGroupNCCL.Options = Options  # type: ignore[attr-defined]
+    return ProcessGroupNCCL
+
+
+def _begin(simulation: Simulation) -> None:
+    """Let groups take the host's tensors, those that there are already too, and torch have nccl where it has CUDA."""
+    module = sys.modules.get(C10D)
+    if simulation.held is None or module is None:
+        return
+    for group in module._world.pg_map:
+        _let_take_devices(group)
+    if count(simulation, "cuda"):
+        _put_nccl(simulation, module)
+
+
+def _let_take_devices(group: Any) -> None:
+    """Give a group that was made before the host a backend for its devices, which it keeps."""
+    import torch
+    from torch._C._distributed_c10d import ProcessGroup, ProcessGroupGloo
+
+    for device in group._device_types:
+        backend = None if device.type == "cpu" else group._get_backend(device)
+        if isinstance(backend, ProcessGroupGloo) and not _is_group(backend, "gloo"):
+            on_devices = load().GroupOnDevices(backend, "gloo")
+            # Of another type, since a group has one backend for each.
+            group._register_backend(torch.device(device.type), ProcessGroup.BackendType.CUSTOM, on_devices)
+
+
+def _put_nccl(simulation: Simulation, module: Any) -> None:
+    swap(simulation, vars(module), "_NCCL_AVAILABLE", True)
+    swap(simulation, vars(module), "default_pg_nccl_timeout", TIMEOUT)
+    for name in (C10D, "torch.distributed", "torch._C._distributed_c10d"):
+        swap(simulation, vars(sys.modules[name]), "ProcessGroupNCCL", nccl_class())
+
+
+def _version(simulation: Simulation) -> tuple[int, int, int]:
+    return NCCL_VERSION
+
+
+def _log(original: Any) -> Any:
+    """Leave out what `DistributedDataParallel` logs of a group, which torch takes for gloo's own class by its name."""
+
+    def set_construction_data_and_log(self: Any, *args: Any, **kwargs: Any) -> None:
+        simulation = running()
+        if simulation is None or simulation.held is None:
+            original(self, *args, **kwargs)
+
+    return set_construction_data_and_log
 
 
 LIBRARY = Library(
-    tensors={"torch.distributed.distributed_c10d": {name: Around(partial(_collective, name)) for name in REDUCING}},
-    class_attributes={"torch.nn.parallel.distributed": {"DistributedDataParallel.__init__": _data_parallel}},
+    classes={C10D: {"ProcessGroupGloo": _gloo}},
+    tensors={"torch.cuda.nccl": {"version": _version}},
+    class_attributes={"torch._C._distributed_c10d": {"Logger.set_construction_data_and_log": _log}},
+    entered=_begin,
 )

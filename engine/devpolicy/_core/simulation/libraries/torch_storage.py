@@ -149,9 +149,9 @@ LIBRARY = Library(
     class_attributes={
         "torch.storage": {
             "UntypedStorage.__new__": _make,
-            "UntypedStorage.resize_": _resize,
             "_StorageBase.clone": _clone,
             "_StorageBase.mps": _mps,
+            "UntypedStorage.resize_": _resize,
             # How a queue of another process hands over a GPU's memory.
             "TypedStorage._share_cuda_": _share,
         },

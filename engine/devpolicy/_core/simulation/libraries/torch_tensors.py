@@ -127,36 +127,63 @@ def _c_half(simulation: Simulation, held: Held, type_: str) -> dict[str, Any]:
 
 
 def put_c_half(simulation: Simulation) -> None:
-    """Put what torch's Python code calls into `torch._C`, until the simulation is left."""
+    """Put what torch's Python code calls into `torch._C`, until the simulation is left.
+
+    What another host put there, inside which this one runs, comes back then.
+    """
     held = simulation.held
-    if held is None:
+    if held is None and not _of_hosts:
         return
     import torch
 
-    names: dict[str, Any] = {name: partial(_refuse, simulation, f"torch._C.{name}") for name in REFUSED}
-    names |= torch_parallel.c_half()
-    for type_ in TYPES:
-        names |= _c_half(simulation, held, type_)
-
     namespace: dict[str, Any] = torch._C.__dict__
-    added = {name: value for name, value in names.items() if name not in namespace}
-    namespace.update(added)
-    simulation.restore.append(partial(_take_out, namespace, tuple(added)))
-    _put_generators(simulation, held, torch)
+    names: dict[str, Any] = {}
+    if held is not None:
+        names |= {name: partial(_refuse, simulation, f"torch._C.{name}") for name in REFUSED}
+        names |= torch_parallel.c_half()
+        for type_ in TYPES:
+            names |= _c_half(simulation, held, type_)
+    own = set(namespace).difference(*_of_hosts)
+    _of_hosts.append({name: value for name, value in names.items() if name not in own})
+    _show(namespace)
+    simulation.restore.append(partial(_leave, namespace, _of_hosts[-1]))
+    if held is not None:
+        _put_generators(simulation, held, torch)
+
+
+_of_hosts: list[dict[str, Any]] = []
+"""What is there of `torch._C` on each host that is entered, the innermost last."""
+
+
+def _leave(namespace: dict[str, Any], names: dict[str, Any]) -> None:
+    for name in names:
+        namespace.pop(name, None)
+    # By identity: that of a host with no devices is empty, as another's may be.
+    _of_hosts[:] = [each for each in _of_hosts if each is not names]
+    _show(namespace)
+
+
+def _show(namespace: dict[str, Any]) -> None:
+    """Let torch find what the innermost host has, and nothing else."""
+    for names in _of_hosts[:-1]:
+        for name in names:
+            namespace.pop(name, None)
+    namespace.update(_of_hosts[-1] if _of_hosts else {})
 
 
 def _put_generators(simulation: Simulation, held: Held, torch: Any) -> None:
     for type_ in TYPES:
         working = 0 if simulation.host.fault(type_) else count(simulation, type_)
         generators = tuple(held.default_generator(type_, index) for index in range(working))
-        _swap(simulation, vars(getattr(torch, type_)), "default_generators", generators)
-    _swap(simulation, vars(torch.mps), "_default_mps_generator", None)
+        swap(simulation, vars(getattr(torch, type_)), "default_generators", generators)
+    swap(simulation, vars(torch.mps), "_default_mps_generator", None)
     if count(simulation, "mps"):
         # `torch.mps.manual_seed` does nothing without.
-        _swap(simulation, torch._C.__dict__, "_has_mps", True)
+        swap(simulation, torch._C.__dict__, "_has_mps", True)
 
 
-def _swap(simulation: Simulation, namespace: dict[str, Any], name: str, value: Any) -> None:
+def swap(simulation: Simulation, namespace: dict[str, Any], name: str, value: Any) -> None:
+    """Put a value in the place of another, or of nothing, until a simulation is left."""
     if name in namespace:
         put_back = partial(namespace.update, {name: namespace[name]})
     else:
@@ -165,13 +192,16 @@ def _swap(simulation: Simulation, namespace: dict[str, Any], name: str, value: A
     namespace[name] = value
 
 
-def _take_out(namespace: dict[str, Any], names: tuple[str, ...]) -> None:
-    for name in names:
-        namespace.pop(name, None)
-
-
 def _refuse(simulation: Simulation, what: str, *args: Any, **kwargs: Any) -> Any:
     raise refusal(simulation, f"{what}()")
+
+
+def _run_backward(simulation: Simulation, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run a backward, after autograd has a thread for each device."""
+    if simulation.held is not None and _run_backward not in simulation.memo:
+        simulation.memo[_run_backward] = {}
+        simulation.held.start_engine()
+    return original(*args, **kwargs)
 
 
 def _tensor_str(simulation: Simulation, original: Callable[..., Any], tensor: Any, *args: Any, **kwargs: Any) -> Any:
@@ -202,6 +232,7 @@ LIBRARY = Library(
         "torch.xpu": _shared("xpu"),
         "torch.mps": dict.fromkeys(OF_MPS, ORIGINAL),
         "torch.accelerator": dict.fromkeys(OF_ACCELERATOR, Around(_of_accelerator)),
+        "torch.autograd.graph": {"_engine_run_backward": Around(_run_backward)},
         "torch._tensor_str": {"_tensor_str": Around(_tensor_str)},
         "accelerate.utils.modeling": {"get_max_memory": ORIGINAL},
     },

@@ -20,11 +20,12 @@ struct Held {
   c10::Storage result;
   std::shared_ptr<Ledger> ledger;
   int64_t bytes;
+  uint32_t charged_to = process_number();
 };
 
 inline void release_held(void* context) {
   auto* held = static_cast<Held*>(context);
-  held->ledger->release(held->bytes);
+  held->ledger->release(held->bytes, held->charged_to);
   delete held;
 }
 
@@ -118,7 +119,7 @@ class Allocator final : public c10::DeviceAllocator {
 
   std::pair<size_t, size_t> getMemoryInfo(DeviceIndex index) override {
     const auto figures = ledger_of(*open_world(kind_), kind_, index)->figures();
-    return {std::max<int64_t>(0, figures.capacity - figures.used), figures.total};
+    return {std::max<int64_t>(0, figures.capacity - figures.used - figures.others), figures.total};
   }
 
  private:

@@ -11,6 +11,8 @@
 
 #include <cstring>
 
+#include <map>
+
 namespace devpolicy {
 
 // A stream of the CPU's numbers with the state that a GPU's has: a seed, and how far it has been drawn from.
@@ -144,26 +146,31 @@ inline at::Generator make_generator(int kind, DeviceIndex index) {
   return at::make_generator<Generator>(device, std::make_shared<Numbers>(at::detail::createCPUGenerator()));
 }
 
-// The default generators, a new one for each device of each world.
+// The default generators of each world, by its epoch: those of a suspended world wait for it.
 struct Defaults {
+  using OfWorld = std::array<std::array<at::Generator, kMostDevices>, kKinds>;
   std::mutex lock;
-  uint64_t epoch = 0;
-  std::array<std::array<at::Generator, kMostDevices>, kKinds> all;
+  std::map<uint64_t, OfWorld> worlds;
+  static Defaults& one() {
+    static auto* defaults = new Defaults();
+    return *defaults;
+  }
 };
 
 inline const at::Generator& default_generator(int kind, DeviceIndex index) {
-  static auto* defaults = new Defaults();
   const auto place = index < 0 ? current_index(kind) : index;
   TORCH_CHECK(place < device_count(kind), no_such_device(kind, place));
-  std::lock_guard<std::mutex> hold(defaults->lock);
-  const auto epoch = state().epoch.load();
-  if (defaults->epoch != epoch) {
-    for (auto& row : defaults->all) row.fill(at::Generator());
-    defaults->epoch = epoch;
-  }
-  auto& one = defaults->all[kind][place];
+  auto& defaults = Defaults::one();
+  std::lock_guard<std::mutex> hold(defaults.lock);
+  auto& one = defaults.worlds[state().epoch.load()][kind][place];
   if (!one.defined()) one = make_generator(kind, place);
   return one;
+}
+
+inline void forget_generators(uint64_t epoch) {
+  auto& defaults = Defaults::one();
+  std::lock_guard<std::mutex> hold(defaults.lock);
+  defaults.worlds.erase(epoch);
 }
 
 // The CPU's generator behind a simulated one; others as they are.

@@ -15,9 +15,11 @@
 namespace devpolicy {
 
 inline void set_current(int kind, DeviceIndex index) {
-  if (index < 0) return;
+  const auto world = state().world.load();
+  // Where no host is open torch takes down what it made on one, where nothing may be raised.
+  if (index < 0 || world == nullptr) return;
   TORCH_CHECK(index < device_count(kind), no_such_device(kind, index));
-  if (const auto world = state().world.load()) ledger_of(*world, kind, index)->require_working();
+  ledger_of(*world, kind, index)->require_working();
   current_index(kind) = index;
 }
 

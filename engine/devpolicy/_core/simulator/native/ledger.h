@@ -3,6 +3,8 @@
 // Owns the simulated host as the C++ side knows it. It knows no tensor and no dispatch key's kernels.
 #pragma once
 
+#include "shared.h"
+
 #include <c10/core/Allocator.h>
 #include <c10/core/Device.h>
 #include <c10/core/DispatchKey.h>
@@ -50,14 +52,17 @@ struct Figures {
   int64_t total = 0, capacity = 0, used = 0, peak = 0;
   int64_t allocations = 0, frees = 0, failures = 0, allocated_ever = 0, freed_ever = 0;
   int64_t operations = 0, received = 0, sent = 0;
+  int64_t others = 0;             // held by other processes of the host, where it is shared
+  int64_t operations_of_all = 0;  // theirs and this one's
 };
 
 // One device's account. Every allocation keeps its ledger alive, so a tensor that outlives its simulation is paid back
 // where it was charged.
 class Ledger {
  public:
-  Ledger(int kind, int index, int64_t total, int64_t capacity, std::string fault, int capability)
-      : kind_(kind), index_(index), capability_(capability), fault_(std::move(fault)) {
+  Ledger(int kind, int index, int64_t total, int64_t capacity, std::string fault, int capability,
+         std::shared_ptr<Shared> shared = {})
+      : kind_(kind), index_(index), capability_(capability), fault_(std::move(fault)), shared_(std::move(shared)) {
     figures_.total = total;
     figures_.capacity = capacity;
   }
@@ -74,7 +79,9 @@ class Ledger {
   void charge(int64_t bytes) {
     require_working();
     std::lock_guard<std::mutex> hold(lock_);
-    if (bytes > figures_.capacity - figures_.used || bytes > allowed_ - figures_.used || bytes >= refused_from_) {
+    const bool over = bytes > allowed_ - figures_.used || bytes >= refused_from_;
+    if (over || !(shared_ ? shared_->take(place(), bytes, figures_.capacity)
+                          : bytes <= figures_.capacity - figures_.used)) {
       ++figures_.failures;
       refuse(bytes);
     }
@@ -84,8 +91,10 @@ class Ledger {
     ++figures_.allocations;
   }
 
-  void release(int64_t bytes) noexcept {
+  // `by` is the number of the process that was charged: a fork that lets go of a copy gives nothing back.
+  void release(int64_t bytes, uint32_t by) noexcept {
     std::lock_guard<std::mutex> hold(lock_);
+    if (shared_ && by == process_number()) shared_->give(place(), bytes);
     figures_.used -= bytes;
     figures_.freed_ever += bytes;
     ++figures_.frees;
@@ -99,6 +108,7 @@ class Ledger {
     {
       std::lock_guard<std::mutex> hold(lock_);
       ++figures_.operations;
+      if (shared_) shared_->count_operation(place());
       if (figures_.operations < fails_from_) return;
       why = failure_;
     }
@@ -125,7 +135,17 @@ class Ledger {
   void receive(int64_t bytes) { std::lock_guard<std::mutex> hold(lock_); figures_.received += bytes; }
   void send(int64_t bytes) { std::lock_guard<std::mutex> hold(lock_); figures_.sent += bytes; }
 
-  Figures figures() const { std::lock_guard<std::mutex> hold(lock_); return figures_; }
+  Figures figures() const {
+    std::lock_guard<std::mutex> hold(lock_);
+    auto figures = figures_;
+    figures.operations_of_all = figures.operations;
+    if (shared_) {
+      // A fork has copies of what the process that it came from holds: they are there once.
+      figures.others = shared_->total(place()) - figures.used;
+      figures.operations_of_all = shared_->operations(place());
+    }
+    return figures;
+  }
   void reset_peak() { std::lock_guard<std::mutex> hold(lock_); figures_.peak = figures_.used; }
   void set_capacity(int64_t bytes) { std::lock_guard<std::mutex> hold(lock_); figures_.capacity = bytes; }
   void refuse_from(int64_t bytes) { std::lock_guard<std::mutex> hold(lock_); refused_from_ = bytes; }
@@ -142,8 +162,9 @@ class Ledger {
   // torch's words, which libraries look for; the parentheses at the end are ours.
   [[noreturn]] void refuse(int64_t bytes) const {
     const auto size = [](int64_t n) { return c10::CachingAllocator::format_size(static_cast<uint64_t>(n)); };
-    const auto free = std::max<int64_t>(0, figures_.capacity - figures_.used);
-    const auto used = figures_.used, others = figures_.total - figures_.capacity;
+    const auto theirs = shared_ ? shared_->total(place()) - figures_.used : 0;
+    const auto free = std::max<int64_t>(0, figures_.capacity - figures_.used - theirs);
+    const auto used = figures_.used, others = figures_.total - figures_.capacity + theirs;
     if (kind_ == kMps) {
       TORCH_CHECK_WITH(OutOfMemoryError, false, "MPS backend out of memory (MPS allocated: ", size(used),
                        ", other allocations: ", size(others), ", max allowed: ", size(figures_.total),
@@ -163,8 +184,11 @@ class Ledger {
                      ")");
   }
 
+  int place() const { return kind_ * kMostDevices + index_; }
+
   const int kind_, index_, capability_;
   const std::string fault_;
+  const std::shared_ptr<Shared> shared_;
   mutable std::mutex lock_;
   Figures figures_;
   int64_t refused_from_ = kNever;
@@ -179,6 +203,7 @@ struct World {
   bool phantom = false;
   int accelerator = -1;  // the kind that torch takes as its accelerator
   std::string config;    // what `torch.__config__.show()` adds
+  uint64_t epoch = 0;    // its number among the worlds of this process
 };
 
 // A pointer that one thread may replace while others read it.

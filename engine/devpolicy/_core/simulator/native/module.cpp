@@ -1,71 +1,77 @@
 // Python's side of the simulated devices: put them in place, open and close a host, read and change its ledgers.
 //
-// The parts, one concern each: ledger.h, allocator.h, guard.h, generator.h, hooks.h, tensors.h, rules.h, fallback.h,
-// attention.h, layouts.h, recurrent.h, kernels.h.
+// The parts, one concern each: ledger.h, shared.h, allocator.h, guard.h, generator.h, hooks.h, tensors.h,
+// rules.h, fallback.h, attention.h, layouts.h, recurrent.h, kernels.h, engine.h, distributed.h.
 // They are headers of one translation unit, since torch's own headers are most of what a compiler has to read.
 
+#include "distributed.h"
+#include "engine.h"
 #include "hooks.h"
 #include "kernels.h"
 
-#include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/utils/device_lazy_init.h>
 #include <torch/csrc/utils/pybind.h>
 
-namespace devpolicy {
+#include <pybind11/chrono.h>
 
-// Lets the engine start its threads again: it did so at the first `backward` of the process, and if that was before
-// the backend was loaded, there are none for devices.
-struct Engine : torch::autograd::Engine {
-  static void start_threads_for_devices() {
-    auto& engine = torch::autograd::Engine::get_default_engine();
-    // The usual way first, so that torch does not do it once more later.
-    engine.initialize_device_threads_pool();
-    if ((engine.*(&Engine::device_ready_queues_)).size() < kMostDevices) (engine.*(&Engine::start_device_threads))();
-  }
-};
+namespace devpolicy {
 
 // Put everything in place, once for the process. What is closed answers as before: counts are 0.
 static void load() {
   static bool loaded = false;
   if (loaded) return;
   install_hooks();
-  for (int kind = 0; kind < kKinds; ++kind) {
-    c10::SetAllocator(kTypes[kind], allocator_of(kind), /*priority=*/10);
-    c10::impl::registerDeviceGuard(kTypes[kind], new Guard(kind));
-  }
+  for (int kind = 0; kind < kKinds; ++kind) c10::SetAllocator(kTypes[kind], allocator_of(kind), /*priority=*/10);
   register_all_kernels();
-  state().counts[kCuda] = kMostDevices;
-  {
-    pybind11::gil_scoped_release other_threads_start;
-    Engine::start_threads_for_devices();
-  }
-  state().counts[kCuda] = 0;
+  register_timers();
   loaded = true;
 }
 
+// Make a world the one that torch sees.
+static void resume(std::shared_ptr<World> world) {
+  static const std::array<Guard*, kKinds> guards{new Guard(kCuda), new Guard(kMps), new Guard(kXpu)};
+  TORCH_CHECK(state().world.load() == nullptr, "a host is open already");
+  // Each time, since fake tensors on a machine without CUDA put a guard in the place of one that counts no devices.
+  for (int kind = 0; kind < kKinds; ++kind) c10::impl::registerDeviceGuard(kTypes[kind], guards[kind]);
+  for (int kind = 0; kind < kKinds; ++kind) state().counts[kind] = static_cast<int>(world->devices[kind].size());
+  state().epoch = world->epoch;
+  state().sync_debug = 0;
+  state().world.store(std::move(world));
+}
+
+// Take the open world away, and return it: nothing of it is lost while it waits.
+static std::shared_ptr<World> suspend() {
+  auto world = state().world.load();
+  for (auto& count : state().counts) count = 0;
+  state().world.store(nullptr);
+  // torch asks Python once whether a type can be used, and keeps a yes: ask again.
+  for (const auto type : {DeviceType::CUDA, DeviceType::XPU}) torch::utils::set_requires_device_init(type, true);
+  return world;
+}
+
+static void close_host() {
+  if (const auto world = suspend()) forget_generators(world->epoch);
+}
+
 static void open_host(const std::vector<std::tuple<int, int, int64_t, int64_t, std::string, int>>& devices, bool phantom,
-                      int accelerator, const std::string& config) {
+                      int accelerator, const std::string& config, const std::string& shared_file) {
   auto world = std::make_shared<World>();
+  std::shared_ptr<Shared> shared;
+  if (!shared_file.empty()) {
+    shared = Shared::open(shared_file);
+    TORCH_CHECK(shared != nullptr, "the file that processes share cannot be opened: ", shared_file);
+  }
   world->phantom = phantom;
   world->accelerator = accelerator;
   world->config = config;
   for (const auto& [kind, index, total, capacity, fault, capability] : devices) {
     auto& row = world->devices[kind];
     TORCH_CHECK(index == static_cast<int>(row.size()) && index < kMostDevices, "devices are given in order");
-    row.push_back(std::make_shared<Ledger>(kind, index, total, capacity, fault, capability));
+    row.push_back(std::make_shared<Ledger>(kind, index, total, capacity, fault, capability, shared));
   }
-  TORCH_CHECK(state().world.load() == nullptr, "a host is open already");
-  for (int kind = 0; kind < kKinds; ++kind) state().counts[kind] = static_cast<int>(world->devices[kind].size());
-  ++state().epoch;
-  state().sync_debug = 0;
-  state().world.store(std::move(world));
-}
-
-static void close_host() {
-  for (auto& count : state().counts) count = 0;
-  state().world.store(nullptr);
-  // torch asks Python once whether a type can be used, and keeps a yes: ask again.
-  for (const auto type : {DeviceType::CUDA, DeviceType::XPU}) torch::utils::set_requires_device_init(type, true);
+  static std::atomic<uint64_t> last{0};
+  world->epoch = ++last;
+  resume(std::move(world));
 }
 
 static std::shared_ptr<Ledger> ledger(int kind, int index) { return ledger_of(*open_world(kind), kind, index); }
@@ -85,6 +91,8 @@ static pybind11::dict figures_of(int kind, int index) {
   told["operations"] = found.operations;
   told["received"] = found.received;
   told["sent"] = found.sent;
+  told["others"] = found.others;
+  told["operations_of_all"] = found.operations_of_all;
   return told;
 }
 
@@ -96,6 +104,21 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("load", [] { load(); });
   m.def("open", &open_host);
   m.def("close", &close_host);
+  pybind11::class_<World, std::shared_ptr<World>>(m, "World");
+  // torch's own classes are registered when this is imported.
+  pybind11::module_::import("torch._C._distributed_c10d");
+  pybind11::class_<GroupOnDevices, c10d::Backend, c10::intrusive_ptr<GroupOnDevices>>(m, "GroupOnDevices")
+      .def(pybind11::init<GroupOnDevices::Inner, std::string>())
+      .def_property_readonly("options", &GroupOnDevices::getBackendOptions)
+      .def("_set_default_timeout", &GroupOnDevices::setTimeout)
+      .def("_add_ephemeral_timeout", [](GroupOnDevices&, std::chrono::milliseconds) {})
+      .def("_group_start", [](GroupOnDevices&) {})
+      .def("_group_end", [](GroupOnDevices&) {})
+      .def_property_readonly("uid", [](GroupOnDevices& group) { return group.getID(); });
+  m.def("suspend", &suspend);
+  m.def("resume", &resume);
+  m.def("start_engine", &start_engine, pybind11::call_guard<pybind11::gil_scoped_release>());
+  m.def("settle_engine", &settle_engine, pybind11::call_guard<pybind11::gil_scoped_release>());
   m.def("is_open", [] { return state().world.load() != nullptr; });
   m.def("figures", &figures_of);
   m.def("current", [](int kind) { return static_cast<int>(current_index(kind)); });

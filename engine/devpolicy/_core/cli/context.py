@@ -1,0 +1,190 @@
+"""The options of one run of a command, and the outputs that follow from them.
+
+Owns the options that every command takes. `CliContext` is the object of Click's context.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, TypeVar, cast, get_args
+
+import click
+
+from devpolicy._core.cli.output import Color, Output
+from devpolicy._core.cli.signals import undone
+from devpolicy._core.text import visible
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+Format = Literal["human", "json", "github", "sarif", "junit"]
+PATIENCE = 1.0
+"""Seconds after which progress is shown."""
+_LOG_EVERY = 30.0
+"""Seconds between lines of progress without a terminal: a CI log keeps each of them."""
+_FOR_ALL: tuple[Format, ...] = ("human", "json")
+
+
+@dataclass
+class CliContext:
+    """Format, colours and outputs of one run."""
+
+    format: Format = "human"
+    color: Color = "auto"
+    debug: bool = False
+
+    @cached_property
+    def out(self) -> Output:
+        """Standard output."""
+        return Output(sys.stdout, self.color)
+
+    @cached_property
+    def err(self) -> Output:
+        """Standard error."""
+        # A command does not fail because its messages cannot be written.
+        return Output(sys.stderr, self.color, needed=False)
+
+    @property
+    def json(self) -> bool:
+        """Whether a machine reads the output."""
+        return self.format == "json"
+
+    def print_json(self, value: object) -> None:
+        """Write a value to standard output as JSON, ASCII only, so that no encoding can spoil it."""
+        self.out.write(to_json(value))
+
+    @contextmanager
+    def working(self, what: str, *, patience: float = 0.0) -> Iterator[None]:
+        """Say on a terminal that something takes a while, after `patience` seconds, and take it back at the end."""
+        if self.json or not self.err.terminal or not self.err.colored:
+            yield
+            return
+        from rich.console import Console
+        from rich.text import Text
+
+        status = Console(stderr=True).status(Text(visible(what)))
+        late = threading.Timer(patience, status.start)
+        late.daemon = True
+        if patience:
+            late.start()
+        else:
+            status.start()
+        with undone(_show_cursor):
+            try:
+                yield
+            finally:
+                late.cancel()
+                if late.is_alive():
+                    late.join()  # it may have begun just now
+                status.stop()
+
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """Show the progress of work that takes longer than a second; call the function with what is done.
+
+        On a terminal it is a bar, which goes when all is done; elsewhere a line each half minute.
+        """
+        if self.err.terminal and not self.err.colored:
+            yield lambda done, of: None
+            return
+        on_terminal = self.format == "human" and self.err.terminal
+        due = time.monotonic() + (PATIENCE if on_terminal else _LOG_EVERY)
+        with ExitStack() as stack:
+            shown: list[Callable[[int, int], None]] = []
+
+            def tell(done: int, of: int) -> None:
+                nonlocal due
+                if not shown and time.monotonic() > due:
+                    if on_terminal:
+                        shown.append(stack.enter_context(_bar(what)))
+                    else:
+                        due = time.monotonic() + _LOG_EVERY
+                        self.err.print(f"{what}: {done:,} of {of:,}")
+                for show in shown:
+                    show(done, of)
+
+            yield tell
+
+    @classmethod
+    def guess(cls, arguments: Sequence[str]) -> CliContext:
+        """Return the context that the arguments describe, before they are parsed: usage errors need it too."""
+        ctx = cls()
+        for option, value in _pairs(arguments):
+            if option == "--format" and value in get_args(Format):
+                ctx.format = cast(Format, value)
+            elif option == "--color" and value in ("auto", "always", "never"):
+                ctx.color = cast(Color, value)
+            elif option == "--debug":
+                ctx.debug = True
+        return ctx
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with undone(_show_cursor), Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
+
+
+def _show_cursor() -> None:
+    """Show again what Rich hides while something moves."""
+    os.write(sys.stderr.fileno(), b"\x1b[?25h\n")
+
+
+def to_json(value: object) -> str:
+    """Return the text of a value as every command writes it."""
+    return json.dumps(value, indent=2) + "\n"
+
+
+def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for at, argument in enumerate(arguments):
+        if argument == "--":
+            return
+        option, equals, value = argument.partition("=")
+        yield option, value if equals else "".join(arguments[at + 1 : at + 2])
+
+
+def common(*, formats: tuple[Format, ...] = _FOR_ALL) -> Callable[[F], F]:
+    """Add the options that every command takes; they are read from the arguments by `Session.guess`."""
+    options = [
+        click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of a bug in devpolicy."),
+        click.option(
+            "--color",
+            type=click.Choice(["auto", "always", "never"]),
+            default="auto",
+            show_default=True,
+            expose_value=False,
+            help="Colours; auto means on a terminal, unless NO_COLOR is set.",
+        ),
+    ]
+    if formats:
+        options.append(
+            click.option(
+                "--format",
+                type=click.Choice(list(formats)),
+                default="human",
+                show_default=True,
+                expose_value=False,
+                help="For people, or for programs." if formats == _FOR_ALL else "For people, programs or CI.",
+            )
+        )
+
+    def add(command: F) -> F:
+        for option in options:
+            command = option(command)
+        return command
+
+    return add
+
+
+pass_context = click.make_pass_decorator(CliContext)

@@ -1,0 +1,197 @@
+"""Runs a probe in a child process and reads its answer.
+
+Owns starting it, the limits on its time and output, and the reader's side of the protocol of `torch_probe`: for torch,
+for NVML and for every library of `doctor`. This process keeps no context, imports no torch, and
+survives a driver that hangs, exits or crashes.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from devpolicy._core.host.probe.probe_result import MALFORMED, ProbeResult, accelerator, clean, timeout_message
+from devpolicy._core.host.probe.torch_probe import MARK
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from io import FileIO
+
+MOST_PRINTED = 1 << 20
+"""Bytes that a child may print, on each of its two streams. An answer has some hundred for each device."""
+_GRACE = 5.0
+"""Seconds after its limit at which a child ends by itself, for one whose parent is gone."""
+_LOOK = 0.05
+"""Seconds between looks whether a child has ended whose streams are open."""
+_AFTER_END = 1.0
+"""Seconds for which its streams are read after its end."""
+
+# Processes that did not die when they were killed, as in a driver's system call. They are kept so that they are reaped.
+_left: list[subprocess.Popen[bytes]] = []
+
+
+class ProbeError(Exception):
+    """A child gave no answer; its text is the reason, as the line of a fault."""
+
+
+class ProbeTimeout(ProbeError):  # noqa: N818 - as above
+    """It gave none in its time."""
+
+
+def run_probe(command: Sequence[str], timeout: float) -> dict[str, Any]:
+    """Return the answer of a child process. Raises `ProbeError`, and nothing else.
+
+    `timeout` is in seconds. What a library prints before its answer is passed over; its last line on standard error is
+    the reason where there is no answer.
+    """
+    try:
+        output, errors, status = run(command, timeout)
+    except (OSError, ValueError) as broken:
+        raise ProbeError(f"cannot start a process to ask: {clean(broken)}") from None
+    lines = [line for line in output.splitlines() if line.startswith(MARK)]
+    try:
+        told = json.loads(lines[-1].removeprefix(MARK))
+        if isinstance(told, dict):
+            return told
+    except MALFORMED:
+        pass
+    raise ProbeError(_ended(errors, status))
+
+
+def questions(source: str, timeout: float) -> list[str]:
+    """Return the command that runs one of the probes of `torch_probe`, without its parameters. Raises `ProbeError`."""
+    script = resources.files("devpolicy._core.host.probe").joinpath("torch_probe.py").read_text(encoding="utf-8")
+    # NVML's module needs nothing but the standard library, and is given its folder.
+    return [*interpreter(*(["-I", "-S"] if source == "nvml" else []), script=script), *time_limit(timeout), source]
+
+
+def interpreter(*flags: str, script: str) -> list[str]:
+    """Return the command that runs a script with this interpreter. Raises `ProbeError` where there is none."""
+    # In a frozen application `sys.executable` is the application: it would be started once more.
+    if not sys.executable or getattr(sys, "frozen", False):
+        raise ProbeError("this program has no Python interpreter to ask with")
+    # -P: a folder with a torch.py or json.py of its own is not where the child looks first.
+    return [sys.executable, "-P", *flags, "-c", script]
+
+
+def time_limit(timeout: float) -> list[str]:
+    """Return the parameter of a child that says when it ends by itself."""
+    return [str(min(timeout, threading.TIMEOUT_MAX / 2) + _GRACE)]
+
+
+def probe_in_child(
+    types: Sequence[str], timeout: float, command: Sequence[str] | None = None
+) -> dict[str, ProbeResult]:
+    """Return torch's result for each type of accelerator. Costs the import of torch, seconds, in a child.
+
+    `command` is by default this interpreter with the questions of `devpolicy._core.host.probe.torch_probe`.
+    """
+    try:
+        told = run_probe([*(questions("torch", timeout) if command is None else command), *types], timeout)
+        return {type_: read_result(type_, told[type_]) for type_ in types}
+    except ProbeError as none:
+        why = str(none)
+    except MALFORMED:
+        why = "its answer makes no sense"
+    return {type_: ProbeResult(faults=((type_, why),)) for type_ in types}
+
+
+def read_result(type_: str, told: dict[str, Any]) -> ProbeResult:
+    """Return the result for one type in the answer of `torch_probe.answers`."""
+    if "fault" in told:
+        return ProbeResult(faults=((type_, clean(told["fault"]) or "no reason was given"),))
+    return ProbeResult(tuple(accelerator(type_, facts) for facts in told["devices"]))
+
+
+class _Stream(threading.Thread):
+    """Reads what a child prints on one stream, up to the limit, and closes it."""
+
+    def __init__(self, stream: FileIO, ended: threading.Condition) -> None:
+        super().__init__(name="devpolicy-probe", daemon=True)
+        self.printed = bytearray()
+        self.is_open = True
+        self._stream, self._ended = stream, ended
+        self.start()
+
+    def run(self) -> None:
+        """Read until the end, or until it is too much: then the child waits, and is killed."""
+        with suppress(OSError), self._stream:
+            while len(self.printed) <= MOST_PRINTED and (chunk := self._stream.read(1 << 16)):
+                self.printed += chunk
+        with self._ended:
+            self.is_open = False
+            self._ended.notify()
+
+
+def run(command: Sequence[str], timeout: float) -> tuple[str, str, int]:
+    """Return what a command printed, what it complained of, and its status.
+
+    Raises `ProbeTimeout`, `ProbeError` where it prints too much, `OSError` or `ValueError` where it cannot be started.
+    """
+    _left[:] = [process for process in _left if process.poll() is None]
+    pipe: Any = subprocess.PIPE
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, bufsize=0)
+    ended = threading.Condition()
+    streams: list[Any] = [process.stdout, process.stderr]
+    readers = [_Stream(stream, ended) for stream in streams]
+    try:
+        status = _wait(process, readers, ended, time.monotonic() + timeout)
+    finally:
+        _end(process)
+    if any(len(reader.printed) > MOST_PRINTED for reader in readers):
+        raise ProbeError(f"it printed more than {MOST_PRINTED >> 20} MiB")
+    if status is None:
+        raise ProbeTimeout(timeout_message(timeout))
+    output, errors = (bytes(reader.printed).decode(errors="replace") for reader in readers)
+    return output, errors, status
+
+
+def _wait(
+    process: subprocess.Popen[bytes], readers: Sequence[_Stream], ended: threading.Condition, deadline: float
+) -> int | None:
+    """Return the status of a child that has ended, `None` where it has not in time or prints too much."""
+    while True:
+        left = deadline - time.monotonic()
+        with ended:
+            if left > 0 and all(reader.is_open for reader in readers):
+                ended.wait(min(left, _LOOK))
+        if left <= 0 or any(len(reader.printed) > MOST_PRINTED for reader in readers):
+            return None
+        if process.poll() is not None:
+            # A process that it started may hold its streams open.
+            for reader in readers:
+                reader.join(_AFTER_END)
+            return process.returncode
+        if not any(reader.is_open for reader in readers):
+            with suppress(subprocess.TimeoutExpired):
+                return process.wait(left)
+            return None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a child that still runs. One that hangs inside a driver does not die of a signal: it is not waited for."""
+    if process.poll() is not None:
+        return
+    with suppress(OSError):
+        process.kill()
+    try:
+        process.wait(timeout=1)
+    except subprocess.TimeoutExpired:
+        _left.append(process)
+
+
+def _ended(errors: str, status: int) -> str:
+    """Return how a child without an answer ended."""
+    if status < 0:
+        with suppress(ValueError):
+            return f"it crashed with {signal.Signals(-status).name}"
+        return f"it crashed with signal {-status}"
+    last = clean((errors.strip().splitlines() or [""])[-1])
+    return last or f"its process ended with status {status}"

@@ -1,0 +1,153 @@
+"""What the metadata of a GGUF file says of memory beside the weights: KV cache, activations, context.
+
+Owns the names of GGUF's keys, and the formulas. Widths are those of the projections that are there; what is not found
+is left out, never an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from devpolicy._core.model.gguf_header import GGUFTensor, Value
+from devpolicy._core.model.limits import LARGEST_CONTEXT, LARGEST_DIMENSION, MOST_LAYERS
+from devpolicy._core.model.tree import Activated, KVCache
+
+_PATTERNS = {"gemma2": 2, "gemma3": 6, "gpt-oss": 2, "cohere2": 4}
+"""Of how many layers all but the last slide, where the file does not say: llama.cpp's own table by architecture."""
+_ENCODERS = re.compile(r"bert|clip|t5encoder|eurobert")
+
+
+class Metadata(NamedTuple):
+    """The keys of a file. Those of the architecture are read without its name: `block_count`."""
+
+    values: Mapping[str, Value]
+    lengths: Mapping[str, int]
+
+    @property
+    def architecture(self) -> str:
+        """The name that llama.cpp gives the architecture."""
+        return str(self.values.get("general.architecture", "unknown"))[:100]
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether the model has a head and a KV cache: encoders and projectors have neither."""
+        causal = self.values.get(f"{self.architecture}.attention.causal")
+        return causal is not False and not _ENCODERS.search(self.architecture)
+
+    def number(self, key: str, limit: int = LARGEST_DIMENSION) -> int | None:
+        """Return a positive whole number, `None` where there is none."""
+        value = self.values.get(f"{self.architecture}.{key}", self.values.get(key))
+        good = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= limit
+        return value if good and isinstance(value, int) else None
+
+    def each(self, key: str, layers: int) -> list[int | None]:
+        """Return the numbers of the layers: a list of the file's, or one number for all."""
+        value = self.values.get(f"{self.architecture}.{key}")
+        if isinstance(value, tuple) and len(value) == layers:
+            return [
+                int(one)
+                if isinstance(one, int) and 0 <= one <= LARGEST_DIMENSION
+                else None  # a flag counts as a number
+                for one in value
+            ]
+        return [self.number(key)] * layers
+
+
+def geometry(
+    metadata: Metadata, tensors: Mapping[str, GGUFTensor], modules: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+    """Return the fields of a `ModelTree` that a file's metadata determines, but for its modules and ties."""
+    layers = metadata.number("block_count", MOST_LAYERS) or 0
+    caches = tuple(_caches(metadata, tensors, modules, layers)) if metadata.writes_text else ()
+    used, experts = metadata.number("expert_used_count"), metadata.number("expert_count")
+    mixture = bool(used and experts and used < experts)
+    embedding = tensors.get("token_embd.weight")
+    vocabulary = metadata.number("vocab_size") or metadata.lengths.get("tokenizer.ggml.tokens")
+    if vocabulary is None and embedding is not None:
+        vocabulary = embedding.shape[0]
+    facts = {"model_type": metadata.architecture, "called": metadata.values.get("general.name")}
+    return {
+        "kv_cache": caches,
+        "reads": tuple(
+            Activated(path, used or 1, experts or 1) for path, cls in modules if mixture and cls == "Experts"
+        ),
+        "context": metadata.number("context_length", LARGEST_CONTEXT),
+        "activation": _activation(metadata, caches, layers),
+        "output": (vocabulary or 0) if metadata.writes_text else 0,
+        "dtype": "float16",  # of the KV cache and of what llama.cpp computes, where nothing else is asked for
+        "facts": tuple((key, str(value)[:200]) for key, value in facts.items() if value),
+    }
+
+
+def _caches(
+    metadata: Metadata, tensors: Mapping[str, GGUFTensor], modules: Sequence[tuple[str, str]], layers: int
+) -> Iterator[KVCache]:
+    blocks = [path for path, cls in modules if cls == "Block" and not path.startswith("enc.")]
+    known = {path for path, _ in modules}
+    windows = _windows(metadata, layers)
+    for block in blocks:
+        number = int(block.rpartition(".")[2])
+        if number >= layers:  # layers that predict several tokens at once stand behind the model's own
+            continue
+        values = _values(metadata, tensors, block, number, layers)
+        attention = f"{block}.attn"
+        if values and attention in known:
+            yield KVCache(attention, values, windows[number])
+        state = _state(metadata) if f"{block}.ssm_conv1d.weight" in tensors else 0
+        if state:
+            yield KVCache(f"{block}.ssm", state, 1, "float32")
+
+
+def _values(metadata: Metadata, tensors: Mapping[str, GGUFTensor], block: str, number: int, layers: int) -> int:
+    """Scalars that a block's attention keeps for one token."""
+    if f"{block}.attn_kv_a_mqa.weight" in tensors:  # latent attention keeps the compressed form
+        return tensors[f"{block}.attn_kv_a_mqa.weight"].shape[0]
+    key, value = (tensors.get(f"{block}.attn_{part}.weight") for part in "kv")
+    if key is not None and value is not None:
+        return key.shape[0] + value.shape[0]
+    if f"{block}.attn_qkv.weight" not in tensors and key is None:
+        return 0
+    heads = metadata.each("attention.head_count", layers)[number]
+    kv_heads = metadata.each("attention.head_count_kv", layers)[number]
+    kv_heads = heads if kv_heads is None else kv_heads
+    hidden = metadata.number("embedding_length")
+    width = hidden // heads if hidden and heads else 0
+    key_width = metadata.number("attention.key_length") or width
+    value_width = metadata.number("attention.value_length") or width
+    return (kv_heads or 0) * (key_width + value_width)
+
+
+def _windows(metadata: Metadata, layers: int) -> list[int | None]:
+    """Return for each layer the tokens that its cache keeps at most; all, where the file does not say which slide."""
+    window = metadata.number("attention.sliding_window", LARGEST_CONTEXT)
+    if window is None:
+        return [None] * layers
+    given = metadata.values.get(f"{metadata.architecture}.attention.sliding_window_pattern")
+    if isinstance(given, tuple) and len(given) == layers:
+        return [window if slides else None for slides in given]
+    pattern = metadata.number("attention.sliding_window_pattern") or _PATTERNS.get(metadata.architecture)
+    if pattern is None:
+        return [None] * layers
+    return [window if layer % pattern < pattern - 1 else None for layer in range(layers)]
+
+
+def _state(metadata: Metadata) -> int:
+    """Scalars of the state of a Mamba layer: the last inputs of its convolution, and its own."""
+    sizes = [metadata.number(f"ssm.{key}") for key in ("conv_kernel", "inner_size", "state_size")]
+    if None in sizes:
+        return 0
+    kernel, inner, state = (size or 0 for size in sizes)
+    return (kernel - 1) * (inner + 2 * (metadata.number("ssm.group_count") or 0) * state) + state * inner
+
+
+def _activation(metadata: Metadata, caches: Sequence[KVCache], layers: int) -> int:
+    """Scalars per token that the widest block holds at once: the same estimate as for a configuration."""
+    hidden = metadata.number("embedding_length")
+    if hidden is None:
+        return 0
+    inner = max((size or 0 for size in metadata.each("feed_forward_length", layers)), default=0) or 4 * hidden
+    used = metadata.number("expert_used_count") or 1
+    routed = used * (metadata.number("expert_feed_forward_length") or inner)
+    return 4 * hidden + max((cache.values for cache in caches), default=0) + 3 * max(inner, routed)

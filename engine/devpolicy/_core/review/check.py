@@ -1,0 +1,207 @@
+"""Checks of one outcome, one for each property.
+
+Owns the check of each property of `language.properties.OF_A_PLAN`. No check trusts the planner:
+bytes are recomputed, and devices are looked up on the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from devpolicy._core.review.outcome import Outcome, Part, is_meant, plan_outcome
+from devpolicy._core.review.recount import KEPT, budgets_of, device_map, keys_of, recount, tensors
+from devpolicy._core.sizes import format_size
+
+if TYPE_CHECKING:
+    from devpolicy._core.language.policy import DeviceSelector
+    from devpolicy._core.language.properties import Property
+    from devpolicy._core.memory.budgets import DeviceBudget
+
+
+def violations(wanted: Property, outcome: Outcome) -> Iterator[str]:
+    """Yield the violations of one property by an outcome, none if it holds."""
+    if wanted.term is not None:
+        yield from _never_on(outcome, wanted.term)
+    else:
+        yield from _CHECKS[wanted.name](outcome)
+
+
+def _always_resolves(outcome: Outcome) -> Iterator[str]:
+    if outcome.refusal is not None:
+        yield f"it is refused with {outcome.refusal.code}: {outcome.refusal.message}"
+
+
+def _placed_or_refused(outcome: Outcome) -> Iterator[str]:
+    if outcome.refusal is not None:
+        if not outcome.refusal.code.startswith(("DP3", "DP4")):
+            yield f"it is refused with {outcome.refusal.code}, which no host would help: {outcome.refusal.message}"
+        return
+    for device in _devices(outcome):
+        yield from _usable(outcome, device)
+    if outcome.plan is None or outcome.tree is None:
+        return
+    given = device_map(outcome.plan)
+    for name, _, _ in tensors(outcome.tree):
+        keys = keys_of(name, given)
+        if len(keys) != 1:
+            yield f"tensor `{name}` has {len(keys)} places"
+            return
+
+
+def _devices(outcome: Outcome) -> set[str]:
+    """Return every device on which an outcome stores or executes something."""
+    if outcome.plan is not None:
+        runs = {str(unit.runs_on) for unit in outcome.plan.placements.values()}
+        return runs | set(device_map(outcome.plan).values())
+    return set() if outcome.device is None else {outcome.device.to_torch_str()}
+
+
+def _usable(outcome: Outcome, device: str) -> Iterator[str]:
+    kind, _, number = device.partition(":")
+    if any(is_meant(device, term, outcome.host) for term in outcome.policy.avoid):
+        yield f"`{device}` is used, which `avoid` excludes"
+    if kind in KEPT:
+        return
+    named = [one for one in outcome.host.devices(kind) if one.id == int(number or 0)]
+    if not named:
+        yield f"`{device}` is used, and the host has none"
+    elif named[0].fault or outcome.host.fault(kind):
+        yield f"`{device}` is used, and it does not work: {named[0].fault or outcome.host.fault(kind)}"
+
+
+def _within_budget(outcome: Outcome) -> Iterator[str]:
+    if outcome.plan is None or outcome.tree is None:
+        return
+    budgets = budgets_of(outcome.policy, outcome.host)
+    own = Part(outcome.policy, outcome.tree, outcome.plan)
+    used = recount(own.plan, own.tree, own.policy, budgets)
+    totals: dict[str, int] = {}
+    for part in (*outcome.before, own):
+        for device, load in recount(part.plan, part.tree, part.policy, budgets_of(part.policy, outcome.host)).items():
+            totals[device] = totals.get(device, 0) + load.total
+    for device in used:
+        if device in budgets:
+            yield from _over(device, totals[device], budgets[device], _free(outcome, device))
+    yield from _over_the_pool(outcome, totals, budgets)
+    yield from _over_the_share(outcome, {device: used[device].total for device in used if device in budgets}, budgets)
+
+
+def _over(device: str, total: int, budget: DeviceBudget, free: int) -> Iterator[str]:
+    room = budget.cap - budget.headroom
+    if total > room:
+        yield f"`{device}` is asked for {format_size(total)}, and the policy leaves {format_size(max(0, room))}"
+    elif total > free:
+        yield f"`{device}` is asked for {format_size(total)}, and {format_size(free)} of it are free"
+
+
+def _free(outcome: Outcome, device: str) -> int:
+    kind, _, number = device.partition(":")
+    if kind == "cpu":
+        return outcome.host.free
+    return next(one.free for one in outcome.host.devices(kind) if one.id == int(number or 0))
+
+
+def _over_the_pool(outcome: Outcome, totals: dict[str, int], budgets: dict[str, DeviceBudget]) -> Iterator[str]:
+    """Integrated accelerators and the CPU share one memory: together they must fit in it."""
+    sides = _sides(totals, budgets)
+    together = sum(totals[device] for device in sides)
+    if together > outcome.host.free:
+        named = " and ".join(f"`{side}`" for side in sides)
+        yield f"{named} share {format_size(outcome.host.free)}, and are asked for {format_size(together)}"
+
+
+def _over_the_share(outcome: Outcome, own: dict[str, int], budgets: dict[str, DeviceBudget]) -> Iterator[str]:
+    """A component takes no more than its `share` of each budget, and of one memory no more than that on all sides."""
+    share = outcome.policy.share
+    if share is None:
+        return
+    sides = _sides(own, budgets)
+    for device in own:
+        size = sum(own[side] for side in sides) if device in sides else own[device]
+        room = max(0, budgets[device].cap - budgets[device].headroom)
+        if size > share.of(room):
+            yield (
+                f"`{device}` is asked for {format_size(size)}, and the component's share of {format_size(room)} is "
+                f"{format_size(share.of(room))}"
+            )
+
+
+def _sides(devices: Iterable[str], budgets: dict[str, DeviceBudget]) -> list[str]:
+    """Return the devices that are sides of one memory, where several are."""
+    sides = [device for device in devices if device in budgets and (budgets[device].unified or device == "cpu")]
+    return sides if len(sides) > 1 else []
+
+
+def _ties_together(outcome: Outcome) -> Iterator[str]:
+    if outcome.plan is None or outcome.tree is None:
+        return
+    given = device_map(outcome.plan)
+    buffers = {name for name, _, tensor in tensors(outcome.tree) if tensor.buffer}
+    for group in outcome.tree.ties:
+        where = {given[keys_of(name, given)[0]] for name in group if name not in buffers}
+        if len(where) > 1:
+            yield f"tied tensors `{group[0]}` and `{group[1]}` are on {_listed(where)}"
+
+
+def _blocks_whole(outcome: Outcome) -> Iterator[str]:
+    if outcome.plan is None or outcome.tree is None:
+        return
+    runs = outcome.plan.placements
+    for module in outcome.tree.modules:
+        if module.cls in outcome.tree.no_split:
+            where = {str(unit.runs_on) for unit in runs.below(module.path).values()}
+            if len(where) > 1:
+                yield f"block `{module.path}` runs on {_listed(where)}"
+
+
+def _one_type(outcome: Outcome) -> Iterator[str]:
+    if outcome.plan is not None:
+        types = {unit.runs_on.type.value for unit in outcome.plan.placements.values()}
+        if len(types) > 1:
+            yield f"modules run on {_listed(types)}"
+
+
+def _resident(outcome: Outcome) -> Iterator[str]:
+    if outcome.plan is not None:
+        away = {path: unit for path, unit in outcome.plan.placements.items() if unit.device != unit.runs_on}
+        for path, unit in list(away.items())[:1]:
+            more = f" and {len(away) - 1} more are" if len(away) > 1 else " is"
+            yield f"`{path}`{more} kept on `{unit.device}` by `{unit.rule}`, and run on `{unit.runs_on}`"
+
+
+def _never_on(outcome: Outcome, term: DeviceSelector) -> Iterator[str]:
+    used = [device for device in sorted(_devices(outcome)) if is_meant(device, term, outcome.host)]
+    for device in used:
+        if outcome.plan is None:
+            yield f"`{device}` is chosen"
+            continue
+        units = outcome.plan.placements.items()
+        path, unit = next((path, unit) for path, unit in units if device in (str(unit.device), str(unit.runs_on)))
+        kept, runs = device == str(unit.device), device == str(unit.runs_on)
+        what = "is on" if kept and runs else "is kept on" if kept else "runs on"
+        yield f"`{path}` {what} `{device}`, decided by `{unit.rule}`: {unit.reason}"
+
+
+def _same_each_time(outcome: Outcome) -> Iterator[str]:
+    again = plan_outcome(outcome.written, outcome.given, outcome.host, component=outcome.component)
+    if outcome.plan is not None and (again.plan is None or again.plan.to_dict() != outcome.plan.to_dict()):
+        yield "planning again gives another plan"
+    elif again.refusal != outcome.refusal or again.device != outcome.device:
+        yield "asking again gives another answer"
+
+
+def _listed(names: set[str]) -> str:
+    return " and ".join(f"`{name}`" for name in sorted(names))
+
+
+_CHECKS: dict[str, Callable[[Outcome], Iterator[str]]] = {
+    "always_resolves": _always_resolves,
+    "placed_or_refused": _placed_or_refused,
+    "within_budget": _within_budget,
+    "ties_together": _ties_together,
+    "blocks_whole": _blocks_whole,
+    "one_type": _one_type,
+    "resident": _resident,
+    "same_each_time": _same_each_time,
+}

@@ -1,0 +1,103 @@
+"""No definition carries a name that the field has a better word for: `vocabulary.toml` lists them by concept."""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.test_imports import PACKAGE, part_of
+
+WORDS: list[dict[str, Any]] = tomllib.loads(Path(__file__).with_name("vocabulary.toml").read_text("utf-8"))["word"]
+
+
+class Definition(NamedTuple):
+    """A name that can be used outside of its file: where it is defined, and what it is."""
+
+    room: str
+    kind: str
+    name: str
+    place: str
+
+
+def definitions() -> Iterator[Definition]:
+    """Yield every module, class, function and attribute whose name does not begin with an underscore."""
+    for file in sorted(PACKAGE.rglob("*.py")):
+        inside = file.relative_to(PACKAGE).with_suffix("")
+        room = part_of(".".join(inside.parts))
+        # A package is named once, by its `__init__`.
+        name = inside.parent.name if inside.name == "__init__" else inside.name
+        yield Definition(room, "module", name, f"{inside}.py")
+        tree = ast.parse(file.read_bytes(), str(file))
+        for kind, name, line in _names(tree.body):
+            yield Definition(room, kind, name, f"{inside}.py:{line}")
+
+
+def _names(body: list[ast.stmt], *, within_class: bool = False) -> Iterator[tuple[str, str, int]]:
+    for node in body:
+        if isinstance(node, ast.ClassDef) and not _is_private(node.name):
+            yield "class", node.name, node.lineno
+            yield from _names(node.body, within_class=True)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            if not _is_private(node.name):
+                yield "function", node.name, node.lineno
+            if within_class:
+                yield from _own_attributes(node)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for target in targets:
+                if isinstance(target, ast.Name) and not _is_private(target.id):
+                    yield "attribute", target.id, node.lineno
+
+
+def _own_attributes(method: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[tuple[str, str, int]]:
+    """Yield what a method assigns on `self`."""
+    for node in ast.walk(method):
+        is_own = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
+        if is_own and isinstance(node.ctx, ast.Store) and not _is_private(node.attr):
+            yield "attribute", node.attr, node.lineno
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_")
+
+
+DEFINITIONS = list(definitions())
+
+
+def found(word: dict[str, Any]) -> list[Definition]:
+    """Return the definitions that carry an old name for its concept."""
+    return [
+        one
+        for one in DEFINITIONS
+        if one.name in word["old"]
+        and one.room in word.get("rooms", [one.room])
+        and one.kind in word.get("kinds", [one.kind])
+    ]
+
+
+@pytest.mark.parametrize("word", WORDS, ids=lambda word: word["old"][0])
+def test_old_names_are_gone(word):
+    wrong = [one for one in found(word) if one.room not in word.get("pending", ())]
+    assert not wrong, f"say {word['say']}:\n" + "\n".join(f"{one.place}: {one.kind} `{one.name}`" for one in wrong)
+
+
+@pytest.mark.parametrize("word", WORDS, ids=lambda word: word["old"][0])
+def test_pending_names_are_there(word):
+    gone = set(word.get("pending", ())) - {one.room for one in found(word)}
+    assert not gone, f"{', '.join(sorted(gone))} no longer have the old name: take the mark out of vocabulary.toml"
+
+
+def test_every_kind_is_seen():
+    seen = {(one.kind, one.name) for one in DEFINITIONS}
+    assert {("module", "memory_bars"), ("class", "CliContext"), ("function", "plan_diff")} <= seen
+    assert {("attribute", "memory_pressure"), ("attribute", "TOOLKITS")} <= seen
+
+
+def test_rooms_of_words_exist():
+    rooms = {one.room for one in DEFINITIONS} | {"memory", "cost"}
+    assert {room for word in WORDS for room in (*word.get("rooms", ()), *word.get("pending", ()))} <= rooms
