@@ -14,7 +14,7 @@ CASES = [
     ("plan p --model", "reader=bert", ["reader=bert-base"]),
     ("plan p --to", "h", ["hf", "haystack"]),
     ("host show", "faulty/ecc", ["faulty/ecc-on-query"]),
-    ("model show", "t5", ["t5-11b"]),
+    ("model show", "t5", ["t5-11b", "t5-small"]),
     ("why p --model gpt2", "tr", ["transformer"]),
     ("why p --model gpt2", "transformer.w", ["transformer.wte", "transformer.wpe"]),
     ("why p --model nonsense", "tr", []),
