@@ -164,3 +164,16 @@ if depth != "none":
         bare, here = run(self.CODE, "none", "-"), run(self.CODE, depth, host)
         assert here.returncode == 0, here.stderr
         assert here.stdout == bare.stdout
+
+
+def test_a_backward_on_ever_larger_hosts_comes_back() -> None:
+    # In a process of its own, which has no thread of autograd yet; it was chance whether torch waited for ever.
+    code = """
+import torch
+from devpolicy.testing import simulate_host
+for name in ("1x24gb", "2x24gb", "4x80gb", "8x80gb"):
+    with simulate_host(name, depth="tensors"):
+        (torch.ones(2, device="cuda:0", requires_grad=True) * 2).sum().backward()
+"""
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

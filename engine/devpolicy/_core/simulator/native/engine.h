@@ -13,15 +13,17 @@
 
 namespace devpolicy {
 
-// Members of torch's queue of tasks, whose own functions its library does not export. Access is not checked where a
-// template is instantiated by name.
+// Members of torch's queue of tasks, whose own functions its library does not export, and of its engine. Access is not
+// checked where a template is instantiated by name.
 struct HeapOf { friend constexpr auto member(HeapOf); };
 struct LockOf { friend constexpr auto member(LockOf); };
 struct SignalOf { friend constexpr auto member(SignalOf); };
+struct ThreadsOf { friend constexpr auto member(ThreadsOf); };
 template <class Of, auto pointer> struct Reach { friend constexpr auto member(Of) { return pointer; } };
 template struct Reach<HeapOf, &torch::autograd::ReadyQueue::heap_>;
 template struct Reach<LockOf, &torch::autograd::ReadyQueue::mutex_>;
 template struct Reach<SignalOf, &torch::autograd::ReadyQueue::not_empty_>;
+template struct Reach<ThreadsOf, &torch::autograd::Engine::non_reentrant_device_thread_count_>;
 
 // A queue that an idle thread waits at.
 class Queue {
@@ -71,7 +73,11 @@ struct Engine : torch::autograd::Engine {
     std::lock_guard<std::mutex> hold(lock);
     // The usual way first, so that torch does not do it once more later. It refuses in a fork of a process with threads.
     engine.initialize_device_threads_pool();
-    if ((engine.*(&Engine::device_ready_queues_)).size() < wanted) (engine.*(&Engine::start_device_threads))();
+    if ((engine.*(&Engine::device_ready_queues_)).size() >= wanted) return;
+    // It waits until as many threads have begun as there are devices. Those of before are none of them: counted, they
+    // would let it wait for ever.
+    engine.*member(ThreadsOf{}) = 0;
+    (engine.*(&Engine::start_device_threads))();
   }
 
   // Wait until each thread has let go of the last task that it ran. Whoever called `backward` goes on before that is
