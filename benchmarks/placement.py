@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from catalogue import CATALOGUE, QUICK
+from catalogue_models import CATALOGUE, QUICK
 from devpolicy import Accelerator, Host, ModelTree, Unsatisfiable
 from devpolicy._core.certify import certify
 from devpolicy._core.model.config import build

@@ -20,7 +20,7 @@ from statistics import median
 from time import process_time
 from typing import Any
 
-from catalogue import CATALOGUE, QUICK
+from catalogue_models import CATALOGUE, QUICK
 from devpolicy import Accelerator, Host, ModelTree, Policy, Unsatisfiable
 from devpolicy._core.model.tree import Module, Tensor
 from devpolicy._core.placement.planner import make_plan

@@ -193,10 +193,13 @@ def simulated() -> Host:
 
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--quick", action="store_true", help="the first section alone: try that it runs")
     arguments.add_argument("--json", metavar="FILE", help="write every row there")
     arguments.add_argument("--budget", type=float, default=330, metavar="SECONDS", help="begin no section after it")
     arguments.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), metavar="SECTION")
     chosen = arguments.parse_args()
+    if chosen.quick:
+        chosen.only = chosen.only[:1]
     import torch
 
     real = torch.version.cuda is not None and torch.cuda.is_available()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from catalogue import CATALOGUE
+from catalogue_models import CATALOGUE
 from devpolicy._core.model.config import build
 
 

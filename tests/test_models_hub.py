@@ -95,9 +95,9 @@ def test_a_model_of_the_hub_is_the_checkpoint_of_its_files(hub, tmp_path):
 
 
 def test_a_70b_of_thirty_shards_is_planned_after_less_than_three_megabytes(hub, tmp_path, monkeypatch):
-    from devpolicy._core.model import checkpoint as reading
+    from devpolicy._core.model import structure
 
-    monkeypatch.setattr(reading, "_has_transformers", lambda: False)
+    monkeypatch.setattr(structure, "has_transformers", lambda: False)
     hub.repositories["org/large"] = checkpoint(tmp_path / "large", LARGE, shards=30)
     tree = load("hf://org/large")
     assert tree.parameters == 70_553_706_496

@@ -188,4 +188,5 @@ def test_a_model_of_transformers_is_planned_from_its_configuration(tmp_path):
     model = str(tmp_path / "config.json")
     result = shell("plan", "cpu-only", "--model", model, "--host", "cpu-only", "--to", "hf", "--format", "json")
     assert result.stderr == ""
-    assert json.loads(result.stdout) == {"device_map": {"": "cpu"}}
+    expected = {"device_map": {"": "cpu"}, "dtype": "float32", "attn_implementation": "sdpa"}
+    assert json.loads(result.stdout) == expected

@@ -106,7 +106,7 @@ def test_what_can_never_decide_anything_is_named(text: str, never: str, drawn: b
     assert found.why.startswith(f"`{never}`:")
 
 
-@pytest.mark.parametrize("family", [FAMILY, RANGE], ids=["every host", "drawn hosts"])
+@pytest.mark.parametrize("space", [FAMILY, RANGE], ids=["every host", "drawn hosts"])
 def test_overflow_is_not_unreachable_where_no_model_is_asked_about(space: HostSpace) -> None:
     policy, wanted = Policy.parse('prefer = "cpu"\noverflow = "disk"\n'), [Property("every_rule_reachable")]
     found = verify(policy, [None], FAMILY, wanted, jobs=1) if space is FAMILY else search(policy, [None], RANGE, wanted)

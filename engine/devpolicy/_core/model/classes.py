@@ -18,7 +18,7 @@ _FIRST = ("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ
 
 
 def architectures_of(config: Mapping[str, Any]) -> list[str]:
-    """Return the classes that a configuration names. Raises `ModelError` where they are no list of texts (DP102)."""
+    """Return the classes that a configuration names. Raises `ModelError` where they are none (DP102, DP202)."""
     names = config.get("architectures")
     if names is None:
         return []
@@ -26,6 +26,10 @@ def architectures_of(config: Mapping[str, Any]) -> list[str]:
         raise ModelError(
             Diagnostic("DP102", "`architectures` is no list of class names", help='`"architectures": ["BertModel"]`')
         )
+    auto = next((name for name in names if name.startswith("AutoModel")), None)
+    if auto is not None:
+        message = f"`architectures` names `{shown(auto)}`, which is a way to choose a class and no class"
+        raise ModelError(Diagnostic("DP202", message, help='name the class, `"architectures": ["BertModel"]`'))
     return list(names)
 
 
