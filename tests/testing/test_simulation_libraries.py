@@ -210,7 +210,8 @@ class TestNothingIsLeft:
         exec(ASKED, loaded)  # whatever is loaded late is loaded now
         with simulate_host("2x24gb"):
             exec(ASKED.replace("torch.manual_seed(0)", "0"), loaded)
-        caches = [owner[name] for owner, name in replaced() if hasattr(owner_value(owner, name), "cache_info")]  # type: ignore[index]
+        held = [owner_value(owner, name) for owner, name in replaced()]
+        caches = [value for value in held if hasattr(value, "cache_info")]
         before, information = everything(), [cache.cache_info() for cache in caches]
         environment, finders = dict(os.environ), list(sys.meta_path)
         assert len(caches) > 20

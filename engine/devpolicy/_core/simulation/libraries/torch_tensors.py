@@ -182,14 +182,33 @@ def _put_generators(simulation: Simulation, held: Held, torch: Any) -> None:
         swap(simulation, torch._C.__dict__, "_has_mps", True)
 
 
+_ABSENT = object()
+_swapped: dict[tuple[int, str], list[tuple[Simulation | None, Any]]] = {}
+"""What stands in a namespace by simulation, the last one on top of what was there before, at the bottom."""
+
+
 def swap(simulation: Simulation, namespace: dict[str, Any], name: str, value: Any) -> None:
-    """Put a value in the place of another, or of nothing, until a simulation is left."""
-    if name in namespace:
-        put_back = partial(namespace.update, {name: namespace[name]})
-    else:
-        put_back = partial(namespace.pop, name, None)
-    simulation.restore.append(put_back)
+    """Put a value in the place of another, or of nothing, until a simulation is left, in whatever order they are."""
+    values = _swapped.setdefault((id(namespace), name), [(None, namespace.get(name, _ABSENT))])
+    values.append((simulation, value))
+    simulation.restore.append(partial(_put_back, simulation, namespace, name))
     namespace[name] = value
+
+
+def _put_back(simulation: Simulation, namespace: dict[str, Any], name: str) -> None:
+    key = id(namespace), name
+    values = [entry for entry in _swapped.get(key, ()) if entry[0] is not simulation]
+    if not values:  # put back already: a simulation may swap a name twice
+        return
+    last = values[-1][1]
+    if last is _ABSENT:
+        namespace.pop(name, None)
+    else:
+        namespace[name] = last
+    if len(values) > 1:
+        _swapped[key] = values
+    else:
+        _swapped.pop(key, None)
 
 
 def _refuse(simulation: Simulation, what: str, *args: Any, **kwargs: Any) -> Any:
