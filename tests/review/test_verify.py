@@ -177,16 +177,16 @@ def test_a_family_has_as_many_hosts_as_it_says_and_each_is_another_host(
     types: list[str], most: int, mixed: bool, free: tuple[int, ...]
 ) -> None:
     space = HostSpace(tuple(types), most, (8 * GIB, 24 * GIB), free, (64 * GIB, 128 * GIB), mixed=mixed)
-    shapes = space.shapes()
+    shapes = space.specs()
     assert len(shapes) == len(set(shapes)) == space.size
     assert len({space.host(shape) for shape in shapes}) == space.size
-    counts = [len(shape.cards) for shape in shapes]
+    counts = [len(shape.devices) for shape in shapes]
     assert counts == sorted(counts)
 
 
 def test_a_step_of_memory_leads_to_another_host_of_the_family_with_more_of_it() -> None:
-    shapes = set(FAMILY.shapes())
-    steps = [(shape, larger) for shape in shapes for larger in FAMILY.more(shape)]
+    shapes = set(FAMILY.specs())
+    steps = [(shape, larger) for shape in shapes for larger in FAMILY.successors(shape)]
     assert steps
     for shape, larger in steps:
         assert larger in shapes
@@ -199,7 +199,7 @@ def test_a_step_of_memory_leads_to_another_host_of_the_family_with_more_of_it() 
 def test_every_property_that_can_be_named_can_be_asked() -> None:
     assert {*_CHECKS, "never_on"} == set(OF_A_PLAN)
     for name in {*OF_A_PLAN, *OF_A_FAMILY} - {"never_on"}:
-        assert verdict('prefer = ["cuda", "cpu"]', name, family=replace(FAMILY, most=1)).status == "proved"
+        assert verdict('prefer = ["cuda", "cpu"]', name, space=replace(FAMILY, most=1)).status == "proved"
 
 
 # The command.

@@ -28,7 +28,7 @@ def architectures_of(config: Mapping[str, Any]) -> list[str]:
         )
     auto = next((name for name in names if name.startswith("AutoModel")), None)
     if auto is not None:
-        message = f"`architectures` names `{shown(auto)}`, which is a way to choose a class and no class"
+        message = f"`{shown(auto)}` is no model class, but a way to choose one"
         raise ModelError(Diagnostic("DP202", message, help='name the class, `"architectures": ["BertModel"]`'))
     return list(names)
 
