@@ -138,7 +138,7 @@ def _built(config: Any, cls: Any, torch: Any, transformers: Any) -> Any:
         raise
     except Exception as broken:  # model classes raise anything for sizes that do not go together
         raise ModelError(
-            f"Transformers cannot build `{config.model_type}` from this configuration: {broken}"
+            f"Transformers cannot build `{config.model_type}` from this configuration: {shown(broken)}"
         ) from broken
 
 
