@@ -36,7 +36,9 @@ def architectures_of(config: Mapping[str, Any]) -> list[str]:
 def class_named(name: str, config: Any, transformers: Any) -> Any:
     """Return the model class of a name, of an auto class what it picks for `config`. Raises `ModelError` (DP202)."""
     found = getattr(transformers, name, None) if name.isidentifier() and not name.startswith("_") else None
-    if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
+    # Not the base of all: what it would be asked of experts is kept on it, and said of every class from then on.
+    base = transformers.PreTrainedModel
+    if isinstance(found, type) and issubclass(found, base) and found is not base:
         return found
     mapping = getattr(found, "_model_mapping", None)
     family = type(config).__name__.removesuffix("Config")

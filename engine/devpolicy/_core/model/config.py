@@ -19,7 +19,7 @@ from devpolicy._core.loading.dtypes import loaded_dtype
 from devpolicy._core.model.bounds import check_config, read_config, with_floats
 from devpolicy._core.model.classes import architectures_of, class_named
 from devpolicy._core.model.facts import named_dtype
-from devpolicy._core.model.files import is_folder
+from devpolicy._core.model.files import is_folder, shown
 from devpolicy._core.model.module import Built, read_module
 from devpolicy._core.model.neutral import name_in, neutral_config, neutral_table
 from devpolicy._core.model.sealed import sealed
