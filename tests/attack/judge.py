@@ -116,6 +116,7 @@ def _in_child(door: str, seed: int, folder: Path, *, installed: bool) -> None:
         home = folder / "home"
         home.mkdir()
         os.environ |= {"HOME": str(home), "TMPDIR": str(home), "XDG_CACHE_HOME": str(home)}
+        sys.dont_write_bytecode = True  # what is imported first would be compiled beside its source
         os.chdir(folder / "work")
         case = DOORS[door](Random(f"{door} {seed}"))
         (folder / "arguments").write_text("\n".join(case.arguments), errors="replace")

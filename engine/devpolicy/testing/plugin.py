@@ -80,6 +80,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "hosts(*names, depth=…, children=…): run the test on each; names may be globs")
 
 
+_LARGEST = 4 << 20
+"""Bytes of a policy, as `devpolicy._core.files` has them, which a project without policies need not import."""
+
+
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     """Collect policies with tests and files of tests; other TOML is left alone."""
     if file_path.suffix != ".toml" or not _holds_tests(file_path):
@@ -91,12 +95,11 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 
 def _holds_tests(path: Path) -> bool:
     """Ask cheaply first, so that a project full of other TOML pays for nothing."""
-    from devpolicy._core.errors import DevPolicyError
-    from devpolicy._core.files import LARGEST_FILE, read_file
-
     try:
-        content = read_file(path, DevPolicyError, most=LARGEST_FILE)
-    except DevPolicyError:
+        if not path.is_file() or path.stat().st_size > _LARGEST:
+            return False
+        content = path.read_bytes()
+    except OSError:
         return False
     top = content.partition(b"\n[")[0]
     if b"test" not in content or (b"[[" not in content and b"test" not in top):

@@ -144,7 +144,7 @@ def test_a_dtype_of_the_policy_reaches_the_component_and_wins_over_what_was_save
     assert again.get_component("generator").huggingface_pipeline_kwargs["dtype"] == "float16"
     kwargs = again.get_component("reader").model_kwargs
     assert (kwargs["dtype"], kwargs["device_map"], "torch_dtype" in kwargs) == ("float16", "cuda:0", False)
-    assert again.get_component("embedder").model_kwargs == {"dtype": "float16"}
+    assert again.get_component("embedder").model_kwargs == {"dtype": "float16", "attn_implementation": "sdpa"}
     assert loaded(again.dumps(), policy).dumps() == again.dumps()
     with use_policy(policy, "2x24gb"):
         made = TransformersChatGenerator(model=str(models / "llama"), task="text-generation")
