@@ -276,7 +276,8 @@ class SimulationDepthError(DevPolicyError):
 class UnknownModuleError(DevPolicyError, KeyError):
     """A module that a plan does not have, with the likely one."""
 
-    __str__ = Exception.__str__  # a `KeyError` shows the representation of its text
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # a `KeyError` shows the representation of its text
 
 
 @_public

@@ -64,7 +64,8 @@ def parallel_map(
 def _elsewhere(work: Callable[[Any, Any], Any], shared: Any, things: Sequence[Any], jobs: int) -> Generator[Any]:
     """Yield the results of `jobs` processes. They end with this one, and at once where this is left early."""
     theirs, ours = Pipe(duplex=False)
-    with theirs, ours, ProcessPoolExecutor(jobs, initializer=_begin, initargs=(work, shared, theirs, ours)) as pool:
+    given: tuple[Any, ...] = (work, shared, theirs, ours)
+    with theirs, ours, ProcessPoolExecutor(jobs, initializer=_begin, initargs=given) as pool:
         try:
             # Not `map`, which cancels what is left: the pool then has nothing to tell that its processes ended.
             for future in [pool.submit(_there, thing) for thing in things]:

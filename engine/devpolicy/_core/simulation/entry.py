@@ -69,10 +69,10 @@ class simulate_host:  # noqa: N801 - a verb, used as `with simulate_host(…)` a
         scope: str | None = None,
         children: bool = False,
     ) -> None:
-        self.host = host if isinstance(host, Host) else Host.load(host)
-        self.depth = known_word(depth, "depth", DEPTHS)
+        self.host: Host = host if isinstance(host, Host) else Host.load(host)
+        self.depth: str = known_word(depth, "depth", DEPTHS)
         deep = self.depth in DEEP
-        self.scope = known_word(scope or ("process" if deep or children else "context"), "scope", SCOPES)
+        self.scope: str = known_word(scope or ("process" if deep or children else "context"), "scope", SCOPES)
         self.children = children
         if self.scope != "process":
             if deep:

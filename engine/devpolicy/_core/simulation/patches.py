@@ -20,8 +20,8 @@ Getter = Callable[[dict[str, Any]], Any]
 
 def _values(originals: dict[str, Any]) -> Any:
     """Return what `itemgetter` gives for these: a tuple for several names only."""
-    values = tuple(originals.values())
-    return values if len(values) > 1 else values[0]
+    values = list(originals.values())
+    return tuple(values) if len(values) > 1 else values[0]
 
 
 class ModulePatches:
