@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from tests.cli.harness import invoke
 
 
@@ -14,6 +15,7 @@ def write_config(folder, layers):
 
 
 def test_models_of_one_class_are_told_apart(tmp_path):
+    pytest.importorskip("transformers")
     small, large = write_config(tmp_path / "small", 2), write_config(tmp_path / "large", 4)
     command = ["diff", "cpu-only", "prefer-accelerator", "--hosts", "2x24gb", "--format", "json"]
     result = invoke(*command, "--models", small, "--models", large)
