@@ -30,6 +30,8 @@ class Target:
     """The way out where a rule needs a map and it takes none."""
     reads: frozenset[str] = frozenset({"safetensors"})
     """The formats of weights that it loads as they are."""
+    loading: frozenset[str] = frozenset()
+    """The keys of `[loading]` that it is told."""
 
 
 _ALL = frozenset(kind.value for kind in DeviceType) - {"disk"}
@@ -37,8 +39,10 @@ _ALL = frozenset(kind.value for kind in DeviceType) - {"disk"}
 TARGETS = {
     target.name: target
     for target in (
-        Target("hf", _ALL, maps=True),
-        Target("haystack", frozenset({"cuda", "mps", "xpu", "cpu"}), maps=True),
+        Target("hf", _ALL, maps=True, loading=frozenset({"attention", "architecture", "adapter", "variant"})),
+        Target(
+            "haystack", frozenset({"cuda", "mps", "xpu", "cpu"}), maps=True, loading=frozenset({"attention", "variant"})
+        ),
         Target("torch", _ALL, maps=False, reads=frozenset({"safetensors", "gguf"})),
         Target("spacy", frozenset({"cuda", "mps", "cpu"}), maps=False),
     )
