@@ -250,9 +250,10 @@ def offload_error(
             "DP302", f"{keeps} on `{place}`, which `avoid` excludes", said,
             help=f"take `{place}` out of `avoid`, or keep it elsewhere",
         )  # fmt: skip
-    if not context.target.maps:
+    if place not in context.target.abilities.keeps:
+        takes = "keeps none there" if context.target.abilities.maps else "takes one device"
         return Diagnostic(
-            "DP409", f"{who} keeps weights on `{place}`, and `{context.target.name}` takes one device", said,
+            "DP409", f"{who} keeps weights on `{place}`, and `{context.target.name}` {takes}", said,
             help=context.target.instead,
         )  # fmt: skip
     if place == "cpu" and context.kind == "mps":

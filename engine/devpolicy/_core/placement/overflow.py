@@ -52,7 +52,7 @@ class Spilled:
 def spill(problem: Problem) -> Spilled | None:
     """Offload what costs least and lets the rest fit. Returns `None` where nothing does."""
     context = problem.context
-    if not context.policy.overflow or not context.target.maps:
+    if not context.policy.overflow or not context.target.abilities.maps:
         return None
     order, places, notes = _places(_candidates(problem), problem)
 

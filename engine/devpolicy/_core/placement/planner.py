@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from devpolicy._core.abilities import DEFAULT_TARGET, Target, target_of
 from devpolicy._core.errors import Diagnostic, PolicyError, Unsatisfiable
 from devpolicy._core.host import Host
 from devpolicy._core.language.conditions import check_requirements
@@ -32,7 +33,6 @@ from devpolicy._core.placement.refusals import no_room, nothing_fits
 from devpolicy._core.placement.scatter import scatter
 from devpolicy._core.placement.search import Attempt, Problem, Solution, in_context, place
 from devpolicy._core.placement.suggestions import suggestions
-from devpolicy._core.placement.targets import DEFAULT_TARGET, Target, target_of
 from devpolicy._core.sizes import format_size
 
 
@@ -138,9 +138,9 @@ def _place(
 ) -> PlacedModel:
     policy = policy.for_host(host)
     check_requirements([policy.require, *policy.required], host)
-    if tree.format not in consumer.reads:
+    if tree.format not in consumer.abilities.reads:
         raise Unsatisfiable(_not_read(tree, consumer))
-    if tree.incomplete_reason and consumer.maps:
+    if tree.incomplete_reason and consumer.abilities.maps:
         message = f"the structure of `{tree.name}` is not known in full"
         hint = 'plan for one device, which needs no map: `target = "torch"`, or `--to torch`'
         raise Unsatisfiable(Diagnostic("DP407", message, notes=(tree.incomplete_reason,), help=hint))
@@ -156,7 +156,7 @@ def _place(
             context = context_for(selector, selection, policy, host, consumer, tree, sizing, reserved)
             attempt, notes = _search(division, context)
             solution = attempt.solution()
-            if not consumer.maps and len(set(solution.device)) > 1:
+            if not consumer.abilities.maps and len(set(solution.device)) > 1:
                 message = f"several devices are needed, and `{consumer.name}` takes one"
                 raise Refused(Diagnostic("DP409", message))
             ledger = ledger_of(division.units, solution, context)
@@ -202,7 +202,7 @@ def _divided(policy: ResolvedPolicy, tree: ModelTree) -> tuple[Sizing, Division,
 
 def _selected(selector: DeviceSelector, policy: ResolvedPolicy, host: Host, consumer: Target) -> Selection:
     """Return the devices of an entry of `prefer`. Raises `Refused` where there are none for the consumer."""
-    if selector.type not in consumer.types:
+    if selector.type not in consumer.abilities.types:
         raise Refused(Diagnostic("DP409", f"`{consumer.name}` cannot run on `{selector.type}`"))
     selection = select_devices(selector, policy, host)
     if not selection.devices:
