@@ -77,7 +77,7 @@ _Ordered = tuple[tuple[int, ...], Rule]
 
 _SELECTORS = ("match", "class", "size")
 _ACTIONS = ("prefer", "offload", "overflow")
-_APART = (
+APART = (
     ("prefer", "offload"), ("together", "offload"), ("prefer", "overflow"), ("together", "overflow"),
     ("offload", "overflow"),
 )  # fmt: skip
@@ -171,12 +171,9 @@ def _check(table: dict[str, Any], cursor: Cursor, what: str) -> None:
         cursor.error("DP106", f"{what} selects nothing", label="which modules?", help=hint)
     together = table.get("together") is True
     if complete and table.get("together", False) is False and not table.keys() & {*_ACTIONS}:
-        hint = (
-            "add `prefer` (where they run), `offload` (where they are kept), `overflow` (where those are kept that do "
-            "not fit) or `together = true`"
-        )
+        hint = "add `prefer` (where they run), `offload` or `overflow` (where they are kept) or `together = true`"
         cursor.error("DP106", f"{what} does nothing", label="what is done with them?", help=hint)
-    for one, other in _APART:
+    for one, other in APART:
         if one in table and other in table and (one != "together" or together):
             second = max(one, other, key=lambda name: _position(cursor.at(name)))
             hint = "kept weights run on the plan's main device: write two rules, or leave one key out"
