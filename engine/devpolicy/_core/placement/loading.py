@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import PurePath
 
+from devpolicy._core.abilities import Target
 from devpolicy._core.errors import Diagnostic, Unsatisfiable
 from devpolicy._core.language.policy import LoadingTable, ResolvedPolicy
 from devpolicy._core.loading import Loading
@@ -17,7 +18,6 @@ from devpolicy._core.loading.quantizations import NONE
 from devpolicy._core.loading.value import Pairs
 from devpolicy._core.memory.sizing import compute_dtype
 from devpolicy._core.model.tree import ModelTree
-from devpolicy._core.placement.targets import Target
 
 _HALF = ("float16", "bfloat16")
 _FLASH = "flash_attention"
@@ -42,10 +42,10 @@ def check_loading(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -> 
     """Return warnings about what the policy says of loading. Raises `Unsatisfiable` (DP416) where it cannot be had."""
     asked = policy.loading
     wrong = [*_cannot(asked, policy, tree)]
-    lost = [key for key, _ in _asked(asked) if key not in consumer.loading]
+    lost = [key for key, _ in _asked(asked) if key not in consumer.abilities.carries]
     for key in lost:
         message = f"`{consumer.name}` is not told `loading.{key}`"
-        if consumer.maps:
+        if consumer.abilities.maps:
             # It loads the model itself, and another one than was planned.
             hint = "write it where the component is made, and leave it out here; or plan for `hf`"
             wrong.append(Diagnostic("DP416", message, help=hint))
