@@ -194,6 +194,8 @@ def test_beams_are_those_of_the_generation_settings(llama):
     assert ModelTree.load(llama).beams == 1
     config = json.loads((llama / "config.json").read_text())
     (llama / "config.json").write_text(json.dumps({**config, "num_return_sequences": 3}))
+    assert ModelTree.load(llama).beams == 1, "the file beside it counts"
+    (llama / "generation_config.json").unlink()
     assert ModelTree.load(llama).beams == 3
     (llama / "generation_config.json").write_text('{"num_beams": 4, "num_return_sequences": 2}')
     assert ModelTree.load(llama).beams == 4
