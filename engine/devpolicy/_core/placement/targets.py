@@ -25,7 +25,7 @@ class Target:
     types: frozenset[str]
     """The types of device that it can execute on."""
     maps: bool
-    """Whether it takes a device map, with weights kept on the CPU and on disk."""
+    """Whether it takes a device map, with weights stored on the CPU and on disk."""
     instead: str = "plan for `hf`, or leave the rule out"
     """The way out where a rule needs a map and it takes none."""
     reads: frozenset[str] = frozenset({"safetensors"})
