@@ -48,9 +48,9 @@ CODES: dict[str, Code] = {
     "DP106": Code(
         "keys that do not go together",
         "Two keys exclude each other, or one needs another. A rule selects (`match`, `class`, `size`) and does one "
-        "thing: `prefer` says where the modules run, `offload` where their weights are kept, `together = true` that "
-        "they share a device, alone or with `prefer`. A component has a `model` or bytes that it `needs`; what only "
-        "`needs` bytes has no modules that another key could speak of.",
+        "thing: `prefer` says where the modules run, `offload` where their weights are kept, `overflow` where those "
+        "are kept that do not fit, `together = true` that they share a device, alone or with `prefer`. A component has "
+        "a `model` or bytes that it `needs`; what only `needs` bytes has no modules that another key could speak of.",
     ),
     "DP107": Code(
         "unknown schema version",

@@ -76,7 +76,8 @@ def _load(policy: ResolvedPolicy, tree: ModelTree, component: str | None, rewrit
 def _prediction(division: Division, context: PlacementContext, solution: Solution) -> Prediction | None:
     """Return what is predicted, where the plan was chosen by it: under `fastest`, and where `overflow` took part."""
     places = {at: offload.place for at, offload in solution.offloaded.items()}
-    if context.policy.split != "fastest" and all(one.rule != OVERFLOW for one in solution.offloaded.values()):
+    spilling = {OVERFLOW, *(rule.name for rule in context.policy.rules if rule.overflow)}
+    if context.policy.split != "fastest" and all(one.rule not in spilling for one in solution.offloaded.values()):
         return None
     costs, rates, used = context.costs, context.rates, sorted(set(solution.device))
     times = costs.times(division.units, solution.device, places, rates, link=context.link)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from devpolicy._core.abilities import target_of
 from devpolicy._core.device import ComponentDevice
 from devpolicy._core.errors import Diagnostic, Unsatisfiable
 from devpolicy._core.host import Host
@@ -16,7 +17,6 @@ from devpolicy._core.language.policy import ResolvedPolicy
 from devpolicy._core.memory.budgets import DeviceBudget, pool_reserved
 from devpolicy._core.placement.context import select_devices
 from devpolicy._core.placement.refusals import no_preference
-from devpolicy._core.placement.targets import target_of
 from devpolicy._core.sizes import GIB, format_size
 
 NEARLY_NO_ROOM = GIB
@@ -50,7 +50,7 @@ def choose(
     consumer = target_of(target or policy.target or "torch")
     terms: list[tuple[str, str]] = []
     for selector in policy.prefer:
-        if selector.type not in consumer.types:
+        if selector.type not in consumer.abilities.types:
             terms.append((str(selector), f"`{consumer.name}` cannot run on `{selector.type}`"))
             continue
         selection = select_devices(selector, policy, host)

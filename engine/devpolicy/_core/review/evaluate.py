@@ -74,7 +74,8 @@ def quality(outcome: Outcome) -> Quality | None:
     if outcome.plan is None:
         return Quality(term, (), 0)
     units = outcome.plan.placements.values()
-    spilled = [unit for unit in units if unit.rule == "overflow"]
+    spilling = {"overflow", *(rule.name for rule in outcome.policy.rules if rule.overflow)}
+    spilled = [unit for unit in units if unit.rule in spilling]
     places = [place.type for place in reversed(outcome.policy.overflow)]
     if len(places) < 2:  # pad to [disk, cpu], so that qualities of different profiles compare
         places = ["disk", "cpu"]

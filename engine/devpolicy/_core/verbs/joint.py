@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import Any
 
+from devpolicy._core.abilities import DEFAULT_TARGET, target_of
 from devpolicy._core.errors import DevPolicyError, Unsatisfiable
 from devpolicy._core.host import Host
 from devpolicy._core.language.conditions import check_requirements
@@ -21,7 +22,6 @@ from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.joint import refused_beside, reserved_bytes
 from devpolicy._core.placement.plan import Plan
 from devpolicy._core.placement.planner import make_plan
-from devpolicy._core.placement.targets import DEFAULT_TARGET, target_of
 from devpolicy._core.verbs.inputs import own_tree, shown, tree_of
 from devpolicy._core.verbs.suggestions import joint_suggestions
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from devpolicy._core.abilities import NAMED
 from devpolicy._core.cli import complete
 from devpolicy._core.cli.commands.resolve import preferences
 from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context
@@ -24,7 +25,6 @@ from devpolicy._core.cli.inputs import (
 )
 from devpolicy._core.errors import Diagnostic, ModelError
 from devpolicy._core.language.policy import Policy
-from devpolicy._core.placement.targets import TARGETS
 from devpolicy._core.sizes import format_size
 from devpolicy._core.verbs.joint import JointPlanner, Request
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 @host_option
 @component_option
 @overlay_options
-@click.option("--target", type=click.Choice(list(TARGETS)), help="The consumer to plan for; hf by default.")
+@click.option("--target", type=click.Choice(NAMED), help="The consumer to plan for; hf by default.")
 @common()
 @pass_context
 def command(
