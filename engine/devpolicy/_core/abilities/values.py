@@ -62,7 +62,7 @@ class Abilities:
     cpu: Literal["never", "prefix", "any"] = "never"
     """Which layers it can compute on the CPU beside an accelerator: none, the first ones, any."""
     keeps: Mapping[str, Keeps] = field(default_factory=dict)
-    """What it does with weights kept on `cpu` and on `disk`; a place that is missing is refused."""
+    """What it does with weights stored on `cpu` and on `disk`; a place that is missing is refused."""
     streaming: tuple[StreamingMode, ...] = ()
     """The modes that it offers for the whole model, tried in this order under `overflow`."""
     fixed: Mapping[str, str] = field(default_factory=dict)
@@ -84,7 +84,7 @@ class Abilities:
         return self.assigns != "one"
 
     def computes_on(self, place: str) -> bool:
-        """Whether what is kept on a place beside the accelerators also runs there."""
+        """Whether what is stored on a place beside the accelerators also runs there."""
         return self.keeps.get(place) in ("computes", "maps")
 
 

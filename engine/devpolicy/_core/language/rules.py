@@ -41,7 +41,7 @@ class Rule:
     match: tuple[Pattern, ...] = key(
         list_of(PATTERN, or_one=True, least=1), "Patterns of module paths: any of them.", value=()
     )
-    cls: tuple[str, ...] = key(
+    module_class: tuple[str, ...] = key(
         list_of(CLASS, or_one=True, least=1), "Globs of class names: any of them.", value=(), name="class"
     )
     size: SizeTest | None = key(SIZE_TEST, "A comparison with the bytes of a placement unit.")

@@ -170,7 +170,7 @@ class _Deciding:
         failure: Diagnostic | None = None
         for selector in rule.offload:
             place = selector.type
-            reason = rule.reason or f"rule `{rule.name}` keeps it on `{selector}`"
+            reason = rule.reason or f"rule `{rule.name}` stores it on `{selector}`"
             if place == self.context.kind:
                 # Stored where it runs: on a host without an accelerator "cpu" is no other place.
                 failure = self._run(members, 0, replace(rule, reason=reason), selector)
@@ -279,12 +279,12 @@ def offload_error(
     if place not in context.target.abilities.keeps:
         takes = "keeps none there" if context.target.abilities.maps else "takes one device"
         return Diagnostic(
-            "DP409", f"{who} keeps weights on `{place}`, and `{context.target.name}` {takes}", said,
+            "DP409", f"{who} stores weights on `{place}`, and `{context.target.name}` {takes}", said,
             help=context.target.instead,
         )  # fmt: skip
     if place == "cpu" and context.kind == "mps":
         return Diagnostic(
-            "DP406", f"{who} keeps weights on `cpu`, and accelerate would load them on `mps`", said,
+            "DP406", f"{who} stores weights on `cpu`, and accelerate would load them on `mps`", said,
             help="keep them on `disk`",
         )  # fmt: skip
     if place == "disk" and any(unit.float32 for unit in units):

@@ -100,4 +100,4 @@ def _why(
     if at in solution.runs_on_main:
         return "prefer", f"{solution.runs_on_main[at]} `{device}`"
     share = "the only device that is needed" if count == 1 else f"one of {count} that share the model"
-    return "prefer", f"`{selector}` serves; `{device}` is {share}"
+    return "prefer", f"`{selector}` fits; `{device}` is {share}"

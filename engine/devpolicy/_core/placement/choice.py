@@ -55,7 +55,7 @@ def choose(
             continue
         selection = select_devices(selector, policy, host)
         if selection.devices:
-            terms.append((str(selector), "serves"))
+            terms.append((str(selector), "fits"))
             first = selection.devices[0].with_reserved(pool_reserved(reserved or {}, host))
             return Choice(ComponentDevice.from_single(first.device), tuple(terms), (*warnings, *_nearly_full(first)))
         terms.append((str(selector), selection.reason))

@@ -63,8 +63,8 @@ def _none_of(selector: DeviceSelector, host: Host) -> str:
     others = host.devices(selector.type)
     if not others:
         return f"the host has no `{selector.type}` device"
-    if selector.cls is not None:
-        unlike = ", ".join(f"`{one.type}:{one.id}`: {selector.cls.unlike(one)}" for one in others)
+    if selector.device_class is not None:
+        unlike = ", ".join(f"`{one.type}:{one.id}`: {selector.device_class.unlike(one)}" for one in others)
         return f"no device of the host is `{selector}` ({unlike})"
     return f"the host has no `{selector}`, it has {_listed(f'{one.type}:{one.id}' for one in others)}"
 

@@ -167,7 +167,7 @@ def _place(
         except Refused as refused:
             refusals.append((selector, refused.finding))
             continue
-        outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "serves")]
+        outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "fits")]
         trace = Trace(tuple(outcomes), notes)
         told = (*policy.notices, *_findings_of_model(tree, policy), *findings_of_loading, *findings)
         return PlacedModel(selector, division, context, attempt, solution, ledger, trace, told)

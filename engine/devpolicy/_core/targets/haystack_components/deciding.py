@@ -45,7 +45,7 @@ class Decider:
         from devpolicy._core.verbs.joint import Request
 
         target = self._target(name, path, takes)
-        request = Request(self.policy, name, cls=path, target=target)
+        request = Request(self.policy, name, component_class=path, target=target)
         if not request.on(self.block.joint.host).has_size and takes.checkpoint:
             tree = self._size_of(own_model(takes, params))
             if tree is not None:
