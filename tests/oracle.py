@@ -55,10 +55,15 @@ def scalar_bytes(tree: Any, workload: Any) -> int:
     return ITEM[workload.dtype or tree.dtype or next(iter(floats), "float32")]
 
 
+def sequences(tree: Any, workload: Any) -> int:
+    """Sequences at once: every beam of every one of the batch, as asked, else as the model's generation says."""
+    return int(workload.batch) * int(workload.beams or tree.beams)
+
+
 def activations(tree: Any, workload: Any) -> int:
     """Bytes that each device which executes something needs beside weights and KV cache."""
     scalars = int(tree.activation_elements_per_token) * context_of(tree, workload) + int(tree.logits_elements)
-    return int(workload.batch) * scalars * scalar_bytes(tree, workload)
+    return sequences(tree, workload) * scalars * scalar_bytes(tree, workload)
 
 
 def subtree(tree: Any, path: str) -> int:
@@ -74,7 +79,7 @@ def subtree(tree: Any, path: str) -> int:
 def is_unit(tree: Any, path: str) -> bool:
     """Whether a module is placed as a whole where no rule cuts it; a rule that goes by size alone speaks of these."""
 
-    classes = {module.path: module.cls for module in tree.modules}
+    classes = {module.path: module.class_name for module in tree.modules}
     lists = {"ModuleList", "ModuleDict", "Sequential"}
 
     def block(path: str) -> bool:
@@ -94,12 +99,12 @@ def is_unit(tree: Any, path: str) -> bool:
 
 def matches(rule: Any, tree: Any, path: str) -> bool:
     """Whether all that a rule asks holds for this one module."""
-    cls = next(module.cls for module in tree.modules if module.path == path)
+    cls = next(module.class_name for module in tree.modules if module.path == path)
     return (
         (not rule.match or any(pattern.matches(path) for pattern in rule.match))
-        and (not rule.cls or any(fnmatchcase(cls, glob) for glob in rule.cls))
+        and (not rule.module_class or any(fnmatchcase(cls, glob) for glob in rule.module_class))
         and (rule.size is None or rule.size.holds(subtree(tree, path)))
-        and (bool(rule.match or rule.cls) or is_unit(tree, path))
+        and (bool(rule.match or rule.module_class) or is_unit(tree, path))
     )
 
 
@@ -159,7 +164,9 @@ def recount(plan: Any, tree: Any, workload: Any) -> dict[str, dict[str, int]]:
             device = read(device_map, where)
             length = min(tokens, cache.window) if cache.window else tokens
             each = ITEM[cache.dtype or workload.kv_dtype] if cache.dtype or workload.kv_dtype else scalar
-            add(main if device in kept else device, "kv_cache", cache.values * length * workload.batch * each)
+            add(
+                main if device in kept else device, "kv_cache", cache.values * length * sequences(tree, workload) * each
+            )
     if streamed:
         # A module's own tensors are brought in for as long as it runs, and its children run meanwhile.
         at_once = [sum(streamed.get(above, 0) for above in ancestors(module)) for module in streamed]
@@ -213,7 +220,11 @@ def in_class(cls: Any, one: Any) -> bool:
 
 def meant(term: Any, one: Any) -> bool:
     """Whether a term speaks of an accelerator: by its type, its number or its class."""
-    return one.type == term.type and term.id in (None, one.id) and (term.cls is None or in_class(term.cls, one))
+    return (
+        one.type == term.type
+        and term.id in (None, one.id)
+        and (term.device_class is None or in_class(term.device_class, one))
+    )
 
 
 def named(host: Any, term: Any) -> list[Any]:
@@ -243,7 +254,7 @@ def serving(policy: Any, host: Any, term: Any) -> list[int | None] | str:
         return str(faults[term.type])
     counted = named(host, term)
     if not counted:
-        return "no device of the host" if term.cls and host.devices(term.type) else "the host has no"
+        return "no device of the host" if term.device_class and host.devices(term.type) else "the host has no"
     working = [one for one in counted if not one.fault]
     if not working:
         return str(counted[0].fault)
@@ -287,7 +298,11 @@ def latency(
         entries = [entry for entry in tree.reads if entry.module in ancestors(path)]
         parts, of = prod(entry.experts_per_token for entry in entries), prod(entry.num_experts for entry in entries)
         share = Fraction(min(parts * batch, of), of)
-        if classes[path].cls.endswith("Embedding") and len(classes[path].tensors) == 1 and len(tensor.shape) == 2:
+        if (
+            classes[path].class_name.endswith("Embedding")
+            and len(classes[path].tensors) == 1
+            and len(tensor.shape) == 2
+        ):
             share *= Fraction(min(batch, tensor.shape[0]), tensor.shape[0]) if tensor.shape[0] else 1
         often = Fraction(1, tokens) if any(entry.per_request for entry in entries) else Fraction(1)
         time += often * share * size(tensor) / speeds[runs]

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from devpolicy._core.errors import PolicyError
 from devpolicy._core.language.components import Component
-from devpolicy._core.language.fields import SCHEMA_VERSION, Split, Target
+from devpolicy._core.language.fields import SCHEMA_VERSION, Split
+from devpolicy._core.language.loading import LoadingTable
 from devpolicy._core.language.memory import Basis, MemoryRule, said_of
 from devpolicy._core.language.rules import Rule, Ties
 from devpolicy._core.language.values import Amount, DeviceSelector
@@ -36,13 +37,13 @@ __all__ = [
     "Basis",
     "Component",
     "DeviceSelector",
+    "LoadingTable",
     "MemoryRule",
     "Overrides",
     "Policy",
     "ResolvedPolicy",
     "Rule",
     "Split",
-    "Target",
     "Ties",
     "Workload",
 ]  # fmt: skip
@@ -68,6 +69,7 @@ class ResolvedPolicy:
     disk_path: str | None = None
     """Where rewritten weights go: for a policy that was loaded from a file, resolved against its folder."""
     workload: Workload = Workload()
+    loading: LoadingTable = LoadingTable()
     require: Condition | None = None
     component: str | None = None
     """The component that it is about; `None` is the policy's top."""
@@ -75,7 +77,7 @@ class ResolvedPolicy:
     """Bytes that the component takes of one device, where the policy says them and no model."""
     share: Amount | None = None
     """The largest percentage of each device's budget that may be taken."""
-    target: Target | None = None
+    target: str | None = None
     """The consumer that is planned for."""
     required: tuple[Condition, ...] = ()
     """What a host must have for the component, beside `require`."""
@@ -267,6 +269,11 @@ class Policy:
     def workload(self) -> Workload:
         """What the memory beside the weights is computed from."""
         return self.top.workload
+
+    @property
+    def loading(self) -> LoadingTable:
+        """How the model is loaded, where that is not left to the checkpoint."""
+        return self.top.loading
 
     @property
     def require(self) -> Condition | None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from devpolicy._core.model.generation import beams_of
 from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import DTYPE_BITS, Activated, KVCache, Module
 
@@ -66,7 +67,7 @@ def derive(config: Config, tree: Sequence[Module], prefix: str = "", *, shapes: 
     """
     if not config:
         return {}
-    modules = [(module.path, module.cls) for module in tree]
+    modules = [(module.path, module.class_name) for module in tree]
     widths = _widths(tree) if shapes else {}
     text = _text_part(config)
     root = next((cls for path, cls in modules if path == prefix), "")
@@ -79,6 +80,7 @@ def derive(config: Config, tree: Sequence[Module], prefix: str = "", *, shapes: 
         "context": _size(text, "decoder_context") or _size(text, "context") or _size(config, "context"),
         "activation_elements_per_token": _activation(text) + (vocabulary if scores_each_token else 0),
         "logits_elements": vocabulary if "LM" in root or root.endswith("ForConditionalGeneration") else 0,
+        "beams": beams_of(config, text),
         "dtype": named_dtype(config),
         "metadata": tuple((key, str(value)) for key, value in metadata.items() if value),
     }
@@ -210,7 +212,7 @@ def _widths(tree: Sequence[Module]) -> dict[str, int]:
         parent, _, name = module.path.rpartition(".")
         kind = "key" if name in _KEYS else "value" if name in _VALUES else ""
         weight = next((tensor for tensor in module.tensors if tensor.name == "weight" and len(tensor.shape) == 2), None)
-        if kind and weight is not None and module.cls == "Linear":
+        if kind and weight is not None and module.class_name == "Linear":
             found.setdefault(parent, {})[kind] = weight.shape[0]
     return {path: sum(sizes.values()) for path, sizes in found.items() if len(sizes) == 2}
 

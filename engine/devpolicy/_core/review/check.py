@@ -147,7 +147,7 @@ def _blocks_whole(outcome: Outcome) -> Iterator[str]:
         return
     runs = outcome.plan.placements
     for module in outcome.tree.modules:
-        if module.cls in outcome.tree.no_split:
+        if module.class_name in outcome.tree.no_split:
             where = {str(unit.runs_on) for unit in runs.below(module.path).values()}
             if len(where) > 1:
                 yield f"block `{module.path}` runs on {_listed(where)}"
@@ -165,7 +165,7 @@ def _resident(outcome: Outcome) -> Iterator[str]:
         away = {path: unit for path, unit in outcome.plan.placements.items() if unit.device != unit.runs_on}
         for path, unit in list(away.items())[:1]:
             more = f" and {len(away) - 1} more are" if len(away) > 1 else " is"
-            yield f"`{path}`{more} kept on `{unit.device}` by `{unit.rule}`, and run on `{unit.runs_on}`"
+            yield f"`{path}`{more} stored on `{unit.device}` by `{unit.rule}`, and run on `{unit.runs_on}`"
 
 
 def _never_on(outcome: Outcome, term: DeviceSelector) -> Iterator[str]:
@@ -177,7 +177,7 @@ def _never_on(outcome: Outcome, term: DeviceSelector) -> Iterator[str]:
         units = outcome.plan.placements.items()
         path, unit = next((path, unit) for path, unit in units if device in (str(unit.device), str(unit.runs_on)))
         kept, runs = device == str(unit.device), device == str(unit.runs_on)
-        what = "is on" if kept and runs else "is kept on" if kept else "runs on"
+        what = "is on" if kept and runs else "is stored on" if kept else "runs on"
         yield f"`{path}` {what} `{device}`, decided by `{unit.rule}`: {unit.reason}"
 
 

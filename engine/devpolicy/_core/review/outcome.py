@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from devpolicy._core.errors import DevPolicyError, PolicyError, Unsatisfiable
 from devpolicy._core.language.layers import in_order, matching_entries, source
 from devpolicy._core.language.policy import ResolvedPolicy
-from devpolicy._core.language.profiles import apply_overlays, overlaid
+from devpolicy._core.language.profiles import apply_overlays, with_profiles
 from devpolicy._core.placement.choice import choose
 from devpolicy._core.placement.joint import one_piece
 from devpolicy._core.review.recount import budgets_of, recount
@@ -91,7 +91,7 @@ class Outcome:
     def fired(self) -> set[str]:
         """Return the names of what decided something: rules, also one that refuses, `overflow`, and `prefer TERM`."""
         tried = term_names(self.written, self.component, [term for term, _ in self.terms])
-        names = {name for name, (_, told) in zip(tried, self.terms, strict=True) if told == "serves"}
+        names = {name for name, (_, told) in zip(tried, self.terms, strict=True) if told == "fits"}
         if self.refusal is not None:
             return names | {rule.name for rule in self.policy.rules if rule.place and rule.place == self.refusal.place}
         if self.plan is not None:
@@ -140,7 +140,7 @@ def variants_of(policy: Policy, *, as_asked: bool = False) -> list[Policy]:
     found: list[Policy] = []
     for names in ((), *((one.name,) for one in policy.profiles if one.when is not None or not as_asked)):
         try:
-            found.append(overlaid(policy, tuple(dict.fromkeys((*names, *asked)))))
+            found.append(with_profiles(policy, tuple(dict.fromkeys((*names, *asked)))))
         except PolicyError:
             continue  # it is reported when the profile is selected
     return found
@@ -252,7 +252,7 @@ def is_meant(device: str, term: DeviceSelector, host: Host) -> bool:
     kind, _, number = device.partition(":")
     named = [one for one in host.devices(kind) if one.id == int(number or 0)]
     if not named:  # the CPU, the disk, or what no host should be given
-        return kind == term.type and term.cls is None and term.id in (None, int(number or 0))
+        return kind == term.type and term.device_class is None and term.id in (None, int(number or 0))
     return term.names(named[0])
 
 
