@@ -80,13 +80,14 @@ _OF_NO_INPUT = {
     ("cli.context", "PATIENCE"),  # until a terminal is told that it takes long
     ("placement.device_runs", "MOST_STEPS"),  # of a search, which then answers with the best so far
     ("placement.exact", "MOST_CLUSTERS"),
-    ("simulation.libraries.torch_distributed", "TIMEOUT"),  # what torch itself waits
+    ("simulation.patched_libraries.torch_distributed", "TIMEOUT"),  # what torch itself waits
     ("device.single", "LARGEST_ID"),  # as many devices as a host may have
     ("model.ranges", "LARGEST_NUMBER"),
     ("model.limits", "LARGEST_TEXT"),  # of all names of a tree: follows from the number of its modules
     ("model.limits", "LARGEST_REFERENCE"),  # of the local cache
     ("model.limits", "LONGEST_TEXT"),  # longer ones are skipped
     ("model.limits", "MOST_KEPT"),
+    ("model.generation", "MOST_BEAMS"),  # more is taken for a mistake, and counted as one
     ("sizes", "LARGEST"),
 }
 """Limits that no input is refused for by themselves."""

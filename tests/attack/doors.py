@@ -232,16 +232,39 @@ def environment(random: Random) -> Case:
 
 
 def output(random: Random) -> Case:
-    """Where a command writes, what it is compared with, and its other options."""
+    """Where a command writes, what it is compared with, and its other options.
+
+    What is written follows links and absolute paths, as it should: so none of them leads out of the folder here.
+    """
     Path("p.toml").write_text('prefer = ["cuda", "cpu"]\n')
-    if random.random() < 0.5:
-        models.odd_file(Path("o"), random)
-    plan = ["plan", "p.toml", "--model", "gpt2", *HOST]
-    name = random.choice(["o", "o/o", "./p.toml", "../work/p.toml", ".", "", change.text(random), "nowhere/o"])
+    Path("old.json").write_text("{}")
+    Path("link").symlink_to("old.json")
+    Path("loop").symlink_to("loop")
+    Path("to-policy").symlink_to("p.toml")
+    Path("folder").mkdir()
+    text = change.text(random).replace("/", "_")
+    name = random.choice(
+        [
+            "new.json",
+            "old.json",
+            "link",
+            "loop",
+            "to-policy",
+            "./p.toml",
+            "folder",
+            "folder/x",
+            "nowhere/x",
+            ".",
+            "",
+            text,
+        ]
+    )
+    if random.random() < 0.3:
+        models.odd_file(Path("lock"), random)
     options = [
         ["--output", name, "--format", "json"],
-        ["--locked", name],
-        ["--output", "new.json", "--locked", name],
+        ["--output", name, "--locked", "old.json"],
+        ["--locked", random.choice(["lock", name])],
         ["--set", f"{change.text(random)}={change.text(random)}"],
         ["--what-if", f"{random.choice(['cuda.count', 'memory', change.text(random)])}={change.text(random)}"],
         ["--component", change.text(random)],
@@ -250,7 +273,8 @@ def output(random: Random) -> Case:
         ["--format", change.text(random)],
         ["--target", change.text(random)],
     ]
-    return Case([part.replace("\0", "") for part in [*plan, *random.choice(options)]])
+    plan = ["plan", "p.toml", "--model", "gpt2", *HOST]
+    return Case([*plan, *random.choice(options)])
 
 
 DOORS: dict[str, Callable[[Random], Case]] = {

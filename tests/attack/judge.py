@@ -123,6 +123,8 @@ def _in_child(door: str, seed: int, folder: Path, *, installed: bool) -> None:
         sys.dont_write_bytecode = True  # what is imported first would be compiled beside its source
         os.chdir(folder / "work")
         case = DOORS[door](Random(f"{door} {seed}"))
+        # What no shell can hand over: a NUL, and half of a character.
+        case = case._replace(arguments=[one.replace("\0", "").replace("\ud800", "\udcff") for one in case.arguments])
         (folder / "arguments").write_text("\n".join(case.arguments), errors="replace")
         noted = os.open(folder / "noted", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for number, name in ((0, os.devnull), (1, folder / "out"), (2, folder / "err")):
@@ -182,7 +184,7 @@ def _asked(_: str, given: Any) -> int:
 
 
 class _Watch:
-    """Notes what is done outside of a folder, and what is never done."""
+    """Notes what is done outside of a folder, and what is never done, and keeps it from being done."""
 
     def __init__(self, folder: str, noted: int, server: str | None) -> None:
         self.folder, self.noted, self.server = folder, noted, server
@@ -210,8 +212,9 @@ class _Watch:
         return tuple(map(str, asked)) == (host, port)
 
     def _outside(self, path: Any) -> bool:
-        whole = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 - a `Path` of a path would be asked for more
+        whole = os.path.realpath(os.fsdecode(path))  # where a link leads
         return whole != os.devnull and not whole.startswith(self.folder)
 
     def _note(self, what: str) -> None:
         os.write(self.noted, f"{what}\n".encode())
+        raise PermissionError(f"an attack {what}")
