@@ -32,6 +32,37 @@ def assemble(
     trace: Trace,
 ) -> Plan:
     """Return the plan. `selector` is the entry of `prefer` that fits. Raises `Unsatisfiable` (DP403) for its map."""
+    units, policy = division.units, context.policy
+    placements, device = _written(selector, division, context, solution)
+    rewritten = sum(units[at].rewritten for at, offload in solution.offloaded.items() if offload.place == "disk")
+    return Plan(
+        component=component,
+        target=context.target.name,
+        device=device,
+        placements=placements,
+        ledger=ledger,
+        warnings=warnings,
+        loading=_load(policy, context.tree, component, rewritten),
+        prediction=_prediction(division, context, solution),
+        trace=trace,
+    )
+
+
+_Written = tuple[Placements, ComponentDevice]
+"""What of a plan says where each part is: the same on every host on which a model is placed alike."""
+
+
+def _written(
+    selector: DeviceSelector, division: Division, context: PlacementContext, solution: Solution
+) -> _Written:
+    ids = tuple(one.device.id for one in context.devices)
+    ruled = tuple((at, rule.name, rule.reason) for at, rule in solution.ruled.items())
+    offloaded, on_main = tuple(solution.offloaded.items()), tuple(solution.runs_on_main.items())
+    what = "plan", division, selector, context.kind, ids, solution.device, solution.main, offloaded, ruled, on_main
+    return context.tree.remembered(what, lambda: _write(selector, division, context, solution))
+
+
+def _write(selector: DeviceSelector, division: Division, context: PlacementContext, solution: Solution) -> _Written:
     units, count = division.units, len(set(solution.device))
     stored: list[Device] = []
     placements: dict[str, Placement] = {}
@@ -44,21 +75,9 @@ def assemble(
         placements[unit.path] = Placement(device, runs_on, rule, reason, unit.weights + unit.buffers)
     entries = device_map(context.tree, units, stored) if units else {"": context.devices[solution.main].device}
     single = entries.get("")
-    rewritten = sum(units[at].rewritten for at, offload in solution.offloaded.items() if offload.place == "disk")
-    policy = context.policy
-    return Plan(
-        component=component,
-        target=context.target.name,
-        device=ComponentDevice.from_multiple(DeviceMap(entries))
-        if single is None or single.type is DeviceType.DISK
-        else ComponentDevice.from_single(single),
-        placements=Placements(placements),
-        ledger=ledger,
-        warnings=warnings,
-        loading=_load(policy, context.tree, component, rewritten),
-        prediction=_prediction(division, context, solution),
-        trace=trace,
-    )
+    if single is None or single.type is DeviceType.DISK:
+        return Placements(placements), ComponentDevice.from_multiple(DeviceMap(entries))
+    return Placements(placements), ComponentDevice.from_single(single)
 
 
 def _load(policy: ResolvedPolicy, tree: ModelTree, component: str | None, rewritten: int) -> LoadSettings:

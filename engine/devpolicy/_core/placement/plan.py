@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from dataclasses import dataclass, field
+from functools import cached_property
 from os import PathLike
 from typing import Any
 
@@ -128,11 +129,24 @@ class Placements(Mapping[str, Placement]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._units)
 
+    def values(self) -> ValuesView[Placement]:
+        """Return the placements of the units, in execution order."""
+        return self._units.values()
+
+    def items(self) -> ItemsView[str, Placement]:
+        """Return the units by module path, in execution order."""
+        return self._units.items()
+
     def __len__(self) -> int:
         return len(self._units)
 
     def __repr__(self) -> str:
         return f"Placements({self._units!r})"
+
+    @cached_property
+    def devices(self) -> tuple[Device, ...]:
+        """The devices that execute something, in the order in which they first do."""
+        return tuple(dict.fromkeys(unit.runs_on for unit in self._units.values()))
 
     def below(self, module: str) -> dict[str, Placement]:
         """Return the units inside `module`, or the one that holds it; empty where the model has no such module."""

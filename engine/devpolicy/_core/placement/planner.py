@@ -72,10 +72,8 @@ def make_plan(
     """
     policy, tree, consumer = _asked(policy, tree, target)
 
-    divided: _Divided = {}
-
     def make(policy: ResolvedPolicy, host: Host) -> PlacedModel:
-        return _place(policy, tree, host, consumer, reserved or {}, divided)
+        return _place(policy, tree, host, consumer, reserved or {})
 
     try:
         return plan_of(make(policy, host))
@@ -117,7 +115,7 @@ def place_model(
 ) -> PlacedModel:
     """Return how a model is placed, as `make_plan` does it and with the same arguments, stage by stage."""
     policy, tree, consumer = _asked(policy, tree, target)
-    return _place(policy, tree, host, consumer, reserved or {}, {})
+    return _place(policy, tree, host, consumer, reserved or {})
 
 
 def _asked(
@@ -134,7 +132,6 @@ def _place(
     host: Host,
     consumer: Target,
     reserved: Mapping[str, int],
-    divided: _Divided,
 ) -> PlacedModel:
     policy = policy.for_host(host)
     check_requirements([policy.require, *policy.required], host)
@@ -144,10 +141,7 @@ def _place(
         message = f"the structure of `{tree.name}` is not known in full"
         hint = 'plan for one device, which needs no map: `target = "torch"`, or `--to torch`'
         raise Unsatisfiable(Diagnostic("DP407", message, notes=(tree.incomplete_reason,), help=hint))
-    key = policy.rules, policy.workload, policy.ties
-    if key not in divided:
-        divided[key] = _divided(policy, tree)
-    sizing, division, findings = divided[key]
+    sizing, division, findings = _divided(policy, tree)
     reserved = pool_reserved(reserved, host)
     refusals: list[tuple[DeviceSelector, Diagnostic]] = []
     for selector in policy.prefer:
@@ -185,12 +179,19 @@ def _findings_of_model(tree: ModelTree, policy: ResolvedPolicy) -> list[Diagnost
     return [Diagnostic("DP407", message, notes=(tree.incomplete_reason,), severity="warning"), *unlike]
 
 
-_Divided = dict[tuple[object, ...], tuple[Sizing, Division, list[Diagnostic]]]
+_Divided = tuple[Sizing, Division, list[Diagnostic]]
 """What of a plan does not depend on the host but through the policy: one model under its rules and workload."""
 
 
-def _divided(policy: ResolvedPolicy, tree: ModelTree) -> tuple[Sizing, Division, list[Diagnostic]]:
+def _divided(policy: ResolvedPolicy, tree: ModelTree) -> _Divided:
     """Return a model's sizes, its units and what is to be said of the rules. Raises `PolicyError` for their errors."""
+    # Findings point to the rules' places and speak of their component; equal rules may be written in several.
+    written = tuple((rule.place, rule.layer) for rule in policy.rules)
+    what = "divided", policy.rules, written, policy.component, policy.workload, policy.ties
+    return tree.remembered(what, lambda: _divide(policy, tree))
+
+
+def _divide(policy: ResolvedPolicy, tree: ModelTree) -> _Divided:
     sizing = size_model(tree, policy.workload)
     division = divide(tree, policy.rules, sizing)
     findings = findings_of_rules(policy, tree, division)

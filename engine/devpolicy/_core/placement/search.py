@@ -55,9 +55,10 @@ class Problem:
             pinned[number] = pinned.get(number, 0) + bytes_on(number, (units[at],), self.context)
         away = [units[at] for at in assignment.offloaded]
         on_main = [units[at] for at in assignment.runs_on_main]
+        resident, caches = [unit.resident for unit in units], [unit.kv_cache for unit in units]
         sums = Sums.of(
-            [sum(units[at].resident for at in cluster) for cluster in assignment.clusters],
-            [sum(units[at].kv_cache for at in cluster) for cluster in assignment.clusters],
+            [sum([resident[at] for at in cluster]) for cluster in assignment.clusters],
+            [sum([caches[at] for at in cluster]) for cluster in assignment.clusters],
         )
         charged = {
             "sums": sums,
