@@ -12,11 +12,11 @@ from devpolicy._core.device import ComponentDevice, Device, DeviceMap, DeviceTyp
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
 from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.placement.candidates import OVERFLOW
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Division
 from devpolicy._core.placement.ledger import Budget
 from devpolicy._core.placement.maps import device_map
-from devpolicy._core.placement.overflow import OVERFLOW
 from devpolicy._core.placement.plan import LoadSettings, Placement, Placements, Plan, Trace
 from devpolicy._core.placement.search import Solution
 
@@ -52,9 +52,7 @@ _Written = tuple[Placements, ComponentDevice]
 """What of a plan says where each part is: the same on every host on which a model is placed alike."""
 
 
-def _written(
-    selector: DeviceSelector, division: Division, context: PlacementContext, solution: Solution
-) -> _Written:
+def _written(selector: DeviceSelector, division: Division, context: PlacementContext, solution: Solution) -> _Written:
     ids = tuple(one.device.id for one in context.devices)
     ruled = tuple((at, rule.name, rule.reason) for at, rule in solution.ruled.items())
     offloaded, on_main = tuple(solution.offloaded.items()), tuple(solution.runs_on_main.items())

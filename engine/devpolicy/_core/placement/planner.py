@@ -26,11 +26,11 @@ from devpolicy._core.placement.divide import Division, divide
 from devpolicy._core.placement.joint import one_piece
 from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of
 from devpolicy._core.placement.lint import findings_of_rules
-from devpolicy._core.placement.overflow import Spilled, spill
+from devpolicy._core.placement.overflow import spill
 from devpolicy._core.placement.plan import Plan, Trace
 from devpolicy._core.placement.refusals import no_room, nothing_fits
 from devpolicy._core.placement.scatter import scatter
-from devpolicy._core.placement.search import Attempt, Problem, Solution, in_context, place
+from devpolicy._core.placement.search import Attempt, Problem, Solution, place
 from devpolicy._core.placement.suggestions import suggestions
 from devpolicy._core.placement.targets import DEFAULT_TARGET, Target, target_of
 from devpolicy._core.sizes import format_size
@@ -211,21 +211,6 @@ def _selected(selector: DeviceSelector, policy: ResolvedPolicy, host: Host, cons
     return selection
 
 
-def _spilled(problem: Problem) -> Spilled | None:
-    """Return what overflow gives. Under `fastest` what other splits would offload is tried, and may be faster."""
-    context = problem.context
-    best = spill(problem)
-    if best is None or context.policy.split != "fastest":
-        return best
-    for split in ("when-needed", "balanced"):
-        other = spill(replace(problem, context=replace(context, policy=replace(context.policy, split=split))))
-        if other is not None:
-            attempt = in_context(other.attempt, context)
-            if attempt.time < best.attempt.time:
-                best = replace(other, attempt=attempt)
-    return best
-
-
 def _faster(problem: Problem, attempt: Attempt) -> Attempt:
     """Return a faster attempt under `fastest` where a small problem has one, with several runs on a device."""
     if problem.context.policy.split != "fastest":
@@ -257,7 +242,7 @@ def _search(division: Division, context: PlacementContext) -> tuple[Attempt, tup
             return _faster(problem, attempt), assignment.notes
         problems.append(problem)
     for problem in problems:
-        spilled = _spilled(problem)
+        spilled = spill(problem)
         if spilled is not None:
             return spilled.attempt, (*problem.assignment.notes, *spilled.notes)
     raise refused or no_room(problems[0])

@@ -59,7 +59,8 @@ def _tensors(tree: ModelTree) -> Iterator[TensorRow]:
         for tensor in module.tensors:
             name = f"{module.path}.{tensor.name}" if module.path else tensor.name
             # A tensor's name has no dots of its own, but for what is read from names alone.
-            yield TensorRow(name, module.path, tensor, (name, *above) if "." not in tensor.name else (*_prefixes(name),))
+            keys = (name, *above) if "." not in tensor.name else tuple(_prefixes(name))
+            yield TensorRow(name, module.path, tensor, keys)
 
 
 def device_map(plan: Plan) -> dict[str, str]:
@@ -104,7 +105,8 @@ def recount(
     """Return what each device holds; `budgets` replace derived figures where the policy does. Tensors times depth."""
     given, workload = device_map(plan), policy.workload
     what = "loads", tuple(given.items()), workload
-    loads = {device: replace(one) for device, one in tree.remembered(what, lambda: _count(given, tree, workload)).items()}
+    counted = tree.remembered(what, lambda: _count(given, tree, workload))
+    loads = {device: replace(load) for device, load in counted.items()}
     kept = _kept(given)
     for device, load in loads.items():
         budget = budgets.get(device)
