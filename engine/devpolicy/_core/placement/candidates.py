@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from devpolicy._core.connected import connected_components
 from devpolicy._core.errors import Diagnostic
-from devpolicy._core.placement.apply_rules import Cluster, Offload, offload_error, storage_bytes
+from devpolicy._core.placement.apply_rules import Cluster, Offload, is_elsewhere, offload_error, storage_bytes
 from devpolicy._core.placement.search import Problem
 
 OVERFLOW = "overflow"
@@ -109,7 +109,7 @@ def _first_place(cluster: Cluster, problem: Problem, stored: Mapping[str, int]) 
     failure: Diagnostic | None = None
     for selector in context.policy.overflow:
         place = selector.type
-        if not _is_elsewhere(place, problem):
+        if not is_elsewhere(place, problem.context):
             continue
         failure = offload_error(place, None, [units[at] for at in cluster], context, stored)
         if failure is None:
@@ -117,15 +117,9 @@ def _first_place(cluster: Cluster, problem: Problem, stored: Mapping[str, int]) 
     return failure or Diagnostic("DP303", "nothing in `overflow` is another place")
 
 
-def _is_elsewhere(place: str, problem: Problem) -> bool:
-    """Whether storing on `place` frees anything: where the pool is shared, the CPU is no other place."""
-    context = problem.context
-    return place != context.kind and not (place == "cpu" and context.unified)
-
-
 def may_store(place: str, cluster: Cluster, problem: Problem) -> bool:
     units = [problem.units[at] for at in cluster]
-    fits = _is_elsewhere(place, problem)
+    fits = is_elsewhere(place, problem.context)
     return fits and offload_error(place, None, units, problem.context, problem.assignment.stored) is None
 
 

@@ -46,7 +46,7 @@ def spill(problem: Problem) -> Spilled | None:
     Under `fastest` what other splits would offload is tried, and may be faster.
     """
     context = problem.context
-    if not context.policy.overflow or not context.target.maps:
+    if not context.policy.overflow or not context.target.abilities.maps:
         return None
     tried = _Tried(problem, candidates_of(problem))
     best = _spill(tried, problem)

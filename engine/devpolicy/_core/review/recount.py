@@ -100,7 +100,7 @@ def misplaced(tree: ModelTree, given: Mapping[str, str]) -> tuple[str, int] | No
 
 
 def recount(
-    plan: Plan, tree: ModelTree, policy: ResolvedPolicy, budgets: dict[str, DeviceBudget]
+    plan: Plan, tree: ModelTree, policy: ResolvedPolicy, budgets: Mapping[str, DeviceBudget]
 ) -> dict[str, DeviceLoad]:
     """Return what each device holds; `budgets` replace derived figures where the policy does. Tensors times depth."""
     given, workload = device_map(plan), policy.workload
