@@ -155,6 +155,8 @@ class ModelTree:
     """What the source says of the model beside its structure (model_type, parameters), for people."""
     loading: Loading = UNKNOWN
     """How Transformers instantiates the model, as far as it is known."""
+    config: str = field(default="", compare=False, repr=False)
+    """The Transformers configuration that it was read from, as JSON; empty where there is none. It is no structure."""
 
     def __repr__(self) -> str:
         return f"<ModelTree {self.name!r}: {len(self.modules)} modules, {self.parameters} parameters>"

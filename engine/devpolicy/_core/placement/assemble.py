@@ -11,6 +11,7 @@ from devpolicy._core.cost.prediction import Prediction
 from devpolicy._core.device import ComponentDevice, Device, DeviceMap, DeviceType
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
+from devpolicy._core.memory.sizing import context_of
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Division
@@ -70,6 +71,8 @@ def _load(policy: ResolvedPolicy, tree: ModelTree, component: str | None, rewrit
         model_dtype=None if policy.workload.dtype else tree.default_dtype,
         attention=tree.loading.attention,
         experts=tree.loading.experts,
+        context=context_of(tree, policy.workload),
+        batch=policy.workload.batch,
     )
 
 

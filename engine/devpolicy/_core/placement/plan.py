@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.cost.prediction import Prediction
 from devpolicy._core.device import ComponentDevice, Device
@@ -20,6 +20,9 @@ from devpolicy._core.files import read_file
 from devpolicy._core.loading.value import as_argument, as_pairs
 from devpolicy._core.placement.ledger import BUDGET_KEYS, Budget
 from devpolicy._core.toml.tables import did_you_mean
+
+if TYPE_CHECKING:
+    from devpolicy._core.dry_run.result import DryRun
 
 LARGEST_PLAN = 64 << 20
 """A file of more bytes than this is not read as a plan."""
@@ -57,6 +60,10 @@ class LoadSettings:
     """Which attention each part of the model runs with; empty where it is not known."""
     experts: tuple[tuple[str, str], ...] = ()
     """Which implementation its experts run with; empty where it has none."""
+    context: int = 0
+    """Tokens of a sequence that KV cache and activations were counted for."""
+    batch: int = 0
+    """Sequences at once that they were counted for."""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LoadSettings:
@@ -68,6 +75,8 @@ class LoadSettings:
             _optional_text(data.get("model_dtype")),
             as_pairs(data.get("attn_implementation")),
             as_pairs(data.get("experts_implementation")),
+            _number(data.get("context", 0)),
+            _number(data.get("batch", 0)),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,6 +88,8 @@ class LoadSettings:
             "model_dtype": self.model_dtype,
             "attn_implementation": as_argument(self.attention),
             "experts_implementation": as_argument(self.experts),
+            "context": self.context,
+            "batch": self.batch,
         }
 
 
@@ -320,6 +331,42 @@ class Plan:
         from devpolicy._core.targets.verify import verify
 
         return verify(self, model)
+
+
+    def dry_run(
+        self,
+        model: Any,
+        host: Any = None,
+        *,
+        prompt: int | None = None,
+        new_tokens: int | None = None,
+        batch: int | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        architecture: str | None = None,
+    ) -> DryRun:
+        """Load and run `model` by this plan on a simulated `host`, at true size, and return what happened.
+
+        The real library loads it with the plan's own arguments, and the real code runs: one prompt, and a few tokens
+        behind it where the model generates. No weights are read and no device is needed. `model` is what `plan` takes:
+        a catalogue name, a checkpoint folder, a configuration, which run in a child process; or a module, which runs in
+        this one, is not changed, and may be given the `inputs` that it is called with. `host` is by default this
+        machine. `prompt`, `new_tokens` and `batch` are by default those that the plan was made for.
+
+        Raises `SimulationDepthError` where devices cannot be simulated here, and `DevPolicyError` for a model of which
+        nothing says what its code is.
+        """
+        from devpolicy._core.dry_run.verb import dry_run
+
+        return dry_run(
+            self,
+            model,
+            host,
+            prompt=prompt,
+            new_tokens=new_tokens,
+            batch=batch,
+            inputs=inputs,
+            architecture=architecture,
+        )
 
 
 def _text(value: object) -> str:
