@@ -90,7 +90,7 @@ def _enter(stack: ExitStack, job: Job) -> None:
         from transformers.integrations import accelerate
 
         stack.enter_context(_replaced(vars(accelerate), "save_file", write_tensors))
-        stack.enter_context(UnwrittenMemory())
+        stack.enter_context(UnwrittenMemory())  # type: ignore[no-untyped-call]
 
 
 class _Run:

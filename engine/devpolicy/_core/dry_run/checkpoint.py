@@ -18,7 +18,7 @@ from devpolicy._core.model.headers import DTYPES
 
 _SHARD = 4 << 30
 """Bytes of a file at most, as libraries save them: one mapping of all would be more than some systems allow."""
-_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder is made in it, by a name that nobody has
+_MEMORY = Path("/dev/shm")
 _WORDS = {name: word for word, name in DTYPES.items()}
 
 
@@ -54,12 +54,14 @@ def write_checkpoint(folder: Path, model: Any, built: str, stored: str) -> None:
     from transformers.core_model_loading import revert_weight_conversion
 
     tied = getattr(model, "all_tied_weights_keys", None) or {}
-    state = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
     wanted, dtype = getattr(torch, built), getattr(torch, stored)
+    state = {
+        name: tensor.to("meta", dtype if tensor.dtype == wanted else None)
+        for name, tensor in model.state_dict().items()
+        if name not in tied
+    }
     with torch.device("meta"):
-        state = revert_weight_conversion(
-            model, {name: tensor.to("meta", dtype if tensor.dtype == wanted else None) for name, tensor in state.items()}
-        )
+        state = revert_weight_conversion(model, state)
     files: dict[str, str] = {}
     for number, shard in enumerate(_shards(state.items()), start=1):
         name = f"model-{number:05}.safetensors"

@@ -29,9 +29,6 @@ _GENERATION = "generation_config.json"
 
 def run_configured(request: Request, progress: Progress) -> DryRun:
     """Return the result of a request. Raises `ModelError` where its configuration makes no model."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
     table = json.loads(request.config)
     model = build(table, request.architecture)
     cls, config = type(model), model.config

@@ -17,7 +17,7 @@ KEPT = 64 << 10
 """Bytes of the largest tensor that has its numbers, as at depth `phantom`."""
 
 
-class UnwrittenMemory(TorchDispatchMode):
+class UnwrittenMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Runs what reads or makes a large tensor of the CPU as on the meta device, with memory that nobody writes."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -27,7 +27,7 @@ def run_module(
     progress: Progress,
 ) -> DryRun:
     """Return the result for a module, which stays as it is."""
-    import accelerate
+    from accelerate import load_checkpoint_and_dispatch  # type: ignore[import-untyped]
 
     batch, prompt, new = sizes
     generates = hasattr(module, "can_generate") and module.can_generate()
@@ -37,14 +37,16 @@ def run_module(
     with scratch() as folder:
         state = {name: tensor for name, tensor in model.state_dict().items()}
         tied = getattr(model, "all_tied_weights_keys", None) or {}
-        write_tensors({name: tensor for name, tensor in state.items() if name not in tied}, folder / "model.safetensors")
+        write_tensors(
+            {name: tensor for name, tensor in state.items() if name not in tied}, folder / "model.safetensors"
+        )
 
         def load(kwargs: Mapping[str, Any]) -> Any:
             device_map = dict(kwargs["device_map"])
             if hasattr(type(model), "from_pretrained"):
                 given = {**kwargs, **({"offload_folder": str(folder)} if "offload_folder" in kwargs else {})}
                 return type(model).from_pretrained(folder, config=model.config, **given)
-            return accelerate.load_checkpoint_and_dispatch(
+            return load_checkpoint_and_dispatch(
                 model, str(folder / "model.safetensors"), device_map, offload_folder=str(folder / "offload")
             )
 

@@ -43,11 +43,12 @@ def dry_run(
     batch: int | None = None,
     inputs: Mapping[str, Any] | None = None,
     architecture: str | None = None,
+    checkpoint: str | None = None,
     progress: Progress | None = None,
 ) -> DryRun:
     """Load and run a model as a plan says, on the simulated host, and return what happened.
 
-    See `Plan.dry_run`, which this is the body of.
+    See `Plan.dry_run`, which this is the body of. `checkpoint` is what a caller named who has read the model already.
     """
     machine = host if isinstance(host, Host) else Host.probe() if host is None else Host.load(host)
     sizes = _sizes(plan, prompt, new_tokens, batch)
@@ -58,9 +59,8 @@ def dry_run(
         return run_module(plan, model, machine, sizes, inputs, tell)
     if inputs is not None:
         raise DryRunError("`inputs` are for a module: they cannot be handed to another process")
-    folder = _folder_of(model)
     tree = tree_of(model, architecture)
-    return ask(request_of(plan, tree, machine, sizes, folder), tell)
+    return ask(request_of(plan, tree, machine, sizes, _folder_of(checkpoint or model)), tell)
 
 
 def request_of(plan: Plan, tree: ModelTree, host: Host, sizes: tuple[int, int, int], folder: str | None) -> Request:

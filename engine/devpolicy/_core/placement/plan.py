@@ -332,7 +332,6 @@ class Plan:
 
         return verify(self, model)
 
-
     def dry_run(
         self,
         model: Any,
