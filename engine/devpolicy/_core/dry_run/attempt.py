@@ -89,7 +89,7 @@ def _enter(stack: ExitStack, job: Job) -> None:
     if job.depth == "phantom":
         from transformers.integrations import accelerate
 
-        stack.enter_context(_replaced(vars(accelerate), "save_file", write_tensors))
+        stack.enter_context(_replaced(accelerate, "save_file", write_tensors))
         stack.enter_context(UnwrittenMemory())  # type: ignore[no-untyped-call]
 
 
@@ -257,10 +257,10 @@ def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _replaced(namespace: dict[str, Any], name: str, value: Any) -> Iterator[None]:
-    before = namespace[name]
-    namespace[name] = value
+def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(module, name)
+    setattr(module, name, value)
     try:
         yield
     finally:
-        namespace[name] = before
+        setattr(module, name, before)

@@ -36,10 +36,10 @@ def run_module(
     job = Job(plan, host, type(module).__name__, size, "phantom", inputs)
     with scratch() as folder:
         state = {name: tensor for name, tensor in model.state_dict().items()}
-        tied = getattr(model, "all_tied_weights_keys", None) or {}
-        write_tensors(
-            {name: tensor for name, tensor in state.items() if name not in tied}, folder / "model.safetensors"
-        )
+        # A tied tensor is stored once, under its first name.
+        names = {id(tensor): name for name, tensor in reversed(model.state_dict(keep_vars=True).items())}
+        state = model.state_dict()
+        write_tensors({name: state[name] for name in names.values()}, folder / "model.safetensors")
 
         def load(kwargs: Mapping[str, Any]) -> Any:
             device_map = dict(kwargs["device_map"])
