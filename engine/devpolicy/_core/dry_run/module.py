@@ -35,7 +35,6 @@ def run_module(
     model = copy.deepcopy(module, {id(tensor): _unloaded(tensor) for tensor in _tensors(module)})
     job = Job(plan, host, type(module).__name__, size, "phantom", inputs)
     with scratch() as folder:
-        state = {name: tensor for name, tensor in model.state_dict().items()}
         # A tied tensor is stored once, under its first name.
         names = {id(tensor): name for name, tensor in reversed(model.state_dict(keep_vars=True).items())}
         state = model.state_dict()

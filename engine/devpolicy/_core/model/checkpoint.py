@@ -30,6 +30,7 @@ from devpolicy._core.model.headers import Stored, read_headers, same_bytes, too_
 from devpolicy._core.model.limits import DEEPEST_PATH, LARGEST_INDEX, LARGEST_TREE, MOST_SHARDS, MOST_TENSORS
 from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import ModelTree, Module, Tensor
+from devpolicy._core.model.watchdog import watched
 from devpolicy._core.sizes import format_size
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -39,6 +40,7 @@ UNKNOWN_CLASS = "Unknown"
 """The class of modules that are known from a checkpoint's names alone."""
 
 
+@watched()
 def from_checkpoint(folder: str | PathLike[str], architecture: str | None = None) -> ModelTree:
     """Read a checkpoint folder: what is stored from the safetensors headers, structure and dtypes from `config.json`.
 
