@@ -83,8 +83,8 @@ def _enter(stack: ExitStack, job: Job) -> None:
     stack.enter_context(_environment(_ENVIRONMENT))
     stack.enter_context(simulate_host(job.host, depth=job.depth))
     for device, budget in job.plan.ledger.items():
-        if budget.others and device not in KEPT:
-            simulated_device(device).take(budget.others)
+        if budget.used_by_others and device not in KEPT:
+            simulated_device(device).take(budget.used_by_others)
     stack.enter_context(torch.no_grad())
     if job.depth == "phantom":
         from transformers.integrations import accelerate

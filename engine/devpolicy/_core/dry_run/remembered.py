@@ -38,7 +38,7 @@ def dry_run_of(plan: Plan, tree: ModelTree, host: Host) -> DryRun:
 def _has_room(run: DryRun, plan: Plan, host: Host) -> bool:
     free = {f"{one.type}:{one.id}": one.free for one in host.accelerators}
     return all(
-        use.peak + plan.ledger[device].others <= free.get(device, free.get(device.partition(":")[0] + ":0", 0))
+        use.peak + plan.ledger[device].used_by_others <= free.get(device, free.get(device.partition(":")[0] + ":0", 0))
         for device, use in run.devices.items()
         if device not in KEPT
     )

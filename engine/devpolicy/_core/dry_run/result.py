@@ -36,7 +36,7 @@ class Use:
     @property
     def planned(self) -> int:
         """What the plan counts for this model, without what other components take."""
-        return self.ledger.used - self.ledger.others
+        return self.ledger.used - self.ledger.used_by_others
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures for JSON."""
@@ -126,7 +126,7 @@ class DryRun:
                     use["loaded"],
                     use["load_peak"],
                     use["run_peak"],
-                    Budget(**{name: use["ledger"][name] for name in BUDGET_KEYS}),
+                    Budget(**{name: use["ledger"][key] for name, key in BUDGET_KEYS.items()}),
                 )
                 for device, use in data["devices"].items()
             },

@@ -38,6 +38,7 @@ class Watch:
         self._places = places
         self._paths: dict[int, str] = {}
         self._running: list[Module] = []
+        self._raised: tuple[BaseException | None, Module | None] = (None, None)
 
     def follow(self, model: Module) -> None:
         """Learn the names of the modules."""
@@ -58,12 +59,17 @@ class Watch:
                 hook.remove()
 
     def _leave(self, module: Module) -> None:
+        broken = sys.exc_info()[1]
+        if broken is not None and broken is not self._raised[0]:
+            self._raised = broken, module  # the innermost is left first
         while self._running and self._running.pop() is not module:
             pass
 
     def note(self, broken: BaseException, frame: FrameType | None = None) -> None:
         """Record an error with the module that runs and the line of its code. Each line is recorded once."""
         running = self._running[-1] if self._running else None
+        if broken is self._raised[0]:
+            running = self._raised[1]
         path = None if running is None else self._paths.get(id(running))
         message = str(broken).strip().partition("\n")[0] or type(broken).__name__
         where = _line(frame, broken)
