@@ -205,8 +205,8 @@ class _Run:
             config.eos_token_id = None
             if self.model.config.is_encoder_decoder and config.decoder_start_token_id is None:
                 config.decoder_start_token_id = 0
-            new = size.new_tokens
-            yield "generate", lambda given: self.model.generate(**given, max_new_tokens=new, do_sample=False)
+            how = {"max_new_tokens": size.new_tokens, "num_beams": size.beams, "do_sample": False}
+            yield "generate", lambda given: self.model.generate(**given, **how)
         yield "forward", lambda given: self.model(**given)
 
     def _main(self) -> str:

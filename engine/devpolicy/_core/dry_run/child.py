@@ -39,6 +39,10 @@ _SIMULATED = "DEVPOLICY_SIMULATED"
 """By this variable a child would be on the host of its parent: it enters one of its own."""
 
 
+Sizes = tuple[int, int, int, int]
+"""Requests at once, tokens of a prompt, tokens that are generated, and beams."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What a child is asked to try."""
@@ -49,8 +53,8 @@ class Request:
     config: str
     architecture: str | None
     folder: str | None
-    """A real checkpoint, whose files are loaded; `None` for files without content."""
-    sizes: tuple[int, int, int]
+    """The real checkpoint, whose files are loaded; `None` for files without content."""
+    sizes: Sizes
 
     def to_json(self) -> str:
         """Return it as one line."""
@@ -71,7 +75,7 @@ class Request:
     def from_json(cls, line: str) -> Request:
         """Read what `to_json` wrote."""
         data: Mapping[str, Any] = json.loads(line)
-        batch, prompt, new = data["sizes"]
+        batch, prompt, new, beams = data["sizes"]
         return cls(
             Plan.from_dict(data["plan"]),
             replace(Host.parse(data["host"]), name=data["host_name"]),
@@ -79,7 +83,7 @@ class Request:
             data["config"],
             data["architecture"],
             data["folder"],
-            (batch, prompt, new),
+            (batch, prompt, new, beams),
         )
 
 

@@ -32,13 +32,14 @@ def run_configured(request: Request, progress: Progress) -> DryRun:
     table = json.loads(request.config)
     model = build(table, request.architecture)
     cls, config = type(model), model.config
-    batch, prompt, new = request.sizes
+    batch, prompt, new, beams = request.sizes
     held = sum(budget.weights for budget in request.plan.ledger.values())
     depth = "tensors" if held <= TINY and batch * (prompt + new) <= _FEW_TOKENS else "phantom"
-    size = Size(batch, prompt if model.can_generate() else prompt + new, new)
+    size = Size(batch, prompt if model.can_generate() else prompt + new, new, beams)
     with scratch() as folder:
         stored = loaded_dtype(named_dtype(table), ())
-        if request.folder is None or not link_checkpoint(folder, Path(request.folder)):
+        real = request.folder is not None and link_checkpoint(folder, Path(request.folder))
+        if not real:
             write_checkpoint(folder, model, BUILT_IN, stored)
         del model
         config.dtype = stored
@@ -46,7 +47,9 @@ def run_configured(request: Request, progress: Progress) -> DryRun:
         _copy_generation(request.folder, folder)
 
         def load(kwargs: Mapping[str, Any]) -> Any:
-            given = {**kwargs, "offload_folder": str(folder / "offload")} if "offload_folder" in kwargs else kwargs
+            given = {key: value for key, value in kwargs.items() if real or key != "variant"}
+            if "offload_folder" in given:
+                given["offload_folder"] = str(folder / "offload")
             return cls.from_pretrained(folder, **given)
 
         job = Job(request.plan, request.host, request.name, size, depth)

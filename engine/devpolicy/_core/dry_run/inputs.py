@@ -28,6 +28,7 @@ class Size:
     batch: int
     prompt: int
     new_tokens: int
+    beams: int = 1
 
 
 def candidates(model: Any, size: Size) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from devpolicy._core.dry_run.attempt import Job, Progress, attempt
 from devpolicy._core.dry_run.checkpoint import scratch, write_tensors
+from devpolicy._core.dry_run.child import Sizes
 from devpolicy._core.dry_run.inputs import Size
 from devpolicy._core.dry_run.result import DryRun
 from devpolicy._core.host import Host
@@ -22,16 +23,16 @@ def run_module(
     plan: Plan,
     module: Any,
     host: Host,
-    sizes: tuple[int, int, int],
+    sizes: Sizes,
     inputs: Mapping[str, Any] | None,
     progress: Progress,
 ) -> DryRun:
     """Return the result for a module, which stays as it is."""
     from accelerate import load_checkpoint_and_dispatch  # type: ignore[import-untyped]
 
-    batch, prompt, new = sizes
+    batch, prompt, new, beams = sizes
     generates = hasattr(module, "can_generate") and module.can_generate()
-    size = Size(batch, prompt if generates else prompt + new, new)
+    size = Size(batch, prompt if generates else prompt + new, new, beams)
     model = copy.deepcopy(module, {id(tensor): _unloaded(tensor) for tensor in _tensors(module)})
     job = Job(plan, host, type(module).__name__, size, "phantom", inputs)
     with scratch() as folder:

@@ -21,7 +21,7 @@ _known: dict[tuple[object, ...], DryRun] = {}
 
 def dry_run_of(plan: Plan, tree: ModelTree, host: Host) -> DryRun:
     """Return the dry run of a plan with its own workload. Raises as `dry_run` does."""
-    request = request_of(plan, tree, host, sizes_of(plan), None)
+    request = request_of(plan, tree, host, sizes_of(plan))
     devices = tuple((one.type, one.id, one.name, one.capability) for one in host.accelerators)
     key = (tree.config, plan.digest, plan.loading, devices)
     run = _known.get(key)

@@ -6,13 +6,10 @@ configuration runs in a child, so that nothing of it stays; a module of the call
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from devpolicy._core.dry_run.child import Request, ask
+from devpolicy._core.dry_run.child import Request, Sizes, ask
 from devpolicy._core.dry_run.result import DryRun
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.host import Host
@@ -43,12 +40,11 @@ def dry_run(
     batch: int | None = None,
     inputs: Mapping[str, Any] | None = None,
     architecture: str | None = None,
-    checkpoint: str | None = None,
     progress: Progress | None = None,
 ) -> DryRun:
     """Load and run a model as a plan says, on the simulated host, and return what happened.
 
-    See `Plan.dry_run`, which this is the body of. `checkpoint` is what a caller named who has read the model already.
+    See `Plan.dry_run`, which this is the body of.
     """
     machine = host if isinstance(host, Host) else Host.probe() if host is None else Host.load(host)
     sizes = _sizes(plan, prompt, new_tokens, batch)
@@ -60,10 +56,10 @@ def dry_run(
     if inputs is not None:
         raise DryRunError("`inputs` are for a module: they cannot be handed to another process")
     tree = tree_of(model, architecture)
-    return ask(request_of(plan, tree, machine, sizes, _folder_of(checkpoint or model)), tell)
+    return ask(request_of(plan, tree, machine, sizes), tell)
 
 
-def request_of(plan: Plan, tree: ModelTree, host: Host, sizes: tuple[int, int, int], folder: str | None) -> Request:
+def request_of(plan: Plan, tree: ModelTree, host: Host, sizes: Sizes) -> Request:
     """Return what the child is asked. Raises `DryRunError` for a model without a configuration."""
     if not tree.config:
         message = f"nothing says what code `{tree.name}` is: it was not read from a Transformers configuration"
@@ -71,30 +67,18 @@ def request_of(plan: Plan, tree: ModelTree, host: Host, sizes: tuple[int, int, i
         raise DryRunError(Diagnostic("", message, help=help_))
     if tree.incomplete_reason is not None:
         raise DryRunError(Diagnostic("DP407", f"`{tree.name}` cannot be tried", notes=(tree.incomplete_reason,)))
-    return Request(plan, host, tree.name, tree.config, tree.loading.architecture, folder, sizes)
+    return Request(plan, host, tree.name, tree.config, tree.loading.architecture, tree.source, sizes)
 
 
-def sizes_of(plan: Plan) -> tuple[int, int, int]:
+def sizes_of(plan: Plan) -> Sizes:
     """Return the batch, the prompt and the new tokens of the workload that a plan was made for."""
     return _sizes(plan, None, None, None)
 
 
-def _sizes(plan: Plan, prompt: int | None, new_tokens: int | None, batch: int | None) -> tuple[int, int, int]:
+def _sizes(plan: Plan, prompt: int | None, new_tokens: int | None, batch: int | None) -> Sizes:
     for name, given, least in (("prompt", prompt, 1), ("new_tokens", new_tokens, 0), ("batch", batch, 1)):
         if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < least):
             raise DryRunError(f"`{name}` is a whole number from {least} on, got {given!r}")
     context = plan.loading.context or _DEFAULT_TOKENS
     new = new_tokens if new_tokens is not None else min(NEW_TOKENS, context - 1)
-    return batch or plan.loading.batch or 1, prompt or max(1, context - new), new
-
-
-def _folder_of(model: Any) -> str | None:
-    """Return the checkpoint folder that a model is named by, whose files are loaded instead of empty ones."""
-    if not isinstance(model, str | PathLike):
-        return None
-    from devpolicy._core.model.catalogue import model_catalogue
-
-    path = os.fspath(model)
-    if path in model_catalogue() or not Path(path).is_dir():
-        return None
-    return str(Path(path).absolute())
+    return batch or plan.loading.batch or 1, prompt or max(1, context - new), new, plan.loading.beams

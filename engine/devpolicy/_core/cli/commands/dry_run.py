@@ -86,7 +86,7 @@ def command(
     check_component(loaded, component, wanted)
     trees = {name: load_model(ctx, text, architecture) for name, text in wanted.items()}
     placed = make_plans(loaded, trees, machine, component, None)
-    found = {name: _tried(ctx, one, machine, wanted.get(name), prompt, new_tokens) for name, one in placed.items()}
+    found = {name: _tried(ctx, one, machine, prompt, new_tokens) for name, one in placed.items()}
     if ctx.json:
         named = {name: run.to_dict() for name, run in found.items()}
         ctx.print_json(named.get(None) or {"schema": 1, "components": named})
@@ -102,16 +102,12 @@ def command(
     return 1 if any(run.over for run in found.values()) else 0
 
 
-def _tried(
-    ctx: CliContext, one: Planned, host: Host, given: str | None, prompt: int | None, new_tokens: int | None
-) -> DryRun:
+def _tried(ctx: CliContext, one: Planned, host: Host, prompt: int | None, new_tokens: int | None) -> DryRun:
     from devpolicy._core.dry_run.verb import dry_run
 
     name = one.tree.name if one.tree is not None else str(one.plan.component)
     with ctx.progress(f"running the code of {name}") as progress:
-        return dry_run(
-            one.plan, one.tree, host, prompt=prompt, new_tokens=new_tokens, checkpoint=given, progress=progress
-        )
+        return dry_run(one.plan, one.tree, host, prompt=prompt, new_tokens=new_tokens, progress=progress)
 
 
 def findings(run: DryRun, policy: Policy) -> list[Diagnostic]:
