@@ -86,7 +86,8 @@ def _shards(state: Iterable[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def link_checkpoint(folder: Path, real: Path) -> bool:
     """Link the safetensors files of a real checkpoint, whose weights are then not read; whether it has such files."""
-    names = [entry.name for entry in real.iterdir() if entry.name.endswith((".safetensors", ".safetensors.index.json"))]
+    found = real.iterdir() if real.is_dir() else ()
+    names = [entry.name for entry in found if entry.name.endswith((".safetensors", ".safetensors.index.json"))]
     for name in names:
         (folder / name).symlink_to((real / name).resolve())
     return bool(names)

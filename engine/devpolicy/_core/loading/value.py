@@ -61,7 +61,7 @@ class Loading:
             "attn_implementation": as_argument(self.attention),
             "experts_implementation": as_argument(self.experts),
         }
-        perhaps = {"variant": self.variant, "adapters": list(self.adapters), "asked": dict(self.asked)}
+        perhaps: dict[str, Any] = {"variant": self.variant, "adapters": list(self.adapters), "asked": dict(self.asked)}
         perhaps |= {"context": self.context, "batch": self.batch, "beams": self.beams} if self.context else {}
         return always | {key: value for key, value in perhaps.items() if value}
 
