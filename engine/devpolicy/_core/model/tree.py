@@ -162,6 +162,8 @@ class ModelTree:
     """What the source says of the model beside its structure (model_type, parameters), for people."""
     loading: Loading = UNKNOWN
     """How Transformers instantiates the model, as far as it is known."""
+    config: str = field(default="", compare=False, repr=False)
+    """The Transformers configuration that it was read from, as JSON; empty where there is none. It is no structure."""
     source: str | None = field(default=None, compare=False)
     """The path that it was read from, where it can be read as another class or variant."""
 

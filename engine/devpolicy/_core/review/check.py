@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from devpolicy._core.errors import DevPolicyError
 from devpolicy._core.review.outcome import Outcome, is_meant
 from devpolicy._core.review.recount import KEPT, device_map, misplaced, places_of, tensors
 from devpolicy._core.sizes import format_size
@@ -187,6 +188,17 @@ def _same_each_time(outcome: Outcome) -> Iterator[str]:
         yield "asking again gives another answer"
 
 
+def _runs(outcome: Outcome) -> Iterator[str]:
+    if outcome.plan is None or outcome.tree is None:
+        return
+    from devpolicy._core.dry_run.remembered import dry_run_of
+
+    try:
+        yield from dry_run_of(outcome.plan, outcome.tree, outcome.host).complaints()
+    except DevPolicyError as refused:
+        yield f"it cannot be tried: {refused}"
+
+
 def _listed(names: set[str]) -> str:
     return " and ".join(f"`{name}`" for name in sorted(names))
 
@@ -200,4 +212,5 @@ _CHECKS: dict[str, Callable[[Outcome], Iterator[str]]] = {
     "one_type": _one_type,
     "resident": _resident,
     "same_each_time": _same_each_time,
+    "runs": _runs,
 }
