@@ -32,6 +32,24 @@ SHIPPED = (
         distribution="torch",
         about="one `torch.device`",
     ),
+    Target(
+        "llama.cpp",
+        Abilities(
+            types=frozenset({"cuda", "mps", "xpu", "cpu"}),
+            reads=frozenset({"gguf"}),
+            unit="tensor",
+            assigns="runs",
+            runs_per_device=1,
+            cpu="prefix",
+            keeps={"cpu": "computes"},
+            fixed={"input": "cpu"},
+            shares_ties=False,
+            carries=frozenset({"context", "batch", "kv_dtype"}),
+        ),
+        instead="leave the rule out: llama.cpp keeps weights on the CPU, and computes there",
+        distribution="llama-cpp-python",
+        about="GGUF files: llama.cpp's flags and variables, Ollama, llama-cpp-python",
+    ),
     Target("spacy", Abilities(types=frozenset({"cuda", "mps", "cpu"})), distribution="spacy", about="one device"),
 )
 

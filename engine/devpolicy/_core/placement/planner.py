@@ -22,6 +22,7 @@ from devpolicy._core.placement import exact
 from devpolicy._core.placement.apply_rules import Offload, Refused, apply_rules
 from devpolicy._core.placement.assemble import assemble
 from devpolicy._core.placement.colocate import colocate_blocks, colocate_ties
+from devpolicy._core.placement.computing import experts_leave_first, unfit
 from devpolicy._core.placement.context import PlacementContext, Selection, context_for, select_devices
 from devpolicy._core.placement.divide import Division, divide
 from devpolicy._core.placement.joint import one_piece
@@ -137,7 +138,7 @@ def _place(
     reserved: Mapping[str, int],
     divided: _Divided,
 ) -> PlacedModel:
-    policy = policy.for_host(host)
+    policy = experts_leave_first(policy.for_host(host), tree, consumer)
     check_requirements([policy.require, *policy.required], host)
     if tree.format not in consumer.abilities.reads:
         raise Unsatisfiable(_not_read(tree, consumer))
@@ -145,18 +146,29 @@ def _place(
         message = f"the structure of `{tree.name}` is not known in full"
         hint = 'plan for one device, which needs no map: `target = "torch"`, or `--to torch`'
         raise Unsatisfiable(Diagnostic("DP407", message, notes=(tree.incomplete_reason,), help=hint))
-    key = policy.rules, policy.workload, policy.ties
-    if key not in divided:
-        divided[key] = _divided(policy, tree)
-    sizing, division, findings = divided[key]
+
+    def held(*, shares_ties: bool) -> tuple[ModelTree, Sizing, Division, list[Diagnostic]]:
+        key = policy.rules, policy.workload, policy.ties, shares_ties
+        one = tree if shares_ties else replace(tree, ties=())
+        if key not in divided:
+            divided[key] = _divided(policy, one)
+        return one, *divided[key]
+
+    held(shares_ties=True)  # what is wrong with the policy comes before what is wrong with the host
     reserved = pool_reserved(reserved, host)
     refusals: list[tuple[DeviceSelector, Diagnostic]] = []
     for selector in policy.prefer:
         try:
             selection = _selected(selector, policy, host, consumer)
-            context = context_for(selector, selection, policy, host, consumer, tree, sizing, reserved)
+            # A target that copies tied tensors has one memory on the CPU alone.
+            shares = not tree.ties or consumer.abilities.shares_ties or selector.type == "cpu"
+            held_tree, sizing, division, findings = held(shares_ties=shares)
+            context = context_for(selector, selection, policy, host, consumer, held_tree, sizing, reserved)
             attempt, notes = _search(division, context)
             solution = attempt.solution()
+            wrong = unfit(division.units, solution, context)
+            if wrong is not None:
+                raise Refused(wrong)
             if not consumer.abilities.maps and len(set(solution.device)) > 1:
                 message = f"several devices are needed, and `{consumer.name}` takes one"
                 raise Refused(Diagnostic("DP409", message))
@@ -228,7 +240,7 @@ def _spilled(problem: Problem) -> Spilled | None:
 
 def _faster(problem: Problem, attempt: Attempt) -> Attempt:
     """Return a faster attempt under `fastest` where a small problem has one, with several runs on a device."""
-    if problem.context.policy.split != "fastest":
+    if problem.context.policy.split != "fastest" or problem.context.target.abilities.runs_per_device == 1:
         return attempt
     found = exact.search(problem, {}, attempt.time)
     return attempt if found is None else exact.attempt_at(problem, found)
