@@ -5,11 +5,15 @@ Owns the facts. A row is checked against the consumer's own parser, log or class
 
 from __future__ import annotations
 
-from devpolicy._core.abilities.values import Abilities, Target
+from dataclasses import replace
+
+from devpolicy._core.abilities.values import Abilities, Carried, Target
 
 _HAYSTACK_TYPES = frozenset({"cuda", "mps", "xpu", "cpu"})
-_ONE_DEVICE = Abilities()
+_LOADED: frozenset[Carried] = frozenset(("dtype", "quantization", "attention", "adapter", "folder"))
+_NOTHING: frozenset[Carried] = frozenset()
 _MAP = Abilities(
+    carries=_LOADED,
     unit="module",
     assigns="units",
     keeps={"cpu": "streams", "disk": "streams"},
@@ -20,15 +24,13 @@ SHIPPED = (
     Target("hf", _MAP, distribution="transformers", about="Transformers and accelerate: `from_pretrained`"),
     Target(
         "haystack",
-        Abilities(
-            types=_HAYSTACK_TYPES, unit="module", assigns="units", keeps=_MAP.keeps, main_device=_MAP.main_device
-        ),
+        replace(_MAP, types=_HAYSTACK_TYPES),
         distribution="haystack-ai",
         about="components of a Haystack pipeline",
     ),
     Target(
         "torch",
-        Abilities(reads=frozenset({"safetensors", "gguf"})),
+        Abilities(reads=frozenset({"safetensors", "gguf"}), carries=_NOTHING),
         distribution="torch",
         about="one `torch.device`",
     ),
@@ -50,7 +52,12 @@ SHIPPED = (
         distribution="llama-cpp-python",
         about="GGUF files: llama.cpp's flags and variables, Ollama, llama-cpp-python",
     ),
-    Target("spacy", Abilities(types=frozenset({"cuda", "mps", "cpu"})), distribution="spacy", about="one device"),
+    Target(
+        "spacy",
+        Abilities(types=frozenset({"cuda", "mps", "cpu"}), carries=_NOTHING),
+        distribution="spacy",
+        about="one device",
+    ),
 )
 
 _WITHOUT_MAP = (
@@ -58,7 +65,7 @@ _WITHOUT_MAP = (
 )
 
 BEHIND_COMPONENTS = tuple(
-    Target(name, Abilities(types=frozenset(types)), instead=_WITHOUT_MAP)
+    Target(name, Abilities(types=frozenset(types), carries=_NOTHING), instead=_WITHOUT_MAP)
     for name, types in {
         "haystack-torch": ("cuda", "mps", "xpu", "cpu"),
         "haystack-spacy": ("cuda", "cpu"),

@@ -17,7 +17,7 @@ from devpolicy._core.placement.divide import Division
 from devpolicy._core.placement.ledger import Budget
 from devpolicy._core.placement.maps import device_map
 from devpolicy._core.placement.overflow import OVERFLOW
-from devpolicy._core.placement.plan import LoadSettings, Placement, Placements, Plan, Trace
+from devpolicy._core.placement.plan import LoadSettings, Placement, Placements, Plan, PlannedWorkload, Trace
 from devpolicy._core.placement.search import Solution
 
 
@@ -57,6 +57,7 @@ def assemble(
         warnings=warnings,
         loading=_load(policy, context.tree, component, rewritten),
         prediction=_prediction(division, context, solution),
+        workload=_workload(context),
         trace=trace,
     )
 
@@ -83,6 +84,14 @@ def _prediction(division: Division, context: PlacementContext, solution: Solutio
     times = costs.times(division.units, solution.device, places, rates, link=context.link)
     bandwidths = {str(context.devices[number]): context.bandwidths[number] for number in used}
     return costs.prediction(times, bandwidths, set(places.values()))
+
+
+def _workload(context: PlacementContext) -> PlannedWorkload | None:
+    """Return what an engine is told that allocates the cache itself."""
+    if "context" not in context.target.abilities.carries:
+        return None
+    workload, sizing = context.policy.workload, context.sizing
+    return PlannedWorkload(sizing.context, workload.batch, workload.kv_dtype or sizing.dtype)
 
 
 def _folder(path: str | None, component: str | None) -> str | None:

@@ -85,8 +85,11 @@ def layer_devices(devices: Mapping[str, str]) -> dict[int, str]:
     return dict(sorted({**others, **found}.items()))
 
 
-def unfit(units: Sequence[Unit], solution: Solution, context: PlacementContext) -> Diagnostic | None:
-    """Return why a target that takes runs of layers cannot express a solution, `None` where it can."""
+def unfit(units: Sequence[Unit], solution: Solution, context: PlacementContext, *, tied: bool) -> Diagnostic | None:
+    """Return why a target that takes runs of layers cannot express a solution, `None` where it can.
+
+    `tied` is whether the file has one tensor for embedding and head: the head is a copy then, under the same name.
+    """
     abilities = context.target.abilities
     if abilities.assigns != "runs":
         return None
@@ -100,6 +103,12 @@ def unfit(units: Sequence[Unit], solution: Solution, context: PlacementContext) 
         help_ = f"keep the first layers there (`blk.{{0..{many - 1}}}`), or parts of layers (`blk.*.ffn.exps`)"
         message = f"`{name}` computes the first layers on the CPU, and `blk.{late}` comes behind `{order[first][1]}`"
         return Diagnostic("DP404", message, help=help_)
+    head = names.get("output")
+    behind = order[-1][1] if order else head
+    before = [device for _, device in order[:-1] if device != behind]
+    if tied and (names.get("token_embd", "cpu") != "cpu" or (head != behind and (head == "cpu" or head in before))):
+        message = f"the head is a copy of the embedding in this file, and `{name}` has one name for both"
+        return Diagnostic("DP401", message, help="leave the embedding on the CPU, and the head behind the last layer")
     runs = [device for at, (_, device) in enumerate(order) if at == 0 or order[at - 1][1] != device]
     twice = next((device for at, device in enumerate(runs) if device in runs[:at]), None)
     if twice is None or abilities.runs_per_device is None:

@@ -166,7 +166,7 @@ def _place(
             context = context_for(selector, selection, policy, host, consumer, held_tree, sizing, reserved)
             attempt, notes = _search(division, context)
             solution = attempt.solution()
-            wrong = unfit(division.units, solution, context)
+            wrong = unfit(division.units, solution, context, tied=bool(tree.ties))
             if wrong is not None:
                 raise Refused(wrong)
             if not consumer.abilities.maps and len(set(solution.device)) > 1:
