@@ -24,6 +24,7 @@ _COMMANDS = {
     "plan": "plan",
     "resolve": "resolve",
     "why": "why",
+    "run": "run",
     "test": "test",
     "diff": "diff",
     "verify": "verify",

@@ -106,7 +106,7 @@ def unfit(units: Sequence[Unit], solution: Solution, context: PlacementContext, 
     head = names.get("output")
     behind = order[-1][1] if order else head
     before = [device for _, device in order[:-1] if device != behind]
-    if tied and (names.get("token_embd", "cpu") != "cpu" or (head != behind and (head == "cpu" or head in before))):
+    if tied and (names.get("token_embd", "cpu") != "cpu" or head == "cpu" or (head != behind and head in before)):
         message = f"the head is a copy of the embedding in this file, and `{name}` has one name for both"
         return Diagnostic("DP401", message, help="leave the embedding on the CPU, and the head behind the last layer")
     runs = [device for at, (_, device) in enumerate(order) if at == 0 or order[at - 1][1] != device]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from devpolicy._core.abilities import DEFAULT_TARGET, Target, target_of
+from devpolicy._core.abilities import DEFAULT_TARGET, Target, default_target, target_of, targets
 from devpolicy._core.errors import Diagnostic, PolicyError, Unsatisfiable
 from devpolicy._core.host import Host
 from devpolicy._core.language.conditions import check_requirements
@@ -94,12 +94,11 @@ def _not_read(tree: ModelTree, consumer: Target) -> Diagnostic:
     if consumer.name in ("hf", "haystack"):
         sizes = " or ".join(f"{format_size(tree.parameters * size)} in {size * 8} bits" for size in (2, 4))
         message = f"`{consumer.name}` dequantises GGUF files: the {stored} of `{tree.name}` become {sizes}"
-        hint = (
-            "plan the checkpoint that it was made from, or one device that an engine of GGUF files takes: `--to torch`"
-        )
+        hint = "plan it for an engine of GGUF files, `--target llama.cpp`, or plan the checkpoint that it was made from"
     else:
         message = f"`{consumer.name}` does not read {tree.format.upper()} files, such as that of `{tree.name}`"
-        hint = "plan one device that an engine of GGUF files takes: `--to torch`"
+        readers = [f"`{name}`" for name, one in targets().items() if tree.format in one.abilities.reads]
+        hint = f"plan it for one that does: {' or '.join(readers)}"
     return Diagnostic("DP412", message, help=hint)
 
 
@@ -126,7 +125,7 @@ def _asked(
     policy: ResolvedPolicy, tree: ModelTree | None, target: str | None
 ) -> tuple[ResolvedPolicy, ModelTree, Target]:
     """Return what is placed, a component of bytes alone as one tensor, and the consumer."""
-    consumer = target_of(target or policy.target or DEFAULT_TARGET)
+    consumer = target_of(target or policy.target or (default_target(tree.format) if tree else DEFAULT_TARGET))
     return (*one_piece(policy), consumer) if tree is None else (policy, tree, consumer)
 
 

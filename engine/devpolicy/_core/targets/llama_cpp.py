@@ -8,10 +8,11 @@ by a regular expression, of which the first that is found in a tensor's name dec
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from devpolicy._core.device import Device
 from devpolicy._core.errors import Diagnostic, Unsatisfiable
 from devpolicy._core.placement.computing import layer_devices, layer_of
 from devpolicy._core.placement.plan import Plan
@@ -32,6 +33,8 @@ _GROUPS = {"attn": "attn_.*", "ffn": "ffn_.*", "exps": "ffn_.*_exps?", "shexp": 
 class LlamaCppSettings:
     """What llama.cpp is told of a plan."""
 
+    order: tuple[str, ...]
+    """The plan's names of the devices, in the order in which they take layers."""
     devices: tuple[str, ...]
     """Its names of the devices, in the order in which they take layers; empty for the CPU alone."""
     gpu_layers: int
@@ -78,7 +81,8 @@ def to_llama_cpp(plan: Plan, names: Mapping[str, str] | None = None) -> LlamaCpp
     `names` are its names of devices by ours, where they are not those of its CUDA, SYCL and Metal backends: `ROCm0`,
     `Vulkan1`. Raises `Unsatisfiable` (DP404) where the plan has what it cannot be told.
     """
-    place = {**_names(plan), **(names or {}), "cpu": "CPU"}
+    used = [Device.from_str(device) for device in plan.ledger if device not in ("cpu", "disk")]
+    place = {**device_names(used), **(names or {}), "cpu": "CPU"}
     units = {path: str(unit.runs_on) for path, unit in plan.placements.items()}
     layers = [device for _, device in layer_devices(units).items()]
     # The head is one more layer: where the plan has it decides which device the last unit goes to.
@@ -96,6 +100,7 @@ def to_llama_cpp(plan: Plan, names: Mapping[str, str] | None = None) -> LlamaCpp
     if workload is None or plan.target != TARGET:
         raise Unsatisfiable(_not_for_it(plan))
     return LlamaCppSettings(
+        order=tuple(device for device, _ in on_devices),
         devices=tuple(place[device] for device, _ in on_devices),
         gpu_layers=len(layers) + 1 - first if on_devices else 0,
         split=tuple(count for _, count in on_devices),
@@ -113,21 +118,18 @@ def to_llama_cpp_python(plan: Plan) -> dict[str, Any]:
     tensors apart from their layers. `to_llama_cpp` has them.
     """
     told = to_llama_cpp(plan)
-    used = [str(device) for device in plan.ledger if device != "cpu"]
-    ids = [int(device.rpartition(":")[2] or 0) if ":" in device else 0 for device in used]
-    placed = [int(re.sub(r"\D", "", name) or 0) for name in told.devices]
+    ids = [Device.from_str(device).id or 0 for device in told.order]
     if told.overrides:
         missing = "to keep tensors apart from their layer (`--override-tensor`)"
-    elif placed != sorted(placed):
-        missing = f"devices in the order {', '.join(told.devices)} (`--device`)"
+    elif ids != sorted(ids):
+        missing = f"to use devices in the order {', '.join(told.devices)} (`--device`)"
     else:
         split = [0.0] * (max(ids, default=0) + 1)
-        for device, count in zip(placed, told.split, strict=True):
+        for device, count in zip(ids, told.split, strict=True):
             split[device] = float(count)
-        shared = {"n_gpu_layers": told.gpu_layers, "n_ctx": told.context}
         cached = {"type_k": _GGML_TYPES[told.cache_type], "type_v": _GGML_TYPES[told.cache_type]}
         placing = {"split_mode": 1, "tensor_split": split} if told.devices else {}
-        return {**shared, **placing, **cached}
+        return {"n_gpu_layers": told.gpu_layers, "n_ctx": told.context, **placing, **cached}
     help_ = "run llama-server with `--to llama.cpp`, or let the policy ask for less"
     raise Unsatisfiable(Diagnostic("DP404", f"llama-cpp-python has no way {missing}", help=help_))
 
@@ -140,12 +142,13 @@ def _not_for_it(plan: Plan) -> Diagnostic:
     return Diagnostic("DP409", message, help='plan the GGUF file with `target = "llama.cpp"`, or `--target llama.cpp`')
 
 
-def _names(plan: Plan) -> dict[str, str]:
-    devices = {str(unit.runs_on) for unit in plan.placements.values()} | set(plan.ledger)
-    found = {}
-    for device in sorted(devices - {"cpu", "disk"}):
-        kind, _, number = device.partition(":")
-        found[device] = f"{_PREFIX.get(kind, kind.upper())}{number or 0}"
+def device_names(devices: Sequence[Device], amd: Sequence[bool] = (), *, renumbered: bool = False) -> dict[str, str]:
+    """Return llama.cpp's names of devices; with `renumbered` those that they have where no others are visible."""
+    found: dict[str, str] = {}
+    for at, device in enumerate(devices):
+        prefix = _PREFIX.get(device.type.value, device.type.value.upper())
+        number = at if renumbered else device.id or 0
+        found[str(device)] = f"{'ROCm' if at < len(amd) and amd[at] else prefix}{number}"
     return found
 
 

@@ -26,7 +26,7 @@ from devpolicy._core.cli.inputs import (
     policy_argument,
 )
 from devpolicy._core.cli.output import Output
-from devpolicy._core.cli.output_formats import OUTPUT_FORMATS, literal
+from devpolicy._core.cli.output_formats import OUTPUT_FORMATS, written
 from devpolicy._core.cli.report import print_lint
 from devpolicy._core.cli.table import facts
 from devpolicy._core.cli.what_if import read_changes
@@ -142,7 +142,7 @@ def command(
         from devpolicy._core.cli.lock import compare
 
         compare(locked, plans)
-    text = _for_programs(ctx, plans, to, annotations)
+    text = _for_programs(ctx, plans, to, annotations, machine)
     if output is not None:
         from devpolicy._core.cli.files import write_whole
 
@@ -188,16 +188,16 @@ def _plans(placed: Mapping[str | None, Planned]) -> Plans:
     return {name: one.plan for name, one in placed.items()}
 
 
-def _for_programs(ctx: CliContext, plans: Plans, to: str | None, annotations: Sequence[Annotation]) -> str | None:
+def _for_programs(
+    ctx: CliContext, plans: Plans, to: str | None, annotations: Sequence[Annotation], host: Host
+) -> str | None:
     """Return the text for programs, `None` if the plan is shown to a person."""
-    if to is None and not ctx.json:
-        return None
-    forms: dict[str | None, Any] = {
-        name: OUTPUT_FORMATS[to].of_plan(plan) if to is not None else plan.to_dict() for name, plan in plans.items()
-    }
-    value = forms.get(None, forms)
     if to is not None:
-        return to_json(value) if ctx.json else literal(value) + "\n"
+        return written(OUTPUT_FORMATS[to], plans, host, as_json=ctx.json)
+    if not ctx.json:
+        return None
+    forms: dict[str | None, Any] = {name: plan.to_dict() for name, plan in plans.items()}
+    value = forms.get(None, forms)
     whole = value if None in forms else {"schema": 1, "components": value}
     for annotation in annotations:
         forms.get(annotation.component, whole)[annotation.key] = annotation.data
