@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from devpolicy._core.abilities.values import Abilities, Carried, Target
+from devpolicy._core.abilities.values import CARRIED, LOADING, Abilities, Target
 
 _HAYSTACK_TYPES = frozenset({"cuda", "mps", "xpu", "cpu"})
-_LOADED: frozenset[Carried] = frozenset(("dtype", "quantization", "attention", "adapter", "folder"))
-_NOTHING: frozenset[Carried] = frozenset()
+_NOT_LOADING = CARRIED - LOADING
+"""A device is all that is said of the model: whoever loads it decides the rest."""
 _MAP = Abilities(
-    carries=_LOADED,
     unit="module",
     assigns="units",
     keeps={"cpu": "streams", "disk": "streams"},
@@ -24,13 +23,14 @@ SHIPPED = (
     Target("hf", _MAP, distribution="transformers", about="Transformers and accelerate: `from_pretrained`"),
     Target(
         "haystack",
-        replace(_MAP, types=_HAYSTACK_TYPES),
+        # Its components choose the class, and load no adapter.
+        replace(_MAP, types=_HAYSTACK_TYPES, carries=CARRIED - {"architecture", "adapter"}),
         distribution="haystack-ai",
         about="components of a Haystack pipeline",
     ),
     Target(
         "torch",
-        Abilities(reads=frozenset({"safetensors", "gguf"}), carries=_NOTHING),
+        Abilities(reads=frozenset({"safetensors", "gguf"}), carries=_NOT_LOADING),
         distribution="torch",
         about="one `torch.device`",
     ),
@@ -54,7 +54,7 @@ SHIPPED = (
     ),
     Target(
         "spacy",
-        Abilities(types=frozenset({"cuda", "mps", "cpu"}), carries=_NOTHING),
+        Abilities(types=frozenset({"cuda", "mps", "cpu"}), carries=_NOT_LOADING),
         distribution="spacy",
         about="one device",
     ),
@@ -65,7 +65,7 @@ _WITHOUT_MAP = (
 )
 
 BEHIND_COMPONENTS = tuple(
-    Target(name, Abilities(types=frozenset(types), carries=_NOTHING), instead=_WITHOUT_MAP)
+    Target(name, Abilities(types=frozenset(types), carries=_NOT_LOADING), instead=_WITHOUT_MAP)
     for name, types in {
         "haystack-torch": ("cuda", "mps", "xpu", "cpu"),
         "haystack-spacy": ("cuda", "cpu"),
