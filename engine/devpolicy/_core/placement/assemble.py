@@ -11,6 +11,7 @@ from devpolicy._core.cost.prediction import Prediction
 from devpolicy._core.device import ComponentDevice, Device, DeviceMap, DeviceType
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import DeviceSelector
+from devpolicy._core.memory.sizing import sequences_of
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Division
 from devpolicy._core.placement.ledger import Budget

@@ -152,7 +152,7 @@ def command(
         ctx.out.write(text)
     else:
         ctx.out.print([*_view(placed, loaded, machine, ctx.out), *lines_of(annotations)])
-        ctx.out.print(_next_steps(locked, ctx.out.width))
+        ctx.out.print(_next_steps(plans, locked, ctx.out.width))
     print_lint(ctx, loaded)
 
 
@@ -226,6 +226,10 @@ def _as_text(
     return text.getvalue()
 
 
-def _next_steps(locked: str | None, width: int) -> list[Line]:
+def _next_steps(plans: Plans, locked: str | None, width: int) -> list[Line]:
     lines: list[Line] = [[("locked  ", "strong"), (f"unchanged, as in {locked}", "good")]] if locked else []
-    return [*lines, *facts([("next  ", "`--to hf` prints the device map, `devpolicy why` the reasons")], width=width)]
+    targets = {plan.target for plan in plans.values()}
+    forms = [name for name, form in OUTPUT_FORMATS.items() if form.target in targets] if len(targets) == 1 else []
+    prints = "the device map" if forms[:1] == ["hf"] or not forms else "what it takes"
+    step = f"`--to {forms[0] if forms else 'hf'}` prints {prints}, `devpolicy why` the reasons"
+    return [*lines, *facts([("next  ", step)], width=width)]
