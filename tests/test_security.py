@@ -88,7 +88,8 @@ _OF_NO_INPUT = {
     ("model.limits", "LONGEST_TEXT"),  # longer ones are skipped
     ("model.limits", "MOST_KEPT"),
     ("model.generation", "MOST_BEAMS"),  # more is taken for a mistake, and counted as one
-    ("dry_run.watch", "MOST_ERRORS"),  # what a program printed that is kept
+    ("dry_run.watch", "MOST_ERRORS"),  # device errors of one run that are listed
+    ("targets.llama_cpp", "MOST_DEVICES"),  # of that library
     ("sizes", "LARGEST"),
 }
 """Limits that no input is refused for by themselves."""
