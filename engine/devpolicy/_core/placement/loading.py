@@ -16,7 +16,7 @@ from devpolicy._core.language.policy import LoadingTable, ResolvedPolicy
 from devpolicy._core.loading import Loading
 from devpolicy._core.loading.quantizations import NONE
 from devpolicy._core.loading.value import Pairs
-from devpolicy._core.memory.sizing import compute_dtype
+from devpolicy._core.memory.sizing import compute_dtype, context_of
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.divide import Unit
 
@@ -36,6 +36,9 @@ def loading_of(policy: ResolvedPolicy, tree: ModelTree, folder: str | None, rewr
         attention=_attention(tree.loading.attention, asked.attention),
         offload_folder=folder if rewritten else None,
         rewritten=rewritten,
+        context=context_of(tree, policy.workload),
+        batch=policy.workload.batch,
+        beams=policy.workload.beams or tree.beams,
         asked=tuple(_asked(asked)),
     )
 

@@ -74,20 +74,14 @@ def _other_bytes(plan: Plan, tensors: Iterable[_Held]) -> Iterator[str]:
     unit_of = {id(placement): path for path, placement in plan.placements.items()}
     units, devices = dict.fromkeys(plan.placements, 0), dict.fromkeys(plan.ledger, 0)
     dtypes: dict[str, set[str]] = {path: set() for path in plan.placements}
-    seen: set[object] = set()
-    for held in tensors:
+    for held in _once(tensors):
         placement = plan.placements.get(held.module)
         if placement is None:
             continue
-        path = unit_of[id(placement)]
-        # One tensor under two names counts once. What is offloaded has a stand-in under each, and is tied by its name.
-        keys = {id(held.tensor), held.kept} if held.tensor.device.type == "meta" else {id(held.tensor)}
-        if not keys & seen:
-            size = _stored_bytes(held.tensor)
-            units[path] += size
-            devices[held.device] = devices.get(held.device, 0) + size
-            dtypes[path].add(_dtype(held.tensor))
-        seen |= keys
+        path, size = unit_of[id(placement)], _stored_bytes(held.tensor)
+        units[path] += size
+        devices[held.device] = devices.get(held.device, 0) + size
+        dtypes[path].add(_dtype(held.tensor))
     for path, placement in plan.placements.items():
         if units[path] != placement.bytes and dtypes[path]:
             kinds = ", ".join(sorted(dtypes[path]))
@@ -96,6 +90,25 @@ def _other_bytes(plan: Plan, tensors: Iterable[_Held]) -> Iterator[str]:
         planned = plan.ledger[device].weights if device in plan.ledger else 0
         if size != planned and device != "meta":
             yield f"{device}: planned with {planned} bytes of weights, holds {size}"
+
+
+def kept_bytes(model: Any) -> dict[str, int]:
+    """Return the bytes of a loaded model's tensors that are on the CPU and on the disk, tied ones once."""
+    found: dict[str, int] = {}
+    for held in _once(_tensors(model, str)):
+        if held.device in (DeviceType.CPU.value, DeviceType.DISK.value):
+            found[held.device] = found.get(held.device, 0) + _stored_bytes(held.tensor)
+    return found
+
+
+def _once(tensors: Iterable[_Held]) -> Iterator[_Held]:
+    """Yield each tensor once. What is offloaded has a stand-in under each name, and is tied by its name."""
+    seen: set[object] = set()
+    for held in tensors:
+        keys = {id(held.tensor), held.kept} if held.tensor.device.type == "meta" else {id(held.tensor)}
+        if not keys & seen:
+            yield held
+        seen |= keys
 
 
 def _dtype(tensor: Any) -> str:
