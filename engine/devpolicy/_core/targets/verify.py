@@ -33,8 +33,8 @@ class _Held(NamedTuple):
 def verify(plan: Plan, model: Any) -> list[str]:
     """Return one line for each tensor of `model` that is not where `plan` says, or that only one of the two has.
 
-    And one for each unit that holds other bytes than planned, with the dtypes that it has, and for each device. A model
-    with adapters is looked at as the model that it wraps.
+    And one for each unit that holds other bytes than planned, with the dtypes that it has. Where all of that is right,
+    one for each device that holds another sum than its ledger. A model with adapters is looked at as the one inside.
 
     `model` is a `torch.nn.Module`; raises `PlanError` where it is not.
     """
@@ -54,7 +54,8 @@ def verify(plan: Plan, model: Any) -> list[str]:
             differences.append(f"{held.name}: planned on {wanted}, is on {held.device}")
     if not plan.loading.dtype and not plan.loading.model_dtype:
         return differences
-    return [*differences, *_other_dtypes(plan, tensors), *_other_bytes(plan, tensors)]
+    differences += [*_other_dtypes(plan, tensors), *_other_bytes(plan, tensors)]
+    return differences or list(_other_sums(plan, tensors))
 
 
 def _other_dtypes(plan: Plan, tensors: Iterable[_Held]) -> Iterator[str]:
@@ -70,25 +71,31 @@ def _other_dtypes(plan: Plan, tensors: Iterable[_Held]) -> Iterator[str]:
 
 
 def _other_bytes(plan: Plan, tensors: Iterable[_Held]) -> Iterator[str]:
-    """Yield a line for each unit, and for each device, whose tensors take other bytes in the model than in the plan."""
+    """Yield a line for each unit whose tensors take other bytes in the model than in the plan."""
     unit_of = {id(placement): path for path, placement in plan.placements.items()}
-    units, devices = dict.fromkeys(plan.placements, 0), dict.fromkeys(plan.ledger, 0)
+    units = dict.fromkeys(plan.placements, 0)
     dtypes: dict[str, set[str]] = {path: set() for path in plan.placements}
     for held in _once(tensors):
         placement = plan.placements.get(held.module)
         if placement is None:
             continue
-        path, size = unit_of[id(placement)], _stored_bytes(held.tensor)
-        units[path] += size
-        devices[held.device] = devices.get(held.device, 0) + size
+        path = unit_of[id(placement)]
+        units[path] += _stored_bytes(held.tensor)
         dtypes[path].add(_dtype(held.tensor))
     for path, placement in plan.placements.items():
         if units[path] != placement.bytes and dtypes[path]:
             kinds = ", ".join(sorted(dtypes[path]))
             yield f"{path or 'the model'}: planned with {placement.bytes} bytes, holds {units[path]} ({kinds})"
+
+
+def _other_sums(plan: Plan, tensors: Iterable[_Held]) -> Iterator[str]:
+    """Yield a line for each device that holds other bytes than the ledger has as its weights."""
+    devices = dict.fromkeys(plan.ledger, 0)
+    for held in _once(tensors):
+        devices[held.device] = devices.get(held.device, 0) + _stored_bytes(held.tensor)
     for device, size in devices.items():
         planned = plan.ledger[device].weights if device in plan.ledger else 0
-        if size != planned and device != "meta":
+        if size != planned:
             yield f"{device}: planned with {planned} bytes of weights, holds {size}"
 
 
