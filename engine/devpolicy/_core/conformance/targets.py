@@ -32,6 +32,11 @@ class Try:
     host: Host
     plan: Plan | None
 
+    @property
+    def shown(self) -> str:
+        """The policy on one line, without the budgets that make its cards small."""
+        return "; ".join(line for line in self.text.splitlines() if not line.startswith("memory"))
+
 
 @dataclass(frozen=True, slots=True)
 class Tried:
@@ -53,7 +58,7 @@ def runs_where_it_can(tried: Tried) -> Iterable[str]:
     for one, made in tried.planned():
         wrong = {unit.runs_on.type.value for unit in made.placements.values()} - tried.target.abilities.types
         if wrong:
-            yield f"runs on {', '.join(sorted(wrong))} under {one.text!r}"
+            yield f"runs on {', '.join(sorted(wrong))} under `{one.shown}`"
 
 
 @check()
@@ -64,7 +69,7 @@ def keeps_where_it_can(tried: Tried) -> Iterable[str]:
         beside = kinds & {"cpu", "disk"} if kinds - {"cpu", "disk"} else set()
         wrong = beside - tried.target.abilities.keeps.keys()
         if wrong:
-            yield f"keeps weights on {', '.join(sorted(wrong))} under {one.text!r}"
+            yield f"keeps weights on {', '.join(sorted(wrong))} under `{one.shown}`"
 
 
 @check()
@@ -74,7 +79,7 @@ def one_device_is_one(tried: Tried) -> Iterable[str]:
         return
     for one, made in tried.planned():
         if len({unit.device for unit in made.placements.values()}) > 1:
-            yield f"several devices under {one.text!r}"
+            yield f"several devices under `{one.shown}`"
 
 
 @check()
@@ -85,7 +90,7 @@ def runs_are_whole(tried: Tried) -> Iterable[str]:
         layers = [str(made.placements[path].runs_on) for path in _layers(made)]
         runs = [device for at, device in enumerate(layers) if at == 0 or layers[at - 1] != device]
         if most is not None and any(runs.count(device) > most for device in runs):
-            yield f"{runs} under {one.text!r}"
+            yield f"{runs} under `{one.shown}`"
 
 
 @check()
@@ -98,10 +103,10 @@ def forms_are_data(tried: Tried) -> Iterable[str]:
             except Unsatisfiable:
                 continue
             except Exception as broken:  # noqa: BLE001 - whatever a form raises is a finding
-                yield f"`{name}` raises {type(broken).__name__} under {one.text!r}: {broken}"
+                yield f"`{name}` raises {type(broken).__name__} under `{one.shown}`: {broken}"
                 continue
             if first != second:
-                yield f"`{name}` is another form the second time under {one.text!r}"
+                yield f"`{name}` is another form the second time under `{one.shown}`"
 
 
 @check()
@@ -115,9 +120,10 @@ def nothing_is_dropped(tried: Tried) -> Iterable[str]:
             except Exception:  # noqa: BLE001 - `forms_are_data` says so
                 continue
             said = _said(made, tried.target)
-            other, where = seen.setdefault(text, (said, one.text))
+            other, where = seen.setdefault(text, (said, one.shown))
             if other != said:
-                yield f"`{name}` is the same under {where!r} and {one.text!r}"
+                yield f"`{name}` is the same under `{where}` and `{one.shown}`"
+                break
 
 
 TARGET_CHECKS: tuple[Check[Tried], ...] = (
