@@ -1,11 +1,19 @@
 """What is written to be pasted into a shell runs nothing of a policy, a host or a model, and steers no terminal."""
 
+import json
 import subprocess
 
 import pytest
 from tests.cli.harness import invoke
 
-NAMES = ["x\ntouch PWNED\n#", "y`touch PWNED`", "$(touch PWNED)", "a\r\ntouch PWNED", "'; touch PWNED; '", "\u2028touch"]
+NAMES = [
+    "x\ntouch PWNED\n#",
+    "y`touch PWNED`",
+    "$(touch PWNED)",
+    "a\r\ntouch PWNED",
+    "'; touch PWNED; '",
+    "\u2028touch",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -15,8 +23,6 @@ def folder(tmp_path, monkeypatch):
 
 
 def quoted(text):
-    import json
-
     return json.dumps(text)
 
 
