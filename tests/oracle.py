@@ -74,7 +74,7 @@ def subtree(tree: Any, path: str) -> int:
 def is_unit(tree: Any, path: str) -> bool:
     """Whether a module is placed as a whole where no rule cuts it; a rule that goes by size alone speaks of these."""
 
-    classes = {module.path: module.cls for module in tree.modules}
+    classes = {module.path: module.class_name for module in tree.modules}
     lists = {"ModuleList", "ModuleDict", "Sequential"}
 
     def block(path: str) -> bool:
@@ -94,12 +94,12 @@ def is_unit(tree: Any, path: str) -> bool:
 
 def matches(rule: Any, tree: Any, path: str) -> bool:
     """Whether all that a rule asks holds for this one module."""
-    cls = next(module.cls for module in tree.modules if module.path == path)
+    cls = next(module.class_name for module in tree.modules if module.path == path)
     return (
         (not rule.match or any(pattern.matches(path) for pattern in rule.match))
-        and (not rule.cls or any(fnmatchcase(cls, glob) for glob in rule.cls))
+        and (not rule.module_class or any(fnmatchcase(cls, glob) for glob in rule.module_class))
         and (rule.size is None or rule.size.holds(subtree(tree, path)))
-        and (bool(rule.match or rule.cls) or is_unit(tree, path))
+        and (bool(rule.match or rule.module_class) or is_unit(tree, path))
     )
 
 
@@ -132,9 +132,10 @@ def recount(plan: Any, tree: Any, workload: Any) -> dict[str, dict[str, int]]:
     main = min(running, key=lambda device: int(device.partition(":")[2] or 0)) if running else "cpu"
     kept = {"cpu", "disk"} - {main}
     held: dict[str, dict[str, int]] = {}
+    made: dict[str, int] = {}  # the largest tensor that loading makes of others on each device
 
     def add(device: str, what: str, count: int) -> None:
-        entry = held.setdefault(device, {"weights": 0, "kv_cache": 0, "streaming": 0})
+        entry = held.setdefault(device, {"weights": 0, "kv_cache": 0, "streaming": 0, "load": 0})
         entry[what] += count
 
     again = {name for group in tree.ties for name in group[1:]}
@@ -146,6 +147,8 @@ def recount(plan: Any, tree: Any, workload: Any) -> dict[str, dict[str, int]]:
         elif device in kept:
             streamed[module] = streamed.get(module, 0) + size(tensor, workload.dtype)
         add(device, "weights", 0 if name in again else size(tensor, workload.dtype))
+        if tensor.merged:
+            made[device] = max(made.get(device, 0), size(tensor, workload.dtype))
     tokens, scalar = context_of(tree, workload), scalar_bytes(tree, workload)
     order = [module.path for module in tree.modules]
     names = list(tensors(tree))
@@ -164,7 +167,20 @@ def recount(plan: Any, tree: Any, workload: Any) -> dict[str, dict[str, int]]:
         # A module's own tensors are brought in for as long as it runs, and its children run meanwhile.
         at_once = [sum(streamed.get(above, 0) for above in ancestors(module)) for module in streamed]
         add(main, "streaming", max(at_once))
+    made["cpu"] = max(made.get("cpu", 0), made.get("disk", 0))  # what is written to the disk is made there
+    for device, entry in held.items():
+        entry["load"] = entry["weights"] + (made.get(device, 0) if device != "disk" else 0)
     return held
+
+
+def running(entry: dict[str, int]) -> int:
+    """What a device holds while the model runs, without activations."""
+    return entry["weights"] + entry["kv_cache"] + entry["streaming"]
+
+
+def at_most(entry: dict[str, int]) -> int:
+    """What a device holds at most, while the model is loaded or while it runs."""
+    return max(running(entry), entry["load"])
 
 
 def partitions(count: int, bins: int) -> list[tuple[int, ...]]:
@@ -213,7 +229,11 @@ def in_class(cls: Any, one: Any) -> bool:
 
 def meant(term: Any, one: Any) -> bool:
     """Whether a term speaks of an accelerator: by its type, its number or its class."""
-    return one.type == term.type and term.id in (None, one.id) and (term.cls is None or in_class(term.cls, one))
+    return (
+        one.type == term.type
+        and term.id in (None, one.id)
+        and (term.device_class is None or in_class(term.device_class, one))
+    )
 
 
 def named(host: Any, term: Any) -> list[Any]:
@@ -243,7 +263,7 @@ def serving(policy: Any, host: Any, term: Any) -> list[int | None] | str:
         return str(faults[term.type])
     counted = named(host, term)
     if not counted:
-        return "no device of the host" if term.cls and host.devices(term.type) else "the host has no"
+        return "no device of the host" if term.device_class and host.devices(term.type) else "the host has no"
     working = [one for one in counted if not one.fault]
     if not working:
         return str(counted[0].fault)
@@ -287,7 +307,11 @@ def latency(
         entries = [entry for entry in tree.reads if entry.module in ancestors(path)]
         parts, of = prod(entry.experts_per_token for entry in entries), prod(entry.num_experts for entry in entries)
         share = Fraction(min(parts * batch, of), of)
-        if classes[path].cls.endswith("Embedding") and len(classes[path].tensors) == 1 and len(tensor.shape) == 2:
+        if (
+            classes[path].class_name.endswith("Embedding")
+            and len(classes[path].tensors) == 1
+            and len(tensor.shape) == 2
+        ):
             share *= Fraction(min(batch, tensor.shape[0]), tensor.shape[0]) if tensor.shape[0] else 1
         often = Fraction(1, tokens) if any(entry.per_request for entry in entries) else Fraction(1)
         time += often * share * size(tensor) / speeds[runs]

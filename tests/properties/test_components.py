@@ -42,7 +42,7 @@ def taken(pipeline: Pipeline, plan: Plan) -> Counter[str]:
         return Counter({plan.device.to_torch_str(): entry.needs or 0})
     context = oracle.figure(pipeline.policy, str(plan.component), "context")
     for device, parts in oracle.recount(plan, tree, Workload(context=context)).items():
-        held[device] = sum(parts.values())
+        held[device] = oracle.running(parts)
     for device, budget in plan.ledger.items():
         held[device] += budget.activations
     return held
@@ -109,8 +109,8 @@ def test_each_ledger_agrees_with_a_recount_of_all_that_came_before(pipeline: Pip
         for device, budget in plan.ledger.items():
             if device == "disk":
                 continue
-            assert budget.others == before[device]
-            assert budget.used - budget.others == own[device]
+            assert budget.used_by_others == before[device]
+            assert budget.used - budget.used_by_others == own[device]
             assert budget.used + budget.headroom <= budget.cap
         before += own
 

@@ -19,13 +19,21 @@ from devpolicy._core.model.tree import KVCache, Module, Tensor
 
 _NO_KEYS = frozenset({"moe", "mlp", "conv", "mamba", "linear_attention", "recurrent", "dummy"})
 """Types of layers that keep no keys and values."""
-_SLIDING = frozenset({"sliding_attention", "hybrid_sliding", "reference_sliding_attention", "window_attention"})
+_SLIDING = frozenset(
+    {
+        "sliding_attention",
+        "hybrid_sliding",
+        "reference_sliding_attention",
+        "window_attention",
+        "heavily_compressed_attention",
+        "compressed_sparse_attention",
+    }
+)
 _KEYS = frozenset({"k_proj", "key", "k", "k_lin", "key_proj", "wk", "linear_k", "project_k"})
 _VALUES = frozenset({"v_proj", "value", "v", "v_lin", "value_proj", "wv", "linear_v", "project_v"})
 _CROSS = re.compile(r"encoder_?att|encdec|cross_?att")
 _BESIDE = re.compile(r"norm|drop")
 _LANGUAGE = re.compile(r"language_model|text|decoder|thinker")
-_TOWER = re.compile(r"vision|visual|audio|image|encoder")
 
 
 @dataclass(frozen=True)
@@ -73,21 +81,45 @@ def caches(decoder: Decoder) -> Iterator[KVCache]:
     if not count:
         return
     blocks = _blocks(decoder, count)
+    # BERT and its like may be decoders, and are none where they say so; others say so too (GPT-NeoX), and are.
+    first = decoder.below(blocks[0]) if blocks else ()
+    if text.get("is_decoder") is False and any(module.path.endswith(".self.query") for module in first):
+        return
     values = values_of(text)
     longest = size(decoder.config, "decoder_context") if decoder.paired else None
-    for block, window in zip(blocks, _windows(text, count), strict=bool(blocks)):
+    for block, window in _in_order(text, blocks, _windows(text, count)):
         states = list(_states(decoder, block))
         yield from states
-        if window != 0:
+        if _keeps_outputs(text):
+            yield KVCache(block, size(text, "hidden") or 0, number(text, "mem_len"))
+        elif window != 0:
             keeping = {state.module for state in states}
             for where in _attention(decoder, block, cross=False):
-                if where not in keeping or _projects(decoder, where):
+                if where not in keeping:
                     yield from _keys(decoder, where, values, _least(window, longest))
     yield from _prompt(decoder, blocks, values)
     if decoder.paired or decoder.config.get("add_cross_attention"):
         for block in blocks:
             for where in _attention(decoder, block, cross=True):
-                yield _cross(decoder, where, _width(decoder, where) or values)
+                yield from _cross(decoder, where, _width(decoder, where) or values)
+
+
+def _in_order(text: Config, blocks: Sequence[str], windows: Sequence[int | None]) -> Iterator[tuple[str, int | None]]:
+    """Yield each layer with its window, as often as the model runs it: some run a part of their layers again."""
+    # Some configurations count attention and feed-forward as a layer each, and their modules are both.
+    halves = 2 if 0 < len(blocks) * 2 == len(windows) else 1
+    passes = number(text, "n_recurrent_loops") or number(text, "loop_num_passes") or 1
+    first = (number(text, "n_input_layers") or number(text, "loop_layer_index_start") or 0) // halves
+    count = number(text, "n_recurrent_layers")
+    end = (number(text, "loop_layer_index_end") or 0) if count is None else first + count // halves
+    for at, (block, window) in enumerate(zip(blocks, windows[::halves], strict=False)):
+        for _ in range(passes if first <= at < end else 1):
+            yield block, window
+
+
+def _keeps_outputs(text: Config) -> bool:
+    """Whether layers keep what they were given, and no keys and values: XLNet and Reformer."""
+    return "mem_len" in text or "lsh_attn_chunk_length" in text
 
 
 def values_of(config: Config) -> int:
@@ -105,12 +137,15 @@ def values_of(config: Config) -> int:
 
 
 def _keys(decoder: Decoder, where: str, values: int, window: int | None) -> Iterator[KVCache]:
-    width = values if decoder.latent else _width(decoder, where) or values
+    width = _latent(decoder, where) or values if decoder.latent else _width(decoder, where) or values
     if width:
         yield KVCache(where, width, window)
     for module in decoder.below(where):
         if module.path.endswith(".indexer"):
             yield from _indexer(decoder, module)
+        bias = next((tensor for tensor in module.tensors if tensor.name == "position_bias"), None)
+        if bias is not None and len(bias.shape) == 2:
+            yield from _compressor(decoder, module, *bias.shape)
 
 
 def _indexer(decoder: Decoder, indexer: Module) -> Iterator[KVCache]:
@@ -122,9 +157,20 @@ def _indexer(decoder: Decoder, indexer: Module) -> Iterator[KVCache]:
         yield KVCache(indexer.path, 2 * wide + 1 if pooled else wide)
 
 
+def _compressor(decoder: Decoder, compressor: Module, rate: int, width: int) -> Iterator[KVCache]:
+    """Yield what compressed attention keeps: an entry for every `rate` tokens, and those that make none yet."""
+    norms = (one.tensors[0].shape for one in decoder.children[compressor.path] if one.path.endswith(".kv_norm"))
+    entry = next((shape[0] for shape in norms), width)
+    yield KVCache(compressor.path, 2 * width, max(1, rate - 1))
+    yield KVCache(compressor.path, -(-entry // rate))
+    if width > entry:  # windows overlap: half of the last one is kept, with its gate
+        yield KVCache(compressor.path, rate * entry, 1)
+        yield KVCache(compressor.path, rate * entry, 1, "float32")
+
+
 def _rows(module: Module) -> int | None:
     weight = next((one for one in module.tensors if one.name == "weight" and len(one.shape) == 2), None)
-    return weight.shape[0] if weight is not None and module.cls == "Linear" else None
+    return weight.shape[0] if weight is not None and module.class_name == "Linear" else None
 
 
 def _projections(decoder: Decoder, where: str) -> dict[str, int]:
@@ -132,7 +178,7 @@ def _projections(decoder: Decoder, where: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for child in decoder.children.get(where, ()) if decoder.shapes else ():
         name = child.path.rpartition(".")[2]
-        kind = "key" if name in _KEYS else "value" if name in _VALUES else ""
+        kind = "key" if name in _KEYS else "value" if name in _VALUES else "both" if name == "kv_proj" else ""
         rows = _rows(child)
         if kind and rows is not None:
             found[kind] = rows
@@ -141,11 +187,14 @@ def _projections(decoder: Decoder, where: str) -> dict[str, int]:
 
 def _width(decoder: Decoder, where: str) -> int | None:
     sizes = _projections(decoder, where)
-    return sum(sizes.values()) if len(sizes) == 2 else None
+    return sum(sizes.values()) if len(sizes) == 2 or "both" in sizes else None
 
 
-def _projects(decoder: Decoder, where: str) -> bool:
-    return len(_projections(decoder, where)) == 2
+def _latent(decoder: Decoder, where: str) -> int | None:
+    """Return the width of the compressed form of keys and values, with the part of keys that has positions."""
+    names = ("kv_a_proj_with_mqa", "kv_a_proj")
+    rows = (_rows(one) for one in decoder.children.get(where, ()) if one.path.rpartition(".")[2] in names)
+    return next(rows, None) if decoder.shapes else None
 
 
 def _states(decoder: Decoder, block: str) -> Iterator[KVCache]:
@@ -161,22 +210,28 @@ def _states(decoder: Decoder, block: str) -> Iterator[KVCache]:
             width = next(prod(tensor.shape) for tensor in module.tensors if tensor.name == "time_decay")
             yield KVCache(module.path, 2 * width, 1)
             yield KVCache(module.path, 3 * width, 1, "float32")
-        if "Lightning" in module.cls:
+        if "Lightning" in module.class_name:
             heads, head_dim = size(decoder.text, "heads") or 0, size(decoder.text, "head_dim") or 0
             yield KVCache(module.path, heads * head_dim * head_dim, 1)
         filters = [filter_ for child in decoder.children.get(module.path, ()) if (filter_ := _filter(child))]
+        recurrent = _recurrent(decoder, module, filters[0]) if filters else 0
         for filter_ in filters:
-            kept = "float32" if filter_.float32_in in ("half", "any") else None
-            yield KVCache(module.path, filter_.shape[0] * filter_.shape[2], 1, kept)
-        if filters:
-            recurrent = _recurrent(decoder, module, filters[0])
-            if recurrent:
-                yield KVCache(module.path, recurrent, 1, "float32")
+            # A convolution that is a layer of its own computes in the dtype of its weights.
+            own = "float32" if filter_.float32_in in ("half", "any") and not recurrent else None
+            yield KVCache(module.path, filter_.shape[0] * filter_.shape[2], 1, own)
+        if recurrent:
+            yield KVCache(module.path, recurrent, 1, "float32")
+        for tensor in module.tensors:
+            if tensor.name == "static_weight" and "Convolution" in module.class_name:
+                yield KVCache(module.path, prod(tensor.shape), 1, "float32")
+        for child in decoder.children.get(module.path, ()):
+            if child.path.endswith("_delayed"):  # of the token before
+                yield KVCache(module.path, _rows(child) or 0, 1)
 
 
 def _filter(module: Module) -> Tensor | None:
     """Return the weight of a convolution that runs over time, each channel by itself."""
-    if module.cls != "Conv1d":
+    if module.class_name != "Conv1d":
         return None
     weight = next((tensor for tensor in module.tensors if tensor.name == "weight"), None)
     return weight if weight is not None and len(weight.shape) == 3 and weight.shape[1] == 1 else None
@@ -202,35 +257,40 @@ def _recurrent(decoder: Decoder, mixer: Module, filter_: Tensor) -> int:
 
 def _prompt(decoder: Decoder, blocks: Sequence[str], values: int) -> Iterator[KVCache]:
     """Yield the tokens of a prompt that the model puts before every text."""
-    tokens = number(decoder.text, "prompt_length")
+    tokens = number(decoder.text, "prompt_length") if decoder.text.get("use_prompt") is not False else None
     for block in blocks if tokens else ():
         for where in _attention(decoder, block, cross=False):
             yield KVCache(where, (tokens or 0) * (_width(decoder, where) or values), 1)
 
 
-def _cross(decoder: Decoder, where: str, width: int) -> KVCache:
-    """Return what cross-attention keeps: of text as many tokens as the context, of sound and images all there can be."""
-    frames = _frames(decoder.config)
-    return KVCache(where, width * frames, 1) if frames else KVCache(where, width)
+def _cross(decoder: Decoder, where: str, width: int) -> Iterator[KVCache]:
+    """Yield what cross-attention keeps: of text the context, of sound and images as many states as there can be."""
+    config = decoder.config
+    beside = _patches(config)
+    frames = None if beside else number(config, "max_source_positions") or _frames(config)
+    yield KVCache(where, width * frames, 1) if frames else KVCache(where, width)
+    if beside:  # an image that stands before the text
+        yield KVCache(where, width * beside, 1)
 
 
 def _frames(config: Config) -> int | None:
     """Return how many states an encoder of sound or of images gives, `None` for one of text."""
-    fixed = number(config, "max_source_positions")
-    if fixed is not None:
-        return fixed
     encoder = next((part for key in _ENCODERS if isinstance(part := config.get(key), Mapping)), {})
-    side, patch = encoder.get("image_size"), number(encoder, "patch_size")
-    if isinstance(side, int):
-        side = (side, side)
-    if patch and isinstance(side, list | tuple) and all(isinstance(one, int) for one in side):
+    patches = _patches(encoder)
+    if patches:
         # Swin halves both sides behind each stage but the last; others have one more state, for the whole image.
         depths = encoder.get("depths")
-        merged = 4 ** (len(depths) - 1) if isinstance(depths, list | tuple) and depths else 1
-        return prod(one // patch for one in side) // merged + (merged == 1)
-    return number(encoder, "max_source_positions") or (
-        number(encoder, "max_position_embeddings") if "num_mel_bins" in encoder else None
-    )
+        return patches // 4 ** (len(depths) - 1) if isinstance(depths, list | tuple) and depths else patches + 1
+    sound = "num_mel_bins" in encoder
+    return number(encoder, "max_source_positions") or (number(encoder, "max_position_embeddings") if sound else None)
+
+
+def _patches(config: Config) -> int | None:
+    side, patch = config.get("image_size"), number(config, "patch_size")
+    sides = [side, side] if isinstance(side, int) else side
+    if not patch or not isinstance(sides, list | tuple) or not all(isinstance(one, int) for one in sides):
+        return None
+    return int(prod(one // patch for one in sides))
 
 
 _ENCODERS = ("encoder", "encoder_config", "audio_config", "vision_config")
@@ -261,29 +321,29 @@ def _blocks(decoder: Decoder, count: int) -> list[str]:
         parent, _, name = module.path.rpartition(".")
         if name.isascii() and name.isdigit() and (not decoder.prefix or module.path.startswith(decoder.prefix + ".")):
             numbered.setdefault(parent, []).append(name)
-    wanted = [str(layer) for layer in range(count)]
-    lists = [parent for parent, names in numbered.items() if names == wanted and within in parent]
-    if not lists:
-        return []
-    # Vision and audio towers of as many layers stand beside the language model.
-    best = min(lists, key=lambda parent: (_LANGUAGE.search(parent) is None, parent.count(".")))
-    return [join(best, name) for name in wanted]
+    lists = [parent for parent, names in numbered.items() if within in parent and names[0] == "0"]
+    # Vision and audio towers of as many layers stand beside the language model, which may run its layers twice.
+    exact = [parent for parent in lists if len(numbered[parent]) == count]
+    loops = [parent for parent in lists if len(numbered[parent]) < count and "n_recurrent_loops" in decoder.text]
+    best = min(exact or loops, key=lambda parent: (_LANGUAGE.search(parent) is None, parent.count(".")), default=None)
+    return [] if best is None else [join(best, name) for name in numbered[best]]
 
 
 def _attention(decoder: Decoder, block: str, *, cross: bool) -> list[str]:
     """Return the paths of a block's outermost attention: of itself, or of an encoder. Some blocks have it twice."""
-    by_class: Module | None = None
+    found: dict[tuple[bool, bool], Module] = {}
     for module in decoder.below(block):
-        name = module.path.rpartition(".")[2].lower()
-        if _BESIDE.search(name):
+        name, cls = module.path.rpartition(".")[2].lower(), module.class_name.lower()
+        merged = "merged" in cls and decoder.paired
+        if _BESIDE.search(name) or (cross != (_CROSS.search(name + cls) is not None) and not merged):
             continue
-        merged = "Merged" in module.cls and decoder.paired
-        if cross != (_CROSS.search(name + module.cls.lower()) is not None) and not merged:
-            continue
-        if "attn" in name or "attention" in name:
-            inside = decoder.children.get(module.path, ()) if module.cls == "ModuleList" else ()
-            return [one.path for one in inside] or [module.path]
-        if "Attention" in module.cls and by_class is None:
-            by_class = module
-    return [by_class.path] if by_class is not None else []
-
+        named = "attn" in name or "attention" in name
+        called = "attention" in cls or (named and cls == "modulelist")
+        if named or called:
+            found.setdefault((called, named), module)
+    # By both, else by the class, else by the name alone.
+    best = next((found[key] for key in ((True, True), (True, False), (False, True)) if key in found), None)
+    if best is None:
+        return []
+    inside = decoder.children.get(best.path, ()) if best.class_name == "ModuleList" else ()
+    return [one.path for one in inside] or [best.path]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from itertools import repeat
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from devpolicy._core.model.headers import Stored, read_headers, same_bytes, too_
 from devpolicy._core.model.limits import DEEPEST_PATH, LARGEST_INDEX, LARGEST_TREE, MOST_SHARDS, MOST_TENSORS
 from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import ModelTree, Module, Tensor
+from devpolicy._core.model.watchdog import watched
 from devpolicy._core.sizes import format_size
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -39,6 +39,7 @@ UNKNOWN_CLASS = "Unknown"
 """The class of modules that are known from a checkpoint's names alone."""
 
 
+@watched()
 def from_checkpoint(folder: str | PathLike[str], architecture: str | None = None) -> ModelTree:
     """Read a checkpoint folder: what is stored from the safetensors headers, structure and dtypes from `config.json`.
 
@@ -195,13 +196,15 @@ def _overlay(found: structure.Structure, headers: Mapping[str, Stored]) -> Model
         stored = plain.get(join(path, tensor.name))
         return not tensor.persistent or (stored is not None and stored.shape == tensor.shape)
 
-    return replace(
-        tree,
-        ties=ties,
-        modules=tuple(
-            replace(module, in_place=all(map(is_plain, repeat(module.path), module.tensors))) for module in tree.modules
-        ),
-    )
+    def as_stored(module: Module) -> Module:
+        tensors = module.tensors
+        plain_ones = [is_plain(module.path, tensor) for tensor in tensors]
+        if any(tensor.merged for tensor in tensors):
+            pairs = zip(tensors, plain_ones, strict=True)
+            tensors = tuple(replace(tensor, merged=tensor.merged and not as_is) for tensor, as_is in pairs)
+        return replace(module, in_place=all(plain_ones), tensors=tensors)
+
+    return replace(tree, ties=ties, modules=tuple(map(as_stored, tree.modules)))
 
 
 def _stored_ties(ties: Iterable[tuple[str, ...]], plain: Mapping[str, Stored]) -> tuple[tuple[str, ...], ...]:

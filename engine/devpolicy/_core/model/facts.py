@@ -28,22 +28,32 @@ def config_of(found: Iterable[tuple[str, Any]]) -> tuple[dict[str, Any], str]:
     return {}, ""
 
 
-def derive(config: Config, tree: Sequence[Module], prefix: str = "", *, shapes: bool = True) -> dict[str, Any]:
+def derive(
+    config: Config,
+    tree: Sequence[Module],
+    prefix: str = "",
+    *,
+    shapes: bool = True,
+    takes_cache: bool | None = None,
+) -> dict[str, Any]:
     """Return the fields of a `ModelTree` that a configuration determines.
 
     `tree` are the modules in order, `prefix` the path of the one that the configuration describes. `shapes` says that
-    their tensors have the shapes of the modules' own, as those of quantised checkpoints have not.
+    their tensors have the shapes of the modules' own, as those of quantised checkpoints have not. `takes_cache` says
+    whether the code of a model in it takes a cache, where that is known.
     """
     if not config:
         return {}
-    modules = [(module.path, module.cls) for module in tree]
+    modules = [(module.path, module.class_name) for module in tree]
     text = text_part(config)
     root = next((cls for path, cls in modules if path == prefix), "")
     vocabulary = number(text, "vocab_size") or number(config, "vocab_size") or 0
     scores_each_token = root.endswith("ForMaskedLM")
     metadata = {"model_type": config.get("model_type"), "class": root}
     return {
-        "kv_cache": tuple(caches(Decoder(config, text, tree, prefix, shapes))) if _decodes(config, text, root) else (),
+        "kv_cache": tuple(caches(Decoder(config, text, tree, prefix, shapes)))
+        if _decodes(config, text, takes_cache)
+        else (),
         "reads": tuple(_reads(text, config, modules, root)),
         "context": size(text, "decoder_context") or size(text, "context") or size(config, "context"),
         "activation_elements_per_token": _activation(text) + (vocabulary if scores_each_token else 0),
@@ -68,13 +78,11 @@ def dtype_of(config: Config) -> str | None:
     return None
 
 
-def _decodes(config: Config, text: Config, root: str) -> bool:
-    """Return whether a class generates with a cache."""
-    # Some decoders carry `is_decoder = False` (GPT-NeoX): a class that writes text is believed before it.
-    writes = root.endswith(("ForCausalLM", "LMHeadModel"))
-    return bool(config.get("is_encoder_decoder")) or (
-        "use_cache" in text and (writes or text.get("is_decoder") is not False)
-    )
+def _decodes(config: Config, text: Config, takes_cache: bool | None) -> bool:
+    """Return whether a class may generate with a cache; `takes_cache` says whether its code has one, where known."""
+    if takes_cache is not None:
+        return takes_cache
+    return bool(config.get("is_encoder_decoder")) or "use_cache" in text
 
 
 def _reads(text: Config, config: Config, modules: Sequence[tuple[str, str]], root: str) -> Iterator[Activated]:

@@ -48,6 +48,8 @@ class Tensor:
     """Whether it is in a state dict. A non-persistent buffer takes memory and is in no checkpoint."""
     float32_in: str = ""
     """In which dtypes of the model it is float32 all the same: a word of `FLOAT32_IN`."""
+    merged: bool = False
+    """Whether loading makes it, on its device, of what is stored in another form: for a moment both are there."""
     elements: int = field(init=False, repr=False, compare=False)
     """The product of `shape`, kept because a planner asks for bytes again and again."""
 
@@ -91,7 +93,7 @@ class Module:
     """One module: its dotted path (the root's is empty), its class name, and the tensors that it holds itself."""
 
     path: str
-    cls: str
+    class_name: str
     tensors: tuple[Tensor, ...] = ()
     in_place: bool = True
     """Whether its weights can be read from the checkpoint as they are (safetensors, not converted on load)."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from devpolicy._core.abilities import Target
 from devpolicy._core.cost.speeds import Speeds, bandwidth_of
 from devpolicy._core.cost.times import Costs, per_byte
 from devpolicy._core.device import DeviceType
@@ -19,7 +20,6 @@ from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
 from devpolicy._core.memory.budgets import DeviceBudget, accelerator_budget, cpu_budget, disk_budget
 from devpolicy._core.memory.sizing import Sizing
 from devpolicy._core.model.tree import ModelTree
-from devpolicy._core.placement.targets import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,8 @@ def _none_of(selector: DeviceSelector, host: Host) -> str:
     others = host.devices(selector.type)
     if not others:
         return f"the host has no `{selector.type}` device"
-    if selector.cls is not None:
-        unlike = ", ".join(f"`{one.type}:{one.id}`: {selector.cls.unlike(one)}" for one in others)
+    if selector.device_class is not None:
+        unlike = ", ".join(f"`{one.type}:{one.id}`: {selector.device_class.unlike(one)}" for one in others)
         return f"no device of the host is `{selector}` ({unlike})"
     return f"the host has no `{selector}`, it has {_listed(f'{one.type}:{one.id}' for one in others)}"
 
@@ -136,6 +136,8 @@ class PlacementContext:
         offloaded. Integers of one group of eight are in order in any such set; across groups, and for the
         text that names devices other than CUDA's, the order is left to chance.
         """
+        if self.target.abilities.main_device == "none":
+            return set(range(len(self.devices)))
         device = self.devices[main].device
         if device.type is not DeviceType.GPU:
             return {main}
@@ -152,6 +154,14 @@ class PlacementContext:
     def fixed(self, number: int) -> int:
         """Bytes that a device needs before anything is placed on it: activations, and a KV cache that is reserved."""
         return self.activations(number) + (self.devices[number].kv_cache or 0)
+
+    def with_room_for_loading(self, rooms: Mapping[str, int]) -> PlacementContext:
+        """Return this context with bytes kept free on devices, by name, for what is there while weights are loaded."""
+
+        def kept(one: DeviceBudget) -> DeviceBudget:
+            return replace(one, for_loading=rooms.get(str(one), 0))
+
+        return replace(self, devices=tuple(map(kept, self.devices)), cpu=kept(self.cpu))
 
     def needs(self, number: int, resident: int, kv_cache: int) -> int:
         """Bytes that weights with their buffers and their KV cache add on a device."""
@@ -184,7 +194,7 @@ def context_for(
         cpu=cpu_budget(policy, host).with_reserved(reserved),
         disk=disk_budget(policy, host).with_reserved(reserved),
         target=target,
-        policy=policy if target.maps else replace(policy, split="never"),
+        policy=policy if target.abilities.maps else replace(policy, split="never"),
         host=host,
         tree=tree,
         sizing=sizing,

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import count
+from typing import NamedTuple
 
+from devpolicy._core.abilities import DEFAULT_TARGET, Target, target_of
 from devpolicy._core.errors import Diagnostic, PolicyError, Unsatisfiable
 from devpolicy._core.host import Host
 from devpolicy._core.language.conditions import check_requirements
@@ -18,13 +21,14 @@ from devpolicy._core.memory.budgets import pool_reserved
 from devpolicy._core.memory.sizing import Sizing, size_model
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement import exact
-from devpolicy._core.placement.apply_rules import Refused, apply_rules
+from devpolicy._core.placement.apply_rules import Offload, Refused, apply_rules
 from devpolicy._core.placement.assemble import assemble
 from devpolicy._core.placement.colocate import colocate_blocks, colocate_ties
 from devpolicy._core.placement.context import PlacementContext, Selection, context_for, select_devices
 from devpolicy._core.placement.divide import Division, divide
 from devpolicy._core.placement.joint import one_piece
-from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of
+from devpolicy._core.placement.leaving import leaving_first, may_fit
+from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of, room_for_loading
 from devpolicy._core.placement.lint import findings_of_rules
 from devpolicy._core.placement.overflow import Spilled, spill
 from devpolicy._core.placement.plan import Plan, Trace
@@ -32,7 +36,6 @@ from devpolicy._core.placement.refusals import no_room, nothing_fits
 from devpolicy._core.placement.scatter import scatter
 from devpolicy._core.placement.search import Attempt, Problem, Solution, in_context, place
 from devpolicy._core.placement.suggestions import suggestions
-from devpolicy._core.placement.targets import DEFAULT_TARGET, Target, target_of
 from devpolicy._core.sizes import format_size
 
 
@@ -138,9 +141,9 @@ def _place(
 ) -> PlacedModel:
     policy = policy.for_host(host)
     check_requirements([policy.require, *policy.required], host)
-    if tree.format not in consumer.reads:
+    if tree.format not in consumer.abilities.reads:
         raise Unsatisfiable(_not_read(tree, consumer))
-    if tree.incomplete_reason and consumer.maps:
+    if tree.incomplete_reason and consumer.abilities.maps:
         message = f"the structure of `{tree.name}` is not known in full"
         hint = 'plan for one device, which needs no map: `target = "torch"`, or `--to torch`'
         raise Unsatisfiable(Diagnostic("DP407", message, notes=(tree.incomplete_reason,), help=hint))
@@ -154,21 +157,44 @@ def _place(
         try:
             selection = _selected(selector, policy, host, consumer)
             context = context_for(selector, selection, policy, host, consumer, tree, sizing, reserved)
-            attempt, notes = _search(division, context)
-            solution = attempt.solution()
-            if not consumer.maps and len(set(solution.device)) > 1:
-                message = f"several devices are needed, and `{consumer.name}` takes one"
-                raise Refused(Diagnostic("DP409", message))
-            ledger = ledger_of(division.units, solution, context)
-            check_ledger(ledger, context)
+            placed = _fitting(division, context, consumer)
         except Refused as refused:
             refusals.append((selector, refused.finding))
             continue
-        outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "serves")]
-        trace = Trace(tuple(outcomes), notes)
+        outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "fits")]
+        trace = Trace(tuple(outcomes), placed.notes)
         told = (*policy.notices, *_findings_of_model(tree, policy), *findings)
-        return PlacedModel(selector, division, context, attempt, solution, ledger, trace, told)
+        found = placed.context, placed.attempt, placed.solution, placed.ledger
+        return PlacedModel(selector, division, *found, trace, told)
     raise Unsatisfiable(nothing_fits(policy, tree, refusals))
+
+
+class _Fitting(NamedTuple):
+    context: PlacementContext
+    attempt: Attempt
+    solution: Solution
+    ledger: Mapping[str, Budget]
+    notes: tuple[tuple[str, str], ...]
+
+
+def _fitting(division: Division, context: PlacementContext, consumer: Target) -> _Fitting:
+    """Return what the search finds in a context, where loading has room as well. Raises `Refused`."""
+    rooms: dict[str, int] = {}
+    for tried in count():
+        attempt, notes = _search(division, context)
+        solution = attempt.solution()
+        if not consumer.abilities.maps and len(set(solution.device)) > 1:
+            message = f"several devices are needed, and `{consumer.name}` takes one"
+            raise Refused(Diagnostic("DP409", message))
+        ledger = ledger_of(division.units, solution, context)
+        needed = room_for_loading(ledger, division.units, tried)
+        more = {device: size for device, size in needed.items() if size > rooms.get(device, 0)}
+        if not more:
+            check_ledger(ledger, context)
+            return _Fitting(context, attempt, solution, ledger, notes)
+        rooms |= more
+        context = context.with_room_for_loading(rooms)
+    raise AssertionError("rooms grow, and no room is larger than a tensor")
 
 
 def _findings_of_model(tree: ModelTree, policy: ResolvedPolicy) -> list[Diagnostic]:
@@ -202,7 +228,7 @@ def _divided(policy: ResolvedPolicy, tree: ModelTree) -> tuple[Sizing, Division,
 
 def _selected(selector: DeviceSelector, policy: ResolvedPolicy, host: Host, consumer: Target) -> Selection:
     """Return the devices of an entry of `prefer`. Raises `Refused` where there are none for the consumer."""
-    if selector.type not in consumer.types:
+    if selector.type not in consumer.abilities.types:
         raise Refused(Diagnostic("DP409", f"`{consumer.name}` cannot run on `{selector.type}`"))
     selection = select_devices(selector, policy, host)
     if not selection.devices:
@@ -237,14 +263,44 @@ def _search(division: Division, context: PlacementContext) -> tuple[Attempt, tup
     """Return the attempt that the plan is made of, with notes for people. Raises `Refused` where nothing fits.
 
     First with each rule's first device that has room and devices in the order of their ids, then in any order, then
-    with the rules' choices left to the search; what still does not fit is offloaded.
+    with the rules' choices left to the search; what still does not fit is offloaded: what rules name, then what
+    `overflow` allows.
     """
+    if not any(rule.overflow for rule in context.policy.rules):
+        return _searched(division, context, spilling=True)
+    try:
+        return _searched(division, context)
+    except Refused:
+        order, notes = leaving_first(apply_rules(division, context), division.units, context)
+    leaving: dict[int, Offload] = {}
+    for offloads in order:
+        leaving.update(offloads)
+        if may_fit(division.units, leaving, context):
+            try:
+                attempt, told = _searched(division, context, leaving)
+            except Refused:
+                continue
+            return attempt, (*notes, *told)
+    attempt, told = _searched(division, context, leaving, spilling=True)
+    return attempt, (*notes, *told)
+
+
+def _searched(
+    division: Division,
+    context: PlacementContext,
+    leaving: Mapping[int, Offload] | None = None,
+    *,
+    spilling: bool = False,
+) -> tuple[Attempt, tuple[tuple[str, str], ...]]:
+    """Return an attempt with the units in `leaving` offloaded; with `spilling` as many more as `overflow` allows."""
     refused: Refused | None = None
     problems: list[Problem] = []
     ruled = any(rule.prefer for rule in context.policy.rules)
     for choose in (False, True) if ruled else (False,):
         try:
-            assignment = colocate_blocks(division.units, context, apply_rules(division, context, choose=choose))
+            assignment = colocate_blocks(
+                division.units, context, apply_rules(division, context, choose=choose, leaving=leaving)
+            )
         except Refused as found:
             refused = refused or found
             continue
@@ -255,7 +311,7 @@ def _search(division: Division, context: PlacementContext) -> tuple[Attempt, tup
         if attempt is not None:
             return _faster(problem, attempt), assignment.notes
         problems.append(problem)
-    for problem in problems:
+    for problem in problems if spilling else ():
         spilled = _spilled(problem)
         if spilled is not None:
             return spilled.attempt, (*problem.assignment.notes, *spilled.notes)

@@ -7,7 +7,7 @@ what a policy allows of each device. `tests/oracle.py` states that arithmetic on
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,11 +32,13 @@ class DeviceLoad:
     kv_cache: int = 0
     streaming: int = 0
     activations: int = 0
+    merged: int = 0
+    """The largest tensor that loading makes of others there."""
 
     @property
     def total(self) -> int:
-        """All of it."""
-        return self.weights + self.kv_cache + self.streaming + self.activations
+        """All of it, while it runs or while it is loaded."""
+        return self.weights + max(self.kv_cache + self.streaming + self.activations, self.merged)
 
 
 def tensors(tree: ModelTree) -> Iterator[tuple[str, str, Tensor]]:
@@ -64,7 +66,7 @@ def _prefixes(name: str) -> Iterator[str]:
 
 
 def recount(
-    plan: Plan, tree: ModelTree, policy: ResolvedPolicy, budgets: dict[str, DeviceBudget]
+    plan: Plan, tree: ModelTree, policy: ResolvedPolicy, budgets: Mapping[str, DeviceBudget]
 ) -> dict[str, DeviceLoad]:
     """Return what each device holds; `budgets` replace derived figures where the policy does. Tensors times depth."""
     given = device_map(plan)
@@ -81,9 +83,14 @@ def recount(
             streamed[module] = streamed.get(module, 0) + tensor.bytes_as(dtype)
         elif device in kept:
             device = main  # buffers stay where the module runs
-        loads.setdefault(device, DeviceLoad()).weights += 0 if name in again else tensor.bytes_as(dtype)
+        load = loads.setdefault(device, DeviceLoad())
+        load.weights += 0 if name in again else tensor.bytes_as(dtype)
+        if tensor.merged:
+            load.merged = max(load.merged, tensor.bytes_as(dtype))
     if not loads:
         return {}  # a model without tensors runs nowhere, and caches nothing
+    if {"cpu", "disk"} <= loads.keys():  # what is written to the disk is made in the CPU's memory
+        loads["cpu"].merged = max(loads["cpu"].merged, loads["disk"].merged)
     for device in loads.keys() & running:
         loads[device].activations = activation_bytes(tree, policy.workload)
     for module, size in kv_caches(tree, policy.workload):
