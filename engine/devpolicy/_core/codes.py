@@ -206,6 +206,12 @@ CODES: dict[str, Code] = {
         "Tensors of the checkpoint have no place in the class that is planned and are not loaded, or tensors of the "
         "class are not stored and are made anew. Say which class is loaded: `architecture`, `--architecture`.",
     ),
+    "DP416": Code(
+        "a way of loading that cannot be had",
+        "What `[loading]` asks for is not known of this model, does not run on these devices, or is nothing that the "
+        "consumer is told: it would load the model otherwise than it was planned. As a warning: whoever loads the "
+        "model has to do it.",
+    ),
     # Lint.
     "DP501": Code(
         "a rule that matches nothing",
@@ -271,6 +277,19 @@ CODES: dict[str, Code] = {
         "host is printed as TOML with a `[[test]]` that fails on it: paste it into the policy, and the test says when "
         "it is mended. `monotone` is about two hosts, of which the second has more memory; `every_rule_reachable` is "
         "about all of them.",
+    ),
+    "DP520": Code(
+        "a plan that does not run",
+        "`devpolicy dry-run` loaded the model with the plan's own arguments on simulated devices and ran its code, and "
+        "it failed: tensors on different devices met, a device had no memory left, or what was loaded is not what was "
+        "planned. The module and its line are told. Keep on one device what meets there: a rule with "
+        "`together = true`.",
+    ),
+    "DP521": Code(
+        "more memory than the ledger has",
+        "In a dry run a device held more than the plan counts for it. Activations are an estimate: set aside what was "
+        "measured (`[memory.TERM] reserve`), or plan a smaller workload. What is run with another prompt or batch than "
+        "the plan's holds other amounts.",
     ),
     # What libraries see of this machine.
     "DP601": Code(

@@ -12,6 +12,7 @@ from typing import Any
 
 from devpolicy._core.model.caches import Decoder, caches, values_of
 from devpolicy._core.model.config_keys import Config, number, size, text_part
+from devpolicy._core.model.generation import beams_of
 from devpolicy._core.model.tree import DTYPE_BITS, Activated, Module
 
 _TOWER = re.compile(r"vision|visual|audio|image|projector|connector|multi_modal|resampler")
@@ -58,6 +59,7 @@ def derive(
         "context": size(text, "decoder_context") or size(text, "context") or size(config, "context"),
         "activation_elements_per_token": _activation(text) + (vocabulary if scores_each_token else 0),
         "logits_elements": vocabulary if "LM" in root or root.endswith("ForConditionalGeneration") else 0,
+        "beams": beams_of(config, text),
         "dtype": named_dtype(config),
         "metadata": tuple((key, str(value)) for key, value in metadata.items() if value),
     }
