@@ -57,6 +57,16 @@ class Budget:
         """Bytes left for more."""
         return self.cap - self.headroom - self.used
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, object]) -> Budget:
+        """Read what `to_dict` wrote, also before there was a `load`. Raises `TypeError`, `KeyError` where malformed."""
+        given = {"load": data["weights"], **data}
+        figures = {name: given[key] for name, key in BUDGET_KEYS.items()}
+        wrong = next((name for name, size in figures.items() if type(size) is not int), None)
+        if wrong is not None:
+            raise TypeError(f"`{wrong}` of a budget is a whole number")
+        return cls(**figures)  # type: ignore[arg-type]
+
     def to_dict(self) -> dict[str, int]:
         """Return the figures for JSON, in the order of the invariant."""
         return {key: getattr(self, name) for name, key in BUDGET_KEYS.items()}
