@@ -31,7 +31,7 @@ from devpolicy._core.placement.joint import one_piece
 from devpolicy._core.placement.leaving import leaving_first, may_fit
 from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of, room_for_loading
 from devpolicy._core.placement.lint import findings_of_rules
-from devpolicy._core.placement.loading import check_loading, refused_on
+from devpolicy._core.placement.loading import adapter_error, check_loading, refused_on
 from devpolicy._core.placement.overflow import spill
 from devpolicy._core.placement.plan import Plan, Trace
 from devpolicy._core.placement.refusals import no_room, nothing_fits
@@ -161,7 +161,7 @@ def _place(
             held_tree = held(shares_ties=shares)
             sizing, division, findings = _divided(policy, held_tree)
             context = context_for(selector, selection, policy, host, consumer, held_tree, sizing, reserved)
-            placed = _fitting(division, context, tied=bool(tree.ties))
+            placed = _fitting(division, context, tree)
         except Refused as refused:
             refusals.append((selector, refused.finding))
             continue
@@ -181,18 +181,24 @@ class _Fitting(NamedTuple):
     notes: tuple[tuple[str, str], ...]
 
 
-def _fitting(division: Division, context: PlacementContext, *, tied: bool) -> _Fitting:
-    """Return what the search finds in a context, where loading has room as well. Raises `Refused`."""
+def _fitting(division: Division, context: PlacementContext, tree: ModelTree) -> _Fitting:
+    """Return what the search finds in a context, where loading has room as well. Raises `Refused`.
+
+    `tree` is the model as it was read, with the ties that the consumer may not hold.
+    """
     consumer, rooms = context.target, dict[str, int]()
     for tried in count():
         attempt, notes = _search(division, context)
         solution = attempt.solution()
-        wrong = unfit(division.units, solution, context, tied=tied)
+        wrong = unfit(division.units, solution, context, tied=bool(tree.ties))
         if wrong is not None:
             raise Refused(wrong)
         if not consumer.abilities.maps and len(set(solution.device)) > 1:
             message = f"several devices are needed, and `{consumer.name}` takes one"
             raise Refused(Diagnostic("DP409", message))
+        unlike = adapter_error(tree, division.units, solution.offloaded)
+        if unlike is not None:
+            raise Refused(unlike)
         ledger = ledger_of(division.units, solution, context)
         needed = room_for_loading(ledger, division.units, tried)
         more = {device: size for device, size in needed.items() if size > rooms.get(device, 0)}
