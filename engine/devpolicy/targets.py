@@ -15,6 +15,7 @@ from devpolicy._core.loading import Loading
 from devpolicy._core.placement.plan import Placement, Plan, PlannedWorkload
 from devpolicy._core.targets.environment import environment
 from devpolicy._core.targets.llama_cpp import LlamaCppSettings, to_llama_cpp, to_llama_cpp_python
+from devpolicy._core.targets.stages import Stages, sglang, stages, vllm
 
 __all__ = [
     "Abilities",
@@ -23,13 +24,17 @@ __all__ = [
     "Placement",
     "Plan",
     "PlannedWorkload",
+    "Stages",
     "StreamingMode",
     "Target",
     "TargetError",
     "environment",
     "register",
+    "sglang",
+    "stages",
     "target_of",
     "targets",
     "to_llama_cpp",
     "to_llama_cpp_python",
+    "vllm",
 ]

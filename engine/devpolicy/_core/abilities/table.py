@@ -19,6 +19,20 @@ _MAP = Abilities(
     main_device="lowest",
 )
 
+_STAGES = Abilities(
+    types=frozenset({"cuda"}),
+    unit="layer",
+    assigns="counts",
+    runs_per_device=1,
+    groups=frozenset({"pipeline"}),
+    fixed={"input": "first", "head": "last"},
+    shares_ties="alone",
+    cache="engine",
+    budget="same-fraction-of-total",
+    carries=frozenset({"dtype", "context", "batch"}),
+)
+_WHOLE_LAYERS = "leave the rule out: the engine runs whole layers on GPUs"
+
 SHIPPED = (
     Target("hf", _MAP, distribution="transformers", about="Transformers and accelerate: `from_pretrained`"),
     Target(
@@ -45,13 +59,27 @@ SHIPPED = (
             cpu="prefix",
             keeps={"cpu": "computes"},
             fixed={"input": "cpu"},
-            shares_ties=False,
+            shares_ties="never",
             cache="engine",
             carries=frozenset({"context", "batch", "kv_dtype"}),
         ),
         instead="leave the rule out: llama.cpp keeps weights on the CPU, and computes there",
         distribution="llama-cpp-python",
         about="GGUF files: llama.cpp's flags and variables, Ollama, llama-cpp-python",
+    ),
+    Target(
+        "vllm",
+        replace(_STAGES, carries=_STAGES.carries | {"kv_dtype", "quantization"}),
+        instead=_WHOLE_LAYERS,
+        distribution="vllm",
+        about="vLLM: one GPU, or pipeline stages of unlike sizes",
+    ),
+    Target(
+        "sglang",
+        _STAGES,
+        instead=_WHOLE_LAYERS,
+        distribution="sglang",
+        about="SGLang: one GPU, or pipeline stages of unlike sizes",
     ),
     Target(
         "spacy",

@@ -69,8 +69,8 @@ class Abilities:
     """Where it puts a role (`input`, `head`) unless a rule says otherwise: `any`, `cpu`, `first`, `last`."""
     main_device: Literal["lowest", "none"] = "none"
     """The device that runs what is kept elsewhere: the lowest that is used, where weights are streamed."""
-    shares_ties: bool = True
-    """Whether a tied tensor is held once where both its names are on one device."""
+    shares_ties: Literal["always", "alone", "never"] = "always"
+    """Where a tied tensor is held once: wherever its names are on one device, where the whole model is, or nowhere."""
     cache: Literal["with-unit", "all-or-nothing", "engine"] = "with-unit"
     """Where the KV cache is: with its layer, all in one place, or where the engine puts it."""
     budget: Literal["per-device", "same-fraction-of-total"] = "per-device"

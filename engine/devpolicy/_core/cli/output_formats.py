@@ -6,7 +6,7 @@ Owns `--to`: for each consumer the expression that gives its form, and how that 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -48,6 +48,22 @@ def _llama_cpp_python(plan: Plan, host: Host) -> dict[str, Any]:
     return to_llama_cpp_python(plan)
 
 
+def _vllm(plan: Plan, host: Host) -> dict[str, object]:
+    from devpolicy._core.targets.stages import vllm
+
+    return vllm(plan, host)
+
+
+def _sglang(plan: Plan, host: Host) -> dict[str, object]:
+    from devpolicy._core.targets.stages import sglang
+
+    return sglang(plan, host)
+
+
+def _settings(told: dict[str, Any]) -> str:
+    return f"{_exports(told['env'])}{shlex.join(told['arguments'])}\n"
+
+
 def _environment(plan: Plan, host: Host) -> dict[str, str]:
     from devpolicy._core.targets.environment import environment
 
@@ -70,6 +86,8 @@ OUTPUT_FORMATS = {
     "spacy": OutputFormat("spacy", lambda plan, _: plan.device.to_spacy(), lambda device: device.to_spacy()),
     "llama.cpp": OutputFormat("llama.cpp", _llama_cpp, shell=lambda flags: f"{shlex.join(flags)}\n"),
     "llama-cpp-python": OutputFormat("llama.cpp", _llama_cpp_python),
+    "vllm": OutputFormat("vllm", _vllm, shell=_settings),
+    "sglang": OutputFormat("sglang", _sglang, shell=_settings),
     "env": OutputFormat(None, _environment, shell=_exports),
 }
 
@@ -153,10 +171,20 @@ def written(form: OutputFormat, plans: Mapping[str | None, Plan], host: Host, *,
     return "\n".join(heads[name] + in_shell(form.shell, value) for name, value in values.items())
 
 
-def in_shell(shell: Callable[[Any], str], value: Mapping[str, str] | Sequence[str]) -> str:
+def _words(value: object) -> Iterator[str]:
+    """Yield the texts that a form is made of."""
+    if isinstance(value, Mapping):
+        value = [*value.values()]
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Sequence):
+        for one in value:
+            yield from _words(one)
+
+
+def in_shell(shell: Callable[[Any], str], value: Mapping[str, Any] | Sequence[str]) -> str:
     """Return words or variables as text for a shell. Raises `DevPolicyError` for what a terminal would not show."""
-    words = [*value.values()] if isinstance(value, Mapping) else value
-    hidden = next((word for word in words if visible(word) != word), None)
+    hidden = next((word for word in _words(value) if visible(word) != word), None)
     if hidden is not None:
         message = f"`{hidden}` holds characters that are not seen, and is not written as a command"
         raise DevPolicyError([Diagnostic("DP104", message, help="it is a name in the host file or in the model")])

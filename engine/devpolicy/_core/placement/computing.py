@@ -95,6 +95,26 @@ def _layers(units: Sequence[Unit], names: Mapping[str, str]) -> list[tuple[str, 
     return [(unit.path, names[unit.path]) for _, unit in sorted(found.items())]
 
 
+def _apart(units: Sequence[Unit], names: Mapping[str, str], order: Sequence[tuple[str, str]]) -> str | None:
+    """Return what a target of whole layers would run elsewhere than planned, `None` where there is nothing.
+
+    What comes before the layers is on the first one's device, and what comes behind them on the last one's.
+    """
+    devices = dict(order)
+    starts = {unit.path: unit.start for unit in units if unit.path in devices}
+    first, last = (min(starts.values()), max(starts.values())) if starts else (0, 0)
+    for unit in units:
+        if unit.block is not None and unit.path not in devices:
+            whole = next((path for path in devices if path.rpartition(".")[0] == unit.path.rpartition(".")[0]), None)
+            if whole is not None and devices[whole] != names[unit.path]:
+                return f"runs whole layers, and `{unit.path}` is apart from the rest of its own"
+        elif order and unit.start < first and names[unit.path] != order[0][1]:
+            return f"runs `{unit.path}` with the first layer, on `{order[0][1]}`"
+        elif order and unit.start > last and names[unit.path] != order[-1][1]:
+            return f"runs `{unit.path}` with the last layer, on `{order[-1][1]}`"
+    return None
+
+
 def unfit(units: Sequence[Unit], solution: Solution, context: PlacementContext, *, tied: bool) -> Diagnostic | None:
     """Return why a target that takes runs of layers cannot express a solution, `None` where it can.
 
@@ -117,9 +137,17 @@ def unfit(units: Sequence[Unit], solution: Solution, context: PlacementContext, 
     head = names.get("output")
     behind = order[-1][1] if order else head
     before = [device for _, device in order[:-1] if device != behind]
-    if tied and (names.get("token_embd", "cpu") != "cpu" or head == "cpu" or (head != behind and head in before)):
+    if (
+        tied
+        and abilities.unit == "tensor"
+        and (names.get("token_embd", "cpu") != "cpu" or head == "cpu" or (head != behind and head in before))
+    ):
         message = f"the head is a copy of the embedding in this file, and `{name}` has one name for both"
         return Diagnostic("DP401", message, help="leave the embedding on the CPU, and the head behind the last layer")
+    if abilities.unit == "layer":
+        apart = _apart(units, names, order)
+        if apart is not None:
+            return Diagnostic("DP404", f"`{name}` {apart}", help=context.target.instead)
     runs = [device for at, (_, device) in enumerate(order) if at == 0 or order[at - 1][1] != device]
     twice = next((device for at, device in enumerate(runs) if device in runs[:at]), None)
     if twice is None or abilities.runs_per_device is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property
 
 from devpolicy._core.abilities import Target
@@ -209,3 +210,28 @@ def context_for(
         tree=tree,
         sizing=sizing,
     )
+
+
+def with_one_fraction(context: PlacementContext) -> PlacementContext:
+    """Return a context whose devices all give the same fraction of their total: as much as the one that gives least.
+
+    That is how much a target takes which is told one number for all of them.
+    """
+    totals = {at: _total(one, context.host) for at, one in enumerate(context.devices) if at in context.open}
+    rooms = {at: one.cap - one.headroom - one.used_by_others for at, one in enumerate(context.devices)}
+    gives = {at: max(0, rooms[at]) for at in totals}
+    least = min(totals, key=lambda at: Fraction(gives[at], totals[at]), default=None)
+    if least is None:
+        return context
+
+    def limited(at: int, one: DeviceBudget) -> DeviceBudget:
+        room = gives[least] * totals[at] // totals[least]
+        return replace(one, cap=one.headroom + one.used_by_others + room)
+
+    devices = tuple(limited(at, one) if at in totals else one for at, one in enumerate(context.devices))
+    return replace(context, devices=devices)
+
+
+def _total(one: DeviceBudget, host: Host) -> int:
+    device = one.device
+    return next(other.memory for other in host.devices(device.type.value) if device.id in (None, other.id))

@@ -7,7 +7,8 @@ function of its arguments: it reads no environment, no clock, no file and no tor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import NamedTuple
@@ -25,7 +26,13 @@ from devpolicy._core.placement.apply_rules import Offload, Refused, apply_rules
 from devpolicy._core.placement.assemble import assemble
 from devpolicy._core.placement.colocate import colocate_blocks, colocate_ties
 from devpolicy._core.placement.computing import experts_leave_first, unfit
-from devpolicy._core.placement.context import PlacementContext, Selection, context_for, select_devices
+from devpolicy._core.placement.context import (
+    PlacementContext,
+    Selection,
+    context_for,
+    select_devices,
+    with_one_fraction,
+)
 from devpolicy._core.placement.divide import Division, divide
 from devpolicy._core.placement.joint import one_piece
 from devpolicy._core.placement.leaving import leaving_first, may_fit
@@ -147,8 +154,12 @@ def _place(
         hint = 'plan for one device, which needs no map: `target = "torch"`, or `--to torch`'
         raise Unsatisfiable(Diagnostic("DP407", message, notes=(tree.incomplete_reason,), help=hint))
 
-    def held(*, shares_ties: bool) -> ModelTree:
-        return tree if shares_ties else tree.remembered("untied", lambda: replace(tree, ties=()))
+    def tried(held: ModelTree, asked: ResolvedPolicy, one_fraction: bool) -> _Found:
+        sizing, division, findings = _divided(policy, held)
+        context = context_for(selector, selection, asked, host, consumer, held, sizing, reserved)
+        if one_fraction:
+            context = with_one_fraction(context)
+        return division, findings, _fitting(division, context, tree)
 
     _divided(policy, tree)  # what is wrong with the policy comes before what is wrong with the host
     reserved = pool_reserved(reserved, host)
@@ -156,21 +167,47 @@ def _place(
     for selector in policy.prefer:
         try:
             selection = _selected(selector, policy, host, consumer)
-            # A target that copies tied tensors has one memory on the CPU alone.
-            shares = not tree.ties or consumer.abilities.shares_ties or selector.type == "cpu"
-            held_tree = held(shares_ties=shares)
-            sizing, division, findings = _divided(policy, held_tree)
-            context = context_for(selector, selection, policy, host, consumer, held_tree, sizing, reserved)
-            placed = _fitting(division, context, tree)
+            *first, last = _ways(policy, tree, consumer, selector)
+            for held_tree, asked, one_fraction in first:
+                with suppress(Refused):
+                    found = tried(held_tree, asked, one_fraction)
+                    break
+            else:
+                found = tried(*last)
+            division, findings, placed = found
         except Refused as refused:
             refusals.append((selector, refused.finding))
             continue
         outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "fits")]
         trace = Trace(tuple(outcomes), placed.notes)
         told = (*policy.notices, *_findings_of_model(tree, policy), *findings_of_loading, *findings)
-        found = placed.context, placed.attempt, placed.solution, placed.ledger
-        return PlacedModel(selector, division, *found, trace, told)
+        stages = placed.context, placed.attempt, placed.solution, placed.ledger
+        return PlacedModel(selector, division, *stages, trace, told)
     raise Unsatisfiable(nothing_fits(policy, tree, refusals))
+
+
+_Way = tuple[ModelTree, ResolvedPolicy, bool]
+"""The model as it is held, the policy that is asked, and whether all devices give one fraction of their memory."""
+
+
+def _ways(policy: ResolvedPolicy, tree: ModelTree, consumer: Target, selector: DeviceSelector) -> Iterator[_Way]:
+    """Yield what is tried in turn: where several devices cost more than one, one comes first."""
+    abilities = consumer.abilities
+    # Where there is the CPU alone, there is one memory.
+    parted = bool(tree.ties) and abilities.shares_ties != "always" and selector.type != "cpu"
+    one_fraction = abilities.budget == "same-fraction-of-total" and selector.type != "cpu"
+    alone = one_fraction or (parted and abilities.shares_ties == "alone")
+    if alone and policy.split in ("when-needed", "never"):
+        yield tree, replace(policy, split="never"), False
+    yield untied(tree) if parted else tree, policy, one_fraction
+
+
+def untied(tree: ModelTree) -> ModelTree:
+    """Return a model with each of its tied tensors held on its own."""
+    return tree.remembered("untied", lambda: replace(tree, ties=()))
+
+
+_Found = tuple[Division, list[Diagnostic], "_Fitting"]
 
 
 class _Fitting(NamedTuple):

@@ -54,6 +54,11 @@ def environment(plan: Plan, host: Host) -> dict[str, str]:
         order = [Device.from_str(name) for name in to_llama_cpp(plan, {}).order]
         names = device_names(order, [_is_amd(_accelerator(device, host)) for device in order], renumbered=True)
         return {**visible_devices(order, host), **to_llama_cpp(plan, names).to_env()}
+    if plan.target in ("vllm", "sglang"):
+        from devpolicy._core.targets.stages import stage_environment
+
+        devices, variables = stage_environment(plan, host)
+        return {**visible_devices(devices, host), **variables}
     return visible_devices(used_devices(plan), host)
 
 
