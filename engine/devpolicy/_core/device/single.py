@@ -95,7 +95,8 @@ class Device:
             object.__setattr__(self, "id", None)
 
     def __str__(self) -> str:
-        return str(self.type) if self.id is None else f"{self.type}:{self.id}"
+        kind = self.type.value
+        return kind if self.id is None else f"{kind}:{self.id}"
 
     @staticmethod
     def cpu() -> Device:

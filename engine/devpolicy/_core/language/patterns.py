@@ -52,14 +52,17 @@ class Pattern:
     """
 
     text: str
-    _prefix: str | None = field(default=None, init=False, repr=False, compare=False)
-    """What every matched path begins with; `None` where the pattern is one path."""
+    literal: bool = field(default=True, init=False, repr=False, compare=False)
+    """Whether the pattern is one module's path."""
+    _prefix: str = field(default="", init=False, repr=False, compare=False)
+    """What every matched path begins with."""
 
     def __post_init__(self) -> None:
         _split(self.text)
         special = _SPECIAL.search(self.text)
         if special is not None:
             # `a.**` also means `a`, so a dot at the end of the prefix is left to the regex.
+            object.__setattr__(self, "literal", False)
             object.__setattr__(self, "_prefix", self.text[: special.start()].removesuffix("."))
 
     @classmethod
@@ -70,14 +73,9 @@ class Pattern:
     def __str__(self) -> str:
         return self.text
 
-    @property
-    def literal(self) -> bool:
-        """Whether the pattern is one module's path."""
-        return self._prefix is None
-
     def matches(self, path: str) -> bool:
         """Whether a module's own path is matched; its ancestors are not looked at. Linear in the path for each `*`."""
-        if self._prefix is None:
+        if self.literal:
             return path == self.text
         if not path.startswith(self._prefix):
             return False

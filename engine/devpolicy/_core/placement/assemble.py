@@ -38,7 +38,7 @@ def assemble(
     for at, unit in enumerate(units):
         runs_on = context.devices[solution.device[at]].device
         offload = solution.offloaded.get(at)
-        device = Device.from_str(offload.place) if offload else runs_on
+        device = context.storage(offload.place).device if offload else runs_on
         stored.append(device)
         rule, reason = _why(selector, context, solution, at, count)
         placements[unit.path] = Placement(device, runs_on, rule, reason, unit.weights + unit.buffers)

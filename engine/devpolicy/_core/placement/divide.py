@@ -175,7 +175,7 @@ def _collect(
                     rules=rules,
                     fallback_rules=fallback_rules,
                     block=block,
-                    stack_end=_stack_end(tree, block),
+                    stack_end=0 if block is None else _stack_end(tree, block),
                     is_block=natural[position] and end > position + 1,
                     weights=sum(sizing.weights[position:end]),
                     buffers=sum(sizing.buffers[position:end]),
@@ -209,9 +209,9 @@ def _float32(tree: ModelTree, sizing: Sizing, start: int, end: int) -> str:
     )
 
 
-def _stack_end(tree: ModelTree, block: int | None) -> int:
-    """Return the position behind the stack that a block is in, 0 where there is no block."""
-    return 0 if block is None else tree.subtree_end[max(0, tree.parents[max(0, tree.parents[block])])]
+def _stack_end(tree: ModelTree, block: int) -> int:
+    """Return the position behind the stack that a block is in."""
+    return tree.subtree_end[max(0, tree.parents[max(0, tree.parents[block])])]
 
 
 def _onload_peak(tree: ModelTree, sizing: Sizing, start: int, end: int) -> int:

@@ -138,7 +138,9 @@ def _place(
     divided: _Divided,
 ) -> PlacedModel:
     policy = policy.for_host(host)
-    check_requirements([policy.require, *policy.required], host)
+    required = [one for one in (policy.require, *policy.required) if one is not None]
+    if required:
+        check_requirements(required, host)
     if tree.format not in consumer.abilities.reads:
         raise Unsatisfiable(_not_read(tree, consumer))
     if tree.incomplete_reason and consumer.abilities.maps:
@@ -149,7 +151,7 @@ def _place(
     if key not in divided:
         divided[key] = _divided(policy, tree)
     sizing, division, findings = divided[key]
-    reserved = pool_reserved(reserved, host)
+    reserved = pool_reserved(reserved, host) if reserved else {}
     refusals: list[tuple[DeviceSelector, Diagnostic]] = []
     for selector in policy.prefer:
         try:
@@ -227,9 +229,7 @@ def _spilled(problem: Problem) -> Spilled | None:
 
 
 def _faster(problem: Problem, attempt: Attempt) -> Attempt:
-    """Return a faster attempt under `fastest` where a small problem has one, with several runs on a device."""
-    if problem.context.policy.split != "fastest":
-        return attempt
+    """Return a faster attempt where a small problem has one, with several runs on a device."""
     found = exact.search(problem, {}, attempt.time)
     return attempt if found is None else exact.attempt_at(problem, found)
 
@@ -284,7 +284,7 @@ def _searched(
         problem = Problem(division.units, assignment, context)
         attempt = (None if choose else place(problem)) or scatter(problem)
         if attempt is not None:
-            return _faster(problem, attempt), assignment.notes
+            return (_faster(problem, attempt) if context.policy.split == "fastest" else attempt), assignment.notes
         problems.append(problem)
     for problem in problems if spilling else ():
         spilled = _spilled(problem)

@@ -208,8 +208,9 @@ def _attempt(problem: Problem, main: int | None, split: Split) -> Attempt | None
         if not problem.assignment.clusters:
             return None
         first = 1
-        open_[main] = open_[main].with_first(sums)
-        sums = sums.without_first()
+        load = sums.load(0, 1, weights_only=open_[main].weights_only)
+        open_[main] = replace(open_[main], fixed=open_[main].fixed + load)
+        sums = Sums(sums.with_cache[1:], sums.weights[1:])
     bins = list(open_.values())
     ends = split(sums, bins)
     if ends is None:

@@ -6,7 +6,7 @@ Owns the components that are planned already, and the planning order. The contex
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import Any
@@ -122,7 +122,7 @@ class JointPlanner:
         self._place_those_before(request)
         others = self.without({request.component}).placed
         tree = request.tree()
-        reserved = reserved_bytes([one.plan for one in others])
+        reserved = reserved_bytes([one.plan for one in others]) if others else {}
         placed = Planned(request, tree, self._plan(request, tree, others, reserved), reserved)
         self.placed = (*others, placed)
         return placed
@@ -146,9 +146,12 @@ class JointPlanner:
         return None
 
     def _place_those_before(self, request: Request) -> None:
-        """Place what the policy writes before a component."""
+        """Place the components of the policy and of `models` that are planned before the requested one."""
+        if request.component is None:
+            return
         there = {one.plan.component for one in self.placed}
-        for name in _before(request, self.models):
+        names = in_order(request.policy, [*self.models, request.component])
+        for name in names[: names.index(request.component)]:
             model = self.models.get(name)
             if name not in there and (model is not None or _known(request.policy, name)):
                 self.place(Request(request.policy, name, model))
@@ -175,11 +178,3 @@ class JointPlanner:
 
 def _known(policy: Policy, component: str | None, component_class: str | None = None) -> bool:
     return component is not None and source(policy, component, component_class) is not None
-
-
-def _before(request: Request, models: Iterable[str]) -> list[str]:
-    """Return the components that are planned before the requested one: those of the policy, and those of `models`."""
-    if request.component is None:
-        return []
-    names = in_order(request.policy, [*models, request.component])
-    return names[: names.index(request.component)]
