@@ -20,13 +20,13 @@ from functools import lru_cache
 from typing import NoReturn
 
 from devpolicy._core.errors import DevPolicyError
+from devpolicy._core.ranges import RANGE
 
 LONGEST = 1000
 """Characters of a pattern; longer ones are refused, so that compiling one is always quick."""
 
 _SPECIAL = re.compile(r"[*{]")
 _BRACES = re.compile(r"[{}]")
-_RANGE = re.compile(r"\{([0-9]*)\.\.([0-9]*)\}")
 _DOT = re.compile(r"\.(?![^{}]*\})")  # but not those of a range; its braces are checked before
 _MOST_DIGITS = 12
 
@@ -129,7 +129,7 @@ def _split(text: object) -> list[str]:
 def _check_braces(text: str) -> None:
     position = 0
     while (brace := _BRACES.search(text, position)) is not None:
-        found = _RANGE.match(text, brace.start())
+        found = RANGE.match(text, brace.start())
         if found is None:
             _explain_brace(text, brace.start())
         _check_range(text, found)
@@ -210,7 +210,7 @@ def _translate_segment(segment: str) -> str:
 def _translate_piece(piece: str) -> str:
     parts: list[str] = []
     end = 0
-    for found in _RANGE.finditer(piece):
+    for found in RANGE.finditer(piece):
         numbers = _numbers(found[1], found[2])
         parts += [re.escape(piece[end : found.start()]), f"(?<![0-9])(?:{numbers})(?![0-9])"]
         end = found.end()

@@ -65,6 +65,12 @@ def device_of(one: Accelerator) -> Device:
     return Device(DeviceType.from_str(one.type), None if one.type == "mps" else one.id)
 
 
+def accelerator_of(device: str, host: Host) -> Accelerator | None:
+    """Return the accelerator of a host that plans call `device`, the first of its type where it has no number."""
+    named = Device.from_str(device)
+    return next((one for one in host.devices(named.type.value) if one.id == (named.id or 0)), None)
+
+
 def accelerator_budget(one: Accelerator, policy: ResolvedPolicy, host: Host) -> DeviceBudget:
     """Return the budget of one accelerator under the policy's `[memory]`."""
     rule = policy.memory_of(one)

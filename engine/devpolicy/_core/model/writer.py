@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from devpolicy._core.loading.value import Loading, as_argument
-from devpolicy._core.model.ranges import LARGEST_NUMBER, join
+from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import Activated, KVCache, ModelTree, Module, Tensor
+from devpolicy._core.ranges import LARGEST_NUMBER, number_of, write_range
 from devpolicy._core.toml.document import quote, write_key
 
 T = TypeVar("T", bound=KVCache | Activated)
@@ -121,13 +122,6 @@ def _tensor(tensor: Tensor, default: str) -> str:
     return f"{{ shape = {shape}, {', '.join(extra)} }}" if extra else shape
 
 
-def _number(name: str) -> int | None:
-    """Return the number that a name is, as a range would write it."""
-    if not (name.isascii() and name.isdigit()) or (name[0] == "0" and name != "0") or len(name) > 9:
-        return None
-    return int(name)
-
-
 def _shapes(tree: ModelTree) -> list[int]:
     """Return a number for each subtree, the same for equal ones, whatever their own names are."""
     known: dict[tuple[object, ...], int] = {}
@@ -149,7 +143,7 @@ def _runs(tree: ModelTree) -> Iterator[_Run]:
         yield run
         names = [(child, tree.modules[child].path.rpartition(".")[2]) for child in tree.children(run.position)]
         inside = [
-            _Run(members[0][0], join(run.pattern, _written([name for _, name in members])))
+            _Run(members[0][0], join(run.pattern, _written(members[0][1], members[-1][1])))
             for members in _equal_siblings(names, shapes)
         ]
         waiting += reversed(inside)
@@ -160,7 +154,7 @@ def _equal_siblings(names: list[tuple[int, str]], shapes: list[int]) -> Iterator
     group: list[tuple[int, str]] = []
     for position, name in names:
         if group:
-            before, number = _number(group[-1][1]), _number(name)
+            before, number = number_of(group[-1][1]), number_of(name)
             follows = before is not None and number == before + 1
             if not (follows and shapes[position] == shapes[group[-1][0]]):
                 yield group
@@ -170,8 +164,8 @@ def _equal_siblings(names: list[tuple[int, str]], shapes: list[int]) -> Iterator
         yield group
 
 
-def _written(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{{{names[0]}..{names[-1]}}}"
+def _written(first: str, last: str) -> str:
+    return first if first == last else write_range(int(first), int(last))
 
 
 def _ranges(entries: Sequence[T]) -> Iterator[tuple[str, T]]:
@@ -182,7 +176,7 @@ def _ranges(entries: Sequence[T]) -> Iterator[tuple[str, T]]:
         parts = first.module.split(".")
         pattern = first.module
         for place, part in enumerate(parts):
-            number = _number(part) if part else None
+            number = number_of(part)
             if number is None:
                 continue
             count = 1
@@ -193,6 +187,6 @@ def _ranges(entries: Sequence[T]) -> Iterator[tuple[str, T]]:
                 count += 1
             if at + count > end and number + count - 1 <= LARGEST_NUMBER:  # more digits are read as a name
                 end = at + count
-                pattern = ".".join([*parts[:place], f"{{{number}..{number + count - 1}}}", *parts[place + 1 :]])
+                pattern = ".".join([*parts[:place], write_range(number, number + count - 1), *parts[place + 1 :]])
         yield pattern, first
         at = end

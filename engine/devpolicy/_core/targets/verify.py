@@ -36,7 +36,7 @@ def verify(plan: Plan, model: Any) -> list[str]:
         # accelerate leaves buffers on the executing device, also where it keeps the weights elsewhere.
         wanted = placement.runs_on if is_buffer else placement.device
         actual = _where(name, tensor, hooks)
-        if actual != _plain(str(wanted)):
+        if actual != _plain(wanted.type.value, wanted.id):
             differences.append(f"{name}: planned on {wanted}, is on {actual}")
     return [*differences, *_other_bytes(plan, model)] if plan.loading.dtype or plan.loading.model_dtype else differences
 
@@ -86,9 +86,8 @@ def _tensors(model: Any) -> Iterator[tuple[str, Any, bool]]:
         yield name, tensor, True
 
 
-def _plain(device: str) -> str:
+def _plain(kind: str, number: int | None) -> str:
     """Return a device's one name: torch reports `mps:0` for `mps`, and a bare `cuda` is its first."""
-    kind, _, number = device.partition(":")
     if kind in (DeviceType.CPU.value, DeviceType.DISK.value, DeviceType.MPS.value):
         return kind
     return f"{kind}:{number or 0}"
@@ -96,7 +95,7 @@ def _plain(device: str) -> str:
 
 def _where(name: str, tensor: Any, hooks: dict[str, Any]) -> str:
     if tensor.device.type != "meta":
-        return _plain(str(tensor.device))
+        return _plain(tensor.device.type, tensor.device.index)
     # Kept elsewhere: the innermost hook on the way up knows the weights.
     path, _, rest = name.rpartition(".")
     while True:
@@ -115,5 +114,6 @@ def _kept(weights: Any, key: str) -> str:
     while hasattr(weights, "prefix"):
         key, weights = weights.prefix + key, weights.dataset
     if key in (getattr(weights, "state_dict", None) or {}):
-        return _plain(str(weights.state_dict[key].device))
+        device = weights.state_dict[key].device
+        return _plain(device.type, device.index)
     return "disk" if key in (getattr(weights, "index", None) or {}) else "meta"
