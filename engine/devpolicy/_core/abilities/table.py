@@ -5,10 +5,12 @@ Owns the facts. A row is checked against the consumer's own parser, log or class
 
 from __future__ import annotations
 
-from devpolicy._core.abilities.values import Abilities, Target
+from devpolicy._core.abilities.values import CARRIED, LOADING, Abilities, Target
 
 _HAYSTACK_TYPES = frozenset({"cuda", "mps", "xpu", "cpu"})
 _ONE_DEVICE = Abilities()
+_NOT_LOADING = CARRIED - LOADING
+"""A device is all that is said of the model: whoever loads it decides the rest."""
 _MAP = Abilities(
     unit="module",
     assigns="units",
@@ -21,18 +23,29 @@ SHIPPED = (
     Target(
         "haystack",
         Abilities(
-            types=_HAYSTACK_TYPES, unit="module", assigns="units", keeps=_MAP.keeps, main_device=_MAP.main_device
+            types=_HAYSTACK_TYPES,
+            unit="module",
+            assigns="units",
+            keeps=_MAP.keeps,
+            main_device=_MAP.main_device,
+            # Its components choose the class, and load no adapter.
+            carries=CARRIED - {"architecture", "adapter"},
         ),
         distribution="haystack-ai",
         about="components of a Haystack pipeline",
     ),
     Target(
         "torch",
-        Abilities(reads=frozenset({"safetensors", "gguf"})),
+        Abilities(reads=frozenset({"safetensors", "gguf"}), carries=_NOT_LOADING),
         distribution="torch",
         about="one `torch.device`",
     ),
-    Target("spacy", Abilities(types=frozenset({"cuda", "mps", "cpu"})), distribution="spacy", about="one device"),
+    Target(
+        "spacy",
+        Abilities(types=frozenset({"cuda", "mps", "cpu"}), carries=_NOT_LOADING),
+        distribution="spacy",
+        about="one device",
+    ),
 )
 
 _WITHOUT_MAP = (
@@ -40,7 +53,7 @@ _WITHOUT_MAP = (
 )
 
 BEHIND_COMPONENTS = tuple(
-    Target(name, Abilities(types=frozenset(types)), instead=_WITHOUT_MAP)
+    Target(name, Abilities(types=frozenset(types), carries=_NOT_LOADING), instead=_WITHOUT_MAP)
     for name, types in {
         "haystack-torch": ("cuda", "mps", "xpu", "cpu"),
         "haystack-spacy": ("cuda", "cpu"),

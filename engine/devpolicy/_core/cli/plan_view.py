@@ -15,7 +15,7 @@ from devpolicy._core.cli.memory_bars import PARTS, bars, figures, sizes_of
 from devpolicy._core.cli.report import painted, rendered
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.cost.prediction import as_ms
-from devpolicy._core.memory.sizing import size_model
+from devpolicy._core.memory.sizing import sequences_of, size_model
 from devpolicy._core.sizes import format_size
 from devpolicy._core.toml.document import write_key
 
@@ -52,10 +52,12 @@ def component_facts(plan: Plan, policy: Policy, tree: ModelTree | None) -> list[
     workload = policy.for_component(plan.component).workload
     sizing = size_model(tree, workload)
     loaded = sum(sizing.weights) + sum(sizing.buffers)
+    each = sequences_of(tree, workload) // workload.batch
+    beams = f" of {each} beams" if each > 1 else ""
     return [
         *pairs,
         ("model", f"{tree.name}: {count(tree.parameters)} parameters, {format_size(loaded)} in {sizing.dtype}"),
-        ("work", f"{sizing.context:,} tokens of context, batch {workload.batch}, for {plan.target}"),
+        ("work", f"{sizing.context:,} tokens of context, batch {workload.batch}{beams}, for {plan.target}"),
     ]
 
 

@@ -41,12 +41,16 @@ def from_config(config: Any, architecture: str | None = None) -> ModelTree:
     `architecture` names the model class, by default the configuration's first, else its task-free model. Weights are
     `in_place` but for those that loading converts, as if they came from safetensors. Raises `ModelError`.
     """
+    source: Path | None = None
     if isinstance(config, str | PathLike):
         path = path_of(config)
-        config = read_config(path / "config.json" if is_folder(path) else path)
+        source = path / "config.json" if is_folder(path) else path
+        config = read_config(source)
     model = build(config, architecture)
     table = config if isinstance(config, Mapping) else _table_of(config)
     tree = _tree_of(model, table, loaded_dtype(named_dtype(table), ()))
+    if source is not None:
+        tree = replace(tree, source=str(source))
     method = quantisation(table)
     return tree if method is None else replace(tree, incomplete_reason=_quantised(method))
 

@@ -28,6 +28,7 @@ from devpolicy._core.placement.joint import one_piece
 from devpolicy._core.placement.leaving import leaving_first, may_fit
 from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of
 from devpolicy._core.placement.lint import findings_of_rules
+from devpolicy._core.placement.loading import check_loading, refused_on
 from devpolicy._core.placement.overflow import Spilled, spill
 from devpolicy._core.placement.plan import Plan, Trace
 from devpolicy._core.placement.refusals import no_room, nothing_fits
@@ -143,6 +144,7 @@ def _place(
         check_requirements(required, host)
     if tree.format not in consumer.abilities.reads:
         raise Unsatisfiable(_not_read(tree, consumer))
+    findings_of_loading = check_loading(policy, tree, consumer)
     if tree.incomplete_reason and consumer.abilities.maps:
         message = f"the structure of `{tree.name}` is not known in full"
         hint = 'plan for one device, which needs no map: `target = "torch"`, or `--to torch`'
@@ -169,7 +171,7 @@ def _place(
             continue
         outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "fits")]
         trace = Trace(tuple(outcomes), notes)
-        told = (*policy.notices, *_findings_of_model(tree, policy), *findings)
+        told = (*policy.notices, *_findings_of_model(tree, policy), *findings_of_loading, *findings)
         return PlacedModel(selector, division, context, attempt, solution, ledger, trace, told)
     raise Unsatisfiable(nothing_fits(policy, tree, refusals))
 
@@ -207,6 +209,9 @@ def _selected(selector: DeviceSelector, policy: ResolvedPolicy, host: Host, cons
     """Return the devices of an entry of `prefer`. Raises `Refused` where there are none for the consumer."""
     if selector.type not in consumer.abilities.types:
         raise Refused(Diagnostic("DP409", f"`{consumer.name}` cannot run on `{selector.type}`"))
+    unable = refused_on(policy, selector.type)
+    if unable is not None:
+        raise Refused(Diagnostic("DP416", unable))
     selection = select_devices(selector, policy, host)
     if not selection.devices:
         raise Refused(Diagnostic("DP301", selection.reason))
