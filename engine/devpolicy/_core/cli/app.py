@@ -22,6 +22,7 @@ _COMMANDS = {
     "check": "check",
     "show": "show",
     "plan": "plan",
+    "dry-run": "dry_run",
     "resolve": "resolve",
     "why": "why",
     "test": "test",

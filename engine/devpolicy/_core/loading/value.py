@@ -41,6 +41,12 @@ class Loading:
     """Where weights are rewritten; `None` where nothing is."""
     rewritten: int = 0
     """Bytes that loading writes to `offload_folder`."""
+    context: int = 0
+    """Tokens of a sequence that KV cache and activations were counted for; 0 where nothing was."""
+    batch: int = 0
+    """Requests at once that they were counted for."""
+    beams: int = 1
+    """Sequences that generation keeps for each request."""
     asked: tuple[tuple[str, str], ...] = ()
     """What a policy decides of all this, as a part of a plan's identity: key and value, in the order of the keys."""
 
@@ -55,15 +61,13 @@ class Loading:
             "attn_implementation": as_argument(self.attention),
             "experts_implementation": as_argument(self.experts),
         }
-        perhaps = {"variant": self.variant, "adapters": list(self.adapters), "asked": dict(self.asked)}
+        perhaps: dict[str, Any] = {"variant": self.variant, "adapters": list(self.adapters), "asked": dict(self.asked)}
+        perhaps |= {"context": self.context, "batch": self.batch, "beams": self.beams} if self.context else {}
         return always | {key: value for key, value in perhaps.items() if value}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Loading:
         """Read what `to_dict` wrote. Raises `TypeError` where it is malformed."""
-        rewritten = data.get("rewritten", 0)
-        if isinstance(rewritten, bool) or not isinstance(rewritten, int):
-            raise TypeError(f"a whole number is expected, got {type(rewritten).__name__}")
         return cls(
             _text(data.get("architecture")),
             dtype=_text(data.get("dtype")),
@@ -74,7 +78,10 @@ class Loading:
             experts=as_pairs(data.get("experts_implementation")),
             adapters=_texts(data.get("adapters", [])),
             asked=as_pairs(data.get("asked", {})),
-            rewritten=rewritten,
+            rewritten=_number(data.get("rewritten", 0)),
+            context=_number(data.get("context", 0)),
+            batch=_number(data.get("batch", 0)),
+            beams=_number(data.get("beams", 1)),
         )
 
 
@@ -98,6 +105,12 @@ def as_pairs(given: object) -> Pairs:
     if isinstance(given, Mapping) and all(isinstance(text, str) for pair in given.items() for text in pair):
         return tuple(given.items())
     raise TypeError(f"a text or a table of texts is expected, got {type(given).__name__}")
+
+
+def _number(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"a whole number is expected, got {type(value).__name__}")
+    return value
 
 
 def _text(value: object) -> str | None:

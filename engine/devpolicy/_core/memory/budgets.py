@@ -21,6 +21,7 @@ DEFAULT_HEADROOM = Amount(size=GIB, percent=2)
 DEFAULT_CPU_CAP = Amount(percent=90)
 _WHOLE = Amount(percent=100)
 _NOTHING = Amount()
+_CPU, _DISK = Device.cpu(), Device.disk()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +90,13 @@ def accelerator_budget(one: Accelerator, policy: ResolvedPolicy, host: Host) -> 
 def cpu_budget(policy: ResolvedPolicy, host: Host) -> DeviceBudget:
     """Return the budget of the CPU's memory."""
     rule = policy.memory_of("cpu")
-    return _budget(Device.cpu(), rule, host.memory, host.free, policy, cap=DEFAULT_CPU_CAP)
+    return _budget(_CPU, rule, host.memory, host.free, policy, cap=DEFAULT_CPU_CAP)
 
 
 def disk_budget(policy: ResolvedPolicy, host: Host) -> DeviceBudget:
     """Return the budget of the disk: what may be written there."""
     rule = policy.memory_of("disk")
-    return replace(_budget(Device.disk(), rule, host.disk, host.disk_free, policy), kv_cache=None, activations=None)
+    return replace(_budget(_DISK, rule, host.disk, host.disk_free, policy), kv_cache=None, activations=None)
 
 
 def _budget(
@@ -108,12 +109,12 @@ def _budget(
     cap: Amount = _WHOLE,
     headroom: Amount = _NOTHING,
 ) -> DeviceBudget:
-    """Return a budget: `cap` and `headroom` are those of a rule that says nothing of them."""
+    """Return what a rule leaves of a device; `cap` and `headroom` hold where it says nothing of them."""
     basis = total if rule.basis == "total" else free - free % FREE_STEP
     return DeviceBudget(
         device,
         cap=min(basis, (rule.cap or cap).of(basis)),
-        headroom=(rule.headroom or headroom).of(basis),
+        headroom=(headroom if rule.headroom is None else rule.headroom).of(basis),
         kv_cache=None if rule.kv_cache is None else rule.kv_cache.of(basis),
         activations=None if rule.activations is None else rule.activations.of(basis),
         share=policy.share,

@@ -89,9 +89,10 @@ def apply_rules(
     search, which may take a later one so that everything has room. Of the units that a rule lets `overflow` those in
     `leaving` are offloaded to where it says.
     """
-    rules = context.policy.rules
-    deciding = _Deciding(division.units, context, choose, leaving or {}, [0] * len(context.devices))
-    waiting: list[_Waiting] = [(members, division.units[members[0]].rules) for members in _tied(division)]
+    rules, units, together = context.policy.rules, division.units, _tied(division)
+    unruled = [members for members in together if not units[members[0]].rules]
+    deciding = _Deciding(units, context, choose, leaving or {}, [0] * len(context.devices), clusters=unruled)
+    waiting: list[_Waiting] = [(members, of) for members in together if (of := units[members[0]].rules)]
     # Units come to a rule with `together` once the rules before it are exhausted, so it may take several rounds.
     # Ends: what comes back from a round has fewer rules left.
     while waiting:
@@ -108,6 +109,8 @@ def apply_rules(
 
 def _tied(division: Division) -> list[Cluster]:
     """Return the units as those of each tied group (groups are disjoint) and the others one by one."""
+    if not division.tied:
+        return [(at,) for at in range(len(division.units))]
     group_of = {at: group for group in division.tied for at in group}
     clusters = (group_of.get(at, (at,)) for at in range(len(division.units)))
     return [members for at, members in enumerate(clusters) if members[0] == at]

@@ -113,7 +113,7 @@ class PlacementContext:
         """Attoseconds that reading one byte takes on each device."""
         return tuple(per_byte(bandwidth) for bandwidth in self.bandwidths)
 
-    @property
+    @cached_property
     def unified(self) -> bool:
         """Whether CPU and accelerators share one memory."""
         return any(one.unified for one in self.devices)

@@ -55,9 +55,9 @@ class Unit:
         return self.weights + self.buffers
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Division:
-    """All units in execution order, and which rules matched and decided anything."""
+    """All units in execution order, and which rules matched and decided anything. Each is equal to itself alone."""
 
     units: tuple[Unit, ...]
     matched: Mapping[int, int]
@@ -73,7 +73,10 @@ def divide(tree: ModelTree, rules: Sequence[Rule], sizing: Sizing) -> Division:
     natural = _natural_units(tree)
     sizes = _subtree_sums(tree, sizing.weights) if any(rule.size for rule in rules) else []
     matches = match(tree, rules, sizes, natural)
-    masks = matches.inherited(tree)
+    # The rules that match each module or one of its ancestors.
+    masks: list[int] = []
+    for position, parent in enumerate(tree.parents):
+        masks.append(matches.own[position] | (masks[parent] if position else 0))
     # Modules with equal masks share one priority, so that priorities are compared by identity.
     cut = {mask: up_to_final(tuple(numbers(mask)), rules) for mask in set(masks)}
     first: dict[RulePriority, RulePriority] = {}

@@ -16,7 +16,7 @@ from devpolicy._core.language.policy import LoadingTable, ResolvedPolicy
 from devpolicy._core.loading import Loading
 from devpolicy._core.loading.quantizations import NONE
 from devpolicy._core.loading.value import Pairs
-from devpolicy._core.memory.sizing import compute_dtype
+from devpolicy._core.memory.sizing import compute_dtype, context_of
 from devpolicy._core.model.tree import ModelTree
 
 _HALF = ("float16", "bfloat16")
@@ -31,16 +31,21 @@ def loading_of(policy: ResolvedPolicy, tree: ModelTree, folder: str | None, rewr
         notes=(),
         dtype=policy.workload.dtype,
         model_dtype=None if policy.workload.dtype else tree.default_dtype,
-        attention=_attention(tree.loading.attention, asked.attention),
-        offload_folder=folder if rewritten else None,
+        attention=tree.loading.attention if asked.attention is None else _attention(tree, asked.attention),
+        offload_folder=folder,
         rewritten=rewritten,
-        asked=tuple(_asked(asked)),
+        context=context_of(tree, policy.workload),
+        batch=policy.workload.batch,
+        beams=policy.workload.beams or tree.beams,
+        asked=() if asked == LoadingTable() else tuple(_asked(asked)),
     )
 
 
 def check_loading(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -> list[Diagnostic]:
     """Return warnings about what the policy says of loading. Raises `Unsatisfiable` (DP416) where it cannot be had."""
     asked = policy.loading
+    if asked == LoadingTable():
+        return []
     wrong = [*_cannot(asked, policy, tree)]
     lost = [key for key, _ in _asked(asked) if key not in consumer.abilities.carries]
     for key in lost:
@@ -58,9 +63,8 @@ def check_loading(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -> 
     ]
 
 
-def refused_on(policy: ResolvedPolicy, kind: str) -> str | None:
-    """Return why what the policy says of loading cannot be had on a type of device, `None` where it can."""
-    attention = policy.loading.attention or ""
+def refused_on(attention: str, kind: str) -> str | None:
+    """Return why an implementation of attention cannot be had on a type of device, `None` where it can."""
     if attention.startswith(_FLASH) and kind in ("cpu", "mps"):
         return f"`{attention}` does not run on `{kind}`"
     return None
@@ -96,10 +100,9 @@ def _cannot(asked: LoadingTable, policy: ResolvedPolicy, tree: ModelTree) -> Ite
         yield Diagnostic("DP416", message, help='ask for it: `workload.dtype = "bfloat16"`')
 
 
-def _attention(own: Pairs, asked: str | None) -> Pairs:
+def _attention(tree: ModelTree, asked: str) -> Pairs:
     """Return the attention of each part: the one asked for, but where a part has none but `eager`."""
-    if asked is None:
-        return own
+    own = tree.loading.attention
     if asked == "eager" or len(own) < 2:
         return (("", asked),)
     pairs = tuple((part, word if word == "eager" else asked) for part, word in own)

@@ -31,13 +31,6 @@ class Matches:
     counts: dict[int, int]
     """For each rule that matches anything: how many modules."""
 
-    def inherited(self, tree: ModelTree) -> list[int]:
-        """Return the rules that match each module or one of its ancestors."""
-        result: list[int] = []
-        for position, parent in enumerate(tree.parents):
-            result.append(self.own[position] | (result[parent] if position else 0))
-        return result
-
 
 def match(tree: ModelTree, rules: Sequence[Rule], sizes: Sequence[int], natural: Sequence[bool]) -> Matches:
     """Match `rules` against every module.

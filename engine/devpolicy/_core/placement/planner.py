@@ -29,11 +29,11 @@ from devpolicy._core.placement.leaving import leaving_first, may_fit
 from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of
 from devpolicy._core.placement.lint import findings_of_rules
 from devpolicy._core.placement.loading import check_loading, refused_on
-from devpolicy._core.placement.overflow import Spilled, spill
+from devpolicy._core.placement.overflow import spill
 from devpolicy._core.placement.plan import Plan, Trace
 from devpolicy._core.placement.refusals import no_room, nothing_fits
 from devpolicy._core.placement.scatter import scatter
-from devpolicy._core.placement.search import Attempt, Problem, Solution, in_context, place
+from devpolicy._core.placement.search import Attempt, Problem, Solution, place
 from devpolicy._core.placement.suggestions import suggestions
 from devpolicy._core.sizes import format_size
 
@@ -74,10 +74,8 @@ def make_plan(
     """
     policy, tree, consumer = _asked(policy, tree, target)
 
-    divided: _Divided = {}
-
     def make(policy: ResolvedPolicy, host: Host) -> PlacedModel:
-        return _place(policy, tree, host, consumer, reserved or {}, divided)
+        return _place(policy, tree, host, consumer, reserved or {})
 
     try:
         return plan_of(make(policy, host))
@@ -119,7 +117,7 @@ def place_model(
 ) -> PlacedModel:
     """Return how a model is placed, as `make_plan` does it and with the same arguments, stage by stage."""
     policy, tree, consumer = _asked(policy, tree, target)
-    return _place(policy, tree, host, consumer, reserved or {}, {})
+    return _place(policy, tree, host, consumer, reserved or {})
 
 
 def _asked(
@@ -136,7 +134,6 @@ def _place(
     host: Host,
     consumer: Target,
     reserved: Mapping[str, int],
-    divided: _Divided,
 ) -> PlacedModel:
     policy = policy.for_host(host)
     required = [one for one in (policy.require, *policy.required) if one is not None]
@@ -149,10 +146,7 @@ def _place(
         message = f"the structure of `{tree.name}` is not known in full"
         hint = 'plan for one device, which needs no map: `target = "torch"`, or `--to torch`'
         raise Unsatisfiable(Diagnostic("DP407", message, notes=(tree.incomplete_reason,), help=hint))
-    key = policy.rules, policy.workload, policy.ties
-    if key not in divided:
-        divided[key] = _divided(policy, tree)
-    sizing, division, findings = divided[key]
+    sizing, division, findings = _divided(policy, tree)
     reserved = pool_reserved(reserved, host) if reserved else {}
     refusals: list[tuple[DeviceSelector, Diagnostic]] = []
     for selector in policy.prefer:
@@ -190,12 +184,19 @@ def _findings_of_model(tree: ModelTree, policy: ResolvedPolicy) -> list[Diagnost
     return [Diagnostic("DP407", message, notes=(tree.incomplete_reason,), severity="warning"), *unlike]
 
 
-_Divided = dict[tuple[object, ...], tuple[Sizing, Division, list[Diagnostic]]]
+_Divided = tuple[Sizing, Division, list[Diagnostic]]
 """What of a plan does not depend on the host but through the policy: one model under its rules and workload."""
 
 
-def _divided(policy: ResolvedPolicy, tree: ModelTree) -> tuple[Sizing, Division, list[Diagnostic]]:
+def _divided(policy: ResolvedPolicy, tree: ModelTree) -> _Divided:
     """Return a model's sizes, its units and what is to be said of the rules. Raises `PolicyError` for their errors."""
+    # Findings point to the rules' places and speak of their component; equal rules may be written in several.
+    written = tuple((rule.place, rule.layer) for rule in policy.rules)
+    what = "divided", policy.rules, written, policy.component, policy.workload, policy.ties
+    return tree.remembered(what, lambda: _divide(policy, tree))
+
+
+def _divide(policy: ResolvedPolicy, tree: ModelTree) -> _Divided:
     sizing = size_model(tree, policy.workload)
     division = divide(tree, policy.rules, sizing)
     findings = findings_of_rules(policy, tree, division)
@@ -209,28 +210,14 @@ def _selected(selector: DeviceSelector, policy: ResolvedPolicy, host: Host, cons
     """Return the devices of an entry of `prefer`. Raises `Refused` where there are none for the consumer."""
     if selector.type not in consumer.abilities.types:
         raise Refused(Diagnostic("DP409", f"`{consumer.name}` cannot run on `{selector.type}`"))
-    unable = refused_on(policy, selector.type)
+    attention = policy.loading.attention
+    unable = refused_on(attention, selector.type) if attention else None
     if unable is not None:
         raise Refused(Diagnostic("DP416", unable))
     selection = select_devices(selector, policy, host)
     if not selection.devices:
         raise Refused(Diagnostic("DP301", selection.reason))
     return selection
-
-
-def _spilled(problem: Problem) -> Spilled | None:
-    """Return what overflow gives. Under `fastest` what other splits would offload is tried, and may be faster."""
-    context = problem.context
-    best = spill(problem)
-    if best is None or context.policy.split != "fastest":
-        return best
-    for split in ("when-needed", "balanced"):
-        other = spill(replace(problem, context=replace(context, policy=replace(context.policy, split=split))))
-        if other is not None:
-            attempt = in_context(other.attempt, context)
-            if attempt.time < best.attempt.time:
-                best = replace(other, attempt=attempt)
-    return best
 
 
 def _faster(problem: Problem, attempt: Attempt) -> Attempt:
@@ -292,7 +279,7 @@ def _searched(
             return (_faster(problem, attempt) if context.policy.split == "fastest" else attempt), assignment.notes
         problems.append(problem)
     for problem in problems if spilling else ():
-        spilled = _spilled(problem)
+        spilled = spill(problem)
         if spilled is not None:
             return spilled.attempt, (*problem.assignment.notes, *spilled.notes)
     raise refused or no_room(problems[0])

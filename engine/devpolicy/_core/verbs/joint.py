@@ -82,9 +82,9 @@ class Request:
             tree = None if entry is None else own_tree(entry)
         else:
             tree = tree_of(self.model)
-        if tree is None:
-            return None
         asked = self.resolved.loading
+        if tree is None or (asked.architecture is None and asked.variant is None):
+            return tree
         return as_held(tree, architecture=asked.architecture, variant=asked.variant)
 
 
@@ -122,10 +122,11 @@ class JointPlanner:
         `ModelError`; what was there stays.
         """
         request = request.on(self.host)
-        same = self._same(request)
-        if same is not None:
-            return same
-        self._place_those_before(request)
+        if request.component is not None:
+            same = self._same(request)
+            if same is not None:
+                return same
+            self._place_those_before(request, request.component)
         others = self.without({request.component}).placed
         tree = request.tree()
         reserved = reserved_bytes([one.plan for one in others]) if others else {}
@@ -144,20 +145,18 @@ class JointPlanner:
 
     def _same(self, request: Request) -> Planned | None:
         """Return what is there for a request that says the same of the same component."""
-        for one in self.placed if request.component is not None else ():
+        for one in self.placed:
             before = one.request
             alike = before.component == request.component and before.meaning == request.meaning
             if alike and (before.names_the_model_of(request) or one.tree == request.tree()):
                 return one
         return None
 
-    def _place_those_before(self, request: Request) -> None:
+    def _place_those_before(self, request: Request, component: str) -> None:
         """Place the components of the policy and of `models` that are planned before the requested one."""
-        if request.component is None:
-            return
         there = {one.plan.component for one in self.placed}
-        names = in_order(request.policy, [*self.models, request.component])
-        for name in names[: names.index(request.component)]:
+        names = in_order(request.policy, [*self.models, component])
+        for name in names[: names.index(component)]:
             model = self.models.get(name)
             if name not in there and (model is not None or _known(request.policy, name)):
                 self.place(Request(request.policy, name, model))

@@ -126,17 +126,17 @@ def command(
     present = load_host(ctx, host, written)
     machine = present if changes is None else changes.host(present)
     loaded = on_host(written, machine, profile, (*overrides, *(changes.overrides if changes else ())))
-    _check(loaded, wanted, component)
+    check_asked(loaded, wanted, component)
     models = {name: load_model(ctx, text, architecture) for name, text in wanted.items()}
     target = target or (OUTPUT_FORMATS[to].target if to else None)
     with ctx.working("planning", patience=PATIENCE):
-        placed = _make(loaded, models, machine, component, target)
+        placed = make_plans(loaded, models, machine, component, target)
         plans = _plans(placed)
         annotations = certificates(placed, machine) if certify else []
         if changes is not None:
             before = on_host(written, present, profile, overrides)
             annotations.append(
-                compared(changes, plans, lambda: _plans(_make(before, models, present, component, target)))
+                compared(changes, plans, lambda: _plans(make_plans(before, models, present, component, target)))
             )
     if locked is not None:
         from devpolicy._core.cli.lock import compare
@@ -156,7 +156,7 @@ def command(
     print_lint(ctx, loaded)
 
 
-def _check(policy: Policy, models: Models, component: str | None) -> None:
+def check_asked(policy: Policy, models: Models, component: str | None) -> None:
     """Raise `DevPolicyError` if neither a model nor a component says what to plan."""
     named = [entry.name for entry in policy.components if not entry.is_glob]
     if component is not None:
@@ -172,7 +172,7 @@ def _check(policy: Policy, models: Models, component: str | None) -> None:
     check_model(policy, None, given=bool(models or named))
 
 
-def _make(
+def make_plans(
     policy: Policy, models: Mapping[str | None, ModelTree], host: Host, component: str | None, target: str | None
 ) -> dict[str | None, Planned]:
     """Plan one model, or all components together; with `component` that one alone is returned."""
