@@ -17,7 +17,7 @@ from devpolicy._core.cli.table import facts, table
 from devpolicy._core.cost.prediction import as_ms
 from devpolicy._core.memory.sizing import sequences_of, size_model
 from devpolicy._core.sizes import format_size
-from devpolicy._core.toml.document import write_key
+from devpolicy._core.toml.writer import write_key
 
 if TYPE_CHECKING:
     from devpolicy._core.cli.output import Line, Output
@@ -54,9 +54,10 @@ def component_facts(plan: Plan, policy: Policy, tree: ModelTree | None) -> list[
     loaded = sum(sizing.weights) + sum(sizing.buffers)
     each = sequences_of(tree, workload) // workload.batch
     beams = f" of {each} beams" if each > 1 else ""
+    held = "as stored" if tree.format == "gguf" else f"in {sizing.dtype}"
     return [
         *pairs,
-        ("model", f"{tree.name}: {count(tree.parameters)} parameters, {format_size(loaded)} in {sizing.dtype}"),
+        ("model", f"{tree.name}: {count(tree.parameters)} parameters, {format_size(loaded)} {held}"),
         ("work", f"{sizing.context:,} tokens of context, batch {workload.batch}{beams}, for {plan.target}"),
     ]
 

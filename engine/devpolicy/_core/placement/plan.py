@@ -45,6 +45,27 @@ class Placement:
     bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class PlannedWorkload:
+    """What the memory beside the weights was computed for, of a target that is told so."""
+
+    context: int
+    """Tokens of a sequence."""
+    batch: int
+    """Sequences at once."""
+    kv_dtype: str
+    """What the KV cache is kept in."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> PlannedWorkload:
+        """Read what `to_dict` wrote. Raises `TypeError` where it is malformed."""
+        return cls(_number(data["context"]), _number(data["batch"]), _text(data["kv_dtype"]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields for JSON."""
+        return {"context": self.context, "batch": self.batch, "kv_dtype": self.kv_dtype}
+
+
 class Placements(Mapping[str, Placement]):
     """The units of a plan by module path, in execution order.
 
@@ -155,6 +176,8 @@ class Plan:
 
     A prediction, and no measurement.
     """
+    workload: PlannedWorkload | None = None
+    """What KV cache and activations were computed for, where the target is told so: an engine reserves them itself."""
     trace: Trace | None = field(default=None, compare=False, repr=False)
 
     def __repr__(self) -> str:
@@ -176,6 +199,7 @@ class Plan:
             "device": _ordered(self.device),
             "dtype": self.loading.dtype,
             "offload_folder": self.loading.offload_folder,
+            **({"workload": self.workload.to_dict()} if self.workload else {}),
             "placements": [[path, str(unit.device), str(unit.runs_on)] for path, unit in self.placements.items()],
             # Only where a policy says anything of it: a plan that says nothing has the digest that it always had.
             **({"loading": dict(self.loading.asked)} if self.loading.asked else {}),
@@ -202,6 +226,7 @@ class Plan:
             },
             "ledger": {device: budget.to_dict() for device, budget in self.ledger.items()},
             "load": self.loading.to_dict(),
+            **({"workload": self.workload.to_dict()} if self.workload else {}),
             "warnings": [warning.to_dict() for warning in self.warnings],
             **({"prediction": self.prediction.to_dict()} if self.prediction else {}),
             "digest": self.digest,
@@ -240,6 +265,7 @@ class Plan:
                 },
                 warnings=tuple(map(Diagnostic.from_dict, data["warnings"])),
                 loading=Loading.from_dict(data.get("load", {})),
+                workload=PlannedWorkload.from_dict(data["workload"]) if data.get("workload") else None,
                 prediction=Prediction.from_dict(data["prediction"]) if data.get("prediction") else None,
             )
             stated = data["digest"]
