@@ -135,7 +135,9 @@ def _place(
     consumer: Target,
     reserved: Mapping[str, int],
 ) -> PlacedModel:
-    policy = experts_leave_first(policy.for_host(host), tree, consumer)
+    policy = policy.for_host(host)
+    if policy.overflow:
+        policy = experts_leave_first(policy, tree, consumer)
     required = [one for one in (policy.require, *policy.required) if one is not None]
     if required:
         check_requirements(required, host)
@@ -146,10 +148,6 @@ def _place(
         message = f"the structure of `{tree.name}` is not known in full"
         hint = 'plan for one device, which needs no map: `target = "torch"`, or `--to torch`'
         raise Unsatisfiable(Diagnostic("DP407", message, notes=(tree.incomplete_reason,), help=hint))
-
-    def held(*, shares_ties: bool) -> ModelTree:
-        return tree if shares_ties else tree.remembered("untied", lambda: replace(tree, ties=()))
-
     _divided(policy, tree)  # what is wrong with the policy comes before what is wrong with the host
     reserved = pool_reserved(reserved, host) if reserved else {}
     refusals: list[tuple[DeviceSelector, Diagnostic]] = []
@@ -158,7 +156,7 @@ def _place(
             selection = _selected(selector, policy, host, consumer)
             # A target that copies tied tensors has one memory on the CPU alone.
             shares = not tree.ties or consumer.abilities.shares_ties or selector.type == "cpu"
-            held_tree = held(shares_ties=shares)
+            held_tree = tree if shares else tree.remembered("untied", lambda: replace(tree, ties=()))
             sizing, division, findings = _divided(policy, held_tree)
             context = context_for(selector, selection, policy, host, consumer, held_tree, sizing, reserved)
             attempt, notes = _search(division, context)
