@@ -6,7 +6,7 @@ of a model is decided before, where the model is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 
@@ -18,6 +18,7 @@ from devpolicy._core.loading.quantizations import NONE
 from devpolicy._core.loading.value import Pairs
 from devpolicy._core.memory.sizing import compute_dtype, context_of
 from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.placement.divide import Unit
 
 _HALF = ("float16", "bfloat16")
 _FLASH = "flash_attention"
@@ -29,6 +30,7 @@ def loading_of(policy: ResolvedPolicy, tree: ModelTree, folder: str | None, rewr
     return replace(
         tree.loading,
         notes=(),
+        replaced=(),
         dtype=policy.workload.dtype,
         model_dtype=None if policy.workload.dtype else tree.default_dtype,
         attention=tree.loading.attention if asked.attention is None else _attention(tree, asked.attention),
@@ -70,6 +72,20 @@ def refused_on(attention: str, kind: str) -> str | None:
     return None
 
 
+def adapter_error(tree: ModelTree, units: Sequence[Unit], offloaded: Iterable[int]) -> Diagnostic | None:
+    """Return why an adapter cannot be loaded beside what is offloaded, `None` where it can.
+
+    What accelerate brings in for each forward are the model's own weights, whatever PEFT loads in their place.
+    """
+    positions = {tree.index[path]: path for path in tree.loading.replaced}
+    for unit in (units[at] for at in offloaded) if positions else ():
+        found = next((path for at, path in positions.items() if unit.start <= at < unit.end), None)
+        if found is not None:
+            message = f"an adapter works on the weights of `{found}` themselves, which are kept elsewhere"
+            return Diagnostic("DP416", message, help=f"leave `{found}` where it runs")
+    return None
+
+
 def _asked(table: LoadingTable) -> Iterator[tuple[str, str]]:
     """Yield what a policy says of loading. A folder goes by its own name, which is the same on every machine."""
     if table.quantization not in ((), (NONE,)):
@@ -87,9 +103,6 @@ def _cannot(asked: LoadingTable, policy: ResolvedPolicy, tree: ModelTree) -> Ite
     if other:
         message = f"quantising a model in `{other[0]}` while it is loaded is not planned for"
         yield Diagnostic("DP416", message, help="plan a smaller `[workload] dtype`, or leave `quantization` out")
-    if asked.adapter:
-        message = "adapters are not planned for"
-        yield Diagnostic("DP416", message, help="leave `adapter` out, and set room aside: `[memory.TERM] headroom`")
     attention = asked.attention
     if attention not in (None, "eager") and {word for _, word in tree.loading.attention} == {"eager"}:
         message = f"`{tree.loading.architecture}` has no `{attention}` attention"

@@ -319,6 +319,12 @@ class Plan:
 
         return to_pipeline_kwargs(self)
 
+    def load_adapters(self, model: Any) -> Any:
+        """Load the plan's adapters onto a model that was loaded by it, and return PEFT's model. Nothing else moves."""
+        from devpolicy._core.targets.peft import load_adapters
+
+        return load_adapters(self, model)
+
     def verify(self, model: Any) -> list[str]:
         """Compare every tensor's actual device in a loaded model with the plan; return the differences, or nothing."""
         from devpolicy._core.targets.verify import verify

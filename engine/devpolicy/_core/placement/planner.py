@@ -29,7 +29,7 @@ from devpolicy._core.placement.joint import one_piece
 from devpolicy._core.placement.leaving import leaving_first, may_fit
 from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of
 from devpolicy._core.placement.lint import findings_of_rules
-from devpolicy._core.placement.loading import check_loading, refused_on
+from devpolicy._core.placement.loading import adapter_error, check_loading, refused_on
 from devpolicy._core.placement.overflow import spill
 from devpolicy._core.placement.plan import Plan, Trace
 from devpolicy._core.placement.refusals import no_room, nothing_fits
@@ -167,6 +167,9 @@ def _place(
             if not consumer.abilities.maps and len(set(solution.device)) > 1:
                 message = f"several devices are needed, and `{consumer.name}` takes one"
                 raise Refused(Diagnostic("DP409", message))
+            unlike = adapter_error(tree, division.units, solution.offloaded)
+            if unlike is not None:
+                raise Refused(unlike)
             ledger = ledger_of(division.units, solution, context)
             check_ledger(ledger, context)
         except Refused as refused:

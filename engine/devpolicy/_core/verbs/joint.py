@@ -83,9 +83,9 @@ class Request:
         else:
             tree = tree_of(self.model)
         asked = self.resolved.loading
-        if tree is None or (asked.architecture is None and asked.variant is None):
+        if tree is None or not (asked.architecture or asked.variant or asked.adapter):
             return tree
-        return as_held(tree, architecture=asked.architecture, variant=asked.variant)
+        return as_held(tree, architecture=asked.architecture, variant=asked.variant, adapters=asked.adapter)
 
 
 @dataclass(frozen=True, slots=True)
