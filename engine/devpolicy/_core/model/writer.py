@@ -110,6 +110,8 @@ def _tensor(tensor: Tensor, default: str) -> object:
         extra["buffer"] = True
     if tensor.float32_in:
         extra["float32_in"] = tensor.float32_in
+    if tensor.merged:
+        extra["merged"] = True
     return {"shape": tensor.shape, **extra} if extra else tensor.shape
 
 
