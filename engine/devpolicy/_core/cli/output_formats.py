@@ -6,10 +6,12 @@ Owns `--to`: for each consumer the expression that gives its form, and how that 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from devpolicy._core.cli.context import to_json
+from devpolicy._core.errors import DevPolicyError, Diagnostic
+from devpolicy._core.text import visible
 
 if TYPE_CHECKING:
     from devpolicy._core.device import ComponentDevice
@@ -78,7 +80,19 @@ def written(form: OutputFormat, plans: Mapping[str | None, Plan], host: Host, *,
         return to_json(values.get(None, values))
     if form.shell is None:
         return literal(values.get(None, values)) + "\n"
-    return "\n".join(("" if name is None else f"# {name}\n") + form.shell(value) for name, value in values.items())
+    # A name may hold anything, also the end of a line: what stands behind it would be a command.
+    heads = {name: "" if name is None else f"# {visible(name)}\n" for name in values}
+    return "\n".join(heads[name] + in_shell(form.shell, value) for name, value in values.items())
+
+
+def in_shell(shell: Callable[[Any], str], value: Mapping[str, str] | Sequence[str]) -> str:
+    """Return words or variables as text for a shell. Raises `DevPolicyError` for what a terminal would not show."""
+    words = [*value.values()] if isinstance(value, Mapping) else value
+    hidden = next((word for word in words if visible(word) != word), None)
+    if hidden is not None:
+        message = f"`{hidden}` holds characters that are not seen, and is not written as a command"
+        raise DevPolicyError([Diagnostic("DP104", message, help="it is a name in the host file or in the model")])
+    return shell(value)
 
 
 def literal(value: object) -> str:

@@ -21,6 +21,7 @@ from devpolicy._core.cli.inputs import (
     overlay_options,
     policy_argument,
 )
+from devpolicy._core.cli.output_formats import in_shell
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.host import Host
 from devpolicy._core.language.policy import Policy
@@ -77,7 +78,7 @@ def command(
         else:
             import shlex
 
-            ctx.out.write(f"{shell(variables)}{shlex.join(command)}\n")
+            ctx.out.write(f"{in_shell(shell, variables)}{shlex.join(command)}\n")
         return
     _replace(command, variables)
 
