@@ -46,7 +46,7 @@ def assemble(
         warnings=warnings,
         loading=loading_of(policy, context.tree, folder, rewritten),
         prediction=_prediction(division, context, solution),
-        workload=_workload(context),
+        workload=None if context.target.abilities.assigns in ("one", "units") else _workload(context),
         trace=trace,
     )
 
@@ -93,10 +93,8 @@ def _prediction(division: Division, context: PlacementContext, solution: Solutio
     return costs.prediction(times, bandwidths, set(places.values()))
 
 
-def _workload(context: PlacementContext) -> PlannedWorkload | None:
+def _workload(context: PlacementContext) -> PlannedWorkload:
     """Return what an engine is told that allocates the cache itself."""
-    if context.target.abilities.assigns in ("one", "units"):
-        return None
     workload, sizing = context.policy.workload, context.sizing
     return PlannedWorkload(sizing.context, sequences_of(context.tree, workload), workload.kv_dtype or sizing.dtype)
 

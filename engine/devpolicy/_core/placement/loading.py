@@ -78,7 +78,7 @@ def adapter_error(tree: ModelTree, units: Sequence[Unit], offloaded: Iterable[in
     What accelerate brings in for each forward are the model's own weights, whatever PEFT loads in their place.
     """
     positions = {tree.index[path]: path for path in tree.loading.replaced}
-    for unit in (units[at] for at in offloaded) if positions else ():
+    for unit in (units[at] for at in offloaded):
         found = next((path for at, path in positions.items() if unit.start <= at < unit.end), None)
         if found is not None:
             message = f"an adapter works on the weights of `{found}` themselves, which are kept elsewhere"

@@ -190,13 +190,14 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree) -> 
     for tried in count():
         attempt, notes = _search(division, context)
         solution = attempt.solution()
-        wrong = unfit(division.units, solution, context, tied=bool(tree.ties))
+        in_runs = consumer.abilities.assigns == "runs"
+        wrong = unfit(division.units, solution, context, tied=bool(tree.ties)) if in_runs else None
         if wrong is not None:
             raise Refused(wrong)
         if not consumer.abilities.maps and len(set(solution.device)) > 1:
             message = f"several devices are needed, and `{consumer.name}` takes one"
             raise Refused(Diagnostic("DP409", message))
-        unlike = adapter_error(tree, division.units, solution.offloaded)
+        unlike = adapter_error(tree, division.units, solution.offloaded) if tree.loading.replaced else None
         if unlike is not None:
             raise Refused(unlike)
         ledger = ledger_of(division.units, solution, context)
