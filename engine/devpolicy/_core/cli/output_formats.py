@@ -9,9 +9,14 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import click
+from click.shell_completion import CompletionItem
+
+from devpolicy._core.abilities import NAMED, Target, TargetError, target_named, targets
 from devpolicy._core.cli.context import to_json
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.text import visible
+from devpolicy._core.toml.tables import did_you_mean
 
 if TYPE_CHECKING:
     from devpolicy._core.device import ComponentDevice
@@ -67,6 +72,69 @@ OUTPUT_FORMATS = {
     "llama-cpp-python": OutputFormat("llama.cpp", _llama_cpp_python),
     "env": OutputFormat(None, _environment, shell=_exports),
 }
+
+
+def forms_of(target: Target) -> list[str]:
+    """Return the names of a target's forms, those of other packages included."""
+    return [*(name for name, form in OUTPUT_FORMATS.items() if form.target == target.name), *target.forms]
+
+
+def form_named(name: str) -> OutputFormat:
+    """Return a form by its name. Raises `TargetError` with the likely one."""
+    found = OUTPUT_FORMATS.get(name)
+    if found is not None:
+        return found
+    others = {form: target for target in targets().values() for form in target.forms}
+    if name not in others:
+        raise TargetError(f"unknown form `{name}`: {did_you_mean(name, [*OUTPUT_FORMATS, *others])}")
+    target = others[name]
+    return OutputFormat(target.name, target.forms[name])
+
+
+class FormName(click.ParamType[str]):
+    """The name of a form: ours, or one of a target of another package."""
+
+    name = "form"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name. Fails where no target has such a form."""
+        try:
+            form_named(value)
+        except TargetError as unknown:
+            self.fail(str(unknown), param, ctx)
+        return value
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Return the forms that come with the package, for the help."""
+        return f"[{'|'.join(OUTPUT_FORMATS)}]"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete the names of forms."""
+        return [CompletionItem(name) for name in OUTPUT_FORMATS if name.startswith(incomplete)]
+
+
+class TargetName(FormName):
+    """The name of a target: ours, or one of another package."""
+
+    name = "target"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name. Fails where there is no such target."""
+        try:
+            found = target_named(value)
+        except TargetError as broken:
+            self.fail(str(broken), param, ctx)
+        if found is None:
+            self.fail(f"unknown target `{value}`: {did_you_mean(value, targets())}", param, ctx)
+        return found.name
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Return the targets that come with the package, for the help."""
+        return f"[{'|'.join(NAMED)}]"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete the names of targets."""
+        return [CompletionItem(name) for name in NAMED if name.startswith(incomplete)]
 
 
 DEVICE_FORMATS = [name for name, form in OUTPUT_FORMATS.items() if form.of_device is not None]

@@ -22,6 +22,8 @@ from devpolicy._core.placement.divide import Unit
 
 _HALF = ("float16", "bfloat16")
 _FLASH = "flash_attention"
+GGUF_CACHES = ("float32", "float16", "bfloat16")
+"""What llama.cpp keeps a KV cache in, of the dtypes that a policy can name."""
 
 
 def loading_of(policy: ResolvedPolicy, tree: ModelTree, folder: str | None, rewritten: int) -> Loading:
@@ -46,9 +48,9 @@ def loading_of(policy: ResolvedPolicy, tree: ModelTree, folder: str | None, rewr
 def check_loading(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -> list[Diagnostic]:
     """Return warnings about what the policy says of loading. Raises `Unsatisfiable` (DP416) where it cannot be had."""
     asked = policy.loading
-    if asked == LoadingTable():
+    if asked == LoadingTable() and tree.format != "gguf":
         return []
-    wrong = [*_cannot(asked, policy, tree)]
+    wrong = [*_cannot(asked, policy, tree), *(_not_of_a_gguf(policy, tree) if tree.format == "gguf" else ())]
     lost = [key for key, _ in _asked(asked) if key not in consumer.abilities.carries]
     for key in lost:
         message = f"`{consumer.name}` is not told `loading.{key}`"
@@ -70,6 +72,17 @@ def refused_on(attention: str, kind: str) -> str | None:
     if attention.startswith(_FLASH) and kind in ("cpu", "mps"):
         return f"`{attention}` does not run on `{kind}`"
     return None
+
+
+def _not_of_a_gguf(policy: ResolvedPolicy, tree: ModelTree) -> Iterator[Diagnostic]:
+    """Yield what a policy asks that the engines of GGUF files do not do: they compute in the types of the file."""
+    dtype, cache = policy.workload.dtype, policy.workload.kv_dtype
+    if dtype is not None:
+        message = f"a GGUF file is loaded as it is stored, and not in `{dtype}`"
+        yield Diagnostic("DP416", message, help="leave `workload.dtype` out, or take a file of that type")
+    if cache is not None and cache not in GGUF_CACHES:
+        message = f"llama.cpp keeps no KV cache in `{cache}`"
+        yield Diagnostic("DP416", message, help=f"known are {', '.join(f'`{one}`' for one in GGUF_CACHES)}")
 
 
 def adapter_error(tree: ModelTree, units: Sequence[Unit], offloaded: Iterable[int]) -> Diagnostic | None:

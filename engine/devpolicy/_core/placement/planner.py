@@ -190,8 +190,8 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree) -> 
     for tried in count():
         attempt, notes = _search(division, context)
         solution = attempt.solution()
-        in_runs = consumer.abilities.assigns == "runs"
-        wrong = unfit(division.units, solution, context, tied=bool(tree.ties)) if in_runs else None
+        counts_layers = consumer.abilities.assigns in ("runs", "counts")
+        wrong = unfit(division.units, solution, context, tied=bool(tree.ties)) if counts_layers else None
         if wrong is not None:
             raise Refused(wrong)
         if not consumer.abilities.maps and len(set(solution.device)) > 1:
