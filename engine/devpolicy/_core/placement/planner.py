@@ -8,7 +8,6 @@ function of its arguments: it reads no environment, no clock, no file and no tor
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import NamedTuple
@@ -144,8 +143,12 @@ def _place(
     consumer: Target,
     reserved: Mapping[str, int],
 ) -> PlacedModel:
-    policy = experts_leave_first(policy.for_host(host), tree, consumer)
-    check_requirements([policy.require, *policy.required], host)
+    policy = policy.for_host(host)
+    if policy.overflow:
+        policy = experts_leave_first(policy, tree, consumer)
+    required = [one for one in (policy.require, *policy.required) if one is not None]
+    if required:
+        check_requirements(required, host)
     if tree.format not in consumer.abilities.reads:
         raise Unsatisfiable(_not_read(tree, consumer))
     findings_of_loading = check_loading(policy, tree, consumer)
@@ -153,30 +156,25 @@ def _place(
         message = f"the structure of `{tree.name}` is not known in full"
         hint = 'plan for one device, which needs no map: `target = "torch"`, or `--to torch`'
         raise Unsatisfiable(Diagnostic("DP407", message, notes=(tree.incomplete_reason,), help=hint))
-
-    def tried(held: ModelTree, asked: ResolvedPolicy, one_fraction: bool) -> _Found:
-        sizing, division, findings = _divided(policy, held)
-        context = context_for(selector, selection, asked, host, consumer, held, sizing, reserved)
-        if one_fraction:
-            context = with_one_fraction(context)
-        return division, findings, _fitting(division, context, tree)
-
     _divided(policy, tree)  # what is wrong with the policy comes before what is wrong with the host
-    reserved = pool_reserved(reserved, host)
+    reserved = pool_reserved(reserved, host) if reserved else {}
     refusals: list[tuple[DeviceSelector, Diagnostic]] = []
+    # Whether several devices cost the consumer more than one does.
+    parts = consumer.abilities.shares_ties != "always" or consumer.abilities.budget != "per-device"
     for selector in policy.prefer:
-        try:
-            selection = _selected(selector, policy, host, consumer)
-            *first, last = _ways(policy, tree, consumer, selector)
-            for held_tree, asked, one_fraction in first:
-                with suppress(Refused):
-                    found = tried(held_tree, asked, one_fraction)
-                    break
-            else:
-                found = tried(*last)
-            division, findings, placed = found
-        except Refused as refused:
-            refusals.append((selector, refused.finding))
+        refusal: Refused | None = None
+        for held, asked, one_fraction in _ways(policy, tree, consumer, selector) if parts else ((tree, policy, False),):
+            try:
+                selection = _selected(selector, policy, host, consumer)
+                sizing, division, findings = _divided(policy, held)
+                context = context_for(selector, selection, asked, host, consumer, held, sizing, reserved)
+                placed = _fitting(division, with_one_fraction(context) if one_fraction else context, tree)
+                break
+            except Refused as refused:
+                refusal = refused
+        else:
+            assert refusal is not None
+            refusals.append((selector, refusal.finding))
             continue
         outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "fits")]
         trace = Trace(tuple(outcomes), placed.notes)
@@ -207,9 +205,6 @@ def untied(tree: ModelTree) -> ModelTree:
     return tree.remembered("untied", lambda: replace(tree, ties=()))
 
 
-_Found = tuple[Division, list[Diagnostic], "_Fitting"]
-
-
 class _Fitting(NamedTuple):
     context: PlacementContext
     attempt: Attempt
@@ -227,13 +222,14 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree) -> 
     for tried in count():
         attempt, notes = _search(division, context)
         solution = attempt.solution()
-        wrong = unfit(division.units, solution, context, tied=bool(tree.ties))
+        counts_layers = consumer.abilities.assigns in ("runs", "counts")
+        wrong = unfit(division.units, solution, context, tied=bool(tree.ties)) if counts_layers else None
         if wrong is not None:
             raise Refused(wrong)
         if not consumer.abilities.maps and len(set(solution.device)) > 1:
             message = f"several devices are needed, and `{consumer.name}` takes one"
             raise Refused(Diagnostic("DP409", message))
-        unlike = adapter_error(tree, division.units, solution.offloaded)
+        unlike = adapter_error(tree, division.units, solution.offloaded) if tree.loading.replaced else None
         if unlike is not None:
             raise Refused(unlike)
         ledger = ledger_of(division.units, solution, context)
@@ -287,7 +283,8 @@ def _selected(selector: DeviceSelector, policy: ResolvedPolicy, host: Host, cons
     """Return the devices of an entry of `prefer`. Raises `Refused` where there are none for the consumer."""
     if selector.type not in consumer.abilities.types:
         raise Refused(Diagnostic("DP409", f"`{consumer.name}` cannot run on `{selector.type}`"))
-    unable = refused_on(policy, selector.type)
+    attention = policy.loading.attention
+    unable = refused_on(attention, selector.type) if attention else None
     if unable is not None:
         raise Refused(Diagnostic("DP416", unable))
     selection = select_devices(selector, policy, host)
@@ -297,8 +294,8 @@ def _selected(selector: DeviceSelector, policy: ResolvedPolicy, host: Host, cons
 
 
 def _faster(problem: Problem, attempt: Attempt) -> Attempt:
-    """Return a faster attempt under `fastest` where a small problem has one, with several runs on a device."""
-    if problem.context.policy.split != "fastest" or problem.context.target.abilities.runs_per_device == 1:
+    """Return a faster attempt where a small problem has one, with several runs on a device."""
+    if problem.context.target.abilities.runs_per_device == 1:
         return attempt
     found = exact.search(problem, {}, attempt.time)
     return attempt if found is None else exact.attempt_at(problem, found)
@@ -354,7 +351,7 @@ def _searched(
         problem = Problem(division.units, assignment, context)
         attempt = (None if choose else place(problem)) or scatter(problem)
         if attempt is not None:
-            return _faster(problem, attempt), assignment.notes
+            return (_faster(problem, attempt) if context.policy.split == "fastest" else attempt), assignment.notes
         problems.append(problem)
     for problem in problems if spilling else ():
         spilled = spill(problem)
