@@ -212,6 +212,12 @@ CODES: dict[str, Code] = {
         "consumer is told: it would load the model otherwise than it was planned. As a warning: whoever loads the "
         "model has to do it.",
     ),
+    "DP417": Code(
+        "a class that was seen not to run divided",
+        "A tiny model of this class was planned over simulated devices, and did not compute what it computes on one, "
+        "with the versions that `docs/architectures.md` names. This plan divides it in the same way. Where it runs all "
+        "the same, nothing has to be done: `devpolicy dry-run` says so.",
+    ),
     # Lint.
     "DP501": Code(
         "a rule that matches nothing",

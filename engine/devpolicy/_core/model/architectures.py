@@ -24,6 +24,10 @@ made. `"wrong"`: it runs, and its outputs or its bytes are not those that were e
 """
 
 
+FAILED: frozenset[Verdict] = frozenset({"no-offload", "one-device", "wrong"})
+"""The verdicts on classes that a plan is made of and that did not run as they were planned."""
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """What was seen of one class."""
