@@ -349,6 +349,6 @@ def test_a_name_that_a_rule_of_another_form_would_change_keeps_its_place(tmp_pat
     pytest.importorskip("tools.architectures.tiny", reason="the tools do not travel with the tests")
     from tools.architectures.tiny import tiny
 
-    # `model.norm.weight` is renamed where a checkpoint is in the form of its authors, and is not where it was saved here.
+    # `model.norm.weight` is renamed in checkpoints in the form of their authors, and is not where it was saved here.
     transformers.DeepseekV4ForCausalLM(next(tiny("deepseek_v4"))()).save_pretrained(tmp_path)
     assert ModelTree.from_checkpoint(tmp_path).incomplete_reason is None

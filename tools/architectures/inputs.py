@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-
 from tools.architectures.tiny import TOKENS
 
 Inputs = dict[str, Any]
@@ -46,7 +45,7 @@ def attempts(model: Any) -> Iterator[Inputs]:
     ):
         try:
             made = make(model)
-        except Exception:  # a guess that this configuration has no sizes for
+        except Exception:  # noqa: BLE001 - a guess that this configuration has no sizes for
             continue
         if made is None:
             continue

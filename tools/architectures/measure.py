@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import os
-import re
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -18,16 +16,16 @@ from typing import Any
 
 import torch
 import transformers
+from tools.architectures.child import in_child
+from tools.architectures.compare import cache_bytes, cache_of, difference, forward, outputs
+from tools.architectures.inputs import Inputs, attempts
+from tools.architectures.tiny import TOKENS, tiny
 from transformers.models.auto import modeling_auto
 
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, plan
 from devpolicy._core.language.policy import Workload
 from devpolicy._core.memory.sizing import kv_caches
 from devpolicy.testing import simulate_host
-from tools.architectures.child import in_child
-from tools.architectures.compare import cache_bytes, cache_of, difference, forward, outputs
-from tools.architectures.inputs import Inputs, attempts
-from tools.architectures.tiny import TOKENS, tiny
 
 Row = dict[str, Any]
 LARGEST = 60_000_000
@@ -65,7 +63,7 @@ def measure(model_type: str, *, place: bool = True) -> Row:
     row: Row = {"type": model_type, "class": architecture}
     with tempfile.TemporaryDirectory() as folder:
         try:
-            cls, config = _built(model_type, architecture, folder)
+            cls = _built(model_type, architecture, folder)
             model = _on_cpu(cls, folder)
             row["parameters"] = sum(one.numel() for one in model.parameters())
             inputs = _running(model)
@@ -76,7 +74,7 @@ def measure(model_type: str, *, place: bool = True) -> Row:
             row["counted"] = sum(size for _, size in kv_caches(ModelTree.from_module(model), Workload(context=TOKENS)))
             blocks = _blocks(model)
             del model, cache
-        except Exception as broken:
+        except Exception as broken:  # noqa: BLE001
             return row | {"built": False, "error": told(broken), "at": _at(broken)}
         row["built"] = True
         if not place:
@@ -106,7 +104,7 @@ def _at(broken: BaseException) -> list[str]:
     return [f"{frame.filename.partition('site-packages/')[2]}:{frame.lineno} {frame.line}" for frame in frames]
 
 
-def _built(model_type: str, architecture: str, folder: str) -> tuple[Any, Any]:
+def _built(model_type: str, architecture: str, folder: str) -> Any:
     """Save a tiny model of a type, of the first of its configurations that can be built."""
     cls = getattr(transformers, architecture)
     first: Exception | None = None
@@ -120,8 +118,8 @@ def _built(model_type: str, architecture: str, folder: str) -> tuple[Any, Any]:
             model = cls(config).eval()
             _running(model)
             model.save_pretrained(folder)
-            return cls, config
-        except Exception as broken:
+            return cls
+        except Exception as broken:  # noqa: BLE001
             first = first or broken
     raise first or RuntimeError("no configuration")
 
@@ -131,7 +129,7 @@ def _parameters(cls: Any, config: Any) -> int:
     try:
         with torch.device("meta"):
             return sum(one.numel() for one in cls(copy.deepcopy(config)).parameters())
-    except Exception:  # some models compute with their weights when they are made
+    except Exception:  # noqa: BLE001 - some models compute with their weights when they are made
         return 0
 
 
@@ -142,13 +140,13 @@ def _running(model: Any) -> Inputs:
         try:
             forward(model, inputs)
             return inputs
-        except Exception as broken:
+        except Exception as broken:  # noqa: BLE001
             first = first or broken
     raise first or RuntimeError("no inputs")
 
 
 def _on_cpu(cls: Any, folder: str) -> Any:
-    """Load a model on the CPU. Weights that are mapped from a file are not aligned, and sum in another order: copied."""
+    """Load a model on the CPU, its weights copied: mapped from a file they are not aligned, and sum in another order."""
     model = cls.from_pretrained(folder).eval()
     for tensor in [*model.parameters(), *model.buffers()]:
         tensor.data = tensor.data.clone()
@@ -168,7 +166,7 @@ def _blocks(model: Any) -> tuple[str, int] | None:
 def _policies(blocks: tuple[str, int] | None, folder: str) -> dict[str, str]:
     """Return the policies: divided over the GPUs, and with one block on the CPU and one on the disk."""
     balanced = 'prefer = "cuda"\nsplit = "balanced"\n'
-    tail = f'[workload]\ncontext = {TOKENS}\n[memory.disk]\npath = "{folder}/offload"\n'
+    tail = f'[workload]\ncontext = {TOKENS}\nbeams = 1\n[memory.disk]\npath = "{folder}/offload"\n'
     made = {"balanced": balanced + tail}
     if blocks is not None:
         path, count = blocks
@@ -196,7 +194,7 @@ def _by_plan(cls: Any, folder: str, policy: str, inputs: Inputs, reference: list
             step = "cache"
             held = cache_bytes(cache_of(forward(model, inputs, main, use_cache=True)))
             row["cache"] = {name: size for name, size in held.items() if size}
-        except Exception as broken:
+        except Exception as broken:  # noqa: BLE001
             row |= {"failed": step, "error": told(broken), "at": _at(broken)}
             row["codes"] = [one.code for one in getattr(broken, "diagnostics", ())]
             broken.__traceback__ = None
@@ -218,8 +216,7 @@ def _planned(made: Plan) -> Row:
 
 def _by_auto(cls: Any, folder: str, inputs: Inputs, reference: list[torch.Tensor]) -> Row:
     """Load by `device_map="auto"`, with memory that makes it use several GPUs where it can."""
-    files = [Path(folder) / name for name in os.listdir(folder) if name.endswith(".safetensors")]
-    total = sum(file.stat().st_size for file in files)
+    total = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
     row: Row = {}
     with simulate_host(_HOST, depth="tensors"):
         for share in (0.45, 0.7):
@@ -235,7 +232,7 @@ def _by_auto(cls: Any, folder: str, inputs: Inputs, reference: list[torch.Tensor
                 row["unlike"] = difference(list(outputs(forward(model, inputs, main))), reference)
                 if len(row["devices"]) > 1:
                     break
-            except Exception as broken:
+            except Exception as broken:  # noqa: BLE001
                 row = row | {"failed": step, "error": told(broken), "at": _at(broken)}
                 broken.__traceback__ = None
                 if step == "forward":

@@ -10,8 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from devpolicy._core.toml.document import quote
 from tools.architectures.rows import read
+
+from devpolicy._core.toml.document import quote
 
 ROOT = Path(__file__).parents[2]
 FIXTURE = ROOT / "fixtures" / "architectures.toml"
@@ -104,9 +105,14 @@ def table(rows: list[dict[str, Any]]) -> str:
 def _of_classes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return a row for each class, of several types the one that runs."""
     best: dict[str, dict[str, Any]] = {}
-    for row in sorted(rows, key=lambda row: (row["class"], verdict(row)[0] != "runs", row["type"])):
+    for row in sorted(rows, key=_order):
         best.setdefault(row["class"], row)
     return list(best.values())
+
+
+def _order(row: dict[str, Any]) -> tuple[str, bool, bool, str]:
+    named = row["type"].replace("_", "").replace("-", "") in row["class"].lower()
+    return row["class"], verdict(row)[0] != "runs", not named, row["type"]
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -132,8 +138,8 @@ def _page(rows: list[dict[str, Any]]) -> str:
         *(f"| `{name}` | {counts[name]} |" for name in MEANINGS if counts[name]),
         "",
         f'Of {len(by_auto)} classes that `device_map="auto"` runs on several devices with the outputs of the CPU, '
-        f"{len(ours)} also run divided by a plan. Of {sum(kept.values()) - kept['']} that make a cache, it is the ledger's "
-        f"in {kept['equal']}, smaller in {kept['less']}, larger in {kept['more']}.",
+        f"{len(ours)} also run divided by a plan. Of {sum(kept.values()) - kept['']} that make a cache, "
+        f"it is the ledger's in {kept['equal']}, smaller in {kept['less']}, larger in {kept['more']}.",
         "",
         "| class | verdict | why |",
         "|---|---|---|",

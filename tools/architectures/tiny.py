@@ -20,23 +20,24 @@ TOKENS = 8
 
 Table = dict[str, Any]
 _HIDDEN = (
-    "hidden_size hidden_sizes d_model n_embd embed_dim hidden_dim dim model_dim decoder_hidden_size word_embed_proj_dim "
-    "embedding_size hidden_dims output_hidden_size out_hidden_size decoder_dim encoder_dim proj_dim projection_dim "
-    "projector_dim emb_dim width enc_dim dec_dim mm_hidden_size text_hidden_size attention_hidden_size lru_width "
-    "n_embed encoder_hidden_size cross_hidden_size d_embed vision_hidden_size projection_hidden_size projection_size "
-    "decoder_embed_dim embed_size local_dim perceiver_dim attn_hidden_size audio_hidden_size gate_dim"
-).split()
+    r"hidden_size|hidden_sizes|d_model|n_embd|embed_dim|hidden_dim|dim|model_dim|decoder_hidden_size"
+    r"|word_embed_proj_dim|embedding_size|hidden_dims|output_hidden_size|out_hidden_size|decoder_dim"
+    r"|encoder_dim|proj_dim|projection_dim|projector_dim|emb_dim|width|enc_dim|dec_dim|mm_hidden_size"
+    r"|text_hidden_size|attention_hidden_size|lru_width|n_embed|encoder_hidden_size|cross_hidden_size"
+    r"|d_embed|vision_hidden_size|projection_hidden_size|projection_size|decoder_embed_dim|embed_size"
+    r"|local_dim|perceiver_dim|attn_hidden_size|audio_hidden_size|gate_dim"
+)
 _HEAD = (
-    "qk_rope_head_dim qk_nope_head_dim v_head_dim head_dim attention_head_dim d_kv global_head_dim kv_channels "
-    "index_head_dim linear_key_head_dim linear_value_head_dim attention_head_size rope_head_dim swa_head_dim "
-    "swa_v_head_dim attn_head_dim head_size qk_head_dim"
-).split()
+    r"qk_rope_head_dim|qk_nope_head_dim|v_head_dim|head_dim|attention_head_dim|d_kv|global_head_dim"
+    r"|kv_channels|index_head_dim|linear_key_head_dim|linear_value_head_dim|attention_head_size"
+    r"|rope_head_dim|swa_head_dim|swa_v_head_dim|attn_head_dim|head_size|qk_head_dim"
+)
 
 _RULES: tuple[tuple[str, int | str], ...] = (
-    (rf"^({'|'.join(_HIDDEN)})$", 64),
+    (rf"^({_HIDDEN})$", 64),
     (r"moe_intermediate_size|expert_ffn_hidden_size|expert_intermediate|moe_inter|expert_dim|shared_expert_inter", 32),
     (r"intermediate|ffn|d_ff|mlp_dim|n_inner|inner_dim|mlp_hidden|ff_dim|feed_forward|dim_feedforward|mlp_size", 128),
-    (rf"^({'|'.join(_HEAD)})$", 16),
+    (rf"^({_HEAD})$", 16),
     (r"lora_rank|_lora_dim|lora_r$|_rank$", 16),
     (
         r"num_key_value_heads|num_kv_heads|n_head_kv|multi_query_group_num|kv_n_heads|kv_heads|num_global_key_value",
