@@ -146,7 +146,7 @@ def _running(model: Any) -> Inputs:
 
 
 def _on_cpu(cls: Any, folder: str) -> Any:
-    """Load a model on the CPU, its weights copied: mapped from a file they are not aligned, and sum in another order."""
+    """Load a model on the CPU, its weights copied: mapped from a file they lie otherwise, and sum in another order."""
     model = cls.from_pretrained(folder).eval()
     for tensor in [*model.parameters(), *model.buffers()]:
         tensor.data = tensor.data.clone()
