@@ -16,6 +16,7 @@ from typing import Any
 
 from devpolicy._core.errors import Diagnostic, ModelError
 from devpolicy._core.loading.dtypes import loaded_dtype
+from devpolicy._core.loading.recognition import quantization_of
 from devpolicy._core.model.bounds import check_config, read_config, with_floats
 from devpolicy._core.model.classes import architectures_of, class_named
 from devpolicy._core.model.facts import named_dtype
@@ -42,15 +43,9 @@ def from_config(config: Any, architecture: str | None = None) -> ModelTree:
     if isinstance(config, str | PathLike):
         path = path_of(config)
         config = read_config(path / "config.json" if is_folder(path) else path)
-    model = build(config, architecture)
     table = config if isinstance(config, Mapping) else _table_of(config)
-    tree = _tree_of(model, table, loaded_dtype(named_dtype(table), ()))
-    method = quantisation(table)
-    return tree if method is None else replace(tree, incomplete_reason=_quantised(method))
-
-
-def _quantised(method: str) -> str:
-    return f"its weights are quantised (`{method}`), these are not"
+    tree = _tree_of(build(config, architecture), table, loaded_dtype(named_dtype(table), ()))
+    return replace(tree, quantization=quantization_of(table))
 
 
 def built_tree(config: Mapping[str, Any], dtype: str, architecture: str | None = None) -> tuple[ModelTree, Any]:
@@ -69,22 +64,6 @@ def path_of(given: Any) -> Path:
     if not isinstance(text, str):
         raise ModelError(f"a path is a text or a path object, got {type(given).__name__}")
     return Path(text)
-
-
-def quantisation(config: Mapping[str, Any]) -> str | None:
-    """Return how the weights of a checkpoint are quantised, by its configuration, or `None`."""
-    given = next(filter(None, _values_of(config, "quantization_config")), None)
-    if given is None:
-        return None
-    return str(given.get("quant_method", "unknown")) if isinstance(given, Mapping) else "unknown"
-
-
-def _values_of(config: Mapping[str, Any], key: str) -> Iterator[Any]:
-    """Yield what a configuration says under a key, at its top and in its parts."""
-    yield config.get(key)
-    for part in config.values():
-        if isinstance(part, Mapping):
-            yield from _values_of(part, key)
 
 
 def build(config: Any, architecture: str | None = None) -> Any:

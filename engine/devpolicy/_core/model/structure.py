@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from devpolicy._core.errors import ModelError
 from devpolicy._core.loading.dtypes import loaded_dtype
+from devpolicy._core.loading.quantization import Quantization
 from devpolicy._core.model.checkpoint_mapping import Source, checkpoint_mapping
 from devpolicy._core.model.classes import architectures_of, classes_for
 from devpolicy._core.model.config import INSTALL, built_tree
@@ -23,6 +24,7 @@ from devpolicy._core.model.families import CLASSES, checkpoint_name, family_tree
 from devpolicy._core.model.files import shown
 from devpolicy._core.model.fit import Fit, fit_of
 from devpolicy._core.model.headers import Stored
+from devpolicy._core.model.quantize import converted_paths
 from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import ModelTree
 
@@ -40,9 +42,14 @@ def has_transformers() -> bool:
 
 
 def structure_of(
-    config: dict[str, Any], headers: Mapping[str, Stored], architecture: str | None
+    config: dict[str, Any],
+    headers: Mapping[str, Stored],
+    architecture: str | None,
+    quantization: Quantization | None = None,
 ) -> tuple[Structure | None, str]:
     """Return the structure whose names and shapes are the checkpoint's, or `None` and the reason why there is none.
+
+    Of what is quantised only the names of the modules are compared.
 
     A class that the caller asks for is taken where it can be loaded at all, one that the configuration names where the
     tensors do not refute it. Any other has to fit completely.
@@ -60,6 +67,8 @@ def structure_of(
             continue
         if structure is None:
             continue
+        if quantization is not None:
+            structure = structure._replace(fit=structure.fit.beside(converted_paths(structure.tree, quantization)))
         fit = structure.fit
         asked = architecture is not None and not fit.reshaped and len(fit.unplaced) < len(headers)
         if fit.complete or asked or (name == named and not fit.refuted):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from devpolicy._core.errors import ModelError
 from devpolicy._core.loading.dtypes import FLOAT32_IN
+from devpolicy._core.loading.quantization import Quantization
 from devpolicy._core.loading.value import UNKNOWN, Loading
 from devpolicy._core.model.ggml import BLOCKS
 
@@ -48,6 +49,8 @@ class Tensor:
     """Whether it is in a state dict. A non-persistent buffer takes memory and is in no checkpoint."""
     float32_in: str = ""
     """In which dtypes of the model it is float32 all the same: a word of `FLOAT32_IN`."""
+    packed: int | None = None
+    """The bytes that it takes with its scales where it is quantised; `None` where `shape` and `dtype` say it."""
     elements: int = field(init=False, repr=False, compare=False)
     """The product of `shape`, kept because a planner asks for bytes again and again."""
 
@@ -66,6 +69,8 @@ class Tensor:
             raise ModelError(f"tensor `{self.name}` is a parameter: only a buffer is not persistent")
         if self.float32_in not in FLOAT32_IN:
             raise ModelError(f"tensor `{self.name}` cannot be float32 in `{self.float32_in}`")
+        if self.packed is not None and self.packed < 0:
+            raise ModelError(f"tensor `{self.name}` cannot take {self.packed} bytes")
         object.__setattr__(self, "elements", prod(self.shape))
 
     def dtype_as(self, dtype: str | None) -> str:
@@ -79,6 +84,8 @@ class Tensor:
 
     def bytes_as(self, dtype: str | None) -> int:
         """Bytes of the tensor when the model is loaded in `dtype` (`None`: as it is)."""
+        if self.packed is not None:
+            return self.packed
         own = self.dtype_as(dtype)
         if own in BLOCKS:
             elements, size = BLOCKS[own]
@@ -155,6 +162,10 @@ class ModelTree:
     """What the source says of the model beside its structure (model_type, parameters), for people."""
     loading: Loading = UNKNOWN
     """How Transformers instantiates the model, as far as it is known."""
+    head: str | None = None
+    """The path of the output embeddings, where they are neither the last module nor tied."""
+    quantization: Quantization | None = None
+    """How the checkpoint is quantised, whose modules are here as they are without; `None` where it is not."""
 
     def __repr__(self) -> str:
         return f"<ModelTree {self.name!r}: {len(self.modules)} modules, {self.parameters} parameters>"
@@ -168,6 +179,8 @@ class ModelTree:
         _ = self.parents  # raises where a module does not follow its parent
         if self.dtype is not None and self.dtype not in DTYPE_BITS:
             raise ModelError(f"`{self.dtype}` is no dtype")
+        if self.head is not None and self.head not in self.index:
+            raise ModelError(f"the head names `{self.head}`, which is no module of the model")
         if len(dict(self.metadata)) != len(self.metadata):
             raise ModelError("a key of the metadata is given twice")
         self._check_tensors()

@@ -6,10 +6,13 @@ equal, which ranges they make. It decides nothing about what a key means.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from devpolicy._core.loading.quantization import Quantization
+from devpolicy._core.loading.recognition import as_config
 from devpolicy._core.loading.value import Loading, as_argument
 from devpolicy._core.model.ranges import LARGEST_NUMBER, join
 from devpolicy._core.model.tree import Activated, KVCache, ModelTree, Module, Tensor
@@ -43,6 +46,10 @@ def write(tree: ModelTree) -> str:
         lines.append(f"partial = {quote(tree.incomplete_reason)}")
     if tree.metadata:
         lines.append(f"facts = {_table((key, quote(text)) for key, text in tree.metadata)}")
+    if tree.head is not None:
+        lines.append(f"head = {quote(tree.head)}")
+    if tree.quantization is not None:
+        lines.append(f"quantization = {_quantization(tree.quantization)}")
     if tree.loading != Loading():
         lines.append(f"loading = {_loading(tree.loading)}")
     if tree.ties:
@@ -85,6 +92,16 @@ def _loading(loading: Loading) -> str:
     return _table(pairs)
 
 
+def _quantization(quantization: Quantization) -> str:
+    if quantization.scheme:
+        pairs = [("config", quote(json.dumps(as_config(quantization), sort_keys=True)))]
+    else:
+        pairs = [("method", quote(quantization.method)), ("problem", quote(quantization.problem))]
+    if quantization.stored is not None:
+        pairs.append(("stored", str(quantization.stored)))
+    return _table(pairs)
+
+
 def _cache(cache: KVCache, pattern: str) -> str:
     pairs = [("module", quote(pattern)), ("values", str(cache.values))]
     if cache.window is not None:
@@ -115,6 +132,8 @@ def _tensor(tensor: Tensor, default: str) -> str:
         extra.append("persistent = false")
     elif tensor.buffer:
         extra.append("buffer = true")
+    if tensor.packed is not None:
+        extra.append(f"packed = {tensor.packed}")
     if tensor.float32_in:
         extra.append(f"float32_in = {quote(tensor.float32_in)}")
     shape = f"[{', '.join(map(str, tensor.shape))}]"
