@@ -15,7 +15,7 @@ from devpolicy._core.cli.memory_bars import PARTS, bars, figures, sizes_of
 from devpolicy._core.cli.report import painted, rendered
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.cost.prediction import as_ms
-from devpolicy._core.memory.sizing import size_model
+from devpolicy._core.memory.sizing import compute_dtype, context_of
 from devpolicy._core.sizes import format_size
 from devpolicy._core.toml.document import write_key
 
@@ -50,12 +50,14 @@ def component_facts(plan: Plan, policy: Policy, tree: ModelTree | None) -> list[
         size = sum(unit.bytes for unit in plan.placements.values())
         return [*pairs, ("needs", f"{format_size(size)} of one device, for {plan.target}")]
     workload = policy.for_component(plan.component).workload
-    sizing = size_model(tree, workload)
-    loaded = sum(sizing.weights) + sum(sizing.buffers)
+    loaded = sum(unit.bytes for unit in plan.placements.values())
+    scheme = plan.loading.scheme
+    held = f"in {compute_dtype(tree, workload)}" if scheme == "none" else f"as {scheme}"
     return [
         *pairs,
-        ("model", f"{tree.name}: {count(tree.parameters)} parameters, {format_size(loaded)} in {sizing.dtype}"),
-        ("work", f"{sizing.context:,} tokens of context, batch {workload.batch}, for {plan.target}"),
+        ("model", f"{tree.name}: {count(tree.parameters)} parameters, {format_size(loaded)} {held}"),
+        ("work", f"{context_of(tree, workload):,} tokens of context, batch {workload.batch}, for {plan.target}"),
+        *([("assumed", f"{' and '.join(plan.loading.assumed)} installed there")] if plan.loading.assumed else []),
     ]
 
 

@@ -145,6 +145,8 @@ class SchemeSupport:
     """Where weights of a stored checkpoint may be kept beside accelerators."""
     beside_made: frozenset[str] = frozenset()
     """The same for a scheme that is made on load."""
+    several: bool = True
+    """Whether a stored checkpoint that stays as it is may be divided over accelerators; else it is dequantised."""
     packages: tuple[Package, ...] = ()
     """What loading or the first forward fails without; assumed where the host records no version of it."""
     keeping: Callable[[Settings], dict[str, Any]] | None = None

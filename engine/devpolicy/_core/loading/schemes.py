@@ -31,7 +31,9 @@ def _four_bits(weight: Weight, settings: Settings) -> int:
     if not settings["bnb_4bit_use_double_quant"]:
         return packed + 4 * blocks + 64
     # Scales in 8 bits, for each 256 of them one of their own, with their table, and their offset.
-    return packed + blocks + 4 * _ceil(blocks, 256) + 1024 + 64 + 4
+    double = packed + blocks + 4 * _ceil(blocks, 256) + 1024 + 64 + 4
+    # A CPU's first forward turns them into two bytes each.
+    return max(double, packed + 2 * blocks + 64) if weight.kind == "cpu" else double
 
 
 def _float8(weight: Weight, settings: Settings) -> int:

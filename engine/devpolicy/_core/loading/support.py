@@ -7,6 +7,7 @@ Owns the rows of one consumer: facts about Transformers 5 and the libraries that
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from devpolicy._core.loading.quantization import Condition, Package, SchemeSupport, Settings
@@ -24,13 +25,7 @@ _BITSANDBYTES = SchemeSupport(
 
 
 def _bitsandbytes(**making: Any) -> SchemeSupport:
-    return _with(_BITSANDBYTES, {"quant_method": "bitsandbytes", **making})
-
-
-def _with(row: SchemeSupport, making: Mapping[str, Any]) -> SchemeSupport:
-    from dataclasses import replace
-
-    return replace(row, making=making)
+    return replace(_BITSANDBYTES, making={"quant_method": "bitsandbytes", **making})
 
 
 def _keep_float8(settings: Settings) -> dict[str, Any]:
@@ -113,7 +108,10 @@ TRANSFORMERS: Mapping[str, SchemeSupport] = {
     "compressed-fp8": SchemeSupport(
         kept=Condition({"cuda": (8, 9), "xpu": None}),
         otherwise="dequantized",
+        beside=_NOWHERE,
+        several=False,
         packages=(Package("compressed-tensors", ">=0.15.0"),),
+        because="compressed-tensors removes the hooks by which accelerate moves weights and inputs",
         keeping=lambda _: {"quant_method": "compressed-tensors", "use_optimized_inference": True},
         dequantizing={"quant_method": "compressed-tensors", "dequantize": True},
     ),

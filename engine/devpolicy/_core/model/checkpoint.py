@@ -167,7 +167,8 @@ def _without_headers(folder: Path, config: dict[str, Any], architecture: str | N
     if tree is None:
         message = f"`{folder}` holds pickled weights, and nothing here knows the structure of its model"
         raise ModelError(Diagnostic("DP407", message, help=INSTALL))
-    tree = replace(tree, quantization=quantization_of(config, _beside(folder)), modules=tuple(replace(module, in_place=not module.tensors) for module in tree.modules))
+    modules = tuple(replace(module, in_place=not module.tensors) for module in tree.modules)
+    tree = replace(tree, modules=modules, quantization=quantization_of(config, _beside(folder)))
     if architectures_of(config):
         return tree
     reason = "its `config.json` names no class, and pickled weights are not opened: name it as `architecture`"

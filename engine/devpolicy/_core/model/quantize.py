@@ -45,6 +45,17 @@ class Held:
     """Why a quantised checkpoint is held dequantised; empty where it is not."""
     assumed: tuple[Package, ...] = ()
     """What must be installed, and is not recorded of the host."""
+    several: bool = True
+    """Whether it may be divided over accelerators."""
+    instead: Held | None = None
+    """What it is held as where it is divided, or kept elsewhere in part; `None` where that changes nothing."""
+    kind: str = ""
+    """The type of device that the bytes are counted for, where they depend on it."""
+
+    @property
+    def form(self) -> tuple[str, str, bool]:
+        """What two forms of one model that take the same bytes have in common."""
+        return self.scheme, self.kind, bool(self.dequantized)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +100,7 @@ def _made(
         support.because,
         scheme.name,
         assumed=_assumed(support.packages, facts),
+        kind=facts.kind,
     )
 
 
@@ -101,21 +113,35 @@ def _stored(
     if support is None or not support.stored:
         return NotHeld(f"no such checkpoint is loaded from `{quantization.method}`", both_figures(tree, dtype))
     settings = {"quant_method": quantization.method, **dict(quantization.settings)}
-    unmet = "no library runs it as it is stored" if support.kept is None else _unmet(support.kept, facts)
     wrong = _wrong_version(support.packages, facts)
-    if not unmet and not wrong:
-        packed = _packed(tree, scheme, settings, facts.kind, dtype)
-        if packed is not None:
-            arguments = None if support.keeping is None else support.keeping(settings)
-            assumed = _assumed(support.packages, facts)
-            return Held(packed, arguments, support.beside, support.because, scheme.name, assumed=assumed)
+    unmet = "no library runs it as it is stored" if support.kept is None else _unmet(support.kept, facts)
+    packed = None if unmet or wrong else _packed(tree, scheme, settings, facts.kind, dtype)
+    if packed is None and not unmet:
         unmet = f"it converts no module of `{tree.name}`"
-    if wrong or support.otherwise == "refused":
+    if wrong or (packed is None and support.otherwise == "refused"):
         return NotHeld(f"`{scheme.name}` weights cannot be loaded here: {wrong or unmet}", both_figures(tree, dtype))
+    if packed is None:
+        return _dequantized(tree, quantization, support, facts, unmet)
+    return Held(
+        packed,
+        None if support.keeping is None else support.keeping(settings),
+        support.beside,
+        support.because,
+        scheme.name,
+        assumed=_assumed(support.packages, facts),
+        several=support.several,
+        instead=None if support.several else _dequantized(tree, quantization, support, facts, support.because),
+        kind=facts.kind,
+    )
+
+
+def _dequantized(
+    tree: ModelTree, quantization: Quantization, support: SchemeSupport, facts: Facts, why: str
+) -> Held:
     paths = converted_paths(tree, quantization)  # what is dequantised cannot be read from the checkpoint as it is
     modules = tuple(replace(module, in_place=False) if module.path in paths else module for module in tree.modules)
     assumed = _assumed(support.packages, facts) if support.kept is None else ()
-    return Held(replace(tree, modules=modules), support.dequantizing, dequantized=unmet, assumed=assumed)
+    return Held(replace(tree, modules=modules), support.dequantizing, dequantized=why, assumed=assumed)
 
 
 def both_figures(tree: ModelTree, dtype: str | None = None) -> tuple[str, ...]:
@@ -201,7 +227,8 @@ def _blocks(tree: ModelTree, settings: Mapping[str, Any]) -> str:
 
 def _in_blocks(path: str, within: str, settings: Mapping[str, Any]) -> bool:
     lists = settings["modules_in_block_to_quantize"]
-    return path.startswith(within) and (lists is None or path.endswith(tuple(name for names in lists for name in names)))
+    ends = tuple(name for names in lists or () for name in names)
+    return path.startswith(within) and (lists is None or path.endswith(ends))
 
 
 def _packed(

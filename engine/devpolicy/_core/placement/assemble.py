@@ -11,7 +11,7 @@ from devpolicy._core.cost.prediction import Prediction
 from devpolicy._core.device import ComponentDevice, Device, DeviceMap, DeviceType
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
-from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.model.quantize import Held
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Division
 from devpolicy._core.placement.ledger import Budget
@@ -55,14 +55,15 @@ def assemble(
         placements=Placements(placements),
         ledger=ledger,
         warnings=warnings,
-        loading=_load(policy, context.tree, component, rewritten),
+        loading=_load(policy, context.held, component, rewritten),
         prediction=_prediction(division, context, solution),
         trace=trace,
     )
 
 
-def _load(policy: ResolvedPolicy, tree: ModelTree, component: str | None, rewritten: int) -> LoadSettings:
+def _load(policy: ResolvedPolicy, held: Held, component: str | None, rewritten: int) -> LoadSettings:
     """Return what a consumer is told for loading: what the policy asks for, and what the bytes were counted for."""
+    tree = held.tree
     return LoadSettings(
         dtype=policy.workload.dtype,
         offload_folder=_folder(policy.disk_path, component) if rewritten else None,
@@ -70,6 +71,9 @@ def _load(policy: ResolvedPolicy, tree: ModelTree, component: str | None, rewrit
         model_dtype=None if policy.workload.dtype else tree.default_dtype,
         attention=tree.loading.attention,
         experts=tree.loading.experts,
+        scheme=held.scheme,
+        quantization=held.arguments,
+        assumed=tuple(map(str, held.assumed)),
     )
 
 

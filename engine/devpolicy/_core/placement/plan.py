@@ -57,6 +57,12 @@ class LoadSettings:
     """Which attention each part of the model runs with; empty where it is not known."""
     experts: tuple[tuple[str, str], ...] = ()
     """Which implementation its experts run with; empty where it has none."""
+    scheme: str = "none"
+    """What the weights are held as: the name of a scheme, or `"none"`."""
+    quantization: Mapping[str, Any] | None = None
+    """The `quantization_config` that is handed over, as a table; `None` where none is."""
+    assumed: tuple[str, ...] = ()
+    """Packages that the scheme needs, and that the host records no version of."""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LoadSettings:
@@ -68,6 +74,9 @@ class LoadSettings:
             _optional_text(data.get("model_dtype")),
             as_pairs(data.get("attn_implementation")),
             as_pairs(data.get("experts_implementation")),
+            _text(data.get("scheme", "none")),
+            _optional_table(data.get("quantization_config")),
+            tuple(map(_text, data.get("assumed", ()))),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,6 +88,9 @@ class LoadSettings:
             "model_dtype": self.model_dtype,
             "attn_implementation": as_argument(self.attention),
             "experts_implementation": as_argument(self.experts),
+            "scheme": self.scheme,
+            "quantization_config": None if self.quantization is None else dict(self.quantization),
+            "assumed": list(self.assumed),
         }
 
 
@@ -202,6 +214,8 @@ class Plan:
             "offload_folder": self.loading.offload_folder,
             "placements": [[path, str(unit.device), str(unit.runs_on)] for path, unit in self.placements.items()],
         }
+        if self.loading.quantization is not None:
+            given["quantization_config"] = self.loading.quantization
         text = json.dumps(given, ensure_ascii=True, separators=(",", ":"), sort_keys=True)
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
@@ -330,6 +344,12 @@ def _text(value: object) -> str:
 
 def _optional_text(value: object) -> str | None:
     return None if value is None else _text(value)
+
+
+def _optional_table(value: object) -> Mapping[str, Any] | None:
+    if value is not None and not isinstance(value, Mapping):
+        raise TypeError(f"a table is expected, got {type(value).__name__}")
+    return value
 
 
 def _number(value: object) -> int:

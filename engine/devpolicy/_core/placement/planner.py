@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from devpolicy._core.errors import Diagnostic, PolicyError, Unsatisfiable
 from devpolicy._core.host import Host
@@ -16,6 +17,7 @@ from devpolicy._core.language.conditions import check_requirements
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
 from devpolicy._core.memory.budgets import pool_reserved
 from devpolicy._core.memory.sizing import Sizing, size_model
+from devpolicy._core.model.quantize import Held
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement import exact
 from devpolicy._core.placement.apply_rules import Refused, apply_rules
@@ -28,6 +30,7 @@ from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of
 from devpolicy._core.placement.lint import findings_of_rules
 from devpolicy._core.placement.overflow import Spilled, spill
 from devpolicy._core.placement.plan import Plan, Trace
+from devpolicy._core.placement.quantized import findings_of_form, held_on
 from devpolicy._core.placement.refusals import no_room, nothing_fits
 from devpolicy._core.placement.scatter import scatter
 from devpolicy._core.placement.search import Attempt, Problem, Solution, in_context, place
@@ -144,31 +147,52 @@ def _place(
         message = f"the structure of `{tree.name}` is not known in full"
         hint = 'plan for one device, which needs no map: `target = "torch"`, or `--to torch`'
         raise Unsatisfiable(Diagnostic("DP407", message, notes=(tree.incomplete_reason,), help=hint))
-    key = policy.rules, policy.workload, policy.ties
-    if key not in divided:
-        divided[key] = _divided(policy, tree)
-    sizing, division, findings = divided[key]
+    divide_as = partial(_divide_as, policy, divided)
+    divide_as(Held(tree))  # what is wrong with the rules is said before what the host has not
     reserved = pool_reserved(reserved, host)
     refusals: list[tuple[DeviceSelector, Diagnostic]] = []
     for selector in policy.prefer:
         try:
             selection = _selected(selector, policy, host, consumer)
-            context = context_for(selector, selection, policy, host, consumer, tree, sizing, reserved)
-            attempt, notes = _search(division, context)
-            solution = attempt.solution()
-            if not consumer.maps and len(set(solution.device)) > 1:
-                message = f"several devices are needed, and `{consumer.name}` takes one"
-                raise Refused(Diagnostic("DP409", message))
-            ledger = ledger_of(division.units, solution, context)
-            check_ledger(ledger, context)
+            form: Held | None = held_on(selector.type, policy, tree, host, consumer)
         except Refused as refused:
             refusals.append((selector, refused.finding))
             continue
-        outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "serves")]
-        trace = Trace(tuple(outcomes), notes)
-        told = (*policy.notices, *_findings_of_model(tree, policy), *findings)
-        return PlacedModel(selector, division, context, attempt, solution, ledger, trace, told)
+        while form is not None:
+            sizing, division, findings = divide_as(form)
+            context = context_for(selector, selection, policy, host, consumer, form, sizing, reserved)
+            try:
+                attempt, notes, ledger = _attempt(division, context)
+            except Refused as refused:
+                form = form.instead
+                if form is None:
+                    refusals.append((selector, refused.finding))
+                continue
+            outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "serves")]
+            trace = Trace(tuple(outcomes), notes)
+            of_form = findings_of_form(form, tree, policy)
+            told = (*policy.notices, *_findings_of_model(tree, policy), *of_form, *findings)
+            return PlacedModel(selector, division, context, attempt, attempt.solution(), ledger, trace, told)
     raise Unsatisfiable(nothing_fits(policy, tree, refusals))
+
+
+def _attempt(
+    division: Division, context: PlacementContext
+) -> tuple[Attempt, tuple[tuple[str, str], ...], Mapping[str, Budget]]:
+    """Place a model in one form, and add up what each device holds. Raises `Refused` where it does not fit."""
+    consumer, one_device = context.target, context.policy.split == "never"
+    if not context.held.several and not one_device and len(context.open) > 1 and context.policy.split != "when-needed":
+        raise Refused(Diagnostic("DP417", f"it cannot be divided: {context.held.because}"))
+    attempt, notes = _search(division, context)
+    solution = attempt.solution()
+    several = len(set(solution.device)) > 1
+    if several and not consumer.maps:
+        raise Refused(Diagnostic("DP409", f"several devices are needed, and `{consumer.name}` takes one"))
+    if several and not context.held.several:
+        raise Refused(Diagnostic("DP417", f"it cannot be divided: {context.held.because}"))
+    ledger = ledger_of(division.units, solution, context)
+    check_ledger(ledger, context)
+    return attempt, notes, ledger
 
 
 def _findings_of_model(tree: ModelTree, policy: ResolvedPolicy) -> list[Diagnostic]:
@@ -185,8 +209,17 @@ def _findings_of_model(tree: ModelTree, policy: ResolvedPolicy) -> list[Diagnost
     return [Diagnostic("DP407", message, notes=(tree.incomplete_reason,), severity="warning"), *unlike]
 
 
-_Divided = dict[tuple[object, ...], tuple[Sizing, Division, list[Diagnostic]]]
-"""What of a plan does not depend on the host but through the policy: one model under its rules and workload."""
+_Parts = tuple[Sizing, Division, list[Diagnostic]]
+_Divided = dict[tuple[object, ...], _Parts]
+"""What of a plan depends on the host only through the policy and the form in which the model is held."""
+
+
+def _divide_as(policy: ResolvedPolicy, divided: _Divided, held: Held) -> _Parts:
+    """Return what a model is divided into in one form, computed once for each."""
+    key = policy.rules, policy.workload, policy.ties, held.form
+    if key not in divided:
+        divided[key] = _divided(policy, held.tree)
+    return divided[key]
 
 
 def _divided(policy: ResolvedPolicy, tree: ModelTree) -> tuple[Sizing, Division, list[Diagnostic]]:

@@ -6,10 +6,13 @@ takes a map, where it can keep weights. The conversion into its form is an adapt
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from devpolicy._core.device import DeviceType
 from devpolicy._core.errors import DevPolicyError
+from devpolicy._core.loading.quantization import SchemeSupport
+from devpolicy._core.loading.support import TRANSFORMERS
 from devpolicy._core.toml.tables import did_you_mean
 
 
@@ -30,6 +33,8 @@ class Target:
     """The way out where a rule needs a map and it takes none."""
     reads: frozenset[str] = frozenset({"safetensors"})
     """The formats of weights that it loads as they are."""
+    schemes: Mapping[str, SchemeSupport] = field(default_factory=dict)
+    """What it does with quantised weights, by the scheme's name. A scheme that is not there it cannot load."""
 
 
 _ALL = frozenset(kind.value for kind in DeviceType) - {"disk"}
@@ -37,16 +42,16 @@ _ALL = frozenset(kind.value for kind in DeviceType) - {"disk"}
 TARGETS = {
     target.name: target
     for target in (
-        Target("hf", _ALL, maps=True),
-        Target("haystack", frozenset({"cuda", "mps", "xpu", "cpu"}), maps=True),
-        Target("torch", _ALL, maps=False, reads=frozenset({"safetensors", "gguf"})),
+        Target("hf", _ALL, maps=True, schemes=TRANSFORMERS),
+        Target("haystack", frozenset({"cuda", "mps", "xpu", "cpu"}), maps=True, schemes=TRANSFORMERS),
+        Target("torch", _ALL, maps=False, reads=frozenset({"safetensors", "gguf"}), schemes=TRANSFORMERS),
         Target("spacy", frozenset({"cuda", "mps", "cpu"}), maps=False),
     )
 }
 _ONE = 'leave the rule out for this component; a class of your own that takes a map is given one by `target = "hf"`'
 
 COMPONENT_TARGETS = {
-    name: Target(name, frozenset(types), maps=False, instead=_ONE)
+    name: Target(name, frozenset(types), maps=False, instead=_ONE, schemes=TRANSFORMERS if "torch" in name else {})
     for name, types in {
         "haystack-torch": ("cuda", "mps", "xpu", "cpu"),
         "haystack-spacy": ("cuda", "cpu"),

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from devpolicy._core.placement.quantized import tree_of
 from devpolicy._core.review.outcome import Outcome, Part, is_meant, plan_outcome
-from devpolicy._core.review.recount import KEPT, budgets_of, device_map, keys_of, recount, tensors
+from devpolicy._core.review.recount import KEPT, DeviceLoad, budgets_of, device_map, keys_of, recount, tensors
 from devpolicy._core.sizes import format_size
 
 if TYPE_CHECKING:
+    from devpolicy._core.host import Host
     from devpolicy._core.language.policy import DeviceSelector
     from devpolicy._core.language.properties import Property
     from devpolicy._core.memory.budgets import DeviceBudget
@@ -75,16 +77,21 @@ def _within_budget(outcome: Outcome) -> Iterator[str]:
         return
     budgets = budgets_of(outcome.policy, outcome.host)
     own = Part(outcome.policy, outcome.tree, outcome.plan)
-    used = recount(own.plan, own.tree, own.policy, budgets)
+    used = _recounted(own, outcome.host)
     totals: dict[str, int] = {}
     for part in (*outcome.before, own):
-        for device, load in recount(part.plan, part.tree, part.policy, budgets_of(part.policy, outcome.host)).items():
+        for device, load in _recounted(part, outcome.host).items():
             totals[device] = totals.get(device, 0) + load.total
     for device in used:
         if device in budgets:
             yield from _over(device, totals[device], budgets[device], _free(outcome, device))
     yield from _over_the_pool(outcome, totals, budgets)
     yield from _over_the_share(outcome, {device: used[device].total for device in used if device in budgets}, budgets)
+
+
+def _recounted(part: Part, host: Host) -> dict[str, DeviceLoad]:
+    tree = tree_of(part.plan, part.policy, part.tree, host)
+    return recount(part.plan, tree, part.policy, budgets_of(part.policy, host))
 
 
 def _over(device: str, total: int, budget: DeviceBudget, free: int) -> Iterator[str]:

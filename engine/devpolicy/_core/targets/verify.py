@@ -56,7 +56,7 @@ def _other_bytes(plan: Plan, model: Any) -> Iterator[str]:
         # One tensor under two names counts once. What is offloaded has a stand-in under each, and is tied by its name.
         keys = {id(tensor), tied.get(name, name)} if tensor.device.type == "meta" else {id(tensor)}
         if not keys & seen:
-            held[path] += _stored_bytes(tensor)
+            held[path] += _stored_bytes(tensor) + _bytes_beside(tensor, model, name)
             dtypes[path].add(str(tensor.dtype).removeprefix("torch."))
         seen |= keys
     for path, placement in plan.placements.items():
@@ -77,6 +77,21 @@ def _stored_bytes(tensor: Any) -> int:
         return int(tensor.numel() * tensor.element_size())
     names, _ = tensor.__tensor_flatten__()
     return sum(_stored_bytes(getattr(tensor, name)) for name in names)
+
+
+_TABLES = ("absmax", "code", "offset")
+"""What bitsandbytes keeps of a 4-bit weight beside it: scales, the values that the bits stand for, the scales' mean."""
+
+
+def _bytes_beside(tensor: Any, model: Any, name: str) -> int:
+    """Return the bytes of what a quantised tensor carries with it as attributes, which no module registers."""
+    state = getattr(tensor, "quant_state", None)
+    parts = [getattr(one, table, None) for one in (state, getattr(state, "state2", None)) for table in _TABLES]
+    if hasattr(tensor, "SCB"):  # the scales of 8-bit weights, which the first forward hands to the module
+        parts.append(tensor.SCB)
+        if tensor.SCB is None:
+            parts.append(getattr(getattr(model.get_submodule(name.rpartition(".")[0]), "state", None), "SCB", None))
+    return sum(_stored_bytes(part) for part in parts if hasattr(part, "element_size"))
 
 
 def _tensors(model: Any) -> Iterator[tuple[str, Any, bool]]:
