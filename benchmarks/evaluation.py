@@ -1,6 +1,6 @@
 """How good a device map is, whoever made it: one count of bytes and one model of time for all planners.
 
-What is kept on the CPU or on disk runs on the lowest accelerator of the map, as accelerate runs it.
+What is stored on the CPU or on disk runs on the lowest accelerator of the map, as accelerate runs it.
 """
 
 from __future__ import annotations

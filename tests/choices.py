@@ -50,7 +50,7 @@ def planned(host: Host) -> tuple[list[str], str]:
         notes = [note for finding in refused.diagnostics for note in finding.notes]
         return [], "; ".join(note for note in notes if ABSENT not in note)
     assert plan.trace is not None
-    passed = [f"`{term}`: {why}" for term, why in plan.trace.terms if why != "serves" and ABSENT not in why]
+    passed = [f"`{term}`: {why}" for term, why in plan.trace.terms if why != "fits" and ABSENT not in why]
     return sorted({str(unit.runs_on) for unit in plan.placements.values()}), "; ".join(passed)
 
 

@@ -74,7 +74,7 @@ def subtree(tree: Any, path: str) -> int:
 def is_unit(tree: Any, path: str) -> bool:
     """Whether a module is placed as a whole where no rule cuts it; a rule that goes by size alone speaks of these."""
 
-    classes = {module.path: module.cls for module in tree.modules}
+    classes = {module.path: module.class_name for module in tree.modules}
     lists = {"ModuleList", "ModuleDict", "Sequential"}
 
     def block(path: str) -> bool:
@@ -94,12 +94,12 @@ def is_unit(tree: Any, path: str) -> bool:
 
 def matches(rule: Any, tree: Any, path: str) -> bool:
     """Whether all that a rule asks holds for this one module."""
-    cls = next(module.cls for module in tree.modules if module.path == path)
+    cls = next(module.class_name for module in tree.modules if module.path == path)
     return (
         (not rule.match or any(pattern.matches(path) for pattern in rule.match))
-        and (not rule.cls or any(fnmatchcase(cls, glob) for glob in rule.cls))
+        and (not rule.module_class or any(fnmatchcase(cls, glob) for glob in rule.module_class))
         and (rule.size is None or rule.size.holds(subtree(tree, path)))
-        and (bool(rule.match or rule.cls) or is_unit(tree, path))
+        and (bool(rule.match or rule.module_class) or is_unit(tree, path))
     )
 
 
@@ -213,7 +213,11 @@ def in_class(cls: Any, one: Any) -> bool:
 
 def meant(term: Any, one: Any) -> bool:
     """Whether a term speaks of an accelerator: by its type, its number or its class."""
-    return one.type == term.type and term.id in (None, one.id) and (term.cls is None or in_class(term.cls, one))
+    return (
+        one.type == term.type
+        and term.id in (None, one.id)
+        and (term.device_class is None or in_class(term.device_class, one))
+    )
 
 
 def named(host: Any, term: Any) -> list[Any]:
@@ -243,7 +247,7 @@ def serving(policy: Any, host: Any, term: Any) -> list[int | None] | str:
         return str(faults[term.type])
     counted = named(host, term)
     if not counted:
-        return "no device of the host" if term.cls and host.devices(term.type) else "the host has no"
+        return "no device of the host" if term.device_class and host.devices(term.type) else "the host has no"
     working = [one for one in counted if not one.fault]
     if not working:
         return str(counted[0].fault)
@@ -287,7 +291,11 @@ def latency(
         entries = [entry for entry in tree.reads if entry.module in ancestors(path)]
         parts, of = prod(entry.experts_per_token for entry in entries), prod(entry.num_experts for entry in entries)
         share = Fraction(min(parts * batch, of), of)
-        if classes[path].cls.endswith("Embedding") and len(classes[path].tensors) == 1 and len(tensor.shape) == 2:
+        if (
+            classes[path].class_name.endswith("Embedding")
+            and len(classes[path].tensors) == 1
+            and len(tensor.shape) == 2
+        ):
             share *= Fraction(min(batch, tensor.shape[0]), tensor.shape[0]) if tensor.shape[0] else 1
         often = Fraction(1, tokens) if any(entry.per_request for entry in entries) else Fraction(1)
         time += often * share * size(tensor) / speeds[runs]

@@ -143,7 +143,7 @@ def test_components_planned_together_share_the_devices(models: list[tuple[str, s
     taken: dict[str, int] = {}
     for made in plans.values():
         for device, budget in made.ledger.items():
-            assert budget.others == taken.get(device, 0)
+            assert budget.used_by_others == taken.get(device, 0)
             assert budget.used + budget.headroom <= budget.cap
             taken[device] = budget.used
 
@@ -415,7 +415,7 @@ def test_threads_that_share_the_policy_of_a_process_share_its_probe_and_its_clai
     assert len(probes) == 1
     (active,) = verbs.context._of_process.values()
     ledgers = [one.plan.ledger["cpu"] for one in active.joint.placed]
-    assert sum(ledger.used - ledger.others for ledger in ledgers) == count * taken
+    assert sum(ledger.used - ledger.used_by_others for ledger in ledgers) == count * taken
 
 
 # The variable.

@@ -20,7 +20,7 @@ CORE = PACKAGE / "_core"
 # Each may import those before it and nothing else of ours.
 LEAVES = ("public", "text", "errors", "sizes", "codes", "shipped", "files", "toml", "connected")
 
-_VALUES = (*LEAVES, "loading", "device", "host", "model")
+_VALUES = (*LEAVES, "loading", "device", "host", "model", "abilities")
 _ENGINE = (*_VALUES, "language", "memory", "cost", "placement")
 
 # What a room of `_core` may import at module level, and inside functions, beside itself.
@@ -30,12 +30,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "host": (*LEAVES, "device"),
     "loading": LEAVES,
     "model": (*LEAVES, "loading", "device"),
+    "abilities": (*LEAVES, "loading", "device"),
     "language": _VALUES,
     "memory": (*_VALUES, "language"),
     "cost": (*_VALUES, "language", "memory"),
     "placement": (*_VALUES, "language", "memory", "cost"),
     "verbs": _ENGINE,
-    "targets": (*LEAVES, "loading", "device", "model", "placement"),
+    "targets": (*LEAVES, "loading", "device", "host", "model", "abilities", "placement"),
     "certify": _ENGINE,
     "review": (*_ENGINE, "verbs"),
     "conformance": (*_ENGINE, "verbs", "simulation"),

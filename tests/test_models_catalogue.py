@@ -43,7 +43,7 @@ def test_a_catalogue_model_has_the_published_number_of_parameters(name):
     tree = ModelTree.load(name)
     assert tree.parameters + CATALOGUE[name].buffers == CATALOGUE[name].parameters
     assert (tree.name, tree.incomplete_reason) == (name, None)
-    classes = {module.cls for module in tree.modules}
+    classes = {module.class_name for module in tree.modules}
     assert tree.no_split & classes or name in UNDIVIDED
     assert CATALOGUE[name].source.count("/") == 1
 
@@ -137,7 +137,7 @@ def test_t5_keeps_a_cache_for_its_own_tokens_and_one_for_the_encoders():
 
 def test_fused_experts_are_rewritten_on_disk_and_nothing_else_of_mixtral():
     tree = ModelTree.load("mixtral-8x7b")
-    assert {module.cls for module in tree.modules if not module.in_place} == {"MixtralExperts"}
+    assert {module.class_name for module in tree.modules if not module.in_place} == {"MixtralExperts"}
 
 
 BUILT_OTHERWISE_BEFORE = {"deepseek-v3": "5.24"}  # its router's weight is float32 since then

@@ -60,10 +60,14 @@ def test_a_saved_model_reads_as_it_will_be_loaded(architecture, model_type, conf
     saved(tmp_path, architecture, model_type, **config)
     tree = ModelTree.from_checkpoint(tmp_path)
     loaded = ModelTree.from_module(getattr(transformers, architecture).from_pretrained(tmp_path))
-    assert [(m.path, m.cls, m.tensors) for m in tree.modules] == [(m.path, m.cls, m.tensors) for m in loaded.modules]
+    assert [(m.path, m.class_name, m.tensors) for m in tree.modules] == [
+        (m.path, m.class_name, m.tensors) for m in loaded.modules
+    ]
     assert (tree.ties, tree.no_split, tree.kv_cache) == (loaded.ties, loaded.no_split, loaded.kv_cache)
     assert tree.incomplete_reason is None
-    assert {m.cls for m in tree.modules if not m.in_place} == ({"MixtralExperts"} if model_type == "mixtral" else set())
+    assert {m.class_name for m in tree.modules if not m.in_place} == (
+        {"MixtralExperts"} if model_type == "mixtral" else set()
+    )
 
 
 @pytest.mark.parametrize(("architecture", "model_type", "config"), FAMILIES)

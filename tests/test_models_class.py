@@ -102,7 +102,7 @@ def test_a_tensor_that_is_not_stored_is_named_in_the_plan(llama):
 def test_a_plan_is_made_for_the_class_that_is_asked_for(llama, architecture, cls):
     made = plan(BALANCED, llama, HOST, architecture=architecture)
     loads(made, getattr(transformers, architecture), llama)
-    assert ModelTree.load(llama, architecture=architecture).modules[0].cls == cls
+    assert ModelTree.load(llama, architecture=architecture).modules[0].class_name == cls
 
 
 def test_a_class_that_does_not_exist_is_refused(llama):

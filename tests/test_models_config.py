@@ -167,7 +167,7 @@ def test_an_encoder_and_a_decoder_keep_caches_for_both_attentions(architecture, 
 def test_a_cache_lies_in_the_attention_of_its_block(architecture, model_type, config):
     tree = ModelTree.from_config({"model_type": model_type, "architectures": [architecture], **config})
     for cache in tree.kv_cache:
-        assert "Attention" in tree.modules[tree.index[cache.module]].cls
+        assert "Attention" in tree.modules[tree.index[cache.module]].class_name
 
 
 def test_a_model_in_memory_reads_like_one_on_meta_but_for_its_place():
@@ -189,9 +189,9 @@ def test_reading_a_configuration_does_not_change_it():
 
 def test_an_architecture_can_be_chosen_and_a_misspelt_one_is_answered():
     config = transformers.LlamaConfig(**TINY)
-    assert ModelTree.from_config(config).modules[0].cls == "LlamaModel"
+    assert ModelTree.from_config(config).modules[0].class_name == "LlamaModel"
     chosen = ModelTree.from_config(config, architecture="LlamaForSequenceClassification")
-    assert chosen.modules[0].cls == "LlamaForSequenceClassification"
+    assert chosen.modules[0].class_name == "LlamaForSequenceClassification"
     with pytest.raises(ModelError) as refused:
         ModelTree.from_config(config, architecture="LlamaForCausalML")
     assert refused.value.diagnostics[0].help == "did you mean `LlamaForCausalLM`?"
@@ -240,7 +240,7 @@ def test_a_model_that_does_not_attend_to_its_past_keeps_no_cache(model_type, arc
 
 def test_only_the_attention_layers_of_a_hybrid_model_keep_a_cache():
     tree = ModelTree.from_config({"model_type": "jamba", "architectures": ["JambaForCausalLM"]})
-    layers = {module.path for module in tree.modules if module.cls == "JambaAttention"}
+    layers = {module.path for module in tree.modules if module.class_name == "JambaAttention"}
     assert layers == {cache.module for cache in tree.kv_cache}
 
 

@@ -155,14 +155,14 @@ def test_a_file_of_the_gguf_package_is_read_like_the_package_reads_it(experts, t
 def test_a_dense_file_has_the_structure_of_a_decoder(tmp_path):
     tree = ModelTree.load(gguf(tmp_path / "tiny-Q4_K_M.gguf", dense()))
     assert (tree.name, tree.format, tree.no_split, tree.incomplete_reason) == ("tiny-Q4_K_M", "gguf", {"Block"}, None)
-    block = [(module.path, module.cls) for module in tree.modules if module.path.startswith("blk.1")]
+    block = [(module.path, module.class_name) for module in tree.modules if module.path.startswith("blk.1")]
     assert block == [
         ("blk.1", "Block"), ("blk.1.attn_norm", "Norm"), ("blk.1.attn", "Attention"),
         ("blk.1.attn.attn_q", "Linear"), ("blk.1.attn.attn_k", "Linear"), ("blk.1.attn.attn_v", "Linear"),
         ("blk.1.attn.attn_output", "Linear"), ("blk.1.ffn_norm", "Norm"), ("blk.1.ffn", "MLP"),
         ("blk.1.ffn.ffn_gate", "Linear"), ("blk.1.ffn.ffn_up", "Linear"), ("blk.1.ffn.ffn_down", "Linear"),
     ]  # fmt: skip
-    outer = [(module.path, module.cls) for module in tree.modules if module.path and "." not in module.path]
+    outer = [(module.path, module.class_name) for module in tree.modules if module.path and "." not in module.path]
     assert outer == [("token_embd", "Embedding"), ("blk", "ModuleList"), ("output_norm", "Norm"), ("output", "Head")]
     assert [(cache.module, cache.values, cache.window) for cache in tree.kv_cache] == [
         (f"blk.{layer}.attn", 256, None) for layer in range(3)

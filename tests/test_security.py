@@ -19,8 +19,11 @@ LIMITS = [
     ("findings that one error carries", "errors", "MOST_KEPT"),
     ("a lock file", "cli.lock", "LARGEST_LOCK"),
     ("a `config.json`", "model.limits", "LARGEST_CONFIG"),
-    ("layers, heads or experts that a configuration may ask for", "model.limits", "MOST_LAYERS"),
+    ("layers, blocks or heads that a configuration may ask for", "model.limits", "MOST_LAYERS"),
+    ("experts that it may ask for", "model.limits", "MOST_EXPERTS"),
     ("modules of a model", "model.limits", "LARGEST_TREE"),
+    ("seconds of computing to build and read a model", "model.limits", "LONGEST_BUILD"),
+    ("memory that this may take", "model.limits", "MOST_BUILD_MEMORY"),
     ("an index of shards", "model.limits", "LARGEST_INDEX"),
     ("files of one checkpoint", "model.limits", "MOST_SHARDS"),
     ("tensors that a checkpoint names", "model.limits", "MOST_TENSORS"),
@@ -45,6 +48,7 @@ _BYTES = {
     "LARGEST_INDEX",
     "LARGEST_HEADER",
     "LARGEST_TRAFFIC",
+    "MOST_BUILD_MEMORY",
     "MOST_PRINTED",
 }
 
@@ -58,6 +62,8 @@ def table() -> str:
 
 
 def _size(size: int) -> str:
+    if size % (1 << 30) == 0:
+        return f"{size >> 30} GiB"
     return f"{size >> 20} MiB" if size % (1 << 20) == 0 else f"{size // 10**6} MB"
 
 

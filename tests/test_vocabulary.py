@@ -82,14 +82,8 @@ def found(word: dict[str, Any]) -> list[Definition]:
 
 @pytest.mark.parametrize("word", WORDS, ids=lambda word: word["old"][0])
 def test_old_names_are_gone(word):
-    wrong = [one for one in found(word) if one.room not in word.get("pending", ())]
+    wrong = found(word)
     assert not wrong, f"say {word['say']}:\n" + "\n".join(f"{one.place}: {one.kind} `{one.name}`" for one in wrong)
-
-
-@pytest.mark.parametrize("word", WORDS, ids=lambda word: word["old"][0])
-def test_pending_names_are_there(word):
-    gone = set(word.get("pending", ())) - {one.room for one in found(word)}
-    assert not gone, f"{', '.join(sorted(gone))} no longer have the old name: take the mark out of vocabulary.toml"
 
 
 def test_every_kind_is_seen():
@@ -100,4 +94,4 @@ def test_every_kind_is_seen():
 
 def test_rooms_of_words_exist():
     rooms = {one.room for one in DEFINITIONS} | {"memory", "cost"}
-    assert {room for word in WORDS for room in (*word.get("rooms", ()), *word.get("pending", ()))} <= rooms
+    assert {room for word in WORDS for room in word.get("rooms", ())} <= rooms

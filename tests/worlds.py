@@ -81,7 +81,7 @@ def spread_worlds(draw: st.DrawFn, trees: st.SearchStrategy[ModelTree]) -> World
     capability = (9, 0) if kind == "cuda" else None  # transformers asks for it before it groups experts
     devices = [Accelerator(kind, memory="64 GiB", capability=capability) for _ in range(count)]
     host = Host(devices, memory="64 GiB", disk="1 TiB")
-    blocks = [module.path for module in tree.modules if module.cls in tree.no_split]
+    blocks = [module.path for module in tree.modules if module.class_name in tree.no_split]
     inside = tuple(f"{path}." for path in blocks)
     others = [module.path for module in tree.modules if module.tensors and not f"{module.path}.".startswith(inside)]
     units = [*blocks, *others]
@@ -166,7 +166,7 @@ def _rules(draw: st.DrawFn, paths: list[str], kind: str, number: int) -> Rule:
         name=f"rule {number}",
         layer=f"{number}",  # each of a text of its own: rules of one text must not shadow each other
         match=match,
-        cls=cls,
+        module_class=cls,
         size=size,
         offload=tuple(draw(places)) if action == "offload" else (),
         prefer=tuple(draw(devices)) if action == "prefer" else (),

@@ -4,6 +4,7 @@ Run as `python hostile_child.py TYPE...`, with the folder `packages` on PYTHONPA
 in ATTACK_LOG, which is not there otherwise, and what came of each type in ATTACK_RESULTS.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -57,10 +58,23 @@ def hostile(value, extra):
     return inner | HOSTILE | extra if "model_type" in value or "hidden_size" in value else inner
 
 
+def part_class(model_type):
+    """Return the class of a type that is a part of others, which no auto class chooses."""
+    if model_type in modeling_auto.MODEL_MAPPING_NAMES:
+        return None
+    config_class = transformers.CONFIG_MAPPING[model_type]
+    try:
+        module = importlib.import_module(config_class.__module__.replace(".configuration_", ".modeling_"))
+    except ImportError:
+        return None
+    own = [name for name, found in vars(module).items() if getattr(found, "config_class", None) is config_class]
+    return next((name for name in own if hasattr(transformers, name) and not name.endswith("PreTrainedModel")), None)
+
+
 def plain(model_type):
     """Return the default configuration of a model type as a `config.json` holds it, with a class where it needs one."""
-    names = CLASSES.get(model_type)
-    own = {"model_type": model_type} | ({"architectures": [names]} if isinstance(names, str) else {})
+    named = CLASSES.get(model_type) or part_class(model_type)
+    own = {"model_type": model_type} | ({"architectures": [named]} if isinstance(named, str) else {})
     try:
         table = transformers.CONFIG_MAPPING[model_type]().to_dict()
         return json.loads(json.dumps(table, default=str)) | own

@@ -69,7 +69,7 @@ def test_one_component_is_shown_as_it_is_beside_those_before_it(name: str, rag: 
 def test_a_model_without_a_name_is_that_of_the_component(rag: str) -> None:
     made = devpolicy.plan(rag, "gpt2", "1x24gb", component="ranker")
     assert told("plan", rag, "--component", "ranker", "--model", "gpt2", *HOST) == made.to_dict()
-    assert made.ledger["cuda:0"].others > 0
+    assert made.ledger["cuda:0"].used_by_others > 0
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def test_plan_has_the_shape_of_the_language():
         "device": "disk",
         "runs_on": "cuda:0",
         "rule": "offload.lm_head",
-        "reason": "rule `offload.lm_head` keeps it on `disk`",
+        "reason": "rule `offload.lm_head` stores it on `disk`",
         "bytes": 128256 * 4096 * 2,
     }
     budget = plan["ledger"]["cuda:0"]
@@ -124,7 +124,7 @@ def test_resolve_tells_the_device_and_what_became_of_each_term():
         "prefer": [
             {"term": "cuda", "outcome": "the host has no `cuda` device"},
             {"term": "xpu", "outcome": "the host has no `xpu` device"},
-            {"term": "mps", "outcome": "serves"},
+            {"term": "mps", "outcome": "fits"},
         ],
     }
 
@@ -139,7 +139,7 @@ def test_why_tells_the_placements_inside_a_module():
     why = told("why", "offload-lm-head", "lm_head", "--model", "llama-3.1-8b", "--host", "2x24gb")
     assert list(why) == ["schema", "component", "module", "placements", "notes", "prefer"]
     assert why["placements"] == {"lm_head": told(*PLAN)["placements"]["lm_head"]}
-    assert why["prefer"] == [{"term": "cuda", "outcome": "serves"}]
+    assert why["prefer"] == [{"term": "cuda", "outcome": "fits"}]
 
 
 def test_why_tells_the_unit_of_a_part():

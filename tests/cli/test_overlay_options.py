@@ -197,7 +197,7 @@ def test_a_counterexample_is_a_test_that_says_what_was_laid_over_and_fails_again
     Path("again.toml").write_text(TESTED + "".join(pasted), encoding="utf-8")
     result = invoke("test", "again.toml", "--run", "never_on")
     assert result.status == 1
-    assert "`cpu` serves" in result.stdout
+    assert "`cpu` fits" in result.stdout
 
 
 @pytest.mark.parametrize("command", [("test",), ("diff", "cpu-only"), ("verify",)])

@@ -66,7 +66,7 @@ def test_json_tells_everything_and_is_the_same_each_time() -> None:
         "got": "cuda:0",
         "decided_by": "prefer",
         "message": "the device is `cuda:0`, and `cuda:1` was expected",
-        "notes": ["`cuda`: serves"],
+        "notes": ["`cuda`: fits"],
     }
     assert bad["findings"][0]["code"] == "DP511"
     assert value["coverage"][1] == {
@@ -100,7 +100,7 @@ def test_github_annotates_the_line_of_what_failed() -> None:
     assert result.status == 1
     assert result.stdout.startswith("::error file=bad.toml,line=10,col=10,endColumn=18,title=DP511::`bad & <odd>")
     assert result.stdout.count("\n") == 1
-    assert "%0A`cuda`: serves" in result.stdout
+    assert "%0A`cuda`: fits" in result.stdout
 
 
 @pytest.mark.usefixtures("folder")

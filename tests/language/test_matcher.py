@@ -82,17 +82,17 @@ def test_intervals_hold_the_numbers_between_their_ends(intervals, asked):
 def ruled_trees(draw):
     tree = draw(model_trees(hostile=draw(st.booleans())))
     paths = [module.path for module in tree.modules if module.path] or ["model"]
-    classes = sorted({module.cls for module in tree.modules})
+    classes = sorted({module.class_name for module in tree.modules})
     tests = st.builds(SizeTest, st.sampled_from([">=", "<=", ">", "<", "=="]), st.integers(0, 300))
     rules = st.builds(
         Rule,
         st.just("r"),
         match=st.lists(patterns(modules=paths), max_size=2).map(tuple),
-        cls=st.lists(st.sampled_from([*classes, "*", "*a*", "?*"]), max_size=1).map(tuple),
+        module_class=st.lists(st.sampled_from([*classes, "*", "*a*", "?*"]), max_size=1).map(tuple),
         size=st.none() | tests,
         on_exhausted=st.sampled_from(["error", "error", "next"]),
     )
-    return tree, draw(st.lists(rules.filter(lambda rule: rule.match or rule.cls or rule.size), max_size=5))
+    return tree, draw(st.lists(rules.filter(lambda rule: rule.match or rule.module_class or rule.size), max_size=5))
 
 
 @given(ruled_trees())

@@ -116,8 +116,8 @@ def test_a_class_of_a_base_is_used_and_changed_key_by_key(files):
         top='extends = "base.toml"\n[devices.big]\nmemory = "80 GiB"\n[memory.big]\ncap = "1 GiB"\n',
     )
     (term,) = Policy.load(folder / "top.toml").prefer
-    assert term.cls is not None
-    assert str(term.cls.memory) == ">=80 GiB"
+    assert term.device_class is not None
+    assert str(term.device_class.memory) == ">=80 GiB"
 
 
 def test_a_bare_cap_and_a_table_of_the_same_device_merge(files):

@@ -96,7 +96,7 @@ reason = "the largest part"
     assert rule == Rule(
         "experts",
         match=(Pattern("**.experts"), Pattern("**.shared_expert")),
-        cls=("*Experts",),
+        module_class=("*Experts",),
         size=SizeTest(">=", 256 * MIB),
         prefer=(DeviceSelector("cuda", 1), CPU),
         together=True,

@@ -73,7 +73,7 @@ def test_a_block_that_is_kept_in_two_places_is_cut_too() -> None:
 
 def _without_no_split(cls: str) -> ModelTree:
     tree = small_llama()
-    modules = (replace(one, cls=cls if one.path == "model.layers" else one.cls) for one in tree.modules)
+    modules = (replace(one, class_name=cls if one.path == "model.layers" else one.class_name) for one in tree.modules)
     return replace(tree, modules=tuple(modules), no_split=frozenset())
 
 

@@ -176,7 +176,7 @@ def test_on_uneven_gpus_what_fits_stays_and_is_as_even_as_can_be(mix: tuple[int,
 def _fits(tree: ModelTree, host: Host) -> bool:
     """Whether all of it, and once more its largest block, is less than what the GPUs have after headroom."""
     context = min(4096, tree.context or 4096)
-    blocks = [unit for unit in tree.modules if unit.cls in tree.no_split]
+    blocks = [unit for unit in tree.modules if unit.class_name in tree.no_split]
     sizes = _bytes(tree)
     largest = max(
         (

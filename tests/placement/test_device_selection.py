@@ -171,7 +171,7 @@ def test_components_share_a_pool_also_where_they_run_on_different_sides_of_it() 
     policy = Policy.parse('prefer = ["mps", "cpu"]')
     plans = plan_all(policy, {"a": _of(9), "b": _of(5)}, host)
     assert [device_map(plan) for plan in plans.values()] == [{"": "mps"}, {"": "cpu"}]
-    assert plans["b"].ledger["cpu"].others == 9 * GIB
+    assert plans["b"].ledger["cpu"].used_by_others == 9 * GIB
     with pytest.raises(Unsatisfiable, match="DP301"):
         plan_all(policy, {"a": _of(9), "b": _of(6)}, host)
 
@@ -181,9 +181,9 @@ def test_what_is_kept_on_the_cpu_takes_from_the_device_that_shares_its_memory_an
     host = Host(cards, memory="16 GiB")
     text = '[offload]\nm1 = "cpu"\n'
     beside = planned(f'prefer = "xpu:0"\n{text}', _of(9, 4), host).ledger
-    assert (beside["xpu:0"].others, beside["cpu"].others) == (0, 0)
+    assert (beside["xpu:0"].used_by_others, beside["cpu"].used_by_others) == (0, 0)
     shared = planned(f'prefer = "xpu:1"\n{text}', _of(5, 4), host).ledger
-    assert (shared["xpu:1"].others, shared["cpu"].others) == (4 * GIB, shared["xpu:1"].used - 4 * GIB)
+    assert (shared["xpu:1"].used_by_others, shared["cpu"].used_by_others) == (4 * GIB, shared["xpu:1"].used - 4 * GIB)
     with pytest.raises(Unsatisfiable, match="DP301"):
         planned(f'prefer = "xpu:1"\n{text}', _of(9, 4), host)
 

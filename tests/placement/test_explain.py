@@ -17,9 +17,9 @@ LLAMA = small_llama()
 def test_a_unit_that_prefer_placed_says_which_term_and_how_many_devices() -> None:
     one = planned('prefer = "cuda"', LLAMA, TWO)
     assert one.placements["lm_head"].rule == "prefer"
-    assert one.placements["lm_head"].reason == "`cuda` serves; `cuda:0` is the only device that is needed"
+    assert one.placements["lm_head"].reason == "`cuda` fits; `cuda:0` is the only device that is needed"
     two = planned(budgets('prefer = "cuda"', cuda=100), LLAMA, TWO)
-    assert two.placements["lm_head"].reason == "`cuda` serves; `cuda:1` is one of 2 that share the model"
+    assert two.placements["lm_head"].reason == "`cuda` fits; `cuda:1` is one of 2 that share the model"
 
 
 def test_a_unit_that_a_rule_placed_says_which_and_gives_the_rules_own_reason() -> None:
@@ -55,11 +55,11 @@ def test_a_plan_is_shown_in_one_line() -> None:
 def test_explaining_a_module_names_where_it_is_and_who_decided_it() -> None:
     plan = planned('prefer = ["mps", "cuda"]\n[offload]\nlm_head = "cpu"\n', LLAMA, TWO)
     assert plan.explain("lm_head").splitlines() == [
-        "lm_head: kept on cpu, runs on cuda:0 (40 B)",
-        "  decided by offload.lm_head: rule `offload.lm_head` keeps it on `cpu`",
+        "lm_head: stored on cpu, runs on cuda:0 (40 B)",
+        "  decided by offload.lm_head: rule `offload.lm_head` stores it on `cpu`",
         "prefer, in order:",
         "  mps: the host has no `mps` device",
-        "  cuda: serves",
+        "  cuda: fits",
     ]
 
 

@@ -155,7 +155,7 @@ def test_weights_are_not_kept_on_the_cpu_beside_mps() -> None:
 
 
 def test_weights_that_must_be_rewritten_need_a_folder_and_room_there() -> None:
-    modules = tuple(Module(one.path, one.cls, one.tensors, in_place=False) for one in LLAMA.modules)
+    modules = tuple(Module(one.path, one.class_name, one.tensors, in_place=False) for one in LLAMA.modules)
     tree = ModelTree("bin", modules, no_split=LLAMA.no_split)
     text = 'prefer = "cuda"\n[offload]\nlm_head = "disk"\n'
     assert refused(text, tree, ONE).code == "DP402"

@@ -1,4 +1,4 @@
-"""Terms of `prefer` and `split`: what serves first, with how many devices, and what is refused."""
+"""Terms of `prefer` and `split`: what fits first, with how many devices, and what is refused."""
 
 from __future__ import annotations
 

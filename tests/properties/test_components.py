@@ -109,8 +109,8 @@ def test_each_ledger_agrees_with_a_recount_of_all_that_came_before(pipeline: Pip
         for device, budget in plan.ledger.items():
             if device == "disk":
                 continue
-            assert budget.others == before[device]
-            assert budget.used - budget.others == own[device]
+            assert budget.used_by_others == before[device]
+            assert budget.used - budget.used_by_others == own[device]
             assert budget.used + budget.headroom <= budget.cap
         before += own
 

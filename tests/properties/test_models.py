@@ -120,7 +120,7 @@ def test_a_mutated_model_file_is_read_or_refused_with_a_place(tree, data):
 @given(torch_modules())
 def test_a_real_module_reads_as_torch_sees_it(module):
     tree = ModelTree.from_module(module)
-    assert [(entry.path, entry.cls) for entry in tree.modules] == [
+    assert [(entry.path, entry.class_name) for entry in tree.modules] == [
         (path, type(part).__name__) for path, part in module.named_modules(remove_duplicate=False)
     ]
     parameters = dict(module.named_parameters(remove_duplicate=False))

@@ -51,7 +51,7 @@ def test_all_hold_of_a_sound_plan_but_that_nothing_is_streamed() -> None:
     assert {str(one): list(violations(one, SOUND)) for one in EVERY if one.name != "resident"} == {
         str(one): [] for one in EVERY if one.name != "resident"
     }
-    assert "`lm_head` is kept on `disk` by `offload.lm_head`" in broken("resident", SOUND)
+    assert "`lm_head` is stored on `disk` by `offload.lm_head`" in broken("resident", SOUND)
 
 
 def test_a_refusal_breaks_only_that_it_always_resolves() -> None:
@@ -152,7 +152,7 @@ def test_what_is_never_used_is_looked_for_where_things_run_and_where_they_are_ke
 
 
 def test_what_is_kept_elsewhere_is_told_apart_from_where_it_runs() -> None:
-    assert broken("never_on", SOUND, "disk").startswith("`lm_head` is kept on `disk`, decided by `offload.lm_head`")
+    assert broken("never_on", SOUND, "disk").startswith("`lm_head` is stored on `disk`, decided by `offload.lm_head`")
     elsewhere = plan_outcome(Policy.parse('prefer = "cuda"\n[offload]\n"model.**" = "cpu"\n'), LLAMA, SOUND.host)
     assert broken("never_on", elsewhere, "cuda").startswith("`model.embed_tokens` runs on `cuda:0`, decided by")
 

@@ -11,6 +11,7 @@ from devpolicy import Host, ModelTree, Policy
 from devpolicy._core.language.properties import Property
 from devpolicy._core.review.check import violations
 from devpolicy._core.review.coverage import coverage, deciders
+from devpolicy._core.review.evaluate import evaluate
 from devpolicy._core.review.host_space import HostSpace
 from devpolicy._core.review.outcome import plan_outcome, plan_outcomes
 from devpolicy._core.review.run import Result
@@ -140,3 +141,28 @@ def test_each_component_of_many_is_planned_once_for_a_host(monkeypatch) -> None:
     found = plan_outcomes(Policy.parse(text), None, Host.load("8x80gb"))
     assert asked == [f"c{i}" for i in range(40)]
     assert [len(one.before) for one in found] == list(range(40))
+
+
+def test_properties_of_many_components_cost_a_count_and_a_plan_each(monkeypatch) -> None:
+    from devpolicy._core.review import outcome
+    from devpolicy._core.verbs import joint
+
+    asked = {"recount": 0, "make_plan": 0}
+
+    def counting(module: Any, name: str) -> None:
+        before = getattr(module, name)
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            asked[name] += 1
+            return before(*arguments, **options)
+
+        monkeypatch.setattr(module, name, counted)
+
+    counting(outcome, "recount")
+    counting(joint, "make_plan")
+    text = 'prefer = ["cuda", "cpu"]\n' + "".join(f"[component.c{i}]\nneeds = '1 GiB'\n" for i in range(40))
+    wanted = [Property(name) for name in ("within_budget", "same_each_time")]
+    assert evaluate(Policy.parse(text), None, Host.load("8x80gb"), wanted).wrong == {}
+    # Once as what is judged, and once as what is there before: not once more for each that comes behind.
+    assert asked["recount"] <= 80
+    assert asked["make_plan"] <= 80

@@ -50,9 +50,9 @@ FALSE = [
     ('expect = { lm_head = { runs_on = "cuda:1" } }', "`lm_head` is running on `cuda:0`, and `cuda:1`", "lm_head"),
     ('by = { model.norm = "offload.lm_head" }', "`model.norm` is decided by `prefer`, and `offload.lm_head`", "prefer"),
     ('expect = "cuda:0"', "`lm_head` is on `disk`, and `cuda:0` was expected", "offload.lm_head"),
-    ('expect_error = "DP301"', "it is placed, and DP301 was expected", "serves"),
-    ('always = "resident"', "`resident` does not hold: `lm_head` is kept on `disk`", ""),
-    ('always = ["one_type", "never_on:disk"]', "`never_on:disk` does not hold: `lm_head` is kept on `disk`", ""),
+    ('expect_error = "DP301"', "it is placed, and DP301 was expected", "fits"),
+    ('always = "resident"', "`resident` does not hold: `lm_head` is stored on `disk`", ""),
+    ('always = ["one_type", "never_on:disk"]', "`never_on:disk` does not hold: `lm_head` is stored on `disk`", ""),
 ]
 
 

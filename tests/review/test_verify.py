@@ -130,7 +130,7 @@ def test_the_larger_host_is_worse_off_and_differs_by_one_step_of_memory() -> Non
     found = verdict(PLANTED["only small cards"][1], "monotone")
     assert found.host is not None
     assert found.larger is not None
-    assert found.why == "with more memory a later term of `prefer` serves: the second instead of the first"
+    assert found.why == "with more memory a later term of `prefer` fits: the second instead of the first"
     assert found.larger.accelerators[0].memory > found.host.accelerators[0].memory
 
 
@@ -321,7 +321,7 @@ def test_a_property_may_be_about_a_class_of_the_policy(tmp_path: Path) -> None:
 
 
 def test_two_terms_of_one_type_are_reached_one_by_one(tmp_path: Path) -> None:
-    """A device table that no host has was proved to be reachable, because its type serves behind it."""
+    """A device table that no host has was proved to be reachable, because its type fits behind it."""
     policy = tmp_path / "p.toml"
     policy.write_text('prefer = [{ device = "cuda", count = 3 }, "cuda"]\n')
     few = invoke("verify", str(policy), "-p", "every_rule_reachable", *SMALL, "--accelerators", "2")

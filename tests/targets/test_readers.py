@@ -59,7 +59,7 @@ def test_names_with_a_meaning_in_a_regular_expression_are_read_as_transformers_d
 def _planned(draw: st.DrawFn, module: Any) -> Plan | None:
     """Plan a module on few or many devices, with rules made from its own paths."""
     tree = ModelTree.from_module(module, no_split=[])
-    classes = sorted({one.cls for one in tree.modules})
+    classes = sorted({one.class_name for one in tree.modules})
     tree = replace(tree, no_split=frozenset(draw(st.lists(st.sampled_from(classes), max_size=1))))
     paths = [one.path for one in tree.modules if one.path]
     host = Host([Accelerator("cuda", memory="64 GiB")] * draw(st.integers(0, 4)), memory="64 GiB", disk="1 TiB")

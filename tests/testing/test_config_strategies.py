@@ -39,8 +39,8 @@ def test_configuration_template_and_module_are_read_as_one_tree(config: Any) -> 
     template = family_tree({**config.to_dict(), "architectures": config.architectures})
     assert template is not None or config.architectures[0].endswith("Model"), "templates are of models with a head"
     for other in (module, template) if template else (module,):
-        assert [(one.path, one.cls, one.tensors) for one in other.modules] == [
-            (one.path, one.cls, one.tensors) for one in tree.modules
+        assert [(one.path, one.class_name, one.tensors) for one in other.modules] == [
+            (one.path, one.class_name, one.tensors) for one in tree.modules
         ]
         assert other.ties == tree.ties
         assert other.no_split == tree.no_split

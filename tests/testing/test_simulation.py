@@ -25,7 +25,7 @@ from psutil import virtual_memory
 
 from devpolicy import Accelerator, ComponentDevice, Host, Policy, resolve, use_policy
 from devpolicy._core.simulation import replaced, simulated_host
-from devpolicy._core.simulation.libraries import Library
+from devpolicy._core.simulation.patched_libraries import Library
 from devpolicy._core.simulation.running import paused
 from devpolicy._core.simulation.shims import Shims
 from devpolicy.errors import DevPolicyError, HostError, SimulationDepthError
@@ -315,7 +315,7 @@ class TestNothingIsLeft:
     def test_a_patch_that_was_there_at_the_first_question_shapes_no_answer(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        monkeypatch.setattr("devpolicy._core.simulation.libraries.memory._shapes", {})
+        monkeypatch.setattr("devpolicy._core.simulation.patched_libraries.memory._shapes", {})
         with mock.patch("psutil.virtual_memory", return_value="patched"), simulate_host(SMALL):
             assert psutil.virtual_memory().available == SMALL.free
         with mock.patch("psutil.disk_usage", return_value=None), simulate_host(SMALL):

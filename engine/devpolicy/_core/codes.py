@@ -48,9 +48,9 @@ CODES: dict[str, Code] = {
     "DP106": Code(
         "keys that do not go together",
         "Two keys exclude each other, or one needs another. A rule selects (`match`, `class`, `size`) and does one "
-        "thing: `prefer` says where the modules run, `offload` where their weights are kept, `together = true` that "
-        "they share a device, alone or with `prefer`. A component has a `model` or bytes that it `needs`; what only "
-        "`needs` bytes has no modules that another key could speak of.",
+        "thing: `prefer` says where the modules run, `offload` where their weights are kept, `overflow` where those "
+        "are kept that do not fit, `together = true` that they share a device, alone or with `prefer`. A component has "
+        "a `model` or bytes that it `needs`; what only `needs` bytes has no modules that another key could speak of.",
     ),
     "DP107": Code(
         "unknown schema version",
@@ -64,7 +64,7 @@ CODES: dict[str, Code] = {
     "DP110": Code(
         "a place in the wrong role",
         "`prefer` names where modules run, `overflow` and `offload` where weights are kept. Nothing runs on the disk: "
-        '`prefer = "disk"` is likely `offload`. Nothing is kept on an accelerator: what is there, runs there, and '
+        '`prefer = "disk"` is likely `offload`. Nothing is stored on an accelerator: what is there, runs there, and '
         "`prefer` says so.",
     ),
     "DP111": Code(
@@ -110,11 +110,11 @@ CODES: dict[str, Code] = {
         "second term.",
     ),
     "DP302": Code(
-        "a rule's devices do not serve",
+        "no device of a rule fits",
         "The devices that a rule names are not on this host, are not of the plan's type, or have no room. "
         '`on_exhausted = "next"` lets the next rule decide instead.',
     ),
-    "DP303": Code("no room to keep", "Weights that are kept on the CPU or on disk do not fit there."),
+    "DP303": Code("no room to keep", "Weights that are stored on the CPU or on disk do not fit there."),
     "DP304": Code(
         "the host does not meet a requirement",
         "`[require]` names what a host must have, and this one has something else. Everything that is missing is told "
@@ -141,7 +141,7 @@ CODES: dict[str, Code] = {
     ),
     "DP402": Code(
         "a folder is needed",
-        "Weights that are kept on disk must be rewritten there (they are no safetensors, or loading converts them), "
+        "Weights that are stored on disk must be rewritten there (they are no safetensors, or loading converts them), "
         "and the policy names no folder: set `path` in `[memory.disk]`.",
     ),
     "DP403": Code(
@@ -160,7 +160,7 @@ CODES: dict[str, Code] = {
     ),
     "DP406": Code(
         "no place beside this device",
-        "Weights cannot be kept on the CPU beside mps: accelerate would load them on mps. The disk can keep them.",
+        "Weights cannot be stored on the CPU beside mps: accelerate would load them on mps. The disk can keep them.",
     ),
     "DP407": Code(
         "structure not known in full",
@@ -169,7 +169,7 @@ CODES: dict[str, Code] = {
     ),
     "DP408": Code(
         "a module that holds tensors itself",
-        "A module with tensors of its own and with children is divided, and its own tensors would be kept on the CPU "
+        "A module with tensors of its own and with children is divided, and its own tensors would be stored on the CPU "
         "or on disk: keep the whole module there, or none of it. Or a rule runs what the model itself holds beside "
         "the main device, where accelerate moves it: match the model's children (`*`) instead of the model (`**`).",
     ),

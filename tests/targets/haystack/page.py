@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from devpolicy._core.placement.targets import target_of
+from devpolicy._core.abilities import target_of
 from devpolicy._core.targets.haystack_components.table import ROWS, Takes
 
 PAGE = Path(__file__).parents[3] / "docs" / "haystack.md"

@@ -73,7 +73,7 @@ def test_mem_get_info_after_free_before_empty_cache():
     x = torch.zeros(64 << 20, dtype=torch.uint8, device="cuda")
     del x
     f1 = torch.cuda.mem_get_info()[0]
-    assert f0 - f1 >= 64 << 20, f"free went back at once ({f0 - f1}); the cache keeps it on CUDA until empty_cache()"
+    assert f0 - f1 >= 64 << 20, f"free went back at once ({f0 - f1}); the cache stores it on CUDA until empty_cache()"
 
 
 def test_reset_peak():

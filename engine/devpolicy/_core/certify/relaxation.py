@@ -66,7 +66,7 @@ class Relaxation:
 def relaxations(problem: Problem) -> Iterator[Relaxation]:
     """Yield the question for each main device that a plan may have; the least of their optima is the bound."""
     context, assignment = problem.context, problem.assignment
-    spills = bool(context.policy.overflow) and context.target.maps
+    spills = bool(context.policy.overflow) and context.target.abilities.maps
     mains: list[int | None] = [*problem.undominated_mains()] if problem.needs_main or spills else []
     if not problem.needs_main:
         mains.append(None)
@@ -97,7 +97,7 @@ def _kinds(problem: Problem, main: int | None) -> tuple[Kind, ...]:
     costs = context.costs
     goes = {cluster[0] for cluster in movable(problem)} if main is not None else set()
     on_main = set(assignment.runs_on_main)
-    places = [selector.type for selector in context.policy.overflow] if context.target.maps else []
+    places = [selector.type for selector in context.policy.overflow] if context.target.abilities.maps else []
     if context.unified:
         places = [place for place in places if place != "cpu"]
     counted: dict[Kind, int] = {}

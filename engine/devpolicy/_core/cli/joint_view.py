@@ -82,7 +82,7 @@ def _parts(names: Sequence[str]) -> dict[str, Part]:
         _key(name): Part(name, _GLYPHS[at % len(_GLYPHS)], chr(ord("A") + at % 26), _STYLES[at % len(_STYLES)])
         for at, name in enumerate(names)
     }
-    return {**drawn, "others": PARTS["others"], "headroom": PARTS["headroom"], "free": PARTS["free"]}
+    return {**drawn, "used_by_others": PARTS["used_by_others"], "headroom": PARTS["headroom"], "free": PARTS["free"]}
 
 
 def _key(name: str) -> str:
@@ -99,7 +99,7 @@ def _sizes(used: Sequence[tuple[str, Budget]]) -> dict[str, int]:
     free = max(0, last.free)
     # On a pool that is shared with the CPU, the rest is what its other side takes.
     rest = last.cap - last.headroom - free - sum(sizes.values())
-    return {**sizes, "others": max(0, rest), "headroom": last.headroom, "free": free}
+    return {**sizes, "used_by_others": max(0, rest), "headroom": last.headroom, "free": free}
 
 
 def _figures(ledgers: Ledgers, *, width: int) -> list[Line]:
@@ -113,7 +113,7 @@ def _figures(ledgers: Ledgers, *, width: int) -> list[Line]:
             rows.append([f"  {name}", *(gib(getattr(budget, part)) for part in columns), gib(_own(budget))])
         sizes = _sizes(used)
         left = {"headroom": sizes["headroom"], "free": sizes["free"], "cap": used[-1][1].cap}
-        left = {"others": sizes["others"], **left} if sizes["others"] else left
+        left = {"used_by_others": sizes["used_by_others"], **left} if sizes["used_by_others"] else left
         if device != "disk":
             rows += [[f"  {what}", *[""] * len(columns), gib(size)] for what, size in left.items()]
     full = [[*row, *[""] * (len(head) - len(row))] for row in rows]

@@ -139,7 +139,14 @@ def placements(plan: Plan, tree: ModelTree | None, *, width: int) -> list[Line]:
     own = f"component.{write_key(plan.component)}." if plan.component is not None else "\0"
     rows = collapse_ranges((path, (str(unit.device), str(unit.runs_on), unit.rule)) for path, unit in units.items())
     apart = any(row.key[0] != row.key[1] for row in rows)
-    head = ["module", "units", "kept on" if apart else "device", *(["runs on"] if apart else []), "size", "decided by"]
+    head = [
+        "module",
+        "units",
+        "stored on" if apart else "device",
+        *(["runs on"] if apart else []),
+        "size",
+        "decided by",
+    ]
     body = [
         [
             row.pattern or whole,

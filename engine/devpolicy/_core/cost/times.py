@@ -132,7 +132,7 @@ class Costs:
 
 def _rows(module: Module, batch: int, size: int) -> int:
     """Return the bytes of a module's weights that are read at most: of a table of embeddings one row a sequence."""
-    if module.cls.endswith("Embedding") and len(module.tensors) == 1 and len(module.tensors[0].shape) == 2:
+    if module.class_name.endswith("Embedding") and len(module.tensors) == 1 and len(module.tensors[0].shape) == 2:
         rows = module.tensors[0].shape[0]
         return -(-size * min(batch, rows) // rows) if rows else size
     return size

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.language.condition_keys import condition
 from devpolicy._core.language.conditions import Condition
-from devpolicy._core.language.fields import FREE_TABLE, FREE_TABLES, SPLIT, TARGETS, SettingsTable, Split, Target
+from devpolicy._core.language.fields import FREE_TABLE, FREE_TABLES, SPLIT, TARGETS, SettingsTable, Split
 from devpolicy._core.language.kinds import CLASS_PATH, SHARE
 from devpolicy._core.language.memory import MEMORY, Memory
 from devpolicy._core.language.rules import TIES, Rule, Ties, read_rules
@@ -43,7 +43,7 @@ class ComponentTable:
     share: Amount | None = key(
         SHARE, "The largest share of each device's budget that it may take.", default="all of it"
     )
-    target: Target | None = key(TARGETS, "The consumer that is planned for.", default='`"hf"`')
+    target: str | None = key(TARGETS, "The consumer that is planned for.", default='`"hf"`')
     prefer: tuple[DeviceSelector, ...] | None = key(RUN, _DOC["prefer"], default=_OURS)
     overflow: tuple[DeviceSelector, ...] | None = key(SPILL, _DOC["overflow"], default=_OURS)
     avoid: tuple[DeviceSelector, ...] = key(

@@ -47,7 +47,7 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """Where the modules of a pattern are expected: kept on `device`, and running on `runs_on`; `None` says nothing."""
+    """Where the modules of a pattern are expected: stored on `device`, run on `runs_on`; `None` says nothing."""
 
     module: Pattern | None
     """`None` is the whole model."""

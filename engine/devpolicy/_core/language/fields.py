@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from devpolicy._core.abilities import NAMED, TargetError, target_named, targets
 from devpolicy._core.language.condition_keys import condition
 from devpolicy._core.language.conditions import Condition
 from devpolicy._core.language.memory import MEMORY, Memory
@@ -16,15 +17,48 @@ from devpolicy._core.language.rules import TIES, Ties
 from devpolicy._core.language.terms import AVOID, RUN, SPILL
 from devpolicy._core.language.values import DeviceSelector
 from devpolicy._core.language.workload import Workload
-from devpolicy._core.toml.tables import TEXT, Kind, choice, integer, key, list_of, table_of
+from devpolicy._core.toml.tables import (
+    TEXT,
+    Cursor,
+    Kind,
+    choice,
+    did_you_mean,
+    integer,
+    key,
+    list_of,
+    table_of,
+    wrong_type,
+)
 
 SCHEMA_VERSION = 1
 
 Split = Literal["when-needed", "never", "balanced", "fastest"]
 SPLIT: Kind[Split] = choice("when-needed", "never", "balanced", "fastest")
-Target = Literal["hf", "haystack", "torch", "spacy"]
-TARGETS: Kind[Target] = choice("hf", "haystack", "torch", "spacy")
-"""The consumers that a plan can be made for; `devpolicy._core.placement.targets` knows what each can be given."""
+
+
+def _target(value: object, cursor: Cursor) -> str | None:
+    """Read the name of a consumer. Those of third parties are looked for only where the name is none of ours."""
+    if not isinstance(value, str):
+        wrong_type(value, cursor, 'the name of a target, such as `"hf"`')
+        return None
+    try:
+        found = target_named(value)
+    except TargetError as broken:
+        cursor.error("DP104", str(broken), label="its package is broken")
+        return None
+    if found is None:
+        help_ = did_you_mean(value, targets())
+        cursor.error("DP104", f"`{value}` is no value of `target`", label="not one of them", help=help_)
+        return None
+    return found.name
+
+
+TARGETS: Kind[str] = Kind(
+    " or ".join(f'`"{name}"`' for name in NAMED) + ", or the name of a registered one",
+    _target,
+    {"anyOf": [{"enum": list(NAMED)}, {"type": "string"}]},
+)
+"""The consumers that a plan can be made for; `abilities` knows what each can be given."""
 
 # Tables with free keys, and arrays of tables, are read by functions of their own.
 FREE_TABLE: Kind[object] = Kind("a table", lambda value, cursor: value)

@@ -26,7 +26,9 @@ _MERGED = ("prefer", "overflow", "avoid", "split", "ties", "memory", "workload")
 _OF_ONE_ENTRY = ("type", "model", "needs", "offload", "rule", "require")
 
 
-def matching_entries(entries: Iterable[Component], name: str | None, cls: str | None = None) -> list[Component]:
+def matching_entries(
+    entries: Iterable[Component], name: str | None, component_class: str | None = None
+) -> list[Component]:
     """Return those of a policy's entries that apply to a component, the nearest first.
 
     An entry with a `type` applies only to components of such a class. Where the class is not known, it applies if it
@@ -36,7 +38,7 @@ def matching_entries(entries: Iterable[Component], name: str | None, cls: str | 
         return []
     named = [entry for entry in entries if addresses(entry, name)]
     named.sort(key=lambda entry: entry.name != name)
-    return [entry for entry in named if _meant(entry, cls, exactly=entry.name == name)]
+    return [entry for entry in named if _meant(entry, component_class, exactly=entry.name == name)]
 
 
 def addresses(entry: Component, name: str) -> bool:
@@ -48,25 +50,25 @@ def _matches(glob: str, text: str) -> bool:
     return fnmatchcase(text, glob.replace("[", "[[]"))
 
 
-def _meant(entry: Component, cls: str | None, *, exactly: bool) -> bool:
+def _meant(entry: Component, component_class: str | None, *, exactly: bool) -> bool:
     if entry.type is None:
         return True
-    return exactly if cls is None else _matches(entry.type, cls)
+    return exactly if component_class is None else _matches(entry.type, component_class)
 
 
-def source(policy: Policy, name: str, cls: str | None = None) -> Component | None:
+def source(policy: Policy, name: str, component_class: str | None = None) -> Component | None:
     """Return the nearest entry that gives the component's `model` or `needs`, `None` where none does."""
-    entries = matching_entries(policy.components, name, cls)
+    entries = matching_entries(policy.components, name, component_class)
     return next((entry for entry in entries if entry.model is not None or entry.needs is not None), None)
 
 
-def resolve(policy: Policy, name: str | None, cls: str | None = None) -> ResolvedPolicy:
+def resolve(policy: Policy, name: str | None, component_class: str | None = None) -> ResolvedPolicy:
     """Return what all entries and the top say together: `Policy.for_component`.
 
     Lists replace, tables merge key by key, `avoid` adds up, rules and requirements line up, the nearest first.
     """
     top = replace(policy.top, component=name, notices=(*_misnamed(policy, name), *policy.top.notices))
-    entries = matching_entries(policy.components, name, cls)
+    entries = matching_entries(policy.components, name, component_class)
     if policy.components and not policy.prefer and not any(entry.prefer for entry in entries):
         raise PolicyError(_nowhere(policy, name))
     if name is None or not entries:
@@ -78,7 +80,7 @@ def resolve(policy: Policy, name: str | None, cls: str | None = None) -> Resolve
     keys = read_as(ComponentTable, merged.data, cursor, what=f"component `{name}`")
     if any(finding.severity == "error" for finding in cursor.findings):
         raise PolicyError(cursor.findings)
-    giving = source(policy, name, cls)
+    giving = source(policy, name, component_class)
     return replace(
         top,
         prefer=keys.prefer or (),

@@ -108,7 +108,7 @@ def said_of(what: Accelerator | str, rules: Sequence[MemoryRule]) -> MemoryRule:
 
 def _rank(rule: MemoryRule) -> int:
     """How specific an entry is: a type, a class, a device."""
-    return 2 if rule.term.id is not None else 1 if rule.term.cls is not None else 0
+    return 2 if rule.term.id is not None else 1 if rule.term.device_class is not None else 0
 
 
 def _disagreement(what: Accelerator | str, name: str, one: MemoryRule, other: MemoryRule) -> Diagnostic:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from devpolicy._core.errors import PolicyError
 from devpolicy._core.language.components import Component
-from devpolicy._core.language.fields import SCHEMA_VERSION, Split, Target
+from devpolicy._core.language.fields import SCHEMA_VERSION, Split
 from devpolicy._core.language.memory import Basis, MemoryRule, said_of
 from devpolicy._core.language.rules import Rule, Ties
 from devpolicy._core.language.values import Amount, DeviceSelector
@@ -42,7 +42,6 @@ __all__ = [
     "ResolvedPolicy",
     "Rule",
     "Split",
-    "Target",
     "Ties",
     "Workload",
 ]  # fmt: skip
@@ -75,7 +74,7 @@ class ResolvedPolicy:
     """Bytes that the component takes of one device, where the policy says them and no model."""
     share: Amount | None = None
     """The largest percentage of each device's budget that may be taken."""
-    target: Target | None = None
+    target: str | None = None
     """The consumer that is planned for."""
     required: tuple[Condition, ...] = ()
     """What a host must have for the component, beside `require`."""

@@ -73,7 +73,7 @@ def apply_overlays(policy: Policy, host: Host) -> Policy:
     if len(automatic) > 1:
         _refuse_conflicts(policy, automatic)
     asked = policy.overrides.profile
-    return overlaid(policy, (*automatic, *([asked] if asked is not None else [])), notices)
+    return with_profiles(policy, (*automatic, *([asked] if asked is not None else [])), notices)
 
 
 def with_overrides(
@@ -100,7 +100,7 @@ def with_overrides(
     made = policy if overrides == before else replace(policy, overrides=overrides)
     if profile is not None or values:
         # What cannot be read is reported now, whatever the host will be.
-        overlaid(made, () if asked is None else (asked,))
+        with_profiles(made, () if asked is None else (asked,))
     return made
 
 
@@ -154,15 +154,15 @@ def _conflict(layer: ConfigLayer, key: str, own: KeyPath, one: str, other: str) 
     )
 
 
-def overlaid(policy: Policy, names: tuple[str, ...], notices: tuple[Diagnostic, ...] = ()) -> Policy:
+def with_profiles(policy: Policy, names: tuple[str, ...], notices: tuple[Diagnostic, ...] = ()) -> Policy:
     """Return a policy with profiles of these names and its values applied, in this order, and with no others.
 
     `notices` are warnings of its plans. Raises `PolicyError`.
     """
-    return policy.remembered(("overlaid", names, notices), lambda: _overlaid(policy, names, notices))
+    return policy.remembered(("profiles", names, notices), lambda: _with_profiles(policy, names, notices))
 
 
-def _overlaid(policy: Policy, names: tuple[str, ...], notices: tuple[Diagnostic, ...]) -> Policy:
+def _with_profiles(policy: Policy, names: tuple[str, ...], notices: tuple[Diagnostic, ...]) -> Policy:
     base, made = policy.layer, policy
     if names or policy.overrides.values:
         from devpolicy._core.language.read import read_layer

@@ -28,7 +28,7 @@ OF_A_PLAN = {
     "blocks_whole": "no block that must stay whole is divided among devices that run it",
     "one_type": "modules run on one type of device",
     "resident": "everything is kept where it runs: nothing is streamed",
-    "never_on": "nothing runs or is kept on the term behind the colon, as in `never_on:cpu`",
+    "never_on": "nothing runs or is stored on the term behind the colon, as in `never_on:cpu`",
     "same_each_time": "planning again gives the same plan",
 }
 """What one plan, or one refusal, can be held against."""

@@ -41,7 +41,7 @@ class Rule:
     match: tuple[Pattern, ...] = key(
         list_of(PATTERN, or_one=True, least=1), "Patterns of module paths: any of them.", value=()
     )
-    cls: tuple[str, ...] = key(
+    module_class: tuple[str, ...] = key(
         list_of(CLASS, or_one=True, least=1), "Globs of class names: any of them.", value=(), name="class"
     )
     size: SizeTest | None = key(SIZE_TEST, "A comparison with the bytes of a placement unit.")
@@ -49,6 +49,12 @@ class Rule:
         RUN, "Where the matched modules run, with everything below them: the first with room.", value=()
     )
     offload: tuple[DeviceSelector, ...] = key(KEEP, "Where the weights of the matched modules are kept.", value=())
+    overflow: tuple[DeviceSelector, ...] = key(
+        KEEP,
+        "Where the weights of the matched modules are kept that do not fit. They are the first that leave: as few as "
+        "let the rest fit, the last in execution order first.",
+        value=(),
+    )
     together: bool = key(FLAG, "All matched modules share one device. May go along with `prefer`.", value=False)
     ties: Ties | None = key(TIES, "The same for this rule alone.", default="the policy's")
     on_exhausted: Exhausted = key(
@@ -70,6 +76,12 @@ _Ordered = tuple[tuple[int, ...], Rule]
 """A rule with what sorts rules in the order in which they count."""
 
 _SELECTORS = ("match", "class", "size")
+_ACTIONS = ("prefer", "offload", "overflow")
+APART = (
+    ("prefer", "offload"), ("together", "offload"), ("prefer", "overflow"), ("together", "overflow"),
+    ("offload", "overflow"),
+)  # fmt: skip
+"""What one rule cannot do both."""
 _RULE_KEYS = frozenset(entry.name for entry in fields_of(Rule))
 _OUR_NAMES = re.compile(r"(component\..*\.)?(offload\..*|rule [0-9]+( of .*)?)", re.DOTALL)
 
@@ -158,16 +170,16 @@ def _check(table: dict[str, Any], cursor: Cursor, what: str) -> None:
         hint = 'add `match`, `class` or `size`; `match = "**"` is the whole model'
         cursor.error("DP106", f"{what} selects nothing", label="which modules?", help=hint)
     together = table.get("together") is True
-    if complete and table.get("together", False) is False and not table.keys() & {"prefer", "offload"}:
-        hint = "add `prefer` (where they run), `offload` (where they are kept) or `together = true`"
+    if complete and table.get("together", False) is False and not table.keys() & {*_ACTIONS}:
+        hint = "add `prefer` (where they run), `offload` or `overflow` (where they are kept) or `together = true`"
         cursor.error("DP106", f"{what} does nothing", label="what is done with them?", help=hint)
-    for other in ("prefer", *(["together"] if together else [])):
-        if other in table and "offload" in table:
-            second = max(other, "offload", key=lambda name: _position(cursor.at(name)))
+    for one, other in APART:
+        if one in table and other in table and (one != "together" or together):
+            second = max(one, other, key=lambda name: _position(cursor.at(name)))
             hint = "kept weights run on the plan's main device: write two rules, or leave one key out"
             cursor.at(second).error(
                 "DP106",
-                f"`{other}` and `offload` do not go together in {what}",
+                f"`{one}` and `{other}` do not go together in {what}",
                 label="the second",
                 help=hint,
                 part="key",

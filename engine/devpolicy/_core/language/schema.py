@@ -18,7 +18,7 @@ from devpolicy._core.language.expectations import BY_SCHEMA, EXPECT_SCHEMA, SIZE
 from devpolicy._core.language.fields import ProfileTable, TopTable
 from devpolicy._core.language.kinds import AMOUNT
 from devpolicy._core.language.memory import DiskTable, MemoryTable
-from devpolicy._core.language.rules import Rule
+from devpolicy._core.language.rules import APART, Rule
 from devpolicy._core.language.terms import ACCELERATOR_SCHEMA, AVOID, DEVICE_PATTERN, KEEP, RUN, SPILL
 from devpolicy._core.language.tests import ASSERTIONS, CaseTable
 from devpolicy._core.language.workload import Workload
@@ -121,8 +121,8 @@ def _rule() -> JsonSchema:
         **table_schema(fields_of(Rule)),
         "allOf": [
             {"anyOf": [{"required": [key]} for key in ("match", "class", "size")]},
-            {"anyOf": [{"required": [key]} for key in ("prefer", "offload", "together")]},
-            {"not": {"required": ["prefer", "offload"]}},
+            {"anyOf": [{"required": [key]} for key in ("prefer", "offload", "overflow", "together")]},
+            *({"not": {"required": [one, other]}} for one, other in APART if "together" not in (one, other)),
         ],
     }
 

@@ -152,8 +152,8 @@ def term(role: Role) -> Kind[DeviceSelector]:
             cursor.error("DP110", "nothing runs on the disk", label="`prefer` names where modules run", help=hint)
             return None
         if role == "keep" and found.type in ACCELERATOR_TYPES:
-            hint = 'weights are kept on "cpu" or "disk"; where modules run is said by `prefer`'
-            cursor.error("DP110", f"weights are not kept on `{found}`", label="a device that runs modules", help=hint)
+            hint = 'weights are stored on "cpu" or "disk"; where modules run is said by `prefer`'
+            cursor.error("DP110", f"weights are not stored on `{found}`", label="a device that runs modules", help=hint)
             return None
         return found
 

@@ -127,6 +127,6 @@ def _warn(cursor: Cursor, term: DeviceSelector, label: str, note: str) -> None:
 
 
 def _includes(one: DeviceSelector, other: DeviceSelector) -> bool:
-    """Whether what serves as `other` always serves as `one`."""
-    broad = one.id is None and one.cls is None and not one.count and not one.same
+    """Whether what fits as `other` always fits as `one`."""
+    broad = one.id is None and one.device_class is None and not one.count and not one.same
     return one == other or (one.type == other.type and broad)

@@ -25,15 +25,19 @@ class DeviceSelector:
     id: int | None = None
     count: int = 0
     same: tuple[str, ...] = ()
-    cls: DeviceClass | None = None
+    device_class: DeviceClass | None = None
 
     def names(self, one: Accelerator) -> bool:
         """Whether an accelerator is one of those that the term names, whatever their number."""
-        return one.type == self.type and self.id in (None, one.id) and (self.cls is None or not self.cls.unlike(one))
+        return (
+            one.type == self.type
+            and self.id in (None, one.id)
+            and (self.device_class is None or not self.device_class.unlike(one))
+        )
 
     def __str__(self) -> str:
-        if self.cls is not None:
-            return self.cls.name
+        if self.device_class is not None:
+            return self.device_class.name
         return self.type if self.id is None else f"{self.type}:{self.id}"
 
 

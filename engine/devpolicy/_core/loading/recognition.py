@@ -27,9 +27,7 @@ _MARKS = re.compile(
 """What stands beside or in place of a weight that is quantised."""
 
 
-def quantization_of(
-    config: Mapping[str, Any], beside: object = None, names: Iterable[str] = ()
-) -> Quantization | None:
+def quantization_of(config: Mapping[str, Any], beside: object = None, names: Iterable[str] = ()) -> Quantization | None:
     """Return how a checkpoint is quantised, `None` where nothing says that it is.
 
     `beside` is the content of its `hf_quant_config.json`, `names` are those of its tensors.

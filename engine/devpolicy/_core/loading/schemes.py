@@ -38,7 +38,7 @@ def _four_bits(weight: Weight, settings: Settings) -> int:
 
 def _float8(weight: Weight, settings: Settings) -> int:
     """A byte for each element, a scale for each block of the matrix, and a static scheme's scale of its inputs."""
-    block = settings["weight_block_size"]
+    block: tuple[int, int] | None = settings["weight_block_size"]
     scales = _ceil(weight.rows, block[0]) * _ceil(weight.columns, block[1]) if block else 1
     size = 1 if block and settings["scale_fmt"] == "ue8m0" else 4
     return weight.elements + size * scales + (4 if settings["activation_scheme"] == "static" else 0)
@@ -51,7 +51,7 @@ def _mxfp4(weight: Weight, _: Settings) -> int:
 
 def _awq(weight: Weight, settings: Settings) -> int:
     """Packed weights; for each group of inputs packed zeros and scales in float16."""
-    bits, group = settings["bits"], settings["group_size"]
+    bits, group = int(settings["bits"]), int(settings["group_size"])
     groups = _ceil(weight.columns, group) if group > 0 else 1
     return weight.elements * bits // 8 + groups * weight.rows * bits // 8 + 2 * groups * weight.rows
 

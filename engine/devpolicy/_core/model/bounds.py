@@ -22,14 +22,16 @@ from devpolicy._core.model.limits import (
     LARGEST_IMAGE,
     MOST_COMPUTED,
     MOST_ELEMENTS,
+    MOST_EXPERTS,
     MOST_LAYERS,
 )
 
 _FLOAT = "__float__"
 _COUNTS = re.compile(
-    r"(^|_)(layers?|blocks?|depths?|experts|stages?|repeats?|heads?|groups?|codebooks|quantizers|levels|scales)$"
+    r"(^|_)(layers?|blocks?|depths?|stages?|repeats?|heads?|groups?|codebooks|quantizers|levels|scales)$"
     r"|^attention_types$"
 )
+_EXPERTS = re.compile(r"(^|_)experts$")
 _CONTEXTS = re.compile(r"(^|_)(positions?|position_embeddings|ctx|seq(uence)?_len(gth)?|context_length|max_length)$")
 _IMAGES = re.compile(r"(^|_)(image|img|crop|input|pretrain_img)_?(size|height|width)$")
 _SIZES = re.compile(r"(_size|_dims?|_channels|_width|_embd|_inner|^dim|^d_\w+|^hidden_sizes|_features)$")
@@ -137,8 +139,10 @@ def _limit(key: str) -> tuple[int | None, str]:
         return LARGEST_IMAGE, "pixels"
     if _CONTEXTS.search(key):
         return LARGEST_CONTEXT, "positions"
+    if _EXPERTS.search(key):
+        return MOST_EXPERTS, "experts"
     if _COUNTS.search(key):
-        return MOST_LAYERS, "layers, blocks, heads or experts"
+        return MOST_LAYERS, "layers, blocks or heads"
     if _SIZES.search(key):
         return LARGEST_DIMENSION, "elements of a dimension"
     return None, ""

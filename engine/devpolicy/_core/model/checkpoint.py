@@ -38,6 +38,7 @@ from devpolicy._core.model.limits import (
 )
 from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import ModelTree, Module, Tensor
+from devpolicy._core.model.watchdog import watched
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _PICKLES = ("pytorch_model.bin.index.json", "pytorch_model.bin")
@@ -46,6 +47,7 @@ UNKNOWN_CLASS = "Unknown"
 """The class of modules that are known from a checkpoint's names alone."""
 
 
+@watched()
 def from_checkpoint(folder: str | PathLike[str], architecture: str | None = None) -> ModelTree:
     """Read a checkpoint folder: what is stored from the safetensors headers, structure and dtypes from `config.json`.
 

@@ -1,7 +1,7 @@
 """Which weights Transformers converts while it loads them, and under which names it looks for them.
 
 Owns the use of Transformers' conversion rules (version 5 fuses experts, splits fused projections, renames). A converted
-weight cannot be read from the checkpoint as it is: kept on disk, it is written there again.
+weight cannot be read from the checkpoint as it is: stored on disk, it is written there again.
 """
 
 from __future__ import annotations

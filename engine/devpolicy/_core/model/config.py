@@ -25,6 +25,7 @@ from devpolicy._core.model.module import Built, read_module
 from devpolicy._core.model.neutral import name_in, neutral_config, neutral_table
 from devpolicy._core.model.sealed import sealed
 from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.model.watchdog import watched
 from devpolicy._core.toml.tables import did_you_mean, suggest
 
 _MARKER = "bfloat16"
@@ -33,6 +34,7 @@ _MARKER = "bfloat16"
 INSTALL = "install Transformers: `pip install 'devpolicy[hf]'`"
 
 
+@watched()
 def from_config(config: Any, architecture: str | None = None) -> ModelTree:
     """Build a configuration's model on the meta device and read it.
 
@@ -88,7 +90,7 @@ def build(config: Any, architecture: str | None = None) -> Any:
         raise ModelError(
             f"a model is built from a Transformers configuration, not from {type(config).__name__} objects"
         )
-    with sealed(), _quiet(transformers):
+    with watched(), sealed(), _quiet(transformers):
         if isinstance(config, Mapping):
             config = _from_table(config, transformers)
         cls = _model_class(config, architecture, transformers)

@@ -66,7 +66,7 @@ def derive(config: Config, tree: Sequence[Module], prefix: str = "", *, shapes: 
     """
     if not config:
         return {}
-    modules = [(module.path, module.cls) for module in tree]
+    modules = [(module.path, module.class_name) for module in tree]
     widths = _widths(tree) if shapes else {}
     text = _text_part(config)
     root = next((cls for path, cls in modules if path == prefix), "")
@@ -210,7 +210,7 @@ def _widths(tree: Sequence[Module]) -> dict[str, int]:
         parent, _, name = module.path.rpartition(".")
         kind = "key" if name in _KEYS else "value" if name in _VALUES else ""
         weight = next((tensor for tensor in module.tensors if tensor.name == "weight" and len(tensor.shape) == 2), None)
-        if kind and weight is not None and module.cls == "Linear":
+        if kind and weight is not None and module.class_name == "Linear":
             found.setdefault(parent, {})[kind] = weight.shape[0]
     return {path: sum(sizes.values()) for path, sizes in found.items() if len(sizes) == 2}
 

@@ -128,7 +128,7 @@ def tree_of(headers: Sequence[GGUFHeader], name: str, source: str) -> ModelTree:
         ties=ties,
         no_split=frozenset({"Block"}),
         format="gguf",
-        **geometry(metadata, tensors, [(module.path, module.cls) for module in modules]),
+        **geometry(metadata, tensors, [(module.path, module.class_name) for module in modules]),
     )
 
 

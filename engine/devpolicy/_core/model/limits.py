@@ -55,13 +55,22 @@ DEEPEST_PATH = 100
 """Parts of the name of a tensor."""
 
 MOST_LAYERS = 10_000
-"""Layers, blocks, heads, experts: each number in a configuration that says how many of something a model has."""
+"""Layers, blocks, heads: each number in a configuration that says how many of something a model has."""
+
+MOST_EXPERTS = 2**20
+"""Experts in a configuration. Some models keep tens of thousands of them as the rows of a table."""
 
 LARGEST_DIMENSION = 2**31 - 1
 """The size of a dimension in a configuration: hidden sizes, vocabularies."""
 
 LARGEST_CONTEXT = 2**27
 """Tokens or positions in a configuration."""
+
+LONGEST_BUILD = 60
+"""Seconds of computing for which a model is built and read. One of 100,000 modules takes ten."""
+
+MOST_BUILD_MEMORY = 4 << 30
+"""Bytes of memory that this may take. A model without weights takes some MiB, and Transformers itself half a GiB."""
 
 MOST_COMPUTED = 2**24
 """Elements of a table of positions that some models compute one by one in Python, while they are built."""

@@ -292,7 +292,7 @@ def _no_split(declaring: Iterable[tuple[str, nn.Module]]) -> frozenset[str]:
 
 def _checked(no_split: Iterable[str], modules: Iterable[Module]) -> frozenset[str]:
     names = [no_split] if isinstance(no_split, str) else list(no_split)
-    classes = {module.cls for module in modules}
+    classes = {module.class_name for module in modules}
     for name in names:
         if name not in classes:
             close = did_you_mean(str(name), sorted(classes))

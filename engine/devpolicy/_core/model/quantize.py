@@ -135,9 +135,7 @@ def _stored(
     )
 
 
-def _dequantized(
-    tree: ModelTree, quantization: Quantization, support: SchemeSupport, facts: Facts, why: str
-) -> Held:
+def _dequantized(tree: ModelTree, quantization: Quantization, support: SchemeSupport, facts: Facts, why: str) -> Held:
     paths = converted_paths(tree, quantization)  # what is dequantised cannot be read from the checkpoint as it is
     modules = tuple(replace(module, in_place=False) if module.path in paths else module for module in tree.modules)
     assumed = _assumed(support.packages, facts) if support.kept is None else ()
@@ -211,11 +209,13 @@ def default_skips(tree: ModelTree) -> Iterator[str]:
 
 
 def _is_convertible(module: Module, scheme: Scheme) -> bool:
-    return module.cls in scheme.classes or (scheme.experts and module.path.rpartition(".")[2] == "experts")
+    return module.class_name in scheme.classes or (scheme.experts and module.path.rpartition(".")[2] == "experts")
 
 
 def _is_target(module: Module, targets: Iterable[str], ignored: Iterable[str]) -> bool:
-    return names_module(targets, module.path, module.cls) and not names_module(ignored, module.path, module.cls)
+    return names_module(targets, module.path, module.class_name) and not names_module(
+        ignored, module.path, module.class_name
+    )
 
 
 def _blocks(tree: ModelTree, settings: Mapping[str, Any]) -> str:
@@ -241,7 +241,7 @@ def _packed(
     made: dict[tuple[str, tuple[Tensor, ...]], tuple[Tensor, ...]] = {}
 
     def tensors_of(module: Module) -> tuple[Tensor, ...]:
-        key = module.cls, module.tensors
+        key = module.class_name, module.tensors
         if key not in made:
             made[key] = tuple(_tensor(tensor, module, scheme, settings, kind, dtype) for tensor in module.tensors)
         return made[key]
@@ -261,7 +261,7 @@ def _tensor(
     if tensor.buffer or len(tensor.shape) < 2 or (tensor.name != "weight" and len(tensor.shape) != 3):
         return tensor
     *count, rows, columns = tensor.shape
-    if module.cls == "Conv1D":  # which keeps its weight the other way round
+    if module.class_name == "Conv1D":  # which keeps its weight the other way round
         rows, columns = columns, rows
     size = DTYPE_BITS[tensor.dtype_as(dtype)] // 8
     return replace(tensor, packed=prod(count) * scheme.bytes(Weight(rows, columns, size, kind), settings))

@@ -76,7 +76,7 @@ def structure_of(
         differences = len(fit.unplaced) + len(fit.missing) + len(fit.reshaped)
         if closest is None or differences < closest[0]:
             nothing = len(fit.unplaced) == len(headers)
-            closest = differences, _NO_PLACE if nothing else _another(structure.tree.modules[0].cls, fit)
+            closest = differences, _NO_PLACE if nothing else _another(structure.tree.modules[0].class_name, fit)
     return None, reason if closest is None else closest[1]
 
 
@@ -90,7 +90,7 @@ def _another(cls: str, fit: Fit) -> str:
 def _with_notes(structure: Structure, named: str | None) -> Structure:
     """Return a structure that says of itself what is not as its checkpoint says."""
     tree, notes = structure.tree, list(structure.fit.notes())
-    cls = tree.modules[0].cls
+    cls = tree.modules[0].class_name
     if named is not None and cls != named and not named.startswith("Auto"):
         notes.insert(0, f"`{shown(named)}` is named, and the tensors are those of `{cls}`")
     return structure._replace(tree=replace(tree, loading=replace(tree.loading, notes=tuple(notes))))

@@ -98,7 +98,7 @@ class Module:
     """One module: its dotted path (the root's is empty), its class name, and the tensors that it holds itself."""
 
     path: str
-    cls: str
+    class_name: str
     tensors: tuple[Tensor, ...] = ()
     in_place: bool = True
     """Whether its weights can be read from the checkpoint as they are (safetensors, not converted on load)."""

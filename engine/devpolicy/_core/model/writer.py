@@ -71,7 +71,7 @@ def _table(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def _module(module: Module, pattern: str, dtype: str | None) -> str:
-    pairs = [("path", quote(pattern)), ("class", quote(module.cls))]
+    pairs = [("path", quote(pattern)), ("class", quote(module.class_name))]
     if module.tensors:
         default = dtype or "float32"
         pairs.append(("tensors", _table((tensor.name, _tensor(tensor, default)) for tensor in module.tensors)))
@@ -155,7 +155,7 @@ def _shapes(tree: ModelTree) -> list[int]:
     for position in range(len(tree.modules) - 1, -1, -1):
         module = tree.modules[position]
         inside = tuple((names[child], result[child]) for child in tree.children(position))
-        result[position] = known.setdefault((module.cls, module.tensors, module.in_place, inside), len(known))
+        result[position] = known.setdefault((module.class_name, module.tensors, module.in_place, inside), len(known))
     return result
 
 

@@ -57,6 +57,8 @@ class Assignment:
     """What is left to the search, in execution order of their first units."""
     stored: Mapping[str, int] = field(default_factory=partial(dict, cpu=0, disk=0))
     """Bytes that what is offloaded takes of each place."""
+    may_leave: Mapping[int, Rule] = field(default_factory=dict)
+    """Units that are left to the search, and that a rule allows to be offloaded where they do not fit."""
     notes: tuple[tuple[str, str], ...] = ()
     """For people: the path of a unit, and why a rule did not decide it."""
 
@@ -78,13 +80,17 @@ _Waiting = tuple[Cluster, RulePriority]
 """Units that share a device, and what is left of the rules that match them."""
 
 
-def apply_rules(division: Division, context: PlacementContext, *, choose: bool = False) -> Assignment:
+def apply_rules(
+    division: Division, context: PlacementContext, *, choose: bool = False, leaving: Mapping[int, Offload] | None = None
+) -> Assignment:
     """Apply the rules. Raises `Refused` where a rule that must hold cannot.
 
     A rule that names several devices takes the first with room for each unit; with `choose` it leaves that to the
-    search, which may take a later one so that everything has room.
+    search, which may take a later one so that everything has room. Of the units that a rule lets `overflow` those in
+    `leaving` are offloaded to where it says.
     """
-    rules, deciding = context.policy.rules, _Deciding(division.units, context, choose, [0] * len(context.devices))
+    rules = context.policy.rules
+    deciding = _Deciding(division.units, context, choose, leaving or {}, [0] * len(context.devices))
     waiting: list[_Waiting] = [(members, division.units[members[0]].rules) for members in _tied(division)]
     # Units come to a rule with `together` once the rules before it are exhausted, so it may take several rounds.
     # Ends: what comes back from a round has fewer rules left.
@@ -95,6 +101,7 @@ def apply_rules(division: Division, context: PlacementContext, *, choose: bool =
         pinned=deciding.pinned,
         choices=deciding.choices,
         clusters=tuple(sorted(deciding.clusters)),
+        may_leave=deciding.may_leave,
         notes=tuple(deciding.notes),
     )
 
@@ -122,12 +129,14 @@ class _Deciding:
     units: Sequence[Unit]
     context: PlacementContext
     choose: bool
+    leaving: Mapping[int, Offload]
     load: list[int]
     """Bytes that rules run on each device so far."""
     result: Assignment = field(default_factory=Assignment)
     pinned: dict[int, tuple[int, Rule]] = field(default_factory=dict)
     choices: dict[int, tuple[Rule, tuple[int, ...]]] = field(default_factory=dict)
     clusters: list[Cluster] = field(default_factory=list)
+    may_leave: dict[int, Rule] = field(default_factory=dict)
     notes: list[tuple[str, str]] = field(default_factory=list)
     named: dict[DeviceSelector, tuple[list[int], str]] = field(default_factory=dict)
 
@@ -141,6 +150,9 @@ class _Deciding:
                 failure = self._offload(members, rule)
             elif rule.prefer:
                 failure = self._pin(members, rule)
+            elif rule.overflow:
+                self._overflow(members, rule)
+                return []
             else:
                 break
             if failure is None:
@@ -158,7 +170,7 @@ class _Deciding:
         failure: Diagnostic | None = None
         for selector in rule.offload:
             place = selector.type
-            reason = rule.reason or f"rule `{rule.name}` keeps it on `{selector}`"
+            reason = rule.reason or f"rule `{rule.name}` stores it on `{selector}`"
             if place == self.context.kind:
                 # Stored where it runs: on a host without an accelerator "cpu" is no other place.
                 failure = self._run(members, 0, replace(rule, reason=reason), selector)
@@ -172,6 +184,15 @@ class _Deciding:
             if failure is None:
                 return None
         return failure
+
+    def _overflow(self, members: Cluster, rule: Rule) -> None:
+        """Leave the units to the search, or offload them where they do not fit."""
+        gone = {at: self.leaving[at] for at in members if at in self.leaving}
+        if gone:
+            self.result = record_offload(self.result, self.units, gone)
+        else:
+            self.may_leave.update(dict.fromkeys(members, rule))
+            self.clusters.append(members)
 
     def _pin(self, members: Cluster, rule: Rule) -> Diagnostic | None:
         failure: Diagnostic | None = None
@@ -232,6 +253,11 @@ class _Deciding:
         )
 
 
+def is_elsewhere(place: str, context: PlacementContext) -> bool:
+    """Whether storing on `place` frees anything: where the pool is shared, the CPU is no other place."""
+    return place != context.kind and not (place == "cpu" and context.unified)
+
+
 def bytes_on(number: int, units: Iterable[Unit], context: PlacementContext) -> int:
     """Return the bytes that units take on a device which stores and executes them."""
     return sum(context.needs(number, unit.resident, unit.kv_cache) for unit in units)
@@ -250,9 +276,10 @@ def offload_error(
             "DP302", f"{keeps} on `{place}`, which `avoid` excludes", said,
             help=f"take `{place}` out of `avoid`, or keep it elsewhere",
         )  # fmt: skip
-    if not context.target.maps:
+    if place not in context.target.abilities.keeps:
+        takes = "keeps none there" if context.target.abilities.maps else "takes one device"
         return Diagnostic(
-            "DP409", f"{who} keeps weights on `{place}`, and `{context.target.name}` takes one device", said,
+            "DP409", f"{who} stores weights on `{place}`, and `{context.target.name}` {takes}", said,
             help=context.target.instead,
         )  # fmt: skip
     if place not in context.held.beside:
@@ -262,7 +289,7 @@ def offload_error(
         )  # fmt: skip
     if place == "cpu" and context.kind == "mps":
         return Diagnostic(
-            "DP406", f"{who} keeps weights on `cpu`, and accelerate would load them on `mps`", said,
+            "DP406", f"{who} stores weights on `cpu`, and accelerate would load them on `mps`", said,
             help="keep them on `disk`",
         )  # fmt: skip
     if place == "disk" and any(unit.float32 for unit in units):

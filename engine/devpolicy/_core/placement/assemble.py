@@ -80,7 +80,8 @@ def _load(policy: ResolvedPolicy, held: Held, component: str | None, rewritten: 
 def _prediction(division: Division, context: PlacementContext, solution: Solution) -> Prediction | None:
     """Return what is predicted, where the plan was chosen by it: under `fastest`, and where `overflow` took part."""
     places = {at: offload.place for at, offload in solution.offloaded.items()}
-    if context.policy.split != "fastest" and all(one.rule != OVERFLOW for one in solution.offloaded.values()):
+    spilling = {OVERFLOW, *(rule.name for rule in context.policy.rules if rule.overflow)}
+    if context.policy.split != "fastest" and all(one.rule not in spilling for one in solution.offloaded.values()):
         return None
     costs, rates, used = context.costs, context.rates, sorted(set(solution.device))
     times = costs.times(division.units, solution.device, places, rates, link=context.link)
@@ -115,4 +116,4 @@ def _why(
     if at in solution.runs_on_main:
         return "prefer", f"{solution.runs_on_main[at]} `{device}`"
     share = "the only device that is needed" if count == 1 else f"one of {count} that share the model"
-    return "prefer", f"`{selector}` serves; `{device}` is {share}"
+    return "prefer", f"`{selector}` fits; `{device}` is {share}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from devpolicy._core.abilities import target_of
 from devpolicy._core.device import ComponentDevice
 from devpolicy._core.errors import Diagnostic, Unsatisfiable
 from devpolicy._core.host import Host
@@ -16,7 +17,6 @@ from devpolicy._core.language.policy import ResolvedPolicy
 from devpolicy._core.memory.budgets import DeviceBudget, pool_reserved
 from devpolicy._core.placement.context import select_devices
 from devpolicy._core.placement.refusals import no_preference
-from devpolicy._core.placement.targets import target_of
 from devpolicy._core.sizes import GIB, format_size
 
 NEARLY_NO_ROOM = GIB
@@ -50,12 +50,12 @@ def choose(
     consumer = target_of(target or policy.target or "torch")
     terms: list[tuple[str, str]] = []
     for selector in policy.prefer:
-        if selector.type not in consumer.types:
+        if selector.type not in consumer.abilities.types:
             terms.append((str(selector), f"`{consumer.name}` cannot run on `{selector.type}`"))
             continue
         selection = select_devices(selector, policy, host)
         if selection.devices:
-            terms.append((str(selector), "serves"))
+            terms.append((str(selector), "fits"))
             first = selection.devices[0].with_reserved(pool_reserved(reserved or {}, host))
             return Choice(ComponentDevice.from_single(first.device), tuple(terms), (*warnings, *_nearly_full(first)))
         terms.append((str(selector), selection.reason))

@@ -261,6 +261,6 @@ def _mixed_container(unit: Unit, offload: Offload) -> Diagnostic:
     path = unit.path or "the model itself"
     return Diagnostic(
         "DP408",
-        f"rule `{offload.rule}` keeps the own tensors of `{path}` on `{offload.place}` and leaves its children",
+        f"rule `{offload.rule}` stores the own tensors of `{path}` on `{offload.place}` and leaves its children",
         help=f"keep all of `{path}` there, or only its children",
     )

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from devpolicy._core.abilities import Target
 from devpolicy._core.cost.speeds import Speeds, bandwidth_of
 from devpolicy._core.cost.times import Costs, per_byte
 from devpolicy._core.device import DeviceType
@@ -20,7 +21,6 @@ from devpolicy._core.memory.budgets import DeviceBudget, accelerator_budget, cpu
 from devpolicy._core.memory.sizing import Sizing
 from devpolicy._core.model.quantize import Held
 from devpolicy._core.model.tree import ModelTree
-from devpolicy._core.placement.targets import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,8 @@ def _none_of(selector: DeviceSelector, host: Host) -> str:
     others = host.devices(selector.type)
     if not others:
         return f"the host has no `{selector.type}` device"
-    if selector.cls is not None:
-        unlike = ", ".join(f"`{one.type}:{one.id}`: {selector.cls.unlike(one)}" for one in others)
+    if selector.device_class is not None:
+        unlike = ", ".join(f"`{one.type}:{one.id}`: {selector.device_class.unlike(one)}" for one in others)
         return f"no device of the host is `{selector}` ({unlike})"
     return f"the host has no `{selector}`, it has {_listed(f'{one.type}:{one.id}' for one in others)}"
 
@@ -142,6 +142,8 @@ class PlacementContext:
         offloaded. Integers of one group of eight are in order in any such set; across groups, and for the
         text that names devices other than CUDA's, the order is left to chance.
         """
+        if self.target.abilities.main_device == "none":
+            return set(range(len(self.devices)))
         device = self.devices[main].device
         if device.type is not DeviceType.GPU:
             return {main}
@@ -190,7 +192,7 @@ def context_for(
         cpu=cpu_budget(policy, host).with_reserved(reserved),
         disk=disk_budget(policy, host).with_reserved(reserved),
         target=target,
-        policy=policy if target.maps else replace(policy, split="never"),
+        policy=policy if target.abilities.maps else replace(policy, split="never"),
         host=host,
         held=held,
         sizing=sizing,

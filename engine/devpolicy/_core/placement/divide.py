@@ -95,10 +95,10 @@ _LISTS = frozenset({"ModuleList", "ModuleDict", "Sequential"})
 
 def _is_block(tree: ModelTree, position: int) -> bool:
     """Whether a module is a block: of a no-split class, or where the model names none, an element of a list."""
-    cls = tree.modules[position].cls
+    cls = tree.modules[position].class_name
     if tree.no_split:
         return cls in tree.no_split
-    return position > 0 and cls not in _LISTS and tree.modules[tree.parents[position]].cls in _LISTS
+    return position > 0 and cls not in _LISTS and tree.modules[tree.parents[position]].class_name in _LISTS
 
 
 def _natural_units(tree: ModelTree) -> list[bool]:

@@ -19,7 +19,9 @@ def explain(plan: Plan, module: str | None) -> str:
     if module is not None:
         for path, unit in plan.placements.below(module).items():
             where = (
-                f"kept on {unit.device}, runs on {unit.runs_on}" if unit.device != unit.runs_on else f"on {unit.device}"
+                f"stored on {unit.device}, runs on {unit.runs_on}"
+                if unit.device != unit.runs_on
+                else f"on {unit.device}"
             )
             lines.append(f"{path}: {where} ({format_size(unit.bytes)})")
             lines.append(f"  decided by {unit.rule}: {unit.reason}")

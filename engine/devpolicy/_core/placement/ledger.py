@@ -29,7 +29,7 @@ class Budget:
     activations: int = 0
     streaming: int = 0
     """The largest module that is brought here for a moment, from the CPU or the disk."""
-    others: int = 0
+    used_by_others: int = 0
     """What components planned before take, and on a pool shared with the CPU what its other side takes."""
     headroom: int = 0
     cap: int = 0
@@ -37,7 +37,7 @@ class Budget:
     @property
     def used(self) -> int:
         """Bytes that are spoken for, without the headroom."""
-        return self.weights + self.kv_cache + self.activations + self.streaming + self.others
+        return self.weights + self.kv_cache + self.activations + self.streaming + self.used_by_others
 
     @property
     def free(self) -> int:
@@ -46,10 +46,13 @@ class Budget:
 
     def to_dict(self) -> dict[str, int]:
         """Return the figures for JSON, in the order of the invariant."""
-        return {name: getattr(self, name) for name in BUDGET_KEYS}
+        return {key: getattr(self, name) for name, key in BUDGET_KEYS.items()}
 
 
-BUDGET_KEYS = ("weights", "kv_cache", "activations", "streaming", "others", "headroom", "cap")
+_NAMES = ("weights", "kv_cache", "activations", "streaming", "used_by_others", "headroom", "cap")
+
+BUDGET_KEYS = {name: "others" if name == "used_by_others" else name for name in _NAMES}
+"""The figures of a budget, each with its key in JSON."""
 
 
 def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementContext) -> dict[str, Budget]:
@@ -73,7 +76,7 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
             kv_cache=sum(units[at].kv_cache for at in running) if one.kv_cache is None else one.kv_cache,
             activations=context.activations(number),
             streaming=max((units[at].onload_peak for at in offloaded), default=0) if is_main else 0,
-            others=one.used_by_others,
+            used_by_others=one.used_by_others,
             headroom=one.headroom,
             cap=one.cap,
         )
@@ -83,11 +86,11 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
         if away[place]:
             weights = sum(unit.weights for unit in away[place])
             others = context.cpu.used_by_others if place == "cpu" else 0
-            ledger[place] = Budget(weights=weights, others=others, headroom=device.headroom, cap=device.cap)
+            ledger[place] = Budget(weights=weights, used_by_others=others, headroom=device.headroom, cap=device.cap)
     if len(pool) > 1:
         for side in pool.keys() & ledger.keys():
             beside = sum(pool.values()) - pool[side]
-            ledger[side] = replace(ledger[side], others=ledger[side].others + beside)
+            ledger[side] = replace(ledger[side], used_by_others=ledger[side].used_by_others + beside)
     return ledger
 
 

@@ -46,15 +46,15 @@ def match(tree: ModelTree, rules: Sequence[Rule], sizes: Sequence[int], natural:
     bits = [1 << number for number in range(len(rules))]
     everything = (1 << len(rules)) - 1
     unnamed = _union(bit for bit, rule in zip(bits, rules, strict=True) if not rule.match)
-    by_size = _union(bit for bit, rule in zip(bits, rules, strict=True) if not rule.match and not rule.cls)
+    by_size = _union(bit for bit, rule in zip(bits, rules, strict=True) if not rule.match and not rule.module_class)
     unsized = _union(bit for bit, rule in zip(bits, rules, strict=True) if rule.size is None)
     tested = Intervals(
         (*_interval(rule.size), bit) for bit, rule in zip(bits, rules, strict=True) if rule.size is not None
     )
-    of_class = {cls: _of_class(cls, rules) for cls in {module.cls for module in tree.modules}}
+    of_class = {cls: _of_class(cls, rules) for cls in {module.class_name for module in tree.modules}}
     own: list[int] = []
     for position, named in enumerate(_named(tree, rules)):
-        matched = (named | unnamed) & of_class[tree.modules[position].cls]
+        matched = (named | unnamed) & of_class[tree.modules[position].class_name]
         if matched and unsized != everything:
             matched &= unsized | tested.at(sizes[position])
         own.append(matched if natural[position] else matched & ~by_size)
@@ -82,7 +82,7 @@ def _union(bits: Iterator[int]) -> int:
 
 def _of_class(cls: str, rules: Sequence[Rule]) -> int:
     """Return the rules that a module of this class can be matched by."""
-    meant = (not rule.cls or any(fnmatchcase(cls, glob) for glob in rule.cls) for rule in rules)
+    meant = (not rule.module_class or any(fnmatchcase(cls, glob) for glob in rule.module_class) for rule in rules)
     return _union(1 << number for number, holds in enumerate(meant) if holds)
 
 

@@ -19,6 +19,7 @@ from devpolicy._core.placement.apply_rules import (
     Assignment,
     Cluster,
     Offload,
+    is_elsewhere,
     offload_error,
     record_offload,
     storage_bytes,
@@ -52,7 +53,7 @@ class Spilled:
 def spill(problem: Problem) -> Spilled | None:
     """Offload what costs least and lets the rest fit. Returns `None` where nothing does."""
     context = problem.context
-    if not context.policy.overflow or not context.target.maps:
+    if not context.policy.overflow or not context.target.abilities.maps:
         return None
     order, places, notes = _places(_candidates(problem), problem)
 
@@ -190,7 +191,7 @@ def _first_place(cluster: Cluster, problem: Problem, stored: Mapping[str, int]) 
     failure: Diagnostic | None = None
     for selector in context.policy.overflow:
         place = selector.type
-        if not _is_elsewhere(place, problem):
+        if not is_elsewhere(place, problem.context):
             continue
         failure = offload_error(place, None, [units[at] for at in cluster], context, stored)
         if failure is None:
@@ -198,15 +199,9 @@ def _first_place(cluster: Cluster, problem: Problem, stored: Mapping[str, int]) 
     return failure or Diagnostic("DP303", "nothing in `overflow` is another place")
 
 
-def _is_elsewhere(place: str, problem: Problem) -> bool:
-    """Whether storing on `place` frees anything: where the pool is shared, the CPU is no other place."""
-    context = problem.context
-    return place != context.kind and not (place == "cpu" and context.unified)
-
-
 def _may_store(place: str, cluster: Cluster, problem: Problem) -> bool:
     units = [problem.units[at] for at in cluster]
-    fits = _is_elsewhere(place, problem)
+    fits = is_elsewhere(place, problem.context)
     return fits and offload_error(place, None, units, problem.context, problem.assignment.stored) is None
 
 

@@ -271,7 +271,7 @@ class Plan:
                 device=ComponentDevice.from_dict(dict(data["device"])),
                 placements=Placements(placements),
                 ledger={
-                    _text(device): Budget(**{name: _number(budget[name]) for name in BUDGET_KEYS})
+                    _text(device): Budget(**{name: _number(budget[key]) for name, key in BUDGET_KEYS.items()})
                     for device, budget in data["ledger"].items()
                 },
                 warnings=tuple(map(Diagnostic.from_dict, data["warnings"])),

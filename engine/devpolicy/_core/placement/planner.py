@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
+from devpolicy._core.abilities import DEFAULT_TARGET, Target, target_of
 from devpolicy._core.errors import Diagnostic, PolicyError, Unsatisfiable
 from devpolicy._core.host import Host
 from devpolicy._core.language.conditions import check_requirements
@@ -20,12 +21,13 @@ from devpolicy._core.memory.sizing import Sizing, size_model
 from devpolicy._core.model.quantize import Held
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement import exact
-from devpolicy._core.placement.apply_rules import Refused, apply_rules
+from devpolicy._core.placement.apply_rules import Offload, Refused, apply_rules
 from devpolicy._core.placement.assemble import assemble
 from devpolicy._core.placement.colocate import colocate_blocks, colocate_ties
 from devpolicy._core.placement.context import PlacementContext, Selection, context_for, select_devices
 from devpolicy._core.placement.divide import Division, divide
 from devpolicy._core.placement.joint import one_piece
+from devpolicy._core.placement.leaving import leaving_first, may_fit
 from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of
 from devpolicy._core.placement.lint import findings_of_rules
 from devpolicy._core.placement.overflow import Spilled, spill
@@ -35,7 +37,6 @@ from devpolicy._core.placement.refusals import no_room, nothing_fits
 from devpolicy._core.placement.scatter import scatter
 from devpolicy._core.placement.search import Attempt, Problem, Solution, in_context, place
 from devpolicy._core.placement.suggestions import suggestions
-from devpolicy._core.placement.targets import DEFAULT_TARGET, Target, target_of
 from devpolicy._core.sizes import format_size
 
 
@@ -141,9 +142,9 @@ def _place(
 ) -> PlacedModel:
     policy = policy.for_host(host)
     check_requirements([policy.require, *policy.required], host)
-    if tree.format not in consumer.reads:
+    if tree.format not in consumer.abilities.reads:
         raise Unsatisfiable(_not_read(tree, consumer))
-    if tree.incomplete_reason and consumer.maps:
+    if tree.incomplete_reason and consumer.abilities.maps:
         message = f"the structure of `{tree.name}` is not known in full"
         hint = 'plan for one device, which needs no map: `target = "torch"`, or `--to torch`'
         raise Unsatisfiable(Diagnostic("DP407", message, notes=(tree.incomplete_reason,), help=hint))
@@ -168,7 +169,7 @@ def _place(
                 if form is None:
                     refusals.append((selector, refused.finding))
                 continue
-            outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "serves")]
+            outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "fits")]
             trace = Trace(tuple(outcomes), notes)
             of_form = findings_of_form(form, tree, policy)
             told = (*policy.notices, *_findings_of_model(tree, policy), *of_form, *findings)
@@ -186,7 +187,7 @@ def _attempt(
     attempt, notes = _search(division, context)
     solution = attempt.solution()
     several = len(set(solution.device)) > 1
-    if several and not consumer.maps:
+    if several and not consumer.abilities.maps:
         raise Refused(Diagnostic("DP409", f"several devices are needed, and `{consumer.name}` takes one"))
     if several and not context.held.several:
         raise Refused(Diagnostic("DP417", f"it cannot be divided: {context.held.because}"))
@@ -235,7 +236,7 @@ def _divided(policy: ResolvedPolicy, tree: ModelTree) -> tuple[Sizing, Division,
 
 def _selected(selector: DeviceSelector, policy: ResolvedPolicy, host: Host, consumer: Target) -> Selection:
     """Return the devices of an entry of `prefer`. Raises `Refused` where there are none for the consumer."""
-    if selector.type not in consumer.types:
+    if selector.type not in consumer.abilities.types:
         raise Refused(Diagnostic("DP409", f"`{consumer.name}` cannot run on `{selector.type}`"))
     selection = select_devices(selector, policy, host)
     if not selection.devices:
@@ -270,14 +271,44 @@ def _search(division: Division, context: PlacementContext) -> tuple[Attempt, tup
     """Return the attempt that the plan is made of, with notes for people. Raises `Refused` where nothing fits.
 
     First with each rule's first device that has room and devices in the order of their ids, then in any order, then
-    with the rules' choices left to the search; what still does not fit is offloaded.
+    with the rules' choices left to the search; what still does not fit is offloaded: what rules name, then what
+    `overflow` allows.
     """
+    if not any(rule.overflow for rule in context.policy.rules):
+        return _searched(division, context, spilling=True)
+    try:
+        return _searched(division, context)
+    except Refused:
+        order, notes = leaving_first(apply_rules(division, context), division.units, context)
+    leaving: dict[int, Offload] = {}
+    for offloads in order:
+        leaving.update(offloads)
+        if may_fit(division.units, leaving, context):
+            try:
+                attempt, told = _searched(division, context, leaving)
+            except Refused:
+                continue
+            return attempt, (*notes, *told)
+    attempt, told = _searched(division, context, leaving, spilling=True)
+    return attempt, (*notes, *told)
+
+
+def _searched(
+    division: Division,
+    context: PlacementContext,
+    leaving: Mapping[int, Offload] | None = None,
+    *,
+    spilling: bool = False,
+) -> tuple[Attempt, tuple[tuple[str, str], ...]]:
+    """Return an attempt with the units in `leaving` offloaded; with `spilling` as many more as `overflow` allows."""
     refused: Refused | None = None
     problems: list[Problem] = []
     ruled = any(rule.prefer for rule in context.policy.rules)
     for choose in (False, True) if ruled else (False,):
         try:
-            assignment = colocate_blocks(division.units, context, apply_rules(division, context, choose=choose))
+            assignment = colocate_blocks(
+                division.units, context, apply_rules(division, context, choose=choose, leaving=leaving)
+            )
         except Refused as found:
             refused = refused or found
             continue
@@ -288,7 +319,7 @@ def _search(division: Division, context: PlacementContext) -> tuple[Attempt, tup
         if attempt is not None:
             return _faster(problem, attempt), assignment.notes
         problems.append(problem)
-    for problem in problems:
+    for problem in problems if spilling else ():
         spilled = _spilled(problem)
         if spilled is not None:
             return spilled.attempt, (*problem.assignment.notes, *spilled.notes)

@@ -6,6 +6,7 @@ they do to a tree is in `model.quantize`: no scheme has a name here.
 
 from __future__ import annotations
 
+from devpolicy._core.abilities import Target, target_of, targets
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.host import Host
 from devpolicy._core.language.policy import ResolvedPolicy
@@ -14,7 +15,6 @@ from devpolicy._core.model.quantize import Held, NotHeld, both_figures, quantize
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.apply_rules import Refused
 from devpolicy._core.placement.plan import Plan
-from devpolicy._core.placement.targets import TARGETS, Target, target_of
 
 
 def facts_of(host: Host, kind: str) -> Facts:
@@ -28,7 +28,7 @@ def facts_of(host: Host, kind: str) -> Facts:
 
 def held_on(kind: str, policy: ResolvedPolicy, tree: ModelTree, host: Host, consumer: Target) -> Held:
     """Return a model as a consumer holds it on devices of a type. Raises `Refused` (DP417) where it cannot."""
-    found = quantize(tree, None, facts_of(host, kind), consumer.schemes, policy.workload.dtype)
+    found = quantize(tree, None, facts_of(host, kind), consumer.abilities.schemes, policy.workload.dtype)
     if isinstance(found, NotHeld):
         raise Refused(_refusal(found, tree, consumer))
     return found
@@ -44,9 +44,11 @@ def _refusal(found: NotHeld, tree: ModelTree, consumer: Target) -> Diagnostic:
     quantization = tree.quantization
     if quantization is None:
         return Diagnostic("DP417", found.reason, notes=found.notes, help="leave the scheme out, or plan another host")
-    others = [name for name, target in TARGETS.items() if quantization.scheme in target.schemes]
-    hint = f"plan for {' or '.join(f'`{name}`' for name in others)}" if others and consumer.name not in others else (
-        "say what it takes where it is loaded: `needs = \"24 GiB\"` in the component, in place of its model"
+    others = [name for name, target in targets().items() if quantization.scheme in target.abilities.schemes]
+    hint = (
+        f"plan for {' or '.join(f'`{name}`' for name in others)}"
+        if others and consumer.name not in others
+        else ('say what it takes where it is loaded: `needs = "24 GiB"` in the component, in place of its model')
     )
     message = f"the weights of `{tree.name}` are quantised (`{quantization.method}`), and `{consumer.name}` "
     return Diagnostic("DP417", f"{message}cannot load them: {found.reason}", notes=found.notes, help=hint)

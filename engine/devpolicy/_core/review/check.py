@@ -6,16 +6,14 @@ bytes are recomputed, and devices are looked up on the host.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from devpolicy._core.placement.quantized import tree_of
-from devpolicy._core.review.outcome import Outcome, Part, is_meant, plan_outcome
-from devpolicy._core.review.recount import KEPT, DeviceLoad, budgets_of, device_map, keys_of, recount, tensors
+from devpolicy._core.review.outcome import Outcome, is_meant
+from devpolicy._core.review.recount import KEPT, device_map, keys_of, tensors
 from devpolicy._core.sizes import format_size
 
 if TYPE_CHECKING:
-    from devpolicy._core.host import Host
     from devpolicy._core.language.policy import DeviceSelector
     from devpolicy._core.language.properties import Property
     from devpolicy._core.memory.budgets import DeviceBudget
@@ -73,25 +71,18 @@ def _usable(outcome: Outcome, device: str) -> Iterator[str]:
 
 
 def _within_budget(outcome: Outcome) -> Iterator[str]:
-    if outcome.plan is None or outcome.tree is None:
+    own = outcome.own
+    if own is None:
         return
-    budgets = budgets_of(outcome.policy, outcome.host)
-    own = Part(outcome.policy, outcome.tree, outcome.plan)
-    used = _recounted(own, outcome.host)
-    totals: dict[str, int] = {}
-    for part in (*outcome.before, own):
-        for device, load in _recounted(part, outcome.host).items():
-            totals[device] = totals.get(device, 0) + load.total
+    totals = dict(own.bytes)
+    for part in outcome.before:
+        for device, size in part.bytes.items():
+            totals[device] = totals.get(device, 0) + size
+    used = {device: size for device, size in own.bytes.items() if device in own.budgets}
     for device in used:
-        if device in budgets:
-            yield from _over(device, totals[device], budgets[device], _free(outcome, device))
-    yield from _over_the_pool(outcome, totals, budgets)
-    yield from _over_the_share(outcome, {device: used[device].total for device in used if device in budgets}, budgets)
-
-
-def _recounted(part: Part, host: Host) -> dict[str, DeviceLoad]:
-    tree = tree_of(part.plan, part.policy, part.tree, host)
-    return recount(part.plan, tree, part.policy, budgets_of(part.policy, host))
+        yield from _over(device, totals[device], own.budgets[device], _free(outcome, device))
+    yield from _over_the_pool(outcome, totals, own.budgets)
+    yield from _over_the_share(outcome, used, own.budgets)
 
 
 def _over(device: str, total: int, budget: DeviceBudget, free: int) -> Iterator[str]:
@@ -109,7 +100,7 @@ def _free(outcome: Outcome, device: str) -> int:
     return next(one.free for one in outcome.host.devices(kind) if one.id == int(number or 0))
 
 
-def _over_the_pool(outcome: Outcome, totals: dict[str, int], budgets: dict[str, DeviceBudget]) -> Iterator[str]:
+def _over_the_pool(outcome: Outcome, totals: dict[str, int], budgets: Mapping[str, DeviceBudget]) -> Iterator[str]:
     """Integrated accelerators and the CPU share one memory: together they must fit in it."""
     sides = _sides(totals, budgets)
     together = sum(totals[device] for device in sides)
@@ -118,7 +109,7 @@ def _over_the_pool(outcome: Outcome, totals: dict[str, int], budgets: dict[str, 
         yield f"{named} share {format_size(outcome.host.free)}, and are asked for {format_size(together)}"
 
 
-def _over_the_share(outcome: Outcome, own: dict[str, int], budgets: dict[str, DeviceBudget]) -> Iterator[str]:
+def _over_the_share(outcome: Outcome, own: dict[str, int], budgets: Mapping[str, DeviceBudget]) -> Iterator[str]:
     """A component takes no more than its `share` of each budget, and of one memory no more than that on all sides."""
     share = outcome.policy.share
     if share is None:
@@ -134,7 +125,7 @@ def _over_the_share(outcome: Outcome, own: dict[str, int], budgets: dict[str, De
             )
 
 
-def _sides(devices: Iterable[str], budgets: dict[str, DeviceBudget]) -> list[str]:
+def _sides(devices: Iterable[str], budgets: Mapping[str, DeviceBudget]) -> list[str]:
     """Return the devices that are sides of one memory, where several are."""
     sides = [device for device in devices if device in budgets and (budgets[device].unified or device == "cpu")]
     return sides if len(sides) > 1 else []
@@ -156,7 +147,7 @@ def _blocks_whole(outcome: Outcome) -> Iterator[str]:
         return
     runs = outcome.plan.placements
     for module in outcome.tree.modules:
-        if module.cls in outcome.tree.no_split:
+        if module.class_name in outcome.tree.no_split:
             where = {str(unit.runs_on) for unit in runs.below(module.path).values()}
             if len(where) > 1:
                 yield f"block `{module.path}` runs on {_listed(where)}"
@@ -174,7 +165,7 @@ def _resident(outcome: Outcome) -> Iterator[str]:
         away = {path: unit for path, unit in outcome.plan.placements.items() if unit.device != unit.runs_on}
         for path, unit in list(away.items())[:1]:
             more = f" and {len(away) - 1} more are" if len(away) > 1 else " is"
-            yield f"`{path}`{more} kept on `{unit.device}` by `{unit.rule}`, and run on `{unit.runs_on}`"
+            yield f"`{path}`{more} stored on `{unit.device}` by `{unit.rule}`, and run on `{unit.runs_on}`"
 
 
 def _never_on(outcome: Outcome, term: DeviceSelector) -> Iterator[str]:
@@ -186,12 +177,12 @@ def _never_on(outcome: Outcome, term: DeviceSelector) -> Iterator[str]:
         units = outcome.plan.placements.items()
         path, unit = next((path, unit) for path, unit in units if device in (str(unit.device), str(unit.runs_on)))
         kept, runs = device == str(unit.device), device == str(unit.runs_on)
-        what = "is on" if kept and runs else "is kept on" if kept else "runs on"
+        what = "is on" if kept and runs else "is stored on" if kept else "runs on"
         yield f"`{path}` {what} `{device}`, decided by `{unit.rule}`: {unit.reason}"
 
 
 def _same_each_time(outcome: Outcome) -> Iterator[str]:
-    again = plan_outcome(outcome.written, outcome.given, outcome.host, component=outcome.component)
+    again = outcome.replanned()
     if outcome.plan is not None and (again.plan is None or again.plan.to_dict() != outcome.plan.to_dict()):
         yield "planning again gives another plan"
     elif again.refusal != outcome.refusal or again.device != outcome.device:

@@ -74,7 +74,8 @@ def quality(outcome: Outcome) -> Quality | None:
     if outcome.plan is None:
         return Quality(term, (), 0)
     units = outcome.plan.placements.values()
-    spilled = [unit for unit in units if unit.rule == "overflow"]
+    spilling = {"overflow", *(rule.name for rule in outcome.policy.rules if rule.overflow)}
+    spilled = [unit for unit in units if unit.rule in spilling]
     places = [place.type for place in reversed(outcome.policy.overflow)]
     if len(places) < 2:  # pad to [disk, cpu], so that qualities of different profiles compare
         places = ["disk", "cpu"]
@@ -93,7 +94,7 @@ def regression(before: Evaluation, after: Evaluation) -> str:
     # Of components, those that are planned first choose first.
     was, now = next(pair for pair in pairs if pair[0] != pair[1])
     if now.term != was.term:
-        later = "with more memory a later term of `prefer` serves"
+        later = "with more memory a later term of `prefer` fits"
         return f"{later}: the {_nth(now.term)} instead of the {_nth(was.term)}" if now.term > was.term else ""
     if now.away != was.away:
         sizes = f"{format_size(sum(now.away))} instead of {format_size(sum(was.away))}"

@@ -6,35 +6,55 @@ Owns the one way in which tests, differences and properties call the engine, and
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from devpolicy._core.errors import DevPolicyError, PolicyError, Unsatisfiable
 from devpolicy._core.language.layers import in_order, matching_entries, source
 from devpolicy._core.language.policy import ResolvedPolicy
-from devpolicy._core.language.profiles import apply_overlays, overlaid
+from devpolicy._core.language.profiles import apply_overlays, with_profiles
 from devpolicy._core.placement.choice import choose
 from devpolicy._core.placement.joint import one_piece
+from devpolicy._core.placement.quantized import tree_of
+from devpolicy._core.review.recount import budgets_of, recount
 from devpolicy._core.verbs.joint import JointPlanner, Planned, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from devpolicy._core.device import ComponentDevice
     from devpolicy._core.errors import Diagnostic
     from devpolicy._core.host import Host
     from devpolicy._core.language.policy import DeviceSelector, Policy
+    from devpolicy._core.memory.budgets import DeviceBudget
     from devpolicy._core.model.tree import ModelTree
     from devpolicy._core.placement.plan import Plan
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Part:
-    """One plan with what it was made from: what the policy says of the component on this host, and the model."""
+    """One plan with what it was made from: what the policy says of the component on this host, and the model.
+
+    What it holds is counted once, however many components beside it ask.
+    """
 
     policy: ResolvedPolicy
     tree: ModelTree
     plan: Plan
+    host: Host
+
+    @cached_property
+    def budgets(self) -> Mapping[str, DeviceBudget]:
+        """What the policy allows the component of each device."""
+        return budgets_of(self.policy, self.host)
+
+    @cached_property
+    def bytes(self) -> Mapping[str, int]:
+        """What each device holds of it, counted anew."""
+        held = tree_of(self.plan, self.policy, self.tree, self.host)
+        loads = recount(self.plan, held, self.policy, self.budgets)
+        return {device: load.total for device, load in loads.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +77,23 @@ class Outcome:
     """The components that were planned before, which take memory too."""
     given: ModelTree | None = None
     """The model that was given, if it is not the policy's own."""
+    again: JointPlanner | None = field(default=None, compare=False, repr=False)
+    """Where it can be planned once more: those beside it are planned there as well, each of them once."""
+
+    @property
+    def own(self) -> Part | None:
+        """The plan with what it was made from."""
+        return None if self.plan is None or self.tree is None else Part(self.policy, self.tree, self.plan, self.host)
+
+    def replanned(self) -> Outcome:
+        """Return the outcome of asking the same once more."""
+        joint = JointPlanner(self.host, advise=False) if self.again is None else self.again
+        return _plan_outcome(joint, _Parts(self.host), self.written, self.given, component=self.component, profile=None)
 
     def fired(self) -> set[str]:
         """Return the names of what decided something: rules, also one that refuses, `overflow`, and `prefer TERM`."""
         tried = term_names(self.written, self.component, [term for term, _ in self.terms])
-        names = {name for name, (_, told) in zip(tried, self.terms, strict=True) if told == "serves"}
+        names = {name for name, (_, told) in zip(tried, self.terms, strict=True) if told == "fits"}
         if self.refusal is not None:
             return names | {rule.name for rule in self.policy.rules if rule.place and rule.place == self.refusal.place}
         if self.plan is not None:
@@ -110,7 +142,7 @@ def variants_of(policy: Policy, *, as_asked: bool = False) -> list[Policy]:
     found: list[Policy] = []
     for names in ((), *((one.name,) for one in policy.profiles if one.when is not None or not as_asked)):
         try:
-            found.append(overlaid(policy, tuple(dict.fromkeys((*names, *asked)))))
+            found.append(with_profiles(policy, tuple(dict.fromkeys((*names, *asked)))))
         except PolicyError:
             continue  # it is reported when the profile is selected
     return found
@@ -135,9 +167,11 @@ def plan_outcomes(
     if tree is None and component is None:
         names = [*components_of(policy)] or names
     found: list[Outcome] = []
-    joint, parts = JointPlanner(host, advise=advise), _Parts(host)  # of all of them, so that each is planned once
+    # Of all of them, so that each is planned once.
+    joint, again, parts = JointPlanner(host, advise=advise), JointPlanner(host, advise=advise), _Parts(host)
     for name in names:
-        found.append(_plan_outcome(joint, parts, policy, tree, component=name, profile=profile))
+        outcome = _plan_outcome(joint, parts, policy, tree, component=name, profile=profile)
+        found.append(replace(outcome, again=again))
         if found[-1].refusal is not None:
             break
     return found
@@ -212,7 +246,7 @@ class _Parts:
         policy, tree = placed.request.resolved, placed.tree
         if tree is None:
             policy, tree = one_piece(policy)
-        return Part(policy.for_host(self._host), tree, placed.plan)
+        return Part(policy.for_host(self._host), tree, placed.plan, self._host)
 
 
 def is_meant(device: str, term: DeviceSelector, host: Host) -> bool:
@@ -220,7 +254,7 @@ def is_meant(device: str, term: DeviceSelector, host: Host) -> bool:
     kind, _, number = device.partition(":")
     named = [one for one in host.devices(kind) if one.id == int(number or 0)]
     if not named:  # the CPU, the disk, or what no host should be given
-        return kind == term.type and term.cls is None and term.id in (None, int(number or 0))
+        return kind == term.type and term.device_class is None and term.id in (None, int(number or 0))
     return term.names(named[0])
 
 

@@ -7,7 +7,7 @@ what a policy allows of each device. `tests/oracle.py` states that arithmetic on
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -64,7 +64,7 @@ def _prefixes(name: str) -> Iterator[str]:
 
 
 def recount(
-    plan: Plan, tree: ModelTree, policy: ResolvedPolicy, budgets: dict[str, DeviceBudget]
+    plan: Plan, tree: ModelTree, policy: ResolvedPolicy, budgets: Mapping[str, DeviceBudget]
 ) -> dict[str, DeviceLoad]:
     """Return what each device holds; `budgets` replace derived figures where the policy does. Tensors times depth."""
     given = device_map(plan)

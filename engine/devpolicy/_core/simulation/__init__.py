@@ -10,10 +10,10 @@
     children.py    processes that are started meanwhile
     hook/          what Python runs in them when it starts
     build.py       a host's facts as torch would show them
-    held.py        the devices of the two deep depths, which hold tensors
+    tensor_backend.py  the devices of the two deep depths, which hold tensors
     device.py      one of them, in a test's hands
     refusal.py     what a depth cannot answer
-    libraries/     the questions and answers, a module for each library
+    patched_libraries/  the questions and answers, a module for each library
 
 What holds when the last simulation of the process has ended: every name that was replaced has the value that it had
 (`replaced` lists them), `functools` caches hold what they held, accelerate's singletons are those of before, and the

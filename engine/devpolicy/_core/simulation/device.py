@@ -15,8 +15,8 @@ from devpolicy._core.simulation.running import running
 from devpolicy._core.sizes import parse_size
 
 if TYPE_CHECKING:
-    from devpolicy._core.simulation.held import Held
     from devpolicy._core.simulation.running import Simulation
+    from devpolicy._core.simulation.tensor_backend import TensorBackend
 
 LAUNCH_FAILURE = "CUDA error: unspecified launch failure"
 
@@ -71,32 +71,32 @@ class SimulatedDevice:
 
     def reset_peak(self) -> None:
         """Let the peak begin at what is allocated now, as `torch.cuda.reset_peak_memory_stats` does."""
-        self._held.reset_peak(self.type, self.index)
+        self._backend.reset_peak(self.type, self.index)
 
     def fail_allocations(self, at_least: int | str | None) -> None:
         """Let every allocation of so many bytes (`"1 GiB"`) or more raise `OutOfMemoryError`; `None` ends that."""
-        self._held.refuse_from(self.type, self.index, None if at_least is None else parse_size(at_least))
+        self._backend.refuse_from(self.type, self.index, None if at_least is None else parse_size(at_least))
 
     def fail_after(self, operations: int | None, message: str = LAUNCH_FAILURE) -> None:
         """Let so many operations succeed from here, and every later one raise `message`; `None` ends that.
 
         The error is `torch.AcceleratorError`, and all that follows fails too, as on a device whose context is lost.
         """
-        self._held.fail_after(self.type, self.index, operations, message)
+        self._backend.fail_after(self.type, self.index, operations, message)
 
     def take(self, size: int | str) -> None:
         """Let another process take so many bytes of what is left, from now on."""
         self._simulation.take(self.type, self.index, parse_size(size))
 
     @property
-    def _held(self) -> Held:
-        held = self._simulation.held
-        if held is None or not self._simulation.open:
+    def _backend(self) -> TensorBackend:
+        backend = self._simulation.backend
+        if backend is None or not self._simulation.open:
             raise SimulationDepthError(f"the simulated host of `{self.type}:{self.index}` was left")
-        return held
+        return backend
 
     def _figure(self, name: str) -> int:
-        return self._held.figures(self.type, self.index)[name]
+        return self._backend.figures(self.type, self.index)[name]
 
 
 def simulated_device(device: str) -> SimulatedDevice:
@@ -105,7 +105,7 @@ def simulated_device(device: str) -> SimulatedDevice:
     Raises `HostError` for a device that the host does not have, `SimulationDepthError` where no such host runs.
     """
     simulation = running()
-    if simulation is None or simulation.held is None:
+    if simulation is None or simulation.backend is None:
         raise SimulationDepthError("no host is simulated here at depth `tensors` or `phantom`")
     named = Device.from_str(device)
     type_, index = str(named.type), named.id or 0

@@ -14,10 +14,10 @@ from devpolicy._core.host import Host
 from devpolicy._core.host.facts import known_word
 from devpolicy._core.simulation.children import offer
 from devpolicy._core.simulation.decorate import decorated
-from devpolicy._core.simulation.held import Held
-from devpolicy._core.simulation.libraries import libraries
+from devpolicy._core.simulation.patched_libraries import patched_libraries
 from devpolicy._core.simulation.running import Simulation, begin, end, running, running_for_us, was_entered_here
 from devpolicy._core.simulation.shims import Shims
+from devpolicy._core.simulation.tensor_backend import TensorBackend
 from devpolicy._core.simulator.loading import require_built
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ DEEP = ("phantom", "tensors")
 """Depths at which devices hold tensors: torch's devices are the process's, and so is the simulation."""
 SCOPES = ("context", "process")
 
-SHIMS = Shims(libraries())
+SHIMS = Shims(patched_libraries())
 """One for the process, whatever is entered: what is replaced twice cannot be put back in any order."""
 
 
@@ -102,8 +102,8 @@ class simulate_host:  # noqa: N801 - a verb, used as `with simulate_host(…)` a
     def _begin(self, simulation: Simulation, shared: str | None) -> None:
         """Put the devices in place, which processes have in common that open the file `shared`."""
         if self.depth in DEEP:
-            simulation.held = Held(simulation, self.depth, shared)
-            simulation.restore.append(simulation.held.close)
+            simulation.backend = TensorBackend(simulation, self.depth, shared)
+            simulation.restore.append(simulation.backend.close)
         for entered in SHIMS.entered:
             entered(simulation)
 
@@ -159,21 +159,21 @@ def enter_inherited(host: Host, depth: str, shared: str) -> None:
     _Inherited(host, depth, shared).__enter__()
 
 
-def _suspended_by(depth: str) -> Held | None:
+def _suspended_by(depth: str) -> TensorBackend | None:
     """Return the devices that hold tensors and wait while another host is simulated inside theirs.
 
     Raises `SimulationDepthError` where they were not entered here: torch has them, whoever asks, and another thread
     would lose what it works with.
     """
     outer = running()
-    if outer is None or outer.held is None or depth == "value":
+    if outer is None or outer.backend is None or depth == "value":
         return None
     if not was_entered_here(outer):
         raise SimulationDepthError(
-            f"the simulated host `{outer.name}` runs at depth `{outer.held.depth}` and was entered in another thread: "
-            f"beside it no other host can be simulated at depth `{depth}`"
+            f"the simulated host `{outer.name}` runs at depth `{outer.backend.depth}` and was entered in another "
+            f"thread: beside it no other host can be simulated at depth `{depth}`"
         )
-    return outer.held
+    return outer.backend
 
 
 def simulated_host() -> Host | None:

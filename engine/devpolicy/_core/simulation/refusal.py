@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 def refusal(simulation: Simulation, what: str) -> SimulationDepthError:
     """Return the error for a question, written as a user would write it (`torch.cuda.Stream()`)."""
-    if simulation.held is not None:
+    if simulation.backend is not None:
         return SimulationDepthError(
             f"`{what}` cannot be answered on the simulated host `{simulation.name}`: at depth "
-            f"`{simulation.held.depth}` its devices hold tensors, and what only a real one knows or does is refused"
+            f"`{simulation.backend.depth}` its devices hold tensors, and what only a real one knows or does is refused"
         )
     return SimulationDepthError(
         f"`{what}` cannot be answered on the simulated host `{simulation.name}`: at depth `probes` its devices answer "

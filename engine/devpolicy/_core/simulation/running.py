@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from devpolicy._core.host import Accelerator, Host
-    from devpolicy._core.simulation.held import Held
+    from devpolicy._core.simulation.tensor_backend import TensorBackend
 
 DEFAULT_NAME = "unnamed"
 
@@ -28,7 +28,7 @@ class Simulation:
 
     __slots__ = (
         *("_asked", "_current", "_devices", "_lock", "_taken"),
-        *("held", "host", "memo", "open", "outer", "owner", "probes", "restore"),
+        *("backend", "host", "memo", "open", "outer", "owner", "probes", "restore"),
     )
 
     def __init__(self, host: Host, owner: object, outer: Simulation | None, *, probes: bool) -> None:
@@ -44,7 +44,7 @@ class Simulation:
         """What a library caches while this host runs, by the function or the state that caches."""
         self.restore: list[Any] = []
         """What to call when it is left."""
-        self.held: Held | None = None
+        self.backend: TensorBackend | None = None
         """The devices' memory, at the depths where they hold tensors."""
         self._current: threading.local | None = None
         self._devices: dict[str, dict[int, Accelerator]] | None = None
@@ -69,15 +69,15 @@ class Simulation:
 
     def current(self, type_: str) -> int:
         """Return the current device of a type: as in torch, each thread has its own, and starts at 0."""
-        if self.held is not None:
-            return self.held.current(type_)
+        if self.backend is not None:
+            return self.backend.current(type_)
         current = self._current
         return 0 if current is None else current.__dict__.get(type_, 0)
 
     def set_current(self, type_: str, index: int) -> None:
         """Make a device current in this thread."""
-        if self.held is not None:
-            self.held.set_current(type_, index)
+        if self.backend is not None:
+            self.backend.set_current(type_, index)
             return
         if self._current is None:
             with self._lock:
@@ -93,7 +93,7 @@ class Simulation:
             if device.memory_pressure:
                 self._asked[place] = asked + 1
             left = max(0, device.free - asked * device.memory_pressure - self._taken.get(place, 0))
-        return left if self.held is None else self.held.free(*place, left)
+        return left if self.backend is None else self.backend.free(*place, left)
 
     def take(self, type_: str, index: int, size: int) -> None:
         """Let another process take `size` bytes of a device, for as long as this runs."""

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.simulation import scan
 from devpolicy._core.simulation.imports import PAUSED, ImportHook
-from devpolicy._core.simulation.libraries import ORIGINAL, Around
-from devpolicy._core.simulation.libraries.constants import OfEachSimulation
+from devpolicy._core.simulation.patched_libraries import ORIGINAL, Around
+from devpolicy._core.simulation.patched_libraries.constants import OfEachSimulation
 from devpolicy._core.simulation.patches import AttributePatch, ClassPatch, ModulePatches
 from devpolicy._core.simulation.running import Simulation, running
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from types import ModuleType
 
-    from devpolicy._core.simulation.libraries import Answer, Library
+    from devpolicy._core.simulation.patched_libraries import Answer, Library
 
 Ask = Callable[[], Simulation | None]
 Given = Callable[..., Any] | Around
@@ -51,7 +51,7 @@ def shim(
         simulation = ask()
         if simulation is None:
             return original(*args, **kwargs)
-        if simulation.held is None:
+        if simulation.backend is None:
             return at_probes(simulation, original, *args, **kwargs)
         return at_depth(simulation, original, *args, **kwargs)
 

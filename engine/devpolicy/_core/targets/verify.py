@@ -48,6 +48,7 @@ def _other_bytes(plan: Plan, model: Any) -> Iterator[str]:
     dtypes: dict[str, set[str]] = {path: set() for path in plan.placements}
     tied = _declared_ties(model)
     seen: set[object] = set()
+    repacked: set[str] = set()
     for name, tensor, _ in _tensors(model):
         placement = plan.placements.get(name.rpartition(".")[0])
         if placement is None:
@@ -58,9 +59,13 @@ def _other_bytes(plan: Plan, model: Any) -> Iterator[str]:
         if not keys & seen:
             held[path] += _stored_bytes(tensor) + _bytes_beside(tensor, model, name)
             dtypes[path].add(str(tensor.dtype).removeprefix("torch."))
+            if hasattr(tensor, "quant_state"):
+                repacked.add(path)
         seen |= keys
     for path, placement in plan.placements.items():
-        if held[path] != placement.bytes and dtypes[path]:
+        # Bitsandbytes repacks the scales of a weight on a CPU's first forward: what is planned is the most of both.
+        fits = held[path] == placement.bytes or (path in repacked and held[path] < placement.bytes)
+        if not fits and dtypes[path]:
             kinds = ", ".join(sorted(dtypes[path]))
             yield f"{path or 'the model'}: planned with {placement.bytes} bytes, holds {held[path]} ({kinds})"
 

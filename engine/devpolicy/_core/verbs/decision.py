@@ -41,7 +41,9 @@ def decide(joint: JointPlanner, request: Request) -> Decision:
     Raises as `JointPlanner.place` and `choose` do.
     """
     request = request.on(joint.host)
-    entries = tuple(entry.name for entry in matching_entries(request.policy.components, request.component, request.cls))
+    entries = tuple(
+        entry.name for entry in matching_entries(request.policy.components, request.component, request.component_class)
+    )
     if request.has_size:
         placed = joint.place(request)
         plan = placed.plan

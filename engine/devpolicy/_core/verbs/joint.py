@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import Any
 
+from devpolicy._core.abilities import DEFAULT_TARGET, target_of
 from devpolicy._core.errors import DevPolicyError, Unsatisfiable
 from devpolicy._core.host import Host
 from devpolicy._core.language.conditions import check_requirements
@@ -21,7 +22,6 @@ from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.joint import refused_beside, reserved_bytes
 from devpolicy._core.placement.plan import Plan
 from devpolicy._core.placement.planner import make_plan
-from devpolicy._core.placement.targets import DEFAULT_TARGET, target_of
 from devpolicy._core.verbs.inputs import own_tree, shown, tree_of
 from devpolicy._core.verbs.suggestions import joint_suggestions
 
@@ -34,22 +34,22 @@ class Request:
     component: str | None = None
     model: Any = None
     """What the caller gives; `None` means what the policy says of the component."""
-    cls: str | None = None
+    component_class: str | None = None
     """The path of the component's class, where it is known."""
     target: str | None = None
 
     def __post_init__(self) -> None:
         if self.component is not None and not isinstance(self.component, str):
             raise DevPolicyError(f"a component is named by text, not by {shown(self.component)}")
-        if self.cls is not None and not isinstance(self.cls, str):
-            raise DevPolicyError(f"a component's class is a class or its path, not {shown(self.cls)}")
+        if self.component_class is not None and not isinstance(self.component_class, str):
+            raise DevPolicyError(f"a component's class is a class or its path, not {shown(self.component_class)}")
         if self.target is not None:
             target_of(self.target)
 
     @property
     def has_size(self) -> bool:
         """Whether there is a model, or bytes that the policy says it needs: without one only a device is chosen."""
-        return self.model is not None or _known(self.policy, self.component, self.cls)
+        return self.model is not None or _known(self.policy, self.component, self.component_class)
 
     def on(self, host: Host) -> Request:
         """Return the request with the profiles and values of its policy that belong to a host applied."""
@@ -59,13 +59,13 @@ class Request:
     @property
     def resolved(self) -> ResolvedPolicy:
         """What the policy says of the component."""
-        return self.policy.for_component(self.component, self.cls)
+        return self.policy.for_component(self.component, self.component_class)
 
     @property
     def meaning(self) -> tuple[ResolvedPolicy, str, object]:
         """What the policy says of the component, the consumer, and what gives its size where the caller does not."""
         resolved = self.resolved
-        entry = None if self.component is None else source(self.policy, self.component, self.cls)
+        entry = None if self.component is None else source(self.policy, self.component, self.component_class)
         own = None if self.model is not None or entry is None else (entry.model, entry.folder, entry.needs)
         return resolved, self.target or resolved.target or DEFAULT_TARGET, own
 
@@ -77,7 +77,7 @@ class Request:
     def tree(self) -> ModelTree | None:
         """Return the model's structure, `None` where at most the bytes are known. Raises `ModelError`."""
         if self.model is None and self.component is not None:
-            entry = source(self.policy, self.component, self.cls)
+            entry = source(self.policy, self.component, self.component_class)
             return None if entry is None else own_tree(entry)
         return tree_of(self.model)
 
@@ -173,8 +173,8 @@ class JointPlanner:
             raise refused_beside(refused, request.component, plans, tried) from None
 
 
-def _known(policy: Policy, component: str | None, cls: str | None = None) -> bool:
-    return component is not None and source(policy, component, cls) is not None
+def _known(policy: Policy, component: str | None, component_class: str | None = None) -> bool:
+    return component is not None and source(policy, component, component_class) is not None
 
 
 def _before(request: Request, models: Iterable[str]) -> list[str]:

@@ -67,7 +67,7 @@ def _fit(host: Host, policy: Policy, request: Request, tree: ModelTree | None, o
     try:
         for name in (name for name in in_order(policy, asked) if name in asked):
             one, its_tree = asked[name]
-            resolved = policy.for_component(name, one.cls)
+            resolved = policy.for_component(name, one.component_class)
             reserved = reserved_bytes(plans)
             plans.append(make_plan(resolved, its_tree, host, target=one.target, reserved=reserved, advise=False))
     except (Unsatisfiable, PolicyError):

@@ -100,9 +100,9 @@ def _modules(tree: ModelTree, width: int) -> Any:
 
     sizes = _sizes(tree)
     rows = collapse_ranges(
-        (module.path, (module.cls, sizes[at])) for at, module in enumerate(tree.modules) if module.path
+        (module.path, (module.class_name, sizes[at])) for at, module in enumerate(tree.modules) if module.path
     )
-    root = [["(the whole model)", "1", tree.modules[0].cls, format_size(sizes[0])]]
+    root = [["(the whole model)", "1", tree.modules[0].class_name, format_size(sizes[0])]]
     body = [
         [row.pattern, str(len(row.paths)), row.key[0], format_size(row.key[1]) if row.key[1] else "-"] for row in rows
     ]
@@ -123,7 +123,7 @@ def _blocks(tree: ModelTree) -> list[str]:
     blocks: list[str] = []
     position = 0
     while position < len(tree.modules):
-        if tree.modules[position].cls in tree.no_split:
+        if tree.modules[position].class_name in tree.no_split:
             blocks.append(tree.modules[position].path)
             position = tree.subtree_end[position]
         else:
@@ -156,6 +156,7 @@ def _everything(tree: ModelTree) -> dict[str, Any]:
         "kv_cache_per_1000_tokens": _cache(tree),
         "partial": tree.incomplete_reason,
         "modules": [
-            {"path": module.path, "class": module.cls, "bytes": sizes[at]} for at, module in enumerate(tree.modules)
+            {"path": module.path, "class": module.class_name, "bytes": sizes[at]}
+            for at, module in enumerate(tree.modules)
         ],
     }

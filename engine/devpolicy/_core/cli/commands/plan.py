@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from devpolicy._core.abilities import NAMED
 from devpolicy._core.cli import complete, complete_keys
 from devpolicy._core.cli.annotations import Annotation, certificates, compared, lines_of
 from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context, to_json
@@ -31,7 +32,6 @@ from devpolicy._core.cli.table import facts
 from devpolicy._core.cli.what_if import read_changes
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.language.policy import Policy
-from devpolicy._core.placement.targets import TARGETS
 from devpolicy._core.verbs.joint import JointPlanner, Request
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ Models = Mapping[str | None, str]
     help="Plan as if: cuda.count=3, cuda:0.free=20 GiB, memory=128 GiB, context=8192; and compare.",
 )
 @click.option("--certify", is_flag=True, help="Say how far the plan can be from the least predicted time there is.")
-@click.option("--target", type=click.Choice(list(TARGETS)), help="The consumer to plan for; hf by default.")
+@click.option("--target", type=click.Choice(NAMED), help="The consumer to plan for; hf by default.")
 @click.option(
     "--to", type=click.Choice(list(OUTPUT_FORMATS)), help="Print only what the consumer takes, and plan for it."
 )

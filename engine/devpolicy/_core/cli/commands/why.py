@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from devpolicy._core.abilities import NAMED
 from devpolicy._core.cli import complete
 from devpolicy._core.cli.commands.resolve import preferences
 from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context
@@ -24,7 +25,6 @@ from devpolicy._core.cli.inputs import (
 )
 from devpolicy._core.errors import Diagnostic, ModelError
 from devpolicy._core.language.policy import Policy
-from devpolicy._core.placement.targets import TARGETS
 from devpolicy._core.sizes import format_size
 from devpolicy._core.verbs.joint import JointPlanner, Request
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 @host_option
 @component_option
 @overlay_options
-@click.option("--target", type=click.Choice(list(TARGETS)), help="The consumer to plan for; hf by default.")
+@click.option("--target", type=click.Choice(NAMED), help="The consumer to plan for; hf by default.")
 @common()
 @pass_context
 def command(
@@ -139,7 +139,9 @@ def _decisions(module: str, units: dict[str, Placement], notes: dict[str, list[s
     for row in rows:
         unit = units[row.paths[0]]
         size = format_size(sum(units[path].bytes for path in row.paths))
-        where = f"on {unit.device}" if unit.device == unit.runs_on else f"kept on {unit.device}, runs on {unit.runs_on}"
+        where = (
+            f"on {unit.device}" if unit.device == unit.runs_on else f"stored on {unit.device}, runs on {unit.runs_on}"
+        )
         lines.append([(row.pattern or "the whole model", "strong"), (f": {where} ({size})", "")])
         lines.append([("  decided by ", "dim"), (unit.rule, "device"), (f": {unit.reason}", "")])
         if unit.rule in places:

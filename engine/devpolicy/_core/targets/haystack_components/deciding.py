@@ -10,9 +10,9 @@ from dataclasses import replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from devpolicy._core.abilities import target_of
 from devpolicy._core.errors import DevPolicyError, Diagnostic, ModelError
 from devpolicy._core.model.tree import ModelTree
-from devpolicy._core.placement.targets import target_of
 from devpolicy._core.public import public
 from devpolicy._core.targets.haystack import restore_order
 from devpolicy._core.targets.haystack_components.forms import lost, written
@@ -45,11 +45,11 @@ class Decider:
         from devpolicy._core.verbs.joint import Request
 
         target = self._target(name, path, takes)
-        request = Request(self.policy, name, cls=path, target=target)
+        request = Request(self.policy, name, component_class=path, target=target)
         if not request.on(self.block.joint.host).has_size and takes.checkpoint:
             tree = self._size_of(own_model(takes, params))
             if tree is not None:
-                one = tree.incomplete_reason and target_of(target).maps
+                one = tree.incomplete_reason and target_of(target).abilities.maps
                 request = replace(request, model=tree, target=ONE_DEVICE if one else target)
         decision = self._without_siblings(self.block.decide(request), name)
         left_out = lost(takes, decision.plan) if decision.plan else []
@@ -82,7 +82,9 @@ class Decider:
         if wanted == "spacy":
             return "haystack-spacy"
         # Whether a class without a row takes a map is known to whoever wrote it.
-        return ANY_MAP if target_of(wanted).maps and (takes.target == ANY_MAP or not takes.known) else ONE_DEVICE
+        return (
+            ANY_MAP if target_of(wanted).abilities.maps and (takes.target == ANY_MAP or not takes.known) else ONE_DEVICE
+        )
 
     def _size_of(self, model: str | None) -> ModelTree | None:
         """Return the structure of a model that can be read here without the network; `None` else."""

@@ -128,6 +128,6 @@ def default_of(cls: type | None, name: str | None) -> Any:
     takes = takes_of(cls, {}) if cls is not None else None
     target = takes.single.target if isinstance(takes, Takes) else ONE_DEVICE
     path = path_of(cls) if cls is not None else None
-    decision = block.decide(Request(block.effective, name, cls=path, target=target))
+    decision = block.decide(Request(block.effective, name, component_class=path, target=target))
     tell(decision)
     return Device.from_str(decision.device.to_torch_str())

@@ -39,7 +39,7 @@ class Takes:
 
     form: Form
     target: str
-    """The consumer that is planned for: a name of `devpolicy._core.placement.targets`."""
+    """The consumer that is planned for: a name of `devpolicy._core.abilities`."""
     kwargs: str | None = None
     """The init parameter that holds keyword arguments of the library."""
     checkpoint: bool = False

@@ -11,17 +11,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.simulation.build import accelerator_type, count
-from devpolicy._core.simulation.held import KINDS
-from devpolicy._core.simulation.libraries import ORIGINAL, Around, Library, torch_parallel
-from devpolicy._core.simulation.libraries.torch_accelerator import NONE
-from devpolicy._core.simulation.libraries.torch_devices import require
+from devpolicy._core.simulation.patched_libraries import ORIGINAL, Around, Library, torch_parallel
+from devpolicy._core.simulation.patched_libraries.torch_accelerator import NONE
+from devpolicy._core.simulation.patched_libraries.torch_devices import require
 from devpolicy._core.simulation.refusal import refusal
+from devpolicy._core.simulation.tensor_backend import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from devpolicy._core.simulation.held import Held
     from devpolicy._core.simulation.running import Simulation
+    from devpolicy._core.simulation.tensor_backend import TensorBackend
 
 TYPES = ("cuda", "xpu")
 """The types whose C half is missing; that of mps is in every build, and asks the simulator."""
@@ -51,9 +51,9 @@ def _of_accelerator(simulation: Simulation, original: Callable[..., Any], *args:
 # -- the C half
 
 
-def _memory_stats(held: Held, type_: str, index: int) -> dict[str, Any]:
+def _memory_stats(backend: TensorBackend, type_: str, index: int) -> dict[str, Any]:
     """Return a ledger as the allocator of a GPU tells it. Nothing is rounded, cached or split."""
-    told = held.figures(type_, index)
+    told = backend.figures(type_, index)
     size = {"current": told["allocated"], "peak": told["peak"]}
     size |= {"allocated": told["allocated_ever"], "freed": told["freed_ever"]}
     number = {"current": told["allocations"] - told["frees"], "peak": told["allocations"] - told["frees"]}
@@ -74,26 +74,26 @@ def _memory_stats(held: Held, type_: str, index: int) -> dict[str, Any]:
     }
 
 
-def _exchange(held: Held, type_: str, index: int) -> int:
+def _exchange(backend: TensorBackend, type_: str, index: int) -> int:
     if index < 0:
         return -1
-    before = held.current(type_)
-    held.set_current(type_, index)
+    before = backend.current(type_)
+    backend.set_current(type_, index)
     return before
 
 
-def _stream(held: Held, type_: str, index: int = -1) -> tuple[int, int, int]:
+def _stream(backend: TensorBackend, type_: str, index: int = -1) -> tuple[int, int, int]:
     """Return the current stream as `torch.cuda.Stream` takes it: id, device, and the number of the device's type."""
-    place = held.current(type_) if index < 0 else index
-    return held.current_stream(type_, place), place, _TYPE_NUMBERS[type_]
+    place = backend.current(type_) if index < 0 else index
+    return backend.current_stream(type_, place), place, _TYPE_NUMBERS[type_]
 
 
-def _default_stream(held: Held, type_: str, index: int = -1) -> tuple[int, int, int]:
-    return (0, *_stream(held, type_, index)[1:])
+def _default_stream(backend: TensorBackend, type_: str, index: int = -1) -> tuple[int, int, int]:
+    return (0, *_stream(backend, type_, index)[1:])
 
 
-def _set_stream(held: Held, type_: str, *, stream_id: int, device_index: int, device_type: int) -> None:
-    held.set_stream(type_, device_index, stream_id)
+def _set_stream(backend: TensorBackend, type_: str, *, stream_id: int, device_index: int, device_type: int) -> None:
+    backend.set_stream(type_, device_index, stream_id)
 
 
 def _nothing(*ignored: Any, **also: Any) -> None:
@@ -104,20 +104,20 @@ _TYPE_NUMBERS = {"cuda": 1, "xpu": 12}
 """`c10::DeviceType`, which never changes."""
 
 
-def _c_half(simulation: Simulation, held: Held, type_: str) -> dict[str, Any]:
+def _c_half(simulation: Simulation, backend: TensorBackend, type_: str) -> dict[str, Any]:
     """Return what `torch._C` has of a type, by name."""
     with_type: dict[str, Callable[..., Any]] = {
-        "getDevice": held.current,
-        "setDevice": held.set_current,
-        "exchangeDevice": partial(_exchange, held),
-        "maybeExchangeDevice": partial(_exchange, held),
+        "getDevice": backend.current,
+        "setDevice": backend.set_current,
+        "exchangeDevice": partial(_exchange, backend),
+        "maybeExchangeDevice": partial(_exchange, backend),
         "getDeviceCount": partial(count, simulation),
-        "memoryStats": partial(_memory_stats, held),
-        "resetPeakMemoryStats": held.reset_peak,
-        "getCurrentStream": partial(_stream, held),
-        "getDefaultStream": partial(_default_stream, held),
-        "setStream": partial(_set_stream, held),
-        "getCurrentRawStream": held.current_stream,
+        "memoryStats": partial(_memory_stats, backend),
+        "resetPeakMemoryStats": backend.reset_peak,
+        "getCurrentStream": partial(_stream, backend),
+        "getDefaultStream": partial(_default_stream, backend),
+        "setStream": partial(_set_stream, backend),
+        "getCurrentRawStream": backend.current_stream,
     }
     found: dict[str, Any] = {name: partial(function, type_) for name, function in with_type.items()}
     found |= dict.fromkeys(("emptyCache", "synchronize", "resetAccumulatedMemoryStats"), _nothing)
@@ -131,24 +131,24 @@ def put_c_half(simulation: Simulation) -> None:
 
     What another host put there, inside which this one runs, comes back then.
     """
-    held = simulation.held
-    if held is None and not _of_hosts:
+    backend = simulation.backend
+    if backend is None and not _of_hosts:
         return
     import torch
 
     namespace: dict[str, Any] = torch._C.__dict__
     names: dict[str, Any] = {}
-    if held is not None:
+    if backend is not None:
         names |= {name: partial(_refuse, simulation, f"torch._C.{name}") for name in REFUSED}
         names |= torch_parallel.c_half()
         for type_ in TYPES:
-            names |= _c_half(simulation, held, type_)
+            names |= _c_half(simulation, backend, type_)
     own = set(namespace).difference(*_of_hosts)
     _of_hosts.append({name: value for name, value in names.items() if name not in own})
     _show(namespace)
     simulation.restore.append(partial(_leave, namespace, _of_hosts[-1]))
-    if held is not None:
-        _put_generators(simulation, held, torch)
+    if backend is not None:
+        _put_generators(simulation, backend, torch)
 
 
 _of_hosts: list[dict[str, Any]] = []
@@ -171,10 +171,10 @@ def _show(namespace: dict[str, Any]) -> None:
     namespace.update(_of_hosts[-1] if _of_hosts else {})
 
 
-def _put_generators(simulation: Simulation, held: Held, torch: Any) -> None:
+def _put_generators(simulation: Simulation, backend: TensorBackend, torch: Any) -> None:
     for type_ in TYPES:
         working = 0 if simulation.host.fault(type_) else count(simulation, type_)
-        generators = tuple(held.default_generator(type_, index) for index in range(working))
+        generators = tuple(backend.default_generator(type_, index) for index in range(working))
         swap(simulation, vars(getattr(torch, type_)), "default_generators", generators)
     swap(simulation, vars(torch.mps), "_default_mps_generator", None)
     if count(simulation, "mps"):
@@ -217,15 +217,15 @@ def _refuse(simulation: Simulation, what: str, *args: Any, **kwargs: Any) -> Any
 
 def _run_backward(simulation: Simulation, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Run a backward, after autograd has a thread for each device."""
-    if simulation.held is not None and _run_backward not in simulation.memo:
+    if simulation.backend is not None and _run_backward not in simulation.memo:
         simulation.memo[_run_backward] = {}
-        simulation.held.start_engine()
+        simulation.backend.start_engine()
     return original(*args, **kwargs)
 
 
 def _tensor_str(simulation: Simulation, original: Callable[..., Any], tensor: Any, *args: Any, **kwargs: Any) -> Any:
     """Return a tensor's values as text; those of a phantom are not there, and torch shows a size in their place."""
-    if simulation.held and simulation.held.depth == "phantom" and tensor.device.type in KINDS:
+    if simulation.backend and simulation.backend.depth == "phantom" and tensor.device.type in KINDS:
         return f"..., size={tuple(tensor.shape)}"
     return original(tensor, *args, **kwargs)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import devpolicy._core.host.probe  # noqa: F401 - it must be loaded before it can be replaced, and `Host.probe` loads it late
 from devpolicy._core.host import Accelerator, Host
-from devpolicy._core.simulation.libraries import Library
+from devpolicy._core.simulation.patched_libraries import Library
 from devpolicy._core.simulation.running import running_for_us
 
 if TYPE_CHECKING:

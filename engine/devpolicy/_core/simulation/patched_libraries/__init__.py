@@ -73,6 +73,6 @@ NAMES = (
 )
 
 
-def libraries() -> tuple[Library, ...]:
+def patched_libraries() -> tuple[Library, ...]:
     """Return every library."""
     return tuple(import_module(f"{__name__}.{name}").LIBRARY for name in NAMES)

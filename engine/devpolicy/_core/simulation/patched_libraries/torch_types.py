@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from devpolicy._core.simulation.held import KINDS
-from devpolicy._core.simulation.libraries import Around, Library
-from devpolicy._core.simulation.libraries.torch_refused import refuse
+from devpolicy._core.simulation.patched_libraries import Around, Library
+from devpolicy._core.simulation.patched_libraries.torch_refused import refuse
 from devpolicy._core.simulation.running import running
+from devpolicy._core.simulation.tensor_backend import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ class _Typed(type):
         simulation = running()
         if simulation is None:
             return cls.original(*args, **kwargs)
-        if simulation.held is None:
+        if simulation.backend is None:
             refuse(simulation, "cuda", f"{cls.__name__}()")
         return (_sparse if ".sparse." in cls.__name__ else _dense)(cls.original.dtype, *args, **kwargs)
 

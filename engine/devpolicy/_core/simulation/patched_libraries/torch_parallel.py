@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from devpolicy._core.simulation.libraries import Library
+from devpolicy._core.simulation.patched_libraries import Library
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +61,7 @@ def c_half() -> dict[str, Any]:
 
 def _forget_streams(simulation: Simulation) -> None:
     """Let torch make its streams for copies anew, a list as long as this host has devices, and after it too."""
-    if simulation.held is not None:
+    if simulation.backend is not None:
         from torch.nn.parallel import _functions
 
         def forget() -> None:

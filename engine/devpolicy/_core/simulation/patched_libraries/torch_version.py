@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.simulation.build import built_for
-from devpolicy._core.simulation.libraries import Library
+from devpolicy._core.simulation.patched_libraries import Library
 
 if TYPE_CHECKING:
     from devpolicy._core.simulation.running import Simulation

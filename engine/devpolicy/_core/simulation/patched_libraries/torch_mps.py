@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.simulation.build import built_for, count, usable
-from devpolicy._core.simulation.libraries import Around, Library
+from devpolicy._core.simulation.patched_libraries import Around, Library
 from devpolicy._core.simulation.refusal import refusal
 
 if TYPE_CHECKING:

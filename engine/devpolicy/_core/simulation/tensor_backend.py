@@ -24,7 +24,7 @@ KINDS = {"cuda": 0, "mps": 1, "xpu": 2}
 _Row = tuple[int, int, int, int, str, int]
 
 
-class Held:
+class TensorBackend:
     """The devices of one simulation, while it runs."""
 
     def __init__(self, simulation: Simulation, depth: str, shared: str | None = None) -> None:

@@ -7,11 +7,11 @@ from collections import namedtuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from devpolicy._core.simulation.libraries import Library
+from devpolicy._core.simulation.patched_libraries import Library
 from devpolicy._core.simulation.running import paused
 
 if TYPE_CHECKING:
-    from devpolicy._core.simulation.libraries import Answer
+    from devpolicy._core.simulation.patched_libraries import Answer
     from devpolicy._core.simulation.running import Simulation
 
 

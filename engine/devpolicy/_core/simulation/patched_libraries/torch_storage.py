@@ -9,15 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.errors import SimulationDepthError
-from devpolicy._core.simulation.held import KINDS
-from devpolicy._core.simulation.libraries import Around, Library
+from devpolicy._core.simulation.patched_libraries import Around, Library
 from devpolicy._core.simulation.refusal import refusal
 from devpolicy._core.simulation.running import running
+from devpolicy._core.simulation.tensor_backend import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from devpolicy._core.simulation.libraries import Make
+    from devpolicy._core.simulation.patched_libraries import Make
     from devpolicy._core.simulation.running import Simulation
 
 
@@ -40,7 +40,7 @@ def _to(
 def _holds(thing: Any) -> Simulation | None:
     """Return the simulation that a tensor or a storage belongs to, `None` where it is on a real device."""
     simulation = running()
-    return simulation if simulation and simulation.held is not None and thing.device.type in KINDS else None
+    return simulation if simulation and simulation.backend is not None and thing.device.type in KINDS else None
 
 
 def _clone(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -53,7 +53,7 @@ def _clone(original: Callable[..., Any]) -> Callable[..., Any]:
 def _mps(original: Callable[..., Any]) -> Callable[..., Any]:
     def mps(self: Any) -> Any:
         simulation = running()
-        if simulation is None or simulation.held is None or self.device.type == "mps":
+        if simulation is None or simulation.backend is None or self.device.type == "mps":
             return original(self)
         return _storage(self.nbytes(), "mps").copy_(self)
 
@@ -65,9 +65,9 @@ def _resize(original: Callable[..., Any]) -> Callable[..., Any]:
 
     def resize(self: Any, size: int) -> Any:
         simulation = _holds(self)
-        if simulation is None or simulation.held is None:
+        if simulation is None or simulation.backend is None:
             return original(self, size)
-        simulation.held.resize_storage(self, int(size))
+        simulation.backend.resize_storage(self, int(size))
         return self
 
     return resize
@@ -78,7 +78,7 @@ def _make(original: Callable[..., Any]) -> Any:
 
     def make(cls: Any, *args: Any, **kwargs: Any) -> Any:
         simulation = running()
-        if simulation is not None and simulation.held is not None and "device" in kwargs:
+        if simulation is not None and simulation.backend is not None and "device" in kwargs:
             import torch
 
             device = torch.device(kwargs["device"])

@@ -12,9 +12,9 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.simulation.build import accelerator_type, built_for
-from devpolicy._core.simulation.libraries import ORIGINAL, Around, Library
-from devpolicy._core.simulation.libraries.torch_devices import require
-from devpolicy._core.simulation.libraries.torch_streams import event_class, stream_class
+from devpolicy._core.simulation.patched_libraries import ORIGINAL, Around, Library
+from devpolicy._core.simulation.patched_libraries.torch_devices import require
+from devpolicy._core.simulation.patched_libraries.torch_streams import event_class, stream_class
 from devpolicy._core.simulation.refusal import refusal
 from devpolicy._core.simulation.running import paused, running
 
@@ -42,7 +42,7 @@ class _Guard(type):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         simulation = running()
-        if simulation is not None and simulation.held is not None:
+        if simulation is not None and simulation.backend is not None:
             return (cls.held() if cls.held is not None else cls.original)(*args, **kwargs)
         if simulation is not None:
             cls.check(simulation, args, kwargs)
@@ -56,7 +56,7 @@ class _Guard(type):
 
     def __getattr__(cls, name: str) -> Any:
         simulation = running()
-        held = cls.held is not None and simulation is not None and simulation.held is not None
+        held = cls.held is not None and simulation is not None and simulation.backend is not None
         return getattr(cls.held() if held and cls.held is not None else cls.original, name)
 
 
@@ -141,7 +141,7 @@ def _watch_class() -> Any:
 def watch(simulation: Simulation) -> None:
     """Watch torch's functions in this thread, where tensors would be made without a question."""
     torch = sys.modules.get("torch")
-    if torch is None or not hasattr(torch, "overrides") or simulation.held is not None:
+    if torch is None or not hasattr(torch, "overrides") or simulation.backend is not None:
         return
     types = _unasked(simulation, torch)
     if types:

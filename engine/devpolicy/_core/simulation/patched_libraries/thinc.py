@@ -11,9 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.simulation.build import built_for, count
-from devpolicy._core.simulation.libraries import Around, Library
-from devpolicy._core.simulation.libraries.constants import flag
-from devpolicy._core.simulation.libraries.torch_mps import is_available as has_mps
+from devpolicy._core.simulation.patched_libraries import Around, Library
+from devpolicy._core.simulation.patched_libraries.constants import flag
+from devpolicy._core.simulation.patched_libraries.torch_mps import is_available as has_mps
 from devpolicy._core.simulation.refusal import refusal
 from devpolicy._core.simulation.running import running
 

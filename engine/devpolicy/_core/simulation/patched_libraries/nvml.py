@@ -12,12 +12,12 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from devpolicy._core.simulation.gpus import cuda_version, pci_bus, uuid_of
-from devpolicy._core.simulation.libraries import Library
+from devpolicy._core.simulation.patched_libraries import Library
 from devpolicy._core.simulation.refusal import refusal
 
 if TYPE_CHECKING:
     from devpolicy._core.host import Accelerator
-    from devpolicy._core.simulation.libraries import Answer
+    from devpolicy._core.simulation.patched_libraries import Answer
     from devpolicy._core.simulation.running import Simulation
 
 IDLE_TEMPERATURE, IDLE_POWER, IDLE_CLOCK = 30, 20_000, 210
@@ -144,12 +144,12 @@ def reading(value: int) -> Answer:
 
 def processes(simulation: Simulation, handle: Handle) -> list[Any]:
     """Return this process, where it holds memory of the device."""
-    held = simulation.held
+    backend = simulation.backend
     index = handle.device.id or 0
-    if held is None or not held.figures("cuda", index)["allocated"]:
+    if backend is None or not backend.figures("cuda", index)["allocated"]:
         return []
     found = _pynvml().c_nvmlProcessInfo_v2_t()
-    found.pid, found.usedGpuMemory = os.getpid(), held.figures("cuda", index)["allocated"]
+    found.pid, found.usedGpuMemory = os.getpid(), backend.figures("cuda", index)["allocated"]
     return [found]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from devpolicy._core.simulation.libraries import ORIGINAL, Library
+from devpolicy._core.simulation.patched_libraries import ORIGINAL, Library
 from devpolicy._core.simulation.running import paused, running
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def _avoid_device_init(original: property) -> property:
 
     def avoid(self: Any) -> bool:
         simulation = running()
-        if simulation is None or simulation.held is not None:
+        if simulation is None or simulation.backend is not None:
             return bool(get(self))
         with paused():
             return bool(get(self))

@@ -10,7 +10,7 @@ from devpolicy._core.simulation.running import running
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from devpolicy._core.simulation.libraries import Make
+    from devpolicy._core.simulation.patched_libraries import Make
     from devpolicy._core.simulation.running import Simulation
 
 

@@ -12,9 +12,9 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.simulation.build import accelerator_type, usable
-from devpolicy._core.simulation.libraries import Around, Library
-from devpolicy._core.simulation.libraries.constants import OfEachSimulation
-from devpolicy._core.simulation.libraries.torch_devices import device_index
+from devpolicy._core.simulation.patched_libraries import Around, Library
+from devpolicy._core.simulation.patched_libraries.constants import OfEachSimulation
+from devpolicy._core.simulation.patched_libraries.torch_devices import device_index
 
 if TYPE_CHECKING:
     from collections.abc import Callable

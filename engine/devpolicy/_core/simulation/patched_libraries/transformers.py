@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from devpolicy._core.simulation.build import count
-from devpolicy._core.simulation.libraries import Library
-from devpolicy._core.simulation.libraries.constants import flag
-from devpolicy._core.simulation.libraries.torch_mps import is_available as has_mps
+from devpolicy._core.simulation.patched_libraries import Library
+from devpolicy._core.simulation.patched_libraries.constants import flag
+from devpolicy._core.simulation.patched_libraries.torch_mps import is_available as has_mps
 
 if TYPE_CHECKING:
     from devpolicy._core.simulation.running import Simulation

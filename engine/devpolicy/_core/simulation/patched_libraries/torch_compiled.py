@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from devpolicy._core.simulation.held import KINDS
-from devpolicy._core.simulation.libraries import Library
+from devpolicy._core.simulation.patched_libraries import Library
 from devpolicy._core.simulation.running import running
+from devpolicy._core.simulation.tensor_backend import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ def _on_device(value: Any) -> bool:
 
 def _held() -> bool:
     simulation = running()
-    return simulation is not None and simulation.held is not None
+    return simulation is not None and simulation.backend is not None
 
 
 def _inductor(original: Callable[..., Any]) -> Callable[..., Any]:

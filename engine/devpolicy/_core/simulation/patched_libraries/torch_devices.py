@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.simulation.build import built_for, count, device_error, usable
 from devpolicy._core.simulation.gpus import properties, uuid_of, xpu_properties
-from devpolicy._core.simulation.libraries import Library
+from devpolicy._core.simulation.patched_libraries import Library
 from devpolicy._core.simulation.refusal import refusal
 
 if TYPE_CHECKING:
     from devpolicy._core.host import Accelerator
-    from devpolicy._core.simulation.libraries import Answer
+    from devpolicy._core.simulation.patched_libraries import Answer
     from devpolicy._core.simulation.running import Simulation
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from devpolicy._core.simulation.libraries import Library
-from devpolicy._core.simulation.libraries.constants import KeptDict
+from devpolicy._core.simulation.patched_libraries import Library
+from devpolicy._core.simulation.patched_libraries.constants import KeptDict
 
 LIBRARY = Library(constants={"bitsandbytes.functional": {"name2qmap": KeptDict}})

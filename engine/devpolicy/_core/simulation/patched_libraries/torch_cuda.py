@@ -13,24 +13,24 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.simulation.gpus import architectures, cudnn_version
-from devpolicy._core.simulation.libraries import ORIGINAL, Around, Library
-from devpolicy._core.simulation.libraries.torch_refused import _guarded, refuse
-from devpolicy._core.simulation.libraries.torch_tensors import swap
+from devpolicy._core.simulation.patched_libraries import ORIGINAL, Around, Library
+from devpolicy._core.simulation.patched_libraries.torch_refused import _guarded, refuse
+from devpolicy._core.simulation.patched_libraries.torch_tensors import swap
 from devpolicy._core.simulation.refusal import refusal
 from devpolicy._core.simulation.running import running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from devpolicy._core.simulation.held import Held
     from devpolicy._core.simulation.running import Simulation
+    from devpolicy._core.simulation.tensor_backend import TensorBackend
 
 # -- memory
 
 
-def _set_fraction(simulation: Simulation, held: Held, type_: str, fraction: float, index: int) -> None:
+def _set_fraction(simulation: Simulation, backend: TensorBackend, type_: str, fraction: float, index: int) -> None:
     simulation.memo.setdefault(_set_fraction, {})[type_, index] = fraction
-    held.allow(type_, index, int(fraction * simulation.devices(type_)[index].memory))
+    backend.allow(type_, index, int(fraction * simulation.devices(type_)[index].memory))
 
 
 def _get_fraction(simulation: Simulation, type_: str, index: int) -> float:
@@ -81,9 +81,9 @@ class Runtime:
 
     cudaError = CudaError  # noqa: N815 - CUDA's own name
 
-    def __init__(self, simulation: Simulation, held: Held) -> None:
+    def __init__(self, simulation: Simulation, backend: TensorBackend) -> None:
         self._simulation = simulation
-        self._held = held
+        self._backend = backend
 
     def cudaGetErrorString(self, error: Any) -> str:  # noqa: N802 - CUDA's own name
         """Return the words for a result."""
@@ -131,28 +131,28 @@ class Ranges:
 
     def __getattribute__(self, name: str) -> Any:
         # Where no host holds tensors, what the stub says is right.
-        if name.startswith("_") or _held() is not None:
+        if name.startswith("_") or _backend() is not None:
             return object.__getattribute__(self, name)
         return getattr(object.__getattribute__(self, "_stub"), name)
 
 
-def _held() -> Simulation | None:
+def _backend() -> Simulation | None:
     simulation = running()
-    return simulation if simulation is not None and simulation.held is not None else None
+    return simulation if simulation is not None and simulation.backend is not None else None
 
 
-def _unless_held(original: Callable[..., Any]) -> Callable[..., Any]:
+def _unless_backend(original: Callable[..., Any]) -> Callable[..., Any]:
     """Return a method that does nothing where devices hold tensors."""
 
     def method(self: Any, *args: Any) -> Any:
-        return self if _held() is not None else original(self, *args)
+        return self if _backend() is not None else original(self, *args)
 
     return method
 
 
 def _without_error(original: Callable[..., Any]) -> Callable[..., Any]:
     def leave(self: Any, *error: Any) -> Any:
-        return None if _held() is not None else original(self, *error)
+        return None if _backend() is not None else original(self, *error)
 
     return leave
 
@@ -171,31 +171,31 @@ def _can_use(
     backend: int, simulation: Simulation, original: Callable[..., bool], params: Any, debug: bool = False
 ) -> bool:
     """Whether CUDA would take a backend for these tensors, by its rules."""
-    held = simulation.held
-    if held is None or params.query.device.type != "cuda":
+    devices = simulation.backend
+    if devices is None or params.query.device.type != "cuda":
         return original(params, debug)
-    return not held.why_not_attention(backend, params.query, params.key, params.value, params.attn_mask)
+    return not devices.why_not_attention(backend, params.query, params.key, params.value, params.attn_mask)
 
 
 # -- what stands in torch._C and in torch's modules
 
 
-def _c_half(simulation: Simulation, held: Held) -> dict[str, Any]:
+def _c_half(simulation: Simulation, backend: TensorBackend) -> dict[str, Any]:
     limits = {"cudnn": 10}  # torch's default
 
     def nothing(*ignored: Any) -> None:
         return None
 
     return {
-        "_cuda_synchronize": lambda: held.synchronize("cuda", held.current("cuda")),
-        "_xpu_synchronize": lambda index: held.synchronize("xpu", index),
-        "_cuda_setMemoryFraction": lambda fraction, index: _set_fraction(simulation, held, "cuda", fraction, index),
+        "_cuda_synchronize": lambda: backend.synchronize("cuda", backend.current("cuda")),
+        "_xpu_synchronize": lambda index: backend.synchronize("xpu", index),
+        "_cuda_setMemoryFraction": lambda fraction, index: _set_fraction(simulation, backend, "cuda", fraction, index),
         "_cuda_getMemoryFraction": partial(_get_fraction, simulation, "cuda"),
-        "_xpu_setMemoryFraction": lambda fraction, index: _set_fraction(simulation, held, "xpu", fraction, index),
+        "_xpu_setMemoryFraction": lambda fraction, index: _set_fraction(simulation, backend, "xpu", fraction, index),
         "_xpu_getMemoryFraction": partial(_get_fraction, simulation, "xpu"),
         "_cuda_getArchFlags": lambda: architectures(simulation),
-        "_cuda_get_sync_debug_mode": held.sync_debug,
-        "_cuda_set_sync_debug_mode": held.set_sync_debug,
+        "_cuda_get_sync_debug_mode": backend.sync_debug,
+        "_cuda_set_sync_debug_mode": backend.set_sync_debug,
         "_cuda_sleep": nothing,
         "_cuda_get_cudnn_benchmark_limit": lambda: limits["cudnn"],
         "_cuda_set_cudnn_benchmark_limit": partial(limits.__setitem__, "cudnn"),
@@ -204,16 +204,16 @@ def _c_half(simulation: Simulation, held: Held) -> dict[str, Any]:
 
 def put(simulation: Simulation) -> None:
     """Put this into torch until the simulation is left."""
-    held = simulation.held
-    if held is None:
+    backend = simulation.backend
+    if backend is None:
         return
     import torch
 
-    for name, function in _c_half(simulation, held).items():
+    for name, function in _c_half(simulation, backend).items():
         swap(simulation, torch._C.__dict__, name, function)
     if not simulation.devices("cuda") or simulation.host.fault("cuda"):
         return
-    swap(simulation, torch.cuda.__dict__, "_cudart", Runtime(simulation, held))
+    swap(simulation, torch.cuda.__dict__, "_cudart", Runtime(simulation, backend))
     # `torch.backends.cudnn` stands in front of its own module.
     cudnn: Any = torch.backends.cudnn
     inner: dict[str, Any] = getattr(cudnn, "m", cudnn).__dict__
@@ -253,7 +253,7 @@ LIBRARY = Library(
     classes={"torch.cuda.memory": {"MemPool": partial(_guarded, _refuse_pool, _pool_class)}},
     constants={"torch.cuda.nvtx": {"_nvtx": Ranges}},
     class_attributes={
-        "torch.autograd.profiler": {"emit_nvtx.__enter__": _unless_held, "emit_nvtx.__exit__": _without_error}
+        "torch.autograd.profiler": {"emit_nvtx.__enter__": _unless_backend, "emit_nvtx.__exit__": _without_error}
     },
     entered=put,
 )

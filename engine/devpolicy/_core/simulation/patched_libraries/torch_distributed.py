@@ -13,8 +13,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.simulation.build import count
-from devpolicy._core.simulation.libraries import Library
-from devpolicy._core.simulation.libraries.torch_tensors import swap
+from devpolicy._core.simulation.patched_libraries import Library
+from devpolicy._core.simulation.patched_libraries.torch_tensors import swap
 from devpolicy._core.simulation.running import running
 from devpolicy._core.simulator.loading import load
 
@@ -35,7 +35,7 @@ class _Group(type):
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         made = cls.original(*args, **kwargs)
         simulation = running()
-        return made if simulation is None or simulation.held is None else load().GroupOnDevices(made, "gloo")
+        return made if simulation is None or simulation.backend is None else load().GroupOnDevices(made, "gloo")
 
     def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, cls.original) or _is_group(instance, "gloo")
@@ -84,7 +84,7 @@ def nccl_class() -> Any:
 def _begin(simulation: Simulation) -> None:
     """Let groups take the host's tensors, those that there are already too, and torch have nccl where it has CUDA."""
     module = sys.modules.get(C10D)
-    if simulation.held is None or module is None:
+    if simulation.backend is None or module is None:
         return
     for group in module._world.pg_map:
         _let_take_devices(group)
@@ -121,7 +121,7 @@ def _log(original: Any) -> Any:
 
     def set_construction_data_and_log(self: Any, *args: Any, **kwargs: Any) -> None:
         simulation = running()
-        if simulation is None or simulation.held is None:
+        if simulation is None or simulation.backend is None:
             original(self, *args, **kwargs)
 
     return set_construction_data_and_log

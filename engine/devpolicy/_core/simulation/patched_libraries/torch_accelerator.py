@@ -8,14 +8,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.simulation.build import accelerator_type
-from devpolicy._core.simulation.libraries import ORIGINAL, Around, Library, torch_devices, torch_mps
+from devpolicy._core.simulation.patched_libraries import ORIGINAL, Around, Library, torch_devices, torch_mps
 from devpolicy._core.simulation.refusal import refusal
 from devpolicy._core.simulation.running import running
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from devpolicy._core.simulation.libraries import Answer
+    from devpolicy._core.simulation.patched_libraries import Answer
     from devpolicy._core.simulation.running import Simulation
 
 NONE = "Cannot access accelerator device when none is available."
@@ -123,7 +123,7 @@ def _entered(original: Callable[[Any], None]) -> Callable[[Any], None]:
 
     def enter(self: Any) -> None:
         simulation = running()
-        if simulation is None or simulation.held is not None:
+        if simulation is None or simulation.backend is not None:
             return original(self)
         if self.idx is not None:
             self.prev_idx = current_device_index(simulation)
@@ -136,7 +136,7 @@ def _entered(original: Callable[[Any], None]) -> Callable[[Any], None]:
 def _left(original: Callable[..., None]) -> Callable[..., None]:
     def leave(self: Any, *error: object) -> None:
         simulation = running()
-        if simulation is None or simulation.held is not None:
+        if simulation is None or simulation.backend is not None:
             return original(self, *error)
         if self.idx is not None:
             set_device_index(simulation, self.prev_idx)

@@ -1,0 +1,77 @@
+"""Which consumers there are.
+
+Owns finding one by its name: those that come with the package, and those of third parties, which register themselves
+or stand in the entry point group `devpolicy.targets`. An entry point is loaded when a name is asked for that is not
+known, or when all are listed.
+"""
+
+from __future__ import annotations
+
+from devpolicy._core.abilities.table import BEHIND_COMPONENTS, SHIPPED
+from devpolicy._core.abilities.values import Target
+from devpolicy._core.errors import DevPolicyError
+from devpolicy._core.toml.tables import did_you_mean
+
+DEFAULT_TARGET = "hf"
+ENTRY_POINTS = "devpolicy.targets"
+
+NAMED = tuple(target.name for target in SHIPPED)
+"""The names of the consumers that come with the package."""
+
+_NAMED: dict[str, Target] = {target.name: target for target in SHIPPED}
+_BEHIND: dict[str, Target] = {target.name: target for target in BEHIND_COMPONENTS}
+_loaded: list[str] = []
+
+
+class TargetError(DevPolicyError, ValueError):
+    """A name that is no known consumer, or one that cannot be registered."""
+
+
+def register(target: Target) -> Target:
+    """Add a consumer, so that policies and commands can name it. Raises `TargetError` where its name is taken."""
+    if not isinstance(target, Target):
+        raise TargetError(f"a target is registered as a `Target`, not as a value of type {type(target).__name__}")
+    if _NAMED.get(target.name, target) != target or target.name in _BEHIND:
+        raise TargetError(f"another target is called `{target.name}`")
+    _NAMED[target.name] = target
+    return target
+
+
+def targets() -> dict[str, Target]:
+    """Return every consumer that can be named, those of installed packages included."""
+    _load_entry_points()
+    return dict(_NAMED)
+
+
+def target_named(name: str) -> Target | None:
+    """Return the consumer that a policy can name so, `None` where there is none."""
+    if name not in _NAMED and name not in _BEHIND:
+        _load_entry_points()
+    return _NAMED.get(name)
+
+
+def target_of(name: str) -> Target:
+    """Return a consumer by name. Raises `TargetError` with the likely one."""
+    if not isinstance(name, str):
+        raise TargetError(f"a target is named by text such as `hf`, not by a value of type {type(name).__name__}")
+    found = target_named(name) or _BEHIND.get(name)
+    if found is None:
+        raise TargetError(f"unknown target `{name}`: {did_you_mean(name, _NAMED)}")
+    return found
+
+
+def _load_entry_points() -> None:
+    """Register the consumers of installed packages. One that is broken is an error that names its package."""
+    if _loaded:
+        return
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            made = point.load()
+            register(made if isinstance(made, Target) else made())
+        except Exception as broken:
+            package = point.dist.name if point.dist else point.value
+            message = f"the target `{point.name}` of `{package}` cannot be loaded: {type(broken).__name__}: {broken}"
+            raise TargetError(message) from broken
+    _loaded.append(ENTRY_POINTS)

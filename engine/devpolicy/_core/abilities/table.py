@@ -1,0 +1,64 @@
+"""The consumers that come with the package, one row each.
+
+Owns the facts. A row is checked against the consumer's own parser, log or class by the tests of its target.
+"""
+
+from __future__ import annotations
+
+from devpolicy._core.abilities.values import Abilities, Target
+from devpolicy._core.loading.support import TRANSFORMERS
+
+_HAYSTACK_TYPES = frozenset({"cuda", "mps", "xpu", "cpu"})
+_ONE_DEVICE = Abilities()
+_MAP = Abilities(
+    unit="module",
+    assigns="units",
+    keeps={"cpu": "streams", "disk": "streams"},
+    main_device="lowest",
+    schemes=TRANSFORMERS,
+)
+
+SHIPPED = (
+    Target("hf", _MAP, distribution="transformers", about="Transformers and accelerate: `from_pretrained`"),
+    Target(
+        "haystack",
+        Abilities(
+            types=_HAYSTACK_TYPES,
+            unit="module",
+            assigns="units",
+            keeps=_MAP.keeps,
+            main_device=_MAP.main_device,
+            schemes=TRANSFORMERS,
+        ),
+        distribution="haystack-ai",
+        about="components of a Haystack pipeline",
+    ),
+    Target(
+        "torch",
+        Abilities(reads=frozenset({"safetensors", "gguf"}), schemes=TRANSFORMERS),
+        distribution="torch",
+        about="one `torch.device`",
+    ),
+    Target("spacy", Abilities(types=frozenset({"cuda", "mps", "cpu"})), distribution="spacy", about="one device"),
+)
+
+_WITHOUT_MAP = (
+    'leave the rule out for this component; a class of your own that takes a map is given one by `target = "hf"`'
+)
+
+BEHIND_COMPONENTS = tuple(
+    Target(
+        name, Abilities(types=frozenset(types), schemes=TRANSFORMERS if "torch" in name else {}), instead=_WITHOUT_MAP
+    )
+    for name, types in {
+        "haystack-torch": ("cuda", "mps", "xpu", "cpu"),
+        "haystack-spacy": ("cuda", "cpu"),
+        "haystack-cpu": ("cpu",),
+        "onnxruntime": ("cuda", "cpu"),
+        "llama-cpp": ("cuda", "mps", "cpu"),
+    }.items()
+)
+"""Consumers behind a component of a framework: what it hands on may be less than its library takes.
+
+The component's class says which one is meant, so a policy does not name them.
+"""

@@ -1,0 +1,113 @@
+"""A limit on the time and memory that Transformers takes to build a model.
+
+Owns what no look at a configuration can tell: whether its model's code ends. A block of code is watched by a thread,
+which stops it with an exception. The exception comes between two steps of Python; one call into C is not stopped, and
+is bounded by the numbers that a configuration may hold (`devpolicy._core.model.bounds`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from devpolicy._core.errors import Diagnostic, ModelError
+from devpolicy._core.model.limits import LONGEST_BUILD, MOST_BUILD_MEMORY
+from devpolicy._core.sizes import format_size
+
+_LOOK = 0.25
+"""Seconds between looks at a block."""
+_AGAIN = 1.0
+"""Seconds until a block is stopped once more, whose code has caught the exception."""
+
+_watching: ContextVar[_Watch | None] = ContextVar("devpolicy_watching", default=None)
+
+
+class _Stop(BaseException):
+    """What stops a block. No `Exception`: model code catches those."""
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """Stop the block where it takes more time or memory than a model needs. Raises `ModelError` (DP104).
+
+    A block within a watched block is part of it. Costs the start of a thread.
+    """
+    if _watching.get() is not None:
+        yield
+        return
+    watch = _Watch()
+    token = _watching.set(watch)
+    try:
+        try:
+            yield
+        finally:
+            watch.end()
+    except (_Stop, Exception):
+        watch.end()  # it may have been stopped in the first one
+        if watch.reason is None:
+            raise
+    finally:
+        _watching.reset(token)
+    if watch.reason is not None:
+        message = f"reading this model takes {watch.reason}"
+        raise ModelError(Diagnostic("DP104", message, help="describe it in a model file: `devpolicy model --help`"))
+
+
+class _Watch:
+    """A thread that looks at the one that makes it, until `end`."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._watched = ctypes.c_ulong(threading.get_ident())
+        self._clock = _clock()
+        self._began, self._held = self._clock(), _resident()
+        self._ended, self._lock = threading.Event(), threading.Lock()
+        self._thread = threading.Thread(target=self._look, name="devpolicy-watchdog", daemon=True)
+        self._thread.start()
+
+    def _look(self) -> None:
+        """Stop the other thread as often as it takes. Ends with the block."""
+        while not self._ended.wait(_LOOK):
+            self.reason = self.reason or self._beyond()
+            if self.reason is not None:
+                self._throw(_Stop)
+                self._ended.wait(_AGAIN)
+
+    def _beyond(self) -> str | None:
+        if self._clock() - self._began > LONGEST_BUILD:
+            return f"longer than {LONGEST_BUILD} seconds of computing, the limit"
+        if _resident() - self._held > MOST_BUILD_MEMORY:
+            return f"more than {format_size(MOST_BUILD_MEMORY)} of memory, the limit"
+        return None
+
+    def _throw(self, exception: type[BaseException] | None) -> None:
+        with self._lock:
+            if exception is None or not self._ended.is_set():
+                thrown = None if exception is None else ctypes.py_object(exception)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(self._watched, thrown)
+
+    def end(self) -> None:
+        """Look no longer: behind this nothing is stopped any more, not even by what was on its way."""
+        self._ended.set()
+        self._throw(None)
+        self._thread.join(_AGAIN)
+
+
+def _clock() -> Callable[[], float]:
+    """Return the clock of this thread's computing time, that of the process where threads have none."""
+    clock_of = getattr(time, "pthread_getcpuclockid", None)
+    if clock_of is None:
+        return time.process_time
+    number: int = clock_of(threading.get_ident())
+    return lambda: time.clock_gettime(number)
+
+
+def _resident() -> int:
+    """Return the bytes of memory that this process holds."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
