@@ -7,6 +7,7 @@ run. No weights are made: a model of any size costs as much as its modules.
 from __future__ import annotations
 
 import copy
+import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +21,7 @@ from devpolicy._core.loading.recognition import quantization_of
 from devpolicy._core.model.bounds import check_config, read_config, with_floats
 from devpolicy._core.model.classes import architectures_of, class_named
 from devpolicy._core.model.facts import named_dtype
+from devpolicy._core.model.families import family_tree
 from devpolicy._core.model.files import is_folder, shown
 from devpolicy._core.model.module import Built, read_module
 from devpolicy._core.model.neutral import name_in, neutral_config, neutral_table
@@ -45,9 +47,32 @@ def from_config(config: Any, architecture: str | None = None) -> ModelTree:
     if isinstance(config, str | PathLike):
         path = path_of(config)
         config = read_config(path / "config.json" if is_folder(path) else path)
+    known = isinstance(config, Mapping) and not has_transformers()
+    model = None if known else build(config, architecture)
     table = config if isinstance(config, Mapping) else _table_of(config)
-    tree = _tree_of(build(config, architecture), table, loaded_dtype(named_dtype(table), ()))
+    dtype = loaded_dtype(named_dtype(table), ())
+    tree = _by_template(table, architecture, dtype) if model is None else _tree_of(model, table, dtype)
     return replace(tree, quantization=quantization_of(table))
+
+
+def has_transformers() -> bool:
+    """Whether Transformers is here, with the torch that its models need."""
+    return all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+
+
+def _by_template(table: Mapping[str, Any], architecture: str | None, dtype: str) -> ModelTree:
+    """Return what a template says of a configuration. Raises `ModelError` (DP407) where there is none for it."""
+    table = with_floats(table)
+    check_config(table)
+    named = {**table, "architectures": [architecture]} if architecture is not None else table
+    tree = family_tree(named, dtype)
+    if tree is None:
+        raise _not_here()
+    return replace(tree, name=name_in(table) or tree.name)
+
+
+def _not_here() -> ModelError:
+    return ModelError(Diagnostic("DP407", "a configuration is read with Transformers, which is not here", help=INSTALL))
 
 
 def built_tree(config: Mapping[str, Any], dtype: str, architecture: str | None = None) -> tuple[ModelTree, Any]:
@@ -74,9 +99,7 @@ def build(config: Any, architecture: str | None = None) -> Any:
         import torch
         import transformers
     except ImportError:
-        raise ModelError(
-            Diagnostic("DP407", "a configuration is read with Transformers, which is not here", help=INSTALL)
-        ) from None
+        raise _not_here() from None
     if architecture is not None and not isinstance(architecture, str):
         raise ModelError(f"`architecture` is the name of a class, got {type(architecture).__name__}")
     base = transformers.PreTrainedConfig

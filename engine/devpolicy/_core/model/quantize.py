@@ -115,10 +115,12 @@ def _stored(
     settings = {"quant_method": quantization.method, **dict(quantization.settings)}
     wrong = _wrong_version(support.packages, facts)
     unmet = "no library runs it as it is stored" if support.kept is None else _unmet(support.kept, facts)
+    if tree.incomplete_reason is not None and not unmet and not wrong:
+        return Held(tree, scheme=scheme.name, assumed=_assumed(support.packages, facts))  # its tensors as stored
     packed = None if unmet or wrong else _packed(tree, scheme, settings, facts.kind, dtype)
     if packed is None and not unmet:
         unmet = f"it converts no module of `{tree.name}`"
-    if wrong or (packed is None and support.otherwise == "refused"):
+    if wrong or (packed is None and (support.otherwise == "refused" or tree.incomplete_reason is not None)):
         return NotHeld(f"`{scheme.name}` weights cannot be loaded here: {wrong or unmet}", both_figures(tree, dtype))
     if packed is None:
         return _dequantized(tree, quantization, support, facts, unmet)
@@ -144,9 +146,12 @@ def _dequantized(tree: ModelTree, quantization: Quantization, support: SchemeSup
 
 def both_figures(tree: ModelTree, dtype: str | None = None) -> tuple[str, ...]:
     """Return what a quantised checkpoint takes as it is stored, and dequantised, as a note."""
-    full = f"{format_size(tree.bytes_as(dtype))} dequantised to {dtype or tree.default_dtype or 'float32'}"
     quantization = tree.quantization
     stored = None if quantization is None else quantization.stored
+    if tree.incomplete_reason is not None:
+        size = format_size(tree.bytes_as() if stored is None else stored)
+        return (f"it takes {size} as stored; dequantised it is not known: {tree.incomplete_reason}",)
+    full = f"{format_size(tree.bytes_as(dtype))} dequantised to {dtype or tree.default_dtype or 'float32'}"
     if stored is None and quantization is not None and quantization.scheme:
         scheme = SCHEMES[quantization.scheme]
         packed = _packed(tree, scheme, dict(quantization.settings), "", dtype)

@@ -147,6 +147,8 @@ def _place(
     if tree.incomplete_reason and consumer.abilities.maps:
         message = f"the structure of `{tree.name}` is not known in full"
         hint = 'plan for one device, which needs no map: `target = "torch"`, or `--to torch`'
+        if tree.quantization is not None:
+            hint = "install the libraries that know its family: `pip install 'devpolicy[hf]'`"
         raise Unsatisfiable(Diagnostic("DP407", message, notes=(tree.incomplete_reason,), help=hint))
     divide_as = partial(_divide_as, policy, divided)
     divide_as(Held(tree))  # what is wrong with the rules is said before what the host has not
