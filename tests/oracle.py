@@ -55,10 +55,15 @@ def scalar_bytes(tree: Any, workload: Any) -> int:
     return ITEM[workload.dtype or tree.dtype or next(iter(floats), "float32")]
 
 
+def sequences(tree: Any, workload: Any) -> int:
+    """Sequences at once: every beam of every one of the batch, as asked, else as the model's generation says."""
+    return int(workload.batch) * int(workload.beams or tree.beams)
+
+
 def activations(tree: Any, workload: Any) -> int:
     """Bytes that each device which executes something needs beside weights and KV cache."""
     scalars = int(tree.activation_elements_per_token) * context_of(tree, workload) + int(tree.logits_elements)
-    return int(workload.batch) * scalars * scalar_bytes(tree, workload)
+    return sequences(tree, workload) * scalars * scalar_bytes(tree, workload)
 
 
 def subtree(tree: Any, path: str) -> int:
@@ -159,7 +164,9 @@ def recount(plan: Any, tree: Any, workload: Any) -> dict[str, dict[str, int]]:
             device = read(device_map, where)
             length = min(tokens, cache.window) if cache.window else tokens
             each = ITEM[cache.dtype or workload.kv_dtype] if cache.dtype or workload.kv_dtype else scalar
-            add(main if device in kept else device, "kv_cache", cache.values * length * workload.batch * each)
+            add(
+                main if device in kept else device, "kv_cache", cache.values * length * sequences(tree, workload) * each
+            )
     if streamed:
         # A module's own tensors are brought in for as long as it runs, and its children run meanwhile.
         at_once = [sum(streamed.get(above, 0) for above in ancestors(module)) for module in streamed]

@@ -168,7 +168,34 @@ def test_a_folder_of_another_library_says_what_it_is(kind, tmp_path):
     assert refused.value.diagnostics[0].help
 
 
-def test_weights_that_are_there_as_a_variant_are_named(llama):
+def test_files_of_a_variant_are_read(llama):
+    plain = ModelTree.load(llama)
     (llama / "model.safetensors").rename(llama / "model.fp16.safetensors")
-    with pytest.raises(ModelError, match=r"`model\.fp16\.safetensors`"):
-        ModelTree.load(llama)
+    (llama / "model.bf16.safetensors").write_bytes((llama / "model.fp16.safetensors").read_bytes())
+    first = ModelTree.load(llama)
+    assert (first.loading.variant, first.modules) == ("bf16", plain.modules)
+    host = Host(memory="8 GiB")
+    assert plan(Policy.parse('prefer = "cpu"'), first, host).to_hf_kwargs()["variant"] == "bf16"
+    asked = plan(Policy.parse('prefer = "cpu"\nloading.variant = "fp16"'), llama, host)
+    assert asked.to_hf_kwargs()["variant"] == "fp16"
+    with pytest.raises(ModelError, match="no files of the variant `fp8`") as refused:
+        plan(Policy.parse('prefer = "cpu"\nloading.variant = "fp8"'), llama, host)
+    assert "`bf16`, `fp16`" in refused.value.diagnostics[0].help
+
+
+def test_a_policy_names_the_class(llama):
+    text = 'prefer = "cpu"\nloading.architecture = "AutoModelForSequenceClassification"'
+    made = plan(Policy.parse(text), llama, Host(memory="8 GiB"))
+    assert made.loading.architecture == "LlamaForSequenceClassification"
+    assert "score" in made.placements
+
+
+def test_beams_are_those_of_the_generation_settings(llama):
+    assert ModelTree.load(llama).beams == 1
+    config = json.loads((llama / "config.json").read_text())
+    (llama / "config.json").write_text(json.dumps({**config, "num_return_sequences": 3}))
+    assert ModelTree.load(llama).beams == 1, "the file beside it counts"
+    (llama / "generation_config.json").unlink()
+    assert ModelTree.load(llama).beams == 3
+    (llama / "generation_config.json").write_text('{"num_beams": 4, "num_return_sequences": 2}')
+    assert ModelTree.load(llama).beams == 4

@@ -19,6 +19,7 @@ from devpolicy._core.language.components import ComponentTable
 from devpolicy._core.language.condition_keys import CONDITION
 from devpolicy._core.language.devices import DeviceClassTable
 from devpolicy._core.language.fields import TopTable
+from devpolicy._core.language.loading import LoadingTable
 from devpolicy._core.language.memory import DiskTable, MemoryTable, Reserve
 from devpolicy._core.language.properties import OF_A_FAMILY, OF_A_PLAN
 from devpolicy._core.language.rules import Rule
@@ -44,6 +45,7 @@ _TABLES = {
     "reserve": fields_of(Reserve),
     "disk": fields_of(DiskTable),
     "workload": fields_of(Workload),
+    "loading": fields_of(LoadingTable),
     "test": fields_of(CaseTable),
     "suite": fields_of(SuiteTable),
 }

@@ -8,6 +8,7 @@ from devpolicy._core.language.components import ComponentTable
 from devpolicy._core.language.condition_keys import CONDITION
 from devpolicy._core.language.devices import DeviceClassTable
 from devpolicy._core.language.fields import TopTable
+from devpolicy._core.language.loading import LoadingTable
 from devpolicy._core.language.memory import DiskTable, MemoryTable, Reserve
 from devpolicy._core.language.rules import Rule
 from devpolicy._core.language.schema import policy_schema
@@ -19,7 +20,7 @@ from devpolicy._core.toml.tables import fields_of
 
 VALIDATOR = jsonschema.Draft7Validator(policy_schema())
 TABLES = (
-    *(TopTable, ComponentTable, Rule, MemoryTable, DiskTable, Reserve, Workload, DeviceClassTable),
+    *(TopTable, ComponentTable, Rule, MemoryTable, DiskTable, Reserve, Workload, LoadingTable, DeviceClassTable),
     *(CaseTable, SuiteTable),
 )
 FIELDS = [*CONDITION, *(field for table in TABLES for field in fields_of(table))]

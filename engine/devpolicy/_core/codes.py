@@ -206,6 +206,12 @@ CODES: dict[str, Code] = {
         "Tensors of the checkpoint have no place in the class that is planned and are not loaded, or tensors of the "
         "class are not stored and are made anew. Say which class is loaded: `architecture`, `--architecture`.",
     ),
+    "DP416": Code(
+        "a way of loading that cannot be had",
+        "What `[loading]` asks for is not known of this model, does not run on these devices, or is nothing that the "
+        "consumer is told: it would load the model otherwise than it was planned. As a warning: whoever loads the "
+        "model has to do it.",
+    ),
     "DP417": Code(
         "quantised weights that cannot be loaded so",
         "The consumer does not load weights of this scheme, not on this host, or not in this place. The message says "

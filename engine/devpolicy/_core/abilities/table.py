@@ -5,11 +5,13 @@ Owns the facts. A row is checked against the consumer's own parser, log or class
 
 from __future__ import annotations
 
-from devpolicy._core.abilities.values import Abilities, Target
+from devpolicy._core.abilities.values import CARRIED, LOADING, Abilities, Target
 from devpolicy._core.loading.support import TRANSFORMERS
 
 _HAYSTACK_TYPES = frozenset({"cuda", "mps", "xpu", "cpu"})
 _ONE_DEVICE = Abilities()
+_NOT_LOADING = CARRIED - LOADING
+"""A device is all that is said of the model: whoever loads it decides the rest."""
 _MAP = Abilities(
     unit="module",
     assigns="units",
@@ -29,17 +31,24 @@ SHIPPED = (
             keeps=_MAP.keeps,
             main_device=_MAP.main_device,
             schemes=TRANSFORMERS,
+            # Its components choose the class, and load no adapter.
+            carries=CARRIED - {"architecture", "adapter"},
         ),
         distribution="haystack-ai",
         about="components of a Haystack pipeline",
     ),
     Target(
         "torch",
-        Abilities(reads=frozenset({"safetensors", "gguf"}), schemes=TRANSFORMERS),
+        Abilities(reads=frozenset({"safetensors", "gguf"}), schemes=TRANSFORMERS, carries=_NOT_LOADING),
         distribution="torch",
         about="one `torch.device`",
     ),
-    Target("spacy", Abilities(types=frozenset({"cuda", "mps", "cpu"})), distribution="spacy", about="one device"),
+    Target(
+        "spacy",
+        Abilities(types=frozenset({"cuda", "mps", "cpu"}), carries=_NOT_LOADING),
+        distribution="spacy",
+        about="one device",
+    ),
 )
 
 _WITHOUT_MAP = (
@@ -48,7 +57,11 @@ _WITHOUT_MAP = (
 
 BEHIND_COMPONENTS = tuple(
     Target(
-        name, Abilities(types=frozenset(types), schemes=TRANSFORMERS if "torch" in name else {}), instead=_WITHOUT_MAP
+        name,
+        Abilities(
+            types=frozenset(types), schemes=TRANSFORMERS if name == "haystack-torch" else {}, carries=_NOT_LOADING
+        ),
+        instead=_WITHOUT_MAP,
     )
     for name, types in {
         "haystack-torch": ("cuda", "mps", "xpu", "cpu"),

@@ -22,12 +22,13 @@ Keeps = Literal["streams", "computes", "maps", "budget"]
 a file, read when they are used. `"budget"`: the consumer is told how many bytes, and chooses which.
 """
 
-Carried = Literal["dtype", "quantization", "attention", "context", "batch", "kv_dtype", "adapter", "folder"]
+OfLoading = Literal["quantization", "attention", "architecture", "adapter", "variant"]
+"""The keys of `[loading]`."""
+Carried = Literal["dtype", "context", "batch", "kv_dtype", "folder"] | OfLoading
 """What a form can say beside the devices."""
 
-CARRIED: frozenset[Carried] = frozenset(
-    ("dtype", "quantization", "attention", "context", "batch", "kv_dtype", "adapter", "folder")
-)
+LOADING: frozenset[Carried] = frozenset(("quantization", "attention", "architecture", "adapter", "variant"))
+CARRIED: frozenset[Carried] = LOADING | frozenset(("dtype", "context", "batch", "kv_dtype", "folder"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from devpolicy._core.host import Host
     from devpolicy._core.placement.plan import Plan
 
-WORKLOAD = ("context", "batch", "dtype", "kv_dtype", "new_tokens")
+WORKLOAD = ("context", "batch", "beams", "dtype", "kv_dtype", "new_tokens")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from devpolicy._core.cost.prediction import Prediction
 from devpolicy._core.cost.speeds import NEW_TOKENS, Speeds
 from devpolicy._core.language.policy import Workload
-from devpolicy._core.memory.sizing import Sizing
+from devpolicy._core.memory.sizing import Sizing, sequences_of
 from devpolicy._core.model.tree import ModelTree, Module
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Costs:
 
     def __init__(self, tree: ModelTree, workload: Workload, sizing: Sizing, speeds: Speeds) -> None:
         self.tree = tree
-        self.batch = workload.batch
+        self.batch = sequences_of(tree, workload)
         self.answer = NEW_TOKENS if workload.new_tokens is None else workload.new_tokens
         self.tokens = max(1, self.answer)
         """How often the model runs in a request: once for each token of the answer, and for a prompt alone once."""

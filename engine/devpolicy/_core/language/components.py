@@ -13,6 +13,7 @@ from devpolicy._core.language.condition_keys import condition
 from devpolicy._core.language.conditions import Condition
 from devpolicy._core.language.fields import FREE_TABLE, FREE_TABLES, SPLIT, TARGETS, SettingsTable, Split
 from devpolicy._core.language.kinds import CLASS_PATH, SHARE
+from devpolicy._core.language.loading import LoadingTable
 from devpolicy._core.language.memory import MEMORY, Memory
 from devpolicy._core.language.rules import TIES, Rule, Ties, read_rules
 from devpolicy._core.language.terms import AVOID, RUN, SPILL
@@ -61,6 +62,11 @@ class ComponentTable:
         "The same keys as in `[workload]`, merged with the policy's.",
         default=_OURS,
     )
+    loading: LoadingTable | None = key(
+        table_of(LoadingTable, what="`loading` of a component", label="a key of `loading`"),
+        "The same keys as in `[loading]`, merged with the policy's.",
+        default=_OURS,
+    )
     require: Condition | None = key(condition("`require` of a component"), "What a host must have for it, too.")
 
 
@@ -87,6 +93,7 @@ class Component:
     rules: tuple[Rule, ...] = ()
     memory: Memory = Memory()
     workload: Workload | None = None
+    loading: LoadingTable | None = None
     require: Condition | None = None
     folder: str | None = None
     """The folder of the policy's file; `None` where it was read from text."""
@@ -99,7 +106,7 @@ class Component:
         return "*" in self.name or "?" in self.name
 
 
-OF_MODELS = ("offload", "rule", "overflow", "split", "ties", "workload")
+OF_MODELS = ("offload", "rule", "overflow", "split", "ties", "workload", "loading")
 """Keys that are about a model's modules, or about the figures that are computed from it."""
 _KEYS = frozenset(entry.name for entry in fields_of(ComponentTable))
 _NAMED = 'write `[component.NAME]`, with the name of the component, and below it `prefer = "cuda"`'
@@ -160,6 +167,7 @@ def _component(name: str, table: dict[str, Any], cursor: Cursor) -> Component:
         read_rules(keys.offload, keys.rule, cursor, name),
         keys.memory,
         keys.workload,
+        keys.loading,
         keys.require,
         folder=cursor.document.folder((*cursor.path, "model")),
         place=place(cursor.path, "key"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.language.fields import TopTable
+from devpolicy._core.language.loading import LoadingTable
 from devpolicy._core.language.workload import Workload
 from devpolicy._core.toml.document import write_key
 from devpolicy._core.toml.tables import fields_of
@@ -43,11 +44,10 @@ def effective(policy: Policy) -> list[Value]:
     keys = [field.name for field in top]
     data = dict(sorted(layer.data.items(), key=lambda entry: keys.index(entry[0]) if entry[0] in keys else -1))
     said = list(_walk(layer, data, ()))
-    workload = layer.data.get("workload", {})
     defaults = [(field.name, field.default) for field in top if field.name not in layer.data]
-    defaults += [
-        (f"workload.{field.name}", field.default) for field in fields_of(Workload) if field.name not in workload
-    ]
+    for name, table in (("workload", Workload), ("loading", LoadingTable)):
+        written = layer.data.get(name, {})
+        defaults += [(f"{name}.{field.name}", field.default) for field in fields_of(table) if field.name not in written]
     unsaid = [Value(key, text.replace("`", "").strip('"'), None) for key, text in defaults if text and key != "schema"]
     return [*said, *unsaid]
 

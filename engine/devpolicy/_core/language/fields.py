@@ -1,7 +1,7 @@
 """The keys of a policy and of a profile: what each takes and means.
 
 Owns the tables at the top, from which the reader, the JSON schema and the reference page are made. The tables inside
-them are beside what they are read into: `rules`, `memory`, `workload`, `components`, `devices`, `tests`.
+them are beside what they are read into: `rules`, `memory`, `workload`, `loading`, `components`, `devices`, `tests`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Literal
 from devpolicy._core.abilities import NAMED, TargetError, target_named, targets
 from devpolicy._core.language.condition_keys import condition
 from devpolicy._core.language.conditions import Condition
+from devpolicy._core.language.loading import LoadingTable
 from devpolicy._core.language.memory import MEMORY, Memory
 from devpolicy._core.language.rules import TIES, Ties
 from devpolicy._core.language.terms import AVOID, RUN, SPILL
@@ -105,6 +106,11 @@ class SettingsTable:
         table_of(Workload, what="[workload]", label="a key of [workload]"),
         "What the memory beside the weights is computed from.",
         value=Workload(),
+    )
+    loading: LoadingTable = key(
+        table_of(LoadingTable, what="[loading]", label="a key of [loading]"),
+        "How the model is loaded, where that is not left to the checkpoint.",
+        value=LoadingTable(),
     )
     require: Condition | None = key(condition("[require]"), "What a host must have, all of it.")
     devices: object = key(FREE_TABLE, "Classes of accelerators: a name, and a table of tests.")

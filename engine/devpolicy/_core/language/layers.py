@@ -21,7 +21,7 @@ from devpolicy._core.toml.tables import Cursor, did_you_mean, read_as, suggest
 if TYPE_CHECKING:
     from devpolicy._core.language.policy import DeviceSelector, Policy
 
-_MERGED = ("prefer", "overflow", "avoid", "split", "ties", "memory", "workload")
+_MERGED = ("prefer", "overflow", "avoid", "split", "ties", "memory", "workload", "loading")
 """Keys of the top that an entry replaces, or is merged with. Rules and conditions line up."""
 _OF_ONE_ENTRY = ("type", "model", "needs", "offload", "rule", "require")
 
@@ -92,6 +92,7 @@ def resolve(policy: Policy, name: str | None, component_class: str | None = None
         memory=keys.memory.rules,
         disk_path=keys.memory.disk_path,
         workload=keys.workload or top.workload,
+        loading=keys.loading or top.loading,
         needs=None if giving is None else giving.needs,
         share=keys.share,
         target=keys.target,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from devpolicy._core.errors import PolicyError
 from devpolicy._core.language.components import Component
 from devpolicy._core.language.fields import SCHEMA_VERSION, Split
+from devpolicy._core.language.loading import LoadingTable
 from devpolicy._core.language.memory import Basis, MemoryRule, said_of
 from devpolicy._core.language.rules import Rule, Ties
 from devpolicy._core.language.values import Amount, DeviceSelector
@@ -36,6 +37,7 @@ __all__ = [
     "Basis",
     "Component",
     "DeviceSelector",
+    "LoadingTable",
     "MemoryRule",
     "Overrides",
     "Policy",
@@ -67,6 +69,7 @@ class ResolvedPolicy:
     disk_path: str | None = None
     """Where rewritten weights go: for a policy that was loaded from a file, resolved against its folder."""
     workload: Workload = Workload()
+    loading: LoadingTable = LoadingTable()
     require: Condition | None = None
     component: str | None = None
     """The component that it is about; `None` is the policy's top."""
@@ -266,6 +269,11 @@ class Policy:
     def workload(self) -> Workload:
         """What the memory beside the weights is computed from."""
         return self.top.workload
+
+    @property
+    def loading(self) -> LoadingTable:
+        """How the model is loaded, where that is not left to the checkpoint."""
+        return self.top.loading
 
     @property
     def require(self) -> Condition | None:

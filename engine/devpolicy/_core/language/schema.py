@@ -17,6 +17,7 @@ from devpolicy._core.language.devices import NAME, RESERVED, DeviceClassTable
 from devpolicy._core.language.expectations import BY_SCHEMA, EXPECT_SCHEMA, SIZES
 from devpolicy._core.language.fields import ProfileTable, TopTable
 from devpolicy._core.language.kinds import AMOUNT
+from devpolicy._core.language.loading import LoadingTable
 from devpolicy._core.language.memory import DiskTable, MemoryTable
 from devpolicy._core.language.rules import APART, Rule
 from devpolicy._core.language.terms import ACCELERATOR_SCHEMA, AVOID, DEVICE_PATTERN, KEEP, RUN, SPILL
@@ -46,6 +47,7 @@ def policy_schema() -> JsonSchema:
         "memory": _memory(),
         "devices": _devices(),
         "workload": table_schema(fields_of(Workload)),
+        "loading": table_schema(fields_of(LoadingTable)),
         "condition": condition("`when`").schema,
         "expect": EXPECT_SCHEMA,
         "by": BY_SCHEMA,

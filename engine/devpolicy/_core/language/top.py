@@ -69,6 +69,7 @@ def read_settings(
         memory=keys.memory.rules,
         disk_path=keys.memory.disk_path,
         workload=keys.workload,
+        loading=keys.loading,
         require=keys.require,
         prefer_place=layer.origins.place((*layer.path, "prefer"), "key"),
     )

@@ -29,3 +29,8 @@ class Workload:
     new_tokens: int | None = key(
         integer(0, 2**31 - 1), "Tokens of the answer to one request, out of those of `context`."
     )
+    beams: int | None = key(
+        integer(1, 2**16),
+        "Sequences that generation keeps for each of the batch: the larger of `num_beams` and `num_return_sequences`.",
+        default="the model's own",
+    )

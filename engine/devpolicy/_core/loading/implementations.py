@@ -8,24 +8,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from devpolicy._core.loading.value import Loading
+from devpolicy._core.loading.value import ATTENTION, Loading
 
-_ATTENTION = frozenset({"eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"})
-"""What may be handed over. Another name is a kernel of the hub, which loading would fetch."""
-_EXPERTS = frozenset({"eager", "batched_mm", "grouped_mm"})
+_EXPERTS = ("eager", "batched_mm", "grouped_mm")
 
 
 def loading_of(model: Any) -> Loading:
     """Return how a Transformers model was instantiated."""
     config = model.config
-    attention = _pairs(config, "_attn_implementation", _ATTENTION)
+    attention = _pairs(config, "_attn_implementation", ATTENTION)
     experts = _pairs(config, "_experts_implementation", _EXPERTS)
     if all(word == "eager" for _, word in experts):
         experts = ()  # also said by models without experts
     return Loading(type(model).__name__, attention, experts)
 
 
-def _pairs(config: Any, key: str, known: frozenset[str]) -> tuple[tuple[str, str], ...]:
+def _pairs(config: Any, key: str, known: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     """Return the implementation of a configuration and of those of its parts that have another."""
     whole = getattr(config, key, None)
     if not isinstance(whole, str) or whole not in known:

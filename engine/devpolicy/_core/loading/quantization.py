@@ -11,6 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+DTYPE = "{dtype}"
+"""In the arguments of a scheme that is made on load: the dtype of the model."""
+
 Settings = Mapping[str, Any]
 """What a configuration says of its scheme, with the library's defaults, by dotted key."""
 

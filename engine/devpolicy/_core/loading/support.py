@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from devpolicy._core.loading.quantization import Condition, Package, SchemeSupport, Settings
+from devpolicy._core.loading.quantization import DTYPE, Condition, Package, SchemeSupport, Settings
 
 _NOWHERE = frozenset[str]()
 _CPU = frozenset({"cpu"})
@@ -77,7 +77,10 @@ TRANSFORMERS: Mapping[str, SchemeSupport] = {
     "int8": _bitsandbytes(load_in_8bit=True),
     **{
         f"{name}-double" if double else name: _bitsandbytes(
-            load_in_4bit=True, bnb_4bit_quant_type=name, bnb_4bit_use_double_quant=double
+            load_in_4bit=True,
+            bnb_4bit_quant_type=name,
+            bnb_4bit_use_double_quant=double,
+            bnb_4bit_compute_dtype=DTYPE,  # float32 if nobody says it, which is slow
         )
         for name in ("nf4", "fp4")
         for double in (False, True)

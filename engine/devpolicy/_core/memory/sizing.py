@@ -56,18 +56,18 @@ def size_model(tree: ModelTree, workload: Workload) -> Sizing:
 
 def kv_caches(tree: ModelTree, workload: Workload) -> Iterator[tuple[str, int]]:
     """Yield each KV cache of a model as the path of its module and its bytes."""
-    context = context_of(tree, workload)
+    context, sequences = context_of(tree, workload), sequences_of(tree, workload)
     # The state of a recurrent layer has a dtype of its own, whatever keys and values have.
     dtype = workload.kv_dtype or compute_dtype(tree, workload)
     for cache in tree.kv_cache:
         tokens = min(context, cache.window) if cache.window else context
-        yield cache.module, cache.values * tokens * workload.batch * DTYPE_BITS[cache.dtype or dtype] // 8
+        yield cache.module, cache.values * tokens * sequences * DTYPE_BITS[cache.dtype or dtype] // 8
 
 
 def activation_bytes(tree: ModelTree, workload: Workload) -> int:
     """Return the bytes of activations that each device needs which executes anything."""
     scalars = tree.activation_elements_per_token * context_of(tree, workload) + tree.logits_elements
-    return workload.batch * scalars * DTYPE_BITS[compute_dtype(tree, workload)] // 8
+    return sequences_of(tree, workload) * scalars * DTYPE_BITS[compute_dtype(tree, workload)] // 8
 
 
 def context_of(tree: ModelTree, workload: Workload) -> int:
@@ -78,6 +78,11 @@ def context_of(tree: ModelTree, workload: Workload) -> int:
     if workload.context is not None:
         return workload.context
     return max(min(DEFAULT_CONTEXT, tree.context or DEFAULT_CONTEXT), (workload.new_tokens or 0) + 1)
+
+
+def sequences_of(tree: ModelTree, workload: Workload) -> int:
+    """Return how many sequences are computed at once: each beam, or each answer, of every sequence of the batch."""
+    return workload.batch * (workload.beams or tree.beams)
 
 
 def compute_dtype(tree: ModelTree, workload: Workload) -> str:

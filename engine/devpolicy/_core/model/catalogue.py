@@ -37,10 +37,16 @@ def descriptions() -> dict[str, str]:
     return {name: dict(load(name).metadata).get("about", "") for name in model_catalogue()}
 
 
-def load(name: str | PathLike[str], architecture: str | None = None, *, fetch: bool = True) -> ModelTree:
+def load(
+    name: str | PathLike[str],
+    architecture: str | None = None,
+    *,
+    variant: str | None = None,
+    fetch: bool = True,
+) -> ModelTree:
     """Return a model by its name: of the catalogue, a path (model TOML, checkpoint, GGUF, `config.json`), of the hub.
 
-    `architecture` names the class of a checkpoint or a configuration.
+    `architecture` names the class of a checkpoint or a configuration, `variant` the files of a checkpoint.
 
     A catalogue name comes first, so that it means the same in every folder: write `./gpt2` for a folder of that name.
     A hub id (`org/name`) is looked up in the local cache only; `hf://org/name` reads headers from the hub where `fetch`
@@ -63,7 +69,7 @@ def load(name: str | PathLike[str], architecture: str | None = None, *, fetch: b
     # Unlike those of a `Path`, these questions take any text: one that is too long, or holds a NUL, is no file.
     is_there = os.path.exists(text)  # noqa: PTH110
     if os.path.isdir(text):  # noqa: PTH112
-        return _from_folder(path, architecture)
+        return _from_folder(path, architecture, variant)
     if path.suffix == ".gguf" and is_there:
         from devpolicy._core.model.gguf import from_gguf
 
@@ -83,7 +89,7 @@ def load(name: str | PathLike[str], architecture: str | None = None, *, fetch: b
         if snapshot is not None:
             from devpolicy._core.model.checkpoint import from_checkpoint
 
-            return from_checkpoint(snapshot, architecture)
+            return from_checkpoint(snapshot, architecture, variant)
         hint = f"read its headers from the hub: `hf://{text}`; or download it first: `hf download {text}`"
         raise ModelError(
             Diagnostic("DP202", f"`{text}` is no folder, and not in the local Hugging Face cache", help=hint)
@@ -93,7 +99,7 @@ def load(name: str | PathLike[str], architecture: str | None = None, *, fetch: b
     raise ModelError(Diagnostic("DP202", f"there is no model, file or folder `{text}`", help=hint))
 
 
-def _from_folder(folder: Path, architecture: str | None) -> ModelTree:
+def _from_folder(folder: Path, architecture: str | None, variant: str | None) -> ModelTree:
     from devpolicy._core.model.checkpoint import from_checkpoint
     from devpolicy._core.model.gguf import from_gguf, gguf_in
 
@@ -101,7 +107,7 @@ def _from_folder(folder: Path, architecture: str | None) -> ModelTree:
         gguf = gguf_in(folder)
         if gguf is not None:
             return from_gguf(gguf)
-    return from_checkpoint(folder, architecture)
+    return from_checkpoint(folder, architecture, variant)
 
 
 def _no_choice(architecture: str | None, name: str) -> None:

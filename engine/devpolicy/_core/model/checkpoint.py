@@ -27,6 +27,7 @@ from devpolicy._core.model.facts import derive, named_dtype
 from devpolicy._core.model.families import family_tree
 from devpolicy._core.model.files import entries, is_file, is_folder, is_special, read_json, shown
 from devpolicy._core.model.folders import other_kind, other_library
+from devpolicy._core.model.generation import stored_beams
 from devpolicy._core.model.headers import Stored, read_headers, same_bytes, too_many
 from devpolicy._core.model.limits import (
     DEEPEST_PATH,
@@ -40,20 +41,26 @@ from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import ModelTree, Module, Tensor
 from devpolicy._core.model.watchdog import watched
 
-_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
+_INDEX, _SINGLE = "model.safetensors.index{}.json", "model{}.safetensors"
+"""The names of the files, with the variant in the middle: `model.fp16.safetensors`."""
 _PICKLES = ("pytorch_model.bin.index.json", "pytorch_model.bin")
-_VARIANT = re.compile(r"model(\.safetensors\.index)?\.(?!safetensors)[\w-]{1,40}(-\d{5}-of-\d{5})?\.(safetensors|json)")
+_VARIANT = re.compile(
+    r"model\.safetensors\.index\.([\w-]{1,40})\.json|model\.(?!safetensors\.)([\w-]{1,40})\.safetensors"
+)
 UNKNOWN_CLASS = "Unknown"
 """The class of modules that are known from a checkpoint's names alone."""
 
 
 @watched()
-def from_checkpoint(folder: str | PathLike[str], architecture: str | None = None) -> ModelTree:
+def from_checkpoint(
+    folder: str | PathLike[str], architecture: str | None = None, variant: str | None = None
+) -> ModelTree:
     """Read a checkpoint folder: what is stored from the safetensors headers, structure and dtypes from `config.json`.
 
     A module is `in_place` where its tensors stand in safetensors under a name and with a shape that loading uses as
     they are. The class is `architecture`, a class or an auto class, else the one that the configuration names, unless
-    the tensors are those of another.
+    the tensors are those of another. The files are those of a `variant`, by default those without one; where the
+    folder has only files of variants, those of the first.
     Folders of `pytorch_model.bin` are read by configuration alone, and nothing of them is in place. Weights that are
     quantised are in the tree as they are without, with how they are quantised beside them; weights whose structure
     nothing here knows give an incomplete tree of the stored names.
@@ -70,22 +77,34 @@ def from_checkpoint(folder: str | PathLike[str], architecture: str | None = None
     foreign = other_library(config, path)
     if foreign is not None:
         raise ModelError(foreign)
-    name = path.resolve().name
-    weights = _safetensors(path)
+    weights, variant = _weights(path, variant)
+    tree = _read(path, config, weights, architecture)
+    beams = stored_beams(path)
+    return replace(
+        tree,
+        name=path.resolve().name,
+        source=str(path),
+        beams=tree.beams if beams is None else beams,
+        loading=replace(tree.loading, variant=variant),
+    )
+
+
+def _read(path: Path, config: dict[str, Any], weights: dict[str, str] | None, architecture: str | None) -> ModelTree:
+    """Return the tree of a checkpoint whose `weights` are in these files, or in pickles."""
     if weights is None:
-        return replace(_without_headers(path, config, architecture), name=name)
+        return _without_headers(path, config, architecture)
     headers = read_headers(path, sorted(set(weights.values())))
     lost = next((key for key in weights if key and key not in headers), None)
     if lost is not None:
         raise ModelError(
-            Diagnostic("DP104", f"`{path / weights[lost]}` does not hold `{lost}`, which `{_INDEX}` promises")
+            Diagnostic("DP104", f"`{path / weights[lost]}` does not hold `{lost}`, which the index promises")
         )
     quantization = quantization_of(config, _beside(path), headers)
     found, reason = structure.structure_of(config, headers, architecture, quantization)
     if quantization is not None:
         quantization = replace(quantization, stored=sum(stored.end - stored.begin for stored in headers.values()))
-    tree = _from_names(headers, config, name, reason) if found is None else _overlay(found, headers)
-    return replace(tree, name=name, quantization=quantization)
+    tree = _from_names(headers, config, reason) if found is None else _overlay(found, headers)
+    return replace(tree, quantization=quantization)
 
 
 def _beside(folder: Path) -> object:
@@ -108,30 +127,33 @@ def _present(folder: Path, file: str) -> Path:
     return path
 
 
-def _safetensors(folder: Path) -> dict[str, str] | None:
-    """Return the safetensors file of each tensor, of `""` for a single file; `None` where there are only pickles."""
-    index = folder / _INDEX
+def _weights(folder: Path, variant: str | None) -> tuple[dict[str, str] | None, str | None]:
+    """Return the safetensors file of each tensor, `None` where there are only pickles, and the variant of the files."""
+    found = _files(folder, variant)
+    if found is not None:
+        return found, variant
+    if variant is None and any(is_file(folder / file) for file in _PICKLES):
+        return None, None
+    matches = filter(None, (_VARIANT.fullmatch(entry.name) for entry in entries(folder)))
+    variants = sorted({match[1] or match[2] for match in matches})
+    if variant is None and variants:
+        return _files(folder, variants[0]), variants[0]
+    what = f"no weights: neither `{_SINGLE.format('')}` nor `{_INDEX.format('')}` nor `{_PICKLES[1]}`"
+    help_ = f"for a model without weights, name `{folder / 'config.json'}`"
+    if variant is not None:
+        what, help_ = f"no files of the variant `{variant}`", "leave `variant` out"
+        if variants:
+            help_ = f"it has {', '.join(f'`{shown(name)}`' for name in variants[:4])}"
+    raise ModelError(Diagnostic("DP109", f"`{folder}` has {what}", help=help_))
+
+
+def _files(folder: Path, variant: str | None) -> dict[str, str] | None:
+    """Return the safetensors file of each tensor, of `""` for a single file; `None` where there is none."""
+    middle = "" if variant is None else f".{variant}"
+    index, single = folder / _INDEX.format(middle), folder / _SINGLE.format(middle)
     if is_file(index) or is_special(index):
         return _indexed(index)
-    single = folder / _SINGLE
-    if is_file(single) or is_special(single):
-        return {"": _SINGLE}
-    if any(is_file(folder / file) for file in _PICKLES):
-        return None
-    variants = [entry.name for entry in sorted(entries(folder)) if _VARIANT.fullmatch(entry.name)]
-    if variants:
-        message = (
-            f"`{folder}` holds its weights only as a variant: {', '.join(f'`{shown(name)}`' for name in variants[:4])}"
-        )
-        help_ = "save the model again without `variant`, or link the files under their usual names"
-        raise ModelError(Diagnostic("DP109", message, help=help_))
-    raise ModelError(
-        Diagnostic(
-            "DP109",
-            f"`{folder}` has no weights: neither `{_SINGLE}` nor `{_INDEX}` nor `{_PICKLES[1]}`",
-            help=f"for a model without weights, name `{folder / 'config.json'}`",
-        )
-    )
+    return {"": single.name} if is_file(single) or is_special(single) else None
 
 
 def _indexed(index: Path) -> dict[str, str]:
@@ -216,7 +238,7 @@ def _stored_ties(ties: Iterable[tuple[str, ...]], plain: Mapping[str, Stored]) -
     return tuple(group for group in kept if len(group) > 1)
 
 
-def _from_names(headers: Mapping[str, Stored], config: Mapping[str, Any], name: str, reason: str) -> ModelTree:
+def _from_names(headers: Mapping[str, Stored], config: Mapping[str, Any], reason: str) -> ModelTree:
     """Return a partial tree whose modules are the prefixes of the stored names."""
     tensors: dict[str, list[Tensor]] = {"": []}
     children: dict[str, list[str]] = {"": []}
@@ -242,9 +264,7 @@ def _from_names(headers: Mapping[str, Stored], config: Mapping[str, Any], name: 
         path = waiting.pop()
         modules.append(Module(path, UNKNOWN_CLASS, tuple(tensors[path])))
         waiting += sorted(children[path], key=_by_number)[::-1]
-    return ModelTree(
-        name=name, modules=tuple(modules), incomplete_reason=reason, **derive(config, modules, shapes=False)
-    )
+    return ModelTree(name="", modules=tuple(modules), incomplete_reason=reason, **derive(config, modules, shapes=False))
 
 
 def _by_number(path: str) -> int:

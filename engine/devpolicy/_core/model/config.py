@@ -44,15 +44,17 @@ def from_config(config: Any, architecture: str | None = None) -> ModelTree:
     `architecture` names the model class, by default the configuration's first, else its task-free model. Weights are
     `in_place` but for those that loading converts, as if they came from safetensors. Raises `ModelError`.
     """
+    source: Path | None = None
     if isinstance(config, str | PathLike):
         path = path_of(config)
-        config = read_config(path / "config.json" if is_folder(path) else path)
+        source = path / "config.json" if is_folder(path) else path
+        config = read_config(source)
     known = isinstance(config, Mapping) and not has_transformers()
     model = None if known else build(config, architecture)
     table = config if isinstance(config, Mapping) else _table_of(config)
     dtype = loaded_dtype(named_dtype(table), ())
     tree = _by_template(table, architecture, dtype) if model is None else _tree_of(model, table, dtype)
-    return replace(tree, quantization=quantization_of(table))
+    return replace(tree, quantization=quantization_of(table), source=None if source is None else str(source))
 
 
 def has_transformers() -> bool:

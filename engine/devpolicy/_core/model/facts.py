@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from devpolicy._core.model.generation import beams_of
 from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import DTYPE_BITS, Activated, KVCache, Module
 
@@ -79,6 +80,7 @@ def derive(config: Config, tree: Sequence[Module], prefix: str = "", *, shapes: 
         "context": _size(text, "decoder_context") or _size(text, "context") or _size(config, "context"),
         "activation_elements_per_token": _activation(text) + (vocabulary if scores_each_token else 0),
         "logits_elements": vocabulary if "LM" in root or root.endswith("ForConditionalGeneration") else 0,
+        "beams": beams_of(config, text),
         "dtype": named_dtype(config),
         "metadata": tuple((key, str(value)) for key, value in metadata.items() if value),
     }

@@ -156,6 +156,7 @@ MODEL_FIELDS = (
     Field("context", integer(1), "The longest context in tokens."),
     Field("activation", _COUNT, "Scalars per token that the widest block holds at once."),
     Field("output", _COUNT, "Scalars that the head returns for one step: the vocabulary."),
+    Field("beams", integer(1), "Sequences that generation keeps for each of the batch.", default="1"),
     Field("format", choice("safetensors", "gguf"), "How its weights are stored.", default="`safetensors`"),
     Field("partial", TEXT, "Why the structure is not known in full."),
     Field("head", TEXT, "The path of the output embeddings, where they are neither the last module nor tied."),

@@ -19,6 +19,7 @@ from devpolicy._core.loading.dtypes import float32_rule, has_float32_rule
 from devpolicy._core.loading.implementations import loading_of
 from devpolicy._core.model.checkpoint_mapping import converted_names, outermost
 from devpolicy._core.model.facts import config_of, derive
+from devpolicy._core.model.generation import beams_of_module
 from devpolicy._core.model.limits import LARGEST_TREE
 from devpolicy._core.model.quantize import default_skips
 from devpolicy._core.model.ranges import join
@@ -77,6 +78,7 @@ def read_module(
         derived["dtype"] = built.loaded
     if not prefix and hasattr(module, "_no_split_modules") and config:
         derived["loading"] = loading_of(module)
+        derived["beams"] = beams_of_module(module) or derived["beams"]
     modules = _as_loaded(modules, reader.declaring, built)
     tree = ModelTree(
         name=name or _name(module, config),

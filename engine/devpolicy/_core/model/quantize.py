@@ -13,7 +13,16 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
-from devpolicy._core.loading.quantization import Condition, Facts, Package, Quantization, Scheme, SchemeSupport, Weight
+from devpolicy._core.loading.quantization import (
+    DTYPE,
+    Condition,
+    Facts,
+    Package,
+    Quantization,
+    Scheme,
+    SchemeSupport,
+    Weight,
+)
 from devpolicy._core.loading.schemes import SCHEMES
 from devpolicy._core.loading.skips import Skips, names_module
 from devpolicy._core.model.ranges import join
@@ -93,9 +102,10 @@ def _made(
     packed = _packed(tree, scheme, settings, facts.kind, dtype)
     if packed is None:
         return NotHeld(f"`{scheme.name}` converts no module of `{tree.name}`")
+    own = dtype or tree.default_dtype or "float32"
     return Held(
         packed,
-        support.making,
+        {key: own if value is DTYPE else value for key, value in support.making.items()},
         support.beside_made,
         support.because,
         scheme.name,

@@ -152,6 +152,8 @@ class ModelTree:
     """Scalars per token that the widest block holds at once while it runs, an estimate; 0 where unknown."""
     logits_elements: int = 0
     """Scalars per sequence that the head returns for one step (the vocabulary); 0 where unknown."""
+    beams: int = 1
+    """Sequences that generation keeps for each of the batch where nobody asks for others: beams, or several answers."""
     dtype: str | None = None
     """The dtype in which the model is loaded where nobody asks for another."""
     incomplete_reason: str | None = None
@@ -166,6 +168,8 @@ class ModelTree:
     """The path of the output embeddings, where they are neither the last module nor tied."""
     quantization: Quantization | None = None
     """How the checkpoint is quantised, whose modules are here as they are without; `None` where it is not."""
+    source: str | None = field(default=None, compare=False)
+    """The path that it was read from, where it can be read as another class or variant."""
 
     def __repr__(self) -> str:
         return f"<ModelTree {self.name!r}: {len(self.modules)} modules, {self.parameters} parameters>"
@@ -177,6 +181,8 @@ class ModelTree:
         if len(self.index) != len(self.modules):
             raise ModelError(f"module `{self._repeated_path()}` stands twice in one model")
         _ = self.parents  # raises where a module does not follow its parent
+        if self.beams < 1:
+            raise ModelError(f"a model keeps one sequence at least, got {self.beams}")
         if self.dtype is not None and self.dtype not in DTYPE_BITS:
             raise ModelError(f"`{self.dtype}` is no dtype")
         if self.head is not None and self.head not in self.index:

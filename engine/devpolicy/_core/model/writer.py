@@ -40,6 +40,8 @@ def write(tree: ModelTree) -> str:
     for key, value in (("context", tree.context), ("activation", activation), ("output", logits)):
         if value:
             lines.append(f"{key} = {value}")
+    if tree.beams != 1:
+        lines.append(f"beams = {tree.beams}")
     if tree.format != "safetensors":
         lines.append(f"format = {quote(tree.format)}")
     if tree.incomplete_reason is not None:

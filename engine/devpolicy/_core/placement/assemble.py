@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from devpolicy._core.cost.prediction import Prediction
 from devpolicy._core.device import ComponentDevice, Device, DeviceMap, DeviceType
 from devpolicy._core.errors import Diagnostic
-from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
-from devpolicy._core.model.quantize import Held
+from devpolicy._core.language.policy import DeviceSelector
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Division
 from devpolicy._core.placement.ledger import Budget
+from devpolicy._core.placement.loading import loading_of
 from devpolicy._core.placement.maps import device_map
 from devpolicy._core.placement.overflow import OVERFLOW
-from devpolicy._core.placement.plan import LoadSettings, Placement, Placements, Plan, Trace
+from devpolicy._core.placement.plan import Placement, Placements, Plan, Trace
 from devpolicy._core.placement.search import Solution
 
 
@@ -55,25 +55,9 @@ def assemble(
         placements=Placements(placements),
         ledger=ledger,
         warnings=warnings,
-        loading=_load(policy, context.held, component, rewritten),
+        loading=loading_of(policy, context.held, _folder(policy.disk_path, component), rewritten),
         prediction=_prediction(division, context, solution),
         trace=trace,
-    )
-
-
-def _load(policy: ResolvedPolicy, held: Held, component: str | None, rewritten: int) -> LoadSettings:
-    """Return what a consumer is told for loading: what the policy asks for, and what the bytes were counted for."""
-    tree = held.tree
-    return LoadSettings(
-        dtype=policy.workload.dtype,
-        offload_folder=_folder(policy.disk_path, component) if rewritten else None,
-        rewritten=rewritten,
-        model_dtype=None if policy.workload.dtype else tree.default_dtype,
-        attention=tree.loading.attention,
-        experts=tree.loading.experts,
-        scheme=held.scheme,
-        quantization=held.arguments,
-        assumed=tuple(map(str, held.assumed)),
     )
 
 

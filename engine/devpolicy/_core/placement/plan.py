@@ -17,7 +17,7 @@ from devpolicy._core.cost.prediction import Prediction
 from devpolicy._core.device import ComponentDevice, Device
 from devpolicy._core.errors import DevPolicyError, Diagnostic, UnknownModuleError
 from devpolicy._core.files import read_file
-from devpolicy._core.loading.value import as_argument, as_pairs
+from devpolicy._core.loading import Loading
 from devpolicy._core.placement.ledger import BUDGET_KEYS, Budget
 from devpolicy._core.toml.tables import did_you_mean
 
@@ -39,59 +39,6 @@ class Placement:
     """What decided it: a rule's name, `prefer` or `overflow`."""
     reason: str
     bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class LoadSettings:
-    """What a consumer needs to know for loading beside the devices."""
-
-    dtype: str | None = None
-    """The dtype that the policy asks for; `None` where it asks for none."""
-    offload_folder: str | None = None
-    """Where weights are rewritten; `None` where nothing is."""
-    rewritten: int = 0
-    """Bytes that loading writes to `offload_folder`."""
-    model_dtype: str | None = None
-    """The dtype that the bytes were counted in where the policy asks for none: the model's own."""
-    attention: tuple[tuple[str, str], ...] = ()
-    """Which attention each part of the model runs with; empty where it is not known."""
-    experts: tuple[tuple[str, str], ...] = ()
-    """Which implementation its experts run with; empty where it has none."""
-    scheme: str = "none"
-    """What the weights are held as: the name of a scheme, or `"none"`."""
-    quantization: Mapping[str, Any] | None = None
-    """The `quantization_config` that is handed over, as a table; `None` where none is."""
-    assumed: tuple[str, ...] = ()
-    """Packages that the scheme needs, and that the host records no version of."""
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> LoadSettings:
-        """Read what `to_dict` wrote. Raises `TypeError` where it is malformed."""
-        return cls(
-            _optional_text(data.get("dtype")),
-            _optional_text(data.get("offload_folder")),
-            _number(data.get("rewritten", 0)),
-            _optional_text(data.get("model_dtype")),
-            as_pairs(data.get("attn_implementation")),
-            as_pairs(data.get("experts_implementation")),
-            _text(data.get("scheme", "none")),
-            _optional_table(data.get("quantization_config")),
-            tuple(map(_text, data.get("assumed", ()))),
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields for JSON, with implementations as a consumer takes them."""
-        return {
-            "dtype": self.dtype,
-            "offload_folder": self.offload_folder,
-            "rewritten": self.rewritten,
-            "model_dtype": self.model_dtype,
-            "attn_implementation": as_argument(self.attention),
-            "experts_implementation": as_argument(self.experts),
-            "scheme": self.scheme,
-            "quantization_config": None if self.quantization is None else dict(self.quantization),
-            "assumed": list(self.assumed),
-        }
 
 
 class Placements(Mapping[str, Placement]):
@@ -184,7 +131,7 @@ class Plan:
     ledger: Mapping[str, Budget]
     """What each device that the plan uses holds: executing devices in id order, then `cpu`, then `disk`."""
     warnings: tuple[Diagnostic, ...] = ()
-    loading: LoadSettings = LoadSettings()
+    loading: Loading = Loading()
     """What loading needs beside the devices."""
     prediction: Prediction | None = None
     """The time of one token, where the plan was chosen by it: with `split = "fastest"`, and where `overflow` took part.
@@ -213,9 +160,11 @@ class Plan:
             "dtype": self.loading.dtype,
             "offload_folder": self.loading.offload_folder,
             "placements": [[path, str(unit.device), str(unit.runs_on)] for path, unit in self.placements.items()],
+            # Only where a policy says anything of it: a plan that says nothing has the digest that it always had.
+            **({"loading": dict(self.loading.asked)} if self.loading.asked else {}),
         }
         if self.loading.quantization is not None:
-            given["quantization_config"] = self.loading.quantization
+            given["quantization_config"] = dict(self.loading.quantization)
         text = json.dumps(given, ensure_ascii=True, separators=(",", ":"), sort_keys=True)
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
@@ -275,7 +224,7 @@ class Plan:
                     for device, budget in data["ledger"].items()
                 },
                 warnings=tuple(map(Diagnostic.from_dict, data["warnings"])),
-                loading=LoadSettings.from_dict(data.get("load", {})),
+                loading=Loading.from_dict(data.get("load", {})),
                 prediction=Prediction.from_dict(data["prediction"]) if data.get("prediction") else None,
             )
             stated = data["digest"]
@@ -344,12 +293,6 @@ def _text(value: object) -> str:
 
 def _optional_text(value: object) -> str | None:
     return None if value is None else _text(value)
-
-
-def _optional_table(value: object) -> Mapping[str, Any] | None:
-    if value is not None and not isinstance(value, Mapping):
-        raise TypeError(f"a table is expected, got {type(value).__name__}")
-    return value
 
 
 def _number(value: object) -> int:

@@ -30,6 +30,7 @@ from devpolicy._core.placement.joint import one_piece
 from devpolicy._core.placement.leaving import leaving_first, may_fit
 from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of
 from devpolicy._core.placement.lint import findings_of_rules
+from devpolicy._core.placement.loading import check_loading, refused_on
 from devpolicy._core.placement.overflow import Spilled, spill
 from devpolicy._core.placement.plan import Plan, Trace
 from devpolicy._core.placement.quantized import findings_of_form, held_on
@@ -144,6 +145,7 @@ def _place(
     check_requirements([policy.require, *policy.required], host)
     if tree.format not in consumer.abilities.reads:
         raise Unsatisfiable(_not_read(tree, consumer))
+    findings_of_loading = check_loading(policy, tree, consumer)
     if tree.incomplete_reason and consumer.abilities.maps:
         message = f"the structure of `{tree.name}` is not known in full"
         hint = 'plan for one device, which needs no map: `target = "torch"`, or `--to torch`'
@@ -174,7 +176,8 @@ def _place(
             outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "fits")]
             trace = Trace(tuple(outcomes), notes)
             of_form = findings_of_form(form, tree, policy)
-            told = (*policy.notices, *_findings_of_model(tree, policy), *of_form, *findings)
+            of_model = (*_findings_of_model(tree, policy), *of_form, *findings_of_loading)
+            told = (*policy.notices, *of_model, *findings)
             return PlacedModel(selector, division, context, attempt, attempt.solution(), ledger, trace, told)
     raise Unsatisfiable(nothing_fits(policy, tree, refusals))
 
@@ -240,6 +243,9 @@ def _selected(selector: DeviceSelector, policy: ResolvedPolicy, host: Host, cons
     """Return the devices of an entry of `prefer`. Raises `Refused` where there are none for the consumer."""
     if selector.type not in consumer.abilities.types:
         raise Refused(Diagnostic("DP409", f"`{consumer.name}` cannot run on `{selector.type}`"))
+    unable = refused_on(policy, selector.type)
+    if unable is not None:
+        raise Refused(Diagnostic("DP416", unable))
     selection = select_devices(selector, policy, host)
     if not selection.devices:
         raise Refused(Diagnostic("DP301", selection.reason))

@@ -28,7 +28,8 @@ def facts_of(host: Host, kind: str) -> Facts:
 
 def held_on(kind: str, policy: ResolvedPolicy, tree: ModelTree, host: Host, consumer: Target) -> Held:
     """Return a model as a consumer holds it on devices of a type. Raises `Refused` (DP417) where it cannot."""
-    found = quantize(tree, None, facts_of(host, kind), consumer.abilities.schemes, policy.workload.dtype)
+    word = next(iter(policy.loading.quantization), None)
+    found = quantize(tree, word, facts_of(host, kind), consumer.abilities.schemes, policy.workload.dtype)
     if isinstance(found, NotHeld):
         raise Refused(_refusal(found, tree, consumer))
     return found

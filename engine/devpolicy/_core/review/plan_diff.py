@@ -45,5 +45,7 @@ def other_changes(before: Plan, now: Plan) -> str:
         ("dtype", before.loading.dtype, now.loading.dtype),
         ("offload folder", before.loading.offload_folder, now.loading.offload_folder),
     ]
+    was, is_ = dict(before.loading.asked), dict(now.loading.asked)
+    pairs += [(key, was.get(key), is_.get(key)) for key in {**was, **is_}]
     changed = [f"{what} `{old}` -> `{new}`" for what, old, new in pairs if old != new]
     return ", ".join(changed) or "the device map is written otherwise"

@@ -110,6 +110,7 @@ def _texts(draw: st.DrawFn, modules: Sequence[str], types: Sequence[str], *, hos
         {
             "context": lambda: str(draw(st.integers(answer + 1, 2**31 - 1 if hostile else 8192))),
             "batch": lambda: str(draw(st.integers(1, 2**31 - 1 if hostile else 8))),
+            "beams": lambda: str(draw(st.integers(1, 2**16 if hostile else 5))),
             "dtype": lambda: quote(draw(st.sampled_from(sorted(FLOATING)))),
             "kv_dtype": lambda: quote(draw(st.sampled_from(CACHE_DTYPES))),
             "new_tokens": lambda: str(answer),

@@ -28,6 +28,7 @@ def to_hf_kwargs(plan: Plan) -> dict[str, Any]:
         kwargs["offload_folder"] = load.offload_folder
     given = {
         "dtype": load.dtype or load.model_dtype,
+        "variant": load.variant,
         "attn_implementation": as_argument(load.attention),
         "experts_implementation": as_argument(load.experts),
         "quantization_config": None if load.quantization is None else _configuration(load.quantization),

@@ -18,6 +18,7 @@ from devpolicy._core.language.conditions import check_requirements
 from devpolicy._core.language.layers import in_order, source
 from devpolicy._core.language.policy import Policy, ResolvedPolicy
 from devpolicy._core.language.profiles import apply_overlays
+from devpolicy._core.model.held import as_held
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.joint import refused_beside, reserved_bytes
 from devpolicy._core.placement.plan import Plan
@@ -78,8 +79,13 @@ class Request:
         """Return the model's structure, `None` where at most the bytes are known. Raises `ModelError`."""
         if self.model is None and self.component is not None:
             entry = source(self.policy, self.component, self.component_class)
-            return None if entry is None else own_tree(entry)
-        return tree_of(self.model)
+            tree = None if entry is None else own_tree(entry)
+        else:
+            tree = tree_of(self.model)
+        if tree is None:
+            return None
+        asked = self.resolved.loading
+        return as_held(tree, architecture=asked.architecture, variant=asked.variant)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,8 @@ def _redirect(value: Any) -> Any:
         real = torch.version.cuda or torch.version.hip
     if _redirected or real:
         return value
-    library = torch.library.Library(_PREFIX.rstrip(":"), "IMPL", "CUDA")
+    made: Any = torch.library.Library  # which has no types
+    library = made(_PREFIX.rstrip(":"), "IMPL", "CUDA")
     for name in torch._C._dispatch_get_all_op_names():
         if name.startswith(_PREFIX):
             short = name.removeprefix(_PREFIX)

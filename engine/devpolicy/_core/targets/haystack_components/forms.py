@@ -69,7 +69,7 @@ def lost(takes: Takes, plan: Plan) -> list[str]:
     """Return what a plan asks of loading that a component of this form cannot be told."""
     if takes.form in ("pipeline", "from_pretrained", "sentence-transformers"):
         return []
-    asked = {"dtype": plan.loading.dtype, "offload_folder": plan.loading.offload_folder}
+    asked = {"dtype": plan.loading.dtype, "offload_folder": plan.loading.offload_folder, **dict(plan.loading.asked)}
     return [f"`{name}` {value}" for name, value in asked.items() if value is not None]
 
 

@@ -1,0 +1,120 @@
+"""How the planned model is loaded: what its checkpoint decides, what the policy decides, and whether the two agree.
+
+Owns the `Loading` of a plan, and the refusals and warnings about `[loading]`. What a way of loading does to the bytes
+of a model is decided before, where the model is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import PurePath
+
+from devpolicy._core.abilities import Target
+from devpolicy._core.errors import Diagnostic, Unsatisfiable
+from devpolicy._core.language.policy import LoadingTable, ResolvedPolicy
+from devpolicy._core.loading import Loading
+from devpolicy._core.loading.quantizations import NONE
+from devpolicy._core.loading.value import Pairs
+from devpolicy._core.memory.sizing import compute_dtype
+from devpolicy._core.model.quantize import Held
+from devpolicy._core.model.tree import ModelTree
+
+_HALF = ("float16", "bfloat16")
+_FLASH = "flash_attention"
+
+
+def loading_of(policy: ResolvedPolicy, held: Held, folder: str | None, rewritten: int) -> Loading:
+    """Return how a plan's model is loaded. `rewritten` bytes go to `folder`."""
+    asked, tree = policy.loading, held.tree
+    return replace(
+        tree.loading,
+        notes=(),
+        dtype=policy.workload.dtype,
+        model_dtype=None if policy.workload.dtype else tree.default_dtype,
+        attention=_attention(tree.loading.attention, asked.attention),
+        offload_folder=folder if rewritten else None,
+        rewritten=rewritten,
+        scheme=held.scheme,
+        quantization=held.arguments,
+        assumed=tuple(map(str, held.assumed)),
+        asked=tuple(_asked(asked)),
+    )
+
+
+def check_loading(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -> list[Diagnostic]:
+    """Return warnings about what the policy says of loading. Raises `Unsatisfiable` (DP416) where it cannot be had."""
+    asked = policy.loading
+    wrong = [*_cannot(asked, policy, tree)]
+    lost = [key for key, _ in _asked(asked) if key not in consumer.abilities.carries]
+    for key in lost:
+        message = f"`{consumer.name}` is not told `loading.{key}`"
+        if consumer.abilities.maps:
+            # It loads the model itself, and another one than was planned.
+            hint = "write it where the component is made, and leave it out here; or plan for `hf`"
+            wrong.append(Diagnostic("DP416", message, help=hint))
+    if wrong:
+        raise Unsatisfiable(wrong)
+    return [*_already(asked, tree), *_not_told(lost, consumer)]
+
+
+def _already(asked: LoadingTable, tree: ModelTree) -> Iterator[Diagnostic]:
+    """Yield a warning where a policy asks for a scheme of a checkpoint that has one."""
+    has = tree.quantization
+    if has is not None and asked.quantization not in ((), (has.scheme,)):
+        message = f"`{tree.name}` is quantised already (`{has.scheme or has.method}`), and stays so"
+        yield Diagnostic("DP416", message, help="leave `loading.quantization` out", severity="warning")
+
+
+def _not_told(lost: list[str], consumer: Target) -> Iterator[Diagnostic]:
+    hint = "whoever loads the model has to do it"
+    yield from (
+        Diagnostic("DP416", f"`{consumer.name}` is not told `loading.{key}`", help=hint, severity="warning")
+        for key in lost
+    )
+
+
+def refused_on(policy: ResolvedPolicy, kind: str) -> str | None:
+    """Return why what the policy says of loading cannot be had on a type of device, `None` where it can."""
+    attention = policy.loading.attention or ""
+    if attention.startswith(_FLASH) and kind in ("cpu", "mps"):
+        return f"`{attention}` does not run on `{kind}`"
+    return None
+
+
+def _asked(table: LoadingTable) -> Iterator[tuple[str, str]]:
+    """Yield what a policy says of loading. A folder goes by its own name, which is the same on every machine."""
+    if table.quantization not in ((), (NONE,)):
+        yield "quantization", ", ".join(table.quantization)
+    for key in ("attention", "architecture", "variant"):
+        value = getattr(table, key)
+        if value is not None:
+            yield key, value
+    if table.adapter:
+        yield "adapter", ", ".join(PurePath(folder).name for folder in table.adapter)
+
+
+def _cannot(asked: LoadingTable, policy: ResolvedPolicy, tree: ModelTree) -> Iterator[Diagnostic]:
+    if len(asked.quantization) > 1:
+        yield Diagnostic("DP416", "one scheme is planned for, and `quantization` lists several", help="write one")
+    if asked.adapter:
+        message = "adapters are not planned for"
+        yield Diagnostic("DP416", message, help="leave `adapter` out, and set room aside: `[memory.TERM] headroom`")
+    attention = asked.attention
+    if attention not in (None, "eager") and {word for _, word in tree.loading.attention} == {"eager"}:
+        message = f"`{tree.loading.architecture}` has no `{attention}` attention"
+        yield Diagnostic("DP416", message, help='leave `attention` out, or write `"eager"`')
+    dtype = compute_dtype(tree, policy.workload)
+    if attention is not None and attention.startswith(_FLASH) and dtype not in _HALF:
+        message = f"`{attention}` computes in half precision, and the model is in `{dtype}`"
+        yield Diagnostic("DP416", message, help='ask for it: `workload.dtype = "bfloat16"`')
+
+
+def _attention(own: Pairs, asked: str | None) -> Pairs:
+    """Return the attention of each part: the one asked for, but where a part has none but `eager`."""
+    if asked is None:
+        return own
+    if asked == "eager" or len(own) < 2:
+        return (("", asked),)
+    pairs = tuple((part, word if word == "eager" else asked) for part, word in own)
+    return (("", asked),) if len({word for _, word in pairs}) == 1 else pairs
