@@ -38,13 +38,25 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "verbs": _ENGINE,
     "targets": (*LEAVES, "loading", "device", "host", "model", "abilities", "placement"),
     "certify": _ENGINE,
-    "review": (*_ENGINE, "verbs"),
+    "dry_run": (*_ENGINE, "verbs", "targets", "simulation", "simulator"),
+    "review": (*_ENGINE, "verbs", "dry_run"),
     "conformance": (*_ENGINE, "verbs", "simulation"),
     "strategies": _ENGINE,
     "simulation": (*_VALUES, "simulator", "verbs"),
     "simulator": LEAVES,
     "doctor": (*LEAVES, "host", "simulation"),
-    "cli": (*_ENGINE, "verbs", "targets", "certify", "review", "simulation", "simulator", "doctor", "devpolicy"),
+    "cli": (
+        *_ENGINE,
+        "verbs",
+        "targets",
+        "certify",
+        "dry_run",
+        "review",
+        "simulation",
+        "simulator",
+        "doctor",
+        "devpolicy",
+    ),
     # The public face: the package's own `__init__`, `errors`, `testing`.
     "devpolicy": (
         *_ENGINE,
@@ -63,7 +75,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 CONVENIENCE: dict[str, set[str]] = {
     "device.component": {"verbs", "targets"},  # resolve_device, from_policy; to_haystack, from_haystack
     "review.fuzz": {"devpolicy"},  # the strategies for models, where Hypothesis is installed
-    "placement.plan": {"targets"},  # Plan.to_hf_kwargs, to_pipeline_kwargs, verify
+    "placement.plan": {"targets", "dry_run"},  # Plan.to_hf_kwargs, to_pipeline_kwargs, verify, dry_run
     "targets.haystack_components.applying": {"verbs"},  # a policy decides for components, as `resolve` does
     "targets.haystack_components.deciding": {"verbs"},
     "targets.haystack_components.filling": {"verbs"},
@@ -74,7 +86,7 @@ HEAVY = {
     *("accelerate", "haystack", "numpy", "safetensors", "scipy", "spacy", "torch", "transformers"),
     *("click", "highspy", "hypothesis", "psutil", "pynvml", "pytest", "rich"),
 }
-MAY_BE_HEAVY = ("cli", "conformance", "simulation", "simulator", "strategies", "devpolicy")
+MAY_BE_HEAVY = ("cli", "conformance", "dry_run", "simulation", "simulator", "strategies", "devpolicy")
 
 
 class Import(NamedTuple):

@@ -29,5 +29,5 @@ def test_every_example_of_the_page_prints_what_it_says(tmp_path):
 
 
 def test_the_page_has_a_section_for_every_command():
-    sections = re.findall(r"^## (\w+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    sections = re.findall(r"^## ([\w-]+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(sections) == sorted(app.list_commands(None))

@@ -291,6 +291,19 @@ CODES: dict[str, Code] = {
         "it is mended. `monotone` is about two hosts, of which the second has more memory; `every_rule_reachable` is "
         "about all of them.",
     ),
+    "DP520": Code(
+        "a plan that does not run",
+        "`devpolicy dry-run` loaded the model with the plan's own arguments on simulated devices and ran its code, and "
+        "it failed: tensors on different devices met, a device had no memory left, or what was loaded is not what was "
+        "planned. The module and its line are told. Keep on one device what meets there: a rule with "
+        "`together = true`.",
+    ),
+    "DP521": Code(
+        "more memory than the ledger has",
+        "In a dry run a device held more than the plan counts for it. Activations are an estimate: set aside what was "
+        "measured (`[memory.TERM] reserve`), or plan a smaller workload. What is run with another prompt or batch than "
+        "the plan's holds other amounts.",
+    ),
     # What libraries see of this machine.
     "DP601": Code(
         "a library that cannot be asked",

@@ -55,6 +55,8 @@ def component_facts(plan: Plan, policy: Policy, tree: ModelTree | None) -> list[
     held = f"in {compute_dtype(tree, workload)}" if scheme == "none" else f"as {scheme}"
     each = sequences_of(tree, workload) // workload.batch
     beams = f" of {each} beams" if each > 1 else ""
+    if tree.format == "gguf":
+        held = "as stored"
     context = f"{context_of(tree, workload):,} tokens of context"
     return [
         *pairs,

@@ -30,6 +30,8 @@ OF_A_PLAN = {
     "resident": "everything is kept where it runs: nothing is streamed",
     "never_on": "nothing runs or is stored on the term behind the colon, as in `never_on:cpu`",
     "same_each_time": "planning again gives the same plan",
+    "runs": "the real code loads and runs by the plan on the simulated host, and no device holds more than its ledger: "
+    "a `devpolicy dry-run` of seconds for each plan",
 }
 """What one plan, or one refusal, can be held against."""
 

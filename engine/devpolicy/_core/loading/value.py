@@ -47,6 +47,12 @@ class Loading:
     """The `quantization_config` that is handed over, as a table; `None` where none is."""
     assumed: tuple[str, ...] = ()
     """Packages that the scheme needs, and that the host records no version of."""
+    context: int = 0
+    """Tokens of a sequence that KV cache and activations were counted for; 0 where nothing was."""
+    batch: int = 0
+    """Requests at once that they were counted for."""
+    beams: int = 1
+    """Sequences that generation keeps for each request."""
     asked: tuple[tuple[str, str], ...] = ()
     """What a policy decides of all this, as a part of a plan's identity: key and value, in the order of the keys."""
 
@@ -61,7 +67,7 @@ class Loading:
             "attn_implementation": as_argument(self.attention),
             "experts_implementation": as_argument(self.experts),
         }
-        perhaps = {
+        perhaps: dict[str, Any] = {
             "variant": self.variant,
             "adapters": list(self.adapters),
             "scheme": self.scheme if self.scheme != "none" else "",
@@ -69,14 +75,12 @@ class Loading:
             "assumed": list(self.assumed),
             "asked": dict(self.asked),
         }
+        perhaps |= {"context": self.context, "batch": self.batch, "beams": self.beams} if self.context else {}
         return always | {key: value for key, value in perhaps.items() if value}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Loading:
         """Read what `to_dict` wrote. Raises `TypeError` where it is malformed."""
-        rewritten = data.get("rewritten", 0)
-        if isinstance(rewritten, bool) or not isinstance(rewritten, int):
-            raise TypeError(f"a whole number is expected, got {type(rewritten).__name__}")
         quantization = data.get("quantization_config")
         if quantization is not None and not isinstance(quantization, Mapping):
             raise TypeError(f"a table is expected, got {type(quantization).__name__}")
@@ -93,7 +97,10 @@ class Loading:
             quantization=quantization,
             assumed=_texts(data.get("assumed", [])),
             asked=as_pairs(data.get("asked", {})),
-            rewritten=rewritten,
+            rewritten=_number(data.get("rewritten", 0)),
+            context=_number(data.get("context", 0)),
+            batch=_number(data.get("batch", 0)),
+            beams=_number(data.get("beams", 1)),
         )
 
 
@@ -117,6 +124,12 @@ def as_pairs(given: object) -> Pairs:
     if isinstance(given, Mapping) and all(isinstance(text, str) for pair in given.items() for text in pair):
         return tuple(given.items())
     raise TypeError(f"a text or a table of texts is expected, got {type(given).__name__}")
+
+
+def _number(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"a whole number is expected, got {type(value).__name__}")
+    return value
 
 
 def _text(value: object) -> str | None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from devpolicy._core.loading.value import Loading
 from devpolicy._core.model.facts import derive
+from devpolicy._core.model.neutral import config_text
 from devpolicy._core.model.ranges import expand_tree
 from devpolicy._core.model.tree import ModelTree, Module, Tensor
 
@@ -73,6 +74,7 @@ def build(template: Template, architecture: str, dtype: str) -> ModelTree:
         ties=template.ties,
         no_split=frozenset(template.no_split),
         **{**derive(template.config, modules), "dtype": dtype},
+        config=config_text(template.config),
         loading=Loading(architecture, (("", "sdpa"),), (("", "grouped_mm"),) if template.experts else ()),
     )
 

@@ -24,13 +24,13 @@ from devpolicy._core.model.facts import named_dtype
 from devpolicy._core.model.families import family_tree
 from devpolicy._core.model.files import is_folder, shown
 from devpolicy._core.model.module import Built, read_module
-from devpolicy._core.model.neutral import name_in, neutral_config, neutral_table
+from devpolicy._core.model.neutral import config_text, name_in, neutral_config, neutral_table
 from devpolicy._core.model.sealed import sealed
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.model.watchdog import watched
 from devpolicy._core.toml.tables import did_you_mean, suggest
 
-_MARKER = "bfloat16"
+BUILT_IN = "bfloat16"
 """The dtype that models are built in: what has another one then was given it by the model's code."""
 
 INSTALL = "install Transformers: `pip install 'devpolicy[hf]'`"
@@ -84,7 +84,8 @@ def built_tree(config: Mapping[str, Any], dtype: str, architecture: str | None =
 
 
 def _tree_of(model: Any, table: Mapping[str, Any], dtype: str) -> ModelTree:
-    return read_module(model, name=name_in(table), built=Built(_MARKER, dtype))
+    tree = read_module(model, name=name_in(table), built=Built(BUILT_IN, dtype))
+    return replace(tree, config=config_text(table))
 
 
 def path_of(given: Any) -> Path:
@@ -134,7 +135,7 @@ def _table_of(config: Any) -> Mapping[Any, Any]:
 
 
 def _built(config: Any, cls: Any, torch: Any, transformers: Any) -> Any:
-    dtype = getattr(torch, _MARKER)
+    dtype = getattr(torch, BUILT_IN)
     try:
         with torch.device("meta"):
             if cls is None:

@@ -166,6 +166,7 @@ MODEL_FIELDS = (
         "How its checkpoint is quantised: what its `quantization_config` says, and the bytes that it stores.",
     ),
     Field("loading", Kind("a table", _read_loading, {"type": "object"}), "How Transformers instantiates it."),
+    Field("config", TEXT, "The Transformers configuration that it was read from, as JSON: what `dry-run` builds."),
     Field("ties", list_of(list_of(TEXT, least=2)), "Groups of tensors that are one tensor."),
     Field("facts", Kind("a table of text", _read_metadata, {"type": "object"}), "What else is known, for people."),
     Field("module", _TABLES, "The modules, parents first, in execution order.", required=True),

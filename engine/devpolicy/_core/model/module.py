@@ -21,6 +21,7 @@ from devpolicy._core.model.checkpoint_mapping import converted_names, outermost
 from devpolicy._core.model.facts import config_of, derive
 from devpolicy._core.model.generation import beams_of_module
 from devpolicy._core.model.limits import LARGEST_TREE
+from devpolicy._core.model.neutral import config_text
 from devpolicy._core.model.quantize import default_skips
 from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import DTYPE_BITS, FLOATING, ModelTree, Module, Tensor
@@ -78,6 +79,7 @@ def read_module(
         derived["dtype"] = built.loaded
     if not prefix and hasattr(module, "_no_split_modules") and config:
         derived["loading"] = loading_of(module)
+        derived["config"] = config_text(config)
         derived["beams"] = beams_of_module(module) or derived["beams"]
     modules = _as_loaded(modules, reader.declaring, built)
     tree = ModelTree(

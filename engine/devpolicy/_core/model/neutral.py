@@ -8,6 +8,7 @@ without them, at every level, and picks the attention that its own class has: `s
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,20 @@ _NAMES_A_MODEL = ("backbone", "architecture")  # in other libraries: `hf-hub:org
 _RESET: dict[str, Any] = {
     "_name_or_path": "", "_attn_implementation_internal": None, "_experts_implementation_internal": None,
 }  # fmt: skip
+
+
+def config_text(table: Mapping[Any, Any]) -> str:
+    """Return a configuration as JSON without what Transformers would act on, empty where it has no such form."""
+    try:
+        return json.dumps(_plain(table), ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        return ""
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items() if key not in INERT}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def neutral_table(table: Mapping[Any, Any], base: type) -> dict[Any, Any]:

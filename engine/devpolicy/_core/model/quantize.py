@@ -58,13 +58,6 @@ class Held:
     """Whether it may be divided over accelerators."""
     instead: Held | None = None
     """What it is held as where it is divided, or kept elsewhere in part; `None` where that changes nothing."""
-    kind: str = ""
-    """The type of device that the bytes are counted for, where they depend on it."""
-
-    @property
-    def form(self) -> tuple[str, str, bool]:
-        """What two forms of one model that take the same bytes have in common."""
-        return self.scheme, self.kind, bool(self.dequantized)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +103,6 @@ def _made(
         support.because,
         scheme.name,
         assumed=_assumed(support.packages, facts),
-        kind=facts.kind,
     )
 
 
@@ -143,7 +135,6 @@ def _stored(
         assumed=_assumed(support.packages, facts),
         several=support.several,
         instead=None if support.several else _dequantized(tree, quantization, support, facts, support.because),
-        kind=facts.kind,
     )
 
 

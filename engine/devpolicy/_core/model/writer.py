@@ -54,6 +54,8 @@ def write(tree: ModelTree) -> str:
         lines.append(f"quantization = {_quantization(tree.quantization)}")
     if tree.loading != Loading():
         lines.append(f"loading = {_loading(tree.loading)}")
+    if tree.config:
+        lines.append(f"config = {_literal(tree.config)}")
     if tree.ties:
         lines += _block("ties", map(_list, tree.ties))
     lines += _block("module", (_module(tree.modules[run.position], run.pattern, tree.dtype) for run in _runs(tree)))
@@ -62,6 +64,11 @@ def write(tree: ModelTree) -> str:
     if tree.reads:
         lines += _block("reads", (_reads(entry, pattern) for pattern, entry in _ranges(tree.reads)))
     return "\n".join(lines) + "\n"
+
+
+def _literal(text: str) -> str:
+    """Return a text that is full of double quotes as TOML, without escapes where it can be."""
+    return f"'{text}'" if text.isprintable() and "'" not in text else quote(text)
 
 
 def _block(key: str, entries: Iterable[str]) -> list[str]:

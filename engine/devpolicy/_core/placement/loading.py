@@ -16,7 +16,7 @@ from devpolicy._core.language.policy import LoadingTable, ResolvedPolicy
 from devpolicy._core.loading import Loading
 from devpolicy._core.loading.quantizations import NONE
 from devpolicy._core.loading.value import Pairs
-from devpolicy._core.memory.sizing import compute_dtype
+from devpolicy._core.memory.sizing import compute_dtype, context_of
 from devpolicy._core.model.quantize import Held
 from devpolicy._core.model.tree import ModelTree
 
@@ -38,6 +38,9 @@ def loading_of(policy: ResolvedPolicy, held: Held, folder: str | None, rewritten
         scheme=held.scheme,
         quantization=held.arguments,
         assumed=tuple(map(str, held.assumed)),
+        context=context_of(tree, policy.workload),
+        batch=policy.workload.batch,
+        beams=policy.workload.beams or tree.beams,
         asked=tuple(_asked(asked)),
     )
 

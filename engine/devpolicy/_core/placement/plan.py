@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from dataclasses import dataclass, field
+from functools import cached_property
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.cost.prediction import Prediction
 from devpolicy._core.device import ComponentDevice, Device
@@ -20,6 +21,9 @@ from devpolicy._core.files import read_file
 from devpolicy._core.loading import Loading
 from devpolicy._core.placement.ledger import BUDGET_KEYS, Budget
 from devpolicy._core.toml.tables import did_you_mean
+
+if TYPE_CHECKING:
+    from devpolicy._core.dry_run.result import DryRun
 
 LARGEST_PLAN = 64 << 20
 """A file of more bytes than this is not read as a plan."""
@@ -39,6 +43,27 @@ class Placement:
     """What decided it: a rule's name, `prefer` or `overflow`."""
     reason: str
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedWorkload:
+    """What the memory beside the weights was computed for, of a target that is told so."""
+
+    context: int
+    """Tokens of a sequence."""
+    batch: int
+    """Sequences at once."""
+    kv_dtype: str
+    """What the KV cache is kept in."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> PlannedWorkload:
+        """Read what `to_dict` wrote. Raises `TypeError` where it is malformed."""
+        return cls(_number(data["context"]), _number(data["batch"]), _text(data["kv_dtype"]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields for JSON."""
+        return {"context": self.context, "batch": self.batch, "kv_dtype": self.kv_dtype}
 
 
 class Placements(Mapping[str, Placement]):
@@ -87,11 +112,24 @@ class Placements(Mapping[str, Placement]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._units)
 
+    def values(self) -> ValuesView[Placement]:
+        """Return the placements of the units, in execution order."""
+        return self._units.values()
+
+    def items(self) -> ItemsView[str, Placement]:
+        """Return the units by module path, in execution order."""
+        return self._units.items()
+
     def __len__(self) -> int:
         return len(self._units)
 
     def __repr__(self) -> str:
         return f"Placements({self._units!r})"
+
+    @cached_property
+    def devices(self) -> tuple[Device, ...]:
+        """The devices that execute something, in the order in which they first do."""
+        return tuple(dict.fromkeys(unit.runs_on for unit in self._units.values()))
 
     def below(self, module: str) -> dict[str, Placement]:
         """Return the units inside `module`, or the one that holds it; empty where the model has no such module."""
@@ -138,6 +176,8 @@ class Plan:
 
     A prediction, and no measurement.
     """
+    workload: PlannedWorkload | None = None
+    """What KV cache and activations were computed for, where the target is told so: an engine reserves them itself."""
     trace: Trace | None = field(default=None, compare=False, repr=False)
 
     def __repr__(self) -> str:
@@ -159,6 +199,7 @@ class Plan:
             "device": _ordered(self.device),
             "dtype": self.loading.dtype,
             "offload_folder": self.loading.offload_folder,
+            **({"workload": self.workload.to_dict()} if self.workload else {}),
             "placements": [[path, str(unit.device), str(unit.runs_on)] for path, unit in self.placements.items()],
             # Only where a policy says anything of it: a plan that says nothing has the digest that it always had.
             **({"loading": dict(self.loading.asked)} if self.loading.asked else {}),
@@ -187,6 +228,7 @@ class Plan:
             },
             "ledger": {device: budget.to_dict() for device, budget in self.ledger.items()},
             "load": self.loading.to_dict(),
+            **({"workload": self.workload.to_dict()} if self.workload else {}),
             "warnings": [warning.to_dict() for warning in self.warnings],
             **({"prediction": self.prediction.to_dict()} if self.prediction else {}),
             "digest": self.digest,
@@ -225,6 +267,7 @@ class Plan:
                 },
                 warnings=tuple(map(Diagnostic.from_dict, data["warnings"])),
                 loading=Loading.from_dict(data.get("load", {})),
+                workload=PlannedWorkload.from_dict(data["workload"]) if data.get("workload") else None,
                 prediction=Prediction.from_dict(data["prediction"]) if data.get("prediction") else None,
             )
             stated = data["digest"]
@@ -283,6 +326,41 @@ class Plan:
         from devpolicy._core.targets.verify import verify
 
         return verify(self, model)
+
+    def dry_run(
+        self,
+        model: Any,
+        host: Any = None,
+        *,
+        prompt: int | None = None,
+        new_tokens: int | None = None,
+        batch: int | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        architecture: str | None = None,
+    ) -> DryRun:
+        """Load and run `model` by this plan on a simulated `host`, at true size, and return what happened.
+
+        The real library loads it with the plan's own arguments, and the real code runs: one prompt, and a few tokens
+        behind it where the model generates. No weights are read and no device is needed. `model` is what `plan` takes:
+        a catalogue name, a checkpoint folder, a configuration, which run in a child process; or a module, which runs in
+        this one, is not changed, and may be given the `inputs` that it is called with. `host` is by default this
+        machine. `prompt`, `new_tokens` and `batch` are by default those that the plan was made for.
+
+        Raises `SimulationDepthError` where devices cannot be simulated here, and `DevPolicyError` for a model of which
+        nothing says what its code is.
+        """
+        from devpolicy._core.dry_run.verb import dry_run
+
+        return dry_run(
+            self,
+            model,
+            host,
+            prompt=prompt,
+            new_tokens=new_tokens,
+            batch=batch,
+            inputs=inputs,
+            architecture=architecture,
+        )
 
 
 def _text(value: object) -> str:

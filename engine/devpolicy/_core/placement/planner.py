@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
-from devpolicy._core.abilities import DEFAULT_TARGET, Target, target_of
+from devpolicy._core.abilities import DEFAULT_TARGET, Target, default_target, target_of, targets
 from devpolicy._core.errors import Diagnostic, PolicyError, Unsatisfiable
 from devpolicy._core.host import Host
 from devpolicy._core.language.conditions import check_requirements
@@ -24,6 +23,7 @@ from devpolicy._core.placement import exact
 from devpolicy._core.placement.apply_rules import Offload, Refused, apply_rules
 from devpolicy._core.placement.assemble import assemble
 from devpolicy._core.placement.colocate import colocate_blocks, colocate_ties
+from devpolicy._core.placement.computing import experts_leave_first, unfit
 from devpolicy._core.placement.context import PlacementContext, Selection, context_for, select_devices
 from devpolicy._core.placement.divide import Division, divide
 from devpolicy._core.placement.joint import one_piece
@@ -31,12 +31,12 @@ from devpolicy._core.placement.leaving import leaving_first, may_fit
 from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of
 from devpolicy._core.placement.lint import findings_of_rules
 from devpolicy._core.placement.loading import check_loading, refused_on
-from devpolicy._core.placement.overflow import Spilled, spill
+from devpolicy._core.placement.overflow import spill
 from devpolicy._core.placement.plan import Plan, Trace
-from devpolicy._core.placement.quantized import findings_of_form, held_on
+from devpolicy._core.placement.quantized import findings_of_form, held_on, without_ties
 from devpolicy._core.placement.refusals import no_room, nothing_fits
 from devpolicy._core.placement.scatter import scatter
-from devpolicy._core.placement.search import Attempt, Problem, Solution, in_context, place
+from devpolicy._core.placement.search import Attempt, Problem, Solution, place
 from devpolicy._core.placement.suggestions import suggestions
 from devpolicy._core.sizes import format_size
 
@@ -77,10 +77,8 @@ def make_plan(
     """
     policy, tree, consumer = _asked(policy, tree, target)
 
-    divided: _Divided = {}
-
     def make(policy: ResolvedPolicy, host: Host) -> PlacedModel:
-        return _place(policy, tree, host, consumer, reserved or {}, divided)
+        return _place(policy, tree, host, consumer, reserved or {})
 
     try:
         return plan_of(make(policy, host))
@@ -97,12 +95,11 @@ def _not_read(tree: ModelTree, consumer: Target) -> Diagnostic:
     if consumer.name in ("hf", "haystack"):
         sizes = " or ".join(f"{format_size(tree.parameters * size)} in {size * 8} bits" for size in (2, 4))
         message = f"`{consumer.name}` dequantises GGUF files: the {stored} of `{tree.name}` become {sizes}"
-        hint = (
-            "plan the checkpoint that it was made from, or one device that an engine of GGUF files takes: `--to torch`"
-        )
+        hint = "plan it for an engine of GGUF files, `--target llama.cpp`, or plan the checkpoint that it was made from"
     else:
         message = f"`{consumer.name}` does not read {tree.format.upper()} files, such as that of `{tree.name}`"
-        hint = "plan one device that an engine of GGUF files takes: `--to torch`"
+        readers = [f"`{name}`" for name, one in targets().items() if tree.format in one.abilities.reads]
+        hint = f"plan it for one that does: {' or '.join(readers)}"
     return Diagnostic("DP412", message, help=hint)
 
 
@@ -122,14 +119,14 @@ def place_model(
 ) -> PlacedModel:
     """Return how a model is placed, as `make_plan` does it and with the same arguments, stage by stage."""
     policy, tree, consumer = _asked(policy, tree, target)
-    return _place(policy, tree, host, consumer, reserved or {}, {})
+    return _place(policy, tree, host, consumer, reserved or {})
 
 
 def _asked(
     policy: ResolvedPolicy, tree: ModelTree | None, target: str | None
 ) -> tuple[ResolvedPolicy, ModelTree, Target]:
     """Return what is placed, a component of bytes alone as one tensor, and the consumer."""
-    consumer = target_of(target or policy.target or DEFAULT_TARGET)
+    consumer = target_of(target or policy.target or (default_target(tree.format) if tree else DEFAULT_TARGET))
     return (*one_piece(policy), consumer) if tree is None else (policy, tree, consumer)
 
 
@@ -139,9 +136,8 @@ def _place(
     host: Host,
     consumer: Target,
     reserved: Mapping[str, int],
-    divided: _Divided,
 ) -> PlacedModel:
-    policy = policy.for_host(host)
+    policy = experts_leave_first(policy.for_host(host), tree, consumer)
     check_requirements([policy.require, *policy.required], host)
     if tree.format not in consumer.abilities.reads:
         raise Unsatisfiable(_not_read(tree, consumer))
@@ -152,22 +148,24 @@ def _place(
         if tree.quantization is not None:
             hint = "install the libraries that know its family: `pip install 'devpolicy[hf]'`"
         raise Unsatisfiable(Diagnostic("DP407", message, notes=(tree.incomplete_reason,), help=hint))
-    divide_as = partial(_divide_as, policy, divided)
-    divide_as(Held(tree))  # what is wrong with the rules is said before what the host has not
+    _divided(policy, tree)  # what is wrong with the policy comes before what is wrong with the host
     reserved = pool_reserved(reserved, host)
     refusals: list[tuple[DeviceSelector, Diagnostic]] = []
     for selector in policy.prefer:
         try:
             selection = _selected(selector, policy, host, consumer)
+            # A target that copies tied tensors has one memory on the CPU alone.
+            shares = not tree.ties or consumer.abilities.shares_ties or selector.type == "cpu"
             form: Held | None = held_on(selector.type, policy, tree, host, consumer)
         except Refused as refused:
             refusals.append((selector, refused.finding))
             continue
         while form is not None:
-            sizing, division, findings = divide_as(form)
+            form = form if shares else without_ties(form)
+            sizing, division, findings = _divided(policy, form.tree)
             context = context_for(selector, selection, policy, host, consumer, form, sizing, reserved)
             try:
-                attempt, notes, ledger = _attempt(division, context)
+                attempt, solution, notes, ledger = _attempt(division, context, tied=bool(tree.ties))
             except Refused as refused:
                 form = form.instead
                 if form is None:
@@ -178,19 +176,20 @@ def _place(
             of_form = findings_of_form(form, tree, policy)
             of_model = (*_findings_of_model(tree, policy), *of_form, *findings_of_loading)
             told = (*policy.notices, *of_model, *findings)
-            return PlacedModel(selector, division, context, attempt, attempt.solution(), ledger, trace, told)
+            return PlacedModel(selector, division, context, attempt, solution, ledger, trace, told)
     raise Unsatisfiable(nothing_fits(policy, tree, refusals))
 
 
 def _attempt(
-    division: Division, context: PlacementContext
-) -> tuple[Attempt, tuple[tuple[str, str], ...], Mapping[str, Budget]]:
+    division: Division, context: PlacementContext, *, tied: bool
+) -> tuple[Attempt, Solution, tuple[tuple[str, str], ...], Mapping[str, Budget]]:
     """Place a model in one form, and add up what each device holds. Raises `Refused` where it does not fit."""
-    consumer, one_device = context.target, context.policy.split == "never"
-    if not context.held.several and not one_device and len(context.open) > 1 and context.policy.split != "when-needed":
-        raise Refused(Diagnostic("DP417", f"it cannot be divided: {context.held.because}"))
+    consumer = context.target
     attempt, notes = _search(division, context)
     solution = attempt.solution()
+    wrong = unfit(division.units, solution, context, tied=tied)
+    if wrong is not None:
+        raise Refused(wrong)
     several = len(set(solution.device)) > 1
     if several and not consumer.abilities.maps:
         raise Refused(Diagnostic("DP409", f"several devices are needed, and `{consumer.name}` takes one"))
@@ -198,7 +197,7 @@ def _attempt(
         raise Refused(Diagnostic("DP417", f"it cannot be divided: {context.held.because}"))
     ledger = ledger_of(division.units, solution, context)
     check_ledger(ledger, context)
-    return attempt, notes, ledger
+    return attempt, solution, notes, ledger
 
 
 def _findings_of_model(tree: ModelTree, policy: ResolvedPolicy) -> list[Diagnostic]:
@@ -215,21 +214,19 @@ def _findings_of_model(tree: ModelTree, policy: ResolvedPolicy) -> list[Diagnost
     return [Diagnostic("DP407", message, notes=(tree.incomplete_reason,), severity="warning"), *unlike]
 
 
-_Parts = tuple[Sizing, Division, list[Diagnostic]]
-_Divided = dict[tuple[object, ...], _Parts]
-"""What of a plan depends on the host only through the policy and the form in which the model is held."""
+_Divided = tuple[Sizing, Division, list[Diagnostic]]
+"""What of a plan does not depend on the host but through the policy: one model under its rules and workload."""
 
 
-def _divide_as(policy: ResolvedPolicy, divided: _Divided, held: Held) -> _Parts:
-    """Return what a model is divided into in one form, computed once for each."""
-    key = policy.rules, policy.workload, policy.ties, held.form
-    if key not in divided:
-        divided[key] = _divided(policy, held.tree)
-    return divided[key]
-
-
-def _divided(policy: ResolvedPolicy, tree: ModelTree) -> tuple[Sizing, Division, list[Diagnostic]]:
+def _divided(policy: ResolvedPolicy, tree: ModelTree) -> _Divided:
     """Return a model's sizes, its units and what is to be said of the rules. Raises `PolicyError` for their errors."""
+    # Findings point to the rules' places and speak of their component; equal rules may be written in several.
+    written = tuple((rule.place, rule.layer) for rule in policy.rules)
+    what = "divided", policy.rules, written, policy.component, policy.workload, policy.ties
+    return tree.remembered(what, lambda: _divide(policy, tree))
+
+
+def _divide(policy: ResolvedPolicy, tree: ModelTree) -> _Divided:
     sizing = size_model(tree, policy.workload)
     division = divide(tree, policy.rules, sizing)
     findings = findings_of_rules(policy, tree, division)
@@ -252,24 +249,9 @@ def _selected(selector: DeviceSelector, policy: ResolvedPolicy, host: Host, cons
     return selection
 
 
-def _spilled(problem: Problem) -> Spilled | None:
-    """Return what overflow gives. Under `fastest` what other splits would offload is tried, and may be faster."""
-    context = problem.context
-    best = spill(problem)
-    if best is None or context.policy.split != "fastest":
-        return best
-    for split in ("when-needed", "balanced"):
-        other = spill(replace(problem, context=replace(context, policy=replace(context.policy, split=split))))
-        if other is not None:
-            attempt = in_context(other.attempt, context)
-            if attempt.time < best.attempt.time:
-                best = replace(other, attempt=attempt)
-    return best
-
-
 def _faster(problem: Problem, attempt: Attempt) -> Attempt:
     """Return a faster attempt under `fastest` where a small problem has one, with several runs on a device."""
-    if problem.context.policy.split != "fastest":
+    if problem.context.policy.split != "fastest" or problem.context.target.abilities.runs_per_device == 1:
         return attempt
     found = exact.search(problem, {}, attempt.time)
     return attempt if found is None else exact.attempt_at(problem, found)
@@ -328,7 +310,7 @@ def _searched(
             return _faster(problem, attempt), assignment.notes
         problems.append(problem)
     for problem in problems if spilling else ():
-        spilled = _spilled(problem)
+        spilled = spill(problem)
         if spilled is not None:
             return spilled.attempt, (*problem.assignment.notes, *spilled.notes)
     raise refused or no_room(problems[0])

@@ -6,6 +6,8 @@ they do to a tree is in `model.quantize`: no scheme has a name here.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from devpolicy._core.abilities import Target, target_of, targets
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.host import Host
@@ -29,10 +31,21 @@ def facts_of(host: Host, kind: str) -> Facts:
 def held_on(kind: str, policy: ResolvedPolicy, tree: ModelTree, host: Host, consumer: Target) -> Held:
     """Return a model as a consumer holds it on devices of a type. Raises `Refused` (DP417) where it cannot."""
     word = next(iter(policy.loading.quantization), None)
-    found = quantize(tree, word, facts_of(host, kind), consumer.abilities.schemes, policy.workload.dtype)
+    facts, dtype = facts_of(host, kind), policy.workload.dtype
+    found = tree.remembered(
+        ("held", word, facts, consumer.name, dtype),
+        lambda: quantize(tree, word, facts, consumer.abilities.schemes, dtype),
+    )
     if isinstance(found, NotHeld):
         raise Refused(_refusal(found, tree, consumer))
     return found
+
+
+def without_ties(held: Held) -> Held:
+    """Return a model as it is held where tied tensors are copied."""
+    tree = held.tree
+    instead = None if held.instead is None else without_ties(held.instead)
+    return replace(held, tree=tree.remembered("untied", lambda: replace(tree, ties=())), instead=instead)
 
 
 def tree_of(plan: Plan, policy: ResolvedPolicy, tree: ModelTree, host: Host) -> ModelTree:

@@ -42,6 +42,21 @@ def verify(plan: Plan, model: Any) -> list[str]:
     return [*differences, *_other_bytes(plan, model)] if plan.loading.dtype or plan.loading.model_dtype else differences
 
 
+def kept_bytes(model: Any) -> dict[str, int]:
+    """Return the bytes of a loaded model's tensors that are on the CPU and on the disk, tied ones once."""
+    hooks = {path: module._hf_hook for path, module in model.named_modules() if hasattr(module, "_hf_hook")}
+    tied = _declared_ties(model)
+    seen: set[object] = set()
+    found: dict[str, int] = {}
+    for name, tensor, _ in _tensors(model):
+        key: object = tied.get(name, name) if tensor.device.type == "meta" else id(tensor)
+        where = _where(name, tensor, hooks)
+        if key not in seen and where in (DeviceType.CPU.value, DeviceType.DISK.value):
+            found[where] = found.get(where, 0) + _stored_bytes(tensor)
+        seen.add(key)
+    return found
+
+
 def _other_bytes(plan: Plan, model: Any) -> Iterator[str]:
     """Yield a line for each unit whose tensors take other bytes in the model than in the plan."""
     unit_of = {id(placement): path for path, placement in plan.placements.items()}

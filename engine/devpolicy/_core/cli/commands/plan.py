@@ -26,7 +26,7 @@ from devpolicy._core.cli.inputs import (
     policy_argument,
 )
 from devpolicy._core.cli.output import Output
-from devpolicy._core.cli.output_formats import OUTPUT_FORMATS, literal
+from devpolicy._core.cli.output_formats import OUTPUT_FORMATS, written
 from devpolicy._core.cli.report import print_lint
 from devpolicy._core.cli.table import facts
 from devpolicy._core.cli.what_if import read_changes
@@ -126,23 +126,23 @@ def command(
     present = load_host(ctx, host, written)
     machine = present if changes is None else changes.host(present)
     loaded = on_host(written, machine, profile, (*overrides, *(changes.overrides if changes else ())))
-    _check(loaded, wanted, component)
+    check_asked(loaded, wanted, component)
     models = {name: load_model(ctx, text, architecture) for name, text in wanted.items()}
     target = target or (OUTPUT_FORMATS[to].target if to else None)
     with ctx.working("planning", patience=PATIENCE):
-        placed = _make(loaded, models, machine, component, target)
+        placed = make_plans(loaded, models, machine, component, target)
         plans = _plans(placed)
         annotations = certificates(placed, machine) if certify else []
         if changes is not None:
             before = on_host(written, present, profile, overrides)
             annotations.append(
-                compared(changes, plans, lambda: _plans(_make(before, models, present, component, target)))
+                compared(changes, plans, lambda: _plans(make_plans(before, models, present, component, target)))
             )
     if locked is not None:
         from devpolicy._core.cli.lock import compare
 
         compare(locked, plans)
-    text = _for_programs(ctx, plans, to, annotations)
+    text = _for_programs(ctx, plans, to, annotations, machine)
     if output is not None:
         from devpolicy._core.cli.files import write_whole
 
@@ -152,11 +152,11 @@ def command(
         ctx.out.write(text)
     else:
         ctx.out.print([*_view(placed, loaded, machine, ctx.out), *lines_of(annotations)])
-        ctx.out.print(_next_steps(locked, ctx.out.width))
+        ctx.out.print(_next_steps(plans, locked, ctx.out.width))
     print_lint(ctx, loaded)
 
 
-def _check(policy: Policy, models: Models, component: str | None) -> None:
+def check_asked(policy: Policy, models: Models, component: str | None) -> None:
     """Raise `DevPolicyError` if neither a model nor a component says what to plan."""
     named = [entry.name for entry in policy.components if not entry.is_glob]
     if component is not None:
@@ -172,7 +172,7 @@ def _check(policy: Policy, models: Models, component: str | None) -> None:
     check_model(policy, None, given=bool(models or named))
 
 
-def _make(
+def make_plans(
     policy: Policy, models: Mapping[str | None, ModelTree], host: Host, component: str | None, target: str | None
 ) -> dict[str | None, Planned]:
     """Plan one model, or all components together; with `component` that one alone is returned."""
@@ -188,16 +188,16 @@ def _plans(placed: Mapping[str | None, Planned]) -> Plans:
     return {name: one.plan for name, one in placed.items()}
 
 
-def _for_programs(ctx: CliContext, plans: Plans, to: str | None, annotations: Sequence[Annotation]) -> str | None:
+def _for_programs(
+    ctx: CliContext, plans: Plans, to: str | None, annotations: Sequence[Annotation], host: Host
+) -> str | None:
     """Return the text for programs, `None` if the plan is shown to a person."""
-    if to is None and not ctx.json:
-        return None
-    forms: dict[str | None, Any] = {
-        name: OUTPUT_FORMATS[to].of_plan(plan) if to is not None else plan.to_dict() for name, plan in plans.items()
-    }
-    value = forms.get(None, forms)
     if to is not None:
-        return to_json(value) if ctx.json else literal(value) + "\n"
+        return written(OUTPUT_FORMATS[to], plans, host, as_json=ctx.json)
+    if not ctx.json:
+        return None
+    forms: dict[str | None, Any] = {name: plan.to_dict() for name, plan in plans.items()}
+    value = forms.get(None, forms)
     whole = value if None in forms else {"schema": 1, "components": value}
     for annotation in annotations:
         forms.get(annotation.component, whole)[annotation.key] = annotation.data
@@ -226,6 +226,10 @@ def _as_text(
     return text.getvalue()
 
 
-def _next_steps(locked: str | None, width: int) -> list[Line]:
+def _next_steps(plans: Plans, locked: str | None, width: int) -> list[Line]:
     lines: list[Line] = [[("locked  ", "strong"), (f"unchanged, as in {locked}", "good")]] if locked else []
-    return [*lines, *facts([("next  ", "`--to hf` prints the device map, `devpolicy why` the reasons")], width=width)]
+    targets = {plan.target for plan in plans.values()}
+    forms = [name for name, form in OUTPUT_FORMATS.items() if form.target in targets] if len(targets) == 1 else []
+    prints = "the device map" if forms[:1] == ["hf"] or not forms else "what it takes"
+    step = f"`--to {forms[0] if forms else 'hf'}` prints {prints}, `devpolicy why` the reasons"
+    return [*lines, *facts([("next  ", step)], width=width)]

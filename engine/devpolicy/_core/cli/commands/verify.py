@@ -92,7 +92,7 @@ def command(
     \b
     Properties of each plan: always_resolves, placed_or_refused, within_budget,
     ties_together, blocks_whole, one_type, resident, never_on:TERM,
-    same_each_time. Of the host space: monotone, every_rule_reachable.
+    same_each_time, runs. Of the host space: monotone, every_rule_reachable.
 
     \b
     Examples:

@@ -1,0 +1,170 @@
+"""The process that runs a model, and the one that asks it.
+
+Owns both sides: a request is a line of JSON, and so are the steps of its progress and its result. A child answers as
+many requests as come, since importing the libraries is most of its time. It sees the real machine, offline.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import IO, TYPE_CHECKING, Any
+
+from devpolicy._core.dry_run.result import DryRun
+from devpolicy._core.errors import DevPolicyError, Diagnostic, SimulationDepthError
+from devpolicy._core.host import Host
+from devpolicy._core.placement.plan import Plan
+from devpolicy._core.simulator.loading import require_built
+
+if TYPE_CHECKING:
+    from devpolicy._core.dry_run.attempt import Progress
+
+_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "1",
+    # Large tensors come from the system, and are zero until they are written.
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+}
+_SIMULATED = "DEVPOLICY_SIMULATED"
+"""By this variable a child would be on the host of its parent: it enters one of its own."""
+
+
+Sizes = tuple[int, int, int, int]
+"""Requests at once, tokens of a prompt, tokens that are generated, and beams."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a child is asked to try."""
+
+    plan: Plan
+    host: Host
+    name: str
+    config: str
+    architecture: str | None
+    folder: str | None
+    """The real checkpoint, whose files are loaded; `None` for files without content."""
+    sizes: Sizes
+
+    def to_json(self) -> str:
+        """Return it as one line."""
+        return json.dumps(
+            {
+                "plan": self.plan.to_dict(),
+                "host": self.host.to_toml(),
+                "host_name": self.host.name,
+                "name": self.name,
+                "config": self.config,
+                "architecture": self.architecture,
+                "folder": self.folder,
+                "sizes": self.sizes,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, line: str) -> Request:
+        """Read what `to_json` wrote."""
+        data: Mapping[str, Any] = json.loads(line)
+        batch, prompt, new, beams = data["sizes"]
+        return cls(
+            Plan.from_dict(data["plan"]),
+            replace(Host.parse(data["host"]), name=data["host_name"]),
+            data["name"],
+            data["config"],
+            data["architecture"],
+            data["folder"],
+            (batch, prompt, new, beams),
+        )
+
+
+def ask(request: Request, progress: Progress) -> DryRun:
+    """Return the result of a child, which is started where none runs yet.
+
+    Raises `SimulationDepthError` where there is no simulator, `DevPolicyError` where the child ends without an answer.
+    """
+    require_built("phantom")
+    child = _child()
+    try:
+        child.stdin.write(request.to_json() + "\n")
+        child.stdin.flush()
+        for line in child.stdout:
+            told = json.loads(line)
+            if "step" in told:
+                progress(*told["step"])
+            elif "refused" in told:
+                raise SimulationDepthError([Diagnostic.from_dict(one) for one in told["refused"]])
+            else:
+                return DryRun.from_dict(told)
+    except BrokenPipeError:
+        pass
+    except BaseException:
+        stop()
+        raise
+    status = child.process.wait()
+    stop()
+    raise DevPolicyError(
+        Diagnostic("", f"the process that tried `{request.name}` ended with status {status}, without an answer")
+    )
+
+
+@dataclass(slots=True)
+class _Child:
+    process: subprocess.Popen[str]
+    stdin: IO[str]
+    stdout: IO[str]
+
+
+@cache
+def _child() -> _Child:
+    environment = {name: value for name, value in os.environ.items() if name != _SIMULATED} | _ENVIRONMENT
+    command = [sys.executable, "-P", "-m", __name__]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True, encoding="utf-8"
+    )
+    assert process.stdin is not None and process.stdout is not None  # INVARIANT: both are pipes
+    atexit.register(stop)
+    return _Child(process, process.stdin, process.stdout)
+
+
+def stop() -> None:
+    """End the child, if there is one. The next question starts another."""
+    if _child.cache_info().currsize:
+        child = _child()
+        _child.cache_clear()
+        child.process.kill()
+        child.process.communicate()
+
+
+def main() -> None:
+    """Answer requests until there are no more."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    # What libraries print is no answer.
+    os.dup2(2, 1)
+    from devpolicy._core.dry_run.configured import run_configured
+
+    def tell(value: Mapping[str, Any]) -> None:
+        answers.write(json.dumps(value) + "\n")
+        answers.flush()
+
+    for line in sys.stdin:
+        try:
+            found = run_configured(Request.from_json(line), lambda done, of: tell({"step": [done, of]}))
+        except DevPolicyError as refused:
+            findings = refused.diagnostics or (Diagnostic("", str(refused)),)
+            tell({"refused": [one.to_dict() for one in findings]})
+        else:
+            tell(found.to_dict())
+
+
+if __name__ == "__main__":
+    main()
