@@ -77,11 +77,13 @@ def _llama_cpp_tokens(context: int, window: int | None) -> int:
 def _llama_cpp_compute_buffer(tree: ModelTree, workload: Workload) -> int:
     """Return an estimate of llama.cpp's compute buffer: float32 for a micro-batch, the logits and the mask with it.
 
-    It is at or above what llama.cpp reserves with flash attention, which it takes where a device has it.
+    It is at or above what llama.cpp reserves with flash attention, which it takes where a device has it, with the
+    copies of the mask that it keeps for several devices.
     """
     context = context_of(tree, workload)
     tokens = min(MICRO_BATCH, context * workload.batch)
-    return 4 * tokens * (tree.activation_elements_per_token + tree.logits_elements + context)
+    scalars = tree.activation_elements_per_token + tree.logits_elements + 2 * context
+    return 4 * tokens * scalars * 9 // 8
 
 
 def activation_bytes(tree: ModelTree, workload: Workload) -> int:

@@ -103,6 +103,10 @@ def apply_rules(
     rules, units, together = context.policy.rules, division.units, _tied(division)
     unruled = [members for members in together if not units[members[0]].rules]
     deciding = _Deciding(units, context, choose, leaving or {}, [0] * len(context.devices), clusters=unruled)
+    if context.cpu_number is not None:
+        deciding.clusters = []
+        for members in unruled:
+            deciding.leave(members)
     waiting: list[_Waiting] = [(members, of) for members in together if (of := units[members[0]].rules)]
     # Units come to a rule with `together` once the rules before it are exhausted, so it may take several rounds.
     # Ends: what comes back from a round has fewer rules left.
@@ -177,13 +181,17 @@ class _Deciding:
             priority = priority[1:]
             if rule.together or (priority and rules[priority[0]].together):
                 return [(part, rest[1:] if rule.together else priority) for part, rest in batch]
+        self.leave(members)
+        return []
+
+    def leave(self, members: Cluster) -> None:
+        """Leave units to the search that no rule decides, but for those that the target itself puts somewhere."""
         put = put_by_target(self.units[members[0]], self.context) if len(members) == 1 else None
         number = self.context.cpu_number
         if put is not None and number is not None:
             self.pinned.update(dict.fromkeys(members, (number, put)))
         else:
             self.clusters.append(members)
-        return []
 
     def _offload(self, members: Cluster, rule: Rule) -> Diagnostic | None:
         failure: Diagnostic | None = None
