@@ -158,5 +158,9 @@ class SchemeSupport:
     """The arguments that dequantise a stored checkpoint."""
     making: Mapping[str, Any] = field(default_factory=dict)
     """The arguments that make the scheme on load."""
+    making_takes: int = 0
+    """Bytes for each element of a weight that are there beside it while it is made, measured in two-byte dtypes."""
+    dequantizing_takes: int = 0
+    """The same while it is dequantised."""
     because: str = ""
     """Why weights may be kept in some places only, for a refusal."""

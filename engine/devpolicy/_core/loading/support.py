@@ -20,6 +20,7 @@ _BITSANDBYTES = SchemeSupport(
     kept=Condition(dict.fromkeys(("cuda", "cpu", "xpu", "npu", "hpu", "mps"))),
     beside=_NOWHERE,
     packages=(Package("bitsandbytes", ">=0.46.1"),),
+    making_takes=3,
     because="Transformers loads bitsandbytes' weights on accelerators only, or a whole model on the CPU",
 )
 
@@ -43,6 +44,8 @@ _FLOAT8 = SchemeSupport(
     keeping=_keep_float8,
     dequantizing={"quant_method": "fp8", "dequantize": True},
     making={"quant_method": "fp8"},
+    making_takes=14,
+    dequantizing_takes=8,
     because="Transformers makes fp8 of a checkpoint on accelerators only",
 )
 _ONE_PLACE = "its packed weights are buffers, which accelerate leaves on the device that runs them"
@@ -59,6 +62,7 @@ def _torchao(cls: str) -> SchemeSupport:
         beside=_CPU,
         packages=(Package("torchao", ">=0.15.0"),),
         making={"quant_method": "torchao", "quant_type": {"default": {"_type": cls, "_data": {}, "_version": 2}}},
+        making_takes=14,
         because="Transformers keeps no part of a torchao checkpoint on the disk",
     )
 
@@ -69,6 +73,7 @@ def _quanto(word: str) -> SchemeSupport:
         made=True,
         packages=(Package("optimum-quanto", ">=0.2.6"),),
         making={"quant_method": "quanto", "weights": word},
+        making_takes=14,
         because="Transformers makes quanto's weights on accelerators only, or a whole model on the CPU",
     )
 
@@ -92,6 +97,7 @@ TRANSFORMERS: Mapping[str, SchemeSupport] = {
         packages=_FLOAT8.packages,
         keeping=_keep_float8,
         dequantizing={"quant_method": "mxfp8", "dequantize": True},
+        dequantizing_takes=8,
     ),
     "mxfp4": SchemeSupport(
         made=True,
@@ -99,6 +105,7 @@ TRANSFORMERS: Mapping[str, SchemeSupport] = {
         otherwise="dequantized",
         keeping=lambda _: {"quant_method": "mxfp4", "dequantize": False},
         dequantizing={"quant_method": "mxfp4", "dequantize": True},
+        dequantizing_takes=4,
         making={"quant_method": "mxfp4"},
     ),
     # Left to itself, compressed-tensors decompresses on the first forward, and fails there on several devices.
@@ -107,6 +114,7 @@ TRANSFORMERS: Mapping[str, SchemeSupport] = {
         otherwise="dequantized",
         packages=(Package("compressed-tensors", ">=0.15.0"),),
         dequantizing={"quant_method": "compressed-tensors", "dequantize": True},
+        dequantizing_takes=20,
     ),
     "compressed-fp8": SchemeSupport(
         kept=Condition({"cuda": (8, 9), "xpu": None}),
@@ -116,6 +124,7 @@ TRANSFORMERS: Mapping[str, SchemeSupport] = {
         packages=(Package("compressed-tensors", ">=0.15.0"),),
         because="compressed-tensors removes the hooks by which accelerate moves weights and inputs",
         keeping=lambda _: {"quant_method": "compressed-tensors", "use_optimized_inference": True},
+        dequantizing_takes=4,
         dequantizing={"quant_method": "compressed-tensors", "dequantize": True},
     ),
     "gptq": _PACKED,

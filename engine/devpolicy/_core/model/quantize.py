@@ -92,7 +92,7 @@ def _made(
     if unmet:
         return NotHeld(f"`{scheme.name}` cannot be made here: {unmet}")
     settings = {key: setting.default for key, setting in scheme.settings.items()} | dict(scheme.when)
-    packed = _packed(tree, scheme, settings, facts.kind, dtype)
+    packed = _packed(tree, scheme, settings, facts.kind, dtype, support.making_takes)
     if packed is None:
         return NotHeld(f"`{scheme.name}` converts no module of `{tree.name}`")
     own = dtype or tree.default_dtype or "float32"
@@ -125,7 +125,7 @@ def _stored(
     if wrong or (packed is None and (support.otherwise == "refused" or tree.incomplete_reason is not None)):
         return NotHeld(f"`{scheme.name}` weights cannot be loaded here: {wrong or unmet}", both_figures(tree, dtype))
     if packed is None:
-        return _dequantized(tree, quantization, support, facts, unmet)
+        return _dequantized(tree, scheme, quantization, support, facts, unmet, dtype)
     return Held(
         packed,
         None if support.keeping is None else support.keeping(settings),
@@ -134,15 +134,39 @@ def _stored(
         scheme.name,
         assumed=_assumed(support.packages, facts),
         several=support.several,
-        instead=None if support.several else _dequantized(tree, quantization, support, facts, support.because),
+        instead=None
+        if support.several
+        else _dequantized(tree, scheme, quantization, support, facts, support.because, dtype),
     )
 
 
-def _dequantized(tree: ModelTree, quantization: Quantization, support: SchemeSupport, facts: Facts, why: str) -> Held:
-    paths = converted_paths(tree, quantization)  # what is dequantised cannot be read from the checkpoint as it is
-    modules = tuple(replace(module, in_place=False) if module.path in paths else module for module in tree.modules)
+def _dequantized(
+    tree: ModelTree,
+    scheme: Scheme,
+    quantization: Quantization,
+    support: SchemeSupport,
+    facts: Facts,
+    why: str,
+    dtype: str | None,
+) -> Held:
+    perhaps = converted_paths(tree, quantization)  # what is dequantised cannot be read from the checkpoint as it is
+    paths = converted(tree, scheme, dict(quantization.settings))
+    takes = support.dequantizing_takes
+
+    def plain(module: Module) -> Module:
+        tensors = module.tensors
+        if module.path in paths:
+            tensors = tuple(replace(tensor, transient=_takes(tensor, takes, dtype)) for tensor in tensors)
+        return replace(module, in_place=module.in_place and module.path not in perhaps, tensors=tensors)
+
     assumed = _assumed(support.packages, facts) if support.kept is None else ()
-    return Held(replace(tree, modules=modules), support.dequantizing, dequantized=why, assumed=assumed)
+    held = replace(tree, modules=tuple(map(plain, tree.modules)))
+    return Held(held, support.dequantizing, dequantized=why, assumed=assumed)
+
+
+def _takes(tensor: Tensor, each: int, dtype: str | None) -> int:
+    """Return the bytes beside a weight while it is converted; `each` was measured in a dtype of two bytes."""
+    return tensor.elements * each * DTYPE_BITS[tensor.dtype_as(dtype)] // 16 if len(tensor.shape) > 1 else 0
 
 
 def both_figures(tree: ModelTree, dtype: str | None = None) -> tuple[str, ...]:
@@ -238,9 +262,12 @@ def _in_blocks(path: str, within: str, settings: Mapping[str, Any]) -> bool:
 
 
 def _packed(
-    tree: ModelTree, scheme: Scheme, settings: Mapping[str, Any], kind: str, dtype: str | None
+    tree: ModelTree, scheme: Scheme, settings: Mapping[str, Any], kind: str, dtype: str | None, takes: int = 0
 ) -> ModelTree | None:
-    """Return a tree with the bytes of its converted weights, `None` where nothing is converted."""
+    """Return a tree with the bytes of its converted weights, `None` where nothing is converted.
+
+    `takes` are the bytes for each element that making them takes for a moment.
+    """
     paths = converted(tree, scheme, settings)
     if not paths:
         return None
@@ -249,7 +276,11 @@ def _packed(
     def tensors_of(module: Module) -> tuple[Tensor, ...]:
         key = module.class_name, module.tensors
         if key not in made:
-            made[key] = tuple(_tensor(tensor, module, scheme, settings, kind, dtype) for tensor in module.tensors)
+            packed = (_tensor(tensor, module, scheme, settings, kind, dtype) for tensor in module.tensors)
+            made[key] = tuple(
+                replace(tensor, transient=_takes(tensor, takes, dtype)) if tensor.packed is not None else tensor
+                for tensor in packed
+            )
         return made[key]
 
     modules = tuple(

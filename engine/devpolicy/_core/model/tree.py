@@ -54,8 +54,12 @@ class Tensor:
     """Whether it is in a state dict. A non-persistent buffer takes memory and is in no checkpoint."""
     float32_in: str = ""
     """In which dtypes of the model it is float32 all the same: a word of `FLOAT32_IN`."""
+    merged: bool = False
+    """Whether loading makes it, on its device, of what is stored in another form: for a moment both are there."""
     packed: int | None = None
     """The bytes that it takes with its scales where it is quantised; `None` where `shape` and `dtype` say it."""
+    transient: int = 0
+    """Bytes beside its own that quantising or dequantising it takes while it is loaded."""
     elements: int = field(init=False, repr=False, compare=False)
     """The product of `shape`, kept because a planner asks for bytes again and again."""
 
@@ -86,6 +90,10 @@ class Tensor:
         if dtype is None or self.dtype not in FLOATING or not self.persistent:
             return self.dtype
         return "float32" if dtype in FLOAT32_IN[self.float32_in] else dtype
+
+    def beside_as(self, dtype: str | None) -> int:
+        """Bytes beside its own that are on its device for a moment while it is loaded."""
+        return max(self.transient, self.bytes_as(dtype) if self.merged else 0)
 
     def bytes_as(self, dtype: str | None) -> int:
         """Bytes of the tensor when the model is loaded in `dtype` (`None`: as it is)."""

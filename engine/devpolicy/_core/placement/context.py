@@ -168,6 +168,14 @@ class PlacementContext:
         """Bytes that a device needs before anything is placed on it: activations, and a KV cache that is reserved."""
         return self.activations(number) + (self.devices[number].kv_cache or 0)
 
+    def with_room_for_loading(self, rooms: Mapping[str, int]) -> PlacementContext:
+        """Return this context with bytes kept free on devices, by name, for what is there while weights are loaded."""
+
+        def kept(one: DeviceBudget) -> DeviceBudget:
+            return replace(one, for_loading=rooms.get(str(one), 0))
+
+        return replace(self, devices=tuple(map(kept, self.devices)), cpu=kept(self.cpu))
+
     def needs(self, number: int, resident: int, kv_cache: int) -> int:
         """Bytes that weights with their buffers and their KV cache add on a device."""
         return resident + (kv_cache if self.devices[number].kv_cache is None else 0)

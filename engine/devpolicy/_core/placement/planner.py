@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import count
+from typing import NamedTuple
 
 from devpolicy._core.abilities import DEFAULT_TARGET, Target, default_target, target_of, targets
 from devpolicy._core.errors import Diagnostic, PolicyError, Unsatisfiable
@@ -28,9 +30,9 @@ from devpolicy._core.placement.context import PlacementContext, Selection, conte
 from devpolicy._core.placement.divide import Division, divide
 from devpolicy._core.placement.joint import one_piece
 from devpolicy._core.placement.leaving import leaving_first, may_fit
-from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of
+from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of, room_for_loading
 from devpolicy._core.placement.lint import findings_of_rules
-from devpolicy._core.placement.loading import check_loading, refused_on
+from devpolicy._core.placement.loading import adapter_error, check_loading, refused_on
 from devpolicy._core.placement.overflow import spill
 from devpolicy._core.placement.plan import Plan, Trace
 from devpolicy._core.placement.quantized import findings_of_form, held_on, without_ties
@@ -165,39 +167,60 @@ def _place(
             sizing, division, findings = _divided(policy, form.tree)
             context = context_for(selector, selection, policy, host, consumer, form, sizing, reserved)
             try:
-                attempt, solution, notes, ledger = _attempt(division, context, tied=bool(tree.ties))
+                placed = _fitting(division, context, tree)
             except Refused as refused:
                 form = form.instead
                 if form is None:
                     refusals.append((selector, refused.finding))
                 continue
             outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "fits")]
-            trace = Trace(tuple(outcomes), notes)
+            trace = Trace(tuple(outcomes), placed.notes)
             of_form = findings_of_form(form, tree, policy)
             of_model = (*_findings_of_model(tree, policy), *of_form, *findings_of_loading)
             told = (*policy.notices, *of_model, *findings)
-            return PlacedModel(selector, division, context, attempt, solution, ledger, trace, told)
+            found = placed.context, placed.attempt, placed.solution, placed.ledger
+            return PlacedModel(selector, division, *found, trace, told)
     raise Unsatisfiable(nothing_fits(policy, tree, refusals))
 
 
-def _attempt(
-    division: Division, context: PlacementContext, *, tied: bool
-) -> tuple[Attempt, Solution, tuple[tuple[str, str], ...], Mapping[str, Budget]]:
-    """Place a model in one form, and add up what each device holds. Raises `Refused` where it does not fit."""
-    consumer = context.target
-    attempt, notes = _search(division, context)
-    solution = attempt.solution()
-    wrong = unfit(division.units, solution, context, tied=tied)
-    if wrong is not None:
-        raise Refused(wrong)
-    several = len(set(solution.device)) > 1
-    if several and not consumer.abilities.maps:
-        raise Refused(Diagnostic("DP409", f"several devices are needed, and `{consumer.name}` takes one"))
-    if several and not context.held.several:
-        raise Refused(Diagnostic("DP417", f"it cannot be divided: {context.held.because}"))
-    ledger = ledger_of(division.units, solution, context)
-    check_ledger(ledger, context)
-    return attempt, solution, notes, ledger
+class _Fitting(NamedTuple):
+    context: PlacementContext
+    attempt: Attempt
+    solution: Solution
+    ledger: Mapping[str, Budget]
+    notes: tuple[tuple[str, str], ...]
+
+
+def _fitting(division: Division, context: PlacementContext, tree: ModelTree) -> _Fitting:
+    """Return what the search finds in a context, where loading has room as well. Raises `Refused`.
+
+    `tree` is the model as it was read, with the ties that the consumer may not hold.
+    """
+    consumer, rooms = context.target, dict[str, int]()
+    for tried in count():
+        attempt, notes = _search(division, context)
+        solution = attempt.solution()
+        wrong = unfit(division.units, solution, context, tied=bool(tree.ties))
+        if wrong is not None:
+            raise Refused(wrong)
+        several = len(set(solution.device)) > 1
+        if several and not consumer.abilities.maps:
+            message = f"several devices are needed, and `{consumer.name}` takes one"
+            raise Refused(Diagnostic("DP409", message))
+        if several and not context.held.several:
+            raise Refused(Diagnostic("DP417", f"it cannot be divided: {context.held.because}"))
+        unlike = adapter_error(tree, division.units, solution.offloaded)
+        if unlike is not None:
+            raise Refused(unlike)
+        ledger = ledger_of(division.units, solution, context)
+        needed = room_for_loading(ledger, division.units, tried)
+        more = {device: size for device, size in needed.items() if size > rooms.get(device, 0)}
+        if not more:
+            check_ledger(ledger, context)
+            return _Fitting(context, attempt, solution, ledger, notes)
+        rooms |= more
+        context = context.with_room_for_loading(rooms)
+    raise AssertionError("rooms grow, and no room is larger than a tensor")
 
 
 def _findings_of_model(tree: ModelTree, policy: ResolvedPolicy) -> list[Diagnostic]:
