@@ -66,6 +66,7 @@ def test_what_is_made_takes_what_is_planned(word: str, host: str, split: str, mo
         assert made.verify(loaded) == []
         for device in planned:
             if device.startswith("cuda"):
+                assert simulated_device(device).peak <= made.ledger[device].load + 1024
                 # Two scales of each of quanto's modules stay on the CPU, bitsandbytes keeps one table for all models.
                 assert abs(simulated_device(device).allocated - planned[device]) <= 1024
         if host == "cpu" and word.endswith("double"):

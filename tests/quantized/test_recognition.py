@@ -155,7 +155,7 @@ def test_a_given_list_replaces_the_defaults_but_in_awq() -> None:
         assert size(CONFIGS[name]) - size(CONFIGS[name] | {key: []}) > head
         assert size(CONFIGS[name]) == size(CONFIGS[name] | {key: ["lm_head"]})
     assert size(CONFIGS["awq"]) == size(CONFIGS["awq"] | {"modules_to_not_convert": []})
-    assert size(CONFIGS["awq"]) < size(CONFIGS["awq"] | {"modules_to_not_convert": ["self_attn"]})
+    assert size(CONFIGS["awq"]) < size(CONFIGS["awq"] | {"modules_to_not_convert": ["q_proj"]})
 
 
 def test_modelopt_is_known_by_its_own_file(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ _TENSOR_FIELDS = (
     Field("merged", FLAG, "Whether loading makes it on its device of what is stored otherwise.", default="false"),
     Field("persistent", FLAG, "Whether checkpoints hold it; `false` makes it a buffer.", default="true"),
     Field("packed", _COUNT, "Bytes that it takes with its scales, where it is quantised."),
+    Field("transient", _COUNT, "Bytes beside its own that converting it takes while it is loaded.", default="0"),
 )
 
 

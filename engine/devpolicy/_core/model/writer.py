@@ -143,6 +143,8 @@ def _tensor(tensor: Tensor, default: str) -> str:
         extra.append("buffer = true")
     if tensor.packed is not None:
         extra.append(f"packed = {tensor.packed}")
+    if tensor.transient:
+        extra.append(f"transient = {tensor.transient}")
     if tensor.float32_in:
         extra.append(f"float32_in = {quote(tensor.float32_in)}")
     if tensor.merged:
