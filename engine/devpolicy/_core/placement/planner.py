@@ -139,8 +139,12 @@ def _place(
     consumer: Target,
     reserved: Mapping[str, int],
 ) -> PlacedModel:
-    policy = experts_leave_first(policy.for_host(host), tree, consumer)
-    check_requirements([policy.require, *policy.required], host)
+    policy = policy.for_host(host)
+    if policy.overflow:
+        policy = experts_leave_first(policy, tree, consumer)
+    required = [one for one in (policy.require, *policy.required) if one is not None]
+    if required:
+        check_requirements(required, host)
     if tree.format not in consumer.abilities.reads:
         raise Unsatisfiable(_not_read(tree, consumer))
     findings_of_loading = check_loading(policy, tree, consumer)
@@ -151,7 +155,7 @@ def _place(
             hint = "install the libraries that know its family: `pip install 'devpolicy[hf]'`"
         raise Unsatisfiable(Diagnostic("DP407", message, notes=(tree.incomplete_reason,), help=hint))
     _divided(policy, tree)  # what is wrong with the policy comes before what is wrong with the host
-    reserved = pool_reserved(reserved, host)
+    reserved = pool_reserved(reserved, host) if reserved else {}
     refusals: list[tuple[DeviceSelector, Diagnostic]] = []
     for selector in policy.prefer:
         try:
@@ -200,7 +204,8 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree) -> 
     for tried in count():
         attempt, notes = _search(division, context)
         solution = attempt.solution()
-        wrong = unfit(division.units, solution, context, tied=bool(tree.ties))
+        counts_layers = consumer.abilities.assigns in ("runs", "counts")
+        wrong = unfit(division.units, solution, context, tied=bool(tree.ties)) if counts_layers else None
         if wrong is not None:
             raise Refused(wrong)
         several = len(set(solution.device)) > 1
@@ -209,7 +214,7 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree) -> 
             raise Refused(Diagnostic("DP409", message))
         if several and not context.held.several:
             raise Refused(Diagnostic("DP417", f"it cannot be divided: {context.held.because}"))
-        unlike = adapter_error(tree, division.units, solution.offloaded)
+        unlike = adapter_error(tree, division.units, solution.offloaded) if tree.loading.replaced else None
         if unlike is not None:
             raise Refused(unlike)
         ledger = ledger_of(division.units, solution, context)
@@ -263,7 +268,8 @@ def _selected(selector: DeviceSelector, policy: ResolvedPolicy, host: Host, cons
     """Return the devices of an entry of `prefer`. Raises `Refused` where there are none for the consumer."""
     if selector.type not in consumer.abilities.types:
         raise Refused(Diagnostic("DP409", f"`{consumer.name}` cannot run on `{selector.type}`"))
-    unable = refused_on(policy, selector.type)
+    attention = policy.loading.attention
+    unable = refused_on(attention, selector.type) if attention else None
     if unable is not None:
         raise Refused(Diagnostic("DP416", unable))
     selection = select_devices(selector, policy, host)
@@ -273,8 +279,8 @@ def _selected(selector: DeviceSelector, policy: ResolvedPolicy, host: Host, cons
 
 
 def _faster(problem: Problem, attempt: Attempt) -> Attempt:
-    """Return a faster attempt under `fastest` where a small problem has one, with several runs on a device."""
-    if problem.context.policy.split != "fastest" or problem.context.target.abilities.runs_per_device == 1:
+    """Return a faster attempt where a small problem has one, with several runs on a device."""
+    if problem.context.target.abilities.runs_per_device == 1:
         return attempt
     found = exact.search(problem, {}, attempt.time)
     return attempt if found is None else exact.attempt_at(problem, found)
@@ -330,7 +336,7 @@ def _searched(
         problem = Problem(division.units, assignment, context)
         attempt = (None if choose else place(problem)) or scatter(problem)
         if attempt is not None:
-            return _faster(problem, attempt), assignment.notes
+            return (_faster(problem, attempt) if context.policy.split == "fastest" else attempt), assignment.notes
         problems.append(problem)
     for problem in problems if spilling else ():
         spilled = spill(problem)
