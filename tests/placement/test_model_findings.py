@@ -42,10 +42,10 @@ def test_an_encoder_of_images_has_activations_that_no_formula_gives():
 @pytest.mark.parametrize(
     ("verdict", "policy", "codes"),
     [
-        ("one-device", 'prefer = "cuda"\nsplit = "balanced"', ["DP417"]),
+        ("one-device", 'prefer = "cuda"\nsplit = "balanced"', ["DP419"]),
         ("one-device", 'prefer = "cuda"\nsplit = "never"', []),
         ("no-offload", 'prefer = "cuda"\nsplit = "balanced"', []),
-        ("no-offload", 'prefer = "cuda"\n[offload]\n"model.layers.0" = "cpu"', ["DP417"]),
+        ("no-offload", 'prefer = "cuda"\n[offload]\n"model.layers.0" = "cpu"', ["DP419"]),
         ("runs", 'prefer = "cuda"\nsplit = "balanced"', []),
     ],
 )

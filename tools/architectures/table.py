@@ -12,7 +12,7 @@ from typing import Any
 
 from tools.architectures.rows import read
 
-from devpolicy._core.toml.document import quote
+from devpolicy._core.toml.writer import quote
 
 ROOT = Path(__file__).parents[2]
 FIXTURE = ROOT / "fixtures" / "architectures.toml"

@@ -24,4 +24,4 @@ def findings_of_class(tree: ModelTree, solution: Solution) -> list[Diagnostic]:
     if verdict not in _HINTS or not meant:
         return []
     message = f"`{tree.modules[0].class_name}` was tried in parts, and failed: {reason}"
-    return [Diagnostic("DP417", message, help=_HINTS[verdict], severity="warning")]
+    return [Diagnostic("DP419", message, help=_HINTS[verdict], severity="warning")]
