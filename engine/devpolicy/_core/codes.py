@@ -194,7 +194,8 @@ CODES: dict[str, Code] = {
     "DP413": Code(
         "float32 beside a smaller dtype, on disk",
         "Transformers keeps some weights of a model in float32 (T5's `wo` in float16), and what stays on the disk is "
-        "read in the model's dtype: the answers would not be those of the model. The CPU keeps them as they are.",
+        "read in the model's dtype: the answers would not be those of the model. The CPU keeps them as they are: "
+        "an entry for them before the one for their block stores them there, and the rest on the disk.",
     ),
     "DP414": Code(
         "activations that are not known",
@@ -211,6 +212,12 @@ CODES: dict[str, Code] = {
         "What `[loading]` asks for is not known of this model, does not run on these devices, or is nothing that the "
         "consumer is told: it would load the model otherwise than it was planned. As a warning: whoever loads the "
         "model has to do it.",
+    ),
+    "DP417": Code(
+        "a model that does not declare its blocks",
+        "accelerate moves the inputs of modules, and nothing that a module computes between them. Classes of "
+        "Transformers that were written for that say which blocks stay whole (`_no_split_modules`); this one does not, "
+        "so a plan that divides it may not run. `devpolicy dry-run` tells.",
     ),
     # Lint.
     "DP501": Code(
