@@ -82,7 +82,7 @@ _OF_NO_INPUT = {
     ("placement.exact", "MOST_CLUSTERS"),
     ("simulation.patched_libraries.torch_distributed", "TIMEOUT"),  # what torch itself waits
     ("device.single", "LARGEST_ID"),  # as many devices as a host may have
-    ("model.ranges", "LARGEST_NUMBER"),
+    ("ranges", "LARGEST_NUMBER"),
     ("model.limits", "LARGEST_TEXT"),  # of all names of a tree: follows from the number of its modules
     ("model.limits", "LARGEST_REFERENCE"),  # of the local cache
     ("model.limits", "LONGEST_TEXT"),  # longer ones are skipped

@@ -31,6 +31,7 @@ _COMMANDS = {
     "verify": "verify",
     "host": "host",
     "model": "model",
+    "targets": "targets",
     "doctor": "doctor",
     "simulator": "simulator",
     "schema": "schema",

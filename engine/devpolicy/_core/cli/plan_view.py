@@ -17,7 +17,7 @@ from devpolicy._core.cli.table import facts, table
 from devpolicy._core.cost.prediction import as_ms
 from devpolicy._core.memory.sizing import sequences_of, size_model
 from devpolicy._core.sizes import format_size
-from devpolicy._core.toml.document import write_key
+from devpolicy._core.toml.writer import write_key
 
 if TYPE_CHECKING:
     from devpolicy._core.cli.output import Line, Output

@@ -19,8 +19,8 @@ from devpolicy._core.language.rules import TIES, Rule, Ties, read_rules
 from devpolicy._core.language.terms import AVOID, RUN, SPILL
 from devpolicy._core.language.values import Amount, DeviceSelector
 from devpolicy._core.language.workload import Workload
-from devpolicy._core.toml.document import quote, write_key
 from devpolicy._core.toml.tables import SIZE, TEXT, Kind, fields_of, key, read_as, table_of, wrong_type
+from devpolicy._core.toml.writer import quote, write_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -67,9 +67,11 @@ def resolve(policy: Policy, name: str | None, component_class: str | None = None
 
     Lists replace, tables merge key by key, `avoid` adds up, rules and requirements line up, the nearest first.
     """
+    if not policy.components:
+        return replace(policy.top, component=name)
     top = replace(policy.top, component=name, notices=(*_misnamed(policy, name), *policy.top.notices))
     entries = matching_entries(policy.components, name, component_class)
-    if policy.components and not policy.prefer and not any(entry.prefer for entry in entries):
+    if not policy.prefer and not any(entry.prefer for entry in entries):
         raise PolicyError(_nowhere(policy, name))
     if name is None or not entries:
         return top
@@ -123,7 +125,7 @@ def _misnamed(policy: Policy, name: str | None) -> list[Diagnostic]:
     near = suggest(name, [entry.name for entry in policy.components])
     if not near:
         return []
-    message = f"the policy has no component `{name}`, so only its top speaks for it"
+    message = f"the policy has no component `{name}`, so only its top applies to it"
     return [Diagnostic("DP508", message, help=f"did you mean `{near}`?", severity="warning")]
 
 

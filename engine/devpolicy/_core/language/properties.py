@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from devpolicy._core.errors import DevPolicyError
 from devpolicy._core.language.terms import read_term
-from devpolicy._core.toml.document import Document, Inside, quote
+from devpolicy._core.toml.document import Document, Inside
 from devpolicy._core.toml.tables import Cursor, Kind, did_you_mean, wrong_type
+from devpolicy._core.toml.writer import quote
 
 if TYPE_CHECKING:
     from devpolicy._core.language.values import DeviceSelector

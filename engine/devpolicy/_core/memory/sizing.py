@@ -28,6 +28,8 @@ class Sizing:
     full_weights: list[int]
     """Parameters that a module holds itself, tied ones in full: what has to be onloaded when it runs."""
     kv_cache: list[int]
+    merged: list[int]
+    """The largest tensor of a module that loading makes on its device of others, which are there until it is made."""
     activations: int
     """Needed once on each device that executes something."""
     context: int
@@ -38,12 +40,14 @@ def size_model(tree: ModelTree, workload: Workload) -> Sizing:
     """Size `tree` in one pass over its tensors."""
     repeated = {name for group in tree.ties for name in group[1:]}
     count = len(tree.modules)
-    weights, buffers, full_weights = [0] * count, [0] * count, [0] * count
+    weights, buffers, full_weights, merged = [0] * count, [0] * count, [0] * count, [0] * count
     for position, module in enumerate(tree.modules):
         for tensor in module.tensors:
             size = tensor.bytes_as(workload.dtype)
             full_name = f"{module.path}.{tensor.name}" if repeated and module.path else tensor.name
             counted = 0 if full_name in repeated else size
+            if tensor.merged:
+                merged[position] = max(merged[position], size)
             if tensor.buffer:
                 buffers[position] += counted
             else:
@@ -53,7 +57,8 @@ def size_model(tree: ModelTree, workload: Workload) -> Sizing:
     for path, size in kv_caches(tree, workload):
         kv_cache[tree.index[path]] += size
     context, dtype = context_of(tree, workload), compute_dtype(tree, workload)
-    return Sizing(weights, buffers, full_weights, kv_cache, activation_bytes(tree, workload), context, dtype)
+    activations = activation_bytes(tree, workload)
+    return Sizing(weights, buffers, full_weights, kv_cache, merged, activations, context, dtype)
 
 
 def kv_caches(tree: ModelTree, workload: Workload) -> Iterator[tuple[str, int]]:

@@ -55,7 +55,8 @@ def findings_of_rules(policy: ResolvedPolicy, tree: ModelTree, division: Divisio
         matching |= mask
     idle = [number for number in range(len(policy.rules)) if not matching >> number & 1]
     findings = {number: _idle(policy.rules[number], number, tree, division, policy.component) for number in idle}
-    findings.update(_shadowed(policy, tree, division))
+    if len(policy.rules) > 1:
+        findings.update(_shadowed(policy, tree, division))
     return [findings[number] for number in sorted(findings)]
 
 

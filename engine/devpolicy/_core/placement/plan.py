@@ -19,7 +19,7 @@ from devpolicy._core.device import ComponentDevice, Device
 from devpolicy._core.errors import DevPolicyError, Diagnostic, UnknownModuleError
 from devpolicy._core.files import read_file
 from devpolicy._core.loading import Loading
-from devpolicy._core.placement.ledger import BUDGET_KEYS, Budget
+from devpolicy._core.placement.ledger import Budget
 from devpolicy._core.toml.tables import did_you_mean
 
 if TYPE_CHECKING:
@@ -259,10 +259,7 @@ class Plan:
                 target=_text(data["target"]),
                 device=ComponentDevice.from_dict(dict(data["device"])),
                 placements=Placements(placements),
-                ledger={
-                    _text(device): Budget(**{name: _number(budget[key]) for name, key in BUDGET_KEYS.items()})
-                    for device, budget in data["ledger"].items()
-                },
+                ledger={_text(device): Budget.from_dict(budget) for device, budget in data["ledger"].items()},
                 warnings=tuple(map(Diagnostic.from_dict, data["warnings"])),
                 loading=Loading.from_dict(data.get("load", {})),
                 workload=PlannedWorkload.from_dict(data["workload"]) if data.get("workload") else None,

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from devpolicy._core.device import Device
 from devpolicy._core.errors import DevPolicyError, PolicyError, Unsatisfiable
 from devpolicy._core.language.layers import in_order, matching_entries, source
 from devpolicy._core.language.policy import ResolvedPolicy
 from devpolicy._core.language.profiles import apply_overlays, with_profiles
+from devpolicy._core.memory.budgets import accelerator_of
 from devpolicy._core.placement.choice import choose
 from devpolicy._core.placement.joint import one_piece
 from devpolicy._core.review.recount import budgets_of, recount
@@ -249,11 +251,12 @@ class _Parts:
 
 def is_meant(device: str, term: DeviceSelector, host: Host) -> bool:
     """Whether a device, by its name in a plan for this host, is one that a term names."""
-    kind, _, number = device.partition(":")
-    named = [one for one in host.devices(kind) if one.id == int(number or 0)]
-    if not named:  # the CPU, the disk, or what no host should be given
-        return kind == term.type and term.device_class is None and term.id in (None, int(number or 0))
-    return term.names(named[0])
+    accelerator = accelerator_of(device, host)
+    if accelerator is not None:
+        return term.names(accelerator)
+    # The CPU, the disk, or what no host should be given.
+    named = Device.from_str(device)
+    return named.type.value == term.type and term.device_class is None and term.id in (None, named.id or 0)
 
 
 def _first(refused: DevPolicyError) -> Diagnostic:

@@ -6,7 +6,7 @@ Owns the components that are planned already, and the planning order. The contex
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import Any
@@ -82,9 +82,9 @@ class Request:
             tree = None if entry is None else own_tree(entry)
         else:
             tree = tree_of(self.model)
-        if tree is None:
-            return None
         asked = self.resolved.loading
+        if tree is None or not (asked.architecture or asked.variant or asked.adapter):
+            return tree
         return as_held(tree, architecture=asked.architecture, variant=asked.variant, adapters=asked.adapter)
 
 
@@ -122,13 +122,14 @@ class JointPlanner:
         `ModelError`; what was there stays.
         """
         request = request.on(self.host)
-        same = self._same(request)
-        if same is not None:
-            return same
-        self._place_those_before(request)
+        if request.component is not None:
+            same = self._same(request)
+            if same is not None:
+                return same
+            self._place_those_before(request, request.component)
         others = self.without({request.component}).placed
         tree = request.tree()
-        reserved = reserved_bytes([one.plan for one in others])
+        reserved = reserved_bytes([one.plan for one in others]) if others else {}
         placed = Planned(request, tree, self._plan(request, tree, others, reserved), reserved)
         self.placed = (*others, placed)
         return placed
@@ -144,17 +145,18 @@ class JointPlanner:
 
     def _same(self, request: Request) -> Planned | None:
         """Return what is there for a request that says the same of the same component."""
-        for one in self.placed if request.component is not None else ():
+        for one in self.placed:
             before = one.request
             alike = before.component == request.component and before.meaning == request.meaning
             if alike and (before.names_the_model_of(request) or one.tree == request.tree()):
                 return one
         return None
 
-    def _place_those_before(self, request: Request) -> None:
-        """Place what the policy writes before a component."""
+    def _place_those_before(self, request: Request, component: str) -> None:
+        """Place the components of the policy and of `models` that are planned before the requested one."""
         there = {one.plan.component for one in self.placed}
-        for name in _before(request, self.models):
+        names = in_order(request.policy, [*self.models, component])
+        for name in names[: names.index(component)]:
             model = self.models.get(name)
             if name not in there and (model is not None or _known(request.policy, name)):
                 self.place(Request(request.policy, name, model))
@@ -181,11 +183,3 @@ class JointPlanner:
 
 def _known(policy: Policy, component: str | None, component_class: str | None = None) -> bool:
     return component is not None and source(policy, component, component_class) is not None
-
-
-def _before(request: Request, models: Iterable[str]) -> list[str]:
-    """Return the components that are planned before the requested one: those of the policy, and those of `models`."""
-    if request.component is None:
-        return []
-    names = in_order(request.policy, [*models, request.component])
-    return names[: names.index(request.component)]
