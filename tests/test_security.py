@@ -19,6 +19,7 @@ LIMITS = [
     ("characters of a text in a TOML file", "toml.document", "LONGEST_TEXT"),
     ("characters of a pattern of modules", "language.patterns", "LONGEST"),
     ("components of a policy", "language.components", "MOST_COMPONENTS"),
+    ("models or schemes among which a component chooses", "language.wishes", "MOST_ALTERNATIVES"),
     ("findings that one error carries", "errors", "MOST_KEPT"),
     ("findings of a model file", "model.limits", "MOST_FINDINGS"),
     ("a lock file", "cli.lock", "LARGEST_LOCK"),
