@@ -233,8 +233,9 @@ def test_a_quantised_checkpoint_says_what_it_takes_where_it_is_dequantised(tmp_p
     table = json.loads(path.read_text()) | {"quantization_config": {"quant_method": "fp8"}}
     path.write_text(json.dumps(table))
     made = plan(Policy.parse('prefer = "cpu"'), folder, HOST, target="torch")
-    assert [(one.code, one.severity) for one in made.warnings] == [("DP407", "warning")]
+    assert [(one.code, one.severity) for one in made.warnings] == [("DP418", "warning")]
     assert f"{full / 1024:.0f} KiB"[:2] in made.warnings[0].notes[0]
+    assert made.ledger["cpu"].weights == full
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

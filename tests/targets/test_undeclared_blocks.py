@@ -25,7 +25,7 @@ def test_embeddings_that_are_added_up_share_a_device(count, tmp_path):
     transformers.LEDForConditionalGeneration(transformers.LEDConfig(**LED)).save_pretrained(tmp_path)
     host = Host([Accelerator("cuda", memory="4 GiB")] * count, memory="16 GiB")
     made = plan(BALANCED, tmp_path, host)
-    assert [warning.code for warning in made.warnings] == ["DP417"]
+    assert [warning.code for warning in made.warnings] == ["DP422"]
     with simulate_host(host, depth="tensors"), torch.no_grad():
         model = transformers.LEDForConditionalGeneration.from_pretrained(tmp_path, **made.to_hf_kwargs()).eval()
         model(input_ids=torch.arange(3, 11)[None], decoder_input_ids=torch.arange(3, 7)[None])
@@ -37,4 +37,4 @@ def test_one_device_needs_no_word():
     module.one, module.two = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
     host = Host([Accelerator("cuda", memory="4 GiB")] * 2, memory="16 GiB")
     assert plan(Policy.parse('prefer = "cuda"'), module, host).warnings == ()
-    assert [warning.code for warning in plan(BALANCED, module, host).warnings] == ["DP417"]
+    assert [warning.code for warning in plan(BALANCED, module, host).warnings] == ["DP422"]

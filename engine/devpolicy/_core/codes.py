@@ -169,7 +169,7 @@ CODES: dict[str, Code] = {
     ),
     "DP407": Code(
         "structure not known in full",
-        "The model was read from headers alone, since its weights are quantised or its family is not known here: "
+        "The model was read from headers alone, since its family is not known here: "
         'without classes and ties no map can be promised. One device needs no map: plan for `"torch"`.',
     ),
     "DP408": Code(
@@ -219,6 +219,19 @@ CODES: dict[str, Code] = {
         "model has to do it.",
     ),
     "DP417": Code(
+        "quantised weights that cannot be loaded so",
+        "The consumer does not load weights of this scheme, not on this host, or not in this place. The message says "
+        "which, and the notes what the weights take as they are stored and as they would be dequantised. A scheme "
+        "that nothing here knows is never guessed at: write what the component takes, as `needs`, in place of its "
+        "model.",
+    ),
+    "DP418": Code(
+        "quantised weights that are dequantised",
+        "The checkpoint is quantised, and on this host the consumer turns its weights back into two bytes for each "
+        "parameter: the device cannot run the scheme, or a package for it is missing. The plan is for these bytes, "
+        "and the argument that makes it so is handed over. `[require]` can ask for what is missing.",
+    ),
+    "DP422": Code(
         "a model that does not declare its blocks",
         "accelerate moves the inputs of modules, and nothing that a module computes between them. Classes of "
         "Transformers that were written for that say which blocks stay whole (`_no_split_modules`); this one does not, "
