@@ -340,3 +340,13 @@ def test_the_cache_is_where_huggingface_hub_puts_it(monkeypatch):
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         monkeypatch.delenv(variable, raising=False)
     assert [str(path) for path in _caches()] == [constants.HF_HUB_CACHE]
+
+
+def test_a_name_that_a_rule_of_another_form_would_change_keeps_its_place(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("tools.architectures.tiny", reason="the tools do not travel with the tests")
+    from tools.architectures.tiny import tiny
+
+    # `model.norm.weight` is renamed in checkpoints in the form of their authors, and is not where it was saved here.
+    transformers.DeepseekV4ForCausalLM(next(tiny("deepseek_v4"))()).save_pretrained(tmp_path)
+    assert ModelTree.from_checkpoint(tmp_path).incomplete_reason is None

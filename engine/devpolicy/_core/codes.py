@@ -231,6 +231,12 @@ CODES: dict[str, Code] = {
         "parameter: the device cannot run the scheme, or a package for it is missing. The plan is for these bytes, "
         "and the argument that makes it so is handed over. `[require]` can ask for what is missing.",
     ),
+    "DP419": Code(
+        "a class that was seen not to run divided",
+        "A tiny model of this class was planned over simulated devices, and did not compute what it computes on one, "
+        "with the versions that `docs/architectures.md` names. This plan divides it in the same way. Where it runs all "
+        "the same, nothing has to be done: `devpolicy dry-run` says so.",
+    ),
     "DP422": Code(
         "a model that does not declare its blocks",
         "accelerate moves the inputs of modules, and nothing that a module computes between them. Classes of "

@@ -37,6 +37,7 @@ from devpolicy._core.placement.overflow import spill
 from devpolicy._core.placement.plan import Plan, Trace
 from devpolicy._core.placement.quantized import findings_of_form, held_on, without_ties
 from devpolicy._core.placement.refusals import no_room, nothing_fits
+from devpolicy._core.placement.refuted import findings_of_class
 from devpolicy._core.placement.scatter import scatter
 from devpolicy._core.placement.search import Attempt, Problem, Solution, place
 from devpolicy._core.placement.suggestions import suggestions
@@ -180,8 +181,9 @@ def _place(
             outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "fits")]
             trace = Trace(tuple(outcomes), placed.notes)
             of_form = findings_of_form(form, tree, policy)
-            of_model = (*_findings_of_model(tree, policy), *of_form, *findings_of_loading)
-            of_model += tuple(_findings_of_division(form.tree, division, placed.solution))
+            refuted = findings_of_class(tree, placed.solution)
+            refuted = refuted or _findings_of_division(form.tree, division, placed.solution)
+            of_model = (*_findings_of_model(tree, policy), *refuted, *of_form, *findings_of_loading)
             told = (*policy.notices, *of_model, *findings)
             found = placed.context, placed.attempt, placed.solution, placed.ledger
             return PlacedModel(selector, division, *found, trace, told)
@@ -244,14 +246,25 @@ def _findings_of_model(tree: ModelTree, policy: ResolvedPolicy) -> list[Diagnost
     """Return what is to be said of a model: that it is not all known, not all stored, or not all counted."""
     unlike = [Diagnostic("DP415", note, severity="warning") for note in tree.loading.notes]
     reserved = any(rule.activations is not None for rule in policy.memory)
-    if "model_type" in dict(tree.metadata) and not tree.activation_elements_per_token and not reserved:
-        message = f"the activations of `{tree.name}` are not known, and counted as nothing"
+    unknown = _unknown_activations(tree)
+    if unknown and not reserved:
         help_ = 'measure them, and set them aside: `memory.cuda.reserve.activations = "2 GiB"`'
-        unlike.append(Diagnostic("DP414", message, help=help_, severity="warning"))
+        unlike.append(Diagnostic("DP414", unknown, help=help_, severity="warning"))
     if tree.incomplete_reason is None:
         return unlike
     message = f"the structure of `{tree.name}` is not known in full"
     return [Diagnostic("DP407", message, notes=(tree.incomplete_reason,), severity="warning"), *unlike]
+
+
+def _unknown_activations(tree: ModelTree) -> str:
+    """Return what is to be said of activations that no formula counts, empty where one does."""
+    if "model_type" not in dict(tree.metadata):
+        return ""
+    if not tree.activation_elements_per_token:
+        return f"the activations of `{tree.name}` are not known, and counted as nothing"
+    if any(cache.window == 1 and cache.dtype == "float32" for cache in tree.kv_cache):
+        return f"the activations of `{tree.name}` are counted as those of attention, and its recurrent layers need more"
+    return ""
 
 
 _Divided = tuple[Sizing, Division, list[Diagnostic]]
