@@ -78,11 +78,9 @@ class Costs:
 
     def _summed(self) -> tuple[list[int], list[int], list[int], int]:
         read, operations, transferred, called = [0], [0], [0], 0
-        rows = self.batch * self.prompt
-        for position, (runs, active, experts, once) in enumerate(self._activated()):
+        tokens = self.batch * (self.prompt if self.first_token else 1)
+        for position, (runs, active, experts) in enumerate(self._activated()):
             module, size = self.tree.modules[position], self.sizing.full_weights[position]
-            # What runs once for a request computes its prompt, in whichever part of it that is counted.
-            tokens = rows if self.first_token or once else self.batch
             touched = _rows(module, tokens, size)
             touched = -(-touched * min(active * tokens, experts) // experts)
             read.append(touched * runs)
@@ -98,16 +96,15 @@ class Costs:
         sums = (list(accumulate(one)) for one in (read, operations, transferred))
         return (*sums, called >> 20)  # type: ignore[return-value]  # three lists, then a number
 
-    def _activated(self) -> list[tuple[int, int, int, bool]]:
-        """For each module: how often it runs in a request, how many experts of how many a token reads, if once only."""
-        found = [(self.tokens, 1, 1, False)] * len(self.tree.modules)
+    def _activated(self) -> list[tuple[int, int, int]]:
+        """For each module: how often it runs in a request, and how many experts of how many one token reads."""
+        found = [(self.tokens, 1, 1)] * len(self.tree.modules)
         for entry in self.tree.reads:
             start = self.tree.index[entry.module]
             for position in range(start, self.tree.subtree_end[start]):
-                runs, active, experts, once = found[position]
-                once = once or entry.per_request
-                runs = 1 if once else runs
-                found[position] = runs, active * entry.experts_per_token, experts * entry.num_experts, once
+                runs, active, experts = found[position]
+                runs = 1 if entry.per_request else runs
+                found[position] = runs, active * entry.experts_per_token, experts * entry.num_experts
         return found
 
     def _is_head(self, module: Module) -> bool:
