@@ -38,6 +38,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "python-api": (),
     "components": (),
     "hosts-and-models": (),
+    "llama-cpp": (),
+    "targets": (),
     "how-it-places": (),
     "limits": (),
     "testing-policies": (),

@@ -98,8 +98,9 @@ def _sizes(used: Sequence[tuple[str, Budget]]) -> dict[str, int]:
     sizes = {_key(name): _own(budget) for name, budget in used}
     free = max(0, last.free)
     # On a pool that is shared with the CPU, the rest is what its other side takes.
-    rest = last.cap - last.headroom - free - sum(sizes.values())
-    return {**sizes, "used_by_others": max(0, rest), "headroom": last.headroom, "free": free}
+    rest = last.cap - last.headroom - free - last.loading - sum(sizes.values())
+    others = {"loading": last.loading, "used_by_others": max(0, rest)}
+    return {**sizes, **others, "headroom": last.headroom, "free": free}
 
 
 def _figures(ledgers: Ledgers, *, width: int) -> list[Line]:
@@ -113,7 +114,7 @@ def _figures(ledgers: Ledgers, *, width: int) -> list[Line]:
             rows.append([f"  {name}", *(gib(getattr(budget, part)) for part in columns), gib(_own(budget))])
         sizes = _sizes(used)
         left = {"headroom": sizes["headroom"], "free": sizes["free"], "cap": used[-1][1].cap}
-        left = {"used_by_others": sizes["used_by_others"], **left} if sizes["used_by_others"] else left
+        left = {**{part: sizes[part] for part in ("loading", "used_by_others") if sizes[part]}, **left}
         if device != "disk":
             rows += [[f"  {what}", *[""] * len(columns), gib(size)] for what, size in left.items()]
     full = [[*row, *[""] * (len(head) - len(row))] for row in rows]

@@ -5,31 +5,162 @@ Owns `--to`: for each consumer the expression that gives its form, and how that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+from click.shell_completion import CompletionItem
+
+from devpolicy._core.abilities import NAMED, Target, TargetError, target_named, targets
+from devpolicy._core.cli.context import to_json
+from devpolicy._core.errors import DevPolicyError, Diagnostic
+from devpolicy._core.text import visible
+from devpolicy._core.toml.tables import did_you_mean
 
 if TYPE_CHECKING:
     from devpolicy._core.device import ComponentDevice
+    from devpolicy._core.host import Host
     from devpolicy._core.placement.plan import Plan
 
 
 class OutputFormat(NamedTuple):
-    """One form: the consumer it is planned for, and what a plan and a device are in it."""
+    """One form: the consumer it is planned for, what a plan and a device are in it, and how a shell is given it."""
 
-    target: str
-    of_plan: Callable[[Plan], Any]
-    of_device: Callable[[ComponentDevice], Any]
+    target: str | None
+    """`None`: whichever the policy names."""
+    of_plan: Callable[[Plan, Host], Any]
+    of_device: Callable[[ComponentDevice], Any] | None = None
+    """`None` where a device alone says nothing."""
+    shell: Callable[[Any], str] | None = None
+    """The form as text to be pasted, where that is no Python."""
+
+
+def _llama_cpp(plan: Plan, host: Host) -> list[str]:
+    from devpolicy._core.targets.llama_cpp import to_llama_cpp
+
+    return to_llama_cpp(plan).to_flags()
+
+
+def _llama_cpp_python(plan: Plan, host: Host) -> dict[str, Any]:
+    from devpolicy._core.targets.llama_cpp import to_llama_cpp_python
+
+    return to_llama_cpp_python(plan)
+
+
+def _environment(plan: Plan, host: Host) -> dict[str, str]:
+    from devpolicy._core.targets.environment import environment
+
+    return environment(plan, host)
+
+
+def _exports(variables: dict[str, str]) -> str:
+    from devpolicy._core.targets.environment import shell
+
+    return shell(variables)
 
 
 OUTPUT_FORMATS = {
-    "hf": OutputFormat("hf", lambda plan: plan.to_hf_kwargs(), lambda device: device.to_hf()),
+    "hf": OutputFormat("hf", lambda plan, _: plan.to_hf_kwargs(), lambda device: device.to_hf()),
     "pipeline": OutputFormat(
-        "hf", lambda plan: plan.to_pipeline_kwargs(), lambda device: device.update_hf_kwargs({}, overwrite=True)
+        "hf", lambda plan, _: plan.to_pipeline_kwargs(), lambda device: device.update_hf_kwargs({}, overwrite=True)
     ),
-    "haystack": OutputFormat("haystack", lambda plan: plan.device.to_dict(), lambda device: device.to_dict()),
-    "torch": OutputFormat("torch", lambda plan: plan.device.to_torch_str(), lambda device: device.to_torch_str()),
-    "spacy": OutputFormat("spacy", lambda plan: plan.device.to_spacy(), lambda device: device.to_spacy()),
+    "haystack": OutputFormat("haystack", lambda plan, _: plan.device.to_dict(), lambda device: device.to_dict()),
+    "torch": OutputFormat("torch", lambda plan, _: plan.device.to_torch_str(), lambda device: device.to_torch_str()),
+    "spacy": OutputFormat("spacy", lambda plan, _: plan.device.to_spacy(), lambda device: device.to_spacy()),
+    "llama.cpp": OutputFormat("llama.cpp", _llama_cpp, shell=lambda flags: f"{shlex.join(flags)}\n"),
+    "llama-cpp-python": OutputFormat("llama.cpp", _llama_cpp_python),
+    "env": OutputFormat(None, _environment, shell=_exports),
 }
+
+
+def forms_of(target: Target) -> list[str]:
+    """Return the names of a target's forms, those of other packages included."""
+    return [*(name for name, form in OUTPUT_FORMATS.items() if form.target == target.name), *target.forms]
+
+
+def form_named(name: str) -> OutputFormat:
+    """Return a form by its name. Raises `TargetError` with the likely one."""
+    found = OUTPUT_FORMATS.get(name)
+    if found is not None:
+        return found
+    others = {form: target for target in targets().values() for form in target.forms}
+    if name not in others:
+        raise TargetError(f"unknown form `{name}`: {did_you_mean(name, [*OUTPUT_FORMATS, *others])}")
+    target = others[name]
+    return OutputFormat(target.name, target.forms[name])
+
+
+class FormName(click.ParamType[str]):
+    """The name of a form: ours, or one of a target of another package."""
+
+    name = "form"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name. Fails where no target has such a form."""
+        try:
+            form_named(value)
+        except TargetError as unknown:
+            self.fail(str(unknown), param, ctx)
+        return value
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Return the forms that come with the package, for the help."""
+        return f"[{'|'.join(OUTPUT_FORMATS)}]"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete the names of forms."""
+        return [CompletionItem(name) for name in OUTPUT_FORMATS if name.startswith(incomplete)]
+
+
+class TargetName(FormName):
+    """The name of a target: ours, or one of another package."""
+
+    name = "target"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name. Fails where there is no such target."""
+        try:
+            found = target_named(value)
+        except TargetError as broken:
+            self.fail(str(broken), param, ctx)
+        if found is None:
+            self.fail(f"unknown target `{value}`: {did_you_mean(value, targets())}", param, ctx)
+        return found.name
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Return the targets that come with the package, for the help."""
+        return f"[{'|'.join(NAMED)}]"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete the names of targets."""
+        return [CompletionItem(name) for name in NAMED if name.startswith(incomplete)]
+
+
+DEVICE_FORMATS = [name for name, form in OUTPUT_FORMATS.items() if form.of_device is not None]
+"""The forms in which a device can be told without a model."""
+
+
+def written(form: OutputFormat, plans: Mapping[str | None, Plan], host: Host, *, as_json: bool) -> str:
+    """Return plans in a form, as JSON or as text to be copied: one alone, or several by their components' names."""
+    values = {name: form.of_plan(plan, host) for name, plan in plans.items()}
+    if as_json:
+        return to_json(values.get(None, values))
+    if form.shell is None:
+        return literal(values.get(None, values)) + "\n"
+    # A name may hold anything, also the end of a line: what stands behind it would be a command.
+    heads = {name: "" if name is None else f"# {visible(name)}\n" for name in values}
+    return "\n".join(heads[name] + in_shell(form.shell, value) for name, value in values.items())
+
+
+def in_shell(shell: Callable[[Any], str], value: Mapping[str, str] | Sequence[str]) -> str:
+    """Return words or variables as text for a shell. Raises `DevPolicyError` for what a terminal would not show."""
+    words = [*value.values()] if isinstance(value, Mapping) else value
+    hidden = next((word for word in words if visible(word) != word), None)
+    if hidden is not None:
+        message = f"`{hidden}` holds characters that are not seen, and is not written as a command"
+        raise DevPolicyError([Diagnostic("DP104", message, help="it is a name in the host file or in the model")])
+    return shell(value)
 
 
 def literal(value: object) -> str:

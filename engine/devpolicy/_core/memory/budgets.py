@@ -39,6 +39,8 @@ class DeviceBudget:
     """Reserved by components planned before."""
     share: Amount | None = None
     """The largest percentage of the budget that the component itself may take."""
+    for_loading: int = 0
+    """Kept free for what is there while weights are loaded, and not afterwards."""
 
     @property
     def own(self) -> int:
@@ -49,7 +51,7 @@ class DeviceBudget:
     @property
     def budget(self) -> int:
         """Bytes below the headroom that others have left, and that the component's share allows."""
-        return min(self.own, self.cap - self.headroom - self.used_by_others)
+        return min(self.own, self.cap - self.headroom - self.used_by_others) - self.for_loading
 
     def with_reserved(self, reserved: Mapping[str, int]) -> DeviceBudget:
         """Return this budget with what other components have `reserved` of it, in bytes by device."""

@@ -13,6 +13,8 @@ from devpolicy._core.language.policy import Workload
 from devpolicy._core.model.tree import DTYPE_BITS, ModelTree
 
 DEFAULT_CONTEXT = 4096
+MICRO_BATCH = 512
+"""Tokens that llama.cpp computes at once, where it is not told another number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,8 @@ class Sizing:
     full_weights: list[int]
     """Parameters that a module holds itself, tied ones in full: what has to be onloaded when it runs."""
     kv_cache: list[int]
+    merged: list[int]
+    """The largest tensor of a module that loading makes on its device of others, which are there until it is made."""
     activations: int
     """Needed once on each device that executes something."""
     context: int
@@ -36,12 +40,14 @@ def size_model(tree: ModelTree, workload: Workload) -> Sizing:
     """Size `tree` in one pass over its tensors."""
     repeated = {name for group in tree.ties for name in group[1:]}
     count = len(tree.modules)
-    weights, buffers, full_weights = [0] * count, [0] * count, [0] * count
+    weights, buffers, full_weights, merged = [0] * count, [0] * count, [0] * count, [0] * count
     for position, module in enumerate(tree.modules):
         for tensor in module.tensors:
             size = tensor.bytes_as(workload.dtype)
             full_name = f"{module.path}.{tensor.name}" if repeated and module.path else tensor.name
             counted = 0 if full_name in repeated else size
+            if tensor.merged:
+                merged[position] = max(merged[position], size)
             if tensor.buffer:
                 buffers[position] += counted
             else:
@@ -51,7 +57,8 @@ def size_model(tree: ModelTree, workload: Workload) -> Sizing:
     for path, size in kv_caches(tree, workload):
         kv_cache[tree.index[path]] += size
     context, dtype = context_of(tree, workload), compute_dtype(tree, workload)
-    return Sizing(weights, buffers, full_weights, kv_cache, activation_bytes(tree, workload), context, dtype)
+    activations = activation_bytes(tree, workload)
+    return Sizing(weights, buffers, full_weights, kv_cache, merged, activations, context, dtype)
 
 
 def kv_caches(tree: ModelTree, workload: Workload) -> Iterator[tuple[str, int]]:
@@ -61,11 +68,33 @@ def kv_caches(tree: ModelTree, workload: Workload) -> Iterator[tuple[str, int]]:
     dtype = workload.kv_dtype or compute_dtype(tree, workload)
     for cache in tree.kv_cache:
         tokens = min(context, cache.window) if cache.window else context
+        if tree.format == "gguf" and cache.window != 1:  # a state is not a number of tokens
+            tokens = _llama_cpp_tokens(context, cache.window)
         yield cache.module, cache.values * tokens * sequences * DTYPE_BITS[cache.dtype or dtype] // 8
+
+
+def _llama_cpp_tokens(context: int, window: int | None) -> int:
+    """Return the tokens of a sequence that llama.cpp keeps room for: a micro-batch beside a window, in steps of 256."""
+    tokens = -(-context // 256) * 256
+    return min(tokens, -(-(window + MICRO_BATCH) // 256) * 256) if window else tokens
+
+
+def _llama_cpp_compute_buffer(tree: ModelTree, workload: Workload) -> int:
+    """Return an estimate of llama.cpp's compute buffer: float32 for a micro-batch, the logits and the mask with it.
+
+    It is at or above what llama.cpp reserves with flash attention, which it takes where a device has it, with the
+    copies of the mask that it keeps for several devices.
+    """
+    context = context_of(tree, workload)
+    tokens = min(MICRO_BATCH, context * workload.batch)
+    scalars = tree.activation_elements_per_token + tree.logits_elements + 2 * context
+    return 4 * tokens * scalars * 9 // 8
 
 
 def activation_bytes(tree: ModelTree, workload: Workload) -> int:
     """Return the bytes of activations that each device needs which executes anything."""
+    if tree.format == "gguf":
+        return _llama_cpp_compute_buffer(tree, workload)
     scalars = tree.activation_elements_per_token * context_of(tree, workload) + tree.logits_elements
     return sequences_of(tree, workload) * scalars * DTYPE_BITS[compute_dtype(tree, workload)] // 8
 

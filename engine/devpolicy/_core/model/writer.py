@@ -126,6 +126,8 @@ def _tensor(tensor: Tensor, default: str) -> str:
         extra.append("buffer = true")
     if tensor.float32_in:
         extra.append(f"float32_in = {quote(tensor.float32_in)}")
+    if tensor.merged:
+        extra.append("merged = true")
     shape = f"[{', '.join(map(str, tensor.shape))}]"
     return f"{{ shape = {shape}, {', '.join(extra)} }}" if extra else shape
 

@@ -12,13 +12,14 @@ from devpolicy._core.cost.times import Costs, Times
 from devpolicy._core.device import ComponentDevice, Device, DeviceMap, DeviceType
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import DeviceSelector
+from devpolicy._core.memory.sizing import sequences_of
 from devpolicy._core.placement.candidates import OVERFLOW
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Division
 from devpolicy._core.placement.ledger import Budget
 from devpolicy._core.placement.loading import loading_of
 from devpolicy._core.placement.maps import device_map
-from devpolicy._core.placement.plan import Placement, Placements, Plan, Trace
+from devpolicy._core.placement.plan import Placement, Placements, Plan, PlannedWorkload, Trace
 from devpolicy._core.placement.search import Solution
 
 
@@ -45,6 +46,7 @@ def assemble(
         warnings=warnings,
         loading=loading_of(policy, context.tree, _folder(policy.disk_path, component), rewritten),
         prediction=_prediction(division, context, solution),
+        workload=_workload(context),
         trace=trace,
     )
 
@@ -93,6 +95,14 @@ def _prediction(division: Division, context: PlacementContext, solution: Solutio
 
     token, first = timed(context.costs_of(first_token=False)), timed(context.costs_of(first_token=True))
     return prediction(token, first, devices, set(places.values()))
+
+
+def _workload(context: PlacementContext) -> PlannedWorkload | None:
+    """Return what an engine is told that allocates the cache itself."""
+    if context.target.abilities.assigns in ("one", "units"):
+        return None
+    workload, sizing = context.policy.workload, context.sizing
+    return PlannedWorkload(sizing.context, sequences_of(context.tree, workload), workload.kv_dtype or sizing.dtype)
 
 
 def _folder(path: str | None, component: str | None) -> str | None:

@@ -113,6 +113,13 @@ class PlacementContext:
         return tuple(speed_of(one.device, self.host, self.sizing.dtype) for one in self.devices)
 
     @cached_property
+    def cpu_number(self) -> int | None:
+        """The number of the CPU, where the target computes there beside the accelerators; else `None`."""
+        if self.kind == "cpu":
+            return None
+        return next((at for at, one in enumerate(self.devices) if str(one) == "cpu"), None)
+
+    @property
     def unified(self) -> bool:
         """Whether CPU and accelerators share one memory."""
         return any(one.unified for one in self.devices)
@@ -154,6 +161,14 @@ class PlacementContext:
         """Bytes that a device needs before anything is placed on it: activations, and a KV cache that is reserved."""
         return self.activations(number) + (self.devices[number].kv_cache or 0)
 
+    def with_room_for_loading(self, rooms: Mapping[str, int]) -> PlacementContext:
+        """Return this context with bytes kept free on devices, by name, for what is there while weights are loaded."""
+
+        def kept(one: DeviceBudget) -> DeviceBudget:
+            return replace(one, for_loading=rooms.get(str(one), 0))
+
+        return replace(self, devices=tuple(map(kept, self.devices)), cpu=kept(self.cpu))
+
     def needs(self, number: int, resident: int, kv_cache: int) -> int:
         """Bytes that weights with their buffers and their KV cache add on a device."""
         return resident + (kv_cache if self.devices[number].kv_cache is None else 0)
@@ -177,12 +192,15 @@ def context_for(
     )
     named = selection.devices
     unified = [one for one in named if one.unified]
+    cpu = cpu_budget(policy, host)
+    computes = selector.type != "cpu" and not unified and target.abilities.computes_on("cpu")
+    beside = (cpu,) if computes and not avoids(policy, "cpu") else ()
     return PlacementContext(
         kind=selector.type,
-        devices=tuple(one.with_reserved(reserved) for one in everywhere.devices),
+        devices=tuple(one.with_reserved(reserved) for one in (*everywhere.devices, *beside)),
         # Of the sides of one pool only one.
         open=frozenset(at for at, one in enumerate(everywhere.devices) if one in named and one not in unified[1:]),
-        cpu=cpu_budget(policy, host).with_reserved(reserved),
+        cpu=cpu.with_reserved(reserved),
         disk=disk_budget(policy, host).with_reserved(reserved),
         target=target,
         policy=policy if target.abilities.maps else replace(policy, split="never"),

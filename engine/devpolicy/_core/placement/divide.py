@@ -42,6 +42,8 @@ class Unit:
     weights: int = 0
     buffers: int = 0
     kv_cache: int = 0
+    merged: int = 0
+    """The largest tensor that loading makes on its device of others, which are there until it is made."""
     onload_peak: int = 0
     """Peak bytes onloaded at once while the unit is offloaded: one module with its ancestors' direct tensors."""
     rewritten: int = 0
@@ -180,6 +182,7 @@ def _collect(
                     weights=sum(sizing.weights[position:end]),
                     buffers=sum(sizing.buffers[position:end]),
                     kv_cache=loose_cache,
+                    merged=max(sizing.merged[position:end]),
                     onload_peak=_onload_peak(tree, sizing, position, end),
                     rewritten=sum(sizing.weights[at] for at in range(position, end) if not tree.modules[at].in_place),
                     float32=_float32(tree, sizing, position, end),

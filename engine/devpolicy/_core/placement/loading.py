@@ -6,7 +6,7 @@ of a model is decided before, where the model is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 
@@ -18,9 +18,12 @@ from devpolicy._core.loading.quantizations import NONE
 from devpolicy._core.loading.value import Pairs
 from devpolicy._core.memory.sizing import compute_dtype, context_of
 from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.placement.divide import Unit
 
 _HALF = ("float16", "bfloat16")
 _FLASH = "flash_attention"
+GGUF_CACHES = ("float32", "float16", "bfloat16")
+"""What llama.cpp keeps a KV cache in, of the dtypes that a policy can name."""
 
 
 def loading_of(policy: ResolvedPolicy, tree: ModelTree, folder: str | None, rewritten: int) -> Loading:
@@ -29,6 +32,7 @@ def loading_of(policy: ResolvedPolicy, tree: ModelTree, folder: str | None, rewr
     return replace(
         tree.loading,
         notes=(),
+        replaced=(),
         dtype=policy.workload.dtype,
         model_dtype=None if policy.workload.dtype else tree.default_dtype,
         attention=_attention(tree.loading.attention, asked.attention),
@@ -44,7 +48,7 @@ def loading_of(policy: ResolvedPolicy, tree: ModelTree, folder: str | None, rewr
 def check_loading(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -> list[Diagnostic]:
     """Return warnings about what the policy says of loading. Raises `Unsatisfiable` (DP416) where it cannot be had."""
     asked = policy.loading
-    wrong = [*_cannot(asked, policy, tree)]
+    wrong = [*_cannot(asked, policy, tree), *_not_of_a_gguf(policy, tree)]
     lost = [key for key, _ in _asked(asked) if key not in consumer.abilities.carries]
     for key in lost:
         message = f"`{consumer.name}` is not told `loading.{key}`"
@@ -69,6 +73,33 @@ def refused_on(policy: ResolvedPolicy, kind: str) -> str | None:
     return None
 
 
+def _not_of_a_gguf(policy: ResolvedPolicy, tree: ModelTree) -> Iterator[Diagnostic]:
+    """Yield what a policy asks that the engines of GGUF files do not do: they compute in the types of the file."""
+    if tree.format != "gguf":
+        return
+    dtype, cache = policy.workload.dtype, policy.workload.kv_dtype
+    if dtype is not None:
+        message = f"a GGUF file is loaded as it is stored, and not in `{dtype}`"
+        yield Diagnostic("DP416", message, help="leave `workload.dtype` out, or take a file of that type")
+    if cache is not None and cache not in GGUF_CACHES:
+        message = f"llama.cpp keeps no KV cache in `{cache}`"
+        yield Diagnostic("DP416", message, help=f"known are {', '.join(f'`{one}`' for one in GGUF_CACHES)}")
+
+
+def adapter_error(tree: ModelTree, units: Sequence[Unit], offloaded: Iterable[int]) -> Diagnostic | None:
+    """Return why an adapter cannot be loaded beside what is offloaded, `None` where it can.
+
+    What accelerate brings in for each forward are the model's own weights, whatever PEFT loads in their place.
+    """
+    positions = {tree.index[path]: path for path in tree.loading.replaced}
+    for unit in (units[at] for at in offloaded) if positions else ():
+        found = next((path for at, path in positions.items() if unit.start <= at < unit.end), None)
+        if found is not None:
+            message = f"an adapter works on the weights of `{found}` themselves, which are kept elsewhere"
+            return Diagnostic("DP416", message, help=f"leave `{found}` where it runs")
+    return None
+
+
 def _asked(table: LoadingTable) -> Iterator[tuple[str, str]]:
     """Yield what a policy says of loading. A folder goes by its own name, which is the same on every machine."""
     if table.quantization not in ((), (NONE,)):
@@ -86,9 +117,6 @@ def _cannot(asked: LoadingTable, policy: ResolvedPolicy, tree: ModelTree) -> Ite
     if other:
         message = f"quantising a model in `{other[0]}` while it is loaded is not planned for"
         yield Diagnostic("DP416", message, help="plan a smaller `[workload] dtype`, or leave `quantization` out")
-    if asked.adapter:
-        message = "adapters are not planned for"
-        yield Diagnostic("DP416", message, help="leave `adapter` out, and set room aside: `[memory.TERM] headroom`")
     attention = asked.attention
     if attention not in (None, "eager") and {word for _, word in tree.loading.attention} == {"eager"}:
         message = f"`{tree.loading.architecture}` has no `{attention}` attention"

@@ -23,6 +23,7 @@ from devpolicy._core.placement.candidates import (
     may_store,
     transferred,
 )
+from devpolicy._core.placement.first_layers import spill_first_layers
 from devpolicy._core.placement.scatter import fit_in_any_order, place_in_any_order
 from devpolicy._core.placement.search import Attempt, Problem, in_context, place
 from devpolicy._core.sizes import format_size
@@ -48,6 +49,9 @@ def spill(problem: Problem) -> Spilled | None:
     context = problem.context
     if not context.policy.overflow or not context.target.abilities.maps:
         return None
+    if context.cpu_number is not None:
+        attempt = spill_first_layers(problem, OVERFLOW)
+        return None if attempt is None else Spilled(attempt, ())
     tried = _Tried(problem, candidates_of(problem))
     best = _spill(tried, problem)
     if best is None or context.policy.split != "fastest":
@@ -243,7 +247,7 @@ def _without(problem: Problem, gone: Sequence[Cluster], offloads: Offloads) -> A
         runs_on_main={at: why for at, why in assignment.runs_on_main.items() if at not in left},
         choices={at: choice for at, choice in assignment.choices.items() if at not in left},
     )
-    return record_offload(remaining, problem.units, {at: offloads[at] for at in sorted(left)})
+    return record_offload(remaining, problem.units, {at: offloads[at] for at in sorted(left)}, problem.context)
 
 
 def _at_least(problem: Problem, order: Sequence[Cluster]) -> int:

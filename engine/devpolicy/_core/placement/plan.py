@@ -19,7 +19,7 @@ from devpolicy._core.device import ComponentDevice, Device
 from devpolicy._core.errors import DevPolicyError, Diagnostic, UnknownModuleError
 from devpolicy._core.files import read_file
 from devpolicy._core.loading import Loading
-from devpolicy._core.placement.ledger import BUDGET_KEYS, Budget
+from devpolicy._core.placement.ledger import Budget
 from devpolicy._core.toml.tables import did_you_mean
 
 if TYPE_CHECKING:
@@ -43,6 +43,27 @@ class Placement:
     """What decided it: a rule's name, `prefer` or `overflow`."""
     reason: str
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedWorkload:
+    """What the memory beside the weights was computed for, of a target that is told so."""
+
+    context: int
+    """Tokens of a sequence."""
+    batch: int
+    """Sequences at once."""
+    kv_dtype: str
+    """What the KV cache is kept in."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> PlannedWorkload:
+        """Read what `to_dict` wrote. Raises `TypeError` where it is malformed."""
+        return cls(_number(data["context"]), _number(data["batch"]), _text(data["kv_dtype"]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields for JSON."""
+        return {"context": self.context, "batch": self.batch, "kv_dtype": self.kv_dtype}
 
 
 class Placements(Mapping[str, Placement]):
@@ -155,6 +176,8 @@ class Plan:
 
     A prediction, and no measurement.
     """
+    workload: PlannedWorkload | None = None
+    """What KV cache and activations were computed for, where the target is told so: an engine reserves them itself."""
     trace: Trace | None = field(default=None, compare=False, repr=False)
 
     def __repr__(self) -> str:
@@ -176,6 +199,7 @@ class Plan:
             "device": _ordered(self.device),
             "dtype": self.loading.dtype,
             "offload_folder": self.loading.offload_folder,
+            **({"workload": self.workload.to_dict()} if self.workload else {}),
             "placements": [[path, str(unit.device), str(unit.runs_on)] for path, unit in self.placements.items()],
             # Only where a policy says anything of it: a plan that says nothing has the digest that it always had.
             **({"loading": dict(self.loading.asked)} if self.loading.asked else {}),
@@ -202,6 +226,7 @@ class Plan:
             },
             "ledger": {device: budget.to_dict() for device, budget in self.ledger.items()},
             "load": self.loading.to_dict(),
+            **({"workload": self.workload.to_dict()} if self.workload else {}),
             "warnings": [warning.to_dict() for warning in self.warnings],
             **({"prediction": self.prediction.to_dict()} if self.prediction else {}),
             "digest": self.digest,
@@ -234,12 +259,10 @@ class Plan:
                 target=_text(data["target"]),
                 device=ComponentDevice.from_dict(dict(data["device"])),
                 placements=Placements(placements),
-                ledger={
-                    _text(device): Budget(**{name: _number(budget[key]) for name, key in BUDGET_KEYS.items()})
-                    for device, budget in data["ledger"].items()
-                },
+                ledger={_text(device): Budget.from_dict(budget) for device, budget in data["ledger"].items()},
                 warnings=tuple(map(Diagnostic.from_dict, data["warnings"])),
                 loading=Loading.from_dict(data.get("load", {})),
+                workload=PlannedWorkload.from_dict(data["workload"]) if data.get("workload") else None,
                 prediction=Prediction.from_dict(data["prediction"]) if data.get("prediction") else None,
             )
             stated = data["digest"]
@@ -292,6 +315,12 @@ class Plan:
         from devpolicy._core.targets.transformers import to_pipeline_kwargs
 
         return to_pipeline_kwargs(self)
+
+    def load_adapters(self, model: Any) -> Any:
+        """Load the plan's adapters onto a model that was loaded by it, and return PEFT's model. Nothing else moves."""
+        from devpolicy._core.targets.peft import load_adapters
+
+        return load_adapters(self, model)
 
     def verify(self, model: Any) -> list[str]:
         """Compare every tensor's actual device in a loaded model with the plan; return the differences, or nothing."""

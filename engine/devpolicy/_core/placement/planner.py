@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import count
+from typing import NamedTuple
 
-from devpolicy._core.abilities import DEFAULT_TARGET, Target, target_of
+from devpolicy._core.abilities import DEFAULT_TARGET, Target, default_target, target_of, targets
 from devpolicy._core.errors import Diagnostic, PolicyError, Unsatisfiable
 from devpolicy._core.host import Host
 from devpolicy._core.language.conditions import check_requirements
@@ -22,13 +24,14 @@ from devpolicy._core.placement import exact
 from devpolicy._core.placement.apply_rules import Offload, Refused, apply_rules
 from devpolicy._core.placement.assemble import assemble
 from devpolicy._core.placement.colocate import colocate_blocks, colocate_ties
+from devpolicy._core.placement.computing import experts_leave_first, unfit
 from devpolicy._core.placement.context import PlacementContext, Selection, context_for, select_devices
 from devpolicy._core.placement.divide import Division, divide
 from devpolicy._core.placement.joint import one_piece
 from devpolicy._core.placement.leaving import leaving_first, may_fit
-from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of
+from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of, room_for_loading
 from devpolicy._core.placement.lint import findings_of_rules
-from devpolicy._core.placement.loading import check_loading, refused_on
+from devpolicy._core.placement.loading import adapter_error, check_loading, refused_on
 from devpolicy._core.placement.overflow import spill
 from devpolicy._core.placement.plan import Plan, Trace
 from devpolicy._core.placement.refusals import no_room, nothing_fits
@@ -92,12 +95,11 @@ def _not_read(tree: ModelTree, consumer: Target) -> Diagnostic:
     if consumer.name in ("hf", "haystack"):
         sizes = " or ".join(f"{format_size(tree.parameters * size)} in {size * 8} bits" for size in (2, 4))
         message = f"`{consumer.name}` dequantises GGUF files: the {stored} of `{tree.name}` become {sizes}"
-        hint = (
-            "plan the checkpoint that it was made from, or one device that an engine of GGUF files takes: `--to torch`"
-        )
+        hint = "plan it for an engine of GGUF files, `--target llama.cpp`, or plan the checkpoint that it was made from"
     else:
         message = f"`{consumer.name}` does not read {tree.format.upper()} files, such as that of `{tree.name}`"
-        hint = "plan one device that an engine of GGUF files takes: `--to torch`"
+        readers = [f"`{name}`" for name, one in targets().items() if tree.format in one.abilities.reads]
+        hint = f"plan it for one that does: {' or '.join(readers)}"
     return Diagnostic("DP412", message, help=hint)
 
 
@@ -124,7 +126,7 @@ def _asked(
     policy: ResolvedPolicy, tree: ModelTree | None, target: str | None
 ) -> tuple[ResolvedPolicy, ModelTree, Target]:
     """Return what is placed, a component of bytes alone as one tensor, and the consumer."""
-    consumer = target_of(target or policy.target or DEFAULT_TARGET)
+    consumer = target_of(target or policy.target or (default_target(tree.format) if tree else DEFAULT_TARGET))
     return (*one_piece(policy), consumer) if tree is None else (policy, tree, consumer)
 
 
@@ -135,7 +137,7 @@ def _place(
     consumer: Target,
     reserved: Mapping[str, int],
 ) -> PlacedModel:
-    policy = policy.for_host(host)
+    policy = experts_leave_first(policy.for_host(host), tree, consumer)
     check_requirements([policy.require, *policy.required], host)
     if tree.format not in consumer.abilities.reads:
         raise Unsatisfiable(_not_read(tree, consumer))
@@ -144,28 +146,68 @@ def _place(
         message = f"the structure of `{tree.name}` is not known in full"
         hint = 'plan for one device, which needs no map: `target = "torch"`, or `--to torch`'
         raise Unsatisfiable(Diagnostic("DP407", message, notes=(tree.incomplete_reason,), help=hint))
-    sizing, division, findings = _divided(policy, tree)
+
+    def held(*, shares_ties: bool) -> ModelTree:
+        return tree if shares_ties else tree.remembered("untied", lambda: replace(tree, ties=()))
+
+    _divided(policy, tree)  # what is wrong with the policy comes before what is wrong with the host
     reserved = pool_reserved(reserved, host)
     refusals: list[tuple[DeviceSelector, Diagnostic]] = []
     for selector in policy.prefer:
         try:
             selection = _selected(selector, policy, host, consumer)
-            context = context_for(selector, selection, policy, host, consumer, tree, sizing, reserved)
-            attempt, notes = _search(division, context)
-            solution = attempt.solution()
-            if not consumer.abilities.maps and len(set(solution.device)) > 1:
-                message = f"several devices are needed, and `{consumer.name}` takes one"
-                raise Refused(Diagnostic("DP409", message))
-            ledger = ledger_of(division.units, solution, context)
-            check_ledger(ledger, context)
+            # A target that copies tied tensors has one memory on the CPU alone.
+            shares = not tree.ties or consumer.abilities.shares_ties or selector.type == "cpu"
+            held_tree = held(shares_ties=shares)
+            sizing, division, findings = _divided(policy, held_tree)
+            context = context_for(selector, selection, policy, host, consumer, held_tree, sizing, reserved)
+            placed = _fitting(division, context, tree)
         except Refused as refused:
             refusals.append((selector, refused.finding))
             continue
         outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "fits")]
-        trace = Trace(tuple(outcomes), notes)
+        trace = Trace(tuple(outcomes), placed.notes)
         told = (*policy.notices, *_findings_of_model(tree, policy), *findings_of_loading, *findings)
-        return PlacedModel(selector, division, context, attempt, solution, ledger, trace, told)
+        found = placed.context, placed.attempt, placed.solution, placed.ledger
+        return PlacedModel(selector, division, *found, trace, told)
     raise Unsatisfiable(nothing_fits(policy, tree, refusals))
+
+
+class _Fitting(NamedTuple):
+    context: PlacementContext
+    attempt: Attempt
+    solution: Solution
+    ledger: Mapping[str, Budget]
+    notes: tuple[tuple[str, str], ...]
+
+
+def _fitting(division: Division, context: PlacementContext, tree: ModelTree) -> _Fitting:
+    """Return what the search finds in a context, where loading has room as well. Raises `Refused`.
+
+    `tree` is the model as it was read, with the ties that the consumer may not hold.
+    """
+    consumer, rooms = context.target, dict[str, int]()
+    for tried in count():
+        attempt, notes = _search(division, context)
+        solution = attempt.solution()
+        wrong = unfit(division.units, solution, context, tied=bool(tree.ties))
+        if wrong is not None:
+            raise Refused(wrong)
+        if not consumer.abilities.maps and len(set(solution.device)) > 1:
+            message = f"several devices are needed, and `{consumer.name}` takes one"
+            raise Refused(Diagnostic("DP409", message))
+        unlike = adapter_error(tree, division.units, solution.offloaded)
+        if unlike is not None:
+            raise Refused(unlike)
+        ledger = ledger_of(division.units, solution, context)
+        needed = room_for_loading(ledger, division.units, tried)
+        more = {device: size for device, size in needed.items() if size > rooms.get(device, 0)}
+        if not more:
+            check_ledger(ledger, context)
+            return _Fitting(context, attempt, solution, ledger, notes)
+        rooms |= more
+        context = context.with_room_for_loading(rooms)
+    raise AssertionError("rooms grow, and no room is larger than a tensor")
 
 
 def _findings_of_model(tree: ModelTree, policy: ResolvedPolicy) -> list[Diagnostic]:
@@ -219,7 +261,7 @@ def _selected(selector: DeviceSelector, policy: ResolvedPolicy, host: Host, cons
 
 def _faster(problem: Problem, attempt: Attempt) -> Attempt:
     """Return a faster attempt under `fastest` where a small problem has one, with several runs on a device."""
-    if problem.context.policy.split != "fastest":
+    if problem.context.policy.split != "fastest" or problem.context.target.abilities.runs_per_device == 1:
         return attempt
     found = exact.search(problem, {}, attempt.time)
     return attempt if found is None else exact.attempt_at(problem, found)

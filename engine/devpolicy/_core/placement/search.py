@@ -206,8 +206,14 @@ def place_anyhow(problem: Problem) -> Attempt | None:
     return next(found, None)
 
 
-def _attempt(problem: Problem, main: int | None, split: Split) -> Attempt | None:
+def place_in_order(problem: Problem, order: Sequence[int]) -> Attempt | None:
+    """Return an attempt with one run on each device, the devices used in `order`; `None` where it does not all fit."""
+    return _attempt(problem, None, solver.fill, order)
+
+
+def _attempt(problem: Problem, main: int | None, split: Split, order: Sequence[int] = ()) -> Attempt | None:
     open_, closed = problem.bins(main)
+    open_ = {number: open_[number] for number in order if number in open_} or open_
     if any(one.fixed > one.budget for one in closed.values()):
         return None
     sums, first = problem.sums, 0

@@ -32,11 +32,13 @@ class DeviceLoad:
     kv_cache: int = 0
     streaming: int = 0
     activations: int = 0
+    merged: int = 0
+    """The largest tensor that loading makes of others there."""
 
     @property
     def total(self) -> int:
-        """All of it."""
-        return self.weights + self.kv_cache + self.streaming + self.activations
+        """All of it, while it runs or while it is loaded."""
+        return self.weights + max(self.kv_cache + self.streaming + self.activations, self.merged)
 
 
 class TensorRow(NamedTuple):
@@ -136,9 +138,14 @@ def _count(given: Mapping[str, str], tree: ModelTree, workload: Workload) -> dic
             streamed[module] = streamed.get(module, 0) + size
         elif device in kept:
             device = main  # buffers stay where the module runs
-        loads.setdefault(device, DeviceLoad()).weights += 0 if name in again else size
+        load = loads.setdefault(device, DeviceLoad())
+        load.weights += 0 if name in again else size
+        if tensor.merged:
+            load.merged = max(load.merged, size)
     if not loads:
         return {}  # a model without tensors runs nowhere, and caches nothing
+    if {"cpu", "disk"} <= loads.keys():  # what is written to the disk is made in the CPU's memory
+        loads["cpu"].merged = max(loads["cpu"].merged, loads["disk"].merged)
     for device in loads.keys() - kept:
         loads[device].activations = activation_bytes(tree, workload)
     for module, size in kv_caches(tree, workload):

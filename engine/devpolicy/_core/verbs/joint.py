@@ -85,7 +85,7 @@ class Request:
         if tree is None:
             return None
         asked = self.resolved.loading
-        return as_held(tree, architecture=asked.architecture, variant=asked.variant)
+        return as_held(tree, architecture=asked.architecture, variant=asked.variant, adapters=asked.adapter)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from devpolicy._core.abilities import NAMED
 from devpolicy._core.cli import complete, complete_keys
 from devpolicy._core.cli.annotations import Annotation, certificates, compared, lines_of
 from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context, to_json
@@ -26,7 +25,7 @@ from devpolicy._core.cli.inputs import (
     policy_argument,
 )
 from devpolicy._core.cli.output import Output
-from devpolicy._core.cli.output_formats import OUTPUT_FORMATS, literal
+from devpolicy._core.cli.output_formats import OUTPUT_FORMATS, FormName, TargetName, form_named, written
 from devpolicy._core.cli.report import print_lint
 from devpolicy._core.cli.table import facts
 from devpolicy._core.cli.what_if import read_changes
@@ -73,10 +72,8 @@ Models = Mapping[str | None, str]
     help="Plan as if: cuda.count=3, cuda:0.free=20 GiB, memory=128 GiB, context=8192; and compare.",
 )
 @click.option("--certify", is_flag=True, help="Say how far the plan can be from the least predicted time there is.")
-@click.option("--target", type=click.Choice(NAMED), help="The consumer to plan for; hf by default.")
-@click.option(
-    "--to", type=click.Choice(list(OUTPUT_FORMATS)), help="Print only what the consumer takes, and plan for it."
-)
+@click.option("--target", type=TargetName(), help="The consumer to plan for; hf by default.")
+@click.option("--to", type=FormName(), help="Print only what the consumer takes, and plan for it.")
 @click.option("--locked", metavar="FILE", help="Fail where the plan is not the one in FILE, and say what moved.")
 @click.option("--output", metavar="FILE", help="Write to FILE, whole or not at all, instead of the terminal.")
 @common()
@@ -128,7 +125,7 @@ def command(
     loaded = on_host(written, machine, profile, (*overrides, *(changes.overrides if changes else ())))
     check_asked(loaded, wanted, component)
     models = {name: load_model(ctx, text, architecture) for name, text in wanted.items()}
-    target = target or (OUTPUT_FORMATS[to].target if to else None)
+    target = target or (form_named(to).target if to else None)
     with ctx.working("planning", patience=PATIENCE):
         placed = make_plans(loaded, models, machine, component, target)
         plans = _plans(placed)
@@ -142,7 +139,7 @@ def command(
         from devpolicy._core.cli.lock import compare
 
         compare(locked, plans)
-    text = _for_programs(ctx, plans, to, annotations)
+    text = _for_programs(ctx, plans, to, annotations, machine)
     if output is not None:
         from devpolicy._core.cli.files import write_whole
 
@@ -152,7 +149,7 @@ def command(
         ctx.out.write(text)
     else:
         ctx.out.print([*_view(placed, loaded, machine, ctx.out), *lines_of(annotations)])
-        ctx.out.print(_next_steps(locked, ctx.out.width))
+        ctx.out.print(_next_steps(plans, locked, ctx.out.width))
     print_lint(ctx, loaded)
 
 
@@ -188,16 +185,16 @@ def _plans(placed: Mapping[str | None, Planned]) -> Plans:
     return {name: one.plan for name, one in placed.items()}
 
 
-def _for_programs(ctx: CliContext, plans: Plans, to: str | None, annotations: Sequence[Annotation]) -> str | None:
+def _for_programs(
+    ctx: CliContext, plans: Plans, to: str | None, annotations: Sequence[Annotation], host: Host
+) -> str | None:
     """Return the text for programs, `None` if the plan is shown to a person."""
-    if to is None and not ctx.json:
-        return None
-    forms: dict[str | None, Any] = {
-        name: OUTPUT_FORMATS[to].of_plan(plan) if to is not None else plan.to_dict() for name, plan in plans.items()
-    }
-    value = forms.get(None, forms)
     if to is not None:
-        return to_json(value) if ctx.json else literal(value) + "\n"
+        return written(form_named(to), plans, host, as_json=ctx.json)
+    if not ctx.json:
+        return None
+    forms: dict[str | None, Any] = {name: plan.to_dict() for name, plan in plans.items()}
+    value = forms.get(None, forms)
     whole = value if None in forms else {"schema": 1, "components": value}
     for annotation in annotations:
         forms.get(annotation.component, whole)[annotation.key] = annotation.data
@@ -226,6 +223,10 @@ def _as_text(
     return text.getvalue()
 
 
-def _next_steps(locked: str | None, width: int) -> list[Line]:
+def _next_steps(plans: Plans, locked: str | None, width: int) -> list[Line]:
     lines: list[Line] = [[("locked  ", "strong"), (f"unchanged, as in {locked}", "good")]] if locked else []
-    return [*lines, *facts([("next  ", "`--to hf` prints the device map, `devpolicy why` the reasons")], width=width)]
+    targets = {plan.target for plan in plans.values()}
+    forms = [name for name, form in OUTPUT_FORMATS.items() if form.target in targets] if len(targets) == 1 else []
+    prints = "the device map" if forms[:1] == ["hf"] or not forms else "what it takes"
+    step = f"`--to {forms[0] if forms else 'hf'}` prints {prints}, `devpolicy why` the reasons"
+    return [*lines, *facts([("next  ", step)], width=width)]

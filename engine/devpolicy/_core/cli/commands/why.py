@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from devpolicy._core.abilities import NAMED
 from devpolicy._core.cli import complete
 from devpolicy._core.cli.commands.resolve import preferences
 from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context
@@ -23,6 +22,7 @@ from devpolicy._core.cli.inputs import (
     overlay_options,
     policy_argument,
 )
+from devpolicy._core.cli.output_formats import TargetName
 from devpolicy._core.errors import Diagnostic, ModelError
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.sizes import format_size
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 @host_option
 @component_option
 @overlay_options
-@click.option("--target", type=click.Choice(NAMED), help="The consumer to plan for; hf by default.")
+@click.option("--target", type=TargetName(), help="The consumer to plan for; hf by default.")
 @common()
 @pass_context
 def command(
