@@ -19,6 +19,8 @@ from devpolicy._core.cli.plan_view import (
     unused,
 )
 from devpolicy._core.cli.table import facts, table
+from devpolicy._core.device import Device
+from devpolicy._core.device.map import KEPT_LAST
 
 if TYPE_CHECKING:
     from devpolicy._core.cli.output import Line, Output
@@ -64,16 +66,16 @@ def joint_view(
 def _by_device(plans: Mapping[str, Plan]) -> Ledgers:
     devices = dict.fromkeys(device for plan in plans.values() for device in plan.ledger)
     # Accelerators, then the CPU, then the disk, as in one plan's ledger.
-    order = sorted(devices, key=lambda device: ({"cpu": 1, "disk": 2}.get(device, 0), *_ordinal(device)))
+    order = sorted(devices, key=_rank)
     return {
         device: [(name, plan.ledger[device]) for name, plan in plans.items() if device in plan.ledger]
         for device in order
     }
 
 
-def _ordinal(device: str) -> tuple[str, int]:
-    kind, _, number = device.partition(":")
-    return kind, int(number or 0)
+def _rank(name: str) -> tuple[int, str, int]:
+    device = Device.from_str(name)
+    return KEPT_LAST.get(device.type.value, 0), device.type.value, device.id or 0
 
 
 def _parts(names: Sequence[str]) -> dict[str, Part]:

@@ -101,8 +101,6 @@ def unfit(units: Sequence[Unit], solution: Solution, context: PlacementContext, 
     `tied` is whether the file has one tensor for embedding and head: the head is a copy then, under the same name.
     """
     abilities = context.target.abilities
-    if abilities.assigns not in ("runs", "counts"):
-        return None
     names = {unit.path: str(context.devices[solution.device[at]]) for at, unit in enumerate(units)}
     order = _layers(units, names)
     first = next((at for at, (_, device) in enumerate(order) if device != "cpu"), len(order))

@@ -129,6 +129,10 @@ class PlacementContext:
         """Whether what is offloaded comes over a link: not where everything is one memory."""
         return self.kind != "cpu" and not self.unified
 
+    def storage(self, place: str) -> DeviceBudget:
+        """Return the CPU or the disk, where what is offloaded is stored."""
+        return self.cpu if place == "cpu" else self.disk
+
     def named(self, selector: DeviceSelector) -> tuple[list[int], str]:
         """Return the devices that a rule's selector names, and where there are none, why."""
         selection = select_devices(selector, self.policy, self.host)

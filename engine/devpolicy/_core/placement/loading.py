@@ -35,20 +35,22 @@ def loading_of(policy: ResolvedPolicy, tree: ModelTree, folder: str | None, rewr
         replaced=(),
         dtype=policy.workload.dtype,
         model_dtype=None if policy.workload.dtype else tree.default_dtype,
-        attention=_attention(tree.loading.attention, asked.attention),
-        offload_folder=folder if rewritten else None,
+        attention=tree.loading.attention if asked.attention is None else _attention(tree, asked.attention),
+        offload_folder=folder,
         rewritten=rewritten,
         context=context_of(tree, policy.workload),
         batch=policy.workload.batch,
         beams=policy.workload.beams or tree.beams,
-        asked=tuple(_asked(asked)),
+        asked=() if asked == LoadingTable() else tuple(_asked(asked)),
     )
 
 
 def check_loading(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -> list[Diagnostic]:
     """Return warnings about what the policy says of loading. Raises `Unsatisfiable` (DP416) where it cannot be had."""
     asked = policy.loading
-    wrong = [*_cannot(asked, policy, tree), *_not_of_a_gguf(policy, tree)]
+    if asked == LoadingTable() and tree.format != "gguf":
+        return []
+    wrong = [*_cannot(asked, policy, tree), *(_not_of_a_gguf(policy, tree) if tree.format == "gguf" else ())]
     lost = [key for key, _ in _asked(asked) if key not in consumer.abilities.carries]
     for key in lost:
         message = f"`{consumer.name}` is not told `loading.{key}`"
@@ -65,9 +67,8 @@ def check_loading(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -> 
     ]
 
 
-def refused_on(policy: ResolvedPolicy, kind: str) -> str | None:
-    """Return why what the policy says of loading cannot be had on a type of device, `None` where it can."""
-    attention = policy.loading.attention or ""
+def refused_on(attention: str, kind: str) -> str | None:
+    """Return why an implementation of attention cannot be had on a type of device, `None` where it can."""
     if attention.startswith(_FLASH) and kind in ("cpu", "mps"):
         return f"`{attention}` does not run on `{kind}`"
     return None
@@ -75,8 +76,6 @@ def refused_on(policy: ResolvedPolicy, kind: str) -> str | None:
 
 def _not_of_a_gguf(policy: ResolvedPolicy, tree: ModelTree) -> Iterator[Diagnostic]:
     """Yield what a policy asks that the engines of GGUF files do not do: they compute in the types of the file."""
-    if tree.format != "gguf":
-        return
     dtype, cache = policy.workload.dtype, policy.workload.kv_dtype
     if dtype is not None:
         message = f"a GGUF file is loaded as it is stored, and not in `{dtype}`"
@@ -92,7 +91,7 @@ def adapter_error(tree: ModelTree, units: Sequence[Unit], offloaded: Iterable[in
     What accelerate brings in for each forward are the model's own weights, whatever PEFT loads in their place.
     """
     positions = {tree.index[path]: path for path in tree.loading.replaced}
-    for unit in (units[at] for at in offloaded) if positions else ():
+    for unit in (units[at] for at in offloaded):
         found = next((path for at, path in positions.items() if unit.start <= at < unit.end), None)
         if found is not None:
             message = f"an adapter works on the weights of `{found}` themselves, which are kept elsewhere"
@@ -127,10 +126,9 @@ def _cannot(asked: LoadingTable, policy: ResolvedPolicy, tree: ModelTree) -> Ite
         yield Diagnostic("DP416", message, help='ask for it: `workload.dtype = "bfloat16"`')
 
 
-def _attention(own: Pairs, asked: str | None) -> Pairs:
+def _attention(tree: ModelTree, asked: str) -> Pairs:
     """Return the attention of each part: the one asked for, but where a part has none but `eager`."""
-    if asked is None:
-        return own
+    own = tree.loading.attention
     if asked == "eager" or len(own) < 2:
         return (("", asked),)
     pairs = tuple((part, word if word == "eager" else asked) for part, word in own)

@@ -137,8 +137,12 @@ def _place(
     consumer: Target,
     reserved: Mapping[str, int],
 ) -> PlacedModel:
-    policy = experts_leave_first(policy.for_host(host), tree, consumer)
-    check_requirements([policy.require, *policy.required], host)
+    policy = policy.for_host(host)
+    if policy.overflow:
+        policy = experts_leave_first(policy, tree, consumer)
+    required = [one for one in (policy.require, *policy.required) if one is not None]
+    if required:
+        check_requirements(required, host)
     if tree.format not in consumer.abilities.reads:
         raise Unsatisfiable(_not_read(tree, consumer))
     findings_of_loading = check_loading(policy, tree, consumer)
@@ -146,19 +150,15 @@ def _place(
         message = f"the structure of `{tree.name}` is not known in full"
         hint = 'plan for one device, which needs no map: `target = "torch"`, or `--to torch`'
         raise Unsatisfiable(Diagnostic("DP407", message, notes=(tree.incomplete_reason,), help=hint))
-
-    def held(*, shares_ties: bool) -> ModelTree:
-        return tree if shares_ties else tree.remembered("untied", lambda: replace(tree, ties=()))
-
     _divided(policy, tree)  # what is wrong with the policy comes before what is wrong with the host
-    reserved = pool_reserved(reserved, host)
+    reserved = pool_reserved(reserved, host) if reserved else {}
     refusals: list[tuple[DeviceSelector, Diagnostic]] = []
     for selector in policy.prefer:
         try:
             selection = _selected(selector, policy, host, consumer)
             # A target that copies tied tensors has one memory on the CPU alone.
             shares = not tree.ties or consumer.abilities.shares_ties or selector.type == "cpu"
-            held_tree = held(shares_ties=shares)
+            held_tree = tree if shares else tree.remembered("untied", lambda: replace(tree, ties=()))
             sizing, division, findings = _divided(policy, held_tree)
             context = context_for(selector, selection, policy, host, consumer, held_tree, sizing, reserved)
             placed = _fitting(division, context, tree)
@@ -190,13 +190,14 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree) -> 
     for tried in count():
         attempt, notes = _search(division, context)
         solution = attempt.solution()
-        wrong = unfit(division.units, solution, context, tied=bool(tree.ties))
+        counts_layers = consumer.abilities.assigns in ("runs", "counts")
+        wrong = unfit(division.units, solution, context, tied=bool(tree.ties)) if counts_layers else None
         if wrong is not None:
             raise Refused(wrong)
         if not consumer.abilities.maps and len(set(solution.device)) > 1:
             message = f"several devices are needed, and `{consumer.name}` takes one"
             raise Refused(Diagnostic("DP409", message))
-        unlike = adapter_error(tree, division.units, solution.offloaded)
+        unlike = adapter_error(tree, division.units, solution.offloaded) if tree.loading.replaced else None
         if unlike is not None:
             raise Refused(unlike)
         ledger = ledger_of(division.units, solution, context)
@@ -250,7 +251,8 @@ def _selected(selector: DeviceSelector, policy: ResolvedPolicy, host: Host, cons
     """Return the devices of an entry of `prefer`. Raises `Refused` where there are none for the consumer."""
     if selector.type not in consumer.abilities.types:
         raise Refused(Diagnostic("DP409", f"`{consumer.name}` cannot run on `{selector.type}`"))
-    unable = refused_on(policy, selector.type)
+    attention = policy.loading.attention
+    unable = refused_on(attention, selector.type) if attention else None
     if unable is not None:
         raise Refused(Diagnostic("DP416", unable))
     selection = select_devices(selector, policy, host)
@@ -260,8 +262,8 @@ def _selected(selector: DeviceSelector, policy: ResolvedPolicy, host: Host, cons
 
 
 def _faster(problem: Problem, attempt: Attempt) -> Attempt:
-    """Return a faster attempt under `fastest` where a small problem has one, with several runs on a device."""
-    if problem.context.policy.split != "fastest" or problem.context.target.abilities.runs_per_device == 1:
+    """Return a faster attempt where a small problem has one, with several runs on a device."""
+    if problem.context.target.abilities.runs_per_device == 1:
         return attempt
     found = exact.search(problem, {}, attempt.time)
     return attempt if found is None else exact.attempt_at(problem, found)
@@ -317,7 +319,7 @@ def _searched(
         problem = Problem(division.units, assignment, context)
         attempt = (None if choose else place(problem)) or scatter(problem)
         if attempt is not None:
-            return _faster(problem, attempt), assignment.notes
+            return (_faster(problem, attempt) if context.policy.split == "fastest" else attempt), assignment.notes
         problems.append(problem)
     for problem in problems if spilling else ():
         spilled = spill(problem)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from devpolicy._core.device import Device
 from devpolicy._core.memory.budgets import accelerator_budget, cpu_budget
 from devpolicy._core.memory.sizing import activation_bytes, kv_caches
 
@@ -166,7 +167,7 @@ def budgets_of(policy: ResolvedPolicy, host: Host) -> dict[str, DeviceBudget]:
 
 
 def _number(device: str) -> int:
-    return int(device.partition(":")[2] or 0)
+    return Device.from_str(device).id or 0
 
 
 def _next_device(tree: ModelTree, module: str, places: Mapping[str, Sequence[str]]) -> str:

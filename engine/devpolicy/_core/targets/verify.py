@@ -50,7 +50,7 @@ def verify(plan: Plan, model: Any) -> list[str]:
             differences.append(f"{held.name}: the plan does not place it")
             continue
         wanted = placement.runs_on if held.stays else placement.device
-        if held.device != _plain(str(wanted)):
+        if held.device != _plain(wanted.type.value, wanted.id):
             differences.append(f"{held.name}: planned on {wanted}, is on {held.device}")
     if not plan.loading.dtype and not plan.loading.model_dtype:
         return differences
@@ -149,9 +149,8 @@ def _tensors(model: Any, own: Callable[[str], str]) -> Iterator[_Held]:
         yield _Held(name if adapters else full, own(path), tensor, stays, _where(name, tensor, hooks), kept)
 
 
-def _plain(device: str) -> str:
+def _plain(kind: str, number: int | None) -> str:
     """Return a device's one name: torch reports `mps:0` for `mps`, and a bare `cuda` is its first."""
-    kind, _, number = device.partition(":")
     if kind in (DeviceType.CPU.value, DeviceType.DISK.value, DeviceType.MPS.value):
         return kind
     return f"{kind}:{number or 0}"
@@ -159,7 +158,7 @@ def _plain(device: str) -> str:
 
 def _where(name: str, tensor: Any, hooks: dict[str, Any]) -> str:
     if tensor.device.type != "meta":
-        return _plain(str(tensor.device))
+        return _plain(tensor.device.type, tensor.device.index)
     # Kept elsewhere: the innermost hook on the way up knows the weights.
     path, _, rest = name.rpartition(".")
     while True:
@@ -178,5 +177,6 @@ def _kept(weights: Any, key: str) -> str:
     while hasattr(weights, "prefix"):
         key, weights = weights.prefix + key, weights.dataset
     if key in (getattr(weights, "state_dict", None) or {}):
-        return _plain(str(weights.state_dict[key].device))
+        device = weights.state_dict[key].device
+        return _plain(device.type, device.index)
     return "disk" if key in (getattr(weights, "index", None) or {}) else "meta"
