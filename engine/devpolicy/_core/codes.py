@@ -199,7 +199,8 @@ CODES: dict[str, Code] = {
     "DP413": Code(
         "float32 beside a smaller dtype, on disk",
         "Transformers keeps some weights of a model in float32 (T5's `wo` in float16), and what stays on the disk is "
-        "read in the model's dtype: the answers would not be those of the model. The CPU keeps them as they are.",
+        "read in the model's dtype: the answers would not be those of the model. The CPU keeps them as they are: "
+        "an entry for them before the one for their block stores them there, and the rest on the disk.",
     ),
     "DP414": Code(
         "activations that are not known",
@@ -235,6 +236,12 @@ CODES: dict[str, Code] = {
         "A tiny model of this class was planned over simulated devices, and did not compute what it computes on one, "
         "with the versions that `docs/architectures.md` names. This plan divides it in the same way. Where it runs all "
         "the same, nothing has to be done: `devpolicy dry-run` says so.",
+    ),
+    "DP422": Code(
+        "a model that does not declare its blocks",
+        "accelerate moves the inputs of modules, and nothing that a module computes between them. Classes of "
+        "Transformers that were written for that say which blocks stay whole (`_no_split_modules`); this one does not, "
+        "so a plan that divides it may not run. `devpolicy dry-run` tells.",
     ),
     # Lint.
     "DP501": Code(
