@@ -132,6 +132,11 @@ CODES: dict[str, Code] = {
         'Neither is more specific, so nothing is chosen: say it of the device itself (`[memory."cuda:0"]`), or let '
         "the classes exclude each other.",
     ),
+    "DP307": Code(
+        "passed over",
+        "A choice of a wish is not tried: a model whose own limit is below the least `context`, a scheme that would "
+        "become an earlier one here, or one that fits only where a wish gives way that is to give way later.",
+    ),
     # A consumer could not take it.
     "DP401": Code(
         "tied tensors parted",
@@ -164,7 +169,7 @@ CODES: dict[str, Code] = {
     ),
     "DP407": Code(
         "structure not known in full",
-        "The model was read from headers alone, since its weights are quantised or its family is not known here: "
+        "The model was read from headers alone, since its family is not known here: "
         'without classes and ties no map can be promised. One device needs no map: plan for `"torch"`.',
     ),
     "DP408": Code(
@@ -194,7 +199,8 @@ CODES: dict[str, Code] = {
     "DP413": Code(
         "float32 beside a smaller dtype, on disk",
         "Transformers keeps some weights of a model in float32 (T5's `wo` in float16), and what stays on the disk is "
-        "read in the model's dtype: the answers would not be those of the model. The CPU keeps them as they are.",
+        "read in the model's dtype: the answers would not be those of the model. The CPU keeps them as they are: "
+        "an entry for them before the one for their block stores them there, and the rest on the disk.",
     ),
     "DP414": Code(
         "activations that are not known",
@@ -211,6 +217,31 @@ CODES: dict[str, Code] = {
         "What `[loading]` asks for is not known of this model, does not run on these devices, or is nothing that the "
         "consumer is told: it would load the model otherwise than it was planned. As a warning: whoever loads the "
         "model has to do it.",
+    ),
+    "DP417": Code(
+        "quantised weights that cannot be loaded so",
+        "The consumer does not load weights of this scheme, not on this host, or not in this place. The message says "
+        "which, and the notes what the weights take as they are stored and as they would be dequantised. A scheme "
+        "that nothing here knows is never guessed at: write what the component takes, as `needs`, in place of its "
+        "model.",
+    ),
+    "DP418": Code(
+        "quantised weights that are dequantised",
+        "The checkpoint is quantised, and on this host the consumer turns its weights back into two bytes for each "
+        "parameter: the device cannot run the scheme, or a package for it is missing. The plan is for these bytes, "
+        "and the argument that makes it so is handed over. `[require]` can ask for what is missing.",
+    ),
+    "DP419": Code(
+        "a class that was seen not to run divided",
+        "A tiny model of this class was planned over simulated devices, and did not compute what it computes on one, "
+        "with the versions that `docs/architectures.md` names. This plan divides it in the same way. Where it runs all "
+        "the same, nothing has to be done: `devpolicy dry-run` says so.",
+    ),
+    "DP422": Code(
+        "a model that does not declare its blocks",
+        "accelerate moves the inputs of modules, and nothing that a module computes between them. Classes of "
+        "Transformers that were written for that say which blocks stay whole (`_no_split_modules`); this one does not, "
+        "so a plan that divides it may not run. `devpolicy dry-run` tells.",
     ),
     # Lint.
     "DP501": Code(
@@ -290,6 +321,12 @@ CODES: dict[str, Code] = {
         "In a dry run a device held more than the plan counts for it. Activations are an estimate: set aside what was "
         "measured (`[memory.TERM] reserve`), or plan a smaller workload. What is run with another prompt or batch than "
         "the plan's holds other amounts.",
+    ),
+    "DP513": Code(
+        "moved for an earlier wish",
+        "A component is on a later term of `prefer` than it would be by itself, because components that are written "
+        "before it were granted more than they need at least. Components are granted their wishes in written order; a "
+        "later one is moved for that, and never refused.",
     ),
     # What libraries see of this machine.
     "DP601": Code(

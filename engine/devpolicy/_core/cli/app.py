@@ -22,6 +22,7 @@ _COMMANDS = {
     "check": "check",
     "show": "show",
     "plan": "plan",
+    "fit": "fit",
     "dry-run": "dry_run",
     "resolve": "resolve",
     "why": "why",

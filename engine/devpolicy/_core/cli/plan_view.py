@@ -8,6 +8,7 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from devpolicy._core.cli.collapse_ranges import collapse_ranges
@@ -15,7 +16,7 @@ from devpolicy._core.cli.memory_bars import PARTS, bars, figures, sizes_of
 from devpolicy._core.cli.report import painted, rendered
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.cost.prediction import as_ms
-from devpolicy._core.memory.sizing import sequences_of, size_model
+from devpolicy._core.memory.sizing import compute_dtype, context_of, sequences_of
 from devpolicy._core.sizes import format_size
 from devpolicy._core.toml.writer import write_key
 
@@ -50,24 +51,39 @@ def component_facts(plan: Plan, policy: Policy, tree: ModelTree | None) -> list[
         size = sum(unit.bytes for unit in plan.placements.values())
         return [*pairs, ("needs", f"{format_size(size)} of one device, for {plan.target}")]
     workload = policy.for_component(plan.component).workload
-    sizing = size_model(tree, workload)
-    loaded = sum(sizing.weights) + sum(sizing.buffers)
+    if plan.loading.context:
+        workload = replace(workload, context=plan.loading.context)
+    loaded = sum(unit.bytes for unit in plan.placements.values())
+    scheme = plan.loading.scheme
+    held = f"in {compute_dtype(tree, workload)}" if scheme == "none" else f"as {scheme}"
     each = sequences_of(tree, workload) // workload.batch
     beams = f" of {each} beams" if each > 1 else ""
-    held = "as stored" if tree.format == "gguf" else f"in {sizing.dtype}"
+    if tree.format == "gguf":
+        held = "as stored"
+    context = f"{context_of(tree, workload):,} tokens of context"
     return [
         *pairs,
         ("model", f"{tree.name}: {count(tree.parameters)} parameters, {format_size(loaded)} {held}"),
-        ("work", f"{sizing.context:,} tokens of context, batch {workload.batch}{beams}, for {plan.target}"),
+        ("work", f"{context}, batch {workload.batch}{beams}, for {plan.target}"),
+        *([("assumed", f"{' and '.join(plan.loading.assumed)} installed there")] if plan.loading.assumed else []),
     ]
 
 
 def annotation_lines(plan: Plan, *, width: int) -> list[Line]:
     """Return the lines about the disk, the prediction and the warnings of a plan."""
-    lines: list[Line] = ["", *textwrap.wrap(_disk(plan), width)] if "disk" in plan.ledger else []
+    lines = granted_lines(plan, width=width)
+    lines += ["", *textwrap.wrap(_disk(plan), width)] if "disk" in plan.ledger else []
     if plan.prediction:
         lines += ["", *facts(_predicted(plan.prediction), width=width)]
     return [*lines, "", *painted(rendered(plan.warnings))] if plan.warnings else lines
+
+
+def granted_lines(plan: Plan, *, width: int) -> list[Line]:
+    """Return what was granted of the wishes of a policy, and why each earlier choice did not do."""
+    if plan.granted is None:
+        return []
+    pairs = [("granted", str(plan.granted)), *(("", f"not {one}") for one in plan.not_granted)]
+    return ["", *facts(pairs, width=width)]
 
 
 def digest(plan: Plan) -> list[Line]:
@@ -75,20 +91,29 @@ def digest(plan: Plan) -> list[Line]:
     return [[("digest  ", "strong"), (plan.digest, "dim")]]
 
 
+_COUNTS = ("crossing_ns", "call_ns", "new_tokens", "prompt")
+
+
 def _predicted(prediction: Prediction) -> list[tuple[str, str]]:
-    """The time of one token, and what the prediction goes by. Nothing was measured, and it says so."""
+    """The time of one token and of the first one, and what the prediction goes by: measured speeds, or constants."""
     parts = [f"{as_ms(prediction.reading_ns)} reading"]
     if prediction.streaming_ns:
         parts.append(f"{as_ms(prediction.streaming_ns)} bringing weights in")
     if prediction.crossings:
         parts.append(f"{as_ms(prediction.crossing_ns)} in {prediction.crossings} crossings")
     constants = {
-        name: f"{value:,}" if name in ("crossing_ns", "new_tokens") else f"{value / 1e9:.0f} GB/s"
-        for name, value in prediction.assumes
+        name: f"{value:,}" if name in _COUNTS else f"{value / 1e9:.0f} GB/s" for name, value in prediction.assumes
     }
+    if prediction.calling_ns:
+        parts.append(f"{as_ms(prediction.calling_ns)} calling modules")
+    measured = f"speeds measured on {prediction.measured}" if prediction.measured else "nothing was measured"
+    to_first = prediction.first_token_ns
+    prompt = dict(prediction.assumes).get("prompt", 0)
+    first = [] if to_first is None else [("first token", f"{as_ms(to_first)}, for a prompt of {prompt:,} tokens")]
     once = "each token" if dict(prediction.assumes).get("new_tokens") else "one pass, without an answer"
     return [
-        ("predicted", f"{as_ms(prediction.ns)} for {once}: {', '.join(parts)}; nothing was measured"),
+        ("predicted", f"{as_ms(prediction.ns)} for {once}: {', '.join(parts)}; {measured}"),
+        *first,
         ("assumed", ", ".join(f"{name} {text}" for name, text in constants.items())),
     ]
 
@@ -113,6 +138,25 @@ def devices(host: Host) -> str:
     """Return a host's accelerators in a few words: `4 x NVIDIA A100-SXM4-80GB (cuda)`."""
     kinds = Counter((one.name or one.type, one.type) for one in host.accelerators)
     return ", ".join(f"{number} x {name} ({kind})" for (name, kind), number in kinds.items()) or "no accelerator"
+
+
+def device_range(devices: Iterable[str]) -> str:
+    """Return devices in a few characters: `cuda:0-3`, `cuda:0,2`, `mps`."""
+    kinds: dict[str, list[int]] = {}
+    for device in devices:
+        kind, _, number = device.partition(":")
+        kinds.setdefault(kind, []).extend([int(number)] if number else [])
+    parts = []
+    for kind, numbers in kinds.items():
+        runs: list[list[int]] = []
+        for ordinal in sorted(numbers):
+            if runs and runs[-1][-1] == ordinal - 1:
+                runs[-1].append(ordinal)
+            else:
+                runs.append([ordinal])
+        listed = ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+        parts.append(f"{kind}:{listed}" if listed else kind)
+    return "+".join(parts)
 
 
 def device_names(host: Host) -> dict[str, str]:

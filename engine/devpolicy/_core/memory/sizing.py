@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from devpolicy._core.language.policy import Workload
+from devpolicy._core.language.policy import ContextRange, Workload
 from devpolicy._core.model.tree import DTYPE_BITS, ModelTree
 
 DEFAULT_CONTEXT = 4096
@@ -46,8 +46,8 @@ def size_model(tree: ModelTree, workload: Workload) -> Sizing:
             size = tensor.bytes_as(workload.dtype)
             full_name = f"{module.path}.{tensor.name}" if repeated and module.path else tensor.name
             counted = 0 if full_name in repeated else size
-            if tensor.merged:
-                merged[position] = max(merged[position], size)
+            if tensor.merged or tensor.transient:
+                merged[position] = max(merged[position], tensor.beside_as(workload.dtype))
             if tensor.buffer:
                 buffers[position] += counted
             else:
@@ -102,8 +102,11 @@ def activation_bytes(tree: ModelTree, workload: Workload) -> int:
 def context_of(tree: ModelTree, workload: Workload) -> int:
     """Return the tokens of a sequence, the answer included: as stated, else the smaller of 4096 and the model's.
 
+    Of a range it is the most that is wished: a plan has one number, which the search over wishes found.
     Where only the answer is stated, the sequence holds it, behind a prompt of one token at least.
     """
+    if isinstance(workload.context, ContextRange):
+        return max(workload.context.min, min(filter(None, (workload.context.max, tree.context)), default=0))
     if workload.context is not None:
         return workload.context
     return max(min(DEFAULT_CONTEXT, tree.context or DEFAULT_CONTEXT), (workload.new_tokens or 0) + 1)

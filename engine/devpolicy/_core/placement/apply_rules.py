@@ -313,6 +313,11 @@ def offload_error(
             "DP409", f"{who} stores weights on `{place}`, and `{context.target.name}` {takes}", said,
             help=context.target.instead,
         )  # fmt: skip
+    if place not in context.held.beside:
+        return Diagnostic(
+            "DP417", f"{keeps} on `{place}`: {context.held.because}", said,
+            help="keep it on the devices that run the model, or plan more of them",
+        )  # fmt: skip
     if place == "cpu" and context.kind == "mps":
         return Diagnostic(
             "DP406", f"{who} stores weights on `cpu`, and accelerate would load them on `mps`", said,
@@ -322,7 +327,8 @@ def offload_error(
         dtype, name = context.sizing.dtype, next(unit.float32 for unit in units if unit.float32)
         return Diagnostic(
             "DP413", f"{keeps} on disk, where `{name}` would run in {dtype}, and loading keeps it in float32", said,
-            help='keep it on `cpu`, or ask for another dtype: `workload.dtype = "float32"`',
+            help=f'keep that part on `cpu`, by an entry of `[offload]` before: `"**.{name.split(".")[-2]}" = "cpu"`;\n'
+            'or all of it, or ask for another dtype: `workload.dtype = "float32"`',
         )  # fmt: skip
     need = sum(storage_bytes(unit, place) for unit in units)
     if place == "disk" and need and context.policy.disk_path is None:

@@ -12,14 +12,15 @@ from fractions import Fraction
 from functools import cached_property
 
 from devpolicy._core.abilities import Target
-from devpolicy._core.cost.speeds import Speeds, bandwidth_of
-from devpolicy._core.cost.times import Costs, per_byte
+from devpolicy._core.cost.speeds import DeviceSpeed, Speeds, speed_of
+from devpolicy._core.cost.times import Costs
 from devpolicy._core.device import DeviceType
 from devpolicy._core.host import Accelerator, Host
 from devpolicy._core.language.devices import alike
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
 from devpolicy._core.memory.budgets import DeviceBudget, accelerator_budget, cpu_budget, disk_budget
 from devpolicy._core.memory.sizing import Sizing
+from devpolicy._core.model.quantize import Held
 from devpolicy._core.model.tree import ModelTree
 
 
@@ -96,23 +97,27 @@ class PlacementContext:
     target: Target
     policy: ResolvedPolicy
     host: Host
-    tree: ModelTree
+    held: Held
     sizing: Sizing
+
+    @property
+    def tree(self) -> ModelTree:
+        """The model, as it is held."""
+        return self.held.tree
 
     @cached_property
     def costs(self) -> Costs:
         """What the units cost in time."""
-        return Costs(self.tree, self.policy.workload, self.sizing, Speeds.of(self.host))
+        return self.costs_of(first_token=self.policy.workload.optimize == "first-token")
+
+    def costs_of(self, *, first_token: bool) -> Costs:
+        """Return what the units cost in time, over an answer or until its first token."""
+        return Costs(self.tree, self.policy.workload, self.sizing, Speeds.of(self.host), first_token=first_token)
 
     @cached_property
-    def bandwidths(self) -> tuple[int, ...]:
-        """Bytes per second that each device reads."""
-        return tuple(bandwidth_of(one.device, self.host) for one in self.devices)
-
-    @cached_property
-    def rates(self) -> tuple[int, ...]:
-        """Attoseconds that reading one byte takes on each device."""
-        return tuple(per_byte(bandwidth) for bandwidth in self.bandwidths)
+    def speeds(self) -> tuple[DeviceSpeed, ...]:
+        """How fast each device is."""
+        return tuple(speed_of(one.device, self.host, self.sizing.dtype) for one in self.devices)
 
     @cached_property
     def cpu_number(self) -> int | None:
@@ -186,7 +191,7 @@ def context_for(
     policy: ResolvedPolicy,
     host: Host,
     target: Target,
-    tree: ModelTree,
+    held: Held,
     sizing: Sizing,
     reserved: Mapping[str, int],
 ) -> PlacementContext:
@@ -211,7 +216,7 @@ def context_for(
         target=target,
         policy=policy if target.abilities.maps else replace(policy, split="never"),
         host=host,
-        tree=tree,
+        held=held,
         sizing=sizing,
     )
 

@@ -19,11 +19,12 @@ from devpolicy._core.language.conditions import check_requirements
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
 from devpolicy._core.memory.budgets import pool_reserved
 from devpolicy._core.memory.sizing import Sizing, size_model
+from devpolicy._core.model.quantize import Held
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement import exact
 from devpolicy._core.placement.apply_rules import Offload, Refused, apply_rules
 from devpolicy._core.placement.assemble import assemble
-from devpolicy._core.placement.colocate import colocate_blocks, colocate_ties
+from devpolicy._core.placement.colocate import colocate_blocks, colocate_ties, holds_own_tensors
 from devpolicy._core.placement.computing import experts_leave_first, unfit
 from devpolicy._core.placement.context import (
     PlacementContext,
@@ -40,7 +41,9 @@ from devpolicy._core.placement.lint import findings_of_rules
 from devpolicy._core.placement.loading import adapter_error, check_loading, refused_on
 from devpolicy._core.placement.overflow import spill
 from devpolicy._core.placement.plan import Plan, Trace
+from devpolicy._core.placement.quantized import findings_of_form, held_on, without_ties
 from devpolicy._core.placement.refusals import no_room, nothing_fits
+from devpolicy._core.placement.refuted import findings_of_class
 from devpolicy._core.placement.scatter import scatter
 from devpolicy._core.placement.search import Attempt, Problem, Solution, place
 from devpolicy._core.placement.suggestions import suggestions
@@ -155,6 +158,8 @@ def _place(
     if tree.incomplete_reason and consumer.abilities.maps:
         message = f"the structure of `{tree.name}` is not known in full"
         hint = 'plan for one device, which needs no map: `target = "torch"`, or `--to torch`'
+        if tree.quantization is not None:
+            hint = "install the libraries that know its family: `pip install 'devpolicy[hf]'`"
         raise Unsatisfiable(Diagnostic("DP407", message, notes=(tree.incomplete_reason,), help=hint))
     _divided(policy, tree)  # what is wrong with the policy comes before what is wrong with the host
     reserved = pool_reserved(reserved, host) if reserved else {}
@@ -162,47 +167,62 @@ def _place(
     # Whether several devices cost the consumer more than one does.
     parts = consumer.abilities.shares_ties != "always" or consumer.abilities.budget != "per-device"
     for selector in policy.prefer:
-        refusal: Refused | None = None
-        for held, asked, one_fraction in _ways(policy, tree, consumer, selector) if parts else ((tree, policy, False),):
-            try:
-                selection = _selected(selector, policy, host, consumer)
-                sizing, division, findings = _divided(policy, held)
-                context = context_for(selector, selection, asked, host, consumer, held, sizing, reserved)
-                placed = _fitting(division, with_one_fraction(context) if one_fraction else context, tree)
-                break
-            except Refused as refused:
-                refusal = refused
-        else:
-            assert refusal is not None
-            refusals.append((selector, refusal.finding))
+        try:
+            selection = _selected(selector, policy, host, consumer)
+            whole = held_on(selector.type, policy, tree, host, consumer)
+        except Refused as refused:
+            refusals.append((selector, refused.finding))
             continue
-        outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "fits")]
-        trace = Trace(tuple(outcomes), placed.notes)
-        told = (*policy.notices, *_findings_of_model(tree, policy), *findings_of_loading, *findings)
-        stages = placed.context, placed.attempt, placed.solution, placed.ledger
-        return PlacedModel(selector, division, *stages, trace, told)
+        ways = [*_ways(whole, policy, consumer, selector)] if parts else [(whole, policy, False)]
+        while ways:
+            form, asked, one_fraction = ways.pop(0)
+            sizing, division, findings = _divided(policy, form.tree)
+            context = context_for(selector, selection, asked, host, consumer, form, sizing, reserved)
+            try:
+                placed = _fitting(division, with_one_fraction(context) if one_fraction else context, tree)
+            except Refused as refused:
+                if form.instead is not None:
+                    ways.append((form.instead, asked, one_fraction))
+                if not ways:
+                    refusals.append((selector, refused.finding))
+                continue
+            outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "fits")]
+            trace = Trace(tuple(outcomes), placed.notes)
+            of_form = findings_of_form(form, tree, policy)
+            refuted = findings_of_class(tree, placed.solution)
+            refuted = refuted or _findings_of_division(form.tree, division, placed.solution)
+            of_model = (*_findings_of_model(tree, policy), *refuted, *of_form, *findings_of_loading)
+            told = (*policy.notices, *of_model, *findings)
+            found = placed.context, placed.attempt, placed.solution, placed.ledger
+            return PlacedModel(selector, division, *found, trace, told)
     raise Unsatisfiable(nothing_fits(policy, tree, refusals))
 
 
-_Way = tuple[ModelTree, ResolvedPolicy, bool]
+_Way = tuple[Held, ResolvedPolicy, bool]
 """The model as it is held, the policy that is asked, and whether all devices give one fraction of their memory."""
 
 
-def _ways(policy: ResolvedPolicy, tree: ModelTree, consumer: Target, selector: DeviceSelector) -> Iterator[_Way]:
+def _ways(form: Held, policy: ResolvedPolicy, consumer: Target, selector: DeviceSelector) -> Iterator[_Way]:
     """Yield what is tried in turn: where several devices cost more than one, one comes first."""
     abilities = consumer.abilities
     # Where there is the CPU alone, there is one memory.
-    parted = bool(tree.ties) and abilities.shares_ties != "always" and selector.type != "cpu"
+    parted = bool(form.tree.ties) and abilities.shares_ties != "always" and selector.type != "cpu"
     one_fraction = abilities.budget == "same-fraction-of-total" and selector.type != "cpu"
     alone = one_fraction or (parted and abilities.shares_ties == "alone")
     if alone and policy.split in ("when-needed", "never"):
-        yield tree, replace(policy, split="never"), False
-    yield untied(tree) if parted else tree, policy, one_fraction
+        yield form, replace(policy, split="never"), False
+    yield without_ties(form) if parted else form, policy, one_fraction
 
 
-def untied(tree: ModelTree) -> ModelTree:
-    """Return a model with each of its tied tensors held on its own."""
-    return tree.remembered("untied", lambda: replace(tree, ties=()))
+def _findings_of_division(tree: ModelTree, division: Division, solution: Solution) -> list[Diagnostic]:
+    """Return a warning where a model is divided that does not say what of it must stay whole."""
+    divided = len(set(solution.device)) + len({one.place for one in solution.offloaded.values()}) > 1
+    declares = bool(tree.no_split) or not (tree.loading.architecture or holds_own_tensors(division.units))
+    if declares or not divided:
+        return []
+    message = f"`{tree.modules[0].class_name}` does not declare which of its blocks stay whole, and is divided"
+    help_ = 'run its code by the plan, at no cost: `devpolicy dry-run`; or use one device: `split = "never"`'
+    return [Diagnostic("DP422", message, help=help_, severity="warning")]
 
 
 class _Fitting(NamedTuple):
@@ -226,9 +246,12 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree) -> 
         wrong = unfit(division.units, solution, context, tied=bool(tree.ties)) if counts_layers else None
         if wrong is not None:
             raise Refused(wrong)
-        if not consumer.abilities.maps and len(set(solution.device)) > 1:
+        several = len(set(solution.device)) > 1
+        if several and not consumer.abilities.maps:
             message = f"several devices are needed, and `{consumer.name}` takes one"
             raise Refused(Diagnostic("DP409", message))
+        if several and not context.held.several:
+            raise Refused(Diagnostic("DP417", f"it cannot be divided: {context.held.because}"))
         unlike = adapter_error(tree, division.units, solution.offloaded) if tree.loading.replaced else None
         if unlike is not None:
             raise Refused(unlike)
@@ -247,14 +270,25 @@ def _findings_of_model(tree: ModelTree, policy: ResolvedPolicy) -> list[Diagnost
     """Return what is to be said of a model: that it is not all known, not all stored, or not all counted."""
     unlike = [Diagnostic("DP415", note, severity="warning") for note in tree.loading.notes]
     reserved = any(rule.activations is not None for rule in policy.memory)
-    if "model_type" in dict(tree.metadata) and not tree.activation_elements_per_token and not reserved:
-        message = f"the activations of `{tree.name}` are not known, and counted as nothing"
+    unknown = _unknown_activations(tree)
+    if unknown and not reserved:
         help_ = 'measure them, and set them aside: `memory.cuda.reserve.activations = "2 GiB"`'
-        unlike.append(Diagnostic("DP414", message, help=help_, severity="warning"))
+        unlike.append(Diagnostic("DP414", unknown, help=help_, severity="warning"))
     if tree.incomplete_reason is None:
         return unlike
     message = f"the structure of `{tree.name}` is not known in full"
     return [Diagnostic("DP407", message, notes=(tree.incomplete_reason,), severity="warning"), *unlike]
+
+
+def _unknown_activations(tree: ModelTree) -> str:
+    """Return what is to be said of activations that no formula counts, empty where one does."""
+    if "model_type" not in dict(tree.metadata):
+        return ""
+    if not tree.activation_elements_per_token:
+        return f"the activations of `{tree.name}` are not known, and counted as nothing"
+    if any(cache.window == 1 and cache.dtype == "float32" for cache in tree.kv_cache):
+        return f"the activations of `{tree.name}` are counted as those of attention, and its recurrent layers need more"
+    return ""
 
 
 _Divided = tuple[Sizing, Division, list[Diagnostic]]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from devpolicy._core.errors import DevPolicyError
 from devpolicy._core.memory.budgets import accelerator_of
+from devpolicy._core.memory.sizing import context_of
 from devpolicy._core.review.outcome import Outcome, is_meant
 from devpolicy._core.review.recount import KEPT, device_map, misplaced, places_of, tensors
 from devpolicy._core.sizes import format_size
@@ -25,6 +26,8 @@ def violations(wanted: Property, outcome: Outcome) -> Iterator[str]:
     """Yield the violations of one property by an outcome, none if it holds."""
     if wanted.term is not None:
         yield from _never_on(outcome, wanted.term)
+    elif wanted.tokens:
+        yield from _context(outcome, wanted.tokens)
     else:
         yield from _CHECKS[wanted.name](outcome)
 
@@ -163,6 +166,14 @@ def _resident(outcome: Outcome) -> Iterator[str]:
         for path, unit in list(away.items())[:1]:
             more = f" and {len(away) - 1} more are" if len(away) > 1 else " is"
             yield f"`{path}`{more} stored on `{unit.device}` by `{unit.rule}`, and run on `{unit.runs_on}`"
+
+
+def _context(outcome: Outcome, tokens: int) -> Iterator[str]:
+    if outcome.plan is None or outcome.tree is None:
+        return
+    planned = context_of(outcome.tree, outcome.policy.workload)
+    if planned < tokens:
+        yield f"its KV cache has room for {planned:,} tokens"
 
 
 def _never_on(outcome: Outcome, term: DeviceSelector) -> Iterator[str]:

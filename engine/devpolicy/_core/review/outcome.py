@@ -18,6 +18,7 @@ from devpolicy._core.language.profiles import apply_overlays, with_profiles
 from devpolicy._core.memory.budgets import accelerator_of
 from devpolicy._core.placement.choice import choose
 from devpolicy._core.placement.joint import one_piece
+from devpolicy._core.placement.quantized import tree_of
 from devpolicy._core.review.recount import budgets_of, recount
 from devpolicy._core.verbs.joint import JointPlanner, Planned, Request
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from devpolicy._core.device import ComponentDevice
     from devpolicy._core.errors import Diagnostic
     from devpolicy._core.host import Host
-    from devpolicy._core.language.policy import DeviceSelector, Policy
+    from devpolicy._core.language.policy import DeviceSelector, Policy, Wish
     from devpolicy._core.memory.budgets import DeviceBudget
     from devpolicy._core.model.tree import ModelTree
     from devpolicy._core.placement.plan import Plan
@@ -53,7 +54,8 @@ class Part:
     @cached_property
     def bytes(self) -> Mapping[str, int]:
         """What each device holds of it, counted anew."""
-        loads = recount(self.plan, self.tree, self.policy, self.budgets)
+        held = tree_of(self.plan, self.policy, self.tree, self.host)
+        loads = recount(self.plan, held, self.policy, self.budgets)
         return {device: load.total for device, load in loads.items()}
 
 
@@ -75,6 +77,8 @@ class Outcome:
     """Each term of `prefer` that was tried, with its outcome."""
     before: tuple[Part, ...] = ()
     """The components that were planned before, which take memory too."""
+    relax: tuple[Wish, ...] = ()
+    """The order in which its wishes give way; empty is the default order."""
     given: ModelTree | None = None
     """The model that was given, if it is not the policy's own."""
     again: JointPlanner | None = field(default=None, compare=False, repr=False)
@@ -172,8 +176,12 @@ def plan_outcomes(
     for name in names:
         outcome = _plan_outcome(joint, parts, policy, tree, component=name, profile=profile)
         found.append(replace(outcome, again=again))
-        if found[-1].refusal is not None:
+        if outcome.refusal is not None:
             break
+        copies = [str(one.plan.component) for one in joint.placed if name is not None and one.request.component == name]
+        for copy in copies[1:]:
+            outcome = _plan_outcome(joint, parts, policy, tree, component=copy, profile=profile)
+            found.append(replace(outcome, again=again))
     return found
 
 
@@ -214,19 +222,16 @@ def _plan_outcome(
         if not request.has_size:
             choice = choose(request.resolved, host)
             return Outcome(policy, meant, None, host, component, device=choice.device, terms=choice.terms)
-        *others, placed = _placed(joint, request)
+        placed = joint.place(request)
+        others = joint.placed[: joint.placed.index(placed)]
     except (Unsatisfiable, PolicyError) as refused:
         return Outcome(policy, meant, tree, host, component, refusal=_first(refused), given=tree)
-    plan = placed.plan
+    plan, meant = placed.plan, placed.resolved.for_host(host)
     before = tuple(map(parts.of, others))
     terms = plan.trace.terms if plan.trace else ()
     tree_of_it = parts.of(placed).tree
-    return Outcome(policy, meant, tree_of_it, host, component, plan, plan.device, None, terms, before, tree)
-
-
-def _placed(joint: JointPlanner, request: Request) -> Sequence[Planned]:
-    joint.place(request)
-    return joint.placed
+    made = plan, plan.device, None, terms, before
+    return Outcome(policy, meant, tree_of_it, host, component, *made, relax=request.resolved.relax, given=tree)
 
 
 class _Parts:
@@ -243,7 +248,7 @@ class _Parts:
         return self._known[id(placed)][1]
 
     def _make(self, placed: Planned) -> Part:
-        policy, tree = placed.request.resolved, placed.tree
+        policy, tree = placed.resolved, placed.tree
         if tree is None:
             policy, tree = one_piece(policy)
         return Part(policy.for_host(self._host), tree, placed.plan, self._host)

@@ -177,7 +177,11 @@ def make_plans(
     joint = JointPlanner(host, models=named)
     if component is not None or None in models:
         model = models.get(None, named.get(component or ""))
-        return {None: joint.place(Request(policy, component, model, target=target))}
+        request = Request(policy, component, model, target=target)
+        copies = joint.place_copies(request)
+        if len(copies) > 1 and all(one.plan.component != component for one in copies):
+            return {str(one.plan.component): one for one in copies}
+        return {None: next((one for one in copies if one.plan.component == component), copies[0])}
     return dict(joint.place_all(policy, target=target).items())
 
 
