@@ -279,7 +279,7 @@ def _searched(
     for choose in (False, True) if ruled else (False,):
         try:
             assignment = colocate_blocks(
-                division.units, context, apply_rules(division, context, choose=choose, leaving=leaving)
+                division, context, apply_rules(division, context, choose=choose, leaving=leaving)
             )
         except Refused as found:
             refused = refused or found
