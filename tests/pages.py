@@ -38,6 +38,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "python-api": (),
     "components": (),
     "hosts-and-models": (),
+    "llama-cpp": (),
     "how-it-places": (),
     "limits": (),
     "testing-policies": (),

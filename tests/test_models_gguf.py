@@ -245,9 +245,9 @@ def test_a_folder_of_several_gguf_files_asks_which(tmp_path):
 def test_hf_refuses_a_gguf_with_the_size_that_it_would_have(tmp_path):
     tree = ModelTree.load(gguf(tmp_path / "x.gguf", dense()))
     with pytest.raises(Unsatisfiable, match="dequantises GGUF files") as refused:
-        plan(Policy.parse('prefer = "cuda"\n'), tree, "1x24gb")
+        plan(Policy.parse('prefer = "cuda"\n'), tree, "1x24gb", target="hf")
     assert refused.value.code == "DP412"
-    assert "--to torch" in refused.value.diagnostics[0].help
+    assert "--target llama.cpp" in refused.value.diagnostics[0].help
     made = plan(Policy.parse('prefer = "cuda"\n'), tree, "1x24gb", target="torch")
     assert sum(budget.weights for budget in made.ledger.values()) == tree.bytes_as()
 

@@ -163,6 +163,18 @@ def test_a_policy_does_not_reach_for_the_network(hub, tmp_path):
     assert plan(policy, None, "1x24gb", component="a").device is not None
 
 
+def test_a_saved_pipeline_reaches_no_hub(hub, tmp_path):
+    pytest.importorskip("yaml")
+    from devpolicy.haystack import survey
+
+    hub.repositories["org/small"] = checkpoint(tmp_path / "small", SMALL)
+    cls = "haystack_integrations.components.generators.transformers.chat_generator.TransformersChatGenerator"
+    kwargs = "{huggingface_pipeline_kwargs: {model: 'hf://org/small', task: text-generation}}"
+    (tmp_path / "rag.yaml").write_text(f"components: {{llm: {{type: {cls}, init_parameters: {kwargs}}}}}\n")
+    (found,) = survey(Policy.parse('prefer = "cuda"'), tmp_path / "rag.yaml", "1x24gb").components
+    assert (found.name, found.decision.plan, hub.requests) == ("llm", None, [])
+
+
 def test_an_interrupted_reading_keeps_nothing_half(hub, tmp_path):
     hub.repositories["org/small"] = checkpoint(tmp_path / "small", SMALL, shards=2)
     hub.change = lambda body: body if body.startswith(b"{") else body[:20]

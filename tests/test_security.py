@@ -16,17 +16,36 @@ LIMITS = [
     ("levels of tables and arrays in a TOML file", "toml.document", "DEEPEST"),
     ("policies that build on each other in a chain", "language.extending", "DEEPEST"),
     ("policies that one builds on, in all", "language.extending", "MOST_TEXTS"),
+    ("characters of a text in a TOML file", "toml.document", "LONGEST_TEXT"),
+    ("characters of a pattern of modules", "language.patterns", "LONGEST"),
+    ("components of a policy", "language.components", "MOST_COMPONENTS"),
     ("findings that one error carries", "errors", "MOST_KEPT"),
+    ("findings of a model file", "model.limits", "MOST_FINDINGS"),
     ("a lock file", "cli.lock", "LARGEST_LOCK"),
+    ("a plan that is read from a file", "placement.plan", "LARGEST_PLAN"),
+    ("a saved pipeline", "targets.haystack_components.yaml_file", "LARGEST_PIPELINE"),
+    ("values in it, shared ones where they are used", "targets.haystack_components.yaml_file", "MOST_VALUES"),
+    ("levels of tables and lists in it", "targets.haystack_components.yaml_file", "DEEPEST"),
     ("a `config.json`", "model.limits", "LARGEST_CONFIG"),
     ("layers, blocks or heads that a configuration may ask for", "model.limits", "MOST_LAYERS"),
-    ("experts that it may ask for", "model.limits", "MOST_EXPERTS"),
+    (
+        "experts, labels or classes in it, and what a list of layers adds up to",
+        "model.limits",
+        "MOST_ENTRIES",
+    ),
+    ("an element count of one dimension in it", "model.limits", "LARGEST_DIMENSION"),
+    ("positions in it", "model.limits", "LARGEST_CONTEXT"),
+    ("elements of a table of positions that is computed one by one", "model.limits", "MOST_COMPUTED"),
+    ("pixels of a side of an image in it", "model.limits", "LARGEST_IMAGE"),
     ("modules of a model", "model.limits", "LARGEST_TREE"),
     ("seconds of computing to build and read a model", "model.limits", "LONGEST_BUILD"),
     ("memory that this may take", "model.limits", "MOST_BUILD_MEMORY"),
     ("an index of shards", "model.limits", "LARGEST_INDEX"),
     ("files of one checkpoint", "model.limits", "MOST_SHARDS"),
     ("tensors that a checkpoint names", "model.limits", "MOST_TENSORS"),
+    ("characters of the name of a tensor", "model.limits", "LONGEST_NAME"),
+    ("parts of the name of a tensor", "model.limits", "DEEPEST_PATH"),
+    ("elements of a tensor", "model.limits", "MOST_ELEMENTS"),
     ("a safetensors header", "model.limits", "LARGEST_HEADER"),
     ("keys in the header of a GGUF file", "model.limits", "MOST_METADATA"),
     ("texts in the lists of a GGUF file", "model.limits", "MOST_STRINGS"),
@@ -44,6 +63,8 @@ LIMITS = [
 _BYTES = {
     "LARGEST_FILE",
     "LARGEST_LOCK",
+    "LARGEST_PLAN",
+    "LARGEST_PIPELINE",
     "LARGEST_CONFIG",
     "LARGEST_INDEX",
     "LARGEST_HEADER",
@@ -53,11 +74,33 @@ _BYTES = {
 }
 
 
+_OF_NO_INPUT = {
+    ("errors", "MOST_SHOWN"),  # findings that are written in full
+    ("host.probe.probe_result", "LONGEST_REASON"),
+    ("cli.context", "PATIENCE"),  # until a terminal is told that it takes long
+    ("placement.device_runs", "MOST_STEPS"),  # of a search, which then answers with the best so far
+    ("placement.exact", "MOST_CLUSTERS"),
+    ("simulation.patched_libraries.torch_distributed", "TIMEOUT"),  # what torch itself waits
+    ("device.single", "LARGEST_ID"),  # as many devices as a host may have
+    ("model.ranges", "LARGEST_NUMBER"),
+    ("model.limits", "LARGEST_TEXT"),  # of all names of a tree: follows from the number of its modules
+    ("model.limits", "LARGEST_REFERENCE"),  # of the local cache
+    ("model.limits", "LONGEST_TEXT"),  # longer ones are skipped
+    ("model.limits", "MOST_KEPT"),
+    ("model.generation", "MOST_BEAMS"),  # more is taken for a mistake, and counted as one
+    ("dry_run.watch", "MOST_ERRORS"),  # device errors of one run that are listed
+    ("targets.llama_cpp", "MOST_DEVICES"),  # of that library
+    ("sizes", "LARGEST"),
+}
+"""Limits that no input is refused for by themselves."""
+_NAME = re.compile(r"^((?:MOST|LARGEST|LONGEST|DEEPEST|TIMEOUT|PATIENCE)[A-Z_]*)(?:: \w+)? = ", re.MULTILINE)
+
+
 def table() -> str:
     rows = ["| what | at most |\n|---|---|\n"]
     for what, module, name in LIMITS:
         limit = getattr(import_module(f"devpolicy._core.{module}"), name)
-        rows.append(f"| {what} | {_size(limit) if name in _BYTES else f'{limit:,.0f}'} |\n")
+        rows.append(f"| {what} | {_size(limit) if name in _BYTES else f'{int(limit):,}'} |\n")
     return "".join(rows)
 
 
@@ -75,6 +118,16 @@ def written(text: str) -> str:
 def test_the_limits_of_the_page_are_those_of_the_code():
     text = PAGE.read_text(encoding="utf-8")
     assert written(text) == text
+
+
+def test_every_limit_of_the_code_is_on_the_page():
+    core = Path(import_module("devpolicy._core").__file__ or "").parent
+    found = {
+        (".".join(path.relative_to(core).with_suffix("").parts).removesuffix(".__init__"), name)
+        for path in core.rglob("*.py")
+        for name in _NAME.findall(path.read_text(encoding="utf-8"))
+    }
+    assert found == {(module, name) for _, module, name in LIMITS} | _OF_NO_INPUT
 
 
 def test_no_line_of_the_page_is_too_wide():

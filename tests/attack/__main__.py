@@ -19,7 +19,8 @@ from pathlib import Path
 
 from devpolicy import ModelTree
 from devpolicy.errors import DevPolicyError
-from tests.attack.doors import CONFIGS, DOORS
+from tests.attack.configs import CONFIGS, NESTED
+from tests.attack.doors import DOORS
 from tests.attack.judge import Verdict, try_one
 
 INSTALLED_EACH = 40
@@ -38,10 +39,12 @@ def preload(folder: Path) -> None:
     # Libraries make folders of their own when they are imported, and which is no matter of the input.
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HAYSTACK_TELEMETRY_ENABLED": "false"}
-    for config in CONFIGS:
+    for config in (*CONFIGS, *NESTED):
         (folder / "config.json").write_text(json.dumps(config))
         with suppress(DevPolicyError):
             ModelTree.load(folder / "config.json")
+    import huggingface_hub  # noqa: F401
+    import yaml  # noqa: F401
 
 
 def main() -> int:

@@ -5,30 +5,17 @@ Owns the valid inputs that hostile ones are made of, and the arguments.
 
 from __future__ import annotations
 
-import json
-import os
-import struct
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
+from tests.attack import model_doors as models
 from tests.attack import mutations as change
+from tests.attack.case import HOST, Case, planned
 
 ROOT = Path(__file__).parents[2]
-HOST = ("--host", "1x24gb")
-EVIL = "open('PWNED', 'w').close()\nclass Evil: pass\n"
-"""What a checkpoint brings along, and nobody may run."""
-
-
-class Case(NamedTuple):
-    """A command, and what it finds in its environment."""
-
-    arguments: list[str]
-    environment: dict[str, str] = {}  # noqa: RUF012 - never changed
-    answer: tuple[str, Any] | None = None
-    """A question to the Python API in place of a command: its name, and what is asked about."""
 
 
 @cache
@@ -102,116 +89,9 @@ def model_file(random: Random) -> Case:
     Path("m.toml").write_bytes(change.lines(random.choice(_texts("fixtures/models/[bg]*.toml")), random))
     return Case(
         random.choice(
-            [["model", "show", "m.toml"], _plan("m.toml"), ["model", "capture", "m.toml", "--output", "o.toml"]]
+            [["model", "show", "m.toml"], planned("m.toml"), ["model", "capture", "m.toml", "--output", "o.toml"]]
         )
     )
-
-
-CONFIGS: tuple[dict[str, Any], ...] = (
-    {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_layer": 2, "n_embd": 64, "n_head": 2,
-     "vocab_size": 99},
-    {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 2, "hidden_size": 64,
-     "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 128, "vocab_size": 99,
-     "torch_dtype": "bfloat16"},
-    {"model_type": "bert", "architectures": ["BertModel"], "num_hidden_layers": 2, "hidden_size": 64,
-     "num_attention_heads": 4, "intermediate_size": 128, "vocab_size": 99},
-    {"model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "num_hidden_layers": 2, "hidden_size": 64,
-     "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96, "num_local_experts": 4,
-     "vocab_size": 99},
-    {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "num_layers": 2, "d_model": 64, "d_ff": 96,
-     "num_heads": 4, "d_kv": 16, "vocab_size": 99},
-)  # fmt: skip
-
-
-def config(random: Random) -> Case:
-    """Configurations, which Transformers builds a model of."""
-    Path("evil.py").write_text(EVIL)
-    hostile = {**random.choice([*CONFIGS, {"model_type": "align_text_model", "_name_or_path": "."}])}
-    if random.random() < 0.3:
-        hostile["auto_map"] = {"AutoModel": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"}
-    Path("config.json").write_bytes(change.as_json(change.tree(hostile, random)))
-    return Case(random.choice([["model", "show", "config.json"], _plan("config.json"), _plan(".")]))
-
-
-def _header(names: int = 3) -> dict[str, Any]:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    for at in range(names):
-        header[f"transformer.h.{at}.mlp.c_fc.weight"] = {
-            "dtype": "F16",
-            "shape": [4, 8],
-            "data_offsets": [at * 64, at * 64 + 64],
-        }
-    return header
-
-
-def _shard(header: bytes, data: bytes, length: int | None = None) -> bytes:
-    return struct.pack("<Q", len(header) if length is None else length) + header + data
-
-
-def header(random: Random) -> Case:
-    """Headers of safetensors files."""
-    if random.random() < 0.5:
-        Path("config.json").write_bytes(change.as_json(CONFIGS[0]))
-    made = change.as_json(change.tree(_header(), random)) if random.random() < 0.6 else json.dumps(_header()).encode()
-    length = random.choice([None, None, None, 0, 2**63, 2**64 - 1, len(made) + 10**9, 1])
-    whole = _shard(made, bytes(192), length)
-    Path("model.safetensors").write_bytes(change.raw(whole, random) if random.random() < 0.4 else whole)
-    return Case(random.choice([["model", "show", "."], _plan(".")]))
-
-
-def index(random: Random) -> Case:
-    """Indexes of sharded checkpoints."""
-    Path("a.safetensors").write_bytes(_shard(json.dumps(_header()).encode(), bytes(192)))
-    names = [name for name in _header() if name != "__metadata__"]
-    index = {"metadata": {"total_size": 192}, "weight_map": dict.fromkeys(names, "a.safetensors")}
-    Path("model.safetensors.index.json").write_bytes(change.as_json(change.tree(index, random)))
-    if random.random() < 0.5:
-        Path("config.json").write_bytes(change.as_json(CONFIGS[0]))
-    return Case(random.choice([["model", "show", "."], _plan(".")]))
-
-
-def gguf(random: Random) -> Case:
-    """GGUF files, whole or not."""
-    key = b"general.architecture"
-    whole = (
-        b"GGUF" + struct.pack("<IQQ", 3, 1, 1) + struct.pack("<Q", len(key)) + key + struct.pack("<IQ", 8, 5) + b"llama"
-    )
-    name = b"token_embd.weight"
-    whole += struct.pack("<Q", len(name)) + name + struct.pack("<IQQIQ", 2, 64, 32, 0, 0) + bytes(100)
-    Path("m.gguf").write_bytes(change.raw(whole, random))
-    return Case(random.choice([["model", "show", "m.gguf"], ["model", "show", "."], _plan("m.gguf")]))
-
-
-def folder(random: Random) -> Case:
-    """Folders of models whose files are no files, or others than they seem."""
-    names = [
-        "config.json",
-        "model.safetensors",
-        "model.safetensors.index.json",
-        "generation_config.json",
-        "adapter_config.json",
-    ]
-    for name in random.sample(names, random.randint(1, 3)):
-        _odd_file(Path(name), random)
-    Path("pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch PWNED'\ntR.")
-    return Case(random.choice([["model", "show", "."], _plan(".")]))
-
-
-def _odd_file(path: Path, random: Random) -> None:
-    kinds: list[Callable[[], object]] = [
-        path.mkdir,
-        lambda: os.mkfifo(path),
-        lambda: path.symlink_to(path.name),
-        lambda: path.symlink_to(
-            random.choice(["/dev/zero", "/dev/stdin", "/etc/passwd", "..", "/proc/self/mem", "/dev/null"])
-        ),
-        lambda: path.write_bytes(b""),
-        lambda: (path.touch(), os.truncate(path, 1 << 36)),
-        lambda: path.write_bytes(random.randbytes(3_000)),
-        lambda: path.write_bytes(change.as_json(random.choice(CONFIGS))),
-        lambda: path.write_bytes(b"[" * 200_000),
-    ]
-    random.choice(kinds)()
 
 
 @cache
@@ -224,14 +104,14 @@ def _lock() -> Any:
 def lock(random: Random) -> Case:
     """Locked plans."""
     if random.random() < 0.1:
-        _odd_file(Path("l.json"), random)
+        models.odd_file(Path("l.json"), random)
     else:
         made = change.as_json(change.tree(_lock(), random))
         Path("l.json").write_bytes(change.raw(made, random) if random.random() < 0.2 else made)
     return Case(["plan", "split-across-gpus", "--model", "gpt2", "--host", "2x24gb", "--locked", "l.json"])
 
 
-def pipeline(random: Random) -> Case:
+def device(random: Random) -> Case:
     """Devices of a pipeline's YAML: what Haystack hands over after it was read."""
     saved = random.choice(
         [{"type": "single", "device": "cuda:0"}, {"type": "multiple", "device_map": {"a.b": "cuda:0", "": "cpu"}}]
@@ -239,22 +119,162 @@ def pipeline(random: Random) -> Case:
     return Case([], answer=("device", change.tree(saved, random)))
 
 
-_VARIABLES = ("DEVPOLICY_PROFILE", "DEVPOLICY_POLICY", "CUDA_VISIBLE_DEVICES", "COLUMNS", "TERM", "NO_COLOR",
-              "HF_HUB_CACHE", "HF_HOME", "LC_ALL", "LANG", "TORCH_DEVICE_BACKEND_AUTOLOAD",
-              "ACCELERATE_TORCH_DEVICE", "_DEVPOLICY_COMPLETE", "COMP_WORDS", "MODE")  # fmt: skip
+_BOMBS = (
+    "a: &a [x]\nb: &b [*a,*a]\ncomponents: {c: {type: t, init_parameters: &c {c: *b, d: *b}}}\n",
+    "".join(f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 9) if n else 'x'}]\n" for n in range(30)) + "components: *a29\n",
+    "".join(f"a{n}: &a{n} {{<<: [{','.join([f'*a{n - 1}'] * 9) if n else ''}]}}\n" for n in range(20)),
+    "components: &c {a: {type: t, init_parameters: *c}}\n",
+    "components: " + "[" * 100_000,
+    "components: " + "{a: " * 5_000,
+    "components: " + "1:" * 300_000 + "1\n",
+    "components: " + "9" * 100_000,
+    "components: !!python/object/apply:os.system ['touch PWNED']\n",
+    "components: !!timestamp x\n",
+    "components: !!int ''\n",
+    "components: !!bool x\n",
+    "components: 2001-99-99\n",
+    "components: {? [a] : b}\n",
+    "%YAML 9.9\n---\ncomponents: {}\n",
+    "components: {a: !!binary x}\n---\nb: 1\n",
+    "components: \ud83d\ude00\n",
+)
+
+
+def pipeline(random: Random) -> Case:
+    """Saved pipelines as files."""
+    saved = _rag()
+    path = Path("rag.yaml")
+    kind = random.random()
+    if kind < 0.1:
+        models.odd_file(path, random)
+    elif kind < 0.3:
+        path.write_text(random.choice(_BOMBS), encoding="utf-8", errors="surrogatepass")
+    elif kind < 0.7:
+        path.write_bytes(change.as_json(change.tree(saved, random)))  # JSON is YAML, nearly
+    else:
+        path.write_bytes(change.lines(_texts("examples/haystack-rag/rag.yaml")[0], random))
+    commands = [
+        ["resolve", "rag-pipeline", "--pipeline", "rag.yaml", *HOST],
+        ["check", "rag-pipeline", "--pipeline", "rag.yaml"],
+    ]
+    return Case([*random.choice(commands), *random.choice([[], ["--format", "json"]])])
+
+
+@cache
+def _rag() -> Any:
+    import yaml
+
+    return yaml.safe_load(_texts("examples/haystack-rag/rag.yaml")[0])
+
+
+_VARIABLES = (
+    *("DEVPOLICY", "DEVPOLICY_PROFILE", "DEVPOLICY_SIMULATED", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"),
+    *(
+        "COLUMNS",
+        "LINES",
+        "TERM",
+        "NO_COLOR",
+        "FORCE_COLOR",
+        "CLICOLOR_FORCE",
+        "HF_HUB_CACHE",
+        "HF_HOME",
+        "HF_ENDPOINT",
+    ),
+    *("XDG_CACHE_HOME", "LC_ALL", "LANG", "PYTHONIOENCODING", "TORCH_DEVICE_BACKEND_AUTOLOAD"),
+    *(
+        "CXX",
+        "GITHUB_ACTIONS",
+        "ACCELERATE_TORCH_DEVICE",
+        "_DEVPOLICY_COMPLETE",
+        "COMP_WORDS",
+        "COMP_CWORD",
+        "MODE",
+        "CI",
+        "SOURCE_DATE_EPOCH",
+    ),
+)
+_ODD_VALUES = (
+    "0",
+    "1",
+    "-1",
+    "9" * 400,
+    "0,0",
+    "GPU-",
+    "MIG-",
+    "bash_complete",
+    "zsh_source",
+    "dumb",
+    "utf-16",
+    "{}",
+    "[",
+)
 
 
 def environment(random: Random) -> Case:
     """Variables of the environment."""
     names = random.sample(_VARIABLES, random.randint(1, 4))
-    values = {name: change.text(random).replace("\0", "").replace("\ud800", "\udcff") for name in names}
+    values = {
+        name: change.text(random).replace("\0", "").replace("\ud800", "\udcff")
+        if random.random() < 0.5
+        else random.choice(_ODD_VALUES)
+        for name in names
+    }
     Path("p.toml").write_text('prefer = ["cuda", "cpu"]\n[profile.a]\nwhen = { env.MODE = "x" }\nsplit = "never"\n')
-    commands = [["plan", "p.toml", "--model", "gpt2", *HOST], ["show", "p.toml", *HOST], ["model", "show", "org/name"]]
+    commands = [
+        ["plan", "p.toml", "--model", "gpt2", *HOST],
+        ["plan", "p.toml", "--model", "gpt2", *HOST, "--profile", "a", "--format", "json"],
+        ["show", "p.toml", *HOST],
+        ["model", "show", "org/name"],
+        ["check", "p.toml"],
+        ["explain", "DP104"],
+    ]
     return Case(random.choice(commands), values)
 
 
-def _plan(model: str) -> list[str]:
-    return ["plan", "prefer-accelerator", "--model", model, *HOST]
+def output(random: Random) -> Case:
+    """Where a command writes, what it is compared with, and its other options.
+
+    What is written follows links and absolute paths, as it should: so none of them leads out of the folder here.
+    """
+    Path("p.toml").write_text('prefer = ["cuda", "cpu"]\n')
+    Path("old.json").write_text("{}")
+    Path("link").symlink_to("old.json")
+    Path("loop").symlink_to("loop")
+    Path("to-policy").symlink_to("p.toml")
+    Path("folder").mkdir()
+    text = change.text(random).replace("/", "_")
+    name = random.choice(
+        [
+            "new.json",
+            "old.json",
+            "link",
+            "loop",
+            "to-policy",
+            "./p.toml",
+            "folder",
+            "folder/x",
+            "nowhere/x",
+            ".",
+            "",
+            text,
+        ]
+    )
+    if random.random() < 0.3:
+        models.odd_file(Path("lock"), random)
+    options = [
+        ["--output", name, "--format", "json"],
+        ["--output", name, "--locked", "old.json"],
+        ["--locked", random.choice(["lock", name])],
+        ["--set", f"{change.text(random)}={change.text(random)}"],
+        ["--what-if", f"{random.choice(['cuda.count', 'memory', change.text(random)])}={change.text(random)}"],
+        ["--component", change.text(random)],
+        ["--profile", change.text(random)],
+        ["--architecture", change.text(random)],
+        ["--format", change.text(random)],
+        ["--target", change.text(random)],
+    ]
+    plan = ["plan", "p.toml", "--model", "gpt2", *HOST]
+    return Case([*plan, *random.choice(options)])
 
 
 DOORS: dict[str, Callable[[Random], Case]] = {
@@ -262,12 +282,15 @@ DOORS: dict[str, Callable[[Random], Case]] = {
     "host": host,
     "tests": tests,
     "model file": model_file,
-    "config": config,
-    "header": header,
-    "index": index,
-    "gguf": gguf,
-    "folder": folder,
+    "config": models.config,
+    "header": models.header,
+    "index": models.index,
+    "gguf": models.gguf,
+    "hub": models.hub,
+    "folder": models.folder,
     "lock": lock,
+    "device": device,
     "pipeline": pipeline,
     "environment": environment,
+    "output": output,
 }

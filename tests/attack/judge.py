@@ -19,10 +19,14 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from tests.attack.doors import DOORS, Case
+from devpolicy._core.model.limits import LONGEST_BUILD
+from tests.attack.case import Case
+from tests.attack.doors import DOORS
 
 SECONDS = 30
 """CPU time of one command."""
+BUILT = {"config", "header", "index", "hub", "folder"}
+"""Doors where a model may be built, which takes as long as its limit says."""
 MEMORY = 2 << 30
 """Bytes of address space that one command may take beside what its libraries take."""
 _WALL = 240
@@ -119,6 +123,8 @@ def _in_child(door: str, seed: int, folder: Path, *, installed: bool) -> None:
         sys.dont_write_bytecode = True  # what is imported first would be compiled beside its source
         os.chdir(folder / "work")
         case = DOORS[door](Random(f"{door} {seed}"))
+        # What no shell can hand over: a NUL, and half of a character.
+        case = case._replace(arguments=[one.replace("\0", "").replace("\ud800", "\udcff") for one in case.arguments])
         (folder / "arguments").write_text("\n".join(case.arguments), errors="replace")
         noted = os.open(folder / "noted", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for number, name in ((0, os.devnull), (1, folder / "out"), (2, folder / "err")):
@@ -130,7 +136,9 @@ def _in_child(door: str, seed: int, folder: Path, *, installed: bool) -> None:
             for number, mode in enumerate("rww")
         )
         os.environ |= case.environment
-        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
+        spent = round(time.process_time())  # to make the input
+        limit = spent + SECONDS + (LONGEST_BUILD if door in BUILT else 0)
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 1))
         status = _run_installed(case) if installed and case.answer is None else _run_here(case, folder, noted)
     except BaseException:  # noqa: BLE001 - whatever it is, it is judged
         traceback.print_exc()
@@ -150,7 +158,7 @@ def _run_installed(case: Case) -> int:
 def _run_here(case: Case, folder: Path, noted: int) -> int:
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
-    sys.addaudithook(_Watch(os.path.realpath(folder), noted))
+    sys.addaudithook(_Watch(os.path.realpath(folder), noted, case.server))
     if case.answer is not None:
         return _asked(*case.answer)
     from devpolicy._core.cli import main
@@ -176,10 +184,10 @@ def _asked(_: str, given: Any) -> int:
 
 
 class _Watch:
-    """Notes what is done outside of a folder, and what is never done."""
+    """Notes what is done outside of a folder, and what is never done, and keeps it from being done."""
 
-    def __init__(self, folder: str, noted: int) -> None:
-        self.folder, self.noted = folder, noted
+    def __init__(self, folder: str, noted: int, server: str | None) -> None:
+        self.folder, self.noted, self.server = folder, noted, server
 
     def __call__(self, event: str, args: tuple[Any, ...]) -> None:
         if event == "open":
@@ -191,14 +199,22 @@ class _Watch:
                 self._note(f"writes {path!a}")
         elif event == "import" and isinstance(args[1], str) and not self._outside(args[1]):
             self._note(f"imports {args[1]!a}")
-        elif event in _NEVER:
+        elif event in _NEVER and not self._is_server(event, args):
             self._note(f"{event} {args[0]!a}"[:200])
         elif event in _CHANGES and not isinstance(args[0], int) and self._outside(args[0]):
             self._note(f"{event} {args[0]!a}")
 
+    def _is_server(self, event: str, args: tuple[Any, ...]) -> bool:
+        if self.server is None or not event.startswith("socket."):
+            return False
+        host, _, port = self.server.removeprefix("http://").partition(":")
+        asked = args[1][:2] if event == "socket.connect" else args[:2]
+        return tuple(map(str, asked)) == (host, port)
+
     def _outside(self, path: Any) -> bool:
-        whole = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 - a `Path` of a path would be asked for more
+        whole = os.path.realpath(os.fsdecode(path))  # where a link leads
         return whole != os.devnull and not whole.startswith(self.folder)
 
     def _note(self, what: str) -> None:
         os.write(self.noted, f"{what}\n".encode())
+        raise PermissionError(f"an attack {what}")

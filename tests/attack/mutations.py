@@ -78,6 +78,8 @@ ODD_KEYS = (
     "model_type",
     "schema",
 )
+MOST = 100_000
+"""Values of what is made: a hostile input is no larger than somebody would send."""
 
 
 def text(random: Random) -> str:
@@ -96,7 +98,7 @@ def value(random: Random, depth: int = 0) -> Any:
     if kind == 4:
         return random.choice([None, True, False, [], {}, ""])
     if kind < 7:
-        return [value(random, depth + 1) for _ in range(random.choice([1, 2, 3, 200]))]
+        return [value(random, depth + 1) for _ in range(random.choice([1, 2, 3, 20 if depth else 200]))]
     return {text(random): value(random, depth + 1) for _ in range(random.choice([1, 2, 50]))}
 
 
@@ -117,10 +119,10 @@ def tree(given: Any, random: Random, changes: int | None = None) -> Any:
 
 
 def _changed(given: Any, random: Random) -> Any:
-    holders = list(_holders(given))
-    if not holders or random.random() < 0.02:
+    found = list(holders(given))
+    if not found or random.random() < 0.02:
         return value(random)
-    holder = random.choice(holders)
+    holder = random.choice(found)
     keys = list(holder) if isinstance(holder, dict) else list(range(len(holder)))
     action = random.randrange(6)
     if not keys or action == 0:
@@ -135,7 +137,7 @@ def _changed(given: Any, random: Random) -> Any:
     elif action == 2 and isinstance(holder, dict):
         holder[text(random)] = holder.pop(key)
     elif action == 3 and isinstance(holder, list):
-        holder += [holder[key]] * random.choice([1, 100, 2_000])
+        holder += [holder[key]] * min(random.choice([1, 100, 2_000]), MOST // size(holder[key], MOST))
     elif action == 4 and isinstance(holder[key], int | float):
         holder[key] = holder[key] * random.choice([-1, 0, 1000, 10**9, 0.5])
     else:
@@ -143,7 +145,7 @@ def _changed(given: Any, random: Random) -> Any:
     return given
 
 
-def _holders(given: Any) -> Any:
+def holders(given: Any) -> Any:
     """Yield every table and array within a value. Ends: the value was copied from JSON, which has no circles."""
     waiting = [given]
     while waiting:
@@ -151,6 +153,18 @@ def _holders(given: Any) -> Any:
         if isinstance(one, dict | list):
             yield one
             waiting += list(one.values()) if isinstance(one, dict) else one
+
+
+def size(given: Any, most: int) -> int:
+    """Return how many values a value holds, or `most` where it holds more."""
+    found = 0
+    waiting = [given]
+    while waiting and found < most:
+        one = waiting.pop()
+        found += 1
+        if isinstance(one, dict | list):
+            waiting += list(one.values()) if isinstance(one, dict) else one
+    return found
 
 
 def as_json(given: Any) -> bytes:

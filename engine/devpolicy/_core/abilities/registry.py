@@ -13,6 +13,7 @@ from devpolicy._core.errors import DevPolicyError
 from devpolicy._core.toml.tables import did_you_mean
 
 DEFAULT_TARGET = "hf"
+_DEFAULTS = {"gguf": "llama.cpp"}
 ENTRY_POINTS = "devpolicy.targets"
 
 NAMED = tuple(target.name for target in SHIPPED)
@@ -35,6 +36,11 @@ def register(target: Target) -> Target:
         raise TargetError(f"another target is called `{target.name}`")
     _NAMED[target.name] = target
     return target
+
+
+def default_target(format_: str) -> str:
+    """Return the consumer of a model whose weights are stored in a format, where nobody names another."""
+    return _DEFAULTS.get(format_, DEFAULT_TARGET)
 
 
 def targets() -> dict[str, Target]:

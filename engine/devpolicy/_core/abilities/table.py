@@ -5,10 +5,11 @@ Owns the facts. A row is checked against the consumer's own parser, log or class
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from devpolicy._core.abilities.values import CARRIED, LOADING, Abilities, Target
 
 _HAYSTACK_TYPES = frozenset({"cuda", "mps", "xpu", "cpu"})
-_ONE_DEVICE = Abilities()
 _NOT_LOADING = CARRIED - LOADING
 """A device is all that is said of the model: whoever loads it decides the rest."""
 _MAP = Abilities(
@@ -22,15 +23,8 @@ SHIPPED = (
     Target("hf", _MAP, distribution="transformers", about="Transformers and accelerate: `from_pretrained`"),
     Target(
         "haystack",
-        Abilities(
-            types=_HAYSTACK_TYPES,
-            unit="module",
-            assigns="units",
-            keeps=_MAP.keeps,
-            main_device=_MAP.main_device,
-            # Its components choose the class, and load no adapter.
-            carries=CARRIED - {"architecture", "adapter"},
-        ),
+        # Its components choose the class, and load no adapter.
+        replace(_MAP, types=_HAYSTACK_TYPES, carries=CARRIED - {"architecture", "adapter"}),
         distribution="haystack-ai",
         about="components of a Haystack pipeline",
     ),
@@ -39,6 +33,24 @@ SHIPPED = (
         Abilities(reads=frozenset({"safetensors", "gguf"}), carries=_NOT_LOADING),
         distribution="torch",
         about="one `torch.device`",
+    ),
+    Target(
+        "llama.cpp",
+        Abilities(
+            types=frozenset({"cuda", "mps", "xpu", "cpu"}),
+            reads=frozenset({"gguf"}),
+            unit="tensor",
+            assigns="runs",
+            runs_per_device=1,
+            cpu="prefix",
+            keeps={"cpu": "computes"},
+            fixed={"input": "cpu"},
+            shares_ties=False,
+            carries=frozenset({"context", "batch", "kv_dtype"}),
+        ),
+        instead="leave the rule out: llama.cpp keeps weights on the CPU, and computes there",
+        distribution="llama-cpp-python",
+        about="GGUF files: llama.cpp's flags and variables, Ollama, llama-cpp-python",
     ),
     Target(
         "spacy",

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from devpolicy._core.placement.candidates import movable
 from devpolicy._core.placement.colocate import allowed_devices
-from devpolicy._core.placement.overflow import movable
 from devpolicy._core.placement.search import Problem
 
 

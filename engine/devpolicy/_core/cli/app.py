@@ -25,6 +25,7 @@ _COMMANDS = {
     "dry-run": "dry_run",
     "resolve": "resolve",
     "why": "why",
+    "run": "run",
     "test": "test",
     "diff": "diff",
     "verify": "verify",

@@ -54,9 +54,10 @@ def component_facts(plan: Plan, policy: Policy, tree: ModelTree | None) -> list[
     loaded = sum(sizing.weights) + sum(sizing.buffers)
     each = sequences_of(tree, workload) // workload.batch
     beams = f" of {each} beams" if each > 1 else ""
+    held = "as stored" if tree.format == "gguf" else f"in {sizing.dtype}"
     return [
         *pairs,
-        ("model", f"{tree.name}: {count(tree.parameters)} parameters, {format_size(loaded)} in {sizing.dtype}"),
+        ("model", f"{tree.name}: {count(tree.parameters)} parameters, {format_size(loaded)} {held}"),
         ("work", f"{sizing.context:,} tokens of context, batch {workload.batch}{beams}, for {plan.target}"),
     ]
 

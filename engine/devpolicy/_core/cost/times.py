@@ -35,6 +35,7 @@ class Costs:
 
     def __init__(self, tree: ModelTree, workload: Workload, sizing: Sizing, speeds: Speeds) -> None:
         self.tree = tree
+        self.workload = workload
         self.batch = sequences_of(tree, workload)
         self.answer = NEW_TOKENS if workload.new_tokens is None else workload.new_tokens
         self.tokens = max(1, self.answer)
@@ -47,6 +48,9 @@ class Costs:
     @cached_property
     def _sums(self) -> tuple[list[int], list[int]]:
         """Prefix sums over modules of bytes over a request: what is read, and what is transferred if offloaded."""
+        return self.tree.remembered(("bytes of a request", self.workload), self._summed)
+
+    def _summed(self) -> tuple[list[int], list[int]]:
         runs, active, experts = self._activated()
         read, transferred = [], []
         for position, module in enumerate(self.tree.modules):

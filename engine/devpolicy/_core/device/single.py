@@ -52,15 +52,17 @@ class DeviceType(Enum):
         """
         if not isinstance(string, str):
             raise DeviceError(f"a device type is text such as `cuda`, not {type(string).__name__}")
-        known = {member.value: member for member in DeviceType}
-        if string in known:
-            return known[string]
+        if string in _TYPES:
+            return _TYPES[string]
         message = f"Unknown device type string '{clip(string)}'"
         word = string[:20].strip().lower()
-        likely = _MEANT.get(word) or next(iter(difflib.get_close_matches(word, known, 1)), None)
+        likely = _MEANT.get(word) or next(iter(difflib.get_close_matches(word, _TYPES, 1)), None)
         raise DeviceError(
-            f"{message}: did you mean `{likely}`?" if likely else f"{message}: known are {', '.join(known)}"
+            f"{message}: did you mean `{likely}`?" if likely else f"{message}: known are {', '.join(_TYPES)}"
         )
+
+
+_TYPES = {member.value: member for member in DeviceType}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ class Device:
             object.__setattr__(self, "id", None)
 
     def __str__(self) -> str:
-        return str(self.type) if self.id is None else f"{self.type}:{self.id}"
+        return self.type.value if self.id is None else f"{self.type.value}:{self.id}"
 
     @staticmethod
     def cpu() -> Device:

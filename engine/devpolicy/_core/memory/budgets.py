@@ -20,6 +20,7 @@ FREE_STEP = 256 * MIB
 DEFAULT_HEADROOM = Amount(size=GIB, percent=2)
 DEFAULT_CPU_CAP = Amount(percent=90)
 _WHOLE = Amount(percent=100)
+_NOTHING = Amount()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +72,18 @@ def accelerator_budget(one: Accelerator, policy: ResolvedPolicy, host: Host) -> 
     if one.unified:
         # One pool and one budget: what the CPU's side has taken, or may not take, is not there for the accelerator.
         total, free = min(total, host.memory), min(free, host.free)
-    made = _budget(device_of(one), rule, total, free, policy)
-    headroom = (DEFAULT_HEADROOM if rule.headroom is None else rule.headroom).of(_basis(rule, total, free))
+    made = _budget(device_of(one), rule, total, free, policy, headroom=DEFAULT_HEADROOM)
     if not one.unified:
-        return replace(made, headroom=headroom)
+        return made
     cpu = cpu_budget(policy, host)
     cap = min(made.cap, cpu.cap)
-    return replace(made, cap=cap, headroom=max(headroom, cap - (cpu.cap - cpu.headroom)), unified=True)
+    return replace(made, cap=cap, headroom=max(made.headroom, cap - (cpu.cap - cpu.headroom)), unified=True)
 
 
 def cpu_budget(policy: ResolvedPolicy, host: Host) -> DeviceBudget:
     """Return the budget of the CPU's memory."""
     rule = policy.memory_of("cpu")
-    return _budget(Device.cpu(), rule, host.memory, host.free, policy, DEFAULT_CPU_CAP)
+    return _budget(Device.cpu(), rule, host.memory, host.free, policy, cap=DEFAULT_CPU_CAP)
 
 
 def disk_budget(policy: ResolvedPolicy, host: Host) -> DeviceBudget:
@@ -93,21 +93,25 @@ def disk_budget(policy: ResolvedPolicy, host: Host) -> DeviceBudget:
 
 
 def _budget(
-    device: Device, rule: MemoryRule, total: int, free: int, policy: ResolvedPolicy, default_cap: Amount = _WHOLE
+    device: Device,
+    rule: MemoryRule,
+    total: int,
+    free: int,
+    policy: ResolvedPolicy,
+    *,
+    cap: Amount = _WHOLE,
+    headroom: Amount = _NOTHING,
 ) -> DeviceBudget:
-    basis = _basis(rule, total, free)
+    """Return what a rule leaves of a device; `cap` and `headroom` hold where it says nothing of them."""
+    basis = total if rule.basis == "total" else free - free % FREE_STEP
     return DeviceBudget(
         device,
-        cap=min(basis, (rule.cap or default_cap).of(basis)),
-        headroom=rule.headroom.of(basis) if rule.headroom else 0,
+        cap=min(basis, (rule.cap or cap).of(basis)),
+        headroom=(headroom if rule.headroom is None else rule.headroom).of(basis),
         kv_cache=None if rule.kv_cache is None else rule.kv_cache.of(basis),
         activations=None if rule.activations is None else rule.activations.of(basis),
         share=policy.share,
     )
-
-
-def _basis(rule: MemoryRule, total: int, free: int) -> int:
-    return total if rule.basis == "total" else free - free % FREE_STEP
 
 
 def pool_reserved(reserved: Mapping[str, int], host: Host) -> Mapping[str, int]:

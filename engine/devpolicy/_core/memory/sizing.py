@@ -13,6 +13,8 @@ from devpolicy._core.language.policy import Workload
 from devpolicy._core.model.tree import DTYPE_BITS, ModelTree
 
 DEFAULT_CONTEXT = 4096
+MICRO_BATCH = 512
+"""Tokens that llama.cpp computes at once, where it is not told another number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +63,31 @@ def kv_caches(tree: ModelTree, workload: Workload) -> Iterator[tuple[str, int]]:
     dtype = workload.kv_dtype or compute_dtype(tree, workload)
     for cache in tree.kv_cache:
         tokens = min(context, cache.window) if cache.window else context
+        if tree.format == "gguf" and cache.window != 1:  # a state is not a number of tokens
+            tokens = _llama_cpp_tokens(context, cache.window)
         yield cache.module, cache.values * tokens * sequences * DTYPE_BITS[cache.dtype or dtype] // 8
+
+
+def _llama_cpp_tokens(context: int, window: int | None) -> int:
+    """Return the tokens of a sequence that llama.cpp keeps room for: a micro-batch beside a window, in steps of 256."""
+    tokens = -(-context // 256) * 256
+    return min(tokens, -(-(window + MICRO_BATCH) // 256) * 256) if window else tokens
+
+
+def _llama_cpp_compute_buffer(tree: ModelTree, workload: Workload) -> int:
+    """Return an estimate of llama.cpp's compute buffer: float32 for a micro-batch, the logits and the mask with it.
+
+    It is at or above what llama.cpp reserves with flash attention, which it takes where a device has it.
+    """
+    context = context_of(tree, workload)
+    tokens = min(MICRO_BATCH, context * workload.batch)
+    return 4 * tokens * (tree.activation_elements_per_token + tree.logits_elements + context)
 
 
 def activation_bytes(tree: ModelTree, workload: Workload) -> int:
     """Return the bytes of activations that each device needs which executes anything."""
+    if tree.format == "gguf":
+        return _llama_cpp_compute_buffer(tree, workload)
     scalars = tree.activation_elements_per_token * context_of(tree, workload) + tree.logits_elements
     return sequences_of(tree, workload) * scalars * DTYPE_BITS[compute_dtype(tree, workload)] // 8
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,17 @@ from devpolicy._core.model.limits import (
     LARGEST_IMAGE,
     MOST_COMPUTED,
     MOST_ELEMENTS,
-    MOST_EXPERTS,
+    MOST_ENTRIES,
     MOST_LAYERS,
 )
 
+_Value = int | float | Mapping[Any, Any] | Sequence[Any]
 _FLOAT = "__float__"
 _COUNTS = re.compile(
     r"(^|_)(layers?|blocks?|depths?|stages?|repeats?|heads?|groups?|codebooks|quantizers|levels|scales)$"
     r"|^attention_types$"
 )
-_EXPERTS = re.compile(r"(^|_)experts$")
+_ENTRIES = re.compile(r"(^|_)(experts|labels|classes)$")
 _CONTEXTS = re.compile(r"(^|_)(positions?|position_embeddings|ctx|seq(uence)?_len(gth)?|context_length|max_length)$")
 _IMAGES = re.compile(r"(^|_)(image|img|crop|input|pretrain_img)_?(size|height|width)$")
 _SIZES = re.compile(r"(_size|_dims?|_channels|_width|_embd|_inner|^dim|^d_\w+|^hidden_sizes|_features)$")
@@ -80,14 +81,20 @@ def with_floats(value: Any, depth: int = 0) -> Any:
 def check_config(table: Mapping[Any, Any], source: Path | None = None) -> None:
     """Raise `ModelError` (DP104) for the first number in a configuration that is beyond its limit."""
     for path, key, value in _numbers(table):
-        reason = _computed(value) if isinstance(value, Mapping) else _beyond(key, value)
+        match value:
+            case Mapping():
+                reason = _computed(value)
+            case int() | float():
+                reason = _beyond(key, value)
+            case _:
+                reason = _sum_beyond(key, value)
         if reason:
             notes = (f"read from `{shown(source)}`",) if source is not None else ()
             raise ModelError(Diagnostic("DP104", f"`{shown('.'.join(path))}` {reason}", notes=notes))
 
 
-def _numbers(table: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, ...], str, int | float | Mapping[Any, Any]]]:
-    """Yield every number with its path and the nearest key above it, and the tables that describe a model."""
+def _numbers(table: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, ...], str, _Value]]:
+    """Yield every number and list with its path and the nearest key above it, and the tables that describe a model."""
     waiting: list[tuple[tuple[str, ...], str, int, Any]] = [((), "", 0, table)]
     while waiting:
         path, key, depth, value = waiting.pop()
@@ -97,6 +104,7 @@ def _numbers(table: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, ...], str, i
                 yield (*path, "model_type"), key, value
         elif isinstance(value, list | tuple):
             waiting += [(path, key, depth + 1, inner) for inner in value]
+            yield path, key, value
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield path, key, value
         if depth > DEEPEST_JSON:
@@ -115,6 +123,14 @@ def _computed(config: Mapping[Any, Any]) -> str:
     if positions * width <= MOST_COMPUTED:
         return ""
     return f"computes a table of {positions} positions, each of {width}, and the limit is {MOST_COMPUTED} elements"
+
+
+def _sum_beyond(key: str, values: Sequence[Any]) -> str:
+    """Return why a list of counts is refused, empty where it is not. Some models make a table of their sum."""
+    total = sum(min(value, MOST_LAYERS) for value in values if isinstance(value, int | float) and value > 0)
+    if not _COUNTS.search(key) or total <= MOST_ENTRIES:
+        return ""
+    return f"adds up to {total}, and the limit is {MOST_ENTRIES}"
 
 
 def _beyond(key: str, value: int | float) -> str:
@@ -139,8 +155,8 @@ def _limit(key: str) -> tuple[int | None, str]:
         return LARGEST_IMAGE, "pixels"
     if _CONTEXTS.search(key):
         return LARGEST_CONTEXT, "positions"
-    if _EXPERTS.search(key):
-        return MOST_EXPERTS, "experts"
+    if _ENTRIES.search(key):
+        return MOST_ENTRIES, "experts, labels or classes"
     if _COUNTS.search(key):
         return MOST_LAYERS, "layers, blocks or heads"
     if _SIZES.search(key):

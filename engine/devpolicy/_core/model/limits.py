@@ -57,8 +57,11 @@ DEEPEST_PATH = 100
 MOST_LAYERS = 10_000
 """Layers, blocks, heads: each number in a configuration that says how many of something a model has."""
 
-MOST_EXPERTS = 2**20
-"""Experts in a configuration. Some models keep tens of thousands of them as the rows of a table."""
+MOST_ENTRIES = 2**20
+"""Experts, labels or classes in a configuration, and layers that a list of it adds up to.
+
+Some models keep tens of thousands of experts as the rows of a table.
+"""
 
 LARGEST_DIMENSION = 2**31 - 1
 """The size of a dimension in a configuration: hidden sizes, vocabularies."""

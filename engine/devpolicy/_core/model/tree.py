@@ -7,11 +7,11 @@ and the activations are computed from. It reads no file and no module (`devpolic
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from devpolicy._core.errors import ModelError
 from devpolicy._core.loading.dtypes import FLOAT32_IN
@@ -34,6 +34,11 @@ DTYPE_BITS: dict[str, int] = {
 
 FLOATING = frozenset({"float64", "float32", "float16", "bfloat16"})
 """The dtypes that loading in another dtype converts."""
+
+T = TypeVar("T")
+
+_REMEMBERED = 1 << 18
+"""So many modules, counted once for each thing that is remembered of their tree; four things of any tree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +251,26 @@ class ModelTree:
             parent = self.parents[position]
             subtree_end[parent] = max(subtree_end[parent], subtree_end[position])
         return subtree_end
+
+    @cached_property
+    def _memo(self) -> dict[Hashable, object]:
+        return {}
+
+    def remembered(self, what: Hashable, make: Callable[[], T]) -> T:
+        """Return what was made of this tree before, else make it: a tree never changes.
+
+        Many hosts are asked about one model, and most of what is computed for them does not depend on the host. What
+        was made is let go where it is too much.
+        """
+        memo = self._memo
+        found = memo.get(what, memo)
+        if found is not memo:
+            return found  # type: ignore[return-value]  # `what` says which
+        made = make()
+        if len(memo) >= max(4, _REMEMBERED // len(self.modules)):
+            memo.clear()
+        memo[what] = made
+        return made
 
     def children(self, position: int) -> Iterator[int]:
         """Yield the positions of a module's children, in order."""

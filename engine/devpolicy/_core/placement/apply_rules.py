@@ -13,6 +13,7 @@ from functools import partial
 
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import DeviceSelector, Rule
+from devpolicy._core.placement.computing import number_of, pin_of, put_by_target
 from devpolicy._core.placement.context import PlacementContext, avoids
 from devpolicy._core.placement.divide import Division, RulePriority, Unit
 from devpolicy._core.sizes import format_size
@@ -63,12 +64,22 @@ class Assignment:
     """For people: the path of a unit, and why a rule did not decide it."""
 
 
-def record_offload(assignment: Assignment, units: Sequence[Unit], offloaded: Mapping[int, Offload]) -> Assignment:
-    """Return an assignment with further units offloaded, and the room that takes."""
-    stored = dict(assignment.stored)
+def record_offload(
+    assignment: Assignment, units: Sequence[Unit], offloaded: Mapping[int, Offload], context: PlacementContext
+) -> Assignment:
+    """Return an assignment with further units offloaded, and the room that takes.
+
+    Where the target computes on their place, they are pinned there.
+    """
+    stored, away, pinned = dict(assignment.stored), dict(assignment.offloaded), dict(assignment.pinned)
     for at, offload in offloaded.items():
-        stored[offload.place] += storage_bytes(units[at], offload.place)
-    return replace(assignment, offloaded={**assignment.offloaded, **offloaded}, stored=stored)
+        number = number_of(offload.place, context)
+        if number is None:
+            stored[offload.place] += storage_bytes(units[at], offload.place)
+            away[at] = offload
+        else:
+            pinned[at] = number, pin_of(offload.rule, offload.reason)
+    return replace(assignment, offloaded=away, pinned=pinned, stored=stored)
 
 
 def storage_bytes(unit: Unit, place: str) -> int:
@@ -89,9 +100,14 @@ def apply_rules(
     search, which may take a later one so that everything has room. Of the units that a rule lets `overflow` those in
     `leaving` are offloaded to where it says.
     """
-    rules = context.policy.rules
-    deciding = _Deciding(division.units, context, choose, leaving or {}, [0] * len(context.devices))
-    waiting: list[_Waiting] = [(members, division.units[members[0]].rules) for members in _tied(division)]
+    rules, units, together = context.policy.rules, division.units, _tied(division)
+    unruled = [members for members in together if not units[members[0]].rules]
+    deciding = _Deciding(units, context, choose, leaving or {}, [0] * len(context.devices), clusters=unruled)
+    if context.cpu_number is not None:
+        deciding.clusters = []
+        for members in unruled:
+            deciding.leave(members)
+    waiting: list[_Waiting] = [(members, of) for members in together if (of := units[members[0]].rules)]
     # Units come to a rule with `together` once the rules before it are exhausted, so it may take several rounds.
     # Ends: what comes back from a round has fewer rules left.
     while waiting:
@@ -108,6 +124,8 @@ def apply_rules(
 
 def _tied(division: Division) -> list[Cluster]:
     """Return the units as those of each tied group (groups are disjoint) and the others one by one."""
+    if not division.tied:
+        return [(at,) for at in range(len(division.units))]
     group_of = {at: group for group in division.tied for at in group}
     clusters = (group_of.get(at, (at,)) for at in range(len(division.units)))
     return [members for at, members in enumerate(clusters) if members[0] == at]
@@ -163,24 +181,34 @@ class _Deciding:
             priority = priority[1:]
             if rule.together or (priority and rules[priority[0]].together):
                 return [(part, rest[1:] if rule.together else priority) for part, rest in batch]
-        self.clusters.append(members)
+        self.leave(members)
         return []
+
+    def leave(self, members: Cluster) -> None:
+        """Leave units to the search that no rule decides, but for those that the target itself puts somewhere."""
+        put = put_by_target(self.units[members[0]], self.context) if len(members) == 1 else None
+        number = self.context.cpu_number
+        if put is not None and number is not None:
+            self.pinned.update(dict.fromkeys(members, (number, put)))
+        else:
+            self.clusters.append(members)
 
     def _offload(self, members: Cluster, rule: Rule) -> Diagnostic | None:
         failure: Diagnostic | None = None
         for selector in rule.offload:
             place = selector.type
             reason = rule.reason or f"rule `{rule.name}` stores it on `{selector}`"
-            if place == self.context.kind:
+            computes = 0 if place == self.context.kind else number_of(place, self.context)
+            if computes is not None:
                 # Stored where it runs: on a host without an accelerator "cpu" is no other place.
-                failure = self._run(members, 0, replace(rule, reason=reason), selector)
+                failure = self._run(members, computes, replace(rule, reason=reason), selector)
             else:
                 failure = offload_error(
                     place, rule, [self.units[at] for at in members], self.context, self.result.stored
                 )
                 if failure is None:
                     offload = Offload(place, rule.name, reason)
-                    self.result = record_offload(self.result, self.units, dict.fromkeys(members, offload))
+                    self.result = record_offload(self.result, self.units, dict.fromkeys(members, offload), self.context)
             if failure is None:
                 return None
         return failure
@@ -189,7 +217,8 @@ class _Deciding:
         """Leave the units to the search, or offload them where they do not fit."""
         gone = {at: self.leaving[at] for at in members if at in self.leaving}
         if gone:
-            self.result = record_offload(self.result, self.units, gone)
+            self.result = record_offload(self.result, self.units, gone, self.context)
+            self.pinned.update(self.result.pinned)
         else:
             self.may_leave.update(dict.fromkeys(members, rule))
             self.clusters.append(members)
@@ -216,6 +245,8 @@ class _Deciding:
     def _named(self, selector: DeviceSelector, unit: Unit, rule: Rule) -> tuple[list[int], Diagnostic | None]:
         """Return the devices that a selector of a rule names, or why there are none."""
         if selector.type == "cpu" and self.context.kind != "cpu":
+            if self.context.cpu_number is not None:
+                return [self.context.cpu_number], None
             return [], Diagnostic(
                 "DP405",
                 f"rule `{rule.name}` runs `{unit.path}` on `cpu` beside `{self.context.kind}`, "

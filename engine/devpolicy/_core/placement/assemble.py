@@ -11,13 +11,14 @@ from devpolicy._core.cost.prediction import Prediction
 from devpolicy._core.device import ComponentDevice, Device, DeviceMap, DeviceType
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import DeviceSelector
+from devpolicy._core.memory.sizing import sequences_of
+from devpolicy._core.placement.candidates import OVERFLOW
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Division
 from devpolicy._core.placement.ledger import Budget
 from devpolicy._core.placement.loading import loading_of
 from devpolicy._core.placement.maps import device_map
-from devpolicy._core.placement.overflow import OVERFLOW
-from devpolicy._core.placement.plan import Placement, Placements, Plan, Trace
+from devpolicy._core.placement.plan import Placement, Placements, Plan, PlannedWorkload, Trace
 from devpolicy._core.placement.search import Solution
 
 
@@ -32,6 +33,36 @@ def assemble(
     trace: Trace,
 ) -> Plan:
     """Return the plan. `selector` is the entry of `prefer` that fits. Raises `Unsatisfiable` (DP403) for its map."""
+    units, policy = division.units, context.policy
+    placements, device = _written(selector, division, context, solution)
+    rewritten = sum(units[at].rewritten for at, offload in solution.offloaded.items() if offload.place == "disk")
+    return Plan(
+        component=component,
+        target=context.target.name,
+        device=device,
+        placements=placements,
+        ledger=ledger,
+        warnings=warnings,
+        loading=loading_of(policy, context.tree, _folder(policy.disk_path, component), rewritten),
+        prediction=_prediction(division, context, solution),
+        workload=_workload(context),
+        trace=trace,
+    )
+
+
+_Written = tuple[Placements, ComponentDevice]
+"""What of a plan says where each part is: the same on every host on which a model is placed alike."""
+
+
+def _written(selector: DeviceSelector, division: Division, context: PlacementContext, solution: Solution) -> _Written:
+    ids = tuple(one.device.id for one in context.devices)
+    ruled = tuple((at, rule.name, rule.reason) for at, rule in solution.ruled.items())
+    offloaded, on_main = tuple(solution.offloaded.items()), tuple(solution.runs_on_main.items())
+    what = "plan", division, selector, context.kind, ids, solution.device, solution.main, offloaded, ruled, on_main
+    return context.tree.remembered(what, lambda: _write(selector, division, context, solution))
+
+
+def _write(selector: DeviceSelector, division: Division, context: PlacementContext, solution: Solution) -> _Written:
     units, count = division.units, len(set(solution.device))
     stored: list[Device] = []
     placements: dict[str, Placement] = {}
@@ -44,21 +75,9 @@ def assemble(
         placements[unit.path] = Placement(device, runs_on, rule, reason, unit.weights + unit.buffers)
     entries = device_map(context.tree, units, stored) if units else {"": context.devices[solution.main].device}
     single = entries.get("")
-    rewritten = sum(units[at].rewritten for at, offload in solution.offloaded.items() if offload.place == "disk")
-    policy = context.policy
-    return Plan(
-        component=component,
-        target=context.target.name,
-        device=ComponentDevice.from_multiple(DeviceMap(entries))
-        if single is None or single.type is DeviceType.DISK
-        else ComponentDevice.from_single(single),
-        placements=Placements(placements),
-        ledger=ledger,
-        warnings=warnings,
-        loading=loading_of(policy, context.tree, _folder(policy.disk_path, component), rewritten),
-        prediction=_prediction(division, context, solution),
-        trace=trace,
-    )
+    if single is None or single.type is DeviceType.DISK:
+        return Placements(placements), ComponentDevice.from_multiple(DeviceMap(entries))
+    return Placements(placements), ComponentDevice.from_single(single)
 
 
 def _prediction(division: Division, context: PlacementContext, solution: Solution) -> Prediction | None:
@@ -71,6 +90,14 @@ def _prediction(division: Division, context: PlacementContext, solution: Solutio
     times = costs.times(division.units, solution.device, places, rates, link=context.link)
     bandwidths = {str(context.devices[number]): context.bandwidths[number] for number in used}
     return costs.prediction(times, bandwidths, set(places.values()))
+
+
+def _workload(context: PlacementContext) -> PlannedWorkload | None:
+    """Return what an engine is told that allocates the cache itself."""
+    if context.target.abilities.assigns in ("one", "units"):
+        return None
+    workload, sizing = context.policy.workload, context.sizing
+    return PlannedWorkload(sizing.context, sequences_of(context.tree, workload), workload.kv_dtype or sizing.dtype)
 
 
 def _folder(path: str | None, component: str | None) -> str | None:

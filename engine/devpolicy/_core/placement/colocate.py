@@ -191,6 +191,10 @@ def _pieces(
     cut: list[list[int]] = []
     for pieces in blocks:
         running = [at for at in pieces if at not in assignment.offloaded]
+        if context.target.abilities.unit == "tensor":
+            # It moves what parts of a block hand on, so that rules may part them; the rest stays together.
+            together += [loose] if (loose := [at for at in running if at in free]) else []
+            continue
         devices = {assignment.pinned[at][0] for at in running if at in assignment.pinned}
         choices = {assignment.choices[at][1] for at in running if at in assignment.choices}
         loose = [at for at in running if at in free]

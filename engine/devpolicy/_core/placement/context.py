@@ -113,6 +113,13 @@ class PlacementContext:
         """Attoseconds that reading one byte takes on each device."""
         return tuple(per_byte(bandwidth) for bandwidth in self.bandwidths)
 
+    @cached_property
+    def cpu_number(self) -> int | None:
+        """The number of the CPU, where the target computes there beside the accelerators; else `None`."""
+        if self.kind == "cpu":
+            return None
+        return next((at for at, one in enumerate(self.devices) if str(one) == "cpu"), None)
+
     @property
     def unified(self) -> bool:
         """Whether CPU and accelerators share one memory."""
@@ -178,12 +185,15 @@ def context_for(
     )
     named = selection.devices
     unified = [one for one in named if one.unified]
+    cpu = cpu_budget(policy, host)
+    computes = selector.type != "cpu" and not unified and target.abilities.computes_on("cpu")
+    beside = (cpu,) if computes and not avoids(policy, "cpu") else ()
     return PlacementContext(
         kind=selector.type,
-        devices=tuple(one.with_reserved(reserved) for one in everywhere.devices),
+        devices=tuple(one.with_reserved(reserved) for one in (*everywhere.devices, *beside)),
         # Of the sides of one pool only one.
         open=frozenset(at for at, one in enumerate(everywhere.devices) if one in named and one not in unified[1:]),
-        cpu=cpu_budget(policy, host).with_reserved(reserved),
+        cpu=cpu.with_reserved(reserved),
         disk=disk_budget(policy, host).with_reserved(reserved),
         target=target,
         policy=policy if target.abilities.maps else replace(policy, split="never"),

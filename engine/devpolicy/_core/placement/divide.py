@@ -56,9 +56,9 @@ class Unit:
         return self.weights + self.buffers
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Division:
-    """All units in execution order, and which rules matched and decided anything."""
+    """All units in execution order, and which rules matched and decided anything. Each is equal to itself alone."""
 
     units: tuple[Unit, ...]
     matched: Mapping[int, int]

@@ -1,45 +1,36 @@
 """What does not fit is offloaded, as little as possible.
 
-Owns `overflow`: which units go (those that cost least for what they free), and to which place. `search` and
-`scatter` place the rest.
+Owns the choice among the candidates of `overflow`: those that cost least for what they free. Under `fastest` what other
+splits would offload is tried too. `search` and `scatter` place the rest.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
-from devpolicy._core.connected import connected_components
 from devpolicy._core.cost.prediction import milliseconds
-from devpolicy._core.errors import Diagnostic
 from devpolicy._core.placement import exact
-from devpolicy._core.placement.apply_rules import (
-    Assignment,
-    Cluster,
-    Offload,
-    is_elsewhere,
-    offload_error,
-    record_offload,
-    storage_bytes,
+from devpolicy._core.placement.apply_rules import Assignment, Cluster, record_offload
+from devpolicy._core.placement.candidates import (
+    OVERFLOW,
+    SCANNED,
+    Candidates,
+    Notes,
+    Offloads,
+    best_places,
+    candidates_of,
+    may_store,
+    transferred,
 )
+from devpolicy._core.placement.first_layers import spill_first_layers
 from devpolicy._core.placement.scatter import fit_in_any_order, place_in_any_order
-from devpolicy._core.placement.search import Attempt, Problem
+from devpolicy._core.placement.search import Attempt, Problem, in_context, place
 from devpolicy._core.sizes import format_size
-
-OVERFLOW = "overflow"
-"""The name under which a plan says that a unit is offloaded for want of room."""
-
-_SCANNED = 512
-"""Up to so many candidates every count is tried; beyond, the least count is bracketed by doubling and halved."""
 
 _TRIED = 6
 _EXCHANGES = 3
 """So many ways to offload less are tried, once it is known how many clusters must go."""
-
-Offloads = Mapping[int, Offload]
-Notes = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,40 +42,71 @@ class Spilled:
 
 
 def spill(problem: Problem) -> Spilled | None:
-    """Offload what costs least and lets the rest fit. Returns `None` where nothing does."""
+    """Offload what costs least and lets the rest fit. Returns `None` where nothing does.
+
+    Under `fastest` what other splits would offload is tried, and may be faster.
+    """
     context = problem.context
     if not context.policy.overflow or not context.target.abilities.maps:
         return None
-    order, places, notes = _places(_candidates(problem), problem)
+    if context.cpu_number is not None:
+        attempt = spill_first_layers(problem, OVERFLOW)
+        return None if attempt is None else Spilled(attempt, ())
+    tried = _Tried(problem, candidates_of(problem))
+    best = _spill(tried, problem)
+    if best is None or context.policy.split != "fastest":
+        return best
+    for split in ("when-needed", "balanced"):
+        other = _spill(tried, replace(problem, context=replace(context, policy=replace(context.policy, split=split))))
+        if other is not None:
+            attempt = in_context(other.attempt, context)
+            if attempt.time < best.attempt.time:
+                best = replace(other, attempt=attempt)
+    return best
 
-    def without(gone: Sequence[Cluster]) -> Problem | None:
-        offloads = _best_places(gone, places, problem)
+
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """What is the same whatever `split` says: candidates, and whether the rest fits without some of them."""
+
+    problem: Problem
+    candidates: Candidates
+    known: dict[tuple[Cluster, ...], Attempt | None] = field(default_factory=dict)
+
+    def without(self, gone: Sequence[Cluster], problem: Problem) -> Problem | None:
+        """Return the problem with clusters offloaded, `None` where their places have no room."""
+        offloads = best_places(gone, self.candidates, problem)
         return None if offloads is None else replace(problem, assignment=_without(problem, gone, offloads))
 
-    gone, placed = _cheapest_first(problem, order, without)
-    better = _exact(problem, order, gone, placed)
+    def fit(self, gone: Sequence[Cluster]) -> Attempt | None:
+        """Return any attempt that fits once clusters are offloaded."""
+        what = tuple(gone)
+        if what not in self.known:
+            left = self.without(gone, self.problem) if gone else None
+            self.known[what] = None if left is None else fit_in_any_order(left)
+        return self.known[what]
+
+
+def _spill(tried: _Tried, problem: Problem) -> Spilled | None:
+    gone, placed = _cheapest_first(tried, problem)
+    better = _exact(problem, tried.candidates.order, gone, placed)
     if better is not None:
         gone, placed = better
-    return None if placed is None else Spilled(placed, (*notes, *_explained(gone, order, placed)))
+    notes = tried.candidates.notes
+    return None if placed is None else Spilled(placed, (*notes, *_explained(gone, tried.candidates.order, placed)))
 
 
-def _cheapest_first(
-    problem: Problem, order: list[Cluster], without: Callable[[Sequence[Cluster]], Problem | None]
-) -> tuple[list[Cluster], Attempt | None]:
-    """Return the least part of `order` that must go, mended by exchanges, and how the rest is placed then."""
-
-    def attempt(count: int) -> Attempt | None:
-        left = without(order[:count])
-        return None if left is None else fit_in_any_order(left)
-
-    found = _least(_at_least(problem, order), len(order), attempt)
-    if found is None:
+def _cheapest_first(tried: _Tried, problem: Problem) -> tuple[list[Cluster], Attempt | None]:
+    """Return the least part of the order that must go, mended by exchanges, and how the rest is placed then."""
+    order = tried.candidates.order
+    count = _least(_at_least(problem, order), len(order), lambda count: tried.fit(order[:count]) is not None)
+    if count is None:
         return [], None
-    gone = _less(order[: found[0]], order, problem, without)
-    left = without(gone)
+    gone = _less(list(order[:count]), tried, problem)
+    left = tried.without(gone, problem)
     # What goes is known now; the rest is placed as `split` says.
     placed = None if left is None else place_in_any_order(left)
-    return (gone, None) if placed is None else _along(gone, order, placed, without)
+    return (gone, None) if placed is None else _along(gone, placed, tried, problem)
 
 
 def _exact(
@@ -96,14 +118,14 @@ def _exact(
     if overflow[:1] == ["disk"] and len(overflow) > 1:
         return None  # the faster place comes last by the policy's own order
     places = {
-        at: tuple(place for place in overflow if _may_store(place, cluster, problem))
+        at: tuple(place for place in overflow if may_store(place, cluster, problem))
         for at, cluster in enumerate(problem.assignment.clusters)
         if cluster in order
     }
     by_time = context.policy.split == "fastest"
     cost = None
     if placed is not None:
-        cost = placed.time if by_time else sum(_transferred(cluster, problem) for cluster in gone)
+        cost = placed.time if by_time else sum(transferred(cluster, problem) for cluster in gone)
     found = exact.search(problem, places, cost)
     if found is None:
         return None
@@ -114,128 +136,22 @@ def _exact(
     return gone, attempt or exact.attempt_at(left, found)
 
 
-def _candidates(problem: Problem) -> list[Cluster]:
-    """Clusters that may be offloaded, in the order in which they go.
-
-    First what has to be transferred least often for each byte that it frees: an encoder runs once for a request, a tied
-    head and its embedding are transferred twice for each token. Where that is the same, whole blocks come first, the
-    last one before the others: each module inside is small, and so is what it needs on the main device for a moment.
-    Then other modules, the smallest first. Then what has to go as one. A container's own tensors stay, because no
-    consumer can keep them elsewhere.
-    """
-    units = problem.units
-
-    def rank(cluster: Cluster) -> tuple[Fraction, int, int, int]:
-        price = _price(cluster, problem)
-        first = units[cluster[0]]
-        one_block = first.block is not None and all(units[at].block == first.block for at in cluster)
-        if one_block or (first.is_block and len(cluster) == 1):
-            return price, 0, 0, -cluster[0]
-        size = first.onload_peak if len(cluster) == 1 else sum(units[at].weights for at in cluster)
-        return price, min(len(cluster), 2), size, -cluster[0]
-
-    return sorted(movable(problem), key=rank)
-
-
-def movable(problem: Problem) -> list[Cluster]:
-    """Return the clusters that may be offloaded, in no order that means anything."""
-    units, assignment = problem.units, problem.assignment
-    pieces = Counter(unit.block for at, unit in enumerate(units) if at not in assignment.offloaded)
-    # What is left of a cut block may go as well, all of it.
-    rest: dict[int, list[int]] = {}
-    for at in assignment.runs_on_main:
-        block = units[at].block
-        if block is not None:
-            rest.setdefault(block, []).append(at)
-
-    def may_go(cluster: Cluster) -> bool:
-        here = Counter(units[at].block for at in cluster)
-        whole = all(block is None or here[block] == pieces[block] for block in here)
-        stays = any(units[at].direct_tensors_only or at in assignment.choices for at in cluster)
-        return whole and not stays and any(units[at].weights for at in cluster)
-
-    on_main = map(tuple, connected_components([*assignment.main_clusters, *rest.values()]))
-    return [cluster for cluster in (*assignment.clusters, *on_main) if may_go(cluster)]
-
-
-def _price(cluster: Cluster, problem: Problem) -> Fraction:
-    """Return the bytes that are transferred over a request for each byte that offloading the cluster frees."""
-    freed = sum(problem.units[at].weights for at in cluster)
-    return Fraction(_transferred(cluster, problem), freed)
-
-
-def _transferred(cluster: Cluster, problem: Problem) -> int:
-    return sum(problem.context.costs.transferred_bytes(problem.units[at]) for at in cluster)
-
-
-def _places(candidates: Sequence[Cluster], problem: Problem) -> tuple[list[Cluster], Offloads, Notes]:
-    """Give each candidate the first place with room; those that find none are no candidates."""
-    stored = dict(problem.assignment.stored)
-    order: list[Cluster] = []
-    places: dict[int, Offload] = {}
-    notes: list[tuple[str, str]] = []
-    for cluster in candidates:
-        found = _first_place(cluster, problem, stored)
-        if isinstance(found, Diagnostic):
-            notes.append((problem.units[cluster[0]].path, f"overflow: {found.message}"))
-            continue
-        order.append(cluster)
-        places.update(dict.fromkeys(cluster, found))
-        stored[found.place] += sum(storage_bytes(problem.units[at], found.place) for at in cluster)
-    return order, places, tuple(notes)
-
-
-def _first_place(cluster: Cluster, problem: Problem, stored: Mapping[str, int]) -> Offload | Diagnostic:
-    """Return the first place of `overflow` with room for a cluster, or why there is none."""
-    context, units = problem.context, problem.units
-    failure: Diagnostic | None = None
-    for selector in context.policy.overflow:
-        place = selector.type
-        if not is_elsewhere(place, problem.context):
-            continue
-        failure = offload_error(place, None, [units[at] for at in cluster], context, stored)
-        if failure is None:
-            return Offload(place, OVERFLOW, f"no room on `{context.kind}`, and `overflow` allows `{selector}`")
-    return failure or Diagnostic("DP303", "nothing in `overflow` is another place")
-
-
-def _may_store(place: str, cluster: Cluster, problem: Problem) -> bool:
-    units = [problem.units[at] for at in cluster]
-    fits = is_elsewhere(place, problem.context)
-    return fits and offload_error(place, None, units, problem.context, problem.assignment.stored) is None
-
-
-def _best_places(gone: Sequence[Cluster], places: Offloads, problem: Problem) -> Offloads | None:
-    """Return where `gone` is stored: what is transferred most often takes the first place of `overflow`."""
-    if len(problem.context.policy.overflow) == 1 or len(gone) > _SCANNED:
-        return places
-    stored, better = dict(problem.assignment.stored), dict[int, Offload]()
-    for cluster in sorted(gone, key=lambda cluster: -_price(cluster, problem)):
-        found = _first_place(cluster, problem, stored)
-        if isinstance(found, Diagnostic):
-            return None
-        better.update(dict.fromkeys(cluster, found))
-        stored[found.place] += sum(storage_bytes(problem.units[at], found.place) for at in cluster)
-    return better
-
-
-def _less(
-    gone: list[Cluster], order: Sequence[Cluster], problem: Problem, without: Callable[[list[Cluster]], Problem | None]
-) -> list[Cluster]:
+def _less(gone: list[Cluster], tried: _Tried, problem: Problem) -> list[Cluster]:
     """Return what may stay out of `gone` for the rest to fit still, or `gone` with its last exchanged for less.
 
     The order takes what is cheap for each byte, and the last that it takes may be more than is missing.
     """
-    if len(order) > _SCANNED:
+    order = tried.candidates.order
+    if len(order) > SCANNED:
         return gone
-
-    # In another order of the devices than that of their ids, less may do.
     by_time = problem.context.policy.split == "fastest"
-    search = place_in_any_order if by_time else fit_in_any_order
 
     def fits(clusters: list[Cluster]) -> bool:
-        left = without(clusters) if clusters else None
-        return left is not None and search(left) is not None
+        if not by_time or tried.fit(clusters) is not None:
+            return tried.fit(clusters) is not None
+        # In another order of the devices than that of their ids, less may do.
+        left = tried.without(clusters, problem) if clusters else None
+        return left is not None and not left.assignment.choices and place(left) is not None
 
     if by_time and fits(gone[:-1]):
         gone = gone[:-1]
@@ -244,7 +160,7 @@ def _less(
         if less is gone:
             break
         gone = less
-    for one in _unlike(sorted(gone, key=lambda cluster: -_transferred(cluster, problem)), problem)[:_TRIED]:
+    for one in _unlike(sorted(gone, key=lambda cluster: -transferred(cluster, problem)), problem)[:_TRIED]:
         rest = [cluster for cluster in gone if cluster is not one]
         gone = rest if fits(rest) else gone
     return gone
@@ -254,39 +170,36 @@ def _exchanged(
     gone: list[Cluster], order: Sequence[Cluster], problem: Problem, fits: Callable[[list[Cluster]], bool]
 ) -> list[Cluster]:
     """Return `gone` with what costs most exchanged for one, or else for several, that together cost less."""
-    out = max(reversed(gone), key=lambda cluster: _transferred(cluster, problem))
-    rest, most = [cluster for cluster in gone if cluster is not out], _transferred(out, problem)
-    others = sorted((one for one in order if one not in gone), key=lambda one: _transferred(one, problem))
-    cheaper = [one for one in others if _transferred(one, problem) < most]
+    out = max(reversed(gone), key=lambda cluster: transferred(cluster, problem))
+    rest, most = [cluster for cluster in gone if cluster is not out], transferred(out, problem)
+    others = sorted((one for one in order if one not in gone), key=lambda one: transferred(one, problem))
+    cheaper = [one for one in others if transferred(one, problem) < most]
     for one in _unlike(cheaper, problem)[:_TRIED]:
         if fits([*rest, one]):
             return [*rest, one]
     several: list[Cluster] = []
     for one in cheaper[:_TRIED]:
         several.append(one)
-        if sum(_transferred(other, problem) for other in several) >= most:
+        if sum(transferred(other, problem) for other in several) >= most:
             break
         if len(several) > 1 and fits([*rest, *several]):
             return [*rest, *several]
     return gone
 
 
-def _along(
-    gone: list[Cluster], order: Sequence[Cluster], placed: Attempt, without: Callable[[list[Cluster]], Problem | None]
-) -> tuple[list[Cluster], Attempt]:
+def _along(gone: list[Cluster], placed: Attempt, tried: _Tried, problem: Problem) -> tuple[list[Cluster], Attempt]:
     """Let small modules go along where that saves hand-overs: a norm between a block and a head that are both away."""
-    problem = placed.problem
     costs = problem.context.costs
     if problem.context.policy.split != "fastest":
         return gone, placed
     small = (
         cluster
-        for cluster in order
+        for cluster in tried.candidates.order
         if cluster not in gone
         and sum(costs.transfer_time(problem.units[at], "cpu", link=True) for at in cluster) < 2 * costs.device_hop
     )
     for one in _unlike(small, problem)[:4]:
-        left = without([*gone, one])
+        left = tried.without([*gone, one], problem)
         found = None if left is None else place_in_any_order(left)
         if found is not None and found.time < placed.time:
             gone, placed = [*gone, one], found
@@ -334,7 +247,7 @@ def _without(problem: Problem, gone: Sequence[Cluster], offloads: Offloads) -> A
         runs_on_main={at: why for at, why in assignment.runs_on_main.items() if at not in left},
         choices={at: choice for at, choice in assignment.choices.items() if at not in left},
     )
-    return record_offload(remaining, problem.units, {at: offloads[at] for at in sorted(left)})
+    return record_offload(remaining, problem.units, {at: offloads[at] for at in sorted(left)}, problem.context)
 
 
 def _at_least(problem: Problem, order: Sequence[Cluster]) -> int:
@@ -350,29 +263,24 @@ def _at_least(problem: Problem, order: Sequence[Cluster]) -> int:
     return len(order)
 
 
-def _least(low: int, high: int, attempt: Callable[[int], Attempt | None]) -> tuple[int, Attempt] | None:
-    """Return the least count from `low` to `high` that succeeds, with its attempt.
+def _least(low: int, high: int, fits: Callable[[int], bool]) -> int | None:
+    """Return the least count from `low` to `high` that fits, `None` where none does.
 
     Offloading more is not always easier, because its KV cache counts on the main device. So
     all counts are tried while they are few.
     """
-    if high - low <= _SCANNED:
-        counts = range(low, high + 1)
-        return next(((count, found) for count in counts if (found := attempt(count)) is not None), None)
-    step, bottom = 1, low - 1
-    found = attempt(low)
-    top = low
-    while found is None:
+    if high - low <= SCANNED:
+        return next((count for count in range(low, high + 1) if fits(count)), None)
+    step, bottom, top = 1, low - 1, low
+    while not fits(top):
         if top == high:
             return None
         bottom, top = top, min(high, top + step)
         step *= 2
-        found = attempt(top)
     while top - bottom > 1:
         middle = (top + bottom) // 2
-        tried = attempt(middle)
-        if tried is None:
-            bottom = middle
+        if fits(middle):
+            top = middle
         else:
-            top, found = middle, tried
-    return top, found
+            bottom = middle
+    return top

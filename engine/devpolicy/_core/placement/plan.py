@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from dataclasses import dataclass, field
+from functools import cached_property
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,27 @@ class Placement:
     """What decided it: a rule's name, `prefer` or `overflow`."""
     reason: str
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedWorkload:
+    """What the memory beside the weights was computed for, of a target that is told so."""
+
+    context: int
+    """Tokens of a sequence."""
+    batch: int
+    """Sequences at once."""
+    kv_dtype: str
+    """What the KV cache is kept in."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> PlannedWorkload:
+        """Read what `to_dict` wrote. Raises `TypeError` where it is malformed."""
+        return cls(_number(data["context"]), _number(data["batch"]), _text(data["kv_dtype"]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields for JSON."""
+        return {"context": self.context, "batch": self.batch, "kv_dtype": self.kv_dtype}
 
 
 class Placements(Mapping[str, Placement]):
@@ -90,11 +112,24 @@ class Placements(Mapping[str, Placement]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._units)
 
+    def values(self) -> ValuesView[Placement]:
+        """Return the placements of the units, in execution order."""
+        return self._units.values()
+
+    def items(self) -> ItemsView[str, Placement]:
+        """Return the units by module path, in execution order."""
+        return self._units.items()
+
     def __len__(self) -> int:
         return len(self._units)
 
     def __repr__(self) -> str:
         return f"Placements({self._units!r})"
+
+    @cached_property
+    def devices(self) -> tuple[Device, ...]:
+        """The devices that execute something, in the order in which they first do."""
+        return tuple(dict.fromkeys(unit.runs_on for unit in self._units.values()))
 
     def below(self, module: str) -> dict[str, Placement]:
         """Return the units inside `module`, or the one that holds it; empty where the model has no such module."""
@@ -141,6 +176,8 @@ class Plan:
 
     A prediction, and no measurement.
     """
+    workload: PlannedWorkload | None = None
+    """What KV cache and activations were computed for, where the target is told so: an engine reserves them itself."""
     trace: Trace | None = field(default=None, compare=False, repr=False)
 
     def __repr__(self) -> str:
@@ -162,6 +199,7 @@ class Plan:
             "device": _ordered(self.device),
             "dtype": self.loading.dtype,
             "offload_folder": self.loading.offload_folder,
+            **({"workload": self.workload.to_dict()} if self.workload else {}),
             "placements": [[path, str(unit.device), str(unit.runs_on)] for path, unit in self.placements.items()],
             # Only where a policy says anything of it: a plan that says nothing has the digest that it always had.
             **({"loading": dict(self.loading.asked)} if self.loading.asked else {}),
@@ -188,6 +226,7 @@ class Plan:
             },
             "ledger": {device: budget.to_dict() for device, budget in self.ledger.items()},
             "load": self.loading.to_dict(),
+            **({"workload": self.workload.to_dict()} if self.workload else {}),
             "warnings": [warning.to_dict() for warning in self.warnings],
             **({"prediction": self.prediction.to_dict()} if self.prediction else {}),
             "digest": self.digest,
@@ -226,6 +265,7 @@ class Plan:
                 },
                 warnings=tuple(map(Diagnostic.from_dict, data["warnings"])),
                 loading=Loading.from_dict(data.get("load", {})),
+                workload=PlannedWorkload.from_dict(data["workload"]) if data.get("workload") else None,
                 prediction=Prediction.from_dict(data["prediction"]) if data.get("prediction") else None,
             )
             stated = data["digest"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from devpolicy._core.abilities import DEFAULT_TARGET, Target, target_of
+from devpolicy._core.abilities import DEFAULT_TARGET, Target, default_target, target_of, targets
 from devpolicy._core.errors import Diagnostic, PolicyError, Unsatisfiable
 from devpolicy._core.host import Host
 from devpolicy._core.language.conditions import check_requirements
@@ -22,6 +22,7 @@ from devpolicy._core.placement import exact
 from devpolicy._core.placement.apply_rules import Offload, Refused, apply_rules
 from devpolicy._core.placement.assemble import assemble
 from devpolicy._core.placement.colocate import colocate_blocks, colocate_ties
+from devpolicy._core.placement.computing import experts_leave_first, unfit
 from devpolicy._core.placement.context import PlacementContext, Selection, context_for, select_devices
 from devpolicy._core.placement.divide import Division, divide
 from devpolicy._core.placement.joint import one_piece
@@ -29,11 +30,11 @@ from devpolicy._core.placement.leaving import leaving_first, may_fit
 from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of
 from devpolicy._core.placement.lint import findings_of_rules
 from devpolicy._core.placement.loading import check_loading, refused_on
-from devpolicy._core.placement.overflow import Spilled, spill
+from devpolicy._core.placement.overflow import spill
 from devpolicy._core.placement.plan import Plan, Trace
 from devpolicy._core.placement.refusals import no_room, nothing_fits
 from devpolicy._core.placement.scatter import scatter
-from devpolicy._core.placement.search import Attempt, Problem, Solution, in_context, place
+from devpolicy._core.placement.search import Attempt, Problem, Solution, place
 from devpolicy._core.placement.suggestions import suggestions
 from devpolicy._core.sizes import format_size
 
@@ -74,10 +75,8 @@ def make_plan(
     """
     policy, tree, consumer = _asked(policy, tree, target)
 
-    divided: _Divided = {}
-
     def make(policy: ResolvedPolicy, host: Host) -> PlacedModel:
-        return _place(policy, tree, host, consumer, reserved or {}, divided)
+        return _place(policy, tree, host, consumer, reserved or {})
 
     try:
         return plan_of(make(policy, host))
@@ -94,12 +93,11 @@ def _not_read(tree: ModelTree, consumer: Target) -> Diagnostic:
     if consumer.name in ("hf", "haystack"):
         sizes = " or ".join(f"{format_size(tree.parameters * size)} in {size * 8} bits" for size in (2, 4))
         message = f"`{consumer.name}` dequantises GGUF files: the {stored} of `{tree.name}` become {sizes}"
-        hint = (
-            "plan the checkpoint that it was made from, or one device that an engine of GGUF files takes: `--to torch`"
-        )
+        hint = "plan it for an engine of GGUF files, `--target llama.cpp`, or plan the checkpoint that it was made from"
     else:
         message = f"`{consumer.name}` does not read {tree.format.upper()} files, such as that of `{tree.name}`"
-        hint = "plan one device that an engine of GGUF files takes: `--to torch`"
+        readers = [f"`{name}`" for name, one in targets().items() if tree.format in one.abilities.reads]
+        hint = f"plan it for one that does: {' or '.join(readers)}"
     return Diagnostic("DP412", message, help=hint)
 
 
@@ -119,14 +117,14 @@ def place_model(
 ) -> PlacedModel:
     """Return how a model is placed, as `make_plan` does it and with the same arguments, stage by stage."""
     policy, tree, consumer = _asked(policy, tree, target)
-    return _place(policy, tree, host, consumer, reserved or {}, {})
+    return _place(policy, tree, host, consumer, reserved or {})
 
 
 def _asked(
     policy: ResolvedPolicy, tree: ModelTree | None, target: str | None
 ) -> tuple[ResolvedPolicy, ModelTree, Target]:
     """Return what is placed, a component of bytes alone as one tensor, and the consumer."""
-    consumer = target_of(target or policy.target or DEFAULT_TARGET)
+    consumer = target_of(target or policy.target or (default_target(tree.format) if tree else DEFAULT_TARGET))
     return (*one_piece(policy), consumer) if tree is None else (policy, tree, consumer)
 
 
@@ -136,9 +134,8 @@ def _place(
     host: Host,
     consumer: Target,
     reserved: Mapping[str, int],
-    divided: _Divided,
 ) -> PlacedModel:
-    policy = policy.for_host(host)
+    policy = experts_leave_first(policy.for_host(host), tree, consumer)
     check_requirements([policy.require, *policy.required], host)
     if tree.format not in consumer.abilities.reads:
         raise Unsatisfiable(_not_read(tree, consumer))
@@ -147,18 +144,26 @@ def _place(
         message = f"the structure of `{tree.name}` is not known in full"
         hint = 'plan for one device, which needs no map: `target = "torch"`, or `--to torch`'
         raise Unsatisfiable(Diagnostic("DP407", message, notes=(tree.incomplete_reason,), help=hint))
-    key = policy.rules, policy.workload, policy.ties
-    if key not in divided:
-        divided[key] = _divided(policy, tree)
-    sizing, division, findings = divided[key]
+
+    def held(*, shares_ties: bool) -> ModelTree:
+        return tree if shares_ties else tree.remembered("untied", lambda: replace(tree, ties=()))
+
+    _divided(policy, tree)  # what is wrong with the policy comes before what is wrong with the host
     reserved = pool_reserved(reserved, host)
     refusals: list[tuple[DeviceSelector, Diagnostic]] = []
     for selector in policy.prefer:
         try:
             selection = _selected(selector, policy, host, consumer)
-            context = context_for(selector, selection, policy, host, consumer, tree, sizing, reserved)
+            # A target that copies tied tensors has one memory on the CPU alone.
+            shares = not tree.ties or consumer.abilities.shares_ties or selector.type == "cpu"
+            held_tree = held(shares_ties=shares)
+            sizing, division, findings = _divided(policy, held_tree)
+            context = context_for(selector, selection, policy, host, consumer, held_tree, sizing, reserved)
             attempt, notes = _search(division, context)
             solution = attempt.solution()
+            wrong = unfit(division.units, solution, context, tied=bool(tree.ties))
+            if wrong is not None:
+                raise Refused(wrong)
             if not consumer.abilities.maps and len(set(solution.device)) > 1:
                 message = f"several devices are needed, and `{consumer.name}` takes one"
                 raise Refused(Diagnostic("DP409", message))
@@ -188,12 +193,19 @@ def _findings_of_model(tree: ModelTree, policy: ResolvedPolicy) -> list[Diagnost
     return [Diagnostic("DP407", message, notes=(tree.incomplete_reason,), severity="warning"), *unlike]
 
 
-_Divided = dict[tuple[object, ...], tuple[Sizing, Division, list[Diagnostic]]]
+_Divided = tuple[Sizing, Division, list[Diagnostic]]
 """What of a plan does not depend on the host but through the policy: one model under its rules and workload."""
 
 
-def _divided(policy: ResolvedPolicy, tree: ModelTree) -> tuple[Sizing, Division, list[Diagnostic]]:
+def _divided(policy: ResolvedPolicy, tree: ModelTree) -> _Divided:
     """Return a model's sizes, its units and what is to be said of the rules. Raises `PolicyError` for their errors."""
+    # Findings point to the rules' places and speak of their component; equal rules may be written in several.
+    written = tuple((rule.place, rule.layer) for rule in policy.rules)
+    what = "divided", policy.rules, written, policy.component, policy.workload, policy.ties
+    return tree.remembered(what, lambda: _divide(policy, tree))
+
+
+def _divide(policy: ResolvedPolicy, tree: ModelTree) -> _Divided:
     sizing = size_model(tree, policy.workload)
     division = divide(tree, policy.rules, sizing)
     findings = findings_of_rules(policy, tree, division)
@@ -216,24 +228,9 @@ def _selected(selector: DeviceSelector, policy: ResolvedPolicy, host: Host, cons
     return selection
 
 
-def _spilled(problem: Problem) -> Spilled | None:
-    """Return what overflow gives. Under `fastest` what other splits would offload is tried, and may be faster."""
-    context = problem.context
-    best = spill(problem)
-    if best is None or context.policy.split != "fastest":
-        return best
-    for split in ("when-needed", "balanced"):
-        other = spill(replace(problem, context=replace(context, policy=replace(context.policy, split=split))))
-        if other is not None:
-            attempt = in_context(other.attempt, context)
-            if attempt.time < best.attempt.time:
-                best = replace(other, attempt=attempt)
-    return best
-
-
 def _faster(problem: Problem, attempt: Attempt) -> Attempt:
     """Return a faster attempt under `fastest` where a small problem has one, with several runs on a device."""
-    if problem.context.policy.split != "fastest":
+    if problem.context.policy.split != "fastest" or problem.context.target.abilities.runs_per_device == 1:
         return attempt
     found = exact.search(problem, {}, attempt.time)
     return attempt if found is None else exact.attempt_at(problem, found)
@@ -292,7 +289,7 @@ def _searched(
             return _faster(problem, attempt), assignment.notes
         problems.append(problem)
     for problem in problems if spilling else ():
-        spilled = _spilled(problem)
+        spilled = spill(problem)
         if spilled is not None:
             return spilled.attempt, (*problem.assignment.notes, *spilled.notes)
     raise refused or no_room(problems[0])

@@ -11,14 +11,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, permutations
 
 from devpolicy._core.placement.colocate import allowed_devices, holds_own_tensors
-from devpolicy._core.placement.search import Attempt, Problem, attempt_of, place, place_anyhow
+from devpolicy._core.placement.search import Attempt, Problem, attempt_of, place, place_anyhow, place_in_order
 from devpolicy._core.placement.solver import Bin
 
 STEPS = 1_000
 """Clusters that the search of the largest first puts somewhere, at most; more for models of more clusters."""
 _MOST_CLUSTERS = 512
+_ORDERS = 720
+"""Orders of devices that are tried where each takes one run: all of them up to six devices."""
 
 
 def place_in_any_order(problem: Problem) -> Attempt | None:
@@ -33,10 +36,30 @@ def fit_in_any_order(problem: Problem) -> Attempt | None:
 
 def scatter(problem: Problem) -> Attempt | None:
     """Return an attempt that fits, `None` where none was found."""
+    if problem.context.target.abilities.runs_per_device == 1:
+        return _in_another_order(problem)
     if len(problem.assignment.clusters) > _MOST_CLUSTERS:
         return None
     found = (attempt for main in problem.mains() if (attempt := _with_main(problem, main)) is not None)
     return next(found, None)
+
+
+def _in_another_order(problem: Problem) -> Attempt | None:
+    """Return an attempt with one run on each device, for a target that takes no more, `None` where none was found."""
+    if problem.assignment.choices or problem.context.policy.split == "never":
+        return None
+    bins, _ = problem.bins(None)
+    by_room = sorted(bins, key=lambda number: bins[number].budget - bins[number].fixed)
+    orders = islice(permutations(by_room), _ORDERS)
+    seen: set[tuple[Bin, ...]] = set()
+    for order in (tuple(reversed(by_room)), *orders):
+        kinds = tuple(bins[number] for number in order)
+        if kinds not in seen:
+            seen.add(kinds)
+            attempt = place_in_order(problem, order)
+            if attempt is not None:
+                return attempt
+    return None
 
 
 def _with_main(problem: Problem, main: int | None) -> Attempt | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cached_property
 
 from devpolicy._core.language.policy import Rule
 from devpolicy._core.placement import solver
@@ -55,9 +56,10 @@ class Problem:
             pinned[number] = pinned.get(number, 0) + bytes_on(number, (units[at],), self.context)
         away = [units[at] for at in assignment.offloaded]
         on_main = [units[at] for at in assignment.runs_on_main]
+        resident, caches = [unit.resident for unit in units], [unit.kv_cache for unit in units]
         sums = Sums.of(
-            [sum(units[at].resident for at in cluster) for cluster in assignment.clusters],
-            [sum(units[at].kv_cache for at in cluster) for cluster in assignment.clusters],
+            [sum([resident[at] for at in cluster]) for cluster in assignment.clusters],
+            [sum([caches[at] for at in cluster]) for cluster in assignment.clusters],
         )
         charged = {
             "sums": sums,
@@ -70,6 +72,11 @@ class Problem:
         for name, value in charged.items():
             object.__setattr__(self, name, value)
 
+    @cached_property
+    def chosen(self) -> set[int]:
+        """The devices among which rules leave the choice."""
+        return {number for _, numbers in self.assignment.choices.values() for number in numbers}
+
     @property
     def needs_main(self) -> bool:
         """Whether anything depends on which device is the main one."""
@@ -77,8 +84,8 @@ class Problem:
         return bool(assignment.offloaded or assignment.runs_on_main) or assignment.main is not None
 
     def mains(self) -> list[int] | list[None]:
-        """Return each device that may be the main one; `None` alone where nothing depends on it."""
-        return [*self.main_candidates()] if self.needs_main else [None]
+        """Return the devices that may be the main one, of equal ones the first; `None` where nothing depends on it."""
+        return [*self.undominated_mains()] if self.needs_main else [None]
 
     def main_candidates(self) -> Iterator[int]:
         """Yield the devices that rules and the entry of `prefer` allow as the main device."""
@@ -92,13 +99,15 @@ class Problem:
     def undominated_mains(self) -> Iterator[int]:
         """Yield main-device candidates that no earlier identical device dominates.
 
-        A later one that is like an earlier one and may use no other devices is never faster.
+        Whatever is placed with a later one that is like an earlier one, and may use no other devices, can be placed
+        with the earlier one in its stead.
         """
         seen: list[tuple[object, set[int]]] = []
         for number in self.main_candidates():
             usable = self.context.usable_with_main(number)
             one = self.context.devices[number]
-            kind = (one.budget, self.context.rates[number], one.kv_cache, one.activations, number in self.pinned)
+            named = number if number in self.chosen or number in self.pinned else None
+            kind = (one.budget, self.context.rates[number], one.kv_cache, one.activations, named)
             if not any(kind == other and usable <= wider for other, wider in seen):
                 seen.append((kind, usable))
                 yield number
@@ -122,8 +131,7 @@ class Problem:
 
     def chosen_bins(self, main: int | None) -> dict[int, Bin]:
         """Return the devices among which rules leave the choice, that may be used beside `main`."""
-        chosen = {number for _, numbers in self.assignment.choices.values() for number in numbers}
-        usable = chosen if main is None else self.context.usable_with_main(main) & chosen
+        usable = self.chosen if main is None else self.context.usable_with_main(main) & self.chosen
         return {number: self._bin(number, main) for number in sorted(usable)}
 
     def main_needs_cluster(self, main: int | None) -> bool:
@@ -198,8 +206,14 @@ def place_anyhow(problem: Problem) -> Attempt | None:
     return next(found, None)
 
 
-def _attempt(problem: Problem, main: int | None, split: Split) -> Attempt | None:
+def place_in_order(problem: Problem, order: Sequence[int]) -> Attempt | None:
+    """Return an attempt with one run on each device, the devices used in `order`; `None` where it does not all fit."""
+    return _attempt(problem, None, solver.fill, order)
+
+
+def _attempt(problem: Problem, main: int | None, split: Split, order: Sequence[int] = ()) -> Attempt | None:
     open_, closed = problem.bins(main)
+    open_ = {number: open_[number] for number in order if number in open_} or open_
     if any(one.fixed > one.budget for one in closed.values()):
         return None
     sums, first = problem.sums, 0

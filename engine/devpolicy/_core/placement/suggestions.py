@@ -18,7 +18,7 @@ from devpolicy._core.language.policy import Amount, DeviceSelector, ResolvedPoli
 from devpolicy._core.memory.budgets import FREE_STEP
 from devpolicy._core.memory.sizing import context_of
 from devpolicy._core.model.tree import ModelTree
-from devpolicy._core.placement.overflow import OVERFLOW
+from devpolicy._core.placement.candidates import OVERFLOW
 from devpolicy._core.sizes import GIB, MIB, TIB, format_size
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from devpolicy._core.errors import DevPolicyError
 from devpolicy._core.review.outcome import Outcome, is_meant
-from devpolicy._core.review.recount import KEPT, device_map, keys_of, tensors
+from devpolicy._core.review.recount import KEPT, device_map, misplaced, places_of, tensors
 from devpolicy._core.sizes import format_size
 
 if TYPE_CHECKING:
@@ -42,19 +42,15 @@ def _placed_or_refused(outcome: Outcome) -> Iterator[str]:
         yield from _usable(outcome, device)
     if outcome.plan is None or outcome.tree is None:
         return
-    given = device_map(outcome.plan)
-    for name, _, _ in tensors(outcome.tree):
-        keys = keys_of(name, given)
-        if len(keys) != 1:
-            yield f"tensor `{name}` has {len(keys)} places"
-            return
+    wrong = misplaced(outcome.tree, device_map(outcome.plan))
+    if wrong is not None:
+        yield "tensor `{}` has {} places".format(*wrong)
 
 
 def _devices(outcome: Outcome) -> set[str]:
     """Return every device on which an outcome stores or executes something."""
     if outcome.plan is not None:
-        runs = {str(unit.runs_on) for unit in outcome.plan.placements.values()}
-        return runs | set(device_map(outcome.plan).values())
+        return {*map(str, outcome.plan.placements.devices), *device_map(outcome.plan).values()}
     return set() if outcome.device is None else {outcome.device.to_torch_str()}
 
 
@@ -135,10 +131,12 @@ def _sides(devices: Iterable[str], budgets: Mapping[str, DeviceBudget]) -> list[
 def _ties_together(outcome: Outcome) -> Iterator[str]:
     if outcome.plan is None or outcome.tree is None:
         return
-    given = device_map(outcome.plan)
-    buffers = {name for name, _, tensor in tensors(outcome.tree) if tensor.buffer}
+    if not outcome.tree.ties:
+        return
+    places = places_of(outcome.tree, device_map(outcome.plan))
+    buffers = {row.name for row in tensors(outcome.tree) if row.tensor.buffer}
     for group in outcome.tree.ties:
-        where = {given[keys_of(name, given)[0]] for name in group if name not in buffers}
+        where = {places[name][0] for name in group if name not in buffers}
         if len(where) > 1:
             yield f"tied tensors `{group[0]}` and `{group[1]}` are on {_listed(where)}"
 
@@ -156,7 +154,7 @@ def _blocks_whole(outcome: Outcome) -> Iterator[str]:
 
 def _one_type(outcome: Outcome) -> Iterator[str]:
     if outcome.plan is not None:
-        types = {unit.runs_on.type.value for unit in outcome.plan.placements.values()}
+        types = {device.type.value for device in outcome.plan.placements.devices}
         if len(types) > 1:
             yield f"modules run on {_listed(types)}"
 

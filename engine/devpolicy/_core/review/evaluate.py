@@ -81,7 +81,7 @@ def quality(outcome: Outcome) -> Quality | None:
         places = ["disk", "cpu"]
     away = tuple(sum(unit.bytes for unit in spilled if unit.device.type.value == place) for place in places)
     few = outcome.policy.split == "when-needed"
-    return Quality(term, away, len({unit.runs_on for unit in units}) if few else 0)
+    return Quality(term, away, len(outcome.plan.placements.devices) if few else 0)
 
 
 def regression(before: Evaluation, after: Evaluation) -> str:

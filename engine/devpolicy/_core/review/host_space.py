@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from itertools import product
 from typing import NamedTuple
 
@@ -18,6 +18,9 @@ from devpolicy._core.sizes import GIB, TIB, exact_size
 
 FINEST = 256 << 20
 """The step of a range of memories: plans take free memory down to a multiple of it."""
+
+_ACCELERATORS = 4096
+"""So many devices are kept: the hosts of a space have few that differ."""
 
 
 class DeviceSpec(NamedTuple):
@@ -95,9 +98,11 @@ class HostSpace:
     def host(self, spec: HostSpec) -> Host:
         """Return the host that a spec describes."""
         ram = self.ram[spec.ram]
-        devices = [
-            accelerator(device.type, self.memory[device.memory], self.free[device.free], ram) for device in spec.devices
-        ]
+        devices: list[Accelerator] = []
+        for device in spec.devices:
+            sizes = self.memory[device.memory], self.free[device.free], ram
+            ordinal = sum(one.type == device.type for one in devices)
+            devices.append(accelerator(device.type, *sizes, ordinal))
         return machine(devices, ram, self.disk)
 
     def successors(self, spec: HostSpec) -> Iterator[HostSpec]:
@@ -121,12 +126,13 @@ class HostSpace:
         )
 
 
-def accelerator(kind: str, memory: int, percent: int, ram: int) -> Accelerator:
+@lru_cache(_ACCELERATORS)
+def accelerator(kind: str, memory: int, percent: int, ram: int, ordinal: int | None = None) -> Accelerator:
     """Return a device, otherwise like the catalogue's device of this type whose memory is nearest."""
     unified = kind == "mps"
     total = min(memory, ram) if unified else memory
     like = _like(kind, memory)
-    made = Accelerator(kind, memory=total, free=total * percent // 100, unified=unified)
+    made = Accelerator(kind, ordinal, memory=total, free=total * percent // 100, unified=unified)
     return made if like is None else replace(made, name=like.name, capability=like.capability)
 
 
@@ -143,15 +149,20 @@ def machine(devices: Sequence[Accelerator], ram: int, disk: int) -> Host:
 
 @cache
 def _software(kind: str | None) -> tuple[tuple[str, str], ...]:
-    known = (Host.load(name) for name in catalogue() if kind and "/" not in name)
-    return next((host.versions for host in known if host.devices(kind or "")), Host.load("cpu-only").versions)
+    like = (host for host in _catalogue() if kind is not None and host.devices(kind))
+    return next(like, Host.load("cpu-only")).versions
 
 
 @cache
 def _like(kind: str, memory: int) -> Accelerator | None:
-    known = {one for name in catalogue() if "/" not in name for one in Host.load(name).devices(kind) if not one.unified}
-    near = sorted(known, key=lambda one: (abs(one.memory - memory), one.memory, one.name or ""))
-    return near[0] if near else None
+    known = {one for host in _catalogue() for one in host.devices(kind) if not one.unified}
+    return min(known, key=lambda one: (abs(one.memory - memory), one.memory, one.name or ""), default=None)
+
+
+@cache
+def _catalogue() -> tuple[Host, ...]:
+    """Return the hosts of the catalogue that work."""
+    return tuple(Host.load(name) for name in catalogue() if "/" not in name)
 
 
 def types_in(text: str) -> tuple[str, ...]:

@@ -29,6 +29,8 @@ Progress = Callable[[int, int], None]
 ALONE = 0.5
 """Seconds after which further processes are started: shorter work is not worth them."""
 
+_BATCH = 32
+
 
 def parallel_map(
     work: Callable[[Shared, Thing], Result],
@@ -68,8 +70,11 @@ def _elsewhere(work: Callable[[Any, Any], Any], shared: Any, things: Sequence[An
     with theirs, ours, ProcessPoolExecutor(jobs, initializer=_begin, initargs=given) as pool:
         try:
             # Not `map`, which cancels what is left: the pool then has nothing to tell that its processes ended.
-            for future in [pool.submit(_there, thing) for thing in things]:
-                yield future.result()
+            # Things go in batches, because sending one may take longer than the work on it.
+            size = max(1, min(_BATCH, len(things) // (jobs * 4)))
+            batches = [things[at : at + size] for at in range(0, len(things), size)]
+            for future in [pool.submit(_there, batch) for batch in batches]:
+                yield from future.result()
         except BrokenProcessPool:
             hint = "the memory may be full: `--jobs 1` uses one process"
             raise DevPolicyError(
@@ -105,7 +110,7 @@ def _end_with(theirs: Connection) -> None:
         os._exit(1)
 
 
-def _there(thing: Any) -> Any:
+def _there(things: Sequence[Any]) -> list[Any]:
     assert _given is not None  # INVARIANT: the pool calls `_begin` first
     work, shared = _given
-    return work(shared, thing)
+    return [work(shared, thing) for thing in things]

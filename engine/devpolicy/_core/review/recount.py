@@ -7,16 +7,16 @@ what a policy allows of each device. `tests/oracle.py` states that arithmetic on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from devpolicy._core.memory.budgets import accelerator_budget, cpu_budget
 from devpolicy._core.memory.sizing import activation_bytes, kv_caches
 
 if TYPE_CHECKING:
     from devpolicy._core.host import Host
-    from devpolicy._core.language.policy import ResolvedPolicy
+    from devpolicy._core.language.policy import ResolvedPolicy, Workload
     from devpolicy._core.memory.budgets import DeviceBudget
     from devpolicy._core.model.tree import ModelTree, Tensor
     from devpolicy._core.placement.plan import Plan
@@ -39,11 +39,28 @@ class DeviceLoad:
         return self.weights + self.kv_cache + self.streaming + self.activations
 
 
-def tensors(tree: ModelTree) -> Iterator[tuple[str, str, Tensor]]:
-    """Yield every tensor's full name, its module's path, and itself."""
+class TensorRow(NamedTuple):
+    """One tensor of a model: its full name, its module's path, itself, and the keys of a map that would cover it."""
+
+    name: str
+    module: str
+    tensor: Tensor
+    keys: tuple[str, ...]
+
+
+def tensors(tree: ModelTree) -> tuple[TensorRow, ...]:
+    """Return every tensor of a model, in order."""
+    return tree.remembered("tensors", lambda: tuple(_tensors(tree)))
+
+
+def _tensors(tree: ModelTree) -> Iterator[TensorRow]:
     for module in tree.modules:
+        above = tuple(_prefixes(module.path)) if module.tensors else ()
         for tensor in module.tensors:
-            yield f"{module.path}.{tensor.name}" if module.path else tensor.name, module.path, tensor
+            name = f"{module.path}.{tensor.name}" if module.path else tensor.name
+            # A tensor's name has no dots of its own, but for what is read from names alone.
+            keys = (name, *above) if "." not in tensor.name else tuple(_prefixes(name))
+            yield TensorRow(name, module.path, tensor, keys)
 
 
 def device_map(plan: Plan) -> dict[str, str]:
@@ -52,7 +69,7 @@ def device_map(plan: Plan) -> dict[str, str]:
     return dict(form["device_map"]) if "device_map" in form else {"": form["device"]}
 
 
-def keys_of(name: str, given: dict[str, str]) -> list[str]:
+def keys_of(name: str, given: Mapping[str, str]) -> list[str]:
     """Return the keys of a map that cover a tensor or a module: one, in a sound map."""
     return [prefix for prefix in _prefixes(name) if prefix in given]
 
@@ -63,42 +80,75 @@ def _prefixes(name: str) -> Iterator[str]:
     return (".".join(parts[:length]) for length in range(len(parts), -1, -1))
 
 
+def places_of(tree: ModelTree, given: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the devices that a map gives each tensor: one, in a sound map."""
+
+    def read() -> dict[str, list[str]]:
+        return {row.name: [given[key] for key in row.keys if key in given] for row in tensors(tree)}
+
+    return tree.remembered(("places", tuple(given.items())), read)
+
+
+def misplaced(tree: ModelTree, given: Mapping[str, str]) -> tuple[str, int] | None:
+    """Return the first tensor to which a map does not give one device, and how many it gives; `None` in a sound map."""
+
+    def find() -> tuple[str, int] | None:
+        places = places_of(tree, given)
+        return next(((name, len(devices)) for name, devices in places.items() if len(devices) != 1), None)
+
+    return tree.remembered(("misplaced", tuple(given.items())), find)
+
+
 def recount(
     plan: Plan, tree: ModelTree, policy: ResolvedPolicy, budgets: Mapping[str, DeviceBudget]
 ) -> dict[str, DeviceLoad]:
     """Return what each device holds; `budgets` replace derived figures where the policy does. Tensors times depth."""
-    given = device_map(plan)
-    main = min((device for device in given.values() if device not in KEPT), key=_number, default="cpu")
-    kept = {place for place in KEPT if place != main}
-    running = {device for device in given.values() if device not in kept}
+    given, workload = device_map(plan), policy.workload
+    what = "loads", tuple(given.items()), workload
+    counted = tree.remembered(what, lambda: _count(given, tree, workload))
+    loads = {device: replace(load) for device, load in counted.items()}
+    kept = _kept(given)
+    for device, load in loads.items():
+        budget = budgets.get(device)
+        if budget is not None and device not in kept:
+            load.kv_cache = load.kv_cache if budget.kv_cache is None else budget.kv_cache
+            load.activations = load.activations if budget.activations is None else budget.activations
+    return loads
+
+
+def _main(given: Mapping[str, str]) -> str:
+    return min((device for device in given.values() if device not in KEPT), key=_number, default="cpu")
+
+
+def _kept(given: Mapping[str, str]) -> set[str]:
+    """Return the devices of a map that keep weights and run nothing."""
+    return {place for place in KEPT if place != _main(given)}
+
+
+def _count(given: Mapping[str, str], tree: ModelTree, workload: Workload) -> dict[str, DeviceLoad]:
+    main, kept, places = _main(given), _kept(given), places_of(tree, given)
     loads: dict[str, DeviceLoad] = {}
-    dtype = policy.workload.dtype
     again = {name for group in tree.ties for name in group[1:]}
     streamed: dict[str, int] = {}
-    for name, module, tensor in tensors(tree):
-        device = given[keys_of(name, given)[0]]
+    for name, module, tensor, _ in tensors(tree):
+        device, size = places[name][0], tensor.bytes_as(workload.dtype)
         if device in kept and not tensor.buffer:
-            streamed[module] = streamed.get(module, 0) + tensor.bytes_as(dtype)
+            streamed[module] = streamed.get(module, 0) + size
         elif device in kept:
             device = main  # buffers stay where the module runs
-        loads.setdefault(device, DeviceLoad()).weights += 0 if name in again else tensor.bytes_as(dtype)
+        loads.setdefault(device, DeviceLoad()).weights += 0 if name in again else size
     if not loads:
         return {}  # a model without tensors runs nowhere, and caches nothing
-    for device in loads.keys() & running:
-        loads[device].activations = activation_bytes(tree, policy.workload)
-    for module, size in kv_caches(tree, policy.workload):
+    for device in loads.keys() - kept:
+        loads[device].activations = activation_bytes(tree, workload)
+    for module, size in kv_caches(tree, workload):
         keys = keys_of(module, given)
-        device = given[keys[0]] if keys else _next_device(tree, module, given)
+        device = given[keys[0]] if keys else _next_device(tree, module, places)
         loads.setdefault(main if device in kept else device, DeviceLoad()).kv_cache += size
     if streamed:
         # A module's own tensors are brought in for as long as it runs, and its children run meanwhile.
         at_once = (sum(streamed.get(above, 0) for above in _prefixes(module)) for module in streamed)
         loads.setdefault(main, DeviceLoad()).streaming = max(at_once)
-    for device, load in loads.items():
-        budget = budgets.get(device)
-        if budget is not None and device in running:
-            load.kv_cache = load.kv_cache if budget.kv_cache is None else budget.kv_cache
-            load.activations = load.activations if budget.activations is None else budget.activations
     return loads
 
 
@@ -112,9 +162,8 @@ def _number(device: str) -> int:
     return int(device.partition(":")[2] or 0)
 
 
-def _next_device(tree: ModelTree, module: str, given: dict[str, str]) -> str:
+def _next_device(tree: ModelTree, module: str, places: Mapping[str, Sequence[str]]) -> str:
     """Return where a container's cache is that has no key of its own: where the next tensor in order is."""
-    order = {one.path: at for at, one in enumerate(tree.modules)}
-    named = [(order[path], name) for name, path, _ in tensors(tree)]
-    behind = next((name for at, name in named if at >= order[module]), named[-1][1])
-    return given[keys_of(behind, given)[0]]
+    rows = tensors(tree)
+    behind = next((row.name for row in rows if tree.index[row.module] >= tree.index[module]), rows[-1].name)
+    return places[behind][0]

@@ -26,7 +26,7 @@ from devpolicy._core.cli.inputs import (
     policy_argument,
 )
 from devpolicy._core.cli.output import Output
-from devpolicy._core.cli.output_formats import OUTPUT_FORMATS, literal
+from devpolicy._core.cli.output_formats import OUTPUT_FORMATS, written
 from devpolicy._core.cli.report import print_lint
 from devpolicy._core.cli.table import facts
 from devpolicy._core.cli.what_if import read_changes
@@ -142,7 +142,7 @@ def command(
         from devpolicy._core.cli.lock import compare
 
         compare(locked, plans)
-    text = _for_programs(ctx, plans, to, annotations)
+    text = _for_programs(ctx, plans, to, annotations, machine)
     if output is not None:
         from devpolicy._core.cli.files import write_whole
 
@@ -152,7 +152,7 @@ def command(
         ctx.out.write(text)
     else:
         ctx.out.print([*_view(placed, loaded, machine, ctx.out), *lines_of(annotations)])
-        ctx.out.print(_next_steps(locked, ctx.out.width))
+        ctx.out.print(_next_steps(plans, locked, ctx.out.width))
     print_lint(ctx, loaded)
 
 
@@ -188,16 +188,16 @@ def _plans(placed: Mapping[str | None, Planned]) -> Plans:
     return {name: one.plan for name, one in placed.items()}
 
 
-def _for_programs(ctx: CliContext, plans: Plans, to: str | None, annotations: Sequence[Annotation]) -> str | None:
+def _for_programs(
+    ctx: CliContext, plans: Plans, to: str | None, annotations: Sequence[Annotation], host: Host
+) -> str | None:
     """Return the text for programs, `None` if the plan is shown to a person."""
-    if to is None and not ctx.json:
-        return None
-    forms: dict[str | None, Any] = {
-        name: OUTPUT_FORMATS[to].of_plan(plan) if to is not None else plan.to_dict() for name, plan in plans.items()
-    }
-    value = forms.get(None, forms)
     if to is not None:
-        return to_json(value) if ctx.json else literal(value) + "\n"
+        return written(OUTPUT_FORMATS[to], plans, host, as_json=ctx.json)
+    if not ctx.json:
+        return None
+    forms: dict[str | None, Any] = {name: plan.to_dict() for name, plan in plans.items()}
+    value = forms.get(None, forms)
     whole = value if None in forms else {"schema": 1, "components": value}
     for annotation in annotations:
         forms.get(annotation.component, whole)[annotation.key] = annotation.data
@@ -226,6 +226,10 @@ def _as_text(
     return text.getvalue()
 
 
-def _next_steps(locked: str | None, width: int) -> list[Line]:
+def _next_steps(plans: Plans, locked: str | None, width: int) -> list[Line]:
     lines: list[Line] = [[("locked  ", "strong"), (f"unchanged, as in {locked}", "good")]] if locked else []
-    return [*lines, *facts([("next  ", "`--to hf` prints the device map, `devpolicy why` the reasons")], width=width)]
+    targets = {plan.target for plan in plans.values()}
+    forms = [name for name, form in OUTPUT_FORMATS.items() if form.target in targets] if len(targets) == 1 else []
+    prints = "the device map" if forms[:1] == ["hf"] or not forms else "what it takes"
+    step = f"`--to {forms[0] if forms else 'hf'}` prints {prints}, `devpolicy why` the reasons"
+    return [*lines, *facts([("next  ", step)], width=width)]

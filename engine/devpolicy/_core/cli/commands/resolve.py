@@ -19,7 +19,7 @@ from devpolicy._core.cli.inputs import (
     overlay_options,
     policy_argument,
 )
-from devpolicy._core.cli.output_formats import OUTPUT_FORMATS, literal
+from devpolicy._core.cli.output_formats import DEVICE_FORMATS, OUTPUT_FORMATS, literal
 from devpolicy._core.cli.pipeline_view import check_alone, pipeline_option
 from devpolicy._core.cli.report import painted, print_lint, rendered
 from devpolicy._core.cli.table import facts, table
@@ -42,9 +42,7 @@ if TYPE_CHECKING:
 @overlay_options
 @model_option(required=False)
 @pipeline_option
-@click.option(
-    "--to", type=click.Choice(list(OUTPUT_FORMATS)), help="Print only what the consumer takes, and decide for it."
-)
+@click.option("--to", type=click.Choice(DEVICE_FORMATS), help="Print only what the consumer takes, and decide for it.")
 @common()
 @pass_context
 def command(
@@ -97,7 +95,8 @@ def command(
         choice = choose(request.resolved, machine, target=request.target)
         device, warnings, terms = choice.device, choice.warnings, choice.terms
     if to is not None:
-        form = OUTPUT_FORMATS[to].of_device(device)
+        of_device = OUTPUT_FORMATS[to].of_device
+        form = of_device(device) if of_device else None
         if ctx.json:
             ctx.print_json(form)
         else:

@@ -139,10 +139,12 @@ def own_model(takes: Takes, params: Mapping[str, Any]) -> str | None:
 
 
 def _readable(model: str) -> ModelTree | None:
+    from devpolicy._core.model.catalogue import load
+
     # A hub id of a model that is in the catalogue has the same last part.
     for name in dict.fromkeys((model, model.rpartition("/")[2].lower())):
         try:
-            return ModelTree.load(name)
+            return load(name, fetch=False)
         except ModelError:
             continue
     return None

@@ -46,7 +46,12 @@ def saved_components(data: Mapping[str, Any]) -> Iterator[Saved]:
     components = data.get("components")
     for name, entry in components.items() if isinstance(components, Mapping) else ():
         for inner, part in _with_inner(str(name), entry) if _is_component(entry) else ():
-            yield Saved(inner, part["type"], part["init_parameters"] or {})
+            yield Saved(inner, part["type"], _texts(part["init_parameters"]))
+
+
+def _texts(params: Any) -> Mapping[str, Any]:
+    """Return init parameters by their names, none where a file has something else in their place."""
+    return {key: value for key, value in params.items() if isinstance(key, str)} if isinstance(params, Mapping) else {}
 
 
 def _with_inner(name: str, entry: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

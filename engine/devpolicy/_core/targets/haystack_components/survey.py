@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from devpolicy._core.errors import DevPolicyError, Diagnostic, MissingLibraryError, reason_of
+from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.public import public
 from devpolicy._core.targets.haystack_components.deciding import Decider, decider, likely, undecided
 from devpolicy._core.targets.haystack_components.forms import given_device
 from devpolicy._core.targets.haystack_components.names import Saved, saved_components
 from devpolicy._core.targets.haystack_components.table import Takes, takes_of_saved
+from devpolicy._core.targets.haystack_components.yaml_file import read_yaml
 
 if TYPE_CHECKING:
     from devpolicy._core.device import ComponentDevice
@@ -59,21 +59,7 @@ class Survey:
 
 def read_pipeline(path: str | PathLike[str]) -> list[Saved]:
     """Return the components of a saved pipeline, those inside of others too. Raises `DevPolicyError`."""
-    try:
-        import yaml  # type: ignore[import-untyped, unused-ignore]
-    except ImportError as missing:
-        raise MissingLibraryError(
-            'a saved pipeline is YAML, which PyYAML reads: run `pip install "devpolicy[haystack]"`'
-        ) from missing
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as broken:
-        raise DevPolicyError([Diagnostic("DP109", f"`{path}` cannot be read: {reason_of(broken)}")]) from None
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as broken:
-        told = " ".join(str(broken).split())
-        raise DevPolicyError([Diagnostic("DP101", f"`{path}` is not YAML: {told}")]) from None
+    data = read_yaml(path)
     if not isinstance(data, Mapping) or not isinstance(data.get("components"), Mapping):
         hint = "give the file that `Pipeline.dump` writes"
         raise DevPolicyError([Diagnostic("DP101", f"`{path}` holds no pipeline: it has no `components`", help=hint)])

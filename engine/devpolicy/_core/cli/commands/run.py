@@ -1,0 +1,121 @@
+"""`devpolicy run`: a command with the devices that a policy plans for it, and no others."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Never
+
+import click
+
+from devpolicy._core.abilities import NAMED
+from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context
+from devpolicy._core.cli.inputs import (
+    check_component,
+    component_option,
+    host_option,
+    load_host,
+    load_model,
+    model_option,
+    on_host,
+    overlay_options,
+    policy_argument,
+)
+from devpolicy._core.errors import DevPolicyError, Diagnostic
+from devpolicy._core.host import Host
+from devpolicy._core.language.policy import Policy
+from devpolicy._core.targets.environment import environment, shell, visible_devices
+from devpolicy._core.verbs.joint import JointPlanner, Request
+
+
+@click.command(name="run", short_help="Run a command with the devices that are planned for it.")
+@policy_argument
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
+@model_option(required=False)
+@host_option
+@component_option
+@overlay_options
+@click.option("--target", type=click.Choice(NAMED), help="The engine that the command is; else as the policy says.")
+@click.option("--print", "printed", is_flag=True, help="Print the variables and the command, and run nothing.")
+@common()
+@pass_context
+def command(
+    ctx: CliContext,
+    policy: str,
+    command: tuple[str, ...],
+    model: str | None,
+    host: str | None,
+    component: str | None,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    target: str | None,
+    printed: bool,
+) -> None:
+    """Run COMMAND in place of this process, with the devices that the policy plans for it, and no others.
+
+    What it sees is set by CUDA_VISIBLE_DEVICES and its likes, by UUID where known. An engine that reads variables of
+    its own, such as llama-server and Ollama, is given them too. Where the plan is refused nothing is started. Of a
+    policy with several servers each is started by its --component, and keeps clear of those written before it.
+
+    \b
+    Examples:
+      devpolicy run policy.toml --model llama-3.1-8b -- python serve.py
+      devpolicy run servers.toml --component chat -- llama-server -m chat.gguf
+      devpolicy run servers.toml --component chat --print -- ollama serve
+    """
+    loaded = Policy.load(policy)
+    machine = load_host(ctx, host, loaded)
+    loaded = on_host(loaded, machine, profile, overrides)
+    _check(loaded, component)
+    tree = None if model is None else load_model(ctx, model)
+    request = Request(loaded, component, tree, target=target)
+    with ctx.working("planning", patience=PATIENCE):
+        variables = _variables(request, machine)
+    if printed or ctx.json:
+        if ctx.json:
+            ctx.print_json({"schema": 1, "env": variables, "command": list(command)})
+        else:
+            import shlex
+
+            ctx.out.write(f"{shell(variables)}{shlex.join(command)}\n")
+        return
+    _replace(command, variables)
+
+
+def _check(policy: Policy, component: str | None) -> None:
+    """Raise `DevPolicyError` where a policy has several components and none is named, or no such one."""
+    check_component(policy, component)
+    named = [entry.name for entry in policy.components if not entry.is_glob]
+    if component is None and named:
+        message = f"the policy has components, and a command is one of them: {', '.join(f'`{name}`' for name in named)}"
+        raise DevPolicyError([Diagnostic("", message, help=f"name it: `--component {named[0]}`")])
+
+
+def _variables(request: Request, host: Host) -> dict[str, str]:
+    """Return what the command's environment gets. Raises `Unsatisfiable` where nothing in `prefer` fits."""
+    if request.has_size:
+        return environment(JointPlanner(host).place(request).plan, host)
+    from devpolicy._core.placement.choice import choose
+
+    device = choose(request.resolved, host, target=request.target).device.to_dict()["device"]
+    from devpolicy._core.device import Device
+
+    chosen = Device.from_str(device)
+    return visible_devices([] if chosen.type.value == "cpu" else [chosen], host)
+
+
+def _replace(command: tuple[str, ...], variables: dict[str, str]) -> Never:
+    """Become the command. Raises `DevPolicyError` where there is no such program."""
+    whole = {**os.environ, **variables}
+    try:
+        if sys.platform == "win32":  # there, another process would go on while this one ends
+            import subprocess
+
+            raise SystemExit(subprocess.call(command, env=whole))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execvpe(command[0], command, whole)
+    except (OSError, ValueError) as broken:
+        reason = broken.strerror if isinstance(broken, OSError) and broken.strerror else str(broken)
+        message = f"`{command[0]}` cannot be run: {reason.lower()}"
+        raise DevPolicyError([Diagnostic("", message, help="check its name, and that it is on PATH")]) from None

@@ -1,0 +1,117 @@
+"""What changes where a target computes on the CPU beside its accelerators, as llama.cpp does.
+
+Owns three things. What is kept on the CPU runs there, so it is pinned to the CPU as to a device. What such a target
+puts on the CPU by itself, the input embedding. And which layers may be there at all: the first ones, and each
+accelerator holds one run of the others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from devpolicy._core.abilities import Target
+from devpolicy._core.errors import Diagnostic
+from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy, Rule
+from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.placement.context import PlacementContext
+
+if TYPE_CHECKING:
+    from devpolicy._core.placement.divide import Unit
+    from devpolicy._core.placement.search import Solution
+
+TARGET = "target"
+"""The name under which a plan says that the target itself decides where something is."""
+
+_EXPERTS = "Experts"
+_LAYER = re.compile(r"blk\.(\d+)(?:\.(.*))?")
+
+
+def experts_leave_first(policy: ResolvedPolicy, tree: ModelTree, target: Target) -> ResolvedPolicy:
+    """Return a policy under which experts are the first to leave for the CPU, where `overflow` allows it.
+
+    Computing there, an expert costs what few of its bytes cost to read: no other part is as cheap for what it frees.
+    """
+    to_cpu = tuple(one for one in policy.overflow if one.type == "cpu" and target.abilities.computes_on("cpu"))
+    if not to_cpu or not any(module.class_name == _EXPERTS for module in tree.modules):
+        return policy
+    reason = "no room for all experts, and `overflow` allows `cpu`, where few of their bytes are read for a token"
+    rule = Rule(name="overflow", module_class=(_EXPERTS,), overflow=to_cpu, reason=reason)
+    return replace(policy, rules=(*policy.rules, rule))
+
+
+def number_of(place: str, context: PlacementContext) -> int | None:
+    """Return the number of the device that computes what is kept on `place`; `None` where its weights are streamed."""
+    return context.cpu_number if place == "cpu" else None
+
+
+def pin_of(name: str, reason: str) -> Rule:
+    """Return the rule by which a plan says why something was pinned that no rule of the policy pins."""
+    return Rule(name=name, prefer=(DeviceSelector("cpu"),), reason=reason)
+
+
+def put_by_target(unit: Unit, context: PlacementContext) -> Rule | None:
+    """Return why the target puts a unit on the CPU that no rule decides; `None` where it does not."""
+    if context.cpu_number is None or context.target.abilities.fixed.get("input") != "cpu":
+        return None
+    module = context.tree.modules[unit.start]
+    if module.class_name != "Embedding" or "." in module.path:
+        return None
+    why = f"`{context.target.name}` keeps the input embedding on the CPU, unless a rule runs it elsewhere"
+    return pin_of(TARGET, why)
+
+
+def layer_of(path: str) -> tuple[int, str] | None:
+    """Return the number of the layer that a unit is in, and its path inside; `None` for what is in none."""
+    found = _LAYER.fullmatch(path)
+    return None if found is None else (int(found[1]), found[2] or "")
+
+
+def leads(inside: str) -> bool:
+    """Whether a part of a layer is the one that says where the layer is: its KV cache follows it."""
+    return inside in ("", "attn", "ssm") or inside.startswith(("attn.", "ssm."))
+
+
+def layer_devices(devices: Mapping[str, str]) -> dict[int, str]:
+    """Return the device of each layer, given the device of each unit: that of its attention, or its state."""
+    found: dict[int, str] = {}
+    others: dict[int, str] = {}
+    for path, device in devices.items():
+        at = layer_of(path)
+        if at is not None:
+            (found if leads(at[1]) else others).setdefault(at[0], device)
+    return dict(sorted({**others, **found}.items()))
+
+
+def unfit(units: Sequence[Unit], solution: Solution, context: PlacementContext, *, tied: bool) -> Diagnostic | None:
+    """Return why a target that takes runs of layers cannot express a solution, `None` where it can.
+
+    `tied` is whether the file has one tensor for embedding and head: the head is a copy then, under the same name.
+    """
+    abilities = context.target.abilities
+    if abilities.assigns != "runs":
+        return None
+    names = {unit.path: str(context.devices[solution.device[at]]) for at, unit in enumerate(units)}
+    order = list(layer_devices(names).items())
+    first = next((at for at, (_, device) in enumerate(order) if device != "cpu"), len(order))
+    late = next((layer for layer, device in order[first:] if device == "cpu"), None)
+    name = context.target.name
+    if late is not None and first < len(order):
+        many = sum(device == "cpu" for _, device in order)
+        help_ = f"keep the first layers there (`blk.{{0..{many - 1}}}`), or parts of layers (`blk.*.ffn.exps`)"
+        message = f"`{name}` computes the first layers on the CPU, and `blk.{late}` comes behind `{order[first][1]}`"
+        return Diagnostic("DP404", message, help=help_)
+    head = names.get("output")
+    behind = order[-1][1] if order else head
+    before = [device for _, device in order[:-1] if device != behind]
+    if tied and (names.get("token_embd", "cpu") != "cpu" or head == "cpu" or (head != behind and head in before)):
+        message = f"the head is a copy of the embedding in this file, and `{name}` has one name for both"
+        return Diagnostic("DP401", message, help="leave the embedding on the CPU, and the head behind the last layer")
+    runs = [device for at, (_, device) in enumerate(order) if at == 0 or order[at - 1][1] != device]
+    twice = next((device for at, device in enumerate(runs) if device in runs[:at]), None)
+    if twice is None or abilities.runs_per_device is None:
+        return None
+    message = f"`{name}` takes one run of layers for each device, and `{twice}` would hold several"
+    return Diagnostic("DP404", message, help="match layers that follow one another, or leave the choice to `split`")

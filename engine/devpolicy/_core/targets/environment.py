@@ -1,0 +1,79 @@
+"""The devices of a plan as a child process is told of them: by variables of its environment.
+
+Owns `CUDA_VISIBLE_DEVICES` and its likes. A driver numbers what is visible anew, from 0, in the order of the variable;
+so what an engine is told by its own numbers is said for that order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from devpolicy._core.device import Device
+from devpolicy._core.errors import Diagnostic, Unsatisfiable
+from devpolicy._core.host import Accelerator, Host
+from devpolicy._core.placement.plan import Plan
+
+_AMD = re.compile(r"\b(amd|radeon|instinct|mi\d{2,3}\w?)\b", re.IGNORECASE)
+
+
+def used_devices(plan: Plan) -> list[Device]:
+    """Return the accelerators that a plan uses, in the order of their ids."""
+    named = (Device.from_str(device) for device in plan.ledger)
+    return [device for device in named if device.type.value not in ("cpu", "disk")]
+
+
+def visible_devices(devices: Iterable[Device], host: Host) -> dict[str, str]:
+    """Return the variables by which a process sees these accelerators and no others, in this order.
+
+    CUDA and HIP take UUIDs where all are known, else the driver's indices; without either, torch's own numbers, which
+    are the driver's as long as nothing hides devices. Raises `Unsatisfiable` for devices of a kind that no variable
+    names.
+    """
+    ones = [_accelerator(device, host) for device in devices]
+    kinds = {one.type for one in ones}
+    if not ones or kinds == {"mps"}:
+        return {"CUDA_VISIBLE_DEVICES": ""} if not ones else {}  # Apple's one GPU is always visible
+    if kinds == {"cuda"}:
+        name = "HIP_VISIBLE_DEVICES" if all(_is_amd(one) for one in ones) else "CUDA_VISIBLE_DEVICES"
+        uuids = [one.uuid for one in ones]
+        listed = [str(uuid) for uuid in uuids] if all(uuids) else [str(_index(one)) for one in ones]
+        order = {} if all(uuids) or name != "CUDA_VISIBLE_DEVICES" else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+        return {**(order if all(one.physical is not None for one in ones) else {}), name: ",".join(listed)}
+    if kinds == {"xpu"}:
+        return {"ONEAPI_DEVICE_SELECTOR": "level_zero:" + ",".join(str(_index(one)) for one in ones)}
+    message = f"no variable shows a process `{ones[0].type}` devices alone"
+    raise Unsatisfiable(Diagnostic("DP409", message, help="hand the plan over in the target's own form: `--to`"))
+
+
+def environment(plan: Plan, host: Host) -> dict[str, str]:
+    """Return the variables of a process that runs what was planned: its devices, and what its engine reads."""
+    if plan.target == "llama.cpp":
+        from devpolicy._core.targets.llama_cpp import device_names, to_llama_cpp
+
+        order = [Device.from_str(name) for name in to_llama_cpp(plan, {}).order]
+        names = device_names(order, [_is_amd(_accelerator(device, host)) for device in order], renumbered=True)
+        return {**visible_devices(order, host), **to_llama_cpp(plan, names).to_env()}
+    return visible_devices(used_devices(plan), host)
+
+
+def shell(variables: Mapping[str, str]) -> str:
+    """Return the lines by which a POSIX shell sets variables."""
+    import shlex
+
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+
+
+def _accelerator(device: Device, host: Host) -> Accelerator:
+    found = next((one for one in host.devices(device.type.value) if device.id in (None, one.id)), None)
+    if found is None:
+        raise Unsatisfiable(Diagnostic("DP301", f"the host has no `{device}`", help="plan for this host"))
+    return found
+
+
+def _index(one: Accelerator) -> int:
+    return one.physical if one.physical is not None else one.id or 0
+
+
+def _is_amd(one: Accelerator) -> bool:
+    return bool(_AMD.search(one.name or ""))

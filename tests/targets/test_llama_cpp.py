@@ -1,0 +1,152 @@
+"""llama.cpp: what its flags make it hold is what the plan says, on each device and to the byte."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.targets import llama_cpp_reader
+from tests.test_models_gguf import LLAMA, dense, gguf, size_of
+
+from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, plan
+from devpolicy._core.targets.llama_cpp import to_llama_cpp, to_llama_cpp_python
+from devpolicy.errors import PolicyError, Unsatisfiable
+
+KIB = 1 << 10
+LAYERS = 6
+GROUPS = ("", ".attn", ".ffn", ".ffn.ffn_up", ".attn.attn_q", ".ffn_norm")
+
+
+def write(path, *, experts=0, head=True, layers=LAYERS):
+    metadata = {**LLAMA, "llama.block_count": layers}
+    if experts:
+        metadata |= {"llama.expert_count": experts, "llama.expert_used_count": 1}
+    return gguf(path, dense(layers, head=head, experts=experts), metadata)
+
+
+@cache
+def tree_of(experts, head):
+    with TemporaryDirectory() as folder:
+        return ModelTree.load(write(Path(folder) / f"m{experts}{head}.gguf", experts=experts, head=head))
+
+
+def tensors_of(experts, head):
+    return {name: size_of(*what) for name, what in dense(LAYERS, head=head, experts=experts).items()}
+
+
+def caches(context):
+    # keys and values of two heads of 64, in half precision, in steps of 256 tokens
+    return dict.fromkeys(range(LAYERS), 2 * 128 * 2 * (-(-context // 256) * 256))
+
+
+def ours(made: Plan):
+    number = {f"cuda:{at}": f"CUDA{at}" for at in range(4)} | {"cpu": "CPU"}
+    weights = {number[one]: budget.weights for one, budget in made.ledger.items() if budget.weights}
+    return weights, {number[one]: budget.kv_cache for one, budget in made.ledger.items() if budget.kv_cache}
+
+
+BASIS = 'memory.cuda = { headroom = 0, basis = "total", reserve = { activations = 0 } }\n'
+
+
+def budgets(sizes):
+    return Host([Accelerator("cuda", memory=f"{size} KiB") for size in sizes], memory="64 GiB")
+
+
+@st.composite
+def policies(draw):
+    lines = ['prefer = "cuda"', f"split = {draw(st.sampled_from(['when-needed', 'balanced', 'fastest']))!r}"]
+    lines += [f"workload.context = {draw(st.sampled_from((1, 256, 300, 512)))}", BASIS]
+    if draw(st.booleans()):
+        lines.insert(0, 'overflow = "cpu"')
+    for number in range(draw(st.integers(0, 3))):
+        first = draw(st.integers(0, LAYERS - 1))
+        layers = draw(st.sampled_from(("*", f"{{{first}..}}", f"{{0..{first}}}", str(first))))
+        match = draw(st.sampled_from([f"blk.{layers}{group}" for group in GROUPS] + ["output", "token_embd"]))
+        does = draw(st.sampled_from(('offload = "cpu"', 'prefer = "cpu"', 'prefer = "cuda:1"', 'overflow = "cpu"')))
+        lines.append(f"[[rule]]\nname = 'r{number}'\nmatch = {match!r}\n{does}")
+    return "\n".join(lines)
+
+
+@settings(deadline=None)
+@given(
+    text=policies(),
+    sizes=st.lists(st.sampled_from((64, 700, 1500, 2500, 4000, 9000)), min_size=2, max_size=4),
+    experts=st.sampled_from((0, 4)),
+    head=st.booleans(),
+)
+def test_flags_hold_what_is_planned(text, sizes, experts, head):
+    tree = tree_of(experts, head)
+    try:
+        made = plan(Policy.parse(text), tree, budgets(sizes), target="llama.cpp")
+    except (PolicyError, Unsatisfiable):
+        return
+    told = to_llama_cpp(made)
+    context = int(re.search(r"context = (\d+)", text)[1])
+    found = llama_cpp_reader.held(told.to_flags(), tensors_of(experts, head), caches(context), LAYERS)
+    assert (found.weights, found.kv_cache) == ours(made)
+    assert Plan.from_dict(made.to_dict()) == made
+    assert to_llama_cpp(Plan.from_dict(made.to_dict())) == told
+
+
+def made_for(text, sizes=(9000, 9000), *, experts=0, head=True, target="llama.cpp"):
+    return plan(Policy.parse(f'prefer = "cuda"\n{BASIS}{text}'), tree_of(experts, head), budgets(sizes), target=target)
+
+
+EXPERTS = 'overflow = "cpu"\nworkload.context = 512\n'
+
+
+def test_experts_leave_first_and_use_every_gpu():
+    made = plan(Policy.parse(f'prefer = "cuda"\n{EXPERTS}{BASIS}'), tree_of(4, True), budgets((2600, 1500)))
+    away = [path for path, unit in made.placements.items() if str(unit.runs_on) == "cpu" and path != "token_embd"]
+    assert away
+    assert all(path.endswith(".exps") for path in away)
+    assert {"cuda:0", "cuda:1"} <= set(made.ledger)
+    assert any(path.endswith(".exps") for path, unit in made.placements.items() if str(unit.runs_on) != "cpu")
+
+
+def test_first_layers_leave_where_there_are_no_experts():
+    made = plan(Policy.parse(f'prefer = "cuda"\n{EXPERTS}{BASIS}'), tree_of(0, True), budgets((900, 900)))
+    where = [str(made.placements[f"blk.{layer}"].runs_on) for layer in range(LAYERS)]
+    assert where == sorted(where, key=lambda one: one != "cpu")
+    assert where[0] == "cpu" != where[-1]
+    # The cache of a layer is where the layer is.
+    assert made.ledger["cpu"].kv_cache == where.count("cpu") * caches(512)[0]
+
+
+def test_devices_come_in_the_order_that_fits():
+    made = made_for("workload.context = 512\n", (700, 4000))
+    told = to_llama_cpp(made)
+    assert set(told.order) <= {"cuda:0", "cuda:1"}
+
+
+def test_a_late_layer_is_not_left_on_the_cpu():
+    with pytest.raises(Unsatisfiable, match="computes the first layers on the CPU") as refused:
+        made_for('workload.context = 512\n[offload]\n"blk.3" = "cpu"\n')
+    assert refused.value.code == "DP404"
+
+
+def test_a_gguf_file_is_planned_for_llama_cpp_unless_told_otherwise():
+    assert plan(Policy.parse(f'prefer = "cuda"\n{BASIS}'), tree_of(0, True), budgets((9000,))).target == "llama.cpp"
+    with pytest.raises(Unsatisfiable) as refused:
+        made_for("", target="hf")
+    assert refused.value.code == "DP412"
+    assert "llama.cpp" in str(refused.value)
+
+
+def test_llama_cpp_python_refuses_what_it_has_no_argument_for():
+    whole = to_llama_cpp_python(made_for("workload.context = 512\n"))
+    assert whole["n_gpu_layers"] == LAYERS + 1
+    assert whole["n_ctx"] == 512
+    parted = made_for('workload.context = 512\n[offload]\n"blk.*.ffn" = "cpu"\n')
+    with pytest.raises(Unsatisfiable, match="override-tensor"):
+        to_llama_cpp_python(parted)
+
+
+def test_a_plan_of_another_target_has_no_flags():
+    with pytest.raises(Unsatisfiable, match=r"--target llama\.cpp"):
+        to_llama_cpp(made_for("", target="torch"))
