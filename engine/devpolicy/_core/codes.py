@@ -212,6 +212,24 @@ CODES: dict[str, Code] = {
         "consumer is told: it would load the model otherwise than it was planned. As a warning: whoever loads the "
         "model has to do it.",
     ),
+    "DP422": Code(
+        "a class that does not run divided",
+        "When this class of Transformers was loaded and run over several devices, or with a part on the CPU or the "
+        "disk, its code failed: it does not move its inputs. So it is planned for one device, and a rule that divides "
+        "it is refused. `devpolicy dry-run` shows where it fails.",
+    ),
+    "DP423": Code(
+        "a map that is not known to run",
+        "A device map says where tensors are, not that the code moves its inputs there. accelerate moves what modules "
+        "are given; what the code around them computes it does not move. The class declares no blocks that stay "
+        "together, or has parameters of its own, or rules run apart what meets, and nobody has tried it. "
+        "`devpolicy dry-run` loads and runs it on simulated devices, and says where it fails.",
+    ),
+    "DP424": Code(
+        "a rule that frees nothing",
+        "What a rule keeps elsewhere is brought in, one module at a time, whenever it runs, and room for the largest "
+        "is kept free. A rule that keeps one module elsewhere frees what that room takes: on one device, nothing.",
+    ),
     # Lint.
     "DP501": Code(
         "a rule that matches nothing",

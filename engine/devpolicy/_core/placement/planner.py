@@ -25,6 +25,7 @@ from devpolicy._core.placement.colocate import colocate_blocks, colocate_ties
 from devpolicy._core.placement.computing import experts_leave_first, unfit
 from devpolicy._core.placement.context import PlacementContext, Selection, context_for, select_devices
 from devpolicy._core.placement.divide import Division, divide
+from devpolicy._core.placement.dividing import as_dividable, check_divided, findings_of_division
 from devpolicy._core.placement.joint import one_piece
 from devpolicy._core.placement.leaving import leaving_first, may_fit
 from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of
@@ -145,6 +146,9 @@ def _place(
         hint = 'plan for one device, which needs no map: `target = "torch"`, or `--to torch`'
         raise Unsatisfiable(Diagnostic("DP407", message, notes=(tree.incomplete_reason,), help=hint))
 
+    if consumer.abilities.maps:
+        policy = as_dividable(policy, tree)
+
     def held(*, shares_ties: bool) -> ModelTree:
         return tree if shares_ties else tree.remembered("untied", lambda: replace(tree, ties=()))
 
@@ -164,6 +168,7 @@ def _place(
             wrong = unfit(division.units, solution, context, tied=bool(tree.ties))
             if wrong is not None:
                 raise Refused(wrong)
+            check_divided(tree, solution)
             if not consumer.abilities.maps and len(set(solution.device)) > 1:
                 message = f"several devices are needed, and `{consumer.name}` takes one"
                 raise Refused(Diagnostic("DP409", message))
@@ -175,6 +180,7 @@ def _place(
         outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "fits")]
         trace = Trace(tuple(outcomes), notes)
         told = (*policy.notices, *_findings_of_model(tree, policy), *findings_of_loading, *findings)
+        told = (*told, *findings_of_division(tree, division, solution, context))
         return PlacedModel(selector, division, context, attempt, solution, ledger, trace, told)
     raise Unsatisfiable(nothing_fits(policy, tree, refusals))
 

@@ -1,0 +1,105 @@
+"""Whether a model may be divided over devices, and what is to be said where it is.
+
+Owns the use of the table of architectures, which says how each class of Transformers answered when it was divided, and
+the warnings about maps that are not known to run. A dry run proves or refutes any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from devpolicy._core.errors import Diagnostic
+from devpolicy._core.language.policy import ResolvedPolicy
+from devpolicy._core.model.architectures import Measured, measured
+from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.placement.apply_rules import Refused
+from devpolicy._core.placement.context import PlacementContext
+from devpolicy._core.placement.divide import Division, Unit
+from devpolicy._core.placement.search import Solution
+
+_WHOLE = ("one-device", "refused", "wrong")
+_HERE = (*_WHOLE, "no-offload")
+_TRY = "try it, before anything is loaded: `devpolicy dry-run`"
+
+
+def class_of(tree: ModelTree) -> Measured | None:
+    """Return how a model's class answered when it was divided, `None` where it was not tried."""
+    return measured(tree.loading.architecture or tree.modules[0].class_name)
+
+
+def as_dividable(policy: ResolvedPolicy, tree: ModelTree) -> ResolvedPolicy:
+    """Return a policy that leaves whole what cannot be divided, as far as it is the planner's choice."""
+    seen = class_of(tree)
+    if seen is None or seen.verdict not in _HERE:
+        return policy
+    return replace(policy, overflow=(), split="never" if seen.verdict in _WHOLE else policy.split)
+
+
+def check_divided(tree: ModelTree, solution: Solution) -> None:
+    """Raise `Refused` (DP422) where rules divide a model whose class cannot run so."""
+    seen = class_of(tree)
+    if seen is None or seen.verdict not in _HERE:
+        return
+    apart = seen.verdict in _WHOLE and len(set(solution.device)) > 1
+    if apart or solution.offloaded:
+        name = tree.loading.architecture or tree.modules[0].class_name
+        what = "runs on one device only" if seen.verdict in _WHOLE else "runs with nothing kept elsewhere"
+        help_ = "leave out the rules that divide it; `devpolicy dry-run` shows what fails"
+        notes = (f"divided, it was seen to fail: {seen.reason}",) if seen.reason else ()
+        raise Refused(Diagnostic("DP422", f"`{name}` {what}", notes=notes, help=help_))
+
+
+def findings_of_division(
+    tree: ModelTree, division: Division, solution: Solution, context: PlacementContext
+) -> Iterator[Diagnostic]:
+    """Yield warnings: of a map that is not known to run (DP423), of rules that free nothing (DP424)."""
+    if not context.target.abilities.maps:
+        return
+    count = len(set(solution.device))
+    if count > 1:
+        yield from _unproved(tree, division.units, count)
+        yield from _parted(division, solution)
+    elif context.link:
+        yield from _frees_nothing(division.units, solution, context)
+
+
+def _unproved(tree: ModelTree, units: Sequence[Unit], count: int) -> Iterator[Diagnostic]:
+    seen = class_of(tree)
+    if seen is not None and seen.verdict == "runs":
+        return
+    name = tree.modules[0].class_name
+    own = next((unit for unit in units if unit.direct_tensors_only and unit.block is None and unit.weights), None)
+    if own is not None:
+        where = f"`{own.path}`" if own.path else "the model itself"
+        why = f"{where} has parameters of its own beside its children"
+    elif not tree.no_split:
+        why = "it declares no `_no_split_modules`"
+    else:
+        return
+    message = f"`{name}` is divided over {count} devices, and may not run so: {why}"
+    yield Diagnostic("DP423", message, help=_TRY, severity="warning")
+
+
+def _parted(division: Division, solution: Solution) -> Iterator[Diagnostic]:
+    for group in division.meeting:
+        if len({solution.device[at] for at in group}) > 1:
+            paths = " and ".join(f"`{division.units[at].path}`" for at in group[:2])
+            message = f"the outputs of {paths} meet, and rules run them on different devices"
+            yield Diagnostic("DP423", message, help=_TRY, severity="warning")
+
+
+def _frees_nothing(units: Sequence[Unit], solution: Solution, context: PlacementContext) -> Iterator[Diagnostic]:
+    """Yield a warning for each rule of which the device must have as much room for what is brought in as it frees."""
+    by_rule: dict[str, list[int]] = {}
+    for at, offload in solution.offloaded.items():
+        by_rule.setdefault(offload.rule, []).append(at)
+    for rule in context.policy.rules:
+        mine = by_rule.get(rule.name, []) if rule.offload else []
+        freed = sum(units[at].weights for at in mine)
+        others = max((units[at].onload_peak for at in solution.offloaded if at not in mine), default=0)
+        brought = max((units[at].onload_peak for at in mine), default=0)
+        if mine and freed <= brought - min(others, brought):
+            message = f"rule `{rule.name}` frees nothing: all that it keeps elsewhere is brought in at once"
+            help_ = "what is offloaded saves memory where it is several modules, brought in one after the other"
+            yield Diagnostic("DP424", message, rule.place, "frees nothing", help=help_, severity="warning")
