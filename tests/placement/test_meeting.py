@@ -123,9 +123,9 @@ def test_the_table_of_architectures_decides_what_is_divided(
 def test_a_rule_that_keeps_one_module_elsewhere_frees_nothing_on_one_device() -> None:
     model = tree("table Embedding 3", "layers ModuleList", *BLOCKS)
     large = Host([Accelerator("cuda", memory="16 GiB")], memory="64 GiB")
-    told = placed(model, '[offload]\ntable = "cpu"\n', host=large).warnings
-    assert [warning.code for warning in told] == ["DP424"]
-    assert placed(model, '[offload]\n"layers.*" = "cpu"\n', host=large).warnings == ()
+    told = "frees nothing on `cuda:0`"
+    assert told in placed(model, '[offload]\ntable = "cpu"\n', host=large).explain("table")
+    assert told not in placed(model, '[offload]\n"layers.*" = "cpu"\n', host=large).explain("layers.0")
 
 
 def test_no_help_suggests_to_keep_one_module_elsewhere() -> None:

@@ -225,11 +225,6 @@ CODES: dict[str, Code] = {
         "together, or has parameters of its own, or rules run apart what meets, and nobody has tried it. "
         "`devpolicy dry-run` loads and runs it on simulated devices, and says where it fails.",
     ),
-    "DP424": Code(
-        "a rule that frees nothing",
-        "What a rule keeps elsewhere is brought in, one module at a time, whenever it runs, and room for the largest "
-        "is kept free. A rule that keeps one module elsewhere frees what that room takes: on one device, nothing.",
-    ),
     # Lint.
     "DP501": Code(
         "a rule that matches nothing",

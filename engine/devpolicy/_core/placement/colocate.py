@@ -18,6 +18,7 @@ from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.apply_rules import Assignment, Cluster, Offload, Refused
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Division, Unit, up_to_final
+from devpolicy._core.placement.meeting import Meeting
 
 _CUT = "a rule keeps a part of a block elsewhere, so the block and what it may read run on the main device"
 _MEET = "its output meets that of a module whose weights are stored elsewhere, which runs on the main device"
@@ -137,7 +138,7 @@ def colocate_blocks(division: Division, context: PlacementContext, assignment: A
         clusters = connected_components([*assignment.clusters, *together])
         assignment = replace(assignment, clusters=tuple(map(tuple, clusters)))
     if len(context.devices) > 1:
-        for group in division.meeting:
+        for group in division.meetings:
             assignment = _meet(group, assignment)
     if cut:
         assignment = _run_cut_on_main(units, cut, assignment)
@@ -146,20 +147,22 @@ def colocate_blocks(division: Division, context: PlacementContext, assignment: A
     return assignment
 
 
-def parted_by_rules(group: Sequence[int], assignment: Assignment) -> bool:
+def _parted_by_rules(group: Sequence[int], assignment: Assignment) -> bool:
     """Whether rules run the units of a group on several devices: they know better, or a dry run will tell."""
     ruled = {assignment.pinned[at][0] for at in group if at in assignment.pinned}
     away = any(at in assignment.offloaded for at in group)
     return len(ruled) > 1 or any(at in assignment.choices for at in group) or (away and assignment.main is not None)
 
 
-def _meet(group: Sequence[int], assignment: Assignment) -> Assignment:
+def _meet(meeting: Meeting, assignment: Assignment) -> Assignment:
     """Return the assignment with the units of a group on one device, as far as rules leave them to the planner.
 
-    A unit that a rule runs somewhere takes the others along. What is offloaded runs on the main device, so the
+    A unit that a rule runs somewhere may take the others along. What is offloaded runs on the main device, so the
     others do.
     """
-    if parted_by_rules(group, assignment):
+    group = meeting.units
+    ruled = any(at in assignment.pinned for at in group)
+    if _parted_by_rules(group, assignment) or (ruled and not meeting.follows):
         return assignment
     pinned = next((assignment.pinned[at] for at in group if at in assignment.pinned), None)
     if any(at in assignment.offloaded for at in group):

@@ -16,7 +16,7 @@ from devpolicy._core.memory.sizing import Sizing
 from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.matching import match, numbers
-from devpolicy._core.placement.meeting import LISTS, Shape, meeting
+from devpolicy._core.placement.meeting import LISTS, Meeting, Shape, meetings
 
 RulePriority = tuple[int, ...]
 """Positions of rules, in written order."""
@@ -67,7 +67,7 @@ class Division:
     """The sets of rules that match modules with tensors, decided or not, as the bits of integers."""
     tied: tuple[tuple[int, ...], ...] = ()
     """Groups of units that share a tensor."""
-    meeting: tuple[tuple[int, ...], ...] = ()
+    meetings: tuple[Meeting, ...] = ()
     """Groups of units outside of blocks whose outputs meet."""
 
 
@@ -84,8 +84,8 @@ def divide(tree: ModelTree, rules: Sequence[Rule], sizing: Sizing) -> Division:
     priorities = {mask: (first.setdefault(rules, rules), fallback) for mask, (rules, fallback) in cut.items()}
     units = _collect(tree, sizing, natural, [priorities[mask] for mask in masks])
     holding = frozenset(mask for mask, module in zip(masks, tree.modules, strict=True) if module.tensors)
-    meets = meeting(tree, shape, [unit.start for unit in units])
-    return Division(tuple(units), matches.counts, holding, meeting=meets)
+    found = meetings(tree, shape, [unit.start for unit in units])
+    return Division(tuple(units), matches.counts, holding, meetings=found)
 
 
 def up_to_final(priority: RulePriority, rules: Sequence[Rule]) -> tuple[RulePriority, RulePriority]:
@@ -152,7 +152,7 @@ def _natural_units(tree: ModelTree) -> Shape:
         mixing = position > 0 and not holds_block[position] and bool(module.tensors or not tree.no_split)
         natural[position] = block[position] or not holds_more[position] or mixing
         position = tree.subtree_end[position] if natural[position] else position + 1
-    return Shape(natural, holds_block)
+    return Shape(natural, holds_block, block)
 
 
 def _subtree_sums(tree: ModelTree, own: list[int]) -> list[int]:

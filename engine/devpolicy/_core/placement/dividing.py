@@ -1,7 +1,8 @@
 """Whether a model may be divided over devices, and what is to be said where it is.
 
-Owns the use of the table of architectures, which says how each class of Transformers answered when it was divided, and
-the warnings about maps that are not known to run. A dry run proves or refutes any of them.
+Owns the use of the table of architectures, which says how each class of Transformers answered when it was divided, the
+warnings about maps that are not known to run, which a dry run proves or refutes, and the notes about rules that free
+nothing.
 """
 
 from __future__ import annotations
@@ -53,15 +54,13 @@ def check_divided(tree: ModelTree, solution: Solution) -> None:
 def findings_of_division(
     tree: ModelTree, division: Division, solution: Solution, context: PlacementContext
 ) -> Iterator[Diagnostic]:
-    """Yield warnings: of a map that is not known to run (DP423), of rules that free nothing (DP424)."""
+    """Yield warnings of a map that is not known to run (DP423)."""
     if not context.target.abilities.maps:
         return
     count = len(set(solution.device))
     if count > 1:
         yield from _unproved(tree, division.units, count)
         yield from _parted(division, solution)
-    elif context.link:
-        yield from _frees_nothing(division.units, solution, context)
 
 
 def _unproved(tree: ModelTree, units: Sequence[Unit], count: int) -> Iterator[Diagnostic]:
@@ -82,24 +81,22 @@ def _unproved(tree: ModelTree, units: Sequence[Unit], count: int) -> Iterator[Di
 
 
 def _parted(division: Division, solution: Solution) -> Iterator[Diagnostic]:
-    for group in division.meeting:
-        if len({solution.device[at] for at in group}) > 1:
-            paths = " and ".join(f"`{division.units[at].path}`" for at in group[:2])
+    for group in division.meetings:
+        if len({solution.device[at] for at in group.units}) > 1:
+            paths = " and ".join(f"`{division.units[at].path}`" for at in group.units[:2])
             message = f"the outputs of {paths} meet, and rules run them on different devices"
             yield Diagnostic("DP423", message, help=_TRY, severity="warning")
 
 
-def _frees_nothing(units: Sequence[Unit], solution: Solution, context: PlacementContext) -> Iterator[Diagnostic]:
-    """Yield a warning for each rule of which the device must have as much room for what is brought in as it frees."""
-    by_rule: dict[str, list[int]] = {}
-    for at, offload in solution.offloaded.items():
-        by_rule.setdefault(offload.rule, []).append(at)
+def idle_offloads(units: Sequence[Unit], solution: Solution, context: PlacementContext) -> Iterator[tuple[str, str]]:
+    """Yield a note for each unit of a rule that frees nothing: its device needs as much room for what is brought in."""
+    if len(set(solution.device)) > 1 or not context.link:
+        return
     for rule in context.policy.rules:
-        mine = by_rule.get(rule.name, []) if rule.offload else []
+        mine = [at for at, offload in solution.offloaded.items() if rule.offload and offload.rule == rule.name]
         freed = sum(units[at].weights for at in mine)
         others = max((units[at].onload_peak for at in solution.offloaded if at not in mine), default=0)
         brought = max((units[at].onload_peak for at in mine), default=0)
         if mine and freed <= brought - min(others, brought):
-            message = f"rule `{rule.name}` frees nothing: all that it keeps elsewhere is brought in at once"
-            help_ = "what is offloaded saves memory where it is several modules, brought in one after the other"
-            yield Diagnostic("DP424", message, rule.place, "frees nothing", help=help_, severity="warning")
+            for at in mine:
+                yield units[at].path, f"frees nothing on `{context.devices[solution.main]}`: it is brought in at once"

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from devpolicy._core.connected import connected_components
 from devpolicy._core.model.tree import ModelTree
 
 TOGETHER: Mapping[str, tuple[str, ...]] = {
@@ -40,38 +39,49 @@ class Shape:
     """It is placed as a whole where no rule cuts it; of what is inside of such a module, nothing is said."""
     holds_block: Sequence[bool]
     """There is a block inside."""
+    is_block: Sequence[bool]
 
 
-def meeting(tree: ModelTree, shape: Shape, starts: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """Units whose outputs meet, by their positions."""
+
+    units: tuple[int, ...]
+    follows: bool
+    """Whether what a rule runs somewhere takes the others along. Of a container, rules may run parts elsewhere."""
+
+
+def meetings(tree: ModelTree, shape: Shape, starts: Sequence[int]) -> tuple[Meeting, ...]:
     """Return groups of units that must run on one device, beside the pieces of blocks; units begin at `starts`.
 
     A container without a block inside is one group. Of a container of blocks one group are the children that are
-    registered before its first block, or embed something, or of which `TOGETHER` says so; and its own parameters, with
+    registered before its first block, or embed something, or of which `TOGETHER` says so; and its own tensors, with
     all that they meet there.
     """
-    groups = [
-        sorted({at for start, end in ranges for at in _units(starts, start, end)})
-        for ranges in _containers(tree, shape)
-    ]
-    return tuple(map(tuple, connected_components([group for group in groups if len(group) > 1])))
+    found: list[Meeting] = []
+    for ranges, follows in _containers(tree, shape):
+        group = sorted({at for start, end in ranges for at in _units(starts, start, end)})
+        if len(group) > 1:
+            found.append(Meeting(tuple(group), follows))
+    return tuple(found)
 
 
 def _units(starts: Sequence[int], start: int, end: int) -> range:
     return range(bisect_left(starts, start), bisect_left(starts, end))
 
 
-def _containers(tree: ModelTree, shape: Shape) -> Iterator[list[tuple[int, int]]]:
-    """Yield for each container the ranges of modules in it that meet."""
+def _containers(tree: ModelTree, shape: Shape) -> Iterator[tuple[list[tuple[int, int]], bool]]:
+    """Yield for each container the ranges of modules in it that meet, and whether it is one of blocks."""
     position, count = 1, len(tree.modules)
-    yield _meeting_children(tree, shape, 0)
+    yield _meeting_children(tree, shape, 0), True
     while position < count:
         if shape.natural[position]:
             position = tree.subtree_end[position]
         elif not shape.holds_block[position]:
-            yield [(position, tree.subtree_end[position])]
+            yield [(position, tree.subtree_end[position])], False
             position = tree.subtree_end[position]
         else:
-            yield _meeting_children(tree, shape, position)
+            yield _meeting_children(tree, shape, position), True
             position += 1
 
 
@@ -80,12 +90,16 @@ def _meeting_children(tree: ModelTree, shape: Shape, parent: int) -> list[tuple[
     if cls in LISTS:
         return []  # its elements run one after the other
     children = list(tree.children(parent))
-    first = next((child for child in children if shape.holds_block[child]), len(tree.modules))
+    of_blocks = [
+        shape.holds_block[child] or (shape.is_block[child] and "Embedding" not in tree.modules[child].class_name)
+        for child in children
+    ]
+    first = next((child for child, is_one in zip(children, of_blocks, strict=True) if is_one), 0)
     tensors = tree.modules[parent].tensors
     own = any(tensor.persistent for tensor in tensors)
     # A bias that is a buffer is added to what the last child returns.
     added = any(tensor.buffer and tensor.persistent for tensor in tensors)
-    plain = [child for child in children if not shape.holds_block[child]]
+    plain = [child for child, is_one in zip(children, of_blocks, strict=True) if not is_one]
     found = [child for child in plain if _meets(tree, child, before=added or child < first, own=own)]
     named = [child for child in plain if _is_named(tree, child, TOGETHER.get(cls, ()))]
     ranges = [(child, tree.subtree_end[child]) for child in sorted({*found, *named})]

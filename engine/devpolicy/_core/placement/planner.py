@@ -25,7 +25,7 @@ from devpolicy._core.placement.colocate import colocate_blocks, colocate_ties
 from devpolicy._core.placement.computing import experts_leave_first, unfit
 from devpolicy._core.placement.context import PlacementContext, Selection, context_for, select_devices
 from devpolicy._core.placement.divide import Division, divide
-from devpolicy._core.placement.dividing import as_dividable, check_divided, findings_of_division
+from devpolicy._core.placement.dividing import as_dividable, check_divided, findings_of_division, idle_offloads
 from devpolicy._core.placement.joint import one_piece
 from devpolicy._core.placement.leaving import leaving_first, may_fit
 from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of
@@ -178,7 +178,7 @@ def _place(
             refusals.append((selector, refused.finding))
             continue
         outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "fits")]
-        trace = Trace(tuple(outcomes), notes)
+        trace = Trace(tuple(outcomes), (*notes, *idle_offloads(division.units, solution, context)))
         told = (*policy.notices, *_findings_of_model(tree, policy), *findings_of_loading, *findings)
         told = (*told, *findings_of_division(tree, division, solution, context))
         return PlacedModel(selector, division, context, attempt, solution, ledger, trace, told)
