@@ -73,7 +73,7 @@ def score(case: Case, device_map: Mapping[str, Any]) -> Score:
         return Score.nothing("runs on cpu")
     main = running[0] if running else "cpu"
     kept_on = {"cpu", "disk"} - {main}
-    held = dict.fromkeys(devices, 0)
+    held, weights, merged = dict.fromkeys(devices, 0), dict.fromkeys(devices, 0), dict.fromkeys(devices, 0)
     walked: list[str] = []
     used: set[str] = set()
     time, offloaded, streaming = 0, 0, 0
@@ -84,6 +84,8 @@ def score(case: Case, device_map: Mapping[str, Any]) -> Score:
         unit = Unit(module.path, at, at + 1, True, (), kv_cache=sizing.kv_cache[at])
         held[runs] += sizing.kv_cache[at] + sizing.buffers[at]
         held[name] += sizing.weights[at]
+        weights[name] += sizing.weights[at]
+        merged[name] = max(merged[name], sizing.merged[at])
         time += costs.read(unit) * per_byte(bandwidth_of(devices[runs].device, case.host))
         used.update([runs] if module.tensors else [])
         if costs.read(unit):
@@ -101,7 +103,9 @@ def score(case: Case, device_map: Mapping[str, Any]) -> Score:
     )
     crossings = sum(one != other for one, other in pairwise(walked))
     time += crossings * costs.device_hop
-    over = [name for name, size in held.items() if size > max(0, devices[name].budget)]
+    # While weights are loaded, a tensor that is made of others is there beside them.
+    loads = {name: max(size, weights[name] + merged[name]) for name, size in held.items() if name != "disk"}
+    over = [name for name, size in {**held, **loads}.items() if size > max(0, devices[name].budget)]
     shares = [held[name] / max(1, devices[name].budget) for name in running]
     return Score(not over, over[0] if over else "", max(shares, default=0.0), offloaded, crossings, _ms(time, costs))
 

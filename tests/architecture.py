@@ -12,7 +12,11 @@ from tests.test_imports import CORE, LEAVES, MAY_IMPORT
 
 PAGE = Path(__file__).parents[1] / "docs" / "architecture.md"
 BEGIN, END = "<!-- rooms -->", "<!-- /rooms -->"
-_GROUPS = {"leaves": LEAVES, "values": (*LEAVES, "loading", "device", "host", "model"), "engine": MAY_IMPORT["verbs"]}
+_GROUPS = {
+    "leaves": LEAVES,
+    "values": (*LEAVES, "loading", "device", "host", "model"),
+    "engine": MAY_IMPORT["planning"],
+}
 _OF_PACKAGES = "The public modules: each name is imported when it is first used."
 
 

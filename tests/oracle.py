@@ -137,9 +137,10 @@ def recount(plan: Any, tree: Any, workload: Any) -> dict[str, dict[str, int]]:
     main = min(running, key=lambda device: int(device.partition(":")[2] or 0)) if running else "cpu"
     kept = {"cpu", "disk"} - {main}
     held: dict[str, dict[str, int]] = {}
+    made: dict[str, int] = {}  # the largest tensor that loading makes of others on each device
 
     def add(device: str, what: str, count: int) -> None:
-        entry = held.setdefault(device, {"weights": 0, "kv_cache": 0, "streaming": 0})
+        entry = held.setdefault(device, {"weights": 0, "kv_cache": 0, "streaming": 0, "load": 0})
         entry[what] += count
 
     again = {name for group in tree.ties for name in group[1:]}
@@ -151,6 +152,8 @@ def recount(plan: Any, tree: Any, workload: Any) -> dict[str, dict[str, int]]:
         elif device in kept:
             streamed[module] = streamed.get(module, 0) + size(tensor, workload.dtype)
         add(device, "weights", 0 if name in again else size(tensor, workload.dtype))
+        if tensor.merged:
+            made[device] = max(made.get(device, 0), size(tensor, workload.dtype))
     tokens, scalar = context_of(tree, workload), scalar_bytes(tree, workload)
     order = [module.path for module in tree.modules]
     names = list(tensors(tree))
@@ -171,7 +174,20 @@ def recount(plan: Any, tree: Any, workload: Any) -> dict[str, dict[str, int]]:
         # A module's own tensors are brought in for as long as it runs, and its children run meanwhile.
         at_once = [sum(streamed.get(above, 0) for above in ancestors(module)) for module in streamed]
         add(main, "streaming", max(at_once))
+    made["cpu"] = max(made.get("cpu", 0), made.get("disk", 0))  # what is written to the disk is made there
+    for device, entry in held.items():
+        entry["load"] = entry["weights"] + (made.get(device, 0) if device != "disk" else 0)
     return held
+
+
+def running(entry: dict[str, int]) -> int:
+    """What a device holds while the model runs, without activations."""
+    return entry["weights"] + entry["kv_cache"] + entry["streaming"]
+
+
+def at_most(entry: dict[str, int]) -> int:
+    """What a device holds at most, while the model is loaded or while it runs."""
+    return max(running(entry), entry["load"])
 
 
 def partitions(count: int, bins: int) -> list[tuple[int, ...]]:

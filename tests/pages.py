@@ -39,6 +39,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "components": (),
     "hosts-and-models": (),
     "llama-cpp": (),
+    "targets": (),
     "how-it-places": (),
     "limits": (),
     "testing-policies": (),

@@ -229,13 +229,22 @@ def test_a_refusal_says_which_component_and_what_the_others_take() -> None:
 
 def test_another_order_is_suggested_where_it_would_do() -> None:
     text = "memory.cuda = {{ headroom = '0 B' }}\n{}"
-    small = "[component.small]\nneeds = '4 GiB'\nprefer = ['cuda:1', 'cuda:0', 'cpu']\n"
-    large = "[component.large]\nneeds = '8 GiB'\nprefer = 'cuda:1'\n"
+    small = "[component.small]\nneeds = '4 GiB'\nprefer = 'cuda'\n"
+    large = "[component.large]\nneeds = '8 GiB'\nprefer = 'cuda:0'\n"
     with pytest.raises(Unsatisfiable) as refused:
         plan_all(Policy.parse(text.format(small + large)), host=TWO)
     assert "or `[component.large]` written before `[component.small]`" in str(refused.value)
     plans = plan_all(Policy.parse(text.format(large + small)), host=TWO)
-    assert devices(plans) == {"large": ["cuda:1"], "small": ["cuda:0"]}
+    assert devices(plans) == {"large": ["cuda:0"], "small": ["cuda:1"]}
+
+
+def test_a_term_gives_way_for_what_comes_later() -> None:
+    small = "[component.small]\nneeds = '4 GiB'\nprefer = ['cuda:1', 'cuda:0', 'cpu']\n"
+    large = "[component.large]\nneeds = '8 GiB'\nprefer = 'cuda:1'\n"
+    policy = Policy.parse(f"memory.cuda = {{ headroom = '0 B' }}\n{small}{large}")
+    plans = plan_all(policy, host=TWO)
+    assert devices(plans) == {"small": ["cuda:0"], "large": ["cuda:1"]}
+    assert plan(policy, None, TWO, component="small") == plans["small"]
 
 
 def test_a_component_without_a_model_is_told_how_to_have_one() -> None:

@@ -63,3 +63,25 @@ def _without_devices(value: object) -> object:
     if isinstance(value, dict):
         return {key: _without_devices(inner) for key, inner in value.items() if key != "device"}
     return [_without_devices(inner) for inner in value] if isinstance(value, list) else value
+
+
+def test_the_target_example_conforms_and_is_found_where_it_is_installed(tmp_path: Path) -> None:
+    folder = tmp_path / "target"
+    shutil.copytree(EXAMPLES / "target", folder)
+    done = run(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist")
+    assert done.returncode == 0, done.stdout + done.stderr
+    # What installing leaves: the metadata that names the entry point, beside the module.
+    info = folder / "devpolicy_stages-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: devpolicy-stages\nVersion: 0.1.0\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text("[devpolicy.targets]\nstages = stages:STAGES\n", encoding="utf-8")
+    asked = ("policy.toml", "--model", "llama-3.1-8b", "--host", "2x24gb", "--to", "stages")
+    told = run(folder, "-m", "devpolicy", "plan", *asked)
+    assert told.returncode == 0, told.stderr
+    assert "'devices': ['cuda:0', 'cuda:1']" in told.stdout
+    (folder / "named.toml").write_text(
+        'prefer = "cuda"\n[component.x]\ntarget = "stages"\nmodel = "gpt2"\n', encoding="utf-8"
+    )
+    assert run(folder, "-m", "devpolicy", "check", "named.toml").returncode == 0
+    listed = run(folder, "-m", "devpolicy", "targets", "stages")
+    assert "an engine of pipeline stages" in listed.stdout

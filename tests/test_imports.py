@@ -18,7 +18,7 @@ PACKAGE = Path(devpolicy.__file__).parent
 CORE = PACKAGE / "_core"
 
 # Each may import those before it and nothing else of ours.
-LEAVES = ("public", "text", "errors", "sizes", "codes", "shipped", "files", "toml", "connected")
+LEAVES = ("public", "text", "errors", "sizes", "codes", "shipped", "files", "toml", "connected", "ranges")
 
 _VALUES = (*LEAVES, "loading", "device", "host", "model", "abilities")
 _ENGINE = (*_VALUES, "language", "memory", "cost", "placement")
@@ -35,11 +35,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "memory": (*_VALUES, "language"),
     "cost": (*_VALUES, "language", "memory"),
     "placement": (*_VALUES, "language", "memory", "cost"),
-    "verbs": _ENGINE,
+    "planning": _ENGINE,
+    "verbs": (*_ENGINE, "planning"),
     "targets": (*LEAVES, "loading", "device", "host", "model", "abilities", "placement"),
     "certify": _ENGINE,
     "dry_run": (*_ENGINE, "verbs", "targets", "simulation", "simulator"),
-    "review": (*_ENGINE, "verbs", "dry_run"),
+    "review": (*_ENGINE, "planning", "verbs", "dry_run"),
     "conformance": (*_ENGINE, "verbs", "simulation"),
     "strategies": _ENGINE,
     "simulation": (*_VALUES, "simulator", "verbs"),
@@ -47,6 +48,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "doctor": (*LEAVES, "host", "simulation"),
     "cli": (
         *_ENGINE,
+        "planning",
         "verbs",
         "targets",
         "certify",

@@ -3,6 +3,7 @@
 import json
 import shutil
 import struct
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -54,13 +55,18 @@ FAMILIES = [
 ]
 
 
+def as_held(tensors):
+    """Return tensors without how loading makes them, which no loaded model says."""
+    return tuple(replace(tensor, merged=False) for tensor in tensors)
+
+
 @pytest.mark.parametrize(("architecture", "model_type", "config"), FAMILIES)
 def test_a_saved_model_reads_as_it_will_be_loaded(architecture, model_type, config, tmp_path):
     transformers = pytest.importorskip("transformers")
     saved(tmp_path, architecture, model_type, **config)
     tree = ModelTree.from_checkpoint(tmp_path)
     loaded = ModelTree.from_module(getattr(transformers, architecture).from_pretrained(tmp_path))
-    assert [(m.path, m.class_name, m.tensors) for m in tree.modules] == [
+    assert [(m.path, m.class_name, as_held(m.tensors)) for m in tree.modules] == [
         (m.path, m.class_name, m.tensors) for m in loaded.modules
     ]
     assert (tree.ties, tree.no_split, tree.kv_cache) == (loaded.ties, loaded.no_split, loaded.kv_cache)

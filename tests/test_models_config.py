@@ -233,7 +233,10 @@ def test_the_part_of_a_multimodal_model_that_writes_text_keeps_the_cache():
     assert tree.logits_elements == 32
 
 
-@pytest.mark.parametrize(("model_type", "architecture"), [("mamba2", "Mamba2ForCausalLM"), ("bert", "BertModel")])
+@pytest.mark.parametrize(
+    ("model_type", "architecture"),
+    [("bert", "BertModel"), ("bert", "BertLMHeadModel"), ("eurobert", "EuroBertModel"), ("layoutlm", "LayoutLMModel")],
+)
 def test_a_model_that_does_not_attend_to_its_past_keeps_no_cache(model_type, architecture):
     assert ModelTree.from_config({"model_type": model_type, "architectures": [architecture]}).kv_cache == ()
 
@@ -241,7 +244,14 @@ def test_a_model_that_does_not_attend_to_its_past_keeps_no_cache(model_type, arc
 def test_only_the_attention_layers_of_a_hybrid_model_keep_a_cache():
     tree = ModelTree.from_config({"model_type": "jamba", "architectures": ["JambaForCausalLM"]})
     layers = {module.path for module in tree.modules if module.class_name == "JambaAttention"}
-    assert layers == {cache.module for cache in tree.kv_cache}
+    assert layers == {cache.module for cache in tree.kv_cache if cache.window is None}
+
+
+def test_the_layers_of_a_hybrid_model_without_attention_keep_a_state_that_does_not_grow():
+    tree = ModelTree.from_config({"model_type": "jamba", "architectures": ["JambaForCausalLM"]})
+    states = {cache.module: cache for cache in tree.kv_cache if cache.window == 1 and cache.dtype == "float32"}
+    assert set(states) == {module.path for module in tree.modules if module.class_name == "JambaMambaMixer"}
+    assert {cache.values for cache in states.values()} == {8192 * 16}
 
 
 def test_parameters_that_a_model_makes_in_memory_even_on_meta_are_no_weights():

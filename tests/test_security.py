@@ -19,6 +19,7 @@ LIMITS = [
     ("characters of a text in a TOML file", "toml.document", "LONGEST_TEXT"),
     ("characters of a pattern of modules", "language.patterns", "LONGEST"),
     ("components of a policy", "language.components", "MOST_COMPONENTS"),
+    ("models or schemes among which a component chooses", "language.wishes", "MOST_ALTERNATIVES"),
     ("findings that one error carries", "errors", "MOST_KEPT"),
     ("findings of a model file", "model.limits", "MOST_FINDINGS"),
     ("a lock file", "cli.lock", "LARGEST_LOCK"),
@@ -82,7 +83,7 @@ _OF_NO_INPUT = {
     ("placement.exact", "MOST_CLUSTERS"),
     ("simulation.patched_libraries.torch_distributed", "TIMEOUT"),  # what torch itself waits
     ("device.single", "LARGEST_ID"),  # as many devices as a host may have
-    ("model.ranges", "LARGEST_NUMBER"),
+    ("ranges", "LARGEST_NUMBER"),
     ("model.limits", "LARGEST_TEXT"),  # of all names of a tree: follows from the number of its modules
     ("model.limits", "LARGEST_REFERENCE"),  # of the local cache
     ("model.limits", "LONGEST_TEXT"),  # longer ones are skipped

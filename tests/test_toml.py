@@ -9,7 +9,8 @@ import tomli
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from devpolicy._core.toml.document import DEEPEST, LARGEST_FILE, Document, Inside, quote, write_key
+from devpolicy._core.toml.document import DEEPEST, LARGEST_FILE, Document, Inside
+from devpolicy._core.toml.writer import quote, write_key
 from devpolicy.errors import PolicyError
 
 # A writer of TOML that chooses a style wherever the language leaves one.

@@ -19,7 +19,7 @@ from devpolicy._core.model.tree import KVCache, Module, Tensor
 from devpolicy._core.placement import planner
 from devpolicy._core.sizes import GIB
 from devpolicy._core.strategies.policies import patterns
-from devpolicy._core.toml.document import quote, write_key
+from devpolicy._core.toml.writer import quote, write_key
 from devpolicy.testing.strategies import faulty_hosts, hosts, model_trees, policies
 
 CPU, DISK = DeviceSelector("cpu"), DeviceSelector("disk")

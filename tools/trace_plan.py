@@ -26,11 +26,6 @@ _NO_FUNCTIONS = ("<lambda>", "<listcomp>", "<genexpr>", "<dictcomp>", "<setcomp>
 
 def entered(policy: str, model: str, host: str) -> Counter[tuple[str, str]]:
     """Return how often `plan()` enters each function, by its module and qualified name."""
-    values = (
-        devpolicy.Policy.parse(policy) if "=" in policy else devpolicy.Policy.load(policy),
-        devpolicy.ModelTree.load(model),
-        devpolicy.Host.load(host),
-    )
     found: Counter[tuple[str, str]] = Counter()
 
     def profiler(frame: FrameType, event: str, _: object) -> None:
@@ -40,14 +35,20 @@ def entered(policy: str, model: str, host: str) -> Counter[tuple[str, str]]:
             module = Path(code.co_filename).relative_to(_PACKAGE).with_suffix("").as_posix().replace("/", ".")
             found[module, code.co_qualname] += 1
 
-    plan = devpolicy.plan  # found before it is counted
-    plan(*values)  # and so is what is imported and compiled when it is first needed
+    plan = devpolicy.plan
+    plan(*_values(policy, model, host))  # what is imported and compiled when it is first needed is not counted
+    values = _values(policy, model, host)  # values remember what was computed of them, so these are new
     sys.setprofile(profiler)
     try:
         plan(*values)
     finally:
         sys.setprofile(None)
     return found
+
+
+def _values(policy: str, model: str, host: str) -> tuple[devpolicy.Policy, devpolicy.ModelTree, devpolicy.Host]:
+    read = devpolicy.Policy.parse if "=" in policy else devpolicy.Policy.load
+    return read(policy), devpolicy.ModelTree.load(model), devpolicy.Host.load(host)
 
 
 def main() -> None:

@@ -51,6 +51,7 @@ _MODULES = {
     "devpolicy._core.placement.plan": ("Plan",),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
+_SUBMODULES = ("errors", "haystack", "testing")
 
 
 if os.environ.get("DEVPOLICY"):
@@ -61,15 +62,17 @@ if os.environ.get("DEVPOLICY"):
 
 
 def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name in _SUBMODULES:
+        return import_module(f"{__name__}.{name}")
     module = _WHERE.get(name)
     if module is None:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    from importlib import import_module
-
     value = globals()[name] = getattr(import_module(module), name)
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, *_SUBMODULES, "__version__"])

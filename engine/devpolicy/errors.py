@@ -31,3 +31,7 @@ __all__ = [
     "UnknownModuleError",
     "Unsatisfiable",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -32,6 +32,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def install() -> None:
     """Make components that are given no device ask the policy that `DEVPOLICY` names.
 

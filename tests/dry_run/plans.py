@@ -31,4 +31,9 @@ def cut(made: Plan, tree: ModelTree, block: str, part: str, device: str) -> Plan
             held = sum(tensor.bytes_as(None) for module in inside for tensor in module.tensors)
             units[name] = replace(unit, device=to, runs_on=to, bytes=held)
             entries[name] = to
-    return replace(made, device=ComponentDevice.from_multiple(DeviceMap(entries)), placements=Placements(units))
+    ledger = {
+        name: replace(budget, weights=sum(unit.bytes for unit in units.values() if str(unit.device) == name))
+        for name, budget in made.ledger.items()
+    }
+    whole = ComponentDevice.from_multiple(DeviceMap(entries))
+    return replace(made, device=whole, placements=Placements(units), ledger=ledger)

@@ -168,7 +168,7 @@ def test_on_uneven_gpus_what_fits_stays_and_is_as_even_as_can_be(mix: tuple[int,
         fixed = next(iter(balanced.ledger.values())).activations
         budgets = [one.free - one.free % 2**28 for one in host.accelerators]
         budgets = [free - 2**30 - free * 2 // 100 for free in budgets]
-        peak = max(Fraction(budget.used, budget.cap - budget.headroom) for budget in balanced.ledger.values())
+        peak = max(Fraction(budget.held, budget.cap - budget.headroom) for budget in balanced.ledger.values())
         assert peak == _optimum(of_unit, fixed, budgets), name
     assert fitted
 

@@ -42,7 +42,7 @@ def taken(pipeline: Pipeline, plan: Plan) -> Counter[str]:
         return Counter({plan.device.to_torch_str(): entry.needs or 0})
     context = oracle.figure(pipeline.policy, str(plan.component), "context")
     for device, parts in oracle.recount(plan, tree, Workload(context=context)).items():
-        held[device] = sum(parts.values())
+        held[device] = oracle.running(parts)
     for device, budget in plan.ledger.items():
         held[device] += budget.activations
     return held

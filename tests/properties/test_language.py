@@ -21,7 +21,7 @@ from devpolicy._core.language.conditions import check_requirements
 from devpolicy._core.language.policy import Rule
 from devpolicy._core.placement.context import select_devices
 from devpolicy._core.strategies.policies import policy_texts
-from devpolicy._core.toml.document import write_key
+from devpolicy._core.toml.writer import write_key
 from devpolicy.errors import Unsatisfiable
 from devpolicy.testing.strategies import faulty_hosts, hosts
 

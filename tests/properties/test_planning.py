@@ -73,7 +73,7 @@ def test_the_ledger_agrees_with_a_recount_from_the_map(world: World) -> None:
         return
     held = oracle.recount(plan, world.tree, world.policy.workload)
     for device, budget in plan.ledger.items():
-        counted = held.get(device, {"weights": 0, "kv_cache": 0, "streaming": 0})
+        counted = held.get(device, {"weights": 0, "kv_cache": 0, "streaming": 0, "load": 0})
         assert {key: getattr(budget, key) for key in counted} == counted, device
     assert {device for device, entry in held.items() if any(entry.values())} <= set(plan.ledger)
 

@@ -218,6 +218,7 @@ def compare(plan: Plan, tree: ModelTree, policy: ResolvedPolicy, host: Host) -> 
     for device, budget in plan.ledger.items():
         if device != "disk":
             load = loads.pop(device, DeviceLoad())
-            counted = (load.weights, load.kv_cache, load.streaming, load.activations)
-            assert counted == (budget.weights, budget.kv_cache, budget.streaming, budget.activations), device
+            counted = (load.weights, load.kv_cache, load.streaming, load.activations, load.weights + load.merged)
+            held = (budget.weights, budget.kv_cache, budget.streaming, budget.activations, budget.load)
+            assert counted == held, device
     assert [device for device, load in loads.items() if load.total and device != "disk"] == []

@@ -39,7 +39,9 @@ def held(flags: Sequence[str], tensors: Mapping[str, int], kv_cache: Mapping[int
     said = options(flags)
     devices = [one for one in said["--device"][0].split(",") if one != "none"]
     count = int(said["--gpu-layers"][0])
-    split = [float(one) for one in said.get("--tensor-split", ["1"])[0].split(",")]
+    # Without a split llama.cpp divides by free memory, which says nothing where no layer is on a device.
+    split = [float(one) for one in said.get("--tensor-split", [",".join("1" for _ in devices) or "1"])[0].split(",")]
+    assert "--tensor-split" in said or len(devices) < 2 or not count
     assert len(split) == max(1, len(devices))
     total = sum(split)
     ends = [_float32(end / total) for end in accumulate(split)]

@@ -132,6 +132,11 @@ CODES: dict[str, Code] = {
         'Neither is more specific, so nothing is chosen: say it of the device itself (`[memory."cuda:0"]`), or let '
         "the classes exclude each other.",
     ),
+    "DP307": Code(
+        "passed over",
+        "A choice of a wish is not tried: a model whose own limit is below the least `context`, a scheme that would "
+        "become an earlier one here, or one that fits only where a wish gives way that is to give way later.",
+    ),
     # A consumer could not take it.
     "DP401": Code(
         "tied tensors parted",
@@ -303,6 +308,12 @@ CODES: dict[str, Code] = {
         "In a dry run a device held more than the plan counts for it. Activations are an estimate: set aside what was "
         "measured (`[memory.TERM] reserve`), or plan a smaller workload. What is run with another prompt or batch than "
         "the plan's holds other amounts.",
+    ),
+    "DP513": Code(
+        "moved for an earlier wish",
+        "A component is on a later term of `prefer` than it would be by itself, because components that are written "
+        "before it were granted more than they need at least. Components are granted their wishes in written order; a "
+        "later one is moved for that, and never refused.",
     ),
     # What libraries see of this machine.
     "DP601": Code(

@@ -60,7 +60,7 @@ def target_of(name: str) -> Target:
     """Return a consumer by name. Raises `TargetError` with the likely one."""
     if not isinstance(name, str):
         raise TargetError(f"a target is named by text such as `hf`, not by a value of type {type(name).__name__}")
-    found = target_named(name) or _BEHIND.get(name)
+    found = _NAMED.get(name) or _BEHIND.get(name) or target_named(name)
     if found is None:
         raise TargetError(f"unknown target `{name}`: {did_you_mean(name, _NAMED)}")
     return found

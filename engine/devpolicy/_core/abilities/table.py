@@ -46,6 +46,7 @@ SHIPPED = (
             keeps={"cpu": "computes"},
             fixed={"input": "cpu"},
             shares_ties=False,
+            cache="engine",
             carries=frozenset({"context", "batch", "kv_dtype"}),
         ),
         instead="leave the rule out: llama.cpp keeps weights on the CPU, and computes there",

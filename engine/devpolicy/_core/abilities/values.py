@@ -5,9 +5,9 @@ Owns their fields and what each means. An ability is a fact about a consumer tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from devpolicy._core.device import DeviceType
 
@@ -100,3 +100,5 @@ class Target:
     """The distribution on PyPI whose installed version is told."""
     about: str = ""
     """What it is, in a few words."""
+    forms: Mapping[str, Callable[[Any, Any], object]] = field(default_factory=dict)
+    """What `--to` prints by its name, from a plan and its host: pure functions, whose values JSON can say."""

@@ -81,7 +81,8 @@ def certify(
 
 def open_problem(placed: PlacedModel) -> Problem:
     """Return what the rules leave open, the choice among a rule's devices included."""
-    units, context = placed.division.units, placed.context
+    # A bound may not count on room that is kept for loading: another placement may need less of it.
+    units, context = placed.division.units, placed.context.with_room_for_loading({})
     for choose in (True, False):
         with suppress(Refused):
             assignment = apply_rules(placed.division, context, choose=choose)

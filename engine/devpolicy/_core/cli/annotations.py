@@ -36,7 +36,7 @@ def certificates(placed: Mapping[str | None, Planned], host: Host) -> list[Annot
 
     told = []
     for name, one in placed.items():
-        made = certify(one.plan, one.request.resolved, one.tree, host, reserved=one.reserved)
+        made = certify(one.plan, one.resolved, one.tree, host, reserved=one.reserved)
         text = f"no placement of whole units takes less than {as_ms(made.bound_ns)}: gap {made.gap:.2%}, by {made.by}"
         told.append(Annotation(name, "certificate", made.to_dict(), [[("certified ", "strong"), (text, "")]]))
     return told

@@ -6,13 +6,13 @@ copied into a rule. It knows neither models nor plans.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable, Iterable
 from typing import Generic, NamedTuple, TypeVar
 
+from devpolicy._core.ranges import number_of, write_range
+
 K = TypeVar("K", bound=Hashable)
 
-_NUMBER = re.compile(r"(?:0|[1-9][0-9]{0,8})", re.ASCII)
 _Box = tuple[tuple[int, int], ...]
 """The ranges of one pattern, one for each number in its paths."""
 
@@ -35,8 +35,9 @@ def collapse_ranges(paths: Iterable[tuple[str, K]]) -> list[Row[K]]:
     for path, key in paths:
         order[path] = len(order)
         parts = path.split(".")
-        shape = tuple(None if _NUMBER.fullmatch(part) else part for part in parts)
-        spot = tuple((int(part), int(part)) for part in parts if _NUMBER.fullmatch(part))
+        numbers = [number_of(part) for part in parts]
+        shape = tuple(part if number is None else None for part, number in zip(parts, numbers, strict=True))
+        spot = tuple((number, number) for number in numbers if number is not None)
         groups.setdefault((shape, key), {})[spot] = path
     rows = []
     for (shape, key), members in groups.items():
@@ -71,8 +72,4 @@ def _merged(boxes: dict[_Box, list[str]], axis: int) -> dict[_Box, list[str]]:
 
 def _pattern(shape: tuple[str | None, ...], box: _Box) -> str:
     ranges = iter(box)
-    return ".".join(_range(*next(ranges)) if part is None else part for part in shape)
-
-
-def _range(first: int, last: int) -> str:
-    return str(first) if first == last else f"{{{first}..{last}}}"
+    return ".".join(write_range(*next(ranges)) if part is None else part for part in shape)

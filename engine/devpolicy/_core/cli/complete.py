@@ -26,6 +26,13 @@ def policies(context: click.Context, parameter: click.Parameter, incomplete: str
     return _items(shipped_files("policy"), incomplete) + _files(incomplete)
 
 
+def targets(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the targets that come with the package."""
+    from devpolicy._core.abilities import NAMED
+
+    return _items(NAMED, incomplete)
+
+
 def hosts(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the catalogue of hosts, then TOML files."""
     from devpolicy._core.host.catalogue import catalogue

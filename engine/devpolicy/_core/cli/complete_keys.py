@@ -56,7 +56,8 @@ def properties(context: click.Context, parameter: click.Parameter, incomplete: s
     from devpolicy._core.language.properties import OF_A_FAMILY, OF_A_PLAN
 
     known = {**OF_A_PLAN, **OF_A_FAMILY}
-    about = known.pop("never_on")
+    about, tokens = known.pop("never_on"), known.pop("context")
+    known["context:8192"] = tokens
     known |= {f"never_on:{kind}": about for kind in (*ACCELERATOR_TYPES, "cpu", "disk")}
     return [CompletionItem(name, help=text) for name, text in known.items() if name.startswith(incomplete)]
 

@@ -19,7 +19,7 @@ from devpolicy._core.cli import complete, complete_keys
 from devpolicy._core.cli.context import CliContext
 from devpolicy._core.errors import DevPolicyError, Diagnostic, PolicyError
 from devpolicy._core.host import Host
-from devpolicy._core.language.layers import addresses
+from devpolicy._core.language.layers import addresses, stem_of
 from devpolicy._core.language.merging import Merged
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.language.profiles import apply_overlays
@@ -122,7 +122,7 @@ def files_of(policy: Policy) -> list[str]:
             layers += origins.layers
         elif origins.folder(()) is not None:
             found.append(origins.source)
-    named = [Path(one.folder or ".") / one.model for one in policy.components if one.model is not None]
+    named = [Path(one.folder or ".") / name for one in policy.components for name in one.models]
     return [*found, *map(str, named)]
 
 
@@ -131,7 +131,7 @@ def check_component(policy: Policy, component: str | None, models: Iterable[str 
     entries = policy.components
     if component is None or not entries or component in models:
         return
-    if not any(addresses(entry, component) for entry in entries):
+    if not any(addresses(entry, stem_of(entries, component)) for entry in entries):
         known = did_you_mean(component, [entry.name for entry in entries])
         raise PolicyError(Diagnostic("DP202", f"the policy has no component `{component}`", help=known))
 

@@ -19,6 +19,8 @@ from devpolicy._core.cli.plan_view import (
     unused,
 )
 from devpolicy._core.cli.table import facts, table
+from devpolicy._core.device import Device
+from devpolicy._core.device.map import KEPT_LAST
 
 if TYPE_CHECKING:
     from devpolicy._core.cli.output import Line, Output
@@ -64,16 +66,16 @@ def joint_view(
 def _by_device(plans: Mapping[str, Plan]) -> Ledgers:
     devices = dict.fromkeys(device for plan in plans.values() for device in plan.ledger)
     # Accelerators, then the CPU, then the disk, as in one plan's ledger.
-    order = sorted(devices, key=lambda device: ({"cpu": 1, "disk": 2}.get(device, 0), *_ordinal(device)))
+    order = sorted(devices, key=_rank)
     return {
         device: [(name, plan.ledger[device]) for name, plan in plans.items() if device in plan.ledger]
         for device in order
     }
 
 
-def _ordinal(device: str) -> tuple[str, int]:
-    kind, _, number = device.partition(":")
-    return kind, int(number or 0)
+def _rank(name: str) -> tuple[int, str, int]:
+    device = Device.from_str(name)
+    return KEPT_LAST.get(device.type.value, 0), device.type.value, device.id or 0
 
 
 def _parts(names: Sequence[str]) -> dict[str, Part]:
@@ -98,8 +100,9 @@ def _sizes(used: Sequence[tuple[str, Budget]]) -> dict[str, int]:
     sizes = {_key(name): _own(budget) for name, budget in used}
     free = max(0, last.free)
     # On a pool that is shared with the CPU, the rest is what its other side takes.
-    rest = last.cap - last.headroom - free - sum(sizes.values())
-    return {**sizes, "used_by_others": max(0, rest), "headroom": last.headroom, "free": free}
+    rest = last.cap - last.headroom - free - last.loading - sum(sizes.values())
+    others = {"loading": last.loading, "used_by_others": max(0, rest)}
+    return {**sizes, **others, "headroom": last.headroom, "free": free}
 
 
 def _figures(ledgers: Ledgers, *, width: int) -> list[Line]:
@@ -113,7 +116,7 @@ def _figures(ledgers: Ledgers, *, width: int) -> list[Line]:
             rows.append([f"  {name}", *(gib(getattr(budget, part)) for part in columns), gib(_own(budget))])
         sizes = _sizes(used)
         left = {"headroom": sizes["headroom"], "free": sizes["free"], "cap": used[-1][1].cap}
-        left = {"used_by_others": sizes["used_by_others"], **left} if sizes["used_by_others"] else left
+        left = {**{part: sizes[part] for part in ("loading", "used_by_others") if sizes[part]}, **left}
         if device != "disk":
             rows += [[f"  {what}", *[""] * len(columns), gib(size)] for what, size in left.items()]
     full = [[*row, *[""] * (len(head) - len(row))] for row in rows]

@@ -30,6 +30,7 @@ PARTS = {
     "kv_cache": Part("KV cache", "▓", "k", "kv_cache"),
     "activations": Part("activations", "▒", "a", "activations"),
     "streaming": Part("streaming", "░", "s", "streaming"),
+    "loading": Part("loading", "▚", "l", "loading"),
     "used_by_others": Part("others", "▞", "o", "others"),
     "headroom": Part("headroom", "·", "-", "headroom"),
     "free": Part("free", " ", " ", "free"),

@@ -39,6 +39,7 @@ STYLES = {
     "kv_cache": "blue",
     "activations": "magenta",
     "streaming": "yellow",
+    "loading": "yellow",
     "others": "red",
     "headroom": "dim",
     "free": "",

@@ -6,10 +6,17 @@ Owns `--to`: for each consumer the expression that gives its form, and how that 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import click
+from click.shell_completion import CompletionItem
+
+from devpolicy._core.abilities import NAMED, Target, TargetError, target_named, targets
 from devpolicy._core.cli.context import to_json
+from devpolicy._core.errors import DevPolicyError, Diagnostic
+from devpolicy._core.text import visible
+from devpolicy._core.toml.tables import did_you_mean
 
 if TYPE_CHECKING:
     from devpolicy._core.device import ComponentDevice
@@ -67,6 +74,69 @@ OUTPUT_FORMATS = {
 }
 
 
+def forms_of(target: Target) -> list[str]:
+    """Return the names of a target's forms, those of other packages included."""
+    return [*(name for name, form in OUTPUT_FORMATS.items() if form.target == target.name), *target.forms]
+
+
+def form_named(name: str) -> OutputFormat:
+    """Return a form by its name. Raises `TargetError` with the likely one."""
+    found = OUTPUT_FORMATS.get(name)
+    if found is not None:
+        return found
+    others = {form: target for target in targets().values() for form in target.forms}
+    if name not in others:
+        raise TargetError(f"unknown form `{name}`: {did_you_mean(name, [*OUTPUT_FORMATS, *others])}")
+    target = others[name]
+    return OutputFormat(target.name, target.forms[name])
+
+
+class FormName(click.ParamType[str]):
+    """The name of a form: ours, or one of a target of another package."""
+
+    name = "form"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name. Fails where no target has such a form."""
+        try:
+            form_named(value)
+        except TargetError as unknown:
+            self.fail(str(unknown), param, ctx)
+        return value
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Return the forms that come with the package, for the help."""
+        return f"[{'|'.join(OUTPUT_FORMATS)}]"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete the names of forms."""
+        return [CompletionItem(name) for name in OUTPUT_FORMATS if name.startswith(incomplete)]
+
+
+class TargetName(FormName):
+    """The name of a target: ours, or one of another package."""
+
+    name = "target"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name. Fails where there is no such target."""
+        try:
+            found = target_named(value)
+        except TargetError as broken:
+            self.fail(str(broken), param, ctx)
+        if found is None:
+            self.fail(f"unknown target `{value}`: {did_you_mean(value, targets())}", param, ctx)
+        return found.name
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Return the targets that come with the package, for the help."""
+        return f"[{'|'.join(NAMED)}]"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete the names of targets."""
+        return [CompletionItem(name) for name in NAMED if name.startswith(incomplete)]
+
+
 DEVICE_FORMATS = [name for name, form in OUTPUT_FORMATS.items() if form.of_device is not None]
 """The forms in which a device can be told without a model."""
 
@@ -78,7 +148,19 @@ def written(form: OutputFormat, plans: Mapping[str | None, Plan], host: Host, *,
         return to_json(values.get(None, values))
     if form.shell is None:
         return literal(values.get(None, values)) + "\n"
-    return "\n".join(("" if name is None else f"# {name}\n") + form.shell(value) for name, value in values.items())
+    # A name may hold anything, also the end of a line: what stands behind it would be a command.
+    heads = {name: "" if name is None else f"# {visible(name)}\n" for name in values}
+    return "\n".join(heads[name] + in_shell(form.shell, value) for name, value in values.items())
+
+
+def in_shell(shell: Callable[[Any], str], value: Mapping[str, str] | Sequence[str]) -> str:
+    """Return words or variables as text for a shell. Raises `DevPolicyError` for what a terminal would not show."""
+    words = [*value.values()] if isinstance(value, Mapping) else value
+    hidden = next((word for word in words if visible(word) != word), None)
+    if hidden is not None:
+        message = f"`{hidden}` holds characters that are not seen, and is not written as a command"
+        raise DevPolicyError([Diagnostic("DP104", message, help="it is a name in the host file or in the model")])
+    return shell(value)
 
 
 def literal(value: object) -> str:

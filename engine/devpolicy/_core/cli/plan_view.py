@@ -8,6 +8,7 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from devpolicy._core.cli.collapse_ranges import collapse_ranges
@@ -17,7 +18,7 @@ from devpolicy._core.cli.table import facts, table
 from devpolicy._core.cost.prediction import as_ms
 from devpolicy._core.memory.sizing import sequences_of, size_model
 from devpolicy._core.sizes import format_size
-from devpolicy._core.toml.document import write_key
+from devpolicy._core.toml.writer import write_key
 
 if TYPE_CHECKING:
     from devpolicy._core.cli.output import Line, Output
@@ -50,6 +51,8 @@ def component_facts(plan: Plan, policy: Policy, tree: ModelTree | None) -> list[
         size = sum(unit.bytes for unit in plan.placements.values())
         return [*pairs, ("needs", f"{format_size(size)} of one device, for {plan.target}")]
     workload = policy.for_component(plan.component).workload
+    if plan.loading.context:
+        workload = replace(workload, context=plan.loading.context)
     sizing = size_model(tree, workload)
     loaded = sum(sizing.weights) + sum(sizing.buffers)
     each = sequences_of(tree, workload) // workload.batch
@@ -64,10 +67,19 @@ def component_facts(plan: Plan, policy: Policy, tree: ModelTree | None) -> list[
 
 def annotation_lines(plan: Plan, *, width: int) -> list[Line]:
     """Return the lines about the disk, the prediction and the warnings of a plan."""
-    lines: list[Line] = ["", *textwrap.wrap(_disk(plan), width)] if "disk" in plan.ledger else []
+    lines = granted_lines(plan, width=width)
+    lines += ["", *textwrap.wrap(_disk(plan), width)] if "disk" in plan.ledger else []
     if plan.prediction:
         lines += ["", *facts(_predicted(plan.prediction), width=width)]
     return [*lines, "", *painted(rendered(plan.warnings))] if plan.warnings else lines
+
+
+def granted_lines(plan: Plan, *, width: int) -> list[Line]:
+    """Return what was granted of the wishes of a policy, and why each earlier choice did not do."""
+    if plan.granted is None:
+        return []
+    pairs = [("granted", str(plan.granted)), *(("", f"not {one}") for one in plan.not_granted)]
+    return ["", *facts(pairs, width=width)]
 
 
 def digest(plan: Plan) -> list[Line]:
@@ -113,6 +125,25 @@ def devices(host: Host) -> str:
     """Return a host's accelerators in a few words: `4 x NVIDIA A100-SXM4-80GB (cuda)`."""
     kinds = Counter((one.name or one.type, one.type) for one in host.accelerators)
     return ", ".join(f"{number} x {name} ({kind})" for (name, kind), number in kinds.items()) or "no accelerator"
+
+
+def device_range(devices: Iterable[str]) -> str:
+    """Return devices in a few characters: `cuda:0-3`, `cuda:0,2`, `mps`."""
+    kinds: dict[str, list[int]] = {}
+    for device in devices:
+        kind, _, number = device.partition(":")
+        kinds.setdefault(kind, []).extend([int(number)] if number else [])
+    parts = []
+    for kind, numbers in kinds.items():
+        runs: list[list[int]] = []
+        for ordinal in sorted(numbers):
+            if runs and runs[-1][-1] == ordinal - 1:
+                runs[-1].append(ordinal)
+            else:
+                runs.append([ordinal])
+        listed = ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+        parts.append(f"{kind}:{listed}" if listed else kind)
+    return "+".join(parts)
 
 
 def device_names(host: Host) -> dict[str, str]:

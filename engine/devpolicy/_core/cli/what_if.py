@@ -15,8 +15,9 @@ from devpolicy._core.errors import DevPolicyError, Diagnostic, Unsatisfiable
 from devpolicy._core.language.expectations import VARY, Dimension
 from devpolicy._core.review.hosts import Variant, varied
 from devpolicy._core.sizes import format_size
-from devpolicy._core.toml.document import Document, quote, write_key
+from devpolicy._core.toml.document import Document
 from devpolicy._core.toml.tables import Cursor
+from devpolicy._core.toml.writer import quote, write_key
 
 if TYPE_CHECKING:
     from devpolicy._core.cli.output import Line

@@ -68,15 +68,23 @@ def check(
 
 def hold(checks: Iterable[Check[Subject]], subject: Subject, host: Host) -> None:
     """Raise `ConformanceError` with every violation of the checks that are possible here."""
+    lines = violations(checks, subject, "a host")
+    if lines:
+        shown = (f"  {line}" for line in describe(host).splitlines())
+        raise ConformanceError("\n".join([*lines, "", "the host:", *shown]))
+
+
+def violations(checks: Iterable[Check[Subject]], subject: Subject, what: str) -> list[str]:
+    """Return the lines that tell every violation of the checks that are possible here, none where all hold."""
     ran = [one for one in checks if one.possible]
     broken = [(one, found) for one in ran if (found := _violations(one, subject))]
     if not broken:
-        return
+        return []
     properties = "property" if len(ran) == 1 else "properties"
-    lines = [f"{len(broken)} of {len(ran)} {properties} of a host {'does' if len(broken) == 1 else 'do'} not hold"]
+    lines = [f"{len(broken)} of {len(ran)} {properties} of {what} {'does' if len(broken) == 1 else 'do'} not hold"]
     for one, found in broken:
         lines += ["", f"`{one.name}`: {one.claim}", *(f"  but {visible(sentence)}" for sentence in found)]
-    raise ConformanceError("\n".join([*lines, "", "the host:", *(f"  {line}" for line in describe(host).splitlines())]))
+    return lines
 
 
 def _violations(one: Check[Subject], subject: Subject) -> list[str]:

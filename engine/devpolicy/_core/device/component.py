@@ -39,7 +39,7 @@ class ComponentDevice:
 
     def __post_init__(self) -> None:
         single, multiple = self._single_device, self._multiple_devices
-        if (single is None) == (multiple is None) or (isinstance(multiple, DeviceMap) and not multiple):
+        if (single is None) == (multiple is None) or (isinstance(multiple, DeviceMap) and not multiple.mapping):
             raise DeviceError(
                 "The component device can neither be empty nor contain both a single device and a device map"
             )

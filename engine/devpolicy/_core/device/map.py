@@ -49,7 +49,7 @@ class DeviceMap:
                 _refuse_change()
             if not isinstance(value, Mapping):
                 raise DeviceError(f"a device map maps names to devices, got {type(value).__name__}")
-            value = {_checked_name(key): _checked_device(key, device) for key, device in value.items()}
+            value = dict(_checked(key, device) for key, device in value.items())
         object.__setattr__(self, name, value)
 
     def __getitem__(self, key: str) -> Device:
@@ -59,7 +59,8 @@ class DeviceMap:
         return self.mapping[key]
 
     def __setitem__(self, key: str, value: Device) -> None:
-        self.mapping[_checked_name(key)] = _checked_device(key, value)
+        name, device = _checked(key, value)
+        self.mapping[name] = device
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and key in self.mapping
@@ -153,17 +154,12 @@ def _from_hf_value(value: Any) -> Device:
     raise UnexpectedDeviceError(f"Couldn't convert HuggingFace device map - unexpected device {shown}")
 
 
-def _checked_name(key: object) -> str:
+def _checked(key: object, device: object) -> tuple[str, Device]:
     if not isinstance(key, str):
         raise DeviceError(f"a device map's names are text, got {type(key).__name__}")
-    return key
-
-
-def _checked_device(key: object, device: object) -> Device:
     if not isinstance(device, Device):
-        told = clip(key) if isinstance(key, str) else type(key).__name__
         raise DeviceError(
-            f"a device map's values are Device objects, got {type(device).__name__} for '{told}': "
+            f"a device map's values are Device objects, got {type(device).__name__} for '{clip(key)}': "
             "DeviceMap.from_dict reads text, DeviceMap.from_hf what Hugging Face has"
         )
-    return device
+    return key, device

@@ -183,12 +183,11 @@ def _counts(case: _Case) -> Iterator[Diagnostic]:
 
 def _broken(case: _Case) -> Iterator[Diagnostic]:
     """Single devices that are counted and do not work."""
-    report: dict[str, str] = {}
+    report: dict[str, tuple[str, str]] = {}
     for one in (*case.host.accelerators, *((case.torch.devices or ()) if case.torch else ())):
         if one.fault:
-            report.setdefault(f"{one.type}:{one.id}", one.fault)
-    for device, why in report.items():
-        kind = device.partition(":")[0]
+            report.setdefault(f"{one.type}:{one.id}", (one.type, one.fault))
+    for device, (kind, why) in report.items():
         selector = _SELECTORS.get(kind)
         general = f"leave it out of `{selector}`" if selector else f"`prefer` something else than `{kind}`"
         yield Diagnostic("DP605", f"`{device}` does not work: {why}", help=suggestion(why) or general)
@@ -248,11 +247,11 @@ def _memory(case: _Case) -> Iterator[Diagnostic]:
 
 
 def _type(device: str | None) -> str:
-    return (device or "").partition(":")[0]
+    return _device(device or "")[0]
 
 
 def _device(text: str) -> tuple[str, int]:
-    """Return a device to compare: `cuda` is `cuda:0`."""
+    """Return the device of a library's text, to compare: `cuda` is `cuda:0`. It may be one that we do not know."""
     kind, _, index = text.partition(":")
     return kind, int(index) if index.isdecimal() else 0
 

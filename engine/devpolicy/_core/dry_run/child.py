@@ -9,8 +9,11 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -35,6 +38,10 @@ _ENVIRONMENT = {
     # Large tensors come from the system, and are zero until they are written.
     "MALLOC_MMAP_THRESHOLD_": "65536",
 }
+_TO_END = 10.0
+"""Seconds that a child has to take its files away."""
+_LOOK = 0.5
+"""Seconds between its looks for the process that asked."""
 _SIMULATED = "DEVPOLICY_SIMULATED"
 """By this variable a child would be on the host of its parent: it enters one of its own."""
 
@@ -141,12 +148,27 @@ def stop() -> None:
     if _child.cache_info().currsize:
         child = _child()
         _child.cache_clear()
-        child.process.kill()
-        child.process.communicate()
+        child.process.terminate()  # and not killed at once: its files would stay
+        try:
+            child.process.communicate(timeout=_TO_END)
+        except subprocess.TimeoutExpired:
+            child.process.kill()
+            child.process.communicate()
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that asked is gone, in whatever way: nobody reads its answer any more."""
+    parent = os.getppid()
+    while os.getppid() == parent:  # ends with the process
+        time.sleep(_LOOK)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main() -> None:
     """Answer requests until there are no more."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # by an exception, which takes its files away
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one that asked ends this
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     # What libraries print is no answer.
     os.dup2(2, 1)
@@ -162,6 +184,9 @@ def main() -> None:
         except DevPolicyError as refused:
             findings = refused.diagnostics or (Diagnostic("", str(refused)),)
             tell({"refused": [one.to_dict() for one in findings]})
+        except Exception as broken:  # noqa: BLE001 - whatever the libraries raise outside of what is tried
+            reason = str(broken).strip() or type(broken).__name__
+            tell({"refused": [Diagnostic("", f"the libraries cannot try this model: {reason}").to_dict()]})
         else:
             tell(found.to_dict())
 

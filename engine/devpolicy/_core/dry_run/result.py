@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from devpolicy._core.placement.ledger import BUDGET_KEYS, Budget
+from devpolicy._core.placement.ledger import Budget
 from devpolicy._core.sizes import format_size
 
 KEPT = ("cpu", "disk")
@@ -126,7 +126,7 @@ class DryRun:
                     use["loaded"],
                     use["load_peak"],
                     use["run_peak"],
-                    Budget(**{name: use["ledger"][key] for name, key in BUDGET_KEYS.items()}),
+                    Budget.from_dict(use["ledger"]),
                 )
                 for device, use in data["devices"].items()
             },

@@ -10,7 +10,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from devpolicy._core.sizes import exact_size
-from devpolicy._core.toml.document import quote, write_key
+from devpolicy._core.toml.writer import write_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,11 +25,11 @@ def write(host: Host, *, under: str = "") -> str:
     """
     above = f"{under}." if under else ""
     lines = [f"[{under}]"] if under else []
-    lines += [f"{key} = {quote(text)}" for key in ("name", "description", "os", "arch") if (text := getattr(host, key))]
+    lines += write_pairs((key, text) for key in ("name", "description", "os", "arch") if (text := getattr(host, key)))
     lines += _sizes(host, "memory", "free") + (_sizes(host, "disk", "disk_free") if host.disk else [])
     for key, pairs in (("versions", host.versions), ("faults", host.faults)):
         if pairs:
-            lines += ["", f"[{above}{key}]", *(f"{write_key(name)} = {quote(text)}" for name, text in pairs)]
+            lines += ["", f"[{above}{key}]", *write_pairs(pairs)]
     if host.speed:
         lines += ["", f"[{above}speed]"]
         lines += [f"{key} = {value}" if key.endswith("_ns") else _rate(key, value) for key, value in host.speed]
@@ -55,11 +55,8 @@ def _runs(accelerators: tuple[Accelerator, ...]) -> Iterator[tuple[Accelerator, 
 
 
 def _accelerator_lines(accelerator: Accelerator, count: int, ordinal_is_position: bool) -> Iterator[str]:
-    yield f"type = {quote(accelerator.type)}"
-    if count > 1:
-        yield f"count = {count}"
-    if not ordinal_is_position:
-        yield f"id = {accelerator.id}"
+    numbers = {"count": count if count > 1 else None, "id": None if ordinal_is_position else accelerator.id}
+    yield from write_pairs([("type", accelerator.type), *(pair for pair in numbers.items() if pair[1] is not None)])
     yield from _sizes(accelerator, "memory", "free")
     for entry in fields(accelerator):
         value = getattr(accelerator, entry.name)
@@ -73,10 +70,8 @@ def _accelerator_lines(accelerator: Accelerator, count: int, ordinal_is_position
                 yield f'memory_pressure = "{exact_size(value)}"'
         elif entry.name == "bandwidth":
             yield _rate("bandwidth", value)
-        elif entry.name == "capability":
-            yield f"capability = [{value[0]}, {value[1]}]"
         else:
-            yield f"{entry.name} = {quote(value) if isinstance(value, str) else value}"
+            yield from write_pairs([(entry.name, value)])
 
 
 def _rate(key: str, value: int) -> str:

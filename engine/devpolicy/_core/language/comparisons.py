@@ -162,6 +162,11 @@ def _read_count(value: object, cursor: Cursor) -> CountTest | None:
     return CountTest(parts[0], parts[1][0]) if parts else None
 
 
+def _read_tokens(value: object, cursor: Cursor) -> CountTest | None:
+    parts = _read_bare(value, cursor, r"([0-9]{1,10})", "a number of tokens", '">=8192"')
+    return CountTest(parts[0], parts[1][0]) if parts else None
+
+
 def _read_capability(value: object, cursor: Cursor) -> CapabilityTest | None:
     parts = _read_bare(value, cursor, r"([0-9]{1,3})(?:\.([0-9]{1,3}))?", "a compute capability", '">=8.9"')
     return CapabilityTest(parts[0], (parts[1][0], parts[1][1])) if parts else None
@@ -192,6 +197,9 @@ COUNT_TEST: Kind[CountTest] = Kind(
     'a number (at least), or a comparison such as `"==0"`',
     _read_count,
     {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": rf"{_SIGN}?\s*[0-9]+\s*$"}]},
+)
+TOKENS_TEST: Kind[CountTest] = Kind(
+    'a number of tokens (at least), or a comparison such as `">=8192"`', _read_tokens, COUNT_TEST.schema
 )
 _CAPABILITY: JsonSchema = {"type": "string", "pattern": rf"{_SIGN}?\s*[0-9]+(\.[0-9]+)?\s*$"}
 CAPABILITY_TEST: Kind[CapabilityTest] = Kind(

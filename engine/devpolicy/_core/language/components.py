@@ -15,12 +15,14 @@ from devpolicy._core.language.fields import FREE_TABLE, FREE_TABLES, SPLIT, TARG
 from devpolicy._core.language.kinds import CLASS_PATH, SHARE
 from devpolicy._core.language.loading import LoadingTable
 from devpolicy._core.language.memory import MEMORY, Memory
+from devpolicy._core.language.nodes import NODE, NODES, Node, Nodes
 from devpolicy._core.language.rules import TIES, Rule, Ties, read_rules
 from devpolicy._core.language.terms import AVOID, RUN, SPILL
 from devpolicy._core.language.values import Amount, DeviceSelector
+from devpolicy._core.language.wishes import MOST_ALTERNATIVES, RELAX, RELAX_DOC, REPLICAS, Replicas, Wish
 from devpolicy._core.language.workload import Workload
-from devpolicy._core.toml.document import quote, write_key
-from devpolicy._core.toml.tables import SIZE, TEXT, Kind, fields_of, key, read_as, table_of, wrong_type
+from devpolicy._core.toml.tables import SIZE, TEXT, Kind, fields_of, key, list_of, read_as, table_of, wrong_type
+from devpolicy._core.toml.writer import quote, write_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +39,21 @@ class ComponentTable:
     """The keys of `[component.NAME]`."""
 
     type: str | None = key(CLASS_PATH, "Only for components whose class has such a path.", default="any class")
-    model: str | None = key(TEXT, "A model of the catalogue, a path relative to the policy file, or a hub id.")
+    model: tuple[str, ...] | None = key(
+        list_of(TEXT, or_one=True, least=1, most=MOST_ALTERNATIVES),
+        "A model of the catalogue, a path relative to the policy file, or a hub id; of a list the first that fits.",
+    )
+    replicas: Replicas | None = key(
+        REPLICAS,
+        "So many copies with equal settings, each on accelerators of its own; `each`: on every device of the term that "
+        "holds one whole.",
+        default="`1`",
+    )
+    node: Node | None = key(NODE, "On which machine of several it may run; on one host, what that must have.")
+    nodes: Nodes | None = key(
+        NODES, "Whether replicas fill a machine or are on as many as there are.", default='`"pack"`'
+    )
+    relax: tuple[Wish, ...] | None = key(RELAX, RELAX_DOC, default=_OURS)
     needs: int | None = key(
         SIZE, "The bytes that it takes of one device, where there is no model to compute them from."
     )
@@ -78,8 +94,8 @@ class Component:
     """A component's name, or a glob of names."""
     type: str | None = None
     """A glob of the class paths that it is meant for."""
-    model: str | None = None
-    """A catalogue name, a path (relative to `folder`) or a hub id."""
+    models: tuple[str, ...] = ()
+    """Each a catalogue name, a path (relative to `folder`) or a hub id: the first that fits."""
     needs: int | None = None
     """Bytes that it takes of one device, where there is no model to compute them from."""
     share: Amount | None = None
@@ -98,7 +114,11 @@ class Component:
     folder: str | None = None
     """The folder of the policy's file; `None` where it was read from text."""
     place: Place | None = field(default=None, compare=False)
-    model_place: Place | None = field(default=None, compare=False)
+    model_places: tuple[Place, ...] = field(default=(), compare=False)
+    replicas: Replicas | None = None
+    node: Node | None = None
+    nodes: Nodes | None = None
+    relax: tuple[Wish, ...] | None = None
 
     @property
     def is_glob(self) -> bool:
@@ -106,7 +126,7 @@ class Component:
         return "*" in self.name or "?" in self.name
 
 
-OF_MODELS = ("offload", "rule", "overflow", "split", "ties", "workload", "loading")
+OF_MODELS = ("offload", "rule", "overflow", "split", "ties", "workload", "loading", "relax")
 """Keys that are about a model's modules, or about the figures that are computed from it."""
 _KEYS = frozenset(entry.name for entry in fields_of(ComponentTable))
 _NAMED = 'write `[component.NAME]`, with the name of the component, and below it `prefer = "cuda"`'
@@ -155,7 +175,7 @@ def _component(name: str, table: dict[str, Any], cursor: Cursor) -> Component:
     return Component(
         name,
         keys.type,
-        keys.model,
+        keys.model or (),
         keys.needs,
         keys.share,
         keys.target,
@@ -171,14 +191,24 @@ def _component(name: str, table: dict[str, Any], cursor: Cursor) -> Component:
         keys.require,
         folder=cursor.document.folder((*cursor.path, "model")),
         place=place(cursor.path, "key"),
-        model_place=place((*cursor.path, "model")) if keys.model is not None else None,
+        model_places=tuple(
+            place((*cursor.path, "model", at) if isinstance(table["model"], list) else (*cursor.path, "model"))
+            for at in range(len(keys.model or ()))
+        ),
+        replicas=keys.replicas,
+        node=keys.node,
+        nodes=keys.nodes,
+        relax=keys.relax,
     )
 
 
 def _check(table: dict[str, Any], cursor: Cursor, what: str) -> None:
     """Collect DP106 for keys that exclude each other, and DP104 for a model without a name."""
-    if isinstance(table.get("model"), str) and not table["model"].strip():
-        cursor.at("model").error("DP104", "this is no model", label="empty", help='such as `model = "llama-3.1-8b"`')
+    model = table.get("model")
+    for at, name in enumerate(model) if isinstance(model, list) else [(None, model)]:
+        if isinstance(name, str) and not name.strip():
+            here = cursor.at("model") if at is None else cursor.at("model", at)
+            here.error("DP104", "this is no model", label="empty", help='such as `model = "llama-3.1-8b"`')
     if "needs" not in table:
         return
     if table["needs"] in (0, "0 B"):

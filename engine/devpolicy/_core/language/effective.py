@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from devpolicy._core.language.fields import TopTable
 from devpolicy._core.language.loading import LoadingTable
 from devpolicy._core.language.workload import Workload
-from devpolicy._core.toml.document import write_key
 from devpolicy._core.toml.tables import fields_of
+from devpolicy._core.toml.writer import write_key
 
 if TYPE_CHECKING:
     from devpolicy._core.errors import Place

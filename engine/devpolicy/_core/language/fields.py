@@ -17,6 +17,7 @@ from devpolicy._core.language.memory import MEMORY, Memory
 from devpolicy._core.language.rules import TIES, Ties
 from devpolicy._core.language.terms import AVOID, RUN, SPILL
 from devpolicy._core.language.values import DeviceSelector
+from devpolicy._core.language.wishes import RELAX, RELAX_DOC, Wish
 from devpolicy._core.language.workload import Workload
 from devpolicy._core.toml.tables import (
     TEXT,
@@ -92,6 +93,7 @@ class SettingsTable:
         value="when-needed",
         default='`"when-needed"`',
     )
+    relax: tuple[Wish, ...] = key(RELAX, RELAX_DOC, value=(), default="`context` first, `prefer` last")
     ties: Ties = key(
         TIES,
         "What happens to a rule that would part tied tensors. `refuse`: the plan is refused. `follow`: all of them go. "

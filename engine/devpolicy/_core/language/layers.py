@@ -21,7 +21,7 @@ from devpolicy._core.toml.tables import Cursor, did_you_mean, read_as, suggest
 if TYPE_CHECKING:
     from devpolicy._core.language.policy import DeviceSelector, Policy
 
-_MERGED = ("prefer", "overflow", "avoid", "split", "ties", "memory", "workload", "loading")
+_MERGED = ("prefer", "overflow", "avoid", "split", "ties", "memory", "workload", "loading", "relax")
 """Keys of the top that an entry replaces, or is merged with. Rules and conditions line up."""
 _OF_ONE_ENTRY = ("type", "model", "needs", "offload", "rule", "require")
 
@@ -36,9 +36,21 @@ def matching_entries(
     """
     if name is None:
         return []
+    name = stem_of(entries := tuple(entries), name)
     named = [entry for entry in entries if addresses(entry, name)]
     named.sort(key=lambda entry: entry.name != name)
     return [entry for entry in named if _meant(entry, component_class, exactly=entry.name == name)]
+
+
+def stem_of(entries: Iterable[Component], name: str) -> str:
+    """Return the component of which a name is a replica's, as `NAME` of `NAME/0`; else the name itself."""
+    stem, slash, number = name.rpartition("/")
+    if not (slash and stem and number.isdecimal()):
+        return name
+    known = tuple(entries)
+    if any(entry.name == name for entry in known):
+        return name
+    return stem if any(entry.replicas is not None and addresses(entry, stem) for entry in known) else name
 
 
 def addresses(entry: Component, name: str) -> bool:
@@ -59,7 +71,7 @@ def _meant(entry: Component, component_class: str | None, *, exactly: bool) -> b
 def source(policy: Policy, name: str, component_class: str | None = None) -> Component | None:
     """Return the nearest entry that gives the component's `model` or `needs`, `None` where none does."""
     entries = matching_entries(policy.components, name, component_class)
-    return next((entry for entry in entries if entry.model is not None or entry.needs is not None), None)
+    return next((entry for entry in entries if entry.models or entry.needs is not None), None)
 
 
 def resolve(policy: Policy, name: str | None, component_class: str | None = None) -> ResolvedPolicy:
@@ -67,9 +79,11 @@ def resolve(policy: Policy, name: str | None, component_class: str | None = None
 
     Lists replace, tables merge key by key, `avoid` adds up, rules and requirements line up, the nearest first.
     """
+    if not policy.components:
+        return replace(policy.top, component=name)
     top = replace(policy.top, component=name, notices=(*_misnamed(policy, name), *policy.top.notices))
     entries = matching_entries(policy.components, name, component_class)
-    if policy.components and not policy.prefer and not any(entry.prefer for entry in entries):
+    if not policy.prefer and not any(entry.prefer for entry in entries):
         raise PolicyError(_nowhere(policy, name))
     if name is None or not entries:
         return top
@@ -86,7 +100,8 @@ def resolve(policy: Policy, name: str | None, component_class: str | None = None
         prefer=keys.prefer or (),
         overflow=top.overflow if keys.overflow is None else keys.overflow,
         avoid=keys.avoid,
-        split=keys.split or top.split,
+        # Each of several copies is whole on one device, unless the policy says otherwise.
+        split=keys.split or ("never" if keys.replicas == "each" else top.split),
         ties=keys.ties or top.ties,
         rules=(*(rule for entry in entries for rule in entry.rules), *top.rules),
         memory=keys.memory.rules,
@@ -96,7 +111,14 @@ def resolve(policy: Policy, name: str | None, component_class: str | None = None
         needs=None if giving is None else giving.needs,
         share=keys.share,
         target=keys.target,
-        required=tuple(entry.require for entry in entries if entry.require is not None),
+        relax=keys.relax or (),
+        replicas=keys.replicas or 1,
+        node=keys.node,
+        nodes=keys.nodes or "pack",
+        required=(
+            *(entry.require for entry in entries if entry.require is not None),
+            *([keys.node.condition] if keys.node is not None and keys.node.condition is not None else []),
+        ),
         prefer_place=merged.place(("prefer",), "key"),
     )
 
@@ -123,7 +145,7 @@ def _misnamed(policy: Policy, name: str | None) -> list[Diagnostic]:
     near = suggest(name, [entry.name for entry in policy.components])
     if not near:
         return []
-    message = f"the policy has no component `{name}`, so only its top speaks for it"
+    message = f"the policy has no component `{name}`, so only its top applies to it"
     return [Diagnostic("DP508", message, help=f"did you mean `{near}`?", severity="warning")]
 
 
@@ -147,6 +169,7 @@ def in_order(policy: Policy, names: Iterable[str] = ()) -> list[str]:
     every = dict.fromkeys([*places, *names])
 
     def place(name: str) -> int:
+        name = stem_of(policy.components, name)
         if name in places:
             return places[name]
         globs = (number for number, entry in enumerate(policy.components) if addresses(entry, name))

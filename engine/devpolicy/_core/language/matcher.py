@@ -16,8 +16,8 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
 from devpolicy._core.language.patterns import Pattern, segment_regex, segments_of
+from devpolicy._core.ranges import RANGE
 
-_RANGE = re.compile(r"\{([0-9]+)\.\.([0-9]*)\}")
 _LARGEST = 10**18
 """Above every upper end of a range; larger numbers behave as this one."""
 
@@ -57,7 +57,7 @@ class Matcher:
             self.start |= bit
             segments = segments_of(pattern)
             for at, segment in enumerate(segments):
-                found = _RANGE.fullmatch(segment)
+                found = RANGE.fullmatch(segment)
                 if segment == "**":
                     if segments[at - 1 : at] == ["**"]:
                         continue  # two in a row are one

@@ -20,13 +20,13 @@ from functools import lru_cache
 from typing import NoReturn
 
 from devpolicy._core.errors import DevPolicyError
+from devpolicy._core.ranges import RANGE
 
 LONGEST = 1000
 """Characters of a pattern; longer ones are refused, so that compiling one is always quick."""
 
 _SPECIAL = re.compile(r"[*{]")
 _BRACES = re.compile(r"[{}]")
-_RANGE = re.compile(r"\{([0-9]*)\.\.([0-9]*)\}")
 _DOT = re.compile(r"\.(?![^{}]*\})")  # but not those of a range; its braces are checked before
 _MOST_DIGITS = 12
 
@@ -52,14 +52,17 @@ class Pattern:
     """
 
     text: str
-    _prefix: str | None = field(default=None, init=False, repr=False, compare=False)
-    """What every matched path begins with; `None` where the pattern is one path."""
+    literal: bool = field(default=True, init=False, repr=False, compare=False)
+    """Whether the pattern is one module's path."""
+    _prefix: str = field(default="", init=False, repr=False, compare=False)
+    """What every matched path begins with."""
 
     def __post_init__(self) -> None:
         _split(self.text)
         special = _SPECIAL.search(self.text)
         if special is not None:
             # `a.**` also means `a`, so a dot at the end of the prefix is left to the regex.
+            object.__setattr__(self, "literal", False)
             object.__setattr__(self, "_prefix", self.text[: special.start()].removesuffix("."))
 
     @classmethod
@@ -70,14 +73,9 @@ class Pattern:
     def __str__(self) -> str:
         return self.text
 
-    @property
-    def literal(self) -> bool:
-        """Whether the pattern is one module's path."""
-        return self._prefix is None
-
     def matches(self, path: str) -> bool:
         """Whether a module's own path is matched; its ancestors are not looked at. Linear in the path for each `*`."""
-        if self._prefix is None:
+        if self.literal:
             return path == self.text
         if not path.startswith(self._prefix):
             return False
@@ -131,7 +129,7 @@ def _split(text: object) -> list[str]:
 def _check_braces(text: str) -> None:
     position = 0
     while (brace := _BRACES.search(text, position)) is not None:
-        found = _RANGE.match(text, brace.start())
+        found = RANGE.match(text, brace.start())
         if found is None:
             _explain_brace(text, brace.start())
         _check_range(text, found)
@@ -212,7 +210,7 @@ def _translate_segment(segment: str) -> str:
 def _translate_piece(piece: str) -> str:
     parts: list[str] = []
     end = 0
-    for found in _RANGE.finditer(piece):
+    for found in RANGE.finditer(piece):
         numbers = _numbers(found[1], found[2])
         parts += [re.escape(piece[end : found.start()]), f"(?<![0-9])(?:{numbers})(?![0-9])"]
         end = found.end()

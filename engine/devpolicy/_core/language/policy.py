@@ -16,8 +16,10 @@ from devpolicy._core.language.components import Component
 from devpolicy._core.language.fields import SCHEMA_VERSION, Split
 from devpolicy._core.language.loading import LoadingTable
 from devpolicy._core.language.memory import Basis, MemoryRule, said_of
+from devpolicy._core.language.nodes import Node, Nodes
 from devpolicy._core.language.rules import Rule, Ties
 from devpolicy._core.language.values import Amount, DeviceSelector
+from devpolicy._core.language.wishes import ContextRange, Replicas, Wish
 from devpolicy._core.language.workload import Workload
 from devpolicy._core.public import public
 
@@ -36,6 +38,7 @@ __all__ = [
     "Amount",
     "Basis",
     "Component",
+    "ContextRange",
     "DeviceSelector",
     "LoadingTable",
     "MemoryRule",
@@ -45,6 +48,7 @@ __all__ = [
     "Rule",
     "Split",
     "Ties",
+    "Wish",
     "Workload",
 ]  # fmt: skip
 
@@ -79,8 +83,18 @@ class ResolvedPolicy:
     """The largest percentage of each device's budget that may be taken."""
     target: str | None = None
     """The consumer that is planned for."""
+    relax: tuple[Wish, ...] = ()
+    """The order in which wishes give way, as written; empty is the default order."""
+    replicas: Replicas = 1
+    """So many copies, each on accelerators of its own."""
+    node: Node | None = None
+    """On which machine of several it may run."""
+    nodes: Nodes = "pack"
+    """Whether replicas fill a machine, or are on as many as there are."""
     required: tuple[Condition, ...] = ()
     """What a host must have for the component, beside `require`."""
+    several_models: bool = field(default=False, compare=False)
+    """Whether it is about one model of several: then a rule of its own may be meant for another."""
     left_out: tuple[Rule, ...] = field(default=(), compare=False)
     """The rules whose `when` does not hold on the host."""
     applied: tuple[str, ...] = field(default=(), compare=False)
@@ -244,6 +258,11 @@ class Policy:
     def split(self) -> Split:
         """How many devices of a term are used."""
         return self.top.split
+
+    @property
+    def relax(self) -> tuple[Wish, ...]:
+        """The order in which wishes give way."""
+        return self.top.relax
 
     @property
     def ties(self) -> Ties:

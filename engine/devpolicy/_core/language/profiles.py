@@ -16,8 +16,9 @@ from devpolicy._core.errors import Diagnostic, PolicyError, Unsatisfiable
 from devpolicy._core.host import Host
 from devpolicy._core.language.merging import ConfigLayer, leaves, merge
 from devpolicy._core.language.policy import Overrides
-from devpolicy._core.toml.document import Document, quote
+from devpolicy._core.toml.document import Document
 from devpolicy._core.toml.tables import did_you_mean
+from devpolicy._core.toml.writer import quote
 
 if TYPE_CHECKING:
     from devpolicy._core.language.conditions import Condition, Environment

@@ -6,14 +6,16 @@ against a plan is the matter of `devpolicy._core.review`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from devpolicy._core.errors import DevPolicyError
 from devpolicy._core.language.terms import read_term
-from devpolicy._core.toml.document import Document, Inside, quote
+from devpolicy._core.toml.document import Document, Inside
 from devpolicy._core.toml.tables import Cursor, Kind, did_you_mean, wrong_type
+from devpolicy._core.toml.writer import quote
 
 if TYPE_CHECKING:
     from devpolicy._core.language.values import DeviceSelector
@@ -30,6 +32,7 @@ OF_A_PLAN = {
     "resident": "everything is kept where it runs: nothing is streamed",
     "never_on": "nothing runs or is stored on the term behind the colon, as in `never_on:cpu`",
     "same_each_time": "planning again gives the same plan",
+    "context": "a plan takes at least the tokens behind the colon, as in `context:8192`",
     "runs": "the real code loads and runs by the plan on the simulated host, and no device holds more than its ledger: "
     "a `devpolicy dry-run` of seconds for each plan",
 }
@@ -44,13 +47,15 @@ OF_A_FAMILY = {
 
 
 class Property(NamedTuple):
-    """One property, and the term that it is about (`never_on`)."""
+    """One property, and the term (`never_on`) or the tokens (`context`) that it is about."""
 
     name: str
     term: DeviceSelector | None = None
+    tokens: int = 0
 
     def __str__(self) -> str:
-        return self.name if self.term is None else f"{self.name}:{self.term}"
+        about = self.tokens or self.term
+        return self.name if about is None else f"{self.name}:{about}"
 
 
 def read_property(text: str, cursor: Cursor, *, family: bool = False) -> Property | None:
@@ -64,6 +69,8 @@ def read_property(text: str, cursor: Cursor, *, family: bool = False) -> Propert
     if name not in known:
         cursor.error("DP104", f"`{name}` is no property", label="unknown", help=did_you_mean(name, known))
         return None
+    if name == "context":
+        return _read_tokens(behind, cursor)
     if name != "never_on":
         if colon:
             inside = Inside(text, len(name), len(behind) + 1)
@@ -75,6 +82,13 @@ def read_property(text: str, cursor: Cursor, *, family: bool = False) -> Propert
         return None
     term = read_term(behind, cursor)
     return None if term is None else Property(name, term)
+
+
+def _read_tokens(text: str, cursor: Cursor) -> Property | None:
+    if re.fullmatch(r"[1-9][0-9]{0,9}", text):
+        return Property("context", tokens=int(text))
+    cursor.error("DP104", "`context` needs a number of tokens", label="how many?", help="such as `context:8192`")
+    return None
 
 
 def parse_property(text: str, *, family: bool = False, names: Mapping[str, Any] | None = None) -> Property:
@@ -100,6 +114,6 @@ def _read_value(value: object, cursor: Cursor) -> Property | None:
 PROPERTY: Kind[Property] = Kind(
     "a property: " + ", ".join(f'`"{name}"`' for name in OF_A_PLAN),
     _read_value,
-    {"anyOf": [{"enum": [name for name in OF_A_PLAN if name != "never_on"]},
-               {"type": "string", "pattern": "^never_on:.+$"}]},
+    {"anyOf": [{"enum": [name for name in OF_A_PLAN if name not in ("never_on", "context")]},
+               {"type": "string", "pattern": "^(never_on:.+|context:[1-9][0-9]*)$"}]},
 )  # fmt: skip

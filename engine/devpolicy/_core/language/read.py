@@ -21,6 +21,7 @@ from devpolicy._core.language.merging import ConfigLayer, merge
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.language.profiles import Profile, layer_of, without_profiles
 from devpolicy._core.language.top import read_settings
+from devpolicy._core.language.wishes import check_wishes
 from devpolicy._core.shipped import shipped_files
 from devpolicy._core.toml.document import MOST_VALUES, Document
 from devpolicy._core.toml.tables import Cursor, wrong_type
@@ -105,7 +106,7 @@ def read_layer(
     read = read_settings(layer, names, TopTable, "the policy", partial=False)
     profiles, more = _read_profiles(layer, names)
     found.take([*read.findings, *more])
-    return Policy(
+    policy = Policy(
         layer,
         read.top,
         read.components,
@@ -115,6 +116,10 @@ def read_layer(
         source=layer.origins.source,
         warnings=found.checked(),
     )
+    wrong = check_wishes(policy)
+    if wrong:
+        raise PolicyError(wrong)
+    return policy
 
 
 class _Findings:

@@ -17,8 +17,8 @@ from devpolicy._core.language.merging import flatten
 from devpolicy._core.language.patterns import Pattern
 from devpolicy._core.language.terms import KEEP, RUN
 from devpolicy._core.language.values import DeviceSelector
-from devpolicy._core.toml.document import write_key
 from devpolicy._core.toml.tables import FLAG, TEXT, Kind, choice, fields_of, key, list_of, read_as, wrong_type
+from devpolicy._core.toml.writer import write_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

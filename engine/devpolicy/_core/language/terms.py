@@ -14,7 +14,7 @@ from devpolicy._core.device import LARGEST_ID
 from devpolicy._core.host import ACCELERATOR_TYPES
 from devpolicy._core.language.devices import COUNT, COUNT_DOC, NAME, SAME
 from devpolicy._core.language.values import DeviceSelector
-from devpolicy._core.toml.document import Inside, quote
+from devpolicy._core.toml.document import Inside
 from devpolicy._core.toml.tables import (
     JsonSchema,
     Kind,
@@ -27,6 +27,7 @@ from devpolicy._core.toml.tables import (
     table_schema,
     wrong_type,
 )
+from devpolicy._core.toml.writer import quote
 
 if TYPE_CHECKING:
     from devpolicy._core.toml.tables import Cursor

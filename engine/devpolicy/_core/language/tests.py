@@ -6,14 +6,17 @@ Owns `PolicyTest`: its keys and what they say together. Names are looked up by `
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from devpolicy._core.host.reader import read_host
+from devpolicy._core.language.comparisons import TOKENS_TEST, CountTest
 from devpolicy._core.language.expectations import BY, CODE, EXPECT, VARY, WORD, Dimension, Expected, Word
 from devpolicy._core.language.properties import PROPERTY, Property
 from devpolicy._core.toml.tables import TEXT, Cursor, fields_of, key, list_of, read_as, wrong_type
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from devpolicy._core.errors import Place
     from devpolicy._core.host import Host
 
@@ -41,6 +44,9 @@ class CaseTable:
     )
     by: tuple[Expected, ...] = key(BY, "The rule that must have decided it.", value=())
     expect_error: str | None = key(CODE, "The code with which the plan must be refused.")
+    expect_model: Word | None = key(WORD, "The model that must be granted, as the policy's list names it.")
+    expect_quantization: Word | None = key(WORD, "The scheme that must be granted.")
+    expect_context: CountTest | None = key(TOKENS_TEST, "The tokens of context that must be granted.")
     vary: tuple[Dimension, ...] = key(
         VARY,
         'The test runs on every combination: `"cuda.free"`, `"cuda.memory"`, `"cuda.count"`, `"cuda:1.free"`, '
@@ -50,6 +56,21 @@ class CaseTable:
     always: tuple[Property, ...] = key(
         list_of(PROPERTY, or_one=True, least=1), "Properties that must hold on each host.", value=()
     )
+
+
+@dataclass(frozen=True, slots=True)
+class GrantedWish:
+    """What a test expects to be granted of one wish."""
+
+    wish: Literal["model", "quantization", "context"]
+    value: str | CountTest
+    place: Place | None = field(default=None, compare=False)
+
+    def holds(self, got: str | int | None) -> bool:
+        """Whether it is what was granted."""
+        if isinstance(self.value, CountTest):
+            return isinstance(got, int) and self.value.holds(got)
+        return got == self.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +85,15 @@ class PolicyTest:
     expect: tuple[Expected, ...] = ()
     error: str | None = None
     """The code of the refusal that is expected."""
+    granted: tuple[GrantedWish, ...] = ()
+    """What must be granted of wishes."""
     vary: tuple[Dimension, ...] = ()
     always: tuple[Property, ...] = ()
     place: Place | None = field(default=None, compare=False)
 
 
-ASSERTIONS = ("expect", "by", "expect_error", "always")
+OF_WISHES = ("expect_model", "expect_quantization", "expect_context")
+ASSERTIONS = ("expect", "by", "expect_error", *OF_WISHES, "always")
 
 
 def read_tests(value: object, cursor: Cursor) -> tuple[PolicyTest, ...]:
@@ -108,10 +132,21 @@ def _test(keys: CaseTable, cursor: Cursor) -> PolicyTest:
         profile=keys.profile,
         expect=(*keys.expect, *keys.by),
         error=keys.expect_error,
+        granted=tuple(_granted(keys, cursor)),
         vary=keys.vary,
         always=keys.always,
         place=cursor.document.place((*cursor.path, "name"), "value"),
     )
+
+
+def _granted(keys: CaseTable, cursor: Cursor) -> Iterator[GrantedWish]:
+    if keys.expect_model is not None:
+        yield GrantedWish("model", keys.expect_model.text, keys.expect_model.place)
+    if keys.expect_quantization is not None:
+        yield GrantedWish("quantization", keys.expect_quantization.text, keys.expect_quantization.place)
+    if keys.expect_context is not None:
+        place = cursor.document.place((*cursor.path, "expect_context"))
+        yield GrantedWish("context", keys.expect_context, place)
 
 
 def _check(table: dict[str, Any], cursor: Cursor, what: str) -> None:
@@ -129,7 +164,7 @@ def _check(table: dict[str, Any], cursor: Cursor, what: str) -> None:
     if complete and not table.keys() & set(ASSERTIONS):
         hint = "add `expect`, `by`, `expect_error` or `always`: a test without them cannot fail"
         cursor.error("DP106", f"{what} asserts nothing", label="what must hold?", help=hint)
-    placed = next((name for name in ("expect", "by") if name in table), None)
+    placed = next((name for name in ("expect", "by", *OF_WISHES) if name in table), None)
     if "expect_error" in table and placed:
         hint = "a plan that is refused places nothing"
         cursor.at("expect_error").error(

@@ -15,6 +15,7 @@ from devpolicy._core.language.layers import told_where
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
 from devpolicy._core.language.rules import read_rules
 from devpolicy._core.language.tests import PolicyTest, read_hosts, read_tests
+from devpolicy._core.language.wishes import ContextRange
 from devpolicy._core.toml.tables import Cursor, read_as
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def read_settings(
         avoid=keys.avoid,
         split=keys.split,
         ties=keys.ties,
+        relax=keys.relax,
         rules=rules,
         memory=keys.memory.rules,
         disk_path=keys.memory.disk_path,
@@ -101,7 +103,8 @@ def _check_workloads(read: Read, cursor: Cursor) -> None:
             context = top.context if own.context is None else own.context
             answer = top.new_tokens if own.new_tokens is None else own.new_tokens
             said.append((context, answer, cursor.at("component", entry.name, "workload")))
-    for context, answer, here in said:
+    for given, answer, here in said:
+        context = given.min if isinstance(given, ContextRange) else given
         if context is not None and answer is not None and answer >= context:
             message = f"an answer of {answer} tokens leaves no room for a prompt in a context of {context}"
             hint = "`context` is prompt and answer together: make it larger than `new_tokens`"

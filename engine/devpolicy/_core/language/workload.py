@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from devpolicy._core.language.kinds import CACHE_DTYPES, one_of_dtypes
+from devpolicy._core.language.wishes import CONTEXT, ContextRange
 from devpolicy._core.model.tree import FLOATING
 from devpolicy._core.toml.tables import integer, key
 
@@ -16,9 +17,9 @@ from devpolicy._core.toml.tables import integer, key
 class Workload:
     """The keys of `[workload]`; `None` is a figure that is taken from the model."""
 
-    context: int | None = key(
-        integer(1, 2**31 - 1),
-        "Tokens of a sequence, prompt and answer together.",
+    context: int | ContextRange | None = key(
+        CONTEXT,
+        "Tokens of a sequence, prompt and answer together; a range: as many as there is room for.",
         default="4096, or the model's if smaller",
     )
     batch: int = key(integer(1, 2**31 - 1), "Sequences at once.", value=1, default="`1`")

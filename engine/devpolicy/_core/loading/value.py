@@ -37,6 +37,8 @@ class Loading:
     """Which files of the checkpoint are loaded, where it is not those without a variant."""
     adapters: tuple[str, ...] = ()
     """Folders of LoRA adapters that are loaded onto the model, in order."""
+    replaced: tuple[str, ...] = ()
+    """Modules whose own weights an adapter replaces or scales: they cannot be kept elsewhere."""
     offload_folder: str | None = None
     """Where weights are rewritten; `None` where nothing is."""
     rewritten: int = 0

@@ -21,6 +21,7 @@ DEFAULT_HEADROOM = Amount(size=GIB, percent=2)
 DEFAULT_CPU_CAP = Amount(percent=90)
 _WHOLE = Amount(percent=100)
 _NOTHING = Amount()
+_CPU, _DISK = Device.cpu(), Device.disk()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class DeviceBudget:
     """Reserved by components planned before."""
     share: Amount | None = None
     """The largest percentage of the budget that the component itself may take."""
+    for_loading: int = 0
+    """Kept free for what is there while weights are loaded, and not afterwards."""
 
     @property
     def own(self) -> int:
@@ -49,7 +52,7 @@ class DeviceBudget:
     @property
     def budget(self) -> int:
         """Bytes below the headroom that others have left, and that the component's share allows."""
-        return min(self.own, self.cap - self.headroom - self.used_by_others)
+        return min(self.own, self.cap - self.headroom - self.used_by_others) - self.for_loading
 
     def with_reserved(self, reserved: Mapping[str, int]) -> DeviceBudget:
         """Return this budget with what other components have `reserved` of it, in bytes by device."""
@@ -63,6 +66,12 @@ class DeviceBudget:
 def device_of(one: Accelerator) -> Device:
     """Return the device by which plans name an accelerator."""
     return Device(DeviceType.from_str(one.type), None if one.type == "mps" else one.id)
+
+
+def accelerator_of(device: str, host: Host) -> Accelerator | None:
+    """Return the accelerator of a host that plans call `device`, the first of its type where it has no number."""
+    named = Device.from_str(device)
+    return next((one for one in host.devices(named.type.value) if one.id == (named.id or 0)), None)
 
 
 def accelerator_budget(one: Accelerator, policy: ResolvedPolicy, host: Host) -> DeviceBudget:
@@ -83,13 +92,13 @@ def accelerator_budget(one: Accelerator, policy: ResolvedPolicy, host: Host) -> 
 def cpu_budget(policy: ResolvedPolicy, host: Host) -> DeviceBudget:
     """Return the budget of the CPU's memory."""
     rule = policy.memory_of("cpu")
-    return _budget(Device.cpu(), rule, host.memory, host.free, policy, cap=DEFAULT_CPU_CAP)
+    return _budget(_CPU, rule, host.memory, host.free, policy, cap=DEFAULT_CPU_CAP)
 
 
 def disk_budget(policy: ResolvedPolicy, host: Host) -> DeviceBudget:
     """Return the budget of the disk: what may be written there."""
     rule = policy.memory_of("disk")
-    return replace(_budget(Device.disk(), rule, host.disk, host.disk_free, policy), kv_cache=None, activations=None)
+    return replace(_budget(_DISK, rule, host.disk, host.disk_free, policy), kv_cache=None, activations=None)
 
 
 def _budget(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from devpolicy._core.language.policy import Workload
+from devpolicy._core.language.policy import ContextRange, Workload
 from devpolicy._core.model.tree import DTYPE_BITS, ModelTree
 
 DEFAULT_CONTEXT = 4096
@@ -28,6 +28,8 @@ class Sizing:
     full_weights: list[int]
     """Parameters that a module holds itself, tied ones in full: what has to be onloaded when it runs."""
     kv_cache: list[int]
+    merged: list[int]
+    """The largest tensor of a module that loading makes on its device of others, which are there until it is made."""
     activations: int
     """Needed once on each device that executes something."""
     context: int
@@ -38,12 +40,14 @@ def size_model(tree: ModelTree, workload: Workload) -> Sizing:
     """Size `tree` in one pass over its tensors."""
     repeated = {name for group in tree.ties for name in group[1:]}
     count = len(tree.modules)
-    weights, buffers, full_weights = [0] * count, [0] * count, [0] * count
+    weights, buffers, full_weights, merged = [0] * count, [0] * count, [0] * count, [0] * count
     for position, module in enumerate(tree.modules):
         for tensor in module.tensors:
             size = tensor.bytes_as(workload.dtype)
             full_name = f"{module.path}.{tensor.name}" if repeated and module.path else tensor.name
             counted = 0 if full_name in repeated else size
+            if tensor.merged:
+                merged[position] = max(merged[position], size)
             if tensor.buffer:
                 buffers[position] += counted
             else:
@@ -53,7 +57,8 @@ def size_model(tree: ModelTree, workload: Workload) -> Sizing:
     for path, size in kv_caches(tree, workload):
         kv_cache[tree.index[path]] += size
     context, dtype = context_of(tree, workload), compute_dtype(tree, workload)
-    return Sizing(weights, buffers, full_weights, kv_cache, activation_bytes(tree, workload), context, dtype)
+    activations = activation_bytes(tree, workload)
+    return Sizing(weights, buffers, full_weights, kv_cache, merged, activations, context, dtype)
 
 
 def kv_caches(tree: ModelTree, workload: Workload) -> Iterator[tuple[str, int]]:
@@ -77,11 +82,13 @@ def _llama_cpp_tokens(context: int, window: int | None) -> int:
 def _llama_cpp_compute_buffer(tree: ModelTree, workload: Workload) -> int:
     """Return an estimate of llama.cpp's compute buffer: float32 for a micro-batch, the logits and the mask with it.
 
-    It is at or above what llama.cpp reserves with flash attention, which it takes where a device has it.
+    It is at or above what llama.cpp reserves with flash attention, which it takes where a device has it, with the
+    copies of the mask that it keeps for several devices.
     """
     context = context_of(tree, workload)
     tokens = min(MICRO_BATCH, context * workload.batch)
-    return 4 * tokens * (tree.activation_elements_per_token + tree.logits_elements + context)
+    scalars = tree.activation_elements_per_token + tree.logits_elements + 2 * context
+    return 4 * tokens * scalars * 9 // 8
 
 
 def activation_bytes(tree: ModelTree, workload: Workload) -> int:
@@ -95,8 +102,11 @@ def activation_bytes(tree: ModelTree, workload: Workload) -> int:
 def context_of(tree: ModelTree, workload: Workload) -> int:
     """Return the tokens of a sequence, the answer included: as stated, else the smaller of 4096 and the model's.
 
+    Of a range it is the most that is wished: a plan has one number, which the search over wishes found.
     Where only the answer is stated, the sequence holds it, behind a prompt of one token at least.
     """
+    if isinstance(workload.context, ContextRange):
+        return max(workload.context.min, min(filter(None, (workload.context.max, tree.context)), default=0))
     if workload.context is not None:
         return workload.context
     return max(min(DEFAULT_CONTEXT, tree.context or DEFAULT_CONTEXT), (workload.new_tokens or 0) + 1)

@@ -61,8 +61,11 @@ def build(template: Template, architecture: str, dtype: str) -> ModelTree:
         if path:
             cls, *tensors = rest.split()
             path = ".".join(layer if part == "N" else part for part in path.split("."))
-            float32_in = "float16" if path.rpartition(".")[2] in template.float16_islands else ""
-            entries.append((path, cls, tuple(_tensor(text, template.sizes, dtype, float32_in) for text in tensors)))
+            last = path.rpartition(".")[2]
+            float32_in = "float16" if last in template.float16_islands else ""
+            made = (_tensor(text, template.sizes, dtype, float32_in) for text in tensors)
+            merged = last in template.converted
+            entries.append((path, cls, tuple(replace(tensor, merged=merged) for tensor in made)))
     paths = expand_tree([path for path, _, _ in entries])
     modules = tuple(
         Module(path, entries[entry][1], entries[entry][2], path.rpartition(".")[2] not in template.converted)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from itertools import repeat
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -219,13 +218,15 @@ def _overlay(found: structure.Structure, headers: Mapping[str, Stored]) -> Model
         stored = plain.get(join(path, tensor.name))
         return not tensor.persistent or (stored is not None and stored.shape == tensor.shape)
 
-    return replace(
-        tree,
-        ties=ties,
-        modules=tuple(
-            replace(module, in_place=all(map(is_plain, repeat(module.path), module.tensors))) for module in tree.modules
-        ),
-    )
+    def as_stored(module: Module) -> Module:
+        tensors = module.tensors
+        plain_ones = [is_plain(module.path, tensor) for tensor in tensors]
+        if any(tensor.merged for tensor in tensors):
+            pairs = zip(tensors, plain_ones, strict=True)
+            tensors = tuple(replace(tensor, merged=tensor.merged and not as_is) for tensor, as_is in pairs)
+        return replace(module, in_place=all(plain_ones), tensors=tensors)
+
+    return replace(tree, ties=ties, modules=tuple(map(as_stored, tree.modules)))
 
 
 def _stored_ties(ties: Iterable[tuple[str, ...]], plain: Mapping[str, Stored]) -> tuple[tuple[str, ...], ...]:

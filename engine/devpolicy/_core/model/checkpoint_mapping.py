@@ -19,26 +19,31 @@ class Source(NamedTuple):
     converted: bool
 
 
-def converted_names(found: Iterable[tuple[str, Any]]) -> frozenset[str]:
+def converted_names(found: Iterable[tuple[str, Any]]) -> dict[str, bool]:
     """Return the full names of tensors that loading converts, for the Transformers models among modules by path.
 
-    Parents come first. Read from the rules alone, as if the checkpoint were in its published form.
+    Each with whether it is made beside what it is made of, and is no part of it. Parents come first. Read from the
+    rules alone, as if the checkpoint were in its published form.
     """
     transformers = sys.modules.get("transformers")
     if transformers is None:
-        return frozenset()  # then none is one of its models
-    names: set[str] = set()
+        return {}  # then none is one of its models
+    names: dict[str, bool] = {}
     models = [(path, part) for path, part in found if isinstance(part, transformers.PreTrainedModel)]
     for path, model in outermost(models):
-        reversed_rules = [rule.reverse_transform() for rule in _rules(_Known(model, path, models))[1]]
+        rules = [(rule.reverse_transform(), _is_copy(rule)) for rule in _rules(_Known(model, path, models))[1]]
         prefix = f"{path}." if path else ""
-        if reversed_rules:
-            names.update(
-                prefix + name
-                for name in model.state_dict(keep_vars=True)
-                if any(rule.rename_source_key(name)[1] is not None for rule in reversed_rules)
-            )
-    return frozenset(names)
+        for name in model.state_dict(keep_vars=True) if rules else ():
+            copied = next((copied for rule, copied in rules if rule.rename_source_key(name)[1] is not None), None)
+            if copied is not None:
+                names[prefix + name] = copied
+    return names
+
+
+def _is_copy(rule: Any) -> bool:
+    """Return whether a rule makes new tensors on the device of what it converts: a part by rows is none."""
+    by_rows = all(type(one).__name__ in ("Chunk", "Split") and one.dim == 0 for one in rule.operations)
+    return not (by_rows or getattr(rule, "force_cpu", False))
 
 
 def checkpoint_mapping(model: Any, keys: Iterable[str]) -> Iterator[Source]:

@@ -46,7 +46,10 @@ def other_library(config: Mapping[str, Any], folder: Path) -> Diagnostic | None:
 def _adapter(mark: Path) -> tuple[str, str]:
     base = _read(mark).get("base_model_name_or_path")
     named = f"`{shown(base)}`" if isinstance(base, str) and base else "its base model"
-    return f"an adapter of {named}, and no whole model", f"plan {named}, and load the adapter onto it"
+    return (
+        f"an adapter of {named}, and no whole model",
+        f'plan {named}, with `adapter = "{shown(mark.parent)}"` in `[loading]`',
+    )
 
 
 def _pipeline(mark: Path) -> tuple[str, str]:

@@ -11,11 +11,22 @@ from devpolicy._core.errors import Diagnostic, ModelError
 from devpolicy._core.model.tree import ModelTree
 
 
-def as_held(tree: ModelTree, *, architecture: str | None = None, variant: str | None = None) -> ModelTree:
-    """Return a model as another class, or of other files; the same tree where it is that already.
+def as_held(
+    tree: ModelTree, *, architecture: str | None = None, variant: str | None = None, adapters: tuple[str, ...] = ()
+) -> ModelTree:
+    """Return a model as another class, of other files, or with adapters; the same tree where it is that already.
 
     Raises `ModelError`: where it is known only as it is (a module, a model file), and what reading it again raises.
     """
+    tree = _read_as(tree, architecture, variant)
+    if not adapters or adapters == tree.loading.adapters:
+        return tree
+    from devpolicy._core.model.adapters import with_adapters
+
+    return with_adapters(tree, adapters)
+
+
+def _read_as(tree: ModelTree, architecture: str | None, variant: str | None) -> ModelTree:
     other_class = architecture is not None and architecture != tree.loading.architecture
     other_files = variant is not None and variant != tree.loading.variant
     if not (other_class or other_files):

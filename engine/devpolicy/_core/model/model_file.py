@@ -43,6 +43,7 @@ _TENSOR_FIELDS = (
     ),
     Field("buffer", FLAG, "A buffer, no parameter.", default="false"),
     Field("float32_in", choice(*filter(None, FLOAT32_IN)), "In which dtypes of the model it stays in float32."),
+    Field("merged", FLAG, "Whether loading makes it on its device of what is stored otherwise.", default="false"),
     Field("persistent", FLAG, "Whether checkpoints hold it; `false` makes it a buffer.", default="true"),
 )
 

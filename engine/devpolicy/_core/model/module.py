@@ -8,8 +8,10 @@ activations) is in `devpolicy._core.model.facts`, what its loading converts in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -73,7 +75,7 @@ def read_module(
     reader = _Reader(unloaded=unloaded)
     modules = tuple([reader.read(path, part) for path, part in _walk(module)])
     config, prefix = config_of(reader.declaring)
-    derived = derive(config, modules, prefix)
+    derived = derive(config, modules, prefix, takes_cache=_takes_cache(reader.declaring))
     if built is not None:
         derived["dtype"] = built.loaded
     if not prefix and hasattr(module, "_no_split_modules") and config:
@@ -83,11 +85,30 @@ def read_module(
     modules = _as_loaded(modules, reader.declaring, built)
     return ModelTree(
         name=name or _name(module, config),
-        modules=_not_in_place(modules, converted_names(reader.declaring)),
+        modules=_converted(modules, converted_names(reader.declaring)),
         ties=_tied([*reader.identical, *_declared(reader.declaring, unloaded=unloaded)], modules),
         no_split=_no_split(reader.declaring) if no_split is None else _checked(no_split, modules),
         **derived,
     )
+
+
+def _takes_cache(declaring: Iterable[tuple[str, nn.Module]]) -> bool | None:
+    """Return whether any model of Transformers among modules can keep a cache; `None` where there is no such model."""
+    models = [part for _, part in declaring if hasattr(part, "can_generate") and hasattr(part, "config")]
+    if not models:
+        return None
+    return any(_may_use_cache(type(part).forward) and _uses_cache(part) for part in models)
+
+
+@cache
+def _may_use_cache(forward: Any) -> bool:
+    names = inspect.signature(forward).parameters
+    streams = "padding_cache" in names and "use_cache" not in names  # an encoder of sound, in pieces
+    return not (streams or {"use_cache", "use_mems", "cache", "past_key_values"}.isdisjoint(names))
+
+
+def _uses_cache(model: Any) -> bool:
+    return getattr(model.config, "use_cache", None) is not False or bool(model.can_generate())
 
 
 def _as_loaded(
@@ -261,16 +282,20 @@ def _tied(groups: list[Sequence[str]], modules: Iterable[Module]) -> tuple[tuple
     return tuple(tuple(names) for names in connected_components(known, key=order.__getitem__) if len(names) > 1)
 
 
-def _not_in_place(modules: tuple[Module, ...], converted: frozenset[str]) -> tuple[Module, ...]:
+def _converted(modules: tuple[Module, ...], converted: Mapping[str, bool]) -> tuple[Module, ...]:
     """Return the modules with those marked whose weights cannot be read in place because loading converts them."""
-    if not converted:
-        return modules
-    return tuple(
-        replace(module, in_place=False)
-        if any(join(module.path, tensor.name) in converted for tensor in module.tensors)
-        else module
-        for module in modules
+    return tuple(_as_converted(module, converted) for module in modules) if converted else modules
+
+
+def _as_converted(module: Module, converted: Mapping[str, bool]) -> Module:
+    names = [join(module.path, tensor.name) for tensor in module.tensors]
+    if converted.keys().isdisjoint(names):
+        return module
+    pairs = zip(module.tensors, names, strict=True)
+    tensors = tuple(
+        replace(tensor, merged=True) if converted.get(name) and module.in_place else tensor for tensor, name in pairs
     )
+    return replace(module, tensors=tensors, in_place=False)
 
 
 def _no_split(declaring: Iterable[tuple[str, nn.Module]]) -> frozenset[str]:

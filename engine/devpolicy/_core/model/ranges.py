@@ -1,7 +1,6 @@
 """Module paths with numeric ranges, `model.layers.{0..31}.mlp`, and their expansion.
 
-Owns the notation that lets a model file write repeated blocks once. A module's name holds any character but a dot,
-so `{0..31}` can be no name and needs no quoting. It knows nothing of tensors, TOML or torch.
+Owns how a model file writes repeated blocks once: which modules a path with ranges stands for.
 """
 
 from __future__ import annotations
@@ -13,10 +12,9 @@ from math import prod
 from typing import NamedTuple
 
 from devpolicy._core.model.limits import LARGEST_TEXT, LARGEST_TREE
+from devpolicy._core.ranges import NUMBER
 
-LARGEST_NUMBER = 10**9 - 1
-_NUMBER = r"(?:0|[1-9][0-9]{0,8})"
-_SEGMENT = re.compile(rf"\{{({_NUMBER})\.\.({_NUMBER})\}}(?=\.|$)|([^.]+)", re.ASCII)
+_SEGMENT = re.compile(rf"\{{({NUMBER})\.\.({NUMBER})\}}(?=\.|$)|([^.]+)")
 
 
 class PatternError(ValueError):

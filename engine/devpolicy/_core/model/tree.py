@@ -53,6 +53,8 @@ class Tensor:
     """Whether it is in a state dict. A non-persistent buffer takes memory and is in no checkpoint."""
     float32_in: str = ""
     """In which dtypes of the model it is float32 all the same: a word of `FLOAT32_IN`."""
+    merged: bool = False
+    """Whether loading makes it, on its device, of what is stored in another form: for a moment both are there."""
     elements: int = field(init=False, repr=False, compare=False)
     """The product of `shape`, kept because a planner asks for bytes again and again."""
 

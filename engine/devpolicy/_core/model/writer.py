@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from devpolicy._core.loading.value import Loading, as_argument
-from devpolicy._core.model.ranges import LARGEST_NUMBER, join
+from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import Activated, KVCache, ModelTree, Module, Tensor
-from devpolicy._core.toml.document import quote, write_key
+from devpolicy._core.ranges import LARGEST_NUMBER, number_of, write_range
+from devpolicy._core.toml.writer import quote, write_pairs, write_value
 
 T = TypeVar("T", bound=KVCache | Activated)
 
@@ -28,34 +29,31 @@ class _Run:
 
 def write(tree: ModelTree) -> str:
     """Return the model as TOML 1.0 text, a line for each module. Equal siblings that are counted up are one range."""
-    lines = [f"name = {quote(tree.name)}"]
-    if tree.dtype is not None:
-        lines.append(f"dtype = {quote(tree.dtype)}")
-    if tree.no_split:
-        lines.append(f"no_split = {_list(sorted(tree.no_split))}")
-    activation, logits = tree.activation_elements_per_token, tree.logits_elements
-    for key, value in (("context", tree.context), ("activation", activation), ("output", logits)):
-        if value:
-            lines.append(f"{key} = {value}")
-    if tree.beams != 1:
-        lines.append(f"beams = {tree.beams}")
-    if tree.format != "safetensors":
-        lines.append(f"format = {quote(tree.format)}")
-    if tree.incomplete_reason is not None:
-        lines.append(f"partial = {quote(tree.incomplete_reason)}")
-    if tree.metadata:
-        lines.append(f"facts = {_table((key, quote(text)) for key, text in tree.metadata)}")
-    if tree.loading != Loading():
-        lines.append(f"loading = {_loading(tree.loading)}")
+    top: dict[str, object] = {
+        "name": tree.name,
+        "dtype": tree.dtype,
+        "no_split": sorted(tree.no_split),
+        "context": tree.context,
+        "activation": tree.activation_elements_per_token,
+        "output": tree.logits_elements,
+        "beams": None if tree.beams == 1 else tree.beams,
+        "format": None if tree.format == "safetensors" else tree.format,
+        "partial": tree.incomplete_reason,
+        "facts": dict(tree.metadata),
+        "loading": _loading(tree.loading),
+    }
+    lines = write_pairs((key, value) for key, value in top.items() if value not in (None, 0, [], {}))
     if tree.config:
         lines.append(f"config = {_literal(tree.config)}")
-    if tree.ties:
-        lines += _block("ties", map(_list, tree.ties))
-    lines += _block("module", (_module(tree.modules[run.position], run.pattern, tree.dtype) for run in _runs(tree)))
-    if tree.kv_cache:
-        lines += _block("kv_cache", (_cache(cache, pattern) for pattern, cache in _ranges(tree.kv_cache)))
-    if tree.reads:
-        lines += _block("reads", (_reads(entry, pattern) for pattern, entry in _ranges(tree.reads)))
+    blocks: dict[str, Iterable[object]] = {
+        "ties": tree.ties,
+        "module": (_module(tree.modules[run.position], run.pattern, tree.dtype) for run in _runs(tree)),
+        "kv_cache": [_cache(cache, pattern) for pattern, cache in _ranges(tree.kv_cache)],
+        "reads": [_reads(entry, pattern) for pattern, entry in _ranges(tree.reads)],
+    }
+    for key, entries in blocks.items():
+        if entries:
+            lines += ["", f"{key} = [", *(f"    {write_value(entry)}," for entry in entries), "]"]
     return "\n".join(lines) + "\n"
 
 
@@ -64,77 +62,57 @@ def _literal(text: str) -> str:
     return f"'{text}'" if text.isprintable() and "'" not in text else quote(text)
 
 
-def _block(key: str, entries: Iterable[str]) -> list[str]:
-    return ["", f"{key} = [", *(f"    {entry}," for entry in entries), "]"]
-
-
-def _table(pairs: Iterable[tuple[str, str]]) -> str:
-    return f"{{ {', '.join(f'{write_key(key)} = {value}' for key, value in pairs)} }}"
-
-
-def _module(module: Module, pattern: str, dtype: str | None) -> str:
-    pairs = [("path", quote(pattern)), ("class", quote(module.class_name))]
+def _module(module: Module, pattern: str, dtype: str | None) -> dict[str, object]:
+    table: dict[str, object] = {"path": pattern, "class": module.class_name}
     if module.tensors:
-        default = dtype or "float32"
-        pairs.append(("tensors", _table((tensor.name, _tensor(tensor, default)) for tensor in module.tensors)))
+        table["tensors"] = {tensor.name: _tensor(tensor, dtype or "float32") for tensor in module.tensors}
     if not module.in_place:
-        pairs.append(("in_place", "false"))
-    return _table(pairs)
+        table["in_place"] = False
+    return table
 
 
-def _loading(loading: Loading) -> str:
-    pairs = [("architecture", quote(loading.architecture))] if loading.architecture is not None else []
+def _loading(loading: Loading) -> dict[str, object]:
+    table: dict[str, object] = {} if loading.architecture is None else {"architecture": loading.architecture}
     for key, given in (("attention", loading.attention), ("experts", loading.experts)):
         argument = as_argument(given)
         if argument is not None:
-            text = quote(argument) if isinstance(argument, str) else _table((part, quote(word)) for part, word in given)
-            pairs.append((key, text))
+            table[key] = argument if isinstance(argument, str) else dict(given)
     if loading.notes:
-        pairs.append(("notes", _list(loading.notes)))
-    return _table(pairs)
+        table["notes"] = loading.notes
+    return table
 
 
-def _cache(cache: KVCache, pattern: str) -> str:
-    pairs = [("module", quote(pattern)), ("values", str(cache.values))]
+def _cache(cache: KVCache, pattern: str) -> dict[str, object]:
+    table: dict[str, object] = {"module": pattern, "values": cache.values}
     if cache.window is not None:
-        pairs.append(("window", str(cache.window)))
+        table["window"] = cache.window
     if cache.dtype is not None:
-        pairs.append(("dtype", quote(cache.dtype)))
-    return _table(pairs)
+        table["dtype"] = cache.dtype
+    return table
 
 
-def _reads(entry: Activated, pattern: str) -> str:
-    pairs = [("module", quote(pattern))]
+def _reads(entry: Activated, pattern: str) -> dict[str, object]:
+    table: dict[str, object] = {"module": pattern}
     if entry.num_experts != 1:
-        pairs += [("parts", str(entry.experts_per_token)), ("of", str(entry.num_experts))]
+        table |= {"parts": entry.experts_per_token, "of": entry.num_experts}
     if entry.per_request:
-        pairs.append(("once", "true"))
-    return _table(pairs)
+        table["once"] = True
+    return table
 
 
-def _list(texts: Iterable[str]) -> str:
-    return f"[{', '.join(map(quote, texts))}]"
-
-
-def _tensor(tensor: Tensor, default: str) -> str:
-    extra = []
+def _tensor(tensor: Tensor, default: str) -> object:
+    extra: dict[str, object] = {}
     if tensor.dtype != default:
-        extra.append(f"dtype = {quote(tensor.dtype)}")
+        extra["dtype"] = tensor.dtype
     if not tensor.persistent:
-        extra.append("persistent = false")
+        extra["persistent"] = False
     elif tensor.buffer:
-        extra.append("buffer = true")
+        extra["buffer"] = True
     if tensor.float32_in:
-        extra.append(f"float32_in = {quote(tensor.float32_in)}")
-    shape = f"[{', '.join(map(str, tensor.shape))}]"
-    return f"{{ shape = {shape}, {', '.join(extra)} }}" if extra else shape
-
-
-def _number(name: str) -> int | None:
-    """Return the number that a name is, as a range would write it."""
-    if not (name.isascii() and name.isdigit()) or (name[0] == "0" and name != "0") or len(name) > 9:
-        return None
-    return int(name)
+        extra["float32_in"] = tensor.float32_in
+    if tensor.merged:
+        extra["merged"] = True
+    return {"shape": tensor.shape, **extra} if extra else tensor.shape
 
 
 def _shapes(tree: ModelTree) -> list[int]:
@@ -158,7 +136,7 @@ def _runs(tree: ModelTree) -> Iterator[_Run]:
         yield run
         names = [(child, tree.modules[child].path.rpartition(".")[2]) for child in tree.children(run.position)]
         inside = [
-            _Run(members[0][0], join(run.pattern, _written([name for _, name in members])))
+            _Run(members[0][0], join(run.pattern, _written(members[0][1], members[-1][1])))
             for members in _equal_siblings(names, shapes)
         ]
         waiting += reversed(inside)
@@ -169,7 +147,7 @@ def _equal_siblings(names: list[tuple[int, str]], shapes: list[int]) -> Iterator
     group: list[tuple[int, str]] = []
     for position, name in names:
         if group:
-            before, number = _number(group[-1][1]), _number(name)
+            before, number = number_of(group[-1][1]), number_of(name)
             follows = before is not None and number == before + 1
             if not (follows and shapes[position] == shapes[group[-1][0]]):
                 yield group
@@ -179,8 +157,8 @@ def _equal_siblings(names: list[tuple[int, str]], shapes: list[int]) -> Iterator
         yield group
 
 
-def _written(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{{{names[0]}..{names[-1]}}}"
+def _written(first: str, last: str) -> str:
+    return first if first == last else write_range(int(first), int(last))
 
 
 def _ranges(entries: Sequence[T]) -> Iterator[tuple[str, T]]:
@@ -191,7 +169,7 @@ def _ranges(entries: Sequence[T]) -> Iterator[tuple[str, T]]:
         parts = first.module.split(".")
         pattern = first.module
         for place, part in enumerate(parts):
-            number = _number(part) if part else None
+            number = number_of(part)
             if number is None:
                 continue
             count = 1
@@ -202,6 +180,6 @@ def _ranges(entries: Sequence[T]) -> Iterator[tuple[str, T]]:
                 count += 1
             if at + count > end and number + count - 1 <= LARGEST_NUMBER:  # more digits are read as a name
                 end = at + count
-                pattern = ".".join([*parts[:place], f"{{{number}..{number + count - 1}}}", *parts[place + 1 :]])
+                pattern = ".".join([*parts[:place], write_range(number, number + count - 1), *parts[place + 1 :]])
         yield pattern, first
         at = end

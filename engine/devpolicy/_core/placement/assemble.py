@@ -36,6 +36,7 @@ def assemble(
     units, policy = division.units, context.policy
     placements, device = _written(selector, division, context, solution)
     rewritten = sum(units[at].rewritten for at, offload in solution.offloaded.items() if offload.place == "disk")
+    folder = _folder(policy.disk_path, component) if rewritten else None
     return Plan(
         component=component,
         target=context.target.name,
@@ -43,9 +44,9 @@ def assemble(
         placements=placements,
         ledger=ledger,
         warnings=warnings,
-        loading=loading_of(policy, context.tree, _folder(policy.disk_path, component), rewritten),
+        loading=loading_of(policy, context.tree, folder, rewritten),
         prediction=_prediction(division, context, solution),
-        workload=_workload(context),
+        workload=None if context.target.abilities.assigns in ("one", "units") else _workload(context),
         trace=trace,
     )
 
@@ -69,7 +70,7 @@ def _write(selector: DeviceSelector, division: Division, context: PlacementConte
     for at, unit in enumerate(units):
         runs_on = context.devices[solution.device[at]].device
         offload = solution.offloaded.get(at)
-        device = Device.from_str(offload.place) if offload else runs_on
+        device = context.storage(offload.place).device if offload else runs_on
         stored.append(device)
         rule, reason = _why(selector, context, solution, at, count)
         placements[unit.path] = Placement(device, runs_on, rule, reason, unit.weights + unit.buffers)
@@ -92,10 +93,8 @@ def _prediction(division: Division, context: PlacementContext, solution: Solutio
     return costs.prediction(times, bandwidths, set(places.values()))
 
 
-def _workload(context: PlacementContext) -> PlannedWorkload | None:
+def _workload(context: PlacementContext) -> PlannedWorkload:
     """Return what an engine is told that allocates the cache itself."""
-    if context.target.abilities.assigns in ("one", "units"):
-        return None
     workload, sizing = context.policy.workload, context.sizing
     return PlannedWorkload(sizing.context, sequences_of(context.tree, workload), workload.kv_dtype or sizing.dtype)
 

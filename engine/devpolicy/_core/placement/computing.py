@@ -85,23 +85,32 @@ def layer_devices(devices: Mapping[str, str]) -> dict[int, str]:
     return dict(sorted({**others, **found}.items()))
 
 
+def _layers(units: Sequence[Unit], names: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the path and the device of each layer, in order: a piece of it that keeps a cache says where it is."""
+    found: dict[int, Unit] = {}
+    for unit in units:
+        layer = unit.block if unit.block is not None else unit.start if unit.is_block else None
+        if layer is not None and (layer not in found or (unit.kv_cache and not found[layer].kv_cache)):
+            found[layer] = unit
+    return [(unit.path, names[unit.path]) for _, unit in sorted(found.items())]
+
+
 def unfit(units: Sequence[Unit], solution: Solution, context: PlacementContext, *, tied: bool) -> Diagnostic | None:
     """Return why a target that takes runs of layers cannot express a solution, `None` where it can.
 
     `tied` is whether the file has one tensor for embedding and head: the head is a copy then, under the same name.
     """
     abilities = context.target.abilities
-    if abilities.assigns != "runs":
-        return None
     names = {unit.path: str(context.devices[solution.device[at]]) for at, unit in enumerate(units)}
-    order = list(layer_devices(names).items())
+    order = _layers(units, names)
     first = next((at for at, (_, device) in enumerate(order) if device != "cpu"), len(order))
     late = next((layer for layer, device in order[first:] if device == "cpu"), None)
     name = context.target.name
     if late is not None and first < len(order):
         many = sum(device == "cpu" for _, device in order)
-        help_ = f"keep the first layers there (`blk.{{0..{many - 1}}}`), or parts of layers (`blk.*.ffn.exps`)"
-        message = f"`{name}` computes the first layers on the CPU, and `blk.{late}` comes behind `{order[first][1]}`"
+        paths = ", ".join(f"`{layer}`" for layer, _ in order[: min(many, 3)]) + (", ..." if many > 3 else "")
+        message = f"`{name}` computes the first layers on the CPU, and `{late}` comes behind `{order[first][1]}`"
+        help_ = f"keep the first {many} there ({paths}), or parts of layers, such as experts"
         return Diagnostic("DP404", message, help=help_)
     head = names.get("output")
     behind = order[-1][1] if order else head

@@ -130,6 +130,10 @@ class PlacementContext:
         """Whether what is offloaded comes over a link: not where everything is one memory."""
         return self.kind != "cpu" and not self.unified
 
+    def storage(self, place: str) -> DeviceBudget:
+        """Return the CPU or the disk, where what is offloaded is stored."""
+        return self.cpu if place == "cpu" else self.disk
+
     def named(self, selector: DeviceSelector) -> tuple[list[int], str]:
         """Return the devices that a rule's selector names, and where there are none, why."""
         selection = select_devices(selector, self.policy, self.host)
@@ -161,6 +165,14 @@ class PlacementContext:
     def fixed(self, number: int) -> int:
         """Bytes that a device needs before anything is placed on it: activations, and a KV cache that is reserved."""
         return self.activations(number) + (self.devices[number].kv_cache or 0)
+
+    def with_room_for_loading(self, rooms: Mapping[str, int]) -> PlacementContext:
+        """Return this context with bytes kept free on devices, by name, for what is there while weights are loaded."""
+
+        def kept(one: DeviceBudget) -> DeviceBudget:
+            return replace(one, for_loading=rooms.get(str(one), 0))
+
+        return replace(self, devices=tuple(map(kept, self.devices)), cpu=kept(self.cpu))
 
     def needs(self, number: int, resident: int, kv_cache: int) -> int:
         """Bytes that weights with their buffers and their KV cache add on a device."""

@@ -43,6 +43,8 @@ class Unit:
     weights: int = 0
     buffers: int = 0
     kv_cache: int = 0
+    merged: int = 0
+    """The largest tensor that loading makes on its device of others, which are there until it is made."""
     onload_peak: int = 0
     """Peak bytes onloaded at once while the unit is offloaded: one module with its ancestors' direct tensors."""
     rewritten: int = 0
@@ -77,7 +79,10 @@ def divide(tree: ModelTree, rules: Sequence[Rule], sizing: Sizing) -> Division:
     natural = shape.natural
     sizes = _subtree_sums(tree, sizing.weights) if any(rule.size for rule in rules) else []
     matches = match(tree, rules, sizes, natural)
-    masks = matches.inherited(tree)
+    # The rules that match each module or one of its ancestors.
+    masks: list[int] = []
+    for position, parent in enumerate(tree.parents):
+        masks.append(matches.own[position] | (masks[parent] if position else 0))
     # Modules with equal masks share one priority, so that priorities are compared by identity.
     cut = {mask: up_to_final(tuple(numbers(mask)), rules) for mask in set(masks)}
     first: dict[RulePriority, RulePriority] = {}
@@ -202,11 +207,12 @@ def _collect(
                     rules=rules,
                     fallback_rules=fallback_rules,
                     block=block,
-                    stack_end=_stack_end(tree, block),
+                    stack_end=0 if block is None else _stack_end(tree, block),
                     is_block=natural[position] and end > position + 1,
                     weights=sum(sizing.weights[position:end]),
                     buffers=sum(sizing.buffers[position:end]),
                     kv_cache=loose_cache,
+                    merged=max(sizing.merged[position:end]),
                     onload_peak=_onload_peak(tree, sizing, position, end),
                     rewritten=sum(sizing.weights[at] for at in range(position, end) if not tree.modules[at].in_place),
                     float32=_float32(tree, sizing, position, end),
@@ -236,9 +242,9 @@ def _float32(tree: ModelTree, sizing: Sizing, start: int, end: int) -> str:
     )
 
 
-def _stack_end(tree: ModelTree, block: int | None) -> int:
-    """Return the position behind the stack that a block is in, 0 where there is no block."""
-    return 0 if block is None else tree.subtree_end[max(0, tree.parents[max(0, tree.parents[block])])]
+def _stack_end(tree: ModelTree, block: int) -> int:
+    """Return the position behind the stack that a block is in."""
+    return tree.subtree_end[max(0, tree.parents[max(0, tree.parents[block])])]
 
 
 def _onload_peak(tree: ModelTree, sizing: Sizing, start: int, end: int) -> int:

@@ -31,6 +31,8 @@ def explain(plan: Plan, module: str | None) -> str:
     if plan.trace is not None and plan.trace.terms:
         lines.append("prefer, in order:")
         lines += [f"  {term}: {outcome}" for term, outcome in plan.trace.terms]
+    if plan.granted is not None:
+        lines += [f"granted: {plan.granted}", *(f"  not {one}" for one in plan.not_granted)]
     if module is None:
         lines.append("devices:")
         for device, budget in plan.ledger.items():

@@ -43,7 +43,8 @@ def how_to_give(component: str | None) -> str:
 def reserved(plan: Plan) -> dict[str, int]:
     """Return the bytes that a plan reserves on each device: its activations too, as components may run at once."""
     # Of the disk a plan takes what it writes there; what it only reads there was there before.
-    own = {device: budget.used - budget.used_by_others for device, budget in plan.ledger.items() if device != "disk"}
+    # Components are loaded one after the other, so what loading takes for a moment is none of it.
+    own = {device: budget.held for device, budget in plan.ledger.items() if device != "disk"}
     return {**own, **({"disk": plan.loading.rewritten} if "disk" in plan.ledger else {})}
 
 

@@ -14,6 +14,7 @@ from devpolicy._core.placement.apply_rules import Refused
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Unit
 from devpolicy._core.placement.search import Solution
+from devpolicy._core.sizes import format_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,27 +30,49 @@ class Budget:
     activations: int = 0
     streaming: int = 0
     """The largest module that is brought here for a moment, from the CPU or the disk."""
+    load: int = 0
+    """What it holds at most while weights are loaded: the weights, and one tensor twice that is made of others."""
     used_by_others: int = 0
     """What components planned before take, and on a pool shared with the CPU what its other side takes."""
     headroom: int = 0
     cap: int = 0
 
     @property
+    def held(self) -> int:
+        """Bytes that the component takes while it runs."""
+        return self.weights + self.kv_cache + self.activations + self.streaming
+
+    @property
+    def loading(self) -> int:
+        """Bytes that loading takes beyond those."""
+        return max(0, self.load - self.held)
+
+    @property
     def used(self) -> int:
         """Bytes that are spoken for, without the headroom."""
-        return self.weights + self.kv_cache + self.activations + self.streaming + self.used_by_others
+        return self.held + self.loading + self.used_by_others
 
     @property
     def free(self) -> int:
         """Bytes left for more."""
         return self.cap - self.headroom - self.used
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, object]) -> Budget:
+        """Read what `to_dict` wrote, also before there was a `load`. Raises `TypeError`, `KeyError` where malformed."""
+        given = {"load": data["weights"], **data}
+        figures = {name: given[key] for name, key in BUDGET_KEYS.items()}
+        wrong = next((name for name, size in figures.items() if type(size) is not int), None)
+        if wrong is not None:
+            raise TypeError(f"`{wrong}` of a budget is a whole number")
+        return cls(**figures)  # type: ignore[arg-type]
+
     def to_dict(self) -> dict[str, int]:
         """Return the figures for JSON, in the order of the invariant."""
         return {key: getattr(self, name) for name, key in BUDGET_KEYS.items()}
 
 
-_NAMES = ("weights", "kv_cache", "activations", "streaming", "used_by_others", "headroom", "cap")
+_NAMES = ("weights", "kv_cache", "activations", "streaming", "load", "used_by_others", "headroom", "cap")
 
 BUDGET_KEYS = {name: "others" if name == "used_by_others" else name for name in _NAMES}
 """The figures of a budget, each with its key in JSON."""
@@ -71,11 +94,15 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
         running = [at for at, device in enumerate(solution.device) if device == number]
         is_main = number == solution.main
         buffers = sum(units[at].buffers for at in offloaded) if is_main else 0
+        resident = [units[at] for at in running if at not in offloaded]
+        weights = sum(unit.resident for unit in resident) + buffers
         ledger[str(one)] = Budget(
-            weights=sum(units[at].resident for at in running if at not in offloaded) + buffers,
+            weights=weights,
             kv_cache=sum(units[at].kv_cache for at in running) if one.kv_cache is None else one.kv_cache,
             activations=context.activations(number),
             streaming=max((units[at].onload_peak for at in offloaded), default=0) if is_main else 0,
+            # What is written to the disk is made in the CPU's memory.
+            load=weights + max((unit.merged for unit in (units if context.kind == "cpu" else resident)), default=0),
             used_by_others=one.used_by_others,
             headroom=one.headroom,
             cap=one.cap,
@@ -86,7 +113,14 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
         if away[place]:
             weights = sum(unit.weights for unit in away[place])
             others = context.cpu.used_by_others if place == "cpu" else 0
-            ledger[place] = Budget(weights=weights, used_by_others=others, headroom=device.headroom, cap=device.cap)
+            made = max(units[at].merged for at in offloaded) if place == "cpu" else 0
+            ledger[place] = Budget(
+                weights=weights,
+                load=weights + made,
+                used_by_others=others,
+                headroom=device.headroom,
+                cap=device.cap,
+            )
     if len(pool) > 1:
         for side in pool.keys() & ledger.keys():
             beside = sum(pool.values()) - pool[side]
@@ -94,9 +128,34 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
     return ledger
 
 
+def room_for_loading(ledger: Mapping[str, Budget], units: Sequence[Unit], tried: int) -> dict[str, int]:
+    """Return the bytes to keep free on each device so that what it loads has room too; empty where it has.
+
+    What is there while weights are loaded is less than what a device holds later, but for small caches. A device that
+    is given fewer layers has less of a cache, so this is asked again, and the last answer counts on no cache at all.
+    """
+    short = [device for device, budget in ledger.items() if device != "disk" and budget.free < 0 and budget.loading]
+    if not short:
+        return {}
+    if tried < _MOST_TRIES:
+        return {device: budget.loading for device, budget in ledger.items() if device != "disk"}
+    return dict.fromkeys(ledger, max(unit.merged for unit in units))
+
+
+_MOST_TRIES = 3
+
+
 def check_ledger(ledger: Mapping[str, Budget], context: PlacementContext) -> None:
     """Raise `Refused` where rules or one shared pool have broken the invariant, or the component's share."""
     over = next((device for device, budget in ledger.items() if device != "disk" and budget.free < 0), None)
+    if over is not None and ledger[over].loading:
+        budget = ledger[over]
+        needs, left = (
+            format_size(budget.load),
+            format_size(max(0, budget.cap - budget.headroom - budget.used_by_others)),
+        )
+        message = f"`{over}` holds {needs} while weights are loaded, and has {left} after headroom"
+        raise Refused(Diagnostic("DP301", message))
     if over is not None:
         # Each side of a shared pool has room by itself, and rules run something on several.
         message = f"`{over}` shares its memory with other devices, and together they have no room"

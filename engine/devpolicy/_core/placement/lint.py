@@ -54,12 +54,13 @@ def findings_of_rules(policy: ResolvedPolicy, tree: ModelTree, division: Divisio
     for mask in division.matching_rules:
         matching |= mask
     idle = [number for number in range(len(policy.rules)) if not matching >> number & 1]
-    findings = {number: _idle(policy.rules[number], number, tree, division, policy.component) for number in idle}
-    findings.update(_shadowed(policy, tree, division))
+    findings = {number: _idle(policy.rules[number], number, tree, division, policy) for number in idle}
+    if len(policy.rules) > 1:
+        findings.update(_shadowed(policy, tree, division))
     return [findings[number] for number in sorted(findings)]
 
 
-def _idle(rule: Rule, number: int, tree: ModelTree, division: Division, component: str | None) -> Diagnostic:
+def _idle(rule: Rule, number: int, tree: ModelTree, division: Division, policy: ResolvedPolicy) -> Diagnostic:
     """Return the finding of a rule that matches no tensor."""
     tensors = set(tree.tensor_names()) if rule.match else set()
     tensor = next((pattern.text for pattern in rule.match if pattern.text in tensors), None)
@@ -81,8 +82,16 @@ def _idle(rule: Rule, number: int, tree: ModelTree, division: Division, componen
     return finding(
         f"rule `{rule.name}` matches nothing in `{tree.name}`",
         help=f"`devpolicy model show {tree.name}` lists its modules",
-        severity="error" if component is not None and rule.component == component else "warning",
+        severity="error" if own_rule(rule, policy) and not policy.several_models else "warning",
     )
+
+
+def own_rule(rule: Rule, policy: ResolvedPolicy) -> bool:
+    """Whether a rule is the component's own; a replica's is that of the component."""
+    if policy.component is None or rule.component is None:
+        return False
+    stem, _, number = policy.component.rpartition("/")
+    return rule.component == policy.component or (number.isdecimal() and rule.component == stem)
 
 
 def _shadowed(policy: ResolvedPolicy, tree: ModelTree, division: Division) -> dict[int, Diagnostic]:

@@ -6,7 +6,7 @@ of a model is decided before, where the model is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 
@@ -18,9 +18,12 @@ from devpolicy._core.loading.quantizations import NONE
 from devpolicy._core.loading.value import Pairs
 from devpolicy._core.memory.sizing import compute_dtype, context_of
 from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.placement.divide import Unit
 
 _HALF = ("float16", "bfloat16")
 _FLASH = "flash_attention"
+GGUF_CACHES = ("float32", "float16", "bfloat16")
+"""What llama.cpp keeps a KV cache in, of the dtypes that a policy can name."""
 
 
 def loading_of(policy: ResolvedPolicy, tree: ModelTree, folder: str | None, rewritten: int) -> Loading:
@@ -29,22 +32,25 @@ def loading_of(policy: ResolvedPolicy, tree: ModelTree, folder: str | None, rewr
     return replace(
         tree.loading,
         notes=(),
+        replaced=(),
         dtype=policy.workload.dtype,
         model_dtype=None if policy.workload.dtype else tree.default_dtype,
-        attention=_attention(tree.loading.attention, asked.attention),
-        offload_folder=folder if rewritten else None,
+        attention=tree.loading.attention if asked.attention is None else _attention(tree, asked.attention),
+        offload_folder=folder,
         rewritten=rewritten,
         context=context_of(tree, policy.workload),
         batch=policy.workload.batch,
         beams=policy.workload.beams or tree.beams,
-        asked=tuple(_asked(asked)),
+        asked=() if asked == LoadingTable() else tuple(_asked(asked)),
     )
 
 
 def check_loading(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -> list[Diagnostic]:
     """Return warnings about what the policy says of loading. Raises `Unsatisfiable` (DP416) where it cannot be had."""
     asked = policy.loading
-    wrong = [*_cannot(asked, policy, tree)]
+    if asked == LoadingTable() and tree.format != "gguf":
+        return []
+    wrong = [*_cannot(asked, policy, tree), *(_not_of_a_gguf(policy, tree) if tree.format == "gguf" else ())]
     lost = [key for key, _ in _asked(asked) if key not in consumer.abilities.carries]
     for key in lost:
         message = f"`{consumer.name}` is not told `loading.{key}`"
@@ -61,11 +67,35 @@ def check_loading(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -> 
     ]
 
 
-def refused_on(policy: ResolvedPolicy, kind: str) -> str | None:
-    """Return why what the policy says of loading cannot be had on a type of device, `None` where it can."""
-    attention = policy.loading.attention or ""
+def refused_on(attention: str, kind: str) -> str | None:
+    """Return why an implementation of attention cannot be had on a type of device, `None` where it can."""
     if attention.startswith(_FLASH) and kind in ("cpu", "mps"):
         return f"`{attention}` does not run on `{kind}`"
+    return None
+
+
+def _not_of_a_gguf(policy: ResolvedPolicy, tree: ModelTree) -> Iterator[Diagnostic]:
+    """Yield what a policy asks that the engines of GGUF files do not do: they compute in the types of the file."""
+    dtype, cache = policy.workload.dtype, policy.workload.kv_dtype
+    if dtype is not None:
+        message = f"a GGUF file is loaded as it is stored, and not in `{dtype}`"
+        yield Diagnostic("DP416", message, help="leave `workload.dtype` out, or take a file of that type")
+    if cache is not None and cache not in GGUF_CACHES:
+        message = f"llama.cpp keeps no KV cache in `{cache}`"
+        yield Diagnostic("DP416", message, help=f"known are {', '.join(f'`{one}`' for one in GGUF_CACHES)}")
+
+
+def adapter_error(tree: ModelTree, units: Sequence[Unit], offloaded: Iterable[int]) -> Diagnostic | None:
+    """Return why an adapter cannot be loaded beside what is offloaded, `None` where it can.
+
+    What accelerate brings in for each forward are the model's own weights, whatever PEFT loads in their place.
+    """
+    positions = {tree.index[path]: path for path in tree.loading.replaced}
+    for unit in (units[at] for at in offloaded):
+        found = next((path for at, path in positions.items() if unit.start <= at < unit.end), None)
+        if found is not None:
+            message = f"an adapter works on the weights of `{found}` themselves, which are kept elsewhere"
+            return Diagnostic("DP416", message, help=f"leave `{found}` where it runs")
     return None
 
 
@@ -86,9 +116,6 @@ def _cannot(asked: LoadingTable, policy: ResolvedPolicy, tree: ModelTree) -> Ite
     if other:
         message = f"quantising a model in `{other[0]}` while it is loaded is not planned for"
         yield Diagnostic("DP416", message, help="plan a smaller `[workload] dtype`, or leave `quantization` out")
-    if asked.adapter:
-        message = "adapters are not planned for"
-        yield Diagnostic("DP416", message, help="leave `adapter` out, and set room aside: `[memory.TERM] headroom`")
     attention = asked.attention
     if attention not in (None, "eager") and {word for _, word in tree.loading.attention} == {"eager"}:
         message = f"`{tree.loading.architecture}` has no `{attention}` attention"
@@ -99,10 +126,9 @@ def _cannot(asked: LoadingTable, policy: ResolvedPolicy, tree: ModelTree) -> Ite
         yield Diagnostic("DP416", message, help='ask for it: `workload.dtype = "bfloat16"`')
 
 
-def _attention(own: Pairs, asked: str | None) -> Pairs:
+def _attention(tree: ModelTree, asked: str) -> Pairs:
     """Return the attention of each part: the one asked for, but where a part has none but `eager`."""
-    if asked is None:
-        return own
+    own = tree.loading.attention
     if asked == "eager" or len(own) < 2:
         return (("", asked),)
     pairs = tuple((part, word if word == "eager" else asked) for part, word in own)

@@ -46,7 +46,8 @@ def device_map(tree: ModelTree, units: Sequence[Unit], devices: Sequence[Device]
 
     # Ordered before it is checked: transformers breaks ties between keys by their order.
     keys = sorted(_topmost(tree, subtree, range(1)), key=lambda key: entry_rank(device_of(key)))
-    whole = _whole(tree, units) if sum(_executes(device) for device in kinds) > 1 else [False] * len(own)
+    executing = [device for device in kinds if device.type.value not in KEPT_LAST]
+    whole = _whole(tree, units) if len(executing) > 1 else [False] * len(own)
     # Ends: each round puts children in place of some keys, and a key without children is refused.
     while wrong := misread([text for text, _, _ in keys], _tensors(tree, keys)):
         keys = sorted(_deeper(tree, subtree, whole, keys, wrong), key=lambda key: entry_rank(device_of(key)))
@@ -56,10 +57,6 @@ def device_map(tree: ModelTree, units: Sequence[Unit], devices: Sequence[Device]
             # No module of torch has a tensor and a child of one name; what is read from names alone may.
             raise Unsatisfiable(_ambiguous(key[0], [other for other, _, _ in keys]))
     return found
-
-
-def _executes(device: Device) -> bool:
-    return device.type.value not in KEPT_LAST
 
 
 def _whole(tree: ModelTree, units: Sequence[Unit]) -> list[bool]:

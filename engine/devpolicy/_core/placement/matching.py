@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import reduce
+from operator import or_
 
 from devpolicy._core.language.comparisons import SizeTest
 from devpolicy._core.language.matcher import Intervals, Matcher
@@ -29,13 +31,6 @@ class Matches:
     counts: dict[int, int]
     """For each rule that matches anything: how many modules."""
 
-    def inherited(self, tree: ModelTree) -> list[int]:
-        """Return the rules that match each module or one of its ancestors."""
-        result: list[int] = []
-        for position, parent in enumerate(tree.parents):
-            result.append(self.own[position] | (result[parent] if position else 0))
-        return result
-
 
 def match(tree: ModelTree, rules: Sequence[Rule], sizes: Sequence[int], natural: Sequence[bool]) -> Matches:
     """Match `rules` against every module.
@@ -45,17 +40,16 @@ def match(tree: ModelTree, rules: Sequence[Rule], sizes: Sequence[int], natural:
     """
     bits = [1 << number for number in range(len(rules))]
     everything = (1 << len(rules)) - 1
-    unnamed = _union(bit for bit, rule in zip(bits, rules, strict=True) if not rule.match)
-    by_size = _union(bit for bit, rule in zip(bits, rules, strict=True) if not rule.match and not rule.module_class)
-    unsized = _union(bit for bit, rule in zip(bits, rules, strict=True) if rule.size is None)
-    tested = Intervals(
-        (*_interval(rule.size), bit) for bit, rule in zip(bits, rules, strict=True) if rule.size is not None
-    )
+    unnamed = sum(bit for bit, rule in zip(bits, rules, strict=True) if not rule.match)
+    by_size = sum(bit for bit, rule in zip(bits, rules, strict=True) if not rule.match and not rule.module_class)
+    sized = [(*_interval(rule.size), bit) for bit, rule in zip(bits, rules, strict=True) if rule.size is not None]
+    unsized = everything - sum(bit for _, _, bit in sized)
+    tested = Intervals(sized) if sized else None
     of_class = {cls: _of_class(cls, rules) for cls in {module.class_name for module in tree.modules}}
     own: list[int] = []
     for position, named in enumerate(_named(tree, rules)):
         matched = (named | unnamed) & of_class[tree.modules[position].class_name]
-        if matched and unsized != everything:
+        if matched and tested is not None:
             matched &= unsized | tested.at(sizes[position])
         own.append(matched if natural[position] else matched & ~by_size)
     counts: Counter[int] = Counter()
@@ -73,17 +67,10 @@ def numbers(mask: int) -> Iterator[int]:
         mask ^= lowest
 
 
-def _union(bits: Iterator[int]) -> int:
-    result = 0
-    for bit in bits:
-        result |= bit
-    return result
-
-
 def _of_class(cls: str, rules: Sequence[Rule]) -> int:
     """Return the rules that a module of this class can be matched by."""
     meant = (not rule.module_class or any(fnmatchcase(cls, glob) for glob in rule.module_class) for rule in rules)
-    return _union(1 << number for number, holds in enumerate(meant) if holds)
+    return sum(1 << number for number, holds in enumerate(meant) if holds)
 
 
 def _interval(test: SizeTest) -> tuple[int, int]:
@@ -129,5 +116,5 @@ def _named(tree: ModelTree, rules: Sequence[Rule]) -> Iterator[int]:
         states.append((tree.subtree_end[position], state))
         matched = matcher.matched(state)
         if matched not in named:
-            named[matched] = _union(of_pattern[number] for number in matched)
+            named[matched] = reduce(or_, (of_pattern[number] for number in matched), 0)
         yield named[matched] | literal.get(position, 0)

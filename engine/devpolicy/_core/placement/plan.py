@@ -19,7 +19,8 @@ from devpolicy._core.device import ComponentDevice, Device
 from devpolicy._core.errors import DevPolicyError, Diagnostic, UnknownModuleError
 from devpolicy._core.files import read_file
 from devpolicy._core.loading import Loading
-from devpolicy._core.placement.ledger import BUDGET_KEYS, Budget
+from devpolicy._core.placement.granted import Granted, NotGranted
+from devpolicy._core.placement.ledger import Budget
 from devpolicy._core.toml.tables import did_you_mean
 
 if TYPE_CHECKING:
@@ -171,6 +172,10 @@ class Plan:
     warnings: tuple[Diagnostic, ...] = ()
     loading: Loading = Loading()
     """What loading needs beside the devices."""
+    granted: Granted | None = None
+    """What became of wishes that may give way; `None` where the policy has none."""
+    not_granted: tuple[NotGranted, ...] = ()
+    """Each earlier choice of a wish, with why it did not do."""
     prediction: Prediction | None = None
     """The time of one token, where the plan was chosen by it: with `split = "fastest"`, and where `overflow` took part.
 
@@ -226,6 +231,8 @@ class Plan:
             },
             "ledger": {device: budget.to_dict() for device, budget in self.ledger.items()},
             "load": self.loading.to_dict(),
+            **({} if self.granted is None else {"granted": self.granted.to_dict()}),
+            **({} if self.granted is None else {"not_granted": [one.to_dict() for one in self.not_granted]}),
             **({"workload": self.workload.to_dict()} if self.workload else {}),
             "warnings": [warning.to_dict() for warning in self.warnings],
             **({"prediction": self.prediction.to_dict()} if self.prediction else {}),
@@ -259,12 +266,11 @@ class Plan:
                 target=_text(data["target"]),
                 device=ComponentDevice.from_dict(dict(data["device"])),
                 placements=Placements(placements),
-                ledger={
-                    _text(device): Budget(**{name: _number(budget[key]) for name, key in BUDGET_KEYS.items()})
-                    for device, budget in data["ledger"].items()
-                },
+                ledger={_text(device): Budget.from_dict(budget) for device, budget in data["ledger"].items()},
                 warnings=tuple(map(Diagnostic.from_dict, data["warnings"])),
                 loading=Loading.from_dict(data.get("load", {})),
+                granted=Granted.from_dict(data["granted"]) if data.get("granted") else None,
+                not_granted=tuple(map(NotGranted.from_dict, data.get("not_granted", ()))),
                 workload=PlannedWorkload.from_dict(data["workload"]) if data.get("workload") else None,
                 prediction=Prediction.from_dict(data["prediction"]) if data.get("prediction") else None,
             )
@@ -318,6 +324,16 @@ class Plan:
         from devpolicy._core.targets.transformers import to_pipeline_kwargs
 
         return to_pipeline_kwargs(self)
+
+    def to_generation_kwargs(self) -> dict[str, Any]:
+        """Return what `generate` needs to stay within the plan: `max_length`, the context that was counted."""
+        return {"max_length": self.loading.context} if self.loading.context else {}
+
+    def load_adapters(self, model: Any) -> Any:
+        """Load the plan's adapters onto a model that was loaded by it, and return PEFT's model. Nothing else moves."""
+        from devpolicy._core.targets.peft import load_adapters
+
+        return load_adapters(self, model)
 
     def verify(self, model: Any) -> list[str]:
         """Compare every tensor's actual device in a loaded model with the plan; return the differences, or nothing."""

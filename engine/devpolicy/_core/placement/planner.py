@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import count
+from typing import NamedTuple
 
 from devpolicy._core.abilities import DEFAULT_TARGET, Target, default_target, target_of, targets
 from devpolicy._core.errors import Diagnostic, PolicyError, Unsatisfiable
@@ -28,9 +30,9 @@ from devpolicy._core.placement.divide import Division, divide
 from devpolicy._core.placement.dividing import as_dividable, check_divided, findings_of_division, idle_offloads
 from devpolicy._core.placement.joint import one_piece
 from devpolicy._core.placement.leaving import leaving_first, may_fit
-from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of
+from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of, room_for_loading
 from devpolicy._core.placement.lint import findings_of_rules
-from devpolicy._core.placement.loading import check_loading, refused_on
+from devpolicy._core.placement.loading import adapter_error, check_loading, refused_on
 from devpolicy._core.placement.overflow import spill
 from devpolicy._core.placement.plan import Plan, Trace
 from devpolicy._core.placement.refusals import no_room, nothing_fits
@@ -136,8 +138,12 @@ def _place(
     consumer: Target,
     reserved: Mapping[str, int],
 ) -> PlacedModel:
-    policy = experts_leave_first(policy.for_host(host), tree, consumer)
-    check_requirements([policy.require, *policy.required], host)
+    policy = policy.for_host(host)
+    if policy.overflow:
+        policy = experts_leave_first(policy, tree, consumer)
+    required = [one for one in (policy.require, *policy.required) if one is not None]
+    if required:
+        check_requirements(required, host)
     if tree.format not in consumer.abilities.reads:
         raise Unsatisfiable(_not_read(tree, consumer))
     findings_of_loading = check_loading(policy, tree, consumer)
@@ -145,44 +151,70 @@ def _place(
         message = f"the structure of `{tree.name}` is not known in full"
         hint = 'plan for one device, which needs no map: `target = "torch"`, or `--to torch`'
         raise Unsatisfiable(Diagnostic("DP407", message, notes=(tree.incomplete_reason,), help=hint))
-
     if consumer.abilities.maps:
         policy = as_dividable(policy, tree)
-
-    def held(*, shares_ties: bool) -> ModelTree:
-        return tree if shares_ties else tree.remembered("untied", lambda: replace(tree, ties=()))
-
     _divided(policy, tree)  # what is wrong with the policy comes before what is wrong with the host
-    reserved = pool_reserved(reserved, host)
+    reserved = pool_reserved(reserved, host) if reserved else {}
     refusals: list[tuple[DeviceSelector, Diagnostic]] = []
     for selector in policy.prefer:
         try:
             selection = _selected(selector, policy, host, consumer)
             # A target that copies tied tensors has one memory on the CPU alone.
             shares = not tree.ties or consumer.abilities.shares_ties or selector.type == "cpu"
-            held_tree = held(shares_ties=shares)
+            held_tree = tree if shares else tree.remembered("untied", lambda: replace(tree, ties=()))
             sizing, division, findings = _divided(policy, held_tree)
             context = context_for(selector, selection, policy, host, consumer, held_tree, sizing, reserved)
-            attempt, notes = _search(division, context)
-            solution = attempt.solution()
-            wrong = unfit(division.units, solution, context, tied=bool(tree.ties))
-            if wrong is not None:
-                raise Refused(wrong)
-            check_divided(tree, solution)
-            if not consumer.abilities.maps and len(set(solution.device)) > 1:
-                message = f"several devices are needed, and `{consumer.name}` takes one"
-                raise Refused(Diagnostic("DP409", message))
-            ledger = ledger_of(division.units, solution, context)
-            check_ledger(ledger, context)
+            placed = _fitting(division, context, tree)
         except Refused as refused:
             refusals.append((selector, refused.finding))
             continue
         outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "fits")]
-        trace = Trace(tuple(outcomes), (*notes, *idle_offloads(division.units, solution, context)))
+        idle = idle_offloads(division.units, placed.solution, placed.context)
+        trace = Trace(tuple(outcomes), (*placed.notes, *idle))
         told = (*policy.notices, *_findings_of_model(tree, policy), *findings_of_loading, *findings)
-        told = (*told, *findings_of_division(tree, division, solution, context))
-        return PlacedModel(selector, division, context, attempt, solution, ledger, trace, told)
+        told = (*told, *findings_of_division(tree, division, placed.solution, placed.context))
+        found = placed.context, placed.attempt, placed.solution, placed.ledger
+        return PlacedModel(selector, division, *found, trace, told)
     raise Unsatisfiable(nothing_fits(policy, tree, refusals))
+
+
+class _Fitting(NamedTuple):
+    context: PlacementContext
+    attempt: Attempt
+    solution: Solution
+    ledger: Mapping[str, Budget]
+    notes: tuple[tuple[str, str], ...]
+
+
+def _fitting(division: Division, context: PlacementContext, tree: ModelTree) -> _Fitting:
+    """Return what the search finds in a context, where loading has room as well. Raises `Refused`.
+
+    `tree` is the model as it was read, with the ties that the consumer may not hold.
+    """
+    consumer, rooms = context.target, dict[str, int]()
+    for tried in count():
+        attempt, notes = _search(division, context)
+        solution = attempt.solution()
+        counts_layers = consumer.abilities.assigns in ("runs", "counts")
+        wrong = unfit(division.units, solution, context, tied=bool(tree.ties)) if counts_layers else None
+        if wrong is not None:
+            raise Refused(wrong)
+        check_divided(tree, solution)
+        if not consumer.abilities.maps and len(set(solution.device)) > 1:
+            message = f"several devices are needed, and `{consumer.name}` takes one"
+            raise Refused(Diagnostic("DP409", message))
+        unlike = adapter_error(tree, division.units, solution.offloaded) if tree.loading.replaced else None
+        if unlike is not None:
+            raise Refused(unlike)
+        ledger = ledger_of(division.units, solution, context)
+        needed = room_for_loading(ledger, division.units, tried)
+        more = {device: size for device, size in needed.items() if size > rooms.get(device, 0)}
+        if not more:
+            check_ledger(ledger, context)
+            return _Fitting(context, attempt, solution, ledger, notes)
+        rooms |= more
+        context = context.with_room_for_loading(rooms)
+    raise AssertionError("rooms grow, and no room is larger than a tensor")
 
 
 def _findings_of_model(tree: ModelTree, policy: ResolvedPolicy) -> list[Diagnostic]:
@@ -225,7 +257,8 @@ def _selected(selector: DeviceSelector, policy: ResolvedPolicy, host: Host, cons
     """Return the devices of an entry of `prefer`. Raises `Refused` where there are none for the consumer."""
     if selector.type not in consumer.abilities.types:
         raise Refused(Diagnostic("DP409", f"`{consumer.name}` cannot run on `{selector.type}`"))
-    unable = refused_on(policy, selector.type)
+    attention = policy.loading.attention
+    unable = refused_on(attention, selector.type) if attention else None
     if unable is not None:
         raise Refused(Diagnostic("DP416", unable))
     selection = select_devices(selector, policy, host)
@@ -235,8 +268,8 @@ def _selected(selector: DeviceSelector, policy: ResolvedPolicy, host: Host, cons
 
 
 def _faster(problem: Problem, attempt: Attempt) -> Attempt:
-    """Return a faster attempt under `fastest` where a small problem has one, with several runs on a device."""
-    if problem.context.policy.split != "fastest" or problem.context.target.abilities.runs_per_device == 1:
+    """Return a faster attempt where a small problem has one, with several runs on a device."""
+    if problem.context.target.abilities.runs_per_device == 1:
         return attempt
     found = exact.search(problem, {}, attempt.time)
     return attempt if found is None else exact.attempt_at(problem, found)
@@ -292,7 +325,7 @@ def _searched(
         problem = Problem(division.units, assignment, context)
         attempt = (None if choose else place(problem)) or scatter(problem)
         if attempt is not None:
-            return _faster(problem, attempt), assignment.notes
+            return (_faster(problem, attempt) if context.policy.split == "fastest" else attempt), assignment.notes
         problems.append(problem)
     for problem in problems if spilling else ():
         spilled = spill(problem)

@@ -52,6 +52,8 @@ def no_room(problem: Problem) -> Refused:
 def _left_by(devices: Sequence[DeviceBudget]) -> str:
     """Name what was taken off before the figure of a budget: headroom, other components, all but a share."""
     left = "after headroom and other components" if any(one.used_by_others for one in devices) else "after headroom"
+    if any(one.for_loading for one in devices):
+        left += " and room for loading"
     return f"{left}, within its share" if any(one.share for one in devices) else left
 
 

@@ -102,8 +102,12 @@ class Problem:
         Whatever is placed with a later one that is like an earlier one, and may use no other devices, can be placed
         with the earlier one in its stead.
         """
+        candidates = [*self.main_candidates()]
+        if len(candidates) < 2:
+            yield from candidates
+            return
         seen: list[tuple[object, set[int]]] = []
-        for number in self.main_candidates():
+        for number in candidates:
             usable = self.context.usable_with_main(number)
             one = self.context.devices[number]
             named = number if number in self.chosen or number in self.pinned else None
@@ -222,8 +226,9 @@ def _attempt(problem: Problem, main: int | None, split: Split, order: Sequence[i
         if not problem.assignment.clusters:
             return None
         first = 1
-        open_[main] = open_[main].with_first(sums)
-        sums = sums.without_first()
+        load = sums.load(0, 1, weights_only=open_[main].weights_only)
+        open_[main] = replace(open_[main], fixed=open_[main].fixed + load)
+        sums = Sums(sums.with_cache[1:], sums.weights[1:])
     bins = list(open_.values())
     ends = split(sums, bins)
     if ends is None:

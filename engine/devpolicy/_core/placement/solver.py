@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate
 
@@ -34,10 +34,6 @@ class Bin:
     weights_only: bool = False
     """Its KV cache is reserved in `fixed`, so only weights of the sequence count."""
 
-    def with_first(self, sequence: Sums) -> Bin:
-        """Return the bin with the first of `sequence` among what is fixed."""
-        return replace(self, fixed=self.fixed + sequence.load(0, 1, weights_only=self.weights_only))
-
 
 @dataclass(frozen=True, slots=True)
 class Sums:
@@ -54,10 +50,6 @@ class Sums:
 
     def __len__(self) -> int:
         return len(self.weights) - 1
-
-    def without_first(self) -> Sums:
-        """Return the sums of the sequence behind its first."""
-        return Sums(self.with_cache[1:], self.weights[1:])
 
     def reach(self, start: int, room: int, *, weights_only: bool) -> int:
         """Return the end of the longest run from `start` that `room` bytes hold."""

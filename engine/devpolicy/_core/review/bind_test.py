@@ -13,7 +13,7 @@ from devpolicy._core.errors import Diagnostic, ModelError, findings_at
 from devpolicy._core.files import kind_of
 from devpolicy._core.host import Host
 from devpolicy._core.language.expectations import Expected, Word
-from devpolicy._core.language.layers import addresses, source
+from devpolicy._core.language.layers import addresses, source, stem_of
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.language.tests import PolicyTest
 from devpolicy._core.model.catalogue import load, model_catalogue
@@ -76,15 +76,15 @@ def bind_test(
     tree = None if test.model is None else _model(test.model, folder, library, findings)
     said = _said(test, policy, findings)
     name = _component(test, said, findings)
-    shown = tree or _own_model(said, name, findings)
+    shown = [tree] if tree is not None else _own_models(said, name, findings)
     for expected in test.expect:
-        if expected.module is not None and shown is None:
+        if expected.module is not None and not shown:
             message = f'[[test]] "{test.name}" speaks of modules, and names no model'
             hint = 'add `model`, or expect a device alone: `expect = "cuda:0"`'
             findings.append(Diagnostic("DP105", message, expected.place, "modules of what?", help=hint))
             break
-        if shown is not None:
-            _check_module(expected, shown, findings)
+        if shown and not any(modules_of(expected, one) for one in shown):
+            _check_module(expected, shown[0], findings)
         _check_rule(expected, said, name, findings)
     return BoundTest(test, policy, tree, tuple(variants))
 
@@ -106,13 +106,13 @@ def _component(test: PolicyTest, said: Sequence[Policy], findings: list[Diagnost
     entries = [entry for one in said for entry in one.components]
     names = list(dict.fromkeys(entry.name for entry in entries))
     if test.component is None:
-        if test.expect and any(map(components_of, said)) and test.model is None:
+        if (test.expect or test.granted) and any(map(components_of, said)) and test.model is None:
             message = f'[[test]] "{test.name}" expects something of one of several components'
             hint = f"add `component`: {did_you_mean('', names)}"
             findings.append(Diagnostic("DP105", message, test.place, "of which?", help=hint))
         return None
     name = test.component.text
-    if not any(addresses(entry, name) for entry in entries):
+    if not any(addresses(entry, stem_of(entries, name)) for entry in entries):
         message = f"the policy has no component `{name}`"
         help_ = did_you_mean(name, names) if names else "leave `component` out"
         findings.append(Diagnostic("DP202", message, test.component.place, "no such component", help=help_))
@@ -120,15 +120,16 @@ def _component(test: PolicyTest, said: Sequence[Policy], findings: list[Diagnost
     return name
 
 
-def _own_model(said: Sequence[Policy], component: str | None, findings: list[Diagnostic]) -> ModelTree | None:
-    """Return the model that the policy names for a component, `None` where it names none."""
+def _own_models(said: Sequence[Policy], component: str | None, findings: list[Diagnostic]) -> list[ModelTree]:
+    """Return the models that the policy names for a component: any of them may be the one that is planned."""
     entries = () if component is None else (source(one, component) for one in said)
     entry = next((entry for entry in entries if entry is not None), None)
     try:
-        return None if entry is None else own_tree(entry)
+        found = [own_tree(entry, number) for number in range(len(entry.models))] if entry is not None else []
     except ModelError as broken:
         findings += broken.diagnostics
-        return None
+        return []
+    return [tree for tree in found if tree is not None]
 
 
 def _model(word: Word, folder: Path | None, library: Library, findings: list[Diagnostic]) -> ModelTree | None:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from devpolicy._core.errors import DevPolicyError
+from devpolicy._core.memory.budgets import accelerator_of
+from devpolicy._core.memory.sizing import context_of
 from devpolicy._core.review.outcome import Outcome, is_meant
 from devpolicy._core.review.recount import KEPT, device_map, misplaced, places_of, tensors
 from devpolicy._core.sizes import format_size
@@ -24,6 +26,8 @@ def violations(wanted: Property, outcome: Outcome) -> Iterator[str]:
     """Yield the violations of one property by an outcome, none if it holds."""
     if wanted.term is not None:
         yield from _never_on(outcome, wanted.term)
+    elif wanted.tokens:
+        yield from _context(outcome, wanted.tokens)
     else:
         yield from _CHECKS[wanted.name](outcome)
 
@@ -55,16 +59,15 @@ def _devices(outcome: Outcome) -> set[str]:
 
 
 def _usable(outcome: Outcome, device: str) -> Iterator[str]:
-    kind, _, number = device.partition(":")
     if any(is_meant(device, term, outcome.host) for term in outcome.policy.avoid):
         yield f"`{device}` is used, which `avoid` excludes"
-    if kind in KEPT:
+    if device in KEPT:
         return
-    named = [one for one in outcome.host.devices(kind) if one.id == int(number or 0)]
-    if not named:
+    named = accelerator_of(device, outcome.host)
+    if named is None:
         yield f"`{device}` is used, and the host has none"
-    elif named[0].fault or outcome.host.fault(kind):
-        yield f"`{device}` is used, and it does not work: {named[0].fault or outcome.host.fault(kind)}"
+    elif fault := named.fault or outcome.host.fault(named.type):
+        yield f"`{device}` is used, and it does not work: {fault}"
 
 
 def _within_budget(outcome: Outcome) -> Iterator[str]:
@@ -91,10 +94,8 @@ def _over(device: str, total: int, budget: DeviceBudget, free: int) -> Iterator[
 
 
 def _free(outcome: Outcome, device: str) -> int:
-    kind, _, number = device.partition(":")
-    if kind == "cpu":
-        return outcome.host.free
-    return next(one.free for one in outcome.host.devices(kind) if one.id == int(number or 0))
+    named = accelerator_of(device, outcome.host)
+    return outcome.host.free if named is None else named.free
 
 
 def _over_the_pool(outcome: Outcome, totals: dict[str, int], budgets: Mapping[str, DeviceBudget]) -> Iterator[str]:
@@ -165,6 +166,14 @@ def _resident(outcome: Outcome) -> Iterator[str]:
         for path, unit in list(away.items())[:1]:
             more = f" and {len(away) - 1} more are" if len(away) > 1 else " is"
             yield f"`{path}`{more} stored on `{unit.device}` by `{unit.rule}`, and run on `{unit.runs_on}`"
+
+
+def _context(outcome: Outcome, tokens: int) -> Iterator[str]:
+    if outcome.plan is None or outcome.tree is None:
+        return
+    planned = context_of(outcome.tree, outcome.policy.workload)
+    if planned < tokens:
+        yield f"its KV cache has room for {planned:,} tokens"
 
 
 def _never_on(outcome: Outcome, term: DeviceSelector) -> Iterator[str]:

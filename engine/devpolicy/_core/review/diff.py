@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from devpolicy._core.memory.sizing import context_of
 from devpolicy._core.review.outcome import Outcome, plan_outcomes
 from devpolicy._core.review.parallel_map import Progress, parallel_map
 from devpolicy._core.review.plan_diff import Where, other_changes, plan_diff
@@ -110,13 +111,31 @@ def compare(policies: tuple[Policy, Policy], tree: ModelTree | None, host: Host,
         if one is None or other is None:
             others.append(f"only the {'first' if other is None else 'second'} has component `{component}`")
         elif one.plan is not None and other.plan is not None:
-            changes = plan_diff(one.plan, other.plan)
+            wishes = granted_otherwise(one, other)
+            others += [of + wishes] if wishes else []
+            changes = {} if one.tree != other.tree else plan_diff(one.plan, other.plan)
             moved |= {of + path: places for path, places in changes.items()}
-            rest = "" if changes else other_changes(one.plan, other.plan)
+            rest = "" if changes or one.tree != other.tree else other_changes(one.plan, other.plan)
             others += [of + rest] if rest else []
         elif one.device != other.device:
             others.append(f"{of}{_device(one)} -> {_device(other)}")
     return Difference(model, name, moved, "; ".join(others))
+
+
+def granted_otherwise(one: Outcome, other: Outcome) -> str:
+    """Return what of models, schemes and context differs, empty where nothing does."""
+    first, second = _wishes(one), _wishes(other)
+    return "; ".join(f"{wish} {first[wish]} -> {second[wish]}" for wish in first if first[wish] != second[wish])
+
+
+def _wishes(outcome: Outcome) -> dict[str, str]:
+    loading, tree = outcome.policy.loading, outcome.tree
+    context = None if tree is None else context_of(tree, outcome.policy.workload)
+    return {
+        "model": "-" if tree is None else tree.name or "-",
+        "quantization": next(iter(loading.quantization), "none"),
+        "context": "-" if context is None else f"{context:,}",
+    }
 
 
 def _refused(outcomes: Sequence[Outcome]) -> str:

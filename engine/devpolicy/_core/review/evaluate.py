@@ -5,11 +5,13 @@ Owns the summary of an outcome that is kept for each host of a space, and which 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from devpolicy._core.language.properties import OF_A_PLAN, Property
+from devpolicy._core.language.wishes import WISHES, Wish
 from devpolicy._core.review.check import violations
 from devpolicy._core.review.outcome import Outcome, plan_outcomes
 from devpolicy._core.sizes import format_size
@@ -28,6 +30,8 @@ class Quality:
     """The position in `prefer` of the selected term."""
     away: tuple[int, ...]
     """Bytes that `overflow` keeps on the disk and on the CPU, the last one first; 0 if `overflow` does not name it."""
+    given: tuple[tuple[Wish, int], ...]
+    """How far each wish has given way, the one that is to give way last first; empty where none may."""
     devices: int
     """How many devices are used, where `split` asks for few, else 0."""
 
@@ -72,7 +76,7 @@ def quality(outcome: Outcome) -> Quality | None:
         return None
     term = len(outcome.terms) - 1
     if outcome.plan is None:
-        return Quality(term, (), 0)
+        return Quality(term, (), (), 0)
     units = outcome.plan.placements.values()
     spilling = {"overflow", *(rule.name for rule in outcome.policy.rules if rule.overflow)}
     spilled = [unit for unit in units if unit.rule in spilling]
@@ -81,7 +85,22 @@ def quality(outcome: Outcome) -> Quality | None:
         places = ["disk", "cpu"]
     away = tuple(sum(unit.bytes for unit in spilled if unit.device.type.value == place) for place in places)
     few = outcome.policy.split == "when-needed"
-    return Quality(term, away, len(outcome.plan.placements.devices) if few else 0)
+    return Quality(term, away, _given(outcome), len(outcome.plan.placements.devices) if few else 0)
+
+
+def _given(outcome: Outcome) -> tuple[tuple[Wish, int], ...]:
+    """Return how far the wishes of lists and ranges have given way, of the context the tokens that are missing."""
+    plan = outcome.plan
+    if plan is None or plan.granted is None:
+        return ()
+    refused = Counter(one.wish for one in plan.not_granted)
+    levels: dict[Wish, int] = {
+        "model": refused["model"],
+        "quantization": refused["quantization"],
+        "context": -(plan.granted.context or 0),
+    }
+    order = outcome.relax or WISHES
+    return tuple((wish, levels[wish]) for wish in reversed(order) if wish in levels)
 
 
 def regression(before: Evaluation, after: Evaluation) -> str:
@@ -96,6 +115,11 @@ def regression(before: Evaluation, after: Evaluation) -> str:
     if now.term != was.term:
         later = "with more memory a later term of `prefer` fits"
         return f"{later}: the {_nth(now.term)} instead of the {_nth(was.term)}" if now.term > was.term else ""
+    if now.given != was.given:
+        wish, (before_, after_) = next(
+            (one, (old, new)) for (one, old), (_, new) in zip(was.given, now.given, strict=True) if old != new
+        )
+        return f"with more memory `{wish}` gives way further" if after_ > before_ else ""
     if now.away != was.away:
         sizes = f"{format_size(sum(now.away))} instead of {format_size(sum(was.away))}"
         return f"with more memory `overflow` keeps more, or at a later place: {sizes}" if now.away > was.away else ""

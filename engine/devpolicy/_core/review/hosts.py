@@ -12,6 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
+from devpolicy._core.device import Device
 from devpolicy._core.errors import Diagnostic, HostError, findings_at
 from devpolicy._core.host import MOST_DEVICES, Accelerator, Host
 from devpolicy._core.host.catalogue import catalogue
@@ -109,8 +110,8 @@ def _shown(dimension: Dimension, value: int) -> str:
 
 
 def _meant(dimension: Dimension, host: Host) -> list[Accelerator]:
-    kind, _, number = dimension.device.partition(":")
-    return [one for one in host.devices(kind) if not number or one.id == int(number)]
+    named = Device.from_str(dimension.device)
+    return [one for one in host.devices(named.type.value) if named.id in (None, one.id)]
 
 
 _ORDER = ("count", "memory", "free", "disk", "disk_free")

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from devpolicy._core.device import Device
 from devpolicy._core.errors import DevPolicyError, PolicyError, Unsatisfiable
 from devpolicy._core.language.layers import in_order, matching_entries, source
 from devpolicy._core.language.policy import ResolvedPolicy
 from devpolicy._core.language.profiles import apply_overlays, with_profiles
+from devpolicy._core.memory.budgets import accelerator_of
 from devpolicy._core.placement.choice import choose
 from devpolicy._core.placement.joint import one_piece
 from devpolicy._core.review.recount import budgets_of, recount
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from devpolicy._core.device import ComponentDevice
     from devpolicy._core.errors import Diagnostic
     from devpolicy._core.host import Host
-    from devpolicy._core.language.policy import DeviceSelector, Policy
+    from devpolicy._core.language.policy import DeviceSelector, Policy, Wish
     from devpolicy._core.memory.budgets import DeviceBudget
     from devpolicy._core.model.tree import ModelTree
     from devpolicy._core.placement.plan import Plan
@@ -73,6 +75,8 @@ class Outcome:
     """Each term of `prefer` that was tried, with its outcome."""
     before: tuple[Part, ...] = ()
     """The components that were planned before, which take memory too."""
+    relax: tuple[Wish, ...] = ()
+    """The order in which its wishes give way; empty is the default order."""
     given: ModelTree | None = None
     """The model that was given, if it is not the policy's own."""
     again: JointPlanner | None = field(default=None, compare=False, repr=False)
@@ -170,8 +174,12 @@ def plan_outcomes(
     for name in names:
         outcome = _plan_outcome(joint, parts, policy, tree, component=name, profile=profile)
         found.append(replace(outcome, again=again))
-        if found[-1].refusal is not None:
+        if outcome.refusal is not None:
             break
+        copies = [str(one.plan.component) for one in joint.placed if name is not None and one.request.component == name]
+        for copy in copies[1:]:
+            outcome = _plan_outcome(joint, parts, policy, tree, component=copy, profile=profile)
+            found.append(replace(outcome, again=again))
     return found
 
 
@@ -212,19 +220,16 @@ def _plan_outcome(
         if not request.has_size:
             choice = choose(request.resolved, host)
             return Outcome(policy, meant, None, host, component, device=choice.device, terms=choice.terms)
-        *others, placed = _placed(joint, request)
+        placed = joint.place(request)
+        others = joint.placed[: joint.placed.index(placed)]
     except (Unsatisfiable, PolicyError) as refused:
         return Outcome(policy, meant, tree, host, component, refusal=_first(refused), given=tree)
-    plan = placed.plan
+    plan, meant = placed.plan, placed.resolved.for_host(host)
     before = tuple(map(parts.of, others))
     terms = plan.trace.terms if plan.trace else ()
     tree_of_it = parts.of(placed).tree
-    return Outcome(policy, meant, tree_of_it, host, component, plan, plan.device, None, terms, before, tree)
-
-
-def _placed(joint: JointPlanner, request: Request) -> Sequence[Planned]:
-    joint.place(request)
-    return joint.placed
+    made = plan, plan.device, None, terms, before
+    return Outcome(policy, meant, tree_of_it, host, component, *made, relax=request.resolved.relax, given=tree)
 
 
 class _Parts:
@@ -241,7 +246,7 @@ class _Parts:
         return self._known[id(placed)][1]
 
     def _make(self, placed: Planned) -> Part:
-        policy, tree = placed.request.resolved, placed.tree
+        policy, tree = placed.resolved, placed.tree
         if tree is None:
             policy, tree = one_piece(policy)
         return Part(policy.for_host(self._host), tree, placed.plan, self._host)
@@ -249,11 +254,12 @@ class _Parts:
 
 def is_meant(device: str, term: DeviceSelector, host: Host) -> bool:
     """Whether a device, by its name in a plan for this host, is one that a term names."""
-    kind, _, number = device.partition(":")
-    named = [one for one in host.devices(kind) if one.id == int(number or 0)]
-    if not named:  # the CPU, the disk, or what no host should be given
-        return kind == term.type and term.device_class is None and term.id in (None, int(number or 0))
-    return term.names(named[0])
+    accelerator = accelerator_of(device, host)
+    if accelerator is not None:
+        return term.names(accelerator)
+    # The CPU, the disk, or what no host should be given.
+    named = Device.from_str(device)
+    return named.type.value == term.type and term.device_class is None and term.id in (None, named.id or 0)
 
 
 def _first(refused: DevPolicyError) -> Diagnostic:

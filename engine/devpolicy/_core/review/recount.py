@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from devpolicy._core.device import Device
 from devpolicy._core.memory.budgets import accelerator_budget, cpu_budget
 from devpolicy._core.memory.sizing import activation_bytes, kv_caches
 
@@ -32,11 +33,13 @@ class DeviceLoad:
     kv_cache: int = 0
     streaming: int = 0
     activations: int = 0
+    merged: int = 0
+    """The largest tensor that loading makes of others there."""
 
     @property
     def total(self) -> int:
-        """All of it."""
-        return self.weights + self.kv_cache + self.streaming + self.activations
+        """All of it, while it runs or while it is loaded."""
+        return self.weights + max(self.kv_cache + self.streaming + self.activations, self.merged)
 
 
 class TensorRow(NamedTuple):
@@ -136,9 +139,14 @@ def _count(given: Mapping[str, str], tree: ModelTree, workload: Workload) -> dic
             streamed[module] = streamed.get(module, 0) + size
         elif device in kept:
             device = main  # buffers stay where the module runs
-        loads.setdefault(device, DeviceLoad()).weights += 0 if name in again else size
+        load = loads.setdefault(device, DeviceLoad())
+        load.weights += 0 if name in again else size
+        if tensor.merged:
+            load.merged = max(load.merged, size)
     if not loads:
         return {}  # a model without tensors runs nowhere, and caches nothing
+    if {"cpu", "disk"} <= loads.keys():  # what is written to the disk is made in the CPU's memory
+        loads["cpu"].merged = max(loads["cpu"].merged, loads["disk"].merged)
     for device in loads.keys() - kept:
         loads[device].activations = activation_bytes(tree, workload)
     for module, size in kv_caches(tree, workload):
@@ -159,7 +167,7 @@ def budgets_of(policy: ResolvedPolicy, host: Host) -> dict[str, DeviceBudget]:
 
 
 def _number(device: str) -> int:
-    return int(device.partition(":")[2] or 0)
+    return Device.from_str(device).id or 0
 
 
 def _next_device(tree: ModelTree, module: str, places: Mapping[str, Sequence[str]]) -> str:

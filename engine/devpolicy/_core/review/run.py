@@ -11,6 +11,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from devpolicy._core.errors import Diagnostic, Place
+from devpolicy._core.memory.sizing import context_of
 from devpolicy._core.review.bind_test import BoundTest, modules_of
 from devpolicy._core.review.check import violations
 from devpolicy._core.review.outcome import Outcome, is_meant, plan_outcome, plan_outcomes
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from devpolicy._core.host import Host
     from devpolicy._core.language.expectations import Expected
     from devpolicy._core.language.policy import DeviceSelector
+    from devpolicy._core.language.tests import GrantedWish
     from devpolicy._core.placement.plan import Placement
     from devpolicy._core.review.hosts import Variant
 
@@ -90,7 +92,7 @@ def _failures(bound: BoundTest, variant: Variant, outcomes: Sequence[Outcome]) -
     if test.error is not None:
         # Only the last one may be a refusal: behind it nothing is planned.
         yield from _not_refused(bound, host, outcome)
-    elif test.expect and outcome.refusal is not None:
+    elif (test.expect or test.granted) and outcome.refusal is not None:
         # Planned again with advice: what would help is the first thing that one asks.
         asked = {"component": outcome.component, "profile": bound.profile}
         advised = plan_outcome(bound.policy, bound.tree, variant.host, **asked, advise=True)
@@ -101,6 +103,8 @@ def _failures(bound: BoundTest, variant: Variant, outcomes: Sequence[Outcome]) -
     else:
         for expected in test.expect:
             yield from _misplaced(expected, host, outcome)
+        for wish in test.granted:
+            yield from _granted_otherwise(wish, host, outcome)
     for wanted, one in product(test.always, outcomes):
         of = f" for `{one.component}`" if len(outcomes) > 1 else ""
         for complaint in violations(wanted, one):
@@ -117,6 +121,27 @@ def _not_refused(bound: BoundTest, host: str, outcome: Outcome) -> Iterator[Fail
     elif outcome.refusal.code != wanted:
         what = f"it is refused with {outcome.refusal.code}, and {wanted} was expected: {outcome.refusal.message}"
         yield Failure(host, what, place, expected=wanted, got=outcome.refusal.code, notes=outcome.refusal.notes)
+
+
+def _granted_otherwise(expected: GrantedWish, host: str, outcome: Outcome) -> Iterator[Failure]:
+    """Yield a failure where another choice of a wish was granted. Without wishes, what the policy says counts."""
+    plan, tree = outcome.plan, outcome.tree
+    if plan is None or tree is None:
+        return
+    granted, loading = plan.granted, outcome.policy.loading.quantization
+    scheme = next(iter(loading), "none")
+    named = {tree.name} if granted is None or granted.model is None else {granted.model, tree.name}
+    got: str | int = {
+        "model": expected.value if expected.value in named else tree.name,
+        "quantization": scheme,
+        "context": context_of(tree, outcome.policy.workload),
+    }[expected.wish]  # type: ignore[assignment]  # of a model the value is text
+    if expected.holds(got):
+        return
+    shown = f"{got:,} tokens" if isinstance(got, int) else f"`{got}`"
+    what = f"the {expected.wish} is {shown}, and `{expected.value}` was expected"
+    notes = tuple(str(one) for one in plan.not_granted if one.wish == expected.wish)
+    yield Failure(host, what, expected.place, expected=str(expected.value), got=str(got), notes=notes)
 
 
 def _misplaced(expected: Expected, host: str, outcome: Outcome) -> Iterator[Failure]:

@@ -18,7 +18,7 @@ from devpolicy._core.language.kinds import CACHE_DTYPES
 from devpolicy._core.language.patterns import LONGEST, Pattern
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.model.tree import FLOATING
-from devpolicy._core.toml.document import quote, write_key
+from devpolicy._core.toml.writer import quote, write_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -51,7 +51,7 @@ class LlamaCppSettings:
     def to_flags(self) -> list[str]:
         """Return the arguments of a command such as `llama-server`."""
         flags = ["--device", ",".join(self.devices) or "none", "--gpu-layers", str(self.gpu_layers)]
-        if len(self.devices) > 1:
+        if len(self.devices) > 1 and any(self.split):
             flags += ["--split-mode", "layer", "--tensor-split", ",".join(map(str, self.split))]
         for pattern, place in self.overrides:
             flags += ["--override-tensor", f"{pattern}={place}"]
@@ -62,7 +62,7 @@ class LlamaCppSettings:
     def to_env(self) -> dict[str, str]:
         """Return the same as variables, which `llama-server` reads and Ollama hands on to it."""
         env = {"LLAMA_ARG_DEVICE": ",".join(self.devices) or "none", "LLAMA_ARG_N_GPU_LAYERS": str(self.gpu_layers)}
-        if len(self.devices) > 1:
+        if len(self.devices) > 1 and any(self.split):
             env |= {"LLAMA_ARG_SPLIT_MODE": "layer", "LLAMA_ARG_TENSOR_SPLIT": ",".join(map(str, self.split))}
         if self.overrides:
             env["LLAMA_ARG_OVERRIDE_TENSOR"] = ",".join(f"{pattern}={place}" for pattern, place in self.overrides)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from devpolicy._core.device import ComponentDevice, DeviceMap
+from devpolicy._core.errors import Diagnostic
 from devpolicy._core.loading.value import as_argument
-from devpolicy._core.placement.plan import Plan
+from devpolicy._core.placement.plan import Plan, PlanError
 
 
 def to_hf_kwargs(plan: Plan) -> dict[str, Any]:
@@ -34,7 +35,13 @@ def to_hf_kwargs(plan: Plan) -> dict[str, Any]:
 
 
 def to_pipeline_kwargs(plan: Plan) -> dict[str, Any]:
-    """Return the keyword arguments of `transformers.pipeline`: it takes `device` or `device_map`, never both."""
+    """Return the keyword arguments of `transformers.pipeline`: it takes `device` or `device_map`, never both.
+
+    Raises `PlanError` where the plan has adapters, which it cannot be told.
+    """
+    if plan.loading.adapters:
+        hint = "load the model with `to_hf_kwargs()`, then `plan.load_adapters(model)`, and give that to the pipeline"
+        raise PlanError(Diagnostic("DP416", "`pipeline` is not told `loading.adapter`", help=hint))
     kwargs = to_hf_kwargs(plan)
     device_map = kwargs.pop("device_map")
     placed = {"device_map": device_map} if plan.device.has_multiple_devices else {"device": plan.device.to_torch_str()}

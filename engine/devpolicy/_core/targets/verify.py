@@ -7,77 +7,119 @@ that loading did not make.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 from devpolicy._core.device import DeviceType
 from devpolicy._core.placement.plan import Plan, PlanError
+from devpolicy._core.targets.peft_names import is_adapters, is_wrapped, own_path
+
+
+class _Held(NamedTuple):
+    """A tensor of a loaded model."""
+
+    name: str
+    """Its name in the model itself, of an adapter's the name behind the module that it changes."""
+    module: str
+    """The module that holds it, in the model itself."""
+    tensor: Any
+    stays: bool
+    """Whether it is where its module runs, also when the module's weights are kept elsewhere: buffers, adapters."""
+    device: str
+    kept: str
+    """The name that it is counted under: that of the tensor that it is tied to."""
 
 
 def verify(plan: Plan, model: Any) -> list[str]:
     """Return one line for each tensor of `model` that is not where `plan` says, or that only one of the two has.
 
-    And one for each unit that holds other bytes than planned, with the dtypes that it has.
+    And one for each unit that holds other bytes than planned, with the dtypes that it has. Where all of that is right,
+    one for each device that holds another sum than its ledger. A model with adapters is looked at as the one inside.
 
     `model` is a `torch.nn.Module`; raises `PlanError` where it is not.
     """
     if not hasattr(model, "named_modules"):
         raise PlanError(f"a loaded `torch.nn.Module` can be verified, not a value of type {type(model).__name__}")
-    modules = dict(model.named_modules(remove_duplicate=False))
-    hooks = {path: module._hf_hook for path, module in modules.items() if hasattr(module, "_hf_hook")}
-    differences = [f"{path}: the model has no such module" for path in plan.placements if path not in modules]
-    for name, tensor, is_buffer in _tensors(model):
-        module = name.rpartition(".")[0]
-        try:
-            placement = plan.placements[module]
-        except KeyError:
-            differences.append(f"{name}: the plan does not place it")
+    own = own_path if is_wrapped(model) else str
+    known = {own(path) for path, _ in model.named_modules(remove_duplicate=False)}
+    differences = [f"{path}: the model has no such module" for path in plan.placements if path not in known]
+    tensors = list(_tensors(model, own))
+    for held in tensors:
+        placement = plan.placements.get(held.module)
+        if placement is None:
+            differences.append(f"{held.name}: the plan does not place it")
             continue
-        # accelerate leaves buffers on the executing device, also where it keeps the weights elsewhere.
-        wanted = placement.runs_on if is_buffer else placement.device
-        actual = _where(name, tensor, hooks)
-        if actual != _plain(str(wanted)):
-            differences.append(f"{name}: planned on {wanted}, is on {actual}")
-    return [*differences, *_other_bytes(plan, model)] if plan.loading.dtype or plan.loading.model_dtype else differences
+        wanted = placement.runs_on if held.stays else placement.device
+        if held.device != _plain(wanted.type.value, wanted.id):
+            differences.append(f"{held.name}: planned on {wanted}, is on {held.device}")
+    if not plan.loading.dtype and not plan.loading.model_dtype:
+        return differences
+    differences += [*_other_dtypes(plan, tensors), *_other_bytes(plan, tensors)]
+    return differences or list(_other_sums(plan, tensors))
+
+
+def _other_dtypes(plan: Plan, tensors: Iterable[_Held]) -> Iterator[str]:
+    """Yield a line for each tensor in another dtype of as many bytes: all others show in the bytes."""
+    halves = {"float16", "bfloat16"}
+    planned = plan.loading.dtype or plan.loading.model_dtype
+    if planned not in halves or plan.loading.architecture is None:
+        return
+    for held in tensors:
+        dtype = _dtype(held.tensor)
+        if dtype in halves and dtype != planned:
+            yield f"{held.name}: planned in {planned}, is in {dtype}"
+
+
+def _other_bytes(plan: Plan, tensors: Iterable[_Held]) -> Iterator[str]:
+    """Yield a line for each unit whose tensors take other bytes in the model than in the plan."""
+    unit_of = {id(placement): path for path, placement in plan.placements.items()}
+    units = dict.fromkeys(plan.placements, 0)
+    dtypes: dict[str, set[str]] = {path: set() for path in plan.placements}
+    for held in _once(tensors):
+        placement = plan.placements.get(held.module)
+        if placement is None:
+            continue
+        path = unit_of[id(placement)]
+        units[path] += _stored_bytes(held.tensor)
+        dtypes[path].add(_dtype(held.tensor))
+    for path, placement in plan.placements.items():
+        if units[path] != placement.bytes and dtypes[path]:
+            kinds = ", ".join(sorted(dtypes[path]))
+            yield f"{path or 'the model'}: planned with {placement.bytes} bytes, holds {units[path]} ({kinds})"
+
+
+def _other_sums(plan: Plan, tensors: Iterable[_Held]) -> Iterator[str]:
+    """Yield a line for each device that holds other bytes than the ledger has as its weights."""
+    devices = dict.fromkeys(plan.ledger, 0)
+    for held in _once(tensors):
+        devices[held.device] = devices.get(held.device, 0) + _stored_bytes(held.tensor)
+    for device, size in devices.items():
+        planned = plan.ledger[device].weights if device in plan.ledger else 0
+        if size != planned:
+            yield f"{device}: planned with {planned} bytes of weights, holds {size}"
 
 
 def kept_bytes(model: Any) -> dict[str, int]:
     """Return the bytes of a loaded model's tensors that are on the CPU and on the disk, tied ones once."""
-    hooks = {path: module._hf_hook for path, module in model.named_modules() if hasattr(module, "_hf_hook")}
-    tied = _declared_ties(model)
-    seen: set[object] = set()
     found: dict[str, int] = {}
-    for name, tensor, _ in _tensors(model):
-        key: object = tied.get(name, name) if tensor.device.type == "meta" else id(tensor)
-        where = _where(name, tensor, hooks)
-        if key not in seen and where in (DeviceType.CPU.value, DeviceType.DISK.value):
-            found[where] = found.get(where, 0) + _stored_bytes(tensor)
-        seen.add(key)
+    for held in _once(_tensors(model, str)):
+        if held.device in (DeviceType.CPU.value, DeviceType.DISK.value):
+            found[held.device] = found.get(held.device, 0) + _stored_bytes(held.tensor)
     return found
 
 
-def _other_bytes(plan: Plan, model: Any) -> Iterator[str]:
-    """Yield a line for each unit whose tensors take other bytes in the model than in the plan."""
-    unit_of = {id(placement): path for path, placement in plan.placements.items()}
-    held = dict.fromkeys(plan.placements, 0)
-    dtypes: dict[str, set[str]] = {path: set() for path in plan.placements}
-    tied = _declared_ties(model)
+def _once(tensors: Iterable[_Held]) -> Iterator[_Held]:
+    """Yield each tensor once. What is offloaded has a stand-in under each name, and is tied by its name."""
     seen: set[object] = set()
-    for name, tensor, _ in _tensors(model):
-        placement = plan.placements.get(name.rpartition(".")[0])
-        if placement is None:
-            continue
-        path = unit_of[id(placement)]
-        # One tensor under two names counts once. What is offloaded has a stand-in under each, and is tied by its name.
-        keys = {id(tensor), tied.get(name, name)} if tensor.device.type == "meta" else {id(tensor)}
+    for held in tensors:
+        keys = {id(held.tensor), held.kept} if held.tensor.device.type == "meta" else {id(held.tensor)}
         if not keys & seen:
-            held[path] += _stored_bytes(tensor)
-            dtypes[path].add(str(tensor.dtype).removeprefix("torch."))
+            yield held
         seen |= keys
-    for path, placement in plan.placements.items():
-        if held[path] != placement.bytes and dtypes[path]:
-            kinds = ", ".join(sorted(dtypes[path]))
-            yield f"{path or 'the model'}: planned with {placement.bytes} bytes, holds {held[path]} ({kinds})"
+
+
+def _dtype(tensor: Any) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _declared_ties(model: Any) -> dict[str, str]:
@@ -94,16 +136,21 @@ def _stored_bytes(tensor: Any) -> int:
     return sum(_stored_bytes(getattr(tensor, name)) for name in names)
 
 
-def _tensors(model: Any) -> Iterator[tuple[str, Any, bool]]:
-    for name, tensor in model.named_parameters(remove_duplicate=False):
-        yield name, tensor, False
-    for name, tensor in model.named_buffers(remove_duplicate=False):
-        yield name, tensor, True
+def _tensors(model: Any, own: Callable[[str], str]) -> Iterator[_Held]:
+    hooks = {path: one._hf_hook for path, one in model.named_modules() if hasattr(one, "_hf_hook")}
+    tied = _declared_ties(model)
+    named = [(model.named_parameters, False), (model.named_buffers, True)]
+    for name, tensor, is_buffer in ((*pair, kind) for read, kind in named for pair in read(remove_duplicate=False)):
+        path, _, last = name.rpartition(".")
+        adapters = own is not str and is_adapters(path)
+        full = f"{own(path)}.{last}" if own(path) else last
+        # accelerate leaves buffers on the executing device, also where it keeps the weights elsewhere.
+        stays, kept = is_buffer or adapters, name if adapters else tied.get(full, full)
+        yield _Held(name if adapters else full, own(path), tensor, stays, _where(name, tensor, hooks), kept)
 
 
-def _plain(device: str) -> str:
+def _plain(kind: str, number: int | None) -> str:
     """Return a device's one name: torch reports `mps:0` for `mps`, and a bare `cuda` is its first."""
-    kind, _, number = device.partition(":")
     if kind in (DeviceType.CPU.value, DeviceType.DISK.value, DeviceType.MPS.value):
         return kind
     return f"{kind}:{number or 0}"
@@ -111,7 +158,7 @@ def _plain(device: str) -> str:
 
 def _where(name: str, tensor: Any, hooks: dict[str, Any]) -> str:
     if tensor.device.type != "meta":
-        return _plain(str(tensor.device))
+        return _plain(tensor.device.type, tensor.device.index)
     # Kept elsewhere: the innermost hook on the way up knows the weights.
     path, _, rest = name.rpartition(".")
     while True:
@@ -130,5 +177,6 @@ def _kept(weights: Any, key: str) -> str:
     while hasattr(weights, "prefix"):
         key, weights = weights.prefix + key, weights.dataset
     if key in (getattr(weights, "state_dict", None) or {}):
-        return _plain(str(weights.state_dict[key].device))
+        device = weights.state_dict[key].device
+        return _plain(device.type, device.index)
     return "disk" if key in (getattr(weights, "index", None) or {}) else "meta"

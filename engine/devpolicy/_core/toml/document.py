@@ -6,7 +6,6 @@ and column, and the quoting of what is written. It knows no key's meaning.
 
 from __future__ import annotations
 
-import json
 import re
 from bisect import bisect_right
 from functools import cached_property
@@ -16,8 +15,7 @@ import tomli
 
 from devpolicy._core.errors import DevPolicyError, Diagnostic, Place, window
 from devpolicy._core.files import LARGEST_FILE, read_file
-from devpolicy._core.text import visible
-from devpolicy._core.toml.spans import BARE_KEY, KeyPath, Spans, index_spans
+from devpolicy._core.toml.spans import KeyPath, Spans, index_spans
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -222,14 +220,3 @@ def _way_out(message: str) -> str:
     if any(said in message for said in ("not closed", "unclosed", "ends where", "unterminated", 'expected "\'"')):
         return "a quote, a bracket or a brace is missing"
     return ""
-
-
-def quote(text: str) -> str:
-    """Return `text` as a TOML basic string, which TOML 1.0 reads back, with what is not seen escaped."""
-    # JSON escapes all that TOML wants escaped, except the one control character above the ASCII letters.
-    return visible(json.dumps(text, ensure_ascii=False))
-
-
-def write_key(name: str) -> str:
-    """Return `name` as a TOML key, quoted only where it must be."""
-    return name if BARE_KEY.fullmatch(name) else quote(name)

@@ -265,8 +265,11 @@ def choice(*options: Word) -> Kind[Word]:
     return Kind(" or ".join(f'`"{option}"`' for option in options), read, {"enum": list(options)})
 
 
-def list_of(item: Kind[T], *, or_one: bool = False, least: int = 0) -> Kind[tuple[T, ...]]:
-    """Return the kind of arrays of `item`; with `or_one`, a single item stands for an array of one."""
+def list_of(item: Kind[T], *, or_one: bool = False, least: int = 0, most: int = 0) -> Kind[tuple[T, ...]]:
+    """Return the kind of arrays of `item`; with `or_one`, a single item stands for an array of one.
+
+    `most` 0 is no limit.
+    """
 
     def read(value: object, cursor: Cursor) -> tuple[T, ...] | None:
         if not isinstance(value, list):
@@ -278,6 +281,9 @@ def list_of(item: Kind[T], *, or_one: bool = False, least: int = 0) -> Kind[tupl
         if len(value) < least:
             cursor.error("DP104", "this list is empty", label=f"needs at least {least}")
             return None
+        if most and len(value) > most:
+            cursor.error("DP104", f"this list has {len(value)} entries", label=f"more than {most}")
+            return None
         read_items = [item.read(entry, cursor.at(index)) for index, entry in enumerate(value)]
         # One bad item spoils the list: a shorter list would be another meaning.
         good = tuple(entry for entry in read_items if entry is not None)
@@ -286,6 +292,8 @@ def list_of(item: Kind[T], *, or_one: bool = False, least: int = 0) -> Kind[tupl
     array: JsonSchema = {"type": "array", "items": item.schema}
     if least:
         array["minItems"] = least
+    if most:
+        array["maxItems"] = most
     name = f"{item.name} or a list of them" if or_one else f"a list of {item.name}"
     return Kind(name, read, {"anyOf": [item.schema, array]} if or_one else array)
 

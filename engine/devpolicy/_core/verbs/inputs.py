@@ -116,21 +116,22 @@ def _not_a_model(what: str) -> ModelError:
     return ModelError(Diagnostic("DP102", f"{what} is a host, and a model is expected", help=hint))
 
 
-def own_tree(entry: Component) -> ModelTree | None:
-    """Return the tree of the `model` that a policy's entry names, `None` where it says only what it needs.
+def own_tree(entry: Component, number: int = 0) -> ModelTree | None:
+    """Return the tree of a `model` that a policy's entry names, `None` where it says only what it needs.
 
-    A name of the catalogue comes first, then a path beside the policy's file, then a hub id. Raises `ModelError` with
-    the place in the policy.
+    `number` is the model's position in a list. A name of the catalogue comes first, then a path beside the policy's
+    file, then a hub id. Raises `ModelError` with the place in the policy.
     """
-    if entry.model is None:
+    if not entry.models:
         return None
-    beside = Path(entry.folder or ".") / entry.model
+    name = entry.models[number]
+    beside = Path(entry.folder or ".") / name
     try:
-        is_path = entry.model not in model_catalogue() and kind_of(beside, ModelError) is not None
-        return load(beside if is_path else entry.model, fetch=False)
+        is_path = name not in model_catalogue() and kind_of(beside, ModelError) is not None
+        return load(beside if is_path else name, fetch=False)
     except ModelError as broken:
         note = f"`model` of component `{entry.name}` names it"
-        raise ModelError(findings_at(broken, entry.model_place, note=note, with_lines=False)) from None
+        raise ModelError(findings_at(broken, entry.model_places[number], note=note, with_lines=False)) from None
 
 
 def class_path(cls: type | str | None) -> str | None:

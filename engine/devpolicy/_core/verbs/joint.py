@@ -1,102 +1,36 @@
 """Components that are planned one beside the other on one host.
 
-Owns the components that are planned already, and the planning order. The context of a caller's thread is `context`'s.
+Owns the components that are planned already, the planning order, and how far what comes later leaves the wishes of what
+comes first. The context of a caller's thread is `context`'s.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from os import PathLike
 from typing import Any
 
-from devpolicy._core.abilities import DEFAULT_TARGET, target_of
-from devpolicy._core.errors import DevPolicyError, Unsatisfiable
+from devpolicy._core.errors import Diagnostic, ModelError, PolicyError, Unsatisfiable
 from devpolicy._core.host import Host
 from devpolicy._core.language.conditions import check_requirements
-from devpolicy._core.language.layers import in_order, source
-from devpolicy._core.language.policy import Policy, ResolvedPolicy
+from devpolicy._core.language.layers import in_order, stem_of
+from devpolicy._core.language.policy import Policy
 from devpolicy._core.language.profiles import apply_overlays
-from devpolicy._core.model.held import as_held
-from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.joint import refused_beside, reserved_bytes
 from devpolicy._core.placement.plan import Plan
-from devpolicy._core.placement.planner import make_plan
-from devpolicy._core.verbs.inputs import own_tree, shown, tree_of
+from devpolicy._core.planning.wishes import Granting, Wishes
+from devpolicy._core.toml.tables import did_you_mean
+from devpolicy._core.verbs.request import Planned, Request
 from devpolicy._core.verbs.suggestions import joint_suggestions
 
+__all__ = ["JointPlanner", "Planned", "Request"]
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One component to be planned, as a caller asks for it."""
+Group = tuple[Planned, ...]
+"""What one component is given: one plan, or one for each replica."""
+_Ahead = tuple[tuple[tuple[Planned, ...], Group], ...]
 
-    policy: Policy
-    component: str | None = None
-    model: Any = None
-    """What the caller gives; `None` means what the policy says of the component."""
-    component_class: str | None = None
-    """The path of the component's class, where it is known."""
-    target: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.component is not None and not isinstance(self.component, str):
-            raise DevPolicyError(f"a component is named by text, not by {shown(self.component)}")
-        if self.component_class is not None and not isinstance(self.component_class, str):
-            raise DevPolicyError(f"a component's class is a class or its path, not {shown(self.component_class)}")
-        if self.target is not None:
-            target_of(self.target)
-
-    @property
-    def has_size(self) -> bool:
-        """Whether there is a model, or bytes that the policy says it needs: without one only a device is chosen."""
-        return self.model is not None or _known(self.policy, self.component, self.component_class)
-
-    def on(self, host: Host) -> Request:
-        """Return the request with the profiles and values of its policy that belong to a host applied."""
-        policy = apply_overlays(self.policy, host)
-        return self if policy is self.policy else replace(self, policy=policy)
-
-    @property
-    def resolved(self) -> ResolvedPolicy:
-        """What the policy says of the component."""
-        return self.policy.for_component(self.component, self.component_class)
-
-    @property
-    def meaning(self) -> tuple[ResolvedPolicy, str, object]:
-        """What the policy says of the component, the consumer, and what gives its size where the caller does not."""
-        resolved = self.resolved
-        entry = None if self.component is None else source(self.policy, self.component, self.component_class)
-        own = None if self.model is not None or entry is None else (entry.model, entry.folder, entry.needs)
-        return resolved, self.target or resolved.target or DEFAULT_TARGET, own
-
-    def names_the_model_of(self, other: Request) -> bool:
-        """Whether both give the same model, so that it need not be read to know."""
-        by_name = isinstance(self.model, str | PathLike) and isinstance(other.model, str | PathLike)
-        return self.model is other.model or (by_name and os.fspath(self.model) == os.fspath(other.model))
-
-    def tree(self) -> ModelTree | None:
-        """Return the model's structure, `None` where at most the bytes are known. Raises `ModelError`."""
-        if self.model is None and self.component is not None:
-            entry = source(self.policy, self.component, self.component_class)
-            tree = None if entry is None else own_tree(entry)
-        else:
-            tree = tree_of(self.model)
-        if tree is None:
-            return None
-        asked = self.resolved.loading
-        return as_held(tree, architecture=asked.architecture, variant=asked.variant)
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """A component that is there: what was asked, and its plan."""
-
-    request: Request
-    tree: ModelTree | None
-    plan: Plan
-    reserved: Mapping[str, int]
-    """Bytes by device that the components beside it have."""
+_MOST_TRIES = 64
+"""Combinations of what comes later that are tried, beyond which it counts as without a place."""
 
 
 @dataclass(slots=True)
@@ -104,88 +38,198 @@ class JointPlanner:
     """What is on one host, in the order in which it came."""
 
     host: Host
-    placed: tuple[Planned, ...] = ()
+    placed: Group = ()
     models: Mapping[str, Any] = field(default_factory=dict)
     """Models that are given for components, in place of those that a policy names."""
     advise: bool = True
+    target: str | None = None
+    """The consumer that all components are planned for; `None` is the policy's for each."""
+    _ahead: _Ahead = ()
+    """What was planned ahead of its turn: what it is beside, and the plans."""
 
     def without(self, components: Container[str | None]) -> JointPlanner:
-        """Return a copy from which `components` are gone; what has no name stays."""
-        kept = (one for one in self.placed if one.plan.component is None or one.plan.component not in components)
+        """Return a copy from which `components` are gone, with all replicas; what has no name stays."""
+        kept = (one for one in self.placed if one.request.component is None or one.request.component not in components)
         return replace(self, placed=tuple(kept))
 
     def place(self, request: Request) -> Planned:
-        """Plan a component beside all others that are there, and keep it.
+        """Plan a component beside all others that are there, and keep it; of several replicas return the one named.
 
         Those that the policy writes before it come first, if their sizes are known. A component that is there is
         planned anew only where it is asked for otherwise; then it is moved, not added. Raises as `make_plan` does, and
         `ModelError`; what was there stays.
         """
-        request = request.on(self.host)
-        same = self._same(request)
-        if same is not None:
-            return same
-        self._place_those_before(request)
-        others = self.without({request.component}).placed
-        tree = request.tree()
-        reserved = reserved_bytes([one.plan for one in others])
-        placed = Planned(request, tree, self._plan(request, tree, others, reserved), reserved)
-        self.placed = (*others, placed)
-        return placed
+        group = self.place_copies(request)
+        return next((one for one in group if one.plan.component == request.component), group[0])
+
+    def place_copies(self, request: Request) -> Group:
+        """Plan a component as `place` does, and return all of its replicas; of most components there is one.
+
+        Raises `PolicyError` (DP202) for the name of a replica that there is not.
+        """
+        asked = request.on(self.host)
+        request = asked
+        if asked.component is not None:
+            request = replace(asked, component=stem_of(asked.policy.components, asked.component))
+        group = self._same(request)
+        if not group:
+            if request.component is not None:
+                self._place_those_before(request, request.component)
+            others = self.without({request.component}).placed
+            group = self._grant(request, others)
+            self.placed = (*others, *group)
+        if asked.component != request.component and all(one.plan.component != asked.component for one in group):
+            known = did_you_mean("", [str(one.plan.component) for one in group])
+            raise PolicyError(Diagnostic("DP202", f"there is no replica `{asked.component}`", help=known))
+        return group
 
     def place_all(self, policy: Policy, *, target: str | None = None) -> dict[str, Planned]:
         """Plan all components that the policy has, or that `models` names, in the policy's order."""
         policy = apply_overlays(policy, self.host)
+        self.target = target
         names = in_order(policy, self.models)
         # Of all components at once: a host that lacks several things is told all of them.
         required = [one for name in names for one in policy.for_component(name).required]
         check_requirements(dict.fromkeys([policy.require, *required]), self.host)
-        return {name: self.place(Request(policy, name, self.models.get(name), target=target)) for name in names}
+        asked = (Request(policy, name, self.models.get(name), target=target) for name in names)
+        return {str(one.plan.component): one for request in asked for one in self.place_copies(request)}
 
-    def _same(self, request: Request) -> Planned | None:
-        """Return what is there for a request that says the same of the same component."""
-        for one in self.placed if request.component is not None else ():
-            before = one.request
-            alike = before.component == request.component and before.meaning == request.meaning
-            if alike and (before.names_the_model_of(request) or one.tree == request.tree()):
-                return one
-        return None
+    def _same(self, request: Request) -> Group:
+        """Return what is there for a request that says the same of the same component, empty where nothing is."""
+        if request.component is None:
+            return ()
+        group = tuple(one for one in self.placed if one.request.component == request.component)
+        if not group or group[0].request.meaning != request.meaning:
+            return ()
+        first = group[0]
+        return group if first.request.names_the_model_of(request) or first.tree == request.tree() else ()
 
-    def _place_those_before(self, request: Request) -> None:
-        """Place what the policy writes before a component."""
-        there = {one.plan.component for one in self.placed}
-        for name in _before(request, self.models):
-            model = self.models.get(name)
-            if name not in there and (model is not None or _known(request.policy, name)):
-                self.place(Request(request.policy, name, model))
+    def _place_those_before(self, request: Request, component: str) -> None:
+        """Place the components of the policy and of `models` that are planned before the requested one."""
+        there = {one.request.component for one in self.placed}
+        names = in_order(request.policy, [*self.models, component])
+        for name in names[: names.index(component)]:
+            before = Request(request.policy, name, self.models.get(name))
+            if name not in there and before.has_size:
+                self.place(before)
 
-    def _plan(
-        self, request: Request, tree: ModelTree | None, others: Sequence[Planned], reserved: Mapping[str, int]
-    ) -> Plan:
+    # What comes later.
+
+    def _grant(self, request: Request, others: Group) -> Group:
+        """Plan a component beside others: its wishes as far as every component that comes later finds a place."""
+        for beside, group in self._ahead:
+            if group[0].request.says_the_same_as(request) and list(map(id, beside)) == list(map(id, others)):
+                return group
+        self._ahead = ()
+        wishes = self._wishes(request, [one.plan for one in others])
+        later = self._later(request) if wishes.may_give_way else []
+        if not later:
+            return self._planned(request, others, wishes)
+        self._ahead = self._planned_ahead([request, *later], others)
+        if self._ahead:
+            return self._ahead[0][1]
         plans = [one.plan for one in others]
+        if self._find_place(later, plans, iter(range(_MOST_TRIES))):
+            names = " and ".join(f"`{one.component}`" for one in later)
+
+            def accept(made: tuple[Plan, ...]) -> str:
+                found = self._find_place(later, [*plans, *made], iter(range(_MOST_TRIES)))
+                return "" if found else f"beside it {names} would find no place"
+
+            wishes.accept = accept
+        return self._planned(request, others, wishes)
+
+    def _wishes(self, request: Request, plans: Iterable[Plan]) -> Wishes:
+        return Wishes(request.resolved, request.models(), self.host, request.target, reserved_bytes(plans))
+
+    def _later(self, request: Request) -> list[Request]:
+        """Return what comes behind a component and is not there yet, as far as its size is known."""
+        if request.component is None:
+            return []
+        names = in_order(request.policy, [*self.models, request.component])
+        there = {one.request.component for one in self.placed}
+        asked = (
+            Request(request.policy, name, self.models.get(name), target=self.target)
+            for name in names[names.index(request.component) + 1 :]
+            if name not in there
+        )
+        return [one for one in asked if one.has_size]
+
+    def _planned_ahead(self, requests: Sequence[Request], others: Group) -> _Ahead:
+        """Plan one after the other as if nothing came later; empty where one is refused.
+
+        Where none is, that is what each of them is granted.
+        """
+        beside, chain = others, list[tuple[Group, Group]]()
+        for request in requests:
+            try:
+                group = self._group(request, beside, self._wishes(request, [one.plan for one in beside]), advise=False)
+            except (Unsatisfiable, PolicyError):
+                return ()
+            except ModelError:
+                continue  # it is told when its turn comes
+            chain.append((beside, group))
+            beside = (*beside, *group)
+        return tuple(chain)
+
+    def _find_place(self, requests: Sequence[Request], plans: Sequence[Plan], tries: Iterator[int]) -> bool:
+        """Whether all that comes later can be planned, with its wishes as far spent as they must be."""
+        if not requests:
+            return True
         try:
-            return make_plan(
-                request.resolved,
-                tree,
-                self.host,
-                target=request.target,
-                reserved=reserved,
-                advise=self.advise,
-            )
+            for made in self._wishes(requests[0], plans).spent():
+                if self._find_place(requests[1:], [*plans, *made], tries):
+                    return True
+                if next(tries, None) is None:
+                    return False
+        except ModelError:
+            return self._find_place(requests[1:], plans, tries)
+        except (Unsatisfiable, PolicyError):
+            pass
+        return False
+
+    # One component.
+
+    def _planned(self, request: Request, others: Group, wishes: Wishes) -> Group:
+        try:
+            return self._group(request, others, wishes, advise=self.advise)
         except Unsatisfiable as refused:
+            plans = [one.plan for one in others]
             if request.component is None or not (plans or request.policy.components):
                 raise
-            tried = list(joint_suggestions(self.host, request, tree, others)) if self.advise else []
+            tried: list[str] = []
+            if self.advise and not wishes.has_choice:
+                tried = list(joint_suggestions(self.host, request, request.tree(), others))
             raise refused_beside(refused, request.component, plans, tried) from None
 
+    def _group(self, request: Request, others: Group, wishes: Wishes, *, advise: bool) -> Group:
+        granting = wishes.grant(advise=advise)
+        moved = self._moved(request, others, granting)
+        made: list[Planned] = []
+        for plan in granting.plans:
+            plan = replace(plan, warnings=(*plan.warnings, *moved))
+            resolved = replace(granting.policy, component=plan.component, replicas=1)
+            reserved = reserved_bytes(one.plan for one in (*others, *made))
+            made.append(Planned(request, granting.tree, plan, reserved, resolved))
+        return tuple(made)
 
-def _known(policy: Policy, component: str | None, component_class: str | None = None) -> bool:
-    return component is not None and source(policy, component, component_class) is not None
-
-
-def _before(request: Request, models: Iterable[str]) -> list[str]:
-    """Return the components that are planned before the requested one: those of the policy, and those of `models`."""
-    if request.component is None:
-        return []
-    names = in_order(request.policy, [*models, request.component])
-    return names[: names.index(request.component)]
+    def _moved(self, request: Request, others: Group, granting: Granting) -> list[Diagnostic]:
+        """Return a warning (DP513) where a component is on a later term for the wishes of those before it."""
+        own = [one.plan for one in others if one.request.policy == request.policy and one.plan.granted is not None]
+        trace = granting.plans[0].trace
+        term = 0 if trace is None else len(trace.terms) - 1
+        if not own or not term:
+            return []
+        earlier = replace(request.resolved, prefer=request.resolved.prefer[:term])
+        beside = reserved_bytes(one.plan for one in others if one.plan not in own)
+        try:
+            Wishes(earlier, request.models(), self.host, request.target, beside).grant(advise=False)
+        except (Unsatisfiable, PolicyError):
+            return []
+        names = " and ".join(f"`{plan.component}`" for plan in own)
+        message = (
+            f"component `{request.component}` is on `{request.resolved.prefer[term]}`, and would be on an earlier term "
+            f"without what {names} {'was' if len(own) == 1 else 'were'} granted before it"
+        )
+        hint = "write it first, or leave the others less room: a smaller `max` of `context`, or a `share`"
+        return [Diagnostic("DP513", message, help=hint, severity="warning")]

@@ -15,7 +15,7 @@ from devpolicy._core.language.layers import in_order
 from devpolicy._core.language.profiles import apply_overlays
 from devpolicy._core.placement.joint import reserved_bytes
 from devpolicy._core.placement.planner import make_plan
-from devpolicy._core.toml.document import write_key
+from devpolicy._core.toml.writer import write_key
 
 if TYPE_CHECKING:
     from devpolicy._core.host import Host

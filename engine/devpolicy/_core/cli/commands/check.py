@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -122,23 +123,25 @@ class _Models:
         if findings:
             raise PolicyError(findings)
 
-    def of_components(self, policy: Policy, findings: list[Diagnostic]) -> dict[str, ModelTree]:
+    def of_components(self, policy: Policy, findings: list[Diagnostic]) -> list[tuple[str, ModelTree]]:
         """Return the models of a policy's components. One that is not here is a warning: it may be elsewhere."""
         from devpolicy._core.review.outcome import variants_of
 
         for variant in variants_of(policy) if self.named else ():
             self._components |= {entry.name: entry for entry in variant.components}
-        trees: dict[str, ModelTree] = {}
+        trees: list[tuple[str, ModelTree]] = []
         meant = [name for name in self.named if any(addresses(entry, name) for entry in policy.components)]
         for name in in_order(policy, meant):
             entry = source(policy, name)
-            try:
-                tree = self.named.get(name) or (own_tree(entry) if entry else None)
-            except ModelError as broken:
-                findings += [replace(finding, severity="warning") for finding in findings_of(broken)]
-                continue
-            if tree is not None:
-                trees[name] = tree
+            given = self.named.get(name)
+            for number in range(max(1, 0 if entry is None else len(entry.models))) if given is None else ():
+                try:
+                    tree = own_tree(entry, number) if entry else None
+                except ModelError as broken:
+                    findings += [replace(finding, severity="warning") for finding in findings_of(broken)]
+                    continue
+                trees += [] if tree is None else [(name, tree)]
+            trees += [] if given is None else [(name, given)]
         return trees
 
 
@@ -159,4 +162,6 @@ def _findings(name: str, models: _Models, pipeline: Sequence[Saved] | None) -> l
     if pipeline is not None:
         findings += names_of(policy, pipeline)
     trees = models.of_components(policy, findings)
-    return findings + lint_components((policy.for_component(name), tree) for name, tree in trees.items())
+    several = Counter(name for name, _ in trees)
+    resolved = {name: replace(policy.for_component(name), several_models=several[name] > 1) for name in several}
+    return findings + lint_components((resolved[name], tree) for name, tree in trees)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from devpolicy._core.abilities import NAMED
 from devpolicy._core.cli import complete, complete_keys
 from devpolicy._core.cli.annotations import Annotation, certificates, compared, lines_of
 from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context, to_json
@@ -26,7 +25,7 @@ from devpolicy._core.cli.inputs import (
     policy_argument,
 )
 from devpolicy._core.cli.output import Output
-from devpolicy._core.cli.output_formats import OUTPUT_FORMATS, written
+from devpolicy._core.cli.output_formats import OUTPUT_FORMATS, FormName, TargetName, form_named, written
 from devpolicy._core.cli.report import print_lint
 from devpolicy._core.cli.table import facts
 from devpolicy._core.cli.what_if import read_changes
@@ -73,10 +72,8 @@ Models = Mapping[str | None, str]
     help="Plan as if: cuda.count=3, cuda:0.free=20 GiB, memory=128 GiB, context=8192; and compare.",
 )
 @click.option("--certify", is_flag=True, help="Say how far the plan can be from the least predicted time there is.")
-@click.option("--target", type=click.Choice(NAMED), help="The consumer to plan for; hf by default.")
-@click.option(
-    "--to", type=click.Choice(list(OUTPUT_FORMATS)), help="Print only what the consumer takes, and plan for it."
-)
+@click.option("--target", type=TargetName(), help="The consumer to plan for; hf by default.")
+@click.option("--to", type=FormName(), help="Print only what the consumer takes, and plan for it.")
 @click.option("--locked", metavar="FILE", help="Fail where the plan is not the one in FILE, and say what moved.")
 @click.option("--output", metavar="FILE", help="Write to FILE, whole or not at all, instead of the terminal.")
 @common()
@@ -128,7 +125,7 @@ def command(
     loaded = on_host(written, machine, profile, (*overrides, *(changes.overrides if changes else ())))
     check_asked(loaded, wanted, component)
     models = {name: load_model(ctx, text, architecture) for name, text in wanted.items()}
-    target = target or (OUTPUT_FORMATS[to].target if to else None)
+    target = target or (form_named(to).target if to else None)
     with ctx.working("planning", patience=PATIENCE):
         placed = make_plans(loaded, models, machine, component, target)
         plans = _plans(placed)
@@ -180,7 +177,11 @@ def make_plans(
     joint = JointPlanner(host, models=named)
     if component is not None or None in models:
         model = models.get(None, named.get(component or ""))
-        return {None: joint.place(Request(policy, component, model, target=target))}
+        request = Request(policy, component, model, target=target)
+        copies = joint.place_copies(request)
+        if len(copies) > 1 and all(one.plan.component != component for one in copies):
+            return {str(one.plan.component): one for one in copies}
+        return {None: next((one for one in copies if one.plan.component == component), copies[0])}
     return dict(joint.place_all(policy, target=target).items())
 
 
@@ -193,7 +194,7 @@ def _for_programs(
 ) -> str | None:
     """Return the text for programs, `None` if the plan is shown to a person."""
     if to is not None:
-        return written(OUTPUT_FORMATS[to], plans, host, as_json=ctx.json)
+        return written(form_named(to), plans, host, as_json=ctx.json)
     if not ctx.json:
         return None
     forms: dict[str | None, Any] = {name: plan.to_dict() for name, plan in plans.items()}

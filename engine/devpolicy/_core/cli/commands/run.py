@@ -8,7 +8,6 @@ from typing import Never
 
 import click
 
-from devpolicy._core.abilities import NAMED
 from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context
 from devpolicy._core.cli.inputs import (
     check_component,
@@ -21,6 +20,7 @@ from devpolicy._core.cli.inputs import (
     overlay_options,
     policy_argument,
 )
+from devpolicy._core.cli.output_formats import TargetName, in_shell
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.host import Host
 from devpolicy._core.language.policy import Policy
@@ -35,7 +35,7 @@ from devpolicy._core.verbs.joint import JointPlanner, Request
 @host_option
 @component_option
 @overlay_options
-@click.option("--target", type=click.Choice(NAMED), help="The engine that the command is; else as the policy says.")
+@click.option("--target", type=TargetName(), help="The engine that the command is; else as the policy says.")
 @click.option("--print", "printed", is_flag=True, help="Print the variables and the command, and run nothing.")
 @common()
 @pass_context
@@ -77,7 +77,7 @@ def command(
         else:
             import shlex
 
-            ctx.out.write(f"{shell(variables)}{shlex.join(command)}\n")
+            ctx.out.write(f"{in_shell(shell, variables)}{shlex.join(command)}\n")
         return
     _replace(command, variables)
 

@@ -14,7 +14,7 @@ from devpolicy._core.cli.table import facts, table
 from devpolicy._core.language.effective import effective
 from devpolicy._core.language.policy import Policy, ResolvedPolicy
 from devpolicy._core.shipped import shipped, shipped_files
-from devpolicy._core.toml.document import quote, write_key
+from devpolicy._core.toml.writer import write_value
 
 if TYPE_CHECKING:
     from devpolicy._core.cli.output import Line
@@ -116,7 +116,7 @@ def _view(policy: Policy, top: ResolvedPolicy, loaded: Policy, host: Host, width
         width=width,
     )
     rows = [
-        [one.key, str(one.value) if one.place is None else inline(one.value), str(one.place or "default")]
+        [one.key, str(one.value) if one.place is None else write_value(one.value), str(one.place or "default")]
         for one in effective(policy)
     ]
     lines += ["", *table(["key", "value", "from"], rows, width=width, styles={1: "device"})]
@@ -140,14 +140,3 @@ def _does(rule: Rule) -> str:
     if rule.offload:
         return f"offload {', '.join(map(str, rule.offload))}"
     return f"prefer {', '.join(map(str, rule.prefer))}" if rule.prefer else "together"
-
-
-def inline(value: Any) -> str:
-    """Return a value as TOML on one line."""
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{write_key(key)} = {inline(entry)}" for key, entry in value.items()) + " }"
-    if isinstance(value, list):
-        return f"[{', '.join(map(inline, value))}]"
-    if isinstance(value, str):
-        return quote(value)
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -149,7 +149,7 @@ def _finding(policy: Policy, verdict: Verdict) -> Diagnostic:
 def _hosts(verdict: Verdict, asked: Overrides) -> str:
     """Return the hosts of a counterexample as TOML, with the test that fails on them."""
     from devpolicy._core.host.writer import write
-    from devpolicy._core.toml.document import quote
+    from devpolicy._core.toml.writer import quote
 
     if verdict.host is None:
         return ""

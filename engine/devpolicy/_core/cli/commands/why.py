@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
-from devpolicy._core.abilities import NAMED
 from devpolicy._core.cli import complete
 from devpolicy._core.cli.commands.resolve import preferences
 from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context
@@ -23,6 +21,8 @@ from devpolicy._core.cli.inputs import (
     overlay_options,
     policy_argument,
 )
+from devpolicy._core.cli.output_formats import TargetName
+from devpolicy._core.cli.plan_view import granted_lines
 from devpolicy._core.errors import Diagnostic, ModelError
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.sizes import format_size
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 @host_option
 @component_option
 @overlay_options
-@click.option("--target", type=click.Choice(NAMED), help="The consumer to plan for; hf by default.")
+@click.option("--target", type=TargetName(), help="The consumer to plan for; hf by default.")
 @common()
 @pass_context
 def command(
@@ -72,11 +72,11 @@ def command(
     check_component(loaded, component)
     check_model(loaded, component, given=model is not None)
     request = Request(loaded, component, None if model is None else load_model(ctx, model), target=target)
-    tree = request.tree()
-    if tree is not None:
-        _check(module, tree)
     with ctx.working("planning", patience=PATIENCE):
-        plan = JointPlanner(machine).place(replace(request, model=tree)).plan
+        placed = JointPlanner(machine).place(request)
+    plan = placed.plan
+    if placed.tree is not None:
+        _check(module, placed.tree)
     # A placement is asked for by any path; a module without tensors inside a divided container has none.
     units = plan.placements.below(module)
     unit_paths = {_unit_of(plan, path): unit for path, unit in units.items()}
@@ -92,11 +92,12 @@ def command(
                 "placements": {path: placements[path] for path in unit_paths},
                 "notes": {path: lines for path, lines in notes.items() if lines},
                 "prefer": [{"term": term, "outcome": outcome} for term, outcome in terms],
+                **({} if plan.granted is None else {key: plan.to_dict()[key] for key in ("granted", "not_granted")}),
             }
         )
         return
     lines: list[Line] = _decisions(module, unit_paths, notes, loaded)
-    ctx.out.print([*lines, "", *preferences(terms, ctx.out.width)])
+    ctx.out.print([*lines, "", *preferences(terms, ctx.out.width), *granted_lines(plan, width=ctx.out.width)])
 
 
 def _check(module: str, tree: ModelTree) -> None:

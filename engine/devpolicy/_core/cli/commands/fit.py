@@ -1,0 +1,223 @@
+"""`devpolicy fit`: can it run here, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from devpolicy._core.cli import complete
+from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context
+from devpolicy._core.cli.inputs import (
+    check_component,
+    check_model,
+    component_option,
+    load_host,
+    load_model,
+    on_host,
+    overlay_options,
+    policy_argument,
+)
+from devpolicy._core.cli.output_formats import TargetName
+from devpolicy._core.cli.plan_view import device_range, host_line
+from devpolicy._core.cli.table import facts, table
+from devpolicy._core.errors import DevPolicyError, Diagnostic
+from devpolicy._core.language.layers import source
+from devpolicy._core.language.policy import Policy
+from devpolicy._core.loading.quantizations import NONE, QUANTIZATIONS
+from devpolicy._core.planning.fit import BATCHES, Fit, fit
+from devpolicy._core.sizes import format_size
+from devpolicy._core.verbs.inputs import own_tree
+
+if TYPE_CHECKING:
+    from devpolicy._core.cli.output import Line
+    from devpolicy._core.host import Host
+    from devpolicy._core.model.tree import ModelTree
+
+_REFUSED = 3
+
+
+def _batches(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...]:
+    if value is None:
+        return BATCHES
+    parts = [part.strip() for part in value.split(",")]
+    if not all(part.isdecimal() and 0 < int(part) < 2**31 for part in parts) or len(parts) > len(BATCHES) * 2:
+        raise click.BadParameter("it is a list of at most six numbers, such as `1,4,16`")
+    return tuple(dict.fromkeys(map(int, parts)))
+
+
+@click.command(name="fit", short_help="Say whether models run on hosts, and with how much context.")
+@policy_argument
+@click.option(
+    "--model",
+    metavar="MODEL",
+    multiple=True,
+    shell_complete=complete.models,
+    help="A model as `devpolicy plan` takes it; globs of the catalogue too. By default those of the component.",
+)
+@click.option(
+    "--host",
+    metavar="HOST",
+    multiple=True,
+    shell_complete=complete.hosts,
+    help="A host of the catalogue, also a glob, a host TOML, or `-` for this machine, the default.",
+)
+@click.option(
+    "--quantization",
+    metavar="SCHEME",
+    multiple=True,
+    type=click.Choice(QUANTIZATIONS),
+    help="A scheme to load the model in; by default those of the policy.",
+)
+@click.option("--batch", metavar="N,N", callback=_batches, help="Sequences at once, at most six; 1,4,16 by default.")
+@component_option
+@overlay_options
+@click.option("--target", type=TargetName(), help="The consumer to plan for; hf by default.")
+@common()
+@pass_context
+def command(
+    ctx: CliContext,
+    policy: str,
+    model: tuple[str, ...],
+    host: tuple[str, ...],
+    quantization: tuple[str, ...],
+    batch: tuple[int, ...],
+    component: str | None,
+    profile: str | None,
+    overrides: tuple[str, ...],
+    target: str | None,
+) -> int:
+    """Say whether a model runs on a host, on which devices, and the longest context that leaves room.
+
+    Each model is asked in each scheme on each host, by itself. The verdict is that of a plan with the context that the
+    policy asks for. For each batch the most tokens are searched: a plan takes so many, and is refused one step of 256
+    later.
+
+    \b
+    Examples:
+      devpolicy fit prefer-accelerator --model llama-3.3-70b --host 2x24gb
+      devpolicy fit policy.toml --model 'qwen3-*' --host 1x24gb --host 4x80gb
+      devpolicy fit policy.toml --component generator --batch 1,8
+
+    Exit status: 0 something fits, 2 invalid policy or usage, 3 nothing does.
+    """
+    written = Policy.load(policy)
+    check_component(written, component)
+    check_model(written, component, given=bool(model))
+    hosts = [load_host(ctx, name, written) for name in _hosts(host)]
+    trees = [load_model(ctx, name) for name in _models(model)]
+    found: list[Fit] = []
+    with ctx.working("planning", patience=PATIENCE):
+        for machine in hosts:
+            loaded = on_host(written, machine, profile, overrides)
+            resolved = loaded.for_component(component)
+            schemes = quantization or resolved.loading.quantization or (NONE,)
+            for tree in trees or _own(loaded, component):
+                for scheme in schemes:
+                    found.append(fit(resolved, tree, machine, quantization=scheme, target=target, batches=batch))
+    if ctx.json:
+        ctx.print_json({"schema": 1, "component": component, "fits": [_as_json(one) for one in found]})
+    elif len({(one.model, one.host) for one in found}) == 1:
+        ctx.out.print(_in_a_line(found))
+    else:
+        ctx.out.print([line for machine in hosts for line in _section(machine, found, ctx.out.width)])
+    return 0 if any(one.plan is not None for one in found) else _REFUSED
+
+
+def _hosts(given: Sequence[str]) -> list[str | None]:
+    from devpolicy._core.host.catalogue import catalogue
+
+    return [*dict.fromkeys(_known(given, catalogue(), "host"))] or [None]
+
+
+def _models(given: Sequence[str]) -> list[str]:
+    from devpolicy._core.model.catalogue import model_catalogue
+
+    return [*dict.fromkeys(_known(given, model_catalogue(), "model"))]
+
+
+def _known(given: Sequence[str], catalogue: Iterable[str], what: str) -> Iterator[str]:
+    """Yield the names that are given, of a glob those of the catalogue. Raises `DevPolicyError` where there is none."""
+    for name in given:
+        if not any(sign in name for sign in "*?["):
+            yield name
+            continue
+        found = [known for known in catalogue if fnmatchcase(known, name)]
+        if not found:
+            hint = f"`devpolicy {what} list` shows them"
+            raise DevPolicyError(Diagnostic("", f"no {what} of the catalogue is like `{name}`", help=hint))
+        yield from found
+
+
+def _own(policy: Policy, component: str | None) -> list[ModelTree]:
+    """Return the models of a component. Raises `DevPolicyError` where the policy names none."""
+    entry = None if component is None else source(policy, component)
+    trees = [] if entry is None else [own_tree(entry, number) for number in range(len(entry.models))]
+    found = [tree for tree in trees if tree is not None]
+    if not found:
+        raise DevPolicyError(Diagnostic("", f"component `{component}` has no model", help="write `--model MODEL`"))
+    return found
+
+
+def _in_a_line(found: Sequence[Fit]) -> str:
+    """Return the answer on one model and one host: the first scheme that fits, and why those before it do not."""
+    first = found[0]
+    where = f"{first.model} on {first.host or 'this machine'}"
+    fitting = next((one for one in found if one.plan is not None), None)
+    refused = found if fitting is None else found[: found.index(fitting)]
+    scheme = "" if len(found) == 1 and first.quantization == NONE else "{}: "
+    reasons = "; ".join(scheme.format(one.quantization) + _reason(one) for one in refused)
+    if fitting is None:
+        return f"{where}: no; {reasons}"
+    kept = "".join(f", {format_size(size)} kept on {place}" for place, size in fitting.kept.items())
+    as_scheme = "" if fitting.quantization == NONE else f" as {fitting.quantization}"
+    contexts = ", ".join(f"{_tokens(tokens)} at batch {batch}" for batch, tokens in fitting.contexts)
+    told = f"{where}: yes{as_scheme} on {device_range(fitting.devices)}{kept}, {format_size(fitting.left)} left"
+    told += f"; longest context {contexts}" if contexts else ""
+    return told + (f"; not {reasons}" if reasons else "")
+
+
+def _reason(one: Fit) -> str:
+    if one.refused is None:
+        return ""
+    notes = [note for note in one.refused.notes if ": the host has no `" not in note]
+    return "; ".join(notes or one.refused.notes) or one.refused.message
+
+
+def _section(host: Host, found: Sequence[Fit], width: int) -> list[Line]:
+    own = [one for one in found if one.host == (host.name or "")]
+    batches = list(dict.fromkeys(batch for one in found for batch, _ in one.contexts))
+    head = ["model", "as", "on", "left", *(f"batch {batch}" for batch in batches)]
+    rows = [
+        [
+            one.model,
+            one.quantization,
+            device_range(one.devices) + ("+" + "+".join(one.kept) if one.kept else "") if one.plan else "no",
+            format_size(one.left) if one.plan else "-",
+            *(_tokens(dict(one.contexts).get(batch)) for batch in batches),
+        ]
+        for one in own
+    ]
+    right = range(3, len(head))
+    return [*facts([("host", host_line(host))], width=width), *table(head, rows, width=width, right=right), ""]
+
+
+def _tokens(tokens: int | None) -> str:
+    return "-" if tokens is None else f"{tokens:,}"
+
+
+def _as_json(one: Fit) -> dict[str, Any]:
+    return {
+        "model": one.model,
+        "quantization": one.quantization,
+        "host": one.host,
+        "fits": one.plan is not None,
+        "devices": one.devices,
+        "left": one.left,
+        "kept": one.kept,
+        "contexts": {str(batch): tokens for batch, tokens in one.contexts},
+        "code": None if one.refused is None else one.refused.code,
+        "reason": _reason(one),
+    }

@@ -1,0 +1,349 @@
+"""What a decoder keeps while it generates: keys and values, and the states of layers that are no attention.
+
+Owns the reading of it from a model's structure. Each layer is asked what it is made of: projections say how wide keys
+and values are, convolutions and state matrices how large a state is; the configuration says what no module shows
+(windows, limits, latent widths). It needs neither torch nor Transformers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+from devpolicy._core.model.config_keys import Config, layer_types, number, size
+from devpolicy._core.model.ranges import join
+from devpolicy._core.model.tree import KVCache, Module, Tensor
+
+_NO_KEYS = frozenset({"moe", "mlp", "conv", "mamba", "linear_attention", "recurrent", "dummy"})
+"""Types of layers that keep no keys and values."""
+_SLIDING = frozenset(
+    {
+        "sliding_attention",
+        "hybrid_sliding",
+        "reference_sliding_attention",
+        "window_attention",
+        "heavily_compressed_attention",
+        "compressed_sparse_attention",
+    }
+)
+_KEYS = frozenset({"k_proj", "key", "k", "k_lin", "key_proj", "wk", "linear_k", "project_k"})
+_VALUES = frozenset({"v_proj", "value", "v", "v_lin", "value_proj", "wv", "linear_v", "project_v"})
+_CROSS = re.compile(r"encoder_?att|encdec|cross_?att")
+_BESIDE = re.compile(r"norm|drop")
+_LANGUAGE = re.compile(r"language_model|text|decoder|thinker")
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A model whose caches are asked for: its configuration, the part of it for text, and its modules."""
+
+    config: Config
+    text: Config
+    tree: Sequence[Module]
+    prefix: str
+    """Path of the module that the configuration describes."""
+    shapes: bool
+    """Whether tensors have the shapes of the modules' own."""
+
+    @cached_property
+    def children(self) -> dict[str, list[Module]]:
+        """The children of each module, by its path."""
+        found: dict[str, list[Module]] = {}
+        for module in self.tree:
+            if module.path:
+                found.setdefault(module.path.rpartition(".")[0], []).append(module)
+        return found
+
+    @cached_property
+    def paired(self) -> bool:
+        """Whether an encoder stands before the decoder."""
+        return bool(self.config.get("is_encoder_decoder"))
+
+    @cached_property
+    def latent(self) -> bool:
+        """Whether attention caches a compressed form, which no projection has."""
+        return number(self.text, "kv_lora_rank") is not None
+
+    def below(self, path: str) -> Iterator[Module]:
+        """Yield the modules below one, in order."""
+        for child in self.children.get(path, ()):
+            yield child
+            yield from self.below(child.path)
+
+
+def caches(decoder: Decoder) -> Iterator[KVCache]:
+    """Yield what each layer of a decoder keeps, then what its cross-attention does."""
+    text = decoder.text
+    count = size(text, "decoder_layers") or size(text, "layers") or len(layer_types(text))
+    if not count:
+        return
+    blocks = _blocks(decoder, count)
+    # BERT and its like may be decoders, and are none where they say so; others say so too (GPT-NeoX), and are.
+    first = decoder.below(blocks[0]) if blocks else ()
+    if text.get("is_decoder") is False and any(module.path.endswith(".self.query") for module in first):
+        return
+    values = values_of(text)
+    longest = size(decoder.config, "decoder_context") if decoder.paired else None
+    for block, window in _in_order(text, blocks, _windows(text, count)):
+        states = list(_states(decoder, block))
+        yield from states
+        if _keeps_outputs(text):
+            yield KVCache(block, size(text, "hidden") or 0, number(text, "mem_len"))
+        elif window != 0:
+            keeping = {state.module for state in states}
+            for where in _attention(decoder, block, cross=False):
+                if where not in keeping:
+                    yield from _keys(decoder, where, values, _least(window, longest))
+    yield from _prompt(decoder, blocks, values)
+    if decoder.paired or decoder.config.get("add_cross_attention"):
+        for block in blocks:
+            for where in _attention(decoder, block, cross=True):
+                yield from _cross(decoder, where, _width(decoder, where) or values)
+
+
+def _in_order(text: Config, blocks: Sequence[str], windows: Sequence[int | None]) -> Iterator[tuple[str, int | None]]:
+    """Yield each layer with its window, as often as the model runs it: some run a part of their layers again."""
+    # Some configurations count attention and feed-forward as a layer each, and their modules are both.
+    halves = 2 if 0 < len(blocks) * 2 == len(windows) else 1
+    passes = number(text, "n_recurrent_loops") or number(text, "loop_num_passes") or 1
+    first = (number(text, "n_input_layers") or number(text, "loop_layer_index_start") or 0) // halves
+    count = number(text, "n_recurrent_layers")
+    end = (number(text, "loop_layer_index_end") or 0) if count is None else first + count // halves
+    for at, (block, window) in enumerate(zip(blocks, windows[::halves], strict=False)):
+        for _ in range(passes if first <= at < end else 1):
+            yield block, window
+
+
+def _keeps_outputs(text: Config) -> bool:
+    """Whether layers keep what they were given, and no keys and values: XLNet and Reformer."""
+    return "mem_len" in text or "lsh_attn_chunk_length" in text
+
+
+def values_of(config: Config) -> int:
+    """Return the scalars that one attention layer keeps for one token by the configuration alone, 0 where unknown."""
+    latent = number(config, "kv_lora_rank")
+    if latent is not None:  # multi-head latent attention caches the compressed form
+        return latent + (number(config, "qk_rope_head_dim") or 0)
+    heads, hidden = size(config, "heads"), size(config, "hidden")
+    head_dim = size(config, "head_dim") or (hidden // heads if heads and hidden else None)
+    if heads is None or head_dim is None:
+        return 0
+    if config.get("multi_query") is True and not config.get("new_decoder_architecture"):
+        return 2 * head_dim
+    return 2 * (size(config, "kv_heads") or heads) * head_dim
+
+
+def _keys(decoder: Decoder, where: str, values: int, window: int | None) -> Iterator[KVCache]:
+    width = _latent(decoder, where) or values if decoder.latent else _width(decoder, where) or values
+    if width:
+        yield KVCache(where, width, window)
+    for module in decoder.below(where):
+        if module.path.endswith(".indexer"):
+            yield from _indexer(decoder, module)
+        bias = next((tensor for tensor in module.tensors if tensor.name == "position_bias"), None)
+        if bias is not None and len(bias.shape) == 2:
+            yield from _compressor(decoder, module, *bias.shape)
+
+
+def _indexer(decoder: Decoder, indexer: Module) -> Iterator[KVCache]:
+    """Yield the keys by which sparse attention chooses its tokens."""
+    wide = next((_rows(child) for child in decoder.children.get(indexer.path, ()) if child.path.endswith(".wk")), None)
+    if wide:
+        # Keys that are pooled are kept with the gate of each scalar, and with whether they count.
+        pooled = any("kpool" in tensor.name for tensor in indexer.tensors)
+        yield KVCache(indexer.path, 2 * wide + 1 if pooled else wide)
+
+
+def _compressor(decoder: Decoder, compressor: Module, rate: int, width: int) -> Iterator[KVCache]:
+    """Yield what compressed attention keeps: an entry for every `rate` tokens, and those that make none yet."""
+    norms = (one.tensors[0].shape for one in decoder.children[compressor.path] if one.path.endswith(".kv_norm"))
+    entry = next((shape[0] for shape in norms), width)
+    yield KVCache(compressor.path, 2 * width, max(1, rate - 1))
+    yield KVCache(compressor.path, -(-entry // rate))
+    if width > entry:  # windows overlap: half of the last one is kept, with its gate
+        yield KVCache(compressor.path, rate * entry, 1)
+        yield KVCache(compressor.path, rate * entry, 1, "float32")
+
+
+def _rows(module: Module) -> int | None:
+    weight = next((one for one in module.tensors if one.name == "weight" and len(one.shape) == 2), None)
+    return weight.shape[0] if weight is not None and module.class_name == "Linear" else None
+
+
+def _projections(decoder: Decoder, where: str) -> dict[str, int]:
+    """Return the widths of an attention's projections of keys and of values, where each has one of its own."""
+    found: dict[str, int] = {}
+    for child in decoder.children.get(where, ()) if decoder.shapes else ():
+        name = child.path.rpartition(".")[2]
+        kind = "key" if name in _KEYS else "value" if name in _VALUES else "both" if name == "kv_proj" else ""
+        rows = _rows(child)
+        if kind and rows is not None:
+            found[kind] = rows
+    return found
+
+
+def _width(decoder: Decoder, where: str) -> int | None:
+    sizes = _projections(decoder, where)
+    return sum(sizes.values()) if len(sizes) == 2 or "both" in sizes else None
+
+
+def _latent(decoder: Decoder, where: str) -> int | None:
+    """Return the width of the compressed form of keys and values, with the part of keys that has positions."""
+    names = ("kv_a_proj_with_mqa", "kv_a_proj")
+    rows = (_rows(one) for one in decoder.children.get(where, ()) if one.path.rpartition(".")[2] in names)
+    return next(rows, None) if decoder.shapes else None
+
+
+def _states(decoder: Decoder, block: str) -> Iterator[KVCache]:
+    """Yield the states of a block that do not grow with the context.
+
+    A convolution over time keeps its last inputs; what is recurrent keeps a state, in float32 whatever the model's
+    dtype is.
+    """
+    if not decoder.shapes:
+        return
+    for module in decoder.below(block):
+        if any(tensor.name == "time_decay" for tensor in module.tensors):  # RWKV: two rows of inputs, three of sums
+            width = next(prod(tensor.shape) for tensor in module.tensors if tensor.name == "time_decay")
+            yield KVCache(module.path, 2 * width, 1)
+            yield KVCache(module.path, 3 * width, 1, "float32")
+        if "Lightning" in module.class_name:
+            heads, head_dim = size(decoder.text, "heads") or 0, size(decoder.text, "head_dim") or 0
+            yield KVCache(module.path, heads * head_dim * head_dim, 1)
+        filters = [filter_ for child in decoder.children.get(module.path, ()) if (filter_ := _filter(child))]
+        recurrent = _recurrent(decoder, module, filters[0]) if filters else 0
+        for filter_ in filters:
+            # A convolution that is a layer of its own computes in the dtype of its weights.
+            own = "float32" if filter_.float32_in in ("half", "any") and not recurrent else None
+            yield KVCache(module.path, filter_.shape[0] * filter_.shape[2], 1, own)
+        if recurrent:
+            yield KVCache(module.path, recurrent, 1, "float32")
+        for tensor in module.tensors:
+            if tensor.name == "static_weight" and "Convolution" in module.class_name:
+                yield KVCache(module.path, prod(tensor.shape), 1, "float32")
+        for child in decoder.children.get(module.path, ()):
+            if child.path.endswith("_delayed"):  # of the token before
+                yield KVCache(module.path, _rows(child) or 0, 1)
+
+
+def _filter(module: Module) -> Tensor | None:
+    """Return the weight of a convolution that runs over time, each channel by itself."""
+    if module.class_name != "Conv1d":
+        return None
+    weight = next((tensor for tensor in module.tensors if tensor.name == "weight"), None)
+    return weight if weight is not None and len(weight.shape) == 3 and weight.shape[1] == 1 else None
+
+
+def _recurrent(decoder: Decoder, mixer: Module, filter_: Tensor) -> int:
+    """Return the scalars of a mixer's recurrent state, 0 where it has none: a convolution alone."""
+    own = {tensor.name: tensor for tensor in mixer.tensors}
+    decay = own.get("A_log")
+    if decay is not None and len(decay.shape) > 1:  # Mamba: a row of the state for each channel
+        return prod(decay.shape)
+    if decay is not None and "D" in own:  # Mamba 2: the filter runs over the channels and over two states of each group
+        inner = next(
+            (one.tensors[0].shape[1] for one in decoder.children[mixer.path] if one.path.endswith(".out_proj")), 0
+        )
+        return inner * (size(decoder.text, "state") or 0)
+    heads = number(decoder.text, "linear_num_value_heads") or number(decoder.text, "linear_num_heads") or 0
+    key = number(decoder.text, "linear_key_head_dim") or number(decoder.text, "linear_head_dim") or 0
+    value = number(decoder.text, "linear_value_head_dim") or number(decoder.text, "linear_head_dim") or 0
+    linear = decay is not None or any(child.path.endswith("forget_gate") for child in decoder.children[mixer.path])
+    return heads * key * value if linear else 0
+
+
+def _prompt(decoder: Decoder, blocks: Sequence[str], values: int) -> Iterator[KVCache]:
+    """Yield the tokens of a prompt that the model puts before every text."""
+    tokens = number(decoder.text, "prompt_length") if decoder.text.get("use_prompt") is not False else None
+    for block in blocks if tokens else ():
+        for where in _attention(decoder, block, cross=False):
+            yield KVCache(where, (tokens or 0) * (_width(decoder, where) or values), 1)
+
+
+def _cross(decoder: Decoder, where: str, width: int) -> Iterator[KVCache]:
+    """Yield what cross-attention keeps: of text the context, of sound and images as many states as there can be."""
+    config = decoder.config
+    beside = _patches(config)
+    frames = None if beside else number(config, "max_source_positions") or _frames(config)
+    yield KVCache(where, width * frames, 1) if frames else KVCache(where, width)
+    if beside:  # an image that stands before the text
+        yield KVCache(where, width * beside, 1)
+
+
+def _frames(config: Config) -> int | None:
+    """Return how many states an encoder of sound or of images gives, `None` for one of text."""
+    encoder = next((part for key in _ENCODERS if isinstance(part := config.get(key), Mapping)), {})
+    patches = _patches(encoder)
+    if patches:
+        # Swin halves both sides behind each stage but the last; others have one more state, for the whole image.
+        depths = encoder.get("depths")
+        return patches // 4 ** (len(depths) - 1) if isinstance(depths, list | tuple) and depths else patches + 1
+    sound = "num_mel_bins" in encoder
+    return number(encoder, "max_source_positions") or (number(encoder, "max_position_embeddings") if sound else None)
+
+
+def _patches(config: Config) -> int | None:
+    side, patch = config.get("image_size"), number(config, "patch_size")
+    sides = [side, side] if isinstance(side, int) else side
+    if not patch or not isinstance(sides, list | tuple) or not all(isinstance(one, int) for one in sides):
+        return None
+    return int(prod(one // patch for one in sides))
+
+
+_ENCODERS = ("encoder", "encoder_config", "audio_config", "vision_config")
+
+
+def _windows(config: Config, layers: int) -> list[int | None]:
+    """Return for each layer the tokens that its cache keeps at most: `None` keeps all, 0 has no cache."""
+    types = layer_types(config)
+    sliding, chunk = number(config, "sliding_window"), number(config, "attention_chunk_size")
+    if len(types) != layers:
+        windows: list[int | None] = [sliding or chunk] * layers
+    else:
+        by_type = {**dict.fromkeys(_SLIDING, sliding), **dict.fromkeys(_NO_KEYS, 0), "chunked_attention": chunk}
+        windows = [by_type.get(str(kind)) for kind in types]
+    shared = number(config, "num_kv_shared_layers") or 0
+    return [0 if layer >= layers - shared else window for layer, window in enumerate(windows)]
+
+
+def _least(*limits: int | None) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _blocks(decoder: Decoder, count: int) -> list[str]:
+    """Return the paths of the decoder's layers: the outermost list of `count` modules, in the decoder where paired."""
+    within = "decoder" if decoder.paired else ""
+    numbered: dict[str, list[str]] = {}
+    for module in decoder.tree:
+        parent, _, name = module.path.rpartition(".")
+        if name.isascii() and name.isdigit() and (not decoder.prefix or module.path.startswith(decoder.prefix + ".")):
+            numbered.setdefault(parent, []).append(name)
+    lists = [parent for parent, names in numbered.items() if within in parent and names[0] == "0"]
+    # Vision and audio towers of as many layers stand beside the language model, which may run its layers twice.
+    exact = [parent for parent in lists if len(numbered[parent]) == count]
+    loops = [parent for parent in lists if len(numbered[parent]) < count and "n_recurrent_loops" in decoder.text]
+    best = min(exact or loops, key=lambda parent: (_LANGUAGE.search(parent) is None, parent.count(".")), default=None)
+    return [] if best is None else [join(best, name) for name in numbered[best]]
+
+
+def _attention(decoder: Decoder, block: str, *, cross: bool) -> list[str]:
+    """Return the paths of a block's outermost attention: of itself, or of an encoder. Some blocks have it twice."""
+    found: dict[tuple[bool, bool], Module] = {}
+    for module in decoder.below(block):
+        name, cls = module.path.rpartition(".")[2].lower(), module.class_name.lower()
+        merged = "merged" in cls and decoder.paired
+        if _BESIDE.search(name) or (cross != (_CROSS.search(name + cls) is not None) and not merged):
+            continue
+        named = "attn" in name or "attention" in name
+        called = "attention" in cls or (named and cls == "modulelist")
+        if named or called:
+            found.setdefault((called, named), module)
+    # By both, else by the class, else by the name alone.
+    best = next((found[key] for key in ((True, True), (True, False), (False, True)) if key in found), None)
+    if best is None:
+        return []
+    inside = decoder.children.get(best.path, ()) if best.class_name == "ModuleList" else ()
+    return [one.path for one in inside] or [best.path]

@@ -1,0 +1,57 @@
+"""Several copies of a component with equal settings, each on accelerators of its own.
+
+Owns their names (`NAME/0`), how many there are, and which accelerators are left to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from devpolicy._core.errors import Diagnostic, Unsatisfiable
+from devpolicy._core.host import MOST_DEVICES
+from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
+from devpolicy._core.placement.joint import reserved_bytes
+from devpolicy._core.placement.plan import Plan
+
+Group = tuple[Plan, ...]
+"""The plans of one component: one, or one for each replica."""
+MakePlan = Callable[[ResolvedPolicy, dict[str, int]], Plan]
+"""Plans one copy, given what the copies before it reserve."""
+
+
+def plan_copies(policy: ResolvedPolicy, make: MakePlan) -> Group:
+    """Plan each copy beside those before it. Raises `Unsatisfiable` where there are fewer than are asked for."""
+    if policy.replicas == 1:
+        return (make(policy, {}),)
+    # On the CPU there is one device, which every copy would share.
+    on_cpu = all(term.type == "cpu" for term in policy.prefer)
+    wanted = (1 if on_cpu else MOST_DEVICES) if policy.replicas == "each" else policy.replicas
+    made: list[Plan] = []
+    used: tuple[DeviceSelector, ...] = ()
+    for number in range(wanted):
+        copy = replace(policy, component=f"{policy.component}/{number}", avoid=(*policy.avoid, *used), replicas=1)
+        try:
+            made.append(make(copy, reserved_bytes(made)))
+        except Unsatisfiable as refused:
+            if made and policy.replicas == "each":
+                break
+            raise _too_few(refused, number, policy) if made else refused from None
+        used = tuple(dict.fromkeys((*used, *_accelerators(made[-1]))))
+    return tuple(made)
+
+
+def _accelerators(plan: Plan) -> Iterator[DeviceSelector]:
+    for unit in plan.placements.values():
+        for device in (unit.device, unit.runs_on):
+            if device.type.value not in ("cpu", "disk"):
+                yield DeviceSelector(device.type.value, device.id or 0)
+
+
+def _too_few(refused: Unsatisfiable, number: int, policy: ResolvedPolicy) -> Unsatisfiable:
+    terms = " or ".join(f"`{term}`" for term in policy.prefer)
+    message = f"{number} of {policy.replicas} replicas of `{policy.component}` fit on {terms}"
+    first = refused.diagnostics[0]
+    note = f"each takes accelerators of its own, and for one more: {first.message}"
+    hint = 'ask for fewer, or for as many as fit: `replicas = "each"`'
+    return Unsatisfiable(Diagnostic("DP301", message, first.place, notes=(note, *first.notes), help=hint))

@@ -1,0 +1,35 @@
+"""The consumers of plans: what each can be given, how another package adds one, and the forms of engines.
+
+    from devpolicy.targets import Abilities, Target, register
+
+    register(Target("my-engine", Abilities(types=frozenset({"cuda"}), carries=frozenset()), forms={"my-engine": flags}))
+
+A package that does so in an entry point of the group `devpolicy.targets` is found by policies and by the command line.
+`devpolicy.testing.conformance.check_target` holds a target to what it claims.
+"""
+
+from __future__ import annotations
+
+from devpolicy._core.abilities import Abilities, StreamingMode, Target, TargetError, register, target_of, targets
+from devpolicy._core.loading import Loading
+from devpolicy._core.placement.plan import Placement, Plan, PlannedWorkload
+from devpolicy._core.targets.environment import environment
+from devpolicy._core.targets.llama_cpp import LlamaCppSettings, to_llama_cpp, to_llama_cpp_python
+
+__all__ = [
+    "Abilities",
+    "LlamaCppSettings",
+    "Loading",
+    "Placement",
+    "Plan",
+    "PlannedWorkload",
+    "StreamingMode",
+    "Target",
+    "TargetError",
+    "environment",
+    "register",
+    "target_of",
+    "targets",
+    "to_llama_cpp",
+    "to_llama_cpp_python",
+]
