@@ -23,6 +23,7 @@ ELSEWHERE = {
     "language": "tests/language/test_reference.py",
     "conformance": "tests/testing/test_conformance.py",
     "library-choices": "tests/properties/test_mission.py",
+    "quantized-models": "tests/quantized/test_recognition.py",
     "simulation": "tests/testing/deep/test_page.py",
     "testing": "tests/test_docs_testing.py",
     "versions": "tests/test_versions.py",

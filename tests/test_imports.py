@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "host": (*LEAVES, "device"),
     "loading": LEAVES,
     "model": (*LEAVES, "loading", "device"),
-    "abilities": (*LEAVES, "device"),
+    "abilities": (*LEAVES, "loading", "device"),
     "language": _VALUES,
     "memory": (*_VALUES, "language"),
     "cost": (*_VALUES, "language", "memory"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from devpolicy._core.model.architectures import architectures, measured, read
+from devpolicy._core.model.architectures import FAILED, Measured, architectures, measured, read
+from devpolicy._core.model.tree import ModelTree
 from devpolicy.errors import ModelError
 
 
@@ -15,12 +16,18 @@ def test_the_shipped_table_names_its_versions_and_what_failed() -> None:
     assert [name for name, one in table.classes.items() if one.verdict != "runs" and not one.reason] == []
 
 
-def test_a_class_that_fails_when_divided_is_known_and_another_is_not() -> None:
-    found = measured("LEDForConditionalGeneration")
-    assert found is not None
-    assert found.verdict != "wrong"
+def test_what_was_seen_of_a_class_is_found_by_its_name() -> None:
+    assert measured("LlamaForCausalLM") == Measured("runs", "", "equal", True, "llama")
     assert measured("NoSuchModel") is None
     assert measured(None) is None
+
+
+def test_a_model_of_a_class_that_failed_says_so() -> None:
+    pytest.importorskip("transformers")
+    failed = [(name, one) for name, one in architectures().classes.items() if one.verdict in FAILED]
+    for name, one in failed[:3]:
+        config = {"model_type": one.model_type, "architectures": [name]}
+        assert dict(ModelTree.from_config(config).metadata)["divided"] == f"{one.verdict}: {one.reason}"
 
 
 ROW = '{ name = "A", verdict = "runs" }'

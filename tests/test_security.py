@@ -53,6 +53,7 @@ LIMITS = [
     ("what is asked of the hub for one model", "model.limits", "LARGEST_TRAFFIC"),
     ("seconds that one answer of the hub may take", "model.hub_files", "PATIENCE"),
     ("levels in a JSON file", "model.limits", "DEEPEST_JSON"),
+    ("modules that a quantisation leaves, by name", "loading.skips", "MOST_NAMES"),
     ("devices of one type of a host", "host.facts", "MOST_DEVICES"),
     ("hosts of a family that `verify` plans one by one; of more, some are drawn", "review.verify", "MOST_HOSTS"),
     ("hosts that `vary` makes", "language.expectations", "MOST_CASES"),

@@ -47,8 +47,6 @@ def test_the_digest_changes_only_where_something_is_said():
     [
         ('loading.attention = "sdpa"', tree(("", "eager"))),
         ('loading.attention = "flash_attention_2"\nworkload.dtype = "float32"', tree(("", "sdpa"))),
-        ('loading.quantization = "nf4"', tree(("", "sdpa"))),
-        ('loading.quantization = ["none", "nf4"]', tree(("", "sdpa"))),
     ],
 )
 def test_what_cannot_be_had_is_refused(line, model):

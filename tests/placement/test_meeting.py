@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, Unsatisfiable, plan
-from devpolicy._core.model import architectures
-from devpolicy._core.model.architectures import Measured
 
 GIB = 1 << 30
 THREE = Host([Accelerator("cuda", memory="8 GiB")] * 3, memory="64 GiB")
@@ -99,25 +97,6 @@ def test_a_class_that_declares_no_blocks_is_divided_with_a_warning() -> None:
     assert [warning.code for warning in told] == ["DP423"]
     assert "devpolicy dry-run" in told[0].help
     assert placed(model, host=Host([Accelerator("cuda", memory="16 GiB")], memory="64 GiB")).warnings == ()
-
-
-@pytest.mark.parametrize(("verdict", "code"), [("one-device", "DP422"), ("no-offload", "DP422"), ("runs", "")])
-def test_the_table_of_architectures_decides_what_is_divided(
-    verdict: str, code: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    table = architectures.Architectures({}, {"Tried": Measured(verdict, "it failed")})  # type: ignore[arg-type]
-    monkeypatch.setattr(architectures, "architectures", lambda: table)
-    model = tree("layers ModuleList", *BLOCKS, no_split="[]", root="Tried")
-    large = Host([Accelerator("cuda", memory="16 GiB")] * 2, memory="64 GiB")
-    offload = '[offload]\n"layers.0" = "cpu"\n'
-    if code:
-        with pytest.raises(Unsatisfiable) as refused:
-            placed(model, offload, host=large)
-        assert refused.value.code == code
-    else:
-        assert placed(model).warnings == ()
-    one = verdict == "one-device"
-    assert len(placed(model, host=large).ledger) == (1 if one else 2)
 
 
 def test_a_rule_that_keeps_one_module_elsewhere_frees_nothing_on_one_device() -> None:

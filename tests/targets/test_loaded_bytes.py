@@ -184,7 +184,8 @@ def test_no_device_holds_more_while_it_loads_than_the_ledger_has(name: str, spli
         assert budget.weights <= peaks[device] <= budget.load, device
         if split == "never":  # with nothing else going on, it comes to that, but for small buffers that are made later
             assert budget.load - peaks[device] < 4096
-    assert all(budget.load > budget.weights for budget in made.ledger.values()) == (name in ("mixtral", "deepseek"))
+    merged = all(budget.load > budget.weights + 1024 for budget in made.ledger.values())
+    assert merged == (name in ("mixtral", "deepseek"))
 
 
 def test_a_mixture_that_would_die_while_it_loads_is_placed_so_that_it_loads(tmp_path: Path) -> None:
@@ -233,8 +234,9 @@ def test_a_quantised_checkpoint_says_what_it_takes_where_it_is_dequantised(tmp_p
     table = json.loads(path.read_text()) | {"quantization_config": {"quant_method": "fp8"}}
     path.write_text(json.dumps(table))
     made = plan(Policy.parse('prefer = "cpu"'), folder, HOST, target="torch")
-    assert [(one.code, one.severity) for one in made.warnings] == [("DP407", "warning")]
+    assert [(one.code, one.severity) for one in made.warnings] == [("DP418", "warning")]
     assert f"{full / 1024:.0f} KiB"[:2] in made.warnings[0].notes[0]
+    assert made.ledger["cpu"].weights == full
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

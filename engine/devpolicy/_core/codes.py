@@ -169,7 +169,7 @@ CODES: dict[str, Code] = {
     ),
     "DP407": Code(
         "structure not known in full",
-        "The model was read from headers alone, since its weights are quantised or its family is not known here: "
+        "The model was read from headers alone, since its family is not known here: "
         'without classes and ties no map can be promised. One device needs no map: plan for `"torch"`.',
     ),
     "DP408": Code(
@@ -217,11 +217,24 @@ CODES: dict[str, Code] = {
         "consumer is told: it would load the model otherwise than it was planned. As a warning: whoever loads the "
         "model has to do it.",
     ),
-    "DP422": Code(
-        "a class that does not run divided",
-        "When this class of Transformers was loaded and run over several devices, or with a part on the CPU or the "
-        "disk, its code failed: it does not move its inputs. So it is planned for one device, and a rule that divides "
-        "it is refused. `devpolicy dry-run` shows where it fails.",
+    "DP417": Code(
+        "quantised weights that cannot be loaded so",
+        "The consumer does not load weights of this scheme, not on this host, or not in this place. The message says "
+        "which, and the notes what the weights take as they are stored and as they would be dequantised. A scheme "
+        "that nothing here knows is never guessed at: write what the component takes, as `needs`, in place of its "
+        "model.",
+    ),
+    "DP418": Code(
+        "quantised weights that are dequantised",
+        "The checkpoint is quantised, and on this host the consumer turns its weights back into two bytes for each "
+        "parameter: the device cannot run the scheme, or a package for it is missing. The plan is for these bytes, "
+        "and the argument that makes it so is handed over. `[require]` can ask for what is missing.",
+    ),
+    "DP419": Code(
+        "a class that was seen not to run divided",
+        "A tiny model of this class was planned over simulated devices, and did not compute what it computes on one, "
+        "with the versions that `docs/architectures.md` names. This plan divides it in the same way. Where it runs all "
+        "the same, nothing has to be done: `devpolicy dry-run` says so.",
     ),
     "DP423": Code(
         "a map that is not known to run",

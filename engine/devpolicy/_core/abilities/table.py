@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from devpolicy._core.abilities.values import CARRIED, LOADING, Abilities, Target
+from devpolicy._core.loading.support import TRANSFORMERS
 
 _HAYSTACK_TYPES = frozenset({"cuda", "mps", "xpu", "cpu"})
 _NOT_LOADING = CARRIED - LOADING
@@ -17,6 +18,7 @@ _MAP = Abilities(
     assigns="units",
     keeps={"cpu": "streams", "disk": "streams"},
     main_device="lowest",
+    schemes=TRANSFORMERS,
 )
 
 SHIPPED = (
@@ -30,7 +32,7 @@ SHIPPED = (
     ),
     Target(
         "torch",
-        Abilities(reads=frozenset({"safetensors", "gguf"}), carries=_NOT_LOADING),
+        Abilities(reads=frozenset({"safetensors", "gguf"}), schemes=TRANSFORMERS, carries=_NOT_LOADING),
         distribution="torch",
         about="one `torch.device`",
     ),
@@ -66,7 +68,13 @@ _WITHOUT_MAP = (
 )
 
 BEHIND_COMPONENTS = tuple(
-    Target(name, Abilities(types=frozenset(types), carries=_NOT_LOADING), instead=_WITHOUT_MAP)
+    Target(
+        name,
+        Abilities(
+            types=frozenset(types), schemes=TRANSFORMERS if name == "haystack-torch" else {}, carries=_NOT_LOADING
+        ),
+        instead=_WITHOUT_MAP,
+    )
     for name, types in {
         "haystack-torch": ("cuda", "mps", "xpu", "cpu"),
         "haystack-spacy": ("cuda", "cpu"),

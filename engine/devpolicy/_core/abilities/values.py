@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from devpolicy._core.device import DeviceType
+from devpolicy._core.loading.quantization import SchemeSupport
 
 ALL_TYPES = frozenset(kind.value for kind in DeviceType) - {"disk"}
 """Every type of device that can execute."""
@@ -75,6 +76,8 @@ class Abilities:
     """Where the KV cache is: with its layer, all in one place, or where the engine puts it."""
     budget: Literal["per-device", "same-fraction-of-total"] = "per-device"
     """How it is told how much memory it may take."""
+    schemes: Mapping[str, SchemeSupport] = field(default_factory=dict)
+    """What it does with quantised weights, by the scheme's name. A scheme that is not there it cannot load."""
     carries: frozenset[Carried] = CARRIED
     """What its form can say beside the devices. What is asked for and not carried is refused or warned about."""
 

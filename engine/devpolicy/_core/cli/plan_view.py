@@ -16,7 +16,7 @@ from devpolicy._core.cli.memory_bars import PARTS, bars, figures, sizes_of
 from devpolicy._core.cli.report import painted, rendered
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.cost.prediction import as_ms
-from devpolicy._core.memory.sizing import sequences_of, size_model
+from devpolicy._core.memory.sizing import compute_dtype, context_of, sequences_of
 from devpolicy._core.sizes import format_size
 from devpolicy._core.toml.writer import write_key
 
@@ -53,15 +53,19 @@ def component_facts(plan: Plan, policy: Policy, tree: ModelTree | None) -> list[
     workload = policy.for_component(plan.component).workload
     if plan.loading.context:
         workload = replace(workload, context=plan.loading.context)
-    sizing = size_model(tree, workload)
-    loaded = sum(sizing.weights) + sum(sizing.buffers)
+    loaded = sum(unit.bytes for unit in plan.placements.values())
+    scheme = plan.loading.scheme
+    held = f"in {compute_dtype(tree, workload)}" if scheme == "none" else f"as {scheme}"
     each = sequences_of(tree, workload) // workload.batch
     beams = f" of {each} beams" if each > 1 else ""
-    held = "as stored" if tree.format == "gguf" else f"in {sizing.dtype}"
+    if tree.format == "gguf":
+        held = "as stored"
+    context = f"{context_of(tree, workload):,} tokens of context"
     return [
         *pairs,
         ("model", f"{tree.name}: {count(tree.parameters)} parameters, {format_size(loaded)} {held}"),
-        ("work", f"{sizing.context:,} tokens of context, batch {workload.batch}{beams}, for {plan.target}"),
+        ("work", f"{context}, batch {workload.batch}{beams}, for {plan.target}"),
+        *([("assumed", f"{' and '.join(plan.loading.assumed)} installed there")] if plan.loading.assumed else []),
     ]
 
 

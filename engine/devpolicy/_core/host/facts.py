@@ -25,6 +25,7 @@ FAULT_SOURCES = (*ACCELERATOR_TYPES, "nvml", "torch", "psutil", "disk")
 SOFTWARE = (
     *("python", "driver", "macos"),
     *("torch", "transformers", "accelerate", "safetensors", "haystack-ai", "spacy"),
+    *("bitsandbytes", "compressed-tensors", "gptqmodel", "kernels", "optimum", "optimum-quanto", "torchao", "triton"),
 )
 """The software whose version a probe looks for, so that a policy may ask for it."""
 

@@ -1,10 +1,14 @@
 """The words of `[loading] quantization`.
 
-Owns the words alone: what a scheme takes, and which consumer loads it on which device, is not known here.
+Owns the list: the schemes that some consumer makes of a checkpoint while it loads it.
 """
+
+from __future__ import annotations
+
+from devpolicy._core.loading.support import TRANSFORMERS
 
 NONE = "none"
 """The model is loaded in its dtype."""
 
-QUANTIZATIONS = (NONE, "int8", "nf4", "fp4", "fp8", "mxfp4", "nvfp4", "awq", "gptq", "hqq", "int4")
+QUANTIZATIONS = (NONE, *(name for name, support in TRANSFORMERS.items() if support.made))
 """What a policy may ask for."""

@@ -43,6 +43,12 @@ class Loading:
     """Where weights are rewritten; `None` where nothing is."""
     rewritten: int = 0
     """Bytes that loading writes to `offload_folder`."""
+    scheme: str = "none"
+    """What the weights are held as: the name of a scheme, or `"none"`."""
+    quantization: Mapping[str, Any] | None = None
+    """The `quantization_config` that is handed over, as a table; `None` where none is."""
+    assumed: tuple[str, ...] = ()
+    """Packages that the scheme needs, and that the host records no version of."""
     context: int = 0
     """Tokens of a sequence that KV cache and activations were counted for; 0 where nothing was."""
     batch: int = 0
@@ -63,13 +69,23 @@ class Loading:
             "attn_implementation": as_argument(self.attention),
             "experts_implementation": as_argument(self.experts),
         }
-        perhaps: dict[str, Any] = {"variant": self.variant, "adapters": list(self.adapters), "asked": dict(self.asked)}
+        perhaps: dict[str, Any] = {
+            "variant": self.variant,
+            "adapters": list(self.adapters),
+            "scheme": self.scheme if self.scheme != "none" else "",
+            "quantization_config": dict(self.quantization or {}),
+            "assumed": list(self.assumed),
+            "asked": dict(self.asked),
+        }
         perhaps |= {"context": self.context, "batch": self.batch, "beams": self.beams} if self.context else {}
         return always | {key: value for key, value in perhaps.items() if value}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Loading:
         """Read what `to_dict` wrote. Raises `TypeError` where it is malformed."""
+        quantization = data.get("quantization_config")
+        if quantization is not None and not isinstance(quantization, Mapping):
+            raise TypeError(f"a table is expected, got {type(quantization).__name__}")
         return cls(
             _text(data.get("architecture")),
             dtype=_text(data.get("dtype")),
@@ -79,6 +95,9 @@ class Loading:
             attention=as_pairs(data.get("attn_implementation")),
             experts=as_pairs(data.get("experts_implementation")),
             adapters=_texts(data.get("adapters", [])),
+            scheme=_text(data.get("scheme")) or "none",
+            quantization=quantization,
+            assumed=_texts(data.get("assumed", [])),
             asked=as_pairs(data.get("asked", {})),
             rewritten=_number(data.get("rewritten", 0)),
             context=_number(data.get("context", 0)),

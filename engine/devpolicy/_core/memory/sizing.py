@@ -46,8 +46,8 @@ def size_model(tree: ModelTree, workload: Workload) -> Sizing:
             size = tensor.bytes_as(workload.dtype)
             full_name = f"{module.path}.{tensor.name}" if repeated and module.path else tensor.name
             counted = 0 if full_name in repeated else size
-            if tensor.merged:
-                merged[position] = max(merged[position], size)
+            if tensor.merged or tensor.transient:
+                merged[position] = max(merged[position], tensor.beside_as(workload.dtype))
             if tensor.buffer:
                 buffers[position] += counted
             else:

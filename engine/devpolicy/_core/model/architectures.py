@@ -24,6 +24,10 @@ made. `"wrong"`: it runs, and its outputs or its bytes are not those that were e
 """
 
 
+FAILED: frozenset[Verdict] = frozenset({"no-offload", "one-device", "wrong"})
+"""The verdicts on classes that a plan is made of and that did not run as they were planned."""
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """What was seen of one class."""
@@ -31,8 +35,11 @@ class Measured:
     verdict: Verdict
     reason: str = ""
     """What failed, empty where nothing did."""
-    cache: bool | None = None
-    """Whether the KV cache and states were those of the ledger; `None` where the class makes none."""
+    cache: Literal["", "equal", "less", "more", "elsewhere"] = ""
+    """How what it keeps compares with the ledger's KV cache; empty where it keeps nothing, or was not asked."""
+    auto: bool = False
+    """Whether `device_map="auto"` runs it on several devices with the outputs of the CPU."""
+    model_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,12 @@ def read(text: str) -> Architectures:
     data = tomli.loads(text)
     rows = data.pop("class", [])
     try:
-        classes = {row["name"]: Measured(row["verdict"], row.get("reason", ""), row.get("cache")) for row in rows}
+        classes = {
+            row["name"]: Measured(
+                row["verdict"], row.get("reason", ""), row.get("cache", ""), row.get("auto", False), row.get("type", "")
+            )
+            for row in rows
+        }
     except (KeyError, TypeError, AttributeError) as broken:
         raise ModelError(f"a row of the table of architectures is malformed: {broken}") from None
     unknown = next((one.verdict for one in classes.values() if one.verdict not in get_args(Verdict)), None)

@@ -17,21 +17,28 @@ from typing import Any
 
 from devpolicy._core.errors import Diagnostic, ModelError
 from devpolicy._core.loading.dtypes import loaded_dtype
+from devpolicy._core.loading.recognition import quantization_of
 from devpolicy._core.model import structure
 from devpolicy._core.model.bounds import read_config
 from devpolicy._core.model.classes import architectures_of
-from devpolicy._core.model.config import INSTALL, built_tree, path_of, quantisation
+from devpolicy._core.model.config import INSTALL, built_tree, path_of
 from devpolicy._core.model.facts import derive, named_dtype
 from devpolicy._core.model.families import family_tree
 from devpolicy._core.model.files import entries, is_file, is_folder, is_special, read_json, shown
 from devpolicy._core.model.folders import other_kind, other_library
 from devpolicy._core.model.generation import stored_beams
 from devpolicy._core.model.headers import Stored, read_headers, same_bytes, too_many
-from devpolicy._core.model.limits import DEEPEST_PATH, LARGEST_INDEX, LARGEST_TREE, MOST_SHARDS, MOST_TENSORS
+from devpolicy._core.model.limits import (
+    DEEPEST_PATH,
+    LARGEST_CONFIG,
+    LARGEST_INDEX,
+    LARGEST_TREE,
+    MOST_SHARDS,
+    MOST_TENSORS,
+)
 from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import ModelTree, Module, Tensor
 from devpolicy._core.model.watchdog import watched
-from devpolicy._core.sizes import format_size
 
 _INDEX, _SINGLE = "model.safetensors.index{}.json", "model{}.safetensors"
 """The names of the files, with the variant in the middle: `model.fp16.safetensors`."""
@@ -54,7 +61,8 @@ def from_checkpoint(
     the tensors are those of another. The files are those of a `variant`, by default those without one; where the
     folder has only files of variants, those of the first.
     Folders of `pytorch_model.bin` are read by configuration alone, and nothing of them is in place. Weights that are
-    quantised, or whose structure nothing here knows, give an incomplete tree of the stored names.
+    quantised are in the tree as they are without, with how they are quantised beside them; weights whose structure
+    nothing here knows give an incomplete tree of the stored names.
 
     Raises `ModelError` that names the file: no folder, no `config.json`, no weights, a missing shard, a damaged header.
     """
@@ -90,28 +98,18 @@ def _read(path: Path, config: dict[str, Any], weights: dict[str, str] | None, ar
         raise ModelError(
             Diagnostic("DP104", f"`{path / weights[lost]}` does not hold `{lost}`, which the index promises")
         )
-    method = quantisation(config)
-    if method is not None:
-        tree = _from_names(headers, config, "")
-        return replace(tree, incomplete_reason=_quantised(config, method, tree.bytes_as(), architecture))
-    found, reason = structure.structure_of(config, headers, architecture)
-    if found is None:
-        return _from_names(headers, config, reason)
-    return _overlay(found, headers)
+    quantization = quantization_of(config, _beside(path), headers)
+    found, reason = structure.structure_of(config, headers, architecture, quantization)
+    if quantization is not None:
+        quantization = replace(quantization, stored=sum(stored.end - stored.begin for stored in headers.values()))
+    tree = _from_names(headers, config, reason) if found is None else _overlay(found, headers)
+    return replace(tree, quantization=quantization)
 
 
-def _quantised(config: dict[str, Any], method: str, stored: int, architecture: str | None) -> str:
-    """Return why a quantised checkpoint is not known in full, with what it takes where loading dequantises it."""
-    reason = f"its weights are quantised (`{method}`), so their names and shapes are not those of the modules"
-    if not structure.has_transformers():
-        return reason
-    dtype = loaded_dtype(named_dtype(config), ("bfloat16",))
-    try:
-        tree, _ = built_tree(config, dtype, architecture)
-    except ModelError:
-        return reason
-    sizes = f"they are counted as stored, {format_size(stored)}, and take {format_size(tree.bytes_as())} in {dtype}"
-    return f"{reason}; {sizes} where the device cannot run the format"
+def _beside(folder: Path) -> object:
+    """Return what ModelOpt wrote beside the configuration, `None` where it did not."""
+    path = folder / "hf_quant_config.json"
+    return read_json(path, LARGEST_CONFIG) if is_file(path) else None
 
 
 def _present(folder: Path, file: str) -> Path:
@@ -192,7 +190,8 @@ def _without_headers(folder: Path, config: dict[str, Any], architecture: str | N
     if tree is None:
         message = f"`{folder}` holds pickled weights, and nothing here knows the structure of its model"
         raise ModelError(Diagnostic("DP407", message, help=INSTALL))
-    tree = replace(tree, modules=tuple(replace(module, in_place=not module.tensors) for module in tree.modules))
+    modules = tuple(replace(module, in_place=not module.tensors) for module in tree.modules)
+    tree = replace(tree, modules=modules, quantization=quantization_of(config, _beside(folder)))
     if architectures_of(config):
         return tree
     reason = "its `config.json` names no class, and pickled weights are not opened: name it as `architecture`"

@@ -55,6 +55,8 @@ def checkpoint_mapping(model: Any, keys: Iterable[str]) -> Iterator[Source]:
     meta = model.state_dict(keep_vars=True)
     for key in keys:
         name, pattern = rename_source_key(key, renamings, converters, model.base_model_prefix, meta)
+        if name not in meta and key in meta:  # a rule of another form of the checkpoint, which is not followed then
+            name, pattern = rename_source_key(key, [], [], model.base_model_prefix, meta)
         if pattern is None:
             yield Source(key, (name,), converted=False)
             continue

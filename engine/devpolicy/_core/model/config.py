@@ -7,6 +7,7 @@ run. No weights are made: a model of any size costs as much as its modules.
 from __future__ import annotations
 
 import copy
+import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,9 +17,11 @@ from typing import Any
 
 from devpolicy._core.errors import Diagnostic, ModelError
 from devpolicy._core.loading.dtypes import loaded_dtype
+from devpolicy._core.loading.recognition import quantization_of
 from devpolicy._core.model.bounds import check_config, read_config, with_floats
 from devpolicy._core.model.classes import architectures_of, class_named
 from devpolicy._core.model.facts import named_dtype
+from devpolicy._core.model.families import family_tree
 from devpolicy._core.model.files import is_folder, shown
 from devpolicy._core.model.module import Built, read_module
 from devpolicy._core.model.neutral import config_text, name_in, neutral_config, neutral_table
@@ -46,17 +49,32 @@ def from_config(config: Any, architecture: str | None = None) -> ModelTree:
         path = path_of(config)
         source = path / "config.json" if is_folder(path) else path
         config = read_config(source)
-    model = build(config, architecture)
+    known = isinstance(config, Mapping) and not has_transformers()
+    model = None if known else build(config, architecture)
     table = config if isinstance(config, Mapping) else _table_of(config)
-    tree = _tree_of(model, table, loaded_dtype(named_dtype(table), ()))
-    if source is not None:
-        tree = replace(tree, source=str(source))
-    method = quantisation(table)
-    return tree if method is None else replace(tree, incomplete_reason=_quantised(method))
+    dtype = loaded_dtype(named_dtype(table), ())
+    tree = _by_template(table, architecture, dtype) if model is None else _tree_of(model, table, dtype)
+    return replace(tree, quantization=quantization_of(table), source=None if source is None else str(source))
 
 
-def _quantised(method: str) -> str:
-    return f"its weights are quantised (`{method}`), these are not"
+def has_transformers() -> bool:
+    """Whether Transformers is here, with the torch that its models need."""
+    return all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+
+
+def _by_template(table: Mapping[str, Any], architecture: str | None, dtype: str) -> ModelTree:
+    """Return what a template says of a configuration. Raises `ModelError` (DP407) where there is none for it."""
+    table = with_floats(table)
+    check_config(table)
+    named = {**table, "architectures": [architecture]} if architecture is not None else table
+    tree = family_tree(named, dtype)
+    if tree is None:
+        raise _not_here()
+    return replace(tree, name=name_in(table) or tree.name)
+
+
+def _not_here() -> ModelError:
+    return ModelError(Diagnostic("DP407", "a configuration is read with Transformers, which is not here", help=INSTALL))
 
 
 def built_tree(config: Mapping[str, Any], dtype: str, architecture: str | None = None) -> tuple[ModelTree, Any]:
@@ -78,31 +96,13 @@ def path_of(given: Any) -> Path:
     return Path(text)
 
 
-def quantisation(config: Mapping[str, Any]) -> str | None:
-    """Return how the weights of a checkpoint are quantised, by its configuration, or `None`."""
-    given = next(filter(None, _values_of(config, "quantization_config")), None)
-    if given is None:
-        return None
-    return str(given.get("quant_method", "unknown")) if isinstance(given, Mapping) else "unknown"
-
-
-def _values_of(config: Mapping[str, Any], key: str) -> Iterator[Any]:
-    """Yield what a configuration says under a key, at its top and in its parts."""
-    yield config.get(key)
-    for part in config.values():
-        if isinstance(part, Mapping):
-            yield from _values_of(part, key)
-
-
 def build(config: Any, architecture: str | None = None) -> Any:
     """Return a configuration's model on the meta device. Raises `ModelError`."""
     try:
         import torch
         import transformers
     except ImportError:
-        raise ModelError(
-            Diagnostic("DP407", "a configuration is read with Transformers, which is not here", help=INSTALL)
-        ) from None
+        raise _not_here() from None
     if architecture is not None and not isinstance(architecture, str):
         raise ModelError(f"`architecture` is the name of a class, got {type(architecture).__name__}")
     base = transformers.PreTrainedConfig

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from devpolicy._core.model.architectures import FAILED, measured
 from devpolicy._core.model.caches import Decoder, caches, values_of
 from devpolicy._core.model.config_keys import Config, number, size, text_part
 from devpolicy._core.model.generation import beams_of
@@ -50,14 +51,17 @@ def derive(
     root = next((cls for path, cls in modules if path == prefix), "")
     vocabulary = number(text, "vocab_size") or number(config, "vocab_size") or 0
     scores_each_token = root.endswith("ForMaskedLM")
-    metadata = {"model_type": config.get("model_type"), "class": root}
+    seen = measured(root)
+    divided = f"{seen.verdict}: {seen.reason}" if seen is not None and seen.verdict in FAILED else None
+    metadata = {"model_type": config.get("model_type"), "class": root, "divided": divided}
     return {
         "kv_cache": tuple(caches(Decoder(config, text, tree, prefix, shapes)))
         if _decodes(config, text, takes_cache)
         else (),
         "reads": tuple(_reads(text, config, modules, root)),
         "context": size(text, "decoder_context") or size(text, "context") or size(config, "context"),
-        "activation_elements_per_token": _activation(text) + (vocabulary if scores_each_token else 0),
+        # The formula is one of language models: of convolutions and of images nothing is known.
+        "activation_elements_per_token": _activation(text) + vocabulary * scores_each_token if vocabulary else 0,
         "logits_elements": vocabulary if "LM" in root or root.endswith("ForConditionalGeneration") else 0,
         "beams": beams_of(config, text),
         "dtype": named_dtype(config),

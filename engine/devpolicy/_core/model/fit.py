@@ -7,7 +7,7 @@ model that nothing fills is made anew: a class for which both are so is another 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from devpolicy._core.model.checkpoint_mapping import Source
@@ -40,6 +40,14 @@ class Fit(NamedTuple):
         """Whether the checkpoint is another model's."""
         return bool(self.reshaped or (self.unplaced and self.missing))
 
+    def beside(self, paths: frozenset[str]) -> Fit:
+        """Return the fit of what is stored outside of some modules: quantised ones, whose tensors have other names."""
+
+        def outside(names: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(name for name in names if not any(path in paths for path in ancestors(name)))
+
+        return Fit(outside(self.unplaced), outside(self.missing), outside(self.reshaped))
+
     def notes(self) -> tuple[str, ...]:
         """Return a sentence for each of the differences."""
         said = (
@@ -48,6 +56,13 @@ class Fit(NamedTuple):
             (self.reshaped, "stored with another shape"),
         )
         return tuple(f"{_listed(names)}: {what}" for names, what in said if names)
+
+
+def ancestors(name: str) -> Iterator[str]:
+    """Yield the paths of the modules that a name stands in, the innermost first."""
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield name
 
 
 def fit_of(tree: ModelTree, sources: Iterable[Source], headers: Mapping[str, Stored], model: Any = None) -> Fit:

@@ -6,11 +6,15 @@ model file is what is left of a model when its weights are taken away.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from devpolicy._core.errors import Diagnostic, ModelError
 from devpolicy._core.loading.dtypes import FLOAT32_IN
+from devpolicy._core.loading.quantization import Quantization
+from devpolicy._core.loading.recognition import KEY, quantization_of
 from devpolicy._core.loading.value import Loading, as_pairs
 from devpolicy._core.model.ggml import BLOCKS
 from devpolicy._core.model.limits import LARGEST_TREE, MOST_FINDINGS
@@ -45,6 +49,8 @@ _TENSOR_FIELDS = (
     Field("float32_in", choice(*filter(None, FLOAT32_IN)), "In which dtypes of the model it stays in float32."),
     Field("merged", FLAG, "Whether loading makes it on its device of what is stored otherwise.", default="false"),
     Field("persistent", FLAG, "Whether checkpoints hold it; `false` makes it a buffer.", default="true"),
+    Field("packed", _COUNT, "Bytes that it takes with its scales, where it is quantised."),
+    Field("transient", _COUNT, "Bytes beside its own that converting it takes while it is loaded.", default="0"),
 )
 
 
@@ -95,6 +101,25 @@ def _read_loading(value: object, cursor: Cursor) -> Loading | None:
         return None
 
 
+def _read_quantization(value: object, cursor: Cursor) -> Quantization | None:
+    if not isinstance(value, Mapping) or not set(value) <= {"config", "method", "problem", "stored"}:
+        wrong_type(value, cursor, "a table of `config`, or `method` and `problem`, and `stored`")
+        return None
+    stored = _COUNT.read(value["stored"], cursor.at("stored")) if "stored" in value else None
+    texts = {key: TEXT.read(value[key], cursor.at(key)) for key in ("config", "method", "problem") if key in value}
+    if None in texts.values():
+        return None
+    if "config" not in texts:
+        return Quantization(texts.get("method") or "unknown", problem=texts.get("problem") or "", stored=stored)
+    try:
+        config = json.loads(texts["config"] or "")
+    except (ValueError, RecursionError) as broken:
+        cursor.at("config").error("DP101", f"this is no JSON: {broken}")
+        return None
+    found = quantization_of({KEY: config})
+    return None if found is None else replace(found, stored=stored)
+
+
 def _read_tables(value: object, cursor: Cursor) -> list[object] | None:
     if isinstance(value, list) and value:
         return value
@@ -136,6 +161,12 @@ MODEL_FIELDS = (
     Field("beams", integer(1), "Sequences that generation keeps for each of the batch.", default="1"),
     Field("format", choice("safetensors", "gguf"), "How its weights are stored.", default="`safetensors`"),
     Field("partial", TEXT, "Why the structure is not known in full."),
+    Field("head", TEXT, "The path of the output embeddings, where they are neither the last module nor tied."),
+    Field(
+        "quantization",
+        Kind("a table", _read_quantization, {"type": "object"}),
+        "How its checkpoint is quantised: what its `quantization_config` says, and the bytes that it stores.",
+    ),
     Field("loading", Kind("a table", _read_loading, {"type": "object"}), "How Transformers instantiates it."),
     Field("config", TEXT, "The Transformers configuration that it was read from, as JSON: what `dry-run` builds."),
     Field("ties", list_of(list_of(TEXT, least=2)), "Groups of tensors that are one tensor."),

@@ -24,6 +24,7 @@ from devpolicy._core.model.facts import config_of, derive
 from devpolicy._core.model.generation import beams_of_module
 from devpolicy._core.model.limits import LARGEST_TREE
 from devpolicy._core.model.neutral import config_text
+from devpolicy._core.model.quantize import default_skips
 from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import DTYPE_BITS, FLOATING, ModelTree, Module, Tensor
 from devpolicy._core.toml.tables import did_you_mean
@@ -83,13 +84,25 @@ def read_module(
         derived["config"] = config_text(config)
         derived["beams"] = beams_of_module(module) or derived["beams"]
     modules = _as_loaded(modules, reader.declaring, built)
-    return ModelTree(
+    tree = ModelTree(
         name=name or _name(module, config),
         modules=_converted(modules, converted_names(reader.declaring)),
         ties=_tied([*reader.identical, *_declared(reader.declaring, unloaded=unloaded)], modules),
         no_split=_no_split(reader.declaring) if no_split is None else _checked(no_split, modules),
         **derived,
     )
+    head = _head(module)
+    return tree if head is None or head in default_skips(tree) else replace(tree, head=head)
+
+
+def _head(module: nn.Module) -> str | None:
+    """Return the path of a Transformers model's output embeddings."""
+    asked = getattr(module, "get_output_embeddings", None)
+    try:
+        head = asked() if callable(asked) and hasattr(module, "config") else None
+    except (AttributeError, NotImplementedError, TypeError):  # a model that has none may say so in its own way
+        return None
+    return None if head is None else next((path for path, part in _walk(module) if part is head), None)
 
 
 def _takes_cache(declaring: Iterable[tuple[str, nn.Module]]) -> bool | None:

@@ -7,7 +7,6 @@ Owns the choice. Names in a checkpoint are not names of modules (Mixtral's `bloc
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -15,14 +14,17 @@ from typing import Any, NamedTuple
 
 from devpolicy._core.errors import ModelError
 from devpolicy._core.loading.dtypes import loaded_dtype
+from devpolicy._core.loading.quantization import Quantization
 from devpolicy._core.model.checkpoint_mapping import Source, checkpoint_mapping
 from devpolicy._core.model.classes import architectures_of, classes_for
 from devpolicy._core.model.config import INSTALL, built_tree
+from devpolicy._core.model.config import has_transformers as has_transformers
 from devpolicy._core.model.facts import dtype_of
 from devpolicy._core.model.families import CLASSES, checkpoint_name, family_tree
 from devpolicy._core.model.files import shown
 from devpolicy._core.model.fit import Fit, fit_of
 from devpolicy._core.model.headers import Stored
+from devpolicy._core.model.quantize import converted_paths
 from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import ModelTree
 
@@ -35,14 +37,27 @@ class Structure(NamedTuple):
     fit: Fit
 
 
-def has_transformers() -> bool:
-    return all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+class _Checkpoint(NamedTuple):
+    """What a checkpoint stores, and how it is quantised."""
+
+    headers: Mapping[str, Stored]
+    quantization: Quantization | None
+
+    def fit(self, tree: ModelTree, sources: Iterable[Source], model: Any = None) -> Fit:
+        """Compare a model's tensors with what is stored, leaving out what is quantised."""
+        fit = fit_of(tree, sources, self.headers, model)
+        return fit if self.quantization is None else fit.beside(converted_paths(tree, self.quantization))
 
 
 def structure_of(
-    config: dict[str, Any], headers: Mapping[str, Stored], architecture: str | None
+    config: dict[str, Any],
+    headers: Mapping[str, Stored],
+    architecture: str | None,
+    quantization: Quantization | None = None,
 ) -> tuple[Structure | None, str]:
     """Return the structure whose names and shapes are the checkpoint's, or `None` and the reason why there is none.
+
+    Of what is quantised only the names of the modules are compared.
 
     A class that the caller asks for is taken where it can be loaded at all, one that the configuration names where the
     tensors do not refute it. Any other has to fit completely.
@@ -51,7 +66,8 @@ def structure_of(
     named = architecture or next(iter(architectures_of(config)), None)
     reason = f"nothing here knows the structure of `{config.get('model_type')}` models: {INSTALL}"
     closest: tuple[int, str] | None = None
-    for name, read in _readings(config, headers, dtype, named, only=architecture is not None):
+    stored = _Checkpoint(headers, quantization)
+    for name, read in _readings(config, stored, dtype, named, only=architecture is not None):
         try:
             structure = read()
         except ModelError as broken:
@@ -88,7 +104,7 @@ def _with_notes(structure: Structure, named: str | None) -> Structure:
 
 
 def _readings(
-    config: dict[str, Any], headers: Mapping[str, Stored], dtype: str, named: str | None, *, only: bool
+    config: dict[str, Any], stored: _Checkpoint, dtype: str, named: str | None, *, only: bool
 ) -> Iterator[tuple[str | None, Callable[[], Structure | None]]]:
     """Yield ways to read the structure, the cheap ones first: templates, then what Transformers builds.
 
@@ -98,34 +114,30 @@ def _readings(
     if not has_transformers() or _templates_hold():
         for name in dict.fromkeys([named, *(() if only else CLASSES.get(model_type, ()))]):
             if name is not None:
-                yield name, partial(_by_template, config, headers, dtype, name)
+                yield name, partial(_by_template, config, stored, dtype, name)
     if has_transformers():
         others = () if only else classes_for(model_type)
         for name in dict.fromkeys([named, *others]):
             if name is not None:
-                yield name, partial(_by_transformers, config, headers, dtype, name)
+                yield name, partial(_by_transformers, config, stored, dtype, name)
         if named is None:
-            yield None, partial(_by_transformers, config, headers, dtype, None)
+            yield None, partial(_by_transformers, config, stored, dtype, None)
 
 
-def _by_template(
-    config: dict[str, Any], headers: Mapping[str, Stored], dtype: str, architecture: str
-) -> Structure | None:
+def _by_template(config: dict[str, Any], stored: _Checkpoint, dtype: str, architecture: str) -> Structure | None:
     """Return what a template says of a class; where Transformers is here, only if the checkpoint fits it."""
     tree = family_tree({**config, "architectures": [architecture]}, dtype)
     if tree is None:
         return None
-    sources = tuple(_template_sources(tree, config, headers))
-    fit = fit_of(tree, sources, headers)
+    sources = tuple(_template_sources(tree, config, stored.headers))
+    fit = stored.fit(tree, sources)
     return Structure(tree, sources, fit) if fit.complete or not has_transformers() else None
 
 
-def _by_transformers(
-    config: dict[str, Any], headers: Mapping[str, Stored], dtype: str, architecture: str | None
-) -> Structure:
+def _by_transformers(config: dict[str, Any], stored: _Checkpoint, dtype: str, architecture: str | None) -> Structure:
     tree, model = built_tree(config, dtype, architecture)
-    sources = tuple(checkpoint_mapping(model, headers))
-    return Structure(tree, sources, fit_of(tree, sources, headers, model))
+    sources = tuple(checkpoint_mapping(model, stored.headers))
+    return Structure(tree, sources, stored.fit(tree, sources, model))
 
 
 def _templates_hold() -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from devpolicy._core.errors import ModelError
 from devpolicy._core.loading.dtypes import FLOAT32_IN
+from devpolicy._core.loading.quantization import Quantization
 from devpolicy._core.loading.value import UNKNOWN, Loading
 from devpolicy._core.model.ggml import BLOCKS
 
@@ -55,6 +56,10 @@ class Tensor:
     """In which dtypes of the model it is float32 all the same: a word of `FLOAT32_IN`."""
     merged: bool = False
     """Whether loading makes it, on its device, of what is stored in another form: for a moment both are there."""
+    packed: int | None = None
+    """The bytes that it takes with its scales where it is quantised; `None` where `shape` and `dtype` say it."""
+    transient: int = 0
+    """Bytes beside its own that quantising or dequantising it takes while it is loaded."""
     elements: int = field(init=False, repr=False, compare=False)
     """The product of `shape`, kept because a planner asks for bytes again and again."""
 
@@ -73,6 +78,8 @@ class Tensor:
             raise ModelError(f"tensor `{self.name}` is a parameter: only a buffer is not persistent")
         if self.float32_in not in FLOAT32_IN:
             raise ModelError(f"tensor `{self.name}` cannot be float32 in `{self.float32_in}`")
+        if self.packed is not None and self.packed < 0:
+            raise ModelError(f"tensor `{self.name}` cannot take {self.packed} bytes")
         object.__setattr__(self, "elements", prod(self.shape))
 
     def dtype_as(self, dtype: str | None) -> str:
@@ -84,8 +91,14 @@ class Tensor:
             return self.dtype
         return "float32" if dtype in FLOAT32_IN[self.float32_in] else dtype
 
+    def beside_as(self, dtype: str | None) -> int:
+        """Bytes beside its own that are on its device for a moment while it is loaded."""
+        return max(self.transient, self.bytes_as(dtype) if self.merged else 0)
+
     def bytes_as(self, dtype: str | None) -> int:
         """Bytes of the tensor when the model is loaded in `dtype` (`None`: as it is)."""
+        if self.packed is not None:
+            return self.packed
         own = self.dtype_as(dtype)
         if own in BLOCKS:
             elements, size = BLOCKS[own]
@@ -166,6 +179,10 @@ class ModelTree:
     """How Transformers instantiates the model, as far as it is known."""
     config: str = field(default="", compare=False, repr=False)
     """The Transformers configuration that it was read from, as JSON; empty where there is none. It is no structure."""
+    head: str | None = None
+    """The path of the output embeddings, where they are neither the last module nor tied."""
+    quantization: Quantization | None = None
+    """How the checkpoint is quantised, whose modules are here as they are without; `None` where it is not."""
     source: str | None = field(default=None, compare=False)
     """The path that it was read from, where it can be read as another class or variant."""
 
@@ -183,6 +200,8 @@ class ModelTree:
             raise ModelError(f"a model keeps one sequence at least, got {self.beams}")
         if self.dtype is not None and self.dtype not in DTYPE_BITS:
             raise ModelError(f"`{self.dtype}` is no dtype")
+        if self.head is not None and self.head not in self.index:
+            raise ModelError(f"the head names `{self.head}`, which is no module of the model")
         if len(dict(self.metadata)) != len(self.metadata):
             raise ModelError("a key of the metadata is given twice")
         self._check_tensors()

@@ -6,10 +6,13 @@ equal, which ranges they make. It decides nothing about what a key means.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from devpolicy._core.loading.quantization import Quantization
+from devpolicy._core.loading.recognition import as_config
 from devpolicy._core.loading.value import Loading, as_argument
 from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import Activated, KVCache, ModelTree, Module, Tensor
@@ -40,6 +43,8 @@ def write(tree: ModelTree) -> str:
         "format": None if tree.format == "safetensors" else tree.format,
         "partial": tree.incomplete_reason,
         "facts": dict(tree.metadata),
+        "head": tree.head,
+        "quantization": None if tree.quantization is None else _quantization(tree.quantization),
         "loading": _loading(tree.loading),
     }
     lines = write_pairs((key, value) for key, value in top.items() if value not in (None, 0, [], {}))
@@ -82,6 +87,14 @@ def _loading(loading: Loading) -> dict[str, object]:
     return table
 
 
+def _quantization(quantization: Quantization) -> dict[str, object]:
+    if quantization.scheme:
+        table: dict[str, object] = {"config": json.dumps(as_config(quantization), sort_keys=True)}
+    else:
+        table = {"method": quantization.method, "problem": quantization.problem}
+    return table if quantization.stored is None else table | {"stored": quantization.stored}
+
+
 def _cache(cache: KVCache, pattern: str) -> dict[str, object]:
     table: dict[str, object] = {"module": pattern, "values": cache.values}
     if cache.window is not None:
@@ -108,6 +121,10 @@ def _tensor(tensor: Tensor, default: str) -> object:
         extra["persistent"] = False
     elif tensor.buffer:
         extra["buffer"] = True
+    if tensor.packed is not None:
+        extra["packed"] = tensor.packed
+    if tensor.transient:
+        extra["transient"] = tensor.transient
     if tensor.float32_in:
         extra["float32_in"] = tensor.float32_in
     if tensor.merged:

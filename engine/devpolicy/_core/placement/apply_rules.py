@@ -320,6 +320,11 @@ def offload_error(
             "DP409", f"{who} stores weights on `{place}`, and `{context.target.name}` {takes}", said,
             help=context.target.instead,
         )  # fmt: skip
+    if place not in context.held.beside:
+        return Diagnostic(
+            "DP417", f"{keeps} on `{place}`: {context.held.because}", said,
+            help="keep it on the devices that run the model, or plan more of them",
+        )  # fmt: skip
     if place == "cpu" and context.kind == "mps":
         return Diagnostic(
             "DP406", f"{who} stores weights on `cpu`, and accelerate would load them on `mps`", said,

@@ -44,7 +44,7 @@ def assemble(
         placements=placements,
         ledger=ledger,
         warnings=warnings,
-        loading=loading_of(policy, context.tree, folder, rewritten),
+        loading=loading_of(policy, context.held, folder, rewritten),
         prediction=_prediction(division, context, solution),
         workload=None if context.target.abilities.assigns in ("one", "units") else _workload(context),
         trace=trace,

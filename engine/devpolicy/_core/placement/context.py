@@ -19,6 +19,7 @@ from devpolicy._core.language.devices import alike
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
 from devpolicy._core.memory.budgets import DeviceBudget, accelerator_budget, cpu_budget, disk_budget
 from devpolicy._core.memory.sizing import Sizing
+from devpolicy._core.model.quantize import Held
 from devpolicy._core.model.tree import ModelTree
 
 
@@ -95,8 +96,13 @@ class PlacementContext:
     target: Target
     policy: ResolvedPolicy
     host: Host
-    tree: ModelTree
+    held: Held
     sizing: Sizing
+
+    @property
+    def tree(self) -> ModelTree:
+        """The model, as it is held."""
+        return self.held.tree
 
     @cached_property
     def costs(self) -> Costs:
@@ -185,7 +191,7 @@ def context_for(
     policy: ResolvedPolicy,
     host: Host,
     target: Target,
-    tree: ModelTree,
+    held: Held,
     sizing: Sizing,
     reserved: Mapping[str, int],
 ) -> PlacementContext:
@@ -210,6 +216,6 @@ def context_for(
         target=target,
         policy=policy if target.abilities.maps else replace(policy, split="never"),
         host=host,
-        tree=tree,
+        held=held,
         sizing=sizing,
     )

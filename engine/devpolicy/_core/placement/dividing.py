@@ -1,54 +1,21 @@
-"""Whether a model may be divided over devices, and what is to be said where it is.
+"""What is to be said of a model that is divided over devices, or of which a part is kept elsewhere.
 
-Owns the use of the table of architectures, which says how each class of Transformers answered when it was divided, the
-warnings about maps that are not known to run, which a dry run proves or refutes, and the notes about rules that free
-nothing.
+Owns the warnings about maps that are not known to run, which a dry run proves or refutes, and the notes about rules
+that free nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from devpolicy._core.errors import Diagnostic
-from devpolicy._core.language.policy import ResolvedPolicy
-from devpolicy._core.model.architectures import Measured, measured
+from devpolicy._core.model.architectures import measured
 from devpolicy._core.model.tree import ModelTree
-from devpolicy._core.placement.apply_rules import Refused
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Division, Unit
 from devpolicy._core.placement.search import Solution
 
-_WHOLE = ("one-device", "refused", "wrong")
-_HERE = (*_WHOLE, "no-offload")
 _TRY = "try it, before anything is loaded: `devpolicy dry-run`"
-
-
-def class_of(tree: ModelTree) -> Measured | None:
-    """Return how a model's class answered when it was divided, `None` where it was not tried."""
-    return measured(tree.loading.architecture or tree.modules[0].class_name)
-
-
-def as_dividable(policy: ResolvedPolicy, tree: ModelTree) -> ResolvedPolicy:
-    """Return a policy that leaves whole what cannot be divided, as far as it is the planner's choice."""
-    seen = class_of(tree)
-    if seen is None or seen.verdict not in _HERE:
-        return policy
-    return replace(policy, overflow=(), split="never" if seen.verdict in _WHOLE else policy.split)
-
-
-def check_divided(tree: ModelTree, solution: Solution) -> None:
-    """Raise `Refused` (DP422) where rules divide a model whose class cannot run so."""
-    seen = class_of(tree)
-    if seen is None or seen.verdict not in _HERE:
-        return
-    apart = seen.verdict in _WHOLE and len(set(solution.device)) > 1
-    if apart or solution.offloaded:
-        name = tree.loading.architecture or tree.modules[0].class_name
-        what = "runs on one device only" if seen.verdict in _WHOLE else "runs with nothing kept elsewhere"
-        help_ = "leave out the rules that divide it; `devpolicy dry-run` shows what fails"
-        notes = (f"divided, it was seen to fail: {seen.reason}",) if seen.reason else ()
-        raise Refused(Diagnostic("DP422", f"`{name}` {what}", notes=notes, help=help_))
 
 
 def findings_of_division(
@@ -64,9 +31,9 @@ def findings_of_division(
 
 
 def _unproved(tree: ModelTree, units: Sequence[Unit], count: int) -> Iterator[Diagnostic]:
-    seen = class_of(tree)
-    if seen is not None and seen.verdict == "runs":
-        return
+    seen = measured(tree.loading.architecture or tree.modules[0].class_name)
+    if seen is not None and seen.verdict != "not-built":
+        return  # it ran, or what failed is told elsewhere
     name = tree.modules[0].class_name
     own = next((unit for unit in units if unit.direct_tensors_only and unit.block is None and unit.weights), None)
     if own is not None:

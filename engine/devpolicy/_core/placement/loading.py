@@ -17,6 +17,7 @@ from devpolicy._core.loading import Loading
 from devpolicy._core.loading.quantizations import NONE
 from devpolicy._core.loading.value import Pairs
 from devpolicy._core.memory.sizing import compute_dtype, context_of
+from devpolicy._core.model.quantize import Held
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.divide import Unit
 
@@ -26,9 +27,9 @@ GGUF_CACHES = ("float32", "float16", "bfloat16")
 """What llama.cpp keeps a KV cache in, of the dtypes that a policy can name."""
 
 
-def loading_of(policy: ResolvedPolicy, tree: ModelTree, folder: str | None, rewritten: int) -> Loading:
+def loading_of(policy: ResolvedPolicy, held: Held, folder: str | None, rewritten: int) -> Loading:
     """Return how a plan's model is loaded. `rewritten` bytes go to `folder`."""
-    asked = policy.loading
+    asked, tree = policy.loading, held.tree
     return replace(
         tree.loading,
         notes=(),
@@ -38,6 +39,9 @@ def loading_of(policy: ResolvedPolicy, tree: ModelTree, folder: str | None, rewr
         attention=tree.loading.attention if asked.attention is None else _attention(tree, asked.attention),
         offload_folder=folder,
         rewritten=rewritten,
+        scheme=held.scheme,
+        quantization=held.arguments,
+        assumed=tuple(map(str, held.assumed)),
         context=context_of(tree, policy.workload),
         batch=policy.workload.batch,
         beams=policy.workload.beams or tree.beams,
@@ -60,11 +64,23 @@ def check_loading(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -> 
             wrong.append(Diagnostic("DP416", message, help=hint))
     if wrong:
         raise Unsatisfiable(wrong)
+    return [*_already(asked, tree), *_not_told(lost, consumer)]
+
+
+def _already(asked: LoadingTable, tree: ModelTree) -> Iterator[Diagnostic]:
+    """Yield a warning where a policy asks for a scheme of a checkpoint that has one."""
+    has = tree.quantization
+    if has is not None and asked.quantization not in ((), (has.scheme,)):
+        message = f"`{tree.name}` is quantised already (`{has.scheme or has.method}`), and stays so"
+        yield Diagnostic("DP416", message, help="leave `loading.quantization` out", severity="warning")
+
+
+def _not_told(lost: list[str], consumer: Target) -> Iterator[Diagnostic]:
     hint = "whoever loads the model has to do it"
-    return [
+    yield from (
         Diagnostic("DP416", f"`{consumer.name}` is not told `loading.{key}`", help=hint, severity="warning")
         for key in lost
-    ]
+    )
 
 
 def refused_on(attention: str, kind: str) -> str | None:
@@ -112,10 +128,8 @@ def _asked(table: LoadingTable) -> Iterator[tuple[str, str]]:
 
 
 def _cannot(asked: LoadingTable, policy: ResolvedPolicy, tree: ModelTree) -> Iterator[Diagnostic]:
-    other = [word for word in asked.quantization if word != NONE]
-    if other:
-        message = f"quantising a model in `{other[0]}` while it is loaded is not planned for"
-        yield Diagnostic("DP416", message, help="plan a smaller `[workload] dtype`, or leave `quantization` out")
+    if len(asked.quantization) > 1:
+        yield Diagnostic("DP416", "one scheme is planned for, and `quantization` lists several", help="write one")
     attention = asked.attention
     if attention not in (None, "eager") and {word for _, word in tree.loading.attention} == {"eager"}:
         message = f"`{tree.loading.architecture}` has no `{attention}` attention"

@@ -209,6 +209,8 @@ class Plan:
             # Only where a policy says anything of it: a plan that says nothing has the digest that it always had.
             **({"loading": dict(self.loading.asked)} if self.loading.asked else {}),
         }
+        if self.loading.quantization is not None:
+            given["quantization_config"] = dict(self.loading.quantization)
         text = json.dumps(given, ensure_ascii=True, separators=(",", ":"), sort_keys=True)
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 

@@ -19,6 +19,7 @@ from devpolicy._core.language.conditions import check_requirements
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
 from devpolicy._core.memory.budgets import pool_reserved
 from devpolicy._core.memory.sizing import Sizing, size_model
+from devpolicy._core.model.quantize import Held
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement import exact
 from devpolicy._core.placement.apply_rules import Offload, Refused, apply_rules
@@ -27,7 +28,7 @@ from devpolicy._core.placement.colocate import colocate_blocks, colocate_ties
 from devpolicy._core.placement.computing import experts_leave_first, unfit
 from devpolicy._core.placement.context import PlacementContext, Selection, context_for, select_devices
 from devpolicy._core.placement.divide import Division, divide
-from devpolicy._core.placement.dividing import as_dividable, check_divided, findings_of_division, idle_offloads
+from devpolicy._core.placement.dividing import findings_of_division, idle_offloads
 from devpolicy._core.placement.joint import one_piece
 from devpolicy._core.placement.leaving import leaving_first, may_fit
 from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of, room_for_loading
@@ -35,7 +36,9 @@ from devpolicy._core.placement.lint import findings_of_rules
 from devpolicy._core.placement.loading import adapter_error, check_loading, refused_on
 from devpolicy._core.placement.overflow import spill
 from devpolicy._core.placement.plan import Plan, Trace
+from devpolicy._core.placement.quantized import findings_of_form, held_on, without_ties
 from devpolicy._core.placement.refusals import no_room, nothing_fits
+from devpolicy._core.placement.refuted import findings_of_class
 from devpolicy._core.placement.scatter import scatter
 from devpolicy._core.placement.search import Attempt, Problem, Solution, place
 from devpolicy._core.placement.suggestions import suggestions
@@ -150,9 +153,9 @@ def _place(
     if tree.incomplete_reason and consumer.abilities.maps:
         message = f"the structure of `{tree.name}` is not known in full"
         hint = 'plan for one device, which needs no map: `target = "torch"`, or `--to torch`'
+        if tree.quantization is not None:
+            hint = "install the libraries that know its family: `pip install 'devpolicy[hf]'`"
         raise Unsatisfiable(Diagnostic("DP407", message, notes=(tree.incomplete_reason,), help=hint))
-    if consumer.abilities.maps:
-        policy = as_dividable(policy, tree)
     _divided(policy, tree)  # what is wrong with the policy comes before what is wrong with the host
     reserved = pool_reserved(reserved, host) if reserved else {}
     refusals: list[tuple[DeviceSelector, Diagnostic]] = []
@@ -161,20 +164,31 @@ def _place(
             selection = _selected(selector, policy, host, consumer)
             # A target that copies tied tensors has one memory on the CPU alone.
             shares = not tree.ties or consumer.abilities.shares_ties or selector.type == "cpu"
-            held_tree = tree if shares else tree.remembered("untied", lambda: replace(tree, ties=()))
-            sizing, division, findings = _divided(policy, held_tree)
-            context = context_for(selector, selection, policy, host, consumer, held_tree, sizing, reserved)
-            placed = _fitting(division, context, tree)
+            form: Held | None = held_on(selector.type, policy, tree, host, consumer)
         except Refused as refused:
             refusals.append((selector, refused.finding))
             continue
-        outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "fits")]
-        idle = idle_offloads(division.units, placed.solution, placed.context)
-        trace = Trace(tuple(outcomes), (*placed.notes, *idle))
-        told = (*policy.notices, *_findings_of_model(tree, policy), *findings_of_loading, *findings)
-        told = (*told, *findings_of_division(tree, division, placed.solution, placed.context))
-        found = placed.context, placed.attempt, placed.solution, placed.ledger
-        return PlacedModel(selector, division, *found, trace, told)
+        while form is not None:
+            form = form if shares else without_ties(form)
+            sizing, division, findings = _divided(policy, form.tree)
+            context = context_for(selector, selection, policy, host, consumer, form, sizing, reserved)
+            try:
+                placed = _fitting(division, context, tree)
+            except Refused as refused:
+                form = form.instead
+                if form is None:
+                    refusals.append((selector, refused.finding))
+                continue
+            outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "fits")]
+            idle = idle_offloads(division.units, placed.solution, placed.context)
+            trace = Trace(tuple(outcomes), (*placed.notes, *idle))
+            of_form = findings_of_form(form, tree, policy)
+            refuted = findings_of_class(tree, placed.solution)
+            of_model = (*_findings_of_model(tree, policy), *refuted, *of_form, *findings_of_loading)
+            unproved = findings_of_division(tree, division, placed.solution, placed.context)
+            told = (*policy.notices, *of_model, *findings, *unproved)
+            found = placed.context, placed.attempt, placed.solution, placed.ledger
+            return PlacedModel(selector, division, *found, trace, told)
     raise Unsatisfiable(nothing_fits(policy, tree, refusals))
 
 
@@ -199,10 +213,12 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree) -> 
         wrong = unfit(division.units, solution, context, tied=bool(tree.ties)) if counts_layers else None
         if wrong is not None:
             raise Refused(wrong)
-        check_divided(tree, solution)
-        if not consumer.abilities.maps and len(set(solution.device)) > 1:
+        several = len(set(solution.device)) > 1
+        if several and not consumer.abilities.maps:
             message = f"several devices are needed, and `{consumer.name}` takes one"
             raise Refused(Diagnostic("DP409", message))
+        if several and not context.held.several:
+            raise Refused(Diagnostic("DP417", f"it cannot be divided: {context.held.because}"))
         unlike = adapter_error(tree, division.units, solution.offloaded) if tree.loading.replaced else None
         if unlike is not None:
             raise Refused(unlike)
@@ -221,14 +237,25 @@ def _findings_of_model(tree: ModelTree, policy: ResolvedPolicy) -> list[Diagnost
     """Return what is to be said of a model: that it is not all known, not all stored, or not all counted."""
     unlike = [Diagnostic("DP415", note, severity="warning") for note in tree.loading.notes]
     reserved = any(rule.activations is not None for rule in policy.memory)
-    if "model_type" in dict(tree.metadata) and not tree.activation_elements_per_token and not reserved:
-        message = f"the activations of `{tree.name}` are not known, and counted as nothing"
+    unknown = _unknown_activations(tree)
+    if unknown and not reserved:
         help_ = 'measure them, and set them aside: `memory.cuda.reserve.activations = "2 GiB"`'
-        unlike.append(Diagnostic("DP414", message, help=help_, severity="warning"))
+        unlike.append(Diagnostic("DP414", unknown, help=help_, severity="warning"))
     if tree.incomplete_reason is None:
         return unlike
     message = f"the structure of `{tree.name}` is not known in full"
     return [Diagnostic("DP407", message, notes=(tree.incomplete_reason,), severity="warning"), *unlike]
+
+
+def _unknown_activations(tree: ModelTree) -> str:
+    """Return what is to be said of activations that no formula counts, empty where one does."""
+    if "model_type" not in dict(tree.metadata):
+        return ""
+    if not tree.activation_elements_per_token:
+        return f"the activations of `{tree.name}` are not known, and counted as nothing"
+    if any(cache.window == 1 and cache.dtype == "float32" for cache in tree.kv_cache):
+        return f"the activations of `{tree.name}` are counted as those of attention, and its recurrent layers need more"
+    return ""
 
 
 _Divided = tuple[Sizing, Division, list[Diagnostic]]

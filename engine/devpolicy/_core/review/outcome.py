@@ -18,6 +18,7 @@ from devpolicy._core.language.profiles import apply_overlays, with_profiles
 from devpolicy._core.memory.budgets import accelerator_of
 from devpolicy._core.placement.choice import choose
 from devpolicy._core.placement.joint import one_piece
+from devpolicy._core.placement.quantized import tree_of
 from devpolicy._core.review.recount import budgets_of, recount
 from devpolicy._core.verbs.joint import JointPlanner, Planned, Request
 
@@ -53,7 +54,8 @@ class Part:
     @cached_property
     def bytes(self) -> Mapping[str, int]:
         """What each device holds of it, counted anew."""
-        loads = recount(self.plan, self.tree, self.policy, self.budgets)
+        held = tree_of(self.plan, self.policy, self.tree, self.host)
+        loads = recount(self.plan, held, self.policy, self.budgets)
         return {device: load.total for device, load in loads.items()}
 
 

@@ -141,8 +141,7 @@ def _count(given: Mapping[str, str], tree: ModelTree, workload: Workload) -> dic
             device = main  # buffers stay where the module runs
         load = loads.setdefault(device, DeviceLoad())
         load.weights += 0 if name in again else size
-        if tensor.merged:
-            load.merged = max(load.merged, size)
+        load.merged = max(load.merged, tensor.beside_as(workload.dtype))
     if not loads:
         return {}  # a model without tensors runs nowhere, and caches nothing
     if {"cpu", "disk"} <= loads.keys():  # what is written to the disk is made in the CPU's memory

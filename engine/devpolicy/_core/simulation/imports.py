@@ -21,7 +21,18 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 PAUSED = frozenset(
-    {"accelerate", "cupy", "cupyx", "devpolicy", "diffusers", "haystack", "haystack_integrations", "peft", "psutil"}
+    {
+        "accelerate",
+        "bitsandbytes",
+        "cupy",
+        "cupyx",
+        "devpolicy",
+        "diffusers",
+        "haystack",
+        "haystack_integrations",
+        "peft",
+        "psutil",
+    }
     | {"pynvml", "sentence_transformers", "spacy", "spacy_transformers", "curated_transformers", "thinc"}
     | {"torch", "torchaudio", "torchvision", "transformers", "triton"}
 )

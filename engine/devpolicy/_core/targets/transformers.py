@@ -6,6 +6,7 @@ plan was made.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from devpolicy._core.device import ComponentDevice, DeviceMap
@@ -19,7 +20,8 @@ def to_hf_kwargs(plan: Plan) -> dict[str, Any]:
 
     `device_map` is always a dictionary, so that a single device too is loaded to directly. `dtype` is always there, so
     that no configuration decides it behind the plan, and so are `attn_implementation` and `experts_implementation`
-    where the model is known to take them. `offload_folder` is there where weights are rewritten.
+    where the model is known to take them. `offload_folder` is there where weights are rewritten, and
+    `quantization_config`, an object of the library, where it decides what becomes of quantised weights.
     """
     kwargs: dict[str, Any] = {"device_map": _device_map(plan)}
     load = plan.loading
@@ -30,8 +32,20 @@ def to_hf_kwargs(plan: Plan) -> dict[str, Any]:
         "variant": load.variant,
         "attn_implementation": as_argument(load.attention),
         "experts_implementation": as_argument(load.experts),
+        "quantization_config": None if load.quantization is None else _configuration(load.quantization),
     }
     return kwargs | {key: value for key, value in given.items() if value is not None}
+
+
+def _configuration(table: Mapping[str, Any]) -> Any:
+    """Return the configuration that Transformers makes of a table. Raises `PlanError` where its library is not here."""
+    try:
+        from transformers.quantizers.auto import AutoQuantizationConfig
+
+        return AutoQuantizationConfig.from_dict(dict(table))
+    except (ImportError, ValueError) as missing:
+        method = table.get("quant_method")
+        raise PlanError(f"Transformers cannot make a configuration for `{method}` here: {missing}") from None
 
 
 def to_pipeline_kwargs(plan: Plan) -> dict[str, Any]:

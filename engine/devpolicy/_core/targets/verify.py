@@ -28,6 +28,8 @@ class _Held(NamedTuple):
     device: str
     kept: str
     """The name that it is counted under: that of the tensor that it is tied to."""
+    size: int
+    """Its bytes, with those of what it carries along where it is quantised."""
 
 
 def verify(plan: Plan, model: Any) -> list[str]:
@@ -44,13 +46,16 @@ def verify(plan: Plan, model: Any) -> list[str]:
     known = {own(path) for path, _ in model.named_modules(remove_duplicate=False)}
     differences = [f"{path}: the model has no such module" for path in plan.placements if path not in known]
     tensors = list(_tensors(model, own))
-    for held in tensors:
+    for at, held in enumerate(tensors):
         placement = plan.placements.get(held.module)
         if placement is None:
             differences.append(f"{held.name}: the plan does not place it")
             continue
         wanted = placement.runs_on if held.stays else placement.device
-        if held.device != _plain(wanted.type.value, wanted.id):
+        if held.device == "cpu" and held.stays and held.tensor.dim() == 0:
+            # torch takes scalars from the CPU wherever it computes
+            tensors[at] = held._replace(device=_plain(wanted.type.value, wanted.id))
+        elif held.device != _plain(wanted.type.value, wanted.id):
             differences.append(f"{held.name}: planned on {wanted}, is on {held.device}")
     if not plan.loading.dtype and not plan.loading.model_dtype:
         return differences
@@ -62,7 +67,7 @@ def _other_dtypes(plan: Plan, tensors: Iterable[_Held]) -> Iterator[str]:
     """Yield a line for each tensor in another dtype of as many bytes: all others show in the bytes."""
     halves = {"float16", "bfloat16"}
     planned = plan.loading.dtype or plan.loading.model_dtype
-    if planned not in halves or plan.loading.architecture is None:
+    if planned not in halves or plan.loading.architecture is None or plan.loading.scheme != "none":
         return
     for held in tensors:
         dtype = _dtype(held.tensor)
@@ -75,15 +80,19 @@ def _other_bytes(plan: Plan, tensors: Iterable[_Held]) -> Iterator[str]:
     unit_of = {id(placement): path for path, placement in plan.placements.items()}
     units = dict.fromkeys(plan.placements, 0)
     dtypes: dict[str, set[str]] = {path: set() for path in plan.placements}
+    repacked: set[str] = set()
     for held in _once(tensors):
         placement = plan.placements.get(held.module)
         if placement is None:
             continue
         path = unit_of[id(placement)]
-        units[path] += _stored_bytes(held.tensor)
+        units[path] += held.size
         dtypes[path].add(_dtype(held.tensor))
+        if _may_shrink(held):
+            repacked.add(path)
     for path, placement in plan.placements.items():
-        if units[path] != placement.bytes and dtypes[path]:
+        fits = units[path] == placement.bytes or (path in repacked and units[path] < placement.bytes)
+        if not fits and dtypes[path]:
             kinds = ", ".join(sorted(dtypes[path]))
             yield f"{path or 'the model'}: planned with {placement.bytes} bytes, holds {units[path]} ({kinds})"
 
@@ -92,10 +101,11 @@ def _other_sums(plan: Plan, tensors: Iterable[_Held]) -> Iterator[str]:
     """Yield a line for each device that holds other bytes than the ledger has as its weights."""
     devices = dict.fromkeys(plan.ledger, 0)
     for held in _once(tensors):
-        devices[held.device] = devices.get(held.device, 0) + _stored_bytes(held.tensor)
+        devices[held.device] = devices.get(held.device, 0) + held.size
+    repacked = {held.device for held in tensors if _may_shrink(held)}
     for device, size in devices.items():
         planned = plan.ledger[device].weights if device in plan.ledger else 0
-        if size != planned:
+        if size != planned and not (device in repacked and size < planned):
             yield f"{device}: planned with {planned} bytes of weights, holds {size}"
 
 
@@ -104,7 +114,7 @@ def kept_bytes(model: Any) -> dict[str, int]:
     found: dict[str, int] = {}
     for held in _once(_tensors(model, str)):
         if held.device in (DeviceType.CPU.value, DeviceType.DISK.value):
-            found[held.device] = found.get(held.device, 0) + _stored_bytes(held.tensor)
+            found[held.device] = found.get(held.device, 0) + held.size
     return found
 
 
@@ -116,6 +126,11 @@ def _once(tensors: Iterable[_Held]) -> Iterator[_Held]:
         if not keys & seen:
             yield held
         seen |= keys
+
+
+def _may_shrink(held: _Held) -> bool:
+    """Whether a first forward repacks it on a CPU, as bitsandbytes does: what is planned is the most of both."""
+    return held.device == "cpu" and hasattr(held.tensor, "quant_state")
 
 
 def _dtype(tensor: Any) -> str:
@@ -136,6 +151,20 @@ def _stored_bytes(tensor: Any) -> int:
     return sum(_stored_bytes(getattr(tensor, name)) for name in names)
 
 
+_TABLES = ("absmax", "code", "offset")
+"""What bitsandbytes keeps of a 4-bit weight beside it: scales, the values that the bits stand for, the scales' mean."""
+
+
+def _bytes_beside(tensor: Any, module: Any) -> int:
+    """Return the bytes of what a quantised tensor carries with it as attributes, which no module registers."""
+    state = getattr(tensor, "quant_state", None)
+    parts = [getattr(one, table, None) for one in (state, getattr(state, "state2", None)) for table in _TABLES]
+    if hasattr(tensor, "SCB"):  # the scales of 8-bit weights, which the first forward hands to the module
+        own = getattr(getattr(module, "state", None), "SCB", None)
+        parts.append(own if tensor.SCB is None else tensor.SCB)
+    return sum(_stored_bytes(part) for part in parts if hasattr(part, "element_size"))
+
+
 def _tensors(model: Any, own: Callable[[str], str]) -> Iterator[_Held]:
     hooks = {path: one._hf_hook for path, one in model.named_modules() if hasattr(one, "_hf_hook")}
     tied = _declared_ties(model)
@@ -146,7 +175,12 @@ def _tensors(model: Any, own: Callable[[str], str]) -> Iterator[_Held]:
         full = f"{own(path)}.{last}" if own(path) else last
         # accelerate leaves buffers on the executing device, also where it keeps the weights elsewhere.
         stays, kept = is_buffer or adapters, name if adapters else tied.get(full, full)
-        yield _Held(name if adapters else full, own(path), tensor, stays, _where(name, tensor, hooks), kept)
+        size = _stored_bytes(tensor) + (_bytes_beside(tensor, model.get_submodule(path)) if _is_packed(tensor) else 0)
+        yield _Held(name if adapters else full, own(path), tensor, stays, _where(name, tensor, hooks), kept, size)
+
+
+def _is_packed(tensor: Any) -> bool:
+    return hasattr(tensor, "quant_state") or hasattr(tensor, "SCB")
 
 
 def _plain(kind: str, number: int | None) -> str:

@@ -1,0 +1,305 @@
+"""The schemes: how each is recognised, which modules it converts, and what its weights take.
+
+Owns the rows, which are facts about the formats and hold for whatever reads them. Bytes are those of memory once the
+model is loaded; they were compared with what the libraries hold, in the versions that `docs/versions.md` names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from devpolicy._core.loading.quantization import Scheme, Setting, Settings, Weight
+from devpolicy._core.loading.skips import MOST_NAMES, is_readable
+
+
+def _ceil(number: int, size: int) -> int:
+    return -(-number // size)
+
+
+# The bytes of one matrix.
+
+
+def _int8(weight: Weight, _: Settings) -> int:
+    """A byte for each element, and a scale in float32 for each row."""
+    return weight.elements + 4 * weight.rows
+
+
+def _four_bits(weight: Weight, settings: Settings) -> int:
+    """Packed pairs, a scale for each 64 elements, and the table of the sixteen values."""
+    packed, blocks = _ceil(weight.elements, 2), _ceil(weight.elements, 64)
+    if not settings["bnb_4bit_use_double_quant"]:
+        return packed + 4 * blocks + 64
+    # Scales in 8 bits, for each 256 of them one of their own, with their table, and their offset.
+    double = packed + blocks + 4 * _ceil(blocks, 256) + 1024 + 64 + 4
+    # A CPU's first forward turns them into two bytes each.
+    return max(double, packed + 2 * blocks + 64) if weight.kind == "cpu" else double
+
+
+def _float8(weight: Weight, settings: Settings) -> int:
+    """A byte for each element, a scale for each block of the matrix, and a static scheme's scale of its inputs."""
+    block: tuple[int, int] | None = settings["weight_block_size"]
+    scales = _ceil(weight.rows, block[0]) * _ceil(weight.columns, block[1]) if block else 1
+    size = 1 if block and settings["scale_fmt"] == "ue8m0" else 4
+    return weight.elements + size * scales + (4 if settings["activation_scheme"] == "static" else 0)
+
+
+def _mxfp4(weight: Weight, _: Settings) -> int:
+    """Packed pairs, and a byte of scale for each 32 elements."""
+    return weight.elements // 2 + weight.elements // 32
+
+
+def _awq(weight: Weight, settings: Settings) -> int:
+    """Packed weights; for each group of inputs packed zeros and scales in float16."""
+    bits, group = int(settings["bits"]), int(settings["group_size"])
+    groups = _ceil(weight.columns, group) if group > 0 else 1
+    return weight.elements * bits // 8 + groups * weight.rows * bits // 8 + 2 * groups * weight.rows
+
+
+def _gptq(weight: Weight, settings: Settings) -> int:
+    """The same, the group of each input, and on the CPU the shifts of its kernel."""
+    return _awq(weight, settings) + 4 * weight.columns + (64 if weight.kind == "cpu" else 0)
+
+
+def _torchao_int8(weight: Weight, _: Settings) -> int:
+    """A byte for each element; for each row a scale in float32 and a zero in a byte."""
+    return weight.elements + 5 * weight.rows
+
+
+def _quanto(bits: int) -> Callable[[Weight, Settings], int]:
+    def bytes_of(weight: Weight, _: Settings) -> int:
+        """Scales in the model's dtype: one for each row, below 8 bits with a shift for each group; and two more."""
+        if bits == 8:
+            return weight.elements + weight.size * weight.rows + 8
+        group = next((size for size in (128, 96, 64, 32) if weight.columns % size == 0), weight.columns)
+        groups = weight.columns // group if weight.columns > 128 else 1
+        return weight.elements * bits // 8 + 2 * weight.size * groups * weight.rows + 8
+
+    return bytes_of
+
+
+def _modelopt_fp8(weight: Weight, _: Settings) -> int:
+    return weight.elements + 8
+
+
+def _modelopt_nvfp4(weight: Weight, _: Settings) -> int:
+    return weight.elements // 2 + weight.elements // 16 + 8
+
+
+def _dense(weight: Weight, _: Settings) -> int:
+    return weight.elements * weight.size
+
+
+# What configurations may say.
+
+
+def _one_of(default: Any, *values: Any) -> Setting:
+    return Setting(
+        default,
+        lambda value: any(value == one and type(value) is type(one) for one in values),
+        f"one of {', '.join(map(str, values))}",
+    )
+
+
+_FLAG = Setting(False, lambda value: isinstance(value, bool), "true or false")
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 24
+
+
+def _is_block(value: object) -> bool:
+    return value is None or (isinstance(value, tuple) and len(value) == 2 and all(map(_is_size, value)))
+
+
+def _is_names(value: object) -> bool:
+    return value is None or (isinstance(value, tuple) and len(value) <= MOST_NAMES and all(map(is_readable, value)))
+
+
+def _is_lists(value: object) -> bool:
+    return value is None or (isinstance(value, tuple) and all(one is not None and _is_names(one) for one in value))
+
+
+_NAMES = Setting(None, _is_names, f"a list of at most {MOST_NAMES} names")
+_GROUP = Setting(128, lambda value: value == -1 or _is_size(value), "a size, or -1 for the whole row")
+_NOTHING = Setting(None, lambda value: value is None, "not given")
+_EMPTY = Setting(None, lambda value: value is None or value == (), "not given")
+
+_BITSANDBYTES = {
+    "load_in_8bit": _FLAG,
+    "load_in_4bit": _FLAG,
+    "bnb_4bit_quant_type": _one_of("fp4", "fp4", "nf4"),
+    "bnb_4bit_use_double_quant": _FLAG,
+    "llm_int8_has_fp16_weight": _one_of(False, False),
+    "llm_int8_skip_modules": _NAMES,
+}
+_FLOAT8 = {
+    "weight_block_size": Setting((128, 128), _is_block, "two sizes, or null"),
+    "scale_fmt": _one_of("float", "float", "ue8m0"),
+    "activation_scheme": _one_of("dynamic", "dynamic", "static"),
+    "expert_dtype": _one_of("fp8", "fp8"),
+    "modules_to_convert": _EMPTY,
+    "modules_to_not_convert": _NAMES,
+    "ignored_layers": _NAMES,
+}
+_PACKED = {
+    "bits": _one_of(None, 2, 3, 4, 8),
+    "group_size": _GROUP,
+}
+_TORCHAO = {
+    "quant_type.default._type": Setting(None, lambda value: isinstance(value, str), "the name of a class of torchao"),
+    "quant_type.default._data.granularity._type": _one_of("PerRow", "PerRow"),
+    "quant_type.default._data.group_size": _NOTHING,
+    "include_input_output_embeddings": _one_of(False, False),
+    "untie_embedding_weights": _one_of(False, False),
+    "modules_to_not_convert": _NAMES,
+}
+_MODELOPT = {
+    "quant_algo": Setting(None, lambda value: isinstance(value, str), "the name of an algorithm"),
+    "exclude_modules": _NAMES,
+    "ignore": _NAMES,
+}
+_GROUP_OF_ALL = "config_groups.all"
+"""The groups of compressed-tensors, where they are alike."""
+_WHOLE_LINEAR = ("Linear", "NonDynamicallyQuantizableLinear")
+"""`torch.nn.Linear` and what is made of it, for quantisers that ask for an instance."""
+
+
+def _bitsandbytes(name: str, double: bool) -> Scheme:
+    when = {"load_in_4bit": True, "bnb_4bit_quant_type": name, "bnb_4bit_use_double_quant": double}
+    return Scheme(
+        f"{name}-double" if double else name,
+        "bitsandbytes",
+        _four_bits,
+        _BITSANDBYTES,
+        when,
+        classes=("Linear", "Conv1D"),
+        skips=("llm_int8_skip_modules",),
+    )
+
+
+def _torchao(name: str, cls: str, bytes_of: Callable[[Weight, Settings], int]) -> Scheme:
+    when = {"quant_type.default._type": cls}
+    return Scheme(name, "torchao", bytes_of, _TORCHAO, when, skips_by="parameter")
+
+
+def _by_name(rows: Iterable[Scheme]) -> Mapping[str, Scheme]:
+    return {row.name: row for row in rows}
+
+
+SCHEMES = _by_name(
+    (
+        Scheme(
+            "int8",
+            "bitsandbytes",
+            _int8,
+            _BITSANDBYTES,
+            {"load_in_8bit": True, "load_in_4bit": False},
+            classes=("Linear", "Conv1D"),
+            skips=("llm_int8_skip_modules",),
+        ),
+        *(_bitsandbytes(name, double) for name in ("nf4", "fp4") for double in (False, True)),
+        Scheme(
+            "fp8",
+            "fp8",
+            _float8,
+            _FLOAT8,
+            skips=("modules_to_not_convert", "ignored_layers"),
+            experts=True,
+        ),
+        Scheme(
+            "mxfp8",
+            "mxfp8",
+            _float8,
+            _FLOAT8,
+            skips=("modules_to_not_convert", "ignored_layers"),
+            experts=True,
+        ),
+        Scheme(
+            "mxfp4",
+            "mxfp4",
+            _mxfp4,
+            {"modules_to_not_convert": _NAMES},
+            classes=("GptOssExperts",),
+            float32=("gate_up_proj_bias", "down_proj_bias"),
+        ),
+        Scheme(
+            "compressed-fp8",
+            "compressed-tensors",
+            _int8,
+            {
+                f"{_GROUP_OF_ALL}.targets": _NAMES,
+                f"{_GROUP_OF_ALL}.weights.type": _one_of(None, "float"),
+                f"{_GROUP_OF_ALL}.weights.num_bits": _one_of(None, 8),
+                "ignore": _NAMES,
+            },
+            {f"{_GROUP_OF_ALL}.weights.num_bits": 8},
+            classes=_WHOLE_LINEAR,
+            skips=(),
+            default_skips="always",
+            only=(f"{_GROUP_OF_ALL}.targets", "ignore"),
+        ),
+        Scheme("compressed", "compressed-tensors", _dense, modules_known=False),
+        Scheme(
+            "gptq",
+            "gptq",
+            _gptq,
+            {
+                **_PACKED,
+                "checkpoint_format": _one_of("gptq", "gptq", "gptq_v2"),
+                "dynamic": _EMPTY,
+                "block_name_to_quantize": Setting(
+                    None, lambda value: value is None or isinstance(value, str), "the name of a module"
+                ),
+                "modules_in_block_to_quantize": Setting(None, _is_lists, "lists of names"),
+            },
+            classes=("Linear", "Conv1D"),
+            skips=(),
+            default_skips="never",
+            blocks=True,
+        ),
+        Scheme(
+            "awq",
+            "awq",
+            _awq,
+            {
+                **_PACKED,
+                "bits": _one_of(4, 4),
+                "version": Setting("gemm", lambda value: str(value).lower() == "gemm", "gemm"),
+                "zero_point": _one_of(True, True, False),
+                "modules_to_not_convert": _NAMES,
+            },
+            classes=_WHOLE_LINEAR,
+            default_skips="always",
+        ),
+        _torchao("torchao-int8", "Int8WeightOnlyConfig", _torchao_int8),
+        _torchao("torchao-float8", "Float8WeightOnlyConfig", _int8),
+        *(
+            Scheme(
+                f"quanto-{word}",
+                "quanto",
+                _quanto(bits),
+                {
+                    "weights": _one_of("int8", "int8", "float8", "int4", "int2"),
+                    "activations": _NOTHING,
+                    "modules_to_not_convert": _NAMES,
+                },
+                {"weights": word},
+                classes=_WHOLE_LINEAR,
+            )
+            for word, bits in (("int8", 8), ("float8", 8), ("int4", 4), ("int2", 2))
+        ),
+        *(
+            Scheme(
+                f"modelopt-{word}",
+                "modelopt",
+                bytes_of,
+                _MODELOPT,
+                {"quant_algo": word.upper()},
+                skips=("exclude_modules", "ignore"),
+            )
+            for word, bytes_of in (("fp8", _modelopt_fp8), ("nvfp4", _modelopt_nvfp4))
+        ),
+    )
+)
+"""Every scheme by its name: the word of `[loading] quantization`, where it can be made on load."""

@@ -1,0 +1,355 @@
+"""The tree of a model whose weights are quantised, as a consumer holds it on a host.
+
+`quantize(tree, word, facts, schemes)` is the whole of it, a pure function: a tree as its modules are written, the word
+of a scheme (`"nf4"`, or `None`), what decides on the host, and a consumer's table. It returns `Held`, the tree with the
+bytes that are held then and with what loading is told, or `NotHeld` with the reason. A checkpoint that is quantised
+already is what it is, whatever the word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any
+
+from devpolicy._core.loading.quantization import (
+    DTYPE,
+    Condition,
+    Facts,
+    Package,
+    Quantization,
+    Scheme,
+    SchemeSupport,
+    Weight,
+)
+from devpolicy._core.loading.schemes import SCHEMES
+from devpolicy._core.loading.skips import Skips, names_module
+from devpolicy._core.model.ranges import join
+from devpolicy._core.model.tree import DTYPE_BITS, ModelTree, Module, Tensor
+from devpolicy._core.sizes import format_size
+
+_EVERYWHERE = frozenset({"cpu", "disk"})
+_BLOCKS = (
+    *("transformer.h", "model.decoder.layers", "gpt_neox.layers", "model.layers", "model.language_model.layers"),
+    *("h", "decoder.layers", "layers"),
+)
+"""Where `optimum` looks for the blocks of a model, in this order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A model as it is held."""
+
+    tree: ModelTree
+    arguments: Mapping[str, Any] | None = None
+    """The configuration that loading is handed; `None` where it is handed none."""
+    beside: frozenset[str] = _EVERYWHERE
+    """Where weights may be kept beside accelerators."""
+    because: str = ""
+    """Why not elsewhere."""
+    scheme: str = "none"
+    """What the weights are held as: a name of `SCHEMES`, or `"none"`."""
+    dequantized: str = ""
+    """Why a quantised checkpoint is held dequantised; empty where it is not."""
+    assumed: tuple[Package, ...] = ()
+    """What must be installed, and is not recorded of the host."""
+    several: bool = True
+    """Whether it may be divided over accelerators."""
+    instead: Held | None = None
+    """What it is held as where it is divided, or kept elsewhere in part; `None` where that changes nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotHeld:
+    """Why a model cannot be held so."""
+
+    reason: str
+    notes: tuple[str, ...] = field(default=())
+
+
+def quantize(
+    tree: ModelTree, word: str | None, facts: Facts, schemes: Mapping[str, SchemeSupport], dtype: str | None = None
+) -> Held | NotHeld:
+    """Return a model as it is held in a scheme on a host by a consumer, or why it cannot be.
+
+    `word` is a name of `SCHEMES`; `None` and `"none"` leave the model as its checkpoint has it. `dtype` is what the
+    policy asks for.
+    """
+    if tree.quantization is not None:
+        return _stored(tree, tree.quantization, facts, schemes, dtype)
+    if word is None or word == "none":
+        return Held(tree)
+    return _made(tree, SCHEMES[word], facts, schemes.get(word), dtype)
+
+
+def _made(
+    tree: ModelTree, scheme: Scheme, facts: Facts, support: SchemeSupport | None, dtype: str | None
+) -> Held | NotHeld:
+    if support is None or not support.made:
+        return NotHeld(f"`{scheme.name}` cannot be made while a model is loaded")
+    unmet = _unmet(support.kept, facts) or _wrong_version(support.packages, facts)
+    if unmet:
+        return NotHeld(f"`{scheme.name}` cannot be made here: {unmet}")
+    settings = {key: setting.default for key, setting in scheme.settings.items()} | dict(scheme.when)
+    packed = _packed(tree, scheme, settings, facts.kind, dtype, support.making_takes)
+    if packed is None:
+        return NotHeld(f"`{scheme.name}` converts no module of `{tree.name}`")
+    own = dtype or tree.default_dtype or "float32"
+    return Held(
+        packed,
+        {key: own if value is DTYPE else value for key, value in support.making.items()},
+        support.beside_made,
+        support.because,
+        scheme.name,
+        assumed=_assumed(support.packages, facts),
+    )
+
+
+def _stored(
+    tree: ModelTree, quantization: Quantization, facts: Facts, schemes: Mapping[str, SchemeSupport], dtype: str | None
+) -> Held | NotHeld:
+    scheme, support = SCHEMES.get(quantization.scheme), schemes.get(quantization.scheme)
+    if scheme is None:
+        return NotHeld(quantization.problem, both_figures(tree, dtype))
+    if support is None or not support.stored:
+        return NotHeld(f"no such checkpoint is loaded from `{quantization.method}`", both_figures(tree, dtype))
+    settings = {"quant_method": quantization.method, **dict(quantization.settings)}
+    wrong = _wrong_version(support.packages, facts)
+    unmet = "no library runs it as it is stored" if support.kept is None else _unmet(support.kept, facts)
+    if tree.incomplete_reason is not None and not unmet and not wrong:
+        return Held(tree, scheme=scheme.name, assumed=_assumed(support.packages, facts))  # its tensors as stored
+    packed = None if unmet or wrong else _packed(tree, scheme, settings, facts.kind, dtype)
+    if packed is None and not unmet:
+        unmet = f"it converts no module of `{tree.name}`"
+    if wrong or (packed is None and (support.otherwise == "refused" or tree.incomplete_reason is not None)):
+        return NotHeld(f"`{scheme.name}` weights cannot be loaded here: {wrong or unmet}", both_figures(tree, dtype))
+    if packed is None:
+        return _dequantized(tree, scheme, quantization, support, facts, unmet, dtype)
+    return Held(
+        packed,
+        None if support.keeping is None else support.keeping(settings),
+        support.beside,
+        support.because,
+        scheme.name,
+        assumed=_assumed(support.packages, facts),
+        several=support.several,
+        instead=None
+        if support.several
+        else _dequantized(tree, scheme, quantization, support, facts, support.because, dtype),
+    )
+
+
+def _dequantized(
+    tree: ModelTree,
+    scheme: Scheme,
+    quantization: Quantization,
+    support: SchemeSupport,
+    facts: Facts,
+    why: str,
+    dtype: str | None,
+) -> Held:
+    perhaps = converted_paths(tree, quantization)  # what is dequantised cannot be read from the checkpoint as it is
+    paths = converted(tree, scheme, dict(quantization.settings))
+    takes = support.dequantizing_takes
+
+    def plain(module: Module) -> Module:
+        tensors = module.tensors
+        if module.path in paths:
+            tensors = tuple(replace(tensor, transient=_takes(tensor, takes, dtype)) for tensor in tensors)
+        return replace(module, in_place=module.in_place and module.path not in perhaps, tensors=tensors)
+
+    assumed = _assumed(support.packages, facts) if support.kept is None else ()
+    held = replace(tree, modules=tuple(map(plain, tree.modules)))
+    return Held(held, support.dequantizing, dequantized=why, assumed=assumed)
+
+
+def _takes(tensor: Tensor, each: int, dtype: str | None) -> int:
+    """Return the bytes beside a weight while it is converted; `each` was measured in a dtype of two bytes."""
+    return tensor.elements * each * DTYPE_BITS[tensor.dtype_as(dtype)] // 16 if len(tensor.shape) > 1 else 0
+
+
+def both_figures(tree: ModelTree, dtype: str | None = None) -> tuple[str, ...]:
+    """Return what a quantised checkpoint takes as it is stored, and dequantised, as a note."""
+    quantization = tree.quantization
+    stored = None if quantization is None else quantization.stored
+    if tree.incomplete_reason is not None:
+        size = format_size(tree.bytes_as() if stored is None else stored)
+        return (f"it takes {size} as stored; dequantised it is not known: {tree.incomplete_reason}",)
+    full = f"{format_size(tree.bytes_as(dtype))} dequantised to {dtype or tree.default_dtype or 'float32'}"
+    if stored is None and quantization is not None and quantization.scheme:
+        scheme = SCHEMES[quantization.scheme]
+        packed = _packed(tree, scheme, dict(quantization.settings), "", dtype)
+        stored = None if packed is None else packed.bytes_as(dtype)
+    return (f"it would take {full}" if stored is None else f"it takes {format_size(stored)} as stored, {full}",)
+
+
+# Which modules a scheme converts, and what their weights take.
+
+
+def converted_paths(tree: ModelTree, quantization: Quantization) -> frozenset[str]:
+    """Return the paths of the modules of a checkpoint that are stored quantised, as far as its scheme is known.
+
+    Of an unknown scheme each module that holds a matrix may be.
+    """
+    scheme = SCHEMES.get(quantization.scheme)
+    if scheme is None or not scheme.modules_known:
+        return frozenset(
+            module.path for module in tree.modules if any(len(tensor.shape) > 1 for tensor in module.tensors)
+        )
+    return converted(tree, scheme, dict(quantization.settings))
+
+
+def converted(tree: ModelTree, scheme: Scheme, settings: Mapping[str, Any]) -> frozenset[str]:
+    """Return the paths of the modules that a scheme converts, by its library's own rule."""
+    given = next((settings[key] for key in scheme.skips if settings.get(key) is not None), None)
+    names = list(given or ())
+    if scheme.default_skips == "always" or (scheme.default_skips == "unless listed" and given is None):
+        names += default_skips(tree)
+    skips, tail = Skips(names), ".weight" if scheme.skips_by == "parameter" else ""
+    tied = {name for group in tree.ties for name in group[1:]}
+    within = _blocks(tree, settings) if scheme.blocks else ""
+    return frozenset(
+        module.path
+        for module in tree.modules
+        if _is_convertible(module, scheme)
+        and not skips.leaves(module.path + tail)
+        and not any(tensor.float32_in == "float16" for tensor in module.tensors)
+        and not any(join(module.path, tensor.name) in tied for tensor in module.tensors)
+        and (not within or _in_blocks(module.path, within, settings))
+        and (scheme.only is None or _is_target(module, *(settings[key] or () for key in scheme.only)))
+    )
+
+
+def default_skips(tree: ModelTree) -> Iterator[str]:
+    """Yield what quantisers leave where they are given no list: tied weights, the last module, the head."""
+    repeated = set[str]()
+    for group in tree.ties:
+        repeated.update(group[1:])
+        yield from (name.removesuffix(".weight") for name in group)
+    for module in reversed(tree.modules):
+        parameters = [tensor for tensor in module.tensors if not tensor.buffer]
+        named = [join(module.path, tensor.name) for tensor in parameters]
+        last = next((name for name in reversed(named) if name not in repeated), None)
+        if last is not None:
+            yield last.removesuffix(".weight")
+            break
+    if tree.head is not None:
+        yield tree.head
+
+
+def _is_convertible(module: Module, scheme: Scheme) -> bool:
+    return module.class_name in scheme.classes or (scheme.experts and module.path.rpartition(".")[2] == "experts")
+
+
+def _is_target(module: Module, targets: Iterable[str], ignored: Iterable[str]) -> bool:
+    return names_module(targets, module.path, module.class_name) and not names_module(
+        ignored, module.path, module.class_name
+    )
+
+
+def _blocks(tree: ModelTree, settings: Mapping[str, Any]) -> str:
+    """Return the path below which all converted modules are, as `optimum` finds it; a path of no module where none."""
+    given = settings["block_name_to_quantize"]
+    known = [given] if given is not None else [path for path in _BLOCKS if path in tree.index]
+    return known[0] if known else "."
+
+
+def _in_blocks(path: str, within: str, settings: Mapping[str, Any]) -> bool:
+    lists = settings["modules_in_block_to_quantize"]
+    ends = tuple(name for names in lists or () for name in names)
+    return path.startswith(within) and (lists is None or path.endswith(ends))
+
+
+def _packed(
+    tree: ModelTree, scheme: Scheme, settings: Mapping[str, Any], kind: str, dtype: str | None, takes: int = 0
+) -> ModelTree | None:
+    """Return a tree with the bytes of its converted weights, `None` where nothing is converted.
+
+    `takes` are the bytes for each element that making them takes for a moment.
+    """
+    paths = converted(tree, scheme, settings)
+    if not paths:
+        return None
+    made: dict[tuple[str, tuple[Tensor, ...]], tuple[Tensor, ...]] = {}
+
+    def tensors_of(module: Module) -> tuple[Tensor, ...]:
+        key = module.class_name, module.tensors
+        if key not in made:
+            packed = (_tensor(tensor, module, scheme, settings, kind, dtype) for tensor in module.tensors)
+            made[key] = tuple(
+                replace(tensor, transient=_takes(tensor, takes, dtype)) if tensor.packed is not None else tensor
+                for tensor in packed
+            )
+        return made[key]
+
+    modules = tuple(
+        replace(module, tensors=tensors_of(module)) if module.path in paths else module for module in tree.modules
+    )
+    return replace(tree, modules=modules)
+
+
+def _tensor(
+    tensor: Tensor, module: Module, scheme: Scheme, settings: Mapping[str, Any], kind: str, dtype: str | None
+) -> Tensor:
+    """Return a tensor of a converted module."""
+    if tensor.name in scheme.float32:
+        return replace(tensor, dtype="float32", float32_in="any")
+    if tensor.buffer or len(tensor.shape) < 2 or (tensor.name != "weight" and len(tensor.shape) != 3):
+        return tensor
+    *count, rows, columns = tensor.shape
+    if module.class_name == "Conv1D":  # which keeps its weight the other way round
+        rows, columns = columns, rows
+    size = DTYPE_BITS[tensor.dtype_as(dtype)] // 8
+    return replace(tensor, packed=prod(count) * scheme.bytes(Weight(rows, columns, size, kind), settings))
+
+
+# What a host has.
+
+
+def _unmet(condition: Condition | None, facts: Facts) -> str:
+    """Return what a host lacks for a scheme, empty where it lacks nothing."""
+    if condition is None:
+        return ""
+    if condition.capability:
+        if facts.kind not in condition.capability:
+            return f"`{facts.kind}` does not run it"
+        least = condition.capability[facts.kind]
+        if least is not None and (facts.capability is None or facts.capability < least):
+            has = "not known" if facts.capability is None else ".".join(map(str, facts.capability))
+            return f"it needs compute capability {'.'.join(map(str, least))}, and the least of this host is {has}"
+    versions = dict(facts.versions)
+    for package in condition.recorded:
+        version = versions.get(package.name)
+        if version is None:
+            return f"it needs `{package}`, and this host does not record a version of it"
+        if not _is_version(version, package.version):
+            return f"it needs `{package}`, and this host has {version}"
+    return ""
+
+
+def _wrong_version(packages: tuple[Package, ...], facts: Facts) -> str:
+    versions = dict(facts.versions)
+    for package in packages:
+        version = versions.get(package.name)
+        if version is not None and not _is_version(version, package.version):
+            return f"it needs `{package}`, and this host has {version}"
+    return ""
+
+
+def _assumed(packages: tuple[Package, ...], facts: Facts) -> tuple[Package, ...]:
+    known = dict(facts.versions)
+    return tuple(package for package in packages if package.name not in known)
+
+
+def _is_version(version: str, wanted: str) -> bool:
+    """Return whether a version is as wanted; what is no version is taken to be."""
+    if not wanted:
+        return True
+    from packaging.specifiers import SpecifierSet
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        return SpecifierSet(wanted, prereleases=True).contains(Version(version))
+    except InvalidVersion:
+        return True

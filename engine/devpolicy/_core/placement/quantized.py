@@ -1,0 +1,76 @@
+"""How a model's weights are held on the devices of a plan, where they are quantised.
+
+Owns what of a host and a policy decides it, and what is told about it. The tables of schemes are in `loading`, and what
+they do to a tree is in `model.quantize`: no scheme has a name here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from devpolicy._core.abilities import Target, target_of, targets
+from devpolicy._core.errors import Diagnostic
+from devpolicy._core.host import Host
+from devpolicy._core.language.policy import ResolvedPolicy
+from devpolicy._core.loading.quantization import Facts
+from devpolicy._core.model.quantize import Held, NotHeld, both_figures, quantize
+from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.placement.apply_rules import Refused
+from devpolicy._core.placement.plan import Plan
+
+
+def facts_of(host: Host, kind: str) -> Facts:
+    """Return what of a host decides how quantised weights are held by devices of a type."""
+    devices = [device.capability for device in host.devices(kind) if device.fault is None]
+    known = [capability for capability in devices if capability is not None]
+    # Transformers asks the first device, and the model may be on any: the least of them does for all.
+    least = min(known) if known and len(known) == len(devices) else None
+    return Facts(kind, least, host.versions)
+
+
+def held_on(kind: str, policy: ResolvedPolicy, tree: ModelTree, host: Host, consumer: Target) -> Held:
+    """Return a model as a consumer holds it on devices of a type. Raises `Refused` (DP417) where it cannot."""
+    word = next(iter(policy.loading.quantization), None)
+    facts, dtype = facts_of(host, kind), policy.workload.dtype
+    found = tree.remembered(
+        ("held", word, facts, consumer.name, dtype),
+        lambda: quantize(tree, word, facts, consumer.abilities.schemes, dtype),
+    )
+    if isinstance(found, NotHeld):
+        raise Refused(_refusal(found, tree, consumer))
+    return found
+
+
+def without_ties(held: Held) -> Held:
+    """Return a model as it is held where tied tensors are copied."""
+    tree = held.tree
+    instead = None if held.instead is None else without_ties(held.instead)
+    return replace(held, tree=tree.remembered("untied", lambda: replace(tree, ties=())), instead=instead)
+
+
+def tree_of(plan: Plan, policy: ResolvedPolicy, tree: ModelTree, host: Host) -> ModelTree:
+    """Return the model of a plan as it is held by it. Raises `Refused` where nothing holds it."""
+    kinds = {unit.runs_on.type.value for unit in plan.placements.values()}
+    return held_on(min(kinds, default="cpu"), policy, tree, host, target_of(plan.target)).tree
+
+
+def _refusal(found: NotHeld, tree: ModelTree, consumer: Target) -> Diagnostic:
+    quantization = tree.quantization
+    if quantization is None:
+        return Diagnostic("DP417", found.reason, notes=found.notes, help="leave the scheme out, or plan another host")
+    others = [name for name, target in targets().items() if quantization.scheme in target.abilities.schemes]
+    hint = (
+        f"plan for {' or '.join(f'`{name}`' for name in others)}"
+        if others and consumer.name not in others
+        else ('say what it takes where it is loaded: `needs = "24 GiB"` in the component, in place of its model')
+    )
+    message = f"the weights of `{tree.name}` are quantised (`{quantization.method}`), and `{consumer.name}` "
+    return Diagnostic("DP417", f"{message}cannot load them: {found.reason}", notes=found.notes, help=hint)
+
+
+def findings_of_form(held: Held, tree: ModelTree, policy: ResolvedPolicy) -> list[Diagnostic]:
+    """Return what is to be said of how a model is held: that it takes more than its checkpoint."""
+    if not held.dequantized or tree.quantization is None:
+        return []
+    message = f"the `{tree.quantization.method}` weights of `{tree.name}` are dequantised here: {held.dequantized}"
+    return [Diagnostic("DP418", message, notes=both_figures(tree, policy.workload.dtype), severity="warning")]
