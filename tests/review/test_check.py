@@ -23,7 +23,9 @@ POLICY = Policy.parse('prefer = "cuda"\n[offload]\nlm_head = "disk"\n')
 LLAMA = ModelTree.load("llama-3.1-8b")
 SOUND = plan_outcome(POLICY, LLAMA, Host.load("2x24gb"))
 REFUSED = plan_outcome(POLICY, LLAMA, Host.load("cpu-only"))
-EVERY = [Property(name) for name in OF_A_PLAN if name not in ("never_on", "runs")]  # `runs` is tested with what runs
+EVERY = [
+    Property(name) for name in OF_A_PLAN if name not in ("never_on", "context", "runs")
+]  # `runs` is tested with what runs
 
 
 def broken(name: str, outcome: Outcome, term: str = "") -> str:
@@ -45,6 +47,12 @@ def moved(outcome: Outcome, **devices: str) -> Outcome:
     }
     plan = replace(outcome.plan, device=ComponentDevice.from_multiple(given), placements=Placements(units))
     return replace(outcome, plan=plan, device=plan.device)
+
+
+def test_a_plan_has_room_for_its_tokens() -> None:
+    assert list(violations(Property("context", tokens=1), SOUND)) == []
+    (told,) = violations(Property("context", tokens=1 << 20), SOUND)
+    assert told.startswith("its KV cache has room for ")
 
 
 def test_all_hold_of_a_sound_plan_but_that_nothing_is_streamed() -> None:

@@ -197,8 +197,8 @@ def test_a_step_of_memory_leads_to_another_host_of_the_family_with_more_of_it() 
 
 
 def test_every_property_that_can_be_named_can_be_asked() -> None:
-    assert {*_CHECKS, "never_on"} == set(OF_A_PLAN)
-    for name in {*OF_A_PLAN, *OF_A_FAMILY} - {"never_on"}:
+    assert {*_CHECKS, "never_on", "context"} == set(OF_A_PLAN)
+    for name in {*OF_A_PLAN, *OF_A_FAMILY} - {"never_on", "context"}:
         assert verdict('prefer = ["cuda", "cpu"]', name, space=replace(FAMILY, most=1)).status == "proved"
 
 

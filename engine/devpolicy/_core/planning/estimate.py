@@ -25,6 +25,8 @@ class Filling:
     workload: Workload
     rooms: Sequence[int]
     """The bytes that each device has for weights, KV cache and activations."""
+    alone: int = 0
+    """Those of the device that holds the plan, where it is one: it also holds what loading takes."""
 
     @cached_property
     def streams(self) -> bool:
@@ -42,11 +44,11 @@ class Filling:
         return weights + sum(size for _, size in kv_caches(self.tree, asked)) + activation_bytes(self.tree, asked)
 
     def holds(self, tokens: int) -> bool | None:
-        """Whether whole units find room: one device holds all, or all of them hold less; `None` where neither is so."""
-        need, rooms = self.needs(tokens), [max(0, room) for room in self.rooms]
-        if need <= max(rooms, default=0):
+        """Whether units find room: the one device of the plan holds them, or all hold less; `None` where neither is."""
+        need = self.needs(tokens)
+        if need <= self.alone:
             return True
-        return False if need > sum(rooms) else None
+        return False if need > sum(max(0, room) for room in self.rooms) else None
 
     def fits(self, tokens: int) -> bool:
         """Whether the units fit one behind the other, each device filled before the next."""

@@ -117,7 +117,10 @@ class _Question:
         """Return the most tokens that fit, given a plan of the model."""
         selection = select_devices(self.policy.prefer[0], self.policy, self.host)
         workload = replace(self.policy.workload, batch=batch)
-        filling = Filling(made, self.tree, workload, [one.budget for one in selection.devices])
+        rooms = {str(one): one.budget for one in selection.devices}
+        used = {str(unit.runs_on) for unit in made.placements.values()}
+        alone = rooms.get(min(used), 0) if len(used) == 1 else 0
+        filling = Filling(made, self.tree, workload, list(rooms.values()), alone)
         # Rules may use other devices, `reserve` other figures, and overflow needs fewer bytes: then sums prove nothing.
         reserves = any(rule.activations is not None or rule.kv_cache is not None for rule in self.policy.memory)
         proves = not (filling.streams or reserves or self.policy.rules or self.policy.overflow)
