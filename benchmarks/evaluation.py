@@ -11,8 +11,8 @@ from itertools import pairwise
 from typing import Any
 
 from devpolicy import Host, ModelTree, Policy, ResolvedPolicy
-from devpolicy._core.cost.speeds import Speeds, bandwidth_of
-from devpolicy._core.cost.times import ATTO, Costs, per_byte
+from devpolicy._core.cost.speeds import Speeds, speed_of
+from devpolicy._core.cost.times import ATTO, Costs
 from devpolicy._core.language.policy import DeviceSelector, Workload
 from devpolicy._core.memory.budgets import DeviceBudget, cpu_budget, disk_budget
 from devpolicy._core.memory.sizing import size_model
@@ -86,7 +86,7 @@ def score(case: Case, device_map: Mapping[str, Any]) -> Score:
         held[name] += sizing.weights[at]
         weights[name] += sizing.weights[at]
         merged[name] = max(merged[name], sizing.merged[at])
-        time += costs.read(unit) * per_byte(bandwidth_of(devices[runs].device, case.host))
+        time += costs.time(unit, speed_of(devices[runs].device, case.host, sizing.dtype))
         used.update([runs] if module.tensors else [])
         if costs.read(unit):
             walked.append(runs)

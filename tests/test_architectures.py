@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from devpolicy._core.model.architectures import architectures, read
+from devpolicy._core.simulator.loading import require_built
+from devpolicy.errors import SimulationDepthError
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -33,6 +35,10 @@ def types() -> list[str]:
 
 def test_the_table_says_what_is_seen(tmp_path: Path) -> None:
     pytest.importorskip("tools.architectures.table", reason="the tools do not travel with the tests")
+    try:
+        require_built("tensors")
+    except SimulationDepthError as missing:
+        pytest.skip(str(missing))
     from tools.architectures.rows import read as read_rows
     from tools.architectures.table import table
 

@@ -15,6 +15,7 @@ NEEDS = {
     "harness": ("torch", "psutil"),
     "placement": ("torch", "transformers", "accelerate"),
     "planning": ("torch", "transformers", "accelerate"),
+    "prediction": ("torch", "transformers", "accelerate"),
     "silicon": ("torch", "transformers", "accelerate"),
     "simulation": ("torch", "transformers", "accelerate"),
     "startup": ("torch", "haystack"),

@@ -28,16 +28,19 @@ def sequences(draw: st.DrawFn) -> World:
     return sizes, reads, between, devices, draw(st.sampled_from((None, 0)))
 
 
-def _groups(devices: list[tuple[int, int]]) -> list[DeviceGroup]:
+def _groups(devices: list[tuple[int, int]], reads: list[int]) -> list[DeviceGroup]:
     """Device 0 alone, since things stand on it; the others with their like."""
     alike: dict[tuple[int, int], list[int]] = {}
     for number, kind in list(enumerate(devices))[1:]:
         alike.setdefault(kind, []).append(number)
-    return [DeviceGroup((0,), *devices[0]), *(DeviceGroup(tuple(numbers), *kind) for kind, numbers in alike.items())]
+    pairs = [((0,), devices[0]), *((tuple(numbers), kind) for kind, numbers in alike.items())]
+    return [
+        DeviceGroup(numbers, room, [0, *accumulate(rate * read for read in reads)]) for numbers, (room, rate) in pairs
+    ]
 
 
-def _sequence(sizes: list[int], reads: list[int], between: list[list[int]]) -> LayerSequence:
-    return LayerSequence(Sums.of(sizes, [0] * len(sizes)), [0, *accumulate(reads)], [tuple(one) for one in between], 7)
+def _sequence(sizes: list[int], between: list[list[int]]) -> LayerSequence:
+    return LayerSequence(Sums.of(sizes, [0] * len(sizes)), [tuple(one) for one in between], 7)
 
 
 def _time(
@@ -93,7 +96,7 @@ def _checked(found: tuple[int, DeviceRuns] | None, world: World, *, ordered: boo
 @given(sequences())
 def test_the_least_time_is_that_of_the_best_chain_of_any_devices_in_any_order(world: World) -> None:
     sizes, reads, between, devices, must = world
-    found = next(device_runs(_sequence(sizes, reads, between), _groups(devices), must), None)
+    found = next(device_runs(_sequence(sizes, between), _groups(devices, reads), must), None)
     made = _checked(found, world, ordered=False)
     assert len(dict(made)) == len(made)
 
@@ -103,10 +106,10 @@ def test_with_too_many_kinds_the_least_time_is_that_of_the_best_chain_in_the_ord
     sizes, reads, between, devices, must = world
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MOST_STEPS", 0)
-        found = next(device_runs(_sequence(sizes, reads, between), _groups(devices), must), None)
+        found = next(device_runs(_sequence(sizes, between), _groups(devices, reads), must), None)
     _checked(found, world, ordered=True)
 
 
 def test_of_equal_devices_the_lowest_are_used() -> None:
-    sequence = _sequence([5, 5], [1, 1], [[], [], []])
-    assert next(device_runs(sequence, [DeviceGroup((2, 3, 5), 5, 1)])) == (2 + 7, [(2, 1), (3, 2)])
+    sequence = _sequence([5, 5], [[], [], []])
+    assert next(device_runs(sequence, [DeviceGroup((2, 3, 5), 5, [0, 1, 2])])) == (2 + 7, [(2, 1), (3, 2)])

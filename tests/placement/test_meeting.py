@@ -91,8 +91,8 @@ def test_rules_that_part_what_meets_are_obeyed_and_told() -> None:
     assert [warning.code for warning in made.warnings] == ["DP423"]
 
 
-def test_a_class_that_declares_no_blocks_is_divided_with_a_warning() -> None:
-    model = tree("layers ModuleList", *BLOCKS, no_split="[]")
+def test_a_container_of_blocks_with_parameters_of_its_own_is_divided_with_a_warning() -> None:
+    model = tree("stack Stack 1", "stack.layers ModuleList", *(f"stack.{block}" for block in BLOCKS))
     told = placed(model).warnings
     assert [warning.code for warning in told] == ["DP423"]
     assert "devpolicy dry-run" in told[0].help

@@ -16,9 +16,14 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
-from devpolicy import Accelerator, Host, Plan, Policy, Unsatisfiable, plan  # noqa: E402
+if tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 24):
+    pytest.skip("the rules of quantisers are those of Transformers 5.24", allow_module_level=True)
+
+from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, Unsatisfiable, plan  # noqa: E402
+from devpolicy._core.model import config, structure  # noqa: E402
+from devpolicy.errors import ModelError  # noqa: E402
 from devpolicy.testing import simulate_host, simulated_device  # noqa: E402
-from tests.quantized.checkpoints import LIBRARIES, make  # noqa: E402
+from tests.quantized.checkpoints import LIBRARIES, MAKERS, make  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # each library warns of its own ways
@@ -243,3 +248,34 @@ def test_our_map_computes_what_the_library_s_own_does(name: str, checkpoints: Pa
             model = transformers.AutoModelForCausalLM.from_pretrained(folder, **device_map)
             answers.append(model(tokens.to("cuda:0")).logits.float().cpu())
     assert torch.equal(*answers)
+
+
+def test_a_dry_run_of_quantised_weights_is_refused(checkpoints: Path) -> None:
+    from devpolicy._core.errors import DevPolicyError
+
+    folder = checkpoint("fp8", checkpoints)
+    made = plan(policy("8.9", ONE), folder, HOSTS["8.9"])
+    with pytest.raises(DevPolicyError, match="without its quantiser"):
+        made.dry_run(folder, HOSTS["8.9"])
+
+
+@pytest.mark.parametrize("libraries", [True, False])
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_bare_configuration_plans_what_the_checkpoint_plans(
+    name: str, libraries: bool, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = checkpoint(name, checkpoints)
+    if not libraries:
+        monkeypatch.setattr(config, "has_transformers", lambda: False)
+        monkeypatch.setattr(structure, "has_transformers", lambda: False)
+    if name == "mxfp4" and not libraries:  # whose family has no template
+        with pytest.raises(ModelError, match="read with Transformers"):
+            ModelTree.from_config(folder / "config.json")
+        return
+    for host in ("8.0", "8.9", "cpu"):
+        bare, whole = (plan(policy(host, ONE), model, HOSTS[host]) for model in (folder / "config.json", folder))
+        assert bare.to_hf_kwargs().keys() == whole.to_hf_kwargs().keys()
+        assert {device: one.weights for device, one in bare.ledger.items()} == {
+            device: one.weights for device, one in whole.ledger.items()
+        }
+        assert bare.loading.scheme == whole.loading.scheme

@@ -246,14 +246,16 @@ def test_what_stays_in_float32_is_not_kept_on_disk_where_it_would_run_in_half(dt
     with torch.no_grad():
         expected = cls.from_pretrained(folder, dtype=dtype).eval()(**words).logits  # type: ignore[attr-defined]
     for place in ("cpu", "disk"):
-        asked = Policy.parse(f'prefer = "cuda"\n[offload]\n"encoder.block.*" = "{place}"\n[workload]\ncontext = 8')
+        entries = f'"encoder.block.*" = "{place}"\n[workload]\ncontext = 8'
         if (place, dtype) == ("disk", "float16"):
             with pytest.raises(Unsatisfiable) as refused:
-                plan(asked, folder, HOST)
+                plan(Policy.parse(f'prefer = "cuda"\n[offload]\n{entries}'), folder, HOST)
             assert refused.value.code == "DP413"
-            assert "wo.weight" in str(refused.value)
-            continue
-        made = plan(asked, folder, HOST)
+            remedy = '"**.wo" = "cpu"'
+            assert remedy in str(refused.value.diagnostics[0].help)
+            entries = f"{remedy}\n{entries}"
+        made = plan(Policy.parse(f'prefer = "cuda"\n[offload]\n{entries}'), folder, HOST)
+        assert place in made.ledger
         with simulate_host(HOST, depth="tensors"), torch.no_grad():
             model = cls.from_pretrained(folder, **made.to_hf_kwargs()).eval()  # type: ignore[attr-defined]
             assert made.verify(model) == []

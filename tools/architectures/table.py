@@ -5,6 +5,7 @@ Owns the verdicts. `python -m tools.architectures --write` writes both.
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
@@ -129,6 +130,12 @@ def _page(rows: list[dict[str, Any]]) -> str:
     ours = [row for row in by_auto if verdict(row)[0] in ("runs", "no-offload")]
     kept = Counter(cache(row) for row in built)
     libraries = ", ".join(f"{name} {version(name).partition('+')[0]}" for name in LIBRARIES)
+    shares = (
+        f'Of {len(by_auto)} classes that `device_map="auto"` runs on several devices with the outputs of the CPU, '
+        f"{len(ours)} also run divided by a plan. Of {sum(kept.values()) - kept['']} that make a cache, "
+        f"it is the ledger's in {kept['equal']}, smaller in {kept['less']}, larger in {kept['more']}, and elsewhere in "
+        f"{kept['elsewhere']}. Smaller and larger are those whose encoder has a limit or none (limits.md)."
+    )
     lines = [
         "",
         f"With {libraries}: {len(rows)} classes, {len(built)} of them built tiny.",
@@ -137,9 +144,7 @@ def _page(rows: list[dict[str, Any]]) -> str:
         "|---|---|",
         *(f"| `{name}` | {counts[name]} |" for name in MEANINGS if counts[name]),
         "",
-        f'Of {len(by_auto)} classes that `device_map="auto"` runs on several devices with the outputs of the CPU, '
-        f"{len(ours)} also run divided by a plan. Of {sum(kept.values()) - kept['']} that make a cache, "
-        f"it is the ledger's in {kept['equal']}, smaller in {kept['less']}, larger in {kept['more']}.",
+        *textwrap.wrap(shares, 119, break_long_words=False),
         "",
         "| class | verdict | why |",
         "|---|---|---|",
@@ -148,7 +153,8 @@ def _page(rows: list[dict[str, Any]]) -> str:
         found, reason = verdict(row)
         if found != "runs":
             lines.append(f"| {row['class']} | `{found}` | {_cell(reason)} |")
-    return "\n".join([*lines, "", "All others run: " + ", ".join(_running(rows)) + ".", "", ""])
+    others = textwrap.fill("All others run: " + ", ".join(_running(rows)) + ".", 119, break_long_words=False)
+    return "\n".join([*lines, "", others, "", ""])
 
 
 def _running(rows: list[dict[str, Any]]) -> list[str]:

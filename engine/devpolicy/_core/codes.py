@@ -199,7 +199,8 @@ CODES: dict[str, Code] = {
     "DP413": Code(
         "float32 beside a smaller dtype, on disk",
         "Transformers keeps some weights of a model in float32 (T5's `wo` in float16), and what stays on the disk is "
-        "read in the model's dtype: the answers would not be those of the model. The CPU keeps them as they are.",
+        "read in the model's dtype: the answers would not be those of the model. The CPU keeps them as they are: "
+        "an entry for them before the one for their block stores them there, and the rest on the disk.",
     ),
     "DP414": Code(
         "activations that are not known",
@@ -236,11 +237,17 @@ CODES: dict[str, Code] = {
         "with the versions that `docs/architectures.md` names. This plan divides it in the same way. Where it runs all "
         "the same, nothing has to be done: `devpolicy dry-run` says so.",
     ),
+    "DP422": Code(
+        "a model that does not declare its blocks",
+        "accelerate moves the inputs of modules, and nothing that a module computes between them. Classes of "
+        "Transformers that were written for that say which blocks stay whole (`_no_split_modules`); this one does not, "
+        "so a plan that divides it may not run. `devpolicy dry-run` tells.",
+    ),
     "DP423": Code(
         "a map that is not known to run",
         "A device map says where tensors are, not that the code moves its inputs there. accelerate moves what modules "
-        "are given; what the code around them computes it does not move. The class declares no blocks that stay "
-        "together, or has parameters of its own, or rules run apart what meets, and nobody has tried it. "
+        "are given; what the code around them computes it does not move. The class has parameters of its own "
+        "beside its children, or rules run apart what meets, and nobody has tried it. "
         "`devpolicy dry-run` loads and runs it on simulated devices, and says where it fails.",
     ),
     # Lint.

@@ -13,6 +13,7 @@ from typing import Any
 
 from devpolicy._core.certify.highs import available, least_time
 from devpolicy._core.certify.relaxation import Relaxation, relaxations
+from devpolicy._core.cost.prediction import Prediction
 from devpolicy._core.errors import DevPolicyError
 from devpolicy._core.host import Host
 from devpolicy._core.language.policy import ResolvedPolicy
@@ -75,8 +76,19 @@ def certify(
     found = [_solved(one) if by_solver else by_hand(one) for one in relaxations(problem)]
     # What no main device allows is none of the answers; the plan itself is one, so there is one at least.
     bounds = [bound for bound in found if bound is not None]
-    bound = min(min(bounds, default=0) // each, plan.prediction.ns)
-    return Certificate(max(0, bound), plan.prediction.ns, _by() if by_solver else BY_HAND)
+    own = _own_ns(plan.prediction, placed)
+    bound = min(min(bounds, default=0) // each, own)
+    return Certificate(max(0, bound), own, _by() if by_solver else BY_HAND)
+
+
+def _own_ns(prediction: Prediction, placed: PlacedModel) -> int:
+    """Return the time by which a plan was chosen, without the calls of modules, which are the same in every plan."""
+    context, solution = placed.context, placed.solution
+    if not context.costs.first_token:
+        return prediction.ns - prediction.calling_ns
+    places = {at: offload.place for at, offload in solution.offloaded.items()}
+    times = context.costs.times(placed.division.units, solution.device, places, context.speeds, link=context.link)
+    return times.total // 10**9
 
 
 def open_problem(placed: PlacedModel) -> Problem:
@@ -103,11 +115,11 @@ def _by() -> str:
 
 
 def by_hand(relaxed: Relaxation) -> int | None:
-    """Return the time with every byte read at the best rate, and what cannot stay transferred at the best price."""
+    """Return the time with everything on its fastest device, and what cannot stay transferred at the best price."""
     if not relaxed.devices:
         return None
-    best = min(one.rate for one in relaxed.devices)
-    reading = sum(kind.count * kind.read for kind in relaxed.kinds) * best
+    numbers = [one.number for one in relaxed.devices]
+    reading = sum(kind.count * min(kind.times[number] for number in numbers) for kind in relaxed.kinds)
     missing = sum(kind.count * kind.weights for kind in relaxed.kinds) - sum(
         max(0, one.room) for one in relaxed.devices
     )

@@ -60,16 +60,16 @@ def least_time(relaxed: Relaxation) -> int | None:
     resident: dict[tuple[int, int], int] = {}
     away: dict[tuple[int, str], int] = {}
     used = {one.number: model.variable(relaxed.device_hop / _MS, 1, whole=True) for one in relaxed.devices}
-    rates = {one.number: one.rate for one in relaxed.devices}
+    usable = [one.number for one in relaxed.devices]
     for at, kind in enumerate(relaxed.kinds):
-        allowed = [*rates] if kind.allowed is None else kind.allowed
+        allowed = usable if kind.allowed is None else kind.allowed
         if kind.runs_on_main and relaxed.main is not None:
             allowed = [relaxed.main]
-        for number in (number for number in allowed if number in rates):
-            resident[at, number] = model.variable(kind.read * rates[number] / _MS, kind.count, whole=True)
+        for number in (number for number in allowed if number in usable):
+            resident[at, number] = model.variable(kind.times[number] / _MS, kind.count, whole=True)
         for place, time in kind.away:
             assert relaxed.main is not None  # INVARIANT: nothing goes where there is no main device
-            cost = (time + kind.read * rates.get(relaxed.main, 0)) / _MS
+            cost = (time + kind.times[relaxed.main]) / _MS
             away[at, place] = model.variable(cost, kind.count, whole=True)
         mine = [*(resident[key] for key in resident if key[0] == at), *(away[key] for key in away if key[0] == at)]
         model.row(kind.count, kind.count, dict.fromkeys(mine, 1.0))
@@ -106,7 +106,9 @@ def least_time(relaxed: Relaxation) -> int | None:
         if sizes:
             model.row(-free, max(0, room) / _GIB, sizes)
     for first, second in zip(relaxed.devices, relaxed.devices[1:], strict=False):
-        alike = (first.room, first.rate, first.weights_only) == (second.room, second.rate, second.weights_only)
+        alike = (first.room, first.weights_only) == (second.room, second.weights_only) and all(
+            kind.times[first.number] == kind.times[second.number] for kind in relaxed.kinds
+        )
         if alike and relaxed.main not in (first.number, second.number):
             model.row(0, free, {used[first.number]: 1.0, used[second.number]: -1.0})
     found = model.bound()

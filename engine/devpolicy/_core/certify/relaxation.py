@@ -7,11 +7,12 @@ no solver.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from devpolicy._core.placement.candidates import movable
 from devpolicy._core.placement.colocate import allowed_devices
+from devpolicy._core.placement.divide import Unit
 from devpolicy._core.placement.search import Problem
 
 
@@ -24,7 +25,8 @@ class Kind:
     weights: int
     cache: int
     buffers: int
-    read: int
+    times: tuple[int, ...]
+    """Attoseconds on each device of the host."""
     onload_peak: int
     rewritten: int
     away: tuple[tuple[str, int], ...]
@@ -37,13 +39,12 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One device: bytes beside what is fixed once it is used, the time of reading a byte, and what it must hold."""
+    """One device: bytes beside what is fixed once it is used, and what it must hold."""
 
     number: int
     room: int
     required: bool
     weights_only: bool
-    rate: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,25 +71,29 @@ def relaxations(problem: Problem) -> Iterator[Relaxation]:
     mains: list[int | None] = [*problem.undominated_mains()] if problem.needs_main or spills else []
     if not problem.needs_main:
         mains.append(None)
-    costs, rates = context.costs, context.rates
+    costs = context.costs
     for main in mains:
         bins, closed = problem.bins(main)
         if any(one.fixed > one.budget for one in closed.values()):
             continue
         usable = {**problem.chosen_bins(main), **bins}
         devices = tuple(
-            Device(number, one.budget - one.fixed, one.required, one.weights_only, rates[number])
+            Device(number, one.budget - one.fixed, one.required, one.weights_only)
             for number, one in sorted(usable.items())
         )
         rooms = (
             ("cpu", context.cpu.budget - assignment.stored["cpu"]),
             ("disk", context.disk.budget - assignment.stored["disk"]),
         )
-        fixed = sum(costs.read(problem.units[at]) * rates[number] for at, (number, _) in assignment.pinned.items())
+        fixed = sum(
+            costs.time(problem.units[at], context.speeds[number]) for at, (number, _) in assignment.pinned.items()
+        )
         for at, offload in assignment.offloaded.items():
             unit = problem.units[at]
             assert main is not None  # INVARIANT: what is offloaded needs a main device
-            fixed += costs.read(unit) * rates[main] + costs.transfer_time(unit, offload.place, link=context.link)
+            fixed += costs.time(unit, context.speeds[main]) + costs.transfer_time(
+                unit, offload.place, link=context.link
+            )
         yield Relaxation(_kinds(problem, main), devices, main, rooms, problem.streaming, fixed, costs.device_hop)
 
 
@@ -101,6 +106,10 @@ def _kinds(problem: Problem, main: int | None) -> tuple[Kind, ...]:
     if context.unified:
         places = [place for place in places if place != "cpu"]
     counted: dict[Kind, int] = {}
+
+    def times(members: Sequence[Unit]) -> tuple[int, ...]:
+        return tuple(sum(costs.time(unit, speed) for unit in members) for speed in context.speeds)
+
     clusters = [*assignment.clusters, *(cluster for cluster in movable(problem) if cluster[0] in on_main)]
     left = on_main - {at for cluster in clusters for at in cluster}
     for cluster in [*clusters, *((at,) for at in sorted(left))]:
@@ -113,9 +122,8 @@ def _kinds(problem: Problem, main: int | None) -> tuple[Kind, ...]:
         cache, weights = sum(unit.kv_cache for unit in of), sum(unit.weights for unit in of)
         buffers = sum(unit.buffers for unit in of)
         kind = Kind(
-            1, weights + buffers + cache, weights, cache, buffers, sum(costs.read(unit) for unit in of),
-            max(unit.onload_peak for unit in of), sum(unit.rewritten for unit in of), away, cluster[0] in on_main,
-            allowed_devices(cluster, assignment),
+            1, weights + buffers + cache, weights, cache, buffers, times(of), max(unit.onload_peak for unit in of),
+            sum(unit.rewritten for unit in of), away, cluster[0] in on_main, allowed_devices(cluster, assignment),
         )  # fmt: skip
         counted[kind] = counted.get(kind, 0) + 1
     return tuple(replace(kind, count=count) for kind, count in counted.items())

@@ -36,6 +36,17 @@ def write_whole(path: str, text: str, *, inputs: Iterable[str | os.PathLike[str]
         raise DevPolicyError(f"cannot write `{path}`: {reason_of(broken)}") from None
 
 
+def refuse_to_replace(path: str) -> None:
+    """Raise `DevPolicyError` where a path is a file already."""
+    try:
+        there = Path(path).is_file()
+    except (OSError, ValueError):
+        return  # writing says what is wrong with it
+    if there and _descriptor(path) is None:
+        message = f"`{visible(path)}` is there already, and is not replaced"
+        raise DevPolicyError(Diagnostic("", message, help="name another file, or add `--force`"))
+
+
 def _refuse_inputs(path: str, inputs: Iterable[str | os.PathLike[str]]) -> None:
     """Raise `DevPolicyError` where a path is one of the files, or a file in one of the folders."""
     target = Path(path)

@@ -91,20 +91,29 @@ def digest(plan: Plan) -> list[Line]:
     return [[("digest  ", "strong"), (plan.digest, "dim")]]
 
 
+_COUNTS = ("crossing_ns", "call_ns", "new_tokens", "prompt")
+
+
 def _predicted(prediction: Prediction) -> list[tuple[str, str]]:
-    """The time of one token, and what the prediction goes by. Nothing was measured, and it says so."""
+    """The time of one token and of the first one, and what the prediction goes by: measured speeds, or constants."""
     parts = [f"{as_ms(prediction.reading_ns)} reading"]
     if prediction.streaming_ns:
         parts.append(f"{as_ms(prediction.streaming_ns)} bringing weights in")
     if prediction.crossings:
         parts.append(f"{as_ms(prediction.crossing_ns)} in {prediction.crossings} crossings")
     constants = {
-        name: f"{value:,}" if name in ("crossing_ns", "new_tokens") else f"{value / 1e9:.0f} GB/s"
-        for name, value in prediction.assumes
+        name: f"{value:,}" if name in _COUNTS else f"{value / 1e9:.0f} GB/s" for name, value in prediction.assumes
     }
+    if prediction.calling_ns:
+        parts.append(f"{as_ms(prediction.calling_ns)} calling modules")
+    measured = f"speeds measured on {prediction.measured}" if prediction.measured else "nothing was measured"
+    to_first = prediction.first_token_ns
+    prompt = dict(prediction.assumes).get("prompt", 0)
+    first = [] if to_first is None else [("first token", f"{as_ms(to_first)}, for a prompt of {prompt:,} tokens")]
     once = "each token" if dict(prediction.assumes).get("new_tokens") else "one pass, without an answer"
     return [
-        ("predicted", f"{as_ms(prediction.ns)} for {once}: {', '.join(parts)}; nothing was measured"),
+        ("predicted", f"{as_ms(prediction.ns)} for {once}: {', '.join(parts)}; {measured}"),
+        *first,
         ("assumed", ", ".join(f"{name} {text}" for name, text in constants.items())),
     ]
 

@@ -23,8 +23,15 @@ CROSSING_NS = 40_000
 NEW_TOKENS = 256
 """Tokens of an answer, where the policy does not state them: the time of what runs once is divided by them."""
 
+OPERATIONS = 500 * GB
+"""Operations of matrix products on a CPU in a second."""
+
 _SHARE = 80
 """Of what a device's memory could give, so many percent arrive while a model runs."""
+_OPERATIONS_PER_BYTE = 90
+"""Of an accelerator in 16 bits, for each byte that it could read: makers give 70 to 400, of which a part arrives."""
+_FLOAT32_SHARE = 8
+"""Products in float32 run at one part of so many."""
 _UNKNOWN = 400
 _LAPTOP = "laptop"
 
@@ -55,23 +62,41 @@ def _words(name: str) -> frozenset[str]:
     return frozenset(re.findall(r"[a-z0-9]+", re.sub(r"\b(max-q|mobile|notebook)\b", _LAPTOP, name.lower())))
 
 
-def bandwidth_of(device: Device, host: Host) -> int:
-    """Return the bytes that a device which executes reads in a second."""
+@dataclass(frozen=True, slots=True)
+class DeviceSpeed:
+    """How fast a device that executes is, for a model that computes in one dtype."""
+
+    bandwidth: int
+    """Bytes that it reads in a second."""
+    operations: int
+    """Operations of large matrix products in a second; a multiplication and its addition are two."""
+
+
+def speed_of(device: Device, host: Host, dtype: str) -> DeviceSpeed:
+    """Return how fast a device is: as the host states, else by its name, else a guess."""
+    stated = f"matmul_{dtype}"
     if device.type.value == "cpu":
-        return Speeds.of(host).ram
-    return next(bandwidth(one) for one in host.devices(device.type.value) if device.id in (None, one.id))
+        known = dict(host.speed)
+        return DeviceSpeed(known.get(f"ram_{dtype}") or known.get("ram", RAM), known.get(stated, OPERATIONS))
+    one = next(one for one in host.devices(device.type.value) if device.id in (None, one.id))
+    guess = (_nominal(one.name or "") or _UNKNOWN) * GB * _OPERATIONS_PER_BYTE
+    guess = guess if dtype in ("bfloat16", "float16") else guess // _FLOAT32_SHARE
+    return DeviceSpeed(bandwidth(one), getattr(one, stated, None) or guess)
 
 
 @dataclass(frozen=True, slots=True)
 class Speeds:
-    """How fast a host is beside its accelerators: bytes per second, and nanoseconds for a hand-over."""
+    """How fast a host is beside its devices: bytes per second, and nanoseconds for a hand-over and for a call."""
 
-    ram: int = RAM
     link: int = LINK
     disk: int = DISK
     crossing_ns: int = CROSSING_NS
+    call_ns: int = 0
+    """What calling a module takes beside its products; where nobody measured it, it is left out."""
+    measured: str | None = None
 
     @classmethod
     def of(cls, host: Host) -> Speeds:
         """Return what the host states, and constants for what it does not."""
-        return cls(**dict(host.speed))
+        known = {name: value for name, value in host.speed if name in ("link", "disk", "crossing_ns", "call_ns")}
+        return cls(**known, measured=host.measured)

@@ -1,20 +1,20 @@
 """What a placement is predicted to cost in time.
 
-Owns the one cost model: what one token of output makes a device read, what has to be transferred, what handing over
+Owns the one cost model: what a request makes a device read and compute, what has to be transferred, what handing over
 between devices takes. Everything is in whole attoseconds, so that a prediction is the same on every machine. It
-measures nothing: decoding is taken to be bound by memory, with attention that reads its cache once. How fast devices
-are is in `speeds`.
+measures nothing. A unit takes the longer of two times: that of reading its bytes, and that of its matrix products.
+How fast devices are is in `speeds`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from devpolicy._core.cost.prediction import Prediction
-from devpolicy._core.cost.speeds import NEW_TOKENS, Speeds
+from devpolicy._core.cost.speeds import NEW_TOKENS, DeviceSpeed, Speeds
 from devpolicy._core.language.policy import Workload
 from devpolicy._core.memory.sizing import Sizing, sequences_of
 from devpolicy._core.model.tree import ModelTree, Module
@@ -30,58 +30,103 @@ def per_byte(rate: int) -> int:
     return ATTO // rate
 
 
-class Costs:
-    """What the units of one model cost under one workload on one host. Sums are made when they are first asked for."""
+@dataclass(frozen=True, slots=True)
+class Times:
+    """The attoseconds of a request: on the devices, for transfers, for hand-overs and for calls."""
 
-    def __init__(self, tree: ModelTree, workload: Workload, sizing: Sizing, speeds: Speeds) -> None:
+    executing: int
+    transfers: int
+    hops: int
+    hopping: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.executing + self.transfers + self.hopping
+
+
+class Costs:
+    """What the units of one model cost under one workload on one host. Sums are made when they are first asked for.
+
+    With `first_token` a request ends with the first token of its answer: the prompt is computed at once. Otherwise it
+    is the answer, token by token, and the prompt is left out.
+    """
+
+    def __init__(
+        self, tree: ModelTree, workload: Workload, sizing: Sizing, speeds: Speeds, *, first_token: bool = False
+    ) -> None:
         self.tree = tree
         self.workload = workload
-        self.batch = sequences_of(tree, workload)
-        self.answer = NEW_TOKENS if workload.new_tokens is None else workload.new_tokens
-        self.tokens = max(1, self.answer)
-        """How often the model runs in a request: once for each token of the answer, and for a prompt alone once."""
         self.sizing = sizing
         self.speeds = speeds
+        self.first_token = first_token
+        self.answer = NEW_TOKENS if workload.new_tokens is None else workload.new_tokens
+        self.tokens = 1 if first_token else max(1, self.answer)
+        """How often the model runs in a request: once for each token of the answer, and for a prompt alone once."""
+        self.batch = sequences_of(tree, workload)
+        self.prompt = min(sizing.context, workload.prompt or max(1, sizing.context - self.answer))
         self.device_hop = speeds.crossing_ns * 10**9 * self.tokens
-        """Attoseconds of one hand-over between devices over a request: it happens for each token."""
+        """Attoseconds of one hand-over between devices over a request: it happens each time that the model runs."""
 
     @cached_property
-    def _sums(self) -> tuple[list[int], list[int]]:
-        """Prefix sums over modules of bytes over a request: what is read, and what is transferred if offloaded."""
-        return self.tree.remembered(("bytes of a request", self.workload), self._summed)
+    def _sums(self) -> tuple[list[int], list[int], list[int], int]:
+        """Prefix sums over modules, over a request: bytes that are read, operations, bytes that are transferred.
 
-    def _summed(self) -> tuple[list[int], list[int]]:
-        runs, active, experts = self._activated()
-        read, transferred = [], []
-        for position, module in enumerate(self.tree.modules):
-            size = self.sizing.full_weights[position]
-            touched = _rows(module, self.batch, size)
-            touched = -(-touched * min(active[position] * self.batch, experts[position]) // experts[position])
-            read.append(touched * runs[position])
-            transferred.append(size * runs[position])
-        return [0, *accumulate(read)], [0, *accumulate(transferred)]
+        The last figure is how many modules are called.
+        """
+        return self.tree.remembered(("costs", self.workload, self.sizing.context, self.first_token), self._summed)
 
-    def _activated(self) -> tuple[list[int], list[int], list[int]]:
+    def _summed(self) -> tuple[list[int], list[int], list[int], int]:
+        read, operations, transferred, called = [0], [0], [0], 0
+        tokens = self.batch * (self.prompt if self.first_token else 1)
+        for position, (runs, active, experts) in enumerate(self._activated()):
+            module, size = self.tree.modules[position], self.sizing.full_weights[position]
+            touched = _rows(module, tokens, size)
+            touched = -(-touched * min(active * tokens, experts) // experts)
+            read.append(touched * runs)
+            factors = (
+                0
+                if _is_table(module)
+                else sum(tensor.elements for tensor in module.tensors if not tensor.buffer and len(tensor.shape) > 1)
+            )
+            products = self.batch if self._is_head(module) else tokens
+            operations.append(2 * factors * products * active // experts * runs)
+            transferred.append(size * runs)
+            called += runs * active * 2**20 // experts
+        sums = (list(accumulate(one)) for one in (read, operations, transferred))
+        return (*sums, called >> 20)  # type: ignore[return-value]  # three lists, then a number
+
+    def _activated(self) -> list[tuple[int, int, int]]:
         """For each module: how often it runs in a request, and how many experts of how many one token reads."""
-        count = len(self.tree.modules)
-        runs, active, experts = [self.tokens] * count, [1] * count, [1] * count
+        found = [(self.tokens, 1, 1)] * len(self.tree.modules)
         for entry in self.tree.reads:
             start = self.tree.index[entry.module]
             for position in range(start, self.tree.subtree_end[start]):
-                active[position] *= entry.experts_per_token
-                experts[position] *= entry.num_experts
-                if entry.per_request:
-                    runs[position] = 1
-        return runs, active, experts
+                runs, active, experts = found[position]
+                runs = 1 if entry.per_request else runs
+                found[position] = runs, active * entry.experts_per_token, experts * entry.num_experts
+        return found
+
+    def _is_head(self, module: Module) -> bool:
+        """Whether a module's products are computed for the last token of a prompt alone, as logits are."""
+        logits = self.tree.logits_elements
+        return bool(logits and self.tree.kv_cache) and any(tensor.shape[:1] == (logits,) for tensor in module.tensors)
 
     def read(self, unit: Unit) -> int:
         """Bytes that the device which executes `unit` reads in a request: weights and KV cache."""
         sums = self._sums[0]
-        return sums[unit.end] - sums[unit.start] + unit.kv_cache * self.tokens
+        # A prompt fills the cache that each token after it reads.
+        return sums[unit.end] - sums[unit.start] + (0 if self.first_token else unit.kv_cache * self.tokens)
+
+    def time(self, unit: Unit, speed: DeviceSpeed) -> int:
+        """Attoseconds of a request in which a device executes `unit`: of reading, or of computing if that is more."""
+        sums = self._sums[1]
+        operations = sums[unit.end] - sums[unit.start]
+        return max(self.read(unit) * per_byte(speed.bandwidth), operations * ATTO // speed.operations)
 
     def transferred_bytes(self, unit: Unit) -> int:
         """Bytes that are brought in for `unit` in a request while it is offloaded."""
-        sums = self._sums[1]
+        sums = self._sums[2]
         return sums[unit.end] - sums[unit.start]
 
     def transfer_time(self, unit: Unit, place: str, *, link: bool) -> int:
@@ -94,49 +139,42 @@ class Costs:
         units: Sequence[Unit],
         runs_on: Sequence[int],
         offloaded: Mapping[int, str],
-        rates: Sequence[int],
+        speeds: Sequence[DeviceSpeed],
         *,
         link: bool,
-    ) -> tuple[int, int, int]:
-        """Return the attoseconds of a request for reading and for transfers, and how many hand-overs there are.
+    ) -> Times:
+        """Return the times of a request.
 
         `runs_on` numbers the device of each unit, `offloaded` names the place of those that are stored elsewhere, and
-        `rates` are the attoseconds that one byte takes on each device.
+        `speeds` are those of the devices.
         """
-        reading = transfers = hops = 0
+        executing = transfers = hops = 0
         before: int | None = None
         for at, unit in enumerate(units):
             device = runs_on[at]
-            read = self.read(unit)
-            reading += read * rates[device]
+            executing += self.time(unit, speeds[device])
             if at in offloaded:
                 transfers += self.transfer_time(unit, offloaded[at], link=link)
             # What holds no weights and no cache (tables of positions) is computed once, wherever it is in the order.
-            if read:
+            if self.read(unit):
                 hops += before is not None and before != device
                 before = device
-        return reading, transfers, hops
+        return Times(executing, transfers, hops, hops * self.device_hop)
 
-    def prediction(self, times: tuple[int, int, int], devices: Mapping[str, int], places: set[str]) -> Prediction:
-        """Return a prediction for one token, with the constants behind it: bytes per second of each of `devices`."""
-        reading, transfers, hops = times
-        each = 10**9 * self.tokens
-        assumes = dict(devices)
-        if places:
-            assumes["link"] = self.speeds.link
-        if "disk" in places:
-            assumes["disk"] = self.speeds.disk
-        if hops:
-            assumes["crossing_ns"] = self.speeds.crossing_ns
-        assumes["new_tokens"] = self.answer
-        return Prediction(
-            reading // each, transfers // each, hops, hops * self.device_hop // each, tuple(assumes.items())
-        )
+    def calling(self, times: Times, *, accelerated: bool) -> int:
+        """Attoseconds that calling the modules adds: an accelerator computes while the next ones are called."""
+        calls = self._sums[3] * self.speeds.call_ns * 10**9
+        return max(0, calls - times.executing) if accelerated else calls
 
 
-def _rows(module: Module, batch: int, size: int) -> int:
-    """Return the bytes of a module's weights that are read at most: of a table of embeddings one row a sequence."""
-    if module.class_name.endswith("Embedding") and len(module.tensors) == 1 and len(module.tensors[0].shape) == 2:
+def _is_table(module: Module) -> bool:
+    """Whether a module is a table of embeddings, of which rows are read and nothing is multiplied."""
+    return module.class_name.endswith("Embedding") and len(module.tensors) == 1 and len(module.tensors[0].shape) == 2
+
+
+def _rows(module: Module, tokens: int, size: int) -> int:
+    """Return the bytes of a module's weights that are read at most: of a table of embeddings one row for each token."""
+    if _is_table(module):
         rows = module.tensors[0].shape[0]
-        return -(-size * min(batch, rows) // rows) if rows else size
+        return -(-size * min(tokens, rows) // rows) if rows else size
     return size

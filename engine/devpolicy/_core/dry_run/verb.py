@@ -67,6 +67,9 @@ def request_of(plan: Plan, tree: ModelTree, host: Host, sizes: Sizes) -> Request
         raise DryRunError(Diagnostic("", message, help=help_))
     if tree.incomplete_reason is not None:
         raise DryRunError(Diagnostic("DP407", f"`{tree.name}` cannot be tried", notes=(tree.incomplete_reason,)))
+    if tree.quantization is not None or plan.loading.scheme != "none":
+        message = f"`{tree.name}` is quantised, and a dry run builds the code of the model without its quantiser"
+        raise DryRunError(Diagnostic("DP417", message, help="try the checkpoint that it was made from"))
     return Request(plan, host, tree.name, tree.config, tree.loading.architecture, tree.source, sizes)
 
 

@@ -32,9 +32,15 @@ SOFTWARE = (
 # The same thing under the names that uname, Windows and package tags give it.
 _OTHER_NAMES = {"darwin": "macos", "win32": "windows", "amd64": "x86_64", "x64": "x86_64", "aarch64": "arm64"}
 
-SPEEDS = ("ram", "link", "disk", "crossing_ns")
-"""What a host may say of its speed: bytes per second read from RAM, brought from RAM to an accelerator, and read from
-the disk; and the nanoseconds that handing over between two devices takes."""
+MATMUL_DTYPES = ("float32", "bfloat16", "float16")
+MATMUL = tuple(f"matmul_{dtype}" for dtype in MATMUL_DTYPES)
+"""The operations of large matrix products in a second, by the dtype of both factors."""
+
+_TIMES = ("crossing_ns", "call_ns")
+SPEEDS = ("ram", "ram_bfloat16", "ram_float16", "link", "link_back", "disk", *_TIMES, *MATMUL)
+"""What a host may say of its speed: bytes per second read from RAM (of weights in float32, else in the dtype named),
+brought from RAM to an accelerator and back, and read from the disk; the nanoseconds that handing over between two
+devices and that calling a module takes; and operations of matrix products on the CPU in a second."""
 
 Size = int | str
 Speeds = Mapping[str, Size] | Iterable[tuple[str, Size]]
@@ -146,6 +152,14 @@ def rate(value: Size | None, key: str) -> int | None:
     return found
 
 
+def operations(value: object, key: str) -> int | None:
+    """Return operations per second, more than none, or `None`."""
+    found = index(value, key, 10**18)
+    if found == 0:
+        raise HostError(f"`{key}` is more than nothing")
+    return found
+
+
 def speeds(value: Speeds) -> tuple[tuple[str, int], ...]:
     """Return what a host says of its speed as pairs, sorted by name."""
     try:
@@ -157,8 +171,10 @@ def speeds(value: Speeds) -> tuple[tuple[str, int], ...]:
         word = known_word(name, "speed", SPEEDS)
         if word in found:
             raise HostError(f"`speed` names `{word}` twice")
-        if word == "crossing_ns":
+        if word in _TIMES:
             found[word] = index(entry, word, 10**9) or 0
+        elif word in MATMUL:
+            found[word] = operations(entry, word) or 0
         else:
             found[word] = rate(entry, word) or 0
     return tuple(sorted(found.items()))

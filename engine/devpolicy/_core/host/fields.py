@@ -10,6 +10,7 @@ from devpolicy._core.host.facts import (
     ACCELERATOR_TYPES,
     ARCHITECTURES,
     FAULT_SOURCES,
+    MATMUL_DTYPES,
     MOST_DEVICES,
     SPEEDS,
     SYSTEMS,
@@ -96,6 +97,13 @@ CAPABILITY: Kind[tuple[int, int]] = Kind(
     {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 999}, "minItems": 2, "maxItems": 2},
 )
 
+_MATMUL = tuple(
+    Field(
+        f"matmul_{dtype}", integer(1, 10**18), f"Operations of large matrix products in {dtype} in a second.", "a guess"
+    )
+    for dtype in MATMUL_DTYPES
+)
+
 ACCELERATOR_FIELDS = (
     Field(
         "type", _word(*ACCELERATOR_TYPES), "What torch calls its type.", required=True, example='write `type = "cuda"`'
@@ -118,13 +126,19 @@ ACCELERATOR_FIELDS = (
     ),
     Field("neighbour", SIZE, "An earlier name of `memory_pressure`."),
     Field("bandwidth", RATE, "Bytes that it reads from its memory in a second.", "by its `name`"),
+    *_MATMUL,
 )
 
 SPEED_FIELDS = (
     Field("ram", RATE, "Bytes read from RAM in a second.", '"63 GB"'),
+    Field("ram_bfloat16", RATE, "The same of weights in bfloat16.", "`ram`"),
+    Field("ram_float16", RATE, "The same of weights in float16.", "`ram`"),
     Field("link", RATE, "Bytes brought from RAM to an accelerator in a second.", '"10 GB"'),
+    Field("link_back", RATE, "Bytes brought from an accelerator to RAM in a second."),
     Field("disk", RATE, "Bytes read from the disk in a second.", '"3 GB"'),
     Field("crossing_ns", integer(0, 10**9), "Nanoseconds that handing over between two devices takes.", "40000"),
+    Field("call_ns", integer(0, 10**9), "Nanoseconds that calling one module takes, beside its products.", "0"),
+    *_MATMUL,
 )
 assert tuple(entry.name for entry in SPEED_FIELDS) == SPEEDS
 
@@ -142,5 +156,6 @@ HOST_FIELDS = (
     Field("versions", _texts(), "Versions of software, by distribution name, with `python`, `driver` and `macos`."),
     Field("faults", _texts(FAULT_SOURCES), "Why nothing of a type of accelerator can be used, or a source was silent."),
     Field("speed", table(SPEED_FIELDS, what="[speed]", label="a key of [speed]"), "What predictions of time go by."),
+    Field("measured", WORDS, "When the speeds were measured: `devpolicy host measure` writes it."),
     Field("accelerator", list_of(ACCELERATOR), "The accelerators, each a [[accelerator]] table."),
 )

@@ -25,6 +25,7 @@ from devpolicy._core.host.facts import (
     capability_pair,
     index,
     known_word,
+    operations,
     optional_text,
     pairs_of_text,
     rate,
@@ -67,6 +68,10 @@ class Accelerator:
     """
     bandwidth: int | None
     """Bytes per second that it reads from its memory; `None` where a prediction is to go by its name."""
+    matmul_float32: int | None
+    """Operations of large matrix products in float32 in a second; `None` where a prediction is to guess."""
+    matmul_bfloat16: int | None
+    matmul_float16: int | None
 
     def __init__(
         self,
@@ -83,6 +88,9 @@ class Accelerator:
         uuid: str | None = None,
         memory_pressure: Size = 0,
         bandwidth: Size | None = None,
+        matmul_float32: int | None = None,
+        matmul_bfloat16: int | None = None,
+        matmul_float16: int | None = None,
     ) -> None:
         kind = known_word(type, "type", ACCELERATOR_TYPES)
         ordinal = index(id, "id", MOST_DEVICES - 1)
@@ -105,6 +113,9 @@ class Accelerator:
             uuid=optional_text(uuid, "uuid"),
             memory_pressure=size(memory_pressure, "memory_pressure"),
             bandwidth=rate(bandwidth, "bandwidth"),
+            matmul_float32=operations(matmul_float32, "matmul_float32"),
+            matmul_bfloat16=operations(matmul_bfloat16, "matmul_bfloat16"),
+            matmul_float16=operations(matmul_float16, "matmul_float16"),
         )
 
     def at(self, ordinal: int) -> Accelerator:
@@ -135,10 +146,12 @@ class Host:
     faults: tuple[tuple[str, str], ...]
     """Types of accelerators, or sources such as `nvml`, that gave no answer, with the reason, sorted."""
     speed: tuple[tuple[str, int], ...]
-    """Bytes per second of `ram`, `link` and `disk`, and `crossing_ns`, as far as they are known, sorted.
+    """What is known of its speed, sorted: bytes per second, nanoseconds, and operations per second (`matmul_...`).
 
     Predictions of time use them, with constants for what is missing.
     """
+    measured: str | None
+    """When the speeds were measured, `None` where they were not."""
     description: str | None = field(compare=False)
     """A sentence for people. It is no part of a host's identity."""
 
@@ -156,6 +169,7 @@ class Host:
         versions: Pairs = (),
         faults: Pairs = (),
         speed: Speeds = (),
+        measured: str | None = None,
         description: str | None = None,
     ) -> None:
         total, available = amounts(memory, free, "memory", "free")
@@ -173,6 +187,7 @@ class Host:
             versions=pairs_of_text(versions, "versions"),
             faults=pairs_of_text(faults, "faults", FAULT_SOURCES),
             speed=speeds(speed),
+            measured=optional_text(measured, "measured"),
             description=optional_text(description, "description"),
         )
 

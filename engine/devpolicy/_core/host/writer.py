@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
+from devpolicy._core.host.facts import MATMUL
 from devpolicy._core.sizes import exact_size
 from devpolicy._core.toml.writer import write_pairs
 
@@ -25,14 +26,15 @@ def write(host: Host, *, under: str = "") -> str:
     """
     above = f"{under}." if under else ""
     lines = [f"[{under}]"] if under else []
-    lines += write_pairs((key, text) for key in ("name", "description", "os", "arch") if (text := getattr(host, key)))
+    words = ("name", "description", "measured", "os", "arch")
+    lines += write_pairs((key, text) for key in words if (text := getattr(host, key)))
     lines += _sizes(host, "memory", "free") + (_sizes(host, "disk", "disk_free") if host.disk else [])
     for key, pairs in (("versions", host.versions), ("faults", host.faults)):
         if pairs:
             lines += ["", f"[{above}{key}]", *write_pairs(pairs)]
     if host.speed:
         lines += ["", f"[{above}speed]"]
-        lines += [f"{key} = {value}" if key.endswith("_ns") else _rate(key, value) for key, value in host.speed]
+        lines += [_speed(key, value) for key, value in host.speed]
     for first, count, ordinal_is_position in _runs(host.accelerators):
         lines += ["", f"[[{above}accelerator]]", *_accelerator_lines(first, count, ordinal_is_position)]
     return "\n".join(lines) + "\n"
@@ -68,10 +70,14 @@ def _accelerator_lines(accelerator: Accelerator, count: int, ordinal_is_position
         elif entry.name == "memory_pressure":
             if value:
                 yield f'memory_pressure = "{exact_size(value)}"'
-        elif entry.name == "bandwidth":
-            yield _rate("bandwidth", value)
+        elif entry.name == "bandwidth" or entry.name in MATMUL:
+            yield _speed(entry.name, value)
         else:
             yield from write_pairs([(entry.name, value)])
+
+
+def _speed(key: str, value: int) -> str:
+    return f"{key} = {value}" if key.endswith("_ns") or key in MATMUL else _rate(key, value)
 
 
 def _rate(key: str, value: int) -> str:

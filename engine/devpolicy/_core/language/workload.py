@@ -6,11 +6,12 @@ Owns its keys and its values.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from devpolicy._core.language.kinds import CACHE_DTYPES, one_of_dtypes
 from devpolicy._core.language.wishes import CONTEXT, ContextRange
 from devpolicy._core.model.tree import FLOATING
-from devpolicy._core.toml.tables import integer, key
+from devpolicy._core.toml.tables import choice, integer, key
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,15 @@ class Workload:
     dtype: str | None = key(one_of_dtypes(*sorted(FLOATING)), "What the model is loaded in.", default="the model's own")
     kv_dtype: str | None = key(
         one_of_dtypes(*CACHE_DTYPES), "What the KV cache is kept in.", default="the same as the model"
+    )
+    prompt: int | None = key(
+        integer(1, 2**31 - 1), "Tokens of a prompt, out of those of `context`.", default="`context` without the answer"
+    )
+    optimize: Literal["token", "first-token"] = key(
+        choice("token", "first-token"),
+        'What counts under `split = "fastest"`: the time of each token of the answer, or the time to the first one.',
+        value="token",
+        default='`"token"`',
     )
     new_tokens: int | None = key(
         integer(0, 2**31 - 1), "Tokens of the answer to one request, out of those of `context`."

@@ -334,7 +334,8 @@ def offload_error(
         dtype, name = context.sizing.dtype, next(unit.float32 for unit in units if unit.float32)
         return Diagnostic(
             "DP413", f"{keeps} on disk, where `{name}` would run in {dtype}, and loading keeps it in float32", said,
-            help='keep it on `cpu`, or ask for another dtype: `workload.dtype = "float32"`',
+            help=f'keep that part on `cpu`, by an entry of `[offload]` before: `"**.{name.split(".")[-2]}" = "cpu"`;\n'
+            'or all of it, or ask for another dtype: `workload.dtype = "float32"`',
         )  # fmt: skip
     need = sum(storage_bytes(unit, place) for unit in units)
     if place == "disk" and need and context.policy.disk_path is None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from devpolicy._core.cost.prediction import Prediction
+from devpolicy._core.cost.prediction import Prediction, prediction
+from devpolicy._core.cost.times import Costs, Times
 from devpolicy._core.device import ComponentDevice, Device, DeviceMap, DeviceType
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import DeviceSelector
@@ -87,10 +88,14 @@ def _prediction(division: Division, context: PlacementContext, solution: Solutio
     spilling = {OVERFLOW, *(rule.name for rule in context.policy.rules if rule.overflow)}
     if context.policy.split != "fastest" and all(one.rule not in spilling for one in solution.offloaded.values()):
         return None
-    costs, rates, used = context.costs, context.rates, sorted(set(solution.device))
-    times = costs.times(division.units, solution.device, places, rates, link=context.link)
-    bandwidths = {str(context.devices[number]): context.bandwidths[number] for number in used}
-    return costs.prediction(times, bandwidths, set(places.values()))
+    devices = {str(context.devices[number]): context.speeds[number] for number in sorted(set(solution.device))}
+
+    def timed(costs: Costs) -> tuple[Costs, Times]:
+        times = costs.times(division.units, solution.device, places, context.speeds, link=context.link)
+        return costs, times
+
+    token, first = timed(context.costs_of(first_token=False)), timed(context.costs_of(first_token=True))
+    return prediction(token, first, devices, set(places.values()))
 
 
 def _workload(context: PlacementContext) -> PlannedWorkload:

@@ -8,7 +8,7 @@ together, and what must run on the main device does.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from devpolicy._core.connected import connected_components
@@ -140,6 +140,10 @@ def colocate_blocks(division: Division, context: PlacementContext, assignment: A
     if len(context.devices) > 1:
         for group in division.meetings:
             assignment = _meet(group, assignment)
+    beside = list(_beside_blocks(units, context.tree, assignment))
+    if beside:
+        clusters = connected_components([*assignment.clusters, *beside])
+        assignment = replace(assignment, clusters=tuple(map(tuple, clusters)))
     if cut:
         assignment = _run_cut_on_main(units, cut, assignment)
     if units and holds_own_tensors(units):
@@ -183,6 +187,30 @@ def _meet(meeting: Meeting, assignment: Assignment) -> Assignment:
 def holds_own_tensors(units: Sequence[Unit]) -> bool:
     """Whether the first unit is what the model itself holds, beside its children."""
     return bool(units) and units[0].direct_tensors_only and not units[0].path
+
+
+def _beside_blocks(units: Sequence[Unit], tree: ModelTree, assignment: Assignment) -> Iterator[list[int]]:
+    """Yield for each module around blocks what stands in it beside them, where its class declares no blocks.
+
+    Such code was not written to be divided: it adds up what its children return (LED's embeddings of tokens and of
+    positions), and accelerate moves the inputs of modules only.
+    """
+    if tree.no_split or tree.loading.architecture is None:
+        return
+    around = {0}
+    for unit in units:
+        position = unit.start if unit.is_block or unit.block is not None else 0
+        while position:
+            position = tree.parents[position]
+            around.add(position)
+    free = {at for cluster in assignment.clusters for at in cluster if at not in assignment.choices}
+    found: dict[int, list[int]] = {}
+    for at in sorted(free):
+        unit = units[at]
+        parent = unit.start if unit.direct_tensors_only else tree.parents[unit.start]
+        if parent in around and not unit.is_block and unit.block is None:
+            found.setdefault(parent, []).append(at)
+    yield from (members for members in found.values() if len(members) > 1)
 
 
 def _pieces(

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from devpolicy._core.abilities import Target
-from devpolicy._core.cost.speeds import Speeds, bandwidth_of
-from devpolicy._core.cost.times import Costs, per_byte
+from devpolicy._core.cost.speeds import DeviceSpeed, Speeds, speed_of
+from devpolicy._core.cost.times import Costs
 from devpolicy._core.device import DeviceType
 from devpolicy._core.host import Accelerator, Host
 from devpolicy._core.language.devices import alike
@@ -107,17 +107,16 @@ class PlacementContext:
     @cached_property
     def costs(self) -> Costs:
         """What the units cost in time."""
-        return Costs(self.tree, self.policy.workload, self.sizing, Speeds.of(self.host))
+        return self.costs_of(first_token=self.policy.workload.optimize == "first-token")
+
+    def costs_of(self, *, first_token: bool) -> Costs:
+        """Return what the units cost in time, over an answer or until its first token."""
+        return Costs(self.tree, self.policy.workload, self.sizing, Speeds.of(self.host), first_token=first_token)
 
     @cached_property
-    def bandwidths(self) -> tuple[int, ...]:
-        """Bytes per second that each device reads."""
-        return tuple(bandwidth_of(one.device, self.host) for one in self.devices)
-
-    @cached_property
-    def rates(self) -> tuple[int, ...]:
-        """Attoseconds that reading one byte takes on each device."""
-        return tuple(per_byte(bandwidth) for bandwidth in self.bandwidths)
+    def speeds(self) -> tuple[DeviceSpeed, ...]:
+        """How fast each device is."""
+        return tuple(speed_of(one.device, self.host, self.sizing.dtype) for one in self.devices)
 
     @cached_property
     def cpu_number(self) -> int | None:

@@ -31,18 +31,16 @@ class DeviceGroup:
     numbers: tuple[int, ...]
     room: int
     """Bytes of the sequence that each may take."""
-    rate: int
-    """Attoseconds that reading one byte takes."""
+    times: Sequence[int]
+    """Prefix sums of the attoseconds that each member of the sequence takes."""
     weights_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class LayerSequence:
-    """The sequence: its bytes, what is read of it over a request, and what runs between on devices that are given."""
+    """The sequence: its bytes, and what runs between on devices that are given."""
 
     sums: Sums
-    read: list[int]
-    """Prefix sums of bytes that are read."""
     between: list[tuple[int, ...]]
     """Before each member, and behind the last: the devices of what runs there whatever the search does."""
     device_hop: int
@@ -67,7 +65,7 @@ def device_runs(
         yield from _in_any_order(sequence, groups, must)
     else:
         single = [
-            DeviceGroup((number,), group.room, group.rate, group.weights_only)
+            DeviceGroup((number,), group.room, group.times, group.weights_only)
             for group in groups
             for number in group.numbers
         ]
@@ -178,13 +176,13 @@ def _extend(before: list[int], sequence: LayerSequence, group: DeviceGroup, cost
     if group.room < 0:
         return values, begins
     held = sequence.sums.weights if group.weights_only else sequence.sums.with_cache
-    read, rate, device_hop = sequence.read, group.rate, sequence.device_hop
+    times, device_hop = group.times, sequence.device_hop
     window: deque[tuple[int, int]] = deque()  # (time without the run's end, begin), the least first
     for end in range(1, count + 1):
         begin = end - 1
         if before[begin] < _FAR:
             hops = costs.enter[begin] - costs.within[begin]
-            key = before[begin] - rate * read[begin] + hops * device_hop
+            key = before[begin] - times[begin] + hops * device_hop
             while window and window[-1][0] > key:
                 window.pop()
             window.append((key, begin))
@@ -193,6 +191,6 @@ def _extend(before: list[int], sequence: LayerSequence, group: DeviceGroup, cost
             window.popleft()
         if window:
             key, begin = window[0]
-            values[end] = key + rate * read[end] + (costs.within[end - 1] + costs.leave[end]) * device_hop
+            values[end] = key + times[end] + (costs.within[end - 1] + costs.leave[end]) * device_hop
             begins[end] = begin
     return values, begins

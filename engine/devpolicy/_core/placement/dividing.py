@@ -36,13 +36,10 @@ def _unproved(tree: ModelTree, units: Sequence[Unit], count: int) -> Iterator[Di
         return  # it ran, or what failed is told elsewhere
     name = tree.modules[0].class_name
     own = next((unit for unit in units if unit.direct_tensors_only and unit.block is None and unit.weights), None)
-    if own is not None:
-        where = f"`{own.path}`" if own.path else "the model itself"
-        why = f"{where} has parameters of its own beside its children"
-    elif not tree.no_split:
-        why = "it declares no `_no_split_modules`"
-    else:
+    if own is None:
         return
+    where = f"`{own.path}`" if own.path else "the model itself"
+    why = f"{where} has parameters of its own beside its children"
     message = f"`{name}` is divided over {count} devices, and may not run so: {why}"
     yield Diagnostic("DP423", message, help=_TRY, severity="warning")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from devpolicy._core.cost.speeds import DeviceSpeed
 from devpolicy._core.placement.apply_rules import Cluster, Offload, storage_bytes
 from devpolicy._core.placement.colocate import allowed_devices, holds_own_tensors
 from devpolicy._core.placement.search import Attempt, Problem, attempt_of
@@ -120,13 +121,13 @@ class _Branch:
         if at == len(self.options):
             self._end()
             return
-        unused: set[tuple[int, int, bool]] = set()
+        unused: set[tuple[int, DeviceSpeed, bool]] = set()
         for one, price in self.options[at]:
             if self.steps <= 0:
                 return
             if isinstance(one, int) and one not in self.where and one != self.main and not self.bins[one].required:
                 # Of devices that are alike and hold nothing one is tried.
-                kind = (self.rooms[one], self.problem.context.rates[one], self.bins[one].weights_only)
+                kind = (self.rooms[one], self.problem.context.speeds[one], self.bins[one].weights_only)
                 if kind in unused:
                     continue
                 unused.add(kind)
@@ -204,8 +205,7 @@ class _Branch:
                     runs_on[at] = one
                 else:
                     places[at] = one
-        reading, transfers, hops = context.costs.times(problem.units, runs_on, places, context.rates, link=context.link)
-        return reading + transfers + hops * context.costs.device_hop
+        return context.costs.times(problem.units, runs_on, places, context.speeds, link=context.link).total
 
 
 def _options(
@@ -213,18 +213,21 @@ def _options(
 ) -> list[tuple[int | str, int]]:
     """Return the devices and places that a cluster may have, each with its cost, the cheapest first."""
     context, cluster = problem.context, problem.assignment.clusters[at]
-    costs, rates = context.costs, context.rates
+    costs = context.costs
     units = [problem.units[one] for one in cluster]
     by_time = context.policy.split == "fastest"
-    read = sum(costs.read(unit) for unit in units) if by_time else 0
+
+    def time(number: int) -> int:
+        return sum(costs.time(unit, context.speeds[number]) for unit in units) if by_time else 0
+
     allowed = allowed_devices(cluster, problem.assignment)
     numbers = [number for number in (open_ if allowed is None else allowed) if number in bins]
-    options: list[tuple[int | str, int]] = [(number, read * rates[number]) for number in numbers]
+    options: list[tuple[int | str, int]] = [(number, time(number)) for number in numbers]
     if main is not None:
         for place in places:
             if by_time:
                 transfer = sum(costs.transfer_time(unit, place, link=context.link) for unit in units)
             else:
                 transfer = sum(costs.transferred_bytes(unit) for unit in units)
-            options.append((place, read * rates[main] + transfer))
+            options.append((place, time(main) + transfer))
     return sorted(options, key=lambda way: way[1])

@@ -6,10 +6,11 @@ whatever is chosen, and how an answer is made even where that costs no time. The
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
+from devpolicy._core.cost.speeds import DeviceSpeed
 from devpolicy._core.placement import solver
 from devpolicy._core.placement.colocate import holds_own_tensors, run_own_tensors_on_main
 from devpolicy._core.placement.device_runs import DeviceGroup, DeviceRuns, LayerSequence, device_runs
@@ -39,11 +40,11 @@ def _fastest(problem: Problem, main: int | None) -> Attempt | None:
     must = main if problem.main_needs_cluster(main) else None
     if not problem.assignment.clusters:
         return _attempt(problem, main, [], bins, closed) if must is None else None
-    groups = _groups(problem, bins, main)
     best: Attempt | None = None
     # Joined, what holds no weights costs no hand-over; apart, it may fit where the other does not.
     for joined in (True, False):
         ends, sequence = _sequence(problem, main, joined=joined)
+        groups = _groups(problem, bins, main, ends)
         for time, runs in device_runs(sequence, groups, must):
             if best is not None and time >= best.time:
                 break
@@ -57,17 +58,28 @@ def _fastest(problem: Problem, main: int | None) -> Attempt | None:
     return best
 
 
-def _groups(problem: Problem, bins: Mapping[int, Bin], main: int | None) -> list[DeviceGroup]:
-    """Group the devices that are alike. One that something runs on in any case is alone."""
-    alike: dict[tuple[int, ...], list[int]] = {}
+def _groups(problem: Problem, bins: Mapping[int, Bin], main: int | None, ends: Sequence[int]) -> list[DeviceGroup]:
+    """Group the devices that are alike. One that something runs on in any case is alone.
+
+    `ends` are those of the members of the sequence in the list of clusters.
+    """
+    alike: dict[tuple[int, DeviceSpeed, int, bool], list[int]] = {}
     for number, one in bins.items():
         apart = number if one.required or number == main else -1
-        kind = (apart, problem.context.rates[number], one.budget - one.fixed, one.weights_only)
+        kind = (apart, problem.context.speeds[number], one.budget - one.fixed, one.weights_only)
         alike.setdefault(kind, []).append(number)
+    times = {speed: _times(problem, speed) for _, speed, _, _ in alike}
     return [
-        DeviceGroup(tuple(numbers), room, rate, bool(weights_only))
-        for (_, rate, room, weights_only), numbers in alike.items()
+        DeviceGroup(tuple(numbers), room, [times[speed][end] for end in ends], weights_only)
+        for (_, speed, room, weights_only), numbers in alike.items()
     ]
+
+
+def _times(problem: Problem, speed: DeviceSpeed) -> list[int]:
+    """Return the prefix sums of the attoseconds that each cluster takes on a device."""
+    costs, units = problem.context.costs, problem.units
+    each = (sum(costs.time(units[at], speed) for at in cluster) for cluster in problem.assignment.clusters)
+    return [0, *accumulate(each)]
 
 
 def _sequence(problem: Problem, main: int | None, *, joined: bool) -> tuple[list[int], LayerSequence]:
@@ -79,7 +91,7 @@ def _sequence(problem: Problem, main: int | None, *, joined: bool) -> tuple[list
     costs, units, clusters = problem.context.costs, problem.units, problem.assignment.clusters
     first = {cluster[0]: number for number, cluster in enumerate(clusters)}
     followers = {at for cluster in clusters for at in cluster[1:]}
-    read = [sum(costs.read(units[at]) for at in cluster) for cluster in clusters]
+    read = [any(costs.read(units[at]) for at in cluster) for cluster in clusters]
     between: list[tuple[int, ...]] = [()]
     ends = [0]
     for at in range(len(units)):
@@ -95,9 +107,9 @@ def _sequence(problem: Problem, main: int | None, *, joined: bool) -> tuple[list
             device = pinned[at][0] if at in pinned else main
             assert device is not None  # INVARIANT: what is offloaded, or runs on the main device, needs one
             between[-1] = (*between[-1], device)
-    sums, reads = problem.sums, [0, *accumulate(read)]
+    sums = problem.sums
     members = Sums([sums.with_cache[end] for end in ends], [sums.weights[end] for end in ends])
-    return ends, LayerSequence(members, [reads[end] for end in ends], between, costs.device_hop)
+    return ends, LayerSequence(members, between, costs.device_hop)
 
 
 def _even(problem: Problem, runs: DeviceRuns, bins: Mapping[int, Bin]) -> Iterator[DeviceRuns]:

@@ -24,7 +24,7 @@ from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement import exact
 from devpolicy._core.placement.apply_rules import Offload, Refused, apply_rules
 from devpolicy._core.placement.assemble import assemble
-from devpolicy._core.placement.colocate import colocate_blocks, colocate_ties
+from devpolicy._core.placement.colocate import colocate_blocks, colocate_ties, holds_own_tensors
 from devpolicy._core.placement.computing import experts_leave_first, unfit
 from devpolicy._core.placement.context import PlacementContext, Selection, context_for, select_devices
 from devpolicy._core.placement.divide import Division, divide
@@ -184,12 +184,24 @@ def _place(
             trace = Trace(tuple(outcomes), (*placed.notes, *idle))
             of_form = findings_of_form(form, tree, policy)
             refuted = findings_of_class(tree, placed.solution)
+            refuted = refuted or _findings_of_division(form.tree, division, placed.solution)
             of_model = (*_findings_of_model(tree, policy), *refuted, *of_form, *findings_of_loading)
             unproved = findings_of_division(tree, division, placed.solution, placed.context)
             told = (*policy.notices, *of_model, *findings, *unproved)
             found = placed.context, placed.attempt, placed.solution, placed.ledger
             return PlacedModel(selector, division, *found, trace, told)
     raise Unsatisfiable(nothing_fits(policy, tree, refusals))
+
+
+def _findings_of_division(tree: ModelTree, division: Division, solution: Solution) -> list[Diagnostic]:
+    """Return a warning where a model is divided that does not say what of it must stay whole."""
+    divided = len(set(solution.device)) + len({one.place for one in solution.offloaded.values()}) > 1
+    declares = bool(tree.no_split) or not (tree.loading.architecture or holds_own_tensors(division.units))
+    if declares or not divided:
+        return []
+    message = f"`{tree.modules[0].class_name}` does not declare which of its blocks stay whole, and is divided"
+    help_ = 'run its code by the plan, at no cost: `devpolicy dry-run`; or use one device: `split = "never"`'
+    return [Diagnostic("DP422", message, help=help_, severity="warning")]
 
 
 class _Fitting(NamedTuple):

@@ -111,7 +111,7 @@ class Problem:
             usable = self.context.usable_with_main(number)
             one = self.context.devices[number]
             named = number if number in self.chosen or number in self.pinned else None
-            kind = (one.budget, self.context.rates[number], one.kv_cache, one.activations, named)
+            kind = (one.budget, self.context.speeds[number], one.kv_cache, one.activations, named)
             if not any(kind == other and usable <= wider for other, wider in seen):
                 seen.append((kind, usable))
                 yield number
@@ -263,10 +263,8 @@ def attempt_of(
         return made
     solution, context = made.solution(), problem.context
     places = {at: offload.place for at, offload in solution.offloaded.items()}
-    reading, transfers, hops = context.costs.times(
-        problem.units, solution.device, places, context.rates, link=context.link
-    )
-    return replace(made, time=reading + transfers + hops * context.costs.device_hop)
+    times = context.costs.times(problem.units, solution.device, places, context.speeds, link=context.link)
+    return replace(made, time=times.total)
 
 
 def _single(sums: Sums, bins: Sequence[Bin]) -> Ends | None:

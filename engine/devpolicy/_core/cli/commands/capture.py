@@ -12,7 +12,7 @@ import click
 
 from devpolicy._core.cli import complete
 from devpolicy._core.cli.context import CliContext, common, pass_context
-from devpolicy._core.cli.files import write_whole
+from devpolicy._core.cli.files import refuse_to_replace, write_whole
 from devpolicy._core.cli.inputs import load_host, load_model, model_help
 from devpolicy._core.cli.report import painted, rendered
 from devpolicy._core.errors import DevPolicyError, Diagnostic
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from devpolicy._core.model.tree import ModelTree
 
 output_option = click.option("--output", metavar="FILE", help="Write to a file, whole or not at all.")
+force_option = click.option("--force", is_flag=True, help="Replace a file that is there by what was measured.")
 
 
 @click.command(name="capture", short_help="Write this machine as a host file.")
@@ -36,9 +37,13 @@ output_option = click.option("--output", metavar="FILE", help="Write to a file, 
     multiple=True,
     help="Keep what identifies this machine: uuid, serial, hostname, user.",
 )
+@click.option("--measure", is_flag=True, help="Measure how fast it is too, which takes about a minute.")
+@force_option
 @common(formats=())
 @pass_context
-def capture_host(ctx: CliContext, output: str | None, name: str | None, include: tuple[str, ...]) -> None:
+def capture_host(
+    ctx: CliContext, output: str | None, name: str | None, include: tuple[str, ...], measure: bool, force: bool
+) -> None:
     """Write this machine as a host file, which plans and tests can use anywhere.
 
     What tells which machine it is does not go into the file: UUIDs, serial numbers, the machine's name, the user's
@@ -49,17 +54,63 @@ def capture_host(ctx: CliContext, output: str | None, name: str | None, include:
       devpolicy host capture --output build-server.toml
       devpolicy plan policy.toml --model llama-3.1-8b --host build-server.toml
     """
+    _capture(ctx, output, name, include, measuring=measure, force=force)
+
+
+@click.command(name="measure", short_help="Measure this machine, and write it as a host file with its speeds.")
+@output_option
+@click.option("--name", metavar="NAME", help="What the host is called; by default the name of its file.")
+@click.option(
+    "--include",
+    metavar="KIND,...",
+    multiple=True,
+    help="Keep what identifies this machine: uuid, serial, hostname, user.",
+)
+@force_option
+@common(formats=())
+@pass_context
+def measure_host(ctx: CliContext, output: str | None, name: str | None, include: tuple[str, ...], force: bool) -> None:
+    """Measure how fast this machine is, and write it as a host file: `host capture` with its speeds.
+
+    About a minute of small benchmarks, on a machine that does nothing else: RAM, the disk of the current folder, each
+    accelerator's memory and link, matrix products by dtype, calls of modules, hand-overs. Without torch RAM and the
+    disk are measured. Predictions for the file's host go by what was measured, and say so.
+
+    \b
+    Examples:
+      devpolicy host measure --output build-server.toml
+      devpolicy plan policy.toml --model llama-3.1-8b --host build-server.toml
+    """
+    _capture(ctx, output, name, include, measuring=True, force=force)
+
+
+def _capture(
+    ctx: CliContext, output: str | None, name: str | None, include: tuple[str, ...], *, measuring: bool, force: bool
+) -> None:
     from devpolicy._core.host.probe.identity import Identity, without_identifiers
 
+    if measuring and output is not None and not force:
+        refuse_to_replace(output)
     keep = _kinds(include)
     identity = Identity.here()
     host, gone = without_identifiers(load_host(ctx, None), identity, keep)
     host = replace(host, name=_name(name) or _own_name(host, identity, keep))
     if host.name is None:
         gone["hostname"] += 1
+    if measuring:
+        host = _measured(ctx, host)
     _write(ctx, output, host.to_toml())
     if gone:
         ctx.err.print(_left_out(gone))
+
+
+def _measured(ctx: CliContext, host: Host) -> Host:
+    from devpolicy._core.host.probe.measure import measure
+
+    done = measure(host, folder=".", progress=lambda what: ctx.err.print(f"measuring {what}"))
+    for what in done.left_out:
+        ctx.err.print(f"not measured: {what}")
+    return done.host
 
 
 def _kinds(include: tuple[str, ...]) -> set[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from devpolicy._core.cli import complete
-from devpolicy._core.cli.commands.capture import capture_host
+from devpolicy._core.cli.commands.capture import capture_host, measure_host
 from devpolicy._core.cli.context import CliContext, common, pass_context
 from devpolicy._core.cli.group import Group
 from devpolicy._core.cli.inputs import load_host, on_host
@@ -29,6 +29,7 @@ def command() -> None:
 
 
 command.add_command(capture_host)
+command.add_command(measure_host)
 
 
 @command.command(name="list", short_help="List the hosts of the catalogue.")

@@ -89,10 +89,21 @@ def show_model(ctx: CliContext, model: str) -> None:
         ("KV cache", f"{format_size(cache)} per {_TOKENS:,} tokens of one sequence" if cache else ""),
         ("blocks", f"{len(_blocks(tree))}, kept whole: {', '.join(sorted(tree.no_split))}" if tree.no_split else ""),
         *(("tied", " = ".join(group)) for group in tree.ties),
+        ("quantised", _quantised(tree)),
         ("partial", tree.incomplete_reason or ""),
     ]
     lines = facts([(name, text) for name, text in pairs if text], width=ctx.out.width)
     ctx.out.print([*lines, "", *_modules(tree, ctx.out.width)])
+
+
+def _quantised(tree: ModelTree) -> str:
+    """Return how a checkpoint is quantised and what it stores, empty where it is not. Sizes above are without."""
+    found = tree.quantization
+    if found is None:
+        return ""
+    stored = "" if found.stored is None else f", {format_size(found.stored)} as stored"
+    known = f"`{found.scheme}`" if found.scheme else f"`{found.method}`: {found.problem}"
+    return f"{known}{stored}; sizes are without"
 
 
 def _modules(tree: ModelTree, width: int) -> Any:
