@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.harness import invoke
-from tests.dry_run.plans import BALANCED, balanced, cut
 
 from devpolicy import Accelerator, DevPolicyError, Host, ModelTree, Policy, plan
 from devpolicy._core.dry_run import child
@@ -19,6 +17,8 @@ from devpolicy._core.dry_run.result import DryRun
 from devpolicy._core.language.properties import Property
 from devpolicy._core.review.check import violations
 from devpolicy._core.review.outcome import plan_outcome
+from tests.cli.harness import invoke
+from tests.dry_run.plans import BALANCED, balanced, cut
 
 SMALL = "llama-3.2-1b"
 

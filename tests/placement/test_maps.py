@@ -109,7 +109,7 @@ def test_names_that_no_keys_tell_apart_are_refused_and_the_help_says_what_to_do(
 
 def test_with_several_devices_a_block_keeps_its_one_key() -> None:
     # Its children's keys would be read alike, but a block without a key has no hook that moves its inputs.
-    tree = _tree("a.b", "a.c", "axbc.d.e", "axbc.d.f")
+    tree = _tree("axbc.d.e", "axbc.d.f", "a.b", "a.c")
     blocks = tuple(replace(one, class_name="Block" if one.path == "axbc" else one.class_name) for one in tree.modules)
     tree = replace(tree, modules=blocks)
     assert refused(f'prefer = "cuda:0"\n{PIN}', tree, TWO).code == "DP403"

@@ -243,6 +243,13 @@ CODES: dict[str, Code] = {
         "Transformers that were written for that say which blocks stay whole (`_no_split_modules`); this one does not, "
         "so a plan that divides it may not run. `devpolicy dry-run` tells.",
     ),
+    "DP423": Code(
+        "a map that is not known to run",
+        "A device map says where tensors are, not that the code moves its inputs there. accelerate moves what modules "
+        "are given; what the code around them computes it does not move. The class has parameters of its own "
+        "beside its children, or rules run apart what meets, and nobody has tried it. "
+        "`devpolicy dry-run` loads and runs it on simulated devices, and says where it fails.",
+    ),
     # Lint.
     "DP501": Code(
         "a rule that matches nothing",

@@ -98,7 +98,7 @@ def open_problem(placed: PlacedModel) -> Problem:
     for choose in (True, False):
         with suppress(Refused):
             assignment = apply_rules(placed.division, context, choose=choose)
-            return Problem(units, colocate_blocks(units, context, assignment), context)
+            return Problem(units, colocate_blocks(placed.division, context, assignment), context)
     raise AssertionError("a model that was placed has rules that can be applied")
 
 

@@ -47,9 +47,9 @@ def candidates(model: Any, size: Size) -> Iterator[dict[str, Any]]:
     elif main == "input_values":
         for shape in ((size.batch, _SAMPLES), (size.batch, 1, _SAMPLES)):
             yield {main: torch.empty(shape, dtype=model.dtype), **_decoder(model, names, size)}
-    elif "pixel_values" in names and "input_ids" in names:
+    elif "pixel_values" in names:
         for image in _images(model, size):
-            yield {**_tokens(model, size), **image}
+            yield {**image, **(_tokens(model, size) if "input_ids" in names else {})}
     if "input_ids" in names:
         yield {**_tokens(model, size), **_decoder(model, names, size)}
     elif "inputs_embeds" in names:

@@ -252,7 +252,7 @@ class _Deciding:
                 f"rule `{rule.name}` runs `{unit.path}` on `cpu` beside `{self.context.kind}`, "
                 f"which a device map for `{self.context.target.name}` cannot say",
                 rule.place,
-                help='`offload = "cpu"` keeps the weights there and runs them on the accelerator',
+                help=_offload_help(unit),
             )
         if selector not in self.named:
             self.named[selector] = self.context.named(selector)
@@ -282,6 +282,13 @@ class _Deciding:
             rule.place,
             help='name further devices in the rule, or set `on_exhausted = "next"`',
         )
+
+
+def _offload_help(unit: Unit) -> str:
+    """Return the way out for a module that a rule runs on the CPU: to keep it there, where that frees anything."""
+    if unit.weights > unit.onload_peak:
+        return '`offload = "cpu"` keeps the weights there and runs them on the accelerator'
+    return 'leave the rule out: kept there by `offload = "cpu"`, the module would be brought in whole, and free nothing'
 
 
 def is_elsewhere(place: str, context: PlacementContext) -> bool:

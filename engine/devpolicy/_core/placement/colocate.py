@@ -18,8 +18,10 @@ from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.apply_rules import Assignment, Cluster, Offload, Refused
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Division, Unit, up_to_final
+from devpolicy._core.placement.meeting import Meeting
 
 _CUT = "a rule keeps a part of a block elsewhere, so the block and what it may read run on the main device"
+_MEET = "its output meets that of a module whose weights are stored elsewhere, which runs on the main device"
 _OWN = "the consumer moves what the model itself holds to the main device"
 
 Action = tuple[str, tuple[DeviceSelector, ...]]
@@ -117,11 +119,12 @@ def _parted(tie: tuple[str, ...], rule: Rule, members: list[Unit]) -> Diagnostic
     )
 
 
-def colocate_blocks(units: Sequence[Unit], context: PlacementContext, assignment: Assignment) -> Assignment:
+def colocate_blocks(division: Division, context: PlacementContext, assignment: Assignment) -> Assignment:
     """Return the assignment with the pieces of each block together, and what needs it on the main device.
 
     Raises `Refused` where the consumer could not run them (DP404, DP408).
     """
+    units = division.units
     mixed = next((at for at in sorted(assignment.offloaded) if units[at].direct_tensors_only), None)
     if mixed is not None:
         raise Refused(_mixed_container(units[mixed], assignment.offloaded[mixed]))
@@ -134,6 +137,9 @@ def colocate_blocks(units: Sequence[Unit], context: PlacementContext, assignment
         together, cut = _pieces(units, blocks.values(), context, assignment)
         clusters = connected_components([*assignment.clusters, *together])
         assignment = replace(assignment, clusters=tuple(map(tuple, clusters)))
+    if len(context.devices) > 1:
+        for group in division.meetings:
+            assignment = _meet(group, assignment)
     beside = list(_beside_blocks(units, context.tree, assignment))
     if beside:
         clusters = connected_components([*assignment.clusters, *beside])
@@ -143,6 +149,39 @@ def colocate_blocks(units: Sequence[Unit], context: PlacementContext, assignment
     if units and holds_own_tensors(units):
         assignment = _run_own_on_main(context, assignment)
     return assignment
+
+
+def _parted_by_rules(group: Sequence[int], assignment: Assignment) -> bool:
+    """Whether rules run the units of a group on several devices: they know better, or a dry run will tell."""
+    ruled = {assignment.pinned[at][0] for at in group if at in assignment.pinned}
+    away = any(at in assignment.offloaded for at in group)
+    return len(ruled) > 1 or any(at in assignment.choices for at in group) or (away and assignment.main is not None)
+
+
+def _meet(meeting: Meeting, assignment: Assignment) -> Assignment:
+    """Return the assignment with the units of a group on one device, as far as rules leave them to the planner.
+
+    A unit that a rule runs somewhere may take the others along. What is offloaded runs on the main device, so the
+    others do.
+    """
+    group = meeting.units
+    ruled = any(at in assignment.pinned for at in group)
+    if _parted_by_rules(group, assignment) or (ruled and not meeting.follows):
+        return assignment
+    pinned = next((assignment.pinned[at] for at in group if at in assignment.pinned), None)
+    if any(at in assignment.offloaded for at in group):
+        main = assignment.main if pinned is None else pinned[0]
+        free = {at for cluster in assignment.clusters for at in cluster} & set(group)
+        return _run_on_main(free, _MEET, replace(assignment, main=main)) if free else assignment
+    mine = [cluster for cluster in assignment.clusters if not set(group).isdisjoint(cluster)]
+    rest = tuple(cluster for cluster in assignment.clusters if cluster not in mine)
+    if pinned is not None:
+        along = {at: pinned for cluster in mine for at in cluster}
+        return replace(assignment, clusters=rest, pinned={**assignment.pinned, **along})
+    if len(mine) < 2:
+        return assignment
+    joined = tuple(sorted(at for cluster in mine for at in cluster))
+    return replace(assignment, clusters=tuple(sorted((*rest, joined))))
 
 
 def holds_own_tensors(units: Sequence[Unit]) -> bool:

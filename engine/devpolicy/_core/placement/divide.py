@@ -16,6 +16,7 @@ from devpolicy._core.memory.sizing import Sizing
 from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.matching import match, numbers
+from devpolicy._core.placement.meeting import LISTS, Meeting, Shape, meetings
 
 RulePriority = tuple[int, ...]
 """Positions of rules, in written order."""
@@ -68,11 +69,14 @@ class Division:
     """The sets of rules that match modules with tensors, decided or not, as the bits of integers."""
     tied: tuple[tuple[int, ...], ...] = ()
     """Groups of units that share a tensor."""
+    meetings: tuple[Meeting, ...] = ()
+    """Groups of units outside of blocks whose outputs meet."""
 
 
 def divide(tree: ModelTree, rules: Sequence[Rule], sizing: Sizing) -> Division:
     """Divide `tree` under `rules`. Linear in modules."""
-    natural = _natural_units(tree)
+    shape = _natural_units(tree)
+    natural = shape.natural
     sizes = _subtree_sums(tree, sizing.weights) if any(rule.size for rule in rules) else []
     matches = match(tree, rules, sizes, natural)
     # The rules that match each module or one of its ancestors.
@@ -85,7 +89,8 @@ def divide(tree: ModelTree, rules: Sequence[Rule], sizing: Sizing) -> Division:
     priorities = {mask: (first.setdefault(rules, rules), fallback) for mask, (rules, fallback) in cut.items()}
     units = _collect(tree, sizing, natural, [priorities[mask] for mask in masks])
     holding = frozenset(mask for mask, module in zip(masks, tree.modules, strict=True) if module.tensors)
-    return Division(tuple(units), matches.counts, holding)
+    found = meetings(tree, shape, [unit.start for unit in units])
+    return Division(tuple(units), matches.counts, holding, meetings=found)
 
 
 def up_to_final(priority: RulePriority, rules: Sequence[Rule]) -> tuple[RulePriority, RulePriority]:
@@ -95,18 +100,46 @@ def up_to_final(priority: RulePriority, rules: Sequence[Rule]) -> tuple[RulePrio
     return priority[:length], priority[length:]
 
 
-_LISTS = frozenset({"ModuleList", "ModuleDict", "Sequential"})
+def _blocks(tree: ModelTree) -> list[bool]:
+    """Mark the blocks: modules of a no-split class, and elements of lists that are alike to them.
+
+    Where the model names no class, every element of a list is a block. Where it names some, it may have forgotten
+    others: an element of a list that holds modules and no block, or that is a layer of a stage, which is an element of
+    a list itself. And a leaf whose weight is computed of others (`torch.nn.utils.parametrize`) is one module, though it
+    has children.
+    """
+    modules, parents = tree.modules, tree.parents
+    blocks = [module.class_name in tree.no_split for module in modules]
+    holds_declared = _holds(tree, blocks)
+    in_stage = [False] * len(modules)
+    for position in range(1, len(modules)):
+        parent = parents[position]
+        element = modules[parent].class_name in LISTS and modules[position].class_name not in LISTS
+        in_stage[position] = in_stage[parent] or (element and not blocks[position])
+        if modules[position].path.endswith(".parametrizations"):
+            blocks[parent] = True
+        elif element and not holds_declared[position]:
+            blocks[position] = blocks[position] or not tree.no_split or _is_composite(tree, position)
+        elif element and in_stage[parent]:
+            blocks[position] = True
+    return blocks
 
 
-def _is_block(tree: ModelTree, position: int) -> bool:
-    """Whether a module is a block: of a no-split class, or where the model names none, an element of a list."""
-    cls = tree.modules[position].class_name
-    if tree.no_split:
-        return cls in tree.no_split
-    return position > 0 and cls not in _LISTS and tree.modules[tree.parents[position]].class_name in _LISTS
+def _is_composite(tree: ModelTree, position: int) -> bool:
+    """Whether a module holds modules with tensors."""
+    return any(module.tensors for module in tree.modules[position + 1 : tree.subtree_end[position]])
 
 
-def _natural_units(tree: ModelTree) -> list[bool]:
+def _holds(tree: ModelTree, marked: Sequence[bool]) -> list[bool]:
+    """Return for each module whether a marked one is inside."""
+    holds = [False] * len(marked)
+    for position in range(len(marked) - 1, 0, -1):
+        if marked[position] or holds[position]:
+            holds[tree.parents[position]] = True
+    return holds
+
+
+def _natural_units(tree: ModelTree) -> Shape:
     """Mark the modules that are units where no rule cuts them.
 
     Blocks (the outermost), and modules without tensors below their own. A container that holds tensors itself
@@ -115,14 +148,8 @@ def _natural_units(tree: ModelTree) -> list[bool]:
     block inside does.
     """
     count = len(tree.modules)
-    block = [_is_block(tree, position) for position in range(count)]
-    holds_block, holds_more = [False] * count, [False] * count
-    for position in range(count - 1, 0, -1):
-        parent, module = tree.parents[position], tree.modules[position]
-        if holds_block[position] or block[position]:
-            holds_block[parent] = True
-        if holds_more[position] or module.tensors:
-            holds_more[parent] = True
+    block = _blocks(tree)
+    holds_block, holds_more = _holds(tree, block), _holds(tree, [bool(module.tensors) for module in tree.modules])
     natural = [False] * count
     position = 0
     while position < count:
@@ -130,7 +157,7 @@ def _natural_units(tree: ModelTree) -> list[bool]:
         mixing = position > 0 and not holds_block[position] and bool(module.tensors or not tree.no_split)
         natural[position] = block[position] or not holds_more[position] or mixing
         position = tree.subtree_end[position] if natural[position] else position + 1
-    return natural
+    return Shape(natural, holds_block, block)
 
 
 def _subtree_sums(tree: ModelTree, own: list[int]) -> list[int]:
@@ -151,7 +178,7 @@ def _uniform(tree: ModelTree, priorities: Sequence[tuple[RulePriority, RulePrior
 
 
 def _collect(
-    tree: ModelTree, sizing: Sizing, natural: list[bool], priorities: Sequence[tuple[RulePriority, RulePriority]]
+    tree: ModelTree, sizing: Sizing, natural: Sequence[bool], priorities: Sequence[tuple[RulePriority, RulePriority]]
 ) -> list[Unit]:
     """Walk the tree in order and return the units. Iterative: a tree may be deeper than the interpreter's stack."""
     uniform = _uniform(tree, priorities)

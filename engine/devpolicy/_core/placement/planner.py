@@ -34,6 +34,7 @@ from devpolicy._core.placement.context import (
     with_one_fraction,
 )
 from devpolicy._core.placement.divide import Division, divide
+from devpolicy._core.placement.dividing import findings_of_division, idle_offloads
 from devpolicy._core.placement.joint import one_piece
 from devpolicy._core.placement.leaving import leaving_first, may_fit
 from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of, room_for_loading
@@ -187,12 +188,14 @@ def _place(
                     refusals.append((selector, refused.finding))
                 continue
             outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "fits")]
-            trace = Trace(tuple(outcomes), placed.notes)
+            idle = idle_offloads(division.units, placed.solution, placed.context)
+            trace = Trace(tuple(outcomes), (*placed.notes, *idle))
             of_form = findings_of_form(form, tree, policy)
             refuted = findings_of_class(tree, placed.solution)
             refuted = refuted or _findings_of_division(form.tree, division, placed.solution)
             of_model = (*_findings_of_model(tree, policy), *refuted, *of_form, *findings_of_loading)
-            told = (*policy.notices, *of_model, *findings)
+            unproved = findings_of_division(tree, division, placed.solution, placed.context)
+            told = (*policy.notices, *of_model, *findings, *unproved)
             found = placed.context, placed.attempt, placed.solution, placed.ledger
             return PlacedModel(selector, division, *found, trace, told)
     raise Unsatisfiable(nothing_fits(policy, tree, refusals))
@@ -375,7 +378,7 @@ def _searched(
     for choose in (False, True) if ruled else (False,):
         try:
             assignment = colocate_blocks(
-                division.units, context, apply_rules(division, context, choose=choose, leaving=leaving)
+                division, context, apply_rules(division, context, choose=choose, leaving=leaving)
             )
         except Refused as found:
             refused = refused or found

@@ -1,0 +1,58 @@
+"""`python -m tests.dry_run [MODEL...]`: every model of the catalogue, loaded and run by a plan, at true size.
+
+Each is divided over the fewest equal GPUs of the catalogue's hosts that hold it, and planned on fewer with the rest in
+RAM. Fails where one does not run. Devices that hold more than their ledger are listed with what is missing: activations
+are estimates.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+from devpolicy import Host, ModelTree, Plan, Policy, Unsatisfiable, plan
+from devpolicy._core.model.catalogue import model_catalogue
+
+DIVIDED = Policy.parse('prefer = "cuda"\nsplit = "balanced"\n[workload]\ncontext = 1024\n')
+OVERFLOWING = Policy.parse(
+    'prefer = "cuda"\noverflow = ["cpu", "disk"]\n[workload]\ncontext = 1024\n[memory.disk]\npath = "offload"\n'
+)
+HOSTS = ("2x24gb", "4x80gb", "8x80gb", "8x141gb")
+
+
+def plans(name: str) -> Iterator[tuple[str, str, Plan]]:
+    """Yield how and on which host a model is planned, and the plan."""
+    tree = ModelTree.load(name)
+    for host in HOSTS:
+        try:
+            yield "divided", host, plan(DIVIDED, tree, host)
+        except Unsatisfiable:
+            continue
+        break
+    small = Host.load("2x24gb")
+    try:
+        made = plan(OVERFLOWING, tree, small)
+    except Unsatisfiable:
+        return
+    if set(made.ledger) & {"cpu", "disk"}:
+        yield "overflow", "2x24gb", made
+
+
+def main(names: Sequence[str]) -> int:
+    """Try every model, print a line for each plan, and return 1 where one does not run."""
+    failed = 0
+    for name in names or list(model_catalogue()):
+        for how, host, made in plans(name):
+            start = time.monotonic()
+            found = made.dry_run(name, host)
+            failed += not found.runs
+            verdict = "runs" if found.runs else "FAILS"
+            print(f"{name:24} {how:9} {host:8} {verdict:6} {time.monotonic() - start:5.1f} s  {found.call}", flush=True)
+            for complaint in found.complaints():
+                print(f"    {complaint}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
