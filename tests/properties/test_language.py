@@ -15,13 +15,12 @@ from hypothesis import strategies as st
 from tests import oracle
 
 from devpolicy import Host, Policy, PolicyError
-from devpolicy._core.cli.commands.show import inline
 from devpolicy._core.host import SOFTWARE
 from devpolicy._core.language.conditions import check_requirements
 from devpolicy._core.language.policy import Rule
 from devpolicy._core.placement.context import select_devices
 from devpolicy._core.strategies.policies import policy_texts
-from devpolicy._core.toml.writer import write_key
+from devpolicy._core.toml.writer import write_key, write_value
 from devpolicy.errors import Unsatisfiable
 from devpolicy.testing.strategies import faulty_hosts, hosts
 
@@ -109,7 +108,7 @@ def layered(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any], dict[str, 
 
 
 def written(data: dict[str, Any]) -> str:
-    return "".join(f"{write_key(key)} = {inline(value)}\n" for key, value in data.items())
+    return "".join(f"{write_key(key)} = {write_value(value)}\n" for key, value in data.items())
 
 
 def rules_of(layers: list[dict[str, Any]], devices: dict[str, Any]) -> list[Rule]:

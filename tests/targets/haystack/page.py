@@ -33,7 +33,7 @@ def table() -> str:
     for name, row in ROWS.items():
         if isinstance(row, Takes):
             target = target_of(row.target)
-            types = ", ".join(kind for kind in ("cuda", "xpu", "mps", "cpu") if kind in target.types)
+            types = ", ".join(kind for kind in ("cuda", "xpu", "mps", "cpu") if kind in target.abilities.types)
             where = WHERE[row.form].format(row.kwargs)
             yes = {True: "yes", False: "-"}
             lines.append(f"| `{name}` | {where} | {yes[target.maps]} | {yes[row.form in LOADING]} | {types} |")

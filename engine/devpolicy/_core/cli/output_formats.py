@@ -123,8 +123,8 @@ class FormName(click.ParamType[str]):
         return value
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """Return the forms that come with the package, for the help."""
-        return f"[{'|'.join(OUTPUT_FORMATS)}]"
+        """Return the word of the help."""
+        return "FORM"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Complete the names of forms."""
@@ -147,8 +147,8 @@ class TargetName(FormName):
         return found.name
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """Return the targets that come with the package, for the help."""
-        return f"[{'|'.join(NAMED)}]"
+        """Return the word of the help."""
+        return "TARGET"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Complete the names of targets."""

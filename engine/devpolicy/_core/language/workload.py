@@ -11,7 +11,10 @@ from typing import Literal
 from devpolicy._core.language.kinds import CACHE_DTYPES, one_of_dtypes
 from devpolicy._core.language.wishes import CONTEXT, ContextRange
 from devpolicy._core.model.tree import FLOATING
-from devpolicy._core.toml.tables import choice, integer, key
+from devpolicy._core.toml.tables import Kind, choice, integer, key
+
+Optimize = Literal["token", "first-token"]
+_OPTIMIZE: Kind[Optimize] = choice("token", "first-token")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,8 @@ class Workload:
     prompt: int | None = key(
         integer(1, 2**31 - 1), "Tokens of a prompt, out of those of `context`.", default="`context` without the answer"
     )
-    optimize: Literal["token", "first-token"] = key(
-        choice("token", "first-token"),
+    optimize: Optimize = key(
+        _OPTIMIZE,
         'What counts under `split = "fastest"`: the time of each token of the answer, or the time to the first one.',
         value="token",
         default='`"token"`',

@@ -203,7 +203,7 @@ def converted_paths(tree: ModelTree, quantization: Quantization) -> frozenset[st
 def converted(tree: ModelTree, scheme: Scheme, settings: Mapping[str, Any]) -> frozenset[str]:
     """Return the paths of the modules that a scheme converts, by its library's own rule."""
     given = next((settings[key] for key in scheme.skips if settings.get(key) is not None), None)
-    names = list(given or ())
+    names: list[str] = list(given or ())
     if scheme.default_skips == "always" or (scheme.default_skips == "unless listed" and given is None):
         names += default_skips(tree)
     skips, tail = Skips(names), ".weight" if scheme.skips_by == "parameter" else ""

@@ -63,9 +63,9 @@ class Attempts:
     def relax(self) -> tuple[Wish, ...]:
         """Every wish, the first to give way first; what is left out has no room, but for `prefer`, which is last."""
         written = self.policy.relax or WISHES
-        return (*(wish for wish in WISHES if wish not in (*written, "prefer")), *written) + (
-            () if "prefer" in written else ("prefer",)
-        )
+        last: tuple[Wish, ...] = () if "prefer" in written else ("prefer",)
+        unwritten: tuple[Wish, ...] = tuple(wish for wish in WISHES if wish not in (*written, "prefer"))
+        return (*unwritten, *written, *last)
 
     @cached_property
     def options(self) -> Options:

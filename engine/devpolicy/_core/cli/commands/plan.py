@@ -72,8 +72,10 @@ Models = Mapping[str | None, str]
     help="Plan as if: cuda.count=3, cuda:0.free=20 GiB, memory=128 GiB, context=8192; and compare.",
 )
 @click.option("--certify", is_flag=True, help="Say how far the plan can be from the least predicted time there is.")
-@click.option("--target", type=TargetName(), help="The consumer to plan for; hf by default.")
-@click.option("--to", type=FormName(), help="Print only what the consumer takes, and plan for it.")
+@click.option("--target", type=TargetName(), help="The consumer to plan for: `devpolicy targets` lists them.")
+@click.option(
+    "--to", type=FormName(), help=f"Print only what the consumer takes, and plan for it: {', '.join(OUTPUT_FORMATS)}."
+)
 @click.option("--locked", metavar="FILE", help="Fail where the plan is not the one in FILE, and say what moved.")
 @click.option("--output", metavar="FILE", help="Write to FILE, whole or not at all, instead of the terminal.")
 @common()
@@ -181,7 +183,7 @@ def make_plans(
         copies = joint.place_copies(request)
         if len(copies) > 1 and all(one.plan.component != component for one in copies):
             return {str(one.plan.component): one for one in copies}
-        return {None: next((one for one in copies if one.plan.component == component), copies[0])}
+        return {None: next((one for one in copies if one.plan.component == component), next(iter(copies)))}
     return dict(joint.place_all(policy, target=target).items())
 
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 @host_option
 @component_option
 @overlay_options
-@click.option("--target", type=TargetName(), help="The consumer to plan for; hf by default.")
+@click.option("--target", type=TargetName(), help="The consumer to plan for: `devpolicy targets` lists them.")
 @common()
 @pass_context
 def command(
