@@ -204,7 +204,7 @@ def test_the_workload_is_read():
         'prefer = "cuda"\n[workload]\ncontext = 8192\nbatch = 4\n'
         'dtype = "bfloat16"\nkv_dtype = "float8_e4m3fn"\nnew_tokens = 256'
     )
-    assert Policy.parse(text).workload == Workload(8192, 4, "bfloat16", "float8_e4m3fn", 256)
+    assert Policy.parse(text).workload == Workload(8192, 4, "bfloat16", "float8_e4m3fn", new_tokens=256)
 
 
 @pytest.mark.parametrize(

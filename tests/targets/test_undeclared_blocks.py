@@ -37,4 +37,4 @@ def test_one_device_needs_no_word():
     module.one, module.two = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
     host = Host([Accelerator("cuda", memory="4 GiB")] * 2, memory="16 GiB")
     assert plan(Policy.parse('prefer = "cuda"'), module, host).warnings == ()
-    assert [warning.code for warning in plan(BALANCED, module, host).warnings] == ["DP422"]
+    assert "DP422" in [warning.code for warning in plan(BALANCED, module, host).warnings]

@@ -224,7 +224,7 @@ def _findings_of_division(tree: ModelTree, division: Division, solution: Solutio
     if declares or not divided:
         return []
     message = f"`{tree.modules[0].class_name}` does not declare which of its blocks stay whole, and is divided"
-    help_ = 'run its code by the plan, at no cost: `devpolicy dry-run`; or use one device: `split = "never"`'
+    help_ = 'run its code by the plan, at no cost: `devpolicy dry-run`\nor use one device: `split = "never"`'
     return [Diagnostic("DP422", message, help=help_, severity="warning")]
 
 
