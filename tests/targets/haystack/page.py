@@ -36,7 +36,9 @@ def table() -> str:
             types = ", ".join(kind for kind in ("cuda", "xpu", "mps", "cpu") if kind in target.abilities.types)
             where = WHERE[row.form].format(row.kwargs)
             yes = {True: "yes", False: "-"}
-            lines.append(f"| `{name}` | {where} | {yes[target.abilities.maps]} | {yes[row.form in LOADING]} | {types} |")
+            lines.append(
+                f"| `{name}` | {where} | {yes[target.abilities.maps]} | {yes[row.form in LOADING]} | {types} |"
+            )
         else:
             lines.append(f"| `{name}` | nowhere: {row.instead} | - | - | - |")
     return "\n".join(lines)

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from devpolicy._core.model.tree import ModelTree
 
 _REFUSED = 3
+_SMALL = "nf4"
+"""The scheme that is tried where a model does not fit in full: four bits, made while it is loaded."""
 
 
 def _batches(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...]:
@@ -69,7 +71,7 @@ def _batches(context: click.Context, parameter: click.Parameter, value: str | No
     metavar="SCHEME",
     multiple=True,
     type=click.Choice(QUANTIZATIONS),
-    help="A scheme to load the model in; by default those of the policy.",
+    help="A scheme to load the model in; by default those of the policy, else none, and nf4 where that does not fit.",
 )
 @click.option("--batch", metavar="N,N", callback=_batches, help="Sequences at once, at most six; 1,4,16 by default.")
 @component_option
@@ -115,8 +117,13 @@ def command(
             resolved = loaded.for_component(component)
             schemes = quantization or resolved.loading.quantization or (NONE,)
             for tree in trees or _own(loaded, component):
-                for scheme in schemes:
-                    found.append(fit(resolved, tree, machine, quantization=scheme, target=target, batches=batch))
+                asked = list(schemes)
+                for scheme in asked:
+                    made = fit(resolved, tree, machine, quantization=scheme, target=target, batches=batch)
+                    found.append(made)
+                    unasked = not quantization and not resolved.loading.quantization
+                    if unasked and made.plan is None and len(asked) == 1 and tree is not None and _may_be_small(tree):
+                        asked.append(_SMALL)  # whoever asks wants to know what would do
     if ctx.json:
         ctx.print_json({"schema": 1, "component": component, "fits": [_as_json(one) for one in found]})
     elif len({(one.model, one.host) for one in found}) == 1:
@@ -124,6 +131,11 @@ def command(
     else:
         ctx.out.print([line for machine in hosts for line in _section(machine, found, ctx.out.width)])
     return 0 if any(one.plan is not None for one in found) else _REFUSED
+
+
+def _may_be_small(tree: ModelTree) -> bool:
+    """Whether a model can be quantised while it is loaded: one that is stored in full."""
+    return tree.format == "safetensors" and tree.quantization is None
 
 
 def _hosts(given: Sequence[str]) -> list[str | None]:
