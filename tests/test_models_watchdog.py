@@ -2,6 +2,8 @@
 
 import json
 import struct
+import subprocess
+import sys
 import threading
 import time
 
@@ -120,3 +122,32 @@ def test_a_checkpoint_is_stopped_once_for_all_the_classes_that_are_tried(hurried
     with pytest.raises(ModelError, match="reading this model takes longer"):
         ModelTree.from_checkpoint(tmp_path)
     assert time.thread_time() - begun < 30
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_profiler_runs_behind_a_block(stopped):
+    code = f"""
+import sys
+from devpolicy._core.model import watchdog
+from devpolicy.errors import ModelError
+
+watchdog.LONGEST_BUILD, watchdog._LOOK, watchdog._AGAIN = 0.2, 0.02, 0.05
+try:
+    with watchdog.watched():
+        while {stopped}:
+            pass
+except ModelError:
+    pass
+
+
+def called():
+    return 1
+
+
+sys.setprofile(lambda *_: None)
+called()
+sys.settrace(lambda *_: None)
+called()
+"""
+    done = subprocess.run([sys.executable, "-c", code], timeout=60, check=False, capture_output=True)
+    assert done.returncode == 0, done.stderr

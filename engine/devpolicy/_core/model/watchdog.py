@@ -11,7 +11,7 @@ import ctypes
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 
 from devpolicy._core.errors import Diagnostic, ModelError
@@ -22,6 +22,9 @@ _LOOK = 0.25
 """Seconds between looks at a block."""
 _AGAIN = 1.0
 """Seconds until a block is stopped once more, whose code has caught the exception."""
+
+_STEPS = 1_000
+"""Steps of Python within which an exception comes that another thread has thrown."""
 
 _watching: ContextVar[_Watch | None] = ContextVar("devpolicy_watching", default=None)
 
@@ -65,7 +68,7 @@ class _Watch:
         self._watched = ctypes.c_ulong(threading.get_ident())
         self._clock = _clock()
         self._began, self._held = self._clock(), _resident()
-        self._ended, self._lock = threading.Event(), threading.Lock()
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, name="devpolicy-watchdog", daemon=True)
         self._thread.start()
 
@@ -74,7 +77,7 @@ class _Watch:
         while not self._ended.wait(_LOOK):
             self.reason = self.reason or self._beyond()
             if self.reason is not None:
-                self._throw(_Stop)
+                self._throw()
                 self._ended.wait(_AGAIN)
 
     def _beyond(self) -> str | None:
@@ -84,17 +87,22 @@ class _Watch:
             return f"more than {format_size(MOST_BUILD_MEMORY)} of memory, the limit"
         return None
 
-    def _throw(self, exception: type[BaseException] | None) -> None:
-        with self._lock:
-            if exception is None or not self._ended.is_set():
-                thrown = None if exception is None else ctypes.py_object(exception)
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(self._watched, thrown)
+    def _throw(self) -> None:
+        if not self._ended.is_set():
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(self._watched, ctypes.py_object(_Stop))
 
     def end(self) -> None:
-        """Look no longer: behind this nothing is stopped any more, not even by what was on its way."""
+        """Look no longer: behind this nothing is stopped any more, not even by what was on its way.
+
+        What is on its way comes here. It is not taken back: CPython 3.11 would look for it at every step from then on,
+        and hang under a profiler, a debugger or a measurement of coverage.
+        """
         self._ended.set()
-        self._throw(None)
-        self._thread.join(_AGAIN)
+        self._thread.join()
+        if self.reason is not None:
+            with suppress(_Stop):
+                for _ in range(_STEPS):
+                    pass
 
 
 def _clock() -> Callable[[], float]:
