@@ -74,6 +74,9 @@ def plan_all(
     if models is not None and not isinstance(models, Mapping):
         raise DevPolicyError(f"`models` maps names of components to models, not {shown(models)}")
     loaded, given = policy_of(policy), models or {}
+    for name in given:
+        if not isinstance(name, str):
+            raise DevPolicyError(f"a component is named by text, not by {shown(name)}")
     joint = replace(planning_state(host, loaded).without(in_order(loaded, given)), models=given)
     return {name: placed.plan for name, placed in joint.place_all(loaded, target=target).items()}
 
