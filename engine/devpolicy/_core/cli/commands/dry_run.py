@@ -70,7 +70,7 @@ def command(
     \b
     Examples:
       devpolicy dry-run split-across-gpus --model llama-3.1-70b --host 4x80gb
-      devpolicy dry-run policy.toml --model ./checkpoint --prompt 8000 --new-tokens 16
+      devpolicy dry-run p.toml --model ./checkpoint --prompt 8000 --new-tokens 16
 
     Exit status: 0 it runs within its ledger, 1 a device held more than its ledger, 2 invalid policy or usage, 3 it is
     refused or does not run.
