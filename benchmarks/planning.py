@@ -120,16 +120,25 @@ class Cost:
 
 
 def outcome(model: Any, device_map: Mapping[str, Any], budget: Mapping[Any, int]) -> Outcome:
-    """Count what each device is given, tied tensors once, each tensor by the longest key above it."""
+    """Count what each device is given, tied tensors once, each tensor by the longest key above it.
+
+    While weights are loaded, a tensor that is made of others is there beside them: it has to fit as well.
+    """
+    modules = ModelTree.from_module(model).modules
+    made = {f"{module.path}.{tensor.name}" for module in modules for tensor in module.tensors if tensor.merged}
     held: dict[Any, int] = {}
+    beside: dict[Any, int] = {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         key = name
         while key not in device_map and key:
             key = key.rpartition(".")[0]
         device = device_map.get(key)
-        held[device] = held.get(device, 0) + tensor.numel() * tensor.element_size()
+        size = tensor.numel() * tensor.element_size()
+        held[device] = held.get(device, 0) + size
+        beside[device] = max(beside.get(device, 0), size if name in made else 0)
+    loads = all(held[device] + beside[device] <= budget[device] for device in held if device in budget)
     shares = [size / budget[device] for device, size in held.items() if device in budget]
-    return Outcome(len(shares) == len(held) and max(shares) <= 1, len(shares), max(shares, default=0.0))
+    return Outcome(len(shares) == len(held) and max(shares) <= 1 and loads, len(shares), max(shares, default=0.0))
 
 
 def budgets(model: Any) -> dict[int, int]:

@@ -17,6 +17,7 @@ from tests.pages import DOCS, NEEDS, missing, read, recorded, run
 HOW = "python -m tests.pages records it anew"
 ELSEWHERE = {
     "architecture": "tests/test_architecture.py",
+    "architectures": "tests/test_architectures.py",
     "glossary": "tests/test_architecture.py",
     "commands": "tests/cli/test_sessions.py",
     "differences-from-haystack": "tests/test_haystack_values.py",

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 from devpolicy import ModelTree
@@ -43,8 +44,9 @@ def preload(folder: Path) -> None:
         (folder / "config.json").write_text(json.dumps(config))
         with suppress(DevPolicyError):
             ModelTree.load(folder / "config.json")
-    import huggingface_hub  # noqa: F401
-    import yaml  # noqa: F401
+    for library in ("huggingface_hub", "yaml"):
+        with suppress(ImportError):
+            import_module(library)
 
 
 def main() -> int:

@@ -223,7 +223,7 @@ def _findings_of_division(tree: ModelTree, division: Division, solution: Solutio
     declares = bool(tree.no_split) or not (tree.loading.architecture or holds_own_tensors(division.units))
     if declares or not divided:
         return []
-    message = f"`{tree.modules[0].class_name}` does not say which blocks stay whole, and is divided"
+    message = f"`{tree.modules[0].class_name}` does not say what stays whole, and is divided"
     help_ = 'run its code by the plan, at no cost: `devpolicy dry-run`\nor use one device: `split = "never"`'
     return [Diagnostic("DP422", message, help=help_, severity="warning")]
 
