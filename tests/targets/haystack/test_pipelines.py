@@ -262,7 +262,7 @@ def test_resolve_shows_every_component_of_a_saved_pipeline(nested: Pipeline, tmp
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [("a: [", "is not YAML"), ("a: 1", "holds no pipeline"), (None, "cannot be read"), ("\0", "YAML")]
+    ("text", "told"), [("a: [", "is not YAML"), ("a: 1", "holds no pipeline"), (None, "cannot read"), ("\0", "YAML")]
 )
 def test_a_file_that_is_no_pipeline_is_told_without_a_traceback(text: str | None, told: str, tmp_path: Path) -> None:
     file = tmp_path / "rag.yaml"
