@@ -1,5 +1,9 @@
 """What the shell completes."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from click.shell_completion import ShellComplete
 
@@ -62,3 +66,14 @@ def test_files_and_folders_are_offered_beside_names(tmp_path, monkeypatch):
     assert candidates("plan", "cudas/") == ["cudas/a.toml"]
     assert candidates("plan p --model", "cu") == ["cuda.toml", "cudas"]
     assert candidates("plan", "no/such/") == []
+
+
+@pytest.mark.parametrize("words", [{}, {"COMP_WORDS": "devpolicy", "COMP_CWORD": "x"}, {"COMP_CWORD": "1"}])
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "nothing"])
+def test_a_shell_that_asks_wrongly_is_offered_nothing(shell, words):
+    asked = {**os.environ, "_DEVPOLICY_COMPLETE": f"{shell}_complete", **words}
+    command = [sys.executable, "-m", "devpolicy", "model", "show", "x"]
+    done = subprocess.run(command, env=asked, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1, 2)
+    assert done.stdout.strip() == ""
+    assert "bug" not in done.stderr

@@ -6,7 +6,7 @@ Owns the list of commands, imported only when they are used, and the exit status
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from importlib import import_module
 from typing import Any, Never
 
@@ -65,6 +65,15 @@ class App(Group):
             known = did_you_mean(args[0], _COMMANDS)
             raise DevPolicyError([Diagnostic("", f"there is no command `{args[0]}`", help=known)])
         return super().resolve_command(ctx, args)
+
+    def _main_shell_completion(
+        self, ctx_args: MutableMapping[str, Any], prog_name: str, complete_var: str | None = None
+    ) -> None:
+        """Complete where a shell asks. What it leaves out, or says wrong, is no bug: then nothing is offered."""
+        try:
+            super()._main_shell_completion(ctx_args, prog_name, complete_var)
+        except (KeyError, ValueError):
+            raise SystemExit(1) from None
 
     def main(
         self,
