@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "placement": (*_VALUES, "language", "memory", "cost"),
     "planning": _ENGINE,
     "verbs": (*_ENGINE, "planning"),
-    "targets": (*LEAVES, "loading", "device", "host", "model", "abilities", "placement"),
+    "targets": (*LEAVES, "loading", "device", "host", "model", "abilities", "memory", "placement"),
     "certify": _ENGINE,
     "dry_run": (*_ENGINE, "verbs", "targets", "simulation", "simulator"),
     "review": (*_ENGINE, "planning", "verbs", "dry_run"),

@@ -18,7 +18,7 @@ from devpolicy._core.device import DeviceType
 from devpolicy._core.host import Accelerator, Host
 from devpolicy._core.language.devices import alike
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
-from devpolicy._core.memory.budgets import DeviceBudget, accelerator_budget, cpu_budget, disk_budget
+from devpolicy._core.memory.budgets import DeviceBudget, accelerator_budget, accelerator_of, cpu_budget, disk_budget
 from devpolicy._core.memory.sizing import Sizing
 from devpolicy._core.model.quantize import Held
 from devpolicy._core.model.tree import ModelTree
@@ -226,7 +226,8 @@ def with_one_fraction(context: PlacementContext) -> PlacementContext:
 
     That is how much a target takes which is told one number for all of them.
     """
-    totals = {at: _total(one, context.host) for at, one in enumerate(context.devices) if at in context.open}
+    named = {at: accelerator_of(str(context.devices[at]), context.host) for at in sorted(context.open)}
+    totals = {at: one.memory for at, one in named.items() if one is not None}
     rooms = {at: one.cap - one.headroom - one.used_by_others for at, one in enumerate(context.devices)}
     gives = {at: max(0, rooms[at]) for at in totals}
     least = min(totals, key=lambda at: Fraction(gives[at], totals[at]), default=None)
@@ -239,8 +240,3 @@ def with_one_fraction(context: PlacementContext) -> PlacementContext:
 
     devices = tuple(limited(at, one) if at in totals else one for at, one in enumerate(context.devices))
     return replace(context, devices=devices)
-
-
-def _total(one: DeviceBudget, host: Host) -> int:
-    device = one.device
-    return next(other.memory for other in host.devices(device.type.value) if device.id in (None, other.id))

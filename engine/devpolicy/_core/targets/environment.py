@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from devpolicy._core.device import Device
 from devpolicy._core.errors import Diagnostic, Unsatisfiable
 from devpolicy._core.host import Accelerator, Host
+from devpolicy._core.memory.budgets import accelerator_of
 from devpolicy._core.placement.plan import Plan
 
 _AMD = re.compile(r"\b(amd|radeon|instinct|mi\d{2,3}\w?)\b", re.IGNORECASE)
@@ -30,7 +31,7 @@ def visible_devices(devices: Iterable[Device], host: Host) -> dict[str, str]:
     are the driver's as long as nothing hides devices. Raises `Unsatisfiable` for devices of a kind that no variable
     names.
     """
-    ones = [_accelerator(device, host) for device in devices]
+    ones = [accelerator(device, host) for device in devices]
     kinds = {one.type for one in ones}
     if not ones or kinds == {"mps"}:
         return {"CUDA_VISIBLE_DEVICES": ""} if not ones else {}  # Apple's one GPU is always visible
@@ -52,7 +53,7 @@ def environment(plan: Plan, host: Host) -> dict[str, str]:
         from devpolicy._core.targets.llama_cpp import device_names, to_llama_cpp
 
         order = [Device.from_str(name) for name in to_llama_cpp(plan, {}).order]
-        names = device_names(order, [_is_amd(_accelerator(device, host)) for device in order], renumbered=True)
+        names = device_names(order, [_is_amd(accelerator(device, host)) for device in order], renumbered=True)
         return {**visible_devices(order, host), **to_llama_cpp(plan, names).to_env()}
     if plan.target in ("vllm", "sglang"):
         from devpolicy._core.targets.stages import stage_environment
@@ -69,8 +70,9 @@ def shell(variables: Mapping[str, str]) -> str:
     return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
 
 
-def _accelerator(device: Device, host: Host) -> Accelerator:
-    found = next((one for one in host.devices(device.type.value) if device.id in (None, one.id)), None)
+def accelerator(device: Device, host: Host) -> Accelerator:
+    """Return the accelerator that a plan calls so. Raises `Unsatisfiable` (DP301) where the host has none."""
+    found = accelerator_of(str(device), host)
     if found is None:
         raise Unsatisfiable(Diagnostic("DP301", f"the host has no `{device}`", help="plan for this host"))
     return found

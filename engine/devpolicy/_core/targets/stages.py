@@ -15,6 +15,7 @@ from devpolicy._core.device import Device
 from devpolicy._core.errors import Diagnostic, Unsatisfiable
 from devpolicy._core.host import Host
 from devpolicy._core.placement.plan import Plan
+from devpolicy._core.targets.environment import accelerator
 
 _THOUSAND = 1000
 _LAYER = re.compile(r"(.*)\.(\d+)(\..*)?")
@@ -124,7 +125,7 @@ def _fraction(plan: Plan, host: Host, devices: Sequence[Device]) -> float:
     needs, gives = 0, _THOUSAND
     for device in devices:
         budget = plan.ledger[str(device)]
-        total = next(one.memory for one in host.devices(device.type.value) if one.id == device.id)
+        total = accelerator(device, host).memory
         needs = max(needs, -(-(budget.used - budget.used_by_others) * _THOUSAND // total))
         gives = min(gives, (budget.cap - budget.headroom - budget.used_by_others) * _THOUSAND // total)
     if needs > gives:

@@ -21,6 +21,7 @@ from devpolicy._core.cli.inputs import (
     policy_argument,
 )
 from devpolicy._core.cli.output_formats import TargetName, in_shell
+from devpolicy._core.device import Device
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.host import Host
 from devpolicy._core.language.policy import Policy
@@ -98,8 +99,6 @@ def _variables(request: Request, host: Host) -> dict[str, str]:
     from devpolicy._core.placement.choice import choose
 
     device = choose(request.resolved, host, target=request.target).device.to_dict()["device"]
-    from devpolicy._core.device import Device
-
     chosen = Device.from_str(device)
     return visible_devices([] if chosen.type.value == "cpu" else [chosen], host)
 
