@@ -13,7 +13,7 @@ from functools import partial
 
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import DeviceSelector, Rule
-from devpolicy._core.placement.computing import number_of, pin_of, put_by_target
+from devpolicy._core.placement.computing import pin_of, put_by_target
 from devpolicy._core.placement.context import PlacementContext, avoids
 from devpolicy._core.placement.divide import Division, RulePriority, Unit
 from devpolicy._core.sizes import format_size
@@ -73,7 +73,7 @@ def record_offload(
     """
     stored, away, pinned = dict(assignment.stored), dict(assignment.offloaded), dict(assignment.pinned)
     for at, offload in offloaded.items():
-        number = number_of(offload.place, context)
+        number = context.computing_on(offload.place)
         if number is None:
             stored[offload.place] += storage_bytes(units[at], offload.place)
             away[at] = offload
@@ -198,7 +198,7 @@ class _Deciding:
         for selector in rule.offload:
             place = selector.type
             reason = rule.reason or f"rule `{rule.name}` stores it on `{selector}`"
-            computes = 0 if place == self.context.kind else number_of(place, self.context)
+            computes = self.context.computing_on(place)
             if computes is not None:
                 # Stored where it runs: on a host without an accelerator "cpu" is no other place.
                 failure = self._run(members, computes, replace(rule, reason=reason), selector)

@@ -8,7 +8,7 @@ together, and what must run on the main device does.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from devpolicy._core.connected import connected_components
@@ -18,7 +18,7 @@ from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.apply_rules import Assignment, Cluster, Offload, Refused
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Division, Unit, up_to_final
-from devpolicy._core.placement.meeting import Meeting
+from devpolicy._core.placement.meeting import Meeting, meetings
 
 _CUT = "a rule keeps a part of a block elsewhere, so the block and what it may read run on the main device"
 _MEET = "its output meets that of a module whose weights are stored elsewhere, which runs on the main device"
@@ -32,8 +32,6 @@ def colocate_ties(division: Division, tree: ModelTree, policy: ResolvedPolicy) -
 
     Raises `Unsatisfiable` (DP401) where a rule parts a group and may not.
     """
-    if not tree.ties:
-        return division
     starts = [unit.start for unit in division.units]
     held = [(tie, holders) for tie in tree.ties if len(holders := _holders(tree, starts, tie)) > 1]
     # A head may share its weight with the embedding and its bias with the module around it: that is one group.
@@ -138,12 +136,8 @@ def colocate_blocks(division: Division, context: PlacementContext, assignment: A
         clusters = connected_components([*assignment.clusters, *together])
         assignment = replace(assignment, clusters=tuple(map(tuple, clusters)))
     if len(context.devices) > 1:
-        for group in division.meetings:
+        for group in meetings(context.tree, division):
             assignment = _meet(group, assignment)
-    beside = list(_beside_blocks(units, context.tree, assignment))
-    if beside:
-        clusters = connected_components([*assignment.clusters, *beside])
-        assignment = replace(assignment, clusters=tuple(map(tuple, clusters)))
     if cut:
         assignment = _run_cut_on_main(units, cut, assignment)
     if units and holds_own_tensors(units):
@@ -187,30 +181,6 @@ def _meet(meeting: Meeting, assignment: Assignment) -> Assignment:
 def holds_own_tensors(units: Sequence[Unit]) -> bool:
     """Whether the first unit is what the model itself holds, beside its children."""
     return bool(units) and units[0].direct_tensors_only and not units[0].path
-
-
-def _beside_blocks(units: Sequence[Unit], tree: ModelTree, assignment: Assignment) -> Iterator[list[int]]:
-    """Yield for each module around blocks what stands in it beside them, where its class declares no blocks.
-
-    Such code was not written to be divided: it adds up what its children return (LED's embeddings of tokens and of
-    positions), and accelerate moves the inputs of modules only.
-    """
-    if tree.no_split or tree.loading.architecture is None:
-        return
-    around = {0}
-    for unit in units:
-        position = unit.start if unit.is_block or unit.block is not None else 0
-        while position:
-            position = tree.parents[position]
-            around.add(position)
-    free = {at for cluster in assignment.clusters for at in cluster if at not in assignment.choices}
-    found: dict[int, list[int]] = {}
-    for at in sorted(free):
-        unit = units[at]
-        parent = unit.start if unit.direct_tensors_only else tree.parents[unit.start]
-        if parent in around and not unit.is_block and unit.block is None:
-            found.setdefault(parent, []).append(at)
-    yield from (members for members in found.values() if len(members) > 1)
 
 
 def _pieces(

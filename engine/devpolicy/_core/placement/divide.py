@@ -16,10 +16,23 @@ from devpolicy._core.memory.sizing import Sizing
 from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.matching import match, numbers
-from devpolicy._core.placement.meeting import LISTS, Meeting, Shape, meetings
+
+LISTS = frozenset({"ModuleList", "ModuleDict", "Sequential"})
+"""Classes of containers that compute nothing of their own."""
 
 RulePriority = tuple[int, ...]
 """Positions of rules, in written order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the structure of a tree says of each module, whatever the rules say."""
+
+    natural: Sequence[bool]
+    """It is placed as a whole where no rule cuts it; of what is inside of such a module, nothing is said."""
+    holds_block: Sequence[bool]
+    """There is a block inside."""
+    is_block: Sequence[bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +80,9 @@ class Division:
     """For each rule that matches anything: how many modules."""
     matching_rules: frozenset[int]
     """The sets of rules that match modules with tensors, decided or not, as the bits of integers."""
+    shape: Shape
     tied: tuple[tuple[int, ...], ...] = ()
     """Groups of units that share a tensor."""
-    meetings: tuple[Meeting, ...] = ()
-    """Groups of units outside of blocks whose outputs meet."""
 
 
 def divide(tree: ModelTree, rules: Sequence[Rule], sizing: Sizing) -> Division:
@@ -89,8 +101,7 @@ def divide(tree: ModelTree, rules: Sequence[Rule], sizing: Sizing) -> Division:
     priorities = {mask: (first.setdefault(rules, rules), fallback) for mask, (rules, fallback) in cut.items()}
     units = _collect(tree, sizing, natural, [priorities[mask] for mask in masks])
     holding = frozenset(mask for mask, module in zip(masks, tree.modules, strict=True) if module.tensors)
-    found = meetings(tree, shape, [unit.start for unit in units])
-    return Division(tuple(units), matches.counts, holding, meetings=found)
+    return Division(tuple(units), matches.counts, holding, shape)
 
 
 def up_to_final(priority: RulePriority, rules: Sequence[Rule]) -> tuple[RulePriority, RulePriority]:

@@ -22,7 +22,7 @@ from devpolicy._core.placement.candidates import OVERFLOW
 from devpolicy._core.sizes import GIB, MIB, TIB, format_size
 
 if TYPE_CHECKING:
-    from devpolicy._core.placement.planner import PlacedModel
+    from devpolicy._core.placement.assemble import PlacedModel
 
 Make = Callable[[ResolvedPolicy, Host], "PlacedModel"]
 """Places the model with an altered policy and host. Raises where that is refused too."""
