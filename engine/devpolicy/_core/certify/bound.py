@@ -63,7 +63,7 @@ def certify(
     is installed. Raises `DevPolicyError` for a plan without a prediction (only `split = "fastest"` and `overflow` go
     by time), and for one that was made from something else.
     """
-    if plan.prediction is None:
+    if plan.prediction is None or model is None:
         raise DevPolicyError(
             "only a plan that was chosen by its predicted time can be certified: "
             'one with `split = "fastest"`, or of which `overflow` keeps a part'

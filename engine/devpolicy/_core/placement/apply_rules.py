@@ -15,11 +15,8 @@ from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import DeviceSelector, Rule
 from devpolicy._core.placement.computing import pin_of, put_by_target
 from devpolicy._core.placement.context import PlacementContext, avoids
-from devpolicy._core.placement.divide import Division, RulePriority, Unit
+from devpolicy._core.placement.divide import Cluster, Division, RulePriority, Unit
 from devpolicy._core.sizes import format_size
-
-Cluster = tuple[int, ...]
-"""Positions of units that share a device, in execution order."""
 
 
 class Refused(Exception):  # noqa: N818 - it is caught inside the planner and never leaves it
@@ -100,7 +97,7 @@ def apply_rules(
     search, which may take a later one so that everything has room. Of the units that a rule lets `overflow` those in
     `leaving` are offloaded to where it says.
     """
-    rules, units, together = context.policy.rules, division.units, _tied(division)
+    rules, units, together = context.policy.rules, division.units, division.together
     unruled = [members for members in together if not units[members[0]].rules]
     deciding = _Deciding(units, context, choose, leaving or {}, [0] * len(context.devices), clusters=unruled)
     if context.cpu_number is not None:
@@ -120,15 +117,6 @@ def apply_rules(
         may_leave=deciding.may_leave,
         notes=tuple(deciding.notes),
     )
-
-
-def _tied(division: Division) -> list[Cluster]:
-    """Return the units as those of each tied group (groups are disjoint) and the others one by one."""
-    if not division.tied:
-        return [(at,) for at in range(len(division.units))]
-    group_of = {at: group for group in division.tied for at in group}
-    clusters = (group_of.get(at, (at,)) for at in range(len(division.units)))
-    return [members for at, members in enumerate(clusters) if members[0] == at]
 
 
 def _batches(waiting: Sequence[_Waiting], rules: Sequence[Rule]) -> list[list[_Waiting]]:

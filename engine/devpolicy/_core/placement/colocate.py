@@ -15,9 +15,9 @@ from devpolicy._core.connected import connected_components
 from devpolicy._core.errors import Diagnostic, Unsatisfiable
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy, Rule, Ties
 from devpolicy._core.model.tree import ModelTree
-from devpolicy._core.placement.apply_rules import Assignment, Cluster, Offload, Refused
+from devpolicy._core.placement.apply_rules import Assignment, Offload, Refused
 from devpolicy._core.placement.context import PlacementContext
-from devpolicy._core.placement.divide import Division, Unit, up_to_final
+from devpolicy._core.placement.divide import Cluster, Division, Unit, up_to_final
 from devpolicy._core.placement.meeting import Meeting, meetings
 
 _CUT = "a rule keeps a part of a block elsewhere, so the block and what it may read run on the main device"
@@ -44,7 +44,10 @@ def colocate_ties(division: Division, tree: ModelTree, policy: ResolvedPolicy) -
         agreed = _agreed(first_tie[group[0]], [units[at] for at in group], policy)
         for at, unit in zip(group, agreed, strict=True):
             units[at] = unit
-    return replace(division, units=tuple(units), tied=tuple(map(tuple, groups)))
+    group_of = {at: tuple(group) for group in groups for at in group}
+    together = (group_of.get(at, (at,)) for at in range(len(units)))
+    together = (members for at, members in enumerate(together) if members[0] == at)
+    return replace(division, units=tuple(units), together=tuple(together))
 
 
 def _holders(tree: ModelTree, starts: list[int], tie: tuple[str, ...]) -> set[int]:
@@ -135,12 +138,12 @@ def colocate_blocks(division: Division, context: PlacementContext, assignment: A
         together, cut = _pieces(units, blocks.values(), context, assignment)
         clusters = connected_components([*assignment.clusters, *together])
         assignment = replace(assignment, clusters=tuple(map(tuple, clusters)))
-    if len(context.devices) > 1:
-        for group in meetings(context.tree, division):
-            assignment = _meet(group, assignment)
+    several = len(context.devices) > 1
+    for group in meetings(context.tree, division) if several else ():
+        assignment = _meet(group, assignment)
     if cut:
         assignment = _run_cut_on_main(units, cut, assignment)
-    if units and holds_own_tensors(units):
+    if several and holds_own_tensors(units):
         assignment = _run_own_on_main(context, assignment)
     return assignment
 
@@ -239,7 +242,7 @@ def _run_own_on_main(context: PlacementContext, assignment: Assignment) -> Assig
     say. They come first, so without pins they are on the lowest device anyway.
     """
     lowest = min((device for device, _ in assignment.pinned.values()), default=None)
-    if lowest is None or len(context.devices) == 1:
+    if lowest is None:
         return assignment
     if 0 not in assignment.pinned:
         return _run_on_main({0}, _OWN, assignment)

@@ -21,6 +21,14 @@ from devpolicy._core.placement.search import Solution
 _TRY = "try it, before anything is loaded: `devpolicy dry-run`"
 
 
+_HINTS = {
+    "one-device": '`split = "never"` keeps it on one device; `devpolicy dry-run` says whether this plan runs',
+    "no-offload": "leave nothing on the CPU and the disk; `devpolicy dry-run` says whether this plan runs",
+    "wrong": "`devpolicy dry-run` says what this plan does",
+}
+"""What does without the parts that were seen to fail, by the verdict of the sweep of architectures."""
+
+
 def findings_of_model(tree: ModelTree, policy: ResolvedPolicy) -> Iterator[Diagnostic]:
     """Yield what is to be said of a model: that it is not all known, not all stored, or not all counted."""
     if tree.incomplete_reason is not None:
@@ -45,37 +53,18 @@ def findings_of_division(division: Division, solution: Solution, context: Placem
     tree, several = context.tree, len(set(solution.device)) > 1
     if not several and not solution.offloaded:
         return
-    refuted = _refuted(tree, solution)
     places = {*solution.device, *(one.place for one in solution.offloaded.values())}
-    if refuted is not None:
-        yield refuted
+    # What the sweep saw is a fact of the model tree, which its reader takes from the table.
+    verdict, _, reason = dict(tree.metadata).get("divided", "").partition(": ")
+    if verdict in _HINTS and (solution.offloaded or verdict != "no-offload"):
+        message = f"`{tree.modules[0].class_name}` was tried in parts, and failed: {reason}"
+        yield Diagnostic("DP419", message, help=_HINTS[verdict], severity="warning")
     elif len(places) > 1 and not tree.no_split and (tree.loading.architecture or holds_own_tensors(division.units)):
         message = f"`{tree.modules[0].class_name}` does not say what stays whole, and is divided"
         hint = 'run its code by the plan, at no cost: `devpolicy dry-run`\nor use one device: `split = "never"`'
         yield Diagnostic("DP422", message, help=hint, severity="warning")
     if several and context.target.abilities.maps:
         yield from _unproved(division, solution, tree)
-
-
-_HINTS = {
-    "one-device": '`split = "never"` keeps it on one device; `devpolicy dry-run` says whether this plan runs',
-    "no-offload": "leave nothing on the CPU and the disk; `devpolicy dry-run` says whether this plan runs",
-    "wrong": "`devpolicy dry-run` says what this plan does",
-}
-
-
-def _refuted(tree: ModelTree, solution: Solution) -> Diagnostic | None:
-    """Return a warning where the sweep of architectures saw this class fail when it was divided as it is here.
-
-    What was seen is a fact of the model tree (`divided`), which its reader takes from the table.
-    """
-    verdict, _, reason = dict(tree.metadata).get("divided", "").partition(": ")
-    several = len(set(solution.device)) > 1
-    meant = solution.offloaded or (several and verdict != "no-offload")
-    if verdict not in _HINTS or not meant:
-        return None
-    message = f"`{tree.modules[0].class_name}` was tried in parts, and failed: {reason}"
-    return Diagnostic("DP419", message, help=_HINTS[verdict], severity="warning")
 
 
 def _unproved(division: Division, solution: Solution, tree: ModelTree) -> Iterator[Diagnostic]:

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import count
 from typing import NamedTuple
 
-from devpolicy._core.abilities import DEFAULT_TARGET, Target, default_target, target_of
+from devpolicy._core.abilities import Target, default_target, target_of
 from devpolicy._core.errors import Diagnostic, PolicyError, Unsatisfiable
 from devpolicy._core.host import Host
 from devpolicy._core.language.conditions import check_requirements
@@ -37,7 +37,7 @@ from devpolicy._core.placement.context import (
 from devpolicy._core.placement.divide import Division, divide
 from devpolicy._core.placement.findings import findings_of_division, findings_of_model, idle_offloads
 from devpolicy._core.placement.joint import one_piece
-from devpolicy._core.placement.leaving import leaving_first, may_fit
+from devpolicy._core.placement.leaving import Notes, leaving_first, may_fit
 from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of, room_for_loading
 from devpolicy._core.placement.lint import findings_of_rules
 from devpolicy._core.placement.loading import adapter_error, check_loading, refused_on
@@ -69,10 +69,11 @@ def make_plan(
     component's own matches nothing (DP501). With `advise` a refusal for want of room lists what smallest change would
     do, found by planning again.
     """
-    policy, tree, consumer = _asked(policy, tree, target)
-    make = partial(_place, tree=tree, consumer=consumer, reserved=reserved or {})
+    if tree is None:
+        policy, tree = one_piece(policy)
+    make = partial(place_model, target=target, reserved=reserved)
     try:
-        return plan_of(make(policy, host))
+        return plan_of(make(policy, tree, host))
     except Unsatisfiable as refused:
         if not advise or refused.code not in ("DP301", "DP302", "DP303"):
             raise
@@ -82,28 +83,14 @@ def make_plan(
 
 def place_model(
     policy: ResolvedPolicy,
-    tree: ModelTree | None,
+    tree: ModelTree,
     host: Host,
     *,
     target: str | None = None,
     reserved: Mapping[str, int] | None = None,
 ) -> PlacedModel:
     """Return how a model is placed, as `make_plan` does it and with the same arguments, stage by stage."""
-    policy, tree, consumer = _asked(policy, tree, target)
-    return _place(policy, host, tree, consumer, reserved or {})
-
-
-def _asked(
-    policy: ResolvedPolicy, tree: ModelTree | None, target: str | None
-) -> tuple[ResolvedPolicy, ModelTree, Target]:
-    """Return what is placed, a component of bytes alone as one tensor, and the consumer."""
-    consumer = target_of(target or policy.target or (default_target(tree.format) if tree else DEFAULT_TARGET))
-    return (*one_piece(policy), consumer) if tree is None else (policy, tree, consumer)
-
-
-def _place(
-    policy: ResolvedPolicy, host: Host, tree: ModelTree, consumer: Target, reserved: Mapping[str, int]
-) -> PlacedModel:
+    consumer = target_of(target or policy.target or default_target(tree.format))
     policy = policy.for_host(host)
     if policy.overflow:
         policy = experts_leave_first(policy, tree, consumer)
@@ -192,7 +179,7 @@ class _Fitting(NamedTuple):
     attempt: Attempt
     solution: Solution
     ledger: Mapping[str, Budget]
-    notes: tuple[tuple[str, str], ...]
+    notes: Notes
     of_rules: list[Diagnostic]
 
 
@@ -203,8 +190,9 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree, of_
     of the rules that divide it.
     """
     consumer, rooms = context.target, dict[str, int]()
+    leaving = any(rule.overflow for rule in context.policy.rules)
     for tried in count():
-        attempt, notes = _search(division, context)
+        attempt, notes = _leaving(division, context) if leaving else _search(division, context, spilling=True)
         solution = attempt.solution()
         counts_layers = consumer.abilities.assigns in ("runs", "counts")
         wrong = unfit(division.units, solution, context, tied=bool(tree.ties)) if counts_layers else None
@@ -274,17 +262,10 @@ def _faster(problem: Problem, attempt: Attempt) -> Attempt:
     return attempt if found is None else exact.attempt_at(problem, found)
 
 
-def _search(division: Division, context: PlacementContext) -> tuple[Attempt, tuple[tuple[str, str], ...]]:
-    """Return the attempt that the plan is made of, with notes for people. Raises `Refused` where nothing fits.
-
-    First with each rule's first device that has room and devices in the order of their ids, then in any order, then
-    with the rules' choices left to the search; what still does not fit is offloaded: what rules name, then what
-    `overflow` allows.
-    """
-    if not any(rule.overflow for rule in context.policy.rules):
-        return _searched(division, context, spilling=True)
+def _leaving(division: Division, context: PlacementContext) -> tuple[Attempt, Notes]:
+    """Return an attempt under rules that let modules `overflow`: as few of them leave as let the rest fit."""
     try:
-        return _searched(division, context)
+        return _search(division, context)
     except Refused:
         order, notes = leaving_first(apply_rules(division, context), division.units, context)
     leaving: dict[int, Offload] = {}
@@ -292,22 +273,27 @@ def _search(division: Division, context: PlacementContext) -> tuple[Attempt, tup
         leaving.update(offloads)
         if may_fit(division.units, leaving, context):
             try:
-                attempt, told = _searched(division, context, leaving)
+                attempt, told = _search(division, context, leaving)
             except Refused:
                 continue
             return attempt, (*notes, *told)
-    attempt, told = _searched(division, context, leaving, spilling=True)
+    attempt, told = _search(division, context, leaving, spilling=True)
     return attempt, (*notes, *told)
 
 
-def _searched(
+def _search(
     division: Division,
     context: PlacementContext,
     leaving: Mapping[int, Offload] | None = None,
     *,
     spilling: bool = False,
-) -> tuple[Attempt, tuple[tuple[str, str], ...]]:
-    """Return an attempt with the units in `leaving` offloaded; with `spilling` as many more as `overflow` allows."""
+) -> tuple[Attempt, Notes]:
+    """Return an attempt with the units in `leaving` offloaded, with notes for people. Raises `Refused`.
+
+    First with each rule's first device that has room and devices in the order of their ids, then in any order, then
+    with the rules' choices left to the search; with `spilling`, what still does not fit is offloaded as far as
+    `overflow` allows.
+    """
     refused: Refused | None = None
     problems: list[Problem] = []
     ruled = any(rule.prefer for rule in context.policy.rules)

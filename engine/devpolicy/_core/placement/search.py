@@ -241,7 +241,7 @@ def _attempt(problem: Problem, main: int | None, split: Split, order: Sequence[i
     # One device of several: the lowest that has room, however full it is.
     if count > 1 or problem.context.policy.split == "balanced":
         shares = (Fraction(one.fixed, max(1, one.budget)) for one in closed.values())
-        peak = max(solver.peak_of(sums, bins, ends), *shares)
+        peak = max([solver.peak_of(sums, bins, ends), *shares])
     lowest = min([*used, *problem.pinned], default=next(iter(open_), 0)) if main is None else main
     where = dict.fromkeys(range(first), lowest)
     for (number, _), start, end in runs:

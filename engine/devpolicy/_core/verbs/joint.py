@@ -121,7 +121,7 @@ class JointPlanner:
                 return group
         self._ahead = ()
         wishes = self._wishes(request, [one.plan for one in others])
-        later = self._later(request) if wishes.may_give_way else []
+        later = self._later(request, request.component) if request.component is not None and wishes.may_give_way else []
         if not later:
             return self._planned(request, others, wishes)
         self._ahead = self._planned_ahead([request, *later], others)
@@ -141,15 +141,13 @@ class JointPlanner:
     def _wishes(self, request: Request, plans: Iterable[Plan]) -> Wishes:
         return Wishes(request.resolved, request.models(), self.host, request.target, reserved_bytes(plans))
 
-    def _later(self, request: Request) -> list[Request]:
+    def _later(self, request: Request, component: str) -> list[Request]:
         """Return what comes behind a component and is not there yet, as far as its size is known."""
-        if request.component is None:
-            return []
-        names = in_order(request.policy, [*self.models, request.component])
+        names = in_order(request.policy, [*self.models, component])
         there = {one.request.component for one in self.placed}
         asked = (
             Request(request.policy, name, self.models.get(name), target=self.target)
-            for name in names[names.index(request.component) + 1 :]
+            for name in names[names.index(component) + 1 :]
             if name not in there
         )
         return [one for one in asked if one.has_size]
