@@ -36,6 +36,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "../README": (),
     "index": (),
     "python-api": (),
+    "ci": (),
     "components": (),
     "hosts-and-models": (),
     "llama-cpp": (),
