@@ -19,7 +19,9 @@ yaml = pytest.importorskip("yaml")
 
 ROOT = DOCS.parent
 PAGE = (DOCS / "ci.md").read_text(encoding="utf-8")
-GOOD = 'prefer = "cuda"\n\n[[test]]\nname = "fits"\nhost = "1x24gb"\nmodel = "llama-3.1-8b"\nalways = ["within_budget"]\n'
+GOOD = (
+    'prefer = "cuda"\n\n[[test]]\nname = "fits"\nhost = "1x24gb"\nmodel = "llama-3.1-8b"\nalways = ["within_budget"]\n'
+)
 BAD = GOOD.replace("prefer", "prefre")
 
 
@@ -72,7 +74,11 @@ def test_the_action_checks_and_tests(tmp_path: Path) -> None:
     (tmp_path / "policy.toml").write_text(GOOD)
     checked, tested = run_action(tmp_path)
     assert (checked.returncode, tested.returncode) == (0, 0)
-    assert "1 test, none failed" in tested.stdout
+    (tmp_path / "policy.toml").write_text(GOOD.replace("within_budget", "never_on:cuda"))
+    checked, tested = run_action(tmp_path)
+    assert (checked.returncode, tested.returncode) == (0, 1)
+    assert tested.stdout.startswith("::error file=policy.toml,line=3")
+    assert len(run_action(tmp_path, tests="none")) == 1
 
 
 def test_the_action_annotates_and_writes_sarif(tmp_path: Path) -> None:
