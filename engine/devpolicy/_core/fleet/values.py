@@ -52,9 +52,9 @@ class Fleet(Mapping[str, Host]):
         name: str | None = None,
         description: str | None = None,
     ) -> None:
-        for what, value in (("hosts", hosts), ("labels", labels), ("faults", faults)):
-            if not isinstance(value, Mapping):
-                raise FleetError(f"`{what}` maps names of nodes, and is no value of type {type(value).__name__}")
+        for what, given in (("hosts", hosts), ("labels", labels), ("faults", faults)):
+            if not isinstance(given, Mapping):
+                raise FleetError(f"`{what}` maps names of nodes, and is no value of type {type(given).__name__}")
         for node, host in hosts.items():
             _check_name(node, "a node")
             if not isinstance(host, Host):
