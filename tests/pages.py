@@ -37,6 +37,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "../README": (),
     "index": (),
     "python-api": (),
+    "ci": (),
     "components": (),
     "fleets": (),
     "hosts-and-models": (),
