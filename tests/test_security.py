@@ -12,11 +12,12 @@ _TABLE = re.compile(r"(<!-- limits -->\n).*?(<!-- end -->)", re.DOTALL)
 
 LIMITS = [
     ("a TOML file: policy, host, tests, model", "files", "LARGEST_FILE"),
-    ("values in a TOML file", "toml.document", "MOST_VALUES"),
+    ("keys, parts of keys and entries of arrays in a TOML file", "toml.document", "MOST_VALUES"),
+    ("the same in a model file", "model.limits", "MOST_FILE_VALUES"),
     ("levels of tables and arrays in a TOML file", "toml.document", "DEEPEST"),
     ("policies that build on each other in a chain", "language.extending", "DEEPEST"),
     ("policies that one builds on, in all", "language.extending", "MOST_TEXTS"),
-    ("characters of a text in a TOML file", "toml.document", "LONGEST_TEXT"),
+    ("characters of a text in a policy, a host or a test file", "toml.document", "LONGEST_TEXT"),
     ("characters of a pattern of modules", "language.patterns", "LONGEST"),
     ("components of a policy", "language.components", "MOST_COMPONENTS"),
     ("models or schemes among which a component chooses", "language.wishes", "MOST_ALTERNATIVES"),
@@ -55,6 +56,8 @@ LIMITS = [
     ("levels in a JSON file", "model.limits", "DEEPEST_JSON"),
     ("modules that a quantisation leaves, by name", "loading.skips", "MOST_NAMES"),
     ("devices of one type of a host", "host.facts", "MOST_DEVICES"),
+    ("nodes of a fleet", "fleet.values", "MOST_NODES"),
+    ("characters of the name of a node or a label", "fleet.values", "LONGEST_NAME"),
     ("hosts of a family that `verify` plans one by one; of more, some are drawn", "review.verify", "MOST_HOSTS"),
     ("hosts that `vary` makes", "language.expectations", "MOST_CASES"),
     ("what a process that asks a library may print", "host.probe.child_process", "MOST_PRINTED"),

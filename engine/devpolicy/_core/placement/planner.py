@@ -13,7 +13,7 @@ from functools import partial
 from itertools import count
 from typing import NamedTuple
 
-from devpolicy._core.abilities import Target, default_target, target_of
+from devpolicy._core.abilities import DEFAULT_TARGET, Target, default_target, target_of
 from devpolicy._core.errors import Diagnostic, PolicyError, Unsatisfiable
 from devpolicy._core.host import Host
 from devpolicy._core.language.conditions import check_requirements
@@ -81,6 +81,11 @@ def make_plan(
     raise Unsatisfiable([replace(first, help=suggestions(policy, tree, host, make) or first.help), *rest])
 
 
+def consumer_of(policy: ResolvedPolicy, tree: ModelTree | None, target: str | None = None) -> Target:
+    """Return the consumer that a model is planned for: the one that is named, the policy's, or the format's."""
+    return target_of(target or policy.target or (default_target(tree.format) if tree else DEFAULT_TARGET))
+
+
 def place_model(
     policy: ResolvedPolicy,
     tree: ModelTree,
@@ -90,7 +95,7 @@ def place_model(
     reserved: Mapping[str, int] | None = None,
 ) -> PlacedModel:
     """Return how a model is placed, as `make_plan` does it and with the same arguments, stage by stage."""
-    consumer = target_of(target or policy.target or default_target(tree.format))
+    consumer = consumer_of(policy, tree, target)
     policy = policy.for_host(host)
     if policy.overflow:
         policy = experts_leave_first(policy, tree, consumer)
