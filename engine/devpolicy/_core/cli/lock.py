@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from devpolicy._core.cli.collapse_ranges import collapse_ranges
+from devpolicy._core.views.collapse_ranges import collapse_ranges
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.files import read_file
 from devpolicy._core.placement.plan import Plan, PlanError

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from devpolicy._core.cli import complete
-from devpolicy._core.cli.collapse_ranges import collapse_ranges
+from devpolicy._core.views.collapse_ranges import collapse_ranges
 from devpolicy._core.cli.context import CliContext, common, pass_context
 from devpolicy._core.cli.inputs import NO_MODEL, on_every_host, overlay_facts, overlay_options, trees_of
 from devpolicy._core.cli.table import facts, table

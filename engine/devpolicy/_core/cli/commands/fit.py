@@ -21,7 +21,6 @@ from devpolicy._core.cli.inputs import (
     policy_argument,
 )
 from devpolicy._core.cli.output_formats import TargetName
-from devpolicy._core.cli.plan_view import device_range, host_line
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.language.layers import source
@@ -30,6 +29,7 @@ from devpolicy._core.loading.quantizations import NONE, QUANTIZATIONS
 from devpolicy._core.planning.fit import BATCHES, Fit, fit
 from devpolicy._core.sizes import format_size
 from devpolicy._core.verbs.inputs import own_tree
+from devpolicy._core.views.names import device_range, host_line
 
 if TYPE_CHECKING:
     from devpolicy._core.cli.output import Line
