@@ -43,6 +43,7 @@ PARTS = {key: Part(label, *_SIGNS[key]) for key, label in LABELS.items()}
 BAR = 40
 _SHORTEST_BAR = 10
 
+
 def cells(sizes: Sizes, width: int = BAR) -> dict[str, int]:
     """Return how many of `width` cells each part takes: `width` in total, at least one for each that is not empty.
 

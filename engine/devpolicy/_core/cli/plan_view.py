@@ -6,7 +6,6 @@ Owns the human form of a plan. All figures are the plan's; nothing is decided he
 from __future__ import annotations
 
 import textwrap
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING

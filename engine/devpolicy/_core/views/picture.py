@@ -15,16 +15,14 @@ from devpolicy._core.sizes import GIB, format_size
 from devpolicy._core.text import visible
 from devpolicy._core.views.collapse_ranges import collapse_ranges
 from devpolicy._core.views.colors import DARK, LIGHT, Palette
-from devpolicy._core.views.names import device_names
 from devpolicy._core.views.parts import LABELS, sizes_of
 
 if TYPE_CHECKING:
-    from devpolicy._core.host import Host
     from devpolicy._core.placement.ledger import Budget
     from devpolicy._core.placement.plan import Plan
 
 WIDTH = 640
-_ROW, _HEAD, _LEGEND_LINE = 64, 26, 18
+_ROW, _ROW_OF_DISK, _HEAD, _LEGEND_LINE = 64, 46, 26, 18
 _PER_CHARACTER = 6.3
 """About how wide a character is: text is cut by it, because an SVG wraps nothing."""
 _CLASSES = {
@@ -56,12 +54,17 @@ VARIABLES: Palette = {role: f"var(--{role.replace('_', '-')})" for role in LIGHT
 """For pictures in a page, which sets the colours."""
 
 
-def picture(plans: Sequence[Titled], host: Host, *, width: int = WIDTH, theme: Palette | None = None) -> str:
-    """Return plans as one SVG file, each below the other. Without a `theme` the reader's light or dark one is taken."""
+def picture(
+    plans: Sequence[Titled], names: Mapping[str, str] | None = None, *, width: int = WIDTH, theme: Palette | None = None
+) -> str:
+    """Return plans as one SVG file, each below the other. `names` says what the devices are.
+
+    Without a `theme` the reader's light or dark one is taken.
+    """
     height, drawn = 12, []
     seen: set[str] = set()
     for one in plans:
-        body, tall = rows(one.plan, host, width=width)
+        body, tall = rows(one.plan, names or {}, width=width)
         title = f'<text class="dp-t" y="12">{_text(one.title, width / 7.4)}</text>' if one.title else ""
         head = _HEAD if title else 0
         drawn.append(f'<g transform="translate(12 {height})">{title}<g transform="translate(0 {head})">{body}</g></g>')
@@ -82,15 +85,15 @@ def picture(plans: Sequence[Titled], host: Host, *, width: int = WIDTH, theme: P
     )
 
 
-def rows(plan: Plan, host: Host, *, width: int) -> tuple[str, int]:
+def rows(plan: Plan, names: Mapping[str, str], *, width: int) -> tuple[str, int]:
     """Return the rows of one plan as SVG elements, and their height."""
-    names = device_names(host)
     starts, total = _positions(plan)
-    drawn = [
-        f'<g transform="translate(0 {at * _ROW})">{_row(plan, device, names, starts, width / max(1, total), width)}</g>'
-        for at, device in enumerate(plan.ledger)
-    ]
-    return "".join(drawn), len(drawn) * _ROW
+    drawn, y = [], 0
+    for device in plan.ledger:
+        row = _row(plan, device, names, starts, width / max(1, total), width)
+        drawn.append(f'<g transform="translate(0 {y})">{row}</g>')
+        y += _ROW_OF_DISK if device == "disk" else _ROW
+    return "".join(drawn), y
 
 
 def sentence(plan: Plan) -> str:
@@ -118,9 +121,7 @@ def _positions(plan: Plan) -> tuple[dict[str, int], int]:
     return starts, at
 
 
-def _row(
-    plan: Plan, device: str, names: Mapping[str, str], starts: Mapping[str, int], scale: float, width: int
-) -> str:
+def _row(plan: Plan, device: str, names: Mapping[str, str], starts: Mapping[str, int], scale: float, width: int) -> str:
     budget = plan.ledger[device]
     room = budget.cap - budget.headroom
     if device == "disk":
@@ -142,11 +143,12 @@ def _row(
         if str(unit.runs_on) == device and str(unit.device) != device
     ]
     moved = any(str(plan.placements[path].runs_on) != device for path, _, _ in here)
-    parts.append(_track([(at, size) for _, at, size in here], "dp-s" if moved else "dp-w", scale))
-    parts.append(_track(away, "dp-x", scale))
+    y = 16 if device == "disk" else 34
+    parts.append(_track([(at, size) for _, at, size in here], "dp-s" if moved else "dp-w", scale, y))
+    parts.append(_track(away, "dp-x", scale, y))
     units = _modules([path for path, _, _ in here], (width - 4) / _PER_CHARACTER)
     if units:
-        parts.append(f'<text class="dp-m" y="52">{escape(units)}</text>')
+        parts.append(f'<text class="dp-m" y="{y + 18}">{escape(units)}</text>')
     return "".join(parts)
 
 
@@ -166,7 +168,7 @@ def _bar(device: str, budget: Budget, width: int) -> Iterator[str]:
         at += wide
 
 
-def _track(pieces: Sequence[tuple[int, int]], name: str, scale: float) -> str:
+def _track(pieces: Sequence[tuple[int, int]], name: str, scale: float, y: int) -> str:
     """Return pieces of the model as one path, those that touch as one."""
     runs: list[list[int]] = []
     for at, size in pieces:
@@ -175,7 +177,7 @@ def _track(pieces: Sequence[tuple[int, int]], name: str, scale: float) -> str:
         else:
             runs.append([at, at + size])
     boxes = [(start * scale, max(1.0, (end - start) * scale)) for start, end in runs]
-    drawn = "".join(f"M{_number(x)} 34h{_number(wide)}v5h-{_number(wide)}z" for x, wide in boxes)
+    drawn = "".join(f"M{_number(x)} {y}h{_number(wide)}v5h-{_number(wide)}z" for x, wide in boxes)
     return f'<path class="{name}" d="{drawn}"/>' if drawn else ""
 
 
