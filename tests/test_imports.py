@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "views": (*_ENGINE, "planning"),
     "verbs": (*_ENGINE, "planning"),
     "targets": (*LEAVES, "loading", "device", "host", "model", "abilities", "memory", "placement"),
+    "fleet": (*_ENGINE, "planning", "verbs", "targets"),
     "certify": _ENGINE,
     "dry_run": (*_ENGINE, "verbs", "targets", "simulation", "simulator"),
     "review": (*_ENGINE, "planning", "verbs", "dry_run"),
@@ -53,6 +54,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "views",
         "verbs",
         "targets",
+        "fleet",
         "certify",
         "dry_run",
         "review",
@@ -66,6 +68,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *_ENGINE,
         "verbs",
         "targets",
+        "fleet",
         "review",
         "conformance",
         "strategies",
@@ -88,7 +91,7 @@ CONVENIENCE: dict[str, set[str]] = {
 
 HEAVY = {
     *("accelerate", "haystack", "numpy", "safetensors", "scipy", "spacy", "torch", "transformers"),
-    *("click", "highspy", "hypothesis", "psutil", "pynvml", "pytest", "rich"),
+    *("click", "highspy", "hypothesis", "psutil", "pynvml", "pytest", "ray", "rich"),
 }
 MAY_BE_HEAVY = ("cli", "conformance", "dry_run", "simulation", "simulator", "strategies", "devpolicy")
 

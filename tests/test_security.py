@@ -55,6 +55,8 @@ LIMITS = [
     ("levels in a JSON file", "model.limits", "DEEPEST_JSON"),
     ("modules that a quantisation leaves, by name", "loading.skips", "MOST_NAMES"),
     ("devices of one type of a host", "host.facts", "MOST_DEVICES"),
+    ("nodes of a fleet", "fleet.values", "MOST_NODES"),
+    ("characters of the name of a node or a label", "fleet.values", "LONGEST_NAME"),
     ("hosts of a family that `verify` plans one by one; of more, some are drawn", "review.verify", "MOST_HOSTS"),
     ("hosts that `vary` makes", "language.expectations", "MOST_CASES"),
     ("what a process that asks a library may print", "host.probe.child_process", "MOST_PRINTED"),

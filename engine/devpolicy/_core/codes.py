@@ -55,7 +55,7 @@ CODES: dict[str, Code] = {
     "DP107": Code(
         "unknown schema version",
         "`schema` names a version of the language that this version of devpolicy does not read. A file without "
-        "`schema` is of version 1, for ever.",
+        "`schema` is of version 1, always.",
     ),
     "DP109": Code(
         "unreadable file",

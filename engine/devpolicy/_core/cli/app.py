@@ -32,6 +32,7 @@ _COMMANDS = {
     "diff": "diff",
     "verify": "verify",
     "host": "host",
+    "fleet": "fleet",
     "model": "model",
     "targets": "targets",
     "doctor": "doctor",
