@@ -24,7 +24,7 @@ from devpolicy._core.cli.inputs import (
     overlay_options,
     policy_argument,
 )
-from devpolicy._core.cli.many import hosts_like, listed, models_like, own_models
+from devpolicy._core.cli.named_sets import hosts_like, listed, models_like, own_models
 from devpolicy._core.cli.output_formats import TargetName
 from devpolicy._core.cli.table import facts
 from devpolicy._core.errors import DevPolicyError, Diagnostic
