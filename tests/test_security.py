@@ -12,11 +12,12 @@ _TABLE = re.compile(r"(<!-- limits -->\n).*?(<!-- end -->)", re.DOTALL)
 
 LIMITS = [
     ("a TOML file: policy, host, tests, model", "files", "LARGEST_FILE"),
-    ("values in a TOML file", "toml.document", "MOST_VALUES"),
+    ("keys, parts of keys and entries of arrays in a TOML file", "toml.document", "MOST_VALUES"),
+    ("the same in a model file", "model.limits", "MOST_FILE_VALUES"),
     ("levels of tables and arrays in a TOML file", "toml.document", "DEEPEST"),
     ("policies that build on each other in a chain", "language.extending", "DEEPEST"),
     ("policies that one builds on, in all", "language.extending", "MOST_TEXTS"),
-    ("characters of a text in a TOML file", "toml.document", "LONGEST_TEXT"),
+    ("characters of a text in a policy, a host or a test file", "toml.document", "LONGEST_TEXT"),
     ("characters of a pattern of modules", "language.patterns", "LONGEST"),
     ("components of a policy", "language.components", "MOST_COMPONENTS"),
     ("models or schemes among which a component chooses", "language.wishes", "MOST_ALTERNATIVES"),
