@@ -79,7 +79,7 @@ def measure(names: list[str]) -> None:
 
 
 def architectures() -> tuple[int, int, str]:
-    """Return how many classes run divided by a plan, of how many that `device_map="auto"` runs, and of which version."""
+    """Return how many classes a plan divides, of how many that `device_map="auto"` can, and the version of Transformers."""
     table = tomllib.loads((ROOT / "fixtures" / "architectures.toml").read_text(encoding="utf-8"))
     possible = [row for row in table["class"] if row.get("auto")]
     return sum(row["verdict"] in ("runs", "no-offload") for row in possible), len(possible), table["transformers"]
@@ -113,7 +113,7 @@ def table() -> str:
             f"**{ran}**",
             "[table](docs/architectures.md)",
         ),
-        ("a forward on simulated GPUs beside the same on the CPU", f"{simulation['ratio']:.2f} ×", "simulation.py"),
+        ("a forward on simulated GPUs beside the same on the CPU", f"{simulation['ratio']:.2f} times", "simulation.py"),
         (
             "Llama 3.1 405B, loaded and run at its true size on simulated GPUs",
             f"{large['place'] + large['forward']:.1f} s, {large['more']:.0f} MiB",
