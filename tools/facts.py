@@ -79,7 +79,7 @@ def measure(names: list[str]) -> None:
 
 
 def architectures() -> tuple[int, int, str]:
-    """Return how many classes a plan divides, of how many that `device_map="auto"` can, and the version of Transformers."""
+    """Return how many classes a plan divides, of how many that `device_map="auto"` can, and of which version."""
     table = tomllib.loads((ROOT / "fixtures" / "architectures.toml").read_text(encoding="utf-8"))
     possible = [row for row in table["class"] if row.get("auto")]
     return sum(row["verdict"] in ("runs", "no-offload") for row in possible), len(possible), table["transformers"]
