@@ -56,7 +56,7 @@ def plan_of(placed: PlacedModel) -> Plan:
         ledger=placed.ledger,
         warnings=placed.warnings,
         loading=loading_of(policy, context.held, _folder(policy.disk_path, policy.component) if size else None, size),
-        prediction=_prediction(placed) if predicted else None,
+        prediction=predict(placed) if predicted else None,
         workload=None if context.target.abilities.assigns in ("one", "units") else _workload(context),
         trace=placed.trace,
     )
@@ -96,8 +96,8 @@ def _write(placed: PlacedModel) -> _Written:
     return Placements(placements), ComponentDevice.from_single(single)
 
 
-def _prediction(placed: PlacedModel) -> Prediction:
-    """Return what is predicted of a plan that was chosen by it."""
+def predict(placed: PlacedModel) -> Prediction:
+    """Return the predicted time of a model that was placed."""
     context, solution = placed.context, placed.solution
     places = {at: offload.place for at, offload in solution.offloaded.items()}
     devices = {str(context.devices[number]): context.speeds[number] for number in sorted(set(solution.device))}
