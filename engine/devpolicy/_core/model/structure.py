@@ -20,12 +20,13 @@ from devpolicy._core.model.classes import architectures_of, classes_for
 from devpolicy._core.model.config import INSTALL, built_tree
 from devpolicy._core.model.config import has_transformers as has_transformers
 from devpolicy._core.model.facts import dtype_of
-from devpolicy._core.model.families import CLASSES, checkpoint_name, family_tree
+from devpolicy._core.model.families import classes_of, family_tree
 from devpolicy._core.model.files import shown
 from devpolicy._core.model.fit import Fit, fit_of
 from devpolicy._core.model.headers import Stored
 from devpolicy._core.model.quantize import converted_paths
 from devpolicy._core.model.ranges import join
+from devpolicy._core.model.templates.names import targets
 from devpolicy._core.model.tree import ModelTree
 
 
@@ -112,7 +113,7 @@ def _readings(
     """
     model_type = str(config.get("model_type"))
     if not has_transformers() or _templates_hold():
-        for name in dict.fromkeys([named, *(() if only else CLASSES.get(model_type, ()))]):
+        for name in dict.fromkeys([named, *(() if only else classes_of(model_type))]):
             if name is not None:
                 yield name, partial(_by_template, config, stored, dtype, name)
     if has_transformers():
@@ -153,14 +154,11 @@ def _version(package: str) -> str:
 
 
 def _template_sources(tree: ModelTree, config: Mapping[str, Any], keys: Iterable[str]) -> Iterable[Source]:
-    known = set(tree.tensor_names())
+    model_type, known = str(config.get("model_type")), frozenset(tree.tensor_names())
     converted = {
         join(module.path, tensor.name) for module in tree.modules if not module.in_place for tensor in module.tensors
     }
-    # Weights of a base model are loaded into one with a head and the other way round.
-    base = next((module.path for module in tree.modules[1:] if module.path in ("model", "transformer", "bert")), "")
     for key in keys:
-        name = checkpoint_name(str(config.get("model_type")), key)
-        options = [name, join(base, name), name.removeprefix("bert."), name.removeprefix("model.")]
-        target = next((option for option in options if option in known), name)
-        yield Source(key, (target,), converted=target in converted)
+        found = targets(model_type, key, known)
+        # What a newer Transformers saved is loaded as it is.
+        yield Source(key, found, converted=key not in found and not converted.isdisjoint(found))
