@@ -43,7 +43,7 @@ class Template:
     implementation: str = "sdpa"
     experts: bool = False
     """Whether its experts run by an implementation of their own."""
-    output: str = ""
+    output_embeddings: str = ""
     """The path of the output embeddings, empty where there are none."""
     takes_cache: bool | None = None
     """Whether the code of the class takes a cache, where that is known."""
@@ -104,7 +104,9 @@ def build(template: Template, architecture: str, dtype: str) -> ModelTree:
         loading=Loading(architecture, (("", template.implementation),), experts),
     )
     return (
-        tree if not template.output or template.output in default_skips(tree) else replace(tree, head=template.output)
+        tree
+        if not template.output_embeddings or template.output_embeddings in default_skips(tree)
+        else replace(tree, head=template.output_embeddings)
     )
 
 

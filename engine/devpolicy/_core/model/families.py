@@ -62,7 +62,7 @@ def classes_of(model_type: str) -> Iterator[str]:
     family = FAMILIES.get(model_type)
     if isinstance(family, Family):
         yield from family.heads
-        yield family.cls
+        yield family.body_class
     yield from {**PAIRED_CLASSES, **TOWER_CLASSES}.get(model_type, ())
 
 

@@ -107,22 +107,23 @@ def _with_notes(structure: Structure, named: str | None) -> Structure:
 def _readings(
     config: dict[str, Any], stored: _Checkpoint, dtype: str, named: str | None, *, only: bool
 ) -> Iterator[tuple[str | None, Callable[[], Structure | None]]]:
-    """Yield ways to read the structure, the cheap ones first: templates, then what Transformers builds.
+    """Yield ways to read the structure: of the class that is named, then of others, by templates before Transformers.
 
     Each comes with the class it is for. `only` leaves out every class but the named one.
     """
     model_type = str(config.get("model_type"))
-    if not has_transformers() or _templates_hold():
-        for name in dict.fromkeys([named, *(() if only else classes_of(model_type))]):
-            if name is not None:
-                yield name, partial(_by_template, config, stored, dtype, name)
-    if has_transformers():
-        others = () if only else classes_for(model_type)
-        for name in dict.fromkeys([named, *others]):
-            if name is not None:
-                yield name, partial(_by_transformers, config, stored, dtype, name)
-        if named is None:
-            yield None, partial(_by_transformers, config, stored, dtype, None)
+    here = has_transformers()
+    templates = not here or _templates_hold()
+    others = [] if only else [name for name in classes_of(model_type) if name != named]
+    for names in ([] if named is None else [named], others):
+        for name in names if templates else ():
+            yield name, partial(_by_template, config, stored, dtype, name)
+        if here and names is others and not only:
+            names = [name for name in classes_for(model_type) if name != named]
+        for name in names if here else ():
+            yield name, partial(_by_transformers, config, stored, dtype, name)
+    if here and named is None:
+        yield None, partial(_by_transformers, config, stored, dtype, None)
 
 
 def _by_template(config: dict[str, Any], stored: _Checkpoint, dtype: str, architecture: str) -> Structure | None:

@@ -47,7 +47,7 @@ class Head(NamedTuple):
 
     rows: str
     ties: tuple[tuple[str, ...], ...] = ()
-    output: str = ""
+    output_embeddings: str = ""
 
 
 _NO_TIES: tuple[tuple[str, ...], ...] = ()
@@ -57,7 +57,7 @@ _NO_TIES: tuple[tuple[str, ...], ...] = ()
 class Family:
     """The class of a body, the body, its name in the classes with a head, and the heads by class."""
 
-    cls: str
+    body_class: str
     body: Callable[[Config], Body | None]
     base: str
     heads: Mapping[str, Head]
@@ -67,7 +67,7 @@ class Family:
     def __call__(self, config: Config, architecture: str) -> Template | None:
         """Return the template of a class, or `None` where it is none of the family's."""
         head = self.heads.get(architecture)
-        if head is None and architecture != self.cls:
+        if head is None and architecture != self.body_class:
             return None
         body = self.body(config)
         if body is None:
@@ -77,7 +77,7 @@ class Family:
         if head is None:
             rows = whole if self.pools else plain
         else:
-            rows, output = self._with_head(head, body, plain, whole), head.output
+            rows, output = self._with_head(head, body, plain, whole), head.output_embeddings
             ties = head.ties if body.config.get("tie_word_embeddings") else _NO_TIES
         sizes = {**body.sizes, "labels": labels(body.config)}
         return Template(rows, sizes, body.no_split, body.config, ties, body.implementation, body.experts, output)
@@ -88,7 +88,7 @@ class Family:
             mark, _, name = line.strip().partition(" ")
             if mark in ("@", "@+"):
                 base = name or self.base
-                lines += [f"{base} {self.cls}", below(base, whole if mark == "@+" else plain)]
+                lines += [f"{base} {self.body_class}", below(base, whole if mark == "@+" else plain)]
             else:
                 for word, text in body.words.items():
                     line = line.replace(f"{{{word}}}", text)
