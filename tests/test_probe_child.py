@@ -10,7 +10,7 @@ import pytest
 
 from devpolicy import Host
 from devpolicy._core import child_process
-from devpolicy._core.child_process import MARK, MOST_PRINTED, ChildError, ChildTimeout, ask, interpreter
+from devpolicy._core.child_process import MARK, MOST_PRINTED, ChildError, ChildTimeout, ask
 from devpolicy._core.host.probe import devices, probe, system, torch_probe
 from devpolicy._core.host.probe.torch_child import questions
 
@@ -170,9 +170,3 @@ def test_a_child_whose_parent_is_gone_ends_by_itself(tmp_path):
 
 def test_both_sides_mark_an_answer_alike():
     assert torch_probe.MARK == MARK  # the script runs alone, and imports nothing of ours
-
-
-def test_a_frozen_application_is_not_started_once_more(monkeypatch):
-    monkeypatch.setattr(sys, "frozen", True, raising=False)
-    with pytest.raises(ChildError, match="no Python interpreter"):
-        interpreter("-c", "pass")
