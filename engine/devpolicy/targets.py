@@ -15,6 +15,7 @@ from devpolicy._core.loading import Loading
 from devpolicy._core.placement.plan import Placement, Plan, PlannedWorkload
 from devpolicy._core.targets.environment import environment
 from devpolicy._core.targets.llama_cpp import LlamaCppSettings, to_llama_cpp, to_llama_cpp_python
+from devpolicy._core.targets.onnx import check_providers, onnx_model_kwargs, onnx_providers
 from devpolicy._core.targets.stages import Stages, sglang, stages, vllm
 
 __all__ = [
@@ -28,7 +29,10 @@ __all__ = [
     "StreamingMode",
     "Target",
     "TargetError",
+    "check_providers",
     "environment",
+    "onnx_model_kwargs",
+    "onnx_providers",
     "register",
     "sglang",
     "stages",

@@ -70,6 +70,13 @@ SHIPPED = (
         about="GGUF files: llama.cpp's flags and variables, Ollama, llama-cpp-python",
     ),
     Target(
+        "onnx",
+        Abilities(types=frozenset({"cuda", "mps", "xpu", "cpu"}), reads=frozenset({"onnx"}), carries=frozenset()),
+        instead="leave the rule out: a session runs the whole model on one device",
+        distribution="onnxruntime",
+        about="ONNX files: the providers of ONNX Runtime, Optimum, sentence-transformers",
+    ),
+    Target(
         "vllm",
         replace(_STAGES, carries=_STAGES.carries | {"kv_dtype", "quantization"}),
         instead=_WHOLE_LAYERS,

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from devpolicy._core.doctor.library_report import LIBRARIES, NEED_TORCH, LibraryReport, read
+from devpolicy._core.doctor.library_report import LIBRARIES, NEED_TORCH, OTHER_DISTRIBUTIONS, LibraryReport, read
 from devpolicy._core.host.probe.child_process import ProbeError, interpreter, run_probe, time_limit
 from devpolicy._core.host.probe.probe_result import MALFORMED, clean
 
@@ -46,11 +46,13 @@ def _report(library: str, versions: dict[str, str | None], ask: partial[LibraryR
 
 
 def _version(distribution: str) -> str | None:
-    try:
-        # A damaged installation has no version.
-        return clean(metadata.version(distribution) or "") or "unknown"
-    except metadata.PackageNotFoundError:
-        return None
+    for name in (distribution, *OTHER_DISTRIBUTIONS.get(distribution, ())):
+        try:
+            # A damaged installation has no version.
+            return clean(metadata.version(name) or "") or "unknown"
+        except metadata.PackageNotFoundError:
+            continue
+    return None
 
 
 def _ask(library: str, version: str, host: str, timeout: float) -> LibraryReport:

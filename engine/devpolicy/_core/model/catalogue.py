@@ -44,7 +44,7 @@ def load(
     variant: str | None = None,
     fetch: bool = True,
 ) -> ModelTree:
-    """Return a model by its name: of the catalogue, a path (model TOML, checkpoint, GGUF, `config.json`), of the hub.
+    """Return a model by its name: of the catalogue, a path (model TOML, checkpoint, GGUF, ONNX, `config.json`), of the hub.
 
     `architecture` names the class of a checkpoint or a configuration, `variant` the files of a checkpoint.
 
@@ -75,6 +75,11 @@ def load(
 
         _no_choice(architecture, text)
         return from_gguf(path)
+    if path.suffix == ".onnx" and is_there:
+        from devpolicy._core.model.onnx import from_onnx
+
+        _no_choice(architecture, text)
+        return from_onnx(path)
     if path.suffix == ".json" and is_there:
         from devpolicy._core.model.config import from_config
 
@@ -100,13 +105,19 @@ def load(
 
 
 def _from_folder(folder: Path, architecture: str | None, variant: str | None) -> ModelTree:
-    from devpolicy._core.model.checkpoint import from_checkpoint
+    from devpolicy._core.model.checkpoint import from_checkpoint, has_weights
     from devpolicy._core.model.gguf import from_gguf, gguf_in
 
     if not is_file(folder / "config.json"):
         gguf = gguf_in(folder)
         if gguf is not None:
             return from_gguf(gguf)
+    if not has_weights(folder):
+        from devpolicy._core.model.onnx import from_onnx, onnx_in
+
+        onnx = onnx_in(folder)
+        if onnx is not None:
+            return from_onnx(onnx)
     return from_checkpoint(folder, architecture, variant)
 
 

@@ -146,6 +146,14 @@ def _weights(folder: Path, variant: str | None) -> tuple[dict[str, str] | None, 
     raise ModelError(Diagnostic("DP109", f"`{folder}` has {what}", help=help_))
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds weights that are read as a checkpoint, of any variant."""
+    return any(
+        entry.name in (*_PICKLES, _INDEX.format(""), _SINGLE.format("")) or _VARIANT.fullmatch(entry.name)
+        for entry in entries(folder)
+    )
+
+
 def _files(folder: Path, variant: str | None) -> dict[str, str] | None:
     """Return the safetensors file of each tensor, of `""` for a single file; `None` where there is none."""
     middle = "" if variant is None else f".{variant}"

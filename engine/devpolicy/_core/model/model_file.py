@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from devpolicy._core.errors import Diagnostic, ModelError
 from devpolicy._core.loading.dtypes import FLOAT32_IN
@@ -19,7 +19,7 @@ from devpolicy._core.loading.value import Loading, as_pairs
 from devpolicy._core.model.ggml import BLOCKS
 from devpolicy._core.model.limits import LARGEST_TREE, MOST_FINDINGS
 from devpolicy._core.model.ranges import PatternError, expand_path, expand_tree, join
-from devpolicy._core.model.tree import DTYPE_BITS, Activated, KVCache, ModelTree, Module, Tensor
+from devpolicy._core.model.tree import DTYPE_BITS, Activated, Format, KVCache, ModelTree, Module, Tensor
 from devpolicy._core.toml.document import Document
 from devpolicy._core.toml.tables import (
     FLAG,
@@ -159,7 +159,7 @@ MODEL_FIELDS = (
     Field("activation", _COUNT, "Scalars per token that the widest block holds at once."),
     Field("output", _COUNT, "Scalars that the head returns for one step: the vocabulary."),
     Field("beams", integer(1), "Sequences that generation keeps for each of the batch.", default="1"),
-    Field("format", choice("safetensors", "gguf"), "How its weights are stored.", default="`safetensors`"),
+    Field("format", choice(*get_args(Format)), "How its weights are stored.", default="`safetensors`"),
     Field("partial", TEXT, "Why the structure is not known in full."),
     Field("head", TEXT, "The path of the output embeddings, where they are neither the last module nor tied."),
     Field(

@@ -285,7 +285,7 @@ def _findings_of_model(tree: ModelTree, policy: ResolvedPolicy) -> list[Diagnost
 
 def _unknown_activations(tree: ModelTree) -> str:
     """Return what is to be said of activations that no formula counts, empty where one does."""
-    if "model_type" not in dict(tree.metadata):
+    if tree.format != "onnx" and "model_type" not in dict(tree.metadata):
         return ""
     if not tree.activation_elements_per_token:
         return f"the activations of `{tree.name}` are not known, and counted as nothing"
