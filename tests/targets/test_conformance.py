@@ -11,7 +11,6 @@ from devpolicy._core.cli.output_formats import OUTPUT_FORMATS
 from devpolicy.targets import Abilities, Target, target_of, targets
 from devpolicy.testing.conformance import ConformanceError, check_target, try_target
 
-
 # A component's dtype is written into its own parameters; spaCy has one number for the GPU of either kind; and a
 # pipeline's form has objects of libraries.
 SAYS_LESS = ("haystack", "spacy", "pipeline")

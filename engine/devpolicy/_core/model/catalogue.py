@@ -44,7 +44,7 @@ def load(
     variant: str | None = None,
     fetch: bool = True,
 ) -> ModelTree:
-    """Return a model by its name: of the catalogue, a path (model TOML, checkpoint, GGUF, ONNX, `config.json`), of the hub.
+    """Return a model by its name: of the catalogue, a path (model TOML, checkpoint, GGUF, ONNX), of the hub.
 
     `architecture` names the class of a checkpoint or a configuration, `variant` the files of a checkpoint.
 

@@ -44,7 +44,7 @@ def onnx_in(folder: Path) -> Path | None:
             message = f"`{shown(place)}` holds {len(files)} ONNX models: {listed}"
             raise ModelError(Diagnostic("DP109", message, help=f"name one: `{shown(files[0])}`"))
         if files:
-            return files[0]
+            return Path(files[0])
     return None
 
 

@@ -43,7 +43,8 @@ def _create(original: Callable[..., Any]) -> Callable[..., Any]:
     def create(self: Any, providers: Any, provider_options: Any, disabled_optimizers: Any = None) -> None:
         simulation = running()
         if simulation is None:
-            return original(self, providers, provider_options, disabled_optimizers)
+            original(self, providers, provider_options, disabled_optimizers)
+            return
         available = get_available_providers(simulation)
         asked = sys.modules[_COLLECTION].check_and_normalize_provider_args
         names, options = asked(providers, provider_options, available)
@@ -61,7 +62,6 @@ def _create(original: Callable[..., Any]) -> Callable[..., Any]:
         self._provider_options = {
             name: {"device_id": "0", **of} if name in _OF_CUDA else dict(of) for name, of in given
         }
-        return None
 
     return create
 
