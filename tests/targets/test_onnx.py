@@ -31,10 +31,7 @@ def write(path, *, external=False, branch=False, dtype="float32"):
     def io(name, shape, kind=TensorProto.FLOAT):
         return helper.make_tensor_value_info(name, kind, shape)
 
-    first, second = (
-        numpy_helper.from_array(values(HIDDEN, HIDDEN), "W"),
-        numpy_helper.from_array(values(HIDDEN, HIDDEN), "V"),
-    )
+    first, second = (numpy_helper.from_array(values(HIDDEN, HIDDEN), name) for name in "WV")
     half = numpy_helper.from_array(np.ones(HIDDEN, np.float16), "h")
     inner = [helper.make_node("MatMul", ["m", "V"], ["n"])]
     nodes = [helper.make_node("MatMul", ["x", "W"], ["m"])]
