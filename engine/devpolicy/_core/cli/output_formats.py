@@ -60,6 +60,12 @@ def _onnx_model(plan: Plan, host: Host) -> dict[str, Any]:
     return onnx_model_kwargs(plan, host)
 
 
+def _diffusers(plan: Plan, host: Host) -> dict[str, Any]:
+    from devpolicy._core.targets.diffusers import diffusers_settings
+
+    return diffusers_settings(plan)
+
+
 def _vllm(plan: Plan, host: Host) -> dict[str, object]:
     from devpolicy._core.targets.stages import vllm
 
@@ -98,6 +104,7 @@ OUTPUT_FORMATS = {
     "spacy": OutputFormat("spacy", lambda plan, _: plan.device.to_spacy(), lambda device: device.to_spacy()),
     "llama.cpp": OutputFormat("llama.cpp", _llama_cpp, shell=lambda flags: f"{shlex.join(flags)}\n"),
     "llama-cpp-python": OutputFormat("llama.cpp", _llama_cpp_python),
+    "diffusers": OutputFormat("diffusers", _diffusers),
     "onnx": OutputFormat("onnx", _onnx),
     "sentence-transformers-onnx": OutputFormat("onnx", _onnx_model),
     "vllm": OutputFormat("vllm", _vllm, shell=_settings),

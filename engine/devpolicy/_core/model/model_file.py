@@ -84,9 +84,9 @@ def _read_metadata(value: object, cursor: Cursor) -> tuple[tuple[str, str], ...]
 
 
 def _read_loading(value: object, cursor: Cursor) -> Loading | None:
-    known = ("architecture", "attention", "experts", "notes")
+    known = ("architecture", "attention", "experts", "dtypes", "notes")
     if not isinstance(value, Mapping) or not set(value) <= set(known):
-        wrong_type(value, cursor, "a table of `architecture`, `attention`, `experts` and `notes`")
+        wrong_type(value, cursor, "a table of `architecture`, `attention`, `experts`, `dtypes` and `notes`")
         return None
     try:
         architecture = value.get("architecture")
@@ -94,7 +94,11 @@ def _read_loading(value: object, cursor: Cursor) -> Loading | None:
             raise TypeError("`architecture` is a text")
         notes = list_of(TEXT).read(value.get("notes", []), cursor.at("notes"))
         return Loading(
-            architecture, as_pairs(value.get("attention")), as_pairs(value.get("experts")), tuple(notes or ())
+            architecture,
+            as_pairs(value.get("attention")),
+            as_pairs(value.get("experts")),
+            tuple(notes or ()),
+            dtypes=as_pairs(value.get("dtypes")),
         )
     except TypeError as broken:
         cursor.error("DP102", str(broken))

@@ -36,7 +36,7 @@ DTYPE_BITS: dict[str, int] = {
 FLOATING = frozenset({"float64", "float32", "float16", "bfloat16"})
 """The dtypes that loading in another dtype converts."""
 
-Format = Literal["safetensors", "gguf", "onnx"]
+Format = Literal["safetensors", "gguf", "onnx", "diffusers"]
 
 T = TypeVar("T")
 

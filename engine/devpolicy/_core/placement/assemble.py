@@ -6,6 +6,7 @@ Owns what a plan says of each unit, its device map, what loading needs to know, 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from devpolicy._core.cost.prediction import Prediction, prediction
 from devpolicy._core.cost.times import Costs, Times
@@ -50,6 +51,11 @@ def assemble(
         workload=None if context.target.abilities.assigns in ("one", "units") else _workload(context),
         trace=trace,
     )
+
+
+def as_streamed(plan: Plan, mode: str) -> Plan:
+    """Return a plan whose model is streamed as a whole: its device is the one that runs it."""
+    return replace(plan, device=ComponentDevice.from_single(plan.placements.devices[0]), streaming=mode)
 
 
 _Written = tuple[Placements, ComponentDevice]

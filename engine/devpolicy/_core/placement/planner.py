@@ -23,7 +23,7 @@ from devpolicy._core.model.quantize import Held
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement import exact
 from devpolicy._core.placement.apply_rules import Offload, Refused, apply_rules
-from devpolicy._core.placement.assemble import assemble
+from devpolicy._core.placement.assemble import as_streamed, assemble
 from devpolicy._core.placement.colocate import colocate_blocks, colocate_ties, holds_own_tensors
 from devpolicy._core.placement.computing import experts_leave_first, unfit
 from devpolicy._core.placement.context import (
@@ -47,6 +47,7 @@ from devpolicy._core.placement.refusals import no_room, nothing_fits
 from devpolicy._core.placement.refuted import findings_of_class
 from devpolicy._core.placement.scatter import scatter
 from devpolicy._core.placement.search import Attempt, Problem, Solution, place
+from devpolicy._core.placement.streaming import parted, streamed
 from devpolicy._core.placement.suggestions import suggestions
 from devpolicy._core.sizes import format_size
 
@@ -64,6 +65,8 @@ class PlacedModel:
     ledger: Mapping[str, Budget]
     trace: Trace
     warnings: tuple[Diagnostic, ...]
+    streaming: str | None = None
+    """The mode of the target by which the whole model is streamed."""
 
 
 def make_plan(
@@ -116,7 +119,8 @@ def _not_read(tree: ModelTree, consumer: Target) -> Diagnostic:
 def plan_of(placed: PlacedModel) -> Plan:
     """Return the plan of a model that was placed."""
     found = placed.selector, placed.division, placed.context, placed.solution, placed.ledger
-    return assemble(*found, placed.context.policy.component, placed.warnings, placed.trace)
+    made = assemble(*found, placed.context.policy.component, placed.warnings, placed.trace)
+    return made if placed.streaming is None else as_streamed(made, placed.streaming)
 
 
 def place_model(
@@ -179,14 +183,18 @@ def _place(
             form, asked, one_fraction = ways.pop(0)
             sizing, division, findings = _divided(policy, form.tree)
             context = context_for(selector, selection, asked, host, consumer, form, sizing, reserved)
+            placed: _Fitting | None
             try:
                 placed = _fitting(division, with_one_fraction(context) if one_fraction else context, tree)
             except Refused as refused:
                 if form.instead is not None:
                     ways.append((form.instead, asked, one_fraction))
-                if not ways:
-                    refusals.append((selector, refused.finding))
-                continue
+                placed = None if ways else _streamed(division, context)
+                if placed is None:
+                    if not ways:
+                        refusals.append((selector, refused.finding))
+                    continue
+            division = placed.division
             outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "fits")]
             idle = idle_offloads(division.units, placed.solution, placed.context)
             trace = Trace(tuple(outcomes), (*placed.notes, *idle))
@@ -197,7 +205,7 @@ def _place(
             unproved = findings_of_division(tree, division, placed.solution, placed.context)
             told = (*policy.notices, *of_model, *findings, *unproved)
             found = placed.context, placed.attempt, placed.solution, placed.ledger
-            return PlacedModel(selector, division, *found, trace, told)
+            return PlacedModel(selector, division, *found, trace, told, placed.streaming)
     raise Unsatisfiable(nothing_fits(policy, tree, refusals))
 
 
@@ -229,11 +237,22 @@ def _findings_of_division(tree: ModelTree, division: Division, solution: Solutio
 
 
 class _Fitting(NamedTuple):
+    division: Division
     context: PlacementContext
     attempt: Attempt
     solution: Solution
     ledger: Mapping[str, Budget]
     notes: tuple[tuple[str, str], ...]
+    streaming: str | None = None
+
+
+def _streamed(division: Division, context: PlacementContext) -> _Fitting | None:
+    """Return how the model fits streamed as a whole, `None` where the target or the policy does not do that."""
+    found = streamed(division, context)
+    if found is None:
+        return None
+    solution = found.attempt.solution()
+    return _Fitting(found.division, context, found.attempt, solution, found.ledger, (), found.mode)
 
 
 def _fitting(division: Division, context: PlacementContext, tree: ModelTree) -> _Fitting:
@@ -242,6 +261,9 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree) -> 
     `tree` is the model as it was read, with the ties that the consumer may not hold.
     """
     consumer, rooms = context.target, dict[str, int]()
+    cut = parted(division.units, context)
+    if cut is not None:
+        raise Refused(cut)
     for tried in count():
         attempt, notes = _search(division, context)
         solution = attempt.solution()
@@ -263,7 +285,7 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree) -> 
         more = {device: size for device, size in needed.items() if size > rooms.get(device, 0)}
         if not more:
             check_ledger(ledger, context)
-            return _Fitting(context, attempt, solution, ledger, notes)
+            return _Fitting(division, context, attempt, solution, ledger, notes)
         rooms |= more
         context = context.with_room_for_loading(rooms)
     raise AssertionError("rooms grow, and no room is larger than a tensor")
@@ -285,7 +307,7 @@ def _findings_of_model(tree: ModelTree, policy: ResolvedPolicy) -> list[Diagnost
 
 def _unknown_activations(tree: ModelTree) -> str:
     """Return what is to be said of activations that no formula counts, empty where one does."""
-    if tree.format != "onnx" and "model_type" not in dict(tree.metadata):
+    if tree.format not in ("onnx", "diffusers") and "model_type" not in dict(tree.metadata):
         return ""
     if not tree.activation_elements_per_token:
         return f"the activations of `{tree.name}` are not known, and counted as nothing"
