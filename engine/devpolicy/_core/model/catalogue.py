@@ -70,7 +70,7 @@ def load(
 
         _no_choice(architecture, text)
         return from_hub(text, fetch=fetch)
-    inside = _INSIDE.fullmatch(text) if isinstance(name, str) and not os.path.exists(text) else None  # noqa: PTH110
+    inside = None if os.path.exists(text) else _INSIDE.fullmatch(text)  # noqa: PTH110
     if inside is not None and (inside[2] or inside[3]):
         return _part(inside[1], inside[2], inside[3], architecture, variant)
     path = Path(text)
@@ -93,10 +93,11 @@ def load(
 
         return from_config(path, architecture)
     if path.suffix == ".toml" or is_there:
-        from devpolicy._core.model.model_file import read
+        from devpolicy._core.model.model_file import BOUNDS, read
 
         _no_choice(architecture, text)
-        return read(Document.read(read_bytes(path, LARGEST_FILE), str(path), ModelError, str(path.parent)))
+        content = read_bytes(path, LARGEST_FILE)
+        return read(Document.read(content, str(path), ModelError, str(path.parent), bounds=BOUNDS))
     if _HUB_ID.fullmatch(text):
         snapshot = cached_snapshot(text)
         if snapshot is not None and is_file(snapshot / INDEX):

@@ -72,16 +72,17 @@ def place_pipeline(plan: Plan, pipeline: Any) -> Any:
 def _call(mode: str, device: str) -> dict[str, Any]:
     if mode == "group":
         group = {"offload_type": "block_level", "num_blocks_per_group": 1}
-        return {"call": "enable_group_offload", "arguments": {"onload_device": device, "offload_device": "cpu", **group}}
+        return {
+            "call": "enable_group_offload",
+            "arguments": {"onload_device": device, "offload_device": "cpu", **group},
+        }
     return {"call": f"enable_{mode}_cpu_offload", "arguments": {"device": device}}
 
 
 def _objects(arguments: Mapping[str, Any]) -> dict[str, Any]:
     import torch
 
-    return {
-        key: torch.device(value) if key.endswith("load_device") else value for key, value in arguments.items()
-    }
+    return {key: torch.device(value) if key.endswith("load_device") else value for key, value in arguments.items()}
 
 
 def _check(plan: Plan) -> None:

@@ -131,7 +131,9 @@ def own_tree(entry: Component, number: int = 0) -> ModelTree | None:
     beside = Path(entry.folder or ".") / name
     try:
         folder = Path(entry.folder or ".") / name.partition(":")[0]  # of a folder below it
-        is_path = name not in model_catalogue() and any(kind_of(one, ModelError) is not None for one in (beside, folder))
+        is_path = name not in model_catalogue() and any(
+            kind_of(one, ModelError) is not None for one in (beside, folder)
+        )
         return load(beside if is_path else name, fetch=False)
     except ModelError as broken:
         note = f"`model` of component `{entry.name}` names it"
