@@ -7,6 +7,8 @@ import json
 import warnings
 
 import pytest
+from tests.cli.harness import invoke
+from tests.targets import pipelines
 
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, plan
 from devpolicy._core.model.pipelines import known_pipelines
@@ -14,8 +16,6 @@ from devpolicy._core.simulator.loading import require_built
 from devpolicy.errors import DevPolicyError, ModelError, SimulationDepthError, Unsatisfiable
 from devpolicy.targets import diffusers_settings, place_pipeline
 from devpolicy.testing import simulate_host
-from tests.cli.harness import invoke
-from tests.targets import pipelines
 
 pytest.importorskip("diffusers")
 PARTS = ("transformer", "text_encoder", "text_encoder_2", "vae")
@@ -70,7 +70,8 @@ def test_an_object_is_the_same_model(folder):
     assert theirs.target == "diffusers"
 
 
-def by_mode(folder):
+@pytest.fixture(scope="module", name="by_mode")
+def plans_by_mode(folder):
     """The plans of one pipeline on ever smaller cards: everything, a component, a group, a module at a time."""
     tree, found = ModelTree.load(folder), {}
     size = sum(unit.bytes for unit in plan(Policy.parse(EXACT), tree, cards("1 GiB")).placements.values())
@@ -83,8 +84,8 @@ def by_mode(folder):
         size = size * 9 // 10
 
 
-def test_modes_come_in_order_and_hold_ever_less(folder, sizes):
-    made = by_mode(folder)
+def test_modes_come_in_order_and_hold_ever_less(by_mode, sizes):
+    made = by_mode
     assert list(made) == [None, "model", "group", "sequential"]
     peaks = {mode: one.ledger["cuda:0"].held for mode, one in made.items()}
     assert peaks[None] == sum(sizes.values())
@@ -138,8 +139,8 @@ def peak_of(torch, pipeline):
 
 
 @pytest.mark.parametrize("mode", ["model", "group", "sequential"])
-def test_a_mode_holds_what_is_planned(folder, mode, on_two_cards):
-    made = by_mode(folder)
+def test_a_mode_holds_what_is_planned(folder, by_mode, mode, on_two_cards):
+    made = by_mode
     whole, streamed = made[None], made[mode]
     wanted, base, peak = peak_of(on_two_cards, place_pipeline(whole, loaded(folder, whole)))
     assert base == whole.ledger["cuda:0"].weights
@@ -151,8 +152,8 @@ def test_a_mode_holds_what_is_planned(folder, mode, on_two_cards):
     assert on_two_cards.equal(answer, wanted)
 
 
-def test_the_form_is_data_and_can_be_printed(folder):
-    made = by_mode(folder)
+def test_the_form_is_data_and_can_be_printed(by_mode):
+    made = by_mode
     assert diffusers_settings(made[None])["devices"] == dict.fromkeys(PARTS, "cuda:0") | {}
     calls = {mode: diffusers_settings(one).get("call") for mode, one in made.items()}
     assert calls == {

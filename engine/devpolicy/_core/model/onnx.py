@@ -35,7 +35,8 @@ def from_onnx(path: Path) -> ModelTree:
 def onnx_in(folder: Path) -> Path | None:
     """Return the ONNX model of a folder, `None` where it holds none. Raises `ModelError` where it may be several."""
     below = folder / _FOLDER
-    for place in (folder, *((below,) if is_folder(below) else ())):
+    places: list[Path] = [folder, below] if is_folder(below) else [folder]
+    for place in places:
         if is_file(place / _NAME):
             return place / _NAME
         files = sorted(entry for entry in entries(place) if entry.suffix == SUFFIX)
@@ -44,7 +45,7 @@ def onnx_in(folder: Path) -> Path | None:
             message = f"`{shown(place)}` holds {len(files)} ONNX models: {listed}"
             raise ModelError(Diagnostic("DP109", message, help=f"name one: `{shown(files[0])}`"))
         if files:
-            return Path(files[0])
+            return files[0]
     return None
 
 

@@ -47,7 +47,7 @@ from devpolicy._core.placement.refusals import no_room, nothing_fits
 from devpolicy._core.placement.refuted import findings_of_class
 from devpolicy._core.placement.scatter import scatter
 from devpolicy._core.placement.search import Attempt, Problem, Solution, place
-from devpolicy._core.placement.streaming import parted, streamed
+from devpolicy._core.placement.streaming import parted, stream_model
 from devpolicy._core.placement.suggestions import suggestions
 from devpolicy._core.sizes import format_size
 
@@ -253,7 +253,7 @@ class _Fitting(NamedTuple):
 
 def _streamed(division: Division, context: PlacementContext) -> _Fitting | None:
     """Return how the model fits streamed as a whole, `None` where the target or the policy does not do that."""
-    found = streamed(division, context)
+    found = stream_model(division, context)
     if found is None:
         return None
     solution = found.attempt.solution()

@@ -34,7 +34,7 @@ class Streaming:
     ledger: Mapping[str, Budget]
 
 
-def streamed(division: Division, context: PlacementContext) -> Streaming | None:
+def stream_model(division: Division, context: PlacementContext) -> Streaming | None:
     """Return the first of the target's modes that fits a device, `None` where none does or `overflow` allows none.
 
     A rule about a component holds in no mode: they stream all of them.

@@ -7,6 +7,7 @@ Owns the arguments of `from_pretrained` and the three modes of streaming. A pipe
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -62,10 +63,9 @@ def place_pipeline(plan: Plan, pipeline: Any) -> Any:
     devices: Mapping[str, str] = said["devices"]
     if len(set(devices.values())) == 1:
         return pipeline.to(next(iter(devices.values())))
-    from accelerate import dispatch_model
-
+    accelerate = import_module("accelerate")
     for name, device in devices.items():
-        dispatch_model(modules[name], {"": device}, main_device=device, force_hooks=True)
+        accelerate.dispatch_model(modules[name], {"": device}, main_device=device, force_hooks=True)
     return pipeline
 
 
