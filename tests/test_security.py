@@ -51,6 +51,7 @@ LIMITS = [
     ("a safetensors header", "model.limits", "LARGEST_HEADER"),
     ("keys in the header of a GGUF file", "model.limits", "MOST_METADATA"),
     ("texts in the lists of a GGUF file", "model.limits", "MOST_STRINGS"),
+    ("fields of an ONNX file that are looked at", "model.limits", "MOST_FIELDS"),
     ("the bytes read from the hub for one model", "model.limits", "LARGEST_TRAFFIC"),
     ("seconds that one answer of the hub may take", "model.hub_files", "PATIENCE"),
     ("levels in a JSON file", "model.limits", "DEEPEST_JSON"),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devpolicy._core.child_process import MALFORMED, ChildError, ask, interpreter, time_limit
-from devpolicy._core.doctor.library_report import LIBRARIES, NEED_TORCH, LibraryReport, read
+from devpolicy._core.doctor.library_report import LIBRARIES, NEED_TORCH, OTHER_DISTRIBUTIONS, LibraryReport, read
 from devpolicy._core.text import one_line
 
 if TYPE_CHECKING:
@@ -46,11 +46,13 @@ def _report(library: str, versions: dict[str, str | None], report: partial[Libra
 
 
 def _version(distribution: str) -> str | None:
-    try:
-        # A damaged installation has no version.
-        return one_line(metadata.version(distribution) or "") or "unknown"
-    except metadata.PackageNotFoundError:
-        return None
+    for name in (distribution, *OTHER_DISTRIBUTIONS.get(distribution, ())):
+        try:
+            # A damaged installation has no version.
+            return one_line(metadata.version(name) or "") or "unknown"
+        except metadata.PackageNotFoundError:
+            continue
+    return None
 
 
 def _ask(library: str, version: str, host: str, timeout: float) -> LibraryReport:

@@ -24,10 +24,16 @@ LIBRARIES = {
     "accelerate": "accelerate",
     "transformers": "transformers",
     "sentence-transformers": "sentence-transformers",
+    "onnxruntime": "onnxruntime",
     "haystack": "haystack-ai",
     "spacy": "spacy",
 }
 """Libraries in the order in which they are shown, with the distributions that provide them."""
+
+OTHER_DISTRIBUTIONS = {
+    "onnxruntime": ("onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-migraphx", "onnxruntime-directml")
+}
+"""Builds of a distribution for other devices, which provide the same library."""
 
 NEED_TORCH = frozenset({"accelerate", "transformers", "sentence-transformers", "haystack"})
 """Those that choose devices only with torch."""
