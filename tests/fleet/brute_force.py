@@ -3,7 +3,8 @@
 python -m tests.fleet.brute_force [--worlds N] [--seed N]
 
 Owns an oracle that shares nothing with the search but the plan of one model on one host: it tries every choice of
-wishes and every division of copies over nodes, and compares what the page promises. `tox run -e fleets` runs it at length.
+wishes and every division of copies over nodes, and compares what the page promises. `tox run -e fleets` runs it at
+length.
 """
 
 from __future__ import annotations

@@ -6,8 +6,9 @@ that it finds is the best one; it counts its steps, and gives up after so many.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from devpolicy._core.fleet.shapes import Copies, Cost, Room, Shape, shapes
 from devpolicy._core.host import MOST_DEVICES
 from devpolicy._core.language.nodes import Nodes
 from devpolicy._core.language.wishes import Replicas
+from devpolicy._core.placement.plan import Plan
 from devpolicy._core.planning.replicas import Group
 from devpolicy._core.planning.search import Away, Choice
 
@@ -24,6 +26,10 @@ MOST_STEPS = 2_000
 """Choices of a node that one search looks at."""
 MOST_IN_ALL = 30_000
 """Those that all searches of one plan look at."""
+
+
+Stays = tuple[tuple[int, str], ...]
+"""The numbers of the nodes on which copies run now, each with the digest of its plan without its name."""
 
 
 class Asked(NamedTuple):
@@ -37,6 +43,8 @@ class Asked(NamedTuple):
     """Its nodes may cost no more."""
     below: Cost | None = None
     """Its nodes must cost less."""
+    stays: Stays = ()
+    """Where it runs now; what stays there does not count as a move."""
 
     def is_too_dear(self, cost: Cost) -> bool:
         """Whether nodes cost more than is asked for."""
@@ -50,6 +58,8 @@ class Assigned(NamedTuple):
     copies: Copies
     away: Away
     cost: Cost
+    moves: int = 0
+    """The copies that do not run so now."""
 
 
 Assignment = tuple[Assigned, ...]
@@ -72,15 +82,20 @@ class Assigner:
     components: Sequence[FleetComponent]
     loads: Loads
     steps: Steps = field(default_factory=Steps)
+    occupied: frozenset[int] = frozenset()
+    """The numbers of nodes on which something runs now."""
 
     @cached_property
     def _labels(self) -> list[str]:
         """What components lack on each node: where that differs, nodes are not alike."""
         return [str([component.unlabelled(node) for component in self.components]) for node in self.nodes]
 
-    def first(self, asked: Sequence[Asked]) -> Assignment | None:
-        """Return the best assignment, in the order of components; `None` where there is none, or none was found."""
-        return next(self._assignments(asked, MOST_STEPS), None)
+    def first(self, asked: Sequence[Asked], moves: int | None = None) -> Assignment | None:
+        """Return the best assignment, in the order of components; `None` where there is none, or none was found.
+
+        At most so many `moves` may be made, where they are limited.
+        """
+        return next(self._assignments(asked, MOST_STEPS, moves), None)
 
     def alone(self, number: int, choice: Choice) -> Assigned | None:
         """Return how a component is assigned to an empty fleet with as few bytes kept away as may be."""
@@ -110,7 +125,7 @@ class Assigner:
                 return best
             wanted[number] = asked[number]._replace(limit=_below(away))
 
-    def _assignments(self, asked: Sequence[Asked], steps: int) -> Iterator[Assignment]:
+    def _assignments(self, asked: Sequence[Asked], steps: int, moves: int | None) -> Iterator[Assignment]:
         """Yield the assignments that do what is asked, the best first."""
         loads: list[Load] = [()] * len(self.nodes)
         done: list[Assigned] = []
@@ -130,6 +145,8 @@ class Assigner:
                 stack.pop()
                 continue
             number = len(done)
+            if moves is not None and option.moves + sum(one.moves for one in done) > moves:
+                continue
             done.append(option)
             before.append([(node, loads[node]) for node, _ in option.copies])
             for node, count in option.copies:
@@ -144,12 +161,27 @@ class Assigner:
         said = self.components[number].said.policy
         most = MOST_DEVICES if said.replicas == "each" else said.replicas
         for choice in asked.choices:
-            for shape in self._shapes(number, choice, said.replicas, said.nodes, loads):
+            found = self._shapes(number, choice, said.replicas, said.nodes, loads)
+            for moves, shape in self._moved(number, choice, most, asked.stays, found, loads):
                 if asked.is_too_dear(shape.cost):
                     break
                 away = self._away(number, choice, most, shape.copies, loads)
                 if asked.limit is None or away <= asked.limit:
-                    yield Assigned(choice, shape.copies, away, shape.cost)
+                    yield Assigned(choice, shape.copies, away, shape.cost, moves)
+
+    def _moved(
+        self, number: int, choice: Choice, most: int, stays: Stays, found: Iterator[Shape], loads: Sequence[Load]
+    ) -> Iterable[tuple[int, Shape]]:
+        """Return shapes with the moves that they make; where something runs now, those with the fewest first."""
+        if not stays:
+            return ((0, shape) for shape in found)
+        counted: list[tuple[int, Shape]] = []
+        for shape in found:
+            now: list[tuple[int, str]] = []
+            for at, count in shape.copies:
+                now += [(at, unnamed(plan)) for plan in self._plans(number, choice, most, at, loads)[:count]]
+            counted.append((len((Counter(now) - Counter(stays))), shape))
+        return sorted(counted, key=lambda one: one[0])
 
     def _shapes(
         self, number: int, choice: Choice, replicas: Replicas, nodes: Nodes, loads: Sequence[Load]
@@ -172,7 +204,8 @@ class Assigner:
         component = self.components[number]
         for at, node in enumerate(self.nodes):
             lacks = component.unlabelled(node)
-            key = (node.kind, loads[at], self._labels[at])
+            # Of alike nodes one on which something runs now is not like the others.
+            key = (node.kind, loads[at], self._labels[at] + (node.name if at in self.occupied else ""))
             seen[key] = seen.get(key, 0) + 1
             if lacks or seen[key] > most:
                 continue
@@ -192,6 +225,11 @@ class Assigner:
 
     def _plans(self, number: int, choice: Choice, most: int, at: int, loads: Sequence[Load]) -> Group:
         return self.loads.plans(self.nodes[at], loads[at], number, choice, most)
+
+
+def unnamed(plan: Plan) -> str:
+    """Return the digest of a plan without the name of its component: of copies none is another one's."""
+    return replace(plan, component=None).digest
 
 
 def _below(away: Away) -> Away:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from devpolicy._core.errors import DevPolicyError, Unsatisfiable
-from devpolicy._core.fleet.assignment import Asked, Assigned, Assigner, Assignment
+from devpolicy._core.fleet.assignment import Asked, Assigned, Assigner, Assignment, unnamed
 from devpolicy._core.fleet.components import components_of, nodes_of
 from devpolicy._core.fleet.loads import Loads
 from devpolicy._core.fleet.outcome import finished
@@ -31,6 +31,7 @@ def plan_fleet(
     fleet: Fleet | str | None = None,
     *,
     target: str | None = None,
+    before: FleetPlan | None = None,
 ) -> FleetPlan:
     """Compile a policy for its components on the nodes of a fleet.
 
@@ -40,12 +41,15 @@ def plan_fleet(
     share one, and even a device, as they do on one host. The plan depends on no order and on no name of the nodes, but
     for which of alike nodes is taken.
 
+    `before` is a plan that runs: then wishes are granted as without it, and of the plans that grant them it is one that
+    moves the fewest copies. A copy stays where its node and its plan there are the same.
+
     Raises `PolicyError`, `FleetError` or `ModelError` for an input that cannot be read, and `Unsatisfiable` where the
     fleet has no place for a component (DP308), or no node has a label that the policy asks for (DP309).
     """
     loaded = policy_of(policy)
     there = fleet if isinstance(fleet, Fleet) else Fleet.load(fleet)  # type: ignore[arg-type] # it says what it takes
-    return Joint(loaded, models_of(models), there, target).plan()
+    return Joint(loaded, models_of(models), there, target).plan(before)
 
 
 def models_of(models: Any) -> Mapping[str | None, Any]:
@@ -70,8 +74,8 @@ class Joint:
         self.loads = Loads(self.components)
         self.assigner = Assigner(self.nodes, self.components, self.loads)
 
-    def plan(self) -> FleetPlan:
-        """Return the plan. Raises `Unsatisfiable`."""
+    def plan(self, before: FleetPlan | None = None) -> FleetPlan:
+        """Return the plan, the one with the fewest moves where something runs now. Raises `Unsatisfiable`."""
         if not self.components:
             raise DevPolicyError("there is nothing to plan: name components in the policy, or give models")
         check_labels(self.components, self.nodes, self.fleet)
@@ -82,7 +86,7 @@ class Joint:
             found = self._granted()
         granted = not self.assigner.steps.exhausted
         self.assigner.steps.exhausted = False
-        found = self._smallest(found)
+        found = self._smallest(found) if before is None else self._stays(found, before)
         return finished(self, found, granted=granted, smallest=not self.assigner.steps.exhausted)
 
     def _alone(self, number: int) -> Assigned:
@@ -146,6 +150,33 @@ class Joint:
                 found = better
             asked[number] = asked[number]._replace(most=found[number].cost, below=None)
         return found
+
+    def _stays(self, found: Assignment, before: FleetPlan) -> Assignment:
+        """Return an assignment with the same wishes that moves as few copies as may be."""
+        number_of = {node.name: number for number, node in enumerate(self.nodes)}
+        running: dict[str, list[tuple[int, str]]] = {}
+        for name, one in before.components.items():
+            # A node that is lost is none of these: what ran there moves wherever it goes.
+            where = number_of.get(one.node, -1)
+            running.setdefault(self._of(name), []).append((where, unnamed(one.plan)))
+        self.assigner.occupied = frozenset(at for places in running.values() for at, _ in places)
+        asked = [
+            Asked((one.choice,), one.away, stays=tuple(running.get(component.title, ())))
+            for one, component in zip(found, self.components, strict=True)
+        ]
+        least = sum(at < 0 for one in asked for at, _ in one.stays)
+        most = sum(count for one in found for _, count in one.copies)
+        for moves in range(min(least, most), most + 1):
+            made = self.assigner.first(asked, moves)
+            if made is not None:
+                return made
+        return found
+
+    def _of(self, name: str) -> str:
+        """Return the component of which a name in a plan is a replica's."""
+        titles = {component.title for component in self.components}
+        stem = name.rpartition("/")[0]
+        return stem if name not in titles and stem in titles else name
 
     def spent(self) -> list[Asked]:
         """Return each component with every wish as far spent as it may be, those choices first that gave way most."""
