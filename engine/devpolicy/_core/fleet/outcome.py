@@ -14,6 +14,7 @@ from devpolicy._core.fleet.assignment import Assigned, Assignment
 from devpolicy._core.fleet.components import FleetComponent, Node, Said, ordinals_in
 from devpolicy._core.fleet.loads import Load
 from devpolicy._core.fleet.plan import FleetPlan, NodePlan
+from devpolicy._core.fleet.refusals import in_short
 from devpolicy._core.placement.plan import Plan, Trace
 from devpolicy._core.planning import reasons
 from devpolicy._core.planning.replicas import Group
@@ -97,7 +98,7 @@ def _why_not_here(
     if joint.loads.plans(node, load, number, one.choice, 1):
         return "it would grant less, or leave less room for others"
     refused = joint.loads.refused.get((node.kind, load, number))
-    return refused.message if refused is not None else "it has no place for what is granted"
+    return in_short(refused) if refused is not None else "it has no place for what is granted"
 
 
 def _warnings(components: list[FleetComponent]) -> Iterator[Diagnostic]:

@@ -78,14 +78,18 @@ class FleetPlan:
     def why(self, component: str, module: str | None = None) -> str:
         """Return why a component is on its node, and why a module of it is where it is, as text of several lines.
 
-        Raises `KeyError` where there is no such component, and `UnknownModuleError` as `Plan.explain` does.
+        Raises `PlanError` where there is no such component, and `UnknownModuleError` as `Plan.explain` does.
         """
-        if component not in self.components:
-            known = did_you_mean(component, self.components)
-            raise KeyError(f"the plan has no component `{component}`: {known}")
+        self.check_component(component)
         one = self.components[component]
         lines = [f"node: {one.node}", *(f"  not {node}: {reason}" for node, reason in one.elsewhere)]
         return "\n".join([*lines, one.plan.explain(module)])
+
+    def check_component(self, component: str) -> None:
+        """Raise `PlanError` (DP202) where the plan has no component of this name."""
+        if component not in self.components:
+            hint = did_you_mean(component, self.components)
+            raise PlanError(Diagnostic("DP202", f"the plan has no component `{component}`", help=hint))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan for JSON. `FleetPlan.from_dict` reads it back to an equal plan."""

@@ -103,9 +103,14 @@ def _reason(component: FleetComponent, node: Node) -> str:
     refused = _refusal(component, node, advise=False)
     if refused is None:
         return "it has a place for one"
-    first = refused.diagnostics[0]
+    return in_short(refused.diagnostics[0])
+
+
+def in_short(first: Diagnostic) -> str:
+    """Return why a component has no place on a node, in one line."""
+    notes = [note for note in first.notes if ": the host has no `" not in note] or list(first.notes)
     # What a plan on one host says of all its terms together says less than what it says of each.
-    return "; ".join(first.notes[:2] if first.code == "DP301" and first.notes else [first.message, *first.notes[:2]])
+    return "; ".join(notes[:2] if first.code == "DP301" and notes else [first.message, *notes[:2]])
 
 
 def _smallest(joint: Joint, component: FleetComponent) -> Iterator[str]:
