@@ -77,7 +77,7 @@ def test_the_action_checks_and_tests(tmp_path: Path) -> None:
     (tmp_path / "policy.toml").write_text(GOOD.replace("within_budget", "never_on:cuda"))
     checked, tested = run_action(tmp_path)
     assert (checked.returncode, tested.returncode) == (0, 1)
-    assert tested.stdout.startswith("::error file=policy.toml,line=3")
+    assert tested.stdout.startswith("::error file=policy.toml,line=4")
     assert len(run_action(tmp_path, tests="none")) == 1
 
 

@@ -12,11 +12,12 @@ _TABLE = re.compile(r"(<!-- limits -->\n).*?(<!-- end -->)", re.DOTALL)
 
 LIMITS = [
     ("a TOML file: policy, host, tests, model", "files", "LARGEST_FILE"),
-    ("values in a TOML file", "toml.document", "MOST_VALUES"),
+    ("keys, parts of keys and entries of arrays in a TOML file", "toml.document", "MOST_VALUES"),
+    ("the same in a model file", "model.limits", "MOST_FILE_VALUES"),
     ("levels of tables and arrays in a TOML file", "toml.document", "DEEPEST"),
     ("policies that build on each other in a chain", "language.extending", "DEEPEST"),
     ("policies that one builds on, in all", "language.extending", "MOST_TEXTS"),
-    ("characters of a text in a TOML file", "toml.document", "LONGEST_TEXT"),
+    ("characters of a text in a policy, a host or a test file", "toml.document", "LONGEST_TEXT"),
     ("characters of a pattern of modules", "language.patterns", "LONGEST"),
     ("components of a policy", "language.components", "MOST_COMPONENTS"),
     ("models or schemes among which a component chooses", "language.wishes", "MOST_ALTERNATIVES"),
@@ -50,7 +51,7 @@ LIMITS = [
     ("a safetensors header", "model.limits", "LARGEST_HEADER"),
     ("keys in the header of a GGUF file", "model.limits", "MOST_METADATA"),
     ("texts in the lists of a GGUF file", "model.limits", "MOST_STRINGS"),
-    ("what is asked of the hub for one model", "model.limits", "LARGEST_TRAFFIC"),
+    ("the bytes read from the hub for one model", "model.limits", "LARGEST_TRAFFIC"),
     ("seconds that one answer of the hub may take", "model.hub_files", "PATIENCE"),
     ("levels in a JSON file", "model.limits", "DEEPEST_JSON"),
     ("modules that a quantisation leaves, by name", "loading.skips", "MOST_NAMES"),

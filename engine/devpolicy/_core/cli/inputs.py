@@ -21,8 +21,7 @@ from devpolicy._core.errors import DevPolicyError, Diagnostic, PolicyError
 from devpolicy._core.host import Host
 from devpolicy._core.language.layers import addresses, stem_of
 from devpolicy._core.language.merging import Merged
-from devpolicy._core.language.policy import Policy
-from devpolicy._core.language.profiles import apply_overlays
+from devpolicy._core.language.policy import Policy, apply_overlays
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.toml.tables import did_you_mean
 from devpolicy._core.verbs.inputs import asked_in_environment, policy_in_environment

@@ -13,7 +13,7 @@ from devpolicy._core.errors import Diagnostic, FleetError
 from devpolicy._core.files import kind_of, list_folder
 from devpolicy._core.fleet.reader import document, from_folder, read
 from devpolicy._core.shipped import shipped_files
-from devpolicy._core.toml.document import MOST_VALUES, Document
+from devpolicy._core.toml.document import Document
 from devpolicy._core.toml.tables import did_you_mean
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def load(name: str | PathLike[str]) -> Fleet:
         raise FleetError(f"a fleet is loaded by name or path, not by a value of type {type(name).__name__}")
     path = Path(fsdecode(name))
     if kind_of(path, FleetError) != "folder":
-        return read(Document.open(path, FleetError, most=MOST_VALUES), path.stem)
+        return read(Document.open(path, FleetError), path.stem)
     files = [entry for entry in list_folder(path, FleetError) if entry.endswith(".toml")]
     if not files:
         hint = "`devpolicy host capture --output FOLDER/NODE.toml` on each machine writes one"

@@ -17,7 +17,7 @@ from devpolicy._core.host.catalogue import catalogue
 from devpolicy._core.host.catalogue import load as load_host
 from devpolicy._core.host.fields import WORDS
 from devpolicy._core.host.reader import read_host
-from devpolicy._core.toml.document import MOST_VALUES, Document
+from devpolicy._core.toml.document import Document
 from devpolicy._core.toml.tables import Cursor, Field, Kind, integer, read_table, wrong_type
 
 
@@ -57,9 +57,9 @@ def parse(text: str | bytes, source: str = "<string>") -> Fleet:
 def document(text: str | bytes, source: str) -> Document:
     """Return TOML text as a document whose errors are `FleetError`."""
     if isinstance(text, str):
-        return Document(text, source, FleetError, most=MOST_VALUES)
+        return Document(text, source, FleetError)
     if isinstance(text, bytes):
-        return Document.read(text, source, FleetError, most=MOST_VALUES)
+        return Document.read(text, source, FleetError)
     raise FleetError(f"a fleet is read from TOML text, not from a value of type {type(text).__name__}")
 
 

@@ -185,6 +185,7 @@ class ModelTree:
     """How the checkpoint is quantised, whose modules are here as they are without; `None` where it is not."""
     source: str | None = field(default=None, compare=False)
     """The path that it was read from, where it can be read as another class or variant."""
+    _memo: dict[Hashable, object] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def __repr__(self) -> str:
         return f"<ModelTree {self.name!r}: {len(self.modules)} modules, {self.parameters} parameters>"
@@ -272,10 +273,6 @@ class ModelTree:
             parent = self.parents[position]
             subtree_end[parent] = max(subtree_end[parent], subtree_end[position])
         return subtree_end
-
-    @cached_property
-    def _memo(self) -> dict[Hashable, object]:
-        return {}
 
     def remembered(self, what: Hashable, make: Callable[[], T]) -> T:
         """Return what was made of this tree before, else make it: a tree never changes.

@@ -12,7 +12,7 @@ from itertools import count, islice
 from devpolicy._core.errors import Diagnostic, Unsatisfiable
 from devpolicy._core.host import MOST_DEVICES
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
-from devpolicy._core.placement.joint import reserved_bytes
+from devpolicy._core.placement.ledger import reserved_bytes
 from devpolicy._core.placement.plan import Plan
 
 Group = tuple[Plan, ...]

@@ -38,9 +38,9 @@ class Wishes(Attempts):
     @property
     def plain(self) -> bool:
         """Whether one plan answers: it tries the terms in their order, each with `overflow`."""
-        order = [wish for wish in self.relax if wish in ("prefer", "overflow")]
-        asked = self.rooms >= {"prefer", "overflow"} and order != ["overflow", "prefer"]
-        return not self.has_choice and not asked and self.accept is None
+        if self.has_choice or self.accept is not None:
+            return False
+        return not self.rooms >= {"prefer", "overflow"} or self.relax.index("overflow") < self.relax.index("prefer")
 
     @property
     def has_choice(self) -> bool:
