@@ -21,7 +21,7 @@ from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, Unsatisfiable
 from devpolicy._core.language.policy import ContextRange, ResolvedPolicy
 from devpolicy._core.language.values import DeviceSelector
 from devpolicy._core.model.tree import KVCache, Module, Tensor
-from devpolicy._core.placement.joint import reserved_bytes
+from devpolicy._core.placement.ledger import reserved_bytes
 from devpolicy._core.placement.planner import make_plan
 from devpolicy.fleet import Fleet, FleetPlan, plan_fleet
 

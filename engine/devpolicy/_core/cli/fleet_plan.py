@@ -14,7 +14,6 @@ from devpolicy._core.cli import complete
 from devpolicy._core.cli.context import PATIENCE, CliContext, to_json
 from devpolicy._core.cli.inputs import load_model, named_models, on_every_host
 from devpolicy._core.cli.memory_bars import gib
-from devpolicy._core.cli.plan_view import device_range
 from devpolicy._core.cli.report import painted, rendered
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.errors import DevPolicyError, Diagnostic
@@ -23,6 +22,7 @@ from devpolicy._core.fleet.plan import FleetPlan
 from devpolicy._core.fleet.planner import plan_fleet
 from devpolicy._core.fleet.values import Fleet
 from devpolicy._core.language.policy import Policy
+from devpolicy._core.views.names import device_range
 
 if TYPE_CHECKING:
     from devpolicy._core.cli.output import Line

@@ -14,8 +14,7 @@ from devpolicy._core.errors import Diagnostic, PolicyError, Unsatisfiable
 from devpolicy._core.fleet.values import Fleet, natural
 from devpolicy._core.host import Host
 from devpolicy._core.language.layers import in_order
-from devpolicy._core.language.policy import Policy, ResolvedPolicy
-from devpolicy._core.language.profiles import apply_overlays
+from devpolicy._core.language.policy import Policy, ResolvedPolicy, apply_overlays
 from devpolicy._core.language.values import DeviceSelector
 from devpolicy._core.language.wishes import Wish
 from devpolicy._core.planning.attempts import Attempts

@@ -10,7 +10,7 @@ from itertools import islice
 
 from devpolicy._core.errors import Diagnostic, Unsatisfiable
 from devpolicy._core.fleet.components import FleetComponent, Node, Said
-from devpolicy._core.placement.joint import reserved_bytes
+from devpolicy._core.placement.ledger import reserved_bytes
 from devpolicy._core.placement.plan import Plan
 from devpolicy._core.planning.attempts import Attempts
 from devpolicy._core.planning.replicas import Group, copies_on_one_host, each_copy
