@@ -250,6 +250,12 @@ CODES: dict[str, Code] = {
         "beside its children, or rules run apart what meets, and nobody has tried it. "
         "`devpolicy dry-run` loads and runs it on simulated devices, and says where it fails.",
     ),
+    "DP424": Code(
+        "an engine that runs elsewhere than planned",
+        "ONNX Runtime replaces a provider that is not there by the CPU, with a warning and no error. The session that "
+        "was made runs on another device than the plan says: the installed package has no such provider, its libraries "
+        "were not found, or the session was given none.",
+    ),
     # Lint.
     "DP501": Code(
         "a rule that matches nothing",

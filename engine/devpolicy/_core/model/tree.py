@@ -36,6 +36,8 @@ DTYPE_BITS: dict[str, int] = {
 FLOATING = frozenset({"float64", "float32", "float16", "bfloat16"})
 """The dtypes that loading in another dtype converts."""
 
+Format = Literal["safetensors", "gguf", "onnx", "diffusers"]
+
 T = TypeVar("T")
 
 _REMEMBERED = 1 << 18
@@ -171,7 +173,7 @@ class ModelTree:
     """The dtype in which the model is loaded where nobody asks for another."""
     incomplete_reason: str | None = None
     """Why the structure is not known in full (no classes, no ties, checkpoint names); `None` where it is."""
-    format: Literal["safetensors", "gguf"] = "safetensors"
+    format: Format = "safetensors"
     """How its weights are stored. A target reads some formats only."""
     metadata: tuple[tuple[str, str], ...] = ()
     """What the source says of the model beside its structure (model_type, parameters), for people."""

@@ -37,6 +37,8 @@ class PlacedModel:
     ledger: Mapping[str, Budget]
     trace: Trace
     warnings: tuple[Diagnostic, ...]
+    streaming: str | None = None
+    """The mode of the target by which the whole model is streamed."""
 
 
 def plan_of(placed: PlacedModel) -> Plan:
@@ -51,13 +53,15 @@ def plan_of(placed: PlacedModel) -> Plan:
     return Plan(
         component=policy.component,
         target=context.target.name,
-        device=device,
+        # Of a model that is streamed as a whole, the device is the one that runs it.
+        device=ComponentDevice.from_single(placements.devices[0]) if placed.streaming else device,
         placements=placements,
         ledger=placed.ledger,
         warnings=placed.warnings,
         loading=loading_of(policy, context.held, _folder(policy.disk_path, policy.component) if size else None, size),
         prediction=predict(placed) if predicted else None,
         workload=None if context.target.abilities.assigns in ("one", "units") else _workload(context),
+        streaming=placed.streaming,
         trace=placed.trace,
     )
 

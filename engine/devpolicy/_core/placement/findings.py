@@ -36,7 +36,8 @@ def findings_of_model(tree: ModelTree, policy: ResolvedPolicy) -> Iterator[Diagn
         yield Diagnostic("DP407", message, notes=(tree.incomplete_reason,), severity="warning")
     for note in tree.loading.notes:
         yield Diagnostic("DP415", note, severity="warning")
-    if "model_type" not in dict(tree.metadata) or any(rule.activations is not None for rule in policy.memory):
+    computed = tree.format in ("onnx", "diffusers") or "model_type" in dict(tree.metadata)
+    if not computed or any(rule.activations is not None for rule in policy.memory):
         return
     recurrent = any(cache.window == 1 and cache.dtype == "float32" for cache in tree.kv_cache)
     if recurrent or not tree.activation_elements_per_token:

@@ -183,6 +183,8 @@ class Plan:
     """
     workload: PlannedWorkload | None = None
     """What KV cache and activations were computed for, where the target is told so: an engine reserves them itself."""
+    streaming: str | None = None
+    """The target's mode by which the whole model is streamed through one device; `None` where it is not."""
     trace: Trace | None = field(default=None, compare=False, repr=False)
 
     def __repr__(self) -> str:
@@ -205,6 +207,7 @@ class Plan:
             "dtype": self.loading.dtype,
             "offload_folder": self.loading.offload_folder,
             **({"workload": self.workload.to_dict()} if self.workload else {}),
+            **({"streaming": self.streaming} if self.streaming else {}),
             "placements": [[path, str(unit.device), str(unit.runs_on)] for path, unit in self.placements.items()],
             # Only where a policy says anything of it: a plan that says nothing has the digest that it always had.
             **({"loading": dict(self.loading.asked)} if self.loading.asked else {}),
@@ -236,6 +239,7 @@ class Plan:
             **({} if self.granted is None else {"granted": self.granted.to_dict()}),
             **({} if self.granted is None else {"not_granted": [one.to_dict() for one in self.not_granted]}),
             **({"workload": self.workload.to_dict()} if self.workload else {}),
+            **({"streaming": self.streaming} if self.streaming else {}),
             "warnings": [warning.to_dict() for warning in self.warnings],
             **({"prediction": self.prediction.to_dict()} if self.prediction else {}),
             "digest": self.digest,
@@ -275,6 +279,7 @@ class Plan:
                 not_granted=tuple(map(NotGranted.from_dict, data.get("not_granted", ()))),
                 workload=PlannedWorkload.from_dict(data["workload"]) if data.get("workload") else None,
                 prediction=Prediction.from_dict(data["prediction"]) if data.get("prediction") else None,
+                streaming=_optional_text(data.get("streaming")),
             )
             stated = data["digest"]
         except PlanError:
@@ -332,6 +337,12 @@ class Plan:
         from devpolicy._core.targets.transformers import to_pipeline_kwargs
 
         return to_pipeline_kwargs(self)
+
+    def to_diffusers_kwargs(self) -> dict[str, Any]:
+        """Return what `DiffusionPipeline.from_pretrained` needs; `devpolicy.targets.place_pipeline` does the rest."""
+        from devpolicy._core.targets.diffusers import to_diffusers_kwargs
+
+        return to_diffusers_kwargs(self)
 
     def to_generation_kwargs(self) -> dict[str, Any]:
         """Return what `generate` needs to stay within the plan: `max_length`, the context that was counted."""

@@ -47,6 +47,7 @@ from devpolicy._core.placement.quantized import findings_of_form, held_on, witho
 from devpolicy._core.placement.refusals import no_room, not_known, not_read, nothing_fits
 from devpolicy._core.placement.scatter import scatter
 from devpolicy._core.placement.search import Attempt, Problem, Solution, place
+from devpolicy._core.placement.streaming import parted, stream_model
 from devpolicy._core.placement.suggestions import suggestions
 
 
@@ -128,7 +129,7 @@ def place_model(
             *fitting.of_rules,
         )
         found = division, context, fitting.attempt, solution, fitting.ledger
-        return PlacedModel(selector, *found, trace, warnings)
+        return PlacedModel(selector, *found, trace, warnings, fitting.streaming)
     raise Unsatisfiable(nothing_fits(policy, tree, refusals))
 
 
@@ -158,6 +159,10 @@ def _fitting_on(
         except Refused:
             if form.instead is not None:
                 ways.append((form.instead, asked, one_fraction))
+            found = None if ways else stream_model(division, context)
+            if found is not None:
+                told = found.division, context, found.attempt, found.attempt.solution(), found.ledger, (), of_rules
+                return _Fitting(*told, found.mode)
             if not ways:
                 raise
 
@@ -186,6 +191,7 @@ class _Fitting(NamedTuple):
     ledger: Mapping[str, Budget]
     notes: Notes
     of_rules: list[Diagnostic]
+    streaming: str | None = None
 
 
 def _fitting(division: Division, context: PlacementContext, tree: ModelTree, of_rules: list[Diagnostic]) -> _Fitting:
@@ -195,6 +201,9 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree, of_
     of the rules that divide it.
     """
     consumer, rooms = context.target, dict[str, int]()
+    cut = parted(division.units, context)
+    if cut is not None:
+        raise Refused(cut)
     leaving = any(rule.overflow for rule in context.policy.rules)
     for tried in count():
         attempt, notes = _leaving(division, context) if leaving else _search(division, context, spilling=True)
