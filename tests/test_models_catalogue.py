@@ -112,6 +112,7 @@ def test_gpt_oss_takes_the_bytes_of_its_published_files(name, files, experts):
     buffers = 2 * 32 * 4  # frequencies of positions
     biases = experts * 3 * 2880 * 2  # the biases of experts are loaded in float32, and stored in half of it
     assert made.loading.scheme == "mxfp4"
+    assert ModelTree.load(name).quantization.stored == files
     assert sum(budget.weights for budget in made.ledger.values()) == files + biases + buffers
 
 

@@ -273,6 +273,10 @@ def tree(name: str) -> ModelTree:
     if built.parameters != published.parameters - published.buffers - published.unloaded:
         counted = f"{built.parameters:,} parameters, and {published.parameters:,} are published"
         raise ModelError(f"`{name}` comes to {counted}")
+    quantization = built.quantization
+    if quantization is not None:
+        quantization = replace(quantization, stored=published.stored)
+    built = replace(built, quantization=quantization)
     return replace(built, name=name, metadata=(("about", published.about), *built.metadata))
 
 

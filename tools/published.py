@@ -23,6 +23,8 @@ class Published:
     """Of the published number, what Transformers holds as buffers."""
     unloaded: int = 0
     """Of the published number, what Transformers does not load: a part for predicting several tokens."""
+    stored: int | None = None
+    """The bytes of the files of a quantised model, by their published index."""
     source: str = ""
     """The repository whose weights have this number of parameters."""
 
@@ -234,15 +236,15 @@ def _others() -> Iterator[tuple[str, Published]]:
     ):  # fmt: skip
         config = _decoder("phi3", "Phi3", vocabulary, context, sliding_window=None, **sizes, **more)
         yield name, Published(f"{title}, a decoder, bfloat16", parameters, config, source=f"microsoft/{title}")
-    for name, parameters, layers, experts in (
-        ("20b", 20_914_757_184, 24, 32),
-        ("120b", 116_829_156_672, 36, 128),
+    for name, parameters, stored, layers, experts in (
+        ("20b", 20_914_757_184, 13_761_264_768, 24, 32),
+        ("120b", 116_829_156_672, 65_248_815_744, 36, 128),
     ):
         yield f"gpt-oss-{name}", Published(
             f"gpt-oss {name}, a mixture of {experts} experts of which four run for a token, in mxfp4", parameters,
             _decoder("gpt_oss", "GptOss", 201088, 131072, num_local_experts=experts, num_experts_per_tok=4, head_dim=64,
                      sliding_window=128, **_sizes(2880, 2880, layers, 64, 8), quantization_config=_MXFP4),
-            source=f"openai/gpt-oss-{name}",
+            stored=stored, source=f"openai/gpt-oss-{name}",
         )  # fmt: skip
     yield "deepseek-v2-lite", Published(
         "DeepSeek-V2-Lite, a mixture of 64 experts of which six run for a token, and latent attention, bfloat16",
