@@ -1,4 +1,4 @@
-"""The core where libraries and threads are missing, as in a browser's Python: what is missing is said, and is no bug."""
+"""The core without threads, psutil and rich, as in a browser's Python: what is missing is said, and is no bug."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ Owns the way through its references and alternatives, for the completion of shel
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ Schema = Mapping[str, Any]
 
 
 def properties_of(schema: Schema, root: Schema) -> dict[str, Any]:
+    """Return the schemas of the keys that a table names."""
     found: dict[str, Any] = {}
     for part in alternatives(schema, root):
         found |= part.get("properties", {})
@@ -25,6 +27,7 @@ def free_values(schema: Schema, root: Schema) -> list[Schema]:
 
 
 def words_of(schemas: Iterable[Schema], root: Schema) -> list[str]:
+    """Return the words that a value may be."""
     parts = [part for schema in schemas for part in alternatives(schema, root)]
     words = [str(word) for part in parts for word in part.get("enum", ()) if isinstance(word, str)]
     return words or ["true", "false"] * any(part.get("type") == "boolean" for part in parts)
@@ -34,14 +37,16 @@ def at_path(schema: Schema, path: Sequence[str], root: Schema) -> list[Schema]:
     """Return the schemas of a key, none if there is no such key."""
     here = [schema]
     for key in path:
-        here = [
-            child
-            for one in here
-            for child in (
-                [properties_of(one, root)[key]] if key in properties_of(one, root) else free_values(one, root)
-            )
-        ]
+        here = [child for one in here for child in _below(one, key, root)]
     return here
+
+
+def _below(schema: Schema, key: str, root: Schema) -> list[Schema]:
+    known = properties_of(schema, root)
+    if key in known:
+        return [known[key]]
+    patterns = [item for part in alternatives(schema, root) for item in part.get("patternProperties", {}).items()]
+    return [*(value for pattern, value in patterns if re.search(pattern, key)), *free_values(schema, root)]
 
 
 def alternatives(schema: Schema, root: Schema) -> Iterator[Schema]:
@@ -55,6 +60,7 @@ def alternatives(schema: Schema, root: Schema) -> Iterator[Schema]:
 
 
 def resolved(schema: Schema, root: Schema) -> Schema:
+    """Return a schema, or the one that it refers to."""
     while "$ref" in schema:  # ends: the schema is ours, and none of its references refers to itself
         found: Any = root
         for step in schema["$ref"].removeprefix("#/").split("/"):

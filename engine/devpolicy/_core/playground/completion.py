@@ -67,9 +67,8 @@ def _values(path: Sequence[str], schema: Any) -> list[str]:
 
 def _entries(schemas: Sequence[Schema], root: Any) -> list[Schema]:
     """Return schemas, and those of the entries where they are lists."""
-    return [
-        inner for one in schemas for part in alternatives(one, root) for inner in (part, part.get("items")) if inner
-    ]
+    parts = [part for one in schemas for part in alternatives(one, root)]
+    return [*parts, *(part["items"] for part in parts if "items" in part)]
 
 
 def _is_table(entry: Any, schema: Any) -> bool:

@@ -44,7 +44,7 @@ def page() -> str:
     """Return the page. Its policy allows what comes from where it comes from, and the runtime's WebAssembly."""
     allowed = (
         "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; connect-src 'self'; "
-        "style-src 'self' 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+        "img-src data:; style-src 'self' 'unsafe-inline'; base-uri 'none'; form-action 'none'"
     )
     text = (_ASSETS / "playground.html").read_text("utf-8")
     return text.replace("{allowed}", allowed).replace("{policy}", escape(_POLICY)).replace("{version}", __version__)
@@ -88,9 +88,8 @@ def runtime(folder: Path) -> dict[str, Path]:
     missing = [name for name, path in found.items() if not path.is_file()]
     if missing:
         message = f"`{visible(str(folder))}` holds no Pyodide: it has no `{missing[0]}`"
-        raise DevPolicyError(
-            Diagnostic("", message, help="name the folder that `npm install pyodide` makes, or its copy")
-        )
+        hint = "name the folder that `npm install pyodide` makes"
+        raise DevPolicyError(Diagnostic("", message, help=hint))
     return found
 
 

@@ -58,10 +58,8 @@ def _serve(ctx: CliContext, site: dict[str, bytes], port: int, *, opens: bool) -
     try:
         found = server(site, port)
     except OSError as broken:
-        hint = "`--port 0` takes a free one"
-        raise DevPolicyError(
-            [Diagnostic("", f"cannot listen on port {port}: {reason_of(broken)}", help=hint)]
-        ) from None
+        message = f"cannot listen on port {port}: {reason_of(broken)}"
+        raise DevPolicyError([Diagnostic("", message, help="`--port 0` takes a free one")]) from None
     with found:
         address = f"http://{ADDRESS}:{found.server_address[1]}/"
         ctx.out.print(facts([("serving", address), ("next", "open it in a browser; Ctrl+C ends it")], width=80))

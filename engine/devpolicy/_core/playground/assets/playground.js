@@ -121,7 +121,6 @@
   const close = () => {
     offers = [];
     list.hidden = true;
-    editor.setAttribute("aria-expanded", "false");
     editor.removeAttribute("aria-activedescendant");
   };
   const choose = (number) => {
@@ -160,7 +159,6 @@
     );
     list.style.setProperty("top", `${(line + 1) * 21 + 12 - editor.scrollTop}px`);
     list.hidden = false;
-    editor.setAttribute("aria-expanded", "true");
     choose(0);
   };
 
@@ -184,7 +182,7 @@
     if (event.key === " " && event.ctrlKey) {
       event.preventDefault();
       complete();
-    } else if (!list.hidden && event.key === "Escape") {
+    } else if (!list.hidden && (event.key === "Escape" || event.key === "Tab")) {
       close();
     } else if (!list.hidden && (event.key === "ArrowDown" || event.key === "ArrowUp")) {
       event.preventDefault();
