@@ -62,6 +62,7 @@ LIMITS = [
     ("hosts that `vary` makes", "language.expectations", "MOST_CASES"),
     ("what a process that asks a library may print", "host.probe.child_process", "MOST_PRINTED"),
     ("seconds that a library is waited for by a plan", "host.probe", "TIMEOUT"),
+    ("seconds of a `dry-run` for each model; `--timeout` gives it more", "dry_run.result", "TIMEOUT"),
     ("seconds that a library is waited for by `doctor`", "doctor", "TIMEOUT"),
 ]
 """What is limited, and the constant that limits it."""
@@ -93,6 +94,7 @@ _OF_NO_INPUT = {
     ("model.limits", "LONGEST_TEXT"),  # longer ones are skipped
     ("model.limits", "MOST_KEPT"),
     ("model.generation", "MOST_BEAMS"),  # more is taken for a mistake, and counted as one
+    ("dry_run.result", "LONGEST"),  # what `--timeout` takes
     ("dry_run.watch", "MOST_ERRORS"),  # device errors of one run that are listed
     ("targets.llama_cpp", "MOST_DEVICES"),  # of that library
     ("sizes", "LARGEST"),
