@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "cost": (*_VALUES, "language", "memory"),
     "placement": (*_VALUES, "language", "memory", "cost"),
     "planning": _ENGINE,
+    "views": (*_ENGINE, "planning"),
     "verbs": (*_ENGINE, "planning"),
     "targets": (*LEAVES, "loading", "device", "host", "model", "abilities", "memory", "placement"),
     "fleet": (*_ENGINE, "planning", "verbs", "targets"),
@@ -50,6 +51,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "cli": (
         *_ENGINE,
         "planning",
+        "views",
         "verbs",
         "targets",
         "fleet",
@@ -80,7 +82,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 CONVENIENCE: dict[str, set[str]] = {
     "device.component": {"verbs", "targets"},  # resolve_device, from_policy; to_haystack, from_haystack
     "review.fuzz": {"devpolicy"},  # the strategies for models, where Hypothesis is installed
-    "placement.plan": {"targets", "dry_run"},  # Plan.to_hf_kwargs, to_pipeline_kwargs, verify, dry_run
+    "placement.plan": {"targets", "dry_run", "views"},  # Plan.to_hf_kwargs, verify, dry_run, _repr_html_
     "targets.haystack_components.applying": {"verbs"},  # a policy decides for components, as `resolve` does
     "targets.haystack_components.deciding": {"verbs"},
     "targets.haystack_components.filling": {"verbs"},

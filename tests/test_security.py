@@ -51,7 +51,7 @@ LIMITS = [
     ("a safetensors header", "model.limits", "LARGEST_HEADER"),
     ("keys in the header of a GGUF file", "model.limits", "MOST_METADATA"),
     ("texts in the lists of a GGUF file", "model.limits", "MOST_STRINGS"),
-    ("what is asked of the hub for one model", "model.limits", "LARGEST_TRAFFIC"),
+    ("the bytes read from the hub for one model", "model.limits", "LARGEST_TRAFFIC"),
     ("seconds that one answer of the hub may take", "model.hub_files", "PATIENCE"),
     ("levels in a JSON file", "model.limits", "DEEPEST_JSON"),
     ("modules that a quantisation leaves, by name", "loading.skips", "MOST_NAMES"),

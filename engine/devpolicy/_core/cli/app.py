@@ -23,6 +23,7 @@ _COMMANDS = {
     "show": "show",
     "plan": "plan",
     "fit": "fit",
+    "report": "report",
     "dry-run": "dry_run",
     "resolve": "resolve",
     "why": "why",
