@@ -14,6 +14,7 @@ from typing import Any
 from tests.attack import model_doors as models
 from tests.attack import mutations as change
 from tests.attack.case import HOST, Case, planned
+from tests.attack.command_doors import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -293,4 +294,5 @@ DOORS: dict[str, Callable[[Random], Case]] = {
     "pipeline": pipeline,
     "environment": environment,
     "output": output,
+    **COMMANDS,
 }
