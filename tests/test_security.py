@@ -21,6 +21,7 @@ LIMITS = [
     ("characters of a pattern of modules", "language.patterns", "LONGEST"),
     ("components of a policy", "language.components", "MOST_COMPONENTS"),
     ("models or schemes among which a component chooses", "language.wishes", "MOST_ALTERNATIVES"),
+    ("adapters of a model", "language.loading", "MOST_ADAPTERS"),
     ("findings that one error carries", "errors", "MOST_KEPT"),
     ("findings of a model file", "model.limits", "MOST_FINDINGS"),
     ("a lock file", "cli.lock", "LARGEST_LOCK"),

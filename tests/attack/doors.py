@@ -181,6 +181,8 @@ _VARIABLES = (
         "HF_HOME",
         "HF_ENDPOINT",
     ),
+    *("HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE", "HF_HUB_OFFLINE", "HAYSTACK_MPS_ENABLED", "HAYSTACK_XPU_ENABLED"),
+    *("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", "PYTORCH_ENABLE_MPS_FALLBACK"),
     *("XDG_CACHE_HOME", "LC_ALL", "LANG", "PYTHONIOENCODING", "TORCH_DEVICE_BACKEND_AUTOLOAD"),
     *(
         "CXX",
@@ -228,6 +230,9 @@ def environment(random: Random) -> Case:
         ["model", "show", "org/name"],
         ["check", "p.toml"],
         ["explain", "DP104"],
+        ["resolve", "p.toml", *HOST],
+        ["fit", "p.toml", "--model", "gpt2", *HOST],
+        ["run", "p.toml", "--model", "gpt2", *HOST, "--print", "--", "serve"],
     ]
     return Case(random.choice(commands), values)
 
