@@ -15,7 +15,7 @@ version = release = devpolicy.__version__
 
 SECTIONS = {
     "Start": ["tutorial", "transformers", "haystack", "llama-cpp", "testing-policies"],
-    "How to": ["migrating", "ci", "components", "quantized-models", "other-libraries", "targets", "testing"],
+    "How to": ["migrating", "ci", "components", "quantized-models", "other-libraries", "fleets", "targets", "testing"],
     "Reference": ["language", "commands", "python-api", "site/api", "hosts-and-models", "architectures", "versions"],
     "How it works": ["how-it-places", "simulation", "conformance", "limits", "when-not", "glossary"],
     "Beside other libraries": ["differences-from-haystack", "library-choices"],
