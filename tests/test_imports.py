@@ -18,7 +18,21 @@ PACKAGE = Path(devpolicy.__file__).parent
 CORE = PACKAGE / "_core"
 
 # Each may import those before it and nothing else of ours.
-LEAVES = ("public", "text", "errors", "sizes", "codes", "shipped", "files", "toml", "connected", "ranges", "threads")
+LEAVES = (
+    "public",
+    "text",
+    "errors",
+    "sizes",
+    "codes",
+    "shipped",
+    "files",
+    "toml",
+    "connected",
+    "ranges",
+    "child_process",
+    "names",
+    "threads",
+)
 
 _VALUES = (*LEAVES, "loading", "device", "host", "model", "abilities")
 _ENGINE = (*_VALUES, "language", "memory", "cost", "placement")
@@ -39,8 +53,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "views": (*_ENGINE, "planning"),
     "verbs": (*_ENGINE, "planning"),
     "targets": (*LEAVES, "loading", "device", "host", "model", "abilities", "memory", "placement"),
-    "fleet": (*_ENGINE, "planning", "verbs", "targets"),
     "certify": _ENGINE,
+    "fleet": (*_ENGINE, "planning", "verbs", "targets", "certify"),
     "dry_run": (*_ENGINE, "verbs", "targets", "simulation", "simulator"),
     "review": (*_ENGINE, "planning", "verbs", "dry_run"),
     "playground": (*_ENGINE, "planning", "views", "verbs", "devpolicy"),

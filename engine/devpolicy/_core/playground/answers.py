@@ -1,4 +1,4 @@
-"""What the page asks of the core, and what it is told.
+"""The page's requests to the core, and their answers.
 
 Owns the requests and their answers as JSON. Every error of a policy is an answer: the page never sees an exception.
 """
