@@ -93,7 +93,7 @@ def table() -> str:
     ran, possible, version = architectures()
     rows = [
         (
-            f"plans over a device's memory, of {placement['rows']} (models of the catalogue on 18 hosts)",
+            f"plans over a device's memory, of {placement['rows']} (every model of the catalogue on 18 hosts)",
             f"**{placement['over']['fastest']}**; `auto` {placement['over'][auto]}",
             "placement.py",
         ),
