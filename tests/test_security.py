@@ -58,6 +58,7 @@ LIMITS = [
     ("modules that a quantisation leaves, by name", "loading.skips", "MOST_NAMES"),
     ("devices of one type of a host", "host.facts", "MOST_DEVICES"),
     ("nodes of a fleet", "fleet.values", "MOST_NODES"),
+    ("sets of nodes that `survives` lets fail", "fleet.survival", "MOST_FAILURES"),
     ("characters of the name of a node or a label", "fleet.values", "LONGEST_NAME"),
     ("hosts of a family that `verify` plans one by one; of more, some are drawn", "review.verify", "MOST_HOSTS"),
     ("hosts that `vary` makes", "language.expectations", "MOST_CASES"),
@@ -95,6 +96,8 @@ _OF_NO_INPUT = {
     ("model.limits", "MOST_KEPT"),
     ("model.generation", "MOST_BEAMS"),  # more is taken for a mistake, and counted as one
     ("dry_run.watch", "MOST_ERRORS"),  # device errors of one run that are listed
+    ("fleet.assignment", "MOST_STEPS"),  # behind them a plan says what was shown of it
+    ("fleet.assignment", "MOST_IN_ALL"),
     ("targets.llama_cpp", "MOST_DEVICES"),  # of that library
     ("sizes", "LARGEST"),
 }

@@ -180,9 +180,16 @@ DEVICE_FORMATS = [name for name, form in OUTPUT_FORMATS.items() if form.of_devic
 """The forms in which a device can be told without a model."""
 
 
-def written(form: OutputFormat, plans: Mapping[str | None, Plan], host: Host, *, as_json: bool) -> str:
-    """Return plans in a form, as JSON or as text to be copied: one alone, or several by their components' names."""
-    values = {name: form.of_plan(plan, host) for name, plan in plans.items()}
+def written(
+    form: OutputFormat, plans: Mapping[str | None, Plan], host: Host | Mapping[str | None, Host], *, as_json: bool
+) -> str:
+    """Return plans in a form, as JSON or as text to be copied: one alone, or several by their components' names.
+
+    `host` is the one that all of them are for, or that of each.
+    """
+    values = {
+        name: form.of_plan(plan, host[name] if isinstance(host, Mapping) else host) for name, plan in plans.items()
+    }
     if as_json:
         return to_json(values.get(None, values))
     if form.shell is None:
