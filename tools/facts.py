@@ -116,7 +116,7 @@ def table() -> str:
         ("a forward on simulated GPUs beside the same on the CPU", f"{simulation['ratio']:.2f} times", "simulation.py"),
         (
             "Llama 3.1 405B, loaded and run at its true size on simulated GPUs",
-            f"{large['place'] + large['forward']:.1f} s, {large['more']:.0f} MiB",
+            f"{large['place'] + large['forward']:.1f} s, {large['MiB']:.0f} MiB",
             "simulation.py",
         ),
         (
