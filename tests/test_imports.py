@@ -30,6 +30,7 @@ LEAVES = (
     "connected",
     "ranges",
     "child_process",
+    "names",
 )
 
 _VALUES = (*LEAVES, "loading", "device", "host", "model", "abilities")
