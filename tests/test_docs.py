@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from tools import facts
 
 from devpolicy import ModelTree
 from devpolicy._core.model.catalogue import model_catalogue
 from devpolicy._core.model.families import FAMILIES
 from tests.pages import DOCS, NEEDS, missing, read, recorded, run
-from tools import facts
 
 HOW = "python -m tests.pages records it anew"
 ELSEWHERE = {
