@@ -18,7 +18,7 @@ PACKAGE = Path(devpolicy.__file__).parent
 CORE = PACKAGE / "_core"
 
 # Each may import those before it and nothing else of ours.
-LEAVES = ("public", "text", "errors", "sizes", "codes", "shipped", "files", "toml", "connected", "ranges")
+LEAVES = ("public", "text", "errors", "sizes", "codes", "shipped", "files", "disk_cache", "toml", "connected", "ranges")
 
 _VALUES = (*LEAVES, "loading", "device", "host", "model", "abilities")
 _ENGINE = (*_VALUES, "language", "memory", "cost", "placement")
