@@ -2,7 +2,7 @@
 
 Owns what each kind of block means. A page's blocks run in their order, in one folder and one Python namespace:
 
-    toml      a policy, its tests, a host or a model, readable; one that begins with `# NAME.toml` is also a file
+    toml      a policy, its tests, a fleet, host or model, readable; one that begins with `# NAME.toml` is also a file
     yaml      a saved pipeline, which begins with `# NAME.yaml` and is a file
     python    statements; a block that begins with `# NAME.py` is a file that later blocks import
     pycon     a Python session with its output
@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 from devpolicy import DevPolicyError, Host, ModelTree, Policy, PolicyError
 from devpolicy._core.language.suite import SuiteFile, read_suite
 from devpolicy._core.toml.document import Document
+from devpolicy.fleet import Fleet
 from tests.cli.harness import replayed
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -36,7 +37,9 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "../README": (),
     "index": (),
     "python-api": (),
+    "ci": (),
     "components": (),
+    "fleets": (),
     "hosts-and-models": (),
     "llama-cpp": (),
     "targets": (),
@@ -90,12 +93,14 @@ def missing(page: str) -> list[str]:
     return absent
 
 
-def readable(text: str) -> Policy | SuiteFile | Host | ModelTree:
+def readable(text: str) -> Policy | SuiteFile | Fleet | Host | ModelTree:
     """Read a `toml` block by what it holds. Raises the error of whatever it seems to be."""
     if re.search(r"^policy\b", text, re.MULTILINE):
         return read_suite(Document(text, "<string>", PolicyError), lambda word: Policy.load(word.text))
     if re.search(r"^(prefer\b|\[\[rule)", text, re.MULTILINE):
         return Policy.parse(text)
+    if re.search(r"^\[node\.", text, re.MULTILINE):
+        return Fleet.parse(text)
     return ModelTree.parse(text) if re.search(r"^(\[\[)?module\b", text, re.MULTILINE) else Host.parse(text)
 
 

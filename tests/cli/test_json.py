@@ -69,6 +69,8 @@ SHAPES = {
     "verify": [("verify", "cpu-only", "--accelerators", "1")],
     "host list": [("host", "list")],
     "host show": [("host", "show", "1x24gb")],
+    "fleet list": [("fleet", "list")],
+    "fleet show": [("fleet", "show", "laptop-and-server")],
     "model list": [("model", "list")],
     "model show": [("model", "show", "gpt2")],
     "doctor": [("doctor", "psutil")],

@@ -32,7 +32,7 @@ CODES: dict[str, Code] = {
     ),
     "DP103": Code(
         "unknown key",
-        "The table has no such key. Where one is spelt alike, it is suggested; nothing is ever ignored in silence.",
+        "The table has no such key. Where one is spelt alike, it is suggested; no key is ever ignored silently.",
     ),
     "DP104": Code(
         "malformed value",
@@ -50,12 +50,12 @@ CODES: dict[str, Code] = {
         "Two keys exclude each other, or one needs another. A rule selects (`match`, `class`, `size`) and does one "
         "thing: `prefer` says where the modules run, `offload` where their weights are kept, `overflow` where those "
         "are kept that do not fit, `together = true` that they share a device, alone or with `prefer`. A component has "
-        "a `model` or bytes that it `needs`; what only `needs` bytes has no modules that another key could speak of.",
+        "a `model` or bytes that it `needs`; what only `needs` bytes has no modules that another key could select.",
     ),
     "DP107": Code(
         "unknown schema version",
         "`schema` names a version of the language that this version of devpolicy does not read. A file without "
-        "`schema` is of version 1, for ever.",
+        "`schema` is of version 1, always.",
     ),
     "DP109": Code(
         "unreadable file",
@@ -92,7 +92,7 @@ CODES: dict[str, Code] = {
     ),
     "DP203": Code(
         "a tensor's path",
-        "A pattern names a parameter or a buffer, such as `lm_head.weight`. Rules speak of modules: name the module "
+        "A pattern names a parameter or a buffer, such as `lm_head.weight`. Rules select modules: name the module "
         "that holds it, `lm_head`.",
     ),
     "DP204": Code(

@@ -40,6 +40,13 @@ def hosts(context: click.Context, parameter: click.Parameter, incomplete: str) -
     return _items(catalogue(), incomplete) + _files(incomplete)
 
 
+def fleets(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the catalogue of fleets, then TOML files and folders."""
+    from devpolicy._core.fleet.catalogue import catalogue
+
+    return _items(catalogue(), incomplete) + _files(incomplete, folders=True)
+
+
 def models(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the catalogue of models, then files and folders, also behind `NAME=`."""
     from devpolicy._core.model.catalogue import model_catalogue

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from devpolicy._core.errors import Diagnostic, HostError
 from devpolicy._core.host.reader import document, read
 from devpolicy._core.shipped import shipped_files
-from devpolicy._core.toml.document import MOST_VALUES, Document
+from devpolicy._core.toml.document import Document
 from devpolicy._core.toml.tables import did_you_mean
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def load(name: str | PathLike[str]) -> Host:
     elif not isinstance(name, PathLike):
         raise HostError(f"a host is loaded by name or path, not by a value of type {type(name).__name__}")
     path = Path(fsdecode(name))
-    return read(Document.open(path, HostError, most=MOST_VALUES), path.stem)
+    return read(Document.open(path, HostError), path.stem)
 
 
 def _is_path(name: str) -> bool:

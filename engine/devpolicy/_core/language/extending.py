@@ -48,7 +48,7 @@ def find(name: str, folder: str | None) -> Document | None:
     if kind_of(path, PolicyError) is None:
         return None
     # Whoever wrote the policy chose the file, and may not be who reads the message.
-    return Document.open(path, PolicyError, most=MOST_VALUES, keys=KEYS)
+    return Document.open(path, PolicyError, keys=KEYS)
 
 
 def likely(path: Path, shipped: Iterable[str]) -> str:

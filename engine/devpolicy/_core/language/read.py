@@ -23,7 +23,7 @@ from devpolicy._core.language.profiles import Profile, layer_of, without_profile
 from devpolicy._core.language.top import read_settings
 from devpolicy._core.language.wishes import check_wishes
 from devpolicy._core.shipped import shipped_files
-from devpolicy._core.toml.document import MOST_VALUES, Document
+from devpolicy._core.toml.document import Document
 from devpolicy._core.toml.tables import Cursor, wrong_type
 
 _MISSING = "DP105"
@@ -38,9 +38,9 @@ def parse(text: str | bytes, source: str = "<string>") -> Policy:
     `Policy.warnings`.
     """
     if isinstance(text, str):
-        return _read(Document(text, source, PolicyError, most=MOST_VALUES))
+        return _read(Document(text, source, PolicyError))
     if isinstance(text, bytes):
-        return _read(Document.read(text, source, PolicyError, most=MOST_VALUES))
+        return _read(Document.read(text, source, PolicyError))
     raise PolicyError(Diagnostic("DP102", f"a policy is text or bytes, not `{type(text).__name__}`"))
 
 
@@ -61,7 +61,7 @@ def load(name: str | os.PathLike[str], *, keys: Collection[str] = ()) -> Policy:
     if kind_of(path, PolicyError) is None:
         hint = "a policy's own text is read by `Policy.parse`" if "=" in str(name) else likely(path, shipped)
         raise PolicyError(Diagnostic("DP202", f"there is no policy `{name}`", help=hint))
-    return _read(Document.open(path, PolicyError, most=MOST_VALUES, keys=keys))
+    return _read(Document.open(path, PolicyError, keys=keys))
 
 
 def _read(document: Document) -> Policy:

@@ -80,10 +80,11 @@ def load(
 
         return from_config(path, architecture)
     if path.suffix == ".toml" or is_there:
-        from devpolicy._core.model.model_file import read
+        from devpolicy._core.model.model_file import BOUNDS, read
 
         _no_choice(architecture, text)
-        return read(Document.read(read_bytes(path, LARGEST_FILE), str(path), ModelError, str(path.parent)))
+        content = read_bytes(path, LARGEST_FILE)
+        return read(Document.read(content, str(path), ModelError, str(path.parent), bounds=BOUNDS))
     if _HUB_ID.fullmatch(text):
         snapshot = cached_snapshot(text)
         if snapshot is not None:

@@ -12,14 +12,16 @@ from dataclasses import replace
 from typing import Any
 
 from devpolicy._core.errors import Diagnostic, ModelError
+from devpolicy._core.files import LARGEST_FILE
 from devpolicy._core.loading.dtypes import FLOAT32_IN
 from devpolicy._core.loading.quantization import Quantization
 from devpolicy._core.loading.recognition import KEY, quantization_of
 from devpolicy._core.loading.value import Loading, as_pairs
 from devpolicy._core.model.ggml import BLOCKS
-from devpolicy._core.model.limits import LARGEST_TREE, MOST_FINDINGS
+from devpolicy._core.model.limits import LARGEST_TREE, MOST_FILE_VALUES, MOST_FINDINGS
 from devpolicy._core.model.ranges import PatternError, expand_path, expand_tree, join
 from devpolicy._core.model.tree import DTYPE_BITS, Activated, KVCache, ModelTree, Module, Tensor
+from devpolicy._core.toml.amount import Bounds
 from devpolicy._core.toml.document import Document
 from devpolicy._core.toml.tables import (
     FLAG,
@@ -33,6 +35,9 @@ from devpolicy._core.toml.tables import (
     read_table,
     wrong_type,
 )
+
+BOUNDS = Bounds(MOST_FILE_VALUES, LARGEST_FILE)
+"""A model file holds its whole configuration as one text."""
 
 _COUNT = integer(0)
 _SHAPE = list_of(_COUNT)
@@ -189,8 +194,8 @@ def parse(text: str | bytes, source: str = "<string>") -> ModelTree:
         raise ModelError(f"a model file is a text or bytes, got {type(text).__name__}")
     source = str(source)
     if isinstance(text, bytes):
-        return read(Document.read(text, source, ModelError))
-    return read(Document(text, source, ModelError))
+        return read(Document.read(text, source, ModelError, bounds=BOUNDS))
+    return read(Document(text, source, ModelError, bounds=BOUNDS))
 
 
 def read(document: Document) -> ModelTree:

@@ -46,7 +46,7 @@ def assemble(
         ledger=ledger,
         warnings=warnings,
         loading=loading_of(policy, context.held, folder, rewritten),
-        prediction=_prediction(division, context, solution),
+        prediction=predict(division, context, solution) if _goes_by_time(context, solution) else None,
         workload=None if context.target.abilities.assigns in ("one", "units") else _workload(context),
         trace=trace,
     )
@@ -82,12 +82,15 @@ def _write(selector: DeviceSelector, division: Division, context: PlacementConte
     return Placements(placements), ComponentDevice.from_single(single)
 
 
-def _prediction(division: Division, context: PlacementContext, solution: Solution) -> Prediction | None:
-    """Return what is predicted, where the plan was chosen by it: under `fastest`, and where `overflow` took part."""
-    places = {at: offload.place for at, offload in solution.offloaded.items()}
+def _goes_by_time(context: PlacementContext, solution: Solution) -> bool:
+    """Whether a plan was chosen by its predicted time: under `fastest`, and where `overflow` took part."""
     spilling = {OVERFLOW, *(rule.name for rule in context.policy.rules if rule.overflow)}
-    if context.policy.split != "fastest" and all(one.rule not in spilling for one in solution.offloaded.values()):
-        return None
+    return context.policy.split == "fastest" or any(one.rule in spilling for one in solution.offloaded.values())
+
+
+def predict(division: Division, context: PlacementContext, solution: Solution) -> Prediction:
+    """Return the predicted time of a placement."""
+    places = {at: offload.place for at, offload in solution.offloaded.items()}
     devices = {str(context.devices[number]): context.speeds[number] for number in sorted(set(solution.device))}
 
     def timed(costs: Costs) -> tuple[Costs, Times]:

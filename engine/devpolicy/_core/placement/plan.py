@@ -313,6 +313,12 @@ class Plan:
 
         return explain(self, module)
 
+    def _repr_html_(self) -> str:
+        """Return the plan's picture, which notebooks show."""
+        from devpolicy._core.views.notebook import html
+
+        return html(self)
+
     # Doors to the consumers; each adapter knows one consumer's rules.
 
     def to_hf_kwargs(self) -> dict[str, Any]:

@@ -132,11 +132,16 @@ def place_model(
     return _place(policy, tree, host, consumer, reserved or {})
 
 
+def consumer_of(policy: ResolvedPolicy, tree: ModelTree | None, target: str | None = None) -> Target:
+    """Return the consumer that a model is planned for: the one that is named, the policy's, or the format's."""
+    return target_of(target or policy.target or (default_target(tree.format) if tree else DEFAULT_TARGET))
+
+
 def _asked(
     policy: ResolvedPolicy, tree: ModelTree | None, target: str | None
 ) -> tuple[ResolvedPolicy, ModelTree, Target]:
     """Return what is placed, a component of bytes alone as one tensor, and the consumer."""
-    consumer = target_of(target or policy.target or (default_target(tree.format) if tree else DEFAULT_TARGET))
+    consumer = consumer_of(policy, tree, target)
     return (*one_piece(policy), consumer) if tree is None else (policy, tree, consumer)
 
 

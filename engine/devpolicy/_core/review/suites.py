@@ -23,7 +23,7 @@ from devpolicy._core.language.suite import holds_tests, is_suite, read_suite
 from devpolicy._core.language.tests import PolicyTest
 from devpolicy._core.review.bind_test import BoundTest, Library, bind_test
 from devpolicy._core.shipped import shipped_files
-from devpolicy._core.toml.document import MOST_VALUES, Document
+from devpolicy._core.toml.document import Document
 
 NOTHING = Overrides()
 _SKIPPED = {"__pycache__", "node_modules", ".git", ".tox", ".venv", "venv"}
@@ -122,7 +122,7 @@ def _file_holds_tests(path: Path) -> bool:
 
 
 def _open(path: Path) -> Document:
-    return Document.open(path, PolicyError, most=MOST_VALUES)
+    return Document.open(path, PolicyError)
 
 
 def _sources(name: str | os.PathLike[str], findings: list[Diagnostic], *, with_beside: bool) -> Iterator[str]:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import click
 
 from devpolicy._core.cli import complete
-from devpolicy._core.cli.collapse_ranges import collapse_ranges
 from devpolicy._core.cli.context import CliContext, common, pass_context
 from devpolicy._core.cli.inputs import NO_MODEL, on_every_host, overlay_facts, overlay_options, trees_of
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.errors import Diagnostic, HostError
 from devpolicy._core.language.policy import Policy
+from devpolicy._core.views.collapse_ranges import collapse_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,16 +19,14 @@ from devpolicy._core.cli.inputs import (
     overlay_options,
     policy_argument,
 )
+from devpolicy._core.cli.named_sets import hosts_like, models_like, own_models
 from devpolicy._core.cli.output_formats import TargetName
-from devpolicy._core.cli.plan_view import device_range, host_line
 from devpolicy._core.cli.table import facts, table
-from devpolicy._core.errors import DevPolicyError, Diagnostic
-from devpolicy._core.language.layers import source
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.loading.quantizations import NONE, QUANTIZATIONS
 from devpolicy._core.planning.fit import BATCHES, Fit, fit
 from devpolicy._core.sizes import format_size
-from devpolicy._core.verbs.inputs import own_tree
+from devpolicy._core.views.names import device_range, host_line
 
 if TYPE_CHECKING:
     from devpolicy._core.cli.output import Line
@@ -108,15 +105,15 @@ def command(
     written = Policy.load(policy)
     check_component(written, component)
     check_model(written, component, given=bool(model))
-    hosts = [load_host(ctx, name, written) for name in _hosts(host)]
-    trees = [load_model(ctx, name) for name in _models(model)]
+    hosts = [load_host(ctx, name, written) for name in hosts_like(host)]
+    trees = [load_model(ctx, name) for name in models_like(model)]
     found: list[Fit] = []
     with ctx.working("planning", patience=PATIENCE):
         for machine in hosts:
             loaded = on_host(written, machine, profile, overrides)
             resolved = loaded.for_component(component)
             schemes = quantization or resolved.loading.quantization or (NONE,)
-            for tree in trees or _own(loaded, component):
+            for tree in trees or own_models(loaded, component):
                 asked = list(schemes)
                 for scheme in asked:
                     made = fit(resolved, tree, machine, quantization=scheme, target=target, batches=batch)
@@ -136,41 +133,6 @@ def command(
 def _may_be_small(tree: ModelTree) -> bool:
     """Whether a model can be quantised while it is loaded: one that is stored in full."""
     return tree.format == "safetensors" and tree.quantization is None
-
-
-def _hosts(given: Sequence[str]) -> list[str | None]:
-    from devpolicy._core.host.catalogue import catalogue
-
-    return [*dict.fromkeys(_known(given, catalogue(), "host"))] or [None]
-
-
-def _models(given: Sequence[str]) -> list[str]:
-    from devpolicy._core.model.catalogue import model_catalogue
-
-    return [*dict.fromkeys(_known(given, model_catalogue(), "model"))]
-
-
-def _known(given: Sequence[str], catalogue: Iterable[str], what: str) -> Iterator[str]:
-    """Yield the names that are given, of a glob those of the catalogue. Raises `DevPolicyError` where there is none."""
-    for name in given:
-        if not any(sign in name for sign in "*?["):
-            yield name
-            continue
-        found = [known for known in catalogue if fnmatchcase(known, name)]
-        if not found:
-            hint = f"`devpolicy {what} list` shows them"
-            raise DevPolicyError(Diagnostic("", f"no {what} of the catalogue is like `{name}`", help=hint))
-        yield from found
-
-
-def _own(policy: Policy, component: str | None) -> list[ModelTree]:
-    """Return the models of a component. Raises `DevPolicyError` where the policy names none."""
-    entry = None if component is None else source(policy, component)
-    trees = [] if entry is None else [own_tree(entry, number) for number in range(len(entry.models))]
-    found = [tree for tree in trees if tree is not None]
-    if not found:
-        raise DevPolicyError(Diagnostic("", f"component `{component}` has no model", help="write `--model MODEL`"))
-    return found
 
 
 def _in_a_line(found: Sequence[Fit]) -> str:

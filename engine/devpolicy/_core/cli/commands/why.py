@@ -129,7 +129,7 @@ def _unit_of(plan: Plan, path: str) -> str:
 
 
 def _decisions(module: str, units: dict[str, Placement], notes: dict[str, list[str]], policy: Policy) -> list[Line]:
-    from devpolicy._core.cli.collapse_ranges import collapse_ranges
+    from devpolicy._core.views.collapse_ranges import collapse_ranges
 
     rules = [*policy.rules, *(rule for entry in policy.components for rule in entry.rules)]
     places = {rule.name: rule.place for rule in rules if rule.place}

@@ -6,8 +6,8 @@ from math import prod
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devpolicy._core.cli.collapse_ranges import collapse_ranges
 from devpolicy._core.language.patterns import Pattern
+from devpolicy._core.views.collapse_ranges import collapse_ranges
 
 SEGMENTS = st.sampled_from(["a", "b", "layer_1", "01", "0", "1", "2", "3", "4", "10", "11"])
 PATHS = st.lists(SEGMENTS, min_size=1, max_size=4).map(".".join)
