@@ -38,8 +38,10 @@ BLIP2 = {
                     "num_attention_heads": 4, "vocab_size": 100, "word_embed_proj_dim": 32},
     "num_query_tokens": 4, "image_token_index": 99,
 }  # fmt: skip
+GEMMA = {**TINY, "head_dim": 8}
 MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama": ("LlamaForCausalLM", "llama", TINY),
+    "gemma2": ("Gemma2ForCausalLM", "gemma2", GEMMA),
     "mixtral": ("MixtralForCausalLM", "mixtral", {**TINY, "num_local_experts": 4}),
     "t5": ("T5ForConditionalGeneration", "t5", T5),
     "deepseek": ("DeepseekV3ForCausalLM", "deepseek_v3", DEEPSEEK),

@@ -87,6 +87,6 @@ def _tensor(text: str, sizes: Mapping[str, int], dtype: str, float32_in: str) ->
     shape = tuple(1 if word == "1" else sizes[word] for word in dimensions.split(","))
     name, buffer, own = name.partition("~")
     if buffer:
-        return Tensor(name, shape, own or dtype, buffer=True, persistent=False)
+        return Tensor(name, shape, own or dtype, buffer=True, persistent=False, follows=not own)
     made = Tensor(name, shape, dtype, float32_in=float32_in)
     return replace(made, dtype=made.dtype_as(dtype))
