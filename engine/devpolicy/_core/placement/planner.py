@@ -39,7 +39,7 @@ from devpolicy._core.placement.joint import one_piece
 from devpolicy._core.placement.leaving import leaving_first, may_fit
 from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of, room_for_loading
 from devpolicy._core.placement.lint import findings_of_rules
-from devpolicy._core.placement.loading import adapter_error, check_loading, refused_on
+from devpolicy._core.placement.loading import adapter_error, check_loading, findings_of_float32, refused_on
 from devpolicy._core.placement.overflow import spill
 from devpolicy._core.placement.plan import Plan, Trace
 from devpolicy._core.placement.quantized import findings_of_form, held_on, without_ties
@@ -200,7 +200,8 @@ def _place(
             refuted = refuted or _findings_of_division(form.tree, division, placed.solution)
             of_model = (*_findings_of_model(tree, policy), *refuted, *of_form, *findings_of_loading)
             unproved = findings_of_division(tree, division, placed.solution, placed.context)
-            told = (*policy.notices, *of_model, *findings, *unproved)
+            moved = findings_of_float32(policy, division.units, placed.solution.offloaded)
+            told = (*policy.notices, *of_model, *moved, *findings, *unproved)
             found = placed.context, placed.attempt, placed.solution, placed.ledger
             return PlacedModel(selector, division, *found, trace, told)
     raise Unsatisfiable(nothing_fits(policy, tree, refusals))
