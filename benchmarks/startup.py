@@ -37,7 +37,7 @@ LLAMA = {
     "intermediate_size": 512, "num_attention_heads": 8, "num_key_value_heads": 4, "num_hidden_layers": 32,
     "vocab_size": 1000,
 }  # fmt: skip
-GEMMA = {**LLAMA, "model_type": "gemma2", "architectures": ["Gemma2ForCausalLM"], "head_dim": 32}
+NEMOTRON = {**LLAMA, "model_type": "nemotron", "architectures": ["NemotronForCausalLM"]}
 
 
 def checkpoint(folder: Path, config: dict[str, object]) -> str:
@@ -55,13 +55,13 @@ def checkpoint(folder: Path, config: dict[str, object]) -> str:
 
 def plans(folder: Path, repeats: int) -> dict[str, float]:
     """Return the median CPU seconds of a plan: of the catalogue, of a known family, of another, built and kept."""
-    llama, gemma = checkpoint(folder, LLAMA), checkpoint(folder, GEMMA)
+    llama, nemotron = checkpoint(folder, LLAMA), checkpoint(folder, NEMOTRON)
     kept, off = {"DEVPOLICY_MODEL_CACHE": str(folder / "kept")}, {"DEVPOLICY_MODEL_CACHE": "off"}
     asked = {
         CATALOGUE: ("llama-3.1-8b", off),
         "a checkpoint of a known family": (llama, off),
-        "a checkpoint that Transformers builds": (gemma, off),
-        "the same, kept from before": (gemma, kept),
+        "a checkpoint that Transformers builds": (nemotron, off),
+        "the same, kept from before": (nemotron, kept),
     }
     samples: dict[str, list[float]] = {name: [] for name in asked}
     for turn in range(repeats + 1):

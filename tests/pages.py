@@ -56,7 +56,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 """The pages that run here, and what their Python needs. The other pages of `docs/` have tests of their own."""
 
 _BLOCK = re.compile(r"^```(toml|yaml|python|pycon|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-_FILE = re.compile(r"# ([\w.-]+\.(?:toml|yaml|py))\n")
+_FILE = re.compile(r"# ([\w.-]+\.(?:toml|yaml|py))(, added at the end)?\n")
 
 
 class Block(NamedTuple):
@@ -71,6 +71,16 @@ class Block(NamedTuple):
         """The name of the file that the block is."""
         found = _FILE.match(self.text)
         return found[1] if found else None
+
+    def write(self, folder: Path) -> str:
+        """Write the file that the block is, or is the end of, and return the file's text."""
+        found = _FILE.match(self.text)
+        if found is None:
+            return self.text
+        file = folder / found[1]
+        text = f"{file.read_text(encoding='utf-8')}\n{self.text[found.end() :]}" if found[2] else self.text
+        file.write_text(text, encoding="utf-8")
+        return text
 
 
 def read(page: str) -> str:
@@ -115,10 +125,9 @@ def run(page: str, folder: Path, *, python: bool = True) -> dict[Block, str]:
         if page == "../README":  # its commands are typed in a checkout
             Path("policy").symlink_to(DOCS.parent / "policy", target_is_directory=True)
         for block in blocks(page):
-            if block.file is not None:
-                (folder / block.file).write_text(block.text, encoding="utf-8")
+            text = block.write(folder)
             if block.kind == "toml":
-                readable(block.text)
+                readable(text)
             elif block.kind == "console":
                 sessions[block] = replayed(block.text, folder)
             elif python and block.file is None and block.kind != "yaml":

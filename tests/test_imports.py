@@ -18,7 +18,20 @@ PACKAGE = Path(devpolicy.__file__).parent
 CORE = PACKAGE / "_core"
 
 # Each may import those before it and nothing else of ours.
-LEAVES = ("public", "text", "errors", "sizes", "codes", "shipped", "files", "disk_cache", "toml", "connected", "ranges")
+LEAVES = (
+    "public",
+    "text",
+    "errors",
+    "sizes",
+    "codes",
+    "shipped",
+    "files",
+    "disk_cache",
+    "toml",
+    "connected",
+    "ranges",
+    "child_process",
+)
 
 _VALUES = (*LEAVES, "loading", "device", "host", "model", "abilities")
 _ENGINE = (*_VALUES, "language", "memory", "cost", "placement")
@@ -39,10 +52,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "views": (*_ENGINE, "planning"),
     "verbs": (*_ENGINE, "planning"),
     "targets": (*LEAVES, "loading", "device", "host", "model", "abilities", "memory", "placement"),
-    "fleet": (*_ENGINE, "planning", "verbs", "targets"),
     "certify": _ENGINE,
+    "fleet": (*_ENGINE, "planning", "verbs", "targets", "certify"),
     "dry_run": (*_ENGINE, "verbs", "targets", "simulation", "simulator"),
     "review": (*_ENGINE, "planning", "verbs", "dry_run"),
+    "starter": (*_ENGINE, "planning", "views", "verbs", "targets", "review"),
     "conformance": (*_ENGINE, "verbs", "simulation"),
     "strategies": _ENGINE,
     "simulation": (*_VALUES, "simulator", "verbs"),
@@ -58,6 +72,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "certify",
         "dry_run",
         "review",
+        "starter",
         "simulation",
         "simulator",
         "doctor",

@@ -18,8 +18,8 @@ from devpolicy._core import disk_cache
 from devpolicy._core.disk_cache import VARIABLE, DiskCache, model_cache
 from devpolicy._core.model import built_before
 
-GEMMA = {
-    "model_type": "gemma2", "architectures": ["Gemma2ForCausalLM"], "hidden_size": 32, "intermediate_size": 64,
+NEMOTRON = {
+    "model_type": "nemotron", "architectures": ["NemotronForCausalLM"], "hidden_size": 32, "intermediate_size": 64,
     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 64,
 }  # fmt: skip
 needs_transformers = pytest.mark.skipif(not built_before._version("transformers"), reason="Transformers builds it")
@@ -58,8 +58,8 @@ def stored(folder: Path) -> list[Path]:
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     transformers = pytest.importorskip("transformers")
-    folder = tmp_path / "gemma"
-    transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**GEMMA)).save_pretrained(folder)
+    folder = tmp_path / "nemotron"
+    transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**NEMOTRON)).save_pretrained(folder)
     return folder
 
 
@@ -70,25 +70,25 @@ def test_a_model_is_built_once(kept: Path, builds: list[str], checkpoint: Path) 
         again = ModelTree.load(source)
         assert (again, again.config, again.source) == (first, first.config, first.source)
         assert len(builds) == before
-    assert builds == ["gemma2", "gemma2"]
+    assert builds == ["nemotron", "nemotron"]
     assert len(stored(kept)) == 2
 
 
 @pytest.mark.parametrize(
     "changed",
-    [{"num_hidden_layers": 3}, {"dtype": "float16"}, {"architectures": ["Gemma2Model"]}, {"vocab_size": 65}],
+    [{"num_hidden_layers": 3}, {"dtype": "float16"}, {"architectures": ["NemotronModel"]}, {"vocab_size": 65}],
     ids=str,
 )
 def test_another_content_is_built_anew(kept: Path, builds: list[str], changed: dict[str, Any]) -> None:
-    first, other = (ModelTree.from_config(GEMMA | more) for more in ({}, changed))
+    first, other = (ModelTree.from_config(NEMOTRON | more) for more in ({}, changed))
     assert first != other
     assert len(builds) == 2
 
 
 def test_another_version_is_built_anew(kept: Path, builds: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    ModelTree.from_config(GEMMA)
+    ModelTree.from_config(NEMOTRON)
     monkeypatch.setattr(built_before, "_reader", lambda: "another")
-    ModelTree.from_config(GEMMA)
+    ModelTree.from_config(NEMOTRON)
     assert len(builds) == 2
 
 
@@ -96,7 +96,7 @@ def test_off_keeps_nothing(builds: list[str], tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for word in ("off", "models"):  # a relative path would be another folder wherever a process runs
         monkeypatch.setenv(VARIABLE, word)
-        ModelTree.from_config(GEMMA)
+        ModelTree.from_config(NEMOTRON)
     assert list(tmp_path.iterdir()) == []
     assert len(builds) == 2
 
@@ -117,14 +117,14 @@ def test_the_folder_is_the_user_s_wherever_hugging_face_keeps_its_own(
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
 @pytest.mark.parametrize("what", ["folder", "file", "link"])
 def test_what_others_may_write_is_not_read(kept: Path, builds: list[str], tmp_path: Path, what: str) -> None:
-    ModelTree.from_config(GEMMA)
+    ModelTree.from_config(NEMOTRON)
     (file,) = stored(kept)
     if what == "link":
         elsewhere = file.rename(tmp_path / "elsewhere")
         file.symlink_to(elsewhere)
     else:
         (kept if what == "folder" else file).chmod(0o777)
-    ModelTree.from_config(GEMMA)
+    ModelTree.from_config(NEMOTRON)
     assert len(builds) == 2
     assert bool(model_cache().problem()) == (what == "folder")
 
@@ -157,11 +157,11 @@ BROKEN = (
 
 @pytest.mark.parametrize("content", BROKEN, ids=lambda content: repr(content[:12]))
 def test_a_broken_file_is_written_anew(kept: Path, builds: list[str], content: bytes) -> None:
-    first = ModelTree.from_config(GEMMA)
+    first = ModelTree.from_config(NEMOTRON)
     (file,) = stored(kept)
     whole = file.read_bytes()
     file.write_bytes(content)
-    assert ModelTree.from_config(GEMMA) == first
+    assert ModelTree.from_config(NEMOTRON) == first
     assert file.read_bytes() == whole
     assert len(builds) == 2
 
@@ -170,11 +170,11 @@ def test_a_broken_file_is_written_anew(kept: Path, builds: list[str], content: b
 def test_a_pipe_in_its_place_is_not_waited_for(kept: Path) -> None:
     if not hasattr(os, "mkfifo"):
         pytest.skip("no pipes in folders here")
-    ModelTree.from_config(GEMMA)
+    ModelTree.from_config(NEMOTRON)
     (file,) = stored(kept)
     file.unlink()
     os.mkfifo(file)
-    assert ModelTree.from_config(GEMMA).name
+    assert ModelTree.from_config(NEMOTRON).name
 
 
 def test_few_and_small_files_are_kept_those_that_were_used_last(

@@ -51,6 +51,7 @@ LIMITS = [
     ("a safetensors header", "model.limits", "LARGEST_HEADER"),
     ("keys in the header of a GGUF file", "model.limits", "MOST_METADATA"),
     ("texts in the lists of a GGUF file", "model.limits", "MOST_STRINGS"),
+    ("fields of an ONNX file that are looked at", "model.limits", "MOST_FIELDS"),
     ("the bytes read from the hub for one model", "model.limits", "LARGEST_TRAFFIC"),
     ("seconds that one answer of the hub may take", "model.hub_files", "PATIENCE"),
     ("levels in a JSON file", "model.limits", "DEEPEST_JSON"),
@@ -60,10 +61,11 @@ LIMITS = [
     ("one of its files", "disk_cache", "LARGEST_ENTRY"),
     ("devices of one type of a host", "host.facts", "MOST_DEVICES"),
     ("nodes of a fleet", "fleet.values", "MOST_NODES"),
+    ("sets of nodes that `survives` lets fail", "fleet.survival", "MOST_FAILURES"),
     ("characters of the name of a node or a label", "fleet.values", "LONGEST_NAME"),
     ("hosts of a family that `verify` plans one by one; of more, some are drawn", "review.verify", "MOST_HOSTS"),
     ("hosts that `vary` makes", "language.expectations", "MOST_CASES"),
-    ("what a process that asks a library may print", "host.probe.child_process", "MOST_PRINTED"),
+    ("what a process that asks a library may print", "child_process", "MOST_PRINTED"),
     ("seconds that a library is waited for by a plan", "host.probe", "TIMEOUT"),
     ("seconds that a library is waited for by `doctor`", "doctor", "TIMEOUT"),
 ]
@@ -86,7 +88,7 @@ _BYTES = {
 
 _OF_NO_INPUT = {
     ("errors", "MOST_SHOWN"),  # findings that are written in full
-    ("host.probe.probe_result", "LONGEST_REASON"),
+    ("text", "LONGEST_LINE"),
     ("cli.context", "PATIENCE"),  # until a terminal is told that it takes long
     ("placement.device_runs", "MOST_STEPS"),  # of a search, which then answers with the best so far
     ("placement.exact", "MOST_CLUSTERS"),
@@ -99,6 +101,8 @@ _OF_NO_INPUT = {
     ("model.limits", "MOST_KEPT"),
     ("model.generation", "MOST_BEAMS"),  # more is taken for a mistake, and counted as one
     ("dry_run.watch", "MOST_ERRORS"),  # device errors of one run that are listed
+    ("fleet.assignment", "MOST_STEPS"),  # behind them a plan says what was shown of it
+    ("fleet.assignment", "MOST_IN_ALL"),
     ("targets.llama_cpp", "MOST_DEVICES"),  # of that library
     ("sizes", "LARGEST"),
 }

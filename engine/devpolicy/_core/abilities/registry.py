@@ -13,7 +13,7 @@ from devpolicy._core.errors import DevPolicyError
 from devpolicy._core.toml.tables import did_you_mean
 
 DEFAULT_TARGET = "hf"
-_DEFAULTS = {"gguf": "llama.cpp"}
+_DEFAULTS = {"gguf": "llama.cpp", "onnx": "onnx", "diffusers": "diffusers"}
 ENTRY_POINTS = "devpolicy.targets"
 
 NAMED = tuple(target.name for target in SHIPPED)

@@ -19,6 +19,7 @@ from devpolicy._core.cli.report import BUG, findings_of, flush, printed_warnings
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 
 _COMMANDS = {
+    "init": "init",
     "check": "check",
     "show": "show",
     "plan": "plan",

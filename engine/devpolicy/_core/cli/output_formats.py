@@ -48,6 +48,24 @@ def _llama_cpp_python(plan: Plan, host: Host) -> dict[str, Any]:
     return to_llama_cpp_python(plan)
 
 
+def _onnx(plan: Plan, host: Host) -> list[Any]:
+    from devpolicy._core.targets.onnx import onnx_providers
+
+    return [(name, options) if options else name for name, options in onnx_providers(plan, host)]
+
+
+def _onnx_model(plan: Plan, host: Host) -> dict[str, Any]:
+    from devpolicy._core.targets.onnx import onnx_model_kwargs
+
+    return onnx_model_kwargs(plan, host)
+
+
+def _diffusers(plan: Plan, host: Host) -> dict[str, Any]:
+    from devpolicy._core.targets.diffusers import diffusers_settings
+
+    return diffusers_settings(plan)
+
+
 def _vllm(plan: Plan, host: Host) -> dict[str, object]:
     from devpolicy._core.targets.stages import vllm
 
@@ -86,6 +104,9 @@ OUTPUT_FORMATS = {
     "spacy": OutputFormat("spacy", lambda plan, _: plan.device.to_spacy(), lambda device: device.to_spacy()),
     "llama.cpp": OutputFormat("llama.cpp", _llama_cpp, shell=lambda flags: f"{shlex.join(flags)}\n"),
     "llama-cpp-python": OutputFormat("llama.cpp", _llama_cpp_python),
+    "diffusers": OutputFormat("diffusers", _diffusers),
+    "onnx": OutputFormat("onnx", _onnx),
+    "sentence-transformers-onnx": OutputFormat("onnx", _onnx_model),
     "vllm": OutputFormat("vllm", _vllm, shell=_settings),
     "sglang": OutputFormat("sglang", _sglang, shell=_settings),
     "env": OutputFormat(None, _environment, shell=_exports),
@@ -159,9 +180,16 @@ DEVICE_FORMATS = [name for name, form in OUTPUT_FORMATS.items() if form.of_devic
 """The forms in which a device can be told without a model."""
 
 
-def written(form: OutputFormat, plans: Mapping[str | None, Plan], host: Host, *, as_json: bool) -> str:
-    """Return plans in a form, as JSON or as text to be copied: one alone, or several by their components' names."""
-    values = {name: form.of_plan(plan, host) for name, plan in plans.items()}
+def written(
+    form: OutputFormat, plans: Mapping[str | None, Plan], host: Host | Mapping[str | None, Host], *, as_json: bool
+) -> str:
+    """Return plans in a form, as JSON or as text to be copied: one alone, or several by their components' names.
+
+    `host` is the one that all of them are for, or that of each.
+    """
+    values = {
+        name: form.of_plan(plan, host[name] if isinstance(host, Mapping) else host) for name, plan in plans.items()
+    }
     if as_json:
         return to_json(values.get(None, values))
     if form.shell is None:

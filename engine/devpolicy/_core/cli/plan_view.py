@@ -15,6 +15,7 @@ from devpolicy._core.cli.report import painted, rendered
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.cost.prediction import as_ms
 from devpolicy._core.memory.sizing import compute_dtype, context_of, sequences_of
+from devpolicy._core.placement.loading import AS_STORED
 from devpolicy._core.sizes import format_size
 from devpolicy._core.toml.writer import write_key
 from devpolicy._core.views.collapse_ranges import collapse_ranges
@@ -59,7 +60,7 @@ def component_facts(plan: Plan, policy: Policy, tree: ModelTree | None) -> list[
     held = f"in {compute_dtype(tree, workload)}" if scheme == "none" else f"as {scheme}"
     each = sequences_of(tree, workload) // workload.batch
     beams = f" of {each} beams" if each > 1 else ""
-    if tree.format == "gguf":
+    if tree.format in AS_STORED:
         held = "as stored"
     context = f"{context_of(tree, workload):,} tokens of context"
     return [

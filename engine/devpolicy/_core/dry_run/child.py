@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import IO, TYPE_CHECKING, Any
 
+from devpolicy._core.child_process import ChildError, interpreter
 from devpolicy._core.dry_run.result import DryRun
 from devpolicy._core.errors import DevPolicyError, Diagnostic, SimulationDepthError
 from devpolicy._core.host import Host
@@ -100,7 +101,10 @@ def ask(request: Request, progress: Progress) -> DryRun:
     Raises `SimulationDepthError` where there is no simulator, `DevPolicyError` where the child ends without an answer.
     """
     require_built("phantom")
-    child = _child()
+    try:
+        child = _child()
+    except ChildError as none:
+        raise SimulationDepthError(Diagnostic("", f"a model is tried by another process: {none}")) from None
     try:
         child.stdin.write(request.to_json() + "\n")
         child.stdin.flush()
@@ -134,7 +138,7 @@ class _Child:
 @cache
 def _child() -> _Child:
     environment = {name: value for name, value in os.environ.items() if name != _SIMULATED} | _ENVIRONMENT
-    command = [sys.executable, "-P", "-m", __name__]
+    command = interpreter("-m", __name__)
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True, encoding="utf-8"
     )

@@ -39,6 +39,9 @@ DEEPEST_JSON = 64
 MOST_TENSORS = 300_000
 """Tensors that a checkpoint names."""
 
+MOST_FIELDS = 5_000_000
+"""Fields of an ONNX file that are looked at: nodes, attributes, tensors. The largest published graphs have a tenth."""
+
 LONGEST_NAME = 1_000
 """Characters of the name of a tensor."""
 

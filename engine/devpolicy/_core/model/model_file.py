@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from devpolicy._core.errors import Diagnostic, ModelError
 from devpolicy._core.files import LARGEST_FILE
@@ -20,7 +20,7 @@ from devpolicy._core.loading.value import Loading, as_pairs
 from devpolicy._core.model.ggml import BLOCKS
 from devpolicy._core.model.limits import LARGEST_TREE, MOST_FILE_VALUES, MOST_FINDINGS
 from devpolicy._core.model.ranges import PatternError, expand_path, expand_tree, join
-from devpolicy._core.model.tree import DTYPE_BITS, Activated, KVCache, ModelTree, Module, Tensor
+from devpolicy._core.model.tree import DTYPE_BITS, Activated, Format, KVCache, ModelTree, Module, Tensor
 from devpolicy._core.toml.amount import Bounds
 from devpolicy._core.toml.document import Document
 from devpolicy._core.toml.tables import (
@@ -90,9 +90,9 @@ def _read_metadata(value: object, cursor: Cursor) -> tuple[tuple[str, str], ...]
 
 
 def _read_loading(value: object, cursor: Cursor) -> Loading | None:
-    known = ("architecture", "attention", "experts", "notes")
+    known = ("architecture", "attention", "experts", "dtypes", "notes")
     if not isinstance(value, Mapping) or not set(value) <= set(known):
-        wrong_type(value, cursor, "a table of `architecture`, `attention`, `experts` and `notes`")
+        wrong_type(value, cursor, "a table of `architecture`, `attention`, `experts`, `dtypes` and `notes`")
         return None
     try:
         architecture = value.get("architecture")
@@ -100,7 +100,11 @@ def _read_loading(value: object, cursor: Cursor) -> Loading | None:
             raise TypeError("`architecture` is a text")
         notes = list_of(TEXT).read(value.get("notes", []), cursor.at("notes"))
         return Loading(
-            architecture, as_pairs(value.get("attention")), as_pairs(value.get("experts")), tuple(notes or ())
+            architecture,
+            as_pairs(value.get("attention")),
+            as_pairs(value.get("experts")),
+            tuple(notes or ()),
+            dtypes=as_pairs(value.get("dtypes")),
         )
     except TypeError as broken:
         cursor.error("DP102", str(broken))
@@ -167,7 +171,7 @@ MODEL_FIELDS = (
     Field("heads", _COUNT, "Heads of attention."),
     Field("bias", choice("relative", "alibi"), "What attention adds for each pair of tokens."),
     Field("beams", integer(1), "Sequences that generation keeps for each of the batch.", default="1"),
-    Field("format", choice("safetensors", "gguf"), "How its weights are stored.", default="`safetensors`"),
+    Field("format", choice(*get_args(Format)), "How its weights are stored.", default="`safetensors`"),
     Field("partial", TEXT, "Why the structure is not known in full."),
     Field("head", TEXT, "The path of the output embeddings, where they are neither the last module nor tied."),
     Field(

@@ -11,15 +11,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from devpolicy._core.language.policy import Rule
-from devpolicy._core.loading.dtypes import FLOAT32_IN
 from devpolicy._core.memory.sizing import Sizing
-from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.matching import match, numbers
-from devpolicy._core.placement.meeting import LISTS, Meeting, Shape, meetings
+
+LISTS = frozenset({"ModuleList", "ModuleDict", "Sequential"})
+"""Classes of containers that compute nothing of their own."""
 
 RulePriority = tuple[int, ...]
 """Positions of rules, in written order."""
+
+Cluster = tuple[int, ...]
+"""Positions of units that share a device, in execution order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the structure of a tree says of each module, whatever the rules say."""
+
+    natural: Sequence[bool]
+    """It is placed as a whole where no rule cuts it; of what is inside of such a module, nothing is said."""
+    holds_block: Sequence[bool]
+    """There is a block inside."""
+    is_block: Sequence[bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +81,9 @@ class Division:
     """For each rule that matches anything: how many modules."""
     matching_rules: frozenset[int]
     """The sets of rules that match modules with tensors, decided or not, as the bits of integers."""
-    tied: tuple[tuple[int, ...], ...] = ()
-    """Groups of units that share a tensor."""
-    meetings: tuple[Meeting, ...] = ()
-    """Groups of units outside of blocks whose outputs meet."""
+    shape: Shape
+    together: tuple[Cluster, ...]
+    """All units by their positions: those of each group that shares a tensor, and the others one by one."""
 
 
 def divide(tree: ModelTree, rules: Sequence[Rule], sizing: Sizing) -> Division:
@@ -87,24 +100,21 @@ def divide(tree: ModelTree, rules: Sequence[Rule], sizing: Sizing) -> Division:
     cut = {mask: up_to_final(tuple(numbers(mask)), rules) for mask in set(masks)}
     first: dict[RulePriority, RulePriority] = {}
     priorities = {mask: (first.setdefault(rules, rules), fallback) for mask, (rules, fallback) in cut.items()}
-    units = _collect(
-        tree, sizing, natural, _with_float32_apart(tree, sizing, rules, [priorities[one] for one in masks])
-    )
+    units = _collect(tree, sizing, natural, _float32_apart(sizing, rules, [priorities[mask] for mask in masks]))
     holding = frozenset(mask for mask, module in zip(masks, tree.modules, strict=True) if module.tensors)
-    found = meetings(tree, shape, [unit.start for unit in units])
-    return Division(tuple(units), matches.counts, holding, meetings=found)
+    return Division(tuple(units), matches.counts, holding, shape, tuple((at,) for at in range(len(units))))
 
 
-def _with_float32_apart(
-    tree: ModelTree, sizing: Sizing, rules: Sequence[Rule], priorities: list[tuple[RulePriority, RulePriority]]
+def _float32_apart(
+    sizing: Sizing, rules: Sequence[Rule], priorities: list[tuple[RulePriority, RulePriority]]
 ) -> list[tuple[RulePriority, RulePriority]]:
     """Return priorities that part what a rule keeps on disk from what would be read from there in another dtype."""
     of_disk = {at for at, rule in enumerate(rules) if any(place.type == "disk" for place in rule.offload)}
     apart: dict[RulePriority, RulePriority] = {}
     for position, (priority, fallback) in enumerate(priorities) if of_disk else ():
-        if not of_disk.isdisjoint(priority) and _float32(tree, sizing, position, position + 1):
+        if not of_disk.isdisjoint(priority) and sizing.float32[position]:
             # Equal, and another object: priorities are compared by identity.
-            priorities[position] = apart.setdefault(priority, tuple(list(priority))), fallback
+            priorities[position] = apart.setdefault(priority, (*priority,)), fallback
     return priorities
 
 
@@ -230,7 +240,7 @@ def _collect(
                     merged=max(sizing.merged[position:end]),
                     onload_peak=_onload_peak(tree, sizing, position, end),
                     rewritten=sum(sizing.weights[at] for at in range(position, end) if not tree.modules[at].in_place),
-                    float32=_float32(tree, sizing, position, end),
+                    float32=next(filter(None, sizing.float32[position:end]), ""),
                 )
             )
             loose_cache = 0
@@ -238,23 +248,6 @@ def _collect(
     if units and loose_cache:
         units[-1] = replace(units[-1], kv_cache=units[-1].kv_cache + loose_cache)
     return units
-
-
-def _float32(tree: ModelTree, sizing: Sizing, start: int, end: int) -> str:
-    """Return the name of a tensor that accelerate would read from disk in another dtype than loading gives it.
-
-    It reads in the dtype that the model was built in. What loading keeps in float32 by name was not built so.
-    """
-    return next(
-        (
-            join(module.path, tensor.name)
-            for module in tree.modules[start:end]
-            if module.in_place
-            for tensor in module.tensors
-            if tensor.float32_in in ("float16", "half") and sizing.dtype in FLOAT32_IN[tensor.float32_in]
-        ),
-        "",
-    )
 
 
 def _stack_end(tree: ModelTree, block: int) -> int:

@@ -15,10 +15,10 @@ from devpolicy._core.host import Host
 from devpolicy._core.language.policy import ContextRange, ResolvedPolicy
 from devpolicy._core.memory.sizing import DEFAULT_CONTEXT
 from devpolicy._core.model.tree import ModelTree
-from devpolicy._core.placement.assemble import predict
+from devpolicy._core.placement.assemble import PlacedModel, plan_of, predict
 from devpolicy._core.placement.context import select_devices
 from devpolicy._core.placement.plan import Placement, Plan
-from devpolicy._core.placement.planner import PlacedModel, place_model, plan_of
+from devpolicy._core.placement.planner import place_model
 from devpolicy._core.planning.estimate import Filling
 from devpolicy._core.planning.search import STEP, Contexts, largest
 
@@ -91,7 +91,7 @@ def fit(
     question = replace(question, policy=replace(question.policy, prefer=(term,)))
     contexts = _contexts(tree, asked)
     longest = tuple((batch, question.longest(found, contexts, batch)) for batch in batches)
-    predicted = predict(placed.division, placed.context, placed.solution)
+    predicted = predict(placed)
     return Fit(tree.name or "", word, host.name or "", found, None, longest, predicted)
 
 

@@ -18,6 +18,7 @@ from devpolicy._core.host import Host
 from devpolicy._core.host.catalogue import catalogue as host_catalogue
 from devpolicy._core.language.policy import Component, Policy, ResolvedPolicy
 from devpolicy._core.model.catalogue import load, model_catalogue
+from devpolicy._core.model.pipelines import from_pipeline, is_pipeline
 from devpolicy._core.model.tree import ModelTree
 
 PROFILE = "DEVPOLICY_PROFILE"
@@ -104,6 +105,8 @@ def tree_of(model: Any, architecture: str | None = None) -> ModelTree:
             raise
     if hasattr(model, "named_modules"):
         return ModelTree.from_module(model)
+    if is_pipeline(model):
+        return from_pipeline(model)
     if isinstance(model, Mapping) or hasattr(model, "model_type"):
         return ModelTree.from_config(model, architecture=architecture)
     raise ModelError(
@@ -127,7 +130,10 @@ def own_tree(entry: Component, number: int = 0) -> ModelTree | None:
     name = entry.models[number]
     beside = Path(entry.folder or ".") / name
     try:
-        is_path = name not in model_catalogue() and kind_of(beside, ModelError) is not None
+        folder = Path(entry.folder or ".") / name.partition(":")[0]  # of a folder below it
+        is_path = name not in model_catalogue() and any(
+            kind_of(one, ModelError) is not None for one in (beside, folder)
+        )
         return load(beside if is_path else name, fetch=False)
     except ModelError as broken:
         note = f"`model` of component `{entry.name}` names it"

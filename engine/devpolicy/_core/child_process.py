@@ -1,8 +1,8 @@
-"""Runs a probe in a child process and reads its answer.
+"""Questions that another process answers, so that this one survives a library that hangs, exits or crashes.
 
-Owns starting it, the limits on its time and output, and the reader's side of the protocol of `torch_probe`: for torch,
-for NVML and for every library of `doctor`. This process keeps no context, imports no torch, and
-survives a driver that hangs, exits or crashes.
+Owns starting this interpreter once more, the limits on a child's time and output, and the protocol: the child prints
+one line of JSON behind `MARK`, and ends. torch, NVML and the libraries of `doctor` are asked so. A child that answers
+many questions is `dry_run`'s, and is started by the same command.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from devpolicy._core.host.probe.probe_result import MALFORMED, ProbeResult, accelerator, clean, timeout_message
-from devpolicy._core.host.probe.torch_probe import MARK
+from devpolicy._core.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from io import FileIO
 
+MARK = "devpolicy-probe:"
+"""What an answer begins with; what a library prints before it does not."""
+MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+"""What reading an answer raises that is not of the form that it should have."""
 MOST_PRINTED = 1 << 20
 """Bytes that a child may print, on each of its two streams. An answer has some hundred for each device."""
 _GRACE = 5.0
@@ -37,16 +39,16 @@ _AFTER_END = 1.0
 _left: list[subprocess.Popen[bytes]] = []
 
 
-class ProbeError(Exception):
+class ChildError(Exception):
     """A child gave no answer; its text is the reason, as the line of a fault."""
 
 
-class ProbeTimeout(ProbeError):  # noqa: N818 - as above
+class ChildTimeout(ChildError):  # noqa: N818 - as above
     """It gave none in its time."""
 
 
-def run_probe(command: Sequence[str], timeout: float) -> dict[str, Any]:
-    """Return the answer of a child process. Raises `ProbeError`, and nothing else.
+def ask(command: Sequence[str], timeout: float) -> dict[str, Any]:
+    """Return the answer of a child process. Raises `ChildError`, and nothing else.
 
     `timeout` is in seconds. What a library prints before its answer is passed over; its last line on standard error is
     the reason where there is no answer.
@@ -54,7 +56,7 @@ def run_probe(command: Sequence[str], timeout: float) -> dict[str, Any]:
     try:
         output, errors, status = run(command, timeout)
     except (OSError, ValueError) as broken:
-        raise ProbeError(f"cannot start a process to ask: {clean(broken)}") from None
+        raise ChildError(f"cannot start a process to ask: {one_line(broken)}") from None
     lines = [line for line in output.splitlines() if line.startswith(MARK)]
     try:
         told = json.loads(lines[-1].removeprefix(MARK))
@@ -62,52 +64,21 @@ def run_probe(command: Sequence[str], timeout: float) -> dict[str, Any]:
             return told
     except MALFORMED:
         pass
-    raise ProbeError(_ended(errors, status))
+    raise ChildError(_ended(errors, status))
 
 
-def questions(source: str, timeout: float) -> list[str]:
-    """Return the command that runs one of the probes of `torch_probe`, without its parameters. Raises `ProbeError`."""
-    script = resources.files("devpolicy._core.host.probe").joinpath("torch_probe.py").read_text(encoding="utf-8")
-    # NVML's module needs nothing but the standard library, and is given its folder.
-    return [*interpreter(*(["-I", "-S"] if source == "nvml" else []), script=script), *time_limit(timeout), source]
-
-
-def interpreter(*flags: str, script: str) -> list[str]:
-    """Return the command that runs a script with this interpreter. Raises `ProbeError` where there is none."""
+def interpreter(*arguments: str) -> list[str]:
+    """Return the command that starts this interpreter with some arguments. Raises `ChildError` where there is none."""
     # In a frozen application `sys.executable` is the application: it would be started once more.
     if not sys.executable or getattr(sys, "frozen", False):
-        raise ProbeError("this program has no Python interpreter to ask with")
+        raise ChildError("this program has no Python interpreter to ask with")
     # -P: a folder with a torch.py or json.py of its own is not where the child looks first.
-    return [sys.executable, "-P", *flags, "-c", script]
+    return [sys.executable, "-P", *arguments]
 
 
 def time_limit(timeout: float) -> list[str]:
     """Return the parameter of a child that says when it ends by itself."""
     return [str(min(timeout, threading.TIMEOUT_MAX / 2) + _GRACE)]
-
-
-def probe_in_child(
-    types: Sequence[str], timeout: float, command: Sequence[str] | None = None
-) -> dict[str, ProbeResult]:
-    """Return torch's result for each type of accelerator. Costs the import of torch, seconds, in a child.
-
-    `command` is by default this interpreter with the questions of `devpolicy._core.host.probe.torch_probe`.
-    """
-    try:
-        told = run_probe([*(questions("torch", timeout) if command is None else command), *types], timeout)
-        return {type_: read_result(type_, told[type_]) for type_ in types}
-    except ProbeError as none:
-        why = str(none)
-    except MALFORMED:
-        why = "its answer makes no sense"
-    return {type_: ProbeResult(faults=((type_, why),)) for type_ in types}
-
-
-def read_result(type_: str, told: dict[str, Any]) -> ProbeResult:
-    """Return the result for one type in the answer of `torch_probe.answers`."""
-    if "fault" in told:
-        return ProbeResult(faults=((type_, clean(told["fault"]) or "no reason was given"),))
-    return ProbeResult(tuple(accelerator(type_, facts) for facts in told["devices"]))
 
 
 class _Stream(threading.Thread):
@@ -130,10 +101,15 @@ class _Stream(threading.Thread):
             self._ended.notify()
 
 
+def timeout_message(seconds: float) -> str:
+    """Return the fault of a source that did not answer."""
+    return f"no answer within {seconds:g} seconds"
+
+
 def run(command: Sequence[str], timeout: float) -> tuple[str, str, int]:
     """Return what a command printed, what it complained of, and its status.
 
-    Raises `ProbeTimeout`, `ProbeError` where it prints too much, `OSError` or `ValueError` where it cannot be started.
+    Raises `ChildTimeout`, `ChildError` where it prints too much, `OSError` or `ValueError` where it cannot be started.
     """
     _left[:] = [process for process in _left if process.poll() is None]
     pipe: Any = subprocess.PIPE
@@ -146,9 +122,9 @@ def run(command: Sequence[str], timeout: float) -> tuple[str, str, int]:
     finally:
         _end(process)
     if any(len(reader.printed) > MOST_PRINTED for reader in readers):
-        raise ProbeError(f"it printed more than {MOST_PRINTED >> 20} MiB")
+        raise ChildError(f"it printed more than {MOST_PRINTED >> 20} MiB")
     if status is None:
-        raise ProbeTimeout(timeout_message(timeout))
+        raise ChildTimeout(timeout_message(timeout))
     output, errors = (bytes(reader.printed).decode(errors="replace") for reader in readers)
     return output, errors, status
 
@@ -193,5 +169,5 @@ def _ended(errors: str, status: int) -> str:
         with suppress(ValueError):
             return f"it crashed with {signal.Signals(-status).name}"
         return f"it crashed with signal {-status}"
-    last = clean((errors.strip().splitlines() or [""])[-1])
+    last = one_line((errors.strip().splitlines() or [""])[-1])
     return last or f"its process ended with status {status}"
