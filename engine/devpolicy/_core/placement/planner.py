@@ -43,7 +43,7 @@ from devpolicy._core.placement.lint import findings_of_rules
 from devpolicy._core.placement.loading import adapter_error, check_loading, findings_of_float32, refused_on
 from devpolicy._core.placement.overflow import spill
 from devpolicy._core.placement.plan import Plan, Trace
-from devpolicy._core.placement.quantized import findings_of_form, held_on, without_ties
+from devpolicy._core.placement.quantized import findings_of_form, held_on, running, without_ties
 from devpolicy._core.placement.refusals import no_room, not_known, not_read, nothing_fits
 from devpolicy._core.placement.scatter import scatter
 from devpolicy._core.placement.search import Attempt, Problem, Solution, place
@@ -145,7 +145,7 @@ def _fitting_on(
     """Return how a model fits on the devices of an entry of `prefer`. Raises `Refused`, for the last way tried."""
     selection, abilities = _selected(selector, policy, host, consumer), consumer.abilities
     quantized = tree.quantization is not None or policy.loading.quantization
-    held = held_on(selector.type, policy, tree, host, consumer) if quantized else Held(tree)
+    held = held_on(selector.type, policy, tree, host, consumer) if quantized else Held(running(policy, tree))
     # Whether several devices cost the consumer more than one does.
     parts = abilities.shares_ties != "always" or abilities.budget != "per-device"
     ways = [*_ways(held, policy, consumer, selector)] if parts else [(held, policy, False)]

@@ -29,9 +29,14 @@ def facts_of(host: Host, kind: str) -> Facts:
     return Facts(kind, least, host.versions)
 
 
+def running(policy: ResolvedPolicy, tree: ModelTree) -> ModelTree:
+    """Return a model with the attention that a policy runs it with."""
+    return tree.with_attention(attention_of(policy, tree))
+
+
 def held_on(kind: str, policy: ResolvedPolicy, tree: ModelTree, host: Host, consumer: Target) -> Held:
     """Return a model as a consumer holds it on devices of a type. Raises `Refused` (DP417) where it cannot."""
-    tree = tree.with_attention(attention_of(policy, tree))
+    tree = running(policy, tree)
     word = next(iter(policy.loading.quantization), None)
     facts, dtype = facts_of(host, kind), policy.workload.dtype
     found = tree.remembered(
