@@ -1,4 +1,4 @@
-"""What is kept between processes in the user's cache folder: JSON files, few and small, that may be lost at any time.
+"""A cache on the disk: JSON files in the user's cache folder, few and small, that may be lost at any time.
 
 Owns the folder, its bounds, and whether a file in it can be trusted. It knows nothing of what the files say: whoever
 reads one checks its content, and does without where anything is amiss.
