@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.quantized.rules import need_these_rules
+
+need_these_rules()
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
-
-if tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 24):
-    pytest.skip("the rules of quantisers are those of Transformers 5.24", allow_module_level=True)
 
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, Unsatisfiable, plan  # noqa: E402
 from devpolicy._core.model import config, structure  # noqa: E402
