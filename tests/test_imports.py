@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "fleet": (*_ENGINE, "planning", "verbs", "targets"),
     "certify": _ENGINE,
     "dry_run": (*_ENGINE, "verbs", "targets", "simulation", "simulator"),
-    "review": (*_ENGINE, "planning", "verbs", "dry_run"),
+    "review": (*_ENGINE, "planning", "verbs", "dry_run", "targets"),
     "starter": (*_ENGINE, "planning", "views", "verbs", "targets", "review"),
     "conformance": (*_ENGINE, "verbs", "simulation"),
     "strategies": _ENGINE,
