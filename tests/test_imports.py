@@ -30,6 +30,8 @@ LEAVES = (
     "connected",
     "ranges",
     "child_process",
+    "names",
+    "threads",
 )
 
 _VALUES = (*LEAVES, "loading", "device", "host", "model", "abilities")
@@ -51,10 +53,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "views": (*_ENGINE, "planning"),
     "verbs": (*_ENGINE, "planning"),
     "targets": (*LEAVES, "loading", "device", "host", "model", "abilities", "memory", "placement"),
-    "fleet": (*_ENGINE, "planning", "verbs", "targets"),
     "certify": _ENGINE,
+    "fleet": (*_ENGINE, "planning", "verbs", "targets", "certify"),
     "dry_run": (*_ENGINE, "verbs", "targets", "simulation", "simulator"),
     "review": (*_ENGINE, "planning", "verbs", "dry_run", "targets"),
+    "playground": (*_ENGINE, "planning", "views", "verbs", "devpolicy"),
     "starter": (*_ENGINE, "planning", "views", "verbs", "targets", "review"),
     "conformance": (*_ENGINE, "verbs", "simulation"),
     "strategies": _ENGINE,
@@ -72,6 +75,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "dry_run",
         "review",
         "starter",
+        "playground",
         "simulation",
         "simulator",
         "doctor",

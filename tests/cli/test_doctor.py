@@ -157,9 +157,11 @@ def test_without_any_of_the_libraries_it_says_so(tmp_path):
         pytest.skip("devpolicy is installed beside them")
     command = [sys.executable, "-I", "-S", "-c", start, "doctor", "--color", "never"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 1, done.stderr
+    # The kernel of Linux says how much memory there is, where psutil is not there to ask.
+    assert done.returncode == (0 if sys.platform == "linux" else 1), done.stderr
     assert done.stdout.count("not installed") == len(LIBRARIES)
-    assert "`psutil` cannot be asked: No module named 'psutil'" in done.stdout
+    told = "`psutil` cannot be asked: `psutil` is not installed, which reads the memory of this machine"
+    assert (told in done.stdout) == (sys.platform != "linux")
 
 
 class TestSimulatedHosts:

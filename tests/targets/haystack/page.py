@@ -37,9 +37,8 @@ def table() -> str:
             where = WHERE[row.form].format(row.kwargs)
             copies = "-" if row.pool is None else f"`{row.pool}`"
             yes = {True: "yes", False: "-"}
-            lines.append(
-                f"| `{name}` | {where} | {yes[target.abilities.maps]} | {copies} | {yes[row.form in LOADING]} | {types} |"
-            )
+            cells = (f"`{name}`", where, yes[target.abilities.maps], copies, yes[row.form in LOADING], types)
+            lines.append(f"| {' | '.join(cells)} |")
         else:
             lines.append(f"| `{name}` | nowhere: {row.instead} | - | - | - | - |")
     return "\n".join(lines)

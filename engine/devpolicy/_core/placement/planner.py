@@ -201,7 +201,7 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree, of_
     of the rules that divide it.
     """
     consumer, rooms = context.target, dict[str, int]()
-    cut = parted(division.units, context)
+    cut = parted(division.units, context) if consumer.abilities.unit == "part" else None
     if cut is not None:
         raise Refused(cut)
     leaving = any(rule.overflow for rule in context.policy.rules)

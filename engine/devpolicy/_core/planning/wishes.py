@@ -14,12 +14,12 @@ from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.lint import lint, own_rule
 from devpolicy._core.placement.plan import Trace
 from devpolicy._core.placement.planner import make_plan
-from devpolicy._core.planning.attempts import Attempts, Models
+from devpolicy._core.planning.attempts import Accept, Attempts, Models
 from devpolicy._core.planning.reasons import granted, not_granted, refused_at_last, why_not
 from devpolicy._core.planning.replicas import Group, plan_copies
 from devpolicy._core.planning.search import Choice, Search
 
-__all__ = ["Granting", "Models", "Wishes"]
+__all__ = ["Accept", "Granting", "Models", "Wishes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +111,13 @@ class Wishes(Attempts):
 
     def _refused(self, last: Choice, *, advise: bool) -> Unsatisfiable:
         """Return the refusal of the attempt that gave way most, on all terms."""
-        policy = replace(self.fixed(last), prefer=self.policy.prefer)
-        try:
-            plan_copies(policy, self.make_plan(last, advise=advise))
-        except Unsatisfiable as refused:
-            return refused_at_last(self, refused, last)
+        fixed = self.fixed(last)
+        # Copies may find places on several terms that none of these terms has for all of them.
+        for terms in (self.policy.prefer, fixed.prefer):
+            try:
+                plan_copies(replace(fixed, prefer=terms), self.make_plan(last, advise=advise))
+            except Unsatisfiable as refused:
+                return refused_at_last(self, refused, last)
         # INVARIANT: a plan that tries all terms finds what a plan of one of them finds
         raise TypeError("a choice that was refused has a plan")
 
