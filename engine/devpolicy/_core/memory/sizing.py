@@ -107,7 +107,9 @@ def activation_bytes(tree: ModelTree, workload: Workload) -> int:
         return _llama_cpp_compute_buffer(tree, workload)
     tokens, size = context_of(tree, workload), DTYPE_BITS[compute_dtype(tree, workload)] // 8
     scalars = tree.activation_elements_per_token * tokens + tree.logits_elements
-    return sequences_of(tree, workload) * (scalars * size + _score_bytes(tree, size) * tokens * tokens)
+    eager = any(word == "eager" for _, word in tree.loading.attention)
+    scores = _score_bytes(tree, size) if eager or tree.attention_bias else 0
+    return sequences_of(tree, workload) * (scalars * size + scores * tokens * tokens)
 
 
 def _score_bytes(tree: ModelTree, size: int) -> int:

@@ -125,7 +125,7 @@ def place_model(
             *findings_of_model(tree, policy),
             *findings_of_division(division, solution, context),
             *(findings_of_form(context.held, tree, policy) if context.held.dequantized else ()),
-            *findings_of_float32(policy, division.units, solution.offloaded),
+            *(findings_of_float32(policy, division.units, solution.offloaded) if any(context.sizing.float32) else ()),
             *of_loading,
             *fitting.of_rules,
         )
@@ -144,8 +144,11 @@ def _fitting_on(
 ) -> _Fitting:
     """Return how a model fits on the devices of an entry of `prefer`. Raises `Refused`, for the last way tried."""
     selection, abilities = _selected(selector, policy, host, consumer), consumer.abilities
-    quantized = tree.quantization is not None or policy.loading.quantization
-    held = held_on(selector.type, policy, tree, host, consumer) if quantized else Held(running(policy, tree))
+    held = Held(tree)
+    if tree.quantization is not None or policy.loading.quantization:
+        held = held_on(selector.type, policy, tree, host, consumer)
+    elif policy.loading.attention:
+        held = Held(running(policy, tree))
     # Whether several devices cost the consumer more than one does.
     parts = abilities.shares_ties != "always" or abilities.budget != "per-device"
     ways = [*_ways(held, policy, consumer, selector)] if parts else [(held, policy, False)]
