@@ -17,6 +17,7 @@ from devpolicy._core.abilities import DEFAULT_TARGET, Target, default_target, ta
 from devpolicy._core.errors import Diagnostic, PolicyError, Unsatisfiable
 from devpolicy._core.host import Host
 from devpolicy._core.language.conditions import check_requirements
+from devpolicy._core.language.fields import TensorSplit
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
 from devpolicy._core.memory.budgets import pool_reserved
 from devpolicy._core.memory.sizing import Sizing, size_model
@@ -36,7 +37,9 @@ from devpolicy._core.placement.context import (
 )
 from devpolicy._core.placement.divide import Division, divide
 from devpolicy._core.placement.findings import findings_of_division, findings_of_model, idle_offloads
+from devpolicy._core.placement.groups import Groups, check_divides, groups_of, on_groups, share_of, with_members
 from devpolicy._core.placement.joint import one_piece
+from devpolicy._core.placement.kept_by_engine import least_kept, may_keep, with_kept, without_kept
 from devpolicy._core.placement.leaving import Notes, leaving_first, may_fit
 from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of, room_for_loading
 from devpolicy._core.placement.lint import findings_of_rules
@@ -129,7 +132,8 @@ def place_model(
             *fitting.of_rules,
         )
         found = division, context, fitting.attempt, solution, fitting.ledger
-        return PlacedModel(selector, *found, trace, warnings, fitting.streaming)
+        shared = {leader: tuple(one.device for one in ones) for leader, ones in fitting.groups.items()}
+        return PlacedModel(selector, *found, trace, warnings, fitting.streaming, shared, fitting.kept)
     raise Unsatisfiable(nothing_fits(policy, tree, refusals))
 
 
@@ -147,22 +151,36 @@ def _fitting_on(
     held = held_on(selector.type, policy, tree, host, consumer) if quantized else Held(tree)
     # Whether several devices cost the consumer more than one does.
     parts = abilities.shares_ties != "always" or abilities.budget != "per-device"
+    split = policy.split if isinstance(policy.split, TensorSplit) else None
+    if split is not None:
+        check_divides(consumer)
+        policy = replace(policy, split="when-needed" if split.tensor else "never")
     ways = [*_ways(held, policy, consumer, selector)] if parts else [(held, policy, False)]
     while True:
         form, asked, one_fraction = ways.pop(0)
         sizing, division, of_rules = _divided(policy, form.tree)
         context = context_for(selector, selection, asked, host, consumer, form, sizing)
         context = context.with_reserved(reserved) if reserved else context
+        groups: Groups = {}
+        if split is not None and context.kind != "cpu":
+            groups = groups_of(context, split)
+            context = on_groups(context, groups)
+            division = share_of(division, form.tree, len(next(iter(groups.values()))))
         context = with_one_fraction(context) if one_fraction else context
         try:
-            return _fitting(division, context, tree, of_rules)
+            found = _fitting(division, context, tree, of_rules)
+            return found._replace(ledger=with_members(found.ledger, groups), groups=groups) if groups else found
         except Refused:
             if form.instead is not None:
                 ways.append((form.instead, asked, one_fraction))
-            found = None if ways else stream_model(division, context)
-            if found is not None:
-                told = found.division, context, found.attempt, found.attempt.solution(), found.ledger, (), of_rules
-                return _Fitting(*told, found.mode)
+            streamed = None if ways else stream_model(division, context)
+            if streamed is not None:
+                solution = streamed.attempt.solution()
+                told = streamed.division, context, streamed.attempt, solution, streamed.ledger, ()
+                return _Fitting(*told, of_rules, streaming=streamed.mode)
+            kept = None if ways or not may_keep(context) else _kept(division, context, tree, groups, of_rules)
+            if kept is not None:
+                return kept
             if not ways:
                 raise
 
@@ -192,6 +210,28 @@ class _Fitting(NamedTuple):
     notes: Notes
     of_rules: list[Diagnostic]
     streaming: str | None = None
+    groups: Groups = {}  # noqa: RUF012 - never changed
+    kept: int = 0
+
+
+def _kept(
+    division: Division, context: PlacementContext, tree: ModelTree, groups: Groups, of_rules: list[Diagnostic]
+) -> _Fitting | None:
+    """Return how a model fits where the engine keeps as little as does on the CPU, `None` where it does not."""
+    members = {str(leader): len(ones) for leader, ones in groups.items()}
+
+    def attempt(kept: int) -> _Fitting | None:
+        try:
+            found = _fitting(division, with_kept(context, kept), tree, of_rules)
+        except Refused:
+            return None
+        ledger = without_kept(found.ledger, kept, context, members)
+        if ledger["cpu"].free < 0:
+            return None
+        return found._replace(ledger=with_members(ledger, groups), groups=groups, kept=kept)
+
+    least = least_kept(context, lambda kept: attempt(kept) is not None)
+    return None if least is None else attempt(least)
 
 
 def _fitting(division: Division, context: PlacementContext, tree: ModelTree, of_rules: list[Diagnostic]) -> _Fitting:

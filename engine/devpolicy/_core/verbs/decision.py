@@ -48,7 +48,7 @@ def decide(joint: JointPlanner, request: Request) -> Decision:
         placed = joint.place(request)
         plan = placed.plan
         terms = tuple(plan.trace.terms) if plan.trace else ()
-        return Decision(plan.device, tuple(plan.warnings), terms, entries, placed)
+        return Decision(plan.component_device, tuple(plan.warnings), terms, entries, placed)
     reserved = reserved_bytes(one.plan for one in joint.placed)
     choice = choose(request.resolved, joint.host, target=request.target, reserved=reserved)
     return Decision(choice.device, choice.warnings, choice.terms, entries)
