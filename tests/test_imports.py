@@ -30,6 +30,7 @@ LEAVES = (
     "connected",
     "ranges",
     "child_process",
+    "names",
 )
 
 _VALUES = (*LEAVES, "loading", "device", "host", "model", "abilities")
@@ -51,8 +52,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "views": (*_ENGINE, "planning"),
     "verbs": (*_ENGINE, "planning"),
     "targets": (*LEAVES, "loading", "device", "host", "model", "abilities", "memory", "placement"),
-    "fleet": (*_ENGINE, "planning", "verbs", "targets"),
     "certify": _ENGINE,
+    "fleet": (*_ENGINE, "planning", "verbs", "targets", "certify"),
     "dry_run": (*_ENGINE, "verbs", "targets", "simulation", "simulator"),
     "review": (*_ENGINE, "planning", "verbs", "dry_run"),
     "starter": (*_ENGINE, "planning", "views", "verbs", "targets", "review"),

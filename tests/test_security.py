@@ -21,6 +21,7 @@ LIMITS = [
     ("characters of a pattern of modules", "language.patterns", "LONGEST"),
     ("components of a policy", "language.components", "MOST_COMPONENTS"),
     ("models or schemes among which a component chooses", "language.wishes", "MOST_ALTERNATIVES"),
+    ("adapters of a model", "language.loading", "MOST_ADAPTERS"),
     ("findings that one error carries", "errors", "MOST_KEPT"),
     ("findings of a model file", "model.limits", "MOST_FINDINGS"),
     ("a lock file", "cli.lock", "LARGEST_LOCK"),
@@ -58,11 +59,13 @@ LIMITS = [
     ("modules that a quantisation leaves, by name", "loading.skips", "MOST_NAMES"),
     ("devices of one type of a host", "host.facts", "MOST_DEVICES"),
     ("nodes of a fleet", "fleet.values", "MOST_NODES"),
+    ("sets of nodes that `survives` lets fail", "fleet.survival", "MOST_FAILURES"),
     ("characters of the name of a node or a label", "fleet.values", "LONGEST_NAME"),
     ("hosts of a family that `verify` plans one by one; of more, some are drawn", "review.verify", "MOST_HOSTS"),
     ("hosts that `vary` makes", "language.expectations", "MOST_CASES"),
     ("what a process that asks a library may print", "child_process", "MOST_PRINTED"),
     ("seconds that a library is waited for by a plan", "host.probe", "TIMEOUT"),
+    ("seconds of a `dry-run` for each model; `--timeout` gives it more", "dry_run.result", "TIMEOUT"),
     ("seconds that a library is waited for by `doctor`", "doctor", "TIMEOUT"),
 ]
 """What is limited, and the constant that limits it."""
@@ -94,7 +97,10 @@ _OF_NO_INPUT = {
     ("model.limits", "LONGEST_TEXT"),  # longer ones are skipped
     ("model.limits", "MOST_KEPT"),
     ("model.generation", "MOST_BEAMS"),  # more is taken for a mistake, and counted as one
+    ("dry_run.result", "LONGEST"),  # what `--timeout` takes
     ("dry_run.watch", "MOST_ERRORS"),  # device errors of one run that are listed
+    ("fleet.assignment", "MOST_STEPS"),  # behind them a plan says what was shown of it
+    ("fleet.assignment", "MOST_IN_ALL"),
     ("targets.llama_cpp", "MOST_DEVICES"),  # of that library
     ("sizes", "LARGEST"),
 }

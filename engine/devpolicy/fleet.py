@@ -8,9 +8,13 @@ plan = plan_fleet(Policy.load("policy.toml"), {"writer": "llama-3.1-8b"}, Fleet.
 
 from __future__ import annotations
 
+from devpolicy._core.fleet.certificate import FleetCertificate
+from devpolicy._core.fleet.changes import Move, moves
+from devpolicy._core.fleet.plan import FleetPlan, NodePlan
+from devpolicy._core.fleet.planner import plan_fleet
 from devpolicy._core.fleet.values import Fleet
 
-__all__ = ["Fleet"]
+__all__ = ["Fleet", "FleetCertificate", "FleetPlan", "Move", "NodePlan", "moves", "plan_fleet"]
 
 
 def __dir__() -> list[str]:

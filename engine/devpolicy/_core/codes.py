@@ -137,6 +137,18 @@ CODES: dict[str, Code] = {
         "A choice of a wish is not tried: a model whose own limit is below the least `context`, a scheme that would "
         "become an earlier one here, or one that fits only where a wish gives way that is to give way later.",
     ),
+    "DP308": Code(
+        "no place in the fleet",
+        "No node of the fleet has a place for a component, or for so many replicas of it: alone, or beside the others. "
+        "The notes say what stood in the way on each kind of node, the help what the smallest change to a node or to "
+        "the policy would be.",
+    ),
+    "DP309": Code(
+        "a label that no node has",
+        '`node = { labels = { zone = "a" } }` lets a component run only on nodes with that label, and no node of the '
+        'fleet has it. Labels are given in the fleet file, `[node.NAME] labels = { zone = "a" }`; on a Ray cluster '
+        "they are those of Ray.",
+    ),
     # A consumer could not take it.
     "DP401": Code(
         "tied tensors parted",
@@ -340,6 +352,11 @@ CODES: dict[str, Code] = {
         "A component is on a later term of `prefer` than it would be by itself, because components that are written "
         "before it were granted more than they need at least. Components are granted their wishes in written order; a "
         "later one is moved for that, and never refused.",
+    ),
+    "DP514": Code(
+        "a device's number in a fleet",
+        "The policy names a device by its number, `cuda:1`, and plans for several machines: that is another device on "
+        "each of them. Name the type, or a class of `[devices]` by what the device is.",
     ),
     # What libraries see of this machine.
     "DP601": Code(

@@ -19,9 +19,8 @@ from devpolicy._core.files import LARGEST_FILE
 from devpolicy._core.model.files import entries, is_file, is_folder, read_bytes, shown
 from devpolicy._core.model.limits import LARGEST_REFERENCE
 from devpolicy._core.model.tree import ModelTree
-from devpolicy._core.shipped import shipped_files
+from devpolicy._core.names import shipped_names, unknown
 from devpolicy._core.toml.document import Document
-from devpolicy._core.toml.tables import did_you_mean
 
 __all__ = ["cached_snapshot", "descriptions", "load", "model_catalogue"]
 
@@ -34,7 +33,7 @@ _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 def model_catalogue() -> dict[str, Traversable]:
     """Return the models that ship with the package as `{name: file}`, sorted by name."""
-    return shipped_files("fixtures", "models")
+    return shipped_names("model")
 
 
 def descriptions() -> dict[str, str]:
@@ -110,9 +109,9 @@ def load(
         raise ModelError(
             Diagnostic("DP202", f"`{text}` is no folder, and not in the local Hugging Face cache", help=hint)
         )
-    known = did_you_mean(text, catalogue)
-    hint = f"{known}\n`devpolicy model list` shows the catalogue; a path counts from the current folder"
-    raise ModelError(Diagnostic("DP202", f"there is no model, file or folder `{text}`", help=hint))
+    raise ModelError(
+        unknown("model", text, hint="`devpolicy model list` shows the catalogue; a path counts from the current folder")
+    )
 
 
 def _part(

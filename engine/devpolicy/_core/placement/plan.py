@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import ItemsView, Iterator, Mapping, ValuesView
+from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
 from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
@@ -234,18 +234,39 @@ class Plan:
 
         Nor is what the model itself decides about its loading (its dtype, its attention): a policy changes neither.
         """
+        return self._digest(str)
+
+    @property
+    def ordinal_free_digest(self) -> str:
+        """A digest in which devices have their order and no ordinals: `cuda:1`, `cuda:3` are as `cuda:0`, `cuda:1`.
+
+        Two plans have the same one where they are the same on other accelerators of a host: one that was made for all
+        of them, and one that a process makes which sees only some.
+        """
+        used = {device for unit in self.placements.values() for device in (unit.device, unit.runs_on)}
+        ordered = sorted(used, key=lambda device: (device.type.value, device.id or 0))
+        ranks: dict[str, int] = {}
+        names: dict[str, str] = {}
+        for device in ordered:
+            kind = device.type.value
+            names[str(device)] = kind if kind in ("cpu", "disk") else f"{kind}:{ranks.setdefault(kind, 0)}"
+            ranks[kind] = ranks.get(kind, 0) + 1
+        return self._digest(lambda device: names.get(device, device))
+
+    def _digest(self, name: Callable[[str], str]) -> str:
+        """Return the digest, with each device under another name."""
         given = {
             "schema": 1,
             "component": self.component,
             "target": self.target,
             # A list of pairs: the order of a device map's entries is part of its meaning.
-            "device": _ordered(self.device),
+            "device": _ordered(self.device, name),
             "dtype": self.loading.dtype,
             "offload_folder": self.loading.offload_folder,
             **({"workload": self.workload.to_dict()} if self.workload else {}),
             **({"streaming": self.streaming} if self.streaming else {}),
             **({"kept_by_engine": self.kept_by_engine} if self.kept_by_engine else {}),
-            "placements": [[path, *_places(unit)] for path, unit in self.placements.items()],
+            "placements": [[path, *_places(unit, name)] for path, unit in self.placements.items()],
             # Only where a policy says anything of it: a plan that says nothing has the digest that it always had.
             **({"loading": dict(self.loading.asked)} if self.loading.asked else {}),
         }
@@ -392,6 +413,7 @@ class Plan:
         batch: int | None = None,
         inputs: Mapping[str, Any] | None = None,
         architecture: str | None = None,
+        timeout: float | None = None,
     ) -> DryRun:
         """Load and run `model` by this plan on a simulated `host`, at true size, and return what happened.
 
@@ -399,10 +421,11 @@ class Plan:
         behind it where the model generates. No weights are read and no device is needed. `model` is what `plan` takes:
         a catalogue name, a checkpoint folder, a configuration, which run in a child process; or a module, which runs in
         this one, is not changed, and may be given the `inputs` that it is called with. `host` is by default this
-        machine. `prompt`, `new_tokens` and `batch` are by default those that the plan was made for.
+        machine. `prompt`, `new_tokens` and `batch` are by default those that the plan was made for. A child process is
+        ended after `timeout` seconds, ten minutes by default.
 
         Raises `SimulationDepthError` where devices cannot be simulated here, and `DevPolicyError` for a model of which
-        nothing says what its code is.
+        nothing says what its code is, and for a run that takes longer than `timeout`.
         """
         from devpolicy._core.dry_run.verb import dry_run
 
@@ -415,6 +438,7 @@ class Plan:
             batch=batch,
             inputs=inputs,
             architecture=architecture,
+            timeout=timeout,
         )
 
 
@@ -434,12 +458,16 @@ def _number(value: object) -> int:
     return value
 
 
-def _places(unit: Placement) -> tuple[object, object]:
-    return (str(unit.device), str(unit.runs_on)) if not unit.group else (list(map(str, unit.group)), "divided")
+def _places(unit: Placement, name: Callable[[str], str]) -> tuple[object, object]:
+    if unit.group:
+        return [name(str(device)) for device in unit.group], "divided"
+    return name(str(unit.device)), name(str(unit.runs_on))
 
 
-def _ordered(device: ComponentDevice | None) -> object:
+def _ordered(device: ComponentDevice | None, name: Callable[[str], str]) -> object:
     if device is None:
         return None
     form = device.to_dict()
-    return list(form["device_map"].items()) if "device_map" in form else form["device"]
+    if "device_map" in form:
+        return [(module, name(place)) for module, place in form["device_map"].items()]
+    return name(form["device"])

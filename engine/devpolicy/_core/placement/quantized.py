@@ -50,7 +50,7 @@ def is_held_alike(
     except Refused:
         return False
     first, second = ((form.scheme, form.dequantized, form.arguments) for form in forms)
-    return first == second
+    return first == second and one.workload.dtype == other.workload.dtype
 
 
 def without_ties(held: Held) -> Held:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from devpolicy._core.cli import complete
 from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context
+from devpolicy._core.cli.fleet_plan import fleet_option, without
 from devpolicy._core.cli.inputs import (
     check_component,
     check_model,
@@ -63,6 +65,7 @@ def _batches(context: click.Context, parameter: click.Parameter, value: str | No
     shell_complete=complete.hosts,
     help="A host of the catalogue, also a glob, a host TOML, or `-` for this machine, the default.",
 )
+@fleet_option
 @click.option(
     "--quantization",
     metavar="SCHEME",
@@ -81,6 +84,7 @@ def command(
     policy: str,
     model: tuple[str, ...],
     host: tuple[str, ...],
+    fleet: str | None,
     quantization: tuple[str, ...],
     batch: tuple[int, ...],
     component: str | None,
@@ -99,13 +103,15 @@ def command(
       devpolicy fit prefer-accelerator --model llama-3.3-70b --host 2x24gb
       devpolicy fit policy.toml --model 'qwen3-*' --host 1x24gb --host 4x80gb
       devpolicy fit policy.toml --component generator --batch 1,8
+      devpolicy fit prefer-accelerator --model qwen3-32b --fleet mixed-50
 
     Exit status: 0 something fits, 2 invalid policy or usage, 3 nothing does.
     """
     written = Policy.load(policy)
     check_component(written, component)
     check_model(written, component, given=bool(model))
-    hosts = [load_host(ctx, name, written) for name in hosts_like(host)]
+    without(fleet, host=host)
+    hosts = [load_host(ctx, name, written) for name in hosts_like(host)] if fleet is None else _kinds(fleet)
     trees = [load_model(ctx, name) for name in models_like(model)]
     found: list[Fit] = []
     with ctx.working("planning", patience=PATIENCE):
@@ -133,6 +139,17 @@ def command(
 def _may_be_small(tree: ModelTree) -> bool:
     """Whether a model can be quantised while it is loaded: one that is stored in full."""
     return tree.format == "safetensors" and tree.quantization is None
+
+
+def _kinds(name: str) -> list[Host]:
+    """Return the hosts of a fleet, of alike ones one, named by the nodes that are so."""
+    from devpolicy._core.fleet.values import Fleet
+
+    groups: dict[Host, list[str]] = {}
+    for node, host in Fleet.load(name).items():
+        groups.setdefault(replace(host, name=None), []).append(node)
+    more = {host: f" and {len(nodes) - 1} alike" if len(nodes) > 1 else "" for host, nodes in groups.items()}
+    return [replace(host, name=nodes[0] + more[host], description=None) for host, nodes in groups.items()]
 
 
 def _in_a_line(found: Sequence[Fit]) -> str:

@@ -11,6 +11,7 @@ import click
 from devpolicy._core.cli import complete, complete_keys
 from devpolicy._core.cli.annotations import Annotation, certificates, compared, lines_of
 from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context, to_json
+from devpolicy._core.cli.fleet_plan import fleet_option, show_plan, without
 from devpolicy._core.cli.inputs import (
     check_component,
     check_model,
@@ -56,6 +57,13 @@ Models = Mapping[str | None, str]
     "With the NAME of a component, it is that one's, in place of the `model` that the policy names.",
 )
 @host_option
+@fleet_option
+@click.option(
+    "--from",
+    "running",
+    metavar="FILE",
+    help="With --fleet: the JSON of the plan that runs now; of the new plans it is the one that moves the least.",
+)
 @component_option
 @overlay_options
 @click.option(
@@ -86,6 +94,8 @@ def command(
     model: tuple[str, ...],
     architecture: str | None,
     host: str | None,
+    fleet: str | None,
+    running: str | None,
     component: str | None,
     profile: str | None,
     overrides: tuple[str, ...],
@@ -112,6 +122,7 @@ def command(
       devpolicy plan rag-pipeline --host 1x24gb
       devpolicy plan rag-pipeline --host 1x24gb --format svg --output plan.svg
       devpolicy plan policy.toml --model reader=bert-base --model writer=gpt2
+      devpolicy plan rag-pipeline --fleet mixed-50
 
     \b
     A plan is locked by its JSON, and compared in CI:
@@ -120,6 +131,26 @@ def command(
       devpolicy plan policy.toml --model gpt2 --host 2x24gb \\
           --locked plan.lock.json
     """
+    if fleet is not None:
+        without(fleet, host=host, what_if=what_if, certify=certify)
+        show_plan(
+            ctx,
+            policy,
+            fleet,
+            model,
+            profile=profile,
+            overrides=overrides,
+            architecture=architecture,
+            target=target or (form_named(to).target if to else None),
+            component=component,
+            running=running,
+            to=to,
+            locked=locked,
+            output=output,
+        )
+        return
+    if running is not None:
+        raise DevPolicyError([Diagnostic("", "`--from` needs `--fleet`", help="on one host nothing moves")])
     wanted = named_models(model)
     changes = read_changes(what_if)
     written = Policy.load(policy)
