@@ -74,6 +74,8 @@ ROWS = (
     ("the embedding on a card", "dense", (40_000,) * 3, "[[rule]]\nmatch = 'token_embd'\nprefer = 'cuda:1'"),
     ("a cache in bfloat16", "dense", (40_000,) * 3, "workload.kv_dtype = 'bfloat16'"),
     ("a cache in float32", "dense", (60_000,) * 3, "workload.kv_dtype = 'float32'"),
+    ("the cache in RAM", "dense", (40_000,) * 3, "split = 'balanced'\nworkload.kv_offload = 'cpu'"),
+    ("the cache and experts in RAM", "mixture", (6_144, 2_500, 900), "-overflow = 'cpu'\nworkload.kv_offload = 'cpu'"),
     ("two sequences", "dense", (60_000,) * 3, "workload.batch = 2"),
     ("an odd context", "dense", (60_000,) * 3, "workload.context = 700"),
     ("a tied head", "tied", (40_000,) * 3, 'split = "balanced"'),

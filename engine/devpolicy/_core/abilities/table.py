@@ -63,7 +63,7 @@ SHIPPED = (
             keeps={"cpu": "computes"},
             fixed={"input": "cpu"},
             shares_ties="never",
-            cache="engine",
+            cache="all-or-nothing",
             carries=frozenset({"context", "batch", "kv_dtype"}),
         ),
         instead="leave the rule out: llama.cpp keeps weights on the CPU, and computes there",

@@ -137,7 +137,9 @@ def predict(placed: PlacedModel) -> Prediction:
 def _workload(context: PlacementContext) -> PlannedWorkload:
     """Return what an engine is told that allocates the cache itself."""
     workload, sizing = context.policy.workload, context.sizing
-    return PlannedWorkload(sizing.context, sequences_of(context.tree, workload), workload.kv_dtype or sizing.dtype)
+    kept = workload.kv_dtype or sizing.dtype
+    away = workload.kv_offload if context.link else None
+    return PlannedWorkload(sizing.context, sequences_of(context.tree, workload), kept, away)
 
 
 def _folder(path: str | None, component: str | None) -> str | None:

@@ -79,15 +79,19 @@ class PlannedWorkload:
     """Sequences at once."""
     kv_dtype: str
     """What the KV cache is kept in."""
+    kv_offload: str | None = None
+    """Where all of it is kept, where that is not on the devices of its layers."""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> PlannedWorkload:
         """Read what `to_dict` wrote. Raises `TypeError` where it is malformed."""
-        return cls(_number(data["context"]), _number(data["batch"]), _text(data["kv_dtype"]))
+        away = _optional_text(data.get("kv_offload"))
+        return cls(_number(data["context"]), _number(data["batch"]), _text(data["kv_dtype"]), away)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields for JSON."""
-        return {"context": self.context, "batch": self.batch, "kv_dtype": self.kv_dtype}
+        away = {"kv_offload": self.kv_offload} if self.kv_offload else {}
+        return {"context": self.context, "batch": self.batch, "kv_dtype": self.kv_dtype, **away}
 
 
 class Placements(Mapping[str, Placement]):

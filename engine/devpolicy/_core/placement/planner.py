@@ -26,6 +26,13 @@ from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement import exact
 from devpolicy._core.placement.apply_rules import Offload, Refused, apply_rules
 from devpolicy._core.placement.assemble import PlacedModel, plan_of
+from devpolicy._core.placement.cache_on_cpu import (
+    beside_cache,
+    cache_bytes,
+    check_cache,
+    with_cache,
+    without_cache,
+)
 from devpolicy._core.placement.colocate import colocate_blocks, colocate_ties
 from devpolicy._core.placement.computing import experts_leave_first, unfit
 from devpolicy._core.placement.context import (
@@ -146,6 +153,7 @@ def _fitting_on(
     reserved: Mapping[str, int],
 ) -> _Fitting:
     """Return how a model fits on the devices of an entry of `prefer`. Raises `Refused`, for the last way tried."""
+    check_cache(consumer, policy.workload.kv_offload)
     selection, abilities = _selected(selector, policy, host, consumer), consumer.abilities
     quantized = tree.quantization is not None or policy.loading.quantization
     held = held_on(selector.type, policy, tree, host, consumer) if quantized else Held(tree)
@@ -167,8 +175,13 @@ def _fitting_on(
             context = on_groups(context, groups)
             division = share_of(division, form.tree, len(next(iter(groups.values()))))
         context = with_one_fraction(context) if one_fraction else context
+        away = cache_bytes(division) if policy.workload.kv_offload and context.link else 0
+        if away:
+            division, context = without_cache(division), beside_cache(context, away)
         try:
             found = _fitting(division, context, tree, of_rules)
+            if away:
+                return found._replace(ledger=with_cache(found.ledger, away, context))
             return found._replace(ledger=with_members(found.ledger, groups), groups=groups) if groups else found
         except Refused:
             if form.instead is not None:
