@@ -30,6 +30,7 @@ def parser_of(engine: str) -> argparse.ArgumentParser:
         },
         "sglang": {
             "--base-gpu-id": int, "--gpu-id-step": int, "--pp-size": int, "--mem-fraction-static": float,
+            "--kv-cache-dtype": ("auto", "bfloat16", "fp8_e4m3", "fp8_e5m2"),
             "--context-length": int, "--max-running-requests": int, "--tp-size": int, "--cpu-offload-gb": int,
             "--dtype": ("auto", "half", "float16", "bfloat16", "float", "float32"),
         },
@@ -216,6 +217,16 @@ def test_two_servers_share_a_card():
         else:
             left = 80 * GIB - ledger.used_by_others
             assert second == -(-(ledger.weights + ledger.kv_cache) * 1000 // left) / 1000 > first
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_the_cache_is_kept_in_what_was_counted(engine):
+    host, form = cards(80), {"vllm": vllm, "sglang": sglang}[engine]
+    made = plan(Policy.parse('prefer = "cuda"\nworkload.kv_dtype = "float8_e5m2"'), "llama-3.1-8b", host, target=engine)
+    assert form(made, host)["arguments"][-2:] == ["--kv-cache-dtype", "fp8_e5m2"]
+    wide = plan(Policy.parse('prefer = "cuda"\nworkload.kv_dtype = "float32"'), "llama-3.1-8b", host, target=engine)
+    with pytest.raises(Unsatisfiable, match="keeps no KV cache in `float32`"):
+        form(wide, host)
 
 
 def test_sglang_counts_stages_by_ones():

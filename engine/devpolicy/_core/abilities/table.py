@@ -32,7 +32,7 @@ _STAGES = Abilities(
     shares_ties="alone",
     cache="engine",
     budget="same-fraction-of-total",
-    carries=frozenset({"dtype", "context", "batch"}),
+    carries=frozenset({"dtype", "context", "batch", "kv_dtype"}),
 )
 _WHOLE_LAYERS = "leave the rule out: the engine runs whole layers on GPUs"
 
@@ -97,7 +97,7 @@ SHIPPED = (
     ),
     Target(
         "vllm",
-        replace(_STAGES, carries=_STAGES.carries | {"kv_dtype", "quantization"}),
+        replace(_STAGES, carries=_STAGES.carries | {"quantization"}),
         instead=_WHOLE_LAYERS,
         distribution="vllm",
         about="vLLM: tensor groups, pipeline stages of unlike sizes, offload on the CPU",

@@ -19,8 +19,9 @@ from devpolicy._core.targets.environment import accelerator
 
 _THOUSAND = 1000
 _LAYER = re.compile(r"(.*)\.(\d+)(\..*)?")
-_KV = {"float8_e4m3fn": "fp8_e4m3", "float8_e5m2": "fp8_e5m2", "float16": "float16", "bfloat16": "bfloat16"}
-"""vLLM's name of what a KV cache may be kept in, by ours."""
+_EIGHT = {"float8_e4m3fn": "fp8_e4m3", "float8_e5m2": "fp8_e5m2"}
+_KV = {"vllm": {**_EIGHT, "float16": "float16", "bfloat16": "bfloat16"}, "sglang": {**_EIGHT, "bfloat16": "bfloat16"}}
+"""Their names of what a KV cache may be kept in, by ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +85,7 @@ def vllm(plan: Plan, host: Host) -> dict[str, object]:
     arguments += ["--pipeline-parallel-size", str(len(told.groups))] if len(told.groups) > 1 else []
     arguments += ["--gpu-memory-utilization", f"{told.fraction:.3f}", "--dtype", told.dtype]
     arguments += ["--max-model-len", str(told.context), "--max-num-seqs", str(told.sequences)]
-    if told.kv_dtype != told.dtype:
-        if told.kv_dtype not in _KV:
-            raise Unsatisfiable(Diagnostic("DP416", f"vLLM keeps no KV cache in `{told.kv_dtype}`"))
-        arguments += ["--kv-cache-dtype", _KV[told.kv_dtype]]
+    arguments += _cache("vllm", told)
     arguments += _kept(told)
     return {"arguments": arguments, "env": _partition("VLLM_PP_LAYER_PARTITION", told)}
 
@@ -121,7 +119,17 @@ def _sglang(told: Stages, first: int, step: int) -> list[str]:
     arguments += ["--pp-size", str(len(told.groups))] if len(told.groups) > 1 else []
     arguments += ["--mem-fraction-static", f"{told.fraction:.3f}", "--dtype", told.dtype]
     arguments += ["--context-length", str(told.context), "--max-running-requests", str(told.sequences)]
-    return [*arguments, *_kept(told)]
+    return [*arguments, *_cache("sglang", told), *_kept(told)]
+
+
+def _cache(engine: str, told: Stages) -> list[str]:
+    if told.kv_dtype == told.dtype:
+        return []
+    if told.kv_dtype not in _KV[engine]:
+        known = ", ".join(f"`{name}`" for name in _KV[engine])
+        message = f"`{engine}` keeps no KV cache in `{told.kv_dtype}` beside a model in `{told.dtype}`"
+        raise Unsatisfiable(Diagnostic("DP416", message, help=f"known are {known}"))
+    return ["--kv-cache-dtype", _KV[engine][told.kv_dtype]]
 
 
 def _kept(told: Stages) -> list[str]:
