@@ -170,33 +170,57 @@ def _fitting_on(
         sizing, division, of_rules = _divided(policy, form.tree)
         context = context_for(selector, selection, asked, host, consumer, form, sizing)
         context = context.with_reserved(reserved) if reserved else context
-        groups: Groups = {}
-        if split is not None and context.kind != "cpu":
-            groups = groups_of(context, split)
-            context = on_groups(context, groups)
-            division = share_of(division, form.tree, len(next(iter(groups.values()))))
-        context = with_one_fraction(context) if one_fraction else context
-        away = cache_bytes(division) if policy.workload.kv_offload and context.link else 0
-        if away:
-            division, context = without_cache(division), beside_cache(context, away)
+        shape = _shape(division, context, split, one_fraction)
         try:
-            found = _fitting(division, context, tree, of_rules)
-            if away:
-                return found._replace(ledger=with_cache(found.ledger, away, context))
-            return found._replace(ledger=with_members(found.ledger, groups), groups=groups) if groups else found
+            return shape.ledgered(_fitting(shape.division, shape.context, tree, of_rules))
         except Refused:
             if form.instead is not None:
                 ways.append((form.instead, asked, one_fraction))
-            streamed = None if ways else stream_model(division, context)
-            if streamed is not None:
-                solution = streamed.attempt.solution()
-                told = streamed.division, context, streamed.attempt, solution, streamed.ledger, ()
-                return _Fitting(*told, of_rules, streaming=streamed.mode)
-            kept = None if ways or not may_keep(context) else _kept(division, context, tree, groups, of_rules)
-            if kept is not None:
-                return kept
+            other = None if ways else _as_a_whole(shape, tree, of_rules)
+            if other is not None:
+                return other
             if not ways:
                 raise
+
+
+class _Shape(NamedTuple):
+    """What is searched in place of a model and its devices, and what that means for the ledger."""
+
+    division: Division
+    context: PlacementContext
+    groups: Groups
+    cache: int
+    """Bytes of the KV cache that is on the CPU as a whole."""
+
+    def ledgered(self, found: _Fitting) -> _Fitting:
+        """Return what was found with every member of a group, and with the cache."""
+        if self.cache:
+            return found._replace(ledger=with_cache(found.ledger, self.cache, self.context))
+        ledger = with_members(found.ledger, self.groups) if self.groups else found.ledger
+        return found._replace(ledger=ledger, groups=self.groups)
+
+
+def _shape(division: Division, context: PlacementContext, split: TensorSplit | None, one_fraction: bool) -> _Shape:
+    groups: Groups = {}
+    if split is not None and context.kind != "cpu":
+        groups = groups_of(context, split)
+        context = on_groups(context, groups)
+        division = share_of(division, context.tree, len(next(iter(groups.values()))))
+    context = with_one_fraction(context) if one_fraction else context
+    cache = cache_bytes(division) if context.policy.workload.kv_offload and context.link else 0
+    if cache:
+        division, context = without_cache(division), beside_cache(context, cache)
+    return _Shape(division, context, groups, cache)
+
+
+def _as_a_whole(shape: _Shape, tree: ModelTree, of_rules: list[Diagnostic]) -> _Fitting | None:
+    """Return how a model fits that does not by itself: streamed by the target, or with bytes that its engine keeps."""
+    streamed = stream_model(shape.division, shape.context)
+    if streamed is not None:
+        solution = streamed.attempt.solution()
+        told = streamed.division, shape.context, streamed.attempt, solution, streamed.ledger, ()
+        return _Fitting(*told, of_rules, streaming=streamed.mode)
+    return _kept(shape, tree, of_rules) if may_keep(shape.context) else None
 
 
 _Way = tuple[Held, ResolvedPolicy, bool]
@@ -228,23 +252,19 @@ class _Fitting(NamedTuple):
     kept: int = 0
 
 
-def _kept(
-    division: Division, context: PlacementContext, tree: ModelTree, groups: Groups, of_rules: list[Diagnostic]
-) -> _Fitting | None:
+def _kept(shape: _Shape, tree: ModelTree, of_rules: list[Diagnostic]) -> _Fitting | None:
     """Return how a model fits where the engine keeps as little as does on the CPU, `None` where it does not."""
-    members = {str(leader): len(ones) for leader, ones in groups.items()}
+    members = {str(leader): len(ones) for leader, ones in shape.groups.items()}
 
     def attempt(kept: int) -> _Fitting | None:
         try:
-            found = _fitting(division, with_kept(context, kept), tree, of_rules)
+            found = _fitting(shape.division, with_kept(shape.context, kept), tree, of_rules)
         except Refused:
             return None
-        ledger = without_kept(found.ledger, kept, context, members)
-        if ledger["cpu"].free < 0:
-            return None
-        return found._replace(ledger=with_members(ledger, groups), groups=groups, kept=kept)
+        ledger = without_kept(found.ledger, kept, shape.context, members)
+        return shape.ledgered(found._replace(ledger=ledger, kept=kept)) if ledger["cpu"].free >= 0 else None
 
-    least = least_kept(context, lambda kept: attempt(kept) is not None)
+    least = least_kept(shape.context, lambda kept: attempt(kept) is not None)
     return None if least is None else attempt(least)
 
 
