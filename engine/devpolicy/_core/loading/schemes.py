@@ -57,8 +57,8 @@ def _awq(weight: Weight, settings: Settings) -> int:
 
 
 def _gptq(weight: Weight, settings: Settings) -> int:
-    """The same, the group of each input, and on the CPU the shifts of its kernel."""
-    return _awq(weight, settings) + 4 * weight.columns + (64 if weight.kind == "cpu" else 0)
+    """The same, the group of each input, and the shifts of a kernel in torch."""
+    return _awq(weight, settings) + 4 * weight.columns + 64
 
 
 def _torchao_int8(weight: Weight, _: Settings) -> int:
