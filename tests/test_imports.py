@@ -26,6 +26,7 @@ LEAVES = (
     "codes",
     "shipped",
     "files",
+    "disk_cache",
     "toml",
     "connected",
     "ranges",

@@ -170,3 +170,16 @@ def test_the_guard_sees_what_is_changed(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/etc")
     assert is_outside(str(tmp_path / "link" / "passwd"), str(tmp_path))
     assert is_outside(f"{tmp_path}-beside/x", str(tmp_path))
+
+
+def test_names_that_are_not_there_cost_no_look_at_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of thousands of names in `extends` listed every folder that ships, and the policy's own."""
+    listed: list[Path] = []
+    glob = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda path, pattern: listed.append(path) or glob(path, pattern))
+    names = json.dumps([f"no-{at}" for at in range(2_000)])
+    (tmp_path / "p.toml").write_text(f'prefer = "cuda"\nextends = {names}\n')
+    with pytest.raises(PolicyError, match="there is no policy `no-0`") as refused:
+        Policy.load(tmp_path / "p.toml")
+    assert len(refused.value.diagnostics) == 1_000
+    assert len(listed) < 20

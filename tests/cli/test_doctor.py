@@ -232,7 +232,7 @@ class TestView:
 
     def test_machines_get_the_same(self):
         told = json.loads(json.dumps(to_dict(report_of())))
-        assert list(told) == ["schema", "host", "variables", "libraries", "findings"]
+        assert list(told) == ["schema", "host", "variables", "model_cache", "libraries", "findings"]
         assert told["libraries"][2]["devices"] == [
             {"type": "cuda", "id": 0, "name": "NVIDIA GeForce RTX 4090", "memory": 24564 << 20, "fault": None}
         ]
