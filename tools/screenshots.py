@@ -56,6 +56,8 @@ def playground(chromium: Any, folder: Path) -> None:
             for width, theme in VIEWS:
                 page.set_viewport_size({"width": width, "height": 900})
                 page.emulate_media(color_scheme=theme)
+                page.wait_for_timeout(500)  # it plans again, for a picture of the new width
+                page.wait_for_selector("body:not([data-busy])")
                 take(page, folder / f"playground-{width}-{theme}.png", whole=width < 900)
         finally:
             serving.terminate()
