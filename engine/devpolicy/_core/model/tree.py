@@ -217,6 +217,9 @@ class ModelTree:
             raise ModelError("a key of the metadata is given twice")
         self._check_tensors()
         self._check_ties()
+        self._check_caches()
+
+    def _check_caches(self) -> None:
         for cache in self.kv_cache:
             if cache.module not in self.index:
                 raise ModelError(f"the KV cache names `{cache.module}`, which is no module of the model")

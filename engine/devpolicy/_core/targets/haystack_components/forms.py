@@ -40,12 +40,10 @@ def written(
             changed["device"] = device.to_torch_str()
         case "ours":
             changed["device"] = device
-        case "pipeline":
+        case "pipeline" | "from_pretrained":
             changed["device"] = _haystack(device)
-            _put(changed, takes, given, _loading(to_pipeline_kwargs(plan)) if plan else {})
-        case "from_pretrained":
-            changed["device"] = _haystack(device)
-            _put(changed, takes, given, _loading(to_hf_kwargs(plan)) if plan else {})
+            kwargs_of = to_pipeline_kwargs if takes.form == "pipeline" else to_hf_kwargs
+            _put(changed, takes, given, _loading(kwargs_of(plan)) if plan else {})
         case "sentence-transformers":
             changed["device"] = _haystack(device.first_device)
             loading = to_hf_kwargs(plan) if plan else {}
