@@ -57,7 +57,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "certify": _ENGINE,
     "fleet": (*_ENGINE, "planning", "verbs", "targets", "certify"),
     "dry_run": (*_ENGINE, "verbs", "targets", "simulation", "simulator"),
-    "review": (*_ENGINE, "planning", "verbs", "dry_run"),
+    "review": (*_ENGINE, "planning", "verbs", "dry_run", "targets"),
     "playground": (*_ENGINE, "planning", "views", "verbs", "devpolicy"),
     "starter": (*_ENGINE, "planning", "views", "verbs", "targets", "review"),
     "conformance": (*_ENGINE, "verbs", "simulation"),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from devpolicy import ModelTree, Policy
 from devpolicy._core.abilities import registry, target_of
 from devpolicy._core.cli.output_formats import form_named
+from devpolicy._core.dry_run import attempt
 from devpolicy._core.fleet import reader
 from devpolicy._core.fleet.values import MOST_NODES, Fleet
 from devpolicy._core.language.loading import MOST_ADAPTERS
@@ -148,6 +150,17 @@ def test_a_folder_of_more_hosts_than_a_fleet_has_is_not_read(tmp_path: Path) -> 
         (tmp_path / f"{at}.toml").touch()
     with pytest.raises(FleetError, match=f"at most {MOST_NODES} nodes"):
         Fleet.load(tmp_path)
+
+
+def test_a_dry_run_compiles_nothing() -> None:
+    """A checkpoint's `generation_config.json` that asks for a static cache started torch's compiler."""
+    asked = SimpleNamespace(eos_token_id=1, decoder_start_token_id=None, compile_config={"backend": "evil"})
+    run = object.__new__(attempt._Run)
+    run.job = SimpleNamespace(size=SimpleNamespace(new_tokens=1, beams=1))  # type: ignore[assignment]
+    config = SimpleNamespace(is_encoder_decoder=False)
+    run.model = SimpleNamespace(can_generate=lambda: True, generation_config=asked, config=config)
+    assert next(run._calls())[0] == "generate"
+    assert (asked.disable_compile, asked.compile_config) == (True, None)
 
 
 def test_the_guard_sees_what_is_changed(tmp_path: Path) -> None:
