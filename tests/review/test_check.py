@@ -152,7 +152,7 @@ def test_a_block_that_runs_on_two_devices_is_found() -> None:
 
 
 def test_two_types_of_devices_in_one_plan_are_found() -> None:
-    assert "run on `cpu` and `cuda`" in broken("one_type", moved(SOUND, model="cuda:0", lm_head="cpu"))
+    assert "execute on `cpu` and `cuda`" in broken("one_type", moved(SOUND, model="cuda:0", lm_head="cpu"))
 
 
 @pytest.mark.parametrize(("term", "found"), [("disk", True), ("cuda", True), ("cuda:0", True), ("cuda:1", False)])

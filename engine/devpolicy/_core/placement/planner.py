@@ -154,7 +154,9 @@ def _fitting_on(
     reserved: Mapping[str, int],
 ) -> _Fitting:
     """Return how a model fits on the devices of an entry of `prefer`. Raises `Refused`, for the last way tried."""
-    check_cache(consumer, policy.workload.kv_offload)
+    kv_offload = policy.workload.kv_offload
+    if kv_offload is not None:
+        check_cache(consumer)
     selection, abilities = _selected(selector, policy, host, consumer), consumer.abilities
     held = Held(tree)
     if tree.quantization is not None or policy.loading.quantization:
@@ -173,9 +175,12 @@ def _fitting_on(
         sizing, division, of_rules = _divided(policy, form.tree)
         context = context_for(selector, selection, asked, host, consumer, form, sizing)
         context = context.with_reserved(reserved) if reserved else context
-        shape = _shape(division, context, split, one_fraction)
+        shape = _Shape(division, context, {}, 0)
+        if split is not None or one_fraction or kv_offload:
+            shape = _shape(division, context, split, one_fraction)
         try:
-            return shape.ledgered(_fitting(shape.division, shape.context, tree, of_rules))
+            found = _fitting(shape.division, shape.context, tree, of_rules)
+            return shape.ledgered(found) if shape.groups or shape.cache else found
         except Refused:
             if form.instead is not None:
                 ways.append((form.instead, asked, one_fraction))
