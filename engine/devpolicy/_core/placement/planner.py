@@ -154,9 +154,6 @@ def _fitting_on(
     reserved: Mapping[str, int],
 ) -> _Fitting:
     """Return how a model fits on the devices of an entry of `prefer`. Raises `Refused`, for the last way tried."""
-    kv_offload = policy.workload.kv_offload
-    if kv_offload is not None:
-        check_cache(consumer)
     selection, abilities = _selected(selector, policy, host, consumer), consumer.abilities
     held = Held(tree)
     if tree.quantization is not None or policy.loading.quantization:
@@ -176,7 +173,7 @@ def _fitting_on(
         context = context_for(selector, selection, asked, host, consumer, form, sizing)
         context = context.with_reserved(reserved) if reserved else context
         shape = _Shape(division, context, {}, 0)
-        if split is not None or one_fraction or kv_offload:
+        if split is not None or one_fraction or policy.workload.kv_offload:
             shape = _shape(division, context, split, one_fraction)
         try:
             found = _fitting(shape.division, shape.context, tree, of_rules)
@@ -338,6 +335,8 @@ def _divide(policy: ResolvedPolicy, tree: ModelTree) -> _Divided:
 
 def _selected(selector: DeviceSelector, policy: ResolvedPolicy, host: Host, consumer: Target) -> Selection:
     """Return the devices of an entry of `prefer`. Raises `Refused` where there are none for the consumer."""
+    if policy.workload.kv_offload is not None:
+        check_cache(consumer)
     if selector.type not in consumer.abilities.types:
         raise Refused(Diagnostic("DP409", f"`{consumer.name}` cannot run on `{selector.type}`"))
     attention = policy.loading.attention
