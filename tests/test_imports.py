@@ -54,11 +54,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "certify": _ENGINE,
     "fleet": (*_ENGINE, "planning", "verbs", "targets", "certify"),
     "dry_run": (*_ENGINE, "verbs", "targets", "simulation", "simulator"),
-    "review": (*_ENGINE, "planning", "verbs", "dry_run"),
+    "review": (*_ENGINE, "planning", "verbs", "fleet", "dry_run"),
     "starter": (*_ENGINE, "planning", "views", "verbs", "targets", "review"),
     "conformance": (*_ENGINE, "verbs", "simulation"),
     "strategies": _ENGINE,
-    "simulation": (*_VALUES, "simulator", "verbs"),
+    "simulation": (*_VALUES, "simulator", "verbs", "fleet"),
     "simulator": LEAVES,
     "doctor": (*LEAVES, "host", "simulation"),
     "cli": (

@@ -5,7 +5,7 @@ Owns the human form of a fleet's plan and of its changes. Every decision is the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,14 +14,17 @@ from devpolicy._core.cli import complete
 from devpolicy._core.cli.context import PATIENCE, CliContext, to_json
 from devpolicy._core.cli.inputs import load_model, named_models, on_every_host
 from devpolicy._core.cli.memory_bars import gib
+from devpolicy._core.cli.output_formats import form_named, literal, written
 from devpolicy._core.cli.report import painted, rendered
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.fleet.changes import moves
 from devpolicy._core.fleet.plan import FleetPlan
 from devpolicy._core.fleet.planner import plan_fleet
+from devpolicy._core.fleet.ray_forms import to_ray, to_serve
 from devpolicy._core.fleet.values import Fleet
 from devpolicy._core.language.policy import Policy
+from devpolicy._core.language.properties import OF_A_FAMILY, Property
 from devpolicy._core.views.names import device_range
 
 if TYPE_CHECKING:
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
     from devpolicy._core.fleet.changes import Move
     from devpolicy._core.fleet.plan import NodePlan
     from devpolicy._core.model.tree import ModelTree
+
+FORMS: dict[str, Callable[[FleetPlan, Fleet], Any]] = {"ray": to_ray, "serve": to_serve}
+"""Forms of a fleet's plan as a whole."""
 
 fleet_option = click.option(
     "--fleet",
@@ -82,6 +88,7 @@ def show_plan(
     """`devpolicy plan --fleet`."""
     written = on_every_host(Policy.load(policy), profile, overrides)
     nodes = Fleet.load(fleet)
+    target = target or (None if to is None or to in FORMS else form_named(to).target)
     before = None if running is None else FleetPlan.load(running)
     plan = made(ctx, written, models_given(ctx, model, architecture), nodes, target, before=before)
     if plan.warnings:
@@ -137,9 +144,10 @@ def _compare(path: str, plan: FleetPlan) -> None:
 
 
 def _written(to: str, plan: FleetPlan, fleet: Fleet, *, as_json: bool) -> str:
-    """Return what a consumer takes of each component, on its node."""
-    from devpolicy._core.cli.output_formats import form_named, written
-
+    """Return what a consumer takes of each component, on its node, or what Ray takes of all."""
+    if to in FORMS:
+        value = FORMS[to](plan, fleet)
+        return to_json(value) if as_json else literal(value) + "\n"
     form = form_named(to)
     plans = {
         None if name == "model" and one.plan.component is None else name: one.plan
@@ -270,3 +278,42 @@ def show_diff(
         pairs += [("lost", ", ".join(lost))] if lost else []
         ctx.out.print([*facts(pairs, width=ctx.out.width), "", *moves_lines(found)])
     return 1 if found else 0
+
+
+def verify_fleet(
+    ctx: CliContext, policy: str, loaded: Policy, fleet: str, wanted: Sequence[Property], model: Sequence[str]
+) -> int:
+    """`devpolicy verify --fleet`: properties of the fleet, and of it with a node less or more."""
+    from devpolicy._core.review.fleets import fleet_outcome, varied
+
+    of_hosts = next((one for one in wanted if one.name in OF_A_FAMILY), None)
+    if of_hosts is not None:
+        raise DevPolicyError([Diagnostic("", f"`{of_hosts}` is a property of a family of hosts", help="leave it out")])
+    asked = wanted or [Property("placed_or_refused"), Property("within_budget"), Property("survives", nodes=1)]
+    nodes, models = Fleet.load(fleet), models_given(ctx, model)
+    verdicts: list[tuple[Property, str, int]] = []
+    with ctx.working("planning", patience=PATIENCE):
+        family = dict(varied(nodes))
+        found = {what: fleet_outcome(loaded, models, one) for what, one in family.items()}
+        for one in asked:
+            tried = {"": found[""]} if one.name == "survives" else found
+            broken = ((what, text) for what, outcome in tried.items() for text in outcome.violations(one))
+            what, text = next(broken, ("", ""))
+            verdicts.append((one, f"{what}: {text}" if what and text else text, len(tried)))
+    if ctx.json:
+        told = [
+            {"property": str(one), "status": "broken" if why else "proved", "why": why or None, "fleets": count}
+            for one, why, count in verdicts
+        ]
+        ctx.print_json({"schema": 1, "policy": policy, "fleet": fleet, "verdicts": told})
+    else:
+        lines: list[Line] = [*facts([("fleet", f"{fleet}: {len(nodes)} nodes")], width=ctx.out.width), ""]
+        for one, why, count in verdicts:
+            fleets = f"{count} fleet{'s' * (count != 1)}"
+            lines.append(
+                [("broken  ", "error"), (f"{one}: {why}", "strong")]
+                if why
+                else [("holds   ", "good"), (f"{one}: proved over {fleets}", "")]
+            )
+        ctx.out.print(lines)
+    return 1 if any(why for _, why, _ in verdicts) else 0

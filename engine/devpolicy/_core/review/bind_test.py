@@ -18,7 +18,7 @@ from devpolicy._core.language.policy import Policy
 from devpolicy._core.language.tests import PolicyTest
 from devpolicy._core.model.catalogue import load, model_catalogue
 from devpolicy._core.model.tree import ModelTree
-from devpolicy._core.review.hosts import Variant, find_hosts, varied
+from devpolicy._core.review.hosts import Variant, find_fleet, find_hosts, varied
 from devpolicy._core.review.outcome import components_of, variants_of
 from devpolicy._core.toml.tables import did_you_mean, suggest
 from devpolicy._core.verbs.inputs import own_tree
@@ -73,6 +73,8 @@ def bind_test(
 ) -> BoundTest:
     """Return a test with all that it names. `hosts` are the file's own, paths begin at `folder`. Collects findings."""
     variants = varied(find_hosts(test.hosts, hosts, folder, findings), test.vary, findings)
+    if test.fleet is not None:
+        variants = find_fleet(test.fleet, folder, findings)
     tree = None if test.model is None else _model(test.model, folder, library, findings)
     said = _said(test, policy, findings)
     name = _component(test, said, findings)
@@ -106,7 +108,7 @@ def _component(test: PolicyTest, said: Sequence[Policy], findings: list[Diagnost
     entries = [entry for one in said for entry in one.components]
     names = list(dict.fromkeys(entry.name for entry in entries))
     if test.component is None:
-        if (test.expect or test.granted) and any(map(components_of, said)) and test.model is None:
+        if (test.expect or test.granted or test.nodes) and any(map(components_of, said)) and test.model is None:
             message = f'[[test]] "{test.name}" expects something of one of several components'
             hint = f"add `component`: {did_you_mean('', names)}"
             findings.append(Diagnostic("DP105", message, test.place, "of which?", help=hint))
