@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from dataclasses import replace
 
+import psutil
 import pytest
 
 ray = pytest.importorskip("ray")
@@ -16,7 +20,9 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from devpolicy import Accelerator, Host, Policy  # noqa: E402
+from devpolicy._core.fleet import starting  # noqa: E402
 from devpolicy._core.simulator.building import simulator  # noqa: E402
+from devpolicy.errors import FleetError  # noqa: E402
 from devpolicy.fleet import Fleet, moves, plan_fleet  # noqa: E402
 from devpolicy.targets.ray import Running, start  # noqa: E402
 from devpolicy.testing import simulate_fleet  # noqa: E402
@@ -36,7 +42,7 @@ FLEET = Fleet(
 TEXT = """
 [memory.cuda]
 headroom = "0 B"
-cap = "6 MiB"
+cap = "4 MiB"
 
 [component.writer]
 model = "{folder}/wide"
@@ -107,6 +113,8 @@ def cluster():
     with simulated:
         print(f"a cluster of {len(FLEET)} nodes in {time.perf_counter() - begun:.1f} s")
         yield simulated
+    left = [one for one in psutil.Process().children(recursive=True) if one.name() in ("raylet", "gcs_server")]
+    assert left == []
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +143,44 @@ def test_a_node_that_does_not_answer_is_a_fault(cluster) -> None:
     assert {"left", "right"} <= set(found)
 
 
+def test_a_worker_that_gets_other_devices_is_replaced(cluster, captured, policy, loads, monkeypatch) -> None:
+    """Ray is asked for any GPU of a node of unlike ones: it gives the first, and the second was planned."""
+    only = policy.components[[one.name for one in policy.components].index("ranker")]
+    plan = plan_fleet(replace(policy, components=(only,)), None, captured)
+    real = starting.actor_options
+
+    def any_gpu(bundle, one, *, by_id=None):
+        return real(bundle, one, by_id=bool(by_id))
+
+    monkeypatch.setattr(starting, "actor_options", any_gpu)
+    with start(plan, loads, timeout=200) as running:
+        told = running.replaced["ranker"]
+        assert (told.visible, told.other_devices) == (
+            (0,),
+            "it should see NVIDIA GeForce RTX 3070, and sees NVIDIA GeForce RTX 4090",
+        )
+        assert running.reports["ranker"].visible == (1,)
+        assert running.reports["ranker"].verified
+
+
+def test_a_cluster_that_has_no_room_says_what_was_asked(cluster, captured, policy, loads) -> None:
+    only = policy.components[[one.name for one in policy.components].index("clerk")]
+    plan = plan_fleet(replace(policy, components=(only,)), None, captured)
+    gone = Fleet(dict(captured), labels={node: {"devpolicy/node": f"{node}-gone"} for node in captured})
+    with pytest.raises(
+        FleetError, match="reserved nothing for `clerk` within 3 seconds: CPU 1 on devpolicy/node=odd-gone"
+    ):
+        start(replace(plan, fleet=gone), loads, timeout=3)
+
+
+def test_a_cluster_that_does_not_answer_is_an_error(tmp_path) -> None:
+    code = "from devpolicy.fleet import Fleet; Fleet.probe('127.0.0.1:1')"
+    environment = {**os.environ, "RAY_gcs_server_request_timeout_seconds": "2"}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert "FleetError" in run.stderr
+    assert "the cluster `127.0.0.1:1` does not answer" in run.stderr
+
+
 def test_actors_start_are_verified_and_move_when_a_node_fails(cluster, captured, policy, loads) -> None:
     plan = plan_fleet(policy, None, captured)
     with start(plan, loads, timeout=200) as running:
@@ -147,13 +193,13 @@ def test_actors_start_are_verified_and_move_when_a_node_fails(cluster, captured,
         assert running.reports["ranker"].visible == (1,)  # the small card of unlike ones
         _tokens(running)
         lost = plan.components["writer"].node
-        kept = {name: one for name, one in running.actors.items() if plan.components[name].node != lost}
+        kept = {name: running.actors[name] for name in ("ranker", "clerk")}
         cluster.kill(lost)
         left = captured.without(lost)
         after = plan_fleet(policy, None, left, before=plan)
         assert {one.component.partition("/")[0] for one in moves(plan, after)} == {"writer", "embedder"}
         running.move(after)
-        assert {name for name, one in running.actors.items() if one in kept.values()} == set(kept)
+        assert {name: running.actors[name] for name in kept} == kept
         assert all(report.verified and not report.differences for report in running.reports.values())
         assert {report.node for report in running.reports.values()} <= set(left)
         _tokens(running)

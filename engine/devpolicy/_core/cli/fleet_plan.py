@@ -14,7 +14,7 @@ from devpolicy._core.cli import complete
 from devpolicy._core.cli.context import PATIENCE, CliContext, to_json
 from devpolicy._core.cli.inputs import load_model, named_models, on_every_host
 from devpolicy._core.cli.memory_bars import gib
-from devpolicy._core.cli.output_formats import form_named, literal, written
+from devpolicy._core.cli.output_formats import form_named, written
 from devpolicy._core.cli.report import painted, rendered
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.errors import DevPolicyError, Diagnostic
@@ -87,6 +87,9 @@ def show_plan(
 ) -> None:
     """`devpolicy plan --fleet`."""
     written = on_every_host(Policy.load(policy), profile, overrides)
+    if to in FORMS and component is not None:
+        message = f"`--to {to}` is of all components, since what shares a device is reserved together"
+        raise DevPolicyError([Diagnostic("", message, help="leave out `--component`")])
     nodes = Fleet.load(fleet)
     target = target or (None if to is None or to in FORMS else form_named(to).target)
     before = None if running is None else FleetPlan.load(running)
@@ -146,8 +149,7 @@ def _compare(path: str, plan: FleetPlan) -> None:
 def _written(to: str, plan: FleetPlan, fleet: Fleet, *, as_json: bool) -> str:
     """Return what a consumer takes of each component, on its node, or what Ray takes of all."""
     if to in FORMS:
-        value = FORMS[to](plan, fleet)
-        return to_json(value) if as_json else literal(value) + "\n"
+        return to_json(FORMS[to](plan, fleet))
     form = form_named(to)
     plans = {
         None if name == "model" and one.plan.component is None else name: one.plan

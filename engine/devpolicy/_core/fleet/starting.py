@@ -69,6 +69,8 @@ class Running:
     def move(self, plan: FleetPlan, loads: Mapping[str, Load] | None = None) -> None:
         """Go on by another plan: what stays where it is goes on undisturbed, all else ends, and starts where it goes.
 
+        Ray cannot widen what is reserved: what shares its GPUs with others than before starts again, on its node.
+
         Raises as `start` does; what stays then goes on.
         """
         loads = self._loads if loads is None else dict(loads)

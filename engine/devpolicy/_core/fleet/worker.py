@@ -104,8 +104,10 @@ def make(order: Order, load: Any, node_id: str) -> tuple[Any, Report]:
     if plan is None:
         return None, report
     value = load(plan)
-    model = getattr(value, "model", value)
-    if not callable(getattr(model, "named_parameters", None)):
+    # A model may have a part that is called so, too.
+    candidates = (value, getattr(value, "model", None))
+    model = next((one for one in candidates if callable(getattr(one, "named_parameters", None))), None)
+    if model is None:
         return value, report
     return value, replace(report, differences=tuple(plan.verify(model)), verified=True)
 
