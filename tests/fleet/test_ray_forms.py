@@ -10,7 +10,7 @@ from tests.cli.harness import invoke
 from devpolicy import Host, Policy, Unsatisfiable
 from devpolicy.errors import FleetError
 from devpolicy.fleet import Fleet, FleetPlan, plan_fleet
-from devpolicy.targets.ray import bundles, start, to_ray, to_serve
+from devpolicy.targets.ray import bundles, start, to_ray, to_serve, vllm_over_nodes
 
 
 def planned(text: str, fleet: Fleet | str) -> FleetPlan:
@@ -160,3 +160,41 @@ def test_every_component_needs_something_that_loads_it():
         start(plan, {"small": print})
     with pytest.raises(FleetError, match="read from a file cannot be started"):
         start(FleetPlan.from_dict(plan.to_dict()), {"small": print, "clerk": print})
+
+
+class TestVllmOverNodes:
+    """A model that no node holds is served by pipeline stages, one bundle for each rank."""
+
+    FLEET = Fleet({f"n{at}": Host.load("2x24gb") for at in range(5)})
+
+    def test_each_rank_has_a_bundle_on_its_node(self):
+        told = vllm_over_nodes("prefer-accelerator", "qwen2.5-32b", self.FLEET)
+        group = told["placement_group"]
+        ranks = [one["devpolicy/node"] for one in group["bundle_label_selector"]]
+        assert ranks == ["n0", "n0", "n1"]
+        assert group["bundles"] == [{"CPU": 1.0, "GPU": 1.0}] * 3
+        assert told["arguments"][:2] == ["--distributed-executor-backend", "ray"]
+        assert "--device-ids" not in told["arguments"]
+        layers = [int(one) for one in told["env"]["VLLM_PP_LAYER_PARTITION"].split(",")]
+        assert (len(layers), sum(layers)) == (3, 64)
+
+    def test_a_model_that_one_node_holds_stays_on_it(self):
+        told = vllm_over_nodes("prefer-accelerator", "llama-3.1-8b", self.FLEET)
+        assert told["placement_group"]["bundle_label_selector"] == [{"devpolicy/node": "n0"}]
+
+    def test_the_smallest_kind_that_does_is_taken(self):
+        fleet = self.FLEET.with_node("big", Host.load("4x80gb"))
+        told = vllm_over_nodes("prefer-accelerator", "qwen2.5-32b", fleet)
+        assert {one["devpolicy/node"] for one in told["placement_group"]["bundle_label_selector"]} == {"big"}
+
+    def test_what_no_nodes_hold_is_refused(self):
+        with pytest.raises(Unsatisfiable, match="no set of alike nodes"):
+            vllm_over_nodes("prefer-accelerator", "llama-3.1-405b", self.FLEET)
+
+    def test_the_command_prints_it_where_a_node_does_not_do(self, tmp_path):
+        path = tmp_path / "fleet.toml"
+        path.write_text(self.FLEET.to_toml())
+        asked = ("plan", "prefer-accelerator", "--fleet", str(path), "--to", "vllm", "--format", "json", "--model")
+        assert json.loads(invoke(*asked, "qwen2.5-32b").stdout)["placement_group"]["strategy"] == "PACK"
+        alone = json.loads(invoke(*asked, "llama-3.1-8b").stdout)
+        assert alone["arguments"][:2] == ["--device-ids", "0"]

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from devpolicy._core.fleet.plan import NodePlan
     from devpolicy._core.model.tree import ModelTree
 
-FORMS: dict[str, Callable[[FleetPlan, Fleet], Any]] = {"ray": to_ray, "serve": to_serve}
+OF_FLEETS: dict[str, Callable[[FleetPlan, Fleet], Any]] = {"ray": to_ray, "serve": to_serve}
 """Forms of a fleet's plan as a whole."""
 
 fleet_option = click.option(
@@ -87,13 +87,19 @@ def show_plan(
 ) -> None:
     """`devpolicy plan --fleet`."""
     written = on_every_host(Policy.load(policy), profile, overrides)
-    if to in FORMS and component is not None:
+    if to in OF_FLEETS and component is not None:
         message = f"`--to {to}` is of all components, since what shares a device is reserved together"
         raise DevPolicyError([Diagnostic("", message, help="leave out `--component`")])
     nodes = Fleet.load(fleet)
-    target = target or (None if to is None or to in FORMS else form_named(to).target)
+    target = target or (None if to is None or to in OF_FLEETS else form_named(to).target)
     before = None if running is None else FleetPlan.load(running)
-    plan = made(ctx, written, models_given(ctx, model, architecture), nodes, target, before=before)
+    models = models_given(ctx, model, architecture)
+    if to == "vllm" and (component is not None or None in models):
+        spanned = _over_nodes(ctx, written, models, nodes, component)
+        if spanned is not None:
+            _emit(ctx, to_json(spanned), output, [policy, fleet])
+            return
+    plan = made(ctx, written, models, nodes, target, before=before)
     if plan.warnings:
         ctx.err.print(painted(rendered(plan.warnings)))
     if locked is not None:
@@ -107,15 +113,33 @@ def show_plan(
         text = to_json({**shown.to_dict(), **told})
     else:
         text = None
-    if output is not None:
-        from devpolicy._core.cli.files import write_whole
-
-        inputs = [policy, fleet, *filter(None, (running, locked))]
-        write_whole(output, plan.to_json() if text is None else text, inputs=inputs)
-    elif text is not None:
-        ctx.out.write(text)
+    if output is not None or text is not None:
+        _emit(ctx, plan.to_json() if text is None else text, output, [policy, fleet, *filter(None, (running, locked))])
     else:
         ctx.out.print(_view(shown, written, nodes, changed, ctx.out.width, locked=locked))
+
+
+def _emit(ctx: CliContext, text: str, output: str | None, inputs: Sequence[str]) -> None:
+    """Write text to a file, whole or not at all, else to standard output."""
+    if output is None:
+        ctx.out.write(text)
+        return
+    from devpolicy._core.cli.files import write_whole
+
+    write_whole(output, text, inputs=inputs)
+
+
+def _over_nodes(
+    ctx: CliContext, policy: Policy, models: Models, fleet: Fleet, component: str | None
+) -> dict[str, Any] | None:
+    """Return how vLLM serves one model over several nodes, `None` where one node holds it."""
+    from devpolicy._core.fleet.spanning import vllm_over_nodes
+
+    model = models.get(component)
+    with ctx.working("planning", patience=PATIENCE):
+        told = vllm_over_nodes(policy, model, fleet, component=component)
+    places = told["placement_group"]["bundle_label_selector"]
+    return told if any(one != places[0] for one in places) else None
 
 
 def _only(plan: FleetPlan, component: str) -> FleetPlan:
@@ -148,8 +172,8 @@ def _compare(path: str, plan: FleetPlan) -> None:
 
 def _written(to: str, plan: FleetPlan, fleet: Fleet, *, as_json: bool) -> str:
     """Return what a consumer takes of each component, on its node, or what Ray takes of all."""
-    if to in FORMS:
-        return to_json(FORMS[to](plan, fleet))
+    if to in OF_FLEETS:
+        return to_json(OF_FLEETS[to](plan, fleet))
     form = form_named(to)
     plans = {
         None if name == "model" and one.plan.component is None else name: one.plan

@@ -6,11 +6,14 @@ Owns its import, and the connection to a cluster.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from devpolicy._core.errors import Diagnostic, FleetError, MissingLibraryError
+from devpolicy._core.errors import Diagnostic, FleetError, MissingLibraryError, reason_of
+
+_PATIENCE = 5.0
 
 
 def require_ray() -> Any:
@@ -31,14 +34,29 @@ def connected(address: str | None) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    _knock(address)
     try:
         ray.init(address=address or "auto", log_to_driver=False, configure_logging=False)
     except (ConnectionError, ValueError, RuntimeError, OSError, TimeoutError) as failed:
         told = str(failed).strip().splitlines()
-        message = f"the cluster `{address or 'auto'}` does not answer: {told[0] if told else type(failed).__name__}"
-        hint = "`ray start --head` starts one; `ray status` says whether it runs"
-        raise FleetError(Diagnostic("", message, help=hint)) from None
+        raise _silent(address, told[0] if told else type(failed).__name__) from None
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Raise `FleetError` where nobody listens at `host:port`: Ray would go on asking for minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not (colon and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+    except (OSError, OverflowError) as refused:
+        raise _silent(address, reason_of(refused)) from None
+
+
+def _silent(address: str | None, why: str) -> FleetError:
+    hint = "`ray start --head` starts one; `ray status` says whether it runs"
+    return FleetError(Diagnostic("", f"the cluster `{address or 'auto'}` does not answer: {why}", help=hint))
