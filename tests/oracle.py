@@ -38,8 +38,8 @@ def tensors(tree: Any) -> dict[str, tuple[str, Any]]:
 
 
 def size(tensor: Any, dtype: str | None = None) -> int:
-    """Bytes of a tensor; in another `dtype` where it is a floating-point one that is stored with the model."""
-    converted = dtype is not None and "float" in tensor.dtype and tensor.persistent
+    """Bytes of a tensor; in another `dtype` where it is a floating-point one that is stored or follows the model."""
+    converted = dtype is not None and "float" in tensor.dtype and (tensor.persistent or tensor.follows)
     return int(prod(tensor.shape) * ITEM[dtype if converted and dtype else tensor.dtype])
 
 
@@ -62,8 +62,12 @@ def sequences(tree: Any, workload: Any) -> int:
 
 def activations(tree: Any, workload: Any) -> int:
     """Bytes that each device which executes something needs beside weights and KV cache."""
-    scalars = int(tree.activation_elements_per_token) * context_of(tree, workload) + int(tree.logits_elements)
-    return sequences(tree, workload) * scalars * scalar_bytes(tree, workload)
+    tokens, size = context_of(tree, workload), scalar_bytes(tree, workload)
+    scalars = int(tree.activation_elements_per_token) * tokens + int(tree.logits_elements)
+    eager = tree.attention_bias or dict(tree.loading.attention).get("") == "eager"
+    each = size + (12 if tree.attention_bias == "alibi" else 8)
+    pair = tree.attention_heads and tree.attention_heads * each + 4 * size
+    return sequences(tree, workload) * (scalars * size + (pair * tokens**2 if eager else 0))
 
 
 def subtree(tree: Any, path: str) -> int:

@@ -21,6 +21,7 @@ LIMITS = [
     ("characters of a pattern of modules", "language.patterns", "LONGEST"),
     ("components of a policy", "language.components", "MOST_COMPONENTS"),
     ("models or schemes among which a component chooses", "language.wishes", "MOST_ALTERNATIVES"),
+    ("adapters of a model", "language.loading", "MOST_ADAPTERS"),
     ("findings that one error carries", "errors", "MOST_KEPT"),
     ("findings of a model file", "model.limits", "MOST_FINDINGS"),
     ("a lock file", "cli.lock", "LARGEST_LOCK"),
@@ -56,6 +57,9 @@ LIMITS = [
     ("seconds that one answer of the hub may take", "model.hub_files", "PATIENCE"),
     ("levels in a JSON file", "model.limits", "DEEPEST_JSON"),
     ("modules that a quantisation leaves, by name", "loading.skips", "MOST_NAMES"),
+    ("models that the model cache keeps", "disk_cache", "MOST_FILES"),
+    ("all of its files together", "disk_cache", "LARGEST_KEPT"),
+    ("one of its files", "disk_cache", "LARGEST_ENTRY"),
     ("devices of one type of a host", "host.facts", "MOST_DEVICES"),
     ("nodes of a fleet", "fleet.values", "MOST_NODES"),
     ("sets of nodes that `survives` lets fail", "fleet.survival", "MOST_FAILURES"),
@@ -64,11 +68,14 @@ LIMITS = [
     ("hosts that `vary` makes", "language.expectations", "MOST_CASES"),
     ("what a process that asks a library may print", "child_process", "MOST_PRINTED"),
     ("seconds that a library is waited for by a plan", "host.probe", "TIMEOUT"),
+    ("seconds of a `dry-run` for each model; `--timeout` gives it more", "dry_run.result", "TIMEOUT"),
     ("seconds that a library is waited for by `doctor`", "doctor", "TIMEOUT"),
 ]
 """What is limited, and the constant that limits it."""
 _BYTES = {
     "LARGEST_FILE",
+    "LARGEST_KEPT",
+    "LARGEST_ENTRY",
     "LARGEST_LOCK",
     "LARGEST_PLAN",
     "LARGEST_PIPELINE",
@@ -95,6 +102,7 @@ _OF_NO_INPUT = {
     ("model.limits", "LONGEST_TEXT"),  # longer ones are skipped
     ("model.limits", "MOST_KEPT"),
     ("model.generation", "MOST_BEAMS"),  # more is taken for a mistake, and counted as one
+    ("dry_run.result", "LONGEST"),  # what `--timeout` takes
     ("dry_run.watch", "MOST_ERRORS"),  # device errors of one run that are listed
     ("fleet.assignment", "MOST_STEPS"),  # behind them a plan says what was shown of it
     ("fleet.assignment", "MOST_IN_ALL"),

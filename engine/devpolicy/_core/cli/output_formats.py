@@ -5,8 +5,10 @@ Owns `--to`: for each consumer the expression that gives its form, and how that 
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -127,7 +129,20 @@ def form_named(name: str) -> OutputFormat:
     if name not in others:
         raise TargetError(f"unknown form `{name}`: {did_you_mean(name, [*OUTPUT_FORMATS, *others])}")
     target = others[name]
-    return OutputFormat(target.name, target.forms[name])
+    return OutputFormat(target.name, partial(_of_other_package, target, name))
+
+
+def _of_other_package(target: Target, name: str, plan: Plan, host: Host) -> Any:
+    """Return a form that another package writes. Raises `TargetError` where it fails, or JSON cannot say its value."""
+    try:
+        value = target.forms[name](plan, host)
+        json.dumps(value)
+    except DevPolicyError:
+        raise
+    except Exception as broken:
+        message = f"the target `{target.name}` cannot write its form `{name}`: {type(broken).__name__}: {broken}"
+        raise TargetError(message) from broken
+    return value
 
 
 class FormName(click.ParamType[str]):

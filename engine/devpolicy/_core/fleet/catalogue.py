@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 from devpolicy._core.errors import Diagnostic, FleetError
 from devpolicy._core.files import kind_of, list_folder
 from devpolicy._core.fleet.reader import document, from_folder, read
-from devpolicy._core.shipped import shipped_files
+from devpolicy._core.names import is_path, shipped_names, unknown
 from devpolicy._core.toml.document import Document
-from devpolicy._core.toml.tables import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 def catalogue() -> dict[str, Callable[[], bytes]]:
     """Return the shipped fleets as `{name: read}`."""
-    return {name: file.read_bytes for name, file in shipped_files("fixtures", "fleets").items()}
+    return {name: file.read_bytes for name, file in shipped_names("fleet").items()}
 
 
 def load(name: str | PathLike[str]) -> Fleet:
@@ -33,10 +32,8 @@ def load(name: str | PathLike[str]) -> Fleet:
         known = catalogue()
         if name in known:
             return read(document(known[name](), f"{name}.toml"), name)
-        is_path = "/" in name or "\\" in name or name.endswith(".toml")
-        if not is_path and kind_of(name, FleetError) != "folder":
-            hint = f"{did_you_mean(name, known)}\nfor a file, write its path with `.toml`"
-            raise FleetError(Diagnostic("DP202", f"no fleet is named `{name}`", help=hint))
+        if not is_path(name) and kind_of(name, FleetError) != "folder":
+            raise FleetError(unknown("fleet", name, hint="for a file, write its path with `.toml`"))
     elif not isinstance(name, PathLike):
         raise FleetError(f"a fleet is loaded by name or path, not by a value of type {type(name).__name__}")
     path = Path(fsdecode(name))

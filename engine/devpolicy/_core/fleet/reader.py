@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from devpolicy._core.errors import FleetError, HostError, findings_at
+from devpolicy._core.errors import Diagnostic, FleetError, HostError, findings_at
 from devpolicy._core.fleet.values import MOST_NODES, Fleet, natural
 from devpolicy._core.host import Host
 from devpolicy._core.host.catalogue import catalogue
@@ -88,7 +88,7 @@ def _nodes(value: object, cursor: Cursor) -> Iterator[tuple[str, str, Host, Mapp
         wrong_type(value, cursor, "a table of nodes", 'write `[node.NAME]`, and below it `host = "2x24gb"`')
         return
     number = 0
-    loaded: dict[str, Host | None] = {}
+    loaded: dict[str, Host | HostError] = {}
     for name, table in value.items():
         here = cursor.at(name)
         told = read_table(table, here, NODE_FIELDS, what=f"[node.{name}]", label="a key of a node")
@@ -103,20 +103,23 @@ def _nodes(value: object, cursor: Cursor) -> Iterator[tuple[str, str, Host, Mapp
                 yield node, name, host, told.get("labels", {})
 
 
-def _host(value: Any, cursor: Cursor, loaded: dict[str, Host | None]) -> Host | None:
+def _host(value: Any, cursor: Cursor, loaded: dict[str, Host | HostError]) -> Host | None:
     """Return a host by its name or from its table; a name is looked up once."""
     if isinstance(value, dict):
         return read_host(value, cursor, None, what="the host of a node")
     if not isinstance(value, str):
         wrong_type(value, cursor, "a name, a path or a table", 'write `host = "2x24gb"`')
         return None
-    if value not in loaded or loaded[value] is None:
+    if value not in loaded:
         try:
             loaded[value] = load_host(_found(value, cursor))
         except HostError as broken:
-            loaded[value] = None
-            cursor.findings.extend(findings_at(broken, cursor.document.place(cursor.path), with_lines=False))
-    return loaded[value]
+            loaded[value] = broken
+    found = loaded[value]
+    if isinstance(found, Host):
+        return found
+    cursor.findings.extend(findings_at(found, cursor.document.place(cursor.path), with_lines=False))
+    return None
 
 
 def _found(name: str, cursor: Cursor) -> str | Path:
@@ -130,6 +133,9 @@ def _found(name: str, cursor: Cursor) -> str | Path:
 
 def from_folder(folder: Path, names: list[str]) -> Fleet:
     """Return the fleet of a folder: each host file is a node, named as the file is."""
+    if len(names) > MOST_NODES:
+        message = f"`{folder}` holds {len(names):,} host files, and a fleet has at most {MOST_NODES} nodes"
+        raise FleetError(Diagnostic("DP104", message, help="name a folder of fewer"))
     hosts: dict[str, Host] = {}
     findings = []
     for name in sorted(names, key=natural):

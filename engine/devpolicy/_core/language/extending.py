@@ -15,18 +15,21 @@ from devpolicy._core.errors import Diagnostic, PolicyError
 from devpolicy._core.files import kind_of
 from devpolicy._core.language.fields import TopTable
 from devpolicy._core.language.merging import ConfigLayer
-from devpolicy._core.shipped import shipped_files
+from devpolicy._core.names import of_another_kind, shipped_names, unknown
 from devpolicy._core.toml.document import MOST_VALUES, Document
 from devpolicy._core.toml.tables import Cursor, did_you_mean, fields_of, suggest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    pass
 
 DEEPEST = 32
 """Policies that may build on each other in a chain."""
 
 MOST_TEXTS = 128
 """Policies that one policy builds on at most."""
+
+_HINTS = 16
+"""Names that are not there, for which a likely one is looked for."""
 
 KEYS = tuple(entry.name for entry in fields_of(TopTable) if entry.name not in ("schema", "host", "test"))
 """The keys of which a file that another one names has one: without any it is no policy."""
@@ -39,7 +42,7 @@ def find(name: str, folder: str | None) -> Document | None:
 
     Without a folder only what ships is found. Raises `PolicyError` where it cannot be read.
     """
-    shipped = shipped_files("policy")
+    shipped = shipped_names("policy")
     if name in shipped:
         return Document.read(shipped[name].read_bytes(), f"{name}.toml", PolicyError)
     if folder is None or not name:
@@ -51,9 +54,14 @@ def find(name: str, folder: str | None) -> Document | None:
     return Document.open(path, PolicyError, keys=KEYS)
 
 
-def likely(path: Path, shipped: Iterable[str]) -> str:
-    """Return the help for a policy that is not there."""
-    names = list(shipped)
+def no_policy(name: str, path: Path) -> Diagnostic:
+    """Return the finding of a policy that is not there."""
+    help_ = "a policy's own text is read by `Policy.parse`" if "=" in name else _likely(path)
+    return of_another_kind("policy", name) or replace(unknown("policy", name), help=help_)
+
+
+def _likely(path: Path) -> str:
+    names = list(shipped_names("policy"))
     stem = path.name.removesuffix(".toml").replace("_", "-")
     if stem in names:
         return f"did you mean `{stem}`, which ships with devpolicy?"
@@ -87,6 +95,7 @@ class _Walk:
     layers: list[ConfigLayer] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
     values: int = 0
+    missing: int = 0
 
     def visit(self, document: Document, name: str, chain: tuple[str, ...]) -> None:
         """Add the texts that one builds on, and then itself."""
@@ -109,10 +118,15 @@ class _Walk:
             self.findings += [replace(one, notes=(*one.notes, note)) for one in broken.diagnostics]
             return
         if found is None:
-            hint = likely(Path(folder or ".") / name, shipped_files("policy"))
+            self.missing += 1
+            if self.missing > _HINTS:  # to look for one that was meant takes as long as the folder is large
+                cursor.error("DP202", f"there is no policy `{name}`", label="no file, and nothing that ships")
+                return
+            missing = no_policy(name, Path(folder or ".") / name)
+            hint = missing.help
             if folder is None:
                 hint = "a text that is no file builds on what ships with devpolicy, and on nothing else"
-            cursor.error("DP202", f"there is no policy `{name}`", label="no file, and nothing that ships", help=hint)
+            cursor.error(missing.code, missing.message, label="no file, and nothing that ships", help=hint)
             return
         identity = _identity(found)
         if identity in chain:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from devpolicy._core.language.policy import ContextRange, Workload
 from devpolicy._core.loading.dtypes import FLOAT32_IN
+from devpolicy._core.loading.value import text_attention
 from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import DTYPE_BITS, ModelTree
 
@@ -104,8 +105,21 @@ def activation_bytes(tree: ModelTree, workload: Workload) -> int:
     """Return the bytes of activations that each device needs which executes anything."""
     if tree.format == "gguf":
         return _llama_cpp_compute_buffer(tree, workload)
-    scalars = tree.activation_elements_per_token * context_of(tree, workload) + tree.logits_elements
-    return sequences_of(tree, workload) * scalars * DTYPE_BITS[compute_dtype(tree, workload)] // 8
+    tokens, size = context_of(tree, workload), DTYPE_BITS[compute_dtype(tree, workload)] // 8
+    scalars = tree.activation_elements_per_token * tokens + tree.logits_elements
+    return sequences_of(tree, workload) * (scalars * size + _score_bytes(tree, size) * tokens * tokens)
+
+
+def _score_bytes(tree: ModelTree, size: int) -> int:
+    """Return the bytes that attention holds for each pair of tokens, 0 where it never has all pairs at once.
+
+    Eager attention has for each head a score in the model's dtype, and two in float32 while their sum is made one;
+    ALiBi takes one more. The masks are four for all heads. Measured on phantom devices.
+    """
+    if not (tree.attention_bias or text_attention(tree.loading.attention) == "eager"):
+        return 0
+    each = size + (12 if tree.attention_bias == "alibi" else 8)
+    return tree.attention_heads * each + 4 * size if tree.attention_heads else 0
 
 
 def context_of(tree: ModelTree, workload: Workload) -> int:

@@ -393,6 +393,7 @@ class Plan:
         batch: int | None = None,
         inputs: Mapping[str, Any] | None = None,
         architecture: str | None = None,
+        timeout: float | None = None,
     ) -> DryRun:
         """Load and run `model` by this plan on a simulated `host`, at true size, and return what happened.
 
@@ -400,10 +401,11 @@ class Plan:
         behind it where the model generates. No weights are read and no device is needed. `model` is what `plan` takes:
         a catalogue name, a checkpoint folder, a configuration, which run in a child process; or a module, which runs in
         this one, is not changed, and may be given the `inputs` that it is called with. `host` is by default this
-        machine. `prompt`, `new_tokens` and `batch` are by default those that the plan was made for.
+        machine. `prompt`, `new_tokens` and `batch` are by default those that the plan was made for. A child process is
+        ended after `timeout` seconds, ten minutes by default.
 
         Raises `SimulationDepthError` where devices cannot be simulated here, and `DevPolicyError` for a model of which
-        nothing says what its code is.
+        nothing says what its code is, and for a run that takes longer than `timeout`.
         """
         from devpolicy._core.dry_run.verb import dry_run
 
@@ -416,6 +418,7 @@ class Plan:
             batch=batch,
             inputs=inputs,
             architecture=architecture,
+            timeout=timeout,
         )
 
 

@@ -40,10 +40,10 @@ from devpolicy._core.placement.joint import one_piece
 from devpolicy._core.placement.leaving import Notes, leaving_first, may_fit
 from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of, room_for_loading
 from devpolicy._core.placement.lint import findings_of_rules
-from devpolicy._core.placement.loading import adapter_error, check_loading, refused_on
+from devpolicy._core.placement.loading import adapter_error, check_loading, findings_of_float32, refused_on
 from devpolicy._core.placement.overflow import spill
 from devpolicy._core.placement.plan import Plan, Trace
-from devpolicy._core.placement.quantized import findings_of_form, held_on, without_ties
+from devpolicy._core.placement.quantized import findings_of_form, held_on, running, without_ties
 from devpolicy._core.placement.refusals import no_room, not_known, not_read, nothing_fits
 from devpolicy._core.placement.scatter import scatter
 from devpolicy._core.placement.search import Attempt, Problem, Solution, place
@@ -125,6 +125,7 @@ def place_model(
             *findings_of_model(tree, policy),
             *findings_of_division(division, solution, context),
             *(findings_of_form(context.held, tree, policy) if context.held.dequantized else ()),
+            *findings_of_float32(policy, division.units, solution.offloaded),
             *of_loading,
             *fitting.of_rules,
         )
@@ -144,7 +145,7 @@ def _fitting_on(
     """Return how a model fits on the devices of an entry of `prefer`. Raises `Refused`, for the last way tried."""
     selection, abilities = _selected(selector, policy, host, consumer), consumer.abilities
     quantized = tree.quantization is not None or policy.loading.quantization
-    held = held_on(selector.type, policy, tree, host, consumer) if quantized else Held(tree)
+    held = held_on(selector.type, policy, tree, host, consumer) if quantized else Held(running(policy, tree))
     # Whether several devices cost the consumer more than one does.
     parts = abilities.shares_ties != "always" or abilities.budget != "per-device"
     ways = [*_ways(held, policy, consumer, selector)] if parts else [(held, policy, False)]
@@ -201,7 +202,7 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree, of_
     of the rules that divide it.
     """
     consumer, rooms = context.target, dict[str, int]()
-    cut = parted(division.units, context)
+    cut = parted(division.units, context) if consumer.abilities.unit == "part" else None
     if cut is not None:
         raise Refused(cut)
     leaving = any(rule.overflow for rule in context.policy.rules)

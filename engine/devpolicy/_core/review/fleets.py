@@ -94,7 +94,7 @@ def fleet_outcome(policy: Policy, models: Mapping[str | None, Any] | ModelTree |
         return FleetOutcome(policy, given, fleet, refusal=refused.diagnostics[0])
 
 
-def misplaced(outcome: FleetOutcome, component: str | None, wanted: Sequence[str]) -> str:
+def on_other_nodes(outcome: FleetOutcome, component: str | None, wanted: Sequence[str]) -> str:
     """Return which copy of a component is on a node that is not expected, empty where none is."""
     for name, one in outcome.of(component):
         if not any(fnmatchcase(one.node, glob) for glob in wanted):

@@ -85,6 +85,8 @@ def model_trees(draw: Draw, *, hostile: bool = False, max_modules: int = 12) -> 
         context=draw(st.one_of(st.none(), st.integers(1, 4096))),
         activation_elements_per_token=draw(st.integers(0, 64)),
         logits_elements=draw(st.integers(0, 64)),
+        attention_heads=draw(st.integers(0, 4)),
+        attention_bias=draw(st.sampled_from(("", "relative", "alibi"))),
         dtype=draw(st.sampled_from((None, "float32", "bfloat16"))),
         kv_cache=tuple(caches := draw(_caches(ordered))),
         reads=tuple(_reads(caches)),
