@@ -155,10 +155,8 @@ def test_a_worker_that_gets_other_devices_is_replaced(cluster, captured, policy,
     monkeypatch.setattr(starting, "actor_options", any_gpu)
     with start(plan, loads, timeout=200) as running:
         told = running.replaced["ranker"]
-        assert (told.visible, told.other_devices) == (
-            (0,),
-            "it should see NVIDIA GeForce RTX 3070, and sees NVIDIA GeForce RTX 4090",
-        )
+        assert told.visible == (0,)
+        assert told.other_devices.startswith("there is no plan on what it sees, NVIDIA GeForce RTX 4090: ")
         assert running.reports["ranker"].visible == (1,)
         assert running.reports["ranker"].verified
 

@@ -64,10 +64,10 @@ def plan_here(order: Order) -> tuple[Plan | None, tuple[int, ...], str, str]:
     try:
         plan = order.recipe.plan(order.component, visible)
     except DevPolicyError as refused:
-        return None, visible, "", wrong or f"there is no plan on what it sees: {_first_line(refused)}"
+        return None, visible, "", wrong or f"there is no plan on what it sees, {_names(here)}: {_first_line(refused)}"
     digest = plan.ordinal_free_digest
     if not wrong and digest != order.digest:
-        wrong = f"on what it sees another plan is made: its ordinal-free digest is {digest[:19]}"
+        wrong = f"on what it sees, {_names(here)}, another plan is made: its ordinal-free digest is {digest[:19]}"
     return (None if wrong else plan), visible, digest, wrong
 
 
@@ -89,8 +89,11 @@ def _unlike(planned: Host, here: Host) -> str:
 
     if facts(planned) == facts(here):
         return ""
-    told = [", ".join(one.name or one.type for one in host.accelerators) or "none" for host in (planned, here)]
-    return f"it should see {told[0]}, and sees {told[1]}"
+    return f"it should see {_names(planned)}, and sees {_names(here)}"
+
+
+def _names(host: Host) -> str:
+    return ", ".join(one.name or one.type for one in host.accelerators) or "no accelerator"
 
 
 def _first_line(error: DevPolicyError) -> str:
