@@ -201,7 +201,7 @@ def test_actors_start_are_verified_and_move_when_a_node_fails(cluster, captured,
         assert all(report.verified and not report.differences for report in running.reports.values())
         assert {report.node for report in running.reports.values()} <= set(left)
         _tokens(running)
-    assert not _actors()
+    _wait_until_nothing_is_in_use()
 
 
 def _tokens(running: Running) -> None:
@@ -217,7 +217,10 @@ def _tokens(running: Running) -> None:
     assert set(ray.get([one.apply.remote(answer) for one in running.actors.values()])) == {512}
 
 
-def _actors() -> list[object]:
-    from ray.util.state import list_actors
-
-    return [one for one in list_actors() if one.state not in ("DEAD",)]
+def _wait_until_nothing_is_in_use() -> None:
+    for _ in range(60):
+        free, there = ray.available_resources(), ray.cluster_resources()
+        if all(free.get(name) == there.get(name) for name in ("CPU", "GPU")):
+            return
+        time.sleep(0.5)
+    raise AssertionError(f"in use: {there} without {free}")
