@@ -82,11 +82,14 @@ Models = Mapping[str | None, str]
 @click.option("--certify", is_flag=True, help="Say how far the plan can be from the least predicted time there is.")
 @click.option("--target", type=TargetName(), help="The consumer to plan for: `devpolicy targets` lists them.")
 @click.option(
-    "--to", type=FormName(), help=f"Print only what the consumer takes, and plan for it: {', '.join(OUTPUT_FORMATS)}."
+    "--to",
+    type=FormName(("ray", "serve")),
+    help=f"Print only what the consumer takes, and plan for it: {', '.join(OUTPUT_FORMATS)}; with --fleet also ray, "
+    "serve.",
 )
 @click.option("--locked", metavar="FILE", help="Fail where the plan is not the one in FILE, and say what moved.")
 @click.option("--output", metavar="FILE", help="Write to FILE, whole or not at all, instead of the terminal.")
-@common(formats=("human", "json", "svg", "png"))
+@common(formats=("human", "plain", "json", "svg", "png"))
 @pass_context
 def command(
     ctx: CliContext,
@@ -141,7 +144,7 @@ def command(
             profile=profile,
             overrides=overrides,
             architecture=architecture,
-            target=target or (form_named(to).target if to else None),
+            target=target,
             component=component,
             running=running,
             to=to,
@@ -149,6 +152,8 @@ def command(
             output=output,
         )
         return
+    if to in ("ray", "serve"):
+        raise DevPolicyError([Diagnostic("", f"`--to {to}` needs `--fleet`", help="one host needs no scheduler")])
     if running is not None:
         raise DevPolicyError([Diagnostic("", "`--from` needs `--fleet`", help="on one host nothing moves")])
     wanted = named_models(model)
@@ -181,7 +186,8 @@ def command(
     if output is not None:
         from devpolicy._core.cli.files import write_whole
 
-        told = content if content is not None else _as_text(placed, loaded, machine, annotations)
+        spoken = ctx.format == "plain"
+        told = content if content is not None else _as_text(placed, loaded, machine, annotations, spoken=spoken)
         write_whole(output, told, inputs=[*files_of(loaded), *wanted.values(), *filter(None, (policy, host, locked))])
     elif content is not None:
         ctx.out.write(str(content))
@@ -281,11 +287,16 @@ def _view(placed: Mapping[str | None, Planned], policy: Policy, host: Host, out:
 
 
 def _as_text(
-    placed: Mapping[str | None, Planned], policy: Policy, host: Host, annotations: Sequence[Annotation]
+    placed: Mapping[str | None, Planned],
+    policy: Policy,
+    host: Host,
+    annotations: Sequence[Annotation],
+    *,
+    spoken: bool,
 ) -> str:
     """Return the human form as a file holds it."""
     text = io.StringIO()
-    out = Output(text)
+    out = Output(text, spoken=spoken)
     out.print([*_view(placed, policy, host, out), *lines_of(annotations)])
     return text.getvalue()
 
