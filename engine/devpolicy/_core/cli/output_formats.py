@@ -38,6 +38,10 @@ class OutputFormat(NamedTuple):
     """The form as text to be pasted, where that is no Python."""
 
 
+def _one(plan: Plan) -> ComponentDevice:
+    return plan.component_device
+
+
 def _llama_cpp(plan: Plan, host: Host) -> list[str]:
     from devpolicy._core.targets.llama_cpp import to_llama_cpp
 
@@ -101,9 +105,9 @@ OUTPUT_FORMATS = {
     "pipeline": OutputFormat(
         "hf", lambda plan, _: plan.to_pipeline_kwargs(), lambda device: device.update_hf_kwargs({}, overwrite=True)
     ),
-    "haystack": OutputFormat("haystack", lambda plan, _: plan.device.to_dict(), lambda device: device.to_dict()),
-    "torch": OutputFormat("torch", lambda plan, _: plan.device.to_torch_str(), lambda device: device.to_torch_str()),
-    "spacy": OutputFormat("spacy", lambda plan, _: plan.device.to_spacy(), lambda device: device.to_spacy()),
+    "haystack": OutputFormat("haystack", lambda plan, _: _one(plan).to_dict(), lambda device: device.to_dict()),
+    "torch": OutputFormat("torch", lambda plan, _: _one(plan).to_torch_str(), lambda device: device.to_torch_str()),
+    "spacy": OutputFormat("spacy", lambda plan, _: _one(plan).to_spacy(), lambda device: device.to_spacy()),
     "llama.cpp": OutputFormat("llama.cpp", _llama_cpp, shell=lambda flags: f"{shlex.join(flags)}\n"),
     "llama-cpp-python": OutputFormat("llama.cpp", _llama_cpp_python),
     "diffusers": OutputFormat("diffusers", _diffusers),
