@@ -154,8 +154,14 @@ class FormName(click.ParamType[str]):
 
     name = "form"
 
+    def __init__(self, more: Sequence[str] = ()) -> None:
+        self._more = tuple(more)
+        """Names of forms that are not of one plan."""
+
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the name. Fails where no target has such a form."""
+        if value in self._more:
+            return value
         try:
             form_named(value)
         except TargetError as unknown:
@@ -168,7 +174,7 @@ class FormName(click.ParamType[str]):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Complete the names of forms."""
-        return [CompletionItem(name) for name in OUTPUT_FORMATS if name.startswith(incomplete)]
+        return [CompletionItem(name) for name in (*OUTPUT_FORMATS, *self._more) if name.startswith(incomplete)]
 
 
 class TargetName(FormName):
