@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from devpolicy._core.loading.value import Pairs
 from devpolicy._core.language.policy import ContextRange, Workload
 from devpolicy._core.model.tree import DTYPE_BITS, ModelTree
 
@@ -36,8 +37,8 @@ class Sizing:
     dtype: str
 
 
-def size_model(tree: ModelTree, workload: Workload) -> Sizing:
-    """Size `tree` in one pass over its tensors."""
+def size_model(tree: ModelTree, workload: Workload, attention: Pairs | None = None) -> Sizing:
+    """Size `tree` in one pass over its tensors, with `attention` where other implementations than its own are asked."""
     repeated = {name for group in tree.ties for name in group[1:]}
     count = len(tree.modules)
     weights, buffers, full_weights, merged = [0] * count, [0] * count, [0] * count, [0] * count
@@ -57,7 +58,7 @@ def size_model(tree: ModelTree, workload: Workload) -> Sizing:
     for path, size in kv_caches(tree, workload):
         kv_cache[tree.index[path]] += size
     context, dtype = context_of(tree, workload), compute_dtype(tree, workload)
-    activations = activation_bytes(tree, workload)
+    activations = activation_bytes(tree, workload, attention)
     return Sizing(weights, buffers, full_weights, kv_cache, merged, activations, context, dtype)
 
 
@@ -91,12 +92,20 @@ def _llama_cpp_compute_buffer(tree: ModelTree, workload: Workload) -> int:
     return 4 * tokens * scalars * 9 // 8
 
 
-def activation_bytes(tree: ModelTree, workload: Workload) -> int:
-    """Return the bytes of activations that each device needs which executes anything."""
+def activation_bytes(tree: ModelTree, workload: Workload, attention: Pairs | None = None) -> int:
+    """Return the bytes of activations that each device needs which executes anything.
+
+    `attention` are the implementations that are asked for, by part; `None` for those that the model takes by itself.
+    """
     if tree.format == "gguf":
         return _llama_cpp_compute_buffer(tree, workload)
-    scalars = tree.activation_elements_per_token * context_of(tree, workload) + tree.logits_elements
-    return sequences_of(tree, workload) * scalars * DTYPE_BITS[compute_dtype(tree, workload)] // 8
+    tokens, beside = context_of(tree, workload), tree.beside
+    eager = "eager" in {word for _, word in attention or tree.loading.attention}
+    pair = max(beside.pair, beside.eager_pair if eager else 0)
+    # Experts are gathered where they are computed together, which eager code does not do.
+    decoded = beside.decoded + tree.activation_elements_per_token if tree.loading.experts else 0
+    scalars = max(tree.activation_elements_per_token * tokens + pair * tokens**2, beside.sequence, decoded)
+    return sequences_of(tree, workload) * (scalars + tree.logits_elements) * DTYPE_BITS[compute_dtype(tree, workload)] // 8
 
 
 def context_of(tree: ModelTree, workload: Workload) -> int:

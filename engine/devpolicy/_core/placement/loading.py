@@ -36,7 +36,7 @@ def loading_of(policy: ResolvedPolicy, held: Held, folder: str | None, rewritten
         replaced=(),
         dtype=policy.workload.dtype,
         model_dtype=None if policy.workload.dtype else tree.default_dtype,
-        attention=tree.loading.attention if asked.attention is None else _attention(tree, asked.attention),
+        attention=attention_of(policy, tree),
         offload_folder=folder,
         rewritten=rewritten,
         scheme=held.scheme,
@@ -140,9 +140,11 @@ def _cannot(asked: LoadingTable, policy: ResolvedPolicy, tree: ModelTree) -> Ite
         yield Diagnostic("DP416", message, help='ask for it: `workload.dtype = "bfloat16"`')
 
 
-def _attention(tree: ModelTree, asked: str) -> Pairs:
+def attention_of(policy: ResolvedPolicy, tree: ModelTree) -> Pairs:
     """Return the attention of each part: the one asked for, but where a part has none but `eager`."""
-    own = tree.loading.attention
+    own, asked = tree.loading.attention, policy.loading.attention
+    if asked is None:
+        return own
     if asked == "eager" or len(own) < 2:
         return (("", asked),)
     pairs = tuple((part, word if word == "eager" else asked) for part, word in own)

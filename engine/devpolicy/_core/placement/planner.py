@@ -39,12 +39,12 @@ from devpolicy._core.placement.joint import one_piece
 from devpolicy._core.placement.leaving import leaving_first, may_fit
 from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of, room_for_loading
 from devpolicy._core.placement.lint import findings_of_rules
-from devpolicy._core.placement.loading import adapter_error, check_loading, refused_on
+from devpolicy._core.placement.loading import adapter_error, attention_of, check_loading, refused_on
 from devpolicy._core.placement.overflow import spill
 from devpolicy._core.placement.plan import Plan, Trace
 from devpolicy._core.placement.quantized import findings_of_form, held_on, without_ties
 from devpolicy._core.placement.refusals import no_room, nothing_fits
-from devpolicy._core.placement.refuted import findings_of_class
+from devpolicy._core.placement.refuted import findings_of_class, kept_whole, no_room_for_it, refuted
 from devpolicy._core.placement.scatter import scatter
 from devpolicy._core.placement.search import Attempt, Problem, Solution, place
 from devpolicy._core.placement.suggestions import suggestions
@@ -150,6 +150,7 @@ def _place(
     policy = policy.for_host(host)
     if policy.overflow:
         policy = experts_leave_first(policy, tree, consumer)
+    policy = kept_whole(policy, tree, consumer)
     required = [one for one in (policy.require, *policy.required) if one is not None]
     if required:
         check_requirements(required, host)
@@ -185,15 +186,15 @@ def _place(
                 if form.instead is not None:
                     ways.append((form.instead, asked, one_fraction))
                 if not ways:
-                    refusals.append((selector, refused.finding))
+                    refusals.append((selector, no_room_for_it(refused.finding, tree, consumer)))
                 continue
             outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "fits")]
             idle = idle_offloads(division.units, placed.solution, placed.context)
             trace = Trace(tuple(outcomes), (*placed.notes, *idle))
             of_form = findings_of_form(form, tree, policy)
-            refuted = findings_of_class(tree, placed.solution)
-            refuted = refuted or _findings_of_division(form.tree, division, placed.solution)
-            of_model = (*_findings_of_model(tree, policy), *refuted, *of_form, *findings_of_loading)
+            of_class = [*findings_of_class(tree, placed.solution)]
+            of_class = of_class or _findings_of_division(form.tree, division, placed.solution)
+            of_model = (*_findings_of_model(tree, policy), *of_class, *of_form, *findings_of_loading)
             unproved = findings_of_division(tree, division, placed.solution, placed.context)
             told = (*policy.notices, *of_model, *findings, *unproved)
             found = placed.context, placed.attempt, placed.solution, placed.ledger
@@ -255,6 +256,9 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree) -> 
             raise Refused(Diagnostic("DP409", message))
         if several and not context.held.several:
             raise Refused(Diagnostic("DP417", f"it cannot be divided: {context.held.because}"))
+        parted = refuted(tree, consumer, solution)
+        if parted is not None:
+            raise Refused(parted)
         unlike = adapter_error(tree, division.units, solution.offloaded) if tree.loading.replaced else None
         if unlike is not None:
             raise Refused(unlike)
@@ -302,12 +306,13 @@ def _divided(policy: ResolvedPolicy, tree: ModelTree) -> _Divided:
     """Return a model's sizes, its units and what is to be said of the rules. Raises `PolicyError` for their errors."""
     # Findings point to the rules' places and speak of their component; equal rules may be written in several.
     written = tuple((rule.place, rule.layer) for rule in policy.rules)
-    what = "divided", policy.rules, written, policy.component, policy.workload, policy.ties
+    asked = policy.workload, policy.loading.attention, policy.ties
+    what = "divided", policy.rules, written, policy.component, *asked
     return tree.remembered(what, lambda: _divide(policy, tree))
 
 
 def _divide(policy: ResolvedPolicy, tree: ModelTree) -> _Divided:
-    sizing = size_model(tree, policy.workload)
+    sizing = size_model(tree, policy.workload, attention_of(policy, tree))
     division = divide(tree, policy.rules, sizing)
     findings = findings_of_rules(policy, tree, division)
     wrong = [finding for finding in findings if finding.severity == "error"]
