@@ -62,7 +62,12 @@ def sequences(tree: Any, workload: Any) -> int:
 
 def activations(tree: Any, workload: Any) -> int:
     """Bytes that each device which executes something needs beside weights and KV cache."""
-    scalars = int(tree.activation_elements_per_token) * context_of(tree, workload) + int(tree.logits_elements)
+    tokens, beside = context_of(tree, workload), tree.beside
+    eager = any(word == "eager" for _, word in tree.loading.attention)
+    pairs = max(beside.pair, beside.eager_pair) if eager else beside.pair
+    each = int(tree.activation_elements_per_token)
+    decoded = beside.decoded + each if tree.loading.experts else 0
+    scalars = max(each * tokens + pairs * tokens * tokens, beside.sequence, decoded) + int(tree.logits_elements)
     return sequences(tree, workload) * scalars * scalar_bytes(tree, workload)
 
 
