@@ -2,7 +2,7 @@
 
 Owns what each kind of block means. A page's blocks run in their order, in one folder and one Python namespace:
 
-    toml      a policy, its tests, a host or a model, readable; one that begins with `# NAME.toml` is also a file
+    toml      a policy, its tests, a fleet, host or model, readable; one that begins with `# NAME.toml` is also a file
     yaml      a saved pipeline, which begins with `# NAME.yaml` and is a file
     python    statements; a block that begins with `# NAME.py` is a file that later blocks import
     pycon     a Python session with its output
@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 from devpolicy import DevPolicyError, Host, ModelTree, Policy, PolicyError
 from devpolicy._core.language.suite import SuiteFile, read_suite
 from devpolicy._core.toml.document import Document
+from devpolicy.fleet import Fleet
 from tests.cli.harness import replayed
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -36,7 +37,9 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "../README": (),
     "index": (),
     "python-api": (),
+    "ci": (),
     "components": (),
+    "fleets": (),
     "hosts-and-models": (),
     "llama-cpp": (),
     "targets": (),
@@ -53,7 +56,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 """The pages that run here, and what their Python needs. The other pages of `docs/` have tests of their own."""
 
 _BLOCK = re.compile(r"^```(toml|yaml|python|pycon|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-_FILE = re.compile(r"# ([\w.-]+\.(?:toml|yaml|py))\n")
+_FILE = re.compile(r"# ([\w.-]+\.(?:toml|yaml|py))(, added at the end)?\n")
 
 
 class Block(NamedTuple):
@@ -68,6 +71,16 @@ class Block(NamedTuple):
         """The name of the file that the block is."""
         found = _FILE.match(self.text)
         return found[1] if found else None
+
+    def write(self, folder: Path) -> str:
+        """Write the file that the block is, or is the end of, and return the file's text."""
+        found = _FILE.match(self.text)
+        if found is None:
+            return self.text
+        file = folder / found[1]
+        text = f"{file.read_text(encoding='utf-8')}\n{self.text[found.end() :]}" if found[2] else self.text
+        file.write_text(text, encoding="utf-8")
+        return text
 
 
 def read(page: str) -> str:
@@ -90,12 +103,14 @@ def missing(page: str) -> list[str]:
     return absent
 
 
-def readable(text: str) -> Policy | SuiteFile | Host | ModelTree:
+def readable(text: str) -> Policy | SuiteFile | Fleet | Host | ModelTree:
     """Read a `toml` block by what it holds. Raises the error of whatever it seems to be."""
     if re.search(r"^policy\b", text, re.MULTILINE):
         return read_suite(Document(text, "<string>", PolicyError), lambda word: Policy.load(word.text))
     if re.search(r"^(prefer\b|\[\[rule)", text, re.MULTILINE):
         return Policy.parse(text)
+    if re.search(r"^\[node\.", text, re.MULTILINE):
+        return Fleet.parse(text)
     return ModelTree.parse(text) if re.search(r"^(\[\[)?module\b", text, re.MULTILINE) else Host.parse(text)
 
 
@@ -110,10 +125,9 @@ def run(page: str, folder: Path, *, python: bool = True) -> dict[Block, str]:
         if page == "../README":  # its commands are typed in a checkout
             Path("policy").symlink_to(DOCS.parent / "policy", target_is_directory=True)
         for block in blocks(page):
-            if block.file is not None:
-                (folder / block.file).write_text(block.text, encoding="utf-8")
+            text = block.write(folder)
             if block.kind == "toml":
-                readable(block.text)
+                readable(text)
             elif block.kind == "console":
                 sessions[block] = replayed(block.text, folder)
             elif python and block.file is None and block.kind != "yaml":

@@ -108,4 +108,4 @@ def _short(count: int) -> str:
 def test_the_families_that_the_page_names_are_those_that_are_read_without_transformers() -> None:
     sentence = re.search(r"families are read without Transformers:(.*?)\(the", read("hosts-and-models"), re.DOTALL)
     assert sentence is not None
-    assert set(re.findall(r"`(\w+)`", sentence[1])) == set(FAMILIES)
+    assert set(re.findall(r"`([\w-]+)`", sentence[1])) == set(FAMILIES)

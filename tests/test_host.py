@@ -299,7 +299,7 @@ class TestCatalogue:
         assert f"| `{name}` |" in (FIXTURES / "README.md").read_text()
 
     def test_the_readme_lists_no_host_that_is_not_shipped(self):
-        section = (FIXTURES / "README.md").read_text().split("## Hosts")[1].split("## Models")[0]
+        section = (FIXTURES / "README.md").read_text().split("## Hosts")[1].split("## Fleets")[0]
         listed = [line.split("`")[1] for line in section.splitlines() if line.startswith("| `")]
         assert sorted(listed) == sorted(catalogue())
 

@@ -18,7 +18,20 @@ PACKAGE = Path(devpolicy.__file__).parent
 CORE = PACKAGE / "_core"
 
 # Each may import those before it and nothing else of ours.
-LEAVES = ("public", "text", "errors", "sizes", "codes", "shipped", "files", "toml", "connected", "ranges")
+LEAVES = (
+    "public",
+    "text",
+    "errors",
+    "sizes",
+    "codes",
+    "shipped",
+    "files",
+    "toml",
+    "connected",
+    "ranges",
+    "child_process",
+    "names",
+)
 
 _VALUES = (*LEAVES, "loading", "device", "host", "model", "abilities")
 _ENGINE = (*_VALUES, "language", "memory", "cost", "placement")
@@ -36,11 +49,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "cost": (*_VALUES, "language", "memory"),
     "placement": (*_VALUES, "language", "memory", "cost"),
     "planning": _ENGINE,
+    "views": (*_ENGINE, "planning"),
     "verbs": (*_ENGINE, "planning"),
     "targets": (*LEAVES, "loading", "device", "host", "model", "abilities", "memory", "placement"),
     "certify": _ENGINE,
+    "fleet": (*_ENGINE, "planning", "verbs", "targets", "certify"),
     "dry_run": (*_ENGINE, "verbs", "targets", "simulation", "simulator"),
     "review": (*_ENGINE, "planning", "verbs", "dry_run"),
+    "starter": (*_ENGINE, "planning", "views", "verbs", "targets", "review"),
     "conformance": (*_ENGINE, "verbs", "simulation"),
     "strategies": _ENGINE,
     "simulation": (*_VALUES, "simulator", "verbs"),
@@ -49,11 +65,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "cli": (
         *_ENGINE,
         "planning",
+        "views",
         "verbs",
         "targets",
+        "fleet",
         "certify",
         "dry_run",
         "review",
+        "starter",
         "simulation",
         "simulator",
         "doctor",
@@ -64,6 +83,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *_ENGINE,
         "verbs",
         "targets",
+        "fleet",
         "review",
         "conformance",
         "strategies",
@@ -77,7 +97,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 CONVENIENCE: dict[str, set[str]] = {
     "device.component": {"verbs", "targets"},  # resolve_device, from_policy; to_haystack, from_haystack
     "review.fuzz": {"devpolicy"},  # the strategies for models, where Hypothesis is installed
-    "placement.plan": {"targets", "dry_run"},  # Plan.to_hf_kwargs, to_pipeline_kwargs, verify, dry_run
+    "placement.plan": {"targets", "dry_run", "views"},  # Plan.to_hf_kwargs, verify, dry_run, _repr_html_
     "targets.haystack_components.applying": {"verbs"},  # a policy decides for components, as `resolve` does
     "targets.haystack_components.deciding": {"verbs"},
     "targets.haystack_components.filling": {"verbs"},
@@ -86,7 +106,7 @@ CONVENIENCE: dict[str, set[str]] = {
 
 HEAVY = {
     *("accelerate", "haystack", "numpy", "safetensors", "scipy", "spacy", "torch", "transformers"),
-    *("click", "highspy", "hypothesis", "psutil", "pynvml", "pytest", "rich"),
+    *("click", "highspy", "hypothesis", "psutil", "pynvml", "pytest", "ray", "rich"),
 }
 MAY_BE_HEAVY = ("cli", "conformance", "dry_run", "simulation", "simulator", "strategies", "devpolicy")
 

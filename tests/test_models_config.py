@@ -6,7 +6,6 @@ import pytest
 
 from devpolicy._core.language.policy import Workload
 from devpolicy._core.memory.sizing import size_model
-from devpolicy._core.model.families import family_tree
 from devpolicy._core.model.tree import ModelTree
 from devpolicy.errors import ModelError
 
@@ -25,49 +24,6 @@ BERT = {
     key: TINY[key]
     for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size", "max_position_embeddings")
 } | {"num_attention_heads": 4}
-
-CASES = [
-    ("LlamaForCausalLM", "llama", TINY | {"dtype": "bfloat16"}),
-    ("LlamaForCausalLM", "llama", TINY | {"attention_bias": True, "mlp_bias": True, "head_dim": 6}),
-    ("LlamaForCausalLM", "llama", TINY | {"tie_word_embeddings": True}),
-    ("MistralForCausalLM", "mistral", TINY | {"sliding_window": 8}),
-    ("MistralForCausalLM", "mistral", TINY | {"sliding_window": None}),
-    ("MixtralForCausalLM", "mixtral", TINY | {"num_local_experts": 4, "dtype": "bfloat16"}),
-    ("Qwen2ForCausalLM", "qwen2", TINY),
-    ("Qwen2ForCausalLM", "qwen2", TINY | {"use_sliding_window": True, "max_window_layers": 1, "sliding_window": 8}),
-    ("GPT2LMHeadModel", "gpt2", GPT2),
-    ("GPT2LMHeadModel", "gpt2", GPT2 | {"n_inner": 40, "tie_word_embeddings": False}),
-    ("BertModel", "bert", BERT),
-    ("BertForMaskedLM", "bert", BERT),
-    ("T5ForConditionalGeneration", "t5", T5),
-    ("T5ForConditionalGeneration", "t5", T5 | {"num_decoder_layers": 3, "feed_forward_proj": "gated-gelu"}),
-    ("T5ForConditionalGeneration", "t5", T5 | {"num_layers": 1, "tie_word_embeddings": False}),
-]
-
-
-@pytest.mark.parametrize(("architecture", "model_type", "config"), CASES)
-def test_a_template_is_exactly_what_transformers_builds(architecture, model_type, config):
-    table = {"model_type": model_type, "architectures": [architecture], **config}
-    assert family_tree(table) == ModelTree.from_config(table)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"architectures": ["LlamaForSequenceClassification"]},
-        {"architectures": None},
-        {"model_type": "unheard-of"},
-        {"hidden_act": "unheard-of"},
-        {"hidden_size": "many"},
-        {"num_hidden_layers": 0},
-        {"num_attention_heads": 0},
-        {"vocab_size": None},
-    ],
-)
-def test_a_template_that_does_not_know_says_so(change):
-    table = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **TINY, **change}
-    assert family_tree(table) is None
-
 
 DEEPSEEK = TINY | {
     "kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 4,

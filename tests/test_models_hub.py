@@ -268,6 +268,25 @@ def test_a_repository_without_weights_says_what_it_holds(hub, tmp_path):
     assert "it holds `README.md`" in str(refused("hf://org/none"))
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("adapter_config.json", '{"base_model_name_or_path": "org/base"}', ["an adapter of `org/base`", "`FOLDER`"]),
+        ("model_index.json", "{}", ["a diffusers pipeline"]),
+        ("modules.json", "[]", ["a sentence-transformers model"]),
+        ("config.cfg", "[nlp]", ["a spaCy pipeline", "needs"]),
+    ],
+)
+def test_a_repository_of_another_library_says_what_it_is_and_the_way(file, content, told, hub, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / file).write_text(content)
+    hub.repositories["org/other"] = tmp_path / "other"
+    error = refused("hf://org/other")
+    shown = f"{error.diagnostics[0].message} {error.diagnostics[0].help}"
+    assert [text for text in ["`org/other` is", "hf download org/other", *told] if text.strip("`") not in shown] == []
+    assert str(tmp_path) not in shown
+
+
 def test_the_command_captures_a_model_of_the_hub(hub, tmp_path):
     hub.repositories["org/gated"] = checkpoint(tmp_path / "gated", SMALL)
     hub.gated.add("org/gated")
@@ -285,7 +304,10 @@ def test_the_command_captures_a_model_of_the_hub(hub, tmp_path):
 
     written = tmp_path / "out.toml"
     done = command("model", "capture", "hf://org/gated", "--output", str(written))
-    assert (done.returncode, done.stderr) == (0, "")
+    size = (tmp_path / "gated" / "model.safetensors").stat().st_size / 2**10
+    line = f"hf://org/gated: 1 file of {size:.1f} KiB, of which the headers alone are read\n"
+    assert (done.returncode, done.stderr) == (0, line)
+    assert command("model", "show", "hf://org/gated").stderr == ""  # kept: nothing is read
     assert ModelTree.load(written) == from_hub("hf://org/gated", fetch=False)
     done = command("model", "show", "hf://org/gated@v1", HF_HUB_OFFLINE="1")
     assert (done.returncode, "error[DP204]" in done.stderr, "Traceback" in done.stderr) == (2, True, False)

@@ -72,6 +72,13 @@ def test_the_wheel_says_that_it_is_typed(wheel):
     assert "devpolicy/py.typed" in names(wheel)
 
 
+def test_the_top_level_is_what_the_readme_says():
+    """A folder that a test wrote into the checkout was once committed with the rest."""
+    top = {name.split("/")[0] for name in tracked()}
+    folders = {name for name in top if (ROOT / name).is_dir() and not name.startswith(".")}
+    assert folders == {"benchmarks", "docs", "engine", "examples", "fixtures", "policy", "tests", "tools"}
+
+
 @pytest.mark.parametrize("folder", DATA)
 def test_there_is_no_python_among_the_data(folder):
     assert [str(path) for path in (ROOT / folder).rglob("*.py*")] == []

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from devpolicy._core.child_process import ChildTimeout
 from devpolicy._core.host import Accelerator, Host
 from devpolicy._core.host.probe import nvml as nvidia
 from devpolicy._core.host.probe import probe
-from devpolicy._core.host.probe.child_process import ProbeTimeout, probe_in_child
 from devpolicy._core.host.probe.devices import Sources, accelerators
 from devpolicy._core.host.probe.hardware_hints import vendors
 from devpolicy._core.host.probe.probe_result import ProbeResult, accelerator, reason, with_timeout
@@ -30,6 +30,7 @@ from devpolicy._core.host.probe.system import (
     torch_build,
     versions,
 )
+from devpolicy._core.host.probe.torch_child import probe_in_child
 from devpolicy._core.host.probe.torch_probe import MARK, answers, inventory
 from devpolicy._core.host.probe.visible import Gpu, Seen, visible
 from devpolicy.errors import HostError
@@ -317,7 +318,7 @@ class TestWhoIsAsked:
 
     def test_a_driver_that_hangs_is_not_asked_again(self):
         def hang():
-            raise ProbeTimeout("no answer within 0.05 seconds")
+            raise ChildTimeout("no answer within 0.05 seconds")
 
         answer = accelerators(sources("nvidia", ask_nvml=hang), RAM, {})
         assert dict(answer.faults) == dict.fromkeys(("cuda", "nvml"), "no answer within 0.05 seconds")

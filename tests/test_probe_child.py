@@ -9,9 +9,10 @@ import time
 import pytest
 
 from devpolicy import Host
-from devpolicy._core.host.probe import child_process, devices, probe, system
-from devpolicy._core.host.probe.child_process import MOST_PRINTED, ProbeError, ProbeTimeout, questions, run_probe
-from devpolicy._core.host.probe.torch_probe import MARK
+from devpolicy._core import child_process
+from devpolicy._core.child_process import MARK, MOST_PRINTED, ChildError, ChildTimeout, ask
+from devpolicy._core.host.probe import devices, probe, system, torch_probe
+from devpolicy._core.host.probe.torch_child import questions
 
 LIMIT = 2.0
 # A call may take its limit and the second in which a process is given the time to die, on a machine that is busy.
@@ -128,8 +129,8 @@ def python(script):
 def test_a_child_that_cannot_be_killed_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(subprocess.Popen, "kill", lambda self: None)
     start = time.monotonic()
-    with pytest.raises(ProbeTimeout):
-        run_probe(python("import time; time.sleep(30)"), 0.5)
+    with pytest.raises(ChildTimeout):
+        ask(python("import time; time.sleep(30)"), 0.5)
     assert time.monotonic() - start < 20
     monkeypatch.undo()
     (left,) = child_process._left
@@ -140,20 +141,20 @@ def test_a_child_that_cannot_be_killed_is_not_waited_for(monkeypatch):
 @pytest.mark.skipif(sys.platform == "win32", reason="starts a shell")
 def test_what_a_child_started_is_not_waited_for():
     start = time.monotonic()
-    told = run_probe(["sh", "-c", f"sleep 30 & echo '{MARK}{{\"a\": 1}}'"], 25)
+    told = ask(["sh", "-c", f"sleep 30 & echo '{MARK}{{\"a\": 1}}'"], 25)
     assert told == {"a": 1}
     assert time.monotonic() - start < 20
 
 
 def test_what_is_printed_before_an_answer_may_be_as_long_as_the_limit():
     script = f"print('x' * {MOST_PRINTED - 100}); print('{MARK}{{}}')"
-    assert run_probe(python(script), 30) == {}
+    assert ask(python(script), 30) == {}
 
 
 @pytest.mark.parametrize("answer", ["", "1", "[]", "null", '"x"', "{", '{"a":' * 20_000])
 def test_what_is_no_answer_is_a_reason(answer):
-    with pytest.raises(ProbeError, match="its process ended with status 0"):
-        run_probe(python(f"print('{MARK}' + {answer!r})"), 30)
+    with pytest.raises(ChildError, match="its process ended with status 0"):
+        ask(python(f"print('{MARK}' + {answer!r})"), 30)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
@@ -165,3 +166,7 @@ def test_a_child_whose_parent_is_gone_ends_by_itself(tmp_path):
     done = subprocess.run([*command, str(tmp_path)], capture_output=True, timeout=30, check=False)
     assert done.returncode != 0
     assert done.stdout == b""
+
+
+def test_both_sides_mark_an_answer_alike():
+    assert torch_probe.MARK == MARK  # the script runs alone, and imports nothing of ours

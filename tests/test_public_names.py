@@ -21,7 +21,9 @@ def test_every_public_name_is_there_and_says_where_it_comes_from(name: str) -> N
     assert name in dir(devpolicy)
 
 
-@pytest.mark.parametrize("name", ["devpolicy", "devpolicy.errors", "devpolicy.haystack", "devpolicy.testing"])
+@pytest.mark.parametrize(
+    "name", ["devpolicy", "devpolicy.errors", "devpolicy.fleet", "devpolicy.haystack", "devpolicy.testing"]
+)
 def test_dir_shows_public_names_only(name: str) -> None:
     module = import_module(name)
     shown = set(dir(module)) - {"__version__"}

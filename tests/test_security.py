@@ -12,14 +12,16 @@ _TABLE = re.compile(r"(<!-- limits -->\n).*?(<!-- end -->)", re.DOTALL)
 
 LIMITS = [
     ("a TOML file: policy, host, tests, model", "files", "LARGEST_FILE"),
-    ("values in a TOML file", "toml.document", "MOST_VALUES"),
+    ("keys, parts of keys and entries of arrays in a TOML file", "toml.document", "MOST_VALUES"),
+    ("the same in a model file", "model.limits", "MOST_FILE_VALUES"),
     ("levels of tables and arrays in a TOML file", "toml.document", "DEEPEST"),
     ("policies that build on each other in a chain", "language.extending", "DEEPEST"),
     ("policies that one builds on, in all", "language.extending", "MOST_TEXTS"),
-    ("characters of a text in a TOML file", "toml.document", "LONGEST_TEXT"),
+    ("characters of a text in a policy, a host or a test file", "toml.document", "LONGEST_TEXT"),
     ("characters of a pattern of modules", "language.patterns", "LONGEST"),
     ("components of a policy", "language.components", "MOST_COMPONENTS"),
     ("models or schemes among which a component chooses", "language.wishes", "MOST_ALTERNATIVES"),
+    ("adapters of a model", "language.loading", "MOST_ADAPTERS"),
     ("findings that one error carries", "errors", "MOST_KEPT"),
     ("findings of a model file", "model.limits", "MOST_FINDINGS"),
     ("a lock file", "cli.lock", "LARGEST_LOCK"),
@@ -50,15 +52,20 @@ LIMITS = [
     ("a safetensors header", "model.limits", "LARGEST_HEADER"),
     ("keys in the header of a GGUF file", "model.limits", "MOST_METADATA"),
     ("texts in the lists of a GGUF file", "model.limits", "MOST_STRINGS"),
-    ("what is asked of the hub for one model", "model.limits", "LARGEST_TRAFFIC"),
+    ("fields of an ONNX file that are looked at", "model.limits", "MOST_FIELDS"),
+    ("the bytes read from the hub for one model", "model.limits", "LARGEST_TRAFFIC"),
     ("seconds that one answer of the hub may take", "model.hub_files", "PATIENCE"),
     ("levels in a JSON file", "model.limits", "DEEPEST_JSON"),
     ("modules that a quantisation leaves, by name", "loading.skips", "MOST_NAMES"),
     ("devices of one type of a host", "host.facts", "MOST_DEVICES"),
+    ("nodes of a fleet", "fleet.values", "MOST_NODES"),
+    ("sets of nodes that `survives` lets fail", "fleet.survival", "MOST_FAILURES"),
+    ("characters of the name of a node or a label", "fleet.values", "LONGEST_NAME"),
     ("hosts of a family that `verify` plans one by one; of more, some are drawn", "review.verify", "MOST_HOSTS"),
     ("hosts that `vary` makes", "language.expectations", "MOST_CASES"),
-    ("what a process that asks a library may print", "host.probe.child_process", "MOST_PRINTED"),
+    ("what a process that asks a library may print", "child_process", "MOST_PRINTED"),
     ("seconds that a library is waited for by a plan", "host.probe", "TIMEOUT"),
+    ("seconds of a `dry-run` for each model; `--timeout` gives it more", "dry_run.result", "TIMEOUT"),
     ("seconds that a library is waited for by `doctor`", "doctor", "TIMEOUT"),
 ]
 """What is limited, and the constant that limits it."""
@@ -78,7 +85,7 @@ _BYTES = {
 
 _OF_NO_INPUT = {
     ("errors", "MOST_SHOWN"),  # findings that are written in full
-    ("host.probe.probe_result", "LONGEST_REASON"),
+    ("text", "LONGEST_LINE"),
     ("cli.context", "PATIENCE"),  # until a terminal is told that it takes long
     ("placement.device_runs", "MOST_STEPS"),  # of a search, which then answers with the best so far
     ("placement.exact", "MOST_CLUSTERS"),
@@ -90,7 +97,10 @@ _OF_NO_INPUT = {
     ("model.limits", "LONGEST_TEXT"),  # longer ones are skipped
     ("model.limits", "MOST_KEPT"),
     ("model.generation", "MOST_BEAMS"),  # more is taken for a mistake, and counted as one
+    ("dry_run.result", "LONGEST"),  # what `--timeout` takes
     ("dry_run.watch", "MOST_ERRORS"),  # device errors of one run that are listed
+    ("fleet.assignment", "MOST_STEPS"),  # behind them a plan says what was shown of it
+    ("fleet.assignment", "MOST_IN_ALL"),
     ("targets.llama_cpp", "MOST_DEVICES"),  # of that library
     ("sizes", "LARGEST"),
 }

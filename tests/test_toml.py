@@ -2,6 +2,7 @@
 
 import datetime as dt
 import math
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -9,9 +10,12 @@ import tomli
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from devpolicy import ModelTree
+from devpolicy._core.model.model_file import BOUNDS as MODEL
+from devpolicy._core.toml.amount import Bounds, excess
 from devpolicy._core.toml.document import DEEPEST, LARGEST_FILE, Document, Inside
 from devpolicy._core.toml.writer import quote, write_key
-from devpolicy.errors import PolicyError
+from devpolicy.errors import ModelError, PolicyError
 
 # A writer of TOML that chooses a style wherever the language leaves one.
 
@@ -286,9 +290,9 @@ def test_a_place_in_a_text_with_escapes_is_the_whole_text():
     "text",
     [
         "a = " + "[" * (DEEPEST + 1) + "]" * (DEEPEST + 1),
-        "a = " + "[" * 100_000,
+        "a = " + "[" * 10_000,
         ".".join("a" * (DEEPEST + 2)) + " = 1",
-        ".".join("a" * 100_000) + " = 1",
+        ".".join("a" * 10_000) + " = 1",
         "[" + ".".join("a" * (DEEPEST + 1)) + "]",
         ("a." * 60 + "a = {") * 50 + "}" * 50,
     ],
@@ -341,3 +345,47 @@ def test_the_usual_slips_get_a_way_out(text, where, help_):
     (finding,) = refused.value.diagnostics
     assert str(finding.place) == f"x.toml:{where}"
     assert help_ in finding.help
+
+
+DENSE = {
+    "tables": ("a=[", "{},"),
+    "lists": ("a=[", "[],"),
+    "numbers": ("a=[", "1,"),
+    "texts": ("a=[", "'',"),
+    "headers": ("", "[a#]\n"),
+    "arrays of tables": ("", "[[a]]\n"),
+    "dotted keys": ("", "a#." + "a." * 60 + "a=1\n"),
+    "escapes": ('a="', "\\u0041"),
+    "lines": ("", "\n"),
+}
+"""How a text begins, and what is repeated in it, `#` being a number: what costs a parser most for each character."""
+
+
+@pytest.mark.parametrize("kind", DENSE)
+def test_a_large_file_costs_little_before_it_is_refused(kind):
+    """Half a megabyte of it took up to 130."""
+    opening, repeated = DENSE[kind]
+    body = "".join(repeated.replace("#", str(number)) for number in range(LARGEST_FILE // 8 // len(repeated)))
+    text = f"{opening}{body}\n}}"
+    tracemalloc.start()
+    try:
+        with pytest.raises(PolicyError):
+            Document(text, "x.toml", PolicyError)
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_model_file_holds_more_but_not_without_end():
+    module = '[[module]]\npath = "m{}"\nclass = "M"\n'
+    text = '[[module]]\npath = ""\nclass = "M"\n' + "".join(map(module.format, range(MODEL.values // 4)))
+    assert len(Document(text[: len(text) // 2].rpartition("[[")[0], "m.toml", ModelError, bounds=MODEL).data["module"])
+    with pytest.raises(ModelError, match=f"has more than {MODEL.values} keys"):
+        ModelTree.parse(text)
+
+
+@given(documents())
+def test_what_is_counted_before_is_no_less_than_what_is_parsed(document):
+    _, text = document
+    values = Document(text, "x.toml", PolicyError).values
+    assert not values or excess(text, Bounds(values - 1, len(text))) is not None

@@ -1,8 +1,9 @@
-"""No definition carries a name that the field has a better word for: `vocabulary.toml` lists them by concept."""
+"""No definition has a name, and no page a phrase, that has a better one: `vocabulary.toml` lists them by concept."""
 
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,11 @@ import pytest
 
 from tests.test_imports import PACKAGE, part_of
 
-WORDS: list[dict[str, Any]] = tomllib.loads(Path(__file__).with_name("vocabulary.toml").read_text("utf-8"))["word"]
+ROOT = Path(__file__).parents[1]
+VOCABULARY: dict[str, list[dict[str, Any]]] = tomllib.loads(
+    Path(__file__).with_name("vocabulary.toml").read_text("utf-8")
+)
+WORDS = VOCABULARY["word"]
 
 
 class Definition(NamedTuple):
@@ -84,6 +89,33 @@ def found(word: dict[str, Any]) -> list[Definition]:
 def test_old_names_are_gone(word):
     wrong = found(word)
     assert not wrong, f"say {word['say']}:\n" + "\n".join(f"{one.place}: {one.kind} `{one.name}`" for one in wrong)
+
+
+def prose() -> Iterator[tuple[str, int, str]]:
+    """Yield every paragraph of the pages, as one line, with its page and the line that it begins on."""
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "policy").glob("*.md")]:
+        text = re.sub(
+            r"^```.*?^```$",
+            lambda block: "\n" * block[0].count("\n"),
+            page.read_text(encoding="utf-8"),
+            flags=re.DOTALL | re.MULTILINE,
+        )
+        for paragraph in re.finditer(r"(?:.+\n?)+", text):
+            yield page.name, text.count("\n", 0, paragraph.start()) + 1, " ".join(paragraph[0].split())
+
+
+PROSE = list(prose())
+
+
+@pytest.mark.parametrize("phrase", VOCABULARY["phrase"], ids=lambda phrase: phrase["old"])
+def test_pages_are_plain_english(phrase):
+    pattern = re.compile(rf"\b({phrase['old']})\b", re.IGNORECASE)
+    wrong = [
+        f"{page}:{line}: {text[max(found.start() - 60, 0) : found.end() + 40]}"
+        for page, line, text in PROSE
+        for found in pattern.finditer(text)
+    ]
+    assert not wrong, f"say {phrase['say']}:\n" + "\n".join(wrong)
 
 
 def test_every_kind_is_seen():

@@ -13,8 +13,15 @@ from hypothesis import strategies as st
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, Unsatisfiable
 from devpolicy._core.language.comparisons import SizeTest
 from devpolicy._core.language.patterns import Pattern
-from devpolicy._core.language.policy import Amount, DeviceSelector, MemoryRule, ResolvedPolicy, Rule, Workload
-from devpolicy._core.language.profiles import apply_overlays
+from devpolicy._core.language.policy import (
+    Amount,
+    DeviceSelector,
+    MemoryRule,
+    ResolvedPolicy,
+    Rule,
+    Workload,
+    apply_overlays,
+)
 from devpolicy._core.model.tree import KVCache, Module, Tensor
 from devpolicy._core.placement import planner
 from devpolicy._core.sizes import GIB

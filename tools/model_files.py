@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tools.published import FAMILIES, Published
+from tools.published import FAMILIES, FLOAT8, Published
 
 from devpolicy._core.errors import ModelError
 from devpolicy._core.model.config import from_config
@@ -170,7 +170,7 @@ CATALOGUE: dict[str, Published] = {
     ),
     "deepseek-v3": Published(
         "DeepSeek-V3 without its part for predicting several tokens: 256 experts of which eight run for a token, and "
-        "latent attention; published in float8, here as it is loaded in bfloat16",
+        "latent attention, in float8",
         671_026_419_200,
         {
             "model_type": "deepseek_v3", "architectures": ["DeepseekV3ForCausalLM"], "vocab_size": 129280,
@@ -178,7 +178,7 @@ CATALOGUE: dict[str, Published] = {
             "num_attention_heads": 128, "num_key_value_heads": 128, "n_shared_experts": 1, "n_routed_experts": 256,
             "num_experts_per_tok": 8, "n_group": 8, "topk_group": 4, "first_k_dense_replace": 3, "kv_lora_rank": 512,
             "q_lora_rank": 1536, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128, "v_head_dim": 128,
-            "max_position_embeddings": 163840, "dtype": "bfloat16",
+            "max_position_embeddings": 163840, "dtype": "bfloat16", "quantization_config": FLOAT8,
         },
         buffers=58 * 256,  # what balances the routers of 58 layers
         source="deepseek-ai/DeepSeek-V3",
@@ -270,9 +270,13 @@ def tree(name: str) -> ModelTree:
     """Return a catalogue model as Transformers builds it. Raises `ModelError` for another size than is published."""
     published = CATALOGUE[name]
     built = from_config(published.config)
-    if built.parameters != published.parameters - published.buffers:
+    if built.parameters != published.parameters - published.buffers - published.unloaded:
         counted = f"{built.parameters:,} parameters, and {published.parameters:,} are published"
         raise ModelError(f"`{name}` comes to {counted}")
+    quantization = built.quantization
+    if quantization is not None:
+        quantization = replace(quantization, stored=published.stored)
+    built = replace(built, quantization=quantization)
     return replace(built, name=name, metadata=(("about", published.about), *built.metadata))
 
 

@@ -21,6 +21,10 @@ class Published:
     config: Mapping[str, Any]
     buffers: int = 0
     """Of the published number, what Transformers holds as buffers."""
+    unloaded: int = 0
+    """Of the published number, what Transformers does not load: a part for predicting several tokens."""
+    stored: int | None = None
+    """The bytes of the files of a quantised model, by their published index."""
     source: str = ""
     """The repository whose weights have this number of parameters."""
 
@@ -189,6 +193,41 @@ def _gemmas() -> Iterator[tuple[str, Published]]:
         )  # fmt: skip
 
 
+_MXFP4 = {
+    "quant_method": "mxfp4",
+    "modules_to_not_convert": [
+        "model.layers.*.self_attn",
+        "model.layers.*.mlp.router",
+        "model.embed_tokens",
+        "lm_head",
+    ],
+}
+FLOAT8 = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
+"""How DeepSeek and those who follow it publish their weights."""
+
+
+def _glms() -> Iterator[tuple[str, Published]]:
+    yield "glm-4-9b", Published(
+        "GLM-4 9B, a decoder, bfloat16", 9_400_279_040,
+        _decoder("glm4", "Glm4", 151552, 32768, head_dim=128, **_sizes(4096, 13696, 40, 32, 2)),
+        source="THUDM/GLM-4-9B-0414",
+    )  # fmt: skip
+    for name, parameters, unloaded, experts, moe, dense, norms, sizes in (
+        ("4.5-air", 110_468_824_832, 3_616_573_568, 128, 1408, 1, False, _sizes(4096, 10944, 46, 96, 8)),
+        ("4.5", 358_337_791_296, 5_539_962_272, 160, 1536, 3, True, _sizes(5120, 12288, 92, 96, 8)),
+    ):
+        yield f"glm-{name}", Published(
+            f"GLM-{name.title()} without its part for predicting several tokens: a mixture of {experts} experts of "
+            "which eight run for a token, bfloat16", parameters,
+            _decoder("glm4_moe", "Glm4Moe", 151552, 131072, head_dim=128, **sizes, n_routed_experts=experts,
+                     n_shared_experts=1, num_experts_per_tok=8, moe_intermediate_size=moe, first_k_dense_replace=dense,
+                     n_group=1, topk_group=1, attention_bias=True, use_qk_norm=norms, partial_rotary_factor=0.5),
+            # The layer that predicts has embeddings and a head of its own.
+            buffers=(sizes["num_hidden_layers"] - dense) * experts, unloaded=unloaded,
+            source=f"zai-org/GLM-{name.title()}",
+        )  # fmt: skip
+
+
 def _others() -> Iterator[tuple[str, Published]]:
     for name, title, parameters, vocabulary, context, sizes, more in (
         ("phi-4-mini", "Phi-4-mini-instruct", 3_836_021_760, 200064, 131072, _sizes(3072, 8192, 32, 24, 8),
@@ -197,16 +236,15 @@ def _others() -> Iterator[tuple[str, Published]]:
     ):  # fmt: skip
         config = _decoder("phi3", "Phi3", vocabulary, context, sliding_window=None, **sizes, **more)
         yield name, Published(f"{title}, a decoder, bfloat16", parameters, config, source=f"microsoft/{title}")
-    for name, parameters, layers, experts in (
-        ("20b", 20_914_757_184, 24, 32),
-        ("120b", 116_829_156_672, 36, 128),
+    for name, parameters, stored, layers, experts in (
+        ("20b", 20_914_757_184, 13_761_264_768, 24, 32),
+        ("120b", 116_829_156_672, 65_248_815_744, 36, 128),
     ):
         yield f"gpt-oss-{name}", Published(
-            f"gpt-oss {name}, a mixture of {experts} experts of which four run for a token; published in mxfp4, here "
-            "as it is loaded in bfloat16", parameters,
+            f"gpt-oss {name}, a mixture of {experts} experts of which four run for a token, in mxfp4", parameters,
             _decoder("gpt_oss", "GptOss", 201088, 131072, num_local_experts=experts, num_experts_per_tok=4, head_dim=64,
-                     sliding_window=128, **_sizes(2880, 2880, layers, 64, 8)),
-            source=f"openai/gpt-oss-{name}",
+                     sliding_window=128, **_sizes(2880, 2880, layers, 64, 8), quantization_config=_MXFP4),
+            stored=stored, source=f"openai/gpt-oss-{name}",
         )  # fmt: skip
     yield "deepseek-v2-lite", Published(
         "DeepSeek-V2-Lite, a mixture of 64 experts of which six run for a token, and latent attention, bfloat16",
@@ -218,18 +256,13 @@ def _others() -> Iterator[tuple[str, Published]]:
         source="deepseek-ai/DeepSeek-V2-Lite",
     )  # fmt: skip
     yield "kimi-k2", Published(
-        "Kimi K2, a mixture of 384 experts of which eight run for a token, and latent attention; published in float8, "
-        "here as it is loaded in bfloat16", 1_026_408_232_448,
+        "Kimi K2, a mixture of 384 experts of which eight run for a token, and latent attention, in float8",
+        1_026_408_232_448,
         _decoder("deepseek_v3", "DeepseekV3", 163840, 131072, **_sizes(7168, 18432, 61, 64, 64), kv_lora_rank=512,
                  q_lora_rank=1536, qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128, n_routed_experts=384,
                  n_shared_experts=1, num_experts_per_tok=8, moe_intermediate_size=2048, first_k_dense_replace=1,
-                 n_group=1, topk_group=1),
+                 n_group=1, topk_group=1, quantization_config=FLOAT8),
         buffers=60 * 384, source="moonshotai/Kimi-K2-Instruct",
-    )  # fmt: skip
-    yield "glm-4-9b", Published(
-        "GLM-4 9B, a decoder, bfloat16", 9_400_279_040,
-        _decoder("glm4", "Glm4", 151552, 32768, head_dim=128, **_sizes(4096, 13696, 40, 32, 2)),
-        source="THUDM/GLM-4-9B-0414",
     )  # fmt: skip
     yield "command-r-35b", Published(
         "Command R 35B, a decoder with tied embeddings, bfloat16", 34_980_831_232,
@@ -309,6 +342,6 @@ def _embedders() -> Iterator[tuple[str, Published]]:
 
 FAMILIES: dict[str, Published] = dict(
     entry
-    for family in (_llamas, _qwens, _mistrals, _gemmas, _others, _speech_and_images, _embedders)
+    for family in (_llamas, _qwens, _mistrals, _gemmas, _glms, _others, _speech_and_images, _embedders)
     for entry in family()
 )

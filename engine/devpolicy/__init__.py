@@ -51,7 +51,7 @@ _MODULES = {
     "devpolicy._core.placement.plan": ("Plan",),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
-_SUBMODULES = ("errors", "haystack", "testing")
+_SUBMODULES = ("errors", "fleet", "haystack", "testing")
 
 
 if os.environ.get("DEVPOLICY"):

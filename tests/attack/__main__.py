@@ -20,7 +20,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from devpolicy import ModelTree
-from devpolicy.errors import DevPolicyError
+from devpolicy._core.simulator.loading import load as load_simulator
+from devpolicy._core.simulator.loading import require_built
+from devpolicy.errors import DevPolicyError, SimulationDepthError
 from tests.attack.configs import CONFIGS, NESTED
 from tests.attack.doors import DOORS
 from tests.attack.judge import Verdict, try_one
@@ -45,14 +47,21 @@ def preload(folder: Path) -> None:
         (folder / "config.json").write_text(json.dumps(config))
         with suppress(DevPolicyError):
             ModelTree.load(folder / "config.json")
+    with suppress(SimulationDepthError):
+        load_simulator()
     for library in ("huggingface_hub", "yaml"):
         with suppress(ImportError):
             import_module(library)
 
 
 def possible() -> list[str]:
-    """The doors that this environment has: the hub is asked by a library."""
-    return [door for door in DOORS if door != "hub" or find_spec("huggingface_hub")]
+    """The doors that this environment has: the hub is asked by a library, and code runs on the simulator."""
+    missing = set() if find_spec("huggingface_hub") else {"hub"}
+    try:
+        require_built("phantom")
+    except SimulationDepthError:
+        missing |= {"dry run"}
+    return [door for door in DOORS if door not in missing]
 
 
 def main() -> int:

@@ -16,7 +16,10 @@ class Case(NamedTuple):
     """A question to the Python API in place of a command: its name, and what is asked about."""
     server: str | None = None
     """The address of the one server that may be asked."""
-    stdin: bytes = b""
+    outside: bool = False
+    """Whether it starts processes, and runs as the installed command, each process of it guarded."""
+    packages: str | None = None
+    """The folder of installed packages, whose code may run."""
 
 
 def planned(model: str) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 from tests.attack import model_doors as models
 from tests.attack import mutations as change
 from tests.attack.case import HOST, Case, planned
+from tests.attack.command_doors import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -180,6 +181,8 @@ _VARIABLES = (
         "HF_HOME",
         "HF_ENDPOINT",
     ),
+    *("HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE", "HF_HUB_OFFLINE", "HAYSTACK_MPS_ENABLED", "HAYSTACK_XPU_ENABLED"),
+    *("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", "PYTORCH_ENABLE_MPS_FALLBACK"),
     *("XDG_CACHE_HOME", "LC_ALL", "LANG", "PYTHONIOENCODING", "TORCH_DEVICE_BACKEND_AUTOLOAD"),
     *(
         "CXX",
@@ -227,6 +230,9 @@ def environment(random: Random) -> Case:
         ["model", "show", "org/name"],
         ["check", "p.toml"],
         ["explain", "DP104"],
+        ["resolve", "p.toml", *HOST],
+        ["fit", "p.toml", "--model", "gpt2", *HOST],
+        ["run", "p.toml", "--model", "gpt2", *HOST, "--print", "--", "serve"],
     ]
     return Case(random.choice(commands), values)
 
@@ -293,4 +299,5 @@ DOORS: dict[str, Callable[[Random], Case]] = {
     "pipeline": pipeline,
     "environment": environment,
     "output": output,
+    **COMMANDS,
 }

@@ -1,7 +1,7 @@
 """The one rule: exit status 0 to 3, no traceback, within time and memory, nothing touched outside of the folder.
 
 Owns how a case is run: in a process that is forked for it, with limits, and with an audit hook that notes what it
-opens for writing, connects to, starts, and imports. Some run as the installed command too, without the hook.
+opens for writing, connects to, starts, and imports. Some run as the installed command too, whose processes are guarded.
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -22,20 +26,23 @@ from typing import Any, NamedTuple
 from devpolicy._core.model.limits import LONGEST_BUILD
 from tests.attack.case import Case
 from tests.attack.doors import DOORS
+from tests.attack.guard.sitecustomize import changed, is_outside
 
 SECONDS = 30
 """CPU time of one command."""
-BUILT = {"config", "header", "index", "hub", "folder"}
+BUILT = {"config", "header", "index", "hub", "folder", "loading", "dry run"}
 """Doors where a model may be built, which takes as long as its limit says."""
 MEMORY = 2 << 30
 """Bytes of address space that one command may take beside what its libraries take."""
+_GUARD = Path(__file__).parent / "guard"
+_NEVER_MARKUP = {"img", "iframe", "object", "embed", "link", "base", "a"}
+_SCRIPTS = 2
+"""Of a page: its data and its own."""
 _WALL = 240
 """Seconds after which a command hangs: it waits, and computes nothing."""
 
 _UNSEEN = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 _COMMAND = re.compile(r"^\s*::|##\[", re.MULTILINE)
-_CHANGES = {"os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.chown",
-            "os.truncate", "shutil.rmtree", "shutil.move", "shutil.copyfile"}  # fmt: skip
 _NEVER = {
     "os.system",
     "os.exec",
@@ -103,6 +110,8 @@ def _faults(status: int | str, folder: Path) -> list[str]:
     faults += ["a traceback"] if "Traceback (most recent call last)" in out + err else []
     faults += noted.splitlines()
     faults += ["code of the input ran"] if (folder / "work" / "PWNED").exists() else []
+    for page in (folder / "work").glob("*.html"):
+        faults += _markup(page.read_text(encoding="utf-8", errors="replace"))
     arguments = (folder / "arguments").read_text(errors="replace") if (folder / "arguments").exists() else ""
     if not any(form in arguments for form in ("github", "junit", "sarif", "json\n--")):
         faults += [
@@ -111,6 +120,30 @@ def _faults(status: int | str, folder: Path) -> list[str]:
             if found
         ]
     return list(dict.fromkeys(faults))[:8]
+
+
+class _Page(HTMLParser):
+    """The markup of a page that its own text cannot have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scripts = 0
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.scripts += tag == "script"
+        odd = tag in _NEVER_MARKUP or any(key.startswith("on") or key in ("src", "href") for key, _ in attrs)
+        self.found += [f"markup of the input: <{tag}>"] if odd else []
+
+    def handle_comment(self, data: str) -> None:
+        self.found.append("a comment of the input")
+
+
+def _markup(page: str) -> list[str]:
+    parser = _Page()
+    parser.feed(page)
+    parser.close()
+    return parser.found + ([f"{parser.scripts} scripts"] if parser.scripts != _SCRIPTS else [])
 
 
 def _in_child(door: str, seed: int, folder: Path, *, installed: bool) -> None:
@@ -139,7 +172,10 @@ def _in_child(door: str, seed: int, folder: Path, *, installed: bool) -> None:
         spent = round(time.process_time())  # to make the input
         limit = spent + SECONDS + (LONGEST_BUILD if door in BUILT else 0)
         resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 1))
-        status = _run_installed(case) if installed and case.answer is None else _run_here(case, folder, noted)
+        if case.packages:
+            sys.path.insert(0, str(Path(case.packages).absolute()))
+        outside = case.outside or (installed and case.answer is None)
+        status = _run_installed(case, folder) if outside else _run_here(case, folder, noted)
     except BaseException:  # noqa: BLE001 - whatever it is, it is judged
         traceback.print_exc()
     finally:
@@ -148,17 +184,26 @@ def _in_child(door: str, seed: int, folder: Path, *, installed: bool) -> None:
         os._exit(status)
 
 
-def _run_installed(case: Case) -> int:
+def _run_installed(case: Case, folder: Path) -> int:
     resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
     command = Path(sys.executable).with_name("devpolicy")
-    done = subprocess.run([command, *case.arguments], stdin=subprocess.DEVNULL, check=False)
+    path = [str(_GUARD), *([str(Path(case.packages).absolute())] if case.packages else [])]
+    guarded = {
+        "PYTHONPATH": os.pathsep.join(path),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "home"),
+        "ATTACK_FOLDER": os.path.realpath(folder),
+        "ATTACK_NOTED": str(folder / "noted"),
+    }
+    environment = os.environ | guarded
+    done = subprocess.run([command, *case.arguments], stdin=subprocess.DEVNULL, env=environment, check=False)
     return done.returncode if done.returncode >= 0 else 98
 
 
 def _run_here(case: Case, folder: Path, noted: int) -> int:
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
-    sys.addaudithook(_Watch(os.path.realpath(folder), noted, case.server))
+    sys.addaudithook(_Watch(os.path.realpath(folder), noted, case.server, case.packages))
     if case.answer is not None:
         return _asked(*case.answer)
     from devpolicy._core.cli import main
@@ -171,38 +216,54 @@ def _run_here(case: Case, folder: Path, noted: int) -> int:
     return 97
 
 
-def _asked(_: str, given: Any) -> int:
-    import devpolicy
+def _asked(question: str, given: Any) -> int:
     from devpolicy.errors import DevPolicyError
 
     try:
-        print(ascii(devpolicy.ComponentDevice.from_dict(given).to_dict()))
+        print(ascii(_QUESTIONS[question](given)))
     except DevPolicyError as error:
         print(error)
         return error.exit_status
     return 0
 
 
+def _device(given: Any) -> object:
+    import devpolicy
+
+    return devpolicy.ComponentDevice.from_dict(given).to_dict()
+
+
+def _dry_run(_: Any) -> object:
+    """What the child of a dry run does, in this process, which is watched."""
+    import devpolicy
+    from devpolicy._core.dry_run import checkpoint, configured, verb
+
+    checkpoint._MEMORY, tempfile.tempdir = Path("no such place"), os.environ["TMPDIR"]  # where its files are seen
+    tree = devpolicy.ModelTree.load("config.json")
+    host = devpolicy.Host.load("1x24gb")
+    plan = devpolicy.plan("prefer-accelerator", tree, host)
+    request = replace(verb.request_of(plan, tree, host, (1, 32, 4, 1)), folder=".")
+    return configured.run_configured(request, lambda done, of: None).to_dict()
+
+
+_QUESTIONS: dict[str, Callable[[Any], object]] = {"device": _device, "dry run": _dry_run}
+
+
 class _Watch:
     """Notes what is done outside of a folder, and what is never done, and keeps it from being done."""
 
-    def __init__(self, folder: str, noted: int, server: str | None) -> None:
+    def __init__(self, folder: str, noted: int, server: str | None, packages: str | None) -> None:
         self.folder, self.noted, self.server = folder, noted, server
+        self.packages = os.path.realpath(packages) if packages else None
 
     def __call__(self, event: str, args: tuple[Any, ...]) -> None:
-        if event == "open":
-            path, mode, flags = args
-            writes = bool(set(mode or "") & set("wax+")) or bool(
-                flags and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-            )
-            if writes and not isinstance(path, int) and self._outside(path):
-                self._note(f"writes {path!a}")
-        elif event == "import" and isinstance(args[1], str) and not self._outside(args[1]):
+        for path in changed(event, args):
+            if is_outside(path, self.folder):
+                self._note(f"{event} {path!a}")
+        if event == "import" and isinstance(args[1], str) and self._is_of_the_input(args[1]):
             self._note(f"imports {args[1]!a}")
         elif event in _NEVER and not self._is_server(event, args):
             self._note(f"{event} {args[0]!a}"[:200])
-        elif event in _CHANGES and not isinstance(args[0], int) and self._outside(args[0]):
-            self._note(f"{event} {args[0]!a}")
 
     def _is_server(self, event: str, args: tuple[Any, ...]) -> bool:
         if self.server is None or not event.startswith("socket."):
@@ -211,9 +272,8 @@ class _Watch:
         asked = args[1][:2] if event == "socket.connect" else args[:2]
         return tuple(map(str, asked)) == (host, port)
 
-    def _outside(self, path: Any) -> bool:
-        whole = os.path.realpath(os.fsdecode(path))  # where a link leads
-        return whole != os.devnull and not whole.startswith(self.folder)
+    def _is_of_the_input(self, file: str) -> bool:
+        return not is_outside(file, self.folder) and (self.packages is None or is_outside(file, self.packages))
 
     def _note(self, what: str) -> None:
         os.write(self.noted, f"{what}\n".encode())

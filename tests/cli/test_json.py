@@ -59,16 +59,29 @@ def test_plans_of_components_are_by_name_in_order():
 
 
 SHAPES = {
-    "plan": [PLAN, (*PLAN, "--what-if", "cuda.count=3"), ("plan", "rag-pipeline", "--host", "1x24gb")],
+    "plan": [
+        PLAN,
+        (*PLAN, "--what-if", "cuda.count=3"),
+        ("plan", "rag-pipeline", "--host", "1x24gb"),
+        (*PLAN[:4], "--fleet", "mixed-50"),
+    ],
     "resolve": [("resolve", "cpu-only", "--host", "1x24gb")],
-    "why": [("why", *PLAN[1:2], "lm_head", *PLAN[2:])],
+    "why": [
+        ("why", *PLAN[1:2], "lm_head", *PLAN[2:]),
+        ("why", *PLAN[1:2], "lm_head", *PLAN[2:4], "--fleet", "mixed-50"),
+    ],
     "show": [("show", "cpu-only", "--host", "1x24gb"), ("show",)],
     "check": [("check", "cpu-only")],
     "test": [("test", "cpu-only"), ("test", "cpu-only", "--coverage")],
-    "diff": [("diff", "cpu-only", "cpu-only", "--hosts", "1x24gb")],
+    "diff": [
+        ("diff", "cpu-only", "cpu-only", "--hosts", "1x24gb"),
+        ("diff", "rag-pipeline", "rag-pipeline", "--fleet", "4-workstations"),
+    ],
     "verify": [("verify", "cpu-only", "--accelerators", "1")],
     "host list": [("host", "list")],
     "host show": [("host", "show", "1x24gb")],
+    "fleet list": [("fleet", "list")],
+    "fleet show": [("fleet", "show", "laptop-and-server")],
     "model list": [("model", "list")],
     "model show": [("model", "show", "gpt2")],
     "doctor": [("doctor", "psutil")],

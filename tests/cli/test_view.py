@@ -8,13 +8,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import devpolicy
-from devpolicy._core.cli.memory_bars import BAR, PARTS, cells, sizes_of
+from devpolicy._core.cli.memory_bars import BAR, PARTS, cells
 from devpolicy._core.cli.output import STYLES, Output, plain
-from devpolicy._core.cli.plan_view import count, view
+from devpolicy._core.cli.plan_view import view
 from devpolicy._core.cli.table import table
 from devpolicy._core.model.catalogue import model_catalogue
 from devpolicy._core.placement.plan import Budget
 from devpolicy._core.simulation.catalogue import host_catalogue
+from devpolicy._core.views.names import count
+from devpolicy._core.views.parts import sizes_of
 from devpolicy.errors import Unsatisfiable
 
 BYTES = st.integers(0, 2**40)

@@ -7,9 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from devpolicy import DevPolicyError, plan
+from devpolicy._core.dry_run import child
+from devpolicy._core.dry_run.verb import DryRunError, dry_run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
@@ -28,6 +34,10 @@ sys.modules["devpolicy._core.dry_run.configured"] = types.SimpleNamespace(run_co
 child.Request.from_json = staticmethod(lambda line: line)
 child.main()
 """
+STUBBORN = CHILD.replace("time.sleep(300)", "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(300)").replace(
+    "import os, sys,", "import os, signal, sys,"
+)
+"""A child that its end does not reach, as one in a long call of a library."""
 PARENT = """
 import subprocess, sys
 asked = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdin=subprocess.PIPE)
@@ -63,3 +73,29 @@ def test_neither_process_nor_files_of_a_dry_run_outlive_it(who: str, ending: str
         if not _gone(pid):
             os.kill(pid, signal.SIGKILL)
     assert "Traceback" not in parent.communicate()[1]
+
+
+@pytest.mark.parametrize("code", [CHILD, STUBBORN], ids=["asleep", "stubborn"])
+def test_a_dry_run_ends_at_its_limit(
+    code: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def started(_: list[str], **given: Any) -> subprocess.Popen[str]:
+        return popen([sys.executable, "-c", code], **given)
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(child.subprocess, "Popen", started)
+    monkeypatch.setattr(child, "require_built", lambda _: None)
+    monkeypatch.setattr(child, "_TO_END", 0.5)
+    asked = types.SimpleNamespace(name="a model", to_json=lambda: "x")
+    with pytest.raises(
+        DevPolicyError, match=r"`a model` was stopped: it took more than 6 seconds, .*\n.*`--timeout 12`"
+    ):
+        child.ask(asked, lambda *_: None, 6)  # type: ignore[arg-type]
+    number, _, folder = capfd.readouterr().err.strip().partition(" ")
+    assert (_gone(int(number)), Path(folder).exists()) == (True, False)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, True, "5", float("nan"), float("inf"), 86_401])
+def test_a_limit_is_a_number_of_seconds(timeout: Any) -> None:
+    with pytest.raises(DryRunError, match="`timeout` is a number of seconds"):
+        dry_run(plan("cpu-only", "gpt2", "1x24gb"), "gpt2", "1x24gb", timeout=timeout)

@@ -12,8 +12,7 @@ from tests.worlds import planned, small_llama
 
 from devpolicy import Accelerator, Host, Policy, PolicyError, Unsatisfiable, plan, plan_all, resolve, use_policy
 from devpolicy._core.language.effective import effective
-from devpolicy._core.language.policy import DeviceSelector
-from devpolicy._core.language.profiles import apply_overlays
+from devpolicy._core.language.policy import DeviceSelector, apply_overlays
 from devpolicy.errors import DevPolicyWarning
 
 TWO = Host([Accelerator("cuda", memory="24 GiB") for _ in range(2)], memory="64 GiB", disk="1 TiB")

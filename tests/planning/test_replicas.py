@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from devpolicy import Host, Policy, PolicyError, Unsatisfiable, plan, plan_all, resolve
+from devpolicy import Accelerator, Host, Policy, PolicyError, Unsatisfiable, plan, plan_all, resolve
 from devpolicy.haystack import sentence_transformers_pool
 
 TEXT = """
@@ -47,6 +47,13 @@ def test_a_number_takes_devices_of_their_own_else_the_next_term() -> None:
 def test_too_few_say_how_many_did() -> None:
     with pytest.raises(Unsatisfiable, match="2 of 3 replicas of `embedder` fit on `cuda`"):
         plan_all(_policy("3", 'prefer = "cuda"'), host="2x24gb")
+
+
+def test_copies_that_only_two_terms_together_could_hold_are_refused() -> None:
+    host = Host([Accelerator("cuda", memory="24 GiB")], memory="24 GiB")
+    policy = Policy.parse('[component.a]\nprefer = ["cuda", "cpu"]\nmodel = "llama-3.1-8b"\nreplicas = 2')
+    with pytest.raises(Unsatisfiable, match="1 of 2 replicas of `a` fit on `cpu`"):
+        plan_all(policy, host=host)
 
 
 def test_names_are_known_everywhere() -> None:

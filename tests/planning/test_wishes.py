@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from devpolicy import Host, Plan, Policy, PolicyError, Unsatisfiable, plan, plan_all
+from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, PolicyError, Unsatisfiable, plan, plan_all
+from devpolicy._core.planning.wishes import Models, Wishes
 from devpolicy._core.review.diff import diff
 from devpolicy._core.review.hosts import Variant
 
@@ -166,3 +169,50 @@ def test_who_is_moved_for_an_earlier_wish_is_told() -> None:
     assert [one.code for one in moved.warnings] == ["DP513"]
     alone = plan_all(Policy.parse(text.replace("{ min = 8192 }", "8192")), host="1x24gb")["reranker"]
     assert alone.warnings == ()
+
+
+def _packed_llama(folder: Path) -> str:
+    """A checkpoint's configuration that is quantised in nf4 already."""
+    config = {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "num_hidden_layers": 4,
+        "hidden_size": 2048,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "intermediate_size": 4096,
+        "vocab_size": 32000,
+        "max_position_embeddings": 32768,
+        "torch_dtype": "bfloat16",
+        "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder / "config.json")
+
+
+SCHEMES = 'prefer = ["cuda"]\nloading.quantization = {}\nworkload.context = {{ min = 1024 }}\n'
+
+
+@pytest.mark.parametrize("schemes", [["int8", "none", "nf4"], ["none", "nf4"], ["nf4", "int8"]])
+def test_a_quantised_checkpoint_is_granted_as_what_it_is(schemes: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    policy = Policy.parse(SCHEMES.format(json.dumps(schemes)))
+    made = plan(policy, _packed_llama(tmp_path), "1x8gb")
+    assert made.granted is not None
+    assert (made.granted.quantization, made.loading.scheme) == ("nf4", "nf4")
+
+
+def test_a_scheme_that_becomes_an_earlier_one_is_passed_over(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    model = ModelTree.load(_packed_llama(tmp_path))
+    wishes = Wishes(
+        Policy.parse(SCHEMES.format('["int8", "none", "nf4"]')).for_component(None),
+        Models((None,), lambda _: model),
+        Host(accelerators=[Accelerator("cuda", memory="1500 MiB")], memory="8 GiB"),
+    )
+    with pytest.raises(Unsatisfiable) as refused:
+        wishes.grant()
+    assert "given way as far as they may: 1,024 tokens" in str(refused.value)
+    refused_by = {choice.candidate.quantization: str(made) for choice, made in wishes.made.items()}
+    assert "DP301" in refused_by[0]
+    assert [refused_by[number].count("here it holds the model as `int8` does") for number in (1, 2)] == [1, 1]

@@ -11,17 +11,16 @@ from devpolicy._core.cli.output_formats import OUTPUT_FORMATS
 from devpolicy.targets import Abilities, Target, target_of, targets
 from devpolicy.testing.conformance import ConformanceError, check_target, try_target
 
+# A component's dtype is written into its own parameters; spaCy has one number for the GPU of either kind; and a
+# pipeline's form has objects of libraries.
+SAYS_LESS = ("haystack", "spacy", "pipeline")
+
 
 @pytest.mark.parametrize("name", list(targets()))
 def test_our_targets_conform(name):
-    forms = {form: one.of_plan for form, one in OUTPUT_FORMATS.items() if one.target == name and form != "pipeline"}
+    forms = {form: one.of_plan for form, one in OUTPUT_FORMATS.items() if one.target == name and form not in SAYS_LESS}
     target = replace(target_of(name), forms=forms)
     assert any(one.plan for one in try_target(target).tries)
-    if name != "llama.cpp":
-        # What they are told of the devices are maps; the names of the small model's modules are in them.
-        target = replace(target, forms={form: one for form, one in forms.items() if form in ("hf", "torch")})
-    else:
-        target = replace(target, forms={"llama.cpp": forms["llama.cpp"]})
     check_target(target)
 
 

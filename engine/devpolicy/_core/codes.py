@@ -32,7 +32,7 @@ CODES: dict[str, Code] = {
     ),
     "DP103": Code(
         "unknown key",
-        "The table has no such key. Where one is spelt alike, it is suggested; nothing is ever ignored in silence.",
+        "The table has no such key. Where one is spelt alike, it is suggested; no key is ever ignored silently.",
     ),
     "DP104": Code(
         "malformed value",
@@ -50,12 +50,12 @@ CODES: dict[str, Code] = {
         "Two keys exclude each other, or one needs another. A rule selects (`match`, `class`, `size`) and does one "
         "thing: `prefer` says where the modules run, `offload` where their weights are kept, `overflow` where those "
         "are kept that do not fit, `together = true` that they share a device, alone or with `prefer`. A component has "
-        "a `model` or bytes that it `needs`; what only `needs` bytes has no modules that another key could speak of.",
+        "a `model` or bytes that it `needs`; what only `needs` bytes has no modules that another key could select.",
     ),
     "DP107": Code(
         "unknown schema version",
         "`schema` names a version of the language that this version of devpolicy does not read. A file without "
-        "`schema` is of version 1, for ever.",
+        "`schema` is of version 1, always.",
     ),
     "DP109": Code(
         "unreadable file",
@@ -92,7 +92,7 @@ CODES: dict[str, Code] = {
     ),
     "DP203": Code(
         "a tensor's path",
-        "A pattern names a parameter or a buffer, such as `lm_head.weight`. Rules speak of modules: name the module "
+        "A pattern names a parameter or a buffer, such as `lm_head.weight`. Rules select modules: name the module "
         "that holds it, `lm_head`.",
     ),
     "DP204": Code(
@@ -136,6 +136,18 @@ CODES: dict[str, Code] = {
         "passed over",
         "A choice of a wish is not tried: a model whose own limit is below the least `context`, a scheme that would "
         "become an earlier one here, or one that fits only where a wish gives way that is to give way later.",
+    ),
+    "DP308": Code(
+        "no place in the fleet",
+        "No node of the fleet has a place for a component, or for so many replicas of it: alone, or beside the others. "
+        "The notes say what stood in the way on each kind of node, the help what the smallest change to a node or to "
+        "the policy would be.",
+    ),
+    "DP309": Code(
+        "a label that no node has",
+        '`node = { labels = { zone = "a" } }` lets a component run only on nodes with that label, and no node of the '
+        'fleet has it. Labels are given in the fleet file, `[node.NAME] labels = { zone = "a" }`; on a Ray cluster '
+        "they are those of Ray.",
     ),
     # A consumer could not take it.
     "DP401": Code(
@@ -251,6 +263,18 @@ CODES: dict[str, Code] = {
         "beside its children, or rules run apart what meets, and nobody has tried it. "
         "`devpolicy dry-run` loads and runs it on simulated devices, and says where it fails.",
     ),
+    "DP424": Code(
+        "an engine that runs elsewhere than planned",
+        "ONNX Runtime replaces a provider that is not there by the CPU, with a warning and no error. The session that "
+        "was made runs on another device than the plan says: the installed package has no such provider, its libraries "
+        "were not found, or the session was given none.",
+    ),
+    "DP425": Code(
+        "a rule that frees nothing",
+        "What is kept on the CPU or on disk is brought to the device for the time it runs, so its device keeps room for "
+        "the largest module of it. A rule that keeps one module alone saves nothing there, and costs the time of the "
+        "transfer. Of several modules all but the largest are saved.",
+    ),
     # Lint.
     "DP501": Code(
         "a rule that matches nothing",
@@ -335,6 +359,11 @@ CODES: dict[str, Code] = {
         "A component is on a later term of `prefer` than it would be by itself, because components that are written "
         "before it were granted more than they need at least. Components are granted their wishes in written order; a "
         "later one is moved for that, and never refused.",
+    ),
+    "DP514": Code(
+        "a device's number in a fleet",
+        "The policy names a device by its number, `cuda:1`, and plans for several machines: that is another device on "
+        "each of them. Name the type, or a class of `[devices]` by what the device is.",
     ),
     # What libraries see of this machine.
     "DP601": Code(

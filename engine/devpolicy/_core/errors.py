@@ -253,6 +253,11 @@ class HostError(DevPolicyError, ValueError):
 
 
 @_public
+class FleetError(DevPolicyError, ValueError):
+    """A malformed fleet or fleet file, a name that the catalogue does not have, or a cluster that does not answer."""
+
+
+@_public
 class ModelError(DevPolicyError, ValueError):
     """A malformed model file, a folder that is no checkpoint, or a name that the catalogue does not have."""
 

@@ -48,3 +48,13 @@ def _escaped(sign: str) -> str:
     if sign in "\n\r\t":
         return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}[sign]
     return f"\\u{ord(sign):04x}" if ord(sign) < 0x10000 else f"\\U{ord(sign):08x}"
+
+
+LONGEST_LINE = 500
+"""Characters of what a library or a driver says that are kept."""
+
+
+def one_line(text: object) -> str:
+    """Return text from a library or a driver as one line that can be written as UTF-8, at most 500 characters."""
+    raw = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+    return " ".join(raw.encode(errors="replace").decode().split())[:LONGEST_LINE]

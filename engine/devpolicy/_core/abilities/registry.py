@@ -7,13 +7,17 @@ known, or when all are listed.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from typing import Any
+
 from devpolicy._core.abilities.table import BEHIND_COMPONENTS, SHIPPED
-from devpolicy._core.abilities.values import Target
+from devpolicy._core.abilities.values import Abilities, Target
 from devpolicy._core.errors import DevPolicyError
 from devpolicy._core.toml.tables import did_you_mean
 
 DEFAULT_TARGET = "hf"
-_DEFAULTS = {"gguf": "llama.cpp"}
+_DEFAULTS = {"gguf": "llama.cpp", "onnx": "onnx", "diffusers": "diffusers"}
 ENTRY_POINTS = "devpolicy.targets"
 
 NAMED = tuple(target.name for target in SHIPPED)
@@ -22,6 +26,7 @@ NAMED = tuple(target.name for target in SHIPPED)
 _NAMED: dict[str, Target] = {target.name: target for target in SHIPPED}
 _BEHIND: dict[str, Target] = {target.name: target for target in BEHIND_COMPONENTS}
 _loaded: list[str] = []
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)
 
 
 class TargetError(DevPolicyError, ValueError):
@@ -32,10 +37,29 @@ def register(target: Target) -> Target:
     """Add a consumer, so that policies and commands can name it. Raises `TargetError` where its name is taken."""
     if not isinstance(target, Target):
         raise TargetError(f"a target is registered as a `Target`, not as a value of type {type(target).__name__}")
+    wrong = _wrong_field(target)
+    if wrong:
+        raise TargetError(f"a target's `{wrong}` is not what it must be: {getattr(target, wrong)!r:.100}")
     if _NAMED.get(target.name, target) != target or target.name in _BEHIND:
         raise TargetError(f"another target is called `{target.name}`")
     _NAMED[target.name] = target
     return target
+
+
+def _wrong_field(target: Target) -> str:
+    """Return the name of a field that holds another kind of value, empty where none does: types are not checked."""
+    known: Mapping[str, Any] = {
+        "name": isinstance(target.name, str) and _NAME.fullmatch(target.name),
+        "abilities": isinstance(target.abilities, Abilities),
+        "instead": isinstance(target.instead, str),
+        "distribution": target.distribution is None or (isinstance(target.distribution, str) and target.distribution),
+        "about": isinstance(target.about, str),
+        "forms": isinstance(target.forms, Mapping)
+        and all(
+            isinstance(name, str) and _NAME.fullmatch(name) and callable(form) for name, form in target.forms.items()
+        ),
+    }
+    return next((field for field, is_right in known.items() if not is_right), "")
 
 
 def default_target(format_: str) -> str:
@@ -76,7 +100,9 @@ def _load_entry_points() -> None:
         try:
             made = point.load()
             register(made if isinstance(made, Target) else made())
-        except Exception as broken:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as broken:  # one that exits, too: whatever it is, it is no end of this process
             package = point.dist.name if point.dist else point.value
             message = f"the target `{point.name}` of `{package}` cannot be loaded: {type(broken).__name__}: {broken}"
             raise TargetError(message) from broken

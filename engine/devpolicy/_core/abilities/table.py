@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from devpolicy._core.abilities.values import CARRIED, LOADING, Abilities, Target
+from devpolicy._core.abilities.values import CARRIED, LOADING, Abilities, StreamingMode, Target
 from devpolicy._core.loading.support import TRANSFORMERS
 
 _HAYSTACK_TYPES = frozenset({"cuda", "mps", "xpu", "cpu"})
@@ -68,6 +68,31 @@ SHIPPED = (
         instead="leave the rule out: llama.cpp keeps weights on the CPU, and computes there",
         distribution="llama-cpp-python",
         about="GGUF files: llama.cpp's flags and variables, Ollama, llama-cpp-python",
+    ),
+    Target(
+        "diffusers",
+        Abilities(
+            types=frozenset({"cuda", "mps", "xpu", "cpu"}),
+            reads=frozenset({"diffusers"}),
+            unit="part",
+            assigns="units",
+            streaming=(
+                StreamingMode("model", "component"),
+                StreamingMode("group", "group"),
+                StreamingMode("sequential", "leaf"),
+            ),
+            carries=frozenset({"dtype", "variant"}),
+        ),
+        instead="leave the rule out: components are whole, and `overflow` streams all of them",
+        distribution="diffusers",
+        about="pipelines: components over devices, or streamed through one",
+    ),
+    Target(
+        "onnx",
+        Abilities(types=frozenset({"cuda", "mps", "xpu", "cpu"}), reads=frozenset({"onnx"}), carries=frozenset()),
+        instead="leave the rule out: a session runs the whole model on one device",
+        distribution="onnxruntime",
+        about="ONNX files: the providers of ONNX Runtime, Optimum, sentence-transformers",
     ),
     Target(
         "vllm",

@@ -19,9 +19,10 @@ from devpolicy._core.host import Host
 from devpolicy._core.language.policy import ResolvedPolicy
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.apply_rules import Refused, apply_rules
+from devpolicy._core.placement.assemble import PlacedModel, plan_of
 from devpolicy._core.placement.colocate import colocate_blocks
 from devpolicy._core.placement.plan import Plan
-from devpolicy._core.placement.planner import PlacedModel, place_model, plan_of
+from devpolicy._core.placement.planner import place_model
 from devpolicy._core.placement.search import Problem
 
 BY_HAND = "a looser bound, by hand: `highspy` is not installed"
@@ -62,7 +63,7 @@ def certify(
     is installed. Raises `DevPolicyError` for a plan without a prediction (only `split = "fastest"` and `overflow` go
     by time), and for one that was made from something else.
     """
-    if plan.prediction is None:
+    if plan.prediction is None or model is None:
         raise DevPolicyError(
             "only a plan that was chosen by its predicted time can be certified: "
             'one with `split = "fastest"`, or of which `overflow` keeps a part'

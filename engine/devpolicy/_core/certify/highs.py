@@ -5,6 +5,10 @@ Owns the use of `highspy`. Nodes are limited and time is not, so that a bound is
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from devpolicy._core.certify.relaxation import Relaxation
@@ -23,19 +27,40 @@ def available() -> bool:
     return True
 
 
-class _Model:
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Send what C++ writes to standard output nowhere: HiGHS greets as it is made, before it can be told not to."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # there is no standard output
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(nowhere)
+        os.close(kept)
+
+
+class Model:
     """A model of HiGHS, in milliseconds of a request and GiB, so that its tolerances mean something."""
 
     def __init__(self) -> None:
         import highspy
 
         self.highspy: Any = highspy
-        self.solver: Any = self.highspy.Highs()
+        with _silenced():
+            self.solver: Any = self.highspy.Highs()
         for option, value in (("output_flag", False), ("mip_max_nodes", NODES), ("mip_rel_gap", 1e-6), ("threads", 1)):
             self.solver.setOptionValue(option, value)
         self.count = 0
 
     def variable(self, cost: float, most: float, *, whole: bool) -> int:
+        """Add a variable from 0 to `most`, and return its number."""
         self.solver.addCol(cost, 0.0, most, 0, [], [])
         if whole:
             self.solver.changeColIntegrality(self.count, self.highspy.HighsVarType.kInteger)
@@ -43,6 +68,7 @@ class _Model:
         return self.count - 1
 
     def row(self, low: float, high: float, terms: dict[int, float]) -> None:
+        """Add a sum of variables that must be within bounds."""
         self.solver.addRow(low, high, len(terms), list(terms), list(terms.values()))
 
     def bound(self) -> float | None:
@@ -55,7 +81,7 @@ class _Model:
 
 def least_time(relaxed: Relaxation) -> int | None:
     """Return attoseconds that no answer is below, `None` where there is no answer."""
-    model = _Model()
+    model = Model()
     free = float("inf")
     resident: dict[tuple[int, int], int] = {}
     away: dict[tuple[int, str], int] = {}

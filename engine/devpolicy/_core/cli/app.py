@@ -19,10 +19,12 @@ from devpolicy._core.cli.report import BUG, findings_of, flush, printed_warnings
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 
 _COMMANDS = {
+    "init": "init",
     "check": "check",
     "show": "show",
     "plan": "plan",
     "fit": "fit",
+    "report": "report",
     "dry-run": "dry_run",
     "resolve": "resolve",
     "why": "why",
@@ -31,6 +33,7 @@ _COMMANDS = {
     "diff": "diff",
     "verify": "verify",
     "host": "host",
+    "fleet": "fleet",
     "model": "model",
     "targets": "targets",
     "doctor": "doctor",

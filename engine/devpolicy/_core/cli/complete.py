@@ -21,9 +21,9 @@ _MOST = 200
 
 def policies(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete shipped policies, then TOML files."""
-    from devpolicy._core.shipped import shipped_files
+    from devpolicy._core.names import shipped_names
 
-    return _items(shipped_files("policy"), incomplete) + _files(incomplete)
+    return _items(shipped_names("policy"), incomplete) + _files(incomplete)
 
 
 def targets(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -35,17 +35,24 @@ def targets(context: click.Context, parameter: click.Parameter, incomplete: str)
 
 def hosts(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the catalogue of hosts, then TOML files."""
-    from devpolicy._core.host.catalogue import catalogue
+    from devpolicy._core.names import shipped_names
 
-    return _items(catalogue(), incomplete) + _files(incomplete)
+    return _items(shipped_names("host"), incomplete) + _files(incomplete)
+
+
+def fleets(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the catalogue of fleets, then TOML files and folders."""
+    from devpolicy._core.names import shipped_names
+
+    return _items(shipped_names("fleet"), incomplete) + _files(incomplete, folders=True)
 
 
 def models(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the catalogue of models, then files and folders, also behind `NAME=`."""
-    from devpolicy._core.model.catalogue import model_catalogue
+    from devpolicy._core.names import shipped_names
 
     name, equals, started = incomplete.rpartition("=")
-    found = _items(model_catalogue(), started) + _files(started, folders=True)
+    found = _items(shipped_names("model"), started) + _files(started, folders=True)
     return [CompletionItem(name + equals + item.value, item.type) for item in found] if equals else found
 
 

@@ -24,7 +24,7 @@ from devpolicy._core.text import visible
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-Format = Literal["human", "json", "github", "sarif", "junit"]
+Format = Literal["human", "json", "github", "sarif", "junit", "svg", "png"]
 PATIENCE = 1.0
 """Seconds after which progress is shown."""
 _LOG_EVERY = 30.0

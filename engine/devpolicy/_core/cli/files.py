@@ -20,7 +20,7 @@ _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/([0-9]{1,9})", re.ASCII)
 _STREAMS = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 
 
-def write_whole(path: str, text: str, *, inputs: Iterable[str | os.PathLike[str]] = ()) -> None:
+def write_whole(path: str, content: str | bytes, *, inputs: Iterable[str | os.PathLike[str]] = ()) -> None:
     """Write a file, whole or not at all. `inputs` are files and folders that the command reads.
 
     Raises `DevPolicyError` where it would overwrite one of them, and where it cannot be written; then an older file is
@@ -28,7 +28,7 @@ def write_whole(path: str, text: str, *, inputs: Iterable[str | os.PathLike[str]
     """
     try:
         _refuse_inputs(path, inputs)
-        _write(path, text)
+        _write(path, content if isinstance(content, bytes) else content.encode())
     except BrokenPipeError:
         pass  # its reader went away, as `| head` does
     except (OSError, ValueError, RuntimeError) as broken:
@@ -63,18 +63,18 @@ def _refuse_inputs(path: str, inputs: Iterable[str | os.PathLike[str]]) -> None:
             raise DevPolicyError(Diagnostic("", message, help="name another file"))
 
 
-def _write(path: str, text: str) -> None:
+def _write(path: str, content: bytes) -> None:
     descriptor = _descriptor(path)
     target = Path(path)
     if descriptor is not None:
         # What the shell has opened, it has opened for appending or not: opened again it would be another file.
-        with open(os.dup(descriptor), "w", encoding="utf-8", newline="\n") as stream:  # noqa: PTH123 - it has no path
-            stream.write(text)
+        with open(os.dup(descriptor), "wb") as stream:  # noqa: PTH123 - it has no path
+            stream.write(content)
     elif target.exists() and not target.is_file():
         # A pipe or a device must not be replaced by a file.
-        target.write_text(text, encoding="utf-8", newline="\n")
+        target.write_bytes(content)
     else:
-        _replace(target.resolve(), text)  # what a link points at is replaced, and not the link
+        _replace(target.resolve(), content)  # what a link points at is replaced, and not the link
 
 
 def _descriptor(path: str) -> int | None:
@@ -83,17 +83,17 @@ def _descriptor(path: str) -> int | None:
     return int(found[1]) if found else _STREAMS.get(path)
 
 
-def _replace(target: Path, text: str) -> None:
+def _replace(target: Path, content: bytes) -> None:
     # The name is known before there is such a file, so that a signal leaves none behind, whenever it comes. It is
     # short, because the target's own may be as long as a name can be.
     temporary = target.with_name(f".devpolicy-{secrets.token_hex(8)}")
     mode = target.stat().st_mode & 0o777 if target.exists() else None
     with undone(temporary.unlink):
         try:
-            with temporary.open("x", encoding="utf-8", newline="\n") as file:
+            with temporary.open("xb") as file:
                 if mode is not None:
                     temporary.chmod(mode)  # before anything is in it that others may not read
-                file.write(text)
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(target)

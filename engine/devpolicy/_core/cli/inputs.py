@@ -21,9 +21,9 @@ from devpolicy._core.errors import DevPolicyError, Diagnostic, PolicyError
 from devpolicy._core.host import Host
 from devpolicy._core.language.layers import addresses, stem_of
 from devpolicy._core.language.merging import Merged
-from devpolicy._core.language.policy import Policy
-from devpolicy._core.language.profiles import apply_overlays
+from devpolicy._core.language.policy import Policy, apply_overlays
 from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.sizes import format_size
 from devpolicy._core.toml.tables import did_you_mean
 from devpolicy._core.verbs.inputs import asked_in_environment, policy_in_environment
 
@@ -163,8 +163,13 @@ def load_model(ctx: CliContext, name: str, architecture: str | None = None) -> M
     if name.startswith("hf://") and architecture is None:
         from devpolicy._core.model.hub import from_hub
 
+        def announce(files: int, size: int) -> None:
+            if ctx.format == "human":
+                what = f"{files} file{'s' * (files > 1)} of {format_size(size)}"
+                ctx.err.print(f"{name}: {what}, of which the headers alone are read")
+
         with ctx.progress(f"reading headers of {name}") as progress:
-            return from_hub(name, progress=progress)
+            return from_hub(name, progress=progress, announce=announce)
     with ctx.working(f"reading {name}"):
         return ModelTree.load(name, architecture=architecture)
 

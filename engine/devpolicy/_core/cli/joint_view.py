@@ -12,15 +12,14 @@ from devpolicy._core.cli.memory_bars import PARTS, Part, bars, gib
 from devpolicy._core.cli.plan_view import (
     annotation_lines,
     component_facts,
-    device_names,
     digest,
-    host_line,
     placements,
     unused,
 )
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.device import Device
 from devpolicy._core.device.map import KEPT_LAST
+from devpolicy._core.views.names import device_names, host_line
 
 if TYPE_CHECKING:
     from devpolicy._core.cli.output import Line, Output

@@ -10,11 +10,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from devpolicy._core.cli.collapse_ranges import collapse_ranges
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.files import read_file
 from devpolicy._core.placement.plan import Plan, PlanError
 from devpolicy._core.review.plan_diff import Where, format_place, other_changes, plan_diff
+from devpolicy._core.views.collapse_ranges import collapse_ranges
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _MOST_NOTES = 20

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from devpolicy._core.cli.table import INDENT, table
 from devpolicy._core.sizes import GIB
+from devpolicy._core.views.parts import LABELS
 
 if TYPE_CHECKING:
     from devpolicy._core.cli.output import Line, Output, Span
     from devpolicy._core.placement.ledger import Budget
+    from devpolicy._core.views.parts import Sizes
 
 
 class Part(NamedTuple):
@@ -25,28 +27,21 @@ class Part(NamedTuple):
     style: str
 
 
-PARTS = {
-    "weights": Part("weights", "█", "#", "weights"),
-    "kv_cache": Part("KV cache", "▓", "k", "kv_cache"),
-    "activations": Part("activations", "▒", "a", "activations"),
-    "streaming": Part("streaming", "░", "s", "streaming"),
-    "loading": Part("loading", "▚", "l", "loading"),
-    "used_by_others": Part("others", "▞", "o", "others"),
-    "headroom": Part("headroom", "·", "-", "headroom"),
-    "free": Part("free", " ", " ", "free"),
+_SIGNS = {
+    "weights": ("█", "#", "weights"),
+    "kv_cache": ("▓", "k", "kv_cache"),
+    "activations": ("▒", "a", "activations"),
+    "streaming": ("░", "s", "streaming"),
+    "loading": ("▚", "l", "loading"),
+    "used_by_others": ("▞", "o", "others"),
+    "headroom": ("·", "-", "headroom"),
+    "free": (" ", " ", "free"),
 }
+PARTS = {key: Part(label, *_SIGNS[key]) for key, label in LABELS.items()}
 """The parts of one plan's budget."""
 
 BAR = 40
 _SHORTEST_BAR = 10
-
-Sizes = Mapping[str, int]
-"""Bytes of each part of a device's budget, as they are drawn from left to right."""
-
-
-def sizes_of(budget: Budget) -> dict[str, int]:
-    """Return the parts of a budget, in bytes."""
-    return {part: max(0, getattr(budget, part)) for part in PARTS}
 
 
 def cells(sizes: Sizes, width: int = BAR) -> dict[str, int]:

@@ -5,8 +5,10 @@ Owns `--to`: for each consumer the expression that gives its form, and how that 
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -48,6 +50,24 @@ def _llama_cpp_python(plan: Plan, host: Host) -> dict[str, Any]:
     return to_llama_cpp_python(plan)
 
 
+def _onnx(plan: Plan, host: Host) -> list[Any]:
+    from devpolicy._core.targets.onnx import onnx_providers
+
+    return [(name, options) if options else name for name, options in onnx_providers(plan, host)]
+
+
+def _onnx_model(plan: Plan, host: Host) -> dict[str, Any]:
+    from devpolicy._core.targets.onnx import onnx_model_kwargs
+
+    return onnx_model_kwargs(plan, host)
+
+
+def _diffusers(plan: Plan, host: Host) -> dict[str, Any]:
+    from devpolicy._core.targets.diffusers import diffusers_settings
+
+    return diffusers_settings(plan)
+
+
 def _vllm(plan: Plan, host: Host) -> dict[str, object]:
     from devpolicy._core.targets.stages import vllm
 
@@ -86,6 +106,9 @@ OUTPUT_FORMATS = {
     "spacy": OutputFormat("spacy", lambda plan, _: plan.device.to_spacy(), lambda device: device.to_spacy()),
     "llama.cpp": OutputFormat("llama.cpp", _llama_cpp, shell=lambda flags: f"{shlex.join(flags)}\n"),
     "llama-cpp-python": OutputFormat("llama.cpp", _llama_cpp_python),
+    "diffusers": OutputFormat("diffusers", _diffusers),
+    "onnx": OutputFormat("onnx", _onnx),
+    "sentence-transformers-onnx": OutputFormat("onnx", _onnx_model),
     "vllm": OutputFormat("vllm", _vllm, shell=_settings),
     "sglang": OutputFormat("sglang", _sglang, shell=_settings),
     "env": OutputFormat(None, _environment, shell=_exports),
@@ -106,7 +129,20 @@ def form_named(name: str) -> OutputFormat:
     if name not in others:
         raise TargetError(f"unknown form `{name}`: {did_you_mean(name, [*OUTPUT_FORMATS, *others])}")
     target = others[name]
-    return OutputFormat(target.name, target.forms[name])
+    return OutputFormat(target.name, partial(_of_other_package, target, name))
+
+
+def _of_other_package(target: Target, name: str, plan: Plan, host: Host) -> Any:
+    """Return a form that another package writes. Raises `TargetError` where it fails, or JSON cannot say its value."""
+    try:
+        value = target.forms[name](plan, host)
+        json.dumps(value)
+    except DevPolicyError:
+        raise
+    except Exception as broken:
+        message = f"the target `{target.name}` cannot write its form `{name}`: {type(broken).__name__}: {broken}"
+        raise TargetError(message) from broken
+    return value
 
 
 class FormName(click.ParamType[str]):
@@ -159,9 +195,16 @@ DEVICE_FORMATS = [name for name, form in OUTPUT_FORMATS.items() if form.of_devic
 """The forms in which a device can be told without a model."""
 
 
-def written(form: OutputFormat, plans: Mapping[str | None, Plan], host: Host, *, as_json: bool) -> str:
-    """Return plans in a form, as JSON or as text to be copied: one alone, or several by their components' names."""
-    values = {name: form.of_plan(plan, host) for name, plan in plans.items()}
+def written(
+    form: OutputFormat, plans: Mapping[str | None, Plan], host: Host | Mapping[str | None, Host], *, as_json: bool
+) -> str:
+    """Return plans in a form, as JSON or as text to be copied: one alone, or several by their components' names.
+
+    `host` is the one that all of them are for, or that of each.
+    """
+    values = {
+        name: form.of_plan(plan, host[name] if isinstance(host, Mapping) else host) for name, plan in plans.items()
+    }
     if as_json:
         return to_json(values.get(None, values))
     if form.shell is None:

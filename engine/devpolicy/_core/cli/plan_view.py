@@ -6,19 +6,21 @@ Owns the human form of a plan. All figures are the plan's; nothing is decided he
 from __future__ import annotations
 
 import textwrap
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from devpolicy._core.cli.collapse_ranges import collapse_ranges
-from devpolicy._core.cli.memory_bars import PARTS, bars, figures, sizes_of
+from devpolicy._core.cli.memory_bars import PARTS, bars, figures
 from devpolicy._core.cli.report import painted, rendered
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.cost.prediction import as_ms
 from devpolicy._core.memory.sizing import compute_dtype, context_of, sequences_of
+from devpolicy._core.placement.loading import AS_STORED
 from devpolicy._core.sizes import format_size
 from devpolicy._core.toml.writer import write_key
+from devpolicy._core.views.collapse_ranges import collapse_ranges
+from devpolicy._core.views.names import count, device_names, host_line
+from devpolicy._core.views.parts import sizes_of
 
 if TYPE_CHECKING:
     from devpolicy._core.cli.output import Line, Output
@@ -58,7 +60,7 @@ def component_facts(plan: Plan, policy: Policy, tree: ModelTree | None) -> list[
     held = f"in {compute_dtype(tree, workload)}" if scheme == "none" else f"as {scheme}"
     each = sequences_of(tree, workload) // workload.batch
     beams = f" of {each} beams" if each > 1 else ""
-    if tree.format == "gguf":
+    if tree.format in AS_STORED:
         held = "as stored"
     context = f"{context_of(tree, workload):,} tokens of context"
     return [
@@ -127,52 +129,6 @@ def unused(plans: Iterable[Plan], host: Host) -> str:
         if f"{one.type}:{one.id}" not in used and not (one.type == "mps" and "mps" in used):
             names.append(f"{one.type}:{one.id}" + (f" ({one.fault})" if one.fault else ""))
     return ", ".join(names)
-
-
-def host_line(host: Host) -> str:
-    """Return a host in a line: its name and description, or what it has."""
-    return f"{host.name or 'this machine'}: {host.description or devices(host)}"
-
-
-def devices(host: Host) -> str:
-    """Return a host's accelerators in a few words: `4 x NVIDIA A100-SXM4-80GB (cuda)`."""
-    kinds = Counter((one.name or one.type, one.type) for one in host.accelerators)
-    return ", ".join(f"{number} x {name} ({kind})" for (name, kind), number in kinds.items()) or "no accelerator"
-
-
-def device_range(devices: Iterable[str]) -> str:
-    """Return devices in a few characters: `cuda:0-3`, `cuda:0,2`, `mps`."""
-    kinds: dict[str, list[int]] = {}
-    for device in devices:
-        kind, _, number = device.partition(":")
-        kinds.setdefault(kind, []).extend([int(number)] if number else [])
-    parts = []
-    for kind, numbers in kinds.items():
-        runs: list[list[int]] = []
-        for ordinal in sorted(numbers):
-            if runs and runs[-1][-1] == ordinal - 1:
-                runs[-1].append(ordinal)
-            else:
-                runs.append([ordinal])
-        listed = ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
-        parts.append(f"{kind}:{listed}" if listed else kind)
-    return "+".join(parts)
-
-
-def device_names(host: Host) -> dict[str, str]:
-    """Return what each device of a host is, in a few words."""
-    names = {f"{one.type}:{one.id}": one.name or "" for one in host.accelerators}
-    return {**names, "mps": names.get("mps:0", ""), "cpu": f"{format_size(host.memory)} of RAM"}
-
-
-def count(number: int) -> str:
-    """Return a number of parameters as people say it: `70.6 B`, `125 M`."""
-    for letter, size in (("K", 10**3), ("M", 10**6), ("B", 10**9), ("T", 10**12)):
-        scaled = number / size
-        # What rounds to 1,000 of one letter is 1 of the next.
-        if number >= 1000 and (float(f"{scaled:.3g}") < 1000 or letter == "T"):
-            return f"{float(f'{scaled:.3g}'):g} {letter}" if scaled < 1000 else f"{scaled:,.0f} {letter}"
-    return str(number)
 
 
 def placements(plan: Plan, tree: ModelTree | None, *, width: int) -> list[Line]:

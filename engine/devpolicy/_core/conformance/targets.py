@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
 from devpolicy._core.abilities import Target, register, target_named
 from devpolicy._core.conformance.check import Check, ConformanceError, check, violations
 from devpolicy._core.errors import DevPolicyError, Unsatisfiable
 from devpolicy._core.host import Accelerator, Host
 from devpolicy._core.language.policy import Policy
-from devpolicy._core.model.tree import KVCache, ModelTree, Module, Tensor
+from devpolicy._core.model.tree import Format, KVCache, ModelTree, Module, Tensor
 from devpolicy._core.placement.plan import Plan
 from devpolicy._core.verbs import plan
 
@@ -151,7 +151,7 @@ def check_target(target: Target) -> None:
 def try_target(target: Target) -> Tried:
     """Return what a target is given in each of the small worlds."""
     tries = []
-    tree = _model("safetensors" if "safetensors" in target.abilities.reads else "gguf")
+    tree = _model(next(one for one in get_args(Format) if one in target.abilities.reads))
     for text in _texts():
         for host in _hosts():
             try:
@@ -199,7 +199,7 @@ def _hosts() -> tuple[Host, ...]:
     return cards(64), cards(6, 6), cards(3, 9, 4), apple, Host(memory="8 GiB", disk="1 TiB")
 
 
-def _model(format_: Literal["safetensors", "gguf"]) -> ModelTree:
+def _model(format_: Format) -> ModelTree:
     """Return a model of a few mebibytes, its modules named as in a GGUF file."""
 
     def holds(path: str, name: str, elements: int) -> Module:

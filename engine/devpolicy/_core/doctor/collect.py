@@ -12,9 +12,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from devpolicy._core.doctor.library_report import LIBRARIES, NEED_TORCH, LibraryReport, read
-from devpolicy._core.host.probe.child_process import ProbeError, interpreter, run_probe, time_limit
-from devpolicy._core.host.probe.probe_result import MALFORMED, clean
+from devpolicy._core.child_process import MALFORMED, ChildError, ask, interpreter, time_limit
+from devpolicy._core.doctor.library_report import LIBRARIES, NEED_TORCH, OTHER_DISTRIBUTIONS, LibraryReport, read
+from devpolicy._core.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,35 +30,37 @@ _START = "import sys; sys.path.append(sys.argv.pop()); from devpolicy._core.doct
 
 def collect(libraries: Sequence[str], simulated: Host | None, timeout: float) -> tuple[LibraryReport, ...]:
     """Return the libraries' reports, in their order. `timeout` is in seconds, for each."""
-    ask = partial(_ask, host="" if simulated is None else simulated.to_toml(), timeout=timeout)
+    report = partial(_ask, host="" if simulated is None else simulated.to_toml(), timeout=timeout)
     versions = {library: _version(distribution) for library, distribution in LIBRARIES.items()}
     with ThreadPoolExecutor(min(AT_ONCE, os.cpu_count() or 1)) as pool:
-        return tuple(pool.map(lambda library: _report(library, versions, ask), libraries))
+        return tuple(pool.map(lambda library: _report(library, versions, report), libraries))
 
 
-def _report(library: str, versions: dict[str, str | None], ask: partial[LibraryReport]) -> LibraryReport:
+def _report(library: str, versions: dict[str, str | None], report: partial[LibraryReport]) -> LibraryReport:
     version = versions[library]
     if version is None:
         return LibraryReport(library)
     if library in NEED_TORCH and versions["torch"] is None:
         return LibraryReport(library, version, why="it chooses devices with torch, which is not installed")
-    return ask(library, version)
+    return report(library, version)
 
 
 def _version(distribution: str) -> str | None:
-    try:
-        # A damaged installation has no version.
-        return clean(metadata.version(distribution) or "") or "unknown"
-    except metadata.PackageNotFoundError:
-        return None
+    for name in (distribution, *OTHER_DISTRIBUTIONS.get(distribution, ())):
+        try:
+            # A damaged installation has no version.
+            return one_line(metadata.version(name) or "") or "unknown"
+        except metadata.PackageNotFoundError:
+            continue
+    return None
 
 
 def _ask(library: str, version: str, host: str, timeout: float) -> LibraryReport:
     root = str(Path(__file__).parents[3])
     try:
-        answer = run_probe([*interpreter(script=_START), *time_limit(timeout), library, host, root], timeout)
+        answer = ask([*interpreter("-c", _START), *time_limit(timeout), library, host, root], timeout)
         return read(library, version, answer)
-    except ProbeError as none:
+    except ChildError as none:
         return LibraryReport(library, version, fault=str(none))
     except MALFORMED:
         return LibraryReport(library, version, fault="its answer makes no sense")

@@ -81,6 +81,15 @@ def sentence_transformers() -> dict[str, Any]:
     return {"choice": str(ask())}
 
 
+def onnxruntime() -> dict[str, Any]:
+    """Ask for the provider of a session that is given none. What hardware is there it finds out when it is made."""
+    names = import_module("onnxruntime").get_available_providers()
+    kinds = {"CUDA": "cuda", "Tensorrt": "cuda", "MIGraphX": "cuda", "ROCM": "cuda", "CoreML": "mps", "OpenVINO": "xpu"}
+    found = (kinds.get(name.removesuffix("ExecutionProvider")) for name in names)
+    choice = next((kind for kind in found if kind), "cpu")
+    return {"choice": choice, "why": f"its execution providers are {', '.join(names)}" if choice == "cpu" else None}
+
+
 def haystack() -> dict[str, Any]:
     """Ask for the device of a component that is given none."""
     return {"choice": import_module("haystack.utils").ComponentDevice.resolve_device(None).to_torch_str()}
@@ -103,6 +112,7 @@ LIBRARY_PROBES = {
     "accelerate": accelerate,
     "transformers": transformers,
     "sentence-transformers": sentence_transformers,
+    "onnxruntime": onnxruntime,
     "haystack": haystack,
     "spacy": spacy,
 }

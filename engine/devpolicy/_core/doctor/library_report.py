@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from devpolicy._core.host import ACCELERATOR_TYPES
-from devpolicy._core.host.probe.probe_result import accelerator, clean
+from devpolicy._core.host.probe.probe_result import accelerator
+from devpolicy._core.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,10 +24,16 @@ LIBRARIES = {
     "accelerate": "accelerate",
     "transformers": "transformers",
     "sentence-transformers": "sentence-transformers",
+    "onnxruntime": "onnxruntime",
     "haystack": "haystack-ai",
     "spacy": "spacy",
 }
 """Libraries in the order in which they are shown, with the distributions that provide them."""
+
+OTHER_DISTRIBUTIONS = {
+    "onnxruntime": ("onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-migraphx", "onnxruntime-directml")
+}
+"""Builds of a distribution for other devices, which provide the same library."""
 
 NEED_TORCH = frozenset({"accelerate", "transformers", "sentence-transformers", "haystack"})
 """Those that choose devices only with torch."""
@@ -116,4 +123,4 @@ def _device(one: Accelerator) -> dict[str, Any]:
 
 def _text(value: object) -> str | None:
     """Return a library's words as a part of a message: one line, without a final period."""
-    return None if value is None else clean(value).rstrip(".") or None
+    return None if value is None else one_line(value).rstrip(".") or None

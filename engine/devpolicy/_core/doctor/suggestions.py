@@ -46,6 +46,10 @@ _TABLE: tuple[tuple[str, str], ...] = (
     (r"out of memory", "another process holds the memory: `nvidia-smi` shows which"),
     (r"driver initialization failed|initialization error", "restart the machine; in a container, start it again"),
     (r"cupy is not installed", "`pip install 'spacy[cuda12x]'`, the number that of the CUDA version"),
+    (
+        r"execution providers are",
+        "`pip install onnxruntime-gpu` in place of `onnxruntime`, which runs on the CPU alone",
+    ),
     (r"no answer within", "the driver hangs: look for `Xid` in `dmesg`, and restart the machine"),
     (r"crashed with sig", "run `python -X faulthandler -c 'import {module}'` to see where, and install it again"),
     (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,9 +26,22 @@ _WORDS = {name: word for word, name in DTYPES.items()}
 @contextmanager
 def scratch() -> Iterator[Path]:
     """Give a folder for files without content, in memory where the system has such a place: disks read holes slowly."""
-    parent = str(_MEMORY) if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="devpolicy-dry-run-", dir=parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=_prefix(os.getpid()), dir=_parent()) as folder:
         yield Path(folder)
+
+
+def remove_scratch(pid: int) -> None:
+    """Take away the folders of a process that was killed, and could not do it."""
+    for folder in Path(_parent()).glob(_prefix(pid) + "*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _prefix(pid: int) -> str:
+    return f"devpolicy-dry-run-{pid}-"
+
+
+def _parent() -> str:
+    return str(_MEMORY) if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) else tempfile.gettempdir()
 
 
 def write_tensors(tensors: Mapping[str, Any], path: str | os.PathLike[str], metadata: object = None) -> None:

@@ -19,7 +19,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import IO, TYPE_CHECKING, Any
 
-from devpolicy._core.dry_run.result import DryRun
+from devpolicy._core.child_process import ChildError, interpreter
+from devpolicy._core.dry_run.checkpoint import remove_scratch
+from devpolicy._core.dry_run.result import TIMEOUT, DryRun
 from devpolicy._core.errors import DevPolicyError, Diagnostic, SimulationDepthError
 from devpolicy._core.host import Host
 from devpolicy._core.placement.plan import Plan
@@ -94,13 +96,44 @@ class Request:
         )
 
 
-def ask(request: Request, progress: Progress) -> DryRun:
-    """Return the result of a child, which is started where none runs yet.
+def ask(request: Request, progress: Progress, timeout: float = TIMEOUT) -> DryRun:
+    """Return the result of a child, which is started where none runs yet, and ended after `timeout` seconds.
 
     Raises `SimulationDepthError` where there is no simulator, `DevPolicyError` where the child ends without an answer.
     """
     require_built("phantom")
-    child = _child()
+    try:
+        child = _child()
+    except ChildError as none:
+        raise SimulationDepthError(Diagnostic("", f"a model is tried by another process: {none}")) from None
+    late = threading.Event()
+
+    def stop_child() -> None:
+        late.set()
+        _end(child.process)
+
+    clock = threading.Timer(timeout, stop_child)
+    clock.daemon = True
+    clock.start()
+    try:
+        return _answer(child, request, progress)
+    except _EndedError as ended:
+        if late.is_set():
+            message = f"the dry run of `{request.name}` was stopped: it took more than {timeout:g} seconds, the limit"
+            hint = f"give it more, such as `--timeout {2 * timeout:g}`, or try fewer tokens: `--prompt`, `--new-tokens`"
+            raise DevPolicyError(Diagnostic("", message, help=hint)) from None
+        message = f"the process that tried `{request.name}` ended with status {ended}, without an answer"
+        raise DevPolicyError(Diagnostic("", message)) from None
+    finally:
+        clock.cancel()
+
+
+class _EndedError(Exception):
+    """The child ended without an answer; the argument is its status."""
+
+
+def _answer(child: _Child, request: Request, progress: Progress) -> DryRun:
+    """Return what a child answers. Raises `_EndedError` where it ends before."""
     try:
         child.stdin.write(request.to_json() + "\n")
         child.stdin.flush()
@@ -119,9 +152,7 @@ def ask(request: Request, progress: Progress) -> DryRun:
         raise
     status = child.process.wait()
     stop()
-    raise DevPolicyError(
-        Diagnostic("", f"the process that tried `{request.name}` ended with status {status}, without an answer")
-    )
+    raise _EndedError(status)
 
 
 @dataclass(slots=True)
@@ -134,7 +165,7 @@ class _Child:
 @cache
 def _child() -> _Child:
     environment = {name: value for name, value in os.environ.items() if name != _SIMULATED} | _ENVIRONMENT
-    command = [sys.executable, "-P", "-m", __name__]
+    command = interpreter("-m", __name__)
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True, encoding="utf-8"
     )
@@ -148,12 +179,19 @@ def stop() -> None:
     if _child.cache_info().currsize:
         child = _child()
         _child.cache_clear()
-        child.process.terminate()  # and not killed at once: its files would stay
-        try:
-            child.process.communicate(timeout=_TO_END)
-        except subprocess.TimeoutExpired:
-            child.process.kill()
-            child.process.communicate()
+        _end(child.process)
+        child.process.communicate()
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a child, by force where it does not end by itself, and take away its files where it left them."""
+    process.terminate()
+    try:
+        process.wait(_TO_END)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    remove_scratch(process.pid)
 
 
 def _end_with_parent() -> None:

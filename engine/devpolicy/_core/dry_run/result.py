@@ -13,6 +13,10 @@ from devpolicy._core.placement.ledger import Budget
 from devpolicy._core.sizes import format_size
 
 KEPT = ("cpu", "disk")
+TIMEOUT = 600
+"""Seconds that the dry run of one model may take. The largest of the catalogue takes a minute."""
+LONGEST = 86_400
+"""Seconds that a caller may allow for it: a day."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.dry_run.child import Request, Sizes, ask
-from devpolicy._core.dry_run.result import DryRun
+from devpolicy._core.dry_run.result import LONGEST, TIMEOUT, DryRun
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.host import Host
 from devpolicy._core.model.tree import ModelTree
@@ -40,6 +40,7 @@ def dry_run(
     batch: int | None = None,
     inputs: Mapping[str, Any] | None = None,
     architecture: str | None = None,
+    timeout: float | None = None,
     progress: Progress | None = None,
 ) -> DryRun:
     """Load and run a model as a plan says, on the simulated host, and return what happened.
@@ -48,6 +49,9 @@ def dry_run(
     """
     machine = host if isinstance(host, Host) else Host.probe() if host is None else Host.load(host)
     sizes = _sizes(plan, prompt, new_tokens, batch)
+    limit = TIMEOUT if timeout is None else timeout
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit <= LONGEST:
+        raise DryRunError(f"`timeout` is a number of seconds up to {LONGEST}, got {timeout!r}")
     tell = progress or (lambda done, of: None)
     if hasattr(model, "named_modules"):
         from devpolicy._core.dry_run.module import run_module
@@ -56,7 +60,7 @@ def dry_run(
     if inputs is not None:
         raise DryRunError("`inputs` are for a module: they cannot be handed to another process")
     tree = tree_of(model, architecture)
-    return ask(request_of(plan, tree, machine, sizes), tell)
+    return ask(request_of(plan, tree, machine, sizes), tell, limit)
 
 
 def request_of(plan: Plan, tree: ModelTree, host: Host, sizes: Sizes) -> Request:

@@ -9,11 +9,10 @@ from os import PathLike, fsdecode
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from devpolicy._core.errors import Diagnostic, HostError
+from devpolicy._core.errors import HostError
 from devpolicy._core.host.reader import document, read
-from devpolicy._core.shipped import shipped_files
-from devpolicy._core.toml.document import MOST_VALUES, Document
-from devpolicy._core.toml.tables import did_you_mean
+from devpolicy._core.names import is_path, shipped_names, unknown
+from devpolicy._core.toml.document import Document
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
 
 def catalogue() -> dict[str, Callable[[], bytes]]:
     """Return the shipped hosts as `{name: read}`; faulty ones are named `faulty/…` and come last."""
-    groups = {"": shipped_files("fixtures", "hosts"), "faulty/": shipped_files("fixtures", "hosts", "faulty")}
-    return {prefix + stem: file.read_bytes for prefix, files in groups.items() for stem, file in files.items()}
+    return {name: file.read_bytes for name, file in shipped_names("host").items()}
 
 
 def load(name: str | PathLike[str]) -> Host:
@@ -33,21 +31,9 @@ def load(name: str | PathLike[str]) -> Host:
         known = catalogue()
         if name in known:
             return read(document(known[name](), f"{name}.toml"), name)
-        if name.startswith("faulty/") or not _is_path(name):
-            finding = Diagnostic("DP202", f"no host is named `{name}`", help=_way_out(name, known))
-            raise HostError(finding)
+        if name.startswith("faulty/") or not is_path(name):
+            raise HostError(unknown("host", name, hint="for a file, write its path with `.toml`"))
     elif not isinstance(name, PathLike):
         raise HostError(f"a host is loaded by name or path, not by a value of type {type(name).__name__}")
     path = Path(fsdecode(name))
-    return read(Document.open(path, HostError, most=MOST_VALUES), path.stem)
-
-
-def _is_path(name: str) -> bool:
-    return "/" in name or "\\" in name or name.endswith(".toml")
-
-
-def _way_out(name: str, known: dict[str, Callable[[], bytes]]) -> str:
-    # `ecc-on-query` was meant as `faulty/ecc-on-query`, which is not close as letters go.
-    inside = [other for other in known if other.rpartition("/")[2] == name]
-    likely = f"did you mean `{inside[0]}`?" if inside else did_you_mean(name, known)
-    return f"{likely}\nfor a file, write its path with `.toml`"
+    return read(Document.open(path, HostError), path.stem)

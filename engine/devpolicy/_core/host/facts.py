@@ -6,6 +6,7 @@ a driver. Each check returns the fact as it is kept, or raises `HostError` that 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -28,6 +29,14 @@ SOFTWARE = (
     *("bitsandbytes", "compressed-tensors", "gptqmodel", "kernels", "optimum", "optimum-quanto", "torchao", "triton"),
 )
 """The software whose version a probe looks for, so that a policy may ask for it."""
+
+_AMD = re.compile(r"\b(amd|radeon|instinct|mi\d{2,3}\w?)\b", re.IGNORECASE)
+
+
+def is_amd(name: str | None) -> bool:
+    """Whether an accelerator of this name is one of AMD's: its driver and its engines have other names for it."""
+    return bool(_AMD.search(name or ""))
+
 
 # The same thing under the names that uname, Windows and package tags give it.
 _OTHER_NAMES = {"darwin": "macos", "win32": "windows", "amd64": "x86_64", "x64": "x86_64", "aarch64": "arm64"}

@@ -14,7 +14,7 @@ from devpolicy._core.errors import HostError
 from devpolicy._core.host.fields import HOST_FIELDS
 from devpolicy._core.host.values import Accelerator, Host
 from devpolicy._core.sizes import format_size
-from devpolicy._core.toml.document import MOST_VALUES, Document
+from devpolicy._core.toml.document import Document
 from devpolicy._core.toml.tables import Cursor, read_table
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ def parse(text: str | bytes, source: str = "<string>") -> Host:
 def document(text: str | bytes, source: str) -> Document:
     """Return TOML text as a document whose errors are `HostError`."""
     if isinstance(text, str):
-        return Document(text, source, HostError, most=MOST_VALUES)
+        return Document(text, source, HostError)
     if isinstance(text, bytes):
-        return Document.read(text, source, HostError, most=MOST_VALUES)
+        return Document.read(text, source, HostError)
     raise HostError(f"a host is read from TOML text, not from a value of type {type(text).__name__}")
 
 

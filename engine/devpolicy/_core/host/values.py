@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from devpolicy._core.errors import HostError
@@ -203,6 +203,30 @@ class Host:
         """Return why nothing of a type of accelerator can be used, or why a source gave no facts; else `None`."""
         return next((why for name, why in self.faults if name == source), None)
 
+    def restrict(self, ids: Iterable[int], type: str | None = None) -> Host:  # noqa: A002 - as in Accelerator
+        """Return the host as a process sees it to which only some accelerators of a type are visible.
+
+        `ids` are ordinals, in the order in which they are visible: the first becomes `cuda:0`, as with
+        `CUDA_VISIBLE_DEVICES`. `type` may be left out where the host has accelerators of one type. Those of other types
+        stay. Raises `HostError` where there is no such device, or it is named twice.
+        """
+        types = list(dict.fromkeys(one.type for one in self.accelerators))
+        chosen = _asked_ids(ids)
+        if type is None and chosen and len(types) != 1:
+            raise HostError(
+                f"`type` says of which accelerators the ids are: the host has {' and '.join(types) or 'none'}"
+            )
+        kind = type or next(iter(types), None)
+        known = {one.id: one for one in self.accelerators if one.type == kind}
+        for number in chosen:
+            if number not in known:
+                there = ", ".join(map(str, known)) or "none"
+                raise HostError(f"the host has no accelerator `{kind}:{number}`: there are {there}")
+        if len(set(chosen)) < len(chosen):
+            raise HostError("an accelerator is named twice")
+        others = [one for one in self.accelerators if one.type != kind]
+        return replace(self, accelerators=(*(known[number].at(place) for place, number in enumerate(chosen)), *others))
+
     # Facade methods: the readers, and `devpolicy._core.host.probe`, are imported when they are called.
 
     @classmethod
@@ -244,6 +268,13 @@ class Host:
 def _set(target: object, **values: object) -> None:
     for name, value in values.items():
         object.__setattr__(target, name, value)
+
+
+def _asked_ids(ids: Iterable[int]) -> list[int]:
+    """Return ordinals that a caller gives, each a whole number."""
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+        raise HostError(f"`ids` takes ordinals, such as [0, 2], not {shown(ids)}")
+    return [number for one in ids if (number := index(one, "ids", MOST_DEVICES - 1)) is not None]
 
 
 def _numbered(accelerators: Iterable[Accelerator]) -> tuple[Accelerator, ...]:

@@ -15,12 +15,12 @@ from devpolicy._core.errors import Diagnostic, PolicyError
 from devpolicy._core.files import kind_of
 from devpolicy._core.language.fields import TopTable
 from devpolicy._core.language.merging import ConfigLayer
-from devpolicy._core.shipped import shipped_files
+from devpolicy._core.names import of_another_kind, shipped_names, unknown
 from devpolicy._core.toml.document import MOST_VALUES, Document
 from devpolicy._core.toml.tables import Cursor, did_you_mean, fields_of, suggest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    pass
 
 DEEPEST = 32
 """Policies that may build on each other in a chain."""
@@ -39,7 +39,7 @@ def find(name: str, folder: str | None) -> Document | None:
 
     Without a folder only what ships is found. Raises `PolicyError` where it cannot be read.
     """
-    shipped = shipped_files("policy")
+    shipped = shipped_names("policy")
     if name in shipped:
         return Document.read(shipped[name].read_bytes(), f"{name}.toml", PolicyError)
     if folder is None or not name:
@@ -48,12 +48,17 @@ def find(name: str, folder: str | None) -> Document | None:
     if kind_of(path, PolicyError) is None:
         return None
     # Whoever wrote the policy chose the file, and may not be who reads the message.
-    return Document.open(path, PolicyError, most=MOST_VALUES, keys=KEYS)
+    return Document.open(path, PolicyError, keys=KEYS)
 
 
-def likely(path: Path, shipped: Iterable[str]) -> str:
-    """Return the help for a policy that is not there."""
-    names = list(shipped)
+def no_policy(name: str, path: Path) -> Diagnostic:
+    """Return the finding of a policy that is not there."""
+    help_ = "a policy's own text is read by `Policy.parse`" if "=" in name else _likely(path)
+    return of_another_kind("policy", name) or replace(unknown("policy", name), help=help_)
+
+
+def _likely(path: Path) -> str:
+    names = list(shipped_names("policy"))
     stem = path.name.removesuffix(".toml").replace("_", "-")
     if stem in names:
         return f"did you mean `{stem}`, which ships with devpolicy?"
@@ -109,10 +114,11 @@ class _Walk:
             self.findings += [replace(one, notes=(*one.notes, note)) for one in broken.diagnostics]
             return
         if found is None:
-            hint = likely(Path(folder or ".") / name, shipped_files("policy"))
+            missing = no_policy(name, Path(folder or ".") / name)
+            hint = missing.help
             if folder is None:
                 hint = "a text that is no file builds on what ships with devpolicy, and on nothing else"
-            cursor.error("DP202", f"there is no policy `{name}`", label="no file, and nothing that ships", help=hint)
+            cursor.error(missing.code, missing.message, label="no file, and nothing that ships", help=hint)
             return
         identity = _identity(found)
         if identity in chain:

@@ -74,7 +74,7 @@ class SettingsTable:
 
     prefer: tuple[DeviceSelector, ...] | None = key(
         RUN,
-        "Where modules run: the first of these of which the host has devices that hold everything.",
+        "Where modules run: the first entry whose devices on the host hold everything.",
         required=True,
         example='say where the model runs: `prefer = ["cuda", "mps"]`',
     )

@@ -79,8 +79,6 @@ def resolve(policy: Policy, name: str | None, component_class: str | None = None
 
     Lists replace, tables merge key by key, `avoid` adds up, rules and requirements line up, the nearest first.
     """
-    if not policy.components:
-        return replace(policy.top, component=name)
     top = replace(policy.top, component=name, notices=(*_misnamed(policy, name), *policy.top.notices))
     entries = matching_entries(policy.components, name, component_class)
     if not policy.prefer and not any(entry.prefer for entry in entries):

@@ -17,6 +17,9 @@ from devpolicy._core.toml.tables import Kind, choice, key, list_of, wrong_type
 if TYPE_CHECKING:
     from devpolicy._core.toml.tables import Cursor
 
+MOST_ADAPTERS = 64
+"""Adapters of one model. Each is read, and holds memory."""
+
 _CLASS = re.compile(r"[A-Za-z_]\w{0,119}", re.ASCII)
 _VARIANT = re.compile(r"[A-Za-z0-9][\w-]{0,39}", re.ASCII)
 
@@ -86,7 +89,7 @@ class LoadingTable:
         default="the checkpoint's",
     )
     adapter: tuple[str, ...] = key(
-        list_of(_FOLDER, or_one=True, least=1),
+        list_of(_FOLDER, or_one=True, least=1, most=MOST_ADAPTERS),
         "Folders of LoRA adapters, relative to the policy file; all of them are loaded.",
         value=(),
         default="none",

@@ -90,8 +90,6 @@ def said_of(what: Accelerator | str, rules: Sequence[MemoryRule]) -> MemoryRule:
     Raises `Unsatisfiable`, DP306, where two of its classes say different things that the device itself does not.
     """
     merged = MemoryRule(DeviceSelector(what if isinstance(what, str) else what.type))
-    if not rules:
-        return merged
     by: dict[str, MemoryRule] = {}
     for rule in sorted(rules, key=_rank, reverse=True):
         if rule.term.type != what if isinstance(what, str) else not rule.term.names(what):

@@ -11,7 +11,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from devpolicy._core.errors import PolicyError
+from devpolicy._core.errors import Diagnostic, PolicyError
+from devpolicy._core.host import Host
 from devpolicy._core.language.components import Component
 from devpolicy._core.language.fields import SCHEMA_VERSION, Split
 from devpolicy._core.language.loading import LoadingTable
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from os import PathLike
 
-    from devpolicy._core.errors import Diagnostic, Place
-    from devpolicy._core.host import Accelerator, Host
+    from devpolicy._core.errors import Place
+    from devpolicy._core.host import Accelerator
     from devpolicy._core.language.conditions import Condition
     from devpolicy._core.language.merging import ConfigLayer
     from devpolicy._core.language.profiles import Profile
@@ -50,6 +51,7 @@ __all__ = [
     "Ties",
     "Wish",
     "Workload",
+    "apply_overlays",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -113,6 +115,8 @@ class ResolvedPolicy:
 
     def memory_of(self, what: Accelerator | str) -> MemoryRule:
         """Return what `[memory]` says of an accelerator, `"cpu"` or `"disk"`. Raises `Unsatisfiable` (DP306)."""
+        if not self.memory:
+            return MemoryRule(DeviceSelector(what if isinstance(what, str) else what.type))
         return said_of(what, self.memory)
 
 
@@ -188,8 +192,6 @@ class Policy:
 
         Raises `Unsatisfiable` (DP305) where two profiles that apply by themselves set one key, and `PolicyError`.
         """
-        from devpolicy._core.language.profiles import apply_overlays
-
         asked = self
         if profile is not None or overrides or environment is not None:
             asked = self.with_overrides(profile=profile, values=overrides, environment=environment)
@@ -203,10 +205,12 @@ class Policy:
         `component_class` is the path of the component's class, where it is known. `name` may be one that the policy
         does not have. Raises `PolicyError` (DP202) where nothing says where the component runs.
         """
-        from devpolicy._core.language.layers import resolve
-
         if not all(text is None or isinstance(text, str) for text in (name, component_class)):
             raise PolicyError("a component and its class are named by text")
+        if not self.components:
+            return replace(self.top, component=name)
+        from devpolicy._core.language.layers import resolve
+
         return self.remembered(("component", name, component_class), lambda: resolve(self, name, component_class))
 
     def with_overrides(
@@ -298,3 +302,20 @@ class Policy:
     def require(self) -> Condition | None:
         """What a host must have."""
         return self.top.require
+
+
+def apply_overlays(policy: Policy, host: Host) -> Policy:
+    """Return a policy with the profiles and the values that belong to one host applied: it has no profiles.
+
+    It is made once for all hosts to which the same profiles apply. Raises `Unsatisfiable` (DP305), and `PolicyError`
+    for anything but a host.
+    """
+    if not isinstance(host, Host):
+        help_ = f"write `Host.load({host!r})`" if isinstance(host, str) else "such as `Host.load(NAME)`"
+        message = f"a policy is asked on a `Host`, not on a value of type {type(host).__name__}"
+        raise PolicyError(Diagnostic("DP102", message, help=help_))
+    if not policy.profiles and policy.overrides == Overrides():
+        return policy
+    from devpolicy._core.language.profiles import applied
+
+    return applied(policy, host)

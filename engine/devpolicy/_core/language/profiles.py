@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.errors import Diagnostic, PolicyError, Unsatisfiable
-from devpolicy._core.host import Host
 from devpolicy._core.language.merging import ConfigLayer, leaves, merge
 from devpolicy._core.language.policy import Overrides
 from devpolicy._core.toml.document import Document
@@ -21,6 +20,7 @@ from devpolicy._core.toml.tables import did_you_mean
 from devpolicy._core.toml.writer import quote
 
 if TYPE_CHECKING:
+    from devpolicy._core.host import Host
     from devpolicy._core.language.conditions import Condition, Environment
     from devpolicy._core.language.policy import Policy
     from devpolicy._core.toml.spans import KeyPath
@@ -58,18 +58,8 @@ def without_profiles(base: ConfigLayer) -> ConfigLayer:
     return replace(base, data={key: value for key, value in base.data.items() if key not in left_out})
 
 
-def apply_overlays(policy: Policy, host: Host) -> Policy:
-    """Return a policy with the profiles and the values that belong to one host applied: it has no profiles.
-
-    It is made once for all hosts to which the same profiles apply. Raises `Unsatisfiable` (DP305), and `PolicyError`
-    for anything but a host.
-    """
-    if not isinstance(host, Host):
-        help_ = f"write `Host.load({host!r})`" if isinstance(host, str) else "such as `Host.load(NAME)`"
-        message = f"a policy is asked on a `Host`, not on a value of type {type(host).__name__}"
-        raise PolicyError(Diagnostic("DP102", message, help=help_))
-    if not policy.profiles and policy.overrides == Overrides():
-        return policy
+def applied(policy: Policy, host: Host) -> Policy:
+    """Return a policy with the profiles and the values that belong to one host applied: `apply_overlays`."""
     automatic, notices = _automatic(policy, host)
     if len(automatic) > 1:
         _refuse_conflicts(policy, automatic)

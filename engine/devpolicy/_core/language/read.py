@@ -15,15 +15,15 @@ from pathlib import Path
 from devpolicy._core.errors import Diagnostic, PolicyError
 from devpolicy._core.files import kind_of
 from devpolicy._core.language.devices import DeviceClass, classes_in
-from devpolicy._core.language.extending import likely, texts
+from devpolicy._core.language.extending import no_policy, texts
 from devpolicy._core.language.fields import SCHEMA_VERSION, WHEN, ProfileTable, SettingsTable, TopTable
 from devpolicy._core.language.merging import ConfigLayer, merge
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.language.profiles import Profile, layer_of, without_profiles
 from devpolicy._core.language.top import read_settings
 from devpolicy._core.language.wishes import check_wishes
-from devpolicy._core.shipped import shipped_files
-from devpolicy._core.toml.document import MOST_VALUES, Document
+from devpolicy._core.names import shipped_names
+from devpolicy._core.toml.document import Document
 from devpolicy._core.toml.tables import Cursor, wrong_type
 
 _MISSING = "DP105"
@@ -38,9 +38,9 @@ def parse(text: str | bytes, source: str = "<string>") -> Policy:
     `Policy.warnings`.
     """
     if isinstance(text, str):
-        return _read(Document(text, source, PolicyError, most=MOST_VALUES))
+        return _read(Document(text, source, PolicyError))
     if isinstance(text, bytes):
-        return _read(Document.read(text, source, PolicyError, most=MOST_VALUES))
+        return _read(Document.read(text, source, PolicyError))
     raise PolicyError(Diagnostic("DP102", f"a policy is text or bytes, not `{type(text).__name__}`"))
 
 
@@ -54,14 +54,13 @@ def load(name: str | os.PathLike[str], *, keys: Collection[str] = ()) -> Policy:
     """
     if not isinstance(name, str | os.PathLike) or not isinstance(os.fspath(name), str):
         raise PolicyError(Diagnostic("DP102", f"a policy is named by text or a path, not `{type(name).__name__}`"))
-    shipped = shipped_files("policy")
+    shipped = shipped_names("policy")
     if isinstance(name, str) and name in shipped:
         return parse(shipped[name].read_bytes(), f"{name}.toml")
     path = Path(name)
     if kind_of(path, PolicyError) is None:
-        hint = "a policy's own text is read by `Policy.parse`" if "=" in str(name) else likely(path, shipped)
-        raise PolicyError(Diagnostic("DP202", f"there is no policy `{name}`", help=hint))
-    return _read(Document.open(path, PolicyError, most=MOST_VALUES, keys=keys))
+        raise PolicyError(no_policy(str(name), path))
+    return _read(Document.open(path, PolicyError, keys=keys))
 
 
 def _read(document: Document) -> Policy:

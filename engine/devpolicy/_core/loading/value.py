@@ -33,6 +33,8 @@ class Loading:
     """The dtype that the policy asks for; `None` where it asks for none."""
     model_dtype: str | None = None
     """The dtype that the bytes were counted in where the policy asks for none: the model's own."""
+    dtypes: Pairs = ()
+    """The dtype of each component of a pipeline where the policy asks for none; empty for other models."""
     variant: str | None = None
     """Which files of the checkpoint are loaded, where it is not those without a variant."""
     adapters: tuple[str, ...] = ()
@@ -70,6 +72,7 @@ class Loading:
             "experts_implementation": as_argument(self.experts),
         }
         perhaps: dict[str, Any] = {
+            "dtypes": dict(self.dtypes),
             "variant": self.variant,
             "adapters": list(self.adapters),
             "scheme": self.scheme if self.scheme != "none" else "",
@@ -90,6 +93,7 @@ class Loading:
             _text(data.get("architecture")),
             dtype=_text(data.get("dtype")),
             model_dtype=_text(data.get("model_dtype")),
+            dtypes=as_pairs(data.get("dtypes", {})),
             variant=_text(data.get("variant")),
             offload_folder=_text(data.get("offload_folder")),
             attention=as_pairs(data.get("attn_implementation")),

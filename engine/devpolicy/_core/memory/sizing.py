@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from devpolicy._core.loading.value import Pairs
 from devpolicy._core.language.policy import ContextRange, Workload
+from devpolicy._core.loading.dtypes import FLOAT32_IN
+from devpolicy._core.loading.value import Pairs
+from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import DTYPE_BITS, ModelTree
 
 DEFAULT_CONTEXT = 4096
@@ -31,6 +33,11 @@ class Sizing:
     kv_cache: list[int]
     merged: list[int]
     """The largest tensor of a module that loading makes on its device of others, which are there until it is made."""
+    float32: list[str]
+    """A tensor of a module that loading keeps in float32, and that accelerate would read from disk in another dtype.
+
+    It reads in the dtype that the model was built in. What loading keeps in float32 by name was not built so.
+    """
     activations: int
     """Needed once on each device that executes something."""
     context: int
@@ -42,6 +49,7 @@ def size_model(tree: ModelTree, workload: Workload, attention: Pairs | None = No
     repeated = {name for group in tree.ties for name in group[1:]}
     count = len(tree.modules)
     weights, buffers, full_weights, merged = [0] * count, [0] * count, [0] * count, [0] * count
+    float32, dtype = [""] * count, compute_dtype(tree, workload)
     for position, module in enumerate(tree.modules):
         for tensor in module.tensors:
             size = tensor.bytes_as(workload.dtype)
@@ -49,6 +57,8 @@ def size_model(tree: ModelTree, workload: Workload, attention: Pairs | None = No
             counted = 0 if full_name in repeated else size
             if tensor.merged or tensor.transient:
                 merged[position] = max(merged[position], tensor.beside_as(workload.dtype))
+            if tensor.float32_in in ("float16", "half") and module.in_place and dtype in FLOAT32_IN[tensor.float32_in]:
+                float32[position] = float32[position] or join(module.path, tensor.name)
             if tensor.buffer:
                 buffers[position] += counted
             else:
@@ -57,9 +67,8 @@ def size_model(tree: ModelTree, workload: Workload, attention: Pairs | None = No
     kv_cache = [0] * count
     for path, size in kv_caches(tree, workload):
         kv_cache[tree.index[path]] += size
-    context, dtype = context_of(tree, workload), compute_dtype(tree, workload)
-    activations = activation_bytes(tree, workload, attention)
-    return Sizing(weights, buffers, full_weights, kv_cache, merged, activations, context, dtype)
+    context, activations = context_of(tree, workload), activation_bytes(tree, workload, attention)
+    return Sizing(weights, buffers, full_weights, kv_cache, merged, float32, activations, context, dtype)
 
 
 def kv_caches(tree: ModelTree, workload: Workload) -> Iterator[tuple[str, int]]:

@@ -6,8 +6,9 @@ the device where their module runs, as buffers do, also where the module's own w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +61,17 @@ def _tensors_of(folder: Path, tree: ModelTree) -> Iterable[tuple[str, Tensor | N
     saved = config.get("modules_to_save")
     whole = {str(name) for name in saved} if isinstance(saved, list) else set()
     by_path = {module.path: module for module in tree.modules}
+    by_end: dict[str, Module | None] = {}
     for key, stored in _header(folder).items():
         path, part = _split(key.removeprefix(_PREFIX))
-        module = by_path.get(path) or _renamed(path, by_path)
+        module = by_path.get(path) or _renamed(path, by_end or _ends(tree, by_end))
         if module is None:
             message = f"the adapter `{shown(folder)}` changes `{path}`, which `{tree.name}` does not have"
             raise ModelError(Diagnostic("DP104", message, help=_of_base(config)))
         if part in _OF_LORA:
             _check_shape(folder, config, module, part, stored)
             yield module.path, _tensor(part, stored, cast=True)
-        elif module.path.rpartition(".")[2] in whole or any(module.path.endswith(f".{name}") for name in whole):
+        elif not whole.isdisjoint(_tails(module.path)):
             yield module.path, _tensor(part, stored, cast=False)
         elif part in {tensor.name for tensor in module.tensors}:
             yield module.path, None
@@ -87,15 +89,26 @@ def _split(key: str) -> tuple[str, str]:
     return ".".join(part for part in parts[:-1] if part != "base_layer"), parts[-1]
 
 
-def _renamed(path: str, by_path: Mapping[str, Module]) -> Module | None:
+def _renamed(path: str, by_end: Mapping[str, Module | None]) -> Module | None:
     """Return the one module whose path ends as one that was called otherwise when the adapter was made."""
-    parts = path.split(".")
-    for at in range(1, len(parts) - 1):
-        tail = ".".join(parts[at:])
-        ending = [module for known, module in by_path.items() if known == tail or known.endswith(f".{tail}")]
-        if ending:
-            return ending[0] if len(ending) == 1 else None
-    return None
+    ends = [end for end in islice(_tails(path), 1, None) if "." in end]
+    return next((by_end[end] for end in ends if end in by_end), None)
+
+
+def _ends(tree: ModelTree, by_end: dict[str, Module | None]) -> dict[str, Module | None]:
+    """Fill and return a table of the modules by every end of their paths, `None` for an end of several."""
+    for module in tree.modules:
+        for end in _tails(module.path):
+            by_end[end] = None if end in by_end else module
+    return by_end
+
+
+def _tails(path: str) -> Iterator[str]:
+    """Yield a path, and what is left of it without its first parts."""
+    yield path
+    while "." in path:
+        path = path.partition(".")[2]
+        yield path
 
 
 def _check_shape(folder: Path, config: Mapping[str, Any], module: Module, part: str, stored: Stored) -> None:

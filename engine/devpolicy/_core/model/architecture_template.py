@@ -1,27 +1,33 @@
 """Module trees as rows of text: how the templates of model families are written, filled in and read.
 
-Owns the notation. It knows no family: `devpolicy._core.model.families` does.
+Owns the notation. It knows no family: `devpolicy._core.model.templates` does.
 
-A row is a path, a class, and tensors as `name=sizes`, where sizes are looked up in a table and `N` in a path counts
-layers. `~` marks a buffer that no checkpoint holds, with its dtype. `{word}` stands for a text, which may be rows, and
-what `{flag:...}` holds is there only where the flag is set.
+A row is a path, a class, and tensors as `name=sizes`, where sizes are looked up in a table or are numbers; a scalar has
+none. `^` marks a parameter that stays in float32, with the word of `FLOAT32_IN` that says when; `~` a buffer that no
+checkpoint holds and `!` one that it does, with its dtype where that is not the model's. `fused` says that loading makes
+a module's weights of others, `sliced` that it takes them from larger ones. `{word}` stands for a text, which may be
+rows, and what `{flag:...}` holds is there only where the flag is set.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 from devpolicy._core.loading.value import Loading
 from devpolicy._core.model.facts import derive
 from devpolicy._core.model.neutral import config_text
+from devpolicy._core.model.quantize import default_skips
 from devpolicy._core.model.ranges import expand_tree
 from devpolicy._core.model.tree import ModelTree, Module, Tensor
 
 Config = Mapping[str, Any]
 """The content of a `config.json`."""
+
+_NAME = re.compile(r"(?P<name>\w+)(?:(?P<buffer>[~!])(?P<dtype>\w*))?(?:\^(?P<float32_in>\w+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +36,17 @@ class Template:
 
     rows: str
     sizes: Mapping[str, int]
-    layers: int
     no_split: tuple[str, ...]
     config: Config
     """With the family's defaults, as Transformers would complete it."""
     ties: tuple[tuple[str, ...], ...] = ()
-    float16_islands: frozenset[str] = frozenset()
-    """Last parts of the paths of modules that stay in float32 where the model is loaded in float16."""
+    implementation: str = "sdpa"
     experts: bool = False
     """Whether its experts run by an implementation of their own."""
-    converted: frozenset[str] = frozenset()
-    """Last parts of the paths of modules whose weights loading converts."""
+    output_embeddings: str = ""
+    """The path of the output embeddings, empty where there are none."""
+    takes_cache: bool | None = None
+    """Whether the code of the class takes a cache, where that is known."""
 
 
 def fill(rows: str, words: Mapping[str, str], flags: Mapping[str, bool] | None = None) -> str:
@@ -52,41 +58,84 @@ def fill(rows: str, words: Mapping[str, str], flags: Mapping[str, bool] | None =
     return rows
 
 
+def below(path: str, rows: str) -> str:
+    """Return rows with their paths below another."""
+    return "\n".join(f"{path}.{row.strip()}" for row in rows.splitlines() if row.strip())
+
+
+def layers(path: str, kinds: Sequence[str], rows: Mapping[str, str]) -> str:
+    """Return the rows of a list of layers, each by the rows of its kind, whose paths are those below the layer.
+
+    The first row of a kind is the layer's own: its class alone.
+    """
+    parts = [f"{path} ModuleList"]
+    at = 0
+    for kind, run in groupby(kinds):
+        count = len(list(run))
+        numbers = f"{path}.{{{at}..{at + count - 1}}}"
+        own, _, inside = rows[kind].strip().partition("\n")
+        parts += [f"{numbers} {own.strip()}", below(numbers, inside)]
+        at += count
+    return "\n".join(parts)
+
+
 def build(template: Template, architecture: str, dtype: str) -> ModelTree:
     """Return the tree that a template describes. Raises `KeyError` for a size that its table lacks."""
-    entries: list[tuple[str, str, tuple[Tensor, ...]]] = [("", architecture, ())]
-    layer = f"{{0..{template.layers - 1}}}"
-    for row in template.rows.splitlines():
-        path, _, rest = row.partition(" ")
-        if path:
-            cls, *tensors = rest.split()
-            path = ".".join(layer if part == "N" else part for part in path.split("."))
-            last = path.rpartition(".")[2]
-            float32_in = "float16" if last in template.float16_islands else ""
-            made = (_tensor(text, template.sizes, dtype, float32_in) for text in tensors)
-            merged = last in template.converted
-            entries.append((path, cls, tuple(replace(tensor, merged=merged) for tensor in made)))
-    paths = expand_tree([path for path, _, _ in entries])
-    modules = tuple(
-        Module(path, entries[entry][1], entries[entry][2], path.rpartition(".")[2] not in template.converted)
-        for path, entry in paths
-    )
-    return ModelTree(
+    entries: list[tuple[str, Module]] = [("", Module("", architecture))]
+    for row in filter(str.strip, template.rows.splitlines()):
+        path, *words = row.split()
+        if path == ".":
+            entries[0] = ("", _module("", [architecture, *words], template.sizes, dtype))
+        else:
+            entries.append((path, _module(path, words, template.sizes, dtype)))
+    paths = expand_tree([path for path, _ in entries])
+    modules = tuple(replace(entries[entry][1], path=path) for path, entry in paths)
+    experts = (("", "grouped_mm"),) if template.experts else ()
+    generates = architecture.endswith(("ForCausalLM", "ForConditionalGeneration", "LMHeadModel"))
+    unused = not generates and template.config.get("use_cache") is False
+    takes_cache = False if unused else template.takes_cache
+    tree = ModelTree(
         name=architecture,
         modules=modules,
-        ties=template.ties,
+        ties=tuple(_in_order(template.ties, modules)),
         no_split=frozenset(template.no_split),
-        **{**derive(template.config, modules), "dtype": dtype},
+        **{**derive(template.config, modules, takes_cache=takes_cache), "dtype": dtype},
         config=config_text(template.config),
-        loading=Loading(architecture, (("", "sdpa"),), (("", "grouped_mm"),) if template.experts else ()),
+        loading=Loading(architecture, (("", template.implementation),), experts),
+    )
+    return (
+        tree
+        if not template.output_embeddings or template.output_embeddings in default_skips(tree)
+        else replace(tree, head=template.output_embeddings)
     )
 
 
-def _tensor(text: str, sizes: Mapping[str, int], dtype: str, float32_in: str) -> Tensor:
-    name, _, dimensions = text.partition("=")
-    shape = tuple(1 if word == "1" else sizes[word] for word in dimensions.split(","))
-    name, buffer, own = name.partition("~")
-    if buffer:
-        return Tensor(name, shape, own or dtype, buffer=True, persistent=False)
-    made = Tensor(name, shape, dtype, float32_in=float32_in)
-    return replace(made, dtype=made.dtype_as(dtype))
+def _in_order(ties: Sequence[Sequence[str]], modules: Sequence[Module]) -> Iterator[tuple[str, ...]]:
+    """Yield groups of tied names in the order of the tensors."""
+    if ties:
+        names = [f"{module.path}.{tensor.name}" for module in modules for tensor in module.tensors]
+        order = {name: at for at, name in enumerate(names)}
+        groups = [tuple(sorted(group, key=order.__getitem__)) for group in ties]
+        yield from sorted(groups, key=lambda group: order[group[0]])
+
+
+def _module(path: str, words: Sequence[str], sizes: Mapping[str, int], dtype: str) -> Module:
+    cls, *rest = words
+    marks = [word for word in rest if "=" not in word]
+    tensors = tuple(_tensors([word for word in rest if "=" in word], sizes, dtype, merged="fused" in marks))
+    return Module(path, cls, tensors, in_place=not marks)
+
+
+def _tensors(words: Sequence[str], sizes: Mapping[str, int], dtype: str, *, merged: bool) -> Iterator[Tensor]:
+    for word in words:
+        text, _, dimensions = word.partition("=")
+        shape = tuple(int(one) if one.isdigit() else sizes[one] for one in dimensions.split(",") if one)
+        found = _NAME.fullmatch(text)
+        if found is None:
+            raise ValueError(f"`{word}` is no tensor of a template")
+        name, buffer, own, float32_in = found.group("name", "buffer", "dtype", "float32_in")
+        if buffer:
+            yield Tensor(name, shape, own or dtype, buffer=True, persistent=buffer == "!", float32_in=float32_in or "")
+        else:
+            made = Tensor(name, shape, dtype, float32_in=float32_in or "", merged=merged)
+            yield replace(made, dtype=made.dtype_as(dtype))

@@ -9,27 +9,31 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.resources.abc import Traversable
 from os import PathLike
 from pathlib import Path
 
 from devpolicy._core.errors import Diagnostic, ModelError
 from devpolicy._core.files import LARGEST_FILE
-from devpolicy._core.model.files import entries, is_file, is_folder, read_bytes
+from devpolicy._core.model.files import entries, is_file, is_folder, read_bytes, shown
 from devpolicy._core.model.limits import LARGEST_REFERENCE
 from devpolicy._core.model.tree import ModelTree
-from devpolicy._core.shipped import shipped_files
+from devpolicy._core.names import shipped_names, unknown
 from devpolicy._core.toml.document import Document
-from devpolicy._core.toml.tables import did_you_mean
 
 __all__ = ["cached_snapshot", "descriptions", "load", "model_catalogue"]
 
+INDEX = "model_index.json"
+"""The file by which a folder is a pipeline of diffusers."""
+_INSIDE = re.compile(r"(?!hf://)([^:@]+?)(?::([^:@]+))?(?:@([^:@]+))?(?<=[^/])", re.DOTALL)
+"""A folder below another, and a revision: `path:subfolder`, `org/name:subfolder@revision`."""
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
 def model_catalogue() -> dict[str, Traversable]:
     """Return the models that ship with the package as `{name: file}`, sorted by name."""
-    return shipped_files("fixtures", "models")
+    return shipped_names("model")
 
 
 def descriptions() -> dict[str, str]:
@@ -44,7 +48,7 @@ def load(
     variant: str | None = None,
     fetch: bool = True,
 ) -> ModelTree:
-    """Return a model by its name: of the catalogue, a path (model TOML, checkpoint, GGUF, `config.json`), of the hub.
+    """Return a model by its name: of the catalogue, a path (model TOML, checkpoint, GGUF, ONNX), of the hub.
 
     `architecture` names the class of a checkpoint or a configuration, `variant` the files of a checkpoint.
 
@@ -65,6 +69,9 @@ def load(
 
         _no_choice(architecture, text)
         return from_hub(text, fetch=fetch)
+    inside = None if os.path.exists(text) else _INSIDE.fullmatch(text)  # noqa: PTH110
+    if inside is not None and (inside[2] or inside[3]):
+        return _part(inside[1], inside[2], inside[3], architecture, variant)
     path = Path(text)
     # Unlike those of a `Path`, these questions take any text: one that is too long, or holds a NUL, is no file.
     is_there = os.path.exists(text)  # noqa: PTH110
@@ -75,17 +82,25 @@ def load(
 
         _no_choice(architecture, text)
         return from_gguf(path)
+    if path.suffix == ".onnx" and is_there:
+        from devpolicy._core.model.onnx import from_onnx
+
+        _no_choice(architecture, text)
+        return from_onnx(path)
     if path.suffix == ".json" and is_there:
         from devpolicy._core.model.config import from_config
 
         return from_config(path, architecture)
     if path.suffix == ".toml" or is_there:
-        from devpolicy._core.model.model_file import read
+        from devpolicy._core.model.model_file import BOUNDS, read
 
         _no_choice(architecture, text)
-        return read(Document.read(read_bytes(path, LARGEST_FILE), str(path), ModelError, str(path.parent)))
+        content = read_bytes(path, LARGEST_FILE)
+        return read(Document.read(content, str(path), ModelError, str(path.parent), bounds=BOUNDS))
     if _HUB_ID.fullmatch(text):
         snapshot = cached_snapshot(text)
+        if snapshot is not None and is_file(snapshot / INDEX):
+            return replace(_from_folder(snapshot, architecture, variant), name=text.rpartition("/")[2])
         if snapshot is not None:
             from devpolicy._core.model.checkpoint import from_checkpoint
 
@@ -94,19 +109,60 @@ def load(
         raise ModelError(
             Diagnostic("DP202", f"`{text}` is no folder, and not in the local Hugging Face cache", help=hint)
         )
-    known = did_you_mean(text, catalogue)
-    hint = f"{known}\n`devpolicy model list` shows the catalogue; a path counts from the current folder"
-    raise ModelError(Diagnostic("DP202", f"there is no model, file or folder `{text}`", help=hint))
+    raise ModelError(
+        unknown("model", text, hint="`devpolicy model list` shows the catalogue; a path counts from the current folder")
+    )
+
+
+def _part(
+    name: str, subfolder: str | None, revision: str | None, architecture: str | None, variant: str | None
+) -> ModelTree:
+    """Return the model in a folder below another, as a component of a pipeline is, perhaps of a cached revision."""
+    folder = Path(name) if is_folder(Path(name)) else None
+    if folder is None and _HUB_ID.fullmatch(name):
+        folder = cached_snapshot(name, revision)
+    elif revision is not None:
+        message = f"`{shown(name)}` is no model of the hub, and has no revisions"
+        raise ModelError(Diagnostic("DP202", message, help="leave `@` and what follows it out"))
+    if folder is None:
+        where = f" at `{revision}`" if revision else ""
+        message = f"`{shown(name)}` is no folder, and not in the local Hugging Face cache{where}"
+        raise ModelError(Diagnostic("DP202", message, help=f"download it first: `hf download {shown(name)}`"))
+    if subfolder is None:
+        return replace(_from_folder(folder, architecture, variant), name=name.rpartition("/")[2])
+    if ".." in Path(subfolder).parts or Path(subfolder).is_absolute() or not is_folder(folder / subfolder):
+        inside = ", ".join(f"`{shown(one.name)}`" for one in sorted(entries(folder)) if is_folder(one))
+        message = f"`{shown(name)}` has no folder `{shown(subfolder)}`"
+        raise ModelError(Diagnostic("DP202", message, help=f"it has {inside}" if inside else "leave `:` out"))
+    return _component(folder, subfolder, architecture, variant)
+
+
+def _component(folder: Path, subfolder: str, architecture: str | None, variant: str | None) -> ModelTree:
+    from devpolicy._core.model.pipelines import component_of
+
+    part = component_of(folder, subfolder, variant) if is_file(folder / INDEX) and architecture is None else None
+    return _from_folder(folder / subfolder, architecture, variant) if part is None else part
 
 
 def _from_folder(folder: Path, architecture: str | None, variant: str | None) -> ModelTree:
-    from devpolicy._core.model.checkpoint import from_checkpoint
+    from devpolicy._core.model.checkpoint import from_checkpoint, has_weights
     from devpolicy._core.model.gguf import from_gguf, gguf_in
 
+    if is_file(folder / INDEX) and not is_file(folder / "config.json"):
+        from devpolicy._core.model.pipelines import from_pipeline_folder
+
+        _no_choice(architecture, shown(folder))
+        return from_pipeline_folder(folder, variant)
     if not is_file(folder / "config.json"):
         gguf = gguf_in(folder)
         if gguf is not None:
             return from_gguf(gguf)
+    if not has_weights(folder):
+        from devpolicy._core.model.onnx import from_onnx, onnx_in
+
+        onnx = onnx_in(folder)
+        if onnx is not None:
+            return from_onnx(onnx)
     return from_checkpoint(folder, architecture, variant)
 
 
@@ -123,14 +179,22 @@ def _parse(content: bytes, source: str) -> ModelTree:
     return parse(content, source)
 
 
-def cached_snapshot(hub_id: str) -> Path | None:
-    """Return the folder of a hub model in the local cache: its `main`, else its only revision. No network is used."""
+def cached_snapshot(hub_id: str, revision: str | None = None) -> Path | None:
+    """Return the folder of a hub model in the local cache: a revision, its `main`, else its only one.
+
+    No network is used. A revision is a branch, a tag or a commit.
+    """
     for cache in _caches():
         repository = cache / f"models--{hub_id.replace('/', '--')}"
-        snapshots, main = repository / "snapshots", repository / "refs" / "main"
+        reference = Path("refs", *(revision or "main").split("/"))
+        if ".." in reference.parts:
+            return None
+        snapshots, main = repository / "snapshots", repository / reference
         if is_file(main):
             name = read_bytes(main, LARGEST_REFERENCE).decode("utf-8", "replace").strip()
             revisions = [snapshots / name] if Path(name).name == name else []
+        elif revision is not None:
+            revisions = [snapshots / revision] if Path(revision).name == revision else []
         else:
             revisions = entries(snapshots) if is_folder(snapshots) else []
         if len(revisions) == 1 and is_folder(revisions[0]):

@@ -102,7 +102,7 @@ def _read(path: Path, config: dict[str, Any], weights: dict[str, str] | None, ar
     found, reason = structure.structure_of(config, headers, architecture, quantization)
     if quantization is not None:
         quantization = replace(quantization, stored=sum(stored.end - stored.begin for stored in headers.values()))
-    tree = _from_names(headers, config, reason) if found is None else _overlay(found, headers)
+    tree = tree_of_names(headers, config, reason) if found is None else _overlay(found, headers)
     return replace(tree, quantization=quantization)
 
 
@@ -144,6 +144,14 @@ def _weights(folder: Path, variant: str | None) -> tuple[dict[str, str] | None, 
         if variants:
             help_ = f"it has {', '.join(f'`{shown(name)}`' for name in variants[:4])}"
     raise ModelError(Diagnostic("DP109", f"`{folder}` has {what}", help=help_))
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds weights that are read as a checkpoint, of any variant."""
+    return any(
+        entry.name in (*_PICKLES, _INDEX.format(""), _SINGLE.format("")) or _VARIANT.fullmatch(entry.name)
+        for entry in entries(folder)
+    )
 
 
 def _files(folder: Path, variant: str | None) -> dict[str, str] | None:
@@ -239,7 +247,7 @@ def _stored_ties(ties: Iterable[tuple[str, ...]], plain: Mapping[str, Stored]) -
     return tuple(group for group in kept if len(group) > 1)
 
 
-def _from_names(headers: Mapping[str, Stored], config: Mapping[str, Any], reason: str) -> ModelTree:
+def tree_of_names(headers: Mapping[str, Stored], config: Mapping[str, Any], reason: str) -> ModelTree:
     """Return a partial tree whose modules are the prefixes of the stored names."""
     tensors: dict[str, list[Tensor]] = {"": []}
     children: dict[str, list[str]] = {"": []}

@@ -6,7 +6,7 @@ interpreted further.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,17 @@ from devpolicy._core.model.limits import LARGEST_CONFIG
 
 def other_kind(folder: Path) -> Diagnostic | None:
     """Return what a folder without a `config.json` is, and what to plan in place of it; `None` where it is unknown."""
-    for mark, kind in _KINDS.items():
-        if is_file(folder / mark):
-            what, help_ = kind(folder / mark)
-            return Diagnostic("DP109", f"`{shown(folder)}` is {what}", help=help_)
-    return None
+    mark = mark_of(name for name in _KINDS if is_file(folder / name))
+    if mark is None:
+        return None
+    what, help_ = _KINDS[mark](folder / mark)
+    return Diagnostic("DP109", f"`{shown(folder)}` is {what}", help=help_)
+
+
+def mark_of(files: Iterable[str]) -> str | None:
+    """Return the file of these by which it is known whose they are, `None` where there is none."""
+    present = set(files)
+    return next((mark for mark in _KINDS if mark in present), None)
 
 
 def other_library(config: Mapping[str, Any], folder: Path) -> Diagnostic | None:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from devpolicy._core.errors import Diagnostic, ModelError
 from devpolicy._core.model.files import is_file, read_bytes, read_json, shown
+from devpolicy._core.model.folders import mark_of, other_kind
 from devpolicy._core.model.gguf import name_of, parts_of, tree_of
 from devpolicy._core.model.gguf_header import read_gguf_header
 from devpolicy._core.model.headers import FULL_SIZES
@@ -42,6 +43,8 @@ _READING = 1  # raised where GGUF files come to be read differently, so that wha
 
 Progress = Callable[[int, int], None]
 """Is told how many files of how many were read."""
+Announce = Callable[[int, int], None]
+"""Is told before anything is read how many files a model has and how many bytes they are: their headers are read."""
 
 
 class HubName(NamedTuple):
@@ -61,7 +64,9 @@ class HubName(NamedTuple):
         return cls(*found.groups())
 
 
-def from_hub(text: str, *, fetch: bool = True, progress: Progress | None = None) -> ModelTree:
+def from_hub(
+    text: str, *, fetch: bool = True, progress: Progress | None = None, announce: Announce | None = None
+) -> ModelTree:
     """Read a model of the hub by its headers, or what an earlier reading kept. Raises `ModelError`.
 
     `fetch` allows the network; without it, and with `HF_HUB_OFFLINE`, only what was read before is found.
@@ -79,7 +84,8 @@ def from_hub(text: str, *, fetch: bool = True, progress: Progress | None = None)
         return _from_cache(cache, commit, name)
     repository = hub.repository(name.repository, name.revision)
     if not cache.holds(repository.commit, name.file):
-        _fetch(hub, repository, name, cache, progress or (lambda done, of: None))
+        nothing: Progress = lambda done, of: None  # noqa: E731
+        _fetch(hub, repository, name, cache, progress or nothing, announce or nothing)
     cache.note(name.revision, repository.commit)
     return _from_cache(cache, repository.commit, name)
 
@@ -149,15 +155,17 @@ class _Cache:
             raise ModelError(Diagnostic("DP109", message, help="set `XDG_CACHE_HOME` to a folder")) from None
 
 
-def _fetch(hub: Hub, repository: Repository, name: HubName, cache: _Cache, progress: Progress) -> None:
+def _fetch(
+    hub: Hub, repository: Repository, name: HubName, cache: _Cache, progress: Progress, announce: Announce
+) -> None:
     sizes, folder = repository.sizes, cache.folder / repository.commit
     gguf = name.file or (_only_gguf(repository) if _CONFIG not in sizes or not _weights(sizes) else None)
     if gguf is not None:
-        tree = _gguf(hub, repository, gguf, progress)
+        tree = _gguf(hub, repository, gguf, progress, announce)
         cache.write(folder / f"{name.file or 'model.gguf'}.{_READING}.toml", tree.to_toml().encode())
         return
     if _CONFIG not in sizes:
-        raise _lacks(repository, f"no `{_CONFIG}` and no GGUF file")
+        raise _of_another_library(hub, repository) or _lacks(repository, f"no `{_CONFIG}` and no GGUF file")
     for file, limit in (
         (_CONFIG, LARGEST_CONFIG),
         (_INDEX, LARGEST_INDEX),
@@ -168,6 +176,7 @@ def _fetch(hub: Hub, repository: Repository, name: HubName, cache: _Cache, progr
                 raise _lacks(repository, f"a `{file}` of {sizes[file]:,} bytes, and the limit is {limit:,}")
             cache.write(folder / file, hub.read(repository, file, 0, limit))
     shards = _shards(repository, folder)
+    announce(len(shards), sum(sizes[shard] for shard in shards))
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         headers = pool.map(lambda shard: _header(hub, repository, shard), shards)
         for done, (shard, header) in enumerate(zip(shards, headers, strict=True), start=1):
@@ -185,6 +194,22 @@ def _lacks(repository: Repository, what: str) -> ModelError:
     holds = ", ".join(f"`{shown(file)}`" for file in sorted(repository.sizes)[:8])
     note = f"it holds {holds}" if holds else "it is empty"
     return ModelError(Diagnostic("DP204", f"`{repository.name}` has {what}", notes=(note,)))
+
+
+def _of_another_library(hub: Hub, repository: Repository) -> ModelError | None:
+    """Return what a repository is that is no checkpoint, and what to do; `None` where that is unknown."""
+    mark = mark_of(repository.sizes)
+    if mark is None:
+        return None
+    with tempfile.TemporaryDirectory() as kept:
+        folder = Path(kept)
+        (folder / mark).write_bytes(hub.read(repository, mark, 0, LARGEST_CONFIG))
+        found = other_kind(folder)
+    if found is None:
+        return None
+    download = f"download it first: `hf download {repository.name} --local-dir FOLDER`"
+    named = [text.replace(kept, name) for text, name in ((found.message, repository.name), (found.help, "FOLDER"))]
+    return ModelError(Diagnostic("DP204", named[0], help=f"{named[1]}\n{download}"))
 
 
 def _shards(repository: Repository, folder: Path) -> list[str]:
@@ -250,11 +275,12 @@ class _RemoteFile:
         return self.chunk[offset - self.begin : offset - self.begin + length]
 
 
-def _gguf(hub: Hub, repository: Repository, file: str, progress: Progress) -> ModelTree:
+def _gguf(hub: Hub, repository: Repository, file: str, progress: Progress, announce: Announce) -> ModelTree:
     parts = parts_of(file)
     missing = [part for part in parts if part not in repository.sizes]
     if missing:
         raise _lacks(repository, f"no `{shown(missing[0])}`")
+    announce(len(parts), sum(repository.sizes[part] for part in parts))
     headers = []
     for done, part in enumerate(parts, start=1):
         headers.append(read_gguf_header(_RemoteFile(hub, repository, part)))

@@ -39,6 +39,9 @@ DEEPEST_JSON = 64
 MOST_TENSORS = 300_000
 """Tensors that a checkpoint names."""
 
+MOST_FIELDS = 5_000_000
+"""Fields of an ONNX file that are looked at: nodes, attributes, tensors. The largest published graphs have a tenth."""
+
 LONGEST_NAME = 1_000
 """Characters of the name of a tensor."""
 
@@ -83,6 +86,9 @@ LARGEST_IMAGE = 1 << 14
 
 MOST_ELEMENTS = 2**63 - 1
 """Elements of a tensor, and the largest number that a configuration may hold."""
+
+MOST_FILE_VALUES = 100_000
+"""Keys, parts of keys and entries of arrays of a model file. The largest of the catalogue has some 9,000."""
 
 MOST_FINDINGS = 100
 """Findings of one model file. One with more mistakes was not meant to be a model file, and nobody reads on."""

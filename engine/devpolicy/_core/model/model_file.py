@@ -9,17 +9,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, get_args
 
 from devpolicy._core.errors import Diagnostic, ModelError
+from devpolicy._core.files import LARGEST_FILE
 from devpolicy._core.loading.dtypes import FLOAT32_IN
 from devpolicy._core.loading.quantization import Quantization
 from devpolicy._core.loading.recognition import KEY, quantization_of
 from devpolicy._core.loading.value import Loading, as_pairs
 from devpolicy._core.model.ggml import BLOCKS
-from devpolicy._core.model.limits import LARGEST_TREE, MOST_FINDINGS
+from devpolicy._core.model.limits import LARGEST_TREE, MOST_FILE_VALUES, MOST_FINDINGS
 from devpolicy._core.model.ranges import PatternError, expand_path, expand_tree, join
-from devpolicy._core.model.tree import DTYPE_BITS, Activated, Beside, KVCache, ModelTree, Module, Tensor
+from devpolicy._core.model.tree import DTYPE_BITS, Activated, Beside, Format, KVCache, ModelTree, Module, Tensor
+from devpolicy._core.toml.amount import Bounds
 from devpolicy._core.toml.document import Document
 from devpolicy._core.toml.tables import (
     FLAG,
@@ -33,6 +35,9 @@ from devpolicy._core.toml.tables import (
     read_table,
     wrong_type,
 )
+
+BOUNDS = Bounds(MOST_FILE_VALUES, LARGEST_FILE)
+"""A model file holds its whole configuration as one text."""
 
 _COUNT = integer(0)
 _SHAPE = list_of(_COUNT)
@@ -93,9 +98,9 @@ def _read_beside(value: object, cursor: Cursor) -> Beside | None:
 
 
 def _read_loading(value: object, cursor: Cursor) -> Loading | None:
-    known = ("architecture", "attention", "experts", "notes")
+    known = ("architecture", "attention", "experts", "dtypes", "notes")
     if not isinstance(value, Mapping) or not set(value) <= set(known):
-        wrong_type(value, cursor, "a table of `architecture`, `attention`, `experts` and `notes`")
+        wrong_type(value, cursor, "a table of `architecture`, `attention`, `experts`, `dtypes` and `notes`")
         return None
     try:
         architecture = value.get("architecture")
@@ -103,7 +108,11 @@ def _read_loading(value: object, cursor: Cursor) -> Loading | None:
             raise TypeError("`architecture` is a text")
         notes = list_of(TEXT).read(value.get("notes", []), cursor.at("notes"))
         return Loading(
-            architecture, as_pairs(value.get("attention")), as_pairs(value.get("experts")), tuple(notes or ())
+            architecture,
+            as_pairs(value.get("attention")),
+            as_pairs(value.get("experts")),
+            tuple(notes or ()),
+            dtypes=as_pairs(value.get("dtypes")),
         )
     except TypeError as broken:
         cursor.error("DP102", str(broken))
@@ -174,7 +183,7 @@ MODEL_FIELDS = (
     ),
     Field("output", _COUNT, "Scalars that the head returns for one step: the vocabulary."),
     Field("beams", integer(1), "Sequences that generation keeps for each of the batch.", default="1"),
-    Field("format", choice("safetensors", "gguf"), "How its weights are stored.", default="`safetensors`"),
+    Field("format", choice(*get_args(Format)), "How its weights are stored.", default="`safetensors`"),
     Field("partial", TEXT, "Why the structure is not known in full."),
     Field("head", TEXT, "The path of the output embeddings, where they are neither the last module nor tied."),
     Field(
@@ -204,8 +213,8 @@ def parse(text: str | bytes, source: str = "<string>") -> ModelTree:
         raise ModelError(f"a model file is a text or bytes, got {type(text).__name__}")
     source = str(source)
     if isinstance(text, bytes):
-        return read(Document.read(text, source, ModelError))
-    return read(Document(text, source, ModelError))
+        return read(Document.read(text, source, ModelError, bounds=BOUNDS))
+    return read(Document(text, source, ModelError, bounds=BOUNDS))
 
 
 def read(document: Document) -> ModelTree:

@@ -20,12 +20,13 @@ from devpolicy._core.model.classes import architectures_of, classes_for
 from devpolicy._core.model.config import INSTALL, built_tree
 from devpolicy._core.model.config import has_transformers as has_transformers
 from devpolicy._core.model.facts import dtype_of
-from devpolicy._core.model.families import CLASSES, checkpoint_name, family_tree
+from devpolicy._core.model.families import classes_of, family_tree
 from devpolicy._core.model.files import shown
 from devpolicy._core.model.fit import Fit, fit_of
 from devpolicy._core.model.headers import Stored
 from devpolicy._core.model.quantize import converted_paths
 from devpolicy._core.model.ranges import join
+from devpolicy._core.model.templates.names import targets
 from devpolicy._core.model.tree import ModelTree
 
 
@@ -106,22 +107,23 @@ def _with_notes(structure: Structure, named: str | None) -> Structure:
 def _readings(
     config: dict[str, Any], stored: _Checkpoint, dtype: str, named: str | None, *, only: bool
 ) -> Iterator[tuple[str | None, Callable[[], Structure | None]]]:
-    """Yield ways to read the structure, the cheap ones first: templates, then what Transformers builds.
+    """Yield ways to read the structure: of the class that is named, then of others, by templates before Transformers.
 
     Each comes with the class it is for. `only` leaves out every class but the named one.
     """
     model_type = str(config.get("model_type"))
-    if not has_transformers() or _templates_hold():
-        for name in dict.fromkeys([named, *(() if only else CLASSES.get(model_type, ()))]):
-            if name is not None:
-                yield name, partial(_by_template, config, stored, dtype, name)
-    if has_transformers():
-        others = () if only else classes_for(model_type)
-        for name in dict.fromkeys([named, *others]):
-            if name is not None:
-                yield name, partial(_by_transformers, config, stored, dtype, name)
-        if named is None:
-            yield None, partial(_by_transformers, config, stored, dtype, None)
+    here = has_transformers()
+    templates = not here or _templates_hold()
+    others = [] if only else [name for name in classes_of(model_type) if name != named]
+    for names in ([] if named is None else [named], others):
+        for name in names if templates else ():
+            yield name, partial(_by_template, config, stored, dtype, name)
+        if here and names is others and not only:
+            names = [name for name in classes_for(model_type) if name != named]
+        for name in names if here else ():
+            yield name, partial(_by_transformers, config, stored, dtype, name)
+    if here and named is None:
+        yield None, partial(_by_transformers, config, stored, dtype, None)
 
 
 def _by_template(config: dict[str, Any], stored: _Checkpoint, dtype: str, architecture: str) -> Structure | None:
@@ -153,14 +155,11 @@ def _version(package: str) -> str:
 
 
 def _template_sources(tree: ModelTree, config: Mapping[str, Any], keys: Iterable[str]) -> Iterable[Source]:
-    known = set(tree.tensor_names())
+    model_type, known = str(config.get("model_type")), frozenset(tree.tensor_names())
     converted = {
         join(module.path, tensor.name) for module in tree.modules if not module.in_place for tensor in module.tensors
     }
-    # Weights of a base model are loaded into one with a head and the other way round.
-    base = next((module.path for module in tree.modules[1:] if module.path in ("model", "transformer", "bert")), "")
     for key in keys:
-        name = checkpoint_name(str(config.get("model_type")), key)
-        options = [name, join(base, name), name.removeprefix("bert."), name.removeprefix("model.")]
-        target = next((option for option in options if option in known), name)
-        yield Source(key, (target,), converted=target in converted)
+        found = targets(model_type, key, known)
+        # What a newer Transformers saved is loaded as it is.
+        yield Source(key, found, converted=key not in found and not converted.isdisjoint(found))

@@ -36,6 +36,8 @@ DTYPE_BITS: dict[str, int] = {
 FLOATING = frozenset({"float64", "float32", "float16", "bfloat16"})
 """The dtypes that loading in another dtype converts."""
 
+Format = Literal["safetensors", "gguf", "onnx", "diffusers"]
+
 T = TypeVar("T")
 
 _REMEMBERED = 1 << 18
@@ -187,7 +189,7 @@ class ModelTree:
     """The dtype in which the model is loaded where nobody asks for another."""
     incomplete_reason: str | None = None
     """Why the structure is not known in full (no classes, no ties, checkpoint names); `None` where it is."""
-    format: Literal["safetensors", "gguf"] = "safetensors"
+    format: Format = "safetensors"
     """How its weights are stored. A target reads some formats only."""
     metadata: tuple[tuple[str, str], ...] = ()
     """What the source says of the model beside its structure (model_type, parameters), for people."""
@@ -201,6 +203,7 @@ class ModelTree:
     """How the checkpoint is quantised, whose modules are here as they are without; `None` where it is not."""
     source: str | None = field(default=None, compare=False)
     """The path that it was read from, where it can be read as another class or variant."""
+    _memo: dict[Hashable, object] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def __repr__(self) -> str:
         return f"<ModelTree {self.name!r}: {len(self.modules)} modules, {self.parameters} parameters>"
@@ -288,10 +291,6 @@ class ModelTree:
             parent = self.parents[position]
             subtree_end[parent] = max(subtree_end[parent], subtree_end[position])
         return subtree_end
-
-    @cached_property
-    def _memo(self) -> dict[Hashable, object]:
-        return {}
 
     def remembered(self, what: Hashable, make: Callable[[], T]) -> T:
         """Return what was made of this tree before, else make it: a tree never changes.

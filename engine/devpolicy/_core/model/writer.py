@@ -83,6 +83,8 @@ def _loading(loading: Loading) -> dict[str, object]:
         argument = as_argument(given)
         if argument is not None:
             table[key] = argument if isinstance(argument, str) else dict(given)
+    if loading.dtypes:
+        table["dtypes"] = dict(loading.dtypes)
     if loading.notes:
         table["notes"] = loading.notes
     return table

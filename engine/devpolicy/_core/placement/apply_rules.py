@@ -13,13 +13,10 @@ from functools import partial
 
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import DeviceSelector, Rule
-from devpolicy._core.placement.computing import number_of, pin_of, put_by_target
+from devpolicy._core.placement.computing import pin_of, put_by_target
 from devpolicy._core.placement.context import PlacementContext, avoids
-from devpolicy._core.placement.divide import Division, RulePriority, Unit
+from devpolicy._core.placement.divide import Cluster, Division, RulePriority, Unit
 from devpolicy._core.sizes import format_size
-
-Cluster = tuple[int, ...]
-"""Positions of units that share a device, in execution order."""
 
 
 class Refused(Exception):  # noqa: N818 - it is caught inside the planner and never leaves it
@@ -73,7 +70,7 @@ def record_offload(
     """
     stored, away, pinned = dict(assignment.stored), dict(assignment.offloaded), dict(assignment.pinned)
     for at, offload in offloaded.items():
-        number = number_of(offload.place, context)
+        number = context.computing_on(offload.place)
         if number is None:
             stored[offload.place] += storage_bytes(units[at], offload.place)
             away[at] = offload
@@ -100,7 +97,7 @@ def apply_rules(
     search, which may take a later one so that everything has room. Of the units that a rule lets `overflow` those in
     `leaving` are offloaded to where it says.
     """
-    rules, units, together = context.policy.rules, division.units, _tied(division)
+    rules, units, together = context.policy.rules, division.units, division.together
     unruled = [members for members in together if not units[members[0]].rules]
     deciding = _Deciding(units, context, choose, leaving or {}, [0] * len(context.devices), clusters=unruled)
     if context.cpu_number is not None:
@@ -120,15 +117,6 @@ def apply_rules(
         may_leave=deciding.may_leave,
         notes=tuple(deciding.notes),
     )
-
-
-def _tied(division: Division) -> list[Cluster]:
-    """Return the units as those of each tied group (groups are disjoint) and the others one by one."""
-    if not division.tied:
-        return [(at,) for at in range(len(division.units))]
-    group_of = {at: group for group in division.tied for at in group}
-    clusters = (group_of.get(at, (at,)) for at in range(len(division.units)))
-    return [members for at, members in enumerate(clusters) if members[0] == at]
 
 
 def _batches(waiting: Sequence[_Waiting], rules: Sequence[Rule]) -> list[list[_Waiting]]:
@@ -198,7 +186,7 @@ class _Deciding:
         for selector in rule.offload:
             place = selector.type
             reason = rule.reason or f"rule `{rule.name}` stores it on `{selector}`"
-            computes = 0 if place == self.context.kind else number_of(place, self.context)
+            computes = self.context.computing_on(place)
             if computes is not None:
                 # Stored where it runs: on a host without an accelerator "cpu" is no other place.
                 failure = self._run(members, computes, replace(rule, reason=reason), selector)

@@ -1,11 +1,12 @@
 """The plan of a model that was placed.
 
-Owns what a plan says of each unit, its device map, what loading needs to know, and the prediction.
+Owns `PlacedModel`, and what a plan says of it: each unit, the device map, what loading needs to know, the prediction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from devpolicy._core.cost.prediction import Prediction, prediction
 from devpolicy._core.cost.times import Costs, Times
@@ -20,35 +21,48 @@ from devpolicy._core.placement.ledger import Budget
 from devpolicy._core.placement.loading import loading_of
 from devpolicy._core.placement.maps import device_map
 from devpolicy._core.placement.plan import Placement, Placements, Plan, PlannedWorkload, Trace
-from devpolicy._core.placement.search import Solution
+from devpolicy._core.placement.search import Attempt, Solution
 
 
-def assemble(
-    selector: DeviceSelector,
-    division: Division,
-    context: PlacementContext,
-    solution: Solution,
-    ledger: Mapping[str, Budget],
-    component: str | None,
-    warnings: tuple[Diagnostic, ...],
-    trace: Trace,
-) -> Plan:
-    """Return the plan. `selector` is the entry of `prefer` that fits. Raises `Unsatisfiable` (DP403) for its map."""
-    units, policy = division.units, context.policy
-    placements, device = _written(selector, division, context, solution)
-    rewritten = sum(units[at].rewritten for at, offload in solution.offloaded.items() if offload.place == "disk")
-    folder = _folder(policy.disk_path, component) if rewritten else None
+@dataclass(frozen=True, slots=True)
+class PlacedModel:
+    """How a model was placed: every stage's value."""
+
+    selector: DeviceSelector
+    """The entry of `prefer` that fits."""
+    division: Division
+    context: PlacementContext
+    attempt: Attempt
+    solution: Solution
+    ledger: Mapping[str, Budget]
+    trace: Trace
+    warnings: tuple[Diagnostic, ...]
+    streaming: str | None = None
+    """The mode of the target by which the whole model is streamed."""
+
+
+def plan_of(placed: PlacedModel) -> Plan:
+    """Return the plan of a model that was placed. Raises `Unsatisfiable` (DP403) for its map."""
+    context, solution, policy = placed.context, placed.solution, placed.context.policy
+    rewritten = [at for at, offload in solution.offloaded.items() if offload.place == "disk"]
+    size = sum(placed.division.units[at].rewritten for at in rewritten)
+    placements, device = _written(placed)
+    # What chose the plan is told: the times under `fastest`, and where `overflow` took part.
+    spilling = {OVERFLOW, *(rule.name for rule in policy.rules if rule.overflow)}
+    predicted = policy.split == "fastest" or any(one.rule in spilling for one in solution.offloaded.values())
     return Plan(
-        component=component,
+        component=policy.component,
         target=context.target.name,
-        device=device,
+        # Of a model that is streamed as a whole, the device is the one that runs it.
+        device=ComponentDevice.from_single(placements.devices[0]) if placed.streaming else device,
         placements=placements,
-        ledger=ledger,
-        warnings=warnings,
-        loading=loading_of(policy, context.held, folder, rewritten),
-        prediction=_prediction(division, context, solution),
+        ledger=placed.ledger,
+        warnings=placed.warnings,
+        loading=loading_of(policy, context.held, _folder(policy.disk_path, policy.component) if size else None, size),
+        prediction=predict(placed) if predicted else None,
         workload=None if context.target.abilities.assigns in ("one", "units") else _workload(context),
-        trace=trace,
+        streaming=placed.streaming,
+        trace=placed.trace,
     )
 
 
@@ -56,16 +70,20 @@ _Written = tuple[Placements, ComponentDevice]
 """What of a plan says where each part is: the same on every host on which a model is placed alike."""
 
 
-def _written(selector: DeviceSelector, division: Division, context: PlacementContext, solution: Solution) -> _Written:
+def _written(placed: PlacedModel) -> _Written:
+    context, solution = placed.context, placed.solution
     ids = tuple(one.device.id for one in context.devices)
     ruled = tuple((at, rule.name, rule.reason) for at, rule in solution.ruled.items())
-    offloaded, on_main = tuple(solution.offloaded.items()), tuple(solution.runs_on_main.items())
-    what = "plan", division, selector, context.kind, ids, solution.device, solution.main, offloaded, ruled, on_main
-    return context.tree.remembered(what, lambda: _write(selector, division, context, solution))
+    what = (
+        *("plan", placed.division, placed.selector, context.kind, ids, solution.device, solution.main, ruled),
+        *(tuple(solution.offloaded.items()), tuple(solution.runs_on_main.items())),
+    )
+    return context.tree.remembered(what, lambda: _write(placed))
 
 
-def _write(selector: DeviceSelector, division: Division, context: PlacementContext, solution: Solution) -> _Written:
-    units, count = division.units, len(set(solution.device))
+def _write(placed: PlacedModel) -> _Written:
+    units, context, solution = placed.division.units, placed.context, placed.solution
+    count = len(set(solution.device))
     stored: list[Device] = []
     placements: dict[str, Placement] = {}
     for at, unit in enumerate(units):
@@ -73,7 +91,7 @@ def _write(selector: DeviceSelector, division: Division, context: PlacementConte
         offload = solution.offloaded.get(at)
         device = context.storage(offload.place).device if offload else runs_on
         stored.append(device)
-        rule, reason = _why(selector, context, solution, at, count)
+        rule, reason = _why(placed.selector, context, solution, at, count)
         placements[unit.path] = Placement(device, runs_on, rule, reason, unit.weights + unit.buffers)
     entries = device_map(context.tree, units, stored) if units else {"": context.devices[solution.main].device}
     single = entries.get("")
@@ -82,16 +100,14 @@ def _write(selector: DeviceSelector, division: Division, context: PlacementConte
     return Placements(placements), ComponentDevice.from_single(single)
 
 
-def _prediction(division: Division, context: PlacementContext, solution: Solution) -> Prediction | None:
-    """Return what is predicted, where the plan was chosen by it: under `fastest`, and where `overflow` took part."""
+def predict(placed: PlacedModel) -> Prediction:
+    """Return the predicted time of a model that was placed."""
+    context, solution = placed.context, placed.solution
     places = {at: offload.place for at, offload in solution.offloaded.items()}
-    spilling = {OVERFLOW, *(rule.name for rule in context.policy.rules if rule.overflow)}
-    if context.policy.split != "fastest" and all(one.rule not in spilling for one in solution.offloaded.values()):
-        return None
     devices = {str(context.devices[number]): context.speeds[number] for number in sorted(set(solution.device))}
 
     def timed(costs: Costs) -> tuple[Costs, Times]:
-        times = costs.times(division.units, solution.device, places, context.speeds, link=context.link)
+        times = costs.times(placed.division.units, solution.device, places, context.speeds, link=context.link)
         return costs, times
 
     token, first = timed(context.costs_of(first_token=False)), timed(context.costs_of(first_token=True))

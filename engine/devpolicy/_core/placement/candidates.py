@@ -13,7 +13,8 @@ from fractions import Fraction
 
 from devpolicy._core.connected import connected_components
 from devpolicy._core.errors import Diagnostic
-from devpolicy._core.placement.apply_rules import Cluster, Offload, is_elsewhere, offload_error, storage_bytes
+from devpolicy._core.placement.apply_rules import Offload, is_elsewhere, offload_error, storage_bytes
+from devpolicy._core.placement.divide import Cluster
 from devpolicy._core.placement.search import Problem
 
 OVERFLOW = "overflow"

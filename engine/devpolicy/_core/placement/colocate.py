@@ -8,17 +8,17 @@ together, and what must run on the main device does.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from devpolicy._core.connected import connected_components
 from devpolicy._core.errors import Diagnostic, Unsatisfiable
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy, Rule, Ties
 from devpolicy._core.model.tree import ModelTree
-from devpolicy._core.placement.apply_rules import Assignment, Cluster, Offload, Refused
+from devpolicy._core.placement.apply_rules import Assignment, Offload, Refused
 from devpolicy._core.placement.context import PlacementContext
-from devpolicy._core.placement.divide import Division, Unit, up_to_final
-from devpolicy._core.placement.meeting import Meeting
+from devpolicy._core.placement.divide import Cluster, Division, Unit, up_to_final
+from devpolicy._core.placement.meeting import Meeting, meetings
 
 _CUT = "a rule keeps a part of a block elsewhere, so the block and what it may read run on the main device"
 _MEET = "its output meets that of a module whose weights are stored elsewhere, which runs on the main device"
@@ -32,8 +32,6 @@ def colocate_ties(division: Division, tree: ModelTree, policy: ResolvedPolicy) -
 
     Raises `Unsatisfiable` (DP401) where a rule parts a group and may not.
     """
-    if not tree.ties:
-        return division
     starts = [unit.start for unit in division.units]
     held = [(tie, holders) for tie in tree.ties if len(holders := _holders(tree, starts, tie)) > 1]
     # A head may share its weight with the embedding and its bias with the module around it: that is one group.
@@ -46,7 +44,10 @@ def colocate_ties(division: Division, tree: ModelTree, policy: ResolvedPolicy) -
         agreed = _agreed(first_tie[group[0]], [units[at] for at in group], policy)
         for at, unit in zip(group, agreed, strict=True):
             units[at] = unit
-    return replace(division, units=tuple(units), tied=tuple(map(tuple, groups)))
+    group_of = {at: tuple(group) for group in groups for at in group}
+    together = (group_of.get(at, (at,)) for at in range(len(units)))
+    together = (members for at, members in enumerate(together) if members[0] == at)
+    return replace(division, units=tuple(units), together=tuple(together))
 
 
 def _holders(tree: ModelTree, starts: list[int], tie: tuple[str, ...]) -> set[int]:
@@ -137,16 +138,12 @@ def colocate_blocks(division: Division, context: PlacementContext, assignment: A
         together, cut = _pieces(units, blocks.values(), context, assignment)
         clusters = connected_components([*assignment.clusters, *together])
         assignment = replace(assignment, clusters=tuple(map(tuple, clusters)))
-    if len(context.devices) > 1:
-        for group in division.meetings:
-            assignment = _meet(group, assignment)
-    beside = list(_beside_blocks(units, context.tree, assignment))
-    if beside:
-        clusters = connected_components([*assignment.clusters, *beside])
-        assignment = replace(assignment, clusters=tuple(map(tuple, clusters)))
+    several = len(context.devices) > 1
+    for group in meetings(context.tree, division) if several else ():
+        assignment = _meet(group, assignment)
     if cut:
         assignment = _run_cut_on_main(units, cut, assignment)
-    if units and holds_own_tensors(units):
+    if several and holds_own_tensors(units):
         assignment = _run_own_on_main(context, assignment)
     return assignment
 
@@ -187,30 +184,6 @@ def _meet(meeting: Meeting, assignment: Assignment) -> Assignment:
 def holds_own_tensors(units: Sequence[Unit]) -> bool:
     """Whether the first unit is what the model itself holds, beside its children."""
     return bool(units) and units[0].direct_tensors_only and not units[0].path
-
-
-def _beside_blocks(units: Sequence[Unit], tree: ModelTree, assignment: Assignment) -> Iterator[list[int]]:
-    """Yield for each module around blocks what stands in it beside them, where its class declares no blocks.
-
-    Such code was not written to be divided: it adds up what its children return (LED's embeddings of tokens and of
-    positions), and accelerate moves the inputs of modules only.
-    """
-    if tree.no_split or tree.loading.architecture is None:
-        return
-    around = {0}
-    for unit in units:
-        position = unit.start if unit.is_block or unit.block is not None else 0
-        while position:
-            position = tree.parents[position]
-            around.add(position)
-    free = {at for cluster in assignment.clusters for at in cluster if at not in assignment.choices}
-    found: dict[int, list[int]] = {}
-    for at in sorted(free):
-        unit = units[at]
-        parent = unit.start if unit.direct_tensors_only else tree.parents[unit.start]
-        if parent in around and not unit.is_block and unit.block is None:
-            found.setdefault(parent, []).append(at)
-    yield from (members for members in found.values() if len(members) > 1)
 
 
 def _pieces(
@@ -269,7 +242,7 @@ def _run_own_on_main(context: PlacementContext, assignment: Assignment) -> Assig
     say. They come first, so without pins they are on the lowest device anyway.
     """
     lowest = min((device for device, _ in assignment.pinned.values()), default=None)
-    if lowest is None or len(context.devices) == 1:
+    if lowest is None:
         return assignment
     if 0 not in assignment.pinned:
         return _run_on_main({0}, _OWN, assignment)

@@ -42,11 +42,6 @@ def experts_leave_first(policy: ResolvedPolicy, tree: ModelTree, target: Target)
     return replace(policy, rules=(*policy.rules, rule))
 
 
-def number_of(place: str, context: PlacementContext) -> int | None:
-    """Return the number of the device that computes what is kept on `place`; `None` where its weights are streamed."""
-    return context.cpu_number if place == "cpu" else None
-
-
 def pin_of(name: str, reason: str) -> Rule:
     """Return the rule by which a plan says why something was pinned that no rule of the policy pins."""
     return Rule(name=name, prefer=(DeviceSelector("cpu"),), reason=reason)

@@ -126,6 +126,12 @@ class PlacementContext:
             return None
         return next((at for at, one in enumerate(self.devices) if str(one) == "cpu"), None)
 
+    def computing_on(self, place: str) -> int | None:
+        """Return the number of the device that computes what is kept on `place`; `None` where weights are streamed."""
+        if place == self.kind:
+            return 0
+        return self.cpu_number if place == "cpu" else None
+
     @property
     def unified(self) -> bool:
         """Whether CPU and accelerators share one memory."""
@@ -172,6 +178,13 @@ class PlacementContext:
         """Bytes that a device needs before anything is placed on it: activations, and a KV cache that is reserved."""
         return self.activations(number) + (self.devices[number].kv_cache or 0)
 
+    def with_reserved(self, reserved: Mapping[str, int]) -> PlacementContext:
+        """Return this context with what other components have `reserved` of its devices, in bytes by name."""
+        devices = tuple(one.with_reserved(reserved) for one in self.devices)
+        return replace(
+            self, devices=devices, cpu=self.cpu.with_reserved(reserved), disk=self.disk.with_reserved(reserved)
+        )
+
     def with_room_for_loading(self, rooms: Mapping[str, int]) -> PlacementContext:
         """Return this context with bytes kept free on devices, by name, for what is there while weights are loaded."""
 
@@ -193,9 +206,8 @@ def context_for(
     target: Target,
     held: Held,
     sizing: Sizing,
-    reserved: Mapping[str, int],
 ) -> PlacementContext:
-    """Return the context of an entry of `prefer`, given the devices that it selects and what others have reserved."""
+    """Return the context of an entry of `prefer`, given the devices that it selects."""
     # Rules may name any device of the type, the search only those of the entry.
     whole_type = DeviceSelector(selector.type)
     everywhere = (
@@ -208,11 +220,11 @@ def context_for(
     beside = (cpu,) if computes and not avoids(policy, "cpu") else ()
     return PlacementContext(
         kind=selector.type,
-        devices=tuple(one.with_reserved(reserved) for one in (*everywhere.devices, *beside)),
+        devices=(*everywhere.devices, *beside),
         # Of the sides of one pool only one.
         open=frozenset(at for at, one in enumerate(everywhere.devices) if one in named and one not in unified[1:]),
-        cpu=cpu.with_reserved(reserved),
-        disk=disk_budget(policy, host).with_reserved(reserved),
+        cpu=cpu,
+        disk=disk_budget(policy, host),
         target=target,
         policy=policy if target.abilities.maps else replace(policy, split="never"),
         host=host,

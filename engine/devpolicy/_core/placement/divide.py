@@ -11,15 +11,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from devpolicy._core.language.policy import Rule
-from devpolicy._core.loading.dtypes import FLOAT32_IN
 from devpolicy._core.memory.sizing import Sizing
-from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.matching import match, numbers
-from devpolicy._core.placement.meeting import LISTS, Meeting, Shape, meetings
+
+LISTS = frozenset({"ModuleList", "ModuleDict", "Sequential"})
+"""Classes of containers that compute nothing of their own."""
 
 RulePriority = tuple[int, ...]
 """Positions of rules, in written order."""
+
+Cluster = tuple[int, ...]
+"""Positions of units that share a device, in execution order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the structure of a tree says of each module, whatever the rules say."""
+
+    natural: Sequence[bool]
+    """It is placed as a whole where no rule cuts it; of what is inside of such a module, nothing is said."""
+    holds_block: Sequence[bool]
+    """There is a block inside."""
+    is_block: Sequence[bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +81,9 @@ class Division:
     """For each rule that matches anything: how many modules."""
     matching_rules: frozenset[int]
     """The sets of rules that match modules with tensors, decided or not, as the bits of integers."""
-    tied: tuple[tuple[int, ...], ...] = ()
-    """Groups of units that share a tensor."""
-    meetings: tuple[Meeting, ...] = ()
-    """Groups of units outside of blocks whose outputs meet."""
+    shape: Shape
+    together: tuple[Cluster, ...]
+    """All units by their positions: those of each group that shares a tensor, and the others one by one."""
 
 
 def divide(tree: ModelTree, rules: Sequence[Rule], sizing: Sizing) -> Division:
@@ -89,8 +102,7 @@ def divide(tree: ModelTree, rules: Sequence[Rule], sizing: Sizing) -> Division:
     priorities = {mask: (first.setdefault(rules, rules), fallback) for mask, (rules, fallback) in cut.items()}
     units = _collect(tree, sizing, natural, [priorities[mask] for mask in masks])
     holding = frozenset(mask for mask, module in zip(masks, tree.modules, strict=True) if module.tensors)
-    found = meetings(tree, shape, [unit.start for unit in units])
-    return Division(tuple(units), matches.counts, holding, meetings=found)
+    return Division(tuple(units), matches.counts, holding, shape, tuple((at,) for at in range(len(units))))
 
 
 def up_to_final(priority: RulePriority, rules: Sequence[Rule]) -> tuple[RulePriority, RulePriority]:
@@ -215,7 +227,7 @@ def _collect(
                     merged=max(sizing.merged[position:end]),
                     onload_peak=_onload_peak(tree, sizing, position, end),
                     rewritten=sum(sizing.weights[at] for at in range(position, end) if not tree.modules[at].in_place),
-                    float32=_float32(tree, sizing, position, end),
+                    float32=next(filter(None, sizing.float32[position:end]), ""),
                 )
             )
             loose_cache = 0
@@ -223,23 +235,6 @@ def _collect(
     if units and loose_cache:
         units[-1] = replace(units[-1], kv_cache=units[-1].kv_cache + loose_cache)
     return units
-
-
-def _float32(tree: ModelTree, sizing: Sizing, start: int, end: int) -> str:
-    """Return the name of a tensor that accelerate would read from disk in another dtype than loading gives it.
-
-    It reads in the dtype that the model was built in. What loading keeps in float32 by name was not built so.
-    """
-    return next(
-        (
-            join(module.path, tensor.name)
-            for module in tree.modules[start:end]
-            if module.in_place
-            for tensor in module.tensors
-            if tensor.float32_in in ("float16", "half") and sizing.dtype in FLOAT32_IN[tensor.float32_in]
-        ),
-        "",
-    )
 
 
 def _stack_end(tree: ModelTree, block: int) -> int:

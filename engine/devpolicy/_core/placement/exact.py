@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from devpolicy._core.cost.speeds import DeviceSpeed
-from devpolicy._core.placement.apply_rules import Cluster, Offload, storage_bytes
+from devpolicy._core.placement.apply_rules import Offload, storage_bytes
 from devpolicy._core.placement.colocate import allowed_devices, holds_own_tensors
+from devpolicy._core.placement.divide import Cluster
 from devpolicy._core.placement.search import Attempt, Problem, attempt_of
 from devpolicy._core.placement.solver import Bin
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from devpolicy._core.placement.apply_rules import Cluster, Offload, is_elsewhere, record_offload
+from devpolicy._core.placement.apply_rules import Offload, is_elsewhere, record_offload
 from devpolicy._core.placement.computing import layer_of, leads
+from devpolicy._core.placement.divide import Cluster
 from devpolicy._core.placement.scatter import fit_in_any_order, place_in_any_order
 from devpolicy._core.placement.search import Attempt, Problem
 

@@ -1,18 +1,18 @@
 """Components beside each other on one host.
 
-Owns what one plan reserves beside the next, what is planned for a component without a model, and the refusal of a
-component beside others.
+Owns what is planned for a component without a model, and the refusal of a component beside others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from devpolicy._core.errors import Diagnostic, PolicyError, Unsatisfiable
 from devpolicy._core.language.policy import ResolvedPolicy
 from devpolicy._core.model.tree import ModelTree, Module, Tensor
+from devpolicy._core.placement.ledger import reserved
 from devpolicy._core.sizes import format_size
 
 if TYPE_CHECKING:
@@ -38,23 +38,6 @@ def how_to_give(component: str | None) -> str:
     """Return the way out where a component has no model."""
     name = component or "NAME"
     return f"write `model` or `needs` in `[component.{name}]`, or give it: `--model {name}=MODEL`"
-
-
-def reserved(plan: Plan) -> dict[str, int]:
-    """Return the bytes that a plan reserves on each device: its activations too, as components may run at once."""
-    # Of the disk a plan takes what it writes there; what it only reads there was there before.
-    # Components are loaded one after the other, so what loading takes for a moment is none of it.
-    own = {device: budget.held for device, budget in plan.ledger.items() if device != "disk"}
-    return {**own, **({"disk": plan.loading.rewritten} if "disk" in plan.ledger else {})}
-
-
-def reserved_bytes(plans: Iterable[Plan]) -> dict[str, int]:
-    """Return the bytes that plans reserve on each device, in sum."""
-    total: dict[str, int] = {}
-    for plan in plans:
-        for device, size in reserved(plan).items():
-            total[device] = total.get(device, 0) + size
-    return total
 
 
 def refused_beside(

@@ -1,13 +1,14 @@
 """The ledger of a plan: what each device is asked to hold.
 
 Owns `Budget` and the sums, taken anew from the placement and not from the search, so that an error of the search
-shows in a broken invariant.
+shows in a broken invariant; and what of it a plan reserves beside the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.placement.apply_rules import Refused
@@ -15,6 +16,9 @@ from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Unit
 from devpolicy._core.placement.search import Solution
 from devpolicy._core.sizes import format_size
+
+if TYPE_CHECKING:
+    from devpolicy._core.placement.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,3 +169,20 @@ def check_ledger(ledger: Mapping[str, Budget], context: PlacementContext) -> Non
         device = str(one)
         if one.share and device in ledger and ledger[device].used - one.used_by_others > one.own:
             raise Refused(Diagnostic("DP301", f"all sides of `{device}` together are more than the component's share"))
+
+
+def reserved(plan: Plan) -> dict[str, int]:
+    """Return the bytes that a plan reserves on each device: its activations too, as components may run at once."""
+    # Of the disk a plan takes what it writes there; what it only reads there was there before.
+    # Components are loaded one after the other, so what loading takes for a moment is none of it.
+    own = {device: budget.held for device, budget in plan.ledger.items() if device != "disk"}
+    return {**own, **({"disk": plan.loading.rewritten} if "disk" in plan.ledger else {})}
+
+
+def reserved_bytes(plans: Iterable[Plan]) -> dict[str, int]:
+    """Return the bytes that plans reserve on each device, in sum."""
+    total: dict[str, int] = {}
+    for plan in plans:
+        for device, size in reserved(plan).items():
+            total[device] = total.get(device, 0) + size
+    return total

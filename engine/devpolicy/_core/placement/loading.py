@@ -23,6 +23,8 @@ from devpolicy._core.placement.divide import Unit
 
 _HALF = ("float16", "bfloat16")
 _FLASH = "flash_attention"
+AS_STORED = ("gguf", "onnx")
+"""The formats of files whose types are those of the engine that loads them."""
 GGUF_CACHES = ("float32", "float16", "bfloat16")
 """What llama.cpp keeps a KV cache in, of the dtypes that a policy can name."""
 
@@ -52,9 +54,9 @@ def loading_of(policy: ResolvedPolicy, held: Held, folder: str | None, rewritten
 def check_loading(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -> list[Diagnostic]:
     """Return warnings about what the policy says of loading. Raises `Unsatisfiable` (DP416) where it cannot be had."""
     asked = policy.loading
-    if asked == LoadingTable() and tree.format != "gguf":
+    if asked == LoadingTable() and tree.format not in AS_STORED:
         return []
-    wrong = [*_cannot(asked, policy, tree), *(_not_of_a_gguf(policy, tree) if tree.format == "gguf" else ())]
+    wrong = [*_cannot(asked, policy, tree), *(_as_stored(policy, tree) if tree.format in AS_STORED else ())]
     lost = [key for key, _ in _asked(asked) if key not in consumer.abilities.carries]
     for key in lost:
         message = f"`{consumer.name}` is not told `loading.{key}`"
@@ -90,13 +92,13 @@ def refused_on(attention: str, kind: str) -> str | None:
     return None
 
 
-def _not_of_a_gguf(policy: ResolvedPolicy, tree: ModelTree) -> Iterator[Diagnostic]:
-    """Yield what a policy asks that the engines of GGUF files do not do: they compute in the types of the file."""
+def _as_stored(policy: ResolvedPolicy, tree: ModelTree) -> Iterator[Diagnostic]:
+    """Yield what a policy asks that the engines of such files do not do: they compute in the types of the file."""
     dtype, cache = policy.workload.dtype, policy.workload.kv_dtype
     if dtype is not None:
-        message = f"a GGUF file is loaded as it is stored, and not in `{dtype}`"
+        message = f"a {tree.format.upper()} file is loaded as it is stored, and not in `{dtype}`"
         yield Diagnostic("DP416", message, help="leave `workload.dtype` out, or take a file of that type")
-    if cache is not None and cache not in GGUF_CACHES:
+    if tree.format == "gguf" and cache is not None and cache not in GGUF_CACHES:
         message = f"llama.cpp keeps no KV cache in `{cache}`"
         yield Diagnostic("DP416", message, help=f"known are {', '.join(f'`{one}`' for one in GGUF_CACHES)}")
 

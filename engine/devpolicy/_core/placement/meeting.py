@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.placement.divide import LISTS, Division, Shape
 
 TOGETHER: Mapping[str, tuple[str, ...]] = {
     # Inputs of each layer are added to a projection; the hidden states of several streams are stacked.
@@ -24,22 +25,8 @@ TOGETHER: Mapping[str, tuple[str, ...]] = {
 }
 """Children of a class that must run on one device, where neither their order nor their names show it."""
 
-LISTS = frozenset({"ModuleList", "ModuleDict", "Sequential"})
-"""Classes of containers that compute nothing of their own."""
-
 _ROTARY = ("rotary", "rope")
 """What is made once for all blocks, and handed to them as an argument, which is moved."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What the division found of a tree, a flag for each module."""
-
-    natural: Sequence[bool]
-    """It is placed as a whole where no rule cuts it; of what is inside of such a module, nothing is said."""
-    holds_block: Sequence[bool]
-    """There is a block inside."""
-    is_block: Sequence[bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,23 +38,24 @@ class Meeting:
     """Whether what a rule runs somewhere takes the others along. Of a container, rules may run parts elsewhere."""
 
 
-def meetings(tree: ModelTree, shape: Shape, starts: Sequence[int]) -> tuple[Meeting, ...]:
-    """Return groups of units that must run on one device, beside the pieces of blocks; units begin at `starts`.
+def meetings(tree: ModelTree, division: Division) -> tuple[Meeting, ...]:
+    """Return groups of units that must run on one device, beside the pieces of blocks.
 
     A container without a block inside is one group. Of a container of blocks one group are the children that are
     registered before its first block, or embed something, or of which `TOGETHER` says so; and its own tensors, with
-    all that they meet there.
+    all that they meet there. Where a model's class declares no blocks, its code was not written to be divided: of it
+    all that is beside the blocks meets.
     """
-    found: list[Meeting] = []
-    for ranges, follows in _containers(tree, shape):
-        group = sorted({at for start, end in ranges for at in _units(starts, start, end)})
+    return tree.remembered(("meetings", division), lambda: tuple(_meetings(tree, division)))
+
+
+def _meetings(tree: ModelTree, division: Division) -> Iterator[Meeting]:
+    starts = [unit.start for unit in division.units]
+    for ranges, follows in _containers(tree, division.shape):
+        units = (range(bisect_left(starts, start), bisect_left(starts, end)) for start, end in ranges)
+        group = tuple(sorted({at for found in units for at in found}))
         if len(group) > 1:
-            found.append(Meeting(tuple(group), follows))
-    return tuple(found)
-
-
-def _units(starts: Sequence[int], start: int, end: int) -> range:
-    return range(bisect_left(starts, start), bisect_left(starts, end))
+            yield Meeting(group, follows)
 
 
 def _containers(tree: ModelTree, shape: Shape) -> Iterator[tuple[list[tuple[int, int]], bool]]:
@@ -95,14 +83,16 @@ def _meeting_children(tree: ModelTree, shape: Shape, parent: int) -> list[tuple[
         for child in children
     ]
     first = next((child for child, is_one in zip(children, of_blocks, strict=True) if is_one), 0)
+    undeclared = tree.loading.architecture is not None and not tree.no_split
     tensors = tree.modules[parent].tensors
-    own = any(tensor.persistent for tensor in tensors)
+    own = any(tensor.persistent or undeclared for tensor in tensors)
     # A bias that is a buffer is added to what the last child returns.
     added = any(tensor.buffer and tensor.persistent for tensor in tensors)
     plain = [child for child, is_one in zip(children, of_blocks, strict=True) if not is_one]
     found = [child for child in plain if _meets(tree, child, before=added or child < first, own=own)]
-    named = [child for child in plain if _is_named(tree, child, TOGETHER.get(cls, ()))]
-    ranges = [(child, tree.subtree_end[child]) for child in sorted({*found, *named})]
+    found += [child for child in plain if _is_named(tree, child, TOGETHER.get(cls, ()))]
+    found += [child for child in plain if undeclared and tree.subtree_end[child] == child + 1]
+    ranges = [(child, tree.subtree_end[child]) for child in sorted(set(found))]
     return [(parent, parent + 1), *ranges] if own else ranges
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from devpolicy._core.cost.prediction import milliseconds
 from devpolicy._core.placement import exact
-from devpolicy._core.placement.apply_rules import Assignment, Cluster, record_offload
+from devpolicy._core.placement.apply_rules import Assignment, record_offload
 from devpolicy._core.placement.candidates import (
     OVERFLOW,
     SCANNED,
@@ -23,6 +23,7 @@ from devpolicy._core.placement.candidates import (
     may_store,
     transferred,
 )
+from devpolicy._core.placement.divide import Cluster
 from devpolicy._core.placement.first_layers import spill_first_layers
 from devpolicy._core.placement.scatter import fit_in_any_order, place_in_any_order
 from devpolicy._core.placement.search import Attempt, Problem, in_context, place

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import ItemsView, Iterator, Mapping, ValuesView
+from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
 from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
@@ -183,6 +183,8 @@ class Plan:
     """
     workload: PlannedWorkload | None = None
     """What KV cache and activations were computed for, where the target is told so: an engine reserves them itself."""
+    streaming: str | None = None
+    """The target's mode by which the whole model is streamed through one device; `None` where it is not."""
     trace: Trace | None = field(default=None, compare=False, repr=False)
 
     def __repr__(self) -> str:
@@ -196,16 +198,40 @@ class Plan:
 
         Nor is what the model itself decides about its loading (its dtype, its attention): a policy changes neither.
         """
+        return self._digest(str)
+
+    @property
+    def ordinal_free_digest(self) -> str:
+        """A digest in which devices have their order and no ordinals: `cuda:1`, `cuda:3` are as `cuda:0`, `cuda:1`.
+
+        Two plans have the same one where they are the same on other accelerators of a host: one that was made for all
+        of them, and one that a process makes which sees only some.
+        """
+        used = {device for unit in self.placements.values() for device in (unit.device, unit.runs_on)}
+        ordered = sorted(used, key=lambda device: (device.type.value, device.id or 0))
+        ranks: dict[str, int] = {}
+        names: dict[str, str] = {}
+        for device in ordered:
+            kind = device.type.value
+            names[str(device)] = kind if kind in ("cpu", "disk") else f"{kind}:{ranks.setdefault(kind, 0)}"
+            ranks[kind] = ranks.get(kind, 0) + 1
+        return self._digest(lambda device: names.get(device, device))
+
+    def _digest(self, name: Callable[[str], str]) -> str:
+        """Return the digest, with each device under another name."""
         given = {
             "schema": 1,
             "component": self.component,
             "target": self.target,
             # A list of pairs: the order of a device map's entries is part of its meaning.
-            "device": _ordered(self.device),
+            "device": _ordered(self.device, name),
             "dtype": self.loading.dtype,
             "offload_folder": self.loading.offload_folder,
             **({"workload": self.workload.to_dict()} if self.workload else {}),
-            "placements": [[path, str(unit.device), str(unit.runs_on)] for path, unit in self.placements.items()],
+            **({"streaming": self.streaming} if self.streaming else {}),
+            "placements": [
+                [path, name(str(unit.device)), name(str(unit.runs_on))] for path, unit in self.placements.items()
+            ],
             # Only where a policy says anything of it: a plan that says nothing has the digest that it always had.
             **({"loading": dict(self.loading.asked)} if self.loading.asked else {}),
         }
@@ -236,6 +262,7 @@ class Plan:
             **({} if self.granted is None else {"granted": self.granted.to_dict()}),
             **({} if self.granted is None else {"not_granted": [one.to_dict() for one in self.not_granted]}),
             **({"workload": self.workload.to_dict()} if self.workload else {}),
+            **({"streaming": self.streaming} if self.streaming else {}),
             "warnings": [warning.to_dict() for warning in self.warnings],
             **({"prediction": self.prediction.to_dict()} if self.prediction else {}),
             "digest": self.digest,
@@ -275,6 +302,7 @@ class Plan:
                 not_granted=tuple(map(NotGranted.from_dict, data.get("not_granted", ()))),
                 workload=PlannedWorkload.from_dict(data["workload"]) if data.get("workload") else None,
                 prediction=Prediction.from_dict(data["prediction"]) if data.get("prediction") else None,
+                streaming=_optional_text(data.get("streaming")),
             )
             stated = data["digest"]
         except PlanError:
@@ -313,6 +341,12 @@ class Plan:
 
         return explain(self, module)
 
+    def _repr_html_(self) -> str:
+        """Return the plan's picture, which notebooks show."""
+        from devpolicy._core.views.notebook import html
+
+        return html(self)
+
     # Doors to the consumers; each adapter knows one consumer's rules.
 
     def to_hf_kwargs(self) -> dict[str, Any]:
@@ -326,6 +360,12 @@ class Plan:
         from devpolicy._core.targets.transformers import to_pipeline_kwargs
 
         return to_pipeline_kwargs(self)
+
+    def to_diffusers_kwargs(self) -> dict[str, Any]:
+        """Return what `DiffusionPipeline.from_pretrained` needs; `devpolicy.targets.place_pipeline` does the rest."""
+        from devpolicy._core.targets.diffusers import to_diffusers_kwargs
+
+        return to_diffusers_kwargs(self)
 
     def to_generation_kwargs(self) -> dict[str, Any]:
         """Return what `generate` needs to stay within the plan: `max_length`, the context that was counted."""
@@ -353,6 +393,7 @@ class Plan:
         batch: int | None = None,
         inputs: Mapping[str, Any] | None = None,
         architecture: str | None = None,
+        timeout: float | None = None,
     ) -> DryRun:
         """Load and run `model` by this plan on a simulated `host`, at true size, and return what happened.
 
@@ -360,10 +401,11 @@ class Plan:
         behind it where the model generates. No weights are read and no device is needed. `model` is what `plan` takes:
         a catalogue name, a checkpoint folder, a configuration, which run in a child process; or a module, which runs in
         this one, is not changed, and may be given the `inputs` that it is called with. `host` is by default this
-        machine. `prompt`, `new_tokens` and `batch` are by default those that the plan was made for.
+        machine. `prompt`, `new_tokens` and `batch` are by default those that the plan was made for. A child process is
+        ended after `timeout` seconds, ten minutes by default.
 
         Raises `SimulationDepthError` where devices cannot be simulated here, and `DevPolicyError` for a model of which
-        nothing says what its code is.
+        nothing says what its code is, and for a run that takes longer than `timeout`.
         """
         from devpolicy._core.dry_run.verb import dry_run
 
@@ -376,6 +418,7 @@ class Plan:
             batch=batch,
             inputs=inputs,
             architecture=architecture,
+            timeout=timeout,
         )
 
 
@@ -395,6 +438,8 @@ def _number(value: object) -> int:
     return value
 
 
-def _ordered(device: ComponentDevice) -> object:
+def _ordered(device: ComponentDevice, name: Callable[[str], str]) -> object:
     form = device.to_dict()
-    return list(form["device_map"].items()) if "device_map" in form else form["device"]
+    if "device_map" in form:
+        return [(module, name(place)) for module, place in form["device_map"].items()]
+    return name(form["device"])

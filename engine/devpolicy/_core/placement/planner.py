@@ -8,11 +8,12 @@ function of its arguments: it reads no environment, no clock, no file and no tor
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import NamedTuple
 
-from devpolicy._core.abilities import DEFAULT_TARGET, Target, default_target, target_of, targets
+from devpolicy._core.abilities import DEFAULT_TARGET, Target, default_target, target_of
 from devpolicy._core.errors import Diagnostic, PolicyError, Unsatisfiable
 from devpolicy._core.host import Host
 from devpolicy._core.language.conditions import check_requirements
@@ -23,8 +24,8 @@ from devpolicy._core.model.quantize import Held
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement import exact
 from devpolicy._core.placement.apply_rules import Offload, Refused, apply_rules
-from devpolicy._core.placement.assemble import assemble
-from devpolicy._core.placement.colocate import colocate_blocks, colocate_ties, holds_own_tensors
+from devpolicy._core.placement.assemble import PlacedModel, plan_of
+from devpolicy._core.placement.colocate import colocate_blocks, colocate_ties
 from devpolicy._core.placement.computing import experts_leave_first, unfit
 from devpolicy._core.placement.context import (
     PlacementContext,
@@ -34,36 +35,21 @@ from devpolicy._core.placement.context import (
     with_one_fraction,
 )
 from devpolicy._core.placement.divide import Division, divide
-from devpolicy._core.placement.dividing import findings_of_division, idle_offloads
+from devpolicy._core.placement.findings import findings_of_division, findings_of_model, idle_offloads
 from devpolicy._core.placement.joint import one_piece
-from devpolicy._core.placement.leaving import leaving_first, may_fit
+from devpolicy._core.placement.leaving import Notes, leaving_first, may_fit
 from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of, room_for_loading
 from devpolicy._core.placement.lint import findings_of_rules
 from devpolicy._core.placement.loading import adapter_error, attention_of, check_loading, refused_on
 from devpolicy._core.placement.overflow import spill
 from devpolicy._core.placement.plan import Plan, Trace
 from devpolicy._core.placement.quantized import findings_of_form, held_on, without_ties
-from devpolicy._core.placement.refusals import no_room, nothing_fits
-from devpolicy._core.placement.refuted import findings_of_class, kept_whole, no_room_for_it, refuted
+from devpolicy._core.placement.refusals import no_room, not_known, not_read, nothing_fits
+from devpolicy._core.placement.refuted import kept_whole, no_room_for_it, refuted
 from devpolicy._core.placement.scatter import scatter
 from devpolicy._core.placement.search import Attempt, Problem, Solution, place
+from devpolicy._core.placement.streaming import parted, stream_model
 from devpolicy._core.placement.suggestions import suggestions
-from devpolicy._core.sizes import format_size
-
-
-@dataclass(frozen=True, slots=True)
-class PlacedModel:
-    """How a model was placed: every stage's value."""
-
-    selector: DeviceSelector
-    """The entry of `prefer` that fits."""
-    division: Division
-    context: PlacementContext
-    attempt: Attempt
-    solution: Solution
-    ledger: Mapping[str, Budget]
-    trace: Trace
-    warnings: tuple[Diagnostic, ...]
 
 
 def make_plan(
@@ -85,13 +71,11 @@ def make_plan(
     component's own matches nothing (DP501). With `advise` a refusal for want of room lists what smallest change would
     do, found by planning again.
     """
-    policy, tree, consumer = _asked(policy, tree, target)
-
-    def make(policy: ResolvedPolicy, host: Host) -> PlacedModel:
-        return _place(policy, tree, host, consumer, reserved or {})
-
+    if tree is None:
+        policy, tree = one_piece(policy)
+    make = partial(place_model, target=target, reserved=reserved)
     try:
-        return plan_of(make(policy, host))
+        return plan_of(make(policy, tree, host))
     except Unsatisfiable as refused:
         if not advise or refused.code not in ("DP301", "DP302", "DP303"):
             raise
@@ -99,54 +83,21 @@ def make_plan(
     raise Unsatisfiable([replace(first, help=suggestions(policy, tree, host, make) or first.help), *rest])
 
 
-def _not_read(tree: ModelTree, consumer: Target) -> Diagnostic:
-    """Return the finding of a model in a format that a consumer does not load as it is stored."""
-    stored = format_size(tree.bytes_as())
-    if consumer.name in ("hf", "haystack"):
-        sizes = " or ".join(f"{format_size(tree.parameters * size)} in {size * 8} bits" for size in (2, 4))
-        message = f"`{consumer.name}` dequantises GGUF files: the {stored} of `{tree.name}` become {sizes}"
-        hint = "plan it for an engine of GGUF files, `--target llama.cpp`, or plan the checkpoint that it was made from"
-    else:
-        message = f"`{consumer.name}` does not read {tree.format.upper()} files, such as that of `{tree.name}`"
-        readers = [f"`{name}`" for name, one in targets().items() if tree.format in one.abilities.reads]
-        hint = f"plan it for one that does: {' or '.join(readers)}"
-    return Diagnostic("DP412", message, help=hint)
-
-
-def plan_of(placed: PlacedModel) -> Plan:
-    """Return the plan of a model that was placed."""
-    found = placed.selector, placed.division, placed.context, placed.solution, placed.ledger
-    return assemble(*found, placed.context.policy.component, placed.warnings, placed.trace)
+def consumer_of(policy: ResolvedPolicy, tree: ModelTree | None, target: str | None = None) -> Target:
+    """Return the consumer that a model is planned for: the one that is named, the policy's, or the format's."""
+    return target_of(target or policy.target or (default_target(tree.format) if tree else DEFAULT_TARGET))
 
 
 def place_model(
     policy: ResolvedPolicy,
-    tree: ModelTree | None,
+    tree: ModelTree,
     host: Host,
     *,
     target: str | None = None,
     reserved: Mapping[str, int] | None = None,
 ) -> PlacedModel:
     """Return how a model is placed, as `make_plan` does it and with the same arguments, stage by stage."""
-    policy, tree, consumer = _asked(policy, tree, target)
-    return _place(policy, tree, host, consumer, reserved or {})
-
-
-def _asked(
-    policy: ResolvedPolicy, tree: ModelTree | None, target: str | None
-) -> tuple[ResolvedPolicy, ModelTree, Target]:
-    """Return what is placed, a component of bytes alone as one tensor, and the consumer."""
-    consumer = target_of(target or policy.target or (default_target(tree.format) if tree else DEFAULT_TARGET))
-    return (*one_piece(policy), consumer) if tree is None else (policy, tree, consumer)
-
-
-def _place(
-    policy: ResolvedPolicy,
-    tree: ModelTree,
-    host: Host,
-    consumer: Target,
-    reserved: Mapping[str, int],
-) -> PlacedModel:
+    consumer = consumer_of(policy, tree, target)
     policy = policy.for_host(host)
     if policy.overflow:
         policy = experts_leave_first(policy, tree, consumer)
@@ -155,51 +106,67 @@ def _place(
     if required:
         check_requirements(required, host)
     if tree.format not in consumer.abilities.reads:
-        raise Unsatisfiable(_not_read(tree, consumer))
-    findings_of_loading = check_loading(policy, tree, consumer)
+        raise Unsatisfiable(not_read(tree, consumer))
     if tree.incomplete_reason and consumer.abilities.maps:
-        message = f"the structure of `{tree.name}` is not known in full"
-        hint = 'plan for one device, which needs no map: `target = "torch"`, or `--to torch`'
-        if tree.quantization is not None:
-            hint = "install the libraries that know its family: `pip install 'devpolicy[hf]'`"
-        raise Unsatisfiable(Diagnostic("DP407", message, notes=(tree.incomplete_reason,), help=hint))
+        raise Unsatisfiable(not_known(tree))
+    of_loading = check_loading(policy, tree, consumer)
     _divided(policy, tree)  # what is wrong with the policy comes before what is wrong with the host
     reserved = pool_reserved(reserved, host) if reserved else {}
     refusals: list[tuple[DeviceSelector, Diagnostic]] = []
-    # Whether several devices cost the consumer more than one does.
-    parts = consumer.abilities.shares_ties != "always" or consumer.abilities.budget != "per-device"
     for selector in policy.prefer:
         try:
-            selection = _selected(selector, policy, host, consumer)
-            whole = held_on(selector.type, policy, tree, host, consumer)
+            fitting = _fitting_on(selector, policy, tree, host, consumer, reserved)
         except Refused as refused:
-            refusals.append((selector, refused.finding))
+            refusals.append((selector, no_room_for_it(refused.finding, tree, consumer)))
             continue
-        ways = [*_ways(whole, policy, consumer, selector)] if parts else [(whole, policy, False)]
-        while ways:
-            form, asked, one_fraction = ways.pop(0)
-            sizing, division, findings = _divided(policy, form.tree)
-            context = context_for(selector, selection, asked, host, consumer, form, sizing, reserved)
-            try:
-                placed = _fitting(division, with_one_fraction(context) if one_fraction else context, tree)
-            except Refused as refused:
-                if form.instead is not None:
-                    ways.append((form.instead, asked, one_fraction))
-                if not ways:
-                    refusals.append((selector, no_room_for_it(refused.finding, tree, consumer)))
-                continue
-            outcomes = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "fits")]
-            idle = idle_offloads(division.units, placed.solution, placed.context)
-            trace = Trace(tuple(outcomes), (*placed.notes, *idle))
-            of_form = findings_of_form(form, tree, policy)
-            of_class = [*findings_of_class(tree, placed.solution)]
-            of_class = of_class or _findings_of_division(form.tree, division, placed.solution)
-            of_model = (*_findings_of_model(tree, policy), *of_class, *of_form, *findings_of_loading)
-            unproved = findings_of_division(tree, division, placed.solution, placed.context)
-            told = (*policy.notices, *of_model, *findings, *unproved)
-            found = placed.context, placed.attempt, placed.solution, placed.ledger
-            return PlacedModel(selector, division, *found, trace, told)
+        division, context, solution = fitting.division, fitting.context, fitting.solution
+        terms = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "fits")]
+        trace = Trace(tuple(terms), (*fitting.notes, *idle_offloads(division.units, solution, context)))
+        warnings = (
+            *policy.notices,
+            *findings_of_model(tree, policy),
+            *findings_of_division(division, solution, context),
+            *(findings_of_form(context.held, tree, policy) if context.held.dequantized else ()),
+            *of_loading,
+            *fitting.of_rules,
+        )
+        found = division, context, fitting.attempt, solution, fitting.ledger
+        return PlacedModel(selector, *found, trace, warnings, fitting.streaming)
     raise Unsatisfiable(nothing_fits(policy, tree, refusals))
+
+
+def _fitting_on(
+    selector: DeviceSelector,
+    policy: ResolvedPolicy,
+    tree: ModelTree,
+    host: Host,
+    consumer: Target,
+    reserved: Mapping[str, int],
+) -> _Fitting:
+    """Return how a model fits on the devices of an entry of `prefer`. Raises `Refused`, for the last way tried."""
+    selection, abilities = _selected(selector, policy, host, consumer), consumer.abilities
+    quantized = tree.quantization is not None or policy.loading.quantization
+    held = held_on(selector.type, policy, tree, host, consumer) if quantized else Held(tree)
+    # Whether several devices cost the consumer more than one does.
+    parts = abilities.shares_ties != "always" or abilities.budget != "per-device"
+    ways = [*_ways(held, policy, consumer, selector)] if parts else [(held, policy, False)]
+    while True:
+        form, asked, one_fraction = ways.pop(0)
+        sizing, division, of_rules = _divided(policy, form.tree)
+        context = context_for(selector, selection, asked, host, consumer, form, sizing)
+        context = context.with_reserved(reserved) if reserved else context
+        context = with_one_fraction(context) if one_fraction else context
+        try:
+            return _fitting(division, context, tree, of_rules)
+        except Refused:
+            if form.instead is not None:
+                ways.append((form.instead, asked, one_fraction))
+            found = None if ways else stream_model(division, context)
+            if found is not None:
+                told = found.division, context, found.attempt, found.attempt.solution(), found.ledger, (), of_rules
+                return _Fitting(*told, found.mode)
+            if not ways:
+                raise
 
 
 _Way = tuple[Held, ResolvedPolicy, bool]
@@ -218,33 +185,30 @@ def _ways(form: Held, policy: ResolvedPolicy, consumer: Target, selector: Device
     yield without_ties(form) if parted else form, policy, one_fraction
 
 
-def _findings_of_division(tree: ModelTree, division: Division, solution: Solution) -> list[Diagnostic]:
-    """Return a warning where a model is divided that does not say what of it must stay whole."""
-    divided = len(set(solution.device)) + len({one.place for one in solution.offloaded.values()}) > 1
-    declares = bool(tree.no_split) or not (tree.loading.architecture or holds_own_tensors(division.units))
-    if declares or not divided:
-        return []
-    message = f"`{tree.modules[0].class_name}` does not say what stays whole, and is divided"
-    help_ = 'run its code by the plan, at no cost: `devpolicy dry-run`\nor use one device: `split = "never"`'
-    return [Diagnostic("DP422", message, help=help_, severity="warning")]
-
-
 class _Fitting(NamedTuple):
+    division: Division
     context: PlacementContext
     attempt: Attempt
     solution: Solution
     ledger: Mapping[str, Budget]
-    notes: tuple[tuple[str, str], ...]
+    notes: Notes
+    of_rules: list[Diagnostic]
+    streaming: str | None = None
 
 
-def _fitting(division: Division, context: PlacementContext, tree: ModelTree) -> _Fitting:
+def _fitting(division: Division, context: PlacementContext, tree: ModelTree, of_rules: list[Diagnostic]) -> _Fitting:
     """Return what the search finds in a context, where loading has room as well. Raises `Refused`.
 
-    `tree` is the model as it was read, with the ties that the consumer may not hold.
+    `tree` is the model as it was read, with the ties that the consumer may not hold; `of_rules` is what is to be said
+    of the rules that divide it.
     """
     consumer, rooms = context.target, dict[str, int]()
+    cut = parted(division.units, context)
+    if cut is not None:
+        raise Refused(cut)
+    leaving = any(rule.overflow for rule in context.policy.rules)
     for tried in count():
-        attempt, notes = _search(division, context)
+        attempt, notes = _leaving(division, context) if leaving else _search(division, context, spilling=True)
         solution = attempt.solution()
         counts_layers = consumer.abilities.assigns in ("runs", "counts")
         wrong = unfit(division.units, solution, context, tied=bool(tree.ties)) if counts_layers else None
@@ -256,9 +220,9 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree) -> 
             raise Refused(Diagnostic("DP409", message))
         if several and not context.held.several:
             raise Refused(Diagnostic("DP417", f"it cannot be divided: {context.held.because}"))
-        parted = refuted(tree, consumer, solution)
-        if parted is not None:
-            raise Refused(parted)
+        divided = refuted(tree, consumer, solution)
+        if divided is not None:
+            raise Refused(divided)
         unlike = adapter_error(tree, division.units, solution.offloaded) if tree.loading.replaced else None
         if unlike is not None:
             raise Refused(unlike)
@@ -267,35 +231,10 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree) -> 
         more = {device: size for device, size in needed.items() if size > rooms.get(device, 0)}
         if not more:
             check_ledger(ledger, context)
-            return _Fitting(context, attempt, solution, ledger, notes)
+            return _Fitting(division, context, attempt, solution, ledger, notes, of_rules)
         rooms |= more
         context = context.with_room_for_loading(rooms)
     raise AssertionError("rooms grow, and no room is larger than a tensor")
-
-
-def _findings_of_model(tree: ModelTree, policy: ResolvedPolicy) -> list[Diagnostic]:
-    """Return what is to be said of a model: that it is not all known, not all stored, or not all counted."""
-    unlike = [Diagnostic("DP415", note, severity="warning") for note in tree.loading.notes]
-    reserved = any(rule.activations is not None for rule in policy.memory)
-    unknown = _unknown_activations(tree)
-    if unknown and not reserved:
-        help_ = 'measure them, and set them aside: `memory.cuda.reserve.activations = "2 GiB"`'
-        unlike.append(Diagnostic("DP414", unknown, help=help_, severity="warning"))
-    if tree.incomplete_reason is None:
-        return unlike
-    message = f"the structure of `{tree.name}` is not known in full"
-    return [Diagnostic("DP407", message, notes=(tree.incomplete_reason,), severity="warning"), *unlike]
-
-
-def _unknown_activations(tree: ModelTree) -> str:
-    """Return what is to be said of activations that no formula counts, empty where one does."""
-    if "model_type" not in dict(tree.metadata):
-        return ""
-    if not tree.activation_elements_per_token:
-        return f"the activations of `{tree.name}` are not known, and counted as nothing"
-    if any(cache.window == 1 and cache.dtype == "float32" for cache in tree.kv_cache):
-        return f"the activations of `{tree.name}` are counted as those of attention, and its recurrent layers need more"
-    return ""
 
 
 _Divided = tuple[Sizing, Division, list[Diagnostic]]
@@ -318,7 +257,7 @@ def _divide(policy: ResolvedPolicy, tree: ModelTree) -> _Divided:
     wrong = [finding for finding in findings if finding.severity == "error"]
     if wrong:
         raise PolicyError(wrong)
-    return sizing, colocate_ties(division, tree, policy), findings
+    return sizing, colocate_ties(division, tree, policy) if tree.ties else division, findings
 
 
 def _selected(selector: DeviceSelector, policy: ResolvedPolicy, host: Host, consumer: Target) -> Selection:
@@ -343,17 +282,10 @@ def _faster(problem: Problem, attempt: Attempt) -> Attempt:
     return attempt if found is None else exact.attempt_at(problem, found)
 
 
-def _search(division: Division, context: PlacementContext) -> tuple[Attempt, tuple[tuple[str, str], ...]]:
-    """Return the attempt that the plan is made of, with notes for people. Raises `Refused` where nothing fits.
-
-    First with each rule's first device that has room and devices in the order of their ids, then in any order, then
-    with the rules' choices left to the search; what still does not fit is offloaded: what rules name, then what
-    `overflow` allows.
-    """
-    if not any(rule.overflow for rule in context.policy.rules):
-        return _searched(division, context, spilling=True)
+def _leaving(division: Division, context: PlacementContext) -> tuple[Attempt, Notes]:
+    """Return an attempt under rules that let modules `overflow`: as few of them leave as let the rest fit."""
     try:
-        return _searched(division, context)
+        return _search(division, context)
     except Refused:
         order, notes = leaving_first(apply_rules(division, context), division.units, context)
     leaving: dict[int, Offload] = {}
@@ -361,22 +293,27 @@ def _search(division: Division, context: PlacementContext) -> tuple[Attempt, tup
         leaving.update(offloads)
         if may_fit(division.units, leaving, context):
             try:
-                attempt, told = _searched(division, context, leaving)
+                attempt, told = _search(division, context, leaving)
             except Refused:
                 continue
             return attempt, (*notes, *told)
-    attempt, told = _searched(division, context, leaving, spilling=True)
+    attempt, told = _search(division, context, leaving, spilling=True)
     return attempt, (*notes, *told)
 
 
-def _searched(
+def _search(
     division: Division,
     context: PlacementContext,
     leaving: Mapping[int, Offload] | None = None,
     *,
     spilling: bool = False,
-) -> tuple[Attempt, tuple[tuple[str, str], ...]]:
-    """Return an attempt with the units in `leaving` offloaded; with `spilling` as many more as `overflow` allows."""
+) -> tuple[Attempt, Notes]:
+    """Return an attempt with the units in `leaving` offloaded, with notes for people. Raises `Refused`.
+
+    First with each rule's first device that has room and devices in the order of their ids, then in any order, then
+    with the rules' choices left to the search; with `spilling`, what still does not fit is offloaded as far as
+    `overflow` allows.
+    """
     refused: Refused | None = None
     problems: list[Problem] = []
     ruled = any(rule.prefer for rule in context.policy.rules)

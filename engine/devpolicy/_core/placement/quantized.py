@@ -41,6 +41,18 @@ def held_on(kind: str, policy: ResolvedPolicy, tree: ModelTree, host: Host, cons
     return found
 
 
+def is_held_alike(
+    kind: str, one: ResolvedPolicy, other: ResolvedPolicy, tree: ModelTree, host: Host, consumer: Target
+) -> bool:
+    """Return whether a model is held alike under two policies: one that is quantised stays what it is under each."""
+    try:
+        forms = [held_on(kind, policy, tree, host, consumer) for policy in (one, other)]
+    except Refused:
+        return False
+    first, second = ((form.scheme, form.dequantized, form.arguments) for form in forms)
+    return first == second and one.workload.dtype == other.workload.dtype
+
+
 def without_ties(held: Held) -> Held:
     """Return a model as it is held where tied tensors are copied."""
     tree = held.tree

@@ -1,6 +1,7 @@
 """What a refusal says.
 
-Owns the findings of an entry of `prefer` whose devices do not hold what is open, and of a plan for which no entry fits.
+Owns the findings of an entry of `prefer` whose devices do not hold what is open, of a plan for which no entry fits, and
+of a model that a consumer cannot take as it is.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from devpolicy._core.abilities import Target, targets
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
 from devpolicy._core.memory.budgets import DeviceBudget
@@ -86,3 +88,26 @@ def nothing_fits(
     return [
         Diagnostic("DP301", f"nothing in `prefer` can hold `{tree.name}`: {listed}", policy.prefer_place, "", notes)
     ]
+
+
+def not_read(tree: ModelTree, consumer: Target) -> Diagnostic:
+    """Return the finding of a model in a format that a consumer does not load as it is stored."""
+    stored = format_size(tree.bytes_as())
+    if consumer.name in ("hf", "haystack"):
+        sizes = " or ".join(f"{format_size(tree.parameters * size)} in {size * 8} bits" for size in (2, 4))
+        message = f"`{consumer.name}` dequantises GGUF files: the {stored} of `{tree.name}` become {sizes}"
+        hint = "plan it for an engine of GGUF files, `--target llama.cpp`, or plan the checkpoint that it was made from"
+    else:
+        message = f"`{consumer.name}` does not read {tree.format.upper()} files, such as that of `{tree.name}`"
+        readers = [f"`{name}`" for name, one in targets().items() if tree.format in one.abilities.reads]
+        hint = f"plan it for one that does: {' or '.join(readers)}"
+    return Diagnostic("DP412", message, help=hint)
+
+
+def not_known(tree: ModelTree) -> Diagnostic:
+    """Return the finding of a model that is not known in full, where a consumer takes a map of it."""
+    message = f"the structure of `{tree.name}` is not known in full"
+    hint = 'plan for one device, which needs no map: `target = "torch"`, or `--to torch`'
+    if tree.quantization is not None:
+        hint = "install the libraries that know its family: `pip install 'devpolicy[hf]'`"
+    return Diagnostic("DP407", message, notes=(tree.incomplete_reason or "",), help=hint)

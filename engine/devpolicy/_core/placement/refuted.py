@@ -7,7 +7,6 @@ which its reader takes from the table.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 from devpolicy._core.abilities import Target
@@ -52,14 +51,6 @@ def no_room_for_it(refusal: Diagnostic, tree: ModelTree, consumer: Target) -> Di
     if not verdict or refusal.code != "DP301":
         return refusal
     return replace(refusal, message=f"{refusal.message}; {_message(tree, reason)}")
-
-
-def findings_of_class(tree: ModelTree, solution: Solution) -> Iterator[Diagnostic]:
-    """Yield a warning where a class was divided as it is here, and its bytes were not those that were counted."""
-    verdict, _, reason = dict(tree.metadata).get("divided", "").partition(": ")
-    if verdict == "wrong" and (solution.offloaded or len(set(solution.device)) > 1):
-        help_ = "`devpolicy dry-run` says what this plan holds"
-        yield Diagnostic("DP419", _message(tree, reason), help=help_, severity="warning")
 
 
 _HELP = {

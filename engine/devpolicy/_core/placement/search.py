@@ -237,14 +237,16 @@ def _attempt(problem: Problem, main: int | None, split: Split, order: Sequence[i
     runs = list(zip(open_.items(), starts, ends, strict=False))
     used = [number for (number, one), start, end in runs if end > start or one.required]
     count = len(used) + len(closed)
+    peak = Fraction(0)
     # One device of several: the lowest that has room, however full it is.
-    lowest_fits = count == 1 and problem.context.policy.split != "balanced"
-    shares = [solver.peak_of(sums, bins, ends), *(Fraction(one.fixed, max(1, one.budget)) for one in closed.values())]
+    if count > 1 or problem.context.policy.split == "balanced":
+        shares = (Fraction(one.fixed, max(1, one.budget)) for one in closed.values())
+        peak = max([solver.peak_of(sums, bins, ends), *shares])
     lowest = min([*used, *problem.pinned], default=next(iter(open_), 0)) if main is None else main
     where = dict.fromkeys(range(first), lowest)
     for (number, _), start, end in runs:
         where.update(dict.fromkeys(range(first + start, first + end), number))
-    return Attempt(problem, where, lowest, count, Fraction(0) if lowest_fits else max(shares))
+    return Attempt(problem, where, lowest, count, peak)
 
 
 def attempt_of(

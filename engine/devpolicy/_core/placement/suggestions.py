@@ -22,12 +22,12 @@ from devpolicy._core.placement.candidates import OVERFLOW
 from devpolicy._core.sizes import GIB, MIB, TIB, format_size
 
 if TYPE_CHECKING:
-    from devpolicy._core.placement.planner import PlacedModel
+    from devpolicy._core.placement.assemble import PlacedModel
 
-Make = Callable[[ResolvedPolicy, Host], "PlacedModel"]
-"""Places the model with an altered policy and host. Raises where that is refused too."""
+Make = Callable[[ResolvedPolicy, ModelTree, Host], "PlacedModel"]
+"""Places a model. Raises where that is refused."""
 Attempt = Callable[[ResolvedPolicy, Host], "PlacedModel | None"]
-"""The same, with `None` for a refusal."""
+"""Places the model with an altered policy and host, `None` for a refusal."""
 
 _MOST_STEPS = 4 * TIB // FREE_STEP
 _MOST_DEVICES = 8
@@ -43,7 +43,7 @@ def suggestions(policy: ResolvedPolicy, tree: ModelTree, host: Host, make: Make)
         # Whether it fits is all that is asked: what fits in the order of ids fits in the fastest order.
         policy = policy if policy.split == "never" else replace(policy, split="when-needed")
         try:
-            return make(policy, host)
+            return make(policy, tree, host)
         except (Unsatisfiable, PolicyError):  # on another host other rules apply
             return None
 

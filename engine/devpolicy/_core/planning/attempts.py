@@ -17,7 +17,8 @@ from devpolicy._core.memory.sizing import DEFAULT_CONTEXT
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.context import select_devices
 from devpolicy._core.placement.plan import Plan
-from devpolicy._core.placement.planner import make_plan
+from devpolicy._core.placement.planner import consumer_of, make_plan
+from devpolicy._core.placement.quantized import is_held_alike
 from devpolicy._core.planning.estimate import Filling
 from devpolicy._core.planning.replicas import Group, MakePlan, plan_copies
 from devpolicy._core.planning.search import Away, Candidate, Choice, Contexts, Options
@@ -125,8 +126,24 @@ class Attempts:
             self.made[choice] = self._make(choice)
         return self.made[choice]
 
+    def scheme(self, one: Candidate) -> int:
+        """Return the number of the first scheme that holds the model just as that of a candidate does, on its term."""
+        tree, asked = self.models.read(one.model), self.fixed(Choice(one, None, overflow=True))
+        if tree is None:
+            return one.quantization
+        consumer, term = consumer_of(self.policy, tree, self.target), self.policy.prefer[one.prefer].type
+        for number in range(one.quantization):
+            earlier = self.fixed(Choice(replace(one, quantization=number), None, overflow=True))
+            if is_held_alike(term, earlier, asked, tree, self.host, consumer):
+                return number
+        return one.quantization
+
     def _make(self, choice: Choice) -> Group | Diagnostic:
-        policy = self.fixed(choice)
+        one, policy = choice.candidate, self.fixed(choice)
+        earlier = self.scheme(one)
+        if earlier != one.quantization:
+            same = self.policy.loading.quantization[earlier]
+            return Diagnostic(PASSED_OVER, f"here it holds the model as `{same}` does")
         try:
             plans = plan_copies(policy, self.make_plan(choice, advise=False))
         except Unsatisfiable as refused:

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from devpolicy._core.cost.prediction import Prediction
 from devpolicy._core.errors import Diagnostic, Unsatisfiable
 from devpolicy._core.host import Host
 from devpolicy._core.language.policy import ContextRange, ResolvedPolicy
 from devpolicy._core.memory.sizing import DEFAULT_CONTEXT
 from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.placement.assemble import PlacedModel, plan_of, predict
 from devpolicy._core.placement.context import select_devices
 from devpolicy._core.placement.plan import Placement, Plan
-from devpolicy._core.placement.planner import make_plan
+from devpolicy._core.placement.planner import place_model
 from devpolicy._core.planning.estimate import Filling
 from devpolicy._core.planning.search import STEP, Contexts, largest
 
@@ -36,6 +38,8 @@ class Fit:
     refused: Diagnostic | None = None
     contexts: tuple[tuple[int, int | None], ...] = ()
     """For each batch the most tokens; `None` where not even the fewest fit."""
+    prediction: Prediction | None = None
+    """The predicted time of the plan, also where it was not chosen by it."""
 
     @property
     def devices(self) -> list[str]:
@@ -78,15 +82,17 @@ def fit(
     asked = policy.workload.context
     least = asked.min if isinstance(asked, ContextRange) else asked
     question = _Question(replace(policy, relax=(), replicas=1), tree, host, target)
-    found = question.plan(least, policy.workload.batch)
-    if isinstance(found, Diagnostic):
-        return Fit(tree.name or "", word, host.name or "", refused=found)
+    made = question.plan(least, policy.workload.batch)
+    if isinstance(made, Diagnostic):
+        return Fit(tree.name or "", word, host.name or "", refused=made)
+    placed, found = made
     # On the term that it is planned for: on another one it would be another answer.
     term = policy.prefer[len(found.trace.terms) - 1 if found.trace else 0]
     question = replace(question, policy=replace(question.policy, prefer=(term,)))
     contexts = _contexts(tree, asked)
     longest = tuple((batch, question.longest(found, contexts, batch)) for batch in batches)
-    return Fit(tree.name or "", word, host.name or "", found, None, longest)
+    predicted = predict(placed)
+    return Fit(tree.name or "", word, host.name or "", found, None, longest, predicted)
 
 
 def _contexts(tree: ModelTree, asked: int | ContextRange | None) -> Contexts:
@@ -104,12 +110,12 @@ class _Question:
     host: Host
     target: str | None
 
-    def plan(self, context: int | None, batch: int) -> Plan | Diagnostic:
-        """Return the plan of so many tokens for each of so many sequences, or why there is none."""
+    def plan(self, context: int | None, batch: int) -> tuple[PlacedModel, Plan] | Diagnostic:
+        """Return the placement for so many tokens of each of so many sequences with its plan, or why there is none."""
         workload = replace(self.policy.workload, context=context, batch=batch)
         try:
-            policy = replace(self.policy, workload=workload)
-            return make_plan(policy, self.tree, self.host, target=self.target, advise=False)
+            placed = place_model(replace(self.policy, workload=workload), self.tree, self.host, target=self.target)
+            return placed, plan_of(placed)
         except Unsatisfiable as refused:
             return refused.diagnostics[0]
 
@@ -127,7 +133,7 @@ class _Question:
 
         def fits(number: int) -> bool:
             held = filling.holds(contexts[number]) if proves else None
-            return held if held is not None else isinstance(self.plan(contexts[number], batch), Plan)
+            return held if held is not None else isinstance(self.plan(contexts[number], batch), tuple)
 
         # The fewest may not fit either: one below them stands for none.
         found = largest(-1, len(contexts) - 1, fits, filling.most(contexts))

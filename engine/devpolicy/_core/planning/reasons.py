@@ -11,6 +11,7 @@ from dataclasses import replace
 from devpolicy._core.errors import Diagnostic, Unsatisfiable
 from devpolicy._core.language.policy import ResolvedPolicy
 from devpolicy._core.language.wishes import Wish
+from devpolicy._core.loading.quantizations import NONE, QUANTIZATIONS
 from devpolicy._core.placement.granted import Granted, NotGranted
 from devpolicy._core.planning.attempts import PASSED_OVER, Attempts
 from devpolicy._core.planning.replicas import Group
@@ -24,11 +25,18 @@ def granted(attempts: Attempts, choice: Choice, policy: ResolvedPolicy, plans: G
     context = policy.workload.context
     return Granted(
         attempts.models.names[choice.candidate.model],
-        next(iter(policy.loading.quantization), None),
+        _scheme(policy, plans),
         context if isinstance(context, int) else None,
         tuple(place for place in attempts.places if kept[place]),
         str(policy.prefer[0]),
     )
+
+
+def _scheme(policy: ResolvedPolicy, plans: Group) -> str | None:
+    """Return the word for how the weights are held: of a checkpoint that is quantised its own, where it has one."""
+    word = next(iter(policy.loading.quantization), None)
+    held = plans[0].loading.scheme
+    return word if word is None or word == held else held if held in QUANTIZATIONS else NONE
 
 
 def not_granted(attempts: Attempts, choice: Choice, plans: Group) -> Iterator[NotGranted]:
@@ -86,7 +94,8 @@ def refused_at_last(attempts: Attempts, refused: Unsatisfiable, last: Choice) ->
     """Return the refusal of the choice that gave way most, which says what had given way before it."""
     rooms, first = attempts.rooms, refused.diagnostics[0]
     spent = [f"model `{attempts.models.names[last.candidate.model]}`"] if "model" in rooms else []
-    if "quantization" in rooms:
+    tree = attempts.models.read(last.candidate.model)
+    if "quantization" in rooms and (tree is None or tree.quantization is None):
         spent.append(f"quantization `{attempts.policy.loading.quantization[last.candidate.quantization]}`")
     spent += [] if last.context is None else [f"{last.context:,} tokens"]
     notes = [f"its wishes had given way as far as they may: {', '.join(spent)}"] if spent else []

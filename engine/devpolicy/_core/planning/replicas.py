@@ -5,13 +5,14 @@ Owns their names (`NAME/0`), how many there are, and which accelerators are left
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import count, islice
 
 from devpolicy._core.errors import Diagnostic, Unsatisfiable
 from devpolicy._core.host import MOST_DEVICES
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
-from devpolicy._core.placement.joint import reserved_bytes
+from devpolicy._core.placement.ledger import reserved_bytes
 from devpolicy._core.placement.plan import Plan
 
 Group = tuple[Plan, ...]
@@ -24,21 +25,34 @@ def plan_copies(policy: ResolvedPolicy, make: MakePlan) -> Group:
     """Plan each copy beside those before it. Raises `Unsatisfiable` where there are fewer than are asked for."""
     if policy.replicas == 1:
         return (make(policy, {}),)
-    # On the CPU there is one device, which every copy would share.
-    on_cpu = all(term.type == "cpu" for term in policy.prefer)
-    wanted = (1 if on_cpu else MOST_DEVICES) if policy.replicas == "each" else policy.replicas
+    wanted = copies_on_one_host(policy) if policy.replicas == "each" else policy.replicas
     made: list[Plan] = []
-    used: tuple[DeviceSelector, ...] = ()
-    for number in range(wanted):
-        copy = replace(policy, component=f"{policy.component}/{number}", avoid=(*policy.avoid, *used), replicas=1)
-        try:
-            made.append(make(copy, reserved_bytes(made)))
-        except Unsatisfiable as refused:
-            if made and policy.replicas == "each":
-                break
-            raise _too_few(refused, number, policy) if made else refused from None
-        used = tuple(dict.fromkeys((*used, *_accelerators(made[-1]))))
+    try:
+        made += islice(each_copy(policy, make, made), wanted)
+    except Unsatisfiable as refused:
+        if not made:
+            raise
+        if policy.replicas != "each":
+            raise _too_few(refused, len(made), policy) from None
     return tuple(made)
+
+
+def copies_on_one_host(policy: ResolvedPolicy) -> int:
+    """Return as many copies as one host may have: on the CPU there is one device, which every copy would share."""
+    return 1 if all(term.type == "cpu" for term in policy.prefer) else MOST_DEVICES
+
+
+def each_copy(policy: ResolvedPolicy, make: MakePlan, made: Sequence[Plan]) -> Iterator[Plan]:
+    """Yield copy after copy, each on accelerators that none before it uses. The caller keeps them in `made`.
+
+    Raises `Unsatisfiable` where there is no place for one more.
+    """
+    used: tuple[DeviceSelector, ...] = ()
+    for number in count():
+        copy = replace(policy, component=f"{policy.component}/{number}", avoid=(*policy.avoid, *used), replicas=1)
+        plan = make(copy, reserved_bytes(made))
+        yield plan
+        used = tuple(dict.fromkeys((*used, *_accelerators(plan))))
 
 
 def _accelerators(plan: Plan) -> Iterator[DeviceSelector]:

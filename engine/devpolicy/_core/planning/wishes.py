@@ -38,9 +38,9 @@ class Wishes(Attempts):
     @property
     def plain(self) -> bool:
         """Whether one plan answers: it tries the terms in their order, each with `overflow`."""
-        order = [wish for wish in self.relax if wish in ("prefer", "overflow")]
-        asked = self.rooms >= {"prefer", "overflow"} and order != ["overflow", "prefer"]
-        return not self.has_choice and not asked and self.accept is None
+        if self.has_choice or self.accept is not None:
+            return False
+        return not self.rooms >= {"prefer", "overflow"} or self.relax.index("overflow") < self.relax.index("prefer")
 
     @property
     def has_choice(self) -> bool:
@@ -111,11 +111,13 @@ class Wishes(Attempts):
 
     def _refused(self, last: Choice, *, advise: bool) -> Unsatisfiable:
         """Return the refusal of the attempt that gave way most, on all terms."""
-        policy = replace(self.fixed(last), prefer=self.policy.prefer)
-        try:
-            plan_copies(policy, self.make_plan(last, advise=advise))
-        except Unsatisfiable as refused:
-            return refused_at_last(self, refused, last)
+        fixed = self.fixed(last)
+        # Copies may find places on several terms that none of these terms has for all of them.
+        for terms in (self.policy.prefer, fixed.prefer):
+            try:
+                plan_copies(replace(fixed, prefer=terms), self.make_plan(last, advise=advise))
+            except Unsatisfiable as refused:
+                return refused_at_last(self, refused, last)
         # INVARIANT: a plan that tries all terms finds what a plan of one of them finds
         raise TypeError("a choice that was refused has a plan")
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from devpolicy._core.errors import Diagnostic, ModelError, findings_at
-from devpolicy._core.files import kind_of
 from devpolicy._core.host import Host
 from devpolicy._core.language.expectations import Expected, Word
 from devpolicy._core.language.layers import addresses, source, stem_of
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.language.tests import PolicyTest
-from devpolicy._core.model.catalogue import load, model_catalogue
+from devpolicy._core.model.catalogue import load
 from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.names import beside
 from devpolicy._core.review.hosts import Variant, find_hosts, varied
 from devpolicy._core.review.outcome import components_of, variants_of
 from devpolicy._core.toml.tables import did_you_mean, suggest
@@ -56,8 +56,7 @@ class Library:
 
     def model(self, name: str, folder: Path | None) -> ModelTree:
         """Return a model of the catalogue, or one by its path from a folder. Raises `ModelError`."""
-        if name not in model_catalogue() and folder is not None and kind_of(folder / name, ModelError) is not None:
-            name = str(folder / name)
+        name = beside("model", name, folder, ModelError)
         if name not in self._trees:
             self._trees[name] = load(name, fetch=False)
         return self._trees[name]

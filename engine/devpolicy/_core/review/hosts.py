@@ -17,8 +17,8 @@ from devpolicy._core.errors import Diagnostic, HostError, findings_at
 from devpolicy._core.host import MOST_DEVICES, Accelerator, Host
 from devpolicy._core.host.catalogue import catalogue
 from devpolicy._core.language.expectations import Dimension, Word
+from devpolicy._core.names import beside, likely, unknown
 from devpolicy._core.sizes import exact_size
-from devpolicy._core.toml.tables import did_you_mean
 
 Owner = TypeVar("Owner", Host, Accelerator)
 
@@ -56,17 +56,13 @@ def _named(word: Word, own: Mapping[str, Host], folder: Path | None) -> Iterator
     if any(sign in name for sign in "*?["):
         names = [other for other in (*own, *catalogue()) if fnmatchcase(other, name)]
         if not names:
-            known = did_you_mean(name, [*own, *catalogue()])
+            known = likely(name, [*own, *catalogue()])
             raise HostError(Diagnostic("DP202", f"no host is like `{name}`", word.place, help=known))
         yield from ((other, own[other] if other in own else Host.load(other)) for other in names)
         return
-    if name not in catalogue() and name.endswith(".toml"):
-        yield name, Host.load((folder or Path()) / name)
-        return
-    if name not in catalogue():
-        known = did_you_mean(name, [*own, *catalogue()])
-        raise HostError(Diagnostic("DP202", f"no host is named `{name}`", word.place, "no such host", help=known))
-    yield name, Host.load(name)
+    if name not in catalogue() and not name.endswith(".toml"):
+        raise HostError(unknown("host", name, own, place=word.place, label="no such host"))
+    yield name, Host.load(beside("host", name, folder, HostError))
 
 
 # What `vary` makes of them.

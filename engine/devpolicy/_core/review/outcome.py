@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from devpolicy._core.device import Device
 from devpolicy._core.errors import DevPolicyError, PolicyError, Unsatisfiable
 from devpolicy._core.language.layers import in_order, matching_entries, source
-from devpolicy._core.language.policy import ResolvedPolicy
-from devpolicy._core.language.profiles import apply_overlays, with_profiles
+from devpolicy._core.language.policy import ResolvedPolicy, apply_overlays
+from devpolicy._core.language.profiles import with_profiles
 from devpolicy._core.memory.budgets import accelerator_of
 from devpolicy._core.placement.choice import choose
 from devpolicy._core.placement.joint import one_piece

@@ -128,8 +128,8 @@ def _granted_otherwise(expected: GrantedWish, host: str, outcome: Outcome) -> It
     plan, tree = outcome.plan, outcome.tree
     if plan is None or tree is None:
         return
-    granted, loading = plan.granted, outcome.policy.loading.quantization
-    scheme = next(iter(loading), "none")
+    granted, held = plan.granted, plan.loading.scheme
+    scheme = held if granted is None or expected.value == held else granted.quantization or held
     named = {tree.name} if granted is None or granted.model is None else {granted.model, tree.name}
     got: str | int = {
         "model": expected.value if expected.value in named else tree.name,

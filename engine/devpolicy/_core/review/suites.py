@@ -21,9 +21,9 @@ from devpolicy._core.language.policy import Overrides, Policy
 from devpolicy._core.language.read import load
 from devpolicy._core.language.suite import holds_tests, is_suite, read_suite
 from devpolicy._core.language.tests import PolicyTest
+from devpolicy._core.names import beside, shipped_names
 from devpolicy._core.review.bind_test import BoundTest, Library, bind_test
-from devpolicy._core.shipped import shipped_files
-from devpolicy._core.toml.document import MOST_VALUES, Document
+from devpolicy._core.toml.document import Document
 
 NOTHING = Overrides()
 _SKIPPED = {"__pycache__", "node_modules", ".git", ".tox", ".venv", "venv"}
@@ -80,7 +80,7 @@ def problems(name: str, policy: Policy | None = None) -> list[Diagnostic] | None
             folder = path.parent if kind_of(path, PolicyError) == "file" else None
             _bind_tests(name, name, policy, dict(policy.hosts), policy.tests, folder, Library())
             return []
-        if name in shipped_files("policy") or kind_of(path, PolicyError) != "file" or not is_suite(_open(path)):
+        if name in shipped_names("policy") or kind_of(path, PolicyError) != "file" or not is_suite(_open(path)):
             return None
         _suite(name, Library())
     except PolicyError as broken:
@@ -122,14 +122,14 @@ def _file_holds_tests(path: Path) -> bool:
 
 
 def _open(path: Path) -> Document:
-    return Document.open(path, PolicyError, most=MOST_VALUES)
+    return Document.open(path, PolicyError)
 
 
 def _sources(name: str | os.PathLike[str], findings: list[Diagnostic], *, with_beside: bool) -> Iterator[str]:
     """Yield the files that a name refers to. Collects findings for what cannot be read."""
     text = os.fspath(name)
     path = Path(text)
-    if text in shipped_files("policy") and isinstance(name, str):
+    if text in shipped_names("policy") and isinstance(name, str):
         yield text
         return
     try:
@@ -146,7 +146,7 @@ def _sources(name: str | os.PathLike[str], findings: list[Diagnostic], *, with_b
 
 def _suite(name: str, library: Library, asked: Overrides = NOTHING) -> Suite:
     path = Path(name)
-    if name not in shipped_files("policy") and kind_of(path, PolicyError) is not None:
+    if name not in shipped_names("policy") and kind_of(path, PolicyError) is not None:
         document = _open(path)
         if is_suite(document):
             read = read_suite(document, lambda word: _policy_of(word, path.parent, asked))
@@ -157,10 +157,8 @@ def _suite(name: str, library: Library, asked: Overrides = NOTHING) -> Suite:
 
 
 def _policy_of(word: Word, folder: Path, asked: Overrides) -> Policy:
-    beside = folder / word.text
     try:
-        is_file = kind_of(beside, PolicyError) == "file"
-        policy = load(str(beside) if is_file else word.text, keys=KEYS)
+        policy = load(beside("policy", word.text, folder, PolicyError), keys=KEYS)
     except PolicyError as broken:
         raise PolicyError(findings_at(broken, word.place)) from None
     return policy.with_overrides(profile=asked.profile, values=asked.values)

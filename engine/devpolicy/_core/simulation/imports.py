@@ -30,6 +30,9 @@ PAUSED = frozenset(
         "diffusers",
         "haystack",
         "haystack_integrations",
+        "onnx",
+        "onnxruntime",
+        "optimum",
         "peft",
         "psutil",
     }

@@ -6,16 +6,14 @@ so what an engine is told by its own numbers is said for that order.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 
 from devpolicy._core.device import Device
 from devpolicy._core.errors import Diagnostic, Unsatisfiable
 from devpolicy._core.host import Accelerator, Host
+from devpolicy._core.host.facts import is_amd
 from devpolicy._core.memory.budgets import accelerator_of
 from devpolicy._core.placement.plan import Plan
-
-_AMD = re.compile(r"\b(amd|radeon|instinct|mi\d{2,3}\w?)\b", re.IGNORECASE)
 
 
 def used_devices(plan: Plan) -> list[Device]:
@@ -36,7 +34,7 @@ def visible_devices(devices: Iterable[Device], host: Host) -> dict[str, str]:
     if not ones or kinds == {"mps"}:
         return {"CUDA_VISIBLE_DEVICES": ""} if not ones else {}  # Apple's one GPU is always visible
     if kinds == {"cuda"}:
-        name = "HIP_VISIBLE_DEVICES" if all(_is_amd(one) for one in ones) else "CUDA_VISIBLE_DEVICES"
+        name = "HIP_VISIBLE_DEVICES" if all(is_amd(one.name) for one in ones) else "CUDA_VISIBLE_DEVICES"
         uuids = [one.uuid for one in ones]
         listed = [str(uuid) for uuid in uuids] if all(uuids) else [str(_index(one)) for one in ones]
         order = {} if all(uuids) or name != "CUDA_VISIBLE_DEVICES" else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
@@ -53,7 +51,7 @@ def environment(plan: Plan, host: Host) -> dict[str, str]:
         from devpolicy._core.targets.llama_cpp import device_names, to_llama_cpp
 
         order = [Device.from_str(name) for name in to_llama_cpp(plan, {}).order]
-        names = device_names(order, [_is_amd(accelerator(device, host)) for device in order], renumbered=True)
+        names = device_names(order, [is_amd(accelerator(device, host).name) for device in order], renumbered=True)
         return {**visible_devices(order, host), **to_llama_cpp(plan, names).to_env()}
     if plan.target in ("vllm", "sglang"):
         from devpolicy._core.targets.stages import stage_environment
@@ -80,7 +78,3 @@ def accelerator(device: Device, host: Host) -> Accelerator:
 
 def _index(one: Accelerator) -> int:
     return one.physical if one.physical is not None else one.id or 0
-
-
-def _is_amd(one: Accelerator) -> bool:
-    return bool(_AMD.search(one.name or ""))

@@ -7,14 +7,17 @@ and column, and the quoting of what is written. It knows no key's meaning.
 from __future__ import annotations
 
 import re
+from array import array
 from bisect import bisect_right
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import tomli
 
 from devpolicy._core.errors import DevPolicyError, Diagnostic, Place, window
 from devpolicy._core.files import LARGEST_FILE, read_file
+from devpolicy._core.toml.amount import Bounds, excess
 from devpolicy._core.toml.spans import KeyPath, Spans, index_spans
 
 if TYPE_CHECKING:
@@ -29,7 +32,8 @@ DEEPEST = 64
 LONGEST_TEXT = 1 << 16
 """Characters of one key or text of a policy or a host: reasons and names are repeated for every module."""
 MOST_VALUES = 20_000
-"""Keys and entries of arrays that a policy or a host has at most, with the texts that it builds on."""
+"""Keys, parts of keys and entries of arrays that a policy or a host has at most, with the texts that it builds on."""
+BOUNDS = Bounds(MOST_VALUES, LONGEST_TEXT)
 
 
 class Inside(NamedTuple):
@@ -50,12 +54,12 @@ class Document:
         error: type[DevPolicyError],
         folder: str | None = None,
         *,
-        most: int | None = None,
+        bounds: Bounds = BOUNDS,
         keys: Collection[str] = (),
     ) -> None:
         """Parse `text`, a file's of `folder`. Raises `error` with DP101 at the place where the syntax breaks.
 
-        `most` bounds the keys and entries of arrays. `keys` are for a text that another file names, and not a person:
+        `bounds` are those of what it holds. `keys` are for a text that another file names, and not a person:
         it has one of them at its top, or none of its text is shown, for then it may be any file of this machine.
         """
         self.source = source
@@ -63,6 +67,9 @@ class Document:
         self._is_shown = not keys
         # tomli turns CRLF into LF before it counts, so places are counted on the same text.
         self.text = text.removeprefix("\ufeff").replace("\r\n", "\n")
+        too_much = self._too_much(bounds)
+        if too_much is not None:
+            raise error(too_much)
         try:
             self.data: dict[str, Any] = tomli.loads(self.text)
         except tomli.TOMLDecodeError as broken:
@@ -77,7 +84,7 @@ class Document:
         self._is_shown = True
         self.values = 0
         """Keys and entries of arrays, at every depth."""
-        beyond = self._beyond_limits(most)
+        beyond = self._beyond_limits()
         if beyond is not None:
             raise error(beyond)
 
@@ -148,8 +155,8 @@ class Document:
         return index_spans(self.text)
 
     @cached_property
-    def _line_starts(self) -> list[int]:
-        return [0, *(found.end() for found in re.finditer("\n", self.text))]
+    def _line_starts(self) -> array[int]:
+        return array("L", chain((0,), (found.end() for found in re.finditer("\n", self.text))))
 
     def _at(self, start: int, end: int) -> Place:
         number = bisect_right(self._line_starts, start)
@@ -179,23 +186,27 @@ class Document:
     def _too_deep(self) -> Diagnostic:
         return Diagnostic("DP101", f"tables or arrays are nested deeper than {DEEPEST} levels", self._at(0, 0))
 
-    def _beyond_limits(self, most: int | None) -> Diagnostic | None:
-        """Count the values. Return what is wrong with a text that is TOML, and that nobody should have to process."""
+    def _too_much(self, bounds: Bounds) -> Diagnostic | None:
+        """Return what is wrong with a text that nobody should have to parse."""
+        found = excess(self.text, bounds)
+        if found is None:
+            return None
+        if found.end:
+            message = f"this text has more than {bounds.characters} characters"
+            return Diagnostic("DP101", message, self._at(*found), "too long")
+        message = f"`{self.source}` has more than {bounds.values} keys, parts of keys and entries of arrays"
+        return Diagnostic("DP101", message, help="nobody wrote so many: write patterns instead of every name")
+
+    def _beyond_limits(self) -> Diagnostic | None:
+        """Count the values. Return what is wrong with a text that is TOML, and that no reader should have to take."""
         stack: list[tuple[KeyPath, dict[str, Any] | list[Any]]] = [((), self.data)]
         too_large: KeyPath = ()
-        too_long: KeyPath = ()
         while stack:
             path, container = stack.pop()
             if len(path) > DEEPEST:
                 return self._too_deep()
             self.values += len(container)
-            if most is not None and self.values > most:
-                message = f"`{self.source}` has more than {most} keys and entries of arrays"
-                return Diagnostic("DP101", message, help="nobody wrote so many: write patterns instead of every name")
             for key, value in container.items() if isinstance(container, dict) else enumerate(container):
-                texts = [text for text in (key, value) if isinstance(text, str)] if most is not None else []
-                if any(len(text) > LONGEST_TEXT for text in texts):
-                    too_long = (*path, key)
                 if isinstance(value, dict | list):
                     stack.append(((*path, key), value))
                 elif isinstance(value, int) and not -(2**63) <= value < 2**63:
@@ -203,9 +214,6 @@ class Document:
         # Only now, because looking for a place also needs a text that is not nested deeply.
         if too_large:
             return Diagnostic("DP101", "this number is too large", self.place(too_large), "more than 64 bits")
-        if too_long:
-            place = self.place(too_long)
-            return Diagnostic("DP101", f"this text has more than {LONGEST_TEXT} characters", place, "too long")
         return None
 
 

@@ -27,10 +27,11 @@ def index_spans(text: str) -> dict[KeyPath, Spans]:
 
 
 _BLANK = re.compile(r"[ \t]*")
-_TRIVIA = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
+_TRIVIA = re.compile(r"(?:[ \t\r\n]++|#[^\n]*+)*+")
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _STRING = re.compile(
-    r'"""(?:\\.|(?!""").)*?"{3,5}' r"|'''.*?'{3,5}" r'|"(?:\\.|[^"\\\n])*"' r"|'[^'\n]*'",
+    # Possessive: what is tried twice is remembered for each character of a long text.
+    r'"""(?:[^"\\]++|\\.|"(?!""))*+"{3,5}' r"|'''.*?'{3,5}" r'|"(?:[^"\\\n]++|\\.)*+"' r"|'[^'\n]*'",
     re.DOTALL,
 )
 _SCALAR = re.compile(r"\d{4}-\d\d-\d\d [0-9:.+Zz-]+|[^\s,\]}#]+")

@@ -11,7 +11,7 @@ from devpolicy._core.device import ComponentDevice
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.layers import matching_entries
 from devpolicy._core.placement.choice import choose
-from devpolicy._core.placement.joint import reserved_bytes
+from devpolicy._core.placement.ledger import reserved_bytes
 from devpolicy._core.placement.plan import Plan
 from devpolicy._core.verbs.joint import JointPlanner, Planned, Request
 

@@ -9,24 +9,21 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from devpolicy._core.errors import Diagnostic, HostError, ModelError, PolicyError, findings_at
-from devpolicy._core.files import kind_of
 from devpolicy._core.host import Host
-from devpolicy._core.host.catalogue import catalogue as host_catalogue
 from devpolicy._core.language.policy import Component, Policy, ResolvedPolicy
-from devpolicy._core.model.catalogue import load, model_catalogue
+from devpolicy._core.model.catalogue import load
+from devpolicy._core.model.pipelines import from_pipeline, is_pipeline
 from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.names import beside, not_a
 
 PROFILE = "DEVPOLICY_PROFILE"
 """The environment variable that names a profile of the active policy, and of the policies of the commands."""
 
 PolicyLike = Policy | str | PathLike[str]
 HostLike = Host | str | PathLike[str]
-
-_ORDER = "the order is policy, model, host"
 
 
 def policy_of(policy: PolicyLike) -> Policy:
@@ -73,18 +70,8 @@ def host_of(host: HostLike | None, policy: Policy) -> Host:
     if isinstance(host, Host):
         return host
     if isinstance(host, ModelTree) or hasattr(host, "named_modules") or hasattr(host, "model_type"):
-        raise _not_a_host(f"a `{type(host).__name__}`")
-    try:
-        return Host.load(host)
-    except HostError:
-        if isinstance(host, str) and host in model_catalogue():
-            raise _not_a_host(f"`{host}`") from None
-        raise
-
-
-def _not_a_host(what: str) -> HostError:
-    hint = f"{_ORDER}: the model is the second argument, or `model=`"
-    return HostError(Diagnostic("DP102", f"{what} is a model, and a host is expected", help=hint))
+        raise HostError(not_a("host", f"a `{type(host).__name__}`", "model"))
+    return Host.load(host)
 
 
 def tree_of(model: Any, architecture: str | None = None) -> ModelTree:
@@ -94,26 +81,18 @@ def tree_of(model: Any, architecture: str | None = None) -> ModelTree:
     if isinstance(model, ModelTree):
         return model
     if isinstance(model, Host):
-        raise _not_a_model("a `Host`")
+        raise ModelError(not_a("model", "a `Host`", "host"))
     if isinstance(model, str | PathLike):
-        try:
-            return ModelTree.load(model, architecture=architecture)
-        except ModelError:
-            if isinstance(model, str) and model in host_catalogue():
-                raise _not_a_model(f"`{model}`") from None
-            raise
+        return ModelTree.load(model, architecture=architecture)
     if hasattr(model, "named_modules"):
         return ModelTree.from_module(model)
+    if is_pipeline(model):
+        return from_pipeline(model)
     if isinstance(model, Mapping) or hasattr(model, "model_type"):
         return ModelTree.from_config(model, architecture=architecture)
     raise ModelError(
         f"a model is a name, a folder, a module, a Transformers configuration or a model tree, not {shown(model)}"
     )
-
-
-def _not_a_model(what: str) -> ModelError:
-    hint = f"{_ORDER}: the host is the third argument, or `host=`"
-    return ModelError(Diagnostic("DP102", f"{what} is a host, and a model is expected", help=hint))
 
 
 def own_tree(entry: Component, number: int = 0) -> ModelTree | None:
@@ -124,11 +103,8 @@ def own_tree(entry: Component, number: int = 0) -> ModelTree | None:
     """
     if not entry.models:
         return None
-    name = entry.models[number]
-    beside = Path(entry.folder or ".") / name
     try:
-        is_path = name not in model_catalogue() and kind_of(beside, ModelError) is not None
-        return load(beside if is_path else name, fetch=False)
+        return load(beside("model", entry.models[number], entry.folder or ".", ModelError), fetch=False)
     except ModelError as broken:
         note = f"`model` of component `{entry.name}` names it"
         raise ModelError(findings_at(broken, entry.model_places[number], note=note, with_lines=False)) from None

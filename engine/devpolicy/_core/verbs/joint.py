@@ -14,9 +14,9 @@ from devpolicy._core.errors import Diagnostic, ModelError, PolicyError, Unsatisf
 from devpolicy._core.host import Host
 from devpolicy._core.language.conditions import check_requirements
 from devpolicy._core.language.layers import in_order, stem_of
-from devpolicy._core.language.policy import Policy
-from devpolicy._core.language.profiles import apply_overlays
-from devpolicy._core.placement.joint import refused_beside, reserved_bytes
+from devpolicy._core.language.policy import Policy, apply_overlays
+from devpolicy._core.placement.joint import refused_beside
+from devpolicy._core.placement.ledger import reserved_bytes
 from devpolicy._core.placement.plan import Plan
 from devpolicy._core.planning.wishes import Granting, Wishes
 from devpolicy._core.toml.tables import did_you_mean
@@ -71,11 +71,12 @@ class JointPlanner:
         request = asked
         if asked.component is not None:
             request = replace(asked, component=stem_of(asked.policy.components, asked.component))
-        group = self._same(request)
+        group = self._same(request) if request.component is not None else ()
         if not group:
+            others = self.placed
             if request.component is not None:
                 self._place_those_before(request, request.component)
-            others = self.without({request.component}).placed
+                others = self.without({request.component}).placed
             group = self._grant(request, others)
             self.placed = (*others, *group)
         if asked.component != request.component and all(one.plan.component != asked.component for one in group):
@@ -96,8 +97,6 @@ class JointPlanner:
 
     def _same(self, request: Request) -> Group:
         """Return what is there for a request that says the same of the same component, empty where nothing is."""
-        if request.component is None:
-            return ()
         group = tuple(one for one in self.placed if one.request.component == request.component)
         if not group or group[0].request.meaning != request.meaning:
             return ()
@@ -122,7 +121,7 @@ class JointPlanner:
                 return group
         self._ahead = ()
         wishes = self._wishes(request, [one.plan for one in others])
-        later = self._later(request) if wishes.may_give_way else []
+        later = self._later(request, request.component) if request.component is not None and wishes.may_give_way else []
         if not later:
             return self._planned(request, others, wishes)
         self._ahead = self._planned_ahead([request, *later], others)
@@ -142,15 +141,13 @@ class JointPlanner:
     def _wishes(self, request: Request, plans: Iterable[Plan]) -> Wishes:
         return Wishes(request.resolved, request.models(), self.host, request.target, reserved_bytes(plans))
 
-    def _later(self, request: Request) -> list[Request]:
+    def _later(self, request: Request, component: str) -> list[Request]:
         """Return what comes behind a component and is not there yet, as far as its size is known."""
-        if request.component is None:
-            return []
-        names = in_order(request.policy, [*self.models, request.component])
+        names = in_order(request.policy, [*self.models, component])
         there = {one.request.component for one in self.placed}
         asked = (
             Request(request.policy, name, self.models.get(name), target=self.target)
-            for name in names[names.index(request.component) + 1 :]
+            for name in names[names.index(component) + 1 :]
             if name not in there
         )
         return [one for one in asked if one.has_size]
@@ -204,7 +201,7 @@ class JointPlanner:
 
     def _group(self, request: Request, others: Group, wishes: Wishes, *, advise: bool) -> Group:
         granting = wishes.grant(advise=advise)
-        moved = self._moved(request, others, granting)
+        moved = self._moved(request, others, granting) if others else ()
         made: list[Planned] = []
         for plan in granting.plans:
             plan = replace(plan, warnings=(*plan.warnings, *moved))

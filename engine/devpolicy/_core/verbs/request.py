@@ -16,8 +16,7 @@ from devpolicy._core.abilities import DEFAULT_TARGET, target_of
 from devpolicy._core.errors import DevPolicyError
 from devpolicy._core.host import Host
 from devpolicy._core.language.layers import source
-from devpolicy._core.language.policy import Policy, ResolvedPolicy
-from devpolicy._core.language.profiles import apply_overlays
+from devpolicy._core.language.policy import Policy, ResolvedPolicy, apply_overlays
 from devpolicy._core.model.held import as_held
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.plan import Plan

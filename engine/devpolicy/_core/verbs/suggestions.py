@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from devpolicy._core.errors import PolicyError, Unsatisfiable
 from devpolicy._core.language.layers import in_order
-from devpolicy._core.language.profiles import apply_overlays
-from devpolicy._core.placement.joint import reserved_bytes
+from devpolicy._core.language.policy import apply_overlays
+from devpolicy._core.placement.ledger import reserved_bytes
 from devpolicy._core.placement.planner import make_plan
 from devpolicy._core.toml.writer import write_key
 

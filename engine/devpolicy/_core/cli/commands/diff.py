@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import click
 
 from devpolicy._core.cli import complete
-from devpolicy._core.cli.collapse_ranges import collapse_ranges
 from devpolicy._core.cli.context import CliContext, common, pass_context
+from devpolicy._core.cli.fleet_plan import fleet_option, show_diff, without
 from devpolicy._core.cli.inputs import NO_MODEL, on_every_host, overlay_facts, overlay_options, trees_of
 from devpolicy._core.cli.table import facts, table
-from devpolicy._core.errors import Diagnostic, HostError
+from devpolicy._core.errors import DevPolicyError, Diagnostic, HostError
 from devpolicy._core.language.policy import Policy
+from devpolicy._core.views.collapse_ranges import collapse_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
     shell_complete=complete.models,
     help="Models, globs too; may be repeated. By default those of the policies' tests.",
 )
+@fleet_option
+@click.option("--new-fleet", metavar="FLEET", shell_complete=complete.fleets, help="The fleet that B is planned for.")
+@click.option("--lost", metavar="NODE", multiple=True, help="A node that B has not; may be repeated.")
 @overlay_options
 @click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Processes; by default one for each core.")
 @common()
@@ -51,6 +55,9 @@ def command(
     second: str,
     hosts: tuple[str, ...],
     models: tuple[str, ...],
+    fleet: str | None,
+    new_fleet: str | None,
+    lost: tuple[str, ...],
     profile: str | None,
     overrides: tuple[str, ...],
     jobs: int | None,
@@ -66,9 +73,23 @@ def command(
     Examples:
       devpolicy diff old.toml new.toml
       devpolicy diff old.toml new.toml --models "llama-*" --hosts "*24gb"
+      devpolicy diff policy.toml policy.toml --fleet mixed-50 --lost l4-0
+
+    With --fleet it shows what must move to come from the plan of A to that of B, and of the plans of B it takes the one
+    that moves the least.
 
     Exit status: 0 they never differ, 1 they do, 2 invalid policy or usage.
     """
+    if fleet is not None:
+        without(fleet, hosts=hosts, jobs=jobs)
+        return show_diff(
+            ctx, first, second, fleet, models, other=new_fleet, lost=lost, profile=profile, overrides=overrides
+        )
+    if new_fleet is not None or lost:
+        raise DevPolicyError(
+            [Diagnostic("", "`--new-fleet` and `--lost` need `--fleet`", help="write `--fleet FLEET`")]
+        )
+
     from devpolicy._core.review.diff import diff
     from devpolicy._core.review.outcome import has_model
 

@@ -19,6 +19,7 @@ from devpolicy._core.cli.inputs import (
     policy_argument,
 )
 from devpolicy._core.cli.report import print_lint, write_findings
+from devpolicy._core.dry_run.result import LONGEST, TIMEOUT
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import Policy
 
@@ -45,6 +46,13 @@ DOES_NOT_RUN, OVER = "DP520", "DP521"
 @click.option("--architecture", metavar="CLASS", help="The class that a checkpoint is loaded as.")
 @click.option("--prompt", type=click.IntRange(1), metavar="N", help="Tokens of the prompt; by default the workload's.")
 @click.option("--new-tokens", type=click.IntRange(0), metavar="N", help="Tokens to generate; 4 by default.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(1, LONGEST),
+    default=TIMEOUT,
+    metavar="SECONDS",
+    help=f"How long one model may take; {TIMEOUT} by default.",
+)
 @common(formats=("human", "json", "github"))
 @pass_context
 def command(
@@ -58,6 +66,7 @@ def command(
     architecture: str | None,
     prompt: int | None,
     new_tokens: int | None,
+    timeout: float,
 ) -> int:
     """Load a model as its plan says, and run it: prompt, cache and generated tokens, at true size.
 
@@ -86,7 +95,7 @@ def command(
     check_component(loaded, component, wanted)
     trees = {name: load_model(ctx, text, architecture) for name, text in wanted.items()}
     placed = make_plans(loaded, trees, machine, component, None)
-    found = {name: _tried(ctx, one, machine, prompt, new_tokens) for name, one in placed.items()}
+    found = {name: _tried(ctx, one, machine, prompt, new_tokens, timeout) for name, one in placed.items()}
     if ctx.json:
         named = {name: run.to_dict() for name, run in found.items()}
         ctx.print_json(named.get(None) or {"schema": 1, "components": named})
@@ -102,12 +111,22 @@ def command(
     return 1 if any(run.over for run in found.values()) else 0
 
 
-def _tried(ctx: CliContext, one: Planned, host: Host, prompt: int | None, new_tokens: int | None) -> DryRun:
+def _tried(
+    ctx: CliContext, one: Planned, host: Host, prompt: int | None, new_tokens: int | None, timeout: float
+) -> DryRun:
     from devpolicy._core.dry_run.verb import dry_run
 
     name = one.tree.name if one.tree is not None else str(one.plan.component)
     with ctx.progress(f"running the code of {name}") as progress:
-        return dry_run(one.plan, one.tree, host, prompt=prompt, new_tokens=new_tokens, progress=progress)
+        return dry_run(
+            one.plan,
+            one.tree,
+            host,
+            prompt=prompt,
+            new_tokens=new_tokens,
+            timeout=timeout,
+            progress=progress,
+        )
 
 
 def findings(run: DryRun, policy: Policy) -> list[Diagnostic]:

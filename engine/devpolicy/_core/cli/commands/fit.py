@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from devpolicy._core.cli import complete
 from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context
+from devpolicy._core.cli.fleet_plan import fleet_option, without
 from devpolicy._core.cli.inputs import (
     check_component,
     check_model,
@@ -20,16 +21,14 @@ from devpolicy._core.cli.inputs import (
     overlay_options,
     policy_argument,
 )
+from devpolicy._core.cli.named_sets import hosts_like, models_like, own_models
 from devpolicy._core.cli.output_formats import TargetName
-from devpolicy._core.cli.plan_view import device_range, host_line
 from devpolicy._core.cli.table import facts, table
-from devpolicy._core.errors import DevPolicyError, Diagnostic
-from devpolicy._core.language.layers import source
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.loading.quantizations import NONE, QUANTIZATIONS
 from devpolicy._core.planning.fit import BATCHES, Fit, fit
 from devpolicy._core.sizes import format_size
-from devpolicy._core.verbs.inputs import own_tree
+from devpolicy._core.views.names import device_range, host_line
 
 if TYPE_CHECKING:
     from devpolicy._core.cli.output import Line
@@ -66,6 +65,7 @@ def _batches(context: click.Context, parameter: click.Parameter, value: str | No
     shell_complete=complete.hosts,
     help="A host of the catalogue, also a glob, a host TOML, or `-` for this machine, the default.",
 )
+@fleet_option
 @click.option(
     "--quantization",
     metavar="SCHEME",
@@ -84,6 +84,7 @@ def command(
     policy: str,
     model: tuple[str, ...],
     host: tuple[str, ...],
+    fleet: str | None,
     quantization: tuple[str, ...],
     batch: tuple[int, ...],
     component: str | None,
@@ -102,21 +103,23 @@ def command(
       devpolicy fit prefer-accelerator --model llama-3.3-70b --host 2x24gb
       devpolicy fit policy.toml --model 'qwen3-*' --host 1x24gb --host 4x80gb
       devpolicy fit policy.toml --component generator --batch 1,8
+      devpolicy fit prefer-accelerator --model qwen3-32b --fleet mixed-50
 
     Exit status: 0 something fits, 2 invalid policy or usage, 3 nothing does.
     """
     written = Policy.load(policy)
     check_component(written, component)
     check_model(written, component, given=bool(model))
-    hosts = [load_host(ctx, name, written) for name in _hosts(host)]
-    trees = [load_model(ctx, name) for name in _models(model)]
+    without(fleet, host=host)
+    hosts = [load_host(ctx, name, written) for name in hosts_like(host)] if fleet is None else _kinds(fleet)
+    trees = [load_model(ctx, name) for name in models_like(model)]
     found: list[Fit] = []
     with ctx.working("planning", patience=PATIENCE):
         for machine in hosts:
             loaded = on_host(written, machine, profile, overrides)
             resolved = loaded.for_component(component)
             schemes = quantization or resolved.loading.quantization or (NONE,)
-            for tree in trees or _own(loaded, component):
+            for tree in trees or own_models(loaded, component):
                 asked = list(schemes)
                 for scheme in asked:
                     made = fit(resolved, tree, machine, quantization=scheme, target=target, batches=batch)
@@ -138,39 +141,15 @@ def _may_be_small(tree: ModelTree) -> bool:
     return tree.format == "safetensors" and tree.quantization is None
 
 
-def _hosts(given: Sequence[str]) -> list[str | None]:
-    from devpolicy._core.host.catalogue import catalogue
+def _kinds(name: str) -> list[Host]:
+    """Return the hosts of a fleet, of alike ones one, named by the nodes that are so."""
+    from devpolicy._core.fleet.values import Fleet
 
-    return [*dict.fromkeys(_known(given, catalogue(), "host"))] or [None]
-
-
-def _models(given: Sequence[str]) -> list[str]:
-    from devpolicy._core.model.catalogue import model_catalogue
-
-    return [*dict.fromkeys(_known(given, model_catalogue(), "model"))]
-
-
-def _known(given: Sequence[str], catalogue: Iterable[str], what: str) -> Iterator[str]:
-    """Yield the names that are given, of a glob those of the catalogue. Raises `DevPolicyError` where there is none."""
-    for name in given:
-        if not any(sign in name for sign in "*?["):
-            yield name
-            continue
-        found = [known for known in catalogue if fnmatchcase(known, name)]
-        if not found:
-            hint = f"`devpolicy {what} list` shows them"
-            raise DevPolicyError(Diagnostic("", f"no {what} of the catalogue is like `{name}`", help=hint))
-        yield from found
-
-
-def _own(policy: Policy, component: str | None) -> list[ModelTree]:
-    """Return the models of a component. Raises `DevPolicyError` where the policy names none."""
-    entry = None if component is None else source(policy, component)
-    trees = [] if entry is None else [own_tree(entry, number) for number in range(len(entry.models))]
-    found = [tree for tree in trees if tree is not None]
-    if not found:
-        raise DevPolicyError(Diagnostic("", f"component `{component}` has no model", help="write `--model MODEL`"))
-    return found
+    groups: dict[Host, list[str]] = {}
+    for node, host in Fleet.load(name).items():
+        groups.setdefault(replace(host, name=None), []).append(node)
+    more = {host: f" and {len(nodes) - 1} alike" if len(nodes) > 1 else "" for host, nodes in groups.items()}
+    return [replace(host, name=nodes[0] + more[host], description=None) for host, nodes in groups.items()]
 
 
 def _in_a_line(found: Sequence[Fit]) -> str:

@@ -46,7 +46,7 @@ def list_hosts(ctx: CliContext) -> None:
 
     hosts = host_catalogue()
     if ctx.json:
-        ctx.print_json({"schema": 1, "hosts": [_facts(host) for host in hosts.values()]})
+        ctx.print_json({"schema": 1, "hosts": [host_facts(host) for host in hosts.values()]})
         return
     rows = [
         [name, in_short(host.accelerators), f"{host.memory / GIB:.0f} GiB", host.description or ""]
@@ -82,7 +82,7 @@ def show_host(ctx: CliContext, host: str, policy: str | None) -> None:
         ctx.print_json(
             {
                 "schema": 1,
-                "host": _facts(shown),
+                "host": host_facts(shown),
                 "budgets": {
                     name: None
                     if budget is None
@@ -92,7 +92,7 @@ def show_host(ctx: CliContext, host: str, policy: str | None) -> None:
             }
         )
         return
-    ctx.out.print(_toml(shown))
+    ctx.out.print(host_lines(shown.to_toml()))
     head = ["device", "usable", "headroom", "cap", "why"]
     rows = [
         [
@@ -127,10 +127,10 @@ def _budgets(host: Host, policy: ResolvedPolicy) -> list[tuple[str, DeviceBudget
     return result
 
 
-def _toml(host: Host) -> list[Line]:
-    """Return the TOML with its keys and comments in colour."""
+def host_lines(toml: str) -> list[Line]:
+    """Return the TOML of hosts with its keys in colour."""
     lines: list[Line] = []
-    for text in host.to_toml().removesuffix("\n").split("\n"):
+    for text in toml.removesuffix("\n").split("\n"):
         key, equals, value = text.partition(" = ")
         lines.append([(key, "device"), (equals + value, "")] if equals else [(text, "strong")])
     return lines
@@ -147,7 +147,7 @@ def in_short(accelerators: Sequence[Accelerator]) -> str:
     return ", ".join(told) or "none"
 
 
-def _facts(host: Host) -> dict[str, Any]:
+def host_facts(host: Host) -> dict[str, Any]:
     """Return a host for JSON; sizes are bytes."""
     keys = ("name", "description", "os", "arch", "memory", "free", "disk", "disk_free")
     return {

@@ -11,11 +11,11 @@ from devpolicy._core.cli.commands.capture import capture_model
 from devpolicy._core.cli.context import CliContext, common, pass_context
 from devpolicy._core.cli.group import Group
 from devpolicy._core.cli.inputs import load_model, model_help
-from devpolicy._core.cli.plan_view import count
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.language.policy import Workload
 from devpolicy._core.memory.sizing import size_model
 from devpolicy._core.sizes import format_size
+from devpolicy._core.views.names import count
 
 if TYPE_CHECKING:
     from devpolicy._core.model.tree import ModelTree
@@ -107,7 +107,7 @@ def _quantised(tree: ModelTree) -> str:
 
 
 def _modules(tree: ModelTree, width: int) -> Any:
-    from devpolicy._core.cli.collapse_ranges import collapse_ranges
+    from devpolicy._core.views.collapse_ranges import collapse_ranges
 
     sizes = _sizes(tree)
     rows = collapse_ranges(

@@ -11,6 +11,7 @@ import click
 from devpolicy._core.cli import complete, complete_keys
 from devpolicy._core.cli.annotations import Annotation, certificates, compared, lines_of
 from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context, to_json
+from devpolicy._core.cli.fleet_plan import fleet_option, show_plan, without
 from devpolicy._core.cli.inputs import (
     check_component,
     check_model,
@@ -56,6 +57,13 @@ Models = Mapping[str | None, str]
     "With the NAME of a component, it is that one's, in place of the `model` that the policy names.",
 )
 @host_option
+@fleet_option
+@click.option(
+    "--from",
+    "running",
+    metavar="FILE",
+    help="With --fleet: the JSON of the plan that runs now; of the new plans it is the one that moves the least.",
+)
 @component_option
 @overlay_options
 @click.option(
@@ -78,7 +86,7 @@ Models = Mapping[str | None, str]
 )
 @click.option("--locked", metavar="FILE", help="Fail where the plan is not the one in FILE, and say what moved.")
 @click.option("--output", metavar="FILE", help="Write to FILE, whole or not at all, instead of the terminal.")
-@common()
+@common(formats=("human", "json", "svg", "png"))
 @pass_context
 def command(
     ctx: CliContext,
@@ -86,6 +94,8 @@ def command(
     model: tuple[str, ...],
     architecture: str | None,
     host: str | None,
+    fleet: str | None,
+    running: str | None,
     component: str | None,
     profile: str | None,
     overrides: tuple[str, ...],
@@ -110,7 +120,9 @@ def command(
       devpolicy plan policy.toml --model ./checkpoint
       devpolicy plan policy.toml --model llama-3.1-8b --to hf
       devpolicy plan rag-pipeline --host 1x24gb
+      devpolicy plan rag-pipeline --host 1x24gb --format svg --output plan.svg
       devpolicy plan policy.toml --model reader=bert-base --model writer=gpt2
+      devpolicy plan rag-pipeline --fleet mixed-50
 
     \b
     A plan is locked by its JSON, and compared in CI:
@@ -119,6 +131,26 @@ def command(
       devpolicy plan policy.toml --model gpt2 --host 2x24gb \\
           --locked plan.lock.json
     """
+    if fleet is not None:
+        without(fleet, host=host, what_if=what_if, certify=certify)
+        show_plan(
+            ctx,
+            policy,
+            fleet,
+            model,
+            profile=profile,
+            overrides=overrides,
+            architecture=architecture,
+            target=target or (form_named(to).target if to else None),
+            component=component,
+            running=running,
+            to=to,
+            locked=locked,
+            output=output,
+        )
+        return
+    if running is not None:
+        raise DevPolicyError([Diagnostic("", "`--from` needs `--fleet`", help="on one host nothing moves")])
     wanted = named_models(model)
     changes = read_changes(what_if)
     written = Policy.load(policy)
@@ -141,14 +173,18 @@ def command(
         from devpolicy._core.cli.lock import compare
 
         compare(locked, plans)
-    text = _for_programs(ctx, plans, to, annotations, machine)
+    content: str | bytes | None
+    if ctx.format in ("svg", "png"):
+        content = _picture(ctx, placed, machine, to, output)
+    else:
+        content = _for_programs(ctx, plans, to, annotations, machine)
     if output is not None:
         from devpolicy._core.cli.files import write_whole
 
-        told = text if text is not None else _as_text(placed, loaded, machine, annotations)
+        told = content if content is not None else _as_text(placed, loaded, machine, annotations)
         write_whole(output, told, inputs=[*files_of(loaded), *wanted.values(), *filter(None, (policy, host, locked))])
-    elif text is not None:
-        ctx.out.write(text)
+    elif content is not None:
+        ctx.out.write(str(content))
     else:
         ctx.out.print([*_view(placed, loaded, machine, ctx.out), *lines_of(annotations)])
         ctx.out.print(_next_steps(plans, locked, ctx.out.width))
@@ -205,6 +241,31 @@ def _for_programs(
     for annotation in annotations:
         forms.get(annotation.component, whole)[annotation.key] = annotation.data
     return to_json(whole)
+
+
+def _picture(
+    ctx: CliContext, placed: Mapping[str | None, Planned], host: Host, to: str | None, output: str | None
+) -> str | bytes:
+    """Return the plans as a picture. Raises `DevPolicyError` where it cannot be written as it is asked for."""
+    from devpolicy._core.views.colors import LIGHT
+    from devpolicy._core.views.names import device_names
+    from devpolicy._core.views.picture import Titled, picture
+    from devpolicy._core.views.png import as_png
+
+    if to is not None:
+        hint = f"leave out `--to {to}` for a picture, or `--format {ctx.format}` for what the consumer takes"
+        raise DevPolicyError([Diagnostic("", f"`--to` and `--format {ctx.format}` ask for two outputs", help=hint)])
+    if ctx.format == "png" and output is None:
+        raise DevPolicyError([Diagnostic("", "a PNG is not text", help="add `--output plan.png`")])
+    where = host.name or "this machine"
+    titles = {
+        name: f"{name or (one.tree.name if one.tree else None) or 'the model'} on {where}"
+        for name, one in placed.items()
+    }
+    titled = [Titled(titles[name], one.plan) for name, one in placed.items()]
+    if ctx.format == "svg":
+        return picture(titled, device_names(host))
+    return as_png(picture(titled, device_names(host), theme=LIGHT))
 
 
 def _view(placed: Mapping[str | None, Planned], policy: Policy, host: Host, out: Output) -> list[Line]:

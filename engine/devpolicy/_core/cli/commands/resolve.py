@@ -133,7 +133,7 @@ def _pipeline(ctx: CliContext, policy: Policy, host: Host, path: str) -> None:
 
 
 def _view(device: ComponentDevice, terms: Sequence[tuple[str, str]], width: int) -> list[Line]:
-    from devpolicy._core.cli.collapse_ranges import collapse_ranges
+    from devpolicy._core.views.collapse_ranges import collapse_ranges
 
     form = device.to_dict()
     lines: list[Line] = []

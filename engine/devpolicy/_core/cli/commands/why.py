@@ -9,6 +9,8 @@ import click
 from devpolicy._core.cli import complete
 from devpolicy._core.cli.commands.resolve import preferences
 from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context
+from devpolicy._core.cli.fleet_plan import fleet_option, without
+from devpolicy._core.cli.fleet_plan import why as why_on_fleet
 from devpolicy._core.cli.inputs import (
     check_component,
     check_model,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 @click.argument("module", shell_complete=complete.modules)
 @model_option(required=False)
 @host_option
+@fleet_option
 @component_option
 @overlay_options
 @click.option("--target", type=TargetName(), help="The consumer to plan for: `devpolicy targets` lists them.")
@@ -50,6 +53,7 @@ def command(
     module: str,
     model: str | None,
     host: str | None,
+    fleet: str | None,
     component: str | None,
     profile: str | None,
     overrides: tuple[str, ...],
@@ -65,7 +69,13 @@ def command(
       devpolicy why offload-lm-head lm_head --model llama-3.1-70b --host 4x80gb
       devpolicy why policy.toml model.layers.3 --model llama-3.1-8b
       devpolicy why rag-pipeline lm_head --component generator
+      devpolicy why rag-pipeline "" --component embedder --fleet mixed-50
     """
+    if fleet is not None:
+        without(fleet, host=host)
+        asked = {"component": component, "profile": profile, "target": target}
+        why_on_fleet(ctx, policy, fleet, module, model, overrides=overrides, **asked)
+        return
     loaded = Policy.load(policy)
     machine = load_host(ctx, host, loaded)
     loaded = on_host(loaded, machine, profile, overrides)
@@ -129,7 +139,7 @@ def _unit_of(plan: Plan, path: str) -> str:
 
 
 def _decisions(module: str, units: dict[str, Placement], notes: dict[str, list[str]], policy: Policy) -> list[Line]:
-    from devpolicy._core.cli.collapse_ranges import collapse_ranges
+    from devpolicy._core.views.collapse_ranges import collapse_ranges
 
     rules = [*policy.rules, *(rule for entry in policy.components for rule in entry.rules)]
     places = {rule.name: rule.place for rule in rules if rule.place}

@@ -13,13 +13,14 @@ from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from devpolicy._core.child_process import ask
 from devpolicy._core.errors import HostError
 from devpolicy._core.host import Host
 from devpolicy._core.host.probe import system
-from devpolicy._core.host.probe.child_process import probe_in_child, questions, read_result, run_probe
 from devpolicy._core.host.probe.devices import PLUGINS, Sources, accelerators
 from devpolicy._core.host.probe.hardware_hints import vendors
 from devpolicy._core.host.probe.probe_result import ProbeResult, reason, with_timeout
+from devpolicy._core.host.probe.torch_child import probe_in_child, questions, read_result
 from devpolicy._core.host.probe.torch_probe import answers
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def _nvml(timeout: float) -> Callable[[], dict[str, Any]] | None:
         folder = str(metadata.distribution("nvidia-ml-py").locate_file(""))
     except metadata.PackageNotFoundError:
         return None
-    return lambda: run_probe([*questions("nvml", timeout), folder], timeout)
+    return lambda: ask([*questions("nvml", timeout), folder], timeout)
 
 
 def _installed(distribution: str) -> bool:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from devpolicy._core.child_process import MALFORMED, ChildError, ChildTimeout
 from devpolicy._core.errors import HostError
 from devpolicy._core.host import MOST_DEVICES, Host
 from devpolicy._core.host.probe import nvml as nvidia
-from devpolicy._core.host.probe.child_process import ProbeError, ProbeTimeout
-from devpolicy._core.host.probe.probe_result import MALFORMED, ProbeResult, clean
+from devpolicy._core.host.probe.probe_result import ProbeResult
+from devpolicy._core.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +35,7 @@ class Sources:
     hardware_hints: frozenset[str]
     """Vendors whose hardware may be there (`hardware_hints.vendors`)."""
     ask_nvml: Callable[[], Mapping[str, Any]] | None
-    """Returns the answer of `torch_probe.ask_nvml`; `None` without nvidia-ml-py. Raises `ProbeError`."""
+    """Returns the answer of `torch_probe.ask_nvml`; `None` without nvidia-ml-py. Raises `ChildError`."""
     torch: TorchBuild | None
     plugins: frozenset[str]
     """Which distributions of `PLUGINS` are installed."""
@@ -82,12 +83,12 @@ def _by_nvml(
     try:
         told = ask()
         if "fault" in told:
-            return ProbeResult(faults=(("nvml", clean(told["fault"]) or "no reason was given"),))
+            return ProbeResult(faults=(("nvml", one_line(told["fault"]) or "no reason was given"),))
         everything = nvidia.read(told, ram)
-    except ProbeTimeout as late:
+    except ChildTimeout as late:
         # The driver hangs, so torch would too.
         return ProbeResult(faults=(("cuda", str(late)), ("nvml", str(late))))
-    except ProbeError as none:
+    except ChildError as none:
         return ProbeResult(faults=(("nvml", str(none)),))
     except MALFORMED:
         return ProbeResult(faults=(("nvml", "its answer makes no sense"),))
@@ -137,6 +138,6 @@ def _countable(devices: Sequence[Accelerator], faults: dict[str, str]) -> Sequen
     try:
         Host(devices, memory=0)
     except HostError as broken:
-        faults.setdefault(kind, f"the driver's facts make no sense: {clean(broken)}")
+        faults.setdefault(kind, f"the driver's facts make no sense: {one_line(broken)}")
         return ()
     return devices

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from devpolicy._core.host.probe.probe_result import ProbeResult, accelerator, clean
+from devpolicy._core.host.probe.probe_result import ProbeResult, accelerator
 from devpolicy._core.host.probe.visible import Gpu, Seen, visible
+from devpolicy._core.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,7 +38,7 @@ def read(told: Mapping[str, Any], ram: Amount) -> Inventory:
     return Inventory(
         tuple(_gpu(facts, index, ram) for index, facts in enumerate(gpus)),
         tuple(_instances(facts.get("instances"), index, ram) for index, facts in enumerate(gpus)),
-        clean(told.get("driver") or "") or None,
+        one_line(told.get("driver") or "") or None,
     )
 
 

@@ -11,17 +11,14 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from devpolicy._core.child_process import MALFORMED, timeout_message
 from devpolicy._core.host import Accelerator
+from devpolicy._core.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 T = TypeVar("T")
-
-LONGEST_REASON = 500
-
-MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
-"""What reading an answer raises that is not of the form that it should have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +30,9 @@ class ProbeResult:
     faults: tuple[tuple[str, str], ...] = ()
 
 
-def clean(text: object) -> str:
-    """Return text from a driver as one line that can be written as UTF-8, at most 500 characters."""
-    raw = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
-    return " ".join(raw.encode(errors="replace").decode().split())[:LONGEST_REASON]
-
-
 def reason(error: BaseException) -> str:
     """Return an error as one line: its message, or the name of its class where it has none."""
-    return clean(error) or type(error).__name__
+    return one_line(error) or type(error).__name__
 
 
 def with_timeout(seconds: float, ask: Callable[[], T]) -> T:
@@ -71,11 +62,6 @@ def with_timeout(seconds: float, ask: Callable[[], T]) -> T:
     return outcome[0]
 
 
-def timeout_message(seconds: float) -> str:
-    """Return the fault of a source that did not answer."""
-    return f"no answer within {seconds:g} seconds"
-
-
 def accelerator(type: str, facts: Mapping[str, Any]) -> Accelerator:  # noqa: A002 - as in Accelerator
     """Return an accelerator of facts that a driver gave; what makes no sense is left out or becomes a fault."""
     try:
@@ -86,12 +72,12 @@ def accelerator(type: str, facts: Mapping[str, Any]) -> Accelerator:  # noqa: A0
             type,
             memory=memory,
             free=free,
-            name=clean(facts.get("name") or "") or None,
+            name=one_line(facts.get("name") or "") or None,
             capability=(int(capability[0]), int(capability[1])) if capability else None,
             unified=bool(facts.get("unified")),
-            fault=clean(facts.get("fault") or "") or None,
+            fault=one_line(facts.get("fault") or "") or None,
             physical=facts.get("physical"),
-            uuid=clean(facts.get("uuid") or "") or None,
+            uuid=one_line(facts.get("uuid") or "") or None,
         )
     except MALFORMED as broken:
         return Accelerator(type, memory=0, fault=f"the driver's facts make no sense: {reason(broken)}")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from devpolicy._core.host import ARCHITECTURES, SOFTWARE, SYSTEMS, normal_name
-from devpolicy._core.host.probe.probe_result import clean
+from devpolicy._core.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -130,15 +130,15 @@ def disk(path: str | PathLike[str] | None = None) -> Amount:
 def versions() -> dict[str, str]:
     """Return the versions of Python, macOS and the packages that a policy may ask for; nothing is imported."""
     found = {"python": platform.python_version()}
-    if macos := clean(platform.mac_ver()[0]):  # empty elsewhere
+    if macos := one_line(platform.mac_ver()[0]):  # empty elsewhere
         found["macos"] = macos
     for name in PACKAGES:
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-        if isinstance(version, str) and clean(version):  # a damaged installation has none
-            found[name] = clean(version)
+        if isinstance(version, str) and one_line(version):  # a damaged installation has none
+            found[name] = one_line(version)
     build = torch_build()
     return {**found, "torch": build.version} if build else found
 
@@ -156,7 +156,7 @@ def torch_build() -> TorchBuild | None:
         text = Path(str(distribution.locate_file("torch/version.py"))).read_text(encoding="utf-8")
         return _build(_constants(text))
     except (OSError, ValueError, SyntaxError, KeyError, RecursionError, MemoryError):
-        return TorchBuild(clean(distribution.version) or "of an unknown version", None)
+        return TorchBuild(one_line(distribution.version) or "of an unknown version", None)
 
 
 def _constants(text: str) -> dict[str, object]:
@@ -172,4 +172,4 @@ def _constants(text: str) -> dict[str, object]:
 
 def _build(constants: Mapping[str, object]) -> TorchBuild:
     toolkits = frozenset(name for name in ("cuda", "hip", "xpu") if constants.get(name))
-    return TorchBuild(clean(constants["__version__"]), toolkits)
+    return TorchBuild(one_line(constants["__version__"]), toolkits)

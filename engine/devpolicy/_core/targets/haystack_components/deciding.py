@@ -89,7 +89,7 @@ class Decider:
     def _size_of(self, model: str | None) -> ModelTree | None:
         """Return the structure of a model that can be read here without the network; `None` else."""
         if model is not None and model not in self._sizes:
-            self._sizes[model] = _readable(model)
+            self._sizes[model] = readable(model)
         return self._sizes[model] if model is not None else None
 
 
@@ -138,7 +138,7 @@ def own_model(takes: Takes, params: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _readable(model: str) -> ModelTree | None:
+def readable(model: str) -> ModelTree | None:
     from devpolicy._core.model.catalogue import load
 
     # A hub id of a model that is in the catalogue has the same last part.

@@ -1,0 +1,144 @@
+"""The plan of a fleet: on which node each component is, with its plan there.
+
+Owns `FleetPlan`, its JSON form and its digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from types import MappingProxyType
+from typing import Any
+
+from devpolicy._core.errors import Diagnostic
+from devpolicy._core.files import read_file
+from devpolicy._core.fleet.certificate import FleetCertificate
+from devpolicy._core.placement.plan import LARGEST_PLAN, Plan, PlanError
+from devpolicy._core.public import public
+from devpolicy._core.toml.tables import did_you_mean
+
+_public = public("devpolicy.fleet")
+
+
+@_public
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """One component, or one of its replicas, on its node."""
+
+    node: str
+    plan: Plan
+    elsewhere: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+    """Other nodes, alike ones as one, each with why the component is not there."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan for JSON, with its node."""
+        return {"node": self.node, **self.plan.to_dict()}
+
+
+@_public
+@dataclass(frozen=True, slots=True)
+class FleetPlan:
+    """A policy compiled for a fleet: each component by its name, replicas as `NAME/0`, `NAME/1`, …"""
+
+    components: Mapping[str, NodePlan]
+    warnings: tuple[Diagnostic, ...] = ()
+    certificate: FleetCertificate | None = None
+    """How far the plan can be from the best one; `None` where it was shown to be the best."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "components", MappingProxyType(dict(self.components)))
+
+    def __repr__(self) -> str:
+        return f"<FleetPlan: {len(self.components)} components on {len(self.nodes)} nodes>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FleetPlan, (dict(self.components), self.warnings, self.certificate)
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    @property
+    def nodes(self) -> Mapping[str, tuple[str, ...]]:
+        """The components on each node that is used, in the order in which they were planned there."""
+        found: dict[str, list[str]] = {}
+        for name, one in self.components.items():
+            found.setdefault(one.node, []).append(name)
+        return {node: tuple(names) for node, names in found.items()}
+
+    @property
+    def digest(self) -> str:
+        """A SHA-256 over the node and the digest of each component's plan."""
+        given = [[name, one.node, one.plan.digest] for name, one in self.components.items()]
+        text = json.dumps({"schema": 1, "components": given}, ensure_ascii=True, separators=(",", ":"))
+        return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+    def why(self, component: str, module: str | None = None) -> str:
+        """Return why a component is on its node, and why a module of it is where it is, as text of several lines.
+
+        Raises `PlanError` where there is no such component, and `UnknownModuleError` as `Plan.explain` does.
+        """
+        self.check_component(component)
+        one = self.components[component]
+        lines = [f"node: {one.node}", *(f"  not {node}: {reason}" for node, reason in one.elsewhere)]
+        return "\n".join([*lines, one.plan.explain(module)])
+
+    def check_component(self, component: str) -> None:
+        """Raise `PlanError` (DP202) where the plan has no component of this name."""
+        if component not in self.components:
+            hint = did_you_mean(component, self.components)
+            raise PlanError(Diagnostic("DP202", f"the plan has no component `{component}`", help=hint))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan for JSON. `FleetPlan.from_dict` reads it back to an equal plan."""
+        return {
+            "schema": 1,
+            "components": {name: one.to_dict() for name, one in self.components.items()},
+            "warnings": [warning.to_dict() for warning in self.warnings],
+            **({} if self.certificate is None else {"certificate": self.certificate.to_dict()}),
+            "digest": self.digest,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> FleetPlan:
+        """Read a plan written by `to_dict`. Raises `PlanError` where it is malformed or its digest does not match."""
+        try:
+            if type(data["schema"]) is not int or data["schema"] != 1:
+                raise PlanError("a fleet's plan of another schema cannot be read: this version reads 1")
+            components = {}
+            for name, one in data["components"].items():
+                if not isinstance(name, str) or not isinstance(one["node"], str):
+                    raise TypeError("components and nodes are named by text")
+                components[name] = NodePlan(one["node"], Plan.from_dict(one))
+            certificate = data.get("certificate")
+            plan = cls(
+                components,
+                tuple(map(Diagnostic.from_dict, data["warnings"])),
+                None if certificate is None else FleetCertificate.from_dict(certificate),
+            )
+            stated = data["digest"]
+        except PlanError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as broken:
+            raise PlanError(f"this is no serialised plan of a fleet: {type(broken).__name__}: {broken}") from None
+        if stated != plan.digest:
+            raise PlanError("the plan was changed after it was made: its digest does not match")
+        return plan
+
+    def to_json(self) -> str:
+        """Return the plan as JSON text, which `FleetPlan.load` reads from a file."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=2) + "\n"
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> FleetPlan:
+        """Read a plan from a JSON file. Raises `PlanError`, DP109 where the file cannot be read."""
+        if not isinstance(path, str | PathLike):
+            raise PlanError(f"a plan's file is named by text or a path, not by a value of type {type(path).__name__}")
+        content = read_file(path, PlanError, most=LARGEST_PLAN)
+        try:
+            data = json.loads(content[: LARGEST_PLAN + 1])
+        except (ValueError, RecursionError) as broken:
+            raise PlanError(f"`{path}` is no plan: {broken}") from None
+        return cls.from_dict(data)

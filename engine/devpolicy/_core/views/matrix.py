@@ -1,0 +1,131 @@
+"""The verdicts on models in quantizations on hosts, as a report shows them.
+
+Owns what a cell of the matrix holds. Each verdict is that of `fit`, with the plan's picture and the reasons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from xml.sax.saxutils import quoteattr
+
+from devpolicy._core.cost.prediction import as_ms
+from devpolicy._core.planning.fit import Fit, fit
+from devpolicy._core.sizes import format_size
+from devpolicy._core.views.collapse_ranges import collapse_ranges
+from devpolicy._core.views.names import device_names, device_range
+from devpolicy._core.views.picture import rows, sentence, share
+
+if TYPE_CHECKING:
+    from devpolicy._core.host import Host
+    from devpolicy._core.language.policy import ResolvedPolicy
+    from devpolicy._core.model.tree import ModelTree
+    from devpolicy._core.placement.plan import Plan
+
+PICTURE = 400
+"""The width of a picture in a page."""
+_MOST_REASONS = 12
+
+FITS, MOVED, REFUSED = "fits", "moved", "refused"
+"""A cell's verdicts: all weights are where they run, a part is kept elsewhere, or there is no plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One verdict, in words and figures for people."""
+
+    model: str
+    quantization: str
+    host: str
+    verdict: str
+    full: int
+    """Percent of the fullest device."""
+    context: int | None
+    """The most tokens of one sequence; `None` where nothing fits."""
+    facts: tuple[tuple[str, str], ...]
+    """Labelled values."""
+    reasons: tuple[str, ...]
+    picture: str = ""
+    """The SVG, its class rules left to the page."""
+
+
+def matrix(
+    policies: Sequence[tuple[Host, ResolvedPolicy]],
+    models: Sequence[ModelTree],
+    schemes: Sequence[str],
+    *,
+    target: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> list[Cell]:
+    """Return the cells of each model, in each scheme, on each host with what the policy says of it, in that order."""
+    cells: list[Cell] = []
+    whole = len(policies) * len(models) * len(schemes)
+    for tree in models:
+        for scheme in schemes:
+            for host, policy in policies:
+                found = fit(policy, tree, host, quantization=scheme, target=target, batches=(1,))
+                cells.append(_cell(found, host))
+                progress(len(cells), whole)
+    return cells
+
+
+def _cell(found: Fit, host: Host) -> Cell:
+    name = host.name or "this machine"
+    if found.plan is None:
+        return Cell(found.model, found.quantization, name, REFUSED, 0, None, (), _refusal(found))
+    plan = found.plan
+    full = max(share(budget) for device, budget in plan.ledger.items() if device != "disk")
+    return Cell(
+        found.model,
+        found.quantization,
+        name,
+        MOVED if found.kept else FITS,
+        round(100 * full),
+        dict(found.contexts).get(1),
+        tuple(_facts(found)),
+        tuple(_reasons(plan)),
+        _picture(plan, host),
+    )
+
+
+def _facts(found: Fit) -> list[tuple[str, str]]:
+    kept = ", ".join(f"{format_size(size)} on {place}" for place, size in found.kept.items())
+    longest = dict(found.contexts).get(1)
+    predicted = found.prediction
+    first = predicted.first_token_ns if predicted else None
+    return [
+        ("runs on", device_range(found.devices)),
+        *([("kept elsewhere", kept)] if kept else []),
+        ("left", f"{format_size(found.left)} on the devices that execute it"),
+        ("longest context", f"{longest:,} tokens of one sequence" if longest else "none"),
+        *([("predicted", f"{as_ms(predicted.ns)} for each token, not measured")] if predicted else []),
+        *([("", f"{as_ms(first)} to the first token")] if first is not None else []),
+    ]
+
+
+def _reasons(plan: Plan) -> list[str]:
+    units = plan.placements
+    kinds = collapse_ranges(
+        (path, (str(unit.device), str(unit.runs_on), unit.rule, unit.reason)) for path, unit in units.items()
+    )
+    told = [f"{row.pattern or 'the whole model'}: {row.key[3]} (decided by {row.key[2]})" for row in kinds]
+    rest = len(told) - _MOST_REASONS
+    terms = [f"{term}: {outcome}" for term, outcome in (plan.trace.terms if plan.trace else ())]
+    warnings = [f"{one.code}: {one.message}" for one in plan.warnings]
+    return [*terms, *warnings, *told[:_MOST_REASONS], *([f"and {rest} more"] if rest > 0 else [])]
+
+
+def _refusal(found: Fit) -> tuple[str, ...]:
+    refused = found.refused
+    if refused is None:
+        return ()
+    notes = [note for note in refused.notes if ": the host has no `" not in note]
+    code = f"{refused.code}: " if refused.code else ""
+    return (f"{code}{refused.message}", *notes, *([f"help: {refused.help}"] if refused.help else []))
+
+
+def _picture(plan: Plan, host: Host) -> str:
+    drawn, height = rows(plan, device_names(host), width=PICTURE)
+    label = quoteattr(sentence(plan))
+    return f'<svg class="dp" role="img" aria-label={label} viewBox="0 0 {PICTURE} {height}">{drawn}</svg>'

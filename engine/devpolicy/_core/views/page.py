@@ -1,0 +1,68 @@
+"""One self-contained page.
+
+Owns the frame of a page: its colours in light, dark and print, and a content security policy that allows the page's
+own style and script by their hashes and nothing else, so that no text in it can load or run anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import zlib
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from devpolicy._core.text import visible
+from devpolicy._core.views.colors import DARK, LIGHT, variables
+from devpolicy._core.views.picture import VARIABLES, style
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+def text(value: object) -> str:
+    """Return a value as text of a page: characters that are not seen are written out, and nothing is markup."""
+    return escape(visible(str(value)), quote=True)
+
+
+def asset(name: str) -> str:
+    """Return one of the package's own style sheets or scripts."""
+    return (ASSETS / name).read_text("utf-8")
+
+
+def stylesheet(*names: str) -> str:
+    """Return the colours, the rules of pictures and these style sheets."""
+    dark = f"@media screen and (prefers-color-scheme:dark){{:root{{{variables(DARK)}}}}}"
+    rules = f":root{{color-scheme:light dark;{variables(LIGHT)}}}{dark}{style(VARIABLES)}"
+    return "\n".join([rules, *map(asset, names)])
+
+
+def page(title: str, body: str, *, css: str, script: str, data: object) -> str:
+    """Return a page. `body` is markup, `data` anything that JSON can hold, which the script finds as `#data`."""
+    allowed = (
+        f"default-src 'none'; style-src {_hash(css)}; script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
+    )
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{allowed}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{text(title)}</title>\n<style>{css}</style>\n</head>\n<body>\n{body}\n"
+        f'<script type="text/plain" id="data">{packed(data)}</script>\n<script>{script}</script>\n'
+        "</body>\n</html>\n"
+    )
+
+
+def packed(data: object) -> str:
+    """Return data as compressed JSON in letters: a twelfth of its size, and nothing in it can be markup."""
+    plain = json.dumps(data, ensure_ascii=True, separators=(",", ":")).encode()
+    return base64.b64encode(zlib.compress(plain, 9)).decode()
+
+
+def unpacked(text: str) -> Any:
+    """Return the data that `packed` wrote."""
+    return json.loads(zlib.decompress(base64.b64decode(text)))
+
+
+def _hash(source: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"

@@ -1,0 +1,172 @@
+"""What attacks have found at the doors of commands, each by the kind of it."""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devpolicy import ModelTree, Policy
+from devpolicy._core.abilities import registry, target_of
+from devpolicy._core.cli.output_formats import form_named
+from devpolicy._core.fleet import reader
+from devpolicy._core.fleet.values import MOST_NODES, Fleet
+from devpolicy._core.language.loading import MOST_ADAPTERS
+from devpolicy._core.model.adapters import with_adapters
+from devpolicy.errors import DevPolicyError, FleetError, PolicyError
+from tests.attack.guard.sitecustomize import changed, is_outside
+
+HF = target_of("hf")
+
+
+class Point:
+    """An entry point of a package, whose module does something as it is imported."""
+
+    name, value, dist = "evil", "evil:target", None
+
+    def __init__(self, load: Callable[[], Any]) -> None:
+        self.load = load
+
+
+def _raises(broken: BaseException) -> Callable[[], Any]:
+    def load() -> Any:
+        raise broken
+
+    return load
+
+
+@pytest.fixture
+def package(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], None]:
+    def install(load: Callable[[], Any]) -> None:
+        monkeypatch.setattr(registry, "_NAMED", dict(registry._NAMED))
+        monkeypatch.setattr(registry, "_loaded", [])
+        monkeypatch.setattr(metadata, "entry_points", lambda group: [Point(load)])
+
+    return install
+
+
+@pytest.mark.parametrize("broken", [SystemExit(5), GeneratorExit(), BaseException("x"), MemoryError()], ids=repr)
+def test_a_package_of_a_target_ends_nothing(broken: BaseException, package: Callable[..., None]) -> None:
+    package(_raises(broken))
+    with pytest.raises(DevPolicyError, match="the target `evil` of `evil:target` cannot be loaded"):
+        registry.targets()
+
+
+def test_who_stops_a_command_stops_it_in_a_package_too(package: Callable[..., None]) -> None:
+    package(_raises(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        registry.targets()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"name": 5},
+        {"name": "\x1b[31mevil"},
+        {"name": ""},
+        {"abilities": None},
+        {"about": 5},
+        {"distribution": ""},
+        {"forms": {"evil": 5}},
+        {"forms": {"\n::error::x": print}},
+        {"forms": None},
+    ],
+    ids=repr,
+)
+def test_a_target_is_looked_at_before_it_is_known(wrong: dict[str, Any]) -> None:
+    with pytest.raises(registry.TargetError, match=f"a target's `{next(iter(wrong))}` is not what it must be"):
+        registry.register(replace(HF, **{"name": "evil", **wrong}))
+
+
+@pytest.mark.parametrize(
+    "form", [lambda *_: 1 / 0, lambda *_: {1, 2}, lambda: 1], ids=["raises", "no JSON", "arguments"]
+)
+def test_a_form_of_a_package_that_fails_is_told(form: Callable[..., Any], package: Callable[..., None]) -> None:
+    package(lambda: replace(HF, name="evil", forms={"evil-form": form}))
+    with pytest.raises(DevPolicyError, match="the target `evil` cannot write its form `evil-form`"):
+        form_named("evil-form").of_plan(None, None)  # type: ignore[arg-type]
+
+
+def _adapter(folder: Path, names: list[str], saved: list[str]) -> str:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "modules_to_save": saved}))
+    offsets = {"dtype": "F16", "data_offsets": [0, 0], "shape": [0, 8]}
+    header = json.dumps({f"base_model.model.{name}.lora_embedding_A.weight": offsets for name in names}).encode()
+    (folder / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    return str(folder)
+
+
+def test_many_names_of_an_adapter_are_found_as_fast_as_one(tmp_path: Path) -> None:
+    """Each name that a model does not have was compared with each of its modules, and with each module to save."""
+    count = 2_000
+    tree = ModelTree.parse(
+        'name = "m"\n[[module]]\npath = ""\nclass = "M"\n[[module]]\npath = "h"\nclass = "L"\n'
+        f'[[module]]\npath = "h.{{0..{count - 1}}}"\nclass = "B"\n'
+        f'[[module]]\npath = "h.{{0..{count - 1}}}.mlp"\nclass = "L"\ntensors = {{ weight = [8, 8] }}\n'
+    )
+    names = [f"h.{at}.mlp" for at in range(count)]
+    renamed = [f"was.{name}" for name in names]
+    folders = [
+        _adapter(tmp_path / "same", names, []),
+        _adapter(tmp_path / "renamed", renamed, [f"saved.{at}" for at in range(20_000)]),
+    ]
+    spent = []
+    for folder in folders:
+        start = time.process_time()
+        found = with_adapters(tree, [folder])
+        spent.append(time.process_time() - start)
+        assert sum(len(module.tensors) for module in found.modules) == 2 * count
+    assert spent[1] < 10 * spent[0] + 0.1
+
+
+def test_a_policy_names_a_bounded_number_of_adapters() -> None:
+    with pytest.raises(PolicyError, match=f"{MOST_ADAPTERS}"):
+        Policy.parse(f'prefer = "cuda"\nloading.adapter = {json.dumps(["a"] * (MOST_ADAPTERS + 1))}\n')
+
+
+def test_a_broken_host_of_a_fleet_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bad.toml").write_text("nothing = 5\n")
+    nodes = "".join(f'[node.n{at}]\nhost = "./bad.toml"\n' for at in range(50))
+    (tmp_path / "f.toml").write_text(nodes)
+    read: list[object] = []
+    load = reader.load_host
+    monkeypatch.setattr(reader, "load_host", lambda name: read.append(name) or load(name))
+    with pytest.raises(FleetError):
+        Fleet.load(tmp_path / "f.toml")
+    assert len(read) == 1
+
+
+def test_a_folder_of_more_hosts_than_a_fleet_has_is_not_read(tmp_path: Path) -> None:
+    for at in range(MOST_NODES + 1):
+        (tmp_path / f"{at}.toml").touch()
+    with pytest.raises(FleetError, match=f"at most {MOST_NODES} nodes"):
+        Fleet.load(tmp_path)
+
+
+def test_the_guard_sees_what_is_changed(tmp_path: Path) -> None:
+    inside, outside = str(tmp_path / "x"), "/etc/passwd"
+    events: list[tuple[str, tuple[Any, ...]]] = [
+        ("open", (outside, "w", 0)),
+        ("open", (outside, None, 0o1)),
+        ("os.rename", (inside, outside, -1, -1)),
+        ("os.rename", (outside, inside, -1, -1)),
+        ("os.link", (inside, outside, -1, -1)),
+        ("os.symlink", (inside, outside, -1)),
+        ("os.remove", (outside, -1)),
+        ("os.truncate", (outside, 0)),
+        ("shutil.copyfile", (inside, outside)),
+    ]
+    for event, args in events:
+        assert any(is_outside(path, str(tmp_path)) for path in changed(event, args)), event
+    for event, args in (("open", (outside, "r", 0)), ("open", (inside, "w", 0)), ("os.symlink", (outside, inside, -1))):
+        assert not any(is_outside(path, str(tmp_path)) for path in changed(event, args)), event
+    (tmp_path / "link").symlink_to("/etc")
+    assert is_outside(str(tmp_path / "link" / "passwd"), str(tmp_path))
+    assert is_outside(f"{tmp_path}-beside/x", str(tmp_path))
