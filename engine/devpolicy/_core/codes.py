@@ -269,12 +269,6 @@ CODES: dict[str, Code] = {
         "was made runs on another device than the plan says: the installed package has no such provider, its libraries "
         "were not found, or the session was given none.",
     ),
-    "DP425": Code(
-        "a rule that frees nothing",
-        "What is kept on the CPU or on disk is brought to the device for the time it runs, so its device keeps room for "
-        "the largest module of it. A rule that keeps one module alone saves nothing there, and costs the time of the "
-        "transfer. Of several modules all but the largest are saved.",
-    ),
     # Lint.
     "DP501": Code(
         "a rule that matches nothing",

@@ -114,7 +114,9 @@ def activation_bytes(tree: ModelTree, workload: Workload, attention: Pairs | Non
     # Experts are gathered where they are computed together, which eager code does not do.
     decoded = beside.decoded + tree.activation_elements_per_token if tree.loading.experts else 0
     scalars = max(tree.activation_elements_per_token * tokens + pair * tokens**2, beside.sequence, decoded)
-    return sequences_of(tree, workload) * (scalars + tree.logits_elements) * DTYPE_BITS[compute_dtype(tree, workload)] // 8
+    return (
+        sequences_of(tree, workload) * (scalars + tree.logits_elements) * DTYPE_BITS[compute_dtype(tree, workload)] // 8
+    )
 
 
 def context_of(tree: ModelTree, workload: Workload) -> int:

@@ -1,7 +1,7 @@
 """What a Transformers configuration says of memory beside the weights: KV cache, activations, context.
 
-Owns what is read of one, but for the formulas of caches and activations. Works on a configuration as a plain table and on module paths, so it needs neither
-torch nor Transformers, and what it does not find is left out, never an error.
+Owns what is read of one, but for the formulas of caches and activations. Works on a configuration as a plain table and
+on module paths, so it needs neither torch nor Transformers, and what it does not find is left out, never an error.
 """
 
 from __future__ import annotations
@@ -108,4 +108,3 @@ def _reads(text: Config, config: Config, modules: Sequence[tuple[str, str]], roo
             yield Activated(path, per_request=True)
         elif name == "experts" and used and experts and used < experts:
             yield Activated(path, used, experts)
-

@@ -52,7 +52,7 @@ def search(problem: Problem, places: dict[int, tuple[str, ...]], best: int | Non
 
 
 def _peaks(problem: Problem, places: dict[int, tuple[str, ...]]) -> list[int]:
-    """Return what may be brought in at once at most, the least first: the largest module of what is stored elsewhere."""
+    """Return what may be brought in at once at most, the least first: the largest modules that are stored elsewhere."""
     clusters = problem.assignment.clusters
     peaks = {max(problem.units[one].onload_peak for one in clusters[at]) for at, given in places.items() if given}
     return sorted({max(problem.streaming, peak) for peak in peaks} | {problem.streaming})
@@ -218,9 +218,7 @@ class _Branch:
             while bound >= target:
                 target *= 2
             reach = (target - bound) * (_PRICE_STEPS - step)
-            prices = {
-                one: max(0, price + reach * over[one] // (norm * _PRICE_STEPS)) for one, price in prices.items()
-            }
+            prices = {one: max(0, price + reach * over[one] // (norm * _PRICE_STEPS)) for one, price in prices.items()}
         self.prices = {one: price for one, price in kept.items() if price}
         self.priced = self._bounds() if self.prices else []
         for ways in self.ways:

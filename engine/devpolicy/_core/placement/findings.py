@@ -20,6 +20,7 @@ from devpolicy._core.placement.search import Solution
 
 _TRY = "try it, before anything is loaded: `devpolicy dry-run`"
 
+
 def findings_of_model(tree: ModelTree, policy: ResolvedPolicy) -> Iterator[Diagnostic]:
     """Yield what is to be said of a model: that it is not all known, not all stored, or not all counted."""
     if tree.incomplete_reason is not None:
@@ -55,10 +56,6 @@ def findings_of_division(division: Division, solution: Solution, context: Placem
         message = f"`{tree.modules[0].class_name}` does not say what stays whole, and is divided"
         hint = 'run its code by the plan, at no cost: `devpolicy dry-run`\nor use one device: `split = "never"`'
         yield Diagnostic("DP422", message, help=hint, severity="warning")
-    for rule in dict.fromkeys(solution.offloaded[at].rule for at, _ in _idle(division.units, solution, context)):
-        message = f"rule `{rule}` frees nothing on `{context.devices[solution.main]}`: what it keeps is brought in at once"
-        hint = "leave it out, or keep more than one module away: of several the largest is brought in"
-        yield Diagnostic("DP425", message, help=hint, severity="warning")
     if several and context.target.abilities.maps:
         yield from _unproved(division, solution, tree)
 
@@ -83,12 +80,6 @@ def _unproved(division: Division, solution: Solution, tree: ModelTree) -> Iterat
 
 def idle_offloads(units: Sequence[Unit], solution: Solution, context: PlacementContext) -> Iterator[tuple[str, str]]:
     """Yield a note for each unit of a rule that frees nothing: its device needs as much room for what is brought in."""
-    for _, path in _idle(units, solution, context):
-        yield path, f"frees nothing on `{context.devices[solution.main]}`: it is brought in at once"
-
-
-def _idle(units: Sequence[Unit], solution: Solution, context: PlacementContext) -> Iterator[tuple[int, str]]:
-    """Yield the units of rules that free nothing."""
     if len(set(solution.device)) > 1 or not context.link:
         return
     for rule in context.policy.rules:
@@ -97,4 +88,5 @@ def _idle(units: Sequence[Unit], solution: Solution, context: PlacementContext) 
         others = max((units[at].onload_peak for at in solution.offloaded if at not in mine), default=0)
         onloaded = max((units[at].onload_peak for at in mine), default=0)
         if mine and freed <= onloaded - min(others, onloaded):
-            yield from ((at, units[at].path) for at in mine)
+            for at in mine:
+                yield units[at].path, f"frees nothing on `{context.devices[solution.main]}`: it is brought in at once"

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from devpolicy._core.device import Device
-from devpolicy._core.memory.budgets import accelerator_budget, cpu_budget
 from devpolicy._core.loading.value import Pairs
+from devpolicy._core.memory.budgets import accelerator_budget, cpu_budget
 from devpolicy._core.memory.sizing import activation_bytes, kv_caches
 
 if TYPE_CHECKING:
@@ -130,9 +130,7 @@ def _kept(given: Mapping[str, str]) -> set[str]:
     return {place for place in KEPT if place != _main(given)}
 
 
-def _count(
-    given: Mapping[str, str], tree: ModelTree, workload: Workload, attention: Pairs
-) -> dict[str, DeviceLoad]:
+def _count(given: Mapping[str, str], tree: ModelTree, workload: Workload, attention: Pairs) -> dict[str, DeviceLoad]:
     main, kept, places = _main(given), _kept(given), places_of(tree, given)
     loads: dict[str, DeviceLoad] = {}
     again = {name for group in tree.ties for name in group[1:]}
