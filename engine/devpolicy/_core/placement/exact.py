@@ -8,7 +8,8 @@ steps, never after a time, so that it finds the same on every machine; what it h
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from devpolicy._core.cost.speeds import DeviceSpeed
 from devpolicy._core.placement.apply_rules import Offload, storage_bytes
@@ -18,10 +19,12 @@ from devpolicy._core.placement.search import Attempt, Problem, attempt_of
 from devpolicy._core.placement.solver import Bin
 
 MOST_CLUSTERS = 10
-STEPS = 8_000
+STEPS = 20_000
 _PRICED_FROM = 5
 """Clusters from which on room has a price: fewer are tried sooner than prices are found."""
 _PRICE_STEPS = 40
+_FINE = 16
+"""Bits by which bytes that are transferred are finer than one, so that prices of room are whole numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +45,15 @@ def search(problem: Problem, places: dict[int, tuple[str, ...]], best: int | Non
     if len(problem.assignment.clusters) > MOST_CLUSTERS or problem.context.policy.split == "never":
         return None
     found: ExactAssignment | None = None
+    fine = 0 if problem.context.policy.split == "fastest" else _FINE
+    best = None if best is None else best << fine
     for main in _mains(problem, spills=any(places.values())):
         for peak in [problem.streaming] if main is None else _peaks(problem, places):
             branch = _Branch.of(problem, places, main, peak, best if found is None else found.cost)
             if branch is not None:
-                branch.run(0, 0)
+                branch.run(0, 0, None)
                 found = branch.found or found
-    return found
+    return None if found is None else replace(found, cost=found.cost >> fine)
 
 
 def _peaks(problem: Problem, places: dict[int, tuple[str, ...]]) -> list[int]:
@@ -107,7 +112,9 @@ class _Branch:
     rooms: dict[int, int]
     stored: dict[str, int]
     best: int | None
-    steps: int = STEPS
+    hop: int
+    """What one hand-over costs at least: between clusters one behind the other there is one where devices change."""
+    steps: int
     where: list[int | str] = field(default_factory=list)
     found: ExactAssignment | None = None
     least: list[int] = field(default_factory=list)
@@ -136,14 +143,14 @@ class _Branch:
         rooms = {number: one.budget - one.fixed for number, one in bins.items()}
         if main is not None:
             rooms[main] -= peak - problem.streaming
-        made = cls(problem, main, ways, bins, rooms, stored, best)
+        made = cls(problem, main, ways, bins, rooms, stored, best, _hop(problem), STEPS)
         made.least = made._bounds()
         if len(ways) >= _PRICED_FROM:
             made._put_prices(best)
         return made
 
-    def run(self, at: int, cost: int) -> None:
-        """Try every way for cluster `at` and those behind it, the cheapest first."""
+    def run(self, at: int, cost: int, before: int | None) -> None:
+        """Try every way for cluster `at` and those behind it, the cheapest first; the last one runs on `before`."""
         if self.best is not None and cost + self._at_least(at) >= self.best:
             return
         if at == len(self.ways):
@@ -163,7 +170,8 @@ class _Branch:
             self.steps -= 1
             if self._put(way):
                 self.where.append(one)
-                self.run(at + 1, cost + way.price)
+                runs = one if isinstance(one, int) else self.main
+                self.run(at + 1, cost + way.price + (self.hop if before not in (None, runs) else 0), runs)
                 self.where.pop()
             self._take(way)
 
@@ -288,6 +296,17 @@ class _Branch:
         return context.costs.times(problem.units, runs_on, places, context.speeds, link=context.link).total
 
 
+def _hop(problem: Problem) -> int:
+    """Return the cost of a hand-over, 0 where none can be told between clusters: where they are interleaved, say."""
+    context, clusters = problem.context, problem.assignment.clusters
+    if context.policy.split != "fastest":
+        return 0
+    apart = all(max(one) < min(other) for one, other in pairwise(clusters))
+    # What reads nothing is handed nothing.
+    read = all(any(context.costs.read(problem.units[at]) for at in cluster) for cluster in clusters)
+    return context.costs.device_hop if apart and read else 0
+
+
 def _ways(
     problem: Problem, at: int, places: tuple[str, ...], main: int | None, bins: dict[int, Bin], open_: dict[int, Bin]
 ) -> list[_Way]:
@@ -313,7 +332,7 @@ def _ways(
             if by_time:
                 transfer = sum(costs.transfer_time(unit, place, link=context.link) for unit in units)
             else:
-                transfer = sum(costs.transferred_bytes(unit) for unit in units)
+                transfer = sum(costs.transferred_bytes(unit) for unit in units) << _FINE
             stored = sum(storage_bytes(unit, place) for unit in units)
             ways.append(_Way(place, time(main) + transfer, kept, stored))
     return sorted(ways, key=lambda way: way.price)
