@@ -25,6 +25,9 @@ settings.register_profile("deep", deadline=None, max_examples=5000, suppress_hea
 # the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# What Transformers builds is built anew for each test: a folder of this user is neither read nor written.
+os.environ["DEVPOLICY_MODEL_CACHE"] = "off"
+
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
 settings.load_profile(PROFILE)
 

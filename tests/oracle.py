@@ -38,8 +38,8 @@ def tensors(tree: Any) -> dict[str, tuple[str, Any]]:
 
 
 def size(tensor: Any, dtype: str | None = None) -> int:
-    """Bytes of a tensor; in another `dtype` where it is a floating-point one that is stored with the model."""
-    converted = dtype is not None and "float" in tensor.dtype and tensor.persistent
+    """Bytes of a tensor; in another `dtype` where it is a floating-point one that is stored or follows the model."""
+    converted = dtype is not None and "float" in tensor.dtype and (tensor.persistent or tensor.follows)
     return int(prod(tensor.shape) * ITEM[dtype if converted and dtype else tensor.dtype])
 
 
@@ -62,13 +62,15 @@ def sequences(tree: Any, workload: Any) -> int:
 
 def activations(tree: Any, workload: Any) -> int:
     """Bytes that each device which executes something needs beside weights and KV cache."""
-    tokens, beside = context_of(tree, workload), tree.beside
-    eager = any(word == "eager" for _, word in tree.loading.attention)
-    pairs = max(beside.pair, beside.eager_pair) if eager else beside.pair
-    each = int(tree.activation_elements_per_token)
-    decoded = beside.decoded + each if tree.loading.experts else 0
-    scalars = max(each * tokens + pairs * tokens * tokens, beside.sequence, decoded) + int(tree.logits_elements)
-    return sequences(tree, workload) * scalars * scalar_bytes(tree, workload)
+    tokens, size = context_of(tree, workload), scalar_bytes(tree, workload)
+    scalars = int(tree.activation_elements_per_token) * tokens
+    eager = tree.attention_bias or dict(tree.loading.attention).get("") == "eager"
+    each = size + (12 if tree.attention_bias == "alibi" else 8)
+    pair = tree.attention_heads and tree.attention_heads * each + 4 * size
+    pair = (pair if eager else 0) + tree.beside.pair * size
+    decoded = tree.beside.decoded + int(tree.activation_elements_per_token) if tree.loading.experts else 0
+    held = max(scalars * size + pair * tokens**2, tree.beside.sequence * size, decoded * size)
+    return sequences(tree, workload) * (held + int(tree.logits_elements) * size)
 
 
 def subtree(tree: Any, path: str) -> int:

@@ -640,5 +640,5 @@ def test_the_inputs_have_short_representations() -> None:
 def test_a_plan_is_made_by_few_modules_and_functions() -> None:
     found = entered(*DEFAULT)
     # What a plan does not need, it does not enter: a new step belongs behind the question whether it is needed.
-    assert len({module for module, _ in found}) <= 45
-    assert len(found) <= 190
+    assert len({module for module, _ in found}) <= 35
+    assert len(found) <= 150

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tools import facts
 
 from devpolicy import ModelTree
 from devpolicy._core.model.catalogue import model_catalogue
@@ -54,6 +55,10 @@ def test_the_python_of_a_page_does_what_it_says(page: str, tmp_path: Path, monke
 def test_every_page_is_run_by_a_test() -> None:
     assert sorted({*NEEDS, *ELSEWHERE} - {"../README"}) == PAGES
     assert [test for test in ELSEWHERE.values() if not (ROOT / test).is_file()] == []
+
+
+def test_the_figures_of_the_readme_are_those_that_were_measured() -> None:
+    assert facts.updated(read("../README")) == read("../README"), "python -m tools.facts"
 
 
 def anchors(markdown: Path) -> set[str]:

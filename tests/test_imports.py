@@ -26,11 +26,13 @@ LEAVES = (
     "codes",
     "shipped",
     "files",
+    "disk_cache",
     "toml",
     "connected",
     "ranges",
     "child_process",
     "names",
+    "threads",
 )
 
 _VALUES = (*LEAVES, "loading", "device", "host", "model", "abilities")
@@ -55,7 +57,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "certify": _ENGINE,
     "fleet": (*_ENGINE, "planning", "verbs", "targets", "certify"),
     "dry_run": (*_ENGINE, "verbs", "targets", "simulation", "simulator"),
-    "review": (*_ENGINE, "planning", "verbs", "dry_run"),
+    "review": (*_ENGINE, "planning", "verbs", "dry_run", "targets"),
+    "playground": (*_ENGINE, "planning", "views", "verbs", "devpolicy"),
     "starter": (*_ENGINE, "planning", "views", "verbs", "targets", "review"),
     "conformance": (*_ENGINE, "verbs", "simulation"),
     "strategies": _ENGINE,
@@ -73,6 +76,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "dry_run",
         "review",
         "starter",
+        "playground",
         "simulation",
         "simulator",
         "doctor",

@@ -57,6 +57,9 @@ LIMITS = [
     ("seconds that one answer of the hub may take", "model.hub_files", "PATIENCE"),
     ("levels in a JSON file", "model.limits", "DEEPEST_JSON"),
     ("modules that a quantisation leaves, by name", "loading.skips", "MOST_NAMES"),
+    ("models that the model cache keeps", "disk_cache", "MOST_FILES"),
+    ("all of its files together", "disk_cache", "LARGEST_KEPT"),
+    ("one of its files", "disk_cache", "LARGEST_ENTRY"),
     ("devices of one type of a host", "host.facts", "MOST_DEVICES"),
     ("nodes of a fleet", "fleet.values", "MOST_NODES"),
     ("sets of nodes that `survives` lets fail", "fleet.survival", "MOST_FAILURES"),
@@ -71,6 +74,8 @@ LIMITS = [
 """What is limited, and the constant that limits it."""
 _BYTES = {
     "LARGEST_FILE",
+    "LARGEST_KEPT",
+    "LARGEST_ENTRY",
     "LARGEST_LOCK",
     "LARGEST_PLAN",
     "LARGEST_PIPELINE",

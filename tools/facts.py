@@ -93,7 +93,7 @@ def table() -> str:
     ran, possible, version = architectures()
     rows = [
         (
-            f"plans over a device's memory, of {placement['rows']} (models of the catalogue on 18 hosts)",
+            f"plans over a device's memory, of {placement['rows']:,} (every model of the catalogue on 18 hosts)",
             f"**{placement['over']['fastest']}**; `auto` {placement['over'][auto]}",
             "placement.py",
         ),
@@ -103,7 +103,7 @@ def table() -> str:
             "placement.py",
         ),
         (
-            f"predicted time a token beside the best peer's plan, {placement['compared']} plans",
+            f"predicted time a token beside the best peer's plan, {placement['compared']:,} plans",
             f"faster {placement['faster']}, slower {placement['slower']}",
             "placement.py",
         ),
@@ -116,7 +116,7 @@ def table() -> str:
         ("a forward on simulated GPUs beside the same on the CPU", f"{simulation['ratio']:.2f} times", "simulation.py"),
         (
             "Llama 3.1 405B, loaded and run at its true size on simulated GPUs",
-            f"{large['place'] + large['forward']:.1f} s, {large['more']:.0f} MiB",
+            f"{large['place'] + large['forward']:.1f} s, {large['MiB']:.0f} MiB",
             "simulation.py",
         ),
         (

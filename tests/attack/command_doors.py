@@ -95,7 +95,26 @@ def report(random: Random) -> Case:
     model = (ROOT / "fixtures/models/gpt2.toml").read_text().replace('"gpt2"', name).replace('"GPT2', f"{name[:-1]}")
     Path("m.toml").write_bytes(change.lines(model, random) if random.random() < 0.3 else model.encode())
     chosen = random.choice([["--models", "m.toml"], ["--component", "chat"], ["--models", "m.toml,gpt2"]])
+    if random.random() < 0.4:
+        part = random.choice([["--component", "chat"], ["--model", "m.toml"], []])
+        return Case(["plan", "p.toml", *part, "--host", "h.toml", "--format", "svg", "--output", "r.svg"])
     return Case(["report", "p.toml", *chosen, "--hosts", "h.toml,1x24gb", "-o", random.choice(["r.html", "p.toml"])])
+
+
+def init(random: Random) -> Case:
+    """First policies, of models and pipelines whose names are anything."""
+    Path(".git").mkdir()  # the workflow's place
+    name = random.choice([*MARKUP, change.text(random).replace("/", "_")])
+    saved = {"components": {name: {"type": "haystack.components.generators.X", "init_parameters": {"model": "gpt2"}}}}
+    Path("rag.yaml").write_bytes(change.as_json(change.tree(saved, random) if random.random() < 0.3 else saved))
+    Path("m.toml").write_text(
+        (ROOT / "fixtures/models/gpt2.toml").read_text().replace('"gpt2"', json.dumps(name)),
+        errors="surrogatepass",
+    )
+    host = random.choice(sorted((ROOT / "fixtures/hosts").glob("[1-4]*.toml"))).read_text()
+    Path("h.toml").write_bytes(change.lines(host, random) if random.random() < 0.3 else host.encode())
+    what = random.choice([["--pipeline", "rag.yaml"], ["--model", "m.toml"], ["--model", "gpt2"]])
+    return Case(["init", random.choice(["new", "."]), *what, "--host", "h.toml", "--ci", "github"])
 
 
 def loading(random: Random) -> Case:
@@ -252,6 +271,7 @@ COMMANDS: dict[str, Callable[[Random], Case]] = {
     "run": run,
     "fit": fit,
     "report": report,
+    "init": init,
     "loading": loading,
     "adapter": adapter,
     "fleet": fleet,

@@ -35,7 +35,7 @@ BUILT = {"config", "header", "index", "hub", "folder", "loading", "dry run"}
 MEMORY = 2 << 30
 """Bytes of address space that one command may take beside what its libraries take."""
 _GUARD = Path(__file__).parent / "guard"
-_NEVER_MARKUP = {"img", "iframe", "object", "embed", "link", "base", "a"}
+_NEVER_MARKUP = {"img", "iframe", "object", "embed", "link", "base", "a", "image", "foreignobject"}
 _SCRIPTS = 2
 """Of a page: its data and its own."""
 _WALL = 240
@@ -110,8 +110,10 @@ def _faults(status: int | str, folder: Path) -> list[str]:
     faults += ["a traceback"] if "Traceback (most recent call last)" in out + err else []
     faults += noted.splitlines()
     faults += ["code of the input ran"] if (folder / "work" / "PWNED").exists() else []
-    for page in (folder / "work").glob("*.html"):
-        faults += _markup(page.read_text(encoding="utf-8", errors="replace"))
+    for page in (folder / "work").glob("r.*"):
+        faults += _markup(page.read_text(encoding="utf-8", errors="replace"), _SCRIPTS if page.suffix == ".html" else 0)
+    for policy in (folder / "work").rglob("policy.toml"):
+        faults += _not_a_policy(policy)
     arguments = (folder / "arguments").read_text(errors="replace") if (folder / "arguments").exists() else ""
     if not any(form in arguments for form in ("github", "junit", "sarif", "json\n--")):
         faults += [
@@ -139,11 +141,22 @@ class _Page(HTMLParser):
         self.found.append("a comment of the input")
 
 
-def _markup(page: str) -> list[str]:
+def _not_a_policy(path: Path) -> list[str]:
+    from devpolicy import Policy
+    from devpolicy.errors import DevPolicyError
+
+    try:
+        Policy.load(path)
+    except DevPolicyError as refused:
+        return [f"a policy that was written is none: {refused}"[:200]]
+    return []
+
+
+def _markup(page: str, scripts: int) -> list[str]:
     parser = _Page()
     parser.feed(page)
     parser.close()
-    return parser.found + ([f"{parser.scripts} scripts"] if parser.scripts != _SCRIPTS else [])
+    return parser.found + ([f"{parser.scripts} scripts"] if parser.scripts != scripts else [])
 
 
 def _in_child(door: str, seed: int, folder: Path, *, installed: bool) -> None:
@@ -153,6 +166,7 @@ def _in_child(door: str, seed: int, folder: Path, *, installed: bool) -> None:
         home = folder / "home"
         home.mkdir()
         os.environ |= {"HOME": str(home), "TMPDIR": str(home), "XDG_CACHE_HOME": str(home)}
+        tempfile.tempdir = str(home)  # it was asked for before
         sys.dont_write_bytecode = True  # what is imported first would be compiled beside its source
         os.chdir(folder / "work")
         case = DOORS[door](Random(f"{door} {seed}"))
@@ -238,7 +252,7 @@ def _dry_run(_: Any) -> object:
     import devpolicy
     from devpolicy._core.dry_run import checkpoint, configured, verb
 
-    checkpoint._MEMORY, tempfile.tempdir = Path("no such place"), os.environ["TMPDIR"]  # where its files are seen
+    checkpoint._MEMORY = Path("no such place")  # but the folder, where its files are seen
     tree = devpolicy.ModelTree.load("config.json")
     host = devpolicy.Host.load("1x24gb")
     plan = devpolicy.plan("prefer-accelerator", tree, host)

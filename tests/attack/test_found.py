@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from devpolicy import ModelTree, Policy
 from devpolicy._core.abilities import registry, target_of
 from devpolicy._core.cli.output_formats import form_named
+from devpolicy._core.dry_run import attempt
 from devpolicy._core.fleet import reader
 from devpolicy._core.fleet.values import MOST_NODES, Fleet
 from devpolicy._core.language.loading import MOST_ADAPTERS
@@ -150,6 +152,17 @@ def test_a_folder_of_more_hosts_than_a_fleet_has_is_not_read(tmp_path: Path) -> 
         Fleet.load(tmp_path)
 
 
+def test_a_dry_run_compiles_nothing() -> None:
+    """A checkpoint's `generation_config.json` that asks for a static cache started torch's compiler."""
+    asked = SimpleNamespace(eos_token_id=1, decoder_start_token_id=None, compile_config={"backend": "evil"})
+    run = object.__new__(attempt._Run)
+    run.job = SimpleNamespace(size=SimpleNamespace(new_tokens=1, beams=1))  # type: ignore[assignment]
+    config = SimpleNamespace(is_encoder_decoder=False)
+    run.model = SimpleNamespace(can_generate=lambda: True, generation_config=asked, config=config)
+    assert next(run._calls())[0] == "generate"
+    assert (asked.disable_compile, asked.compile_config) == (True, None)
+
+
 def test_the_guard_sees_what_is_changed(tmp_path: Path) -> None:
     inside, outside = str(tmp_path / "x"), "/etc/passwd"
     events: list[tuple[str, tuple[Any, ...]]] = [
@@ -170,3 +183,16 @@ def test_the_guard_sees_what_is_changed(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/etc")
     assert is_outside(str(tmp_path / "link" / "passwd"), str(tmp_path))
     assert is_outside(f"{tmp_path}-beside/x", str(tmp_path))
+
+
+def test_names_that_are_not_there_cost_no_look_at_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of thousands of names in `extends` listed every folder that ships, and the policy's own."""
+    listed: list[Path] = []
+    glob = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda path, pattern: listed.append(path) or glob(path, pattern))
+    names = json.dumps([f"no-{at}" for at in range(2_000)])
+    (tmp_path / "p.toml").write_text(f'prefer = "cuda"\nextends = {names}\n')
+    with pytest.raises(PolicyError, match="there is no policy `no-0`") as refused:
+        Policy.load(tmp_path / "p.toml")
+    assert len(refused.value.diagnostics) == 1_000
+    assert len(listed) < 20

@@ -78,4 +78,4 @@ def violations(page: Any) -> list[str]:
     """Return what axe-core finds, each with the elements."""
     page.evaluate((npm("axe-core") / "axe.min.js").read_text("utf-8"))
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    return [f"{one['id']}: {[node['html'] for node in one['nodes'][:3]]}" for one in found["violations"]]
+    return [f"{one['id']}: {[node['html'][:200] for node in one['nodes'][:3]]}" for one in found["violations"]]

@@ -10,7 +10,7 @@ from click.shell_completion import ShellComplete
 from devpolicy._core.cli.app import app
 
 CASES = [
-    ("", "pl", ["plan"]),
+    ("", "pl", ["plan", "playground"]),
     ("plan", "offload-l", ["offload-lm-head"]),
     ("check", "cpu", ["cpu-only"]),
     ("plan p --host", "1x", ["1x8gb", "1x24gb"]),

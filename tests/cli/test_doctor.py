@@ -157,9 +157,11 @@ def test_without_any_of_the_libraries_it_says_so(tmp_path):
         pytest.skip("devpolicy is installed beside them")
     command = [sys.executable, "-I", "-S", "-c", start, "doctor", "--color", "never"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 1, done.stderr
+    # The kernel of Linux says how much memory there is, where psutil is not there to ask.
+    assert done.returncode == (0 if sys.platform == "linux" else 1), done.stderr
     assert done.stdout.count("not installed") == len(LIBRARIES)
-    assert "`psutil` cannot be asked: No module named 'psutil'" in done.stdout
+    told = "`psutil` cannot be asked: `psutil` is not installed, which reads the memory of this machine"
+    assert (told in done.stdout) == (sys.platform != "linux")
 
 
 class TestSimulatedHosts:
@@ -230,7 +232,7 @@ class TestView:
 
     def test_machines_get_the_same(self):
         told = json.loads(json.dumps(to_dict(report_of())))
-        assert list(told) == ["schema", "host", "variables", "libraries", "findings"]
+        assert list(told) == ["schema", "host", "variables", "model_cache", "libraries", "findings"]
         assert told["libraries"][2]["devices"] == [
             {"type": "cuda", "id": 0, "name": "NVIDIA GeForce RTX 4090", "memory": 24564 << 20, "fault": None}
         ]

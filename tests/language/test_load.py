@@ -75,7 +75,7 @@ def test_messages_name_the_file(folder):
         ("offload_lm_head", "did you mean `offload-lm-head`, which ships with devpolicy?"),
         ("cpu-only.toml", "did you mean `cpu-only`, which ships with devpolicy?"),
         ("mime.toml", "did you mean `mine.toml`?"),
-        ("nothing like it", "known are `cpu-only`"),
+        ("nothing like it", "known are `as-much-as-fits`, `cpu-only`"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_likely_one(folder, name, help_):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from devpolicy import (
     resolve,
     use_policy,
 )
+from devpolicy.fleet import Fleet, plan_fleet
 
 LLAMA, GPU = "llama-3.2-1b", "1x24gb"
 POLICY = Policy.load("prefer-accelerator")
@@ -38,6 +40,8 @@ VARIED = Policy.parse("""
     split = "balanced"
 """)
 HOST, TREE = Host.load(GPU), ModelTree.load(LLAMA)
+BARE = replace(TREE, config="")
+"""A model whose code is not known, so that nothing is run."""
 PLAN = plan(POLICY, TREE, HOST)
 MAP = ComponentDevice.from_multiple(DeviceMap.from_dict({"model": "cuda:0", "lm_head": "cpu"}))
 
@@ -145,6 +149,24 @@ CALLS = {
     "Plan.from_dict": Plan.from_dict,
     "Plan.explain": PLAN.explain,
     "Plan.verify": PLAN.verify,
+    "Plan.dry_run model": lambda v: PLAN.dry_run(v if v is not TREE else BARE, HOST),
+    "Plan.dry_run host": lambda v: PLAN.dry_run(BARE, v if v is not None else HOST),
+    "Plan.dry_run prompt": lambda v: PLAN.dry_run(BARE, HOST, prompt=v),
+    "Plan.dry_run new_tokens": lambda v: PLAN.dry_run(BARE, HOST, new_tokens=v),
+    "Plan.dry_run batch": lambda v: PLAN.dry_run(BARE, HOST, batch=v),
+    "Plan.dry_run architecture": lambda v: PLAN.dry_run(BARE, HOST, architecture=v),
+    "Plan.dry_run timeout": lambda v: PLAN.dry_run(BARE, HOST, timeout=v),
+    "Fleet": Fleet,
+    "Fleet host": lambda v: Fleet({"a": v}),
+    "Fleet labels": lambda v: Fleet({"a": HOST}, labels=v),
+    "Fleet label": lambda v: Fleet({"a": HOST}, labels={"a": {"tier": v}}),
+    "Fleet faults": lambda v: Fleet({"a": HOST}, faults=v),
+    "Fleet name": lambda v: Fleet({"a": HOST}, name=v),
+    "Fleet.load": Fleet.load,
+    "Fleet.parse": Fleet.parse,
+    "plan_fleet policy": lambda v: plan_fleet(v, {"a": TREE}, Fleet({"a": HOST})),
+    "plan_fleet models": lambda v: plan_fleet(POLICY, v, Fleet({"a": HOST})),
+    "plan_fleet fleet": lambda v: plan_fleet(POLICY, {"a": TREE}, v),
     "ModelTree.parse": ModelTree.parse,
     "ModelTree.load": ModelTree.load,
     "ModelTree.from_config": ModelTree.from_config,

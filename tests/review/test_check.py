@@ -15,6 +15,7 @@ from devpolicy._core.language.properties import OF_A_PLAN, Property
 from devpolicy._core.model.catalogue import model_catalogue
 from devpolicy._core.model.tree import KVCache, Module
 from devpolicy._core.placement.plan import Placements, Plan
+from devpolicy._core.placement.quantized import tree_of
 from devpolicy._core.review.check import violations
 from devpolicy._core.review.outcome import Outcome, plan_outcome
 from devpolicy._core.review.recount import DeviceLoad, budgets_of, recount
@@ -209,7 +210,7 @@ def test_the_recount_is_what_the_ledger_says_of_every_shipped_model(name: str) -
     tree, host = ModelTree.load(name), Host.load("8x80gb")
     plan = plan_outcome(policy, tree, host).plan
     assert plan is not None
-    compare(plan, tree, policy.top, host)
+    compare(plan, tree_of(plan, policy.top, tree, host), policy.top, host)
 
 
 def test_a_model_without_tensors_keeps_no_cache() -> None:

@@ -97,14 +97,28 @@ def test_what_a_model_keeps_is_what_is_counted(model_type: str) -> None:
         assert counted == kept, dtype
 
 
+@pytest.mark.parametrize("model_type", ["bamba", "gemma3_text", "llama", "mixtral", "t5gemma2"])
+def test_four_beams_keep_four_caches(model_type: str) -> None:
+    model, given = built(model_type)
+    seen = measure.beams(model, given, ModelTree.from_module(model))
+    assert 0 < seen["beams_cache"] <= seen["beams_counted"]
+    one = measure.beams(model, given, ModelTree.from_module(model), count=1)
+    assert seen["beams_counted"] == 4 * one["beams_counted"]
+    assert seen["beams_cache"] == 4 * one["beams_cache"]
+
+
 def test_no_type_of_model_keeps_what_is_not_counted() -> None:
     from tools.architectures.child import in_child
 
     unlike: dict[str, Any] = {}
+    beams: dict[str, Any] = {}
     for model_type in measure.model_types()[:: 1 if WHOLE else 128]:
         row = in_child(lambda model_type=model_type: measure.measure(model_type, place=False))  # type: ignore[misc]
         if row.get("built") and row["cache"] != row["counted"] and model_type not in UNLIMITED:
             unlike[model_type] = row["cache"], row["counted"]
+        if row.get("beams_cache", 0) > row.get("beams_counted", 0) and model_type not in UNLIMITED:
+            beams[model_type] = row["beams_cache"], row["beams_counted"]
+    assert beams == {}
     assert {name: sizes for name, sizes in unlike.items() if name not in LIMITED} == {}
     assert {name: sizes for name, sizes in unlike.items() if sizes[0] > sizes[1]} == {}
 

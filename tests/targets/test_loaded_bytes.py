@@ -38,8 +38,10 @@ BLIP2 = {
                     "num_attention_heads": 4, "vocab_size": 100, "word_embed_proj_dim": 32},
     "num_query_tokens": 4, "image_token_index": 99,
 }  # fmt: skip
+GEMMA = {**TINY, "head_dim": 8}
 MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama": ("LlamaForCausalLM", "llama", TINY),
+    "gemma2": ("Gemma2ForCausalLM", "gemma2", GEMMA),
     "mixtral": ("MixtralForCausalLM", "mixtral", {**TINY, "num_local_experts": 4}),
     "t5": ("T5ForConditionalGeneration", "t5", T5),
     "deepseek": ("DeepseekV3ForCausalLM", "deepseek_v3", DEEPSEEK),
@@ -240,23 +242,30 @@ def test_a_quantised_checkpoint_says_what_it_takes_where_it_is_dequantised(tmp_p
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_what_stays_in_float32_is_not_kept_on_disk_where_it_would_run_in_half(dtype: str, tmp_path: Path) -> None:
+def test_what_stays_in_float32_is_kept_in_ram_where_the_disk_would_give_half(dtype: str, tmp_path: Path) -> None:
     cls, folder = saved(tmp_path, "t5", dtype, dtype)
     words = {"input_ids": torch.arange(1, 9)[None], "decoder_input_ids": torch.arange(1, 5)[None]}
     with torch.no_grad():
         expected = cls.from_pretrained(folder, dtype=dtype).eval()(**words).logits  # type: ignore[attr-defined]
     for place in ("cpu", "disk"):
-        entries = f'"encoder.block.*" = "{place}"\n[workload]\ncontext = 8'
-        if (place, dtype) == ("disk", "float16"):
-            with pytest.raises(Unsatisfiable) as refused:
-                plan(Policy.parse(f'prefer = "cuda"\n[offload]\n{entries}'), folder, HOST)
-            assert refused.value.code == "DP413"
-            remedy = '"**.wo" = "cpu"'
-            assert remedy in str(refused.value.diagnostics[0].help)
-            entries = f"{remedy}\n{entries}"
-        made = plan(Policy.parse(f'prefer = "cuda"\n[offload]\n{entries}'), folder, HOST)
-        assert place in made.ledger
+        rules = f'prefer = "cuda"\noffload = {{ "encoder.block.*" = "{place}" }}\nworkload.context = 8\n'
+        made = plan(Policy.parse(rules), folder, HOST)
+        parted = (place, dtype) == ("disk", "float16")
+        assert [one.code for one in made.warnings] == ["DP413"] * parted
+        assert {"cpu", "disk"} & made.ledger.keys() == ({"cpu", "disk"} if parted else {place})
         with simulate_host(HOST, depth="tensors"), torch.no_grad():
             model = cls.from_pretrained(folder, **made.to_hf_kwargs()).eval()  # type: ignore[attr-defined]
             assert made.verify(model) == []
+            assert simulated_device("cuda:0").allocated == made.ledger["cuda:0"].weights
             assert torch.equal(model(**words).logits.cpu(), expected)
+
+
+def test_what_stays_in_float32_is_not_kept_on_disk_where_ram_cannot_keep_it(tmp_path: Path) -> None:
+    _, folder = saved(tmp_path, "t5", "float16", "float16")
+    mac = Host([Accelerator("mps", memory="16 GiB")], memory="16 GiB", disk="100 GiB")
+    for kind, host, more in (("mps", mac, ""), ("cuda", HOST, 'avoid = "cpu"\n')):
+        rules = f'prefer = "{kind}"\n{more}offload = {{ "encoder.block.*" = "disk" }}\nworkload.context = 8\n'
+        with pytest.raises(Unsatisfiable) as refused:
+            plan(Policy.parse(rules), folder, host)
+        assert refused.value.code == "DP413"
+        assert "float32" in str(refused.value.diagnostics[0].help)

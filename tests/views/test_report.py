@@ -9,7 +9,7 @@ from tests.cli.harness import invoke
 from tests.views.markup import HOSTILE, Page, hashed
 
 import devpolicy
-from devpolicy._core.language.profiles import apply_overlays
+from devpolicy._core.language.policy import apply_overlays
 from devpolicy._core.planning.fit import fit
 from devpolicy._core.text import visible
 

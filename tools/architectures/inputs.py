@@ -12,16 +12,11 @@ from typing import Any
 import torch
 from tools.architectures.tiny import TOKENS, exceptions
 
+from devpolicy._core.dry_run.inputs import BANDS
+
 Inputs = dict[str, Any]
 _MAIN = ("input_ids", "pixel_values", "input_features", "input_values", "inputs_embeds")
-_FRAMES = (
-    "num_mel_bins",
-    "input_feat_per_channel",
-    "feature_size",
-    "n_mels",
-    "mel_bins",
-    "feature_projection_input_dim",
-)
+_FRAMES = (*BANDS, "feature_projection_input_dim")
 _CODECS = ("encodec", "dac", "mimi", "xcodec", "dia", "tokenizer", "neucodec")
 
 
@@ -114,22 +109,8 @@ def _plain(model: Any) -> Inputs:
     main = model.main_input_name
     if main not in names:
         main = next((name for name in _MAIN if name in names), main)
-    made: Inputs = {}
-    if main == "pixel_values":
-        made[main] = _image(config)
-        if "input_ids" in names:
-            made["input_ids"] = _tokens()
-    elif main == "pixel_values_videos":
-        frames = find(config, "num_frames", "frames_per_clip", default=8)
-        made[main] = _image(config)[:, None].repeat(1, frames, 1, 1, 1)
-    elif main == "input_features":
-        made[main] = _spectrogram(model)
-    elif main == "input_values":
-        codec = any(word in config.model_type for word in _CODECS)
-        made[main] = torch.randn(1, 1, 8000) if codec else torch.randn(1, 8000)
-    elif main == "inputs_embeds":
-        made[main] = torch.randn(1, TOKENS, find(config, "hidden_size", default=64))
-    else:
+    made: Inputs = _main(model, main)
+    if main == "pixel_values" and "input_ids" in names:
         made["input_ids"] = _tokens()
     if "decoder_input_ids" in names:
         made["decoder_input_ids"] = _tokens()
@@ -138,6 +119,25 @@ def _plain(model: Any) -> Inputs:
     if config.model_type.startswith("instructblip"):
         made["qformer_input_ids"] = made["input_ids"]
     return made
+
+
+def _main(model: Any, main: str) -> Inputs:
+    """Return what a model calls its main input, else text."""
+    config = model.config
+    match main:
+        case "pixel_values":
+            return {main: _image(config)}
+        case "pixel_values_videos":
+            frames = find(config, "num_frames", "frames_per_clip", default=8)
+            return {main: _image(config)[:, None].repeat(1, frames, 1, 1, 1)}
+        case "input_features":
+            return {main: _spectrogram(model)}
+        case "input_values":
+            codec = any(word in config.model_type for word in _CODECS)
+            return {main: torch.randn(1, 1, 8000) if codec else torch.randn(1, 8000)}
+        case "inputs_embeds":
+            return {main: torch.randn(1, TOKENS, find(config, "hidden_size", default=64))}
+    return {"input_ids": _tokens()}
 
 
 def _spectrogram(model: Any) -> torch.Tensor:

@@ -72,7 +72,9 @@ def measure(model_type: str, *, place: bool = True) -> Row:
             row["steady"] = not difference(list(outputs(forward(model, inputs))), reference)
             cache = cache_of(forward(model, inputs, use_cache=True))
             row["cache"] = sum(cache_bytes(cache).values())
-            row["counted"] = sum(size for _, size in kv_caches(ModelTree.from_module(model), Workload(context=TOKENS)))
+            tree = ModelTree.from_module(model)
+            row["counted"] = sum(size for _, size in kv_caches(tree, Workload(context=TOKENS)))
+            row |= {} if place else beams(model, inputs, tree)
             blocks = _blocks(model)
             del model, cache
         except Exception as broken:  # noqa: BLE001
@@ -92,6 +94,24 @@ def measure(model_type: str, *, place: bool = True) -> Row:
         if row["balanced"].get("failed") == "forward":
             row["one"] = in_child(lambda: _by_plan(cls, folder, 'prefer = "cuda"\n', inputs, reference))
     return row
+
+
+def beams(model: Any, inputs: Inputs, tree: ModelTree, count: int = 4) -> Row:
+    """Return the bytes of the cache that generation with beams leaves, and those that are counted of it.
+
+    Nothing where the inputs do not generate: some models want others for it.
+    """
+    if not model.can_generate():
+        return {}
+    try:
+        asked = {"num_beams": count, "do_sample": False, "min_new_tokens": 2, "max_new_tokens": 2, "use_cache": True}
+        made = model.generate(**inputs, **asked, return_dict_in_generate=True)
+        kept = sum(cache_bytes(cache_of(made)).values())
+    except Exception:  # noqa: BLE001
+        return {}
+    tokens = max(TOKENS + 1, made.sequences.shape[1])
+    counted = sum(size for _, size in kv_caches(tree, Workload(context=tokens, beams=count)))
+    return {"beams_cache": kept, "beams_counted": counted}
 
 
 def told(broken: BaseException) -> str:

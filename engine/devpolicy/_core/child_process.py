@@ -55,7 +55,7 @@ def ask(command: Sequence[str], timeout: float) -> dict[str, Any]:
     """
     try:
         output, errors, status = run(command, timeout)
-    except (OSError, ValueError) as broken:
+    except (OSError, ValueError, RuntimeError) as broken:  # RuntimeError: the system has no thread to read it with
         raise ChildError(f"cannot start a process to ask: {one_line(broken)}") from None
     lines = [line for line in output.splitlines() if line.startswith(MARK)]
     try:
@@ -116,8 +116,8 @@ def run(command: Sequence[str], timeout: float) -> tuple[str, str, int]:
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, bufsize=0)
     ended = threading.Condition()
     streams: list[Any] = [process.stdout, process.stderr]
-    readers = [_Stream(stream, ended) for stream in streams]
     try:
+        readers = [_Stream(stream, ended) for stream in streams]
         status = _wait(process, readers, ended, time.monotonic() + timeout)
     finally:
         _end(process)

@@ -211,8 +211,9 @@ CODES: dict[str, Code] = {
     "DP413": Code(
         "float32 beside a smaller dtype, on disk",
         "Transformers keeps some weights of a model in float32 (T5's `wo` in float16), and what stays on the disk is "
-        "read in the model's dtype: the answers would not be those of the model. The CPU keeps them as they are: "
-        "an entry for them before the one for their block stores them there, and the rest on the disk.",
+        "read in the model's dtype: the answers would not be those of the model. The CPU keeps them as they are, "
+        "so what a rule keeps on the disk is kept there without them, and they in RAM, with a warning. Where the CPU "
+        "cannot keep them, and where `overflow` alone would put them on the disk, they are not kept there.",
     ),
     "DP414": Code(
         "activations that are not known",

@@ -29,18 +29,18 @@ LOADING = ("pipeline", "from_pretrained", "sentence-transformers")
 
 def table() -> str:
     """Return the lines between the markers."""
-    lines = ["| class | the device goes to | map | dtype, folder | runs on |", "|---|---|---|---|---|"]
+    lines = ["| class | the device goes to | map | copies | dtype, folder | runs on |", "|---|---|---|---|---|---|"]
     for name, row in ROWS.items():
         if isinstance(row, Takes):
             target = target_of(row.target)
             types = ", ".join(kind for kind in ("cuda", "xpu", "mps", "cpu") if kind in target.abilities.types)
             where = WHERE[row.form].format(row.kwargs)
+            copies = "-" if row.pool is None else f"`{row.pool}`"
             yes = {True: "yes", False: "-"}
-            lines.append(
-                f"| `{name}` | {where} | {yes[target.abilities.maps]} | {yes[row.form in LOADING]} | {types} |"
-            )
+            cells = (f"`{name}`", where, yes[target.abilities.maps], copies, yes[row.form in LOADING], types)
+            lines.append(f"| {' | '.join(cells)} |")
         else:
-            lines.append(f"| `{name}` | nowhere: {row.instead} | - | - | - |")
+            lines.append(f"| `{name}` | nowhere: {row.instead} | - | - | - | - |")
     return "\n".join(lines)
 
 

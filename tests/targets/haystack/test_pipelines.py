@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -292,3 +293,66 @@ def test_pools_take_the_devices_of_several_copies() -> None:
             sentence_transformers_pool(wrong)
     with pytest.raises(DeviceError, match="not on `mps`"):
         fastembed_pool([ComponentDevice.from_str("mps")])
+
+
+COPIES = Policy.parse('prefer = ["cuda", "cpu"]\n[component.emb]\nneeds = "2 GiB"\nreplicas = "each"\n')
+ONE = Policy.parse('prefer = ["cuda", "cpu"]\n[component.emb]\nneeds = "2 GiB"\n')
+
+
+@pytest.fixture
+def pooled(models: Path) -> Callable[[str], Pipeline]:
+    """Pipelines of an embedder whose workers were on other devices when it was saved."""
+    pytest.importorskip("fastembed")
+    from haystack_integrations.components.embedders.fastembed import FastembedDocumentEmbedder
+
+    def made(kind: str) -> Pipeline:
+        if kind == "fastembed":
+            kwargs = {"cuda": True, "device_ids": [2, 3]}
+            return pipeline_of(emb=FastembedDocumentEmbedder(model_kwargs=kwargs, parallel=2))
+        workers = {"device": ["cuda:2", "cuda:3"], "convert_to_numpy": True}
+        model = str(models / "sentences")
+        return pipeline_of(emb=SentenceTransformersTextEmbedder(model=model, device=BACK, encode_kwargs=workers))
+
+    return made
+
+
+@pytest.mark.parametrize("way", ["decide", "apply"])
+def test_replicas_are_the_workers_of_a_pool(way: str, pooled: Callable[[str], Pipeline]) -> None:
+    def changed(kind: str, policy: Policy, host: str) -> Any:
+        pipeline = pooled(kind)
+        if way == "decide":
+            return loaded(pipeline.dumps(), policy, host).get_component("emb")
+        apply(pipeline, policy, host)
+        return pipeline.get_component("emb")
+
+    one = changed("sentence_transformers", COPIES, "2x24gb")
+    assert one.encode_kwargs == {"device": ["cuda:0", "cuda:1"], "convert_to_numpy": True}
+    assert one.device.to_torch_str() == "cuda:0"
+    one = changed("fastembed", COPIES, "2x24gb")
+    assert (one.model_kwargs, one.parallel) == ({"cuda": True, "device_ids": [0, 1]}, 2)
+    # One device takes out what was saved for several, which would win.
+    one = changed("sentence_transformers", ONE, "2x24gb")
+    assert (one.encode_kwargs, one.device.to_torch_str()) == ({"convert_to_numpy": True}, "cuda:0")
+    one = changed("fastembed", ONE, "1x24gb")
+    assert (one.model_kwargs, one.parallel) == ({"cuda": True, "device_ids": [0]}, None)
+
+
+def test_a_class_that_runs_one_copy_says_so(models: Path) -> None:
+    policy = Policy.parse('prefer = "cuda"\n[component.llm]\nreplicas = 2\n')
+    text = pipeline_of(llm=generator(models)).dumps()
+    with pytest.warns(DevPolicyWarning, match="its class runs one copy"):
+        loaded(text, policy)
+
+
+def test_replicas_without_a_size_are_told_so(pooled: Callable[[str], Pipeline]) -> None:
+    policy = Policy.parse('prefer = "cuda"\n[component.emb]\nreplicas = "each"\n')
+    with pytest.warns(DevPolicyWarning, match="its size is not known"):
+        one = loaded(pooled("fastembed").dumps(), policy).get_component("emb")
+    assert one.model_kwargs["device_ids"] == [0]
+
+
+def test_the_workers_of_a_pool_are_shown_where_they_were(pooled: Callable[[str], Pipeline], tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(pooled("sentence_transformers").dumps(), encoding="utf-8")
+    (one,) = survey(COPIES, tmp_path / "x.yaml", "2x24gb").components
+    assert one.replaced == "cuda:2, cuda:3"
+    assert [copy.to_torch_str() for copy in one.decision.copies] == ["cuda:0", "cuda:1"]

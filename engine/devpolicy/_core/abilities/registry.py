@@ -39,7 +39,7 @@ def register(target: Target) -> Target:
         raise TargetError(f"a target is registered as a `Target`, not as a value of type {type(target).__name__}")
     wrong = _wrong_field(target)
     if wrong:
-        raise TargetError(f"a target's `{wrong}` is not what it must be: {getattr(target, wrong)!r:.100}")
+        raise TargetError(f"a target's `{wrong}` is not what it must be: see `Target`")
     if _NAMED.get(target.name, target) != target or target.name in _BEHIND:
         raise TargetError(f"another target is called `{target.name}`")
     _NAMED[target.name] = target

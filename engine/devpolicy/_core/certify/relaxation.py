@@ -68,7 +68,7 @@ def relaxations(problem: Problem) -> Iterator[Relaxation]:
     """Yield the question for each main device that a plan may have; the least of their optima is the bound."""
     context, assignment = problem.context, problem.assignment
     spills = bool(context.policy.overflow) and context.target.abilities.maps
-    mains: list[int | None] = [*problem.undominated_mains()] if problem.needs_main or spills else []
+    mains: list[int | None] = [*problem.main_candidates(dominated=False)] if problem.needs_main or spills else []
     if not problem.needs_main:
         mains.append(None)
     costs = context.costs

@@ -9,11 +9,13 @@ Exit statuses: 0 fine; 1 findings of `check`, or a plan that is not the locked o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 __all__ = ["main"]
 
 
-def main() -> None:
-    """Run `devpolicy` with the process's arguments, and exit."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `devpolicy` with these arguments, by default the process's, and exit."""
     try:
         from devpolicy._core.cli.signals import open_streams, watch_signals
 
@@ -21,7 +23,7 @@ def main() -> None:
         watch_signals()
         from devpolicy._core.cli.app import app
 
-        app(prog_name="devpolicy")
+        app(arguments, prog_name="devpolicy")
     except KeyboardInterrupt:
         # While Click was still being imported; afterwards the application answers for it.
         raise SystemExit(130) from None

@@ -35,6 +35,7 @@ _COMMANDS = {
     "host": "host",
     "fleet": "fleet",
     "model": "model",
+    "playground": "playground",
     "targets": "targets",
     "doctor": "doctor",
     "simulator": "simulator",

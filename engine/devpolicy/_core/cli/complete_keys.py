@@ -7,11 +7,12 @@ policy on the command line. Whatever fails, a completion offers nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from click.shell_completion import CompletionItem
 
 from devpolicy._core.errors import DevPolicyError
+from devpolicy._core.language.schema_walk import Schema, at_path, free_values, properties_of, resolved, words_of
 
 if TYPE_CHECKING:
     import click
@@ -23,8 +24,6 @@ _DEEPEST = 3
 _NOT_SET = frozenset({"schema", "extends", "test", "host", "rule"})
 """Keys that `--set` cannot change, or that are arrays of tables."""
 
-Schema = Mapping[str, Any]
-
 
 def keys(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete a key of the policy for `--set`, and the words that it takes behind `=`."""
@@ -33,7 +32,7 @@ def keys(context: click.Context, parameter: click.Parameter, incomplete: str) ->
     schema = policy_schema()
     key, equals, _ = incomplete.partition("=")
     if equals:
-        words = _words(_at(schema, key.split("."), schema), schema)
+        words = words_of(at_path(schema, key.split("."), schema), schema)
         return _starting((f"{key}={word}" for word in words), incomplete)
     policy = _policy(context)
     names = {} if policy is None else {"component": component_names(policy), "profile": profile_names(policy)}
@@ -97,69 +96,19 @@ def _policy(context: click.Context) -> Policy | None:
 
 def _dotted(schema: Schema, root: Schema, path: tuple[str, ...], names: Mapping[str, Iterable[str]]) -> Iterator[str]:
     """Yield the dotted keys of a table's schema, those with a value with `=`."""
-    for key, entry in _properties(schema, root).items():
+    for key, entry in properties_of(schema, root).items():
         if not path and key in _NOT_SET:
             continue
         here = (*path, key)
         if not path and key in names:
-            named = [_following(child, root) for child in _free(entry, root)]
+            named = [resolved(child, root) for child in free_values(entry, root)]
             for name in names[key]:
                 for child in named:
                     yield from _dotted(child, root, (*here, name), {})
-        elif _properties(entry, root) and len(here) < _DEEPEST:
+        elif properties_of(entry, root) and len(here) < _DEEPEST:
             yield from _dotted(entry, root, here, {})
         else:
             yield f"{'.'.join(here)}="
-
-
-def _properties(schema: Schema, root: Schema) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for part in _parts(schema, root):
-        found |= part.get("properties", {})
-    return found
-
-
-def _free(schema: Schema, root: Schema) -> list[Schema]:
-    """Return the schemas of the values under a table's free keys."""
-    found = (part.get("additionalProperties") for part in _parts(schema, root))
-    return [one for one in found if isinstance(one, Mapping)]
-
-
-def _words(schemas: Iterable[Schema], root: Schema) -> list[str]:
-    parts = [part for schema in schemas for part in _parts(schema, root)]
-    words = [str(word) for part in parts for word in part.get("enum", ()) if isinstance(word, str)]
-    return words or ["true", "false"] * any(part.get("type") == "boolean" for part in parts)
-
-
-def _at(schema: Schema, path: list[str], root: Schema) -> list[Schema]:
-    """Return the schemas of a key, none if there is no such key."""
-    here = [schema]
-    for key in path:
-        here = [
-            child
-            for one in here
-            for child in ([_properties(one, root)[key]] if key in _properties(one, root) else _free(one, root))
-        ]
-    return here
-
-
-def _parts(schema: Schema, root: Schema) -> Iterator[Schema]:
-    """Yield a schema and the alternatives that it is made of, with every `$ref` followed."""
-    schema = _following(schema, root)
-    yield schema
-    for key in ("anyOf", "oneOf", "allOf"):
-        for part in schema.get(key, ()):
-            if "required" not in part:
-                yield from _parts(part, root)
-
-
-def _following(schema: Schema, root: Schema) -> Schema:
-    while "$ref" in schema:  # ends: the schema is ours, and none of its references refers to itself
-        found: Any = root
-        for step in schema["$ref"].removeprefix("#/").split("/"):
-            found = found[step]
-        schema = found
-    return schema
 
 
 def _starting(names: Iterable[str], incomplete: str) -> list[CompletionItem]:

@@ -21,6 +21,7 @@ import click
 from devpolicy._core.cli.output import Color, Output
 from devpolicy._core.cli.signals import undone
 from devpolicy._core.text import visible
+from devpolicy._core.threads import started
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -73,7 +74,7 @@ class CliContext:
         late = threading.Timer(patience, status.start)
         late.daemon = True
         if patience:
-            late.start()
+            started(late)  # without threads nothing is shown
         else:
             status.start()
         with undone(_show_cursor):

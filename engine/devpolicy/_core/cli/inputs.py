@@ -17,6 +17,7 @@ import click
 
 from devpolicy._core.cli import complete, complete_keys
 from devpolicy._core.cli.context import CliContext
+from devpolicy._core.cli.report import painted, rendered
 from devpolicy._core.errors import DevPolicyError, Diagnostic, PolicyError
 from devpolicy._core.host import Host
 from devpolicy._core.language.layers import addresses, stem_of
@@ -150,7 +151,13 @@ def load_host(ctx: CliContext, name: str | None, policy: Policy | None = None) -
     """Return a host by name or path, this machine for `None` and `-`."""
     if name is None or name == "-":
         with ctx.working("asking this machine"):
-            return Host.probe(disk_path=policy.disk_path if policy else None)
+            found = Host.probe(disk_path=policy.disk_path if policy else None)
+        if not found.memory:
+            why = "; ".join(f"{source}: {fault}" for source, fault in found.faults)
+            hint = "name a host with `--host`: `devpolicy host list` shows them"
+            unknown = Diagnostic("", f"the memory of this machine is not known ({why})", help=hint, severity="warning")
+            ctx.err.print(painted(rendered([unknown])))
+        return found
     return Host.load(name)
 
 

@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from devpolicy._core.errors import DevPolicyError, reason_of
@@ -92,8 +93,10 @@ class Output:
     @cached_property
     def colored(self) -> bool:
         """Whether styles are shown: `--color` decides, else a terminal that can, unless `NO_COLOR` is set."""
-        if self._color != "auto":
-            return self._color == "always"
+        if self._color == "never" or find_spec("rich") is None:
+            return False
+        if self._color == "always":
+            return True
         return self.terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
     @cached_property

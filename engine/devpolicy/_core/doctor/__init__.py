@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from devpolicy._core.disk_cache import DiskCache, model_cache
 from devpolicy._core.doctor.collect import collect
 from devpolicy._core.doctor.findings import diagnose
 from devpolicy._core.doctor.library_report import LIBRARIES
@@ -55,6 +56,8 @@ class Report:
     """Those of `VARIABLES` that are set."""
     findings: tuple[Diagnostic, ...]
     """Empty where all agree."""
+    cache: DiskCache | None = None
+    """Where models are kept that Transformers built; `None` of a simulated host."""
 
 
 def examine(
@@ -72,6 +75,5 @@ def examine(
     variables = (
         () if simulated is not None else tuple((name, os.environ[name]) for name in VARIABLES if name in os.environ)
     )
-    return Report(
-        host, reports, variables, tuple(diagnose(host, {one.library: one for one in reports}, dict(variables)))
-    )
+    findings = tuple(diagnose(host, {one.library: one for one in reports}, dict(variables)))
+    return Report(host, reports, variables, findings, model_cache() if simulated is None else None)

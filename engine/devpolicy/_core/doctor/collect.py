@@ -6,7 +6,6 @@ Owns which libraries are installed, the processes, and that a crash, a hang or n
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 from devpolicy._core.child_process import MALFORMED, ChildError, ask, interpreter, time_limit
 from devpolicy._core.doctor.library_report import LIBRARIES, NEED_TORCH, OTHER_DISTRIBUTIONS, LibraryReport, read
 from devpolicy._core.text import one_line
+from devpolicy._core.threads import map_in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,8 +32,8 @@ def collect(libraries: Sequence[str], simulated: Host | None, timeout: float) ->
     """Return the libraries' reports, in their order. `timeout` is in seconds, for each."""
     report = partial(_ask, host="" if simulated is None else simulated.to_toml(), timeout=timeout)
     versions = {library: _version(distribution) for library, distribution in LIBRARIES.items()}
-    with ThreadPoolExecutor(min(AT_ONCE, os.cpu_count() or 1)) as pool:
-        return tuple(pool.map(lambda library: _report(library, versions, report), libraries))
+    at_once = min(AT_ONCE, os.cpu_count() or 1)
+    return tuple(map_in_threads(lambda library: _report(library, versions, report), libraries, at_once))
 
 
 def _report(library: str, versions: dict[str, str | None], report: partial[LibraryReport]) -> LibraryReport:

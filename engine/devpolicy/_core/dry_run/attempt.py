@@ -203,6 +203,8 @@ class _Run:
             config = self.model.generation_config
             # Token 0 is drawn each time, which must not end the answer.
             config.eos_token_id = None
+            # A static cache, which a checkpoint may ask for, would start a compiler.
+            config.disable_compile, config.compile_config = True, None
             if self.model.config.is_encoder_decoder and config.decoder_start_token_id is None:
                 config.decoder_start_token_id = 0
             how = {"max_new_tokens": size.new_tokens, "num_beams": size.beams, "do_sample": False}

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 
 _PARTS = ("vision_config", "backbone_config", "audio_config", "encoder", "text_config")
+BANDS = ("num_mel_bins", "input_feat_per_channel", "feature_size", "n_mels", "mel_bins")
+"""What configurations call the bands of a spectrogram."""
 _PATCHES = 32
 """Patches along each side of an image, for towers that take images of any size."""
 _SAMPLES = 16_000
@@ -34,27 +36,29 @@ class Size:
 def candidates(model: Any, size: Size) -> Iterator[dict[str, Any]]:
     """Yield inputs of a model, the likeliest first; which of them it takes shows when it is called."""
     names = inspect.signature(model.forward).parameters
-    main = getattr(model, "main_input_name", "input_ids")
     if "pixel_values" in names and "input_ids" in names and hasattr(model, "get_image_features"):
         for image in _images(model, size):
             yield from _with_image(model, image, size, names)
-    if main in ("pixel_values", "pixel_values_videos") and main in names:
-        for image in _images(model, size):
-            yield {**image, **(_tokens(model, size) if "input_ids" in names else {})}
-    elif main == "input_features":
-        for frames in _features(model, size):
-            yield {main: frames, **_decoder(model, names, size)}
-    elif main == "input_values":
-        for shape in ((size.batch, _SAMPLES), (size.batch, 1, _SAMPLES)):
-            yield {main: torch.empty(shape, dtype=model.dtype), **_decoder(model, names, size)}
-    elif "pixel_values" in names:
-        for image in _images(model, size):
-            yield {**image, **(_tokens(model, size) if "input_ids" in names else {})}
+    yield from _other_than_text(model, size, names)
     if "input_ids" in names:
         yield {**_tokens(model, size), **_decoder(model, names, size)}
     elif "inputs_embeds" in names:
         width = _of(model.config, "hidden_size", "d_model") or 1
         yield {"inputs_embeds": torch.empty(size.batch, size.prompt, width, dtype=model.dtype)}
+
+
+def _other_than_text(model: Any, size: Size, names: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield inputs of a model of sound or of images, with the text that goes with them."""
+    main = getattr(model, "main_input_name", "input_ids")
+    if main == "input_features":
+        for frames in _features(model, size):
+            yield {main: frames, **_decoder(model, names, size)}
+    elif main == "input_values":
+        for shape in ((size.batch, _SAMPLES), (size.batch, 1, _SAMPLES)):
+            yield {main: torch.empty(shape, dtype=model.dtype), **_decoder(model, names, size)}
+    elif "pixel_values" in names or (main == "pixel_values_videos" and main in names):
+        for image in _images(model, size):
+            yield {**image, **(_tokens(model, size) if "input_ids" in names else {})}
 
 
 def _tokens(model: Any, size: Size) -> dict[str, Any]:
@@ -127,7 +131,7 @@ def _with_image(model: Any, image: dict[str, Any], size: Size, names: Mapping[st
 
 def _features(model: Any, size: Size) -> Iterator[torch.Tensor]:
     """Yield spectrograms: with as many frames as an encoder of a fixed length takes, else some."""
-    bands = _of(model.config, "num_mel_bins", "input_feat_per_channel", "feature_size", "n_mels", "mel_bins") or 80
+    bands = _of(model.config, *BANDS) or 80
     positions = _of(model.config, "max_source_positions")
     if positions:
         yield torch.empty(size.batch, bands, 2 * positions, dtype=model.dtype)

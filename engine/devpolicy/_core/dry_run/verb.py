@@ -51,7 +51,7 @@ def dry_run(
     sizes = _sizes(plan, prompt, new_tokens, batch)
     limit = TIMEOUT if timeout is None else timeout
     if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit <= LONGEST:
-        raise DryRunError(f"`timeout` is a number of seconds up to {LONGEST}, got {timeout!r}")
+        raise DryRunError(f"`timeout` is a number of seconds up to {LONGEST}, got {_shown(timeout)}")
     tell = progress or (lambda done, of: None)
     if hasattr(model, "named_modules"):
         from devpolicy._core.dry_run.module import run_module
@@ -85,7 +85,13 @@ def sizes_of(plan: Plan) -> Sizes:
 def _sizes(plan: Plan, prompt: int | None, new_tokens: int | None, batch: int | None) -> Sizes:
     for name, given, least in (("prompt", prompt, 1), ("new_tokens", new_tokens, 0), ("batch", batch, 1)):
         if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < least):
-            raise DryRunError(f"`{name}` is a whole number from {least} on, got {given!r}")
+            raise DryRunError(f"`{name}` is a whole number from {least} on, got {_shown(given)}")
     context = plan.loading.context or _DEFAULT_TOKENS
     new = new_tokens if new_tokens is not None else min(NEW_TOKENS, context - 1)
     return batch or plan.loading.batch or 1, prompt or max(1, context - new), new, plan.loading.beams
+
+
+def _shown(value: object) -> str:
+    """Return a number as it is, and of anything else, which may not be shown, its type."""
+    short = isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 31)
+    return str(value) if short else f"a value of type {type(value).__name__}"

@@ -52,21 +52,7 @@ class Fleet(Mapping[str, Host]):
         name: str | None = None,
         description: str | None = None,
     ) -> None:
-        for what, given in (("hosts", hosts), ("labels", labels), ("faults", faults)):
-            if not isinstance(given, Mapping):
-                raise FleetError(f"`{what}` maps names of nodes, and is no value of type {type(given).__name__}")
-        for node, host in hosts.items():
-            _check_name(node, "a node")
-            if not isinstance(host, Host):
-                raise FleetError(f"node `{node}` is a `Host`, not a value of type {type(host).__name__}")
-        for node, reason in faults.items():
-            _check_name(node, "a node")
-            if node in hosts:
-                raise FleetError(f"node `{node}` has a host and a fault: it has one of them")
-            if not isinstance(reason, str) or not reason:
-                raise FleetError(f"the fault of node `{node}` is a text that says why it cannot be used")
-        if len(hosts) + len(faults) > MOST_NODES:
-            raise FleetError(f"a fleet has at most {MOST_NODES} nodes, and here are {len(hosts) + len(faults)}")
+        _check_nodes(hosts, labels, faults)
         for node, own in labels.items():
             if node not in hosts:
                 raise FleetError(f"there are labels for node `{node}`, and no such node")
@@ -181,6 +167,24 @@ def natural(name: str) -> tuple[tuple[str | int, ...], str]:
 
 def _make(hosts: Mapping[str, Host], facts: Mapping[str, Any]) -> Fleet:
     return Fleet(hosts, **facts)
+
+
+def _check_nodes(hosts: Mapping[str, Host], labels: Mapping[str, Labels], faults: Mapping[str, str]) -> None:
+    for what, given in (("hosts", hosts), ("labels", labels), ("faults", faults)):
+        if not isinstance(given, Mapping):
+            raise FleetError(f"`{what}` maps names of nodes, and is no value of type {type(given).__name__}")
+    for node, host in hosts.items():
+        _check_name(node, "a node")
+        if not isinstance(host, Host):
+            raise FleetError(f"node `{node}` is a `Host`, not a value of type {type(host).__name__}")
+    for node, reason in faults.items():
+        _check_name(node, "a node")
+        if node in hosts:
+            raise FleetError(f"node `{node}` has a host and a fault: it has one of them")
+        if not isinstance(reason, str) or not reason:
+            raise FleetError(f"the fault of node `{node}` is a text that says why it cannot be used")
+    if len(hosts) + len(faults) > MOST_NODES:
+        raise FleetError(f"a fleet has at most {MOST_NODES} nodes, and here are {len(hosts) + len(faults)}")
 
 
 def _check_name(name: object, what: str) -> None:

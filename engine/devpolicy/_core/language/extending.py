@@ -28,6 +28,9 @@ DEEPEST = 32
 MOST_TEXTS = 128
 """Policies that one policy builds on at most."""
 
+_HINTS = 16
+"""Names that are not there, for which a likely one is looked for."""
+
 KEYS = tuple(entry.name for entry in fields_of(TopTable) if entry.name not in ("schema", "host", "test"))
 """The keys of which a file that another one names has one: without any it is no policy."""
 
@@ -92,6 +95,7 @@ class _Walk:
     layers: list[ConfigLayer] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
     values: int = 0
+    missing: int = 0
 
     def visit(self, document: Document, name: str, chain: tuple[str, ...]) -> None:
         """Add the texts that one builds on, and then itself."""
@@ -114,6 +118,10 @@ class _Walk:
             self.findings += [replace(one, notes=(*one.notes, note)) for one in broken.diagnostics]
             return
         if found is None:
+            self.missing += 1
+            if self.missing > _HINTS:  # to look for one that was meant takes as long as the folder is large
+                cursor.error("DP202", f"there is no policy `{name}`", label="no file, and nothing that ships")
+                return
             missing = no_policy(name, Path(folder or ".") / name)
             hint = missing.help
             if folder is None:

@@ -35,6 +35,11 @@ class CaseTable:
     model: Word | None = key(
         WORD, "A model of the catalogue, or a path from this file.", default="only a device is chosen"
     )
+    pipeline: Word | None = key(
+        WORD,
+        "A saved pipeline of Haystack, as a path from this file: `expect` then names its components, not modules.",
+        default="a model or a device is planned",
+    )
     component: Word | None = key(WORD, "The component that is planned, beside those that the policy writes before it.")
     profile: Word | None = key(WORD, "The profile that is asked for, beside those that apply by themselves.")
     expect: tuple[Expected, ...] = key(
@@ -80,6 +85,7 @@ class PolicyTest:
     name: str
     hosts: tuple[Word, ...] = ()
     model: Word | None = None
+    pipeline: Word | None = None
     component: Word | None = None
     profile: Word | None = None
     expect: tuple[Expected, ...] = ()
@@ -93,6 +99,8 @@ class PolicyTest:
 
 
 OF_WISHES = ("expect_model", "expect_quantization", "expect_context")
+OF_A_PLAN_ALONE = ("model", "component", "by", "always", *OF_WISHES)
+"""What a test of a pipeline does not take: they are of one plan, and a pipeline has many."""
 ASSERTIONS = ("expect", "by", "expect_error", *OF_WISHES, "always")
 
 
@@ -128,6 +136,7 @@ def _test(keys: CaseTable, cursor: Cursor) -> PolicyTest:
         keys.name,
         hosts=keys.hosts or (() if keys.host is None else (keys.host,)),
         model=keys.model,
+        pipeline=keys.pipeline,
         component=keys.component,
         profile=keys.profile,
         expect=(*keys.expect, *keys.by),
@@ -164,6 +173,12 @@ def _check(table: dict[str, Any], cursor: Cursor, what: str) -> None:
     if complete and not table.keys() & set(ASSERTIONS):
         hint = "add `expect`, `by`, `expect_error` or `always`: a test without them cannot fail"
         cursor.error("DP106", f"{what} asserts nothing", label="what must hold?", help=hint)
+    alone = next((name for name in OF_A_PLAN_ALONE if name in table), None)
+    if "pipeline" in table and alone:
+        hint = "of a pipeline, `expect` and `expect_error` are tested"
+        cursor.at(alone).error(
+            "DP106", f"`pipeline` and `{alone}` in {what}", label="leave one out", help=hint, part="key"
+        )
     placed = next((name for name in ("expect", "by", *OF_WISHES) if name in table), None)
     if "expect_error" in table and placed:
         hint = "a plan that is refused places nothing"

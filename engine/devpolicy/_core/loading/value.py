@@ -13,6 +13,9 @@ from typing import Any
 ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
 """What may be handed over. Another name is a kernel of the hub, which loading would fetch."""
 
+TEXT_PARTS = ("thinker_config", "text_config", "language_config", "llm_config", "decoder", "decoder_config")
+"""The keys under which configurations of several parts have that of the language model."""
+
 Pairs = tuple[tuple[str, str], ...]
 """Pairs of a part of the configuration and its implementation; `""` is the whole. Empty where unknown."""
 
@@ -112,6 +115,12 @@ class Loading:
 
 UNKNOWN = Loading()
 """Nothing is known: the model's own defaults are loaded."""
+
+
+def text_attention(pairs: Pairs) -> str | None:
+    """Return the implementation of attention that the language model runs with, `None` where it is unknown."""
+    said = dict(pairs)
+    return next((said[part] for part in (*TEXT_PARTS, "") if part in said), None)
 
 
 def as_argument(pairs: Pairs) -> str | dict[str, str] | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from devpolicy._core.language.policy import ContextRange, Workload
 from devpolicy._core.loading.dtypes import FLOAT32_IN
-from devpolicy._core.loading.value import Pairs
+from devpolicy._core.loading.value import text_attention
 from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import DTYPE_BITS, ModelTree
 
@@ -44,8 +44,8 @@ class Sizing:
     dtype: str
 
 
-def size_model(tree: ModelTree, workload: Workload, attention: Pairs | None = None) -> Sizing:
-    """Size `tree` in one pass over its tensors, with `attention` where other implementations than its own are asked."""
+def size_model(tree: ModelTree, workload: Workload) -> Sizing:
+    """Size `tree` in one pass over its tensors."""
     repeated = {name for group in tree.ties for name in group[1:]}
     count = len(tree.modules)
     weights, buffers, full_weights, merged = [0] * count, [0] * count, [0] * count, [0] * count
@@ -67,7 +67,7 @@ def size_model(tree: ModelTree, workload: Workload, attention: Pairs | None = No
     kv_cache = [0] * count
     for path, size in kv_caches(tree, workload):
         kv_cache[tree.index[path]] += size
-    context, activations = context_of(tree, workload), activation_bytes(tree, workload, attention)
+    context, activations = context_of(tree, workload), activation_bytes(tree, workload)
     return Sizing(weights, buffers, full_weights, kv_cache, merged, float32, activations, context, dtype)
 
 
@@ -101,22 +101,29 @@ def _llama_cpp_compute_buffer(tree: ModelTree, workload: Workload) -> int:
     return 4 * tokens * scalars * 9 // 8
 
 
-def activation_bytes(tree: ModelTree, workload: Workload, attention: Pairs | None = None) -> int:
-    """Return the bytes of activations that each device needs which executes anything.
-
-    `attention` are the implementations that are asked for, by part; `None` for those that the model takes by itself.
-    """
+def activation_bytes(tree: ModelTree, workload: Workload) -> int:
+    """Return the bytes of activations that each device needs which executes anything."""
     if tree.format == "gguf":
         return _llama_cpp_compute_buffer(tree, workload)
-    tokens, beside = context_of(tree, workload), tree.beside
-    eager = "eager" in {word for _, word in attention or tree.loading.attention}
-    pair = max(beside.pair, beside.eager_pair if eager else 0)
+    tokens, size = context_of(tree, workload), DTYPE_BITS[compute_dtype(tree, workload)] // 8
+    each, beside = tree.activation_elements_per_token, tree.beside
+    computed = each * tokens * size + (_score_bytes(tree, size) + beside.pair * size) * tokens * tokens
     # Experts are gathered where they are computed together, which eager code does not do.
-    decoded = beside.decoded + tree.activation_elements_per_token if tree.loading.experts else 0
-    scalars = max(tree.activation_elements_per_token * tokens + pair * tokens**2, beside.sequence, decoded)
-    return (
-        sequences_of(tree, workload) * (scalars + tree.logits_elements) * DTYPE_BITS[compute_dtype(tree, workload)] // 8
-    )
+    decoded = beside.decoded + each if tree.loading.experts else 0
+    held = max(computed, beside.sequence * size, decoded * size) + tree.logits_elements * size
+    return sequences_of(tree, workload) * held
+
+
+def _score_bytes(tree: ModelTree, size: int) -> int:
+    """Return the bytes that attention holds for each pair of tokens, 0 where it never has all pairs at once.
+
+    Eager attention has for each head a score in the model's dtype, and two in float32 while their sum is made one;
+    ALiBi takes one more. The masks are four for all heads. Measured on phantom devices.
+    """
+    if not (tree.attention_bias or text_attention(tree.loading.attention) == "eager"):
+        return 0
+    each = size + (12 if tree.attention_bias == "alibi" else 8)
+    return tree.attention_heads * each + 4 * size if tree.attention_heads else 0
 
 
 def context_of(tree: ModelTree, workload: Workload) -> int:

@@ -16,8 +16,6 @@ from devpolicy._core.model.tree import Beside, Module
 
 _ROWS = 6
 """Rows of the hidden size in a block: its input and what it was made of, the residual, the norm and its own copies."""
-_MATRICES = 4
-"""Of one head of attention that is not fused: the scores, the softmax in float32, and that in the model's dtype."""
 _FUSED = (".gate_up_proj", ".Wi", ".dense_h_to_4h")
 """Paths of modules that are gate and up in one."""
 _DENSE = frozenset(("Llama4TextExperts",))
@@ -38,11 +36,8 @@ def per_token(text: Config, modules: Sequence[Module]) -> int:
 
 def beside(config: Config, text: Config, modules: Sequence[Module], *, windows: bool) -> Beside:
     """Return what does not grow with the tokens; `windows` says whether a layer attends to some tokens only."""
-    heads = size(text, "heads") or 0
-    biased = any(module.path.endswith("relative_attention_bias") for module in modules)
     return Beside(
-        pair=(2 * heads if biased else 0) + (2 if windows else 0),
-        eager_pair=_MATRICES * heads + 2,
+        pair=2 if windows else 0,  # its mask, and that in the model's dtype
         sequence=max(_encoders(config), default=0),
         decoded=_gathered(text, modules),
     )

@@ -135,7 +135,8 @@ def _tensors(words: Sequence[str], sizes: Mapping[str, int], dtype: str, *, merg
             raise ValueError(f"`{word}` is no tensor of a template")
         name, buffer, own, float32_in = found.group("name", "buffer", "dtype", "float32_in")
         if buffer:
-            yield Tensor(name, shape, own or dtype, buffer=True, persistent=buffer == "!", float32_in=float32_in or "")
+            made = Tensor(name, shape, own or dtype, buffer=True, persistent=buffer == "!", float32_in=float32_in or "")
+            yield replace(made, follows=not (own or made.persistent))
         else:
             made = Tensor(name, shape, dtype, float32_in=float32_in or "", merged=merged)
             yield replace(made, dtype=made.dtype_as(dtype))

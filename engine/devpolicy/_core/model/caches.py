@@ -86,22 +86,27 @@ def caches(decoder: Decoder) -> Iterator[KVCache]:
     if text.get("is_decoder") is False and any(module.path.endswith(".self.query") for module in first):
         return
     values = values_of(text)
-    longest = size(decoder.config, "decoder_context") if decoder.paired else None
     for block, window in _in_order(text, blocks, _windows(text, count)):
-        states = list(_states(decoder, block))
-        yield from states
-        if _keeps_outputs(text):
-            yield KVCache(block, size(text, "hidden") or 0, number(text, "mem_len"))
-        elif window != 0:
-            keeping = {state.module for state in states}
-            for where in _attention(decoder, block, cross=False):
-                if where not in keeping:
-                    yield from _keys(decoder, where, values, _least(window, longest))
+        yield from _of_layer(decoder, block, window, values)
     yield from _prompt(decoder, blocks, values)
     if decoder.paired or decoder.config.get("add_cross_attention"):
         for block in blocks:
             for where in _attention(decoder, block, cross=True):
                 yield from _cross(decoder, where, _width(decoder, where) or values)
+
+
+def _of_layer(decoder: Decoder, block: str, window: int | None, values: int) -> Iterator[KVCache]:
+    """Yield what one layer keeps beside its cross-attention: states, and outputs or keys and values."""
+    states = list(_states(decoder, block))
+    yield from states
+    if _keeps_outputs(decoder.text):
+        yield KVCache(block, size(decoder.text, "hidden") or 0, number(decoder.text, "mem_len"))
+    elif window != 0:
+        longest = size(decoder.config, "decoder_context") if decoder.paired else None
+        keeping = {state.module for state in states}
+        for where in _attention(decoder, block, cross=False):
+            if where not in keeping:
+                yield from _keys(decoder, where, values, _least(window, longest))
 
 
 def _in_order(text: Config, blocks: Sequence[str], windows: Sequence[int | None]) -> Iterator[tuple[str, int | None]]:
@@ -203,16 +208,8 @@ def _states(decoder: Decoder, block: str) -> Iterator[KVCache]:
     A convolution over time keeps its last inputs; what is recurrent keeps a state, in float32 whatever the model's
     dtype is.
     """
-    if not decoder.shapes:
-        return
-    for module in decoder.below(block):
-        if any(tensor.name == "time_decay" for tensor in module.tensors):  # RWKV: two rows of inputs, three of sums
-            width = next(prod(tensor.shape) for tensor in module.tensors if tensor.name == "time_decay")
-            yield KVCache(module.path, 2 * width, 1)
-            yield KVCache(module.path, 3 * width, 1, "float32")
-        if "Lightning" in module.class_name:
-            heads, head_dim = size(decoder.text, "heads") or 0, size(decoder.text, "head_dim") or 0
-            yield KVCache(module.path, heads * head_dim * head_dim, 1)
+    for module in decoder.below(block) if decoder.shapes else ():
+        yield from _sums(decoder, module)
         filters = [filter_ for child in decoder.children.get(module.path, ()) if (filter_ := _filter(child))]
         recurrent = _recurrent(decoder, module, filters[0]) if filters else 0
         for filter_ in filters:
@@ -221,12 +218,22 @@ def _states(decoder: Decoder, block: str) -> Iterator[KVCache]:
             yield KVCache(module.path, filter_.shape[0] * filter_.shape[2], 1, own)
         if recurrent:
             yield KVCache(module.path, recurrent, 1, "float32")
-        for tensor in module.tensors:
-            if tensor.name == "static_weight" and "Convolution" in module.class_name:
-                yield KVCache(module.path, prod(tensor.shape), 1, "float32")
         for child in decoder.children.get(module.path, ()):
             if child.path.endswith("_delayed"):  # of the token before
                 yield KVCache(module.path, _rows(child) or 0, 1)
+
+
+def _sums(decoder: Decoder, module: Module) -> Iterator[KVCache]:
+    """Yield the states of a module of which a tensor's or its class's name tells."""
+    of_name = {tensor.name: prod(tensor.shape) for tensor in module.tensors}
+    if "time_decay" in of_name:  # RWKV: two rows of inputs, three of sums
+        yield KVCache(module.path, 2 * of_name["time_decay"], 1)
+        yield KVCache(module.path, 3 * of_name["time_decay"], 1, "float32")
+    if "Lightning" in module.class_name:
+        heads, head_dim = size(decoder.text, "heads") or 0, size(decoder.text, "head_dim") or 0
+        yield KVCache(module.path, heads * head_dim * head_dim, 1)
+    if "static_weight" in of_name and "Convolution" in module.class_name:
+        yield KVCache(module.path, of_name["static_weight"], 1, "float32")
 
 
 def _filter(module: Module) -> Tensor | None:

@@ -72,43 +72,11 @@ def load(
     inside = None if os.path.exists(text) else _INSIDE.fullmatch(text)  # noqa: PTH110
     if inside is not None and (inside[2] or inside[3]):
         return _part(inside[1], inside[2], inside[3], architecture, variant)
-    path = Path(text)
-    # Unlike those of a `Path`, these questions take any text: one that is too long, or holds a NUL, is no file.
-    is_there = os.path.exists(text)  # noqa: PTH110
-    if os.path.isdir(text):  # noqa: PTH112
-        return _from_folder(path, architecture, variant)
-    if path.suffix == ".gguf" and is_there:
-        from devpolicy._core.model.gguf import from_gguf
-
-        _no_choice(architecture, text)
-        return from_gguf(path)
-    if path.suffix == ".onnx" and is_there:
-        from devpolicy._core.model.onnx import from_onnx
-
-        _no_choice(architecture, text)
-        return from_onnx(path)
-    if path.suffix == ".json" and is_there:
-        from devpolicy._core.model.config import from_config
-
-        return from_config(path, architecture)
-    if path.suffix == ".toml" or is_there:
-        from devpolicy._core.model.model_file import BOUNDS, read
-
-        _no_choice(architecture, text)
-        content = read_bytes(path, LARGEST_FILE)
-        return read(Document.read(content, str(path), ModelError, str(path.parent), bounds=BOUNDS))
+    found = _from_path(text, architecture, variant)
+    if found is not None:
+        return found
     if _HUB_ID.fullmatch(text):
-        snapshot = cached_snapshot(text)
-        if snapshot is not None and is_file(snapshot / INDEX):
-            return replace(_from_folder(snapshot, architecture, variant), name=text.rpartition("/")[2])
-        if snapshot is not None:
-            from devpolicy._core.model.checkpoint import from_checkpoint
-
-            return from_checkpoint(snapshot, architecture, variant)
-        hint = f"read its headers from the hub: `hf://{text}`; or download it first: `hf download {text}`"
-        raise ModelError(
-            Diagnostic("DP202", f"`{text}` is no folder, and not in the local Hugging Face cache", help=hint)
-        )
+        return _from_cache(text, architecture, variant)
     raise ModelError(
         unknown("model", text, hint="`devpolicy model list` shows the catalogue; a path counts from the current folder")
     )
@@ -142,6 +110,51 @@ def _component(folder: Path, subfolder: str, architecture: str | None, variant: 
 
     part = component_of(folder, subfolder, variant) if is_file(folder / INDEX) and architecture is None else None
     return _from_folder(folder / subfolder, architecture, variant) if part is None else part
+
+
+def _from_path(text: str, architecture: str | None, variant: str | None) -> ModelTree | None:
+    """Return the model in a file or a folder, `None` where there is neither and none is meant."""
+    path = Path(text)
+    # Unlike those of a `Path`, these questions take any text: one that is too long, or holds a NUL, is no file.
+    is_there = os.path.exists(text)  # noqa: PTH110
+    if os.path.isdir(text):  # noqa: PTH112
+        return _from_folder(path, architecture, variant)
+    if path.suffix == ".gguf" and is_there:
+        from devpolicy._core.model.gguf import from_gguf
+
+        _no_choice(architecture, text)
+        return from_gguf(path)
+    if path.suffix == ".onnx" and is_there:
+        from devpolicy._core.model.onnx import from_onnx
+
+        _no_choice(architecture, text)
+        return from_onnx(path)
+    if path.suffix == ".json" and is_there:
+        from devpolicy._core.model.config import from_config
+
+        return from_config(path, architecture)
+    if path.suffix == ".toml" or is_there:
+        from devpolicy._core.model.model_file import BOUNDS, read
+
+        _no_choice(architecture, text)
+        content = read_bytes(path, LARGEST_FILE)
+        return read(Document.read(content, str(path), ModelError, str(path.parent), bounds=BOUNDS))
+    return None
+
+
+def _from_cache(hub_id: str, architecture: str | None, variant: str | None) -> ModelTree:
+    """Return a model of the hub that was downloaded before."""
+    snapshot = cached_snapshot(hub_id)
+    if snapshot is None:
+        hint = f"read its headers from the hub: `hf://{hub_id}`; or download it first: `hf download {hub_id}`"
+        raise ModelError(
+            Diagnostic("DP202", f"`{hub_id}` is no folder, and not in the local Hugging Face cache", help=hint)
+        )
+    if is_file(snapshot / INDEX):
+        return replace(_from_folder(snapshot, architecture, variant), name=hub_id.rpartition("/")[2])
+    from devpolicy._core.model.checkpoint import from_checkpoint
+
+    return from_checkpoint(snapshot, architecture, variant)
 
 
 def _from_folder(folder: Path, architecture: str | None, variant: str | None) -> ModelTree:

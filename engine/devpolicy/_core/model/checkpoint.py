@@ -20,8 +20,9 @@ from devpolicy._core.loading.dtypes import loaded_dtype
 from devpolicy._core.loading.recognition import quantization_of
 from devpolicy._core.model import structure
 from devpolicy._core.model.bounds import read_config
+from devpolicy._core.model.built_before import Structure
 from devpolicy._core.model.classes import architectures_of
-from devpolicy._core.model.config import INSTALL, built_tree, path_of
+from devpolicy._core.model.config import INSTALL, path_of, tree_of_config
 from devpolicy._core.model.facts import derive, named_dtype
 from devpolicy._core.model.families import family_tree
 from devpolicy._core.model.files import entries, is_file, is_folder, is_special, read_json, shown
@@ -194,7 +195,7 @@ def _without_headers(folder: Path, config: dict[str, Any], architecture: str | N
     dtype = loaded_dtype(named_dtype(config), ())
     if architecture is not None:
         config = {**config, "architectures": [architecture]}
-    tree = built_tree(config, dtype)[0] if structure.has_transformers() else family_tree(config, dtype)
+    tree = tree_of_config(config, dtype) if structure.has_transformers() else family_tree(config, dtype)
     if tree is None:
         message = f"`{folder}` holds pickled weights, and nothing here knows the structure of its model"
         raise ModelError(Diagnostic("DP407", message, help=INSTALL))
@@ -206,7 +207,7 @@ def _without_headers(folder: Path, config: dict[str, Any], architecture: str | N
     return replace(tree, incomplete_reason=reason)
 
 
-def _overlay(found: structure.Structure, headers: Mapping[str, Stored]) -> ModelTree:
+def _overlay(found: Structure, headers: Mapping[str, Stored]) -> ModelTree:
     """Return the tree with the ties that loading makes, and `in_place` where loading reads what is stored."""
     tree = found.tree
     plain: dict[str, Stored] = {}  # what is read as it is stored

@@ -19,6 +19,7 @@ from devpolicy._core.errors import Diagnostic, ModelError
 from devpolicy._core.loading.dtypes import loaded_dtype
 from devpolicy._core.loading.recognition import quantization_of
 from devpolicy._core.model.bounds import check_config, read_config, with_floats
+from devpolicy._core.model.built_before import Structure, built_before
 from devpolicy._core.model.classes import architectures_of, class_named
 from devpolicy._core.model.facts import named_dtype
 from devpolicy._core.model.families import family_tree
@@ -49,11 +50,16 @@ def from_config(config: Any, architecture: str | None = None) -> ModelTree:
         path = path_of(config)
         source = path / "config.json" if is_folder(path) else path
         config = read_config(source)
-    known = isinstance(config, Mapping) and not has_transformers()
-    model = None if known else build(config, architecture)
-    table = config if isinstance(config, Mapping) else _table_of(config)
-    dtype = loaded_dtype(named_dtype(table), ())
-    tree = _by_template(table, architecture, dtype) if model is None else _tree_of(model, table, dtype)
+    if isinstance(config, Mapping):
+        table, dtype = config, loaded_dtype(named_dtype(config), ())
+        if has_transformers():
+            tree = tree_of_config(table, dtype, architecture)
+        else:
+            tree = _by_template(table, architecture, dtype)
+    else:
+        model = build(config, architecture)
+        table = _table_of(config)
+        tree = _tree_of(model, table, loaded_dtype(named_dtype(table), ()))
     return replace(tree, quantization=quantization_of(table), source=None if source is None else str(source))
 
 
@@ -75,6 +81,15 @@ def _by_template(table: Mapping[str, Any], architecture: str | None, dtype: str)
 
 def _not_here() -> ModelError:
     return ModelError(Diagnostic("DP407", "a configuration is read with Transformers, which is not here", help=INSTALL))
+
+
+def tree_of_config(config: Mapping[str, Any], dtype: str, architecture: str | None = None) -> ModelTree:
+    """Return the tree of a configuration's model as it is loaded in `dtype`. Raises `ModelError`."""
+
+    def make() -> Structure:
+        return Structure(built_tree(config, dtype, architecture)[0])
+
+    return built_before(config, dtype, architecture, make).tree
 
 
 def built_tree(config: Mapping[str, Any], dtype: str, architecture: str | None = None) -> tuple[ModelTree, Any]:

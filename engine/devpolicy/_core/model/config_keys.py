@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from devpolicy._core.loading.value import TEXT_PARTS
+
 Config = Mapping[str, Any]
 
 _NAMES: dict[str, tuple[str, ...]] = {
@@ -39,7 +41,6 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "context": ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "n_ctx", "seq_length"),
     "decoder_context": ("max_target_positions", "max_decoder_position_embeddings"),
 }
-TEXT_PARTS = ("thinker_config", "text_config", "language_config", "llm_config", "decoder", "decoder_config")
 
 
 def text_part(config: Config) -> Config:

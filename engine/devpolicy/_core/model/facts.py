@@ -65,10 +65,19 @@ def derive(
         "activation_elements_per_token": per_token(text, tree) + vocabulary * scores_each_token if vocabulary else 0,
         "beside": beside(config, text, tree, windows=windows) if vocabulary else Beside(),
         "logits_elements": vocabulary if "LM" in root or root.endswith("ForConditionalGeneration") else 0,
+        "attention_heads": size(text, "heads") or 0,
+        "attention_bias": _bias(text),
         "beams": beams_of(config, text),
         "dtype": named_dtype(config),
         "metadata": tuple((key, str(value)) for key, value in metadata.items() if value),
     }
+
+
+def _bias(config: Config) -> str:
+    """Return which bias attention adds by the distance of tokens, empty where it adds none."""
+    if number(config, "relative_attention_num_buckets"):
+        return "relative"
+    return "alibi" if config.get("alibi") or config.get("model_type") in ("bloom", "mpt") else ""
 
 
 def named_dtype(config: Config) -> str | None:

@@ -104,23 +104,11 @@ def _tensors(reader: _Reader, count: int, metadata: Mapping[str, Value]) -> tupl
     tensors: dict[str, GGUFTensor] = {}
     begins: list[tuple[int, int, str]] = []
     for _ in range(count):
-        name = reader.text(LONGEST_NAME)
-        if name in tensors:
-            raise reader.damaged(f"it holds `{shown(name)}` twice")
-        dimensions = reader.number("I")
-        if dimensions > _MOST_DIMENSIONS:
-            raise reader.damaged(f"`{shown(name)}` has {dimensions} dimensions")
-        shape = tuple(reader.number("Q") for _ in range(dimensions))[::-1]
-        number = reader.number("I")
-        dtype = GGML_TYPES.get(number)
-        if dtype is None:
-            raise reader.damaged(f"`{shown(name)}` is of type {number}, which is not known", "update devpolicy")
-        if prod(shape) > MOST_ELEMENTS:
-            raise reader.damaged(f"`{shown(name)}` has more than {MOST_ELEMENTS} elements, the limit")
-        if dtype in BLOCKS and (not shape or shape[-1] % BLOCKS[dtype][0]):
-            raise reader.damaged(f"`{shown(name)}` has rows that are no whole blocks of {dtype}")
-        tensors[name] = GGUFTensor(name, dtype, shape)
-        begins.append((reader.number("Q"), _size(dtype, shape), name))
+        one = _tensor(reader)
+        if one.name in tensors:
+            raise reader.damaged(f"it holds `{shown(one.name)}` twice")
+        tensors[one.name] = one
+        begins.append((reader.number("Q"), _size(one.dtype, one.shape), one.name))
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
         raise reader.damaged(f"its alignment is {alignment}, no power of two")
@@ -133,6 +121,23 @@ def _tensors(reader: _Reader, count: int, metadata: Mapping[str, Value]) -> tupl
     if begins and start + at > reader.source.size:
         raise reader.damaged(f"its tensors end at {start + at}, and the file has {reader.source.size} bytes")
     return tuple(tensors.values())
+
+
+def _tensor(reader: _Reader) -> GGUFTensor:
+    name = reader.text(LONGEST_NAME)
+    dimensions = reader.number("I")
+    if dimensions > _MOST_DIMENSIONS:
+        raise reader.damaged(f"`{shown(name)}` has {dimensions} dimensions")
+    shape = tuple(reader.number("Q") for _ in range(dimensions))[::-1]
+    number = reader.number("I")
+    dtype = GGML_TYPES.get(number)
+    if dtype is None:
+        raise reader.damaged(f"`{shown(name)}` is of type {number}, which is not known", "update devpolicy")
+    if prod(shape) > MOST_ELEMENTS:
+        raise reader.damaged(f"`{shown(name)}` has more than {MOST_ELEMENTS} elements, the limit")
+    if dtype in BLOCKS and (not shape or shape[-1] % BLOCKS[dtype][0]):
+        raise reader.damaged(f"`{shown(name)}` has rows that are no whole blocks of {dtype}")
+    return GGUFTensor(name, dtype, shape)
 
 
 def _size(dtype: str, shape: tuple[int, ...]) -> int:

@@ -11,7 +11,6 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +30,7 @@ from devpolicy._core.model.limits import (
     MOST_SHARDS,
 )
 from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.threads import map_in_threads
 
 SCHEME = "hf://"
 _NAME = re.compile(r"hf://([\w.-]+/[\w.-]+?)(?:@([^@]+?))?(?:/([^/]+\.gguf))?", re.ASCII | re.DOTALL)
@@ -177,11 +177,10 @@ def _fetch(
             cache.write(folder / file, hub.read(repository, file, 0, limit))
     shards = _shards(repository, folder)
     announce(len(shards), sum(sizes[shard] for shard in shards))
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        headers = pool.map(lambda shard: _header(hub, repository, shard), shards)
-        for done, (shard, header) in enumerate(zip(shards, headers, strict=True), start=1):
-            cache.write(folder / shard, header)
-            progress(done, len(shards))
+    headers = map_in_threads(lambda shard: _header(hub, repository, shard), shards, _AT_ONCE)
+    for done, (shard, header) in enumerate(zip(shards, headers, strict=True), start=1):
+        cache.write(folder / shard, header)
+        progress(done, len(shards))
     # Written last: it says that all is here.
     cache.write(folder / FULL_SIZES, json.dumps({shard: sizes[shard] for shard in shards}).encode())
 

@@ -54,6 +54,7 @@ _TENSOR_FIELDS = (
     Field("float32_in", choice(*filter(None, FLOAT32_IN)), "In which dtypes of the model it stays in float32."),
     Field("merged", FLAG, "Whether loading makes it on its device of what is stored otherwise.", default="false"),
     Field("persistent", FLAG, "Whether checkpoints hold it; `false` makes it a buffer.", default="true"),
+    Field("follows", FLAG, "Whether it has the model's dtype although no checkpoint holds it.", default="false"),
     Field("packed", _COUNT, "Bytes that it takes with its scales, where it is quantised."),
     Field("transient", _COUNT, "Bytes beside its own that converting it takes while it is loaded.", default="0"),
 )
@@ -178,10 +179,12 @@ MODEL_FIELDS = (
     Field(
         "beside",
         Kind("a table", _read_beside, {"type": "object"}),
-        "Scalars that do not grow with the tokens: of each `pair` of them, `eager_pair` where attention is eager, "
-        "of a `sequence`, and copies of experts for each token that is `decoded`.",
+        "Scalars that do not grow with the tokens: of each `pair` of them, of a `sequence`, and copies of experts for "
+        "each token that is `decoded`.",
     ),
     Field("output", _COUNT, "Scalars that the head returns for one step: the vocabulary."),
+    Field("heads", _COUNT, "Heads of attention."),
+    Field("bias", choice("relative", "alibi"), "What attention adds for each pair of tokens."),
     Field("beams", integer(1), "Sequences that generation keeps for each of the batch.", default="1"),
     Field("format", choice(*get_args(Format)), "How its weights are stored.", default="`safetensors`"),
     Field("partial", TEXT, "Why the structure is not known in full."),
@@ -202,7 +205,7 @@ MODEL_FIELDS = (
 
 _RENAMED = {
     "activation": "activation_elements_per_token", "output": "logits_elements", "partial": "incomplete_reason",
-    "facts": "metadata",
+    "facts": "metadata", "heads": "attention_heads", "bias": "attention_bias",
 }  # fmt: skip
 """The fields of a `ModelTree` whose names in the file are shorter."""
 

@@ -153,7 +153,7 @@ def _tensor_as_loaded(tensor: Tensor, float32_in: str, built: Built | None, unlo
     if tensor.dtype not in FLOATING:
         return tensor
     if not tensor.persistent:  # made by the code, in the dtype of the model where it says none
-        return replace(tensor, dtype=built.loaded) if built and tensor.dtype == built.dtype else tensor
+        return replace(tensor, dtype=built.loaded, follows=True) if built and tensor.dtype == built.dtype else tensor
     if built is not None and tensor.dtype != built.dtype:
         return replace(tensor, float32_in="any") if tensor.dtype == "float32" else tensor
     dtype = tensor.dtype if built is None else built.loaded

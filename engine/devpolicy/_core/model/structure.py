@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from devpolicy._core.errors import ModelError
 from devpolicy._core.loading.dtypes import loaded_dtype
 from devpolicy._core.loading.quantization import Quantization
+from devpolicy._core.model.built_before import Structure, built_before
 from devpolicy._core.model.checkpoint_mapping import Source, checkpoint_mapping
 from devpolicy._core.model.classes import architectures_of, classes_for
 from devpolicy._core.model.config import INSTALL, built_tree
@@ -28,14 +29,6 @@ from devpolicy._core.model.quantize import converted_paths
 from devpolicy._core.model.ranges import join
 from devpolicy._core.model.templates.names import targets
 from devpolicy._core.model.tree import ModelTree
-
-
-class Structure(NamedTuple):
-    """What a configuration says a checkpoint's model is, and where each stored tensor goes."""
-
-    tree: ModelTree
-    sources: tuple[Source, ...]
-    fit: Fit
 
 
 class _Checkpoint(NamedTuple):
@@ -137,9 +130,12 @@ def _by_template(config: dict[str, Any], stored: _Checkpoint, dtype: str, archit
 
 
 def _by_transformers(config: dict[str, Any], stored: _Checkpoint, dtype: str, architecture: str | None) -> Structure:
-    tree, model = built_tree(config, dtype, architecture)
-    sources = tuple(checkpoint_mapping(model, stored.headers))
-    return Structure(tree, sources, stored.fit(tree, sources, model))
+    def make() -> Structure:
+        tree, model = built_tree(config, dtype, architecture)
+        sources = tuple(checkpoint_mapping(model, stored.headers))
+        return Structure(tree, sources, stored.fit(tree, sources, model))
+
+    return built_before(config, dtype, architecture, make, stored.headers, stored.quantization)
 
 
 def _templates_hold() -> bool:

@@ -8,7 +8,7 @@ and the activations are computed from. It reads no file and no module (`devpolic
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from devpolicy._core.errors import ModelError
 from devpolicy._core.loading.dtypes import FLOAT32_IN
 from devpolicy._core.loading.quantization import Quantization
-from devpolicy._core.loading.value import UNKNOWN, Loading
+from devpolicy._core.loading.value import UNKNOWN, Loading, Pairs
 from devpolicy._core.model.ggml import BLOCKS
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ class Tensor:
     buffer: bool = False
     persistent: bool = True
     """Whether it is in a state dict. A non-persistent buffer takes memory and is in no checkpoint."""
+    follows: bool = False
+    """Whether it has the dtype that the model is loaded in although it is not persistent: code makes it so."""
     float32_in: str = ""
     """In which dtypes of the model it is float32 all the same: a word of `FLOAT32_IN`."""
     merged: bool = False
@@ -87,9 +89,10 @@ class Tensor:
     def dtype_as(self, dtype: str | None) -> str:
         """Return the dtype of the tensor when the model is loaded in `dtype` (`None`: as it is).
 
-        Only floating-point parameters and persistent buffers follow a dtype, but for those that stay in float32.
+        Only floating-point parameters and buffers follow a dtype, but for those that stay in float32, and for buffers
+        that code makes in a dtype of their own.
         """
-        if dtype is None or self.dtype not in FLOATING or not self.persistent:
+        if dtype is None or self.dtype not in FLOATING or not (self.persistent or self.follows):
             return self.dtype
         return "float32" if dtype in FLOAT32_IN[self.float32_in] else dtype
 
@@ -139,9 +142,7 @@ class Beside:
     """Scalars of one sequence that a model holds at once beside what each of its tokens adds; estimates."""
 
     pair: int = 0
-    """Of each pair of tokens, however attention is computed: relative positions and windows are matrices."""
-    eager_pair: int = 0
-    """Of each pair of tokens where attention is `eager`."""
+    """Of each pair of tokens, beside the scores of attention: the mask of a window."""
     sequence: int = 0
     """Whatever its length: an image or a sound in its encoder, which runs alone."""
     decoded: int = 0
@@ -183,6 +184,11 @@ class ModelTree:
     """What it holds at once that does not grow with the tokens."""
     logits_elements: int = 0
     """Scalars per sequence that the head returns for one step (the vocabulary); 0 where unknown."""
+    attention_heads: int = 0
+    """Heads of attention, each of which has a score for each pair of tokens; 0 where unknown."""
+    attention_bias: Literal["", "relative", "alibi"] = ""
+    """What the model adds to each score by the distance of the tokens: all scores are there then, whatever computes
+    attention. Of T5's kind, or ALiBi."""
     beams: int = 1
     """Sequences that generation keeps for each of the batch where nobody asks for others: beams, or several answers."""
     dtype: str | None = None
@@ -225,6 +231,9 @@ class ModelTree:
             raise ModelError("a key of the metadata is given twice")
         self._check_tensors()
         self._check_ties()
+        self._check_caches()
+
+    def _check_caches(self) -> None:
         for cache in self.kv_cache:
             if cache.module not in self.index:
                 raise ModelError(f"the KV cache names `{cache.module}`, which is no module of the model")
@@ -307,6 +316,13 @@ class ModelTree:
             memo.clear()
         memo[what] = made
         return made
+
+    def with_attention(self, attention: Pairs) -> ModelTree:
+        """Return the model as it is where it runs with other implementations of attention."""
+        if attention == self.loading.attention:
+            return self
+        loading = replace(self.loading, attention=attention)
+        return self.remembered(("attention", attention), lambda: replace(self, loading=loading))
 
     def children(self, position: int) -> Iterator[int]:
         """Yield the positions of a module's children, in order."""

@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from devpolicy._core.errors import Diagnostic, ModelError
 from devpolicy._core.model.limits import LONGEST_BUILD, MOST_BUILD_MEMORY
 from devpolicy._core.sizes import format_size
+from devpolicy._core.threads import started
 
 _LOOK = 0.25
 """Seconds between looks at a block."""
@@ -70,7 +71,7 @@ class _Watch:
         self._began, self._held = self._clock(), _resident()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, name="devpolicy-watchdog", daemon=True)
-        self._thread.start()
+        self._looks = started(self._thread)  # without threads there is no one to look
 
     def _look(self) -> None:
         """Stop the other thread as often as it takes. Ends with the block."""
@@ -98,7 +99,8 @@ class _Watch:
         and hang under a profiler, a debugger or a measurement of coverage.
         """
         self._ended.set()
-        self._thread.join()
+        if self._looks:
+            self._thread.join()
         if self.reason is not None:
             with suppress(_Stop):
                 for _ in range(_STEPS):
@@ -116,6 +118,8 @@ def _clock() -> Callable[[], float]:
 
 def _resident() -> int:
     """Return the bytes of memory that this process holds."""
-    import psutil
-
+    try:
+        import psutil
+    except ImportError:
+        return 0  # then time is the limit alone
     return int(psutil.Process().memory_info().rss)

@@ -40,6 +40,8 @@ def write(tree: ModelTree) -> str:
         "activation": tree.activation_elements_per_token,
         "beside": {key: value for key, value in asdict(tree.beside).items() if value},
         "output": tree.logits_elements,
+        "heads": tree.attention_heads,
+        "bias": tree.attention_bias or None,
         "beams": None if tree.beams == 1 else tree.beams,
         "format": None if tree.format == "safetensors" else tree.format,
         "partial": tree.incomplete_reason,
@@ -122,6 +124,8 @@ def _tensor(tensor: Tensor, default: str) -> object:
         extra["dtype"] = tensor.dtype
     if not tensor.persistent:
         extra["persistent"] = False
+        if tensor.follows:
+            extra["follows"] = True
     elif tensor.buffer:
         extra["buffer"] = True
     if tensor.packed is not None:

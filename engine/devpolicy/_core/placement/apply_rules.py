@@ -191,15 +191,20 @@ class _Deciding:
                 # Stored where it runs: on a host without an accelerator "cpu" is no other place.
                 failure = self._run(members, computes, replace(rule, reason=reason), selector)
             else:
-                failure = offload_error(
-                    place, rule, [self.units[at] for at in members], self.context, self.result.stored
-                )
+                units = [self.units[at] for at in members]
+                failure = offload_error(place, rule, units, self.context, self.result.stored)
+                if place == "disk" and all(unit.float32 for unit in units) and self._may_keep_on_cpu(units, rule):
+                    place, failure = "cpu", None
+                    reason = f"rule `{rule.name}` stores it on `{selector}`, where it would run in another dtype"
                 if failure is None:
                     offload = Offload(place, rule.name, reason)
                     self.result = record_offload(self.result, self.units, dict.fromkeys(members, offload), self.context)
             if failure is None:
                 return None
         return failure
+
+    def _may_keep_on_cpu(self, units: Sequence[Unit], rule: Rule) -> bool:
+        return offload_error("cpu", rule, units, self.context, self.result.stored) is None
 
     def _overflow(self, members: Cluster, rule: Rule) -> None:
         """Leave the units to the search, or offload them where they do not fit."""
@@ -322,8 +327,7 @@ def offload_error(
         dtype, name = context.sizing.dtype, next(unit.float32 for unit in units if unit.float32)
         return Diagnostic(
             "DP413", f"{keeps} on disk, where `{name}` would run in {dtype}, and loading keeps it in float32", said,
-            help=f'keep that part on `cpu`, by an entry of `[offload]` before: `"**.{name.split(".")[-2]}" = "cpu"`;\n'
-            'or all of it, or ask for another dtype: `workload.dtype = "float32"`',
+            help='ask for another dtype: `workload.dtype = "float32"`; or keep it on `cpu`',
         )  # fmt: skip
     need = sum(storage_bytes(unit, place) for unit in units)
     if place == "disk" and need and context.policy.disk_path is None:

@@ -100,9 +100,22 @@ def divide(tree: ModelTree, rules: Sequence[Rule], sizing: Sizing) -> Division:
     cut = {mask: up_to_final(tuple(numbers(mask)), rules) for mask in set(masks)}
     first: dict[RulePriority, RulePriority] = {}
     priorities = {mask: (first.setdefault(rules, rules), fallback) for mask, (rules, fallback) in cut.items()}
-    units = _collect(tree, sizing, natural, [priorities[mask] for mask in masks])
+    units = _collect(tree, sizing, natural, _float32_apart(sizing, rules, [priorities[mask] for mask in masks]))
     holding = frozenset(mask for mask, module in zip(masks, tree.modules, strict=True) if module.tensors)
     return Division(tuple(units), matches.counts, holding, shape, tuple((at,) for at in range(len(units))))
+
+
+def _float32_apart(
+    sizing: Sizing, rules: Sequence[Rule], priorities: list[tuple[RulePriority, RulePriority]]
+) -> list[tuple[RulePriority, RulePriority]]:
+    """Return priorities that part what a rule keeps on disk from what would be read from there in another dtype."""
+    of_disk = {at for at, rule in enumerate(rules) if any(place.type == "disk" for place in rule.offload)}
+    apart: dict[RulePriority, RulePriority] = {}
+    for position, (priority, fallback) in enumerate(priorities) if of_disk else ():
+        if not of_disk.isdisjoint(priority) and sizing.float32[position]:
+            # Equal, and another object: priorities are compared by identity.
+            priorities[position] = apart.setdefault(priority, (*priority,)), fallback
+    return priorities
 
 
 def up_to_final(priority: RulePriority, rules: Sequence[Rule]) -> tuple[RulePriority, RulePriority]:

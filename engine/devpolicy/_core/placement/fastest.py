@@ -27,8 +27,7 @@ def fastest(problem: Problem) -> Attempt | None:
     if holds_own_tensors(problem.units) and not problem.needs_main and len(problem.context.open) > 1:
         # Devices may come in any order, and the consumer moves these to the lowest.
         problem = replace(problem, assignment=run_own_tensors_on_main(problem.assignment))
-    mains = problem.undominated_mains() if problem.needs_main else (None,)
-    found = [attempt for main in mains if (attempt := _fastest(problem, main)) is not None]
+    found = [attempt for main in problem.mains() if (attempt := _fastest(problem, main)) is not None]
     return min(found, key=Attempt.rank, default=None)
 
 

@@ -54,7 +54,7 @@ class Budget:
     @property
     def used(self) -> int:
         """Bytes that are spoken for, without the headroom."""
-        return self.held + self.loading + self.used_by_others
+        return max(self.held, self.load) + self.used_by_others
 
     @property
     def free(self) -> int:

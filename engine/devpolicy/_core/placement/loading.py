@@ -6,7 +6,7 @@ of a model is decided before, where the model is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 
@@ -19,6 +19,7 @@ from devpolicy._core.loading.value import Pairs
 from devpolicy._core.memory.sizing import compute_dtype, context_of
 from devpolicy._core.model.quantize import Held
 from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.placement.apply_rules import Offload
 from devpolicy._core.placement.divide import Unit
 
 _HALF = ("float16", "bfloat16")
@@ -38,7 +39,6 @@ def loading_of(policy: ResolvedPolicy, held: Held, folder: str | None, rewritten
         replaced=(),
         dtype=policy.workload.dtype,
         model_dtype=None if policy.workload.dtype else tree.default_dtype,
-        attention=attention_of(policy, tree),
         offload_folder=folder,
         rewritten=rewritten,
         scheme=held.scheme,
@@ -115,6 +115,24 @@ def adapter_error(tree: ModelTree, units: Sequence[Unit], offloaded: Iterable[in
             message = f"an adapter works on the weights of `{found}` themselves, which are kept elsewhere"
             return Diagnostic("DP416", message, help=f"leave `{found}` where it runs")
     return None
+
+
+def findings_of_float32(
+    policy: ResolvedPolicy, units: Sequence[Unit], offloaded: Mapping[int, Offload]
+) -> list[Diagnostic]:
+    """Return a warning where a rule keeps units on disk, and parts of them stay on the CPU: they are in float32."""
+    places = {rule.name: rule for rule in policy.rules if rule.offload and rule.offload[0].type == "disk"}
+    moved = [
+        (units[at], places[one.rule])
+        for at, one in offloaded.items()
+        if one.place == "cpu" and units[at].float32 and one.rule in places
+    ]
+    if not moved:
+        return []
+    (first, rule), more = moved[0], f" and {len(moved) - 1} more" * (len(moved) > 1)
+    message = f"rule `{rule.name}` keeps `{first.path}`{more} on `cpu`, and the rest on `disk`"
+    note = "loading keeps it in float32, and read from disk it would run in the dtype of the model"
+    return [Diagnostic("DP413", message, rule.place, notes=(note,), severity="warning")]
 
 
 def _asked(table: LoadingTable) -> Iterator[tuple[str, str]]:

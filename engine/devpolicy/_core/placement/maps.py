@@ -7,10 +7,12 @@ and that both Hugging Face readers read alike; and the order of the entries.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from devpolicy._core.device import Device
 from devpolicy._core.device.map import KEPT_LAST
 from devpolicy._core.errors import Diagnostic, Unsatisfiable
+from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.divide import Unit
 from devpolicy._core.placement.readers import misread
@@ -18,8 +20,17 @@ from devpolicy._core.placement.readers import misread
 _MIXED = -1
 _NOTHING = -2
 
-Key = tuple[str, int, bool]
-"""A key's text, the position of the module that it means or is in, and whether it is a tensor of that module."""
+
+class Key(NamedTuple):
+    """A key of a map."""
+
+    text: str
+    position: int
+    """Of the module that it means or is in."""
+    is_tensor: bool
+    """Whether it is a tensor of that module."""
+    number: int
+    """Of its device."""
 
 
 def device_map(tree: ModelTree, units: Sequence[Unit], devices: Sequence[Device]) -> dict[str, Device]:
@@ -40,22 +51,19 @@ def device_map(tree: ModelTree, units: Sequence[Unit], devices: Sequence[Device]
     if subtree[0] != _MIXED:
         return {"": kinds[max(0, subtree[0])] if kinds else Device.cpu()}
 
-    def device_of(key: Key) -> Device:
-        _, position, is_tensor = key
-        return kinds[own[position] if is_tensor else subtree[position]]
-
     # Ordered before it is checked: transformers breaks ties between keys by their order.
-    keys = sorted(_topmost(tree, subtree, range(1)), key=lambda key: entry_rank(device_of(key)))
+    ranks = [entry_rank(device) for device in kinds]
+    keys = sorted(_topmost(tree, own, subtree), key=lambda key: ranks[key.number])
     executing = [device for device in kinds if device.type.value not in KEPT_LAST]
     whole = _whole(tree, units) if len(executing) > 1 else [False] * len(own)
     # Ends: each round puts children in place of some keys, and a key without children is refused.
-    while wrong := misread([text for text, _, _ in keys], _tensors(tree, keys)):
-        keys = sorted(_deeper(tree, subtree, whole, keys, wrong), key=lambda key: entry_rank(device_of(key)))
+    while wrong := misread([key.text for key in keys], _tensors(tree, keys)):
+        keys = sorted(_deeper(tree, own, subtree, whole, keys, wrong), key=lambda key: ranks[key.number])
     found: dict[str, Device] = {}
     for key in keys:
-        if found.setdefault(key[0], device_of(key)) != device_of(key):
+        if found.setdefault(key.text, kinds[key.number]) != kinds[key.number]:
             # No module of torch has a tensor and a child of one name; what is read from names alone may.
-            raise Unsatisfiable(_ambiguous(key[0], [other for other, _, _ in keys]))
+            raise Unsatisfiable(_ambiguous(key.text, [other.text for other in keys]))
     return found
 
 
@@ -88,51 +96,51 @@ def _subtrees(tree: ModelTree, own: list[int]) -> list[int]:
     return result
 
 
-def _topmost(tree: ModelTree, subtree: list[int], starts: Sequence[int]) -> list[Key]:
-    """Return the keys of the subtrees at `starts`: as few as their devices allow."""
+def _topmost(tree: ModelTree, own: list[int], subtree: list[int]) -> list[Key]:
+    """Return the keys of a model: as few as its devices allow."""
     keys: list[Key] = []
-    for start in starts:
-        position, end = start, tree.subtree_end[start]
-        while position < end:
-            if subtree[position] == _MIXED:
-                keys += _own_tensors(tree, position)
-                position += 1
-                continue
-            if subtree[position] != _NOTHING:
-                keys.append((tree.modules[position].path, position, False))
-            position = tree.subtree_end[position]
+    position = 0
+    while position < len(subtree):
+        if subtree[position] == _MIXED:
+            keys += _own_tensors(tree, own, position)
+            position += 1
+            continue
+        if subtree[position] != _NOTHING:
+            keys.append(Key(tree.modules[position].path, position, False, subtree[position]))
+        position = tree.subtree_end[position]
     return keys
 
 
-def _own_tensors(tree: ModelTree, position: int) -> Iterator[Key]:
+def _own_tensors(tree: ModelTree, own: list[int], position: int) -> Iterator[Key]:
     module = tree.modules[position]
     for tensor in module.tensors:
-        yield f"{module.path}.{tensor.name}" if module.path else tensor.name, position, True
+        yield Key(join(module.path, tensor.name), position, True, own[position])
 
 
-def _deeper(tree: ModelTree, subtree: list[int], whole: list[bool], keys: list[Key], wrong: set[str]) -> Iterator[Key]:
+def _deeper(
+    tree: ModelTree, own: list[int], subtree: list[int], whole: list[bool], keys: list[Key], wrong: set[str]
+) -> Iterator[Key]:
     """Yield the keys with those in `wrong` replaced by their children's. Raises DP403 where one has none."""
     for key in keys:
-        text, position, is_tensor = key
-        if text not in wrong:
+        if key.text not in wrong:
             yield key
             continue
-        children = [child for child in tree.children(position) if subtree[child] != _NOTHING]
-        if is_tensor or not children or whole[position]:
-            raise Unsatisfiable(_ambiguous(text, [other for other, _, _ in keys]))
-        yield from _own_tensors(tree, position)
-        yield from ((tree.modules[child].path, child, False) for child in children)
+        children = [child for child in tree.children(key.position) if subtree[child] != _NOTHING]
+        if key.is_tensor or not children or whole[key.position]:
+            raise Unsatisfiable(_ambiguous(key.text, [other.text for other in keys]))
+        yield from _own_tensors(tree, own, key.position)
+        yield from (Key(tree.modules[child].path, child, False, subtree[child]) for child in children)
 
 
 def _tensors(tree: ModelTree, keys: Sequence[Key]) -> Iterator[tuple[str, str]]:
-    for text, position, is_tensor in keys:
-        if is_tensor:
-            yield text, text
+    for key in keys:
+        if key.is_tensor:
+            yield key.text, key.text
             continue
-        for module in tree.modules[position : tree.subtree_end[position]]:
+        for module in tree.modules[key.position : tree.subtree_end[key.position]]:
             prefix = f"{module.path}." if module.path else ""
             for tensor in module.tensors:
-                yield prefix + tensor.name, text
+                yield prefix + tensor.name, key.text
 
 
 def _ambiguous(key: str, keys: Sequence[str]) -> Diagnostic:

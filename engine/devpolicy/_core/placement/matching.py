@@ -100,9 +100,16 @@ def _named(tree: ModelTree, rules: Sequence[Rule]) -> Iterator[int]:
         yield from (literal.get(position, 0) for position in range(len(tree.modules)))
         return
     patterns = {pattern.text: pattern for rule in rules for pattern in rule.match if not pattern.literal}
-    matcher = Matcher(list(patterns.values()))
     of_pattern = [globs[text] for text in patterns]
     named: dict[tuple[int, ...], int] = {}
+    for position, matched in enumerate(_matched(tree, Matcher(list(patterns.values())))):
+        if matched not in named:
+            named[matched] = reduce(or_, (of_pattern[number] for number in matched), 0)
+        yield named[matched] | literal.get(position, 0)
+
+
+def _matched(tree: ModelTree, matcher: Matcher) -> Iterator[tuple[int, ...]]:
+    """Yield for each module the patterns that match its path, all of them walked down the tree together."""
     states: list[tuple[int, int]] = []  # of the module's ancestors: where each ends, and its state
     for position, module in enumerate(tree.modules):
         while states and position >= states[-1][0]:
@@ -114,7 +121,4 @@ def _named(tree: ModelTree, rules: Sequence[Rule]) -> Iterator[int]:
             for segment in module.path[len(above) + 1 if above else 0 :].split("."):
                 state = matcher.step(state, segment)
         states.append((tree.subtree_end[position], state))
-        matched = matcher.matched(state)
-        if matched not in named:
-            named[matched] = reduce(or_, (of_pattern[number] for number in matched), 0)
-        yield named[matched] | literal.get(position, 0)
+        yield matcher.matched(state)

@@ -40,10 +40,10 @@ from devpolicy._core.placement.joint import one_piece
 from devpolicy._core.placement.leaving import Notes, leaving_first, may_fit
 from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of, room_for_loading
 from devpolicy._core.placement.lint import findings_of_rules
-from devpolicy._core.placement.loading import adapter_error, attention_of, check_loading, refused_on
+from devpolicy._core.placement.loading import adapter_error, check_loading, findings_of_float32, refused_on
 from devpolicy._core.placement.overflow import spill
 from devpolicy._core.placement.plan import Plan, Trace
-from devpolicy._core.placement.quantized import findings_of_form, held_on, without_ties
+from devpolicy._core.placement.quantized import findings_of_form, held_on, running, without_ties
 from devpolicy._core.placement.refusals import no_room, not_known, not_read, nothing_fits
 from devpolicy._core.placement.refuted import kept_whole, no_room_for_it, refuted
 from devpolicy._core.placement.scatter import scatter
@@ -127,6 +127,7 @@ def place_model(
             *findings_of_model(tree, policy),
             *findings_of_division(division, solution, context),
             *(findings_of_form(context.held, tree, policy) if context.held.dequantized else ()),
+            *findings_of_float32(policy, division.units, solution.offloaded),
             *of_loading,
             *fitting.of_rules,
         )
@@ -146,7 +147,7 @@ def _fitting_on(
     """Return how a model fits on the devices of an entry of `prefer`. Raises `Refused`, for the last way tried."""
     selection, abilities = _selected(selector, policy, host, consumer), consumer.abilities
     quantized = tree.quantization is not None or policy.loading.quantization
-    held = held_on(selector.type, policy, tree, host, consumer) if quantized else Held(tree)
+    held = held_on(selector.type, policy, tree, host, consumer) if quantized else Held(running(policy, tree))
     # Whether several devices cost the consumer more than one does.
     parts = abilities.shares_ties != "always" or abilities.budget != "per-device"
     ways = [*_ways(held, policy, consumer, selector)] if parts else [(held, policy, False)]
@@ -203,7 +204,7 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree, of_
     of the rules that divide it.
     """
     consumer, rooms = context.target, dict[str, int]()
-    cut = parted(division.units, context)
+    cut = parted(division.units, context) if consumer.abilities.unit == "part" else None
     if cut is not None:
         raise Refused(cut)
     leaving = any(rule.overflow for rule in context.policy.rules)
@@ -245,13 +246,12 @@ def _divided(policy: ResolvedPolicy, tree: ModelTree) -> _Divided:
     """Return a model's sizes, its units and what is to be said of the rules. Raises `PolicyError` for their errors."""
     # Findings point to the rules' places and speak of their component; equal rules may be written in several.
     written = tuple((rule.place, rule.layer) for rule in policy.rules)
-    asked = policy.workload, policy.loading.attention, policy.ties
-    what = "divided", policy.rules, written, policy.component, *asked
+    what = "divided", policy.rules, written, policy.component, policy.workload, policy.ties
     return tree.remembered(what, lambda: _divide(policy, tree))
 
 
 def _divide(policy: ResolvedPolicy, tree: ModelTree) -> _Divided:
-    sizing = size_model(tree, policy.workload, attention_of(policy, tree))
+    sizing = size_model(tree, policy.workload)
     division = divide(tree, policy.rules, sizing)
     findings = findings_of_rules(policy, tree, division)
     wrong = [finding for finding in findings if finding.severity == "error"]

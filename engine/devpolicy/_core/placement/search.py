@@ -85,36 +85,34 @@ class Problem:
 
     def mains(self) -> list[int] | list[None]:
         """Return the devices that may be the main one, of equal ones the first; `None` where nothing depends on it."""
-        return [*self.undominated_mains()] if self.needs_main else [None]
+        return [*self.main_candidates(dominated=False)] if self.needs_main else [None]
 
-    def main_candidates(self) -> Iterator[int]:
-        """Yield the devices that rules and the entry of `prefer` allow as the main device."""
-        lowest_pin = min(self.pinned, default=len(self.context.devices))
-        for number in range(min(lowest_pin + 1, len(self.context.devices))):
-            usable = number in self.context.open or number == lowest_pin
-            allowed = usable and self.assignment.main in (None, number)
-            if allowed and self.context.usable_with_main(number).issuperset(self.pinned):
-                yield number
+    def main_candidates(self, *, dominated: bool = True) -> Iterator[int]:
+        """Yield the devices that rules and the entry of `prefer` allow as the main device.
 
-    def undominated_mains(self) -> Iterator[int]:
-        """Yield main-device candidates that no earlier identical device dominates.
-
-        Whatever is placed with a later one that is like an earlier one, and may use no other devices, can be placed
-        with the earlier one in its stead.
+        Without `dominated`, of those that are alike the first: whatever is placed with a later one, which may use no
+        other devices, can be placed with the first in its stead.
         """
-        candidates = [*self.main_candidates()]
-        if len(candidates) < 2:
-            yield from candidates
-            return
-        seen: list[tuple[object, set[int]]] = []
-        for number in candidates:
-            usable = self.context.usable_with_main(number)
-            one = self.context.devices[number]
-            named = number if number in self.chosen or number in self.pinned else None
-            kind = (one.budget, self.context.speeds[number], one.kv_cache, one.activations, named)
-            if not any(kind == other and usable <= wider for other, wider in seen):
-                seen.append((kind, usable))
+        lowest_pin = min(self.pinned, default=len(self.context.devices))
+        found: list[int] = []
+        for number in range(min(lowest_pin + 1, len(self.context.devices))):
+            allowed = number in self.context.open or number == lowest_pin
+            if not allowed or self.assignment.main not in (None, number):
+                continue
+            if not self.context.usable_with_main(number).issuperset(self.pinned):
+                continue
+            if dominated or not any(self._dominates(earlier, number) for earlier in found):
+                found.append(number)
                 yield number
+
+    def _dominates(self, earlier: int, later: int) -> bool:
+        """Whether two devices are alike, and the earlier one may be used beside all that the later one may."""
+        context = self.context
+        one, other = context.devices[earlier], context.devices[later]
+        if {earlier, later} & {*self.chosen, *self.pinned} or context.speeds[earlier] != context.speeds[later]:
+            return False
+        alike = (one.budget, one.kv_cache, one.activations) == (other.budget, other.kv_cache, other.activations)
+        return alike and context.usable_with_main(later) <= context.usable_with_main(earlier)
 
     def bins(self, main: int | None) -> tuple[dict[int, Bin], dict[int, Bin]]:
         """Return the devices that the clusters may use when `main` is the main one, and the others that rules use."""

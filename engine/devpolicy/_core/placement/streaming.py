@@ -64,7 +64,7 @@ def stream_model(division: Division, context: PlacementContext) -> Streaming | N
 def parted(units: Sequence[Unit], context: PlacementContext) -> Diagnostic | None:
     """Return why a target that takes whole parts of a model cannot be given units, `None` where it can."""
     inside = next((unit for unit in units if unit.block is not None), None)
-    if context.target.abilities.unit != "part" or inside is None:
+    if inside is None:
         return None
     whole = context.tree.modules[inside.block or 0].path
     message = f"`{context.target.name}` runs whole components, and a rule parts `{inside.path}` from `{whole}`"

@@ -34,6 +34,10 @@ class Filling:
         return any(unit.device != unit.runs_on for unit in self.plan.placements.values())
 
     @cached_property
+    def _run(self) -> ModelTree:
+        return self.tree.with_attention(self.plan.loading.attention)
+
+    @cached_property
     def _position(self) -> dict[str, int]:
         return {path: at for at, path in enumerate(self.plan.placements)}
 
@@ -41,10 +45,7 @@ class Filling:
         """Return the bytes of all units on one device: on several it is no less."""
         asked = replace(self.workload, context=tokens)
         weights = sum(unit.bytes for unit in self.plan.placements.values())
-        return weights + sum(size for _, size in kv_caches(self.tree, asked)) + self._activations(asked)
-
-    def _activations(self, asked: Workload) -> int:
-        return activation_bytes(self.tree, asked, self.plan.loading.attention)
+        return weights + sum(size for _, size in kv_caches(self.tree, asked)) + activation_bytes(self._run, asked)
 
     def holds(self, tokens: int) -> bool | None:
         """Whether units find room: the one device of the plan holds them, or all hold less; `None` where neither is."""
@@ -62,7 +63,7 @@ class Filling:
             while path and path not in self._position:
                 path = path.rpartition(".")[0]
             sizes[self._position.get(path, 0)] += size
-        activations = self._activations(asked)
+        activations = activation_bytes(self._run, asked)
         left = iter(self.rooms)
         room = next(left, 0) - activations
         for size in sizes:

@@ -14,12 +14,12 @@ from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.lint import lint, own_rule
 from devpolicy._core.placement.plan import Trace
 from devpolicy._core.placement.planner import make_plan
-from devpolicy._core.planning.attempts import Attempts, Models
+from devpolicy._core.planning.attempts import Accept, Attempts, Models
 from devpolicy._core.planning.reasons import granted, not_granted, refused_at_last, why_not
 from devpolicy._core.planning.replicas import Group, plan_copies
 from devpolicy._core.planning.search import Choice, Search
 
-__all__ = ["Granting", "Models", "Wishes"]
+__all__ = ["Accept", "Granting", "Models", "Wishes"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from devpolicy._core.errors import Diagnostic, ModelError, findings_at
 from devpolicy._core.host import Host
@@ -20,8 +21,12 @@ from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.names import beside
 from devpolicy._core.review.hosts import Variant, find_hosts, varied
 from devpolicy._core.review.outcome import components_of, variants_of
+from devpolicy._core.review.pipelines import check_names, read_components
 from devpolicy._core.toml.tables import did_you_mean, suggest
 from devpolicy._core.verbs.inputs import own_tree
+
+if TYPE_CHECKING:
+    from devpolicy._core.targets.haystack_components.names import Saved
 
 DECIDERS = ("prefer", "overflow")
 """What decides where a module is when no rule does."""
@@ -36,6 +41,8 @@ class BoundTest:
     tree: ModelTree | None
     """The model that the test names; `None` leaves it to the policy's component, or asks for the device alone."""
     variants: tuple[Variant, ...]
+    pipeline: tuple[Saved, ...] | None = None
+    """The components of the pipeline that the test names."""
 
     @property
     def component(self) -> str | None:
@@ -74,6 +81,11 @@ def bind_test(
     variants = varied(find_hosts(test.hosts, hosts, folder, findings), test.vary, findings)
     tree = None if test.model is None else _model(test.model, folder, library, findings)
     said = _said(test, policy, findings)
+    if test.pipeline is not None:
+        components = read_components(test.pipeline, folder, findings)
+        for expected in test.expect:
+            check_names(expected, components, findings)
+        return BoundTest(test, policy, None, tuple(variants), components)
     name = _component(test, said, findings)
     shown = [tree] if tree is not None else _own_models(said, name, findings)
     for expected in test.expect:

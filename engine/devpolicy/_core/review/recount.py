@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from devpolicy._core.device import Device
-from devpolicy._core.loading.value import Pairs
 from devpolicy._core.memory.budgets import accelerator_budget, cpu_budget
 from devpolicy._core.memory.sizing import activation_bytes, kv_caches
 
@@ -108,9 +107,8 @@ def recount(
 ) -> dict[str, DeviceLoad]:
     """Return what each device holds; `budgets` replace derived figures where the policy does. Tensors times depth."""
     given, workload = device_map(plan), policy.workload
-    attention = plan.loading.attention
-    what = "loads", tuple(given.items()), workload, attention
-    counted = tree.remembered(what, lambda: _count(given, tree, workload, attention))
+    what = "loads", tuple(given.items()), workload
+    counted = tree.remembered(what, lambda: _count(given, tree, workload))
     loads = {device: replace(load) for device, load in counted.items()}
     kept = _kept(given)
     for device, load in loads.items():
@@ -130,7 +128,7 @@ def _kept(given: Mapping[str, str]) -> set[str]:
     return {place for place in KEPT if place != _main(given)}
 
 
-def _count(given: Mapping[str, str], tree: ModelTree, workload: Workload, attention: Pairs) -> dict[str, DeviceLoad]:
+def _count(given: Mapping[str, str], tree: ModelTree, workload: Workload) -> dict[str, DeviceLoad]:
     main, kept, places = _main(given), _kept(given), places_of(tree, given)
     loads: dict[str, DeviceLoad] = {}
     again = {name for group in tree.ties for name in group[1:]}
@@ -149,7 +147,7 @@ def _count(given: Mapping[str, str], tree: ModelTree, workload: Workload, attent
     if {"cpu", "disk"} <= loads.keys():  # what is written to the disk is made in the CPU's memory
         loads["cpu"].merged = max(loads["cpu"].merged, loads["disk"].merged)
     for device in loads.keys() - kept:
-        loads[device].activations = activation_bytes(tree, workload, attention)
+        loads[device].activations = activation_bytes(tree, workload)
     for module, size in kv_caches(tree, workload):
         keys = keys_of(module, given)
         device = given[keys[0]] if keys else _next_device(tree, module, places)

@@ -6,7 +6,7 @@ Owns what a test's keys assert of an answer, and the result of a test: what fail
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from devpolicy._core.memory.sizing import context_of
 from devpolicy._core.review.bind_test import BoundTest, modules_of
 from devpolicy._core.review.check import violations
 from devpolicy._core.review.outcome import Outcome, is_meant, plan_outcome, plan_outcomes
+from devpolicy._core.review.pipelines import decided, misplaced, rules_of
 
 if TYPE_CHECKING:
     from devpolicy._core.host import Host
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from devpolicy._core.language.tests import GrantedWish
     from devpolicy._core.placement.plan import Placement
     from devpolicy._core.review.hosts import Variant
+    from devpolicy._core.targets.haystack_components.names import Saved
 
 CODE = "DP511"
 
@@ -81,10 +83,40 @@ class Result:
 
 def run_case(bound: BoundTest, variant: Variant) -> Case:
     """Run a test on one of its hosts."""
+    if bound.pipeline is not None:
+        return _pipeline_case(bound, variant, bound.pipeline)
     outcomes = plan_outcomes(bound.policy, bound.tree, variant.host, component=bound.component, profile=bound.profile)
     failures = tuple(_failures(bound, variant, outcomes))
     fired = frozenset(name for outcome in outcomes for name in outcome.fired())
     return Case(str(variant), variant.name, failures, fired)
+
+
+def _pipeline_case(bound: BoundTest, variant: Variant, components: Sequence[Saved]) -> Case:
+    test, policy, host = bound.test, bound.policy, str(variant)
+    if bound.profile is not None:
+        policy = replace(policy, overrides=replace(policy.overrides, profile=bound.profile))
+    found = decided(policy, components, variant.host)
+    if isinstance(found, Diagnostic):
+        what = f"it is refused with {found.code}: {found.message}"
+        failure = Failure(host, what, test.place, expected=test.error or "devices", got=found.code, notes=found.notes)
+        return Case(host, variant.name, () if found.code == test.error else (failure,))
+    failures = [
+        Failure(
+            host,
+            f"`{one.name}` is on `{got}`, and `{wanted}` was expected",
+            expected.place,
+            one.name,
+            wanted,
+            got,
+            notes=(f"decided by `[component.{one.entries[0]}]`" if one.entries else "decided by `prefer`",),
+        )
+        for expected in test.expect
+        for one, wanted, got in misplaced(expected, found.components, variant.host)
+    ]
+    if test.error is not None:
+        what = f"every component gets a device, and {test.error} was expected"
+        failures.append(Failure(host, what, test.place, expected=test.error, got="devices"))
+    return Case(host, variant.name, tuple(failures), rules_of(found))
 
 
 def _failures(bound: BoundTest, variant: Variant, outcomes: Sequence[Outcome]) -> Iterator[Failure]:

@@ -24,28 +24,7 @@ def decorated(manager: AbstractContextManager[Any], function: F) -> F:
 
 def _wrapper(manager: AbstractContextManager[Any], function: Callable[..., Any]) -> Callable[..., Any]:
     if isasyncgenfunction(function):
-        # `async def` with `yield` has no `yield from`, so the loop stands in it.
-        async def generating_async(*args: Any, **kwargs: Any) -> Any:
-            body = function(*args, **kwargs)
-            resume: Callable[[], Any] = body.__anext__
-            try:
-                while True:
-                    try:
-                        with manager:
-                            value = await resume()
-                    except StopAsyncIteration:
-                        return
-                    try:
-                        resume = partial(body.asend, (yield value))
-                    except GeneratorExit:
-                        raise
-                    except BaseException as error:  # noqa: BLE001 - what the consumer throws goes into the body
-                        resume = partial(body.athrow, error)
-            finally:
-                with manager:
-                    await body.aclose()
-
-        return generating_async
+        return _generating_async(manager, function)
     if isgeneratorfunction(function):
         # A generator function itself, so that pytest and its like take it for one.
         def generating(*args: Any, **kwargs: Any) -> Any:
@@ -65,6 +44,31 @@ def _wrapper(manager: AbstractContextManager[Any], function: Callable[..., Any])
             return function(*args, **kwargs)
 
     return calling
+
+
+def _generating_async(manager: AbstractContextManager[Any], function: Callable[..., Any]) -> Callable[..., Any]:
+    # `async def` with `yield` has no `yield from`, so the loop stands in it.
+    async def generating_async(*args: Any, **kwargs: Any) -> Any:
+        body = function(*args, **kwargs)
+        resume: Callable[[], Any] = body.__anext__
+        try:
+            while True:
+                try:
+                    with manager:
+                        value = await resume()
+                except StopAsyncIteration:
+                    return
+                try:
+                    resume = partial(body.asend, (yield value))
+                except GeneratorExit:
+                    raise
+                except BaseException as error:  # noqa: BLE001 - what the consumer throws goes into the body
+                    resume = partial(body.athrow, error)
+        finally:
+            with manager:
+                await body.aclose()
+
+    return generating_async
 
 
 def _generator(manager: AbstractContextManager[Any], body: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:

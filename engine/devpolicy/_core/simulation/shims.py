@@ -220,28 +220,32 @@ class Shims:
 
     def _stand_in(self, module: ModuleType, *, live: bool) -> None:
         """Replace constants: by their names, since their values are no identities."""
-        namespace = vars(module)
         for library in self._libraries:
-            for name, make in library.constants_of(module.__name__).items():
-                if name in namespace and not self._names.has(namespace, name):
-                    self._names.add(namespace, name, make(namespace[name]), namespace[name], live=live)
-            attributes, missing = library.attributes.get(module.__name__), library.missing.get(module.__name__)
-            if (attributes or missing) and (id(namespace), "") not in self._others:
-                of_module = self._others[id(namespace), ""] = _attribute_patch(namespace, attributes or {}, missing)
-                if live:
-                    of_module.put()
-            for path, make in library.class_attributes.get(module.__name__, {}).items():
-                class_name, _, name = path.partition(".")
-                owner = namespace.get(class_name)
-                if owner is not None and hasattr(owner, name):
-                    # As it stands in the class: a property would be asked otherwise.
-                    original = vars(owner).get(name, getattr(owner, name))
-                    self._stand_in_class(owner, name, make(original), original, live=live)
+            self._stand_in_of(library, module, live=live)
         for owner, name, cache, wrapper in scan.method_caches(module, self._asks):
             self._stand_in_class(owner, name, wrapper(cached_shim(cache)), vars(owner)[name], live=live)
         if scan.package_of(module.__name__) in PAUSED:
             for owner, kept in scan.shared_instances(module):
                 self._stand_in_class(owner, scan.INSTANCES, OfEachSimulation(kept), kept, live=live)
+
+    def _stand_in_of(self, library: Library, module: ModuleType, *, live: bool) -> None:
+        """Replace what one library names of a module: constants, attributes of the module, and of its classes."""
+        namespace = vars(module)
+        for name, make in library.constants_of(module.__name__).items():
+            if name in namespace and not self._names.has(namespace, name):
+                self._names.add(namespace, name, make(namespace[name]), namespace[name], live=live)
+        attributes, missing = library.attributes.get(module.__name__), library.missing.get(module.__name__)
+        if (attributes or missing) and (id(namespace), "") not in self._others:
+            of_module = self._others[id(namespace), ""] = _attribute_patch(namespace, attributes or {}, missing)
+            if live:
+                of_module.put()
+        for path, make in library.class_attributes.get(module.__name__, {}).items():
+            class_name, _, name = path.partition(".")
+            owner = namespace.get(class_name)
+            if owner is not None and hasattr(owner, name):
+                # As it stands in the class: a property would be asked otherwise.
+                original = vars(owner).get(name, getattr(owner, name))
+                self._stand_in_class(owner, name, make(original), original, live=live)
 
     def _stand_in_class(self, owner: Any, name: str, replacement: Any, original: Any, *, live: bool) -> None:
         if (id(owner), name) not in self._others:

@@ -28,6 +28,8 @@ class Decision:
     """The entries of the policy that apply to the component, the nearest first; empty where only its top does."""
     placed: Planned | None = None
     """The plan and what it was made of, where the size was known."""
+    copies: tuple[ComponentDevice, ...] = ()
+    """The devices of all replicas in order, where the policy asks for several and the size is known."""
 
     @property
     def plan(self) -> Plan | None:
@@ -45,10 +47,12 @@ def decide(joint: JointPlanner, request: Request) -> Decision:
         entry.name for entry in matching_entries(request.policy.components, request.component, request.component_class)
     )
     if request.has_size:
-        placed = joint.place(request)
+        group = joint.place_copies(request)
+        placed = next((one for one in group if one.plan.component == request.component), group[0])
         plan = placed.plan
+        copies = tuple(one.plan.device for one in group) if plan.component != request.component else ()
         terms = tuple(plan.trace.terms) if plan.trace else ()
-        return Decision(plan.device, tuple(plan.warnings), terms, entries, placed)
+        return Decision(plan.device, tuple(plan.warnings), terms, entries, placed, copies)
     reserved = reserved_bytes(one.plan for one in joint.placed)
     choice = choose(request.resolved, joint.host, target=request.target, reserved=reserved)
     return Decision(choice.device, choice.warnings, choice.terms, entries)

@@ -18,7 +18,7 @@ from devpolicy._core.language.policy import Policy, apply_overlays
 from devpolicy._core.placement.joint import refused_beside
 from devpolicy._core.placement.ledger import reserved_bytes
 from devpolicy._core.placement.plan import Plan
-from devpolicy._core.planning.wishes import Granting, Wishes
+from devpolicy._core.planning.wishes import Accept, Granting, Wishes
 from devpolicy._core.toml.tables import did_you_mean
 from devpolicy._core.verbs.request import Planned, Request
 from devpolicy._core.verbs.suggestions import joint_suggestions
@@ -122,21 +122,27 @@ class JointPlanner:
         self._ahead = ()
         wishes = self._wishes(request, [one.plan for one in others])
         later = self._later(request, request.component) if request.component is not None and wishes.may_give_way else []
-        if not later:
-            return self._planned(request, others, wishes)
-        self._ahead = self._planned_ahead([request, *later], others)
-        if self._ahead:
-            return self._ahead[0][1]
-        plans = [one.plan for one in others]
-        if self._find_place(later, plans, iter(range(_MOST_TRIES))):
-            names = " and ".join(f"`{one.component}`" for one in later)
+        if later:
+            self._ahead = self._planned_ahead([request, *later], others)
+            if self._ahead:
+                return self._ahead[0][1]
+            wishes.accept = self._accept(later, [one.plan for one in others])
+        try:
+            return self._group(request, others, wishes, advise=self.advise)
+        except Unsatisfiable as refused:
+            raise self._refused(refused, request, others, wishes) from None
 
-            def accept(made: tuple[Plan, ...]) -> str:
-                found = self._find_place(later, [*plans, *made], iter(range(_MOST_TRIES)))
-                return "" if found else f"beside it {names} would find no place"
+    def _accept(self, later: Sequence[Request], plans: Sequence[Plan]) -> Accept | None:
+        """Return what says whether plans leave a place for what comes later; `None` where it has none in any case."""
+        if not self._find_place(later, plans, iter(range(_MOST_TRIES))):
+            return None
+        names = " and ".join(f"`{one.component}`" for one in later)
 
-            wishes.accept = accept
-        return self._planned(request, others, wishes)
+        def accept(made: tuple[Plan, ...]) -> str:
+            found = self._find_place(later, [*plans, *made], iter(range(_MOST_TRIES)))
+            return "" if found else f"beside it {names} would find no place"
+
+        return accept
 
     def _wishes(self, request: Request, plans: Iterable[Plan]) -> Wishes:
         return Wishes(request.resolved, request.models(), self.host, request.target, reserved_bytes(plans))
@@ -187,17 +193,15 @@ class JointPlanner:
 
     # One component.
 
-    def _planned(self, request: Request, others: Group, wishes: Wishes) -> Group:
-        try:
-            return self._group(request, others, wishes, advise=self.advise)
-        except Unsatisfiable as refused:
-            plans = [one.plan for one in others]
-            if request.component is None or not (plans or request.policy.components):
-                raise
-            tried: list[str] = []
-            if self.advise and not wishes.has_choice:
-                tried = list(joint_suggestions(self.host, request, request.tree(), others))
-            raise refused_beside(refused, request.component, plans, tried) from None
+    def _refused(self, refused: Unsatisfiable, request: Request, others: Group, wishes: Wishes) -> Unsatisfiable:
+        """Return the refusal of a component, with what those beside it take and what would do, where there are any."""
+        plans = [one.plan for one in others]
+        if request.component is None or not (plans or request.policy.components):
+            return refused
+        tried: list[str] = []
+        if self.advise and not wishes.has_choice:
+            tried = list(joint_suggestions(self.host, request, request.tree(), others))
+        return refused_beside(refused, request.component, plans, tried)
 
     def _group(self, request: Request, others: Group, wishes: Wishes, *, advise: bool) -> Group:
         granting = wishes.grant(advise=advise)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from devpolicy._core.cli.output import Line
+    from devpolicy._core.disk_cache import DiskCache
     from devpolicy._core.doctor import Report
     from devpolicy._core.doctor.library_report import LibraryReport
     from devpolicy._core.host import Accelerator
@@ -81,9 +82,16 @@ def to_dict(report: Report) -> dict[str, object]:
             "faults": dict(host.faults),
         },
         "variables": dict(report.variables),
+        "model_cache": None if report.cache is None else _cache(report.cache),
         "libraries": [library.to_dict() for library in report.libraries],
         "findings": [for_machines(finding) for finding in report.findings],
     }
+
+
+def _cache(cache: DiskCache) -> dict[str, object]:
+    sizes = cache.sizes()
+    folder = None if cache.folder is None else str(cache.folder)
+    return {"folder": folder, "models": len(sizes), "bytes": sum(sizes), "problem": cache.problem()}
 
 
 _DEVICE = ("type", "id", "name", "memory", "free", "fault")
@@ -93,7 +101,8 @@ def view(report: Report, width: int) -> list[Line]:
     """Return a report for people: what each sees and would use, then the findings."""
     host = report.host
     seen = f"{host.os} {host.arch}, {_machine(host.accelerators)}, {format_size(host.memory)} of RAM"
-    lines = facts([(host.name or "machine", seen), *report.variables], width=width)
+    kept = [] if report.cache is None else [("model cache", _kept(report.cache))]
+    lines = facts([(host.name or "machine", seen), *report.variables, *kept], width=width)
     wrong = "\n".join(finding.message for finding in report.findings)
     rows = [_row(library, wrong) for library in report.libraries]
     head = ["library", "version", "accelerators", "RAM", "uses"]
@@ -103,6 +112,15 @@ def view(report: Report, width: int) -> list[Line]:
     count = len(report.findings)
     ended = "all agree" if not count else f"{count} finding{'' if count == 1 else 's'}"
     return [*lines, [(ended, "warning" if count else "good")]]
+
+
+def _kept(cache: DiskCache) -> str:
+    """Return what is kept of models, and where."""
+    if cache.folder is None:
+        return f"nothing is kept: {cache.problem()}"
+    sizes, problem = cache.sizes(), cache.problem()
+    held = f"{len(sizes)} model{'' if len(sizes) == 1 else 's'}, {format_size(sum(sizes))}"
+    return f"{cache.folder}, {f'not used: {problem}' if problem else held}"
 
 
 def _row(library: LibraryReport, wrong: str) -> list[str]:

@@ -86,8 +86,8 @@ def command(
 
     \b
     Examples:
-      devpolicy report prefer-accelerator --models 'qwen3-*' --hosts 1x24gb,2x24gb -o report.html
-      devpolicy report policy.toml --component generator --hosts 'mac-*' -o report.html
+      devpolicy report prefer-accelerator --models 'qwen3-*' -o report.html
+      devpolicy report policy.toml --component llm --hosts 'mac-*' -o r.html
 
     Exit status: 0 something fits, 2 invalid policy or usage, 3 nothing does.
     """

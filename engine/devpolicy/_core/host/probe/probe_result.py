@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from devpolicy._core.child_process import MALFORMED, timeout_message
 from devpolicy._core.host import Accelerator
 from devpolicy._core.text import one_line
+from devpolicy._core.threads import started
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -51,8 +52,10 @@ def with_timeout(seconds: float, ask: Callable[[], T]) -> T:
             failure.append(error)
 
     thread = threading.Thread(target=copy_context().run, args=(work,), name="devpolicy-probe", daemon=True)
-    thread.start()
-    thread.join(seconds)
+    if started(thread):
+        thread.join(seconds)
+    else:
+        work()  # without threads nothing limits its time
     if failure and not isinstance(failure[0], Exception):
         raise RuntimeError(reason(failure[0]))  # `sys.exit()` in a library is not this program's end
     if failure:

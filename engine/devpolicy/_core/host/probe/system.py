@@ -49,14 +49,26 @@ def system_and_arch() -> tuple[str, str]:
 
 def ram(root: Path = Path("/")) -> Amount:
     """Return the RAM that this process can have: the machine's, or less where a control group (a container) says so."""
-    import psutil
-
-    memory = psutil.virtual_memory()
-    total, free = int(memory.total), int(memory.available)
+    total, free = _machines_memory(root)
     limit = control_group_limit(root)
     if limit is not None:
         total, free = min(total, limit.total), min(free, limit.free)
     return Amount(total, max(0, min(free, total)))
+
+
+def _machines_memory(root: Path) -> Amount:
+    """Return the machine's memory: what psutil says, and without psutil what the kernel of Linux does."""
+    try:
+        import psutil
+    except ImportError:
+        try:
+            lines = (line.split() for line in (root / "proc/meminfo").read_text().splitlines())
+            told = {words[0]: int(words[1]) << 10 for words in lines if words[2:] == ["kB"]}
+            return Amount(told["MemTotal:"], told["MemAvailable:"])
+        except (OSError, ValueError, LookupError):
+            raise RuntimeError("`psutil` is not installed, which reads the memory of this machine") from None
+    memory = psutil.virtual_memory()
+    return Amount(int(memory.total), int(memory.available))
 
 
 def control_group_limit(root: Path) -> Amount | None:

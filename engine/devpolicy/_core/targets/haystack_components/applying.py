@@ -29,7 +29,10 @@ _LOADED = (
     *("_cross_encoder", "_similarity_model", "_asr_model", "_backend"),
 )
 """Attributes in which components keep what they have loaded; a text there is a model's name."""
-_PARAMETERS = ("device", "backend", "model", "model_name_or_path", "onnx_execution_provider", *KWARGS)
+_PARAMETERS = (
+    *("device", "backend", "model", "model_name_or_path", "onnx_execution_provider", "encode_kwargs", "parallel"),
+    *KWARGS,
+)
 
 
 @public("devpolicy.haystack")
@@ -150,7 +153,7 @@ def _decided(by: Decider, name: str, one: Any, takes: Takes) -> tuple[Resolved, 
     decision = by.decision(name, path, takes, params)
     holder = getattr(one, takes.holder) if takes.holder else one
     change = []
-    values = written(takes, params, decision.device, decision.plan)
+    values = written(takes, params, decision.device, decision.plan, decision.copies)
     for parameter, value in kept(takes, values, device_too=_attribute(holder, "device") is not None).items():
         attribute = _attribute(holder, parameter)
         if attribute is None:

@@ -51,7 +51,12 @@ class Decider:
             if tree is not None:
                 one = tree.incomplete_reason and target_of(target).abilities.maps
                 request = replace(request, model=tree, target=ONE_DEVICE if one else target)
+        several = name is not None and self.policy.for_component(name, path).replicas != 1
+        if several and takes.pool is not None:
+            request = replace(request, target=takes.single.target)  # each copy is whole
         decision = self._without_siblings(self.block.decide(request), name)
+        if several and (takes.pool is None or not decision.copies):
+            decision = replace(decision, warnings=(*decision.warnings, _one_copy(name, path, takes)))
         left_out = lost(takes, decision.plan) if decision.plan else []
         if not left_out:
             return decision
@@ -91,6 +96,15 @@ class Decider:
         if model is not None and model not in self._sizes:
             self._sizes[model] = readable(model)
         return self._sizes[model] if model is not None else None
+
+
+def _one_copy(name: str | None, path: str, takes: Takes) -> Diagnostic:
+    hint = "name a component for each copy: `NAME/0`, `NAME/1`"
+    why = "its class runs one copy"
+    if takes.pool is not None:
+        why, hint = "its size is not known", "give it a `model` or `needs`"
+    message = f"{_shown(name, path)} gets one device, and not one for each of its `replicas`: {why}"
+    return Diagnostic("DP509", message, help=hint, severity="warning")
 
 
 def undecided(name: str | None, path: str, takes: TakesNone | Takes | None, inside: Collection[str] = ()) -> Diagnostic:
@@ -182,7 +196,7 @@ class Decide:
             return
         decision = self._by.decision(name, path, takes, init_params)
         tell(decision)
-        init_params |= written(takes, init_params, decision.device, decision.plan)
+        init_params |= written(takes, init_params, decision.device, decision.plan, decision.copies)
 
     def _complain(self, finding: Diagnostic) -> None:
         from devpolicy._core.verbs.context import emit_warnings

@@ -86,7 +86,7 @@ def fill(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any], inside: st
     by.known = [one.name for one in saved_components(made.pipeline)] if made.pipeline is not None else ()
     decision = by.decision(name, path, takes, params)
     tell(decision)
-    changed = written(takes, params, decision.device, decision.plan)
+    changed = written(takes, params, decision.device, decision.plan, decision.copies)
     return Filled(name, (), {**params, **changed}, block, decision)
 
 

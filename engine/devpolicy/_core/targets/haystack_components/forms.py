@@ -6,12 +6,13 @@ be told. All functions return new values: what a caller gave is left as it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.device import ComponentDevice, DeviceType
 from devpolicy._core.device.map import KEPT_LAST
 from devpolicy._core.targets.haystack_components.table import KWARGS, Takes
+from devpolicy._core.targets.pools import fastembed_pool, sentence_transformers_pool
 from devpolicy._core.targets.transformers import to_hf_kwargs, to_pipeline_kwargs
 
 if TYPE_CHECKING:
@@ -25,9 +26,16 @@ _ALL_LAYERS, _ONE_GPU = -1, 0
 
 
 def written(
-    takes: Takes, params: Mapping[str, Any], device: ComponentDevice, plan: Plan | None = None
+    takes: Takes,
+    params: Mapping[str, Any],
+    device: ComponentDevice,
+    plan: Plan | None = None,
+    copies: Sequence[ComponentDevice] = (),
 ) -> dict[str, Any]:
-    """Return the init parameters that change: those of the device, and those of what else the plan asks of loading."""
+    """Return the init parameters that change: those of the device, and those of what else the plan asks of loading.
+
+    `copies` are the devices of all replicas, where there are several.
+    """
     kwargs = params.get(takes.kwargs) if takes.kwargs else None
     given = rewritten(kwargs, _without_places) if isinstance(kwargs, Mapping) else {}
     changed: dict[str, Any] = {
@@ -40,12 +48,10 @@ def written(
             changed["device"] = device.to_torch_str()
         case "ours":
             changed["device"] = device
-        case "pipeline":
+        case "pipeline" | "from_pretrained":
             changed["device"] = _haystack(device)
-            _put(changed, takes, given, _loading(to_pipeline_kwargs(plan)) if plan else {})
-        case "from_pretrained":
-            changed["device"] = _haystack(device)
-            _put(changed, takes, given, _loading(to_hf_kwargs(plan)) if plan else {})
+            kwargs_of = to_pipeline_kwargs if takes.form == "pipeline" else to_hf_kwargs
+            _put(changed, takes, given, _loading(kwargs_of(plan)) if plan else {})
         case "sentence-transformers":
             changed["device"] = _haystack(device.first_device)
             loading = to_hf_kwargs(plan) if plan else {}
@@ -62,7 +68,27 @@ def written(
             changed[takes.kwargs or ""] = {**_without(given, _PROVIDERS), **provider}
         case "llama-cpp":
             changed[takes.kwargs or ""] = {**_without(given, _LAYERS), **_layers(device)}
-    return changed
+    return changed | _pool(takes, params, changed, copies)
+
+
+def _pool(
+    takes: Takes, params: Mapping[str, Any], changed: Mapping[str, Any], copies: Sequence[ComponentDevice]
+) -> dict[str, Any]:
+    """Return the init parameters of workers on several devices; those that were saved for others are taken out."""
+    if takes.pool == "encode_kwargs":
+        given = params.get("encode_kwargs")
+        plain = _without(given, ("device",)) if isinstance(given, Mapping) else {}
+        if len(copies) > 1:
+            return {"encode_kwargs": {**plain, "device": sentence_transformers_pool(copies)}}
+        return {"encode_kwargs": plain or None} if plain != (given or {}) else {}
+    if takes.pool == "parallel":
+        if len(copies) > 1:
+            kwargs = {**changed[takes.kwargs or ""], **fastembed_pool(copies)}
+            return {takes.kwargs or "": kwargs, "parallel": len(copies)}
+        before = params.get(takes.kwargs or "")
+        several = isinstance(before, Mapping) and len(before.get("device_ids") or ()) > 1
+        return {"parallel": None} if several and params.get("parallel") else {}
+    return {}
 
 
 def lost(takes: Takes, plan: Plan) -> list[str]:
@@ -83,6 +109,9 @@ def given_device(takes: Takes, params: Mapping[str, Any]) -> str | None:
                 found = [kwargs[place] for place in _PLACES if place in kwargs] if isinstance(kwargs, Mapping) else []
                 if found and found[0] is not None:
                     return _told(found[0])
+        pool = params.get("encode_kwargs") if takes.pool == "encode_kwargs" else None
+        if isinstance(pool, Mapping) and pool.get("device") is not None:
+            return ", ".join(map(_told, pool["device"])) if isinstance(pool["device"], list) else _told(pool["device"])
         return None if device is None else _told(device)
     kwargs = params.get(takes.kwargs or "")
     keys = _LAYERS if takes.form == "llama-cpp" else _PROVIDERS

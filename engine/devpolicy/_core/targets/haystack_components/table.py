@@ -46,6 +46,8 @@ class Takes:
     """Whether its model is one whose size devpolicy can read from the files."""
     holder: str | None = None
     """The attribute whose own attributes are the init parameters; `None` is the instance itself."""
+    pool: Literal["encode_kwargs", "parallel"] | None = None
+    """The init parameter by which it runs a whole copy on each of several devices; `None` where it runs one."""
     known: bool = True
     """Whether the class has a row of its own, or is only read from its signature."""
 
@@ -68,7 +70,8 @@ def _pipeline(kwargs: str) -> Takes:
 
 _HF_PIPELINE = _pipeline("huggingface_pipeline_kwargs")
 _SENTENCES = Takes("sentence-transformers", ANY_MAP, "model_kwargs", checkpoint=True)
-_FASTEMBED = Takes("fastembed", "onnxruntime", "model_kwargs")
+_ENCODER = replace(_SENTENCES, pool="encode_kwargs")
+_FASTEMBED = Takes("fastembed", "onnxruntime", "model_kwargs", pool="parallel")
 _OPTIMUM = Takes("provider", "onnxruntime", "model_kwargs", holder="_params")
 _LLAMA_CPP = Takes("llama-cpp", "llama-cpp", "model_kwargs")
 _PRESIDIO = TakesNone("it loads spaCy itself, so call `spacy.require_gpu(id)` or `spacy.require_cpu()` before warm-up")
@@ -85,12 +88,12 @@ ROWS: Mapping[str, Takes | TakesNone] = {
     "TransformersZeroShotTextRouter": _HF_PIPELINE,
     # sentence-transformers-haystack
     "SentenceTransformersDiversityRanker": _SENTENCES,
-    "SentenceTransformersDocumentEmbedder": _SENTENCES,
-    "SentenceTransformersDocumentImageEmbedder": _SENTENCES,
+    "SentenceTransformersDocumentEmbedder": _ENCODER,
+    "SentenceTransformersDocumentImageEmbedder": _ENCODER,
     "SentenceTransformersSimilarityRanker": _SENTENCES,
     "SentenceTransformersSparseDocumentEmbedder": _SENTENCES,
     "SentenceTransformersSparseTextEmbedder": _SENTENCES,
-    "SentenceTransformersTextEmbedder": _SENTENCES,
+    "SentenceTransformersTextEmbedder": _ENCODER,
     # spacy-haystack: Haystack's `to_spacy` stands between, and gives -1, the CPU, for all but cuda.
     "SpacyNamedEntityExtractor": Takes("device", "haystack-spacy"),
     # funasr-haystack, whisper-haystack
@@ -129,9 +132,9 @@ def row_of(path: str, params: Mapping[str, Any]) -> Takes | TakesNone | None:
 
 def _of_backend(row: Takes, backend: str) -> Takes:
     if backend == "onnx":
-        return replace(row, form="sentence-transformers-onnx", target="onnxruntime", checkpoint=False)
+        return replace(row, form="sentence-transformers-onnx", target="onnxruntime", checkpoint=False, pool=None)
     if backend == "openvino":
-        return replace(row, form="device", target="haystack-cpu", checkpoint=False)
+        return replace(row, form="device", target="haystack-cpu", checkpoint=False, pool=None)
     # Before, `device_map` was handed on, and the model then moved to `device` as a whole.
     return row if _installed("sentence-transformers", "6") else replace(row, target=ONE_DEVICE)
 

@@ -1,0 +1,85 @@
+"""`devpolicy playground`: policies, models and hosts to try in a browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from devpolicy._core.cli.context import CliContext, common, pass_context
+from devpolicy._core.cli.table import facts
+from devpolicy._core.errors import DevPolicyError, Diagnostic, reason_of
+
+
+@click.command(name="playground", short_help="Try policies in a browser: the plan's picture as you type.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes a free one.")
+@click.option("--pyodide", metavar="FOLDER", type=click.Path(), help="The browser's Python, as npm installs it.")
+@click.option("--download", "fetch", is_flag=True, help="Fetch the browser's Python from npm, once: 6 MB.")
+@click.option("-o", "--output", metavar="FOLDER", type=click.Path(), help="Write the site to a new folder instead.")
+@click.option("--open/--no-open", "opens", default=True, help="Open the browser.")
+@common(formats=())
+@pass_context
+def command(ctx: CliContext, port: int, pyodide: str | None, fetch: bool, output: str | None, opens: bool) -> None:
+    """Serve a page with an editor for policies, a choice of models and hosts, and the plan's picture.
+
+    The page runs this devpolicy in the browser: nothing is sent anywhere, and a plan has the digest that `devpolicy
+    plan` gives it. It needs Pyodide, a Python for browsers, which --download fetches once.
+
+    \b
+    Examples:
+      devpolicy playground --download
+      devpolicy playground --pyodide node_modules/pyodide --port 0 --no-open
+      devpolicy playground --output site/playground
+    """
+    from devpolicy._core.playground.download import download, kept
+    from devpolicy._core.playground.site import PYODIDE, files
+
+    if fetch and pyodide is None:
+        with ctx.progress("fetching Pyodide") as progress:
+            pyodide = str(download(progress))
+    folder = Path(pyodide) if pyodide is not None else kept()
+    if pyodide is None and not folder.is_dir():
+        message = f"Pyodide {PYODIDE}, the browser's Python, is not here"
+        hint = "add `--download`, which fetches it from npm once, or name its folder with `--pyodide`"
+        raise DevPolicyError([Diagnostic("", message, help=hint)])
+    with ctx.working("packing the site"):
+        site = files(folder)
+    if output is not None:
+        _write(Path(output), site)
+        step = "any server of static files can serve it, such as `python -m http.server`"
+        ctx.out.print(facts([("written", f"{output}: {len(site)} files"), ("next", step)], width=ctx.out.width))
+        return
+    _serve(ctx, site, port, opens=opens)
+
+
+def _serve(ctx: CliContext, site: dict[str, bytes], port: int, *, opens: bool) -> None:
+    from devpolicy._core.playground.server import ADDRESS, server
+
+    try:
+        found = server(site, port)
+    except OSError as broken:
+        message = f"cannot listen on port {port}: {reason_of(broken)}"
+        raise DevPolicyError([Diagnostic("", message, help="`--port 0` takes a free one")]) from None
+    with found:
+        address = f"http://{ADDRESS}:{found.server_address[1]}/"
+        ctx.out.print(facts([("serving", address), ("next", "open it in a browser; Ctrl+C ends it")], width=80))
+        if opens:
+            import webbrowser
+
+            webbrowser.open(address)
+        found.serve_forever()
+
+
+def _write(folder: Path, site: dict[str, bytes]) -> None:
+    from devpolicy._core.cli.files import write_whole
+
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            hint = "name a new folder"
+            raise DevPolicyError([Diagnostic("", f"`{folder}` is there already, and is not replaced", help=hint)])
+        for name in site:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as broken:
+        raise DevPolicyError(f"cannot make `{folder}`: {reason_of(broken)}") from None
+    for name, content in site.items():
+        write_whole(str(folder / name), content)
