@@ -53,7 +53,9 @@ def derive(
     vocabulary = number(text, "vocab_size") or number(config, "vocab_size") or 0
     scores_each_token = root.endswith("ForMaskedLM")
     seen = measured(root)
-    divided = f"{seen.verdict}: {seen.reason}" if seen is not None and seen.verdict in FAILED else None
+    divided = None
+    if seen is not None and seen.verdict in FAILED:
+        divided = f"{'wrong' if seen.stale else seen.verdict}: {seen.reason}"
     metadata = {"model_type": config.get("model_type"), "class": root, "divided": divided}
     kept = tuple(caches(Decoder(config, text, tree, prefix, shapes))) if _decodes(config, text, takes_cache) else ()
     windows = any(cache.window is not None and cache.window > 1 for cache in kept) or "local_attention" in text
