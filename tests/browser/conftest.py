@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+from tests.browser import chromium as chromium_of
+
 VIEWS = [(400, "light"), (400, "dark"), (1600, "light"), (1600, "dark")]
 """Widths and themes in which every page is looked at."""
 
 
 def npm(package: str) -> Path:
-    """Return the folder of a package of npm, below the folder that the variable names."""
-    found = Path(os.environ.get("DEVPOLICY_NODE_MODULES", "node_modules")) / package
-    if not found.is_dir():
-        pytest.skip(f"{package} is not installed: `npm install`, and DEVPOLICY_NODE_MODULES names the folder")
-    return found
+    """Return the folder of a package of npm; without it the test is skipped."""
+    try:
+        return chromium_of.npm(package)
+    except chromium_of.NotInstalledError as missing:
+        pytest.skip(str(missing))
 
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:
-    """The browser: `DEVPOLICY_CHROMIUM`, one in PATH, or Playwright's own."""
-    api = pytest.importorskip("playwright.sync_api")
-    named = os.environ.get("DEVPOLICY_CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
-    arguments = ["--no-sandbox"] if getattr(os, "geteuid", lambda: 1)() == 0 else []
-    with api.sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=named, args=arguments)
-        except api.Error as missing:
-            pytest.skip(f"no Chromium is installed: {str(missing).splitlines()[0]}")
-        yield browser
-        browser.close()
+    """The browser; without it tests are skipped."""
+    pytest.importorskip("playwright.sync_api")
+    try:
+        with chromium_of.browser() as found:
+            yield found
+    except chromium_of.NotInstalledError as missing:
+        pytest.skip(str(missing))
 
 
 @pytest.fixture

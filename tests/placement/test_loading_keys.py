@@ -68,6 +68,12 @@ def test_consumers_of_a_device_warn(target):
     assert "loading.attention" in warning.message
 
 
+def test_a_consumer_that_loads_no_adapter_says_what_to_do_instead(tmp_path):
+    with pytest.raises(Unsatisfiable, match="DP416") as refused:
+        made('loading.adapter = "lora"', replace(tree(("", "sdpa")), loading=Loading("Tiny")), target="haystack")
+    assert "merge" in refused.value.diagnostics[0].help
+
+
 def test_a_consumer_that_loads_otherwise_refuses():
     with pytest.raises(Unsatisfiable, match="DP416"):
         made('loading.architecture = "Tiny"', target="haystack")

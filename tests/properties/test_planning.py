@@ -45,6 +45,25 @@ def test_every_tensor_has_exactly_one_key_of_the_map(world: World) -> None:
     assert not any(one != other and other.startswith(f"{one}.") for one in keys for other in keys)
 
 
+@given(WORLDS, st.booleans())
+def test_a_class_that_declares_no_blocks_is_divided_with_a_warning_and_only_then(world: World, bare: bool) -> None:
+    if bare:
+        world = replace(world, tree=replace(world.tree, no_split=frozenset()))
+    plan = _planned(world)
+    if plan is None:
+        return
+    places = set(plan.device.to_dict()["device_map"].values()) if plan.device.has_multiple_devices else set()
+    own = bool(world.tree.modules[0].tensors) and len(world.tree.modules) > 1
+    warned = "DP422" in [warning.code for warning in plan.warnings]
+    event(f"warned: {warned}")
+    if world.tree.no_split or len(places) < 2:
+        assert not warned
+    elif own:
+        assert warned
+    else:
+        assert not warned or world.tree.loading.architecture
+
+
 @given(WORLDS)
 def test_executing_devices_come_first_then_the_cpu_then_the_disk(world: World) -> None:
     plan = _planned(world)

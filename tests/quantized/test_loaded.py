@@ -95,6 +95,12 @@ _TABLE = (
     ("torchao-float8", "8.0", "torchao-float8", 3_144_448, (ONE, TWO, CPU)),
     ("torchao-float8", "9.0", "torchao-float8", 3_144_448, _ACCELERATORS),
     ("torchao-float8", "cpu", "torchao-float8", 3_144_448),
+    ("gptq", "8.0", "gptq", 2_152_384, _ACCELERATORS),
+    ("gptq", "9.0", "gptq", 2_152_384, _ACCELERATORS),
+    ("gptq", "cpu", "gptq", 2_152_384),
+    ("awq", "8.0", "awq", 2_124_928, _ACCELERATORS),
+    ("awq", "9.0", "awq", 2_124_928, _ACCELERATORS),
+    ("awq", "cpu", "awq", 2_124_928),
 )
 CASES = [(Row(*row), layout) for row in _TABLE for layout in Row(*row).layouts]
 REFUSED = [
@@ -109,8 +115,10 @@ REFUSED = [
     }.items()
     for layout in layouts
 ]
-WITHOUT_FORWARD = {("fp8", "8.9"), ("fp8", "9.0"), ("fp8-whole", "8.9")}
-"""What needs kernels of the hub to run."""
+IN_TORCH = {"gptq": "gptq_torch", "awq": "torch_awq"}
+"""The kernels of gptqmodel that need no GPU: by itself it takes others, some of which it compiles first."""
+SHARED = {"gptq": 21 * 32}
+"""Bytes that modules count twice: of the two tables of shifts in each, one is a view of the other."""
 
 
 @pytest.fixture
@@ -130,6 +138,16 @@ def checkpoint(name: str, folder: Path) -> Path:
         if name in names and find_spec(library) is None:
             pytest.skip(f"{library} makes and loads it: `tox run -e quantized`")
     return make(name, folder)
+
+
+def with_kernels_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let fp8 weights run without kernels of the hub, by what they compute: all scales of these checkpoints are 1."""
+    from transformers.integrations import finegrained_fp8
+
+    def linear(given: Any, weight: Any, scales: Any, block: Any = None, bias: Any = None, *_: Any) -> Any:
+        return torch.nn.functional.linear(given, weight.to(given.dtype), bias)
+
+    monkeypatch.setattr(finegrained_fp8, "fp8_linear", linear)
 
 
 def policy(host: str, layout: str) -> Policy:
@@ -176,7 +194,12 @@ def summed(found: dict[tuple[str, str], int]) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(("row", "layout"), CASES, ids=[f"{row.checkpoint}-{row.host}-{at}" for row, at in CASES])
-def test_planned_is_loaded(row: Row, layout: str, checkpoints: Path, tmp_path: Path) -> None:
+def test_planned_is_loaded(
+    row: Row, layout: str, checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if row.checkpoint in IN_TORCH:
+        pytest.importorskip("gptqmodel", reason="gptqmodel loads it: `tox run -e quantized`", exc_type=ImportError)
+    with_kernels_in_torch(monkeypatch)
     folder = checkpoint(row.checkpoint, checkpoints)
     host = HOSTS[row.host]
     made = plan(policy(row.host, layout), folder, host)
@@ -184,18 +207,27 @@ def test_planned_is_loaded(row: Row, layout: str, checkpoints: Path, tmp_path: P
     assert made.loading.scheme == row.scheme
     assert row.size in (None, sum(planned.values()))
     with simulate_host(host, depth="tensors"), torch.no_grad():
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder, **arguments(made, tmp_path))
+        given = arguments(made, tmp_path) | in_torch(row.checkpoint)
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, **given)
         loaded = held(model, list(planned))
         assert made.verify(model) == []
         for device in planned:
             if device.startswith("cuda"):
-                assert abs(simulated_device(device).allocated - planned[device]) <= 8  # a scalar of the library's
-        if (row.checkpoint, row.host) not in WITHOUT_FORWARD:
-            model(torch.ones(1, 8, dtype=torch.long, device="cpu" if row.host == "cpu" else "cuda:0"))
-            after = held(model, list(planned))
-            loaded = {key: max(loaded[key], after[key]) for key in loaded}
-            assert made.verify(model) == []
+                # A scalar of the library's.
+                assert abs(simulated_device(device).allocated - planned[device]) <= 8 + SHARED.get(row.checkpoint, 0)
+        model(torch.ones(1, 8, dtype=torch.long, device="cpu" if row.host == "cpu" else "cuda:0"))
+        after = held(model, list(planned))
+        loaded = {key: max(loaded[key], after.get(key, 0)) for key in loaded}
+        assert made.verify(model) == []
     assert summed(loaded) == planned
+
+
+def in_torch(name: str) -> dict[str, Any]:
+    """Return what is given beside a plan's arguments, for a kernel that runs here: no figure depends on it."""
+    if name not in IN_TORCH:
+        return {}
+    cls = {"gptq": transformers.GPTQConfig, "awq": transformers.AwqConfig}[name]
+    return {"quantization_config": cls(bits=4, backend=IN_TORCH[name])}
 
 
 def arguments(made: Plan, folder: Path) -> dict[str, Any]:
@@ -234,6 +266,41 @@ def test_mxfp4_is_kept_only_where_the_host_records_its_packages(checkpoints: Pat
     assert experts < sum(unit.bytes for unit in plan(policy("8.0", ONE), folder, HOSTS["8.0"]).placements.values()) / 2
     old = Host(host.accelerators, memory="16 GiB", versions=packages | {"triton": "3.3.0"})
     assert plan(policy("8.0", ONE), folder, old).loading.scheme == "none"
+
+
+@pytest.mark.parametrize("layout", [ONE, TWO])
+def test_mxfp4_that_is_kept_takes_what_is_planned(
+    layout: str, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the library's own code, but for the kernel that puts packed weights in another order."""
+    from transformers.integrations import hub_kernels, mxfp4
+    from transformers.quantizers import quantizer_mxfp4
+
+    class Ordered:
+        def __init__(self, data: Any) -> None:
+            self.data, self.shape = data, data.shape
+
+    class Kernels:
+        class matmul_ogs:  # noqa: N801 - the name of the library's module
+            PrecisionConfig = FlexCtx = InFlexData = staticmethod(lambda **given: given)
+
+    for module, name, value in (
+        (hub_kernels, "get_kernel", lambda *_, **__: Kernels),
+        (mxfp4, "swizzle_mxfp4", lambda weight, scale, _: (Ordered(weight), scale)),
+        (quantizer_mxfp4, "is_triton_available", lambda *_: True),
+        (quantizer_mxfp4, "is_kernels_available", lambda: True),
+    ):
+        monkeypatch.setattr(module, name, value)
+    folder = checkpoint("mxfp4", checkpoints)
+    packages = {"triton": "3.5.0", "kernels": "0.18.2"}
+    host = Host(HOSTS["9.0"].accelerators, memory="16 GiB", disk="100 GiB", versions=packages)
+    made = plan(policy("9.0", layout), folder, host)
+    assert made.loading.scheme == "mxfp4"
+    with simulate_host(host, depth="tensors"):
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, **made.to_hf_kwargs())
+        assert type(model.model.layers[0].mlp.experts).__name__ == "Mxfp4GptOssExperts"
+        sizes = {device: simulated_device(device).allocated for device in made.ledger if device.startswith("cuda")}
+    assert sizes == {device: made.ledger[device].weights for device in sizes}
 
 
 @pytest.mark.parametrize("name", ["nf4", "int8"])

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from devpolicy import Accelerator, Host, ModelTree, Policy, Unsatisfiable, plan
-from devpolicy._core.loading.quantization import Facts
+from devpolicy._core.loading.quantization import Facts, Weight
 from devpolicy._core.loading.recognition import as_config, quantization_of
 from devpolicy._core.loading.schemes import SCHEMES
 from devpolicy._core.loading.skips import Skips
@@ -45,6 +45,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "torchao-int8": {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8WeightOnlyConfig"}}},
     "torchao-float8": {"quant_method": "torchao", "quant_type": {"default": {"_type": "Float8WeightOnlyConfig"}}},
     "quanto-int4": {"quant_method": "quanto", "weights": "int4"},
+    "fbgemm-fp8": {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0},
+    "nvfp4": {"quant_method": "nvfp4"},
+    "hqq": {"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": 4, "group_size": 64}}},
     "modelopt-fp8": {"quant_method": "modelopt", "quant_algo": "FP8"},
 }
 UNKNOWN: dict[str, Any] = {
@@ -118,6 +121,26 @@ def test_what_nobody_knows_is_refused_with_both_figures(name: str) -> None:
 
 
 @pytest.mark.usefixtures("without_libraries")
+@pytest.mark.parametrize("name", ["fbgemm-fp8", "nvfp4", "hqq", "modelopt-fp8"])
+def test_what_no_plan_is_made_of_is_refused_with_both_figures(name: str) -> None:
+    tree = ModelTree.from_config(LLAMA | {"quantization_config": CONFIGS[name]})
+    with pytest.raises(Unsatisfiable) as refused:
+        plan(Policy.parse('prefer = "cuda"'), tree, Host.load("h100"))
+    assert refused.value.code == "DP417"
+    (note,) = refused.value.diagnostics[0].notes
+    assert "as stored" in note
+    assert "4.9 MiB dequantised to bfloat16" in note
+
+
+def test_fbgemm_takes_what_the_library_s_own_module_takes() -> None:
+    torch = pytest.importorskip("torch")
+    fbgemm = pytest.importorskip("transformers.integrations.fbgemm_fp8")
+    with torch.device("meta"):
+        module = fbgemm.FbgemmFp8Linear(640, 256, bias=False)
+    held = sum(one.numel() * one.element_size() for one in (*module.parameters(), *module.buffers()))
+    assert SCHEMES["fbgemm-fp8"].bytes(Weight(256, 640, 2, "cuda"), {}) == held
+
+
 def test_a_70b_in_gptq_takes_what_is_published() -> None:
     made = tree(CONFIGS["gptq"], LLAMA_70B)
     held = quantize(made, None, Facts("cuda", (8, 0)), TRANSFORMERS)

@@ -56,6 +56,14 @@ def test_names_are_text_in_a_picture():
     assert "\x1b" not in svg
 
 
+@pytest.mark.parametrize("width", [280, 350, 400, 560, 640])
+def test_no_text_is_wider_than_the_picture(width):
+    root = ElementTree.fromstring(picture([Titled("", PLAN)], {"cuda:0": "NVIDIA A100-SXM4-80GB " * 3}, width=width))
+    for one in root.iter(f"{SVG}text"):
+        begins = 0 if one.get("text-anchor") == "end" else float(one.get("x", 0)) % width
+        assert begins + 5.5 * len("".join(one.itertext())) <= width
+
+
 def test_a_picture_is_the_same_each_time():
     again = devpolicy.plan("offload-lm-head", "llama-3.1-70b", "4x80gb")
     assert picture([Titled("", again)]) == picture([Titled("", PLAN)])

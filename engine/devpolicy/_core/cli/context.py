@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any, Literal, TypeVar, cast, get_args
 
 import click
@@ -25,12 +25,12 @@ from devpolicy._core.threads import started
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-Format = Literal["human", "json", "github", "sarif", "junit", "svg", "png"]
+Format = Literal["human", "json", "github", "sarif", "junit", "svg", "png", "plain"]
 PATIENCE = 1.0
 """Seconds after which progress is shown."""
 _LOG_EVERY = 30.0
 """Seconds between lines of progress without a terminal: a CI log keeps each of them."""
-_FOR_ALL: tuple[Format, ...] = ("human", "json")
+_FOR_ALL: tuple[Format, ...] = ("human", "plain", "json")
 
 
 @dataclass
@@ -44,18 +44,23 @@ class CliContext:
     @cached_property
     def out(self) -> Output:
         """Standard output."""
-        return Output(sys.stdout, self.color)
+        return Output(sys.stdout, self.color, spoken=self.format == "plain")
 
     @cached_property
     def err(self) -> Output:
         """Standard error."""
         # A command does not fail because its messages cannot be written.
-        return Output(sys.stderr, self.color, needed=False)
+        return Output(sys.stderr, self.color, needed=False, spoken=self.format == "plain")
 
     @property
     def json(self) -> bool:
         """Whether a machine reads the output."""
         return self.format == "json"
+
+    @property
+    def for_people(self) -> bool:
+        """Whether a person reads or hears the output."""
+        return self.format in ("human", "plain")
 
     def print_json(self, value: object) -> None:
         """Write a value to standard output as JSON, ASCII only, so that no encoding can spoil it."""
@@ -92,7 +97,7 @@ class CliContext:
 
         On a terminal it is a bar, which goes when all is done; elsewhere a line each half minute.
         """
-        if self.err.terminal and not self.err.colored:
+        if self.err.terminal and not self.err.colored and self.format == "human":
             yield lambda done, of: None
             return
         on_terminal = self.format == "human" and self.err.terminal
@@ -176,14 +181,25 @@ def common(*, formats: tuple[Format, ...] = _FOR_ALL) -> Callable[[F], F]:
                 default="human",
                 show_default=True,
                 expose_value=False,
-                help="For people, or for programs." if formats == _FOR_ALL else "For people, programs or CI.",
+                help="For people, for people who hear a screen, or for programs."
+                if formats == _FOR_ALL
+                else "For people (plain: who hear a screen), programs or CI.",
             )
         )
 
     def add(command: F) -> F:
         for option in options:
             command = option(command)
-        return command
+
+        @wraps(command)
+        def run(*args: Any, **given: Any) -> Any:
+            from devpolicy._core.cli.next_step import print_next_step
+
+            status = command(*args, **given)
+            print_next_step(click.get_current_context(), status or 0)
+            return status
+
+        return cast(F, run)
 
     return add
 

@@ -171,7 +171,7 @@ def load_model(ctx: CliContext, name: str, architecture: str | None = None) -> M
         from devpolicy._core.model.hub import from_hub
 
         def announce(files: int, size: int) -> None:
-            if ctx.format == "human":
+            if ctx.for_people:
                 what = f"{files} file{'s' * (files > 1)} of {format_size(size)}"
                 ctx.err.print(f"{name}: {what}, of which the headers alone are read")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from devpolicy._core.cli.table import INDENT, table
+from devpolicy._core.cli.table import INDENT, UNBOUNDED, table
 from devpolicy._core.sizes import GIB
 from devpolicy._core.views.parts import LABELS
 
@@ -42,6 +42,7 @@ PARTS = {key: Part(label, *_SIGNS[key]) for key, label in LABELS.items()}
 
 BAR = 40
 _SHORTEST_BAR = 10
+_SHORTEST_NAME = 12
 
 
 def cells(sizes: Sizes, width: int = BAR) -> dict[str, int]:
@@ -64,8 +65,10 @@ def cells(sizes: Sizes, width: int = BAR) -> dict[str, int]:
 def bars(devices: Mapping[str, Sizes], parts: Mapping[str, Part], names: Mapping[str, str], out: Output) -> list[Line]:
     """Return a bar for each device but the disk, whose weights are read where they are, and the legend.
 
-    `names` says what the devices are.
+    `names` says what the devices are. For people who hear a screen there is none: the figures say the same.
     """
+    if out.width >= UNBOUNDED:
+        return []
     unicode = out.can_show("".join(part.full for part in parts.values()) + "│")
     edge = "│" if unicode else "|"
     glyphs = {key: part.full if unicode else part.simple for key, part in parts.items()}
@@ -77,7 +80,9 @@ def bars(devices: Mapping[str, Sizes], parts: Mapping[str, Part], names: Mapping
         room = max(0, out.width - len(INDENT) - wide - length - 6)
         spans: list[Span] = [(INDENT, ""), (device.ljust(wide), "device"), (f"  {edge}", "dim")]
         spans += [(glyphs[key] * count, parts[key].style) for key, count in shown.items() if count]
-        name = names.get(device, "")[:room]
+        name = names.get(device, "")
+        if len(name) > room:
+            name = f"{name[: room - 1]}…" if room >= _SHORTEST_NAME and out.can_show("…") else ""
         spans.append((f"{edge}  " if name else edge, "dim"))
         lines.append([*spans, (name, "dim")])
     seen = [key for key in parts if key != "free" and any(shown.get(key) for shown in drawn.values())]

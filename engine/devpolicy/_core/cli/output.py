@@ -15,6 +15,7 @@ from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, TextIO
 
+from devpolicy._core.cli.table import UNBOUNDED
 from devpolicy._core.errors import DevPolicyError, reason_of
 from devpolicy._core.text import visible, visible_line
 
@@ -73,13 +74,17 @@ def as_lines(lines: str | Iterable[Line]) -> list[Line]:
 class Output:
     """One output stream. A reader that went away (`| head`) is no error: the rest is dropped.
 
-    So is all of it where the stream was closed from the start, or, unless `needed`, cannot be written to.
+    So is all of it where the stream was closed from the start, or, unless `needed`, cannot be written to. `spoken` is
+    for people who hear it.
     """
 
-    def __init__(self, stream: TextIO | None, color: Color = "auto", *, needed: bool = True) -> None:
+    def __init__(
+        self, stream: TextIO | None, color: Color = "auto", *, needed: bool = True, spoken: bool = False
+    ) -> None:
         self._stream = stream
         self._color = color
         self._needed = needed
+        self._spoken = spoken
         self._closed = stream is None
 
     @cached_property
@@ -93,7 +98,7 @@ class Output:
     @cached_property
     def colored(self) -> bool:
         """Whether styles are shown: `--color` decides, else a terminal that can, unless `NO_COLOR` is set."""
-        if self._color == "never" or find_spec("rich") is None:
+        if self._spoken or self._color == "never" or find_spec("rich") is None:
             return False
         if self._color == "always":
             return True
@@ -101,7 +106,12 @@ class Output:
 
     @cached_property
     def width(self) -> int:
-        """Columns to compose for, 40 to 120: the terminal's; in a pipe or a file those of `COLUMNS`, else 80."""
+        """Columns to compose for, 40 to 120: the terminal's; in a pipe or a file those of `COLUMNS`, else 80.
+
+        `UNBOUNDED` for people who hear the output.
+        """
+        if self._spoken:
+            return UNBOUNDED
         if self.terminal:
             columns = shutil.get_terminal_size((WIDTH, 24)).columns
         else:

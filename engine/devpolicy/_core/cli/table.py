@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from devpolicy._core.cli.output import Line, Span
 
 INDENT = "  "
+UNBOUNDED = 1_000_000
+"""The width for people who hear a screen: nothing is wrapped or set in columns, and each cell has its column's name."""
 _GAP, _NARROW_GAP = 2, 1
 _LEAST_PROSE = 20
 
@@ -31,6 +33,8 @@ def table(
 
     With `prose` the last column goes below its row, wrapped, where some of it would not fit beside.
     """
+    if width >= UNBOUNDED:
+        return [INDENT + _spoken(head, row) for row in rows]
     styles = styles or {}
     widths = [max(len(row[at]) for row in (head, *rows)) for at in range(len(head))]
     gap = _GAP
@@ -57,6 +61,14 @@ def table(
         wrapped = textwrap.wrap(last, max(_LEAST_PROSE, width - 2 * len(INDENT)), break_on_hyphens=False)
         lines += [[(2 * INDENT, ""), (text, styles.get(len(head) - 1, ""))] for text in wrapped]
     return lines
+
+
+def _spoken(head: Sequence[str], row: Sequence[str]) -> str:
+    """Return a row as a sentence: its first cell, then the others by the names of their columns."""
+    first, *others = row
+    first += f", {head[0]}" if head[0].startswith("in ") else ""  # the unit of all figures
+    told = [f"{name} {cell.strip()}".strip() for name, cell in zip(head[1:], others, strict=False) if cell.strip(" -")]
+    return f"{first}: {', '.join(told)}" if told else first
 
 
 def _divided(
@@ -99,6 +111,8 @@ def _line(
 
 def facts(pairs: Sequence[tuple[str, str]], *, width: int) -> list[Line]:
     """Return labelled values, one below the other; a long value goes on below itself."""
+    if width >= UNBOUNDED:
+        return [[(f"{name.strip()}: " if name.strip() else INDENT, "strong"), (value, "")] for name, value in pairs]
     wide = max(len(name) for name, _ in pairs)
     room = max(_LEAST_PROSE, width - wide - _GAP)
     lines: list[Line] = []

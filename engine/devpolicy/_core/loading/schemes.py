@@ -57,8 +57,8 @@ def _awq(weight: Weight, settings: Settings) -> int:
 
 
 def _gptq(weight: Weight, settings: Settings) -> int:
-    """The same, the group of each input, and on the CPU the shifts of its kernel."""
-    return _awq(weight, settings) + 4 * weight.columns + (64 if weight.kind == "cpu" else 0)
+    """The same, the group of each input, and the shifts of a kernel in torch."""
+    return _awq(weight, settings) + 4 * weight.columns + 64
 
 
 def _torchao_int8(weight: Weight, _: Settings) -> int:
@@ -86,11 +86,30 @@ def _modelopt_nvfp4(weight: Weight, _: Settings) -> int:
     return weight.elements // 2 + weight.elements // 16 + 8
 
 
+def _fbgemm(weight: Weight, _: Settings) -> int:
+    """A byte for each element, a scale in float32 for each row, and the bound of its inputs."""
+    return weight.elements + 4 * weight.rows + 4
+
+
+def _nvfp4(weight: Weight, _: Settings) -> int:
+    """Packed pairs, a byte of scale for each 16 elements, which are there in two orders, and a scale for all."""
+    swizzled = 128 * _ceil(weight.rows, 128) * 4 * _ceil(_ceil(weight.columns, 16), 4)
+    return weight.elements // 2 + weight.elements // 16 + swizzled + 4
+
+
+def _hqq(weight: Weight, settings: Settings) -> int:
+    """Packed weights; a scale and a zero in the model's dtype for each group."""
+    bits, group = int(settings[_HQQ_BITS]), int(settings[_HQQ_GROUP])
+    return weight.elements * bits // 8 + 2 * weight.size * _ceil(weight.elements, group)
+
+
 def _dense(weight: Weight, _: Settings) -> int:
     return weight.elements * weight.size
 
 
 # What configurations may say.
+
+_HQQ_BITS, _HQQ_GROUP = (f"quant_config.weight_quant_params.{key}" for key in ("nbits", "group_size"))
 
 
 def _one_of(default: Any, *values: Any) -> Setting:
@@ -240,6 +259,15 @@ SCHEMES = _by_name(
             only=(f"{_GROUP_OF_ALL}.targets", "ignore"),
         ),
         Scheme("compressed", "compressed-tensors", _dense, modules_known=False),
+        Scheme("fbgemm-fp8", "fbgemm_fp8", _fbgemm, {"modules_to_not_convert": _NAMES}, float32=("bias",)),
+        Scheme("nvfp4", "nvfp4", _nvfp4, {"modules_to_not_convert": _NAMES}),
+        Scheme(
+            "hqq",
+            "hqq",
+            _hqq,
+            {_HQQ_BITS: _one_of(4, 1, 2, 3, 4, 8), _HQQ_GROUP: Setting(64, _is_size, "a size"), "skip_modules": _NAMES},
+            skips=("skip_modules",),
+        ),
         Scheme(
             "gptq",
             "gptq",

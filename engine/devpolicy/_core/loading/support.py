@@ -133,5 +133,5 @@ TRANSFORMERS: Mapping[str, SchemeSupport] = {
     "torchao-float8": _torchao("Float8WeightOnlyConfig"),
     **{f"quanto-{word}": _quanto(word) for word in ("int8", "float8", "int4", "int2")},
 }
-"""The rows by the scheme's name. A scheme without a row (ModelOpt's) is not loaded: Transformers would read its packed
-numbers as weights."""
+"""The rows by the scheme's name. A scheme without a row is refused: of ModelOpt's, Transformers would read the packed
+numbers as weights; HQQ and stored NVFP4 it cannot load; and fbgemm's was not seen, which needs a GPU."""

@@ -113,7 +113,7 @@ def _stored(
     if scheme is None:
         return NotHeld(quantization.problem, both_figures(tree, dtype))
     if support is None or not support.stored:
-        return NotHeld(f"no such checkpoint is loaded from `{quantization.method}`", both_figures(tree, dtype))
+        return NotHeld(f"no plan is made of `{quantization.method}`", both_figures(tree, dtype))
     settings = {"quant_method": quantization.method, **dict(quantization.settings)}
     wrong = _wrong_version(support.packages, facts)
     unmet = "no library runs it as it is stored" if support.kept is None else _unmet(support.kept, facts)

@@ -63,6 +63,8 @@ def check_loading(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -> 
         if consumer.abilities.maps:
             # It loads the model itself, and another one than was planned.
             hint = "write it where the component is made, and leave it out here; or plan for `hf`"
+            if key == "adapter":  # PEFT would load it, and dispatch the model anew
+                hint = "merge it into its model (PEFT's `merge_and_unload`), and plan that; or plan for `hf`"
             wrong.append(Diagnostic("DP416", message, help=hint))
     if wrong:
         raise Unsatisfiable(wrong)

@@ -36,7 +36,7 @@ def answer(request: str) -> str:
         return json.dumps(_choices())
     if asked["ask"] == "complete":
         return json.dumps(complete(asked["policy"], asked["line"], asked["column"]))
-    return json.dumps(_planned(asked["policy"], asked["model"], asked["host"]))
+    return json.dumps(_planned(asked["policy"], asked["model"], asked["host"], asked.get("width", _WIDTH)))
 
 
 def _choices() -> dict[str, Any]:
@@ -46,7 +46,7 @@ def _choices() -> dict[str, Any]:
     return {"models": list(model_catalogue()), "hosts": hosts, "policies": policies}
 
 
-def _planned(text: str, model: str, host: str) -> dict[str, Any]:
+def _planned(text: str, model: str, host: str, width: int) -> dict[str, Any]:
     """Return the plans of a policy with their picture, and the findings."""
     findings: list[Diagnostic] = []
     plans: list[tuple[str, Plan]] = []
@@ -62,7 +62,7 @@ def _planned(text: str, model: str, host: str) -> dict[str, Any]:
     return {
         "findings": [_finding(one) for one in dict.fromkeys(findings)],
         "plans": [_told(name, plan) for name, plan in plans],
-        "picture": picture(drawn, device_names(machine), width=_WIDTH, theme=VARIABLES) if drawn else "",
+        "picture": picture(drawn, device_names(machine), width=width, theme=VARIABLES) if drawn else "",
     }
 
 

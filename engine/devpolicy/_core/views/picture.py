@@ -7,6 +7,7 @@ elsewhere. The SVG is one text without identifiers, scripts and links, so that s
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 from xml.sax.saxutils import escape, quoteattr
@@ -25,6 +26,8 @@ WIDTH = 640
 _ROW, _ROW_OF_DISK, _HEAD, _LEGEND_LINE = 64, 46, 26, 18
 _PER_CHARACTER = 6.3
 """About how wide a character is: text is cut by it, because an SVG wraps nothing."""
+_PER_LETTER = 5.8
+"""The same for prose, which has more narrow letters."""
 _CLASSES = {
     "weights": "dp-w", "kv_cache": "dp-k", "activations": "dp-a", "streaming": "dp-s", "loading": "dp-l",
     "used_by_others": "dp-o", "headroom": "dp-h",
@@ -206,8 +209,11 @@ def _legend(seen: set[str], moved: bool, width: int) -> tuple[str, int]:
         x += wide
     y += _LEGEND_LINE
     line = "Thin line: the model from its first module to its last, where it is stored"
-    drawn.append(f'<text class="dp-m" y="{y + 9}">{line}{"; dashed: only executed here" if moved else ""}.</text>')
-    return "".join(drawn), y + _LEGEND_LINE
+    line += "; dashed: only executed here." if moved else "."
+    for part in textwrap.wrap(line, int(width / _PER_LETTER)):
+        drawn.append(f'<text class="dp-m" y="{y + 9}">{part}</text>')
+        y += _LEGEND_LINE
+    return "".join(drawn), y
 
 
 def _is_moved(plan: Plan) -> bool:

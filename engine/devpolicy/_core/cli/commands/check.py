@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     help=f"Also report rules that match or decide nothing in it, or in that of the component NAME. {model_help}",
 )
 @pipeline_option
-@common(formats=("human", "json", "github", "sarif"))
+@common(formats=("human", "plain", "json", "github", "sarif"))
 @pass_context
 def command(
     ctx: CliContext, policies: tuple[str, ...], strict: bool, model: tuple[str, ...], pipeline: str | None
@@ -81,7 +81,7 @@ def command(
                 "summary": {"policies": len(found), "errors": errors, "warnings": warnings},
             }
         )
-    elif ctx.format != "human":
+    elif not ctx.for_people:
         write_findings(ctx, every)
     else:
         if every:

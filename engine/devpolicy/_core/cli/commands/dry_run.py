@@ -53,7 +53,7 @@ DOES_NOT_RUN, OVER = "DP520", "DP521"
     metavar="SECONDS",
     help=f"How long one model may take; {TIMEOUT} by default.",
 )
-@common(formats=("human", "json", "github"))
+@common(formats=("human", "plain", "json", "github"))
 @pass_context
 def command(
     ctx: CliContext,

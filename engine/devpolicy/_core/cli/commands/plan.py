@@ -86,7 +86,7 @@ Models = Mapping[str | None, str]
 )
 @click.option("--locked", metavar="FILE", help="Fail where the plan is not the one in FILE, and say what moved.")
 @click.option("--output", metavar="FILE", help="Write to FILE, whole or not at all, instead of the terminal.")
-@common(formats=("human", "json", "svg", "png"))
+@common(formats=("human", "plain", "json", "svg", "png"))
 @pass_context
 def command(
     ctx: CliContext,
@@ -181,7 +181,8 @@ def command(
     if output is not None:
         from devpolicy._core.cli.files import write_whole
 
-        told = content if content is not None else _as_text(placed, loaded, machine, annotations)
+        spoken = ctx.format == "plain"
+        told = content if content is not None else _as_text(placed, loaded, machine, annotations, spoken=spoken)
         write_whole(output, told, inputs=[*files_of(loaded), *wanted.values(), *filter(None, (policy, host, locked))])
     elif content is not None:
         ctx.out.write(str(content))
@@ -281,11 +282,16 @@ def _view(placed: Mapping[str | None, Planned], policy: Policy, host: Host, out:
 
 
 def _as_text(
-    placed: Mapping[str | None, Planned], policy: Policy, host: Host, annotations: Sequence[Annotation]
+    placed: Mapping[str | None, Planned],
+    policy: Policy,
+    host: Host,
+    annotations: Sequence[Annotation],
+    *,
+    spoken: bool,
 ) -> str:
     """Return the human form as a file holds it."""
     text = io.StringIO()
-    out = Output(text)
+    out = Output(text, spoken=spoken)
     out.print([*_view(placed, policy, host, out), *lines_of(annotations)])
     return text.getvalue()
 

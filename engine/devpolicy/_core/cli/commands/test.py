@@ -10,7 +10,7 @@ from devpolicy._core.cli import complete
 from devpolicy._core.cli.context import CliContext, common, pass_context
 from devpolicy._core.cli.inputs import test_overlay_options
 from devpolicy._core.cli.report import for_machines, painted, rendered, write_findings
-from devpolicy._core.cli.table import table
+from devpolicy._core.cli.table import UNBOUNDED, table
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.language.policy import Overrides
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @test_overlay_options
 @click.option("--coverage", "covered", is_flag=True, help="Tell rules and preferences that decided nothing, by host.")
 @click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Processes; by default one for each core.")
-@common(formats=("human", "json", "junit", "github"))
+@common(formats=("human", "plain", "json", "junit", "github"))
 @pass_context
 def command(
     ctx: CliContext,
@@ -151,7 +151,11 @@ def _view(results: Sequence[Result], width: int) -> list[Line]:
         count = len(result.cases)
         mark = ("ok    ", "good") if result.passed else ("FAILED", "error")
         name = result.name if len(result.name) + 20 < width else result.name[: width - 21] + "…"
-        lines.append([("  ", ""), mark, (f"  {name}", ""), (f"  {count} host{'s' * (count != 1)}", "dim")])
+        hosts = f"{count} host{'s' * (count != 1)}"
+        if width >= UNBOUNDED:
+            lines.append(f"  {mark[0].strip()}: {name}, {hosts}")
+            continue
+        lines.append([("  ", ""), mark, (f"  {name}", ""), (f"  {hosts}", "dim")])
     findings = [finding for result in results for finding in result.findings]
     if findings:
         lines += ["", *painted(rendered(findings))]

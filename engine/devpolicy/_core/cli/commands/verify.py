@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Which hosts are drawn.")
 @click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Processes; by default one for each core.")
-@common(formats=("human", "json", "github"))
+@common(formats=("human", "plain", "json", "github"))
 @pass_context
 def command(
     ctx: CliContext,

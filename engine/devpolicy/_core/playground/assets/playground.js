@@ -107,7 +107,9 @@
     const mine = (asked += 1);
     document.body.dataset.busy = "";
     try {
-      const answer = await ask({ ask: "plan", policy: editor.value, model: of("model").value, host: of("host").value });
+      // As wide as it is shown, so that its text has the size of the page's.
+      const width = Math.round(Math.min(560, Math.max(280, of("picture").clientWidth - 24)));
+      const answer = await ask({ ask: "plan", policy: editor.value, model: of("model").value, host: of("host").value, width });
       if (mine === asked) show(answer);
     } catch (error) {
       if (mine === asked) tell(error.message);
@@ -191,6 +193,11 @@
       event.preventDefault();
       take();
     }
+  });
+  let shown = innerWidth;
+  addEventListener("resize", () => {
+    if (innerWidth !== shown) changed();
+    shown = innerWidth;
   });
   for (const id of ["model", "host"]) of(id).addEventListener("change", plan);
 

@@ -74,6 +74,7 @@
     button.setAttribute("aria-pressed", "true");
     chosen = button;
     show(button);
+    button.scrollIntoView({ block: "nearest", inline: "nearest" });
   };
 
   const visible = (button) => button && button.offsetParent !== null && getComputedStyle(button).visibility !== "hidden";

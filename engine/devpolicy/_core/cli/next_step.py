@@ -1,0 +1,146 @@
+"""The one step that makes sense after a command, for people at a terminal.
+
+Owns which step that is. What is recommended works: it is made of what the command was given and has just read. A pipe
+and a file get none, and neither do the commands that name their next step themselves, as a part of what they report.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from devpolicy._core.cli.table import facts
+from devpolicy._core.errors import DevPolicyError
+
+if TYPE_CHECKING:
+    from devpolicy._core.cli.context import CliContext
+
+Given = Mapping[str, Any]
+"""The parameters of a command."""
+Step = tuple[Sequence[str], str]
+"""A command's arguments, and what it does."""
+
+
+def print_next_step(context: click.Context, status: int) -> None:
+    """Print the step after a command that has ended with a status."""
+    ctx: CliContext = context.obj
+    name = " ".join(context.command_path.split()[1:])
+    if not (ctx.for_people and ctx.out.terminal and name in _STEPS):
+        return
+    with suppress(DevPolicyError):
+        step = _STEPS[name](context.params, status)
+        if step is not None:
+            words, does = step
+            ctx.out.print(facts([("next", f"`devpolicy {shlex.join(words)}` {does}")], width=ctx.out.width))
+
+
+def _of_policy(policy: str, status: int = 0) -> Step:
+    """Return the step for a policy: its tests, where it has some."""
+    from devpolicy._core.review.suites import gather
+
+    if any(suite.tests for suite in gather([policy])):
+        return ["test", policy], "runs its tests"
+    return ["show", policy], "shows every value with its origin"
+
+
+def _check(given: Given, status: int) -> Step | None:
+    policies = given["policies"]
+    return _of_policy(policies[0]) if policies and not status else None
+
+
+def _show(given: Given, status: int) -> Step | None:
+    policy = given.get("policy")
+    return None if policy is None else (["check", policy], "checks it")
+
+
+def _plan_of(given: Given, status: int) -> Step | None:
+    models, host = given.get("model"), given.get("host")
+    model = models[0] if isinstance(models, tuple) and len(models) == 1 else models
+    if status or not isinstance(model, str) or any(given.get(other) for other in ("fleet", "pipeline", "to", "target")):
+        return None
+    on = ["--host", host] if host else []
+    again = [word for text in given.get("overrides", ()) for word in ("--set", text)]
+    profile = ["--profile", given["profile"]] if given.get("profile") else []
+    part = ["--component", given["component"]] if given.get("component") else []
+    return ["plan", given["policy"], "--model", model, *on, *part, *profile, *again], "shows the whole plan"
+
+
+def _fit(given: Given, status: int) -> Step | None:
+    models, hosts = given["model"], given["host"]
+    if (
+        status
+        or not models
+        or given["fleet"]
+        or given["target"]
+        or any("," in name for name in (*models, *hosts))
+        or given["component"]
+    ):
+        return None
+    on = ["--hosts", ",".join(hosts)] if hosts else []
+    schemes = ["--quantizations", ",".join(given["quantization"])] if given["quantization"] else []
+    return ["report", given["policy"], "--models", ",".join(models), *on, *schemes, "-o", "report.html"], "draws it"
+
+
+def _test(given: Given, status: int) -> Step | None:
+    policies = list(given["policies"])
+    if status:
+        return (["check", *policies], "looks for mistakes in the policy") if len(policies) == 1 else None
+    if given["covered"]:
+        return ["show", policies[0]], "shows every value with its origin"
+    return ["test", *policies, "--coverage"], "shows what no test needs"
+
+
+def _diff(given: Given, status: int) -> Step | None:
+    return ["show", given["second"]], "shows every value of the second"
+
+
+def _host_show(given: Given, status: int) -> Step | None:
+    return ["fit", "prefer-accelerator", "--model", "gpt2", "--host", given["host"]], "tries a small model on it"
+
+
+def _model_show(given: Given, status: int) -> Step | None:
+    return ["model", "capture", given["model"]], "writes it as a model file"
+
+
+def _capture(given: Given, status: int) -> Step | None:
+    output = given["output"]
+    return (["host", "show", output], "shows the file") if output else None
+
+
+def _capture_model(given: Given, status: int) -> Step | None:
+    output = given["output"]
+    return (["model", "show", output], "shows the file") if output else None
+
+
+def _always(*words: str, does: str) -> Callable[[Given, int], Step]:
+    return lambda given, status: (words, does)
+
+
+_STEPS: Mapping[str, Callable[[Given, int], Step | None]] = {
+    "check": _check,
+    "show": _show,
+    "fit": _fit,
+    "resolve": _plan_of,
+    "why": _plan_of,
+    "dry-run": _plan_of,
+    "test": _test,
+    "verify": lambda given, status: None if status else _of_policy(given["policy"]),
+    "diff": _diff,
+    "host list": _always("host", "show", "2x24gb", does="shows one of them"),
+    "host show": _host_show,
+    "host capture": _capture,
+    "host measure": _capture,
+    "model list": _always("model", "show", "llama-3.1-8b", does="shows one of them"),
+    "model show": _model_show,
+    "model capture": _capture_model,
+    "targets": _always(
+        "plan", "prefer-accelerator", "--model", "gpt2", "--host", "2x24gb", "--to", "hf", does="prints one form"
+    ),
+    "doctor": _always("host", "list", does="lists hosts to plan for"),
+    "simulator info": _always("doctor", does="shows what the libraries see"),
+    "explain": _always("check", "--help", does="says how policies are checked"),
+}

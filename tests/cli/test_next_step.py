@@ -1,0 +1,87 @@
+"""The step that a command recommends at its end, on a terminal: it is one, and it works."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+
+import pytest
+from tests.cli.harness import invoke
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a terminal of its own needs a POSIX system")
+
+MODEL = ("--model", "llama-3.1-8b", "--host", "2x24gb")
+COMMANDS = {
+    "check": ("check", "offload-lm-head"),
+    "check of a policy without tests": ("check", "own.toml"),
+    "show": ("show", "offload-lm-head"),
+    "fit": ("fit", "prefer-accelerator", *MODEL),
+    "fit of several": ("fit", "prefer-accelerator", "--model", "gpt2", "--model", "qwen3-*", "--host", "1x24gb"),
+    "resolve": ("resolve", "offload-lm-head", *MODEL),
+    "resolve a component": ("resolve", "rag-pipeline", "--component", "ranker", "--host", "1x24gb"),
+    "why": ("why", "offload-lm-head", "lm_head", *MODEL),
+    "test": ("test", "cpu-only"),
+    "test with coverage": ("test", "cpu-only", "--coverage"),
+    "failed test": ("test", "failing.toml"),
+    "diff": ("diff", "cpu-only", "own.toml", "--model", "gpt2"),
+    "verify": ("verify", "cpu-only", "-p", "within_budget", "--model", "gpt2"),
+    "host list": ("host", "list"),
+    "host show": ("host", "show", "faulty/zero-devices"),
+    "host capture": ("host", "capture", "--output", "here.toml"),
+    "model list": ("model", "list"),
+    "model show": ("model", "show", "gpt2"),
+    "model capture": ("model", "capture", "gpt2", "--output", "model.toml"),
+    "targets": ("targets",),
+    "explain": ("explain", "DP301"),
+}
+SILENT = {"resolve a component"}
+"""Nothing is known that would work."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    here = tmp_path_factory.mktemp("next")
+    (here / "own.toml").write_text('prefer = ["cuda", "cpu"]\n', "utf-8")
+    test = '[[test]]\nname = "x"\nhost = "2x24gb"\nexpect = "cpu"\n'
+    (here / "failing.toml").write_text(f'prefer = "cuda"\n{test}', "utf-8")
+    return here
+
+
+def on_terminal(*arguments: str) -> str:
+    """Return what a command shows on a terminal."""
+    import pty
+
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ["NO_COLOR"] = "1"
+        os.execv(sys.executable, [sys.executable, "-m", "devpolicy", *arguments])
+    seen = b""
+    try:
+        while part := os.read(terminal, 1 << 16):
+            seen += part
+    except OSError:
+        pass  # the other end is closed
+    os.waitpid(pid, 0)
+    return seen.decode().replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_is_recommended_works(name, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    shown = on_terminal(*COMMANDS[name])
+    steps = re.findall(r"^next +`devpolicy (.*?)`", re.sub(r"\n {6,}", " ", shown), re.MULTILINE)
+    assert len(steps) == (name not in SILENT), shown
+    for step in steps:
+        run = invoke(*shlex.split(step))
+        assert run.status == 0, (step, run)
+
+
+def test_a_pipe_gets_no_step():
+    assert "next" not in invoke("host", "list").stdout
+
+
+def test_a_program_gets_no_step(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert "next" not in on_terminal("host", "list", "--format", "json")
