@@ -63,6 +63,7 @@ LIMITS = [
     ("devices of one type of a host", "host.facts", "MOST_DEVICES"),
     ("nodes of a fleet", "fleet.values", "MOST_NODES"),
     ("sets of nodes that `survives` lets fail", "fleet.survival", "MOST_FAILURES"),
+    ("nodes that may fail at once by `survives`", "language.properties", "MOST_FAILING"),
     ("characters of the name of a node or a label", "fleet.values", "LONGEST_NAME"),
     ("hosts of a family that `verify` plans one by one; of more, some are drawn", "review.verify", "MOST_HOSTS"),
     ("hosts that `vary` makes", "language.expectations", "MOST_CASES"),
@@ -106,6 +107,7 @@ _OF_NO_INPUT = {
     ("dry_run.watch", "MOST_ERRORS"),  # device errors of one run that are listed
     ("fleet.assignment", "MOST_STEPS"),  # behind them a plan says what was shown of it
     ("fleet.assignment", "MOST_IN_ALL"),
+    ("fleet.starting", "TIMEOUT"),  # a caller's to change
     ("targets.llama_cpp", "MOST_DEVICES"),  # of that library
     ("sizes", "LARGEST"),
 }

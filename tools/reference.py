@@ -21,7 +21,7 @@ from devpolicy._core.language.devices import DeviceClassTable
 from devpolicy._core.language.fields import TopTable
 from devpolicy._core.language.loading import LoadingTable
 from devpolicy._core.language.memory import DiskTable, MemoryTable, Reserve
-from devpolicy._core.language.properties import OF_A_FAMILY, OF_A_PLAN
+from devpolicy._core.language.properties import OF_A_FAMILY, OF_A_FLEET, OF_A_PLAN
 from devpolicy._core.language.rules import Rule
 from devpolicy._core.language.suite import SuiteTable
 from devpolicy._core.language.terms import TermTable
@@ -69,8 +69,9 @@ def _part(name: str) -> str:
         return _keys(_TABLES[name])
     if name == "codes":
         return _codes()
-    if name in ("of_a_plan", "of_a_family"):
-        return _properties(OF_A_PLAN if name == "of_a_plan" else OF_A_FAMILY)
+    properties = {"of_a_plan": OF_A_PLAN, "of_a_family": OF_A_FAMILY, "of_a_fleet": OF_A_FLEET}
+    if name in properties:
+        return _properties(properties[name])
     raise PolicyError(Diagnostic("DP202", f"there is no generated part `{name}`"))
 
 

@@ -77,7 +77,10 @@ SHAPES = {
         ("diff", "cpu-only", "cpu-only", "--hosts", "1x24gb"),
         ("diff", "rag-pipeline", "rag-pipeline", "--fleet", "4-workstations"),
     ],
-    "verify": [("verify", "cpu-only", "--accelerators", "1")],
+    "verify": [
+        ("verify", "cpu-only", "--accelerators", "1"),
+        ("verify", "rag-pipeline", "--fleet", "mixed-50", "-p", "one_type"),
+    ],
     "host list": [("host", "list")],
     "host show": [("host", "show", "1x24gb")],
     "fleet list": [("fleet", "list")],

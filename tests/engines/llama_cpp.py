@@ -24,12 +24,13 @@ from pathlib import Path
 
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, plan
 from devpolicy._core.targets.llama_cpp import to_llama_cpp
-from tests.engines import models
+from tests.engines import fit, models
 
 VERSION = "0.3.36"
 """Of llama-cpp-python, whose source package holds the llama.cpp that is built."""
 PORTS = (51001, 51002, 51003)
 BINARIES = ("llama-completion", "ggml-rpc-server")
+
 _OPTIONS = (
     *("-DGGML_RPC=ON", "-DGGML_OPENMP=OFF", "-DGGML_LLAMAFILE=OFF", "-DLLAMA_CURL=OFF", "-DLLAMA_OPENSSL=OFF"),
     *("-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_SERVER=OFF", "-DLLAMA_BUILD_TOOLS=ON"),
@@ -74,6 +75,8 @@ ROWS = (
     ("the embedding on a card", "dense", (40_000,) * 3, "[[rule]]\nmatch = 'token_embd'\nprefer = 'cuda:1'"),
     ("a cache in bfloat16", "dense", (40_000,) * 3, "workload.kv_dtype = 'bfloat16'"),
     ("a cache in float32", "dense", (60_000,) * 3, "workload.kv_dtype = 'float32'"),
+    ("the cache in RAM", "dense", (40_000,) * 3, "split = 'balanced'\nworkload.kv_offload = 'cpu'"),
+    ("the cache and experts in RAM", "mixture", (6_144, 2_500, 900), "-overflow = 'cpu'\nworkload.kv_offload = 'cpu'"),
     ("two sequences", "dense", (60_000,) * 3, "workload.batch = 2"),
     ("an odd context", "dense", (60_000,) * 3, "workload.context = 700"),
     ("a tied head", "tied", (40_000,) * 3, 'split = "balanced"'),
@@ -132,8 +135,8 @@ def planned(text: str, cards: tuple[int, ...], tree: ModelTree) -> Plan:
     return plan(Policy.parse("\n".join([*kept, added])), tree, host)
 
 
-def log_of(binaries: Path, file: Path, made: Plan) -> str:
-    """Load the model with the plan's flags, and return what llama.cpp says."""
+def flags_of(made: Plan) -> list[str]:
+    """Return a plan's flags with the names that llama.cpp has for the servers and for their buffers."""
     names = {f"cuda:{number}": f"RPC{number}" for number in range(len(PORTS))}
     flags = []
     for flag in to_llama_cpp(made, names).to_flags():
@@ -141,6 +144,11 @@ def log_of(binaries: Path, file: Path, made: Plan) -> str:
         server = re.fullmatch(r"RPC(\d)", place)
         # The buffer of a server is called by its address.
         flags.append(f"{pattern}=RPC0[127.0.0.1:{PORTS[int(server[1])]}]" if found and server else flag)
+    return flags
+
+
+def log_of(binaries: Path, file: Path, flags: list[str]) -> str:
+    """Load the model with flags, write one token, and return what llama.cpp says."""
     ports = ",".join(f"127.0.0.1:{port}" for port in PORTS)
     command = [str(binaries / "llama-completion"), "--rpc", ports, "-m", str(file), *flags]
     command += ["-p", "<0x41>", "-n", "1", "-t", "1", "--no-warmup", "-no-cnv", "-v", "-lm", "none"]
@@ -183,6 +191,7 @@ def main() -> int:
     """Run every row, and print what differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binaries", type=Path, help="a folder with llama.cpp's binaries")
+    parser.add_argument("--write", action="store_true", help="write the table beside `--fit` into the documentation")
     parser.add_argument("--keep", type=Path, help="build here, or take what was built here before")
     options = parser.parse_args()
     failed = 0
@@ -196,11 +205,12 @@ def main() -> int:
         with servers(binaries):
             for name, model, cards, text in ROWS:
                 made = planned(text, cards, trees[model])
-                wrong = compared(made, log_of(binaries, files[model], made))
+                wrong = compared(made, log_of(binaries, files[model], flags_of(made)))
                 failed += bool(wrong)
                 where = ", ".join(f"{device} {one.weights / KIB / KIB:.2f}" for device, one in made.ledger.items())
                 print(f"{'DIFFERS' if wrong else 'equal  '}  {name:<40} {where}", *wrong, sep="\n         ", flush=True)
-    print(f"{len(ROWS) - failed} of {len(ROWS)} policies: each device holds what was planned")
+            print(f"{len(ROWS) - failed} of {len(ROWS)} policies: each device holds what was planned")
+            failed += fit.compare(binaries, Path(temporary), write=options.write)
     return 1 if failed else 0
 
 

@@ -8,13 +8,15 @@ from typing import Any
 SPECIAL = 259  # unknown, begin, end, and a token for each byte
 
 
-def write(path: Path, *, experts: int = 0, head: bool = True, layers: int = 8, hidden: int = 256) -> Path:
+def write(
+    path: Path, *, experts: int = 0, head: bool = True, layers: int = 8, hidden: int = 256, vocabulary: int = 512
+) -> Path:
     """Write one. Linear layers are q8_0, norms float32, the embedding float16."""
     import gguf
     import numpy as np
 
     made: Any = gguf.GGUFWriter(path, "llama")
-    inner, heads, key_values, vocabulary = 2 * hidden, 4, 2, 512
+    inner, heads, key_values = 2 * hidden, 4, 2
     words = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     words += [f"▁w{number}" for number in range(vocabulary - SPECIAL)]
     made.add_context_length(2048)

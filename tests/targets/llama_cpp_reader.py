@@ -25,6 +25,7 @@ class Held:
 
 def options(flags: Sequence[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
+    flags = [flag for flag in flags if flag != "--no-kv-offload"]  # the only one without a value
     for name, value in zip(flags[::2], flags[1::2], strict=True):
         found.setdefault(name, []).append(value)
     return found
@@ -71,5 +72,5 @@ def held(flags: Sequence[str], tensors: Mapping[str, int], kv_cache: Mapping[int
         weights[at[name]] += 0 if shared else size
     caches: Counter[str] = Counter()
     for layer_number, size in kv_cache.items():
-        caches[device_of(layer_number)] += size
+        caches["CPU" if "--no-kv-offload" in flags else device_of(layer_number)] += size
     return Held(+weights, +caches)

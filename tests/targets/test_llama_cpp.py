@@ -63,6 +63,8 @@ def policies(draw):
     lines += [f"workload.context = {draw(st.sampled_from((1, 256, 300, 512)))}", BASIS]
     if draw(st.booleans()):
         lines.insert(0, 'overflow = "cpu"')
+    if draw(st.booleans()):
+        lines.insert(0, 'workload.kv_offload = "cpu"')
     for number in range(draw(st.integers(0, 3))):
         first = draw(st.integers(0, LAYERS - 1))
         layers = draw(st.sampled_from(("*", f"{{{first}..}}", f"{{0..{first}}}", str(first))))
@@ -122,6 +124,23 @@ def test_devices_come_in_the_order_that_fits():
     made = made_for("workload.context = 512\n", (700, 4000))
     told = to_llama_cpp(made)
     assert set(told.order) <= {"cuda:0", "cuda:1"}
+
+
+def test_the_cache_is_in_ram_as_a_whole_or_not_at_all():
+    made = made_for('workload.context = 512\nworkload.kv_offload = "cpu"\n')
+    assert made.ledger["cpu"].kv_cache == sum(caches(512).values())
+    assert not made.ledger["cuda:0"].kv_cache
+    told = to_llama_cpp(made)
+    assert "--no-kv-offload" in told.to_flags()
+    assert told.to_env()["LLAMA_ARG_KV_OFFLOAD"] == "0"
+    assert to_llama_cpp_python(made)["offload_kqv"] is False
+    # Beside the cache the CPU has room for what is kept there, or the plan is refused.
+    small = Host([Accelerator("cuda", memory="9000 KiB")], memory="1 MiB")
+    with pytest.raises(Unsatisfiable):
+        text = f'prefer = "cuda"\n{BASIS}workload = {{ context = 2048, kv_offload = "cpu" }}'
+        plan(Policy.parse(text), tree_of(0, True), small, target="llama.cpp")
+    with pytest.raises(Unsatisfiable, match="keeps the KV cache on the devices of its layers"):
+        plan(Policy.parse('prefer = "cuda"\nworkload.kv_offload = "cpu"'), "gpt2", "2x24gb")
 
 
 def test_a_late_layer_is_not_left_on_the_cpu():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devpolicy import Accelerator, Host, Plan, Policy, plan
+from devpolicy import Accelerator, Host, Plan, Policy, plan, plan_all
 from devpolicy._core.targets.environment import environment
 from devpolicy._core.targets.stages import sglang, stages, vllm
 from devpolicy.errors import Unsatisfiable
@@ -24,13 +24,14 @@ def parser_of(engine: str) -> argparse.ArgumentParser:
     names = {
         "vllm": {
             "--device-ids": str, "--pipeline-parallel-size": int, "--gpu-memory-utilization": float,
-            "--max-model-len": int, "--max-num-seqs": int,
+            "--max-model-len": int, "--max-num-seqs": int, "--tensor-parallel-size": int, "--cpu-offload-gb": float,
             "--kv-cache-dtype": ("auto", "float16", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2"),
             "--dtype": ("auto", "half", "float16", "bfloat16", "float", "float32"),
         },
         "sglang": {
             "--base-gpu-id": int, "--gpu-id-step": int, "--pp-size": int, "--mem-fraction-static": float,
-            "--context-length": int, "--max-running-requests": int,
+            "--kv-cache-dtype": ("auto", "bfloat16", "fp8_e4m3", "fp8_e5m2"),
+            "--context-length": int, "--max-running-requests": int, "--tp-size": int, "--cpu-offload-gb": int,
             "--dtype": ("auto", "half", "float16", "bfloat16", "float", "float32"),
         },
     }[engine]  # fmt: skip
@@ -70,7 +71,8 @@ def test_stages_hold_what_is_planned(model, sizes, split, engine):
     assert made.placements["lm_head"].runs_on == told.devices[-1]
     for device in told.devices:
         budget, total = made.ledger[str(device)], sizes[device.id or 0] * GIB
-        assert budget.held <= told.fraction * total <= budget.cap - budget.headroom + total / 1000
+        held = budget.held if engine == "vllm" else budget.weights + budget.kv_cache
+        assert held <= told.fraction * total <= budget.cap - budget.headroom + total / 1000
     read = parser_of(engine).parse_args(form["arguments"])
     assert read.dtype == "bfloat16"
     partition = form["env"].get(f"{engine.upper()}_PP_LAYER_PARTITION")
@@ -121,3 +123,136 @@ def test_a_plan_of_another_target_has_no_stages():
     made = plan(Policy.parse('prefer = "cuda"'), "gpt2", cards(24))
     with pytest.raises(Unsatisfiable, match="--target vllm"):
         vllm(made, cards(24))
+
+
+@settings(deadline=None)
+@given(
+    model=st.sampled_from(MODELS[:4]),
+    size=st.sampled_from((8, 12, 16, 24, 48, 80)),
+    count=st.integers(1, 8),
+    tensor=st.sampled_from((None, 2, 4)),
+    engine=st.sampled_from(("vllm", "sglang")),
+    overflow=st.booleans(),
+)
+def test_groups_share_every_layer(model, size, count, tensor, engine, overflow):
+    host = cards(*[size] * count)
+    split = '"tensor"' if tensor is None else f"{{ tensor = {tensor} }}"
+    text = f'prefer = "cuda"\nsplit = {split}\n' + ('overflow = "cpu"\n' if overflow else "")
+    try:
+        made = plan(Policy.parse(text), model, host, target=engine)
+        form = {"vllm": vllm, "sglang": sglang}[engine](made, host)
+    except Unsatisfiable:
+        return
+    told = stages(made, host)
+    whole = plan(Policy.parse('prefer = "cuda"'), model, cards(900), target=engine)
+    members = tensor or count
+    assert {len(group) for group in told.groups} == {members}
+    assert (tensor is None) <= (len(told.groups) == 1)
+    assert len({*told.devices}) == len(told.devices) == members * len(told.groups)
+    assert made.device is None
+    kept = made.kept_by_engine
+    for device in told.devices:
+        budget = made.ledger[str(device)]
+        assert budget.free >= 0
+        assert budget == made.ledger[str(told.devices[told.devices.index(device) // members * members])]
+    on_gpus = sum(made.ledger[str(device)].weights for device in told.devices)
+    on_cpu = made.ledger["cpu"].weights if kept else 0
+    units = (len(made.placements) + 4096) * members  # rounded up, and the buffers of each member
+    assert 0 <= on_gpus + on_cpu - sum(one.weights for one in whole.ledger.values()) < units + TIED[model]
+    assert kept % GIB == 0
+    assert on_cpu <= kept * len(told.devices)
+    read = parser_of(engine).parse_args(form["arguments"])
+    said = read.tensor_parallel_size if engine == "vllm" else read.tp_size
+    assert (said or 1) == members
+    assert (read.pipeline_parallel_size if engine == "vllm" else read.pp_size) == (
+        len(told.groups) if len(told.groups) > 1 else None
+    )
+    assert (read.cpu_offload_gb or 0) * GIB == kept
+    assert Plan.from_dict(made.to_dict()) == made
+
+
+TIED = {name: 2 * 256_000 * 4096 if name in ("llama-3.2-1b", "gemma-2-9b") else 1 for name in MODELS}
+"""A head that is tied counts twice where there are stages."""
+
+
+def test_a_server_of_four_cards_shares_every_layer():
+    host = Host.load("4x80gb")
+    made = plan(Policy.parse('prefer = "cuda"\nsplit = "tensor"'), "llama-3.1-70b", host, target="vllm")
+    assert vllm(made, host)["arguments"][:4] == ["--device-ids", "0,1,2,3", "--tensor-parallel-size", "4"]
+    assert made.placements["lm_head"].group == tuple(stages(made, host).devices)
+    assert made.to_dict()["placements"]["lm_head"]["device"] == ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]
+    with pytest.raises(Unsatisfiable, match="no `ComponentDevice` can say"):
+        _ = made.component_device
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "target", "words"),
+    [
+        ('split = "tensor"', "2x24gb", "hf", "divides no unit"),
+        ('split = "tensor"', "80-24", "vllm", "unlike"),
+        ("split = { tensor = 4 }", "2x24gb", "vllm", "no 4 equal devices"),
+        ("split = { tensor = 3 }", "8x80gb", "vllm", "attention heads"),
+        ('overflow = "cpu"\noffload.lm_head = "cpu"', "2x24gb", "vllm", "keeps none there"),
+        ('overflow = "disk"', "1x8gb", "vllm", "nothing"),
+    ],
+)
+def test_what_groups_cannot_do_is_refused(text, host, target, words):
+    model = "mixtral-8x7b" if "3" in text else "llama-3.1-8b"
+    with pytest.raises(Unsatisfiable) as refused:
+        plan(Policy.parse(f'prefer = "cuda"\n{text}'), model, host, target=target)
+    assert words in str(refused.value)
+
+
+def test_two_servers_share_a_card():
+    """vLLM's fraction is of the total, SGLang's of what the other has left when it starts."""
+    host, text = cards(80), 'prefer = "cuda"\n[component.chat]\nmodel = "llama-3.1-8b"\ntarget = "{0}"\n'
+    text += '[component.code]\nmodel = "llama-3.1-8b"\ntarget = "{0}"\n'
+    for engine in ("vllm", "sglang"):
+        made = plan_all(Policy.parse(text.format(engine)), host=host)
+        first, second = (stages(one, host).fraction for one in made.values())
+        ledger = made["code"].ledger["cuda:0"]
+        if engine == "vllm":
+            assert first == second == -(-ledger.held * 1000 // (80 * GIB)) / 1000
+            assert first + second < 1
+        else:
+            left = 80 * GIB - ledger.used_by_others
+            assert second == -(-(ledger.weights + ledger.kv_cache) * 1000 // left) / 1000 > first
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_the_cache_is_kept_in_what_was_counted(engine):
+    host, form = cards(80), {"vllm": vllm, "sglang": sglang}[engine]
+    made = plan(Policy.parse('prefer = "cuda"\nworkload.kv_dtype = "float8_e5m2"'), "llama-3.1-8b", host, target=engine)
+    assert form(made, host)["arguments"][-2:] == ["--kv-cache-dtype", "fp8_e5m2"]
+    wide = plan(Policy.parse('prefer = "cuda"\nworkload.kv_dtype = "float32"'), "llama-3.1-8b", host, target=engine)
+    with pytest.raises(Unsatisfiable, match="keeps no KV cache in `float32`"):
+        form(wide, host)
+
+
+def test_sglang_counts_stages_by_ones():
+    """Its rank of a stage has no step: GPUs that do not follow one another are refused, and not others taken."""
+    host = Host([Accelerator("cuda", id=number, memory="12 GiB") for number in (0, 2)], memory="64 GiB")
+    made = plan(Policy.parse('prefer = "cuda"'), "llama-3.1-8b", host, target="sglang")
+    assert [device.id for device in stages(made, host).devices] == [0, 2]
+    with pytest.raises(Unsatisfiable, match="follow one another"):
+        sglang(made, host)
+    shared = plan(Policy.parse('prefer = "cuda"\nsplit = "tensor"'), "llama-3.1-8b", host, target="sglang")
+    assert sglang(shared, host)["arguments"][:6] == ["--base-gpu-id", "0", "--gpu-id-step", "2", "--tp-size", "2"]
+
+
+def test_equal_stages_are_equal():
+    from dataclasses import replace
+
+    from devpolicy._core.abilities import registry
+    from devpolicy.targets import register, target_of
+
+    even = replace(target_of("vllm"), name="even", abilities=replace(target_of("vllm").abilities, equal_stages=True))
+    registry._NAMED.pop("even", None)
+    register(even)
+    try:
+        made = plan(Policy.parse('prefer = "cuda"\nsplit = "balanced"'), "gpt2", cards(8), target="even")
+        assert made.target == "even"
+        with pytest.raises(Unsatisfiable, match="the same number of layers"):
+            plan(Policy.parse('prefer = "cuda"'), "mixtral-8x7b", cards(80, 24), target="even")
+    finally:
+        registry._NAMED.pop("even", None)

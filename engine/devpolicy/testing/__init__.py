@@ -1,6 +1,7 @@
 """The simulated world: hosts that do not exist, and the tools to test policies on them.
 
     simulate_host       be on another machine, as a context manager or a decorator
+    simulate_fleet      a Ray cluster on this machine, whose nodes are simulated hosts
     simulated_device    count and break what one of its devices does
     host_catalogue      the hosts that ship with devpolicy
     strategies          Hypothesis strategies (its own import)
@@ -18,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from devpolicy._core.simulation import SimulatedDevice, simulate_host, simulated_device
     from devpolicy._core.simulation.catalogue import host_catalogue
+    from devpolicy._core.simulation.fleet import simulate_fleet
 
-__all__ = ["SimulatedDevice", "host_catalogue", "simulate_host", "simulated_device"]
+__all__ = ["SimulatedDevice", "host_catalogue", "simulate_fleet", "simulate_host", "simulated_device"]
 
 _WHERE: dict[str, str] = {
     "SimulatedDevice": "devpolicy._core.simulation",
     "host_catalogue": "devpolicy._core.simulation.catalogue",
+    "simulate_fleet": "devpolicy._core.simulation.fleet",
     "simulate_host": "devpolicy._core.simulation",
     "simulated_device": "devpolicy._core.simulation",
 }

@@ -26,12 +26,13 @@ _STAGES = Abilities(
     unit="layer",
     assigns="counts",
     runs_per_device=1,
-    groups=frozenset({"pipeline"}),
+    groups=frozenset({"pipeline", "tensor"}),
+    keeps={"cpu": "budget"},
     fixed={"input": "first", "head": "last"},
     shares_ties="alone",
     cache="engine",
     budget="same-fraction-of-total",
-    carries=frozenset({"dtype", "context", "batch"}),
+    carries=frozenset({"dtype", "context", "batch", "kv_dtype"}),
 )
 _WHOLE_LAYERS = "leave the rule out: the engine runs whole layers on GPUs"
 
@@ -62,7 +63,7 @@ SHIPPED = (
             keeps={"cpu": "computes"},
             fixed={"input": "cpu"},
             shares_ties="never",
-            cache="engine",
+            cache="all-or-nothing",
             carries=frozenset({"context", "batch", "kv_dtype"}),
         ),
         instead="leave the rule out: llama.cpp keeps weights on the CPU, and computes there",
@@ -96,17 +97,17 @@ SHIPPED = (
     ),
     Target(
         "vllm",
-        replace(_STAGES, carries=_STAGES.carries | {"kv_dtype", "quantization"}),
+        replace(_STAGES, carries=_STAGES.carries | {"quantization"}),
         instead=_WHOLE_LAYERS,
         distribution="vllm",
-        about="vLLM: one GPU, or pipeline stages of unlike sizes",
+        about="vLLM: tensor groups, pipeline stages of unlike sizes, offload on the CPU",
     ),
     Target(
         "sglang",
         _STAGES,
         instead=_WHOLE_LAYERS,
         distribution="sglang",
-        about="SGLang: one GPU, or pipeline stages of unlike sizes",
+        about="SGLang: tensor groups, pipeline stages of unlike sizes, offload on the CPU",
     ),
     Target(
         "spacy",

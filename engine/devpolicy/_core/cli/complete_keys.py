@@ -52,9 +52,9 @@ def changes(context: click.Context, parameter: click.Parameter, incomplete: str)
 def properties(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete a property for `verify --property`; `never_on` with the types of devices."""
     from devpolicy._core.host import ACCELERATOR_TYPES
-    from devpolicy._core.language.properties import OF_A_FAMILY, OF_A_PLAN
+    from devpolicy._core.language.properties import OF_A_FAMILY, OF_A_FLEET, OF_A_PLAN
 
-    known = {**OF_A_PLAN, **OF_A_FAMILY}
+    known = {**OF_A_PLAN, **OF_A_FAMILY, **OF_A_FLEET}
     about, tokens = known.pop("never_on"), known.pop("context")
     known["context:8192"] = tokens
     known |= {f"never_on:{kind}": about for kind in (*ACCELERATOR_TYPES, "cpu", "disk")}

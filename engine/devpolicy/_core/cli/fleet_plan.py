@@ -5,7 +5,7 @@ Owns the human form of a fleet's plan and of its changes. Every decision is the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,14 +14,17 @@ from devpolicy._core.cli import complete
 from devpolicy._core.cli.context import PATIENCE, CliContext, to_json
 from devpolicy._core.cli.inputs import load_model, named_models, on_every_host
 from devpolicy._core.cli.memory_bars import gib
+from devpolicy._core.cli.output_formats import form_named, written
 from devpolicy._core.cli.report import painted, rendered
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.fleet.changes import moves
 from devpolicy._core.fleet.plan import FleetPlan
 from devpolicy._core.fleet.planner import plan_fleet
+from devpolicy._core.fleet.ray_forms import to_ray, to_serve
 from devpolicy._core.fleet.values import Fleet
 from devpolicy._core.language.policy import Policy
+from devpolicy._core.language.properties import OF_A_FAMILY, Property
 from devpolicy._core.views.names import device_range
 
 if TYPE_CHECKING:
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
     from devpolicy._core.fleet.changes import Move
     from devpolicy._core.fleet.plan import NodePlan
     from devpolicy._core.model.tree import ModelTree
+
+OF_FLEETS: dict[str, Callable[[FleetPlan, Fleet], Any]] = {"ray": to_ray, "serve": to_serve}
+"""Forms of a fleet's plan as a whole."""
 
 fleet_option = click.option(
     "--fleet",
@@ -81,9 +87,19 @@ def show_plan(
 ) -> None:
     """`devpolicy plan --fleet`."""
     written = on_every_host(Policy.load(policy), profile, overrides)
+    if to in OF_FLEETS and component is not None:
+        message = f"`--to {to}` is of all components, since what shares a device is reserved together"
+        raise DevPolicyError([Diagnostic("", message, help="leave out `--component`")])
     nodes = Fleet.load(fleet)
+    target = target or (None if to is None or to in OF_FLEETS else form_named(to).target)
     before = None if running is None else FleetPlan.load(running)
-    plan = made(ctx, written, models_given(ctx, model, architecture), nodes, target, before=before)
+    models = models_given(ctx, model, architecture)
+    if to == "vllm" and (component is not None or None in models):
+        spanned = _over_nodes(ctx, written, models, nodes, component)
+        if spanned is not None:
+            _emit(ctx, to_json(spanned), output, [policy, fleet])
+            return
+    plan = made(ctx, written, models, nodes, target, before=before)
     if plan.warnings:
         ctx.err.print(painted(rendered(plan.warnings)))
     if locked is not None:
@@ -97,15 +113,33 @@ def show_plan(
         text = to_json({**shown.to_dict(), **told})
     else:
         text = None
-    if output is not None:
-        from devpolicy._core.cli.files import write_whole
-
-        inputs = [policy, fleet, *filter(None, (running, locked))]
-        write_whole(output, plan.to_json() if text is None else text, inputs=inputs)
-    elif text is not None:
-        ctx.out.write(text)
+    if output is not None or text is not None:
+        _emit(ctx, plan.to_json() if text is None else text, output, [policy, fleet, *filter(None, (running, locked))])
     else:
         ctx.out.print(_view(shown, written, nodes, changed, ctx.out.width, locked=locked))
+
+
+def _emit(ctx: CliContext, text: str, output: str | None, inputs: Sequence[str]) -> None:
+    """Write text to a file, whole or not at all, else to standard output."""
+    if output is None:
+        ctx.out.write(text)
+        return
+    from devpolicy._core.cli.files import write_whole
+
+    write_whole(output, text, inputs=inputs)
+
+
+def _over_nodes(
+    ctx: CliContext, policy: Policy, models: Models, fleet: Fleet, component: str | None
+) -> dict[str, Any] | None:
+    """Return how vLLM serves one model over several nodes, `None` where one node holds it."""
+    from devpolicy._core.fleet.spanning import vllm_over_nodes
+
+    model = models.get(component)
+    with ctx.working("planning", patience=PATIENCE):
+        told = vllm_over_nodes(policy, model, fleet, component=component)
+    places = told["placement_group"]["bundle_label_selector"]
+    return told if any(one != places[0] for one in places) else None
 
 
 def _only(plan: FleetPlan, component: str) -> FleetPlan:
@@ -137,9 +171,9 @@ def _compare(path: str, plan: FleetPlan) -> None:
 
 
 def _written(to: str, plan: FleetPlan, fleet: Fleet, *, as_json: bool) -> str:
-    """Return what a consumer takes of each component, on its node."""
-    from devpolicy._core.cli.output_formats import form_named, written
-
+    """Return what a consumer takes of each component, on its node, or what Ray takes of all."""
+    if to in OF_FLEETS:
+        return to_json(OF_FLEETS[to](plan, fleet))
     form = form_named(to)
     plans = {
         None if name == "model" and one.plan.component is None else name: one.plan
@@ -270,3 +304,42 @@ def show_diff(
         pairs += [("lost", ", ".join(lost))] if lost else []
         ctx.out.print([*facts(pairs, width=ctx.out.width), "", *moves_lines(found)])
     return 1 if found else 0
+
+
+def verify_fleet(
+    ctx: CliContext, policy: str, loaded: Policy, fleet: str, wanted: Sequence[Property], model: Sequence[str]
+) -> int:
+    """`devpolicy verify --fleet`: properties of the fleet, and of it with a node less or more."""
+    from devpolicy._core.review.fleets import fleet_outcome, varied
+
+    of_hosts = next((one for one in wanted if one.name in OF_A_FAMILY), None)
+    if of_hosts is not None:
+        raise DevPolicyError([Diagnostic("", f"`{of_hosts}` is a property of a family of hosts", help="leave it out")])
+    asked = wanted or [Property("placed_or_refused"), Property("within_budget"), Property("survives", nodes=1)]
+    nodes, models = Fleet.load(fleet), models_given(ctx, model)
+    verdicts: list[tuple[Property, str, int]] = []
+    with ctx.working("planning", patience=PATIENCE):
+        family = dict(varied(nodes))
+        found = {what: fleet_outcome(loaded, models, one) for what, one in family.items()}
+        for one in asked:
+            tried = {"": found[""]} if one.name == "survives" else found
+            broken = ((what, text) for what, outcome in tried.items() for text in outcome.violations(one))
+            what, text = next(broken, ("", ""))
+            verdicts.append((one, f"{what}: {text}" if what and text else text, len(tried)))
+    if ctx.json:
+        told = [
+            {"property": str(one), "status": "broken" if why else "proved", "why": why or None, "fleets": count}
+            for one, why, count in verdicts
+        ]
+        ctx.print_json({"schema": 1, "policy": policy, "fleet": fleet, "verdicts": told})
+    else:
+        lines: list[Line] = [*facts([("fleet", f"{fleet}: {len(nodes)} nodes")], width=ctx.out.width), ""]
+        for one, why, count in verdicts:
+            fleets = f"{count} fleet{'s' * (count != 1)}"
+            lines.append(
+                [("broken  ", "error"), (f"{one}: {why}", "strong")]
+                if why
+                else [("holds   ", "good"), (f"{one}: proved over {fleets}", "")]
+            )
+        ctx.out.print(lines)
+    return 1 if any(why for _, why, _ in verdicts) else 0

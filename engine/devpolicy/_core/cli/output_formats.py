@@ -38,6 +38,10 @@ class OutputFormat(NamedTuple):
     """The form as text to be pasted, where that is no Python."""
 
 
+def _one(plan: Plan) -> ComponentDevice:
+    return plan.component_device
+
+
 def _llama_cpp(plan: Plan, host: Host) -> list[str]:
     from devpolicy._core.targets.llama_cpp import to_llama_cpp
 
@@ -101,9 +105,9 @@ OUTPUT_FORMATS = {
     "pipeline": OutputFormat(
         "hf", lambda plan, _: plan.to_pipeline_kwargs(), lambda device: device.update_hf_kwargs({}, overwrite=True)
     ),
-    "haystack": OutputFormat("haystack", lambda plan, _: plan.device.to_dict(), lambda device: device.to_dict()),
-    "torch": OutputFormat("torch", lambda plan, _: plan.device.to_torch_str(), lambda device: device.to_torch_str()),
-    "spacy": OutputFormat("spacy", lambda plan, _: plan.device.to_spacy(), lambda device: device.to_spacy()),
+    "haystack": OutputFormat("haystack", lambda plan, _: _one(plan).to_dict(), lambda device: device.to_dict()),
+    "torch": OutputFormat("torch", lambda plan, _: _one(plan).to_torch_str(), lambda device: device.to_torch_str()),
+    "spacy": OutputFormat("spacy", lambda plan, _: _one(plan).to_spacy(), lambda device: device.to_spacy()),
     "llama.cpp": OutputFormat("llama.cpp", _llama_cpp, shell=lambda flags: f"{shlex.join(flags)}\n"),
     "llama-cpp-python": OutputFormat("llama.cpp", _llama_cpp_python),
     "diffusers": OutputFormat("diffusers", _diffusers),
@@ -150,8 +154,14 @@ class FormName(click.ParamType[str]):
 
     name = "form"
 
+    def __init__(self, more: Sequence[str] = ()) -> None:
+        self._more = tuple(more)
+        """Names of forms that are not of one plan."""
+
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the name. Fails where no target has such a form."""
+        if value in self._more:
+            return value
         try:
             form_named(value)
         except TargetError as unknown:
@@ -164,7 +174,7 @@ class FormName(click.ParamType[str]):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Complete the names of forms."""
-        return [CompletionItem(name) for name in OUTPUT_FORMATS if name.startswith(incomplete)]
+        return [CompletionItem(name) for name in (*OUTPUT_FORMATS, *self._more) if name.startswith(incomplete)]
 
 
 class TargetName(FormName):

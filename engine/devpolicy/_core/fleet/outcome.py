@@ -13,11 +13,12 @@ from devpolicy._core.errors import Diagnostic
 from devpolicy._core.fleet.assignment import Assigned, Assignment
 from devpolicy._core.fleet.components import FleetComponent, Node, Said, ordinals_in
 from devpolicy._core.fleet.loads import Load
-from devpolicy._core.fleet.plan import FleetPlan, NodePlan
+from devpolicy._core.fleet.plan import FleetPlan, NodePlan, Recipe
 from devpolicy._core.fleet.refusals import in_short
+from devpolicy._core.placement.ledger import reserved_bytes
 from devpolicy._core.placement.plan import Plan, Trace
 from devpolicy._core.planning import reasons
-from devpolicy._core.planning.replicas import Group
+from devpolicy._core.planning.replicas import Group, used_accelerators
 
 if TYPE_CHECKING:
     from devpolicy._core.fleet.planner import Joint
@@ -35,7 +36,9 @@ def finished(joint: Joint, found: Assignment, *, granted: bool, smallest: bool) 
             loads[at] = (*load, (number, one.choice, count))
             group = joint.loads.on(node, loads[at], len(load))
             elsewhere = tuple(_elsewhere(joint, number, one, at, before))
-            copies += [NodePlan(node.name, plan, elsewhere) for plan in _told(joint, node, load, number, one, group)]
+            recipes = _recipes(joint, node, load, number, one, group)
+            told = _told(joint, node, load, number, one, group)
+            copies += [NodePlan(node.name, plan, elsewhere, made) for plan, made in zip(told, recipes, strict=True)]
         several = component.said.policy.replicas != 1
         for position, copy in enumerate(copies):
             name = f"{component.title}/{position}" if several else component.title
@@ -46,7 +49,21 @@ def finished(joint: Joint, found: Assignment, *, granted: bool, smallest: bool) 
         from devpolicy._core.fleet.bound import certify
 
         certificate = certify(joint, found, granted=granted, smallest=smallest)
-    return FleetPlan(plans, tuple(_warnings(joint.components)), certificate)
+    return FleetPlan(plans, tuple(_warnings(joint.components)), certificate, joint.fleet)
+
+
+def _recipes(joint: Joint, node: Node, load: Load, number: int, one: Assigned, group: Group) -> Iterator[Recipe]:
+    """Yield what each copy on a node was made of, beside those before it."""
+    attempts = joint.loads.attempts(node, load, number)
+    tree = attempts.models.read(one.choice.candidate.model)
+    for at in range(len(group)):
+        beside = reserved_bytes(group[:at])
+        names = dict.fromkeys([*attempts.reserved, *beside])
+        reserved = {name: attempts.reserved.get(name, 0) + beside.get(name, 0) for name in names}
+        used = used_accelerators(group[:at])
+        policy = attempts.fixed(one.choice)
+        policy = replace(policy, avoid=(*policy.avoid, *used))
+        yield Recipe(policy, tree, node.host, reserved, attempts.target)
 
 
 def _told(joint: Joint, node: Node, load: Load, number: int, one: Assigned, group: Group) -> Iterator[Plan]:

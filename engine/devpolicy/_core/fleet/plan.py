@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from types import MappingProxyType
 from typing import Any
@@ -16,11 +16,44 @@ from typing import Any
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.files import read_file
 from devpolicy._core.fleet.certificate import FleetCertificate
+from devpolicy._core.fleet.values import Fleet
+from devpolicy._core.host import Host
+from devpolicy._core.language.policy import ResolvedPolicy
+from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.plan import LARGEST_PLAN, Plan, PlanError
+from devpolicy._core.placement.planner import make_plan
 from devpolicy._core.public import public
 from devpolicy._core.toml.tables import did_you_mean
 
 _public = public("devpolicy.fleet")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a plan on a node was made of, so that a process there can make it again."""
+
+    policy: ResolvedPolicy
+    """With every wish fixed."""
+    tree: ModelTree | None
+    host: Host
+    reserved: Mapping[str, int]
+    """The bytes that others take on each device of the node."""
+    target: str | None
+
+    def plan(self, component: str | None, ids: Sequence[int] | None = None) -> Plan:
+        """Plan again; given ordinals, on a host of which only these are visible. Raises `Unsatisfiable`."""
+        host, reserved = self.host, dict(self.reserved)
+        kinds = {one.type for one in host.accelerators}
+        if ids is not None and kinds:
+            (kind,) = kinds
+            host = host.restrict(ids)
+            kept = {name: size for name, size in reserved.items() if name in ("cpu", "disk")}
+            there = {f"{kind}:{at}": reserved.get(f"{kind}:{number}", 0) for at, number in enumerate(ids)}
+            reserved = {**kept, **there}
+        # What kept copies apart on the whole node names devices that are not visible here.
+        avoid = tuple(term for term in self.policy.avoid if ids is None or term.id is None)
+        policy = replace(self.policy, component=component, avoid=avoid, replicas=1)
+        return make_plan(policy, self.tree, host, target=self.target, reserved=reserved, advise=False)
 
 
 @_public
@@ -32,6 +65,8 @@ class NodePlan:
     plan: Plan
     elsewhere: tuple[tuple[str, str], ...] = field(default=(), compare=False)
     """Other nodes, alike ones as one, each with why the component is not there."""
+    recipe: Recipe | None = field(default=None, compare=False, repr=False)
+    """What it was made of; `None` for a plan that was read from a file."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan for JSON, with its node."""
@@ -47,6 +82,8 @@ class FleetPlan:
     warnings: tuple[Diagnostic, ...] = ()
     certificate: FleetCertificate | None = None
     """How far the plan can be from the best one; `None` where it was shown to be the best."""
+    fleet: Fleet | None = field(default=None, compare=False, repr=False)
+    """The fleet that it was made for; `None` for a plan that was read from a file."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "components", MappingProxyType(dict(self.components)))
@@ -55,7 +92,7 @@ class FleetPlan:
         return f"<FleetPlan: {len(self.components)} components on {len(self.nodes)} nodes>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FleetPlan, (dict(self.components), self.warnings, self.certificate)
+        return FleetPlan, (dict(self.components), self.warnings, self.certificate, self.fleet)
 
     def __hash__(self) -> int:
         return hash(self.digest)

@@ -158,6 +158,18 @@ class Fleet(Mapping[str, Host]):
 
         return write(self)
 
+    @classmethod
+    def probe(cls, address: str | None = None, *, timeout: float = 60.0) -> Fleet:
+        """Return the fleet of a live Ray cluster: every node probes itself, all at once.
+
+        `address` is Ray's, such as `"auto"`, by default the cluster that this process is connected to. A node that does
+        not answer within `timeout` seconds, or fails, is a fault of the fleet. The labels are those of Ray. Raises
+        `MissingLibraryError` without Ray, and `FleetError` where the cluster does not answer.
+        """
+        from devpolicy._core.fleet.probe import probe
+
+        return probe(address, timeout=timeout)
+
 
 def natural(name: str) -> tuple[tuple[str | int, ...], str]:
     """Return what sorts names so that `node-2` comes before `node-10`."""

@@ -25,17 +25,49 @@ from devpolicy._core.toml.tables import (
     Kind,
     choice,
     did_you_mean,
+    fields_of,
     integer,
     key,
     list_of,
+    read_as,
     table_of,
+    table_schema,
     wrong_type,
 )
 
 SCHEMA_VERSION = 1
 
-Split = Literal["when-needed", "never", "balanced", "fastest"]
-SPLIT: Kind[Split] = choice("when-needed", "never", "balanced", "fastest")
+Whole = Literal["when-needed", "never", "balanced", "fastest"]
+_WORDS: Kind[Whole | Literal["tensor"]] = choice("when-needed", "never", "balanced", "fastest", "tensor")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSplit:
+    """The keys of a `split` that divides every unit."""
+
+    tensor: int | None = key(
+        integer(2, 128), "So many devices share each unit.", required=True, example="such as `{ tensor = 2 }`"
+    )
+
+
+Split = Whole | TensorSplit
+"""How devices are used for whole units, or the size of the groups that share each of them."""
+
+
+def _read_split(value: object, cursor: Cursor) -> Split | None:
+    if isinstance(value, dict):
+        before = len(cursor.findings)
+        read = read_as(TensorSplit, value, cursor, what="`split`", label="a key of it")
+        return None if len(cursor.findings) > before else read
+    word = _WORDS.read(value, cursor)
+    return TensorSplit(None) if word == "tensor" else word
+
+
+SPLIT: Kind[Split] = Kind(
+    'one of `"when-needed"`, `"never"`, `"balanced"`, `"fastest"`, `"tensor"`, or `{ tensor = SIZE }`',
+    _read_split,
+    {"anyOf": [_WORDS.schema, table_schema(fields_of(TensorSplit))]},
+)
 
 
 def _target(value: object, cursor: Cursor) -> str | None:
@@ -89,7 +121,8 @@ class SettingsTable:
         SPLIT,
         "How many devices of a term are used. `when-needed`: the lowest one that holds everything, else as few as do. "
         "`never`: one, else the next term. `balanced`: all of them, evenly by their share of budget. `fastest`: those "
-        "with which a token is predicted to take the least time.",
+        "with which a token is predicted to take the least time. `tensor`: all of them, which are equal, and every "
+        "module is divided over them; `{ tensor = 2 }`: over groups of two, as few of them as hold everything.",
         value="when-needed",
         default='`"when-needed"`',
     )

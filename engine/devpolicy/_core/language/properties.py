@@ -46,22 +46,32 @@ OF_A_FAMILY = {
 """What only several hosts together can show."""
 
 
+OF_A_FLEET = {
+    "survives": "any so many nodes as behind the colon may fail, and everything still has a place, as in `survives:1`",
+}
+"""What a fleet can be held against."""
+
+MOST_FAILING = 8
+"""Nodes of which `survives` may be asked."""
+
+
 class Property(NamedTuple):
-    """One property, and the term (`never_on`) or the tokens (`context`) that it is about."""
+    """One property, and what it is about: the term of `never_on`, the tokens of `context`, the nodes of `survives`."""
 
     name: str
     term: DeviceSelector | None = None
     tokens: int = 0
+    nodes: int = 0
 
     def __str__(self) -> str:
-        about = self.tokens or self.term
+        about = self.tokens or self.nodes or self.term
         return self.name if about is None else f"{self.name}:{about}"
 
 
 def read_property(text: str, cursor: Cursor, *, family: bool = False) -> Property | None:
     """Read a property from its name; those of a family of hosts only with `family`. Collects DP104 or DP201."""
     name, colon, behind = text.partition(":")
-    known = OF_A_PLAN | OF_A_FAMILY if family else OF_A_PLAN
+    known = {**OF_A_PLAN, **OF_A_FLEET, **(OF_A_FAMILY if family else {})}
     if name in OF_A_FAMILY and not family:
         hint = f"`devpolicy verify --property {name}` asks it of a family of hosts"
         cursor.error("DP104", f"`{name}` is no property of one plan", label="needs several hosts", help=hint)
@@ -71,6 +81,8 @@ def read_property(text: str, cursor: Cursor, *, family: bool = False) -> Propert
         return None
     if name == "context":
         return _read_tokens(behind, cursor)
+    if name == "survives":
+        return _read_nodes(behind, cursor)
     if name != "never_on":
         if colon:
             inside = Inside(text, len(name), len(behind) + 1)
@@ -88,6 +100,14 @@ def _read_tokens(text: str, cursor: Cursor) -> Property | None:
     if re.fullmatch(r"[1-9][0-9]{0,9}", text):
         return Property("context", tokens=int(text))
     cursor.error("DP104", "`context` needs a number of tokens", label="how many?", help="such as `context:8192`")
+    return None
+
+
+def _read_nodes(text: str, cursor: Cursor) -> Property | None:
+    if re.fullmatch(r"[1-9]", text) and int(text) <= MOST_FAILING:
+        return Property("survives", nodes=int(text))
+    hint = "such as `survives:1`: any one node may fail"
+    cursor.error("DP104", f"`survives` needs a number of nodes, 1 to {MOST_FAILING}", label="how many?", help=hint)
     return None
 
 
@@ -112,8 +132,8 @@ def _read_value(value: object, cursor: Cursor) -> Property | None:
 
 
 PROPERTY: Kind[Property] = Kind(
-    "a property: " + ", ".join(f'`"{name}"`' for name in OF_A_PLAN),
+    "a property: " + ", ".join(f'`"{name}"`' for name in (*OF_A_PLAN, *OF_A_FLEET)),
     _read_value,
     {"anyOf": [{"enum": [name for name in OF_A_PLAN if name not in ("never_on", "context")]},
-               {"type": "string", "pattern": "^(never_on:.+|context:[1-9][0-9]*)$"}]},
+               {"type": "string", "pattern": "^(never_on:.+|context:[1-9][0-9]*|survives:[1-8])$"}]},
 )  # fmt: skip

@@ -32,6 +32,9 @@ class CaseTable:
     hosts: tuple[Word, ...] | None = key(
         list_of(WORD, or_one=True, least=1), 'Several of them; globs too: `"*"` is the whole catalogue.'
     )
+    fleet: Word | None = key(
+        WORD, "A fleet of the catalogue, or a fleet TOML, in place of a host: components are planned over its nodes."
+    )
     model: Word | None = key(
         WORD, "A model of the catalogue, or a path from this file.", default="only a device is chosen"
     )
@@ -48,6 +51,9 @@ class CaseTable:
         value=(),
     )
     by: tuple[Expected, ...] = key(BY, "The rule that must have decided it.", value=())
+    expect_node: tuple[Word, ...] = key(
+        list_of(WORD, or_one=True, least=1), "The nodes that the component must be on, names or globs.", value=()
+    )
     expect_error: str | None = key(CODE, "The code with which the plan must be refused.")
     expect_model: Word | None = key(WORD, "The model that must be granted, as the policy's list names it.")
     expect_quantization: Word | None = key(WORD, "The scheme that must be granted.")
@@ -95,13 +101,16 @@ class PolicyTest:
     """What must be granted of wishes."""
     vary: tuple[Dimension, ...] = ()
     always: tuple[Property, ...] = ()
+    fleet: Word | None = None
+    nodes: tuple[Word, ...] = ()
+    """Where the component must be: names of nodes, or globs."""
     place: Place | None = field(default=None, compare=False)
 
 
 OF_WISHES = ("expect_model", "expect_quantization", "expect_context")
-OF_A_PLAN_ALONE = ("model", "component", "by", "always", *OF_WISHES)
+OF_A_PLAN_ALONE = ("model", "component", "fleet", "by", "always", *OF_WISHES)
 """What a test of a pipeline does not take: they are of one plan, and a pipeline has many."""
-ASSERTIONS = ("expect", "by", "expect_error", *OF_WISHES, "always")
+ASSERTIONS = ("expect", "by", "expect_error", "expect_node", *OF_WISHES, "always")
 
 
 def read_tests(value: object, cursor: Cursor) -> tuple[PolicyTest, ...]:
@@ -144,6 +153,8 @@ def _test(keys: CaseTable, cursor: Cursor) -> PolicyTest:
         granted=tuple(_granted(keys, cursor)),
         vary=keys.vary,
         always=keys.always,
+        fleet=keys.fleet,
+        nodes=keys.expect_node,
         place=cursor.document.place((*cursor.path, "name"), "value"),
     )
 
@@ -165,9 +176,10 @@ def _check(table: dict[str, Any], cursor: Cursor, what: str) -> None:
         cursor.at("name").error("DP104", "a test's name is empty", label="what must hold?")
     # A key that was refused may be the one that seems to be missing.
     complete = table.keys() <= {entry.name for entry in fields_of(CaseTable)}
+    _check_fleet(table, cursor, what)
     if "host" in table and "hosts" in table:
         cursor.at("host").error("DP106", f"`host` and `hosts` in {what}", label="leave one out", part="key")
-    elif complete and not table.keys() & {"host", "hosts"}:
+    elif complete and not table.keys() & {"host", "hosts", "fleet"}:
         hint = 'such as `host = "2x24gb"`; `devpolicy host list` shows the catalogue'
         cursor.error("DP105", f"{what} names no host", help=hint, part="header")
     if complete and not table.keys() & set(ASSERTIONS):
@@ -179,12 +191,31 @@ def _check(table: dict[str, Any], cursor: Cursor, what: str) -> None:
         cursor.at(alone).error(
             "DP106", f"`pipeline` and `{alone}` in {what}", label="leave one out", help=hint, part="key"
         )
-    placed = next((name for name in ("expect", "by", *OF_WISHES) if name in table), None)
+    placed = next((name for name in ("expect", "by", "expect_node", *OF_WISHES) if name in table), None)
     if "expect_error" in table and placed:
         hint = "a plan that is refused places nothing"
         cursor.at("expect_error").error(
             "DP106", f"`expect_error` and `{placed}` in {what}", label="leave one out", help=hint, part="key"
         )
+
+
+def _check_fleet(table: dict[str, Any], cursor: Cursor, what: str) -> None:
+    """Collect what does not go along with a fleet, or needs one."""
+    if "fleet" in table:
+        for key_ in ("host", "hosts", "vary"):
+            if key_ in table:
+                message = f"`fleet` and `{key_}` in {what}"
+                cursor.at(key_).error("DP106", message, label="leave one out", part="key")
+        return
+    survives = any(str(one).startswith("survives") for one in _several(table.get("always")))
+    for key_, needs in (("expect_node", "expect_node" in table), ("always", survives)):
+        if needs:
+            hint = 'add one: `fleet = "4-workstations"`; `devpolicy fleet list` shows the catalogue'
+            cursor.at(key_).error("DP106", f"`{key_}` speaks of nodes in {what}", label="of which fleet?", help=hint)
+
+
+def _several(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
 
 
 def read_hosts(value: object, cursor: Cursor) -> tuple[tuple[str, Host], ...]:

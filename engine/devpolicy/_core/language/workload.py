@@ -16,6 +16,9 @@ from devpolicy._core.toml.tables import Kind, choice, integer, key
 Optimize = Literal["token", "first-token"]
 _OPTIMIZE: Kind[Optimize] = choice("token", "first-token")
 
+KVOffload = Literal["cpu"]
+_KV_OFFLOAD: Kind[KVOffload] = choice("cpu")
+
 
 @dataclass(frozen=True, slots=True)
 class Workload:
@@ -30,6 +33,11 @@ class Workload:
     dtype: str | None = key(one_of_dtypes(*sorted(FLOATING)), "What the model is loaded in.", default="the model's own")
     kv_dtype: str | None = key(
         one_of_dtypes(*CACHE_DTYPES), "What the KV cache is kept in.", default="the same as the model"
+    )
+    kv_offload: KVOffload | None = key(
+        _KV_OFFLOAD,
+        "Where all of the KV cache is kept in place of the devices of its layers, by targets that can.",
+        default="with its layers",
     )
     prompt: int | None = key(
         integer(1, 2**31 - 1), "Tokens of a prompt, out of those of `context`.", default="`context` without the answer"

@@ -6,7 +6,7 @@ Owns `PlacedModel`, and what a plan says of it: each unit, the device map, what 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from devpolicy._core.cost.prediction import Prediction, prediction
 from devpolicy._core.cost.times import Costs, Times
@@ -39,6 +39,10 @@ class PlacedModel:
     warnings: tuple[Diagnostic, ...]
     streaming: str | None = None
     """The mode of the target by which the whole model is streamed."""
+    groups: Mapping[Device, tuple[Device, ...]] = field(default_factory=dict)
+    """The devices that share each unit, by the first of them."""
+    kept: int = 0
+    """Bytes of each device that the engine keeps on the CPU."""
 
 
 def plan_of(placed: PlacedModel) -> Plan:
@@ -54,16 +58,32 @@ def plan_of(placed: PlacedModel) -> Plan:
         component=policy.component,
         target=context.target.name,
         # Of a model that is streamed as a whole, the device is the one that runs it.
-        device=ComponentDevice.from_single(placements.devices[0]) if placed.streaming else device,
-        placements=placements,
+        device=None if placed.groups else _runs(placements) if placed.streaming else device,
+        placements=_shared(placements, placed.groups) if placed.groups else placements,
         ledger=placed.ledger,
         warnings=placed.warnings,
         loading=loading_of(policy, context.held, _folder(policy.disk_path, policy.component) if size else None, size),
         prediction=predict(placed) if predicted else None,
         workload=None if context.target.abilities.assigns in ("one", "units") else _workload(context),
         streaming=placed.streaming,
+        kept_by_engine=placed.kept,
         trace=placed.trace,
     )
+
+
+def _runs(placements: Placements) -> ComponentDevice:
+    return ComponentDevice.from_single(placements.devices[0])
+
+
+def _shared(placements: Placements, groups: Mapping[Device, tuple[Device, ...]]) -> Placements:
+    """Return the units with the group that shares each, and the bytes of all its members."""
+
+    def of(unit: Placement) -> Placement:
+        group = groups[unit.runs_on]
+        listed = " and ".join(f"`{device}`" for device in group)
+        return replace(unit, group=group, reason=f"divided over {listed}", bytes=unit.bytes * len(group))
+
+    return Placements({path: of(unit) for path, unit in placements.items()})
 
 
 _Written = tuple[Placements, ComponentDevice]
@@ -117,7 +137,9 @@ def predict(placed: PlacedModel) -> Prediction:
 def _workload(context: PlacementContext) -> PlannedWorkload:
     """Return what an engine is told that allocates the cache itself."""
     workload, sizing = context.policy.workload, context.sizing
-    return PlannedWorkload(sizing.context, sequences_of(context.tree, workload), workload.kv_dtype or sizing.dtype)
+    kept = workload.kv_dtype or sizing.dtype
+    away = workload.kv_offload if context.link else None
+    return PlannedWorkload(sizing.context, sequences_of(context.tree, workload), kept, away)
 
 
 def _folder(path: str | None, component: str | None) -> str | None:

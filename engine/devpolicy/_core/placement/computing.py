@@ -142,6 +142,11 @@ def unfit(units: Sequence[Unit], solution: Solution, context: PlacementContext, 
         if apart is not None:
             return Diagnostic("DP404", f"`{name}` {apart}", help=context.target.instead)
     runs = [device for at, (_, device) in enumerate(order) if at == 0 or order[at - 1][1] != device]
+    sizes = {device: sum(other == device for _, other in order) for device in runs}
+    if abilities.equal_stages and len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{count} on `{device}`" for device, count in sizes.items())
+        message = f"`{name}` gives each device the same number of layers, and these would be {listed}"
+        return Diagnostic("DP404", message, help='`split = "balanced"`, over a number of devices that divides them')
     twice = next((device for at, device in enumerate(runs) if device in runs[:at]), None)
     if twice is None or abilities.runs_per_device is None:
         return None

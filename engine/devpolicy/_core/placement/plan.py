@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.cost.prediction import Prediction
 from devpolicy._core.device import ComponentDevice, Device
-from devpolicy._core.errors import DevPolicyError, Diagnostic, UnknownModuleError
+from devpolicy._core.errors import DevPolicyError, Diagnostic, UnknownModuleError, Unsatisfiable
 from devpolicy._core.files import read_file
 from devpolicy._core.loading import Loading
 from devpolicy._core.placement.granted import Granted, NotGranted
@@ -44,6 +44,29 @@ class Placement:
     """What decided it: a rule's name, `prefer` or `overflow`."""
     reason: str
     bytes: int
+    group: tuple[Device, ...] = ()
+    """The devices that share it, where it is divided: `device` is then the first of them."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields for JSON: of a group its devices are a list."""
+        names = [str(one) for one in self.group]
+        return {
+            "device": names or str(self.device),
+            "runs_on": names or str(self.runs_on),
+            "rule": self.rule,
+            "reason": self.reason,
+            "bytes": self.bytes,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Placement:
+        """Read what `to_dict` wrote. Raises `TypeError` or `ValueError` where it is malformed."""
+        device, runs_on, group = data["device"], data["runs_on"], tuple[Device, ...]()
+        if isinstance(device, list) and device:
+            group = tuple(map(Device.from_str, device))
+            device = runs_on = device[0]
+        kept = Device.from_str(device), Device.from_str(runs_on)
+        return cls(*kept, _text(data["rule"]), _text(data["reason"]), _number(data["bytes"]), group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +79,19 @@ class PlannedWorkload:
     """Sequences at once."""
     kv_dtype: str
     """What the KV cache is kept in."""
+    kv_offload: str | None = None
+    """Where all of it is kept, where that is not on the devices of its layers."""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> PlannedWorkload:
         """Read what `to_dict` wrote. Raises `TypeError` where it is malformed."""
-        return cls(_number(data["context"]), _number(data["batch"]), _text(data["kv_dtype"]))
+        away = _optional_text(data.get("kv_offload"))
+        return cls(_number(data["context"]), _number(data["batch"]), _text(data["kv_dtype"]), away)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields for JSON."""
-        return {"context": self.context, "batch": self.batch, "kv_dtype": self.kv_dtype}
+        away = {"kv_offload": self.kv_offload} if self.kv_offload else {}
+        return {"context": self.context, "batch": self.batch, "kv_dtype": self.kv_dtype, **away}
 
 
 class Placements(Mapping[str, Placement]):
@@ -164,8 +191,11 @@ class Plan:
 
     component: str | None
     target: str
-    device: ComponentDevice
-    """A single device where one holds everything, else a map whose keys are disjoint and cover every tensor."""
+    device: ComponentDevice | None
+    """A single device where one holds everything, else a map whose keys are disjoint and cover every tensor.
+
+    `None` where units are divided over groups of devices: no `ComponentDevice` can say that. `component_device` raises.
+    """
     placements: Placements
     ledger: Mapping[str, Budget]
     """What each device that the plan uses holds: executing devices in id order, then `cpu`, then `disk`."""
@@ -183,6 +213,8 @@ class Plan:
     """
     workload: PlannedWorkload | None = None
     """What KV cache and activations were computed for, where the target is told so: an engine reserves them itself."""
+    kept_by_engine: int = 0
+    """Bytes of each device's weights that the engine keeps on the CPU, of its own choice."""
     streaming: str | None = None
     """The target's mode by which the whole model is streamed through one device; `None` where it is not."""
     trace: Trace | None = field(default=None, compare=False, repr=False)
@@ -191,6 +223,14 @@ class Plan:
         # In full it is a line for each layer: `to_dict` has everything, and `explain` the reasons.
         name = "" if self.component is None else f"of {self.component!r} "
         return f"<Plan {name}for {self.target}: {len(self.placements)} units on {', '.join(self.ledger)}>"
+
+    @property
+    def component_device(self) -> ComponentDevice:
+        """The plan's device. Raises `Unsatisfiable` (DP409) where units are divided over groups of devices."""
+        if self.device is None:
+            message = "units are divided over groups of devices, which no `ComponentDevice` can say"
+            raise Unsatisfiable(Diagnostic("DP409", message, help=f"take the target's own form: `--to {self.target}`"))
+        return self.device
 
     @property
     def digest(self) -> str:
@@ -229,9 +269,8 @@ class Plan:
             "offload_folder": self.loading.offload_folder,
             **({"workload": self.workload.to_dict()} if self.workload else {}),
             **({"streaming": self.streaming} if self.streaming else {}),
-            "placements": [
-                [path, name(str(unit.device)), name(str(unit.runs_on))] for path, unit in self.placements.items()
-            ],
+            **({"kept_by_engine": self.kept_by_engine} if self.kept_by_engine else {}),
+            "placements": [[path, *_places(unit, name)] for path, unit in self.placements.items()],
             # Only where a policy says anything of it: a plan that says nothing has the digest that it always had.
             **({"loading": dict(self.loading.asked)} if self.loading.asked else {}),
         }
@@ -246,23 +285,15 @@ class Plan:
             "schema": 1,
             "component": self.component,
             "target": self.target,
-            "device": self.device.to_dict(),
-            "placements": {
-                path: {
-                    "device": str(unit.device),
-                    "runs_on": str(unit.runs_on),
-                    "rule": unit.rule,
-                    "reason": unit.reason,
-                    "bytes": unit.bytes,
-                }
-                for path, unit in self.placements.items()
-            },
+            "device": None if self.device is None else self.device.to_dict(),
+            "placements": {path: unit.to_dict() for path, unit in self.placements.items()},
             "ledger": {device: budget.to_dict() for device, budget in self.ledger.items()},
             "load": self.loading.to_dict(),
             **({} if self.granted is None else {"granted": self.granted.to_dict()}),
             **({} if self.granted is None else {"not_granted": [one.to_dict() for one in self.not_granted]}),
             **({"workload": self.workload.to_dict()} if self.workload else {}),
             **({"streaming": self.streaming} if self.streaming else {}),
+            **({"kept_by_engine": self.kept_by_engine} if self.kept_by_engine else {}),
             "warnings": [warning.to_dict() for warning in self.warnings],
             **({"prediction": self.prediction.to_dict()} if self.prediction else {}),
             "digest": self.digest,
@@ -280,20 +311,12 @@ class Plan:
                 raise TypeError("`schema` is a number")
             if schema != 1:
                 raise PlanError(f"a plan of schema {schema} cannot be read: this version reads 1")
-            placements = {
-                _text(path): Placement(
-                    Device.from_str(unit["device"]),
-                    Device.from_str(unit["runs_on"]),
-                    _text(unit["rule"]),
-                    _text(unit["reason"]),
-                    _number(unit["bytes"]),
-                )
-                for path, unit in data["placements"].items()
-            }
+            placements = {_text(path): Placement.from_dict(unit) for path, unit in data["placements"].items()}
+            device = data["device"]
             plan = cls(
                 component=_optional_text(data["component"]),
                 target=_text(data["target"]),
-                device=ComponentDevice.from_dict(dict(data["device"])),
+                device=None if device is None else ComponentDevice.from_dict(dict(device)),
                 placements=Placements(placements),
                 ledger={_text(device): Budget.from_dict(budget) for device, budget in data["ledger"].items()},
                 warnings=tuple(map(Diagnostic.from_dict, data["warnings"])),
@@ -303,6 +326,7 @@ class Plan:
                 workload=PlannedWorkload.from_dict(data["workload"]) if data.get("workload") else None,
                 prediction=Prediction.from_dict(data["prediction"]) if data.get("prediction") else None,
                 streaming=_optional_text(data.get("streaming")),
+                kept_by_engine=_number(data.get("kept_by_engine", 0)),
             )
             stated = data["digest"]
         except PlanError:
@@ -438,7 +462,15 @@ def _number(value: object) -> int:
     return value
 
 
-def _ordered(device: ComponentDevice, name: Callable[[str], str]) -> object:
+def _places(unit: Placement, name: Callable[[str], str]) -> tuple[object, object]:
+    if unit.group:
+        return [name(str(device)) for device in unit.group], "divided"
+    return name(str(unit.device)), name(str(unit.runs_on))
+
+
+def _ordered(device: ComponentDevice | None, name: Callable[[str], str]) -> object:
+    if device is None:
+        return None
     form = device.to_dict()
     if "device_map" in form:
         return [(module, name(place)) for module, place in form["device_map"].items()]

@@ -17,6 +17,7 @@ from devpolicy._core.abilities import DEFAULT_TARGET, Target, default_target, ta
 from devpolicy._core.errors import Diagnostic, PolicyError, Unsatisfiable
 from devpolicy._core.host import Host
 from devpolicy._core.language.conditions import check_requirements
+from devpolicy._core.language.fields import TensorSplit
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
 from devpolicy._core.memory.budgets import pool_reserved
 from devpolicy._core.memory.sizing import Sizing, size_model
@@ -25,6 +26,13 @@ from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement import exact
 from devpolicy._core.placement.apply_rules import Offload, Refused, apply_rules
 from devpolicy._core.placement.assemble import PlacedModel, plan_of
+from devpolicy._core.placement.cache_on_cpu import (
+    beside_cache,
+    cache_bytes,
+    check_cache,
+    with_cache,
+    without_cache,
+)
 from devpolicy._core.placement.colocate import colocate_blocks, colocate_ties
 from devpolicy._core.placement.computing import experts_leave_first, unfit
 from devpolicy._core.placement.context import (
@@ -36,7 +44,9 @@ from devpolicy._core.placement.context import (
 )
 from devpolicy._core.placement.divide import Division, divide
 from devpolicy._core.placement.findings import findings_of_division, findings_of_model, idle_offloads
+from devpolicy._core.placement.groups import Groups, check_divides, groups_of, on_groups, share_of, with_members
 from devpolicy._core.placement.joint import one_piece
+from devpolicy._core.placement.kept_by_engine import least_kept, may_keep, with_kept, without_kept
 from devpolicy._core.placement.leaving import Notes, leaving_first, may_fit
 from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of, room_for_loading
 from devpolicy._core.placement.lint import findings_of_rules
@@ -132,7 +142,8 @@ def place_model(
             *fitting.of_rules,
         )
         found = division, context, fitting.attempt, solution, fitting.ledger
-        return PlacedModel(selector, *found, trace, warnings, fitting.streaming)
+        shared = {leader: tuple(one.device for one in ones) for leader, ones in fitting.groups.items()}
+        return PlacedModel(selector, *found, trace, warnings, fitting.streaming, shared, fitting.kept)
     raise Unsatisfiable(nothing_fits(policy, tree, refusals))
 
 
@@ -145,29 +156,73 @@ def _fitting_on(
     reserved: Mapping[str, int],
 ) -> _Fitting:
     """Return how a model fits on the devices of an entry of `prefer`. Raises `Refused`, for the last way tried."""
+    check_cache(consumer, policy.workload.kv_offload)
     selection, abilities = _selected(selector, policy, host, consumer), consumer.abilities
     quantized = tree.quantization is not None or policy.loading.quantization
     held = held_on(selector.type, policy, tree, host, consumer) if quantized else Held(running(policy, tree))
     # Whether several devices cost the consumer more than one does.
     parts = abilities.shares_ties != "always" or abilities.budget != "per-device"
+    split = policy.split if isinstance(policy.split, TensorSplit) else None
+    if split is not None:
+        check_divides(consumer)
+        policy = replace(policy, split="when-needed" if split.tensor else "never")
     ways = [*_ways(held, policy, consumer, selector)] if parts else [(held, policy, False)]
     while True:
         form, asked, one_fraction = ways.pop(0)
         sizing, division, of_rules = _divided(policy, form.tree)
         context = context_for(selector, selection, asked, host, consumer, form, sizing)
         context = context.with_reserved(reserved) if reserved else context
-        context = with_one_fraction(context) if one_fraction else context
+        shape = _shape(division, context, split, one_fraction)
         try:
-            return _fitting(division, context, tree, of_rules)
+            return shape.ledgered(_fitting(shape.division, shape.context, tree, of_rules))
         except Refused:
             if form.instead is not None:
                 ways.append((form.instead, asked, one_fraction))
-            found = None if ways else stream_model(division, context)
-            if found is not None:
-                told = found.division, context, found.attempt, found.attempt.solution(), found.ledger, (), of_rules
-                return _Fitting(*told, found.mode)
+            other = None if ways else _as_a_whole(shape, tree, of_rules)
+            if other is not None:
+                return other
             if not ways:
                 raise
+
+
+class _Shape(NamedTuple):
+    """What is searched in place of a model and its devices, and what that means for the ledger."""
+
+    division: Division
+    context: PlacementContext
+    groups: Groups
+    cache: int
+    """Bytes of the KV cache that is on the CPU as a whole."""
+
+    def ledgered(self, found: _Fitting) -> _Fitting:
+        """Return what was found with every member of a group, and with the cache."""
+        if self.cache:
+            return found._replace(ledger=with_cache(found.ledger, self.cache, self.context))
+        ledger = with_members(found.ledger, self.groups) if self.groups else found.ledger
+        return found._replace(ledger=ledger, groups=self.groups)
+
+
+def _shape(division: Division, context: PlacementContext, split: TensorSplit | None, one_fraction: bool) -> _Shape:
+    groups: Groups = {}
+    if split is not None and context.kind != "cpu":
+        groups = groups_of(context, split)
+        context = on_groups(context, groups)
+        division = share_of(division, context.tree, len(next(iter(groups.values()))))
+    context = with_one_fraction(context) if one_fraction else context
+    cache = cache_bytes(division) if context.policy.workload.kv_offload and context.link else 0
+    if cache:
+        division, context = without_cache(division), beside_cache(context, cache)
+    return _Shape(division, context, groups, cache)
+
+
+def _as_a_whole(shape: _Shape, tree: ModelTree, of_rules: list[Diagnostic]) -> _Fitting | None:
+    """Return how a model fits that does not by itself: streamed by the target, or with bytes that its engine keeps."""
+    streamed = stream_model(shape.division, shape.context)
+    if streamed is not None:
+        solution = streamed.attempt.solution()
+        told = streamed.division, shape.context, streamed.attempt, solution, streamed.ledger, ()
+        return _Fitting(*told, of_rules, streaming=streamed.mode)
+    return _kept(shape, tree, of_rules) if may_keep(shape.context) else None
 
 
 _Way = tuple[Held, ResolvedPolicy, bool]
@@ -195,6 +250,24 @@ class _Fitting(NamedTuple):
     notes: Notes
     of_rules: list[Diagnostic]
     streaming: str | None = None
+    groups: Groups = {}  # noqa: RUF012 - never changed
+    kept: int = 0
+
+
+def _kept(shape: _Shape, tree: ModelTree, of_rules: list[Diagnostic]) -> _Fitting | None:
+    """Return how a model fits where the engine keeps as little as does on the CPU, `None` where it does not."""
+    members = {str(leader): len(ones) for leader, ones in shape.groups.items()}
+
+    def attempt(kept: int) -> _Fitting | None:
+        try:
+            found = _fitting(shape.division, with_kept(shape.context, kept), tree, of_rules)
+        except Refused:
+            return None
+        ledger = without_kept(found.ledger, kept, shape.context, members)
+        return shape.ledgered(found._replace(ledger=ledger, kept=kept)) if ledger["cpu"].free >= 0 else None
+
+    least = least_kept(shape.context, lambda kept: attempt(kept) is not None)
+    return None if least is None else attempt(least)
 
 
 def _fitting(division: Division, context: PlacementContext, tree: ModelTree, of_rules: list[Diagnostic]) -> _Fitting:

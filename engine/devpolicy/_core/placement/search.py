@@ -196,7 +196,7 @@ def place(problem: Problem) -> Attempt | None:
         from devpolicy._core.placement.fastest import fastest  # it imports this module
 
         return fastest(problem)
-    split = _SPLITS[problem.context.policy.split]
+    split = _SPLITS[str(problem.context.policy.split)]
     found = [attempt for main in problem.mains() if (attempt := _attempt(problem, main, split)) is not None]
     return min(found, key=Attempt.rank, default=None)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from devpolicy._core.device import LARGEST_ID
 from devpolicy._core.errors import PolicyError, Unsatisfiable
 from devpolicy._core.host import Accelerator, Host
+from devpolicy._core.language.fields import TensorSplit
 from devpolicy._core.language.policy import Amount, DeviceSelector, ResolvedPolicy
 from devpolicy._core.memory.budgets import FREE_STEP
 from devpolicy._core.memory.sizing import context_of
@@ -41,7 +42,8 @@ def suggestions(policy: ResolvedPolicy, tree: ModelTree, host: Host, make: Make)
 
     def attempt(policy: ResolvedPolicy, host: Host) -> PlacedModel | None:
         # Whether it fits is all that is asked: what fits in the order of ids fits in the fastest order.
-        policy = policy if policy.split == "never" else replace(policy, split="when-needed")
+        whole = policy.split != "never" and not isinstance(policy.split, TensorSplit)
+        policy = replace(policy, split="when-needed") if whole else policy
         try:
             return make(policy, tree, host)
         except (Unsatisfiable, PolicyError):  # on another host other rules apply

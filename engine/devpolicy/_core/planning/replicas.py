@@ -5,7 +5,7 @@ Owns their names (`NAME/0`), how many there are, and which accelerators are left
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count, islice
 
@@ -52,14 +52,15 @@ def each_copy(policy: ResolvedPolicy, make: MakePlan, made: Sequence[Plan]) -> I
         copy = replace(policy, component=f"{policy.component}/{number}", avoid=(*policy.avoid, *used), replicas=1)
         plan = make(copy, reserved_bytes(made))
         yield plan
-        used = tuple(dict.fromkeys((*used, *_accelerators(plan))))
+        used = tuple(dict.fromkeys((*used, *used_accelerators([plan]))))
 
 
-def _accelerators(plan: Plan) -> Iterator[DeviceSelector]:
-    for unit in plan.placements.values():
-        for device in (unit.device, unit.runs_on):
-            if device.type.value not in ("cpu", "disk"):
-                yield DeviceSelector(device.type.value, device.id or 0)
+def used_accelerators(plans: Iterable[Plan]) -> tuple[DeviceSelector, ...]:
+    """Return the accelerators that plans use, each once."""
+    units = [unit for plan in plans for unit in plan.placements.values()]
+    devices = dict.fromkeys(device for unit in units for device in (unit.device, unit.runs_on))
+    used = [device for device in devices if device.type.value not in ("cpu", "disk")]
+    return tuple(DeviceSelector(device.type.value, device.id or 0) for device in used)
 
 
 def _too_few(refused: Unsatisfiable, number: int, policy: ResolvedPolicy) -> Unsatisfiable:

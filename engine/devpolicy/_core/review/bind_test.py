@@ -19,7 +19,7 @@ from devpolicy._core.language.tests import PolicyTest
 from devpolicy._core.model.catalogue import load
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.names import beside
-from devpolicy._core.review.hosts import Variant, find_hosts, varied
+from devpolicy._core.review.hosts import Variant, find_fleet, find_hosts, varied
 from devpolicy._core.review.outcome import components_of, variants_of
 from devpolicy._core.review.pipelines import check_names, read_components
 from devpolicy._core.toml.tables import did_you_mean, suggest
@@ -79,6 +79,8 @@ def bind_test(
 ) -> BoundTest:
     """Return a test with all that it names. `hosts` are the file's own, paths begin at `folder`. Collects findings."""
     variants = varied(find_hosts(test.hosts, hosts, folder, findings), test.vary, findings)
+    if test.fleet is not None:
+        variants = find_fleet(test.fleet, folder, findings)
     tree = None if test.model is None else _model(test.model, folder, library, findings)
     said = _said(test, policy, findings)
     if test.pipeline is not None:
@@ -117,7 +119,7 @@ def _component(test: PolicyTest, said: Sequence[Policy], findings: list[Diagnost
     entries = [entry for one in said for entry in one.components]
     names = list(dict.fromkeys(entry.name for entry in entries))
     if test.component is None:
-        if (test.expect or test.granted) and any(map(components_of, said)) and test.model is None:
+        if (test.expect or test.granted or test.nodes) and any(map(components_of, said)) and test.model is None:
             message = f'[[test]] "{test.name}" expects something of one of several components'
             hint = f"add `component`: {did_you_mean('', names)}"
             findings.append(Diagnostic("DP105", message, test.place, "of which?", help=hint))

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from devpolicy._core.device import Device
-from devpolicy._core.errors import Diagnostic, HostError, findings_at
+from devpolicy._core.errors import Diagnostic, FleetError, HostError, findings_at
+from devpolicy._core.fleet.catalogue import catalogue as fleet_catalogue
+from devpolicy._core.fleet.values import Fleet
 from devpolicy._core.host import MOST_DEVICES, Accelerator, Host
 from devpolicy._core.host.catalogue import catalogue
 from devpolicy._core.language.expectations import Dimension, Word
@@ -30,6 +32,8 @@ class Variant:
     name: str
     host: Host
     varied: tuple[tuple[str, str], ...] = ()
+    fleet: Fleet | None = None
+    """The fleet that is asked in place of the host."""
 
     def __str__(self) -> str:
         return ", ".join([self.name, *(f"{what} = {value}" for what, value in self.varied)])
@@ -46,6 +50,17 @@ def find_hosts(
         except HostError as broken:
             findings += findings_at(broken, word.place, code="DP104", with_lines=False)
     return [Variant(name, host) for name, host in found.items()]
+
+
+def find_fleet(word: Word, folder: Path | None, findings: list[Diagnostic]) -> list[Variant]:
+    """Return the fleet that a test names, in place of a host. Collects DP202 and the findings of a fleet file."""
+    name = word.text
+    is_file = name not in fleet_catalogue() and (name.endswith(".toml") or "/" in name)
+    try:
+        return [Variant(name, Host(memory=0), fleet=Fleet.load((folder or Path()) / name if is_file else name))]
+    except FleetError as broken:
+        findings += findings_at(broken, word.place, code="DP104", with_lines=False)
+        return []
 
 
 def _named(word: Word, own: Mapping[str, Host], folder: Path | None) -> Iterator[tuple[str, Host]]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from devpolicy._core.language.policy import ResolvedPolicy, Workload
     from devpolicy._core.memory.budgets import DeviceBudget
     from devpolicy._core.model.tree import ModelTree, Tensor
+    from devpolicy._core.placement.ledger import Budget
     from devpolicy._core.placement.plan import Plan
 
 KEPT = ("cpu", "disk")
@@ -68,6 +69,8 @@ def _tensors(tree: ModelTree) -> Iterator[TensorRow]:
 
 def device_map(plan: Plan) -> dict[str, str]:
     """Return the map that the consumer is given: one device is the key of the whole model."""
+    if plan.device is None:  # of a group its first device
+        return {path: str(unit.runs_on) for path, unit in plan.placements.items()}
     form = plan.device.to_dict()
     return dict(form["device_map"]) if "device_map" in form else {"": form["device"]}
 
@@ -106,6 +109,8 @@ def recount(
     plan: Plan, tree: ModelTree, policy: ResolvedPolicy, budgets: Mapping[str, DeviceBudget]
 ) -> dict[str, DeviceLoad]:
     """Return what each device holds; `budgets` replace derived figures where the policy does. Tensors times depth."""
+    if plan.device is None or plan.streaming or plan.kept_by_engine:  # nothing of this is in a map
+        return {device: _load(budget) for device, budget in plan.ledger.items()}
     given, workload = device_map(plan), policy.workload
     what = "loads", tuple(given.items()), workload
     counted = tree.remembered(what, lambda: _count(given, tree, workload))
@@ -117,6 +122,11 @@ def recount(
             load.kv_cache = load.kv_cache if budget.kv_cache is None else budget.kv_cache
             load.activations = load.activations if budget.activations is None else budget.activations
     return loads
+
+
+def _load(budget: Budget) -> DeviceLoad:
+    merged = max(0, budget.load - budget.weights)
+    return DeviceLoad(budget.weights, budget.kv_cache, budget.activations, budget.streaming, merged)
 
 
 def _main(given: Mapping[str, str]) -> str:

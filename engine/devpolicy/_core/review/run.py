@@ -14,10 +14,12 @@ from devpolicy._core.errors import Diagnostic, Place
 from devpolicy._core.memory.sizing import context_of
 from devpolicy._core.review.bind_test import BoundTest, modules_of
 from devpolicy._core.review.check import violations
+from devpolicy._core.review.fleets import FleetOutcome, fleet_outcome, on_other_nodes
 from devpolicy._core.review.outcome import Outcome, is_meant, plan_outcome, plan_outcomes
 from devpolicy._core.review.pipelines import decided, misplaced, rules_of
 
 if TYPE_CHECKING:
+    from devpolicy._core.fleet.values import Fleet
     from devpolicy._core.host import Host
     from devpolicy._core.language.expectations import Expected
     from devpolicy._core.language.policy import DeviceSelector
@@ -82,13 +84,54 @@ class Result:
 
 
 def run_case(bound: BoundTest, variant: Variant) -> Case:
-    """Run a test on one of its hosts."""
+    """Run a test on one of its hosts, or on its fleet."""
+    if variant.fleet is not None:
+        return _run_on_fleet(bound, variant, variant.fleet)
     if bound.pipeline is not None:
         return _pipeline_case(bound, variant, bound.pipeline)
     outcomes = plan_outcomes(bound.policy, bound.tree, variant.host, component=bound.component, profile=bound.profile)
     failures = tuple(_failures(bound, variant, outcomes))
     fired = frozenset(name for outcome in outcomes for name in outcome.fired())
     return Case(str(variant), variant.name, failures, fired)
+
+
+def _run_on_fleet(bound: BoundTest, variant: Variant, fleet: Fleet) -> Case:
+    policy = bound.policy.with_overrides(profile=bound.profile)
+    models = {} if bound.tree is None else {bound.component: bound.tree}
+    found = fleet_outcome(policy, models, fleet)
+    outcomes = found.outcomes
+    meant = {name for name, _ in found.of(bound.component)}
+    own = [one for one in outcomes if (one.component or "model") in meant] or outcomes[-1:]
+    failures = list(_failures_on_fleet(bound, variant, found, own))
+    fired = frozenset(name for outcome in outcomes for name in outcome.fired())
+    return Case(str(variant), variant.name, tuple(failures), fired)
+
+
+def _failures_on_fleet(
+    bound: BoundTest, variant: Variant, found: FleetOutcome, own: Sequence[Outcome]
+) -> Iterator[Failure]:
+    test, fleet = bound.test, str(variant)
+    refusal = found.refusal
+    if test.error is not None:
+        yield from _not_refused(bound, fleet, own[0])
+    elif refusal is not None and (test.expect or test.granted or test.nodes):
+        what = f"it is refused with {refusal.code}: {refusal.message}"
+        notes = (*refusal.notes, *refusal.help.splitlines()[:1])
+        yield Failure(fleet, what, test.place, expected="a plan", got=refusal.code, notes=notes)
+    else:
+        for outcome in own:
+            for expected in test.expect:
+                yield from _misplaced(expected, fleet, outcome)
+            for wish in test.granted:
+                yield from _granted_otherwise(wish, fleet, outcome)
+        what = on_other_nodes(found, bound.component, [word.text for word in test.nodes]) if test.nodes else ""
+        if what:
+            expected_nodes = ", ".join(word.text for word in test.nodes)
+            yield Failure(fleet, what, test.nodes[0].place, expected=expected_nodes, got=what)
+    for wanted in test.always:
+        for complaint in found.violations(wanted):
+            what = f"`{wanted}` does not hold: {complaint}"
+            yield Failure(fleet, what, test.place, expected=str(wanted), got=complaint)
 
 
 def _pipeline_case(bound: BoundTest, variant: Variant, components: Sequence[Saved]) -> Case:

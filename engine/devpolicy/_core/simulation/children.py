@@ -28,18 +28,40 @@ REFUSED = 3
 """The exit status of a child that cannot be on its parent's host."""
 
 
+class Offer:
+    """What a process is told of the host that it is on: a folder with the hook, and a variable.
+
+    With `visible` a process sees of the host's GPUs those that `CUDA_VISIBLE_DEVICES` names, as on a real one; then it
+    has devices of its own, which it shares with no other. A context manager, which removes the folder.
+    """
+
+    def __init__(self, host: Host, depth: str, *, visible: bool = False) -> None:
+        self.folder = tempfile.mkdtemp(prefix="devpolicy-host-")
+        shutil.copy(HOOK, self.folder)
+        self.shared = "" if visible else str(Path(self.folder) / "devices")
+        told = {"host": host.to_toml(), "depth": depth, "shared": self.shared, "folder": self.folder}
+        self.environment = {VARIABLE: json.dumps({**told, "visible": visible})}
+
+    def __enter__(self) -> Offer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def python_path(self, path: str | None, outer: str | None = None) -> str:
+        """Return PYTHONPATH with the folder before what it names, without that of an `outer` host."""
+        return os.pathsep.join([self.folder, *_python_path(outer, path)])
+
+
 def offer(simulation: Simulation, depth: str) -> str:
     """Tell the processes that are started from now on which host they are on. Return the file of its devices."""
-    folder = tempfile.mkdtemp(prefix="devpolicy-host-")
-    shutil.copy(HOOK, folder)
-    shared = str(Path(folder) / "devices")
-    told = {"host": simulation.host.to_toml(), "depth": depth, "shared": shared, "folder": folder}
+    made = Offer(simulation.host, depth)
     before = {name: os.environ.get(name) for name in (VARIABLE, "PYTHONPATH")}
-    os.environ[VARIABLE] = json.dumps(told)
-    os.environ["PYTHONPATH"] = os.pathsep.join([folder, *_python_path(before[VARIABLE], before["PYTHONPATH"])])
+    os.environ |= made.environment
+    os.environ["PYTHONPATH"] = made.python_path(before["PYTHONPATH"], before[VARIABLE])
     _stop_forkserver()
-    simulation.restore.append(partial(_withdraw, os.getpid(), folder, before))
-    return shared
+    simulation.restore.append(partial(_withdraw, os.getpid(), made.folder, before))
+    return made.shared
 
 
 def _python_path(outer: str | None, path: str | None) -> list[str]:
@@ -76,7 +98,7 @@ def inherit() -> None:
 
     told = json.loads(given)
     try:
-        enter_inherited(Host.parse(told["host"]), told["depth"], told["shared"])
+        enter_inherited(Host.parse(told["host"]), told["depth"], told["shared"], visible=told.get("visible", False))
     except DevPolicyError as refused:
         print(f"this process cannot be on the simulated host of the one that started it: {refused}", file=sys.stderr)
         raise SystemExit(REFUSED) from None

@@ -141,22 +141,31 @@ class _Inherited(simulate_host):
     Its devices hold tensors from when torch is imported: most processes that a test starts need none.
     """
 
-    def __init__(self, host: Host, depth: str, shared: str) -> None:
+    def __init__(self, host: Host, depth: str, shared: str, *, visible: bool) -> None:
         super().__init__(host, depth="probes", scope="process")
         self.depth = depth
         self._shared = shared
+        self._visible = visible
 
     def _begin(self, simulation: Simulation, shared: str | None) -> None:
-        begin_here = partial(super()._begin, simulation, self._shared)
+        if self._visible:
+            simulation.whole = simulation.host
+        begin_here = partial(self._begin_here, simulation)
         if self.depth in DEEP and "torch" not in sys.modules:
             SHIMS.when_loaded("torch", begin_here)
         else:
             begin_here()
 
+    def _begin_here(self, simulation: Simulation) -> None:
+        # As a driver does, which reads the variable when it is initialised, and never again.
+        simulation.see_visible()
+        simulation.whole = None
+        super()._begin(simulation, self._shared)
 
-def enter_inherited(host: Host, depth: str, shared: str) -> None:
+
+def enter_inherited(host: Host, depth: str, shared: str, *, visible: bool = False) -> None:
     """Put this process, which is starting, on the host of the one that started it."""
-    _Inherited(host, depth, shared).__enter__()
+    _Inherited(host, depth, shared, visible=visible).__enter__()
 
 
 def _suspended_by(depth: str) -> TensorBackend | None:

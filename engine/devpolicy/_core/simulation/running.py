@@ -6,10 +6,14 @@ process. It knows no library and no question: it only says which host answers he
 
 from __future__ import annotations
 
+import os
 import threading
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from devpolicy._core.host.probe.visible import Gpu, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,11 +32,13 @@ class Simulation:
 
     __slots__ = (
         *("_asked", "_current", "_devices", "_lock", "_taken"),
-        *("backend", "host", "memo", "open", "outer", "owner", "probes", "restore"),
+        *("backend", "host", "memo", "open", "outer", "owner", "probes", "restore", "whole"),
     )
 
     def __init__(self, host: Host, owner: object, outer: Simulation | None, *, probes: bool) -> None:
         self.host = host
+        self.whole: Host | None = None
+        """The host with all of its devices, where the process sees those that a variable names; else `None`."""
         self.probes = probes
         """Whether libraries see it; without, only devpolicy does."""
         self.owner = owner
@@ -66,6 +72,19 @@ class Simulation:
                 found.setdefault(device.type, {})[device.id] = device
             self._devices = found
         return self._devices.get(type_, {})
+
+    def see_visible(self) -> None:
+        """See of the whole host's GPUs those that `CUDA_VISIBLE_DEVICES` names now."""
+        if self.whole is None:
+            return
+        setting, cuda = os.environ.get("CUDA_VISIBLE_DEVICES"), self.whole.devices("cuda")
+        if setting is None:
+            return
+        shown = visible(setting, [Gpu(one.uuid or "") for one in cuda])
+        seen = [replace(cuda[one.position], id=at, physical=one.position) for at, one in enumerate(shown)]
+        others = [one for one in self.whole.accelerators if one.type != "cuda"]
+        self.host = replace(self.whole, accelerators=(*seen, *others))
+        self._devices = None
 
     def current(self, type_: str) -> int:
         """Return the current device of a type: as in torch, each thread has its own, and starts at 0."""

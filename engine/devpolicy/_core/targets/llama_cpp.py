@@ -47,6 +47,8 @@ class LlamaCppSettings:
     """Tokens of all sequences together."""
     sequences: int
     cache_type: str
+    cache_on_cpu: bool = False
+    """Whether all of the KV cache is in RAM."""
 
     def to_flags(self) -> list[str]:
         """Return the arguments of a command such as `llama-server`."""
@@ -57,7 +59,7 @@ class LlamaCppSettings:
             flags += ["--override-tensor", f"{pattern}={place}"]
         flags += ["--ctx-size", str(self.context), "--parallel", str(self.sequences)]
         flags += ["--cache-type-k", self.cache_type, "--cache-type-v", self.cache_type]
-        return [*flags, "--fit", "off"]
+        return [*flags, *(["--no-kv-offload"] if self.cache_on_cpu else []), "--fit", "off"]
 
     def to_env(self) -> dict[str, str]:
         """Return the same as variables, which `llama-server` reads and Ollama hands on to it."""
@@ -66,6 +68,8 @@ class LlamaCppSettings:
             env |= {"LLAMA_ARG_SPLIT_MODE": "layer", "LLAMA_ARG_TENSOR_SPLIT": ",".join(map(str, self.split))}
         if self.overrides:
             env["LLAMA_ARG_OVERRIDE_TENSOR"] = ",".join(f"{pattern}={place}" for pattern, place in self.overrides)
+        if self.cache_on_cpu:
+            env["LLAMA_ARG_KV_OFFLOAD"] = "0"
         return env | {
             "LLAMA_ARG_CTX_SIZE": str(self.context),
             "LLAMA_ARG_N_PARALLEL": str(self.sequences),
@@ -108,6 +112,7 @@ def to_llama_cpp(plan: Plan, names: Mapping[str, str] | None = None) -> LlamaCpp
         context=workload.context * workload.batch,
         sequences=workload.batch,
         cache_type=CACHE_TYPES[workload.kv_dtype],
+        cache_on_cpu=workload.kv_offload == "cpu",
     )
 
 
@@ -129,6 +134,7 @@ def to_llama_cpp_python(plan: Plan) -> dict[str, Any]:
             split[device] = float(count)
         cached = {"type_k": _GGML_TYPES[told.cache_type], "type_v": _GGML_TYPES[told.cache_type]}
         placing = {"split_mode": 1, "tensor_split": split} if told.devices else {}
+        cached |= {"offload_kqv": False} if told.cache_on_cpu else {}
         return {"n_gpu_layers": told.gpu_layers, "n_ctx": told.context, **placing, **cached}
     help_ = "run llama-server with `--to llama.cpp`, or let the policy ask for less"
     raise Unsatisfiable(Diagnostic("DP404", f"llama-cpp-python has no way {missing}", help=help_))

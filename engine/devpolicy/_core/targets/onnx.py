@@ -72,10 +72,10 @@ def check_providers(session: Any, plan: Plan) -> None:
 
 
 def _device(plan: Plan) -> Device:
-    if plan.device.has_multiple_devices:
+    if plan.component_device.has_multiple_devices:
         message = "a session of ONNX Runtime runs on one device, and the plan has several"
         raise Unsatisfiable(Diagnostic("DP409", message, help=f'plan it with `target = "{TARGET}"`'))
-    return Device.from_str(plan.device.to_torch_str())
+    return Device.from_str(plan.component_device.to_torch_str())
 
 
 def _provider(device: Device, plan: Plan, host: Host) -> tuple[str, Options]:

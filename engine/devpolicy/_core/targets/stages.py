@@ -1,6 +1,6 @@
-"""A plan in the form that vLLM and SGLang take: pipeline stages of whole layers.
+"""A plan in the form that vLLM and SGLang take: pipeline stages of whole layers, each on one GPU or a group of them.
 
-Owns their flags and variables. Both take one fraction of the total memory for all GPUs and do with it as they see fit,
+Owns their flags and variables. Both take one fraction of the memory for all GPUs and do with it as they see fit,
 so the smallest card rules: where the fraction that one needs is more than another may give, the plan is refused.
 """
 
@@ -9,34 +9,47 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from devpolicy._core.device import Device
 from devpolicy._core.errors import Diagnostic, Unsatisfiable
 from devpolicy._core.host import Host
 from devpolicy._core.placement.plan import Plan
+from devpolicy._core.sizes import GIB
 from devpolicy._core.targets.environment import accelerator
 
 _THOUSAND = 1000
 _LAYER = re.compile(r"(.*)\.(\d+)(\..*)?")
-_KV = {"float8_e4m3fn": "fp8_e4m3", "float8_e5m2": "fp8_e5m2", "float16": "float16", "bfloat16": "bfloat16"}
-"""vLLM's name of what a KV cache may be kept in, by ours."""
+_EIGHT = {"float8_e4m3fn": "fp8_e4m3", "float8_e5m2": "fp8_e5m2"}
+_KV = {"vllm": {**_EIGHT, "float16": "float16", "bfloat16": "bfloat16"}, "sglang": {**_EIGHT, "bfloat16": "bfloat16"}}
+"""Their names of what a KV cache may be kept in, by ours."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stages:
     """What an engine of pipeline stages is told of a plan."""
 
-    devices: tuple[Device, ...]
-    """In the order of the layers."""
+    groups: tuple[tuple[Device, ...], ...]
+    """The devices that share the layers of each stage, in the order of the layers."""
     layers: tuple[int, ...]
-    """How many each device runs."""
+    """How many each stage runs."""
     fraction: float
-    """Of the total memory of each device, in thousandths."""
+    """Of the memory of each device, in thousandths: the total for vLLM, what is free at its start for SGLang."""
     context: int
     sequences: int
     dtype: str
     kv_dtype: str
+    kept: int = 0
+    """Bytes of weights of each device that stay on the CPU."""
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """All devices, in the order of their ranks."""
+        return tuple(device for group in self.groups for device in group)
+
+    @property
+    def tensor(self) -> int:
+        """How many devices share a layer."""
+        return len(self.groups[0]) if self.groups else 1
 
 
 def stages(plan: Plan, host: Host) -> Stages:
@@ -49,30 +62,31 @@ def stages(plan: Plan, host: Host) -> Stages:
         counts[device] = counts.get(device, 0) + 1
     if not counts:  # a model of one piece
         counts = {str(unit.runs_on): 0 for unit in plan.placements.values()}
-    devices = tuple(map(Device.from_str, counts))
+    shared = {str(unit.runs_on): unit.group or (unit.runs_on,) for unit in plan.placements.values()}
+    groups = tuple(shared[device] for device in counts)
+    devices = [device for group in groups for device in group]
     return Stages(
-        devices,
+        groups,
         tuple(counts.values()),
         _fraction(plan, host, devices),
         plan.workload.context,
         plan.workload.batch,
         plan.loading.dtype or plan.loading.model_dtype or "auto",
         plan.workload.kv_dtype,
+        plan.kept_by_engine,
     )
 
 
 def vllm(plan: Plan, host: Host) -> dict[str, object]:
     """Return the arguments and variables of `vllm serve`."""
     told = stages(plan, host)
-    many = len(told.devices) > 1
     arguments = ["--device-ids", ",".join(str(device.id or 0) for device in told.devices)]
-    arguments += ["--pipeline-parallel-size", str(len(told.devices))] if many else []
+    arguments += ["--tensor-parallel-size", str(told.tensor)] if told.tensor > 1 else []
+    arguments += ["--pipeline-parallel-size", str(len(told.groups))] if len(told.groups) > 1 else []
     arguments += ["--gpu-memory-utilization", f"{told.fraction:.3f}", "--dtype", told.dtype]
     arguments += ["--max-model-len", str(told.context), "--max-num-seqs", str(told.sequences)]
-    if told.kv_dtype != told.dtype:
-        if told.kv_dtype not in _KV:
-            raise Unsatisfiable(Diagnostic("DP416", f"vLLM keeps no KV cache in `{told.kv_dtype}`"))
-        arguments += ["--kv-cache-dtype", _KV[told.kv_dtype]]
+    arguments += _cache("vllm", told)
+    arguments += _kept(told)
     return {"arguments": arguments, "env": _partition("VLLM_PP_LAYER_PARTITION", told)}
 
 
@@ -80,14 +94,16 @@ def sglang(plan: Plan, host: Host) -> dict[str, object]:
     """Return the arguments and variables of `sglang.launch_server`. Raises `Unsatisfiable` for devices out of order."""
     told = stages(plan, host)
     ids = [device.id or 0 for device in told.devices]
-    steps = {later - one for one, later in pairwise(ids)}
-    if len(steps) > 1 or any(step < 1 for step in steps):
-        message = (
-            f"SGLang takes GPUs at equal steps, and the plan uses {', '.join(map(str, told.devices))} in this order"
-        )
+    step = ids[1] - ids[0] if told.tensor > 1 else 1
+    # The rank of a stage counts by ones, whatever the step of those that share its layers.
+    made = [
+        ids[0] + stage * told.tensor + rank * step for stage in range(len(told.groups)) for rank in range(told.tensor)
+    ]
+    if step < 1 or made != ids:
+        message = f"SGLang takes GPUs that follow one another, and the plan uses {', '.join(map(str, told.devices))}"
         hint = "run it by `devpolicy run`, which shows it these GPUs alone and in this order"
         raise Unsatisfiable(Diagnostic("DP404", message, help=hint))
-    return {"arguments": _sglang(told, ids), "env": _partition("SGLANG_PP_LAYER_PARTITION", told)}
+    return {"arguments": _sglang(told, ids[0], step), "env": _partition("SGLANG_PP_LAYER_PARTITION", told)}
 
 
 def stage_environment(plan: Plan, host: Host) -> tuple[tuple[Device, ...], dict[str, str]]:
@@ -97,16 +113,31 @@ def stage_environment(plan: Plan, host: Host) -> tuple[tuple[Device, ...], dict[
     return told.devices, _partition(name, told)
 
 
-def _sglang(told: Stages, ids: Sequence[int]) -> list[str]:
-    arguments = ["--base-gpu-id", str(ids[0]) if ids else "0"]
-    if len(ids) > 1:
-        arguments += ["--gpu-id-step", str(ids[1] - ids[0]), "--pp-size", str(len(ids))]
+def _sglang(told: Stages, first: int, step: int) -> list[str]:
+    arguments = ["--base-gpu-id", str(first)]
+    arguments += ["--gpu-id-step", str(step), "--tp-size", str(told.tensor)] if told.tensor > 1 else []
+    arguments += ["--pp-size", str(len(told.groups))] if len(told.groups) > 1 else []
     arguments += ["--mem-fraction-static", f"{told.fraction:.3f}", "--dtype", told.dtype]
-    return [*arguments, "--context-length", str(told.context), "--max-running-requests", str(told.sequences)]
+    arguments += ["--context-length", str(told.context), "--max-running-requests", str(told.sequences)]
+    return [*arguments, *_cache("sglang", told), *_kept(told)]
+
+
+def _cache(engine: str, told: Stages) -> list[str]:
+    if told.kv_dtype == told.dtype:
+        return []
+    if told.kv_dtype not in _KV[engine]:
+        known = ", ".join(f"`{name}`" for name in _KV[engine])
+        message = f"`{engine}` keeps no KV cache in `{told.kv_dtype}` beside a model in `{told.dtype}`"
+        raise Unsatisfiable(Diagnostic("DP416", message, help=f"known are {known}"))
+    return ["--kv-cache-dtype", _KV[engine][told.kv_dtype]]
+
+
+def _kept(told: Stages) -> list[str]:
+    return ["--cpu-offload-gb", str(told.kept // GIB)] if told.kept else []
 
 
 def _partition(name: str, told: Stages) -> dict[str, str]:
-    return {name: ",".join(map(str, told.layers))} if len(told.devices) > 1 else {}
+    return {name: ",".join(map(str, told.layers))} if len(told.groups) > 1 else {}
 
 
 def _layers(plan: Plan) -> list[str]:
@@ -121,13 +152,22 @@ def _layers(plan: Plan) -> list[str]:
 
 
 def _fraction(plan: Plan, host: Host, devices: Sequence[Device]) -> float:
-    """Return the fraction of its total that every GPU gives: what the fullest one needs, rounded up."""
+    """Return the fraction that every GPU gives, what the fullest one needs, rounded up.
+
+    vLLM's is of a GPU's total, and covers all that it takes. SGLang's is of what is free when it starts, and covers
+    weights and KV cache: what it computes with is in the rest.
+    """
     needs, gives = 0, _THOUSAND
     for device in devices:
-        budget = plan.ledger[str(device)]
-        total = accelerator(device, host).memory
-        needs = max(needs, -(-(budget.used - budget.used_by_others) * _THOUSAND // total))
-        gives = min(gives, (budget.cap - budget.headroom - budget.used_by_others) * _THOUSAND // total)
+        budget, card = plan.ledger[str(device)], accelerator(device, host)
+        rooms = budget.cap - budget.headroom - budget.used_by_others
+        if plan.target == "vllm":
+            asked, base = budget.used - budget.used_by_others, card.memory
+        else:
+            asked, base = budget.weights + budget.kv_cache, max(1, card.free - budget.used_by_others)
+            rooms -= budget.activations
+        needs = max(needs, -(-asked * _THOUSAND // base))
+        gives = min(gives, rooms * _THOUSAND // base)
     if needs > gives:
         message = (
             f"one card needs {needs / 10:.1f}% of its memory, another may give {max(0, gives) / 10:.1f}%, and "

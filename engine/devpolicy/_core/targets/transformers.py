@@ -58,14 +58,15 @@ def to_pipeline_kwargs(plan: Plan) -> dict[str, Any]:
         raise PlanError(Diagnostic("DP416", "`pipeline` is not told `loading.adapter`", help=hint))
     kwargs = to_hf_kwargs(plan)
     device_map = kwargs.pop("device_map")
-    placed = {"device_map": device_map} if plan.device.has_multiple_devices else {"device": plan.device.to_torch_str()}
+    device = plan.component_device
+    placed = {"device_map": device_map} if device.has_multiple_devices else {"device": device.to_torch_str()}
     own = {key: kwargs.pop(key) for key in ("dtype",) if key in kwargs}
     return {**placed, **own, **({"model_kwargs": kwargs} if kwargs else {})}
 
 
 def _device_map(plan: Plan) -> dict[str, int | str]:
     """Return the map, also of a single device: then it has the one key of the whole model."""
-    form = plan.device.to_dict()
-    entries = form["device_map"] if plan.device.has_multiple_devices else {"": form["device"]}
+    form = plan.component_device.to_dict()
+    entries = form["device_map"] if plan.component_device.has_multiple_devices else {"": form["device"]}
     converted = ComponentDevice.from_multiple(DeviceMap.from_dict(entries)).to_hf()
     return converted if isinstance(converted, dict) else {}

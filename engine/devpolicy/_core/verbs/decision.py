@@ -50,9 +50,9 @@ def decide(joint: JointPlanner, request: Request) -> Decision:
         group = joint.place_copies(request)
         placed = next((one for one in group if one.plan.component == request.component), group[0])
         plan = placed.plan
-        copies = tuple(one.plan.device for one in group) if plan.component != request.component else ()
+        copies = tuple(one.plan.component_device for one in group) if plan.component != request.component else ()
         terms = tuple(plan.trace.terms) if plan.trace else ()
-        return Decision(plan.device, tuple(plan.warnings), terms, entries, placed, copies)
+        return Decision(plan.component_device, tuple(plan.warnings), terms, entries, placed, copies)
     reserved = reserved_bytes(one.plan for one in joint.placed)
     choice = choose(request.resolved, joint.host, target=request.target, reserved=reserved)
     return Decision(choice.device, choice.warnings, choice.terms, entries)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,8 +15,10 @@ from devpolicy._core.cli.context import CliContext, common, pass_context
 from devpolicy._core.cli.group import Group
 from devpolicy._core.cli.table import table
 from devpolicy._core.fleet.catalogue import catalogue
+from devpolicy._core.fleet.ray_forms import node_labels, node_resources
 from devpolicy._core.fleet.values import Fleet
 from devpolicy._core.sizes import GIB
+from devpolicy._core.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,9 +53,10 @@ def list_fleets(ctx: CliContext) -> None:
 @command.command(name="show")
 @click.argument("fleet", shell_complete=complete.fleets)
 @click.option("--toml", "as_toml", is_flag=True, help="Print it as a fleet file, with every host in full.")
+@click.option("--ray", "for_ray", is_flag=True, help="Print how each node is started, so that Ray finds it.")
 @common()
 @pass_context
-def show_fleet(ctx: CliContext, fleet: str, as_toml: bool) -> None:
+def show_fleet(ctx: CliContext, fleet: str, as_toml: bool, for_ray: bool) -> None:
     """Print the nodes of a fleet.
 
     FLEET is a name of the catalogue, a fleet file, or a folder of host files, of which each is a node.
@@ -59,11 +65,14 @@ def show_fleet(ctx: CliContext, fleet: str, as_toml: bool) -> None:
     Examples:
       devpolicy fleet show 4-workstations
       devpolicy fleet show ./captured --toml
+      devpolicy fleet show 4-workstations --ray
     """
     shown = Fleet.load(fleet)
     if ctx.json:
         hosts = {node: {"labels": dict(shown.labels(node)), "host": host_facts(shown[node])} for node in shown}
         ctx.print_json({"schema": 1, "fleet": {**_facts(shown), "nodes": hosts}})
+    elif for_ray:
+        ctx.out.write("".join(f"{line}\n" for line in started(shown)))
     elif as_toml:
         ctx.out.print(host_lines(shown.to_toml()))
     else:
@@ -79,6 +88,19 @@ def show_fleet(ctx: CliContext, fleet: str, as_toml: bool) -> None:
         rows += [[node, f"not used: {reason}", "", ""] for node, reason in shown.faults.items()]
         head = ["node", "accelerators", "RAM", "labels"]
         ctx.out.print(table(head, rows, width=ctx.out.width, right=(2,), prose=True, styles={0: "device", 3: "dim"}))
+
+
+def started(fleet: Fleet) -> Iterator[str]:
+    """Yield the command that starts each node as a member of a Ray cluster."""
+    for node in fleet:
+        labels = ",".join(
+            f"{name}={value}" for name, value in {**fleet.labels(node), **node_labels(fleet, node)}.items()
+        )
+        words = ["ray", "start", "--address=$HEAD", f"--labels={labels}"]
+        resources = node_resources(fleet[node])
+        words += [f"--resources={json.dumps(resources)}"] if resources else []
+        yield f"# {visible(node)}"
+        yield " ".join(word if word == "--address=$HEAD" else shlex.quote(word) for word in words)
 
 
 def alike(fleet: Fleet) -> list[list[str]]:

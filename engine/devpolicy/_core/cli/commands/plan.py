@@ -82,7 +82,10 @@ Models = Mapping[str | None, str]
 @click.option("--certify", is_flag=True, help="Say how far the plan can be from the least predicted time there is.")
 @click.option("--target", type=TargetName(), help="The consumer to plan for: `devpolicy targets` lists them.")
 @click.option(
-    "--to", type=FormName(), help=f"Print only what the consumer takes, and plan for it: {', '.join(OUTPUT_FORMATS)}."
+    "--to",
+    type=FormName(("ray", "serve")),
+    help=f"Print only what the consumer takes, and plan for it: {', '.join(OUTPUT_FORMATS)}; with --fleet also ray, "
+    "serve.",
 )
 @click.option("--locked", metavar="FILE", help="Fail where the plan is not the one in FILE, and say what moved.")
 @click.option("--output", metavar="FILE", help="Write to FILE, whole or not at all, instead of the terminal.")
@@ -141,7 +144,7 @@ def command(
             profile=profile,
             overrides=overrides,
             architecture=architecture,
-            target=target or (form_named(to).target if to else None),
+            target=target,
             component=component,
             running=running,
             to=to,
@@ -149,6 +152,8 @@ def command(
             output=output,
         )
         return
+    if to in ("ray", "serve"):
+        raise DevPolicyError([Diagnostic("", f"`--to {to}` needs `--fleet`", help="one host needs no scheduler")])
     if running is not None:
         raise DevPolicyError([Diagnostic("", "`--from` needs `--fleet`", help="on one host nothing moves")])
     wanted = named_models(model)

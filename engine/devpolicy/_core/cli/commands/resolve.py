@@ -87,7 +87,7 @@ def command(
     if request.has_size:
         with ctx.working("planning", patience=PATIENCE):
             plan = JointPlanner(machine).place(request).plan
-        device, warnings = plan.device, plan.warnings
+        device, warnings = plan.component_device, plan.warnings
         terms = plan.trace.terms if plan.trace else ()
     else:
         from devpolicy._core.placement.choice import choose

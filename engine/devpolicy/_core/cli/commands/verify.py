@@ -9,6 +9,7 @@ import click
 
 from devpolicy._core.cli import complete, complete_keys
 from devpolicy._core.cli.context import CliContext, common, pass_context
+from devpolicy._core.cli.fleet_plan import fleet_option, verify_fleet
 from devpolicy._core.cli.host_space import host_space_of, host_space_options, types_of
 from devpolicy._core.cli.inputs import (
     NO_MODEL,
@@ -20,8 +21,9 @@ from devpolicy._core.cli.inputs import (
 )
 from devpolicy._core.cli.report import write_findings
 from devpolicy._core.cli.table import facts
-from devpolicy._core.errors import Diagnostic
+from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.language.policy import Policy
+from devpolicy._core.language.properties import OF_A_FLEET
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     shell_complete=complete.models,
     help="What is placed; globs of the catalogue too. By default the models of the policy's tests.",
 )
+@fleet_option
 @click.option("--trees", is_flag=True, help="Draw models too, with Hypothesis.")
 @overlay_options
 @host_space_options
@@ -67,6 +70,7 @@ def command(
     policy: str,
     names: tuple[str, ...],
     model: tuple[str, ...],
+    fleet: str | None,
     trees: bool,
     profile: str | None,
     overrides: tuple[str, ...],
@@ -92,13 +96,16 @@ def command(
     \b
     Properties of each plan: always_resolves, placed_or_refused, within_budget,
     ties_together, blocks_whole, one_type, resident, never_on:TERM,
-    same_each_time, runs. Of the host space: monotone, every_rule_reachable.
+    same_each_time, runs. Of the host space: monotone, every_rule_reachable. Of a
+    fleet: survives:1. With --fleet all nodes are planned together, as they are,
+    and with any one of them lost and one more of each.
 
     \b
     Examples:
       devpolicy verify policy.toml --model llama-3.1-8b
       devpolicy verify policy.toml -p always_resolves -p never_on:cpu
       devpolicy verify policy.toml --memory "4 GiB..96 GiB" --seed 1
+      devpolicy verify rag-pipeline --fleet mixed-50 -p survives:1
 
     Exit status: 0 all hold, 1 one is broken, 2 invalid policy or usage.
     """
@@ -106,6 +113,11 @@ def command(
     from devpolicy._core.review.outcome import has_model
 
     loaded = on_every_host(Policy.load(policy), profile, overrides)
+    if fleet is not None:
+        return verify_fleet(ctx, policy, loaded, fleet, _properties(names, loaded), model)
+    if any(one.name in OF_A_FLEET for one in _properties(names, loaded)):
+        hint = "`--fleet FLEET` names one"
+        raise DevPolicyError([Diagnostic("", "`survives` is a property of a fleet", help=hint)])
     space = host_space_of(types_of(types, _text(loaded)), accelerators, memory, free, ram, mixed=mixed)
     wanted = _properties(names, loaded) or list(proving.DEFAULTS)
     found = trees_of(ctx, [loaded], model, drawn=trees)

@@ -19,6 +19,7 @@ def probe(simulation: Simulation, disk_path: Any = None, *, timeout: float = 0.0
 
     Where a neighbour takes memory, the host as it is at this question.
     """
+    simulation.see_visible()
     host = simulation.host
     if not any(device.memory_pressure for device in host.accelerators):
         return host

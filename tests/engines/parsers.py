@@ -1,0 +1,199 @@
+"""vLLM's and SGLang's own argument parsers, from their packages: they accept every form that we print.
+
+python -m tests.engines.parsers [--keep FOLDER]
+
+Downloads vLLM's source package and SGLang's wheel, unpacks them, and imports each parser in a process of its own, with
+stand-ins for what it imports and does not need. Exit status 1 where a form is not accepted, or is read as another one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from devpolicy import Accelerator, Host, Policy, plan
+from devpolicy.errors import Unsatisfiable
+from devpolicy.targets import sglang, stages, vllm
+
+VERSIONS = {"vllm": "0.33.0", "sglang": "0.5.23"}
+FORMS = {"vllm": vllm, "sglang": sglang}
+_MODELS = ("llama-3.2-1b", "llama-3.1-8b", "mixtral-8x7b", "llama-3.1-70b", "deepseek-v3")
+_CARDS = ((24,), (80,), (24, 24), (80, 24), (80,) * 4, (80,) * 8, (141,) * 8, (8,), (24, 24, 12, 8))
+_POLICIES = (
+    "",
+    'split = "balanced"',
+    'split = "tensor"',
+    "split = { tensor = 2 }",
+    'overflow = "cpu"',
+    'workload = { context = 8192, batch = 4, dtype = "float16" }',
+    'workload.kv_dtype = "float8_e4m3fn"',
+    'workload.kv_dtype = "float8_e5m2"',
+    'workload.kv_dtype = "bfloat16"\nworkload.dtype = "float16"',
+    'workload.dtype = "float32"',
+)
+
+_STUBS = """
+import importlib.abc, importlib.machinery, importlib.util, sys, types
+
+class Anything:
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Anything()
+    def __call__(self, *args, **kwargs):
+        return args[0] if len(args) == 1 and callable(args[0]) and not kwargs else Anything()
+    def __iter__(self):
+        return iter(())
+    def __or__(self, other):
+        return self
+    def __ror__(self, other):
+        return other
+    def __mro_entries__(self, bases):
+        return ()
+    def __getitem__(self, key):
+        return Anything()
+    def __get_pydantic_core_schema__(self, source, handler):
+        from pydantic_core import core_schema
+        return core_schema.any_schema()
+
+class Stub(types.ModuleType):
+    __path__ = []
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Anything()
+
+class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        return importlib.machinery.ModuleSpec(name, self, is_package=True) if top in STUBS else None
+    def create_module(self, spec):
+        return Stub(spec.name)
+    def exec_module(self, module):
+        pass
+
+STUBS = {name for name in NAMES if importlib.util.find_spec(name) is None}
+sys.meta_path.append(Finder())
+"""
+_READ = """
+import argparse, json
+for arguments in json.load(sys.stdin):
+    print(json.dumps({key: value for key, value in vars(parser.parse_args(arguments)).items() if key in KEYS}))
+"""
+_CHILDREN = {
+    "vllm": """
+import vllm.platforms
+from vllm.platforms.cpu import CpuPlatform
+vllm.platforms._current_platform = CpuPlatform()
+from vllm.engine.arg_utils import EngineArgs
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+parser = EngineArgs.add_cli_args(FlexibleArgumentParser())
+KEYS = ("device_ids", "tensor_parallel_size", "pipeline_parallel_size", "gpu_memory_utilization", "cpu_offload_gb")
+""",
+    "sglang": """
+import argparse
+from sglang.srt.server_args import ServerArgs
+parser = argparse.ArgumentParser()
+ServerArgs.add_cli_args(parser)
+KEYS = ("base_gpu_id", "gpu_id_step", "tp_size", "pp_size", "mem_fraction_static", "cpu_offload_gb")
+""",
+}
+_NAMES = {
+    "vllm": "cpuinfo prometheus_fastapi_instrumentator lark cbor2 watchfiles model_hosting_container_standards ijson "
+    "depyf python_json_logger lm_format_enforcer zmq orjson msgspec fastapi starlette uvicorn openai xgrammar outlines "
+    "partial_json_parser modelscope pynvml prometheus_client setproctitle openai_harmony llguidance interegular "
+    "blobfile IPython uvloop pybase64 cachetools aiohttp regex cloudpickle",
+    "sglang": "triton sgl_kernel zmq orjson IPython uvloop pybase64 fastapi starlette uvicorn torchao flashinfer "
+    "openai xgrammar outlines partial_json_parser modelscope pynvml prometheus_client setproctitle compressed_tensors "
+    "torchvision decord soundfile ninja aiohttp cuda decorator llguidance timm torchaudio datasets openai_harmony "
+    "interegular blobfile scipy tiktoken einops gguf py_spy cutlass av mistral_common cachetools dill",
+}
+
+
+def source(engine: str, folder: Path) -> Path:
+    """Return the folder of an engine's package, which is downloaded where it is not there."""
+    place = folder / engine
+    if not place.exists():
+        print(f"downloading {engine} {VERSIONS[engine]}", flush=True)
+        whole = ["--no-binary", "vllm", "--no-build-isolation"] if engine == "vllm" else []
+        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", *whole, "-d", str(folder)]
+        # Its metadata is made by a build, which is told that there is nothing to compile.
+        environment = {**os.environ, "VLLM_TARGET_DEVICE": "empty", "VLLM_VERSION_OVERRIDE": VERSIONS["vllm"]}
+        subprocess.run([*pip, f"{engine}=={VERSIONS[engine]}"], check=True, env=environment)
+        (archive,) = (file for file in folder.glob(f"{engine}-*") if file.is_file())
+        if archive.suffix == ".whl":
+            with zipfile.ZipFile(archive) as packed:
+                packed.extractall(place)
+        else:
+            with tarfile.open(archive) as packed:
+                packed.extractall(place, filter="data")
+    inside = place / f"{engine}-{VERSIONS[engine]}"
+    return inside if inside.exists() else place
+
+
+def forms(engine: str) -> Iterator[tuple[str, list[str], dict[str, object]]]:
+    """Yield what is printed for many worlds, and what it says."""
+    for model in _MODELS:
+        for sizes in _CARDS:
+            host = Host([Accelerator("cuda", memory=f"{size} GiB") for size in sizes], memory="2 TiB")
+            for text in _POLICIES:
+                try:
+                    made = plan(Policy.parse(f'prefer = "cuda"\n{text}'), model, host, target=engine)
+                    arguments, told = FORMS[engine](made, host)["arguments"], stages(made, host)
+                except Unsatisfiable:
+                    continue
+                means: dict[str, object] = {"cpu_offload_gb": told.kept >> 30}
+                if engine == "vllm":
+                    means |= {"tensor_parallel_size": told.tensor, "pipeline_parallel_size": len(told.groups)}
+                    means |= {"gpu_memory_utilization": told.fraction, "device_ids": [one.id for one in told.devices]}
+                else:
+                    means |= {"tp_size": told.tensor, "pp_size": len(told.groups)}
+                    means |= {"mem_fraction_static": told.fraction, "base_gpu_id": told.devices[0].id}
+                yield f"{model} on {sizes}: {text}", list(arguments), means
+
+
+def check(engine: str, folder: Path) -> int:
+    """Return how many forms an engine's parser does not accept, or reads otherwise."""
+    made = list(forms(engine))
+    extra = ["--model-path", "x"] if engine == "sglang" else []
+    names = f"NAMES = {_NAMES[engine].split()!r}\n"
+    done = subprocess.run(
+        [sys.executable, "-c", names + _STUBS + _CHILDREN[engine] + _READ],
+        input=json.dumps([[*extra, *arguments] for _, arguments, _ in made]),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(source(engine, folder)), "VLLM_LOGGING_LEVEL": "ERROR"},
+        check=False,
+    )
+    read = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    wrong = [
+        f"{where}: {' '.join(arguments)} is read as {found}"
+        for (where, arguments, means), found in zip(made, read, strict=False)
+        if any(found[key] != value for key, value in means.items())
+    ]
+    wrong += [f"not accepted: {done.stderr[-2000:]}"] if len(read) < len(made) else []
+    print(f"{engine} {VERSIONS[engine]}: {len(read)} of {len(made)} forms accepted", *wrong[:8], sep="\n  ", flush=True)
+    return len(wrong)
+
+
+def main() -> int:
+    """Check both engines."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", type=Path, help="download here, or take what was downloaded here before")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        return 1 if sum(check(engine, folder) for engine in VERSIONS) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
