@@ -159,7 +159,7 @@ def _fitting_on(
     check_cache(consumer, policy.workload.kv_offload)
     selection, abilities = _selected(selector, policy, host, consumer), consumer.abilities
     quantized = tree.quantization is not None or policy.loading.quantization
-    held = held_on(selector.type, policy, tree, host, consumer) if quantized else Held(running(policy, tree))
+    held = held_on(selector.type, policy, tree, host, consumer) if quantized else Held(running(policy, tree, consumer))
     # Whether several devices cost the consumer more than one does.
     parts = abilities.shares_ties != "always" or abilities.budget != "per-device"
     split = policy.split if isinstance(policy.split, TensorSplit) else None
