@@ -356,3 +356,20 @@ def test_the_workers_of_a_pool_are_shown_where_they_were(pooled: Callable[[str],
     (one,) = survey(COPIES, tmp_path / "x.yaml", "2x24gb").components
     assert one.replaced == "cuda:2, cuda:3"
     assert [copy.to_torch_str() for copy in one.decision.copies] == ["cuda:0", "cuda:1"]
+
+
+@pytest.mark.parametrize(
+    ("path", "way"),
+    [
+        ("converters.docling.converter.DoclingConverter", "AcceleratorOptions"),
+        ("preprocessors.hanlp.chinese_document_splitter.ChineseDocumentSplitter", "CUDA_VISIBLE_DEVICES"),
+        ("extractors.presidio.presidio_entity_extractor.PresidioEntityExtractor", "spacy.require_gpu"),
+    ],
+)
+def test_a_class_without_a_parameter_for_its_device_says_the_way(path: str, way: str, tmp_path: Path) -> None:
+    cls = f"haystack_integrations.components.{path}"
+    (tmp_path / "x.yaml").write_text(f"components: {{one: {{type: {cls}, init_parameters: {{}}}}}}\n", encoding="utf-8")
+    policy = Policy.parse('prefer = "cuda"\n[component.one]\nneeds = "1 GiB"\n')
+    found = survey(policy, tmp_path / "x.yaml", "1x24gb")
+    assert found.components == ()
+    assert [(one.code, way in one.help) for one in found.findings] == [("DP509", True)]
