@@ -14,7 +14,7 @@ from tests.cli.harness import invoke
 
 
 @pytest.fixture(scope="module")
-def address():
+def address(chromium):
     """Where `devpolicy playground` serves."""
     command = [sys.executable, "-m", "devpolicy", "playground", "--pyodide", str(npm("pyodide")), "--port", "0"]
     served = subprocess.Popen([*command, "--no-open"], stdout=subprocess.PIPE, text=True)

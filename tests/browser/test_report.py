@@ -14,7 +14,7 @@ HOSTS = "1x8gb,2x24gb,4x80gb,8x80gb,mac-16gb,cpu-only"
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory) -> str:
+def report(chromium, tmp_path_factory) -> str:
     file = tmp_path_factory.mktemp("report") / "report.html"
     assert invoke("report", *GIVEN, HOSTS, "-o", str(file)).status == 0
     return file.as_uri()
