@@ -28,8 +28,8 @@ MARKUP = (
 )
 """What a page would take for its own, in place of a name."""
 
-_CACHE = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
-"""Where the simulator is, which was built before."""
+_SIMULATOR = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser(), "devpolicy", "simulator")
+"""It was built before."""
 _SERVERS = """prefer = ["cuda", "cpu"]
 relax = ["context", "quantization", "model"]
 loading.quantization = ["none", "nf4"]
@@ -264,7 +264,10 @@ def dry_run(random: Random) -> Case:
     }  # fmt: skip
     chosen = {key: generation[key] for key in random.sample(sorted(generation), random.choice([0, 1, 3]))}
     Path("generation_config.json").write_bytes(change.as_json(chosen))
-    return Case([], {"XDG_CACHE_HOME": _CACHE}, answer=("dry run", None))
+    ours = Path(os.environ["XDG_CACHE_HOME"], "devpolicy")
+    ours.mkdir()
+    (ours / "simulator").symlink_to(_SIMULATOR)
+    return Case([], answer=("dry run", None))
 
 
 COMMANDS: dict[str, Callable[[Random], Case]] = {

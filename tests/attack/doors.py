@@ -181,7 +181,14 @@ _VARIABLES = (
         "HF_HOME",
         "HF_ENDPOINT",
     ),
-    *("HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE", "HF_HUB_OFFLINE", "HAYSTACK_MPS_ENABLED", "HAYSTACK_XPU_ENABLED"),
+    *(
+        "DEVPOLICY_MODEL_CACHE",
+        "HUGGINGFACE_HUB_CACHE",
+        "TRANSFORMERS_CACHE",
+        "HF_HUB_OFFLINE",
+        "HAYSTACK_MPS_ENABLED",
+        "HAYSTACK_XPU_ENABLED",
+    ),
     *("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", "PYTORCH_ENABLE_MPS_FALLBACK"),
     *("XDG_CACHE_HOME", "LC_ALL", "LANG", "PYTHONIOENCODING", "TORCH_DEVICE_BACKEND_AUTOLOAD"),
     *(
@@ -292,6 +299,7 @@ DOORS: dict[str, Callable[[Random], Case]] = {
     "header": models.header,
     "index": models.index,
     "gguf": models.gguf,
+    "onnx": models.onnx,
     "hub": models.hub,
     "folder": models.folder,
     "lock": lock,

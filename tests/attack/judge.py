@@ -165,7 +165,7 @@ def _in_child(door: str, seed: int, folder: Path, *, installed: bool) -> None:
         os.setsid()
         home = folder / "home"
         home.mkdir()
-        os.environ |= {"HOME": str(home), "TMPDIR": str(home), "XDG_CACHE_HOME": str(home)}
+        os.environ |= dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR"), str(home))
         tempfile.tempdir = str(home)  # it was asked for before
         sys.dont_write_bytecode = True  # what is imported first would be compiled beside its source
         os.chdir(folder / "work")
@@ -205,7 +205,6 @@ def _run_installed(case: Case, folder: Path) -> int:
     guarded = {
         "PYTHONPATH": os.pathsep.join(path),
         "PYTHONDONTWRITEBYTECODE": "1",
-        "TORCHINDUCTOR_CACHE_DIR": str(folder / "home"),
         "ATTACK_FOLDER": os.path.realpath(folder),
         "ATTACK_NOTED": str(folder / "noted"),
     }

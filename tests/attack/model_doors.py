@@ -95,6 +95,45 @@ def _gguf(path: Path, random: Random) -> None:
         path.write_bytes(change.raw(path.read_bytes(), random))
 
 
+def onnx(random: Random) -> Case:
+    """ONNX files: one protobuf message, whose weights may be in other files."""
+    name, length = random.choice(["weight", change.text(random)]).encode("utf-8", "replace"), random.choice([1, 2**62])
+    tensor = _field(8, name) + _varint(2, random.choice([1, 10, 99])) + b"".join(
+        _varint(1, random.choice([4, 768, 2**31, 2**63 - 1])) for _ in range(random.choice([0, 1, 2, 40]))
+    )  # fmt: skip
+    if random.random() < 0.5:
+        where = random.choice(["data.bin", "../../etc/passwd", "/etc/passwd", "", change.text(random)])
+        pairs = {"location": where, "offset": str(random.choice([0, -1, 2**70])), "length": str(length)}
+        for key, value in pairs.items():
+            tensor += _field(13, _field(1, key.encode()) + _field(2, value.encode("utf-8", "replace")))
+        tensor += _varint(14, 1)
+    else:
+        tensor += _field(9, bytes(random.choice([0, 64])))
+    graph = _field(5, tensor) * random.choice([1, 3, 2_000])
+    for _ in range(random.choice([0, 0, 3, 300])):
+        graph = _field(1, _field(5, _field(6, graph)))  # a graph in an attribute of a node
+    whole = _varint(1, 9) + _field(7, graph)
+    Path("m.onnx").write_bytes(change.raw(whole, random) if random.random() < 0.5 else whole)
+    Path("data.bin").write_bytes(bytes(64))
+    return Case(random.choice([["model", "show", "m.onnx"], ["model", "show", "."], planned("m.onnx")]))
+
+
+def _varint(number: int, value: int) -> bytes:
+    return _plain(number << 3) + _plain(value)
+
+
+def _field(number: int, value: bytes) -> bytes:
+    return _plain(number << 3 | 2) + _plain(len(value)) + value
+
+
+def _plain(value: int) -> bytes:
+    made = bytearray()
+    while value > 0x7F:
+        made.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*made, value])
+
+
 def _bytes(key: str) -> Any:
     return key.encode("utf-8", "surrogatepass")
 
@@ -104,7 +143,7 @@ def hub(random: Random) -> Case:
     Path("served").mkdir()
     served = Path("served").absolute()
     os.chdir(served)
-    random.choice([config, header, index, gguf])(random)
+    random.choice([config, header, index, gguf, onnx])(random)
     if random.random() < 0.5:
         Path("config.json").write_bytes(change.as_json(configs.CONFIGS[0]))
     os.chdir(served.parent)

@@ -37,12 +37,12 @@ def refusal(policy: str, fleet: Fleet | str) -> Unsatisfiable:
     return refused.value
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(30))
 def test_no_plan_of_a_small_fleet_is_better(seed):
     assert compare(world(seed)) == ""
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(25))
 def test_names_and_order_of_nodes_change_no_cost(seed):
     one = world(seed)
     draw = random.Random(seed)
@@ -65,7 +65,7 @@ def test_names_and_order_of_nodes_change_no_cost(seed):
     assert cost_of(again, replace(one, fleet=back)) == cost_of(plan, one)
 
 
-@pytest.mark.parametrize("seed", range(100, 140))
+@pytest.mark.parametrize("seed", range(100, 125))
 def test_a_node_more_takes_nothing_from_one_component(seed):
     one = world(seed, components=1, plain=True)
     new = next(iter(world(seed + 1000).fleet.values()))
@@ -78,7 +78,7 @@ def test_a_node_more_takes_nothing_from_one_component(seed):
     assert after[0] <= before[0]
 
 
-@pytest.mark.parametrize("seed", range(200, 230))
+@pytest.mark.parametrize("seed", range(200, 220))
 def test_a_fleet_of_one_node_is_planned_as_its_host_is(seed):
     one = world(seed, plain=True)
     host = next(iter(one.fleet.values()))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
+import warnings
 from itertools import product
 from pathlib import Path
 
@@ -18,7 +19,6 @@ from devpolicy.fleet import Fleet, plan_fleet
 
 NOT_YET = {
     "a speculative decoder": "a drafter that shares its generator's device and context (`draft` is kept for it)",
-    "a diffusers pipeline": "the target `diffusers`, whose parts are models of their own",
 }
 
 ONE_POLICY = """
@@ -93,6 +93,14 @@ prefer = "cuda"
 [component.chat]
 model = "llama-3.1-8b"
 loading = {{ quantization = "nf4", adapter = "{}" }}
+"""
+
+IMAGES = """
+prefer = "cuda"
+overflow = "cpu"
+[component.image]
+model = "{}"
+target = "diffusers"
 """
 
 SENTENCE = """
@@ -177,6 +185,21 @@ def test_an_adapter_on_a_model_in_four_bits(tmp_path: Path) -> None:
     assert made.loading.scheme == "nf4"
     # PEFT keeps an adapter in float32.
     assert made.ledger["cuda:0"].weights - plain["chat"].ledger["cuda:0"].weights == 2 * end
+
+
+def test_images_stream_and_a_part_is_kept_elsewhere_only_with_the_rest(tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
+    from tests.targets import pipelines
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        text = IMAGES.format(pipelines.saved(tmp_path / "flux").as_posix())
+    made = _plans(text, "1x24gb")["image"]
+    assert {str(unit.runs_on) for unit in made.placements.values()} == {"cuda:0"}
+    # A mode of diffusers is for the whole pipeline.
+    with pytest.raises(Unsatisfiable, match="`overflow` streams all of them") as refused:
+        _plans(text + 'offload.text_encoder_2 = "cpu"\n', "1x24gb")
+    assert refused.value.code == "DP409"
 
 
 def test_the_first_sentence_of_all_needs_three_lines() -> None:

@@ -8,6 +8,7 @@ from itertools import accumulate
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.cli.harness import invoke
 
 from devpolicy import Accelerator, Host, Plan, Policy, plan, plan_all
 from devpolicy._core.targets.environment import environment
@@ -256,3 +257,12 @@ def test_equal_stages_are_equal():
             plan(Policy.parse('prefer = "cuda"'), "mixtral-8x7b", cards(80, 24), target="even")
     finally:
         registry._NAMED.pop("even", None)
+
+
+def test_a_group_is_shown_as_one(tmp_path):
+    (tmp_path / "p.toml").write_text('prefer = "cuda"\nsplit = "tensor"\n')
+    asked = [str(tmp_path / "p.toml"), "--model", "llama-3.1-70b", "--host", "4x80gb", "--target", "vllm"]
+    shown = invoke("plan", *asked).stdout
+    assert "80  cuda:0-3  127.5 GiB" in shown
+    assert "unused" not in shown
+    assert "on cuda:0 + cuda:1 + cuda:2 + cuda:3" in invoke("why", asked[0], "lm_head", *asked[1:]).stdout

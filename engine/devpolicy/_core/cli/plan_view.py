@@ -19,7 +19,7 @@ from devpolicy._core.placement.loading import AS_STORED
 from devpolicy._core.sizes import format_size
 from devpolicy._core.toml.writer import write_key
 from devpolicy._core.views.collapse_ranges import collapse_ranges
-from devpolicy._core.views.names import count, device_names, host_line
+from devpolicy._core.views.names import count, device_names, device_range, host_line
 from devpolicy._core.views.parts import sizes_of
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from devpolicy._core.host import Host
     from devpolicy._core.language.policy import Policy
     from devpolicy._core.model.tree import ModelTree
-    from devpolicy._core.placement.plan import Plan
+    from devpolicy._core.placement.plan import Placement, Plan
 
 
 def view(plan: Plan, policy: Policy, tree: ModelTree | None, host: Host, out: Output) -> list[Line]:
@@ -120,10 +120,16 @@ def _predicted(prediction: Prediction) -> list[tuple[str, str]]:
     ]
 
 
+def _places(unit: Placement) -> tuple[str, str]:
+    """Return where a unit is stored and where it runs; of a group all devices."""
+    group = device_range(map(str, unit.group))
+    return (group, group) if group else (str(unit.device), str(unit.runs_on))
+
+
 def unused(plans: Iterable[Plan], host: Host) -> str:
     """Return the accelerators that plans leave alone, with their faults."""
     units = [unit for plan in plans for unit in plan.placements.values()]
-    used = {str(unit.runs_on) for unit in units} | {str(unit.device) for unit in units}
+    used = {str(one) for unit in units for one in (unit.device, unit.runs_on, *unit.group)}
     names = []
     for one in host.accelerators:
         if f"{one.type}:{one.id}" not in used and not (one.type == "mps" and "mps" in used):
@@ -138,7 +144,7 @@ def placements(plan: Plan, tree: ModelTree | None, *, width: int) -> list[Line]:
     """
     units, whole = plan.placements, "(all of it)" if tree is None else "(the whole model)"
     own = f"component.{write_key(plan.component)}." if plan.component is not None else "\0"
-    rows = collapse_ranges((path, (str(unit.device), str(unit.runs_on), unit.rule)) for path, unit in units.items())
+    rows = collapse_ranges((path, (*_places(unit), unit.rule)) for path, unit in units.items())
     apart = any(row.key[0] != row.key[1] for row in rows)
     head = [
         "module",

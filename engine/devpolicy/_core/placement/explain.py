@@ -21,7 +21,7 @@ def explain(plan: Plan, module: str | None) -> str:
             where = (
                 f"stored on {unit.device}, runs on {unit.runs_on}"
                 if unit.device != unit.runs_on
-                else f"on {unit.device}"
+                else f"on {unit.all_on}"
             )
             lines.append(f"{path}: {where} ({format_size(unit.bytes)})")
             lines.append(f"  decided by {unit.rule}: {unit.reason}")

@@ -47,6 +47,11 @@ class Placement:
     group: tuple[Device, ...] = ()
     """The devices that share it, where it is divided: `device` is then the first of them."""
 
+    @property
+    def all_on(self) -> str:
+        """The device that runs it, or those of its group, as text."""
+        return " + ".join(map(str, self.group or (self.runs_on,)))
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields for JSON: of a group its devices are a list."""
         names = [str(one) for one in self.group]
@@ -157,7 +162,7 @@ class Placements(Mapping[str, Placement]):
     @cached_property
     def devices(self) -> tuple[Device, ...]:
         """The devices that execute something, in the order in which they first do."""
-        return tuple(dict.fromkeys(unit.runs_on for unit in self._units.values()))
+        return tuple(dict.fromkeys(one for unit in self._units.values() for one in unit.group or (unit.runs_on,)))
 
     def below(self, module: str) -> dict[str, Placement]:
         """Return the units inside `module`, or the one that holds it; empty where the model has no such module."""

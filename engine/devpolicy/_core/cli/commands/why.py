@@ -151,7 +151,7 @@ def _decisions(module: str, units: dict[str, Placement], notes: dict[str, list[s
         unit = units[row.paths[0]]
         size = format_size(sum(units[path].bytes for path in row.paths))
         where = (
-            f"on {unit.device}" if unit.device == unit.runs_on else f"stored on {unit.device}, runs on {unit.runs_on}"
+            f"on {unit.all_on}" if unit.device == unit.runs_on else f"stored on {unit.device}, runs on {unit.runs_on}"
         )
         lines.append([(row.pattern or "the whole model", "strong"), (f": {where} ({size})", "")])
         lines.append([("  decided by ", "dim"), (unit.rule, "device"), (f": {unit.reason}", "")])
