@@ -63,11 +63,14 @@ def sequences(tree: Any, workload: Any) -> int:
 def activations(tree: Any, workload: Any) -> int:
     """Bytes that each device which executes something needs beside weights and KV cache."""
     tokens, size = context_of(tree, workload), scalar_bytes(tree, workload)
-    scalars = int(tree.activation_elements_per_token) * tokens + int(tree.logits_elements)
+    scalars = int(tree.activation_elements_per_token) * tokens
     eager = tree.attention_bias or dict(tree.loading.attention).get("") == "eager"
     each = size + (12 if tree.attention_bias == "alibi" else 8)
     pair = tree.attention_heads and tree.attention_heads * each + 4 * size
-    return sequences(tree, workload) * (scalars * size + (pair * tokens**2 if eager else 0))
+    pair = (pair if eager else 0) + tree.beside.pair * size
+    decoded = tree.beside.decoded + int(tree.activation_elements_per_token) if tree.loading.experts else 0
+    held = max(scalars * size + pair * tokens**2, tree.beside.sequence * size, decoded * size)
+    return sequences(tree, workload) * (held + int(tree.logits_elements) * size)
 
 
 def subtree(tree: Any, path: str) -> int:

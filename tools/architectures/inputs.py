@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from tools.architectures.tiny import TOKENS
+from tools.architectures.tiny import TOKENS, exceptions
 
 from devpolicy._core.dry_run.inputs import BANDS
 
@@ -24,6 +24,7 @@ def attempts(model: Any) -> Iterator[Inputs]:
     """Yield keyword arguments that a model may run with, each a fresh draw of the same numbers."""
     seen: list[frozenset[str]] = []
     for make in (
+        _given,
         _plain,
         _with_pixels,
         _required,
@@ -81,6 +82,25 @@ def _image(config: Any) -> torch.Tensor:
 
 def _sound(config: Any) -> int:
     return int(find(config, *_FRAMES, default=80))
+
+
+def _given(model: Any) -> Inputs | None:
+    """Return the inputs that the table of exceptions has for a type."""
+    given = exceptions().get(model.config.model_type, {}).get("inputs")
+    if given is None:
+        return None
+    torch.manual_seed(7)
+    makers = {**_makers(model), "tokens": _tokens}
+    return {name: makers[one]() if isinstance(one, str) else _made(name, one) for name, one in given.items()}
+
+
+def _made(name: str, shape: list[Any]) -> torch.Tensor:
+    """Return what a list says: the values where it holds lists, else numbers of the kind that a parameter's name is."""
+    if isinstance(shape[0], list):
+        return torch.tensor(shape)
+    if "mask" in name and "prompt" not in name:
+        return torch.ones(*shape, dtype=torch.long)
+    return torch.randint(5, 60, shape) if name.endswith("_ids") else torch.randn(*shape)
 
 
 def _plain(model: Any) -> Inputs:

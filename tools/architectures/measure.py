@@ -11,6 +11,7 @@ import gc
 import tempfile
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,7 @@ def _by_plan(cls: Any, folder: str, policy: str, inputs: Inputs, reference: list
     step = "plan"
     with simulate_host(_HOST, depth="tensors"):
         try:
-            made = plan(Policy.parse(policy), folder, _HOST)
+            made = plan(Policy.parse(policy), _untold(folder), _HOST)
             row |= _planned(made)
             step = "load"
             model = cls.from_pretrained(folder, **made.to_hf_kwargs()).eval()
@@ -221,6 +222,12 @@ def _by_plan(cls: Any, folder: str, policy: str, inputs: Inputs, reference: list
         model = None
         gc.collect()
     return row
+
+
+def _untold(folder: str) -> ModelTree:
+    """Return a model without what an earlier sweep saw of its class, which would decide the plan."""
+    tree = ModelTree.load(folder)
+    return replace(tree, metadata=tuple(one for one in tree.metadata if one[0] != "divided"))
 
 
 def _planned(made: Plan) -> Row:

@@ -37,6 +37,10 @@ def verdict(row: dict[str, Any]) -> tuple[str, str]:
         return "refused", _reason(balanced)
     if balanced.get("failed") == "forward" and not _failed(row.get("one", {})):
         return "one-device", _reason(balanced)
+    if balanced.get("unlike") and row.get("steady", True):
+        return "one-device", f"its outputs: {balanced['unlike']}"
+    if mixed.get("unlike") and row.get("steady", True):
+        return "no-offload", f"its outputs: {mixed['unlike']}"
     for way in (balanced, mixed):
         wrong = _wrong(way, steady=row.get("steady", True))
         if wrong and (way is balanced or not way.get("failed")):
@@ -120,7 +124,8 @@ def _line(row: dict[str, Any]) -> str:
     found, reason = verdict(row)
     pairs = {"name": row["class"], "type": row["type"], "verdict": found, "reason": reason, "cache": cache(row)}
     written = [f"{key} = {quote(value)}" for key, value in pairs.items() if value]
-    return f"    {{ {', '.join([*written, *(['auto = true'] if auto(row) else [])])} }},"
+    written += [f"{key} = true" for key, holds in {"auto": auto(row), "stale": row.get("stale")}.items() if holds]
+    return f"    {{ {', '.join(written)} }},"
 
 
 def _page(rows: list[dict[str, Any]]) -> str:

@@ -1,7 +1,7 @@
 """Tiny configurations: the defaults of every type of model, with each size made small by the name of its key.
 
 Owns the shrinking. What no rule on names can know is in `exceptions.toml`: keys that are set after it, by dotted path,
-and under `drop` keys that are left out.
+under `drop` keys that are left out, and under `inputs` what a class is tried with.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ _RULES: tuple[tuple[str, int | str], ...] = (
     (r"^(image_size|crop_size)$", 64),
     (r"^patch_size$", 16),
     (r"^rotary_dim$", 8),
+    (r"^upsample_groups$", 64),
     (r"^n_ctx$", 512),
     (r"first_k_dense_replace|num_dense_layers", 1),
 )
@@ -107,7 +108,7 @@ def tiny(model_type: str) -> Iterator[Callable[[], Any]]:
     for dropped in given.get("drop", ()):
         _put(table, dropped, None, drop=True)
     for path, value in given.items():
-        if path != "drop":
+        if path not in ("drop", "inputs"):
             _put(table, path, value)
     without = (), ("layer_types", "mlp_layer_types", "layers_block_type"), ("head_dim",)
     for lost in without:

@@ -247,8 +247,9 @@ CODES: dict[str, Code] = {
     "DP419": Code(
         "a class that was seen not to run divided",
         "A tiny model of this class was planned over simulated devices, and did not compute what it computes on one, "
-        "with the versions that `docs/architectures.md` names. This plan divides it in the same way. Where it runs all "
-        "the same, nothing has to be done: `devpolicy dry-run` says so.",
+        "with the versions that `docs/architectures.md` names. So it stays on one device, or keeps nothing on the CPU "
+        "and the disk, and a plan that cannot do so is refused. Where only its bytes were not those that were counted, "
+        "it is a warning: `devpolicy dry-run` says what a plan holds.",
     ),
     "DP422": Code(
         "a model that does not declare its blocks",

@@ -106,10 +106,14 @@ def activation_bytes(tree: ModelTree, workload: Workload) -> int:
     if tree.format == "gguf":
         return _llama_cpp_compute_buffer(tree, workload)
     tokens, size = context_of(tree, workload), DTYPE_BITS[compute_dtype(tree, workload)] // 8
-    scalars = tree.activation_elements_per_token * tokens + tree.logits_elements
+    each, beside = tree.activation_elements_per_token, tree.beside
     eager = any(word == "eager" for _, word in tree.loading.attention)
     scores = _score_bytes(tree, size) if eager or tree.attention_bias else 0
-    return sequences_of(tree, workload) * (scalars * size + scores * tokens * tokens)
+    computed = each * tokens * size + (scores + beside.pair * size) * tokens * tokens
+    # Experts are gathered where they are computed together, which eager code does not do.
+    decoded = beside.decoded + each if tree.loading.experts else 0
+    held = max(computed, beside.sequence * size, decoded * size) + tree.logits_elements * size
+    return sequences_of(tree, workload) * held
 
 
 def _score_bytes(tree: ModelTree, size: int) -> int:

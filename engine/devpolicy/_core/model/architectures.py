@@ -40,6 +40,8 @@ class Measured:
     auto: bool = False
     """Whether `device_map="auto"` runs it on several devices with the outputs of the CPU."""
     model_type: str = ""
+    stale: bool = False
+    """Whether an earlier planner divided it: a failure is told then, and decides nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,12 @@ def read(text: str) -> Architectures:
     try:
         classes = {
             row["name"]: Measured(
-                row["verdict"], row.get("reason", ""), row.get("cache", ""), row.get("auto", False), row.get("type", "")
+                row["verdict"],
+                row.get("reason", ""),
+                row.get("cache", ""),
+                row.get("auto", False),
+                row.get("type", ""),
+                row.get("stale", False),
             )
             for row in rows
         }

@@ -1,7 +1,7 @@
 """What a Transformers configuration says of memory beside the weights: KV cache, activations, context.
 
-Owns the formulas, but for caches. Works on a configuration as a plain table and on module paths, so it needs neither
-torch nor Transformers, and what it does not find is left out, never an error.
+Owns what is read of one, but for the formulas of caches and activations. Works on a configuration as a plain table and
+on module paths, so it needs neither torch nor Transformers, and what it does not find is left out, never an error.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from devpolicy._core.model.activations import beside, per_token
 from devpolicy._core.model.architectures import FAILED, measured
-from devpolicy._core.model.caches import Decoder, caches, values_of
+from devpolicy._core.model.caches import Decoder, caches
 from devpolicy._core.model.config_keys import Config, number, size, text_part
 from devpolicy._core.model.generation import beams_of
-from devpolicy._core.model.tree import DTYPE_BITS, Activated, Module
+from devpolicy._core.model.tree import DTYPE_BITS, Activated, Beside, Module
 
 _TOWER = re.compile(r"vision|visual|audio|image|projector|connector|multi_modal|resampler")
 
@@ -52,16 +53,19 @@ def derive(
     vocabulary = number(text, "vocab_size") or number(config, "vocab_size") or 0
     scores_each_token = root.endswith("ForMaskedLM")
     seen = measured(root)
-    divided = f"{seen.verdict}: {seen.reason}" if seen is not None and seen.verdict in FAILED else None
+    divided = None
+    if seen is not None and seen.verdict in FAILED:
+        divided = f"{'wrong' if seen.stale else seen.verdict}: {seen.reason}"
     metadata = {"model_type": config.get("model_type"), "class": root, "divided": divided}
+    kept = tuple(caches(Decoder(config, text, tree, prefix, shapes))) if _decodes(config, text, takes_cache) else ()
+    windows = any(cache.window is not None and cache.window > 1 for cache in kept) or "local_attention" in text
+    # The formulas are those of language models: of convolutions and of images nothing is known.
     return {
-        "kv_cache": tuple(caches(Decoder(config, text, tree, prefix, shapes)))
-        if _decodes(config, text, takes_cache)
-        else (),
+        "kv_cache": kept,
         "reads": tuple(_reads(text, config, modules, root)),
         "context": size(text, "decoder_context") or size(text, "context") or size(config, "context"),
-        # The formula is one of language models: of convolutions and of images nothing is known.
-        "activation_elements_per_token": _activation(text) + vocabulary * scores_each_token if vocabulary else 0,
+        "activation_elements_per_token": per_token(text, tree) + vocabulary * scores_each_token if vocabulary else 0,
+        "beside": beside(config, text, tree, windows=windows) if vocabulary else Beside(),
         "logits_elements": vocabulary if "LM" in root or root.endswith("ForConditionalGeneration") else 0,
         "attention_heads": size(text, "heads") or 0,
         "attention_bias": _bias(text),
@@ -115,18 +119,3 @@ def _reads(text: Config, config: Config, modules: Sequence[tuple[str, str]], roo
             yield Activated(path, per_request=True)
         elif name == "experts" and used and experts and used < experts:
             yield Activated(path, used, experts)
-
-
-def _activation(config: Config) -> int:
-    """Scalars per token that the widest block holds at once, with fused attention: an estimate.
-
-    Four rows of the hidden size (residual, its norm, queries, attention's output), keys and values, and three of the
-    feed-forward size (gate, up, their product), which each of a token's experts has of its own.
-    """
-    hidden = size(config, "hidden")
-    if hidden is None:
-        return 0
-    inner = size(config, "inner") or 4 * hidden
-    experts = size(config, "experts") or 1
-    routed = experts * (number(config, "moe_intermediate_size") or inner)
-    return 4 * hidden + values_of(config) + 3 * max(inner, routed)

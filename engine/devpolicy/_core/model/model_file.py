@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, get_args
 
 from devpolicy._core.errors import Diagnostic, ModelError
@@ -20,7 +20,7 @@ from devpolicy._core.loading.value import Loading, as_pairs
 from devpolicy._core.model.ggml import BLOCKS
 from devpolicy._core.model.limits import LARGEST_TREE, MOST_FILE_VALUES, MOST_FINDINGS
 from devpolicy._core.model.ranges import PatternError, expand_path, expand_tree, join
-from devpolicy._core.model.tree import DTYPE_BITS, Activated, Format, KVCache, ModelTree, Module, Tensor
+from devpolicy._core.model.tree import DTYPE_BITS, Activated, Beside, Format, KVCache, ModelTree, Module, Tensor
 from devpolicy._core.toml.amount import Bounds
 from devpolicy._core.toml.document import Document
 from devpolicy._core.toml.tables import (
@@ -87,6 +87,15 @@ def _read_metadata(value: object, cursor: Cursor) -> tuple[tuple[str, str], ...]
         return None
     metadata = [(key, TEXT.read(text, cursor.at(key))) for key, text in value.items()]
     return tuple((key, text) for key, text in metadata if text is not None)
+
+
+def _read_beside(value: object, cursor: Cursor) -> Beside | None:
+    known = [one.name for one in fields(Beside)]
+    if not isinstance(value, Mapping) or not set(value) <= set(known):
+        wrong_type(value, cursor, f"a table of {', '.join(f'`{name}`' for name in known)}")
+        return None
+    counts = {key: _COUNT.read(count, cursor.at(key)) for key, count in value.items()}
+    return Beside(**{key: count for key, count in counts.items() if count is not None})
 
 
 def _read_loading(value: object, cursor: Cursor) -> Loading | None:
@@ -167,6 +176,12 @@ MODEL_FIELDS = (
     Field("no_split", list_of(TEXT), "Class names of blocks that stay whole."),
     Field("context", integer(1), "The longest context in tokens."),
     Field("activation", _COUNT, "Scalars per token that the widest block holds at once."),
+    Field(
+        "beside",
+        Kind("a table", _read_beside, {"type": "object"}),
+        "Scalars that do not grow with the tokens: of each `pair` of them, of a `sequence`, and copies of experts for "
+        "each token that is `decoded`.",
+    ),
     Field("output", _COUNT, "Scalars that the head returns for one step: the vocabulary."),
     Field("heads", _COUNT, "Heads of attention."),
     Field("bias", choice("relative", "alibi"), "What attention adds for each pair of tokens."),

@@ -138,6 +138,18 @@ class KVCache:
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """Scalars of one sequence that a model holds at once beside what each of its tokens adds; estimates."""
+
+    pair: int = 0
+    """Of each pair of tokens, beside the scores of attention: the mask of a window."""
+    sequence: int = 0
+    """Whatever its length: an image or a sound in its encoder, which runs alone."""
+    decoded: int = 0
+    """Copies of the experts that one token uses, where decoding gathers them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Activated:
     """What the weights of one module, with those below it, have to do with a token; where nothing is said, all is read.
 
@@ -168,6 +180,8 @@ class ModelTree:
     """The longest context that the model was made for, in tokens."""
     activation_elements_per_token: int = 0
     """Scalars per token that the widest block holds at once while it runs, an estimate; 0 where unknown."""
+    beside: Beside = Beside()
+    """What it holds at once that does not grow with the tokens."""
     logits_elements: int = 0
     """Scalars per sequence that the head returns for one step (the vocabulary); 0 where unknown."""
     attention_heads: int = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 from devpolicy._core.loading.quantization import Quantization
@@ -38,6 +38,7 @@ def write(tree: ModelTree) -> str:
         "no_split": sorted(tree.no_split),
         "context": tree.context,
         "activation": tree.activation_elements_per_token,
+        "beside": {key: value for key, value in asdict(tree.beside).items() if value},
         "output": tree.logits_elements,
         "heads": tree.attention_heads,
         "bias": tree.attention_bias or None,

@@ -21,14 +21,6 @@ from devpolicy._core.placement.search import Solution
 _TRY = "try it, before anything is loaded: `devpolicy dry-run`"
 
 
-_HINTS = {
-    "one-device": '`split = "never"` keeps it on one device; `devpolicy dry-run` says whether this plan runs',
-    "no-offload": "leave nothing on the CPU and the disk; `devpolicy dry-run` says whether this plan runs",
-    "wrong": "`devpolicy dry-run` says what this plan does",
-}
-"""What does without the parts that were seen to fail, by the verdict of the sweep of architectures."""
-
-
 def findings_of_model(tree: ModelTree, policy: ResolvedPolicy) -> Iterator[Diagnostic]:
     """Yield what is to be said of a model: that it is not all known, not all stored, or not all counted."""
     if tree.incomplete_reason is not None:
@@ -57,9 +49,9 @@ def findings_of_division(division: Division, solution: Solution, context: Placem
     places = {*solution.device, *(one.place for one in solution.offloaded.values())}
     # What the sweep saw is a fact of the model tree, which its reader takes from the table.
     verdict, _, reason = dict(tree.metadata).get("divided", "").partition(": ")
-    if verdict in _HINTS and (solution.offloaded or verdict != "no-offload"):
+    if verdict == "wrong":  # a verdict by which it stays whole is `refuted`'s
         message = f"`{tree.modules[0].class_name}` was tried in parts, and failed: {reason}"
-        yield Diagnostic("DP419", message, help=_HINTS[verdict], severity="warning")
+        yield Diagnostic("DP419", message, help="`devpolicy dry-run` says what this plan does", severity="warning")
     elif len(places) > 1 and not tree.no_split and (tree.loading.architecture or holds_own_tensors(division.units)):
         message = f"`{tree.modules[0].class_name}` does not say what stays whole, and is divided"
         hint = 'run its code by the plan, at no cost: `devpolicy dry-run`\nor use one device: `split = "never"`'

@@ -55,6 +55,7 @@ from devpolicy._core.placement.overflow import spill
 from devpolicy._core.placement.plan import Plan, Trace
 from devpolicy._core.placement.quantized import findings_of_form, held_on, running, without_ties
 from devpolicy._core.placement.refusals import no_room, not_known, not_read, nothing_fits
+from devpolicy._core.placement.refuted import kept_whole, no_room_for_it, refuted
 from devpolicy._core.placement.scatter import scatter
 from devpolicy._core.placement.search import Attempt, Problem, Solution, place
 from devpolicy._core.placement.streaming import parted, stream_model
@@ -110,6 +111,7 @@ def place_model(
     policy = policy.for_host(host)
     if policy.overflow:
         policy = experts_leave_first(policy, tree, consumer)
+    policy = kept_whole(policy, tree, consumer)
     required = [one for one in (policy.require, *policy.required) if one is not None]
     if required:
         check_requirements(required, host)
@@ -125,7 +127,7 @@ def place_model(
         try:
             fitting = _fitting_on(selector, policy, tree, host, consumer, reserved)
         except Refused as refused:
-            refusals.append((selector, refused.finding))
+            refusals.append((selector, no_room_for_it(refused.finding, tree, consumer)))
             continue
         division, context, solution = fitting.division, fitting.context, fitting.solution
         terms = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "fits")]
@@ -158,8 +160,8 @@ def _fitting_on(
     held = Held(tree)
     if tree.quantization is not None or policy.loading.quantization:
         held = held_on(selector.type, policy, tree, host, consumer)
-    elif policy.loading.attention:
-        held = Held(running(policy, tree))
+    elif policy.loading.attention or abilities.cache == "engine":
+        held = Held(running(policy, tree, consumer))
     # Whether several devices cost the consumer more than one does.
     parts = abilities.shares_ties != "always" or abilities.budget != "per-device"
     split = policy.split if isinstance(policy.split, TensorSplit) else None
@@ -297,6 +299,9 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree, of_
             raise Refused(Diagnostic("DP409", message))
         if several and not context.held.several:
             raise Refused(Diagnostic("DP417", f"it cannot be divided: {context.held.because}"))
+        divided = refuted(tree, consumer, solution)
+        if divided is not None:
+            raise Refused(divided)
         unlike = adapter_error(tree, division.units, solution.offloaded) if tree.loading.replaced else None
         if unlike is not None:
             raise Refused(unlike)

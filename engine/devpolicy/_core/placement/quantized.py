@@ -14,7 +14,7 @@ from devpolicy._core.host import Host
 from devpolicy._core.language.policy import ResolvedPolicy
 from devpolicy._core.loading.quantization import Facts
 from devpolicy._core.model.quantize import Held, NotHeld, both_figures, quantize
-from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.model.tree import Beside, ModelTree
 from devpolicy._core.placement.apply_rules import Refused
 from devpolicy._core.placement.loading import attention_of
 from devpolicy._core.placement.plan import Plan
@@ -29,14 +29,18 @@ def facts_of(host: Host, kind: str) -> Facts:
     return Facts(kind, least, host.versions)
 
 
-def running(policy: ResolvedPolicy, tree: ModelTree) -> ModelTree:
-    """Return a model with the attention that a policy runs it with."""
-    return tree.with_attention(attention_of(policy, tree))
+def running(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -> ModelTree:
+    """Return a model with the attention that a policy runs it with, and by which code a consumer does."""
+    tree = tree.with_attention(attention_of(policy, tree))
+    if consumer.abilities.cache != "engine" or tree.beside == Beside():
+        return tree
+    # Engines have kernels of their own for experts and windows, which make no copies and no masks.
+    return tree.remembered("engine", lambda: replace(tree, beside=Beside()))
 
 
 def held_on(kind: str, policy: ResolvedPolicy, tree: ModelTree, host: Host, consumer: Target) -> Held:
     """Return a model as a consumer holds it on devices of a type. Raises `Refused` (DP417) where it cannot."""
-    tree = running(policy, tree)
+    tree = running(policy, tree, consumer)
     word = next(iter(policy.loading.quantization), None)
     facts, dtype = facts_of(host, kind), policy.workload.dtype
     found = tree.remembered(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 
 from devpolicy._core.model.ranges import join
-from devpolicy._core.model.tree import Activated, KVCache, ModelTree, Module, Tensor
+from devpolicy._core.model.tree import Activated, Beside, KVCache, ModelTree, Module, Tensor
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,6 +84,7 @@ def model_trees(draw: Draw, *, hostile: bool = False, max_modules: int = 12) -> 
         no_split=draw(st.frozensets(st.sampled_from(_CLASSES), max_size=2)),
         context=draw(st.one_of(st.none(), st.integers(1, 4096))),
         activation_elements_per_token=draw(st.integers(0, 64)),
+        beside=Beside(*(draw(st.integers(0, 8)) for _ in range(3))),
         logits_elements=draw(st.integers(0, 64)),
         attention_heads=draw(st.integers(0, 4)),
         attention_bias=draw(st.sampled_from(("", "relative", "alibi"))),

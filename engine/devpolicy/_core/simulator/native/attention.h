@@ -137,6 +137,17 @@ inline bool restricted_choice(const Tensor& query, const Tensor& key, const Tens
   TORCH_CHECK(false, "No available kernel. Aborting execution.");
 }
 
+// Whether CUDA takes a fused kernel where the CPU has none, so that no matrix is held. A phantom world has no numbers
+// that the CPU would give otherwise; what is small keeps its numbers, and is computed.
+inline bool takes_less(int kind, const Attention& given, double dropout) {
+  if (kind != kCuda || !open_world(kind)->phantom || is_restricted() || at::GradMode::is_enabled() || dropout > 0) {
+    return false;
+  }
+  return given.query.nbytes() > kKeptBytes && given.value.nbytes() > kKeptBytes &&
+         (why_not(given, at::SDPBackend::flash_attention).empty() ||
+          why_not(given, at::SDPBackend::efficient_attention).empty());
+}
+
 template <int kind>
 Tensor attention(const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& mask_,
                  double dropout, bool causal, std::optional<double> scale, bool grouped) {
@@ -148,6 +159,11 @@ Tensor attention(const Tensor& query, const Tensor& key, const Tensor& value, co
   const bool fused = kind == kCuda && is_restricted()
       ? restricted_choice(query, key, value, mask_, dropout, causal, scale, grouped)
       : sdp_choice<kind>(query, key, value, mask_, dropout, causal, scale, grouped) == kFlash;
+  if (!fused && takes_less(kind, Attention{query, key, value, mask_}, dropout)) {
+    auto sizes = query.sizes().vec();
+    sizes.back() = value.size(-1);
+    return at::empty(sizes, query.options());
+  }
   auto mask = mask_;
   if (mask && mask->defined() && mask->scalar_type() == at::kBool) {
     auto filled = at::zeros_like(*mask, query.options().dtype(query.scalar_type()));
