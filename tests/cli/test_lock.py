@@ -37,7 +37,7 @@ def test_another_plan_fails_and_what_moved_is_said(lock):
     assert result.stdout == ""
     assert "error[DP505]" in result.stderr
     assert "note: `model.layers.{16..31}`: cuda:0 -> cuda:1\n" in result.stderr
-    assert "note: `lm_head`: disk (runs on cuda:0) -> cuda:1\n" in result.stderr
+    assert "note: `lm_head`: disk (executes on cuda:0) -> cuda:1\n" in result.stderr
 
 
 def test_what_moved_is_told_to_programs_module_by_module(lock):

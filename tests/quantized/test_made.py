@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.quantized.rules import need_these_rules
+
+need_these_rules()
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")

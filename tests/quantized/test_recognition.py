@@ -19,6 +19,7 @@ from devpolicy._core.loading.support import TRANSFORMERS
 from devpolicy._core.model import config as reader
 from devpolicy._core.model.quantize import Held, NotHeld, quantize
 from tests.quantized.page import PAGE, with_table
+from tests.quantized.rules import need_these_rules
 
 LLAMA: dict[str, Any] = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 256, "intermediate_size": 640,
@@ -202,6 +203,7 @@ PATHS = st.lists(st.sampled_from(["model", "layers", "1", "11", "mlp", "gate", "
 
 @given(PATHS.map(".".join), st.lists(PATHS.map(".".join) | st.sampled_from(["model.layers.*.mlp", "gate", "1"])))
 def test_a_list_leaves_what_transformers_leaves(path: str, names: list[str]) -> None:
+    need_these_rules()
     utils = pytest.importorskip("transformers.quantizers.quantizers_utils")
     assert Skips(names).leaves(path) is not utils.should_convert_module(path, names)
 

@@ -148,11 +148,11 @@ def test_a_block_that_runs_on_two_devices_is_found() -> None:
     units["model.layers.0.self_attn"] = first
     units["model.layers.0.mlp"] = replace(first, runs_on=Device.from_str("cuda:1"))
     halves = replace(outcome, plan=replace(outcome.plan, placements=Placements(units)))
-    assert "block `model.layers.0` runs on `cuda:0` and `cuda:1`" in broken("blocks_whole", halves)
+    assert "block `model.layers.0` executes on `cuda:0` and `cuda:1`" in broken("blocks_whole", halves)
 
 
 def test_two_types_of_devices_in_one_plan_are_found() -> None:
-    assert "run on `cpu` and `cuda`" in broken("one_type", moved(SOUND, model="cuda:0", lm_head="cpu"))
+    assert "execute on `cpu` and `cuda`" in broken("one_type", moved(SOUND, model="cuda:0", lm_head="cpu"))
 
 
 @pytest.mark.parametrize(("term", "found"), [("disk", True), ("cuda", True), ("cuda:0", True), ("cuda:1", False)])
@@ -163,7 +163,7 @@ def test_what_is_never_used_is_looked_for_where_things_run_and_where_they_are_ke
 def test_what_is_kept_elsewhere_is_told_apart_from_where_it_runs() -> None:
     assert broken("never_on", SOUND, "disk").startswith("`lm_head` is stored on `disk`, decided by `offload.lm_head`")
     elsewhere = plan_outcome(Policy.parse('prefer = "cuda"\n[offload]\n"model.**" = "cpu"\n'), LLAMA, SOUND.host)
-    assert broken("never_on", elsewhere, "cuda").startswith("`model.embed_tokens` runs on `cuda:0`, decided by")
+    assert broken("never_on", elsewhere, "cuda").startswith("`model.embed_tokens` executes on `cuda:0`, decided by")
 
 
 def test_without_a_model_the_device_is_what_is_never_used() -> None:

@@ -105,7 +105,7 @@ def test_the_exit_status_is_that_of_diff() -> None:
     assert invoke("diff", "a.toml", "a.toml", "--hosts", "2x24gb").status == 0
     shown = invoke("diff", "a.toml", "b.toml", "--hosts", "2x24gb", "--models", "llama-3.1-*")
     assert shown.status == 1
-    assert "lm_head: disk (runs on cuda:0) -> cpu (runs on cuda:0)" in shown.stdout
+    assert "lm_head: disk (executes on cuda:0) -> cpu (executes on cuda:0)" in shown.stdout
     assert invoke("diff", "a.toml", "b.toml", "--hosts", "2x24g").status == 2
     assert "known are `lab`" in invoke("diff", "a.toml", "b.toml", "--hosts", "lob").stderr
     assert "give `--model`" in invoke("diff", "b.toml", "b.toml").stderr

@@ -47,7 +47,7 @@ TRUE = [
 FALSE = [
     ('expect = { lm_head = "cuda:0" }', "`lm_head` is on `disk`, and `cuda:0` was expected", "offload.lm_head"),
     ('expect = { "model.layers.*" = "cuda:1" }', "`model.layers.0` and 31 more are on `cuda:0`", "prefer"),
-    ('expect = { lm_head = { runs_on = "cuda:1" } }', "`lm_head` is running on `cuda:0`, and `cuda:1`", "lm_head"),
+    ('expect = { lm_head = { runs_on = "cuda:1" } }', "`lm_head` is executing on `cuda:0`, and `cuda:1`", "lm_head"),
     ('by = { model.norm = "offload.lm_head" }', "`model.norm` is decided by `prefer`, and `offload.lm_head`", "prefer"),
     ('expect = "cuda:0"', "`lm_head` is on `disk`, and `cuda:0` was expected", "offload.lm_head"),
     ('expect_error = "DP301"', "it is placed, and DP301 was expected", "fits"),

@@ -51,7 +51,7 @@ def test_each_test_is_an_item_that_fails_with_the_place_and_what_decided_it(poli
             "policy/head.test.toml::t PASSED*",
             "policy/head.toml::the head goes to disk PASSED*",
             "policy/head.toml::and runs on the first GPU FAILED*",
-            "*error[[]DP511[]]: `and runs on the first GPU` fails on 2x24gb: `lm_head` is running on `cuda:0`*",
+            "*error[[]DP511[]]: `and runs on the first GPU` fails on 2x24gb: `lm_head` is executing on `cuda:0`*",
             "*head.toml:17:*",
             "*decided by `offload.lm_head`*",
         ]

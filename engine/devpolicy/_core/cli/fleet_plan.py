@@ -195,7 +195,7 @@ def _view(
         for node, names in sorted(plan.nodes.items(), key=lambda pair: list(fleet).index(pair[0]))
         for name in names
     ]
-    head = ["node", "component", "runs on", "GiB", *(["granted"] if several else [])]
+    head = ["node", "component", "executes on", "GiB", *(["granted"] if several else [])]
     lines += table(head, rows, width=width, right=(3,), prose=True, styles={0: "device"})
     if changed is not None:
         lines += ["", *moves_lines(changed)]

@@ -150,7 +150,7 @@ def placements(plan: Plan, tree: ModelTree | None, *, width: int) -> list[Line]:
         "module",
         "units",
         "stored on" if apart else "device",
-        *(["runs on"] if apart else []),
+        *(["executes on"] if apart else []),
         "size",
         "decided by",
     ]

@@ -13,6 +13,7 @@ from functools import cache
 from devpolicy._core.cost.bandwidths import BANDWIDTHS
 from devpolicy._core.device import Device
 from devpolicy._core.host import Accelerator, Host
+from devpolicy._core.memory.budgets import accelerator_of
 
 GB = 10**9
 
@@ -78,7 +79,9 @@ def speed_of(device: Device, host: Host, dtype: str) -> DeviceSpeed:
     if device.type.value == "cpu":
         known = dict(host.speed)
         return DeviceSpeed(known.get(f"ram_{dtype}") or known.get("ram", RAM), known.get(stated, OPERATIONS))
-    one = next(one for one in host.devices(device.type.value) if device.id in (None, one.id))
+    one = accelerator_of(device, host)
+    if one is None:  # INVARIANT: a device that is planned for is one of the host's
+        raise LookupError(f"the host has no `{device}`")
     guess = (_nominal(one.name or "") or _UNKNOWN) * GB * _OPERATIONS_PER_BYTE
     guess = guess if dtype in ("bfloat16", "float16") else guess // _FLOAT32_SHARE
     return DeviceSpeed(bandwidth(one), getattr(one, stated, None) or guess)

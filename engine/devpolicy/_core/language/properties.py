@@ -28,7 +28,7 @@ OF_A_PLAN = {
     "than its share, counted anew from the device map",
     "ties_together": "tied parameters share a device",
     "blocks_whole": "no block that must stay whole is divided among devices that run it",
-    "one_type": "modules run on one type of device",
+    "one_type": "modules execute on one type of device",
     "resident": "everything is kept where it runs: nothing is streamed",
     "never_on": "nothing runs or is stored on the term behind the colon, as in `never_on:cpu`",
     "same_each_time": "planning again gives the same plan",

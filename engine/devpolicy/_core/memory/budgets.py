@@ -68,10 +68,10 @@ def device_of(one: Accelerator) -> Device:
     return Device(DeviceType.from_str(one.type), None if one.type == "mps" else one.id)
 
 
-def accelerator_of(device: str, host: Host) -> Accelerator | None:
+def accelerator_of(device: Device | str, host: Host) -> Accelerator | None:
     """Return the accelerator of a host that plans call `device`, the first of its type where it has no number."""
-    named = Device.from_str(device)
-    return next((one for one in host.devices(named.type.value) if one.id == (named.id or 0)), None)
+    named = Device.from_str(device) if isinstance(device, str) else device
+    return next((one for one in host.devices(named.type.value) if named.id in (None, one.id)), None)
 
 
 def accelerator_budget(one: Accelerator, policy: ResolvedPolicy, host: Host) -> DeviceBudget:

@@ -107,7 +107,9 @@ def activation_bytes(tree: ModelTree, workload: Workload) -> int:
         return _llama_cpp_compute_buffer(tree, workload)
     tokens, size = context_of(tree, workload), DTYPE_BITS[compute_dtype(tree, workload)] // 8
     each, beside = tree.activation_elements_per_token, tree.beside
-    computed = each * tokens * size + (_score_bytes(tree, size) + beside.pair * size) * tokens * tokens
+    eager = any(word == "eager" for _, word in tree.loading.attention)
+    scores = _score_bytes(tree, size) if eager or tree.attention_bias else 0
+    computed = each * tokens * size + (scores + beside.pair * size) * tokens * tokens
     # Experts are gathered where they are computed together, which eager code does not do.
     decoded = beside.decoded + each if tree.loading.experts else 0
     held = max(computed, beside.sequence * size, decoded * size) + tree.logits_elements * size

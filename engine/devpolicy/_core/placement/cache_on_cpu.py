@@ -17,9 +17,9 @@ from devpolicy._core.placement.divide import Division
 from devpolicy._core.placement.ledger import Budget
 
 
-def check_cache(target: Target, place: str | None) -> None:
+def check_cache(target: Target) -> None:
     """Raise `Refused` where a target cannot keep the cache where a policy wants it."""
-    if place is not None and target.abilities.cache != "all-or-nothing":
+    if target.abilities.cache != "all-or-nothing":
         message = f"`{target.name}` keeps the KV cache on the devices of its layers"
         raise Refused(Diagnostic("DP416", message, help='leave `workload.kv_offload` out, or plan for `"llama.cpp"`'))
 

@@ -20,8 +20,8 @@ from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Cluster, Division, Unit, up_to_final
 from devpolicy._core.placement.meeting import Meeting, meetings
 
-_CUT = "a rule keeps a part of a block elsewhere, so the block and what it may read run on the main device"
-_MEET = "its output meets that of a module whose weights are stored elsewhere, which runs on the main device"
+_CUT = "a rule keeps a part of a block elsewhere, so the block and what it may read execute on the main device"
+_MEET = "its output meets that of a module whose weights are stored elsewhere, which executes on the main device"
 _OWN = "the consumer moves what the model itself holds to the main device"
 
 Action = tuple[str, tuple[DeviceSelector, ...]]

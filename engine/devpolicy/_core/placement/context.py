@@ -238,7 +238,7 @@ def with_one_fraction(context: PlacementContext) -> PlacementContext:
 
     That is how much a target takes which is told one number for all of them.
     """
-    named = {at: accelerator_of(str(context.devices[at]), context.host) for at in sorted(context.open)}
+    named = {at: accelerator_of(context.devices[at].device, context.host) for at in sorted(context.open)}
     totals = {at: one.memory for at, one in named.items() if one is not None}
     rooms = {at: one.cap - one.headroom - one.used_by_others for at, one in enumerate(context.devices)}
     gives = {at: max(0, rooms[at]) for at in totals}

@@ -99,8 +99,11 @@ def divide(tree: ModelTree, rules: Sequence[Rule], sizing: Sizing) -> Division:
     # Modules with equal masks share one priority, so that priorities are compared by identity.
     cut = {mask: up_to_final(tuple(numbers(mask)), rules) for mask in set(masks)}
     first: dict[RulePriority, RulePriority] = {}
-    priorities = {mask: (first.setdefault(rules, rules), fallback) for mask, (rules, fallback) in cut.items()}
-    units = _collect(tree, sizing, natural, _float32_apart(sizing, rules, [priorities[mask] for mask in masks]))
+    of_mask = {mask: (first.setdefault(rules, rules), fallback) for mask, (rules, fallback) in cut.items()}
+    priorities = [of_mask[mask] for mask in masks]
+    if any(sizing.float32):
+        priorities = _float32_apart(sizing, rules, priorities)
+    units = _collect(tree, sizing, natural, priorities)
     holding = frozenset(mask for mask, module in zip(masks, tree.modules, strict=True) if module.tensors)
     return Division(tuple(units), matches.counts, holding, shape, tuple((at,) for at in range(len(units))))
 

@@ -19,7 +19,7 @@ def explain(plan: Plan, module: str | None) -> str:
     if module is not None:
         for path, unit in plan.placements.below(module).items():
             where = (
-                f"stored on {unit.device}, runs on {unit.runs_on}"
+                f"stored on {unit.device}, executes on {unit.runs_on}"
                 if unit.device != unit.runs_on
                 else f"on {unit.all_on}"
             )

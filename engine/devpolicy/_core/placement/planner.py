@@ -111,7 +111,7 @@ def place_model(
     policy = policy.for_host(host)
     if policy.overflow:
         policy = experts_leave_first(policy, tree, consumer)
-    policy = kept_whole(policy, tree, consumer)
+    policy = kept_whole(policy, tree, consumer) if "divided" in dict(tree.metadata) else policy
     required = [one for one in (policy.require, *policy.required) if one is not None]
     if required:
         check_requirements(required, host)
@@ -137,7 +137,7 @@ def place_model(
             *findings_of_model(tree, policy),
             *findings_of_division(division, solution, context),
             *(findings_of_form(context.held, tree, policy) if context.held.dequantized else ()),
-            *findings_of_float32(policy, division.units, solution.offloaded),
+            *(findings_of_float32(policy, division.units, solution.offloaded) if any(context.sizing.float32) else ()),
             *of_loading,
             *fitting.of_rules,
         )
@@ -156,10 +156,12 @@ def _fitting_on(
     reserved: Mapping[str, int],
 ) -> _Fitting:
     """Return how a model fits on the devices of an entry of `prefer`. Raises `Refused`, for the last way tried."""
-    check_cache(consumer, policy.workload.kv_offload)
     selection, abilities = _selected(selector, policy, host, consumer), consumer.abilities
-    quantized = tree.quantization is not None or policy.loading.quantization
-    held = held_on(selector.type, policy, tree, host, consumer) if quantized else Held(running(policy, tree, consumer))
+    held = Held(tree)
+    if tree.quantization is not None or policy.loading.quantization:
+        held = held_on(selector.type, policy, tree, host, consumer)
+    elif policy.loading.attention or abilities.cache == "engine":
+        held = Held(running(policy, tree, consumer))
     # Whether several devices cost the consumer more than one does.
     parts = abilities.shares_ties != "always" or abilities.budget != "per-device"
     split = policy.split if isinstance(policy.split, TensorSplit) else None
@@ -172,9 +174,12 @@ def _fitting_on(
         sizing, division, of_rules = _divided(policy, form.tree)
         context = context_for(selector, selection, asked, host, consumer, form, sizing)
         context = context.with_reserved(reserved) if reserved else context
-        shape = _shape(division, context, split, one_fraction)
+        shape = _Shape(division, context, {}, 0)
+        if split is not None or one_fraction or policy.workload.kv_offload:
+            shape = _shape(division, context, split, one_fraction)
         try:
-            return shape.ledgered(_fitting(shape.division, shape.context, tree, of_rules))
+            found = _fitting(shape.division, shape.context, tree, of_rules)
+            return shape.ledgered(found) if shape.groups or shape.cache else found
         except Refused:
             if form.instead is not None:
                 ways.append((form.instead, asked, one_fraction))
@@ -294,7 +299,7 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree, of_
             raise Refused(Diagnostic("DP409", message))
         if several and not context.held.several:
             raise Refused(Diagnostic("DP417", f"it cannot be divided: {context.held.because}"))
-        divided = refuted(tree, consumer, solution)
+        divided = refuted(tree, consumer, solution) if "divided" in dict(tree.metadata) else None
         if divided is not None:
             raise Refused(divided)
         unlike = adapter_error(tree, division.units, solution.offloaded) if tree.loading.replaced else None
@@ -335,6 +340,8 @@ def _divide(policy: ResolvedPolicy, tree: ModelTree) -> _Divided:
 
 def _selected(selector: DeviceSelector, policy: ResolvedPolicy, host: Host, consumer: Target) -> Selection:
     """Return the devices of an entry of `prefer`. Raises `Refused` where there are none for the consumer."""
+    if policy.workload.kv_offload is not None:
+        check_cache(consumer)
     if selector.type not in consumer.abilities.types:
         raise Refused(Diagnostic("DP409", f"`{consumer.name}` cannot run on `{selector.type}`"))
     attention = policy.loading.attention

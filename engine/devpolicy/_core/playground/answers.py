@@ -78,7 +78,7 @@ def _plans(policy: Policy, model: str, host: Host) -> Sequence[tuple[str, Plan]]
 def _told(name: str, plan: Plan) -> dict[str, Any]:
     devices = device_range(map(str, plan.placements.devices))
     away = sum(unit.bytes for unit in plan.placements.values() if unit.device != unit.runs_on)
-    facts = [("runs on", devices)]
+    facts = [("executes on", devices)]
     facts += [("kept elsewhere", format_size(away))] if away else []
     facts += [("predicted", f"{as_ms(plan.prediction.ns)} for each token, not measured")] if plan.prediction else []
     facts += [("granted", str(plan.granted))] if plan.granted else []

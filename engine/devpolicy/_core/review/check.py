@@ -150,14 +150,14 @@ def _blocks_whole(outcome: Outcome) -> Iterator[str]:
         if module.class_name in outcome.tree.no_split:
             where = {str(unit.runs_on) for unit in runs.below(module.path).values()}
             if len(where) > 1:
-                yield f"block `{module.path}` runs on {_listed(where)}"
+                yield f"block `{module.path}` executes on {_listed(where)}"
 
 
 def _one_type(outcome: Outcome) -> Iterator[str]:
     if outcome.plan is not None:
         types = {device.type.value for device in outcome.plan.placements.devices}
         if len(types) > 1:
-            yield f"modules run on {_listed(types)}"
+            yield f"modules execute on {_listed(types)}"
 
 
 def _resident(outcome: Outcome) -> Iterator[str]:
@@ -165,7 +165,7 @@ def _resident(outcome: Outcome) -> Iterator[str]:
         away = {path: unit for path, unit in outcome.plan.placements.items() if unit.device != unit.runs_on}
         for path, unit in list(away.items())[:1]:
             more = f" and {len(away) - 1} more are" if len(away) > 1 else " is"
-            yield f"`{path}`{more} stored on `{unit.device}` by `{unit.rule}`, and run on `{unit.runs_on}`"
+            yield f"`{path}`{more} stored on `{unit.device}` by `{unit.rule}`, and executes on `{unit.runs_on}`"
 
 
 def _context(outcome: Outcome, tokens: int) -> Iterator[str]:
@@ -185,7 +185,7 @@ def _never_on(outcome: Outcome, term: DeviceSelector) -> Iterator[str]:
         units = outcome.plan.placements.items()
         path, unit = next((path, unit) for path, unit in units if device in (str(unit.device), str(unit.runs_on)))
         kept, runs = device == str(unit.device), device == str(unit.runs_on)
-        what = "is on" if kept and runs else "is stored on" if kept else "runs on"
+        what = "is on" if kept and runs else "is stored on" if kept else "executes on"
         yield f"`{path}` {what} `{device}`, decided by `{unit.rule}`: {unit.reason}"
 
 

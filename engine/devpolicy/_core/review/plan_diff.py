@@ -32,7 +32,7 @@ def format_place(place: Where) -> str:
     if place is None:
         return "no one place"
     device, runs_on = place
-    return device if device == runs_on else f"{device} (runs on {runs_on})"
+    return device if device == runs_on else f"{device} (executes on {runs_on})"
 
 
 def other_changes(before: Plan, now: Plan) -> str:

@@ -245,7 +245,7 @@ def _asked(expected: Expected) -> Iterator[tuple[DeviceSelector | str, Callable[
     if expected.device is not None:
         yield expected.device, lambda unit: str(unit.device), "on"
     if expected.runs_on is not None:
-        yield expected.runs_on, lambda unit: str(unit.runs_on), "running on"
+        yield expected.runs_on, lambda unit: str(unit.runs_on), "executing on"
     if expected.rule is not None:
         yield expected.rule, lambda unit: unit.rule, "decided by"
 

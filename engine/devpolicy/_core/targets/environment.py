@@ -70,7 +70,7 @@ def shell(variables: Mapping[str, str]) -> str:
 
 def accelerator(device: Device, host: Host) -> Accelerator:
     """Return the accelerator that a plan calls so. Raises `Unsatisfiable` (DP301) where the host has none."""
-    found = accelerator_of(str(device), host)
+    found = accelerator_of(device, host)
     if found is None:
         raise Unsatisfiable(Diagnostic("DP301", f"the host has no `{device}`", help="plan for this host"))
     return found

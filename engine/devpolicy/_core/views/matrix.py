@@ -102,7 +102,7 @@ def _facts(found: Fit) -> list[tuple[str, str]]:
     predicted = found.prediction
     first = predicted.first_token_ns if predicted else None
     return [
-        ("runs on", device_range(found.devices)),
+        ("executes on", device_range(found.devices)),
         *([("kept elsewhere", kept)] if kept else []),
         ("left", f"{format_size(found.left)} on the devices that execute it"),
         ("longest context", f"{longest:,} tokens of one sequence" if longest else "none"),

@@ -142,7 +142,7 @@ def _finding(error: RunError, policy: Policy) -> Diagnostic:
     where = "" if error.module is None else f"`{error.module or 'the model itself'}` ({error.module_class}): "
     notes = [f"while the model is {'loaded' if error.phase == 'load' else f'run ({error.phase})'}"]
     notes += [f"at {error.line}"] if error.line else []
-    notes += [f"`{child}` runs on `{device}`" for child, device in error.children]
+    notes += [f"`{child}` executes on `{device}`" for child, device in error.children]
     help_ = ""
     if error.children:
         listed = ", ".join(f'"{child}"' for child, _ in error.children)

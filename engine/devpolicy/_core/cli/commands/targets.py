@@ -27,7 +27,7 @@ _ASSIGNS = {
 _KEEPS = {
     "streams": "brought to the main device for each use",
     "computes": "runs there",
-    "maps": "pages of the file, runs on the CPU",
+    "maps": "pages of the file, executes on the CPU",
     "budget": "bytes for each device, chosen by the target",
 }
 
@@ -72,7 +72,7 @@ def _described(target: Target, width: int) -> list[Line]:
     pairs = [
         ("target", f"{target.name}: {target.about}"),
         ("installed", _version(target)),
-        ("runs on", ", ".join(sorted(abilities.types))),
+        ("executes on", ", ".join(sorted(abilities.types))),
         ("reads", ", ".join(sorted(abilities.reads))),
         ("is told", _ASSIGNS[abilities.assigns]),
         ("keeps", "; ".join(keeps) or "nothing beside its device"),

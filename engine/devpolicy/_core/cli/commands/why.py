@@ -150,9 +150,8 @@ def _decisions(module: str, units: dict[str, Placement], notes: dict[str, list[s
     for row in rows:
         unit = units[row.paths[0]]
         size = format_size(sum(units[path].bytes for path in row.paths))
-        where = (
-            f"on {unit.all_on}" if unit.device == unit.runs_on else f"stored on {unit.device}, runs on {unit.runs_on}"
-        )
+        where = f"stored on {unit.device}, executes on {unit.runs_on}"
+        where = f"on {unit.all_on}" if unit.device == unit.runs_on else where
         lines.append([(row.pattern or "the whole model", "strong"), (f": {where} ({size})", "")])
         lines.append([("  decided by ", "dim"), (unit.rule, "device"), (f": {unit.reason}", "")])
         if unit.rule in places:
