@@ -28,8 +28,8 @@ PICTURE = 400
 _MOST_REASONS = 12
 
 FITS, MOVED, CPU, REFUSED = "fits", "moved", "cpu", "refused"
-"""A cell's verdicts: all weights are on the accelerators that execute them, a part is kept elsewhere, the CPU executes the
-model, or there is no plan."""
+"""A cell's verdicts: all weights are on the accelerators that execute them, a part is kept elsewhere, the CPU executes
+the model, or there is no plan."""
 
 
 @dataclass(frozen=True, slots=True)
