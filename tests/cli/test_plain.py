@@ -18,7 +18,7 @@ def test_every_figure_of_a_plan_is_named():
         line = next(line for line in shown.splitlines() if line.startswith(f"  {device}, in GiB: "))
         assert f"weights {gib(budget.weights)}" in line
         assert f"cap {gib(budget.cap)}" in line
-    assert "lm_head: units 1, stored on disk, runs on cuda:0, size 2.0 GiB, decided by offload.lm_head" in shown
+    assert "lm_head: units 1, stored on disk, executes on cuda:0, size 2.0 GiB, decided by offload.lm_head" in shown
     assert plan.digest in shown
 
 

@@ -116,7 +116,9 @@ def test_no_type_of_model_keeps_what_is_not_counted() -> None:
         row = in_child(lambda model_type=model_type: measure.measure(model_type, place=False))  # type: ignore[misc]
         if row.get("built") and row["cache"] != row["counted"] and model_type not in UNLIMITED:
             unlike[model_type] = row["cache"], row["counted"]
-        if row.get("beams_cache", 0) > row.get("beams_counted", 0) and model_type not in UNLIMITED:
+        # `generate` hands a cache to a BERT that says that it is no decoder too, and warns that this makes no sense.
+        decodes = row.get("built") and row["cache"] > 0
+        if decodes and row.get("beams_cache", 0) > row.get("beams_counted", 0) and model_type not in UNLIMITED:
             beams[model_type] = row["beams_cache"], row["beams_counted"]
     assert beams == {}
     assert {name: sizes for name, sizes in unlike.items() if name not in LIMITED} == {}
