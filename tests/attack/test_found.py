@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import struct
 import time
@@ -16,12 +17,13 @@ import pytest
 
 from devpolicy import ModelTree, Policy
 from devpolicy._core.abilities import registry, target_of
-from devpolicy._core.cli.output_formats import form_named
+from devpolicy._core.cli.output_formats import form_named, written
 from devpolicy._core.dry_run import attempt
 from devpolicy._core.fleet import reader
 from devpolicy._core.fleet.values import MOST_NODES, Fleet
 from devpolicy._core.language.loading import MOST_ADAPTERS
 from devpolicy._core.model.adapters import with_adapters
+from devpolicy._core.text import visible_line
 from devpolicy.errors import DevPolicyError, FleetError, PolicyError
 from tests.attack.guard.sitecustomize import changed, is_outside
 
@@ -87,13 +89,55 @@ def test_a_target_is_looked_at_before_it_is_known(wrong: dict[str, Any]) -> None
         registry.register(replace(HF, **{"name": "evil", **wrong}))
 
 
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise ValueError
+
+
+def _nested(depth: int) -> Any:
+    made: Any = {}
+    for _ in range(depth):
+        made = {"a": made}
+    return made
+
+
 @pytest.mark.parametrize(
-    "form", [lambda *_: 1 / 0, lambda *_: {1, 2}, lambda: 1], ids=["raises", "no JSON", "arguments"]
+    "form",
+    [
+        lambda *_: 1 / 0,
+        lambda *_: {1, 2},
+        lambda: 1,
+        lambda *_: _nested(700),
+        lambda *_: _raises(SystemExit(5))(),
+        lambda *_: _raises(Unspeakable())(),
+    ],
+    ids=["raises", "no JSON", "arguments", "nested", "exits", "unspeakable"],
 )
 def test_a_form_of_a_package_that_fails_is_told(form: Callable[..., Any], package: Callable[..., None]) -> None:
     package(lambda: replace(HF, name="evil", forms={"evil-form": form}))
     with pytest.raises(DevPolicyError, match="the target `evil` cannot write its form `evil-form`"):
         form_named("evil-form").of_plan(None, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J", "a\n  ::error::x", "a ##[error]x", "a\rb", "\u202eb"], ids=ascii)
+def test_a_form_is_shown_as_text_or_refused(text: str, package: Callable[..., None]) -> None:
+    forms = {"as-text": lambda *_: text, "as-source": lambda *_: {text: [text]}}
+    package(lambda: replace(HF, name="evil", forms=forms))
+    plans: Any = {None: None}
+    with pytest.raises(DevPolicyError, match="holds characters that are not seen, or a command of a CI log"):
+        written(form_named("as-text"), plans, plans, as_json=False)
+    source = written(form_named("as-source"), plans, plans, as_json=False)
+    assert [visible_line(line) for line in source.split("\n")] == source.split("\n")
+    assert ast.literal_eval(source) == {text: [text]}
+    for name, form in forms.items():
+        assert json.loads(written(form_named(name), plans, plans, as_json=True)) == form()
+
+
+def test_a_form_of_several_lines_is_printed_as_it_is(package: Callable[..., None]) -> None:
+    text = "[gpu]\n  path = a::b\n"
+    package(lambda: replace(HF, name="evil", forms={"as-text": lambda *_: text}))
+    plans: Any = {None: None}
+    assert written(form_named("as-text"), plans, plans, as_json=False) == text + "\n"
 
 
 def _adapter(folder: Path, names: list[str], saved: list[str]) -> str:
