@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ast
 import json
+import resource
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +29,9 @@ from devpolicy._core.language.loading import MOST_ADAPTERS
 from devpolicy._core.model.adapters import with_adapters
 from devpolicy._core.text import visible_line
 from devpolicy.errors import DevPolicyError, FleetError, PolicyError
+from tests.attack import judge
+from tests.attack import mutations as change
+from tests.attack.case import Case
 from tests.attack.guard.sitecustomize import changed, is_outside
 
 HF = target_of("hf")
@@ -89,7 +96,7 @@ def test_a_target_is_looked_at_before_it_is_known(wrong: dict[str, Any]) -> None
         registry.register(replace(HF, **{"name": "evil", **wrong}))
 
 
-class Unspeakable(Exception):
+class UnspeakableError(Exception):
     def __str__(self) -> str:
         raise ValueError
 
@@ -109,7 +116,7 @@ def _nested(depth: int) -> Any:
         lambda: 1,
         lambda *_: _nested(700),
         lambda *_: _raises(SystemExit(5))(),
-        lambda *_: _raises(Unspeakable())(),
+        lambda *_: _raises(UnspeakableError())(),
     ],
     ids=["raises", "no JSON", "arguments", "nested", "exits", "unspeakable"],
 )
@@ -240,3 +247,28 @@ def test_names_that_are_not_there_cost_no_look_at_folders(tmp_path: Path, monkey
         Policy.load(tmp_path / "p.toml")
     assert len(refused.value.diagnostics) == 1_000
     assert len(listed) < 20
+
+
+def test_a_hostile_input_is_no_larger_than_somebody_would_send() -> None:
+    """One was 1.3 GB, and another was made for minutes: the harness was measured, and no command."""
+    line, value = f"x = '{'a' * 10_000}'", [["a" * 10_000] * 50, {"a": [["b"]]}]
+    for seed in range(60):
+        assert len(change.lines(line, Random(seed))) < 4 * change.LONGEST
+        assert change.size(change.tree(value, Random(seed), 8), 20 * change.MOST) < 10 * change.MOST
+
+
+def test_the_rule_sees_the_memory_of_every_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+    def greedy(random: Random) -> Case:
+        subprocess.run([sys.executable, "-c", f"b'x' * {most + (256 << 20)}"], check=True)
+        return Case(["--version"])
+
+    monkeypatch.setitem(judge.DOORS, "policy", greedy)
+    monkeypatch.setattr(judge, "MEMORY", 64 << 20)
+    assert "MB of memory, more than" in str(judge.try_one("policy", 0, tmp_path).faults)
+
+
+def test_the_rule_tells_a_command_from_the_making_of_its_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(judge.DOORS, "policy", lambda random: 1 / 0)
+    assert "no input was made" in judge.try_one("policy", 0, tmp_path).faults
