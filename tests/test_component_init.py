@@ -261,6 +261,7 @@ def test_threads_that_warm_components_up_share_what_is_claimed(
 
 
 def test_a_saved_pipeline_is_decided_with_its_components_beside_each_other(checkpoint: str, tmp_path: Path) -> None:
+    pytest.importorskip("sentence_transformers")
     haystack = pytest.importorskip("haystack")
     from haystack.components.evaluators import SASEvaluator
     from haystack.core.serialization import DeserializationCallbacks
@@ -277,6 +278,7 @@ def test_a_saved_pipeline_is_decided_with_its_components_beside_each_other(check
 
 
 def test_an_entry_for_a_class_speaks_for_the_components_of_a_saved_pipeline(tmp_path: Path) -> None:
+    pytest.importorskip("sentence_transformers")
     haystack = pytest.importorskip("haystack")
     from haystack.components.evaluators import SASEvaluator
     from haystack.core.serialization import DeserializationCallbacks

@@ -204,7 +204,7 @@ class _Branch:
 
         Any prices give a bound; those of a number of steps towards what the room is worth give one that is near it.
         """
-        rooms: dict[int | str, int] = {**self.rooms, **self.stored}
+        rooms: dict[int | str, int] = {key: size for one in (self.rooms, self.stored) for key, size in one.items()}
         closest, kept = self.least[0], self.prices
         target = best or max(1, 2 * closest, sum(max(way.price for way in ways) for ways in self.ways) // 8)
         prices = dict.fromkeys(rooms, 0)

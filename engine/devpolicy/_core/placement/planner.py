@@ -111,7 +111,7 @@ def place_model(
     policy = policy.for_host(host)
     if policy.overflow:
         policy = experts_leave_first(policy, tree, consumer)
-    policy = kept_whole(policy, tree, consumer)
+    policy = kept_whole(policy, tree, consumer) if "divided" in dict(tree.metadata) else policy
     required = [one for one in (policy.require, *policy.required) if one is not None]
     if required:
         check_requirements(required, host)
@@ -299,7 +299,7 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree, of_
             raise Refused(Diagnostic("DP409", message))
         if several and not context.held.several:
             raise Refused(Diagnostic("DP417", f"it cannot be divided: {context.held.because}"))
-        divided = refuted(tree, consumer, solution)
+        divided = refuted(tree, consumer, solution) if "divided" in dict(tree.metadata) else None
         if divided is not None:
             raise Refused(divided)
         unlike = adapter_error(tree, division.units, solution.offloaded) if tree.loading.replaced else None

@@ -27,6 +27,7 @@ LIGHT: Palette = {
     "headroom": "#dfe4e9",
     "fits": "#d9e9f7",
     "moved": "#fbe6c8",
+    "cpu": "#e9e3f6",
     "refused": "#eef0f2",
 }
 DARK: Palette = {
@@ -45,6 +46,7 @@ DARK: Palette = {
     "headroom": "#2a333d",
     "fits": "#17344f",
     "moved": "#4a3413",
+    "cpu": "#332a4c",
     "refused": "#1c232b",
 }
 

@@ -27,8 +27,9 @@ PICTURE = 400
 """The width of a picture in a page."""
 _MOST_REASONS = 12
 
-FITS, MOVED, REFUSED = "fits", "moved", "refused"
-"""A cell's verdicts: all weights are where they run, a part is kept elsewhere, or there is no plan."""
+FITS, MOVED, CPU, REFUSED = "fits", "moved", "cpu", "refused"
+"""A cell's verdicts: all weights are on the accelerators that execute them, a part is kept elsewhere, the CPU executes
+the model, or there is no plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +81,19 @@ def _cell(found: Fit, host: Host) -> Cell:
         found.model,
         found.quantization,
         name,
-        MOVED if found.kept else FITS,
+        _verdict(found),
         round(100 * full),
         dict(found.contexts).get(1),
         tuple(_facts(found)),
         tuple(_reasons(plan)),
         _picture(plan, host),
     )
+
+
+def _verdict(found: Fit) -> str:
+    if all(str(device) == "cpu" for device in found.devices):
+        return CPU
+    return MOVED if found.kept else FITS
 
 
 def _facts(found: Fit) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from devpolicy._core.text import visible
-from devpolicy._core.views.matrix import FITS, MOVED, PICTURE, REFUSED, Cell
+from devpolicy._core.views.matrix import CPU, FITS, MOVED, PICTURE, REFUSED, Cell
 from devpolicy._core.views.names import devices
 from devpolicy._core.views.page import asset, page, stylesheet, text
 from devpolicy._core.views.parts import LABELS
@@ -22,8 +22,10 @@ _TIMES, _NONE = " \N{MULTIPLICATION SIGN} ", "\N{EN DASH}"
 WORDS = {
     FITS: "fits",
     MOVED: "fits with a part kept elsewhere",
+    CPU: "executes on the CPU",
     REFUSED: "does not fit",
 }
+_MARKS = {MOVED: " + part", CPU: " CPU"}
 _KEYS = {"weights": "w", "kv_cache": "k", "activations": "a", "streaming": "s", "loading": "l", "used_by_others": "o"}
 
 
@@ -71,7 +73,13 @@ def _controls(schemes: Sequence[str]) -> str:
         f'<label><input type="checkbox" name="scheme" value="{text(one)}" checked>{text(one)}</label>'
         for one in schemes
     )
-    verdicts = [("", "every verdict"), (FITS, "fits"), (MOVED, "fits, a part elsewhere"), (REFUSED, "does not fit")]
+    verdicts = [
+        ("", "every verdict"),
+        (FITS, "fits"),
+        (MOVED, "fits, a part elsewhere"),
+        (CPU, "on the CPU"),
+        (REFUSED, "does not fit"),
+    ]
     options = "".join(f'<option value="{value}">{label}</option>' for value, label in verdicts)
     return (
         '<form id="filter" role="search"><label class="grow">Filter <input type="search" id="words" '
@@ -118,7 +126,7 @@ def _button(cell: Cell, number: int) -> str:
     if cell.verdict == REFUSED:
         first, second = _NONE, "no"
     else:
-        first, second = f"{cell.full}%", _tokens(cell.context) + (" + part" if cell.verdict == MOVED else "")
+        first, second = f"{cell.full}%", _tokens(cell.context) + _MARKS.get(cell.verdict, "")
         about += f", longest context {cell.context:,} tokens" if cell.context else ""
         bar = f'<svg aria-hidden="true"><rect width="{min(100, cell.full)}%" height="3"/></svg>'
     # What is heard begins with what is seen, so that people who speak to their computer can name it.
@@ -141,7 +149,8 @@ def _legend() -> str:
     )
     return (
         '<footer><ul class="verdicts"><li><span class="fits"></span>fits</li><li><span class="moved"></span>'
-        'fits, and a part is kept elsewhere</li><li><span class="refused"></span>does not fit</li></ul>'
+        'fits, and a part is kept elsewhere</li><li><span class="cpu"></span>executes on the CPU</li>'
+        '<li><span class="refused"></span>does not fit</li></ul>'
         f'<ul class="keys">{keys}</ul>'
         "<p>A percentage is how full the fullest device is, of what the policy allows. Beside it is the longest "
         "context of one sequence. Times are predicted and not measured. In a picture the thin line is the model from "

@@ -91,7 +91,7 @@ def command(
 
     Exit status: 0 something fits, 2 invalid policy or usage, 3 nothing does.
     """
-    from devpolicy._core.views.matrix import FITS, MOVED, REFUSED, matrix
+    from devpolicy._core.views.matrix import CPU, FITS, MOVED, REFUSED, matrix
     from devpolicy._core.views.report import About, report
 
     written = Policy.load(policy)
@@ -114,10 +114,11 @@ def command(
     read = [*files_of(written), policy, *listed(models), *listed(hosts)]
     write_whole(output, report(found, machines, about), inputs=read)
     count = Counter(cell.verdict for cell in found)
-    told = f"{count[FITS]:,} fit, {count[MOVED]:,} fit with a part kept elsewhere, {count[REFUSED]:,} do not"
+    words = {FITS: "fit", MOVED: "fit with a part kept elsewhere", CPU: "execute on the CPU", REFUSED: "do not fit"}
+    told = ", ".join(f"{count[verdict]:,} {word}" for verdict, word in words.items() if count[verdict])
     pairs = [("report", f"{len(found):,} verdicts: {told}"), ("next", f"open {output} in a browser")]
     ctx.out.print(facts(pairs, width=ctx.out.width))
-    return 0 if count[FITS] or count[MOVED] else _REFUSED
+    return _REFUSED if count[REFUSED] == len(found) else 0
 
 
 def _schemes(given: tuple[str, ...]) -> tuple[str, ...]:
