@@ -70,6 +70,7 @@ LIMITS = [
     ("what a process that asks a library may print", "child_process", "MOST_PRINTED"),
     ("seconds that a library is waited for by a plan", "host.probe", "TIMEOUT"),
     ("seconds of a `dry-run` for each model; `--timeout` gives it more", "dry_run.result", "TIMEOUT"),
+    ("memory of the process of a `dry-run`", "dry_run.result", "MOST_MEMORY"),
     ("seconds that a library is waited for by `doctor`", "doctor", "TIMEOUT"),
 ]
 """What is limited, and the constant that limits it."""
@@ -85,6 +86,7 @@ _BYTES = {
     "LARGEST_HEADER",
     "LARGEST_TRAFFIC",
     "MOST_BUILD_MEMORY",
+    "MOST_MEMORY",
     "MOST_PRINTED",
 }
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 HOST = ("--host", "1x24gb")
+DRY_RUN_SECONDS = 60
+"""How long a model is tried, which `--timeout` says."""
 
 
 class Case(NamedTuple):

@@ -16,7 +16,7 @@ from typing import Any
 from tests.attack import configs
 from tests.attack import model_doors as models
 from tests.attack import mutations as change
-from tests.attack.case import HOST, Case
+from tests.attack.case import DRY_RUN_SECONDS, HOST, Case
 
 ROOT = Path(__file__).parents[2]
 MARKUP = (
@@ -267,6 +267,9 @@ def dry_run(random: Random) -> Case:
     ours = Path(os.environ["XDG_CACHE_HOME"], "devpolicy")
     ours.mkdir()
     (ours / "simulator").symlink_to(_SIMULATOR)
+    if random.random() < 0.1:
+        where = ["--model", "config.json", *HOST, "--timeout", str(DRY_RUN_SECONDS)]
+        return Case(["dry-run", "prefer-accelerator", *where], outside=True)
     return Case([], answer=("dry run", None))
 
 

@@ -21,10 +21,11 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from random import Random
+from threading import Timer
 from typing import Any, NamedTuple
 
-from devpolicy._core.model.limits import LONGEST_BUILD
-from tests.attack.case import Case
+from devpolicy._core.model.limits import LONGEST_BUILD, MOST_BUILD_MEMORY
+from tests.attack.case import DRY_RUN_SECONDS, Case
 from tests.attack.doors import DOORS
 from tests.attack.guard.sitecustomize import changed, is_outside
 
@@ -33,7 +34,7 @@ SECONDS = 30
 BUILT = {"config", "header", "index", "hub", "folder", "loading", "dry run"}
 """Doors where a model may be built, which takes as long as its limit says."""
 MEMORY = 2 << 30
-"""Bytes of address space that one command may take beside what its libraries take."""
+"""Bytes that one command may take beside what its libraries take."""
 _GUARD = Path(__file__).parent / "guard"
 _NEVER_MARKUP = {"img", "iframe", "object", "embed", "link", "base", "a", "image", "foreignobject"}
 _SCRIPTS = 2
@@ -76,7 +77,7 @@ def try_one(door: str, seed: int, folder: Path, *, installed: bool = False) -> V
         _in_child(door, seed, case_folder, installed=installed)
     status, peak = _wait(pid)
     seconds = time.monotonic() - begun
-    faults = _faults(status, case_folder)
+    faults = _faults(status, case_folder) + _of_memory(door, peak)
     arguments = (
         (case_folder / "arguments").read_text(errors="replace").split("\n")
         if (case_folder / "arguments").exists()
@@ -101,12 +102,20 @@ def _wait(pid: int) -> tuple[int | str, int]:
     return "it hangs", 0
 
 
+def _of_memory(door: str, peak: int) -> list[str]:
+    """Return the fault of a case that took too much, whichever of its processes: the libraries are in this one too."""
+    libraries = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    most = libraries + ((MOST_BUILD_MEMORY if door in BUILT else MEMORY) >> 10)
+    return [f"it takes {peak >> 10} MB of memory, more than {most >> 10} MB"] if peak > most else []
+
+
 def _faults(status: int | str, folder: Path) -> list[str]:
     out, err, noted = (
         (folder / name).read_text(encoding="utf-8", errors="replace") if (folder / name).exists() else ""
         for name in ("out", "err", "noted")
     )
     faults = [] if status in (0, 1, 2, 3) else [f"exit status: {status}"]
+    faults += [] if (folder / "arguments").exists() else ["no input was made"]
     faults += ["a traceback"] if "Traceback (most recent call last)" in out + err else []
     faults += noted.splitlines()
     faults += ["code of the input ran"] if (folder / "work" / "PWNED").exists() else []
@@ -169,6 +178,7 @@ def _in_child(door: str, seed: int, folder: Path, *, installed: bool) -> None:
         tempfile.tempdir = str(home)  # it was asked for before
         sys.dont_write_bytecode = True  # what is imported first would be compiled beside its source
         os.chdir(folder / "work")
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, resource.RLIM_INFINITY))  # to make the input
         case = DOORS[door](Random(f"{door} {seed}"))
         # What no shell can hand over: a NUL, and half of a character.
         case = case._replace(arguments=[one.replace("\0", "").replace("\ud800", "\udcff") for one in case.arguments])
@@ -250,8 +260,11 @@ def _dry_run(_: Any) -> object:
     """What the child of a dry run does, in this process, which is watched."""
     import devpolicy
     from devpolicy._core.dry_run import checkpoint, configured, verb
+    from devpolicy.errors import DevPolicyError
 
     checkpoint._MEMORY = Path("no such place")  # but the folder, where its files are seen
+    # The one that asks ends a child at its limit.
+    Timer(DRY_RUN_SECONDS, os._exit, [DevPolicyError.exit_status]).start()
     tree = devpolicy.ModelTree.load("config.json")
     host = devpolicy.Host.load("1x24gb")
     plan = devpolicy.plan("prefer-accelerator", tree, host)

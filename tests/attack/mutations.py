@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -79,7 +80,11 @@ ODD_KEYS = (
     "schema",
 )
 MOST = 100_000
-"""Values of what is made: a hostile input is no larger than somebody would send."""
+"""Values of what is repeated: a hostile input is no larger than somebody would send. A long text counts as several."""
+_CHARACTERS = 100
+"""Characters of a text that count as one value more."""
+LONGEST = 8 << 20
+"""Characters of a line that is repeated, or grows: twice what a TOML file may hold."""
 
 
 def text(random: Random) -> str:
@@ -137,7 +142,10 @@ def _changed(given: Any, random: Random) -> Any:
     elif action == 2 and isinstance(holder, dict):
         holder[text(random)] = holder.pop(key)
     elif action == 3 and isinstance(holder, list):
-        holder += [holder[key]] * min(random.choice([1, 100, 2_000]), MOST // size(holder[key], MOST))
+        # Each is a value of its own: a change within one that is shared would be made as often as it is there.
+        times = min(random.choice([1, 100, 2_000]), MOST // size(holder[key], MOST))
+        with suppress(RecursionError):  # one that is nested too deeply is no more often there
+            holder += [copy.deepcopy(holder[key]) for _ in range(times)]
     elif action == 4 and isinstance(holder[key], int | float):
         holder[key] = holder[key] * random.choice([-1, 0, 1000, 10**9, 0.5])
     else:
@@ -162,9 +170,11 @@ def size(given: Any, most: int) -> int:
     while waiting and found < most:
         one = waiting.pop()
         found += 1
-        if isinstance(one, dict | list):
-            waiting += list(one.values()) if isinstance(one, dict) else one
-    return found
+        if isinstance(one, str):
+            found += len(one) // _CHARACTERS
+        elif isinstance(one, dict | list):
+            waiting += [*one, *one.values()] if isinstance(one, dict) else one
+    return min(found, most)
 
 
 def as_json(given: Any) -> bytes:
@@ -184,7 +194,7 @@ def lines(given: str, random: Random) -> bytes:
         if action == 0:
             del made[at : at + random.choice([1, 2, 5])]
         elif action == 1:
-            made[at:at] = [made[at]] * random.choice([1, 2, 300])
+            made[at:at] = [made[at]] * min(random.choice([1, 2, 300]), LONGEST // (len(made[at]) + 1))
         elif action == 2:
             made.insert(random.randrange(len(made) + 1), made[at])
         else:
@@ -196,10 +206,15 @@ def lines(given: str, random: Random) -> bytes:
 def _line(given: str, random: Random) -> str:
     key, equals, old = given.partition("=")
     if not equals or random.random() < 0.2:
-        return toml_value(random) if random.random() < 0.3 else given.replace(random.choice(given or " "), text(random))
+        return toml_value(random) if random.random() < 0.3 else _replaced(given, random)
     if random.random() < 0.25:
         return f"{json.dumps(text(random))} = {old}"
     return f"{key}= {toml_value(random)}"
+
+
+def _replaced(given: str, random: Random) -> str:
+    old, new = random.choice(given or " "), text(random)
+    return given.replace(old, new, max(0, LONGEST - len(given)) // max(1, len(new)))
 
 
 def toml_value(random: Random) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import resource
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,13 +21,17 @@ import pytest
 
 from devpolicy import ModelTree, Policy
 from devpolicy._core.abilities import registry, target_of
-from devpolicy._core.cli.output_formats import form_named
+from devpolicy._core.cli.output_formats import form_named, written
 from devpolicy._core.dry_run import attempt
 from devpolicy._core.fleet import reader
 from devpolicy._core.fleet.values import MOST_NODES, Fleet
 from devpolicy._core.language.loading import MOST_ADAPTERS
 from devpolicy._core.model.adapters import with_adapters
+from devpolicy._core.text import visible_line
 from devpolicy.errors import DevPolicyError, FleetError, PolicyError
+from tests.attack import judge
+from tests.attack import mutations as change
+from tests.attack.case import Case
 from tests.attack.guard.sitecustomize import changed, is_outside
 
 HF = target_of("hf")
@@ -87,13 +96,55 @@ def test_a_target_is_looked_at_before_it_is_known(wrong: dict[str, Any]) -> None
         registry.register(replace(HF, **{"name": "evil", **wrong}))
 
 
+class UnspeakableError(Exception):
+    def __str__(self) -> str:
+        raise ValueError
+
+
+def _nested(depth: int) -> Any:
+    made: Any = {}
+    for _ in range(depth):
+        made = {"a": made}
+    return made
+
+
 @pytest.mark.parametrize(
-    "form", [lambda *_: 1 / 0, lambda *_: {1, 2}, lambda: 1], ids=["raises", "no JSON", "arguments"]
+    "form",
+    [
+        lambda *_: 1 / 0,
+        lambda *_: {1, 2},
+        lambda: 1,
+        lambda *_: _nested(700),
+        lambda *_: _raises(SystemExit(5))(),
+        lambda *_: _raises(UnspeakableError())(),
+    ],
+    ids=["raises", "no JSON", "arguments", "nested", "exits", "unspeakable"],
 )
 def test_a_form_of_a_package_that_fails_is_told(form: Callable[..., Any], package: Callable[..., None]) -> None:
     package(lambda: replace(HF, name="evil", forms={"evil-form": form}))
     with pytest.raises(DevPolicyError, match="the target `evil` cannot write its form `evil-form`"):
         form_named("evil-form").of_plan(None, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J", "a\n  ::error::x", "a ##[error]x", "a\rb", "\u202eb"], ids=ascii)
+def test_a_form_is_shown_as_text_or_refused(text: str, package: Callable[..., None]) -> None:
+    forms = {"as-text": lambda *_: text, "as-source": lambda *_: {text: [text]}}
+    package(lambda: replace(HF, name="evil", forms=forms))
+    plans: Any = {None: None}
+    with pytest.raises(DevPolicyError, match="holds characters that are not seen, or a command of a CI log"):
+        written(form_named("as-text"), plans, plans, as_json=False)
+    source = written(form_named("as-source"), plans, plans, as_json=False)
+    assert [visible_line(line) for line in source.split("\n")] == source.split("\n")
+    assert ast.literal_eval(source) == {text: [text]}
+    for name, form in forms.items():
+        assert json.loads(written(form_named(name), plans, plans, as_json=True)) == form()
+
+
+def test_a_form_of_several_lines_is_printed_as_it_is(package: Callable[..., None]) -> None:
+    text = "[gpu]\n  path = a::b\n"
+    package(lambda: replace(HF, name="evil", forms={"as-text": lambda *_: text}))
+    plans: Any = {None: None}
+    assert written(form_named("as-text"), plans, plans, as_json=False) == text + "\n"
 
 
 def _adapter(folder: Path, names: list[str], saved: list[str]) -> str:
@@ -196,3 +247,28 @@ def test_names_that_are_not_there_cost_no_look_at_folders(tmp_path: Path, monkey
         Policy.load(tmp_path / "p.toml")
     assert len(refused.value.diagnostics) == 1_000
     assert len(listed) < 20
+
+
+def test_a_hostile_input_is_no_larger_than_somebody_would_send() -> None:
+    """One was 1.3 GB, and another was made for minutes: the harness was measured, and no command."""
+    line, value = f"x = '{'a' * 10_000}'", [["a" * 10_000] * 50, {"a": [["b"]]}]
+    for seed in range(60):
+        assert len(change.lines(line, Random(seed))) < 4 * change.LONGEST
+        assert change.size(change.tree(value, Random(seed), 8), 20 * change.MOST) < 10 * change.MOST
+
+
+def test_the_rule_sees_the_memory_of_every_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+    def greedy(random: Random) -> Case:
+        subprocess.run([sys.executable, "-c", f"b'x' * {most + (256 << 20)}"], check=True)
+        return Case(["--version"])
+
+    monkeypatch.setitem(judge.DOORS, "policy", greedy)
+    monkeypatch.setattr(judge, "MEMORY", 64 << 20)
+    assert "MB of memory, more than" in str(judge.try_one("policy", 0, tmp_path).faults)
+
+
+def test_the_rule_tells_a_command_from_the_making_of_its_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(judge.DOORS, "policy", lambda random: 1 / 0)
+    assert "no input was made" in judge.try_one("policy", 0, tmp_path).faults

@@ -38,6 +38,7 @@ STUBBORN = CHILD.replace("time.sleep(300)", "signal.signal(signal.SIGTERM, signa
     "import os, sys,", "import os, signal, sys,"
 )
 """A child that its end does not reach, as one in a long call of a library."""
+GREEDY = CHILD.replace("time.sleep(300)", "kept = b'x' * (512 << 20); time.sleep(300)")
 PARENT = """
 import subprocess, sys
 asked = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdin=subprocess.PIPE)
@@ -75,9 +76,15 @@ def test_neither_process_nor_files_of_a_dry_run_outlive_it(who: str, ending: str
     assert "Traceback" not in parent.communicate()[1]
 
 
-@pytest.mark.parametrize("code", [CHILD, STUBBORN], ids=["asleep", "stubborn"])
+TIME = r"6 seconds, .*\n.*`--timeout 12`"
+MEMORY = r"256\.0 MiB of memory, .*\n.*`--new-tokens`"
+
+
+@pytest.mark.parametrize(
+    ("code", "limit"), [(CHILD, TIME), (STUBBORN, TIME), (GREEDY, MEMORY)], ids=["asleep", "stubborn", "greedy"]
+)
 def test_a_dry_run_ends_at_its_limit(
-    code: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    code: str, limit: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def started(_: list[str], **given: Any) -> subprocess.Popen[str]:
         return popen([sys.executable, "-c", code], **given)
@@ -87,10 +94,9 @@ def test_a_dry_run_ends_at_its_limit(
     monkeypatch.setattr(child, "require_built", lambda _: None)
     monkeypatch.setattr(child, "_TO_END", 0.5)
     asked = types.SimpleNamespace(name="a model", to_json=lambda: "x")
-    with pytest.raises(
-        DevPolicyError, match=r"`a model` was stopped: it took more than 6 seconds, .*\n.*`--timeout 12`"
-    ):
-        child.ask(asked, lambda *_: None, 6)  # type: ignore[arg-type]
+    monkeypatch.setattr(child, "MOST_MEMORY", 256 << 20)
+    with pytest.raises(DevPolicyError, match=f"`a model` was stopped: it took more than {limit}"):
+        child.ask(asked, lambda *_: None, 60 if limit is MEMORY else 6)  # type: ignore[arg-type]
     number, _, folder = capfd.readouterr().err.strip().partition(" ")
     assert (_gone(int(number)), Path(folder).exists()) == (True, False)
 

@@ -58,3 +58,11 @@ def one_line(text: object) -> str:
     """Return text from a library or a driver as one line that can be written as UTF-8, at most 500 characters."""
     raw = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
     return " ".join(raw.encode(errors="replace").decode().split())[:LONGEST_LINE]
+
+
+def described(broken: BaseException) -> str:
+    """Return the type of an exception and what it says, also of one whose own text cannot be made."""
+    try:
+        return f"{type(broken).__name__}: {broken}"
+    except Exception:  # noqa: BLE001 - the class is a stranger's
+        return type(broken).__name__

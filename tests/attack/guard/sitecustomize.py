@@ -50,6 +50,12 @@ def _keep(folder: str, noted: str) -> None:
                 raise PermissionError(f"an attack: {event} {path!a}")
 
     sys.addaudithook(watch)
+    access = os.access
+
+    def may(path: Any, mode: int, **how: Any) -> bool:
+        return not (mode & os.W_OK and is_outside(path, folder)) and access(path, mode, **how)
+
+    os.access = may
 
 
 if "ATTACK_FOLDER" in os.environ:

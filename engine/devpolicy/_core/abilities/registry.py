@@ -14,6 +14,7 @@ from typing import Any
 from devpolicy._core.abilities.table import BEHIND_COMPONENTS, SHIPPED
 from devpolicy._core.abilities.values import Abilities, Target
 from devpolicy._core.errors import DevPolicyError
+from devpolicy._core.text import described
 from devpolicy._core.toml.tables import did_you_mean
 
 DEFAULT_TARGET = "hf"
@@ -104,6 +105,6 @@ def _load_entry_points() -> None:
             raise
         except BaseException as broken:  # one that exits, too: whatever it is, it is no end of this process
             package = point.dist.name if point.dist else point.value
-            message = f"the target `{point.name}` of `{package}` cannot be loaded: {type(broken).__name__}: {broken}"
+            message = f"the target `{point.name}` of `{package}` cannot be loaded: {described(broken)}"
             raise TargetError(message) from broken
     _loaded.append(ENTRY_POINTS)

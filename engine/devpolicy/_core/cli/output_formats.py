@@ -5,7 +5,6 @@ Owns `--to`: for each consumer the expression that gives its form, and how that 
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -17,7 +16,7 @@ from click.shell_completion import CompletionItem
 from devpolicy._core.abilities import NAMED, Target, TargetError, target_named, targets
 from devpolicy._core.cli.context import to_json
 from devpolicy._core.errors import DevPolicyError, Diagnostic
-from devpolicy._core.text import visible
+from devpolicy._core.text import described, visible, visible_line
 from devpolicy._core.toml.tables import did_you_mean
 
 if TYPE_CHECKING:
@@ -140,11 +139,11 @@ def _of_other_package(target: Target, name: str, plan: Plan, host: Host) -> Any:
     """Return a form that another package writes. Raises `TargetError` where it fails, or JSON cannot say its value."""
     try:
         value = target.forms[name](plan, host)
-        json.dumps(value)
-    except DevPolicyError:
+        to_json(value), _source(value, "")  # it may be nested too deeply for either
+    except (DevPolicyError, KeyboardInterrupt):
         raise
-    except Exception as broken:
-        message = f"the target `{target.name}` cannot write its form `{name}`: {type(broken).__name__}: {broken}"
+    except BaseException as broken:  # one that exits, too: whatever it is, it is no end of this process
+        message = f"the target `{target.name}` cannot write its form `{name}`: {described(broken)}"
         raise TargetError(message) from broken
     return value
 
@@ -245,8 +244,17 @@ def in_shell(shell: Callable[[Any], str], value: Mapping[str, Any] | Sequence[st
 
 
 def literal(value: object) -> str:
-    """Return a value as Python source, each entry of a dictionary on a line of its own; text alone without quotes."""
-    return value if isinstance(value, str) else _source(value, "")
+    """Return a value as Python source, each entry of a dictionary on a line of its own; text alone without quotes.
+
+    Text is a program's, and an escape would change it: `DevPolicyError` is raised where a terminal would not show it as
+    it is, or a CI log would take a line of it for a command. In Python source an escape is what it stands for.
+    """
+    if not isinstance(value, str):
+        return "\n".join(map(visible_line, _source(value, "").split("\n")))
+    if any(visible_line(line) != line for line in value.split("\n")):
+        message = "this form holds characters that are not seen, or a command of a CI log, and is not written as text"
+        raise DevPolicyError([Diagnostic("DP104", message, help="JSON escapes them: `--format json`")])
+    return value
 
 
 def _source(value: object, indent: str) -> str:

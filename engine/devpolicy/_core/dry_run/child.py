@@ -21,11 +21,13 @@ from typing import IO, TYPE_CHECKING, Any
 
 from devpolicy._core.child_process import ChildError, interpreter
 from devpolicy._core.dry_run.checkpoint import remove_scratch
-from devpolicy._core.dry_run.result import TIMEOUT, DryRun
+from devpolicy._core.dry_run.result import MOST_MEMORY, TIMEOUT, DryRun
 from devpolicy._core.errors import DevPolicyError, Diagnostic, SimulationDepthError
 from devpolicy._core.host import Host
+from devpolicy._core.model.watchdog import resident
 from devpolicy._core.placement.plan import Plan
 from devpolicy._core.simulator.loading import require_built
+from devpolicy._core.sizes import format_size
 
 if TYPE_CHECKING:
     from devpolicy._core.dry_run.attempt import Progress
@@ -43,7 +45,7 @@ _ENVIRONMENT = {
 _TO_END = 10.0
 """Seconds that a child has to take its files away."""
 _LOOK = 0.5
-"""Seconds between its looks for the process that asked."""
+"""Seconds between its looks for the process that asked, and between that one's looks at its memory."""
 _SIMULATED = "DEVPOLICY_SIMULATED"
 """By this variable a child would be on the host of its parent: it enters one of its own."""
 
@@ -106,26 +108,43 @@ def ask(request: Request, progress: Progress, timeout: float = TIMEOUT) -> DryRu
         child = _child()
     except ChildError as none:
         raise SimulationDepthError(Diagnostic("", f"a model is tried by another process: {none}")) from None
-    late = threading.Event()
-
-    def stop_child() -> None:
-        late.set()
-        _end(child.process)
-
-    clock = threading.Timer(timeout, stop_child)
-    clock.daemon = True
-    clock.start()
+    limits = _Limits(child.process, timeout)
     try:
         return _answer(child, request, progress)
     except _EndedError as ended:
-        if late.is_set():
-            message = f"the dry run of `{request.name}` was stopped: it took more than {timeout:g} seconds, the limit"
-            hint = f"give it more, such as `--timeout {2 * timeout:g}`, or try fewer tokens: `--prompt`, `--new-tokens`"
-            raise DevPolicyError(Diagnostic("", message, help=hint)) from None
+        if limits.passed:
+            message = f"the dry run of `{request.name}` was stopped: it took more than {limits.passed}, the limit"
+            raise DevPolicyError(Diagnostic("", message, help=limits.hint)) from None
         message = f"the process that tried `{request.name}` ended with status {ended}, without an answer"
         raise DevPolicyError(Diagnostic("", message)) from None
     finally:
-        clock.cancel()
+        limits.done.set()
+
+
+class _Limits(threading.Thread):
+    """Ends a child that takes more time or memory than it may, until it is `done`."""
+
+    def __init__(self, process: subprocess.Popen[str], timeout: float) -> None:
+        super().__init__(name="devpolicy-dry-run", daemon=True)
+        self.done = threading.Event()
+        self.passed = self.hint = ""
+        """The limit that the child has passed, empty where none, and the way out."""
+        self._process, self._timeout = process, timeout
+        self.start()
+
+    def run(self) -> None:
+        """Look at the child until one of both has ended."""
+        end = time.monotonic() + self._timeout
+        fewer = "try fewer tokens: `--prompt`, `--new-tokens`"
+        while not self.done.wait(max(0, min(_LOOK, end - time.monotonic()))):
+            if time.monotonic() >= end:
+                self.passed = f"{self._timeout:g} seconds"
+                self.hint = f"give it more, such as `--timeout {2 * self._timeout:g}`, or {fewer}"
+            elif resident(self._process.pid) > MOST_MEMORY:
+                self.passed, self.hint = f"{format_size(MOST_MEMORY)} of memory", fewer
+            if self.passed:
+                _end(self._process)
+                return
 
 
 class _EndedError(Exception):

@@ -15,6 +15,8 @@ from devpolicy._core.sizes import format_size
 KEPT = ("cpu", "disk")
 TIMEOUT = 600
 """Seconds that the dry run of one model may take. The largest of the catalogue takes a minute."""
+MOST_MEMORY = 8 << 30
+"""Bytes that the process of a dry run may take. What simulated devices hold is none of it."""
 LONGEST = 86_400
 """Seconds that a caller may allow for it: a day."""
 

@@ -68,7 +68,7 @@ class _Watch:
         self.reason: str | None = None
         self._watched = ctypes.c_ulong(threading.get_ident())
         self._clock = _clock()
-        self._began, self._held = self._clock(), _resident()
+        self._began, self._held = self._clock(), resident()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, name="devpolicy-watchdog", daemon=True)
         self._looks = started(self._thread)  # without threads there is no one to look
@@ -84,7 +84,7 @@ class _Watch:
     def _beyond(self) -> str | None:
         if self._clock() - self._began > LONGEST_BUILD:
             return f"longer than {LONGEST_BUILD} seconds of computing, the limit"
-        if _resident() - self._held > MOST_BUILD_MEMORY:
+        if resident() - self._held > MOST_BUILD_MEMORY:
             return f"more than {format_size(MOST_BUILD_MEMORY)} of memory, the limit"
         return None
 
@@ -116,10 +116,13 @@ def _clock() -> Callable[[], float]:
     return lambda: time.clock_gettime(number)
 
 
-def _resident() -> int:
-    """Return the bytes of memory that this process holds."""
+def resident(process: int | None = None) -> int:
+    """Return the bytes of memory that a process holds, this one by default; 0 where it has ended."""
     try:
         import psutil
     except ImportError:
         return 0  # then time is the limit alone
-    return int(psutil.Process().memory_info().rss)
+    try:
+        return int(psutil.Process(process).memory_info().rss)
+    except psutil.Error:
+        return 0
