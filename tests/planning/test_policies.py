@@ -121,18 +121,18 @@ def _granted(made: Plan) -> tuple[str | None, int | None, bool]:
 
 def test_one_policy_for_a_server_a_workstation_and_a_laptop() -> None:
     granted = {host: _granted(_plans(ONE_POLICY, host)["chat"])[:2] for host in ("4x80gb", "1x24gb", "macbook-m3-36gb")}
-    assert granted["4x80gb"] == ("llama-3.3-70b", 131072)
+    assert granted["4x80gb"] == ("llama-3.3-70b", 129792)
     assert {model for model, _ in granted.values()} == {"llama-3.3-70b", "llama-3.1-8b"}
     assert all(context is not None and context >= 8192 for _, context in granted.values())
 
 
 def test_a_floor_for_the_context_before_layers_leave_the_gpu() -> None:
     keeps = _plans(FLOOR.format('["context", "overflow"]'), "1x24gb")["chat"]
-    assert _granted(keeps) == ("llama-3.1-8b", 29696, False)
+    assert _granted(keeps) == ("llama-3.1-8b", 28416, False)
     leaves = _plans(FLOOR.format('["overflow", "context"]'), "1x24gb")["chat"]
     context = _granted(leaves)[1]
     assert context is not None
-    assert context > 29696
+    assert context > 28416
 
 
 def test_as_many_experts_as_fit_and_the_rest_in_memory() -> None:

@@ -121,7 +121,7 @@ def test_more_than_the_share_of_a_component_is_over_the_budget() -> None:
     assert not broken("within_budget", alone)
     smaller = Policy.parse(text.format("70%")).for_component("a")
     told = broken("within_budget", replace(alone, policy=smaller))
-    assert told == "`cuda:0` is asked for 15.9 GiB, and the component's share of 22.0 GiB is 15.4 GiB"
+    assert told == "`cuda:0` is asked for 16.0 GiB, and the component's share of 22.0 GiB is 15.4 GiB"
 
 
 def test_both_sides_of_one_memory_count_against_a_share() -> None:
