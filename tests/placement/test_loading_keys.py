@@ -1,5 +1,7 @@
 """What `[loading]` does to a plan: what is handed over, what is refused, and by which consumers."""
 
+import json
+import struct
 from dataclasses import replace
 
 import pytest
@@ -69,8 +71,14 @@ def test_consumers_of_a_device_warn(target):
 
 
 def test_a_consumer_that_loads_no_adapter_says_what_to_do_instead(tmp_path):
+    tensors = {f"base_model.model.a.lora_{part}.weight": shape for part, shape in (("A", [2, 8]), ("B", [8, 2]))}
+    header = {name: {"dtype": "F32", "shape": shape, "data_offsets": [64 * at, 64 * at + 64]}
+              for at, (name, shape) in enumerate(tensors.items())}  # fmt: skip
+    text = json.dumps(header).encode()
+    (tmp_path / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(128))
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "target_modules": ["a"]}')
     with pytest.raises(Unsatisfiable, match="DP416") as refused:
-        made('loading.adapter = "lora"', replace(tree(("", "sdpa")), loading=Loading("Tiny")), target="haystack")
+        made(f'loading.adapter = "{tmp_path.as_posix()}"', target="haystack")
     assert "merge" in refused.value.diagnostics[0].help
 
 

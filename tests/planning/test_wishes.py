@@ -82,7 +82,7 @@ def test_each_earlier_choice_is_told() -> None:
         ("context", 28672, "DP301"),
     ]
     assert "136.0 GiB" in made.not_granted[0].note
-    assert "granted: llama-3.1-8b, 29,696 tokens, on cuda" in made.explain()
+    assert "granted: llama-3.1-8b, 28,416 tokens, on cuda" in made.explain()
     assert made.to_dict()["granted"]["context"] == 28416
     assert Plan.from_dict(made.to_dict()) == made
     assert made.to_generation_kwargs() == {"max_length": 28416}
