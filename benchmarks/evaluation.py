@@ -95,7 +95,7 @@ def score(case: Case, device_map: Mapping[str, Any]) -> Score:
             streaming = max(streaming, sizing.full_weights[at])
             time += costs.transfer_time(unit, name, link=link)
     for name in used:
-        held[name] += sizing.activations
+        held[name] += sizing.activations.each
     held[main] += streaming
     # What loading does not convert is read from the checkpoint, and costs the disk nothing.
     held["disk"] -= sum(

@@ -73,6 +73,24 @@ def activations(tree: Any, workload: Any) -> int:
     return sequences(tree, workload) * (held + int(tree.logits_elements) * size)
 
 
+def compute_buffers(plan: Any, tree: Any) -> dict[str, int]:
+    """Bytes of llama.cpp's compute buffer on each device, estimated: a micro-batch in float32, and an eighth more.
+
+    Logits are where the head runs. The mask is there four times, or once where the CPU computes beside accelerators.
+    """
+    runs = {path: str(unit.runs_on) for path, unit in plan.placements.items()}
+    on_cpu = {path for path, device in runs.items() if device == "cpu"} - {"token_embd"}
+    beside = bool(on_cpu) and any(device != "cpu" for device in runs.values())
+    context = plan.workload.context
+    tokens = min(512, context * plan.workload.batch)
+
+    def buffer(scalars: int) -> int:
+        return tokens * scalars * 4 * 9 // 8
+
+    each = buffer(tree.activation_elements_per_token + 2 * context) - beside * buffer(3 * context // 2)
+    return {device: each + (device == runs["output"]) * buffer(tree.logits_elements) for device in runs.values()}
+
+
 def subtree(tree: Any, path: str) -> int:
     """Bytes of the parameters in a module's subtree, tied ones at their first name."""
     again = {name for group in tree.ties for name in group[1:]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,10 +11,13 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests import oracle
+from tests.review.test_check import compare
 from tests.targets import llama_cpp_reader
 from tests.test_models_gguf import LLAMA, dense, gguf, size_of
 
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, plan
+from devpolicy._core.placement import quantized
 from devpolicy._core.targets.llama_cpp import to_llama_cpp, to_llama_cpp_python
 from devpolicy.errors import PolicyError, Unsatisfiable
 
@@ -50,7 +54,8 @@ def ours(made: Plan):
     return weights, {number[one]: budget.kv_cache for one, budget in made.ledger.items() if budget.kv_cache}
 
 
-BASIS = 'memory.cuda = { headroom = 0, basis = "total", reserve = { activations = 0 } }\n'
+DERIVED = 'memory.cuda = { headroom = 0, basis = "total" }\n'
+BASIS = DERIVED.replace(" }", ", reserve = { activations = 0 } }")
 
 
 def budgets(sizes):
@@ -60,7 +65,8 @@ def budgets(sizes):
 @st.composite
 def policies(draw):
     lines = ['prefer = "cuda"', f"split = {draw(st.sampled_from(['when-needed', 'balanced', 'fastest']))!r}"]
-    lines += [f"workload.context = {draw(st.sampled_from((1, 256, 300, 512)))}", BASIS]
+    lines += [f"workload.context = {draw(st.sampled_from((1, 256, 300, 512)))}"]
+    lines.append(draw(st.sampled_from((BASIS, DERIVED))))
     if draw(st.booleans()):
         lines.insert(0, 'overflow = "cpu"')
     if draw(st.booleans()):
@@ -77,16 +83,21 @@ def policies(draw):
 @settings(deadline=None)
 @given(
     text=policies(),
-    sizes=st.lists(st.sampled_from((64, 700, 1500, 2500, 4000, 9000)), min_size=2, max_size=4),
+    sizes=st.lists(st.sampled_from((64, 700, 1500, 2500, 4000, 9000, 12_000)), min_size=2, max_size=4),
     experts=st.sampled_from((0, 4)),
     head=st.booleans(),
 )
 def test_flags_hold_what_is_planned(text, sizes, experts, head):
-    tree = tree_of(experts, head)
+    tree, host = tree_of(experts, head), budgets(sizes)
     try:
-        made = plan(Policy.parse(text), tree, budgets(sizes), target="llama.cpp")
+        made = plan(Policy.parse(text), tree, host, target="llama.cpp")
     except (PolicyError, Unsatisfiable):
         return
+    again = quantized.tree_of(made, Policy.parse(text).top, tree, host)
+    compare(made, again, Policy.parse(text).top, host)
+    if DERIVED in text:
+        held = {device: budget.activations for device, budget in made.ledger.items() if budget.activations}
+        assert held == oracle.compute_buffers(made, tree)
     told = to_llama_cpp(made)
     context = int(re.search(r"context = (\d+)", text)[1])
     found = llama_cpp_reader.held(told.to_flags(), tensors_of(experts, head), caches(context), LAYERS)
@@ -100,6 +111,44 @@ def made_for(text, sizes=(9000, 9000), *, experts=0, head=True, target="llama.cp
 
 
 EXPERTS = 'overflow = "cpu"\nworkload.context = 512\n'
+
+
+def activations(text, sizes=(20_000, 20_000)):
+    policy = Policy.parse(f'prefer = "cuda"\nsplit = "balanced"\nworkload.context = 512\n{DERIVED}{text}')
+    made = plan(policy, tree_of(0, True), budgets(sizes))
+    return {device: budget.activations for device, budget in made.ledger.items()}
+
+
+def test_logits_are_on_the_device_of_the_head():
+    logits = 512 * 4 * tree_of(0, True).logits_elements * 9 // 8
+    last = activations("")
+    assert last["cuda:1"] - last["cuda:0"] == logits
+    first = activations("[[rule]]\nmatch = 'output'\nprefer = 'cuda:0'")
+    assert first["cuda:0"] - first["cuda:1"] == logits
+
+
+def test_logits_leave_room_on_other_devices():
+    # Six layers of a model whose logits are most of what a device computes: the first devices have none.
+    tree = replace(tree_of(0, True), logits_elements=20_000)
+    room = 512 * 4 * 20_000 * 9 // 8 // KIB
+    policy = Policy.parse(f'prefer = "cuda"\nworkload.context = 512\n{DERIVED}')
+    made = plan(policy, tree, budgets((10_000, 10_000, room + 13_000)))
+    assert made.placements["output"].runs_on.id == 2
+    assert set(made.ledger) == {"cpu", "cuda:2"}
+    assert plan(policy, tree, budgets((10_000, 10_000, room + 11_500))).placements["blk.0"].runs_on.id != 2
+
+
+def test_a_stated_reserve_replaces_the_logits_too():
+    assert set(activations("").values()) != {0}
+    policy = Policy.parse(f'prefer = "cuda"\nsplit = "balanced"\n{BASIS}')
+    made = plan(policy, tree_of(0, True), budgets((20_000, 20_000)))
+    assert [made.ledger[f"cuda:{at}"].activations for at in (0, 1)] == [0, 0]
+
+
+def test_one_mask_where_the_cpu_computes_a_part():
+    copies = 512 * 4 * (3 * 512 // 2) * 9 // 8
+    alone, beside = activations(""), activations("offload.'blk.0' = 'cpu'")
+    assert {alone[device] - beside[device] for device in ("cuda:0", "cuda:1", "cpu")} == {copies}
 
 
 def test_experts_leave_first_and_use_every_gpu():
@@ -141,6 +190,13 @@ def test_the_cache_is_in_ram_as_a_whole_or_not_at_all():
         plan(Policy.parse(text), tree_of(0, True), small, target="llama.cpp")
     with pytest.raises(Unsatisfiable, match="keeps the KV cache on the devices of its layers"):
         plan(Policy.parse('prefer = "cuda"\nworkload.kv_offload = "cpu"'), "gpt2", "2x24gb")
+
+
+def test_late_layers_are_refused_with_the_cache_in_ram():
+    # Without a cache of its own a layer was where its norm is, and the flags held another plan.
+    with pytest.raises(Unsatisfiable) as refused:
+        made_for("workload.kv_offload = 'cpu'\noffload.'blk.{1..}.attn' = 'cpu'\n")
+    assert refused.value.code == "DP404"
 
 
 def test_a_late_layer_is_not_left_on_the_cpu():

@@ -119,7 +119,7 @@ def _kinds(problem: Problem, main: int | None) -> tuple[Kind, ...]:
             for place in places
             if cluster[0] in goes and place != context.kind
         )
-        cache, weights = sum(unit.kv_cache for unit in of), sum(unit.weights for unit in of)
+        cache, weights = sum(context.while_running(unit) for unit in of), sum(unit.weights for unit in of)
         buffers = sum(unit.buffers for unit in of)
         kind = Kind(
             1, weights + buffers + cache, weights, cache, buffers, times(of), max(unit.onload_peak for unit in of),

@@ -8,16 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from devpolicy._core.language.policy import ContextRange, Workload
 from devpolicy._core.loading.dtypes import FLOAT32_IN
 from devpolicy._core.loading.value import text_attention
 from devpolicy._core.model.ranges import join
-from devpolicy._core.model.tree import DTYPE_BITS, ModelTree
+from devpolicy._core.model.tree import DTYPE_BITS, ModelTree, Module
 
 DEFAULT_CONTEXT = 4096
 MICRO_BATCH = 512
 """Tokens that llama.cpp computes at once, where it is not told another number."""
+
+
+class Activations(NamedTuple):
+    """Bytes that a device needs beside weights and KV cache, once it executes anything."""
+
+    each: int
+    """On each device."""
+    head: int = 0
+    """On the device of the head besides: the logits, where they are on no other."""
+    copies: int = 0
+    """Of `each`, what none needs where layers, or parts of them, compute on the CPU beside accelerators."""
+
+    def on(self, *, head: bool, beside_cpu: bool) -> int:
+        """Return those of one device: whether it runs the head, and whether the CPU computes beside accelerators."""
+        return self.each + (self.head if head else 0) - (self.copies if beside_cpu else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +54,7 @@ class Sizing:
 
     It reads in the dtype that the model was built in. What loading keeps in float32 by name was not built so.
     """
-    activations: int
-    """Needed once on each device that executes something."""
+    activations: Activations
     context: int
     dtype: str
 
@@ -67,7 +82,7 @@ def size_model(tree: ModelTree, workload: Workload) -> Sizing:
     kv_cache = [0] * count
     for path, size in kv_caches(tree, workload):
         kv_cache[tree.index[path]] += size
-    context, activations = context_of(tree, workload), activation_bytes(tree, workload)
+    context, activations = context_of(tree, workload), activations_of(tree, workload)
     return Sizing(weights, buffers, full_weights, kv_cache, merged, float32, activations, context, dtype)
 
 
@@ -89,20 +104,43 @@ def _llama_cpp_tokens(context: int, window: int | None) -> int:
     return min(tokens, -(-(window + MICRO_BATCH) // 256) * 256) if window else tokens
 
 
-def _llama_cpp_compute_buffer(tree: ModelTree, workload: Workload) -> int:
+def _llama_cpp_compute_buffer(tree: ModelTree, workload: Workload) -> Activations:
     """Return an estimate of llama.cpp's compute buffer: float32 for a micro-batch, the logits and the mask with it.
 
-    It is at or above what llama.cpp reserves with flash attention, which it takes where a device has it, with the
-    copies of the mask that it keeps for several devices.
+    It is at or above what llama.cpp reserves with flash attention, which it takes where a device has it. The mask is in
+    float16, and there are four of it while several devices work on micro-batches at once: not once a part is on the
+    CPU.
     """
     context = context_of(tree, workload)
     tokens = min(MICRO_BATCH, context * workload.batch)
-    scalars = tree.activation_elements_per_token + tree.logits_elements + 2 * context
-    return 4 * tokens * scalars * 9 // 8
+
+    def estimated(scalars: int) -> int:
+        return 4 * tokens * scalars * 9 // 8
+
+    each = estimated(tree.activation_elements_per_token + 2 * context)
+    return Activations(each, head=estimated(tree.logits_elements), copies=estimated(3 * context // 2))
+
+
+def is_input(module: Module) -> bool:
+    """Whether a module of a GGUF file is an embedding of the input."""
+    return module.class_name == "Embedding" and "." not in module.path
+
+
+def head_of(tree: ModelTree) -> int:
+    """Return the position of a model's head: where there is none by that name, of the last module with tensors."""
+    numbered = [(at, module) for at, module in enumerate(tree.modules) if module.tensors]
+    heads = [at for at, module in numbered if module.class_name == "Head"]
+    return (heads or [at for at, _ in numbered] or [0])[-1]
 
 
 def activation_bytes(tree: ModelTree, workload: Workload) -> int:
-    """Return the bytes of activations that each device needs which executes anything."""
+    """Return the bytes of activations on a device that executes everything."""
+    found = activations_of(tree, workload)
+    return found.each + found.head
+
+
+def activations_of(tree: ModelTree, workload: Workload) -> Activations:
+    """Return the bytes of activations that each device needs which executes anything, and that of the head besides."""
     if tree.format == "gguf":
         return _llama_cpp_compute_buffer(tree, workload)
     tokens, size = context_of(tree, workload), DTYPE_BITS[compute_dtype(tree, workload)] // 8
@@ -113,7 +151,7 @@ def activation_bytes(tree: ModelTree, workload: Workload) -> int:
     # Experts are gathered where they are computed together, which eager code does not do.
     decoded = beside.decoded + each if tree.loading.experts else 0
     held = max(computed, beside.sequence * size, decoded * size) + tree.logits_elements * size
-    return sequences_of(tree, workload) * held
+    return Activations(sequences_of(tree, workload) * held)
 
 
 def _score_bytes(tree: ModelTree, size: int) -> int:

@@ -291,7 +291,7 @@ def is_elsewhere(place: str, context: PlacementContext) -> bool:
 
 def bytes_on(number: int, units: Iterable[Unit], context: PlacementContext) -> int:
     """Return the bytes that units take on a device which stores and executes them."""
-    return sum(context.needs(number, unit.resident, unit.kv_cache) for unit in units)
+    return sum(context.needs(number, unit.resident, context.while_running(unit)) for unit in units)
 
 
 def offload_error(

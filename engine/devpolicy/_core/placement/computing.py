@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from devpolicy._core.abilities import Target
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy, Rule
+from devpolicy._core.memory.sizing import is_input
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.context import PlacementContext
 
@@ -52,7 +53,7 @@ def put_by_target(unit: Unit, context: PlacementContext) -> Rule | None:
     if context.cpu_number is None or context.target.abilities.fixed.get("input") != "cpu":
         return None
     module = context.tree.modules[unit.start]
-    if module.class_name != "Embedding" or "." in module.path:
+    if not is_input(module):
         return None
     why = f"`{context.target.name}` keeps the input embedding on the CPU, unless a rule runs it elsewhere"
     return pin_of(TARGET, why)
@@ -81,11 +82,19 @@ def layer_devices(devices: Mapping[str, str]) -> dict[int, str]:
 
 
 def _layers(units: Sequence[Unit], names: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return the path and the device of each layer, in order: a piece of it that keeps a cache says where it is."""
+    """Return the path and the device of each layer, in order: a piece of it that keeps a cache says where it is.
+
+    Of a GGUF file that is its attention or state, wherever the cache is.
+    """
+
+    def says(unit: Unit) -> bool:
+        at = layer_of(unit.path)
+        return unit.kv_cache > 0 if at is None else leads(at[1])
+
     found: dict[int, Unit] = {}
     for unit in units:
         layer = unit.block if unit.block is not None else unit.start if unit.is_block else None
-        if layer is not None and (layer not in found or (unit.kv_cache and not found[layer].kv_cache)):
+        if layer is not None and (layer not in found or (says(unit) and not says(found[layer]))):
             found[layer] = unit
     return [(unit.path, names[unit.path]) for _, unit in sorted(found.items())]
 

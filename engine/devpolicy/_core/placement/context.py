@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from devpolicy._core.abilities import Target
 from devpolicy._core.cost.speeds import DeviceSpeed, Speeds, speed_of
@@ -19,9 +20,12 @@ from devpolicy._core.host import Accelerator, Host
 from devpolicy._core.language.devices import alike
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
 from devpolicy._core.memory.budgets import DeviceBudget, accelerator_budget, accelerator_of, cpu_budget, disk_budget
-from devpolicy._core.memory.sizing import Sizing
+from devpolicy._core.memory.sizing import Sizing, head_of, is_input
 from devpolicy._core.model.quantize import Held
 from devpolicy._core.model.tree import ModelTree
+
+if TYPE_CHECKING:
+    from devpolicy._core.placement.divide import Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,14 +173,38 @@ class PlacementContext:
             number for number, one in enumerate(self.devices) if number >= main and (one.device.id or 0) // 8 == group
         }
 
-    def activations(self, number: int) -> int:
-        """Bytes of activations that a device needs once it executes anything."""
+    def activations(self, number: int, *, head: bool, beside_cpu: bool) -> int:
+        """Bytes of activations that a device needs: whether it runs the head, and the CPU a part of the layers."""
         stated = self.devices[number].activations
-        return self.sizing.activations if stated is None else stated
+        return self.sizing.activations.on(head=head, beside_cpu=beside_cpu) if stated is None else stated
 
-    def fixed(self, number: int) -> int:
+    @cached_property
+    def _head(self) -> int | None:
+        """The module whose unit is charged with the logits while devices are searched for; `None`: each device is.
+
+        A device whose activations or cache are stated counts units in another way, and each has room for them then.
+        """
+        stated = any(one.activations is not None or one.kv_cache is not None for one in self.devices)
+        return head_of(self.tree) if self.sizing.activations.head and not stated else None
+
+    def runs_head(self, units: Iterable[Unit]) -> bool:
+        """Whether the head is among units."""
+        head = head_of(self.tree)
+        return any(unit.start <= head < unit.end for unit in units)
+
+    def beside_cpu(self, units: Iterable[Unit]) -> bool:
+        """Whether units that compute on the CPU are more than the embedding of the input."""
+        return any(not is_input(self.tree.modules[unit.start]) for unit in units)
+
+    def fixed(self, number: int, *, beside_cpu: bool = False) -> int:
         """Bytes that a device needs before anything is placed on it: activations, and a KV cache that is reserved."""
-        return self.activations(number) + (self.devices[number].kv_cache or 0)
+        activations = self.activations(number, head=self._head is None, beside_cpu=beside_cpu)
+        return activations + (self.devices[number].kv_cache or 0)
+
+    def while_running(self, unit: Unit) -> int:
+        """Bytes that a unit needs where it runs, wherever its weights are: its KV cache, and of the head the logits."""
+        head = self._head is not None and unit.start <= self._head < unit.end
+        return unit.kv_cache + (self.sizing.activations.head if head else 0)
 
     def with_reserved(self, reserved: Mapping[str, int]) -> PlacementContext:
         """Return this context with what other components have `reserved` of its devices, in bytes by name."""
@@ -193,9 +221,9 @@ class PlacementContext:
 
         return replace(self, devices=tuple(map(kept, self.devices)), cpu=kept(self.cpu))
 
-    def needs(self, number: int, resident: int, kv_cache: int) -> int:
-        """Bytes that weights with their buffers and their KV cache add on a device."""
-        return resident + (kv_cache if self.devices[number].kv_cache is None else 0)
+    def needs(self, number: int, resident: int, running: int) -> int:
+        """Bytes that weights with their buffers, and what they need while they run, add on a device."""
+        return resident + (running if self.devices[number].kv_cache is None else 0)
 
 
 def context_for(

@@ -326,7 +326,7 @@ def _ways(
     numbers = [number for number in (open_ if allowed is None else allowed) if number in bins]
     ways = [_Way(number, time(number), load(number)) for number in numbers]
     if main is not None:
-        cache = 0 if bins[main].weights_only else sum(unit.kv_cache for unit in units)
+        cache = 0 if bins[main].weights_only else sum(context.while_running(unit) for unit in units)
         kept = cache + sum(unit.buffers for unit in units)
         for place in places:
             if by_time:

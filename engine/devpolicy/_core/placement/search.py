@@ -47,6 +47,8 @@ class Problem:
     """The largest module of what is offloaded: its weights are on the main device for a moment."""
     main_load: int = field(init=False)
     main_cache: int = field(init=False)
+    beside_cpu: bool = field(init=False)
+    """Whether a part of the layers computes on the CPU beside accelerators."""
 
     def __post_init__(self) -> None:
         """Sum up what is charged."""
@@ -54,9 +56,9 @@ class Problem:
         pinned: dict[int, int] = {}
         for at, (number, _) in assignment.pinned.items():
             pinned[number] = pinned.get(number, 0) + bytes_on(number, (units[at],), self.context)
-        away = [units[at] for at in assignment.offloaded]
+        away, cpu = [units[at] for at in assignment.offloaded], self.context.cpu_number
         on_main = [units[at] for at in assignment.runs_on_main]
-        resident, caches = [unit.resident for unit in units], [unit.kv_cache for unit in units]
+        resident, caches = [unit.resident for unit in units], [self.context.while_running(unit) for unit in units]
         sums = Sums.of(
             [sum([resident[at] for at in cluster]) for cluster in assignment.clusters],
             [sum([caches[at] for at in cluster]) for cluster in assignment.clusters],
@@ -67,7 +69,10 @@ class Problem:
             "streaming": max((unit.onload_peak for unit in away), default=0),
             # What is offloaded still has its buffers and its KV cache on the main device.
             "main_load": sum(unit.buffers for unit in away) + sum(unit.resident for unit in on_main),
-            "main_cache": sum(unit.kv_cache for unit in (*away, *on_main)),
+            "main_cache": sum(self.context.while_running(unit) for unit in (*away, *on_main)),
+            "beside_cpu": self.context.beside_cpu(
+                units[at] for at, (number, _) in assignment.pinned.items() if number == cpu
+            ),
         }
         for name, value in charged.items():
             object.__setattr__(self, name, value)
@@ -123,7 +128,7 @@ class Problem:
 
     def _bin(self, number: int, main: int | None) -> Bin:
         device = self.context.devices[number]
-        fixed = self.context.fixed(number) + self.pinned.get(number, 0)
+        fixed = self.context.fixed(number, beside_cpu=self.beside_cpu) + self.pinned.get(number, 0)
         if number == main:
             fixed += self.streaming + self.context.needs(number, self.main_load, self.main_cache)
         if device.unified:

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from devpolicy._core.abilities import target_of
 from devpolicy._core.device import Device
 from devpolicy._core.memory.budgets import accelerator_budget, cpu_budget
-from devpolicy._core.memory.sizing import activation_bytes, kv_caches
+from devpolicy._core.memory.sizing import activations_of, head_of, is_input, kv_caches
 
 if TYPE_CHECKING:
     from devpolicy._core.host import Host
@@ -112,14 +113,17 @@ def recount(
     if plan.device is None or plan.streaming or plan.kept_by_engine:  # nothing of this is in a map
         return {device: _load(budget) for device, budget in plan.ledger.items()}
     given, workload = device_map(plan), policy.workload
-    what = "loads", tuple(given.items()), workload
-    counted = tree.remembered(what, lambda: _count(given, tree, workload))
+    computes = target_of(plan.target).abilities.computes_on("cpu")
+    cache_on = plan.workload.kv_offload if plan.workload else None
+    what = "loads", tuple(given.items()), workload, computes, cache_on
+    counted = tree.remembered(what, lambda: _count(given, tree, workload, _kept(given, computes), cache_on))
     loads = {device: replace(load) for device, load in counted.items()}
-    kept = _kept(given)
+    kept = _kept(given, computes)
     for device, load in loads.items():
         budget = budgets.get(device)
         if budget is not None and device not in kept:
-            load.kv_cache = load.kv_cache if budget.kv_cache is None else budget.kv_cache
+            stated = budget.kv_cache is not None and device != cache_on
+            load.kv_cache = budget.kv_cache or 0 if stated else load.kv_cache
             load.activations = load.activations if budget.activations is None else budget.activations
     return loads
 
@@ -133,13 +137,15 @@ def _main(given: Mapping[str, str]) -> str:
     return min((device for device in given.values() if device not in KEPT), key=_number, default="cpu")
 
 
-def _kept(given: Mapping[str, str]) -> set[str]:
-    """Return the devices of a map that keep weights and run nothing."""
-    return {place for place in KEPT if place != _main(given)}
+def _kept(given: Mapping[str, str], computes: bool) -> set[str]:
+    """Return the devices of a map that keep weights and run nothing; the CPU is none where the consumer `computes`."""
+    return {place for place in KEPT if place != _main(given) and not (computes and place == "cpu")}
 
 
-def _count(given: Mapping[str, str], tree: ModelTree, workload: Workload) -> dict[str, DeviceLoad]:
-    main, kept, places = _main(given), _kept(given), places_of(tree, given)
+def _count(
+    given: Mapping[str, str], tree: ModelTree, workload: Workload, kept: set[str], cache_on: str | None
+) -> dict[str, DeviceLoad]:
+    main, places = _main(given), places_of(tree, given)
     loads: dict[str, DeviceLoad] = {}
     again = {name for group in tree.ties for name in group[1:]}
     streamed: dict[str, int] = {}
@@ -156,11 +162,17 @@ def _count(given: Mapping[str, str], tree: ModelTree, workload: Workload) -> dic
         return {}  # a model without tensors runs nowhere, and caches nothing
     if {"cpu", "disk"} <= loads.keys():  # what is written to the disk is made in the CPU's memory
         loads["cpu"].merged = max(loads["cpu"].merged, loads["disk"].merged)
+    activations, head = (
+        activations_of(tree, workload),
+        _device_of(tree, tree.modules[head_of(tree)].path, given, places),
+    )
+    on_the_cpu = (tree.modules[tree.index[row.module]] for row in tensors(tree) if places[row.name][0] == "cpu")
+    beside_cpu = main != "cpu" and "cpu" not in kept and not all(map(is_input, on_the_cpu))
     for device in loads.keys() - kept:
-        loads[device].activations = activation_bytes(tree, workload)
+        runs_head = head == device or (device == main and head in kept)
+        loads[device].activations = activations.on(head=runs_head, beside_cpu=beside_cpu)
     for module, size in kv_caches(tree, workload):
-        keys = keys_of(module, given)
-        device = given[keys[0]] if keys else _next_device(tree, module, places)
+        device = cache_on or _device_of(tree, module, given, places)
         loads.setdefault(main if device in kept else device, DeviceLoad()).kv_cache += size
     if streamed:
         # A module's own tensors are brought in for as long as it runs, and its children run meanwhile.
@@ -177,6 +189,12 @@ def budgets_of(policy: ResolvedPolicy, host: Host) -> dict[str, DeviceBudget]:
 
 def _number(device: str) -> int:
     return Device.from_str(device).id or 0
+
+
+def _device_of(tree: ModelTree, module: str, given: Mapping[str, str], places: Mapping[str, Sequence[str]]) -> str:
+    """Return where a module runs: as its key says, else where the next tensor in order is."""
+    keys = keys_of(module, given)
+    return given[keys[0]] if keys else _next_device(tree, module, places)
 
 
 def _next_device(tree: ModelTree, module: str, places: Mapping[str, Sequence[str]]) -> str:
