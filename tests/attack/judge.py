@@ -124,12 +124,9 @@ def _faults(status: int | str, folder: Path) -> list[str]:
     for policy in (folder / "work").rglob("policy.toml"):
         faults += _not_a_policy(policy)
     arguments = (folder / "arguments").read_text(errors="replace") if (folder / "arguments").exists() else ""
-    if not any(form in arguments for form in ("github", "junit", "sarif", "json\n--")):
-        faults += [
-            f"not shown as text: {found[0]!a}"
-            for found in (_UNSEEN.search(out + err), _COMMAND.search(out + err))
-            if found
-        ]
+    rules = [] if "github" in arguments else [_COMMAND]
+    rules += [] if any(form in arguments for form in ("github", "junit", "sarif", "json\n--")) else [_UNSEEN]
+    faults += [f"not shown as text: {found[0]!a}" for rule in rules if (found := rule.search(out + err))]
     return list(dict.fromkeys(faults))[:8]
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import json
 import resource
+import shlex
 import struct
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
@@ -16,18 +18,23 @@ from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from devpolicy import ModelTree, Policy
 from devpolicy._core.abilities import registry, target_of
-from devpolicy._core.cli.output_formats import form_named, written
+from devpolicy._core.cli.context import to_json
+from devpolicy._core.cli.junit import junit
+from devpolicy._core.cli.output_formats import form_named, in_shell, written
 from devpolicy._core.dry_run import attempt
 from devpolicy._core.fleet import reader
 from devpolicy._core.fleet.values import MOST_NODES, Fleet
 from devpolicy._core.language.loading import MOST_ADAPTERS
+from devpolicy._core.model import writer as model_writer
 from devpolicy._core.model.adapters import with_adapters
 from devpolicy._core.text import visible_line
+from devpolicy._core.toml.writer import quote
 from devpolicy.errors import DevPolicyError, FleetError, PolicyError
 from tests.attack import judge
 from tests.attack import mutations as change
@@ -272,3 +279,28 @@ def test_the_rule_sees_the_memory_of_every_process(tmp_path: Path, monkeypatch: 
 def test_the_rule_tells_a_command_from_the_making_of_its_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(judge.DOORS, "policy", lambda random: 1 / 0)
     assert "no input was made" in judge.try_one("policy", 0, tmp_path).faults
+
+
+WRITTEN: dict[str, tuple[Callable[[str], str], Callable[[str], str]]] = {
+    "toml": (quote, lambda text: str(tomllib.loads(f"a = {text}")["a"])),
+    "model file": (model_writer._literal, lambda text: str(tomllib.loads(f"a = {text}")["a"])),
+    "json": (to_json, lambda text: str(json.loads(text))),
+    "junit": (
+        lambda name: junit([SimpleNamespace(suite=name, name=name, passed=True, seconds=0, findings=(), place=None)]),  # type: ignore[list-item]
+        lambda text: str(ElementTree.fromstring(text)[0][0].get("name")),
+    ),
+}
+
+
+@pytest.mark.parametrize("form", WRITTEN)
+@pytest.mark.parametrize("name", ["##[error]x", "a###[x", "\\##[##[", "::error::x"])
+def test_no_line_for_programs_is_a_command_of_a_log(form: str, name: str) -> None:
+    """`host capture --name '##[error]x'` wrote one."""
+    write, read = WRITTEN[form]
+    assert all(visible_line(line) == line for line in write(name).rstrip("\n").split("\n"))
+    assert read(write(name)) == name
+
+
+def test_a_command_for_a_shell_is_none_for_a_log() -> None:
+    with pytest.raises(DevPolicyError, match="a command of a CI log"):
+        in_shell(shlex.join, ["run", "##[error]x"])

@@ -148,8 +148,8 @@ def _show_cursor() -> None:
 
 
 def to_json(value: object) -> str:
-    """Return the text of a value as every command writes it."""
-    return json.dumps(value, indent=2) + "\n"
+    """Return the text of a value as every command writes it, no line of which is a command of a CI log."""
+    return json.dumps(value, indent=2).replace("##[", "#\\u0023[") + "\n"
 
 
 def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:

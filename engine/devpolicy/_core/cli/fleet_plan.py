@@ -265,7 +265,7 @@ def why(
             }
         )
         return
-    ctx.out.write(plan.why(name, module or None) + "\n")
+    ctx.out.print(plan.why(name, module or None))
 
 
 def show_diff(

@@ -30,7 +30,8 @@ def junit(results: Iterable[Result]) -> str:
         for test in tests:
             _case(suite, file, test)
     ET.indent(root)
-    return ET.tostring(root, encoding="unicode", xml_declaration=False) + "\n"
+    text = ET.tostring(root, encoding="unicode", xml_declaration=False)
+    return text.replace("##[", "#&#35;[") + "\n"  # no line of a CI log is a command
 
 
 def _case(suite: ET.Element, file: str, test: Result) -> None:

@@ -219,7 +219,7 @@ def written(
     if form.shell is None:
         return literal(values.get(None, values)) + "\n"
     # A name may hold anything, also the end of a line: what stands behind it would be a command.
-    heads = {name: "" if name is None else f"# {visible(name)}\n" for name in values}
+    heads = {name: "" if name is None else f"{visible_line(f'# {name}')}\n" for name in values}
     return "\n".join(heads[name] + in_shell(form.shell, value) for name, value in values.items())
 
 
@@ -236,9 +236,11 @@ def _words(value: object) -> Iterator[str]:
 
 def in_shell(shell: Callable[[Any], str], value: Mapping[str, Any] | Sequence[str]) -> str:
     """Return words or variables as text for a shell. Raises `DevPolicyError` for what a terminal would not show."""
-    hidden = next((word for word in _words(value) if visible(word) != word), None)
+    hidden = next((word for word in _words(value) if visible(word) != word or "##[" in word), None)
     if hidden is not None:
-        message = f"`{hidden}` holds characters that are not seen, and is not written as a command"
+        message = (
+            f"`{hidden}` holds characters that are not seen, or a command of a CI log, and is not written for a shell"
+        )
         raise DevPolicyError([Diagnostic("DP104", message, help="it is a name in the host file or in the model")])
     return shell(value)
 

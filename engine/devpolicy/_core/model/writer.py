@@ -17,6 +17,7 @@ from devpolicy._core.loading.value import Loading, as_argument
 from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import Activated, KVCache, ModelTree, Module, Tensor
 from devpolicy._core.ranges import LARGEST_NUMBER, number_of, write_range
+from devpolicy._core.text import visible_line
 from devpolicy._core.toml.writer import quote, write_pairs, write_value
 
 T = TypeVar("T", bound=KVCache | Activated)
@@ -67,7 +68,7 @@ def write(tree: ModelTree) -> str:
 
 def _literal(text: str) -> str:
     """Return a text that is full of double quotes as TOML, without escapes where it can be."""
-    return f"'{text}'" if text.isprintable() and "'" not in text else quote(text)
+    return f"'{text}'" if visible_line(text) == text and "'" not in text else quote(text)
 
 
 def _module(module: Module, pattern: str, dtype: str | None) -> dict[str, object]:

@@ -8,14 +8,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 
-from devpolicy._core.text import visible
+from devpolicy._core.text import visible_line
 from devpolicy._core.toml.spans import BARE_KEY
 
 
 def quote(text: str) -> str:
-    """Return `text` as a TOML basic string, which TOML 1.0 reads back, with what is not seen escaped."""
+    """Return `text` as a TOML basic string, which TOML 1.0 reads back.
+
+    What is not seen is escaped, and what a CI log would take for a command.
+    """
     # JSON escapes all that TOML wants escaped, except the one control character above the ASCII letters.
-    return visible(json.dumps(text, ensure_ascii=False))
+    return visible_line(json.dumps(text, ensure_ascii=False))
 
 
 def write_key(name: str) -> str:

@@ -18,7 +18,6 @@ from devpolicy._core.fleet.catalogue import catalogue
 from devpolicy._core.fleet.ray_forms import node_labels, node_resources
 from devpolicy._core.fleet.values import Fleet
 from devpolicy._core.sizes import GIB
-from devpolicy._core.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -72,7 +71,7 @@ def show_fleet(ctx: CliContext, fleet: str, as_toml: bool, for_ray: bool) -> Non
         hosts = {node: {"labels": dict(shown.labels(node)), "host": host_facts(shown[node])} for node in shown}
         ctx.print_json({"schema": 1, "fleet": {**_facts(shown), "nodes": hosts}})
     elif for_ray:
-        ctx.out.write("".join(f"{line}\n" for line in started(shown)))
+        ctx.out.print(started(shown))
     elif as_toml:
         ctx.out.print(host_lines(shown.to_toml()))
     else:
@@ -99,7 +98,7 @@ def started(fleet: Fleet) -> Iterator[str]:
         words = ["ray", "start", "--address=$HEAD", f"--labels={labels}"]
         resources = node_resources(fleet[node])
         words += [f"--resources={json.dumps(resources)}"] if resources else []
-        yield f"# {visible(node)}"
+        yield f"# {node}"
         yield " ".join(word if word == "--address=$HEAD" else shlex.quote(word) for word in words)
 
 
