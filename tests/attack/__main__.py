@@ -18,6 +18,7 @@ from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from random import Random
 
 from devpolicy import ModelTree
 from devpolicy._core.simulator.loading import load as load_simulator
@@ -28,14 +29,19 @@ from tests.attack.doors import DOORS
 from tests.attack.judge import Verdict, try_one
 
 INSTALLED_EACH = 40
-"""Each so many cases one runs as the installed command."""
+"""Of so many cases of a door one runs as the installed command: which ones their seeds say."""
 
 
 def attack(count: int, seed: int, folder: Path, doors: list[str]) -> Iterator[Verdict]:
     """Yield the verdicts of `count` inputs, as many at each door."""
     for number in range(count):
         door, own = doors[number % len(doors)], seed + number // len(doors)
-        yield try_one(door, own, folder, installed=number % INSTALLED_EACH == INSTALLED_EACH - 1)
+        yield try_one(door, own, folder, installed=is_installed(door, own))
+
+
+def is_installed(door: str, seed: int) -> bool:
+    """Whether a case runs as the installed command, also where it is made again alone."""
+    return Random(f"{door} {seed} installed").random() * INSTALLED_EACH < 1
 
 
 def preload(folder: Path) -> None:

@@ -38,6 +38,7 @@ from devpolicy._core.toml.writer import quote
 from devpolicy.errors import DevPolicyError, FleetError, PolicyError
 from tests.attack import judge
 from tests.attack import mutations as change
+from tests.attack.__main__ import is_installed
 from tests.attack.case import Case
 from tests.attack.guard.sitecustomize import changed, is_outside
 
@@ -304,3 +305,9 @@ def test_no_line_for_programs_is_a_command_of_a_log(form: str, name: str) -> Non
 def test_a_command_for_a_shell_is_none_for_a_log() -> None:
     with pytest.raises(DevPolicyError, match="a command of a CI log"):
         in_shell(shlex.join, ["run", "##[error]x"])
+
+
+def test_every_door_is_tried_as_the_installed_command_too() -> None:
+    """Cases were counted over all doors, and with an even number of doors every second one was never tried so."""
+    for door in judge.DOORS:
+        assert 2 < sum(is_installed(door, seed) for seed in range(400)) < 30
