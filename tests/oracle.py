@@ -19,7 +19,7 @@ from packaging.specifiers import SpecifierSet
 from devpolicy._core.sizes import parse_size
 
 ITEM = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1, "int64": 8, "bool": 1}
-ITEM |= {"float8_e4m3fn": 1, "float8_e5m2": 1}
+ITEM |= dict.fromkeys(("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"), 1)
 
 
 def ancestors(path: str) -> list[str]:

@@ -72,7 +72,7 @@ def likely(name: str, known: Iterable[str]) -> str:
 
 def of_another_kind(kind: Kind, name: str) -> Diagnostic | None:
     """Return the finding of a name that ships as something else than what is expected, `None` where it does not."""
-    other = next((one for one in _FOLDERS if one != kind and name in shipped_names(one)), None)
+    other: Kind | None = next((one for one in _FOLDERS if one != kind and name in shipped_names(one)), None)
     return None if other is None else not_a(kind, f"`{name}`", other)
 
 

@@ -38,7 +38,7 @@ class Running:
     """Components that run on a cluster by a plan. A context manager: what it started ends with it."""
 
     def __init__(self, plan: FleetPlan, loads: Mapping[str, Load], timeout: float) -> None:
-        self.plan = plan
+        self.plan: FleetPlan = plan
         self.reports: dict[str, Report] = {}
         """What each worker found, by component."""
         self.replaced: dict[str, Report] = {}

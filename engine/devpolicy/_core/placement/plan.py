@@ -66,11 +66,9 @@ class Placement:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Placement:
         """Read what `to_dict` wrote. Raises `TypeError` or `ValueError` where it is malformed."""
-        device, runs_on, group = data["device"], data["runs_on"], tuple[Device, ...]()
-        if isinstance(device, list) and device:
-            group = tuple(map(Device.from_str, device))
-            device = runs_on = device[0]
-        kept = Device.from_str(device), Device.from_str(runs_on)
+        device: Any = data["device"]
+        group = tuple(Device.from_str(one) for one in device) if isinstance(device, list) else ()
+        kept = (group[0], group[0]) if group else (Device.from_str(device), Device.from_str(data["runs_on"]))
         return cls(*kept, _text(data["rule"]), _text(data["reason"]), _number(data["bytes"]), group)
 
 

@@ -35,7 +35,8 @@ class simulate_fleet:  # noqa: N801 - a verb, used as `with simulate_fleet(…)`
 
     def __init__(self, fleet: Fleet | str, *, depth: str = "probes", cpus: int = 4) -> None:
         self.fleet: Fleet = fleet if isinstance(fleet, Fleet) else Fleet.load(fleet)
-        self.depth, self.cpus = depth, cpus
+        self.depth: str = depth
+        self.cpus: int = cpus
         self._stack = ExitStack()
         self._nodes: dict[str, Any] = {}
         self._cluster: Any = None

@@ -152,12 +152,10 @@ def _roberta_heads(cls: str, base: str, *, body_last: bool = False) -> dict[str,
         "TokenClassification": LABELS,
         "QuestionAnswering": ANSWERS,
     }
-    masked = ties, "lm_head.decoder"
     parts = {task: ("@", text) for task, text in rows.items()} | {"MultipleChoice": ("@+", _CHOICE)}
-    return {
-        f"{cls}For{task}": Head("\n".join(part[::-1] if body_last else part), *(masked if task == "MaskedLM" else ()))
-        for task, part in parts.items()
-    }
+    heads = {task: Head("\n".join(part[::-1] if body_last else part)) for task, part in parts.items()}
+    heads["MaskedLM"] = heads["MaskedLM"]._replace(ties=ties, output_embeddings="lm_head.decoder")
+    return {f"{cls}For{task}": head for task, head in heads.items()}
 
 
 BERTS = {
