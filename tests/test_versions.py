@@ -40,7 +40,7 @@ def test_the_oldest_environment_pins_the_oldest_versions() -> None:
 
 
 @pytest.mark.skipif(os.environ.get("TOX_ENV_NAME") != "test", reason="only `test` installs what an index gives today")
-@pytest.mark.parametrize("name", sorted(ROWS))
+@pytest.mark.parametrize("name", sorted(ROWS.keys() - {"ray"}))  # which `ray` installs
 def test_what_is_installed_is_no_older_than_the_oldest(name: str) -> None:
     try:
         installed = Version(version(name))

@@ -89,7 +89,7 @@ def test_hostile_names_are_text(tmp_path):
 def test_a_report_where_nothing_fits_is_written_too(tmp_path):
     run, text = written(tmp_path, "prefer-accelerator", "--models", "llama-3.1-405b", "--hosts", "1x8gb")
     assert run.status == 3
-    assert "0 fit" in run.stdout
+    assert "3 do not fit" in run.stdout
     assert {cell["verdict"] for cell in Page(text).data["cells"]} == {"refused"}
 
 

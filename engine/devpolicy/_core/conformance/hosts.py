@@ -91,7 +91,7 @@ def free_within_total(seen: Observed) -> Iterator[str]:
 
 @check()
 def ids_in_order(seen: Observed) -> Iterator[str]:
-    """Every accelerator has an id of its own, as torch counts, and they stand in the order of types and ids."""
+    """Every accelerator has an id of its own, as torch counts, in the order of types and ids."""
     devices = seen.host.accelerators
     for one in devices:
         if one.id is None or not 0 <= one.id < MOST_DEVICES or (one.type == "mps" and one.id):
