@@ -192,7 +192,7 @@ def is_a_value(seen: Observed) -> Iterator[str]:
 
 @check()
 def same_machine_each_time(seen: Observed) -> Iterator[str]:
-    """Two calls tell of the same machine; only what is free may change."""
+    """Two calls describe the same machine; only free memory may change."""
     if _without_free(seen.host) != _without_free(seen.again):
         yield f"these changed: {_differences(_without_free(seen.host), _without_free(seen.again))}"
 
