@@ -66,9 +66,9 @@ class Placement:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Placement:
         """Read what `to_dict` wrote. Raises `TypeError` or `ValueError` where it is malformed."""
-        device: Any = data["device"]
-        group = tuple(Device.from_str(one) for one in device) if isinstance(device, list) else ()
-        kept = (group[0], group[0]) if group else (Device.from_str(device), Device.from_str(data["runs_on"]))
+        names: list[Any] = data["device"] if isinstance(data["device"], list) else []
+        group = tuple(map(Device.from_str, names))
+        kept = (group[0], group[0]) if group else (Device.from_str(data["device"]), Device.from_str(data["runs_on"]))
         return cls(*kept, _text(data["rule"]), _text(data["reason"]), _number(data["bytes"]), group)
 
 
