@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
+from collections.abc import Callable, ItemsView, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
@@ -66,9 +66,11 @@ class Placement:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Placement:
         """Read what `to_dict` wrote. Raises `TypeError` or `ValueError` where it is malformed."""
-        names: list[Any] = data["device"] if isinstance(data["device"], list) else []
-        group = tuple(map(Device.from_str, names))
-        kept = (group[0], group[0]) if group else (Device.from_str(data["device"]), Device.from_str(data["runs_on"]))
+        written = data["device"]
+        names: Sequence[Any] = written if isinstance(written, list) and written else [written, data["runs_on"]]
+        devices = tuple(map(Device.from_str, names))
+        group = devices if names is written else ()
+        kept = (devices[0], devices[0] if group else devices[1])
         return cls(*kept, _text(data["rule"]), _text(data["reason"]), _number(data["bytes"]), group)
 
 
