@@ -27,7 +27,6 @@ from devpolicy._core.abilities import registry, target_of
 from devpolicy._core.cli.context import to_json
 from devpolicy._core.cli.junit import junit
 from devpolicy._core.cli.output_formats import form_named, in_shell, written
-from devpolicy._core.dry_run import attempt
 from devpolicy._core.fleet import reader
 from devpolicy._core.fleet.values import MOST_NODES, Fleet
 from devpolicy._core.language.loading import MOST_ADAPTERS
@@ -213,6 +212,9 @@ def test_a_folder_of_more_hosts_than_a_fleet_has_is_not_read(tmp_path: Path) -> 
 
 def test_a_dry_run_compiles_nothing() -> None:
     """A checkpoint's `generation_config.json` that asks for a static cache started torch's compiler."""
+    pytest.importorskip("torch")
+    from devpolicy._core.dry_run import attempt
+
     asked = SimpleNamespace(eos_token_id=1, decoder_start_token_id=None, compile_config={"backend": "evil"})
     run = object.__new__(attempt._Run)
     run.job = SimpleNamespace(size=SimpleNamespace(new_tokens=1, beams=1))  # type: ignore[assignment]

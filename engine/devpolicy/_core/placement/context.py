@@ -175,8 +175,10 @@ class PlacementContext:
 
     def activations(self, number: int, *, head: bool, beside_cpu: bool) -> int:
         """Bytes of activations that a device needs: whether it runs the head, and the CPU a part of the layers."""
-        stated = self.devices[number].activations
-        return self.sizing.activations.on(head=head, beside_cpu=beside_cpu) if stated is None else stated
+        stated, found = self.devices[number].activations, self.sizing.activations
+        if stated is not None:
+            return stated
+        return found.on(head=head, beside_cpu=beside_cpu) if found.head or found.copies else found.each
 
     @cached_property
     def _head(self) -> int | None:
@@ -198,13 +200,16 @@ class PlacementContext:
 
     def fixed(self, number: int, *, beside_cpu: bool = False) -> int:
         """Bytes that a device needs before anything is placed on it: activations, and a KV cache that is reserved."""
-        activations = self.activations(number, head=self._head is None, beside_cpu=beside_cpu)
+        everywhere = not self.sizing.activations.head or self._head is None
+        activations = self.activations(number, head=everywhere, beside_cpu=beside_cpu)
         return activations + (self.devices[number].kv_cache or 0)
 
     def while_running(self, unit: Unit) -> int:
         """Bytes that a unit needs where it runs, wherever its weights are: its KV cache, and of the head the logits."""
-        head = self._head is not None and unit.start <= self._head < unit.end
-        return unit.kv_cache + (self.sizing.activations.head if head else 0)
+        logits = self.sizing.activations.head
+        if not logits or self._head is None:
+            return unit.kv_cache
+        return unit.kv_cache + (logits if unit.start <= self._head < unit.end else 0)
 
     def with_reserved(self, reserved: Mapping[str, int]) -> PlacementContext:
         """Return this context with what other components have `reserved` of its devices, in bytes by name."""

@@ -89,8 +89,9 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
     """
     ledger: dict[str, Budget] = {}
     offloaded = solution.offloaded
-    on_the_cpu = (units[at] for at, number in enumerate(solution.device) if number == context.cpu_number)
-    beside_cpu = context.beside_cpu(on_the_cpu)
+    on_the_cpu = [units[at] for at, number in enumerate(solution.device) if number == context.cpu_number]
+    beside_cpu = bool(on_the_cpu) and context.beside_cpu(on_the_cpu)
+    logits = context.sizing.activations.head
     away = {place: [units[at] for at, one in offloaded.items() if one.place == place] for place in ("cpu", "disk")}
     on_cpu = sum(unit.weights for unit in away["cpu"])
     # By side of the one pool that integrated accelerators share with the CPU.
@@ -106,7 +107,7 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
             weights=weights,
             kv_cache=sum(units[at].kv_cache for at in running) if one.kv_cache is None else one.kv_cache,
             activations=context.activations(
-                number, head=context.runs_head(units[at] for at in running), beside_cpu=beside_cpu
+                number, head=bool(logits) and context.runs_head(units[at] for at in running), beside_cpu=beside_cpu
             ),
             streaming=max((units[at].onload_peak for at in offloaded), default=0) if is_main else 0,
             # What is written to the disk is made in the CPU's memory.

@@ -57,6 +57,7 @@ class Problem:
         for at, (number, _) in assignment.pinned.items():
             pinned[number] = pinned.get(number, 0) + bytes_on(number, (units[at],), self.context)
         away, cpu = [units[at] for at in assignment.offloaded], self.context.cpu_number
+        on_cpu = [units[at] for at, (number, _) in assignment.pinned.items() if number == cpu]
         on_main = [units[at] for at in assignment.runs_on_main]
         resident, caches = [unit.resident for unit in units], [self.context.while_running(unit) for unit in units]
         sums = Sums.of(
@@ -70,9 +71,7 @@ class Problem:
             # What is offloaded still has its buffers and its KV cache on the main device.
             "main_load": sum(unit.buffers for unit in away) + sum(unit.resident for unit in on_main),
             "main_cache": sum(self.context.while_running(unit) for unit in (*away, *on_main)),
-            "beside_cpu": self.context.beside_cpu(
-                units[at] for at, (number, _) in assignment.pinned.items() if number == cpu
-            ),
+            "beside_cpu": bool(on_cpu) and self.context.beside_cpu(on_cpu),
         }
         for name, value in charged.items():
             object.__setattr__(self, name, value)
