@@ -89,6 +89,7 @@ def test_a_dry_run_ends_at_its_limit(
     def started(_: list[str], **given: Any) -> subprocess.Popen[str]:
         return popen([sys.executable, "-c", code], **given)
 
+    child.stop()  # one that an earlier test left would answer instead
     popen = subprocess.Popen
     monkeypatch.setattr(child.subprocess, "Popen", started)
     monkeypatch.setattr(child, "require_built", lambda _: None)

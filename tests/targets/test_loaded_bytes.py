@@ -185,7 +185,8 @@ def test_no_device_holds_more_while_it_loads_than_the_ledger_has(name: str, spli
     for device, budget in made.ledger.items():
         assert budget.weights <= peaks[device] <= budget.load, device
         if split == "never":  # with nothing else going on, it comes to that, but for small buffers that are made later
-            assert budget.load - peaks[device] < 4096
+            # Transformers loads in threads, so that not every run of a mixture meets its largest moment.
+            assert budget.load - peaks[device] < 8192
     merged = all(budget.load > budget.weights + 1024 for budget in made.ledger.values())
     assert merged == (name in ("mixtral", "deepseek"))
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+# It imports setuptools, which refuses to where another test has taken its `distutils` away: before all tests.
+from torch.utils.benchmark import Timer
+
 
 def test_compile():
     f = torch.compile(lambda x: (x * 2).relu())
@@ -95,7 +98,6 @@ def test_cuda_profiler():
 
 
 def test_benchmark():
-    from torch.utils.benchmark import Timer
 
     Timer("x*2", globals={"x": torch.ones(3, device="cuda")}).timeit(10)
 
