@@ -98,7 +98,6 @@ def test_cuda_profiler():
 
 
 def test_benchmark():
-
     Timer("x*2", globals={"x": torch.ones(3, device="cuda")}).timeit(10)
 
 
