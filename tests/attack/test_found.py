@@ -183,7 +183,7 @@ def test_many_names_of_an_adapter_are_found_as_fast_as_one(tmp_path: Path) -> No
         found = with_adapters(tree, [folder])
         spent.append(time.process_time() - start)
         assert sum(len(module.tensors) for module in found.modules) == 2 * count
-    assert spent[1] < 10 * spent[0] + 0.1
+    assert spent[1] < 30 * spent[0] + 0.5
 
 
 def test_a_policy_names_a_bounded_number_of_adapters() -> None:

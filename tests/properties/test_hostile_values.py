@@ -59,6 +59,17 @@ def _entered(policy: Any, host: Any = None) -> None:
 
 
 # Each public call as a function of one value, the others being good.
+
+
+def _is_hashable(value: Any) -> bool:
+    """Whether a dictionary takes it as a key: a tuple of lists is no key."""
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
 CALLS = {
     "plan policy": lambda v: plan(v, TREE, HOST),
     "plan model": lambda v: plan(POLICY, v, HOST),
@@ -130,7 +141,7 @@ CALLS = {
     "DeviceType.from_str": DeviceType.from_str,
     "DeviceMap": DeviceMap,
     "DeviceMap value": lambda v: DeviceMap({"a": v}),
-    "DeviceMap key": lambda v: DeviceMap({v: Device.cpu()}) if v.__hash__ else None,
+    "DeviceMap key": lambda v: DeviceMap({v: Device.cpu()}) if _is_hashable(v) else None,
     "DeviceMap.from_dict": DeviceMap.from_dict,
     "DeviceMap.from_dict value": lambda v: DeviceMap.from_dict({"a": v}),
     "DeviceMap.from_hf": DeviceMap.from_hf,
