@@ -179,11 +179,14 @@ def test_many_names_of_an_adapter_are_found_as_fast_as_one(tmp_path: Path) -> No
     ]
     spent = []
     for folder in folders:
-        start = time.process_time()
-        found = with_adapters(tree, [folder])
-        spent.append(time.process_time() - start)
+        times = []
+        for _ in range(3):  # the least of them, since the machine may be busy
+            start = time.process_time()
+            found = with_adapters(tree, [folder])
+            times.append(time.process_time() - start)
+        spent.append(min(times))
         assert sum(len(module.tensors) for module in found.modules) == 2 * count
-    assert spent[1] < 30 * spent[0] + 0.5
+    assert spent[1] < 10 * spent[0] + 0.1
 
 
 def test_a_policy_names_a_bounded_number_of_adapters() -> None:

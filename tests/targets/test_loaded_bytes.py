@@ -179,14 +179,16 @@ def test_experts_are_handed_their_implementation_and_a_model_without_them_none(t
 def test_no_device_holds_more_while_it_loads_than_the_ledger_has(name: str, split: str, tmp_path: Path) -> None:
     cls, folder = saved(tmp_path, name, "bfloat16", "bfloat16")
     made = plan(policy(split=split), folder, HOST)
-    with simulate_host(HOST, depth="tensors"):
-        cls.from_pretrained(folder, **made.to_hf_kwargs())  # type: ignore[attr-defined]
-        peaks = {device: simulated_device(device).peak for device in made.ledger}
+    peaks = dict.fromkeys(made.ledger, 0)
+    # Transformers loads in threads: not every run of a mixture meets its largest moment.
+    for _ in range(3):
+        with simulate_host(HOST, depth="tensors"):
+            cls.from_pretrained(folder, **made.to_hf_kwargs())  # type: ignore[attr-defined]
+            peaks = {device: max(peak, simulated_device(device).peak) for device, peak in peaks.items()}
     for device, budget in made.ledger.items():
         assert budget.weights <= peaks[device] <= budget.load, device
         if split == "never":  # with nothing else going on, it comes to that, but for small buffers that are made later
-            # Transformers loads in threads, so that not every run of a mixture meets its largest moment.
-            assert budget.load - peaks[device] < 8192
+            assert budget.load - peaks[device] < 4096
     merged = all(budget.load > budget.weights + 1024 for budget in made.ledger.values())
     assert merged == (name in ("mixtral", "deepseek"))
 
