@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from devpolicy._core.cli import complete
-from devpolicy._core.cli.context import PATIENCE, CliContext, to_json
+from devpolicy._core.cli.context import PATIENCE, CliContext
 from devpolicy._core.cli.inputs import load_model, named_models, on_every_host
 from devpolicy._core.cli.memory_bars import gib
 from devpolicy._core.cli.output_formats import form_named, written
@@ -25,6 +25,7 @@ from devpolicy._core.fleet.ray_forms import to_ray, to_serve
 from devpolicy._core.fleet.values import Fleet
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.language.properties import OF_A_FAMILY, Property
+from devpolicy._core.text import json_text
 from devpolicy._core.views.names import device_range
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def show_plan(
     if to == "vllm" and (component is not None or None in models):
         spanned = _over_nodes(ctx, written, models, nodes, component)
         if spanned is not None:
-            _emit(ctx, to_json(spanned), output, [policy, fleet])
+            _emit(ctx, json_text(spanned), output, [policy, fleet])
             return
     plan = made(ctx, written, models, nodes, target, before=before)
     if plan.warnings:
@@ -110,7 +111,7 @@ def show_plan(
         text: str | None = _written(to, shown, nodes, as_json=ctx.json)
     elif ctx.json:
         told = {} if changed is None else {"moves": [one.to_dict() for one in changed]}
-        text = to_json({**shown.to_dict(), **told})
+        text = json_text({**shown.to_dict(), **told})
     else:
         text = None
     if output is not None or text is not None:
@@ -173,7 +174,7 @@ def _compare(path: str, plan: FleetPlan) -> None:
 def _written(to: str, plan: FleetPlan, fleet: Fleet, *, as_json: bool) -> str:
     """Return what a consumer takes of each component, on its node, or what Ray takes of all."""
     if to in OF_FLEETS:
-        return to_json(OF_FLEETS[to](plan, fleet))
+        return json_text(OF_FLEETS[to](plan, fleet))
     form = form_named(to)
     plans = {
         None if name == "model" and one.plan.component is None else name: one.plan
@@ -200,16 +201,10 @@ def _view(
     if changed is not None:
         lines += ["", *moves_lines(changed)]
     if plan.certificate is not None:
-        lines += ["", *facts([("bound", _bound(plan))], width=width)]
+        told = [("bound" if at == 0 else "", text) for at, text in enumerate(plan.certificate.sentences)]
+        lines += ["", *facts(told, width=width)]
     pairs = [("digest", plan.digest), *([("locked", f"unchanged, as in {locked}")] if locked else [])]
     return [*lines, "", *facts(pairs, width=width)]
-
-
-def _bound(plan: FleetPlan) -> str:
-    found = plan.certificate
-    if found is None or not found.open:
-        return "no plan grants more; whether a component could be on a smaller node was not searched to the end"
-    return f"for {', '.join(found.open)} it was not shown that no plan grants more; for all others it was"
 
 
 def _row(one: NodePlan) -> list[str]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from xml.sax.saxutils import quoteattr
 
 from devpolicy._core.cost.prediction import as_ms
 from devpolicy._core.planning.fit import Fit, fit
 from devpolicy._core.sizes import format_size
+from devpolicy._core.text import markup
 from devpolicy._core.views.collapse_ranges import collapse_ranges
 from devpolicy._core.views.names import device_names, device_range
 from devpolicy._core.views.picture import rows, sentence, share
@@ -134,5 +134,5 @@ def _refusal(found: Fit) -> tuple[str, ...]:
 
 def _picture(plan: Plan, host: Host) -> str:
     drawn, height = rows(plan, device_names(host), width=PICTURE)
-    label = quoteattr(sentence(plan))
-    return f'<svg class="dp" role="img" aria-label={label} viewBox="0 0 {PICTURE} {height}">{drawn}</svg>'
+    label = markup(sentence(plan))
+    return f'<svg class="dp" role="img" aria-label="{label}" viewBox="0 0 {PICTURE} {height}">{drawn}</svg>'

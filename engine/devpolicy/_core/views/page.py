@@ -10,11 +10,10 @@ import base64
 import hashlib
 import json
 import zlib
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from devpolicy._core.text import visible
+from devpolicy._core.text import markup
 from devpolicy._core.views.colors import DARK, LIGHT, variables
 from devpolicy._core.views.picture import VARIABLES, style
 
@@ -23,7 +22,7 @@ ASSETS = Path(__file__).parent / "assets"
 
 def text(value: object) -> str:
     """Return a value as text of a page: characters that are not seen are written out, and nothing is markup."""
-    return escape(visible(str(value)), quote=True)
+    return markup(str(value))
 
 
 def asset(name: str) -> str:

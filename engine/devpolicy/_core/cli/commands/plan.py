@@ -10,7 +10,7 @@ import click
 
 from devpolicy._core.cli import complete, complete_keys
 from devpolicy._core.cli.annotations import Annotation, certificates, compared, lines_of
-from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context, to_json
+from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context
 from devpolicy._core.cli.fleet_plan import fleet_option, show_plan, without
 from devpolicy._core.cli.inputs import (
     check_component,
@@ -32,6 +32,7 @@ from devpolicy._core.cli.table import facts
 from devpolicy._core.cli.what_if import read_changes
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.language.policy import Policy
+from devpolicy._core.text import json_text
 from devpolicy._core.verbs.joint import JointPlanner, Request
 
 if TYPE_CHECKING:
@@ -246,7 +247,7 @@ def _for_programs(
     whole = value if None in forms else {"schema": 1, "components": value}
     for annotation in annotations:
         forms.get(annotation.component, whole)[annotation.key] = annotation.data
-    return to_json(whole)
+    return json_text(whole)
 
 
 def _picture(
