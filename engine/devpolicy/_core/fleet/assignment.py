@@ -203,7 +203,7 @@ class Assigner:
             found = shapes(list(self._rooms(number, choice, replicas, loads)), replicas, nodes)
             if not found.whole:
                 self.steps.divided.add(number)
-            yield from found.ways
+            yield from found.in_turn
 
     def _rooms(self, number: int, choice: Choice, most: int, loads: Sequence[Load]) -> Iterator[Room]:
         """Yield the nodes on which a component has a place, the smallest first, with how many copies have.

@@ -41,7 +41,7 @@ class Shape(NamedTuple):
 class Shapes(NamedTuple):
     """Ways to divide copies over nodes, the preferred ones first."""
 
-    ways: Sequence[Shape] = ()
+    in_turn: Sequence[Shape] = ()
     whole: bool = True
     """Whether these are all."""
 
@@ -62,8 +62,8 @@ def shapes(rooms: Sequence[Room], wanted: int, nodes: Nodes) -> Shapes:
         without = ([room for room in rooms if room is not one] for one in rooms)
         fewer = (left for left in without if sum(room.copies for room in left) >= wanted)
         every = list(dict.fromkeys([take(rooms, wanted), *(take(left, wanted) for left in islice(fewer, MOST_SHAPES))]))
-    ways = sorted(Shape(_cost(copies, ranks, nodes), tuple(sorted(copies))) for copies in every)
-    return Shapes(ways, whole)
+    found = sorted(Shape(_cost(copies, ranks, nodes), tuple(sorted(copies))) for copies in every)
+    return Shapes(found, whole)
 
 
 def _cost(copies: Copies, ranks: Mapping[int, int], nodes: Nodes) -> Cost:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from devpolicy._core.sizes import GIB, format_size
@@ -38,6 +39,8 @@ class Titled(NamedTuple):
 
     title: str
     plan: Plan
+    names: Mapping[str, str] = MappingProxyType({})
+    """What its devices are."""
 
 
 def style(palette: Palette) -> str:
@@ -56,17 +59,15 @@ VARIABLES: Palette = {role: f"var(--{role.replace('_', '-')})" for role in LIGHT
 """For pictures in a page, which sets the colours."""
 
 
-def picture(
-    plans: Sequence[Titled], names: Mapping[str, str] | None = None, *, width: int = WIDTH, theme: Palette | None = None
-) -> str:
-    """Return plans as one SVG file, each below the other. `names` says what the devices are.
+def picture(plans: Sequence[Titled], *, width: int = WIDTH, theme: Palette | None = None) -> str:
+    """Return plans as one SVG file, each below the other.
 
     Without a `theme` the reader's light or dark one is taken.
     """
     height, drawn = 12, []
     seen: set[str] = set()
     for one in plans:
-        body, tall = rows(one.plan, names or {}, width=width)
+        body, tall = rows(one.plan, one.names, width=width)
         title = f'<text class="dp-t" y="12">{_text(one.title, width / 7.4)}</text>' if one.title else ""
         head = _HEAD if title else 0
         drawn.append(f'<g transform="translate(12 {height})">{title}<g transform="translate(0 {head})">{body}</g></g>')
