@@ -343,7 +343,7 @@ def _divide(policy: ResolvedPolicy, tree: ModelTree) -> tuple[Workload, _Divided
 
 
 def _with_tokens(divided: _Divided, tree: ModelTree, workload: Workload) -> _Divided:
-    """Return a model that was divided under another workload of the same dtype: weights and rules are what they were."""
+    """Return a model that was divided under another workload of the same dtype, which its weights do not depend on."""
     sizing, division, findings = divided
     sizing = size_tokens(sizing, tree, workload)
     return sizing, with_caches(division, sizing.kv_cache), findings
