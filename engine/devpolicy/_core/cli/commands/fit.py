@@ -49,21 +49,21 @@ def _batches(context: click.Context, parameter: click.Parameter, value: str | No
     return tuple(dict.fromkeys(map(int, parts)))
 
 
-@click.command(name="fit", short_help="Say whether models run on hosts, and with how much context.")
+@click.command(name="fit", short_help="Answer whether models fit on hosts, and with how much context.")
 @policy_argument
 @click.option(
     "--model",
     metavar="MODEL",
     multiple=True,
     shell_complete=complete.models,
-    help="A model as `devpolicy plan` takes it; globs of the catalogue too. By default those of the component.",
+    help="A model as in `devpolicy plan`, also a glob of the catalogue. Default: those of the component.",
 )
 @click.option(
     "--host",
     metavar="HOST",
     multiple=True,
     shell_complete=complete.hosts,
-    help="A host of the catalogue, also a glob, a host TOML, or `-` for this machine, the default.",
+    help="A host of the catalogue, also a glob, a host file, or `-` for this machine. Default: this machine.",
 )
 @fleet_option
 @click.option(
@@ -71,12 +71,12 @@ def _batches(context: click.Context, parameter: click.Parameter, value: str | No
     metavar="SCHEME",
     multiple=True,
     type=click.Choice(QUANTIZATIONS),
-    help="A scheme to load the model in; by default those of the policy, else none, and nf4 where that does not fit.",
+    help="A quantization scheme. Default: those of the policy, else none, and nf4 if that does not fit.",
 )
-@click.option("--batch", metavar="N,N", callback=_batches, help="Sequences at once, at most six; 1,4,16 by default.")
+@click.option("--batch", metavar="N,N", callback=_batches, help="Batch sizes, at most six. Default: 1,4,16.")
 @component_option
 @overlay_options
-@click.option("--target", type=TargetName(), help="The consumer to plan for; hf by default.")
+@click.option("--target", type=TargetName(), help="The consumer to plan for. Default: hf.")
 @common()
 @pass_context
 def command(
@@ -92,11 +92,10 @@ def command(
     overrides: tuple[str, ...],
     target: str | None,
 ) -> int:
-    """Say whether a model runs on a host, on which devices, and the longest context that leaves room.
+    """Answer whether a model fits on a host, on which devices, and with how much context.
 
-    Each model is asked in each scheme on each host, by itself. The verdict is that of a plan with the context that the
-    policy asks for. For each batch the most tokens are searched: a plan takes so many, and is refused one step of 256
-    later.
+    Each model is tried in each quantization scheme on each host, alone. The verdict is that of a plan with the context
+    that the policy asks for. The longest context is searched for each batch size, in steps of 256 tokens.
 
     \b
     Examples:
@@ -105,7 +104,7 @@ def command(
       devpolicy fit policy.toml --component generator --batch 1,8
       devpolicy fit prefer-accelerator --model qwen3-32b --fleet mixed-50
 
-    Exit status: 0 something fits, 2 invalid policy or usage, 3 nothing does.
+    Exit status: 0 something fits; 2 invalid policy or usage; 3 nothing fits.
     """
     written = Policy.load(policy)
     check_component(written, component)
