@@ -179,7 +179,7 @@ def test_a_policy_without_components_plans_one_model():
     assert plan.components["model"].plan.component is None
 
 
-def test_a_label_that_no_node_has_is_refused_with_those_that_there_are():
+def test_a_label_that_no_node_has_is_refused():
     text = (
         RAG
         + 'node = { labels = { rom = "a" } }\n'
