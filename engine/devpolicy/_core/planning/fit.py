@@ -93,7 +93,7 @@ def fit(
     question = _Question(replace(policy, relax=(), replicas=1), tree, host, target)
     made = question.plan(least, policy.workload.batch)
     if isinstance(made, Diagnostic):
-        return Fit(tree.name or "", word, host.name or "", refused=made, stored=_stored(tree))
+        return Fit(tree.name or "", word, host.name or "", refused=made, stored=stored_as(tree))
     placed, found = made
     # On the term that it is planned for: on another one it would be another answer.
     term = policy.prefer[len(found.trace.terms) - 1 if found.trace else 0]
@@ -101,10 +101,11 @@ def fit(
     contexts = _contexts(tree, asked)
     longest = tuple((batch, question.longest(found, contexts, batch)) for batch in batches)
     predicted = predict(placed)
-    return Fit(tree.name or "", word, host.name or "", found, None, longest, predicted, _stored(tree))
+    return Fit(tree.name or "", word, host.name or "", found, None, longest, predicted, stored_as(tree))
 
 
-def _stored(tree: ModelTree) -> str | None:
+def stored_as(tree: ModelTree) -> str | None:
+    """Return how a model's checkpoint is quantised, in a word; `None` where it is not."""
     return None if tree.quantization is None else tree.quantization.scheme or tree.quantization.method
 
 
