@@ -19,7 +19,7 @@ from devpolicy._core.connected import connected_components
 from devpolicy._core.errors import Diagnostic, ModelError
 from devpolicy._core.loading.dtypes import float32_rule, has_float32_rule
 from devpolicy._core.loading.implementations import loading_of
-from devpolicy._core.model.checkpoint_mapping import converted_names, outermost
+from devpolicy._core.model.checkpoint_mapping import Converted, converted_names, outermost
 from devpolicy._core.model.facts import config_of, derive
 from devpolicy._core.model.generation import beams_of_module
 from devpolicy._core.model.limits import LARGEST_TREE
@@ -295,18 +295,19 @@ def _tied(groups: list[Sequence[str]], modules: Iterable[Module]) -> tuple[tuple
     return tuple(tuple(names) for names in connected_components(known, key=order.__getitem__) if len(names) > 1)
 
 
-def _converted(modules: tuple[Module, ...], converted: Mapping[str, bool]) -> tuple[Module, ...]:
+def _converted(modules: tuple[Module, ...], converted: Mapping[str, Converted]) -> tuple[Module, ...]:
     """Return the modules with those marked whose weights cannot be read in place because loading converts them."""
     return tuple(_as_converted(module, converted) for module in modules) if converted else modules
 
 
-def _as_converted(module: Module, converted: Mapping[str, bool]) -> Module:
+def _as_converted(module: Module, converted: Mapping[str, Converted]) -> Module:
     names = [join(module.path, tensor.name) for tensor in module.tensors]
     if converted.keys().isdisjoint(names):
         return module
     pairs = zip(module.tensors, names, strict=True)
     tensors = tuple(
-        replace(tensor, merged=True) if converted.get(name) and module.in_place else tensor for tensor, name in pairs
+        replace(tensor, merged=one.copies, kept=one.kept) if module.in_place and (one := converted.get(name)) else tensor
+        for tensor, name in pairs
     )
     return replace(module, tensors=tensors, in_place=False)
 
