@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from devpolicy._core.device import DeviceType
 from devpolicy._core.model.checkpoint_mapping import converted_names
-from devpolicy._core.placement.plan import Plan, PlanError
+from devpolicy._core.placement.plan import Plan
+from devpolicy._core.placement.saved import PlanError
 from devpolicy._core.targets.peft_names import is_adapters, is_wrapped, own_path
 
 
