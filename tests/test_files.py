@@ -16,7 +16,7 @@ from devpolicy._core.errors import MOST_KEPT, WIDEST
 from devpolicy._core.files import kind_of, read_file
 from devpolicy._core.language.components import MOST_COMPONENTS
 from devpolicy._core.language.extending import MOST_TEXTS
-from devpolicy._core.placement.plan import PlanError
+from devpolicy._core.placement.saved import PlanError
 from devpolicy._core.toml.document import LONGEST_TEXT, MOST_VALUES
 from devpolicy.errors import DevPolicyError, HostError
 from tests.cli.harness import invoke

@@ -17,7 +17,7 @@ pytest.importorskip("accelerate")
 from devpolicy import Accelerator, Host, ModelTree, Policy, Unsatisfiable, plan  # noqa: E402
 from devpolicy._core.loading.quantizations import QUANTIZATIONS  # noqa: E402
 from devpolicy._core.loading.support import TRANSFORMERS  # noqa: E402
-from devpolicy._core.placement.plan import PlanError  # noqa: E402
+from devpolicy._core.placement.saved import PlanError  # noqa: E402
 from devpolicy.testing import simulate_host, simulated_device  # noqa: E402
 from tests.quantized.checkpoints import full  # noqa: E402
 from tests.quantized.test_loaded import FULL, HOSTS, held, quiet, summed  # noqa: E402, F401

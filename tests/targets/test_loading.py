@@ -15,7 +15,7 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
 from devpolicy import Host, ModelTree, Policy, Unsatisfiable, plan  # noqa: E402
-from devpolicy._core.placement.plan import PlanError  # noqa: E402
+from devpolicy._core.placement.saved import PlanError  # noqa: E402
 
 HOST = Host.load("cpu-only")
 IDS = list(range(3, 19))
