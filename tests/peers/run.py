@@ -122,10 +122,11 @@ def check(suite: Suite, files: str, *, writes: bool) -> list[str]:
         folder = unpack(suite, Path(temporary))
         write_hub(folder.parent / "hub")
         for host in (THIS_MACHINE, *suite.hosts):
-            results = run(suite, folder, chosen, host)
+            files_here = [file for file in chosen if host in (THIS_MACHINE, *suite.hosts_of(file))]
+            results = run(suite, folder, files_here, host)
             here = here or results
             strange[host] = odd(here, results)
-            for file in chosen:
+            for file in files_here:
                 found[file][host] = counts(results, file)
                 print(f"{suite.name} {file} {host}: {found[file][host]}", flush=True)
             print(*(f"    {name}: {what}" for name, what in strange[host].items()), sep="\n", flush=True)

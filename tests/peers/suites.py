@@ -26,6 +26,8 @@ class Suite:
     what: str
     hosts: list[str]
     files: list[str]
+    only: dict[str, list[str]] = field(default_factory=dict)
+    """Files that run on some of the hosts."""
     options: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     added: dict[str, str] = field(default_factory=dict)
@@ -38,6 +40,10 @@ class Suite:
     @property
     def name(self) -> str:
         return self.path.stem
+
+    def hosts_of(self, file: str) -> list[str]:
+        """Return the hosts that a file of tests runs on."""
+        return self.only.get(file, self.hosts)
 
 
 def read_suites() -> list[Suite]:
