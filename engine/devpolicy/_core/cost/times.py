@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from devpolicy._core.cost.speeds import NEW_TOKENS, DeviceSpeed, Speeds
 from devpolicy._core.language.policy import Workload
@@ -79,20 +79,16 @@ class Costs:
     def _summed(self) -> tuple[list[int], list[int], list[int], int]:
         read, operations, transferred, called = [0], [0], [0], 0
         tokens = self.batch * (self.prompt if self.first_token else 1)
-        for position, (runs, active, experts) in enumerate(self._activated()):
-            module, size = self.tree.modules[position], self.sizing.full_weights[position]
-            touched = _rows(module, tokens, size)
-            touched = -(-touched * min(active * tokens, experts) // experts)
-            read.append(touched * runs)
-            factors = (
-                0
-                if _is_table(module)
-                else sum(tensor.elements for tensor in module.tensors if not tensor.buffer and len(tensor.shape) > 1)
-            )
-            products = self.batch if self._is_head(module) else tokens
-            operations.append(2 * factors * products * active // experts * runs)
-            transferred.append(size * runs)
+        products = self.tree.remembered("products", lambda: _products(self.tree))
+        for (runs, active, experts), size, product in zip(
+            self._activated(), self.sizing.full_weights, products, strict=True
+        ):
             called += runs * active * 2**20 // experts
+            transferred.append(size * runs)
+            touched = -(-size * min(tokens, product.rows) // product.rows) if product.rows else size
+            read.append(-(-touched * min(active * tokens, experts) // experts) * runs)
+            computed = self.batch if product.last_token else tokens
+            operations.append(2 * product.factors * computed * active // experts * runs)
         sums = (list(accumulate(one)) for one in (read, operations, transferred))
         return (*sums, called >> 20)  # type: ignore[return-value]  # three lists, then a number
 
@@ -106,11 +102,6 @@ class Costs:
                 runs = 1 if entry.per_request else runs
                 found[position] = runs, active * entry.experts_per_token, experts * entry.num_experts
         return found
-
-    def _is_head(self, module: Module) -> bool:
-        """Whether a module's products are computed for the last token of a prompt alone, as logits are."""
-        logits = self.tree.logits_elements
-        return bool(logits and self.tree.kv_cache) and any(tensor.shape[:1] == (logits,) for tensor in module.tensors)
 
     def read(self, unit: Unit) -> int:
         """Bytes that the device which executes `unit` reads in a request: weights and KV cache."""
@@ -167,14 +158,28 @@ class Costs:
         return max(0, calls - times.executing) if accelerated else calls
 
 
-def _is_table(module: Module) -> bool:
-    """Whether a module is a table of embeddings, of which rows are read and nothing is multiplied."""
-    return module.class_name.endswith("Embedding") and len(module.tensors) == 1 and len(module.tensors[0].shape) == 2
+class _Product(NamedTuple):
+    """What of a module is multiplied, and what is looked up."""
+
+    factors: int
+    rows: int
+    """Of a table of embeddings, of which a row is read for each token; 0 of anything else."""
+    last_token: bool
+    """Whether products are computed for the last token of a prompt alone, as logits are."""
 
 
-def _rows(module: Module, tokens: int, size: int) -> int:
-    """Return the bytes of a module's weights that are read at most: of a table of embeddings one row for each token."""
-    if _is_table(module):
-        rows = module.tensors[0].shape[0]
-        return -(-size * min(tokens, rows) // rows) if rows else size
-    return size
+def _products(tree: ModelTree) -> list[_Product]:
+    logits = tree.logits_elements if tree.kv_cache else 0
+    return [_product(module, logits) if module.tensors else _NOTHING for module in tree.modules]
+
+
+_NOTHING = _Product(0, 0, last_token=False)
+
+
+def _product(module: Module, logits: int) -> _Product:
+    shapes = [tensor.shape for tensor in module.tensors]
+    if module.class_name.endswith("Embedding") and [len(shape) for shape in shapes] == [2]:
+        factors, rows = 0, shapes[0][0]
+    else:
+        factors, rows = sum(one.elements for one in module.tensors if not one.buffer and len(one.shape) > 1), 0
+    return _Product(factors, rows, bool(logits) and any(shape[:1] == (logits,) for shape in shapes))
