@@ -48,7 +48,7 @@ def test_every_family_that_people_name_has_a_template():
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_a_template_is_exactly_what_transformers_builds_for_three_configurations(model_type):
+def test_a_template_is_what_transformers_builds(model_type):
     pytest.importorskip("transformers")
     classes = list(classes_of(model_type))
     for at, table in enumerate(configs(model_type)):
@@ -126,7 +126,7 @@ def test_another_name_of_a_key_counts_as_the_key():
     assert family_tree(short | cls) == family_tree(long | cls)
 
 
-def test_the_defaults_of_configurations_are_those_of_transformers():
+def test_the_defaults_are_those_of_transformers():
     pytest.importorskip("transformers")
     from tools.config_defaults import text
 

@@ -127,3 +127,12 @@ def test_every_kind_is_seen():
 def test_rooms_of_words_exist():
     rooms = {one.room for one in DEFINITIONS} | {"memory", "cost"}
     assert {room for word in WORDS for room in word.get("rooms", ())} <= rooms
+
+
+def test_names_of_tests_can_be_typed():
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    names = [
+        name for file in files for name in re.findall(r"^ *(?:async )?def (test_\w+)", file.read_text("utf-8"), re.M)
+    ]
+    assert len(names) > 1000
+    assert [name for name in names if len(name) > 60] == []

@@ -68,7 +68,7 @@ def told():
 
 
 class TestThisMachine:
-    def test_every_library_is_told_of_with_the_version_that_is_installed(self, told):
+    def test_every_library_is_told_with_its_version(self, told):
         assert [one["library"] for one in told["libraries"]] == list(LIBRARIES)
         for one in told["libraries"]:
             try:
@@ -185,7 +185,7 @@ class TestSimulatedHosts:
         (torch,) = report.libraries
         assert [bool(one.fault) for one in torch.devices] == [False, False, True, False]
 
-    def test_the_variables_of_this_machine_are_not_the_simulated_ones(self, monkeypatch):
+    def test_the_variables_of_this_machine_are_not_simulated(self, monkeypatch):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
         assert examine(HOST, libraries=[]).variables == ()
         assert ("CUDA_VISIBLE_DEVICES", "1") in examine(libraries=[]).variables

@@ -187,7 +187,7 @@ def test_an_adapter_on_a_model_in_four_bits(tmp_path: Path) -> None:
     assert made.ledger["cuda:0"].weights - plain["chat"].ledger["cuda:0"].weights == 2 * end
 
 
-def test_images_stream_and_a_part_is_kept_elsewhere_only_with_the_rest(tmp_path: Path) -> None:
+def test_images_stream_and_stay_with_the_rest(tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
     from tests.targets import pipelines
 

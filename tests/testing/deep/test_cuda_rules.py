@@ -139,7 +139,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_no_allowed_backend_takes_is_refused_with_torchs_words(name):
+def test_what_no_backend_takes_is_refused_in_torchs_words(name):
     backend, dtype, width, masked = REFUSED[name]
     query = torch.randn(1, 2, 8, width, device="cuda", dtype=dtype)
     mask = torch.ones(8, 8, device="cuda", dtype=torch.bool) if masked else None
@@ -151,7 +151,7 @@ def test_what_no_allowed_backend_takes_is_refused_with_torchs_words(name):
         attend(query, query, query, mask)
 
 
-def test_whether_a_backend_can_be_used_is_answered_by_cudas_rules():
+def test_whether_a_backend_can_be_used_is_by_cudas_rules():
     from torch.backends import cuda
 
     def params(dtype):
@@ -206,7 +206,7 @@ def test_a_wrong_dimension_is_still_an_error_of_the_call():
             wrong()
 
 
-def test_a_value_out_of_range_on_the_cpu_and_on_mps_is_an_index_error():
+def test_a_value_out_of_range_is_an_index_error():
     with pytest.raises(IndexError):
         torch.arange(3)[torch.tensor([7])]
 

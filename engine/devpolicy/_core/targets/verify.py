@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from devpolicy._core.device import DeviceType
-from devpolicy._core.placement.plan import Plan, PlanError
+from devpolicy._core.placement.plan import Plan
+from devpolicy._core.placement.saved import PlanError
 from devpolicy._core.targets.peft_names import is_adapters, is_wrapped, own_path
 
 

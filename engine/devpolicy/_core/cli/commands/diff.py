@@ -8,7 +8,8 @@ import click
 
 from devpolicy._core.cli import complete
 from devpolicy._core.cli.context import CliContext, common, pass_context
-from devpolicy._core.cli.fleet_plan import fleet_option, show_diff, without
+from devpolicy._core.cli.fleet_changes import show_diff
+from devpolicy._core.cli.fleet_plan import fleet_option, without
 from devpolicy._core.cli.inputs import NO_MODEL, on_every_host, overlay_facts, overlay_options, trees_of
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.errors import DevPolicyError, Diagnostic, HostError

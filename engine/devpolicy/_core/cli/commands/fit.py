@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from devpolicy._core.cli import complete
 from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context
+from devpolicy._core.cli.fleet_fit import Machine, by_labels, kinds
 from devpolicy._core.cli.fleet_plan import fleet_option, without
 from devpolicy._core.cli.inputs import (
     check_component,
@@ -24,7 +24,9 @@ from devpolicy._core.cli.inputs import (
 from devpolicy._core.cli.named_sets import hosts_like, models_like, own_models
 from devpolicy._core.cli.output_formats import TargetName
 from devpolicy._core.cli.table import facts, table
-from devpolicy._core.language.policy import Policy
+from devpolicy._core.errors import Diagnostic
+from devpolicy._core.fleet.values import Fleet
+from devpolicy._core.language.policy import Policy, ResolvedPolicy
 from devpolicy._core.loading.quantizations import NONE, QUANTIZATIONS
 from devpolicy._core.planning.fit import BATCHES, Fit, fit
 from devpolicy._core.sizes import format_size
@@ -111,45 +113,63 @@ def command(
     check_component(written, component)
     check_model(written, component, given=bool(model))
     without(fleet, host=host)
-    hosts = [load_host(ctx, name, written) for name in hosts_like(host)] if fleet is None else _kinds(fleet)
+    nodes = None if fleet is None else Fleet.load(fleet)
+    own = [] if nodes is not None else [Machine(load_host(ctx, name, written)) for name in hosts_like(host)]
     trees = [load_model(ctx, name) for name in models_like(model)]
-    found: list[Fit] = []
+    found: list[tuple[Machine, list[Fit]]] = []
     with ctx.working("planning", patience=PATIENCE):
-        for machine in hosts:
-            loaded = on_host(written, machine, profile, overrides)
+        for machine in own if nodes is None else kinds(nodes):
+            loaded = on_host(written, machine.host, profile, overrides)
             resolved = loaded.for_component(component)
-            schemes = quantization or resolved.loading.quantization or (NONE,)
-            for tree in trees or own_models(loaded, component):
-                asked = list(schemes)
-                for scheme in asked:
-                    made = fit(resolved, tree, machine, quantization=scheme, target=target, batches=batch)
-                    found.append(made)
-                    unasked = not quantization and not resolved.loading.quantization
-                    if unasked and made.plan is None and len(asked) == 1 and tree is not None and _may_be_small(tree):
-                        asked.append(_SMALL)  # whoever asks wants to know what would do
+            asked = _Asked(resolved, quantization or resolved.loading.quantization, target, batch)
+            models = trees or own_models(loaded, component)
+            for one in [machine] if nodes is None else by_labels(machine, nodes, resolved):
+                found.append((one, [made for tree in models for made in asked.fits(tree, one)]))
+    fits = [one for _, some in found for one in some]
     if ctx.json:
-        ctx.print_json({"schema": 1, "component": component, "fits": [_as_json(one) for one in found]})
-    elif len({(one.model, one.host) for one in found}) == 1:
-        ctx.out.print(_in_a_line(found))
+        told = [
+            {**_as_json(one), **({"nodes": machine.nodes} if machine.nodes else {})}
+            for machine, some in found
+            for one in some
+        ]
+        faults = {} if nodes is None else {"faults": dict(nodes.faults)}
+        ctx.print_json({"schema": 1, "component": component, "fits": told, **faults})
+    elif len({(one.model, one.host) for one in fits}) == 1:
+        ctx.out.print(_in_a_line(fits))
     else:
-        ctx.out.print([line for machine in hosts for line in _section(machine, found, ctx.out.width)])
-    return 0 if any(one.plan is not None for one in found) else _REFUSED
+        ctx.out.print([line for machine, some in found for line in _section(machine, some, batch, ctx.out.width)])
+        ctx.out.print([f"{node} cannot be used: {reason}" for node, reason in (nodes.faults if nodes else {}).items()])
+    return 0 if any(one.plan is not None for one in fits) else _REFUSED
+
+
+class _Asked(NamedTuple):
+    """What is asked of each model on a host."""
+
+    policy: ResolvedPolicy
+    schemes: Sequence[str]
+    """Empty where neither the command nor the policy names any."""
+    target: str | None
+    batches: Sequence[int]
+
+    def fits(self, tree: ModelTree, machine: Machine) -> Iterator[Fit]:
+        """Yield the verdict in each scheme."""
+        for scheme in self.schemes or (NONE,):
+            if machine.lacks:
+                name = machine.host.name or ""
+                yield Fit(tree.name or "", scheme, name, refused=Diagnostic("DP309", machine.reason))
+                continue
+            made = self._fit(tree, machine.host, scheme)
+            yield made
+            if not self.schemes and made.plan is None and _may_be_small(tree):
+                yield self._fit(tree, machine.host, _SMALL)  # whoever asks wants to know what would do
+
+    def _fit(self, tree: ModelTree, host: Host, scheme: str) -> Fit:
+        return fit(self.policy, tree, host, quantization=scheme, target=self.target, batches=self.batches)
 
 
 def _may_be_small(tree: ModelTree) -> bool:
     """Whether a model can be quantised while it is loaded: one that is stored in full."""
     return tree.format == "safetensors" and tree.quantization is None
-
-
-def _kinds(name: str) -> list[Host]:
-    """Return the hosts of a fleet, of alike ones one, named by the nodes that are so."""
-    from devpolicy._core.fleet.values import Fleet
-
-    groups: dict[Host, list[str]] = {}
-    for node, host in Fleet.load(name).items():
-        groups.setdefault(replace(host, name=None), []).append(node)
-    more = {host: f" and {len(nodes) - 1} alike" if len(nodes) > 1 else "" for host, nodes in groups.items()}
-    return [replace(host, name=nodes[0] + more[host], description=None) for host, nodes in groups.items()]
 
 
 def _in_a_line(found: Sequence[Fit]) -> str:
@@ -177,9 +197,9 @@ def _reason(one: Fit) -> str:
     return "; ".join(notes or one.refused.notes) or one.refused.message
 
 
-def _section(host: Host, found: Sequence[Fit], width: int) -> list[Line]:
-    own = [one for one in found if one.host == (host.name or "")]
-    batches = list(dict.fromkeys(batch for one in found for batch, _ in one.contexts))
+def _section(machine: Machine, found: Sequence[Fit], batches: Sequence[int], width: int) -> list[Line]:
+    if machine.lacks:
+        return [*facts([("host", f"{machine.host.name}: {machine.reason}")], width=width), ""]
     head = ["model", "as", "on", "left", *(f"batch {batch}" for batch in batches)]
     rows = [
         [
@@ -189,10 +209,10 @@ def _section(host: Host, found: Sequence[Fit], width: int) -> list[Line]:
             format_size(one.left) if one.plan else "-",
             *(_tokens(dict(one.contexts).get(batch)) for batch in batches),
         ]
-        for one in own
+        for one in found
     ]
     right = range(3, len(head))
-    return [*facts([("host", host_line(host))], width=width), *table(head, rows, width=width, right=right), ""]
+    return [*facts([("host", host_line(machine.host))], width=width), *table(head, rows, width=width, right=right), ""]
 
 
 def _tokens(tokens: int | None) -> str:

@@ -12,7 +12,7 @@ from typing import TypeVar
 import click
 
 from devpolicy._core.cli import complete
-from devpolicy._core.cli.context import CliContext, common, pass_context, to_json
+from devpolicy._core.cli.context import CliContext, common, pass_context
 from devpolicy._core.cli.files import write_whole
 from devpolicy._core.cli.inputs import load_host, load_model
 from devpolicy._core.cli.named_sets import hosts_like, listed
@@ -24,7 +24,7 @@ from devpolicy._core.starter.draft import Wanted, choose_draft
 from devpolicy._core.starter.models import Subject, named_model, of_pipeline
 from devpolicy._core.starter.own_tests import POLICY, joined, kept, proposed
 from devpolicy._core.starter.workflow import PATH, workflow
-from devpolicy._core.text import visible
+from devpolicy._core.text import json_text, visible
 
 T = TypeVar("T")
 
@@ -163,7 +163,7 @@ def _policy(
 def _write(root: Path, policy: str, files: dict[str, str]) -> list[str]:
     from devpolicy._core.language.schema import policy_schema
 
-    whole = {**files, "policy.schema.json": to_json(policy_schema()), POLICY: policy}
+    whole = {**files, "policy.schema.json": json_text(policy_schema()), POLICY: policy}
     new = {path: text for path, text in whole.items() if not _same(root / path, text)}
     for path in new:
         _refuse_if_there(root / path)

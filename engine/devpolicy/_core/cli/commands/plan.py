@@ -10,7 +10,7 @@ import click
 
 from devpolicy._core.cli import complete, complete_keys
 from devpolicy._core.cli.annotations import Annotation, certificates, compared, lines_of
-from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context, to_json
+from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context
 from devpolicy._core.cli.fleet_plan import fleet_option, show_plan, without
 from devpolicy._core.cli.inputs import (
     check_component,
@@ -27,11 +27,13 @@ from devpolicy._core.cli.inputs import (
 )
 from devpolicy._core.cli.output import Output
 from devpolicy._core.cli.output_formats import OUTPUT_FORMATS, FormName, TargetName, form_named, written
+from devpolicy._core.cli.pictures import check_picture, drawn
 from devpolicy._core.cli.report import print_lint
 from devpolicy._core.cli.table import facts
 from devpolicy._core.cli.what_if import read_changes
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.language.policy import Policy
+from devpolicy._core.text import json_text
 from devpolicy._core.verbs.joint import JointPlanner, Request
 
 if TYPE_CHECKING:
@@ -246,32 +248,23 @@ def _for_programs(
     whole = value if None in forms else {"schema": 1, "components": value}
     for annotation in annotations:
         forms.get(annotation.component, whole)[annotation.key] = annotation.data
-    return to_json(whole)
+    return json_text(whole)
 
 
 def _picture(
     ctx: CliContext, placed: Mapping[str | None, Planned], host: Host, to: str | None, output: str | None
 ) -> str | bytes:
     """Return the plans as a picture. Raises `DevPolicyError` where it cannot be written as it is asked for."""
-    from devpolicy._core.views.colors import LIGHT
     from devpolicy._core.views.names import device_names
-    from devpolicy._core.views.picture import Titled, picture
-    from devpolicy._core.views.png import as_png
+    from devpolicy._core.views.picture import Titled
 
-    if to is not None:
-        hint = f"leave out `--to {to}` for a picture, or `--format {ctx.format}` for what the consumer takes"
-        raise DevPolicyError([Diagnostic("", f"`--to` and `--format {ctx.format}` ask for two outputs", help=hint)])
-    if ctx.format == "png" and output is None:
-        raise DevPolicyError([Diagnostic("", "a PNG is not text", help="add `--output plan.png`")])
+    check_picture(ctx, to, output)
     where = host.name or "this machine"
     titles = {
         name: f"{name or (one.tree.name if one.tree else None) or 'the model'} on {where}"
         for name, one in placed.items()
     }
-    titled = [Titled(titles[name], one.plan) for name, one in placed.items()]
-    if ctx.format == "svg":
-        return picture(titled, device_names(host))
-    return as_png(picture(titled, device_names(host), theme=LIGHT))
+    return drawn(ctx, [Titled(titles[name], one.plan, device_names(host)) for name, one in placed.items()])
 
 
 def _view(placed: Mapping[str | None, Planned], policy: Policy, host: Host, out: Output) -> list[Line]:

@@ -13,6 +13,8 @@ import devpolicy
 from devpolicy._core.cli import complete
 from devpolicy._core.cli.context import CliContext, common, pass_context
 from devpolicy._core.cli.files import write_whole
+from devpolicy._core.cli.fleet_plan import fleet_option, without
+from devpolicy._core.cli.fleet_report import write_report
 from devpolicy._core.cli.inputs import (
     check_component,
     check_model,
@@ -55,6 +57,7 @@ _SCHEMES = (NONE, "int8", "nf4")
     shell_complete=complete.hosts,
     help="Hosts of the catalogue, also globs, host TOML files, or `-` for this machine, the default.",
 )
+@fleet_option
 @click.option(
     "--quantizations",
     metavar="SCHEME,SCHEME",
@@ -72,6 +75,7 @@ def command(
     policy: str,
     models: tuple[str, ...],
     hosts: tuple[str, ...],
+    fleet: str | None,
     quantizations: tuple[str, ...],
     output: str,
     component: str | None,
@@ -81,6 +85,9 @@ def command(
 ) -> int:
     """Write one HTML file with a verdict for each model in each quantization on each host.
 
+    With --fleet it is the plan of a fleet: its nodes, what is on each of them, and why. Models are given as
+    NAME=MODEL then, for components that name none.
+
     A cell shows how full the fullest device is and the longest context. Choose one for its placement, its predicted
     time and the reasons. The file needs no network. Verdicts are those of `devpolicy fit`.
 
@@ -88,6 +95,7 @@ def command(
     Examples:
       devpolicy report prefer-accelerator --models 'qwen3-*' -o report.html
       devpolicy report policy.toml --component llm --hosts 'mac-*' -o r.html
+      devpolicy report rag-pipeline --fleet mixed-50 -o fleet.html
 
     Exit status: 0 something fits, 2 invalid policy or usage, 3 nothing does.
     """
@@ -95,6 +103,11 @@ def command(
     from devpolicy._core.views.report import About, report
 
     written = Policy.load(policy)
+    if fleet is not None:
+        without(fleet, hosts=hosts, quantizations=quantizations)
+        asked = {"component": component, "profile": profile, "target": target}
+        write_report(ctx, written, fleet, listed(models), output, overrides=overrides, **asked)
+        return 0
     check_component(written, component)
     check_model(written, component, given=bool(models))
     machines = [load_host(ctx, name, written) for name in hosts_like(listed(hosts))]

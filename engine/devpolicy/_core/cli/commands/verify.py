@@ -9,7 +9,8 @@ import click
 
 from devpolicy._core.cli import complete, complete_keys
 from devpolicy._core.cli.context import CliContext, common, pass_context
-from devpolicy._core.cli.fleet_plan import fleet_option, verify_fleet
+from devpolicy._core.cli.fleet_changes import verify_fleet
+from devpolicy._core.cli.fleet_plan import fleet_option
 from devpolicy._core.cli.host_space import host_space_of, host_space_options, types_of
 from devpolicy._core.cli.inputs import (
     NO_MODEL,
