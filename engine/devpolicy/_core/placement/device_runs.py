@@ -140,9 +140,9 @@ def _in_any_order(
         for number, group in enumerate(groups):
             if not state[number]:
                 continue
-            one_less, ends = _one_less(state, number), range(max(1, spans[state][0]), spans[state][1] + 1)
-            found, begins = _extend(best[one_less], sequence, group, costs[number], spans[one_less][0], ends)
-            for end in ends:
+            one_less, within = _one_less(state, number), range(max(1, spans[state][0]), spans[state][1] + 1)
+            found, begins = _extend(best[one_less], sequence, group, costs[number], spans[one_less][0], within)
+            for end in within:
                 if found[end] < values[end]:
                     values[end], froms[end] = found[end], (number, begins[end])
         best[state], origin[state] = values, froms
