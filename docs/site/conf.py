@@ -14,12 +14,19 @@ copyright = "The devpolicy authors, Apache-2.0"  # noqa: A001 (the name that Sph
 version = release = devpolicy.__version__
 
 SECTIONS = {
-    "Start": ["tutorial", "transformers", "haystack", "llama-cpp", "testing-policies"],
-    "How to": ["migrating", "ci", "components", "quantized-models", "other-libraries", "fleets", "targets", "testing"],
-    "Reference": ["language", "commands", "python-api", "site/api", "hosts-and-models", "architectures", "versions"],
+    "Start": ["getting-started", "tutorial"],
+    "By reader": ["transformers", "haystack", "llama-cpp", "testing-policies", "architecture"],
+    "How to: policies": ["plan-a-model", "what-fits", "find-out-why", "change-a-policy", "components", "ci"],
+    "How to: models and machines": [
+        *("migrating", "dry-run", "testing", "quantized-models", "other-libraries", "fleets", "targets"),
+    ],
+    "Reference": [
+        *("language", "commands", "json-output", "python-api", "site/api", "hosts-and-models", "architectures"),
+        "versions",
+    ],
     "How it works": ["how-it-places", "simulation", "conformance", "limits", "when-not", "glossary"],
     "Beside other libraries": ["differences-from-haystack", "library-choices"],
-    "Project": ["architecture", "../CONTRIBUTING", "../SECURITY", "../CHANGELOG"],
+    "Project": ["../CONTRIBUTING", "../SECURITY", "../CHANGELOG"],
     "In the repository": [
         "../policy/README",
         "../fixtures/README",

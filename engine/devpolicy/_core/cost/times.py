@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from devpolicy._core.cost.speeds import NEW_TOKENS, DeviceSpeed, Speeds
 from devpolicy._core.language.policy import Workload
@@ -79,16 +79,18 @@ class Costs:
     def _summed(self) -> tuple[list[int], list[int], list[int], int]:
         read, operations, transferred, called = [0], [0], [0], 0
         tokens = self.batch * (self.prompt if self.first_token else 1)
-        products = self.tree.remembered("products", lambda: _products(self.tree))
-        for (runs, active, experts), size, product in zip(
-            self._activated(), self.sizing.full_weights, products, strict=True
+        factors = self.tree.remembered("factors", lambda: _factors(self.tree))
+        for size, (rows, elements, is_head), activated in zip(
+            self.sizing.full_weights, factors, self._activated(), strict=True
         ):
-            called += runs * active * 2**20 // experts
+            runs, active, experts = activated
+            touched = -(-size * min(tokens, rows) // rows) if rows else size
+            touched = -(-touched * min(active * tokens, experts) // experts)
+            read.append(touched * runs)
+            products = self.batch if is_head else tokens
+            operations.append(2 * elements * products * active // experts * runs)
             transferred.append(size * runs)
-            touched = -(-size * min(tokens, product.rows) // product.rows) if product.rows else size
-            read.append(-(-touched * min(active * tokens, experts) // experts) * runs)
-            computed = self.batch if product.last_token else tokens
-            operations.append(2 * product.factors * computed * active // experts * runs)
+            called += runs * active * 2**20 // experts
         sums = (list(accumulate(one)) for one in (read, operations, transferred))
         return (*sums, called >> 20)  # type: ignore[return-value]  # three lists, then a number
 
@@ -158,28 +160,22 @@ class Costs:
         return max(0, calls - times.executing) if accelerated else calls
 
 
-class _Product(NamedTuple):
-    """What of a module is multiplied, and what is looked up."""
-
-    factors: int
-    rows: int
-    """Of a table of embeddings, of which a row is read for each token; 0 of anything else."""
-    last_token: bool
-    """Whether products are computed for the last token of a prompt alone, as logits are."""
+def _is_table(module: Module) -> bool:
+    """Whether a module is a table of embeddings, of which rows are read and nothing is multiplied."""
+    return module.class_name.endswith("Embedding") and len(module.tensors) == 1 and len(module.tensors[0].shape) == 2
 
 
-def _products(tree: ModelTree) -> list[_Product]:
+def _factors(tree: ModelTree) -> list[tuple[int, int, bool]]:
+    """For each module: the rows of a table, 0 for all else; the elements by which it multiplies; whether it is a head.
+
+    A head's products are computed for the last token of a prompt alone, as logits are.
+    """
+    found: list[tuple[int, int, bool]] = []
     logits = tree.logits_elements if tree.kv_cache else 0
-    return [_product(module, logits) if module.tensors else _NOTHING for module in tree.modules]
-
-
-_NOTHING = _Product(0, 0, last_token=False)
-
-
-def _product(module: Module, logits: int) -> _Product:
-    shapes = [tensor.shape for tensor in module.tensors]
-    if module.class_name.endswith("Embedding") and [len(shape) for shape in shapes] == [2]:
-        factors, rows = 0, shapes[0][0]
-    else:
-        factors, rows = sum(one.elements for one in module.tensors if not one.buffer and len(one.shape) > 1), 0
-    return _Product(factors, rows, bool(logits) and any(shape[:1] == (logits,) for shape in shapes))
+    for module in tree.modules:
+        table = _is_table(module)
+        matrices = (tensor for tensor in module.tensors if not tensor.buffer and len(tensor.shape) > 1)
+        is_head = bool(logits) and any(tensor.shape[:1] == (logits,) for tensor in module.tensors)
+        rows = module.tensors[0].shape[0] if table else 0
+        found.append((rows, 0 if table else sum(tensor.elements for tensor in matrices), is_head))
+    return found
