@@ -111,7 +111,7 @@ def test_too_many_kinds_take_the_best_chain_in_id_order(world: World) -> None:
 
 
 @given(sequences())
-def test_what_no_order_of_devices_holds_is_told_before_it_is_searched(world: World) -> None:
+def test_what_no_order_of_devices_holds_is_told_first(world: World) -> None:
     sizes, reads, between, devices, _ = world
     kinds = [(len(group.numbers), group.room, group.weights_only) for group in _groups(devices, reads)]
     best = _best((sizes, reads, between, devices, None), ordered=False)

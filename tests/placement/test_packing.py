@@ -25,9 +25,7 @@ def _fits(sizes: list[int], rooms: list[int], where: tuple[int, ...]) -> bool:
     st.lists(st.sampled_from((0, 1, 2, 3, 5, 7)), min_size=1, max_size=7),
     st.lists(st.integers(0, 16), min_size=1, max_size=3),
 )
-def test_a_packing_is_found_where_there_is_one_and_hopeless_only_where_there_is_none(
-    sizes: list[int], rooms: list[int]
-) -> None:
+def test_a_packing_is_found_where_there_is_one(sizes: list[int], rooms: list[int]) -> None:
     possible = any(_fits(sizes, rooms, where) for where in product(range(len(rooms)), repeat=len(sizes)))
     packing = _packing(sizes, rooms)
     found = packing.search()
@@ -36,7 +34,7 @@ def test_a_packing_is_found_where_there_is_one_and_hopeless_only_where_there_is_
     assert not (packing.hopeless() and possible)
 
 
-def test_what_many_equal_ones_leave_over_is_too_little_for_a_smaller_one() -> None:
+def test_what_equal_ones_leave_over_is_too_little() -> None:
     # Eight of ten leave 5 bytes in each room: 10 in all, and no place for 6.
     assert _packing([10] * 8 + [6], [45, 45]).hopeless()
     assert not _packing([10] * 8 + [5, 5], [45, 45]).hopeless()
