@@ -138,7 +138,7 @@ class PlacementContext:
             return 0
         return self.cpu_number if place == "cpu" else None
 
-    @property
+    @cached_property
     def unified(self) -> bool:
         """Whether CPU and accelerators share one memory."""
         return any(one.unified for one in self.devices)
