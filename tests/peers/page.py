@@ -8,6 +8,7 @@ from __future__ import annotations
 from tests.peers.suites import HERE, Suite, read_suites
 
 PAGE = HERE.parents[1] / "docs" / "simulation.md"
+COLUMNS = ("here", "two", "four")
 BEGIN, END = "<!-- peers -->", "<!-- /peers -->"
 
 
@@ -17,13 +18,19 @@ def _sum(suite: Suite, host: str) -> str:
     return " / ".join(str(sum(column)) for column in zip(*rows, strict=True))
 
 
+def _what(suite: Suite) -> str:
+    """Return what runs of a suite, and of how many of its files the numbers are known."""
+    known = len(suite.counts)
+    return suite.what if known == len(suite.files) else f"{suite.what}; numbers of {known} of {len(suite.files)} files"
+
+
 def suites_table() -> str:
     """Return the table: a row for each suite, then why what deviates does."""
     lines = [
         "| suite | what of it | this machine | two GPUs | four GPUs |",
         "|---|---|---|---|---|",
         *(
-            f"| {suite.package} | {suite.what} | {' | '.join(_sum(suite, host) for host in ('here', 'two', 'four'))} |"
+            f"| {suite.package} | {_what(suite)} | {' | '.join(_sum(suite, host) for host in COLUMNS)} |"
             for suite in read_suites()
         ),
         "",

@@ -90,7 +90,7 @@ def odd(here: Results, there: Results) -> dict[str, str]:
 def judge(suite: Suite, found: dict[str, dict[str, Counts]], strange: dict[str, dict[str, str]]) -> list[str]:
     """Return what is not as expected, as sentences."""
     said = [
-        f"{file}, {host}: {numbers} passed, failed, skipped, and {expected} were expected"
+        f"{file}, {host}: {numbers} passed, failed, skipped, and {expected or 'no numbers'} were expected"
         for file, row in found.items()
         for host, numbers in row.items()
         if (expected := suite.counts.get(file, {}).get(host)) != numbers
