@@ -58,7 +58,7 @@ def test_a_gguf_file_takes_what_is_planned(architecture: str, dtype: str, layout
         model(torch.ones(1, 8, dtype=torch.long, device="cuda:0"))
 
 
-@pytest.mark.parametrize("kept", ["Q4_0", "Q5_1", "F16", "F32"])
+@pytest.mark.parametrize("kept", ["Q4_0", "F16", "F32"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_unpacking_on_a_device_is_in_its_load(kept: str, dtype: str, tmp_path: Path) -> None:
     file = write(tmp_path / "x.gguf", "lfm2", dtype=kept)
@@ -103,6 +103,12 @@ def test_a_gguf_file_that_transformers_does_not_load_is_refused(
     assert refused.value.code == "DP412"
     (note,) = refused.value.diagnostics[0].notes
     assert reason in note
+
+
+def test_a_type_that_nothing_unpacks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Unsatisfiable, match="does not unpack `q5_1`"):
+        planned_for(policy(ONE), write(tmp_path / "x.gguf", "lfm2", dtype="Q5_1"))
+    assert planned_for(policy(ONE), write(tmp_path / "y.gguf", "llama", dtype="Q5_1")).loading.gguf_file == "y.gguf"
 
 
 def test_a_split_gguf_file_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ from typing import Any
 ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
 """What may be handed over. Another name is a kernel of the hub, which loading would fetch."""
 
-TEXT_PARTS = ("thinker_config", "text_config", "language_config", "llm_config", "decoder", "decoder_config")
+TEXT_PARTS = (
+    *("thinker_config", "text_config", "language_config", "llm_config", "vlm_config", "decoder", "decoder_config"),
+)
 """The keys under which configurations of several parts have that of the language model."""
 
 Pairs = tuple[tuple[str, str], ...]

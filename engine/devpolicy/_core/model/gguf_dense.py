@@ -7,7 +7,7 @@ file's metadata; a class is the file's where it has as many parameters as the fi
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -17,9 +17,10 @@ from devpolicy._core.errors import ModelError
 from devpolicy._core.loading.quantization import Quantization
 from devpolicy._core.model.classes import architectures_of, classes_for
 from devpolicy._core.model.config import from_config, has_transformers
+from devpolicy._core.model.ggml import BLOCKS
 from devpolicy._core.model.gguf import parts_of
 from devpolicy._core.model.sealed import sealed
-from devpolicy._core.model.tree import WHY_NOT, ModelTree, Module
+from devpolicy._core.model.tree import WHY_NOT, ModelTree, Module, Tensor
 from devpolicy._core.model.watchdog import watched
 from devpolicy._core.text import described
 
@@ -33,7 +34,7 @@ _TABLES = ("rope_freqs", "rope_factors_long", "rope_factors_short")
 def dequantized(tree: ModelTree, architecture: str | None = None) -> ModelTree:
     """Return the model of a GGUF file as Transformers loads it, in float32 where nobody asks for another dtype.
 
-    Where it does not load the file, the tree is as it was, and says why under `WHY_NOT`. `architecture` names the class.
+    Where it does not load the file, the tree is as it was, and says why under `WHY_NOT`. `architecture` names a class.
     """
     return tree.remembered(("dequantized", architecture), lambda: _dequantized(tree, architecture))
 
@@ -44,32 +45,38 @@ def _dequantized(tree: ModelTree, architecture: str | None) -> ModelTree:
     except ModelError as refused:
         found = refused.diagnostics
         return replace(tree, metadata=(*tree.metadata, (WHY_NOT, found[0].message if found else str(refused))))
-    takes = _UNPACKING if _on_device(dict(tree.metadata).get("model_type", "")) else 0
+    # Matrices in float32 are all there before the first is made smaller.
+    at_once = sum(tensor.bytes_as(None) for tensor in _matrices(tree) if tensor.dtype == "float32")
+    takes = (_UNPACKING, 256 + at_once) if _on_device(tree) else (0, 0)
     return replace(
         made,
         name=tree.name,
-        modules=tuple(_unpacked(module, takes) for module in made.modules),
+        modules=tuple(_unpacked(module, *takes) for module in made.modules),
         loading=replace(made.loading, gguf_file=Path(tree.source or "").name),
         quantization=Quantization("gguf", "gguf", stored=tree.bytes_as()),
         source=None,
     )
 
 
-def _unpacked(module: Module, takes: int) -> Module:
+def _matrices(tree: ModelTree) -> Iterator[Tensor]:
+    yield from (tensor for module in tree.modules for tensor in module.tensors if len(tensor.shape) > 1)
+
+
+def _unpacked(module: Module, each: int, beside: int) -> Module:
     tensors = tuple(
-        replace(tensor, transient=takes * tensor.elements + 256) if takes and len(tensor.shape) > 1 else tensor
+        replace(tensor, transient=each * tensor.elements + beside) if each and len(tensor.shape) > 1 else tensor
         for tensor in module.tensors
     )
     return replace(module, in_place=not tensors, tensors=tensors)
 
 
-def _on_device(architecture: str) -> bool:
-    """Return whether Transformers unpacks an architecture's blocks where they go, and not in RAM before."""
+def _on_device(tree: ModelTree) -> bool:
+    """Return whether Transformers unpacks the blocks of an architecture where they go, and not in RAM before."""
     try:
         from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
     except ImportError:  # before it did
         return False
-    return architecture in GGUF_CONFIG_ARCHS
+    return dict(tree.metadata).get("model_type") in GGUF_CONFIG_ARCHS
 
 
 def _of_class(tree: ModelTree, architecture: str | None) -> ModelTree:
@@ -86,12 +93,36 @@ def _of_class(tree: ModelTree, architecture: str | None) -> ModelTree:
         tensor.elements for module in tree.modules if module.path in _TABLES for tensor in module.tensors
     )
     found: ModelTree | None = None
+    _check_types(tree)
     for name in [architecture] if architecture else islice(_classes(config), _MOST_CLASSES):
         found = from_config(config, name)
         if found.parameters == held:
             return found
     whose = "no class here has" if found is None else f"`{found.loading.architecture}` has not"
     raise ModelError(f"the file holds {held} parameters, and {whose} as many")
+
+
+def _check_types(tree: ModelTree) -> None:
+    """Raise `ModelError` for a type of blocks that nothing here unpacks: each is tried on one block of zeros."""
+    import gguf
+    import numpy
+
+    on_device = _on_device(tree)
+    for dtype in sorted({tensor.dtype for module in tree.modules for tensor in module.tensors} & set(BLOCKS)):
+        kind = gguf.GGMLQuantizationType[dtype.upper()]
+        try:
+            if on_device and kind not in _unpacked_on_devices():
+                raise NotImplementedError
+            gguf.quants.dequantize(numpy.zeros((1, BLOCKS[dtype][1]), dtype=numpy.uint8), kind)
+        except (NotImplementedError, KeyError):
+            raise ModelError(f"Transformers does not unpack `{dtype}`") from None
+
+
+def _unpacked_on_devices() -> Collection[int]:
+    from transformers.integrations.gguf.dequant import GGML_BLOCK
+
+    types: Collection[int] = GGML_BLOCK
+    return types
 
 
 def _classes(config: Mapping[str, Any]) -> Iterator[str]:
@@ -113,7 +144,7 @@ def _config(path: Path) -> dict[str, Any]:
             )[0]
     except ModelError:
         raise
-    except Exception as broken:  # the reader raises anything
+    except Exception as broken:  # noqa: BLE001 - the reader raises anything
         raise ModelError(f"Transformers does not load it: {described(broken)}") from None
     finally:
         transformers.logging.set_verbosity(before)
