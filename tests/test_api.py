@@ -148,7 +148,7 @@ def test_components_planned_together_share_the_devices(models: list[tuple[str, s
             taken[device] = budget.used
 
 
-def test_a_component_that_no_longer_fits_is_refused_beside_the_others() -> None:
+def test_a_component_that_no_longer_fits_is_refused() -> None:
     assert plan(ANY, LLAMA, "1x24gb").device == ComponentDevice.from_str("cuda:0")
     cuda = Policy.parse('prefer = "cuda"')
     with pytest.raises(Unsatisfiable):
@@ -232,7 +232,7 @@ def test_without_a_policy_in_use_the_choice_is_the_default(probes: list[Host]) -
     assert not probes, "the default is torch's answer in this process, not a plan"
 
 
-def test_what_the_policy_in_use_cannot_satisfy_is_no_silent_default() -> None:
+def test_what_the_policy_cannot_satisfy_is_no_default() -> None:
     with use_policy(Policy.parse('prefer = "cuda"'), "cpu-only"), pytest.raises(Unsatisfiable):
         ComponentDevice.resolve_device(None)
 
@@ -287,7 +287,7 @@ def test_every_verb_takes_the_host_of_the_block(probes: list[Host]) -> None:
     assert not probes
 
 
-def test_what_was_resolved_in_a_block_is_seen_by_the_next_and_by_no_other_block() -> None:
+def test_what_was_resolved_in_a_block_stays_in_it() -> None:
     cuda = Policy.parse('prefer = ["cuda:0", "cuda:1"]')
     with use_policy(cuda, "2x24gb"):
         first = ComponentDevice.from_policy(cuda, LLAMA, component="first")
@@ -340,7 +340,7 @@ def test_a_refusal_takes_nothing() -> None:
         assert resolve(cuda, component="generator", model=LLAMA) == ComponentDevice.from_str("cuda:0")
 
 
-def test_planning_in_a_block_sees_what_others_were_resolved_to_and_keeps_nothing() -> None:
+def test_planning_in_a_block_keeps_nothing() -> None:
     with use_policy(ANY, "1x24gb"):
         assert [plan(ANY, LLAMA).device.to_torch_str() for _ in range(2)] == ["cuda:0", "cuda:0"]
         device = resolve(ANY, component="one", model=LLAMA)
@@ -356,7 +356,7 @@ def test_planning_in_a_block_sees_what_others_were_resolved_to_and_keeps_nothing
 # Threads and tasks.
 
 
-def test_a_thread_does_not_inherit_a_block_and_has_blocks_of_its_own() -> None:
+def test_a_thread_has_blocks_of_its_own() -> None:
     # Free-threaded Python lets threads inherit their context, which then holds the block.
     inherits = bool(getattr(sys.flags, "thread_inherit_context", False))
     seen: dict[str, Any] = {}
@@ -379,7 +379,7 @@ def test_a_thread_does_not_inherit_a_block_and_has_blocks_of_its_own() -> None:
     assert seen == {"before": ANY if inherits else None, "inside": ComponentDevice.from_str("cpu")}
 
 
-def test_tasks_share_the_block_that_they_begin_in_and_keep_their_own() -> None:
+def test_tasks_share_the_block_that_they_begin_in() -> None:
     async def component(name: str) -> str:
         await asyncio.sleep(0)
         return resolve(ANY, component=name, model=LLAMA).to_torch_str()
@@ -396,9 +396,7 @@ def test_tasks_share_the_block_that_they_begin_in_and_keep_their_own() -> None:
     assert asyncio.run(main()) == ["cuda:0", "cpu", "cuda:1", "cpu"]
 
 
-def test_threads_that_share_the_policy_of_a_process_share_its_probe_and_its_claims(
-    probes: list[Host], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_threads_of_a_process_share_its_probe_and_claims(probes: list[Host], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(verbs.VARIABLE, "cpu-only")
     count, taken = 8, plan(ANY, BERT, "cpu-only").ledger["cpu"].used
     start = threading.Barrier(count)
@@ -446,9 +444,7 @@ def test_a_variable_that_names_nothing_is_told_with_its_name(tmp_path: Path) -> 
     assert "= note: the environment variable `DEVPOLICY` names it" in done.stderr
 
 
-def test_a_broken_policy_of_the_process_is_told_with_its_place_and_the_variable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_policy_of_the_process_names_its_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tmp_path / "policy.toml"
     policy.write_text('prefer = "gpu"\nsplitt = 3\n', encoding="utf-8")
     monkeypatch.setenv(verbs.VARIABLE, str(policy))
@@ -490,7 +486,7 @@ def test_the_verbs_read_no_variable(monkeypatch: pytest.MonkeyPatch, probes: lis
 # From a policy to a component's device.
 
 
-def test_a_component_s_device_comes_from_a_catalogue_name_or_a_tree() -> None:
+def test_a_device_for_a_component_from_a_name_or_a_tree() -> None:
     expected = {"model": 0, "lm_head": "disk"}
     for model in ("llama-3.1-8b", LLAMA):
         device = ComponentDevice.from_policy("offload-lm-head", model, Host.load("1x24gb"), component="generator")
@@ -504,7 +500,7 @@ def test_a_component_s_device_without_a_model_is_the_choice() -> None:
 
 
 @pytest.mark.parametrize("kind", ["module", "configuration", "its table", "configuration file", "checkpoint"])
-def test_a_component_s_device_comes_from_anything_that_a_model_is(kind: str, tmp_path: Path) -> None:
+def test_a_device_for_a_component_from_any_model(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     config = transformers.LlamaConfig(
@@ -610,7 +606,7 @@ def test_a_policy_is_read_and_merged_once_for_all_plans(monkeypatch: pytest.Monk
 # What a plan does not have, and files.
 
 
-def test_a_module_that_a_plan_does_not_have_is_an_error_of_ours_with_the_likely_one() -> None:
+def test_a_module_that_a_plan_lacks_is_told_with_the_likely_one() -> None:
     made = plan(HEAD, LLAMA, "1x24gb")
     for call in (lambda: made.explain("lm_hed"), lambda: made.placements["lm_hed"]):
         with pytest.raises(DevPolicyError, match="did you mean `lm_head`") as caught:

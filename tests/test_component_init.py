@@ -89,9 +89,7 @@ def loaded(text: str) -> Any:
 # What a pipeline saves, and what it means on another host.
 
 
-def test_the_name_of_the_policy_is_saved_and_not_the_device_of_today(
-    example: ModuleType, checkpoint: str, policy: str
-) -> None:
+def test_the_name_of_the_policy_is_saved(example: ModuleType, checkpoint: str, policy: str) -> None:
     with use_policy(policy, "2x24gb"):
         component = example.MyComponent(checkpoint, policy=policy)
         assert component.where().to_hf() == {"model": 0, "lm_head": "disk"}
@@ -103,7 +101,7 @@ def test_the_name_of_the_policy_is_saved_and_not_the_device_of_today(
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_a_saved_pipeline_resolves_to_the_device_of_the_host_that_it_is_loaded_on(
+def test_a_saved_pipeline_resolves_on_its_new_host(
     host: str, example: ModuleType, checkpoint: str, policy: str
 ) -> None:
     with use_policy(policy, "4x80gb"):
@@ -142,9 +140,7 @@ def test_without_a_policy_of_its_own_the_one_in_use_decides(example: ModuleType,
 # Running.
 
 
-def test_the_model_answers_as_one_that_is_loaded_without_a_policy(
-    example: ModuleType, checkpoint: str, policy: str
-) -> None:
+def test_the_model_answers_as_one_without_a_policy(example: ModuleType, checkpoint: str, policy: str) -> None:
     text = pipeline_of(generator=example.MyComponent(checkpoint, policy=policy)).dumps()
     pipeline = loaded(text)
     with use_policy(policy, "cpu-only"):
@@ -217,7 +213,7 @@ def component_of_a_policy() -> Iterator[type]:
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=lambda order: " ".join(order))
-def test_components_get_the_devices_of_the_joint_plan_in_whatever_order_they_warm_up(
+def test_components_get_the_joint_plan_in_any_order(
     order: tuple[str, ...], component_of_a_policy: type, checkpoint: str, tmp_path: Path
 ) -> None:
     policy = rag(tmp_path, checkpoint)
@@ -230,9 +226,7 @@ def test_components_get_the_devices_of_the_joint_plan_in_whatever_order_they_war
     assert {name: one.device for name, one in components.items()} == planned
 
 
-def test_a_pipeline_warms_its_components_up_to_the_devices_of_the_joint_plan(
-    component_of_a_policy: type, checkpoint: str, tmp_path: Path
-) -> None:
+def test_a_pipeline_warms_up_to_the_joint_plan(component_of_a_policy: type, checkpoint: str, tmp_path: Path) -> None:
     policy = rag(tmp_path, checkpoint, generator=False)
     pipeline = pipeline_of(
         generator=component_of_a_policy("generator", checkpoint),
@@ -260,7 +254,7 @@ def test_threads_that_warm_components_up_share_what_is_claimed(
     assert all(one.device == planned[one.component] for one in components)
 
 
-def test_a_saved_pipeline_is_decided_with_its_components_beside_each_other(checkpoint: str, tmp_path: Path) -> None:
+def test_a_saved_pipeline_is_decided_jointly(checkpoint: str, tmp_path: Path) -> None:
     pytest.importorskip("sentence_transformers")
     haystack = pytest.importorskip("haystack")
     from haystack.components.evaluators import SASEvaluator
@@ -277,7 +271,7 @@ def test_a_saved_pipeline_is_decided_with_its_components_beside_each_other(check
         assert ComponentDevice.from_haystack(pipeline.get_component(name)._device) == made.device
 
 
-def test_an_entry_for_a_class_speaks_for_the_components_of_a_saved_pipeline(tmp_path: Path) -> None:
+def test_an_entry_for_a_class_speaks_for_a_saved_pipeline(tmp_path: Path) -> None:
     pytest.importorskip("sentence_transformers")
     haystack = pytest.importorskip("haystack")
     from haystack.components.evaluators import SASEvaluator
@@ -295,9 +289,7 @@ def test_an_entry_for_a_class_speaks_for_the_components_of_a_saved_pipeline(tmp_
     assert {str(pipeline.get_component(name)._device.to_torch_str()) for name in ("one", "other")} == {"cpu"}
 
 
-def test_what_the_host_cannot_satisfy_is_refused_when_the_component_warms_up(
-    example: ModuleType, checkpoint: str
-) -> None:
+def test_what_the_host_lacks_is_refused_at_warm_up(example: ModuleType, checkpoint: str) -> None:
     component = example.MyComponent(checkpoint, policy="offload-lm-head")
     with use_policy("offload-lm-head", "cpu-only"), pytest.raises(Unsatisfiable) as refused:
         component.warm_up()
@@ -310,9 +302,7 @@ def test_a_policy_that_is_not_there_is_told_by_name(example: ModuleType, checkpo
         example.MyComponent(checkpoint, policy="offload-lm-heat").warm_up()
 
 
-def test_the_variable_decides_for_a_component_in_a_process_of_its_own(
-    example: ModuleType, checkpoint: str, tmp_path: Path
-) -> None:
+def test_the_variable_decides_in_a_process_of_its_own(example: ModuleType, checkpoint: str, tmp_path: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from my_component import MyComponent\n"
         "component = MyComponent(sys.argv[2]); component.warm_up()\n"
@@ -328,7 +318,7 @@ def test_the_variable_decides_for_a_component_in_a_process_of_its_own(
 # Facts of Transformers that the pages tell.
 
 
-def test_components_with_rewritten_weights_do_not_answer_with_each_other_s(tmp_path: Path) -> None:
+def test_components_with_rewritten_weights_stay_apart(tmp_path: Path) -> None:
     sizes = {**SMALL, "num_key_value_heads": 2, "num_hidden_layers": 2, "num_local_experts": 4}
     originals = {}
     for number, name in enumerate(("one", "two")):
@@ -349,7 +339,7 @@ def test_components_with_rewritten_weights_do_not_answer_with_each_other_s(tmp_p
             assert torch.equal(both[name](ids).logits, original(ids).logits)
 
 
-def test_a_key_that_names_a_tensor_is_warned_about_by_accelerate_and_harmless(tmp_path: Path) -> None:
+def test_a_key_of_a_tensor_is_harmless_for_accelerate(tmp_path: Path) -> None:
     small = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
     text = {**small, "vocab_size": 64, "max_position_embeddings": 16, "bos_token_id": 0, "eos_token_id": 1}
     vision = {**small, "image_size": 16, "patch_size": 8}
@@ -368,7 +358,7 @@ def test_a_key_that_names_a_tensor_is_warned_about_by_accelerate_and_harmless(tm
         assert torch.allclose(model(**inputs).logits_per_image, original(**inputs).logits_per_image, atol=1e-5)
 
 
-def test_transformers_names_rewritten_weights_by_their_tensors_alone(tmp_path: Path) -> None:
+def test_transformers_names_rewritten_weights_by_tensors(tmp_path: Path) -> None:
     """Why each component has a folder of its own: where this fails, Transformers has learnt to keep models apart."""
     policy = Policy.parse(
         f"prefer = 'cpu'\nmemory.disk.path = '{tmp_path}/offload'\n[[rule]]\nclass = '*Experts'\noffload = 'disk'\n"
@@ -386,6 +376,6 @@ def test_a_component_is_named_by_text() -> None:
         ComponentDevice.from_policy(Policy.parse('prefer = ["cpu"]'), host="cpu-only", component=3)  # type: ignore[arg-type]
 
 
-def test_the_text_of_a_policy_in_the_place_of_its_name_is_led_to_parse() -> None:
+def test_the_text_of_a_policy_as_its_name_is_led_to_parse() -> None:
     with pytest.raises(PolicyError, match=r"a policy's own text is read by `Policy\.parse`"):
         ComponentDevice.from_policy('prefer = ["cpu"]', host="cpu-only")

@@ -50,7 +50,7 @@ def devices(plans: dict[str, Plan]) -> dict[str, list[str]]:
 # Order.
 
 
-def test_components_are_planned_in_the_order_in_which_they_are_written() -> None:
+def test_components_are_planned_in_written_order() -> None:
     policy = Policy.parse(f"{ROOMY}[component.b]\nneeds = '6 GiB'\n[component.a]\nneeds = '6 GiB'\n")
     assert devices(plan_all(policy, host=TWO)) == {"b": ["cuda:0"], "a": ["cuda:1"]}
 
@@ -62,7 +62,7 @@ def test_the_order_of_the_models_that_are_given_does_not_count() -> None:
     assert devices(plan_all(policy, models, TWO)) == {"b": ["cuda:0"], "a": ["cuda:1"]}
 
 
-def test_a_component_that_a_glob_speaks_for_stands_where_the_glob_is_written() -> None:
+def test_a_component_of_a_glob_stands_where_the_glob_is() -> None:
     policy = Policy.parse(
         f"{ROOMY}[component.first]\nneeds = '1 B'\n[component.'x*']\n[component.last]\nneeds = '1 B'\n"
     )
@@ -89,7 +89,7 @@ def test_each_sees_what_those_before_it_took() -> None:
     assert [ledger.weights for ledger in ledgers] == [3 * GIB, 4 * GIB, 3 * GIB]
 
 
-def test_one_alone_is_planned_beside_those_that_are_written_before_it() -> None:
+def test_one_alone_is_planned_beside_those_before_it() -> None:
     policy = Policy.parse(f"{ROOMY}[component.a]\nneeds = '6 GiB'\n[component.b]\nneeds = '6 GiB'\n")
     plans = plan_all(policy, host=TWO)
     assert plan(policy, None, TWO, component="b") == plans["b"]
@@ -280,7 +280,7 @@ def test_a_component_of_which_nothing_is_said_is_refused_by_name() -> None:
 # Rules.
 
 
-def test_a_rule_of_the_component_that_matches_nothing_is_an_error() -> None:
+def test_a_rule_of_a_component_that_matches_nothing_is_an_error() -> None:
     policy = Policy.parse("prefer = 'cpu'\n[component.a]\noffload = { lm_haed = 'disk' }\n")
     with pytest.raises(
         PolicyError, match=r"error\[DP501\]: rule `component.a.offload.lm_haed` matches nothing"
@@ -292,7 +292,7 @@ def test_a_rule_of_the_component_that_matches_nothing_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("table", ["[offload]\nlm_haed = 'disk'\n", "[component.'*'.offload]\nlm_haed = 'disk'\n"])
-def test_a_rule_for_many_components_that_matches_nothing_is_a_warning(table: str) -> None:
+def test_a_rule_for_components_that_matches_nothing_warns(table: str) -> None:
     policy = Policy.parse(f"prefer = 'cpu'\n{table}[component.a]\n")
     assert [one.code for one in plan_all(policy, {"a": weights(1)}, TWO)["a"].warnings] == ["DP501"]
 
@@ -345,7 +345,7 @@ def test_a_model_that_is_not_there_is_told_with_its_place(
 # Folders.
 
 
-def test_a_component_s_own_folder_is_beside_the_policy_and_its_own(tmp_path: Path) -> None:
+def test_a_component_folder_is_beside_its_policy(tmp_path: Path) -> None:
     file = tmp_path / "policy.toml"
     file.write_text(
         "prefer = 'cpu'\nmemory.disk.path = 'all'\n[component.a.memory.disk]\npath = 'mine'\n", encoding="utf-8"
@@ -355,14 +355,14 @@ def test_a_component_s_own_folder_is_beside_the_policy_and_its_own(tmp_path: Pat
     assert policy.for_component("b").disk_path == str(tmp_path / "all")
 
 
-def test_the_targets_of_the_language_are_those_that_can_be_planned_for() -> None:
+def test_the_targets_of_the_language_can_be_planned_for() -> None:
     assert [{"enum": list(NAMED)}, {"type": "string"}] == fields.TARGETS.schema["anyOf"]
 
 
 # At component init.
 
 
-def test_a_component_that_is_resolved_again_keeps_its_device_whoever_came_since() -> None:
+def test_a_component_resolved_again_keeps_its_device() -> None:
     policy = Policy.parse(ROOMY)
     with use_policy(policy, TWO):
         first = resolve(policy, component="first", model=weights(4))
@@ -372,7 +372,7 @@ def test_a_component_that_is_resolved_again_keeps_its_device_whoever_came_since(
         assert resolve(policy, component="third", model=weights(1)).to_torch_str() == "cuda:0"
 
 
-def test_a_component_with_another_model_is_moved_and_counted_once() -> None:
+def test_a_component_with_another_model_is_counted_once() -> None:
     policy = Policy.parse(ROOMY)
     with use_policy(policy, TWO):
         resolve(policy, component="first", model=weights(4))
@@ -381,7 +381,7 @@ def test_a_component_with_another_model_is_moved_and_counted_once() -> None:
         assert resolve(policy, component="third", model=weights(5)).to_torch_str() == "cuda:0"
 
 
-def test_what_the_policy_writes_before_a_component_has_its_place_first() -> None:
+def test_what_the_policy_writes_first_has_its_place_first() -> None:
     policy = Policy.parse(ROOMY + needing(first="6 GiB", second="6 GiB"))
     with use_policy(policy, TWO):
         assert resolve(policy, component="second").to_torch_str() == "cuda:1"
@@ -389,7 +389,7 @@ def test_what_the_policy_writes_before_a_component_has_its_place_first() -> None
     assert resolve(policy, host=TWO, component="second").to_torch_str() == "cuda:1"
 
 
-def test_a_model_that_is_given_takes_the_place_of_what_was_kept_for_it() -> None:
+def test_a_model_that_is_given_replaces_what_was_kept() -> None:
     policy = Policy.parse(ROOMY + needing(first="6 GiB", second="6 GiB"))
     with use_policy(policy, TWO):
         assert resolve(policy, component="second").to_torch_str() == "cuda:1"
@@ -403,14 +403,14 @@ def test_a_component_before_it_that_has_no_place_is_told_by_name() -> None:
         resolve(policy, component="second")
 
 
-def test_the_exact_name_is_nearest_and_then_the_globs_as_they_are_written() -> None:
+def test_the_exact_name_is_nearest_and_then_the_globs() -> None:
     before, behind = "[component.'*a']\nprefer = 'cuda:1'\n", "[component.'*']\nprefer = 'cpu'\n"
     policy = Policy.parse(f"{ROOMY}{before}[component.a]\nprefer = 'cuda:0'\n{behind}")
     chosen = {name: resolve(policy, host=TWO, component=name).to_torch_str() for name in ("a", "ba", "b")}
     assert chosen == {"a": "cuda:0", "ba": "cuda:1", "b": "cpu"}
 
 
-def test_of_a_table_each_key_is_that_of_the_nearest_entry_that_has_it() -> None:
+def test_of_a_table_each_key_is_that_of_the_nearest_entry() -> None:
     text = f"{ROOMY}[component.'*'.workload]\ncontext = 512\nbatch = 2\n[component.a.workload]\ncontext = 64\n"
     workload = Policy.parse(text).for_component("a").workload
     assert (workload.context, workload.batch) == (64, 2)
@@ -433,7 +433,7 @@ def test_another_policy_s_component_of_the_same_name_is_another() -> None:
         assert plan(small, weights(1), component="b").ledger["cuda:0"].used_by_others == 9 * GIB
 
 
-def test_what_a_host_lacks_for_several_components_is_told_together() -> None:
+def test_what_a_host_lacks_is_told_together() -> None:
     wanted = "".join(
         needing(**{name: "1 GiB"}) + f"require = {{ cuda = {count} }}\n" for name, count in (("a", 3), ("b", 4))
     )

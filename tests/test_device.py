@@ -202,7 +202,7 @@ def test_a_component_device_is_one_device_or_a_map() -> None:
     assert ComponentDevice(None, entries) == ComponentDevice.from_multiple(entries)
 
 
-def test_a_component_device_does_not_change_with_the_map_that_it_was_made_from() -> None:
+def test_a_component_device_does_not_change_with_its_map() -> None:
     entries = DeviceMap({"model": Device.gpu()})
     device = ComponentDevice.from_multiple(entries)
     entries["lm_head"] = Device.cpu()
@@ -239,7 +239,7 @@ def test_the_map_inside_a_component_device_refuses_every_change() -> None:
     assert device == split()
 
 
-def test_what_a_component_device_hands_out_can_be_changed_without_changing_it() -> None:
+def test_what_a_component_device_hands_out_can_be_changed() -> None:
     device = split()
     inside = device._multiple_devices
     assert inside is not None
@@ -274,7 +274,7 @@ def test_dataclass_tools_work() -> None:
     assert dataclasses.replace(split(), _multiple_devices=DeviceMap({"": Device.cpu()})).to_hf() == {"": "cpu"}
 
 
-def test_the_order_of_a_map_matters_to_consumers_and_not_to_equality() -> None:
+def test_the_order_of_a_map_is_no_part_of_equality() -> None:
     one = ComponentDevice.from_multiple(DeviceMap.from_dict({"a": "cuda:0", "b": "cuda:1"}))
     other = ComponentDevice.from_multiple(DeviceMap.from_dict({"b": "cuda:1", "a": "cuda:0"}))
     assert one == other
@@ -285,7 +285,7 @@ def test_the_order_of_a_map_matters_to_consumers_and_not_to_equality() -> None:
 # What libraries take.
 
 
-def test_a_map_gives_numbers_for_cuda_and_text_for_everything_else() -> None:
+def test_a_map_gives_numbers_for_cuda_and_text_for_the_rest() -> None:
     entries = {
         "a": "cuda:1",
         "b": "cuda",
@@ -309,7 +309,7 @@ def test_spacy_gets_its_gpu_id(text: str, spacy_id: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["xpu", "npu:1", "hpu"])
-def test_a_device_that_spacy_cannot_use_is_not_the_cpu_in_silence(text: str) -> None:
+def test_a_device_that_spacy_cannot_use_is_refused(text: str) -> None:
     with pytest.raises(DeviceError, match=f"not on `{text}`"):
         ComponentDevice.from_str(text).to_spacy()
 
@@ -343,7 +343,7 @@ def test_a_type_that_this_torch_does_not_know_is_refused() -> None:
         ComponentDevice.from_str("npu").to_torch()
 
 
-def test_without_torch_the_text_is_there_and_the_device_is_an_import_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torch_the_device_is_an_import_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     device = ComponentDevice.from_str("cuda:0")
     assert device.to_torch_str() == "cuda:0"
@@ -366,7 +366,7 @@ def test_keyword_arguments_get_one_of_the_two_keys() -> None:
 # The dict form.
 
 
-def test_a_saved_map_comes_back_with_the_disk_last_and_the_cpu_before_it() -> None:
+def test_a_saved_map_comes_back_in_its_order() -> None:
     saved = {"a": "disk", "b": "cpu", "c": "cuda:1", "d": "disk", "e": "cuda:0", "f": "cpu"}
     device = ComponentDevice.from_dict({"type": "multiple", "device_map": saved})
     assert list(device.to_dict()["device_map"]) == ["c", "e", "b", "f", "a", "d"]
@@ -431,7 +431,7 @@ def test_without_torch_the_default_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -
     assert default_device() == Device.cpu()
 
 
-def test_a_driver_that_fails_when_asked_is_left_out_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_that_fails_is_left_out_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> bool:
         raise RuntimeError("driver\nfailed")
 
@@ -445,9 +445,7 @@ def test_a_driver_that_fails_when_asked_is_left_out_with_a_warning(monkeypatch: 
         assert default_device() == Device.mps()
 
 
-def test_a_torch_that_cannot_be_loaded_is_left_out_with_a_warning(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
-) -> None:
+def test_a_torch_that_cannot_be_loaded_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     (tmp_path / "torch.py").write_text("raise OSError('libcudart.so.12: cannot open shared object file')")
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     monkeypatch.syspath_prepend(tmp_path)

@@ -20,7 +20,8 @@ ELSEWHERE = {
     "architecture": "tests/test_architecture.py",
     "architectures": "tests/test_architectures.py",
     "glossary": "tests/test_architecture.py",
-    "commands": "tests/cli/test_sessions.py",
+    "commands": "tests/language/test_reference.py",
+    "json-output": "tests/cli/test_json.py",
     "differences-from-haystack": "tests/test_haystack_values.py",
     "language": "tests/language/test_reference.py",
     "conformance": "tests/testing/test_conformance.py",
@@ -98,7 +99,7 @@ def test_the_start_page_leads_to_every_page() -> None:
     assert set(PAGES) - linked - {"index"} == set()
 
 
-def test_the_list_of_models_names_all_that_ship_with_their_parameters() -> None:
+def test_the_list_of_models_names_all_that_ship() -> None:
     section = (ROOT / "fixtures" / "README.md").read_text(encoding="utf-8").partition("## Models")[2]
     listed = dict(re.findall(r"^\| `(\S+)` \| ([\d.]+ [MBT]) \|", section, re.MULTILINE))
     assert listed == {name: _short(ModelTree.load(name).parameters) for name in model_catalogue()}
@@ -110,7 +111,7 @@ def _short(count: int) -> str:
     return f"{count / 1e6:.0f} M" if count < 10**9 else f"{count / 1e9:.3g} B"
 
 
-def test_the_families_that_the_page_names_are_those_that_are_read_without_transformers() -> None:
+def test_the_families_of_the_page_need_no_transformers() -> None:
     sentence = re.search(r"families are read without Transformers:(.*?)\(the", read("hosts-and-models"), re.DOTALL)
     assert sentence is not None
     assert set(re.findall(r"`([\w-]+)`", sentence[1])) == set(FAMILIES)

@@ -65,7 +65,7 @@ def _without_devices(value: object) -> object:
     return [_without_devices(inner) for inner in value] if isinstance(value, list) else value
 
 
-def test_the_target_example_conforms_and_is_found_where_it_is_installed(tmp_path: Path) -> None:
+def test_the_target_example_conforms_and_is_found(tmp_path: Path) -> None:
     folder = tmp_path / "target"
     shutil.copytree(EXAMPLES / "target", folder)
     done = run(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist")

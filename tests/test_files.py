@@ -16,7 +16,7 @@ from devpolicy._core.errors import MOST_KEPT, WIDEST
 from devpolicy._core.files import kind_of, read_file
 from devpolicy._core.language.components import MOST_COMPONENTS
 from devpolicy._core.language.extending import MOST_TEXTS
-from devpolicy._core.placement.plan import PlanError
+from devpolicy._core.placement.saved import PlanError
 from devpolicy._core.toml.document import LONGEST_TEXT, MOST_VALUES
 from devpolicy.errors import DevPolicyError, HostError
 from tests.cli.harness import invoke
@@ -263,7 +263,7 @@ class TestFilesThatAreNoPolicy:
         assert result.status == 2
         assert self.SECRET not in result.stderr
 
-    def test_the_policy_that_a_file_of_tests_names_is_not_shown_where_it_is_none(self, tmp_path):
+    def test_the_policy_of_a_file_of_tests_is_not_shown_without(self, tmp_path):
         (tmp_path / "other").write_text(f"{self.SECRET}\n")
         body = PASSES.replace('prefer = ["cuda", "cpu"]', 'policy = "other"')
         (tmp_path / "a.test.toml").write_text(body)
@@ -276,12 +276,12 @@ class TestTooMuch:
     def one_line(self, count):
         return "prefer=[" + ",".join(f'{{device="cuda",count={10**6 + i}}}' for i in range(count)) + "]\n"
 
-    def test_a_finding_keeps_only_the_part_of_a_long_line_that_it_shows(self):
+    def test_a_finding_keeps_a_part_of_a_long_line(self):
         with pytest.raises(PolicyError) as refused:
             Policy.parse(self.one_line(3000))
         assert all(len(one.place.text) <= WIDEST + 2 for one in refused.value.diagnostics if one.place)
 
-    def test_an_error_holds_a_bounded_number_of_findings_and_says_how_many_there_are(self):
+    def test_an_error_holds_a_bounded_number_of_findings(self):
         with pytest.raises(PolicyError) as refused:
             Policy.parse(self.one_line(3000))
         findings = refused.value.diagnostics

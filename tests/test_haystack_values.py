@@ -95,7 +95,7 @@ def members(cls: type) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_public_member_of_haystack_is_there_with_the_same_kind_and_arguments(name: str) -> None:
+def test_each_public_member_of_haystack_is_there(name: str) -> None:
     for member, reference in members(getattr(theirs, name)).items():
         own = inspect.getattr_static(getattr(ours, name), member)
         assert isinstance(own, property) == isinstance(reference, property)
@@ -112,7 +112,7 @@ def test_fields_have_haystacks_names_and_order(name: str) -> None:
     assert list(getattr(ours, name).__dataclass_fields__) == fields
 
 
-def test_every_device_type_of_haystack_has_the_same_name_and_value() -> None:
+def test_every_device_type_of_haystack_is_the_same() -> None:
     for reference in theirs.DeviceType:
         assert ours.DeviceType[reference.name].value == reference.value
 
@@ -320,7 +320,7 @@ def test_the_default_device_is_haystacks(
     assert str(default_device()) == theirs.ComponentDevice.resolve_device(None).to_torch_str()
 
 
-def test_without_an_active_policy_resolve_device_chooses_as_haystack_on_this_machine(
+def test_without_a_policy_haystack_chooses_on_this_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("DEVPOLICY", raising=False)

@@ -40,7 +40,7 @@ class TestValues:
             ("xpu", 0),
         ]
 
-    def test_the_order_in_which_devices_are_given_is_no_part_of_a_host(self):
+    def test_the_order_of_devices_is_no_part_of_a_host(self):
         one, other = card(id=0, name="a"), card(id=1, name="b")
         assert Host([one, other], memory=0) == Host([other, one], memory=0)
 
@@ -237,7 +237,7 @@ type = "cuda"
 
 
 class TestLoading:
-    def test_a_file_is_loaded_by_its_path_and_gives_the_host_its_name(self, tmp_path):
+    def test_a_file_is_loaded_by_its_path_and_names_the_host(self, tmp_path):
         path = tmp_path / "build-box.toml"
         path.write_text('memory = "8 GiB"\n')
         assert Host.load(path) == Host.load(str(path)) == Host(memory="8 GiB", name="build-box")
@@ -286,7 +286,7 @@ class TestLoading:
 
 class TestCatalogue:
     @pytest.mark.parametrize("name", catalogue())
-    def test_every_shipped_host_loads_describes_itself_and_reads_back(self, name):
+    def test_every_shipped_host_loads_and_reads_back(self, name):
         host = Host.load(name)
         assert host.name == name
         assert host.description

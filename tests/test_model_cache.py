@@ -102,9 +102,7 @@ def test_off_keeps_nothing(builds: list[str], tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the folder of Linux")
-def test_the_folder_is_the_user_s_wherever_hugging_face_keeps_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_folder_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)

@@ -36,12 +36,12 @@ def keys_and_values(config):
     return 2 * text.get("num_key_value_heads", heads) * head
 
 
-def test_every_catalogue_model_is_generated_and_every_generated_one_ships():
+def test_every_catalogue_model_is_generated_and_ships():
     assert list(model_catalogue()) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_catalogue_model_has_the_published_number_of_parameters(name):
+def test_a_catalogue_model_has_the_published_parameters(name):
     tree = ModelTree.load(name)
     assert tree.parameters + CATALOGUE[name].buffers + CATALOGUE[name].unloaded == CATALOGUE[name].parameters
     assert (tree.name, tree.incomplete_reason) == (name, None)
@@ -71,7 +71,7 @@ def test_a_catalogue_model_has_the_published_number_of_parameters(name):
         ("bge-large-en", 0),
     ],
 )
-def test_the_kv_cache_of_a_catalogue_model_is_that_of_its_published_sizes(name, values):
+def test_the_kv_cache_of_a_catalogue_model_is_the_published(name, values):
     assert {cache.values for cache in ModelTree.load(name).kv_cache} == ({values} if values else set())
 
 
@@ -88,7 +88,7 @@ def hosts(name):
 
 
 @pytest.mark.parametrize(("name", "host"), [(name, host) for name in NAMES for host in hosts(name)])
-def test_a_catalogue_model_is_planned_on_a_host_or_refused_for_want_of_room(name, host):
+def test_a_catalogue_model_is_planned_or_has_no_room(name, host):
     policy = Policy.parse('prefer = ["cuda", "mps"]\noverflow = "cpu"\nsplit = "balanced"\n')
     tree = ModelTree.load(name)
     try:
@@ -117,7 +117,7 @@ def test_gpt_oss_takes_the_bytes_of_its_published_files(name, files, experts):
 
 
 @pytest.mark.parametrize(("name", "layers", "experts"), [("deepseek-v3", 58, 256), ("kimi-k2", 60, 384)])
-def test_float8_takes_a_byte_and_its_scales_and_the_rest_what_it_has(name, layers, experts):
+def test_float8_takes_a_byte_and_its_scales(name, layers, experts):
     made = plan(Policy.parse('prefer = "cuda"\nsplit = "balanced"\n'), ModelTree.load(name), "8xb200")
     config = CATALOGUE[name].config
     hidden, all_layers = config["hidden_size"], config["num_hidden_layers"]
@@ -135,7 +135,7 @@ def test_the_layers_of_gemma_slide_in_turns():
     assert windows == [4096, None] * 21
 
 
-def test_three_layers_of_four_of_qwen3_next_keep_a_state_whatever_the_context():
+def test_three_layers_of_four_of_qwen3_next_keep_a_state():
     tree = ModelTree.load("qwen3-next-80b-a3b")
     states = [cache for cache in tree.kv_cache if cache.window == 1]
     assert {cache.module.rpartition(".")[2] for cache in states} == {"linear_attn"}
@@ -150,7 +150,7 @@ def test_three_layers_of_four_of_qwen3_next_keep_a_state_whatever_the_context():
     [("mixtral-8x7b", (2, 8)), ("mixtral-8x22b", (2, 8)), ("qwen3-235b-a22b", (8, 128)),
      ("qwen3-next-80b-a3b", (10, 512)), ("deepseek-v3", (8, 256))],
 )  # fmt: skip
-def test_a_token_reads_as_many_experts_of_a_mixture_as_are_published(name, experts):
+def test_a_token_reads_as_many_experts_as_are_published(name, experts):
     tree = ModelTree.load(name)
     assert {(entry.experts_per_token, entry.num_experts) for entry in tree.reads} == {experts}
     assert {entry.module for entry in tree.reads} == {m.path for m in tree.modules if m.path.endswith(".experts")}
@@ -161,18 +161,18 @@ def test_a_token_reads_as_many_experts_of_a_mixture_as_are_published(name, exper
     [("t5-11b", ["encoder"]), ("bart-large", ["model.encoder"]), ("qwen2.5-vl-7b", ["model.visual"]),
      ("llava-1.5-7b", ["model.vision_tower", "model.multi_modal_projector"]), ("bge-m3", []), ("gpt2", [])],
 )  # fmt: skip
-def test_what_runs_before_the_first_token_runs_once_for_a_request(name, modules):
+def test_what_runs_before_the_first_token_runs_once(name, modules):
     assert [entry.module for entry in ModelTree.load(name).reads if entry.per_request] == modules
 
 
-def test_t5_keeps_a_cache_for_its_own_tokens_and_one_for_the_encoders():
+def test_t5_keeps_a_cache_for_itself_and_its_encoder():
     modules = [cache.module for cache in ModelTree.load("t5-11b").kv_cache]
     assert len(modules) == 48
     assert modules[0] == "decoder.block.0.layer.0.SelfAttention"
     assert modules[24] == "decoder.block.0.layer.1.EncDecAttention"
 
 
-def test_fused_experts_are_rewritten_on_disk_and_nothing_else_of_mixtral():
+def test_fused_experts_are_rewritten_on_disk_only():
     tree = ModelTree.load("mixtral-8x7b")
     assert {module.class_name for module in tree.modules if not module.in_place} == {"MixtralExperts"}
 

@@ -52,7 +52,7 @@ def loads(made, cls, folder):
 
 
 @pytest.mark.parametrize("named", [None, ["MyLlamaForCausalLM"], ["BertModel"]])
-def test_the_tensors_decide_where_the_configuration_names_no_class_of_theirs(llama, named):
+def test_the_tensors_decide_without_a_class_of_theirs(llama, named):
     configured(llama, architectures=named)
     made = plan(BALANCED, llama, HOST)
     assert "lm_head" in made.to_hf_kwargs()["device_map"]

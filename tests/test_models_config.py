@@ -60,7 +60,7 @@ CACHED = [
 
 
 @pytest.mark.parametrize(("architecture", "model_type", "config"), CACHED)
-def test_the_kv_cache_is_as_large_as_the_one_that_the_model_fills(architecture, model_type, config):
+def test_the_kv_cache_is_as_large_as_the_models(architecture, model_type, config):
     tokens = 24
     table = {"model_type": model_type, "architectures": [architecture], **config}
     settings = transformers.AutoConfig.for_model(model_type, **config)
@@ -76,7 +76,7 @@ def test_the_kv_cache_is_as_large_as_the_one_that_the_model_fills(architecture, 
     assert planned == held
 
 
-def test_the_states_of_linear_attention_are_as_many_bytes_as_the_model_keeps():
+def test_the_states_of_linear_attention_are_counted():
     settings = transformers.Qwen3NextConfig(**QWEN3_NEXT)
     model = transformers.Qwen3NextForCausalLM(settings).eval().to(torch.bfloat16)
     with torch.no_grad():
@@ -108,7 +108,7 @@ def _parts(layer):
         }),
     ],
 )  # fmt: skip
-def test_an_encoder_and_a_decoder_keep_caches_for_both_attentions(architecture, config):
+def test_an_encoder_and_a_decoder_keep_both_caches(architecture, config):
     cls = getattr(transformers, architecture)
     model = cls(cls.config_class(**config)).eval()
     ids = torch.ones((1, 5), dtype=torch.int64)
@@ -126,7 +126,7 @@ def test_a_cache_lies_in_the_attention_of_its_block(architecture, model_type, co
         assert "Attention" in tree.modules[tree.index[cache.module]].class_name
 
 
-def test_a_model_in_memory_reads_like_one_on_meta_but_for_its_place():
+def test_a_model_in_memory_reads_like_one_on_meta():
     config = transformers.LlamaConfig(**TINY, tie_word_embeddings=True, architectures=["LlamaForCausalLM"])
     here = ModelTree.from_module(transformers.LlamaForCausalLM(config))
     there = ModelTree.from_config(config)
@@ -143,7 +143,7 @@ def test_reading_a_configuration_does_not_change_it():
     assert config.to_json_string() == before
 
 
-def test_an_architecture_can_be_chosen_and_a_misspelt_one_is_answered():
+def test_an_architecture_can_be_chosen():
     config = transformers.LlamaConfig(**TINY)
     assert ModelTree.from_config(config).modules[0].class_name == "LlamaModel"
     chosen = ModelTree.from_config(config, architecture="LlamaForSequenceClassification")
@@ -170,7 +170,7 @@ def test_a_configuration_that_gives_no_model_is_refused(config, message):
     assert message in str(refused.value)
 
 
-def test_a_configuration_file_is_read_from_its_path_and_its_folder(tmp_path):
+def test_a_configuration_is_read_from_its_path_or_folder(tmp_path):
     table = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **TINY}
     file = tmp_path / "config.json"
     file.write_text(json.dumps(table))
@@ -178,7 +178,7 @@ def test_a_configuration_file_is_read_from_its_path_and_its_folder(tmp_path):
     assert ModelTree.from_config(file) == ModelTree.from_config(tmp_path) == ModelTree.load(file) == expected
 
 
-def test_the_part_of_a_multimodal_model_that_writes_text_keeps_the_cache():
+def test_the_part_that_writes_text_keeps_the_cache():
     text = {**TINY, "model_type": "llama"}
     vision = {"model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3,
               "num_attention_heads": 4, "image_size": 16, "patch_size": 8}  # fmt: skip
@@ -197,19 +197,19 @@ def test_a_model_that_does_not_attend_to_its_past_keeps_no_cache(model_type, arc
     assert ModelTree.from_config({"model_type": model_type, "architectures": [architecture]}).kv_cache == ()
 
 
-def test_only_the_attention_layers_of_a_hybrid_model_keep_a_cache():
+def test_only_attention_layers_of_a_hybrid_keep_a_cache():
     tree = ModelTree.from_config({"model_type": "jamba", "architectures": ["JambaForCausalLM"]})
     layers = {module.path for module in tree.modules if module.class_name == "JambaAttention"}
     assert layers == {cache.module for cache in tree.kv_cache if cache.window is None}
 
 
-def test_the_layers_of_a_hybrid_model_without_attention_keep_a_state_that_does_not_grow():
+def test_the_state_of_a_hybrid_layer_does_not_grow():
     tree = ModelTree.from_config({"model_type": "jamba", "architectures": ["JambaForCausalLM"]})
     states = {cache.module: cache for cache in tree.kv_cache if cache.window == 1 and cache.dtype == "float32"}
     assert set(states) == {module.path for module in tree.modules if module.class_name == "JambaMambaMixer"}
     assert {cache.values for cache in states.values()} == {8192 * 16}
 
 
-def test_parameters_that_a_model_makes_in_memory_even_on_meta_are_no_weights():
+def test_parameters_that_a_model_makes_itself_are_no_weights():
     tree = ModelTree.from_config({"model_type": "xlnet", "architectures": ["XLNetLMHeadModel"]})
     assert all(module.in_place for module in tree.modules)

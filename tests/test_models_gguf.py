@@ -119,7 +119,7 @@ def test_a_tensor_of_each_type_is_read_with_its_exact_bytes(dtype, tmp_path):
 
 
 @pytest.mark.parametrize("experts", [0, 4])
-def test_a_file_of_the_gguf_package_is_read_like_the_package_reads_it(experts, tmp_path):
+def test_a_file_of_the_gguf_package_reads_alike(experts, tmp_path):
     package, numpy = pytest.importorskip("gguf"), pytest.importorskip("numpy")
     path = tmp_path / "real.gguf"
     writer = package.GGUFWriter(path, "llama")
@@ -183,7 +183,7 @@ def test_an_encoder_has_neither_head_nor_cache(tmp_path):
     assert (tree.kv_cache, tree.ties, tree.logits_elements) == ((), (), 0)
 
 
-def test_the_experts_of_a_mixture_are_modules_that_a_rule_can_name(tmp_path):
+def test_the_experts_of_a_mixture_are_modules(tmp_path):
     mixture = LLAMA | {"llama.expert_count": 8, "llama.expert_used_count": 2}
     tree = ModelTree.load(gguf(tmp_path / "moe.gguf", dense(experts=8), mixture))
     assert [(entry.module, entry.experts_per_token, entry.num_experts) for entry in tree.reads] == [

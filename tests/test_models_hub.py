@@ -94,7 +94,7 @@ def test_a_model_of_the_hub_is_the_checkpoint_of_its_files(hub, tmp_path):
     assert (tree.name, told) == ("small", [(1, 1)])
 
 
-def test_a_70b_of_thirty_shards_is_planned_after_less_than_three_megabytes(hub, tmp_path, monkeypatch):
+def test_a_70b_of_thirty_shards_takes_under_three_megabytes(hub, tmp_path, monkeypatch):
     from devpolicy._core.model import structure
 
     monkeypatch.setattr(structure, "has_transformers", lambda: False)
@@ -106,7 +106,7 @@ def test_a_70b_of_thirty_shards_is_planned_after_less_than_three_megabytes(hub, 
     assert len(hub.requests) < 70  # each file once, each with its redirect
 
 
-def test_a_gguf_of_forty_gigabytes_is_read_after_less_than_three_megabytes(hub, tmp_path):
+def test_a_gguf_of_forty_gigabytes_takes_under_three_megabytes(hub, tmp_path):
     (tmp_path / "gguf").mkdir()
     tensors = dense() | {f"blk.{n}.ffn_big.weight": ("q4_k", (1_048_576, 24_576)) for n in range(3)}
     path = gguf(tmp_path / "gguf" / "big-Q4_K_M.gguf", tensors)
@@ -277,7 +277,7 @@ def test_a_repository_without_weights_says_what_it_holds(hub, tmp_path):
         ("config.cfg", "[nlp]", ["a spaCy pipeline", "needs"]),
     ],
 )
-def test_a_repository_of_another_library_says_what_it_is_and_the_way(file, content, told, hub, tmp_path):
+def test_a_repository_of_another_library_says_what_it_is(file, content, told, hub, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / file).write_text(content)
     hub.repositories["org/other"] = tmp_path / "other"

@@ -20,7 +20,7 @@ class Block(nn.Module):
         self.drop = nn.Dropout()
 
 
-def test_a_shared_module_stands_at_both_paths_and_its_tensors_are_tied():
+def test_a_shared_module_stands_at_both_paths():
     shared = nn.Linear(2, 2)
     tree = ModelTree.from_module(nn.ModuleDict({"a": shared, "b": shared}))
     assert [module.path for module in tree.modules] == ["", "a", "b"]
@@ -28,7 +28,7 @@ def test_a_shared_module_stands_at_both_paths_and_its_tensors_are_tied():
     assert tree.parameters == 6
 
 
-def test_tensors_of_containers_and_both_kinds_of_buffers_are_read():
+def test_tensors_of_containers_and_buffers_are_read():
     root = nn.Module()
     root.scale = nn.Parameter(torch.zeros(3, dtype=torch.bfloat16))
     root.register_buffer("seen", torch.zeros((), dtype=torch.int64))
@@ -42,7 +42,7 @@ def test_tensors_of_containers_and_both_kinds_of_buffers_are_read():
     ]
 
 
-def test_no_split_classes_of_nested_models_are_collected_and_a_list_overrides_them():
+def test_no_split_classes_of_nested_models_are_collected():
     inner = Block()
     inner._no_split_modules = ["Linear"]
     outer = nn.Sequential(inner)
@@ -75,7 +75,7 @@ def test_a_lazy_parameter_is_refused_with_the_way_out():
         ModelTree.from_module(nn.Sequential(nn.LazyLinear(2)))
 
 
-def test_sharing_that_doubles_at_each_level_is_refused_before_it_fills_memory():
+def test_sharing_that_doubles_at_each_level_is_refused():
     module = nn.Linear(1, 1)
     for _ in range(30):
         module = nn.ModuleList([module, module])
@@ -104,7 +104,7 @@ def test_a_tensor_made_of_others_counts_the_bytes_of_its_parts():
     assert ModelTree.from_module(root).bytes_as() == 7
 
 
-def test_ties_that_a_model_declares_are_read_where_both_ends_exist_and_hold_no_data():
+def test_declared_ties_are_read_where_both_ends_exist():
     with torch.device("meta"):
         root = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2, bias=False)})
     root.all_tied_weights_keys = {"b.weight": "a.weight", "b.bias": "a.bias", "c.weight": "a.weight"}
@@ -114,7 +114,7 @@ def test_ties_that_a_model_declares_are_read_where_both_ends_exist_and_hold_no_d
     assert ModelTree.from_module(root).ties == ()
 
 
-def test_a_declared_tie_to_what_is_no_parameter_of_the_model_is_none():
+def test_a_declared_tie_to_no_parameter_is_none():
     class Model(nn.Module):
         def __init__(self):
             super().__init__()

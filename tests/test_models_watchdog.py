@@ -43,7 +43,7 @@ def test_a_block_that_does_not_end_is_stopped(hurried):
 
 
 @pytest.mark.parametrize("caught", [Exception, BaseException])
-def test_a_block_that_catches_what_stops_it_is_stopped_all_the_same(hurried, caught):
+def test_a_block_that_catches_what_stops_it_is_stopped(hurried, caught):
     def stubborn():
         for _ in range(3):
             try:
@@ -101,7 +101,7 @@ def test_an_error_of_a_block_is_its_own():
         raise KeyError("its own")
 
 
-def test_a_configuration_whose_model_is_built_without_end_is_refused(monkeypatch):
+def test_a_configuration_that_builds_without_end_is_refused(monkeypatch):
     transformers = pytest.importorskip("transformers")
     ModelTree.from_config(TINY)  # what is imported for it takes longer than the limit of this test
     hurry(monkeypatch)
@@ -110,7 +110,7 @@ def test_a_configuration_whose_model_is_built_without_end_is_refused(monkeypatch
         ModelTree.from_config(TINY)
 
 
-def test_a_checkpoint_is_stopped_once_for_all_the_classes_that_are_tried(hurried, monkeypatch, tmp_path):
+def test_a_checkpoint_is_stopped_once_for_all_its_classes(hurried, monkeypatch, tmp_path):
     pytest.importorskip("transformers")
     (tmp_path / "config.json").write_text(json.dumps(TINY | {"architectures": ["BertModel"]}))
     header = json.dumps({"a.weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()

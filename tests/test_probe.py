@@ -218,7 +218,7 @@ def gpus(count, **facts):
 
 
 class TestNvml:
-    def test_the_visible_gpus_come_in_the_order_of_torchs_ids_with_their_physical_index(self):
+    def test_the_visible_gpus_come_in_the_order_of_torch(self):
         nvml = FakeNvml(gpus(3, total=24 * GIB, free=20 * GIB))
         answer = nvidia.seen(found_by(nvml), {"CUDA_VISIBLE_DEVICES": "2,0"})
         assert [(gpu.physical, gpu.uuid) for gpu in answer.accelerators] == [(2, "GPU-2"), (0, "GPU-0")]
@@ -236,7 +236,7 @@ class TestNvml:
         found = nvidia.seen(found_by(nvml), {}).accelerators
         assert [(gpu.physical, gpu.fault) for gpu in found] == [(0, None), (1, "GPU is lost")]
 
-    def test_a_gpu_that_does_not_answer_has_a_fault_and_the_others_do_not(self):
+    def test_a_gpu_that_does_not_answer_has_a_fault(self):
         nvml = FakeNvml([*gpus(1, error=NvmlError(999, "Unknown Error")), {"uuid": "GPU-b"}])
         found = nvidia.seen(found_by(nvml), {}).accelerators
         assert [gpu.fault for gpu in found] == ["Unknown Error", None]
@@ -252,7 +252,7 @@ class TestNvml:
         (one,) = nvidia.seen(found_by(nvml), {}).accelerators
         assert (one.uuid, one.name, one.memory, one.physical) == ("MIG-a", "MIG 1g", 10 * GIB, 0)
 
-    def test_the_order_of_unlike_gpus_is_known_only_where_cuda_takes_the_bus_order(self):
+    def test_the_order_of_unlike_gpus_needs_the_bus_order(self):
         unlike = found_by(FakeNvml([*gpus(1), {"uuid": "GPU-b", "name": "other"}]))
         assert not nvidia.order_is_known(unlike, {})
         assert not nvidia.order_is_known(unlike, {"CUDA_DEVICE_ORDER": "FASTEST_FIRST"})
@@ -304,13 +304,13 @@ class TestWhoIsAsked:
         answer = accelerators(sources("nvidia", nvml=FakeNvml(gpus(2))), RAM, {"CUDA_VISIBLE_DEVICES": ""})
         assert (answer.accelerators, answer.faults) == ((), ())
 
-    def test_a_torch_without_cuda_makes_the_gpus_unusable_and_says_so(self):
+    def test_a_torch_without_cuda_makes_the_gpus_unusable(self):
         cpu = TorchBuild("2.13.0+cpu", frozenset())
         answer = accelerators(sources("nvidia", nvml=FakeNvml(gpus(1)), torch=cpu), RAM, {})
         assert len(answer.accelerators) == 1
         assert answer.faults == (("cuda", "torch 2.13.0+cpu is built without CUDA"),)
 
-    def test_where_nvml_fails_torch_is_asked_and_the_failure_stays_on_record(self):
+    def test_where_nvml_fails_torch_is_asked(self):
         broken = FakeNvml([], init=NvmlError(18, "Driver/library version mismatch"))
         told = {"cuda": ProbeResult((card(),))}
         answer = accelerators(sources("nvidia", nvml=broken, told=told), RAM, {})
@@ -357,7 +357,7 @@ class TestWhoIsAsked:
             ProbeResult((card(uuid="GPU-fast"), card(uuid="GPU-unknown"))),
         ],
     )
-    def test_where_torch_cannot_say_the_order_of_all_it_is_the_bus_order(self, told):
+    def test_where_torch_cannot_say_the_order_is_the_bus_order(self, told):
         nvml = FakeNvml([{"uuid": "GPU-slow", "name": "slow"}, {"uuid": "GPU-fast", "name": "fast"}])
         answer = accelerators(sources("nvidia", nvml=nvml, told={"cuda": told}), RAM, {})
         assert [gpu.name for gpu in answer.accelerators] == ["slow", "fast"]
@@ -417,7 +417,7 @@ class TestTorchsAnswers:
         told = answers(SimpleNamespace(cuda=self.module(mem_get_info=mem_get_info)), ["cuda"])["cuda"]["devices"]
         assert [entry.get("fault") for entry in told] == ["CUDA error: uncorrectable ECC error encountered", None]
 
-    def test_an_intel_driver_that_does_not_tell_what_is_free_is_no_fault(self):
+    def test_an_intel_driver_that_hides_what_is_free_is_no_fault(self):
         def mem_get_info(index):
             raise RuntimeError("not supported")
 
@@ -594,7 +594,7 @@ class TestSystem:
         self.group(tmp_path, ".", memory__max=8000, memory__current=3000, memory__stat="")
         assert ram(tmp_path) == Amount(8000, 5000)
 
-    def test_the_disk_of_a_folder_that_is_not_yet_there_is_that_of_its_parent(self, tmp_path):
+    def test_the_disk_of_a_missing_folder_is_its_parents(self, tmp_path):
         assert disk(tmp_path / "a" / "b").total == disk(tmp_path).total > 0
 
     def test_torchs_toolkits_are_read_without_importing_it(self):
@@ -631,7 +631,7 @@ class TestGuards:
             with_timeout(5, lambda: {}["x"])
 
     @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
-    def test_what_would_end_the_program_is_an_exception_of_its_source(self, kind):
+    def test_what_would_end_the_program_is_an_exception(self, kind):
         def ask():
             raise kind("no licence")
 
@@ -668,7 +668,7 @@ class TestThisMachine:
         assert host.fault("disk")
         assert host.disk == 0
 
-    def test_a_fresh_process_probes_without_torch_or_a_changed_environment(self):
+    def test_a_fresh_process_probes_without_torch(self):
         script = """
             import os, sys, json
             before = dict(os.environ)
@@ -697,7 +697,7 @@ class TestThisMachine:
         assert torch.cuda.is_initialized() == before
 
     @pytest.mark.skipif(bool(vendors(*system_and_arch())), reason="needs a machine without an accelerator")
-    def test_where_there_is_no_sign_of_an_accelerator_no_driver_is_asked(self, monkeypatch):
+    def test_no_driver_is_asked_without_a_sign_of_an_accelerator(self, monkeypatch):
         def asked(*arguments, **options):
             raise AssertionError("a child process was started")
 

@@ -146,7 +146,7 @@ def test_what_a_child_started_is_not_waited_for():
     assert time.monotonic() - start < 20
 
 
-def test_what_is_printed_before_an_answer_may_be_as_long_as_the_limit():
+def test_what_is_printed_before_an_answer_has_a_limit():
     script = f"print('x' * {MOST_PRINTED - 100}); print('{MARK}{{}}')"
     assert ask(python(script), 30) == {}
 

@@ -65,7 +65,7 @@ def test_what_says_only_what_is_broken_stays(text):
     assert shown(text) == (text, {})
 
 
-def test_a_machine_called_localhost_and_a_user_called_root_are_no_identifiers():
+def test_a_machine_called_localhost_is_no_identifier():
     everyone = Identity("localhost", "root", "/root")
     host = with_fault("root cannot reach localhost")
     assert without_identifiers(host, everyone) == (host, {})

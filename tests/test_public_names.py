@@ -53,7 +53,7 @@ def test_every_error_is_ours_and_survives_a_worker_process() -> None:
     assert again.diagnostics == refused.value.diagnostics
 
 
-def test_the_names_for_tests_are_there_for_help_and_for_type_checkers() -> None:
+def test_the_names_for_tests_are_there_for_help() -> None:
     from devpolicy import testing
 
     assert sorted(testing.__all__) == sorted(testing._WHERE)

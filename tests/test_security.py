@@ -25,7 +25,7 @@ LIMITS = [
     ("findings that one error carries", "errors", "MOST_KEPT"),
     ("findings of a model file", "model.limits", "MOST_FINDINGS"),
     ("a lock file", "cli.lock", "LARGEST_LOCK"),
-    ("a plan that is read from a file", "placement.plan", "LARGEST_PLAN"),
+    ("a plan that is read from a file", "placement.saved", "LARGEST_PLAN"),
     ("a saved pipeline", "targets.haystack_components.yaml_file", "LARGEST_PIPELINE"),
     ("values in it, shared ones where they are used", "targets.haystack_components.yaml_file", "MOST_VALUES"),
     ("levels of tables and lists in it", "targets.haystack_components.yaml_file", "DEEPEST"),
@@ -109,6 +109,7 @@ _OF_NO_INPUT = {
     ("dry_run.watch", "MOST_ERRORS"),  # device errors of one run that are listed
     ("fleet.assignment", "MOST_STEPS"),  # behind them a plan says what was shown of it
     ("fleet.assignment", "MOST_IN_ALL"),
+    ("fleet.shapes", "MOST_SHAPES"),  # likewise
     ("fleet.starting", "TIMEOUT"),  # a caller's to change
     ("targets.llama_cpp", "MOST_DEVICES"),  # of that library
     ("sizes", "LARGEST"),

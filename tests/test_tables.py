@@ -80,7 +80,7 @@ def test_what_is_well_formed_is_read_in_the_order_of_the_fields():
         ('inner = {flag = "true"}', "DP102", 17, "`flag` takes a boolean, not a string", "without quotes"),
     ],
 )
-def test_what_is_wrong_is_reported_where_it_stands_and_the_rest_is_read(line, code, column, message, help_):
+def test_what_is_wrong_is_reported_and_the_rest_is_read(line, code, column, message, help_):
     result, findings = read(f'name = "x"\n{line}\n')
     (finding,) = findings
     assert finding.place is not None

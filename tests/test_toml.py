@@ -256,7 +256,7 @@ def test_quotes_at_the_ends_of_a_long_string_are_of_it(string):
     assert place(f"k = {string}\nl = 1", "l") == (2, 5, 1)
 
 
-def test_lines_that_end_as_on_windows_are_shown_without_their_ends():
+def test_lines_that_end_as_on_windows_lose_their_ends():
     found = Document('a = 1\r\nb = """x\r\ny"""\r\nc = 2\r\n', "x.toml", PolicyError)
     assert (found.place(("b",)).text, found.place(("c",)).text) == ('b = """x', "c = 2")
     assert found.place(("c",)).line == 4

@@ -17,7 +17,7 @@ def active():
     return ComponentDevice.resolve_device(None).to_torch_str()
 
 
-def test_blocks_that_are_left_in_another_order_leave_nothing_active():
+def test_blocks_left_in_another_order_leave_nothing_active():
     before = active()
     first, second = (use_policy("prefer-accelerator", host) for host in ("1x24gb", "macbook-m3-36gb"))
     first.__enter__()
@@ -30,7 +30,7 @@ def test_blocks_that_are_left_in_another_order_leave_nothing_active():
 
 @given(st.data())
 @settings(max_examples=25, deadline=None)
-def test_the_innermost_block_that_was_not_left_counts_in_any_order(data):
+def test_the_innermost_block_that_was_not_left_counts(data):
     before = active()
     names = data.draw(st.lists(st.sampled_from(list(HOSTS)), min_size=1, max_size=4))
     order = data.draw(st.permutations(range(len(names))))

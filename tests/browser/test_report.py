@@ -52,7 +52,7 @@ def test_cells_are_reached_and_read_by_keyboard(report, opened):
     assert page.evaluate("document.activeElement.dataset.cell") is not None
 
 
-def test_reasons_are_shown_by_hover_and_the_chosen_cell_comes_back(report, opened):
+def test_reasons_are_shown_by_hover_and_the_cell_comes_back(report, opened):
     page = opened(report)
     cell(page, "gpt2, none, on 1x8gb").click()
     cell(page, "llama-3.1-70b, none, on 1x8gb").hover()

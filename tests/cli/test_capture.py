@@ -28,7 +28,7 @@ class TestHosts:
             here, free=0, disk_free=0, accelerators=(), faults=host.faults
         )
 
-    def test_without_a_file_it_goes_to_standard_output_and_remarks_do_not(self):
+    def test_without_a_file_it_goes_to_standard_output(self):
         result = invoke("host", "capture")
         assert Host.parse(result.stdout).memory == Host.probe().memory
         assert "left out: " in result.stderr

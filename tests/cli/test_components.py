@@ -44,14 +44,14 @@ def told(*arguments: str) -> Any:
     return json.loads(result.stdout)
 
 
-def test_without_a_component_all_are_planned_in_the_policy_s_order(rag: str) -> None:
+def test_without_a_component_all_are_planned_in_order(rag: str) -> None:
     plans = devpolicy.plan_all(rag, host="1x24gb")
     assert list(plans) == ["embedder", "ranker", "generator"]
     expected = {"schema": 1, "components": {name: plan.to_dict() for name, plan in plans.items()}}
     assert told("plan", rag, *HOST) == expected
 
 
-def test_a_model_on_the_command_line_takes_the_place_of_the_policy_s(rag: str) -> None:
+def test_a_model_on_the_command_line_replaces_the_policys(rag: str) -> None:
     models = ("--model", "generator=llama-3.1-8b", "--model", "ranker=gpt2")
     plans = devpolicy.plan_all(rag, {"generator": "llama-3.1-8b", "ranker": "gpt2"}, "1x24gb")
     assert told("plan", rag, *models, *HOST)["components"] == {name: plan.to_dict() for name, plan in plans.items()}
@@ -187,7 +187,7 @@ def checked(tmp_path: Path, text: str, *arguments: str) -> list[tuple[str, str, 
     return [(one["code"], one["severity"], one["place"]["line"]) for one in policy["findings"]]
 
 
-def test_check_compares_the_rules_of_components_with_their_models(tmp_path: Path) -> None:
+def test_check_compares_rules_of_components_with_models(tmp_path: Path) -> None:
     assert sorted(checked(tmp_path, CHECKED), key=lambda one: one[2]) == [
         ("DP501", "warning", 5),  # in neither model
         ("DP501", "warning", 8),

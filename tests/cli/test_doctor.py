@@ -68,7 +68,7 @@ def told():
 
 
 class TestThisMachine:
-    def test_every_library_is_told_of_with_the_version_that_is_installed(self, told):
+    def test_every_library_is_told_with_its_version(self, told):
         assert [one["library"] for one in told["libraries"]] == list(LIBRARIES)
         for one in told["libraries"]:
             try:
@@ -185,7 +185,7 @@ class TestSimulatedHosts:
         (torch,) = report.libraries
         assert [bool(one.fault) for one in torch.devices] == [False, False, True, False]
 
-    def test_the_variables_of_this_machine_are_not_the_simulated_ones(self, monkeypatch):
+    def test_the_variables_of_this_machine_are_not_simulated(self, monkeypatch):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
         assert examine(HOST, libraries=[]).variables == ()
         assert ("CUDA_VISIBLE_DEVICES", "1") in examine(libraries=[]).variables
@@ -227,7 +227,7 @@ class TestView:
         assert shown[-2:] == ["", "all agree"]
 
     def test_the_page_shows_a_report_as_it_is(self):
-        page = (Path(__file__).parents[2] / "docs" / "commands.md").read_text(encoding="utf-8")
+        page = (Path(__file__).parents[2] / "docs" / "find-out-why.md").read_text(encoding="utf-8")
         assert "\n".join(plain(line) for line in view(report_of(), 80)) in page
 
     def test_machines_get_the_same(self):

@@ -127,7 +127,7 @@ def test_check_with_a_model_tells_a_pattern_that_names_a_tensor(tmp_path):
     assert (result.status, "DP203" in result.stdout) == (2, True)
 
 
-def test_what_a_policy_says_without_effect_is_told_once_and_not_in_the_output(tmp_path):
+def test_what_is_said_without_effect_is_told_once(tmp_path):
     policy = tmp_path / "p.toml"
     policy.write_text('prefer = ["cuda", "cuda:1"]\n')
     for command in [("plan", str(policy), *GPT2, "--format", "json"), ("resolve", str(policy), "--host", "2x24gb")]:
@@ -137,7 +137,7 @@ def test_what_a_policy_says_without_effect_is_told_once_and_not_in_the_output(tm
         assert "DP503" not in result.stdout
 
 
-def test_rules_that_need_a_model_are_told_and_the_device_can_still_be_captured():
+def test_rules_that_need_a_model_are_told():
     result = invoke("resolve", "offload-lm-head", "--host", "2x24gb", "--to", "torch")
     assert result.stdout == "cuda:0\n"
     assert result.stderr.count("warning[DP504]") == 1

@@ -99,7 +99,7 @@ def test_sarif_is_what_the_standard_says(policy: str) -> None:
     assert "help: did you mean `prefer`?" in first["message"]["text"]
 
 
-def test_sarif_tells_what_has_no_place_beside_the_results_which_github_would_refuse(policy: str) -> None:
+def test_sarif_tells_what_has_no_place_beside_the_results(policy: str) -> None:
     for arguments, told in [
         (("check", policy, "no-such-policy"), [({"id": "DP202"}, "there is no policy `no-such-policy`")]),
         (("check", policy, "--no-such-option"), [(None, "there is no option `--no-such-option`")]),
@@ -118,7 +118,7 @@ def test_sarif_tells_what_has_no_place_beside_the_results_which_github_would_ref
 @pytest.mark.parametrize(
     "case", sorted((Path(__file__).parents[1] / "cases" / "bad").glob("*.toml")), ids=lambda p: p.stem
 )
-def test_sarif_of_every_kind_of_finding_is_what_the_standard_says(case: Path) -> None:
+def test_sarif_of_every_finding_is_what_the_standard_says(case: Path) -> None:
     log = json.loads(invoke("check", str(case), "--format", "sarif").stdout)
     jsonschema.Draft7Validator(LOG).validate(log)
     for found in log["runs"][0]["results"]:

@@ -58,7 +58,7 @@ def test_a_folder_that_cannot_be_written_is_a_finding(tmp_path: Path) -> None:
         measure(Host(memory="8 GiB"), folder=tmp_path / "no")
 
 
-def test_what_is_written_is_a_host_and_is_not_replaced_without_force(tmp_path: Path) -> None:
+def test_what_is_written_is_not_replaced_without_force(tmp_path: Path) -> None:
     file = tmp_path / "here.toml"
     done = invoke("host", "measure", "--output", str(file))
     assert (done.stdout, done.status) == ("", 0)

@@ -181,7 +181,7 @@ def test_colours_can_be_asked_for_and_refused():
     assert "\x1b[" not in shell("explain", "DP301", "--color=never").stdout
 
 
-def test_a_model_of_transformers_is_planned_from_its_configuration(tmp_path):
+def test_a_model_of_transformers_is_planned_from_its_config(tmp_path):
     pytest.importorskip("transformers")
     config = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_layer": 2, "n_embd": 64, "n_head": 2}
     (tmp_path / "config.json").write_text(json.dumps(config))

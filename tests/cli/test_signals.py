@@ -149,7 +149,7 @@ def test_a_name_of_full_length_can_be_written(tmp_path):
     assert invoke(*PLAN[3:], "--output", str(tmp_path / ("x" * 255))).status == 0
 
 
-def test_a_file_keeps_its_permissions_and_a_new_one_has_the_usual(tmp_path):
+def test_a_file_keeps_its_permissions(tmp_path):
     old, new = tmp_path / "old", tmp_path / "new"
     old.write_text("")
     old.chmod(0o600)

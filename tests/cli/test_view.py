@@ -39,7 +39,7 @@ def _parts(budget: Budget) -> list[int]:
 
 
 @given(BUDGETS)
-def test_a_bar_is_full_and_every_part_that_takes_anything_is_seen(budget):
+def test_a_bar_is_full_and_every_part_of_it_is_seen(budget):
     shown = cells(sizes_of(budget))
     assert sum(shown.values()) == BAR
     for part, number in shown.items():

@@ -40,7 +40,7 @@ def test_a_prompt_is_bound_by_its_products() -> None:
     assert _predicted(_tree(), _host(), "context = 64\nprompt = 32").first_token_ns == 64 * 10**6
 
 
-def test_a_prompt_that_is_not_stated_is_the_context_without_the_answer() -> None:
+def test_a_prompt_that_is_not_stated_is_the_rest_of_the_context() -> None:
     assert dict(_predicted(_tree(), _host(), "context = 64").assumes)["prompt"] == 60
 
 
@@ -50,7 +50,7 @@ def test_each_dtype_has_its_own_speeds() -> None:
     assert said.first_token_ns == pytest.approx(64 * 10**5, rel=1e-6)
 
 
-def test_of_a_mixture_the_prompt_reads_all_experts_and_multiplies_those_of_its_tokens() -> None:
+def test_a_prompt_reads_all_experts_of_a_mixture() -> None:
     tree = _tree(reads=(Activated("layers.0.mlp", 1, 4),))
     said = _predicted(tree, _host(), "context = 64\nprompt = 32")
     assert said.reading_ns == 10**6  # a quarter of 4 MB
@@ -63,7 +63,7 @@ def test_the_head_computes_the_last_token_of_a_prompt_alone() -> None:
     assert _predicted(head, _host(), "context = 64\nprompt = 32").first_token_ns == 4 * 10**6
 
 
-def test_calls_add_all_of_their_time_on_a_cpu_and_what_is_left_on_an_accelerator() -> None:
+def test_calls_add_up_on_a_cpu_and_not_on_an_accelerator() -> None:
     assert _predicted(_tree(), _host(call_ns=1000)).calling_ns == 4000  # four modules
     card = Accelerator("cuda", memory="8 GiB", bandwidth=10**9)
     for call_ns, added in ((1000, 0), (2 * 10**6, 4 * 10**6)):

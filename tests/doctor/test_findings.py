@@ -102,7 +102,7 @@ ANSWERS = st.fixed_dictionaries(
     answers=st.dictionaries(st.sampled_from(list(LIBRARIES)), ANSWERS),
     variables=st.dictionaries(st.sampled_from(["CUDA_VISIBLE_DEVICES", "ACCELERATE_USE_CPU"]), st.text(max_size=5)),
 )
-def test_whatever_is_told_can_be_judged_and_each_thing_is_said_once(host, answers, variables):
+def test_whatever_is_told_can_be_judged_and_is_said_once(host, answers, variables):
     told = {name: read(name, "1.0", answer) for name, answer in answers.items()}
     findings = diagnose(host, told, variables)
     assert len({finding.message for finding in findings}) == len(findings)

@@ -121,7 +121,7 @@ def test_sizes_that_are_none_are_refused(wrong: dict[str, Any]) -> None:
         balanced(SMALL).dry_run(SMALL, "2x24gb", **wrong)
 
 
-def test_the_property_runs_is_broken_by_a_reserve_that_is_too_small() -> None:
+def test_the_property_runs_is_broken_by_a_small_reserve() -> None:
     text = BALANCED + '[memory.cuda.reserve]\nactivations = "1 MiB"\n'
     for written, holds in ((BALANCED, True), (text, False)):
         outcome = plan_outcome(Policy.parse(written), ModelTree.load(SMALL), Host.load("2x24gb"))

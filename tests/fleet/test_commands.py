@@ -1,11 +1,13 @@
 """`--fleet`: plan, why, fit and diff on several nodes."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from tests.cli.harness import invoke
 
-from devpolicy.fleet import FleetPlan
+from devpolicy import Host, Policy
+from devpolicy.fleet import Fleet, FleetPlan, plan_fleet
 
 TEXT = """
 prefer = "cuda"
@@ -78,6 +80,50 @@ def test_why_names_the_node(policy):
 def test_fit_asks_each_kind_of_node():
     made = invoke("fit", "prefer-accelerator", "--model", "gpt2", "--fleet", "mixed-50", "--format", "json")
     assert {one["host"] for one in json.loads(made.stdout)["fits"]} >= {"t4-0 and 7 alike", "h200"}
+
+
+def test_why_tells_programs_what_it_tells_people(policy):
+    asked = ("why", policy, "lm_head", "--component", "writer", "--fleet", "mixed-50")
+    told = json.loads(invoke(*asked, "--format", "json").stdout)
+    assert (told["node"], told["placements"]["lm_head"]["device"]) == ("w3090-0", "cuda:2")
+    assert told["prefer"] == [{"term": "cuda", "outcome": "fits"}]
+    assert {"node": "h200", "reason": "it is larger, and a smaller node does"} in told["elsewhere"]
+
+
+@pytest.mark.parametrize("form", ["human", "json"])
+def test_why_of_no_module_is_an_error(policy, form):
+    asked = ("why", policy, "lm_haed", "--component", "writer", "--fleet", "mixed-50", "--format", form)
+    made = invoke(*asked)
+    assert made.status == 2
+    assert "did you mean `lm_head`?" in made.stderr + made.stdout
+
+
+def test_fit_keeps_to_the_labels_that_a_component_asks_for(policy):
+    """It said that a component fits on nodes on which it may not be."""
+    asked = ("fit", policy, "--component", "embedder", "--fleet", "mixed-50", "--set")
+    labels = 'component.embedder.node={ labels = { zone = "b" } }'
+    told = json.loads(invoke(*asked, labels, "--format", "json").stdout)
+    assert {one["reason"] for one in told["fits"] if not one["fits"]} == {"it has no label `zone = b`"}
+    names = [node for one in told["fits"] if one["fits"] for node in one["nodes"]]
+    fleet = Fleet.load("mixed-50")
+    assert sorted(names) == sorted(node for node in fleet if fleet.labels(node).get("zone") == "b")
+
+
+def test_a_plan_is_a_picture(policy, tmp_path):
+    """`--format svg` was not heard."""
+    made = invoke("plan", policy, "--fleet", "mixed-50", "--format", "svg")
+    assert made.stdout.startswith("<svg ")
+    assert all(f"{name} on " in made.stdout for name in ("writer", "embedder/0", "embedder/1"))
+    assert "a PNG is not text" in invoke("plan", policy, "--fleet", "mixed-50", "--format", "png").stderr
+
+
+def test_json_of_a_fleet_is_no_command_of_a_ci_log(policy):
+    fleet = Fleet({"##[error]x": Host.load("4x80gb"), "##[group]y": Host.load("t4")})
+    plan = plan_fleet(Policy.load(policy), None, fleet)
+    assert "##[" not in plan.to_json()
+    assert FleetPlan.from_dict(json.loads(plan.to_json())) == plan
+    alone = plan.components["writer"].plan
+    assert "##[" not in replace(alone, component="##[error]x").to_json()
 
 
 @pytest.mark.parametrize(

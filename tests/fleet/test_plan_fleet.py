@@ -1,5 +1,6 @@
 """`plan_fleet`: the best plan there is on small fleets, the same one under any names and in any order."""
 
+import json
 import random
 import subprocess
 import sys
@@ -179,7 +180,7 @@ def test_a_policy_without_components_plans_one_model():
     assert plan.components["model"].plan.component is None
 
 
-def test_a_label_that_no_node_has_is_refused_with_those_that_there_are():
+def test_a_label_that_no_node_has_is_refused():
     text = (
         RAG
         + 'node = { labels = { rom = "a" } }\n'
@@ -298,6 +299,47 @@ def test_a_large_fleet_says_what_was_shown_of_its_plan():
     found = plan.certificate
     assert found is None or set(found.settled) | set(found.open) == set(plan.components)
     assert FleetPlan.from_dict(plan.to_dict()).certificate == found
+
+
+class TestWhatWasNotSearched:
+    """More ways to divide replicas than are looked at: the plan says so."""
+
+    FLEET = Fleet({f"n{at}": Host([Accelerator("cuda", memory=f"{20 + at} GiB")], memory="64 GiB") for at in range(20)})
+    TEXT = '[component.a]\nneeds = "15 GiB"\nprefer = "cuda"\nreplicas = 12\n'
+
+    def test_the_certificate_names_the_component(self):
+        plan = planned(self.TEXT, self.FLEET)
+        assert plan.certificate is not None
+        assert (plan.certificate.divided, plan.certificate.smallest, plan.certificate.open) == (("a",), False, ())
+        assert list(plan.certificate.sentences) == [
+            "no plan grants any component more: the search shows it",
+            "whether a component could be on a smaller node was not searched to the end",
+            "of more than 512 ways to divide the replicas of a over nodes few were tried",
+        ]
+
+    def test_a_plan_with_moves_says_that_fewer_may_do(self):
+        after = plan_fleet(
+            Policy.parse(self.TEXT), None, self.FLEET.without("n3"), before=planned(self.TEXT, self.FLEET)
+        )
+        assert after.certificate is not None
+        assert after.certificate.fewest_moves is False
+        assert "whether fewer moves would do was not searched to the end" in after.certificate.sentences
+        assert FleetPlan.from_dict(json.loads(after.to_json())) == after
+
+    @pytest.mark.parametrize("nodes", ["pack", "spread"])
+    def test_what_needs_one_certain_node_beside_them_has_it(self, nodes):
+        """It was refused: the only way that was tried took that node."""
+        text = f'{self.TEXT}nodes = "{nodes}"\n[component.b]\nneeds = "15 GiB"\nprefer = "cuda"\n'
+        plan = planned(text + 'node.cuda.memory = "<20.5 GiB"', self.FLEET)
+        assert plan.components["b"].node == "n0"
+
+    def test_what_was_not_found_is_not_called_impossible(self):
+        text = "".join(
+            f'[component.b{at}]\nneeds = "15 GiB"\nprefer = "cuda"\nnode.cuda.memory = "<{20 + at}.5 GiB"\n'
+            for at in (0, 1)
+        )
+        told = refusal(self.TEXT + text, self.FLEET).diagnostics[0].message
+        assert told == "no place for component `b1` beside the others was found among those that were tried"
 
 
 class TestOrdinalFreeDigest:

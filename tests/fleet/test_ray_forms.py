@@ -49,7 +49,7 @@ def test_components_on_one_gpu_share_it():
     assert [one["num_gpus"] for one in told["actors"].values()] == [0.5, 0.5]
 
 
-def test_components_that_share_one_of_several_gpus_are_shown_theirs():
+def test_components_that_share_a_gpu_are_shown_theirs():
     big = WRITER.replace("qwen2.5-32b", "llama-3.1-70b")
     told = to_ray(planned(big + SMALL, Fleet({"a": Host.load("4x80gb")})))
     assert told["placement_group"]["bundles"] == [{"CPU": 2.0, "GPU": 2.0}]

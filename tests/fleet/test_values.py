@@ -41,7 +41,7 @@ def test_every_fleet_reads_back_from_its_toml_and_from_a_pickle(fleet):
 
 @given(fleets(), st.randoms())
 @settings(deadline=None)
-def test_the_order_in_which_nodes_are_given_is_no_part_of_a_fleet(fleet, random):
+def test_the_order_of_nodes_is_no_part_of_a_fleet(fleet, random):
     items = list(fleet.items())
     random.shuffle(items)
     labels = {node: fleet.labels(node) for node in fleet}
@@ -52,7 +52,7 @@ def test_the_order_in_which_nodes_are_given_is_no_part_of_a_fleet(fleet, random)
 
 
 @pytest.mark.parametrize("name", catalogue())
-def test_every_shipped_fleet_loads_describes_itself_and_is_in_the_readme(name):
+def test_every_shipped_fleet_loads_and_is_in_the_readme(name):
     fleet = Fleet.load(name)
     assert fleet.name == name
     assert fleet.description

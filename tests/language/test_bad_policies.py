@@ -71,7 +71,7 @@ def test_the_schema_refuses_what_is_wrong_in_shape(case):
     assert not jsonschema.Draft7Validator(policy_schema()).is_valid(data)
 
 
-def test_there_is_a_case_for_every_code_that_the_reader_can_raise():
+def test_there_is_a_case_for_every_code_of_the_reader():
     core = Path(devpolicy.__file__).parent / "_core"
     sources = [*core.joinpath("language").glob("*.py"), *core.joinpath("toml").glob("*.py")]
     raised = {code for source in sources for code in re.findall(r'"(DP[125]\d\d)"', source.read_text(encoding="utf-8"))}

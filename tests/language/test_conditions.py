@@ -99,13 +99,13 @@ def test_a_condition_that_holds_lacks_nothing(text: str) -> None:
         ('spacy = "3"', "`spacy` >=3", "not a version"),
     ],
 )
-def test_what_does_not_hold_is_told_with_what_the_host_has_instead(text: str, needs: str, has: str) -> None:
+def test_what_does_not_hold_is_told_with_what_the_host_has(text: str, needs: str, has: str) -> None:
     (unmet,) = condition(text).unmet(HOST)
     assert (unmet.needs, unmet.has) == (needs, has)
     assert unmet.place is not None
 
 
-def test_everything_that_a_host_lacks_is_told_at_once_and_in_order() -> None:
+def test_everything_that_a_host_lacks_is_told_in_order() -> None:
     text = 'prefer = "cuda"\n[require]\ntorch = ">=3"\nos = "macos"\ncuda = 4\npython = ">=3.11"\n'
     policy = Policy.parse(text)
     with pytest.raises(Unsatisfiable) as refused:

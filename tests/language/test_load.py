@@ -114,7 +114,7 @@ def test_what_is_no_name_is_refused(name):
         Policy.load(name)
 
 
-def test_a_policy_and_its_refusal_can_be_handed_to_another_process():
+def test_a_policy_and_its_refusal_go_to_another_process():
     policy = Policy.load("offload-lm-head")
     assert pickle.loads(pickle.dumps(policy)) == policy
     with pytest.raises(PolicyError) as refused:

@@ -110,7 +110,7 @@ def test_rules_together_match_what_each_matches_alone(world):
 
 
 @given(ruled_trees())
-def test_a_rule_is_shadowed_where_earlier_ones_decide_all_that_it_speaks_for(world):
+def test_a_rule_is_shadowed_where_earlier_ones_decide_all(world):
     tree, rules = world
     tree = dataclasses.replace(tree, ties=())
     rules = [dataclasses.replace(rule, name=f"{number}") for number, rule in enumerate(rules)]

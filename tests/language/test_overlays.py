@@ -57,7 +57,7 @@ def refusal(path: Path) -> PolicyError:
 # extends
 
 
-def test_the_nearest_text_wins_tables_merge_lists_replace_and_avoid_adds_up(files):
+def test_the_nearest_text_wins_and_avoid_adds_up(files):
     folder = files(
         base='prefer = ["cuda", "cpu"]\navoid = "cuda:0"\noverflow = "cpu"\n[workload]\ncontext = 1\nbatch = 2\n',
         middle='extends = "base.toml"\nprefer = ["mps"]\navoid = ["cuda:1"]\n[workload]\ncontext = 3\n',
@@ -70,7 +70,7 @@ def test_the_nearest_text_wins_tables_merge_lists_replace_and_avoid_adds_up(file
     assert (policy.workload.context, policy.workload.batch, policy.workload.dtype) == (3, 2, "float16")
 
 
-def test_of_several_the_later_is_nearer_and_what_both_extend_comes_once_beneath_them(files):
+def test_of_several_texts_the_later_is_nearer(files):
     folder = files(
         base='prefer = "cuda"\nsplit = "never"\n[[rule]]\nmatch = "a"\noffload = "cpu"\n',
         left='extends = "base.toml"\nsplit = "balanced"\n',
@@ -82,7 +82,7 @@ def test_of_several_the_later_is_nearer_and_what_both_extend_comes_once_beneath_
     assert [rule.name for rule in policy.rules] == ["rule 1 of base.toml"]
 
 
-def test_rules_of_the_nearer_text_come_first_and_an_entry_of_offload_replaces(files):
+def test_rules_of_the_nearer_text_come_first(files):
     folder = files(
         base='prefer = "cuda"\n[offload]\nlm_head = "disk"\nnorm = "cpu"\n[[rule]]\nmatch = "a"\noffload = "cpu"\n',
         top='extends = "base.toml"\n[[rule]]\nmatch = "b"\noffload = "cpu"\n[offload]\nlm_head = "cpu"\n',
@@ -131,7 +131,7 @@ def test_a_bare_cap_and_a_table_of_the_same_device_merge(files):
     assert cpu.headroom
 
 
-def test_findings_of_all_texts_are_told_at_once_each_at_its_place(files):
+def test_findings_of_all_texts_are_told_at_once(files):
     folder = files(
         base='prefer = "cuda"\nsplit = "nevr"\n[[rule]]\nmatch = "a..b"\noffload = "cpu"\n',
         top='extends = "base.toml"\nsplit = "never"\noverflow = "dsk"\n',
@@ -141,7 +141,7 @@ def test_findings_of_all_texts_are_told_at_once_each_at_its_place(files):
     assert found == [("DP104", f"{base}:2:9"), ("DP104", f"{base}:4:11"), ("DP201", f"{top}:3:12")]
 
 
-def test_tests_are_not_inherited_and_a_base_need_not_say_where_a_model_runs(files):
+def test_tests_are_not_inherited_from_a_base(files):
     folder = files(base='overflow = "cpu"\n', top='extends = "base.toml"\nprefer = "cuda"\n')
     assert Policy.load(folder / "top.toml").overflow == (DeviceSelector("cpu"),)
     assert refusal(folder / "base.toml").code == "DP105"
@@ -177,7 +177,7 @@ def test_what_cannot_be_extended_is_told_where_it_is_named(files, text, code, to
     assert told in str(error)
 
 
-def test_two_texts_that_use_one_name_are_refused_with_both_places(files):
+def test_two_texts_that_use_one_name_are_refused(files):
     rule = '[[rule]]\nname = "head"\nmatch = "lm_head"\noffload = "cpu"\n'
     folder = files(base=f'prefer = "cuda"\n{rule}', top=f'extends = "base.toml"\n{rule}')
     (finding,) = refusal(folder / "top.toml").diagnostics
@@ -189,7 +189,7 @@ def test_two_texts_that_use_one_name_are_refused_with_both_places(files):
 # Profiles.
 
 
-def test_a_profile_applies_by_itself_where_its_condition_holds_and_the_plan_follows():
+def test_a_profile_applies_by_itself_where_its_condition_holds():
     policy = Policy.parse(FLEET)
     pair = policy.for_host(TWO, environment={})
     assert pair.applied == ("pair",)
@@ -201,7 +201,7 @@ def test_a_profile_applies_by_itself_where_its_condition_holds_and_the_plan_foll
     assert set(planned(FLEET, small_llama(), TWO).ledger) == {"cuda:0", "cuda:1"}
 
 
-def test_a_profile_is_asked_for_by_name_and_lies_over_those_that_apply_by_themselves():
+def test_a_profile_by_name_lies_over_those_that_apply():
     policy = Policy.parse(FLEET)
     asked = policy.for_host(TWO, profile="quiet", overrides=["split=never"], environment={})
     assert asked.applied == ("pair", "quiet")
@@ -213,7 +213,7 @@ def test_a_profile_is_asked_for_by_name_and_lies_over_those_that_apply_by_themse
     assert "did you mean `quiet`?" in str(refused.value)
 
 
-def test_a_profile_asks_the_environment_only_where_it_is_handed_in():
+def test_a_profile_asks_only_the_environment_it_is_given():
     policy = Policy.parse(FLEET)
     assert policy.for_host(NONE, environment={"CI": "1"}).applied == ("ci",)
     assert policy.for_host(NONE, environment={"CI": ""}).applied == ()
@@ -241,7 +241,7 @@ def test_a_variable_is_a_text_one_of_several_set_or_not_set(wanted, value, appli
     assert bool(policy.for_host(NONE, environment=environment).applied) == applies
 
 
-def test_two_profiles_that_set_one_key_on_one_host_are_refused_with_each_key():
+def test_two_profiles_that_set_one_key_are_refused():
     text = (
         'prefer = "cpu"\n[profile.a]\nwhen = { os = "linux" }\nsplit = "never"\navoid = "cuda"\nmemory.cpu = "1 GiB"\n'
         '[profile.b]\nwhen = { cuda = "<2" }\nsplit = "never"\navoid = "mps"\nmemory.cpu.cap = "1 GiB"\n'

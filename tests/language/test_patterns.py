@@ -82,7 +82,7 @@ def test_a_pattern_matches_what_is_made_from_it(text, data):
 
 
 @given(st.text())
-def test_any_text_is_a_pattern_or_is_refused_at_a_place_inside_it(text):
+def test_any_text_is_a_pattern_or_refused_at_a_place(text):
     try:
         assert Pattern.parse(text).text == text
     except PatternError as refused:
@@ -150,7 +150,7 @@ def test_a_pattern_matches_these_paths_and_not_those(pattern, path, expected):
         ("a**", 1, 2, "`*` stands for any characters within one segment"),
     ],
 )
-def test_a_malformed_pattern_is_refused_with_its_place_and_a_way_out(text, offset, length, help_):
+def test_a_malformed_pattern_is_refused_with_its_place(text, offset, length, help_):
     with pytest.raises(PatternError) as refused:
         Pattern.parse(text)
     assert (refused.value.offset, refused.value.length, refused.value.help) == (offset, length, help_)
@@ -215,7 +215,7 @@ def test_patterns_are_values():
     assert Pattern.parse("lm_head").literal
 
 
-def test_the_refusal_of_a_pattern_can_be_handed_to_another_process():
+def test_the_refusal_of_a_pattern_goes_to_another_process():
     with pytest.raises(PatternError) as refused:
         Pattern.parse("a.{5..3}")
     again = pickle.loads(pickle.dumps(refused.value))

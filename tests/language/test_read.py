@@ -106,7 +106,7 @@ reason = "the largest part"
     )
 
 
-def test_a_rule_without_a_name_is_called_by_its_number_among_rules():
+def test_a_rule_without_a_name_has_a_number():
     found = rules("""
 [[rule]]
 match = "a"
@@ -191,7 +191,7 @@ reserve = { kv_cache = "2 GiB", activations = 0 }
     )
 
 
-def test_the_folder_of_the_disk_stays_as_written_where_there_is_no_file():
+def test_the_folder_of_the_disk_stays_as_written():
     policy = Policy.parse('prefer = "cuda"\n[memory.disk]\npath = "offload"\n')
     assert policy.disk_path == "offload"
     assert policy.memory == ()

@@ -35,6 +35,6 @@ def test_a_context_holds_the_answer_and_a_prompt(tree: ModelTree, workload: Work
 
 
 @pytest.mark.parametrize("answer", [0, 1, 256, 4095])
-def test_an_answer_inside_the_context_takes_no_more_memory_and_no_less(answer: int) -> None:
+def test_an_answer_inside_the_context_takes_the_same_memory(answer: int) -> None:
     plain, answering = size_model(LLAMA, Workload()), size_model(LLAMA, Workload(new_tokens=answer))
     assert (plain.kv_cache, plain.activations) == (answering.kv_cache, answering.activations)

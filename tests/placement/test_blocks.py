@@ -14,7 +14,7 @@ TWO, FOUR = machine("cuda", "cuda"), machine(*["cuda"] * 4)
 CUT = '[offload]\n"model.layers.0.attn.o" = "cpu"\n'
 
 
-def test_what_stands_beside_the_blocks_runs_on_the_main_device_when_one_of_them_is_cut() -> None:
+def test_what_stands_beside_a_cut_block_runs_on_the_main_device() -> None:
     # The cut block has no hook that would move the tables to it: they have to be made where it runs.
     plan = planned(f'prefer = "cuda"\nsplit = "balanced"\n{CUT}', small_llama(4), FOUR)
     at = where(plan)
@@ -23,19 +23,19 @@ def test_what_stands_beside_the_blocks_runs_on_the_main_device_when_one_of_them_
     assert "what it may read" in plan.placements["model.rotary_emb"].reason
 
 
-def test_what_stands_beside_the_blocks_is_left_to_the_search_when_none_is_cut() -> None:
+def test_what_stands_beside_blocks_is_left_to_the_search() -> None:
     plan = planned('prefer = "cuda"\nsplit = "balanced"\n[offload]\n"model.layers.0" = "cpu"\n', small_llama(4), FOUR)
     assert where(plan)["model.rotary_emb"] == "cuda:3"
 
 
-def test_everything_up_to_the_last_cut_block_runs_on_the_main_device() -> None:
+def test_all_up_to_the_last_cut_block_is_on_the_main_device() -> None:
     text = 'prefer = "cuda"\nsplit = "balanced"\n[offload]\n"model.layers.2.attn.o" = "cpu"\n'
     at = where(planned(text, small_llama(6), TWO))
     assert {at[path] for path in ("model.embed_tokens", "model.layers.0", "model.layers.2.mlp")} == {"cuda:0"}
     assert at["model.layers.5"] == "cuda:1"
 
 
-def test_a_rule_may_not_run_the_rotary_table_apart_from_a_cut_block() -> None:
+def test_a_rule_may_not_part_the_rotary_table_from_a_cut_block() -> None:
     pins = "".join(
         f'[[rule]]\nmatch = "{module}"\nprefer = "cuda:{number}"\n'
         for number, module in enumerate(("model.embed_tokens", "model.rotary_emb"))
@@ -51,7 +51,7 @@ def test_a_rule_may_not_run_a_part_of_a_block_on_another_device() -> None:
     assert "`model.layers.1`" in str(refusal)
 
 
-def test_the_pieces_of_a_block_that_rules_divide_without_moving_any_stay_on_one_device() -> None:
+def test_the_pieces_of_a_block_that_do_not_move_stay_together() -> None:
     rule = '[[rule]]\nmatch = "model.layers.*.mlp"\nprefer = "cuda:9"\non_exhausted = "next"\n'
     at = where(planned(budgets(f'prefer = "cuda"\n{rule}', cuda=120), small_llama(4), TWO))
     assert set(at.values()) == {"cuda:0", "cuda:1"}
@@ -77,13 +77,13 @@ def _without_no_split(cls: str) -> ModelTree:
     return replace(tree, modules=tuple(modules), no_split=frozenset())
 
 
-def test_where_a_model_names_no_blocks_the_elements_of_its_lists_are() -> None:
+def test_elements_of_lists_are_blocks_where_none_are_named() -> None:
     at = where(planned(budgets('prefer = "cuda"', cuda=75), _without_no_split("ModuleList"), FOUR))
     assert list(at) == list(where(planned('prefer = "cuda"', small_llama(), FOUR)))
     assert [path for path in at if path.startswith("model.layers")] == [f"model.layers.{number}" for number in range(3)]
 
 
-def test_where_a_model_names_no_blocks_and_has_no_lists_its_parts_stay_whole() -> None:
+def test_parts_stay_whole_without_blocks_and_lists() -> None:
     assert list(where(planned('prefer = "cuda"', _without_no_split("Stack"), FOUR))) == ["model", "lm_head"]
 
 
@@ -95,7 +95,7 @@ def _with_own_bias() -> ModelTree:
     return replace(tree, modules=(Module("", "Llama", (Tensor("bias", (3,), "int8", buffer=True),)), *tree.modules[1:]))
 
 
-def test_what_the_model_itself_holds_is_on_the_main_device_also_where_rules_run_others_there() -> None:
+def test_the_models_own_tensors_are_on_the_main_device() -> None:
     # accelerate's hook of the root moves the root's own tensors to the main device, whatever the map says.
     rules = '[[rule]]\nmatch = "lm_head"\nprefer = "cuda:0"\n'
     text = budgets(f'prefer = "cuda:1"\n{rules}', cuda=170)
@@ -105,7 +105,7 @@ def test_what_the_model_itself_holds_is_on_the_main_device_also_where_rules_run_
     assert device_map(plan)["bias"] == "cuda:0"
 
 
-def test_a_rule_may_not_run_what_the_model_itself_holds_beside_the_main_device() -> None:
+def test_a_rule_may_not_part_the_models_own_tensors() -> None:
     first = '[[rule]]\nmatch = "model.embed_tokens"\nprefer = "cuda:0"\n'
     rest = '[[rule]]\nmatch = "{}"\nprefer = "cuda:1"\n'
     refusal = refused('prefer = "cuda"\n' + first + rest.format("**"), _with_own_bias(), TWO)
@@ -114,6 +114,6 @@ def test_a_rule_may_not_run_what_the_model_itself_holds_beside_the_main_device()
     assert where(planned('prefer = "cuda"\n' + first + rest.format("*"), _with_own_bias(), TWO))[""] == "cuda:0"
 
 
-def test_the_own_tensors_of_a_divided_module_are_not_kept_elsewhere() -> None:
+def test_the_own_tensors_of_a_divided_module_stay() -> None:
     text = 'prefer = "cuda"\n[[rule]]\nmatch = "lm_head"\nprefer = "cuda:0"\n[offload]\n"**" = "cpu"\n'
     assert refused(text, _with_own_bias(), TWO).code == "DP408"

@@ -96,7 +96,7 @@ def _held(plan: Plan, tree: ModelTree, context: int, batch: int) -> dict[str, in
 @pytest.mark.parametrize("context", [8192, 131072])
 @pytest.mark.parametrize("batch", [1, 8])
 @pytest.mark.parametrize("name", sorted(set(MODELS) - {"gpt2", "bart-large"}))
-def test_no_device_is_over_its_budget_with_the_cache_of_long_contexts(name: str, context: int, batch: int) -> None:
+def test_no_device_is_over_its_budget_with_long_contexts(name: str, context: int, batch: int) -> None:
     tree, made = MODELS[name], 0
     hosts = [_host((24, 12)), _host((80, 24)), Host.load("8x80gb"), Host.load("24-24-12-8")]
     for host in hosts:
@@ -197,7 +197,7 @@ def _fits(tree: ModelTree, host: Host) -> bool:
     return need <= sum(room for room in rooms if room > 0)
 
 
-def test_no_peer_has_a_feasible_plan_that_is_predicted_to_be_faster() -> None:
+def test_no_peer_has_a_plan_that_is_predicted_faster() -> None:
     for library in ("torch", "transformers", "accelerate"):
         pytest.importorskip(library)
     script: Any = Path(__file__).parents[2] / "benchmarks" / "placement.py"

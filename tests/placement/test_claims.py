@@ -16,7 +16,7 @@ def _model(name: str) -> ModelTree:
     return ModelTree(name, (*modules, Module("tail", "Linear", (Tensor("weight", (1,)),))))
 
 
-def test_what_one_component_rewrites_on_disk_is_not_there_for_the_next() -> None:
+def test_what_one_component_rewrites_is_not_there_for_the_next() -> None:
     text = 'prefer = "cpu"\nmemory.disk.path = "offload"\noffload.head = "disk"\n'
     assert plan_all(Policy.parse(text), {"one": _model("a")}, HOST)["one"].loading.rewritten == 600 * 2**20
     with pytest.raises(Unsatisfiable) as refused:

@@ -94,7 +94,7 @@ def _checked(found: tuple[int, DeviceRuns] | None, world: World, *, ordered: boo
 
 
 @given(sequences())
-def test_the_least_time_is_that_of_the_best_chain_of_any_devices_in_any_order(world: World) -> None:
+def test_the_least_time_is_that_of_the_best_chain(world: World) -> None:
     sizes, reads, between, devices, must = world
     found = next(device_runs(_sequence(sizes, between), _groups(devices, reads), must), None)
     made = _checked(found, world, ordered=False)
@@ -102,7 +102,7 @@ def test_the_least_time_is_that_of_the_best_chain_of_any_devices_in_any_order(wo
 
 
 @given(sequences())
-def test_with_too_many_kinds_the_least_time_is_that_of_the_best_chain_in_the_order_of_ids(world: World) -> None:
+def test_too_many_kinds_take_the_best_chain_in_id_order(world: World) -> None:
     sizes, reads, between, devices, must = world
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MOST_STEPS", 0)

@@ -37,13 +37,13 @@ def _budget(text: str, host: Host) -> DeviceBudget:
 # What is there.
 
 
-def test_by_default_an_accelerator_keeps_a_gibibyte_and_two_percent_free() -> None:
+def test_an_accelerator_keeps_a_gibibyte_and_two_percent() -> None:
     one = _budget("", _host())
     assert (one.cap, one.headroom) == (24 * GIB, GIB + 24 * GIB * 2 // 100)
     assert one.budget == one.cap - one.headroom
 
 
-def test_by_default_the_cpu_gives_nine_tenths_of_what_is_free_and_the_disk_all() -> None:
+def test_the_cpu_gives_nine_tenths_and_the_disk_all() -> None:
     policy, host = (
         _resolved('prefer = "cpu"'),
         Host(memory="64 GiB", free="10 GiB", disk="100 GiB", disk_free="9 GiB"),
@@ -53,7 +53,7 @@ def test_by_default_the_cpu_gives_nine_tenths_of_what_is_free_and_the_disk_all()
 
 
 @pytest.mark.parametrize("free", [5 * GIB, 5 * GIB + 1, 5 * GIB + 255 * MIB, 5 * GIB + 256 * MIB - 1])
-def test_free_memory_is_taken_down_to_whole_steps_so_that_a_restart_plans_alike(free: int) -> None:
+def test_free_memory_is_taken_down_to_whole_steps(free: int) -> None:
     assert _budget("", _host(free=free)).cap == 5 * GIB
     policy, host = (
         ResolvedPolicy(prefer=(DeviceSelector("cpu"),)),
@@ -88,7 +88,7 @@ def test_the_basis_is_what_is_free_unless_the_policy_says_total() -> None:
         ('"500 GiB"', 24 * GIB),
     ],
 )
-def test_a_cap_is_an_amount_a_percentage_or_a_list_that_adds_up_and_at_most_the_basis(amount: str, wanted: int) -> None:
+def test_a_cap_is_an_amount_a_percentage_or_a_list(amount: str, wanted: int) -> None:
     assert _budget(f"[memory]\ncuda = {amount}\n", _host()).cap == wanted
 
 
@@ -101,7 +101,7 @@ def test_a_headroom_above_the_cap_leaves_nothing() -> None:
     assert _budget('[memory.cuda]\ncap = "1 GiB"\nheadroom = "2 GiB"\n', _host()).budget == -GIB
 
 
-def test_what_is_said_of_a_device_goes_before_its_type_key_by_key() -> None:
+def test_what_is_said_of_a_device_is_nearer_than_its_type() -> None:
     text = (
         '[memory."cuda:0"]\ncap = "8 GiB"\n'
         '[memory.cuda]\nbasis = "total"\ncap = "9 GiB"\nheadroom = "1 MiB"\nreserve = { kv_cache = "1 GiB" }\n'
@@ -114,7 +114,7 @@ def test_what_is_said_of_a_device_goes_before_its_type_key_by_key() -> None:
     assert first.kv_cache == second.kv_cache == GIB
 
 
-def test_a_reserve_replaces_the_derived_figure_for_the_cache_and_for_activations() -> None:
+def test_a_reserve_replaces_the_derived_figure() -> None:
     tree = small_llama()
     text = 'prefer = "cuda"\n[memory.cuda]\nreserve = {{ kv_cache = "{}", activations = "{}" }}\n'
     ledger = planned(text.format("3 MiB", "5 MiB"), tree, machine("cuda")).ledger["cuda:0"]
@@ -124,7 +124,7 @@ def test_a_reserve_replaces_the_derived_figure_for_the_cache_and_for_activations
 # Which devices a term names.
 
 
-def test_a_term_finds_working_devices_in_order_and_says_why_it_finds_none() -> None:
+def test_a_term_finds_devices_in_order_or_says_why_none() -> None:
     host = Host(
         [Accelerator("cuda", id=at, memory="8 GiB") for at in (5, 1, 3)], memory="8 GiB", faults={"xpu": "broken"}
     )
@@ -147,7 +147,7 @@ def test_a_term_finds_working_devices_in_order_and_says_why_it_finds_none() -> N
 # One pool for both sides.
 
 
-def test_an_integrated_accelerator_has_what_the_cpu_may_use_of_the_pool() -> None:
+def test_an_integrated_accelerator_shares_the_pool() -> None:
     host = Host([Accelerator("mps", memory="48 GiB")], memory="32 GiB", free="20 GiB")
     one = accelerator_budget(host.accelerators[0], _resolved('prefer = "mps"'), host)
     assert one.cap == 18 * GIB
@@ -155,7 +155,7 @@ def test_an_integrated_accelerator_has_what_the_cpu_may_use_of_the_pool() -> Non
     assert accelerator_budget(host.accelerators[0], small, host).budget == 6 * GIB
 
 
-def test_what_one_side_of_a_pool_takes_its_other_side_does_not_have() -> None:
+def test_what_one_side_of_a_pool_takes_the_other_lacks() -> None:
     unified = _host(unified=True)
     assert pool_reserved({"cuda:0": 3, "cpu": 4}, unified) == {"cuda:0": 7, "cpu": 7}
     assert pool_reserved({"cuda:0": 3, "cpu": 4}, _host()) == {"cuda:0": 3, "cpu": 4}
@@ -166,7 +166,7 @@ def _of(*gib: int) -> ModelTree:
     return ModelTree("big", (Module("", "Big"), *modules))
 
 
-def test_components_share_a_pool_also_where_they_run_on_different_sides_of_it() -> None:
+def test_components_share_a_pool_from_both_sides() -> None:
     host = Host([Accelerator("mps", memory="16 GiB")], memory="16 GiB", disk="1 TiB")
     policy = Policy.parse('prefer = ["mps", "cpu"]')
     plans = plan_all(policy, {"a": _of(9), "b": _of(5)}, host)
@@ -176,7 +176,7 @@ def test_components_share_a_pool_also_where_they_run_on_different_sides_of_it() 
         plan_all(policy, {"a": _of(9), "b": _of(6)}, host)
 
 
-def test_what_is_kept_on_the_cpu_takes_from_the_device_that_shares_its_memory_and_from_no_other() -> None:
+def test_what_is_kept_on_the_cpu_takes_from_the_shared_device() -> None:
     cards = [Accelerator("xpu", memory="16 GiB"), Accelerator("xpu", memory="16 GiB", unified=True)]
     host = Host(cards, memory="16 GiB")
     text = '[offload]\nm1 = "cpu"\n'
@@ -206,7 +206,7 @@ def _ids(policy: ResolvedPolicy, host: Host) -> list[int | None]:
     return [one.device.id for one in select_devices(policy.prefer[0], policy, host).devices]
 
 
-def test_devices_that_must_be_alike_are_the_largest_group_where_no_number_is_asked() -> None:
+def test_devices_that_must_be_alike_are_the_largest_group() -> None:
     host = _cards(("display", "8 GiB"), ("A", "40 GiB"), ("A", "80 GiB"), ("display", "8 GiB"), ("A", "40 GiB"))
     assert _ids(_resolved('prefer = { device = "cuda", same = "name" }'), host) == [1, 2, 4]
     assert _ids(_resolved('prefer = { device = "cuda", same = ["name", "memory"] }'), host) == [0, 3]
@@ -241,7 +241,7 @@ def test_a_class_names_devices_by_what_they_are() -> None:
     assert found.reason == "no device of the host is `small` (`cuda:0`: it has 80.0 GiB)"
 
 
-def test_what_is_said_of_a_class_stands_between_the_device_and_its_type() -> None:
+def test_what_is_said_of_a_class_is_nearer_than_a_type() -> None:
     text = (
         f'prefer = "cuda"\n{CLASSES}[memory]\ncuda = "1 GiB"\nbig = "2 GiB"\n"cuda:0" = "3 GiB"\n'
         '[memory.small]\nheadroom = "0 B"\n'
@@ -252,7 +252,7 @@ def test_what_is_said_of_a_class_stands_between_the_device_and_its_type() -> Non
     assert devices[2].headroom == 0
 
 
-def test_two_classes_that_disagree_on_a_device_are_refused_and_two_that_agree_are_not() -> None:
+def test_two_classes_that_disagree_on_a_device_are_refused() -> None:
     text = f'prefer = "cuda"\n{CLASSES}[memory]\nbig = "2 GiB"\nours = "{{}}"\n'
     assert [
         one.cap
@@ -266,7 +266,7 @@ def test_two_classes_that_disagree_on_a_device_are_refused_and_two_that_agree_ar
     assert refused.value.diagnostics[0].place is not None
 
 
-def test_what_the_device_itself_says_settles_what_two_classes_disagree_on() -> None:
+def test_what_a_device_says_settles_what_classes_disagree_on() -> None:
     """The way out that DP306 names."""
     text = f'prefer = "cuda"\n{CLASSES}[memory]\nbig = "2 GiB"\nours = "3 GiB"\n"cuda:0" = "4 GiB"\n'
     devices = select_devices(DeviceSelector("cuda"), _resolved(text), _cards(("A", "80 GiB"))).devices

@@ -14,7 +14,7 @@ TWO = machine("cuda", "cuda")
 LLAMA = small_llama()
 
 
-def test_a_unit_that_prefer_placed_says_which_term_and_how_many_devices() -> None:
+def test_a_unit_that_prefer_placed_says_which_term() -> None:
     one = planned('prefer = "cuda"', LLAMA, TWO)
     assert one.placements["lm_head"].rule == "prefer"
     assert one.placements["lm_head"].reason == "`cuda` fits; `cuda:0` is the only device that is needed"
@@ -22,7 +22,7 @@ def test_a_unit_that_prefer_placed_says_which_term_and_how_many_devices() -> Non
     assert two.placements["lm_head"].reason == "`cuda` fits; `cuda:1` is one of 2 that share the model"
 
 
-def test_a_unit_that_a_rule_placed_says_which_and_gives_the_rules_own_reason() -> None:
+def test_a_unit_that_a_rule_placed_says_which() -> None:
     rule = '[[rule]]\nname = "head"\nmatch = "lm_head"\nprefer = "cuda:1"\n{}'
     plain = planned('prefer = "cuda:0"\n' + rule.format(""), LLAMA, TWO).placements["lm_head"]
     assert (plain.rule, plain.reason) == ("head", "rule `head` runs it on `cuda:1`")
@@ -41,7 +41,7 @@ def test_a_unit_that_overflow_keeps_elsewhere_says_so() -> None:
     assert all(unit.rule == "prefer" for unit in plan.placements.values())
 
 
-def test_a_unit_that_overflow_finds_no_place_for_is_not_told_as_if_it_were_kept_there() -> None:
+def test_a_unit_without_a_place_is_not_told_as_kept() -> None:
     notes = devpolicy.plan("split-across-gpus", "qwen2.5-72b", "2x24gb").explain("model.layers.0")
     assert "overflow: cannot keep it on `cpu`: it needs 1.6 GiB, and 1.4 GiB are left there" in notes
 
@@ -52,7 +52,7 @@ def test_a_plan_is_shown_in_one_line() -> None:
     assert repr(generator) == "<Plan of 'generator' for hf: 36 units on cuda:0>"
 
 
-def test_explaining_a_module_names_where_it_is_and_who_decided_it() -> None:
+def test_explaining_a_module_names_who_decided_it() -> None:
     plan = planned('prefer = ["mps", "cuda"]\n[offload]\nlm_head = "cpu"\n', LLAMA, TWO)
     assert plan.explain("lm_head").splitlines() == [
         "lm_head: stored on cpu, executes on cuda:0 (40 B)",
@@ -64,7 +64,7 @@ def test_explaining_a_module_names_where_it_is_and_who_decided_it() -> None:
     ]
 
 
-def test_explaining_a_container_explains_its_units_and_a_part_its_unit() -> None:
+def test_explaining_a_container_explains_its_units() -> None:
     plan = planned('prefer = "cuda"', LLAMA, TWO)
     assert [line.partition(":")[0] for line in plan.explain("model.layers").splitlines() if "decided" not in line][
         :3
@@ -78,7 +78,7 @@ def test_what_a_rule_was_refused_for_is_told_with_the_module() -> None:
     assert "rule `rule 1` runs `lm_head` on `cuda:7`, and this plan has no such device" in text
 
 
-def test_what_was_said_of_a_refused_term_is_not_told_of_the_one_that_serves() -> None:
+def test_what_was_said_of_a_refused_term_is_not_told() -> None:
     rule = '[[rule]]\nmatch = "lm_head"\nprefer = "cuda:0"\non_exhausted = "next"\n'
     text = planned(budgets(f'prefer = ["cuda:0", "cpu"]\n{rule}', cuda=30), LLAMA, TWO).explain("lm_head")
     assert "left on `cuda:0`" not in text
@@ -110,7 +110,7 @@ def test_a_refusal_lists_each_term_with_its_reason() -> None:
     )
 
 
-def test_where_one_rule_stands_in_the_way_its_own_finding_is_the_refusal() -> None:
+def test_a_rule_that_stands_in_the_way_is_the_refusal() -> None:
     text = 'prefer = ["mps", "cuda"]\n[[rule]]\nmatch = "lm_head"\nprefer = "cuda:7"\n'
     refusal = refused(text, LLAMA, TWO)
     assert refusal.code == "DP302"

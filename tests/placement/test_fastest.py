@@ -69,7 +69,7 @@ def test_the_prediction_is_what_the_oracle_counts(tree: ModelTree, cards: list[C
 
 
 @pytest.mark.parametrize(("batch", "read"), [(1, 4), (3, 12), (10, 40), (11, 40)])
-def test_of_a_table_of_embeddings_a_row_is_read_for_each_sequence(batch: int, read: int) -> None:
+def test_an_embedding_reads_a_row_for_each_sequence(batch: int, read: int) -> None:
     tree = ModelTree("m", (Module("", "M"), Module("embed", "Embedding", (Tensor("weight", (10, 4), "int8"),))))
     card = (100, 10**7)
     policy = replace(_policy([card], "fastest"), workload=Workload(context=2, batch=batch))
@@ -105,9 +105,7 @@ def test_more_memory_and_one_more_device_never_make_it_slower(
 
 
 @given(TREES, st.lists(CARDS, min_size=2, max_size=4), st.randoms(use_true_random=False))
-def test_the_order_in_which_a_host_counts_its_devices_changes_no_time(
-    tree: ModelTree, cards: list[Card], random: object
-) -> None:
+def test_the_order_of_devices_on_a_host_changes_no_time(tree: ModelTree, cards: list[Card], random: object) -> None:
     shuffled = list(cards)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     one, other = _planned(tree, cards), _planned(tree, shuffled)
@@ -150,7 +148,7 @@ def _least_time(sizes: list[int], cards: list[Card]) -> Fraction | None:
     return min(times, default=(False, None))[1]
 
 
-def test_a_slow_device_is_left_alone_where_the_fast_one_holds_everything() -> None:
+def test_a_slow_device_is_left_alone_where_a_fast_one_holds_all() -> None:
     plan = _planned(small_llama(), [(400, 10**7), (400, 10**8)])
     assert plan is not None
     assert plan.device.to_dict() == {"type": "single", "device": "cuda:1"}
@@ -194,7 +192,7 @@ def test_the_order_of_tables_and_keys_changes_no_digest() -> None:
     assert len({make_plan(Policy.parse(text), small_llama(), host).digest for text in texts}) == 1
 
 
-def test_a_unit_that_goes_says_what_it_frees_and_adds_and_what_would_go_next() -> None:
+def test_a_unit_that_goes_says_what_it_frees() -> None:
     plan = _planned(small_llama(4), [(186, 10**8)], overflow=True)
     assert plan is not None
     assert plan.trace is not None
@@ -205,7 +203,7 @@ def test_a_unit_that_goes_says_what_it_frees_and_adds_and_what_would_go_next() -
     ]
 
 
-def test_without_an_answer_what_runs_once_is_not_divided_by_the_tokens_of_the_default_answer():
+def test_what_runs_once_is_not_divided_without_an_answer():
     tree = ModelTree.load("bart-large")
     host = Host([Accelerator("cuda", memory="24 GiB")], memory="64 GiB")
     reading = {}

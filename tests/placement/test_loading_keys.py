@@ -70,7 +70,7 @@ def test_consumers_of_a_device_warn(target):
     assert "loading.attention" in warning.message
 
 
-def test_a_consumer_that_loads_no_adapter_says_what_to_do_instead(tmp_path):
+def test_a_consumer_without_adapters_says_what_to_do(tmp_path):
     tensors = {f"base_model.model.a.lora_{part}.weight": shape for part, shape in (("A", [2, 8]), ("B", [8, 2]))}
     header = {name: {"dtype": "F32", "shape": shape, "data_offsets": [64 * at, 64 * at + 64]}
               for at, (name, shape) in enumerate(tensors.items())}  # fmt: skip

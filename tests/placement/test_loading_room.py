@@ -49,7 +49,7 @@ def test_the_ledger_has_what_a_device_holds_while_it_loads() -> None:
     assert made(mixture(2, merged=False), host(1024)).ledger["cuda:0"].load == 320 * MIB
 
 
-def test_a_model_that_fits_and_cannot_be_loaded_is_refused_with_both_figures() -> None:
+def test_a_model_that_fits_and_cannot_load_is_refused() -> None:
     made(mixture(3, merged=False), host(512))
     with pytest.raises(Unsatisfiable) as refused:
         made(mixture(3), host(512))
@@ -57,7 +57,7 @@ def test_a_model_that_fits_and_cannot_be_loaded_is_refused_with_both_figures() -
     assert "256 MiB more on `cuda:0` would do" in str(refused.value)
 
 
-def test_what_cannot_be_loaded_on_one_device_goes_on_two_or_elsewhere() -> None:
+def test_what_cannot_load_on_one_device_goes_on_two() -> None:
     assert list(made(mixture(3), host(512, 512)).ledger) == ["cuda:0", "cuda:1"]
     kept = made(mixture(3), host(512), '\noverflow = "cpu"')
     assert list(kept.ledger) == ["cuda:0", "cpu"]
@@ -87,7 +87,7 @@ def test_a_plan_with_room_for_loading_is_certified() -> None:
     assert certificate.bound_ns <= certificate.plan_ns
 
 
-def test_what_another_component_takes_is_what_it_takes_when_it_runs() -> None:
+def test_what_another_component_takes_at_run_time_counts() -> None:
     from devpolicy import plan_all
 
     policy = Policy.parse('prefer = "cuda"\n[component.a]\n[component.b]\nneeds = "100 MiB"' + EXACT)

@@ -37,7 +37,7 @@ def _map(tree: ModelTree, pins: str) -> dict[str, str]:
     return device_map(planned(f'prefer = "cuda:0"\n{rules}', tree, FOUR))
 
 
-def test_a_model_on_one_device_has_the_one_key_of_the_whole_model() -> None:
+def test_a_model_on_one_device_has_one_key() -> None:
     assert device_map(planned('prefer = "cuda"', small_llama(), TWO)) == {"": "cuda:0"}
 
 
@@ -46,7 +46,7 @@ def test_a_subtree_on_one_device_is_one_key() -> None:
     assert device_map(planned(text, small_llama(), TWO)) == {"model": "cuda:0", "lm_head": "disk"}
 
 
-def test_a_divided_container_has_a_key_for_each_child_and_for_each_tensor_of_its_own() -> None:
+def test_a_divided_container_has_a_key_for_each_part() -> None:
     modules = (
         Module("", "Model"),
         Module("a", "Stack", (Tensor("scale", (2,)), Tensor("shift", (2,), buffer=True))),
@@ -57,7 +57,7 @@ def test_a_divided_container_has_a_key_for_each_child_and_for_each_tensor_of_its
     assert _map(tree, "a.y=1") == {"a.scale": "cuda:0", "a.shift": "cuda:0", "a.x": "cuda:0", "a.y": "cuda:1"}
 
 
-def test_a_tensor_and_a_module_of_one_name_on_two_devices_are_refused_and_none_of_them_is_lost() -> None:
+def test_a_tensor_and_a_module_of_one_name_are_refused() -> None:
     modules = (
         Module("", "Model"),
         Module("a", "Stack", (Tensor("weight", (2,)),)),
@@ -67,7 +67,7 @@ def test_a_tensor_and_a_module_of_one_name_on_two_devices_are_refused_and_none_o
     assert refused(text, ModelTree("one name", modules), TWO).code == "DP403"
 
 
-def test_entries_are_in_the_order_of_devices_then_the_cpu_then_the_disk() -> None:
+def test_entries_are_devices_then_the_cpu_then_the_disk() -> None:
     text = """
         prefer = "cuda:0"
         [offload]
@@ -82,7 +82,7 @@ def test_entries_are_in_the_order_of_devices_then_the_cpu_then_the_disk() -> Non
     assert list(entries)[:3] == ["model.layers.2", "model.norm", "model.rotary_emb"]
 
 
-def test_a_name_that_begins_another_is_no_danger_where_the_longer_one_is_found_first() -> None:
+def test_a_name_that_begins_another_is_no_danger() -> None:
     assert _map(_tree("layers.1", "layers.10"), "layers.10=1") == {"layers.1": "cuda:0", "layers.10": "cuda:1"}
 
 
@@ -92,14 +92,14 @@ def test_a_key_that_another_one_catches_is_written_deeper() -> None:
     assert _map(_tree("a.b", "a.c", "axbc.d.e", "axbc.d.f"), "a.b=1") == wanted
 
 
-def test_where_a_dot_matches_and_the_text_is_another_key_that_key_is_found() -> None:
+def test_where_a_dot_matches_another_key_that_key_is_found() -> None:
     assert _map(_tree("a.b", "a.c", "axb"), "a.b=1") == {"a.c": "cuda:0", "axb": "cuda:0", "a.b": "cuda:1"}
 
 
 PIN = '[[rule]]\nmatch = "a.b"\nprefer = "cuda:1"\n'
 
 
-def test_names_that_no_keys_tell_apart_are_refused_and_the_help_says_what_to_do() -> None:
+def test_names_that_no_keys_tell_apart_are_refused() -> None:
     tree = _tree("a.b", "a.c", "axbc")
     refusal = refused(f'prefer = "cuda:0"\n{PIN}', tree, TWO)
     assert refusal.code == "DP403"

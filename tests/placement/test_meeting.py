@@ -31,7 +31,7 @@ def device(made: Plan, path: str) -> str:
 BLOCKS = [f"layers.{at} Block 1.5" for at in range(4)]
 
 
-def test_embeddings_beside_each_other_share_a_device_wherever_they_are_registered() -> None:
+def test_embeddings_beside_each_other_share_a_device() -> None:
     model = tree("embed_tokens Embedding 2", "layers ModuleList", *BLOCKS, "embed_positions Embedding 1")
     made = placed(model)
     assert len({device(made, f"layers.{at}") for at in range(4)}) > 1
@@ -45,13 +45,13 @@ def test_a_container_without_blocks_is_on_one_device() -> None:
     assert list(made.placements)[:2] == ["embeddings.a", "embeddings.b"]
 
 
-def test_an_element_of_a_list_whose_class_is_not_declared_is_a_block() -> None:
+def test_an_element_of_a_list_is_a_block() -> None:
     text = [line for at in range(3) for line in (f"text.{at} Forgotten", f"text.{at}.q L 0.6", f"text.{at}.k L 0.6")]
     made = placed(tree("vision ModuleList", *(f"vision.{at} Block 1" for at in range(3)), "text ModuleList", *text))
     assert [path for path in made.placements if path.startswith("text")] == ["text.0", "text.1", "text.2"]
 
 
-def test_a_layer_of_a_stage_is_whole_though_the_class_of_its_parts_is_declared() -> None:
+def test_a_layer_of_a_stage_is_whole() -> None:
     parts = [
         line
         for at in range(4)
@@ -77,7 +77,7 @@ def test_what_a_rule_runs_somewhere_takes_along_what_meets_it() -> None:
     assert device(made, "embed_positions") == "cuda:2"
 
 
-def test_what_meets_something_kept_elsewhere_runs_on_the_main_device() -> None:
+def test_what_meets_something_elsewhere_runs_on_the_main_device() -> None:
     model = tree("embed_tokens Embedding 3", "layers ModuleList", *BLOCKS, "embed_positions Embedding 1")
     made = placed(model, '[offload]\nembed_tokens = "cpu"\n')
     assert device(made, "embed_tokens") == device(made, "embed_positions")
@@ -91,7 +91,7 @@ def test_rules_that_part_what_meets_are_obeyed_and_told() -> None:
     assert [warning.code for warning in made.warnings] == ["DP423"]
 
 
-def test_a_container_of_blocks_with_parameters_of_its_own_is_divided_with_a_warning() -> None:
+def test_a_container_with_parameters_divides_with_a_warning() -> None:
     model = tree("stack Stack 1", "stack.layers ModuleList", *(f"stack.{block}" for block in BLOCKS))
     told = placed(model).warnings
     assert [warning.code for warning in told] == ["DP423"]
@@ -99,7 +99,7 @@ def test_a_container_of_blocks_with_parameters_of_its_own_is_divided_with_a_warn
     assert placed(model, host=Host([Accelerator("cuda", memory="16 GiB")], memory="64 GiB")).warnings == ()
 
 
-def test_a_rule_that_keeps_one_module_elsewhere_frees_nothing_on_one_device() -> None:
+def test_a_rule_that_moves_one_of_tied_frees_nothing() -> None:
     model = tree("table Embedding 3", "layers ModuleList", *BLOCKS)
     large = Host([Accelerator("cuda", memory="16 GiB")], memory="64 GiB")
     told = "frees nothing on `cuda:0`"

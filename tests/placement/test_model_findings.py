@@ -33,7 +33,7 @@ def test_recurrent_layers_need_more_than_the_formula_counts():
     assert "recurrent" in made.warnings[0].message
 
 
-def test_an_encoder_of_images_has_activations_that_no_formula_gives():
+def test_an_encoder_of_images_has_unknown_activations():
     pytest.importorskip("transformers")
     tree = ModelTree.from_config({"model_type": "vit", "architectures": ["ViTModel"], "num_hidden_layers": 2})
     assert [one.code for one in plan(Policy.parse('prefer = "cuda"'), tree, "1x24gb").warnings] == ["DP414"]
@@ -86,6 +86,6 @@ def test_no_room_for_a_class_that_must_stay_whole_says_why(policy):
     assert "overflow" not in str(refused.value)
 
 
-def test_an_engine_with_code_of_its_own_divides_what_transformers_cannot():
+def test_an_engine_divides_what_transformers_cannot():
     made = plan(Policy.parse('prefer = "cuda"'), seen("one-device", "qwen2.5-14b"), "2x24gb", target="vllm")
     assert len(made.ledger) == 2

@@ -26,7 +26,7 @@ def test_nothing_is_kept_elsewhere_where_everything_fits() -> None:
     assert _kept(_spilled(ALL)) == []
 
 
-def test_the_last_block_goes_first_and_leaves_room_to_stream_its_largest_module() -> None:
+def test_the_last_block_goes_first() -> None:
     # 173 bytes: without one block of 30, with 12 of it brought in for a moment, 155.
     assert _kept(_spilled(155)) == ["model.layers.2"]
     assert _kept(_spilled(125)) == ["model.layers.1", "model.layers.2"]
@@ -46,17 +46,17 @@ def test_buffers_stay_where_their_module_runs() -> None:
     assert where(_spilled(94))["model.rotary_emb"] == "cuda:0"
 
 
-def test_where_keeping_everything_possible_is_not_enough_the_term_is_refused() -> None:
+def test_a_term_is_refused_where_keeping_all_is_not_enough() -> None:
     assert refused(budgets('prefer = "cuda"\noverflow = "cpu"', cuda=40), LLAMA, ONE).code == "DP301"
 
 
-def test_the_first_place_with_room_takes_it_and_the_next_place_the_rest() -> None:
+def test_the_first_place_with_room_takes_it() -> None:
     text = budgets('prefer = "cuda"\noverflow = ["cpu", "disk"]', cuda=125, cpu=40)
     at = where(planned(text, LLAMA, ONE))
     assert (at["model.layers.2"], at["model.layers.1"], at["model.layers.0"]) == ("cpu", "disk", "cuda:0")
 
 
-def test_what_is_brought_in_most_often_takes_the_first_place_though_it_goes_last() -> None:
+def test_what_is_brought_in_most_takes_the_first_place() -> None:
     held = [Module(name, "Block", (Tensor("w", (40,), "int8"),)) for name in ("encoder", "decoder")]
     head = Module("head", "Linear", (Tensor("w", (5,), "int8"),))
     tree = ModelTree(
@@ -98,11 +98,11 @@ def test_the_rest_of_a_cut_block_goes_as_a_whole() -> None:
     assert at["model.layers.1"] == "cuda:0"
 
 
-def test_what_a_cut_block_binds_to_the_main_device_may_be_kept_elsewhere_too() -> None:
+def test_what_a_cut_block_binds_may_be_kept_elsewhere_too() -> None:
     assert where(_spilled(125, text=CUT))["model.layers.1"] == "cpu"
 
 
-def test_a_refusal_says_that_a_cut_block_binds_more_to_one_device_than_it_holds() -> None:
+def test_a_refusal_says_what_a_cut_block_binds() -> None:
     text = budgets(f'prefer = "cuda"\n{CUT}', cuda=100)
     assert "that needs 133 B, and the largest device, `cuda:0`, has 100 B" in str(refused(text, LLAMA, TWO))
 
@@ -154,7 +154,7 @@ def test_weights_are_not_kept_on_the_cpu_beside_mps() -> None:
     assert refused('prefer = "mps"\n[offload]\nlm_head = "cpu"\n', LLAMA, machine("mps")).code == "DP406"
 
 
-def test_weights_that_must_be_rewritten_need_a_folder_and_room_there() -> None:
+def test_weights_that_must_be_rewritten_need_a_folder() -> None:
     modules = tuple(Module(one.path, one.class_name, one.tensors, in_place=False) for one in LLAMA.modules)
     tree = ModelTree("bin", modules, no_split=LLAMA.no_split)
     text = 'prefer = "cuda"\n[offload]\nlm_head = "disk"\n'

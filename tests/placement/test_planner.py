@@ -43,7 +43,7 @@ def test_what_prefer_does_not_list_is_not_run_on() -> None:
     assert "the host has no `cuda` device" in str(refusal)
 
 
-def test_the_first_term_that_is_there_spills_before_the_next_is_tried() -> None:
+def test_the_first_term_spills_before_the_next_is_tried() -> None:
     text = budgets('prefer = ["xpu", "cuda", "cpu"]\noverflow = "cpu"', cuda=ALL - 20)
     assert where(planned(text, LLAMA, ONE))["model.layers.2"] == "cpu"
 
@@ -60,7 +60,7 @@ def test_a_module_without_bytes_runs_where_prefer_says_too() -> None:
 
 @pytest.mark.parametrize("split", ["when-needed", "never", "balanced"])
 @pytest.mark.parametrize("target", ["hf", "torch"])
-def test_a_model_without_tensors_is_on_the_device_that_prefer_names(split: str, target: str) -> None:
+def test_a_model_without_tensors_is_where_prefer_says(split: str, target: str) -> None:
     tree = ModelTree("empty", (Module("", "Model"), Module("a", "ReLU")))
     plan = planned(f'prefer = "cuda:1"\nsplit = "{split}"', tree, TWO, target=target)
     assert device_map(plan) == {"": "cuda:1"}
@@ -77,14 +77,14 @@ def test_a_policy_that_prefers_nothing_is_refused() -> None:
         make_plan(ResolvedPolicy(), LLAMA, TWO)
 
 
-def test_the_devices_of_a_term_with_a_count_are_needed_and_are_all_that_is_used() -> None:
+def test_the_devices_of_a_counted_term_are_all_that_is_used() -> None:
     four = 'prefer = { device = "cuda", count = 4 }\nsplit = "balanced"'
     assert refused(four, LLAMA, TWO).code == "DP301"
     two = 'prefer = { device = "cuda", count = 2 }\nsplit = "balanced"'
     assert set(planned(two, LLAMA, FOUR).ledger) == {"cuda:0", "cuda:1"}
 
 
-def test_devices_that_must_be_alike_are_the_first_group_that_is_large_enough() -> None:
+def test_devices_that_must_be_alike_are_the_first_large_group() -> None:
     cards = [("A", "1 GiB"), ("B", "2 GiB"), ("A", "1 GiB"), ("B", "2 GiB")]
     host = Host([Accelerator("cuda", memory=memory, name=name) for name, memory in cards], memory="8 GiB")
     term = DeviceSelector("cuda", count=2, same=("name", "memory"))
@@ -108,11 +108,11 @@ def test_a_faulty_and_an_avoided_device_are_not_used() -> None:
 # split
 
 
-def test_when_needed_takes_the_lowest_device_that_holds_everything() -> None:
+def test_when_needed_takes_the_lowest_device_that_holds_all() -> None:
     assert device_map(planned(budgets('prefer = "cuda"', cuda=ALL, cuda_0=ALL - 1), LLAMA, TWO)) == {"": "cuda:1"}
 
 
-def test_when_needed_takes_the_fewest_devices_also_where_they_are_not_the_first() -> None:
+def test_when_needed_takes_the_fewest_devices() -> None:
     text = budgets('prefer = "cuda"', cuda_0=45, cuda_1=50, cuda_2=100, cuda_3=100)
     assert set(planned(text, LLAMA, FOUR).ledger) == {"cuda:2", "cuda:3"}
 
@@ -159,7 +159,7 @@ def test_a_device_that_only_a_rule_names_runs_nothing_else() -> None:
 # The main device.
 
 
-def test_what_is_kept_elsewhere_runs_on_the_lowest_device_and_is_charged_there() -> None:
+def test_what_is_kept_elsewhere_runs_on_the_lowest_device() -> None:
     text = budgets('prefer = "cuda"\nsplit = "balanced"\n[offload]\nlm_head = "cpu"\n', cuda=200)
     plan = planned(text, LLAMA, TWO)
     assert str(plan.placements["lm_head"].runs_on) == "cuda:0"
@@ -208,7 +208,7 @@ def test_a_consumer_of_one_device_gets_one() -> None:
     assert refused('prefer = "cuda"\n[offload]\nlm_head = "cpu"\n', LLAMA, TWO, target="torch").code == "DP409"
 
 
-def test_kept_on_the_cpu_is_nothing_special_where_the_model_runs_there() -> None:
+def test_kept_on_the_cpu_is_usual_where_the_model_runs_there() -> None:
     text = 'prefer = "cpu"\n[offload]\nlm_head = "cpu"\n'
     plan = planned(text, LLAMA, TWO, target="torch")
     assert device_map(plan) == {"": "cpu"}

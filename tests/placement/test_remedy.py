@@ -94,7 +94,7 @@ def _check(policy: ResolvedPolicy, tree: ModelTree, host: Host) -> list[str]:
     return lines
 
 
-def test_more_memory_one_more_device_overflow_a_shorter_context_and_the_cpu_are_all_suggested() -> None:
+def test_all_ways_out_of_a_refusal_are_suggested() -> None:
     tree = _model(kv=20_000)
     lines = _check(Policy.parse('prefer = "cuda"').top, tree, machine("cuda", size="6 GiB"))
     assert lines[0].endswith("more on `cuda:0` would do")
@@ -123,7 +123,7 @@ def test_no_memory_is_suggested_that_a_cap_would_not_let_be_used() -> None:
     assert not any("would do" in line for line in lines)
 
 
-def test_no_further_device_is_suggested_where_one_must_hold_everything_or_one_is_named() -> None:
+def test_no_further_device_is_suggested_where_one_must_do() -> None:
     for text in ('prefer = "cuda"\nsplit = "never"', 'prefer = "cuda:0"'):
         assert not any(
             "more device" in line for line in _check(Policy.parse(text).top, _model(), machine("cuda", size="3 GiB"))
@@ -135,7 +135,7 @@ def test_no_device_is_suggested_beyond_the_last_number_there_is() -> None:
     assert not any("more device" in line for line in _check(Policy.parse('prefer = "cuda"').top, _model(), host))
 
 
-def test_the_disk_is_suggested_where_the_cpu_has_no_room_or_is_no_place() -> None:
+def test_the_disk_is_suggested_where_the_cpu_has_no_room() -> None:
     small = machine("cuda", size="4 GiB", memory="512 MiB")
     assert any('`overflow = "disk"`' in line for line in _check(Policy.parse('prefer = "cuda"').top, _model(), small))
     mac = Host([Accelerator("mps", memory="4 GiB")], memory="4 GiB", disk="1 TiB")
@@ -152,7 +152,7 @@ def test_a_host_without_the_device_is_offered_the_cpu_alone() -> None:
     assert _check(Policy.parse('prefer = "cuda"').top, _model(), machine()) == ['`"cpu"` at the end of `prefer`']
 
 
-def test_the_cpu_with_the_disk_is_offered_where_the_cpu_alone_is_too_small() -> None:
+def test_the_cpu_with_the_disk_is_offered_where_needed() -> None:
     host = machine(memory="4 GiB")
     assert _check(Policy.parse('prefer = "cuda"').top, _model(), host) == [
         '`"cpu"` at the end of `prefer`, with `overflow = "disk"`'
@@ -176,7 +176,7 @@ def test_nothing_is_suggested_where_no_single_change_would_do() -> None:
     st.sampled_from([0, 5_000, 40_000]),
     st.sampled_from(["when-needed", "balanced", "never"]),
 )
-def test_every_suggestion_works_and_the_next_smaller_one_does_not(
+def test_every_suggestion_works_and_the_next_smaller_does_not(
     cards: list[int], blocks: int, kv: int, split: str
 ) -> None:
     host = Host([Accelerator("cuda", memory=f"{size} GiB") for size in cards], memory="8 GiB", disk="1 TiB")
@@ -186,7 +186,7 @@ def test_every_suggestion_works_and_the_next_smaller_one_does_not(
         _check(policy, tree, host)
 
 
-def test_where_two_devices_are_too_small_for_what_rules_run_there_more_on_each_of_them_is_suggested():
+def test_more_on_each_of_two_small_devices_is_suggested():
     policy = Policy.parse(
         """
         prefer = "cuda"

@@ -11,7 +11,7 @@ from devpolicy._core.placement.lint import lint
 TWO, FOUR = machine("cuda", "cuda"), machine(*["cuda"] * 4)
 
 
-def test_units_for_which_a_rule_is_exhausted_come_together_where_the_next_rule_says_so() -> None:
+def test_units_of_an_exhausted_rule_come_together() -> None:
     text = budgets(
         """
         prefer = "cuda"
@@ -38,7 +38,7 @@ def test_each_unit_takes_the_first_device_of_a_rule_with_room() -> None:
     assert [at[f"model.layers.{number}"] for number in range(3)] == ["cuda:1", "cuda:1", "cuda:0"]
 
 
-def test_a_rule_with_together_takes_the_first_device_that_holds_all() -> None:
+def test_a_rule_with_together_takes_the_first_that_holds_all() -> None:
     rule = '[[rule]]\nmatch = "model.layers.*"\nprefer = ["cuda:1", "cuda:0"]\ntogether = true\n'
     text = budgets(f'prefer = "cuda"\n{rule}', cuda=190, cuda_1=60)
     assert device_map(planned(text, small_llama(), TWO)) == {"": "cuda:0"}
@@ -51,7 +51,7 @@ def _rule(places: str, *, rules: str, cuda: int = 1000) -> dict[str, str]:
     return where(planned(budgets(f'prefer = "{places}"\n{rules}', cuda=cuda), small_llama(), TWO))
 
 
-def test_the_first_rule_that_matches_wins_over_a_modules_own_path_and_its_ancestors() -> None:
+def test_the_first_rule_that_matches_wins() -> None:
     first = '[[rule]]\nmatch = "model.layers"\noffload = "disk"\non_exhausted = "next"\n'
     second = '[[rule]]\nmatch = "model.layers.1"\noffload = "cpu"\n'
     assert _rule("cuda", rules=first + second)["model.layers.1"] == "disk"
@@ -59,7 +59,7 @@ def test_the_first_rule_that_matches_wins_over_a_modules_own_path_and_its_ancest
     assert (at["model.layers.0"], at["model.layers.1"]) == ("disk", "cpu")
 
 
-def test_shorthands_and_rules_stand_in_the_order_in_which_they_are_written() -> None:
+def test_shorthands_and_rules_stand_in_written_order() -> None:
     rule, table = '[[rule]]\nmatch = ["lm_head", "model.norm"]\noffload = "disk"\n', '[offload]\nlm_head = "cpu"\n'
     wide = table + 'model.layers.0 = "cpu"\n"model.embed_tokens" = "cpu"\n'
     assert _rule("cuda", rules=wide + rule)["lm_head"] == "cpu"
@@ -70,7 +70,7 @@ def test_shorthands_and_rules_stand_in_the_order_in_which_they_are_written() -> 
 HEAD, ALL = '[[rule]]\nmatch = "lm_head"\noffload = "cpu"\n', '[[rule]]\nmatch = "**"\noffload = "disk"\n'
 
 
-def test_a_rule_that_earlier_ones_shadow_wholly_is_an_error_that_names_them() -> None:
+def test_a_rule_that_is_shadowed_wholly_is_an_error() -> None:
     layers = '[[rule]]\nname = "layers"\nmatch = "model.layers.*"\noffload = "disk"\n'
     two = '[[rule]]\nname = "two"\nmatch = ["lm_head", "model.layers.1"]\noffload = "cpu"\n'
     with pytest.raises(PolicyError) as refused:
@@ -100,14 +100,14 @@ def test_rules_that_count_on_the_same_hosts_shadow_each_other() -> None:
     assert _shadowed(Policy.parse(f'prefer = "cuda"\n{ALL}{when}{HEAD}{when}')) == ["rule 2"]
 
 
-def test_a_rule_of_a_profile_or_of_a_nearer_text_is_meant_to_come_first() -> None:
+def test_a_rule_of_a_profile_is_meant_to_come_first() -> None:
     text = 'extends = "offload-lm-head"\n[offload]\n"**" = "cpu"\n'
     assert _shadowed(Policy.parse(text)) == []
     text = f'prefer = "cuda"\n{HEAD}[[profile.p.rule]]\nmatch = "**"\noffload = "disk"\n'
     assert _shadowed(Policy.parse(text).for_host(machine("cuda"), profile="p")) == []
 
 
-def test_a_rule_that_is_skipped_for_tied_tensors_leaves_them_to_the_next() -> None:
+def test_a_rule_skipped_for_ties_leaves_them_to_the_next() -> None:
     both = '[[rule]]\nmatch = "lm_head"\nprefer = "cuda"\nties = "skip"\n' + HEAD
     assert _shadowed(Policy.parse(f'prefer = "cuda"\n{both}'), tied=True) == []
     assert _shadowed(Policy.parse(f'prefer = "cuda"\n{both}')) == ["rule 2"]
@@ -142,13 +142,13 @@ def test_a_size_alone_speaks_of_what_is_placed_as_a_whole() -> None:
     assert at["model.layers.0.mlp"] == "disk"
 
 
-def test_a_rule_that_is_exhausted_lets_the_next_rule_decide_and_finally_prefer() -> None:
+def test_a_rule_that_is_exhausted_lets_the_next_one_decide() -> None:
     rules = '[[rule]]\nmatch = "lm_head"\nprefer = "cuda:7"\non_exhausted = "next"\n'
     assert _rule("cuda", rules=rules)["lm_head"] == "cuda:0"
     assert _rule("cuda", rules=rules + '[offload]\nlm_head = "disk"\n')["lm_head"] == "disk"
 
 
-def test_a_rule_that_is_exhausted_is_an_error_unless_it_says_next() -> None:
+def test_a_rule_that_is_exhausted_is_an_error_without_next() -> None:
     text = 'prefer = "cuda"\n[[rule]]\nmatch = "lm_head"\nprefer = {}\n'
     assert refused(text.format('"cuda:7"'), small_llama(), TWO).code == "DP302"
     assert refused(text.format('"cpu"'), small_llama(), TWO).code == "DP405"
@@ -180,20 +180,20 @@ def test_kept_in_the_first_place_with_room() -> None:
     assert refused(only, small_llama(), TWO).code == "DP303"
 
 
-def test_together_alone_keeps_modules_on_one_device_of_the_search() -> None:
+def test_together_alone_keeps_modules_on_one_device() -> None:
     rule = '[[rule]]\nmatch = ["model.embed_tokens", "lm_head"]\ntogether = true\n'
     at = where(planned(f'prefer = "cuda"\nsplit = "balanced"\n{rule}', small_llama(8), FOUR))
     assert at["model.embed_tokens"] == at["lm_head"]
     assert len(set(at.values())) == 4
 
 
-def test_what_must_be_together_and_does_not_fit_together_is_refused() -> None:
+def test_what_must_be_together_and_does_not_fit_is_refused() -> None:
     rule = '[[rule]]\nmatch = "model.layers.*"\ntogether = true\n'
     assert refused(budgets(f'prefer = "cuda"\n{rule}', cuda=89), small_llama(), FOUR).code == "DP301"
     assert planned(budgets('prefer = "cuda"', cuda=89), small_llama(), FOUR)
 
 
-def test_tied_modules_that_a_rule_holds_together_with_others_are_all_together() -> None:
+def test_tied_modules_held_with_others_are_all_together() -> None:
     rule = '[[rule]]\nmatch = ["lm_head", "model.norm"]\ntogether = true\n'
     at = where(planned(f'prefer = "cuda"\nsplit = "balanced"\n{rule}', small_llama(8, tied=True), FOUR))
     assert at["model.embed_tokens"] == at["lm_head"] == at["model.norm"]

@@ -42,9 +42,7 @@ def _best(sizes: list[int], kept: set[int], caps: list[int]) -> Fraction | None:
     st.lists(st.integers(0, 30), min_size=1, max_size=4),
     st.data(),
 )
-def test_with_weights_kept_elsewhere_the_peak_is_the_least_over_all_main_devices(
-    sizes: list[int], caps: list[int], data: st.DataObject
-) -> None:
+def test_the_peak_is_the_least_over_all_main_devices(sizes: list[int], caps: list[int], data: st.DataObject) -> None:
     kept = data.draw(st.sets(st.integers(0, len(sizes) - 1), max_size=len(sizes) - 1))
     policy = ResolvedPolicy(
         prefer=(DeviceSelector("cuda"),),
@@ -67,7 +65,7 @@ def test_with_weights_kept_elsewhere_the_peak_is_the_least_over_all_main_devices
     assert max((Fraction(one.used, one.cap) for one in running if one.cap), default=Fraction(0)) == best
 
 
-def test_in_balance_the_main_device_runs_something_though_it_would_be_fuller_than_the_others() -> None:
+def test_in_balance_the_main_device_runs_something() -> None:
     # Without streaming 10 bytes for `m1` nothing at all on cuda:0 would be the most even, but the map has to name it.
     text = budgets('prefer = "cuda"\nsplit = "balanced"\n[offload]\nm1 = "cpu"\n', cuda=30)
     assert where(planned(text, _row([5, 10, 5]), machine("cuda", "cuda"))) == {

@@ -36,9 +36,7 @@ def test_the_least_peak_is_that_of_the_best_partition(sizes: list[int], budgets:
 
 
 @given(SIZES, BUDGETS, st.integers(1, 4))
-def test_the_least_peak_on_few_bins_is_that_of_the_best_such_partition(
-    sizes: list[int], budgets: list[int], most: int
-) -> None:
+def test_the_least_peak_on_few_bins_is_the_best_partitions(sizes: list[int], budgets: list[int], most: int) -> None:
     sums, bins = _world(sizes, budgets)
     ends = least_peak(sums, bins, most)
     wanted = best_peak(sizes, budgets, most)
@@ -49,9 +47,7 @@ def test_the_least_peak_on_few_bins_is_that_of_the_best_such_partition(
 
 
 @given(SIZES, st.lists(st.tuples(st.integers(0, 30), st.booleans()), min_size=1, max_size=4), st.integers(0, 4))
-def test_as_few_bins_are_used_as_in_any_partition_and_those_used_in_any_case_do_not_count(
-    sizes: list[int], bins: list[tuple[int, bool]], most: int
-) -> None:
+def test_as_few_bins_are_used_as_in_any_partition(sizes: list[int], bins: list[tuple[int, bool]], most: int) -> None:
     sums, made = Sums.of(sizes, [0] * len(sizes)), [Bin(budget, required=required) for budget, required in bins]
 
     def counted(cut: Sequence[int]) -> int:
@@ -91,7 +87,7 @@ def test_a_bin_with_a_reserved_cache_counts_weights_alone(sizes: list[tuple[int,
     assert fits(sums, Bin(budget)) == (sum(map(sum, sizes)) <= budget)
 
 
-def test_equal_blocks_are_spread_evenly_and_not_filled_from_the_front() -> None:
+def test_equal_blocks_are_spread_evenly() -> None:
     sums, bins = _world([1] * 33, [100] * 4)
     ends = least_peak(sums, bins)
     assert ends is not None

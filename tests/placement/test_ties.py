@@ -14,7 +14,7 @@ TWO = machine("cuda", "cuda")
 TIED = small_llama(tied=True)
 
 
-def test_a_rule_that_parts_tied_tensors_is_refused_and_the_help_names_the_ways_out() -> None:
+def test_a_rule_that_parts_tied_tensors_is_refused() -> None:
     refusal = refused('prefer = "cuda"\n[offload]\nlm_head = "disk"\n', TIED, TWO)
     assert refusal.code == "DP401"
     assert '`ties = "follow"`' in str(refusal)
@@ -38,7 +38,7 @@ def test_a_rule_says_for_itself_what_becomes_of_ties() -> None:
     assert device_map(planned(text, TIED, TWO)) == {"": "cuda:0"}
 
 
-def test_a_rule_to_an_executing_device_takes_the_group_along_without_being_asked() -> None:
+def test_a_rule_to_an_executing_device_takes_its_group_along() -> None:
     at = where(planned('prefer = "cuda"\n[[rule]]\nmatch = "lm_head"\nprefer = "cuda:1"\n', TIED, TWO))
     assert at["lm_head"] == at["model.embed_tokens"] == "cuda:1"
 
@@ -60,9 +60,7 @@ def test_where_a_rule_is_skipped_the_next_rule_decides() -> None:
 
 
 @pytest.mark.parametrize(("ties", "decided"), [("skip", "rule 1"), ("follow", "rule 1"), ("refuse", None)])
-def test_of_two_rules_that_run_a_group_on_two_devices_the_one_written_last_gives_way(
-    ties: str, decided: str | None
-) -> None:
+def test_of_two_rules_for_a_group_the_last_gives_way(ties: str, decided: str | None) -> None:
     text = f"""
         prefer = "cuda"
         ties = "{ties}"

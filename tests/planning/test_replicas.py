@@ -49,7 +49,7 @@ def test_too_few_say_how_many_did() -> None:
         plan_all(_policy("3", 'prefer = "cuda"'), host="2x24gb")
 
 
-def test_copies_that_only_two_terms_together_could_hold_are_refused() -> None:
+def test_copies_that_need_two_terms_are_refused() -> None:
     host = Host([Accelerator("cuda", memory="24 GiB")], memory="24 GiB")
     policy = Policy.parse('[component.a]\nprefer = ["cuda", "cpu"]\nmodel = "llama-3.1-8b"\nreplicas = 2')
     with pytest.raises(Unsatisfiable, match="1 of 2 replicas of `a` fit on `cpu`"):

@@ -102,7 +102,7 @@ def test_no_device_is_over_its_budget_summed_over_components(pipeline: Pipeline)
 
 
 @given(pipelines())
-def test_each_ledger_agrees_with_a_recount_of_all_that_came_before(pipeline: Pipeline) -> None:
+def test_each_ledger_agrees_with_a_recount(pipeline: Pipeline) -> None:
     before: Counter[str] = Counter()
     for plan in planned(pipeline).values():
         own = taken(pipeline, plan)
@@ -158,7 +158,7 @@ def test_the_first_component_is_planned_as_if_it_were_alone(pipeline: Pipeline) 
 
 
 @given(pipelines(), st.data())
-def test_the_order_in_which_components_are_asked_for_does_not_count(pipeline: Pipeline, data: st.DataObject) -> None:
+def test_the_order_of_asking_for_components_does_not_count(pipeline: Pipeline, data: st.DataObject) -> None:
     names = oracle.order(pipeline.policy, list(pipeline.trees))
     plans = planned(pipeline)
     assume(len(plans) == len(names))

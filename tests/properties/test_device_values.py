@@ -144,7 +144,7 @@ def test_a_copy_of_a_map_is_a_map_of_its_own(device_map: DeviceMap, make: Any) -
     st.dictionaries(st.sampled_from(["device", "device_map", "model"]), st.text(max_size=2)),
     st.booleans(),
 )
-def test_keyword_arguments_hold_one_device_and_the_rest_untouched(
+def test_keyword_arguments_hold_one_device_and_the_rest(
     device: ComponentDevice, kwargs: dict[str, str], overwrite: bool
 ) -> None:
     before = dict(kwargs)
@@ -178,7 +178,7 @@ def test_arbitrary_text_is_a_device_or_our_error(text: Any) -> None:
 
 
 @given(json_values | saved_forms)
-def test_an_arbitrary_saved_form_is_a_component_device_or_our_error(saved: Any) -> None:
+def test_an_arbitrary_saved_form_is_a_device_or_our_error(saved: Any) -> None:
     only_our_errors(ComponentDevice.from_dict, saved)
     only_our_errors(DeviceMap.from_dict, saved)
     only_our_errors(DeviceMap.from_hf, saved)

@@ -287,7 +287,7 @@ def test_a_plan_with_any_value_inside_is_read_or_refused(path, value):
 
 @given(st.sampled_from(_paths(MAP.to_dict())), VALUES)
 @settings(max_examples=100, deadline=None)
-def test_a_component_device_with_any_value_inside_is_read_or_refused(path, value):
+def test_a_component_device_with_any_value_is_read_or_refused(path, value):
     try:
         again = ComponentDevice.from_dict(_with(MAP.to_dict(), path, value))
     except DevPolicyError:

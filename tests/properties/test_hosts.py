@@ -52,7 +52,7 @@ def test_no_text_makes_reading_raise_anything_but_our_error(text):
 
 
 @given(st.data())
-def test_no_change_of_a_good_file_makes_reading_raise_anything_but_our_error(data):
+def test_no_change_of_a_good_file_raises_a_foreign_error(data):
     text = data.draw(st.sampled_from(TEXTS))
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(text)))
@@ -74,7 +74,7 @@ KEYS = st.sampled_from((*(entry.name for entry in (*HOST_FIELDS, *ACCELERATOR_FI
 @given(
     st.dictionaries(KEYS, TOML_VALUES, max_size=6), st.lists(st.dictionaries(KEYS, TOML_VALUES, max_size=6), max_size=3)
 )
-def test_no_value_of_any_key_makes_reading_raise_anything_but_our_error(top, tables):
+def test_no_value_of_any_key_raises_a_foreign_error(top, tables):
     if tables:
         top.pop("accelerator", None)
     lines = [f"{key} = {value}" for key, value in top.items()]
@@ -97,7 +97,7 @@ def refused_with_a_place_or_read(text):
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_three_gpus_one_nearly_full_shrinks_to_three_small_equal_cards(seed):
+def test_one_of_three_gpus_nearly_full_shrinks(seed):
     def wanted(host):
         cards = host.devices("cuda")
         return len(cards) >= 3 and any(card.free < card.memory / 10 for card in cards)
@@ -108,7 +108,7 @@ def test_three_gpus_one_nearly_full_shrinks_to_three_small_equal_cards(seed):
     assert sorted(card.free for card in host.accelerators) == [0, 8 * GIB, 8 * GIB]
 
 
-def test_the_simplest_host_is_a_small_machine_without_accelerators():
+def test_the_simplest_host_has_no_accelerator():
     host = find(hosts(), lambda host: True)
     assert host == Host(memory="16 GiB")
 

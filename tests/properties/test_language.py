@@ -44,7 +44,7 @@ def meets(policy: Policy, host: Host) -> bool:
 
 
 @given(policy_texts(), HOSTS)
-def test_requirements_hold_and_rules_apply_where_the_oracle_says_so(text: str, host: Host) -> None:
+def test_requirements_hold_where_the_oracle_says_so(text: str, host: Host) -> None:
     policy, data = Policy.parse(text), tomli.loads(text)
     assert meets(policy, host) == oracle.holds(data.get("require", {}), host)
     applying = {rule.name for rule in policy.for_host(host).rules}
@@ -129,7 +129,7 @@ def meaning(rules: Iterable[Rule]) -> list[Rule]:
 
 
 @given(layered(), HOSTS, st.sampled_from([{}, {"CI": "1"}]), st.sampled_from([None, "never", "balanced"]), st.data())
-def test_texts_profiles_and_values_are_laid_over_each_other_as_the_oracle_does(
+def test_texts_are_laid_over_each_other_as_the_oracle_does(
     texts: tuple[dict[str, Any], dict[str, Any], dict[str, Any]],
     host: Host,
     environment: dict[str, str],

@@ -45,7 +45,7 @@ def reasons(refused: Unsatisfiable, policy: Policy) -> list[str]:
 
 
 @given(WORLDS)
-def test_the_choice_is_the_first_term_that_serves_or_the_refusal_says_why_each_does_not(world: World) -> None:
+def test_the_choice_is_the_first_term_that_serves(world: World) -> None:
     policy, host = world.policy, world.host
     found = [(term, oracle.serving(policy, host, term)) for term in policy.prefer]
     serving = [(term, ids) for term, ids in found if isinstance(ids, list)]
@@ -98,7 +98,7 @@ def planned(world: World) -> Plan | None:
 
 
 @given(WORLDS)
-def test_what_runs_is_on_devices_that_are_there_allowed_and_sound(world: World) -> None:
+def test_what_runs_is_on_devices_that_are_allowed_and_sound(world: World) -> None:
     policy, host = world.policy, world.host
     plan = planned(world)
     if plan is None:
@@ -157,7 +157,7 @@ def test_a_chosen_device_survives_the_form_that_is_saved(world: World) -> None:
 
 
 @given(WORLDS)
-def test_hugging_face_is_given_numbers_for_cuda_and_text_for_the_rest(world: World) -> None:
+def test_hugging_face_is_given_numbers_for_cuda(world: World) -> None:
     ids = {one.id for one in world.host.devices("cuda")}
     for device in devices_of(world):
         form = device.to_hf()
@@ -225,7 +225,7 @@ def both_choose(host: Host) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("types", [pick for size in range(4) for pick in itertools.combinations(TYPES, size)], ids=str)
-def test_without_a_policy_the_choice_is_haystacks_for_every_switch(
+def test_without_a_policy_haystack_chooses_for_every_switch(
     monkeypatch: pytest.MonkeyPatch, types: tuple[str, ...]
 ) -> None:
     pytest.importorskip("torch")
@@ -251,7 +251,7 @@ def test_without_a_policy_the_choice_is_haystacks_on_every_host(host: Host) -> N
 
 
 @pytest.mark.parametrize("name", host_catalogue())
-def test_without_a_policy_the_choice_is_haystacks_on_the_catalogue(name: str) -> None:
+def test_without_a_policy_haystack_chooses_on_the_catalogue(name: str) -> None:
     pytest.importorskip("torch")
     ours, theirs = both_choose(Host.load(name))
     assert ours == theirs

@@ -46,7 +46,7 @@ def test_every_tensor_has_exactly_one_key_of_the_map(world: World) -> None:
 
 
 @given(WORLDS, st.booleans())
-def test_a_class_that_declares_no_blocks_is_divided_with_a_warning_and_only_then(world: World, bare: bool) -> None:
+def test_a_class_without_blocks_is_divided_with_a_warning(world: World, bare: bool) -> None:
     if bare:
         world = replace(world, tree=replace(world.tree, no_split=frozenset()))
     plan = _planned(world)
@@ -113,7 +113,7 @@ def test_what_runs_is_on_the_host_and_allowed_by_the_policy(world: World) -> Non
 
 
 @given(WORLDS)
-def test_what_is_kept_elsewhere_is_there_because_a_rule_or_overflow_says_so(world: World) -> None:
+def test_what_is_kept_elsewhere_has_a_rule_or_overflow(world: World) -> None:
     plan = _planned(world)
     if plan is None:
         return

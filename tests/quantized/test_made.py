@@ -17,7 +17,7 @@ pytest.importorskip("accelerate")
 from devpolicy import Accelerator, Host, ModelTree, Policy, Unsatisfiable, plan  # noqa: E402
 from devpolicy._core.loading.quantizations import QUANTIZATIONS  # noqa: E402
 from devpolicy._core.loading.support import TRANSFORMERS  # noqa: E402
-from devpolicy._core.placement.plan import PlanError  # noqa: E402
+from devpolicy._core.placement.saved import PlanError  # noqa: E402
 from devpolicy.testing import simulate_host, simulated_device  # noqa: E402
 from tests.quantized.checkpoints import full  # noqa: E402
 from tests.quantized.test_loaded import FULL, HOSTS, held, quiet, summed  # noqa: E402, F401
@@ -116,7 +116,7 @@ def test_what_is_made_stays_off_the_cpu_beside_an_accelerator(word: str, model: 
     assert refused.value.code == "DP417"
 
 
-def test_a_plan_holds_the_library_s_own_object_and_its_json_a_table(model: Path) -> None:
+def test_a_plan_holds_the_librarys_object_and_its_json_a_table(model: Path) -> None:
     needs("nf4")
     made = plan(policy("nf4"), model, HOSTS["8.9"])
     given = made.to_hf_kwargs()["quantization_config"]
@@ -128,7 +128,7 @@ def test_a_plan_holds_the_library_s_own_object_and_its_json_a_table(model: Path)
     assert made.digest != plan(policy("fp4"), model, HOSTS["8.9"]).digest
 
 
-def test_a_host_with_an_old_library_is_refused_and_one_that_records_none_is_assumed(model: Path) -> None:
+def test_a_host_with_an_old_library_is_refused(model: Path) -> None:
     old = Host(HOSTS["8.9"].accelerators, memory="16 GiB", versions={"bitsandbytes": "0.41.0"})
     with pytest.raises(Unsatisfiable, match=r"needs `bitsandbytes>=0.46.1`, and this host has 0.41.0"):
         plan(policy("nf4"), model, old)

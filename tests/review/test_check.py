@@ -100,7 +100,7 @@ def test_more_than_the_policy_leaves_is_over_the_budget() -> None:
     assert "and the policy leaves" in broken("within_budget", replace(SOUND, policy=capped))
 
 
-def test_more_than_is_free_is_over_the_budget_whatever_the_policy_says() -> None:
+def test_more_than_is_free_is_over_the_budget() -> None:
     text = 'prefer = "cuda"\n[memory.cuda]\nbasis = "total"\nheadroom = "0 B"\n'
     host = Host([Accelerator("cuda", memory="24 GiB", free="4 GiB")], memory="64 GiB")
     assert "4.0 GiB of it are free" in broken("within_budget", plan_outcome(Policy.parse(text), LLAMA, host))
@@ -156,7 +156,7 @@ def test_two_types_of_devices_in_one_plan_are_found() -> None:
 
 
 @pytest.mark.parametrize(("term", "found"), [("disk", True), ("cuda", True), ("cuda:0", True), ("cuda:1", False)])
-def test_what_is_never_used_is_looked_for_where_things_run_and_where_they_are_kept(term: str, found: bool) -> None:
+def test_what_is_never_used_is_looked_for_everywhere(term: str, found: bool) -> None:
     assert bool(broken("never_on", SOUND, term)) is found
 
 
@@ -181,7 +181,7 @@ WORLDS = st.one_of(worlds(), worlds(hostile=True))
 
 
 @given(WORLDS)
-def test_whatever_is_planned_has_every_property_that_the_planner_promises(world: World) -> None:
+def test_whatever_is_planned_has_every_promised_property(world: World) -> None:
     outcome = plan_outcome(as_policy(world.policy), world.tree, world.host)
     promised = ("placed_or_refused", "within_budget", "ties_together", "one_type", "same_each_time")
     if outcome.refusal is not None and outcome.refusal.code == "DP203":
@@ -190,7 +190,7 @@ def test_whatever_is_planned_has_every_property_that_the_planner_promises(world:
 
 
 @given(WORLDS, st.integers(1, 100))
-def test_no_component_takes_more_than_its_share_of_what_is_planned(world: World, percent: int) -> None:
+def test_no_component_takes_more_than_its_share(world: World, percent: int) -> None:
     shared = replace(world.policy, share=Amount(percent=percent))
     outcome = plan_outcome(as_policy(shared), world.tree, world.host)
     assert list(violations(Property("within_budget"), outcome)) == []
@@ -204,7 +204,7 @@ def test_the_recount_is_what_the_ledger_says(world: World) -> None:
 
 
 @pytest.mark.parametrize("name", model_catalogue())
-def test_the_recount_is_what_the_ledger_says_of_every_shipped_model(name: str) -> None:
+def test_the_recount_is_the_ledger_of_every_shipped_model(name: str) -> None:
     """One has linear attention, whose states are float32: they were counted at the width of keys and values."""
     policy = Policy.parse('prefer = "cuda"\noverflow = "cpu"\n')
     tree, host = ModelTree.load(name), Host.load("8x80gb")

@@ -62,7 +62,7 @@ def test_a_component_of_bytes_has_a_device() -> None:
     assert result('host = "cpu-only"\ncomponent = "embedder"\nexpect = "cpu"').passed
 
 
-def test_without_a_component_what_must_always_hold_holds_for_each() -> None:
+def test_without_a_component_what_must_hold_holds_for_each() -> None:
     found = result('hosts = ["2x24gb", "cpu-only"]\nalways = ["within_budget", "never_on:cpu"]')
     said = [failure.what for case in found.cases for failure in case.failures]
     assert [text.partition(":cpu")[2].partition(":")[0] for text in said] == [
@@ -146,7 +146,7 @@ def test_each_component_of_many_is_planned_once_for_a_host(monkeypatch) -> None:
     assert [len(one.before) for one in found] == list(range(40))
 
 
-def test_properties_of_many_components_cost_a_count_and_a_plan_each(monkeypatch) -> None:
+def test_properties_of_components_cost_a_count_and_a_plan(monkeypatch) -> None:
     from devpolicy._core.planning import wishes
     from devpolicy._core.review import outcome
 

@@ -34,7 +34,7 @@ def test_a_host_of_the_file_comes_before_one_of_the_catalogue() -> None:
     assert [one.host for one in found("2x24gb", "1x24gb")] == [OWN["2x24gb"], Host.load("1x24gb")]
 
 
-def test_a_glob_takes_the_files_own_hosts_and_the_catalogues_each_once() -> None:
+def test_a_glob_takes_each_host_once() -> None:
     assert [one.name for one in found("?x24gb", "2x24gb")] == ["2x24gb", "1x24gb"]
     assert {one.name for one in found("*")} == {*OWN, *catalogue()}
 
@@ -61,7 +61,7 @@ def test_every_combination_is_a_host_of_its_own() -> None:
     assert str(made[0]) == "2x24gb, cuda.free = 8 GiB, cuda.count = 1"
 
 
-def test_further_devices_are_like_the_last_one_with_ids_that_follow() -> None:
+def test_further_devices_are_like_the_last_one() -> None:
     (made,) = variants("24-24-12-8", ("cuda", "count", (6,)))
     assert [device.id for device in made.host.accelerators] == list(range(6))
     assert made.host.accelerators[5].memory == made.host.accelerators[3].memory

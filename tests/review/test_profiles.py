@@ -43,7 +43,7 @@ def result(test: str) -> Result:
     return found
 
 
-def test_a_profile_applies_by_itself_on_its_hosts_and_nowhere_else() -> None:
+def test_a_profile_applies_by_itself_on_its_hosts() -> None:
     assert result('host = "4x80gb"\nexpect = { "model.layers.31" = "cuda:3" }').passed
     assert result('host = "2x24gb"\nexpect = "cuda:0"').passed
 
@@ -60,7 +60,7 @@ def test_no_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result('host = "2x24gb"\nprofile = "secret"\nexpect = "cpu"').passed
 
 
-def test_two_profiles_that_disagree_are_a_refusal_with_their_code() -> None:
+def test_two_profiles_that_disagree_are_a_refusal() -> None:
     policy = Policy.parse(f'{POLICY}\n[profile.other]\nwhen = {{ cuda = 2 }}\nsplit = "never"\n')
     refused = plan_outcome(policy, None, Host.load("4x80gb")).refusal
     assert refused is not None
@@ -77,21 +77,21 @@ def test_every_host_of_a_family_has_its_profiles() -> None:
     assert (found.status, found.hosts) == ("proved", 5)
 
 
-def test_a_profile_that_the_policy_has_not_is_told_with_the_likely_one() -> None:
+def test_a_profile_that_the_policy_lacks_is_told() -> None:
     with pytest.raises(PolicyError) as refused:
         result('host = "2x24gb"\nprofile = "quite"\nexpect = "cpu"')
     (finding,) = refused.value.diagnostics
     assert (finding.code, finding.help) == ("DP202", "did you mean `quiet`?")
 
 
-def test_components_that_only_a_profile_has_are_planned_and_tested_too() -> None:
+def test_components_of_a_profile_are_planned_and_tested() -> None:
     said = 'prefer = "cuda"\n[profile.big]\nwhen = { cuda = 2 }\n[profile.big.component.ranker]\nneeds = "90 GiB"\n'
     text = f'{said}[[test]]\nname = "t"\nhost = "2x24gb"\nalways = "always_resolves"\n'
     (found,) = run_all([bind_policy(Policy.parse(text), "p.toml")], jobs=1)
     assert [failure.got for case in found.cases for failure in case.failures if "ranker" in failure.what]
 
 
-def test_a_profile_that_nobody_asks_for_is_no_part_of_what_must_be_reached() -> None:
+def test_a_profile_that_nobody_asks_for_need_not_be_reached() -> None:
     text = 'prefer = "cuda"\n[profile.mac]\nprefer = "mps"\n'
     space = HostSpace(("cuda",), 1, (24 * GIB,), (100,), (64 * GIB,))
     wanted = [Property("every_rule_reachable")]
@@ -101,7 +101,7 @@ def test_a_profile_that_nobody_asks_for_is_no_part_of_what_must_be_reached() -> 
     assert (plain.status, asked.status) == ("proved", "broken")
 
 
-def test_a_profile_and_values_are_asked_for_on_every_host_and_stay_nearer_than_automatic_ones() -> None:
+def test_a_profile_asked_for_is_nearer_than_automatic_ones() -> None:
     policy = Policy.parse(POLICY).with_overrides(profile="quiet", values=["split=never"])
     there = policy.for_host(Host.load("4x80gb"))
     assert (there.applied, there.split, str(there.prefer[0])) == (("server", "quiet"), "never", "cpu")
@@ -134,7 +134,7 @@ def test_a_test_does_not_speak_of_what_another_profile_has() -> None:
         bind_policy(Policy.parse(IN_A_PROFILE), "p.toml")
 
 
-def test_two_profiles_that_spill_to_other_places_are_compared_place_by_place() -> None:
+def test_two_profiles_that_spill_elsewhere_are_compared() -> None:
     """An overflow of one more place was a worse plan, also where nothing spilled."""
     text = (
         'prefer = "cpu"\noverflow = ["cpu", "disk"]\n[profile.low]\nwhen = { memory = "<=16 GiB" }\noverflow = "disk"\n'

@@ -72,7 +72,7 @@ def test_what_is_not_so_fails_with_what_decided_it(test: str, said: str, noted: 
     assert finding.place.source == "p.toml"
 
 
-def test_a_refusal_where_a_plan_is_expected_fails_with_what_would_help() -> None:
+def test_a_refusal_where_a_plan_is_expected_says_what_helps() -> None:
     found = result('host = "1x8gb"\nmodel = "llama-3.1-8b"\nexpect = { lm_head = "disk" }')
     (finding,) = found.findings
     assert "it is refused with DP301" in finding.message
@@ -119,9 +119,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize(("test", "code", "said", "help_"), NAMES)
-def test_a_name_that_nothing_has_is_told_with_its_place_and_the_likely_one(
-    test: str, code: str, said: str, help_: str
-) -> None:
+def test_a_name_that_nothing_has_is_told_with_its_place(test: str, code: str, said: str, help_: str) -> None:
     with pytest.raises(PolicyError) as refused:
         suite(test)
     (finding,) = refused.value.diagnostics
@@ -142,7 +140,7 @@ def test_all_that_is_wrong_in_all_files_is_told_at_once(tmp_path: Path) -> None:
 # Files.
 
 
-def test_a_file_of_tests_names_its_policy_and_brings_its_own_hosts(tmp_path: Path) -> None:
+def test_a_file_of_tests_names_its_policy_and_hosts(tmp_path: Path) -> None:
     (tmp_path / "p.toml").write_text(POLICY)
     (tmp_path / "p.test.toml").write_text(
         'policy = "p.toml"\n[host.mine]\nmemory = "64 GiB"\ndisk = "1 TiB"\n[[host.mine.accelerator]]\ntype = "cuda"\n'
@@ -178,7 +176,7 @@ def test_a_file_of_tests_that_is_wrong_is_refused(tmp_path: Path, text: str, cod
     assert (refused.value.code, said in str(refused.value)) == (code, True)
 
 
-def test_a_folder_gives_files_with_tests_and_leaves_other_toml_alone(tmp_path: Path) -> None:
+def test_a_folder_gives_files_with_tests_only(tmp_path: Path) -> None:
     others = {
         "Cargo.toml": '[package]\nname = "x"\n[[test]]\nname = "integration"\n',
         "pyproject.toml": '[project]\nname = "x"\n[tool.pytest]\n',
@@ -195,7 +193,7 @@ def test_a_folder_gives_files_with_tests_and_leaves_other_toml_alone(tmp_path: P
     assert [Path(one.name).relative_to(tmp_path) for one in gather([tmp_path])] == [Path("deep/mine.toml")]
 
 
-def test_a_misspelt_key_does_not_take_the_tests_below_it_out_of_a_folder(tmp_path: Path) -> None:
+def test_a_misspelt_key_does_not_hide_the_tests_below_it(tmp_path: Path) -> None:
     """Else a typing mistake would make a test run pass."""
     text = 'prefre = "cpu"\n[[test]]\nname = "t"\nhost = "8x80gb"\nexpect = "cpu"\n'
     (tmp_path / "p.toml").write_text(text)
@@ -237,14 +235,14 @@ def test_a_file_of_tests_speaks_of_the_classes_of_its_policy(tmp_path: Path) -> 
     assert [failure.expected for case in found.cases for failure in case.failures] == ["big"]
 
 
-def test_a_misspelt_class_in_a_file_of_tests_is_told_with_the_likely_one(tmp_path: Path) -> None:
+def test_a_misspelt_class_is_told_with_the_likely_one(tmp_path: Path) -> None:
     (tmp_path / "p.toml").write_text(CLASSES)
     (tmp_path / "p.test.toml").write_text(NAMES_A_CLASS + 'expect = "bigg"\n')
     with pytest.raises(PolicyError, match="did you mean `big`"):
         gather([tmp_path / "p.test.toml"])
 
 
-def test_what_is_wrong_in_a_policy_and_in_its_file_of_tests_is_told_at_once(tmp_path: Path) -> None:
+def test_what_is_wrong_in_policy_and_tests_is_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "p.toml").write_text(CLASSES.replace("prefer", "prefre"))
     (tmp_path / "p.test.toml").write_text(NAMES_A_CLASS + 'expect = "big"\nalways = "nothing"\n')
     with pytest.raises(PolicyError) as refused:
@@ -290,7 +288,7 @@ def test_coverage_says_what_decided_nothing_and_where() -> None:
     assert found.never == ["prefer mps"]
 
 
-def test_a_rule_that_holds_modules_together_and_one_that_refuses_decide_something() -> None:
+def test_a_rule_that_holds_together_decides_something() -> None:
     policy = (
         'prefer = "cuda"\noverflow = "cpu"\n[[rule]]\nname = "one"\nmatch = "model.layers.{0..3}"\ntogether = true\n'
         '[[rule]]\nname = "none"\nmatch = "model.norm"\nprefer = "cuda:1"\n'

@@ -66,9 +66,7 @@ def verdict(text: str, wanted: str, *, drawn: bool = False, space: HostSpace | N
 
 
 @pytest.mark.parametrize(("wanted", "text", "necessary"), CASES)
-def test_a_planted_bug_is_shown_on_a_host_without_a_needless_accelerator(
-    wanted: str, text: str, necessary: int
-) -> None:
+def test_a_planted_bug_is_shown_on_a_small_host(wanted: str, text: str, necessary: int) -> None:
     found = verdict(text, wanted)
     assert (found.status, bool(found.why)) == ("broken", True)
     assert found.host is not None
@@ -108,7 +106,7 @@ def test_what_can_never_decide_anything_is_named(text: str, never: str, drawn: b
 
 
 @pytest.mark.parametrize("space", [FAMILY, RANGE], ids=["every host", "drawn hosts"])
-def test_overflow_is_not_unreachable_where_no_model_is_asked_about(space: HostSpace) -> None:
+def test_overflow_is_not_unreachable_without_a_model(space: HostSpace) -> None:
     policy, wanted = Policy.parse('prefer = "cpu"\noverflow = "disk"\n'), [Property("every_rule_reachable")]
     found = verify(policy, [None], FAMILY, wanted, jobs=1) if space is FAMILY else search(policy, [None], RANGE, wanted)
     assert [one.status for one in found] == ["proved"]
@@ -120,14 +118,14 @@ def test_what_decides_something_somewhere_is_reachable() -> None:
     assert verdict(text, "every_rule_reachable", drawn=True).status == "proved"
 
 
-def test_of_a_finite_family_it_is_proved_over_every_host_and_of_a_range_nothing_is() -> None:
+def test_a_finite_family_is_proved_over_every_host() -> None:
     text = 'prefer = ["cuda", "cpu"]'
     proved = verdict(text, "always_resolves")
     assert (proved.status, proved.hosts) == ("proved", FAMILY.size)
     assert verdict(text, "always_resolves", drawn=True).status == "not refuted"
 
 
-def test_the_larger_host_is_worse_off_and_differs_by_one_step_of_memory() -> None:
+def test_the_larger_host_is_worse_off_by_one_step() -> None:
     found = verdict(PLANTED["only small cards"][1], "monotone")
     assert found.host is not None
     assert found.larger is not None
@@ -174,9 +172,7 @@ def test_shrinking_takes_away_what_is_not_needed() -> None:
     st.booleans(),
     st.sampled_from([(100,), (0, 100)]),
 )
-def test_a_family_has_as_many_hosts_as_it_says_and_each_is_another_host(
-    types: list[str], most: int, mixed: bool, free: tuple[int, ...]
-) -> None:
+def test_a_family_has_as_many_hosts_as_it_says(types: list[str], most: int, mixed: bool, free: tuple[int, ...]) -> None:
     space = HostSpace(tuple(types), most, (8 * GIB, 24 * GIB), free, (64 * GIB, 128 * GIB), mixed=mixed)
     shapes = space.specs()
     assert len(shapes) == len(set(shapes)) == space.size
@@ -185,7 +181,7 @@ def test_a_family_has_as_many_hosts_as_it_says_and_each_is_another_host(
     assert counts == sorted(counts)
 
 
-def test_a_step_of_memory_leads_to_another_host_of_the_family_with_more_of_it() -> None:
+def test_a_step_of_memory_leads_to_a_larger_host() -> None:
     shapes = set(FAMILY.specs())
     steps = [(shape, larger) for shape in shapes for larger in FAMILY.successors(shape)]
     assert steps
@@ -221,7 +217,7 @@ SMALL = (
 
 
 @pytest.mark.parametrize("name", [name for name, (wanted, *_) in PLANTED.items() if wanted not in OF_A_FAMILY])
-def test_what_is_printed_can_be_pasted_into_the_policy_and_fails_there(name: str, tmp_path: Path) -> None:
+def test_what_is_printed_can_be_pasted_and_fails_there(name: str, tmp_path: Path) -> None:
     wanted, text, _ = PLANTED[name]
     policy = tmp_path / "p.toml"
     policy.write_text(text)
@@ -271,7 +267,7 @@ def test_a_policy_with_rules_needs_a_model(tmp_path: Path) -> None:
     assert "give `--model`" in invoke("verify", str(policy)).stderr
 
 
-def test_without_hypothesis_a_range_is_refused_and_a_list_is_proved(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_hypothesis_a_range_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "hypothesis", None)
     with pytest.raises(MissingLibraryError, match=r"devpolicy\[testing\]"):
         search(Policy.parse('prefer = "cpu"'), [None], RANGE, [Property("resident")])
@@ -294,7 +290,7 @@ def test_a_property_outside_of_a_file_is_refused_without_a_place() -> None:
     assert [finding.place for finding in refused.value.diagnostics] == [None]
 
 
-def test_what_a_policy_asks_of_versions_is_no_matter_of_the_family(tmp_path: Path) -> None:
+def test_what_a_policy_asks_of_versions_is_not_the_familys(tmp_path: Path) -> None:
     """Hosts without versions were all refused, and so everything was proved of them."""
     policy = tmp_path / "p.toml"
     policy.write_text('prefer = ["cuda", "cpu"]\n[require]\ntorch = ">=2.6"\npython = "3.10"\n')

@@ -86,7 +86,7 @@ def test_without_a_terminal_a_model_must_be_given(tmp_path):
     assert "write `--model MODEL`" in run.stderr
 
 
-def test_a_model_outside_of_the_catalogue_comes_with_its_structure(tmp_path, monkeypatch):
+def test_a_model_outside_of_the_catalogue_brings_its_structure(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     captured = invoke("model", "show", "gpt2").status, (ROOT / "fixtures/models/gpt2.toml").read_text("utf-8")
     Path("own model.toml").write_text(captured[1].replace('name = "gpt2"', 'name = "own"'), "utf-8")

@@ -13,7 +13,7 @@ pytest.importorskip("accelerate")
 peft = pytest.importorskip("peft")
 
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, Unsatisfiable, plan  # noqa: E402
-from devpolicy._core.placement.plan import PlanError  # noqa: E402
+from devpolicy._core.placement.saved import PlanError  # noqa: E402
 from devpolicy.errors import ModelError  # noqa: E402
 from devpolicy.testing import simulate_host, simulated_device  # noqa: E402
 

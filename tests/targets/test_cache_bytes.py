@@ -143,7 +143,7 @@ WHISPER = {
 }  # fmt: skip
 
 
-def test_a_decoder_keeps_no_more_than_its_own_limit_and_all_that_its_encoder_gives(tmp_path: Path) -> None:
+def test_a_decoder_keeps_its_limit_and_all_of_its_encoder(tmp_path: Path) -> None:
     config = transformers.AutoConfig.for_model("whisper", **WHISPER)
     model = transformers.WhisperForConditionalGeneration(config).eval()
     model.save_pretrained(tmp_path)

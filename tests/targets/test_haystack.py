@@ -176,7 +176,7 @@ def test_a_component_of_ones_own_can_be_written_with_our_class(device: Component
     assert again.run({"own": {"text": "runs"}}) == {"own": {"text": "runs"}}
 
 
-def test_a_map_whose_first_name_is_on_the_disk_is_warned_about_and_put_right_by_the_callback() -> None:
+def test_a_map_that_begins_on_the_disk_is_put_right() -> None:
     with pytest.warns(DevPolicyWarning, match="`lm_head` is on the disk and comes first .*restore_order"):
         pipeline = pipeline_of(generator=Generator(split().to_haystack()))
     spoilt = loaded(pipeline).get_component("generator").device
@@ -246,14 +246,14 @@ def test_a_component_whose_device_is_its_own_text_is_left_alone() -> None:
     assert again.get_component("text").device == "anything"
 
 
-def test_what_the_host_cannot_satisfy_is_the_cause_of_haystacks_error() -> None:
+def test_what_the_host_lacks_is_the_cause_of_haystacks_error() -> None:
     without = Host(accelerators=[], memory="64 GiB")
     with pytest.raises(DeserializationError) as refused:
         loaded(pipeline_of(generator=Generator()), decide(POLICY, without))
     assert isinstance(refused.value.__cause__, DevPolicyError)
 
 
-def test_a_policy_that_does_not_exist_is_refused_before_anything_is_loaded() -> None:
+def test_a_policy_that_does_not_exist_is_refused_first() -> None:
     with pytest.raises(DevPolicyError):
         decide("no-such-policy", HOST)
 
@@ -268,7 +268,7 @@ def test_haystacks_own_component_takes_the_converted_device() -> None:
     assert again.to_dict()["components"]["sas"]["init_parameters"]["device"] == {"type": "single", "device": "cuda:0"}
 
 
-def test_a_component_device_of_the_wrong_library_is_named_with_its_module() -> None:
+def test_a_component_device_of_the_wrong_library_is_named() -> None:
     with pytest.raises(DeviceError, match=r"got devpolicy\."):
         ComponentDevice.from_haystack(ComponentDevice.from_str("cpu"))
     with pytest.raises(DeviceError, match=r"got haystack\."):

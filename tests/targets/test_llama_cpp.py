@@ -205,7 +205,7 @@ def test_a_late_layer_is_not_left_on_the_cpu():
     assert refused.value.code == "DP404"
 
 
-def test_a_gguf_file_is_planned_for_llama_cpp_unless_told_otherwise():
+def test_a_gguf_file_is_planned_for_llama_cpp():
     assert plan(Policy.parse(f'prefer = "cuda"\n{BASIS}'), tree_of(0, True), budgets((9000,))).target == "llama.cpp"
     with pytest.raises(Unsatisfiable) as refused:
         made_for("", target="hf")

@@ -110,7 +110,7 @@ def test_what_stays_in_float32_is_counted_in_float32(name: str, dtype: str, tmp_
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", MODELS)
-def test_what_stays_in_float32_does_so_in_a_dtype_that_is_asked_for(name: str, dtype: str, tmp_path: Path) -> None:
+def test_what_stays_in_float32_does_so_in_any_dtype(name: str, dtype: str, tmp_path: Path) -> None:
     cls, folder = saved(tmp_path, name, "float32", "float32")
     made = plan(Policy.parse(f'prefer = "cuda"\nworkload = {{ context = 8, dtype = "{dtype}" }}'), folder, HOST)
     assert held(made, cls, folder)[0] == planned(made)
@@ -125,6 +125,17 @@ def test_a_template_keeps_in_float32_what_the_model_does(
     built = ModelTree.from_checkpoint(folder)
     monkeypatch.setattr(structure, "has_transformers", lambda: False)
     assert ModelTree.from_checkpoint(folder) == built
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_buffer_that_code_makes_in_a_dtype_of_its_own_keeps_it(dtype: str, tmp_path: Path) -> None:
+    sizes = {**TINY, "lru_width": 32, "attention_window_size": 16}
+    cls = transformers.RecurrentGemmaForCausalLM
+    cls(transformers.RecurrentGemmaConfig(**sizes)).to(getattr(torch, dtype)).save_pretrained(tmp_path)
+    made = plan(policy(), tmp_path, HOST)
+    bytes_held, model = held(made, cls, tmp_path)
+    assert bytes_held == planned(made)
+    assert model.model.normalizer.dtype == torch.bfloat16
 
 
 def test_a_float8_tensor_without_a_quantiser_is_cast(tmp_path: Path) -> None:
@@ -167,7 +178,7 @@ def test_every_part_is_handed_the_attention_that_it_can_run(tmp_path: Path) -> N
     assert "flash" not in str(given)
 
 
-def test_experts_are_handed_their_implementation_and_a_model_without_them_none(tmp_path: Path) -> None:
+def test_experts_are_handed_their_implementation(tmp_path: Path) -> None:
     _, mixture = saved(tmp_path / "mixtral", "mixtral", "float32", "float32")
     _, dense = saved(tmp_path / "llama", "llama", "float32", "float32")
     assert plan(policy(), mixture, HOST).to_hf_kwargs()["experts_implementation"] == "grouped_mm"
@@ -193,7 +204,7 @@ def test_no_device_holds_more_while_it_loads_than_the_ledger_has(name: str, spli
     assert merged == (name in ("mixtral", "deepseek"))
 
 
-def test_a_mixture_that_would_die_while_it_loads_is_placed_so_that_it_loads(tmp_path: Path) -> None:
+def test_a_mixture_is_placed_so_that_it_loads(tmp_path: Path) -> None:
     sizes = {**TINY, "hidden_size": 256, "intermediate_size": 1024, "num_local_experts": 8, "num_hidden_layers": 2}
     config = transformers.MixtralConfig(**sizes, dtype="float32")
     transformers.MixtralForCausalLM(config).save_pretrained(tmp_path)
@@ -232,7 +243,7 @@ def test_verify_finds_a_tie_that_was_lost(tmp_path: Path) -> None:
         ]
 
 
-def test_a_quantised_checkpoint_says_what_it_takes_where_it_is_dequantised(tmp_path: Path) -> None:
+def test_a_quantised_checkpoint_says_its_dequantised_size(tmp_path: Path) -> None:
     _, folder = saved(tmp_path, "llama", "bfloat16", "bfloat16")
     full = ModelTree.from_checkpoint(folder).bytes_as()
     path = folder / "config.json"
@@ -245,7 +256,7 @@ def test_a_quantised_checkpoint_says_what_it_takes_where_it_is_dequantised(tmp_p
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_what_stays_in_float32_is_kept_in_ram_where_the_disk_would_give_half(dtype: str, tmp_path: Path) -> None:
+def test_what_stays_in_float32_is_kept_in_ram(dtype: str, tmp_path: Path) -> None:
     cls, folder = saved(tmp_path, "t5", dtype, dtype)
     words = {"input_ids": torch.arange(1, 9)[None], "decoder_input_ids": torch.arange(1, 5)[None]}
     with torch.no_grad():
@@ -263,7 +274,7 @@ def test_what_stays_in_float32_is_kept_in_ram_where_the_disk_would_give_half(dty
             assert torch.equal(model(**words).logits.cpu(), expected)
 
 
-def test_what_stays_in_float32_is_not_kept_on_disk_where_ram_cannot_keep_it(tmp_path: Path) -> None:
+def test_what_stays_in_float32_is_never_kept_on_disk(tmp_path: Path) -> None:
     _, folder = saved(tmp_path, "t5", "float16", "float16")
     mac = Host([Accelerator("mps", memory="16 GiB")], memory="16 GiB", disk="100 GiB")
     for kind, host, more in (("mps", mac, ""), ("cuda", HOST, 'avoid = "cpu"\n')):

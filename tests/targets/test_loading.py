@@ -15,7 +15,7 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
 from devpolicy import Host, ModelTree, Policy, Unsatisfiable, plan  # noqa: E402
-from devpolicy._core.placement.plan import PlanError  # noqa: E402
+from devpolicy._core.placement.saved import PlanError  # noqa: E402
 
 HOST = Host.load("cpu-only")
 IDS = list(range(3, 19))
@@ -144,7 +144,7 @@ def test_only_what_loading_converts_is_rewritten(saved: Saved, tmp_path: Path) -
     assert made.loading.rewritten <= sizes <= made.loading.rewritten + 1024 * len(written)
 
 
-def test_fused_experts_on_disk_need_a_folder_and_the_policy_is_told_so(tmp_path: Path) -> None:
+def test_fused_experts_on_disk_need_a_folder(tmp_path: Path) -> None:
     _mixtral().save_pretrained(tmp_path)
     with pytest.raises(Unsatisfiable) as refused:
         plan(Policy.parse('prefer = "cpu"\n[offload]\n"model.layers.0" = "disk"\n'), tmp_path, HOST)
@@ -196,7 +196,7 @@ def test_verify_names_modules_that_the_model_lacks() -> None:
     assert made.verify(torch.nn.Sequential(torch.nn.Linear(2, 2))) == ["1: the model has no such module"]
 
 
-def test_what_the_model_itself_holds_says_nothing_of_modules_that_the_plan_lacks() -> None:
+def test_the_models_own_tensors_may_be_absent_from_the_plan() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
     model.register_buffer("scale", torch.ones(2))
     rule = '[[rule]]\nmatch = "1"\nprefer = "cuda:1"\n'

@@ -45,7 +45,7 @@ def test_our_restatement_reads_as_transformers_does(keys: list[str], names: list
 
 
 @given(st.lists(st.sampled_from(HOSTILE_NAMES), min_size=1, max_size=5, unique=True))
-def test_names_with_a_meaning_in_a_regular_expression_are_read_as_transformers_does(keys: list[str]) -> None:
+def test_names_with_a_regular_expression_inside_are_read(keys: list[str]) -> None:
     numbered = {key: number for number, key in enumerate(keys)}
     for key in keys:
         name = f"{key}.weight"
@@ -115,7 +115,7 @@ def test_transformers_reads_every_tensor_where_the_plan_puts_it(made: tuple[Any,
 
 @given(_plans())
 @pytest.mark.filterwarnings("ignore:The following device_map keys do not match any submodules")
-def test_accelerate_finds_a_device_for_every_tensor_and_loads_it_there(made: tuple[Any, Plan | None]) -> None:
+def test_accelerate_loads_every_tensor_to_its_device(made: tuple[Any, Plan | None]) -> None:
     module, plan = made
     if plan is None:
         return
@@ -142,4 +142,7 @@ def test_accelerate_finds_a_device_for_every_tensor_and_loads_it_there(made: tup
             mock.patch("accelerate.utils.modeling.offload_weight", note_disk),
         ):
             load_checkpoint_in_model(module, folder, device_map=device_map, offload_folder=f"{folder}/away")
-    assert put == {name: wanted[name] for name in module.state_dict()}
+    # Asked for nothing more, accelerate leaves buffers of what is on disk where they were made.
+    buffers = {name for name, _ in module.named_buffers(remove_duplicate=False)}
+    read = [name for name in module.state_dict() if not (wanted[name] == "disk" and name in buffers)]
+    assert put == {name: wanted[name] for name in read}

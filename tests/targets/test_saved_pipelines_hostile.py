@@ -54,7 +54,7 @@ def test_both_loaders_of_yaml_refuse_merge_keys(loader, tmp_path, monkeypatch):
         yaml_file.read_yaml(tmp_path / "rag.yaml")
 
 
-def test_bytes_that_are_no_text_and_files_that_are_none_are_refused(tmp_path):
+def test_bytes_that_are_no_text_are_refused(tmp_path):
     (tmp_path / "rag.yaml").write_bytes(b"components: \xff\n")
     with pytest.raises(DevPolicyError, match="is not YAML"):
         read_pipeline(tmp_path / "rag.yaml")

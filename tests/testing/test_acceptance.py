@@ -71,7 +71,7 @@ def test_a_suite_written_with_the_public_plugin_passes(suite: Path, installed: P
     assert "failed" not in output
 
 
-def test_wrong_device_code_fails_and_the_message_names_host_and_device(suite: Path, installed: Path) -> None:
+def test_wrong_device_code_fails_with_host_and_device(suite: Path, installed: Path) -> None:
     status, output = pytest_in(suite, installed, "wrong_device_code.py")
     assert status == 1, output
     assert "3 failed, 3 passed" in output

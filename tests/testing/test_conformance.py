@@ -143,13 +143,13 @@ def test_a_host_that_breaks_a_property_is_told_which(name: str) -> None:
     assert "the host:" in str(failed.value)
 
 
-def test_a_source_that_tells_of_another_machine_each_time_is_told_so() -> None:
+def test_a_source_that_changes_each_time_is_told_so() -> None:
     sizes = iter((1, 2))
     with pytest.raises(ConformanceError, match=r"`same_machine_each_time`: .*\n  but these changed: `memory`, 1 and 2"):
         check_host(lambda: Host(memory=next(sizes)))
 
 
-def test_free_memory_may_change_unless_a_steady_source_is_promised() -> None:
+def test_free_memory_may_change_unless_promised() -> None:
     def source() -> Callable[[], Host]:
         free = iter((1 * GIB, 2 * GIB))
         return lambda: Host(memory=4 * GIB, free=next(free))

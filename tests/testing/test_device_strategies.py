@@ -49,7 +49,7 @@ def test_devices_shrink_from_cuda_to_the_cpu_and_to_no_id(condition: Any, simple
     assert find(devices(disk=True), condition) == simplest
 
 
-def test_component_devices_shrink_to_one_device_and_maps_to_one_entry() -> None:
+def test_component_devices_shrink_to_one_device() -> None:
     assert find(component_devices(), lambda device: True) == ComponentDevice.from_str("cpu")
     assert find(component_devices(), lambda device: device.has_multiple_devices).to_hf() == {"": "cpu"}
     both = find(component_devices(), lambda device: len(set(device.to_dict().get("device_map", {}).values())) > 1)

@@ -42,7 +42,7 @@ def test_it_is_registered_where_devpolicy_is_installed() -> None:
     assert entry.value == "devpolicy.testing.plugin", "reinstall the package: its entry points changed"
 
 
-def test_loading_it_imports_nothing_but_pytest_and_three_small_modules() -> None:
+def test_loading_it_imports_pytest_and_three_small_modules() -> None:
     code = (
         "import sys, pytest; before = set(sys.modules); import devpolicy.testing.plugin;"
         "print(*sorted(set(sys.modules) - before))"
@@ -125,7 +125,7 @@ def test_the_report_of_a_failure_shows_the_host_and_its_devices(pytester: pytest
 # How a test says its host.
 
 
-def test_the_option_is_the_host_of_the_run_from_before_the_collection(pytester: pytest.Pytester) -> None:
+def test_the_option_is_the_host_before_the_collection(pytester: pytest.Pytester) -> None:
     pytester.makeconftest("from devpolicy import Host\nSEEN = Host.probe().name")
     pytester.makepyfile(
         """
@@ -237,9 +237,7 @@ def test_never():
 
 
 @pytest.mark.parametrize("workers", [[], ["-n", "1"]])
-def test_a_test_that_was_skipped_before_it_was_on_its_host_is_named(
-    pytester: pytest.Pytester, workers: list[str]
-) -> None:
+def test_a_test_skipped_before_its_host_is_named(pytester: pytest.Pytester, workers: list[str]) -> None:
     pytester.makepyfile(SKIPPED)
     result = pytester.runpytest_subprocess(*workers)
     result.assert_outcomes(skipped=5)
@@ -261,7 +259,7 @@ def test_a_test_that_was_skipped_before_it_was_on_its_host_is_named(
     other.stdout.fnmatch_lines(["skipped before*, by a condition that was evaluated on the host `2x24gb`:"])
 
 
-def test_a_star_names_the_hosts_of_a_part_of_the_catalogue_and_files(pytester: pytest.Pytester) -> None:
+def test_a_star_names_hosts_of_the_catalogue_and_files(pytester: pytest.Pytester) -> None:
     for name in ("one", "two"):
         (pytester.mkdir(f"rigs_{name}") / "rig.toml").write_text(Host.load("1x24gb").to_toml(), encoding="utf-8")
     pytester.makepyfile(
@@ -330,7 +328,7 @@ def test_indirect_values_and_marks_of_parameters_are_hosts(pytester: pytest.Pyte
     pytester.runpytest_inprocess().assert_outcomes(passed=11)
 
 
-def test_without_the_option_a_test_that_names_none_fails_and_says_how_to(pytester: pytest.Pytester) -> None:
+def test_without_the_option_a_test_without_a_name_fails(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_default(simulated_host): pass\ndef test_other(): pass")
     result = pytester.runpytest_inprocess()
     result.assert_outcomes(errors=1, passed=1)
@@ -375,7 +373,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mark", MISTAKES)
-def test_a_mark_that_cannot_be_followed_is_an_error_of_the_collection(pytester: pytest.Pytester, mark: str) -> None:
+def test_a_mark_that_fails_is_an_error_of_the_collection(pytester: pytest.Pytester, mark: str) -> None:
     pytester.makepyfile(f"import pytest\n@pytest.mark.{mark}\ndef test_it():\n    pass")
     result = pytester.runpytest_inprocess()
     result.assert_outcomes(errors=1)
@@ -386,7 +384,7 @@ def test_a_mark_that_cannot_be_followed_is_an_error_of_the_collection(pytester: 
     assert "another exception" not in text
 
 
-def test_a_mark_of_a_parameter_that_cannot_be_followed_is_an_error_of_its_test(pytester: pytest.Pytester) -> None:
+def test_a_mark_of_a_parameter_that_fails_fails_its_test(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
         import pytest

@@ -42,7 +42,7 @@ def policies(pytester: pytest.Pytester) -> pytest.Pytester:
     return pytester
 
 
-def test_each_test_is_an_item_that_fails_with_the_place_and_what_decided_it(policies: pytest.Pytester) -> None:
+def test_each_test_is_an_item_that_fails_with_its_place(policies: pytest.Pytester) -> None:
     # In the order in which they are written, also where a plugin shuffles.
     result = policies.runpytest_subprocess("policy", "-v", "-p", "no:randomly")
     result.assert_outcomes(passed=2, failed=1)
@@ -69,7 +69,7 @@ def test_they_run_on_workers(policies: pytest.Pytester) -> None:
     policies.runpytest_subprocess("policy", "-n", "2").assert_outcomes(passed=2, failed=1)
 
 
-def test_a_policy_that_cannot_be_read_is_an_error_of_the_collection(pytester: pytest.Pytester) -> None:
+def test_a_policy_that_cannot_be_read_fails_the_collection(pytester: pytest.Pytester) -> None:
     pytester.path.joinpath("p.toml").write_text('prefer = "cuda"\n[[test]]\nname = "t"\nhst = "2x24gb"\nexpect="cpu"\n')
     result = pytester.runpytest_subprocess()
     result.assert_outcomes(errors=1)

@@ -127,7 +127,7 @@ class TestWhoSeesIt:
 
         asyncio.run(ask_all())
 
-    def test_a_task_that_outlives_the_block_is_back_on_the_real_machine(self) -> None:
+    def test_a_task_that_outlives_the_block_is_on_the_real_machine(self) -> None:
         async def outlive() -> None:
             left = asyncio.Event()
 
@@ -312,7 +312,7 @@ class TestNothingIsLeft:
             assert psutil.virtual_memory() == "patched"
         assert ram() == REAL
 
-    def test_a_patch_that_was_there_at_the_first_question_shapes_no_answer(
+    def test_a_patch_at_the_first_question_shapes_no_answer(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.setattr("devpolicy._core.simulation.patched_libraries.memory._shapes", {})
@@ -323,9 +323,7 @@ class TestNothingIsLeft:
         with simulate_host(SMALL):
             assert type(psutil.virtual_memory()).__module__.startswith("psutil")
 
-    def test_a_patch_that_was_there_first_is_not_taken_for_the_library_ever_after(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_patch_that_was_there_first_is_not_the_library(self, monkeypatch: pytest.MonkeyPatch) -> None:
         library, holder = ModuleType("some_library"), ModuleType("some_holder")
         exec("def ask() -> str: return 'real'", vars(library))
         vars(holder)["ask"] = vars(library)["ask"]
@@ -361,7 +359,7 @@ EITHER = 'prefer = ["cuda", "cpu"]'
 
 
 class TestPoliciesInUse:
-    def test_the_policy_of_the_process_decides_for_each_host_anew_and_keeps_none(
+    def test_the_policy_of_the_process_decides_for_each_host(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         (tmp_path / "policy.toml").write_text(EITHER, encoding="utf-8")
@@ -430,7 +428,7 @@ class TestRefusals:
                 shutil.disk_usage(".")
 
 
-def test_threads_that_enter_for_the_first_time_at_once_leave_nothing() -> None:
+def test_threads_that_enter_at_once_leave_nothing() -> None:
     # In a fresh interpreter, since the first time comes once.
     code = """
         import psutil, threading

@@ -53,7 +53,7 @@ for module in (torch.cuda, torch.xpu, torch.mps, torch.accelerator, torch.backen
     torch.cuda._is_compiled() or torch.xpu._is_compiled() or torch.backends.mps.is_built(),
     reason="compares with a build of torch that knows no accelerator",
 )
-def test_every_function_answers_on_a_host_without_accelerators_as_it_does_on_this_one() -> None:
+def test_every_function_answers_without_accelerators_as_here() -> None:
     # In a process of its own: where the simulator of tensors is loaded, this build knows accelerators.
     run = subprocess.run([sys.executable, "-c", DIFFERING], capture_output=True, text=True, check=True)
     assert run.stdout == ""
@@ -75,7 +75,7 @@ class TestRefusedLikeTorch:
                     ask(-1)
 
     @pytest.mark.parametrize("name", ["synchronize", "reset_peak_memory_stats", "mem_get_info", "set_device"])
-    def test_a_device_that_is_not_there_is_an_error_of_the_accelerator(self, name: str) -> None:
+    def test_a_device_that_is_not_there_is_an_accelerator_error(self, name: str) -> None:
         kind = getattr(torch, "AcceleratorError", RuntimeError)
         with simulate_host(TWO), pytest.raises(kind, match="CUDA error: invalid device ordinal"):
             getattr(torch.cuda, name)(2)
@@ -126,7 +126,7 @@ C_HALF: dict[str, list[Callable[[], Any]]] = {
 
 class TestBesideTheDevices:
     @pytest.mark.parametrize("name", C_HALF)
-    def test_what_this_build_of_torch_lacks_is_refused_by_the_hosts_name(self, name: str) -> None:
+    def test_what_this_torch_lacks_is_refused_by_the_hosts_name(self, name: str) -> None:
         for ask in C_HALF[name]:
             with simulate_host(name), pytest.raises(SimulationDepthError, match=f"on the simulated host `{name}`"):
                 ask()
@@ -146,9 +146,7 @@ class TestBesideTheDevices:
         with simulate_host(name) as host:
             assert not getattr(torch, host.accelerators[0].type).is_current_stream_capturing()
 
-    def test_the_drivers_index_is_the_hosts_and_not_that_of_this_machines_environment(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_the_drivers_index_is_the_hosts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.importorskip("pynvml")
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
         with simulate_host("faulty/visible-gap") as host:
@@ -201,14 +199,14 @@ def picked() -> str:
     return _by_way_of_another()
 
 
-def test_a_cache_whose_function_asks_through_another_function_does_not_freeze_the_answer() -> None:
+def test_a_cache_behind_another_function_does_not_freeze_answers() -> None:
     assert picked() == "cpu"
     with simulate_host(TWO):
         assert picked() == "cuda"
     assert picked() == "cpu"
 
 
-def test_a_class_is_refused_since_a_runner_would_not_see_its_tests() -> None:
+def test_a_class_with_hidden_tests_is_refused() -> None:
     with pytest.raises(DevPolicyError, match="`TestIt` is a class: mark it with"):
 
         @simulate_host("2x24gb")

@@ -51,7 +51,7 @@ class TestAccelerate:
             assert found == budget
 
     @EVERY_HOST
-    def test_its_state_is_on_the_hosts_device_and_that_of_before_comes_back(self, name: str) -> None:
+    def test_its_state_is_on_the_hosts_device(self, name: str) -> None:
         accelerate = pytest.importorskip("accelerate")
         from accelerate.state import AcceleratorState, GradientState, PartialState
 
@@ -228,7 +228,7 @@ class TestNothingIsLeft:
         assert environment.keys() == os.environ.keys()
 
 
-def test_eight_threads_on_eight_hosts_ask_cached_questions_and_see_their_own() -> None:
+def test_eight_threads_on_eight_hosts_see_their_own() -> None:
     utils = pytest.importorskip("transformers.utils")
     modeling = pytest.importorskip("accelerate.utils.modeling")
     state = pytest.importorskip("accelerate.state")
@@ -277,9 +277,7 @@ class TestFirstImportInside:
             ("thinc.compat", "2 * bool(thinc.compat.has_torch_cuda_gpu)"),
         ],
     )
-    def test_a_library_that_is_imported_inside_follows_and_then_answers_for_this_machine(
-        self, library: str, ask: str
-    ) -> None:
+    def test_a_library_imported_inside_follows_the_host(self, library: str, ask: str) -> None:
         pytest.importorskip(library)
         told = in_a_fresh_interpreter(f"""
             import sys

@@ -57,7 +57,7 @@ class TestQuestions:
                 assert module.memory_allocated(device.id) == 0
 
     @EVERY_HOST
-    def test_the_accelerator_is_the_type_that_torch_there_was_built_for(self, name: str) -> None:
+    def test_the_accelerator_is_the_type_of_its_torch(self, name: str) -> None:
         with simulate_host(name) as host:
             local = (host.version("torch") or "").partition("+")[2]
             wanted = "mps" if host.devices("mps") else {"cu1": "cuda", "roc": "cuda", "xpu": "xpu"}.get(local[:3])
@@ -76,7 +76,7 @@ class TestQuestions:
             assert torch.cuda.current_device() == torch.accelerator.current_device_index() == 1
             assert torch.accelerator.get_memory_info() == torch.cuda.mem_get_info(1)
 
-    def test_the_current_device_is_each_threads_own_and_ends_with_the_simulation(self) -> None:
+    def test_the_current_device_is_each_threads_own(self) -> None:
         with simulate_host(TWO, scope="process"):
             torch.cuda.set_device(1)
             assert torch.cuda.mem_get_info() == (8 << 30, 8 << 30)
@@ -135,7 +135,7 @@ class TestQuestions:
         with simulate_host(unknown), pytest.raises(SimulationDepthError, match="is_macos_or_newer"):
             mps.is_macos_or_newer(14, 0)
 
-    def test_a_function_that_was_taken_by_hand_follows_or_refuses_and_never_says_cpu(self) -> None:
+    def test_a_function_taken_by_hand_follows_or_refuses(self) -> None:
         taken = {"there": torch.cuda.is_available, "count": torch.cuda.device_count, "free": torch.cuda.mem_get_info}
         with simulate_host(TWO):
             assert taken["there"]()

@@ -49,16 +49,17 @@ def test_no_bar_is_longer_than_its_frame(policy, model, host):
 
 def test_names_are_text_in_a_picture():
     odd = replace(PLAN, component=HOSTILE)
-    svg = picture([Titled(HOSTILE, odd)], {"cuda:0": HOSTILE})
+    svg = picture([Titled(f"##[error]{HOSTILE}", odd, {"cuda:0": HOSTILE})])
     root = ElementTree.fromstring(svg)
     assert {one.tag.removeprefix(SVG) for one in root.iter()} == {"svg", "style", "rect", "g", "text", "tspan", "path"}
     assert visible(HOSTILE)[:20] in texts(svg)[0]
+    assert "##[" not in svg, "a CI log takes it for a command"
     assert "\x1b" not in svg
 
 
 @pytest.mark.parametrize("width", [280, 350, 400, 560, 640])
 def test_no_text_is_wider_than_the_picture(width):
-    root = ElementTree.fromstring(picture([Titled("", PLAN)], {"cuda:0": "NVIDIA A100-SXM4-80GB " * 3}, width=width))
+    root = ElementTree.fromstring(picture([Titled("", PLAN, {"cuda:0": "NVIDIA A100-SXM4-80GB " * 3})], width=width))
     for one in root.iter(f"{SVG}text"):
         begins = 0 if one.get("text-anchor") == "end" else float(one.get("x", 0)) % width
         assert begins + 5.5 * len("".join(one.itertext())) <= width

@@ -50,6 +50,30 @@ def _escaped(sign: str) -> str:
     return f"\\u{ord(sign):04x}" if ord(sign) < 0x10000 else f"\\U{ord(sign):08x}"
 
 
+def json_text(value: object) -> str:
+    r"""Return a value as JSON, ASCII only, so that no encoding can spoil it; no line is a command of a CI log.
+
+    >>> print(json_text(["##[error]x"]), end="")
+    [
+      "#\u0023[error]x"
+    ]
+    """
+    import json  # here, as `html` below: each start loads this module, and few need them
+
+    return json.dumps(value, indent=2).replace("##[", "#\\u0023[") + "\n"
+
+
+def markup(text: str) -> str:
+    """Return one line as text of HTML, of SVG or of an attribute there, and such that a CI log takes it for no command.
+
+    >>> markup('"##[error]<b>"')
+    '&quot;#&#35;[error]&lt;b&gt;&quot;'
+    """
+    from html import escape
+
+    return escape(visible(text), quote=True).replace("##[", "#&#35;[")
+
+
 LONGEST_LINE = 500
 """Characters of what a library or a driver says that are kept."""
 

@@ -128,7 +128,7 @@ def test_a_device_that_is_given_stays() -> None:
         assert Taking(None, "x").device.to_torch_str() == "cuda:1"
 
 
-def test_a_component_without_a_parameter_asks_too_whenever_it_asks() -> None:
+def test_a_component_without_a_parameter_asks_too() -> None:
     with use_policy(GPU, "2x24gb"):
         one = Late()
         assert one.device.to_torch_str() == "cuda:1"
@@ -173,7 +173,7 @@ def test_a_component_made_inside_another_has_a_name_of_its_own() -> None:
         assert loaded(text).get_component("outer").inner.device.to_torch_str() == "cuda:1"
 
 
-def test_a_device_as_text_is_written_where_the_policy_names_the_component() -> None:
+def test_a_device_as_text_is_written_where_the_policy_names_it() -> None:
     text = text_of(one=OnText(), other=OnText("mine"))
     policy = Policy.parse("prefer = 'cuda:1'\n[component.one]\nprefer = 'cuda:0'\n")
     again = loaded(text, decide(policy, "2x24gb"))
@@ -188,7 +188,7 @@ def test_decide_is_not_asked_twice_inside_a_block() -> None:
     assert again.get_component("one")._device.to_torch_str() == "cuda:1"
 
 
-def test_the_block_lends_decide_its_host_and_what_is_claimed_there() -> None:
+def test_the_block_lends_decide_its_host_and_claims() -> None:
     policy = Policy.parse("prefer = 'cuda'\n[component.'*']\nneeds = '15 GiB'\n")
     with use_policy(policy, "2x24gb"):
         first = loaded(text_of(one=SASEvaluator(device=HaystackDevice.from_str("cpu"))), decide(policy))
@@ -200,7 +200,7 @@ def test_the_block_lends_decide_its_host_and_what_is_claimed_there() -> None:
 # Threads and tasks.
 
 
-def test_a_thread_that_does_not_share_the_block_gets_haystacks_choice() -> None:
+def test_a_thread_outside_of_the_block_gets_haystacks_choice() -> None:
     usual = Taking().device.to_torch_str()
     with use_policy(Policy.parse("prefer = 'cuda:1'"), "2x24gb"), ThreadPoolExecutor(2) as pool:
         assert pool.submit(lambda: Taking().device.to_torch_str()).result() == usual
@@ -208,7 +208,7 @@ def test_a_thread_that_does_not_share_the_block_gets_haystacks_choice() -> None:
         assert pool.submit(shared.run, lambda: Taking().device.to_torch_str()).result() == "cuda:1"
 
 
-def test_tasks_that_begin_in_a_block_share_it_and_others_have_their_own() -> None:
+def test_tasks_that_begin_in_a_block_share_it() -> None:
     async def one(policy: Policy | None) -> str:
         if policy is None:
             await asyncio.sleep(0)
@@ -249,7 +249,7 @@ def test_blocks_of_many_threads_come_and_go() -> None:
 # Memory.
 
 
-def test_components_made_one_after_the_other_do_not_share_room_and_give_it_back(models: Path) -> None:
+def test_components_made_in_turn_give_room_back(models: Path) -> None:
     from devpolicy import plan
 
     model = str(models / "sentences")
@@ -265,7 +265,7 @@ def test_components_made_one_after_the_other_do_not_share_room_and_give_it_back(
         assert SASEvaluator(model=model)._device.to_torch_str() == "cuda:1"
 
 
-def test_a_component_that_gets_its_name_later_is_not_counted_twice(models: Path) -> None:
+def test_a_component_named_later_is_not_counted_twice(models: Path) -> None:
     from devpolicy import plan
     from devpolicy.haystack import apply
 
@@ -301,9 +301,7 @@ def test_a_dtype_that_a_component_cannot_be_given_is_a_warning(models: Path) -> 
 # The policy of the process.
 
 
-def test_a_variable_that_is_set_later_counts_once_it_is_installed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_variable_set_later_counts_once_it_is_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     before = ComponentMeta.__call__
     policy = tmp_path / "p.toml"
     policy.write_text("prefer = 'cpu'\n", encoding="utf-8")
@@ -333,13 +331,13 @@ def test_haystack_that_is_imported_inside_a_block_is_reached(tmp_path: Path) -> 
     assert done.stdout == "cuda:1 cuda:1\nNone haystack.utils.device\n", done.stderr
 
 
-def test_a_policy_that_only_names_components_says_so_for_one_without_a_name() -> None:
+def test_a_policy_of_components_needs_a_name() -> None:
     policy = Policy.parse("[component.one]\nprefer = 'cpu'\n")
     with use_policy(policy, "2x24gb"), pytest.raises(PolicyError, match="no component is named"):
         SASEvaluator()
 
 
-def test_devpolicys_own_class_is_asked_by_components_that_take_it() -> None:
+def test_devpolicys_own_class_is_asked_by_components() -> None:
     @component
     class Ours:
         def __init__(self, device: ComponentDevice | None = None) -> None:

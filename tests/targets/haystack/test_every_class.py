@@ -110,7 +110,7 @@ def test_made_without_a_device_it_gets_that_of_the_policy_in_use(case: Case, hos
 
 
 @pytest.mark.parametrize("host", [GPUS, MAC])
-def test_saved_on_another_machine_it_is_decided_when_it_is_loaded(case: Case, host: str, models: Path) -> None:
+def test_saved_on_another_machine_it_is_decided_when_loaded(case: Case, host: str, models: Path) -> None:
     text = saved_elsewhere(case, models)
     assert "3" in text
     again = loaded(text, decide(POLICY, host))
@@ -122,7 +122,7 @@ def test_saved_on_another_machine_it_is_decided_when_it_is_loaded(case: Case, ho
     note(case, "decide", "ok")
 
 
-def test_saved_without_a_device_it_gets_that_of_the_policy_in_use(case: Case, models: Path, tmp_path: Path) -> None:
+def test_saved_without_a_device_it_gets_the_policys(case: Case, models: Path, tmp_path: Path) -> None:
     import yaml
 
     data = yaml.safe_load(saved(case, models))
@@ -145,7 +145,7 @@ def null_device(data: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("host", [GPUS, MAC])
-def test_in_a_pipeline_built_in_code_it_gets_its_device_before_warm_up(case: Case, host: str, models: Path) -> None:
+def test_built_in_code_it_gets_its_device_before_warm_up(case: Case, host: str, models: Path) -> None:
     pipeline = Pipeline()
     pipeline.add_component("one", case.cls(**case.arguments(models)))
     (result,) = apply(pipeline, POLICY, host)
@@ -164,7 +164,7 @@ def test_a_saved_pipeline_is_surveyed_as_it_is_decided(case: Case, models: Path,
         assert "3" in str(one.replaced)
 
 
-def test_the_variable_reaches_components_that_are_made_without_a_device(models: Path, tmp_path: Path) -> None:
+def test_the_variable_reaches_components_without_a_device(models: Path, tmp_path: Path) -> None:
     """In a process of its own, which does nothing about it but import devpolicy, and that after Haystack."""
     policy = tmp_path / "policy.toml"
     policy.write_text('prefer = ["cuda", "cpu"]\navoid = "cuda"\n', encoding="utf-8")
@@ -201,7 +201,7 @@ def test_the_variable_reaches_components_that_are_made_without_a_device(models: 
 
 @pytest.mark.parametrize("host", [GPUS, MAC])
 @pytest.mark.parametrize("name", CASES if TABLE else SAMPLE)
-def test_run_on_a_simulated_host_its_weights_are_where_the_plan_says(name: str, host: str, models: Path) -> None:
+def test_on_a_simulated_host_weights_are_where_planned(name: str, host: str, models: Path) -> None:
     case = CASES[name]
     if case.no_run and not (name == "SpacyNamedEntityExtractor" and host == MAC):
         note(case, host, f"not run: {case.no_run}")

@@ -68,7 +68,7 @@ NAMES = [f"agent.chat_generator.chat_generators.{number}" for number in (0, 1)]
 # Names.
 
 
-def test_what_is_inside_of_a_component_has_the_path_to_it_for_a_name(nested: Pipeline, tmp_path: Path) -> None:
+def test_what_is_inside_of_a_component_has_its_path(nested: Pipeline, tmp_path: Path) -> None:
     names = [one.name for one in saved_components(nested.to_dict())]
     assert names == ["agent", "agent.chat_generator", *NAMES, "search", "search.embedder"]
 
@@ -94,7 +94,7 @@ def test_the_policy_can_name_one_inner_component(nested: Pipeline) -> None:
     assert devices == {NAMES[0]: "cuda:0", NAMES[1]: "cpu", "search.embedder": "cuda:0"}
 
 
-def test_an_entry_for_what_takes_no_device_leads_to_what_is_inside(nested: Pipeline) -> None:
+def test_an_entry_for_what_takes_no_device_leads_inside(nested: Pipeline) -> None:
     policy = Policy.parse('prefer = "cuda:0"\n[component.agent]\nprefer = "cpu"\n')
     with pytest.warns(DevPolicyWarning, match=rf"`agent` \(Agent\) takes no device\n.*`{NAMES[0]}`"):
         loaded(nested.dumps(), policy)
@@ -110,7 +110,7 @@ def test_an_entry_for_what_takes_no_device_leads_to_what_is_inside(nested: Pipel
         ("agent", r"DP509.*component `agent` \(Agent\) takes no device"),
     ],
 )
-def test_a_name_that_is_asked_for_and_cannot_be_decided_is_an_error(wrong: str, told: str, models: Path) -> None:
+def test_a_name_that_cannot_be_decided_is_an_error(wrong: str, told: str, models: Path) -> None:
     embedder = SentenceTransformersTextEmbedder(model=str(models / "sentences"), device=BACK)
     pipeline = pipeline_of(agent=Agent(chat_generator=generator(models)), embedder=embedder)
     policy = Policy.parse('prefer = "cuda:0"')
@@ -134,7 +134,7 @@ def test_only_the_components_named_are_decided_inner_ones_too(nested: Pipeline) 
 # All of a plan.
 
 
-def test_a_dtype_of_the_policy_reaches_the_component_and_wins_over_what_was_saved(models: Path) -> None:
+def test_a_dtype_of_the_policy_wins_over_what_was_saved(models: Path) -> None:
     policy = Policy.parse('prefer = "cuda"\nworkload.dtype = "float16"\n')
     reader = TransformersExtractiveReader(
         model=str(models / "answers"), device=BACK, model_kwargs={"torch_dtype": "bfloat16", "low_cpu_mem_usage": True}
@@ -191,7 +191,7 @@ def test_a_map_goes_where_each_class_reads_it_and_nowhere_else(models: Path) -> 
     assert (error.code, error.diagnostics[0].place is not None) == ("DP409", True)
 
 
-def test_a_class_without_a_row_gets_one_device_unless_the_policy_says_that_it_takes_a_map(models: Path) -> None:
+def test_a_class_without_a_row_gets_one_device(models: Path) -> None:
     pipeline = pipeline_of(own=Own(device=BACK))
     text = f'prefer = "cuda"\nsplit = "balanced"\n[component.own]\nmodel = "{models / "llama"}"\n'
     assert not loaded(pipeline.dumps(), Policy.parse(text)).get_component("own").device.has_multiple_devices
@@ -215,7 +215,7 @@ class Own:
 # Pipelines built in code.
 
 
-def test_a_component_that_has_loaded_its_model_is_refused_and_nothing_is_changed(models: Path) -> None:
+def test_a_component_that_has_loaded_is_refused_unchanged(models: Path) -> None:
     warm = SentenceTransformersTextEmbedder(model=str(models / "sentences"), device=HaystackDevice.from_str("cpu"))
     warm.warm_up()
     cold = generator(models)

@@ -36,7 +36,7 @@ def test_properties_follow_from_name_and_capability(depth):
         )
 
 
-def test_properties_of_a_device_that_is_not_known_are_refused_by_name():
+def test_properties_of_an_unknown_device_are_refused():
     with simulate_host(Host([Accelerator("cuda", memory="8 GiB", name="Prototype")], memory="8 GiB")):
         told = torch.cuda.get_device_properties(0)
         assert told.warp_size == 32

@@ -139,7 +139,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_no_allowed_backend_takes_is_refused_with_torchs_words(name):
+def test_what_no_backend_takes_is_refused_in_torchs_words(name):
     backend, dtype, width, masked = REFUSED[name]
     query = torch.randn(1, 2, 8, width, device="cuda", dtype=dtype)
     mask = torch.ones(8, 8, device="cuda", dtype=torch.bool) if masked else None
@@ -151,7 +151,7 @@ def test_what_no_allowed_backend_takes_is_refused_with_torchs_words(name):
         attend(query, query, query, mask)
 
 
-def test_whether_a_backend_can_be_used_is_answered_by_cudas_rules():
+def test_whether_a_backend_can_be_used_is_by_cudas_rules():
     from torch.backends import cuda
 
     def params(dtype):
@@ -206,7 +206,7 @@ def test_a_wrong_dimension_is_still_an_error_of_the_call():
             wrong()
 
 
-def test_a_value_out_of_range_on_the_cpu_and_on_mps_is_an_index_error():
+def test_a_value_out_of_range_is_an_index_error():
     with pytest.raises(IndexError):
         torch.arange(3)[torch.tensor([7])]
 
@@ -326,3 +326,24 @@ def test_a_lost_device_is_heard_of_by_who_waits_for_it():
         with pytest.raises(torch.AcceleratorError, match="unspecified launch failure"):
             wait()
     torch.cuda.synchronize(1)
+
+
+# -- products whose results are of a wider dtype, which only CUDA has
+
+PRODUCTS = {
+    "mm": ((2, 3), (3, 4)),
+    "bmm": ((2, 2, 3), (2, 3, 4)),
+    "addmm": ((2, 4), (2, 3), (3, 4)),
+    "baddbmm": ((2, 2, 4), (2, 2, 3), (2, 3, 4)),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_product_of_halves_may_be_float32(name):
+    given = [torch.randn(shape, dtype=torch.bfloat16) for shape in PRODUCTS[name]]
+    product = getattr(torch, name)
+    found = product(*(one.cuda() for one in given), out_dtype=torch.float32)
+    assert (found.dtype, found.device.type) == (torch.float32, "cuda")
+    assert torch.equal(found.cpu(), product(*(one.float() for one in given)))
+    with pytest.raises(RuntimeError, match="out_dtype must be the same as input dtype or fp32"):
+        product(*(one.cuda() for one in given), out_dtype=torch.float64)

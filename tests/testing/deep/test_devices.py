@@ -61,7 +61,7 @@ def test_a_model_learns_the_same_on_two_devices_as_on_the_cpu():
         assert learn("cuda:0", "cuda:1") == expected
 
 
-def test_probes_and_the_host_value_answer_as_at_the_depth_of_probes():
+def test_probes_answer_as_at_the_depth_of_probes():
     with simulate_host("24-24-12-8", depth="tensors") as host:
         assert torch.cuda.device_count() == 4
         assert torch.cuda.get_device_name(2) == host.devices("cuda")[2].name
@@ -102,7 +102,7 @@ def test_a_result_that_grows_is_charged_what_it_grew_to(rig):
     assert torch.cuda.memory_allocated(0) == 400
 
 
-def test_a_full_device_raises_torchs_error_and_nothing_has_changed(rig):
+def test_a_full_device_raises_torchs_error(rig):
     torch.empty(1000, dtype=torch.uint8, device="cuda:1")
     held = torch.empty(600, dtype=torch.uint8, device="cuda:1")
     words = (
@@ -521,7 +521,7 @@ def test_a_recurrent_layer_keeps_its_input_until_the_backward(rig):
 
 
 @pytest.mark.filterwarnings("ignore:.*cuDNN:UserWarning")
-def test_a_recurrent_layer_and_what_it_is_given_are_on_one_device(rig):
+def test_a_recurrent_layer_and_its_input_are_on_one_device(rig):
     """Weights of the CPU went along with an input of a GPU."""
     values = torch.ones(3, 2, 4)
     for weights, given in (("cpu", "cuda:0"), ("cuda:0", "cpu"), ("cuda:0", "cuda:1")):
@@ -531,7 +531,7 @@ def test_a_recurrent_layer_and_what_it_is_given_are_on_one_device(rig):
 
 
 @pytest.mark.filterwarnings("ignore:.*cuDNN:UserWarning")
-def test_a_recurrent_layer_under_autocast_is_in_the_lower_precision(rig):
+def test_a_recurrent_layer_under_autocast_has_less_precision(rig):
     layer = torch.nn.GRU(4, 6).cuda()
     with torch.autocast("cuda", dtype=torch.bfloat16):
         result = layer(torch.ones(3, 2, 4, device="cuda"))[0]
@@ -562,7 +562,7 @@ def test_a_phantom_has_a_size_and_no_data():
             result + torch.ones(4, device="cuda:0")
 
 
-def test_a_phantom_is_printed_with_its_size_in_place_of_its_values():
+def test_a_phantom_is_printed_with_its_size():
     with simulate_host("2x24gb", depth="phantom"):
         tensor = torch.ones(2, 3, device="cuda:1")
         assert repr(tensor) == "tensor(..., size=(2, 3), device='cuda:1')"
@@ -623,7 +623,7 @@ def test_a_host_inside_another_has_it_wait():
             assert Host.probe().name == "1x8gb"
 
 
-def test_a_host_that_is_left_before_the_one_inside_it_is_gone_after_both():
+def test_a_host_left_before_its_inner_one_is_gone_after_both():
     outer, inner = simulate_host("2x24gb", depth="tensors"), simulate_host("1x24gb", depth="tensors")
     outer.__enter__()
     inner.__enter__()
@@ -708,7 +708,7 @@ def test_a_thousand_hosts_leave_nothing_behind():
     assert (dict(vars(torch._C)), dict(vars(torch.cuda))) == names
 
 
-def test_a_module_that_is_imported_inside_takes_nothing_of_the_host(tmp_path: Path):
+def test_a_module_imported_inside_takes_nothing_of_the_host(tmp_path: Path):
     import subprocess
     import sys
 

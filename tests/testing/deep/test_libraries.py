@@ -82,7 +82,7 @@ context = 64
 """
 
 
-def test_a_plan_with_cpu_and_disk_loads_and_generates_the_cpus_tokens(saved, answers, tmp_path):
+def test_a_plan_with_cpu_and_disk_generates_the_same_tokens(saved, answers, tmp_path):
     host = Host.load("4x80gb")
     made = plan(Policy.parse(POLICY), ModelTree.from_checkpoint(saved), host)
     kwargs = made.to_hf_kwargs()

@@ -28,7 +28,7 @@ def draw(generator: Any, draws: list[tuple[str, int]]) -> list[Any]:
 
 
 @given(seed=st.integers(0, 2**63 - 1), before=drawn, after=drawn)
-def test_a_device_draws_the_cpus_numbers_and_its_state_brings_them_back(seed, before, after):
+def test_a_device_draws_the_cpus_numbers_and_keeps_its_state(seed, before, after):
     here = torch.Generator().manual_seed(seed)
     expected = draw(here, before)
     with simulate_host("1x24gb", depth="tensors"):

@@ -87,7 +87,7 @@ def test_a_large_model_is_placed_and_run_in_its_true_size(name, host):
         assert [torch.cuda.memory_allocated(gpu) for gpu in range(8)] == [0] * 8
 
 
-def test_what_does_not_fit_is_out_of_memory_and_the_device_is_named():
+def test_what_does_not_fit_is_out_of_memory():
     two = Host([Accelerator("cuda", memory="60 GiB") for _ in range(2)], memory="64 GiB")
     model = on_meta("70b")
     with simulate_host(two, depth="phantom"):

@@ -20,7 +20,7 @@ from tools.model_files import CATALOGUE  # noqa: E402
 
 from devpolicy import Host, ModelTree, Plan, Policy, PolicyError, Unsatisfiable, plan  # noqa: E402
 from devpolicy._core.model.catalogue import load  # noqa: E402
-from devpolicy._core.placement.plan import PlanError  # noqa: E402
+from devpolicy._core.placement.saved import PlanError  # noqa: E402
 from devpolicy._core.strategies.configs import transformers_configs  # noqa: E402
 from devpolicy.testing import simulate_host, simulated_device  # noqa: E402
 

@@ -51,14 +51,14 @@ print(named())
     assert counted.stdout.strip() == "2", counted.stderr
 
 
-def test_a_backward_on_the_cpu_before_does_not_keep_devices_from_theirs():
+def test_a_backward_on_the_cpu_keeps_no_device_from_its_own():
     code = "import torch\nx = torch.ones(3, requires_grad=True)\n(x * 2).sum().backward()\n" + BACKWARD
     done = run(code + "    print(x.grad.tolist())")
     assert done.stdout.strip() == "[2.0, 2.0, 2.0]", done.stderr
 
 
 @pytest.mark.parametrize("first", ["torch", "transformers", "accelerate"])
-def test_a_host_that_is_entered_before_a_library_is_imported_answers_the_same(first: str):
+def test_a_host_entered_before_a_library_answers_the_same(first: str):
     pytest.importorskip(first)
     done = run(
         f"""
@@ -131,7 +131,7 @@ def test_what_a_killed_process_held_is_given_back():
         assert torch.cuda.mem_get_info(0)[0] == capacity
 
 
-def test_a_python_that_cannot_import_devpolicy_says_so_and_goes_on():
+def test_a_python_without_devpolicy_says_so_and_goes_on():
     with simulate_host("2x24gb", children=True):
         # Without site-packages: `site` is what would run the hook, so it is run by hand.
         hook = Path(os.environ["PYTHONPATH"].split(os.pathsep)[0]) / "sitecustomize.py"

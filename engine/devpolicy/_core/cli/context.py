@@ -5,7 +5,6 @@ Owns the options that every command takes. `CliContext` is the object of Click's
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -20,7 +19,7 @@ import click
 
 from devpolicy._core.cli.output import Color, Output
 from devpolicy._core.cli.signals import undone
-from devpolicy._core.text import visible
+from devpolicy._core.text import json_text, visible
 from devpolicy._core.threads import started
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -63,8 +62,8 @@ class CliContext:
         return self.format in ("human", "plain")
 
     def print_json(self, value: object) -> None:
-        """Write a value to standard output as JSON, ASCII only, so that no encoding can spoil it."""
-        self.out.write(to_json(value))
+        """Write a value to standard output as JSON."""
+        self.out.write(json_text(value))
 
     @contextmanager
     def working(self, what: str, *, patience: float = 0.0) -> Iterator[None]:
@@ -147,11 +146,6 @@ def _show_cursor() -> None:
     os.write(sys.stderr.fileno(), b"\x1b[?25h\n")
 
 
-def to_json(value: object) -> str:
-    """Return the text of a value as every command writes it, no line of which is a command of a CI log."""
-    return json.dumps(value, indent=2).replace("##[", "#\\u0023[") + "\n"
-
-
 def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     for at, argument in enumerate(arguments):
         if argument == "--":
@@ -181,9 +175,9 @@ def common(*, formats: tuple[Format, ...] = _FOR_ALL) -> Callable[[F], F]:
                 default="human",
                 show_default=True,
                 expose_value=False,
-                help="For people, for people who hear a screen, or for programs."
+                help="For people, for screen readers, or for programs."
                 if formats == _FOR_ALL
-                else "For people (plain: who hear a screen), programs or CI.",
+                else "For people (plain: for screen readers), programs or CI.",
             )
         )
 

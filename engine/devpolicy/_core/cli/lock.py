@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.files import read_file
-from devpolicy._core.placement.plan import Plan, PlanError
+from devpolicy._core.placement.plan import Plan
+from devpolicy._core.placement.saved import PlanError
 from devpolicy._core.review.plan_diff import Where, format_place, other_changes, plan_diff
 from devpolicy._core.views.collapse_ranges import collapse_ranges
 

@@ -14,9 +14,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from devpolicy._core.abilities import NAMED, Target, TargetError, target_named, targets
-from devpolicy._core.cli.context import to_json
 from devpolicy._core.errors import DevPolicyError, Diagnostic
-from devpolicy._core.text import described, visible, visible_line
+from devpolicy._core.text import described, json_text, visible, visible_line
 from devpolicy._core.toml.tables import did_you_mean
 
 if TYPE_CHECKING:
@@ -139,7 +138,7 @@ def _of_other_package(target: Target, name: str, plan: Plan, host: Host) -> Any:
     """Return a form that another package writes. Raises `TargetError` where it fails, or JSON cannot say its value."""
     try:
         value = target.forms[name](plan, host)
-        to_json(value), _source(value, "")  # it may be nested too deeply for either
+        json_text(value), _source(value, "")  # it may be nested too deeply for either
     except (DevPolicyError, KeyboardInterrupt):
         raise
     except BaseException as broken:  # one that exits, too: whatever it is, it is no end of this process
@@ -215,7 +214,7 @@ def written(
         name: form.of_plan(plan, host[name] if isinstance(host, Mapping) else host) for name, plan in plans.items()
     }
     if as_json:
-        return to_json(values.get(None, values))
+        return json_text(values.get(None, values))
     if form.shell is None:
         return literal(values.get(None, values)) + "\n"
     # A name may hold anything, also the end of a line: what stands behind it would be a command.

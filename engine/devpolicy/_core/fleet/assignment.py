@@ -72,6 +72,13 @@ class Steps:
 
     left: int = MOST_IN_ALL
     exhausted: bool = False
+    divided: set[int] = field(default_factory=set)
+    """The numbers of components whose copies can be divided over nodes in more ways than were looked at."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything was looked at."""
+        return not self.exhausted and not self.divided
 
 
 @dataclass
@@ -193,7 +200,10 @@ class Assigner:
             every = tuple((one.node, one.copies) for one in self._rooms(number, choice, MOST_DEVICES, loads))
             yield from [Shape((), every)] if every else []
         else:
-            yield from shapes(list(self._rooms(number, choice, replicas, loads)), replicas, nodes)
+            found = shapes(list(self._rooms(number, choice, replicas, loads)), replicas, nodes)
+            if not found.whole:
+                self.steps.divided.add(number)
+            yield from found.in_turn
 
     def _rooms(self, number: int, choice: Choice, most: int, loads: Sequence[Load]) -> Iterator[Room]:
         """Yield the nodes on which a component has a place, the smallest first, with how many copies have.

@@ -24,18 +24,21 @@ _Needs = dict[int, dict[str, int]]
 """By the kind of a node the bytes that a component takes at least of each pool."""
 
 
-def certify(joint: Joint, found: Assignment, *, granted: bool, smallest: bool) -> FleetCertificate:
+def certify(joint: Joint, found: Assignment, *, granted: bool, moved: bool) -> FleetCertificate:
     """Return what can be shown of an assignment."""
     names = [component.title for component in joint.components]
-    if granted:
-        return FleetCertificate(tuple(names), (), "search", smallest)
-    bound = _Bound(joint)
-    settled = [bound.is_settled(found, number) for number in range(len(names))]
+    steps = joint.assigner.steps
+    settled = list(range(len(names)))
+    if not granted:
+        bound = _Bound(joint)
+        settled = [number for number in settled if bound.is_settled(found, number)]
     return FleetCertificate(
-        tuple(name for name, shown in zip(names, settled, strict=True) if shown),
-        tuple(name for name, shown in zip(names, settled, strict=True) if not shown),
-        "highs" if available() else "bytes",
-        smallest,
+        settled=tuple(names[number] for number in settled),
+        open=tuple(name for number, name in enumerate(names) if number not in settled),
+        by="search" if granted else "highs" if available() else "bytes",
+        smallest=steps.whole,
+        fewest_moves=steps.whole if moved else None,
+        divided=tuple(names[number] for number in sorted(steps.divided)),
     )
 
 

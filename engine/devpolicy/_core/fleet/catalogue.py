@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from devpolicy._core.errors import Diagnostic, FleetError
 from devpolicy._core.files import kind_of, list_folder
-from devpolicy._core.fleet.reader import document, from_folder, read
+from devpolicy._core.fleet.reader import from_folder, read
 from devpolicy._core.names import is_path, shipped_names, unknown
 from devpolicy._core.toml.document import Document
 
@@ -31,7 +31,7 @@ def load(name: str | PathLike[str]) -> Fleet:
     if isinstance(name, str):
         known = catalogue()
         if name in known:
-            return read(document(known[name](), f"{name}.toml"), name)
+            return read(Document.read(known[name](), f"{name}.toml", FleetError), name)
         if not is_path(name) and kind_of(name, FleetError) != "folder":
             raise FleetError(unknown("fleet", name, hint="for a file, write its path with `.toml`"))
     elif not isinstance(name, PathLike):

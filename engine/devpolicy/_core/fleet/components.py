@@ -96,9 +96,7 @@ class FleetComponent:
     def unlabelled(self, node: Node) -> str:
         """Return what a node's labels lack of those that the component asks for; empty where they are there."""
         said = self.by_kind[node.kind]
-        asked = said.policy.node.labels if isinstance(said, Said) and said.policy.node is not None else ()
-        lacking = [(name, values) for name, values in asked if node.labels.get(name) not in values]
-        return " and ".join(f"`{name} = {' or '.join(values)}`" for name, values in lacking)
+        return lacking(said.policy, node.labels) if isinstance(said, Said) else ""
 
     @cached_property
     def options(self) -> Options:
@@ -129,6 +127,13 @@ class FleetComponent:
     def attempts_of(said: Said, host: Host, reserved: Mapping[str, int]) -> Attempts:
         """Return the attempts by what is said."""
         return Attempts(said.policy, said.models, host, said.target, reserved)
+
+
+def lacking(policy: ResolvedPolicy, labels: Mapping[str, str]) -> str:
+    """Return which labels are missing of those that a component asks for; empty where they are there."""
+    asked = policy.node.labels if policy.node is not None else ()
+    missing = [(name, values) for name, values in asked if labels.get(name) not in values]
+    return " and ".join(f"`{name} = {' or '.join(values)}`" for name, values in missing)
 
 
 def _is_said(one: Said | NoPlace) -> bool:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from devpolicy._core.fleet.planner import Joint
 
 
-def finished(joint: Joint, found: Assignment, *, granted: bool, smallest: bool) -> FleetPlan:
-    """Return the plan of an assignment."""
+def finished(joint: Joint, found: Assignment, *, granted: bool, moved: bool) -> FleetPlan:
+    """Return the plan of an assignment: whether nobody grants more, and whether it goes on from one that runs."""
     loads: list[Load] = [()] * len(joint.nodes)
     plans: dict[str, NodePlan] = {}
     for number, (component, one) in enumerate(zip(joint.components, found, strict=True)):
@@ -45,10 +45,10 @@ def finished(joint: Joint, found: Assignment, *, granted: bool, smallest: bool) 
             plan = replace(copy.plan, component=name) if several else copy.plan
             plans[name] = replace(copy, plan=plan)
     certificate = None
-    if not (granted and smallest):
+    if not (granted and joint.assigner.steps.whole):
         from devpolicy._core.fleet.bound import certify
 
-        certificate = certify(joint, found, granted=granted, smallest=smallest)
+        certificate = certify(joint, found, granted=granted, moved=moved)
     return FleetPlan(plans, tuple(_warnings(joint.components)), certificate, joint.fleet)
 
 

@@ -14,15 +14,16 @@ from types import MappingProxyType
 from typing import Any
 
 from devpolicy._core.errors import Diagnostic
-from devpolicy._core.files import read_file
 from devpolicy._core.fleet.certificate import FleetCertificate
 from devpolicy._core.fleet.values import Fleet
 from devpolicy._core.host import Host
 from devpolicy._core.language.policy import ResolvedPolicy
 from devpolicy._core.model.tree import ModelTree
-from devpolicy._core.placement.plan import LARGEST_PLAN, Plan, PlanError
+from devpolicy._core.placement.plan import Plan
 from devpolicy._core.placement.planner import make_plan
+from devpolicy._core.placement.saved import PlanError, load_json, read_plan
 from devpolicy._core.public import public
+from devpolicy._core.text import json_text
 from devpolicy._core.toml.tables import did_you_mean
 
 _public = public("devpolicy.fleet")
@@ -141,41 +142,27 @@ class FleetPlan:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> FleetPlan:
         """Read a plan written by `to_dict`. Raises `PlanError` where it is malformed or its digest does not match."""
-        try:
-            if type(data["schema"]) is not int or data["schema"] != 1:
-                raise PlanError("a fleet's plan of another schema cannot be read: this version reads 1")
-            components = {}
-            for name, one in data["components"].items():
-                if not isinstance(name, str) or not isinstance(one["node"], str):
-                    raise TypeError("components and nodes are named by text")
-                components[name] = NodePlan(one["node"], Plan.from_dict(one))
-            certificate = data.get("certificate")
-            plan = cls(
-                components,
-                tuple(map(Diagnostic.from_dict, data["warnings"])),
-                None if certificate is None else FleetCertificate.from_dict(certificate),
-            )
-            stated = data["digest"]
-        except PlanError:
-            raise
-        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as broken:
-            raise PlanError(f"this is no serialised plan of a fleet: {type(broken).__name__}: {broken}") from None
-        if stated != plan.digest:
-            raise PlanError("the plan was changed after it was made: its digest does not match")
-        return plan
+        return read_plan(data, cls._read, "a plan of a fleet")
+
+    @classmethod
+    def _read(cls, data: Mapping[str, Any]) -> FleetPlan:
+        components = {}
+        for name, one in data["components"].items():
+            if not isinstance(name, str) or not isinstance(one["node"], str):
+                raise TypeError("components and nodes are named by text")
+            components[name] = NodePlan(one["node"], Plan.from_dict(one))
+        certificate = data.get("certificate")
+        return cls(
+            components,
+            tuple(map(Diagnostic.from_dict, data["warnings"])),
+            None if certificate is None else FleetCertificate.from_dict(certificate),
+        )
 
     def to_json(self) -> str:
         """Return the plan as JSON text, which `FleetPlan.load` reads from a file."""
-        return json.dumps(self.to_dict(), ensure_ascii=False, indent=2) + "\n"
+        return json_text(self.to_dict())
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> FleetPlan:
         """Read a plan from a JSON file. Raises `PlanError`, DP109 where the file cannot be read."""
-        if not isinstance(path, str | PathLike):
-            raise PlanError(f"a plan's file is named by text or a path, not by a value of type {type(path).__name__}")
-        content = read_file(path, PlanError, most=LARGEST_PLAN)
-        try:
-            data = json.loads(content[: LARGEST_PLAN + 1])
-        except (ValueError, RecursionError) as broken:
-            raise PlanError(f"`{path}` is no plan: {broken}") from None
-        return cls.from_dict(data)
+        return cls.from_dict(load_json(path))

@@ -81,13 +81,16 @@ class Joint:
         check_labels(self.components, self.nodes, self.fleet)
         alone = [self._alone(number) for number in range(len(self.components))]
         found = self.assigner.first([Asked((one.choice,), one.away) for one in alone])
+        steps = self.assigner.steps
+        # Nobody can grant more than an empty fleet does; fewer bytes kept away only where there are some.
+        granted = found is not None and not any(any(one.away) for one in found)
         if found is None:
-            self.assigner.steps.exhausted = False
+            steps.exhausted = False
             found = self._granted()
-        granted = not self.assigner.steps.exhausted
-        self.assigner.steps.exhausted = False
+        granted = granted or steps.whole
+        steps.exhausted = False
         found = self._smallest(found) if before is None else self._stays(found, before)
-        return finished(self, found, granted=granted, smallest=not self.assigner.steps.exhausted)
+        return finished(self, found, granted=granted, moved=before is not None)
 
     def _alone(self, number: int) -> Assigned:
         """Return the best that a component gets on an empty fleet, which is the best that it ever gets."""
@@ -111,7 +114,7 @@ class Joint:
         spent = self.spent()
         witness = self.assigner.first(spent)
         if witness is None:
-            raise nothing_left(self, exhausted=self.assigner.steps.exhausted)
+            raise nothing_left(self, exhausted=not self.assigner.steps.whole)
         asked = list(spent)
         for number in range(len(self.components)):
             witness = self._grant(number, asked, witness)

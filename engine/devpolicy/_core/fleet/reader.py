@@ -51,16 +51,7 @@ FLEET_FIELDS = (
 
 def parse(text: str | bytes, source: str = "<string>") -> Fleet:
     """Read a fleet TOML. Raises `FleetError` with every finding and its place."""
-    return read(document(text, source))
-
-
-def document(text: str | bytes, source: str) -> Document:
-    """Return TOML text as a document whose errors are `FleetError`."""
-    if isinstance(text, str):
-        return Document(text, source, FleetError)
-    if isinstance(text, bytes):
-        return Document.read(text, source, FleetError)
-    raise FleetError(f"a fleet is read from TOML text, not from a value of type {type(text).__name__}")
+    return read(Document.of(text, source, FleetError, what="a fleet"))
 
 
 def read(toml: Document, name: str | None = None) -> Fleet:

@@ -149,7 +149,7 @@ def nothing_left(joint: Joint, *, exhausted: bool) -> Unsatisfiable:
     last = names[min(placed, len(names) - 1)]
     message = f"the fleet has no place for component `{last}` beside the others"
     if exhausted:
-        message = f"no place for component `{last}` beside the others was found in so many steps as are tried"
+        message = f"no place for component `{last}` beside the others was found among those that were tried"
     before = ", ".join(f"`{name}`" for name in names[: names.index(last)])
     notes = (f"each has a place alone; before it are planned: {before}",) if before else ()
     hint = (

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from devpolicy._core.language.nodes import Nodes
 
-_MOST_SHAPES = 512
-"""Of more shapes only the best is tried."""
+MOST_SHAPES = 512
+"""Of more shapes only few are tried: the one that takes nodes in turn, and that without each of the nodes."""
 
 Copies = tuple[tuple[int, int], ...]
 """The numbers of nodes, each with how many copies are on it."""
@@ -38,18 +38,32 @@ class Shape(NamedTuple):
     copies: Copies
 
 
-def shapes(rooms: Sequence[Room], wanted: int, nodes: Nodes) -> Iterator[Shape]:
-    """Yield the ways to divide copies over nodes, the preferred ones first; of very many only the best."""
+class Shapes(NamedTuple):
+    """Ways to divide copies over nodes, the preferred ones first."""
+
+    in_turn: Sequence[Shape] = ()
+    whole: bool = True
+    """Whether these are all."""
+
+
+def shapes(rooms: Sequence[Room], wanted: int, nodes: Nodes) -> Shapes:
+    """Return the ways to divide copies over nodes; of more than `MOST_SHAPES` a few."""
     if sum(room.copies for room in rooms) < wanted:
-        return
+        return Shapes()
     groups: dict[object, list[Room]] = {}
     for room in rooms:
         groups.setdefault(room.node if room.alike is None else room.alike, []).append(room)
     ranks = {room.node: room.rank for room in rooms}
-    every = list(islice(_every([room for group in groups.values() for room in group], wanted), _MOST_SHAPES + 1))
-    if len(every) > _MOST_SHAPES:
-        every = [_packed(rooms, wanted) if nodes == "pack" else _spread(rooms, wanted)]
-    yield from sorted(Shape(_cost(copies, ranks, nodes), tuple(sorted(copies))) for copies in every)
+    every = list(islice(_every([room for group in groups.values() for room in group], wanted), MOST_SHAPES + 1))
+    whole = len(every) <= MOST_SHAPES
+    if not whole:
+        take = _packed if nodes == "pack" else _spread
+        # What is beside them may need one node for itself.
+        without = ([room for room in rooms if room is not one] for one in rooms)
+        fewer = (left for left in without if sum(room.copies for room in left) >= wanted)
+        every = list(dict.fromkeys([take(rooms, wanted), *(take(left, wanted) for left in islice(fewer, MOST_SHAPES))]))
+    found = sorted(Shape(_cost(copies, ranks, nodes), tuple(sorted(copies))) for copies in every)
+    return Shapes(found, whole)
 
 
 def _cost(copies: Copies, ranks: Mapping[int, int], nodes: Nodes) -> Cost:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from devpolicy._core.errors import HostError
-from devpolicy._core.host.reader import document, read
+from devpolicy._core.host.reader import read
 from devpolicy._core.names import is_path, shipped_names, unknown
 from devpolicy._core.toml.document import Document
 
@@ -30,7 +30,7 @@ def load(name: str | PathLike[str]) -> Host:
     if isinstance(name, str):
         known = catalogue()
         if name in known:
-            return read(document(known[name](), f"{name}.toml"), name)
+            return read(Document.read(known[name](), f"{name}.toml", HostError), name)
         if name.startswith("faulty/") or not is_path(name):
             raise HostError(unknown("host", name, hint="for a file, write its path with `.toml`"))
     elif not isinstance(name, PathLike):

@@ -25,16 +25,7 @@ T = TypeVar("T")
 
 def parse(text: str | bytes, source: str = "<string>") -> Host:
     """Read a host TOML. Raises `HostError` with every finding and its place."""
-    return read(document(text, source))
-
-
-def document(text: str | bytes, source: str) -> Document:
-    """Return TOML text as a document whose errors are `HostError`."""
-    if isinstance(text, str):
-        return Document(text, source, HostError)
-    if isinstance(text, bytes):
-        return Document.read(text, source, HostError)
-    raise HostError(f"a host is read from TOML text, not from a value of type {type(text).__name__}")
+    return read(Document.of(text, source, HostError, what="a host"))
 
 
 def read(toml: Document, name: str | None = None) -> Host:

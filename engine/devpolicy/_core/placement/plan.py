@@ -16,22 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.cost.prediction import Prediction
 from devpolicy._core.device import ComponentDevice, Device
-from devpolicy._core.errors import DevPolicyError, Diagnostic, UnknownModuleError, Unsatisfiable
-from devpolicy._core.files import read_file
+from devpolicy._core.errors import Diagnostic, UnknownModuleError, Unsatisfiable
 from devpolicy._core.loading import Loading
 from devpolicy._core.placement.granted import Granted, NotGranted
 from devpolicy._core.placement.ledger import Budget
+from devpolicy._core.placement.saved import load_json, read_plan
+from devpolicy._core.text import json_text
 from devpolicy._core.toml.tables import did_you_mean
 
 if TYPE_CHECKING:
     from devpolicy._core.dry_run.result import DryRun
-
-LARGEST_PLAN = 64 << 20
-"""A file of more bytes than this is not read as a plan."""
-
-
-class PlanError(DevPolicyError, ValueError):
-    """A serialised plan that cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,41 +304,31 @@ class Plan:
 
         Raises `PlanError`, a `DevPolicyError` and a `ValueError`, where it is malformed or its digest does not match.
         """
-        try:
-            schema = data["schema"]
-            if type(schema) is not int:
-                raise TypeError("`schema` is a number")
-            if schema != 1:
-                raise PlanError(f"a plan of schema {schema} cannot be read: this version reads 1")
-            placements = {_text(path): Placement.from_dict(unit) for path, unit in data["placements"].items()}
-            device = data["device"]
-            plan = cls(
-                component=_optional_text(data["component"]),
-                target=_text(data["target"]),
-                device=None if device is None else ComponentDevice.from_dict(dict(device)),
-                placements=Placements(placements),
-                ledger={_text(device): Budget.from_dict(budget) for device, budget in data["ledger"].items()},
-                warnings=tuple(map(Diagnostic.from_dict, data["warnings"])),
-                loading=Loading.from_dict(data.get("load", {})),
-                granted=Granted.from_dict(data["granted"]) if data.get("granted") else None,
-                not_granted=tuple(map(NotGranted.from_dict, data.get("not_granted", ()))),
-                workload=PlannedWorkload.from_dict(data["workload"]) if data.get("workload") else None,
-                prediction=Prediction.from_dict(data["prediction"]) if data.get("prediction") else None,
-                streaming=_optional_text(data.get("streaming")),
-                kept_by_engine=_number(data.get("kept_by_engine", 0)),
-            )
-            stated = data["digest"]
-        except PlanError:
-            raise
-        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as broken:
-            raise PlanError(f"this is no serialised plan: {type(broken).__name__}: {broken}") from None
-        if stated != plan.digest:
-            raise PlanError("the plan was changed after it was made: its digest does not match")
-        return plan
+        return read_plan(data, cls._read, "a plan")
+
+    @classmethod
+    def _read(cls, data: Mapping[str, Any]) -> Plan:
+        placements = {_text(path): Placement.from_dict(unit) for path, unit in data["placements"].items()}
+        device = data["device"]
+        return cls(
+            component=_optional_text(data["component"]),
+            target=_text(data["target"]),
+            device=None if device is None else ComponentDevice.from_dict(dict(device)),
+            placements=Placements(placements),
+            ledger={_text(device): Budget.from_dict(budget) for device, budget in data["ledger"].items()},
+            warnings=tuple(map(Diagnostic.from_dict, data["warnings"])),
+            loading=Loading.from_dict(data.get("load", {})),
+            granted=Granted.from_dict(data["granted"]) if data.get("granted") else None,
+            not_granted=tuple(map(NotGranted.from_dict, data.get("not_granted", ()))),
+            workload=PlannedWorkload.from_dict(data["workload"]) if data.get("workload") else None,
+            prediction=Prediction.from_dict(data["prediction"]) if data.get("prediction") else None,
+            streaming=_optional_text(data.get("streaming")),
+            kept_by_engine=_number(data.get("kept_by_engine", 0)),
+        )
 
     def to_json(self) -> str:
         """Return the plan as JSON text, which `Plan.load` reads from a file."""
-        return json.dumps(self.to_dict(), ensure_ascii=False, indent=2) + "\n"
+        return json_text(self.to_dict())
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Plan:
@@ -352,14 +336,7 @@ class Plan:
 
         Raises `PlanError`, DP109 where the file cannot be read.
         """
-        if not isinstance(path, str | PathLike):
-            raise PlanError(f"a plan's file is named by text or a path, not by a value of type {type(path).__name__}")
-        content = read_file(path, PlanError, most=LARGEST_PLAN)
-        try:
-            data = json.loads(content[: LARGEST_PLAN + 1])
-        except (ValueError, RecursionError) as broken:
-            raise PlanError(f"`{path}` is no plan: {broken}") from None
-        return cls.from_dict(data)
+        return cls.from_dict(load_json(path))
 
     def explain(self, module: str | None = None) -> str:
         """Return why `module` (a path; `None`: the plan as a whole) is where it is, as text of several lines.

@@ -58,11 +58,11 @@ def _planned(text: str, model: str, host: str, width: int) -> dict[str, Any]:
     except DevPolicyError as broken:
         findings += broken.diagnostics or (Diagnostic("", str(broken)),)
     findings += [warning for _, plan in plans for warning in plan.warnings]
-    drawn = [Titled(f"{name} on {host}", plan) for name, plan in plans]
+    drawn = [Titled(f"{name} on {host}", plan, device_names(machine)) for name, plan in plans]
     return {
         "findings": [_finding(one) for one in dict.fromkeys(findings)],
         "plans": [_told(name, plan) for name, plan in plans],
-        "picture": picture(drawn, device_names(machine), width=width, theme=VARIABLES) if drawn else "",
+        "picture": picture(drawn, width=width, theme=VARIABLES) if drawn else "",
     }
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.model.adapters import names_of
-from devpolicy._core.placement.plan import Plan, PlanError
+from devpolicy._core.placement.plan import Plan
+from devpolicy._core.placement.saved import PlanError
 
 
 def load_adapters(plan: Plan, model: Any) -> Any:

@@ -12,7 +12,8 @@ from typing import Any
 from devpolicy._core.device import ComponentDevice, DeviceMap
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.loading.value import as_argument
-from devpolicy._core.placement.plan import Plan, PlanError
+from devpolicy._core.placement.plan import Plan
+from devpolicy._core.placement.saved import PlanError
 
 
 def to_hf_kwargs(plan: Plan) -> dict[str, Any]:

@@ -108,6 +108,15 @@ class Document:
         return cls(text, source, error, folder, **limits)
 
     @classmethod
+    def of(cls, content: object, source: str, error: type[DevPolicyError], *, what: str) -> Document:
+        """Parse text, or bytes as `read` does. Raises `error`, also where it is neither; `what` is what is read."""
+        if isinstance(content, str):
+            return cls(content, source, error)
+        if isinstance(content, bytes):
+            return cls.read(content, source, error)
+        raise error(f"{what} is read from TOML text, not from a value of type {type(content).__name__}")
+
+    @classmethod
     def open(cls, path: Path, error: type[DevPolicyError], **limits: Any) -> Document:
         """Read and parse a file. Raises `error` (DP109) where it cannot be read."""
         content = read_file(path, error, most=LARGEST_FILE)

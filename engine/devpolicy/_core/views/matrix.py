@@ -8,24 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from xml.sax.saxutils import quoteattr
 
 from devpolicy._core.cost.prediction import as_ms
 from devpolicy._core.planning.fit import Fit, fit
 from devpolicy._core.sizes import format_size
-from devpolicy._core.views.collapse_ranges import collapse_ranges
-from devpolicy._core.views.names import device_names, device_range
-from devpolicy._core.views.picture import rows, sentence, share
+from devpolicy._core.views.names import device_range
+from devpolicy._core.views.picture import share
+from devpolicy._core.views.plan_parts import framed, reasons
 
 if TYPE_CHECKING:
     from devpolicy._core.host import Host
     from devpolicy._core.language.policy import ResolvedPolicy
     from devpolicy._core.model.tree import ModelTree
-    from devpolicy._core.placement.plan import Plan
-
-PICTURE = 400
-"""The width of a picture in a page."""
-_MOST_REASONS = 12
 
 FITS, MOVED, CPU, REFUSED = "fits", "moved", "cpu", "refused"
 """A cell's verdicts: all weights are on the accelerators that execute them, a part is kept elsewhere, the CPU executes
@@ -59,11 +53,15 @@ def matrix(
     target: str | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[Cell]:
-    """Return the cells of each model, in each scheme, on each host with what the policy says of it, in that order."""
+    """Return the cells of each model, in each scheme, on each host with what the policy says of it, in that order.
+
+    A model that is quantised already is asked once: no scheme changes it.
+    """
     cells: list[Cell] = []
-    whole = len(policies) * len(models) * len(schemes)
-    for tree in models:
-        for scheme in schemes:
+    of_each = [schemes if tree.quantization is None else schemes[:1] for tree in models]
+    whole = len(policies) * sum(map(len, of_each))
+    for tree, asked in zip(models, of_each, strict=True):
+        for scheme in asked:
             for host, policy in policies:
                 found = fit(policy, tree, host, quantization=scheme, target=target, batches=(1,))
                 cells.append(_cell(found, host))
@@ -74,19 +72,19 @@ def matrix(
 def _cell(found: Fit, host: Host) -> Cell:
     name = host.name or "this machine"
     if found.plan is None:
-        return Cell(found.model, found.quantization, name, REFUSED, 0, None, (), _refusal(found))
+        return Cell(found.model, found.stored or found.quantization, name, REFUSED, 0, None, (), _refusal(found))
     plan = found.plan
     full = max(share(budget) for device, budget in plan.ledger.items() if device != "disk")
     return Cell(
         found.model,
-        found.quantization,
+        found.stored or found.quantization,
         name,
         _verdict(found),
         round(100 * full),
         dict(found.contexts).get(1),
         tuple(_facts(found)),
-        tuple(_reasons(plan)),
-        _picture(plan, host),
+        tuple(reasons(plan)),
+        framed(plan, host),
     )
 
 
@@ -101,7 +99,9 @@ def _facts(found: Fit) -> list[tuple[str, str]]:
     longest = dict(found.contexts).get(1)
     predicted = found.prediction
     first = predicted.first_token_ns if predicted else None
+    stored = found.stored if found.held == found.stored else f"{found.stored}, {found.held} here"
     return [
+        *([("quantised already", stored)] if found.stored and stored else []),
         ("executes on", device_range(found.devices)),
         *([("kept elsewhere", kept)] if kept else []),
         ("left", f"{format_size(found.left)} on the devices that execute it"),
@@ -111,18 +111,6 @@ def _facts(found: Fit) -> list[tuple[str, str]]:
     ]
 
 
-def _reasons(plan: Plan) -> list[str]:
-    units = plan.placements
-    kinds = collapse_ranges(
-        (path, (str(unit.device), str(unit.runs_on), unit.rule, unit.reason)) for path, unit in units.items()
-    )
-    told = [f"{row.pattern or 'the whole model'}: {row.key[3]} (decided by {row.key[2]})" for row in kinds]
-    rest = len(told) - _MOST_REASONS
-    terms = [f"{term}: {outcome}" for term, outcome in (plan.trace.terms if plan.trace else ())]
-    warnings = [f"{one.code}: {one.message}" for one in plan.warnings]
-    return [*terms, *warnings, *told[:_MOST_REASONS], *([f"and {rest} more"] if rest > 0 else [])]
-
-
 def _refusal(found: Fit) -> tuple[str, ...]:
     refused = found.refused
     if refused is None:
@@ -130,9 +118,3 @@ def _refusal(found: Fit) -> tuple[str, ...]:
     notes = [note for note in refused.notes if ": the host has no `" not in note]
     code = f"{refused.code}: " if refused.code else ""
     return (f"{code}{refused.message}", *notes, *([f"help: {refused.help}"] if refused.help else []))
-
-
-def _picture(plan: Plan, host: Host) -> str:
-    drawn, height = rows(plan, device_names(host), width=PICTURE)
-    label = quoteattr(sentence(plan))
-    return f'<svg class="dp" role="img" aria-label={label} viewBox="0 0 {PICTURE} {height}">{drawn}</svg>'

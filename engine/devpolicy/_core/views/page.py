@@ -10,11 +10,10 @@ import base64
 import hashlib
 import json
 import zlib
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from devpolicy._core.text import visible
+from devpolicy._core.text import markup
 from devpolicy._core.views.colors import DARK, LIGHT, variables
 from devpolicy._core.views.picture import VARIABLES, style
 
@@ -23,7 +22,7 @@ ASSETS = Path(__file__).parent / "assets"
 
 def text(value: object) -> str:
     """Return a value as text of a page: characters that are not seen are written out, and nothing is markup."""
-    return escape(visible(str(value)), quote=True)
+    return markup(str(value))
 
 
 def asset(name: str) -> str:
@@ -38,18 +37,18 @@ def stylesheet(*names: str) -> str:
     return "\n".join([rules, *map(asset, names)])
 
 
-def page(title: str, body: str, *, css: str, script: str, data: object) -> str:
-    """Return a page. `body` is markup, `data` anything that JSON can hold, which the script finds as `#data`."""
-    allowed = (
-        f"default-src 'none'; style-src {_hash(css)}; script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
-    )
+def page(title: str, body: str, *, css: str, script: str = "", data: object = None) -> str:
+    """Return a page. `body` is markup, `data` anything that JSON can hold, which a script finds as `#data`."""
+    run = _hash(script) if script else "'none'"
+    holds = f'<script type="text/plain" id="data">{packed(data)}</script>\n<script>{script}</script>\n'
+    scripts = holds if script else ""
+    allowed = f"default-src 'none'; style-src {_hash(css)}; script-src {run}; base-uri 'none'; form-action 'none'"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{allowed}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{text(title)}</title>\n<style>{css}</style>\n</head>\n<body>\n{body}\n"
-        f'<script type="text/plain" id="data">{packed(data)}</script>\n<script>{script}</script>\n'
-        "</body>\n</html>\n"
+        f"{scripts}</body>\n</html>\n"
     )
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
-from xml.sax.saxutils import escape, quoteattr
 
 from devpolicy._core.sizes import GIB, format_size
-from devpolicy._core.text import visible
+from devpolicy._core.text import markup, visible
 from devpolicy._core.views.collapse_ranges import collapse_ranges
 from devpolicy._core.views.colors import DARK, LIGHT, Palette
 from devpolicy._core.views.parts import LABELS, sizes_of
@@ -39,6 +39,8 @@ class Titled(NamedTuple):
 
     title: str
     plan: Plan
+    names: Mapping[str, str] = MappingProxyType({})
+    """What its devices are."""
 
 
 def style(palette: Palette) -> str:
@@ -57,17 +59,15 @@ VARIABLES: Palette = {role: f"var(--{role.replace('_', '-')})" for role in LIGHT
 """For pictures in a page, which sets the colours."""
 
 
-def picture(
-    plans: Sequence[Titled], names: Mapping[str, str] | None = None, *, width: int = WIDTH, theme: Palette | None = None
-) -> str:
-    """Return plans as one SVG file, each below the other. `names` says what the devices are.
+def picture(plans: Sequence[Titled], *, width: int = WIDTH, theme: Palette | None = None) -> str:
+    """Return plans as one SVG file, each below the other.
 
     Without a `theme` the reader's light or dark one is taken.
     """
     height, drawn = 12, []
     seen: set[str] = set()
     for one in plans:
-        body, tall = rows(one.plan, names or {}, width=width)
+        body, tall = rows(one.plan, one.names, width=width)
         title = f'<text class="dp-t" y="12">{_text(one.title, width / 7.4)}</text>' if one.title else ""
         head = _HEAD if title else 0
         drawn.append(f'<g transform="translate(12 {height})">{title}<g transform="translate(0 {head})">{body}</g></g>')
@@ -82,7 +82,7 @@ def picture(
     if theme is None:
         rules += f"@media(prefers-color-scheme:dark){{{style(DARK)}.dp .dp-p{{fill:{DARK['page']}}}}}"
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="dp" role="img" aria-label={_told(plans)} '
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="dp" role="img" aria-label="{_told(plans)}" '
         f'width="{whole}" height="{height}" viewBox="0 0 {whole} {height}"><style>{rules}</style>'
         f'<rect class="dp-p" width="{whole}" height="{height}"/>{"".join(drawn)}</svg>\n'
     )
@@ -133,7 +133,8 @@ def _row(plan: Plan, device: str, names: Mapping[str, str], starts: Mapping[str,
         figures = f"{_gib(budget.used)} of {_gib(room)} GiB, {share(budget):.0%}"
     name = _text(names.get(device, ""), (width - 6 * (len(figures) + len(device)) - 24) / _PER_CHARACTER)
     parts = [
-        f'<text class="dp-b" y="10">{escape(device)}<tspan class="dp-m" font-weight="400" dx="7">{name}</tspan></text>'
+        f'<text class="dp-b" y="10">{markup(device)}'
+        f'<tspan class="dp-m" font-weight="400" dx="7">{name}</tspan></text>'
         f'<text class="dp-e" x="{width}" y="10">{figures}</text>'
     ]
     if device != "disk":
@@ -151,7 +152,7 @@ def _row(plan: Plan, device: str, names: Mapping[str, str], starts: Mapping[str,
     parts.append(_track(away, "dp-x", scale, y))
     units = _modules([path for path, _, _ in here], (width - 4) / _PER_CHARACTER)
     if units:
-        parts.append(f'<text class="dp-m" y="{y + 18}">{escape(units)}</text>')
+        parts.append(f'<text class="dp-m" y="{y + 18}">{markup(units)}</text>')
     return "".join(parts)
 
 
@@ -222,13 +223,13 @@ def _is_moved(plan: Plan) -> bool:
 
 def _told(plans: Sequence[Titled]) -> str:
     told = (f"{one.title}: {sentence(one.plan)}" if one.title else sentence(one.plan) for one in plans)
-    return quoteattr(visible(". ".join(told)))
+    return markup(". ".join(told))
 
 
 def _text(text: str, most: float) -> str:
     """Return text for the SVG, cut to about as many characters."""
     text = visible(text)
-    return escape(text if len(text) <= most else f"{text[: max(0, int(most) - 1)]}…")
+    return markup(text if len(text) <= most else f"{text[: max(0, int(most) - 1)]}…")
 
 
 def _gib(size: int) -> str:

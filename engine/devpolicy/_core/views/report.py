@@ -10,10 +10,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from devpolicy._core.text import visible
-from devpolicy._core.views.matrix import CPU, FITS, MOVED, PICTURE, REFUSED, Cell
+from devpolicy._core.views.matrix import CPU, FITS, MOVED, REFUSED, Cell
 from devpolicy._core.views.names import devices
 from devpolicy._core.views.page import asset, page, stylesheet, text
-from devpolicy._core.views.parts import LABELS
+from devpolicy._core.views.plan_parts import PICTURE, legend
 
 if TYPE_CHECKING:
     from devpolicy._core.host import Host
@@ -26,7 +26,6 @@ WORDS = {
     REFUSED: "does not fit",
 }
 _MARKS = {MOVED: " + part", CPU: " CPU"}
-_KEYS = {"weights": "w", "kv_cache": "k", "activations": "a", "streaming": "s", "loading": "l", "used_by_others": "o"}
 
 
 class About(NamedTuple):
@@ -142,16 +141,11 @@ def _tokens(context: int | None) -> str:
 
 
 def _legend() -> str:
-    keys = "".join(
-        f'<li><svg class="dp" aria-hidden="true" viewBox="0 0 10 10"><rect class="dp-{key}" width="10" height="10"/>'
-        f"</svg>{LABELS[part]}</li>"
-        for part, key in (*_KEYS.items(), ("headroom", "h"))
-    )
     return (
         '<footer><ul class="verdicts"><li><span class="fits"></span>fits</li><li><span class="moved"></span>'
         'fits, and a part is kept elsewhere</li><li><span class="cpu"></span>executes on the CPU</li>'
         '<li><span class="refused"></span>does not fit</li></ul>'
-        f'<ul class="keys">{keys}</ul>'
+        f"{legend()}"
         "<p>A percentage is how full the fullest device is, of what the policy allows. Beside it is the longest "
         "context of one sequence. Times are predicted and not measured. In a picture the thin line is the model from "
         "its first module to its last; dashed parts only execute on that device.</p></footer>"

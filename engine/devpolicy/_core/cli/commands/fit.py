@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from devpolicy._core.cli import complete
 from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context
+from devpolicy._core.cli.fleet_fit import Machine, by_labels, kinds
 from devpolicy._core.cli.fleet_plan import fleet_option, without
 from devpolicy._core.cli.inputs import (
     check_component,
@@ -24,9 +24,11 @@ from devpolicy._core.cli.inputs import (
 from devpolicy._core.cli.named_sets import hosts_like, models_like, own_models
 from devpolicy._core.cli.output_formats import TargetName
 from devpolicy._core.cli.table import facts, table
-from devpolicy._core.language.policy import Policy
+from devpolicy._core.errors import Diagnostic
+from devpolicy._core.fleet.values import Fleet
+from devpolicy._core.language.policy import Policy, ResolvedPolicy
 from devpolicy._core.loading.quantizations import NONE, QUANTIZATIONS
-from devpolicy._core.planning.fit import BATCHES, Fit, fit
+from devpolicy._core.planning.fit import BATCHES, Fit, fit, stored_as
 from devpolicy._core.sizes import format_size
 from devpolicy._core.views.names import device_range, host_line
 
@@ -49,21 +51,21 @@ def _batches(context: click.Context, parameter: click.Parameter, value: str | No
     return tuple(dict.fromkeys(map(int, parts)))
 
 
-@click.command(name="fit", short_help="Say whether models run on hosts, and with how much context.")
+@click.command(name="fit", short_help="Answer whether models fit on hosts, and with how much context.")
 @policy_argument
 @click.option(
     "--model",
     metavar="MODEL",
     multiple=True,
     shell_complete=complete.models,
-    help="A model as `devpolicy plan` takes it; globs of the catalogue too. By default those of the component.",
+    help="A model as in `devpolicy plan`, also a glob of the catalogue. Default: those of the component.",
 )
 @click.option(
     "--host",
     metavar="HOST",
     multiple=True,
     shell_complete=complete.hosts,
-    help="A host of the catalogue, also a glob, a host TOML, or `-` for this machine, the default.",
+    help="A host of the catalogue, also a glob, a host file, or `-` for this machine. Default: this machine.",
 )
 @fleet_option
 @click.option(
@@ -71,12 +73,12 @@ def _batches(context: click.Context, parameter: click.Parameter, value: str | No
     metavar="SCHEME",
     multiple=True,
     type=click.Choice(QUANTIZATIONS),
-    help="A scheme to load the model in; by default those of the policy, else none, and nf4 where that does not fit.",
+    help="A quantization scheme. Default: those of the policy, else none, and nf4 if that does not fit.",
 )
-@click.option("--batch", metavar="N,N", callback=_batches, help="Sequences at once, at most six; 1,4,16 by default.")
+@click.option("--batch", metavar="N,N", callback=_batches, help="Batch sizes, at most six. Default: 1,4,16.")
 @component_option
 @overlay_options
-@click.option("--target", type=TargetName(), help="The consumer to plan for; hf by default.")
+@click.option("--target", type=TargetName(), help="The consumer to plan for. Default: hf.")
 @common()
 @pass_context
 def command(
@@ -92,11 +94,10 @@ def command(
     overrides: tuple[str, ...],
     target: str | None,
 ) -> int:
-    """Say whether a model runs on a host, on which devices, and the longest context that leaves room.
+    """Answer whether a model fits on a host, on which devices, and with how much context.
 
-    Each model is asked in each scheme on each host, by itself. The verdict is that of a plan with the context that the
-    policy asks for. For each batch the most tokens are searched: a plan takes so many, and is refused one step of 256
-    later.
+    Each model is tried in each quantization scheme on each host, alone. The verdict is that of a plan with the context
+    that the policy asks for. The longest context is searched for each batch size, in steps of 256 tokens.
 
     \b
     Examples:
@@ -105,51 +106,73 @@ def command(
       devpolicy fit policy.toml --component generator --batch 1,8
       devpolicy fit prefer-accelerator --model qwen3-32b --fleet mixed-50
 
-    Exit status: 0 something fits, 2 invalid policy or usage, 3 nothing does.
+    Exit status: 0 something fits; 2 invalid policy or usage; 3 nothing fits.
     """
     written = Policy.load(policy)
     check_component(written, component)
     check_model(written, component, given=bool(model))
     without(fleet, host=host)
-    hosts = [load_host(ctx, name, written) for name in hosts_like(host)] if fleet is None else _kinds(fleet)
+    nodes = None if fleet is None else Fleet.load(fleet)
+    own = [] if nodes is not None else [Machine(load_host(ctx, name, written)) for name in hosts_like(host)]
     trees = [load_model(ctx, name) for name in models_like(model)]
-    found: list[Fit] = []
+    found: list[tuple[Machine, list[Fit]]] = []
     with ctx.working("planning", patience=PATIENCE):
-        for machine in hosts:
-            loaded = on_host(written, machine, profile, overrides)
+        for machine in own if nodes is None else kinds(nodes):
+            loaded = on_host(written, machine.host, profile, overrides)
             resolved = loaded.for_component(component)
-            schemes = quantization or resolved.loading.quantization or (NONE,)
-            for tree in trees or own_models(loaded, component):
-                asked = list(schemes)
-                for scheme in asked:
-                    made = fit(resolved, tree, machine, quantization=scheme, target=target, batches=batch)
-                    found.append(made)
-                    unasked = not quantization and not resolved.loading.quantization
-                    if unasked and made.plan is None and len(asked) == 1 and tree is not None and _may_be_small(tree):
-                        asked.append(_SMALL)  # whoever asks wants to know what would do
+            asked = _Asked(resolved, quantization or resolved.loading.quantization, target, batch)
+            models = trees or own_models(loaded, component)
+            for one in [machine] if nodes is None else by_labels(machine, nodes, resolved):
+                found.append((one, [made for tree in models for made in asked.fits(tree, one)]))
+    fits = [one for _, some in found for one in some]
     if ctx.json:
-        ctx.print_json({"schema": 1, "component": component, "fits": [_as_json(one) for one in found]})
-    elif len({(one.model, one.host) for one in found}) == 1:
-        ctx.out.print(_in_a_line(found))
+        told = [
+            {**_as_json(one), **({"nodes": machine.nodes} if machine.nodes else {})}
+            for machine, some in found
+            for one in some
+        ]
+        faults = {} if nodes is None else {"faults": dict(nodes.faults)}
+        ctx.print_json({"schema": 1, "component": component, "fits": told, **faults})
+    elif len({(one.model, one.host) for one in fits}) == 1:
+        ctx.out.print("; ".join([_in_a_line(_once(fits)), *_not_applied(fits)]))
     else:
-        ctx.out.print([line for machine in hosts for line in _section(machine, found, ctx.out.width)])
-    return 0 if any(one.plan is not None for one in found) else _REFUSED
+        ctx.out.print(
+            [line for machine, some in found for line in _section(machine, _once(some), batch, ctx.out.width)]
+        )
+        ctx.out.print(_not_applied(fits))
+        ctx.out.print([f"{node} cannot be used: {reason}" for node, reason in (nodes.faults if nodes else {}).items()])
+    return 0 if any(one.plan is not None for one in fits) else _REFUSED
+
+
+class _Asked(NamedTuple):
+    """What is asked of each model on a host."""
+
+    policy: ResolvedPolicy
+    schemes: Sequence[str]
+    """Empty where neither the command nor the policy names any."""
+    target: str | None
+    batches: Sequence[int]
+
+    def fits(self, tree: ModelTree, machine: Machine) -> Iterator[Fit]:
+        """Yield the verdict in each scheme."""
+        for scheme in self.schemes or (NONE,):
+            if machine.lacks:
+                name = machine.host.name or ""
+                refused = Diagnostic("DP309", machine.reason)
+                yield Fit(tree.name or "", scheme, name, refused=refused, stored=stored_as(tree))
+                continue
+            made = self._fit(tree, machine.host, scheme)
+            yield made
+            if not self.schemes and made.plan is None and _may_be_small(tree):
+                yield self._fit(tree, machine.host, _SMALL)  # whoever asks wants to know what would do
+
+    def _fit(self, tree: ModelTree, host: Host, scheme: str) -> Fit:
+        return fit(self.policy, tree, host, quantization=scheme, target=self.target, batches=self.batches)
 
 
 def _may_be_small(tree: ModelTree) -> bool:
     """Whether a model can be quantised while it is loaded: one that is stored in full."""
     return tree.format == "safetensors" and tree.quantization is None
-
-
-def _kinds(name: str) -> list[Host]:
-    """Return the hosts of a fleet, of alike ones one, named by the nodes that are so."""
-    from devpolicy._core.fleet.values import Fleet
-
-    groups: dict[Host, list[str]] = {}
-    for node, host in Fleet.load(name).items():
-        groups.setdefault(replace(host, name=None), []).append(node)
-    more = {host: f" and {len(nodes) - 1} alike" if len(nodes) > 1 else "" for host, nodes in groups.items()}
-    return [replace(host, name=nodes[0] + more[host], description=None) for host, nodes in groups.items()]
 
 
 def _in_a_line(found: Sequence[Fit]) -> str:
@@ -158,16 +181,42 @@ def _in_a_line(found: Sequence[Fit]) -> str:
     where = f"{first.model} on {first.host or 'this machine'}"
     fitting = next((one for one in found if one.plan is not None), None)
     refused = found if fitting is None else found[: found.index(fitting)]
-    scheme = "" if len(found) == 1 and first.quantization == NONE else "{}: "
-    reasons = "; ".join(scheme.format(one.quantization) + _reason(one) for one in refused)
+    scheme = "" if len(found) == 1 and first.held == NONE else "{}: "
+    reasons = "; ".join(scheme.format(one.held) + _reason(one) for one in refused)
     if fitting is None:
         return f"{where}: no; {reasons}"
     kept = "".join(f", {format_size(size)} kept on {place}" for place, size in fitting.kept.items())
-    as_scheme = "" if fitting.quantization == NONE else f" as {fitting.quantization}"
+    as_scheme = "" if fitting.held == NONE else f" as {fitting.held}"
+    if fitting.held != (fitting.stored or fitting.held):
+        as_scheme = f", {fitting.held} from {fitting.stored},"
     contexts = ", ".join(f"{_tokens(tokens)} at batch {batch}" for batch, tokens in fitting.contexts)
     told = f"{where}: yes{as_scheme} on {device_range(fitting.devices)}{kept}, {format_size(fitting.left)} left"
     told += f"; longest context {contexts}" if contexts else ""
     return told + (f"; not {reasons}" if reasons else "")
+
+
+def _once(found: Sequence[Fit]) -> list[Fit]:
+    """Return the verdicts, and of a model that is quantised already one for each host: it is that of every scheme."""
+    told: set[tuple[str, str]] = set()
+    once: list[Fit] = []
+    for one in found:
+        if one.stored is None or (one.model, one.host) not in told:
+            once.append(one)
+            told.add((one.model, one.host))
+    return once
+
+
+def _not_applied(found: Sequence[Fit]) -> list[str]:
+    """Return what is to be said of models for which a scheme was asked that changes nothing."""
+    asked: dict[tuple[str, str], dict[str, None]] = {}
+    for one in found:
+        if one.stored is not None and one.quantization not in (NONE, one.stored):
+            asked.setdefault((one.model, one.stored), {})[f"`{one.quantization}`"] = None
+    told: list[str] = []
+    for (model, stored), schemes in asked.items():
+        verb = "do" if len(schemes) > 1 else "does"
+        told.append(f"{model} is quantised already (`{stored}`): {' and '.join(schemes)} {verb} not apply")
+    return told
 
 
 def _reason(one: Fit) -> str:
@@ -177,22 +226,22 @@ def _reason(one: Fit) -> str:
     return "; ".join(notes or one.refused.notes) or one.refused.message
 
 
-def _section(host: Host, found: Sequence[Fit], width: int) -> list[Line]:
-    own = [one for one in found if one.host == (host.name or "")]
-    batches = list(dict.fromkeys(batch for one in found for batch, _ in one.contexts))
+def _section(machine: Machine, found: Sequence[Fit], batches: Sequence[int], width: int) -> list[Line]:
+    if machine.lacks:
+        return [*facts([("host", f"{machine.host.name}: {machine.reason}")], width=width), ""]
     head = ["model", "as", "on", "left", *(f"batch {batch}" for batch in batches)]
     rows = [
         [
             one.model,
-            one.quantization,
+            one.held,
             device_range(one.devices) + ("+" + "+".join(one.kept) if one.kept else "") if one.plan else "no",
             format_size(one.left) if one.plan else "-",
             *(_tokens(dict(one.contexts).get(batch)) for batch in batches),
         ]
-        for one in own
+        for one in found
     ]
     right = range(3, len(head))
-    return [*facts([("host", host_line(host))], width=width), *table(head, rows, width=width, right=right), ""]
+    return [*facts([("host", host_line(machine.host))], width=width), *table(head, rows, width=width, right=right), ""]
 
 
 def _tokens(tokens: int | None) -> str:
@@ -203,6 +252,7 @@ def _as_json(one: Fit) -> dict[str, Any]:
     return {
         "model": one.model,
         "quantization": one.quantization,
+        "stored": one.stored,
         "host": one.host,
         "fits": one.plan is not None,
         "devices": one.devices,

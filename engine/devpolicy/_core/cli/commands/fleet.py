@@ -12,6 +12,7 @@ import click
 from devpolicy._core.cli import complete
 from devpolicy._core.cli.commands.host import host_facts, host_lines, in_short
 from devpolicy._core.cli.context import CliContext, common, pass_context
+from devpolicy._core.cli.fleet_view import alike, short_names
 from devpolicy._core.cli.group import Group
 from devpolicy._core.cli.table import table
 from devpolicy._core.fleet.catalogue import catalogue
@@ -20,7 +21,7 @@ from devpolicy._core.fleet.values import Fleet
 from devpolicy._core.sizes import GIB
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    pass
 
 
 @click.group(name="fleet", cls=Group, short_help="List and show fleets: the catalogue, files, folders of host files.")
@@ -58,7 +59,7 @@ def list_fleets(ctx: CliContext) -> None:
 def show_fleet(ctx: CliContext, fleet: str, as_toml: bool, for_ray: bool) -> None:
     """Print the nodes of a fleet.
 
-    FLEET is a name of the catalogue, a fleet file, or a folder of host files, of which each is a node.
+    FLEET is a name of the catalogue, a fleet file, or a folder with one host file for each node.
 
     \b
     Examples:
@@ -77,12 +78,12 @@ def show_fleet(ctx: CliContext, fleet: str, as_toml: bool, for_ray: bool) -> Non
     else:
         rows = [
             [
-                names(nodes),
+                short_names(nodes),
                 in_short(shown[nodes[0]].accelerators),
                 f"{shown[nodes[0]].memory / GIB:.0f} GiB",
                 ", ".join(f"{name}={value}" for name, value in shown.labels(nodes[0]).items()),
             ]
-            for nodes in alike(shown)
+            for nodes in alike(shown, shown)
         ]
         rows += [[node, f"not used: {reason}", "", ""] for node, reason in shown.faults.items()]
         head = ["node", "accelerators", "RAM", "labels"]
@@ -100,24 +101,6 @@ def started(fleet: Fleet) -> Iterator[str]:
         words += [f"--resources={json.dumps(resources)}"] if resources else []
         yield f"# {node}"
         yield " ".join(word if word == "--address=$HEAD" else shlex.quote(word) for word in words)
-
-
-def alike(fleet: Fleet) -> list[list[str]]:
-    """Return the nodes in groups that have equal hosts and labels, in the order of their names."""
-    groups: list[list[str]] = []
-    for node in fleet:
-        last = groups[-1][0] if groups else None
-        if last is not None and fleet[last] == fleet[node] and fleet.labels(last) == fleet.labels(node):
-            groups[-1].append(node)
-        else:
-            groups.append([node])
-    return groups
-
-
-def names(nodes: Iterable[str]) -> str:
-    """Return the names of nodes in short: `rack-a-0 … rack-a-3`."""
-    first, *rest = nodes
-    return f"{first} … {rest[-1]}" if len(rest) > 1 else ", ".join([first, *rest])
 
 
 def _facts(fleet: Fleet) -> dict[str, Any]:

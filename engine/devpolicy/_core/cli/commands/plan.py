@@ -10,7 +10,7 @@ import click
 
 from devpolicy._core.cli import complete, complete_keys
 from devpolicy._core.cli.annotations import Annotation, certificates, compared, lines_of
-from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context, to_json
+from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context
 from devpolicy._core.cli.fleet_plan import fleet_option, show_plan, without
 from devpolicy._core.cli.inputs import (
     check_component,
@@ -27,11 +27,13 @@ from devpolicy._core.cli.inputs import (
 )
 from devpolicy._core.cli.output import Output
 from devpolicy._core.cli.output_formats import OUTPUT_FORMATS, FormName, TargetName, form_named, written
+from devpolicy._core.cli.pictures import check_picture, drawn
 from devpolicy._core.cli.report import print_lint
 from devpolicy._core.cli.table import facts
 from devpolicy._core.cli.what_if import read_changes
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.language.policy import Policy
+from devpolicy._core.text import json_text
 from devpolicy._core.verbs.joint import JointPlanner, Request
 
 if TYPE_CHECKING:
@@ -45,16 +47,16 @@ Plans = Mapping[str | None, "Plan"]
 Models = Mapping[str | None, str]
 
 
-@click.command(name="plan", short_help="Show where each part of a model runs and is kept.")
+@click.command(name="plan", short_help="Show where each module executes and what each device holds.")
 @policy_argument
 @click.option(
     "--model",
     metavar="[NAME=]MODEL",
     multiple=True,
     shell_complete=complete.models,
-    help="A model of the catalogue, a model TOML, a checkpoint folder, a GGUF file, a hub id in the local cache, or "
+    help="A model of the catalogue, a model file, a checkpoint folder, a GGUF file, a hub id in the local cache, or "
     "hf://ORG/NAME. "
-    "With the NAME of a component, it is that one's, in place of the `model` that the policy names.",
+    "NAME= gives it to that component, instead of the `model` in the policy.",
 )
 @host_option
 @fleet_option
@@ -62,7 +64,7 @@ Models = Mapping[str | None, str]
     "--from",
     "running",
     metavar="FILE",
-    help="With --fleet: the JSON of the plan that runs now; of the new plans it is the one that moves the least.",
+    help="With --fleet: the JSON of the plan that runs now. The new plan moves as few components as it can.",
 )
 @component_option
 @overlay_options
@@ -77,9 +79,9 @@ Models = Mapping[str | None, str]
     metavar="KEY=VALUE",
     multiple=True,
     shell_complete=complete_keys.changes,
-    help="Plan as if: cuda.count=3, cuda:0.free=20 GiB, memory=128 GiB, context=8192; and compare.",
+    help="Change host or workload, and compare: cuda.count=3, cuda:0.free=20 GiB, memory=128 GiB, context=8192.",
 )
-@click.option("--certify", is_flag=True, help="Say how far the plan can be from the least predicted time there is.")
+@click.option("--certify", is_flag=True, help="Show how far the plan can be from the least predicted time.")
 @click.option("--target", type=TargetName(), help="The consumer to plan for: `devpolicy targets` lists them.")
 @click.option(
     "--to",
@@ -87,8 +89,8 @@ Models = Mapping[str | None, str]
     help=f"Print only what the consumer takes, and plan for it: {', '.join(OUTPUT_FORMATS)}; with --fleet also ray, "
     "serve.",
 )
-@click.option("--locked", metavar="FILE", help="Fail where the plan is not the one in FILE, and say what moved.")
-@click.option("--output", metavar="FILE", help="Write to FILE, whole or not at all, instead of the terminal.")
+@click.option("--locked", metavar="FILE", help="Fail if the plan is not the one in FILE, and list what moved.")
+@click.option("--output", metavar="FILE", help="Write to FILE instead of the terminal, whole or not at all.")
 @common(formats=("human", "plain", "json", "svg", "png"))
 @pass_context
 def command(
@@ -109,13 +111,13 @@ def command(
     locked: str | None,
     output: str | None,
 ) -> None:
-    """Show where each part of a model runs and is kept, and what each device then holds.
+    """Show where each module executes, where its weights are stored, and what each device holds.
 
-    POLICY is a file, or the name of a shipped policy. No weights are loaded. Modules that differ only in numbers
-    are one row, in the notation of a rule's `match`.
+    POLICY is a file, or the name of a shipped policy. No weights are loaded. Modules that differ only in numbers share
+    a row, in the notation of a rule's `match`.
 
-    The components of a policy are planned together, in the order in which it writes them. With --component one of
-    them is shown, as it is beside those that are written before it.
+    The components of a policy are planned together, in the order of the file. --component shows one of them, planned
+    beside those before it.
 
     \b
     Examples:
@@ -128,7 +130,7 @@ def command(
       devpolicy plan rag-pipeline --fleet mixed-50
 
     \b
-    A plan is locked by its JSON, and compared in CI:
+    Keep a plan as JSON, and compare with it in CI:
       devpolicy plan policy.toml --model gpt2 --host 2x24gb \\
           --format json --output plan.lock.json
       devpolicy plan policy.toml --model gpt2 --host 2x24gb \\
@@ -246,32 +248,23 @@ def _for_programs(
     whole = value if None in forms else {"schema": 1, "components": value}
     for annotation in annotations:
         forms.get(annotation.component, whole)[annotation.key] = annotation.data
-    return to_json(whole)
+    return json_text(whole)
 
 
 def _picture(
     ctx: CliContext, placed: Mapping[str | None, Planned], host: Host, to: str | None, output: str | None
 ) -> str | bytes:
     """Return the plans as a picture. Raises `DevPolicyError` where it cannot be written as it is asked for."""
-    from devpolicy._core.views.colors import LIGHT
     from devpolicy._core.views.names import device_names
-    from devpolicy._core.views.picture import Titled, picture
-    from devpolicy._core.views.png import as_png
+    from devpolicy._core.views.picture import Titled
 
-    if to is not None:
-        hint = f"leave out `--to {to}` for a picture, or `--format {ctx.format}` for what the consumer takes"
-        raise DevPolicyError([Diagnostic("", f"`--to` and `--format {ctx.format}` ask for two outputs", help=hint)])
-    if ctx.format == "png" and output is None:
-        raise DevPolicyError([Diagnostic("", "a PNG is not text", help="add `--output plan.png`")])
+    check_picture(ctx, to, output)
     where = host.name or "this machine"
     titles = {
         name: f"{name or (one.tree.name if one.tree else None) or 'the model'} on {where}"
         for name, one in placed.items()
     }
-    titled = [Titled(titles[name], one.plan) for name, one in placed.items()]
-    if ctx.format == "svg":
-        return picture(titled, device_names(host))
-    return as_png(picture(titled, device_names(host), theme=LIGHT))
+    return drawn(ctx, [Titled(titles[name], one.plan, device_names(host)) for name, one in placed.items()])
 
 
 def _view(placed: Mapping[str | None, Planned], policy: Policy, host: Host, out: Output) -> list[Line]:

@@ -10,7 +10,7 @@ from devpolicy._core.cli import complete
 from devpolicy._core.cli.commands.resolve import preferences
 from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context
 from devpolicy._core.cli.fleet_plan import fleet_option, without
-from devpolicy._core.cli.fleet_plan import why as why_on_fleet
+from devpolicy._core.cli.fleet_why import why as why_on_fleet
 from devpolicy._core.cli.inputs import (
     check_component,
     check_model,
@@ -25,18 +25,17 @@ from devpolicy._core.cli.inputs import (
 )
 from devpolicy._core.cli.output_formats import TargetName
 from devpolicy._core.cli.plan_view import granted_lines
-from devpolicy._core.errors import Diagnostic, ModelError
+from devpolicy._core.cli.traced import check_module, traced, units_of
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.sizes import format_size
 from devpolicy._core.verbs.joint import JointPlanner, Request
 
 if TYPE_CHECKING:
     from devpolicy._core.cli.output import Line
-    from devpolicy._core.model.tree import ModelTree
-    from devpolicy._core.placement.plan import Placement, Plan
+    from devpolicy._core.placement.plan import Placement
 
 
-@click.command(name="why", short_help="Show what decided where a module is.")
+@click.command(name="why", short_help="Show why a module is on its device.")
 @policy_argument
 @click.argument("module", shell_complete=complete.modules)
 @model_option(required=False)
@@ -59,10 +58,10 @@ def command(
     overrides: tuple[str, ...],
     target: str | None,
 ) -> None:
-    """Show why a module is where it is: the rule that decided, and what became of each preference.
+    """Show why a module is on its device: the rule that decided, and the outcome of each preference.
 
-    MODULE is a module's path; for a container, all modules inside are shown. `""` is the whole model. Without --model
-    it is the one that the policy names for the component.
+    MODULE is a module's path. For a container, all modules inside it are shown. `""` is the whole model. Without
+    --model, the model is the one that the policy names for the component.
 
     \b
     Examples:
@@ -86,56 +85,15 @@ def command(
         placed = JointPlanner(machine).place(request)
     plan = placed.plan
     if placed.tree is not None:
-        _check(module, placed.tree)
-    # A placement is asked for by any path; a module without tensors inside a divided container has none.
-    units = plan.placements.below(module)
-    unit_paths = {_unit_of(plan, path): unit for path, unit in units.items()}
+        check_module(module, placed.tree)
+    if ctx.json:
+        ctx.print_json({"schema": 1, "component": component, **traced(plan, module)})
+        return
+    unit_paths = units_of(plan, module)
     terms = plan.trace.terms if plan.trace else ()
     notes = {path: plan.trace.of(path) for path in unit_paths} if plan.trace else {}
-    if ctx.json:
-        placements = plan.to_dict()["placements"]
-        ctx.print_json(
-            {
-                "schema": 1,
-                "component": component,
-                "module": module,
-                "placements": {path: placements[path] for path in unit_paths},
-                "notes": {path: lines for path, lines in notes.items() if lines},
-                "prefer": [{"term": term, "outcome": outcome} for term, outcome in terms],
-                **({} if plan.granted is None else {key: plan.to_dict()[key] for key in ("granted", "not_granted")}),
-            }
-        )
-        return
     lines: list[Line] = _decisions(module, unit_paths, notes, loaded)
     ctx.out.print([*lines, "", *preferences(terms, ctx.out.width), *granted_lines(plan, width=ctx.out.width)])
-
-
-def _check(module: str, tree: ModelTree) -> None:
-    """Raise `ModelError` where the model has no such module."""
-    if module in tree.index:
-        return
-    holder = module.rpartition(".")[0]
-    if module in set(tree.tensor_names()):
-        hint = f"ask for `{holder}`, the module that holds it"
-        raise ModelError(Diagnostic("DP203", f"`{module}` is a tensor, and plans place modules", help=hint))
-    from devpolicy._core.toml.tables import did_you_mean, suggest
-
-    paths = [path for path in tree.index if path]
-    near = suggest(module, paths)
-    while holder and holder not in tree.index:
-        holder = holder.rpartition(".")[0]
-    children = [tree.modules[child].path for child in tree.children(tree.index[holder])]
-    hint = f"did you mean `{near}`?" if near else did_you_mean(module, children)
-    hint += f"\n`devpolicy model show {tree.name}` lists its modules"
-    raise ModelError(Diagnostic("DP202", f"`{tree.name}` has no module `{module}`", help=hint))
-
-
-def _unit_of(plan: Plan, path: str) -> str:
-    """Return the path of the unit that holds a module."""
-    units = set(plan.placements)
-    while path not in units and path:
-        path = path.rpartition(".")[0]
-    return path
 
 
 def _decisions(module: str, units: dict[str, Placement], notes: dict[str, list[str]], policy: Policy) -> list[Line]:
