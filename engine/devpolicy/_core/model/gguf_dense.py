@@ -16,7 +16,7 @@ from typing import Any
 from devpolicy._core.errors import ModelError
 from devpolicy._core.loading.quantization import Quantization
 from devpolicy._core.model.classes import architectures_of, classes_for
-from devpolicy._core.model.config import from_config, has_transformers
+from devpolicy._core.model.config import from_config, has_transformers, quiet
 from devpolicy._core.model.ggml import BLOCKS
 from devpolicy._core.model.gguf import parts_of
 from devpolicy._core.model.sealed import sealed
@@ -73,7 +73,7 @@ def _unpacked(module: Module, each: int, beside: int) -> Module:
 def _on_device(tree: ModelTree) -> bool:
     """Return whether Transformers unpacks the blocks of an architecture where they go, and not in RAM before."""
     try:
-        from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
+        from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS
     except ImportError:  # before it did
         return False
     return dict(tree.metadata).get("model_type") in GGUF_CONFIG_ARCHS
@@ -135,10 +135,8 @@ def _config(path: Path) -> dict[str, Any]:
     """Return the configuration that Transformers makes of a file's metadata. Raises `ModelError`."""
     import transformers
 
-    before = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
     try:
-        with sealed():
+        with sealed(), quiet(transformers):
             table: dict[str, Any] = transformers.PreTrainedConfig.get_config_dict(
                 str(path.parent), gguf_file=path.name, local_files_only=True
             )[0]
@@ -146,6 +144,4 @@ def _config(path: Path) -> dict[str, Any]:
         raise
     except Exception as broken:  # noqa: BLE001 - the reader raises anything
         raise ModelError(f"Transformers does not load it: {described(broken)}") from None
-    finally:
-        transformers.logging.set_verbosity(before)
     return {key: value for key, value in table.items() if not key.startswith("_")}
