@@ -3,6 +3,7 @@
 Owns what each kind of block means. A page's blocks run in their order, in one folder and one Python namespace:
 
     toml      a policy, its tests, a fleet, host or model, readable; one that begins with `# NAME.toml` is also a file
+              (`# NAME.toml, with mistakes` is one that cannot be read)
     yaml      a saved pipeline, which begins with `# NAME.yaml` and is a file
     python    statements; a block that begins with `# NAME.py` is a file that later blocks import
     pycon     a Python session with its output
@@ -36,6 +37,12 @@ DOCS = Path(__file__).parents[1] / "docs"
 NEEDS: dict[str, tuple[str, ...]] = {
     "../README": (),
     "index": (),
+    "getting-started": (),
+    "plan-a-model": (),
+    "what-fits": (),
+    "find-out-why": (),
+    "change-a-policy": (),
+    "dry-run": (),
     "python-api": (),
     "ci": (),
     "components": (),
@@ -56,7 +63,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 """The pages that run here, and what their Python needs. The other pages of `docs/` have tests of their own."""
 
 _BLOCK = re.compile(r"^```(toml|yaml|python|pycon|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-_FILE = re.compile(r"# ([\w.-]+\.(?:toml|yaml|py))(, added at the end)?\n")
+_FILE = re.compile(r"# ([\w.-]+\.(?:toml|yaml|py))(, added at the end|, with mistakes)?\n")
 
 
 class Block(NamedTuple):
@@ -72,13 +79,23 @@ class Block(NamedTuple):
         found = _FILE.match(self.text)
         return found[1] if found else None
 
+    @property
+    def wrong(self) -> bool:
+        """Whether the block is wrong on purpose."""
+        found = _FILE.match(self.text)
+        return found is not None and found[2] == ", with mistakes"
+
     def write(self, folder: Path) -> str:
         """Write the file that the block is, or is the end of, and return the file's text."""
         found = _FILE.match(self.text)
         if found is None:
             return self.text
         file = folder / found[1]
-        text = f"{file.read_text(encoding='utf-8')}\n{self.text[found.end() :]}" if found[2] else self.text
+        text = (
+            f"{file.read_text(encoding='utf-8')}\n{self.text[found.end() :]}"
+            if found[2] == ", added at the end"
+            else self.text
+        )
         file.write_text(text, encoding="utf-8")
         return text
 
@@ -127,7 +144,8 @@ def run(page: str, folder: Path, *, python: bool = True) -> dict[Block, str]:
         for block in blocks(page):
             text = block.write(folder)
             if block.kind == "toml":
-                readable(text)
+                if not block.wrong:
+                    readable(text)
             elif block.kind == "console":
                 sessions[block] = replayed(block.text, folder)
             elif python and block.file is None and block.kind != "yaml":

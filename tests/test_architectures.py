@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from devpolicy import ModelTree
 from devpolicy._core.model.architectures import architectures, read
 from devpolicy._core.simulator.loading import require_built
 from devpolicy.errors import SimulationDepthError
@@ -21,6 +22,9 @@ pytest.importorskip("accelerate")
 ROOT = Path(__file__).parents[1]
 HOW_MANY = os.environ.get("DEVPOLICY_ARCHITECTURES", "")
 FEW = ("llama", "mixtral", "whisper")
+"""The common ones; then parts by rows that loading keeps whole, experts joined twice, a product of a wider dtype,
+weights that are computed again while they are loaded, and a stage with a tensor of its own beside its layers.
+"""
 
 
 def types() -> list[str]:
@@ -51,3 +55,14 @@ def test_the_table_says_what_is_seen(tmp_path: Path) -> None:
     said = architectures().classes
     assert {name: one.verdict for name, one in seen.items()} == {name: said[name].verdict for name in seen}
     assert {name: one.cache for name, one in seen.items()} == {name: said[name].cache for name in seen}
+
+
+def test_what_a_part_keeps_of_the_whole_is_written_and_read(tmp_path: Path) -> None:
+    measure = pytest.importorskip("tools.architectures.measure", reason="the tools do not travel with the tests")
+    measure._built("kimi_k25", measure.class_of("kimi_k25"), str(tmp_path))
+    tree = ModelTree.load(str(tmp_path))
+    tensors = {f"{module.path}.{one.name}": one for module in tree.modules for one in module.tensors}
+    kept = {name: one for name, one in tensors.items() if one.kept}
+    assert {name.rpartition(".")[0].rpartition(".")[2] for name in kept} == {"v_proj"}
+    assert all(one.kept == 2 * one.elements and not one.merged for one in kept.values())
+    assert ModelTree.parse(tree.to_toml()) == tree

@@ -118,6 +118,39 @@ def test_pages_are_plain_english(phrase):
     assert not wrong, f"say {phrase['say']}:\n" + "\n".join(wrong)
 
 
+DECODED = [
+    "that no placement of whole units",
+    "a looser bound is worked out by hand",
+    "Where one has no room",
+    "plans as if, and compares",
+    "how many of them there are that are not",
+    "where they are computed with",
+    "passes no test of it",
+    "A rule of which everything",
+    "may well replace each other",
+    "entries may speak for",
+    "The nearest one that says a key",
+    "goes over dots",
+    "speaks all the same",
+    "is a part of what `[memory]` allows",
+    "as if it were not written",
+    "mistake is told in the file",
+    "makes no figure of memory smaller",
+    "is CUDA's matter",
+    "of these ways the one whose",
+    "so its top speaks for them",
+    "is what the plan takes the place of",
+    "that is told no device takes one",
+]
+"""Of the sentences that a reader had to decode when the pages were reviewed, the parts that made them so."""
+
+
+@pytest.mark.parametrize("part", DECODED)
+def test_sentences_that_had_to_be_decoded_are_gone(part):
+    wanted = part.lower()
+    assert [f"{page}:{line}" for page, line, text in PROSE if wanted in text.lower()] == []
+
+
 def test_every_kind_is_seen():
     seen = {(one.kind, one.name) for one in DEFINITIONS}
     assert {("module", "memory_bars"), ("class", "CliContext"), ("function", "plan_diff")} <= seen

@@ -1,17 +1,18 @@
-"""The generated parts of the reference page.
+"""The generated parts of the reference pages.
 
-Owns the tables of keys and of codes in `docs/language.md`, between the markers `<!-- generated: NAME -->` and
-`<!-- end -->`. Bring a page up to date:
+Owns the tables of keys and of codes, and the sections of commands, between the markers `<!-- generated: NAME -->` and
+`<!-- end -->` of `docs/`. Bring the pages up to date:
 
-    python -m tools.reference docs/language.md
+    python -m tools.reference
 """
 
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tools.commands import reference
 
 from devpolicy._core.codes import CODES
 from devpolicy._core.errors import Diagnostic, PolicyError
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
     from devpolicy._core.toml.tables import Field
 
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = ("commands", "language", "testing-policies")
+"""The pages with generated parts."""
 _TABLES = {
     "top": fields_of(TopTable),
     "term": fields_of(TermTable),
@@ -69,6 +73,8 @@ def _part(name: str) -> str:
         return _keys(_TABLES[name])
     if name == "codes":
         return _codes()
+    if name == "commands":
+        return reference()
     properties = {"of_a_plan": OF_A_PLAN, "of_a_family": OF_A_FAMILY, "of_a_fleet": OF_A_FLEET}
     if name in properties:
         return _properties(properties[name])
@@ -96,9 +102,9 @@ def _codes() -> str:
 
 
 def main() -> None:
-    """Bring the pages that are named on the command line up to date."""
-    for name in sys.argv[1:]:
-        page = Path(name)
+    """Bring every page up to date."""
+    for name in PAGES:
+        page = DOCS / f"{name}.md"
         page.write_text(updated(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 

@@ -37,7 +37,7 @@ def main(folder: Path) -> None:
         for width, theme in VIEWS:
             page = opened(chromium, report.as_uri(), width, theme)
             page.locator('button[aria-label*=": llama-3.1-70b, none, on 2x24gb,"]').click()
-            take(page, folder / f"report-{width}-{theme}.png")
+            take(page, folder / f"report-{width}-{theme}.png", whole=width > 900)
         playground(chromium, folder)
 
 

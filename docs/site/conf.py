@@ -1,12 +1,20 @@
 """The documentation site, built from the Markdown that is also read in the repository: `tox run -e docs`.
 
-Owns the order of the pages in the sidebar, and nothing of their text. The source folder is the root of the repository,
-so that a link leads to the same page on the site and in the repository.
+Owns the order of the pages in the sidebar, and the playground beside them; nothing of their text. The source folder is
+the root of the repository, so that a link leads to the same page on the site and in the repository.
+
+The site carries the playground where Pyodide is: in `$DEVPOLICY_NODE_MODULES`, or where `--download` of the command
+keeps it.
 """
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import devpolicy
+from devpolicy._core.playground.download import kept
+from devpolicy._core.playground.site import files
 
 project = "devpolicy"
 author = "The devpolicy authors"
@@ -14,12 +22,19 @@ copyright = "The devpolicy authors, Apache-2.0"  # noqa: A001 (the name that Sph
 version = release = devpolicy.__version__
 
 SECTIONS = {
-    "Start": ["tutorial", "transformers", "haystack", "llama-cpp", "testing-policies"],
-    "How to": ["migrating", "ci", "components", "quantized-models", "other-libraries", "fleets", "targets", "testing"],
-    "Reference": ["language", "commands", "python-api", "site/api", "hosts-and-models", "architectures", "versions"],
+    "Start": ["getting-started", "tutorial"],
+    "By reader": ["transformers", "haystack", "llama-cpp", "testing-policies", "architecture"],
+    "How to: policies": ["plan-a-model", "what-fits", "find-out-why", "change-a-policy", "components", "ci"],
+    "How to: models and machines": [
+        *("migrating", "dry-run", "testing", "quantized-models", "other-libraries", "fleets", "targets"),
+    ],
+    "Reference": [
+        *("language", "commands", "json-output", "python-api", "site/api", "hosts-and-models", "architectures"),
+        "versions",
+    ],
     "How it works": ["how-it-places", "simulation", "conformance", "limits", "when-not", "glossary"],
     "Beside other libraries": ["differences-from-haystack", "library-choices"],
-    "Project": ["architecture", "../CONTRIBUTING", "../SECURITY", "../CHANGELOG"],
+    "Project": ["../CONTRIBUTING", "../SECURITY", "../CHANGELOG"],
     "In the repository": [
         "../policy/README",
         "../fixtures/README",
@@ -64,6 +79,31 @@ copybutton_only_copy_prompt_lines = True
 suppress_warnings = ["misc.highlighting_failure", "ref.python"]
 
 
+def pyodide() -> Path | None:
+    """Return the folder of Pyodide, if there is one."""
+    modules = os.environ.get("DEVPOLICY_NODE_MODULES")
+    folder = Path(modules) / "pyodide" if modules else kept()
+    return folder if folder.is_dir() else None
+
+
+def write_playground(site: Path) -> None:
+    """Write the playground into the folder of a site."""
+    folder = pyodide()
+    for name, content in files(folder).items() if folder else ():
+        file = site / "playground" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+
+
+def with_playground(app: object, page: str, source: list[str]) -> None:
+    """Lead from the section on the playground to the one of the site."""
+    if page == "docs/getting-started" and pyodide():
+        heading = "## The playground\n"
+        assert heading in source[0]
+        link = '<a href="../playground/index.html">Open the playground of this site.</a>'
+        source[0] = source[0].replace(heading, f"{heading}\n{link}\n")
+
+
 def with_sidebar(app: object, page: str, source: list[str]) -> None:
     """Append the tree of pages to the start page, which stays plain Markdown in the repository."""
     if page == root_doc:
@@ -77,3 +117,5 @@ def with_sidebar(app: object, page: str, source: list[str]) -> None:
 def setup(app: object) -> None:
     """Register what this file adds to Sphinx."""
     app.connect("source-read", with_sidebar)  # type: ignore[attr-defined]
+    app.connect("source-read", with_playground)  # type: ignore[attr-defined]
+    app.connect("build-finished", lambda app, broken: broken or write_playground(Path(app.outdir)))  # type: ignore[attr-defined]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import subprocess
 import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
 
 from tests.browser.conftest import VIEWS, npm, overflow, violations
-from tests.cli.harness import invoke
+from tests.cli.harness import ROOT, invoke
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +102,19 @@ def test_nothing_overflows_and_axe_is_content(page):
             assert overflow(page) == 0
             assert violations(page) == []
             page.keyboard.press("Escape")
+
+
+def test_the_site_carries_it(opened, tmp_path):
+    """Served below a folder, by any server of static files, as `docs/site` writes it."""
+    npm("pyodide")
+    runpy.run_path(str(ROOT / "docs" / "site" / "conf.py"))["write_playground"](tmp_path / "site")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
+        Thread(target=served.serve_forever, daemon=True).start()
+        page = opened(f"http://127.0.0.1:{served.server_address[1]}/site/playground/index.html")
+        write(page, 'prefer = "cuda"\n')
+        assert page.locator(".digest").count() == 1
+        served.shutdown()
 
 
 def test_hostile_text_runs_nothing(page):

@@ -1,14 +1,17 @@
 """Running the command line in tests: in this process, or as a user's shell does; and the recorded sessions.
 
 A recorded session is a text of commands and what they print, in `tests/cases/cli/*.txt` and in the `console` blocks
-of `docs/commands.md`:
+of the documentation. A line `...` stands for lines that are left out:
 
-    $ devpolicy explain DP501
-    DP501: a rule that matches nothing
+    $ devpolicy host list
+      host                    accelerators              RAM
+    ...
+      1x24gb                  cuda 24 GiB            64 GiB
+    ...
     $ echo $?
     0
 
-`python -m tests.cli.harness` records all of them anew: read the difference before you commit it.
+`python -m tests.cli.harness` records the texts anew: read the difference before you commit it.
 """
 
 from __future__ import annotations
@@ -27,11 +30,10 @@ from typing import NamedTuple
 from devpolicy._core.cli.app import app
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "commands.md"
 CASES = sorted((ROOT / "tests" / "cases" / "cli").glob("*.txt"))
 
-_CONSOLE = re.compile(r"(?<=^```console\n).*?(?=^```$)", re.DOTALL | re.MULTILINE)
-_FILE = re.compile(r"^```toml\n# ([\w.-]+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_LEFT_OUT = "..."
+_FIGURES = re.compile(r"sha256:\w+|[\d.,\s█▓▒░▚·]+")
 
 
 class Result(NamedTuple):
@@ -80,8 +82,9 @@ def replayed(ctx: str, folder: Path) -> str:
     told: list[str] = []
     status = 0
     with contextlib.chdir(folder):
-        for line in ctx.splitlines():
-            if line.startswith("# ") and not told:
+        for part in re.split(r"^(?=\$ )", ctx, flags=re.MULTILINE):
+            line, _, recorded = part.partition("\n")
+            if line.startswith("# "):
                 told.append(f"{line}\n")
             elif line == "$ echo $?":
                 told.append(f"{line}\n{status}\n")
@@ -89,18 +92,25 @@ def replayed(ctx: str, folder: Path) -> str:
                 command, *arguments = shlex.split(line.removeprefix("$ ").removeprefix("pip install . && "))
                 assert command == "devpolicy"
                 output, status = together(*arguments)
-                told.append(f"{line}\n{output}")
+                told.append(f"{line}\n{shortened(output, like=recorded)}")
     return "".join(told)
 
 
-def replayed_page(text: str, folder: Path) -> str:
-    """Write the files that a page shows into a folder, run its examples there in order, return the page as it is today.
-
-    A `toml` block that begins with `# NAME` is a file of that name.
-    """
-    for name, content in _FILE.findall(text):
-        (folder / name).write_text(f"# {name}\n{content}", encoding="utf-8")
-    return _CONSOLE.sub(lambda block: replayed(block[0], folder), text)
+def shortened(printed: str, *, like: str) -> str:
+    """Leave out of an output the lines that a recording leaves out; none where they differ in more than figures."""
+    lines, told, at = printed.splitlines(keepends=True), [], 0
+    shapes = [_FIGURES.sub("#", line) for line in lines]
+    runs = [run.splitlines(keepends=True) for run in re.split(rf"^{re.escape(_LEFT_OUT)}\n", like, flags=re.MULTILINE)]
+    for number, run in enumerate(runs):
+        wanted = [_FIGURES.sub("#", line) for line in run]
+        last = len(lines) - len(run)
+        starts = [at] if number == 0 else [last] if number == len(runs) - 1 else range(at, last + 1)
+        start = next((one for one in starts if one >= at and shapes[one : one + len(run)] == wanted), None)
+        if start is None:
+            return printed
+        told += [*([f"{_LEFT_OUT}\n"] if number else []), *lines[start : start + len(run)]]
+        at = start + len(run)
+    return "".join(told) if at == len(lines) else printed
 
 
 def main() -> None:
@@ -108,7 +118,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for case in CASES:
             case.write_text(replayed(case.read_text(encoding="utf-8"), Path(folder)), encoding="utf-8")
-        PAGE.write_text(replayed_page(PAGE.read_text(encoding="utf-8"), Path(folder)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -227,7 +227,7 @@ class TestView:
         assert shown[-2:] == ["", "all agree"]
 
     def test_the_page_shows_a_report_as_it_is(self):
-        page = (Path(__file__).parents[2] / "docs" / "commands.md").read_text(encoding="utf-8")
+        page = (Path(__file__).parents[2] / "docs" / "find-out-why.md").read_text(encoding="utf-8")
         assert "\n".join(plain(line) for line in view(report_of(), 80)) in page
 
     def test_machines_get_the_same(self):

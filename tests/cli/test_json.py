@@ -5,12 +5,13 @@ import re
 
 import jsonschema
 import pytest
-from tests.cli.harness import PAGE, invoke
+from tests.cli.harness import ROOT, invoke
 
 import devpolicy
 from devpolicy._core.codes import CODES
 from devpolicy._core.language.schema import policy_schema
 
+PAGE = ROOT / "docs" / "json-output.md"
 PLAN = ("plan", "offload-lm-head", "--model", "llama-3.1-8b", "--host", "2x24gb")
 
 
@@ -72,6 +73,11 @@ SHAPES = {
     ],
     "show": [("show", "cpu-only", "--host", "1x24gb"), ("show",)],
     "check": [("check", "cpu-only")],
+    "fit": [
+        ("fit", "prefer-accelerator", "--model", "gpt2", "--host", "t4"),
+        ("fit", "prefer-accelerator", "--model", "gpt2", "--fleet", "4-workstations"),
+    ],
+    "run --print": [("run", "--format", "json", *PLAN[1:], "--print", "--", "python")],
     "test": [("test", "cpu-only"), ("test", "cpu-only", "--coverage")],
     "diff": [
         ("diff", "cpu-only", "cpu-only", "--hosts", "1x24gb"),
@@ -88,6 +94,7 @@ SHAPES = {
     "model list": [("model", "list")],
     "model show": [("model", "show", "gpt2")],
     "doctor": [("doctor", "psutil")],
+    "targets": [("targets",)],
     "simulator info": [("simulator", "info")],
     "explain": [("explain", "DP301"), ("explain",)],
 }

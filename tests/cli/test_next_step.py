@@ -33,11 +33,21 @@ COMMANDS = {
     "model list": ("model", "list"),
     "model show": ("model", "show", "gpt2"),
     "model capture": ("model", "capture", "gpt2", "--output", "model.toml"),
+    "fleet list": ("fleet", "list"),
+    "fleet show": ("fleet", "show", "laptop-and-server"),
+    "fleet as TOML": ("fleet", "show", "laptop-and-server", "--toml"),
+    "plan of a fleet": ("plan", "rag-pipeline", "--fleet", "4-workstations"),
+    "plan of a model on a fleet": ("plan", "prefer-accelerator", "--model", "a=gpt2", "--fleet", "4-workstations"),
+    "fit on a fleet": ("fit", "prefer-accelerator", "--model", "gpt2", "--fleet", "4-workstations"),
+    "why on a fleet": ("why", "offload-lm-head", "lm_head", "--model", "llama-3.1-8b", "--fleet", "4-workstations"),
+    "run": ("run", "offload-lm-head", *MODEL, "--print", "--", "python", "serve.py"),
+    "schema": ("schema",),
+    "simulator info": ("simulator", "info"),
     "targets": ("targets",),
     "explain": ("explain", "DP301"),
 }
-SILENT = {"resolve a component"}
-"""Nothing is known that would work."""
+SILENT = {"resolve a component", "fleet as TOML"}
+"""Nothing is known that would work, or what is printed is a file."""
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,8 @@
-"""Recorded sessions and the page of the commands: what is printed today is what they say."""
-
-import re
+"""Recorded sessions: what is printed today is what they say."""
 
 import pytest
-from tests.cli.harness import CASES, PAGE, replayed, replayed_page
+from tests.cli.harness import CASES, replayed, shortened
+from tools.commands import USED_ON
 
 from devpolicy._core.cli.app import app
 
@@ -23,11 +22,23 @@ def test_a_recorded_session_fits_eighty_columns(case):
     assert [line for line in lines if len(line) > 80 and not line.startswith(("#", "$", "error", "    '"))] == []
 
 
-def test_every_example_of_the_page_prints_what_it_says(tmp_path):
-    text = PAGE.read_text(encoding="utf-8")
-    assert replayed_page(text, tmp_path) == text, HOW
+RECORDED = "  host    RAM\n...\n  1x24gb  24 GiB\n...\n"
 
 
-def test_the_page_has_a_section_for_every_command():
-    sections = re.findall(r"^## ([\w-]+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    assert sorted(sections) == sorted(app.list_commands(None))
+def test_lines_that_a_recording_leaves_out_are_left_out_again():
+    printed = "  host    RAM\n  t4      15 GiB\n  1x24gb  25 GiB\n  h100  80 GiB\n"
+    assert shortened(printed, like=RECORDED) == "  host    RAM\n...\n  1x24gb  25 GiB\n...\n"
+
+
+@pytest.mark.parametrize("printed", ["", "  host    RAM\n", "  node    RAM\n  1x24gb  24 GiB\n", "  1x24gb  24 GiB\n"])
+def test_an_output_of_another_shape_is_recorded_whole(printed):
+    assert shortened(printed, like=RECORDED) == printed
+
+
+def test_an_output_that_goes_on_is_recorded_whole():
+    assert shortened("a\nb\n", like="a\n") == "a\nb\n"
+    assert shortened("a\nb\nc\n", like="a\n...\nb\n") == "a\nb\nc\n"
+
+
+def test_every_command_is_shown_in_use():
+    assert sorted(USED_ON) == sorted(app.list_commands(None))

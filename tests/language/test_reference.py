@@ -2,7 +2,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tools.reference import updated
+from tools.reference import PAGES, updated
 
 from devpolicy._core.language.components import ComponentTable
 from devpolicy._core.language.condition_keys import CONDITION
@@ -27,10 +27,10 @@ FIELDS = [*CONDITION, *(field for table in TABLES for field in fields_of(table))
 EXAMPLES = re.findall(r"^```toml\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", ["language", "testing-policies"])
+@pytest.mark.parametrize("page", PAGES)
 def test_the_reference_is_up_to_date(page):
     text = PAGE.with_stem(page).read_text(encoding="utf-8")
-    assert updated(text) == text, f"python -m tools.reference docs/{page}.md"
+    assert updated(text) == text, "python -m tools.reference"
 
 
 @pytest.mark.parametrize("text", EXAMPLES)

@@ -127,6 +127,17 @@ def test_a_template_keeps_in_float32_what_the_model_does(
     assert ModelTree.from_checkpoint(folder) == built
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_buffer_that_code_makes_in_a_dtype_of_its_own_keeps_it(dtype: str, tmp_path: Path) -> None:
+    sizes = {**TINY, "lru_width": 32, "attention_window_size": 16}
+    cls = transformers.RecurrentGemmaForCausalLM
+    cls(transformers.RecurrentGemmaConfig(**sizes)).to(getattr(torch, dtype)).save_pretrained(tmp_path)
+    made = plan(policy(), tmp_path, HOST)
+    bytes_held, model = held(made, cls, tmp_path)
+    assert bytes_held == planned(made)
+    assert model.model.normalizer.dtype == torch.bfloat16
+
+
 def test_a_float8_tensor_without_a_quantiser_is_cast(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

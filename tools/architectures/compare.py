@@ -47,8 +47,12 @@ def difference(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> str:
 
 
 def cache_of(output: Any) -> Any:
-    """Return the cache that a forward made, or `None`."""
-    return next((found for name in _CACHES if (found := getattr(output, name, None)) is not None), None)
+    """Return the cache that a forward made, of the model or of the one inside that writes; `None` where none did."""
+    found = next((found for name in _CACHES if (found := getattr(output, name, None)) is not None), None)
+    if found is not None:
+        return found
+    inside = [one for one in output.values() if isinstance(one, dict)] if isinstance(output, dict) else []
+    return next((cache for one in inside if (cache := cache_of(one)) is not None), None)
 
 
 def cache_bytes(cache: Any) -> dict[str, int]:

@@ -93,8 +93,8 @@ def auto(row: dict[str, Any]) -> bool:
 
 
 def write(files: list[Path]) -> None:
-    """Write the table and its page."""
-    rows = _of_classes([row for file in files for row in read(file)])
+    """Write the table and its page; of a type that several files have a row of, the last one's counts."""
+    rows = _of_classes(list({row["type"]: row for file in files for row in read(file)}.values()))
     FIXTURE.write_text(HEAD + table(rows), encoding="utf-8")
     text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition(_BEGIN)

@@ -326,3 +326,24 @@ def test_a_lost_device_is_heard_of_by_who_waits_for_it():
         with pytest.raises(torch.AcceleratorError, match="unspecified launch failure"):
             wait()
     torch.cuda.synchronize(1)
+
+
+# -- products whose results are of a wider dtype, which only CUDA has
+
+PRODUCTS = {
+    "mm": ((2, 3), (3, 4)),
+    "bmm": ((2, 2, 3), (2, 3, 4)),
+    "addmm": ((2, 4), (2, 3), (3, 4)),
+    "baddbmm": ((2, 2, 4), (2, 2, 3), (2, 3, 4)),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_product_of_halves_may_be_float32(name):
+    given = [torch.randn(shape, dtype=torch.bfloat16) for shape in PRODUCTS[name]]
+    product = getattr(torch, name)
+    found = product(*(one.cuda() for one in given), out_dtype=torch.float32)
+    assert (found.dtype, found.device.type) == (torch.float32, "cuda")
+    assert torch.equal(found.cpu(), product(*(one.float() for one in given)))
+    with pytest.raises(RuntimeError, match="out_dtype must be the same as input dtype or fp32"):
+        product(*(one.cuda() for one in given), out_dtype=torch.float64)

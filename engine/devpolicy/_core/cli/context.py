@@ -175,9 +175,9 @@ def common(*, formats: tuple[Format, ...] = _FOR_ALL) -> Callable[[F], F]:
                 default="human",
                 show_default=True,
                 expose_value=False,
-                help="For people, for people who hear a screen, or for programs."
+                help="For people, for screen readers, or for programs."
                 if formats == _FOR_ALL
-                else "For people (plain: who hear a screen), programs or CI.",
+                else "For people (plain: for screen readers), programs or CI.",
             )
         )
 

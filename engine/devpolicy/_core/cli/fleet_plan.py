@@ -36,7 +36,7 @@ fleet_option = click.option(
     "--fleet",
     metavar="FLEET",
     shell_complete=complete.fleets,
-    help="Plan for all nodes of a fleet: of the catalogue, a fleet TOML, a folder of host TOMLs.",
+    help="Plan for all nodes of a fleet: a name of the catalogue, a fleet file, or a folder of host files.",
 )
 
 Models = Mapping[str | None, "ModelTree"]

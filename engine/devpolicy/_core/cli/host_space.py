@@ -24,14 +24,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 def host_space_options(command: F) -> F:
     """Add the options that describe a host space."""
     options = [
-        click.option("--types", metavar="LIST", help="Types of accelerators; by default those that the policy names."),
+        click.option("--types", metavar="LIST", help="Types of accelerators. Default: those that the policy names."),
         click.option(
             "--accelerators",
             type=click.IntRange(0, MOST_DEVICES),
             default=3,
             show_default=True,
             metavar="N",
-            help="How many a host has at most.",
+            help="The largest number of accelerators in a host.",
         ),
         click.option(
             "--memory",
@@ -40,9 +40,13 @@ def host_space_options(command: F) -> F:
             metavar="SIZES",
             help="Memory of an accelerator: a list, or a range such as 8 GiB..80 GiB.",
         ),
-        click.option("--free", default="25%, 100%", show_default=True, metavar="LIST", help="How much of it is free."),
-        click.option("--ram", default="16 GiB, 64 GiB, 512 GiB", show_default=True, metavar="SIZES", help="RAM."),
-        click.option("--mixed", is_flag=True, help="Hosts with accelerators of several types too."),
+        click.option(
+            "--free", default="25%, 100%", show_default=True, metavar="LIST", help="How much of that memory is free."
+        ),
+        click.option(
+            "--ram", default="16 GiB, 64 GiB, 512 GiB", show_default=True, metavar="SIZES", help="RAM of the host."
+        ),
+        click.option("--mixed", is_flag=True, help="Also hosts with accelerators of several types."),
     ]
     for option in reversed(options):
         command = option(command)

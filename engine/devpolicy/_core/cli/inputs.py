@@ -39,14 +39,14 @@ host_option = click.option(
     "--host",
     metavar="HOST",
     shell_complete=complete.hosts,
-    help="A host of the catalogue or a host TOML; by default, and with -, this machine.",
+    help="A host of the catalogue or a host file. Default, and with -: this machine.",
 )
 
 NO_MODEL = "none, so only devices are chosen: `--model` names one"
 """The line of a report that was made without a model."""
 
 model_help = (
-    "A model of the catalogue, a model TOML, a checkpoint folder, a GGUF file, a hub id in the local cache, or "
+    "A model of the catalogue, a model file, a checkpoint folder, a GGUF file, a hub id in the local cache, or "
     "hf://ORG/NAME."
 )
 
@@ -60,21 +60,21 @@ component_option = click.option(
     "--component",
     metavar="NAME",
     shell_complete=complete_keys.components,
-    help="The component that is planned, as the policy names it.",
+    help="The component to plan, by its name in the policy.",
 )
 
-_PROFILE_HELP = "A profile of the policy to apply, beside those that apply by themselves"
+_PROFILE_HELP = "A profile to apply, in addition to those that apply by themselves"
 _profile_option = click.option(
     "--profile",
     metavar="NAME",
     shell_complete=complete_keys.profiles,
-    help=f"{_PROFILE_HELP}; else the one that DEVPOLICY_PROFILE names.",
+    help=f"{_PROFILE_HELP}. Default: DEVPOLICY_PROFILE.",
 )
 _test_profile_option = click.option(
     "--profile",
     metavar="NAME",
     shell_complete=complete_keys.profiles,
-    help=f"{_PROFILE_HELP}, for tests that name none. DEVPOLICY_PROFILE is not read: tests do not depend on it.",
+    help=f"{_PROFILE_HELP}, in tests that name none. Tests never read DEVPOLICY_PROFILE.",
 )
 _set_option = click.option(
     "--set",
@@ -82,7 +82,7 @@ _set_option = click.option(
     metavar="KEY=VALUE",
     multiple=True,
     shell_complete=complete_keys.keys,
-    help="A key of the policy, dotted, and its value, as TOML or as text without quotes; said last.",
+    help="Set a dotted key of the policy, after everything else. VALUE is TOML, or text without quotes.",
 )
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -57,28 +59,57 @@ def _show(given: Given, status: int) -> Step | None:
     return None if policy is None else (["check", policy], "checks it")
 
 
+def _plan(given: Given, status: int) -> Step | None:
+    # A plan for one host names its own next step.
+    if (
+        status
+        or not given["fleet"]
+        or any(given[other] for other in ("component", "to", "output", "target", "running", "locked"))
+    ):
+        return None
+    return [
+        "report",
+        given["policy"],
+        "--fleet",
+        given["fleet"],
+        *_models(given),
+        *_overlay(given),
+        "-o",
+        "report.html",
+    ], "draws it"
+
+
 def _plan_of(given: Given, status: int) -> Step | None:
+    fleet = given.get("fleet")
+    if fleet:
+        return ["fleet", "show", fleet], "shows its nodes"
     models, host = given.get("model"), given.get("host")
     model = models[0] if isinstance(models, tuple) and len(models) == 1 else models
-    if status or not isinstance(model, str) or any(given.get(other) for other in ("fleet", "pipeline", "to", "target")):
+    if status or not isinstance(model, str) or any(given.get(other) for other in ("pipeline", "to", "target")):
         return None
     on = ["--host", host] if host else []
-    again = [word for text in given.get("overrides", ()) for word in ("--set", text)]
-    profile = ["--profile", given["profile"]] if given.get("profile") else []
     part = ["--component", given["component"]] if given.get("component") else []
-    return ["plan", given["policy"], "--model", model, *on, *part, *profile, *again], "shows the whole plan"
+    return ["plan", given["policy"], "--model", model, *on, *part, *_overlay(given)], "shows the whole plan"
+
+
+def _models(given: Given) -> list[str]:
+    return ["--models", ",".join(given["model"])] if given["model"] else []
+
+
+def _overlay(given: Given) -> list[str]:
+    again = [word for text in given.get("overrides", ()) for word in ("--set", text)]
+    return [*(["--profile", given["profile"]] if given.get("profile") else []), *again]
+
+
+def _run(given: Given, status: int) -> Step | None:
+    return _plan_of(given, status) if given["printed"] else None
 
 
 def _fit(given: Given, status: int) -> Step | None:
     models, hosts = given["model"], given["host"]
-    if (
-        status
-        or not models
-        or given["fleet"]
-        or given["target"]
-        or any("," in name for name in (*models, *hosts))
-        or given["component"]
-    ):
+    if given["fleet"] and not status:
+        return ["fleet", "show", given["fleet"]], "shows its nodes"
+    if status or not models or given["target"] or any("," in name for name in (*models, *hosts)) or given["component"]:
         return None
     on = ["--hosts", ",".join(hosts)] if hosts else []
     schemes = ["--quantizations", ",".join(given["quantization"])] if given["quantization"] else []
@@ -102,6 +133,28 @@ def _host_show(given: Given, status: int) -> Step | None:
     return ["fit", "prefer-accelerator", "--model", "gpt2", "--host", given["host"]], "tries a small model on it"
 
 
+def _fleet_show(given: Given, status: int) -> Step | None:
+    if given["as_toml"] or given["for_ray"]:
+        return None
+    return ["fit", "prefer-accelerator", "--model", "gpt2", "--fleet", given["fleet"]], "tries a small model on it"
+
+
+def _schema(given: Given, status: int) -> Step | None:
+    folder = "first"
+    if Path(folder).exists():
+        return None
+    words = ["init", folder, "--model", "llama-3.1-8b", "--host", "2x24gb"]
+    return words, "writes a policy that uses it"
+
+
+def _simulator_build(given: Given, status: int) -> Step | None:
+    from devpolicy._core.simulator import unfit
+
+    if unfit() is not None or not all(map(find_spec, ("transformers", "accelerate"))):
+        return ["simulator", "info"], "shows what is built"
+    return ["dry-run", "prefer-accelerator", "--model", "gpt2", "--host", "1x24gb"], "runs a small model on it"
+
+
 def _model_show(given: Given, status: int) -> Step | None:
     return ["model", "capture", given["model"]], "writes it as a model file"
 
@@ -123,6 +176,8 @@ def _always(*words: str, does: str) -> Callable[[Given, int], Step]:
 _STEPS: Mapping[str, Callable[[Given, int], Step | None]] = {
     "check": _check,
     "show": _show,
+    "plan": _plan,
+    "run": _run,
     "fit": _fit,
     "resolve": _plan_of,
     "why": _plan_of,
@@ -134,6 +189,8 @@ _STEPS: Mapping[str, Callable[[Given, int], Step | None]] = {
     "host show": _host_show,
     "host capture": _capture,
     "host measure": _capture,
+    "fleet list": _always("fleet", "show", "4-workstations", does="shows one of them"),
+    "fleet show": _fleet_show,
     "model list": _always("model", "show", "llama-3.1-8b", does="shows one of them"),
     "model show": _model_show,
     "model capture": _capture_model,
@@ -141,6 +198,8 @@ _STEPS: Mapping[str, Callable[[Given, int], Step | None]] = {
         "plan", "prefer-accelerator", "--model", "gpt2", "--host", "2x24gb", "--to", "hf", does="prints one form"
     ),
     "doctor": _always("host", "list", does="lists hosts to plan for"),
+    "simulator build": _simulator_build,
+    "schema": _schema,
     "simulator info": _always("doctor", does="shows what the libraries see"),
     "explain": _always("check", "--help", does="says how policies are checked"),
 }

@@ -79,18 +79,16 @@ class Costs:
     def _summed(self) -> tuple[list[int], list[int], list[int], int]:
         read, operations, transferred, called = [0], [0], [0], 0
         tokens = self.batch * (self.prompt if self.first_token else 1)
-        for position, (runs, active, experts) in enumerate(self._activated()):
-            module, size = self.tree.modules[position], self.sizing.full_weights[position]
-            touched = _rows(module, tokens, size)
+        factors = self.tree.remembered("factors", lambda: _factors(self.tree))
+        for size, (rows, elements, is_head), activated in zip(
+            self.sizing.full_weights, factors, self._activated(), strict=True
+        ):
+            runs, active, experts = activated
+            touched = -(-size * min(tokens, rows) // rows) if rows else size
             touched = -(-touched * min(active * tokens, experts) // experts)
             read.append(touched * runs)
-            factors = (
-                0
-                if _is_table(module)
-                else sum(tensor.elements for tensor in module.tensors if not tensor.buffer and len(tensor.shape) > 1)
-            )
-            products = self.batch if self._is_head(module) else tokens
-            operations.append(2 * factors * products * active // experts * runs)
+            products = self.batch if is_head else tokens
+            operations.append(2 * elements * products * active // experts * runs)
             transferred.append(size * runs)
             called += runs * active * 2**20 // experts
         sums = (list(accumulate(one)) for one in (read, operations, transferred))
@@ -106,11 +104,6 @@ class Costs:
                 runs = 1 if entry.per_request else runs
                 found[position] = runs, active * entry.experts_per_token, experts * entry.num_experts
         return found
-
-    def _is_head(self, module: Module) -> bool:
-        """Whether a module's products are computed for the last token of a prompt alone, as logits are."""
-        logits = self.tree.logits_elements
-        return bool(logits and self.tree.kv_cache) and any(tensor.shape[:1] == (logits,) for tensor in module.tensors)
 
     def read(self, unit: Unit) -> int:
         """Bytes that the device which executes `unit` reads in a request: weights and KV cache."""
@@ -172,9 +165,17 @@ def _is_table(module: Module) -> bool:
     return module.class_name.endswith("Embedding") and len(module.tensors) == 1 and len(module.tensors[0].shape) == 2
 
 
-def _rows(module: Module, tokens: int, size: int) -> int:
-    """Return the bytes of a module's weights that are read at most: of a table of embeddings one row for each token."""
-    if _is_table(module):
-        rows = module.tensors[0].shape[0]
-        return -(-size * min(tokens, rows) // rows) if rows else size
-    return size
+def _factors(tree: ModelTree) -> list[tuple[int, int, bool]]:
+    """For each module: the rows of a table, 0 for all else; the elements by which it multiplies; whether it is a head.
+
+    A head's products are computed for the last token of a prompt alone, as logits are.
+    """
+    found: list[tuple[int, int, bool]] = []
+    logits = tree.logits_elements if tree.kv_cache else 0
+    for module in tree.modules:
+        table = _is_table(module)
+        matrices = (tensor for tensor in module.tensors if not tensor.buffer and len(tensor.shape) > 1)
+        is_head = bool(logits) and any(tensor.shape[:1] == (logits,) for tensor in module.tensors)
+        rows = module.tensors[0].shape[0] if table else 0
+        found.append((rows, 0 if table else sum(tensor.elements for tensor in matrices), is_head))
+    return found

@@ -7,7 +7,7 @@ Owns the arithmetic of weights, KV cache and activations. The figures for KV cac
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from devpolicy._core.language.policy import ContextRange, Workload
@@ -79,11 +79,17 @@ def size_model(tree: ModelTree, workload: Workload) -> Sizing:
             else:
                 weights[position] += counted
                 full_weights[position] += size
-    kv_cache = [0] * count
+    sizing = Sizing(weights, buffers, full_weights, [], merged, float32, Activations(0), 0, dtype)
+    return size_tokens(sizing, tree, workload)
+
+
+def size_tokens(sizing: Sizing, tree: ModelTree, workload: Workload) -> Sizing:
+    """Return the sizes under another workload of the same dtype, which weights do not depend on."""
+    kv_cache = [0] * len(tree.modules)
     for path, size in kv_caches(tree, workload):
         kv_cache[tree.index[path]] += size
     context, activations = context_of(tree, workload), activations_of(tree, workload)
-    return Sizing(weights, buffers, full_weights, kv_cache, merged, float32, activations, context, dtype)
+    return replace(sizing, kv_cache=kv_cache, activations=activations, context=context)
 
 
 def kv_caches(tree: ModelTree, workload: Workload) -> Iterator[tuple[str, int]]:

@@ -122,11 +122,11 @@ def _in_order(ties: Sequence[Sequence[str]], modules: Sequence[Module]) -> Itera
 def _module(path: str, words: Sequence[str], sizes: Mapping[str, int], dtype: str) -> Module:
     cls, *rest = words
     marks = [word for word in rest if "=" not in word]
-    tensors = tuple(_tensors([word for word in rest if "=" in word], sizes, dtype, merged="fused" in marks))
+    tensors = tuple(_tensors([word for word in rest if "=" in word], sizes, dtype, merged=int("fused" in marks)))
     return Module(path, cls, tensors, in_place=not marks)
 
 
-def _tensors(words: Sequence[str], sizes: Mapping[str, int], dtype: str, *, merged: bool) -> Iterator[Tensor]:
+def _tensors(words: Sequence[str], sizes: Mapping[str, int], dtype: str, *, merged: int) -> Iterator[Tensor]:
     for word in words:
         text, _, dimensions = word.partition("=")
         shape = tuple(int(one) if one.isdigit() else sizes[one] for one in dimensions.split(",") if one)

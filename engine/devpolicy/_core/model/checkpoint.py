@@ -229,9 +229,9 @@ def _overlay(found: Structure, headers: Mapping[str, Stored]) -> ModelTree:
     def as_stored(module: Module) -> Module:
         tensors = module.tensors
         plain_ones = [is_plain(module.path, tensor) for tensor in tensors]
-        if any(tensor.merged for tensor in tensors):
+        if not module.in_place and any(tensor.merged or tensor.kept for tensor in tensors):
             pairs = zip(tensors, plain_ones, strict=True)
-            tensors = tuple(replace(tensor, merged=tensor.merged and not as_is) for tensor, as_is in pairs)
+            tensors = tuple(replace(tensor, merged=0, kept=0) if as_is else tensor for tensor, as_is in pairs)
         return replace(module, in_place=all(plain_ones), tensors=tensors)
 
     return replace(tree, ties=ties, modules=tuple(map(as_stored, tree.modules)))

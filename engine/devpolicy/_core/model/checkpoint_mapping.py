@@ -7,7 +7,7 @@ weight cannot be read from the checkpoint as it is: stored on disk, it is writte
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 
@@ -19,31 +19,72 @@ class Source(NamedTuple):
     converted: bool
 
 
-def converted_names(found: Iterable[tuple[str, Any]]) -> dict[str, bool]:
+class Converted(NamedTuple):
+    """What converting a tensor takes beside its own bytes."""
+
+    copies: int
+    """How many times its own bytes are beside it while it is made; 0 where it is a part of what is stored."""
+    kept: int = 0
+    """Elements of the larger tensor that it is a part of, which stay with it: the other parts were copied."""
+
+
+def converted_names(found: Iterable[tuple[str, Any]]) -> dict[str, Converted]:
     """Return the full names of tensors that loading converts, for the Transformers models among modules by path.
 
-    Each with whether it is made beside what it is made of, and is no part of it. Parents come first. Read from the
-    rules alone, as if the checkpoint were in its published form.
+    Each with what that takes. Parents come first. Read from the rules alone, as if the checkpoint were in its published
+    form.
     """
     transformers = sys.modules.get("transformers")
     if transformers is None:
         return {}  # then none is one of its models
-    names: dict[str, bool] = {}
+    names: dict[str, Converted] = {}
     models = [(path, part) for path, part in found if isinstance(part, transformers.PreTrainedModel)]
     for path, model in outermost(models):
-        rules = [(rule.reverse_transform(), _is_copy(rule)) for rule in _rules(_Known(model, path, models))[1]]
+        rules = [(rule, rule.reverse_transform()) for rule in _rules(_Known(model, path, models))[1]]
         prefix = f"{path}." if path else ""
-        for name in model.state_dict(keep_vars=True) if rules else ():
-            copied = next((copied for rule, copied in rules if rule.rename_source_key(name)[1] is not None), None)
-            if copied is not None:
-                names[prefix + name] = copied
+        tensors = model.state_dict(keep_vars=True) if rules else {}
+        made: dict[tuple[int, str], list[tuple[str, str]]] = {}
+        for name in tensors:
+            for at, (_, back) in enumerate(rules):
+                stored, pattern = back.rename_source_key(name)
+                if pattern is not None:
+                    made.setdefault((at, stored), []).append((name, pattern))
+                    break
+        for (at, _), parts in made.items():
+            rule = rules[at][0]
+            kept = _kept(rule, parts, tensors)
+            count = 0 if kept else _copies(rule)
+            names |= {prefix + name: Converted(count, kept.get(name, 0)) for name, _ in parts}
     return names
 
 
-def _is_copy(rule: Any) -> bool:
-    """Return whether a rule makes new tensors on the device of what it converts: a part by rows is none."""
-    by_rows = all(type(one).__name__ in ("Chunk", "Split") and one.dim == 0 for one in rule.operations)
-    return not (by_rows or getattr(rule, "force_cpu", False))
+def _copies(rule: Any) -> int:
+    """Return how many times the bytes of each tensor that a rule makes are beside it: what all of them are made of."""
+    if getattr(rule, "force_cpu", False) or all(map(_is_by_rows, rule.operations)):
+        return 0
+    several = any(one.supports_many_to_many for one in rule.operations)  # they join parts, then parts of all sources
+    return len(rule.target_patterns) + several
+
+
+def _is_by_rows(operation: Any) -> bool:
+    """Return whether an operation makes parts of a tensor that stay in its memory."""
+    return type(operation).__name__ in ("Chunk", "Split") and operation.dim == 0
+
+
+def _kept(rule: Any, parts: list[tuple[str, str]], tensors: Mapping[str, Any]) -> dict[str, int]:
+    """Return the elements that a part by rows keeps beside its own: those of the parts that are copied after it."""
+    first, *later = rule.operations
+    if not (_is_by_rows(first) and later):
+        return {}
+    whole = [name for name, pattern in parts if not any(_changes(one, pattern) for one in later)]
+    copied = sum(tensors[name].numel() for name, _ in parts if name not in whole)
+    return {whole[0]: copied} if whole and copied else {}
+
+
+def _changes(operation: Any, pattern: str) -> bool:
+    """Return whether an operation makes another tensor of the part of a pattern."""
+    names = getattr(operation, "permute_layer_names", None)
+    return names is None or any(name in pattern for name in names)
 
 
 def checkpoint_mapping(model: Any, keys: Iterable[str]) -> Iterator[Source]:

@@ -31,7 +31,7 @@ from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.model.watchdog import watched
 from devpolicy._core.toml.tables import did_you_mean, suggest
 
-BUILT_IN = "bfloat16"
+BUILT_IN = "float16"
 """The dtype that models are built in: what has another one then was given it by the model's code."""
 
 INSTALL = "install Transformers: `pip install 'devpolicy[hf]'`"

@@ -40,6 +40,13 @@ BOUNDS = Bounds(MOST_FILE_VALUES, LARGEST_FILE)
 """A model file holds its whole configuration as one text."""
 
 _COUNT = integer(0)
+
+
+def _read_copies(value: object, cursor: Cursor) -> int | None:
+    return int(value) if isinstance(value, bool) else _COUNT.read(value, cursor)
+
+
+_COPIES: Kind[int] = Kind("true, false or a whole number", _read_copies, {"type": ["boolean", "integer"], "minimum": 0})
 _SHAPE = list_of(_COUNT)
 _DTYPE = choice(*DTYPE_BITS)
 _TENSOR_FIELDS = (
@@ -52,7 +59,13 @@ _TENSOR_FIELDS = (
     ),
     Field("buffer", FLAG, "A buffer, no parameter.", default="false"),
     Field("float32_in", choice(*filter(None, FLOAT32_IN)), "In which dtypes of the model it stays in float32."),
-    Field("merged", FLAG, "Whether loading makes it on its device of what is stored otherwise.", default="false"),
+    Field(
+        "merged",
+        _COPIES,
+        "Whether loading makes it on its device of what is stored otherwise: as often its bytes are beside it.",
+        default="false",
+    ),
+    Field("kept", _COUNT, "Elements of a larger tensor that it is a part of once it is loaded.", default="0"),
     Field("persistent", FLAG, "Whether checkpoints hold it; `false` makes it a buffer.", default="true"),
     Field("follows", FLAG, "Whether it has the model's dtype although no checkpoint holds it.", default="false"),
     Field("packed", _COUNT, "Bytes that it takes with its scales, where it is quantised."),

@@ -19,7 +19,7 @@ from devpolicy._core.connected import connected_components
 from devpolicy._core.errors import Diagnostic, ModelError
 from devpolicy._core.loading.dtypes import float32_rule, has_float32_rule
 from devpolicy._core.loading.implementations import loading_of
-from devpolicy._core.model.checkpoint_mapping import converted_names, outermost
+from devpolicy._core.model.checkpoint_mapping import Converted, converted_names, outermost
 from devpolicy._core.model.facts import config_of, derive
 from devpolicy._core.model.generation import beams_of_module
 from devpolicy._core.model.limits import LARGEST_TREE
@@ -86,7 +86,7 @@ def read_module(
     modules = _as_loaded(modules, reader.declaring, built)
     tree = ModelTree(
         name=name or _name(module, config),
-        modules=_converted(modules, converted_names(reader.declaring)),
+        modules=_computed(_converted(modules, converted_names(reader.declaring))),
         ties=_tied([*reader.identical, *_declared(reader.declaring, unloaded=unloaded)], modules),
         no_split=_no_split(reader.declaring) if no_split is None else _checked(no_split, modules),
         **derived,
@@ -295,20 +295,49 @@ def _tied(groups: list[Sequence[str]], modules: Iterable[Module]) -> tuple[tuple
     return tuple(tuple(names) for names in connected_components(known, key=order.__getitem__) if len(names) > 1)
 
 
-def _converted(modules: tuple[Module, ...], converted: Mapping[str, bool]) -> tuple[Module, ...]:
+def _converted(modules: tuple[Module, ...], converted: Mapping[str, Converted]) -> tuple[Module, ...]:
     """Return the modules with those marked whose weights cannot be read in place because loading converts them."""
     return tuple(_as_converted(module, converted) for module in modules) if converted else modules
 
 
-def _as_converted(module: Module, converted: Mapping[str, bool]) -> Module:
+def _as_converted(module: Module, converted: Mapping[str, Converted]) -> Module:
     names = [join(module.path, tensor.name) for tensor in module.tensors]
     if converted.keys().isdisjoint(names):
         return module
     pairs = zip(module.tensors, names, strict=True)
     tensors = tuple(
-        replace(tensor, merged=True) if converted.get(name) and module.in_place else tensor for tensor, name in pairs
+        replace(tensor, merged=one.copies, kept=one.kept)
+        if module.in_place and (one := converted.get(name))
+        else tensor
+        for tensor, name in pairs
     )
     return replace(module, tensors=tensors, in_place=False)
+
+
+_COMPUTED = {"ParametrizationList": ("", 1), "Nemotron3DiarizationSubpixelUpsampler": ("conv", 2)}
+"""Modules whose weight loading computes again on its device, although it is stored: `_init_weights` asks for it.
+
+The child that holds it, and how many times its bytes are there beside it.
+"""
+
+
+def _computed(modules: tuple[Module, ...]) -> tuple[Module, ...]:
+    """Return the modules with those weights marked that are computed again while they are loaded."""
+    found = (module for module in modules if module.class_name in _COMPUTED)
+    copies = {
+        join(module.path, child) if child else module.path: count
+        for module in found
+        for child, count in [_COMPUTED[module.class_name]]
+    }
+    if not copies:
+        return modules
+    return tuple(_as_computed(module, copies[module.path]) if module.path in copies else module for module in modules)
+
+
+def _as_computed(module: Module, copies: int) -> Module:
+    largest = max(module.tensors, key=lambda tensor: tensor.elements, default=None)
+    tensors = (replace(one, merged=copies) if one is largest else one for one in module.tensors)
+    return replace(module, tensors=tuple(tensors))
 
 
 def _no_split(declaring: Iterable[tuple[str, nn.Module]]) -> frozenset[str]:

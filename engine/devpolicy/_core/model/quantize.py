@@ -92,7 +92,9 @@ def _made(
     if unmet:
         return NotHeld(f"`{scheme.name}` cannot be made here: {unmet}")
     settings = {key: setting.default for key, setting in scheme.settings.items()} | dict(scheme.when)
-    packed = _packed(tree, scheme, settings, facts.kind, dtype, support.making_takes)
+    takes = support.making_takes
+    what = "packed", scheme.name, facts.kind, dtype, takes  # the same on hosts that differ in all else
+    packed = tree.remembered(what, lambda: _packed(tree, scheme, settings, facts.kind, dtype, takes))
     if packed is None:
         return NotHeld(f"`{scheme.name}` converts no module of `{tree.name}`")
     own = dtype or tree.default_dtype or "float32"

@@ -58,8 +58,10 @@ class Tensor:
     """Whether it has the dtype that the model is loaded in although it is not persistent: code makes it so."""
     float32_in: str = ""
     """In which dtypes of the model it is float32 all the same: a word of `FLOAT32_IN`."""
-    merged: bool = False
-    """Whether loading makes it, on its device, of what is stored in another form: for a moment both are there."""
+    merged: int = 0
+    """How many times its own bytes are beside it for a moment, on its device, while loading makes it of others."""
+    kept: int = 0
+    """Elements of a larger tensor that it is a part of once it is loaded, and that are held as long as it is."""
     packed: int | None = None
     """The bytes that it takes with its scales where it is quantised; `None` where `shape` and `dtype` say it."""
     transient: int = 0
@@ -98,7 +100,7 @@ class Tensor:
 
     def beside_as(self, dtype: str | None) -> int:
         """Bytes beside its own that are on its device for a moment while it is loaded."""
-        return max(self.transient, self.bytes_as(dtype) if self.merged else 0)
+        return max(self.transient, self.bytes_as(dtype) * self.merged)
 
     def bytes_as(self, dtype: str | None) -> int:
         """Bytes of the tensor when the model is loaded in `dtype` (`None`: as it is)."""
@@ -108,7 +110,7 @@ class Tensor:
         if own in BLOCKS:
             elements, size = BLOCKS[own]
             return self.elements // elements * size
-        return self.elements * DTYPE_BITS[own] // 8
+        return (self.elements + self.kept) * DTYPE_BITS[own] // 8
 
 
 @dataclass(frozen=True, slots=True)

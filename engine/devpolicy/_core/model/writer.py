@@ -136,7 +136,9 @@ def _tensor(tensor: Tensor, default: str) -> object:
     if tensor.float32_in:
         extra["float32_in"] = tensor.float32_in
     if tensor.merged:
-        extra["merged"] = True
+        extra["merged"] = True if tensor.merged == 1 else tensor.merged
+    if tensor.kept:
+        extra["kept"] = tensor.kept
     return {"shape": tensor.shape, **extra} if extra else tensor.shape
 
 

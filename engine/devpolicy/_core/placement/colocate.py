@@ -126,7 +126,8 @@ def colocate_blocks(division: Division, context: PlacementContext, assignment: A
     Raises `Refused` where the consumer could not run them (DP404, DP408).
     """
     units = division.units
-    mixed = next((at for at in sorted(assignment.offloaded) if units[at].direct_tensors_only), None)
+    alone = (at for at in sorted(assignment.offloaded) if units[at].direct_tensors_only)
+    mixed = next((at for at in alone if not _is_whole(at, units, assignment)), None)
     if mixed is not None:
         raise Refused(_mixed_container(units[mixed], assignment.offloaded[mixed]))
     blocks: dict[int, list[int]] = {}
@@ -299,6 +300,14 @@ def _apart(units: Sequence[Unit], pieces: list[int], assignment: Assignment) -> 
         "a block runs on one device",
         help=f"match the whole block (`{block}`), or keep the part elsewhere with `offload`",
     )
+
+
+def _is_whole(at: int, units: Sequence[Unit], assignment: Assignment) -> bool:
+    """Return whether all children of a module are stored where its own tensors are: it is one entry of a map then."""
+    prefix = f"{units[at].path}." if units[at].path else ""
+    inside = [one for one in range(at + 1, len(units)) if units[one].path.startswith(prefix)]
+    places = {assignment.offloaded[one].place if one in assignment.offloaded else None for one in (at, *inside)}
+    return bool(prefix) and len(places) == 1
 
 
 def _mixed_container(unit: Unit, offload: Offload) -> Diagnostic:

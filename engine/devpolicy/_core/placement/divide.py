@@ -7,6 +7,7 @@ tensors. It knows no host.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -108,6 +109,20 @@ def divide(tree: ModelTree, rules: Sequence[Rule], sizing: Sizing) -> Division:
     return Division(tuple(units), matches.counts, holding, shape, tuple((at,) for at in range(len(units))))
 
 
+def with_caches(division: Division, kv_cache: Sequence[int]) -> Division:
+    """Return the same units with other caches: of each module, that of the unit it is in, or else of the next one."""
+    units, caches = division.units, [0] * len(division.units)
+    ends = [unit.end for unit in units]
+    for position, size in enumerate(kv_cache):
+        if size and units:
+            caches[min(bisect_right(ends, position), len(units) - 1)] += size
+    changed = (
+        unit if unit.kv_cache == size else replace(unit, kv_cache=size)
+        for unit, size in zip(units, caches, strict=True)
+    )
+    return replace(division, units=tuple(changed))
+
+
 def _float32_apart(
     sizing: Sizing, rules: Sequence[Rule], priorities: list[tuple[RulePriority, RulePriority]]
 ) -> list[tuple[RulePriority, RulePriority]]:
@@ -195,21 +210,13 @@ def _subtree_sums(tree: ModelTree, own: list[int]) -> list[int]:
     return sums
 
 
-def _uniform(tree: ModelTree, priorities: Sequence[tuple[RulePriority, RulePriority]]) -> list[bool]:
-    """For each module whether one priority holds for all of its subtree; equal priorities are one object."""
-    uniform = [True] * len(priorities)
-    for position in range(len(priorities) - 1, 0, -1):
-        parent = tree.parents[position]
-        if not uniform[position] or priorities[position][0] is not priorities[parent][0]:
-            uniform[parent] = False
-    return uniform
-
-
 def _collect(
     tree: ModelTree, sizing: Sizing, natural: Sequence[bool], priorities: Sequence[tuple[RulePriority, RulePriority]]
 ) -> list[Unit]:
     """Walk the tree in order and return the units. Iterative: a tree may be deeper than the interpreter's stack."""
-    uniform = _uniform(tree, priorities)
+    # Equal priorities are one object. The root has no parent, and is compared with the last module: nobody asks.
+    differs = [priorities[at][0] is not priorities[parent][0] for at, parent in enumerate(tree.parents)]
+    holds_other = _holds(tree, differs)
     units: list[Unit] = []
     position, count = 0, len(tree.modules)
     block: int | None = None
@@ -219,7 +226,7 @@ def _collect(
     while position < count:
         if position >= block_end:
             block = None
-        together = (natural[position] or block is not None) and uniform[position]
+        together = (natural[position] or block is not None) and not holds_other[position]
         if natural[position] and not together and block is None:
             block, block_end = position, tree.subtree_end[position]
         end = tree.subtree_end[position] if together else position + 1

@@ -18,9 +18,9 @@ from devpolicy._core.errors import Diagnostic, PolicyError, Unsatisfiable
 from devpolicy._core.host import Host
 from devpolicy._core.language.conditions import check_requirements
 from devpolicy._core.language.fields import TensorSplit
-from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
+from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy, Workload
 from devpolicy._core.memory.budgets import pool_reserved
-from devpolicy._core.memory.sizing import Sizing, size_model
+from devpolicy._core.memory.sizing import Sizing, size_model, size_tokens
 from devpolicy._core.model.quantize import Held
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement import exact
@@ -42,7 +42,7 @@ from devpolicy._core.placement.context import (
     select_devices,
     with_one_fraction,
 )
-from devpolicy._core.placement.divide import Division, divide
+from devpolicy._core.placement.divide import Division, divide, with_caches
 from devpolicy._core.placement.findings import findings_of_division, findings_of_model, idle_offloads
 from devpolicy._core.placement.groups import Groups, check_divides, groups_of, on_groups, share_of, with_members
 from devpolicy._core.placement.joint import one_piece
@@ -324,18 +324,29 @@ def _divided(policy: ResolvedPolicy, tree: ModelTree) -> _Divided:
     """Return a model's sizes, its units and what is to be said of the rules. Raises `PolicyError` for their errors."""
     # Findings point to the rules' places and speak of their component; equal rules may be written in several.
     written = tuple((rule.place, rule.layer) for rule in policy.rules)
-    what = "divided", policy.rules, written, policy.component, policy.workload, policy.ties
-    return tree.remembered(what, lambda: _divide(policy, tree))
+    what = "divided", policy.rules, written, policy.component, policy.workload.dtype, policy.ties
+    first, divided = tree.remembered(what, partial(_divide, policy, tree))
+    if first == policy.workload:
+        return divided
+    return tree.remembered((*what, policy.workload), lambda: _with_tokens(divided, tree, policy.workload))
 
 
-def _divide(policy: ResolvedPolicy, tree: ModelTree) -> _Divided:
+def _divide(policy: ResolvedPolicy, tree: ModelTree) -> tuple[Workload, _Divided]:
     sizing = size_model(tree, policy.workload)
     division = divide(tree, policy.rules, sizing)
     findings = findings_of_rules(policy, tree, division)
     wrong = [finding for finding in findings if finding.severity == "error"]
     if wrong:
         raise PolicyError(wrong)
-    return sizing, colocate_ties(division, tree, policy) if tree.ties else division, findings
+    division = colocate_ties(division, tree, policy) if tree.ties else division
+    return policy.workload, (sizing, division, findings)
+
+
+def _with_tokens(divided: _Divided, tree: ModelTree, workload: Workload) -> _Divided:
+    """Return a model that was divided under another workload of the same dtype, which its weights do not depend on."""
+    sizing, division, findings = divided
+    sizing = size_tokens(sizing, tree, workload)
+    return sizing, with_caches(division, sizing.kv_cache), findings
 
 
 def _selected(selector: DeviceSelector, policy: ResolvedPolicy, host: Host, consumer: Target) -> Selection:

@@ -40,11 +40,20 @@ class Fit:
     """For each batch the most tokens; `None` where not even the fewest fit."""
     prediction: Prediction | None = None
     """The predicted time of the plan, also where it was not chosen by it."""
+    stored: str | None = None
+    """How its checkpoint is quantised; then it stays so in each scheme that is asked for. `None` where it is not."""
 
     @property
     def devices(self) -> list[str]:
         """The devices that execute the model."""
         return [] if self.plan is None else list(dict.fromkeys(str(unit.runs_on) for unit in self._units))
+
+    @property
+    def held(self) -> str:
+        """How the weights are held, in a word."""
+        if self.stored is None:
+            return self.quantization
+        return "dequantised" if self.plan is not None and self.plan.loading.scheme == "none" else self.stored
 
     @property
     def left(self) -> int:
@@ -84,7 +93,7 @@ def fit(
     question = _Question(replace(policy, relax=(), replicas=1), tree, host, target)
     made = question.plan(least, policy.workload.batch)
     if isinstance(made, Diagnostic):
-        return Fit(tree.name or "", word, host.name or "", refused=made)
+        return Fit(tree.name or "", word, host.name or "", refused=made, stored=stored_as(tree))
     placed, found = made
     # On the term that it is planned for: on another one it would be another answer.
     term = policy.prefer[len(found.trace.terms) - 1 if found.trace else 0]
@@ -92,7 +101,12 @@ def fit(
     contexts = _contexts(tree, asked)
     longest = tuple((batch, question.longest(found, contexts, batch)) for batch in batches)
     predicted = predict(placed)
-    return Fit(tree.name or "", word, host.name or "", found, None, longest, predicted)
+    return Fit(tree.name or "", word, host.name or "", found, None, longest, predicted, stored_as(tree))
+
+
+def stored_as(tree: ModelTree) -> str | None:
+    """Return how a model's checkpoint is quantised, in a word; `None` where it is not."""
+    return None if tree.quantization is None else tree.quantization.scheme or tree.quantization.method
 
 
 def _contexts(tree: ModelTree, asked: int | ContextRange | None) -> Contexts:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from devpolicy._core.device import DeviceType
+from devpolicy._core.model.checkpoint_mapping import converted_names
 from devpolicy._core.placement.plan import Plan
 from devpolicy._core.placement.saved import PlanError
 from devpolicy._core.targets.peft_names import is_adapters, is_wrapped, own_path
@@ -60,8 +61,23 @@ def verify(plan: Plan, model: Any) -> list[str]:
             differences.append(f"{held.name}: planned on {wanted}, is on {held.device}")
     if not plan.loading.dtype and not plan.loading.model_dtype:
         return differences
-    differences += [*_other_dtypes(plan, tensors), *_other_bytes(plan, tensors)]
+    other_bytes = list(_other_bytes(plan, tensors))
+    if other_bytes:
+        whole = _with_what_is_kept(tensors, model, own)
+        other_bytes = list(_other_bytes(plan, whole))
+        tensors = whole if not other_bytes else tensors
+    differences += [*_other_dtypes(plan, tensors), *other_bytes]
     return differences or list(_other_sums(plan, tensors))
+
+
+def _with_what_is_kept(tensors: Iterable[_Held], model: Any, own: Callable[[str], str]) -> list[_Held]:
+    """Return tensors, those that loading makes parts of larger ones with the bytes that stay with them."""
+    converted = converted_names((own(path), module) for path, module in model.named_modules())
+    kept = {name: one.kept for name, one in converted.items() if one.kept}
+    return [
+        held._replace(size=held.size + kept[held.name] * held.tensor.element_size()) if held.name in kept else held
+        for held in tensors
+    ]
 
 
 def _other_dtypes(plan: Plan, tensors: Iterable[_Held]) -> Iterator[str]:
@@ -72,7 +88,7 @@ def _other_dtypes(plan: Plan, tensors: Iterable[_Held]) -> Iterator[str]:
         return
     for held in tensors:
         dtype = _dtype(held.tensor)
-        if dtype in halves and dtype != planned:
+        if dtype in halves and dtype != planned and not held.stays:  # code may make a buffer in a dtype of its own
             yield f"{held.name}: planned in {planned}, is in {dtype}"
 
 

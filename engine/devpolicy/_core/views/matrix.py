@@ -53,11 +53,15 @@ def matrix(
     target: str | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[Cell]:
-    """Return the cells of each model, in each scheme, on each host with what the policy says of it, in that order."""
+    """Return the cells of each model, in each scheme, on each host with what the policy says of it, in that order.
+
+    A model that is quantised already is asked once: no scheme changes it.
+    """
     cells: list[Cell] = []
-    whole = len(policies) * len(models) * len(schemes)
-    for tree in models:
-        for scheme in schemes:
+    of_each = [schemes if tree.quantization is None else schemes[:1] for tree in models]
+    whole = len(policies) * sum(map(len, of_each))
+    for tree, asked in zip(models, of_each, strict=True):
+        for scheme in asked:
             for host, policy in policies:
                 found = fit(policy, tree, host, quantization=scheme, target=target, batches=(1,))
                 cells.append(_cell(found, host))
@@ -68,12 +72,12 @@ def matrix(
 def _cell(found: Fit, host: Host) -> Cell:
     name = host.name or "this machine"
     if found.plan is None:
-        return Cell(found.model, found.quantization, name, REFUSED, 0, None, (), _refusal(found))
+        return Cell(found.model, found.stored or found.quantization, name, REFUSED, 0, None, (), _refusal(found))
     plan = found.plan
     full = max(share(budget) for device, budget in plan.ledger.items() if device != "disk")
     return Cell(
         found.model,
-        found.quantization,
+        found.stored or found.quantization,
         name,
         _verdict(found),
         round(100 * full),
@@ -95,7 +99,9 @@ def _facts(found: Fit) -> list[tuple[str, str]]:
     longest = dict(found.contexts).get(1)
     predicted = found.prediction
     first = predicted.first_token_ns if predicted else None
+    stored = found.stored if found.held == found.stored else f"{found.stored}, {found.held} here"
     return [
+        *([("quantised already", stored)] if found.stored and stored else []),
         ("executes on", device_range(found.devices)),
         *([("kept elsewhere", kept)] if kept else []),
         ("left", f"{format_size(found.left)} on the devices that execute it"),

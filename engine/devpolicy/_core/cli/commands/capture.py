@@ -25,29 +25,29 @@ if TYPE_CHECKING:
     from devpolicy._core.model.tree import ModelTree
 
 output_option = click.option("--output", metavar="FILE", help="Write to a file, whole or not at all.")
-force_option = click.option("--force", is_flag=True, help="Replace a file that is there by what was measured.")
+force_option = click.option("--force", is_flag=True, help="Replace an existing file.")
 
 
 @click.command(name="capture", short_help="Write this machine as a host file.")
 @output_option
-@click.option("--name", metavar="NAME", help="What the host is called; by default the name of its file.")
+@click.option("--name", metavar="NAME", help="The name of the host. Default: the name of its file.")
 @click.option(
     "--include",
     metavar="KIND,...",
     multiple=True,
     help="Keep what identifies this machine: uuid, serial, hostname, user.",
 )
-@click.option("--measure", is_flag=True, help="Measure how fast it is too, which takes about a minute.")
+@click.option("--measure", is_flag=True, help="Also measure speeds, which takes about a minute.")
 @force_option
 @common(formats=())
 @pass_context
 def capture_host(
     ctx: CliContext, output: str | None, name: str | None, include: tuple[str, ...], measure: bool, force: bool
 ) -> None:
-    """Write this machine as a host file, which plans and tests can use anywhere.
+    """Write this machine as a host file, for plans and tests anywhere.
 
-    What tells which machine it is does not go into the file: UUIDs, serial numbers, the machine's name, the user's
-    name and folders, also inside what a broken driver says. What was left out is said on standard error.
+    The file has nothing that identifies the machine: no UUIDs, serial numbers, machine name, user name or folders, not
+    even inside the messages of a broken driver. Standard error lists what was left out.
 
     \b
     Examples:
@@ -59,7 +59,7 @@ def capture_host(
 
 @click.command(name="measure", short_help="Measure this machine, and write it as a host file with its speeds.")
 @output_option
-@click.option("--name", metavar="NAME", help="What the host is called; by default the name of its file.")
+@click.option("--name", metavar="NAME", help="The name of the host. Default: the name of its file.")
 @click.option(
     "--include",
     metavar="KIND,...",
@@ -70,11 +70,11 @@ def capture_host(
 @common(formats=())
 @pass_context
 def measure_host(ctx: CliContext, output: str | None, name: str | None, include: tuple[str, ...], force: bool) -> None:
-    """Measure how fast this machine is, and write it as a host file: `host capture` with its speeds.
+    """Measure the speed of this machine, and write it as a host file: `host capture` with speeds.
 
-    About a minute of small benchmarks, on a machine that does nothing else: RAM, the disk of the current folder, each
-    accelerator's memory and link, matrix products by dtype, calls of modules, hand-overs. Without torch RAM and the
-    disk are measured. Predictions for the file's host go by what was measured, and say so.
+    It takes about a minute; run nothing else meanwhile. It measures RAM, the disk of the current folder, the memory and
+    the link of each accelerator, matrix products by dtype, calls of modules, and transfers. Without torch, it measures
+    RAM and the disk. Predictions for the file's host use the measured speeds, and say so.
 
     \b
     Examples:
@@ -143,13 +143,13 @@ def _left_out(gone: Mapping[str, int]) -> str:
 @click.command(name="capture", short_help="Write a model's structure as a model file.", epilog=f"MODEL: {model_help}")
 @click.argument("model", shell_complete=complete.models)
 @output_option
-@click.option("--name", metavar="NAME", help="What the model is called; by default the last part of MODEL.")
+@click.option("--name", metavar="NAME", help="The name of the model. Default: the last part of MODEL.")
 @common(formats=())
 @pass_context
 def capture_model(ctx: CliContext, model: str, output: str | None, name: str | None) -> None:
-    """Write a model's structure as a model file: modules, classes, shapes, ties, and no weights.
+    """Write a model's structure as a model file: modules, classes, shapes and ties. It has no weights.
 
-    A plan of the file is the plan of the model, on machines that have neither the checkpoint nor Transformers.
+    The file gives the same plan as the model, also on machines without the checkpoint and without Transformers.
 
     \b
     Examples:

@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from devpolicy._core.targets.haystack_components.names import Saved
 
 
-@click.command(name="check", short_help="Report everything that is wrong with policies.")
+@click.command(name="check", short_help="Report every mistake in policies.")
 @click.argument("policies", metavar="POLICY...", nargs=-1, required=True, shell_complete=complete.policies)
-@click.option("--strict", is_flag=True, help="Exit with 1 where there are warnings.")
+@click.option("--strict", is_flag=True, help="Exit with 1 if there are warnings.")
 @click.option(
     "--model",
     metavar="[NAME=]MODEL",
     multiple=True,
     shell_complete=complete.models,
-    help=f"Also report rules that match or decide nothing in it, or in that of the component NAME. {model_help}",
+    help=f"Also report rules that match or decide nothing in MODEL, or in the component NAME. {model_help}",
 )
 @pipeline_option
 @common(formats=("human", "plain", "json", "github", "sarif"))
@@ -43,11 +43,11 @@ if TYPE_CHECKING:
 def command(
     ctx: CliContext, policies: tuple[str, ...], strict: bool, model: tuple[str, ...], pipeline: str | None
 ) -> int:
-    """Read policies and report everything that is wrong with them.
+    """Report every mistake in policies.
 
-    Every file is read, also after one that cannot be. Whether a rule matches anything depends on the model: give
-    one to know. The rules of components are compared with the models that the policy names for them, and with
-    `--pipeline` their names with those of a saved Haystack pipeline.
+    It reads every file, also after one with mistakes. With --model, it also reports rules that match nothing or decide
+    nothing in that model. It compares the rules of components with the models that the policy names. With --pipeline,
+    it compares the names of components with those of a saved Haystack pipeline.
 
     \b
     Examples:
@@ -57,8 +57,7 @@ def command(
       devpolicy check policy.toml --pipeline rag.yaml --strict
       devpolicy check policy/*.toml --format sarif > devpolicy.sarif
 
-    Exit status: 0 without errors, 1 with rules that never decide (DP502), and with warnings under --strict, 2 with
-    other errors.
+    Exit status: 0 no errors; 1 rules that never decide (DP502), or with --strict any warning; 2 other errors.
     """
     from devpolicy._core.targets.haystack_components.survey import read_pipeline
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from devpolicy._core.review.hosts import Variant
 
 
-@click.command(name="diff", short_help="Show where two policies differ, and on which small host.")
+@click.command(name="diff", short_help="Show where two policies differ, on the smallest host.")
 @click.argument("first", metavar="A", shell_complete=complete.policies)
 @click.argument("second", metavar="B", shell_complete=complete.policies)
 @click.option(
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     metavar="HOST",
     multiple=True,
     shell_complete=complete.hosts,
-    help="Hosts, globs too; may be repeated. By default the catalogue without its broken hosts.",
+    help="A host or a glob; repeat it for several. Default: the catalogue without its broken hosts.",
 )
 @click.option(
     "--models",
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
     metavar="MODEL",
     multiple=True,
     shell_complete=complete.models,
-    help="Models, globs too; may be repeated. By default those of the policies' tests.",
+    help="A model or a glob; repeat it for several. Default: those of the policies' tests.",
 )
 @fleet_option
 @click.option("--new-fleet", metavar="FLEET", shell_complete=complete.fleets, help="The fleet that B is planned for.")
-@click.option("--lost", metavar="NODE", multiple=True, help="A node that B has not; may be repeated.")
+@click.option("--lost", metavar="NODE", multiple=True, help="A node that is missing in B. Repeat it for several nodes.")
 @overlay_options
-@click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Processes; by default one for each core.")
+@click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Processes. Default: one for each core.")
 @common()
 @pass_context
 def command(
@@ -65,10 +65,10 @@ def command(
 ) -> int:
     """Plan two policies for models on hosts, and show where they differ.
 
-    What differs is where a module is kept or runs, what is refused, and what a model is loaded with; the smallest
-    host that shows a difference is printed as TOML. What decided a place is not compared: see `why`.
+    A difference is a module that is stored or executes elsewhere, a refusal, or another way of loading. The smallest
+    host that shows a difference is printed as TOML. The reasons are not compared: `why` shows them.
 
-    --profile and --set are laid over both policies. Of the environment only DEVPOLICY_PROFILE is read.
+    --profile and --set apply to both policies. The only variable that is read is DEVPOLICY_PROFILE.
 
     \b
     Examples:
@@ -76,10 +76,10 @@ def command(
       devpolicy diff old.toml new.toml --models "llama-*" --hosts "*24gb"
       devpolicy diff policy.toml policy.toml --fleet mixed-50 --lost l4-0
 
-    With --fleet it shows what must move to come from the plan of A to that of B, and of the plans of B it takes the one
-    that moves the least.
+    With --fleet, show which components must move to get from the plan of A to a plan of B. Of all plans of B, the one
+    with the fewest moves is taken.
 
-    Exit status: 0 they never differ, 1 they do, 2 invalid policy or usage.
+    Exit status: 0 they never differ; 1 they differ; 2 invalid policy or usage.
     """
     if fleet is not None:
         without(fleet, hosts=hosts, jobs=jobs)

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from devpolicy._core.host import Accelerator
 
 
-@click.command(name="doctor", short_help="Show what each library sees of this machine, and what is wrong.")
+@click.command(name="doctor", short_help="Show what each library sees of this machine, and the fix.")
 @click.argument("libraries", metavar="[LIBRARY]...", nargs=-1, type=click.Choice(list(LIBRARIES)))
 @click.option(
     "--host",
     metavar="HOST",
     shell_complete=complete.hosts,
-    help="Ask about a simulated host: of the catalogue, or a host TOML.",
+    help="A simulated host: a name of the catalogue, or a host file.",
 )
 @click.option(
     "--timeout",
@@ -39,16 +39,16 @@ if TYPE_CHECKING:
     type=click.FloatRange(min=0.1, max=3600),
     default=TIMEOUT,
     show_default=True,
-    help="For each library.",
+    help="The time limit for each library.",
 )
 @common()
 @pass_context
 def command(ctx: CliContext, libraries: tuple[str, ...], host: str | None, timeout: float) -> int:
-    """Show what each installed library sees of this machine, where they disagree, and the remedy.
+    """Show what each installed library sees of this machine, where they disagree, and the fix.
 
-    Each library is asked in a process of its own, so that a driver that hangs or crashes is a finding. None of them
-    needs to be installed, and with LIBRARY only those are asked. With --host they are asked about a simulated host:
-    what would happen there.
+    Each library runs in its own process, so a driver that hangs or crashes becomes a finding. No library has to be
+    installed. With LIBRARY, only those libraries run. With --host, they look at a simulated host instead of this
+    machine.
 
     \b
     Examples:
@@ -56,7 +56,7 @@ def command(ctx: CliContext, libraries: tuple[str, ...], host: str | None, timeo
       devpolicy doctor --format json > report.json
       devpolicy doctor --host faulty/nearly-full
 
-    Exit status: 0 where all agree, 1 with findings.
+    Exit status: 0 all agree; 1 there are findings.
     """
     simulated = None if host in (None, "-") else load_host(ctx, host)
     with ctx.working("asking every library"):

@@ -31,27 +31,32 @@ if TYPE_CHECKING:
 DOES_NOT_RUN, OVER = "DP520", "DP521"
 
 
-@click.command(name="dry-run", short_help="Load and run the real code on the simulated host.")
+@click.command(name="dry-run", short_help="Load and run the real model code on a simulated host.")
 @policy_argument
 @click.option(
     "--model",
     metavar="[NAME=]MODEL",
     multiple=True,
-    help="A model of the catalogue, a model TOML, a checkpoint folder, a hub id in the local cache, or hf://ORG/NAME. "
-    "With the NAME of a component, it is that one's.",
+    help="A model of the catalogue, a model file, a checkpoint folder, a hub id in the local cache, or hf://ORG/NAME. "
+    "NAME= gives it to that component.",
 )
 @host_option
 @component_option
 @overlay_options
 @click.option("--architecture", metavar="CLASS", help="The class that a checkpoint is loaded as.")
-@click.option("--prompt", type=click.IntRange(1), metavar="N", help="Tokens of the prompt; by default the workload's.")
-@click.option("--new-tokens", type=click.IntRange(0), metavar="N", help="Tokens to generate; 4 by default.")
+@click.option(
+    "--prompt",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Tokens of the prompt. Default: those of the policy's workload.",
+)
+@click.option("--new-tokens", type=click.IntRange(0), metavar="N", help="Tokens to generate. Default: 4.")
 @click.option(
     "--timeout",
     type=click.FloatRange(1, LONGEST),
     default=TIMEOUT,
     metavar="SECONDS",
-    help=f"How long one model may take; {TIMEOUT} by default.",
+    help=f"The time limit for each model. Default: {TIMEOUT}.",
 )
 @common(formats=("human", "plain", "json", "github"))
 @pass_context
@@ -68,11 +73,12 @@ def command(
     new_tokens: int | None,
     timeout: float,
 ) -> int:
-    """Load a model as its plan says, and run it: prompt, cache and generated tokens, at true size.
+    """Load a model with its plan and run it at true size: prompt, cache and generated tokens.
 
-    The real library loads it with the plan's own arguments onto simulated devices, which hold no data, and the real
-    code runs. Every place where tensors on different devices meet is reported with the module and its line; what each
-    device held at its peak is shown beside the ledger. No weights are read, and no GPU is needed.
+    The real library loads the model with the plan's own arguments onto simulated devices, which hold no data, and the
+    model's real code runs. The command reports every operator whose tensors are on different devices, with the module
+    and the line of code. It shows the peak memory of each device beside the ledger. No weights are read, and no GPU is
+    needed.
 
     This needs the simulator (`devpolicy simulator build`), Transformers and accelerate.
 
@@ -81,7 +87,7 @@ def command(
       devpolicy dry-run split-across-gpus --model llama-3.1-70b --host 4x80gb
       devpolicy dry-run p.toml --model ./checkpoint --prompt 8000 --new-tokens 16
 
-    Exit status: 0 it runs within its ledger, 1 a device held more than its ledger, 2 invalid policy or usage, 3 it is
+    Exit status: 0 it runs within its ledger; 1 a device held more than its ledger; 2 invalid policy or usage; 3 it is
     refused or does not run.
     """
     from devpolicy._core.cli.commands.plan import check_asked, make_plans

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @common()
 @pass_context
 def command(ctx: CliContext, code: str | None) -> None:
-    """Tell what an error or a warning means, and the way out. Without CODE, list all codes.
+    """Show what an error or a warning means, and what to do. Without CODE, list all codes.
 
     \b
     Example:

@@ -28,7 +28,7 @@ from devpolicy._core.errors import Diagnostic
 from devpolicy._core.fleet.values import Fleet
 from devpolicy._core.language.policy import Policy, ResolvedPolicy
 from devpolicy._core.loading.quantizations import NONE, QUANTIZATIONS
-from devpolicy._core.planning.fit import BATCHES, Fit, fit
+from devpolicy._core.planning.fit import BATCHES, Fit, fit, stored_as
 from devpolicy._core.sizes import format_size
 from devpolicy._core.views.names import device_range, host_line
 
@@ -51,21 +51,21 @@ def _batches(context: click.Context, parameter: click.Parameter, value: str | No
     return tuple(dict.fromkeys(map(int, parts)))
 
 
-@click.command(name="fit", short_help="Say whether models run on hosts, and with how much context.")
+@click.command(name="fit", short_help="Answer whether models fit on hosts, and with how much context.")
 @policy_argument
 @click.option(
     "--model",
     metavar="MODEL",
     multiple=True,
     shell_complete=complete.models,
-    help="A model as `devpolicy plan` takes it; globs of the catalogue too. By default those of the component.",
+    help="A model as in `devpolicy plan`, also a glob of the catalogue. Default: those of the component.",
 )
 @click.option(
     "--host",
     metavar="HOST",
     multiple=True,
     shell_complete=complete.hosts,
-    help="A host of the catalogue, also a glob, a host TOML, or `-` for this machine, the default.",
+    help="A host of the catalogue, also a glob, a host file, or `-` for this machine. Default: this machine.",
 )
 @fleet_option
 @click.option(
@@ -73,12 +73,12 @@ def _batches(context: click.Context, parameter: click.Parameter, value: str | No
     metavar="SCHEME",
     multiple=True,
     type=click.Choice(QUANTIZATIONS),
-    help="A scheme to load the model in; by default those of the policy, else none, and nf4 where that does not fit.",
+    help="A quantization scheme. Default: those of the policy, else none, and nf4 if that does not fit.",
 )
-@click.option("--batch", metavar="N,N", callback=_batches, help="Sequences at once, at most six; 1,4,16 by default.")
+@click.option("--batch", metavar="N,N", callback=_batches, help="Batch sizes, at most six. Default: 1,4,16.")
 @component_option
 @overlay_options
-@click.option("--target", type=TargetName(), help="The consumer to plan for; hf by default.")
+@click.option("--target", type=TargetName(), help="The consumer to plan for. Default: hf.")
 @common()
 @pass_context
 def command(
@@ -94,11 +94,10 @@ def command(
     overrides: tuple[str, ...],
     target: str | None,
 ) -> int:
-    """Say whether a model runs on a host, on which devices, and the longest context that leaves room.
+    """Answer whether a model fits on a host, on which devices, and with how much context.
 
-    Each model is asked in each scheme on each host, by itself. The verdict is that of a plan with the context that the
-    policy asks for. For each batch the most tokens are searched: a plan takes so many, and is refused one step of 256
-    later.
+    Each model is tried in each quantization scheme on each host, alone. The verdict is that of a plan with the context
+    that the policy asks for. The longest context is searched for each batch size, in steps of 256 tokens.
 
     \b
     Examples:
@@ -107,7 +106,7 @@ def command(
       devpolicy fit policy.toml --component generator --batch 1,8
       devpolicy fit prefer-accelerator --model qwen3-32b --fleet mixed-50
 
-    Exit status: 0 something fits, 2 invalid policy or usage, 3 nothing does.
+    Exit status: 0 something fits; 2 invalid policy or usage; 3 nothing fits.
     """
     written = Policy.load(policy)
     check_component(written, component)
@@ -135,9 +134,12 @@ def command(
         faults = {} if nodes is None else {"faults": dict(nodes.faults)}
         ctx.print_json({"schema": 1, "component": component, "fits": told, **faults})
     elif len({(one.model, one.host) for one in fits}) == 1:
-        ctx.out.print(_in_a_line(fits))
+        ctx.out.print("; ".join([_in_a_line(_once(fits)), *_not_applied(fits)]))
     else:
-        ctx.out.print([line for machine, some in found for line in _section(machine, some, batch, ctx.out.width)])
+        ctx.out.print(
+            [line for machine, some in found for line in _section(machine, _once(some), batch, ctx.out.width)]
+        )
+        ctx.out.print(_not_applied(fits))
         ctx.out.print([f"{node} cannot be used: {reason}" for node, reason in (nodes.faults if nodes else {}).items()])
     return 0 if any(one.plan is not None for one in fits) else _REFUSED
 
@@ -156,7 +158,8 @@ class _Asked(NamedTuple):
         for scheme in self.schemes or (NONE,):
             if machine.lacks:
                 name = machine.host.name or ""
-                yield Fit(tree.name or "", scheme, name, refused=Diagnostic("DP309", machine.reason))
+                refused = Diagnostic("DP309", machine.reason)
+                yield Fit(tree.name or "", scheme, name, refused=refused, stored=stored_as(tree))
                 continue
             made = self._fit(tree, machine.host, scheme)
             yield made
@@ -178,16 +181,42 @@ def _in_a_line(found: Sequence[Fit]) -> str:
     where = f"{first.model} on {first.host or 'this machine'}"
     fitting = next((one for one in found if one.plan is not None), None)
     refused = found if fitting is None else found[: found.index(fitting)]
-    scheme = "" if len(found) == 1 and first.quantization == NONE else "{}: "
-    reasons = "; ".join(scheme.format(one.quantization) + _reason(one) for one in refused)
+    scheme = "" if len(found) == 1 and first.held == NONE else "{}: "
+    reasons = "; ".join(scheme.format(one.held) + _reason(one) for one in refused)
     if fitting is None:
         return f"{where}: no; {reasons}"
     kept = "".join(f", {format_size(size)} kept on {place}" for place, size in fitting.kept.items())
-    as_scheme = "" if fitting.quantization == NONE else f" as {fitting.quantization}"
+    as_scheme = "" if fitting.held == NONE else f" as {fitting.held}"
+    if fitting.held != (fitting.stored or fitting.held):
+        as_scheme = f", {fitting.held} from {fitting.stored},"
     contexts = ", ".join(f"{_tokens(tokens)} at batch {batch}" for batch, tokens in fitting.contexts)
     told = f"{where}: yes{as_scheme} on {device_range(fitting.devices)}{kept}, {format_size(fitting.left)} left"
     told += f"; longest context {contexts}" if contexts else ""
     return told + (f"; not {reasons}" if reasons else "")
+
+
+def _once(found: Sequence[Fit]) -> list[Fit]:
+    """Return the verdicts, and of a model that is quantised already one for each host: it is that of every scheme."""
+    told: set[tuple[str, str]] = set()
+    once: list[Fit] = []
+    for one in found:
+        if one.stored is None or (one.model, one.host) not in told:
+            once.append(one)
+            told.add((one.model, one.host))
+    return once
+
+
+def _not_applied(found: Sequence[Fit]) -> list[str]:
+    """Return what is to be said of models for which a scheme was asked that changes nothing."""
+    asked: dict[tuple[str, str], dict[str, None]] = {}
+    for one in found:
+        if one.stored is not None and one.quantization not in (NONE, one.stored):
+            asked.setdefault((one.model, one.stored), {})[f"`{one.quantization}`"] = None
+    told: list[str] = []
+    for (model, stored), schemes in asked.items():
+        verb = "do" if len(schemes) > 1 else "does"
+        told.append(f"{model} is quantised already (`{stored}`): {' and '.join(schemes)} {verb} not apply")
+    return told
 
 
 def _reason(one: Fit) -> str:
@@ -204,7 +233,7 @@ def _section(machine: Machine, found: Sequence[Fit], batches: Sequence[int], wid
     rows = [
         [
             one.model,
-            one.quantization,
+            one.held,
             device_range(one.devices) + ("+" + "+".join(one.kept) if one.kept else "") if one.plan else "no",
             format_size(one.left) if one.plan else "-",
             *(_tokens(dict(one.contexts).get(batch)) for batch in batches),
@@ -223,6 +252,7 @@ def _as_json(one: Fit) -> dict[str, Any]:
     return {
         "model": one.model,
         "quantization": one.quantization,
+        "stored": one.stored,
         "host": one.host,
         "fits": one.plan is not None,
         "devices": one.devices,

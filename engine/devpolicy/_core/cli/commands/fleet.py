@@ -59,7 +59,7 @@ def list_fleets(ctx: CliContext) -> None:
 def show_fleet(ctx: CliContext, fleet: str, as_toml: bool, for_ray: bool) -> None:
     """Print the nodes of a fleet.
 
-    FLEET is a name of the catalogue, a fleet file, or a folder of host files, of which each is a node.
+    FLEET is a name of the catalogue, a fleet file, or a folder with one host file for each node.
 
     \b
     Examples:

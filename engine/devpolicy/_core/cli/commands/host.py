@@ -59,15 +59,18 @@ def list_hosts(ctx: CliContext) -> None:
 @command.command(name="show")
 @click.argument("host", default="-", shell_complete=complete.hosts)
 @click.option(
-    "--policy", metavar="POLICY", shell_complete=complete.policies, help="Take caps and headroom from its [memory]."
+    "--policy",
+    metavar="POLICY",
+    shell_complete=complete.policies,
+    help="Show the caps and the headroom of its [memory].",
 )
 @common()
 @pass_context
 def show_host(ctx: CliContext, host: str, policy: str | None) -> None:
     """Print a host as TOML, with what a plan may use of each device.
 
-    HOST is a name of the catalogue, a file, or this machine where it is left out or `-`. The output is a host file;
-    of this machine it holds the UUIDs of its devices: `devpolicy host capture` writes a file without them.
+    HOST is a name of the catalogue or a file. Without HOST, or with `-`, it is this machine. The output is a host file.
+    For this machine it has the UUIDs of the devices; `devpolicy host capture` writes a file without them.
 
     \b
     Examples:

@@ -33,20 +33,16 @@ _HERE = "hosts/this-machine.toml"
 
 @click.command(name="init", short_help="Write a first policy, with tests that pass.")
 @click.argument("folder", default=".", type=click.Path())
-@click.option(
-    "--model", metavar="MODEL", shell_complete=complete.models, help="The model, as `devpolicy plan` takes it."
-)
+@click.option("--model", metavar="MODEL", shell_complete=complete.models, help="The model, as in `devpolicy plan`.")
 @click.option(
     "--host",
     metavar="HOST",
     multiple=True,
     shell_complete=complete.hosts,
-    help="A host that it must run on: of the catalogue, a host TOML, or `-` for this machine, the default.",
+    help="A host of the catalogue, a host file, or `-` for this machine, where it must run. Default: this machine.",
 )
-@click.option(
-    "--pipeline", metavar="FILE", type=click.Path(), help="A saved pipeline of Haystack, in place of a model."
-)
-@click.option("--ci", type=click.Choice(["github"]), help="Write a workflow that checks and tests the policy too.")
+@click.option("--pipeline", metavar="FILE", type=click.Path(), help="A saved pipeline of Haystack, instead of a model.")
+@click.option("--ci", type=click.Choice(["github"]), help="Also write a workflow that checks and tests the policy.")
 @common(formats=())
 @pass_context
 def command(
@@ -54,8 +50,8 @@ def command(
 ) -> None:
     """Write a policy for a model and the hosts that it must run on, with tests, into FOLDER.
 
-    On a terminal it asks for what is not given. It looks at the model and at this machine, and takes the simplest
-    policy under which the model fits on every host. Every test was run before it is kept. Nothing is overwritten.
+    On a terminal, it asks for what you leave out. It looks at the model and at this machine, and writes the simplest
+    policy under which the model fits on every host. It runs every test before it keeps it. It never overwrites a file.
 
     \b
     Examples:

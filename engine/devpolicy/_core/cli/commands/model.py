@@ -35,7 +35,7 @@ command.add_command(capture_model)
 @common()
 @pass_context
 def list_models(ctx: CliContext) -> None:
-    """List the models of the catalogue. They have their public sizes, and no weights.
+    """List the models of the catalogue. They have their published sizes and no weights.
 
     \b
     Example:
@@ -67,9 +67,9 @@ def list_models(ctx: CliContext) -> None:
 @common()
 @pass_context
 def show_model(ctx: CliContext, model: str) -> None:
-    """Show a model's modules with their classes and sizes, what is tied, and what must stay whole.
+    """Show a model's modules with their classes and sizes, tied tensors, and the blocks that must stay whole.
 
-    Modules that differ only in numbers are one row, in the notation of a rule's `match`.
+    Modules that differ only in numbers share a row, in the notation of a rule's `match`.
 
     \b
     Examples:

@@ -47,16 +47,16 @@ Plans = Mapping[str | None, "Plan"]
 Models = Mapping[str | None, str]
 
 
-@click.command(name="plan", short_help="Show where each part of a model runs and is kept.")
+@click.command(name="plan", short_help="Show where each module executes and what each device holds.")
 @policy_argument
 @click.option(
     "--model",
     metavar="[NAME=]MODEL",
     multiple=True,
     shell_complete=complete.models,
-    help="A model of the catalogue, a model TOML, a checkpoint folder, a GGUF file, a hub id in the local cache, or "
+    help="A model of the catalogue, a model file, a checkpoint folder, a GGUF file, a hub id in the local cache, or "
     "hf://ORG/NAME. "
-    "With the NAME of a component, it is that one's, in place of the `model` that the policy names.",
+    "NAME= gives it to that component, instead of the `model` in the policy.",
 )
 @host_option
 @fleet_option
@@ -64,7 +64,7 @@ Models = Mapping[str | None, str]
     "--from",
     "running",
     metavar="FILE",
-    help="With --fleet: the JSON of the plan that runs now; of the new plans it is the one that moves the least.",
+    help="With --fleet: the JSON of the plan that runs now. The new plan moves as few components as it can.",
 )
 @component_option
 @overlay_options
@@ -79,9 +79,9 @@ Models = Mapping[str | None, str]
     metavar="KEY=VALUE",
     multiple=True,
     shell_complete=complete_keys.changes,
-    help="Plan as if: cuda.count=3, cuda:0.free=20 GiB, memory=128 GiB, context=8192; and compare.",
+    help="Change host or workload, and compare: cuda.count=3, cuda:0.free=20 GiB, memory=128 GiB, context=8192.",
 )
-@click.option("--certify", is_flag=True, help="Say how far the plan can be from the least predicted time there is.")
+@click.option("--certify", is_flag=True, help="Show how far the plan can be from the least predicted time.")
 @click.option("--target", type=TargetName(), help="The consumer to plan for: `devpolicy targets` lists them.")
 @click.option(
     "--to",
@@ -89,8 +89,8 @@ Models = Mapping[str | None, str]
     help=f"Print only what the consumer takes, and plan for it: {', '.join(OUTPUT_FORMATS)}; with --fleet also ray, "
     "serve.",
 )
-@click.option("--locked", metavar="FILE", help="Fail where the plan is not the one in FILE, and say what moved.")
-@click.option("--output", metavar="FILE", help="Write to FILE, whole or not at all, instead of the terminal.")
+@click.option("--locked", metavar="FILE", help="Fail if the plan is not the one in FILE, and list what moved.")
+@click.option("--output", metavar="FILE", help="Write to FILE instead of the terminal, whole or not at all.")
 @common(formats=("human", "plain", "json", "svg", "png"))
 @pass_context
 def command(
@@ -111,13 +111,13 @@ def command(
     locked: str | None,
     output: str | None,
 ) -> None:
-    """Show where each part of a model runs and is kept, and what each device then holds.
+    """Show where each module executes, where its weights are stored, and what each device holds.
 
-    POLICY is a file, or the name of a shipped policy. No weights are loaded. Modules that differ only in numbers
-    are one row, in the notation of a rule's `match`.
+    POLICY is a file, or the name of a shipped policy. No weights are loaded. Modules that differ only in numbers share
+    a row, in the notation of a rule's `match`.
 
-    The components of a policy are planned together, in the order in which it writes them. With --component one of
-    them is shown, as it is beside those that are written before it.
+    The components of a policy are planned together, in the order of the file. --component shows one of them, planned
+    beside those before it.
 
     \b
     Examples:
@@ -130,7 +130,7 @@ def command(
       devpolicy plan rag-pipeline --fleet mixed-50
 
     \b
-    A plan is locked by its JSON, and compared in CI:
+    Keep a plan as JSON, and compare with it in CI:
       devpolicy plan policy.toml --model gpt2 --host 2x24gb \\
           --format json --output plan.lock.json
       devpolicy plan policy.toml --model gpt2 --host 2x24gb \\

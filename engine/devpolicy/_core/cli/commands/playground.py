@@ -11,19 +11,30 @@ from devpolicy._core.cli.table import facts
 from devpolicy._core.errors import DevPolicyError, Diagnostic, reason_of
 
 
-@click.command(name="playground", short_help="Try policies in a browser: the plan's picture as you type.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes a free one.")
-@click.option("--pyodide", metavar="FOLDER", type=click.Path(), help="The browser's Python, as npm installs it.")
-@click.option("--download", "fetch", is_flag=True, help="Fetch the browser's Python from npm, once: 6 MB.")
-@click.option("-o", "--output", metavar="FOLDER", type=click.Path(), help="Write the site to a new folder instead.")
+@click.command(name="playground", short_help="Try policies in a browser, with the plan's picture as you type.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes any free port.")
+@click.option(
+    "--pyodide",
+    metavar="FOLDER",
+    type=click.Path(),
+    help="The folder of Pyodide, the browser's Python, as npm installs it.",
+)
+@click.option("--download", "fetch", is_flag=True, help="Fetch Pyodide from npm, once: 6 MB.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FOLDER",
+    type=click.Path(),
+    help="Write the page to a new folder as static files, and serve nothing.",
+)
 @click.option("--open/--no-open", "opens", default=True, help="Open the browser.")
 @common(formats=())
 @pass_context
 def command(ctx: CliContext, port: int, pyodide: str | None, fetch: bool, output: str | None, opens: bool) -> None:
     """Serve a page with an editor for policies, a choice of models and hosts, and the plan's picture.
 
-    The page runs this devpolicy in the browser: nothing is sent anywhere, and a plan has the digest that `devpolicy
-    plan` gives it. It needs Pyodide, a Python for browsers, which --download fetches once.
+    The page runs this devpolicy inside the browser and sends nothing anywhere. A plan has the same digest as with
+    `devpolicy plan`. The page needs Pyodide, a Python for browsers, which --download fetches once.
 
     \b
     Examples:

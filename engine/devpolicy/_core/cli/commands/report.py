@@ -41,33 +41,33 @@ _SCHEMES = (NONE, "int8", "nf4")
 """What is asked where neither the command nor the policy names schemes: in full, in eight bits and in four."""
 
 
-@click.command(name="report", short_help="Write a page: which models run on which hosts, and how.")
+@click.command(name="report", short_help="Write a page that shows which models run on which hosts.")
 @policy_argument
 @click.option(
     "--models",
     metavar="MODEL,MODEL",
     multiple=True,
     shell_complete=complete.models,
-    help="Models as `devpolicy plan` takes them, and globs of the catalogue. By default those of the component.",
+    help="Models as in `devpolicy plan`, also globs of the catalogue. Default: those of the component.",
 )
 @click.option(
     "--hosts",
     metavar="HOST,HOST",
     multiple=True,
     shell_complete=complete.hosts,
-    help="Hosts of the catalogue, also globs, host TOML files, or `-` for this machine, the default.",
+    help="Hosts of the catalogue, also globs, host files, or `-` for this machine. Default: this machine.",
 )
 @fleet_option
 @click.option(
     "--quantizations",
     metavar="SCHEME,SCHEME",
     multiple=True,
-    help="Schemes to load the models in; by default those of the policy, else none, int8 and nf4.",
+    help="Quantization schemes. Default: those of the policy, else none, int8 and nf4.",
 )
 @click.option("-o", "--output", metavar="FILE", required=True, help="The HTML file, written whole or not at all.")
 @component_option
 @overlay_options
-@click.option("--target", type=TargetName(), help="The consumer to plan for; hf by default.")
+@click.option("--target", type=TargetName(), help="The consumer to plan for. Default: hf.")
 @common(formats=())
 @pass_context
 def command(
@@ -85,11 +85,11 @@ def command(
 ) -> int:
     """Write one HTML file with a verdict for each model in each quantization on each host.
 
-    With --fleet it is the plan of a fleet: its nodes, what is on each of them, and why. Models are given as
-    NAME=MODEL then, for components that name none.
+    With --fleet, show the plan of a fleet: its nodes, the components on each node, and the reasons. If the policy names
+    no components, give models as NAME=MODEL.
 
-    A cell shows how full the fullest device is and the longest context. Choose one for its placement, its predicted
-    time and the reasons. The file needs no network. Verdicts are those of `devpolicy fit`.
+    A cell shows how full the fullest device is, and the longest context. Select a cell to see its placement, its
+    predicted time and the reasons. The file needs no network. The verdicts are those of `devpolicy fit`.
 
     \b
     Examples:
@@ -97,7 +97,7 @@ def command(
       devpolicy report policy.toml --component llm --hosts 'mac-*' -o r.html
       devpolicy report rag-pipeline --fleet mixed-50 -o fleet.html
 
-    Exit status: 0 something fits, 2 invalid policy or usage, 3 nothing does.
+    Exit status: 0 something fits; 2 invalid policy or usage; 3 nothing fits.
     """
     from devpolicy._core.views.matrix import CPU, FITS, MOVED, REFUSED, matrix
     from devpolicy._core.views.report import About, report

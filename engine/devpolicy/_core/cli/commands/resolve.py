@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 @overlay_options
 @model_option(required=False)
 @pipeline_option
-@click.option("--to", type=click.Choice(DEVICE_FORMATS), help="Print only what the consumer takes, and decide for it.")
+@click.option("--to", type=click.Choice(DEVICE_FORMATS), help="Print only what the consumer takes, and choose for it.")
 @common()
 @pass_context
 def command(
@@ -58,12 +58,12 @@ def command(
 ) -> None:
     """Show the device that a policy chooses on a host.
 
-    Without a model it is the choice that `prefer` makes, and rules about modules are not applied, which is said.
-    With one it is the whole plan's device. A component has the model that the policy names for it, beside those that
-    are written before it.
+    With a model, these are the devices of the whole plan. Without a model, the choice follows `prefer` alone; the
+    command warns about the rules that it ignores. For a component, the model is the one that the policy names, planned
+    beside the components before it.
 
-    With `--pipeline` it is every component of a saved Haystack pipeline that takes a device, those inside of others
-    too (`agent.chat_generator`): its device, what of the policy decides it, and what was saved in its place.
+    With --pipeline, show every component of a saved Haystack pipeline that takes a device, also components inside
+    others (`agent.chat_generator`): its device, what in the policy decides it, and the device in the file.
 
     \b
     Examples:

@@ -29,15 +29,15 @@ from devpolicy._core.targets.environment import environment, shell, visible_devi
 from devpolicy._core.verbs.joint import JointPlanner, Request
 
 
-@click.command(name="run", short_help="Run a command with the devices that are planned for it.")
+@click.command(name="run", short_help="Run a command on its planned devices and no others.")
 @policy_argument
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
 @model_option(required=False)
 @host_option
 @component_option
 @overlay_options
-@click.option("--target", type=TargetName(), help="The engine that the command is; else as the policy says.")
-@click.option("--print", "printed", is_flag=True, help="Print the variables and the command, and run nothing.")
+@click.option("--target", type=TargetName(), help="The engine that COMMAND is. Default: that of the policy.")
+@click.option("--print", "printed", is_flag=True, help="Print the variables and the command; run nothing.")
 @common()
 @pass_context
 def command(
@@ -52,11 +52,11 @@ def command(
     target: str | None,
     printed: bool,
 ) -> None:
-    """Run COMMAND in place of this process, with the devices that the policy plans for it, and no others.
+    """Replace this process by COMMAND, which sees the planned devices and no others.
 
-    What it sees is set by CUDA_VISIBLE_DEVICES and its likes, by UUID where known. An engine that reads variables of
-    its own, such as llama-server and Ollama, is given them too. Where the plan is refused nothing is started. Of a
-    policy with several servers each is started by its --component, and keeps clear of those written before it.
+    It sets CUDA_VISIBLE_DEVICES and the equivalent variables of other vendors, by UUID where it is known. It also sets
+    the variables that an engine such as llama-server or Ollama reads. If the plan is refused, nothing starts. For a
+    policy with several servers, --component names the one to start; its plan leaves room for those before it.
 
     \b
     Examples:

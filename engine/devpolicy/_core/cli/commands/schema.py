@@ -13,7 +13,7 @@ from devpolicy._core.cli.context import CliContext, common, pass_context
 def command(ctx: CliContext) -> None:
     """Print the JSON schema of a policy, for editors that complete and check TOML.
 
-    Taplo and Tombi (VS Code's Even Better TOML among them) read it from a file that the policy's first line names.
+    Taplo (in VS Code: Even Better TOML) and Tombi read the file that the policy's first line names.
 
     \b
     Example:

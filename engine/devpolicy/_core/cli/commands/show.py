@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from devpolicy._core.language.policy import Rule
 
 
-@click.command(name="show", short_help="Show what a policy says in the end, and where it says so.")
+@click.command(name="show", short_help="Show every value of a policy, and where it comes from.")
 @click.argument("policy", required=False, shell_complete=complete.policies)
 @host_option
 @overlay_options
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 def command(
     ctx: CliContext, policy: str | None, host: str | None, profile: str | None, overrides: tuple[str, ...]
 ) -> None:
-    """Show each value that counts, with the file, line and column that it comes from.
+    """Show each value of a policy, with the file, line and column that it comes from.
 
-    With the policies that it extends, with the profiles that apply to the host, and with `--set`. What is not written
-    anywhere is shown with its default. Without POLICY, list the policies that ship with devpolicy.
+    The values include those of the policies that it extends, of the profiles that apply to the host, and of --set.
+    Values that nobody wrote are shown with their defaults. Without POLICY, list the policies that ship with devpolicy.
 
     \b
     Examples:

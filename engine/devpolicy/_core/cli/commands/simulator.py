@@ -14,16 +14,16 @@ from devpolicy._core.errors import SimulationDepthError
 
 @click.group(name="simulator", cls=Group, short_help="Build what simulated devices need to hold tensors.")
 def command() -> None:
-    """Build the simulator of devices that hold tensors, and say what is there.
+    """Build the simulator of devices that hold tensors, or show whether it is built.
 
-    `simulate_host(host, depth="tensors")` and `depth="phantom"` need it. It is compiled once for each version of
-    torch, and never by a test run.
+    `simulate_host(host, depth="tensors")` and `depth="phantom"` need it. You compile it once for each version of torch;
+    a test run never does.
     """
 
 
 @command.command(name="build", short_help="Compile it for the torch of this environment.")
-@click.option("--again", is_flag=True, help="Compile it even if it is there.")
-@click.option("--if-possible", is_flag=True, help="Where it cannot be built, say why and exit with 0.")
+@click.option("--again", is_flag=True, help="Compile again, even if it is built.")
+@click.option("--if-possible", is_flag=True, help="If it cannot be built, say why and exit with 0.")
 @common()
 @pass_context
 def build_simulator(ctx: CliContext, again: bool, if_possible: bool) -> None:
@@ -60,11 +60,11 @@ def build_simulator(ctx: CliContext, again: bool, if_possible: bool) -> None:
     )
 
 
-@command.command(name="info", short_help="Say whether it is built here, or can be.")
+@command.command(name="info", short_help="Show whether it is built, or can be.")
 @common()
 @pass_context
 def simulator_info(ctx: CliContext) -> None:
-    """Say whether the simulator is built for this environment, and if not, whether it can be.
+    """Show whether the simulator is built for this environment, and if not, whether it can be built.
 
     \b
     Example:

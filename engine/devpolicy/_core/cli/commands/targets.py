@@ -32,15 +32,15 @@ _KEEPS = {
 }
 
 
-@click.command(name="targets", short_help="List the consumers of plans, and what each can be given.")
+@click.command(name="targets", short_help="List the consumers of plans, and what each can do.")
 @click.argument("target", required=False, shell_complete=complete.targets)
 @common()
 @pass_context
 def command(ctx: CliContext, target: str | None) -> None:
-    """List the consumers that a plan can be made for; with TARGET, tell what that one can be given.
+    """List the consumers that a plan can be made for. With TARGET, show what that consumer can do.
 
-    A policy names one with `target`, a command with --target or with the form that --to prints. Packages add targets
-    of their own by the entry point group `devpolicy.targets`.
+    A policy names its consumer with `target`, a command with --target or --to. Packages can add targets, with the entry
+    point group `devpolicy.targets`.
 
     \b
     Examples:

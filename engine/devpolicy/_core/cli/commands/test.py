@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from devpolicy._core.review.suites import Suite
 
 
-@click.command(name="test", short_help="Run the tests that policies hold.")
+@click.command(name="test", short_help="Run the tests of policies.")
 @click.argument("policies", metavar="POLICY|FOLDER...", nargs=-1, required=True, shell_complete=complete.policies)
-@click.option("--run", metavar="PATTERN", help="Only tests whose names hold PATTERN, or match it as a glob.")
+@click.option("--run", metavar="PATTERN", help="Only tests whose names contain PATTERN, or match it as a glob.")
 @test_overlay_options
-@click.option("--coverage", "covered", is_flag=True, help="Tell rules and preferences that decided nothing, by host.")
-@click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Processes; by default one for each core.")
+@click.option("--coverage", "covered", is_flag=True, help="List rules and preferences that decided nothing, by host.")
+@click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Processes. Default: one for each core.")
 @common(formats=("human", "plain", "json", "junit", "github"))
 @pass_context
 def command(
@@ -40,12 +40,12 @@ def command(
     covered: bool,
     jobs: int | None,
 ) -> int:
-    """Run the `[[test]]`s of policies: on hosts of the catalogue or of their own, without a GPU.
+    """Run the `[[test]]`s of policies, on hosts of the catalogue or of the tests themselves. No GPU is needed.
 
-    A folder stands for every policy with tests, and every file of tests, inside of it; a policy also for
+    A folder means every policy with tests and every file of tests inside it. A policy NAME.toml includes the tests of
     NAME.test.toml beside it.
 
-    A test's own profile goes before that of --profile. --set is said last, and is said to every policy.
+    A test's own profile wins over --profile. --set applies to every policy, after everything else.
 
     \b
     Examples:
@@ -55,7 +55,7 @@ def command(
       devpolicy test policy/ --format junit > results.xml
       devpolicy test policy.toml --set workload.context=32768
 
-    Exit status: 0 all passed, 1 some failed, 2 a policy or a test is invalid, or there are no tests.
+    Exit status: 0 all passed; 1 some failed; 2 a policy or a test is invalid, or there are no tests.
     """
     from devpolicy._core.review.coverage import coverage
     from devpolicy._core.review.runner import run_all

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from devpolicy._core.review.verify import Verdict
 
 
-@click.command(name="verify", short_help="Hold a policy against properties, on every host of a family.")
+@click.command(name="verify", short_help="Check properties of a policy on every host of a family.")
 @policy_argument
 @click.option(
     "--property",
@@ -46,24 +46,29 @@ if TYPE_CHECKING:
     metavar="PROPERTY",
     multiple=True,
     shell_complete=complete_keys.properties,
-    help="What must hold; may be repeated.",
+    help="What must hold. Repeat it for several properties.",
 )
 @click.option(
     "--model",
     metavar="MODEL",
     multiple=True,
     shell_complete=complete.models,
-    help="What is placed; globs of the catalogue too. By default the models of the policy's tests.",
+    help="The model, also a glob of the catalogue. Default: the models of the policy's tests.",
 )
 @fleet_option
-@click.option("--trees", is_flag=True, help="Draw models too, with Hypothesis.")
+@click.option("--trees", is_flag=True, help="Draw models at random too, with Hypothesis.")
 @overlay_options
 @host_space_options
 @click.option(
-    "--examples", type=click.IntRange(1), default=200, show_default=True, metavar="N", help="Hosts to draw of a range."
+    "--examples",
+    type=click.IntRange(1),
+    default=200,
+    show_default=True,
+    metavar="N",
+    help="Hosts to draw from a range.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Which hosts are drawn.")
-@click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Processes; by default one for each core.")
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="The seed of the draw.")
+@click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Processes. Default: one for each core.")
 @common(formats=("human", "plain", "json", "github"))
 @pass_context
 def command(
@@ -87,12 +92,12 @@ def command(
 ) -> int:
     """Check properties of a policy on every host of a host space.
 
-    For a broken property the smallest host that breaks it is shown.
+    For a broken property, show the smallest host that breaks it.
 
-    With a list of `--memory` the host space is finite: every host is planned, and a property that holds is proved.
-    With a range, hosts are drawn (this needs Hypothesis, `devpolicy[testing]`), and a counterexample may be missed.
+    With a list of --memory, the host space is finite: every host is planned, and a property that holds is proved. With
+    a range, hosts are drawn at random with Hypothesis (`devpolicy[testing]`), and a counterexample may be missed.
 
-    --profile and --set are laid over the policy on each host. Of the environment only DEVPOLICY_PROFILE is read.
+    --profile and --set apply on each host. The only variable that is read is DEVPOLICY_PROFILE.
 
     \b
     Properties of each plan: always_resolves, placed_or_refused, within_budget,
@@ -108,7 +113,7 @@ def command(
       devpolicy verify policy.toml --memory "4 GiB..96 GiB" --seed 1
       devpolicy verify rag-pipeline --fleet mixed-50 -p survives:1
 
-    Exit status: 0 all hold, 1 one is broken, 2 invalid policy or usage.
+    Exit status: 0 all hold; 1 one is broken; 2 invalid policy or usage.
     """
     from devpolicy._core.review import verify as proving
     from devpolicy._core.review.outcome import has_model

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from devpolicy._core.placement.plan import Placement
 
 
-@click.command(name="why", short_help="Show what decided where a module is.")
+@click.command(name="why", short_help="Show why a module is on its device.")
 @policy_argument
 @click.argument("module", shell_complete=complete.modules)
 @model_option(required=False)
@@ -58,10 +58,10 @@ def command(
     overrides: tuple[str, ...],
     target: str | None,
 ) -> None:
-    """Show why a module is where it is: the rule that decided, and what became of each preference.
+    """Show why a module is on its device: the rule that decided, and the outcome of each preference.
 
-    MODULE is a module's path; for a container, all modules inside are shown. `""` is the whole model. Without --model
-    it is the one that the policy names for the component.
+    MODULE is a module's path. For a container, all modules inside it are shown. `""` is the whole model. Without
+    --model, the model is the one that the policy names for the component.
 
     \b
     Examples:

@@ -272,6 +272,29 @@ Tensor fft_c2r(const Tensor& self, at::IntArrayRef dims, int64_t normalization, 
   return half ? found.to(at::kHalf) : found;
 }
 
+// Products of halves with results in float32, which are accelerators' alone: the CPU computes all of it in float32.
+
+inline void require_result(const Tensor& self, const Tensor& other, at::ScalarType result) {
+  const bool half = self.scalar_type() == at::kHalf || self.scalar_type() == at::kBFloat16;
+  TORCH_CHECK(self.scalar_type() == other.scalar_type(), "input dtypes must be the same");
+  TORCH_CHECK(result == self.scalar_type() || (result == at::kFloat && half),
+              "out_dtype must be the same as input dtype or fp32 for fp16/bf16 inputs");
+}
+
+template <int kind, bool batches>
+Tensor product(const Tensor& self, const Tensor& other, at::ScalarType result) {
+  require_result(self, other, result);
+  return boxed<kind>(batches ? "aten::bmm" : "aten::mm", self.to(result), {other.to(result)});
+}
+
+template <int kind, bool batches>
+Tensor added_product(const Tensor& self, const Tensor& one, const Tensor& other, at::ScalarType result,
+                     const at::Scalar& beta, const at::Scalar& alpha) {
+  require_result(one, other, result);
+  return boxed<kind>(batches ? "aten::baddbmm" : "aten::addmm", self.to(result),
+                     {one.to(result), other.to(result), beta, alpha});
+}
+
 // -- registration
 
 // Where a composite kernel would run on the device what the CPU does in one kernel, the CPU's comes first: the numbers
@@ -335,6 +358,12 @@ void register_kernels(std::vector<std::unique_ptr<torch::Library>>& kept, const 
   impl("_fft_r2c", fft_r2c<kind>);
   impl("_fft_c2c", fft_c2c<kind>);
   impl("_fft_c2r", fft_c2r<kind>);
+  if constexpr (kind == kCuda) {
+    impl("mm.dtype", product<kind, false>);
+    impl("bmm.dtype", product<kind, true>);
+    impl("addmm.dtype", added_product<kind, false>);
+    impl("baddbmm.dtype", added_product<kind, true>);
+  }
   auto& above = library("aten", keys.autograd);
   above.impl("scaled_dot_product_attention", attention<kind>);
   for (const auto* layer : {"lstm.input", "lstm.data", "gru.input", "gru.data", "rnn_tanh.input", "rnn_tanh.data",
