@@ -25,7 +25,7 @@ def no_room(problem: Problem) -> Refused:
     if problem.units and not (assignment.clusters or assignment.pinned or assignment.runs_on_main):
         message = f"everything is kept elsewhere, and nothing is left that would run on `{context.kind}`"
         return Refused(Diagnostic("DP411", message, help="leave some module where it runs"))
-    if not problem.mains():
+    if not problem.mains:
         message = (
             f"weights are kept elsewhere, and rules run modules on `{context.kind}` devices "
             "that leave the main device to chance"
