@@ -195,6 +195,20 @@ def test_experts_leave_first_and_use_every_gpu():
     assert any(path.endswith(".exps") for path, unit in made.placements.items() if str(unit.runs_on) != "cpu")
 
 
+def test_experts_stay_on_every_gpu():
+    # Each card has room for one layer's experts beside a third of the rest: the first layers' would all be on one.
+    tree = tree_of(4, True)
+    sizes = {
+        name: sum(tensor.bytes_as(None) for tensor in of.tensors) for name, of in ((m.path, m) for m in tree.modules)
+    }
+    experts = sum(size for path, size in sizes.items() if path.startswith("blk.0.ffn.exps"))
+    rest = sum(size for path, size in sizes.items() if path.startswith("blk.0.")) - experts + caches(512)[0]
+    card = (experts + 2 * rest + rest) // KIB + 1
+    made = plan(Policy.parse(f'prefer = "cuda"\n{EXPERTS}{BASIS}'), tree, budgets((card, card, card)))
+    stay = [str(unit.runs_on) for path, unit in made.placements.items() if path.endswith(".exps")]
+    assert {device: stay.count(device) for device in stay} == {"cuda:0": 1, "cuda:1": 1, "cuda:2": 1, "cpu": 3}
+
+
 def test_first_layers_leave_where_there_are_no_experts():
     made = plan(Policy.parse(f'prefer = "cuda"\n{EXPERTS}{BASIS}'), tree_of(0, True), budgets((900, 900)))
     where = [str(made.placements[f"blk.{layer}"].runs_on) for layer in range(LAYERS)]

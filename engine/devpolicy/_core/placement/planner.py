@@ -47,7 +47,7 @@ from devpolicy._core.placement.findings import findings_of_division, findings_of
 from devpolicy._core.placement.groups import Groups, check_divides, groups_of, on_groups, share_of, with_members
 from devpolicy._core.placement.joint import one_piece
 from devpolicy._core.placement.kept_by_engine import least_kept, may_keep, with_kept, without_kept
-from devpolicy._core.placement.leaving import Notes, leaving_first, may_fit
+from devpolicy._core.placement.leaving import Notes, choices_of, leaving_first, may_fit
 from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of, room_for_loading, several_accelerators
 from devpolicy._core.placement.lint import findings_of_rules
 from devpolicy._core.placement.loading import adapter_error, check_loading, findings_of_float32, refused_on
@@ -397,8 +397,8 @@ def _leaving(division: Division, context: PlacementContext) -> tuple[Attempt, No
     except Refused:
         order, notes = leaving_first(apply_rules(division, context), division.units, context)
     leaving: dict[int, Offload] = {}
-    for offloads in order:
-        leaving.update(offloads)
+    for chosen in choices_of(order, context):
+        leaving = {at: offload for offloads in chosen for at, offload in offloads.items()}
         if may_fit(division.units, leaving, context):
             try:
                 attempt, told = _search(division, context, leaving)
