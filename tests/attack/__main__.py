@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -91,6 +92,8 @@ def main() -> int:
         print(f"{door:12} {len(verdicts):5} inputs, {broken:3} broken, slowest {slowest:.1f} s, at most {largest} MB")
     broken = sum(bool(one.faults) for verdicts in told.values() for one in verdicts)
     print(f"{asked.count} inputs, {broken} broke the rule" + (f": see {folder}" if broken else ""))
+    if not broken:
+        shutil.rmtree(folder)
     return 1 if broken else 0
 
 

@@ -142,4 +142,7 @@ def test_accelerate_loads_every_tensor_to_its_device(made: tuple[Any, Plan | Non
             mock.patch("accelerate.utils.modeling.offload_weight", note_disk),
         ):
             load_checkpoint_in_model(module, folder, device_map=device_map, offload_folder=f"{folder}/away")
-    assert put == {name: wanted[name] for name in module.state_dict()}
+    # Asked for nothing more, accelerate leaves buffers of what is on disk where they were made.
+    buffers = {name for name, _ in module.named_buffers(remove_duplicate=False)}
+    read = [name for name in module.state_dict() if not (wanted[name] == "disk" and name in buffers)]
+    assert put == {name: wanted[name] for name in read}

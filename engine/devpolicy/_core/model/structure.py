@@ -21,7 +21,7 @@ from devpolicy._core.model.classes import architectures_of, classes_for
 from devpolicy._core.model.config import INSTALL, built_tree
 from devpolicy._core.model.config import has_transformers as has_transformers
 from devpolicy._core.model.facts import dtype_of
-from devpolicy._core.model.families import classes_of, family_tree
+from devpolicy._core.model.families import classes_of, family_tree, templates_hold
 from devpolicy._core.model.files import shown
 from devpolicy._core.model.fit import Fit, fit_of
 from devpolicy._core.model.headers import Stored
@@ -106,7 +106,7 @@ def _readings(
     """
     model_type = str(config.get("model_type"))
     here = has_transformers()
-    templates = not here or _templates_hold()
+    templates = not here or templates_hold(model_type, _version("transformers"))
     others = [] if only else [name for name in classes_of(model_type) if name != named]
     for names in ([] if named is None else [named], others):
         for name in names if templates else ():
@@ -136,11 +136,6 @@ def _by_transformers(config: dict[str, Any], stored: _Checkpoint, dtype: str, ar
         return Structure(tree, sources, stored.fit(tree, sources, model))
 
     return built_before(config, dtype, architecture, make, stored.headers, stored.quantization)
-
-
-def _templates_hold() -> bool:
-    """Whether the installed Transformers is of the versions that the templates were compared with."""
-    return _version("transformers").startswith("5.")
 
 
 def _version(package: str) -> str:
