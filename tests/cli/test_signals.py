@@ -48,6 +48,7 @@ def _until(holds, seconds=60):
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the children of a process are read from /proc")
 @pytest.mark.parametrize("ending", ["SIGTERM", "SIGKILL", "SIGINT", "SIGHUP"])
 def test_no_worker_outlives_the_command(ending):
+    ending = signal.Signals[ending]
     reset = [signal.SIGINT, signal.SIGHUP]  # what a shell starts in the background ignores them
     process = subprocess.Popen(
         LONG,
@@ -57,10 +58,10 @@ def test_no_worker_outlives_the_command(ending):
     )
     workers = _until(lambda: found if len(found := _children(process.pid)) >= 2 else None)
     assert workers
-    process.send_signal(signal.Signals[ending])
+    process.send_signal(ending)
     if ending == signal.SIGINT:
         # Python ignores the exception that it makes of it while it forks: ask again.
-        _until(lambda: process.poll() is not None or process.send_signal(signal.Signals[ending]), 5)
+        _until(lambda: process.poll() is not None or process.send_signal(ending), 5)
     # The end of both pipes is there only when nobody holds them any more.
     out, errors = process.communicate(timeout=60)
     assert process.returncode in ({130, -ending} if ending == signal.SIGINT else {-ending})
@@ -128,6 +129,7 @@ SLOW = (
 
 @pytest.mark.parametrize("ending", ["SIGTERM", "SIGINT", "SIGHUP"])
 def test_a_signal_leaves_no_temporary_file(tmp_path, ending):
+    ending = signal.Signals[ending]
     old = tmp_path / "x.json"
     old.write_text("old")
     arguments = [*PLAN[3:], "--format", "json", "--output", str(old)]
@@ -139,7 +141,7 @@ def test_a_signal_leaves_no_temporary_file(tmp_path, ending):
     assert process.stdout
     assert process.stdout.readline() == b"now\n"
     assert len(list(tmp_path.iterdir())) == 2
-    process.send_signal(signal.Signals[ending])
+    process.send_signal(ending)
     process.communicate(timeout=60)
     assert [one.name for one in tmp_path.iterdir()] == ["x.json"]
     assert old.read_text() == "old"
