@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devpolicy._core.placement import device_runs as module
-from devpolicy._core.placement.device_runs import DeviceGroup, DeviceRuns, LayerSequence, device_runs
+from devpolicy._core.placement.device_runs import DeviceGroup, DeviceRuns, LayerSequence, device_runs, holds
 from devpolicy._core.placement.solver import Sums
 
 World = tuple[list[int], list[int], list[list[int]], list[tuple[int, int]], int | None]
@@ -108,6 +108,14 @@ def test_too_many_kinds_take_the_best_chain_in_id_order(world: World) -> None:
         patch.setattr(module, "MOST_STEPS", 0)
         found = next(device_runs(_sequence(sizes, between), _groups(devices, reads), must), None)
     _checked(found, world, ordered=True)
+
+
+@given(sequences())
+def test_what_no_order_of_devices_holds_is_told_first(world: World) -> None:
+    sizes, reads, between, devices, _ = world
+    kinds = [(len(group.numbers), group.room, group.weights_only) for group in _groups(devices, reads)]
+    best = _best((sizes, reads, between, devices, None), ordered=False)
+    assert holds(Sums.of(sizes, [0] * len(sizes)), kinds) == (best is not None)
 
 
 def test_of_equal_devices_the_lowest_are_used() -> None:

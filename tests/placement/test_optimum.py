@@ -6,6 +6,7 @@ import random
 from contextlib import suppress
 
 import pytest
+from tests.placement import growth
 from tests.placement.optimum import World, best, drawn, faults, needless, shape
 
 from devpolicy import Unsatisfiable
@@ -30,3 +31,9 @@ def test_a_small_model_is_placed_as_well_as_can_be(seed: int) -> None:
 def test_nothing_is_offloaded_that_one_device_has_room_for(seed: int) -> None:
     with suppress(Unsatisfiable):  # a few fit nowhere
         assert needless(*shape(random.Random(f"sample {seed}"))) == ""
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_more_memory_or_devices_make_no_plan_worse(seed: int) -> None:
+    assert list(growth.faults(f"sample {seed}")) == []
+    assert list(growth.faults_of_shape(f"sample {seed}")) == []

@@ -61,6 +61,10 @@ def test_the_peak_is_the_least_over_all_main_devices(sizes: list[int], caps: lis
     except Unsatisfiable:
         assert best is None
         return
+    if best is None:  # devices in another order, or with several runs
+        order = [unit.runs_on.id or 0 for unit in plan.placements.values() if unit.device == unit.runs_on]
+        assert order != sorted(order)
+        return
     running = [budget for device, budget in plan.ledger.items() if device != "cpu"]
     assert max((Fraction(one.used, one.cap) for one in running if one.cap), default=Fraction(0)) == best
 

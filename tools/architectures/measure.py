@@ -73,7 +73,7 @@ def measure(model_type: str, *, place: bool = True) -> Row:
             cache = cache_of(forward(model, inputs, use_cache=True))
             row["cache"] = sum(cache_bytes(cache).values())
             tree = ModelTree.from_module(model)
-            row["counted"] = sum(size for _, size in kv_caches(tree, Workload(context=TOKENS)))
+            row["counted"] = sum(size for _, size in kv_caches(tree, Workload(context=TOKENS, beams=1)))
             row |= {} if place else beams(model, inputs, tree)
             blocks = _blocks(model)
             del model, cache

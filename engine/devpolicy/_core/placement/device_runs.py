@@ -15,11 +15,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, product
 from math import prod
+from operator import sub
 
 from devpolicy._core.placement.solver import Sums
 
 MOST_STEPS = 1_500_000
 """Steps of the search. Where all orders of the devices would take more, they are kept in the order of their ids."""
+_MOST_FILLED = 10_000
+"""Devices that are filled up, over all choices of devices, to see whether any order of them holds a sequence."""
 
 _FAR = 1 << 200
 
@@ -72,6 +75,51 @@ def device_runs(
         yield from _in_id_order(sequence, sorted(single, key=lambda group: group.numbers), must)
 
 
+def holds(sums: Sums, kinds: Sequence[tuple[int, int, bool]]) -> bool:
+    """Whether devices hold a sequence with one run each, in some order: `True` where there are too many to tell.
+
+    Of each kind there are so many, of so much room, for weights only or not. Filled up, each reaches furthest.
+    """
+    if prod(count + 1 for count, _, _ in kinds) * len(kinds) > _MOST_FILLED:
+        return True
+    return _reached(sums, kinds)[tuple(count for count, _, _ in kinds)] == len(sums)
+
+
+_State = tuple[int, ...]
+"""How many of each group are used."""
+
+
+def _reached(sums: Sums, kinds: Sequence[tuple[int, int, bool]]) -> dict[_State, int]:
+    """Return for each choice of devices how much of a sequence they hold at most, one run each, from its begin."""
+    reached: dict[_State, int] = {}
+    for state in product(*(range(count + 1) for count, _, _ in kinds)):
+        ends = (
+            sums.reach(reached[_one_less(state, number)], room, weights_only=weights_only)
+            for number, (_, room, weights_only) in enumerate(kinds)
+            if state[number]
+        )
+        reached[state] = max(ends, default=0)
+    return reached
+
+
+def _one_less(state: _State, number: int) -> _State:
+    return (*state[:number], state[number] - 1, *state[number + 1 :])
+
+
+def _spans(sums: Sums, groups: Sequence[DeviceGroup]) -> dict[_State, tuple[int, int]]:
+    """Return for each choice of devices the least prefix of which the others hold the rest, and the most it holds.
+
+    What ends elsewhere is part of no whole, and in a model that fills its devices that is almost everything.
+    """
+    kinds = [(len(group.numbers), group.room, group.weights_only) for group in groups]
+    count, every = len(sums), tuple(count for count, _, _ in kinds)
+    back = Sums(*([one[-1] - sum_ for sum_ in reversed(one)] for one in (sums.with_cache, sums.weights)))
+    behind = _reached(back, kinds)
+    return {
+        state: (count - behind[tuple(map(sub, every, state))], most) for state, most in _reached(sums, kinds).items()
+    }
+
+
 _Step = tuple[list[int], list[int]]
 """For each prefix of the sequence the least time, and where the last run began."""
 
@@ -81,9 +129,10 @@ def _in_any_order(
 ) -> Iterator[tuple[int, DeviceRuns]]:
     count = len(sequence)
     start = (0,) * len(groups)
-    best: dict[tuple[int, ...], list[int]] = {start: [0] + [_FAR] * count}
-    origin: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+    best: dict[_State, list[int]] = {start: [0] + [_FAR] * count}
+    origin: dict[_State, list[tuple[int, int]]] = {}
     costs = [TransferCosts(sequence, group) for group in groups]
+    spans = _spans(sequence.sums, groups)
     for state in sorted(product(*(range(len(group.numbers) + 1) for group in groups)), key=lambda one: (sum(one), one)):
         if state == start:
             continue
@@ -91,9 +140,9 @@ def _in_any_order(
         for number, group in enumerate(groups):
             if not state[number]:
                 continue
-            before = best[(*state[:number], state[number] - 1, *state[number + 1 :])]
-            found, begins = _extend(before, sequence, group, costs[number])
-            for end in range(1, count + 1):
+            one_less, within = _one_less(state, number), range(max(1, spans[state][0]), spans[state][1] + 1)
+            found, begins = _extend(best[one_less], sequence, group, costs[number], spans[one_less][0], within)
+            for end in within:
                 if found[end] < values[end]:
                     values[end], froms[end] = found[end], (number, begins[end])
         best[state], origin[state] = values, froms
@@ -108,16 +157,16 @@ def _in_any_order(
 
 
 def _trace(
-    origin: dict[tuple[int, ...], list[tuple[int, int]]],
+    origin: dict[_State, list[tuple[int, int]]],
     groups: Sequence[DeviceGroup],
-    state: tuple[int, ...],
+    state: _State,
     end: int,
 ) -> DeviceRuns:
     runs: list[tuple[int, int]] = []
     while end > 0:
         number, begin = origin[state][end]
         runs.append((number, end))
-        state = (*state[:number], state[number] - 1, *state[number + 1 :])
+        state = _one_less(state, number)
         end = begin
     left = [list(group.numbers) for group in groups]
     return [(left[number].pop(0), end) for number, end in reversed(runs)]
@@ -132,7 +181,7 @@ def _in_id_order(
     # For each device and end: where its run began, or that it is left out.
     taken: list[list[int | None]] = []
     for group in groups:
-        found, begins = _extend(values, sequence, group, TransferCosts(sequence, group))
+        found, begins = _extend(values, sequence, group, TransferCosts(sequence, group), 0, range(1, count + 1))
         here: list[int | None] = []
         for end in range(count + 1):
             use = found[end] < values[end] or must in group.numbers
@@ -169,8 +218,13 @@ class TransferCosts:
         self.within = list(accumulate(inside))
 
 
-def _extend(before: list[int], sequence: LayerSequence, group: DeviceGroup, costs: TransferCosts) -> _Step:
-    """Return the least time of each prefix when one device of `group` runs its last part."""
+def _extend(
+    before: list[int], sequence: LayerSequence, group: DeviceGroup, costs: TransferCosts, first: int, ends: range
+) -> _Step:
+    """Return the least time of the prefixes with these `ends` when one device of `group` runs their last part.
+
+    It begins at `first` or later.
+    """
     count = len(sequence)
     values, begins = [_FAR] * (count + 1), [-1] * (count + 1)
     if group.room < 0:
@@ -178,7 +232,7 @@ def _extend(before: list[int], sequence: LayerSequence, group: DeviceGroup, cost
     held = sequence.sums.weights if group.weights_only else sequence.sums.with_cache
     times, device_hop = group.times, sequence.device_hop
     window: deque[tuple[int, int]] = deque()  # (time without the run's end, begin), the least first
-    for end in range(1, count + 1):
+    for end in range(first + 1, ends.stop):
         begin = end - 1
         if before[begin] < _FAR:
             hops = costs.enter[begin] - costs.within[begin]
@@ -186,6 +240,8 @@ def _extend(before: list[int], sequence: LayerSequence, group: DeviceGroup, cost
             while window and window[-1][0] > key:
                 window.pop()
             window.append((key, begin))
+        if end < ends.start:
+            continue
         least = held[end] - group.room
         while window and held[window[0][1]] < least:
             window.popleft()

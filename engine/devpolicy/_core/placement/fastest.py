@@ -13,7 +13,7 @@ from itertools import accumulate
 from devpolicy._core.cost.speeds import DeviceSpeed
 from devpolicy._core.placement import solver
 from devpolicy._core.placement.colocate import holds_own_tensors, run_own_tensors_on_main
-from devpolicy._core.placement.device_runs import DeviceGroup, DeviceRuns, LayerSequence, device_runs
+from devpolicy._core.placement.device_runs import DeviceGroup, DeviceRuns, LayerSequence, device_runs, holds
 from devpolicy._core.placement.search import Attempt, Problem, attempt_of
 from devpolicy._core.placement.solver import Bin, Sums
 
@@ -27,7 +27,7 @@ def fastest(problem: Problem) -> Attempt | None:
     if holds_own_tensors(problem.units) and not problem.needs_main and len(problem.context.open) > 1:
         # Devices may come in any order, and the consumer moves these to the lowest.
         problem = replace(problem, assignment=run_own_tensors_on_main(problem.assignment))
-    found = [attempt for main in problem.mains() if (attempt := _fastest(problem, main)) is not None]
+    found = [attempt for main in problem.mains if (attempt := _fastest(problem, main)) is not None]
     return min(found, key=Attempt.rank, default=None)
 
 
@@ -39,11 +39,14 @@ def _fastest(problem: Problem, main: int | None) -> Attempt | None:
     must = main if problem.main_needs_cluster(main) else None
     if not problem.assignment.clusters:
         return _attempt(problem, main, [], bins, closed) if must is None else None
+    kinds = _kinds(problem, bins, main)
+    if not holds(problem.sums, [(len(numbers), room, only) for (_, _, room, only), numbers in kinds.items()]):
+        return None
     best: Attempt | None = None
     # Joined, what holds no weights costs no hand-over; apart, it may fit where the other does not.
     for joined in (True, False):
         ends, sequence = _sequence(problem, main, joined=joined)
-        groups = _groups(problem, bins, main, ends)
+        groups = _groups(problem, kinds, ends)
         for time, runs in device_runs(sequence, groups, must):
             if best is not None and time >= best.time:
                 break
@@ -57,20 +60,26 @@ def _fastest(problem: Problem, main: int | None) -> Attempt | None:
     return best
 
 
-def _groups(problem: Problem, bins: Mapping[int, Bin], main: int | None, ends: Sequence[int]) -> list[DeviceGroup]:
-    """Group the devices that are alike. One that something runs on in any case is alone.
+_Kinds = dict[tuple[int, DeviceSpeed, int, bool], list[int]]
+"""Devices that are alike: by what is apart, speed, room and whether it is for weights only."""
 
-    `ends` are those of the members of the sequence in the list of clusters.
-    """
-    alike: dict[tuple[int, DeviceSpeed, int, bool], list[int]] = {}
+
+def _kinds(problem: Problem, bins: Mapping[int, Bin], main: int | None) -> _Kinds:
+    """Return the devices by their kind. One that something runs on in any case is alone."""
+    alike: _Kinds = {}
     for number, one in bins.items():
         apart = number if one.required or number == main else -1
         kind = (apart, problem.context.speeds[number], one.budget - one.fixed, one.weights_only)
         alike.setdefault(kind, []).append(number)
-    times = {speed: _times(problem, speed) for _, speed, _, _ in alike}
+    return alike
+
+
+def _groups(problem: Problem, kinds: _Kinds, ends: Sequence[int]) -> list[DeviceGroup]:
+    """Group the devices that are alike. `ends` are those of the members of the sequence in the list of clusters."""
+    times = {speed: _times(problem, speed) for _, speed, _, _ in kinds}
     return [
         DeviceGroup(tuple(numbers), room, [times[speed][end] for end in ends], weights_only)
-        for (_, speed, room, weights_only), numbers in alike.items()
+        for (_, speed, room, weights_only), numbers in kinds.items()
     ]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from devpolicy._core.cost.prediction import milliseconds
 from devpolicy._core.placement import exact
@@ -58,7 +59,7 @@ def spill(problem: Problem) -> Spilled | None:
     if best is None or context.policy.split != "fastest":
         return best
     for split in ("when-needed", "balanced"):
-        other = _spill(tried, replace(problem, context=replace(context, policy=replace(context.policy, split=split))))
+        other = _spill(tried, problem.under(replace(context, policy=replace(context.policy, split=split))))
         if other is not None:
             attempt = in_context(other.attempt, context)
             if attempt.time < best.attempt.time:
@@ -66,18 +67,33 @@ def spill(problem: Problem) -> Spilled | None:
     return best
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Tried:
     """What is the same whatever `split` says: candidates, and whether the rest fits without some of them."""
 
     problem: Problem
     candidates: Candidates
+    chosen: dict[bool, list[Cluster] | None] = field(default_factory=dict)
+    """What goes, by whether time counts."""
+    left: dict[tuple[Cluster, ...], Problem | None] = field(default_factory=dict)
     known: dict[tuple[Cluster, ...], Attempt | None] = field(default_factory=dict)
+
+    @cached_property
+    def count(self) -> int | None:
+        """How many candidates go at least, in their order; `None` where it does not fit without all of them."""
+        order = self.candidates.order
+        low = _at_least(self.problem, order)
+        return _least(low, len(order), lambda count: self.fit(order[:count]) is not None)
 
     def without(self, gone: Sequence[Cluster], problem: Problem) -> Problem | None:
         """Return the problem with clusters offloaded, `None` where their places have no room."""
-        offloads = best_places(gone, self.candidates, problem)
-        return None if offloads is None else replace(problem, assignment=_without(problem, gone, offloads))
+        what = tuple(gone)
+        if what not in self.left:
+            offloads = best_places(gone, self.candidates, self.problem)
+            assignment = None if offloads is None else _without(self.problem, gone, offloads)
+            self.left[what] = None if assignment is None else replace(self.problem, assignment=assignment)
+        left = self.left[what]
+        return None if left is None else left.under(problem.context)
 
     def fit(self, gone: Sequence[Cluster]) -> Attempt | None:
         """Return any attempt that fits once clusters are offloaded."""
@@ -99,11 +115,13 @@ def _spill(tried: _Tried, problem: Problem) -> Spilled | None:
 
 def _cheapest_first(tried: _Tried, problem: Problem) -> tuple[list[Cluster], Attempt | None]:
     """Return the least part of the order that must go, mended by exchanges, and how the rest is placed then."""
-    order = tried.candidates.order
-    count = _least(_at_least(problem, order), len(order), lambda count: tried.fit(order[:count]) is not None)
-    if count is None:
+    by_time = problem.context.policy.split == "fastest"
+    if by_time not in tried.chosen:
+        gone = None if tried.count is None else list(tried.candidates.order[: tried.count])
+        tried.chosen[by_time] = None if gone is None else _less(gone, tried, problem)
+    gone = tried.chosen[by_time]
+    if gone is None:
         return [], None
-    gone = _less(list(order[:count]), tried, problem)
     left = tried.without(gone, problem)
     # What goes is known now; the rest is placed as `split` says.
     placed = None if left is None else place_in_any_order(left)
@@ -116,6 +134,8 @@ def _exact(
     """Return what goes and how the rest is placed where a small problem has something better, else `None`."""
     context = problem.context
     overflow = [selector.type for selector in context.policy.overflow]
+    if len(problem.assignment.clusters) > exact.MOST_CLUSTERS:
+        return None
     if overflow[:1] == ["disk"] and len(overflow) > 1:
         return None  # the faster place comes last by the policy's own order
     places = {

@@ -8,6 +8,7 @@ might be the main one is tried, and the solver answers for the rest. Where that 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -76,6 +77,12 @@ class Problem:
         for name, value in charged.items():
             object.__setattr__(self, name, value)
 
+    def under(self, context: PlacementContext) -> Problem:
+        """Return the same problem under another `split`, by which nothing is charged."""
+        made = copy(self)
+        object.__setattr__(made, "context", context)
+        return made
+
     @cached_property
     def chosen(self) -> set[int]:
         """The devices among which rules leave the choice."""
@@ -87,8 +94,9 @@ class Problem:
         assignment = self.assignment
         return bool(assignment.offloaded or assignment.runs_on_main) or assignment.main is not None
 
+    @cached_property
     def mains(self) -> list[int] | list[None]:
-        """Return the devices that may be the main one, of equal ones the first; `None` where nothing depends on it."""
+        """The devices that may be the main one, of equal ones the first; `None` where nothing depends on it."""
         return [*self.main_candidates(dominated=False)] if self.needs_main else [None]
 
     def main_candidates(self, *, dominated: bool = True) -> Iterator[int]:
@@ -181,7 +189,7 @@ class Attempt:
 
 def in_context(attempt: Attempt, context: PlacementContext) -> Attempt:
     """Return an attempt that offloads something, as it is under another `split`."""
-    problem = replace(attempt.problem, context=context)
+    problem = attempt.problem.under(context)
     bins, closed = problem.bins(attempt.main)
     usable = {**problem.chosen_bins(attempt.main), **bins}
     others = {number: one for number, one in closed.items() if number not in usable}
@@ -201,14 +209,14 @@ def place(problem: Problem) -> Attempt | None:
 
         return fastest(problem)
     split = _SPLITS[str(problem.context.policy.split)]
-    found = [attempt for main in problem.mains() if (attempt := _attempt(problem, main, split)) is not None]
+    found = [attempt for main in problem.mains if (attempt := _attempt(problem, main, split)) is not None]
     return min(found, key=Attempt.rank, default=None)
 
 
 def place_anyhow(problem: Problem) -> Attempt | None:
     """Return any attempt that fits, as `place` without a search for the best. `split = "never"` still holds."""
     split = _single if problem.context.policy.split == "never" else solver.fill
-    found = (attempt for main in problem.mains() if (attempt := _attempt(problem, main, split)) is not None)
+    found = (attempt for main in problem.mains if (attempt := _attempt(problem, main, split)) is not None)
     return next(found, None)
 
 
