@@ -295,7 +295,7 @@ def test_a_repository_of_another_library_says_what_it_is(file, content, told, hu
         ({"_class_name": "UNet2DModel"}, "`org/other` is a part of a diffusers pipeline"),
     ],
 )
-def test_what_is_wrong_with_a_model_is_told_by_its_name_on_the_hub(config, told, hub, tmp_path):
+def test_a_refusal_names_the_model_of_the_hub(config, told, hub, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text(json.dumps(config))
     header = json.dumps({"fc.weight": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}}).encode()
