@@ -74,21 +74,27 @@ def activations(tree: Any, workload: Any) -> int:
 
 
 def compute_buffers(plan: Any, tree: Any) -> dict[str, int]:
-    """Bytes of llama.cpp's compute buffer on each device, estimated: a micro-batch in float32, and an eighth more.
+    """Bytes of llama.cpp's compute buffer on each device, estimated: a micro-batch in float32, masks in float16.
 
-    Logits are where the head runs. The mask is there four times, or once where the CPU computes beside accelerators.
+    Logits are where the head runs, and the embedding's way to the first layer where that is. Of the masks, and of what
+    comes from another device, there are four where several devices work at once: not where the CPU computes too.
     """
     runs = {path: str(unit.runs_on) for path, unit in plan.placements.items()}
-    on_cpu = {path for path, device in runs.items() if device == "cpu"} - {"token_embd"}
-    beside = bool(on_cpu) and any(device != "cpu" for device in runs.values())
-    context = plan.workload.context
-    tokens = min(512, context * plan.workload.batch)
-
-    def buffer(scalars: int) -> int:
-        return tokens * scalars * 4 * 9 // 8
-
-    each = buffer(tree.activation_elements_per_token + 2 * context) - beside * buffer(3 * context // 2)
-    return {device: each + (device == runs["output"]) * buffer(tree.logits_elements) for device in runs.values()}
+    beside = any(device == "cpu" for path, device in runs.items() if path != "token_embd")
+    work = plan.workload
+    several = len({*runs.values()} - {"cpu"}) > 1 and not beside and work.pipelined and not work.kv_offload
+    tokens = min(512, work.context * work.batch)
+    shapes = {module.path: tensor.shape for module in tree.modules for tensor in module.tensors}
+    wide, asks = (4 * tokens * shapes[name][side] for name, side in (("token_embd", 1), ("blk.0.attn.attn_q", 0)))
+    mask = -(-work.context // 256) * 256 * tokens * 2
+    each = 4 * tokens * tree.activation_elements_per_token + mask + 65536 + wide * (mask < wide)
+    if work.kv_offload:  # a layer's cache comes to where attention is computed
+        each += -(-work.context // 256) * 256 * tree.kv_cache[0].values * 2 + wide + asks
+    found = dict.fromkeys(runs.values(), each + several * (3 * mask + 9 * wide + 65536))
+    found[runs["output"]] += max(0, 4 * tokens * tree.logits_elements + 4 * wide + mask - each)
+    first = next(path for path in runs if path.startswith("blk.0"))
+    found[runs[first]] += wide + max(wide, asks)
+    return found
 
 
 def subtree(tree: Any, path: str) -> int:

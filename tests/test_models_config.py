@@ -213,3 +213,46 @@ def test_the_state_of_a_hybrid_layer_does_not_grow():
 def test_parameters_that_a_model_makes_itself_are_no_weights():
     tree = ModelTree.from_config({"model_type": "xlnet", "architectures": ["XLNetLMHeadModel"]})
     assert all(module.in_place for module in tree.modules)
+
+
+POSITIONS = {
+    "hidden_size": 24, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 60,
+    "max_position_embeddings": 20, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model_type", "more", "tokens"),
+    [
+        ("bert", {}, 20),
+        ("roberta", {}, 18),
+        ("roberta", {"pad_token_id": 3}, 16),
+        ("roberta-prelayernorm", {}, 18),
+        ("xlm-roberta", {}, 18),
+        ("xlm-roberta-xl", {}, 18),
+        ("xmod", {"languages": ["a"], "default_language": "a"}, 18),
+        ("camembert", {}, 18),
+        ("mpnet", {}, 18),
+        ("data2vec-text", {}, 18),
+        ("ibert", {}, 18),
+        ("lilt", {}, 18),
+        ("longformer", {"attention_window": 4}, 18),
+        ("luke", {"entity_vocab_size": 5, "entity_emb_size": 8}, 18),
+        ("markuplm", {}, 18),
+        ("esm", {"position_embedding_type": "absolute", "mask_token_id": 4}, 18),
+        ("esm", {"position_embedding_type": "rotary", "mask_token_id": 4}, 20),
+    ],
+)
+def test_the_context_is_what_positions_are_for(model_type, more, tokens):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    config = transformers.AutoConfig.for_model(model_type, **POSITIONS | more)
+    assert ModelTree.from_config(config).context == tokens
+    model = transformers.AutoModel.from_config(config).eval()
+    boxes = {"bbox": torch.zeros(1, tokens + 1, 4, dtype=torch.long)} if model_type == "lilt" else {}
+    ids = torch.full((1, tokens + 1), 5)
+    with torch.no_grad():
+        model(input_ids=ids[:, :tokens], **{name: box[:, :tokens] for name, box in boxes.items()})
+        if more.get("position_embedding_type") != "rotary":  # which has no table that ends
+            with pytest.raises((IndexError, RuntimeError)):
+                model(input_ids=ids, **boxes)

@@ -212,6 +212,7 @@ def _glms() -> Iterator[tuple[str, Published]]:
         _decoder("glm4", "Glm4", 151552, 32768, head_dim=128, **_sizes(4096, 13696, 40, 32, 2)),
         source="THUDM/GLM-4-9B-0414",
     )  # fmt: skip
+    # The sizes of GLM-4.5 are also in the table of its report and of that on GLM-5; Air's are of its configuration.
     for name, parameters, unloaded, experts, moe, dense, norms, sizes in (
         ("4.5-air", 110_468_824_832, 3_616_573_568, 128, 1408, 1, False, _sizes(4096, 10944, 46, 96, 8)),
         ("4.5", 358_337_791_296, 5_539_962_272, 160, 1536, 3, True, _sizes(5120, 12288, 92, 96, 8)),

@@ -9,14 +9,24 @@ SPECIAL = 259  # unknown, begin, end, and a token for each byte
 
 
 def write(
-    path: Path, *, experts: int = 0, head: bool = True, layers: int = 8, hidden: int = 256, vocabulary: int = 512
+    path: Path,
+    *,
+    experts: int = 0,
+    used: int = 2,
+    head: bool = True,
+    layers: int = 8,
+    hidden: int = 256,
+    inner: int = 0,
+    heads: int = 4,
+    key_values: int = 2,
+    vocabulary: int = 512,
 ) -> Path:
     """Write one. Linear layers are q8_0, norms float32, the embedding float16."""
     import gguf
     import numpy as np
 
     made: Any = gguf.GGUFWriter(path, "llama")
-    inner, heads, key_values = 2 * hidden, 4, 2
+    inner = inner or 2 * hidden
     words = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     words += [f"▁w{number}" for number in range(vocabulary - SPECIAL)]
     made.add_context_length(2048)
@@ -30,7 +40,7 @@ def write(
     made.add_vocab_size(vocabulary)
     if experts:
         made.add_expert_count(experts)
-        made.add_expert_used_count(2)
+        made.add_expert_used_count(used)
     made.add_tokenizer_model("llama")
     made.add_token_list(words)
     made.add_token_scores([0.0] * vocabulary)

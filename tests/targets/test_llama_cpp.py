@@ -19,7 +19,7 @@ from tests.test_models_gguf import LLAMA, dense, gguf, size_of
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, plan
 from devpolicy._core.placement import quantized
 from devpolicy._core.targets.llama_cpp import to_llama_cpp, to_llama_cpp_python
-from devpolicy.errors import PolicyError, Unsatisfiable
+from devpolicy.errors import DevPolicyError, PolicyError, Unsatisfiable
 
 KIB = 1 << 10
 LAYERS = 6
@@ -113,29 +113,42 @@ def made_for(text, sizes=(9000, 9000), *, experts=0, head=True, target="llama.cp
 EXPERTS = 'overflow = "cpu"\nworkload.context = 512\n'
 
 
-def activations(text, sizes=(20_000, 20_000)):
+WIDE = 512 * 4 * 256
+"""A micro-batch of what is between two layers."""
+MASK = 512 * 512 * 2
+
+
+def activations(text, sizes=(30_000, 30_000)):
     policy = Policy.parse(f'prefer = "cuda"\nsplit = "balanced"\nworkload.context = 512\n{DERIVED}{text}')
     made = plan(policy, tree_of(0, True), budgets(sizes))
     return {device: budget.activations for device, budget in made.ledger.items()}
 
 
+def with_logits(elements):
+    return replace(tree_of(0, True), logits_elements=elements)
+
+
 def test_logits_are_on_the_device_of_the_head():
-    logits = 512 * 4 * tree_of(0, True).logits_elements * 9 // 8
-    last = activations("")
-    assert last["cuda:1"] - last["cuda:0"] == logits
-    first = activations("[[rule]]\nmatch = 'output'\nprefer = 'cuda:0'")
-    assert first["cuda:0"] - first["cuda:1"] == logits
+    def held(text, elements=20_000):
+        policy = Policy.parse(f'prefer = "cuda"\nsplit = "balanced"\nworkload.context = 512\n{DERIVED}{text}')
+        made = plan(policy, with_logits(elements), budgets((80_000, 80_000)))
+        return [made.ledger[f"cuda:{number}"].activations for number in (0, 1)]
+
+    without, last, first = held("", 0), held(""), held("[[rule]]\nmatch = 'output'\nprefer = 'cuda:0'")
+    assert last[0] == without[0] < last[1]
+    assert first[1] < first[0]
+    # They are there when the rest of a layer is not.
+    assert last[1] - without[1] < 512 * 4 * 20_000
 
 
 def test_logits_leave_room_on_other_devices():
     # Six layers of a model whose logits are most of what a device computes: the first devices have none.
-    tree = replace(tree_of(0, True), logits_elements=20_000)
-    room = 512 * 4 * 20_000 * 9 // 8 // KIB
+    tree, room = with_logits(20_000), 512 * 4 * 20_000 // KIB
     policy = Policy.parse(f'prefer = "cuda"\nworkload.context = 512\n{DERIVED}')
-    made = plan(policy, tree, budgets((10_000, 10_000, room + 13_000)))
+    made = plan(policy, tree, budgets((12_000, 12_000, room + 13_000)))
     assert made.placements["output"].runs_on.id == 2
     assert set(made.ledger) == {"cpu", "cuda:2"}
-    assert plan(policy, tree, budgets((10_000, 10_000, room + 11_500))).placements["blk.0"].runs_on.id != 2
+    assert plan(policy, tree, budgets((12_000, 12_000, room + 3_500))).placements["blk.0"].runs_on.id != 2
 
 
 def test_a_stated_reserve_replaces_the_logits_too():
@@ -146,9 +159,31 @@ def test_a_stated_reserve_replaces_the_logits_too():
 
 
 def test_one_mask_where_the_cpu_computes_a_part():
-    copies = 512 * 4 * (3 * 512 // 2) * 9 // 8
+    copies = 3 * MASK + 9 * WIDE + 65536
     alone, beside = activations(""), activations("offload.'blk.0' = 'cpu'")
-    assert {alone[device] - beside[device] for device in ("cuda:0", "cuda:1", "cpu")} == {copies}
+    assert alone["cuda:1"] - beside["cuda:1"] == copies
+    # The first layer takes what it needs along.
+    assert alone["cuda:0"] - beside["cuda:0"] == copies + 2 * WIDE
+
+
+def test_copies_are_given_up_for_room():
+    # On one device there are none; on two there are, where they have room; and else an override turns them off.
+    def made(*sizes, more=""):
+        policy = Policy.parse(f'prefer = "cuda"\nworkload.context = 512\n{DERIVED}{more}')
+        return plan(policy, tree_of(0, True), budgets(sizes))
+
+    one, two = made(20_000, 20_000), made(20_000, 20_000, more='split = "balanced"\n')
+    tight = made(9_000, 9_000)
+    assert set(one.ledger) == {"cuda:0", "cpu"}
+    assert [plan.workload.pipelined for plan in (one, two, tight)] == [True, True, False]
+    assert two.ledger["cuda:1"].activations - tight.ledger["cuda:1"].activations == 3 * MASK + 9 * WIDE + 65536
+    assert to_llama_cpp(two).overrides == ()
+    assert to_llama_cpp(tight).overrides == ((r"^token_embd\.", "CPU"),)
+    assert Plan.from_dict(tight.to_dict()) == tight != two
+    # Better without copies than with a part on the CPU.
+    assert made(9_000, 9_000, more='overflow = "cpu"\n').placements == tight.placements
+    with pytest.raises(DevPolicyError, match="pipelined"):
+        Plan.from_dict({**tight.to_dict(), "workload": {**tight.to_dict()["workload"], "pipelined": 1}})
 
 
 def test_experts_leave_first_and_use_every_gpu():
@@ -158,6 +193,20 @@ def test_experts_leave_first_and_use_every_gpu():
     assert all(path.endswith(".exps") for path in away)
     assert {"cuda:0", "cuda:1"} <= set(made.ledger)
     assert any(path.endswith(".exps") for path, unit in made.placements.items() if str(unit.runs_on) != "cpu")
+
+
+def test_experts_stay_on_every_gpu():
+    # Each card has room for one layer's experts beside a third of the rest: the first layers' would all be on one.
+    tree = tree_of(4, True)
+    sizes = {
+        name: sum(tensor.bytes_as(None) for tensor in of.tensors) for name, of in ((m.path, m) for m in tree.modules)
+    }
+    experts = sum(size for path, size in sizes.items() if path.startswith("blk.0.ffn.exps"))
+    rest = sum(size for path, size in sizes.items() if path.startswith("blk.0.")) - experts + caches(512)[0]
+    card = (experts + 2 * rest + rest) // KIB + 1
+    made = plan(Policy.parse(f'prefer = "cuda"\n{EXPERTS}{BASIS}'), tree, budgets((card, card, card)))
+    stay = [str(unit.runs_on) for path, unit in made.placements.items() if path.endswith(".exps")]
+    assert {device: stay.count(device) for device in stay} == {"cuda:0": 1, "cuda:1": 1, "cuda:2": 1, "cpu": 3}
 
 
 def test_first_layers_leave_where_there_are_no_experts():

@@ -6,7 +6,7 @@ Owns the arithmetic of weights, KV cache and activations. The figures for KV cac
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -28,12 +28,14 @@ class Activations(NamedTuple):
     """On each device."""
     head: int = 0
     """On the device of the head besides: the logits, where they are on no other."""
+    first: int = 0
+    """On the device of the first layer besides."""
     copies: int = 0
-    """Of `each`, what none needs where layers, or parts of them, compute on the CPU beside accelerators."""
+    """On each device besides, while several accelerators work on micro-batches at once."""
 
-    def on(self, *, head: bool, beside_cpu: bool) -> int:
-        """Return those of one device: whether it runs the head, and whether the CPU computes beside accelerators."""
-        return self.each + (self.head if head else 0) - (self.copies if beside_cpu else 0)
+    def on(self, *, head: bool, first: bool, pipelined: bool) -> int:
+        """Return those of one device, by what it runs and whether several work at once."""
+        return self.each + self.head * head + self.first * first + self.copies * pipelined
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,21 +112,45 @@ def _llama_cpp_tokens(context: int, window: int | None) -> int:
     return min(tokens, -(-(window + MICRO_BATCH) // 256) * 256) if window else tokens
 
 
+_TOKENS_AND_PLACES = 64 << 10
+"""Bytes of a graph's small inputs: tokens, positions, places in the cache."""
+
+
 def _llama_cpp_compute_buffer(tree: ModelTree, workload: Workload) -> Activations:
-    """Return an estimate of llama.cpp's compute buffer: float32 for a micro-batch, the logits and the mask with it.
+    """Return an estimate of llama.cpp's compute buffer: float32 for a micro-batch, and its masks in float16.
 
-    It is at or above what llama.cpp reserves with flash attention, which it takes where a device has it. The mask is in
-    float16, and there are four of it while several devices work on micro-batches at once: not once a part is on the
-    CPU.
+    It is at or above what llama.cpp reserves with flash attention, which it takes where a device has it. While several
+    devices work at once there are four copies of the masks and of what comes from the device before.
     """
-    context = context_of(tree, workload)
-    tokens = min(MICRO_BATCH, context * workload.batch)
+    context, sequences = context_of(tree, workload), sequences_of(tree, workload)
+    tokens = -(-min(MICRO_BATCH, context * sequences) // sequences) * sequences
+    windows = {cache.window for cache in tree.kv_cache if cache.window != 1} or {None}
+    masks = sum(_llama_cpp_tokens(context, window) for window in windows) * tokens * 2
+    hidden = 4 * tokens * _width(tree, is_input, 1)
+    projected = 4 * tokens * _width(tree, _is_projection, 0)
+    each = 4 * tokens * tree.activation_elements_per_token + masks + _TOKENS_AND_PLACES
+    if masks < hidden:  # where a mask was, nothing has room
+        each += hidden
+    if workload.kv_offload or workload.kv_dtype == "float32":
+        # A layer's cache is brought to where attention is computed, or made another of for it.
+        caches: dict[str, int] = {}
+        for module, size in kv_caches(tree, workload):
+            caches[module] = caches.get(module, 0) + size
+        each += max(caches.values(), default=0) // sequences + hidden + projected
+    head = max(0, 4 * tokens * tree.logits_elements + 4 * hidden + masks - each) if tree.logits_elements else 0
+    copies = 0 if workload.kv_offload else 3 * masks + 9 * hidden + _TOKENS_AND_PLACES
+    return Activations(each, head, first=hidden + max(hidden, projected), copies=copies)
 
-    def estimated(scalars: int) -> int:
-        return 4 * tokens * scalars * 9 // 8
 
-    each = estimated(tree.activation_elements_per_token + 2 * context)
-    return Activations(each, head=estimated(tree.logits_elements), copies=estimated(3 * context // 2))
+def _width(tree: ModelTree, of: Callable[[Module], bool], side: int) -> int:
+    """Return the larger of the widths of some modules: the sizes of their weights on one side."""
+    shapes = [tensor.shape for module in tree.modules if of(module) for tensor in module.tensors]
+    return max((shape[side] for shape in shapes if len(shape) == 2), default=0)
+
+
+def _is_projection(module: Module) -> bool:
+    """Whether a module projects what attention begins with."""
+    return module.path.rpartition(".")[2] in ("attn_q", "attn_q_b", "attn_qkv")
 
 
 def is_input(module: Module) -> bool:
@@ -139,10 +165,15 @@ def head_of(tree: ModelTree) -> int:
     return (heads or [at for at, _ in numbered] or [0])[-1]
 
 
+def first_of(tree: ModelTree) -> int:
+    """Return the position of the first layer's first module with tensors; of a model without layers, the first such."""
+    numbered = [at for at, module in enumerate(tree.modules) if module.tensors]
+    return next((at for at in numbered if tree.modules[at].path.startswith("blk.")), next(iter(numbered), 0))
+
+
 def activation_bytes(tree: ModelTree, workload: Workload) -> int:
     """Return the bytes of activations on a device that executes everything."""
-    found = activations_of(tree, workload)
-    return found.each + found.head
+    return activations_of(tree, workload).on(head=True, first=True, pipelined=False)
 
 
 def activations_of(tree: ModelTree, workload: Workload) -> Activations:

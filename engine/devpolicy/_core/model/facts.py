@@ -17,6 +17,12 @@ from devpolicy._core.model.config_keys import Config, number, size, text_part
 from devpolicy._core.model.generation import beams_of
 from devpolicy._core.model.tree import DTYPE_BITS, Activated, Beside, Module
 
+_BEHIND_PADDING = frozenset({
+    "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod", "camembert", "mpnet", "data2vec-text",
+    "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "esm", "altclip_text_model",
+    "bridgetower_text_model", "clap_text_model",
+})  # fmt: skip
+"""Types whose positions are numbered from the one behind the padding token: a table of 514 does for 512 tokens."""
 _TOWER = re.compile(r"vision|visual|audio|image|projector|connector|multi_modal|resampler")
 
 
@@ -63,7 +69,7 @@ def derive(
     return {
         "kv_cache": kept,
         "reads": tuple(_reads(text, config, modules, root)),
-        "context": size(text, "decoder_context") or size(text, "context") or size(config, "context"),
+        "context": _context(config, text),
         "activation_elements_per_token": per_token(text, tree) + vocabulary * scores_each_token if vocabulary else 0,
         "beside": beside(config, text, tree, windows=windows) if vocabulary else Beside(),
         "logits_elements": vocabulary if "LM" in root or root.endswith("ForConditionalGeneration") else 0,
@@ -73,6 +79,17 @@ def derive(
         "dtype": named_dtype(config),
         "metadata": tuple((key, str(value)) for key, value in metadata.items() if value),
     }
+
+
+def _context(config: Config, text: Config) -> int | None:
+    """Return the most tokens that a model has positions for, `None` where that is not known."""
+    found = size(text, "decoder_context") or size(text, "context") or size(config, "context")
+    kind = text.get("model_type", config.get("model_type"))
+    if found is None or kind not in _BEHIND_PADDING or text.get("position_embedding_type", "absolute") != "absolute":
+        return found
+    padding = text.get("pad_token_id")
+    first = 1 + (padding if isinstance(padding, int) and 0 <= padding < found - 1 else 1)
+    return max(1, found - first)
 
 
 def _bias(config: Config) -> str:

@@ -74,7 +74,7 @@ def geometry(
             Activated(path, used or 1, experts or 1) for path, cls in modules if mixture and cls == "Experts"
         ),
         "context": metadata.number("context_length", LARGEST_CONTEXT),
-        "activation_elements_per_token": _activation(metadata, caches, layers),
+        "activation_elements_per_token": _activation(metadata, tensors, caches, layers),
         "logits_elements": (vocabulary or 0) if metadata.writes_text else 0,
         "dtype": "float16",  # of the KV cache and of what llama.cpp computes, where nothing else is asked for
         "metadata": tuple((key, str(value)[:200]) for key, value in described.items() if value),
@@ -142,12 +142,35 @@ def _state(metadata: Metadata) -> int:
     return (kernel - 1) * (inner + 2 * (metadata.number("ssm.group_count") or 0) * state) + state * inner
 
 
-def _activation(metadata: Metadata, caches: Sequence[KVCache], layers: int) -> int:
-    """Scalars per token that the widest block holds at once: the same estimate as for a configuration."""
+def _activation(metadata: Metadata, tensors: Mapping[str, GGUFTensor], caches: Sequence[KVCache], layers: int) -> int:
+    """Scalars per token that llama.cpp's graph holds at once in its widest block, what it cannot use between included.
+
+    From its source and its log: the feed forward has three values as wide as it is, beside its input; attention has
+    its projections, beside three.
+    """
     hidden = metadata.number("embedding_length")
     if hidden is None:
         return 0
     inner = max((size or 0 for size in metadata.each("feed_forward_length", layers)), default=0) or 4 * hidden
-    used = metadata.number("expert_used_count") or 1
-    routed = used * (metadata.number("expert_feed_forward_length") or inner)
-    return 4 * hidden + max((cache.values for cache in caches), default=0) + 3 * max(inner, routed)
+    fed, state = 3 * inner + 2 * hidden, 0
+    used = metadata.number("expert_used_count") or 0
+    if used:
+        routed, chosen = used * (metadata.number("expert_feed_forward_length") or inner), used * hidden
+        scores = 4 * (metadata.number("expert_count") or used)
+        fed = max(fed, 3 * routed + hidden + max(2 * hidden, chosen), 2 * (chosen + routed) + hidden) + scores
+    if metadata.number("ssm.inner_size"):
+        state = 4 * hidden + 3 * inner + max((cache.values for cache in caches), default=0)
+    return max(fed, _attention(metadata, tensors, hidden, layers), state)
+
+
+def _attention(metadata: Metadata, tensors: Mapping[str, GGUFTensor], hidden: int, layers: int) -> int:
+    """Scalars per token of the widest attention: with latent keys, its queries are as wide as those for each head."""
+    widest = 4 * hidden
+    for block in range(layers):
+        latent = tensors.get(f"blk.{block}.attn_kv_a_mqa.weight")
+        parts = [tensors.get(f"blk.{block}.attn_{part}.weight") for part in ("q", "k", "v", "qkv")]
+        widths = [0 if one is None else one.shape[0] for one in parts]
+        if latent is not None:
+            widths[0] = latent.shape[0] * (metadata.each("attention.head_count", layers)[block] or 1)
+        widest = max(widest, 3 * hidden + 2 * sum(widths))
+    return widest

@@ -17,7 +17,7 @@ from devpolicy._core.memory.sizing import sequences_of
 from devpolicy._core.placement.candidates import OVERFLOW
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Division
-from devpolicy._core.placement.ledger import Budget
+from devpolicy._core.placement.ledger import Budget, several_accelerators
 from devpolicy._core.placement.loading import loading_of
 from devpolicy._core.placement.maps import device_map
 from devpolicy._core.placement.plan import Placement, Placements, Plan, PlannedWorkload, Trace
@@ -64,7 +64,7 @@ def plan_of(placed: PlacedModel) -> Plan:
         warnings=placed.warnings,
         loading=loading_of(policy, context.held, _folder(policy.disk_path, policy.component) if size else None, size),
         prediction=predict(placed) if predicted else None,
-        workload=None if context.target.abilities.assigns in ("one", "units") else _workload(context),
+        workload=None if context.target.abilities.assigns in ("one", "units") else _workload(placed),
         streaming=placed.streaming,
         kept_by_engine=placed.kept,
         trace=placed.trace,
@@ -134,12 +134,14 @@ def predict(placed: PlacedModel) -> Prediction:
     return prediction(token, first, devices, set(places.values()))
 
 
-def _workload(context: PlacementContext) -> PlannedWorkload:
+def _workload(placed: PlacedModel) -> PlannedWorkload:
     """Return what an engine is told that allocates the cache itself."""
+    context = placed.context
     workload, sizing = context.policy.workload, context.sizing
     kept = workload.kv_dtype or sizing.dtype
     away = workload.kv_offload if context.link else None
-    return PlannedWorkload(sizing.context, sequences_of(context.tree, workload), kept, away)
+    pipelined = context.pipelined or not several_accelerators(placed.division.units, placed.solution, context)
+    return PlannedWorkload(sizing.context, sequences_of(context.tree, workload), kept, away, pipelined)
 
 
 def _folder(path: str | None, component: str | None) -> str | None:

@@ -6,7 +6,7 @@ none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -20,7 +20,7 @@ from devpolicy._core.host import Accelerator, Host
 from devpolicy._core.language.devices import alike
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
 from devpolicy._core.memory.budgets import DeviceBudget, accelerator_budget, accelerator_of, cpu_budget, disk_budget
-from devpolicy._core.memory.sizing import Sizing, head_of, is_input
+from devpolicy._core.memory.sizing import Sizing, first_of, head_of, is_input
 from devpolicy._core.model.quantize import Held
 from devpolicy._core.model.tree import ModelTree
 
@@ -103,6 +103,8 @@ class PlacementContext:
     host: Host
     held: Held
     sizing: Sizing
+    pipelined: bool = True
+    """Whether several accelerators may work at once, where that takes room for copies."""
 
     @property
     def tree(self) -> ModelTree:
@@ -173,26 +175,30 @@ class PlacementContext:
             number for number, one in enumerate(self.devices) if number >= main and (one.device.id or 0) // 8 == group
         }
 
-    def activations(self, number: int, *, head: bool, beside_cpu: bool) -> int:
-        """Bytes of activations that a device needs: whether it runs the head, and the CPU a part of the layers."""
+    def activations(self, number: int, *, head: bool, first: bool, pipelined: bool) -> int:
+        """Bytes of activations that a device needs, by what it runs, and by whether it works at once with others."""
         stated, found = self.devices[number].activations, self.sizing.activations
         if stated is not None:
             return stated
-        return found.on(head=head, beside_cpu=beside_cpu) if found.head or found.copies else found.each
+        return found.on(head=head, first=first, pipelined=pipelined) if any(found[1:]) else found.each
 
     @cached_property
-    def _head(self) -> int | None:
-        """The module whose unit is charged with the logits while devices are searched for; `None`: each device is.
+    def _ends(self) -> Mapping[int, int]:
+        """Bytes that the units of the first layer and of the head are charged with while devices are searched for.
 
-        A device whose activations or cache are stated counts units in another way, and each has room for them then.
+        None where each device has room for them: where activations or cache are stated, units are counted in another
+        way.
         """
-        stated = any(one.activations is not None or one.kv_cache is not None for one in self.devices)
-        return head_of(self.tree) if self.sizing.activations.head and not stated else None
+        if any(one.activations is not None or one.kv_cache is not None for one in self.devices):
+            return {}
+        found = self.sizing.activations
+        first, head = first_of(self.tree), head_of(self.tree)
+        return {first: found.first, head: found.head} if first != head else {head: found.first + found.head}
 
-    def runs_head(self, units: Iterable[Unit]) -> bool:
-        """Whether the head is among units."""
-        head = head_of(self.tree)
-        return any(unit.start <= head < unit.end for unit in units)
+    def ends_in(self, units: Sequence[Unit]) -> dict[str, bool]:
+        """Whether the head and the first layer are among units, as `activations` takes it."""
+        ends = {"head": head_of(self.tree), "first": first_of(self.tree)}
+        return {end: any(unit.start <= at < unit.end for unit in units) for end, at in ends.items()}
 
     def beside_cpu(self, units: Iterable[Unit]) -> bool:
         """Whether units that compute on the CPU are more than the embedding of the input."""
@@ -200,16 +206,17 @@ class PlacementContext:
 
     def fixed(self, number: int, *, beside_cpu: bool = False) -> int:
         """Bytes that a device needs before anything is placed on it: activations, and a KV cache that is reserved."""
-        everywhere = not self.sizing.activations.head or self._head is None
-        activations = self.activations(number, head=everywhere, beside_cpu=beside_cpu)
+        everywhere = any(self.sizing.activations[1:]) and not self._ends
+        activations = self.activations(
+            number, head=everywhere, first=everywhere, pipelined=self.pipelined and not beside_cpu
+        )
         return activations + (self.devices[number].kv_cache or 0)
 
     def while_running(self, unit: Unit) -> int:
-        """Bytes that a unit needs where it runs, wherever its weights are: its KV cache, and of the head the logits."""
-        logits = self.sizing.activations.head
-        if not logits or self._head is None:
+        """Bytes that a unit needs where it runs, wherever its weights are: its KV cache, and what its ends need."""
+        if not any(self.sizing.activations[1:]):
             return unit.kv_cache
-        return unit.kv_cache + (logits if unit.start <= self._head < unit.end else 0)
+        return unit.kv_cache + sum(size for at, size in self._ends.items() if unit.start <= at < unit.end)
 
     def with_reserved(self, reserved: Mapping[str, int]) -> PlacementContext:
         """Return this context with what other components have `reserved` of its devices, in bytes by name."""

@@ -1,12 +1,12 @@
 """What rules let `overflow`: the modules that leave first where a model does not fit.
 
-Owns their order (the last in execution order leaves first) and the place of each. Which of them leave is found by
-placing the rest: as few as let it fit. What leaves by the policy's own `overflow` is `overflow`'s.
+Owns their order (the last in execution order leaves first), the choices to try, and the place of each. Which of them
+leave is found by placing the rest: as few as let it fit. What leaves by the policy's own `overflow` is `overflow`'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import Rule
@@ -35,6 +35,23 @@ def leaving_first(
         order.append(dict.fromkeys(cluster, found))
         stored[found.place] += sum(storage_bytes(unit, found.place) for unit in members)
     return order, tuple(notes)
+
+
+def choices_of(
+    order: Sequence[Mapping[int, Offload]], context: PlacementContext
+) -> Iterator[tuple[Mapping[int, Offload], ...]]:
+    """Yield what may leave in turn, fewest first: the first of the order, and where that helps as many all over it.
+
+    Where a device holds one run of layers, and the rest of each layer stays, the rests of the last ones would all be on
+    one device, and the others would have room that nothing can take.
+    """
+    several = context.cpu_number is not None and len(context.open) > 1
+    for count in range(1, len(order) + 1):
+        yield tuple(order[:count])
+        stay = len(order) - count
+        if several and stay:
+            kept = {at * len(order) // stay for at in range(stay)}
+            yield tuple(one for at, one in enumerate(reversed(order)) if at not in kept)
 
 
 def _place(

@@ -89,9 +89,9 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
     """
     ledger: dict[str, Budget] = {}
     offloaded = solution.offloaded
-    on_the_cpu = [units[at] for at, number in enumerate(solution.device) if number == context.cpu_number]
-    beside_cpu = bool(on_the_cpu) and context.beside_cpu(on_the_cpu)
-    logits = context.sizing.activations.head
+    found = context.sizing.activations
+    pipelined = bool(found.copies) and context.pipelined and several_accelerators(units, solution, context)
+    nothing = {"head": False, "first": False}
     away = {place: [units[at] for at, one in offloaded.items() if one.place == place] for place in ("cpu", "disk")}
     on_cpu = sum(unit.weights for unit in away["cpu"])
     # By side of the one pool that integrated accelerators share with the CPU.
@@ -107,7 +107,9 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
             weights=weights,
             kv_cache=sum(units[at].kv_cache for at in running) if one.kv_cache is None else one.kv_cache,
             activations=context.activations(
-                number, head=bool(logits) and context.runs_head(units[at] for at in running), beside_cpu=beside_cpu
+                number,
+                **(context.ends_in([units[at] for at in running]) if any(found[1:]) else nothing),
+                pipelined=pipelined,
             ),
             streaming=max((units[at].onload_peak for at in offloaded), default=0) if is_main else 0,
             # What is written to the disk is made in the CPU's memory.
@@ -135,6 +137,13 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
             beside = sum(pool.values()) - pool[side]
             ledger[side] = replace(ledger[side], used_by_others=ledger[side].used_by_others + beside)
     return ledger
+
+
+def several_accelerators(units: Sequence[Unit], solution: Solution, context: PlacementContext) -> bool:
+    """Whether several accelerators compute, and the CPU nothing beside them but the embedding of the input."""
+    on_the_cpu = [units[at] for at, number in enumerate(solution.device) if number == context.cpu_number]
+    several = len({number for number in solution.device if number != context.cpu_number}) > 1
+    return several and not (on_the_cpu and context.beside_cpu(on_the_cpu))
 
 
 def room_for_loading(ledger: Mapping[str, Budget], units: Sequence[Unit], tried: int) -> dict[str, int]:

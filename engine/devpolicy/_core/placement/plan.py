@@ -80,17 +80,23 @@ class PlannedWorkload:
     """What the KV cache is kept in."""
     kv_offload: str | None = None
     """Where all of it is kept, where that is not on the devices of its layers."""
+    pipelined: bool = True
+    """Whether devices may work at once, for which the engine reserves copies: there may be no room for them."""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> PlannedWorkload:
         """Read what `to_dict` wrote. Raises `TypeError` where it is malformed."""
         away = _optional_text(data.get("kv_offload"))
-        return cls(_number(data["context"]), _number(data["batch"]), _text(data["kv_dtype"]), away)
+        pipelined = data.get("pipelined", True)
+        if type(pipelined) is not bool:
+            raise TypeError("`pipelined` is true or false")
+        return cls(_number(data["context"]), _number(data["batch"]), _text(data["kv_dtype"]), away, pipelined)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields for JSON."""
         away = {"kv_offload": self.kv_offload} if self.kv_offload else {}
-        return {"context": self.context, "batch": self.batch, "kv_dtype": self.kv_dtype, **away}
+        alone = {} if self.pipelined else {"pipelined": False}
+        return {"context": self.context, "batch": self.batch, "kv_dtype": self.kv_dtype, **away, **alone}
 
 
 class Placements(Mapping[str, Placement]):

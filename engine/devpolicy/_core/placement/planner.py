@@ -47,8 +47,8 @@ from devpolicy._core.placement.findings import findings_of_division, findings_of
 from devpolicy._core.placement.groups import Groups, check_divides, groups_of, on_groups, share_of, with_members
 from devpolicy._core.placement.joint import one_piece
 from devpolicy._core.placement.kept_by_engine import least_kept, may_keep, with_kept, without_kept
-from devpolicy._core.placement.leaving import Notes, leaving_first, may_fit
-from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of, room_for_loading
+from devpolicy._core.placement.leaving import Notes, choices_of, leaving_first, may_fit
+from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of, room_for_loading, several_accelerators
 from devpolicy._core.placement.lint import findings_of_rules
 from devpolicy._core.placement.loading import adapter_error, check_loading, findings_of_float32, refused_on
 from devpolicy._core.placement.overflow import spill
@@ -178,7 +178,7 @@ def _fitting_on(
         if split is not None or one_fraction or policy.workload.kv_offload:
             shape = _shape(division, context, split, one_fraction)
         try:
-            found = _fitting(shape.division, shape.context, tree, of_rules)
+            found = (_fitting_at_once if sizing.activations.copies else _fitting)(*shape[:2], tree, of_rules)
             return shape.ledgered(found) if shape.groups or shape.cache else found
         except Refused:
             if form.instead is not None:
@@ -218,6 +218,23 @@ def _shape(division: Division, context: PlacementContext, split: TensorSplit | N
     if cache:
         division, context = without_cache(division), beside_cache(context, cache)
     return _Shape(division, context, groups, cache)
+
+
+def _fitting_at_once(
+    division: Division, context: PlacementContext, tree: ModelTree, of_rules: list[Diagnostic]
+) -> _Fitting:
+    """Return what the search finds, with room for copies where several accelerators work at once. Raises `Refused`.
+
+    Where there is no room for them, the target can do without: that is better than a part on the CPU, or no plan.
+    """
+    alone = _fitting(division, replace(context, pipelined=False), tree, of_rules)
+    if not several_accelerators(division.units, alone.solution, context):
+        return alone
+    try:
+        found = _fitting(division, context, tree, of_rules)
+    except Refused:
+        return alone
+    return found if several_accelerators(division.units, found.solution, context) else alone
 
 
 def _as_a_whole(shape: _Shape, tree: ModelTree, of_rules: list[Diagnostic]) -> _Fitting | None:
@@ -380,8 +397,8 @@ def _leaving(division: Division, context: PlacementContext) -> tuple[Attempt, No
     except Refused:
         order, notes = leaving_first(apply_rules(division, context), division.units, context)
     leaving: dict[int, Offload] = {}
-    for offloads in order:
-        leaving.update(offloads)
+    for chosen in choices_of(order, context):
+        leaving = {at: offload for offloads in chosen for at, offload in offloads.items()}
         if may_fit(division.units, leaving, context):
             try:
                 attempt, told = _search(division, context, leaving)

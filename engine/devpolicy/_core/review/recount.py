@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from devpolicy._core.abilities import target_of
 from devpolicy._core.device import Device
 from devpolicy._core.memory.budgets import accelerator_budget, cpu_budget
-from devpolicy._core.memory.sizing import activations_of, head_of, is_input, kv_caches
+from devpolicy._core.memory.sizing import activations_of, first_of, head_of, is_input, kv_caches
 
 if TYPE_CHECKING:
     from devpolicy._core.host import Host
@@ -115,8 +115,9 @@ def recount(
     given, workload = device_map(plan), policy.workload
     computes = target_of(plan.target).abilities.computes_on("cpu")
     cache_on = plan.workload.kv_offload if plan.workload else None
-    what = "loads", tuple(given.items()), workload, computes, cache_on
-    counted = tree.remembered(what, lambda: _count(given, tree, workload, _kept(given, computes), cache_on))
+    may_copy = plan.workload is None or plan.workload.pipelined
+    what = "loads", tuple(given.items()), workload, computes, cache_on, may_copy
+    counted = tree.remembered(what, lambda: _count(given, tree, workload, _kept(given, computes), cache_on, may_copy))
     loads = {device: replace(load) for device, load in counted.items()}
     kept = _kept(given, computes)
     for device, load in loads.items():
@@ -143,7 +144,7 @@ def _kept(given: Mapping[str, str], computes: bool) -> set[str]:
 
 
 def _count(
-    given: Mapping[str, str], tree: ModelTree, workload: Workload, kept: set[str], cache_on: str | None
+    given: Mapping[str, str], tree: ModelTree, workload: Workload, kept: set[str], cache_on: str | None, may_copy: bool
 ) -> dict[str, DeviceLoad]:
     main, places = _main(given), places_of(tree, given)
     loads: dict[str, DeviceLoad] = {}
@@ -162,15 +163,17 @@ def _count(
         return {}  # a model without tensors runs nowhere, and caches nothing
     if {"cpu", "disk"} <= loads.keys():  # what is written to the disk is made in the CPU's memory
         loads["cpu"].merged = max(loads["cpu"].merged, loads["disk"].merged)
-    activations, head = (
-        activations_of(tree, workload),
-        _device_of(tree, tree.modules[head_of(tree)].path, given, places),
-    )
+    activations = activations_of(tree, workload)
+    ends = {
+        end: _device_of(tree, tree.modules[at].path, given, places)
+        for end, at in (("head", head_of(tree)), ("first", first_of(tree)))
+    }
     on_the_cpu = (tree.modules[tree.index[row.module]] for row in tensors(tree) if places[row.name][0] == "cpu")
     beside_cpu = main != "cpu" and "cpu" not in kept and not all(map(is_input, on_the_cpu))
+    pipelined = may_copy and len(loads.keys() - {*KEPT}) > 1 and not beside_cpu
     for device in loads.keys() - kept:
-        runs_head = head == device or (device == main and head in kept)
-        loads[device].activations = activations.on(head=runs_head, beside_cpu=beside_cpu)
+        runs = {end: at == device or (device == main and at in kept) for end, at in ends.items()}
+        loads[device].activations = activations.on(**runs, pipelined=pipelined)
     for module, size in kv_caches(tree, workload):
         device = cache_on or _device_of(tree, module, given, places)
         loads.setdefault(main if device in kept else device, DeviceLoad()).kv_cache += size

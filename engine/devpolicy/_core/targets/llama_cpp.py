@@ -21,6 +21,8 @@ CACHE_TYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 """llama.cpp's name of what a KV cache may be kept in, by ours."""
 
 TARGET = "llama.cpp"
+_AS_IT_IS = (r"^token_embd\.", "CPU")
+"""An override that changes nothing: the embedding is on the CPU."""
 MOST_DEVICES = 15
 """llama.cpp takes a tensor split of fewer numbers than its 16 devices."""
 
@@ -103,12 +105,14 @@ def to_llama_cpp(plan: Plan, names: Mapping[str, str] | None = None) -> LlamaCpp
     workload = plan.workload
     if workload is None or plan.target != TARGET:
         raise Unsatisfiable(_not_for_it(plan))
+    # llama.cpp works on several micro-batches at once where nothing is overridden.
+    alone = () if workload.pipelined else (_AS_IT_IS,)
     return LlamaCppSettings(
         order=tuple(device for device, _ in on_devices),
         devices=tuple(place[device] for device, _ in on_devices),
         gpu_layers=len(layers) + 1 - first if on_devices else 0,
         split=tuple(count for _, count in on_devices),
-        overrides=tuple(_overrides(units, layers, runs[-1][0] if runs else "cpu", place)),
+        overrides=tuple(_overrides(units, layers, runs[-1][0] if runs else "cpu", place)) or alone,
         context=workload.context * workload.batch,
         sequences=workload.batch,
         cache_type=CACHE_TYPES[workload.kv_dtype],

@@ -1,0 +1,102 @@
+"""Compute buffers of many shapes: what llama.cpp says that it would reserve is not more than a plan counts.
+
+Owns the shapes. `llama-fit-params` builds the graphs of a model without its weights, in some hundredths of a second, so
+that many models and plans can be asked about: deep and wide feed forward, narrow and wide attention, mixtures of few
+and of many experts, long contexts, several sequences, and each with its layers in all the places that plans use.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import subprocess
+from pathlib import Path
+
+from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, plan
+from devpolicy.errors import Unsatisfiable
+
+MODELS = 24
+MIB = 1 << 20
+
+# Each is tried with all models: what is added to the policy.
+POLICIES = (
+    "",
+    "split = 'balanced'",
+    "split = 'balanced'\nworkload.batch = 4",
+    "split = 'balanced'\nworkload.kv_dtype = 'float32'",
+    "split = 'balanced'\nworkload.kv_offload = 'cpu'",
+    "split = 'balanced'\noffload.'blk.0' = 'cpu'",
+    "split = 'balanced'\noffload.'blk.{0..2}' = 'cpu'",
+    "split = 'balanced'\noffload.'blk.*.ffn' = 'cpu'",
+    "split = 'balanced'\noffload.'blk.{3..}.ffn' = 'cpu'",
+    "split = 'balanced'\noffload.'blk.{1..2}.ffn' = 'cpu'",
+    "split = 'balanced'\noffload.output = 'cpu'",
+    "split = 'balanced'\n[[rule]]\nmatch = 'blk.*.ffn'\nprefer = 'cuda:1'",
+    "prefer = 'cpu'",
+)
+
+
+def shapes() -> list[dict[str, int]]:
+    """Return the same shapes each time."""
+    chosen, made = random.Random(20), list[dict[str, int]]()
+    for number in range(MODELS):
+        heads = chosen.choice((4, 8, 12))
+        shape = {"heads": heads, "key_values": chosen.choice([one for one in (1, 2, 4) if heads % one == 0])}
+        shape |= {"layers": 6, "hidden": heads * chosen.choice((32, 64)), "vocabulary": chosen.choice((512, 512, 8192))}
+        shape |= {"inner": shape["hidden"] * chosen.choice((1, 2, 3, 4))}
+        made.append(
+            shape | ({"experts": chosen.choice((4, 8)), "used": chosen.choice((1, 2, 4))} if number % 3 else {})
+        )
+    return made
+
+
+def compare(binaries: Path, folder: Path) -> int:
+    """Print how plans compare, and return how many count less than is reserved on a device."""
+    from tests.engines import models
+
+    chosen, wrong, asked, shares = random.Random(21), 0, 0, list[float]()
+    for number, shape in enumerate(shapes()):
+        file = models.write(folder / f"buffers-{number}.gguf", **shape)
+        tree, context = ModelTree.load(file), chosen.choice((256, 512, 2048, 6144))
+        for text in POLICIES:
+            made = _planned(text, context, tree)
+            if made is None:
+                continue
+            for device, (ours, theirs) in _both(made, binaries, file).items():
+                asked += 1
+                shares.append(theirs / ours)
+                if theirs > ours + 0.005:  # the log rounds to hundredths
+                    wrong += 1
+                    print(f"BELOW    {device} {ours:.2f}, reserved {theirs:.2f} MiB: {shape} {context} {text!r}")
+    middle = statistics.median(shares)
+    print(f"{asked - wrong} of {asked} compute buffers are not above the plan's: the middle one {middle:.0%} of it")
+    return wrong
+
+
+def _planned(text: str, context: int, tree: ModelTree) -> Plan | None:
+    base = f"workload.context = {context}\nmemory.cuda = {{ headroom = 0, basis = 'total' }}\n"
+    base += "" if "prefer = 'cpu'" in text else "prefer = 'cuda'\n"
+    host = Host([Accelerator("cuda", memory="2 GiB")] * 3, memory="64 GiB")
+    try:
+        return plan(Policy.parse(base + text), tree, host)
+    except Unsatisfiable:
+        return None
+
+
+def _both(made: Plan, binaries: Path, file: Path) -> dict[str, tuple[float, float]]:
+    """Return the MiB planned and those that llama.cpp would reserve, of each device with more than an input."""
+    from tests.engines import llama_cpp
+
+    ports = ",".join(f"127.0.0.1:{port}" for port in llama_cpp.PORTS)
+    command = [str(binaries / "llama-fit-params"), "--rpc", ports, "-m", str(file), *llama_cpp.flags_of(made)]
+    done = subprocess.run(
+        [*command, "-fitp", "on", "-v"],
+        capture_output=True, text=True, errors="replace", env=llama_cpp.environment(binaries), timeout=60, check=True,
+    )  # fmt: skip
+    told = llama_cpp.held(done.stdout + done.stderr)
+    only_input = {str(one.runs_on) for path, one in made.placements.items() if path != "token_embd"}
+    return {
+        device: (budget.activations / MIB, told[device]["compute"])
+        for device, budget in made.ledger.items()
+        if device in only_input and told.get(device, {}).get("compute")
+    }
