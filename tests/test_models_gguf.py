@@ -243,7 +243,10 @@ def test_a_folder_of_several_gguf_files_asks_which(tmp_path):
 
 
 def test_hf_refuses_a_gguf_with_the_size_that_it_would_have(tmp_path):
-    tree = ModelTree.load(gguf(tmp_path / "x.gguf", dense()))
+    strange = {"general.architecture": "plamo"} | {
+        key.replace("llama.", "plamo."): entry for key, entry in LLAMA.items() if key != "general.architecture"
+    }
+    tree = ModelTree.load(gguf(tmp_path / "x.gguf", dense(), strange))
     with pytest.raises(Unsatisfiable, match="dequantises GGUF files") as refused:
         plan(Policy.parse('prefer = "cuda"\n'), tree, "1x24gb", target="hf")
     assert refused.value.code == "DP412"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -125,3 +127,14 @@ def test_the_certificate_of_another_plan_is_refused() -> None:
     assert plan is not None
     with pytest.raises(DevPolicyError, match="now give another plan"):
         _certified(plan, small_llama(6), [(400, 10**8)])
+
+
+def test_the_solver_prints_nothing():
+    """HiGHS greets on standard output, where JSON is, as it is made and before it can be told not to."""
+    pytest.importorskip("highspy")
+    code = (
+        "from devpolicy._core.certify.highs import Model; made = Model(); one = made.variable(1, 1, whole=True); "
+        "made.row(1, 1, {one: 1.0}); print(made.bound())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("1.0\n", "")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
@@ -108,11 +109,15 @@ def loads(policy: Policy):
 def cluster():
     if not simulator().built:
         pytest.skip("the simulator is not built: `devpolicy simulator build`")
-    begun = time.perf_counter()
+    begun, before = time.perf_counter(), os.environ.get("RAY_TMPDIR")
     simulated = simulate_fleet(FLEET, depth="tensors")
     with simulated:
         print(f"a cluster of {len(FLEET)} nodes in {time.perf_counter() - begun:.1f} s")
+        folder = Path(os.environ["RAY_TMPDIR"])
+        assert list(folder.rglob("ray_current_cluster"))
         yield simulated
+    assert not folder.exists()
+    assert os.environ.get("RAY_TMPDIR") == before
     left = [one for one in psutil.Process().children(recursive=True) if one.name() in ("raylet", "gcs_server")]
     assert left == []
 

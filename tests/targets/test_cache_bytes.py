@@ -26,6 +26,7 @@ HOST = Host([Accelerator("cuda", memory="4 GiB")], memory="16 GiB")
 SAMPLE = (
     "bamba",  # Mamba 2 beside attention
     "bert",  # a decoder where it says so, and none as it is
+    "decision_transformer",  # parts that could keep a cache, and no code that asks them to
     "cpmant",  # a prompt of its own before every text
     "deepseek_v32",  # a latent form, and the keys of an indexer
     "eurobert",  # no decoder, though its configuration has `use_cache`
@@ -37,6 +38,7 @@ SAMPLE = (
     "minimax",  # lightning attention
     "rwkv",  # states and no attention at all
     "t5gemma2",  # one attention for both
+    "xlstm",  # matrices of memory
     "zamba",  # heads of attention wider than the hidden size
 )
 LIMITED = {
@@ -46,13 +48,21 @@ LIMITED = {
     "pp_formulanet": "an image of the largest size is counted",
     "seamless_m4t": "its encoder's limit is counted",
     "speech_to_text": "its encoder's limit is counted",
-    "blip": "`generate` makes one, and the forward does not return it",
+    **dict.fromkeys(
+        ("autoformer", "blip", "clvp", "instructblip", "instructblipvideo"),
+        "`generate` makes one, and the forward does not return it",
+    ),
+    "informer": "its encoder halves the states that it is given",
+    "pix2struct": "its encoder's limit is counted",
     "recurrent_gemma": "its modules hold their states themselves",
     "reformer": "its cache is none that is returned as one",
 }
 """Types whose cache may be smaller than what is counted, and why."""
 UNLIMITED = {
     "moonshine": "sound of any length",
+    "muse_glimmer_assistant": "what it drafts is there beside the context until it is taken or left",
+    "pi0": "images stand before the text",
+    "speech-encoder-decoder": "sound of any length",
     "speecht5": "sound of any length",
     "seamless_m4t_v2": "sound of any length",
     "voxtral_realtime_encoder": "an encoder alone, whose tokens are frames",
@@ -67,7 +77,7 @@ def kept_and_counted(model: Any, given: dict[str, Any]) -> tuple[int, int]:
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     given = {key: one.to(model.dtype) if one.is_floating_point() else one for key, one in given.items()}
     kept = compare.cache_bytes(compare.cache_of(compare.forward(model, given, use_cache=True)))
-    counted = kv_caches(ModelTree.from_module(model), Workload(context=tiny.TOKENS, dtype=dtype))
+    counted = kv_caches(ModelTree.from_module(model), Workload(context=tiny.TOKENS, dtype=dtype, beams=1))
     return sum(kept.values()), sum(size for _, size in counted)
 
 

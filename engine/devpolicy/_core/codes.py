@@ -204,9 +204,9 @@ CODES: dict[str, Code] = {
     ),
     "DP412": Code(
         "a format that the consumer does not read",
-        "The weights are in a GGUF file. Transformers and Haystack dequantise it when they load it, to two or four "
-        "bytes for each element, so a plan of the file's own bytes would not hold: the message says what it would "
-        "take. Plan the checkpoint that the file was made from, or one device for an engine that reads GGUF.",
+        "The weights are in a file that the consumer does not load: only `hf` plans a GGUF file as Transformers loads "
+        "it, dequantised to two or four bytes for each element, and only where Transformers can. The message says what "
+        "it would take. Plan the checkpoint that the file was made from, or an engine that reads GGUF.",
     ),
     "DP413": Code(
         "float32 beside a smaller dtype, on disk",

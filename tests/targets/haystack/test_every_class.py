@@ -228,6 +228,9 @@ def test_on_a_simulated_host_weights_are_where_planned(name: str, host: str, mod
         where = {str(tensor.device).removesuffix(":0") for tensor in network.parameters()}
         assert where == {expected(case, host)}
         if result.decision.plan is not None:
+            dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in network.parameters()}
+            loading = result.decision.plan.loading
+            assert dtypes == {loading.dtype or loading.model_dtype}
             (budget,) = [budget for device, budget in result.decision.plan.ledger.items() if budget.weights]
             assert sum(tensor.numel() * tensor.element_size() for tensor in tensors) == budget.weights
         note(case, host, f"ok: {expected(case, host)}")

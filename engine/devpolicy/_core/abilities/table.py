@@ -40,8 +40,13 @@ SHIPPED = (
     Target("hf", _MAP, distribution="transformers", about="Transformers and accelerate: `from_pretrained`"),
     Target(
         "haystack",
-        # Its components choose the class, and load no adapter.
-        replace(_MAP, types=_HAYSTACK_TYPES, carries=CARRIED - {"architecture", "adapter"}),
+        # Its components choose the class, and load no adapter and no GGUF file.
+        replace(
+            _MAP,
+            types=_HAYSTACK_TYPES,
+            carries=CARRIED - {"architecture", "adapter"},
+            schemes={name: support for name, support in TRANSFORMERS.items() if name != "gguf"},
+        ),
         distribution="haystack-ai",
         about="components of a Haystack pipeline",
     ),

@@ -50,8 +50,9 @@ class FleetCertificate:
             yield "whether fewer moves would do was not searched to the end"
         elif not self.smallest:
             yield "whether a component could be on a smaller node was not searched to the end"
-        for name in self.divided:
-            yield f"of more than {MOST_SHAPES} ways to divide the replicas of {name} over nodes few were tried"
+        if self.divided:
+            names = ", ".join(self.divided)
+            yield f"of more than {MOST_SHAPES} ways to divide the replicas of {names} over nodes few were tried"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields for JSON."""

@@ -94,6 +94,8 @@ class Scheme:
     """Whether what it converts is known from the configuration; else any matrix may be."""
     float32: tuple[str, ...] = ()
     """The tensors beside a converted weight that are kept in float32."""
+    in_config: bool = True
+    """Whether a configuration says it; else it is the format of a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,8 @@ class SchemeSupport:
     """Where weights of a stored checkpoint may be kept beside accelerators."""
     beside_made: frozenset[str] = frozenset()
     """The same for a scheme that is made on load."""
+    beside_dequantized: frozenset[str] = frozenset({"cpu", "disk"})
+    """The same for a stored checkpoint that is dequantised."""
     several: bool = True
     """Whether a stored checkpoint that stays as it is may be divided over accelerators; else it is dequantised."""
     packages: tuple[Package, ...] = ()

@@ -91,7 +91,7 @@ def _read(given: Any) -> Quantization:
     if not isinstance(method, str):
         return Quantization("unknown", problem=f"`{KEY}` names no `quant_method`")
     shown = method[:_LONGEST]
-    rows = [row for row in SCHEMES.values() if row.method == method]
+    rows = [row for row in SCHEMES.values() if row.method == method and row.in_config]
     if not rows:
         return Quantization(shown, problem=f"nothing here knows `{shown}`")
     if method == "compressed-tensors":

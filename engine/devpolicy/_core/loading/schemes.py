@@ -259,6 +259,7 @@ SCHEMES = _by_name(
             only=(f"{_GROUP_OF_ALL}.targets", "ignore"),
         ),
         Scheme("compressed", "compressed-tensors", _dense, modules_known=False),
+        Scheme("gguf", "gguf", _dense, modules_known=False, in_config=False),
         Scheme("fbgemm-fp8", "fbgemm_fp8", _fbgemm, {"modules_to_not_convert": _NAMES}, float32=("bias",)),
         Scheme("nvfp4", "nvfp4", _nvfp4, {"modules_to_not_convert": _NAMES}),
         Scheme(

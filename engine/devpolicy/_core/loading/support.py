@@ -116,6 +116,15 @@ TRANSFORMERS: Mapping[str, SchemeSupport] = {
         dequantizing={"quant_method": "compressed-tensors", "dequantize": True},
         dequantizing_takes=20,
     ),
+    # A kernel of the hub keeps the blocks of some files; it is not seen here, and nothing is fetched for a plan.
+    "gguf": SchemeSupport(
+        kept=None,
+        otherwise="dequantized",
+        beside_dequantized=_CPU,
+        packages=(Package("gguf", ">=0.10.0"),),
+        because="Transformers keeps no part of a GGUF file on the disk",
+        dequantizing={"quant_method": "gguf", "dequantize": True},
+    ),
     "compressed-fp8": SchemeSupport(
         kept=Condition({"cuda": (8, 9), "xpu": None}),
         otherwise="dequantized",

@@ -13,7 +13,9 @@ from typing import Any
 ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
 """What may be handed over. Another name is a kernel of the hub, which loading would fetch."""
 
-TEXT_PARTS = ("thinker_config", "text_config", "language_config", "llm_config", "decoder", "decoder_config")
+TEXT_PARTS = (
+    *("thinker_config", "text_config", "language_config", "llm_config", "vlm_config", "decoder", "decoder_config"),
+)
 """The keys under which configurations of several parts have that of the language model."""
 
 Pairs = tuple[tuple[str, str], ...]
@@ -40,6 +42,8 @@ class Loading:
     """The dtype of each component of a pipeline where the policy asks for none; empty for other models."""
     variant: str | None = None
     """Which files of the checkpoint are loaded, where it is not those without a variant."""
+    gguf_file: str | None = None
+    """The GGUF file that is loaded, in its folder; `None` where it is a checkpoint."""
     adapters: tuple[str, ...] = ()
     """Folders of LoRA adapters that are loaded onto the model, in order."""
     replaced: tuple[str, ...] = ()
@@ -77,6 +81,7 @@ class Loading:
         perhaps: dict[str, Any] = {
             "dtypes": dict(self.dtypes),
             "variant": self.variant,
+            "gguf_file": self.gguf_file,
             "adapters": list(self.adapters),
             "scheme": self.scheme if self.scheme != "none" else "",
             "quantization_config": dict(self.quantization or {}),
@@ -98,6 +103,7 @@ class Loading:
             model_dtype=_text(data.get("model_dtype")),
             dtypes=as_pairs(data.get("dtypes", {})),
             variant=_text(data.get("variant")),
+            gguf_file=_text(data.get("gguf_file")),
             offload_folder=_text(data.get("offload_folder")),
             attention=as_pairs(data.get("attn_implementation")),
             experts=as_pairs(data.get("experts_implementation")),

@@ -229,6 +229,11 @@ def _sums(decoder: Decoder, module: Module) -> Iterator[KVCache]:
     if "time_decay" in of_name:  # RWKV: two rows of inputs, three of sums
         yield KVCache(module.path, 2 * of_name["time_decay"], 1)
         yield KVCache(module.path, 3 * of_name["time_decay"], 1, "float32")
+    gates = [_rows(one) for one in decoder.children.get(module.path, ()) if one.path.endswith(".igate_preact")]
+    for heads in filter(None, gates):  # xLSTM: a matrix for each head, a row of its keys, and the largest gate
+        widths = {one.path.rpartition(".")[2]: _rows(one) or 0 for one in decoder.children[module.path]}
+        key, value = widths.get("k", 0), widths.get("v", 0)
+        yield KVCache(module.path, key * value // heads + key + heads, 1)
     if "Lightning" in module.class_name:
         heads, head_dim = size(decoder.text, "heads") or 0, size(decoder.text, "head_dim") or 0
         yield KVCache(module.path, heads * head_dim * head_dim, 1)
@@ -289,7 +294,12 @@ def _frames(config: Config) -> int | None:
         depths = encoder.get("depths")
         return patches // 4 ** (len(depths) - 1) if isinstance(depths, list | tuple) and depths else patches + 1
     sound = "num_mel_bins" in encoder
-    return number(encoder, "max_source_positions") or (number(encoder, "max_position_embeddings") if sound else None)
+    # `seq_len` is of patches that come in any order.
+    return (
+        number(encoder, "max_source_positions")
+        or number(encoder, "seq_len")
+        or (number(encoder, "max_position_embeddings") if sound else None)
+    )
 
 
 def _patches(config: Config) -> int | None:

@@ -131,7 +131,7 @@ def build(config: Any, architecture: str | None = None) -> Any:
         raise ModelError(
             f"a model is built from a Transformers configuration, not from {type(config).__name__} objects"
         )
-    with watched(), sealed(), _quiet(transformers):
+    with watched(), sealed(), quiet(transformers):
         if isinstance(config, Mapping):
             config = _from_table(config, transformers)
         cls = _model_class(config, architecture, transformers)
@@ -196,7 +196,7 @@ def _model_class(config: Any, architecture: str | None, transformers: Any) -> An
 
 
 @contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def quiet(transformers: Any) -> Iterator[None]:
     """Keep Transformers from writing of generation defaults and the like: nobody will run this model."""
     before = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()

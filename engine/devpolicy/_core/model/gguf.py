@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,7 +39,7 @@ def from_gguf(path: Path) -> ModelTree:
     Bytes are those of the file. Where it holds no head, the head is the embedding, as llama.cpp has it.
     """
     headers = [_read(part) for part in _parts(path)]
-    return tree_of(headers, name_of(path.name), str(path))
+    return replace(tree_of(headers, name_of(path.name), str(path)), source=str(path))
 
 
 def gguf_in(folder: Path) -> Path | None:

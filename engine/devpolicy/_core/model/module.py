@@ -107,10 +107,16 @@ def _head(module: nn.Module) -> str | None:
 
 def _takes_cache(declaring: Iterable[tuple[str, nn.Module]]) -> bool | None:
     """Return whether any model of Transformers among modules can keep a cache; `None` where there is no such model."""
-    models = [part for _, part in declaring if hasattr(part, "can_generate") and hasattr(part, "config")]
+    models = [(path, part) for path, part in declaring if hasattr(part, "can_generate") and hasattr(part, "config")]
     if not models:
         return None
-    return any(_may_use_cache(type(part).forward) and _uses_cache(part) for part in models)
+    # What neither generates nor takes a cache asks none of its parts for one, whatever they could do.
+    whole = [path for path, part in outermost(models) if part.can_generate() or _may_use_cache(type(part).forward)]
+    return any(
+        _may_use_cache(type(part).forward) and _uses_cache(part)
+        for path, part in models
+        if any(not root or path == root or path.startswith(f"{root}.") for root in whole)
+    )
 
 
 @cache

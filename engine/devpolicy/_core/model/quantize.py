@@ -118,7 +118,7 @@ def _stored(
         return NotHeld(f"no plan is made of `{quantization.method}`", both_figures(tree, dtype))
     settings = {"quant_method": quantization.method, **dict(quantization.settings)}
     wrong = _wrong_version(support.packages, facts)
-    unmet = "no library runs it as it is stored" if support.kept is None else _unmet(support.kept, facts)
+    unmet = "it is loaded in no other way" if support.kept is None else _unmet(support.kept, facts)
     if tree.incomplete_reason is not None and not unmet and not wrong:
         return Held(tree, scheme=scheme.name, assumed=_assumed(support.packages, facts))  # its tensors as stored
     packed = None if unmet or wrong else _packed(tree, scheme, settings, facts.kind, dtype)
@@ -158,12 +158,15 @@ def _dequantized(
     def plain(module: Module) -> Module:
         tensors = module.tensors
         if module.path in paths:
-            tensors = tuple(replace(tensor, transient=_takes(tensor, takes, dtype)) for tensor in tensors)
+            tensors = tuple(
+                replace(tensor, transient=max(tensor.transient, _takes(tensor, takes, dtype))) for tensor in tensors
+            )
         return replace(module, in_place=module.in_place and module.path not in perhaps, tensors=tensors)
 
     assumed = _assumed(support.packages, facts) if support.kept is None else ()
     held = replace(tree, modules=tuple(map(plain, tree.modules)))
-    return Held(held, support.dequantizing, dequantized=why, assumed=assumed)
+    beside, because = support.beside_dequantized, support.because
+    return Held(held, support.dequantizing, beside, because, dequantized=why, assumed=assumed)
 
 
 def _takes(tensor: Tensor, each: int, dtype: str | None) -> int:

@@ -38,6 +38,9 @@ FLOATING = frozenset({"float64", "float32", "float16", "bfloat16"})
 
 Format = Literal["safetensors", "gguf", "onnx", "diffusers"]
 
+WHY_NOT = "not dequantised"
+"""The key of the metadata under which the tree of a GGUF file says why Transformers does not load it."""
+
 T = TypeVar("T")
 
 _REMEMBERED = 1 << 18

@@ -13,7 +13,7 @@ from devpolicy._core.abilities import Target, targets
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
 from devpolicy._core.memory.budgets import DeviceBudget
-from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.model.tree import WHY_NOT, ModelTree
 from devpolicy._core.placement.apply_rules import Refused
 from devpolicy._core.placement.search import Problem
 from devpolicy._core.sizes import format_size
@@ -93,15 +93,17 @@ def nothing_fits(
 def not_read(tree: ModelTree, consumer: Target) -> Diagnostic:
     """Return the finding of a model in a format that a consumer does not load as it is stored."""
     stored = format_size(tree.bytes_as())
+    notes: tuple[str, ...] = ()
     if consumer.name in ("hf", "haystack"):
         sizes = " or ".join(f"{format_size(tree.parameters * size)} in {size * 8} bits" for size in (2, 4))
         message = f"`{consumer.name}` dequantises GGUF files: the {stored} of `{tree.name}` become {sizes}"
+        notes = tuple(text for key, text in tree.metadata if key == WHY_NOT)
         hint = "plan it for an engine of GGUF files, `--target llama.cpp`, or plan the checkpoint that it was made from"
     else:
         message = f"`{consumer.name}` does not read {tree.format.upper()} files, such as that of `{tree.name}`"
         readers = [f"`{name}`" for name, one in targets().items() if tree.format in one.abilities.reads]
         hint = f"plan it for one that does: {' or '.join(readers)}"
-    return Diagnostic("DP412", message, help=hint)
+    return Diagnostic("DP412", message, notes=notes, help=hint)
 
 
 def not_known(tree: ModelTree) -> Diagnostic:

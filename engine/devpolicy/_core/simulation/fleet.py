@@ -8,16 +8,21 @@ of its GPUs those that Ray shows them.
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 
-from devpolicy._core.errors import FleetError
+from devpolicy._core.errors import DevPolicyError, Diagnostic, FleetError
 from devpolicy._core.fleet.library import require_ray
 from devpolicy._core.fleet.ray_forms import NODE_LABEL, node_resources
 from devpolicy._core.fleet.values import Fleet
 from devpolicy._core.simulation.children import Offer
+from devpolicy._core.text import one_line
 
+_FOLDER = "RAY_TMPDIR"
 _STORE = 78_643_200
 """Bytes of each node's object store: the least that Ray takes."""
 
@@ -30,7 +35,8 @@ class simulate_fleet:  # noqa: N801 - a verb, used as `with simulate_fleet(…)`
     workers: at `"tensors"` their devices hold tensors. `cpus` is how many each node offers to Ray. It takes some ten
     seconds, and about four for each node more.
 
-    Raises `MissingLibraryError` without Ray, and `FleetError` where this process is connected to a cluster already.
+    Raises `MissingLibraryError` without Ray, and `FleetError` where this process is connected to a cluster already, or
+    Ray does not start. Ray's own files, its logs too, are in a folder that is removed in the end.
     """
 
     def __init__(self, fleet: Fleet | str, *, depth: str = "probes", cpus: int = 4) -> None:
@@ -48,16 +54,29 @@ class simulate_fleet:  # noqa: N801 - a verb, used as `with simulate_fleet(…)`
         from ray.cluster_utils import Cluster
 
         with ExitStack() as stack:
-            head = {"num_cpus": 0, "num_gpus": 0, "object_store_memory": _STORE, "include_dashboard": False}
-            self._cluster = Cluster(initialize_head=True, head_node_args=head)
-            stack.callback(self._cluster.shutdown)
-            for name in self.fleet:
-                self._nodes[name] = self._node(name, stack)
-            self._cluster.wait_for_nodes()
-            ray.init(address=self._cluster.address, log_to_driver=False, configure_logging=False)
+            stack.enter_context(_own_folder())
+            self._cluster = Cluster()
+            stack.callback(self._stop)
+            try:
+                head = {"num_cpus": 0, "num_gpus": 0, "object_store_memory": _STORE, "include_dashboard": False}
+                self._cluster.add_node(wait=False, **head)
+                for name in self.fleet:
+                    self._nodes[name] = self._node(name, stack)
+                self._cluster.wait_for_nodes()
+                ray.init(address=self._cluster.address, log_to_driver=False, configure_logging=False)
+            except DevPolicyError:
+                raise
+            except Exception as failed:  # Ray raises no class of its own
+                message = f"Ray did not start: {one_line(failed)}"
+                hint = "it waits 30 seconds for each node: try it again where less else runs"
+                raise FleetError(Diagnostic("", message, help=hint)) from failed
             stack.callback(ray.shutdown)
             self._stack = stack.pop_all()
         return str(self._cluster.address)
+
+    def _stop(self) -> None:
+        if self._cluster.head_node is not None:
+            self._cluster.shutdown()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -89,3 +108,20 @@ class simulate_fleet:  # noqa: N801 - a verb, used as `with simulate_fleet(…)`
             memory=host.memory,
             env_vars={**offer.environment, "PYTHONPATH": offer.python_path(os.environ.get("PYTHONPATH"))},
         )
+
+
+@contextmanager
+def _own_folder() -> Iterator[None]:
+    """Let Ray keep its sockets, its logs and the cluster's address in a folder of their own, which goes at the end."""
+    # The name of a socket has at most 103 characters, and Ray's own part of it some 80.
+    short = "/tmp" if Path("/tmp").is_dir() else None
+    before = os.environ.get(_FOLDER)
+    with TemporaryDirectory(prefix="dp-", dir=short, ignore_cleanup_errors=True) as folder:
+        os.environ[_FOLDER] = folder
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[_FOLDER]
+            else:
+                os.environ[_FOLDER] = before

@@ -31,6 +31,7 @@ def to_hf_kwargs(plan: Plan) -> dict[str, Any]:
     given = {
         "dtype": load.dtype or load.model_dtype,
         "variant": load.variant,
+        "gguf_file": load.gguf_file,
         "attn_implementation": as_argument(load.attention),
         "experts_implementation": as_argument(load.experts),
         "quantization_config": None if load.quantization is None else _configuration(load.quantization),
@@ -52,11 +53,14 @@ def _configuration(table: Mapping[str, Any]) -> Any:
 def to_pipeline_kwargs(plan: Plan) -> dict[str, Any]:
     """Return the keyword arguments of `transformers.pipeline`: it takes `device` or `device_map`, never both.
 
-    Raises `PlanError` where the plan has adapters, which it cannot be told.
+    Raises `PlanError` where the plan has adapters or a GGUF file, which it cannot be told.
     """
+    hint = "load the model with `to_hf_kwargs()`{}, and give that to the pipeline"
     if plan.loading.adapters:
-        hint = "load the model with `to_hf_kwargs()`, then `plan.load_adapters(model)`, and give that to the pipeline"
+        hint = hint.format(", then `plan.load_adapters(model)`")
         raise PlanError(Diagnostic("DP416", "`pipeline` is not told `loading.adapter`", help=hint))
+    if plan.loading.gguf_file is not None:
+        raise PlanError(Diagnostic("DP416", "`pipeline` is not told of a GGUF file", help=hint.format("")))
     kwargs = to_hf_kwargs(plan)
     device_map = kwargs.pop("device_map")
     device = plan.component_device

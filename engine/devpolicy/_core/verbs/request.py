@@ -88,10 +88,15 @@ class Request:
             tree = None if entry is None else own_tree(entry, number)
         else:
             tree = tree_of(self.model)
-        asked = self.resolved.loading
-        if tree is None or not (asked.architecture or asked.variant or asked.adapter):
+        resolved = self.resolved
+        asked, architecture, named = resolved.loading, resolved.loading.architecture, self.target or resolved.target
+        if tree is not None and tree.format == "gguf" and named is not None and _unpacks(named):
+            from devpolicy._core.model.gguf_dense import dequantized
+
+            tree, architecture = dequantized(tree, architecture), None
+        if tree is None or not (architecture or asked.variant or asked.adapter):
             return tree
-        return as_held(tree, architecture=asked.architecture, variant=asked.variant, adapters=asked.adapter)
+        return as_held(tree, architecture=architecture, variant=asked.variant, adapters=asked.adapter)
 
     def models(self) -> Models:
         """Return the models among which the policy lets the component choose; the one that is given stands alone."""
@@ -102,6 +107,12 @@ class Request:
             return Models(own, read)
         tree = read(0)
         return Models((None if tree is None else tree.name,), read)
+
+
+def _unpacks(target: str) -> bool:
+    """Return whether a consumer loads GGUF files, and not as they are stored."""
+    abilities = target_of(target).abilities
+    return "gguf" not in abilities.reads and "gguf" in abilities.schemes
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,9 +42,10 @@ def page(title: str, body: str, *, css: str, script: str = "", data: object = No
     run = _hash(script) if script else "'none'"
     holds = f'<script type="text/plain" id="data">{packed(data)}</script>\n<script>{script}</script>\n'
     scripts = holds if script else ""
+    ready = "" if script else " data-ready"  # else the script says so
     allowed = f"default-src 'none'; style-src {_hash(css)}; script-src {run}; base-uri 'none'; form-action 'none'"
     return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<!doctype html>\n<html lang="en"{ready}>\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{allowed}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{text(title)}</title>\n<style>{css}</style>\n</head>\n<body>\n{body}\n"
