@@ -3,9 +3,10 @@
 python benchmarks/silicon.py [--json FILE] [--budget SECONDS] [--only SECTION ...]
 
 One script for one GPU, in under six minutes. It runs the conformance checks of this machine and the suite of
-`tests/testing/silicon`, loads a Llama with random weights by our plan and sets the peak beside the ledger, and decodes
-it under a cap with our plan and with `device_map="auto"`, beside the prediction. It prints one table, and writes one
-JSON with the device's name. Without a GPU it says so: the same checks run on simulated devices, and nothing is timed.
+`tests/testing/silicon`, divides tiny models of a sample of Transformers' classes by plans and compares them with the
+CPU, loads a Llama with random weights by our plan and sets the peak beside the ledger, and decodes it under a cap with
+our plan and with `device_map="auto"`, beside the prediction. It prints one table, and writes one JSON with the device's
+name. Without a GPU it says so: the same checks run on simulated devices, and nothing is timed.
 
 A section is a function in `SECTIONS` that takes the `Machine` and yields rows; one that is added there is in the table
 and in the JSON, within the same budget of time.
@@ -27,7 +28,10 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import torch
+
 from devpolicy import Accelerator, Host, ModelTree, Policy
+from devpolicy._core.model.architectures import architectures
 from devpolicy._core.placement.planner import make_plan
 from devpolicy.testing import simulate_host
 from devpolicy.testing.conformance import DEVICE_CHECKS, HOST_CHECKS, MACHINE_CHECKS, Check, observe
@@ -35,7 +39,8 @@ from gpu_decode import compare, measure, random_llama
 from report import environment, print_table, write_json
 
 MIB, GIB = 1 << 20, 1 << 30
-SUITE = Path(__file__).parents[1] / "tests" / "testing" / "silicon"
+ROOT = Path(__file__).parents[1]
+SUITE = ROOT / "tests" / "testing" / "silicon"
 SIZES = {
     "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
     "num_key_value_heads": 8, "vocab_size": 32000, "max_position_embeddings": 4096, "dtype": "bfloat16",
@@ -45,6 +50,10 @@ TINY = {**SIZES, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layer
 PROMPT, TOKENS = 256, 16
 CAPS = (0.5, 0.75)
 """Shares of the model that the GPU may hold while it is decoded."""
+SAMPLE, CLASSES_SECONDS = 32, 75
+"""Of the types that run by the table of architectures every 32nd is tried, for so many seconds."""
+TOLERANCE = 1e-3
+"""How far a GPU's float32 may be from the CPU's: it sums in another order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +105,7 @@ def suite(machine: Machine) -> Iterator[Row]:
     """Yield the checks of CUDA, in a process of their own: some lose the device."""
     report = machine.folder / "suite.xml"
     command = [sys.executable, "-m", "pytest", "-n", "0", "-q", f"--junitxml={report}", str(SUITE)]
-    done = subprocess.run(command, cwd=SUITE.parents[2], capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if not report.is_file():
         yield Row("pytest", "failed", (done.stderr or done.stdout)[-300:])
         return
@@ -109,6 +118,25 @@ def suite(machine: Machine) -> Iterator[Row]:
             yield Row(name, "differs" if told.get("type") == "pytest.xfail" else "skipped", text)
         else:
             yield Row(name, "failed", text[:300])
+
+
+def classes(machine: Machine) -> Iterator[Row]:
+    """Yield tiny models of a sample of Transformers' classes, divided by plans, beside the CPU."""
+    sys.path.insert(0, str(ROOT))  # tools are in the checkout
+    from tools.architectures.measure import beside_the_cpu
+
+    began = time.monotonic()
+    known = sorted({one.model_type for one in architectures().classes.values() if one.verdict == "runs"})
+    torch.backends.cudnn.allow_tf32 = False
+    for name in known[::SAMPLE]:
+        if time.monotonic() - began > CLASSES_SECONDS:
+            yield Row(name, "skipped", f"{CLASSES_SECONDS} s are for these, and were used up")
+            continue
+        try:
+            for way, wrong in beside_the_cpu(name, machine.host, TOLERANCE if machine.real else 0.0):
+                yield Row(f"{name}, {way}", "failed" if wrong else "passed", wrong)
+        except Exception as raised:  # noqa: BLE001 - what a class raises is a result
+            yield Row(name, "failed", f"{type(raised).__name__}: {raised}"[:300])
 
 
 def ledger(machine: Machine) -> Iterator[Row]:
@@ -144,6 +172,7 @@ def decoding(machine: Machine) -> Iterator[Row]:
 SECTIONS: dict[str, Callable[[Machine], Iterator[Row]]] = {
     "conformance": conformance,
     "suite": suite,
+    "classes": classes,
     "ledger": ledger,
     "decoding": decoding,
 }
@@ -188,7 +217,7 @@ def show(found: dict[str, Any]) -> bool:
 def simulated() -> Host:
     """Return the host that stands in for a machine with GPUs."""
     gpu = Accelerator("cuda", memory="1536 MiB", free="1500 MiB", name="NVIDIA A100-SXM4-80GB", capability=(8, 0))
-    return Host([gpu, gpu], memory="64 GiB", name="silicon", versions={"torch": "2.13.0+cu130"})
+    return Host([gpu, gpu], memory="64 GiB", disk="100 GiB", name="silicon", versions={"torch": "2.13.0+cu130"})
 
 
 def main() -> int:
@@ -200,8 +229,6 @@ def main() -> int:
     chosen = arguments.parse_args()
     if chosen.quick:
         chosen.only = chosen.only[:1]
-    import torch
-
     real = torch.version.cuda is not None and torch.cuda.is_available()
     with tempfile.TemporaryDirectory() as folder:
         machine = Machine(Host.probe() if real else simulated(), Path(folder), real=real)

@@ -1,16 +1,17 @@
 """Other projects' test suites on simulated GPUs: what they give, beside what was expected.
 
-python -m tests.peers.run [NAME...] [--write]
+python -m tests.peers.run [SUITE...] [--files GLOB] [--write]
 
-Each suite is a file in `suites/`: a source package of PyPI, its test files, a host, and what is expected. The package
-is downloaded in the version that is installed here, and its tests run twice, on this machine and on the host, where
+Each suite is a file in `suites/`: a source package of PyPI, its files of tests, and what is expected. The package is
+downloaded in the version that is installed here. Its tests run on this machine and on every host of the suite, where
 children and their children are too. A run is right where
 
-- each file has as many tests that pass, fail and are skipped on the host as its line says;
-- each failure that this machine does not have, and each test that passes on the host alone without an operation on its
-  devices, is explained by a `[[deviation]]` with a reason, and each deviation occurs.
+- each file has as many tests that pass, fail and are skipped as its line says, here and on each host;
+- each failure that this machine does not have, and each test that passes on a host alone and runs no operation on as
+  many devices as it asks for, is explained by a `[[deviation]]` with a reason, and each deviation occurs.
 
-`--write` puts the numbers that were found into the file. Reasons are written by hand.
+`--write` puts the numbers that were found into the file, and `python -m tests.peers.page` those into the page. Reasons
+are written by hand.
 """
 
 from __future__ import annotations
@@ -20,130 +21,132 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
 import tempfile
-import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-LIMIT = 600
-"""Seconds for one file of tests."""
+from tests.peers.hub import write_hub
+from tests.peers.suites import HERE, Counts, Suite, read_suites, unpack, write_counts
+
+LIMIT = 3600
+"""Seconds for one run."""
+THIS_MACHINE = "here"
 
 Results = dict[str, dict[str, Any]]
-Counts = dict[str, list[int]]
+"""By test: its `outcome`, `why`, and the `operations` that ran on each device meanwhile."""
 
 
-def source(package: str, folder: Path) -> Path:
-    """Download a source package in the version that is installed, and return the folder of its files."""
-    named = f"{package}=={version(package)}"
-    pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", "-d", str(folder)]
-    subprocess.run([*pip, named], check=True)
-    (archive,) = folder.glob("*.tar.gz")
-    with tarfile.open(archive) as packed:
-        packed.extractall(folder, filter="data")
-    return next(path for path in folder.iterdir() if path.is_dir())
-
-
-def run(suite: dict[str, Any], folder: Path, file: str, host: Path | None) -> Results:
-    """Run one file of tests, on a host or on this machine."""
-    target = folder / "results.json"
-    target.unlink(missing_ok=True)
-    on = [f"--devpolicy-host={host}", "--devpolicy-depth=tensors", "--devpolicy-children"] if host else []
-    options = ["-q", "-p", "peers_record", "-p", "no:cacheprovider", "--no-header", *on, *suite.get("options", [])]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "DEVPOLICY_PEERS": str(target),
-    }
-    command = [sys.executable, "-m", "pytest", file, *options]
-    try:
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT)
-    except subprocess.TimeoutExpired:
-        return {file: {"outcome": "failed", "why": f"it did not end within {LIMIT} s", "operations": 0}}
-    if not target.exists():
+def run(suite: Suite, folder: Path, files: list[str], host: str) -> Results:
+    """Run files of tests in one process, as their maintainers do, on a host or on this machine."""
+    on = [f"--devpolicy-host={HERE / 'hosts' / host}.toml", "--devpolicy-depth=tensors", "--devpolicy-children"]
+    options = ["-q", "-p", "peers_record", "-p", "no:cacheprovider", "--no-header", *suite.options]
+    command = [sys.executable, "-m", "pytest", *files, *options, *(on if host != THIS_MACHINE else [])]
+    with tempfile.NamedTemporaryFile(suffix=".json") as target:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(HERE / "plugin"), os.environ.get("PYTHONPATH", "")]),
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "HF_HOME": str(folder.parent / "hub"),
+            "DEVPOLICY_PEERS": target.name,
+        }
+        try:
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            return {file: {"outcome": "failed", "why": f"they did not end within {LIMIT} s"} for file in files}
+        written = Path(target.name).read_text(encoding="utf-8")
+    if not written:
         last = (done.stdout + done.stderr).strip().splitlines()[-1:]
-        return {file: {"outcome": "failed", "why": f"pytest gave {done.returncode}: {last}", "operations": 0}}
-    results: Results = json.loads(target.read_text(encoding="utf-8"))
+        return {file: {"outcome": "failed", "why": f"pytest gave {done.returncode}: {last}"} for file in files}
+    results: Results = json.loads(written)
     return results
 
 
-def counts(results: Results) -> list[int]:
-    """Return how many passed, failed and were skipped."""
-    outcomes = [result["outcome"] for result in results.values()]
+def counts(results: Results, file: str) -> Counts:
+    """Return how many tests of a file passed, failed and were skipped."""
+    outcomes = [result["outcome"] for name, result in results.items() if name.partition("::")[0] == file]
     return [outcomes.count(outcome) for outcome in ("passed", "failed", "skipped")]
 
 
 def odd(here: Results, there: Results) -> dict[str, str]:
-    """Return what has to be explained: failures on the host, and tests that pass there alone and use no device."""
+    """Return what has to be explained: failures on the host, and tests that pass there alone without its devices.
+
+    What a test asks for is in the reason why it is skipped on a machine without devices.
+    """
     found: dict[str, str] = {}
     for name, result in there.items():
-        before = here.get(name, {"outcome": "skipped"})["outcome"]
-        alone = before != "passed"
-        if result["outcome"] == "failed" and before != "failed":
+        before = here.get(name, {"outcome": "skipped", "why": ""})
+        if result["outcome"] == "failed" and before["outcome"] != "failed":
             found[name] = f"failed: {result['why']}"
-        if result["outcome"] == "passed" and alone and not result.get("operations"):
-            found[name] = "passed without an operation on a device"
+        if result["outcome"] == "passed" and before["outcome"] != "passed":
+            asked = 2 if "multi" in before["why"].lower() else 1
+            used = sum(1 for operations in result.get("operations", {}).values() if operations)
+            if used < asked:
+                found[name] = f"passed with operations on {used} devices, and asks for {asked}"
     return found
 
 
-def judge(suite: dict[str, Any], found: Counts, strange: dict[str, str]) -> list[str]:
+def judge(suite: Suite, found: dict[str, dict[str, Counts]], strange: dict[str, dict[str, str]]) -> list[str]:
     """Return what is not as expected, as sentences."""
     said = [
-        f"{file}: {there} passed, failed, skipped on the host, and {expected} were expected"
-        for file, there in found.items()
-        if (expected := suite.get("counts", {}).get(file)) != there
+        f"{file}, {host}: {numbers} passed, failed, skipped, and {expected or 'no numbers'} were expected"
+        for file, row in found.items()
+        for host, numbers in row.items()
+        if (expected := suite.counts.get(file, {}).get(host)) != numbers
     ]
-    deviations = suite.get("deviation", [])
-    for name, what in strange.items():
-        if not any(fnmatchcase(name, each["test"]) for each in deviations):
-            said.append(f"{name}: {what}")
-    for each in deviations:
-        if not any(fnmatchcase(name, each["test"]) for name in strange):
-            said.append(f"the deviation `{each['test']}` does not occur: take it out")
+    occurred: set[int] = set()
+    for host, tests in strange.items():
+        for name, what in tests.items():
+            reasons = {
+                index
+                for index, each in enumerate(suite.deviation)
+                if fnmatchcase(name, each["test"]) and each.get("host", host) == host
+            }
+            occurred |= reasons
+            if not reasons:
+                said.append(f"{name}, {host}: {what}")
+    if len(found) == len(suite.files):
+        gone = [each["test"] for index, each in enumerate(suite.deviation) if index not in occurred]
+        said.extend(f"the deviation `{each}` does not occur: take it out" for each in gone)
     return said
 
 
-def write(path: Path, found: Counts) -> None:
-    """Replace the table of counts, which ends the file."""
-    head = path.read_text(encoding="utf-8").partition("\n[counts]")[0].rstrip()
-    lines = [f'"{file}" = [{", ".join(map(str, numbers))}]' for file, numbers in found.items()]
-    path.write_text("\n".join([head, "", "[counts]", *lines, ""]), encoding="utf-8")
-
-
-def check(path: Path, *, writes: bool) -> list[str]:
+def check(suite: Suite, files: str, *, writes: bool) -> list[str]:
     """Run one suite and return what is not as expected."""
-    suite = tomllib.loads(path.read_text(encoding="utf-8"))
-    host = HERE / "hosts" / suite["host"]
-    found: Counts = {}
-    strange: dict[str, str] = {}
+    chosen = [file for file in suite.files if fnmatchcase(file, files)]
+    found: dict[str, dict[str, Counts]] = {file: {} for file in chosen}
+    strange: dict[str, dict[str, str]] = {}
+    here: Results = {}
     with tempfile.TemporaryDirectory() as temporary:
-        folder = source(suite["package"], Path(temporary))
-        for file in suite["files"]:
-            here, there = run(suite, folder, file, None), run(suite, folder, file, host)
-            found[file] = counts(there)
-            new = odd(here, there)
-            strange |= new
-            print(f"{path.stem} {file}: {counts(here)} here, {found[file]} on the host", flush=True)
-            for name, what in new.items():
-                print(f"    {name}: {what}", flush=True)
+        folder = unpack(suite, Path(temporary))
+        write_hub(folder.parent / "hub")
+        for host in (THIS_MACHINE, *suite.hosts):
+            files_here = [file for file in chosen if host in (THIS_MACHINE, *suite.hosts_of(file))]
+            results = run(suite, folder, files_here, host)
+            here = here or results
+            strange[host] = odd(here, results)
+            for file in files_here:
+                found[file][host] = counts(results, file)
+                print(f"{suite.name} {file} {host}: {found[file][host]}", flush=True)
+            print(*(f"    {name}: {what}" for name, what in strange[host].items()), sep="\n", flush=True)
+    said = judge(suite, found, strange)
     if writes:
-        write(path, found)
-        suite["counts"] = found
-    return judge(suite, found, strange)
+        write_counts(suite, found)
+    return [f"{suite.name}: {each}" for each in said]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="suites, by the names of their files; all by default")
+    parser.add_argument("names", nargs="*", metavar="SUITE", help="suites, by the names of their files; all by default")
+    parser.add_argument("--files", default="*", metavar="GLOB", help="the files of tests to run")
     parser.add_argument("--write", action="store_true", help="put the numbers that were found into the files")
     arguments = parser.parse_args()
-    paths = sorted((HERE / "suites").glob("*.toml"))
-    chosen = [path for path in paths if not arguments.names or path.stem in arguments.names]
-    said = [f"{path.stem}: {each}" for path in chosen for each in check(path, writes=arguments.write)]
+    suites = [suite for suite in read_suites() if not arguments.names or suite.name in arguments.names]
+    # Tests of one suite share ports and folders; two suites do not.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = pool.map(lambda suite: check(suite, arguments.files, writes=arguments.write), suites)
+        said = [each for some in done for each in some]
     print("\n".join(said) or "all as expected")
     raise SystemExit(bool(said))
 

@@ -34,8 +34,8 @@ def outputs(value: Any) -> Iterator[torch.Tensor]:
             yield from outputs(one)
 
 
-def difference(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> str:
-    """Return how two outputs differ, empty where they are the same bit for bit."""
+def difference(ours: list[torch.Tensor], theirs: list[torch.Tensor], tolerance: float = 0.0) -> str:
+    """Return how two outputs differ, empty where they are the same: bit for bit, or within a tolerance."""
     if [one.shape for one in ours] != [one.shape for one in theirs]:
         return "other shapes"
     worst = 0.0
@@ -43,7 +43,7 @@ def difference(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> str:
         same = torch.equal(one, other) or torch.allclose(one.float(), other.float(), 0, 0, equal_nan=True)
         if not same:
             worst = max(worst, float((one.double() - other.double()).abs().nan_to_num(9e9).max()))
-    return f"differs by {worst:.2g}" if worst else ""
+    return f"differs by {worst:.2g}" if worst > tolerance else ""
 
 
 def cache_of(output: Any) -> Any:

@@ -10,7 +10,7 @@ import copy
 import gc
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,23 @@ def measure(model_type: str, *, place: bool = True) -> Row:
         if row["balanced"].get("failed") == "forward":
             row["one"] = in_child(lambda: _by_plan(cls, folder, 'prefer = "cuda"\n', inputs, reference))
     return row
+
+
+def beside_the_cpu(model_type: str, host: Host, tolerance: float) -> Iterator[tuple[str, str]]:
+    """Yield how a type's model is divided over a host that answers here, and what is wrong then, empty for nothing.
+
+    For benchmarks/silicon.py, whose device may be a real one and sums in another order than the CPU.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        cls = _built(model_type, class_of(model_type), folder)
+        model = _on_cpu(cls, folder)
+        inputs = _running(model)
+        reference = list(outputs(forward(model, inputs)))
+        for name, policy in _policies(_blocks(model), folder).items():
+            made = plan(Policy.parse(policy), _untold(folder), host)
+            placed = cls.from_pretrained(folder, **made.to_hf_kwargs()).eval()
+            found = list(outputs(forward(placed, inputs, made.device.first_device.to_torch_str())))
+            yield name, "; ".join([*map(str, made.verify(placed)), difference(found, reference, tolerance)]).strip("; ")
 
 
 def beams(model: Any, inputs: Inputs, tree: ModelTree, count: int = 4) -> Row:

@@ -123,6 +123,13 @@ def test_processes_share_the_memory_of_devices(method: str):
         assert simulated_device("cuda:1").operations_of_all > simulated_device("cuda:1").operations
 
 
+def test_a_fork_is_none_that_lost_its_devices():
+    with simulate_host("2x24gb", depth="tensors", children=True):
+        code = "import torch; assert torch._C._cuda_isInBadFork() is torch.cuda._is_in_bad_fork() is False"
+        done = run(code)
+        assert done.returncode == 0, done.stderr
+
+
 def test_what_a_killed_process_held_is_given_back():
     with simulate_host("2x24gb", depth="tensors", children=True):
         capacity = simulated_device("cuda:0").capacity

@@ -26,7 +26,6 @@ SIMULATED = Host(
 
 ALLOCATOR = "what is counted is what tensors hold: nothing is rounded, cached or split"
 REFUSED = "refused by name: a consumer would take an address of the CPU's for one of a GPU's"
-SEVERAL = "several processes"
 DIFFERS = {
     "test_rounding_512": ALLOCATOR,
     "test_reserved_ge_2mb": ALLOCATOR,
@@ -43,11 +42,7 @@ DIFFERS = {
     "test_make_graphed": REFUSED,
     "test_jit_trace_conv": "`torch.jit.trace` checks the CPU's operator, which is another",
     "test_profiler_cuda": "no kernel runs on a device, so none has a time there",
-    "test_nccl": SEVERAL,
-    "test_gloo_all_reduce_cuda": SEVERAL,
-    "test_ddp_gloo": SEVERAL,
-    "test_nccl_init": SEVERAL,
-    "test_fork_then_cuda_raises": SEVERAL,
+    "test_fork_then_cuda_raises": "a forked process goes on with a copy of the simulated devices",
 }
 """What a simulated device does otherwise, with the reason."""
 
@@ -69,8 +64,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.filterwarnings("ignore"))
         reason = DIFFERS.get(item.name)
         if reason is not None and not _is_hardware():
-            # Several processes are worked on elsewhere: what begins to agree there is no failure here.
-            item.add_marker(pytest.mark.xfail(reason=reason, strict=reason != SEVERAL))
+            item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
 
 
 @pytest.fixture(autouse=True)

@@ -187,6 +187,8 @@ def _missing(simulation: Simulation, name: str) -> Any:
     type_ = next((type_ for prefix, type_ in OF_TYPE.items() if name.startswith(prefix)), None)
     if type_ is None or not built_for(simulation, type_):
         return None
+    if name.endswith("_isInBadFork"):
+        return bool  # a forked process goes on with a copy of the devices: it is False
 
     def refused(*args: Any, **kwargs: Any) -> Any:
         raise refusal(simulation, f"torch._C.{name}()")

@@ -16,28 +16,29 @@ RESULTS: dict[str, dict[str, Any]] = {}
 TARGET = "DEVPOLICY_PEERS"
 
 
-def _operations() -> int:
-    """Return how many operations have run on the host's devices, 0 on this machine."""
+def _operations() -> dict[str, int]:
+    """Return how many operations have run on each of the host's devices, nothing on this machine."""
     from devpolicy._core.simulation import simulated_host
     from devpolicy.testing import simulated_device
 
     host = simulated_host()
     devices = [] if host is None else [f"{each.type}:{each.id}" for each in host.accelerators]
-    return sum(simulated_device(device).operations_of_all for device in devices)
+    return {device: simulated_device(device).operations_of_all for device in devices}
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Any:
     before = _operations()
     done = yield
-    RESULTS.setdefault(item.nodeid, {})["operations"] = _operations() - before
+    after = _operations()
+    RESULTS.setdefault(item.nodeid, {})["operations"] = {device: after[device] - before[device] for device in before}
     return done
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     result = RESULTS.setdefault(report.nodeid, {"outcome": "passed", "why": ""})
     result.setdefault("outcome", "passed")
-    if report.outcome != "passed" and result["outcome"] == "passed":
+    if report.outcome != "passed" and result["outcome"] != "failed":
         result["outcome"] = report.outcome
         if isinstance(report.longrepr, tuple):
             result["why"] = report.longrepr[2].removeprefix("Skipped: ")
