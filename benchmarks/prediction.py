@@ -1,6 +1,6 @@
 """Predicted beside measured times on this machine's CPU: models of a few hundred MB in two dtypes, and from the disk.
 
-python benchmarks/prediction.py [--quick] [--rounds N] [--cpu-time] [--json FILE]
+python benchmarks/prediction.py [--quick] [--only NAME ...] [--rounds N] [--cpu-time] [--json FILE]
 
 The machine is measured as `devpolicy host measure` does it, in turns with the models, and medians count. Each plan is
 made for the host that was measured. With `--cpu-time` and OMP_NUM_THREADS=1 times are those of the processor, which do
@@ -196,6 +196,7 @@ def measured(folder: Path, clock: Callable[[], float]) -> dict[str, int]:
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--quick", action="store_true", help="two small models, once")
+    arguments.add_argument("--only", nargs="+", choices=MODELS, metavar="NAME", help="every one by default")
     arguments.add_argument("--rounds", type=int, default=3, metavar="N")
     arguments.add_argument("--cpu-time", action="store_true", help="count the time of the processor (one thread)")
     arguments.add_argument("--json", metavar="FILE", help="write the figures there")
@@ -204,7 +205,8 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory(prefix="devpolicy-", dir=".") as inside:
         folder = Path(inside)
-        chosen = subjects(QUICK if options.quick else MODELS, folder, clock)
+        models = QUICK if options.quick else {name: MODELS[name] for name in options.only or MODELS}
+        chosen = subjects(models, folder, clock)
         speeds: list[dict[str, int]] = []
         times: list[list[float]] = [[] for _ in chosen]
         for _ in range(1 if options.quick else options.rounds):

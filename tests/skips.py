@@ -28,6 +28,11 @@ def allowed(reason: str, environment: str) -> bool:
     )
 
 
+def listed(reason: str) -> bool:
+    """Whether `skips.toml` lists this reason for any environment."""
+    return any(fnmatchcase(reason, entry["reason"]) for entry in _ENTRIES)
+
+
 class Skips:
     """The pytest plugin: collects the reasons on the process that reports, and fails the run where one is unlisted."""
 

@@ -287,6 +287,27 @@ def test_a_repository_of_another_library_says_what_it_is(file, content, told, hu
     assert str(tmp_path) not in shown
 
 
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"architecture": "resnet50", "pretrained_cfg": {}}, "`org/other` is a model of timm"),
+        ({"architecture": "resnet50", "pretrained_cfg": {}}, 'timm.create_model("hf-hub:org/other")'),
+        ({"_class_name": "UNet2DModel"}, "`org/other` is a part of a diffusers pipeline"),
+    ],
+)
+def test_a_refusal_names_the_model_of_the_hub(config, told, hub, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    header = json.dumps({"fc.weight": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}}).encode()
+    weights = struct.pack("<Q", len(header)) + header + bytes(16)
+    (tmp_path / "other" / "model.safetensors").write_bytes(weights)
+    hub.repositories["org/other"] = tmp_path / "other"
+    for _ in range(2):  # read, and kept
+        error = str(refused("hf://org/other"))
+        assert told in error
+        assert str(tmp_path) not in error
+
+
 def test_the_command_captures_a_model_of_the_hub(hub, tmp_path):
     hub.repositories["org/gated"] = checkpoint(tmp_path / "gated", SMALL)
     hub.gated.add("org/gated")

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 
 import pytest
 from tests.cli.harness import invoke
@@ -22,10 +23,14 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+needs_shell = pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell is needed")
+
+
 def quoted(text):
     return json.dumps(text)
 
 
+@needs_shell
 @pytest.mark.parametrize("name", NAMES)
 def test_a_component_name_is_a_comment_for_the_shell(name, folder):
     (folder / "p.toml").write_text(f'prefer = ["cuda"]\n[component.{quoted(name)}]\nneeds = "1 GiB"\n')
@@ -36,6 +41,7 @@ def test_a_component_name_is_a_comment_for_the_shell(name, folder):
     assert not (folder / "PWNED").exists()
 
 
+@needs_shell
 @pytest.mark.parametrize("uuid", ["GPU-1'; touch PWNED #", "GPU-$(touch PWNED)", "`touch PWNED`"])
 def test_a_uuid_is_one_word_for_the_shell(uuid, folder):
     (folder / "h.toml").write_text(f'[[accelerator]]\ntype = "cuda"\nmemory = "24 GiB"\nuuid = {quoted(uuid)}\n')

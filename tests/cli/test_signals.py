@@ -46,8 +46,9 @@ def _until(holds, seconds=60):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the children of a process are read from /proc")
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("ending", ["SIGTERM", "SIGKILL", "SIGINT", "SIGHUP"])
 def test_no_worker_outlives_the_command(ending):
+    ending = signal.Signals[ending]
     reset = [signal.SIGINT, signal.SIGHUP]  # what a shell starts in the background ignores them
     process = subprocess.Popen(
         LONG,
@@ -126,8 +127,9 @@ SLOW = (
 )
 
 
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("ending", ["SIGTERM", "SIGINT", "SIGHUP"])
 def test_a_signal_leaves_no_temporary_file(tmp_path, ending):
+    ending = signal.Signals[ending]
     old = tmp_path / "x.json"
     old.write_text("old")
     arguments = [*PLAN[3:], "--format", "json", "--output", str(old)]

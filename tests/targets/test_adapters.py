@@ -12,7 +12,7 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 peft = pytest.importorskip("peft")
 
-from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, Unsatisfiable, plan  # noqa: E402
+from devpolicy import Accelerator, DevPolicyError, Host, ModelTree, Plan, Policy, Unsatisfiable, plan  # noqa: E402
 from devpolicy._core.placement.saved import PlanError  # noqa: E402
 from devpolicy.errors import ModelError  # noqa: E402
 from devpolicy.testing import simulate_host, simulated_device  # noqa: E402
@@ -167,3 +167,9 @@ def test_pickles_and_other_models_are_refused(base, tmp_path):
         with pytest.raises(ModelError, match=r"does not have|does not fit") as refused:
             plan(policy("gpu", base / "attention"), ModelTree.load(other), HOST)
         assert "it was made for" in refused.value.diagnostics[0].help
+
+
+def test_a_dry_run_does_not_try_a_plan_with_adapters(base):
+    made = plan(policy("gpu", base / "attention"), base / "base", HOST)
+    with pytest.raises(DevPolicyError, match="has adapters, and a dry run loads none"):
+        made.dry_run(base / "base", HOST)

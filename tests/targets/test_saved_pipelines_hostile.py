@@ -58,6 +58,10 @@ def test_bytes_that_are_no_text_are_refused(tmp_path):
     (tmp_path / "rag.yaml").write_bytes(b"components: \xff\n")
     with pytest.raises(DevPolicyError, match="is not YAML"):
         read_pipeline(tmp_path / "rag.yaml")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_what_is_no_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path, said in ((tmp_path / "pipe", "a pipe"), ("/dev/zero", "a device"), (tmp_path, "a directory")):
         with pytest.raises(DevPolicyError, match=said):

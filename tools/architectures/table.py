@@ -139,7 +139,8 @@ def _page(rows: list[dict[str, Any]]) -> str:
         f'Of {len(by_auto)} classes that `device_map="auto"` runs on several devices with the outputs of the CPU, '
         f"{len(ours)} also run divided by a plan. Of {sum(kept.values()) - kept['']} that make a cache, "
         f"it is the ledger's in {kept['equal']}, smaller in {kept['less']}, larger in {kept['more']}, and elsewhere in "
-        f"{kept['elsewhere']}. Smaller and larger are those whose encoder has a limit or none (limits.md)."
+        f"{kept['elsewhere']}. Where it differs, an encoder has a limit or none (limits.md), or a state is kept in "
+        "modules, by another device than its layer, or not by token."
     )
     lines = [
         "",

@@ -74,6 +74,11 @@ def request_of(plan: Plan, tree: ModelTree, host: Host, sizes: Sizes) -> Request
     if tree.quantization is not None or plan.loading.scheme != "none":
         message = f"`{tree.name}` is quantised, and a dry run builds the code of the model without its quantiser"
         raise DryRunError(Diagnostic("DP417", message, help="try the checkpoint that it was made from"))
+    if plan.loading.adapters:
+        message = (
+            f"the plan of `{tree.name}` has adapters, and a dry run loads none: it would hold less than is planned"
+        )
+        raise DryRunError(Diagnostic("", message, help="try the plan of the model without `adapter`"))
     return Request(plan, host, tree.name, tree.config, tree.loading.architecture, tree.source, sizes)
 
 

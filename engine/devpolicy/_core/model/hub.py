@@ -108,7 +108,21 @@ def _from_cache(cache: _Cache, commit: str, name: HubName) -> ModelTree:
     if name.file is not None or not cache.holds(commit, None):
         message = f"`{name.file or name.repository}` was not read before"
         raise ModelError(Diagnostic("DP204", message, help="read it once with a connection"))
-    return replace(from_checkpoint(cache.folder / commit), name=short)
+    folder = cache.folder / commit
+    try:
+        return replace(from_checkpoint(folder), name=short)
+    except ModelError as refused:
+        raise ModelError([_named(one, folder, name.repository) for one in refused.diagnostics]) from None
+
+
+def _named(one: Diagnostic, folder: Path, repository: str) -> Diagnostic:
+    """Return a finding of a model's kept headers with its name on the hub: that is what people asked for."""
+    kept = shown(folder)
+    notes = tuple(note.replace(kept, repository) for note in one.notes)
+    help_ = one.help and one.help.replace("timm.create_model(name)", f'timm.create_model("hf-hub:{repository}")')
+    return replace(
+        one, message=one.message.replace(kept, repository), notes=notes, help=help_ and help_.replace(kept, repository)
+    )
 
 
 @dataclass

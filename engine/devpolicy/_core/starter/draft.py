@@ -57,7 +57,7 @@ class Draft:
             f"prefer = {terms[0] if len(terms) == 1 else '[' + ', '.join(terms) + ']'}",
         ]
         if self.overflow:
-            lines.append('overflow = "cpu"  # what has no room is kept in RAM, and brought to the device to run')
+            lines.append('overflow = "cpu"  # what does not fit is stored in RAM')
         if self.quantization is not None:
             lines += ["", "[loading]", f'quantization = "{self.quantization}"  # in full it does not fit']
         for one in wanted:

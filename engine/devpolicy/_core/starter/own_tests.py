@@ -79,7 +79,7 @@ def _refused(wanted: Sequence[Wanted], policy: Policy) -> Iterator[str]:
                 plans(policy, wanted, Host.load(name))
             except Unsatisfiable as refused:
                 about = {"host": name, **_model([one]), **_component(one), "expect_error": refused.code}
-                yield _block(f"{name} has too little room, and says so", about)
+                yield _block(f"{name} is refused, with the reason", about)
                 return
 
 

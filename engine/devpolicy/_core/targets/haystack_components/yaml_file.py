@@ -30,9 +30,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
     try:
         import yaml  # type: ignore[import-untyped, unused-ignore]
     except ImportError as missing:
-        raise MissingLibraryError(
-            'a saved pipeline is YAML, which PyYAML reads: run `pip install "devpolicy[haystack]"`'
-        ) from missing
+        raise MissingLibraryError("a saved pipeline is YAML, which PyYAML reads: run `pip install pyyaml`") from missing
     content = read_file(path, DevPolicyError, most=LARGEST_PIPELINE)
     if len(content) > LARGEST_PIPELINE:
         raise _beyond(path, f"is larger than {LARGEST_PIPELINE >> 20} MiB")
