@@ -33,6 +33,12 @@ def test_nothing_is_offloaded_that_one_device_has_room_for(seed: int) -> None:
         assert needless(*shape(random.Random(f"sample {seed}"))) == ""
 
 
+# The search ended at its bound and offloaded a block for which the device that ran it had room.
+@pytest.mark.parametrize("seed", ["0 shape 834", "0 shape 500", "1 shape 1160", "2 shape 1160"])
+def test_what_went_comes_back_where_there_is_room(seed: str) -> None:
+    assert needless(*shape(random.Random(seed))) == ""
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_more_memory_or_devices_make_no_plan_worse(seed: int) -> None:
     assert list(growth.faults(f"sample {seed}")) == []

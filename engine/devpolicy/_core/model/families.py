@@ -33,7 +33,12 @@ FAMILIES: Mapping[str, Callable[[Config, str], Template | None]] = {
 }
 """What makes a template of a completed configuration and the name of a class, by model type."""
 
-_SINCE = dict.fromkeys(("deepseek_v2", "deepseek_v3", "glm4_moe", "glm4_moe_lite"), (5, 24))
+_SINCE: Mapping[str, tuple[int, int]] = {
+    "deepseek_v2": (5, 24),
+    "deepseek_v3": (5, 24),
+    "glm4_moe": (5, 24),
+    "glm4_moe_lite": (5, 24),
+}
 """The release of Transformers that a template is of, where earlier ones of version 5 load the model otherwise.
 
 These routers stay in float32 since 5.24 (`_keep_in_fp32_modules_strict`).
@@ -43,7 +48,7 @@ These routers stay in float32 since 5.24 (`_keep_in_fp32_modules_strict`).
 def templates_hold(model_type: str, transformers: str) -> bool:
     """Whether a version of Transformers builds what the templates of a model type say."""
     try:
-        major, minor = (int(number) for number in transformers.split(".")[:2])
+        major, minor = map(int, transformers.split(".")[:2])
     except ValueError:
         return False
     return major == 5 and (major, minor) >= _SINCE.get(model_type, (5, 0))

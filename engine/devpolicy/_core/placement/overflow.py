@@ -26,7 +26,7 @@ from devpolicy._core.placement.candidates import (
 )
 from devpolicy._core.placement.divide import Cluster
 from devpolicy._core.placement.first_layers import spill_first_layers
-from devpolicy._core.placement.scatter import fit_in_any_order, place_in_any_order
+from devpolicy._core.placement.scatter import fit_in_any_order, place_in_any_order, with_all_back
 from devpolicy._core.placement.search import Attempt, Problem, in_context, place
 from devpolicy._core.sizes import format_size
 
@@ -56,6 +56,9 @@ def spill(problem: Problem) -> Spilled | None:
         return None if attempt is None else Spilled(attempt, ())
     tried = _Tried(problem, candidates_of(problem))
     best = _spill(tried, problem)
+    back = None if best is None else with_all_back(best.attempt, problem)
+    if back is not None:
+        return Spilled(back, ())
     if best is None or context.policy.split != "fastest":
         return best
     for split in ("when-needed", "balanced"):

@@ -15,7 +15,7 @@ from devpolicy._core.placement.colocate import allowed_devices, holds_own_tensor
 from devpolicy._core.placement.search import Problem
 from devpolicy._core.placement.solver import Bin
 
-STEPS = 1_000
+STEPS = 10_000
 """Clusters that the search of the largest first puts somewhere, at most; more for models of more clusters."""
 
 
@@ -89,6 +89,22 @@ class Packing:
         largest_first = sorted(in_order, key=lambda at: (len(self.sizes[at]), -max(self.sizes[at].values())))
         found = self._in_depth(largest_first, STEPS * max(1, len(in_order) // 64))
         return None if found is None else self._in_runs(found)
+
+    def beside(self, where: Mapping[int, int]) -> dict[int, int] | None:
+        """Return the devices of all clusters where some are placed: the others go where the least room is left."""
+        result, rooms = dict(where), dict(self.rooms)
+        for at, number in where.items():
+            rooms[number] -= self.sizes[at][number]
+        if any(room < 0 for room in rooms.values()):
+            return None
+        others = sorted(set(range(len(self.sizes))).difference(where), key=lambda at: -max(self.sizes[at].values()))
+        for at in others:
+            fitting = [number for number, size in self.sizes[at].items() if size <= rooms[number]]
+            if not fitting:
+                return None
+            result[at] = number = min(fitting, key=rooms.__getitem__)
+            rooms[number] -= self.sizes[at][number]
+        return self._in_runs(result) if self._is_sound(result) else None
 
     def _in_depth(self, order: Sequence[int], steps: int) -> dict[int, int] | None:
         rooms, where = dict(self.rooms), dict[int, int]()

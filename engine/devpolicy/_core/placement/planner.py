@@ -425,6 +425,7 @@ def _search(
     refused: Refused | None = None
     problems: list[Problem] = []
     ruled = any(rule.prefer for rule in context.policy.rules)
+    fastest = context.policy.split == "fastest"
     for choose in (False, True) if ruled else (False,):
         try:
             assignment = colocate_blocks(
@@ -438,10 +439,13 @@ def _search(
         problem = Problem(division.units, assignment, context)
         attempt = (None if choose else place(problem)) or scatter(problem)
         if attempt is not None:
-            return (_faster(problem, attempt) if context.policy.split == "fastest" else attempt), assignment.notes
+            return (_faster(problem, attempt) if fastest else attempt), assignment.notes
         problems.append(problem)
     for problem in problems if spilling else ():
         spilled = spill(problem)
         if spilled is not None:
-            return spilled.attempt, (*problem.assignment.notes, *spilled.notes)
+            attempt = spilled.attempt
+            if fastest and attempt.problem is problem:  # nothing had to go after all
+                attempt = _faster(problem, attempt)
+            return attempt, (*problem.assignment.notes, *spilled.notes)
     raise refused or no_room(problems[0])

@@ -38,6 +38,30 @@ def scatter(problem: Problem) -> Attempt | None:
     return next(found, None)
 
 
+def with_all_back(placed: Attempt, problem: Problem) -> Attempt | None:
+    """Return an attempt that offloads nothing, where what `placed` offloads has room beside the rest as it stands.
+
+    The search ends at a bound, and may not have come by it. `problem` is the one before anything was offloaded.
+    """
+    context = problem.context
+    if context.target.abilities.runs_per_device == 1 or context.policy.split == "never":
+        return None
+    kept = {placed.problem.assignment.clusters[at]: number for at, number in placed.where.items()}
+    clusters = problem.assignment.clusters
+    main = None if problem.mains == [None] else placed.main
+    bins, closed = problem.bins(main)
+    usable = {**bins, **problem.chosen_bins(main)}
+    if any(one.required and one.fixed > one.budget for one in (*usable.values(), *closed.values())):
+        return None
+    stay = {at: kept[cluster] for at, cluster in enumerate(clusters) if cluster in kept}
+    packing = Packing.of(problem, main, usable, bins)
+    if not all(number in packing.sizes[at] for at, number in stay.items()) or not all(packing.sizes):
+        return None
+    where = packing.beside(stay)
+    others = {number: one for number, one in closed.items() if number not in usable}
+    return None if where is None else attempt_of(problem, main, where, usable, others)
+
+
 def _in_another_order(problem: Problem) -> Attempt | None:
     """Return an attempt with one run on each device, for a target that takes no more, `None` where none was found."""
     if problem.assignment.choices or problem.context.policy.split == "never":
