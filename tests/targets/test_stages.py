@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from itertools import accumulate
 
 import pytest
@@ -218,6 +219,43 @@ def test_two_servers_share_a_card():
         else:
             left = 80 * GIB - ledger.used_by_others
             assert second == -(-(ledger.weights + ledger.kv_cache) * 1000 // left) / 1000 > first
+
+
+SHARED = 'prefer = "cuda"\n' + "".join(
+    f'[component.{name}]\nmodel = "llama-3.2-1b"\nprefer = "cuda:{at}"\ntarget = "{target}"\n'
+    for name, at, target in (
+        ("embed", 0, "hf"), ("chat", 0, "sglang"), ("far", 1, "vllm"), ("code", 0, "sglang"), ("late", 0, "vllm"),
+    )
+)  # fmt: skip
+
+
+def test_servers_on_one_card_say_what_starts_before():
+    """SGLang's fraction is of what is free: what was counted must have started, and what was not must come later."""
+    host = cards(80, 80)
+    made = plan_all(Policy.parse(SHARED), host=host)
+    after = {name: one.starts_after for name, one in made.items()}
+    assert after == {
+        "embed": (), "chat": ("embed",), "far": (), "code": ("embed", "chat"), "late": ("chat", "code"),
+    }  # fmt: skip
+    assert sglang(made["code"], host)["starts_after"] == ["embed", "chat"]
+    assert "starts_after" not in vllm(made["far"], host)
+    for one in made.values():
+        assert Plan.from_dict(one.to_dict()) == one
+        assert one.to_dict().get("starts_after", []) == [*one.starts_after]
+        # Started in this order, each finds free what its fraction was computed of.
+        if one.target == "sglang":
+            before = sum(made[name].ledger["cuda:0"].used - made[name].ledger["cuda:0"].used_by_others
+                         for name in one.starts_after)  # fmt: skip
+            assert before == one.ledger["cuda:0"].used_by_others
+
+
+def test_the_order_is_printed(tmp_path):
+    file = tmp_path / "servers.toml"
+    file.write_text(SHARED.replace('"vllm"', '"sglang"').replace('"hf"', '"sglang"'), encoding="utf-8")
+    shown = invoke("plan", str(file), "--host", "4x80gb", "--to", "sglang")
+    assert "# code\n# start it after embed\n# start it after chat\n--base-gpu-id 0" in shown.stdout
+    alone = invoke("plan", str(file), "--host", "4x80gb", "--component", "code", "--format", "json")
+    assert json.loads(alone.stdout)["starts_after"] == ["embed", "chat"]
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])

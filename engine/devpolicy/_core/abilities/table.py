@@ -109,10 +109,27 @@ SHIPPED = (
     ),
     Target(
         "sglang",
-        _STAGES,
+        replace(_STAGES, budget="same-fraction-of-free"),
         instead=_WHOLE_LAYERS,
         distribution="sglang",
         about="SGLang: tensor groups, pipeline stages of unlike sizes, offload on the CPU",
+    ),
+    Target(
+        "exllamav3",
+        replace(
+            _STAGES,
+            assigns="budgets",
+            any_order=False,
+            groups=frozenset(),
+            keeps={},
+            fixed={"input": "cpu", "head": "last"},
+            shares_ties="never",
+            budget="per-device",
+            carries=frozenset({"context", "batch"}),
+        ),
+        instead="leave the rule out: the engine fills GPUs with whole layers, one after the other",
+        distribution="exllamav3",
+        about="exllamav3: a budget for each GPU",
     ),
     Target(
         "spacy",

@@ -74,8 +74,8 @@ class Abilities:
     """Where a tied tensor is held once: wherever its names are on one device, where the whole model is, or nowhere."""
     cache: Literal["with-unit", "all-or-nothing", "engine"] = "with-unit"
     """Where the KV cache is: with its layer, all in one place, or where the engine puts it."""
-    budget: Literal["per-device", "same-fraction-of-total"] = "per-device"
-    """How it is told how much memory it may take."""
+    budget: Literal["per-device", "same-fraction-of-total", "same-fraction-of-free"] = "per-device"
+    """How it is told how much memory it may take. Of what is free when it starts: others must have started before."""
     schemes: Mapping[str, SchemeSupport] = field(default_factory=dict)
     """What it does with quantised weights, by the scheme's name. A scheme that is not there it cannot load."""
     carries: frozenset[Carried] = CARRIED

@@ -91,7 +91,10 @@ def vllm(plan: Plan, host: Host) -> dict[str, object]:
 
 
 def sglang(plan: Plan, host: Host) -> dict[str, object]:
-    """Return the arguments and variables of `sglang.launch_server`. Raises `Unsatisfiable` for devices out of order."""
+    """Return the arguments and variables of `sglang.launch_server`, and what must have started before it.
+
+    Raises `Unsatisfiable` for devices out of order.
+    """
     told = stages(plan, host)
     ids = [device.id or 0 for device in told.devices]
     step = ids[1] - ids[0] if told.tensor > 1 else 1
@@ -103,7 +106,8 @@ def sglang(plan: Plan, host: Host) -> dict[str, object]:
         message = f"SGLang takes GPUs that follow one another, and the plan uses {', '.join(map(str, told.devices))}"
         hint = "run it by `devpolicy run`, which shows it these GPUs alone and in this order"
         raise Unsatisfiable(Diagnostic("DP404", message, help=hint))
-    return {"arguments": _sglang(told, ids[0], step), "env": _partition("SGLANG_PP_LAYER_PARTITION", told)}
+    after = {"starts_after": [*plan.starts_after]} if plan.starts_after else {}
+    return {"arguments": _sglang(told, ids[0], step), "env": _partition("SGLANG_PP_LAYER_PARTITION", told), **after}
 
 
 def stage_environment(plan: Plan, host: Host) -> tuple[tuple[Device, ...], dict[str, str]]:
