@@ -19,6 +19,7 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 from devpolicy import Accelerator, Host, Policy, plan
@@ -105,7 +106,8 @@ import argparse
 from sglang.srt.server_args import ServerArgs
 parser = argparse.ArgumentParser()
 ServerArgs.add_cli_args(parser)
-KEYS = ("base_gpu_id", "gpu_id_step", "tp_size", "pp_size", "mem_fraction_static", "cpu_offload_gb")
+KEYS = ("base_gpu_id", "gpu_id_step", "tp_size", "pp_size", "mem_fraction_static", "cpu_offload_gb",
+        "kt_num_gpu_experts")
 """,
 }
 _NAMES = {
@@ -143,23 +145,26 @@ def source(engine: str, folder: Path) -> Path:
 
 def forms(engine: str) -> Iterator[tuple[str, list[str], dict[str, object]]]:
     """Yield what is printed for many worlds, and what it says."""
-    for model in _MODELS:
+    targets = ("sglang", "ktransformers") if engine == "sglang" else (engine,)
+    for target, model in product(targets, _MODELS):
         for sizes in _CARDS:
             host = Host([Accelerator("cuda", memory=f"{size} GiB") for size in sizes], memory="2 TiB")
             for text in _POLICIES:
                 try:
-                    made = plan(Policy.parse(f'prefer = "cuda"\n{text}'), model, host, target=engine)
+                    made = plan(Policy.parse(f'prefer = "cuda"\n{text}'), model, host, target=target)
                     arguments, told = FORMS[engine](made, host)["arguments"], stages(made, host)
                 except Unsatisfiable:
                     continue
-                means: dict[str, object] = {"cpu_offload_gb": told.kept >> 30}
+                experts = told.gpu_experts
+                means: dict[str, object] = {"cpu_offload_gb": told.kept >> 30 if experts is None else 0}
                 if engine == "vllm":
                     means |= {"tensor_parallel_size": told.tensor, "pipeline_parallel_size": len(told.groups)}
                     means |= {"gpu_memory_utilization": told.fraction, "device_ids": [one.id for one in told.devices]}
                 else:
                     means |= {"tp_size": told.tensor, "pp_size": len(told.groups)}
                     means |= {"mem_fraction_static": told.fraction, "base_gpu_id": told.devices[0].id}
-                yield f"{model} on {sizes}: {text}", list(arguments), means
+                    means |= {"kt_num_gpu_experts": experts}
+                yield f"{target}: {model} on {sizes}: {text}", list(arguments), means
 
 
 def check(engine: str, folder: Path) -> int:

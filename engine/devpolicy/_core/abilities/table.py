@@ -115,6 +115,13 @@ SHIPPED = (
         about="SGLang: tensor groups, pipeline stages of unlike sizes, offload on the CPU",
     ),
     Target(
+        "ktransformers",
+        replace(_STAGES, keeps={"cpu": "experts"}, groups=frozenset({"pipeline"}), budget="same-fraction-of-free"),
+        instead="leave the rule out: `overflow` runs the last experts of every layer on the CPU",
+        distribution="kt-kernel",
+        about="KTransformers, by SGLang's flags: experts that run on the CPU",
+    ),
+    Target(
         "exllamav3",
         replace(
             _STAGES,

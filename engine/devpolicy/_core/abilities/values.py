@@ -15,11 +15,12 @@ from devpolicy._core.loading.quantization import SchemeSupport
 ALL_TYPES = frozenset(kind.value for kind in DeviceType) - {"disk"}
 """Every type of device that can execute."""
 
-Keeps = Literal["streams", "computes", "maps", "budget"]
+Keeps = Literal["streams", "computes", "maps", "budget", "experts"]
 """What a consumer does with weights that a plan keeps on a place beside its accelerators.
 
 `"streams"`: they are brought to the main device for each use. `"computes"`: they run there. `"maps"`: they are pages of
-a file, read when they are used. `"budget"`: the consumer is told how many bytes, and chooses which.
+a file, read when they are used. `"budget"`: the consumer is told how many bytes, and chooses which. `"experts"`: it is
+told how many experts of each layer stay on the accelerator, and the others run there.
 """
 
 OfLoading = Literal["quantization", "attention", "architecture", "adapter", "variant"]

@@ -90,6 +90,7 @@ def _exllamav3(plan: Plan, host: Host) -> dict[str, Any]:
 
 def _settings(told: dict[str, Any]) -> str:
     after = "".join(f"# start it after {name}\n" for name in told.get("starts_after", ()))
+    after += "".join(f"# add {option}\n" for option in told.get("add", ()))
     return f"{after}{_exports(told['env'])}{shlex.join(told['arguments'])}\n"
 
 
@@ -120,6 +121,7 @@ OUTPUT_FORMATS = {
     "sentence-transformers-onnx": OutputFormat("onnx", _onnx_model),
     "vllm": OutputFormat("vllm", _vllm, shell=_settings),
     "sglang": OutputFormat("sglang", _sglang, shell=_settings),
+    "ktransformers": OutputFormat("ktransformers", _sglang, shell=_settings),
     "exllamav3": OutputFormat("exllamav3", _exllamav3),
     "env": OutputFormat(None, _environment, shell=_exports),
 }
