@@ -3,12 +3,14 @@
 python -m tests.engines.parsers [--keep FOLDER]
 
 Downloads vLLM's source package and SGLang's wheel, unpacks them, and imports each parser in a process of its own, with
-stand-ins for what it imports and does not need. Exit status 1 where a form is not accepted, or is read as another one.
+stand-ins for what it imports and does not need. Of exllamav3, whose kernels are built when it is imported, the
+signatures are read. Exit status 1 where a form is not accepted, or is read as another one.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import os
 import subprocess
@@ -17,13 +19,14 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 from devpolicy import Accelerator, Host, Policy, plan
 from devpolicy.errors import Unsatisfiable
-from devpolicy.targets import sglang, stages, vllm
+from devpolicy.targets import exllamav3, sglang, stages, vllm
 
-VERSIONS = {"vllm": "0.33.0", "sglang": "0.5.23"}
+VERSIONS = {"vllm": "0.33.0", "sglang": "0.5.23", "exllamav3": "1.6.5"}
 FORMS = {"vllm": vllm, "sglang": sglang}
 _MODELS = ("llama-3.2-1b", "llama-3.1-8b", "mixtral-8x7b", "llama-3.1-70b", "deepseek-v3")
 _CARDS = ((24,), (80,), (24, 24), (80, 24), (80,) * 4, (80,) * 8, (141,) * 8, (8,), (24, 24, 12, 8))
@@ -103,7 +106,8 @@ import argparse
 from sglang.srt.server_args import ServerArgs
 parser = argparse.ArgumentParser()
 ServerArgs.add_cli_args(parser)
-KEYS = ("base_gpu_id", "gpu_id_step", "tp_size", "pp_size", "mem_fraction_static", "cpu_offload_gb")
+KEYS = ("base_gpu_id", "gpu_id_step", "tp_size", "pp_size", "mem_fraction_static", "cpu_offload_gb",
+        "kt_num_gpu_experts")
 """,
 }
 _NAMES = {
@@ -141,23 +145,26 @@ def source(engine: str, folder: Path) -> Path:
 
 def forms(engine: str) -> Iterator[tuple[str, list[str], dict[str, object]]]:
     """Yield what is printed for many worlds, and what it says."""
-    for model in _MODELS:
+    targets = ("sglang", "ktransformers") if engine == "sglang" else (engine,)
+    for target, model in product(targets, _MODELS):
         for sizes in _CARDS:
             host = Host([Accelerator("cuda", memory=f"{size} GiB") for size in sizes], memory="2 TiB")
             for text in _POLICIES:
                 try:
-                    made = plan(Policy.parse(f'prefer = "cuda"\n{text}'), model, host, target=engine)
+                    made = plan(Policy.parse(f'prefer = "cuda"\n{text}'), model, host, target=target)
                     arguments, told = FORMS[engine](made, host)["arguments"], stages(made, host)
                 except Unsatisfiable:
                     continue
-                means: dict[str, object] = {"cpu_offload_gb": told.kept >> 30}
+                experts = told.gpu_experts
+                means: dict[str, object] = {"cpu_offload_gb": told.kept >> 30 if experts is None else 0}
                 if engine == "vllm":
                     means |= {"tensor_parallel_size": told.tensor, "pipeline_parallel_size": len(told.groups)}
                     means |= {"gpu_memory_utilization": told.fraction, "device_ids": [one.id for one in told.devices]}
                 else:
                     means |= {"tp_size": told.tensor, "pp_size": len(told.groups)}
                     means |= {"mem_fraction_static": told.fraction, "base_gpu_id": told.devices[0].id}
-                yield f"{model} on {sizes}: {text}", list(arguments), means
+                    means |= {"kt_num_gpu_experts": experts}
+                yield f"{target}: {model} on {sizes}: {text}", list(arguments), means
 
 
 def check(engine: str, folder: Path) -> int:
@@ -184,15 +191,33 @@ def check(engine: str, folder: Path) -> int:
     return len(wrong)
 
 
+def check_signatures(folder: Path) -> int:
+    """Return how many of the arguments that we print exllamav3's functions do not have, by their source."""
+    host = Host([Accelerator("cuda", memory="24 GiB")] * 2, memory="64 GiB")
+    printed = exllamav3(plan(Policy.parse('prefer = "cuda"'), "llama-3.1-8b", host, target="exllamav3"), host)
+    inside, wrong = source("exllamav3", folder) / "exllamav3", list[str]()
+    for part, file, cls, function in (
+        ("cache", "cache/cache.py", "Cache", "__init__"),
+        ("load", "model/model.py", "Model", "load_gen"),
+    ):
+        tree = ast.parse((inside / file).read_text(encoding="utf-8"))
+        (body,) = (node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == cls)
+        (found,) = (node for node in body if isinstance(node, ast.FunctionDef) and node.name == function)
+        known = {one.arg for one in (*found.args.args, *found.args.kwonlyargs)}
+        wrong += [f"{cls}.{function} has no `{name}`" for name in printed[part] if name not in known]
+    print(f"exllamav3 {VERSIONS['exllamav3']}: signatures read", *wrong, sep="\n  ", flush=True)
+    return len(wrong)
+
+
 def main() -> int:
-    """Check both engines."""
+    """Check all engines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", type=Path, help="download here, or take what was downloaded here before")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        return 1 if sum(check(engine, folder) for engine in VERSIONS) else 0
+        return 1 if sum(check(engine, folder) for engine in FORMS) + check_signatures(folder) else 0
 
 
 if __name__ == "__main__":

@@ -23,9 +23,10 @@ SAYS = {
     "llama.cpp": {"context", "batch", "kv_dtype"},
     "vllm": {"dtype", "context", "batch", "kv_dtype"},
     "sglang": {"dtype", "context", "batch", "kv_dtype"},
+    "exllamav3": {"context", "batch"},
 }
 """What the forms of those say that load the model. The other targets are given devices."""
-TARGETS = ("hf", "haystack", "torch", "spacy", "llama.cpp", "onnx", "vllm", "sglang")
+TARGETS = ("hf", "haystack", "torch", "spacy", "llama.cpp", "onnx", "vllm", "sglang", "exllamav3")
 
 
 def told(text, target, host):

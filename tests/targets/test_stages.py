@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from itertools import accumulate
 
 import pytest
@@ -33,6 +34,7 @@ def parser_of(engine: str) -> argparse.ArgumentParser:
             "--base-gpu-id": int, "--gpu-id-step": int, "--pp-size": int, "--mem-fraction-static": float,
             "--kv-cache-dtype": ("auto", "bfloat16", "fp8_e4m3", "fp8_e5m2"),
             "--context-length": int, "--max-running-requests": int, "--tp-size": int, "--cpu-offload-gb": int,
+            "--kt-num-gpu-experts": int, "--kt-method": ("BF16",),
             "--dtype": ("auto", "half", "float16", "bfloat16", "float", "float32"),
         },
     }[engine]  # fmt: skip
@@ -218,6 +220,100 @@ def test_two_servers_share_a_card():
         else:
             left = 80 * GIB - ledger.used_by_others
             assert second == -(-(ledger.weights + ledger.kv_cache) * 1000 // left) / 1000 > first
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    model=st.sampled_from(("mixtral-8x7b", "llama-3.1-8b")),
+    size=st.integers(8, 110),
+    memory=st.sampled_from((32, 64, 96, 256)),
+    count=st.integers(1, 2),
+)
+def test_ktransformers_runs_the_fewest_experts_on_the_cpu(model, size, memory, count):
+    host = Host([Accelerator("cuda", memory=f"{size} GiB")] * count, memory=f"{memory} GiB")
+    experts, expert = 8, 32 * 3 * 4096 * 14336 * 2  # of every layer one: its three matrices in bfloat16
+    text = 'prefer = "cuda"\noverflow = "cpu"\nsplit = "never"'
+    whole = plan(Policy.parse('prefer = "cuda"'), model, cards(900), target="sglang").ledger["cuda:0"]
+    give = lambda one: one.cap - one.headroom  # noqa: E731
+    try:
+        made = plan(Policy.parse(text), model, host, target="ktransformers")
+    except Unsatisfiable:
+        room = plan(Policy.parse('prefer = "cuda"'), "gpt2", host, target="sglang").ledger["cuda:0"]
+        too_few = [
+            left for left in range(1, experts)
+            if model == "mixtral-8x7b" and whole.held + GIB - (experts - left) * expert <= give(room)
+        ]  # fmt: skip
+        assert all((experts - left) * expert > memory * GIB * 0.75 for left in too_few)
+        return
+    gpu, left = made.ledger["cuda:0"], made.gpu_experts
+    form = sglang(made, host)
+    read = parser_of("sglang").parse_args(form["arguments"])
+    assert read.kt_num_gpu_experts == left
+    assert read.cpu_offload_gb is None
+    assert Plan.from_dict(made.to_dict()) == made
+    if left is None:
+        assert "cpu" not in made.ledger
+        assert gpu.weights == whole.weights
+        return
+    assert form["add"] == ["--kt-weight-path"]
+    assert read.kt_method == "BF16"
+    assert 1 <= left < experts
+    assert made.ledger["cpu"].weights == (experts - left) * expert
+    assert gpu.weights == whole.weights - (experts - left) * expert
+    assert 0 <= gpu.free < expert + GIB  # one expert more has no room, also while it is loaded
+
+
+@pytest.mark.parametrize(
+    ("text", "model", "words"),
+    [
+        ('overflow = "cpu"', "llama-3.1-70b", "nothing"),
+        ('overflow = "cpu"\noffload."model.layers.*.mlp.experts" = "cpu"', "mixtral-8x7b", "keeps none there"),
+        ('split = "tensor"', "mixtral-8x7b", "divides no unit"),
+        ('overflow = "cpu"\nworkload.dtype = "float16"', "mixtral-8x7b", "`bfloat16`"),
+    ],
+)
+def test_what_ktransformers_cannot_do_is_refused(text, model, words):
+    host = Host.load("2x24gb")
+    with pytest.raises(Unsatisfiable) as refused:
+        sglang(plan(Policy.parse(f'prefer = "cuda"\n{text}'), model, host, target="ktransformers"), host)
+    assert words in str(refused.value)
+
+
+SHARED = 'prefer = "cuda"\n' + "".join(
+    f'[component.{name}]\nmodel = "llama-3.2-1b"\nprefer = "cuda:{at}"\ntarget = "{target}"\n'
+    for name, at, target in (
+        ("embed", 0, "hf"), ("chat", 0, "sglang"), ("far", 1, "vllm"), ("code", 0, "sglang"), ("late", 0, "vllm"),
+    )
+)  # fmt: skip
+
+
+def test_servers_on_one_card_say_what_starts_before():
+    """SGLang's fraction is of what is free: what was counted must have started, and what was not must come later."""
+    host = cards(80, 80)
+    made = plan_all(Policy.parse(SHARED), host=host)
+    after = {name: one.starts_after for name, one in made.items()}
+    assert after == {
+        "embed": (), "chat": ("embed",), "far": (), "code": ("embed", "chat"), "late": ("chat", "code"),
+    }  # fmt: skip
+    assert sglang(made["code"], host)["starts_after"] == ["embed", "chat"]
+    assert "starts_after" not in vllm(made["far"], host)
+    for one in made.values():
+        assert Plan.from_dict(one.to_dict()) == one
+        assert one.to_dict().get("starts_after", []) == [*one.starts_after]
+        # Started in this order, each finds free what its fraction was computed of.
+        if one.target == "sglang":
+            before = sum(made[name].ledger["cuda:0"].used - made[name].ledger["cuda:0"].used_by_others
+                         for name in one.starts_after)  # fmt: skip
+            assert before == one.ledger["cuda:0"].used_by_others
+
+
+def test_the_order_is_printed(tmp_path):
+    file = tmp_path / "servers.toml"
+    file.write_text(SHARED.replace('"vllm"', '"sglang"').replace('"hf"', '"sglang"'), encoding="utf-8")
+    shown = invoke("plan", str(file), "--host", "4x80gb", "--to", "sglang")
+    assert "# code\n# start it after embed\n# start it after chat\n--base-gpu-id 0" in shown.stdout
+    alone = invoke("plan", str(file), "--host", "4x80gb", "--component", "code", "--format", "json")
+    assert json.loads(alone.stdout)["starts_after"] == ["embed", "chat"]
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])

@@ -15,6 +15,7 @@ from devpolicy._core.loading import Loading
 from devpolicy._core.placement.plan import Placement, Plan, PlannedWorkload
 from devpolicy._core.targets.diffusers import diffusers_settings, place_pipeline, to_diffusers_kwargs
 from devpolicy._core.targets.environment import environment
+from devpolicy._core.targets.exllamav3 import exllamav3
 from devpolicy._core.targets.llama_cpp import LlamaCppSettings, to_llama_cpp, to_llama_cpp_python
 from devpolicy._core.targets.onnx import check_providers, onnx_model_kwargs, onnx_providers
 from devpolicy._core.targets.stages import Stages, sglang, stages, vllm
@@ -33,6 +34,7 @@ __all__ = [
     "check_providers",
     "diffusers_settings",
     "environment",
+    "exllamav3",
     "onnx_model_kwargs",
     "onnx_providers",
     "place_pipeline",

@@ -15,11 +15,12 @@ from devpolicy._core.loading.quantization import SchemeSupport
 ALL_TYPES = frozenset(kind.value for kind in DeviceType) - {"disk"}
 """Every type of device that can execute."""
 
-Keeps = Literal["streams", "computes", "maps", "budget"]
+Keeps = Literal["streams", "computes", "maps", "budget", "experts"]
 """What a consumer does with weights that a plan keeps on a place beside its accelerators.
 
 `"streams"`: they are brought to the main device for each use. `"computes"`: they run there. `"maps"`: they are pages of
-a file, read when they are used. `"budget"`: the consumer is told how many bytes, and chooses which.
+a file, read when they are used. `"budget"`: the consumer is told how many bytes, and chooses which. `"experts"`: it is
+told how many experts of each layer stay on the accelerator, and the others run there.
 """
 
 OfLoading = Literal["quantization", "attention", "architecture", "adapter", "variant"]
@@ -74,8 +75,8 @@ class Abilities:
     """Where a tied tensor is held once: wherever its names are on one device, where the whole model is, or nowhere."""
     cache: Literal["with-unit", "all-or-nothing", "engine"] = "with-unit"
     """Where the KV cache is: with its layer, all in one place, or where the engine puts it."""
-    budget: Literal["per-device", "same-fraction-of-total"] = "per-device"
-    """How it is told how much memory it may take."""
+    budget: Literal["per-device", "same-fraction-of-total", "same-fraction-of-free"] = "per-device"
+    """How it is told how much memory it may take. Of what is free when it starts: others must have started before."""
     schemes: Mapping[str, SchemeSupport] = field(default_factory=dict)
     """What it does with quantised weights, by the scheme's name. A scheme that is not there it cannot load."""
     carries: frozenset[Carried] = CARRIED

@@ -82,8 +82,16 @@ def _sglang(plan: Plan, host: Host) -> dict[str, object]:
     return sglang(plan, host)
 
 
+def _exllamav3(plan: Plan, host: Host) -> dict[str, Any]:
+    from devpolicy._core.targets.exllamav3 import exllamav3
+
+    return exllamav3(plan, host)
+
+
 def _settings(told: dict[str, Any]) -> str:
-    return f"{_exports(told['env'])}{shlex.join(told['arguments'])}\n"
+    after = "".join(f"# start it after {name}\n" for name in told.get("starts_after", ()))
+    after += "".join(f"# add {option}\n" for option in told.get("add", ()))
+    return f"{after}{_exports(told['env'])}{shlex.join(told['arguments'])}\n"
 
 
 def _environment(plan: Plan, host: Host) -> dict[str, str]:
@@ -113,6 +121,8 @@ OUTPUT_FORMATS = {
     "sentence-transformers-onnx": OutputFormat("onnx", _onnx_model),
     "vllm": OutputFormat("vllm", _vllm, shell=_settings),
     "sglang": OutputFormat("sglang", _sglang, shell=_settings),
+    "ktransformers": OutputFormat("ktransformers", _sglang, shell=_settings),
+    "exllamav3": OutputFormat("exllamav3", _exllamav3),
     "env": OutputFormat(None, _environment, shell=_exports),
 }
 

@@ -307,7 +307,7 @@ def offload_error(
             "DP302", f"{keeps} on `{place}`, which `avoid` excludes", said,
             help=f"take `{place}` out of `avoid`, or keep it elsewhere",
         )  # fmt: skip
-    if context.target.abilities.keeps.get(place) in (None, "budget"):  # the engine chooses what it keeps
+    if context.target.abilities.keeps.get(place) in (None, "budget", "experts"):  # the engine chooses what it keeps
         takes = "keeps none there" if context.target.abilities.maps else "takes one device"
         return Diagnostic(
             "DP409", f"{who} stores weights on `{place}`, and `{context.target.name}` {takes}", said,

@@ -17,6 +17,7 @@ from devpolicy._core.memory.sizing import sequences_of
 from devpolicy._core.placement.candidates import OVERFLOW
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Division
+from devpolicy._core.placement.kept_by_engine import gpu_experts
 from devpolicy._core.placement.ledger import Budget, several_accelerators
 from devpolicy._core.placement.loading import loading_of
 from devpolicy._core.placement.maps import device_map
@@ -67,6 +68,7 @@ def plan_of(placed: PlacedModel) -> Plan:
         workload=None if context.target.abilities.assigns in ("one", "units") else _workload(placed),
         streaming=placed.streaming,
         kept_by_engine=placed.kept,
+        gpu_experts=gpu_experts(context, placed.kept) if placed.kept else None,
         trace=placed.trace,
     )
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from devpolicy._core.abilities import target_of
 from devpolicy._core.errors import Diagnostic, PolicyError, Unsatisfiable
 from devpolicy._core.language.policy import ResolvedPolicy
 from devpolicy._core.model.tree import ModelTree, Module, Tensor
@@ -52,6 +53,27 @@ def refused_beside(
         help_ = "\n".join(lines).removeprefix("or ")
     message = f"component `{component}`: {first.message}"
     return Unsatisfiable([replace(first, message=message, notes=(*first.notes, *notes), help=help_), *rest])
+
+
+def starts_after(plan: Plan, before: Sequence[Plan]) -> tuple[str, ...]:
+    """Return the components that must have started before this one: on a device of both, one counts what is free.
+
+    What is told of the free memory was computed with what those before it take, and without what comes after it.
+    """
+    one = _counts_free(plan)
+    return tuple(
+        other.component
+        for other in before
+        if other.component is not None and (one or _counts_free(other)) and not _gpus(plan).isdisjoint(_gpus(other))
+    )
+
+
+def _counts_free(plan: Plan) -> bool:
+    return target_of(plan.target).abilities.budget == "same-fraction-of-free"
+
+
+def _gpus(plan: Plan) -> set[str]:
+    return {device for device in plan.ledger if device not in ("cpu", "disk")}
 
 
 def _took(plan: Plan) -> str:

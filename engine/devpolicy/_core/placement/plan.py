@@ -220,6 +220,10 @@ class Plan:
     """What KV cache and activations were computed for, where the target is told so: an engine reserves them itself."""
     kept_by_engine: int = 0
     """Bytes of each device's weights that the engine keeps on the CPU, of its own choice."""
+    gpu_experts: int | None = None
+    """How many experts of each layer run on the accelerator, where the engine runs the others on the CPU."""
+    starts_after: tuple[str, ...] = ()
+    """The components that must have taken their memory before it starts: one is told of what is free at that time."""
     streaming: str | None = None
     """The target's mode by which the whole model is streamed through one device; `None` where it is not."""
     trace: Trace | None = field(default=None, compare=False, repr=False)
@@ -299,6 +303,8 @@ class Plan:
             **({"workload": self.workload.to_dict()} if self.workload else {}),
             **({"streaming": self.streaming} if self.streaming else {}),
             **({"kept_by_engine": self.kept_by_engine} if self.kept_by_engine else {}),
+            **({} if self.gpu_experts is None else {"gpu_experts": self.gpu_experts}),
+            **({"starts_after": [*self.starts_after]} if self.starts_after else {}),
             "warnings": [warning.to_dict() for warning in self.warnings],
             **({"prediction": self.prediction.to_dict()} if self.prediction else {}),
             "digest": self.digest,
@@ -330,6 +336,8 @@ class Plan:
             prediction=Prediction.from_dict(data["prediction"]) if data.get("prediction") else None,
             streaming=_optional_text(data.get("streaming")),
             kept_by_engine=_number(data.get("kept_by_engine", 0)),
+            gpu_experts=None if data.get("gpu_experts") is None else _number(data["gpu_experts"]),
+            starts_after=_texts(data.get("starts_after", [])),
         )
 
     def to_json(self) -> str:
@@ -448,6 +456,12 @@ def _number(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"a whole number is expected, got {type(value).__name__}")
     return value
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"a list is expected, got {type(value).__name__}")
+    return tuple(map(_text, value))
 
 
 def _places(unit: Placement, name: Callable[[str], str]) -> tuple[object, object]:

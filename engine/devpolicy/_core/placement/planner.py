@@ -256,7 +256,7 @@ def _ways(form: Held, policy: ResolvedPolicy, consumer: Target, selector: Device
     abilities = consumer.abilities
     # Where there is the CPU alone, there is one memory.
     parted = bool(form.tree.ties) and abilities.shares_ties != "always" and selector.type != "cpu"
-    one_fraction = abilities.budget == "same-fraction-of-total" and selector.type != "cpu"
+    one_fraction = abilities.budget != "per-device" and selector.type != "cpu"
     alone = one_fraction or (parted and abilities.shares_ties == "alone")
     if alone and policy.split in ("when-needed", "never"):
         yield form, replace(policy, split="never"), False
@@ -306,7 +306,7 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree, of_
     for tried in count():
         attempt, notes = _leaving(division, context) if leaving else _search(division, context, spilling=True)
         solution = attempt.solution()
-        counts_layers = consumer.abilities.assigns in ("runs", "counts")
+        counts_layers = consumer.abilities.assigns in ("runs", "counts", "budgets")
         wrong = unfit(division.units, solution, context, tied=bool(tree.ties)) if counts_layers else None
         if wrong is not None:
             raise Refused(wrong)

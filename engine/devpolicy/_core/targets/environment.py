@@ -53,7 +53,7 @@ def environment(plan: Plan, host: Host) -> dict[str, str]:
         order = [Device.from_str(name) for name in to_llama_cpp(plan, {}).order]
         names = device_names(order, [is_amd(accelerator(device, host).name) for device in order], renumbered=True)
         return {**visible_devices(order, host), **to_llama_cpp(plan, names).to_env()}
-    if plan.target in ("vllm", "sglang"):
+    if plan.target in ("vllm", "sglang", "ktransformers"):
         from devpolicy._core.targets.stages import stage_environment
 
         devices, variables = stage_environment(plan, host)

@@ -40,6 +40,8 @@ class Stages:
     kv_dtype: str
     kept: int = 0
     """Bytes of weights of each device that stay on the CPU."""
+    gpu_experts: int | None = None
+    """How many experts of each layer run on the GPU, where KTransformers runs the others on the CPU."""
 
     @property
     def devices(self) -> tuple[Device, ...]:
@@ -54,7 +56,7 @@ class Stages:
 
 def stages(plan: Plan, host: Host) -> Stages:
     """Return the stages of a plan. Raises `Unsatisfiable` (DP404, DP409) where it has what they cannot express."""
-    if plan.workload is None or plan.target not in ("vllm", "sglang"):
+    if plan.workload is None or plan.target not in ("vllm", "sglang", "ktransformers"):
         message = f"the plan was made for `{plan.target}`, which places a model in other ways"
         raise Unsatisfiable(Diagnostic("DP409", message, help="plan it with `--target vllm` or `--target sglang`"))
     counts: dict[str, int] = {}
@@ -74,6 +76,7 @@ def stages(plan: Plan, host: Host) -> Stages:
         plan.loading.dtype or plan.loading.model_dtype or "auto",
         plan.workload.kv_dtype,
         plan.kept_by_engine,
+        plan.gpu_experts,
     )
 
 
@@ -91,7 +94,10 @@ def vllm(plan: Plan, host: Host) -> dict[str, object]:
 
 
 def sglang(plan: Plan, host: Host) -> dict[str, object]:
-    """Return the arguments and variables of `sglang.launch_server`. Raises `Unsatisfiable` for devices out of order."""
+    """Return the arguments and variables of `sglang.launch_server`, and what must have started before it.
+
+    Raises `Unsatisfiable` for devices out of order.
+    """
     told = stages(plan, host)
     ids = [device.id or 0 for device in told.devices]
     step = ids[1] - ids[0] if told.tensor > 1 else 1
@@ -103,7 +109,10 @@ def sglang(plan: Plan, host: Host) -> dict[str, object]:
         message = f"SGLang takes GPUs that follow one another, and the plan uses {', '.join(map(str, told.devices))}"
         hint = "run it by `devpolicy run`, which shows it these GPUs alone and in this order"
         raise Unsatisfiable(Diagnostic("DP404", message, help=hint))
-    return {"arguments": _sglang(told, ids[0], step), "env": _partition("SGLANG_PP_LAYER_PARTITION", told)}
+    after = {"starts_after": [*plan.starts_after]} if plan.starts_after else {}
+    # Where the experts for the CPU are nobody but the user knows, and without the path SGLang takes no notice of them.
+    after |= {"add": ["--kt-weight-path"]} if told.gpu_experts is not None else {}
+    return {"arguments": _sglang(told, ids[0], step), "env": _partition("SGLANG_PP_LAYER_PARTITION", told), **after}
 
 
 def stage_environment(plan: Plan, host: Host) -> tuple[tuple[Device, ...], dict[str, str]]:
@@ -133,6 +142,11 @@ def _cache(engine: str, told: Stages) -> list[str]:
 
 
 def _kept(told: Stages) -> list[str]:
+    if told.gpu_experts is not None:
+        if told.dtype != "bfloat16":
+            message = f"experts on the CPU were counted in `{told.dtype}`, and KTransformers keeps them in `bfloat16`"
+            raise Unsatisfiable(Diagnostic("DP416", message, help='`workload.dtype = "bfloat16"`'))
+        return ["--kt-num-gpu-experts", str(told.gpu_experts), "--kt-method", "BF16"]
     return ["--cpu-offload-gb", str(told.kept // GIB)] if told.kept else []
 
 

@@ -15,7 +15,7 @@ from devpolicy._core.host import Host
 from devpolicy._core.language.conditions import check_requirements
 from devpolicy._core.language.layers import in_order, stem_of
 from devpolicy._core.language.policy import Policy, apply_overlays
-from devpolicy._core.placement.joint import refused_beside
+from devpolicy._core.placement.joint import refused_beside, starts_after
 from devpolicy._core.placement.ledger import reserved_bytes
 from devpolicy._core.placement.plan import Plan
 from devpolicy._core.planning.wishes import Accept, Granting, Wishes
@@ -208,7 +208,8 @@ class JointPlanner:
         moved = self._moved(request, others, granting) if others else ()
         made: list[Planned] = []
         for plan in granting.plans:
-            plan = replace(plan, warnings=(*plan.warnings, *moved))
+            after = starts_after(plan, [one.plan for one in others]) if others else ()
+            plan = replace(plan, warnings=(*plan.warnings, *moved), starts_after=after)
             resolved = replace(granting.policy, component=plan.component, replicas=1)
             reserved = reserved_bytes(one.plan for one in (*others, *made))
             made.append(Planned(request, granting.tree, plan, reserved, resolved))

@@ -29,6 +29,7 @@ _KEEPS = {
     "computes": "runs there",
     "maps": "pages of the file, executes on the CPU",
     "budget": "bytes for each device, chosen by the target",
+    "experts": "as many experts of each layer, which run there",
 }
 
 
