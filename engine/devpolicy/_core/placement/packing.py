@@ -90,7 +90,7 @@ class Packing:
         found = self._in_depth(largest_first, STEPS * max(1, len(in_order) // 64))
         return None if found is None else self._in_runs(found)
 
-    def beside(self, where: Mapping[int, int]) -> dict[int, int] | None:
+    def completed(self, where: Mapping[int, int]) -> dict[int, int] | None:
         """Return the devices of all clusters where some are placed: the others go where the least room is left."""
         result, rooms = dict(where), dict(self.rooms)
         for at, number in where.items():

@@ -57,7 +57,7 @@ def with_all_back(placed: Attempt, problem: Problem) -> Attempt | None:
     packing = Packing.of(problem, main, usable, bins)
     if not all(number in packing.sizes[at] for at, number in stay.items()) or not all(packing.sizes):
         return None
-    where = packing.beside(stay)
+    where = packing.completed(stay)
     others = {number: one for number, one in closed.items() if number not in usable}
     return None if where is None else attempt_of(problem, main, where, usable, others)
 
