@@ -349,3 +349,11 @@ def test_reading_forward_asks_for_no_byte_of_weights(tmp_path):
     assert header.lengths["tokenizer.ggml.scores"] == 20_000
     assert "tokenizer.ggml.scores" not in header.metadata
     assert source.last <= len(content) - sum(size_of(*entry) for entry in dense().values())
+
+
+@pytest.mark.parametrize("name", ["token_embd.weight", *(f"blk.0.attn_{part}.weight" for part in ("q", "k", "v"))])
+def test_a_single_number_in_the_place_of_a_matrix_is_read(name, tmp_path):
+    tensors = dense()
+    assert name in tensors
+    tree = ModelTree.load(gguf(tmp_path / "x.gguf", {**tensors, name: ("float32", ())}))
+    assert plan("prefer-accelerator", tree, "1x24gb", target="llama.cpp").ledger

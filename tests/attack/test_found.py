@@ -24,7 +24,6 @@ import pytest
 
 from devpolicy import ModelTree, Policy
 from devpolicy._core.abilities import registry, target_of
-from devpolicy._core.cli.context import to_json
 from devpolicy._core.cli.junit import junit
 from devpolicy._core.cli.output_formats import form_named, in_shell, written
 from devpolicy._core.fleet import reader
@@ -32,7 +31,7 @@ from devpolicy._core.fleet.values import MOST_NODES, Fleet
 from devpolicy._core.language.loading import MOST_ADAPTERS
 from devpolicy._core.model import writer as model_writer
 from devpolicy._core.model.adapters import with_adapters
-from devpolicy._core.text import visible_line
+from devpolicy._core.text import json_text, visible_line
 from devpolicy._core.toml.writer import quote
 from devpolicy.errors import DevPolicyError, FleetError, PolicyError
 from tests.attack import judge
@@ -290,7 +289,7 @@ def test_the_rule_tells_a_command_from_the_making_of_its_input(tmp_path: Path, m
 WRITTEN: dict[str, tuple[Callable[[str], str], Callable[[str], str]]] = {
     "toml": (quote, lambda text: str(tomllib.loads(f"a = {text}")["a"])),
     "model file": (model_writer._literal, lambda text: str(tomllib.loads(f"a = {text}")["a"])),
-    "json": (to_json, lambda text: str(json.loads(text))),
+    "json": (json_text, lambda text: str(json.loads(text))),
     "junit": (
         lambda name: junit([SimpleNamespace(suite=name, name=name, passed=True, seconds=0, findings=(), place=None)]),  # type: ignore[list-item]
         lambda text: str(ElementTree.fromstring(text)[0][0].get("name")),

@@ -66,7 +66,7 @@ def geometry(
     embedding = tensors.get("token_embd.weight")
     vocabulary = metadata.number("vocab_size") or metadata.lengths.get("tokenizer.ggml.tokens")
     if vocabulary is None and embedding is not None:
-        vocabulary = embedding.shape[0]
+        vocabulary = _rows(embedding)
     described = {"model_type": metadata.architecture, "called": metadata.values.get("general.name")}
     return {
         "kv_cache": caches,
@@ -103,10 +103,10 @@ def _caches(
 def _values(metadata: Metadata, tensors: Mapping[str, GGUFTensor], block: str, number: int, layers: int) -> int:
     """Scalars that a block's attention keeps for one token."""
     if f"{block}.attn_kv_a_mqa.weight" in tensors:  # latent attention keeps the compressed form
-        return tensors[f"{block}.attn_kv_a_mqa.weight"].shape[0]
+        return _rows(tensors[f"{block}.attn_kv_a_mqa.weight"])
     key, value = (tensors.get(f"{block}.attn_{part}.weight") for part in "kv")
     if key is not None and value is not None:
-        return key.shape[0] + value.shape[0]
+        return _rows(key) + _rows(value)
     if f"{block}.attn_qkv.weight" not in tensors and key is None:
         return 0
     heads = metadata.each("attention.head_count", layers)[number]
@@ -169,8 +169,13 @@ def _attention(metadata: Metadata, tensors: Mapping[str, GGUFTensor], hidden: in
     for block in range(layers):
         latent = tensors.get(f"blk.{block}.attn_kv_a_mqa.weight")
         parts = [tensors.get(f"blk.{block}.attn_{part}.weight") for part in ("q", "k", "v", "qkv")]
-        widths = [0 if one is None else one.shape[0] for one in parts]
+        widths = [0 if one is None else _rows(one) for one in parts]
         if latent is not None:
-            widths[0] = latent.shape[0] * (metadata.each("attention.head_count", layers)[block] or 1)
+            widths[0] = _rows(latent) * (metadata.each("attention.head_count", layers)[block] or 1)
         widest = max(widest, 3 * hidden + 2 * sum(widths))
     return widest
+
+
+def _rows(tensor: GGUFTensor) -> int:
+    """Return how many values a projection gives for a token: 1 where a file has a single number in its place."""
+    return tensor.shape[0] if tensor.shape else 1
