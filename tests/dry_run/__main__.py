@@ -1,9 +1,10 @@
 """`python -m tests.dry_run [MODEL...]`: every model of the catalogue, loaded and run by a plan, at true size.
 
 Each is divided over the fewest equal GPUs of the catalogue's hosts that hold it, and planned on fewer with the rest in
-RAM, with as many tokens as it takes, and no more than 1,024. Fails where one does not run. Devices that hold more than
-their ledger are listed with what is missing: activations are estimates. One that is published quantised is listed as
-not tried: a dry run has no code of quantisers.
+RAM, with as many tokens as it takes, and no more than 1,024. Where one does not run, WRONG stands there and the exit
+status is 1. Devices that hold more than their ledger are listed with what is missing: activations are estimates. One
+that is published quantised is listed as not tried: a dry run has no code of quantisers. One that Transformers cannot
+run on any device is expected to fail so.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from devpolicy._core.model.catalogue import model_catalogue
 DIVIDED = 'prefer = "cuda"\nsplit = "balanced"\nworkload.context = {}\n'
 OVERFLOWING = 'prefer = "cuda"\noverflow = ["cpu", "disk"]\nmemory.disk.path = "offload"\nworkload.context = {}\n'
 TOKENS = 1024
+ANYWHERE = {"llama-4-scout": "no attribute 'image_outputs'"}
+"""What Transformers 5.24 itself says of models that it runs on no device, the CPU neither."""
 HOSTS = ("2x24gb", "4x80gb", "8x80gb", "8x141gb")
 
 
@@ -52,8 +55,10 @@ def main(names: Sequence[str]) -> int:
         for how, host, made in plans(tree):
             start = time.monotonic()
             found = made.dry_run(name, host)
-            failed += not found.runs
-            verdict = "runs" if found.runs else "FAILS"
+            own = ANYWHERE.get(name)
+            right = found.runs if own is None else any(own in complaint for complaint in found.complaints())
+            failed += not right
+            verdict = ("runs" if found.runs else "fails") if right else "WRONG"
             print(f"{name:24} {how:9} {host:8} {verdict:6} {time.monotonic() - start:5.1f} s  {found.call}", flush=True)
             for complaint in found.complaints():
                 print(f"    {complaint}")

@@ -118,7 +118,9 @@ def _with_image(model: Any, image: dict[str, Any], size: Size, names: Mapping[st
         return
     there = {key: value.to(model.device) for key, value in image.items()}
     found = model.get_image_features(**there, return_dict=True)
-    features = getattr(found, "pooler_output", found)
+    # Llama 4 hands on what its tower gives, and projects it later.
+    fields = (getattr(found, name, None) for name in ("pooler_output", "last_hidden_state"))
+    features = next((field for field in fields if field is not None), found)
     parts = features if isinstance(features, list | tuple) else [features]
     count = sum(part.numel() // part.shape[-1] for part in parts) // size.batch
     del found, features, parts
