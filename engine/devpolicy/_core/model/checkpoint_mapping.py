@@ -28,6 +28,10 @@ class Converted(NamedTuple):
     """Elements of the larger tensor that it is a part of, which stay with it: the other parts were copied."""
 
 
+_JOIN_ALL_SOURCES = ("ErnieFuseAndSplitTextVisionExperts", "ErnieSplitAndDecoupleTextVisionExperts")
+"""Operations of Transformers 5.20 to 5.22 that join parts, then parts of all sources."""
+
+
 def converted_names(found: Iterable[tuple[str, Any]]) -> dict[str, Converted]:
     """Return the full names of tensors that loading converts, for the Transformers models among modules by path.
 
@@ -62,7 +66,10 @@ def _copies(rule: Any) -> int:
     """Return how many times the bytes of each tensor that a rule makes are beside it: what all of them are made of."""
     if getattr(rule, "force_cpu", False) or all(map(_is_by_rows, rule.operations)):
         return 0
-    several = any(one.supports_many_to_many for one in rule.operations)  # they join parts, then parts of all sources
+    # They join parts, then parts of all sources. Before 5.23 none said so of itself, and two did it.
+    several = any(
+        getattr(one, "supports_many_to_many", type(one).__name__ in _JOIN_ALL_SOURCES) for one in rule.operations
+    )
     return len(rule.target_patterns) + several
 
 
