@@ -1,9 +1,11 @@
 """Templates of model families: each is what Transformers builds, and what it makes of its own checkpoints."""
 
 import json
+import re
 from dataclasses import fields
 
 import pytest
+from packaging.version import Version
 
 from devpolicy import Host, Policy, plan
 from devpolicy._core.model import config as configurations
@@ -147,4 +149,8 @@ def test_the_defaults_are_those_of_transformers():
 
     from devpolicy._core.shipped import shipped
 
-    assert shipped("fixtures").joinpath("config-defaults.toml").read_text(encoding="utf-8") == text()
+    written, now = shipped("fixtures").joinpath("config-defaults.toml").read_text(encoding="utf-8"), text()
+    of, here = (Version(re.search(r"with version ([\d.]+)\.$", one, re.M)[1]) for one in (written, now))
+    if here < of:
+        pytest.skip("the defaults are of a newer Transformers")
+    assert written == now

@@ -38,10 +38,12 @@ _SINCE: Mapping[str, tuple[int, int]] = {
     "deepseek_v3": (5, 24),
     "glm4_moe": (5, 24),
     "glm4_moe_lite": (5, 24),
+    "gemma2": (5, 21),
 }
 """The release of Transformers that a template is of, where earlier ones of version 5 load the model otherwise.
 
-These routers stay in float32 since 5.24 (`_keep_in_fp32_modules_strict`).
+Routers stay in float32 since 5.24 (`_keep_in_fp32_modules_strict`), and Gemma 2 is given eager attention since 5.21
+(`_supports_sdpa`).
 """
 
 
