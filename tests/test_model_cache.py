@@ -22,7 +22,7 @@ NEMOTRON = {
     "model_type": "nemotron", "architectures": ["NemotronForCausalLM"], "hidden_size": 32, "intermediate_size": 64,
     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 64,
 }  # fmt: skip
-needs_transformers = pytest.mark.skipif(not built_before._version("transformers"), reason="Transformers builds it")
+needs_transformers = pytest.mark.skipif(not built_before.version_of("transformers"), reason="Transformers builds it")
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ def _reader() -> str:
     """Return a digest of what turns a configuration into a model: the libraries, and the code of this package."""
     digest = hashlib.sha256()
     for package in _DEPENDS_ON:
-        digest.update(f"{package} {_version(package)}\n".encode())
+        digest.update(f"{package} {version_of(package)}\n".encode())
     here = Path(__file__).parent
     for folder in (here, Path(loading.__file__).parent):
         for file in sorted(folder.glob("*.py")):
@@ -122,7 +122,8 @@ def _reader() -> str:
     return digest.hexdigest()
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
+    """Return the installed version of a package, empty where it is not here."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -6,7 +6,6 @@ Owns the choice. Names in a checkpoint are not names of modules (Mixtral's `bloc
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 from devpolicy._core.errors import ModelError
 from devpolicy._core.loading.dtypes import loaded_dtype
 from devpolicy._core.loading.quantization import Quantization
-from devpolicy._core.model.built_before import Structure, built_before
+from devpolicy._core.model.built_before import Structure, built_before, version_of
 from devpolicy._core.model.checkpoint_mapping import Source, checkpoint_mapping
 from devpolicy._core.model.classes import architectures_of, classes_for
 from devpolicy._core.model.config import INSTALL, built_tree
@@ -106,7 +105,7 @@ def _readings(
     """
     model_type = str(config.get("model_type"))
     here = has_transformers()
-    templates = not here or templates_hold(model_type, _version("transformers"))
+    templates = not here or templates_hold(model_type, version_of("transformers"))
     others = [] if only else [name for name in classes_of(model_type) if name != named]
     for names in ([] if named is None else [named], others):
         for name in names if templates else ():
@@ -136,13 +135,6 @@ def _by_transformers(config: dict[str, Any], stored: _Checkpoint, dtype: str, ar
         return Structure(tree, sources, stored.fit(tree, sources, model))
 
     return built_before(config, dtype, architecture, make, stored.headers, stored.quantization)
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def _template_sources(tree: ModelTree, config: Mapping[str, Any], keys: Iterable[str]) -> Iterable[Source]:

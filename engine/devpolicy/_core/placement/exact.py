@@ -15,7 +15,7 @@ from devpolicy._core.cost.speeds import DeviceSpeed
 from devpolicy._core.placement.apply_rules import Offload, storage_bytes
 from devpolicy._core.placement.colocate import allowed_devices, holds_own_tensors
 from devpolicy._core.placement.divide import Cluster
-from devpolicy._core.placement.search import Attempt, Problem, attempt_of
+from devpolicy._core.placement.search import Attempt, Problem, attempt_with
 from devpolicy._core.placement.solver import Bin
 
 MOST_CLUSTERS = 10
@@ -65,11 +65,8 @@ def _peaks(problem: Problem, places: dict[int, tuple[str, ...]]) -> list[int]:
 
 def attempt_at(problem: Problem, found: ExactAssignment) -> Attempt:
     """Return the attempt of an assignment, given the problem without what is offloaded."""
-    bins, closed = problem.bins(found.main)
-    usable = {**problem.chosen_bins(found.main), **bins}
     numbers = [one for one in found.where if isinstance(one, int)]
-    others = {number: one for number, one in closed.items() if number not in usable}
-    return attempt_of(problem, found.main, dict(enumerate(numbers)), usable, others)
+    return attempt_with(problem, found.main, dict(enumerate(numbers)))
 
 
 def offloads_of(

@@ -10,7 +10,15 @@ from __future__ import annotations
 from itertools import islice, permutations
 
 from devpolicy._core.placement.packing import Packing
-from devpolicy._core.placement.search import Attempt, Problem, attempt_of, place, place_anyhow, place_in_order
+from devpolicy._core.placement.search import (
+    Attempt,
+    Problem,
+    attempt_of,
+    attempt_with,
+    place,
+    place_anyhow,
+    place_in_order,
+)
 from devpolicy._core.placement.solver import Bin
 
 _MOST_CLUSTERS = 512
@@ -58,8 +66,7 @@ def with_all_back(placed: Attempt, problem: Problem) -> Attempt | None:
     if not all(number in packing.sizes[at] for at, number in stay.items()) or not all(packing.sizes):
         return None
     where = packing.completed(stay)
-    others = {number: one for number, one in closed.items() if number not in usable}
-    return None if where is None else attempt_of(problem, main, where, usable, others)
+    return None if where is None else attempt_with(problem, main, where)
 
 
 def _in_another_order(problem: Problem) -> Attempt | None:

@@ -189,11 +189,7 @@ class Attempt:
 
 def in_context(attempt: Attempt, context: PlacementContext) -> Attempt:
     """Return an attempt that offloads something, as it is under another `split`."""
-    problem = attempt.problem.under(context)
-    bins, closed = problem.bins(attempt.main)
-    usable = {**problem.chosen_bins(attempt.main), **bins}
-    others = {number: one for number, one in closed.items() if number not in usable}
-    return attempt_of(problem, attempt.main, attempt.where, usable, others)
+    return attempt_with(attempt.problem.under(context), attempt.main, attempt.where)
 
 
 Split = Callable[[Sums, Sequence[Bin]], Ends | None]
@@ -257,6 +253,14 @@ def _attempt(problem: Problem, main: int | None, split: Split, order: Sequence[i
     for (number, _), start, end in runs:
         where.update(dict.fromkeys(range(first + start, first + end), number))
     return Attempt(problem, where, lowest, count, peak)
+
+
+def attempt_with(problem: Problem, main: int | None, where: Mapping[int, int]) -> Attempt:
+    """Return the attempt that puts each cluster on the device in `where`, of all that a problem may use."""
+    bins, closed = problem.bins(main)
+    usable = {**problem.chosen_bins(main), **bins}
+    others = {number: one for number, one in closed.items() if number not in usable}
+    return attempt_of(problem, main, where, usable, others)
 
 
 def attempt_of(
