@@ -30,7 +30,7 @@ def enter(config: pytest.Config, name: str, depth: str, *, children: bool) -> As
 
 
 def skipped_before(item: pytest.Item, report: pytest.TestReport, *, entered: bool, of_run: Asked | None) -> str | None:
-    """Return the options by which a run is on the host of a test that was skipped by a condition before, else `None`."""
+    """Return the options of a run on the host of a test that was skipped before it was there, else `None`."""
     if hasattr(report, "wasxfail") or not _is_conditional(item):
         return None
     if entered if report.when == "setup" else not getattr(_function(item), "__unittest_skip__", False):
