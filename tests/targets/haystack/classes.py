@@ -198,5 +198,5 @@ def network_of(one: Any) -> Any:
             return value
         inner = value if isinstance(value, dict) else getattr(value, "__dict__", None)
         inner = list(inner.values()) if isinstance(inner, dict) else []
-        rest += [part for part in inner if not type(part).__module__.startswith("haystack.core")]
+        rest += [part for part in inner if not str(type(part).__module__).startswith("haystack.core")]
     raise AssertionError(f"{type(one).__name__} holds no module")
