@@ -76,8 +76,9 @@ def activations(tree: Any, workload: Any) -> int:
 def compute_buffers(plan: Any, tree: Any) -> dict[str, int]:
     """Bytes of llama.cpp's compute buffer on each device, estimated: a micro-batch in float32, masks in float16.
 
-    Logits are where the head runs, and the embedding's way to the first layer where that is. Of the masks, and of what
-    comes from another device, there are four where several devices work at once: not where the CPU computes too.
+    Logits are where the head runs, and the embedding's way to the first layer where that is; in a mixture, what experts
+    elsewhere or the CPU give is where the next part runs. Of the masks, and of what comes from another device, there
+    are four where several devices work at once: not where the CPU computes too.
     """
     runs = {path: str(unit.runs_on) for path, unit in plan.placements.items()}
     beside = any(device == "cpu" for path, device in runs.items() if path != "token_embd")
@@ -91,9 +92,15 @@ def compute_buffers(plan: Any, tree: Any) -> dict[str, int]:
     if work.kv_offload:  # a layer's cache comes to where attention is computed
         each += -(-work.context // 256) * 256 * tree.kv_cache[0].values * 2 + wide + asks
     found = dict.fromkeys(runs.values(), each + several * (3 * mask + 9 * wide + 65536))
-    found[runs["output"]] += max(0, 4 * tokens * tree.logits_elements + 4 * wide + mask - each)
-    first = next(path for path in runs if path.startswith("blk.0"))
-    found[runs[first]] += wide + max(wide, asks)
+    found[runs["output"]] += max(0, 4 * tokens * tree.logits_elements + 4 * wide + mask + 65536 - each)
+    first = runs[next(path for path in runs if path.startswith("blk.0"))]
+    order = [path.split(".")[1] if path.startswith("blk.") else path for path in runs]
+    on = {layer: {runs[path] for path, its in zip(runs, order, strict=True) if its == layer} for layer in order}
+    behind = zip(on.values(), [set(), *on.values()], strict=False)
+    parted = set().union(*(these for these, before in behind if max(len(these), len(before)) > 1 or before == {"cpu"}))
+    for device in found.keys() & parted - {first}:
+        found[device] += wide * any(one.class_name == "Experts" for one in tree.modules)
+    found[first] += max(wide, asks) + wide * (runs["token_embd"] == first)
     return found
 
 

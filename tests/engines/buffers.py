@@ -31,6 +31,7 @@ POLICIES = (
     "split = 'balanced'\noffload.'blk.{3..}.ffn' = 'cpu'",
     "split = 'balanced'\noffload.'blk.{1..2}.ffn' = 'cpu'",
     "split = 'balanced'\noffload.output = 'cpu'",
+    "split = 'balanced'\noffload.'blk.5.ffn' = 'cpu'\n[[rule]]\nmatch = ['output', 'output_norm']\nprefer = 'cuda:2'",
     "split = 'balanced'\n[[rule]]\nmatch = 'blk.*.ffn'\nprefer = 'cuda:1'",
     "prefer = 'cpu'",
 )

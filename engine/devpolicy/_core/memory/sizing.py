@@ -32,10 +32,26 @@ class Activations(NamedTuple):
     """On the device of the first layer besides."""
     copies: int = 0
     """On each device besides, while several accelerators work on micro-batches at once."""
+    embedded: int = 0
+    """On the device of the first layer besides, where that is the embedding's too."""
+    cut: int = 0
+    """On a device, other than the first layer's, that goes on with what a part of a layer or the CPU gave."""
 
-    def on(self, *, head: bool, first: bool, pipelined: bool) -> int:
+    def on(self, runs: Runs, *, pipelined: bool) -> int:
         """Return those of one device, by what it runs and whether several work at once."""
-        return self.each + self.head * head + self.first * first + self.copies * pipelined
+        begins = self.first + self.embedded * runs.embedding if runs.first else self.cut * runs.cut
+        return self.each + self.head * runs.head + begins + self.copies * pipelined
+
+
+class Runs(NamedTuple):
+    """What a device runs that its activations depend on."""
+
+    head: bool = False
+    first: bool = False
+    """The first layer."""
+    embedding: bool = False
+    cut: bool = False
+    """A part of a layer, or a layer behind such a one or behind the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +128,8 @@ def _llama_cpp_tokens(context: int, window: int | None) -> int:
     return min(tokens, -(-(window + MICRO_BATCH) // 256) * 256) if window else tokens
 
 
+EXPERTS = "Experts"
+"""The class of a GGUF file's experts."""
 _TOKENS_AND_PLACES = 64 << 10
 """Bytes of a graph's small inputs: tokens, positions, places in the cache."""
 
@@ -139,9 +157,11 @@ def _llama_cpp_compute_buffer(tree: ModelTree, workload: Workload) -> Activation
         for module, size in kv_caches(tree, workload):
             caches[module] = caches.get(module, 0) + size
         each += max(caches.values(), default=0) // sequences + hidden + projected
-    head = max(0, 4 * tokens * tree.logits_elements + 4 * hidden + masks - each) if tree.logits_elements else 0
+    head = 4 * tokens * tree.logits_elements + 4 * hidden + masks + _TOKENS_AND_PLACES if tree.logits_elements else 0
     copies = 0 if workload.kv_offload else 3 * masks + 9 * hidden + _TOKENS_AND_PLACES
-    return Activations(each, head, first=hidden + max(hidden, projected), copies=copies)
+    # In a mixture, what experts or layers elsewhere give is copied to where the next part runs.
+    cut = hidden if any(module.class_name == EXPERTS for module in tree.modules) else 0
+    return Activations(each, max(0, head - each), max(hidden, projected), copies, hidden, cut)
 
 
 def _width(tree: ModelTree, of: Callable[[Module], bool], side: int) -> int:
@@ -173,9 +193,15 @@ def first_of(tree: ModelTree) -> int:
     return next((at for at in numbered if tree.modules[at].path.startswith("blk.")), next(iter(numbered), 0))
 
 
+def ends_of(tree: ModelTree) -> dict[str, int]:
+    """Return the positions of the modules that `Runs` asks for by name."""
+    embedding = next((at for at, module in enumerate(tree.modules) if is_input(module)), first_of(tree))
+    return {"head": head_of(tree), "first": first_of(tree), "embedding": embedding}
+
+
 def activation_bytes(tree: ModelTree, workload: Workload) -> int:
     """Return the bytes of activations on a device that executes everything."""
-    return activations_of(tree, workload).on(head=True, first=True, pipelined=False)
+    return activations_of(tree, workload).on(Runs(head=True, first=True, embedding=True), pipelined=False)
 
 
 def activations_of(tree: ModelTree, workload: Workload) -> Activations:

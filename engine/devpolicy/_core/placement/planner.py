@@ -418,6 +418,21 @@ def _search(
 ) -> tuple[Attempt, Notes]:
     """Return an attempt with the units in `leaving` offloaded, with notes for people. Raises `Refused`.
 
+    Which devices have parts of layers is known only then: where one of them has no room for it, each has in the next.
+    """
+    found = _searched(division, context, leaving, spilling=spilling)
+    if context.sizing.activations.cut:
+        ledger = ledger_of(division.units, found[0].solution(), context)
+        if any(budget.free < 0 for device, budget in ledger.items() if device != "disk"):
+            return _searched(division, replace(context, cut=True), leaving, spilling=spilling)
+    return found
+
+
+def _searched(
+    division: Division, context: PlacementContext, leaving: Mapping[int, Offload] | None, *, spilling: bool
+) -> tuple[Attempt, Notes]:
+    """Return an attempt as `_search` does, by what the context says that each device has room for.
+
     First with each rule's first device that has room and devices in the order of their ids, then in any order, then
     with the rules' choices left to the search; with `spilling`, what still does not fit is offloaded as far as
     `overflow` allows.

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from devpolicy._core.abilities import target_of
 from devpolicy._core.device import Device
 from devpolicy._core.memory.budgets import accelerator_budget, cpu_budget
-from devpolicy._core.memory.sizing import activations_of, first_of, head_of, is_input, kv_caches
+from devpolicy._core.memory.sizing import Runs, activations_of, ends_of, is_input, kv_caches
 
 if TYPE_CHECKING:
     from devpolicy._core.host import Host
@@ -164,16 +165,14 @@ def _count(
     if {"cpu", "disk"} <= loads.keys():  # what is written to the disk is made in the CPU's memory
         loads["cpu"].merged = max(loads["cpu"].merged, loads["disk"].merged)
     activations = activations_of(tree, workload)
-    ends = {
-        end: _device_of(tree, tree.modules[at].path, given, places)
-        for end, at in (("head", head_of(tree)), ("first", first_of(tree)))
-    }
+    ends = {end: _device_of(tree, tree.modules[at].path, given, places) for end, at in ends_of(tree).items()}
     on_the_cpu = (tree.modules[tree.index[row.module]] for row in tensors(tree) if places[row.name][0] == "cpu")
     beside_cpu = main != "cpu" and "cpu" not in kept and not all(map(is_input, on_the_cpu))
     pipelined = may_copy and len(loads.keys() - {*KEPT}) > 1 and not beside_cpu
+    cut = _cut(tree, places) if activations.cut else set[str]()
     for device in loads.keys() - kept:
         runs = {end: at == device or (device == main and at in kept) for end, at in ends.items()}
-        loads[device].activations = activations.on(**runs, pipelined=pipelined)
+        loads[device].activations = activations.on(Runs(**runs, cut=device in cut), pipelined=pipelined)
     for module, size in kv_caches(tree, workload):
         device = cache_on or _device_of(tree, module, given, places)
         loads.setdefault(main if device in kept else device, DeviceLoad()).kv_cache += size
@@ -182,6 +181,17 @@ def _count(
         at_once = (sum(streamed.get(above, 0) for above in _prefixes(module)) for module in streamed)
         loads.setdefault(main, DeviceLoad()).streaming = max(at_once)
     return loads
+
+
+def _cut(tree: ModelTree, places: Mapping[str, Sequence[str]]) -> set[str]:
+    """Return the devices of the layers that are on several, and of what comes behind such a layer or the CPU."""
+    layers: dict[str, set[str]] = {}
+    for row in tensors(tree):
+        # What is in no layer stands by itself.
+        layer = ".".join(row.module.split(".")[:2]) if row.module.startswith("blk.") else row.module
+        layers.setdefault(layer, set()).add(places[row.name][0])
+    pairs = pairwise([set[str](), *layers.values()])
+    return {one for behind, on in pairs if len(on) > 1 or len(behind) > 1 or behind == {"cpu"} for one in on}
 
 
 def budgets_of(policy: ResolvedPolicy, host: Host) -> dict[str, DeviceBudget]:
