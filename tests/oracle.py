@@ -76,9 +76,9 @@ def activations(tree: Any, workload: Any) -> int:
 def compute_buffers(plan: Any, tree: Any) -> dict[str, int]:
     """Bytes of llama.cpp's compute buffer on each device, estimated: a micro-batch in float32, masks in float16.
 
-    Logits are where the head runs, and the embedding's way to the first layer where that is; in a mixture, what experts
-    elsewhere or the CPU give is where the next part runs. Of the masks, and of what comes from another device, there
-    are four where several devices work at once: not where the CPU computes too.
+    Logits are where the head runs, and the embedding's way to the first layer where that is. Another device has one
+    more row where it has several layers, or what is behind a part of one or the CPU. Of the masks, and of what comes
+    from another device, there are four where several devices work at once: not where the CPU computes too.
     """
     runs = {path: str(unit.runs_on) for path, unit in plan.placements.items()}
     beside = any(device == "cpu" for path, device in runs.items() if path != "token_embd")
@@ -96,10 +96,15 @@ def compute_buffers(plan: Any, tree: Any) -> dict[str, int]:
     first = runs[next(path for path in runs if path.startswith("blk.0"))]
     order = [path.split(".")[1] if path.startswith("blk.") else path for path in runs]
     on = {layer: {runs[path] for path, its in zip(runs, order, strict=True) if its == layer} for layer in order}
-    behind = zip(on.values(), [set(), *on.values()], strict=False)
-    parted = set().union(*(these for these, before in behind if max(len(these), len(before)) > 1 or before == {"cpu"}))
-    for device in found.keys() & parted - {first}:
-        found[device] += wide * any(one.class_name == "Experts" for one in tree.modules)
+    further = {
+        one
+        for these, before in zip(on.values(), [set(), *on.values()], strict=False)
+        if len(before) > 1 or before == {"cpu"}
+        for one in these
+    }
+    further |= {device for device in found if sum(device in on[layer] for layer in on if layer.isdigit()) > 1}
+    for device in further & found.keys() - {first}:
+        found[device] += wide
     found[first] += max(wide, asks) + wide * (runs["token_embd"] == first)
     return found
 

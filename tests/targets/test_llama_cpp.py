@@ -23,7 +23,7 @@ from devpolicy.errors import DevPolicyError, PolicyError, Unsatisfiable
 
 KIB = 1 << 10
 LAYERS = 6
-GROUPS = ("", ".attn", ".ffn", ".ffn.ffn_up", ".attn.attn_q", ".ffn_norm")
+GROUPS = ("", ".attn", ".ffn", ".ffn.ffn_up", ".ffn.exps", ".ffn.exps.ffn_up_exps", ".attn.attn_q", ".ffn_norm")
 
 
 def write(path, *, experts=0, head=True, layers=LAYERS):
@@ -163,7 +163,7 @@ def test_one_mask_where_the_cpu_computes_a_part():
     alone, beside = activations(""), activations("offload.'blk.0' = 'cpu'")
     assert alone["cuda:1"] - beside["cuda:1"] == copies
     # The first layer takes what it needs along.
-    assert alone["cuda:0"] - beside["cuda:0"] == copies + WIDE
+    assert alone["cuda:0"] - beside["cuda:0"] == copies
 
 
 def test_copies_are_given_up_for_room():
@@ -186,26 +186,33 @@ def test_copies_are_given_up_for_room():
         Plan.from_dict({**tight.to_dict(), "workload": {**tight.to_dict()["workload"], "pipelined": 1}})
 
 
-def test_experts_elsewhere_take_room_where_they_are_missed():
+def test_a_second_layer_takes_a_row_more():
     def held(text):
-        policy = f"prefer = 'cuda'\nsplit = 'balanced'\nworkload.context = 512\n{DERIVED}{text}"
-        made = plan(Policy.parse(policy), tree_of(4, True), budgets((30_000,) * 3))
-        layers = {f"cuda:{at}": [] for at in range(3)}
-        for path, unit in made.placements.items():
-            if path.startswith("blk.") and str(unit.runs_on) != "cpu":
-                layers[str(unit.runs_on)].append(int(path.split(".")[1]))
-        return layers, {device: budget.activations for device, budget in made.ledger.items()}
+        rules = {"blk.{0..2}": 0, "blk.{3..4}": 1, "blk.5": 2, "output*": 2}
+        text += "".join(f"[[rule]]\nmatch = {match!r}\nprefer = 'cuda:{device}'\n" for match, device in rules.items())
+        made = plan(
+            Policy.parse(f"prefer = 'cuda'\nworkload.context = 512\n{DERIVED}{text}"), tree_of(4, True), HOST_OF_THREE
+        )
+        return [made.ledger[f"cuda:{at}"].activations for at in range(3)]
 
-    layers, whole = held("")
-    assert all(layers.values())
-    (second, *_), (third, *_) = layers["cuda:1"], layers["cuda:2"]
-    assert whole["cuda:1"] == whole["cuda:2"] == whole["cuda:0"] - WIDE  # what the first layer needs
-    # Without copies, as something computes on the CPU: a layer of the second device is cut.
-    _, cut = held(f"offload.'blk.{second}.ffn.exps' = 'cpu'")
-    _, behind = held(f"offload.'blk.{third - 1}.ffn.exps' = 'cpu'")
-    assert cut["cuda:1"] - cut["cuda:2"] == (0 if second == third - 1 else WIDE)
-    assert behind["cuda:1"] == behind["cuda:2"] == cut["cuda:1"]
-    assert cut["cuda:0"] == cut["cuda:1"]
+    first, second, alone = held("")
+    assert first == second == alone + WIDE  # what the first layer takes in is as wide
+    # What is behind a part of a layer comes from several places.
+    first, second, alone = held("offload.'blk.4.ffn.exps' = 'cpu'\n")
+    assert first == second == alone
+
+
+HOST_OF_THREE = budgets((40_000,) * 3)
+
+
+@pytest.mark.parametrize("part", ["up", "gate", "down"])
+def test_one_matrix_of_the_experts_has_an_override(part):
+    made = made_for(f"workload.context = 512\noffload.'blk.*.ffn.exps.ffn_{part}_exps' = 'cpu'\n", experts=4)
+    told = to_llama_cpp(made)
+    assert told.overrides == ((rf"^blk\.(0|1|2|3|4|5)\.ffn_{part}_exps\.", "CPU"),)
+    found = llama_cpp_reader.held(told.to_flags(), tensors_of(4, True), caches(512), LAYERS)
+    assert (found.weights, found.kv_cache) == ours(made)
+    assert found.weights["CPU"] > LAYERS * tensors_of(4, True)[f"blk.0.ffn_{part}_exps.weight"]
 
 
 def test_experts_leave_first_and_use_every_gpu():

@@ -34,12 +34,12 @@ class Activations(NamedTuple):
     """On each device besides, while several accelerators work on micro-batches at once."""
     embedded: int = 0
     """On the device of the first layer besides, where that is the embedding's too."""
-    cut: int = 0
-    """On a device, other than the first layer's, that goes on with what a part of a layer or the CPU gave."""
+    further: int = 0
+    """On a device, other than the first layer's, with layers behind one, or behind a part of one or the CPU."""
 
     def on(self, runs: Runs, *, pipelined: bool) -> int:
         """Return those of one device, by what it runs and whether several work at once."""
-        begins = self.first + self.embedded * runs.embedding if runs.first else self.cut * runs.cut
+        begins = self.first + self.embedded * runs.embedding if runs.first else self.further * runs.further
         return self.each + self.head * runs.head + begins + self.copies * pipelined
 
 
@@ -50,8 +50,8 @@ class Runs(NamedTuple):
     first: bool = False
     """The first layer."""
     embedding: bool = False
-    cut: bool = False
-    """A part of a layer, or a layer behind such a one or behind the CPU."""
+    further: bool = False
+    """Parts of more than one layer, or what comes behind a part of a layer or behind the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +128,6 @@ def _llama_cpp_tokens(context: int, window: int | None) -> int:
     return min(tokens, -(-(window + MICRO_BATCH) // 256) * 256) if window else tokens
 
 
-EXPERTS = "Experts"
-"""The class of a GGUF file's experts."""
 _TOKENS_AND_PLACES = 64 << 10
 """Bytes of a graph's small inputs: tokens, positions, places in the cache."""
 
@@ -159,9 +157,7 @@ def _llama_cpp_compute_buffer(tree: ModelTree, workload: Workload) -> Activation
         each += max(caches.values(), default=0) // sequences + hidden + projected
     head = 4 * tokens * tree.logits_elements + 4 * hidden + masks + _TOKENS_AND_PLACES if tree.logits_elements else 0
     copies = 0 if workload.kv_offload else 3 * masks + 9 * hidden + _TOKENS_AND_PLACES
-    # In a mixture, what experts or layers elsewhere give is copied to where the next part runs.
-    cut = hidden if any(module.class_name == EXPERTS for module in tree.modules) else 0
-    return Activations(each, max(0, head - each), max(hidden, projected), copies, hidden, cut)
+    return Activations(each, max(0, head - each), max(hidden, projected), copies, embedded=hidden, further=hidden)
 
 
 def _width(tree: ModelTree, of: Callable[[Module], bool], side: int) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from devpolicy._core.abilities import Target
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy, Rule
-from devpolicy._core.memory.sizing import EXPERTS, is_input
+from devpolicy._core.memory.sizing import is_input
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.context import PlacementContext
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 TARGET = "target"
 """The name under which a plan says that the target itself decides where something is."""
 
+_EXPERTS = "Experts"
 _LAYER = re.compile(r"blk\.(\d+)(?:\.(.*))?")
 
 
@@ -35,10 +36,10 @@ def experts_leave_first(policy: ResolvedPolicy, tree: ModelTree, target: Target)
     Computing there, an expert costs what few of its bytes cost to read: no other part is as cheap for what it frees.
     """
     to_cpu = tuple(one for one in policy.overflow if one.type == "cpu" and target.abilities.computes_on("cpu"))
-    if not to_cpu or not any(module.class_name == EXPERTS for module in tree.modules):
+    if not to_cpu or not any(module.class_name == _EXPERTS for module in tree.modules):
         return policy
     reason = "no room for all experts, and `overflow` allows `cpu`, where few of their bytes are read for a token"
-    rule = Rule(name="overflow", module_class=(EXPERTS,), overflow=to_cpu, reason=reason)
+    rule = Rule(name="overflow", module_class=(_EXPERTS,), overflow=to_cpu, reason=reason)
     return replace(policy, rules=(*policy.rules, rule))
 
 
@@ -80,18 +81,23 @@ def layer_devices(devices: Mapping[str, str]) -> dict[int, str]:
     return dict(sorted({**others, **found}.items()))
 
 
-def cut_devices(units: Sequence[Unit], devices: Sequence[int], cpu: int | None) -> set[int]:
-    """Return the devices with a part of a layer whose rest is on another, or what comes behind such a one or the CPU.
+def further_devices(units: Sequence[Unit], devices: Sequence[int], cpu: int | None) -> set[int]:
+    """Return the devices with parts of several layers, or with what comes behind a part of a layer or behind the CPU.
 
     `devices` are the numbers of the units' devices, and `cpu` that of the CPU.
     """
-    found, layer, on, before = set[int](), -1, set[int](), set[int]()
+    on: dict[int, set[int]] = {}
     for unit, device in zip(units, devices, strict=True):
-        if unit.block is None or unit.block != layer:
-            layer, on, before = unit.start if unit.block is None else unit.block, set(), on
-        on.add(device)
-        if len(on) > 1 or len(before) > 1 or before == {cpu}:
-            found |= on
+        on.setdefault(unit.start if unit.block is None else unit.block, set()).add(device)
+    layers = {unit.start if unit.block is None else unit.block for unit in units if unit.is_block or unit.block}
+    found, held, before = set[int](), set[int](), set[int]()
+    for start, these in on.items():
+        if len(before) > 1 or before == {cpu}:
+            found |= these
+        if start in layers:
+            found |= these & held
+            held |= these
+        before = these
     return found
 
 

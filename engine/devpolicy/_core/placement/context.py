@@ -105,8 +105,8 @@ class PlacementContext:
     sizing: Sizing
     pipelined: bool = True
     """Whether several accelerators may work at once, where that takes room for copies."""
-    cut: bool = False
-    """Whether each device has room for what parts of layers take, where that is more than whole ones do."""
+    further: frozenset[int] = frozenset()
+    """The devices that are taken to have several layers, of those on which that takes more than one does."""
 
     @property
     def tree(self) -> ModelTree:
@@ -194,15 +194,17 @@ class PlacementContext:
         if any(one.activations is not None or one.kv_cache is not None for one in self.devices):
             return {}
         found, charged = self.sizing.activations, dict[int, int]()
-        sizes = {"head": found.head, "first": found.first - found.cut * self.cut, "embedding": found.embedded}
+        sizes = {"head": found.head, "first": found.first, "embedding": found.embedded}
         for end, at in ends_of(self.tree).items():
             charged[at] = charged.get(at, 0) + sizes[end]
         return charged
 
-    def runs(self, units: Sequence[Unit], *, cut: bool) -> Runs:
+    def runs(self, units: Sequence[Unit], *, further: bool) -> Runs:
         """Return what of a model's ends is among units, as `activations` takes it."""
         ends = ends_of(self.tree)
-        return Runs(**{end: any(unit.start <= at < unit.end for unit in units) for end, at in ends.items()}, cut=cut)
+        return Runs(
+            **{end: any(unit.start <= at < unit.end for unit in units) for end, at in ends.items()}, further=further
+        )
 
     def beside_cpu(self, units: Iterable[Unit]) -> bool:
         """Whether units that compute on the CPU are more than the embedding of the input."""
@@ -211,7 +213,7 @@ class PlacementContext:
     def fixed(self, number: int, *, beside_cpu: bool = False) -> int:
         """Bytes that a device needs before anything is placed on it: activations, and a KV cache that is reserved."""
         everywhere = any(self.sizing.activations[1:]) and not self._ends
-        runs = Runs(everywhere, everywhere, everywhere, self.cut)
+        runs = Runs(everywhere, everywhere, everywhere, further=number in self.further)
         activations = self.activations(number, runs, pipelined=self.pipelined and not beside_cpu)
         return activations + (self.devices[number].kv_cache or 0)
 

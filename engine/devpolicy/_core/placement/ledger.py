@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.memory.sizing import Runs
 from devpolicy._core.placement.apply_rules import Refused
-from devpolicy._core.placement.computing import cut_devices
+from devpolicy._core.placement.computing import further_devices
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Unit
 from devpolicy._core.placement.search import Solution
@@ -93,7 +93,7 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
     offloaded = solution.offloaded
     found = context.sizing.activations
     pipelined = bool(found.copies) and context.pipelined and several_accelerators(units, solution, context)
-    cut = cut_devices(units, solution.device, context.cpu_number) if found.cut else set[int]()
+    further = further_devices(units, solution.device, context.cpu_number) if found.further else set[int]()
     away = {place: [units[at] for at, one in offloaded.items() if one.place == place] for place in ("cpu", "disk")}
     on_cpu = sum(unit.weights for unit in away["cpu"])
     # By side of the one pool that integrated accelerators share with the CPU.
@@ -110,7 +110,7 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
             kv_cache=sum(units[at].kv_cache for at in running) if one.kv_cache is None else one.kv_cache,
             activations=context.activations(
                 number,
-                context.runs([units[at] for at in running], cut=number in cut) if any(found[1:]) else Runs(),
+                context.runs([units[at] for at in running], further=number in further) if any(found[1:]) else Runs(),
                 pipelined=pipelined,
             ),
             streaming=max((units[at].onload_peak for at in offloaded), default=0) if is_main else 0,

@@ -418,14 +418,17 @@ def _search(
 ) -> tuple[Attempt, Notes]:
     """Return an attempt with the units in `leaving` offloaded, with notes for people. Raises `Refused`.
 
-    Which devices have parts of layers is known only then: where one of them has no room for it, each has in the next.
+    Which devices have several layers is known only then: one without room for it is taken to have some from then on.
     """
-    found = _searched(division, context, leaving, spilling=spilling)
-    if context.sizing.activations.cut:
+    while True:
+        found = _searched(division, context, leaving, spilling=spilling)
+        if not context.sizing.activations.further:
+            return found
         ledger = ledger_of(division.units, found[0].solution(), context)
-        if any(budget.free < 0 for device, budget in ledger.items() if device != "disk"):
-            return _searched(division, replace(context, cut=True), leaving, spilling=spilling)
-    return found
+        short = {at for at, one in enumerate(context.devices) if str(one) in ledger and ledger[str(one)].free < 0}
+        if short <= context.further:
+            return found
+        context = replace(context, further=context.further | short)
 
 
 def _searched(

@@ -7,6 +7,7 @@ what a policy allows of each device. `tests/oracle.py` states that arithmetic on
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -169,10 +170,10 @@ def _count(
     on_the_cpu = (tree.modules[tree.index[row.module]] for row in tensors(tree) if places[row.name][0] == "cpu")
     beside_cpu = main != "cpu" and "cpu" not in kept and not all(map(is_input, on_the_cpu))
     pipelined = may_copy and len(loads.keys() - {*KEPT}) > 1 and not beside_cpu
-    cut = _cut(tree, places) if activations.cut else set[str]()
+    further = _further(tree, places) if activations.further else set[str]()
     for device in loads.keys() - kept:
         runs = {end: at == device or (device == main and at in kept) for end, at in ends.items()}
-        loads[device].activations = activations.on(Runs(**runs, cut=device in cut), pipelined=pipelined)
+        loads[device].activations = activations.on(Runs(**runs, further=device in further), pipelined=pipelined)
     for module, size in kv_caches(tree, workload):
         device = cache_on or _device_of(tree, module, given, places)
         loads.setdefault(main if device in kept else device, DeviceLoad()).kv_cache += size
@@ -183,15 +184,17 @@ def _count(
     return loads
 
 
-def _cut(tree: ModelTree, places: Mapping[str, Sequence[str]]) -> set[str]:
-    """Return the devices of the layers that are on several, and of what comes behind such a layer or the CPU."""
+def _further(tree: ModelTree, places: Mapping[str, Sequence[str]]) -> set[str]:
+    """Return the devices with parts of several layers, or with what is behind a part of a layer or behind the CPU."""
     layers: dict[str, set[str]] = {}
     for row in tensors(tree):
         # What is in no layer stands by itself.
         layer = ".".join(row.module.split(".")[:2]) if row.module.startswith("blk.") else row.module
         layers.setdefault(layer, set()).add(places[row.name][0])
+    counted = Counter(device for layer, on in layers.items() if layer.startswith("blk.") for device in on)
     pairs = pairwise([set[str](), *layers.values()])
-    return {one for behind, on in pairs if len(on) > 1 or len(behind) > 1 or behind == {"cpu"} for one in on}
+    behind = {one for before, on in pairs if len(before) > 1 or before == {"cpu"} for one in on}
+    return behind | {device for device, layers_on in counted.items() if layers_on > 1}
 
 
 def budgets_of(policy: ResolvedPolicy, host: Host) -> dict[str, DeviceBudget]:
