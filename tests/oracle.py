@@ -77,8 +77,9 @@ def compute_buffers(plan: Any, tree: Any) -> dict[str, int]:
     """Bytes of llama.cpp's compute buffer on each device, estimated: a micro-batch in float32, masks in float16.
 
     Logits are where the head runs, and the embedding's way to the first layer where that is. Another device has one
-    more row where it has several layers, or what is behind a part of one or the CPU. Of the masks, and of what comes
-    from another device, there are four where several devices work at once: not where the CPU computes too.
+    more row where it has several layers and the CPU has not the first, and where it has a layer behind one that is
+    divided or, in a mixture, behind the CPU. Of the masks, and of what comes from another device, there are four where
+    several devices work at once: not where the CPU computes too.
     """
     runs = {path: str(unit.runs_on) for path, unit in plan.placements.items()}
     beside = any(device == "cpu" for path, device in runs.items() if path != "token_embd")
@@ -93,19 +94,22 @@ def compute_buffers(plan: Any, tree: Any) -> dict[str, int]:
         each += -(-work.context // 256) * 256 * tree.kv_cache[0].values * 2 + wide + asks
     found = dict.fromkeys(runs.values(), each + several * (3 * mask + 9 * wide + 65536))
     found[runs["output"]] += max(0, 4 * tokens * tree.logits_elements + 4 * wide + mask + 65536 - each)
-    first = runs[next(path for path in runs if path.startswith("blk.0"))]
-    order = [path.split(".")[1] if path.startswith("blk.") else path for path in runs]
-    on = {layer: {runs[path] for path, its in zip(runs, order, strict=True) if its == layer} for layer in order}
-    further = {
-        one
-        for these, before in zip(on.values(), [set(), *on.values()], strict=False)
-        if len(before) > 1 or before == {"cpu"}
-        for one in these
-    }
-    further |= {device for device in found if sum(device in on[layer] for layer in on if layer.isdigit()) > 1}
-    for device in further & found.keys() - {first}:
-        found[device] += wide
-    found[first] += max(wide, asks) + wide * (runs["token_embd"] == first)
+    row = wide * (mask >= wide)
+    layers: dict[str, set[str]] = {}
+    for path, device in runs.items():
+        if path.startswith("blk."):
+            layers.setdefault(path.split(".")[1], set()).add(device)
+    first, prefix = runs[next(path for path in runs if path.startswith("blk.0"))], layers["0"] == {"cpu"}
+    mixture = any(module.class_name == "Experts" for module in tree.modules)
+    for device in found.keys() - {first}:
+        found[device] += row * (not prefix and sum(device in on for on in layers.values()) > 1)
+        behind = [
+            len(layers[str(at)]) > 1 or (mixture and layers[str(at)] == {"cpu"})
+            for at in range(len(layers) - 1)
+            if device in layers[str(at + 1)]
+        ]
+        found[device] += wide * any(behind)
+    found[first] += max(wide, asks) - wide + row + wide * (runs["token_embd"] == first)
     return found
 
 

@@ -34,13 +34,18 @@ class Activations(NamedTuple):
     """On each device besides, while several accelerators work on micro-batches at once."""
     embedded: int = 0
     """On the device of the first layer besides, where that is the embedding's too."""
-    further: int = 0
-    """On a device, other than the first layer's, with layers behind one, or behind a part of one or the CPU."""
+    several: int = 0
+    """On a device, other than the first layer's, with more than one layer besides."""
+    behind: int = 0
+    """On a device, other than the first layer's, with a layer behind a part of one besides."""
 
     def on(self, runs: Runs, *, pipelined: bool) -> int:
         """Return those of one device, by what it runs and whether several work at once."""
-        begins = self.first + self.embedded * runs.embedding if runs.first else self.further * runs.further
-        return self.each + self.head * runs.head + begins + self.copies * pipelined
+        if runs.first:
+            layers = self.first + self.embedded * runs.embedding
+        else:
+            layers = self.several * runs.several + self.behind * runs.behind
+        return self.each + self.head * runs.head + layers + self.copies * pipelined
 
 
 class Runs(NamedTuple):
@@ -50,8 +55,10 @@ class Runs(NamedTuple):
     first: bool = False
     """The first layer."""
     embedding: bool = False
-    further: bool = False
-    """Parts of more than one layer, or what comes behind a part of a layer or behind the CPU."""
+    several: bool = False
+    """More than one layer, or parts of more."""
+    behind: bool = False
+    """A layer behind one whose parts are on several devices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +154,8 @@ def _llama_cpp_compute_buffer(tree: ModelTree, workload: Workload) -> Activation
     hidden = 4 * tokens * _width(tree, is_input, 1)
     projected = 4 * tokens * _width(tree, _is_projection, 0)
     each = 4 * tokens * tree.activation_elements_per_token + masks + _TOKENS_AND_PLACES
-    if masks < hidden:  # where a mask was, nothing has room
-        each += hidden
+    row = hidden if masks < hidden else 0  # where a mask was, nothing has room
+    each += row
     if workload.kv_offload or workload.kv_dtype == "float32":
         # A layer's cache is brought to where attention is computed, or made another of for it.
         caches: dict[str, int] = {}
@@ -157,7 +164,8 @@ def _llama_cpp_compute_buffer(tree: ModelTree, workload: Workload) -> Activation
         each += max(caches.values(), default=0) // sequences + hidden + projected
     head = 4 * tokens * tree.logits_elements + 4 * hidden + masks + _TOKENS_AND_PLACES if tree.logits_elements else 0
     copies = 0 if workload.kv_offload else 3 * masks + 9 * hidden + _TOKENS_AND_PLACES
-    return Activations(each, max(0, head - each), max(hidden, projected), copies, embedded=hidden, further=hidden)
+    first, head = max(hidden, projected) - row, max(0, head - each)
+    return Activations(each, head, first, copies, embedded=hidden, several=hidden - row, behind=hidden)
 
 
 def _width(tree: ModelTree, of: Callable[[Module], bool], side: int) -> int:
@@ -193,6 +201,11 @@ def ends_of(tree: ModelTree) -> dict[str, int]:
     """Return the positions of the modules that `Runs` asks for by name."""
     embedding = next((at for at, module in enumerate(tree.modules) if is_input(module)), first_of(tree))
     return {"head": head_of(tree), "first": first_of(tree), "embedding": embedding}
+
+
+def is_mixture(tree: ModelTree) -> bool:
+    """Whether a GGUF file has experts."""
+    return any(module.class_name == "Experts" for module in tree.modules)
 
 
 def activation_bytes(tree: ModelTree, workload: Workload) -> int:

@@ -8,14 +8,16 @@ accelerator holds one run of the others.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from devpolicy._core.abilities import Target
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy, Rule
-from devpolicy._core.memory.sizing import is_input
+from devpolicy._core.memory.sizing import is_input, is_mixture
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.context import PlacementContext
 
@@ -36,7 +38,7 @@ def experts_leave_first(policy: ResolvedPolicy, tree: ModelTree, target: Target)
     Computing there, an expert costs what few of its bytes cost to read: no other part is as cheap for what it frees.
     """
     to_cpu = tuple(one for one in policy.overflow if one.type == "cpu" and target.abilities.computes_on("cpu"))
-    if not to_cpu or not any(module.class_name == _EXPERTS for module in tree.modules):
+    if not to_cpu or not is_mixture(tree):
         return policy
     reason = "no room for all experts, and `overflow` allows `cpu`, where few of their bytes are read for a token"
     rule = Rule(name="overflow", module_class=(_EXPERTS,), overflow=to_cpu, reason=reason)
@@ -81,24 +83,24 @@ def layer_devices(devices: Mapping[str, str]) -> dict[int, str]:
     return dict(sorted({**others, **found}.items()))
 
 
-def further_devices(units: Sequence[Unit], devices: Sequence[int], cpu: int | None) -> set[int]:
-    """Return the devices with parts of several layers, or with what comes behind a part of a layer or behind the CPU.
+def layers_on(
+    units: Sequence[Unit], devices: Sequence[int], cpu: int | None, *, mixture: bool
+) -> tuple[set[int], set[int]]:
+    """Return the devices with several layers, and those with a layer behind one that is on several devices.
 
-    `devices` are the numbers of the units' devices, and `cpu` that of the CPU.
+    `devices` are the numbers of the units' devices, and `cpu` that of the CPU. Where the CPU computes the first layers,
+    several take no more than one, and in a mixture those that come behind the CPU count as behind.
     """
-    on: dict[int, set[int]] = {}
+    layers: dict[int, set[int]] = {}
     for unit, device in zip(units, devices, strict=True):
-        on.setdefault(unit.start if unit.block is None else unit.block, set()).add(device)
-    layers = {unit.start if unit.block is None else unit.block for unit in units if unit.is_block or unit.block}
-    found, held, before = set[int](), set[int](), set[int]()
-    for start, these in on.items():
-        if len(before) > 1 or before == {cpu}:
-            found |= these
-        if start in layers:
-            found |= these & held
-            held |= these
-        before = these
-    return found
+        if unit.is_block or unit.block is not None:
+            layers.setdefault(unit.start if unit.block is None else unit.block, set()).add(device)
+    order = [*layers.values()]
+    prefix = order[:1] == [{cpu}]
+    counted = Counter(device for on in order for device in on)
+    several = set() if prefix else {device for device, count in counted.items() if count > 1}
+    behind = (on for before, on in pairwise(order) if len(before) > 1 or (mixture and before == {cpu}))
+    return several, {device for on in behind for device in on}
 
 
 def _layers(units: Sequence[Unit], names: Mapping[str, str]) -> list[tuple[str, str]]:

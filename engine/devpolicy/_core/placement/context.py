@@ -7,7 +7,7 @@ none.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -105,8 +105,8 @@ class PlacementContext:
     sizing: Sizing
     pipelined: bool = True
     """Whether several accelerators may work at once, where that takes room for copies."""
-    further: frozenset[int] = frozenset()
-    """The devices that are taken to have several layers, of those on which that takes more than one does."""
+    layers: Mapping[int, int] = field(default_factory=dict)
+    """Devices that are taken to have several layers (1), and one behind a part of another, too (2)."""
 
     @property
     def tree(self) -> ModelTree:
@@ -199,12 +199,11 @@ class PlacementContext:
             charged[at] = charged.get(at, 0) + sizes[end]
         return charged
 
-    def runs(self, units: Sequence[Unit], *, further: bool) -> Runs:
+    def runs(self, units: Sequence[Unit], *, several: bool, behind: bool) -> Runs:
         """Return what of a model's ends is among units, as `activations` takes it."""
         ends = ends_of(self.tree)
-        return Runs(
-            **{end: any(unit.start <= at < unit.end for unit in units) for end, at in ends.items()}, further=further
-        )
+        here = {end: any(unit.start <= at < unit.end for unit in units) for end, at in ends.items()}
+        return Runs(**here, several=several, behind=behind)
 
     def beside_cpu(self, units: Iterable[Unit]) -> bool:
         """Whether units that compute on the CPU are more than the embedding of the input."""
@@ -213,7 +212,8 @@ class PlacementContext:
     def fixed(self, number: int, *, beside_cpu: bool = False) -> int:
         """Bytes that a device needs before anything is placed on it: activations, and a KV cache that is reserved."""
         everywhere = any(self.sizing.activations[1:]) and not self._ends
-        runs = Runs(everywhere, everywhere, everywhere, further=number in self.further)
+        layers = self.layers.get(number, 0)
+        runs = Runs(everywhere, everywhere, everywhere, several=layers > 0, behind=layers > 1)
         activations = self.activations(number, runs, pipelined=self.pipelined and not beside_cpu)
         return activations + (self.devices[number].kv_cache or 0)
 

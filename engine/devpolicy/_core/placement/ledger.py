@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from devpolicy._core.errors import Diagnostic
-from devpolicy._core.memory.sizing import Runs
+from devpolicy._core.memory.sizing import Runs, is_mixture
 from devpolicy._core.placement.apply_rules import Refused
-from devpolicy._core.placement.computing import further_devices
+from devpolicy._core.placement.computing import layers_on
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Unit
 from devpolicy._core.placement.search import Solution
@@ -93,7 +93,10 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
     offloaded = solution.offloaded
     found = context.sizing.activations
     pipelined = bool(found.copies) and context.pipelined and several_accelerators(units, solution, context)
-    further = further_devices(units, solution.device, context.cpu_number) if found.further else set[int]()
+    several, behind = set[int](), set[int]()
+    if found.behind:
+        mixture = is_mixture(context.tree)
+        several, behind = layers_on(units, solution.device, context.cpu_number, mixture=mixture)
     away = {place: [units[at] for at, one in offloaded.items() if one.place == place] for place in ("cpu", "disk")}
     on_cpu = sum(unit.weights for unit in away["cpu"])
     # By side of the one pool that integrated accelerators share with the CPU.
@@ -110,7 +113,9 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
             kv_cache=sum(units[at].kv_cache for at in running) if one.kv_cache is None else one.kv_cache,
             activations=context.activations(
                 number,
-                context.runs([units[at] for at in running], further=number in further) if any(found[1:]) else Runs(),
+                context.runs([units[at] for at in running], several=number in several, behind=number in behind)
+                if any(found[1:])
+                else Runs(),
                 pipelined=pipelined,
             ),
             streaming=max((units[at].onload_peak for at in offloaded), default=0) if is_main else 0,

@@ -422,13 +422,18 @@ def _search(
     """
     while True:
         found = _searched(division, context, leaving, spilling=spilling)
-        if not context.sizing.activations.further:
+        if not context.sizing.activations.behind:
             return found
         ledger = ledger_of(division.units, found[0].solution(), context)
         short = {at for at, one in enumerate(context.devices) if str(one) in ledger and ledger[str(one)].free < 0}
-        if short <= context.further:
+        more = {at: context.layers.get(at, 0) + 1 for at in short if context.layers.get(at, 0) < _MOST_LAYERS}
+        if not more:
             return found
-        context = replace(context, further=context.further | short)
+        context = replace(context, layers={**context.layers, **more})
+
+
+_MOST_LAYERS = 2
+"""The most that a device can be taken to have: see `PlacementContext.layers`."""
 
 
 def _searched(

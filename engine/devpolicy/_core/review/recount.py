@@ -7,7 +7,6 @@ what a policy allows of each device. `tests/oracle.py` states that arithmetic on
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from devpolicy._core.abilities import target_of
 from devpolicy._core.device import Device
 from devpolicy._core.memory.budgets import accelerator_budget, cpu_budget
-from devpolicy._core.memory.sizing import Runs, activations_of, ends_of, is_input, kv_caches
+from devpolicy._core.memory.sizing import Runs, activations_of, ends_of, is_input, is_mixture, kv_caches
 
 if TYPE_CHECKING:
     from devpolicy._core.host import Host
@@ -170,10 +169,11 @@ def _count(
     on_the_cpu = (tree.modules[tree.index[row.module]] for row in tensors(tree) if places[row.name][0] == "cpu")
     beside_cpu = main != "cpu" and "cpu" not in kept and not all(map(is_input, on_the_cpu))
     pipelined = may_copy and len(loads.keys() - {*KEPT}) > 1 and not beside_cpu
-    further = _further(tree, places) if activations.further else set[str]()
+    several, behind = _layers(tree, places) if activations.behind else (set[str](), set[str]())
     for device in loads.keys() - kept:
         runs = {end: at == device or (device == main and at in kept) for end, at in ends.items()}
-        loads[device].activations = activations.on(Runs(**runs, further=device in further), pipelined=pipelined)
+        layers = {"several": device in several, "behind": device in behind}
+        loads[device].activations = activations.on(Runs(**runs, **layers), pipelined=pipelined)
     for module, size in kv_caches(tree, workload):
         device = cache_on or _device_of(tree, module, given, places)
         loads.setdefault(main if device in kept else device, DeviceLoad()).kv_cache += size
@@ -184,17 +184,24 @@ def _count(
     return loads
 
 
-def _further(tree: ModelTree, places: Mapping[str, Sequence[str]]) -> set[str]:
-    """Return the devices with parts of several layers, or with what is behind a part of a layer or behind the CPU."""
+def _layers(tree: ModelTree, places: Mapping[str, Sequence[str]]) -> tuple[set[str], set[str]]:
+    """Return the devices with several layers, and those with one behind a layer that is on several devices.
+
+    Behind the CPU's layers several count as one does, and in a mixture the first as one behind.
+    """
     layers: dict[str, set[str]] = {}
     for row in tensors(tree):
-        # What is in no layer stands by itself.
-        layer = ".".join(row.module.split(".")[:2]) if row.module.startswith("blk.") else row.module
-        layers.setdefault(layer, set()).add(places[row.name][0])
-    counted = Counter(device for layer, on in layers.items() if layer.startswith("blk.") for device in on)
-    pairs = pairwise([set[str](), *layers.values()])
-    behind = {one for before, on in pairs if len(before) > 1 or before == {"cpu"} for one in on}
-    return behind | {device for device, layers_on in counted.items() if layers_on > 1}
+        block, number, *_ = (*row.module.split("."), "")
+        if block == "blk":
+            layers.setdefault(number, set()).add(places[row.name][0])
+    on, several = [*layers.values()], set[str]()
+    for at, device in ((at, device) for at, devices in enumerate(on) for device in devices):
+        if on[0] != {"cpu"} and any(device in others for others in on[:at]):
+            several.add(device)
+    from_cpu = [{"cpu"}] if is_mixture(tree) else []
+    return several, {
+        one for before, devices in pairwise(on) if len(before) > 1 or before in from_cpu for one in devices
+    }
 
 
 def budgets_of(policy: ResolvedPolicy, host: Host) -> dict[str, DeviceBudget]:
