@@ -76,16 +76,21 @@ def of_all(layers: Iterable[str]) -> str:
 def needed(host: Host, *, tensors: bool) -> tuple[str, ...]:
     """Return the layers without which a host is not seen."""
     kept = _kept.get(id(host))
-    if kept is None or kept[0] is not host or "torch._C" not in sys.modules:
-        of_types = [type_ for type_ in TYPES if host_built_for(host, type_) or _may_be_real(type_)]
+    layers = kept[1] if kept is not None else _needed(host)
+    return (*layers, TENSORS) if tensors else layers
+
+
+def _needed(host: Host) -> tuple[str, ...]:
+    layers = (ALWAYS, *(type_ for type_ in TYPES if host_built_for(host, type_) or _may_be_real(type_)))
+    if "torch._C" in sys.modules:
         if len(_kept) == MOST_KEPT:
             _kept.clear()
-        kept = _kept[id(host)] = host, (ALWAYS, *of_types), (ALWAYS, *of_types, TENSORS)
-    return kept[2 if tensors else 1]
+        _kept[id(host)] = host, layers
+    return layers
 
 
 MOST_KEPT = 64
-_kept: dict[int, tuple[Host, tuple[str, ...], tuple[str, ...]]] = {}
+_kept: dict[int, tuple[Host, tuple[str, ...]]] = {}
 """By identity: tests enter few hosts many times, and a host's hash takes longer than all else."""
 
 
