@@ -83,13 +83,13 @@ def needed(host: Host, *, tensors: bool) -> tuple[str, ...]:
 def _needed(host: Host) -> tuple[str, ...]:
     layers = (ALWAYS, *(type_ for type_ in TYPES if host_built_for(host, type_) or _may_be_real(type_)))
     if "torch._C" in sys.modules:
-        if len(_kept) == MOST_KEPT:
+        if len(_kept) == HOSTS_KEPT:
             _kept.clear()
         _kept[id(host)] = host, layers
     return layers
 
 
-MOST_KEPT = 64
+HOSTS_KEPT = 64
 _kept: dict[int, tuple[Host, tuple[str, ...]]] = {}
 """By identity: tests enter few hosts many times, and a host's hash takes longer than all else."""
 
