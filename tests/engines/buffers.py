@@ -91,8 +91,9 @@ def _both(made: Plan, binaries: Path, file: Path) -> dict[str, tuple[float, floa
 
     only_input = {str(one.runs_on) for path, one in made.placements.items() if path != "token_embd"}
     asked = [device for device in made.ledger if device in only_input]
-    for _ in range(2):  # a line of the log may be torn by that of another thread, and not twice
+    for _ in range(4):  # a line of the log may be torn by that of another thread
         told = llama_cpp.held(llama_cpp.log_of(binaries, file, llama_cpp.flags_of(made)))
-        if all(told.get(device, {}).get("compute") for device in asked):
+        sizes = {device: told.get(device, {}).get("compute", 0.0) for device in asked}
+        if all(sizes.values()):
             break
-    return {device: (made.ledger[device].activations / MIB, told[device]["compute"]) for device in asked}
+    return {device: (made.ledger[device].activations / MIB, size) for device, size in sizes.items() if size}

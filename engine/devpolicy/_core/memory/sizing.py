@@ -6,9 +6,9 @@ Owns the arithmetic of weights, KV cache and activations. The figures for KV cac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from devpolicy._core.language.policy import ContextRange, Workload
 from devpolicy._core.loading.dtypes import FLOAT32_IN
@@ -35,16 +35,16 @@ class Activations(NamedTuple):
     embedded: int = 0
     """On the device of the first layer besides, where that is the embedding's too."""
     several: int = 0
-    """On a device, other than the first layer's, with more than one layer besides."""
-    behind: int = 0
-    """On a device, other than the first layer's, with a layer behind a part of one besides."""
+    """On a device, other than the first layer's, with several layers besides."""
+    parted: int = 0
+    """On a device, other than the first layer's, that begins with or behind a layer on several devices besides."""
 
     def on(self, runs: Runs, *, pipelined: bool) -> int:
         """Return those of one device, by what it runs and whether several work at once."""
         if runs.first:
             layers = self.first + self.embedded * runs.embedding
         else:
-            layers = self.several * runs.several + self.behind * runs.behind
+            layers = self.several * runs.several + self.parted * runs.parted
         return self.each + self.head * runs.head + layers + self.copies * pipelined
 
 
@@ -56,9 +56,9 @@ class Runs(NamedTuple):
     """The first layer."""
     embedding: bool = False
     several: bool = False
-    """More than one layer, or parts of more."""
-    behind: bool = False
-    """A layer behind one whose parts are on several devices."""
+    """More than one layer: see `rows_of`."""
+    parted: bool = False
+    """What comes from a part of a layer: see `rows_of`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ def _llama_cpp_compute_buffer(tree: ModelTree, workload: Workload) -> Activation
     head = 4 * tokens * tree.logits_elements + 4 * hidden + masks + _TOKENS_AND_PLACES if tree.logits_elements else 0
     copies = 0 if workload.kv_offload else 3 * masks + 9 * hidden + _TOKENS_AND_PLACES
     first, head = max(hidden, projected) - row, max(0, head - each)
-    return Activations(each, head, first, copies, embedded=hidden, several=hidden - row, behind=hidden)
+    return Activations(each, head, first, copies, embedded=hidden, several=hidden - row, parted=hidden)
 
 
 def _width(tree: ModelTree, of: Callable[[Module], bool], side: int) -> int:
@@ -201,6 +201,31 @@ def ends_of(tree: ModelTree) -> dict[str, int]:
     """Return the positions of the modules that `Runs` asks for by name."""
     embedding = next((at for at, module in enumerate(tree.modules) if is_input(module)), first_of(tree))
     return {"head": head_of(tree), "first": first_of(tree), "embedding": embedding}
+
+
+Number = TypeVar("Number", int, str)
+
+
+def rows_of(layers: Sequence[Set[Number]], cpu: Number | None, *, mixture: bool) -> tuple[set[Number], set[Number]]:
+    """Return the devices on which llama.cpp holds one more row as they have several layers, and as layers are parted.
+
+    `layers` are the devices of each, in order, as models that were loaded show it. Several layers take no more where
+    the CPU computes the first; there, whatever is behind a parted layer, and in a mixture behind the CPU, takes one.
+    """
+    prefix, several, parted = layers[:1] == [{cpu}], set[Number](), set[Number]()
+    for device in {device for on in layers for device in on}:
+        own = [at for at, on in enumerate(layers) if device in on]
+        behind = [layers[at - 1] for at in own if at]
+        if prefix:
+            more = any(len(before) > 1 or (mixture and before == {cpu}) for before in behind)
+        elif len(own) > 1:
+            several.add(device)
+            more = len(layers[own[0]]) > 1
+        else:
+            more = any(len(before) > 1 for before in behind)
+        if more:
+            parted.add(device)
+    return several, parted
 
 
 def is_mixture(tree: ModelTree) -> bool:

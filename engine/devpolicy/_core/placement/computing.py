@@ -8,16 +8,14 @@ accelerator holds one run of the others.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from devpolicy._core.abilities import Target
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy, Rule
-from devpolicy._core.memory.sizing import is_input, is_mixture
+from devpolicy._core.memory.sizing import is_input, is_mixture, rows_of
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.context import PlacementContext
 
@@ -86,21 +84,15 @@ def layer_devices(devices: Mapping[str, str]) -> dict[int, str]:
 def layers_on(
     units: Sequence[Unit], devices: Sequence[int], cpu: int | None, *, mixture: bool
 ) -> tuple[set[int], set[int]]:
-    """Return the devices with several layers, and those with a layer behind one that is on several devices.
+    """Return the devices on which several layers, and those on which parts of layers, take more: see `Activations`.
 
-    `devices` are the numbers of the units' devices, and `cpu` that of the CPU. Where the CPU computes the first layers,
-    several take no more than one, and in a mixture those that come behind the CPU count as behind.
+    `devices` are the numbers of the units' devices, and `cpu` that of the CPU.
     """
-    layers: dict[int, set[int]] = {}
+    on: dict[int, set[int]] = {}
     for unit, device in zip(units, devices, strict=True):
         if unit.is_block or unit.block is not None:
-            layers.setdefault(unit.start if unit.block is None else unit.block, set()).add(device)
-    order = [*layers.values()]
-    prefix = order[:1] == [{cpu}]
-    counted = Counter(device for on in order for device in on)
-    several = set() if prefix else {device for device, count in counted.items() if count > 1}
-    behind = (on for before, on in pairwise(order) if len(before) > 1 or (mixture and before == {cpu}))
-    return several, {device for on in behind for device in on}
+            on.setdefault(unit.start if unit.block is None else unit.block, set()).add(device)
+    return rows_of([*on.values()], cpu, mixture=mixture)
 
 
 def _layers(units: Sequence[Unit], names: Mapping[str, str]) -> list[tuple[str, str]]:

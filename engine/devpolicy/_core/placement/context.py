@@ -106,7 +106,7 @@ class PlacementContext:
     pipelined: bool = True
     """Whether several accelerators may work at once, where that takes room for copies."""
     layers: Mapping[int, int] = field(default_factory=dict)
-    """Devices that are taken to have several layers (1), and one behind a part of another, too (2)."""
+    """Devices that are taken to have several layers (1), and to begin with or behind a part of one, too (2)."""
 
     @property
     def tree(self) -> ModelTree:
@@ -199,11 +199,11 @@ class PlacementContext:
             charged[at] = charged.get(at, 0) + sizes[end]
         return charged
 
-    def runs(self, units: Sequence[Unit], *, several: bool, behind: bool) -> Runs:
+    def runs(self, units: Sequence[Unit], *, several: bool, parted: bool) -> Runs:
         """Return what of a model's ends is among units, as `activations` takes it."""
         ends = ends_of(self.tree)
         here = {end: any(unit.start <= at < unit.end for unit in units) for end, at in ends.items()}
-        return Runs(**here, several=several, behind=behind)
+        return Runs(**here, several=several, parted=parted)
 
     def beside_cpu(self, units: Iterable[Unit]) -> bool:
         """Whether units that compute on the CPU are more than the embedding of the input."""
@@ -213,7 +213,7 @@ class PlacementContext:
         """Bytes that a device needs before anything is placed on it: activations, and a KV cache that is reserved."""
         everywhere = any(self.sizing.activations[1:]) and not self._ends
         layers = self.layers.get(number, 0)
-        runs = Runs(everywhere, everywhere, everywhere, several=layers > 0, behind=layers > 1)
+        runs = Runs(everywhere, everywhere, everywhere, several=layers > 0, parted=layers > 1)
         activations = self.activations(number, runs, pipelined=self.pipelined and not beside_cpu)
         return activations + (self.devices[number].kv_cache or 0)
 

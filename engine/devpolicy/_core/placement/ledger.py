@@ -93,10 +93,10 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
     offloaded = solution.offloaded
     found = context.sizing.activations
     pipelined = bool(found.copies) and context.pipelined and several_accelerators(units, solution, context)
-    several, behind = set[int](), set[int]()
-    if found.behind:
+    several, parted = set[int](), set[int]()
+    if found.parted:
         mixture = is_mixture(context.tree)
-        several, behind = layers_on(units, solution.device, context.cpu_number, mixture=mixture)
+        several, parted = layers_on(units, solution.device, context.cpu_number, mixture=mixture)
     away = {place: [units[at] for at, one in offloaded.items() if one.place == place] for place in ("cpu", "disk")}
     on_cpu = sum(unit.weights for unit in away["cpu"])
     # By side of the one pool that integrated accelerators share with the CPU.
@@ -113,7 +113,7 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
             kv_cache=sum(units[at].kv_cache for at in running) if one.kv_cache is None else one.kv_cache,
             activations=context.activations(
                 number,
-                context.runs([units[at] for at in running], several=number in several, behind=number in behind)
+                context.runs([units[at] for at in running], several=number in several, parted=number in parted)
                 if any(found[1:])
                 else Runs(),
                 pipelined=pipelined,

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from devpolicy._core.abilities import target_of
 from devpolicy._core.device import Device
 from devpolicy._core.memory.budgets import accelerator_budget, cpu_budget
-from devpolicy._core.memory.sizing import Runs, activations_of, ends_of, is_input, is_mixture, kv_caches
+from devpolicy._core.memory.sizing import Runs, activations_of, ends_of, is_input, is_mixture, kv_caches, rows_of
 
 if TYPE_CHECKING:
     from devpolicy._core.host import Host
@@ -169,10 +168,10 @@ def _count(
     on_the_cpu = (tree.modules[tree.index[row.module]] for row in tensors(tree) if places[row.name][0] == "cpu")
     beside_cpu = main != "cpu" and "cpu" not in kept and not all(map(is_input, on_the_cpu))
     pipelined = may_copy and len(loads.keys() - {*KEPT}) > 1 and not beside_cpu
-    several, behind = _layers(tree, places) if activations.behind else (set[str](), set[str]())
+    several, parted = _layers(tree, places) if activations.parted else (set[str](), set[str]())
     for device in loads.keys() - kept:
         runs = {end: at == device or (device == main and at in kept) for end, at in ends.items()}
-        layers = {"several": device in several, "behind": device in behind}
+        layers = {"several": device in several, "parted": device in parted}
         loads[device].activations = activations.on(Runs(**runs, **layers), pipelined=pipelined)
     for module, size in kv_caches(tree, workload):
         device = cache_on or _device_of(tree, module, given, places)
@@ -185,23 +184,13 @@ def _count(
 
 
 def _layers(tree: ModelTree, places: Mapping[str, Sequence[str]]) -> tuple[set[str], set[str]]:
-    """Return the devices with several layers, and those with one behind a layer that is on several devices.
-
-    Behind the CPU's layers several count as one does, and in a mixture the first as one behind.
-    """
+    """Return the devices with several layers, and those with parts of layers: see `rows_of`."""
     layers: dict[str, set[str]] = {}
     for row in tensors(tree):
         block, number, *_ = (*row.module.split("."), "")
         if block == "blk":
             layers.setdefault(number, set()).add(places[row.name][0])
-    on, several = [*layers.values()], set[str]()
-    for at, device in ((at, device) for at, devices in enumerate(on) for device in devices):
-        if on[0] != {"cpu"} and any(device in others for others in on[:at]):
-            several.add(device)
-    from_cpu = [{"cpu"}] if is_mixture(tree) else []
-    return several, {
-        one for before, devices in pairwise(on) if len(before) > 1 or before in from_cpu for one in devices
-    }
+    return rows_of([*layers.values()], "cpu", mixture=is_mixture(tree))
 
 
 def budgets_of(policy: ResolvedPolicy, host: Host) -> dict[str, DeviceBudget]:
