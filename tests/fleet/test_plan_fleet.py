@@ -70,7 +70,7 @@ def test_servers_on_one_node_say_what_starts_before():
     policy = "".join(
         f'[component.{name}]\nmodel = "llama-3.2-1b"\nprefer = "cuda"\ntarget = "{target}"\n{more}'
         for name, target, more in (
-            ("embed", "hf", ""), ("chat", "sglang", "replicas = 2\n"), ("far", "sglang", "node = { gpu = 'b' }\n"),
+            ("embed", "hf", ""), ("chat", "sglang", "replicas = 2\n"), ("far", "sglang", "node = { labels = { gpu = 'b' } }\n"),
         )
     )  # fmt: skip
     fleet = Fleet(
