@@ -69,6 +69,8 @@ class Tensor:
     """The bytes that it takes with its scales where it is quantised; `None` where `shape` and `dtype` say it."""
     transient: int = 0
     """Bytes beside its own that quantising or dequantising it takes while it is loaded."""
+    whole_elsewhere: bool = False
+    """Whether it is not packed where it is kept away from the device that runs it."""
     elements: int = field(init=False, repr=False, compare=False)
     """The product of `shape`, kept because a planner asks for bytes again and again."""
 
@@ -109,6 +111,13 @@ class Tensor:
         """Bytes of the tensor when the model is loaded in `dtype` (`None`: as it is)."""
         if self.packed is not None:
             return self.packed
+        return self._unpacked_as(dtype)
+
+    def elsewhere_as(self, dtype: str | None) -> int:
+        """Bytes of the tensor where it is kept away from the device that runs it."""
+        return self._unpacked_as(dtype) if self.whole_elsewhere else self.bytes_as(dtype)
+
+    def _unpacked_as(self, dtype: str | None) -> int:
         own = self.dtype_as(dtype)
         if own in BLOCKS:
             elements, size = BLOCKS[own]

@@ -93,7 +93,7 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
     pipelined = bool(found.copies) and context.pipelined and several_accelerators(units, solution, context)
     nothing = {"head": False, "first": False}
     away = {place: [units[at] for at, one in offloaded.items() if one.place == place] for place in ("cpu", "disk")}
-    on_cpu = sum(unit.weights for unit in away["cpu"])
+    on_cpu = sum(unit.elsewhere for unit in away["cpu"])
     # By side of the one pool that integrated accelerators share with the CPU.
     pool = {"cpu": on_cpu}
     for number in sorted(set(solution.device)):
@@ -122,7 +122,7 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
             pool[str(one)] = ledger[str(one)].used - one.used_by_others
     for place, device in (("cpu", context.cpu), ("disk", context.disk)):
         if away[place]:
-            weights = sum(unit.weights for unit in away[place])
+            weights = sum(unit.elsewhere for unit in away[place])
             others = context.cpu.used_by_others if place == "cpu" else 0
             made = max(units[at].merged for at in offloaded) if place == "cpu" else 0
             ledger[place] = Budget(
