@@ -111,18 +111,15 @@ class Tensor:
         """Bytes of the tensor when the model is loaded in `dtype` (`None`: as it is)."""
         if self.packed is not None:
             return self.packed
-        return self._unpacked_as(dtype)
-
-    def elsewhere_as(self, dtype: str | None) -> int:
-        """Bytes of the tensor where it is kept away from the device that runs it."""
-        return self._unpacked_as(dtype) if self.whole_elsewhere else self.bytes_as(dtype)
-
-    def _unpacked_as(self, dtype: str | None) -> int:
         own = self.dtype_as(dtype)
         if own in BLOCKS:
             elements, size = BLOCKS[own]
             return self.elements // elements * size
         return (self.elements + self.kept) * DTYPE_BITS[own] // 8
+
+    def elsewhere_as(self, dtype: str | None) -> int:
+        """Bytes of the tensor where it is kept away from the device that runs it."""
+        return (replace(self, packed=None) if self.whole_elsewhere else self).bytes_as(dtype)
 
 
 @dataclass(frozen=True, slots=True)

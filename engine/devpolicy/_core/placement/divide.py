@@ -71,11 +71,6 @@ class Unit:
     """A tensor that loading keeps in float32 and that would be read from disk in the model's dtype."""
 
     @property
-    def elsewhere(self) -> int:
-        """Bytes of its weights where they are kept away from the device that executes the unit."""
-        return self.weights + self.more_elsewhere
-
-    @property
     def resident(self) -> int:
         """Bytes on the device that stores and executes the unit, without KV cache."""
         return self.weights + self.buffers

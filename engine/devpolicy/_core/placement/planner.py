@@ -322,7 +322,8 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree, of_
         unlike = adapter_error(tree, division.units, solution.offloaded) if tree.loading.replaced else None
         if unlike is not None:
             raise Refused(unlike)
-        misnamed = wrongly_left(context.held, division.units, solution, context) if solution.offloaded else None
+        away = context.held.skips_elsewhere and solution.offloaded
+        misnamed = wrongly_left(context.held, division.units, solution, context) if away else None
         if misnamed is not None:
             raise Refused(misnamed)
         ledger = ledger_of(division.units, solution, context)

@@ -112,8 +112,6 @@ def wrongly_left(held: Held, units: Sequence[Unit], solution: Solution, context:
 
     It takes the keys of the map for a list of names, which may be how another module's path ends.
     """
-    if not held.skips_elsewhere or not solution.offloaded:
-        return None
     devices = [context.devices[number].device for number in solution.device]
     for at, offload in solution.offloaded.items():
         devices[at] = context.storage(offload.place).device
