@@ -70,6 +70,8 @@ class NotHeld:
 
     reason: str
     notes: tuple[str, ...] = field(default=())
+    by_host: bool = False
+    """Whether another host may hold it."""
 
 
 def quantize(
@@ -94,7 +96,7 @@ def _made(
         return NotHeld(f"`{scheme.name}` cannot be made while a model is loaded")
     unmet = _unmet(support.kept, facts) or _wrong_version(support.packages, facts)
     if unmet:
-        return NotHeld(f"`{scheme.name}` cannot be made here: {unmet}")
+        return NotHeld(f"`{scheme.name}` cannot be made here: {unmet}", by_host=True)
     settings = {key: setting.default for key, setting in scheme.settings.items()} | dict(scheme.when)
     takes = support.making_takes
     # Where the CPU runs the model there is no accelerator beside which something is kept.

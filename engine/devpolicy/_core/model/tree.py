@@ -222,6 +222,14 @@ class ModelTree:
     """The path that it was read from, where it can be read as another class or variant."""
     _memo: dict[Hashable, object] = field(default_factory=dict, init=False, compare=False, repr=False)
 
+    @property
+    def listed_by(self) -> str:
+        """What lists its modules, for a help: a command that finds it again where that is known."""
+        from shlex import quote
+
+        named = self.name if "about" in dict(self.metadata) else "MODEL"
+        return f"`devpolicy model show {named if self.source is None else quote(self.source)}` lists its modules"
+
     def __repr__(self) -> str:
         return f"<ModelTree {self.name!r}: {len(self.modules)} modules, {self.parameters} parameters>"
 

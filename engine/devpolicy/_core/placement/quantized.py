@@ -54,7 +54,7 @@ def held_on(kind: str, policy: ResolvedPolicy, tree: ModelTree, host: Host, cons
         lambda: quantize(tree, word, facts, consumer.abilities.schemes, dtype),
     )
     if isinstance(found, NotHeld):
-        raise Refused(_refusal(found, tree, consumer))
+        raise Refused(_refusal(found, tree, consumer, word))
     return found
 
 
@@ -85,10 +85,14 @@ def tree_of(plan: Plan, policy: ResolvedPolicy, tree: ModelTree, host: Host) -> 
     return (without_ties(held) if copies else held).tree
 
 
-def _refusal(found: NotHeld, tree: ModelTree, consumer: Target) -> Diagnostic:
+def _refusal(found: NotHeld, tree: ModelTree, consumer: Target, word: str | None) -> Diagnostic:
     quantization = tree.quantization
     if quantization is None:
-        return Diagnostic("DP417", found.reason, notes=found.notes, help="leave the scheme out, or plan another host")
+        making = {name: target.abilities.schemes.get(word or "") for name, target in targets().items()}
+        others = [f"`{name}`" for name, support in making.items() if support is not None and support.made]
+        wrong_one = others and f"`{consumer.name}`" not in others
+        more = f", or plan for {' or '.join(others)}" if wrong_one else ", or plan another host" * found.by_host
+        return Diagnostic("DP417", found.reason, notes=found.notes, help=f"leave the scheme out{more}")
     others = [name for name, target in targets().items() if quantization.scheme in target.abilities.schemes]
     hint = (
         f"plan for {' or '.join(f'`{name}`' for name in others)}"
