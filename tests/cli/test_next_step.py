@@ -144,8 +144,8 @@ def refusing(tmp_path_factory):
     nf4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
     (here / "plain.json").write_text(json.dumps(LLAMA), "utf-8")
     (here / "stored.json").write_text(json.dumps({**LLAMA, "quantization_config": nf4}), "utf-8")
-    module = '[[module]]\npath = "one"\nclass = "Linear"\nweight = [8, 8]\n'
-    (here / "captured.toml").write_text(f'schema = 1\nname = "other"\n{module}', "utf-8")
+    module = '{ path = "one", class = "Linear", tensors = { weight = [8, 8] } }'
+    (here / "captured.toml").write_text(f'name = "other"\nmodule = [{{ path = "", class = "Net" }}, {module}]', "utf-8")
     return here
 
 
@@ -154,6 +154,7 @@ def test_what_a_refusal_recommends_works(name, refusing, monkeypatch):
     monkeypatch.chdir(refusing)
     run = invoke(*REFUSALS[name])
     assert run.status
+    assert "unknown key" not in run.stderr
     said = re.sub(r"\n[ |=]{6,}", " ", run.stdout + run.stderr)
     for step in re.findall(r"`devpolicy ([^`]*)`", said):
         again = invoke(*shlex.split(step.replace("MODEL", "plain.json")))
