@@ -10,7 +10,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from operator import add
 
 from devpolicy._core.language.policy import Rule
 from devpolicy._core.memory.sizing import Sizing
@@ -275,7 +274,7 @@ def _stack_end(tree: ModelTree, block: int) -> int:
 
 def _onload_peak(tree: ModelTree, sizing: Sizing, start: int, end: int) -> int:
     """Bytes onloaded at once: accelerate onloads what a module holds itself for as long as its forward runs."""
-    within = list(map(add, sizing.full_weights[start:end], sizing.more_elsewhere[start:end]))
+    within = [sizing.full_weights[at] + sizing.more_elsewhere[at] for at in range(start, end)]
     for position in range(start + 1, end):
         within[position - start] += within[tree.parents[position] - start]
     return max(within)
