@@ -67,12 +67,13 @@ def test_names_and_order_of_nodes_change_no_cost(seed):
 
 
 def test_servers_on_one_node_say_what_starts_before():
-    policy = "".join(
-        f'[component.{name}]\nmodel = "llama-3.2-1b"\nprefer = "cuda"\ntarget = "{target}"\n{more}'
-        for name, target, more in (
-            ("embed", "hf", ""), ("chat", "sglang", "replicas = 2\n"), ("far", "sglang", "node = { labels = { gpu = 'b' } }\n"),
-        )
-    )  # fmt: skip
+    servers = {
+        "embed": 'target = "hf"',
+        "chat": 'target = "sglang"\nreplicas = 2',
+        "far": 'target = "sglang"\nnode = { labels = { gpu = "b" } }',
+    }
+    base = 'model = "llama-3.2-1b"\nprefer = "cuda"\n'
+    policy = "".join(f"[component.{name}]\n{base}{more}\n" for name, more in servers.items())
     fleet = Fleet(
         {name: Host([Accelerator("cuda", memory="24 GiB")], memory="64 GiB") for name in ("a", "b")},
         labels={"b": {"gpu": "b"}},
