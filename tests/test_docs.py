@@ -22,6 +22,7 @@ ELSEWHERE = {
     "glossary": "tests/test_architecture.py",
     "commands": "tests/language/test_reference.py",
     "json-output": "tests/cli/test_json.py",
+    "error-codes": "tests/language/test_reference.py",
     "differences-from-haystack": "tests/test_haystack_values.py",
     "language": "tests/language/test_reference.py",
     "conformance": "tests/testing/test_conformance.py",
@@ -92,6 +93,13 @@ def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
 def test_a_page_has_no_line_that_is_too_long_to_read(page: str) -> None:
     prose = re.sub(r"^```.*?^```$", "", read(page), flags=re.DOTALL | re.MULTILINE)
     assert [line for line in prose.splitlines() if len(line) > 120 and not line.startswith("|")] == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "index"])
+def test_a_page_begins_with_whom_it_is_for(page: str) -> None:
+    _, lead, *_ = read(page).split("\n\n")
+    assert lead.startswith("For ")
+    assert lead.count("\n") <= 1
 
 
 def test_the_start_page_leads_to_every_page() -> None:
