@@ -5,6 +5,7 @@ Written down by hand, apart from the table in the package, which is held against
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -147,6 +148,18 @@ CASES = {
     )
 }  # fmt: skip
 
+WITHOUT = {
+    case.name: case
+    for case in (
+        Case(f"{H}converters.docling", "DoclingConverter"),
+        Case(f"{H}preprocessors.hanlp", "ChineseDocumentSplitter"),
+        Case(f"{H}preprocessors.presidio", "PresidioDocumentCleaner"),
+        Case(f"{H}extractors.presidio", "PresidioEntityExtractor"),
+        Case(f"{H}preprocessors.presidio", "PresidioTextCleaner"),
+    )
+}
+"""Those that have no parameter for it."""
+
 
 def run(case: Case, one: Any) -> None:
     """Warm a component up, and run it on what its case says."""
@@ -186,9 +199,9 @@ def network_of(one: Any) -> Any:
     import torch
 
     seen: set[int] = set()
-    rest: list[Any] = [one]
+    rest: deque[Any] = deque([one])
     while rest:
-        value = rest.pop()
+        value = rest.popleft()  # the nearest first: libraries hold tables that import whatever is looked at
         if id(value) in seen or isinstance(value, str | int | type):
             continue
         seen.add(id(value))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -26,14 +27,14 @@ import torch
 from haystack import Pipeline
 from haystack.core.serialization import DeserializationCallbacks
 from haystack.utils import ComponentDevice as HaystackDevice
-from tests.targets.haystack.classes import CASES, Case, device_of, network_of, run
+from tests.targets.haystack.classes import CASES, WITHOUT, Case, device_of, network_of, run
 from tests.targets.haystack.conftest import STUBS
 from tests.targets.haystack.page import PAGE, written
 
 from devpolicy import Policy, use_policy
 from devpolicy._core.simulator.loading import require_built
-from devpolicy._core.targets.haystack_components.table import ROWS, Takes
-from devpolicy.errors import SimulationDepthError
+from devpolicy._core.targets.haystack_components.table import ROWS, Takes, TakesNone
+from devpolicy.errors import DevPolicyWarning, SimulationDepthError
 from devpolicy.haystack import apply, decide, survey
 from devpolicy.testing import simulate_host
 
@@ -248,11 +249,36 @@ def on_session(session: Any, device: str) -> str:
     return f"{device}, {provider}"
 
 
+@pytest.mark.parametrize("name", WITHOUT)
+def test_a_class_without_a_parameter_is_refused_with_a_reason(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, row = WITHOUT[name], ROWS[name]
+    pytest.importorskip(case.module, reason=f"{name} is not installed", exc_type=ImportError)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert isinstance(row, TakesNone)
+    pipeline = Pipeline()
+    pipeline.add_component("one", case.cls())
+    text, named = pipeline.dumps(), Policy.parse('prefer = "cuda"\n[component.one]\nneeds = "1 GiB"\n')
+    told = re.escape(row.instead)
+    with pytest.warns(DevPolicyWarning, match=told):
+        loaded(text, decide(named, GPUS))
+    with pytest.warns(DevPolicyWarning, match=told):
+        assert apply(pipeline, named, GPUS) == []
+    with use_policy(named, GPUS), pytest.warns(DevPolicyWarning, match=told):
+        loaded(text)
+    with use_policy(POLICY, GPUS), warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        case.cls()
+    assert [row.instead in str(one.message) for one in heard] == [True] * row.takes_any
+    for column in COLUMNS:
+        note(case, column, "refused: DP509" if row.takes_any or column in ("decide", "apply") else "none to take")
+
+
 def test_every_row_of_the_table_has_a_case_here() -> None:
     takes = {name for name, row in ROWS.items() if isinstance(row, Takes)}
     # Of llama-cpp-haystack before 3; it goes the way of the other.
     assert takes - set(CASES) == {"LlamaCppGenerator"}
     assert set(CASES) <= takes
+    assert {name for name, row in ROWS.items() if isinstance(row, TakesNone)} == set(WITHOUT)
     assert len(CASES) >= 20
 
 
