@@ -17,7 +17,7 @@ from devpolicy._core.language.policy import Rule
 from devpolicy._core.placement import solver
 from devpolicy._core.placement.apply_rules import Assignment, Offload, bytes_on
 from devpolicy._core.placement.context import PlacementContext
-from devpolicy._core.placement.divide import Unit
+from devpolicy._core.placement.divide import Cluster, Unit
 from devpolicy._core.placement.solver import Bin, Ends, Sums
 
 
@@ -32,6 +32,10 @@ class Solution:
     """Which rule runs a unit where it runs."""
     runs_on_main: Mapping[int, str]
     main: int
+
+
+def _of_clusters(sizes: Sequence[int], clusters: Sequence[Cluster]) -> list[int]:
+    return [sizes[one[0]] if len(one) == 1 else sum([sizes[at] for at in one]) for one in clusters]
 
 
 @dataclass(frozen=True)
@@ -60,11 +64,8 @@ class Problem:
         away, cpu = [units[at] for at in assignment.offloaded], self.context.cpu_number
         on_cpu = [units[at] for at, (number, _) in assignment.pinned.items() if number == cpu]
         on_main = [units[at] for at in assignment.runs_on_main]
-        resident, caches = [unit.resident for unit in units], [self.context.while_running(unit) for unit in units]
-        sums = Sums.of(
-            [sum([resident[at] for at in cluster]) for cluster in assignment.clusters],
-            [sum([caches[at] for at in cluster]) for cluster in assignment.clusters],
-        )
+        resident, caches = [unit.resident for unit in units], self.context.caches(units)
+        sums = Sums.of(_of_clusters(resident, assignment.clusters), _of_clusters(caches, assignment.clusters))
         charged = {
             "sums": sums,
             "pinned": pinned,

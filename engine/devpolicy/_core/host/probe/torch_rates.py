@@ -126,7 +126,7 @@ class TorchRates:
             save_file(model.state_dict(), file)
             index = {name: {"safetensors_file": file, "weight_name": name} for name in model.state_dict()}
             without = self._seconds(run)
-            parts = {name: here for name in ("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head")}
+            parts = dict.fromkeys(("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"), here)
             told = logging.getLogger("accelerate.big_modeling")
             level = told.level
             told.setLevel(logging.ERROR)  # it warns that there are parameters on the disk
