@@ -17,7 +17,7 @@ from devpolicy._core.language.policy import Rule
 from devpolicy._core.placement import solver
 from devpolicy._core.placement.apply_rules import Assignment, Offload, bytes_on
 from devpolicy._core.placement.context import PlacementContext
-from devpolicy._core.placement.divide import Cluster, Unit
+from devpolicy._core.placement.divide import Unit
 from devpolicy._core.placement.solver import Bin, Ends, Sums
 
 
@@ -32,10 +32,6 @@ class Solution:
     """Which rule runs a unit where it runs."""
     runs_on_main: Mapping[int, str]
     main: int
-
-
-def _of_clusters(sizes: Sequence[int], clusters: Sequence[Cluster]) -> list[int]:
-    return [sizes[one[0]] if len(one) == 1 else sum([sizes[at] for at in one]) for one in clusters]
 
 
 @dataclass(frozen=True)
@@ -65,14 +61,17 @@ class Problem:
         on_cpu = [units[at] for at, (number, _) in assignment.pinned.items() if number == cpu]
         on_main = [units[at] for at in assignment.runs_on_main]
         resident, caches = [unit.resident for unit in units], self.context.caches(units)
-        sums = Sums.of(_of_clusters(resident, assignment.clusters), _of_clusters(caches, assignment.clusters))
+        clusters = assignment.clusters
+        if len(clusters) < len(units) or any(cluster != (at,) for at, cluster in enumerate(clusters)):
+            resident, caches = ([sum([of[at] for at in cluster]) for cluster in clusters] for of in (resident, caches))
+        sums = Sums.of(resident, caches)
         charged = {
             "sums": sums,
             "pinned": pinned,
             "streaming": max((unit.onload_peak for unit in away), default=0),
             # What is offloaded still has its buffers and its KV cache on the main device.
             "main_load": sum(unit.buffers for unit in away) + sum(unit.resident for unit in on_main),
-            "main_cache": sum(self.context.while_running(unit) for unit in (*away, *on_main)),
+            "main_cache": sum(self.context.caches((*away, *on_main))),
             "beside_cpu": bool(on_cpu) and self.context.beside_cpu(on_cpu),
         }
         for name, value in charged.items():
