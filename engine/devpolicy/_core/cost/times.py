@@ -106,8 +106,8 @@ class Costs:
             transferred.append(size * runs)
             tensors.append(count * runs)
             called += runs * active * 2**20 // experts
-        sums = [list(accumulate(one)) for one in (read, operations, further, transferred, tensors)]
-        return _Sums(*sums, called >> 20)
+        sums = map(list, map(accumulate, (read, operations, further, transferred, tensors)))
+        return _Sums(*sums, called=called >> 20)
 
     def _activated(self) -> list[tuple[int, int, int]]:
         """For each module: how often it runs in a request, and how many experts of how many one token reads."""

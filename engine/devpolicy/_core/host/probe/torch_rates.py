@@ -110,7 +110,7 @@ class TorchRates:
 
         It is a small Llama's, whose layers are in a file. Needs Transformers and accelerate.
         """
-        from accelerate import dispatch_model
+        from accelerate import dispatch_model  # type: ignore[import-untyped]
         from safetensors.torch import save_file
 
         here = str(self.device)
