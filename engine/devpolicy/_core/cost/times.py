@@ -92,8 +92,8 @@ class Costs:
         read, operations, further, transferred, tensors, called = [0], [0], [0], [0], [0], 0
         tokens = self.batch * (self.prompt if self.first_token else 1)
         factors = self.tree.remembered("factors", lambda: _factors(self.tree))
-        for size, (rows, elements, is_head, count), activated in zip(
-            self.sizing.full_weights, factors, self._activated(), strict=True
+        for size, more, (rows, elements, is_head, count), activated in zip(
+            self.sizing.full_weights, self.sizing.more_elsewhere, factors, self._activated(), strict=True
         ):
             runs, active, experts = activated
             touched = -(-size * min(tokens, rows) // rows) if rows else size
@@ -103,11 +103,11 @@ class Costs:
             operations.append(2 * elements * products * active // experts * runs)
             first_rows = min(active * products, experts)
             further.append(2 * elements * (active * products - first_rows) // experts * runs)
-            transferred.append(size * runs)
+            transferred.append((size + more) * runs)
             tensors.append(count * runs)
             called += runs * active * 2**20 // experts
-        sums = map(list, map(accumulate, (read, operations, further, transferred, tensors)))
-        return _Sums(*sums, called=called >> 20)
+        prefix = [list(accumulate(one)) for one in (read, operations, further, transferred, tensors)]
+        return _Sums(prefix[0], prefix[1], prefix[2], prefix[3], prefix[4], called >> 20)
 
     def _activated(self) -> list[tuple[int, int, int]]:
         """For each module: how often it runs in a request, and how many experts of how many one token reads."""

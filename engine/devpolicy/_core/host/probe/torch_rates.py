@@ -113,7 +113,7 @@ class TorchRates:
         from accelerate import dispatch_model  # type: ignore[import-untyped]
         from safetensors.torch import save_file
 
-        here = str(self.device)
+        here: Any = str(self.device)
         model = _small_llama().to(self.device)
         token = self.torch.ones((1, 1), dtype=self.torch.long, device=self.device)
         count = sum(1 for _ in model.model.layers.parameters())
@@ -124,7 +124,7 @@ class TorchRates:
         with tempfile.TemporaryDirectory(prefix="devpolicy-") as folder:
             file = f"{folder}/model.safetensors"
             save_file(model.state_dict(), file)
-            index = {name: {"safetensors_file": file, "weight_name": name} for name in model.state_dict()}
+            index: Any = {name: {"safetensors_file": file, "weight_name": name} for name in model.state_dict()}
             without = self._seconds(run)
             parts = dict.fromkeys(("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"), here)
             told = logging.getLogger("accelerate.big_modeling")
