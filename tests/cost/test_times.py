@@ -37,7 +37,7 @@ def test_a_cpu_reads_and_then_computes_what_further_rows_add() -> None:
     assert _predicted(_tree(), _host(), "context = 64\nprompt = 32").first_token_ns == (4 + 62) * 10**6
 
 
-def test_an_accelerator_takes_the_longer_of_reading_and_computing() -> None:
+def test_a_gpu_takes_the_longer_of_reading_and_computing() -> None:
     card = Accelerator("cuda", memory="8 GiB", bandwidth=10**9, matmul_float32=10**9)
     for batch, expected in ((1, 4), (8, 16)):
         policy = Policy.parse(f"prefer = 'cuda'\nsplit = 'fastest'\n[workload]\nbatch = {batch}")

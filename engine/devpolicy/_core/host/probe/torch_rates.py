@@ -131,7 +131,7 @@ class TorchRates:
             level = told.level
             told.setLevel(logging.ERROR)  # it warns that there are parameters on the disk
             try:
-                dispatch_model(model, {**parts, "model.layers": "disk"}, main_device=here, offload_index=index)
+                dispatch_model(model, parts | {"model.layers": "disk"}, main_device=here, offload_index=index)
             finally:
                 told.setLevel(level)
             return max(1, int((self._seconds(run) - without) * 10**9 / count))
