@@ -126,12 +126,12 @@ class TorchRates:
             save_file(model.state_dict(), file)
             index: Any = {name: {"safetensors_file": file, "weight_name": name} for name in model.state_dict()}
             without = self._seconds(run)
-            parts = dict.fromkeys(("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"), here)
+            parts: Any = dict.fromkeys(("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"), here)
             told = logging.getLogger("accelerate.big_modeling")
             level = told.level
             told.setLevel(logging.ERROR)  # it warns that there are parameters on the disk
             try:
-                dispatch_model(model, parts | {"model.layers": "disk"}, main_device=here, offload_index=index)
+                dispatch_model(model, {**parts, "model.layers": "disk"}, main_device=here, offload_index=index)
             finally:
                 told.setLevel(level)
             return max(1, int((self._seconds(run) - without) * 10**9 / count))
