@@ -1,6 +1,6 @@
 """Other projects' test suites on simulated GPUs: what they give, beside what was expected.
 
-python -m tests.peers.run [SUITE...] [--files GLOB] [--write]
+python -m tests.peers.run [SUITE...] [--files GLOB...] [--write]
 
 Each suite is a file in `suites/`: a source package of PyPI, its files of tests, and what is expected. The package is
 downloaded in the version that is installed here. Its tests run on this machine and on every host of the suite, where
@@ -115,9 +115,9 @@ def judge(suite: Suite, found: dict[str, dict[str, Counts]], strange: dict[str, 
     return said
 
 
-def check(suite: Suite, files: str, *, writes: bool) -> list[str]:
+def check(suite: Suite, files: list[str], *, writes: bool) -> list[str]:
     """Run one suite and return what is not as expected."""
-    chosen = [file for file in suite.files if fnmatchcase(file, files)]
+    chosen = [file for file in suite.files if any(fnmatchcase(file, glob) for glob in files)]
     found: dict[str, dict[str, Counts]] = {file: {} for file in chosen}
     strange: dict[str, dict[str, str]] = {}
     here: Results = {}
@@ -142,7 +142,7 @@ def check(suite: Suite, files: str, *, writes: bool) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="SUITE", help="suites, by the names of their files; all by default")
-    parser.add_argument("--files", default="*", metavar="GLOB", help="the files of tests to run")
+    parser.add_argument("--files", nargs="+", default=["*"], metavar="GLOB", help="the files of tests to run")
     parser.add_argument("--write", action="store_true", help="put the numbers that were found into the files")
     arguments = parser.parse_args()
     suites = [suite for suite in read_suites() if not arguments.names or suite.name in arguments.names]
