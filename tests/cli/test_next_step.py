@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -179,3 +180,71 @@ def test_a_pipe_gets_no_step():
 def test_a_program_gets_no_step(folder, monkeypatch):
     monkeypatch.chdir(folder)
     assert "next" not in on_terminal("host", "list", "--format", "json")
+
+
+LLAMA = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 128,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 128, "head_dim": 16,
+}  # fmt: skip
+REFUSALS = {
+    "no room": ("plan", "large.toml", "--model", "llama-3.1-70b", "--host", "1x24gb"),
+    "no such device": ("plan", "large.toml", "--model", "gpt2", "--host", "cpu-only"),
+    "a scheme that the host cannot make": ("plan", "fp8.toml", "--model", "llama-3.1-8b", "--host", "4x80gb"),
+    "a scheme that converts nothing": ("plan", "fp8.toml", "--model", "gpt2", "--host", "h100"),
+    "a scheme that another consumer makes": ("plan", "fp8.toml", *MODEL, "--to", "vllm"),
+    "a stored scheme with a part elsewhere": ("plan", "kept.toml", "--model", "stored.json", "--host", "2x24gb"),
+    "the same asked why": ("why", "kept.toml", "lm_head", "--model", "stored.json", "--host", "2x24gb"),
+    "the same resolved": ("resolve", "kept.toml", "--model", "stored.json", "--host", "2x24gb"),
+    "the same compared": ("diff", "kept.toml", "large.toml", "--model", "stored.json", "--host", "2x24gb"),
+    "the same tested": ("test", "tested.toml"),
+    "a module that is none": ("why", "large.toml", "no", "--model", "plain.json", "--host", "1x24gb"),
+    "a module of a file": ("why", "large.toml", "no", "--model", "captured.toml", "--host", "1x24gb"),
+    "a quantised dry run": ("dry-run", "nf4.toml", "--model", "gpt2", "--host", "1x24gb"),
+    "several that do not fit": (
+        "fit",
+        "large.toml",
+        "--model",
+        "deepseek-v3",
+        "--model",
+        "kimi-k2",
+        "--host",
+        "1x24gb",
+    ),
+    "none that fits a fleet": ("plan", "large.toml", "--model", "deepseek-v3", "--fleet", "laptop-and-server"),
+}
+
+
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory):
+    here = tmp_path_factory.mktemp("refused")
+    kept = 'prefer = "cuda"\noffload = { "model.layers.1" = "cpu" }\n'
+    test = '[[test]]\nname = "x"\nmodel = "stored.json"\nhost = "2x24gb"\nexpect = { lm_head = "cuda" }\n'
+    scheme = 'prefer = "cuda"\nloading.quantization = "{}"\n'
+    for name, text in {
+        "large": 'prefer = "cuda"\n', "kept": kept, "tested": kept + test, "fp8": scheme.format("fp8"),
+        "nf4": scheme.format("nf4"),
+    }.items():  # fmt: skip
+        (here / f"{name}.toml").write_text(text, "utf-8")
+    nf4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    (here / "plain.json").write_text(json.dumps(LLAMA), "utf-8")
+    (here / "stored.json").write_text(json.dumps({**LLAMA, "quantization_config": nf4}), "utf-8")
+    module = '{ path = "one", class = "Linear", tensors = { weight = [8, 8] } }'
+    (here / "captured.toml").write_text(f'name = "other"\nmodule = [{{ path = "", class = "Net" }}, {module}]', "utf-8")
+    return here
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_a_refusal_recommends_works(name, refusing, monkeypatch):
+    monkeypatch.chdir(refusing)
+    run = invoke(*REFUSALS[name])
+    assert run.status
+    assert "unknown key" not in run.stderr
+    said = re.sub(r"\n[ |=]{6,}", " ", run.stdout + run.stderr)
+    for step in re.findall(r"`devpolicy ([^`]*)`", said):
+        again = invoke(*shlex.split(step.replace("MODEL", "plain.json")))
+        assert again.status == 0, (step, again)
+
+
+def test_no_step_follows_a_plan_that_is_refused(refusing, monkeypatch):
+    monkeypatch.chdir(refusing)
+    assert "next" not in on_terminal(*REFUSALS["no room"])

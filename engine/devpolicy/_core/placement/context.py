@@ -6,10 +6,10 @@ none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import TYPE_CHECKING
 
 from devpolicy._core.abilities import Target
@@ -20,7 +20,7 @@ from devpolicy._core.host import Accelerator, Host
 from devpolicy._core.language.devices import alike
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
 from devpolicy._core.memory.budgets import DeviceBudget, accelerator_budget, accelerator_of, cpu_budget, disk_budget
-from devpolicy._core.memory.sizing import Sizing, first_of, head_of, is_input
+from devpolicy._core.memory.sizing import Runs, Sizing, ends_of, is_input
 from devpolicy._core.model.quantize import Held
 from devpolicy._core.model.tree import ModelTree
 
@@ -96,8 +96,6 @@ class PlacementContext:
     """All usable devices of that type, in id order; a rule may name any of them."""
     open: frozenset[int]
     """The devices that the entry of `prefer` allows to the search."""
-    cpu: DeviceBudget
-    disk: DeviceBudget
     target: Target
     policy: ResolvedPolicy
     host: Host
@@ -105,6 +103,22 @@ class PlacementContext:
     sizing: Sizing
     pipelined: bool = True
     """Whether several accelerators may work at once, where that takes room for copies."""
+    layers: Mapping[int, int] = field(default_factory=dict)
+    """Devices that are taken to have several layers (1), and to begin with or behind a part of one, too (2)."""
+    changes: tuple[Callable[[DeviceBudget], DeviceBudget], ...] = ()
+    """What `cpu` and `disk` have to spare for other things."""
+
+    # Of many hosts nothing depends on these two: what is planned for one of them holds for all that differ in RAM.
+
+    @cached_property
+    def cpu(self) -> DeviceBudget:
+        """The CPU's memory."""
+        return reduce(lambda one, change: change(one), self.changes, cpu_budget(self.policy, self.host))
+
+    @cached_property
+    def disk(self) -> DeviceBudget:
+        """The disk."""
+        return reduce(lambda one, change: change(one), self.changes, disk_budget(self.policy, self.host))
 
     @property
     def tree(self) -> ModelTree:
@@ -175,12 +189,12 @@ class PlacementContext:
             number for number, one in enumerate(self.devices) if number >= main and (one.device.id or 0) // 8 == group
         }
 
-    def activations(self, number: int, *, head: bool, first: bool, pipelined: bool) -> int:
+    def activations(self, number: int, runs: Runs, *, pipelined: bool) -> int:
         """Bytes of activations that a device needs, by what it runs, and by whether it works at once with others."""
         stated, found = self.devices[number].activations, self.sizing.activations
         if stated is not None:
             return stated
-        return found.on(head=head, first=first, pipelined=pipelined) if any(found[1:]) else found.each
+        return found.on(runs, pipelined=pipelined) if any(found[1:]) else found.each
 
     @cached_property
     def _ends(self) -> Mapping[int, int]:
@@ -191,14 +205,17 @@ class PlacementContext:
         """
         if any(one.activations is not None or one.kv_cache is not None for one in self.devices):
             return {}
-        found = self.sizing.activations
-        first, head = first_of(self.tree), head_of(self.tree)
-        return {first: found.first, head: found.head} if first != head else {head: found.first + found.head}
+        found, charged = self.sizing.activations, dict[int, int]()
+        sizes = {"head": found.head, "first": found.first, "embedding": found.embedded}
+        for end, at in ends_of(self.tree).items():
+            charged[at] = charged.get(at, 0) + sizes[end]
+        return charged
 
-    def ends_in(self, units: Sequence[Unit]) -> dict[str, bool]:
-        """Whether the head and the first layer are among units, as `activations` takes it."""
-        ends = {"head": head_of(self.tree), "first": first_of(self.tree)}
-        return {end: any(unit.start <= at < unit.end for unit in units) for end, at in ends.items()}
+    def runs(self, units: Sequence[Unit], *, several: bool, parted: bool) -> Runs:
+        """Return what of a model's ends is among units, as `activations` takes it."""
+        ends = ends_of(self.tree)
+        here = {end: any(unit.start <= at < unit.end for unit in units) for end, at in ends.items()}
+        return Runs(**here, several=several, parted=parted)
 
     def beside_cpu(self, units: Iterable[Unit]) -> bool:
         """Whether units that compute on the CPU are more than the embedding of the input."""
@@ -207,10 +224,16 @@ class PlacementContext:
     def fixed(self, number: int, *, beside_cpu: bool = False) -> int:
         """Bytes that a device needs before anything is placed on it: activations, and a KV cache that is reserved."""
         everywhere = any(self.sizing.activations[1:]) and not self._ends
-        activations = self.activations(
-            number, head=everywhere, first=everywhere, pipelined=self.pipelined and not beside_cpu
-        )
+        layers = self.layers.get(number, 0)
+        runs = Runs(everywhere, everywhere, everywhere, several=layers > 0, parted=layers > 1)
+        activations = self.activations(number, runs, pipelined=self.pipelined and not beside_cpu)
         return activations + (self.devices[number].kv_cache or 0)
+
+    def caches(self, units: Iterable[Unit]) -> list[int]:
+        """Bytes that each unit needs where it runs, as `while_running` gives them."""
+        if not any(self.sizing.activations[1:]):
+            return [unit.kv_cache for unit in units]
+        return [self.while_running(unit) for unit in units]
 
     def while_running(self, unit: Unit) -> int:
         """Bytes that a unit needs where it runs, wherever its weights are: its KV cache, and what its ends need."""
@@ -220,18 +243,19 @@ class PlacementContext:
 
     def with_reserved(self, reserved: Mapping[str, int]) -> PlacementContext:
         """Return this context with what other components have `reserved` of its devices, in bytes by name."""
-        devices = tuple(one.with_reserved(reserved) for one in self.devices)
-        return replace(
-            self, devices=devices, cpu=self.cpu.with_reserved(reserved), disk=self.disk.with_reserved(reserved)
-        )
+
+        def beside(one: DeviceBudget) -> DeviceBudget:
+            return one.with_reserved(reserved)
+
+        return replace(self, devices=tuple(map(beside, self.devices)), changes=(*self.changes, beside))
 
     def with_room_for_loading(self, rooms: Mapping[str, int]) -> PlacementContext:
         """Return this context with bytes kept free on devices, by name, for what is there while weights are loaded."""
 
         def kept(one: DeviceBudget) -> DeviceBudget:
-            return replace(one, for_loading=rooms.get(str(one), 0))
+            return one if str(one) == "disk" else replace(one, for_loading=rooms.get(str(one), 0))
 
-        return replace(self, devices=tuple(map(kept, self.devices)), cpu=kept(self.cpu))
+        return replace(self, devices=tuple(map(kept, self.devices)), changes=(*self.changes, kept))
 
     def needs(self, number: int, resident: int, running: int) -> int:
         """Bytes that weights with their buffers, and what they need while they run, add on a device."""
@@ -255,16 +279,13 @@ def context_for(
     )
     named = selection.devices
     unified = [one for one in named if one.unified]
-    cpu = cpu_budget(policy, host)
     computes = selector.type != "cpu" and not unified and target.abilities.computes_on("cpu")
-    beside = (cpu,) if computes and not avoids(policy, "cpu") else ()
+    beside = (cpu_budget(policy, host),) if computes and not avoids(policy, "cpu") else ()
     return PlacementContext(
         kind=selector.type,
         devices=(*everywhere.devices, *beside),
         # Of the sides of one pool only one.
         open=frozenset(at for at, one in enumerate(everywhere.devices) if one in named and one not in unified[1:]),
-        cpu=cpu,
-        disk=disk_budget(policy, host),
         target=target,
         policy=policy if target.abilities.maps else replace(policy, split="never"),
         host=host,

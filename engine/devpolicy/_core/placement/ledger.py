@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from devpolicy._core.errors import Diagnostic
-from devpolicy._core.placement.apply_rules import Refused
+from devpolicy._core.memory.sizing import Runs, is_mixture
+from devpolicy._core.placement.apply_rules import Refused, storage_bytes
+from devpolicy._core.placement.computing import layers_on
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Unit
 from devpolicy._core.placement.search import Solution
@@ -91,9 +93,12 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
     offloaded = solution.offloaded
     found = context.sizing.activations
     pipelined = bool(found.copies) and context.pipelined and several_accelerators(units, solution, context)
-    nothing = {"head": False, "first": False}
+    several, parted = set[int](), set[int]()
+    if found.parted:
+        mixture = is_mixture(context.tree)
+        several, parted = layers_on(units, solution.device, context.cpu_number, mixture=mixture)
     away = {place: [units[at] for at, one in offloaded.items() if one.place == place] for place in ("cpu", "disk")}
-    on_cpu = sum(unit.weights for unit in away["cpu"])
+    on_cpu = sum(storage_bytes(unit, "cpu") for unit in away["cpu"])
     # By side of the one pool that integrated accelerators share with the CPU.
     pool = {"cpu": on_cpu}
     for number in sorted(set(solution.device)):
@@ -108,7 +113,9 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
             kv_cache=sum(units[at].kv_cache for at in running) if one.kv_cache is None else one.kv_cache,
             activations=context.activations(
                 number,
-                **(context.ends_in([units[at] for at in running]) if any(found[1:]) else nothing),
+                context.runs([units[at] for at in running], several=number in several, parted=number in parted)
+                if any(found[1:])
+                else Runs(),
                 pipelined=pipelined,
             ),
             streaming=max((units[at].onload_peak for at in offloaded), default=0) if is_main else 0,
@@ -120,10 +127,11 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
         )
         if one.unified:
             pool[str(one)] = ledger[str(one)].used - one.used_by_others
-    for place, device in (("cpu", context.cpu), ("disk", context.disk)):
+    for place in ("cpu", "disk"):
         if away[place]:
-            weights = sum(unit.weights for unit in away[place])
-            others = context.cpu.used_by_others if place == "cpu" else 0
+            device = context.storage(place)
+            weights = sum(unit.weights + unit.more_elsewhere for unit in away[place])
+            others = device.used_by_others if place == "cpu" else 0
             made = max(units[at].merged for at in offloaded) if place == "cpu" else 0
             ledger[place] = Budget(
                 weights=weights,
@@ -178,7 +186,7 @@ def check_ledger(ledger: Mapping[str, Budget], context: PlacementContext) -> Non
         # Each side of a shared pool has room by itself, and rules run something on several.
         message = f"`{over}` shares its memory with other devices, and together they have no room"
         raise Refused(Diagnostic("DP301", message))
-    for one in (*context.devices, context.cpu):
+    for one in (*context.devices, *((context.cpu,) if "cpu" in ledger else ())):
         # On a shared pool, all sides count on each.
         device = str(one)
         if one.share and device in ledger and ledger[device].used - one.used_by_others > one.own:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from devpolicy._core.abilities import target_of
 from devpolicy._core.device import Device
-from devpolicy._core.memory.budgets import accelerator_budget, cpu_budget
-from devpolicy._core.memory.sizing import activations_of, first_of, head_of, is_input, kv_caches
+from devpolicy._core.memory.budgets import accelerator_budget, cpu_budget, device_of
+from devpolicy._core.memory.sizing import Runs, activations_of, ends_of, is_input, is_mixture, kv_caches, rows_of
 
 if TYPE_CHECKING:
     from devpolicy._core.host import Host
@@ -153,6 +153,7 @@ def _count(
     for name, module, tensor, _ in tensors(tree):
         device, size = places[name][0], tensor.bytes_as(workload.dtype)
         if device in kept and not tensor.buffer:
+            size = tensor.elsewhere_as(workload.dtype)
             streamed[module] = streamed.get(module, 0) + size
         elif device in kept:
             device = main  # buffers stay where the module runs
@@ -164,16 +165,15 @@ def _count(
     if {"cpu", "disk"} <= loads.keys():  # what is written to the disk is made in the CPU's memory
         loads["cpu"].merged = max(loads["cpu"].merged, loads["disk"].merged)
     activations = activations_of(tree, workload)
-    ends = {
-        end: _device_of(tree, tree.modules[at].path, given, places)
-        for end, at in (("head", head_of(tree)), ("first", first_of(tree)))
-    }
+    ends = {end: _device_of(tree, tree.modules[at].path, given, places) for end, at in ends_of(tree).items()}
     on_the_cpu = (tree.modules[tree.index[row.module]] for row in tensors(tree) if places[row.name][0] == "cpu")
     beside_cpu = main != "cpu" and "cpu" not in kept and not all(map(is_input, on_the_cpu))
     pipelined = may_copy and len(loads.keys() - {*KEPT}) > 1 and not beside_cpu
+    several, parted = _layers(tree, places) if activations.parted else (set[str](), set[str]())
     for device in loads.keys() - kept:
         runs = {end: at == device or (device == main and at in kept) for end, at in ends.items()}
-        loads[device].activations = activations.on(**runs, pipelined=pipelined)
+        layers = {"several": device in several, "parted": device in parted}
+        loads[device].activations = activations.on(Runs(**runs, **layers), pipelined=pipelined)
     for module, size in kv_caches(tree, workload):
         device = cache_on or _device_of(tree, module, given, places)
         loads.setdefault(main if device in kept else device, DeviceLoad()).kv_cache += size
@@ -184,10 +184,42 @@ def _count(
     return loads
 
 
-def budgets_of(policy: ResolvedPolicy, host: Host) -> dict[str, DeviceBudget]:
-    """Return what the policy allows of each device of a host, by the device's name in a plan."""
-    budgets = [accelerator_budget(one, policy, host) for one in host.accelerators]
-    return {str(budget): budget for budget in [*budgets, cpu_budget(policy, host)]}
+def _layers(tree: ModelTree, places: Mapping[str, Sequence[str]]) -> tuple[set[str], set[str]]:
+    """Return the devices with several layers, and those with parts of layers: see `rows_of`."""
+    layers: dict[str, set[str]] = {}
+    for row in tensors(tree):
+        block, number, *_ = (*row.module.split("."), "")
+        if block == "blk":
+            layers.setdefault(number, set()).add(places[row.name][0])
+    return rows_of([*layers.values()], "cpu", mixture=is_mixture(tree))
+
+
+class Budgets(Mapping[str, "DeviceBudget"]):
+    """What a policy allows of each device of a host, by the device's name in a plan; computed when it is asked for."""
+
+    def __init__(self, policy: ResolvedPolicy, host: Host) -> None:
+        self._policy, self._host = policy, host
+        self._accelerators = {str(device_of(one)): one for one in host.accelerators}
+        self._known: dict[str, DeviceBudget] = {}
+
+    def __getitem__(self, device: str) -> DeviceBudget:
+        if device not in self._known:
+            made = (
+                cpu_budget(self._policy, self._host)
+                if device == "cpu"
+                else accelerator_budget(self._accelerators[device], self._policy, self._host)
+            )
+            self._known[device] = made
+        return self._known[device]
+
+    def __contains__(self, device: object) -> bool:
+        return device == "cpu" or device in self._accelerators
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self._accelerators, "cpu"))
+
+    def __len__(self) -> int:
+        return len(self._accelerators) + 1
 
 
 def _number(device: str) -> int:
