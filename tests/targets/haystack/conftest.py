@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -38,8 +39,9 @@ def no_downloads(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     if find_spec("whisper") and hasattr(whisper := import_module("whisper"), "_MODELS"):
         monkeypatch.setitem(whisper._MODELS, "tiny", whisper_file(tmp_path))
         monkeypatch.setattr(whisper, "load_model", partial(whisper.load_model, download_root=str(tmp_path / "cache")))
-    if backend := sys.modules.get("haystack_integrations.components.embedders.optimum._backend"):
-        monkeypatch.setattr(backend, "check_valid_model", lambda *_: None)
+    with suppress(ImportError):
+        optimum = import_module("haystack_integrations.components.embedders.optimum._backend")
+        monkeypatch.setattr(optimum, "check_valid_model", lambda *_: None)
 
 
 @pytest.fixture(scope="module", autouse=True)
