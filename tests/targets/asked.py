@@ -7,12 +7,13 @@ policy says and without what is asked; what differs in the forms of `--to` was t
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, plan
 from devpolicy._core.abilities import target_of
 from devpolicy._core.cli.output_formats import OUTPUT_FORMATS
 from devpolicy._core.conformance.targets import _model
-from devpolicy._core.model.tree import Module, Tensor
+from devpolicy._core.model.tree import Format, Module, Tensor
 from devpolicy.errors import DevPolicyError
 
 PAGE = Path(__file__).parents[2] / "docs" / "targets.md"
@@ -66,7 +67,8 @@ def outcome(target: str, mebibytes: int, text: str) -> str:
 
 def _planned(target: str, mebibytes: int, text: str) -> tuple[Plan, dict[str, str]]:
     host = Host([Accelerator("cuda", memory=f"{mebibytes} MiB")] * 2, memory="8 GiB", disk="1 TiB")
-    tree = _model(max(target_of(target).abilities.reads))
+    formats: tuple[Format, ...] = get_args(Format)
+    tree = _model(max(one for one in formats if one in target_of(target).abilities.reads))
     if tree.format == "diffusers":
         tree = _pipeline()
         for layer, component in _OF_PIPELINES.items():
