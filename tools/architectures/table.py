@@ -137,10 +137,11 @@ def _page(rows: list[dict[str, Any]]) -> str:
     kept = Counter(cache(row) for row in built)
     libraries = ", ".join(f"{name} {version(name).partition('+')[0]}" for name in LIBRARIES)
     shares = (
-        f'Of {len(by_auto)} classes that `device_map="auto"` runs on several devices with the outputs of the CPU, '
-        f"{len(ours)} also run divided by a plan. Of {sum(kept.values()) - kept['']} that make a cache, "
+        f'There are {len(by_auto)} classes that `device_map="auto"` runs on several devices '
+        "with the outputs of the CPU; "
+        f"{len(ours)} of them also run divided by a plan. Among {sum(kept.values()) - kept['']} that make a cache, "
         f"it is the ledger's in {kept['equal']}, smaller in {kept['less']}, larger in {kept['more']}, and elsewhere in "
-        f"{kept['elsewhere']}. Where it differs, an encoder has a limit or none (limits.md), or a state is kept in "
+        f"{kept['elsewhere']}. It differs if an encoder has a limit or none (limits.md), or if a state is kept in "
         "modules, by another device than its layer, or not by token."
     )
     lines = [
