@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
+from tools.architectures.tiny import TOKENS
 
-_CACHES = ("cache", "past_key_values", "cache_params", "state", "mems")
+_CACHES = ("cache", "past_key_values", "past_buckets_states", "cache_params", "state", "mems")
 
 
 def forward(model: Any, inputs: dict[str, Any], device: str | None = None, **more: Any) -> Any:
@@ -46,6 +48,22 @@ def difference(ours: list[torch.Tensor], theirs: list[torch.Tensor], tolerance: 
     return f"differs by {worst:.2g}" if worst > tolerance else ""
 
 
+def kept(model: Any, inputs: dict[str, Any], device: str | None = None, *, counted: bool = True) -> dict[str, int]:
+    """Return the bytes that a model keeps for its next token, by device, once it has seen its inputs.
+
+    Where its forward returns none of it although there is some, it is what `generate` keeps, for as many tokens.
+    """
+    made = forward(model, inputs, device, use_cache=True)
+    found = cache_of(made)
+    if found is None and counted and model.can_generate():
+        asked = {"max_length": TOKENS + 1, "min_length": TOKENS + 1, "do_sample": False, "num_beams": 1}
+        with suppress(Exception):  # some models want other inputs for it
+            given = {key: one.to(device or "cpu") for key, one in inputs.items()}
+            found = cache_of(model.generate(**given, **asked, use_cache=True, return_dict_in_generate=True))
+    own = [one for part in model.modules() for name, one in vars(part).items() if name.endswith(("_state", "_states"))]
+    return cache_bytes([found, getattr(made, "padding_cache", None), own])
+
+
 def cache_of(output: Any) -> Any:
     """Return the cache that a forward made, of the model or of the one inside that writes; `None` where none did."""
     found = next((found for name in _CACHES if (found := getattr(output, name, None)) is not None), None)
@@ -56,10 +74,10 @@ def cache_of(output: Any) -> Any:
 
 
 def cache_bytes(cache: Any) -> dict[str, int]:
-    """Return the bytes of the floating tensors that can be reached from a cache, by device."""
+    """Return the bytes of the tensors that can be reached from a cache, by device, but for single numbers."""
     held: dict[str, int] = {}
     for tensor in _tensors(cache, set()):
-        if tensor.is_floating_point():
+        if tensor.dim():
             device = str(tensor.device)
             held[device] = held.get(device, 0) + tensor.numel() * tensor.element_size()
     return held

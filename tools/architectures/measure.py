@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import transformers
 from tools.architectures.child import in_child
-from tools.architectures.compare import cache_bytes, cache_of, difference, forward, outputs
+from tools.architectures.compare import cache_bytes, cache_of, difference, forward, kept, outputs
 from tools.architectures.inputs import Inputs, attempts
 from tools.architectures.tiny import TOKENS, tiny
 from transformers.models.auto import modeling_auto
@@ -70,13 +70,12 @@ def measure(model_type: str, *, place: bool = True) -> Row:
             inputs = _running(model)
             reference = list(outputs(forward(model, inputs)))
             row["steady"] = not difference(list(outputs(forward(model, inputs))), reference)
-            cache = cache_of(forward(model, inputs, use_cache=True))
-            row["cache"] = sum(cache_bytes(cache).values())
             tree = ModelTree.from_module(model)
             row["counted"] = sum(size for _, size in kv_caches(tree, Workload(context=TOKENS, beams=1)))
+            row["cache"] = sum(kept(model, inputs, counted=row["counted"] > 0).values())
             row |= {} if place else beams(model, inputs, tree)
             blocks = _blocks(model)
-            del model, cache
+            del model
         except Exception as broken:  # noqa: BLE001
             return row | {"built": False, "error": told(broken), "at": _at(broken)}
         row["built"] = True
@@ -123,12 +122,12 @@ def beams(model: Any, inputs: Inputs, tree: ModelTree, count: int = 4) -> Row:
     try:
         asked = {"num_beams": count, "do_sample": False, "min_new_tokens": 2, "max_new_tokens": 2, "use_cache": True}
         made = model.generate(**inputs, **asked, return_dict_in_generate=True)
-        kept = sum(cache_bytes(cache_of(made)).values())
+        held = sum(cache_bytes(cache_of(made)).values())
     except Exception:  # noqa: BLE001
         return {}
     tokens = max(TOKENS + 1, made.sequences.shape[1])
     counted = sum(size for _, size in kv_caches(tree, Workload(context=tokens, beams=count)))
-    return {"beams_cache": kept, "beams_counted": counted}
+    return {"beams_cache": held, "beams_counted": counted}
 
 
 def told(broken: BaseException) -> str:
@@ -230,7 +229,7 @@ def _by_plan(cls: Any, folder: str, policy: str, inputs: Inputs, reference: list
             main = made.device.first_device.to_torch_str()
             row["unlike"] = difference(list(outputs(forward(model, inputs, main))), reference)
             step = "cache"
-            held = cache_bytes(cache_of(forward(model, inputs, main, use_cache=True)))
+            held = kept(model, inputs, main, counted=bool(row["kv_cache"]))
             row["cache"] = {name: size for name, size in held.items() if size}
         except Exception as broken:  # noqa: BLE001
             row |= {"failed": step, "error": told(broken), "at": _at(broken)}
