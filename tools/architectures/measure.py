@@ -42,6 +42,10 @@ _HOST = Host(
 )
 
 
+_TOKENS = f"[workload]\ncontext = {TOKENS}\nbeams = 1\n"
+_ONE = f'prefer = "cuda"\n{_TOKENS}'
+
+
 def model_types() -> list[str]:
     """Return the types of models that generate, encode, or take several kinds of input, those that generate first."""
     of_tasks = [name for task in _TASKS for name in sorted(_mapping(task))]
@@ -91,7 +95,7 @@ def measure(model_type: str, *, place: bool = True) -> Row:
             if "thread pool" in row[name].get("error", ""):  # torch's own may be lost in a fork
                 row[name] = in_child(way)
         if row["balanced"].get("failed") == "forward":
-            row["one"] = in_child(lambda: _by_plan(cls, folder, 'prefer = "cuda"\n', inputs, reference))
+            row["one"] = in_child(lambda: _by_plan(cls, folder, _ONE, inputs, reference))
     return row
 
 
@@ -203,7 +207,7 @@ def _blocks(model: Any) -> tuple[str, int] | None:
 def _policies(blocks: tuple[str, int] | None, folder: str) -> dict[str, str]:
     """Return the policies: divided over the GPUs, and with one block on the CPU and one on the disk."""
     balanced = 'prefer = "cuda"\nsplit = "balanced"\n'
-    tail = f'[workload]\ncontext = {TOKENS}\nbeams = 1\n[memory.disk]\npath = "{folder}/offload"\n'
+    tail = f'{_TOKENS}[memory.disk]\npath = "{folder}/offload"\n'
     made = {"balanced": balanced + tail}
     if blocks is not None:
         path, count = blocks

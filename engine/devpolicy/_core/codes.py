@@ -270,6 +270,12 @@ CODES: dict[str, Code] = {
         "was made runs on another device than the plan says: the installed package has no such provider, its libraries "
         "were not found, or the session was given none.",
     ),
+    "DP425": Code(
+        "a rule that frees nothing",
+        "What is stored on the CPU or the disk is brought to the device that runs it, module by module, and the device "
+        "has room for the largest of them. So a rule that keeps one module elsewhere frees nothing, however large it "
+        "is. Leave the rule out, or keep several modules elsewhere: all but the largest of them are freed.",
+    ),
     # Lint.
     "DP501": Code(
         "a rule that matches nothing",

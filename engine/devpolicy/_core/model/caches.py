@@ -126,8 +126,8 @@ def _keys(decoder: Decoder, where: str, values: int, window: int | None) -> Iter
     ahead = forecast(decoder.text) if decoder.paired else None
     if width:
         yield KVCache(where, width * ahead, 1) if ahead else KVCache(where, width, window)
-        drafted = number(decoder.text, "block_size") if "target_layer_ids" in decoder.text else None
-        if drafted:  # beside the context, until it is taken or left
+        drafted = _drafted(decoder)
+        if drafted:
             yield KVCache(where, width * drafted, 1)
     for module in decoder.below(where):
         if module.path.endswith(".indexer"):
@@ -135,6 +135,13 @@ def _keys(decoder: Decoder, where: str, values: int, window: int | None) -> Iter
         bias = next((tensor for tensor in module.tensors if tensor.name == "position_bias"), None)
         if bias is not None and len(bias.shape) == 2:
             yield from _compressor(decoder, module, *bias.shape)
+
+
+def _drafted(decoder: Decoder) -> int:
+    """Return the tokens that stand beside the context: drafts until they are taken or left, actions of a robot."""
+    if decoder.config.get("model_type") == "pi0":  # and its state
+        return (number(decoder.config, "chunk_size") or 0) + 1
+    return (number(decoder.text, "block_size") or 0) if "target_layer_ids" in decoder.text else 0
 
 
 def _indexer(decoder: Decoder, indexer: Module) -> Iterator[KVCache]:
