@@ -87,13 +87,14 @@ def idle_offloads(
     """
     notes: list[tuple[str, str]] = []
     warnings: list[Diagnostic] = []
-    device = context.devices[solution.main]
+    device, several = context.devices[solution.main], len(set(solution.device)) > 1
     for rule in context.policy.rules if context.link and solution.offloaded else ():
         mine = [at for at, offload in solution.offloaded.items() if rule.offload and offload.rule == rule.name]
         freed = sum(units[at].weights for at in mine)
         others = max((units[at].onload_peak for at in solution.offloaded if at not in mine), default=0)
         onloaded = max((units[at].onload_peak for at in mine), default=0)
-        if mine and freed <= onloaded - min(others, onloaded) and _beside(mine, solution) <= {solution.main}:
+        idle = mine and freed <= onloaded - min(others, onloaded)
+        if idle and (not several or _beside(mine, solution) <= {solution.main}):
             notes += [(units[at].path, f"frees nothing on `{device}`: it is brought in at once") for at in mine]
             message = f"rule `{rule.name}` frees nothing on `{device}`: what it stores elsewhere is brought in at once"
             hint = "leave the rule out, or keep more modules elsewhere: room is needed for the largest alone"
@@ -103,8 +104,6 @@ def idle_offloads(
 
 def _beside(mine: Sequence[int], solution: Solution) -> set[int]:
     """Return the devices of the nearest units before and behind some that stay where they run."""
-    if len(set(solution.device)) == 1:
-        return {solution.main}
     count = len(solution.device)
     ways = [range(at, end, step) for at in mine for end, step in ((-1, -1), (count, 1))]
     nearest = (next((other for other in way if other not in solution.offloaded), None) for way in ways)
