@@ -21,7 +21,17 @@ pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 ROOT = Path(__file__).parents[1]
 HOW_MANY = os.environ.get("DEVPOLICY_ARCHITECTURES", "")
-FEW = ("llama", "mixtral", "whisper", "kimi_k25", "ernie4_5_vl_moe", "kolibri1", "nemotron3_diarization", "cvt")
+FEW = (
+    "llama",
+    "mixtral",
+    "whisper",
+    "kimi_k25",
+    "ernie4_5_vl_moe",
+    "kolibri1",
+    "nemotron3_diarization",
+    "mamba",
+    "cvt",
+)
 """The common ones; then parts by rows that loading keeps whole, experts joined twice, a product of a wider dtype,
 weights that are computed again while they are loaded, and a stage with a tensor of its own beside its layers.
 """

@@ -22,6 +22,7 @@ ELSEWHERE = {
     "glossary": "tests/test_architecture.py",
     "commands": "tests/language/test_reference.py",
     "json-output": "tests/cli/test_json.py",
+    "error-codes": "tests/language/test_reference.py",
     "differences-from-haystack": "tests/test_haystack_values.py",
     "language": "tests/language/test_reference.py",
     "conformance": "tests/testing/test_conformance.py",

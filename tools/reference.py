@@ -9,6 +9,7 @@ Owns the tables of keys and of codes, and the sections of commands, between the 
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from devpolicy._core.toml.tables import Field
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = ("commands", "language", "testing-policies")
+PAGES = ("commands", "error-codes", "language", "testing-policies")
 """The pages with generated parts."""
 _TABLES = {
     "top": fields_of(TopTable),
@@ -53,7 +54,15 @@ _TABLES = {
     "test": fields_of(CaseTable),
     "suite": fields_of(SuiteTable),
 }
-_OF_POLICIES = ("DP1", "DP2", "DP503")
+_KINDS = {
+    "DP1": "Form of a file",
+    "DP2": "Names that refer to nothing",
+    "DP3": "A host that cannot satisfy the policy",
+    "DP4": "A consumer that cannot take the plan",
+    "DP5": "Settings without effect, and failed checks",
+    "DP6": "What libraries see of this machine",
+}
+"""What the codes of each hundred are about."""
 _GENERATED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -96,9 +105,16 @@ def _properties(table: dict[str, str]) -> str:
 
 
 def _codes() -> str:
-    lines = ["| code | | what it means |", "|---|---|---|"]
-    codes = [(name, code) for name, code in CODES.items() if name.startswith(_OF_POLICIES)]
-    return "\n".join([*lines, *(f"| {name} | {code.title} | {code.explanation} |" for name, code in codes)])
+    lines: list[str] = []
+    for hundred, kind in _KINDS.items():
+        lines.append(f"## {kind}")
+        codes = sorted(name for name in CODES if name.startswith(hundred))
+        lines += [f"### {name}: {CODES[name].title}\n\n{_wrapped(CODES[name].explanation)}" for name in codes]
+    return "\n\n".join(lines)
+
+
+def _wrapped(paragraph: str) -> str:
+    return textwrap.fill(paragraph, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def main() -> None:

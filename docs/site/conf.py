@@ -29,7 +29,16 @@ SECTIONS = {
         *("migrating", "dry-run", "testing", "quantized-models", "other-libraries", "fleets", "targets"),
     ],
     "Reference": [
-        *("language", "commands", "json-output", "python-api", "site/api", "hosts-and-models", "architectures"),
+        *(
+            "language",
+            "commands",
+            "error-codes",
+            "json-output",
+            "python-api",
+            "site/api",
+            "hosts-and-models",
+            "architectures",
+        ),
         "versions",
     ],
     "How it works": ["how-it-places", "simulation", "conformance", "limits", "when-not", "glossary"],

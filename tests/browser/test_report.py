@@ -20,6 +20,12 @@ def report(chromium, tmp_path_factory) -> str:
     return file.as_uri()
 
 
+WIDER = """[...document.querySelectorAll("*")].filter((one) => one.scrollWidth > one.clientWidth && one.clientWidth
+  && (one.matches("td button") || ["auto", "scroll"].includes(getComputedStyle(one).overflowX)))
+  .map((one) => one.outerHTML)"""
+"""What is wider than the space that it has: a figure that is cut, or something that scrolls sideways."""
+
+
 def cell(page, label: str):
     return page.locator(f'button[aria-label*=": {label},"]')
 
@@ -28,10 +34,12 @@ def cell(page, label: str):
 def test_nothing_overflows_and_axe_is_content(report, opened, width, theme):
     page = opened(report, width, theme)
     assert overflow(page) == 0
+    assert page.evaluate(WIDER) == []
     assert violations(page) == []
     cell(page, "llama-3.1-70b, none, on 4x80gb").focus()
     assert page.locator("#detail svg").is_visible()
     assert overflow(page) == 0
+    assert page.evaluate(WIDER) == []
     assert violations(page) == []
 
 

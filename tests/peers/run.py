@@ -32,6 +32,8 @@ from tests.peers.suites import HERE, Counts, Suite, read_suites, unpack, write_c
 
 LIMIT = 3600
 """Seconds for one run."""
+OF_TEST = 600
+"""Seconds for one test, with the processes that it starts."""
 THIS_MACHINE = "here"
 
 Results = dict[str, dict[str, Any]]
@@ -41,7 +43,8 @@ Results = dict[str, dict[str, Any]]
 def run(suite: Suite, folder: Path, files: list[str], host: str) -> Results:
     """Run files of tests in one process, as their maintainers do, on a host or on this machine."""
     on = [f"--devpolicy-host={HERE / 'hosts' / host}.toml", "--devpolicy-depth=tensors", "--devpolicy-children"]
-    options = ["-q", "-p", "peers_record", "-p", "no:cacheprovider", "--no-header", *suite.options]
+    options = ["-q", "-p", "peers_record", "-p", "no:cacheprovider", "--no-header", f"--timeout={OF_TEST}"]
+    options += suite.options
     command = [sys.executable, "-m", "pytest", *files, *options, *(on if host != THIS_MACHINE else [])]
     with tempfile.NamedTemporaryFile(suffix=".json") as target:
         environment = {

@@ -44,9 +44,15 @@ def _cells(support: SchemeSupport) -> tuple[str, ...]:
         f"{kept}{one}",
         support.otherwise if stored else "not stored",
         beside if stored else "-",
-        "yes" if support.made else "no",
+        _made(support),
         needs,
     )
+
+
+def _made(support: SchemeSupport) -> str:
+    if not support.beside_made:
+        return "yes" if support.made else "no"
+    return f"yes; parts on {' and '.join(sorted(support.beside_made))} stay as they are"
 
 
 def _kept(condition: Condition | None) -> str:

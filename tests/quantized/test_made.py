@@ -17,6 +17,7 @@ pytest.importorskip("accelerate")
 from devpolicy import Accelerator, Host, ModelTree, Policy, Unsatisfiable, plan  # noqa: E402
 from devpolicy._core.loading.quantizations import QUANTIZATIONS  # noqa: E402
 from devpolicy._core.loading.support import TRANSFORMERS  # noqa: E402
+from devpolicy._core.model.tree import Module, Tensor  # noqa: E402
 from devpolicy._core.placement.saved import PlanError  # noqa: E402
 from devpolicy.testing import simulate_host, simulated_device  # noqa: E402
 from tests.quantized.checkpoints import full  # noqa: E402
@@ -109,11 +110,83 @@ def test_none_leaves_the_model_as_it_is(model: Path) -> None:
     assert "quantization_config" not in made.to_hf_kwargs()
 
 
-@pytest.mark.parametrize("word", ["nf4", "quanto-int8"])
+@pytest.mark.parametrize("place", ["cpu", "disk"])
+@pytest.mark.parametrize("split", ["never", "balanced"])
+@pytest.mark.parametrize("word", ["int8", "nf4", "nf4-double", "fp4"])
+def test_what_is_kept_elsewhere_stays_unquantised(
+    word: str, split: str, place: str, model: Path, tmp_path: Path
+) -> None:
+    needs(word)
+    kept = f'offload = {{ "model.layers.1" = "{place}" }}\nmemory.disk.path = "offload"'
+    made = plan(policy(word, "cuda", split, kept), model, HOSTS["8.9"])
+    planned = {device: budget.weights for device, budget in made.ledger.items()}
+    layer = made.placements["model.layers.1"]
+    assert (layer.device.type.value, layer.bytes) == (place, planned[place])
+    assert layer.bytes == plan(policy("none"), model, HOSTS["8.9"]).placements["model.layers.1"].bytes
+    tokens = torch.ones(1, 8, dtype=torch.long)
+    answers = []
+    with simulate_host(HOSTS["8.9"], depth="tensors"), torch.no_grad():
+        given = made.to_hf_kwargs()
+        loaded = transformers.AutoModelForCausalLM.from_pretrained(model, **given, offload_folder=str(tmp_path))
+        assert made.verify(loaded) == []
+        answers.append(loaded(tokens.to("cuda:0")).logits.float().cpu())
+        assert summed(held(loaded, list(planned))) == planned
+        for device in planned:
+            if device.startswith("cuda"):
+                assert abs(simulated_device(device).allocated - planned[device]) <= 1024  # one table for all models
+                assert simulated_device(device).peak <= made.ledger[device].used + 1024
+        del loaded
+        # What the library makes where it is told the same modules, and nothing is kept elsewhere.
+        skipped = type(given["quantization_config"]).from_dict(given["quantization_config"].to_dict())
+        skipped.llm_int8_skip_modules = ["lm_head", "model.layers.1"]
+        beside = transformers.AutoModelForCausalLM.from_pretrained(
+            model, dtype=torch.bfloat16, device_map={"": 0}, quantization_config=skipped
+        )
+        answers.append(beside(tokens.to("cuda:0")).logits.float().cpu())
+    assert torch.equal(*answers)
+
+
+def test_rooms_elsewhere_are_for_unquantised_weights(model: Path) -> None:
+    whole = plan(policy("none"), model, HOSTS["8.9"]).placements["model.layers.1"].bytes
+    kept = 'offload = {{ "model.layers.1" = "cpu" }}\nmemory.cpu.cap = {}'
+    with pytest.raises(Unsatisfiable, match="are left there"):
+        plan(policy("nf4", more=kept.format(whole - 1)), model, HOSTS["8.9"])
+    assert plan(policy("nf4", more=kept.format(2 * whole)), model, HOSTS["8.9"]).ledger["cpu"].weights == whole
+
+
+def test_what_does_not_fit_quantised_goes_elsewhere_as_it_is(model: Path) -> None:
+    small = 'overflow = "cpu"\nmemory.cuda = { cap = "2.5 MiB", headroom = 0, reserve.activations = 0 }'
+    one = Host(HOSTS["8.9"].accelerators[:1], memory="16 GiB")
+    made = plan(policy("nf4", more=small), model, one)
+    away = [path for path, unit in made.placements.items() if unit.device.type.value == "cpu"]
+    plain = plan(policy("none"), model, HOSTS["8.9"]).placements
+    assert away
+    assert made.ledger["cpu"].weights == sum(plain[path].bytes for path in away)
+
+
+def test_where_the_cpu_runs_the_model_nothing_is_elsewhere(model: Path) -> None:
+    with pytest.raises(Unsatisfiable, match="DP417"):
+        plan(policy("nf4", "cpu", more='offload = { "model.layers.1" = "disk" }'), model, HOSTS["cpu"])
+
+
+def test_a_name_that_ends_another_would_leave_that_too() -> None:
+    weight = Tensor("weight", (64, 64), "bfloat16")
+    linear = {"one", "two.one", "two.more", "head"}
+    paths = ("", "one", "two", "two.one", "two.more", "head")
+    modules = [Module(path, "Linear" if path in linear else "Net", (weight,) * (path in linear)) for path in paths]
+    tree, kept = ModelTree("net", tuple(modules)), 'offload = {{ "{}" = "cpu" }}'
+    made = plan(policy("int8", more=kept.format("two.more")), tree, HOSTS["8.9"])
+    assert made.ledger["cpu"].weights == 2 * weight.elements
+    with pytest.raises(Unsatisfiable, match=r"would not be made of `two\.one`"):
+        plan(policy("int8", more=kept.format("one")), tree, HOSTS["8.9"])
+
+
+@pytest.mark.parametrize("word", ["torchao-int8", "quanto-int8"])
 def test_what_is_made_stays_off_the_cpu_beside_an_accelerator(word: str, model: Path) -> None:
     with pytest.raises(Unsatisfiable) as refused:
         plan(policy(word, more='offload = { "model.layers.2" = "cpu" }'), model, HOSTS["8.9"])
     assert refused.value.code == "DP417"
+    assert "`loading.quantization" in str(refused.value.diagnostics[0].help)
 
 
 def test_a_plan_holds_the_librarys_object_and_its_json_a_table(model: Path) -> None:

@@ -25,6 +25,7 @@ from psutil import virtual_memory
 
 from devpolicy import Accelerator, ComponentDevice, Host, Policy, resolve, use_policy
 from devpolicy._core.simulation import replaced, simulated_host
+from devpolicy._core.simulation.layers import LAYERS
 from devpolicy._core.simulation.patched_libraries import Library
 from devpolicy._core.simulation.running import paused
 from devpolicy._core.simulation.shims import Shims
@@ -332,13 +333,13 @@ class TestNothingIsLeft:
         shims = Shims([Library(answers={"some_library": {"ask": lambda simulation: "simulated"}})])
 
         def asked() -> tuple[str, str, str]:
-            shims.put()
+            shims.put(LAYERS)
             try:
                 with paused():
                     real = library.ask()
                 return library.ask(), holder.ask(), real
             finally:
-                shims.take()
+                shims.take(LAYERS)
 
         with simulate_host(SMALL):
             with mock.patch.object(library, "ask", lambda: "patched"):

@@ -70,6 +70,26 @@ class TestQuestions:
             assert (torch.version.cuda is not None) == local.startswith("cu1")
             assert (torch.version.hip is not None) == local.startswith("rocm")
 
+    def test_a_type_that_only_the_inner_host_has_is_seen_there_alone(self) -> None:
+        seen = []
+        with simulate_host("2x24gb"):
+            for name in ("arc-a770", "macbook-m3-36gb"):
+                seen.append((torch.xpu.is_available(), torch.backends.mps.is_available()))
+                with simulate_host(name):
+                    seen.append((torch.xpu.is_available(), torch.backends.mps.is_available()))
+            seen.append((torch.xpu.is_available(), torch.backends.mps.is_available()))
+        assert seen == [(False, False), (True, False), (False, False), (False, True), (False, False)]
+
+    def test_hosts_of_two_types_may_be_left_in_any_order(self) -> None:
+        original = torch.xpu.is_available
+        cuda, xpu = simulate_host("2x24gb", scope="process"), simulate_host("arc-a770", scope="process")
+        cuda.__enter__()
+        xpu.__enter__()
+        cuda.__exit__(None, None, None)
+        assert torch.xpu.is_available()
+        xpu.__exit__(None, None, None)
+        assert torch.xpu.is_available is original
+
     def test_the_device_index_of_the_accelerator_is_the_types_own(self) -> None:
         with simulate_host("2x24gb"):
             torch.accelerator.set_device_index(1)

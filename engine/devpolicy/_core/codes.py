@@ -21,254 +21,261 @@ CODES: dict[str, Code] = {
     # Shape and types.
     "DP101": Code(
         "not TOML",
-        "The text breaks TOML's syntax at the place shown, or it is nested or counted beyond reason. Nothing else was "
-        'checked. Most often quotes are missing: `prefer = cuda` is `prefer = "cuda"`, and a key with other '
-        'characters than letters, digits, `-` and `_` is quoted too: `"model.layers.*" = "cpu"`.',
+        "The text breaks TOML's syntax at the place shown, or it exceeds a limit of depth or size. Nothing else "
+        'was checked. Often quotes are missing: `prefer = cuda` must be `prefer = "cuda"`. Quote a key that has '
+        'other characters than letters, digits, `-` and `_`: `"model.layers.*" = "cpu"`.',
     ),
     "DP102": Code(
         "wrong type",
-        'A key takes a value of another type: `batch = "4"` is text where a whole number belongs, `[rule]` a table '
-        "where `[[rule]]` begins an entry of a list.",
+        'The key takes a value of another type. For example, `batch = "4"` is text, and the key takes a whole '
+        "number. `[rule]` is a table, and `[[rule]]` is an entry of a list.",
     ),
     "DP103": Code(
         "unknown key",
-        "The table has no such key. Where one is spelt alike, it is suggested; no key is ever ignored silently.",
+        "The table has no such key. If a key with a similar name exists, it is suggested. No unknown key is ignored.",
     ),
     "DP104": Code(
         "malformed value",
-        'The value is of the right type and cannot be read: a size without a unit (`"24"` for `"24 GiB"`), a '
-        "percentage over 100, a range that ends before it begins (`{5..3}`), a word that the key does not know.",
+        'The value has the right type but cannot be read: a size without a unit (`"24"` instead of `"24 GiB"`), a '
+        "percentage over 100, a range that ends before it begins (`{5..3}`), or a word that the key does not know.",
     ),
     "DP105": Code(
         "missing key",
-        "A key that is needed is not there. A policy needs `prefer`: where the model runs, at the top or in the "
-        "component that is used. A component that is planned needs a model: one that is given, the policy's `model`, "
-        "or the bytes that it `needs`.",
+        "A required key is missing. A policy needs `prefer`, at the top or in the component that is used. A "
+        "component needs a model: an argument, the policy's `model`, or the bytes that it `needs`.",
     ),
     "DP106": Code(
         "keys that do not go together",
-        "Two keys exclude each other, or one needs another. A rule selects (`match`, `class`, `size`) and does one "
-        "thing: `prefer` says where the modules run, `offload` where their weights are kept, `overflow` where those "
-        "are kept that do not fit, `together = true` that they share a device, alone or with `prefer`. A component has "
-        "a `model` or bytes that it `needs`; what only `needs` bytes has no modules that another key could select.",
+        "Two keys exclude each other, or one needs another. A rule selects modules (`match`, `class`, `size`) and "
+        "does one thing: `prefer` sets where they run, `offload` where their weights are stored, `overflow` where "
+        "weights go that do not fit, and `together = true` keeps them on one device, alone or with `prefer`. A "
+        "component has a `model`, or bytes that it `needs`. With `needs` it has no modules that another key could "
+        "select.",
     ),
     "DP107": Code(
         "unknown schema version",
-        "`schema` names a version of the language that this version of devpolicy does not read. A file without "
-        "`schema` is of version 1, always.",
+        "`schema` names a version of the language that this devpolicy cannot read. A file without `schema` has "
+        "version 1.",
     ),
     "DP109": Code(
         "unreadable file",
-        "The file is there and is not read: a folder, a pipe or a device, or there is no permission to read it.",
+        "The file exists but cannot be read: it is a folder, a pipe or a device, or you have no permission.",
     ),
     "DP110": Code(
-        "a place in the wrong role",
-        "`prefer` names where modules run, `overflow` and `offload` where weights are kept. Nothing runs on the disk: "
-        '`prefer = "disk"` is likely `offload`. Nothing is stored on an accelerator: what is there, runs there, and '
-        "`prefer` says so.",
+        "a device in the wrong role",
+        "`prefer` names devices that run modules. `overflow` and `offload` name devices that store weights. No "
+        'module runs on the disk: instead of `prefer = "disk"`, use `offload`. To put modules on an accelerator, '
+        "use `prefer`, not `offload`.",
     ),
     "DP111": Code(
         "given twice",
-        "Two rules have one name, two entries of `[offload]` one pattern, or a class of `[devices]` has the name of a "
-        "type. Explanations and tests name them, and could not tell them apart. Rules of two components may share a "
-        "name; a component's and the policy's may not.",
+        "Two rules have one name, two entries of `[offload]` have one pattern, or a class of `[devices]` has the "
+        "name of a device type. Explanations and tests use these names, so each must be unique. Rules of two "
+        "components may share a name; a rule of a component and a rule of the policy may not.",
     ),
     "DP112": Code(
-        "a circle of policies",
-        "`extends` leads back to a policy that is being read, or through more policies than anyone can follow. The "
-        "note shows the way. What both need belongs into a third policy that both extend.",
+        "a cycle of policies",
+        "`extends` leads back to a policy that is being read, or the chain of policies is too long. The note shows "
+        "the chain. Move the shared part into a third policy that both extend.",
     ),
     # Names that refer to nothing.
     "DP201": Code(
         "unknown device",
-        "A device term names no type of device, and no class of `[devices]`. The types are torch's: `cuda` (AMD's GPUs "
-        "too), `mps`, `xpu`, `npu`, "
-        "`hpu`, and `cpu` and `disk`. One device is `cuda:1`, as torch counts in this process.",
+        "The name is neither a device type nor a class of `[devices]`. The types are torch's: `cuda` (also AMD's "
+        "GPUs), `mps`, `xpu`, `npu`, `hpu`, `cpu` and `disk`. `cuda:1` names one device, by torch's numbers in "
+        "this process.",
     ),
     "DP202": Code(
         "unknown name",
-        "No file, shipped policy, host or model has this name. Names without a path are looked up among what ships "
-        "with devpolicy first, then as files. Or no component has it, in a policy that says nothing for others.",
+        "No file, policy, host, model or component has this name. A name without a path is first looked up among "
+        "those that ship with devpolicy, then as a file.",
     ),
     "DP203": Code(
         "a tensor's path",
-        "A pattern names a parameter or a buffer, such as `lm_head.weight`. Rules select modules: name the module "
-        "that holds it, `lm_head`.",
+        "The pattern names a parameter or a buffer, such as `lm_head.weight`. Rules select modules. Name the "
+        "module that holds it: `lm_head`.",
     ),
     "DP204": Code(
-        "the hub does not give it",
-        "A model that is named `hf://...` cannot be read from the hub: there is none of this name or revision, it is "
-        "gated and needs a login, too much was asked, nothing is known of it offline, or the answer is not usable. A "
-        "policy's file never reaches for the network: what it names `hf://...` is found where a command read it "
-        "before (`devpolicy model show hf://org/name`).",
+        "not available from the hub",
+        "devpolicy cannot read this `hf://...` model from the hub. The name or revision does not exist, the model "
+        "needs a login, the hub refused because of too many requests, the machine is offline, or the answer is not "
+        "usable. A policy file never uses the network: first read the model with a command, such as `devpolicy "
+        "model show hf://org/name`.",
     ),
     # No device satisfies it on this host.
     "DP301": Code(
         "no preference can be satisfied",
-        "No term of `prefer` has devices on this host that hold everything. Each term is listed with the reason, and "
-        'the smallest change that would do. Often that is `overflow = "cpu"`, a shorter `[workload] context`, or a '
-        "second term.",
+        "No entry of `prefer` has devices on this host that hold everything. Each entry is listed with its reason, "
+        'and with the smallest change that helps. Often that is `overflow = "cpu"`, a shorter `[workload] '
+        "context`, or a second entry.",
     ),
     "DP302": Code(
         "no device of a rule fits",
-        "The devices that a rule names are not on this host, are not of the plan's type, or have no room. "
-        '`on_exhausted = "next"` lets the next rule decide instead.',
+        "The devices that the rule names are not on this host, have another type than the plan's, or have no room. "
+        'With `on_exhausted = "next"`, the next rule applies instead.',
     ),
-    "DP303": Code("no room to keep", "Weights that are stored on the CPU or on disk do not fit there."),
+    "DP303": Code(
+        "no room for offloaded weights",
+        "Weights that the policy stores on the CPU or the disk do not fit there.",
+    ),
     "DP304": Code(
         "the host does not meet a requirement",
-        "`[require]` names what a host must have, and this one has something else. Everything that is missing is told "
-        "at once, each with what there is instead. Plan for another host, or ask for less: a bare number or size means "
-        "at least.",
+        "`[require]` names conditions that this host does not meet. All of them are listed, each with the host's "
+        'own value. Plan for another host, or require less. A bare number or size means "at least".',
     ),
     "DP305": Code(
         "profiles that contradict each other",
-        "Two profiles apply to this host by themselves, and both set one key. Neither is nearer, so nothing is chosen: "
-        "let their `when` exclude each other, or ask for one of them by name (`--profile`).",
+        "Two profiles apply to this host automatically, and both set one key. Neither takes precedence, so "
+        "devpolicy does not choose. Make their `when` exclusive, or select one by name (`--profile`).",
     ),
     "DP306": Code(
         "two classes disagree",
-        "A device of this host belongs to two classes of `[devices]`, and `[memory]` says different things of them. "
-        'Neither is more specific, so nothing is chosen: say it of the device itself (`[memory."cuda:0"]`), or let '
-        "the classes exclude each other.",
+        "A device of this host belongs to two classes of `[devices]`, and `[memory]` sets different values for "
+        "them. Neither takes precedence, so devpolicy does not choose. Set the value for the device itself "
+        '(`[memory."cuda:0"]`), or make the classes exclusive.',
     ),
     "DP307": Code(
-        "passed over",
-        "A choice of a wish is not tried: a model whose own limit is below the least `context`, a scheme that would "
-        "become an earlier one here, or one that fits only where a wish gives way that is to give way later.",
+        "a choice that was not tried",
+        "devpolicy skipped one choice of a wish. The model's own limit is below the least `context`, the scheme "
+        "becomes the same as an earlier one on this host, or the choice fits only if a later wish gives way.",
     ),
     "DP308": Code(
-        "no place in the fleet",
-        "No node of the fleet has a place for a component, or for so many replicas of it: alone, or beside the others. "
-        "The notes say what stood in the way on each kind of node, the help what the smallest change to a node or to "
-        "the policy would be.",
+        "no node of the fleet fits",
+        "No node of the fleet has room for a component, or for so many replicas of it, alone or beside the others. "
+        "The notes give the reason for each kind of node. The help gives the smallest change to a node or to the "
+        "policy.",
     ),
     "DP309": Code(
         "a label that no node has",
-        '`node = { labels = { zone = "a" } }` lets a component run only on nodes with that label, and no node of the '
-        'fleet has it. Labels are given in the fleet file, `[node.NAME] labels = { zone = "a" }`; on a Ray cluster '
-        "they are those of Ray.",
+        '`node = { labels = { zone = "a" } }` restricts a component to nodes with this label, and no node of the '
+        'fleet has it. Set labels in the fleet file: `[node.NAME] labels = { zone = "a" }`. On a Ray cluster they '
+        "are Ray's labels.",
     ),
     # A consumer could not take it.
     "DP401": Code(
-        "tied tensors parted",
-        "A rule sends one of several tied tensors elsewhere. They are one tensor: Transformers would fail to load or "
-        'to run it. Send both, or set `ties` to `"follow"` (the whole group goes) or `"skip"` (the rule does not '
-        "apply).",
+        "tied tensors apart",
+        "A rule offloads one of several tied tensors. They are one tensor, and Transformers would fail to load or "
+        'to run it. Offload all of them, or set `ties`: `"follow"` offloads the whole group, `"skip"` ignores the '
+        "rule for it.",
     ),
     "DP402": Code(
         "a folder is needed",
-        "Weights that are stored on disk must be rewritten there (they are no safetensors, or loading converts them), "
-        "and the policy names no folder: set `path` in `[memory.disk]`.",
+        "Weights for the disk must be rewritten, because they are not in safetensors or because loading converts "
+        "them. The policy names no folder for this. Set `path` in `[memory.disk]`.",
     ),
     "DP403": Code(
-        "a map that is read two ways",
-        "transformers and accelerate would read the device map differently, and no deeper keys help. Rename the "
-        "module, or place both alike.",
+        "an ambiguous device map",
+        "Transformers and accelerate would read the device map differently, and deeper keys do not help. Rename "
+        "the module, or place both modules on one device.",
     ),
     "DP404": Code(
-        "a block is cut",
-        "A rule takes part of a block that must stay whole to another device, and the consumer cannot run the rest "
-        "elsewhere.",
+        "a divided block",
+        "A rule moves a part of a block to another device. The block must stay whole, and the consumer cannot run "
+        "the rest elsewhere.",
     ),
     "DP405": Code(
-        "the consumer cannot run it there",
-        "Execution on the CPU beside an accelerator cannot be expressed in the consumer's form.",
+        "execution that the consumer cannot express",
+        "The consumer has no form for modules that run on the CPU beside an accelerator.",
     ),
     "DP406": Code(
-        "no place beside this device",
-        "Weights cannot be stored on the CPU beside mps: accelerate would load them on mps. The disk can keep them.",
+        "no offload beside this device",
+        "Weights cannot be stored on the CPU beside mps, because accelerate would load them on mps. Store them on "
+        "the disk.",
     ),
     "DP407": Code(
         "structure not known in full",
-        "The model was read from headers alone, since its family is not known here: "
-        'without classes and ties no map can be promised. One device needs no map: plan for `"torch"`.',
+        "devpolicy read only the headers of the model, because it does not know the family. Without classes and "
+        "ties it cannot make a device map. A plan for one device needs no map: use `--target torch`.",
     ),
     "DP408": Code(
         "a module that holds tensors itself",
-        "A module with tensors of its own and with children is divided, and its own tensors would be stored on the CPU "
-        "or on disk: keep the whole module there, or none of it. Or a rule runs what the model itself holds beside "
-        "the main device, where accelerate moves it: match the model's children (`*`) instead of the model (`**`).",
+        "The module has tensors of its own and children, and a rule divides it. Its own tensors would be stored on "
+        "the CPU or the disk: offload the whole module, or none of it. Or a rule moves the model's own tensors off "
+        "the main device, and accelerate moves them back: match the model's children (`*`) instead of the model "
+        "(`**`).",
     ),
-    "DP409": Code("the consumer takes one device", "The plan needs several devices, and the consumer takes one."),
+    "DP409": Code(
+        "the consumer takes one device",
+        "The plan needs several devices, and the consumer takes only one.",
+    ),
     "DP410": Code(
         "the main device is left to chance",
-        "Weights that are kept elsewhere are streamed to the main device, which accelerate takes from an unordered set "
-        "of the devices of the map. For several devices that are not CUDA's, or CUDA ordinals of more than one group "
-        "of eight (0 to 7, 8 to 15), it can be any of them, so no such map is written.",
+        "Offloaded weights are brought to the main device. accelerate picks it from an unordered set of the map's "
+        "devices. With several devices of another type than CUDA, or with CUDA ordinals of more than one group of "
+        "eight (0 to 7, 8 to 15), any of them could be picked. So no such map is written.",
     ),
     "DP411": Code(
-        "nothing is left to run",
-        "Rules keep every module on the CPU or on disk. A device map without a device that executes would run the "
-        "model on the CPU, which `prefer` does not say. Leave some module out of the rules.",
+        "no module executes on a device",
+        "Rules offload every module to the CPU or the disk. With such a device map the model would run on the CPU, "
+        "and `prefer` does not allow that. Leave at least one module out of the rules.",
     ),
     "DP412": Code(
         "a format that the consumer does not read",
-        "The weights are in a file that the consumer does not load: only `hf` plans a GGUF file as Transformers loads "
-        "it, dequantised to two or four bytes for each element, and only where Transformers can. The message says what "
-        "it would take. Plan the checkpoint that the file was made from, or an engine that reads GGUF.",
+        "The consumer cannot load the file that holds the weights. Only `hf` plans a GGUF file as Transformers "
+        "loads it: dequantised to two or four bytes for each element, if Transformers supports the file. The "
+        "message gives these bytes. Plan the checkpoint that the file was made from, or use an engine that reads "
+        "GGUF.",
     ),
     "DP413": Code(
         "float32 beside a smaller dtype, on disk",
-        "Transformers keeps some weights of a model in float32 (T5's `wo` in float16), and what stays on the disk is "
-        "read in the model's dtype: the answers would not be those of the model. The CPU keeps them as they are, "
-        "so what a rule keeps on the disk is kept there without them, and they in RAM, with a warning. Where the CPU "
-        "cannot keep them, and where `overflow` alone would put them on the disk, they are not kept there.",
+        "Transformers keeps some weights in float32, such as T5's `wo` in float16. Weights on the disk are read in "
+        "the model's dtype, which would change the model's answers. The CPU keeps the dtype. So if a rule stores "
+        "modules on the disk, these weights go to RAM, with a warning. If the CPU has no room, or if only "
+        "`overflow` would use the disk, they are not offloaded.",
     ),
     "DP414": Code(
         "activations that are not known",
-        "The formula for activations is one of transformers, and the model is none: what it holds while it runs is not "
-        "counted. Say how much it is: `[memory.TERM] reserve`.",
+        "The formula for activations is for models of Transformers, and this model is none. So its activations are "
+        "not counted. Set their size with `[memory.TERM] reserve`.",
     ),
     "DP415": Code(
         "a checkpoint that is not all of its model",
-        "Tensors of the checkpoint have no place in the class that is planned and are not loaded, or tensors of the "
-        "class are not stored and are made anew. Say which class is loaded: `architecture`, `--architecture`.",
+        "The checkpoint and the planned class differ. Some tensors of the checkpoint are not in the class and are "
+        "not loaded, or some tensors of the class are not stored and are initialised. Name the class that you "
+        "load: `architecture`, `--architecture`.",
     ),
     "DP416": Code(
-        "a way of loading that cannot be had",
-        "What `[loading]` asks for is not known of this model, does not run on these devices, or is nothing that the "
-        "consumer is told: it would load the model otherwise than it was planned. As a warning: whoever loads the "
-        "model has to do it.",
+        "a loading option that is not available",
+        "A setting of `[loading]` is not known for this model, does not run on these devices, or cannot be passed "
+        "to the consumer. The model would be loaded in another way than planned. If it is a warning, apply the "
+        "setting yourself when you load the model.",
     ),
     "DP417": Code(
-        "quantised weights that cannot be loaded so",
-        "The consumer does not load weights of this scheme, not on this host, or not in this place. The message says "
-        "which, and the notes what the weights take as they are stored and as they would be dequantised. A scheme "
-        "that nothing here knows is never guessed at: write what the component takes, as `needs`, in place of its "
-        "model.",
+        "quantised weights that cannot be loaded",
+        "The consumer does not load weights of this scheme, or not on this host, or not on this device. The notes "
+        "give the bytes as stored and as dequantised. devpolicy does not guess the size of an unknown scheme: "
+        "write the component's size as `needs` instead of its model.",
     ),
     "DP418": Code(
         "quantised weights that are dequantised",
-        "The checkpoint is quantised, and on this host the consumer turns its weights back into two bytes for each "
-        "parameter: the device cannot run the scheme, or a package for it is missing. The plan is for these bytes, "
-        "and the argument that makes it so is handed over. `[require]` can ask for what is missing.",
+        "The checkpoint is quantised, and on this host the consumer dequantises it to two bytes for each "
+        "parameter, because the device cannot run the scheme or a package is missing. The plan counts these bytes, "
+        "and passes the argument that forces it. Use `[require]` to make the missing part a condition.",
     ),
     "DP419": Code(
-        "a class that was seen not to run divided",
-        "A tiny model of this class was planned over simulated devices, and did not compute what it computes on one, "
-        "with the versions that `docs/architectures.md` names. So it stays on one device, or keeps nothing on the CPU "
-        "and the disk, and a plan that cannot do so is refused. Where only its bytes were not those that were counted, "
-        "it is a warning: `devpolicy dry-run` says what a plan holds.",
+        "a class that failed when divided",
+        "A tiny model of this class was divided over simulated devices, and its output was not that of one device. "
+        "`docs/architectures.md` names the versions. So the model stays on one device, or without offloads to the "
+        "CPU and the disk; if that is not possible, the plan is refused. If only its bytes differed, this is a "
+        "warning: `devpolicy dry-run` measures the bytes.",
     ),
     "DP422": Code(
         "a model that does not declare its blocks",
         "accelerate moves the inputs of modules, and nothing that a module computes between them. Classes of "
-        "Transformers that were written for that say which blocks stay whole (`_no_split_modules`); this one does not, "
-        "so a plan that divides it may not run. `devpolicy dry-run` tells.",
+        "Transformers that support this list the blocks that stay whole (`_no_split_modules`). This class lists "
+        "none, so a divided plan may fail. Try it with `devpolicy dry-run`.",
     ),
     "DP423": Code(
         "a map that is not known to run",
-        "A device map says where tensors are, not that the code moves its inputs there. accelerate moves what modules "
-        "are given; what the code around them computes it does not move. The class has parameters of its own "
-        "beside its children, or rules run apart what meets, and nobody has tried it. "
-        "`devpolicy dry-run` loads and runs it on simulated devices, and says where it fails.",
+        "accelerate moves the inputs of modules, and no values that the code around them computes. This class has "
+        "parameters of its own beside its children, or rules divide modules that exchange values. Nobody has tried "
+        "this division. `devpolicy dry-run` runs it on simulated devices, and shows where it fails.",
     ),
     "DP424": Code(
         "an engine that runs elsewhere than planned",
-        "ONNX Runtime replaces a provider that is not there by the CPU, with a warning and no error. The session that "
-        "was made runs on another device than the plan says: the installed package has no such provider, its libraries "
-        "were not found, or the session was given none.",
+        "ONNX Runtime replaces a missing provider by the CPU, with a warning and no error. So this session runs on "
+        "another device than planned: the installed package has no such provider, its libraries were not found, or "
+        "the session was given no provider.",
     ),
     "DP425": Code(
         "a rule that frees nothing",
@@ -279,127 +286,129 @@ CODES: dict[str, Code] = {
     # Lint.
     "DP501": Code(
         "a rule that matches nothing",
-        "No module of this model is matched by the rule. With another model it may be; with this one it is likely a "
-        "slip in a path. For a rule of `[component.NAME]`, which is written for one model, it is an error.",
+        "The rule matches no module of this model. Check the path for a mistake. Another model may have such "
+        "modules. In `[component.NAME]`, which is for one model, this is an error.",
     ),
     "DP502": Code(
-        "a rule that never decides",
-        "Everything that the rule matches in this model is decided by rules written before it: the first that matches "
-        'wins. They are named. Put the narrower rule first. A rule with `on_exhausted = "next"` shadows nothing, nor '
-        "does one with another `when`, and what a nearer text, a profile or a component says is meant to come first.",
+        "a rule that never applies",
+        "Earlier rules already match all modules of this rule, and the first match applies. The message names "
+        "these rules. Put the narrower rule first. Some overlaps are intended, and not reported: with rules that "
+        'have `on_exhausted = "next"` or another `when`, and with rules of a more specific layer, profile or '
+        "component.",
     ),
     "DP503": Code(
         "a device that is never used",
-        'A device in a list is never tried, because an earlier one includes it (`"cuda:1"` after `"cuda"`), or '
-        "because `avoid` rules it out.",
+        'A device in a list is never tried. An earlier entry includes it (`"cuda:1"` after `"cuda"`), or `avoid` '
+        "excludes it.",
     ),
     "DP504": Code(
         "rules that are not applied",
-        "Without a model only the device is chosen, and rules about modules have nothing to speak of. Give the model, "
-        "and the whole plan is made.",
+        "Without a model, only the device is chosen, and rules about modules have no effect. Name the model to get "
+        "the whole plan.",
     ),
     "DP505": Code(
         "not the locked plan",
-        "`devpolicy plan --locked FILE` made another plan than the one in the file: what the consumer is given has "
-        "changed with the policy, the host, the model or devpolicy itself. What moved is listed. Where the change is "
-        "wanted, write the file again: `devpolicy plan … --format json --output FILE`.",
+        "`devpolicy plan --locked FILE` made another plan than the one in the file. The policy, the host, the "
+        "model or devpolicy itself has changed. The differences are listed. If you want the change, write the file "
+        "again: `devpolicy plan … --format json --output FILE`.",
     ),
     "DP506": Code(
         "a profile that is left open",
-        "The `when` of a profile asks for `env.NAME`, and `plan` reads no environment, so the profile is left out. The "
-        "commands and `use_policy` do read it. In Python, hand it in: `policy.for_host(host, environment=os.environ)`.",
+        "The `when` of a profile uses `env.NAME`. `plan` reads no environment, so the profile was left out. The "
+        "commands and `use_policy` do read it. In Python, pass it: `policy.for_host(host, environment=os.environ)`.",
     ),
     "DP507": Code(
         "a device with nearly no room",
-        "A device was chosen by `prefer` alone, because nothing says how large the component is, and less than 1 GiB "
-        "of it is left. Write the component's `model` or what it `needs`: then it is placed where it fits.",
+        "`prefer` alone chose this device, because the size of the component is not known, and the device has less "
+        "than 1 GiB left. Set the component's `model` or `needs`; it is then placed where it fits.",
     ),
     "DP508": Code(
         "a component that is likely misspelt",
-        "The policy has no entry for the component, and one that is spelt nearly so. Without an entry, only the top of "
-        "the policy speaks for it.",
+        "The policy has no entry for this component, and it has one with a similar name. Without an entry, only "
+        "the top level of the policy applies.",
     ),
     "DP509": Code(
-        "what a component cannot be given",
-        "A class of components takes less than its plan says: no dtype, say, or no device at all. What the component "
-        "does not take is left to its own default, so it may use other memory, or another device, than planned.",
+        "a setting that a component does not take",
+        "This class of components does not take everything that its plan sets: it has no dtype, for example, or no "
+        "device at all. It uses its own default, so it may use other memory, or another device, than planned.",
     ),
     "DP510": Code(
         "a name that the pipeline does not have",
-        "The policy, or `components=`, names a component, and the pipeline has none of that name. A component inside "
-        'another has the path to it for a name: `[component."agent.chat_generator"]`.',
+        "The policy, or `components=`, names a component that the pipeline does not have. The name of a component "
+        'inside another one is its path: `[component."agent.chat_generator"]`.',
     ),
     "DP511": Code(
         "a test that fails",
-        "A `[[test]]` of a policy asserts something that is not so: a module is somewhere else, another rule decided "
-        "it, a plan was made where a refusal was expected, or a property does not hold. The host, what was expected, "
-        "what is so and what decided it are told; `devpolicy why` tells more.",
+        "A `[[test]]` of a policy failed: a module is on another device, another rule applied, a plan was made "
+        "although a refusal was expected, or a property does not hold. The error shows the host, the expectation, "
+        "the result and its reason. `devpolicy why` shows more.",
     ),
     "DP512": Code(
         "a property that does not hold",
-        "`devpolicy verify` planned a family of hosts, and on one of them the property is broken. The smallest such "
-        "host is printed as TOML with a `[[test]]` that fails on it: paste it into the policy, and the test says when "
-        "it is mended. `monotone` is about two hosts, of which the second has more memory; `every_rule_reachable` is "
-        "about all of them.",
+        "`devpolicy verify` planned a family of hosts, and the property fails on one of them. The smallest such "
+        "host is printed as TOML, with a `[[test]]` that fails on it. Paste both into the policy; the test passes "
+        "when the policy is mended. `monotone` compares two hosts, the second with more memory; "
+        "`every_rule_reachable` concerns all hosts.",
     ),
     "DP520": Code(
         "a plan that does not run",
-        "`devpolicy dry-run` loaded the model with the plan's own arguments on simulated devices and ran its code, and "
-        "it failed: tensors on different devices met, a device had no memory left, or what was loaded is not what was "
-        "planned. The module and its line are told. Keep on one device what meets there: a rule with "
-        "`together = true`.",
+        "`devpolicy dry-run` loaded the model with the plan's arguments on simulated devices, and it failed: "
+        "tensors on different devices met, a device had no memory left, or something else was loaded than planned. "
+        "The error names the module and its line. Keep modules whose tensors meet on one device, with a rule that "
+        "has `together = true`.",
     ),
     "DP521": Code(
         "more memory than the ledger has",
-        "In a dry run a device held more than the plan counts for it. Activations are an estimate: set aside what was "
-        "measured (`[memory.TERM] reserve`), or plan a smaller workload. What is run with another prompt or batch than "
-        "the plan's holds other amounts.",
+        "In a dry run, a device held more bytes than the plan counts. Activations are an estimate: reserve the "
+        "measured size (`[memory.TERM] reserve`), or plan a smaller workload. A run with another prompt or batch "
+        "than planned also holds other amounts.",
     ),
     "DP513": Code(
         "moved for an earlier wish",
-        "A component is on a later term of `prefer` than it would be by itself, because components that are written "
-        "before it were granted more than they need at least. Components are granted their wishes in written order; a "
-        "later one is moved for that, and never refused.",
+        "The component is on a later entry of `prefer` than it would be alone. Components that are written before "
+        "it were granted more than they need at least. Wishes are granted in the order of the policy. A later "
+        "component may be moved for that, and is never refused for it.",
     ),
     "DP514": Code(
         "a device's number in a fleet",
-        "The policy names a device by its number, `cuda:1`, and plans for several machines: that is another device on "
-        "each of them. Name the type, or a class of `[devices]` by what the device is.",
+        "The policy names a device by its number, such as `cuda:1`, and the plan is for several machines, where "
+        "that is another device on each. Name the device type, or a class of `[devices]`.",
     ),
     # What libraries see of this machine.
     "DP601": Code(
         "a library that cannot be asked",
-        "`devpolicy doctor` asks each library in a process of its own. This one could not be imported, raised an "
-        "error, crashed or did not answer in time. A program that uses it meets the same.",
+        "`devpolicy doctor` asks each library in a process of its own. This library could not be imported, raised "
+        "an error, crashed, or did not answer in time. A program that uses it will have the same problem.",
     ),
     "DP602": Code(
         "no torch for this accelerator",
-        "The machine has an accelerator, and torch is not installed, or built without its toolkit: from PyPI or an "
-        "index for CPUs, most often. Everything that asks torch then runs on the CPU and says nothing.",
+        "The machine has an accelerator, and torch is missing, or was built without the accelerator's toolkit. "
+        "Often it came from PyPI or from an index for CPUs. Everything that uses torch then runs on the CPU, "
+        "without a message.",
     ),
     "DP603": Code(
         "hidden GPUs",
-        "The driver counts more GPUs than this process may see, because `CUDA_VISIBLE_DEVICES` says so. Ids count "
-        "those that are left: `cuda:0` is the first entry of the list, not the first GPU of the machine.",
+        "The driver counts more GPUs than this process may use, because `CUDA_VISIBLE_DEVICES` hides some. Ids "
+        "count only visible GPUs: `cuda:0` is the first entry of that list, not the first GPU of the machine.",
     ),
     "DP604": Code(
         "devices that only one counts",
-        "Two sources count different devices. What plans with the longer list fails on what is not there; what plans "
-        "with the shorter one leaves memory unused.",
+        "Two sources count different devices. A plan from the longer list fails on devices that are missing. A "
+        "plan from the shorter list leaves memory unused.",
     ),
     "DP605": Code(
         "an accelerator that does not work",
-        "The accelerator is there, and asking it fails. Nothing is planned on it. Libraries that only count devices "
-        "choose it all the same, and fail when they use it.",
+        "The accelerator exists, but it does not respond properly. Nothing is planned on it. Libraries that only "
+        "count devices still choose it, and fail when they use it.",
     ),
     "DP606": Code(
         "libraries that choose differently",
-        "Left to themselves, two libraries of one program would run on different devices, and tensors that go from one "
-        "to the other fail or are copied. Name the device for each: a policy does it for all of them.",
+        "By default, two libraries of one program would use different devices. Tensors that pass from one to the "
+        "other are copied, or cause an error. Set the device for each library; a policy does this for all of them.",
     ),
     "DP607": Code(
         "memory that is counted differently",
-        "A library counts memory that this process cannot have: that of the machine where a container has a limit, "
-        "or that of another device. What is planned with the larger figure does not fit.",
+        "A library counts memory that this process cannot use: that of the whole machine although a container has "
+        "a limit, or that of another device. A plan with the larger figure does not fit.",
     ),
 }

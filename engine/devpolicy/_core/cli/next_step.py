@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from devpolicy._core.cli.table import facts
-from devpolicy._core.errors import DevPolicyError
+from devpolicy._core.errors import DevPolicyError, Unsatisfiable
 
 if TYPE_CHECKING:
     from devpolicy._core.cli.context import CliContext
@@ -64,7 +64,7 @@ def _plan(given: Given, status: int) -> Step | None:
     if (
         status
         or not given["fleet"]
-        or any(given[other] for other in ("component", "to", "output", "target", "running", "locked"))
+        or any(given[other] for other in ("component", "to", "output", "target", "running", "locked", "architecture"))
     ):
         return None
     return [
@@ -89,7 +89,9 @@ def _plan_of(given: Given, status: int) -> Step | None:
         return None
     on = ["--host", host] if host else []
     part = ["--component", given["component"]] if given.get("component") else []
-    return ["plan", given["policy"], "--model", model, *on, *part, *_overlay(given)], "shows the whole plan"
+    loaded_as = ["--architecture", given["architecture"]] if given.get("architecture") else []
+    words = ["plan", given["policy"], "--model", model, *on, *part, *loaded_as, *_overlay(given)]
+    return words, "shows the whole plan"
 
 
 def _models(given: Given) -> list[str]:
@@ -113,7 +115,8 @@ def _fit(given: Given, status: int) -> Step | None:
         return None
     on = ["--hosts", ",".join(hosts)] if hosts else []
     schemes = ["--quantizations", ",".join(given["quantization"])] if given["quantization"] else []
-    return ["report", given["policy"], "--models", ",".join(models), *on, *schemes, "-o", "report.html"], "draws it"
+    words = ["report", given["policy"], "--models", ",".join(models), *on, *schemes, *_overlay(given)]
+    return [*words, "-o", "report.html"], "draws it"
 
 
 def _test(given: Given, status: int) -> Step | None:
@@ -122,7 +125,8 @@ def _test(given: Given, status: int) -> Step | None:
         return (["check", *policies], "looks for mistakes in the policy") if len(policies) == 1 else None
     if given["covered"]:
         return ["show", policies[0]], "shows every value with its origin"
-    return ["test", *policies, "--coverage"], "shows what no test needs"
+    chosen = ["--run", given["run"]] if given["run"] else []
+    return ["test", *policies, *chosen, *_overlay(given), "--coverage"], "shows what no test needs"
 
 
 def _diff(given: Given, status: int) -> Step | None:
@@ -130,12 +134,24 @@ def _diff(given: Given, status: int) -> Step | None:
 
 
 def _host_show(given: Given, status: int) -> Step | None:
+    from devpolicy import plan
+
+    try:
+        plan("prefer-accelerator", "gpt2", given["host"])
+    except Unsatisfiable:
+        return ["host", "list"], "shows hosts that hold more"
     return ["fit", "prefer-accelerator", "--model", "gpt2", "--host", given["host"]], "tries a small model on it"
 
 
 def _fleet_show(given: Given, status: int) -> Step | None:
     if given["as_toml"] or given["for_ray"]:
         return None
+    from devpolicy.fleet import plan_fleet
+
+    try:
+        plan_fleet("prefer-accelerator", "gpt2", given["fleet"])
+    except Unsatisfiable:
+        return ["fleet", "list"], "shows fleets that hold more"
     return ["fit", "prefer-accelerator", "--model", "gpt2", "--fleet", given["fleet"]], "tries a small model on it"
 
 
@@ -148,11 +164,27 @@ def _schema(given: Given, status: int) -> Step | None:
 
 
 def _simulator_build(given: Given, status: int) -> Step | None:
-    from devpolicy._core.simulator import unfit
+    from devpolicy._core.simulator import simulator, unfit
 
-    if unfit() is not None or not all(map(find_spec, ("transformers", "accelerate"))):
-        return ["simulator", "info"], "shows what is built"
-    return ["dry-run", "prefer-accelerator", "--model", "gpt2", "--host", "1x24gb"], "runs a small model on it"
+    if unfit() is not None or not simulator().built:
+        return ["simulator", "info"], "shows what is missing"
+    return _simulated()
+
+
+def _simulator_info(given: Given, status: int) -> Step | None:
+    from devpolicy._core.simulator import simulator, unfit
+    from devpolicy._core.simulator.building import find_compiler
+
+    if unfit() is not None or not (simulator().built or find_compiler()):
+        return ["host", "list"], "shows hosts that can be simulated without it"
+    return _simulated() if simulator().built else (["simulator", "build"], "builds it, in half a minute")
+
+
+def _simulated() -> Step:
+    """Return the step that uses the simulator."""
+    if all(map(find_spec, ("transformers", "accelerate"))):
+        return ["dry-run", "prefer-accelerator", "--model", "gpt2", "--host", "1x24gb"], "runs a small model on it"
+    return ["dry-run", "--help"], "says what a dry run needs"
 
 
 def _model_show(given: Given, status: int) -> Step | None:
@@ -200,6 +232,6 @@ _STEPS: Mapping[str, Callable[[Given, int], Step | None]] = {
     "doctor": _always("host", "list", does="lists hosts to plan for"),
     "simulator build": _simulator_build,
     "schema": _schema,
-    "simulator info": _always("doctor", does="shows what the libraries see"),
+    "simulator info": _simulator_info,
     "explain": _always("check", "--help", does="says how policies are checked"),
 }

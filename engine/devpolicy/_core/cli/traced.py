@@ -27,7 +27,7 @@ def check_module(module: str, tree: ModelTree) -> None:
         holder = holder.rpartition(".")[0]
     children = [tree.modules[child].path for child in tree.children(tree.index[holder])]
     hint = f"did you mean `{near}`?" if near else did_you_mean(module, children)
-    hint += f"\n`devpolicy model show {tree.name}` lists its modules"
+    hint += f"\n{tree.listed_by}"
     raise ModelError(Diagnostic("DP202", f"`{tree.name}` has no module `{module}`", help=hint))
 
 

@@ -80,8 +80,8 @@ class Costs:
         read, operations, transferred, called = [0], [0], [0], 0
         tokens = self.batch * (self.prompt if self.first_token else 1)
         factors = self.tree.remembered("factors", lambda: _factors(self.tree))
-        for size, (rows, elements, is_head), activated in zip(
-            self.sizing.full_weights, factors, self._activated(), strict=True
+        for size, more, (rows, elements, is_head), activated in zip(
+            self.sizing.full_weights, self.sizing.more_elsewhere, factors, self._activated(), strict=True
         ):
             runs, active, experts = activated
             touched = -(-size * min(tokens, rows) // rows) if rows else size
@@ -89,7 +89,7 @@ class Costs:
             read.append(touched * runs)
             products = self.batch if is_head else tokens
             operations.append(2 * elements * products * active // experts * runs)
-            transferred.append(size * runs)
+            transferred.append((size + more) * runs)
             called += runs * active * 2**20 // experts
         sums = (list(accumulate(one)) for one in (read, operations, transferred))
         return (*sums, called >> 20)  # type: ignore[return-value]  # three lists, then a number

@@ -73,7 +73,8 @@ def request_of(plan: Plan, tree: ModelTree, host: Host, sizes: Sizes) -> Request
         raise DryRunError(Diagnostic("DP407", f"`{tree.name}` cannot be tried", notes=(tree.incomplete_reason,)))
     if tree.quantization is not None or plan.loading.scheme != "none":
         message = f"`{tree.name}` is quantised, and a dry run builds the code of the model without its quantiser"
-        raise DryRunError(Diagnostic("DP417", message, help="try the checkpoint that it was made from"))
+        hint = "try the checkpoint that it was made from" if tree.quantization else "leave `loading.quantization` out"
+        raise DryRunError(Diagnostic("DP417", message, help=hint))
     if plan.loading.adapters:
         message = (
             f"the plan of `{tree.name}` has adapters, and a dry run loads none: it would hold less than is planned"

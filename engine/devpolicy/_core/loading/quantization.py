@@ -150,6 +150,8 @@ class SchemeSupport:
     """Where weights of a stored checkpoint may be kept beside accelerators."""
     beside_made: frozenset[str] = frozenset()
     """The same for a scheme that is made on load."""
+    whole_beside: bool = False
+    """Whether what is kept beside accelerators is left as it is where the scheme is made on load."""
     beside_dequantized: frozenset[str] = frozenset({"cpu", "disk"})
     """The same for a stored checkpoint that is dequantised."""
     several: bool = True
@@ -162,9 +164,13 @@ class SchemeSupport:
     """The arguments that dequantise a stored checkpoint."""
     making: Mapping[str, Any] = field(default_factory=dict)
     """The arguments that make the scheme on load."""
+    making_beside: Mapping[str, Any] = field(default_factory=dict)
+    """The arguments that it takes besides where a part is kept beside accelerators."""
     making_takes: int = 0
     """Bytes for each element of a weight that are there beside it while it is made, measured in two-byte dtypes."""
     dequantizing_takes: int = 0
     """The same while it is dequantised."""
     because: str = ""
     """Why weights may be kept in some places only, for a refusal."""
+    because_made: str = ""
+    """The same for a scheme that is made on load, where that has another reason."""

@@ -14,12 +14,16 @@ from devpolicy._core.loading.quantization import DTYPE, Condition, Package, Sche
 
 _NOWHERE = frozenset[str]()
 _CPU = frozenset({"cpu"})
+_ANYWHERE = frozenset({"cpu", "disk"})
 
 _BITSANDBYTES = SchemeSupport(
     made=True,
     kept=Condition(dict.fromkeys(("cuda", "cpu", "xpu", "npu", "hpu", "mps"))),
     beside=_NOWHERE,
+    beside_made=_ANYWHERE,
+    whole_beside=True,
     packages=(Package("bitsandbytes", ">=0.46.1"),),
+    making_beside={"llm_int8_enable_fp32_cpu_offload": True},
     making_takes=3,
     because="Transformers loads bitsandbytes' weights on accelerators only, or a whole model on the CPU",
 )
@@ -64,6 +68,7 @@ def _torchao(cls: str) -> SchemeSupport:
         making={"quant_method": "torchao", "quant_type": {"default": {"_type": cls, "_data": {}, "_version": 2}}},
         making_takes=14,
         because="Transformers keeps no part of a torchao checkpoint on the disk",
+        because_made="Transformers would make it on the accelerator that is current, whether it is planned or not",
     )
 
 
@@ -107,6 +112,7 @@ TRANSFORMERS: Mapping[str, SchemeSupport] = {
         dequantizing={"quant_method": "mxfp4", "dequantize": True},
         dequantizing_takes=4,
         making={"quant_method": "mxfp4"},
+        because_made="no mxfp4 was seen made beside accelerators",
     ),
     # Left to itself, compressed-tensors decompresses on the first forward, and fails there on several devices.
     "compressed": SchemeSupport(

@@ -48,6 +48,8 @@ class Sizing:
     """Buffers that a module holds itself. They stay where the module runs, also when its weights are offloaded."""
     full_weights: list[int]
     """Parameters that a module holds itself, tied ones in full: what has to be onloaded when it runs."""
+    more_elsewhere: list[int]
+    """What the parameters take more where they are kept elsewhere, because a scheme leaves them unpacked there."""
     kv_cache: list[int]
     merged: list[int]
     """The largest tensor of a module that loading makes on its device of others, which are there until it is made."""
@@ -66,7 +68,7 @@ def size_model(tree: ModelTree, workload: Workload) -> Sizing:
     repeated = {name for group in tree.ties for name in group[1:]}
     count = len(tree.modules)
     weights, buffers, full_weights, merged = [0] * count, [0] * count, [0] * count, [0] * count
-    float32, dtype = [""] * count, compute_dtype(tree, workload)
+    more_elsewhere, float32, dtype = [0] * count, [""] * count, compute_dtype(tree, workload)
     for position, module in enumerate(tree.modules):
         for tensor in module.tensors:
             size = tensor.bytes_as(workload.dtype)
@@ -81,7 +83,9 @@ def size_model(tree: ModelTree, workload: Workload) -> Sizing:
             else:
                 weights[position] += counted
                 full_weights[position] += size
-    sizing = Sizing(weights, buffers, full_weights, [], merged, float32, Activations(0), 0, dtype)
+                if tensor.whole_elsewhere:
+                    more_elsewhere[position] += tensor.elsewhere_as(workload.dtype) - size
+    sizing = Sizing(weights, buffers, full_weights, more_elsewhere, [], merged, float32, Activations(0), 0, dtype)
     return size_tokens(sizing, tree, workload)
 
 

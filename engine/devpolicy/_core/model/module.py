@@ -324,8 +324,15 @@ def _as_converted(module: Module, converted: Mapping[str, Converted]) -> Module:
     return replace(module, tensors=tensors, in_place=False)
 
 
-_COMPUTED = {"ParametrizationList": ("", 1), "Nemotron3DiarizationSubpixelUpsampler": ("conv", 2)}
-"""Modules whose weight loading computes again on its device, although it is stored: `_init_weights` asks for it.
+_COMPUTED = {
+    "ParametrizationList": ("", 1),
+    "Nemotron3DiarizationSubpixelUpsampler": ("conv", 2),
+    "FalconMambaMixer": ("", 2),
+    "MambaMixer": ("", 2),
+    "MusicFlamingoRotaryEmbedding": ("", 2),
+    "VideoPrismTextEmbeddings": ("", 1),
+}
+"""Modules whose weight or table loading computes again on its device: `_init_weights` asks for it, also where stored.
 
 The child that holds it, and how many times its bytes are there beside it.
 """

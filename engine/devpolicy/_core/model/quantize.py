@@ -44,6 +44,8 @@ class Held:
     tree: ModelTree
     arguments: Mapping[str, Any] | None = None
     """The configuration that loading is handed; `None` where it is handed none."""
+    arguments_beside: Mapping[str, Any] = field(default_factory=dict)
+    """What it has besides where a part is kept elsewhere."""
     beside: frozenset[str] = _EVERYWHERE
     """Where weights may be kept beside accelerators."""
     because: str = ""
@@ -54,6 +56,8 @@ class Held:
     """Why a quantised checkpoint is held dequantised; empty where it is not."""
     assumed: tuple[Package, ...] = ()
     """What must be installed, and is not recorded of the host."""
+    skips_elsewhere: bool = False
+    """Whether the library leaves each module that the map keeps elsewhere, and takes the map's keys for a list."""
     several: bool = True
     """Whether it may be divided over accelerators."""
     instead: Held | None = None
@@ -66,6 +70,8 @@ class NotHeld:
 
     reason: str
     notes: tuple[str, ...] = field(default=())
+    by_host: bool = False
+    """Whether another host may hold it."""
 
 
 def quantize(
@@ -90,21 +96,26 @@ def _made(
         return NotHeld(f"`{scheme.name}` cannot be made while a model is loaded")
     unmet = _unmet(support.kept, facts) or _wrong_version(support.packages, facts)
     if unmet:
-        return NotHeld(f"`{scheme.name}` cannot be made here: {unmet}")
+        return NotHeld(f"`{scheme.name}` cannot be made here: {unmet}", by_host=True)
     settings = {key: setting.default for key, setting in scheme.settings.items()} | dict(scheme.when)
     takes = support.making_takes
+    # Where the CPU runs the model there is no accelerator beside which something is kept.
+    beside = frozenset[str]() if facts.kind == "cpu" else support.beside_made
+    whole = support.whole_beside and bool(beside)
     what = "packed", scheme.name, facts.kind, dtype, takes  # the same on hosts that differ in all else
-    packed = tree.remembered(what, lambda: _packed(tree, scheme, settings, facts.kind, dtype, takes))
+    packed = tree.remembered(what, lambda: _packed(tree, scheme, settings, facts.kind, dtype, takes, whole=whole))
     if packed is None:
         return NotHeld(f"`{scheme.name}` converts no module of `{tree.name}`")
     own = dtype or tree.default_dtype or "float32"
     return Held(
         packed,
         {key: own if value is DTYPE else value for key, value in support.making.items()},
-        support.beside_made,
-        support.because,
+        support.making_beside,
+        beside,
+        support.because_made or support.because,
         scheme.name,
         assumed=_assumed(support.packages, facts),
+        skips_elsewhere=whole,
     )
 
 
@@ -131,9 +142,9 @@ def _stored(
     return Held(
         packed,
         None if support.keeping is None else support.keeping(settings),
-        support.beside,
-        support.because,
-        scheme.name,
+        beside=support.beside,
+        because=support.because,
+        scheme=scheme.name,
         assumed=_assumed(support.packages, facts),
         several=support.several,
         instead=None
@@ -166,7 +177,7 @@ def _dequantized(
     assumed = _assumed(support.packages, facts) if support.kept is None else ()
     held = replace(tree, modules=tuple(map(plain, tree.modules)))
     beside, because = support.beside_dequantized, support.because
-    return Held(held, support.dequantizing, beside, because, dequantized=why, assumed=assumed)
+    return Held(held, support.dequantizing, beside=beside, because=because, dequantized=why, assumed=assumed)
 
 
 def _takes(tensor: Tensor, each: int, dtype: str | None) -> int:
@@ -267,11 +278,19 @@ def _in_blocks(path: str, within: str, settings: Mapping[str, Any]) -> bool:
 
 
 def _packed(
-    tree: ModelTree, scheme: Scheme, settings: Mapping[str, Any], kind: str, dtype: str | None, takes: int = 0
+    tree: ModelTree,
+    scheme: Scheme,
+    settings: Mapping[str, Any],
+    kind: str,
+    dtype: str | None,
+    takes: int = 0,
+    *,
+    whole: bool = False,
 ) -> ModelTree | None:
     """Return a tree with the bytes of its converted weights, `None` where nothing is converted.
 
-    `takes` are the bytes for each element that making them takes for a moment.
+    `takes` are the bytes for each element that making them takes for a moment; `whole` are those that are left as they
+    are where they are kept elsewhere.
     """
     paths = converted(tree, scheme, settings)
     if not paths:
@@ -283,7 +302,9 @@ def _packed(
         if key not in made:
             packed = (_tensor(tensor, module, scheme, settings, kind, dtype) for tensor in module.tensors)
             made[key] = tuple(
-                replace(tensor, transient=_takes(tensor, takes, dtype)) if tensor.packed is not None else tensor
+                replace(tensor, transient=_takes(tensor, takes, dtype), whole_elsewhere=whole)
+                if tensor.packed is not None
+                else tensor
                 for tensor in packed
             )
         return made[key]

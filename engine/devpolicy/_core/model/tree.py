@@ -69,6 +69,8 @@ class Tensor:
     """The bytes that it takes with its scales where it is quantised; `None` where `shape` and `dtype` say it."""
     transient: int = 0
     """Bytes beside its own that quantising or dequantising it takes while it is loaded."""
+    whole_elsewhere: bool = False
+    """Whether it is not packed where it is kept away from the device that runs it."""
     elements: int = field(init=False, repr=False, compare=False)
     """The product of `shape`, kept because a planner asks for bytes again and again."""
 
@@ -114,6 +116,10 @@ class Tensor:
             elements, size = BLOCKS[own]
             return self.elements // elements * size
         return (self.elements + self.kept) * DTYPE_BITS[own] // 8
+
+    def elsewhere_as(self, dtype: str | None) -> int:
+        """Bytes of the tensor where it is kept away from the device that runs it."""
+        return (replace(self, packed=None) if self.whole_elsewhere else self).bytes_as(dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +221,14 @@ class ModelTree:
     source: str | None = field(default=None, compare=False)
     """The path that it was read from, where it can be read as another class or variant."""
     _memo: dict[Hashable, object] = field(default_factory=dict, init=False, compare=False, repr=False)
+
+    @property
+    def listed_by(self) -> str:
+        """What lists its modules, for a help: a command that finds it again where that is known."""
+        from shlex import quote
+
+        named = self.name if "about" in dict(self.metadata) else "MODEL"
+        return f"`devpolicy model show {named if self.source is None else quote(self.source)}` lists its modules"
 
     def __repr__(self) -> str:
         return f"<ModelTree {self.name!r}: {len(self.modules)} modules, {self.parameters} parameters>"

@@ -81,7 +81,7 @@ def record_offload(
 
 def storage_bytes(unit: Unit, place: str) -> int:
     """Return the bytes that a unit takes of a place: the disk need hold only what loading must rewrite."""
-    return unit.weights if place == "cpu" else unit.rewritten
+    return unit.weights + unit.more_elsewhere if place == "cpu" else unit.rewritten
 
 
 _Waiting = tuple[Cluster, RulePriority]
@@ -284,6 +284,18 @@ def _offload_help(unit: Unit) -> str:
     return 'leave the rule out: kept there by `offload = "cpu"`, the module would be brought in whole, and free nothing'
 
 
+def _beside_help(context: PlacementContext) -> str:
+    """Return the way out where a scheme keeps nothing elsewhere: another one may leave that as it is."""
+    schemes = context.target.abilities.schemes
+    stays = [name for name, support in schemes.items() if support.whole_beside]
+    stay = "keep it on the devices that run the model, or plan more of them"
+    if not stays or context.kind == "cpu":
+        return stay
+    name = context.held.scheme if context.held.scheme in stays else stays[0]
+    of = "the checkpoint that it was made from with " if context.tree.quantization is not None else ""
+    return f'{stay}; or plan {of}`loading.quantization = "{name}"`, which leaves unquantised what is kept elsewhere'
+
+
 def is_elsewhere(place: str, context: PlacementContext) -> bool:
     """Whether storing on `place` frees anything: where the pool is shared, the CPU is no other place."""
     return place != context.kind and not (place == "cpu" and context.unified)
@@ -315,8 +327,7 @@ def offload_error(
         )  # fmt: skip
     if place not in context.held.beside:
         return Diagnostic(
-            "DP417", f"{keeps} on `{place}`: {context.held.because}", said,
-            help="keep it on the devices that run the model, or plan more of them",
+            "DP417", f"{keeps} on `{place}`: {context.held.because}", said, help=_beside_help(context),
         )  # fmt: skip
     if place == "cpu" and context.kind == "mps":
         return Diagnostic(

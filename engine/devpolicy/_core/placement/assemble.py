@@ -63,7 +63,13 @@ def plan_of(placed: PlacedModel) -> Plan:
         placements=_shared(placements, placed.groups) if placed.groups else placements,
         ledger=placed.ledger,
         warnings=placed.warnings,
-        loading=loading_of(policy, context.held, _folder(policy.disk_path, policy.component) if size else None, size),
+        loading=loading_of(
+            policy,
+            context.held,
+            _folder(policy.disk_path, policy.component) if size else None,
+            size,
+            elsewhere=bool(placed.solution.offloaded),
+        ),
         prediction=predict(placed) if predicted else None,
         workload=None if context.target.abilities.assigns in ("one", "units") else _workload(placed),
         streaming=placed.streaming,
@@ -114,7 +120,8 @@ def _write(placed: PlacedModel) -> _Written:
         device = context.storage(offload.place).device if offload else runs_on
         stored.append(device)
         rule, reason = _why(placed.selector, context, solution, at, count)
-        placements[unit.path] = Placement(device, runs_on, rule, reason, unit.weights + unit.buffers)
+        weights = unit.weights + unit.more_elsewhere * bool(offload)
+        placements[unit.path] = Placement(device, runs_on, rule, reason, weights + unit.buffers)
     entries = device_map(context.tree, units, stored) if units else {"": context.devices[solution.main].device}
     single = entries.get("")
     if single is None or single.type is DeviceType.DISK:

@@ -56,6 +56,8 @@ class Unit:
     """For a piece of a block: the position behind the part of the model that runs the blocks, such as `model`."""
     is_block: bool = False
     weights: int = 0
+    more_elsewhere: int = 0
+    """What its weights take more where they are kept elsewhere."""
     buffers: int = 0
     kv_cache: int = 0
     merged: int = 0
@@ -245,11 +247,16 @@ def _collect(
                     stack_end=0 if block is None else _stack_end(tree, block),
                     is_block=natural[position] and end > position + 1,
                     weights=sum(sizing.weights[position:end]),
+                    more_elsewhere=sum(sizing.more_elsewhere[position:end]),
                     buffers=sum(sizing.buffers[position:end]),
                     kv_cache=loose_cache,
                     merged=max(sizing.merged[position:end]),
                     onload_peak=_onload_peak(tree, sizing, position, end),
-                    rewritten=sum(sizing.weights[at] for at in range(position, end) if not tree.modules[at].in_place),
+                    rewritten=sum(
+                        sizing.weights[at] + sizing.more_elsewhere[at]
+                        for at in range(position, end)
+                        if not tree.modules[at].in_place
+                    ),
                     float32=next(filter(None, sizing.float32[position:end]), ""),
                 )
             )
@@ -267,7 +274,7 @@ def _stack_end(tree: ModelTree, block: int) -> int:
 
 def _onload_peak(tree: ModelTree, sizing: Sizing, start: int, end: int) -> int:
     """Bytes onloaded at once: accelerate onloads what a module holds itself for as long as its forward runs."""
-    within = sizing.full_weights[start:end]
+    within = [sizing.full_weights[at] + sizing.more_elsewhere[at] for at in range(start, end)]
     for position in range(start + 1, end):
         within[position - start] += within[tree.parents[position] - start]
     return max(within)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from devpolicy._core.errors import Diagnostic
-from devpolicy._core.placement.apply_rules import Refused
+from devpolicy._core.placement.apply_rules import Refused, storage_bytes
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Unit
 from devpolicy._core.placement.search import Solution
@@ -93,7 +93,7 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
     pipelined = bool(found.copies) and context.pipelined and several_accelerators(units, solution, context)
     nothing = {"head": False, "first": False}
     away = {place: [units[at] for at, one in offloaded.items() if one.place == place] for place in ("cpu", "disk")}
-    on_cpu = sum(unit.weights for unit in away["cpu"])
+    on_cpu = sum(storage_bytes(unit, "cpu") for unit in away["cpu"])
     # By side of the one pool that integrated accelerators share with the CPU.
     pool = {"cpu": on_cpu}
     for number in sorted(set(solution.device)):
@@ -122,7 +122,7 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
             pool[str(one)] = ledger[str(one)].used - one.used_by_others
     for place, device in (("cpu", context.cpu), ("disk", context.disk)):
         if away[place]:
-            weights = sum(unit.weights for unit in away[place])
+            weights = sum(unit.weights + unit.more_elsewhere for unit in away[place])
             others = context.cpu.used_by_others if place == "cpu" else 0
             made = max(units[at].merged for at in offloaded) if place == "cpu" else 0
             ledger[place] = Budget(

@@ -76,12 +76,12 @@ def _idle(rule: Rule, number: int, tree: ModelTree, division: Division, policy: 
     if number in division.matched:
         return finding(
             f"rule `{rule.name}` matches only modules of `{tree.name}` that hold no tensors",
-            help=f"`devpolicy model show {tree.name}` lists its modules with their sizes",
+            help=f"{tree.listed_by} with their sizes",
             severity="warning",
         )
     return finding(
         f"rule `{rule.name}` matches nothing in `{tree.name}`",
-        help=f"`devpolicy model show {tree.name}` lists its modules",
+        help=tree.listed_by,
         severity="error" if own_rule(rule, policy) and not policy.several_models else "warning",
     )
 

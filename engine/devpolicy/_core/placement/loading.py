@@ -30,8 +30,8 @@ GGUF_CACHES = ("float32", "float16", "bfloat16")
 """What llama.cpp keeps a KV cache in, of the dtypes that a policy can name."""
 
 
-def loading_of(policy: ResolvedPolicy, held: Held, folder: str | None, rewritten: int) -> Loading:
-    """Return how a plan's model is loaded. `rewritten` bytes go to `folder`."""
+def loading_of(policy: ResolvedPolicy, held: Held, folder: str | None, rewritten: int, *, elsewhere: bool) -> Loading:
+    """Return how a plan's model is loaded. `rewritten` bytes go to `folder`; a part is kept `elsewhere`."""
     asked, tree = policy.loading, held.tree
     return replace(
         tree.loading,
@@ -42,7 +42,9 @@ def loading_of(policy: ResolvedPolicy, held: Held, folder: str | None, rewritten
         offload_folder=folder,
         rewritten=rewritten,
         scheme=held.scheme,
-        quantization=held.arguments,
+        quantization={**held.arguments, **held.arguments_beside}
+        if elsewhere and held.arguments and held.arguments_beside
+        else held.arguments,
         assumed=tuple(map(str, held.assumed)),
         context=context_of(tree, policy.workload),
         batch=policy.workload.batch,

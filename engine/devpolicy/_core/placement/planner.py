@@ -53,7 +53,7 @@ from devpolicy._core.placement.lint import findings_of_rules
 from devpolicy._core.placement.loading import adapter_error, check_loading, findings_of_float32, refused_on
 from devpolicy._core.placement.overflow import spill
 from devpolicy._core.placement.plan import Plan, Trace
-from devpolicy._core.placement.quantized import findings_of_form, held_on, running, without_ties
+from devpolicy._core.placement.quantized import findings_of_form, held_on, running, without_ties, wrongly_left
 from devpolicy._core.placement.refusals import no_room, not_known, not_read, nothing_fits
 from devpolicy._core.placement.refuted import kept_whole, no_room_for_it, refuted
 from devpolicy._core.placement.scatter import scatter
@@ -324,6 +324,10 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree, of_
         unlike = adapter_error(tree, division.units, solution.offloaded) if tree.loading.replaced else None
         if unlike is not None:
             raise Refused(unlike)
+        away = context.held.skips_elsewhere and solution.offloaded
+        misnamed = wrongly_left(context.held, division.units, solution, context) if away else None
+        if misnamed is not None:
+            raise Refused(misnamed)
         ledger = ledger_of(division.units, solution, context)
         needed = room_for_loading(ledger, division.units, tried)
         more = {device: size for device, size in needed.items() if size > rooms.get(device, 0)}

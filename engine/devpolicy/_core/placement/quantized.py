@@ -6,6 +6,7 @@ they do to a tree is in `model.quantize`: no scheme has a name here.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from devpolicy._core.abilities import Target, target_of, targets
@@ -13,11 +14,16 @@ from devpolicy._core.errors import Diagnostic
 from devpolicy._core.host import Host
 from devpolicy._core.language.policy import ResolvedPolicy
 from devpolicy._core.loading.quantization import Facts
+from devpolicy._core.loading.skips import Skips
 from devpolicy._core.model.quantize import Held, NotHeld, both_figures, quantize
 from devpolicy._core.model.tree import Beside, ModelTree
 from devpolicy._core.placement.apply_rules import Refused
+from devpolicy._core.placement.context import PlacementContext
+from devpolicy._core.placement.divide import Unit
 from devpolicy._core.placement.loading import attention_of
+from devpolicy._core.placement.maps import device_map
 from devpolicy._core.placement.plan import Plan
+from devpolicy._core.placement.search import Solution
 
 
 def facts_of(host: Host, kind: str) -> Facts:
@@ -48,7 +54,7 @@ def held_on(kind: str, policy: ResolvedPolicy, tree: ModelTree, host: Host, cons
         lambda: quantize(tree, word, facts, consumer.abilities.schemes, dtype),
     )
     if isinstance(found, NotHeld):
-        raise Refused(_refusal(found, tree, consumer))
+        raise Refused(_refusal(found, tree, consumer, word))
     return found
 
 
@@ -79,10 +85,14 @@ def tree_of(plan: Plan, policy: ResolvedPolicy, tree: ModelTree, host: Host) -> 
     return (without_ties(held) if copies else held).tree
 
 
-def _refusal(found: NotHeld, tree: ModelTree, consumer: Target) -> Diagnostic:
+def _refusal(found: NotHeld, tree: ModelTree, consumer: Target, word: str | None) -> Diagnostic:
     quantization = tree.quantization
     if quantization is None:
-        return Diagnostic("DP417", found.reason, notes=found.notes, help="leave the scheme out, or plan another host")
+        making = {name: target.abilities.schemes.get(word or "") for name, target in targets().items()}
+        others = [f"`{name}`" for name, support in making.items() if support is not None and support.made]
+        wrong_one = others and f"`{consumer.name}`" not in others
+        more = f", or plan for {' or '.join(others)}" if wrong_one else ", or plan another host" * found.by_host
+        return Diagnostic("DP417", found.reason, notes=found.notes, help=f"leave the scheme out{more}")
     others = [name for name, target in targets().items() if quantization.scheme in target.abilities.schemes]
     hint = (
         f"plan for {' or '.join(f'`{name}`' for name in others)}"
@@ -99,3 +109,27 @@ def findings_of_form(held: Held, tree: ModelTree, policy: ResolvedPolicy) -> lis
         return []
     message = f"the `{tree.quantization.method}` weights of `{tree.name}` are dequantised here: {held.dequantized}"
     return [Diagnostic("DP418", message, notes=both_figures(tree, policy.workload.dtype), severity="warning")]
+
+
+def wrongly_left(held: Held, units: Sequence[Unit], solution: Solution, context: PlacementContext) -> Diagnostic | None:
+    """Return why the library would leave other modules unquantised than those that are kept elsewhere.
+
+    It takes the keys of the map for a list of names, which may be how another module's path ends.
+    """
+    devices = [context.devices[number].device for number in solution.device]
+    for at, offload in solution.offloaded.items():
+        devices[at] = context.storage(offload.place).device
+    keys = device_map(held.tree, units, devices)
+    left = Skips(key for key, device in keys.items() if device.type.value in ("cpu", "disk"))
+    away = {path for at in solution.offloaded for path in _paths(held.tree, units[at])}
+    for module in held.tree.modules:
+        if any(one.whole_elsewhere for one in module.tensors) and left.leaves(module.path) != (module.path in away):
+            message = (
+                f"`{held.scheme}` would not be made of `{module.path}`, whose name is like that of a part elsewhere"
+            )
+            return Diagnostic("DP417", message, help="keep nothing elsewhere, or another module")
+    return None
+
+
+def _paths(tree: ModelTree, unit: Unit) -> Iterator[str]:
+    return (module.path for module in tree.modules[unit.start : unit.end])

@@ -128,7 +128,11 @@ def _overflow(policy: ResolvedPolicy, host: Host, attempt: Attempt) -> Iterator[
         placed = attempt(replace(policy, overflow=tuple(DeviceSelector(place) for place in places)), host)
         if placed is not None:
             units, offloaded = placed.division.units, placed.solution.offloaded
-            kept = sum(units[at].resident for at, offload in offloaded.items() if offload.rule == OVERFLOW)
+            kept = sum(
+                units[at].resident + units[at].more_elsewhere
+                for at, offload in offloaded.items()
+                if offload.rule == OVERFLOW
+            )
             written = f'"{places[0]}"' if len(places) == 1 else '["cpu", "disk"]'
             yield f"`overflow = {written}`, which keeps {format_size(kept)} there and is slower"
             return

@@ -167,7 +167,7 @@ def _check_module(expected: Expected, tree: ModelTree, findings: list[Diagnostic
         return
     path = expected.module.text
     near = suggest(path, [module.path for module in tree.modules if module.path])
-    hint = f"`devpolicy model show {tree.name}` lists its modules"
+    hint = tree.listed_by
     hint = f"did you mean `{near}`?\n{hint}" if near else hint
     message = f"`{tree.name}` has no module `{path}`"
     if path in set(tree.tensor_names()):

@@ -153,6 +153,7 @@ def _count(
     for name, module, tensor, _ in tensors(tree):
         device, size = places[name][0], tensor.bytes_as(workload.dtype)
         if device in kept and not tensor.buffer:
+            size = tensor.elsewhere_as(workload.dtype)
             streamed[module] = streamed.get(module, 0) + size
         elif device in kept:
             device = main  # buffers stay where the module runs

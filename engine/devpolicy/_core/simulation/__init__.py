@@ -4,6 +4,7 @@
     decorate.py    a context manager as a decorator of every kind of function
     running.py     which simulation answers here and now
     shims.py       names of libraries, replaced while a simulation runs
+    layers.py      which of them a simulation needs
     patches.py     putting them in place and back
     scan.py        which modules hold them, and caches that would freeze an answer
     imports.py     libraries that are imported while a simulation runs

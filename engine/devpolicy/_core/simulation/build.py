@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from devpolicy._core.host import Accelerator
+    from devpolicy._core.host import Accelerator, Host
     from devpolicy._core.simulation.running import Simulation
 
 ORDER = ("cuda", "xpu", "mps")
@@ -20,14 +20,19 @@ NOT_USABLE = "CUDA-capable device(s) is/are busy or unavailable"
 
 
 def built_for(simulation: Simulation, type_: str) -> bool:
-    """Whether torch on that host was built for a type.
+    """Whether torch on that host was built for a type."""
+    return host_built_for(simulation.host, type_)
+
+
+def host_built_for(host: Host, type_: str) -> bool:
+    """Whether torch on a host was built for a type.
 
     Its version says so where it has a local part (`2.13.0+cu130`); else what the host has or fails to have shows it.
     """
-    local = (simulation.host.version("torch") or "").partition("+")[2]
+    local = (host.version("torch") or "").partition("+")[2]
     if local:
         return type_ == ("cuda" if local.startswith(("cu", "rocm")) else local[:3])
-    return bool(simulation.devices(type_) or simulation.host.fault(type_))
+    return any(device.type == type_ for device in host.accelerators) or host.fault(type_) is not None
 
 
 def count(simulation: Simulation, type_: str) -> int:

@@ -14,6 +14,7 @@ from devpolicy._core.host import Host
 from devpolicy._core.host.facts import known_word
 from devpolicy._core.simulation.children import offer
 from devpolicy._core.simulation.decorate import decorated
+from devpolicy._core.simulation.layers import needed
 from devpolicy._core.simulation.patched_libraries import patched_libraries
 from devpolicy._core.simulation.running import Simulation, begin, end, running, running_for_us, was_entered_here
 from devpolicy._core.simulation.shims import Shims
@@ -81,11 +82,12 @@ class simulate_host:  # noqa: N801 - a verb, used as `with simulate_host(…)` a
                 raise SimulationDepthError("with `children` the scope is `process`: environment variables are")
         if deep:
             require_built(self.depth)
+        self._layers = needed(self.host, tensors=deep)
         self._entered: list[Simulation] = []
 
     def __enter__(self) -> Host:
         outer = _suspended_by(self.depth)
-        SHIMS.put()
+        SHIMS.put(self._layers)
         simulation = begin(self.host, self, process=self.scope == "process", probes=self.depth != "value")
         self._entered.append(simulation)
         try:
@@ -120,7 +122,7 @@ class simulate_host:  # noqa: N801 - a verb, used as `with simulate_host(…)` a
             for put_back in reversed(simulation.restore):
                 put_back()
         finally:
-            SHIMS.take()
+            SHIMS.take(self._layers)
 
     def __call__(self, function: F) -> F:
         """Return `function` as one that runs on the host, each time that it is called.
@@ -144,6 +146,7 @@ class _Inherited(simulate_host):
     def __init__(self, host: Host, depth: str, shared: str, *, visible: bool) -> None:
         super().__init__(host, depth="probes", scope="process")
         self.depth = depth
+        self._layers = needed(host, tensors=depth in DEEP)
         self._shared = shared
         self._visible = visible
 

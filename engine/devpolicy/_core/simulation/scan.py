@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Callable
 from inspect import unwrap
 from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
+from devpolicy._core.simulation import layers
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 _CACHE = type(functools.lru_cache(lambda: None))
 
 OWN = __name__.rpartition(".")[0]
 """What simulates asks the real machine."""
+
+Known = Callable[[object], str | None]
+"""Says of a function that asks about devices, and was found elsewhere, which layer it belongs to."""
 
 DEVICE_WORDS = frozenset({"accelerator", "cuda", "gpu", "gpus", "hip", "mps", "nvml", "rocm", "vram", "xpu"})
 """Words of names (`is_cuda_available`) that show, in a function's code, that it asks about devices."""
@@ -64,26 +70,29 @@ class Seen:
         return True
 
 
-def device_caches(module: ModuleType, known: Callable[[object], bool]) -> list[Any]:
-    """Return the `functools` caches that a module defines and whose functions ask about devices.
+def device_caches(module: ModuleType, known: Known) -> Iterator[tuple[Any, str]]:
+    """Yield the `functools` caches that a module defines and whose functions ask about devices, with their layers.
 
     Told by the names in their code: one has a word for devices, or is that of a function that asks, which `known` says
     of those found elsewhere; functions of the same package that are called are looked into. Caches inside functions are
     not found.
     """
-    return _asking([value for value in list(vars(module).values()) if _is_cache_of(module, value)], known)
+    for value in list(vars(module).values()):
+        if type(value) is _CACHE and value.__module__ == module.__name__:
+            asked = _asked(value, known)
+            if asked:
+                yield value, layers.of_all(asked)
 
 
-def method_caches(
-    module: ModuleType, known: Callable[[object], bool]
-) -> Iterator[tuple[type, str, Any, Callable[[Any], Any]]]:
-    """Yield the caches of that kind which are methods: class, name, cache, what makes such a method of a function."""
+def method_caches(module: ModuleType, known: Known) -> Iterator[tuple[type, str, Any, str, Callable[[Any], Any]]]:
+    """Yield the caches of that kind which are methods: class, name, cache, layer, what makes a method of a function."""
     for owner in _classes(module):
         for name, value in list(vars(owner).items()):
             wrapper = type(value) if type(value) in (staticmethod, classmethod) else _itself
             cache = value.__func__ if wrapper is not _itself else value
-            if type(cache) is _CACHE and _asking([cache], known):
-                yield owner, name, cache, wrapper
+            asked = _asked(cache, known) if type(cache) is _CACHE else None
+            if asked:
+                yield owner, name, cache, layers.of_all(asked), wrapper
 
 
 def shared_instances(module: ModuleType) -> Iterator[tuple[type, dict[Any, Any]]]:
@@ -108,38 +117,24 @@ def _itself(function: Any) -> Any:
     return function
 
 
-def _is_cache_of(module: ModuleType, value: object) -> bool:
-    return type(value) is _CACHE and value.__module__ == module.__name__
-
-
-def _asking(candidates: list[Any], known: Callable[[object], bool]) -> list[Any]:
-    found: list[Any] = []
-
-    def knows(function: object) -> bool:
-        return known(function) or any(function is cache for cache in found)
-
-    while True:  # ends: each round finds some of the candidates, which are given
-        asking = [cache for cache in candidates if not knows(cache) and _asks(unwrap(cache), knows, set())]
-        if not asking:
-            return found
-        found += asking
-
-
-def _asks(function: Any, known: Callable[[object], bool], seen: set[object]) -> bool:
+def _asked(function: Any, known: Known, seen: set[object] | None = None) -> set[str]:
+    """Return the layers of what a function asks about devices, and of what the functions that it calls do."""
+    function = unwrap(function)
     code = getattr(function, "__code__", None)
+    seen = set() if seen is None else seen
     if code is None or function in seen:
-        return False
+        return set()
     seen.add(function)
     names = _names_in(code)
-    if any(not DEVICE_WORDS.isdisjoint(name.lower().split("_")) for name in names):
-        return True
+    found = {layers.of_word(word) for name in names for word in DEVICE_WORDS.intersection(name.lower().split("_"))}
     package = package_of(str(function.__module__))
     for value in _named(function.__globals__, names, package):
-        if known(value):
-            return True
-        if type(value) is FunctionType and package_of(str(value.__module__)) == package and _asks(value, known, seen):
-            return True
-    return False
+        layer = known(value)
+        if layer is not None:
+            found.add(layer)
+        elif type(value) in (FunctionType, _CACHE) and package_of(str(value.__module__)) == package:
+            found |= _asked(value, known, seen)
+    return found
 
 
 def _named(namespace: dict[str, Any], names: set[str], package: str) -> Iterator[Any]:

@@ -2,7 +2,7 @@
 
 Owns what is replaced and what was there before. A shim asks which simulation runs here (`running`) and calls the
 original where none does, so other threads and tasks see the real machine all the while. Shims are made once for each
-library; the first simulation puts them in place and the last one that ends takes them away.
+library; the first simulation that needs them puts them in place and the last one that ends takes them away.
 
 A function is replaced wherever a module holds it under a name, since `from torch.cuda import device_count` keeps its
 own reference. `scan` finds the modules, `patches` does the replacing.
@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.simulation import scan
 from devpolicy._core.simulation.imports import PAUSED, ImportHook
+from devpolicy._core.simulation.layers import ALWAYS, LAYERS, TENSORS, Layer, of_module
 from devpolicy._core.simulation.patched_libraries import ORIGINAL, Around
 from devpolicy._core.simulation.patched_libraries.constants import OfEachSimulation
-from devpolicy._core.simulation.patches import AttributePatch, ClassPatch, ModulePatches
+from devpolicy._core.simulation.patches import AttributePatch, ClassPatch
 from devpolicy._core.simulation.running import Simulation, running
 
 if TYPE_CHECKING:
@@ -102,8 +103,7 @@ class Shims:
         self._libraries = tuple(libraries)
         self.entered = tuple(library.entered for library in self._libraries if library.entered is not None)
         """What is to be called when a simulation begins."""
-        self._names = ModulePatches()
-        self._others: dict[tuple[int, str], ClassPatch | AttributePatch] = {}
+        self._layers = {name: Layer() for name in LAYERS}
         self._answers: dict[str, dict[str, tuple[Given, Ask]]] = {}
         self._deep: dict[str, dict[str, Given]] = {}
         for library in self._libraries:
@@ -113,38 +113,37 @@ class Shims:
             for module, deep in library.tensors.items():
                 self._deep.setdefault(module, {}).update(deep)
         self._hook = ImportHook(self.adopt)
-        self._by_original: dict[int, Any] = {}
-        self._originals: dict[int, Any] = {}
+        # What stands in for a function, or is replaced by one, by its id, and the layer of both.
+        self._by_original: dict[int, tuple[Any, str]] = {}
+        self._originals: dict[int, tuple[Any, str]] = {}
         self._seen = scan.Seen()
         self._strange: list[tuple[ModuleType, str, object]] = []
         self._awaited: dict[str, Callable[[], None]] = {}
         self._count = 0
         self._lock = threading.RLock()
 
-    def put(self) -> None:
-        """Put every shim in place, unless a simulation has done so already."""
+    def put(self, layers: Iterable[str]) -> None:
+        """Put every shim of these layers in place, unless a simulation has done so already."""
         with self._lock:
             if not self._count:
                 self._look_again()
-            self._adopt(self._seen.new(), live=self._count > 0)
+            self._adopt(self._seen.new())
             self._count += 1
             if self._count == 1:
                 sys.meta_path.insert(0, self._hook)
-                self._names.put()
-                for patch in self._others.values():
-                    patch.put()
+            for layer in layers:
+                self._layers[layer].put()
 
-    def take(self) -> None:
-        """Put everything back, if this was the last simulation."""
+    def take(self, layers: Iterable[str]) -> None:
+        """Put back what no other simulation needs."""
         with self._lock:
             self._count -= 1
             if not self._count:
                 # What was imported meanwhile may hold shims under names of its own.
-                self._adopt(self._seen.new(), live=True)
+                self._adopt(self._seen.new())
                 sys.meta_path.remove(self._hook)
-                self._names.take()
-                for patch in self._others.values():
-                    patch.take()
+            for layer in layers:
+                self._layers[layer].take()
 
     def _look_again(self) -> None:
         """Learn a library's own function where a test's patch stood in its place when its module was first seen."""
@@ -159,7 +158,7 @@ class Shims:
             if self._count:
                 # C code makes modules too, which no loader runs.
                 others = [module for module in self._seen.new() if module not in modules]
-                self._adopt([*modules, *others], live=True)
+                self._adopt([*modules, *others])
         for module in modules:
             awaited = self._awaited.pop(module.__name__, None)
             if awaited is not None:
@@ -171,28 +170,37 @@ class Shims:
 
     def replaced(self) -> list[tuple[Any, str]]:
         """Return every name that simulations replace, as the module's or class's attributes and the name."""
-        return list(chain(self._names, *self._others.values()))
+        layers = self._layers.values()
+        return list(chain.from_iterable(chain(layer.names, *layer.others.values()) for layer in layers))
 
-    def _adopt(self, modules: list[ModuleType], *, live: bool) -> None:
+    def _adopt(self, modules: list[ModuleType]) -> None:
         # Originals first, over all modules: any of them may hold a function of any other.
         for module in modules:
             self._learn(module)
         for module in modules:
             namespace = vars(module)
             for name, value in list(namespace.items()):
-                replacement = self._by_original.get(id(value))
-                if replacement is not None:
-                    self._names.add(namespace, name, replacement, value, live=live)
-                elif id(value) in self._originals and not self._names.has(namespace, name):
-                    # It was imported under a simulation, and so got the shim itself.
-                    if not live:
-                        namespace[name] = self._originals[id(value)]
-                    self._names.add(namespace, name, value, self._originals[id(value)], live=live)
-            self._stand_in(module, live=live)
+                if (known := self._by_original.get(id(value))) is not None:
+                    self._replace(namespace, name, value, *known)
+                elif (shimmed := self._originals.get(id(value))) is not None:
+                    self._replace_imported(namespace, name, value, *shimmed)
+            self._stand_in(module)
+
+    def _replace(self, namespace: dict[str, Any], name: str, original: Any, replacement: Any, layer: str) -> None:
+        """Replace one name, at once where its layer is in place."""
+        of_layer = self._layers[layer]
+        of_layer.names.add(namespace, name, replacement, original, live=of_layer.count > 0)
+
+    def _replace_imported(self, namespace: dict[str, Any], name: str, value: Any, original: Any, layer: str) -> None:
+        """Replace a name that was imported under a simulation, and so got the shim itself."""
+        if not self._layers[layer].names.has(namespace, name):
+            if not self._layers[layer].count:
+                namespace[name] = original
+            self._replace(namespace, name, original, value, layer)
 
     def _learn(self, module: ModuleType) -> None:
         """Make the shims for what a module asks, by the libraries' tables and by its caches."""
-        namespace = vars(module)
+        namespace, layer = vars(module), of_module(module.__name__)
         answers, deep = self._answers.get(module.__name__, {}), self._deep.get(module.__name__, {})
         for name in {**answers, **deep}:
             original = namespace.get(name)
@@ -200,57 +208,61 @@ class Shims:
                 if not _is_of(module, original):
                     self._strange.append((module, name, original))
                 answer, ask = answers.get(name, (ORIGINAL, running))
-                self._know(original, shim(original, answer, ask, deep.get(name)))
+                made = shim(original, answer, ask, deep.get(name))
+                self._know(original, made, layer if name in answers else TENSORS)
         for library in self._libraries:
             for name, make in library.classes.get(module.__name__, {}).items():
                 original = namespace.get(name)
                 if original is not None and id(original) not in self._originals:
-                    self._know(original, make(original))
-        for cache in scan.device_caches(module, self._asks):
+                    self._know(original, make(original), layer)
+        for cache, of_cache in scan.device_caches(module, self._layer_of):
             if id(cache) not in self._by_original:
-                self._know(cache, cached_shim(cache))
+                self._know(cache, cached_shim(cache), of_cache)
 
-    def _asks(self, function: object) -> bool:
-        return id(function) in self._by_original
+    def _layer_of(self, function: object) -> str | None:
+        known = self._by_original.get(id(function))
+        return None if known is None else known[1]
 
-    def _know(self, original: Any, replacement: Any) -> None:
+    def _know(self, original: Any, replacement: Any, layer: str) -> None:
         # Both are kept for good, so that their ids are not given to anything else.
-        self._by_original[id(original)] = replacement
-        self._originals[id(replacement)] = original
+        self._by_original[id(original)] = replacement, layer
+        self._originals[id(replacement)] = original, layer
 
-    def _stand_in(self, module: ModuleType, *, live: bool) -> None:
+    def _stand_in(self, module: ModuleType) -> None:
         """Replace constants: by their names, since their values are no identities."""
         for library in self._libraries:
-            self._stand_in_of(library, module, live=live)
-        for owner, name, cache, wrapper in scan.method_caches(module, self._asks):
-            self._stand_in_class(owner, name, wrapper(cached_shim(cache)), vars(owner)[name], live=live)
+            self._stand_in_of(library, module)
+        for owner, name, cache, layer, wrapper in scan.method_caches(module, self._layer_of):
+            self._stand_in_class(owner, name, wrapper(cached_shim(cache)), vars(owner)[name], layer)
         if scan.package_of(module.__name__) in PAUSED:
             for owner, kept in scan.shared_instances(module):
-                self._stand_in_class(owner, scan.INSTANCES, OfEachSimulation(kept), kept, live=live)
+                self._stand_in_class(owner, scan.INSTANCES, OfEachSimulation(kept), kept, ALWAYS)
 
-    def _stand_in_of(self, library: Library, module: ModuleType, *, live: bool) -> None:
+    def _stand_in_of(self, library: Library, module: ModuleType) -> None:
         """Replace what one library names of a module: constants, attributes of the module, and of its classes."""
-        namespace = vars(module)
+        namespace, always = vars(module), self._layers[ALWAYS]
         for name, make in library.constants_of(module.__name__).items():
-            if name in namespace and not self._names.has(namespace, name):
-                self._names.add(namespace, name, make(namespace[name]), namespace[name], live=live)
+            if name in namespace and not always.names.has(namespace, name):
+                self._replace(namespace, name, namespace[name], make(namespace[name]), ALWAYS)
         attributes, missing = library.attributes.get(module.__name__), library.missing.get(module.__name__)
-        if (attributes or missing) and (id(namespace), "") not in self._others:
-            of_module = self._others[id(namespace), ""] = _attribute_patch(namespace, attributes or {}, missing)
-            if live:
+        if (attributes or missing) and (id(namespace), "") not in always.others:
+            of_module = always.others[id(namespace), ""] = _attribute_patch(namespace, attributes or {}, missing)
+            if always.count:
                 of_module.put()
-        for path, make in library.class_attributes.get(module.__name__, {}).items():
-            class_name, _, name = path.partition(".")
-            owner = namespace.get(class_name)
-            if owner is not None and hasattr(owner, name):
-                # As it stands in the class: a property would be asked otherwise.
-                original = vars(owner).get(name, getattr(owner, name))
-                self._stand_in_class(owner, name, make(original), original, live=live)
+        for layer, table in ((ALWAYS, library.class_attributes), (TENSORS, library.tensor_class_attributes)):
+            for path, make in table.get(module.__name__, {}).items():
+                class_name, _, name = path.partition(".")
+                owner = namespace.get(class_name)
+                if owner is not None and hasattr(owner, name):
+                    # As it stands in the class: a property would be asked otherwise.
+                    original = vars(owner).get(name, getattr(owner, name))
+                    self._stand_in_class(owner, name, make(original), original, layer)
 
-    def _stand_in_class(self, owner: Any, name: str, replacement: Any, original: Any, *, live: bool) -> None:
-        if (id(owner), name) not in self._others:
-            self._others[id(owner), name] = patch = ClassPatch(owner, name, replacement, original)
-            if live:
+    def _stand_in_class(self, owner: Any, name: str, replacement: Any, original: Any, layer: str) -> None:
+        of_layer = self._layers[layer]
+        if (id(owner), name) not in of_layer.others:
+            of_layer.others[id(owner), name] = patch = ClassPatch(owner, name, replacement, original)
+            if of_layer.count:
                 patch.put()
 
 

@@ -131,7 +131,8 @@ def _button(cell: Cell, number: int) -> str:
     # What is heard begins with what is seen, so that people who speak to their computer can name it.
     label = text(f"{first} {second}: {about}")
     return (
-        f'<td><button type="button" class="{cell.verdict}" data-cell="{number}" tabindex="{0 if number == 0 else -1}" '
+        f'<td data-host="{text(cell.host)}">'
+        f'<button type="button" class="{cell.verdict}" data-cell="{number}" tabindex="{0 if number == 0 else -1}" '
         f'aria-label="{label}"><b>{first}</b> <small>{second}</small>{bar}</button></td>'
     )
 

@@ -84,7 +84,7 @@ def command(
         _new_file(workflow_at, workflow(policy, None if pipeline is None else _below(Path(pipeline), base)))
         written.append(os.path.relpath(workflow_at))
     pairs = [("written", ", ".join(written)), ("tests", f"{tests}, all pass")]
-    ctx.out.print(facts([*pairs, ("next", _next(root, model, pipeline, host, wanted))], width=ctx.out.width))
+    ctx.out.print(facts([*pairs, ("next", _next(root, model, pipeline, named[0][0], wanted))], width=ctx.out.width))
 
 
 def _subjects(ctx: CliContext, model: str | None, pipeline: str | None, *, asks: bool) -> list[Subject]:
@@ -205,9 +205,9 @@ def _below(path: Path, base: Path) -> str | None:
     return here.relative_to(base).as_posix() if here.is_relative_to(base) else None
 
 
-def _next(root: Path, model: str | None, pipeline: str | None, host: Sequence[str], wanted: Sequence[Wanted]) -> str:
+def _next(root: Path, model: str | None, pipeline: str | None, host: str, wanted: Sequence[Wanted]) -> str:
     policy = str(root / POLICY)
-    on = [word for name in host[:1] if name != "-" for word in ("--host", name)]
+    on = [] if host == _HERE else ["--host", str(root / host) if "/" in host else host]
     if pipeline is not None:
         step = shlex.join(["devpolicy", "resolve", policy, "--pipeline", pipeline, *on])
         return f"`{step}` shows the device of each component"

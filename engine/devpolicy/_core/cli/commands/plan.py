@@ -298,6 +298,6 @@ def _next_steps(plans: Plans, locked: str | None, width: int) -> list[Line]:
     lines: list[Line] = [[("locked  ", "strong"), (f"unchanged, as in {locked}", "good")]] if locked else []
     targets = {plan.target for plan in plans.values()}
     forms = [name for name, form in OUTPUT_FORMATS.items() if form.target in targets] if len(targets) == 1 else []
-    prints = "the device map" if forms[:1] == ["hf"] or not forms else "what it takes"
-    step = f"`--to {forms[0] if forms else 'hf'}` prints {prints}, `devpolicy why` the reasons"
+    prints = "the device map" if forms[:1] == ["hf"] else "what it takes"
+    step = f"`--to {forms[0]}` prints {prints}" if forms else "`--format json` prints the plan for programs"
     return [*lines, *facts([("next  ", step)], width=width)]

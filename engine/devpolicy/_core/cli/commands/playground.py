@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -57,7 +58,8 @@ def command(ctx: CliContext, port: int, pyodide: str | None, fetch: bool, output
         site = files(folder)
     if output is not None:
         _write(Path(output), site)
-        step = "any server of static files can serve it, such as `python -m http.server`"
+        words = ["python", "-m", "http.server", "--directory", output]
+        step = f"`{shlex.join(words)}` serves it, as any web server can"
         ctx.out.print(facts([("written", f"{output}: {len(site)} files"), ("next", step)], width=ctx.out.width))
         return
     _serve(ctx, site, port, opens=opens)

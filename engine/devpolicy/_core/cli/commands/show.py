@@ -71,8 +71,9 @@ def _list(ctx: CliContext) -> None:
     width = ctx.out.width
     rows = [[name, text] for name, text in about.items()]
     shown = table(["policy", "what it says"], rows, width=width, prose=True, styles={0: "device", 1: "dim"})
-    ways = '`devpolicy show NAME` tells what one says, `extends = "NAME"` builds on it, a copy is yours to change'
-    ctx.out.print([*shown, "", *facts([("files", folder), ("next", ways)], width=width)])
+    use = '`extends = "NAME"` builds on one, and a copy is yours to change'
+    step = "`devpolicy show offload-lm-head` shows every value of one"
+    ctx.out.print([*shown, "", *facts([("files", folder), ("use", use), ("next", step)], width=width)])
 
 
 def _about(text: str) -> str:

@@ -54,6 +54,8 @@ class Library:
     """What stands for a name that a module has on the host and not here; `None` where it has none there either."""
     class_attributes: Mapping[str, Mapping[str, Make]] = field(default_factory=dict)
     """Attributes of classes, as `Class.attribute`."""
+    tensor_class_attributes: Mapping[str, Mapping[str, Make]] = field(default_factory=dict)
+    """Those that matter only where devices hold tensors."""
     ask: Callable[[], Simulation | None] = running
     """Which simulation answers its functions."""
     entered: Callable[[Simulation], None] | None = None

@@ -50,7 +50,7 @@ def _profile(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 LIBRARY = Library(
-    class_attributes={
+    tensor_class_attributes={
         "torch": {"_TorchCompileInductorWrapper.__call__": _inductor},
         "torch.autograd.profiler": {"profile.__init__": _profile},
     }

@@ -252,7 +252,7 @@ LIBRARY = Library(
     },
     classes={"torch.cuda.memory": {"MemPool": partial(_guarded, _refuse_pool, _pool_class)}},
     constants={"torch.cuda.nvtx": {"_nvtx": Ranges}},
-    class_attributes={
+    tensor_class_attributes={
         "torch.autograd.profiler": {"emit_nvtx.__enter__": _unless_backend, "emit_nvtx.__exit__": _without_error}
     },
     entered=put,

@@ -130,6 +130,6 @@ def _log(original: Any) -> Any:
 LIBRARY = Library(
     classes={C10D: {"ProcessGroupGloo": _gloo}},
     tensors={"torch.cuda.nccl": {"version": _version}},
-    class_attributes={"torch._C._distributed_c10d": {"Logger.set_construction_data_and_log": _log}},
+    tensor_class_attributes={"torch._C._distributed_c10d": {"Logger.set_construction_data_and_log": _log}},
     entered=_begin,
 )

@@ -146,7 +146,7 @@ LIBRARY = Library(
         "torch._utils": {"_to": Around(_to)},
         "torch.utils.dlpack": {"from_dlpack": Around(_from_dlpack), "to_dlpack": Around(_to_dlpack)},
     },
-    class_attributes={
+    tensor_class_attributes={
         "torch.storage": {
             "UntypedStorage.__new__": _make,
             "_StorageBase.clone": _clone,
