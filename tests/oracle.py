@@ -76,8 +76,11 @@ def activations(tree: Any, workload: Any) -> int:
 def compute_buffers(plan: Any, tree: Any) -> dict[str, int]:
     """Bytes of llama.cpp's compute buffer on each device, estimated: a micro-batch in float32, masks in float16.
 
-    Logits are where the head runs, and the embedding's way to the first layer where that is. Of the masks, and of what
-    comes from another device, there are four where several devices work at once: not where the CPU computes too.
+    Logits are where the head runs, and the embedding's way to the first layer where that is. Another device has one
+    more row where it has several layers, and where the first of them is divided; or where it has one layer behind such
+    a one. Where the CPU has the first layers, it is all that are behind one that is divided, or in a mixture behind the
+    CPU. Of the masks, and of what comes from another device, there are four where several devices work at once: not
+    where the CPU computes too.
     """
     runs = {path: str(unit.runs_on) for path, unit in plan.placements.items()}
     beside = any(device == "cpu" for path, device in runs.items() if path != "token_embd")
@@ -91,9 +94,23 @@ def compute_buffers(plan: Any, tree: Any) -> dict[str, int]:
     if work.kv_offload:  # a layer's cache comes to where attention is computed
         each += -(-work.context // 256) * 256 * tree.kv_cache[0].values * 2 + wide + asks
     found = dict.fromkeys(runs.values(), each + several * (3 * mask + 9 * wide + 65536))
-    found[runs["output"]] += max(0, 4 * tokens * tree.logits_elements + 4 * wide + mask - each)
-    first = next(path for path in runs if path.startswith("blk.0"))
-    found[runs[first]] += wide + max(wide, asks)
+    found[runs["output"]] += max(0, 4 * tokens * tree.logits_elements + 4 * wide + mask + 65536 - each)
+    row = wide * (mask >= wide)
+    layers: dict[str, set[str]] = {}
+    for path, device in runs.items():
+        if path.startswith("blk."):
+            layers.setdefault(path.split(".")[1], set()).add(device)
+    first, prefix = runs[next(path for path in runs if path.startswith("blk.0"))], layers["0"] == {"cpu"}
+    mixture = any(module.class_name == "Experts" for module in tree.modules)
+    order = [layers[str(at)] for at in range(len(layers))]
+    for device in found.keys() - {first}:
+        own = [at for at, on in enumerate(order) if device in on]
+        divided = [len(order[at - 1]) > 1 or (prefix and mixture and order[at - 1] == {"cpu"}) for at in own if at]
+        if len(own) > 1 and not prefix:
+            found[device] += row + wide * (len(order[own[0]]) > 1)
+        else:
+            found[device] += wide * any(divided)
+    found[first] += max(wide, asks) - wide + row + wide * (runs["token_embd"] == first)
     return found
 
 

@@ -95,6 +95,13 @@ def test_a_page_has_no_line_that_is_too_long_to_read(page: str) -> None:
     assert [line for line in prose.splitlines() if len(line) > 120 and not line.startswith("|")] == []
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "index"])
+def test_a_page_begins_with_whom_it_is_for(page: str) -> None:
+    _, lead, *_ = read(page).split("\n\n")
+    assert lead.startswith("For ")
+    assert lead.count("\n") <= 1
+
+
 def test_the_start_page_leads_to_every_page() -> None:
     linked = set(re.findall(r"\]\((\S+)\.md\b", read("index")))
     assert set(PAGES) - linked - {"index"} == set()

@@ -35,7 +35,7 @@ def main(folder: Path) -> None:
         report = Path(name) / "report.html"
         command("report", "split-across-gpus", "--models", MODELS, "--hosts", HOSTS, "-o", str(report))
         for width, theme in VIEWS:
-            page = opened(chromium, report.as_uri(), width, theme)
+            page = opened(chromium, report.as_uri(), width, theme, 1140 if width > 900 else 900)
             page.locator('button[aria-label*=": llama-3.1-70b, none, on 2x24gb,"]').click()
             take(page, folder / f"report-{width}-{theme}.png", whole=width > 900)
         playground(chromium, folder)
@@ -63,9 +63,9 @@ def playground(chromium: Any, folder: Path) -> None:
             serving.terminate()
 
 
-def opened(chromium: Any, url: str, width: int, theme: str) -> Any:
+def opened(chromium: Any, url: str, width: int, theme: str, height: int = 900) -> Any:
     """Return a page that is ready."""
-    page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=theme)
+    page = chromium.new_page(viewport={"width": width, "height": height}, color_scheme=theme)
     page.goto(url)
     page.wait_for_selector("html[data-ready]", state="attached", timeout=120_000)
     return page

@@ -143,6 +143,11 @@ def test_a_count_has_no_exponent(number):
 WIDE = [["module", *(f"column {at}" for at in range(8))], ["model.embed_tokens", *["1002.0 MiB"] * 8]]
 
 
+def test_columns_move_closer_before_a_row_breaks():
+    lines = [plain(line) for line in table(["module", "size", "by"], [["m" * 20, "1 B", "x"]], width=31)]
+    assert lines == ["  module               size by", f"  {'m' * 20} 1 B  x"]
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
 def test_wide_tables_fit(width):
     lines = [plain(line) for line in table(WIDE[0], WIDE[1:], width=width, right=range(1, 9))]

@@ -85,6 +85,18 @@ ROWS = (
     ("experts leave first", "mixture", (6_144, 2_500, 2_048), "-overflow = 'cpu'"),
     ("all experts leave", "mixture", (2_000, 900, 900), "-overflow = 'cpu'"),
     ("experts by a rule", "mixture", (40_000,) * 3, "offload.'blk.{2..5}.ffn.exps' = 'cpu'"),
+    (
+        "one matrix of the experts",
+        "mixture",
+        (40_000,) * 3,
+        "split = 'balanced'\noffload.'blk.*.ffn.exps.ffn_up_exps' = 'cpu'",
+    ),
+    (
+        "two matrices, of some layers, on another card",
+        "mixture",
+        (40_000,) * 3,
+        "[[rule]]\nmatch = ['blk.{2..4}.ffn.exps.ffn_up_exps', 'blk.{2..4}.ffn.exps.ffn_gate_exps']\nprefer = 'cuda:2'",
+    ),
     ("experts and layers", "mixture", (1_200, 64, 64), "-overflow = 'cpu'"),
     ("the CPU alone", "dense", (40_000,) * 3, "prefer = 'cpu'"),
 )

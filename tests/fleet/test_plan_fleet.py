@@ -66,6 +66,27 @@ def test_names_and_order_of_nodes_change_no_cost(seed):
     assert cost_of(again, replace(one, fleet=back)) == cost_of(plan, one)
 
 
+def test_servers_on_one_node_say_what_starts_before():
+    servers = {
+        "embed": 'target = "hf"',
+        "chat": 'target = "sglang"\nreplicas = 2',
+        "far": 'target = "sglang"\nnode = { labels = { gpu = "b" } }',
+    }
+    base = 'model = "llama-3.2-1b"\nprefer = "cuda"\n'
+    policy = "".join(f"[component.{name}]\n{base}{more}\n" for name, more in servers.items())
+    fleet = Fleet(
+        {name: Host([Accelerator("cuda", memory="24 GiB")], memory="64 GiB") for name in ("a", "b")},
+        labels={"b": {"gpu": "b"}},
+    )
+    plan = planned(policy, fleet)
+    on = nodes(plan)
+    for name, one in plan.components.items():
+        before = [other for other in list(on)[: list(on).index(name)] if on[other] == on[name]]
+        assert list(one.plan.starts_after) == before
+        assert one.plan.starts_after == FleetPlan.from_dict(plan.to_dict()).components[name].plan.starts_after
+    assert any(one.plan.starts_after for one in plan.components.values())
+
+
 @pytest.mark.parametrize("seed", range(100, 125))
 def test_a_node_more_takes_nothing_from_one_component(seed):
     one = world(seed, components=1, plain=True)

@@ -104,6 +104,21 @@ def test_several_adapters_are_all_counted_and_loaded(base):
         assert made.verify(model) == []
 
 
+def test_haystack_takes_an_adapter_that_is_merged(base, tmp_path):
+    with pytest.raises(Unsatisfiable, match="merge_and_unload") as refused:
+        plan(policy("two", base / "attention"), base / "base", HOST, target="haystack")
+    assert refused.value.code == "DP416"
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(base / "base")
+    adapted_one = peft.PeftModel.from_pretrained(loaded, base / "attention")
+    expected = adapted_one.merge_and_unload().eval()
+    expected.save_pretrained(tmp_path)
+    made = plan(policy("two"), tmp_path, HOST, target="haystack")
+    with simulate_host(HOST, depth="tensors"), torch.no_grad():
+        model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, **made.to_hf_kwargs()).eval()
+        assert made.verify(model) == []
+        assert torch.equal(model(IDS.to("cuda:0")).logits.cpu(), expected(IDS).logits)
+
+
 def test_weights_that_an_adapter_works_on_are_not_kept_elsewhere(base):
     text = f'prefer = "cuda"\noffload.lm_head = "disk"\nloading.adapter = "{base / "head"}"'
     with pytest.raises(Unsatisfiable, match=r"weights of `lm_head`"):

@@ -49,6 +49,8 @@ SAMPLE = (
 )
 LIMITED = {one for one, table in tiny.exceptions().items() if "cache" in table}
 """Types of which more is counted on purpose."""
+APART = {"deepseek_v4": "keys and values are one tensor until beams change places, and then two"}
+"""Types that keep more with beams than as many caches, and why."""
 WHOLE = os.environ.get("DEVPOLICY_ARCHITECTURES") == "all"
 
 
@@ -108,7 +110,8 @@ def test_no_type_of_model_keeps_what_is_not_counted() -> None:
             unlike[model_type] = row["cache"], row["counted"]
         # `generate` hands a cache to a BERT that says that it is no decoder too, and warns that this makes no sense.
         decodes = row.get("built") and row["cache"] > 0
-        if decodes and row.get("beams_cache", 0) > row.get("beams_counted", 0):
+        more = row.get("beams_cache", 0) > row.get("beams_counted", 0)
+        if decodes and more and model_type not in APART:
             beams[model_type] = row["beams_cache"], row["beams_counted"]
     assert beams == {}
     assert {name: sizes for name, sizes in unlike.items() if name not in LIMITED} == {}

@@ -43,9 +43,9 @@ def table(
     if below:
         widths[-1] = 0
         head = [*head[:-1], ""]
-    if len(head[0]) + sum(widths[1:]) > room:
-        gap = _NARROW_GAP
-        room = width - len(INDENT) - gap * (len(head) - 1)
+    narrow = width - len(INDENT) - _NARROW_GAP * (len(head) - 1)
+    if len(head[0]) + sum(widths[1:]) > room or room < sum(widths) <= narrow:
+        gap, room = _NARROW_GAP, narrow
     if len(head) > 2 and not below and len(head[0]) + sum(widths[1:]) > room:
         return _divided(head, rows, width=width, right=right, styles=styles)
     if sum(widths) > room:

@@ -15,6 +15,7 @@ from devpolicy._core.fleet.components import FleetComponent, Node, Said, ordinal
 from devpolicy._core.fleet.loads import Load
 from devpolicy._core.fleet.plan import FleetPlan, NodePlan, Recipe
 from devpolicy._core.fleet.refusals import in_short
+from devpolicy._core.placement.joint import starts_after
 from devpolicy._core.placement.ledger import reserved_bytes
 from devpolicy._core.placement.plan import Plan, Trace
 from devpolicy._core.planning import reasons
@@ -42,7 +43,9 @@ def finished(joint: Joint, found: Assignment, *, granted: bool, moved: bool) -> 
         several = component.said.policy.replicas != 1
         for position, copy in enumerate(copies):
             name = f"{component.title}/{position}" if several else component.title
-            plan = replace(copy.plan, component=name) if several else copy.plan
+            before_it = [other.plan for other in plans.values() if other.node == copy.node]
+            own = name if several else copy.plan.component
+            plan = replace(copy.plan, component=own, starts_after=starts_after(copy.plan, before_it))
             plans[name] = replace(copy, plan=plan)
     certificate = None
     if not (granted and joint.assigner.steps.whole):

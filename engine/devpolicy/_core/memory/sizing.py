@@ -6,9 +6,9 @@ Owns the arithmetic of weights, KV cache and activations. The figures for KV cac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from devpolicy._core.language.policy import ContextRange, Workload
 from devpolicy._core.loading.dtypes import FLOAT32_IN
@@ -32,10 +32,33 @@ class Activations(NamedTuple):
     """On the device of the first layer besides."""
     copies: int = 0
     """On each device besides, while several accelerators work on micro-batches at once."""
+    embedded: int = 0
+    """On the device of the first layer besides, where that is the embedding's too."""
+    several: int = 0
+    """On a device, other than the first layer's, with several layers besides."""
+    parted: int = 0
+    """On a device, other than the first layer's, that begins with or behind a layer on several devices besides."""
 
-    def on(self, *, head: bool, first: bool, pipelined: bool) -> int:
+    def on(self, runs: Runs, *, pipelined: bool) -> int:
         """Return those of one device, by what it runs and whether several work at once."""
-        return self.each + self.head * head + self.first * first + self.copies * pipelined
+        if runs.first:
+            layers = self.first + self.embedded * runs.embedding
+        else:
+            layers = self.several * runs.several + self.parted * runs.parted
+        return self.each + self.head * runs.head + layers + self.copies * pipelined
+
+
+class Runs(NamedTuple):
+    """What a device runs that its activations depend on."""
+
+    head: bool = False
+    first: bool = False
+    """The first layer."""
+    embedding: bool = False
+    several: bool = False
+    """More than one layer: see `rows_of`."""
+    parted: bool = False
+    """What comes from a part of a layer: see `rows_of`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +147,9 @@ def _llama_cpp_compute_buffer(tree: ModelTree, workload: Workload) -> Activation
     """Return an estimate of llama.cpp's compute buffer: float32 for a micro-batch, and its masks in float16.
 
     Flash attention is meant, which llama.cpp takes where a device has it. It is at or above the buffers that were
-    measured: of models of the architecture `llama`, and of some of `qwen3`. For latent attention, sliding windows and
-    state spaces it is a bound that was read from llama.cpp's source, and was not measured. While several devices work
-    at once there are four copies of the masks and of what comes from the device before.
+    measured: of models of the architecture `llama`, and of some of `qwen3` and `qwen3moe`. For latent attention,
+    sliding windows and state spaces it is a bound that was read from llama.cpp's source, and was not measured. While
+    several devices work at once there are four copies of the masks and of what comes from the device before.
     """
     context, sequences = context_of(tree, workload), sequences_of(tree, workload)
     tokens = -(-min(MICRO_BATCH, context * sequences) // sequences) * sequences
@@ -135,17 +158,18 @@ def _llama_cpp_compute_buffer(tree: ModelTree, workload: Workload) -> Activation
     hidden = 4 * tokens * _width(tree, is_input, 1)
     projected = 4 * tokens * _width(tree, _is_projection, 0)
     each = 4 * tokens * tree.activation_elements_per_token + masks + _TOKENS_AND_PLACES
-    if masks < hidden:  # where a mask was, nothing has room
-        each += hidden
+    row = hidden if masks < hidden else 0  # where a mask was, nothing has room
+    each += row
     if workload.kv_offload or workload.kv_dtype == "float32":
         # A layer's cache is brought to where attention is computed, or made another of for it.
         caches: dict[str, int] = {}
         for module, size in kv_caches(tree, workload):
             caches[module] = caches.get(module, 0) + size
         each += max(caches.values(), default=0) // sequences + hidden + projected
-    head = max(0, 4 * tokens * tree.logits_elements + 4 * hidden + masks - each) if tree.logits_elements else 0
+    head = 4 * tokens * tree.logits_elements + 4 * hidden + masks + _TOKENS_AND_PLACES if tree.logits_elements else 0
     copies = 0 if workload.kv_offload else 3 * masks + 9 * hidden + _TOKENS_AND_PLACES
-    return Activations(each, head, first=hidden + max(hidden, projected), copies=copies)
+    first, head = max(hidden, projected) - row, max(0, head - each)
+    return Activations(each, head, first, copies, embedded=hidden, several=hidden - row, parted=hidden)
 
 
 def _width(tree: ModelTree, of: Callable[[Module], bool], side: int) -> int:
@@ -177,9 +201,45 @@ def first_of(tree: ModelTree) -> int:
     return next((at for at in numbered if tree.modules[at].path.startswith("blk.")), next(iter(numbered), 0))
 
 
+def ends_of(tree: ModelTree) -> dict[str, int]:
+    """Return the positions of the modules that `Runs` asks for by name."""
+    embedding = next((at for at, module in enumerate(tree.modules) if is_input(module)), first_of(tree))
+    return {"head": head_of(tree), "first": first_of(tree), "embedding": embedding}
+
+
+Number = TypeVar("Number", int, str)
+
+
+def rows_of(layers: Sequence[Set[Number]], cpu: Number | None, *, mixture: bool) -> tuple[set[Number], set[Number]]:
+    """Return the devices on which llama.cpp holds one more row as they have several layers, and as layers are parted.
+
+    `layers` are the devices of each, in order, as models that were loaded show it. Several layers take no more where
+    the CPU computes the first; there, whatever is behind a parted layer, and in a mixture behind the CPU, takes one.
+    """
+    prefix, several, parted = layers[:1] == [{cpu}], set[Number](), set[Number]()
+    for device in {device for on in layers for device in on}:
+        own = [at for at, on in enumerate(layers) if device in on]
+        behind = [layers[at - 1] for at in own if at]
+        if prefix:
+            more = any(len(before) > 1 or (mixture and before == {cpu}) for before in behind)
+        elif len(own) > 1:
+            several.add(device)
+            more = len(layers[own[0]]) > 1
+        else:
+            more = any(len(before) > 1 for before in behind)
+        if more:
+            parted.add(device)
+    return several, parted
+
+
+def is_mixture(tree: ModelTree) -> bool:
+    """Whether a GGUF file has experts."""
+    return any(module.class_name == "Experts" for module in tree.modules)
+
+
 def activation_bytes(tree: ModelTree, workload: Workload) -> int:
     """Return the bytes of activations on a device that executes everything."""
-    return activations_of(tree, workload).on(head=True, first=True, pipelined=False)
+    return activations_of(tree, workload).on(Runs(head=True, first=True, embedding=True), pipelined=False)
 
 
 def activations_of(tree: ModelTree, workload: Workload) -> Activations:

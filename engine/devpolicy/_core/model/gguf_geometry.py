@@ -157,7 +157,7 @@ def _activation(metadata: Metadata, tensors: Mapping[str, GGUFTensor], caches: S
     if used:
         routed, chosen = used * (metadata.number("expert_feed_forward_length") or inner), used * hidden
         scores = 4 * (metadata.number("expert_count") or used)
-        fed = max(fed, 3 * routed + hidden + max(2 * hidden, chosen), 2 * (chosen + routed) + hidden) + scores
+        fed = max(fed, 3 * routed + max(2 * hidden, chosen), 2 * (chosen + routed)) + scores
     if metadata.number("ssm.inner_size"):
         state = 4 * hidden + 3 * inner + max((cache.values for cache in caches), default=0)
     return max(fed, _attention(metadata, tensors, hidden, layers), state)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from devpolicy._core.abilities import Target
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy, Rule
-from devpolicy._core.memory.sizing import is_input
+from devpolicy._core.memory.sizing import is_input, is_mixture, rows_of
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.context import PlacementContext
 
@@ -36,7 +36,7 @@ def experts_leave_first(policy: ResolvedPolicy, tree: ModelTree, target: Target)
     Computing there, an expert costs what few of its bytes cost to read: no other part is as cheap for what it frees.
     """
     to_cpu = tuple(one for one in policy.overflow if one.type == "cpu" and target.abilities.computes_on("cpu"))
-    if not to_cpu or not any(module.class_name == _EXPERTS for module in tree.modules):
+    if not to_cpu or not is_mixture(tree):
         return policy
     reason = "no room for all experts, and `overflow` allows `cpu`, where few of their bytes are read for a token"
     rule = Rule(name="overflow", module_class=(_EXPERTS,), overflow=to_cpu, reason=reason)
@@ -79,6 +79,20 @@ def layer_devices(devices: Mapping[str, str]) -> dict[int, str]:
         if at is not None:
             (found if leads(at[1]) else others).setdefault(at[0], device)
     return dict(sorted({**others, **found}.items()))
+
+
+def layers_on(
+    units: Sequence[Unit], devices: Sequence[int], cpu: int | None, *, mixture: bool
+) -> tuple[set[int], set[int]]:
+    """Return the devices on which several layers, and those on which parts of layers, take more: see `Activations`.
+
+    `devices` are the numbers of the units' devices, and `cpu` that of the CPU.
+    """
+    on: dict[int, set[int]] = {}
+    for unit, device in zip(units, devices, strict=True):
+        if unit.is_block or unit.block is not None:
+            on.setdefault(unit.start if unit.block is None else unit.block, set()).add(device)
+    return rows_of([*on.values()], cpu, mixture=mixture)
 
 
 def _layers(units: Sequence[Unit], names: Mapping[str, str]) -> list[tuple[str, str]]:

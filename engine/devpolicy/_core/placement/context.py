@@ -7,7 +7,7 @@ none.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from devpolicy._core.host import Accelerator, Host
 from devpolicy._core.language.devices import alike
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
 from devpolicy._core.memory.budgets import DeviceBudget, accelerator_budget, accelerator_of, cpu_budget, disk_budget
-from devpolicy._core.memory.sizing import Sizing, first_of, head_of, is_input
+from devpolicy._core.memory.sizing import Runs, Sizing, ends_of, is_input
 from devpolicy._core.model.quantize import Held
 from devpolicy._core.model.tree import ModelTree
 
@@ -105,6 +105,8 @@ class PlacementContext:
     sizing: Sizing
     pipelined: bool = True
     """Whether several accelerators may work at once, where that takes room for copies."""
+    layers: Mapping[int, int] = field(default_factory=dict)
+    """Devices that are taken to have several layers (1), and to begin with or behind a part of one, too (2)."""
 
     @property
     def tree(self) -> ModelTree:
@@ -175,12 +177,12 @@ class PlacementContext:
             number for number, one in enumerate(self.devices) if number >= main and (one.device.id or 0) // 8 == group
         }
 
-    def activations(self, number: int, *, head: bool, first: bool, pipelined: bool) -> int:
+    def activations(self, number: int, runs: Runs, *, pipelined: bool) -> int:
         """Bytes of activations that a device needs, by what it runs, and by whether it works at once with others."""
         stated, found = self.devices[number].activations, self.sizing.activations
         if stated is not None:
             return stated
-        return found.on(head=head, first=first, pipelined=pipelined) if any(found[1:]) else found.each
+        return found.on(runs, pipelined=pipelined) if any(found[1:]) else found.each
 
     @cached_property
     def _ends(self) -> Mapping[int, int]:
@@ -191,14 +193,17 @@ class PlacementContext:
         """
         if any(one.activations is not None or one.kv_cache is not None for one in self.devices):
             return {}
-        found = self.sizing.activations
-        first, head = first_of(self.tree), head_of(self.tree)
-        return {first: found.first, head: found.head} if first != head else {head: found.first + found.head}
+        found, charged = self.sizing.activations, dict[int, int]()
+        sizes = {"head": found.head, "first": found.first, "embedding": found.embedded}
+        for end, at in ends_of(self.tree).items():
+            charged[at] = charged.get(at, 0) + sizes[end]
+        return charged
 
-    def ends_in(self, units: Sequence[Unit]) -> dict[str, bool]:
-        """Whether the head and the first layer are among units, as `activations` takes it."""
-        ends = {"head": head_of(self.tree), "first": first_of(self.tree)}
-        return {end: any(unit.start <= at < unit.end for unit in units) for end, at in ends.items()}
+    def runs(self, units: Sequence[Unit], *, several: bool, parted: bool) -> Runs:
+        """Return what of a model's ends is among units, as `activations` takes it."""
+        ends = ends_of(self.tree)
+        here = {end: any(unit.start <= at < unit.end for unit in units) for end, at in ends.items()}
+        return Runs(**here, several=several, parted=parted)
 
     def beside_cpu(self, units: Iterable[Unit]) -> bool:
         """Whether units that compute on the CPU are more than the embedding of the input."""
@@ -207,9 +212,9 @@ class PlacementContext:
     def fixed(self, number: int, *, beside_cpu: bool = False) -> int:
         """Bytes that a device needs before anything is placed on it: activations, and a KV cache that is reserved."""
         everywhere = any(self.sizing.activations[1:]) and not self._ends
-        activations = self.activations(
-            number, head=everywhere, first=everywhere, pipelined=self.pipelined and not beside_cpu
-        )
+        layers = self.layers.get(number, 0)
+        runs = Runs(everywhere, everywhere, everywhere, several=layers > 0, parted=layers > 1)
+        activations = self.activations(number, runs, pipelined=self.pipelined and not beside_cpu)
         return activations + (self.devices[number].kv_cache or 0)
 
     def while_running(self, unit: Unit) -> int:

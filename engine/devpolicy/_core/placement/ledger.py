@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from devpolicy._core.errors import Diagnostic
+from devpolicy._core.memory.sizing import Runs, is_mixture
 from devpolicy._core.placement.apply_rules import Refused, storage_bytes
+from devpolicy._core.placement.computing import layers_on
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Unit
 from devpolicy._core.placement.search import Solution
@@ -91,7 +93,10 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
     offloaded = solution.offloaded
     found = context.sizing.activations
     pipelined = bool(found.copies) and context.pipelined and several_accelerators(units, solution, context)
-    nothing = {"head": False, "first": False}
+    several, parted = set[int](), set[int]()
+    if found.parted:
+        mixture = is_mixture(context.tree)
+        several, parted = layers_on(units, solution.device, context.cpu_number, mixture=mixture)
     away = {place: [units[at] for at, one in offloaded.items() if one.place == place] for place in ("cpu", "disk")}
     on_cpu = sum(storage_bytes(unit, "cpu") for unit in away["cpu"])
     # By side of the one pool that integrated accelerators share with the CPU.
@@ -108,7 +113,9 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
             kv_cache=sum(units[at].kv_cache for at in running) if one.kv_cache is None else one.kv_cache,
             activations=context.activations(
                 number,
-                **(context.ends_in([units[at] for at in running]) if any(found[1:]) else nothing),
+                context.runs([units[at] for at in running], several=number in several, parted=number in parted)
+                if any(found[1:])
+                else Runs(),
                 pipelined=pipelined,
             ),
             streaming=max((units[at].onload_peak for at in offloaded), default=0) if is_main else 0,

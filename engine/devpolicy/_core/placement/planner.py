@@ -306,7 +306,8 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree, of_
         raise Refused(cut)
     leaving = any(rule.overflow for rule in context.policy.rules)
     for tried in count():
-        attempt, notes = _leaving(division, context) if leaving else _search(division, context, spilling=True)
+        search = _search_by_layers if context.sizing.activations.parted else _search
+        attempt, notes = _leaving(division, context) if leaving else search(division, context, spilling=True)
         solution = attempt.solution()
         counts_layers = consumer.abilities.assigns in ("runs", "counts", "budgets")
         wrong = unfit(division.units, solution, context, tied=bool(tree.ties)) if counts_layers else None
@@ -398,8 +399,9 @@ def _faster(problem: Problem, attempt: Attempt) -> Attempt:
 
 def _leaving(division: Division, context: PlacementContext) -> tuple[Attempt, Notes]:
     """Return an attempt under rules that let modules `overflow`: as few of them leave as let the rest fit."""
+    search = _search_by_layers if context.sizing.activations.parted else _search
     try:
-        return _search(division, context)
+        return search(division, context)
     except Refused:
         order, notes = leaving_first(apply_rules(division, context), division.units, context)
     leaving: dict[int, Offload] = {}
@@ -407,12 +409,37 @@ def _leaving(division: Division, context: PlacementContext) -> tuple[Attempt, No
         leaving = {at: offload for offloads in chosen for at, offload in offloads.items()}
         if may_fit(division.units, leaving, context):
             try:
-                attempt, told = _search(division, context, leaving)
+                attempt, told = search(division, context, leaving)
             except Refused:
                 continue
             return attempt, (*notes, *told)
-    attempt, told = _search(division, context, leaving, spilling=True)
+    attempt, told = search(division, context, leaving, spilling=True)
     return attempt, (*notes, *told)
+
+
+def _search_by_layers(
+    division: Division,
+    context: PlacementContext,
+    leaving: Mapping[int, Offload] | None = None,
+    *,
+    spilling: bool = False,
+) -> tuple[Attempt, Notes]:
+    """Return an attempt as `_search` does, where devices need more for several layers.
+
+    Which ones have several is known only then: one without room for it is taken to have some from then on.
+    """
+    while True:
+        found = _search(division, context, leaving, spilling=spilling)
+        ledger = ledger_of(division.units, found[0].solution(), context)
+        short = {at for at, one in enumerate(context.devices) if str(one) in ledger and ledger[str(one)].free < 0}
+        more = {at: context.layers.get(at, 0) + 1 for at in short if context.layers.get(at, 0) < _MOST_LAYERS}
+        if not more:
+            return found
+        context = replace(context, layers={**context.layers, **more})
+
+
+_MOST_LAYERS = 2
+"""The most that a device can be taken to have: see `PlacementContext.layers`."""
 
 
 def _search(
