@@ -193,7 +193,6 @@ def test_a_strict_choice_refuses_to_leave_rules_out() -> None:
     assert resolve(ANY, host="1x24gb", strict=True) == ComponentDevice.from_str("cuda:0")
 
 
-@pytest.mark.filterwarnings("ignore:warning.DP425")  # of one device, what the head needs is no less
 def test_with_a_model_it_is_the_device_of_the_whole_plan() -> None:
     device = resolve(HEAD, host="2x24gb", model=LLAMA, component="generator")
     assert device == plan(HEAD, LLAMA, "2x24gb", component="generator").device
@@ -493,7 +492,6 @@ def test_the_verbs_read_no_variable(monkeypatch: pytest.MonkeyPatch, probes: lis
 # From a policy to a component's device.
 
 
-@pytest.mark.filterwarnings("ignore:warning.DP425")  # of one device, what the head needs is no less
 def test_a_device_for_a_component_from_a_name_or_a_tree() -> None:
     expected = {"model": 0, "lm_head": "disk"}
     for model in ("llama-3.1-8b", LLAMA):
@@ -507,7 +505,6 @@ def test_a_component_s_device_without_a_model_is_the_choice() -> None:
         assert ComponentDevice.from_policy(ANY, host="2x24gb") == ComponentDevice.from_str("cuda:0")
 
 
-@pytest.mark.filterwarnings("ignore:warning.DP425")  # of one device, what the head needs is no less
 @pytest.mark.parametrize("kind", ["module", "configuration", "its table", "configuration file", "checkpoint"])
 def test_a_device_for_a_component_from_any_model(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("torch")

@@ -96,7 +96,7 @@ def padding(decoder: Decoder) -> Iterator[KVCache]:
     if config.get("model_type") != "nemotron_asr_streaming_encoder":
         return
     for module in decoder.tree:
-        shape = next((one.shape for one in module.tensors if one.name == "weight"), ())
+        shape = next((list(one.shape) for one in module.tensors if one.name == "weight"), [])
         if module.class_name.endswith("CausalConv1d"):
             yield KVCache(module.path, shape[0] * (shape[2] - 1), 1)
         elif module.class_name.endswith("CausalConv2D"):
