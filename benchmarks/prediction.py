@@ -186,7 +186,7 @@ def forget(folder: Path) -> None:
 def measured(folder: Path, clock: Callable[[], float]) -> dict[str, int]:
     """Return the speeds that `devpolicy host measure` would write, of the dtypes that are compared."""
     rates = TorchRates("cpu", clock)
-    speed = {"disk": disk_rate(folder), "call_ns": rates.call_ns()}
+    speed = {"disk": disk_rate(folder), "call_ns": rates.call_ns(), "onload_ns": rates.onload_ns()}
     for dtype in DTYPES:
         speed["ram" if dtype == "float32" else f"ram_{dtype}"] = rates.read_rate(dtype)
         speed[f"matmul_{dtype}"] = rates.matmul_rate(dtype)

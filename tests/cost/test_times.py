@@ -31,13 +31,19 @@ def _host(**speed: int) -> Host:
     return Host(memory="8 GiB", speed={**SLOW, **speed})
 
 
-def test_a_token_takes_the_longer_of_reading_and_computing() -> None:
-    assert _predicted(_tree(), _host()).reading_ns == 4 * 10**6  # 4 MB at 1 GB/s; 2 million operations take less
-    assert _predicted(_tree(), _host(), "batch = 8").reading_ns == 16 * 10**6  # 8 times 2 million at 1 G/s
+def test_a_cpu_reads_and_then_computes_what_further_rows_add() -> None:
+    assert _predicted(_tree(), _host()).reading_ns == 4 * 10**6  # 4 MB at 1 GB/s, with the products of one row
+    assert _predicted(_tree(), _host(), "batch = 8").reading_ns == (4 + 14) * 10**6  # 7 more of 2 million at 1 G/s
+    assert _predicted(_tree(), _host(), "context = 64\nprompt = 32").first_token_ns == (4 + 62) * 10**6
 
 
-def test_a_prompt_is_bound_by_its_products() -> None:
-    assert _predicted(_tree(), _host(), "context = 64\nprompt = 32").first_token_ns == 64 * 10**6
+def test_a_gpu_takes_the_longer_of_reading_and_computing() -> None:
+    card = Accelerator("cuda", memory="8 GiB", bandwidth=10**9, matmul_float32=10**9)
+    for batch, expected in ((1, 4), (8, 16)):
+        policy = Policy.parse(f"prefer = 'cuda'\nsplit = 'fastest'\n[workload]\nbatch = {batch}")
+        made = plan(policy, _tree(), Host([card], memory="8 GiB"))
+        assert made.prediction is not None
+        assert made.prediction.reading_ns == expected * 10**6
 
 
 def test_a_prompt_that_is_not_stated_is_the_rest_of_the_context() -> None:
@@ -47,15 +53,16 @@ def test_a_prompt_that_is_not_stated_is_the_rest_of_the_context() -> None:
 def test_each_dtype_has_its_own_speeds() -> None:
     said = _predicted(_tree(), _host(), "dtype = 'bfloat16'\ncontext = 64\nprompt = 32")
     assert said.reading_ns == 4 * 10**6  # 2 MB at half the speed
-    assert said.first_token_ns == pytest.approx(64 * 10**5, rel=1e-6)
+    assert said.first_token_ns == pytest.approx(4 * 10**6 + 62 * 10**5, rel=1e-6)
 
 
 def test_a_prompt_reads_all_experts_of_a_mixture() -> None:
     tree = _tree(reads=(Activated("layers.0.mlp", 1, 4),))
     said = _predicted(tree, _host(), "context = 64\nprompt = 32")
     assert said.reading_ns == 10**6  # a quarter of 4 MB
-    assert said.first_token_ns == 16 * 10**6
-    assert _predicted(tree, _host(matmul_float32=10**12), "context = 64\nprompt = 32").first_token_ns == 4 * 10**6
+    assert said.first_token_ns == (4 + 14) * 10**6  # each of four experts 8 rows, of which the first comes with reading
+    fast = _host(matmul_float32=10**15)
+    assert _predicted(tree, fast, "context = 64\nprompt = 32").first_token_ns == pytest.approx(4 * 10**6, rel=1e-4)
 
 
 def test_the_head_computes_the_last_token_of_a_prompt_alone() -> None:
@@ -71,6 +78,18 @@ def test_calls_add_up_on_a_cpu_and_not_on_an_accelerator() -> None:
         made = plan(Policy.parse("prefer = 'cuda'\nsplit = 'fastest'"), _tree(), host)
         assert made.prediction is not None
         assert (made.prediction.reading_ns, made.prediction.calling_ns) == (4 * 10**6, added)
+
+
+def test_each_tensor_that_is_brought_in_is_a_call_too() -> None:
+    rule = "[offload]\n'layers.0' = 'disk'\n"
+    text = f"prefer = 'cpu'\nsplit = 'fastest'\n[memory.disk]\npath = 'there'\n{rule}[workload]\nnew_tokens = 4"
+    for onload_ns in (0, 1000):
+        host = Host(memory="8 GiB", disk="1 TiB", speed={"disk": 10**9, "onload_ns": onload_ns})
+        head = Module("head", "Linear", (Tensor("weight", (10, 1000)),))
+        made = plan(Policy.parse(text), replace(_tree(), modules=(*_tree().modules, head)), host)
+        assert made.prediction is not None
+        assert made.prediction.streaming_ns == 4 * 10**6 + onload_ns
+        assert dict(made.prediction.assumes).get("onload_ns", 0) == onload_ns
 
 
 def test_a_plan_says_when_its_speeds_were_measured() -> None:

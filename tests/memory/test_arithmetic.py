@@ -11,7 +11,7 @@ from tests.worlds import make_plan
 
 from devpolicy import Accelerator, Host, ModelTree
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy, Workload
-from devpolicy._core.review.recount import budgets_of, recount
+from devpolicy._core.review.recount import Budgets, recount
 
 HOST = Host([Accelerator("cuda", memory="400 GiB"), Accelerator("cuda", memory="400 GiB")], memory="400 GiB")
 OTHER: dict[str, tuple[Any, ...]] = {
@@ -37,7 +37,7 @@ def _counted(tree: ModelTree, workload: Workload) -> tuple[dict[str, int], ...]:
     policy = ResolvedPolicy(prefer=(DeviceSelector("cuda"),), workload=workload)
     plan = make_plan(policy, tree, HOST)
     (device,) = plan.ledger
-    again = recount(plan, tree, policy, budgets_of(policy, HOST))[device]
+    again = recount(plan, tree, policy, Budgets(policy, HOST))[device]
     naive = oracle.recount(plan, tree, workload)[device] | {"activations": oracle.activations(tree, workload)}
     names = ("weights", "kv_cache", "activations")
     three = plan.ledger[device], again

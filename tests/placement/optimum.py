@@ -3,7 +3,8 @@
 python -m tests.placement.optimum [--worlds N] [--large N] [--shapes N] [--seed N]
 
 Owns an oracle that shares nothing with the search: it lays every unit on every device and place, all combinations at
-once in NumPy, and counts bytes and times as the documentation states them. `tox run -e placement` runs it at length.
+once in NumPy, and counts bytes and times as the documentation states them. What it finds is the least there is, of nine
+units as of six, so no bound of a solver could tell more. `tox run -e placement` runs it at length.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from devpolicy._core.placement.plan import Placements, Plan
 from devpolicy._core.placement.quantized import tree_of
 from devpolicy._core.review.check import violations
 from devpolicy._core.review.outcome import Outcome, plan_outcome
-from devpolicy._core.review.recount import DeviceLoad, budgets_of, recount
+from devpolicy._core.review.recount import Budgets, DeviceLoad, recount
 
 POLICY = Policy.parse('prefer = "cuda"\n[offload]\nlm_head = "disk"\n')
 LLAMA = ModelTree.load("llama-3.1-8b")
@@ -223,7 +223,7 @@ def test_a_model_without_tensors_keeps_no_cache() -> None:
 
 def compare(plan: Plan, tree: ModelTree, policy: ResolvedPolicy, host: Host) -> None:
     """Compare what the ledger has of each device with the recount of it."""
-    loads = recount(plan, tree, policy, budgets_of(policy, host))
+    loads = recount(plan, tree, policy, Budgets(policy, host))
     for device, budget in plan.ledger.items():
         if device != "disk":
             load = loads.pop(device, DeviceLoad())

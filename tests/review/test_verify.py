@@ -17,10 +17,11 @@ from tests.cli.harness import invoke
 from devpolicy import Host, ModelTree, Policy
 from devpolicy._core.language.properties import OF_A_FAMILY, OF_A_PLAN, Property, parse_property
 from devpolicy._core.review.check import _CHECKS
+from devpolicy._core.review.evaluate import evaluate
 from devpolicy._core.review.fuzz import search
-from devpolicy._core.review.host_space import HostSpace
+from devpolicy._core.review.host_space import HostSpace, HostSpec
 from devpolicy._core.review.shrink import Counterexample, smallest
-from devpolicy._core.review.verify import Verdict, verify
+from devpolicy._core.review.verify import DEFAULTS, Verdict, _judged, _Question, verify
 from devpolicy._core.sizes import GIB
 from devpolicy.errors import DevPolicyError, MissingLibraryError
 
@@ -123,6 +124,32 @@ def test_a_finite_family_is_proved_over_every_host() -> None:
     proved = verdict(text, "always_resolves")
     assert (proved.status, proved.hosts) == ("proved", FAMILY.size)
     assert verdict(text, "always_resolves", drawn=True).status == "not refuted"
+
+
+MANY_RAMS = HostSpace(("cuda", "mps"), 1, (2 * GIB, 8 * GIB), (25, 100), (3 * GIB, 8 * GIB, 64 * GIB))
+RAM_COUNTS = {
+    "nowhere": ('prefer = "cuda"', False),
+    "as a fallback": ('prefer = ["cuda", "mps", "cpu"]', True),
+    "to overflow to": ('prefer = "cuda"\noverflow = "cpu"', True),
+    "by a rule": ('prefer = ["cuda", "cpu"]\n[offload]\n"model.layers.3" = "cpu"', True),
+    "in a condition": ('prefer = "cuda"\n[[rule]]\nmatch = "lm_head"\noffload = "disk"\nwhen.memory = "32 GiB"', True),
+    "as what is required": ('prefer = "cuda"\n[require]\nmemory = "8 GiB"', True),
+}
+
+
+@pytest.mark.parametrize(("text", "differs"), RAM_COUNTS.values(), ids=RAM_COUNTS)
+def test_hosts_that_differ_in_ram_are_judged_as_one_by_one(text: str, differs: bool) -> None:
+    policy, wanted = Policy.parse(text, "p.toml"), parse_property("always_resolves", family=True)
+    question = _Question(policy, (LLAMA,), MANY_RAMS, (wanted, *DEFAULTS))
+    racks: dict[object, list[HostSpec]] = {}
+    for one in MANY_RAMS.specs():
+        racks.setdefault(one.devices, []).append(one)
+    planned = 0
+    for rack in racks.values():
+        found = _judged(question, (0, rack))
+        planned += len(set(map(id, found)))
+        assert found == [evaluate(policy, LLAMA, MANY_RAMS.host(one), question.wanted) for one in rack]
+    assert (planned == len(racks) + 2 * 4) is not differs  # a Mac's RAM is its accelerator's too: four racks of them
 
 
 def test_the_larger_host_is_worse_off_by_one_step() -> None:

@@ -93,7 +93,7 @@ def digest(plan: Plan) -> list[Line]:
     return [[("digest  ", "strong"), (plan.digest, "dim")]]
 
 
-_COUNTS = ("crossing_ns", "call_ns", "new_tokens", "prompt")
+_COUNTS = ("crossing_ns", "call_ns", "onload_ns", "new_tokens", "prompt")
 
 
 def _predicted(prediction: Prediction) -> list[tuple[str, str]]:

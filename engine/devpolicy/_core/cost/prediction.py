@@ -80,6 +80,8 @@ def prediction(
         assumes["link"] = speeds.link
     if "disk" in places:
         assumes["disk"] = speeds.disk
+    if places and speeds.onload_ns:
+        assumes["onload_ns"] = speeds.onload_ns
     if times.hops:
         assumes["crossing_ns"] = speeds.crossing_ns
     if speeds.call_ns:

@@ -71,6 +71,8 @@ class DeviceSpeed:
     """Bytes that it reads in a second."""
     operations: int
     """Operations of large matrix products in a second; a multiplication and its addition are two."""
+    overlaps: bool = True
+    """Whether weights are read while products are computed: a GPU's do, a core of a CPU does one after the other."""
 
 
 def speed_of(device: Device, host: Host, dtype: str) -> DeviceSpeed:
@@ -78,13 +80,17 @@ def speed_of(device: Device, host: Host, dtype: str) -> DeviceSpeed:
     stated = f"matmul_{dtype}"
     if device.type.value == "cpu":
         known = dict(host.speed)
-        return DeviceSpeed(known.get(f"ram_{dtype}") or known.get("ram", RAM), known.get(stated, OPERATIONS))
+        read = known.get(f"ram_{dtype}") or known.get("ram", RAM)
+        return DeviceSpeed(read, known.get(stated, OPERATIONS), overlaps=False)
     one = accelerator_of(device, host)
     if one is None:  # INVARIANT: a device that is planned for is one of the host's
         raise LookupError(f"the host has no `{device}`")
     guess = (_nominal(one.name or "") or _UNKNOWN) * GB * _OPERATIONS_PER_BYTE
     guess = guess if dtype in ("bfloat16", "float16") else guess // _FLOAT32_SHARE
     return DeviceSpeed(bandwidth(one), getattr(one, stated, None) or guess)
+
+
+_BESIDE_DEVICES = ("link", "disk", "crossing_ns", "call_ns", "onload_ns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +102,12 @@ class Speeds:
     crossing_ns: int = CROSSING_NS
     call_ns: int = 0
     """What calling a module takes beside its products; where nobody measured it, it is left out."""
+    onload_ns: int = 0
+    """What bringing one tensor in takes beside its bytes; where nobody measured it, it is left out."""
     measured: str | None = None
 
     @classmethod
     def of(cls, host: Host) -> Speeds:
         """Return what the host states, and constants for what it does not."""
-        known = {name: value for name, value in host.speed if name in ("link", "disk", "crossing_ns", "call_ns")}
+        known = {name: value for name, value in host.speed if name in _BESIDE_DEVICES}
         return cls(**known, measured=host.measured)

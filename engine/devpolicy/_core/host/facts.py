@@ -45,11 +45,11 @@ MATMUL_DTYPES = ("float32", "bfloat16", "float16")
 MATMUL = tuple(f"matmul_{dtype}" for dtype in MATMUL_DTYPES)
 """The operations of large matrix products in a second, by the dtype of both factors."""
 
-_TIMES = ("crossing_ns", "call_ns")
+_TIMES = ("crossing_ns", "call_ns", "onload_ns")
 SPEEDS = ("ram", "ram_bfloat16", "ram_float16", "link", "link_back", "disk", *_TIMES, *MATMUL)
 """What a host may say of its speed: bytes per second read from RAM (of weights in float32, else in the dtype named),
 brought from RAM to an accelerator and back, and read from the disk; the nanoseconds that handing over between two
-devices and that calling a module takes; and operations of matrix products on the CPU in a second."""
+devices, calling a module and bringing one tensor in take; and operations of matrix products on the CPU in a second."""
 
 Size = int | str
 Speeds = Mapping[str, Size] | Iterable[tuple[str, Size]]

@@ -138,6 +138,7 @@ SPEED_FIELDS = (
     Field("disk", RATE, "Bytes read from the disk in a second.", '"3 GB"'),
     Field("crossing_ns", integer(0, 10**9), "Nanoseconds that handing over between two devices takes.", "40000"),
     Field("call_ns", integer(0, 10**9), "Nanoseconds that calling one module takes, beside its products.", "0"),
+    Field("onload_ns", integer(0, 10**9), "Nanoseconds that bringing one tensor in takes, beside its bytes.", "0"),
     *_MATMUL,
 )
 assert tuple(entry.name for entry in SPEED_FIELDS) == SPEEDS

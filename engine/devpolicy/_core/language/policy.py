@@ -208,7 +208,7 @@ class Policy:
         if not all(text is None or isinstance(text, str) for text in (name, component_class)):
             raise PolicyError("a component and its class are named by text")
         if not self.components:
-            return replace(self.top, component=name)
+            return self.top if name == self.top.component else replace(self.top, component=name)
         from devpolicy._core.language.layers import resolve
 
         return self.remembered(("component", name, component_class), lambda: resolve(self, name, component_class))

@@ -40,7 +40,7 @@ def beside_cache(context: PlacementContext, size: int) -> PlacementContext:
     def less(one: DeviceBudget) -> DeviceBudget:
         return replace(one, cap=one.cap - size) if str(one) == "cpu" else one
 
-    return replace(context, devices=tuple(map(less, context.devices)), cpu=less(context.cpu))
+    return replace(context, devices=tuple(map(less, context.devices)), changes=(*context.changes, less))
 
 
 def with_cache(ledger: Mapping[str, Budget], size: int, context: PlacementContext) -> dict[str, Budget]:

@@ -6,10 +6,10 @@ none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import TYPE_CHECKING
 
 from devpolicy._core.abilities import Target
@@ -96,8 +96,6 @@ class PlacementContext:
     """All usable devices of that type, in id order; a rule may name any of them."""
     open: frozenset[int]
     """The devices that the entry of `prefer` allows to the search."""
-    cpu: DeviceBudget
-    disk: DeviceBudget
     target: Target
     policy: ResolvedPolicy
     host: Host
@@ -107,6 +105,20 @@ class PlacementContext:
     """Whether several accelerators may work at once, where that takes room for copies."""
     layers: Mapping[int, int] = field(default_factory=dict)
     """Devices that are taken to have several layers (1), and to begin with or behind a part of one, too (2)."""
+    changes: tuple[Callable[[DeviceBudget], DeviceBudget], ...] = ()
+    """What `cpu` and `disk` have to spare for other things."""
+
+    # Of many hosts nothing depends on these two: what is planned for one of them holds for all that differ in RAM.
+
+    @cached_property
+    def cpu(self) -> DeviceBudget:
+        """The CPU's memory."""
+        return reduce(lambda one, change: change(one), self.changes, cpu_budget(self.policy, self.host))
+
+    @cached_property
+    def disk(self) -> DeviceBudget:
+        """The disk."""
+        return reduce(lambda one, change: change(one), self.changes, disk_budget(self.policy, self.host))
 
     @property
     def tree(self) -> ModelTree:
@@ -217,6 +229,12 @@ class PlacementContext:
         activations = self.activations(number, runs, pipelined=self.pipelined and not beside_cpu)
         return activations + (self.devices[number].kv_cache or 0)
 
+    def caches(self, units: Iterable[Unit]) -> list[int]:
+        """Bytes that each unit needs where it runs, as `while_running` gives them."""
+        if not any(self.sizing.activations[1:]):
+            return [unit.kv_cache for unit in units]
+        return [self.while_running(unit) for unit in units]
+
     def while_running(self, unit: Unit) -> int:
         """Bytes that a unit needs where it runs, wherever its weights are: its KV cache, and what its ends need."""
         if not any(self.sizing.activations[1:]):
@@ -225,18 +243,19 @@ class PlacementContext:
 
     def with_reserved(self, reserved: Mapping[str, int]) -> PlacementContext:
         """Return this context with what other components have `reserved` of its devices, in bytes by name."""
-        devices = tuple(one.with_reserved(reserved) for one in self.devices)
-        return replace(
-            self, devices=devices, cpu=self.cpu.with_reserved(reserved), disk=self.disk.with_reserved(reserved)
-        )
+
+        def beside(one: DeviceBudget) -> DeviceBudget:
+            return one.with_reserved(reserved)
+
+        return replace(self, devices=tuple(map(beside, self.devices)), changes=(*self.changes, beside))
 
     def with_room_for_loading(self, rooms: Mapping[str, int]) -> PlacementContext:
         """Return this context with bytes kept free on devices, by name, for what is there while weights are loaded."""
 
         def kept(one: DeviceBudget) -> DeviceBudget:
-            return replace(one, for_loading=rooms.get(str(one), 0))
+            return one if str(one) == "disk" else replace(one, for_loading=rooms.get(str(one), 0))
 
-        return replace(self, devices=tuple(map(kept, self.devices)), cpu=kept(self.cpu))
+        return replace(self, devices=tuple(map(kept, self.devices)), changes=(*self.changes, kept))
 
     def needs(self, number: int, resident: int, running: int) -> int:
         """Bytes that weights with their buffers, and what they need while they run, add on a device."""
@@ -260,16 +279,13 @@ def context_for(
     )
     named = selection.devices
     unified = [one for one in named if one.unified]
-    cpu = cpu_budget(policy, host)
     computes = selector.type != "cpu" and not unified and target.abilities.computes_on("cpu")
-    beside = (cpu,) if computes and not avoids(policy, "cpu") else ()
+    beside = (cpu_budget(policy, host),) if computes and not avoids(policy, "cpu") else ()
     return PlacementContext(
         kind=selector.type,
         devices=(*everywhere.devices, *beside),
         # Of the sides of one pool only one.
         open=frozenset(at for at, one in enumerate(everywhere.devices) if one in named and one not in unified[1:]),
-        cpu=cpu,
-        disk=disk_budget(policy, host),
         target=target,
         policy=policy if target.abilities.maps else replace(policy, split="never"),
         host=host,

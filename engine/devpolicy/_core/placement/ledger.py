@@ -127,10 +127,11 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
         )
         if one.unified:
             pool[str(one)] = ledger[str(one)].used - one.used_by_others
-    for place, device in (("cpu", context.cpu), ("disk", context.disk)):
+    for place in ("cpu", "disk"):
         if away[place]:
+            device = context.storage(place)
             weights = sum(unit.weights + unit.more_elsewhere for unit in away[place])
-            others = context.cpu.used_by_others if place == "cpu" else 0
+            others = device.used_by_others if place == "cpu" else 0
             made = max(units[at].merged for at in offloaded) if place == "cpu" else 0
             ledger[place] = Budget(
                 weights=weights,
@@ -185,7 +186,7 @@ def check_ledger(ledger: Mapping[str, Budget], context: PlacementContext) -> Non
         # Each side of a shared pool has room by itself, and rules run something on several.
         message = f"`{over}` shares its memory with other devices, and together they have no room"
         raise Refused(Diagnostic("DP301", message))
-    for one in (*context.devices, context.cpu):
+    for one in (*context.devices, *((context.cpu,) if "cpu" in ledger else ())):
         # On a shared pool, all sides count on each.
         device = str(one)
         if one.share and device in ledger and ledger[device].used - one.used_by_others > one.own:

@@ -79,7 +79,7 @@ def without_ties(held: Held) -> Held:
 
 def tree_of(plan: Plan, policy: ResolvedPolicy, tree: ModelTree, host: Host) -> ModelTree:
     """Return the model of a plan as it is held by it. Raises `Refused` where nothing holds it."""
-    kinds, consumer = {unit.runs_on.type.value for unit in plan.placements.values()}, target_of(plan.target)
+    kinds, consumer = {device.type.value for device in plan.placements.devices}, target_of(plan.target)
     held = held_on(min(kinds, default="cpu"), policy, tree, host, consumer)
     copies = bool(tree.ties) and consumer.abilities.shares_ties == "never" and kinds != {"cpu"}
     return (without_ties(held) if copies else held).tree

@@ -60,18 +60,18 @@ class Problem:
         away, cpu = [units[at] for at in assignment.offloaded], self.context.cpu_number
         on_cpu = [units[at] for at, (number, _) in assignment.pinned.items() if number == cpu]
         on_main = [units[at] for at in assignment.runs_on_main]
-        resident, caches = [unit.resident for unit in units], [self.context.while_running(unit) for unit in units]
-        sums = Sums.of(
-            [sum([resident[at] for at in cluster]) for cluster in assignment.clusters],
-            [sum([caches[at] for at in cluster]) for cluster in assignment.clusters],
-        )
+        resident, caches = [unit.resident for unit in units], self.context.caches(units)
+        clusters = assignment.clusters
+        if len(clusters) < len(units) or any(cluster != (at,) for at, cluster in enumerate(clusters)):
+            resident, caches = ([sum([of[at] for at in cluster]) for cluster in clusters] for of in (resident, caches))
+        sums = Sums.of(resident, caches)
         charged = {
             "sums": sums,
             "pinned": pinned,
             "streaming": max((unit.onload_peak for unit in away), default=0),
             # What is offloaded still has its buffers and its KV cache on the main device.
             "main_load": sum(unit.buffers for unit in away) + sum(unit.resident for unit in on_main),
-            "main_cache": sum(self.context.while_running(unit) for unit in (*away, *on_main)),
+            "main_cache": sum(self.context.caches((*away, *on_main))),
             "beside_cpu": bool(on_cpu) and self.context.beside_cpu(on_cpu),
         }
         for name, value in charged.items():

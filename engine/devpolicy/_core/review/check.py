@@ -102,7 +102,7 @@ def _over_the_pool(outcome: Outcome, totals: dict[str, int], budgets: Mapping[st
     """Integrated accelerators and the CPU share one memory: together they must fit in it."""
     sides = _sides(totals, budgets)
     together = sum(totals[device] for device in sides)
-    if together > outcome.host.free:
+    if sides and together > outcome.host.free:
         named = " and ".join(f"`{side}`" for side in sides)
         yield f"{named} share {format_size(outcome.host.free)}, and are asked for {format_size(together)}"
 

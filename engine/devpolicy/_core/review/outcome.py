@@ -19,7 +19,7 @@ from devpolicy._core.memory.budgets import accelerator_of
 from devpolicy._core.placement.choice import choose
 from devpolicy._core.placement.joint import one_piece
 from devpolicy._core.placement.quantized import tree_of
-from devpolicy._core.review.recount import budgets_of, recount
+from devpolicy._core.review.recount import Budgets, recount
 from devpolicy._core.verbs.joint import JointPlanner, Planned, Request
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Part:
     @cached_property
     def budgets(self) -> Mapping[str, DeviceBudget]:
         """What the policy allows the component of each device."""
-        return budgets_of(self.policy, self.host)
+        return Budgets(self.policy, self.host)
 
     @cached_property
     def bytes(self) -> Mapping[str, int]:

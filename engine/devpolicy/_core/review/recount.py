@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from devpolicy._core.abilities import target_of
 from devpolicy._core.device import Device
-from devpolicy._core.memory.budgets import accelerator_budget, cpu_budget
+from devpolicy._core.memory.budgets import accelerator_budget, cpu_budget, device_of
 from devpolicy._core.memory.sizing import Runs, activations_of, ends_of, is_input, is_mixture, kv_caches, rows_of
 
 if TYPE_CHECKING:
@@ -194,10 +194,32 @@ def _layers(tree: ModelTree, places: Mapping[str, Sequence[str]]) -> tuple[set[s
     return rows_of([*layers.values()], "cpu", mixture=is_mixture(tree))
 
 
-def budgets_of(policy: ResolvedPolicy, host: Host) -> dict[str, DeviceBudget]:
-    """Return what the policy allows of each device of a host, by the device's name in a plan."""
-    budgets = [accelerator_budget(one, policy, host) for one in host.accelerators]
-    return {str(budget): budget for budget in [*budgets, cpu_budget(policy, host)]}
+class Budgets(Mapping[str, "DeviceBudget"]):
+    """What a policy allows of each device of a host, by the device's name in a plan; computed when it is asked for."""
+
+    def __init__(self, policy: ResolvedPolicy, host: Host) -> None:
+        self._policy, self._host = policy, host
+        self._accelerators = {str(device_of(one)): one for one in host.accelerators}
+        self._known: dict[str, DeviceBudget] = {}
+
+    def __getitem__(self, device: str) -> DeviceBudget:
+        if device not in self._known:
+            made = (
+                cpu_budget(self._policy, self._host)
+                if device == "cpu"
+                else accelerator_budget(self._accelerators[device], self._policy, self._host)
+            )
+            self._known[device] = made
+        return self._known[device]
+
+    def __contains__(self, device: object) -> bool:
+        return device == "cpu" or device in self._accelerators
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self._accelerators, "cpu"))
+
+    def __len__(self) -> int:
+        return len(self._accelerators) + 1
 
 
 def _number(device: str) -> int:

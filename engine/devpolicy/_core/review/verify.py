@@ -17,12 +17,13 @@ from devpolicy._core.review.evaluate import Evaluation, evaluate, regression
 from devpolicy._core.review.outcome import has_model
 from devpolicy._core.review.parallel_map import Progress, parallel_map
 from devpolicy._core.review.shrink import Counterexample, smallest
+from devpolicy._core.review.watched import WatchedHost
 
 if TYPE_CHECKING:
     from devpolicy._core.host import Host
     from devpolicy._core.language.policy import Policy
     from devpolicy._core.model.tree import ModelTree
-    from devpolicy._core.review.host_space import HostSpace, HostSpec
+    from devpolicy._core.review.host_space import DeviceSpec, HostSpace, HostSpec
 
 MOST_HOSTS = 50_000
 """The largest finite space that is planned in full; in larger ones hosts are drawn."""
@@ -70,9 +71,16 @@ def verify(
     """
     host_specs = space.specs()
     question = _Question(policy, tuple(models), space, tuple(wanted))
-    pairs = [(at, host_spec) for at in range(len(models)) for host_spec in host_specs]
-    judged = parallel_map(_judged, question, pairs, jobs=jobs, progress=progress)
-    of_model = [dict(zip(host_specs, judged[at * len(host_specs) :], strict=False)) for at in range(len(models))]
+    racks: dict[tuple[DeviceSpec, ...], list[HostSpec]] = {}
+    for host_spec in host_specs:
+        racks.setdefault(host_spec.devices, []).append(host_spec)
+    groups = [(at, tuple(rack)) for at in range(len(models)) for rack in racks.values()]
+    found = parallel_map(_judged, question, groups, jobs=jobs, progress=_in_hosts(progress, len(space.ram)))
+    of_model: list[_Judged] = [{} for _ in models]
+    for (at, rack), evaluations in zip(groups, found, strict=True):
+        of_model[at].update(zip(rack, evaluations, strict=True))
+    of_model = [{host_spec: judged[host_spec] for host_spec in host_specs} for judged in of_model]
+    judged = [evaluation for one in of_model for evaluation in one.values()]
     verdicts: list[Verdict] = []
     for one in wanted:
         if one.name == "every_rule_reachable":
@@ -96,9 +104,20 @@ _Judged = dict["HostSpec", Evaluation]
 _Found = tuple["Host", "Host | None"] | None
 
 
-def _judged(question: _Question, pair: tuple[int, HostSpec]) -> Evaluation:
-    model, host_spec = pair
-    return evaluate(question.policy, question.models[model], question.space.host(host_spec), question.wanted)
+def _in_hosts(progress: Progress | None, each: int) -> Progress | None:
+    return None if progress is None else lambda done, of: progress(done * each, of * each)
+
+
+def _judged(question: _Question, group: tuple[int, Sequence[HostSpec]]) -> list[Evaluation]:
+    """Return the evaluations of hosts that differ in RAM: of all of them at once where it was not asked for."""
+    model, host_specs = group
+    found: list[Evaluation] = []
+    for host_spec in host_specs:
+        host = WatchedHost(question.space.host(host_spec))
+        found.append(evaluate(question.policy, question.models[model], host, question.wanted))
+        if not host.ram_was_read and not any(one.unified for one in host.accelerators):
+            break
+    return found + found[-1:] * (len(host_specs) - len(found))
 
 
 def _plain(one: Property, question: _Question, judged: _Judged) -> _Found:

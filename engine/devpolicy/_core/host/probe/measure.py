@@ -6,6 +6,7 @@ Owns what is measured, for `[speed]` and for each accelerator. Unlike a probe it
 
 from __future__ import annotations
 
+import mmap
 import os
 import tempfile
 import time
@@ -28,6 +29,8 @@ Progress = Callable[[str], None]
 """Called with what is measured next."""
 
 _FILE = 256 << 20
+_TENSOR = 4 << 20
+"""Bytes of such a file that are brought in at once."""
 _COPIED = 256 << 20
 
 
@@ -86,6 +89,8 @@ class _Work:
             self.speed[f"matmul_{dtype}"] = rates.matmul_rate(dtype)
         self.tell("calls of modules")
         self.speed["call_ns"] = rates.call_ns()
+        if find_spec("transformers") and find_spec("accelerate"):
+            self.speed["onload_ns"] = rates.onload_ns()
 
     def accelerator(self, one: Accelerator, host: Host) -> Accelerator:
         name = f"{one.type}:{one.id}"
@@ -126,9 +131,10 @@ def copy_rate(clock: Clock) -> int:
 
 
 def disk_rate(folder: str | PathLike[str] | None = None) -> int:
-    """Return the bytes per second that are read from a file of which nothing is in RAM, where the system allows that.
+    """Return the bytes per second that come from a file of which nothing is in RAM, where the system allows that.
 
-    Raises `HostError` where the file cannot be written.
+    The file is read as weights are that were offloaded: it is mapped anew for each tensor, whose pages come when they
+    are touched. Raises `HostError` where the file cannot be written.
     """
     try:
         with tempfile.TemporaryDirectory(prefix="devpolicy-", dir=folder) as inside:
@@ -146,12 +152,13 @@ def disk_rate(folder: str | PathLike[str] | None = None) -> int:
 
 
 def _read_once(path: Path) -> float:
-    buffer = bytearray(4 << 20)
-    with path.open("rb", buffering=0) as file:
-        drop = getattr(os, "posix_fadvise", None)
-        if drop is not None:
+    drop = getattr(os, "posix_fadvise", None)
+    if drop is not None:
+        with path.open("rb") as file:
             drop(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        begun = time.perf_counter()
-        while file.readinto(buffer):
-            pass
-        return time.perf_counter() - begun
+    begun = time.perf_counter()
+    for start in range(0, _FILE, _TENSOR):
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            for page in range(start, min(start + _TENSOR, _FILE), mmap.PAGESIZE):
+                mapped[page]
+    return time.perf_counter() - begun

@@ -5,6 +5,8 @@ Owns how each is timed. A figure is the median of several runs, so that a busy m
 
 from __future__ import annotations
 
+import logging
+import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from statistics import median
@@ -101,12 +103,43 @@ class TorchRates:
             def run() -> None:
                 model(token, use_cache=True)
 
-        def waited() -> None:
-            with self.torch.inference_mode():
-                run()
-            self.wait()
+        return max(1, int(self._seconds(lambda: self._waited(run)) * 10**9 / count))
 
-        return max(1, int(self._seconds(waited) * 10**9 / count))
+    def onload_ns(self) -> int:
+        """Return the nanoseconds that bringing one tensor in takes beside its bytes, in accelerate's hooks.
+
+        It is a small Llama's, whose layers are in a file. Needs Transformers and accelerate.
+        """
+        from accelerate import dispatch_model  # type: ignore[import-untyped]
+        from safetensors.torch import save_file
+
+        here: Any = str(self.device)
+        model = _small_llama().to(self.device)
+        token = self.torch.ones((1, 1), dtype=self.torch.long, device=self.device)
+        count = sum(1 for _ in model.model.layers.parameters())
+
+        def run() -> None:
+            self._waited(lambda: model(token, use_cache=True))
+
+        with tempfile.TemporaryDirectory(prefix="devpolicy-") as folder:
+            file = f"{folder}/model.safetensors"
+            save_file(model.state_dict(), file)
+            index: Any = {name: {"safetensors_file": file, "weight_name": name} for name in model.state_dict()}
+            without = self._seconds(run)
+            parts: Any = dict.fromkeys(("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"), here)
+            told = logging.getLogger("accelerate.big_modeling")
+            level = told.level
+            told.setLevel(logging.ERROR)  # it warns that there are parameters on the disk
+            try:
+                dispatch_model(model, {**parts, "model.layers": "disk"}, main_device=here, offload_index=index)
+            finally:
+                told.setLevel(level)
+            return max(1, int((self._seconds(run) - without) * 10**9 / count))
+
+    def _waited(self, run: Callable[[], object]) -> None:
+        with self.torch.inference_mode():
+            run()
+        self.wait()
 
     def link_rate(self, *, to_device: bool) -> int:
         """Return the bytes per second of a copy between the device and RAM that is not pinned."""
