@@ -148,12 +148,13 @@ def _page(rows: list[dict[str, Any]]) -> str:
     kept = Counter(cache(row) for row in built)
     libraries = ", ".join(f"{name} {version(name).partition('+')[0]}" for name in LIBRARIES)
     shares = (
-        f'Of {len(by_auto)} classes that `device_map="auto"` runs on several devices with the outputs of the CPU, '
-        f"{len(ours)} also run divided by a plan. Of {sum(kept.values()) - kept['']} that make a cache, "
-        f"it is the ledger's, device by device, in {kept['equal']}; in {kept['bound']} a plan counts more on purpose"
-        + "".join(f", in {kept[name]} it is {word}" for name, word in _UNLIKE.items() if kept[name])
-        + ". What an encoder gives is counted at its limit, and as long as the context where it has none (limits.md): "
-        "so long are the inputs here."
+        f'There are {len(by_auto)} classes that `device_map="auto"` runs on several devices '
+        "with the outputs of the CPU; "
+        f"{len(ours)} of them also run divided by a plan. Among {sum(kept.values()) - kept['']} that make a cache, "
+        f"it is the ledger's, device by device, in {kept['equal']}; a plan counts more on purpose in {kept['bound']}"
+        + "".join(f", it is {word} in {kept[name]}" for name, word in _UNLIKE.items() if kept[name])
+        + ". What an encoder gives is counted at its limit, or as long as the context if it has none (limits.md): "
+        "the inputs here are as long."
     )
     lines = [
         "",
@@ -174,7 +175,7 @@ def _page(rows: list[dict[str, Any]]) -> str:
             lines.append(f"| {row['class']} | `{found}` | {_cell(reason)} |")
     bounds = [f"`{row['class']}`: {exceptions()[row['type']]['cache']}." for row in built if cache(row) == "bound"]
     if bounds:
-        lines += ["", "Caches that are counted as more than is kept:", "", *(f"- {one}" for one in bounds)]
+        lines += ["", "These caches are counted as more than is kept:", "", *(f"- {one}" for one in bounds)]
     others = textwrap.fill("All others run: " + ", ".join(_running(rows)) + ".", 119, break_long_words=False)
     return "\n".join([*lines, "", others, "", ""])
 
