@@ -153,7 +153,7 @@ def _page(rows: list[dict[str, Any]]) -> str:
         f"{len(ours)} of them also run divided by a plan. Among {sum(kept.values()) - kept['']} that make a cache, "
         f"it is the ledger's, device by device, in {kept['equal']}; a plan counts more on purpose in {kept['bound']}"
         + "".join(f", it is {word} in {kept[name]}" for name, word in _UNLIKE.items() if kept[name])
-        + ". What an encoder gives is counted at its limit, or as long as the context if it has none (limits.md): "
+        + ". States of an encoder are counted at its limit, or as many as the context has tokens (limits.md): "
         "the inputs here are as long."
     )
     lines = [

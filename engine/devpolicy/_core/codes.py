@@ -279,9 +279,9 @@ CODES: dict[str, Code] = {
     ),
     "DP425": Code(
         "a rule that frees nothing",
-        "What is stored on the CPU or the disk is brought to the device that runs it, module by module, and the device "
-        "has room for the largest of them. So a rule that keeps one module elsewhere frees nothing, however large it "
-        "is. Leave the rule out, or keep several modules elsewhere: all but the largest of them are freed.",
+        "Offloaded weights are brought to the device that runs them, module by module, and the device keeps room for "
+        "the largest module. So a rule that offloads one module frees nothing, however large it is. Leave the rule "
+        "out, or offload several modules: all but the largest of them are freed.",
     ),
     # Lint.
     "DP501": Code(

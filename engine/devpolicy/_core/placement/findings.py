@@ -96,8 +96,8 @@ def idle_offloads(
         idle = mine and freed <= onloaded - min(others, onloaded)
         if idle and (not several or _beside(mine, solution) <= {solution.main}):
             notes += [(units[at].path, f"frees nothing on `{device}`: it is brought in at once") for at in mine]
-            message = f"rule `{rule.name}` frees nothing on `{device}`: what it stores elsewhere is brought in at once"
-            hint = "leave the rule out, or keep more modules elsewhere: room is needed for the largest alone"
+            message = f"rule `{rule.name}` frees nothing on `{device}`: what it offloads is brought in at once"
+            hint = "leave the rule out, or offload more modules: the device keeps room for the largest of them"
             warnings.append(Diagnostic("DP425", message, rule.place, help=hint, severity="warning"))
     return notes, warnings
 
