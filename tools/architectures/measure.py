@@ -119,19 +119,25 @@ def beside_the_cpu(model_type: str, host: Host, tolerance: float) -> Iterator[tu
 def beams(model: Any, inputs: Inputs, tree: ModelTree, count: int = 4) -> Row:
     """Return the bytes of the cache that generation with beams leaves, and those that are counted of it.
 
-    Nothing where the inputs do not generate: some models want others for it.
+    Nothing of a model that does not generate; of one that does and fails here, why.
     """
     if not model.can_generate():
         return {}
-    try:
-        asked = {"num_beams": count, "do_sample": False, "min_new_tokens": 2, "max_new_tokens": 2, "use_cache": True}
-        made = model.generate(**inputs, **asked, return_dict_in_generate=True)
-        held = sum(cache_bytes(cache_of(made)).values())
-    except Exception:  # noqa: BLE001
-        return {}
-    tokens = max(TOKENS + 1, made.sequences.shape[1])
-    counted = sum(size for _, size in kv_caches(tree, Workload(context=tokens, beams=count)))
-    return {"beams_cache": held, "beams_counted": counted}
+    asked = {"num_beams": count, "do_sample": False, "min_new_tokens": 2, "max_new_tokens": 2, "use_cache": True}
+    if model.config.is_encoder_decoder:
+        asked["decoder_start_token_id"] = 1  # tiny configurations name none
+    failed: Exception | None = None
+    for given in (inputs, {key: one for key, one in inputs.items() if key != "decoder_input_ids"}):
+        try:
+            made = model.generate(**given, **asked, return_dict_in_generate=True)
+            held = sum(cache_bytes(cache_of(made)).values())
+        except Exception as broken:  # noqa: BLE001
+            failed = failed or broken
+            continue
+        tokens = max(TOKENS + 1, made.sequences.shape[1])
+        counted = sum(size for _, size in kv_caches(tree, Workload(context=tokens, beams=count)))
+        return {"beams_cache": held, "beams_counted": counted}
+    return {"beams_failed": told(failed) if failed else ""}
 
 
 def told(broken: BaseException) -> str:
