@@ -36,6 +36,8 @@ class Suite:
     """`test`, a glob of names, `reason`, and `host` where it is of one."""
     counts: dict[str, dict[str, Counts]] = field(default_factory=dict)
     """By file and host."""
+    partly: bool = False
+    """Whether only some of its hosts are asked for, which no file says."""
 
     @property
     def name(self) -> str:
@@ -73,11 +75,11 @@ def unpack(suite: Suite, folder: Path) -> Path:
 
 
 def write_counts(suite: Suite, found: dict[str, dict[str, Counts]]) -> None:
-    """Replace the table of counts, which ends the file. Files that did not run keep their line."""
+    """Replace the table of counts, which ends the file. Files and hosts that did not run keep their numbers."""
     head = suite.path.read_text(encoding="utf-8").partition("\n[counts]")[0].rstrip()
     lines = [
         f'"{file}" = {{ {", ".join(f"{host} = {numbers}" for host, numbers in row.items())} }}'
         for file in suite.files
-        if (row := found.get(file) or suite.counts.get(file))
+        if (row := {**suite.counts.get(file, {}), **found.get(file, {})})
     ]
     suite.path.write_text("\n".join([head, "", "[counts]", *lines, ""]), encoding="utf-8")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from devpolicy.errors import SimulationDepthError
 from devpolicy.testing import simulate_host, simulated_device
 
 torch = pytest.importorskip("torch")
@@ -128,6 +129,24 @@ def test_a_fork_is_none_that_lost_its_devices():
         code = "import torch; assert torch._C._cuda_isInBadFork() is torch.cuda._is_in_bad_fork() is False"
         done = run(code)
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_batch_on_a_device_is_refused_in_a_worker(method: str):
+    with simulate_host("2x24gb", depth="tensors", children=True):
+        loader = torch.utils.data.DataLoader(OnDevice(), num_workers=1, multiprocessing_context=method, timeout=60)
+        with pytest.raises(SimulationDepthError, match=r"`cuda:0` cannot be handed to another process"):
+            next(iter(loader))
+
+
+class OnDevice:
+    """Batches that are made on a device, in the process of a worker."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return {"made": torch.ones(2, device="cuda:0") * index}
 
 
 def test_what_a_killed_process_held_is_given_back():

@@ -6,6 +6,8 @@ copying make storages, so there they are taken from tensors. Memory that a consu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.errors import SimulationDepthError
@@ -15,7 +17,7 @@ from devpolicy._core.simulation.running import running
 from devpolicy._core.simulation.tensor_backend import KINDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from devpolicy._core.simulation.patched_libraries import Make
     from devpolicy._core.simulation.running import Simulation
@@ -124,13 +126,47 @@ def _share(original: Callable[..., Any]) -> Callable[..., Any]:
     def share(self: Any, *args: Any, **kwargs: Any) -> Any:
         held = self._untyped_storage
         if _holds(held) is not None:
-            raise SimulationDepthError(
-                f"a tensor on the simulated device `{held.device}` cannot be handed to another process, which sees the "
-                "real machine: hand over `tensor.cpu()`"
-            )
+            raise _not_handed_over(held.device)
         return original(self, *args, **kwargs)
 
     return share
+
+
+def _fetch(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what makes a batch of a `DataLoader`, and raises in a worker if that is on a simulated device.
+
+    A queue pickles in a thread of its own, where what is raised is printed, and who waits for the batch waits on.
+    """
+
+    def fetch(self: Any, *args: Any) -> Any:
+        from torch.utils.data import get_worker_info
+
+        batch = original(self, *args)
+        if get_worker_info() is not None:
+            for tensor in _tensors(batch):
+                if _holds(tensor) is not None:
+                    raise _not_handed_over(tensor.device)
+        return batch
+
+    return fetch
+
+
+def _tensors(value: Any) -> Iterator[Any]:
+    """Yield the tensors in lists and dicts."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from chain.from_iterable(map(_tensors, value.values()))
+    elif isinstance(value, list | tuple):
+        yield from chain.from_iterable(map(_tensors, value))
+
+
+def _not_handed_over(device: Any) -> SimulationDepthError:
+    return SimulationDepthError(
+        f"a tensor on the simulated device `{device}` cannot be handed to another process: hand over `tensor.cpu()`"
+    )
 
 
 def _refused_property(name: str) -> Make:
@@ -155,6 +191,7 @@ LIBRARY = Library(
             # How a queue of another process hands over a GPU's memory.
             "TypedStorage._share_cuda_": _share,
         },
+        "torch.utils.data._utils.fetch": {"_MapDatasetFetcher.fetch": _fetch, "_IterableDatasetFetcher.fetch": _fetch},
         "torch._tensor": {
             "Tensor.__dlpack__": _refused("__dlpack__()"),
             "Tensor.__cuda_array_interface__": _refused_property("__cuda_array_interface__"),
