@@ -50,7 +50,7 @@ def stubs() -> Iterator[None]:
     sys.path.append(str(STUBS))
     yield
     sys.path.remove(str(STUBS))
-    for name, module in list(sys.modules.items()):
+    for name, module in sys.modules.copy().items():
         if str(getattr(module, "__file__", None)).startswith(str(STUBS)):
             del sys.modules[name]
 
