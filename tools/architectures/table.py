@@ -24,8 +24,7 @@ HEAD = """\
 # disk, loaded and run on simulated devices, and compared with the CPU. Written by `python -m tools.architectures`.
 
 """
-_SMALL = 8 << 10
-"""Bytes that no allocator gives alone, and that loading takes for a moment: position ids and norms, made again."""
+_SMALL = 256 << 10
 _BEGIN, _END = "<!-- architectures -->\n", "<!-- /architectures -->\n"
 
 
