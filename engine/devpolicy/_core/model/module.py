@@ -58,6 +58,10 @@ class Built(NamedTuple):
     loaded: str
 
 
+_WHOLE = frozenset({"MllamaVisionModel"})
+"""Models that put outputs of their own blocks together, which nobody moves, and do not say that they stay whole."""
+
+
 def read_module(
     module: Any, no_split: Iterable[str] | None = None, name: str | None = None, *, built: Built | None = None
 ) -> ModelTree:
@@ -358,6 +362,7 @@ def _no_split(declaring: Iterable[tuple[str, nn.Module]]) -> frozenset[str]:
     for _, module in declaring:
         declared = module.__dict__.get("_no_split_modules", getattr(type(module), "_no_split_modules", None))
         names.update(str(entry) for entry in declared or ())
+        names.update({type(module).__name__} & _WHOLE)
     return frozenset(names)
 
 
