@@ -106,7 +106,15 @@ def _head(module: nn.Module) -> str | None:
         head = asked() if callable(asked) and hasattr(module, "config") else None
     except (AttributeError, NotImplementedError, TypeError):  # a model that has none may say so in its own way
         return None
-    return None if head is None else next((path for path, part in _walk(module) if part is head), None)
+    # Level by level: a head is near the root, and behind all layers of it.
+    level: list[tuple[str, nn.Module]] = [] if head is None else [("", module)]
+    while level:
+        for path, part in level:
+            if part is head:
+                return path
+        below = [(join(path, name), child) for path, part in level for name, child in part._modules.items()]
+        level = [(path, child) for path, child in below if child is not None]
+    return None
 
 
 def _takes_cache(declaring: Iterable[tuple[str, nn.Module]]) -> bool | None:
