@@ -157,7 +157,7 @@ def test_wide_tables_fit(width):
 
 @pytest.mark.parametrize("width", ["40", "60"])
 @pytest.mark.parametrize(
-    "command", ["plan offload-lm-head --model llama-3.1-8b --host 2x24gb", "host list", "model list"]
+    "command", ["plan offload-lm-head --model llama-3.1-70b --host 4x80gb", "host list", "model list"]
 )
 def test_columns_is_followed(command, width, monkeypatch):
     from tests.cli.harness import invoke
