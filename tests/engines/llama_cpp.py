@@ -93,10 +93,11 @@ ROWS = (
         "split = 'balanced'\noffload.'blk.*.ffn.exps.ffn_up_exps' = 'cpu'",
     ),
     (
-        "two matrices, of some layers, on another card",
+        "two matrices of some layers elsewhere",
         "mixture",
         (40_000,) * 3,
-        "[[rule]]\nmatch = ['blk.{2..4}.ffn.exps.ffn_up_exps', 'blk.{2..4}.ffn.exps.ffn_gate_exps']\nprefer = 'cuda:2'",
+        "split = 'balanced'\n[[rule]]\nprefer = 'cuda:2'\n"
+        "match = ['blk.{2..4}.ffn.exps.ffn_up_exps', 'blk.{2..4}.ffn.exps.ffn_gate_exps']",
     ),
     ("experts and layers", "mixture", (1_200, 64, 64), "-overflow = 'cpu'"),
     ("the CPU alone", "dense", (40_000,) * 3, "prefer = 'cpu'"),

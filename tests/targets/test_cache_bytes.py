@@ -53,7 +53,8 @@ APART = {"deepseek_v4": "keys and values are one tensor until beams change place
 """Types that keep more with beams than as many caches, and why."""
 NO_BEAMS = {
     **dict.fromkeys(("csm", "dia", "higgs_audio_v2"), "its `generate` takes no beams"),
-    **dict.fromkeys(("rwkv", "xlstm"), "its cache cannot be reordered"),
+    **dict.fromkeys(("reformer", "rwkv", "xlstm"), "its cache cannot be reordered"),
+    "clvp": "its `generate` returns no sequences",
     **dict.fromkeys(("kyutai_speech_to_text", "pop2piano"), "its `generate` takes sound alone"),
 }
 """Types that keep a cache, generate, and do not do so with beams here."""

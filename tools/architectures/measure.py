@@ -131,10 +131,10 @@ def beams(model: Any, inputs: Inputs, tree: ModelTree, count: int = 4) -> Row:
         try:
             made = model.generate(**given, **asked, return_dict_in_generate=True)
             held = sum(cache_bytes(cache_of(made)).values())
+            tokens = max(TOKENS + 1, made.sequences.shape[1])
         except Exception as broken:  # noqa: BLE001
             failed = failed or broken
             continue
-        tokens = max(TOKENS + 1, made.sequences.shape[1])
         counted = sum(size for _, size in kv_caches(tree, Workload(context=tokens, beams=count)))
         return {"beams_cache": held, "beams_counted": counted}
     return {"beams_failed": told(failed) if failed else ""}
