@@ -4,7 +4,8 @@ python benchmarks/prediction.py [--quick] [--only NAME ...] [--rounds N] [--cpu-
 
 The machine is measured as `devpolicy host measure` does it, in turns with the models, and medians count. Each plan is
 made for the host that was measured. With `--cpu-time` and OMP_NUM_THREADS=1 times are those of the processor, which do
-not count what others do on a shared machine; what comes from the disk is timed by the clock on the wall all the same.
+not count what others do on a shared machine, nor waiting for the disk, neither in what is predicted nor in what is
+measured: of the disk they show what mapping, page faults and hooks take.
 
 A row whose prediction is more than a quarter away is marked.
 """
@@ -153,7 +154,7 @@ def subjects(models: dict[str, Callable[[], Any]], folder: Path, clock: Callable
                 found.append(Subject(name, dtype, what, policy(dtype), tree, runner(make, dtype, way, clock)))
             if name in FROM_DISK:
                 rule = "[offload]\n'model.layers.*' = 'disk'\n"
-                run = disk_runner(make, dtype, folder / f"{name} {dtype}", policy(dtype, rule))
+                run = disk_runner(make, dtype, folder / f"{name} {dtype}", policy(dtype, rule), clock)
                 found.append(Subject(name, dtype, "token, blocks on disk", policy(dtype, rule), tree, run))
     return found
 
@@ -164,13 +165,15 @@ def runner(
     return lambda: way(filled(make, dtype), clock)
 
 
-def disk_runner(make: Callable[[], Any], dtype: str, folder: Path, text: str) -> Callable[[], float]:
+def disk_runner(
+    make: Callable[[], Any], dtype: str, folder: Path, text: str, clock: Callable[[], float]
+) -> Callable[[], float]:
     def run() -> float:
         if not folder.exists():
             filled(make, dtype).save_pretrained(folder)
         made = plan(Policy.parse(text), str(folder), Host.probe())
         model = AutoModelForCausalLM.from_pretrained(folder, **made.to_hf_kwargs())
-        return token(model.eval(), time.perf_counter, lambda: forget(folder))
+        return token(model.eval(), clock, lambda: forget(folder))
 
     return run
 
@@ -186,7 +189,7 @@ def forget(folder: Path) -> None:
 def measured(folder: Path, clock: Callable[[], float]) -> dict[str, int]:
     """Return the speeds that `devpolicy host measure` would write, of the dtypes that are compared."""
     rates = TorchRates("cpu", clock)
-    speed = {"disk": disk_rate(folder), "call_ns": rates.call_ns(), "onload_ns": rates.onload_ns()}
+    speed = {"disk": disk_rate(folder, clock), "call_ns": rates.call_ns(), "onload_ns": rates.onload_ns()}
     for dtype in DTYPES:
         speed["ram" if dtype == "float32" else f"ram_{dtype}"] = rates.read_rate(dtype)
         speed[f"matmul_{dtype}"] = rates.matmul_rate(dtype)

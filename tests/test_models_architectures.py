@@ -28,7 +28,7 @@ def test_a_model_of_a_class_that_failed_says_so() -> None:
     assert failed
     for name, one in failed[:3]:
         told = "wrong" if one.stale else one.verdict  # what an earlier planner divided is told, and decides nothing
-        config = {"model_type": one.model_type, "architectures": [name]}
+        config = {"model_type": one.model_type, "architectures": [name], "prediction_length": 8}  # of time series
         assert dict(ModelTree.from_config(config).metadata)["divided"] == f"{told}: {one.reason}"
 
 

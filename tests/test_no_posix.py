@@ -66,9 +66,7 @@ def test_every_module_is_imported():
     [
         ["plan", "offload-lm-head", "--model", "llama-3.1-70b", "--host", "4x80gb"],
         ["plan", "cpu-only", "--model", "gpt2"],
-        ["fit", "prefer-accelerator", "--model", "gpt2", "--host", "1x24gb"],
         ["test", "cpu-only"],
-        ["verify", "cpu-only", "-p", "within_budget", "--jobs", "1"],
         ["host", "capture"],
         ["init", "first", "--model", "gpt2", "--host", "1x24gb", "--ci", "github"],
         ["report", "prefer-accelerator", "--models", "gpt2", "--hosts", "1x24gb", "-o", "report.html"],

@@ -8,11 +8,12 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import click
 import pytest
-from tests.cli.harness import invoke
+from tests.cli.harness import Result, invoke
 
 from devpolicy._core.cli.app import app
 from devpolicy._core.playground.site import RUNTIME
@@ -147,8 +148,14 @@ def tried(step: str, given: tuple[str, ...]) -> None:
         assert (Path(words[-1]) / "index.html").is_file()
         return
     arguments = words[1:] if words[0] == "devpolicy" else [*given, *words]
-    run = invoke(*arguments)
+    run = done_once(*arguments)
     assert run.status == 0, (arguments, run)
+
+
+@cache
+def done_once(*arguments: str) -> Result:
+    """Run a command; several cases recommend the same one."""
+    return invoke(*arguments)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -1,4 +1,4 @@
-"""`python -m tests.dry_run [MODEL...]`: every model of the catalogue, loaded and run by a plan, at true size.
+"""Every model of the catalogue, loaded and run by a plan, at true size.
 
 Each is divided over the fewest equal GPUs of the catalogue's hosts that hold it, and planned on fewer with the rest in
 RAM, with as many tokens as it takes, and no more than 1,024. Where one does not run, WRONG stands there and the exit
@@ -9,6 +9,7 @@ run on any device is expected to fail so.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -44,10 +45,21 @@ def plans(tree: ModelTree) -> Iterator[tuple[str, str, Plan]]:
         yield "overflow", "2x24gb", made
 
 
-def main(names: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Try every model, print a line for each plan, and return 1 where one does not run."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.dry_run",
+        description=__doc__,
+        epilog="`python -m tests.dry_run gpt2 llama-3.1-8b` tries two, in seconds; all take ten minutes of one core.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="of `devpolicy model list`; all where none is named")
+    names, known = parser.parse_args(arguments).models, model_catalogue()
+    for name in names:
+        if name not in known:
+            parser.error(f"`{name}` is no model of the catalogue: `devpolicy model list` has them")
     failed = 0
-    for name in names or list(model_catalogue()):
+    for name in names or list(known):
         tree = ModelTree.load(name)
         if tree.quantization is not None:
             print(f"{name:24} not tried: it is published in `{tree.quantization.method}`", flush=True)

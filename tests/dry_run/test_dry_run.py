@@ -89,6 +89,20 @@ def test_a_model_without_a_configuration_is_told() -> None:
         plan(Policy.parse('prefer = "cuda"\n'), tree, "2x24gb").dry_run(tree, "2x24gb")
 
 
+@pytest.mark.parametrize(
+    ("model", "text", "way_out"),
+    [
+        ("gpt-oss-20b", "", "try the checkpoint that it was made from"),
+        ("gpt2", '[loading]\nquantization = "int8"\n', "leave `loading.quantization` out"),
+    ],
+)
+def test_a_quantised_model_is_refused_with_a_way_out(model: str, text: str, way_out: str) -> None:
+    made = plan(Policy.parse(f'prefer = "cuda"\n{text}'), model, "1x24gb" if text else "8x80gb")
+    with pytest.raises(DevPolicyError, match="without its quantiser") as refused:
+        made.dry_run(model, "8x80gb")
+    assert refused.value.diagnostics[0].help == way_out
+
+
 def test_a_module_of_the_caller_is_tried_and_stays_as_it_is() -> None:
     torch = pytest.importorskip("torch")
 

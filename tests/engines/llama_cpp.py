@@ -81,6 +81,7 @@ ROWS = (
     ("an odd context", "dense", (60_000,) * 3, "workload.context = 700"),
     ("a tied head", "tied", (40_000,) * 3, 'split = "balanced"'),
     ("a tied head and the CPU", "tied", (1_300, 1_100, 900), "-overflow = 'cpu'"),
+    ("a tied head without copies", "tied", (9_500, 9_500, 64), ""),
     ("experts that fit", "mixture", (40_000,) * 3, 'split = "balanced"'),
     ("experts leave first", "mixture", (6_144, 2_500, 2_048), "-overflow = 'cpu'"),
     ("all experts leave", "mixture", (2_000, 900, 900), "-overflow = 'cpu'"),
@@ -92,10 +93,11 @@ ROWS = (
         "split = 'balanced'\noffload.'blk.*.ffn.exps.ffn_up_exps' = 'cpu'",
     ),
     (
-        "two matrices, of some layers, on another card",
+        "two matrices of some layers elsewhere",
         "mixture",
         (40_000,) * 3,
-        "[[rule]]\nmatch = ['blk.{2..4}.ffn.exps.ffn_up_exps', 'blk.{2..4}.ffn.exps.ffn_gate_exps']\nprefer = 'cuda:2'",
+        "split = 'balanced'\n[[rule]]\nprefer = 'cuda:2'\n"
+        "match = ['blk.{2..4}.ffn.exps.ffn_up_exps', 'blk.{2..4}.ffn.exps.ffn_gate_exps']",
     ),
     ("experts and layers", "mixture", (1_200, 64, 64), "-overflow = 'cpu'"),
     ("the CPU alone", "dense", (40_000,) * 3, "prefer = 'cpu'"),

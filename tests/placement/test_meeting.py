@@ -107,6 +107,19 @@ def test_a_rule_that_moves_one_of_tied_frees_nothing() -> None:
     assert told not in placed(model, '[offload]\n"layers.*" = "cpu"\n', host=large).explain("layers.0")
 
 
+def test_a_rule_that_frees_nothing_is_a_warning() -> None:
+    model = tree("table Embedding 3", "layers ModuleList", *BLOCKS, "head Linear 3")
+    large = Host([Accelerator("cuda", memory="16 GiB")], memory="64 GiB")
+    rules = 'table = "cpu"\n', 'head = "cpu"\n', '"layers.*" = "cpu"\n', 'table = "cpu"\nhead = "cpu"\n'
+    codes = [
+        [warning.code for warning in placed(model, f"[offload]\n{rule}", host=host).warnings]
+        for rule in rules
+        for host in (large, THREE)
+    ]
+    # Of several GPUs the table would be on the one that runs it; the head would be on another, which it frees.
+    assert codes == [["DP425"], ["DP425"], ["DP425"], [], [], [], [], []]
+
+
 def test_no_help_suggests_to_keep_one_module_elsewhere() -> None:
     model = tree("table Embedding 3", "layers ModuleList", *BLOCKS)
     with pytest.raises(Unsatisfiable, match="leave the rule out") as refused:

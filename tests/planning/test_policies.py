@@ -19,7 +19,7 @@ from devpolicy import Plan, Policy, Unsatisfiable, plan, plan_all
 from devpolicy.fleet import Fleet, plan_fleet
 
 NOT_YET = {
-    "speculative decoding": "a drafter shares its generator's device and context",
+    "speculative decoding": "an assistant of speculative decoding",
 }
 
 ONE_POLICY = """

@@ -43,7 +43,8 @@ def test_an_answer_has_the_plan_of_the_engine(name):
     told = planned(shipped_files("policy")[name].read_text("utf-8"))
     assert [one["digest"] for one in told["plans"]] == [devpolicy.plan(name, "llama-3.1-8b", "2x24gb").digest]
     assert told["picture"].startswith("<svg")
-    assert told["findings"] == []
+    idle = ["DP425"] if name == "offload-lm-head" else []  # a single GPU needs the room while the head runs
+    assert [one["code"] for one in told["findings"]] == idle
 
 
 def test_mistakes_are_answers():

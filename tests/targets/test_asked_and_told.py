@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.targets.asked import PAGE, with_table
 
 from devpolicy import Accelerator, Host, Policy, plan
 from devpolicy._core.abilities import target_of
@@ -18,6 +19,13 @@ ASKED = {
     "kv_dtype": ("workload.kv_dtype = 'float8_e5m2'", "workload.kv_dtype = 'float16'", "workload.kv_dtype = 'float32'"),
     "attention": ("loading.attention = 'eager'", "loading.attention = 'sdpa'"),
 }
+
+
+def test_the_page_says_what_becomes_of_what_is_asked():
+    page = PAGE.read_text(encoding="utf-8")
+    assert page == with_table(page), "python -m tests.targets.asked"
+
+
 SAYS = {
     "hf": {"dtype", "attention"},
     "llama.cpp": {"context", "batch", "kv_dtype"},

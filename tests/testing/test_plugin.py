@@ -259,6 +259,21 @@ def test_a_test_skipped_before_its_host_is_named(pytester: pytest.Pytester, work
     other.stdout.fnmatch_lines(["skipped before*, by a condition that was evaluated on the host `2x24gb`:"])
 
 
+def test_the_way_out_of_a_skip_names_the_depth_of_the_mark(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.skipif(True, reason="there is no such device")
+        @pytest.mark.host("2x24gb", depth="tensors")
+        def test_it():
+            pass
+        """
+    )
+    line = "ask inside the test, or run them with `--devpolicy-host 2x24gb --devpolicy-depth tensors`, which*"
+    pytester.runpytest_inprocess().stdout.fnmatch_lines([line])
+
+
 def test_a_star_names_hosts_of_the_catalogue_and_files(pytester: pytest.Pytester) -> None:
     for name in ("one", "two"):
         (pytester.mkdir(f"rigs_{name}") / "rig.toml").write_text(Host.load("1x24gb").to_toml(), encoding="utf-8")

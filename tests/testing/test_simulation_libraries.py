@@ -325,3 +325,18 @@ class TestFirstImportInside:
                    getattr(getattr(value, "__code__", None), "co_filename", "").endswith("shims.py")])
         """)
         assert told.split("\n")[:4] == ["2", "2", "True", "[]"]
+
+    def test_what_a_library_has_for_suites_is_imported_on_the_host(self) -> None:
+        """`torch_device` is decided where it is imported: `--devpolicy-host` came to a suite with `cpu` there."""
+        pytest.importorskip("accelerate")
+        told = in_a_fresh_interpreter("""
+            import sys
+            from devpolicy.testing import simulate_host
+            with simulate_host("2x24gb"):
+                from accelerate.test_utils.testing import device_count, torch_device
+                print(torch_device, device_count)
+            print([name for name, module in list(sys.modules.items()) for value in list(vars(module).values())
+                   if type(value).__name__ == "function" and value.__code__.co_filename.endswith("shims.py")
+                   and not name.startswith("devpolicy")])
+        """)
+        assert told.split("\n")[:2] == ["cuda 2", "[]"]

@@ -10,10 +10,13 @@ import argparse
 import gc
 import json
 import os
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
+
+from devpolicy._core.disk_cache import VARIABLE
 
 for _name, _value in {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}.items():
     os.environ.setdefault(_name, _value)
@@ -35,7 +38,10 @@ def main() -> None:
 
         write(asked.rows)
         return
-    sweep(asked.rows[0], asked.only, place=not asked.build, jobs=asked.jobs)
+    with tempfile.TemporaryDirectory() as kept:
+        # What is read while code is edited must not be what later processes find: this sweep keeps its own.
+        os.environ[VARIABLE] = kept
+        sweep(asked.rows[0], asked.only, place=not asked.build, jobs=asked.jobs)
 
 
 def sweep(rows: Path, only: list[str], *, place: bool, jobs: int) -> None:

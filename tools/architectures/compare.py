@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
+from unittest import mock
 
 import torch
+from tools.architectures.tiny import TOKENS
+from transformers import Cache
 
-_CACHES = ("cache", "past_key_values", "cache_params", "state", "mems")
+_CACHES = ("cache", "past_key_values", "past_buckets_states", "cache_params", "state", "mems")
 
 
 def forward(model: Any, inputs: dict[str, Any], device: str | None = None, **more: Any) -> Any:
@@ -46,6 +50,44 @@ def difference(ours: list[torch.Tensor], theirs: list[torch.Tensor], tolerance: 
     return f"differs by {worst:.2g}" if worst > tolerance else ""
 
 
+def kept(model: Any, inputs: dict[str, Any], device: str | None = None, *, counted: bool = True) -> dict[str, int]:
+    """Return the bytes that a model keeps for its next token, by device, once it has seen its inputs.
+
+    Where its forward returns none of it although there is some, it is what `generate` keeps, for as many tokens.
+    """
+    made = forward(model, inputs, device, use_cache=True)
+    found = cache_of(made)
+    if found is None and counted and model.can_generate():
+        found = _by_generate(model, inputs, device)
+    own = [one for part in model.modules() for name, one in vars(part).items() if name.endswith(("_state", "_states"))]
+    return cache_bytes([found, getattr(made, "padding_cache", None), own])
+
+
+def _by_generate(model: Any, inputs: dict[str, Any], device: str | None) -> Any:
+    """Return the cache that `generate` has at the end, `None` where it wants other inputs."""
+    asked = {"do_sample": False, "num_beams": 1, "use_cache": True, "return_dict_in_generate": True}
+    # Some put tokens of their own before those that they are given, which are no part of a length.
+    for length in ({"max_length": TOKENS + 1, "min_length": TOKENS + 1}, {"max_new_tokens": 1}):
+        with suppress(Exception), _made_caches() as made:
+            given = {key: one.to(device or "cpu").clone() for key, one in inputs.items()}  # some write into them
+            return cache_of(model.generate(**given, **asked, **length)) or made
+    return None
+
+
+@contextmanager
+def _made_caches() -> Iterator[list[Any]]:
+    """Yield a list of the caches that are made meanwhile."""
+    made: list[Any] = []
+    initialize = Cache.__init__
+
+    def noted(self: Any, *given: Any, **named: Any) -> None:
+        made.append(self)
+        initialize(self, *given, **named)
+
+    with mock.patch.object(Cache, "__init__", noted):
+        yield made
+
+
 def cache_of(output: Any) -> Any:
     """Return the cache that a forward made, of the model or of the one inside that writes; `None` where none did."""
     found = next((found for name in _CACHES if (found := getattr(output, name, None)) is not None), None)
@@ -56,10 +98,13 @@ def cache_of(output: Any) -> Any:
 
 
 def cache_bytes(cache: Any) -> dict[str, int]:
-    """Return the bytes of the floating tensors that can be reached from a cache, by device."""
+    """Return the bytes of the tensors that can be reached from a cache, by device.
+
+    A single number, which counts tokens, is no part of it.
+    """
     held: dict[str, int] = {}
     for tensor in _tensors(cache, set()):
-        if tensor.is_floating_point():
+        if tensor.numel() > 1:
             device = str(tensor.device)
             held[device] = held.get(device, 0) + tensor.numel() * tensor.element_size()
     return held

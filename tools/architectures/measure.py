@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import transformers
 from tools.architectures.child import in_child
-from tools.architectures.compare import cache_bytes, cache_of, difference, forward, outputs
+from tools.architectures.compare import cache_bytes, cache_of, difference, forward, kept, outputs
 from tools.architectures.inputs import Inputs, attempts
 from tools.architectures.tiny import TOKENS, tiny
 from transformers.models.auto import modeling_auto
@@ -40,6 +40,10 @@ _HOST = Host(
     memory="16 GiB",
     disk="100 GiB",
 )
+
+
+_TOKENS = f"[workload]\ncontext = {TOKENS}\nbeams = 1\n"
+_ONE = f'prefer = "cuda"\n{_TOKENS}'
 
 
 def model_types() -> list[str]:
@@ -70,13 +74,12 @@ def measure(model_type: str, *, place: bool = True) -> Row:
             inputs = _running(model)
             reference = list(outputs(forward(model, inputs)))
             row["steady"] = not difference(list(outputs(forward(model, inputs))), reference)
-            cache = cache_of(forward(model, inputs, use_cache=True))
-            row["cache"] = sum(cache_bytes(cache).values())
             tree = ModelTree.from_module(model)
             row["counted"] = sum(size for _, size in kv_caches(tree, Workload(context=TOKENS, beams=1)))
+            row["cache"] = sum(kept(model, inputs, counted=row["counted"] > 0).values())
             row |= {} if place else beams(model, inputs, tree)
             blocks = _blocks(model)
-            del model, cache
+            del model
         except Exception as broken:  # noqa: BLE001
             return row | {"built": False, "error": told(broken), "at": _at(broken)}
         row["built"] = True
@@ -92,7 +95,7 @@ def measure(model_type: str, *, place: bool = True) -> Row:
             if "thread pool" in row[name].get("error", ""):  # torch's own may be lost in a fork
                 row[name] = in_child(way)
         if row["balanced"].get("failed") == "forward":
-            row["one"] = in_child(lambda: _by_plan(cls, folder, 'prefer = "cuda"\n', inputs, reference))
+            row["one"] = in_child(lambda: _by_plan(cls, folder, _ONE, inputs, reference))
     return row
 
 
@@ -116,19 +119,25 @@ def beside_the_cpu(model_type: str, host: Host, tolerance: float) -> Iterator[tu
 def beams(model: Any, inputs: Inputs, tree: ModelTree, count: int = 4) -> Row:
     """Return the bytes of the cache that generation with beams leaves, and those that are counted of it.
 
-    Nothing where the inputs do not generate: some models want others for it.
+    Nothing of a model that does not generate; of one that does and fails here, why.
     """
     if not model.can_generate():
         return {}
-    try:
-        asked = {"num_beams": count, "do_sample": False, "min_new_tokens": 2, "max_new_tokens": 2, "use_cache": True}
-        made = model.generate(**inputs, **asked, return_dict_in_generate=True)
-        kept = sum(cache_bytes(cache_of(made)).values())
-    except Exception:  # noqa: BLE001
-        return {}
-    tokens = max(TOKENS + 1, made.sequences.shape[1])
-    counted = sum(size for _, size in kv_caches(tree, Workload(context=tokens, beams=count)))
-    return {"beams_cache": kept, "beams_counted": counted}
+    asked = {"num_beams": count, "do_sample": False, "min_new_tokens": 2, "max_new_tokens": 2, "use_cache": True}
+    if model.config.is_encoder_decoder:
+        asked["decoder_start_token_id"] = 1  # tiny configurations name none
+    failed: Exception | None = None
+    for given in (inputs, {key: one for key, one in inputs.items() if key != "decoder_input_ids"}):
+        try:
+            made = model.generate(**given, **asked, return_dict_in_generate=True)
+            held = sum(cache_bytes(cache_of(made)).values())
+            tokens = max(TOKENS + 1, made.sequences.shape[1])
+        except Exception as broken:  # noqa: BLE001
+            failed = failed or broken
+            continue
+        counted = sum(size for _, size in kv_caches(tree, Workload(context=tokens, beams=count)))
+        return {"beams_cache": held, "beams_counted": counted}
+    return {"beams_failed": told(failed) if failed else ""}
 
 
 def told(broken: BaseException) -> str:
@@ -204,7 +213,7 @@ def _blocks(model: Any) -> tuple[str, int] | None:
 def _policies(blocks: tuple[str, int] | None, folder: str) -> dict[str, str]:
     """Return the policies: divided over the GPUs, and with one block on the CPU and one on the disk."""
     balanced = 'prefer = "cuda"\nsplit = "balanced"\n'
-    tail = f'[workload]\ncontext = {TOKENS}\nbeams = 1\n[memory.disk]\npath = "{folder}/offload"\n'
+    tail = f'{_TOKENS}[memory.disk]\npath = "{folder}/offload"\n'
     made = {"balanced": balanced + tail}
     if blocks is not None:
         path, count = blocks
@@ -230,7 +239,7 @@ def _by_plan(cls: Any, folder: str, policy: str, inputs: Inputs, reference: list
             main = made.device.first_device.to_torch_str()
             row["unlike"] = difference(list(outputs(forward(model, inputs, main))), reference)
             step = "cache"
-            held = cache_bytes(cache_of(forward(model, inputs, main, use_cache=True)))
+            held = kept(model, inputs, main, counted=bool(row["kv_cache"]))
             row["cache"] = {name: size for name, size in held.items() if size}
         except Exception as broken:  # noqa: BLE001
             row |= {"failed": step, "error": told(broken), "at": _at(broken)}

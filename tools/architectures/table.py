@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.architectures.rows import read
+from tools.architectures.tiny import exceptions
 
 from devpolicy._core.toml.writer import quote
 
@@ -24,6 +25,7 @@ HEAD = """\
 # disk, loaded and run on simulated devices, and compared with the CPU. Written by `python -m tools.architectures`.
 
 """
+_UNLIKE = {"less": "smaller", "more": "larger", "elsewhere": "on another device"}
 _SMALL = 8 << 10
 """Bytes that no allocator gives alone, and that loading takes for a moment: position ids and norms, made again."""
 _BEGIN, _END = "<!-- architectures -->\n", "<!-- /architectures -->\n"
@@ -77,8 +79,17 @@ def _wrong(way: dict[str, Any], *, steady: bool) -> str:
 
 
 def cache(row: dict[str, Any]) -> str:
-    """Return how the cache that is kept compares with the ledger's: equal, more or less, empty where there is none."""
-    way = row.get("balanced", {})
+    """Return how the cache that is kept compares with the ledger's: equal, more or less, empty where there is none.
+
+    It is a bound where a plan counts more on purpose. Where a class does not run divided, it is that of one device.
+    """
+    ways = [row.get("balanced", {}), row.get("mixed", {})]
+    compared = [_compared(way) for way in ways if not way.get("failed")] or [_compared(row.get("one", {}))]
+    found = next((one for one in compared if one not in ("", "equal")), compared[0])
+    return "bound" if found == "less" and "cache" in exceptions().get(row["type"], {}) else found
+
+
+def _compared(way: dict[str, Any]) -> str:
     kept, counted = way.get("cache", {}), way.get("kv_cache", {})
     if way.get("failed") or not (kept or counted):
         return ""
@@ -137,11 +148,13 @@ def _page(rows: list[dict[str, Any]]) -> str:
     kept = Counter(cache(row) for row in built)
     libraries = ", ".join(f"{name} {version(name).partition('+')[0]}" for name in LIBRARIES)
     shares = (
-        f'Of {len(by_auto)} classes that `device_map="auto"` runs on several devices with the outputs of the CPU, '
-        f"{len(ours)} also run divided by a plan. Of {sum(kept.values()) - kept['']} that make a cache, "
-        f"it is the ledger's in {kept['equal']}, smaller in {kept['less']}, larger in {kept['more']}, and elsewhere in "
-        f"{kept['elsewhere']}. Where it differs, an encoder has a limit or none (limits.md), or a state is kept in "
-        "modules, by another device than its layer, or not by token."
+        f'There are {len(by_auto)} classes that `device_map="auto"` runs on several devices '
+        "with the outputs of the CPU; "
+        f"{len(ours)} of them also run divided by a plan. Among {sum(kept.values()) - kept['']} that make a cache, "
+        f"it is the ledger's, device by device, in {kept['equal']}; a plan counts more on purpose in {kept['bound']}"
+        + "".join(f", it is {word} in {kept[name]}" for name, word in _UNLIKE.items() if kept[name])
+        + ". States of an encoder are counted at its limit, or as many as the context has tokens (limits.md): "
+        "the inputs here are as long."
     )
     lines = [
         "",
@@ -160,6 +173,9 @@ def _page(rows: list[dict[str, Any]]) -> str:
         found, reason = verdict(row)
         if found != "runs":
             lines.append(f"| {row['class']} | `{found}` | {_cell(reason)} |")
+    bounds = [f"`{row['class']}`: {exceptions()[row['type']]['cache']}." for row in built if cache(row) == "bound"]
+    if bounds:
+        lines += ["", "These caches are counted as more than is kept:", "", *(f"- {one}" for one in bounds)]
     others = textwrap.fill("All others run: " + ", ".join(_running(rows)) + ".", 119, break_long_words=False)
     return "\n".join([*lines, "", others, "", ""])
 

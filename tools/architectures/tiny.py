@@ -1,7 +1,8 @@
 """Tiny configurations: the defaults of every type of model, with each size made small by the name of its key.
 
 Owns the shrinking. What no rule on names can know is in `exceptions.toml`: keys that are set after it, by dotted path,
-under `drop` keys that are left out, and under `inputs` what a class is tried with.
+under `drop` keys that are left out, under `inputs` what a class is tried with, and under `cache` why it is counted as
+more than it may keep.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def tiny(model_type: str) -> Iterator[Callable[[], Any]]:
     for dropped in given.get("drop", ()):
         _put(table, dropped, None, drop=True)
     for path, value in given.items():
-        if path not in ("drop", "inputs"):
+        if path not in ("drop", "inputs", "cache"):
             _put(table, path, value)
     without = (), ("layer_types", "mlp_layer_types", "layers_block_type"), ("head_dim",)
     for lost in without:

@@ -277,6 +277,12 @@ CODES: dict[str, Code] = {
         "another device than planned: the installed package has no such provider, its libraries were not found, or "
         "the session was given no provider.",
     ),
+    "DP425": Code(
+        "a rule that frees nothing",
+        "Offloaded weights are brought to the device that runs them, module by module, and the device keeps room for "
+        "the largest module. So a rule that offloads one module frees nothing, however large it is. Leave the rule "
+        "out, or offload several modules: all but the largest of them are freed.",
+    ),
     # Lint.
     "DP501": Code(
         "a rule that matches nothing",

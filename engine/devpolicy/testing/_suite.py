@@ -30,7 +30,7 @@ def enter(config: pytest.Config, name: str, depth: str, *, children: bool) -> As
 
 
 def skipped_before(item: pytest.Item, report: pytest.TestReport, *, entered: bool, of_run: Asked | None) -> str | None:
-    """Return the host of a test that was skipped by a condition which nobody evaluated on it, else `None`."""
+    """Return the options of a run on the host of a test that was skipped before it was there, else `None`."""
     if hasattr(report, "wasxfail") or not _is_conditional(item):
         return None
     if entered if report.when == "setup" else not getattr(_function(item), "__unittest_skip__", False):
@@ -38,7 +38,10 @@ def skipped_before(item: pytest.Item, report: pytest.TestReport, *, entered: boo
     callspec = getattr(item, "callspec", None)
     asked = None if callspec is None else callspec.params.get("_devpolicy_simulation")
     host = asked or marked(item)[0]
-    return None if of_run is not None and host.host == of_run.host else host.name
+    if of_run is not None and host.host == of_run.host:
+        return None
+    depth = "" if host.depth == "probes" else f" --devpolicy-depth {host.depth}"
+    return f"--devpolicy-host {host.name}{depth}"
 
 
 def _is_conditional(item: pytest.Item) -> bool:
@@ -58,5 +61,5 @@ def tell(reporter: Any, skipped: list[pytest.TestReport], of_run: Asked | None) 
     for report in skipped:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         reporter.line(f"  {report.nodeid}: {reason.removeprefix('Skipped: ')}")
-    host = getattr(skipped[0], SKIPPED_BEFORE)
-    reporter.line(f"ask inside the test, or run them with `--devpolicy-host {host}`, which comes before the conditions")
+    options = getattr(skipped[0], SKIPPED_BEFORE)
+    reporter.line(f"ask inside the test, or run them with `{options}`, which comes before the conditions")

@@ -30,7 +30,7 @@ SHOWN = ("torch", "transformers", "accelerate", "haystack-ai", "sentence-transfo
 HOST = pytest.StashKey["Asked"]()
 """The host that a test is on, in the item's stash once it is there."""
 SKIPPED_BEFORE = "devpolicy_skipped_before"
-"""On the report of a test that was skipped before it was on its host: that host's name. xdist carries it over."""
+"""On the report of a test that was skipped before it was on its host: the options for it. xdist carries it over."""
 _OF_RUN = pytest.StashKey["Asked"]()
 """The host that the whole run is on."""
 _REFUSED = pytest.StashKey[str]()
@@ -245,9 +245,9 @@ def pytest_runtest_makereport(
     if report.skipped and any(mark.name in MARKS for mark in item.iter_markers()):
         from devpolicy.testing._suite import skipped_before
 
-        host = skipped_before(item, report, entered=asked is not None, of_run=item.config.stash.get(_OF_RUN, None))
-        if host is not None:
-            setattr(report, SKIPPED_BEFORE, host)
+        options = skipped_before(item, report, entered=asked is not None, of_run=item.config.stash.get(_OF_RUN, None))
+        if options is not None:
+            setattr(report, SKIPPED_BEFORE, options)
     return report
 
 

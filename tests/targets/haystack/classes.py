@@ -5,6 +5,7 @@ Written down by hand, apart from the table in the package, which is held against
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -31,6 +32,12 @@ class Case:
     """The library behind it, where a stand-in is used: what it needs cannot be had without a download."""
     no_run: str | None = None
     """Why it is not run."""
+    onnx: str | None = None
+    """A folder of `models.onnx_files`, which fastembed takes in place of a download."""
+    refused: str | None = None
+    """What the library says that cannot compute on a simulated GPU. It names the device that it was given."""
+    key: str = "model"
+    """The init parameter for `model`."""
 
     @property
     def cls(self) -> Any:
@@ -40,8 +47,16 @@ class Case:
     def path(self) -> str:
         return f"{self.cls.__module__}.{self.name}"
 
-    def arguments(self, models: Path) -> dict[str, Any]:
-        return {**self.params, **({"model": str(models / self.model)} if self.model else {})}
+    def arguments(self, models: Path, **more: Any) -> dict[str, Any]:
+        named = {self.key: str(models / self.model)} if self.model else {}
+        files = {"specific_model_path": str(models / "onnx" / self.onnx)} if self.onnx else {}
+        kwargs = {**self.params.get("model_kwargs", {}), **files, **more.pop("model_kwargs", {})}
+        return {**self.params, **named, **more, **({"model_kwargs": kwargs} if kwargs else {})}
+
+    @property
+    def is_stub(self) -> bool:
+        """Whether a stand-in of ours is behind it here, since the library itself is not installed."""
+        return self.stub is not None and "stubs" in str(import_module(self.stub).__file__)
 
 
 def _docs() -> list[Any]:
@@ -53,13 +68,40 @@ def _docs() -> list[Any]:
 ST, TF, FE = "sentence_transformers", "transformers", "fastembed"
 _QUIET = {"progress_bar": False}
 _LABELS = {"labels": ["contradiction", "neutral", "entailment"]}
+_TEXT, _QUERY, _DOCUMENTS = {"text": "hello"}, {"query": "hello"}, {"documents": _docs}
 _CUDA3 = {"model_kwargs": {"cuda": True, "device_ids": [3]}}
-_NO_ONNX = "it needs a model that fastembed downloads"
+_PROVIDER3 = {"model_kwargs": {"provider_options": {"device_id": 3}}}
+_LAYERS3 = {"model_kwargs": {"n_gpu_layers": 8, "main_gpu": 3}}
+_SCHEMA, _CHOICES = {"schema_object": '{"const": 1}'}, {"choices": ["hello", "world"]}
+_NO_GGUF = "`engines` runs llama.cpp"
 _NO_CUPY = "spaCy needs CuPy on cuda, and the simulated device has none"
 
 
-def _fastembed(kind: str, name: str) -> Case:
-    return Case(f"{H}{kind}.fastembed", name, saved=_CUDA3, no_run=_NO_ONNX)
+def _fastembed(kind: str, name: str, onnx: str, model: str, inputs: dict[str, Any]) -> Case:
+    key = "model_name" if kind == "rankers" else "model"
+    quiet = {} if kind == "rankers" else _QUIET
+    return Case(f"{H}{kind}.fastembed", name, {key: model, **quiet}, onnx=onnx, inputs=inputs, saved=_CUDA3)
+
+
+def _optimum(name: str, inputs: dict[str, Any]) -> Case:
+    saved = {"onnx_execution_provider": "CUDAExecutionProvider", **_PROVIDER3}
+    return Case(f"{H}embedders.optimum", name, {"pooling_mode": "mean"}, "bert", inputs, saved=saved,
+                refused="no data transfer registered .* DeviceId:1 ")  # fmt: skip
+
+
+def _outlines(library: str, name: str, params: dict[str, Any], **more: Any) -> Case:
+    return Case(f"outlines_haystack.generators.{library}", name, params, **more)
+
+
+def _outlines_transformers(name: str, **params: Any) -> Case:
+    inputs = {"prompt": "hello", "generation_kwargs": {"max_new_tokens": 2}}
+    return _outlines("transformers", name, params, model="llama", key="model_name", inputs=inputs,
+                     saved={"device": "cuda:3"})  # fmt: skip
+
+
+def _outlines_llama_cpp(name: str, **params: Any) -> Case:
+    params = {"repo_id": "a", "file_name": "x.gguf", **params}
+    return _outlines("llama_cpp", name, params, stub="llama_cpp", saved=_LAYERS3, no_run=_NO_GGUF)
 
 
 CASES = {
@@ -89,16 +131,37 @@ CASES = {
              no_run=_NO_CUPY),
         Case(f"{H}audio.whisper", "LocalWhisperTranscriber", {"model": "tiny"}, stub="whisper"),
         Case(f"{H}audio.funasr", "FunASRTranscriber", stub="funasr"),
-        _fastembed("embedders", "FastembedTextEmbedder"),
-        _fastembed("embedders", "FastembedDocumentEmbedder"),
-        _fastembed("embedders", "FastembedSparseTextEmbedder"),
-        _fastembed("embedders", "FastembedSparseDocumentEmbedder"),
-        _fastembed("rankers", "FastembedRanker"),
-        _fastembed("rankers", "FastembedLateInteractionRanker"),
+        _fastembed("embedders", "FastembedTextEmbedder", "dense", "BAAI/bge-small-en-v1.5", _TEXT),
+        _fastembed("embedders", "FastembedDocumentEmbedder", "dense", "BAAI/bge-small-en-v1.5", _DOCUMENTS),
+        _fastembed("embedders", "FastembedSparseTextEmbedder", "sparse", "prithivida/Splade_PP_en_v1", _TEXT),
+        _fastembed("embedders", "FastembedSparseDocumentEmbedder", "sparse", "prithivida/Splade_PP_en_v1", _DOCUMENTS),
+        _fastembed("rankers", "FastembedRanker", "pair", "Xenova/ms-marco-MiniLM-L-6-v2", {**_DOCUMENTS, **_QUERY}),
+        _fastembed("rankers", "FastembedLateInteractionRanker", "late", "colbert-ir/colbertv2.0",
+                   {**_DOCUMENTS, **_QUERY}),
+        _optimum("OptimumTextEmbedder", _TEXT),
+        _optimum("OptimumDocumentEmbedder", _DOCUMENTS),
         Case(f"{H}generators.llama_cpp", "LlamaCppChatGenerator", {"model": "x.gguf"}, stub="llama_cpp",
-             saved={"model_kwargs": {"n_gpu_layers": 8, "main_gpu": 3}}, no_run="it needs a GGUF"),
+             saved=_LAYERS3, no_run=_NO_GGUF),
+        _outlines_llama_cpp("LlamaCppTextGenerator"),
+        _outlines_llama_cpp("LlamaCppJSONGenerator", **_SCHEMA),
+        _outlines_llama_cpp("LlamaCppChoiceGenerator", **_CHOICES),
+        _outlines_transformers("TransformersTextGenerator"),
+        _outlines_transformers("TransformersJSONGenerator", **_SCHEMA),
+        _outlines_transformers("TransformersChoiceGenerator", **_CHOICES),
     )
 }  # fmt: skip
+
+WITHOUT = {
+    case.name: case
+    for case in (
+        Case(f"{H}converters.docling", "DoclingConverter"),
+        Case(f"{H}preprocessors.hanlp", "ChineseDocumentSplitter"),
+        Case(f"{H}preprocessors.presidio", "PresidioDocumentCleaner"),
+        Case(f"{H}extractors.presidio", "PresidioEntityExtractor"),
+        Case(f"{H}preprocessors.presidio", "PresidioTextCleaner"),
+    )
+}
+"""Those that have no parameter for it."""
 
 
 def run(case: Case, one: Any) -> None:
@@ -120,6 +183,9 @@ def device_of(one: Any) -> str:
         if kwargs and "device" in kwargs:
             return str(kwargs["device"])
     kwargs = getattr(one, "model_kwargs", None) or {}
+    if (params := getattr(one, "_params", None)) is not None:
+        number = (params.model_kwargs or {}).get("provider_options", {}).get("device_id")
+        return f"cuda:{number}" if params.onnx_execution_provider.startswith("CUDA") else "cpu"
     if "device_map" in kwargs:
         return str(kwargs["device_map"])
     if "cuda" in kwargs:
@@ -127,28 +193,26 @@ def device_of(one: Any) -> str:
     if "n_gpu_layers" in kwargs:
         return f"cuda:{kwargs['main_gpu']}" if "main_gpu" in kwargs else "mps" if kwargs["n_gpu_layers"] else "cpu"
     device = getattr(one, "device", None) or getattr(one, "_device", None)
-    return "none" if device is None else str(device.to_torch_str())
+    return "none" if device is None else device if isinstance(device, str) else str(device.to_torch_str())
 
 
 def network_of(one: Any) -> Any:
-    """Return the module that a component has loaded: the first with parameters that it reaches."""
+    """Return the module or the session that a component has loaded: the first with parameters that it reaches."""
+    import onnxruntime
     import torch
 
     seen: set[int] = set()
-    rest: list[Any] = [one]
+    rest: deque[Any] = deque([one])
     while rest:
-        value = rest.pop()
+        value = rest.popleft()  # the nearest first: libraries hold tables that import whatever is looked at
         if id(value) in seen or isinstance(value, str | int | type):
             continue
         seen.add(id(value))
         if isinstance(value, torch.nn.Module) and any(True for _ in value.parameters()):
             return value
-        inner = (
-            list(value.values())
-            if isinstance(value, dict)
-            else list(vars(value).values())
-            if hasattr(value, "__dict__")
-            else []
-        )
-        rest += [part for part in inner if not type(part).__module__.startswith("haystack.core")]
+        if isinstance(value, onnxruntime.InferenceSession):
+            return value
+        inner = value if isinstance(value, dict) else getattr(value, "__dict__", None)
+        inner = list(inner.values()) if isinstance(inner, dict) else []
+        rest += [part for part in inner if not str(type(part).__module__).startswith("haystack.core")]
     raise AssertionError(f"{type(one).__name__} holds no module")

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from tests.targets.haystack.models import whisper_file
 
 pytest.importorskip("haystack")
 
@@ -16,24 +21,36 @@ STUBS = Path(__file__).parent / "stubs"
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of tiny checkpoints."""
-    from tests.targets.haystack.models import make, spacy_entities
+    from tests.targets.haystack.models import make, onnx_files, sentences, spacy_entities
 
     pytest.importorskip("transformers")
-    pytest.importorskip("sentence_transformers")
-    pytest.importorskip("spacy")
     folder = tmp_path_factory.mktemp("models")
     make(folder)
-    spacy_entities(folder)
+    # Each is of a library that an environment may not have, where nothing asks for it.
+    for library, write in (("sentence_transformers", sentences), ("spacy", spacy_entities), ("onnx", onnx_files)):
+        if find_spec(library):
+            write(folder)
     return folder
+
+
+@pytest.fixture
+def no_downloads(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a library would ask a server for is on this machine."""
+    if find_spec("whisper") and hasattr(whisper := import_module("whisper"), "_MODELS"):
+        monkeypatch.setitem(whisper._MODELS, "tiny", whisper_file(tmp_path))
+        monkeypatch.setattr(whisper, "load_model", partial(whisper.load_model, download_root=str(tmp_path / "cache")))
+    with suppress(ImportError):
+        optimum = import_module("haystack_integrations.components.embedders.optimum._backend")
+        monkeypatch.setattr(optimum, "check_valid_model", lambda *_: None)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def stubs() -> Iterator[None]:
-    """Libraries that would download what they load stand aside, for these modules alone."""
-    sys.path.insert(0, str(STUBS))
+    """Libraries that are not installed, since they are compiled or large, have stand-ins for these modules alone."""
+    sys.path.append(str(STUBS))
     yield
     sys.path.remove(str(STUBS))
-    for name, module in list(sys.modules.items()):
+    for name, module in sys.modules.copy().items():
         if str(getattr(module, "__file__", None)).startswith(str(STUBS)):
             del sys.modules[name]
 

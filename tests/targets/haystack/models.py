@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello", "world", "berlin", "acme", "."]
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello", "world", "berlin", "acme", ".", "1"]
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 LABELS = {0: "contradiction", 1: "neutral", 2: "entailment"}
 
@@ -24,7 +24,7 @@ def tokenizer() -> Any:
     )
     made = PreTrainedTokenizerFast(
         tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
-        mask_token="[MASK]", model_max_length=64,
+        mask_token="[MASK]", eos_token="[SEP]", model_max_length=64,
     )  # fmt: skip
     made.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
     return made
@@ -49,13 +49,16 @@ def make(folder: Path) -> None:
     for name, network in made.items():
         network.save_pretrained(folder / name)
         words.save_pretrained(folder / name)
-    sentences(folder)
 
 
 def sentences(folder: Path) -> None:
     """Write `sentences`: the BERT of the same folder with pooling, as sentence-transformers saves it."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    try:
+        from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    except ImportError:  # before 6
+        from sentence_transformers.models import Pooling, Transformer
 
     modules = [Transformer(str(folder / "bert")), Pooling(SIZES["hidden_size"])]
     SentenceTransformer(modules=modules, device="cpu").save(str(folder / "sentences"))
@@ -69,3 +72,55 @@ def spacy_entities(folder: Path) -> None:
     pipeline.add_pipe("ner").add_label("ORG")
     pipeline.initialize()
     pipeline.to_disk(folder / "spacy")
+
+
+def onnx_files(folder: Path) -> None:
+    """Write `onnx/KIND`: a table of embeddings for each kind of model that fastembed runs, as its own files have it."""
+    import json
+
+    import numpy
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    kinds = {
+        "dense": (384, "model_optimized.onnx"),
+        "sparse": (len(VOCABULARY), "model.onnx"),
+        "late": (128, "model.onnx"),
+        "pair": (1, "onnx/model.onnx"),
+    }
+    for kind, (columns, file) in kinds.items():
+        values = numpy.random.default_rng(0).normal(size=(len(VOCABULARY), columns)).astype("float32")
+        nodes, shape = [helper.make_node("Gather", ["table", "input_ids"], ["each"])], ["batch", "length", columns]
+        if kind == "pair":  # one score for a pair of texts
+            nodes.append(helper.make_node("ReduceMean", ["each"], ["mean"], axes=[1], keepdims=0))
+            shape = ["batch", columns]
+        told = [
+            helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "length"])
+            for name in ("input_ids", "attention_mask")
+        ]
+        answer = helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, shape)
+        graph = helper.make_graph(nodes, kind, told, [answer], [numpy_helper.from_array(values, "table")])
+        path = folder / "onnx" / kind / file
+        path.parent.mkdir(parents=True)
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+        words = tokenizer()
+        words.save_pretrained(folder / "onnx" / kind)
+        (folder / "onnx" / kind / "config.json").write_text(json.dumps({"pad_token_id": 0}), encoding="utf-8")
+        (folder / "onnx" / kind / "special_tokens_map.json").write_text(
+            json.dumps(words.special_tokens_map), encoding="utf-8"
+        )
+
+
+def whisper_file(folder: Path) -> str:
+    """Write a checkpoint of openai-whisper, and return its address, which holds its digest as theirs do."""
+    from dataclasses import asdict
+    from hashlib import sha256
+
+    import torch
+    from whisper.model import ModelDimensions, Whisper
+
+    sizes = ModelDimensions(80, 1500, 24, 6, 4, 51865, 448, 24, 6, 4)  # layers and heads of `tiny`
+    torch.save({"dims": asdict(sizes), "model_state_dict": Whisper(sizes).state_dict()}, folder / "tiny.pt")
+    digest = sha256((folder / "tiny.pt").read_bytes()).hexdigest()
+    (folder / digest).mkdir(exist_ok=True)
+    return (folder / "tiny.pt").rename(folder / digest / "tiny.pt").as_uri()

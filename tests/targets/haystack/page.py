@@ -20,11 +20,12 @@ WHERE = {
     "pipeline": "`device`, beside `{}`",
     "from_pretrained": "`device`, beside `{}`",
     "sentence-transformers": "`device`; a map in `{}`",
+    "text-or-map": "`device`, as text; a map in `{}`",
     "fastembed": "`cuda`, `device_ids` in `{}`",
     "provider": "`onnx_execution_provider`; its device in `{}`",
     "llama-cpp": "`n_gpu_layers`, `main_gpu`, `split_mode` in `{}`",
 }
-LOADING = ("pipeline", "from_pretrained", "sentence-transformers")
+LOADING = ("pipeline", "from_pretrained", "sentence-transformers", "text-or-map")
 
 
 def table() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -26,20 +27,20 @@ import torch
 from haystack import Pipeline
 from haystack.core.serialization import DeserializationCallbacks
 from haystack.utils import ComponentDevice as HaystackDevice
-from tests.targets.haystack.classes import CASES, Case, device_of, network_of, run
+from tests.targets.haystack.classes import CASES, WITHOUT, Case, device_of, network_of, run
 from tests.targets.haystack.conftest import STUBS
 from tests.targets.haystack.page import PAGE, written
 
 from devpolicy import Policy, use_policy
 from devpolicy._core.simulator.loading import require_built
-from devpolicy._core.targets.haystack_components.table import ROWS, Takes
-from devpolicy.errors import SimulationDepthError
+from devpolicy._core.targets.haystack_components.table import ROWS, Takes, TakesNone
+from devpolicy.errors import DevPolicyWarning, SimulationDepthError
 from devpolicy.haystack import apply, decide, survey
 from devpolicy.testing import simulate_host
 
 POLICY = Policy.parse('prefer = ["cuda:1", "mps", "cpu"]')
 GPUS, MAC = "2x24gb", "macbook-m3-36gb"
-NO_MPS = {"SpacyNamedEntityExtractor", *(name for name in CASES if name.startswith("Fastembed"))}
+NO_MPS = {"SpacyNamedEntityExtractor", *(name for name in CASES if name.startswith(("Fastembed", "Optimum")))}
 """What has no way to a Mac's GPU, and so runs on what `prefer` lists next."""
 SAMPLE = (
     "SASEvaluator",
@@ -78,7 +79,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 def trusted() -> dict[str, Any]:
     # Haystack before 3 has no list of trusted modules.
     known = "allowed_modules" in signature(Pipeline.loads).parameters
-    return {"allowed_modules": ["haystack*", "haystack_integrations*"]} if known else {}
+    return {"allowed_modules": ["haystack*", "haystack_integrations*", "outlines_haystack*"]} if known else {}
 
 
 def loaded(text: str, by: Any = None) -> Any:
@@ -88,7 +89,7 @@ def loaded(text: str, by: Any = None) -> Any:
 
 def saved(case: Case, models: Path, **device: Any) -> str:
     pipeline = Pipeline()
-    pipeline.add_component("one", case.cls(**case.arguments(models), **device))
+    pipeline.add_component("one", case.cls(**case.arguments(models, **device)))
     return pipeline.dumps()
 
 
@@ -169,7 +170,7 @@ def test_the_variable_reaches_components_without_a_device(models: Path, tmp_path
     policy = tmp_path / "policy.toml"
     policy.write_text('prefer = ["cuda", "cpu"]\navoid = "cuda"\n', encoding="utf-8")
     code = (
-        "import sys; sys.path[:0] = sys.argv[2:4]\n"
+        "import sys; sys.path.insert(0, sys.argv[2]); sys.path.append(sys.argv[3])\n"
         "from pathlib import Path; import json, threading, haystack, devpolicy\n"
         "from tests.targets.haystack.classes import CASES, device_of\n"
         "from devpolicy.testing import simulate_host\n"
@@ -201,7 +202,7 @@ def test_the_variable_reaches_components_without_a_device(models: Path, tmp_path
 
 @pytest.mark.parametrize("host", [GPUS, MAC])
 @pytest.mark.parametrize("name", CASES if TABLE else SAMPLE)
-def test_on_a_simulated_host_weights_are_where_planned(name: str, host: str, models: Path) -> None:
+def test_on_a_simulated_host_weights_are_where_planned(name: str, host: str, models: Path, no_downloads: None) -> None:
     case = CASES[name]
     if case.no_run and not (name == "SpacyNamedEntityExtractor" and host == MAC):
         note(case, host, f"not run: {case.no_run}")
@@ -220,11 +221,20 @@ def test_on_a_simulated_host_weights_are_where_planned(name: str, host: str, mod
         pipeline.add_component("one", case.cls(**case.arguments(models)))
         (result,) = apply(pipeline, POLICY)
         one = pipeline.get_component("one")
+        if case.refused and host == GPUS:
+            with pytest.raises(RuntimeError, match=case.refused):
+                run(case, one)
+            note(case, host, "refused on cuda:1: ONNX Runtime copies nothing to a simulated GPU")
+            return
         run(case, one)
         if name == "SpacyNamedEntityExtractor":
             note(case, host, "ok: cpu")
             return
-        tensors = [*(network := network_of(one)).parameters(), *network.buffers()]
+        network = network_of(one)
+        if not isinstance(network, torch.nn.Module):
+            note(case, host, f"ok: {on_session(network, expected(case, host))}")
+            return
+        tensors = [*network.parameters(), *network.buffers()]
         where = {str(tensor.device).removesuffix(":0") for tensor in network.parameters()}
         assert where == {expected(case, host)}
         if result.decision.plan is not None:
@@ -233,15 +243,47 @@ def test_on_a_simulated_host_weights_are_where_planned(name: str, host: str, mod
             assert dtypes == {loading.dtype or loading.model_dtype}
             (budget,) = [budget for device, budget in result.decision.plan.ledger.items() if budget.weights]
             assert sum(tensor.numel() * tensor.element_size() for tensor in tensors) == budget.weights
-        note(case, host, f"ok: {expected(case, host)}")
+        note(case, host, f"ok: {expected(case, host)}" + (", a stand-in" if case.is_stub else ""))
+
+
+def on_session(session: Any, device: str) -> str:
+    """Return what a session of ONNX Runtime runs on, as it says itself, after holding it against a device."""
+    provider, *_ = session.get_providers()
+    number = session.get_provider_options()[provider].get("device_id")
+    assert (f"cuda:{number}" if provider == "CUDAExecutionProvider" else "cpu") == device
+    return f"{device}, {provider}"
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_a_class_without_a_parameter_is_refused_with_a_reason(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, row = WITHOUT[name], ROWS[name]
+    pytest.importorskip(case.module, reason=f"{name} is not installed", exc_type=ImportError)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert isinstance(row, TakesNone)
+    pipeline = Pipeline()
+    pipeline.add_component("one", case.cls())
+    text, named = pipeline.dumps(), Policy.parse('prefer = "cuda"\n[component.one]\nneeds = "1 GiB"\n')
+    told = re.escape(row.instead)
+    with pytest.warns(DevPolicyWarning, match=told):
+        loaded(text, decide(named, GPUS))
+    with pytest.warns(DevPolicyWarning, match=told):
+        assert apply(pipeline, named, GPUS) == []
+    with use_policy(named, GPUS), pytest.warns(DevPolicyWarning, match=told):
+        loaded(text)
+    with use_policy(POLICY, GPUS), warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        case.cls()
+    assert [row.instead in str(one.message) for one in heard] == [True] * row.takes_any
+    for column in COLUMNS:
+        note(case, column, "refused: DP509" if row.takes_any or column in ("decide", "apply") else "none to take")
 
 
 def test_every_row_of_the_table_has_a_case_here() -> None:
     takes = {name for name, row in ROWS.items() if isinstance(row, Takes)}
-    # Optimum does not import beside this Transformers; llama.cpp's older generator goes the way of the other.
-    apart = {"OptimumTextEmbedder", "OptimumDocumentEmbedder", "LlamaCppGenerator"}
-    assert takes - set(CASES) == apart
+    # Of llama-cpp-haystack before 3; it goes the way of the other.
+    assert takes - set(CASES) == {"LlamaCppGenerator"}
     assert set(CASES) <= takes
+    assert {name for name, row in ROWS.items() if isinstance(row, TakesNone)} == set(WITHOUT)
     assert len(CASES) >= 20
 
 

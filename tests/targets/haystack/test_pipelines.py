@@ -373,3 +373,26 @@ def test_a_class_without_a_parameter_for_its_device_says_the_way(path: str, way:
     found = survey(policy, tmp_path / "x.yaml", "1x24gb")
     assert found.components == ()
     assert [(one.code, way in one.help) for one in found.findings] == [("DP509", True)]
+
+
+@pytest.mark.parametrize(
+    ("path", "parameters", "variable", "told"),
+    [
+        ("converters.docling.converter.DoclingConverter", "{}", "", ["DP509"]),
+        ("converters.docling.converter.DoclingConverter", "{converter: {a: 1}}", "", []),
+        ("converters.docling.converter.DoclingConverter", "{}", "DOCLING_DEVICE", []),
+        ("preprocessors.hanlp.chinese_document_splitter.ChineseDocumentSplitter", "{}", "", ["DP509"]),
+        ("extractors.presidio.presidio_entity_extractor.PresidioEntityExtractor", "{}", "", []),
+    ],
+)
+def test_a_class_that_takes_any_gpu_is_told_of_unnamed(
+    path: str, parameters: str, variable: str, told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if variable:
+        monkeypatch.setenv(variable, "cuda:1")
+    cls = f"haystack_integrations.components.{path}"
+    text = f"components: {{one: {{type: {cls}, init_parameters: {parameters}}}}}\n"
+    (tmp_path / "x.yaml").write_text(text, encoding="utf-8")
+    found = survey(Policy.parse('prefer = "cuda"'), tmp_path / "x.yaml", "1x24gb")
+    assert [one.code for one in found.findings] == told

@@ -72,7 +72,8 @@ def request_of(plan: Plan, tree: ModelTree, host: Host, sizes: Sizes) -> Request
     if tree.incomplete_reason is not None:
         raise DryRunError(Diagnostic("DP407", f"`{tree.name}` cannot be tried", notes=(tree.incomplete_reason,)))
     if tree.quantization is not None or plan.loading.scheme != "none":
-        message = f"`{tree.name}` is quantised, and a dry run builds the code of the model without its quantiser"
+        when = "" if tree.quantization else " while it is loaded"
+        message = f"`{tree.name}` is quantised{when}, and a dry run builds the code of the model without its quantiser"
         hint = "try the checkpoint that it was made from" if tree.quantization else "leave `loading.quantization` out"
         raise DryRunError(Diagnostic("DP417", message, help=hint))
     if plan.loading.adapters:

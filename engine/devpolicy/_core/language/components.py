@@ -38,25 +38,30 @@ _OURS = "the policy's"
 class ComponentTable:
     """The keys of `[component.NAME]`."""
 
-    type: str | None = key(CLASS_PATH, "Only for components whose class has such a path.", default="any class")
+    type: str | None = key(
+        CLASS_PATH, "The entry applies only to components whose class has such a path.", default="any class"
+    )
     model: tuple[str, ...] | None = key(
         list_of(TEXT, or_one=True, least=1, most=MOST_ALTERNATIVES),
-        "A model of the catalogue, a path relative to the policy file, or a hub id; of a list the first that fits.",
+        "A model of the catalogue, a path relative to the policy file, or a hub id. In a list, the "
+        "first that fits is used.",
     )
     replicas: Replicas | None = key(
         REPLICAS,
-        "So many copies with equal settings, each on accelerators of its own; `each`: on every device of the term that "
-        "holds one whole.",
+        "The number of copies with equal settings, each on accelerators of its own. `each`: one copy on "
+        "every device of the entry that holds a whole one.",
         default="`1`",
     )
-    node: Node | None = key(NODE, "On which machine of several it may run; on one host, what that must have.")
+    node: Node | None = key(
+        NODE, "The machines of a fleet on which it may run; on one host, conditions that the host must meet."
+    )
     nodes: Nodes | None = key(
-        NODES, "Whether replicas fill a machine or are on as many as there are.", default='`"pack"`'
+        NODES,
+        "`pack`: replicas fill a machine before the next. `spread`: they use as many machines as they can.",
+        default='`"pack"`',
     )
     relax: tuple[Wish, ...] | None = key(RELAX, RELAX_DOC, default=_OURS)
-    needs: int | None = key(
-        SIZE, "The bytes that it takes of one device, where there is no model to compute them from."
-    )
+    needs: int | None = key(SIZE, "The bytes that it takes on one device, if there is no model to compute them from.")
     share: Amount | None = key(
         SHARE, "The largest share of each device's budget that it may take.", default="all of it"
     )
@@ -64,11 +69,13 @@ class ComponentTable:
     prefer: tuple[DeviceSelector, ...] | None = key(RUN, _DOC["prefer"], default=_OURS)
     overflow: tuple[DeviceSelector, ...] | None = key(SPILL, _DOC["overflow"], default=_OURS)
     avoid: tuple[DeviceSelector, ...] = key(
-        AVOID, "Devices that it never uses, beside those that the policy avoids.", value=()
+        AVOID, "Devices that it never uses, in addition to those that the policy avoids.", value=()
     )
     split: Split | None = key(SPLIT, _DOC["split"], default=_OURS)
     ties: Ties | None = key(TIES, _DOC["ties"], default=_OURS)
-    offload: object = key(FREE_TABLE, "Its own weights that are kept elsewhere. They come before the policy's.")
+    offload: object = key(
+        FREE_TABLE, "Its own weights that are stored on the CPU or the disk. These entries come before the policy's."
+    )
     rule: object = key(
         Kind("tables, `[[component.NAME.rule]]`", FREE_TABLES.read), "Its own rules. They come before the policy's."
     )
@@ -83,7 +90,9 @@ class ComponentTable:
         "The same keys as in `[loading]`, merged with the policy's.",
         default=_OURS,
     )
-    require: Condition | None = key(condition("`require` of a component"), "What a host must have for it, too.")
+    require: Condition | None = key(
+        condition("`require` of a component"), "Further conditions that a host must meet for it."
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,12 +85,12 @@ _OF = {"python": "Python", "driver": "NVIDIA's driver", "macos": "macOS"}
 _SYSTEMS, _ARCHITECTURES = (list_of(_word(*known), or_one=True, least=1) for known in (SYSTEMS, ARCHITECTURES))
 CONDITION = (
     *(Field(type_, _devices(type_), f"Devices of type `{type_}`.") for type_ in ACCELERATOR_TYPES),
-    Field("os", _SYSTEMS, "The operating system: any of them."),
-    Field("arch", _ARCHITECTURES, "The processor's architecture: any of them."),
+    Field("os", _SYSTEMS, "The operating system, or a list of them."),
+    Field("arch", _ARCHITECTURES, "The processor's architecture, or a list of them."),
     Field("memory", LEAST_SIZE, "RAM, in total."),
     Field("free", LEAST_SIZE, "RAM that is available."),
     Field("disk", LEAST_SIZE, "The disk for offloaded weights, in total."),
-    Field("disk_free", LEAST_SIZE, "What is free on it."),
+    Field("disk_free", LEAST_SIZE, "The free space on it."),
     *(Field(name, VERSION_TEST, f"The version of {_OF.get(name, f'`{name}`')}.") for name in SOFTWARE),
 )
 """Every key of a condition, but `env`."""

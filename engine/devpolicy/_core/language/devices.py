@@ -36,7 +36,7 @@ class DeviceClass:
     type: str
     id: tuple[int, ...] = ()
     called: tuple[str, ...] = ()
-    """Globs of the names that drivers give: any of them."""
+    """Globs of device names, as the driver reports them. Any one of them matches."""
     memory: SizeTest | None = None
     free: SizeTest | None = None
     capability: CapabilityTest | None = None
@@ -104,13 +104,14 @@ class DeviceTests:
     """The keys that test accelerators of one type."""
 
     id: tuple[int, ...] | None = key(
-        list_of(integer(0, LARGEST_ID), or_one=True, least=1), "The numbers that torch gives: any of them."
+        list_of(integer(0, LARGEST_ID), or_one=True, least=1), "Torch's numbers of devices. Any one of them matches."
     )
     name: tuple[str, ...] | None = key(
-        list_of(_GLOB, or_one=True, least=1), "Globs of the names that drivers give: any of them."
+        list_of(_GLOB, or_one=True, least=1),
+        "Globs of device names, as the driver reports them. Any one of them matches.",
     )
-    memory: SizeTest | None = key(LEAST_SIZE, "What each of them has in total.")
-    free: SizeTest | None = key(LEAST_SIZE, "What is free of it.")
+    memory: SizeTest | None = key(LEAST_SIZE, "The total memory of each device.")
+    free: SizeTest | None = key(LEAST_SIZE, "The free memory of each device.")
     capability: CapabilityTest | None = key(CAPABILITY_TEST, "CUDA's compute capability.")
     same: tuple[str, ...] | None = key(SAME, "Attributes that the devices must share.")
 

@@ -112,11 +112,11 @@ class SettingsTable:
     )
     overflow: tuple[DeviceSelector, ...] = key(
         SPILL,
-        "Where weights that do not fit may be kept, in order; an empty list is nowhere.",
+        "Where weights may be stored that do not fit, in order. An empty list allows no place.",
         value=(),
         default="nowhere",
     )
-    avoid: tuple[DeviceSelector, ...] = key(AVOID, "Devices that are never used, whatever a rule says.", value=())
+    avoid: tuple[DeviceSelector, ...] = key(AVOID, "Devices that are never used, even if a rule names them.", value=())
     split: Split = key(
         SPLIT,
         "How many devices of a term are used. `when-needed`: the lowest one that holds everything, else as few as do. "
@@ -129,29 +129,29 @@ class SettingsTable:
     relax: tuple[Wish, ...] = key(RELAX, RELAX_DOC, value=(), default="`context` first, `prefer` last")
     ties: Ties = key(
         TIES,
-        "What happens to a rule that would part tied tensors. `refuse`: the plan is refused. `follow`: all of them go. "
-        "`skip`: the rule does not apply.",
+        "What a rule does that would separate tied tensors. `refuse`: the plan is refused. `follow`: the "
+        "whole group moves. `skip`: the rule does not apply.",
         value="refuse",
         default='`"refuse"`',
     )
-    offload: object = key(FREE_TABLE, "Weights that are kept elsewhere: pattern = place, or a list of places in order.")
-    rule: object = key(FREE_TABLES, "What is done with some modules. The first rule that matches a module decides.")
+    offload: object = key(
+        FREE_TABLE, "Weights that are stored on the CPU or the disk: pattern = place, or a list of places in order."
+    )
+    rule: object = key(FREE_TABLES, "Rules for some modules. The first rule that matches a module applies.")
     memory: Memory = key(MEMORY, "Budgets: device = cap, or a table for each device.", value=Memory())
     workload: Workload = key(
         table_of(Workload, what="[workload]", label="a key of [workload]"),
-        "What the memory beside the weights is computed from.",
+        "The work to plan for: memory beside the weights depends on it.",
         value=Workload(),
     )
     loading: LoadingTable = key(
         table_of(LoadingTable, what="[loading]", label="a key of [loading]"),
-        "How the model is loaded, where that is not left to the checkpoint.",
+        "How the model is loaded, instead of by the checkpoint's own settings.",
         value=LoadingTable(),
     )
-    require: Condition | None = key(condition("[require]"), "What a host must have, all of it.")
+    require: Condition | None = key(condition("[require]"), "Conditions that a host must meet, all of them.")
     devices: object = key(FREE_TABLE, "Classes of accelerators: a name, and a table of tests.")
-    component: object = key(
-        FREE_TABLE, "What is different for components of a pipeline, by name or by a glob of names."
-    )
+    component: object = key(FREE_TABLE, "Settings for components of a pipeline, by name or by a glob of names.")
 
 
 @dataclass(frozen=True)
@@ -165,9 +165,10 @@ class TopTable(SettingsTable, _Versioned):
 
     extends: tuple[str, ...] | None = key(
         list_of(TEXT, or_one=True, least=1),
-        "Policies that this one builds on: files, relative to this one, or shipped policies. The later one is nearer.",
+        "Policies that this one builds on: files, relative to this one, or shipped policies. A later "
+        "entry overrides an earlier one.",
     )
-    profile: object = key(FREE_TABLE, "Variants of this policy: a name, and what it says then.")
+    profile: object = key(FREE_TABLE, "Variants of this policy: a name, and the settings that it changes.")
     host: object = key(FREE_TABLE, "Simulated hosts for the tests, as in a host file.")
     test: object = key(_TESTS, "Tests of this policy, which `devpolicy test` runs. A plan does not depend on them.")
 

@@ -78,7 +78,7 @@ class LoadingTable:
 
     quantization: tuple[str, ...] = key(
         list_of(choice(*QUANTIZATIONS), or_one=True, least=1),
-        "The scheme that weights are quantised in while they are loaded; of a list the first that does.",
+        "The scheme in which weights are quantised while they are loaded. In a list, the first that fits is used.",
         value=(),
         default='`"none"`',
     )
@@ -96,6 +96,6 @@ class LoadingTable:
     )
     variant: str | None = key(
         _VARIANT_KIND,
-        "Which of a checkpoint's files are loaded: `model.fp16.safetensors` is the variant `fp16`.",
+        "The variant of a checkpoint's files to load: `model.fp16.safetensors` is the variant `fp16`.",
         default="none",
     )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Basis = Literal["free", "total"]
 _BASIS: Kind[Basis] = choice("free", "total")
-_BASIS_DOC = "What percentages refer to."
+_BASIS_DOC = "The memory that percentages refer to."
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,8 @@ class MemoryTable:
     """The keys of a device's table in `[memory]`."""
 
     basis: Basis | None = key(_BASIS, _BASIS_DOC, default='`"free"`')
-    cap: Amount | None = key(AMOUNT, "The most that is used.", default='`"90%"` on the CPU, else all of it')
-    headroom: Amount | None = key(AMOUNT, "Kept free.", default='`["1 GiB", "2%"]` on accelerators')
+    cap: Amount | None = key(AMOUNT, "The most memory that may be used.", default='`"90%"` on the CPU, else all of it')
+    headroom: Amount | None = key(AMOUNT, "Memory that stays free.", default='`["1 GiB", "2%"]` on accelerators')
     reserve: Reserve | None = key(
         table_of(Reserve, what="`reserve`", label="a key of `reserve`"), "Amounts that replace computed ones."
     )
@@ -53,8 +53,8 @@ class DiskTable:
 
     path: str | None = key(TEXT, "The folder for weights that must be rewritten, relative to the policy file.")
     basis: Basis | None = key(_BASIS, _BASIS_DOC, default='`"free"`')
-    cap: Amount | None = key(AMOUNT, "The most that is used.", default="all of it")
-    headroom: Amount | None = key(AMOUNT, "Kept free.", default="nothing")
+    cap: Amount | None = key(AMOUNT, "The most memory that may be used.", default="all of it")
+    headroom: Amount | None = key(AMOUNT, "Memory that stays free.", default="nothing")
 
 
 @dataclass(frozen=True, slots=True)

@@ -290,12 +290,12 @@ class Policy:
 
     @property
     def workload(self) -> Workload:
-        """What the memory beside the weights is computed from."""
+        """The work to plan for: memory beside the weights depends on it."""
         return self.top.workload
 
     @property
     def loading(self) -> LoadingTable:
-        """How the model is loaded, where that is not left to the checkpoint."""
+        """How the model is loaded, instead of by the checkpoint's own settings."""
         return self.top.loading
 
     @property

@@ -29,10 +29,10 @@ OF_A_PLAN = {
     "ties_together": "tied parameters share a device",
     "blocks_whole": "no block that must stay whole is divided among devices that run it",
     "one_type": "modules execute on one type of device",
-    "resident": "everything is kept where it runs: nothing is streamed",
-    "never_on": "nothing runs or is stored on the term behind the colon, as in `never_on:cpu`",
+    "resident": "all weights are stored where they run: nothing is streamed",
+    "never_on": "nothing runs or is stored on the device after the colon, as in `never_on:cpu`",
     "same_each_time": "planning again gives the same plan",
-    "context": "a plan takes at least the tokens behind the colon, as in `context:8192`",
+    "context": "a plan has room for at least the tokens after the colon, as in `context:8192`",
     "runs": "the real code loads and runs by the plan on the simulated host, and no device holds more than its ledger: "
     "a `devpolicy dry-run` of seconds for each plan",
 }
@@ -41,13 +41,14 @@ OF_A_PLAN = {
 OF_A_FAMILY = {
     "monotone": "more memory never makes a plan worse: what was placed stays placed, on a term of `prefer` that is no "
     "later, with no more kept elsewhere",
-    "every_rule_reachable": "every rule and every term of `prefer` decides something on some host",
+    "every_rule_reachable": "every rule and every entry of `prefer` chooses a device on some host",
 }
 """What only several hosts together can show."""
 
 
 OF_A_FLEET = {
-    "survives": "any so many nodes as behind the colon may fail, and everything still has a place, as in `survives:1`",
+    "survives": "as many nodes as the number after the colon may fail, and everything still has a "
+    "place, as in `survives:1`",
 }
 """What a fleet can be held against."""
 

@@ -37,36 +37,37 @@ class Rule:
     """One rule: which modules, and what is done with them and their subtrees."""
 
     # `offload.lm_head` for a shorthand, else its own name or `rule 3`, counted from 1 as written.
-    name: str = key(TEXT, "What explanations call the rule.", value="", default="`rule N`, counted from 1")
+    name: str = key(TEXT, "The name of the rule in explanations.", value="", default="`rule N`, counted from 1")
     match: tuple[Pattern, ...] = key(
-        list_of(PATTERN, or_one=True, least=1), "Patterns of module paths: any of them.", value=()
+        list_of(PATTERN, or_one=True, least=1), "Patterns of module paths. Any one of them matches.", value=()
     )
     module_class: tuple[str, ...] = key(
-        list_of(CLASS, or_one=True, least=1), "Globs of class names: any of them.", value=(), name="class"
+        list_of(CLASS, or_one=True, least=1), "Globs of class names. Any one of them matches.", value=(), name="class"
     )
     size: SizeTest | None = key(SIZE_TEST, "A comparison with the bytes of a placement unit.")
     prefer: tuple[DeviceSelector, ...] = key(
         RUN, "Where the matched modules run, with everything below them: the first with room.", value=()
     )
-    offload: tuple[DeviceSelector, ...] = key(KEEP, "Where the weights of the matched modules are kept.", value=())
+    offload: tuple[DeviceSelector, ...] = key(KEEP, "Where the weights of the matched modules are stored.", value=())
     overflow: tuple[DeviceSelector, ...] = key(
         KEEP,
-        "Where the weights of the matched modules are kept that do not fit. They are the first that leave: as few as "
-        "let the rest fit, the last in execution order first.",
+        "Where weights of the matched modules are stored if not everything fits. They leave before all "
+        "others: only as many as needed, the last in execution order first.",
         value=(),
     )
-    together: bool = key(FLAG, "All matched modules share one device. May go along with `prefer`.", value=False)
-    ties: Ties | None = key(TIES, "The same for this rule alone.", default="the policy's")
+    together: bool = key(FLAG, "All matched modules share one device. It can be combined with `prefer`.", value=False)
+    ties: Ties | None = key(TIES, "The same, for this rule only.", default="the policy's")
     on_exhausted: Exhausted = key(
         _EXHAUSTED,
-        "When none of its devices has room. `error`: the plan is refused. `next`: the next rule that matches decides.",
+        "What happens if none of its devices has room. `error`: the plan is refused. `next`: the next "
+        "rule that matches applies.",
         value="error",
         default='`"error"`',
     )
-    reason: str = key(TEXT, "Why, for whoever reads the plan.", value="")
+    reason: str = key(TEXT, "The reason, for readers of the plan.", value="")
     component: str | None = None
     """The name in `[component.NAME]` where it is written there."""
-    when: Condition | None = key(condition("`when`"), "What the host must have for the rule to apply.")
+    when: Condition | None = key(condition("`when`"), "Conditions that the host must meet, or the rule does not apply.")
     layer: str = field(default="", compare=False)
     """The text or the profile that it comes from, empty for the policy's own text: the nearer one comes first."""
     place: Place | None = field(default=None, compare=False)

@@ -26,7 +26,7 @@ class CaseTable:
     """The keys of `[[test]]`."""
 
     name: str = key(
-        TEXT, "What reports call the test.", required=True, example="say in a sentence what must hold", value=""
+        TEXT, "The name of the test in reports.", required=True, example="say in a sentence what must hold", value=""
     )
     host: Word | None = key(WORD, "A `[host.NAME]` of this file, a host of the catalogue, or a host TOML.")
     hosts: tuple[Word, ...] | None = key(
@@ -44,13 +44,14 @@ class CaseTable:
         default="a model or a device is planned",
     )
     component: Word | None = key(WORD, "The component that is planned, beside those that the policy writes before it.")
-    profile: Word | None = key(WORD, "The profile that is asked for, beside those that apply by themselves.")
+    profile: Word | None = key(WORD, "The profile to apply, in addition to those that apply automatically.")
     expect: tuple[Expected, ...] = key(
         EXPECT,
-        "Where modules are kept; `{ device = ..., runs_on = ... }` where they run too. One device alone: all of it.",
+        "Where modules are stored; with `{ device = ..., runs_on = ... }`, also where they run. One "
+        "device alone means the whole model.",
         value=(),
     )
-    by: tuple[Expected, ...] = key(BY, "The rule that must have decided it.", value=())
+    by: tuple[Expected, ...] = key(BY, "The rule that must have chosen the device.", value=())
     expect_node: tuple[Word, ...] = key(
         list_of(WORD, or_one=True, least=1), "The nodes that the component must be on, names or globs.", value=()
     )

@@ -82,7 +82,7 @@ def _read_relax(value: object, cursor: Cursor) -> tuple[Wish, ...] | None:
 RELAX: Kind[tuple[Wish, ...]] = Kind(
     "a list of " + ", ".join(f'`"{wish}"`' for wish in WISHES), _read_relax, {**_ORDER.schema, "uniqueItems": True}
 )
-RELAX_DOC = "The order in which wishes give way, the first that does first. `prefer`, left out, is the last."
+RELAX_DOC = "The order in which wishes give way. The first entry gives way first. `prefer` is last if you leave it out."
 
 Replicas = int | Literal["each"]
 _COUNT = integer(1, 128)

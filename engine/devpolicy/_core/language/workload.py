@@ -29,14 +29,16 @@ class Workload:
         "Tokens of a sequence, prompt and answer together; a range: as many as there is room for.",
         default="4096, or the model's if smaller",
     )
-    batch: int = key(integer(1, 2**31 - 1), "Sequences at once.", value=1, default="`1`")
-    dtype: str | None = key(one_of_dtypes(*sorted(FLOATING)), "What the model is loaded in.", default="the model's own")
+    batch: int = key(integer(1, 2**31 - 1), "The number of sequences at once.", value=1, default="`1`")
+    dtype: str | None = key(
+        one_of_dtypes(*sorted(FLOATING)), "The dtype in which the model is loaded.", default="the model's own"
+    )
     kv_dtype: str | None = key(
-        one_of_dtypes(*CACHE_DTYPES), "What the KV cache is kept in.", default="the same as the model"
+        one_of_dtypes(*CACHE_DTYPES), "The dtype of the KV cache.", default="the same as the model"
     )
     kv_offload: KVOffload | None = key(
         _KV_OFFLOAD,
-        "Where all of the KV cache is kept in place of the devices of its layers, by targets that can.",
+        "Where the whole KV cache is stored, instead of beside its layers; only some targets support it.",
         default="with its layers",
     )
     prompt: int | None = key(
@@ -44,7 +46,7 @@ class Workload:
     )
     optimize: Optimize = key(
         _OPTIMIZE,
-        'What counts under `split = "fastest"`: the time of each token of the answer, or the time to the first one.',
+        'The goal of `split = "fastest"`: the time of each token of the answer, or the time to the first one.',
         value="token",
         default='`"token"`',
     )

@@ -35,8 +35,10 @@ class Measured:
     verdict: Verdict
     reason: str = ""
     """What failed, empty where nothing did."""
-    cache: Literal["", "equal", "less", "more", "elsewhere"] = ""
-    """How what it keeps compares with the ledger's KV cache; empty where it keeps nothing, or was not asked."""
+    cache: Literal["", "equal", "bound", "less", "more", "elsewhere"] = ""
+    """How what it keeps compares with the ledger's KV cache; empty where it keeps nothing, or was not asked.
+
+    `"bound"`: a plan counts more on purpose."""
     auto: bool = False
     """Whether `device_map="auto"` runs it on several devices with the outputs of the CPU."""
     model_type: str = ""

@@ -8,14 +8,15 @@ and values are, convolutions and state matrices how large a state is; the config
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from math import prod
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from devpolicy._core.model.config_keys import Config, layer_types, number, size
+from devpolicy._core.model.decoder import Decoder, rows_of
+from devpolicy._core.model.encoder_states import encoder_states, forecast, patches
+from devpolicy._core.model.layer_states import padding, states
 from devpolicy._core.model.ranges import join
-from devpolicy._core.model.tree import KVCache, Module, Tensor
+from devpolicy._core.model.tree import KVCache, Module
 
 _NO_KEYS = frozenset({"moe", "mlp", "conv", "mamba", "linear_attention", "recurrent", "dummy"})
 """Types of layers that keep no keys and values."""
@@ -33,45 +34,8 @@ _KEYS = frozenset({"k_proj", "key", "k", "k_lin", "key_proj", "wk", "linear_k", 
 _VALUES = frozenset({"v_proj", "value", "v", "v_lin", "value_proj", "wv", "linear_v", "project_v"})
 _CROSS = re.compile(r"encoder_?att|encdec|cross_?att")
 _BESIDE = re.compile(r"norm|drop")
+_TOWER = re.compile(r"codec|vision|visual|audio")
 _LANGUAGE = re.compile(r"language_model|text|decoder|thinker")
-
-
-@dataclass(frozen=True)
-class Decoder:
-    """A model whose caches are asked for: its configuration, the part of it for text, and its modules."""
-
-    config: Config
-    text: Config
-    tree: Sequence[Module]
-    prefix: str
-    """Path of the module that the configuration describes."""
-    shapes: bool
-    """Whether tensors have the shapes of the modules' own."""
-
-    @cached_property
-    def children(self) -> dict[str, list[Module]]:
-        """The children of each module, by its path."""
-        found: dict[str, list[Module]] = {}
-        for module in self.tree:
-            if module.path:
-                found.setdefault(module.path.rpartition(".")[0], []).append(module)
-        return found
-
-    @cached_property
-    def paired(self) -> bool:
-        """Whether an encoder stands before the decoder."""
-        return bool(self.config.get("is_encoder_decoder"))
-
-    @cached_property
-    def latent(self) -> bool:
-        """Whether attention caches a compressed form, which no projection has."""
-        return number(self.text, "kv_lora_rank") is not None
-
-    def below(self, path: str) -> Iterator[Module]:
-        """Yield the modules below one, in order."""
-        for child in self.children.get(path, ()):
-            yield child
-            yield from self.below(child.path)
 
 
 def caches(decoder: Decoder) -> Iterator[KVCache]:
@@ -86,10 +50,13 @@ def caches(decoder: Decoder) -> Iterator[KVCache]:
     if text.get("is_decoder") is False and any(module.path.endswith(".self.query") for module in first):
         return
     values = values_of(text)
+    home = next((one.path for one in decoder.tree if one.class_name == "Embedding"), None) if _together(text) else None
     for block, window in _in_order(text, blocks, _windows(text, count)):
-        yield from _of_layer(decoder, block, window, values)
+        for kept in _of_layer(decoder, block, window, values):
+            yield kept if home is None else replace(kept, module=home)
     yield from _prompt(decoder, blocks, values)
-    if decoder.paired or decoder.config.get("add_cross_attention"):
+    yield from padding(decoder)
+    if decoder.crosses:
         for block in blocks:
             for where in _attention(decoder, block, cross=True):
                 yield from _cross(decoder, where, _width(decoder, where) or values)
@@ -97,13 +64,14 @@ def caches(decoder: Decoder) -> Iterator[KVCache]:
 
 def _of_layer(decoder: Decoder, block: str, window: int | None, values: int) -> Iterator[KVCache]:
     """Yield what one layer keeps beside its cross-attention: states, and outputs or keys and values."""
-    states = list(_states(decoder, block))
-    yield from states
+    unlike = list(states(decoder, block))
+    yield from unlike
     if _keeps_outputs(decoder.text):
         yield KVCache(block, size(decoder.text, "hidden") or 0, number(decoder.text, "mem_len"))
+        yield from _buckets(decoder.text, block)
     elif window != 0:
         longest = size(decoder.config, "decoder_context") if decoder.paired else None
-        keeping = {state.module for state in states}
+        keeping = {state.module for state in unlike}
         for where in _attention(decoder, block, cross=False):
             if where not in keeping:
                 yield from _keys(decoder, where, values, _least(window, longest))
@@ -127,6 +95,18 @@ def _keeps_outputs(text: Config) -> bool:
     return "mem_len" in text or "lsh_attn_chunk_length" in text
 
 
+def _buckets(text: Config, block: str) -> Iterator[KVCache]:
+    """Yield the buckets that Reformer sorts tokens into, one for each head and hash."""
+    kinds = text.get("attn_layers")
+    if isinstance(kinds, list | tuple) and "lsh" in kinds[int(block.rpartition(".")[2]) :][:1]:
+        yield KVCache(block, (size(text, "heads") or 1) * (number(text, "num_hashes") or 1), dtype="int64")
+
+
+def _together(text: Config) -> bool:
+    """Whether the states of all layers are on the device of the input: made there, or moved back with the outputs."""
+    return text.get("model_type") in ("rwkv", "xlnet", "xlstm")
+
+
 def values_of(config: Config) -> int:
     """Return the scalars that one attention layer keeps for one token by the configuration alone, 0 where unknown."""
     latent = number(config, "kv_lora_rank")
@@ -143,8 +123,12 @@ def values_of(config: Config) -> int:
 
 def _keys(decoder: Decoder, where: str, values: int, window: int | None) -> Iterator[KVCache]:
     width = _latent(decoder, where) or values if decoder.latent else _width(decoder, where) or values
+    ahead = forecast(decoder.text) if decoder.paired else None
     if width:
-        yield KVCache(where, width, window)
+        yield KVCache(where, width * ahead, 1) if ahead else KVCache(where, width, window)
+        drafted = _drafted(decoder)
+        if drafted:
+            yield KVCache(where, width * drafted, 1)
     for module in decoder.below(where):
         if module.path.endswith(".indexer"):
             yield from _indexer(decoder, module)
@@ -153,9 +137,18 @@ def _keys(decoder: Decoder, where: str, values: int, window: int | None) -> Iter
             yield from _compressor(decoder, module, *bias.shape)
 
 
+def _drafted(decoder: Decoder) -> int:
+    """Return the tokens that stand beside the context: drafts until they are taken or left, actions of a robot."""
+    if decoder.config.get("model_type") == "pi0":  # and its state
+        return (number(decoder.config, "chunk_size") or 0) + 1
+    return (number(decoder.text, "block_size") or 0) if "target_layer_ids" in decoder.text else 0
+
+
 def _indexer(decoder: Decoder, indexer: Module) -> Iterator[KVCache]:
     """Yield the keys by which sparse attention chooses its tokens."""
-    wide = next((_rows(child) for child in decoder.children.get(indexer.path, ()) if child.path.endswith(".wk")), None)
+    wide = next(
+        (rows_of(child) for child in decoder.children.get(indexer.path, ()) if child.path.endswith(".wk")), None
+    )
     if wide:
         # Keys that are pooled are kept with the gate of each scalar, and with whether they count.
         pooled = any("kpool" in tensor.name for tensor in indexer.tensors)
@@ -173,18 +166,13 @@ def _compressor(decoder: Decoder, compressor: Module, rate: int, width: int) -> 
         yield KVCache(compressor.path, rate * entry, 1, "float32")
 
 
-def _rows(module: Module) -> int | None:
-    weight = next((one for one in module.tensors if one.name == "weight" and len(one.shape) == 2), None)
-    return weight.shape[0] if weight is not None and module.class_name == "Linear" else None
-
-
 def _projections(decoder: Decoder, where: str) -> dict[str, int]:
     """Return the widths of an attention's projections of keys and of values, where each has one of its own."""
     found: dict[str, int] = {}
     for child in decoder.children.get(where, ()) if decoder.shapes else ():
         name = child.path.rpartition(".")[2]
         kind = "key" if name in _KEYS else "value" if name in _VALUES else "both" if name == "kv_proj" else ""
-        rows = _rows(child)
+        rows = rows_of(child)
         if kind and rows is not None:
             found[kind] = rows
     return found
@@ -198,73 +186,8 @@ def _width(decoder: Decoder, where: str) -> int | None:
 def _latent(decoder: Decoder, where: str) -> int | None:
     """Return the width of the compressed form of keys and values, with the part of keys that has positions."""
     names = ("kv_a_proj_with_mqa", "kv_a_proj")
-    rows = (_rows(one) for one in decoder.children.get(where, ()) if one.path.rpartition(".")[2] in names)
+    rows = (rows_of(one) for one in decoder.children.get(where, ()) if one.path.rpartition(".")[2] in names)
     return next(rows, None) if decoder.shapes else None
-
-
-def _states(decoder: Decoder, block: str) -> Iterator[KVCache]:
-    """Yield the states of a block that do not grow with the context.
-
-    A convolution over time keeps its last inputs; what is recurrent keeps a state, in float32 whatever the model's
-    dtype is.
-    """
-    for module in decoder.below(block) if decoder.shapes else ():
-        yield from _sums(decoder, module)
-        filters = [filter_ for child in decoder.children.get(module.path, ()) if (filter_ := _filter(child))]
-        recurrent = _recurrent(decoder, module, filters[0]) if filters else 0
-        for filter_ in filters:
-            # A convolution that is a layer of its own computes in the dtype of its weights.
-            own = "float32" if filter_.float32_in in ("half", "any") and not recurrent else None
-            yield KVCache(module.path, filter_.shape[0] * filter_.shape[2], 1, own)
-        if recurrent:
-            yield KVCache(module.path, recurrent, 1, "float32")
-        for child in decoder.children.get(module.path, ()):
-            if child.path.endswith("_delayed"):  # of the token before
-                yield KVCache(module.path, _rows(child) or 0, 1)
-
-
-def _sums(decoder: Decoder, module: Module) -> Iterator[KVCache]:
-    """Yield the states of a module of which a tensor's or its class's name tells."""
-    of_name = {tensor.name: prod(tensor.shape) for tensor in module.tensors}
-    if "time_decay" in of_name:  # RWKV: two rows of inputs, three of sums
-        yield KVCache(module.path, 2 * of_name["time_decay"], 1)
-        yield KVCache(module.path, 3 * of_name["time_decay"], 1, "float32")
-    gates = [_rows(one) for one in decoder.children.get(module.path, ()) if one.path.endswith(".igate_preact")]
-    for heads in filter(None, gates):  # xLSTM: a matrix for each head, a row of its keys, and the largest gate
-        widths = {one.path.rpartition(".")[2]: _rows(one) or 0 for one in decoder.children[module.path]}
-        key, value = widths.get("k", 0), widths.get("v", 0)
-        yield KVCache(module.path, key * value // heads + key + heads, 1)
-    if "Lightning" in module.class_name:
-        heads, head_dim = size(decoder.text, "heads") or 0, size(decoder.text, "head_dim") or 0
-        yield KVCache(module.path, heads * head_dim * head_dim, 1)
-    if "static_weight" in of_name and "Convolution" in module.class_name:
-        yield KVCache(module.path, of_name["static_weight"], 1, "float32")
-
-
-def _filter(module: Module) -> Tensor | None:
-    """Return the weight of a convolution that runs over time, each channel by itself."""
-    if module.class_name != "Conv1d":
-        return None
-    weight = next((tensor for tensor in module.tensors if tensor.name == "weight"), None)
-    return weight if weight is not None and len(weight.shape) == 3 and weight.shape[1] == 1 else None
-
-
-def _recurrent(decoder: Decoder, mixer: Module, filter_: Tensor) -> int:
-    """Return the scalars of a mixer's recurrent state, 0 where it has none: a convolution alone."""
-    own = {tensor.name: tensor for tensor in mixer.tensors}
-    decay = own.get("A_log")
-    if decay is not None and len(decay.shape) > 1:  # Mamba: a row of the state for each channel
-        return prod(decay.shape)
-    if decay is not None and "D" in own:  # Mamba 2: the filter runs over the channels and over two states of each group
-        inner = next(
-            (one.tensors[0].shape[1] for one in decoder.children[mixer.path] if one.path.endswith(".out_proj")), 0
-        )
-        return inner * (size(decoder.text, "state") or 0)
-    heads = number(decoder.text, "linear_num_value_heads") or number(decoder.text, "linear_num_heads") or 0
-    key = number(decoder.text, "linear_key_head_dim") or number(decoder.text, "linear_head_dim") or 0
-    value = number(decoder.text, "linear_value_head_dim") or number(decoder.text, "linear_head_dim") or 0
-    linear = decay is not None or any(child.path.endswith("forget_gate") for child in decoder.children[mixer.path])
-    return heads * key * value if linear else 0
 
 
 def _prompt(decoder: Decoder, blocks: Sequence[str], values: int) -> Iterator[KVCache]:
@@ -276,47 +199,20 @@ def _prompt(decoder: Decoder, blocks: Sequence[str], values: int) -> Iterator[KV
 
 
 def _cross(decoder: Decoder, where: str, width: int) -> Iterator[KVCache]:
-    """Yield what cross-attention keeps: of text the context, of sound and images as many states as there can be."""
+    """Yield what cross-attention keeps: of text the context, of all else as many states as there can be."""
     config = decoder.config
-    beside = _patches(config)
-    frames = None if beside else number(config, "max_source_positions") or _frames(config)
+    beside = patches(config)
+    frames = None if beside else encoder_states(config)
     yield KVCache(where, width * frames, 1) if frames else KVCache(where, width)
     if beside:  # an image that stands before the text
         yield KVCache(where, width * beside, 1)
 
 
-def _frames(config: Config) -> int | None:
-    """Return how many states an encoder of sound or of images gives, `None` for one of text."""
-    encoder = next((part for key in _ENCODERS if isinstance(part := config.get(key), Mapping)), {})
-    patches = _patches(encoder)
-    if patches:
-        # Swin halves both sides behind each stage but the last; others have one more state, for the whole image.
-        depths = encoder.get("depths")
-        return patches // 4 ** (len(depths) - 1) if isinstance(depths, list | tuple) and depths else patches + 1
-    sound = "num_mel_bins" in encoder
-    # `seq_len` is of patches that come in any order.
-    return (
-        number(encoder, "max_source_positions")
-        or number(encoder, "seq_len")
-        or (number(encoder, "max_position_embeddings") if sound else None)
-    )
-
-
-def _patches(config: Config) -> int | None:
-    side, patch = config.get("image_size"), number(config, "patch_size")
-    sides = [side, side] if isinstance(side, int) else side
-    if not patch or not isinstance(sides, list | tuple) or not all(isinstance(one, int) for one in sides):
-        return None
-    return int(prod(one // patch for one in sides))
-
-
-_ENCODERS = ("encoder", "encoder_config", "audio_config", "vision_config")
-
-
 def _windows(config: Config, layers: int) -> list[int | None]:
     """Return for each layer the tokens that its cache keeps at most: `None` keeps all, 0 has no cache."""
     types = layer_types(config)
-    sliding, chunk = number(config, "sliding_window"), number(config, "attention_chunk_size")
+    sliding = number(config, "sliding_window") or number(config, "attention_window_size")
+    chunk = number(config, "attention_chunk_size")
     if len(types) != layers:
         windows: list[int | None] = [sliding or chunk] * layers
     else:
@@ -342,8 +238,12 @@ def _blocks(decoder: Decoder, count: int) -> list[str]:
     # Vision and audio towers of as many layers stand beside the language model, which may run its layers twice.
     exact = [parent for parent in lists if len(numbered[parent]) == count]
     loops = [parent for parent in lists if len(numbered[parent]) < count and "n_recurrent_loops" in decoder.text]
-    best = min(exact or loops, key=lambda parent: (_LANGUAGE.search(parent) is None, parent.count(".")), default=None)
+    best = min(exact or loops, key=_order_of_lists, default=None)
     return [] if best is None else [join(best, name) for name in numbered[best]]
+
+
+def _order_of_lists(parent: str) -> tuple[bool, bool, int]:
+    return _TOWER.search(parent) is not None, _LANGUAGE.search(parent) is None, parent.count(".")
 
 
 def _attention(decoder: Decoder, block: str, *, cross: bool) -> list[str]:
@@ -352,7 +252,9 @@ def _attention(decoder: Decoder, block: str, *, cross: bool) -> list[str]:
     for module in decoder.below(block):
         name, cls = module.path.rpartition(".")[2].lower(), module.class_name.lower()
         merged = "merged" in cls and decoder.paired
-        if _BESIDE.search(name) or (cross != (_CROSS.search(name + cls) is not None) and not merged):
+        # The attention of an encoder to itself may have a class that is called after the encoder.
+        looks = not name.startswith("self") and _CROSS.search(name + cls) is not None
+        if _BESIDE.search(name) or (cross != looks and not merged):
             continue
         named = "attn" in name or "attention" in name
         called = "attention" in cls or (named and cls == "modulelist")

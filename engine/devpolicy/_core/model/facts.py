@@ -12,8 +12,9 @@ from typing import Any
 
 from devpolicy._core.model.activations import beside, per_token
 from devpolicy._core.model.architectures import FAILED, measured
-from devpolicy._core.model.caches import Decoder, caches
+from devpolicy._core.model.caches import caches
 from devpolicy._core.model.config_keys import Config, number, size, text_part
+from devpolicy._core.model.decoder import Decoder
 from devpolicy._core.model.generation import beams_of
 from devpolicy._core.model.tree import DTYPE_BITS, Activated, Beside, Module
 

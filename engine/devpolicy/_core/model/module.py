@@ -58,6 +58,10 @@ class Built(NamedTuple):
     loaded: str
 
 
+_WHOLE = frozenset({"MllamaVisionModel"})
+"""Models that put outputs of their own blocks together, which nobody moves, and do not say that they stay whole."""
+
+
 def read_module(
     module: Any, no_split: Iterable[str] | None = None, name: str | None = None, *, built: Built | None = None
 ) -> ModelTree:
@@ -102,7 +106,15 @@ def _head(module: nn.Module) -> str | None:
         head = asked() if callable(asked) and hasattr(module, "config") else None
     except (AttributeError, NotImplementedError, TypeError):  # a model that has none may say so in its own way
         return None
-    return None if head is None else next((path for path, part in _walk(module) if part is head), None)
+    # Level by level: a head is near the root, and behind all layers of it.
+    level: list[tuple[str, nn.Module]] = [] if head is None else [("", module)]
+    while level:
+        for path, part in level:
+            if part is head:
+                return path
+        below = [(join(path, name), child) for path, part in level for name, child in part._modules.items()]
+        level = [(path, child) for path, child in below if child is not None]
+    return None
 
 
 def _takes_cache(declaring: Iterable[tuple[str, nn.Module]]) -> bool | None:
@@ -358,6 +370,7 @@ def _no_split(declaring: Iterable[tuple[str, nn.Module]]) -> frozenset[str]:
     for _, module in declaring:
         declared = module.__dict__.get("_no_split_modules", getattr(type(module), "_no_split_modules", None))
         names.update(str(entry) for entry in declared or ())
+        names.update({type(module).__name__} & _WHOLE)
     return frozenset(names)
 
 

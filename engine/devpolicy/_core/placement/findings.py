@@ -78,15 +78,33 @@ def _unproved(division: Division, solution: Solution, tree: ModelTree) -> Iterat
             yield Diagnostic("DP423", message, help=_TRY, severity="warning")
 
 
-def idle_offloads(units: Sequence[Unit], solution: Solution, context: PlacementContext) -> Iterator[tuple[str, str]]:
-    """Yield a note for each unit of a rule that frees nothing: its device needs as much room for what is brought in."""
-    if len(set(solution.device)) > 1 or not context.link:
-        return
-    for rule in context.policy.rules:
+def idle_offloads(
+    units: Sequence[Unit], solution: Solution, context: PlacementContext
+) -> tuple[list[tuple[str, str]], list[Diagnostic]]:
+    """Return a note for each unit of a rule that frees nothing, and a warning for each such rule.
+
+    Its device needs as much room for what is brought in. Of several devices it is that of the units on both sides.
+    """
+    notes: list[tuple[str, str]] = []
+    warnings: list[Diagnostic] = []
+    device, several = context.devices[solution.main], len(set(solution.device)) > 1
+    for rule in context.policy.rules if context.link and solution.offloaded else ():
         mine = [at for at, offload in solution.offloaded.items() if rule.offload and offload.rule == rule.name]
         freed = sum(units[at].weights for at in mine)
         others = max((units[at].onload_peak for at in solution.offloaded if at not in mine), default=0)
         onloaded = max((units[at].onload_peak for at in mine), default=0)
-        if mine and freed <= onloaded - min(others, onloaded):
-            for at in mine:
-                yield units[at].path, f"frees nothing on `{context.devices[solution.main]}`: it is brought in at once"
+        idle = mine and freed <= onloaded - min(others, onloaded)
+        if idle and (not several or _beside(mine, solution) <= {solution.main}):
+            notes += [(units[at].path, f"frees nothing on `{device}`: it is brought in at once") for at in mine]
+            message = f"rule `{rule.name}` frees nothing on `{device}`: what it offloads is brought in at once"
+            hint = "leave the rule out, or offload more modules: the device keeps room for the largest of them"
+            warnings.append(Diagnostic("DP425", message, rule.place, help=hint, severity="warning"))
+    return notes, warnings
+
+
+def _beside(mine: Sequence[int], solution: Solution) -> set[int]:
+    """Return the devices of the nearest units before and behind some that stay where they run."""
+    count = len(solution.device)
+    ways = [range(at, end, step) for at in mine for end, step in ((-1, -1), (count, 1))]
+    nearest = (next((other for other in way if other not in solution.offloaded), None) for way in ways)
+    return {solution.device[at] for at in nearest if at is not None}

@@ -131,7 +131,8 @@ def place_model(
             continue
         division, context, solution = fitting.division, fitting.context, fitting.solution
         terms = [*((str(one), finding.message) for one, finding in refusals), (str(selector), "fits")]
-        trace = Trace(tuple(terms), (*fitting.notes, *idle_offloads(division.units, solution, context)))
+        idle, of_idle = idle_offloads(division.units, solution, context)
+        trace = Trace(tuple(terms), (*fitting.notes, *idle))
         warnings = (
             *policy.notices,
             *findings_of_model(tree, policy),
@@ -140,6 +141,7 @@ def place_model(
             *(findings_of_float32(policy, division.units, solution.offloaded) if any(context.sizing.float32) else ()),
             *of_loading,
             *fitting.of_rules,
+            *of_idle,
         )
         found = division, context, fitting.attempt, solution, fitting.ledger
         shared = {leader: tuple(one.device for one in ones) for leader, ones in fitting.groups.items()}

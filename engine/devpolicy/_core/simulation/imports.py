@@ -3,7 +3,8 @@
 A library that is imported for the first time inside a simulation would take the simulated host for the real one, and
 keep what it found: constants, caches, optional parts for hardware that is not there. So its modules run with the
 simulation paused, and what they ask later is replaced as soon as the whole import is done. Owns that hook and the names
-of the libraries that it is for; a user's own modules run inside the simulation.
+of the libraries that it is for; a user's own modules run inside the simulation, and so do those that a library has for
+test suites: their constants are what a suite asks for its device.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ PAUSED = frozenset(
     | {"torch", "torchaudio", "torchvision", "transformers", "triton"}
 )
 
+_FOR_SUITES = frozenset({"testing", "testing_utils", "test_utils"})
+"""Parts of the names of modules that hold such constants, as `transformers.testing_utils` has `torch_device`."""
+
 
 class ImportHook:
     """A finder that finds nothing itself: it asks the others, and wraps the loaders of these libraries."""
@@ -54,7 +58,7 @@ class ImportHook:
     ) -> ModuleSpec | None:
         """Return the spec that the other finders give; its loader runs the module with the simulation paused."""
         # A finder that asks the others as well would come back here.
-        if name.partition(".")[0] not in PAUSED or getattr(self._asking, "name", None) == name:
+        if not _runs_paused(name) or getattr(self._asking, "name", None) == name:
             return None
         self._asking.name = name
         try:
@@ -94,3 +98,8 @@ class ImportHook:
             if outermost:
                 del self._importing.modules
                 self._loaded(modules)
+
+
+def _runs_paused(module: str) -> bool:
+    package, *parts = module.split(".")
+    return package in PAUSED and (package == "devpolicy" or _FOR_SUITES.isdisjoint(parts))

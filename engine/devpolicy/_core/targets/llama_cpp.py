@@ -21,8 +21,8 @@ CACHE_TYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 """llama.cpp's name of what a KV cache may be kept in, by ours."""
 
 TARGET = "llama.cpp"
-_AS_IT_IS = (r"^token_embd\.", "CPU")
-"""An override that changes nothing: the embedding is on the CPU."""
+_NORM = "output_norm"
+"""What is overridden to be where it is, where pipelining is to be off: not the embedding, which the head may share."""
 MOST_DEVICES = 15
 """llama.cpp takes a tensor split of fewer numbers than its 16 devices."""
 
@@ -106,7 +106,7 @@ def to_llama_cpp(plan: Plan, names: Mapping[str, str] | None = None) -> LlamaCpp
     if workload is None or plan.target != TARGET:
         raise Unsatisfiable(_not_for_it(plan))
     # llama.cpp works on several micro-batches at once where nothing is overridden.
-    alone = () if workload.pipelined else (_AS_IT_IS,)
+    alone = () if workload.pipelined else ((rf"^{_NORM}\.", place[units.get(_NORM, head)]),)
     return LlamaCppSettings(
         order=tuple(device for device, _ in on_devices),
         devices=tuple(place[device] for device, _ in on_devices),

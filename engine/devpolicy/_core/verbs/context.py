@@ -193,6 +193,10 @@ def _policy_of_process(name: str) -> Policy:
         raise PolicyError(findings_at(broken, note=f"the environment variable `{VARIABLE}` names it")) from None
 
 
+_ADVICE = frozenset({"DP425"})
+"""What a plan says of its policy, and a program that runs need not hear each time: nothing goes wrong by it."""
+
+
 def emit_warnings(warnings: Sequence[Diagnostic], *, strict: bool) -> None:
     """Emit warnings with the stack level of the first frame outside of devpolicy; with `strict` raise them."""
     if strict and warnings:
@@ -201,4 +205,5 @@ def emit_warnings(warnings: Sequence[Diagnostic], *, strict: bool) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "devpolicy":
         level, frame = level + 1, frame.f_back
     for warning in warnings:
-        warn(warning.render(), DevPolicyWarning, stacklevel=level)
+        if warning.code not in _ADVICE:
+            warn(warning.render(), DevPolicyWarning, stacklevel=level)

@@ -76,8 +76,8 @@ def command(
       devpolicy diff old.toml new.toml --models "llama-*" --hosts "*24gb"
       devpolicy diff policy.toml policy.toml --fleet mixed-50 --lost l4-0
 
-    With --fleet, show which components must move to get from the plan of A to a plan of B. Of all plans of B, the one
-    with the fewest moves is taken.
+    With --fleet, show which components must move to get from the plan of A to a plan of B: the one with the
+    fewest moves.
 
     Exit status: 0 they never differ; 1 they differ; 2 invalid policy or usage.
     """

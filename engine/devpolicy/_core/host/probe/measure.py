@@ -56,7 +56,7 @@ def measure(
     """
     work = _Work(clock, progress or (lambda what: None))
     work.tell("the disk")
-    work.speed["disk"] = disk_rate(folder)
+    work.speed["disk"] = disk_rate(folder, clock)
     accelerators = host.accelerators
     if find_spec("torch") is None:
         work.tell("RAM")
@@ -130,7 +130,7 @@ def copy_rate(clock: Clock) -> int:
     return max(1, int(2 * _COPIED / seconds(lambda: bytes(source), clock)))
 
 
-def disk_rate(folder: str | PathLike[str] | None = None) -> int:
+def disk_rate(folder: str | PathLike[str] | None = None, clock: Clock = time.perf_counter) -> int:
     """Return the bytes per second that come from a file of which nothing is in RAM, where the system allows that.
 
     The file is read as weights are that were offloaded: it is mapped anew for each tensor, whose pages come when they
@@ -145,20 +145,20 @@ def disk_rate(folder: str | PathLike[str] | None = None) -> int:
                     file.write(block)
                 file.flush()
                 os.fsync(file.fileno())
-            taken = median(_read_once(path) for _ in range(3))
+            taken = median(_read_once(path, clock) for _ in range(3))
     except OSError as broken:
         raise HostError(f"the disk cannot be measured: {broken.strerror or broken}") from None
     return max(1, int(_FILE / taken))
 
 
-def _read_once(path: Path) -> float:
+def _read_once(path: Path, clock: Clock) -> float:
     drop = getattr(os, "posix_fadvise", None)
     if drop is not None:
         with path.open("rb") as file:
             drop(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    begun = time.perf_counter()
+    begun = clock()
     for start in range(0, _FILE, _TENSOR):
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             for page in range(start, min(start + _TENSOR, _FILE), mmap.PAGESIZE):
                 mapped[page]
-    return time.perf_counter() - begun
+    return clock() - begun

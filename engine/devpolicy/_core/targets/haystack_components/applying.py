@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.public import public
-from devpolicy._core.targets.haystack_components.deciding import Decider, check_names, decider, path_of, tell, undecided
+from devpolicy._core.targets.haystack_components.deciding import (
+    Decider,
+    check_names,
+    decider,
+    path_of,
+    takes_any,
+    tell,
+    undecided,
+)
 from devpolicy._core.targets.haystack_components.filling import named_now
 from devpolicy._core.targets.haystack_components.forms import given_device, kept, written
 from devpolicy._core.targets.haystack_components.survey import Resolved
@@ -30,7 +38,8 @@ _LOADED = (
 )
 """Attributes in which components keep what they have loaded; a text there is a model's name."""
 _PARAMETERS = (
-    *("device", "backend", "model", "model_name_or_path", "onnx_execution_provider", "encode_kwargs", "parallel"),
+    *("device", "backend", "converter", "model", "model_name", "model_name_or_path"),
+    *("onnx_execution_provider", "encode_kwargs", "parallel"),
     *KWARGS,
 )
 
@@ -64,7 +73,7 @@ def apply(
             continue
         takes, named = takes_of(type(one), params_of(one)), components is not None or by.names(name)
         if not isinstance(takes, Takes) or (takes.form == "text" and not named):
-            if named:
+            if named or takes_any(takes):
                 told.append(undecided(name, path_of(type(one)), takes, list(instances)))
             continue
         result, change = _decided(by, name, one, takes)

@@ -119,6 +119,11 @@ def undecided(name: str | None, path: str, takes: TakesNone | Takes | None, insi
     return Diagnostic("DP509", f"{_shown(name, path)} takes no device", help=hint, severity="warning")
 
 
+def takes_any(takes: TakesNone | Takes | None) -> bool:
+    """Whether a component takes the accelerator that it finds, and cannot be told another."""
+    return isinstance(takes, TakesNone) and takes.takes_any
+
+
 def decider(policy: Policy | str | PathLike[str], host: Host | str | PathLike[str] | None) -> Decider:
     """Return what decides by a policy on a host: by default that of the block around, else this machine."""
     from devpolicy._core.verbs.context import PolicyContext, current_context
@@ -146,7 +151,7 @@ def own_model(takes: Takes, params: Mapping[str, Any]) -> str | None:
     """Return the checkpoint that a component names: keyword arguments win over the parameter, as with Haystack."""
     kwargs = params.get(takes.kwargs or "")
     named = kwargs.get("model") if isinstance(kwargs, Mapping) else None
-    for value in (named, params.get("model_name_or_path"), params.get("model"), params.get("_model")):
+    for value in (named, *(params.get(name) for name in ("model_name_or_path", "model_name", "model", "_model"))):
         if isinstance(value, str | PathLike):
             return str(value)
     return None
@@ -190,7 +195,7 @@ class Decide:
         asked = self._components is None or name in self._components
         named = asked and (self._components is not None or self._by.names(name))
         if not asked or not isinstance(takes, Takes) or (takes.form == "text" and not named):
-            if named:
+            if named or (asked and takes_any(takes)):
                 self._complain(undecided(name, path, takes, names))
             restore_order(name, component, init_params)
             return

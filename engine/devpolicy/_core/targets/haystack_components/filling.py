@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from devpolicy._core.targets.haystack_components.deciding import Decide, Decider, path_of, tell, undecided
+from devpolicy._core.targets.haystack_components.deciding import Decide, Decider, path_of, takes_any, tell, undecided
 from devpolicy._core.targets.haystack_components.forms import given_device, written
 from devpolicy._core.targets.haystack_components.names import loading, saved_components
 from devpolicy._core.targets.haystack_components.table import ONE_DEVICE, Takes, TakesNone, takes_of
@@ -74,7 +74,7 @@ def fill(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any], inside: st
     takes, path, named = takes_of(cls, params), path_of(cls), Decider(block.policy, block).names(name)
     if isinstance(takes, TakesNone) or takes is None:
         # One without a parameter may still ask Haystack itself.
-        if named and takes is not None:
+        if takes_any(takes) or (named and takes is not None):
             from devpolicy._core.verbs.context import emit_warnings
 
             emit_warnings([undecided(name, path, takes)], strict=False)

@@ -52,8 +52,9 @@ def written(
             changed["device"] = _haystack(device)
             kwargs_of = to_pipeline_kwargs if takes.form == "pipeline" else to_hf_kwargs
             _put(changed, takes, given, _loading(kwargs_of(plan)) if plan else {})
-        case "sentence-transformers":
-            changed["device"] = _haystack(device.first_device)
+        case "sentence-transformers" | "text-or-map":
+            text = None if device.has_multiple_devices else device.to_torch_str()
+            changed["device"] = text if takes.form == "text-or-map" else _haystack(device.first_device)
             loading = to_hf_kwargs(plan) if plan else {}
             _put(changed, takes, given, loading if device.has_multiple_devices else _loading(loading))
         case "sentence-transformers-onnx":
@@ -93,7 +94,7 @@ def _pool(
 
 def lost(takes: Takes, plan: Plan) -> list[str]:
     """Return what a plan asks of loading that a component of this form cannot be told."""
-    if takes.form in ("pipeline", "from_pretrained", "sentence-transformers"):
+    if takes.form in ("pipeline", "from_pretrained", "sentence-transformers", "text-or-map"):
         return []
     asked = {"dtype": plan.loading.dtype, "offload_folder": plan.loading.offload_folder, **dict(plan.loading.asked)}
     return [f"`{name}` {value}" for name, value in asked.items() if value is not None]

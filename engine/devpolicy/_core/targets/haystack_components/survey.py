@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.public import public
-from devpolicy._core.targets.haystack_components.deciding import Decider, decider, likely, undecided
+from devpolicy._core.targets.haystack_components.deciding import Decider, decider, likely, takes_any, undecided
 from devpolicy._core.targets.haystack_components.forms import given_device
 from devpolicy._core.targets.haystack_components.names import Saved, saved_components
 from devpolicy._core.targets.haystack_components.table import Takes, takes_of_saved
@@ -96,7 +96,7 @@ def names_of(policy: Policy, pipeline: Sequence[Saved]) -> list[Diagnostic]:
     findings = unmatched(policy, names)
     for one in pipeline:
         takes = takes_of_saved(one.path, one.params)
-        if one.name in named and not isinstance(takes, Takes):
+        if (one.name in named and not isinstance(takes, Takes)) or takes_any(takes):
             findings.append(undecided(one.name, one.path, takes, names))
     return findings
 

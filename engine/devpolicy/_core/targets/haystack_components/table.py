@@ -7,6 +7,7 @@ arguments. How a plan is written there is the matter of `forms`.
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +18,7 @@ from packaging.version import Version
 Form = Literal[
     "device",  # one device in `device`
     "text",  # one device in `device`, as text
+    "text-or-map",  # the same, and a map in keyword arguments of `from_pretrained`
     "ours",  # `device` is devpolicy's own class
     "pipeline",  # `device`, and keyword arguments of `transformers.pipeline`
     "from_pretrained",  # `device`, and keyword arguments of `from_pretrained`
@@ -62,6 +64,17 @@ class TakesNone:
     """A component class that runs a model and has no parameter for the device, and what to do instead."""
 
     instead: str
+    takes_any: bool = False
+    """Whether it takes the accelerator that it finds, which no policy then counts: a warning, named or not."""
+    parameter: str = ""
+    """The init parameter that says where, after all."""
+    variable: str = ""
+    """The environment variable that does."""
+
+    def given(self, params: Mapping[str, Any]) -> TakesNone:
+        """The same, as init parameters and the environment change it."""
+        told = params.get(self.parameter) is not None or self.variable in os.environ
+        return replace(self, takes_any=self.takes_any and not told)
 
 
 def _pipeline(kwargs: str) -> Takes:
@@ -74,6 +87,7 @@ _ENCODER = replace(_SENTENCES, pool="encode_kwargs")
 _FASTEMBED = Takes("fastembed", "onnxruntime", "model_kwargs", pool="parallel")
 _OPTIMUM = Takes("provider", "onnxruntime", "model_kwargs", holder="_params")
 _LLAMA_CPP = Takes("llama-cpp", "llama-cpp", "model_kwargs")
+_OUTLINES = Takes("text-or-map", ANY_MAP, "model_kwargs", checkpoint=True)
 _PRESIDIO = TakesNone("it loads spaCy itself, so call `spacy.require_gpu(id)` or `spacy.require_cpu()` before warm-up")
 
 ROWS: Mapping[str, Takes | TakesNone] = {
@@ -112,19 +126,38 @@ ROWS: Mapping[str, Takes | TakesNone] = {
     # llama-cpp-haystack
     "LlamaCppChatGenerator": _LLAMA_CPP,
     "LlamaCppGenerator": _LLAMA_CPP,
+    # outlines-haystack
+    "LlamaCppChoiceGenerator": _LLAMA_CPP,
+    "LlamaCppJSONGenerator": _LLAMA_CPP,
+    "LlamaCppTextGenerator": _LLAMA_CPP,
+    "TransformersChoiceGenerator": _OUTLINES,
+    "TransformersJSONGenerator": _OUTLINES,
+    "TransformersTextGenerator": _OUTLINES,
     # docling-haystack, hanlp-haystack, presidio-haystack
-    "ChineseDocumentSplitter": TakesNone("HanLP takes the GPU that it finds, so set `CUDA_VISIBLE_DEVICES`"),
-    "DoclingConverter": TakesNone("give it a `converter` whose `AcceleratorOptions` name the device"),
+    "ChineseDocumentSplitter": TakesNone(
+        "HanLP takes the GPU that it finds, so set `CUDA_VISIBLE_DEVICES`", True, variable="CUDA_VISIBLE_DEVICES"
+    ),
+    "DoclingConverter": TakesNone(
+        "give it a `converter` whose `AcceleratorOptions` name the device, or set `DOCLING_DEVICE`",
+        takes_any=True,
+        parameter="converter",
+        variable="DOCLING_DEVICE",
+    ),
     "PresidioDocumentCleaner": _PRESIDIO,
     "PresidioEntityExtractor": _PRESIDIO,
     "PresidioTextCleaner": _PRESIDIO,
 }
 
+PACKAGES = ("haystack", "haystack_integrations", "outlines_haystack")
+"""The packages whose classes have rows: another's class of the same name is read from its signature."""
+
 
 def row_of(path: str, params: Mapping[str, Any]) -> Takes | TakesNone | None:
     """Return the row of a class by its path, as these init parameters change it; `None` where it has none."""
     package, name = path.partition(".")[0], path.rpartition(".")[2]
-    row = ROWS.get(name) if package in ("haystack", "haystack_integrations") else None
+    row = ROWS.get(name) if package in PACKAGES else None
+    if isinstance(row, TakesNone):
+        return row.given(params)
     if isinstance(row, Takes) and row.form == "sentence-transformers":
         return _of_backend(row, params.get("backend") or "torch")
     return row
