@@ -171,3 +171,12 @@ def test_columns_is_followed(command, width, monkeypatch):
 def test_columns_of_nonsense_are_eighty(columns, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)
     assert Output(io.StringIO()).width == 80
+
+
+def test_what_is_not_quantised_elsewhere_is_said(tmp_path):
+    from tests.cli.harness import invoke
+
+    policy = tmp_path / "p.toml"
+    policy.write_text('prefer = "cuda"\nloading.quantization = "nf4"\noffload.lm_head = "cpu"\n', "utf-8")
+    shown = invoke("plan", str(policy), "--model", "llama-3.1-8b", "--host", "2x24gb").stdout
+    assert "as nf4, unquantised on cpu" in shown

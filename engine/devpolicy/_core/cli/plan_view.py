@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from devpolicy._core.abilities import target_of
 from devpolicy._core.cli.memory_bars import PARTS, bars, figures
 from devpolicy._core.cli.report import painted, rendered
 from devpolicy._core.cli.table import facts, table
@@ -58,6 +59,10 @@ def component_facts(plan: Plan, policy: Policy, tree: ModelTree | None) -> list[
     loaded = sum(unit.bytes for unit in plan.placements.values())
     scheme = plan.loading.scheme
     held = f"in {compute_dtype(tree, workload)}" if scheme == "none" else f"as {scheme}"
+    support = target_of(plan.target).abilities.schemes.get(scheme)
+    if support is not None and support.whole_beside and tree.quantization is None:
+        away = {str(unit.device) for unit in plan.placements.values() if unit.device != unit.runs_on}
+        held += f", unquantised on {' and '.join(sorted(away))}" if away else ""
     each = sequences_of(tree, workload) // workload.batch
     beams = f" of {each} beams" if each > 1 else ""
     if tree.format in AS_STORED:
