@@ -19,8 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from devpolicy import Host, ModelTree, Plan, Policy
-from devpolicy._core.placement.planner import make_plan
+from devpolicy import Host, Plan, Policy, plan
 from report import environment, print_table, write_json
 
 GIB = 1 << 30
@@ -54,7 +53,7 @@ def our_plan(checkpoint: Path, host: Host, budget: int, context: int) -> Plan:
     [workload]
     context = {context}
     """
-    return make_plan(Policy.parse(text).for_host(host), ModelTree.load(checkpoint), host)
+    return plan(Policy.parse(text), str(checkpoint), host)
 
 
 def measure(checkpoint: Path, options: dict[str, Any], tokens: int, prompt: int) -> dict[str, float]:
@@ -65,9 +64,9 @@ def measure(checkpoint: Path, options: dict[str, Any], tokens: int, prompt: int)
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(0)
-    model = AutoModelForCausalLM.from_pretrained(
-        checkpoint, dtype=torch.bfloat16, attn_implementation="sdpa", **options
-    )
+    # What the plan says comes first: its ledger has the memory of that attention.
+    options = {"attn_implementation": "sdpa", **options, "dtype": torch.bfloat16}
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, **options)
     ids = torch.ones((1, prompt), dtype=torch.long, device="cuda:0")
     took = []
     with torch.no_grad():
@@ -100,7 +99,6 @@ def compare(checkpoint: Path, host: Host, gib: float, tokens: int, prompt: int) 
     }
     rows = []
     for way, options in ways.items():
-        options.pop("dtype", None)
         try:
             found: dict[str, Any] = measure(checkpoint, options, tokens, prompt)
         except Exception as failed:  # noqa: BLE001 - what fails is a result

@@ -30,9 +30,8 @@ from xml.etree import ElementTree
 
 import torch
 
-from devpolicy import Accelerator, Host, ModelTree, Policy
+from devpolicy import Accelerator, Host, Policy, plan
 from devpolicy._core.model.architectures import architectures
-from devpolicy._core.placement.planner import make_plan
 from devpolicy.testing import simulate_host
 from devpolicy.testing.conformance import DEVICE_CHECKS, HOST_CHECKS, MACHINE_CHECKS, Check, observe
 from gpu_decode import compare, measure, random_llama
@@ -142,11 +141,9 @@ def classes(machine: Machine) -> Iterator[Row]:
 def ledger(machine: Machine) -> Iterator[Row]:
     """Yield the most that torch held on the GPU beside what our plan's ledger has for it."""
     policy = f'prefer = "cuda:0"\n[memory.cuda]\nheadroom = "0 B"\n[workload]\ncontext = {PROMPT + TOKENS}\n'
-    plan = make_plan(Policy.parse(policy), ModelTree.load(machine.checkpoint), machine.host)
-    options = dict(plan.to_hf_kwargs())
-    options.pop("dtype", None)
-    found = measure(machine.checkpoint, options, TOKENS, PROMPT)
-    planned = plan.ledger["cuda:0"].used
+    made = plan(Policy.parse(policy), str(machine.checkpoint), machine.host)
+    found = measure(machine.checkpoint, made.to_hf_kwargs(), TOKENS, PROMPT)
+    planned = made.ledger["cuda:0"].used
     detail = f"peak {found['peak'] / MIB:.1f} MiB, planned {planned / MIB:.1f} MiB"
     yield Row("peak within the ledger", "passed" if found["peak"] <= planned else "failed", detail)
 
@@ -222,13 +219,13 @@ def simulated() -> Host:
 
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--quick", action="store_true", help="the first section alone: try that it runs")
+    arguments.add_argument("--quick", action="store_true", help="conformance and the ledger: try that it runs")
     arguments.add_argument("--json", metavar="FILE", help="write every row there")
     arguments.add_argument("--budget", type=float, default=330, metavar="SECONDS", help="begin no section after it")
     arguments.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), metavar="SECTION")
     chosen = arguments.parse_args()
     if chosen.quick:
-        chosen.only = chosen.only[:1]
+        chosen.only = ["conformance", "ledger"]
     real = torch.version.cuda is not None and torch.cuda.is_available()
     with tempfile.TemporaryDirectory() as folder:
         machine = Machine(Host.probe() if real else simulated(), Path(folder), real=real)

@@ -75,11 +75,8 @@ def test_names_and_values_give_the_same_plan(tmp_path: Path) -> None:
     policy.write_text('prefer = ["cuda", "mps"]\n[offload]\nlm_head = "disk"\n', encoding="utf-8")
     host.write_text(Host.load("2x24gb").to_toml(), encoding="utf-8")
     model.write_text(LLAMA.to_toml(), encoding="utf-8")
-    for inputs in (
-        ("offload-lm-head", "llama-3.1-8b", "2x24gb"),
-        (policy, model, host),
-        map(str, (policy, model, host)),
-    ):
+    files: tuple[Any, Any, Any] = policy, model, host
+    for inputs in (("offload-lm-head", "llama-3.1-8b", "2x24gb"), files, (str(policy), str(model), str(host))):
         made = plan(*inputs).to_dict()  # a warning names the place in its policy, and each is another file
         assert {key: made[key] for key in made if key != "warnings"} == {
             k: expected[k] for k in expected if k != "warnings"

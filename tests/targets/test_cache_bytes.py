@@ -44,6 +44,7 @@ SAMPLE = (
     "reformer",  # inputs of layers, and the buckets of tokens
     "rwkv",  # states and no attention at all
     "t5gemma2",  # one attention for both
+    "trocr",  # a decoder by itself, whose layers could look at an encoder
     "xlstm",  # matrices of memory
     "zamba",  # heads of attention wider than the hidden size
 )

@@ -42,8 +42,10 @@ class Decoder:
     @cached_property
     def crosses(self) -> bool:
         """Whether its layers may look at something else than their own tokens, with keys that they keep."""
-        asked = self.config.get("add_cross_attention") or self.text.get("is_decoder") is True
-        return self.paired or bool(asked or self.text.get("cross_attention_layers"))
+        # A decoder by itself is handed no states, though it has the layers; one beside an encoder of images is.
+        beside = self.text is not self.config and self.text.get("is_decoder") is True
+        asked = self.config.get("add_cross_attention") or self.text.get("cross_attention_layers")
+        return self.paired or beside or bool(asked)
 
     @cached_property
     def latent(self) -> bool:
