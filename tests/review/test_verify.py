@@ -17,7 +17,7 @@ from tests.cli.harness import invoke
 from devpolicy import Host, ModelTree, Policy
 from devpolicy._core.language.properties import OF_A_FAMILY, OF_A_PLAN, Property, parse_property
 from devpolicy._core.review.check import _CHECKS
-from devpolicy._core.review.evaluate import evaluate
+from devpolicy._core.review.evaluate import evaluate, regression
 from devpolicy._core.review.fuzz import search
 from devpolicy._core.review.host_space import HostSpace, HostSpec
 from devpolicy._core.review.shrink import Counterexample, smallest
@@ -163,6 +163,22 @@ def test_the_larger_host_is_worse_off_by_one_step() -> None:
 def test_a_refusal_with_more_memory_is_worse_than_a_plan() -> None:
     found = verdict('prefer = "cpu"\n[require]\ncuda = { count = "==0", memory = ">=6 GiB" }\n', "monotone")
     assert found.why.startswith("with more memory it is refused: DP304")
+
+
+def test_beside_an_overflow_the_number_of_devices_does_not_count() -> None:
+    """With 6 GiB in place of 2 on the first card, a third one is used; the same 10.8 GiB stay on the CPU."""
+    policy = Policy.parse('prefer = "cuda"\noverflow = ["cpu", "disk"]\n')
+    hosts = [
+        Host.parse(
+            f'memory = "16 GiB"\ndisk = "4 TiB"\n[[accelerator]]\ntype = "cuda"\nmemory = "{memory}"\nfree = "{free}"\n'
+            '[[accelerator]]\ntype = "cuda"\nmemory = "8 GiB"\n[[accelerator]]\ntype = "cuda"\nmemory = "80 GiB"\n'
+        )
+        for memory, free in (("8 GiB", "2 GiB"), ("24 GiB", "6 GiB"))
+    ]
+    before, after = (evaluate(policy, ModelTree.load("mixtral-8x7b"), host, []) for host in hosts)
+    assert before.quality
+    assert sum(before.quality[0].away) > 10 * GIB
+    assert regression(before, after) == ""
 
 
 def test_drawn_hosts_are_the_same_with_the_same_seed() -> None:

@@ -33,7 +33,7 @@ class Quality:
     given: tuple[tuple[Wish, int], ...]
     """How far each wish has given way, the one that is to give way last first; empty where none may."""
     devices: int
-    """How many devices are used, where `split` asks for few, else 0."""
+    """How many devices are used, where `split` asks for few and all of it fits them, else 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,8 @@ def quality(outcome: Outcome) -> Quality | None:
     if len(places) < 2:  # pad to [disk, cpu], so that qualities of different profiles compare
         places = ["disk", "cpu"]
     away = tuple(sum(unit.bytes for unit in spilled if unit.device.type.value == place) for place in places)
-    few = outcome.policy.split == "when-needed"
+    # Beside an overflow any placement that fits is as good.
+    few = outcome.policy.split == "when-needed" and not any(away)
     return Quality(term, away, _given(outcome), len(outcome.plan.placements.devices) if few else 0)
 
 

@@ -129,7 +129,10 @@ def command(
     count = Counter(cell.verdict for cell in found)
     words = {FITS: "fit", MOVED: "fit with a part kept elsewhere", CPU: "execute on the CPU", REFUSED: "do not fit"}
     told = ", ".join(f"{count[verdict]:,} {word}" for verdict, word in words.items() if count[verdict])
-    pairs = [("report", f"{len(found):,} verdicts: {told}"), ("next", f"open {output} in a browser")]
+    pairs = [
+        ("report", f"{len(found):,} verdict{'s' * (len(found) != 1)}: {told}"),
+        ("next", f"open {output} in a browser"),
+    ]
     ctx.out.print(facts(pairs, width=ctx.out.width))
     return _REFUSED if count[REFUSED] == len(found) else 0
 
