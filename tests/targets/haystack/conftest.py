@@ -21,13 +21,18 @@ STUBS = Path(__file__).parent / "stubs"
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of tiny checkpoints."""
-    from tests.targets.haystack.models import make, onnx_files, sentences, spacy_entities
+    from tests.targets.haystack.models import funasr_model, make, onnx_files, sentences, spacy_entities
 
     pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("models")
     make(folder)
     # Each is of a library that an environment may not have, where nothing asks for it.
-    for library, write in (("sentence_transformers", sentences), ("spacy", spacy_entities), ("onnx", onnx_files)):
+    for library, write in (
+        ("sentence_transformers", sentences),
+        ("spacy", spacy_entities),
+        ("onnx", onnx_files),
+        ("funasr", funasr_model),
+    ):
         if find_spec(library):
             write(folder)
     return folder
@@ -39,6 +44,8 @@ def no_downloads(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     if find_spec("whisper") and hasattr(whisper := import_module("whisper"), "_MODELS"):
         monkeypatch.setitem(whisper._MODELS, "tiny", whisper_file(tmp_path))
         monkeypatch.setattr(whisper, "load_model", partial(whisper.load_model, download_root=str(tmp_path / "cache")))
+    if find_spec("funasr"):  # it asks whether there is a newer one
+        monkeypatch.setattr("funasr.utils.version_checker.check_for_update", lambda **_: None)
     with suppress(ImportError):
         optimum = import_module("haystack_integrations.components.embedders.optimum._backend")
         monkeypatch.setattr(optimum, "check_valid_model", lambda *_: None)

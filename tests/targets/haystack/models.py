@@ -111,6 +111,46 @@ def onnx_files(folder: Path) -> None:
         )
 
 
+def funasr_model(folder: Path) -> None:
+    """Write `funasr`: a SenseVoice, the kind that its component takes by default, as FunASR's own folders have it."""
+    import json
+
+    import torch
+    from funasr import AutoModel
+
+    config = {
+        "model": "SenseVoiceSmall",
+        "model_conf": {"length_normalized_loss": True},
+        "encoder": "SenseVoiceEncoderSmall",
+        "encoder_conf": {"output_size": 32, "attention_heads": 2, "linear_units": 64, "num_blocks": 2},
+        "frontend": "WavFrontend",
+        "frontend_conf": {"fs": 16000, "n_mels": 20, "lfr_m": 7, "lfr_n": 6},
+        "tokenizer": "CharTokenizer",
+        "tokenizer_conf": {},
+        "ncpu": 1,
+    }
+    words = ["<blank>", "<s>", "</s>", "<unk>", *VOCABULARY]
+    network, _ = AutoModel.build_model(**{**config, "tokenizer_conf": {"token_list": words}}, device="cpu")
+    (folder / "funasr").mkdir()
+    torch.save(network.state_dict(), folder / "funasr" / "model.pt")
+    for name, value in (("config.yaml", config), ("tokens.json", words)):
+        (folder / "funasr" / name).write_text(json.dumps(value), encoding="utf-8")
+
+
+def sound() -> bytes:
+    """Return half a second of a tone, as a file."""
+    import io
+    import math
+    import struct
+    import wave
+
+    with io.BytesIO() as file:
+        with wave.open(file, "wb") as out:
+            out.setparams((1, 2, 16000, 0, "NONE", ""))
+            out.writeframes(b"".join(struct.pack("<h", int(9000 * math.sin(n / 6))) for n in range(8000)))
+        return file.getvalue()
+
+
 def whisper_file(folder: Path) -> str:
     """Write a checkpoint of openai-whisper, and return its address, which holds its digest as theirs do."""
     from dataclasses import asdict
