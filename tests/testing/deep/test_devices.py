@@ -726,3 +726,24 @@ assert not torch.cuda.is_available()
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        torch.mps.synchronize,
+        torch.mps.empty_cache,
+        torch.mps.current_allocated_memory,
+        torch.mps.recommended_max_memory,
+        torch.backends.mps.is_macos13_or_newer,
+    ],
+)
+def test_without_metal_torch_says_what_a_build_without_it_says(ask):
+    """The simulator answers in torch's place from its first simulation on, on hosts of other types too."""
+    with simulate_host("macbook-m3-36gb", depth="tensors"):
+        torch.ones(2, device="mps")
+    for depth in ("probes", "tensors"):
+        with simulate_host("2x24gb", depth=depth), pytest.raises(RuntimeError, match=r"Cannot execute .* without MPS"):
+            ask()
+    with pytest.raises(RuntimeError, match=r"Cannot execute .* without MPS"):
+        ask()

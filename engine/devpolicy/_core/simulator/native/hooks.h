@@ -94,18 +94,35 @@ struct MpsEvents {
   }
 };
 
+// On a host without Metal, and when no host is simulated any more, torch's own object answers: mostly by an error.
 struct MpsHooks final : Hooks<kMps, at::MPSHooksInterface> {
+  using Own = at::MPSHooksInterface;
   bool hasMPS() const override { return isBuilt(); }
-  bool isOnMacOSorNewer(unsigned, unsigned) const override { return isBuilt(); }
+  bool isOnMacOSorNewer(unsigned major, unsigned minor) const override {
+    return isBuilt() || Own::isOnMacOSorNewer(major, minor);
+  }
   c10::Allocator* getMPSDeviceAllocator() const override { return allocator_of(kMps); }
-  void deviceSynchronize() const override {}
-  void commitStream() const override {}
-  void emptyCache() const override {}
-  size_t getCurrentAllocatedMemory() const override { return figures().used; }
-  size_t getDriverAllocatedMemory() const override { return figures().used; }
-  size_t getRecommendedMaxMemory() const override { return figures().total; }
-  size_t getMaxBufferLength() const override { return figures().total; }
-  uint32_t acquireEvent(bool) const override {
+  void deviceSynchronize() const override {
+    if (!isBuilt()) Own::deviceSynchronize();
+  }
+  void commitStream() const override {
+    if (!isBuilt()) Own::commitStream();
+  }
+  void emptyCache() const override {
+    if (!isBuilt()) Own::emptyCache();
+  }
+  size_t getCurrentAllocatedMemory() const override {
+    return isBuilt() ? figures().used : Own::getCurrentAllocatedMemory();
+  }
+  size_t getDriverAllocatedMemory() const override {
+    return isBuilt() ? figures().used : Own::getDriverAllocatedMemory();
+  }
+  size_t getRecommendedMaxMemory() const override {
+    return isBuilt() ? figures().total : Own::getRecommendedMaxMemory();
+  }
+  size_t getMaxBufferLength() const override { return isBuilt() ? figures().total : Own::getMaxBufferLength(); }
+  uint32_t acquireEvent(bool enable_timing) const override {
+    if (!isBuilt()) return Own::acquireEvent(enable_timing);
     auto& events = MpsEvents::one();
     std::lock_guard<std::mutex> hold(events.lock);
     events.moments[events.next] = {};
