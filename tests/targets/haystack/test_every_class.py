@@ -69,10 +69,17 @@ def table() -> Iterator[None]:
         Path(TABLE).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def need(case: Case) -> None:
+    """Skip what a library is missing for."""
+    pytest.importorskip(case.module, reason=f"{case.name} is not installed", exc_type=ImportError)
+    if case.model == "sentences":
+        pytest.importorskip("sentence_transformers")
+
+
 @pytest.fixture(params=list(CASES))
 def case(request: pytest.FixtureRequest) -> Case:
     found = CASES[request.param]
-    pytest.importorskip(found.module, reason=f"{found.name} is not installed", exc_type=ImportError)
+    need(found)
     return found
 
 
@@ -207,7 +214,7 @@ def test_on_a_simulated_host_weights_are_where_planned(name: str, host: str, mod
     if case.no_run and not (name == "SpacyNamedEntityExtractor" and host == MAC):
         note(case, host, f"not run: {case.no_run}")
         pytest.skip(case.no_run)
-    pytest.importorskip(case.module, reason=f"{name} is not installed", exc_type=ImportError)
+    need(case)
     try:
         require_built("tensors")
     except SimulationDepthError as missing:
@@ -257,7 +264,7 @@ def on_session(session: Any, device: str) -> str:
 @pytest.mark.parametrize("name", WITHOUT)
 def test_a_class_without_a_parameter_is_refused_with_a_reason(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case, row = WITHOUT[name], ROWS[name]
-    pytest.importorskip(case.module, reason=f"{name} is not installed", exc_type=ImportError)
+    need(case)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert isinstance(row, TakesNone)
     pipeline = Pipeline()
