@@ -53,9 +53,11 @@ def difference(ours: list[torch.Tensor], theirs: list[torch.Tensor], tolerance: 
 def kept(model: Any, inputs: dict[str, Any], device: str | None = None, *, counted: bool = True) -> dict[str, int]:
     """Return the bytes that a model keeps for its next token, by device, once it has seen its inputs.
 
-    Where its forward returns none of it although there is some, it is what `generate` keeps, for as many tokens.
+    Where its forward returns none of it although there is some, it is what `generate` keeps, for as many tokens. A
+    forward that keeps nothing by default is not asked to: a coder of sound keeps its last samples for a stream alone.
     """
-    made = forward(model, inputs, device, use_cache=True)
+    parameter = inspect.signature(model.forward).parameters.get("use_cache")
+    made = forward(model, inputs, device, **({} if parameter and parameter.default is False else {"use_cache": True}))
     found = cache_of(made)
     if found is None and counted and model.can_generate():
         found = _by_generate(model, inputs, device)
