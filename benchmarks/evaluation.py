@@ -16,6 +16,7 @@ from devpolicy._core.cost.times import ATTO, Costs
 from devpolicy._core.language.policy import DeviceSelector, Workload
 from devpolicy._core.memory.budgets import DeviceBudget, cpu_budget, disk_budget
 from devpolicy._core.memory.sizing import size_model
+from devpolicy._core.model.tree import Module
 from devpolicy._core.placement.context import select_devices
 from devpolicy._core.placement.divide import Unit
 
@@ -67,7 +68,7 @@ def score(case: Case, device_map: Mapping[str, Any]) -> Score:
     tree, devices, policy = case.tree, case.devices(), case.policy
     sizing = size_model(tree, policy.workload)
     costs = Costs(tree, policy.workload, sizing, Speeds.of(case.host))
-    where = [_name(_read(device_map, module.path), case.kind) for module in tree.modules]
+    where = [_name(_read(device_map, _asked(module)), case.kind) for module in tree.modules]
     running = sorted({name for name in where if name in devices and name not in ("cpu", "disk")}, key=_number)
     if not running and case.kind != "cpu":
         return Score.nothing("runs on cpu")
@@ -112,6 +113,11 @@ def score(case: Case, device_map: Mapping[str, Any]) -> Score:
 
 def _ms(time: int, costs: Costs) -> float:
     return time * 1000 / ATTO / costs.tokens
+
+
+def _asked(module: Module) -> str:
+    """Return the path that a map has for what a module holds itself: a map may name its tensors, and not the module."""
+    return ".".join(part for part in (module.path, *(one.name for one in module.tensors[:1])) if part)
 
 
 def _read(device_map: Mapping[str, Any], path: str) -> Any:
