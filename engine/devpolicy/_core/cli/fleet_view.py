@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def fleet_line(plan: FleetPlan, fleet: Fleet) -> str:
     """Return a fleet in a line, with how many of its nodes a plan uses."""
     faults = f", {len(fleet.faults)} with a fault" if fleet.faults else ""
-    return f"{fleet.name or 'a fleet'}: {len(fleet)} nodes{faults}, of which {len(plan.nodes)} are used"
+    return f"{fleet.name or 'a fleet'}: {len(fleet)} nodes{faults}, {len(plan.nodes)} of them used"
 
 
 def used_nodes(plan: FleetPlan, fleet: Fleet) -> list[tuple[str, tuple[str, ...]]]:

@@ -61,7 +61,7 @@ def check_loading(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -> 
     wrong = [*_cannot(asked, policy, tree), *(_as_stored(policy, tree) if tree.format in AS_STORED else ())]
     lost = [key for key, _ in _asked(asked) if key not in consumer.abilities.carries]
     for key in lost:
-        message = f"`{consumer.name}` is not told `loading.{key}`"
+        message = f"`{consumer.name}` does not take `loading.{key}`"
         if consumer.abilities.maps:
             # It loads the model itself, and another one than was planned.
             hint = "write it where the component is made, and leave it out here; or plan for `hf`"
@@ -84,7 +84,7 @@ def _already(asked: LoadingTable, tree: ModelTree) -> Iterator[Diagnostic]:
 def _not_told(lost: list[str], consumer: Target) -> Iterator[Diagnostic]:
     hint = "whoever loads the model has to do it"
     yield from (
-        Diagnostic("DP416", f"`{consumer.name}` is not told `loading.{key}`", help=hint, severity="warning")
+        Diagnostic("DP416", f"`{consumer.name}` does not take `loading.{key}`", help=hint, severity="warning")
         for key in lost
     )
 
