@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from devpolicy._core.abilities import Target
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy, Rule
-from devpolicy._core.memory.sizing import is_input, is_mixture, rows_of
+from devpolicy._core.memory.sizing import LAST_OF_EXPERTS, is_input, is_mixture, rows_of
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.context import PlacementContext
 
@@ -93,6 +93,26 @@ def layers_on(
         if unit.is_block or unit.block is not None:
             on.setdefault(unit.start if unit.block is None else unit.block, set()).add(device)
     return rows_of([*on.values()], cpu, mixture=mixture)
+
+
+def joined_on(units: Sequence[Unit], devices: Sequence[int], cpu: int | None) -> set[int]:
+    """Return the accelerators that compute the last matrix of a layer's experts, and neither the others nor the layer.
+
+    What it multiplies is brought there, and is there beside what the device computes next.
+    """
+    home: dict[int | None, int] = {}
+    of_experts: dict[int | None, set[int]] = {}
+    for unit, device in zip(units, devices, strict=True):
+        home.setdefault(unit.block, device)
+        if unit.path.endswith("_exps"):
+            of_experts.setdefault(unit.block, set()).add(device)
+    return {
+        device
+        for unit, device in zip(units, devices, strict=True)
+        if unit.path.endswith(LAST_OF_EXPERTS)
+        and device not in (cpu, home[unit.block])
+        and len(of_experts[unit.block]) > 1
+    }
 
 
 def _layers(units: Sequence[Unit], names: Mapping[str, str]) -> list[tuple[str, str]]:
