@@ -79,9 +79,9 @@ def compute_buffers(plan: Any, tree: Any) -> dict[str, int]:
     Logits are where the head runs, and the embedding's way to the first layer where that is. Another device has one
     more row where it has several layers, and where the first of them is divided; or where it has one layer behind such
     a one. Where the CPU has the first layers, it is all that are behind one that is divided, or in a mixture behind the
-    CPU. What the last matrix of experts multiplies is one more on an accelerator that has neither the layer nor
-    all matrices. Of the masks, and of what comes from another device, there are four where several devices work at
-    once: not where the CPU computes too, or a layer is divided.
+    CPU. What the last matrix of experts multiplies is one more on an accelerator that has neither the layer nor all of
+    its matrices, and several of another layer. Of the masks, and of what comes from another device, there are four
+    where several devices work at once: not where the CPU computes too, or a layer is divided.
     """
     runs = {path: str(unit.runs_on) for path, unit in plan.placements.items()}
     beside = any(device == "cpu" for path, device in runs.items() if path != "token_embd")
@@ -112,12 +112,17 @@ def compute_buffers(plan: Any, tree: Any) -> dict[str, int]:
             found[device] += row + wide * (len(order[own[0]]) > 1)
         else:
             found[device] += wide * any(divided)
-    of_experts = {path: on for path, on in runs.items() if path.endswith("_exps")}
+    of_experts = {path: on for path, on in runs.items() if path.endswith("exps")}
+    several_of = {(path[:5], on) for path, on in of_experts.items() if path.endswith(".exps")}
+    several_of |= {(path[:5], on) for path, on in runs.items() if path in (f"blk.{at}" for at in range(len(order)))}
     for path, device in of_experts.items():
-        group = path.rpartition(".")[0]
-        others = {on for other, on in of_experts.items() if other.startswith(group)}
+        alike = [(other, on) for other, on in of_experts.items() if other.startswith(path[:5])]
+        several_of |= {(path[:5], device)} if [on for _, on in alike].count(device) > 1 else set()
+    for path, device in of_experts.items():
+        others = {on for other, on in of_experts.items() if other.startswith(f"{path[:5]}.")}
         layer = next(on for other, on in runs.items() if other.startswith(f"{path[:5]}."))
-        if path.endswith(".ffn_down_exps") and device not in ("cpu", layer) and len(others) > 1:
+        more = any(at != path[:5] and on == device for at, on in several_of)
+        if path.endswith(".ffn_down_exps") and device not in ("cpu", layer) and len(others) > 1 and more:
             joined.add(device)
     for device in joined:
         (used, _, inner) = shapes["blk.0.ffn.exps.ffn_down_exps"]

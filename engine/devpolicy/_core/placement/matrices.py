@@ -16,7 +16,7 @@ from devpolicy._core.placement.apply_rules import Offload, Refused, apply_rules
 from devpolicy._core.placement.colocate import colocate_blocks
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Division, Unit, children_of, with_parts
-from devpolicy._core.placement.leaving import Notes
+from devpolicy._core.placement.leaving import Notes, choices_of, may_fit
 from devpolicy._core.placement.ledger import Budget, ledger_of, with_more_layers
 from devpolicy._core.placement.matrix_runs import most_kept
 from devpolicy._core.placement.search import Attempt, Problem
@@ -82,21 +82,47 @@ _Search = Callable[[Division, PlacementContext, Mapping[int, Offload]], tuple[At
 
 
 def leaving_in_parts(
-    division: Division, order: Sequence[Mapping[int, Offload]], context: PlacementContext, search: _Search
+    division: Division,
+    order: Sequence[Mapping[int, Offload]],
+    context: PlacementContext,
+    search: _Search,
+    search_by_layers: _Search,
 ) -> Found | None:
     """Return an attempt with the fewest parts of units away that let the others fit, `None` where none was found.
 
-    `order` is what may leave, as `leaving_first` has it.
+    `order` is what may leave, as `leaving_first` has it. Whole units are tried too: what a device needs beside them is
+    not known before, and may come out less.
     """
+    every = _all_away(division, order, context)
+    if every is None:
+        return None
+    ways = _by_parts(every, context, search), _by_units(every, order, context, search_by_layers)
+    found = [one for way in ways if way is not None and (one := _filled(*way, context, search)) is not None]
+    return min(found, key=lambda one: _on_cpu(_ledger(one, context)), default=None)
+
+
+def _by_parts(every: Parts, context: PlacementContext, search: _Search) -> tuple[Parts, Found] | None:
     taken: PlacementContext | None = context
-    parts, found = None, None
     while taken is not None:
-        parts = _fewest_away(division, order, taken)
+        parts = _fewest_away(every, taken)
         found = None if parts is None else _attempt(parts, taken, search)
         if parts is None or found is None:
             return None
         taken = with_more_layers(_ledger(found, context), taken)
-    return None if parts is None or found is None else _filled(parts, found, context, search)
+    return parts, found
+
+
+def _by_units(
+    every: Parts, order: Sequence[Mapping[int, Offload]], context: PlacementContext, search: _Search
+) -> tuple[Parts, Found] | None:
+    for chosen in choices_of(order, context):
+        leaving = {at: offload for offloads in chosen for at, offload in offloads.items()}
+        starts = {part.start for at in leaving for part in every.parts[at]}
+        parts = replace(every, elsewhere={at: place for at, place in every.elsewhere.items() if at in starts})
+        found = _attempt(parts, context, search) if may_fit(every.division.units, leaving, context) else None
+        if found is not None:
+            return parts, found
+    return None
 
 
 def back_in_parts(
@@ -175,12 +201,9 @@ def _with_one_back(
                     break  # the others of its own layers are not smaller
 
 
-def _fewest_away(division: Division, order: Sequence[Mapping[int, Offload]], context: PlacementContext) -> Parts | None:
+def _fewest_away(every: Parts, context: PlacementContext) -> Parts | None:
     """Return which parts leave for the others to fit on the devices in the order of their ids; `None` if none do."""
-    every = _all_away(division, order, context)
-    if every is None:
-        return None
-    away, parts = every.away, every.parts
+    division, away, parts = every.division, every.away, every.parts
     try:
         ruled = apply_rules(division, context, leaving=away)
         problem = Problem(division.units, colocate_blocks(division, context, ruled), context)

@@ -35,8 +35,8 @@ class _Device(NamedTuple):
     number: int
     room: int
     weights_only: bool
-    joins: tuple[int, int]
-    """Bytes that taking some parts of a layer takes besides, and taking all of them."""
+    joins: int
+    """Bytes that taking parts of a layer takes besides."""
 
 
 _State = tuple[int, int]
@@ -49,12 +49,15 @@ def most_kept(problem: Problem, optional: Sequence[Sequence[Unit]]) -> list[Run]
     `optional` are the parts of each cluster, in the order in which they are kept.
     """
     context, (bins, _) = problem.context, problem.bins(None)
-    found = context.sizing.activations
-    devices = []
-    for number, one in bins.items():
-        level = context.layers.get(number, 0)
-        parted, joined = found.parted * (level < 2), found.joined * (level < 3)
-        devices.append(_Device(number, one.budget - one.fixed, one.weights_only, (parted + joined, parted)))
+    devices = [
+        _Device(
+            number,
+            one.budget - one.fixed,
+            one.weights_only,
+            context.sizing.activations.parted * (context.layers.get(number, 0) < 2),
+        )
+        for number, one in bins.items()
+    ]
     choices = [[one] for one in devices] if context.policy.split == "never" else [devices]
     kept = [_best(problem, optional, chosen) for chosen in choices]
     return max(filter(None, kept), key=lambda one: one[0], default=(0, None))[1]
@@ -93,7 +96,7 @@ def _extensions(
     before = optional[begin - 1] if count else ()
     taken = before[len(before) - count :]
     brought = sum(part.weights for part in taken)
-    room = device.room - brought - (device.joins[count == len(before)] if count else 0)
+    room = device.room - brought - (device.joins if count else 0)
     held = problem.sums.weights if device.weights_only else problem.sums.with_cache
     for end in range(begin + 1, len(held)):
         left = room - held[end] + held[begin]

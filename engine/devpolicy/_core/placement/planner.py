@@ -420,7 +420,7 @@ def _leaving(division: Division, context: PlacementContext) -> Found:
         return Found(division, *search(division, context))
     except Refused:
         order, notes = leaving_first(apply_rules(division, context), division.units, context)
-    parted = leaving_in_parts(division, order, context, _search) if context.cpu_number is not None else None
+    parted = leaving_in_parts(division, order, context, _search, search) if context.cpu_number is not None else None
     if parted is not None:
         return parted._replace(notes=(*notes, *parted.notes))
     leaving: dict[int, Offload] = {}
