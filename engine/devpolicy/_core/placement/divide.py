@@ -118,10 +118,18 @@ def children_of(unit: Unit, tree: ModelTree, sizing: Sizing) -> list[Unit]:
         return [unit]
 
     def child(at: int) -> Unit:
-        peak = sizing.full_weights[at] + sizing.more_elsewhere[at]
-        sizes = {"weights": sizing.weights[at], "more_elsewhere": sizing.more_elsewhere[at]}
-        sizes |= {"buffers": sizing.buffers[at], "merged": sizing.merged[at], "onload_peak": peak, "rewritten": 0}
-        return replace(unit, path=tree.modules[at].path, start=at, end=at + 1, is_block=False, **sizes)
+        return replace(
+            unit,
+            path=tree.modules[at].path,
+            start=at,
+            end=at + 1,
+            is_block=False,
+            weights=sizing.weights[at],
+            more_elsewhere=sizing.more_elsewhere[at],
+            buffers=sizing.buffers[at],
+            merged=sizing.merged[at],
+            onload_peak=sizing.full_weights[at] + sizing.more_elsewhere[at],
+        )
 
     return [child(at) for at in starts if tree.modules[at].tensors]
 

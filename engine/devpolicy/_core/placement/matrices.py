@@ -102,14 +102,16 @@ def leaving_in_parts(
 
 
 def _by_parts(every: Parts, context: PlacementContext, search: _Search) -> tuple[Parts, Found] | None:
-    taken: PlacementContext | None = context
-    while taken is not None:
+    taken = context
+    while True:
         parts = _fewest_away(every, taken)
         found = None if parts is None else _attempt(parts, taken, search)
         if parts is None or found is None:
             return None
-        taken = with_more_layers(_ledger(found, context), taken)
-    return parts, found
+        more = with_more_layers(_ledger(found, context), taken)
+        if more is None:
+            return parts, found
+        taken = more
 
 
 def _by_units(

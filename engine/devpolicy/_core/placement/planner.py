@@ -312,9 +312,11 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree, of_
     cut = parted(division.units, context) if consumer.abilities.unit == "part" else None
     if cut is not None:
         raise Refused(cut)
-    find, whole = _leaving if any(rule.overflow for rule in context.policy.rules) else _spilling, division
+    leaving, whole = any(rule.overflow for rule in context.policy.rules), division
     for tried in count():
-        division, attempt, notes = find(whole, context)
+        search = _search_by_layers if context.sizing.activations.parted else _search
+        found = _leaving(whole, context) if leaving else (whole, *search(whole, context, spilling=True))
+        division, attempt, notes = found
         solution = attempt.solution()
         counts_layers = consumer.abilities.assigns in ("runs", "counts", "budgets")
         wrong = unfit(division.units, solution, context, tied=bool(tree.ties)) if counts_layers else None
@@ -402,12 +404,6 @@ def _faster(problem: Problem, attempt: Attempt) -> Attempt:
         return attempt
     found = exact.search(problem, {}, attempt.time)
     return attempt if found is None else exact.attempt_at(problem, found)
-
-
-def _spilling(division: Division, context: PlacementContext) -> Found:
-    """Return an attempt where what does not fit is offloaded as the policy's own `overflow` allows."""
-    search = _search_by_layers if context.sizing.activations.parted else _search
-    return Found(division, *search(division, context, spilling=True))
 
 
 def _leaving(division: Division, context: PlacementContext) -> Found:
