@@ -49,7 +49,7 @@ def loading_of(policy: ResolvedPolicy, held: Held, folder: str | None, rewritten
         context=context_of(tree, policy.workload),
         batch=policy.workload.batch,
         beams=policy.workload.beams or tree.beams,
-        asked=() if asked == LoadingTable() else tuple(_asked(asked)),
+        asked=() if asked == LoadingTable() else tuple(asked_pairs(asked)),
     )
 
 
@@ -59,7 +59,7 @@ def check_loading(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -> 
     if asked == LoadingTable() and tree.format not in AS_STORED:
         return []
     wrong = [*_cannot(asked, policy, tree), *(_as_stored(policy, tree) if tree.format in AS_STORED else ())]
-    lost = [key for key, _ in _asked(asked) if key not in consumer.abilities.carries]
+    lost = [key for key, _ in asked_pairs(asked) if key not in consumer.abilities.carries]
     for key in lost:
         message = f"`{consumer.name}` is not told `loading.{key}`"
         if consumer.abilities.maps:
@@ -139,7 +139,7 @@ def findings_of_float32(
     return [Diagnostic("DP413", message, rule.place, notes=(note,), severity="warning")]
 
 
-def _asked(table: LoadingTable) -> Iterator[tuple[str, str]]:
+def asked_pairs(table: LoadingTable) -> Iterator[tuple[str, str]]:
     """Yield what a policy says of loading. A folder goes by its own name, which is the same on every machine."""
     if table.quantization not in ((), (NONE,)):
         yield "quantization", ", ".join(table.quantization)
