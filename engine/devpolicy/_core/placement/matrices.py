@@ -70,7 +70,7 @@ class Parts:
         return [(self.division.units[at].block or 0, part) for at, of in found for part in of]
 
 
-class Found(NamedTuple):
+class Departure(NamedTuple):
     """An attempt, the division that it is at, and what is to be said to people."""
 
     division: Division
@@ -87,7 +87,7 @@ def leaving_in_parts(
     context: PlacementContext,
     search: _Search,
     search_by_layers: _Search,
-) -> Found | None:
+) -> Departure | None:
     """Return an attempt with the fewest parts of units away that let the others fit, `None` where none was found.
 
     `order` is what may leave, as `leaving_first` has it. Whole units are tried too: what a device needs beside them is
@@ -101,7 +101,7 @@ def leaving_in_parts(
     return min(found, key=lambda one: _on_cpu(_ledger(one, context)), default=None)
 
 
-def _by_parts(every: Parts, context: PlacementContext, search: _Search) -> tuple[Parts, Found] | None:
+def _by_parts(every: Parts, context: PlacementContext, search: _Search) -> tuple[Parts, Departure] | None:
     taken = context
     while True:
         parts = _fewest_away(every, taken)
@@ -116,7 +116,7 @@ def _by_parts(every: Parts, context: PlacementContext, search: _Search) -> tuple
 
 def _by_units(
     every: Parts, order: Sequence[Mapping[int, Offload]], context: PlacementContext, search: _Search
-) -> tuple[Parts, Found] | None:
+) -> tuple[Parts, Departure] | None:
     for chosen in choices_of(order, context):
         leaving = {at: offload for offloads in chosen for at, offload in offloads.items()}
         starts = {part.start for at in leaving for part in every.parts[at]}
@@ -129,7 +129,7 @@ def _by_units(
 
 def back_in_parts(
     division: Division, order: Sequence[Mapping[int, Offload]], context: PlacementContext, search: _Search
-) -> Found | None:
+) -> Departure | None:
     """Return an attempt with all of `order` away but for the parts that have room, `None` where none was found.
 
     `search` may put further units on the CPU.
@@ -139,7 +139,7 @@ def back_in_parts(
     return None if parts is None or found is None else _filled(parts, found, context, search)
 
 
-def _filled(parts: Parts, found: Found, context: PlacementContext, search: _Search) -> Found | None:
+def _filled(parts: Parts, found: Departure, context: PlacementContext, search: _Search) -> Departure | None:
     """Return an attempt with as much back as has room, `None` where a device is over its budget."""
     if not _within(_ledger(found, context)):
         return None
@@ -150,7 +150,7 @@ def _filled(parts: Parts, found: Found, context: PlacementContext, search: _Sear
         parts, found = better
 
 
-def _ledger(found: Found, context: PlacementContext) -> Mapping[str, Budget]:
+def _ledger(found: Departure, context: PlacementContext) -> Mapping[str, Budget]:
     return ledger_of(found.division.units, found.attempt.solution(), context)
 
 
@@ -162,17 +162,17 @@ def _on_cpu(ledger: Mapping[str, Budget]) -> int:
     return ledger["cpu"].weights if "cpu" in ledger else 0
 
 
-def _attempt(parts: Parts, context: PlacementContext, search: _Search) -> Found | None:
+def _attempt(parts: Parts, context: PlacementContext, search: _Search) -> Departure | None:
     divided, leaving = parts.divided()
     try:
-        return Found(divided, *search(divided, context, leaving))
+        return Departure(divided, *search(divided, context, leaving))
     except Refused:
         return None
 
 
 def _with_one_back(
-    parts: Parts, found: Found, context: PlacementContext, search: _Search
-) -> Iterator[tuple[Parts, Found]]:
+    parts: Parts, found: Departure, context: PlacementContext, search: _Search
+) -> Iterator[tuple[Parts, Departure]]:
     """Yield attempts with one part less on the CPU: with its layer, or with the next layer, on another device.
 
     What a layer hands on goes to the device of the next one anyway.

@@ -58,7 +58,7 @@ from devpolicy._core.placement.ledger import (
 )
 from devpolicy._core.placement.lint import findings_of_rules
 from devpolicy._core.placement.loading import adapter_error, check_loading, findings_of_float32, refused_on
-from devpolicy._core.placement.matrices import Found, back_in_parts, leaving_in_parts
+from devpolicy._core.placement.matrices import Departure, back_in_parts, leaving_in_parts
 from devpolicy._core.placement.overflow import spill
 from devpolicy._core.placement.plan import Plan, Trace
 from devpolicy._core.placement.quantized import findings_of_form, held_on, running, without_ties, wrongly_left
@@ -406,14 +406,14 @@ def _faster(problem: Problem, attempt: Attempt) -> Attempt:
     return attempt if found is None else exact.attempt_at(problem, found)
 
 
-def _leaving(division: Division, context: PlacementContext) -> Found:
+def _leaving(division: Division, context: PlacementContext) -> Departure:
     """Return an attempt under rules that let modules `overflow`: as few of them leave as let the rest fit.
 
     What leaves in parts is divided further.
     """
     search = _search_by_layers if context.sizing.activations.parted else _search
     try:
-        return Found(division, *search(division, context))
+        return Departure(division, *search(division, context))
     except Refused:
         order, notes = leaving_first(apply_rules(division, context), division.units, context)
     parted = leaving_in_parts(division, order, context, _search, search) if context.cpu_number is not None else None
@@ -427,10 +427,10 @@ def _leaving(division: Division, context: PlacementContext) -> Found:
                 attempt, told = search(division, context, leaving)
             except Refused:
                 continue
-            return Found(division, attempt, (*notes, *told))
+            return Departure(division, attempt, (*notes, *told))
     spilling = partial(search, spilling=True)
     back = back_in_parts(division, order, context, spilling) if context.cpu_number is not None else None
-    found = back or Found(division, *spilling(division, context, leaving))
+    found = back or Departure(division, *spilling(division, context, leaving))
     return found._replace(notes=(*notes, *found.notes))
 
 
