@@ -102,16 +102,16 @@ def leaving_in_parts(
 
 
 def _by_parts(every: Parts, context: PlacementContext, search: _Search) -> tuple[Parts, Departure] | None:
-    taken = context
+    assumed = context
     while True:
-        parts = _fewest_away(every, taken)
-        found = None if parts is None else _attempt(parts, taken, search)
+        parts = _fewest_away(every, assumed)
+        found = None if parts is None else _attempt(parts, assumed, search)
         if parts is None or found is None:
             return None
-        more = with_more_layers(_ledger(found, context), taken)
+        more = with_more_layers(_ledger(found, context), assumed)
         if more is None:
             return parts, found
-        taken = more
+        assumed = more
 
 
 def _by_units(
@@ -230,7 +230,7 @@ def _fewest_away(every: Parts, context: PlacementContext) -> Parts | None:
             if part.weights <= room and part.start not in passed:
                 room -= part.weights
                 del elsewhere[part.start]
-        elsewhere |= {part.start: str(context.devices[run.device]) for part in run.taken}
+        elsewhere |= {part.start: str(context.devices[run.device]) for part in run.received}
     return replace(every, elsewhere=elsewhere)
 
 

@@ -23,12 +23,12 @@ class Run:
     device: int
     begin: int
     end: int
-    taken: Sequence[Unit]
+    received: Sequence[Unit]
     """Parts of the layer before the run."""
     passed: Sequence[Unit]
     """Parts of the last layer that go to the next run's device."""
     left: int
-    """Bytes beside the clusters and what is taken."""
+    """Bytes beside the clusters and what is received."""
 
 
 class _Device(NamedTuple):
@@ -94,8 +94,8 @@ def _extensions(
     """
     (sizes, least), (begin, count) = bytes_of, state
     before = optional[begin - 1] if count else ()
-    taken = before[len(before) - count :]
-    brought = sum(part.weights for part in taken)
+    received = before[len(before) - count :]
+    brought = sum(part.weights for part in received)
     room = device.room - brought - (device.joins if count else 0)
     held = problem.sums.weights if device.weights_only else problem.sums.with_cache
     for end in range(begin + 1, len(held)):
@@ -107,4 +107,4 @@ def _extensions(
         for passed in passes:
             parts = last[len(last) - passed :]
             stay = own - sum(part.weights for part in parts)
-            yield brought + min(stay, left // least * least), Run(device.number, begin, end, taken, parts, left)
+            yield brought + min(stay, left // least * least), Run(device.number, begin, end, received, parts, left)
