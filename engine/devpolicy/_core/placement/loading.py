@@ -97,7 +97,7 @@ def _cache_not_told(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -
     cache, dtype = policy.workload.kv_dtype, compute_dtype(tree, policy.workload)
     if cache in (None, dtype) or not tree.kv_cache or "kv_dtype" in consumer.abilities.carries:
         return
-    message = f"`{consumer.name}` is not told `workload.kv_dtype`, and keeps the KV cache in the model's `{dtype}`"
+    message = f"`{consumer.name}` does not take `workload.kv_dtype`, and keeps the KV cache in the model's `{dtype}`"
     hint = f"make a cache of `{cache}` where the model generates; or leave `workload.kv_dtype` out"
     yield Diagnostic("DP416", message, help=hint, severity="warning")
 
