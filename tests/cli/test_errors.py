@@ -232,7 +232,8 @@ def _commands(group, *path):
 
 
 @pytest.mark.parametrize(("path", "command"), [*_commands(App())])
-def test_no_option_is_dropped_in_silence(path, command):
+def test_no_option_is_dropped_in_silence(path, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for option in command.params:
         if isinstance(option, click.Option) and not (option.is_flag or option.multiple):
             name = max(option.opts, key=len)
