@@ -57,7 +57,7 @@ from devpolicy._core.placement.ledger import (
     with_more_layers,
 )
 from devpolicy._core.placement.lint import findings_of_rules
-from devpolicy._core.placement.loading import adapter_error, check_loading, findings_of_float32, refused_on
+from devpolicy._core.placement.loading import check_loading, findings_of_float32, refused_on, stays_error
 from devpolicy._core.placement.matrices import Departure, back_in_parts, leaving_in_parts
 from devpolicy._core.placement.overflow import spill
 from devpolicy._core.placement.plan import Plan, Trace
@@ -331,7 +331,8 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree, of_
         divided = refuted(tree, consumer, solution) if "divided" in dict(tree.metadata) else None
         if divided is not None:
             raise Refused(divided)
-        unlike = adapter_error(tree, division.units, solution.offloaded) if tree.loading.replaced else None
+        stay = tree.loading.replaced or tree.loading.made_anew
+        unlike = stays_error(tree, division.units, solution.offloaded) if stay else None
         if unlike is not None:
             raise Refused(unlike)
         away = context.held.skips_elsewhere and solution.offloaded
@@ -371,7 +372,7 @@ def _divide(policy: ResolvedPolicy, tree: ModelTree) -> tuple[Workload, _Divided
     wrong = [finding for finding in findings if finding.severity == "error"]
     if wrong:
         raise PolicyError(wrong)
-    division = colocate_ties(division, tree, policy) if tree.ties else division
+    division = colocate_ties(division, tree, policy) if tree.ties or tree.loading.compared else division
     return policy.workload, (sizing, division, findings)
 
 

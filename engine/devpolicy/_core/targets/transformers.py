@@ -21,7 +21,8 @@ def to_hf_kwargs(plan: Plan) -> dict[str, Any]:
 
     `device_map` is always a dictionary, so that a single device too is loaded to directly. `dtype` is always there, so
     that no configuration decides it behind the plan, and so are `attn_implementation` and `experts_implementation`
-    where the model is known to take them. `offload_folder` is there where weights are rewritten, and
+    where the model is known to take them, with a `_` before them too where the configuration has such a key: an auto
+    class would take that one. `offload_folder` is there where weights are rewritten, and
     `quantization_config`, an object of the library, where it decides what becomes of quantised weights.
     """
     kwargs: dict[str, Any] = {"device_map": _device_map(plan)}
@@ -36,6 +37,7 @@ def to_hf_kwargs(plan: Plan) -> dict[str, Any]:
         "experts_implementation": as_argument(load.experts),
         "quantization_config": None if load.quantization is None else _configuration(load.quantization),
     }
+    given |= {key: given[key.removeprefix("_")] for key in load.overriding}
     return kwargs | {key: value for key, value in given.items() if value is not None}
 
 
@@ -58,9 +60,9 @@ def to_pipeline_kwargs(plan: Plan) -> dict[str, Any]:
     hint = "load the model with `to_hf_kwargs()`{}, and give that to the pipeline"
     if plan.loading.adapters:
         hint = hint.format(", then `plan.load_adapters(model)`")
-        raise PlanError(Diagnostic("DP416", "`pipeline` is not told `loading.adapter`", help=hint))
+        raise PlanError(Diagnostic("DP416", "`pipeline` does not take `loading.adapter`", help=hint))
     if plan.loading.gguf_file is not None:
-        raise PlanError(Diagnostic("DP416", "`pipeline` is not told of a GGUF file", help=hint.format("")))
+        raise PlanError(Diagnostic("DP416", "`pipeline` does not take a GGUF file", help=hint.format("")))
     kwargs = to_hf_kwargs(plan)
     device_map = kwargs.pop("device_map")
     device = plan.component_device
