@@ -77,8 +77,8 @@ def command(
     policy with several servers, --component names the one to start; its plan leaves room for those before it.
 
     With --measure the command is a program of llama.cpp, such as llama-server. It is ended when it has loaded the
-    model, and what its log says that each device holds is compared with the plan. What it computes with is printed as
-    lines for the policy, which replace the plan's estimate.
+    model, and its log is compared with the plan. The compute buffers of the log are printed as lines for the policy,
+    which replace the plan's estimate.
 
     \b
     Examples:
