@@ -19,12 +19,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +119,8 @@ def judge(suite: Suite, found: dict[str, dict[str, Counts]], strange: dict[str, 
     return said
 
 
-def check(suite: Suite, files: list[str], hosts: list[str] | None, *, writes: bool) -> list[str]:
-    """Run one suite, or a part of it, and return what is not as expected."""
+def check(suite: Suite, files: list[str], hosts: list[str] | None, hub: Path, *, writes: bool) -> list[str]:
+    """Run one suite, or a part of it, with a copy of the cache `hub`, and return what is not as expected."""
     if hosts is not None:
         suite = replace(suite, hosts=[host for host in suite.hosts if host in hosts], partly=True)
     chosen = [file for file in suite.files if any(fnmatchcase(file, glob) for glob in files)]
@@ -126,7 +129,7 @@ def check(suite: Suite, files: list[str], hosts: list[str] | None, *, writes: bo
     here: Results = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = unpack(suite, Path(temporary))
-        write_hub(folder.parent / "hub")
+        shutil.copytree(hub, folder.parent / "hub")
         for host in (THIS_MACHINE, *suite.hosts):
             files_here = [file for file in chosen if host == THIS_MACHINE or host in suite.hosts_of(file)]
             if not files_here:
@@ -152,10 +155,12 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the numbers that were found into the files")
     arguments = parser.parse_args()
     suites = [suite for suite in read_suites() if not arguments.names or suite.name in arguments.names]
-    # Tests of one suite share ports and folders; two suites do not.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = pool.map(lambda suite: check(suite, arguments.files, arguments.hosts, writes=arguments.write), suites)
-        said = [each for some in done for each in some]
+    with tempfile.TemporaryDirectory() as hub, ThreadPoolExecutor(os.cpu_count()) as pool:
+        # Once and here: a library that loads its names when they are asked for cannot be imported in two threads.
+        write_hub(Path(hub))
+        # Tests of one suite share ports and folders; two suites do not.
+        checked = partial(check, files=arguments.files, hosts=arguments.hosts, hub=Path(hub), writes=arguments.write)
+        said = list(chain.from_iterable(pool.map(checked, suites)))
     print("\n".join(said) or "all as expected")
     raise SystemExit(bool(said))
 
