@@ -9,7 +9,9 @@ from __future__ import annotations
 import operator
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from operator import getitem, itemgetter, setitem
+from keyword import iskeyword
+from operator import getitem, setitem
+from types import CodeType, FunctionType
 from typing import Any
 
 # These are generic over their arguments, which `map` cannot express.
@@ -29,7 +31,7 @@ class ModulePatches:
 
     def __init__(self) -> None:
         self._modules: dict[int, _Module] = {}
-        self._tables = _OneName([]), _SeveralNames([])
+        self._tables = _SingleNames([]), _SeveralNames([])
         self._stale = False
         """Whether the tables lack a name."""
         self._unusual = False
@@ -60,16 +62,16 @@ class ModulePatches:
         if self._stale:
             modules = self._modules.values()
             self._tables = (
-                _OneName([module for module in modules if len(module[1]) == 1]),
-                _SeveralNames([module for module in modules if len(module[1]) > 1]),
+                _SingleNames([module for module in modules if not _together(module)]),
+                _SeveralNames([module for module in modules if _together(module)]),
             )
             self._stale = False
-        one, several = self._tables
-        self._unusual = not (one.as_expected() and several.as_expected())
+        single, by_module = self._tables
+        self._unusual = not (single.as_expected() and by_module.as_expected())
         self._back = []
         if not self._unusual:
-            one.put()
-            several.put()
+            single.put()
+            by_module.put()
             return
         # A test has patched something itself, or deleted it: its own comes back, and what is not there stays so.
         for namespace, shims, _ in self._modules.values():
@@ -86,11 +88,11 @@ class ModulePatches:
             namespace.update(values)
 
 
-class _OneName:
-    """Modules of which one name is replaced: columns of a table, so that `map` can run over them."""
+class _SingleNames:
+    """Names that are replaced one by one: columns of a table, so that `map` can run over them."""
 
     def __init__(self, modules: list[_Module]) -> None:
-        self._namespaces = [namespace for namespace, _, _ in modules]
+        self._namespaces = [namespace for namespace, shims, _ in modules for _ in shims]
         self._names = [name for _, shims, _ in modules for name in shims]
         self._shims = [shim for _, shims, _ in modules for shim in shims.values()]
         self._originals = [original for _, _, originals in modules for original in originals.values()]
@@ -116,16 +118,15 @@ class _SeveralNames:
 
     def __init__(self, modules: list[_Module]) -> None:
         self._namespaces = [namespace for namespace, _, _ in modules]
-        self._getters = [itemgetter(*shims) for _, shims, _ in modules]
+        self._unchanged = [_unchanged(namespace, originals) for namespace, _, originals in modules]
         self._shims = [shims.copy() for _, shims, _ in modules]
         self._originals = [originals.copy() for _, _, originals in modules]
-        self._expected = [tuple(originals.values()) for _, _, originals in modules]
 
     def as_expected(self) -> bool:
         """Whether the originals are there."""
         try:
-            return list(map(_call, self._getters, self._namespaces)) == self._expected
-        except KeyError:
+            return all(map(_call, self._unchanged))
+        except NameError:
             return False
 
     def put(self) -> None:
@@ -135,6 +136,29 @@ class _SeveralNames:
     def take(self) -> None:
         """Put the originals there."""
         _run(map(_update, self._namespaces, self._originals))
+
+
+def _together(module: _Module) -> bool:
+    """Whether a module's names are replaced in one step: several, and such as code can name."""
+    names = module[1]
+    return len(names) > 1 and all(
+        name.isidentifier() and not iskeyword(name) and not name.startswith(_GIVEN) for name in names
+    )
+
+
+_GIVEN = "original_"
+
+
+def _unchanged(namespace: dict[str, Any], originals: dict[str, Any]) -> Callable[[], bool]:
+    """Return a function that says whether the originals are there.
+
+    Its globals are the module's namespace, since nothing reads many names of one faster than the interpreter itself.
+    """
+    parameters = ", ".join(f"{_GIVEN}{index}" for index in range(len(originals)))
+    same = " and ".join(f"{name} is {_GIVEN}{index}" for index, name in enumerate(originals))
+    made = compile(f"lambda {parameters}: {same}", "<names that are replaced>", "eval")
+    (code,) = (constant for constant in made.co_consts if isinstance(constant, CodeType))
+    return FunctionType(code, namespace, None, tuple(originals.values()))
 
 
 class ClassPatches:
@@ -158,11 +182,14 @@ class ClassPatches:
     def add(self, owner: type, name: str, replacement: Any, original: Any, *, live: bool) -> None:
         """Replace one more, at once where the others are in place (`live`)."""
         self._known.add((id(owner), name))
-        for column, value in ((self._owners, owner), (self._names, name), (self._replacements, replacement)):
-            column.append(value)
+        self._owners.append(owner)
+        self._names.append(name)
+        self._replacements.append(replacement)
         if name in vars(owner):
-            for column, value in zip(self._own, (owner, name, original), strict=True):
-                column.append(value)
+            owners, names, originals = self._own
+            owners.append(owner)
+            names.append(name)
+            originals.append(original)
         else:
             self._inherited.append((owner, name))
         if live:

@@ -208,7 +208,8 @@ def put(simulation: Simulation) -> None:
 
     backend = simulation.backend
     assert backend is not None  # INVARIANT: it is called where devices hold tensors
-    swap(simulation, torch.cuda.nvtx.__dict__, "_nvtx", Ranges(torch.cuda.nvtx._nvtx))
+    nvtx: Any = torch.cuda.nvtx
+    swap(simulation, vars(nvtx), "_nvtx", Ranges(nvtx._nvtx))
 
     for name, function in _c_half(simulation, backend).items():
         swap(simulation, torch._C.__dict__, name, function)
