@@ -19,15 +19,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +41,7 @@ Results = dict[str, dict[str, Any]]
 """By test: its `outcome`, `why`, and the `operations` that ran on each device meanwhile."""
 
 
-def run(suite: Suite, folder: Path, files: list[str], host: str) -> Results:
+def run(suite: Suite, folder: Path, files: list[str], host: str, hub: Path) -> Results:
     """Run files of tests in one process, as their maintainers do, on a host or on this machine."""
     on = [f"--devpolicy-host={HERE / 'hosts' / host}.toml", "--devpolicy-depth=tensors", "--devpolicy-children"]
     options = ["-q", "-p", "peers_record", "-p", "no:cacheprovider", "--no-header", f"--timeout={OF_TEST}"]
@@ -55,7 +52,7 @@ def run(suite: Suite, folder: Path, files: list[str], host: str) -> Results:
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(HERE / "plugin"), os.environ.get("PYTHONPATH", "")]),
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-            "HF_HOME": str(folder.parent / "hub"),
+            "HF_HOME": str(hub),
             "DEVPOLICY_PEERS": target.name,
         }
         try:
@@ -120,7 +117,7 @@ def judge(suite: Suite, found: dict[str, dict[str, Counts]], strange: dict[str, 
 
 
 def check(suite: Suite, files: list[str], hosts: list[str] | None, hub: Path, *, writes: bool) -> list[str]:
-    """Run one suite, or a part of it, with a copy of the cache `hub`, and return what is not as expected."""
+    """Run one suite, or a part of it, and return what is not as expected."""
     if hosts is not None:
         suite = replace(suite, hosts=[host for host in suite.hosts if host in hosts], partly=True)
     chosen = [file for file in suite.files if any(fnmatchcase(file, glob) for glob in files)]
@@ -129,12 +126,11 @@ def check(suite: Suite, files: list[str], hosts: list[str] | None, hub: Path, *,
     here: Results = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = unpack(suite, Path(temporary))
-        shutil.copytree(hub, folder.parent / "hub")
         for host in (THIS_MACHINE, *suite.hosts):
             files_here = [file for file in chosen if host == THIS_MACHINE or host in suite.hosts_of(file)]
             if not files_here:
                 continue
-            results = run(suite, folder, files_here, host)
+            results = run(suite, folder, files_here, host, hub)
             here = here or results
             strange[host] = odd(here, results)
             for file in files_here:
@@ -155,12 +151,13 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the numbers that were found into the files")
     arguments = parser.parse_args()
     suites = [suite for suite in read_suites() if not arguments.names or suite.name in arguments.names]
+    # Tests of one suite share ports and folders; two suites do not.
     with tempfile.TemporaryDirectory() as hub, ThreadPoolExecutor(os.cpu_count()) as pool:
-        # Once and here: a library that loads its names when they are asked for cannot be imported in two threads.
-        write_hub(Path(hub))
-        # Tests of one suite share ports and folders; two suites do not.
-        checked = partial(check, files=arguments.files, hosts=arguments.hosts, hub=Path(hub), writes=arguments.write)
-        said = list(chain.from_iterable(pool.map(checked, suites)))
+        write_hub(Path(hub))  # here, because Transformers cannot be imported by two threads at once
+        done = pool.map(
+            lambda suite: check(suite, arguments.files, arguments.hosts, Path(hub), writes=arguments.write), suites
+        )
+        said = [each for some in done for each in some]
     print("\n".join(said) or "all as expected")
     raise SystemExit(bool(said))
 
