@@ -25,7 +25,7 @@ from haystack_integrations.components.readers.transformers import TransformersEx
 from tests.cli.harness import invoke
 from tests.targets.haystack.classes import device_of
 
-from devpolicy import Policy, use_policy
+from devpolicy import DevPolicyError, Policy, use_policy
 from devpolicy.errors import DevPolicyWarning
 from devpolicy.haystack import apply, decide, survey
 
@@ -397,3 +397,17 @@ def test_of_a_class_not_imported_nothing_is_claimed(tmp_path: Path) -> None:
     policy.write_text('prefer = "cpu"\n[component.one]\n', encoding="utf-8")
     told = invoke("resolve", str(policy), "--pipeline", str(file), "--host", GPUS)
     assert "was saved without a device, and its class is not imported here" in told.stderr
+
+
+# What is no pipeline.
+
+
+@pytest.mark.parametrize(
+    "wrong", [None, "rag.yaml", {"components": {}}, of_type(str)], ids=lambda one: type(one).__name__
+)
+def test_what_is_no_pipeline_is_refused_with_the_way_out(wrong: Any, tmp_path: Path) -> None:
+    with pytest.raises(DevPolicyError, match="`apply` takes a pipeline, not .*\n.*`decide`"):
+        apply(wrong, POLICY, GPUS)
+    if not isinstance(wrong, str):
+        with pytest.raises(DevPolicyError, match="`survey` takes a saved pipeline, not .*\n.*Pipeline.dump"):
+            survey(POLICY, wrong, GPUS)
