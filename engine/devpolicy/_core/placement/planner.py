@@ -48,9 +48,17 @@ from devpolicy._core.placement.groups import Groups, check_divides, groups_of, o
 from devpolicy._core.placement.joint import one_piece
 from devpolicy._core.placement.kept_by_engine import least_kept, may_keep, with_kept, without_kept
 from devpolicy._core.placement.leaving import Notes, choices_of, leaving_first, may_fit
-from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of, room_for_loading, several_accelerators
+from devpolicy._core.placement.ledger import (
+    Budget,
+    check_ledger,
+    ledger_of,
+    room_for_loading,
+    several_accelerators,
+    with_more_layers,
+)
 from devpolicy._core.placement.lint import findings_of_rules
-from devpolicy._core.placement.loading import adapter_error, check_loading, findings_of_float32, refused_on
+from devpolicy._core.placement.loading import check_loading, findings_of_float32, refused_on, stays_error
+from devpolicy._core.placement.matrices import Departure, back_in_parts, leaving_in_parts
 from devpolicy._core.placement.overflow import spill
 from devpolicy._core.placement.plan import Plan, Trace
 from devpolicy._core.placement.quantized import findings_of_form, held_on, running, without_ties, wrongly_left
@@ -230,13 +238,13 @@ def _fitting_at_once(
     Where there is no room for them, the target can do without: that is better than a part on the CPU, or no plan.
     """
     alone = _fitting(division, replace(context, pipelined=False), tree, of_rules)
-    if not several_accelerators(division.units, alone.solution, context):
+    if not several_accelerators(alone.division.units, alone.solution, context):
         return alone
     try:
         found = _fitting(division, context, tree, of_rules)
     except Refused:
         return alone
-    return found if several_accelerators(division.units, found.solution, context) else alone
+    return found if several_accelerators(found.division.units, found.solution, context) else alone
 
 
 def _as_a_whole(shape: _Shape, tree: ModelTree, of_rules: list[Diagnostic]) -> _Fitting | None:
@@ -304,10 +312,11 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree, of_
     cut = parted(division.units, context) if consumer.abilities.unit == "part" else None
     if cut is not None:
         raise Refused(cut)
-    leaving = any(rule.overflow for rule in context.policy.rules)
+    leaving, whole = any(rule.overflow for rule in context.policy.rules), division
     for tried in count():
         search = _search_by_layers if context.sizing.activations.parted else _search
-        attempt, notes = _leaving(division, context) if leaving else search(division, context, spilling=True)
+        found = _leaving(whole, context) if leaving else (whole, *search(whole, context, spilling=True))
+        division, attempt, notes = found
         solution = attempt.solution()
         counts_layers = consumer.abilities.assigns in ("runs", "counts", "budgets")
         wrong = unfit(division.units, solution, context, tied=bool(tree.ties)) if counts_layers else None
@@ -322,7 +331,8 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree, of_
         divided = refuted(tree, consumer, solution) if "divided" in dict(tree.metadata) else None
         if divided is not None:
             raise Refused(divided)
-        unlike = adapter_error(tree, division.units, solution.offloaded) if tree.loading.replaced else None
+        stay = tree.loading.replaced or tree.loading.made_anew
+        unlike = stays_error(tree, division.units, solution.offloaded) if stay else None
         if unlike is not None:
             raise Refused(unlike)
         away = context.held.skips_elsewhere and solution.offloaded
@@ -362,7 +372,7 @@ def _divide(policy: ResolvedPolicy, tree: ModelTree) -> tuple[Workload, _Divided
     wrong = [finding for finding in findings if finding.severity == "error"]
     if wrong:
         raise PolicyError(wrong)
-    division = colocate_ties(division, tree, policy) if tree.ties else division
+    division = colocate_ties(division, tree, policy) if tree.ties or tree.loading.compared else division
     return policy.workload, (sizing, division, findings)
 
 
@@ -397,13 +407,19 @@ def _faster(problem: Problem, attempt: Attempt) -> Attempt:
     return attempt if found is None else exact.attempt_at(problem, found)
 
 
-def _leaving(division: Division, context: PlacementContext) -> tuple[Attempt, Notes]:
-    """Return an attempt under rules that let modules `overflow`: as few of them leave as let the rest fit."""
+def _leaving(division: Division, context: PlacementContext) -> Departure:
+    """Return an attempt under rules that let modules `overflow`: as few of them leave as let the rest fit.
+
+    What leaves in parts is divided further.
+    """
     search = _search_by_layers if context.sizing.activations.parted else _search
     try:
-        return search(division, context)
+        return Departure(division, *search(division, context))
     except Refused:
         order, notes = leaving_first(apply_rules(division, context), division.units, context)
+    parted = leaving_in_parts(division, order, context, _search, search) if context.cpu_number is not None else None
+    if parted is not None:
+        return parted._replace(notes=(*notes, *parted.notes))
     leaving: dict[int, Offload] = {}
     for chosen in choices_of(order, context):
         leaving = {at: offload for offloads in chosen for at, offload in offloads.items()}
@@ -412,9 +428,11 @@ def _leaving(division: Division, context: PlacementContext) -> tuple[Attempt, No
                 attempt, told = search(division, context, leaving)
             except Refused:
                 continue
-            return attempt, (*notes, *told)
-    attempt, told = search(division, context, leaving, spilling=True)
-    return attempt, (*notes, *told)
+            return Departure(division, attempt, (*notes, *told))
+    spilling = partial(search, spilling=True)
+    back = back_in_parts(division, order, context, spilling) if context.cpu_number is not None else None
+    found = back or Departure(division, *spilling(division, context, leaving))
+    return found._replace(notes=(*notes, *found.notes))
 
 
 def _search_by_layers(
@@ -426,20 +444,14 @@ def _search_by_layers(
 ) -> tuple[Attempt, Notes]:
     """Return an attempt as `_search` does, where devices need more for several layers.
 
-    Which ones have several is known only then: one without room for it is taken to have some from then on.
+    One without room for it is taken to have some from then on.
     """
     while True:
         found = _search(division, context, leaving, spilling=spilling)
-        ledger = ledger_of(division.units, found[0].solution(), context)
-        short = {at for at, one in enumerate(context.devices) if str(one) in ledger and ledger[str(one)].free < 0}
-        more = {at: context.layers.get(at, 0) + 1 for at in short if context.layers.get(at, 0) < _MOST_LAYERS}
-        if not more:
+        more = with_more_layers(ledger_of(division.units, found[0].solution(), context), context)
+        if more is None:
             return found
-        context = replace(context, layers={**context.layers, **more})
-
-
-_MOST_LAYERS = 2
-"""The most that a device can be taken to have: see `PlacementContext.layers`."""
+        context = more
 
 
 def _search(
