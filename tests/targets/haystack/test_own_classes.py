@@ -406,8 +406,8 @@ def test_of_a_class_not_imported_nothing_is_claimed(tmp_path: Path) -> None:
     "wrong", [None, "rag.yaml", {"components": {}}, of_type(str)], ids=lambda one: type(one).__name__
 )
 def test_what_is_no_pipeline_is_refused_with_the_way_out(wrong: Any, tmp_path: Path) -> None:
-    with pytest.raises(DevPolicyError, match="`apply` takes a pipeline, not .*\n.*`decide`"):
+    with pytest.raises(DevPolicyError, match=r"`apply` takes a pipeline, not .*\n.*`decide`"):
         apply(wrong, POLICY, GPUS)
     if not isinstance(wrong, str):
-        with pytest.raises(DevPolicyError, match="`survey` takes a saved pipeline, not .*\n.*Pipeline.dump"):
+        with pytest.raises(DevPolicyError, match=r"`survey` takes a saved pipeline, not .*\n.*Pipeline.dump"):
             survey(POLICY, wrong, GPUS)

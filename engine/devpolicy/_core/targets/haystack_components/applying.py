@@ -59,8 +59,9 @@ def apply(
     are decided, by default all that take a device. `host` is by default that of the `use_policy` block around this
     call, else this machine. Either all components are changed or none.
 
-    Raises `DevPolicyError` for what is no pipeline, for a component that has loaded its model, or has no attribute for what would be written
-    (DP509), and for a name in `components` that no component has (DP510); and as `devpolicy.resolve` does.
+    Raises `DevPolicyError` for what is no pipeline, for a component that has loaded its model, or has no attribute for
+    what would be written (DP509), and for a name in `components` that no component has (DP510); and as
+    `devpolicy.resolve` does.
     """
     if isinstance(components, str):
         raise DevPolicyError(f"`components` is a list of names, not the text `{components}`")
