@@ -1,4 +1,4 @@
-"""What two ranks do in tests/testing/deep/test_distributed.py: collectives, and 50 steps of training in each way.
+"""What ranks do in tests/testing/deep/test_distributed.py: collectives, and 50 steps of training in each way.
 
 A process for each rank runs `begin`, on GPUs or on the CPU, and writes what it got as JSON.
 """
@@ -34,6 +34,20 @@ def begin(rank: int, folder: str, backend: str, device: str) -> None:
     Path(folder, f"rank{rank}.json").write_text(json.dumps(found), encoding="utf-8")
     dist.barrier()
     dist.destroy_process_group()
+
+
+def talk(rank: int, folder: str) -> None:
+    """Send something there and back as one of two ranks of a group of three, whose third never comes."""
+    torch.cuda.set_device(rank)
+    dist.init_process_group("nccl", init_method=f"file://{folder}/store", rank=rank, world_size=3)
+    values = torch.full((2,), rank, device="cuda")
+    if rank == 0:
+        dist.recv(values, 1)
+        dist.send(values + 1, 1)
+    else:
+        dist.send(values, 0)
+        dist.recv(values, 0)
+    Path(folder, f"rank{1 - rank}.json").write_text(json.dumps(values.tolist()), encoding="utf-8")
 
 
 def _told(call: Callable[[], Any]) -> Any:

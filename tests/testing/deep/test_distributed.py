@@ -53,3 +53,17 @@ def test_a_group_outlives_its_host_and_takes_none_of_the_next(tmp_path: Path) ->
             dist.destroy_process_group()
     assert not dist.is_nccl_available()
     assert not hasattr(dist, "ProcessGroupNCCL")
+
+
+def test_a_rank_that_never_comes_keeps_nobody_from_beginning(tmp_path: Path) -> None:
+    dist = torch.distributed
+    with simulate_host("2x24gb", depth="tensors"):
+        dist.init_process_group("nccl", init_method=f"file://{tmp_path}/store", rank=0, world_size=2)
+        assert (dist.get_rank(), dist.get_world_size()) == (0, 2)
+        dist.destroy_process_group()
+
+
+def test_two_ranks_of_three_talk_alone(tmp_path: Path) -> None:
+    with simulate_host("4x80gb", depth="tensors", children=True):
+        torch.multiprocessing.spawn(ranks.talk, args=(str(tmp_path),), nprocs=2)
+    assert json.loads((tmp_path / "rank0.json").read_text()) == [2, 2]

@@ -60,7 +60,7 @@ class _Nccl(type):
 @cache
 def nccl_class() -> Any:
     """Return what stands where a build of torch for CUDA has `ProcessGroupNCCL`."""
-    from torch._C._distributed_c10d import Backend, ProcessGroupGloo
+    from torch._C._distributed_c10d import Backend, PrefixStore, ProcessGroupGloo
 
     class Options(Backend.Options):
         """The options of a group. Those of nccl alone are kept and change nothing."""
@@ -73,8 +73,12 @@ def nccl_class() -> Any:
         """A group of processes, in nccl's place."""
 
         def __new__(cls, store: Any, rank: int, size: int, options: Any = None) -> Any:
-            timeout = TIMEOUT if options is None else options._timeout
-            return load().GroupOnDevices(ProcessGroupGloo(store, rank, size, timeout), "nccl")
+            options = Options() if options is None else options
+
+            def connect(rank: int, size: int, name: str) -> Any:
+                return ProcessGroupGloo(PrefixStore(name, store), rank, size, options._timeout)
+
+            return load().GroupOnDevices(rank, size, options, connect, "nccl")
 
     ProcessGroupNCCL.__module__ = C10D
     ProcessGroupNCCL.Options = Options  # type: ignore[attr-defined]

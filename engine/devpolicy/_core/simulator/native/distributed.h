@@ -6,8 +6,13 @@
 
 #include "tensors.h"
 
+#include <pybind11/functional.h>
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <torch/csrc/distributed/c10d/reducer_timer.hpp>
+
+#include <functional>
+#include <map>
+#include <mutex>
 
 namespace devpolicy {
 
@@ -139,22 +144,42 @@ inline void register_timers() {
 class GroupOnDevices final : public c10d::Backend {
  public:
   using Inner = c10::intrusive_ptr<c10d::Backend>;
+  // Connects a rank of so many, who meet under a name: it waits for all of them.
+  using Connect = std::function<Inner(int rank, int size, const std::string& name)>;
 
   GroupOnDevices(Inner inner, std::string name)
-      : Backend(inner->getRank(), inner->getSize()), inner_(std::move(inner)), name_(std::move(name)) {}
+      : Backend(inner->getRank(), inner->getSize()), options_(inner->getBackendOptions()), name_(std::move(name)) {
+    connected_.emplace("", std::move(inner));
+  }
+
+  // As nccl does, it connects when ranks first have something to tell each other: two that send and receive by
+  // themselves, and all for everything else. A rank that never takes part keeps nobody from beginning.
+  GroupOnDevices(int rank, int size, c10::intrusive_ptr<Options> options, Connect connect, std::string name)
+      : Backend(rank, size), options_(std::move(options)), connect_(std::move(connect)), name_(std::move(name)) {}
 
   const std::string getBackendName() const override { return name_; }
-  c10::intrusive_ptr<Options> getBackendOptions() override { return inner_->getBackendOptions(); }
-  void setTimeout(std::chrono::milliseconds timeout) override { inner_->setTimeout(timeout); }
-  void setSequenceNumberForGroup() override { inner_->setSequenceNumberForGroup(); }
-  uint64_t getSequenceNumberForGroup() override { return inner_->getSequenceNumberForGroup(); }
-  void monitoredBarrier(const c10d::BarrierOptions& options, bool all) override {
-    inner_->monitoredBarrier(options, all);
+  c10::intrusive_ptr<Options> getBackendOptions() override { return options_; }
+  void setTimeout(std::chrono::milliseconds timeout) override {
+    options_->timeout = timeout;
+    for (const auto& inner : connected()) inner->setTimeout(timeout);
   }
-  void abort() override { inner_->abort(); }
-  void shutdown() override { inner_->shutdown(); }
+  void setSequenceNumberForGroup() override {}  // gloo counts from the start
+  uint64_t getSequenceNumberForGroup() override {
+    const auto all = connected();
+    return all.empty() ? 0 : all.front()->getSequenceNumberForGroup();
+  }
+  void monitoredBarrier(const c10d::BarrierOptions& options, bool all) override {
+    everybody()->monitoredBarrier(options, all);
+  }
+  void abort() override {
+    for (const auto& inner : connected()) inner->abort();
+  }
+  void shutdown() override {
+    for (const auto& inner : connected()) inner->shutdown();
+  }
 
   // nccl begins several as one, and gloo says that it does not.
+  bool supportsCoalescing() const override { return name_ == "nccl"; }
   void startCoalescing() override {
     if (name_ != "nccl") return Backend::startCoalescing();
     coalesced_ = c10::make_intrusive<WorkOfMany>();
@@ -167,26 +192,26 @@ class GroupOnDevices final : public c10d::Backend {
   c10::intrusive_ptr<Work> broadcast(Tensors& tensors, const c10d::BroadcastOptions& options) override {
     OnCpu on("broadcast");
     auto aliases = on(tensors);
-    return done(inner_->broadcast(aliases, options), tensors, on);
+    return done(everybody()->broadcast(aliases, options), tensors, on);
   }
 
   c10::intrusive_ptr<Work> allreduce(Tensors& tensors, const c10d::AllreduceOptions& options) override {
     OnCpu on("all_reduce");
     auto aliases = on(tensors);
-    return done(inner_->allreduce(aliases, options), tensors, on);
+    return done(everybody()->allreduce(aliases, options), tensors, on);
   }
 
   c10::intrusive_ptr<Work> allreduce_coalesced(Tensors& tensors,
                                                const c10d::AllreduceCoalescedOptions& options) override {
     OnCpu on("all_reduce_coalesced");
     auto aliases = on(tensors);
-    return done(inner_->allreduce_coalesced(aliases, options), tensors, on);
+    return done(everybody()->allreduce_coalesced(aliases, options), tensors, on);
   }
 
   c10::intrusive_ptr<Work> reduce(Tensors& tensors, const c10d::ReduceOptions& options) override {
     OnCpu on("reduce");
     auto aliases = on(tensors);
-    return done(inner_->reduce(aliases, options), tensors, on);
+    return done(everybody()->reduce(aliases, options), tensors, on);
   }
 
   c10::intrusive_ptr<Work> allgather(TensorLists& outputs, Tensors& inputs,
@@ -194,14 +219,14 @@ class GroupOnDevices final : public c10d::Backend {
     OnCpu on("all_gather");
     auto to = on(outputs);
     auto from = on(inputs);
-    return done(inner_->allgather(to, from, options), flat(outputs), on);
+    return done(everybody()->allgather(to, from, options), flat(outputs), on);
   }
 
   c10::intrusive_ptr<Work> _allgather_base(Tensor& output, Tensor& input,
                                            const c10d::AllgatherOptions& options) override {
     OnCpu on("all_gather_into_tensor");
     auto to = shapeless(on(output)), from = shapeless(on(input));
-    return done(inner_->_allgather_base(to, from, options), {output}, on);
+    return done(everybody()->_allgather_base(to, from, options), {output}, on);
   }
 
   c10::intrusive_ptr<Work> allgather_coalesced(TensorLists& outputs, Tensors& inputs,
@@ -209,21 +234,21 @@ class GroupOnDevices final : public c10d::Backend {
     OnCpu on("all_gather_coalesced");
     auto to = on(outputs);
     auto from = on(inputs);
-    return done(inner_->allgather_coalesced(to, from, options), flat(outputs), on);
+    return done(everybody()->allgather_coalesced(to, from, options), flat(outputs), on);
   }
 
   c10::intrusive_ptr<Work> allgather_into_tensor_coalesced(Tensors& outputs, Tensors& inputs,
                                                            const c10d::AllgatherOptions& options) override {
     OnCpu on("all_gather_into_tensor_coalesced");
     auto to = on(outputs), from = on(inputs);
-    return done(inner_->allgather_into_tensor_coalesced(to, from, options), outputs, on);
+    return done(everybody()->allgather_into_tensor_coalesced(to, from, options), outputs, on);
   }
 
   c10::intrusive_ptr<Work> gather(TensorLists& outputs, Tensors& inputs, const c10d::GatherOptions& options) override {
     OnCpu on("gather");
     auto to = on(outputs);
     auto from = on(inputs);
-    return done(inner_->gather(to, from, options), flat(outputs), on);
+    return done(everybody()->gather(to, from, options), flat(outputs), on);
   }
 
   c10::intrusive_ptr<Work> scatter(Tensors& outputs, TensorLists& inputs,
@@ -231,7 +256,7 @@ class GroupOnDevices final : public c10d::Backend {
     OnCpu on("scatter");
     auto to = on(outputs);
     auto from = on(inputs);
-    return done(inner_->scatter(to, from, options), outputs, on);
+    return done(everybody()->scatter(to, from, options), outputs, on);
   }
 
   c10::intrusive_ptr<Work> reduce_scatter(Tensors& outputs, TensorLists& inputs,
@@ -239,21 +264,21 @@ class GroupOnDevices final : public c10d::Backend {
     OnCpu on("reduce_scatter");
     auto to = on(outputs);
     auto from = on(inputs);
-    return done(inner_->reduce_scatter(to, from, options), outputs, on);
+    return done(everybody()->reduce_scatter(to, from, options), outputs, on);
   }
 
   c10::intrusive_ptr<Work> _reduce_scatter_base(Tensor& output, Tensor& input,
                                                 const c10d::ReduceScatterOptions& options) override {
     OnCpu on("reduce_scatter_tensor");
     auto to = shapeless(on(output)), from = shapeless(on(input));
-    return done(inner_->_reduce_scatter_base(to, from, options), {output}, on);
+    return done(everybody()->_reduce_scatter_base(to, from, options), {output}, on);
   }
 
   c10::intrusive_ptr<Work> reduce_scatter_tensor_coalesced(Tensors& outputs, Tensors& inputs,
                                                            const c10d::ReduceScatterOptions& options) override {
     OnCpu on("reduce_scatter_tensor_coalesced");
     auto to = on(outputs), from = on(inputs);
-    return done(inner_->reduce_scatter_tensor_coalesced(to, from, options), outputs, on);
+    return done(everybody()->reduce_scatter_tensor_coalesced(to, from, options), outputs, on);
   }
 
   c10::intrusive_ptr<Work> alltoall_base(Tensor& output, Tensor& input, std::vector<int64_t>& output_sizes,
@@ -261,34 +286,34 @@ class GroupOnDevices final : public c10d::Backend {
                                          const c10d::AllToAllOptions& options) override {
     OnCpu on("all_to_all_single");
     auto to = on(output), from = on(input);
-    return done(inner_->alltoall_base(to, from, output_sizes, input_sizes, options), {output}, on);
+    return done(everybody()->alltoall_base(to, from, output_sizes, input_sizes, options), {output}, on);
   }
 
   c10::intrusive_ptr<Work> alltoall(Tensors& outputs, Tensors& inputs, const c10d::AllToAllOptions& options) override {
     OnCpu on("all_to_all");
     auto to = on(outputs), from = on(inputs);
-    return done(inner_->alltoall(to, from, options), outputs, on);
+    return done(everybody()->alltoall(to, from, options), outputs, on);
   }
 
   c10::intrusive_ptr<Work> send(Tensors& tensors, int to, int tag) override {
     OnCpu on("send");
     auto aliases = on(tensors);
-    return done(inner_->send(aliases, to, tag), tensors, on);
+    return done(between(to)->send(aliases, peer(to), tag), tensors, on);
   }
 
   c10::intrusive_ptr<Work> recv(Tensors& tensors, int from, int tag) override {
     OnCpu on("recv");
     auto aliases = on(tensors);
-    return done(inner_->recv(aliases, from, tag), tensors, on);
+    return done(between(from)->recv(aliases, peer(from), tag), tensors, on);
   }
 
   c10::intrusive_ptr<Work> recvAnysource(Tensors& tensors, int tag) override {
     OnCpu on("recv");
     auto aliases = on(tensors);
-    return done(inner_->recvAnysource(aliases, tag), tensors, on);
+    return done(everybody()->recvAnysource(aliases, tag), tensors, on);
   }
 
-  c10::intrusive_ptr<Work> barrier(const c10d::BarrierOptions& options) override { return inner_->barrier(options); }
+  c10::intrusive_ptr<Work> barrier(const c10d::BarrierOptions& options) override { return everybody()->barrier(options); }
 
  private:
   // nccl counts elements, where gloo compares shapes.
@@ -302,8 +327,43 @@ class GroupOnDevices final : public c10d::Backend {
     return work;
   }
 
-  const Inner inner_;
+  Inner everybody() { return at("", getRank(), getSize()); }
+
+  bool alone_with(int other) const { return connect_ && !coalesced_ && other != getRank(); }
+
+  Inner between(int other) {
+    if (!alone_with(other)) return everybody();
+    const int low = std::min(getRank(), other), high = std::max(getRank(), other);
+    return at(std::to_string(low) + ":" + std::to_string(high), getRank() == low ? 0 : 1, 2);
+  }
+
+  // The number that another rank has in `between`.
+  int peer(int other) const { return alone_with(other) ? (other < getRank() ? 0 : 1) : other; }
+
+  Inner at(const std::string& name, int rank, int size) {
+    // Connecting waits for other ranks, and asks Python: who holds its lock while it waits here keeps all from going on.
+    std::optional<pybind11::gil_scoped_release> released;
+    if (PyGILState_Check()) released.emplace();
+    const std::lock_guard lock(mutex_);
+    auto found = connected_.find(name);
+    if (found == connected_.end()) found = connected_.emplace(name, connect_(rank, size, name)).first;
+    return found->second;
+  }
+
+  std::vector<Inner> connected() {
+    std::optional<pybind11::gil_scoped_release> released;
+    if (PyGILState_Check()) released.emplace();
+    const std::lock_guard lock(mutex_);
+    std::vector<Inner> all;
+    for (const auto& [_, inner] : connected_) all.push_back(inner);
+    return all;
+  }
+
+  const c10::intrusive_ptr<Options> options_;
+  const Connect connect_;
   const std::string name_;
+  std::mutex mutex_;
+  std::map<std::string, Inner> connected_;  // by the name under which ranks met; all of them by none
   c10::intrusive_ptr<WorkOfMany> coalesced_;  // what is begun between `startCoalescing` and `endCoalescing`
 };
 

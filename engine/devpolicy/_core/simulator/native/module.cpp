@@ -109,6 +109,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   pybind11::module_::import("torch._C._distributed_c10d");
   pybind11::class_<GroupOnDevices, c10d::Backend, c10::intrusive_ptr<GroupOnDevices>>(m, "GroupOnDevices")
       .def(pybind11::init<GroupOnDevices::Inner, std::string>())
+      .def(pybind11::init<int, int, c10::intrusive_ptr<c10d::Backend::Options>, GroupOnDevices::Connect, std::string>())
       .def_property_readonly("options", &GroupOnDevices::getBackendOptions)
       .def("_set_default_timeout", &GroupOnDevices::setTimeout)
       .def("_add_ephemeral_timeout", [](GroupOnDevices&, std::chrono::milliseconds) {})
