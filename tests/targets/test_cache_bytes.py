@@ -107,6 +107,24 @@ def test_four_beams_keep_four_caches(model_type: str) -> None:
     assert seen["beams_cache"] == 4 * one["beams_cache"]
 
 
+def test_a_time_series_keeps_a_cache_for_each_sample() -> None:
+    base, given = built("time_series_transformer")
+    base.config.num_parallel_samples = 5
+    model = transformers.TimeSeriesTransformerForPrediction(base.config).eval()
+    tree, seen = ModelTree.from_module(model), list[int]()
+
+    def look(_: Any, __: Any, output: Any) -> None:
+        seen.append(sum(compare.cache_bytes(output.past_key_values).values()))
+
+    hook = model.get_decoder().register_forward_hook(look)
+    with torch.no_grad():
+        model.generate(**{key: one for key, one in given.items() if key not in ("future_values", "labels")})
+    hook.remove()
+    counted = sum(size for _, size in kv_caches(tree, Workload(context=tiny.TOKENS)))
+    one = sum(size for _, size in kv_caches(tree, Workload(context=tiny.TOKENS, beams=1)))
+    assert max(seen) <= counted == 5 * one
+
+
 def test_no_type_of_model_keeps_what_is_not_counted() -> None:
     from tools.architectures.child import in_child
 
