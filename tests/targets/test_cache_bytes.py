@@ -107,6 +107,18 @@ def test_four_beams_keep_four_caches(model_type: str) -> None:
     assert seen["beams_cache"] == 4 * one["beams_cache"]
 
 
+@pytest.mark.parametrize("multi_query", [True, False])
+@pytest.mark.parametrize("new", [True, False])
+def test_falcon_keeps_keys_as_often_as_it_repeats_them(new: bool, multi_query: bool) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100}
+    config = transformers.FalconConfig(
+        **sizes, num_kv_heads=2 if new else None, new_decoder_architecture=new, multi_query=multi_query, alibi=False
+    )
+    model = transformers.FalconForCausalLM(config).eval()
+    kept, counted = kept_and_counted(model, {"input_ids": torch.arange(tiny.TOKENS)[None]})
+    assert kept == counted
+
+
 def test_a_time_series_keeps_a_cache_for_each_sample() -> None:
     base, given = built("time_series_transformer")
     base.config.num_parallel_samples = 5

@@ -116,8 +116,9 @@ def values_of(config: Config) -> int:
     head_dim = size(config, "head_dim") or (hidden // heads if heads and hidden else None)
     if heads is None or head_dim is None:
         return 0
-    if config.get("multi_query") is True and not config.get("new_decoder_architecture"):
-        return 2 * head_dim
+    if "multi_query" in config:  # of one head, else of all: Falcon repeats those of a group before it keeps them
+        one = config["multi_query"] is True and not config.get("new_decoder_architecture")
+        return 2 * head_dim * (1 if one else heads)
     return 2 * (size(config, "kv_heads") or heads) * head_dim
 
 
