@@ -119,6 +119,13 @@ def test_falcon_keeps_keys_as_often_as_it_repeats_them(new: bool, multi_query: b
     assert kept == counted
 
 
+def test_projections_of_more_than_a_matrix_say_how_wide_keys_are() -> None:
+    model, given = built("inkling2")
+    model.config.get_text_config(decoder=True).num_key_value_heads = 1  # of the layers without a window alone
+    kept, counted = kept_and_counted(type(model)(model.config).eval(), given)
+    assert kept == counted
+
+
 def test_a_time_series_keeps_a_cache_for_each_sample() -> None:
     base, given = built("time_series_transformer")
     base.config.num_parallel_samples = 5
