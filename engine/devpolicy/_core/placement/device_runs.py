@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise, product
+from heapq import heappop, heappush
+from itertools import accumulate, groupby, pairwise, product
 from math import prod
 from operator import sub
 
@@ -123,6 +124,9 @@ def _spans(sums: Sums, groups: Sequence[DeviceGroup]) -> dict[_State, tuple[int,
 _Step = tuple[list[int], list[int]]
 """For each prefix of the sequence the least time, and where the last run began."""
 
+_Origin = list[tuple[int, _Step]]
+"""The steps by which a choice of devices is reached, each with the group of its last run."""
+
 
 def _in_any_order(
     sequence: LayerSequence, groups: Sequence[DeviceGroup], must: int | None
@@ -130,44 +134,56 @@ def _in_any_order(
     count = len(sequence)
     start = (0,) * len(groups)
     best: dict[_State, list[int]] = {start: [0] + [_FAR] * count}
-    origin: dict[_State, list[tuple[int, int]]] = {}
+    origin: dict[_State, _Origin] = {}
     costs = [TransferCosts(sequence, group) for group in groups]
     spans = _spans(sequence.sums, groups)
-    for state in sorted(product(*(range(len(group.numbers) + 1) for group in groups)), key=lambda one: (sum(one), one)):
-        if state == start:
-            continue
-        values, froms = [_FAR] * (count + 1), [(-1, -1)] * (count + 1)
-        for number, group in enumerate(groups):
-            if not state[number]:
-                continue
-            one_less, within = _one_less(state, number), range(max(1, spans[state][0]), spans[state][1] + 1)
-            found, begins = _extend(best[one_less], sequence, group, costs[number], spans[one_less][0], within)
-            for end in within:
-                if found[end] < values[end]:
-                    values[end], froms[end] = found[end], (number, begins[end])
-        best[state], origin[state] = values, froms
-    ends = [
-        (values[count], sum(state), state)
-        for state, values in best.items()
-        if values[count] < _FAR
-        and all(state[number] for number, group in enumerate(groups) if must is not None and must in group.numbers)
-    ]
-    for value, _, state in sorted(ends):
-        yield value, _trace(origin, groups, state, count)
+    needed = [number for number, group in enumerate(groups) if must is not None and must in group.numbers]
+    least = _least(groups)
+    waiting: list[tuple[int, int, _State]] = []
+    states = sorted(product(*(range(len(group.numbers) + 1) for group in groups)), key=lambda one: (sum(one), one))
+    total = sum(states[-1])
+    for used, alike in groupby(states[1:], key=sum):
+        for state in alike:
+            within = range(max(1, spans[state][0]), spans[state][1] + 1)
+            last = origin[state] = [
+                (number, _extend(best[one_less], sequence, group, costs[number], spans[one_less][0], within))
+                for number, group in enumerate(groups)
+                if state[number]
+                for one_less in (_one_less(state, number),)
+            ]
+            values = best[state] = last[0][1][0]
+            if len(last) > 1:
+                values = best[state] = [_FAR] * (count + 1)
+                values[within.start : within.stop] = map(min, *(one[within.start : within.stop] for _, (one, _) in last))
+            if values[count] < _FAR and all(state[number] for number in needed):
+                heappush(waiting, (values[count], used, state))
+        # Of more devices, each begins with a hand-over but for the first.
+        at_least = _FAR if used == total else least + used * sequence.device_hop
+        while waiting and waiting[0][0] <= at_least:
+            value, _, state = heappop(waiting)
+            yield value, _trace(origin, groups, state, count)
+
+
+def _least(groups: Sequence[DeviceGroup]) -> int:
+    """Return the least time of a sequence without hand-overs: each member on its fastest device, whatever it holds."""
+    if len(groups) == 1:
+        return groups[0].times[-1]
+    each = ([after - before for before, after in pairwise(group.times)] for group in groups)
+    return sum(map(min, zip(*each, strict=True)))
 
 
 def _trace(
-    origin: dict[_State, list[tuple[int, int]]],
+    origin: dict[_State, _Origin],
     groups: Sequence[DeviceGroup],
     state: _State,
     end: int,
 ) -> DeviceRuns:
     runs: list[tuple[int, int]] = []
     while end > 0:
-        number, begin = origin[state][end]
+        number, (_, begins) = min(origin[state], key=lambda last: last[1][0][end])
         runs.append((number, end))
         state = _one_less(state, number)
-        end = begin
+        end = begins[end]
     left = [list(group.numbers) for group in groups]
     return [(left[number].pop(0), end) for number, end in reversed(runs)]
 
@@ -201,21 +217,21 @@ def _in_id_order(
 
 
 class TransferCosts:
-    """What hand-overs cost a run on one group: at its begin, at its end, and within it."""
+    """What a run on one group takes with its hand-overs, in parts that depend on its begin and on its end alone."""
 
     def __init__(self, sequence: LayerSequence, group: DeviceGroup) -> None:
-        count = len(sequence)
+        count, hop, times = len(sequence), sequence.device_hop, group.times
         mine = group.numbers[0]
         # INVARIANT: a device that `between` names is alone in its group, so one number stands for the group.
-        self.enter = [(between[-1] != mine) if between else at > 0 for at, between in enumerate(sequence.between)]
-        self.leave = [
+        enter = [(between[-1] != mine) if between else at > 0 for at, between in enumerate(sequence.between)]
+        leave = [
             (between[0] != mine) + sum(one != other for one, other in pairwise(between)) if between else 0
             for between in sequence.between
         ]
-        inside = [0] + [
-            self.leave[at] + self.enter[at] if sequence.between[at] else 0 for at in range(1, max(1, count))
-        ]
-        self.within = list(accumulate(inside))
+        inside = [0] + [leave[at] + enter[at] if sequence.between[at] else 0 for at in range(1, max(1, count))]
+        within = list(accumulate(inside))
+        self.of_begin = [(enter[at] - within[at]) * hop - times[at] for at in range(count)]
+        self.of_end = [0] + [times[at] + (within[at - 1] + leave[at]) * hop for at in range(1, count + 1)]
 
 
 def _extend(
@@ -230,23 +246,22 @@ def _extend(
     if group.room < 0:
         return values, begins
     held = sequence.sums.weights if group.weights_only else sequence.sums.with_cache
-    times, device_hop = group.times, sequence.device_hop
+    room, start, of_begin, of_end = group.room, ends.start, costs.of_begin, costs.of_end
     window: deque[tuple[int, int]] = deque()  # (time without the run's end, begin), the least first
     for end in range(first + 1, ends.stop):
         begin = end - 1
         if before[begin] < _FAR:
-            hops = costs.enter[begin] - costs.within[begin]
-            key = before[begin] - times[begin] + hops * device_hop
+            key = before[begin] + of_begin[begin]
             while window and window[-1][0] > key:
                 window.pop()
             window.append((key, begin))
-        if end < ends.start:
+        if end < start:
             continue
-        least = held[end] - group.room
+        least = held[end] - room
         while window and held[window[0][1]] < least:
             window.popleft()
         if window:
             key, begin = window[0]
-            values[end] = key + times[end] + (costs.within[end - 1] + costs.leave[end]) * device_hop
+            values[end] = key + of_end[end]
             begins[end] = begin
     return values, begins

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import add
 
 from devpolicy._core.language.policy import Rule
 from devpolicy._core.memory.sizing import Sizing
@@ -157,11 +158,13 @@ def _blocks(tree: ModelTree) -> list[bool]:
     blocks = [module.class_name in tree.no_split for module in modules]
     holds_declared = _holds(tree, blocks)
     in_stage = [False] * len(modules)
+    lists = [module.class_name in LISTS for module in modules]
+    computed = [module.path.endswith(".parametrizations") for module in modules]
     for position in range(1, len(modules)):
         parent = parents[position]
-        element = modules[parent].class_name in LISTS and modules[position].class_name not in LISTS
+        element = lists[parent] and not lists[position]
         in_stage[position] = in_stage[parent] or (element and not blocks[position])
-        if modules[position].path.endswith(".parametrizations"):
+        if computed[position]:
             blocks[parent] = True
         elif element and not holds_declared[position]:
             blocks[position] = blocks[position] or not tree.no_split or _is_composite(tree, position)
@@ -178,6 +181,8 @@ def _is_composite(tree: ModelTree, position: int) -> bool:
 def _holds(tree: ModelTree, marked: Sequence[bool]) -> list[bool]:
     """Return for each module whether a marked one is inside."""
     holds = [False] * len(marked)
+    if True not in marked:
+        return holds
     for position in range(len(marked) - 1, 0, -1):
         if marked[position] or holds[position]:
             holds[tree.parents[position]] = True
@@ -219,6 +224,11 @@ def _collect(
     # Equal priorities are one object. The root has no parent, and is compared with the last module: nobody asks.
     differs = [priorities[at][0] is not priorities[parent][0] for at, parent in enumerate(tree.parents)]
     holds_other = _holds(tree, differs)
+    holding = [bool(module.tensors) for module in tree.modules]
+    rewritten = [
+        0 if module.in_place else weights + more
+        for module, weights, more in zip(tree.modules, sizing.weights, sizing.more_elsewhere, strict=True)
+    ]
     units: list[Unit] = []
     position, count = 0, len(tree.modules)
     block: int | None = None
@@ -233,7 +243,7 @@ def _collect(
             block, block_end = position, tree.subtree_end[position]
         end = tree.subtree_end[position] if together else position + 1
         loose_cache += sum(sizing.kv_cache[position:end])
-        if any(module.tensors for module in tree.modules[position:end]):
+        if True in holding[position:end]:
             rules, fallback_rules = priorities[position]
             units.append(
                 Unit(
@@ -252,11 +262,7 @@ def _collect(
                     kv_cache=loose_cache,
                     merged=max(sizing.merged[position:end]),
                     onload_peak=_onload_peak(tree, sizing, position, end),
-                    rewritten=sum(
-                        sizing.weights[at] + sizing.more_elsewhere[at]
-                        for at in range(position, end)
-                        if not tree.modules[at].in_place
-                    ),
+                    rewritten=sum(rewritten[position:end]),
                     float32=next(filter(None, sizing.float32[position:end]), ""),
                 )
             )
@@ -274,7 +280,7 @@ def _stack_end(tree: ModelTree, block: int) -> int:
 
 def _onload_peak(tree: ModelTree, sizing: Sizing, start: int, end: int) -> int:
     """Bytes onloaded at once: accelerate onloads what a module holds itself for as long as its forward runs."""
-    within = [sizing.full_weights[at] + sizing.more_elsewhere[at] for at in range(start, end)]
-    for position in range(start + 1, end):
-        within[position - start] += within[tree.parents[position] - start]
+    within = [*map(add, sizing.full_weights[start:end], sizing.more_elsewhere[start:end])]
+    for at, parent in enumerate(tree.parents[start + 1 : end], start=1):
+        within[at] += within[parent - start]
     return max(within)

@@ -51,10 +51,10 @@ def _fastest(problem: Problem, main: int | None) -> Attempt | None:
             if best is not None and time >= best.time:
                 break
             found = [(number, ends[end]) for number, end in runs]
-            for one in _even(problem, found, bins):
-                attempt = _attempt(problem, main, one, bins, closed)
-                if best is None or (attempt.time, attempt.used, attempt.peak) < (best.time, best.used, best.peak):
-                    best = attempt
+            tried = [_attempt(problem, main, one, bins, closed) for one in _even(problem, found, bins)]
+            best = min(tried if best is None else [best, *tried], key=lambda one: (one.time, one.used, one.peak))
+            if time >= best.time:
+                break  # the next takes as long at least, and is searched for when it is asked for
         if best is not None or len(sequence) == len(problem.assignment.clusters):
             break
     return best

@@ -120,7 +120,8 @@ def place_model(
     if tree.incomplete_reason and consumer.abilities.maps:
         raise Unsatisfiable(not_known(tree))
     of_loading = check_loading(policy, tree, consumer)
-    _divided(policy, tree)  # what is wrong with the policy comes before what is wrong with the host
+    if policy.rules:
+        _divided(policy, tree)  # what is wrong with the policy comes before what is wrong with the host
     reserved = pool_reserved(reserved, host) if reserved else {}
     refusals: list[tuple[DeviceSelector, Diagnostic]] = []
     for selector in policy.prefer:
