@@ -86,53 +86,35 @@ class Sizing:
     dtype: str
 
 
-class _Own(NamedTuple):
-    """What a module holds itself, no tensor of which is counted elsewhere: as in `Sizing`."""
-
-    weights: int
-    buffers: int
-    more_elsewhere: int
-    merged: int
-    float32: str
-    """The tensor's name in the module."""
-
-
 def size_model(tree: ModelTree, workload: Workload) -> Sizing:
     """Size `tree` in one pass. The readers give equal modules one tuple of tensors, which is read once."""
     dtype = compute_dtype(tree, workload)
-    known: dict[tuple[int, bool], _Own] = {}
-    for module in tree.modules:
-        kind = id(module.tensors), module.in_place
-        if kind not in known:
-            known[kind] = _own(module, workload, dtype)
+    known: dict[tuple[int, bool], tuple[int, int, int, int, str]] = {}
+    for (of, in_place), module in {(id(module.tensors), module.in_place): module for module in tree.modules}.items():
+        held = elsewhere = buffered = made = 0
+        name = ""
+        for tensor in module.tensors:
+            size = tensor.bytes_as(workload.dtype)
+            if tensor.merged or tensor.transient:
+                made = max(made, tensor.beside_as(workload.dtype))
+            if tensor.float32_in in ("float16", "half") and in_place and dtype in FLOAT32_IN[tensor.float32_in]:
+                name = name or tensor.name
+            if tensor.buffer:
+                buffered += size
+            else:
+                held += size
+                elsewhere += tensor.elsewhere_as(workload.dtype) - size if tensor.whole_elsewhere else 0
+        known[of, in_place] = held, buffered, elsewhere, made, name
     own = [known[id(module.tensors), module.in_place] for module in tree.modules]
     full_weights, buffers, more_elsewhere, merged, names = map(list, zip(*own, strict=True))
     float32 = [join(module.path, name) if name else "" for module, name in zip(tree.modules, names, strict=True)]
     weights = full_weights.copy()
-    for path, name in (full_name.rpartition(".")[::2] for group in tree.ties for full_name in group[1:]):
+    for path, _, name in (full_name.rpartition(".") for group in tree.ties for full_name in group[1:]):
         position = tree.index[path]
         tensor = next(tensor for tensor in tree.modules[position].tensors if tensor.name == name)
         (buffers if tensor.buffer else weights)[position] -= tensor.bytes_as(workload.dtype)
     sizing = Sizing(weights, buffers, full_weights, more_elsewhere, [], merged, float32, Activations(0), 0, dtype)
     return size_tokens(sizing, tree, workload)
-
-
-def _own(module: Module, workload: Workload, dtype: str) -> _Own:
-    weights = buffers = more_elsewhere = merged = 0
-    float32 = ""
-    for tensor in module.tensors:
-        size = tensor.bytes_as(workload.dtype)
-        if tensor.merged or tensor.transient:
-            merged = max(merged, tensor.beside_as(workload.dtype))
-        if tensor.float32_in in ("float16", "half") and module.in_place and dtype in FLOAT32_IN[tensor.float32_in]:
-            float32 = float32 or tensor.name
-        if tensor.buffer:
-            buffers += size
-        else:
-            weights += size
-            if tensor.whole_elsewhere:
-                more_elsewhere += tensor.elsewhere_as(workload.dtype) - size
-    return _Own(weights, buffers, more_elsewhere, merged, float32)
 
 
 def size_tokens(sizing: Sizing, tree: ModelTree, workload: Workload) -> Sizing:

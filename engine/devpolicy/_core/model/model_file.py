@@ -278,8 +278,8 @@ def _read_modules(tables: Sequence[object], cursor: Cursor, dtype: str) -> tuple
     # Modules that are alike share their tensors: a tree of 100,000 modules holds few tuples.
     known: dict[tuple[Tensor, ...], tuple[Tensor, ...]] = {}
     tensors = []
-    for entry in entries:
-        made = tuple(Tensor(name, **{"dtype": dtype, **given}) for name, given in entry.get("tensors", ()))
+    for written in entries:
+        made = tuple(Tensor(name, **{"dtype": dtype, **given}) for name, given in written.get("tensors", ()))
         tensors.append(known.setdefault(made, made))
     seen: set[str] = set()
     for path, entry in paths:

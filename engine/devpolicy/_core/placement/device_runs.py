@@ -138,23 +138,20 @@ def _in_any_order(
     costs = [TransferCosts(sequence, group) for group in groups]
     spans = _spans(sequence.sums, groups)
     needed = [number for number, group in enumerate(groups) if must is not None and must in group.numbers]
-    least = _least(groups)
+    least = _without_hops(groups)
     waiting: list[tuple[int, int, _State]] = []
     states = sorted(product(*(range(len(group.numbers) + 1) for group in groups)), key=lambda one: (sum(one), one))
     total = sum(states[-1])
     for used, alike in groupby(states[1:], key=sum):
         for state in alike:
             within = range(max(1, spans[state][0]), spans[state][1] + 1)
-            last = origin[state] = [
+            origin[state] = [
                 (number, _extend(best[one_less], sequence, group, costs[number], spans[one_less][0], within))
                 for number, group in enumerate(groups)
                 if state[number]
                 for one_less in (_one_less(state, number),)
             ]
-            values = best[state] = last[0][1][0]
-            if len(last) > 1:
-                values = best[state] = [_FAR] * (count + 1)
-                values[within.start : within.stop] = map(min, *(one[within.start : within.stop] for _, (one, _) in last))
+            values = best[state] = _best_of([found for _, (found, _) in origin[state]], within)
             if values[count] < _FAR and all(state[number] for number in needed):
                 heappush(waiting, (values[count], used, state))
         # Of more devices, each begins with a hand-over but for the first.
@@ -164,7 +161,16 @@ def _in_any_order(
             yield value, _trace(origin, groups, state, count)
 
 
-def _least(groups: Sequence[DeviceGroup]) -> int:
+def _best_of(found: Sequence[list[int]], within: range) -> list[int]:
+    """Return for each prefix the least time of several ways, of which there are none outside of `within`."""
+    if len(found) == 1:
+        return found[0]
+    best, part = [_FAR] * len(found[0]), slice(within.start, within.stop)
+    best[part] = map(min, *(one[part] for one in found))
+    return best
+
+
+def _without_hops(groups: Sequence[DeviceGroup]) -> int:
     """Return the least time of a sequence without hand-overs: each member on its fastest device, whatever it holds."""
     if len(groups) == 1:
         return groups[0].times[-1]

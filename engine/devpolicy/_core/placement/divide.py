@@ -57,8 +57,8 @@ class Unit:
     """For a piece of a block: the position behind the part of the model that runs the blocks, such as `model`."""
     is_block: bool = False
     weights: int = 0
-    more_elsewhere: int = 0
-    """What its weights take more where they are kept elsewhere."""
+    elsewhere: int = 0
+    """Bytes of its weights where they are kept elsewhere."""
     buffers: int = 0
     kv_cache: int = 0
     merged: int = 0
@@ -225,10 +225,8 @@ def _collect(
     differs = [priorities[at][0] is not priorities[parent][0] for at, parent in enumerate(tree.parents)]
     holds_other = _holds(tree, differs)
     holding = [bool(module.tensors) for module in tree.modules]
-    rewritten = [
-        0 if module.in_place else weights + more
-        for module, weights, more in zip(tree.modules, sizing.weights, sizing.more_elsewhere, strict=True)
-    ]
+    elsewhere = [*map(add, sizing.weights, sizing.more_elsewhere)]
+    rewritten = [0 if module.in_place else size for module, size in zip(tree.modules, elsewhere, strict=True)]
     units: list[Unit] = []
     position, count = 0, len(tree.modules)
     block: int | None = None
@@ -257,7 +255,7 @@ def _collect(
                     stack_end=0 if block is None else _stack_end(tree, block),
                     is_block=natural[position] and end > position + 1,
                     weights=sum(sizing.weights[position:end]),
-                    more_elsewhere=sum(sizing.more_elsewhere[position:end]),
+                    elsewhere=sum(elsewhere[position:end]),
                     buffers=sum(sizing.buffers[position:end]),
                     kv_cache=loose_cache,
                     merged=max(sizing.merged[position:end]),
@@ -280,7 +278,7 @@ def _stack_end(tree: ModelTree, block: int) -> int:
 
 def _onload_peak(tree: ModelTree, sizing: Sizing, start: int, end: int) -> int:
     """Bytes onloaded at once: accelerate onloads what a module holds itself for as long as its forward runs."""
-    within = [*map(add, sizing.full_weights[start:end], sizing.more_elsewhere[start:end])]
+    within: list[int] = [*map(add, sizing.full_weights[start:end], sizing.more_elsewhere[start:end])]
     for at, parent in enumerate(tree.parents[start + 1 : end], start=1):
         within[at] += within[parent - start]
     return max(within)

@@ -307,8 +307,7 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree, of_
         raise Refused(cut)
     leaving = any(rule.overflow for rule in context.policy.rules)
     for tried in count():
-        search = _search_by_layers if context.sizing.activations.parted else _search
-        attempt, notes = _leaving(division, context) if leaving else search(division, context, spilling=True)
+        attempt, notes = _leaving(division, context) if leaving else _search(division, context, spilling=True)
         solution = attempt.solution()
         counts_layers = consumer.abilities.assigns in ("runs", "counts", "budgets")
         wrong = unfit(division.units, solution, context, tied=bool(tree.ties)) if counts_layers else None
@@ -398,11 +397,10 @@ def _faster(problem: Problem, attempt: Attempt) -> Attempt:
     return attempt if found is None else exact.attempt_at(problem, found)
 
 
-def _leaving(division: Division, context: PlacementContext) -> tuple[Attempt, Notes]:
+def _leaving(division: Division, context: PlacementContext) -> _Found:
     """Return an attempt under rules that let modules `overflow`: as few of them leave as let the rest fit."""
-    search = _search_by_layers if context.sizing.activations.parted else _search
     try:
-        return search(division, context)
+        return _search(division, context)
     except Refused:
         order, notes = leaving_first(apply_rules(division, context), division.units, context)
     leaving: dict[int, Offload] = {}
@@ -410,37 +408,15 @@ def _leaving(division: Division, context: PlacementContext) -> tuple[Attempt, No
         leaving = {at: offload for offloads in chosen for at, offload in offloads.items()}
         if may_fit(division.units, leaving, context):
             try:
-                attempt, told = search(division, context, leaving)
+                attempt, told = _search(division, context, leaving)
             except Refused:
                 continue
             return attempt, (*notes, *told)
-    attempt, told = search(division, context, leaving, spilling=True)
+    attempt, told = _search(division, context, leaving, spilling=True)
     return attempt, (*notes, *told)
 
 
-def _search_by_layers(
-    division: Division,
-    context: PlacementContext,
-    leaving: Mapping[int, Offload] | None = None,
-    *,
-    spilling: bool = False,
-) -> tuple[Attempt, Notes]:
-    """Return an attempt as `_search` does, where devices need more for several layers.
-
-    Which ones have several is known only then: one without room for it is taken to have some from then on.
-    """
-    while True:
-        found = _search(division, context, leaving, spilling=spilling)
-        ledger = ledger_of(division.units, found[0].solution(), context)
-        short = {at for at, one in enumerate(context.devices) if str(one) in ledger and ledger[str(one)].free < 0}
-        more = {at: context.layers.get(at, 0) + 1 for at in short if context.layers.get(at, 0) < _MOST_LAYERS}
-        if not more:
-            return found
-        context = replace(context, layers={**context.layers, **more})
-
-
-_MOST_LAYERS = 2
-"""The most that a device can be taken to have: see `PlacementContext.layers`."""
+_Found = tuple[Attempt, Notes]
 
 
 def _search(
@@ -449,15 +425,17 @@ def _search(
     leaving: Mapping[int, Offload] | None = None,
     *,
     spilling: bool = False,
-) -> tuple[Attempt, Notes]:
+) -> _Found:
     """Return an attempt with the units in `leaving` offloaded, with notes for people. Raises `Refused`.
 
     First with each rule's first device that has room and devices in the order of their ids, then in any order, then
     with the rules' choices left to the search; with `spilling`, what still does not fit is offloaded as far as
-    `overflow` allows.
+    `overflow` allows. Where devices need more for several layers, it is known only then which ones have several: one
+    without room for it is taken to have some, and all is searched again.
     """
     refused: Refused | None = None
     problems: list[Problem] = []
+    found: _Found | None = None
     ruled = any(rule.prefer for rule in context.policy.rules)
     fastest = context.policy.split == "fastest"
     for choose in (False, True) if ruled else (False,):
@@ -465,21 +443,43 @@ def _search(
             assignment = colocate_blocks(
                 division, context, apply_rules(division, context, choose=choose, leaving=leaving)
             )
-        except Refused as found:
-            refused = refused or found
+        except Refused as failure:
+            refused = refused or failure
             continue
         if choose and not assignment.choices:
             break
         problem = Problem(division.units, assignment, context)
         attempt = (None if choose else place(problem)) or scatter(problem)
         if attempt is not None:
-            return (_faster(problem, attempt) if fastest else attempt), assignment.notes
+            found = (_faster(problem, attempt) if fastest else attempt), assignment.notes
+            break
         problems.append(problem)
-    for problem in problems if spilling else ():
-        spilled = spill(problem)
-        if spilled is not None:
-            attempt = spilled.attempt
-            if fastest and attempt.problem is problem:  # nothing had to go after all
-                attempt = _faster(problem, attempt)
-            return attempt, (*problem.assignment.notes, *spilled.notes)
-    raise refused or no_room(problems[0])
+    if found is None and spilling:
+        found = next((spilled for problem in problems if (spilled := _spilled(problem)) is not None), None)
+    if found is None:
+        raise refused or no_room(problems[0])
+    more = _more_layers(found[0], division, context) if context.sizing.activations.parted else {}
+    if more:
+        return _search(division, replace(context, layers={**context.layers, **more}), leaving, spilling=spilling)
+    return found
+
+
+def _spilled(problem: Problem) -> _Found | None:
+    spilled = spill(problem)
+    if spilled is None:
+        return None
+    attempt = spilled.attempt
+    if problem.context.policy.split == "fastest" and attempt.problem is problem:  # nothing had to go after all
+        attempt = _faster(problem, attempt)
+    return attempt, (*problem.assignment.notes, *spilled.notes)
+
+
+_MOST_LAYERS = 2
+"""The most that a device can be taken to have: see `PlacementContext.layers`."""
+
+
+def _more_layers(attempt: Attempt, division: Division, context: PlacementContext) -> dict[int, int]:
+    """Return how many layers the devices are to be taken to have that have no room for those that they have."""
+    ledger = ledger_of(division.units, attempt.solution(), context)
+    short = {at for at, one in enumerate(context.devices) if str(one) in ledger and ledger[str(one)].free < 0}
+    return {at: context.layers.get(at, 0) + 1 for at in short if context.layers.get(at, 0) < _MOST_LAYERS}

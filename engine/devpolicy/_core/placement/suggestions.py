@@ -129,9 +129,7 @@ def _overflow(policy: ResolvedPolicy, host: Host, attempt: Attempt) -> Iterator[
         if placed is not None:
             units, offloaded = placed.division.units, placed.solution.offloaded
             kept = sum(
-                units[at].resident + units[at].more_elsewhere
-                for at, offload in offloaded.items()
-                if offload.rule == OVERFLOW
+                units[at].buffers + units[at].elsewhere for at, offload in offloaded.items() if offload.rule == OVERFLOW
             )
             written = f'"{places[0]}"' if len(places) == 1 else '["cpu", "disk"]'
             yield f"`overflow = {written}`, which keeps {format_size(kept)} there and is slower"
