@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, compress, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from devpolicy._core.cost.speeds import NEW_TOKENS, DeviceSpeed, Speeds
@@ -102,6 +102,7 @@ class Costs:
         self.sizing = sizing
         self.speeds = speeds
         self.first_token = first_token
+        self._known: dict[tuple[int, DeviceSpeed | None], tuple[Sequence[Unit], list[int]]] = {}
         self.answer = NEW_TOKENS if workload.new_tokens is None else workload.new_tokens
         self.tokens = 1 if first_token else max(1, self.answer)
         """How often the model runs in a request: once for each token of the answer, and for a prompt alone once."""
@@ -176,13 +177,18 @@ class Costs:
         An accelerator reads while it computes, so the longer of both counts. A CPU computes with what it has read: the
         speed at which it reads was that of products of one row, and those of each further row come to it.
         """
-        return self._executing(unit, self.read(unit), speed)
-
-    def _executing(self, unit: Unit, read: int, speed: DeviceSpeed) -> int:
-        reading = read * per_byte(speed.bandwidth)
+        reading = self.read(unit) * per_byte(speed.bandwidth)
         sums = self._operations if speed.overlaps else self._further
         computing = (sums[unit.end] - sums[unit.start]) * ATTO // speed.operations
         return max(reading, computing) if speed.overlaps else reading + computing
+
+    def each(self, units: Sequence[Unit], speed: DeviceSpeed | None = None) -> list[int]:
+        """Return the `time` of each unit, without a speed what is `read`; kept, as attempts ask for it again."""
+        what = id(units), speed
+        if what not in self._known:
+            of = [self.read(unit) if speed is None else self.time(unit, speed) for unit in units]
+            self._known[what] = units, of
+        return self._known[what][1]
 
     def transferred_bytes(self, unit: Unit) -> int:
         """Bytes that are brought in for `unit` in a request while it is offloaded."""
@@ -210,17 +216,12 @@ class Costs:
         `runs_on` numbers the device of each unit, `offloaded` names the place of those that are stored elsewhere, and
         `speeds` are those of the devices.
         """
-        executing = transfers = hops = 0
-        before: int | None = None
-        for at, unit in enumerate(units):
-            device, read = runs_on[at], self.read(unit)
-            executing += self._executing(unit, read, speeds[device])
-            if at in offloaded:
-                transfers += self.transfer_time(unit, offloaded[at], link=link)
-            # What holds no weights and no cache (tables of positions) is computed once, wherever it is in the order.
-            if read:
-                hops += before is not None and before != device
-                before = device
+        each = {device: self.each(units, speeds[device]) for device in set(runs_on)}
+        executing = sum(each[device][at] for at, device in enumerate(runs_on))
+        transfers = sum(self.transfer_time(units[at], place, link=link) for at, place in offloaded.items())
+        # What holds no weights and no cache (tables of positions) is computed once, wherever it is in the order.
+        running = compress(runs_on, self.each(units))
+        hops = sum(one != other for one, other in pairwise(running))
         return Times(executing, transfers, hops, hops * self.device_hop)
 
     def calling(self, times: Times, *, accelerated: bool) -> int:
