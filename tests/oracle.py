@@ -79,13 +79,19 @@ def compute_buffers(plan: Any, tree: Any) -> dict[str, int]:
     Logits are where the head runs, and the embedding's way to the first layer where that is. Another device has one
     more row where it has several layers, and where the first of them is divided; or where it has one layer behind such
     a one. Where the CPU has the first layers, it is all that are behind one that is divided, or in a mixture behind the
-    CPU. Of the masks, and of what comes from another device, there are four where several devices work at once: not
-    where the CPU computes too.
+    CPU. What the last matrix of experts multiplies is one more on an accelerator that has neither the layer nor all of
+    its matrices, and several of another layer. Of the masks, and of what comes from another device, there are four
+    where several devices work at once: not where the CPU computes too, or a layer is divided.
     """
     runs = {path: str(unit.runs_on) for path, unit in plan.placements.items()}
     beside = any(device == "cpu" for path, device in runs.items() if path != "token_embd")
     work = plan.workload
-    several = len({*runs.values()} - {"cpu"}) > 1 and not beside and work.pipelined and not work.kv_offload
+    layers: dict[str, set[str]] = {}
+    for path, device in runs.items():
+        if path.startswith("blk."):
+            layers.setdefault(path.split(".")[1], set()).add(device)
+    whole = not beside and all(len(on) == 1 for on in layers.values())
+    several = len({*runs.values()} - {"cpu"}) > 1 and whole and work.pipelined and not work.kv_offload
     tokens = min(512, work.context * work.batch)
     shapes = {module.path: tensor.shape for module in tree.modules for tensor in module.tensors}
     wide, asks = (4 * tokens * shapes[name][side] for name, side in (("token_embd", 1), ("blk.0.attn.attn_q", 0)))
@@ -96,13 +102,9 @@ def compute_buffers(plan: Any, tree: Any) -> dict[str, int]:
     found = dict.fromkeys(runs.values(), each + several * (3 * mask + 9 * wide + 65536))
     found[runs["output"]] += max(0, 4 * tokens * tree.logits_elements + 4 * wide + mask + 65536 - each)
     row = wide * (mask >= wide)
-    layers: dict[str, set[str]] = {}
-    for path, device in runs.items():
-        if path.startswith("blk."):
-            layers.setdefault(path.split(".")[1], set()).add(device)
     first, prefix = runs[next(path for path in runs if path.startswith("blk.0"))], layers["0"] == {"cpu"}
     mixture = any(module.class_name == "Experts" for module in tree.modules)
-    order = [layers[str(at)] for at in range(len(layers))]
+    order, joined = [layers[str(at)] for at in range(len(layers))], set[str]()
     for device in found.keys() - {first}:
         own = [at for at, on in enumerate(order) if device in on]
         divided = [len(order[at - 1]) > 1 or (prefix and mixture and order[at - 1] == {"cpu"}) for at in own if at]
@@ -110,6 +112,22 @@ def compute_buffers(plan: Any, tree: Any) -> dict[str, int]:
             found[device] += row + wide * (len(order[own[0]]) > 1)
         else:
             found[device] += wide * any(divided)
+    of_experts = {path: on for path, on in runs.items() if path.endswith("exps")}
+    several_of = {(path[:5], on) for path, on in of_experts.items() if path.endswith(".exps")}
+    several_of |= {(path[:5], on) for path, on in runs.items() if path in (f"blk.{at}" for at in range(len(order)))}
+    for path, device in of_experts.items():
+        alike = [(other, on) for other, on in of_experts.items() if other.startswith(path[:5])]
+        several_of |= {(path[:5], device)} if [on for _, on in alike].count(device) > 1 else set()
+    for path, device in of_experts.items():
+        others = {on for other, on in of_experts.items() if other.startswith(f"{path[:5]}.")}
+        layer = next(on for other, on in runs.items() if other.startswith(f"{path[:5]}."))
+        more = any(at != path[:5] and on == device for at, on in several_of)
+        if path.endswith(".ffn_down_exps") and device not in ("cpu", layer) and len(others) > 1 and more:
+            joined.add(device)
+    for device in joined:
+        (used, _, inner) = shapes["blk.0.ffn.exps.ffn_down_exps"]
+        used = tree.reads[0].experts_per_token if tree.reads else used
+        found[device] += max(0, 4 * tokens * used * inner - max(2, used) * wide)
     found[first] += max(wide, asks) - wide + row + wide * (runs["token_embd"] == first)
     return found
 

@@ -7,6 +7,7 @@ import dataclasses
 import pickle
 import subprocess
 import sys
+from enum import IntEnum
 from types import SimpleNamespace
 from typing import Any
 
@@ -90,6 +91,16 @@ def test_an_absurd_text_gives_a_short_message() -> None:
 def test_an_id_is_an_integer_that_torch_can_keep(number: Any) -> None:
     with pytest.raises(DeviceError):
         Device.gpu(number)
+
+
+def test_an_integer_of_another_class_is_an_id() -> None:
+    numpy = pytest.importorskip("numpy")
+    for number in (numpy.int64(1), numpy.uint8(1), IntEnum("Card", "FIRST").FIRST):
+        device = Device.gpu(number)
+        assert (device, str(device), type(device.id)) == (Device.gpu(1), "cuda:1", int)
+    for wrong in (numpy.bool_(True), numpy.float32(1), numpy.int64(128)):
+        with pytest.raises(DeviceError):
+            Device.gpu(wrong)
 
 
 @pytest.mark.parametrize("kind", ["cuda", None, 0, Device.cpu()])

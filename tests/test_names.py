@@ -39,6 +39,23 @@ def test_another_kinds_name_says_so(kind: Kind, other: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", LOAD)
+@pytest.mark.parametrize("other", LOAD)
+def test_another_kinds_file_is_one_finding(kind: Kind, other: Kind, tmp_path: Path) -> None:
+    file = tmp_path / "file.toml"
+    for name, shipped in shipped_names(other).items():
+        file.write_bytes(shipped.read_bytes())
+        if kind == other:
+            if "/" not in name:  # a policy may name others beside it
+                LOAD[kind](str(file))
+            continue
+        with pytest.raises(DevPolicyError) as caught:
+            LOAD[kind](str(file))
+        (finding,) = caught.value.diagnostics
+        assert finding.message == f"`{file}` is a {other}, and a {kind} is expected", name
+        assert finding.place is not None
+
+
+@pytest.mark.parametrize("kind", LOAD)
 def test_a_misspelt_name_has_its_likely_one(kind: Kind) -> None:
     with pytest.raises(DevPolicyError, match=f"did you mean `{ONLY[kind]}`") as caught:
         LOAD[kind](ONLY[kind] + "x")

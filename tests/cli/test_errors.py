@@ -43,6 +43,10 @@ REFUSED = [
     (("host", "show", "ecc-on-query"), 2, "did you mean `faulty/ecc-on-query`?"),
     (("model", "show", "no/such-model"), 2, "not in the local Hugging Face cache"),
     (("explain", "DP31"), 2, "there is no code `DP31`"),
+    (("plan", "cpu-only", "--model", "gpt2", "--host", "2x24gb", "--host", "1x24gb"), 2, "`--host` takes one value"),
+    (("plan", "no-such-policy.toml", *GPT2), 2, "a path counts from the current folder"),
+    (("plan", "cpu-only", "--model", "C:\\models\\llama"), 2, "there is no model, file or folder `C:\\models\\llama`"),
+    (("targets", "no-such-target"), 2, "there is no target"),
     (("paln",), 2, "did you mean `plan`?"),
     (("host", "lits"), 2, "lits"),
     ((), 2, "Usage"),
@@ -216,6 +220,30 @@ def test_every_command_teaches_with_examples():
         assert result.status == 0
         assert f"  devpolicy {' '.join(path)}" in result.stdout
         assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def _commands(group, *path):
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        if isinstance(command, click.Group):
+            yield from _commands(command, *path, name)
+        else:
+            yield (*path, name), command
+
+
+@pytest.mark.parametrize(("path", "command"), [*_commands(App())])
+def test_no_option_is_dropped_in_silence(path, command):
+    for option in command.params:
+        if isinstance(option, click.Option) and not (option.is_flag or option.multiple):
+            name = max(option.opts, key=len)
+            result = invoke(*path, name, "1", name, "2")
+            assert (result.status, f"`{name}` takes one value" in result.stderr) == (2, True), (path, result)
+
+
+def test_o_is_output_everywhere():
+    outputs = [option.opts for _, command in _commands(App()) for option in command.params if "--output" in option.opts]
+    assert len(outputs) == 6
+    assert all("-o" in names for names in outputs)
 
 
 def test_a_policy_without_tests_is_told_how_to_write_one(tmp_path):

@@ -106,6 +106,7 @@ def test_components_are_locked_together(tmp_path):
         (b"\xff\xfe", "neither a plan nor a digest"),
         (b'{"schema": 2}', "schema 2"),
         (b'{"schema": 1}', "no serialised plan"),
+        (b"{}", "it has no `schema`"),
         (b'{"components": {"a": 1}}', "no serialised plan"),
         (b'{"schema": 1, "errors": []}', "the errors of a plan that failed"),
     ],

@@ -112,11 +112,14 @@ def test_an_interrupt_leaves_no_traceback():
 
 
 @posix
-def test_a_full_disk_is_told(tmp_path):
+@pytest.mark.parametrize(
+    "arguments", [("host", "list"), ("host", "list", "--format", "json"), ("check", "cpu-only", "--format", "sarif")]
+)
+def test_a_full_disk_is_told(arguments):
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     with Path("/dev/full").open("wb") as full:
-        done = subprocess.run([*COMMAND, "host", "list"], stdout=full, stderr=subprocess.PIPE, timeout=300, check=False)
+        done = subprocess.run([*COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, timeout=300, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith(b"error: cannot write the output: ")
 

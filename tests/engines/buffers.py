@@ -17,6 +17,31 @@ from devpolicy.errors import Unsatisfiable
 MODELS = 24
 MIB = 1 << 20
 
+
+def _matrices(place: str, *names: str) -> str:
+    matches = ", ".join(f"'blk.{name}_exps'" for name in names)
+    does = "offload = 'cpu'" if place == "cpu" else f"prefer = '{place}'"
+    return f"[[rule]]\nmatch = [{matches}]\n{does}\n"
+
+
+_LATE = "[[rule]]\nmatch = 'blk.{4..5}.ffn.exps'\noffload = 'cpu'\n"
+# Experts of a layer on its own device, on the next one and on the CPU: each device has two of the six layers.
+_DIVIDED = (
+    _matrices("cpu", "2.ffn.exps.ffn_down", "3.ffn.exps.ffn_down") + _LATE,
+    _matrices("cpu", "1.ffn.exps.ffn_down", "3.ffn.exps.ffn_gate", "3.ffn.exps.ffn_down") + _LATE,
+    _matrices("cuda:1", "1.ffn.exps.ffn_down") + _matrices("cuda:2", "3.ffn.exps.ffn_down"),
+    _matrices("cuda:1", "1.ffn.exps.ffn_down") + _matrices("cuda:2", "3.ffn.exps.ffn_down") + _LATE,
+    _matrices("cuda:1", "1.ffn.exps.ffn_gate", "1.ffn.exps.ffn_down")
+    + _matrices("cuda:2", "3.ffn.exps.ffn_gate", "3.ffn.exps.ffn_down"),
+    _matrices("cuda:1", "1.ffn.exps.ffn_gate", "1.ffn.exps.ffn_down")
+    + _matrices("cuda:2", "3.ffn.exps.ffn_gate", "3.ffn.exps.ffn_down")
+    + _LATE,
+    _matrices("cuda:1", "1.ffn.exps.ffn_down") + _matrices("cpu", "1.ffn.exps.ffn_gate") + _LATE,
+    _matrices("cuda:1", "1.ffn.exps.ffn_down")
+    + _matrices("cpu", "1.ffn.exps.ffn_gate", "1.ffn.exps.ffn_up", "3.ffn.exps.ffn_down")
+    + _LATE,
+    "[[rule]]\nmatch = 'blk.1.ffn.exps'\nprefer = 'cuda:1'\n" + _LATE,
+)
 # Each is tried with all models: what is added to the policy.
 POLICIES = (
     "",
@@ -34,6 +59,7 @@ POLICIES = (
     "split = 'balanced'\n[[rule]]\nmatch = 'blk.*.ffn'\nprefer = 'cuda:1'",
     "split = 'balanced'\noffload.'blk.{2..4}.ffn.exps.ffn_up_exps' = 'cpu'",
     "split = 'balanced'\noffload.'blk.*.ffn.exps.ffn_down_exps' = 'cpu'",
+    *(f"split = 'balanced'\n{one}" for one in _DIVIDED),
     "prefer = 'cpu'",
 )
 

@@ -8,6 +8,7 @@ no device may hold more than its budget. Bytes of weights and KV cache on device
 from __future__ import annotations
 
 import os
+import random
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -43,7 +44,22 @@ ROWS = (
     ("mixture", (40, 40, 40)),
     ("mixture", (120, 60, 30)),
     ("mixture", (30, 60, 120)),
+    ("mixture", (88, 50, 28)),
+    ("mixture", (52, 28, 94)),
+    ("mixture", (36, 98, 96)),
+    ("mixture", (96, 30, 102)),
 )
+RANDOM = 32
+"""Further budgets, the same ones each time: a third of them of the dense model."""
+
+
+def rows() -> list[tuple[str, tuple[int, int, int]]]:
+    """Return the rows of the table, then those with budgets by chance."""
+    chosen, made = random.Random(22), [*ROWS]
+    for number in range(RANDOM):
+        first, second, third = (chosen.randrange(14, 110, 2) for _ in range(3))
+        made.append(("mixture" if number % 3 else "dense", (first, second, third)))
+    return made
 
 
 class Loaded(NamedTuple):
@@ -60,7 +76,7 @@ def compare(binaries: Path, folder: Path, *, write: bool) -> int:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     files = {name: models.write(folder / f"fit-{at}.gguf", **given) for at, (name, given) in enumerate(MODELS.items())}
     lines, failed = [], 0
-    for name, budgets in ROWS:
+    for name, budgets in rows():
         margins = [total // MIB - size for size in budgets]
         exact = [total - margin * MIB for margin in margins]
         text = 'prefer = "cuda"\noverflow = "cpu"\nmemory.cuda = { headroom = 0, basis = "total" }\n'

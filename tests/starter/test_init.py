@@ -141,5 +141,5 @@ def test_a_terminal_is_asked(tmp_path):
             seen += b"\n"
             waiting = next(answers, None)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, seen.decode()
-    assert "did you mean `gpt2`" in seen.decode()
+    assert "did you mean `gpt2`?\r\n  `devpolicy model list`" in seen.decode(), "the help has its own lines"
     assert {"policy.toml", ".github/workflows/devpolicy.yml"} <= set(files(tmp_path))

@@ -249,7 +249,7 @@ def test_a_quantised_checkpoint_says_its_dequantised_size(tmp_path: Path) -> Non
     path = folder / "config.json"
     table = json.loads(path.read_text()) | {"quantization_config": {"quant_method": "fp8"}}
     path.write_text(json.dumps(table))
-    made = plan(Policy.parse('prefer = "cpu"'), folder, HOST, target="torch")
+    made = plan(Policy.parse('prefer = "cpu"'), path, HOST, target="torch")
     assert [(one.code, one.severity) for one in made.warnings] == [("DP418", "warning")]
     assert f"{full / 1024:.0f} KiB"[:2] in made.warnings[0].notes[0]
     assert made.ledger["cpu"].weights == full

@@ -16,6 +16,7 @@ from typing import Literal
 from devpolicy._core.errors import DevPolicyError, Diagnostic, Place
 from devpolicy._core.files import kind_of
 from devpolicy._core.shipped import shipped_files
+from devpolicy._core.toml.document import Document
 from devpolicy._core.toml.tables import did_you_mean
 
 Kind = Literal["policy", "model", "host", "fleet"]
@@ -32,6 +33,13 @@ _NONE: dict[Kind, str] = {
     "host": "no host is named",
     "fleet": "no fleet is named",
 }
+_SIGNS: dict[Kind, tuple[tuple[str, type], ...]] = {
+    "policy": (("prefer", object), ("extends", object), ("offload", dict), ("rule", list)),
+    "model": (("module", list),),
+    "host": (("memory", str), ("memory", int), ("accelerator", list)),
+    "fleet": (("node", dict),),
+}
+"""Keys, with the types of their values, that only the files of one kind have at the top."""
 ORDER = "the order is policy, model, host; or by name: `model=` and `host=`, `--model` and `--host`"
 
 
@@ -74,6 +82,26 @@ def of_another_kind(kind: Kind, name: str) -> Diagnostic | None:
     """Return the finding of a name that ships as something else than what is expected, `None` where it does not."""
     other: Kind | None = next((one for one in _FOLDERS if one != kind and name in shipped_names(one)), None)
     return None if other is None else not_a(kind, f"`{name}`", other)
+
+
+def file_of_another_kind(kind: Kind, document: Document) -> Diagnostic | None:
+    """Return the one finding of a file that is of another kind than what is expected, `None` where none shows it.
+
+    Every key of such a file would be an error, and none of them the mistake.
+    """
+    if _sign(kind, document) is not None:
+        return None
+    for other in _SIGNS:
+        sign = _sign(other, document)
+        if sign is not None:
+            place = document.place((sign,), "key")
+            return replace(not_a(kind, f"`{document.source}`", other), place=place, label=f"a key of a {other}")
+    return None
+
+
+def _sign(kind: Kind, document: Document) -> str | None:
+    data = document.data
+    return next((key for key, type_ in _SIGNS[kind] if key in data and isinstance(data[key], type_)), None)
 
 
 def not_a(kind: Kind, what: str, other: Kind) -> Diagnostic:

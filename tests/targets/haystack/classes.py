@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def _outlines_llama_cpp(name: str, **params: Any) -> Case:
     return _outlines("llama_cpp", name, params, stub="llama_cpp", saved=_LAYERS3, no_run=_NO_GGUF)
 
 
-CASES = {
+SINCE_3 = {
     case.name: case
     for case in (
         Case("haystack.components.evaluators", "SASEvaluator", model="sentences",
@@ -159,6 +160,25 @@ CASES = {
     )
 }  # fmt: skip
 
+BEFORE_3 = {
+    case.name: case
+    for case in (
+        Case("haystack.components.readers.extractive", "ExtractiveReader", model="answers",
+             inputs={"query": "hello", "documents": _docs}),
+        Case("haystack.components.generators.hugging_face_local", "HuggingFaceLocalGenerator",
+             {"task": "text-generation", "generation_kwargs": {"max_new_tokens": 2}}, "llama", {"prompt": "hello"}),
+        Case("haystack.components.generators.chat.hugging_face_local", "HuggingFaceLocalChatGenerator",
+             {"task": "text-generation", "generation_kwargs": {"max_new_tokens": 2}}, "llama", {"messages": "hello"}),
+        Case("haystack.components.rankers.transformers_similarity", "TransformersSimilarityRanker", model="cross",
+             inputs={"query": "hello", "documents": _docs}),
+        Case("haystack.components.extractors.named_entity_extractor", "NamedEntityExtractor",
+             {"backend": "hugging_face"}, "entities", {"documents": _docs}),
+    )
+}  # fmt: skip
+"""Those of Haystack 2, in the environment `haystack-2`."""
+
+CASES = BEFORE_3 if version("haystack-ai").startswith("2.") else SINCE_3
+
 WITHOUT = {
     case.name: case
     for case in (
@@ -201,6 +221,8 @@ def device_of(one: Any) -> str:
         return f"cuda:{kwargs['device_ids'][0]}" if kwargs["cuda"] else "cpu"
     if "n_gpu_layers" in kwargs:
         return f"cuda:{kwargs['main_gpu']}" if "main_gpu" in kwargs else "mps" if kwargs["n_gpu_layers"] else "cpu"
+    if (backend := getattr(one, "_backend", None)) is not None and hasattr(backend, "_pipeline_kwargs"):
+        return str(backend._pipeline_kwargs["device"])
     device = getattr(one, "device", None) or getattr(one, "_device", None)
     return "none" if device is None else device if isinstance(device, str) else str(device.to_torch_str())
 

@@ -11,6 +11,8 @@ from devpolicy._core.abilities.values import CARRIED, LOADING, Abilities, Stream
 from devpolicy._core.loading.support import TRANSFORMERS
 
 _HAYSTACK_TYPES = frozenset({"cuda", "mps", "xpu", "cpu"})
+_NOT_CACHE = CARRIED - {"kv_dtype"}
+"""Transformers keeps a cache in the dtype in which the model computes."""
 _NOT_LOADING = CARRIED - LOADING
 """A device is all that is said of the model: whoever loads it decides the rest."""
 _MAP = Abilities(
@@ -19,6 +21,7 @@ _MAP = Abilities(
     keeps={"cpu": "streams", "disk": "streams"},
     main_device="lowest",
     schemes=TRANSFORMERS,
+    carries=_NOT_CACHE,
 )
 
 _STAGES = Abilities(
@@ -44,7 +47,7 @@ SHIPPED = (
         replace(
             _MAP,
             types=_HAYSTACK_TYPES,
-            carries=CARRIED - {"architecture", "adapter"},
+            carries=_NOT_CACHE - {"architecture", "adapter"},
             schemes={name: support for name, support in TRANSFORMERS.items() if name != "gguf"},
         ),
         distribution="haystack-ai",

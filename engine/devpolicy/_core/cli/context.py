@@ -155,7 +155,7 @@ def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def common(*, formats: tuple[Format, ...] = _FOR_ALL) -> Callable[[F], F]:
-    """Add the options that every command takes; they are read from the arguments by `Session.guess`."""
+    """Add the options that every command takes; they are read from the arguments by `CliContext.guess`."""
     options = [
         click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of a bug in devpolicy."),
         click.option(

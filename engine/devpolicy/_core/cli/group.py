@@ -1,15 +1,34 @@
-"""A group of commands that answers with its help when it is given none.
+"""Commands and groups of them, where they differ from Click's.
 
-Click's own way changed between its versions; this one holds for all: the help on standard error, and status 2.
+Owns what a group answers that is given no command, which changed between Click's versions (the help on standard error,
+and status 2), and what a command answers that is given an option twice.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+
 import click
+
+
+class Command(click.Command):
+    """A command. Of an option that takes one value it refuses a second one; Click would drop the first in silence."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command's own options and arguments."""
+        if not ctx.resilient_parsing:
+            _, _, order = self.make_parser(ctx).parse_args(list(args))
+            for parameter, times in Counter(order).items():
+                if times > 1 and isinstance(parameter, click.Option) and not (parameter.multiple or parameter.is_flag):
+                    name = max(parameter.opts, key=len)
+                    raise click.UsageError(f"'{name}' takes one value, and is given {times} times", ctx)
+        return super().parse_args(ctx, args)
 
 
 class Group(click.Group):
     """A group of commands."""
+
+    command_class = Command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the group's own options; without any argument show the help and exit."""

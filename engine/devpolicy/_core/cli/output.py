@@ -95,6 +95,11 @@ class Output:
         except ValueError:  # closed
             return False
 
+    @property
+    def dropped(self) -> bool:
+        """Whether what is written goes nowhere: the stream is closed, or its disk is full."""
+        return self._closed
+
     @cached_property
     def colored(self) -> bool:
         """Whether styles are shown: `--color` decides, else a terminal that can, unless `NO_COLOR` is set."""

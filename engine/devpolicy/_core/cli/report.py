@@ -71,6 +71,9 @@ def for_machines(finding: Diagnostic) -> dict[str, object]:
 def report(ctx: CliContext, findings: Iterable[Diagnostic], **more: object) -> None:
     """Tell errors. `more` are further keys of the JSON form."""
     findings = list(findings)
+    if ctx.out.dropped:
+        ctx.err.print(painted(rendered(findings)))  # perhaps it is this that they tell
+        return
     if ctx.json:
         ctx.print_json({"schema": 1, "errors": [for_machines(finding) for finding in findings], **more})
         return

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from enum import Enum
+from numbers import Integral
 
 from devpolicy._core.errors import DeviceError
 
@@ -84,9 +85,12 @@ class Device:
             raise DeviceError(f"{told} is no device type: write a member of DeviceType, or Device.from_str for text")
         if number is None:
             return
-        # `bool` is an `int` in Python, and `True` is nobody's GPU 1.
         if number.__class__ is not int:
-            raise DeviceError(f"Device id must be an integer, got {number.__class__.__name__}")
+            # `bool` is an `int` in Python, and `True` is nobody's GPU 1. NumPy's integers are others, and ids.
+            if isinstance(number, bool) or not isinstance(number, Integral):
+                raise DeviceError(f"Device id must be an integer, got {number.__class__.__name__}")
+            number = int(number)
+            object.__setattr__(self, "id", number)
         if number < 0:
             raise DeviceError(f"Device id must be >= 0, got {_digits(number)}")
         if number > LARGEST_ID:

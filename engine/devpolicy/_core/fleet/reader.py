@@ -17,6 +17,7 @@ from devpolicy._core.host.catalogue import catalogue
 from devpolicy._core.host.catalogue import load as load_host
 from devpolicy._core.host.fields import WORDS
 from devpolicy._core.host.reader import read_host
+from devpolicy._core.names import file_of_another_kind
 from devpolicy._core.toml.document import Document
 from devpolicy._core.toml.tables import Cursor, Field, Kind, integer, read_table, wrong_type
 
@@ -56,6 +57,9 @@ def parse(text: str | bytes, source: str = "<string>") -> Fleet:
 
 def read(toml: Document, name: str | None = None) -> Fleet:
     """Return the fleet of a document, called `name` where the document gives no name."""
+    other = file_of_another_kind("fleet", toml)
+    if other is not None:
+        raise FleetError(other)
     cursor = Cursor(toml, (), [])
     values = read_table(toml.data, cursor, FLEET_FIELDS, what="the fleet file", label="a key of a fleet")
     hosts: dict[str, Host] = {}

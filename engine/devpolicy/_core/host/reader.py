@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from devpolicy._core.errors import HostError
 from devpolicy._core.host.fields import HOST_FIELDS
 from devpolicy._core.host.values import Accelerator, Host
+from devpolicy._core.names import file_of_another_kind
 from devpolicy._core.sizes import format_size
 from devpolicy._core.toml.document import Document
 from devpolicy._core.toml.tables import Cursor, read_table
@@ -30,6 +31,9 @@ def parse(text: str | bytes, source: str = "<string>") -> Host:
 
 def read(toml: Document, name: str | None = None) -> Host:
     """Return the host of a document, called `name` where the document gives no name."""
+    other = file_of_another_kind("host", toml)
+    if other is not None:
+        raise HostError(other)
     cursor = Cursor(toml, (), [])
     host = read_host(toml.data, cursor, name, what="the host file")
     if host is None:

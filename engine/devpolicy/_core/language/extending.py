@@ -72,7 +72,9 @@ def _likely(path: Path) -> str:
     close = suggest(path.name, beside)
     if close:
         return f"did you mean `{path.with_name(close)}`?"
-    return did_you_mean(stem, names)
+    if str(path) == "-" and Path("/dev/stdin").exists():
+        return "a policy on standard input is `/dev/stdin`"
+    return f"{did_you_mean(stem, names)}\na path counts from the current folder"
 
 
 def texts(document: Document, findings: list[Diagnostic]) -> list[ConfigLayer]:

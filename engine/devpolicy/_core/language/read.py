@@ -22,7 +22,7 @@ from devpolicy._core.language.policy import Policy
 from devpolicy._core.language.profiles import Profile, layer_of, without_profiles
 from devpolicy._core.language.top import read_settings
 from devpolicy._core.language.wishes import check_wishes
-from devpolicy._core.names import shipped_names
+from devpolicy._core.names import file_of_another_kind, shipped_names
 from devpolicy._core.toml.document import Document
 from devpolicy._core.toml.tables import Cursor, wrong_type
 
@@ -64,6 +64,9 @@ def load(name: str | os.PathLike[str], *, keys: Collection[str] = ()) -> Policy:
 
 
 def _read(document: Document) -> Policy:
+    other = file_of_another_kind("policy", document)
+    if other is not None:
+        raise PolicyError(other)
     findings: list[Diagnostic] = []
     layers = texts(document, findings)
     for layer in layers:

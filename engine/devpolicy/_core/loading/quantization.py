@@ -94,6 +94,10 @@ class Scheme:
     """Whether what it converts is known from the configuration; else any matrix may be."""
     float32: tuple[str, ...] = ()
     """The tensors beside a converted weight that are kept in float32."""
+    float32_when: Mapping[str, Any] = field(default_factory=dict)
+    """The settings under which they are; empty where they always are."""
+    plain_too: bool = False
+    """Whether its checkpoints may store a weight that is to be converted as it is."""
     in_config: bool = True
     """Whether a configuration says it; else it is the format of a file."""
 
@@ -154,6 +158,8 @@ class SchemeSupport:
     """Whether what is kept beside accelerators is left as it is where the scheme is made on load."""
     beside_dequantized: frozenset[str] = frozenset({"cpu", "disk"})
     """The same for a stored checkpoint that is dequantised."""
+    runs_tied: bool = True
+    """Whether a module that is to be converted runs where its weight is tied to another's, so that it is not."""
     several: bool = True
     """Whether a stored checkpoint that stays as it is may be divided over accelerators; else it is dequantised."""
     packages: tuple[Package, ...] = ()

@@ -152,6 +152,8 @@ _BITSANDBYTES = {
     "llm_int8_has_fp16_weight": _one_of(False, False),
     "llm_int8_skip_modules": _NAMES,
 }
+_COMPUTE = "bnb_4bit_compute_dtype"
+_FOUR_BITS = {**_BITSANDBYTES, _COMPUTE: Setting("float32", lambda value: isinstance(value, str), "a dtype")}
 _FLOAT8 = {
     "weight_block_size": Setting((128, 128), _is_block, "two sizes, or null"),
     "scale_fmt": _one_of("float", "float", "ue8m0"),
@@ -190,10 +192,12 @@ def _bitsandbytes(name: str, double: bool) -> Scheme:
         f"{name}-double" if double else name,
         "bitsandbytes",
         _four_bits,
-        _BITSANDBYTES,
+        _FOUR_BITS,
         when,
         classes=("Linear", "Conv1D"),
         skips=("llm_int8_skip_modules",),
+        float32=("bias",),  # from the first forward on, which puts it into the dtype of the products
+        float32_when={_COMPUTE: "float32"},
     )
 
 
@@ -257,8 +261,9 @@ SCHEMES = _by_name(
             skips=(),
             default_skips="always",
             only=(f"{_GROUP_OF_ALL}.targets", "ignore"),
+            plain_too=True,
         ),
-        Scheme("compressed", "compressed-tensors", _dense, modules_known=False),
+        Scheme("compressed", "compressed-tensors", _dense, modules_known=False, plain_too=True),
         Scheme("gguf", "gguf", _dense, modules_known=False, in_config=False),
         Scheme("fbgemm-fp8", "fbgemm_fp8", _fbgemm, {"modules_to_not_convert": _NAMES}, float32=("bias",)),
         Scheme("nvfp4", "nvfp4", _nvfp4, {"modules_to_not_convert": _NAMES}),

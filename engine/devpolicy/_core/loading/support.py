@@ -25,6 +25,7 @@ _BITSANDBYTES = SchemeSupport(
     packages=(Package("bitsandbytes", ">=0.46.1"),),
     making_beside={"llm_int8_enable_fp32_cpu_offload": True},
     making_takes=3,
+    runs_tied=False,
     because="Transformers loads bitsandbytes' weights on accelerators only, or a whole model on the CPU",
 )
 

@@ -18,6 +18,9 @@ TEXT_PARTS = (
 )
 """The keys under which configurations of several parts have that of the language model."""
 
+OVERRIDING = ("_attn_implementation", "_experts_implementation")
+"""What an auto class reads out of a `config.json` after the arguments, and lets win over them."""
+
 Pairs = tuple[tuple[str, str], ...]
 """Pairs of a part of the configuration and its implementation; `""` is the whole. Empty where unknown."""
 
@@ -48,6 +51,14 @@ class Loading:
     """Folders of LoRA adapters that are loaded onto the model, in order."""
     replaced: tuple[str, ...] = ()
     """Modules whose own weights an adapter replaces or scales: they cannot be kept elsewhere."""
+    made_anew: tuple[str, ...] = ()
+    """Tensors that the checkpoint does not store, so that none of them can be read from the disk."""
+    compared: tuple[tuple[str, ...], ...] = ()
+    """Groups of tensors that the configuration ties and that are stored apart: loading compares them where they are."""
+    cache: str | None = None
+    """The implementation of the KV cache that the generation settings ask for, where it is not the one counted."""
+    overriding: tuple[str, ...] = ()
+    """Keys of the configuration that win over the argument of the same name without the `_`."""
     offload_folder: str | None = None
     """Where weights are rewritten; `None` where nothing is."""
     rewritten: int = 0
@@ -86,6 +97,7 @@ class Loading:
             "scheme": self.scheme if self.scheme != "none" else "",
             "quantization_config": dict(self.quantization or {}),
             "assumed": list(self.assumed),
+            "overriding": list(self.overriding),
             "asked": dict(self.asked),
         }
         perhaps |= {"context": self.context, "batch": self.batch, "beams": self.beams} if self.context else {}
@@ -111,6 +123,7 @@ class Loading:
             scheme=_text(data.get("scheme")) or "none",
             quantization=quantization,
             assumed=_texts(data.get("assumed", [])),
+            overriding=_texts(data.get("overriding", [])),
             asked=as_pairs(data.get("asked", {})),
             rewritten=_number(data.get("rewritten", 0)),
             context=_number(data.get("context", 0)),
@@ -121,6 +134,11 @@ class Loading:
 
 UNKNOWN = Loading()
 """Nothing is known: the model's own defaults are loaded."""
+
+
+def overriding(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the keys of a configuration that win over arguments."""
+    return tuple(key for key in OVERRIDING if config.get(key) is not None)
 
 
 def text_attention(pairs: Pairs) -> str | None:

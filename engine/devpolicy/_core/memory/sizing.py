@@ -38,6 +38,8 @@ class Activations(NamedTuple):
     """On a device, other than the first layer's, with several layers besides."""
     parted: int = 0
     """On a device, other than the first layer's, that begins with or behind a layer on several devices besides."""
+    joined: int = 0
+    """On an accelerator that computes the last matrix of experts, of which others are elsewhere, besides."""
 
     def on(self, runs: Runs, *, pipelined: bool) -> int:
         """Return those of one device, by what it runs and whether several work at once."""
@@ -45,7 +47,7 @@ class Activations(NamedTuple):
             layers = self.first + self.embedded * runs.embedding
         else:
             layers = self.several * runs.several + self.parted * runs.parted
-        return self.each + self.head * runs.head + layers + self.copies * pipelined
+        return self.each + self.head * runs.head + layers + self.joined * runs.joined + self.copies * pipelined
 
 
 class Runs(NamedTuple):
@@ -59,6 +61,8 @@ class Runs(NamedTuple):
     """More than one layer: see `rows_of`."""
     parted: bool = False
     """What comes from a part of a layer: see `rows_of`."""
+    joined: bool = False
+    """The last matrix of experts, and another device a matrix before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,13 +178,28 @@ def _llama_cpp_compute_buffer(tree: ModelTree, workload: Workload) -> Activation
     head = 4 * tokens * tree.logits_elements + 4 * hidden + masks + _TOKENS_AND_PLACES if tree.logits_elements else 0
     copies = 0 if workload.kv_offload else 3 * masks + 9 * hidden + _TOKENS_AND_PLACES
     first, head = max(hidden, projected) - row, max(0, head - each)
-    return Activations(each, head, first, copies, embedded=hidden, several=hidden - row, parted=hidden)
+    used, inner = _experts(tree)
+    # What goes into the last matrix comes from elsewhere, and is there beside what the next layer's experts take.
+    joined = max(0, 4 * tokens * used * inner - max(2, used) * hidden)
+    return Activations(each, head, first, copies, embedded=hidden, several=hidden - row, parted=hidden, joined=joined)
 
 
 def _width(tree: ModelTree, of: Callable[[Module], bool], side: int) -> int:
     """Return the larger of the widths of some modules: the sizes of their weights on one side."""
     shapes = [tensor.shape for module in tree.modules if of(module) for tensor in module.tensors]
     return max((shape[side] for shape in shapes if len(shape) == 2), default=0)
+
+
+def _experts(tree: ModelTree) -> tuple[int, int]:
+    """Return how many experts a token uses, and how wide they are at most."""
+    last = (tensor for module in tree.modules if module.path.endswith(LAST_OF_EXPERTS) for tensor in module.tensors)
+    shapes = [tensor.shape for tensor in last if len(tensor.shape) == 3]
+    used = max((one.experts_per_token for one in tree.reads), default=max((shape[0] for shape in shapes), default=0))
+    return used, max((shape[2] for shape in shapes), default=0)
+
+
+LAST_OF_EXPERTS = ".ffn_down_exps"
+"""How the path of the matrix ends that experts multiply by last."""
 
 
 def _is_projection(module: Module) -> bool:

@@ -26,7 +26,7 @@ __all__ = ["cached_snapshot", "descriptions", "load", "model_catalogue"]
 
 INDEX = "model_index.json"
 """The file by which a folder is a pipeline of diffusers."""
-_INSIDE = re.compile(r"(?!hf://)([^:@]+?)(?::([^:@]+))?(?:@([^:@]+))?(?<=[^/])", re.DOTALL)
+_INSIDE = re.compile(r"(?!hf://)((?:[A-Za-z]:[\\/])?[^:@]+?)(?::([^:@]+))?(?:@([^:@]+))?(?<=[^/])", re.DOTALL)
 """A folder below another, and a revision: `path:subfolder`, `org/name:subfolder@revision`."""
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 

@@ -18,6 +18,7 @@ from typing import Any
 from devpolicy._core.errors import Diagnostic, ModelError
 from devpolicy._core.loading.dtypes import loaded_dtype
 from devpolicy._core.loading.recognition import quantization_of
+from devpolicy._core.loading.value import overriding
 from devpolicy._core.model import structure
 from devpolicy._core.model.bounds import read_config
 from devpolicy._core.model.built_before import Structure
@@ -27,7 +28,7 @@ from devpolicy._core.model.facts import derive, named_dtype
 from devpolicy._core.model.families import family_tree
 from devpolicy._core.model.files import entries, is_file, is_folder, is_special, read_json, shown
 from devpolicy._core.model.folders import other_kind, other_library
-from devpolicy._core.model.generation import stored_beams
+from devpolicy._core.model.generation import stored_beams, stored_cache
 from devpolicy._core.model.headers import Stored, read_headers, same_bytes, too_many
 from devpolicy._core.model.limits import (
     DEEPEST_PATH,
@@ -37,6 +38,7 @@ from devpolicy._core.model.limits import (
     MOST_SHARDS,
     MOST_TENSORS,
 )
+from devpolicy._core.model.quantize import stored_plain
 from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import ModelTree, Module, Tensor
 from devpolicy._core.model.watchdog import watched
@@ -85,7 +87,7 @@ def from_checkpoint(
         name=path.resolve().name,
         source=str(path),
         beams=tree.beams if beams is None else beams,
-        loading=replace(tree.loading, variant=variant),
+        loading=replace(tree.loading, variant=variant, overriding=overriding(config), cache=stored_cache(path)),
     )
 
 
@@ -104,6 +106,17 @@ def _read(path: Path, config: dict[str, Any], weights: dict[str, str] | None, ar
     if quantization is not None:
         quantization = replace(quantization, stored=sum(stored.end - stored.begin for stored in headers.values()))
     tree = tree_of_names(headers, config, reason) if found is None else _overlay(found, headers)
+    if quantization is not None and found is not None:
+        plain = {
+            target: (headers[source.key].shape, headers[source.key].dtype)
+            for source in found.sources
+            if not source.converted
+            for target in source.targets
+        }
+        name = stored_plain(quantization, found.tree, plain)
+        if name:
+            problem = f"its `config.json` says so, and it stores `{name}` as it is: take `quantization_config` out"
+            quantization = replace(quantization, scheme="", settings=(), problem=problem)
     return replace(tree, quantization=quantization)
 
 
@@ -199,7 +212,9 @@ def _without_headers(folder: Path, config: dict[str, Any], architecture: str | N
     if tree is None:
         message = f"`{folder}` holds pickled weights, and nothing here knows the structure of its model"
         raise ModelError(Diagnostic("DP407", message, help=INSTALL))
-    modules = tuple(replace(module, in_place=not module.tensors) for module in tree.modules)
+    unpickled = (replace(module, in_place=not module.tensors) for module in tree.modules)
+    # A pickle has each name of what is tied.
+    modules = _with_copies(unpickled, {group[0]: len(group) - 1 for group in tree.ties})
     tree = replace(tree, modules=modules, quantization=quantization_of(config, _beside(folder)))
     if architectures_of(config):
         return tree
@@ -215,7 +230,8 @@ def _overlay(found: Structure, headers: Mapping[str, Stored]) -> ModelTree:
         for target in source.targets:
             if not source.converted:
                 plain[target] = headers[source.key]
-    ties = _stored_ties(tree.ties, plain)
+    ties, compared = _stored_ties(tree.ties, plain)
+    twice = {group[0]: copies for group in ties if (copies := _copies(group, plain))}
     for group in ties:
         first = next((name for name in group if name in plain), None)
         if first is not None:
@@ -234,18 +250,44 @@ def _overlay(found: Structure, headers: Mapping[str, Stored]) -> ModelTree:
             tensors = tuple(replace(tensor, merged=0, kept=0) if as_is else tensor for tensor, as_is in pairs)
         return replace(module, in_place=all(plain_ones), tensors=tensors)
 
-    return replace(tree, ties=ties, modules=tuple(map(as_stored, tree.modules)))
+    modules = _with_copies(map(as_stored, tree.modules), twice)
+    return replace(tree, ties=ties, modules=modules, loading=replace(tree.loading, compared=compared))
 
 
-def _stored_ties(ties: Iterable[tuple[str, ...]], plain: Mapping[str, Stored]) -> tuple[tuple[str, ...], ...]:
-    """Return the ties that loading will make: tensors of a group that are stored apart and differ are left untied."""
-    kept = []
+def _with_copies(modules: Iterable[Module], copies: Mapping[str, int]) -> tuple[Module, ...]:
+    """Return the modules with how many copies of each of some tensors are beside it while they are loaded."""
+
+    def made(module: Module) -> Module:
+        tensors = (replace(one, merged=copies.get(join(module.path, one.name), one.merged)) for one in module.tensors)
+        return replace(module, tensors=tuple(tensors))
+
+    holders = {name.rpartition(".")[0] for name in copies}
+    return tuple(made(module) if module.path in holders else module for module in modules)
+
+
+_Groups = tuple[tuple[str, ...], ...]
+
+
+def _stored_ties(ties: _Groups, plain: Mapping[str, Stored]) -> tuple[_Groups, _Groups]:
+    """Return the ties that loading will make, and what it compares and leaves untied: what is stored, and differs."""
+    kept = list[tuple[str, ...]]()
+    compared = list[tuple[str, ...]]()
     for group in ties:
-        leader = next((plain[name] for name in group if name in plain), None)
+        leader = next((name for name in group if name in plain), None)
         if leader is not None:
-            group = tuple(name for name in group if name not in plain or same_bytes(leader, plain[name]))
+            apart = [name for name in group if name in plain and not same_bytes(plain[leader], plain[name])]
+            compared += [(leader, *apart)] if apart else []
+            group = tuple(name for name in group if name not in apart)
         kept.append(group)
-    return tuple(group for group in kept if len(group) > 1)
+    return tuple(group for group in kept if len(group) > 1), tuple(compared)
+
+
+def _copies(group: tuple[str, ...], plain: Mapping[str, Stored]) -> int:
+    """Return how many tensors loading makes of a tied group beside the one that stays.
+
+    Each that is stored is read, and room is made for the first, to which the others are tied.
+    """
+    return len({group[0], *(name for name in group if name in plain)}) - 1
 
 
 def tree_of_names(headers: Mapping[str, Stored], config: Mapping[str, Any], reason: str) -> ModelTree:

@@ -18,6 +18,7 @@ from typing import Any
 from devpolicy._core.errors import Diagnostic, ModelError
 from devpolicy._core.loading.dtypes import loaded_dtype
 from devpolicy._core.loading.recognition import quantization_of
+from devpolicy._core.loading.value import overriding
 from devpolicy._core.model.bounds import check_config, read_config, with_floats
 from devpolicy._core.model.built_before import Structure, built_before
 from devpolicy._core.model.classes import architectures_of, class_named
@@ -60,7 +61,10 @@ def from_config(config: Any, architecture: str | None = None) -> ModelTree:
         model = build(config, architecture)
         table = _table_of(config)
         tree = _tree_of(model, table, loaded_dtype(named_dtype(table), ()))
-    return replace(tree, quantization=quantization_of(table), source=None if source is None else str(source))
+    loading = replace(tree.loading, overriding=overriding(table))
+    return replace(
+        tree, quantization=quantization_of(table), loading=loading, source=None if source is None else str(source)
+    )
 
 
 def has_transformers() -> bool:

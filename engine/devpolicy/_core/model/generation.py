@@ -1,4 +1,4 @@
-"""What a model's generation settings say of memory: how many sequences are kept for each of the batch.
+"""What a model's generation settings say of memory: how many sequences are kept for each of the batch, and in what.
 
 Owns the reading of `generation_config.json`, and the keys. `generate` expands every input to as many sequences as the
 larger of `num_beams` and `num_return_sequences`, before it computes anything.
@@ -16,6 +16,8 @@ from devpolicy._core.model.limits import LARGEST_CONFIG
 _FILE = "generation_config.json"
 _KEYS = ("num_beams", "num_return_sequences")
 MOST_BEAMS = 1 << 16
+_OTHER_CACHES = ("offloaded", "offloaded_static", "offloaded_hybrid", "offloaded_hybrid_chunked", "quantized", "paged")
+"""Implementations of the KV cache whose bytes, or places, are not those that are counted."""
 
 
 def beams_of(*settings: Mapping[str, Any]) -> int:
@@ -33,6 +35,13 @@ def stored_beams(folder: Path) -> int | None:
     """Return what the generation settings of a checkpoint folder say, `None` without any. Raises `ModelError`."""
     path = folder / _FILE
     return beams_of(read_json(path, LARGEST_CONFIG)) if is_file(path) else None
+
+
+def stored_cache(folder: Path) -> str | None:
+    """Return the implementation of the KV cache that a checkpoint folder asks for, where it is not counted so."""
+    path = folder / _FILE
+    said = read_json(path, LARGEST_CONFIG).get("cache_implementation") if is_file(path) else None
+    return next((name for name in _OTHER_CACHES if name == said), None)
 
 
 def _first(key: str, settings: tuple[Mapping[str, Any], ...]) -> int:

@@ -21,6 +21,7 @@ from devpolicy._core.model.ggml import BLOCKS
 from devpolicy._core.model.limits import LARGEST_TREE, MOST_FILE_VALUES, MOST_FINDINGS
 from devpolicy._core.model.ranges import PatternError, expand_path, expand_tree, join
 from devpolicy._core.model.tree import DTYPE_BITS, Activated, Beside, Format, KVCache, ModelTree, Module, Tensor
+from devpolicy._core.names import file_of_another_kind
 from devpolicy._core.toml.amount import Bounds
 from devpolicy._core.toml.document import Document
 from devpolicy._core.toml.tables import (
@@ -235,6 +236,9 @@ def parse(text: str | bytes, source: str = "<string>") -> ModelTree:
 
 def read(document: Document) -> ModelTree:
     """Read a parsed model file. Raises `ModelError` with every finding and its place."""
+    other = file_of_another_kind("model", document)
+    if other is not None:
+        raise ModelError(other)
     cursor = Cursor(document, (), [])
     top = read_table(document.data, cursor, MODEL_FIELDS, what="a model file", label="a key of a model")
     if top.pop("schema", 1) != 1:

@@ -26,7 +26,7 @@ from devpolicy._core.loading.quantization import (
 from devpolicy._core.loading.schemes import SCHEMES
 from devpolicy._core.loading.skips import Skips, names_module
 from devpolicy._core.model.ranges import join
-from devpolicy._core.model.tree import DTYPE_BITS, ModelTree, Module, Tensor
+from devpolicy._core.model.tree import DTYPE_BITS, FLOATING, ModelTree, Module, Tensor
 from devpolicy._core.sizes import format_size
 
 _EVERYWHERE = frozenset({"cpu", "disk"})
@@ -72,6 +72,8 @@ class NotHeld:
     notes: tuple[str, ...] = field(default=())
     by_host: bool = False
     """Whether another host may hold it."""
+    help: str = ""
+    """The way out, where it is one for this checkpoint."""
 
 
 def quantize(
@@ -98,6 +100,9 @@ def _made(
     if unmet:
         return NotHeld(f"`{scheme.name}` cannot be made here: {unmet}", by_host=True)
     settings = {key: setting.default for key, setting in scheme.settings.items()} | dict(scheme.when)
+    own = dtype or tree.default_dtype or "float32"
+    making = {key: own if value is DTYPE else value for key, value in support.making.items()}
+    settings |= {key: making[key] for key in settings.keys() & making.keys()}
     takes = support.making_takes
     # Where the CPU runs the model there is no accelerator beside which something is kept.
     beside = frozenset[str]() if facts.kind == "cpu" else support.beside_made
@@ -106,10 +111,9 @@ def _made(
     packed = tree.remembered(what, lambda: _packed(tree, scheme, settings, facts.kind, dtype, takes, whole=whole))
     if packed is None:
         return NotHeld(f"`{scheme.name}` converts no module of `{tree.name}`")
-    own = dtype or tree.default_dtype or "float32"
     return Held(
         packed,
-        {key: own if value is DTYPE else value for key, value in support.making.items()},
+        making,
         support.making_beside,
         beside,
         support.because_made or support.because,
@@ -132,6 +136,14 @@ def _stored(
     unmet = "it is loaded in no other way" if support.kept is None else _unmet(support.kept, facts)
     if tree.incomplete_reason is not None and not unmet and not wrong:
         return Held(tree, scheme=scheme.name, assumed=_assumed(support.packages, facts))  # its tensors as stored
+    tied = None if support.runs_tied else _tied_module(tree, scheme, settings)
+    if tied is not None:
+        key = next((key for key in scheme.skips if settings.get(key) is not None), scheme.skips[0])
+        reason = (
+            f"`{key}` does not name `{tied}`, whose weight is tied, so that the library would convert the module alone"
+        )
+        hint = f"add `{tied}` to `{key}` in its `config.json`"
+        return NotHeld(reason, both_figures(tree, dtype), help=hint)
     packed = None if unmet or wrong else _packed(tree, scheme, settings, facts.kind, dtype)
     if packed is None and not unmet:
         unmet = f"it converts no module of `{tree.name}`"
@@ -216,22 +228,56 @@ def converted_paths(tree: ModelTree, quantization: Quantization) -> frozenset[st
     return converted(tree, scheme, dict(quantization.settings))
 
 
+def stored_plain(quantization: Quantization, tree: ModelTree, stored: Mapping[str, tuple[tuple[int, ...], str]]) -> str:
+    """Return a weight that a checkpoint stores as it is although its scheme converts it, empty where there is none.
+
+    `stored` are the shapes and dtypes of what is stored, by the names in the model.
+    """
+    scheme = SCHEMES.get(quantization.scheme)
+    if scheme is None or scheme.plain_too or not scheme.modules_known:
+        return ""
+    paths = converted(tree, scheme, dict(quantization.settings))
+    names = (
+        (join(module.path, tensor.name), tensor)
+        for module in tree.modules
+        for tensor in module.tensors
+        if module.path in paths and _is_matrix(tensor)
+    )
+    found = (name for name, one in names if name in stored and stored[name][0] == one.shape)
+    return next((name for name in found if stored[name][1] in FLOATING), "")
+
+
 def converted(tree: ModelTree, scheme: Scheme, settings: Mapping[str, Any]) -> frozenset[str]:
     """Return the paths of the modules that a scheme converts, by its library's own rule."""
+    tied = {name for group in tree.ties for name in group[1:]}
+    return frozenset(
+        module.path
+        for module in _chosen(tree, scheme, settings)
+        if not any(join(module.path, tensor.name) in tied for tensor in module.tensors)
+    )
+
+
+def _tied_module(tree: ModelTree, scheme: Scheme, settings: Mapping[str, Any]) -> str | None:
+    """Return a module that a scheme's rule chooses and whose weight is tied to another's, `None` where none is."""
+    tied = {name for group in tree.ties for name in group}
+    chosen = _chosen(tree, scheme, settings) if tied else ()
+    return next((one.path for one in chosen if join(one.path, "weight") in tied), None)
+
+
+def _chosen(tree: ModelTree, scheme: Scheme, settings: Mapping[str, Any]) -> Iterator[Module]:
+    """Yield the modules that the library's own rule chooses, also those whose weights are tied."""
     given = next((settings[key] for key in scheme.skips if settings.get(key) is not None), None)
     names: list[str] = list(given or ())
     if scheme.default_skips == "always" or (scheme.default_skips == "unless listed" and given is None):
         names += default_skips(tree)
     skips, tail = Skips(names), ".weight" if scheme.skips_by == "parameter" else ""
-    tied = {name for group in tree.ties for name in group[1:]}
     within = _blocks(tree, settings) if scheme.blocks else ""
-    return frozenset(
-        module.path
+    yield from (
+        module
         for module in tree.modules
         if _is_convertible(module, scheme)
         and not skips.leaves(module.path + tail)
         and not any(tensor.float32_in == "float16" for tensor in module.tensors)
-        and not (tied and any(join(module.path, tensor.name) in tied for tensor in module.tensors))
         and (not within or _in_blocks(module.path, within, settings))
         and (scheme.only is None or _is_target(module, *(settings[key] or () for key in scheme.only)))
     )
@@ -302,7 +348,12 @@ def _packed(
         if key not in made:
             packed = (_tensor(tensor, module, scheme, settings, kind, dtype) for tensor in module.tensors)
             made[key] = tuple(
-                replace(tensor, transient=_takes(tensor, takes, dtype), whole_elsewhere=whole)
+                # A `Conv1D` keeps its weight the other way round: a copy is turned first.
+                replace(
+                    tensor,
+                    transient=_takes(tensor, takes + (2 if takes and module.class_name == "Conv1D" else 0), dtype),
+                    whole_elsewhere=whole,
+                )
                 if tensor.packed is not None
                 else tensor
                 for tensor in packed
@@ -323,15 +374,20 @@ def _tensor(
     tensor: Tensor, module: Module, scheme: Scheme, settings: Mapping[str, Any], kind: str, dtype: str | None
 ) -> Tensor:
     """Return a tensor of a converted module."""
-    if tensor.name in scheme.float32:
+    if tensor.name in scheme.float32 and all(settings.get(key) == value for key, value in scheme.float32_when.items()):
         return replace(tensor, dtype="float32", float32_in="any")
-    if tensor.buffer or len(tensor.shape) < 2 or (tensor.name != "weight" and len(tensor.shape) != 3):
+    if not _is_matrix(tensor):
         return tensor
     *count, rows, columns = tensor.shape
     if module.class_name == "Conv1D":  # which keeps its weight the other way round
         rows, columns = columns, rows
     size = DTYPE_BITS[tensor.dtype_as(dtype)] // 8
     return replace(tensor, packed=prod(count) * scheme.bytes(Weight(rows, columns, size, kind), settings))
+
+
+def _is_matrix(tensor: Tensor) -> bool:
+    """Return whether a tensor of a converted module is what is packed: its weight, or the weights of its experts."""
+    return not tensor.buffer and (len(tensor.shape) == 3 or (len(tensor.shape) == 2 and tensor.name == "weight"))
 
 
 # What a host has.

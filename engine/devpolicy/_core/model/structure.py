@@ -93,7 +93,8 @@ def _with_notes(structure: Structure, named: str | None) -> Structure:
     cls = tree.modules[0].class_name
     if named is not None and cls != named and not named.startswith("Auto"):
         notes.insert(0, f"`{shown(named)}` is named, and the tensors are those of `{cls}`")
-    return structure._replace(tree=replace(tree, loading=replace(tree.loading, notes=tuple(notes))))
+    loading = replace(tree.loading, notes=tuple(notes), made_anew=structure.fit.missing)
+    return structure._replace(tree=replace(tree, loading=loading))
 
 
 def _readings(

@@ -1,8 +1,8 @@
 """What must share a device.
 
-Owns two reasons. Tied tensors stay together: a rule that would part them is refused, takes the whole group along, or
-does not apply. And what follows from the rules because of how accelerate runs a map: the pieces of a block stay
-together, and what must run on the main device does.
+Owns two reasons. Tied tensors stay together, and so do those that loading compares to see whether they are tied: a rule
+that would part them is refused, takes the whole group along, or does not apply. And what follows from the rules because
+of how accelerate runs a map: the pieces of a block stay together, and what must run on the main device does.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def colocate_ties(division: Division, tree: ModelTree, policy: ResolvedPolicy) -
     Raises `Unsatisfiable` (DP401) where a rule parts a group and may not.
     """
     starts = [unit.start for unit in division.units]
-    held = [(tie, holders) for tie in tree.ties if len(holders := _holders(tree, starts, tie)) > 1]
+    named = (*tree.ties, *tree.loading.compared)
+    held = [(tie, holders) for tie in named if len(holders := _holders(tree, starts, tie)) > 1]
     # A head may share its weight with the embedding and its bias with the module around it: that is one group.
     groups = connected_components(sorted(holders) for _, holders in held)
     first_tie: dict[int, tuple[str, ...]] = {}
@@ -41,7 +42,8 @@ def colocate_ties(division: Division, tree: ModelTree, policy: ResolvedPolicy) -
         first_tie.update((at, tie) for at in holders if at not in first_tie)
     units = list(division.units)
     for group in groups:
-        agreed = _agreed(first_tie[group[0]], [units[at] for at in group], policy)
+        tie = first_tie[group[0]]
+        agreed = _agreed(tie, [units[at] for at in group], policy, compared=tie in tree.loading.compared)
         for at, unit in zip(group, agreed, strict=True):
             units[at] = unit
     group_of = {at: tuple(group) for group in groups for at in group}
@@ -55,7 +57,7 @@ def _holders(tree: ModelTree, starts: list[int], tie: tuple[str, ...]) -> set[in
     return {bisect_right(starts, tree.index[name.rpartition(".")[0]]) - 1 for name in tie}
 
 
-def _agreed(tie: tuple[str, ...], members: list[Unit], policy: ResolvedPolicy) -> list[Unit]:
+def _agreed(tie: tuple[str, ...], members: list[Unit], policy: ResolvedPolicy, *, compared: bool) -> list[Unit]:
     """Return the members under the same rules. Each round drops one rule from all of them, or ends."""
     while len({_action(member, policy.rules) for member in members}) > 1:
         parting = _parting(members, policy)
@@ -63,7 +65,7 @@ def _agreed(tie: tuple[str, ...], members: list[Unit], policy: ResolvedPolicy) -
             break
         number, mode = parting
         if mode == "refuse":
-            raise Unsatisfiable(_parted(tie, policy.rules[number], members))
+            raise Unsatisfiable(_parted(tie, policy.rules[number], members, compared=compared))
         members = [_without_rule(member, number, policy.rules) for member in members]
     winner = min((member.rules for member in members if member.rules), default=())
     return [replace(member, rules=winner) for member in members]
@@ -105,14 +107,15 @@ def _parting(members: list[Unit], policy: ResolvedPolicy) -> tuple[int, Ties] | 
     return None
 
 
-def _parted(tie: tuple[str, ...], rule: Rule, members: list[Unit]) -> Diagnostic:
+def _parted(tie: tuple[str, ...], rule: Rule, members: list[Unit], *, compared: bool) -> Diagnostic:
+    are = "are tied by `config.json` and stored apart, so loading compares them" if compared else "are one tensor"
     where = " or ".join(str(selector) for selector in rule.offload or rule.prefer)
     verb = "keep" if rule.offload else "run"
     names = " and ".join(f"`{name}`" for name in tie[:2]) + (f" and {len(tie) - 2} more" if len(tie) > 2 else "")
     both = ", ".join(f'"{member.path}"' for member in members)
     return Diagnostic(
         "DP401",
-        f"{names} are one tensor, and rule `{rule.name}` would {verb} only a part of them on `{where}`",
+        f"{names} {are}, and rule `{rule.name}` would {verb} only a part of them on `{where}`",
         rule.place,
         "parts tied tensors",
         help=f"match all of {both}, or set `ties`:\n"

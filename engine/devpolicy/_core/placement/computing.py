@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from devpolicy._core.abilities import Target
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy, Rule
-from devpolicy._core.memory.sizing import is_input, is_mixture, rows_of
+from devpolicy._core.memory.sizing import LAST_OF_EXPERTS, is_input, is_mixture, rows_of
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.context import PlacementContext
 
@@ -93,6 +93,36 @@ def layers_on(
         if unit.is_block or unit.block is not None:
             on.setdefault(unit.start if unit.block is None else unit.block, set()).add(device)
     return rows_of([*on.values()], cpu, mixture=mixture)
+
+
+def joined_on(units: Sequence[Unit], devices: Sequence[int], cpu: int | None) -> set[int]:
+    """Return the accelerators that compute the last matrix of a layer's experts, and neither the others nor the layer.
+
+    What it multiplies is brought there. Where the device computes more than one matrix of another layer, it is there
+    beside what those take.
+    """
+    home: dict[int | None, int] = {}
+    matrices: dict[tuple[int | None, int], int] = {}
+    for unit, device in zip(units, devices, strict=True):
+        home.setdefault(unit.block, device)
+        if unit.path.endswith("exps"):
+            at = unit.block, device
+            matrices[at] = matrices.get(at, 0) + (1 if unit.path.endswith("_exps") else _MATRICES)
+        elif unit.is_block and unit.block is None:
+            matrices[unit.start, device] = _MATRICES
+    last = [
+        (unit.block, device) for unit, device in zip(units, devices, strict=True) if unit.path.endswith(LAST_OF_EXPERTS)
+    ]
+    apart = {(block, device) for block, device in last if device not in (cpu, home[block])}
+    apart -= {
+        at for at in apart if sum(count for (block, _), count in matrices.items() if block == at[0]) == matrices[at]
+    }
+    full = [at for at, count in matrices.items() if count > 1]
+    return {device for block, device in apart if any(other != block and on == device for other, on in full)}
+
+
+_MATRICES = 3
+"""Of the experts of a layer that is whole."""
 
 
 def _layers(units: Sequence[Unit], names: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -104,7 +104,7 @@ class PlacementContext:
     pipelined: bool = True
     """Whether several accelerators may work at once, where that takes room for copies."""
     layers: Mapping[int, int] = field(default_factory=dict)
-    """Devices that are taken to have several layers (1), and to begin with or behind a part of one, too (2)."""
+    """Devices that are taken to have several layers (1), to begin with or behind a part of one (2), to join one (3)."""
     changes: tuple[Callable[[DeviceBudget], DeviceBudget], ...] = ()
     """What `cpu` and `disk` have to spare for other things."""
 
@@ -147,10 +147,15 @@ class PlacementContext:
         return next((at for at, one in enumerate(self.devices) if str(one) == "cpu"), None)
 
     def computing_on(self, place: str) -> int | None:
-        """Return the number of the device that computes what is kept on `place`; `None` where weights are streamed."""
+        """Return the number of the device that computes what is kept on `place`; `None` where weights are streamed.
+
+        A target that computes on the CPU can be given a device as a place, too.
+        """
         if place == self.kind:
             return 0
-        return self.cpu_number if place == "cpu" else None
+        if self.cpu_number is None:
+            return None
+        return next((number for number, one in enumerate(self.devices) if str(one) == place), None)
 
     @cached_property
     def unified(self) -> bool:
@@ -211,11 +216,11 @@ class PlacementContext:
             charged[at] = charged.get(at, 0) + sizes[end]
         return charged
 
-    def runs(self, units: Sequence[Unit], *, several: bool, parted: bool) -> Runs:
+    def runs(self, units: Sequence[Unit]) -> Runs:
         """Return what of a model's ends is among units, as `activations` takes it."""
         ends = ends_of(self.tree)
         here = {end: any(unit.start <= at < unit.end for unit in units) for end, at in ends.items()}
-        return Runs(**here, several=several, parted=parted)
+        return Runs(**here)
 
     def beside_cpu(self, units: Iterable[Unit]) -> bool:
         """Whether units that compute on the CPU are more than the embedding of the input."""
@@ -225,7 +230,7 @@ class PlacementContext:
         """Bytes that a device needs before anything is placed on it: activations, and a KV cache that is reserved."""
         everywhere = any(self.sizing.activations[1:]) and not self._ends
         layers = self.layers.get(number, 0)
-        runs = Runs(everywhere, everywhere, everywhere, several=layers > 0, parted=layers > 1)
+        runs = Runs(everywhere, everywhere, everywhere, several=layers > 0, parted=layers > 1, joined=layers > 2)
         activations = self.activations(number, runs, pipelined=self.pipelined and not beside_cpu)
         return activations + (self.devices[number].kv_cache or 0)
 

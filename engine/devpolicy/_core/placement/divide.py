@@ -112,6 +112,43 @@ def divide(tree: ModelTree, rules: Sequence[Rule], sizing: Sizing) -> Division:
     return Division(tuple(units), matches.counts, holding, shape, tuple((at,) for at in range(len(units))))
 
 
+def children_of(unit: Unit, tree: ModelTree, sizing: Sizing) -> list[Unit]:
+    """Return a unit's modules as units of their own; the unit alone where it holds more than modules without any."""
+    starts = [*tree.children(unit.start)]
+    if tree.modules[unit.start].tensors or unit.kv_cache or any(tree.subtree_end[at] > at + 1 for at in starts):
+        return [unit]
+
+    def child(at: int) -> Unit:
+        return replace(
+            unit,
+            path=tree.modules[at].path,
+            start=at,
+            end=at + 1,
+            is_block=False,
+            weights=sizing.weights[at],
+            elsewhere=sizing.weights[at] + sizing.more_elsewhere[at],
+            buffers=sizing.buffers[at],
+            merged=sizing.merged[at],
+            onload_peak=sizing.full_weights[at] + sizing.more_elsewhere[at],
+        )
+
+    return [child(at) for at in starts if tree.modules[at].tensors]
+
+
+def with_parts(division: Division, parts: Mapping[int, Sequence[Unit]]) -> Division:
+    """Return the division with units in parts, which were placed alone."""
+    if not parts:
+        return division
+    units: list[Unit] = []
+    position: dict[int, int] = {}
+    for at, unit in enumerate(division.units):
+        position[at] = len(units)
+        units += sorted(parts.get(at, (unit,)), key=lambda part: part.start)
+    whole = [tuple(position[at] for at in group) for group in division.together if group[0] not in parts]
+    alone = [(position[at] + number,) for at, of in parts.items() for number in range(len(of))]
+    return replace(division, units=tuple(units), together=tuple(sorted((*whole, *alone))))
+
+
 def with_caches(division: Division, kv_cache: Sequence[int]) -> Division:
     """Return the same units with other caches: of each module, that of the unit it is in, or else of the next one."""
     units, caches = division.units, [0] * len(division.units)

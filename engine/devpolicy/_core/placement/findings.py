@@ -28,6 +28,11 @@ def findings_of_model(tree: ModelTree, policy: ResolvedPolicy) -> Iterator[Diagn
         yield Diagnostic("DP407", message, notes=(tree.incomplete_reason,), severity="warning")
     for note in tree.loading.notes:
         yield Diagnostic("DP415", note, severity="warning")
+    if tree.loading.cache is not None and tree.kv_cache:
+        message = f"the KV cache of `{tree.name}` is counted whole, and its generation settings ask for another"
+        hint = f"set its size aside where it is (`memory.cpu.reserve`), or take `{tree.loading.cache}` out of them"
+        note = f'`generation_config.json`: `cache_implementation` is `"{tree.loading.cache}"`'
+        yield Diagnostic("DP416", message, notes=(note,), help=hint, severity="warning")
     computed = tree.format in ("onnx", "diffusers") or "model_type" in dict(tree.metadata)
     if not computed or any(rule.activations is not None for rule in policy.memory):
         return

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.memory.sizing import Runs, is_mixture
 from devpolicy._core.placement.apply_rules import Refused
-from devpolicy._core.placement.computing import layers_on
+from devpolicy._core.placement.computing import joined_on, layers_on
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Unit
 from devpolicy._core.placement.search import Solution
@@ -93,10 +93,11 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
     offloaded = solution.offloaded
     found = context.sizing.activations
     pipelined = bool(found.copies) and context.pipelined and several_accelerators(units, solution, context)
-    several, parted = set[int](), set[int]()
+    several, parted, joined = set[int](), set[int](), set[int]()
     if found.parted:
         mixture = is_mixture(context.tree)
         several, parted = layers_on(units, solution.device, context.cpu_number, mixture=mixture)
+        joined = joined_on(units, solution.device, context.cpu_number) if mixture else joined
     away = {place: [units[at] for at, one in offloaded.items() if one.place == place] for place in ("cpu", "disk")}
     on_cpu = sum(unit.elsewhere for unit in away["cpu"])
     # By side of the one pool that integrated accelerators share with the CPU.
@@ -113,7 +114,9 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
             kv_cache=sum(units[at].kv_cache for at in running) if one.kv_cache is None else one.kv_cache,
             activations=context.activations(
                 number,
-                context.runs([units[at] for at in running], several=number in several, parted=number in parted)
+                context.runs([units[at] for at in running])._replace(
+                    several=number in several, parted=number in parted, joined=number in joined
+                )
                 if any(found[1:])
                 else Runs(),
                 pipelined=pipelined,
@@ -148,10 +151,29 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
 
 
 def several_accelerators(units: Sequence[Unit], solution: Solution, context: PlacementContext) -> bool:
-    """Whether several accelerators compute, and the CPU nothing beside them but the embedding of the input."""
+    """Whether several accelerators compute whole layers, and the CPU only embeds the input beside them."""
     on_the_cpu = [units[at] for at, number in enumerate(solution.device) if number == context.cpu_number]
     several = len({number for number in solution.device if number != context.cpu_number}) > 1
-    return several and not (on_the_cpu and context.beside_cpu(on_the_cpu))
+    if not several or (on_the_cpu and context.beside_cpu(on_the_cpu)):
+        return False
+    parts = {
+        (unit.block, number) for unit, number in zip(units, solution.device, strict=True) if unit.block is not None
+    }
+    return len(parts) == len({block for block, _ in parts})
+
+
+def with_more_layers(ledger: Mapping[str, Budget], context: PlacementContext) -> PlacementContext | None:
+    """Return a context in which devices that are over their budgets are taken to have more layers; `None` at the end.
+
+    Which ones have several is known only once everything is placed.
+    """
+    short = {at for at, one in enumerate(context.devices) if str(one) in ledger and ledger[str(one)].free < 0}
+    more = {at: context.layers.get(at, 0) + 1 for at in short if context.layers.get(at, 0) < _MOST_LAYERS}
+    return replace(context, layers={**context.layers, **more}) if more else None
+
+
+_MOST_LAYERS = 3
+"""The most that a device can be taken to have: see `PlacementContext.layers`."""
 
 
 def room_for_loading(ledger: Mapping[str, Budget], units: Sequence[Unit], tried: int) -> dict[str, int]:

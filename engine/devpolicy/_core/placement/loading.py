@@ -6,7 +6,7 @@ of a model is decided before, where the model is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 
@@ -37,6 +37,9 @@ def loading_of(policy: ResolvedPolicy, held: Held, folder: str | None, rewritten
         tree.loading,
         notes=(),
         replaced=(),
+        made_anew=(),
+        cache=None,
+        compared=(),
         dtype=policy.workload.dtype,
         model_dtype=None if policy.workload.dtype else tree.default_dtype,
         offload_folder=folder,
@@ -49,17 +52,17 @@ def loading_of(policy: ResolvedPolicy, held: Held, folder: str | None, rewritten
         context=context_of(tree, policy.workload),
         batch=policy.workload.batch,
         beams=policy.workload.beams or tree.beams,
-        asked=() if asked == LoadingTable() else tuple(_asked(asked)),
+        asked=() if asked == LoadingTable() else tuple(asked_pairs(asked)),
     )
 
 
 def check_loading(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -> list[Diagnostic]:
     """Return warnings about what the policy says of loading. Raises `Unsatisfiable` (DP416) where it cannot be had."""
     asked = policy.loading
-    if asked == LoadingTable() and tree.format not in AS_STORED:
+    if asked == LoadingTable() and policy.workload.kv_dtype is None and tree.format not in AS_STORED:
         return []
     wrong = [*_cannot(asked, policy, tree), *(_as_stored(policy, tree) if tree.format in AS_STORED else ())]
-    lost = [key for key, _ in _asked(asked) if key not in consumer.abilities.carries]
+    lost = [key for key, _ in asked_pairs(asked) if key not in consumer.abilities.carries]
     for key in lost:
         message = f"`{consumer.name}` is not told `loading.{key}`"
         if consumer.abilities.maps:
@@ -70,7 +73,7 @@ def check_loading(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -> 
             wrong.append(Diagnostic("DP416", message, help=hint))
     if wrong:
         raise Unsatisfiable(wrong)
-    return [*_already(asked, tree), *_not_told(lost, consumer)]
+    return [*_already(asked, tree), *_not_told(lost, consumer), *_cache_not_told(policy, tree, consumer)]
 
 
 def _already(asked: LoadingTable, tree: ModelTree) -> Iterator[Diagnostic]:
@@ -87,6 +90,16 @@ def _not_told(lost: list[str], consumer: Target) -> Iterator[Diagnostic]:
         Diagnostic("DP416", f"`{consumer.name}` is not told `loading.{key}`", help=hint, severity="warning")
         for key in lost
     )
+
+
+def _cache_not_told(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -> Iterator[Diagnostic]:
+    """Yield a warning where a cache is counted in another dtype than the one in which the consumer would make it."""
+    cache, dtype = policy.workload.kv_dtype, compute_dtype(tree, policy.workload)
+    if cache in (None, dtype) or not tree.kv_cache or "kv_dtype" in consumer.abilities.carries:
+        return
+    message = f"`{consumer.name}` is not told `workload.kv_dtype`, and keeps the KV cache in the model's `{dtype}`"
+    hint = f"make a cache of `{cache}` where the model generates; or leave `workload.kv_dtype` out"
+    yield Diagnostic("DP416", message, help=hint, severity="warning")
 
 
 def refused_on(attention: str, kind: str) -> str | None:
@@ -107,17 +120,25 @@ def _as_stored(policy: ResolvedPolicy, tree: ModelTree) -> Iterator[Diagnostic]:
         yield Diagnostic("DP416", message, help=f"known are {', '.join(f'`{one}`' for one in GGUF_CACHES)}")
 
 
-def adapter_error(tree: ModelTree, units: Sequence[Unit], offloaded: Iterable[int]) -> Diagnostic | None:
-    """Return why an adapter cannot be loaded beside what is offloaded, `None` where it can.
+def stays_error(tree: ModelTree, units: Sequence[Unit], offloaded: Mapping[int, Offload]) -> Diagnostic | None:
+    """Return why something cannot be kept where it is offloaded to, `None` where it can.
 
-    What accelerate brings in for each forward are the model's own weights, whatever PEFT loads in their place.
+    What accelerate brings in for each forward are the model's own weights, whatever PEFT loads in their place; and from
+    the disk, what the checkpoint stores.
     """
-    positions = {tree.index[path]: path for path in tree.loading.replaced}
-    for unit in (units[at] for at in offloaded):
-        found = next((path for at, path in positions.items() if unit.start <= at < unit.end), None)
+    replaced = {tree.index[path]: path for path in tree.loading.replaced}
+    anew = {tree.index[name.rpartition(".")[0]]: name for name in tree.loading.made_anew}
+    for at, offload in offloaded.items():
+        unit = units[at]
+        found = next((path for place, path in replaced.items() if unit.start <= place < unit.end), None)
         if found is not None:
             message = f"an adapter works on the weights of `{found}` themselves, which are kept elsewhere"
             return Diagnostic("DP416", message, help=f"leave `{found}` where it runs")
+        lost = next((name for place, name in anew.items() if unit.start <= place < unit.end), None)
+        if lost is not None and offload.place == "disk":
+            message = f"the checkpoint does not store `{lost}`, so `{unit.path}` cannot be kept on `disk`"
+            hint = "keep it on `cpu` or where it runs, or complete the checkpoint: load it, and `save_pretrained`"
+            return Diagnostic("DP415", message, help=hint)
     return None
 
 
@@ -139,7 +160,7 @@ def findings_of_float32(
     return [Diagnostic("DP413", message, rule.place, notes=(note,), severity="warning")]
 
 
-def _asked(table: LoadingTable) -> Iterator[tuple[str, str]]:
+def asked_pairs(table: LoadingTable) -> Iterator[tuple[str, str]]:
     """Yield what a policy says of loading. A folder goes by its own name, which is the same on every machine."""
     if table.quantization not in ((), (NONE,)):
         yield "quantization", ", ".join(table.quantization)

@@ -48,9 +48,17 @@ from devpolicy._core.placement.groups import Groups, check_divides, groups_of, o
 from devpolicy._core.placement.joint import one_piece
 from devpolicy._core.placement.kept_by_engine import least_kept, may_keep, with_kept, without_kept
 from devpolicy._core.placement.leaving import Notes, choices_of, leaving_first, may_fit
-from devpolicy._core.placement.ledger import Budget, check_ledger, ledger_of, room_for_loading, several_accelerators
+from devpolicy._core.placement.ledger import (
+    Budget,
+    check_ledger,
+    ledger_of,
+    room_for_loading,
+    several_accelerators,
+    with_more_layers,
+)
 from devpolicy._core.placement.lint import findings_of_rules
-from devpolicy._core.placement.loading import adapter_error, check_loading, findings_of_float32, refused_on
+from devpolicy._core.placement.loading import check_loading, findings_of_float32, refused_on, stays_error
+from devpolicy._core.placement.matrices import Departure, back_in_parts, leaving_in_parts
 from devpolicy._core.placement.overflow import spill
 from devpolicy._core.placement.plan import Plan, Trace
 from devpolicy._core.placement.quantized import findings_of_form, held_on, running, without_ties, wrongly_left
@@ -231,13 +239,13 @@ def _fitting_at_once(
     Where there is no room for them, the target can do without: that is better than a part on the CPU, or no plan.
     """
     alone = _fitting(division, replace(context, pipelined=False), tree, of_rules)
-    if not several_accelerators(division.units, alone.solution, context):
+    if not several_accelerators(alone.division.units, alone.solution, context):
         return alone
     try:
         found = _fitting(division, context, tree, of_rules)
     except Refused:
         return alone
-    return found if several_accelerators(division.units, found.solution, context) else alone
+    return found if several_accelerators(found.division.units, found.solution, context) else alone
 
 
 def _as_a_whole(shape: _Shape, tree: ModelTree, of_rules: list[Diagnostic]) -> _Fitting | None:
@@ -305,9 +313,10 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree, of_
     cut = parted(division.units, context) if consumer.abilities.unit == "part" else None
     if cut is not None:
         raise Refused(cut)
-    leaving = any(rule.overflow for rule in context.policy.rules)
+    leaving, whole = any(rule.overflow for rule in context.policy.rules), division
     for tried in count():
-        attempt, notes = _leaving(division, context) if leaving else _search(division, context, spilling=True)
+        found = _leaving(whole, context) if leaving else (whole, *_search(whole, context, spilling=True))
+        division, attempt, notes = found
         solution = attempt.solution()
         counts_layers = consumer.abilities.assigns in ("runs", "counts", "budgets")
         wrong = unfit(division.units, solution, context, tied=bool(tree.ties)) if counts_layers else None
@@ -322,7 +331,8 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree, of_
         divided = refuted(tree, consumer, solution) if "divided" in dict(tree.metadata) else None
         if divided is not None:
             raise Refused(divided)
-        unlike = adapter_error(tree, division.units, solution.offloaded) if tree.loading.replaced else None
+        stay = tree.loading.replaced or tree.loading.made_anew
+        unlike = stays_error(tree, division.units, solution.offloaded) if stay else None
         if unlike is not None:
             raise Refused(unlike)
         away = context.held.skips_elsewhere and solution.offloaded
@@ -362,7 +372,7 @@ def _divide(policy: ResolvedPolicy, tree: ModelTree) -> tuple[Workload, _Divided
     wrong = [finding for finding in findings if finding.severity == "error"]
     if wrong:
         raise PolicyError(wrong)
-    division = colocate_ties(division, tree, policy) if tree.ties else division
+    division = colocate_ties(division, tree, policy) if tree.ties or tree.loading.compared else division
     return policy.workload, (sizing, division, findings)
 
 
@@ -397,12 +407,19 @@ def _faster(problem: Problem, attempt: Attempt) -> Attempt:
     return attempt if found is None else exact.attempt_at(problem, found)
 
 
-def _leaving(division: Division, context: PlacementContext) -> _Found:
-    """Return an attempt under rules that let modules `overflow`: as few of them leave as let the rest fit."""
+def _leaving(division: Division, context: PlacementContext) -> Departure:
+    """Return an attempt under rules that let modules `overflow`: as few of them leave as let the rest fit.
+
+    What leaves in parts is divided further.
+    """
     try:
-        return _search(division, context)
+        return Departure(division, *_search(division, context))
     except Refused:
         order, notes = leaving_first(apply_rules(division, context), division.units, context)
+    parts = context.cpu_number is not None
+    parted = leaving_in_parts(division, order, context, partial(_search, again=False), _search) if parts else None
+    if parted is not None:
+        return parted._replace(notes=(*notes, *parted.notes))
     leaving: dict[int, Offload] = {}
     for chosen in choices_of(order, context):
         leaving = {at: offload for offloads in chosen for at, offload in offloads.items()}
@@ -411,9 +428,11 @@ def _leaving(division: Division, context: PlacementContext) -> _Found:
                 attempt, told = _search(division, context, leaving)
             except Refused:
                 continue
-            return attempt, (*notes, *told)
-    attempt, told = _search(division, context, leaving, spilling=True)
-    return attempt, (*notes, *told)
+            return Departure(division, attempt, (*notes, *told))
+    spilling = partial(_search, spilling=True)
+    back = back_in_parts(division, order, context, spilling) if parts else None
+    found = back or Departure(division, *spilling(division, context, leaving))
+    return found._replace(notes=(*notes, *found.notes))
 
 
 _Found = tuple[Attempt, Notes]
@@ -425,13 +444,14 @@ def _search(
     leaving: Mapping[int, Offload] | None = None,
     *,
     spilling: bool = False,
+    again: bool = True,
 ) -> _Found:
     """Return an attempt with the units in `leaving` offloaded, with notes for people. Raises `Refused`.
 
     First with each rule's first device that has room and devices in the order of their ids, then in any order, then
     with the rules' choices left to the search; with `spilling`, what still does not fit is offloaded as far as
     `overflow` allows. Where devices need more for several layers, it is known only then which ones have several: one
-    without room for it is taken to have some, and all is searched again.
+    without room for it is taken to have some, and all is searched `again`.
     """
     refused: Refused | None = None
     problems: list[Problem] = []
@@ -458,10 +478,10 @@ def _search(
         found = next((spilled for problem in problems if (spilled := _spilled(problem)) is not None), None)
     if found is None:
         raise refused or no_room(problems[0])
-    more = _more_layers(found[0], division, context) if context.sizing.activations.parted else {}
-    if more:
-        return _search(division, replace(context, layers={**context.layers, **more}), leaving, spilling=spilling)
-    return found
+    if not again or not context.sizing.activations.parted:
+        return found
+    more = with_more_layers(ledger_of(division.units, found[0].solution(), context), context)
+    return found if more is None else _search(division, more, leaving, spilling=spilling)
 
 
 def _spilled(problem: Problem) -> _Found | None:
@@ -472,14 +492,3 @@ def _spilled(problem: Problem) -> _Found | None:
     if problem.context.policy.split == "fastest" and attempt.problem is problem:  # nothing had to go after all
         attempt = _faster(problem, attempt)
     return attempt, (*problem.assignment.notes, *spilled.notes)
-
-
-_MOST_LAYERS = 2
-"""The most that a device can be taken to have: see `PlacementContext.layers`."""
-
-
-def _more_layers(attempt: Attempt, division: Division, context: PlacementContext) -> dict[int, int]:
-    """Return how many layers the devices are to be taken to have that have no room for those that they have."""
-    ledger = ledger_of(division.units, attempt.solution(), context)
-    short = {at for at, one in enumerate(context.devices) if str(one) in ledger and ledger[str(one)].free < 0}
-    return {at: context.layers.get(at, 0) + 1 for at in short if context.layers.get(at, 0) < _MOST_LAYERS}

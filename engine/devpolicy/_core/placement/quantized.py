@@ -99,6 +99,7 @@ def _refusal(found: NotHeld, tree: ModelTree, consumer: Target, word: str | None
         if others and consumer.name not in others
         else ('say what it takes where it is loaded: `needs = "24 GiB"` in the component, in place of its model')
     )
+    hint = found.help or hint
     message = f"the weights of `{tree.name}` are quantised (`{quantization.method}`), and `{consumer.name}` "
     return Diagnostic("DP417", f"{message}cannot load them: {found.reason}", notes=found.notes, help=hint)
 

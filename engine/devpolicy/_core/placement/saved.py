@@ -43,6 +43,8 @@ def read_plan(data: Mapping[str, Any], make: Callable[[Mapping[str, Any]], P], w
         plan, stated = make(data), data["digest"]
     except PlanError:
         raise
+    except KeyError as missing:
+        raise PlanError(f"this is no serialised plan: it has no `{missing.args[0]}`") from None
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as broken:
         raise PlanError(f"this is no serialised plan: {type(broken).__name__}: {broken}") from None
     if stated != plan.digest:

@@ -17,8 +17,9 @@ from devpolicy._core.model.catalogue import model_catalogue
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.starter.draft import Wanted
 from devpolicy._core.targets.haystack_components.deciding import own_model, readable
+from devpolicy._core.targets.haystack_components.signatures import takes_of_saved
 from devpolicy._core.targets.haystack_components.survey import read_pipeline
-from devpolicy._core.targets.haystack_components.table import Takes, takes_of_saved
+from devpolicy._core.targets.haystack_components.table import Takes
 
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
 

@@ -21,7 +21,8 @@ def to_hf_kwargs(plan: Plan) -> dict[str, Any]:
 
     `device_map` is always a dictionary, so that a single device too is loaded to directly. `dtype` is always there, so
     that no configuration decides it behind the plan, and so are `attn_implementation` and `experts_implementation`
-    where the model is known to take them. `offload_folder` is there where weights are rewritten, and
+    where the model is known to take them, with a `_` before them too where the configuration has such a key: an auto
+    class would take that one. `offload_folder` is there where weights are rewritten, and
     `quantization_config`, an object of the library, where it decides what becomes of quantised weights.
     """
     kwargs: dict[str, Any] = {"device_map": _device_map(plan)}
@@ -36,6 +37,7 @@ def to_hf_kwargs(plan: Plan) -> dict[str, Any]:
         "experts_implementation": as_argument(load.experts),
         "quantization_config": None if load.quantization is None else _configuration(load.quantization),
     }
+    given |= {key: given[key.removeprefix("_")] for key in load.overriding}
     return kwargs | {key: value for key, value in given.items() if value is not None}
 
 

@@ -32,6 +32,8 @@ class _Held(NamedTuple):
     """The name that it is counted under: that of the tensor that it is tied to."""
     size: int
     """Its bytes, with those of what it carries along where it is quantised."""
+    changes: bool
+    """Whether a first forward makes it another size, as bitsandbytes does: what is planned is the most of both."""
 
 
 def verify(plan: Plan, model: Any) -> list[str]:
@@ -105,7 +107,7 @@ def _other_bytes(plan: Plan, tensors: Iterable[_Held]) -> Iterator[str]:
         path = unit_of[id(placement)]
         units[path] += held.size
         dtypes[path].add(_dtype(held.tensor))
-        if _may_shrink(held):
+        if held.changes:
             repacked.add(path)
     for path, placement in plan.placements.items():
         fits = units[path] == placement.bytes or (path in repacked and units[path] < placement.bytes)
@@ -119,7 +121,7 @@ def _other_sums(plan: Plan, tensors: Iterable[_Held]) -> Iterator[str]:
     devices = dict.fromkeys(plan.ledger, 0)
     for held in _once(tensors):
         devices[held.device] = devices.get(held.device, 0) + held.size
-    repacked = {held.device for held in tensors if _may_shrink(held)}
+    repacked = {held.device for held in tensors if held.changes}
     for device, size in devices.items():
         planned = plan.ledger[device].weights if device in plan.ledger else 0
         if size != planned and not (device in repacked and size < planned):
@@ -143,11 +145,6 @@ def _once(tensors: Iterable[_Held]) -> Iterator[_Held]:
         if not keys & seen:
             yield held
         seen |= keys
-
-
-def _may_shrink(held: _Held) -> bool:
-    """Whether a first forward repacks it on a CPU, as bitsandbytes does: what is planned is the most of both."""
-    return held.device == "cpu" and hasattr(held.tensor, "quant_state")
 
 
 def _dtype(tensor: Any) -> str:
@@ -193,7 +190,11 @@ def _tensors(model: Any, own: Callable[[str], str]) -> Iterator[_Held]:
         # accelerate leaves buffers on the executing device, also where it keeps the weights elsewhere.
         stays, kept = is_buffer or adapters, name if adapters else tied.get(full, full)
         size = _stored_bytes(tensor) + (_bytes_beside(tensor, model.get_submodule(path)) if _is_packed(tensor) else 0)
-        yield _Held(name if adapters else full, own(path), tensor, stays, _where(name, tensor, hooks), kept, size)
+        # On a CPU it repacks the weights, and everywhere a bias gets the dtype of the products.
+        weight = getattr(model.get_submodule(path), "weight", None) if last == "bias" else tensor
+        changes = hasattr(weight, "quant_state") and (last == "bias" or tensor.device.type == "cpu")
+        where = _where(name, tensor, hooks)
+        yield _Held(name if adapters else full, own(path), tensor, stays, where, kept, size, changes)
 
 
 def _is_packed(tensor: Any) -> bool:

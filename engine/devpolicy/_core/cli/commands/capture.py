@@ -13,6 +13,7 @@ import click
 from devpolicy._core.cli import complete
 from devpolicy._core.cli.context import CliContext, common, pass_context
 from devpolicy._core.cli.files import refuse_to_replace, write_whole
+from devpolicy._core.cli.group import Command
 from devpolicy._core.cli.inputs import load_host, load_model, model_help
 from devpolicy._core.cli.report import painted, rendered
 from devpolicy._core.errors import DevPolicyError, Diagnostic
@@ -24,11 +25,10 @@ if TYPE_CHECKING:
     from devpolicy._core.host.probe.identity import Identity
     from devpolicy._core.model.tree import ModelTree
 
-output_option = click.option("--output", metavar="FILE", help="Write to a file, whole or not at all.")
-force_option = click.option("--force", is_flag=True, help="Replace an existing file.")
+output_option = click.option("-o", "--output", metavar="FILE", help="Write to a file, whole or not at all.")
 
 
-@click.command(name="capture", short_help="Write this machine as a host file.")
+@click.command(cls=Command, name="capture", short_help="Write this machine as a host file.")
 @output_option
 @click.option("--name", metavar="NAME", help="The name of the host. Default: the name of its file.")
 @click.option(
@@ -38,7 +38,7 @@ force_option = click.option("--force", is_flag=True, help="Replace an existing f
     help="Keep what identifies this machine: uuid, serial, hostname, user.",
 )
 @click.option("--measure", is_flag=True, help="Also measure speeds, which takes about a minute.")
-@force_option
+@click.option("--force", is_flag=True, help="With --measure: replace an existing file.")
 @common(formats=())
 @pass_context
 def capture_host(
@@ -57,7 +57,9 @@ def capture_host(
     _capture(ctx, output, name, include, measuring=measure, force=force)
 
 
-@click.command(name="measure", short_help="Measure this machine, and write it as a host file with its speeds.")
+@click.command(
+    cls=Command, name="measure", short_help="Measure this machine, and write it as a host file with its speeds."
+)
 @output_option
 @click.option("--name", metavar="NAME", help="The name of the host. Default: the name of its file.")
 @click.option(
@@ -66,7 +68,7 @@ def capture_host(
     multiple=True,
     help="Keep what identifies this machine: uuid, serial, hostname, user.",
 )
-@force_option
+@click.option("--force", is_flag=True, help="Replace an existing file.")
 @common(formats=())
 @pass_context
 def measure_host(ctx: CliContext, output: str | None, name: str | None, include: tuple[str, ...], force: bool) -> None:
@@ -140,7 +142,9 @@ def _left_out(gone: Mapping[str, int]) -> str:
     return f"left out: {kinds}; `--include {','.join(gone)}` keeps {pronoun}"
 
 
-@click.command(name="capture", short_help="Write a model's structure as a model file.", epilog=f"MODEL: {model_help}")
+@click.command(
+    cls=Command, name="capture", short_help="Write a model's structure as a model file.", epilog=f"MODEL: {model_help}"
+)
 @click.argument("model", shell_complete=complete.models)
 @output_option
 @click.option("--name", metavar="NAME", help="The name of the model. Default: the last part of MODEL.")

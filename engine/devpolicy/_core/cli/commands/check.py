@@ -10,6 +10,7 @@ import click
 
 from devpolicy._core.cli import complete
 from devpolicy._core.cli.context import CliContext, common, pass_context
+from devpolicy._core.cli.group import Command
 from devpolicy._core.cli.inputs import load_model, model_help, named_models
 from devpolicy._core.cli.pipeline_view import pipeline_option
 from devpolicy._core.cli.report import findings_of, for_machines, painted, rendered, write_findings
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from devpolicy._core.targets.haystack_components.names import Saved
 
 
-@click.command(name="check", short_help="Report every mistake in policies.")
+@click.command(cls=Command, name="check", short_help="Report every mistake in policies.")
 @click.argument("policies", metavar="POLICY...", nargs=-1, required=True, shell_complete=complete.policies)
 @click.option("--strict", is_flag=True, help="Exit with 1 if there are warnings.")
 @click.option(

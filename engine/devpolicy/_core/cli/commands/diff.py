@@ -10,6 +10,7 @@ from devpolicy._core.cli import complete
 from devpolicy._core.cli.context import CliContext, common, pass_context
 from devpolicy._core.cli.fleet_changes import show_diff
 from devpolicy._core.cli.fleet_plan import fleet_option, without
+from devpolicy._core.cli.group import Command
 from devpolicy._core.cli.inputs import NO_MODEL, on_every_host, overlay_facts, overlay_options, trees_of
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.errors import DevPolicyError, Diagnostic, HostError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from devpolicy._core.review.hosts import Variant
 
 
-@click.command(name="diff", short_help="Show where two policies differ, on the smallest host.")
+@click.command(cls=Command, name="diff", short_help="Show where two policies differ, on the smallest host.")
 @click.argument("first", metavar="A", shell_complete=complete.policies)
 @click.argument("second", metavar="B", shell_complete=complete.policies)
 @click.option(

@@ -9,6 +9,7 @@ import click
 from devpolicy._core.cli import complete
 from devpolicy._core.cli.commands.host import in_short
 from devpolicy._core.cli.context import CliContext, common, pass_context
+from devpolicy._core.cli.group import Command
 from devpolicy._core.cli.inputs import load_host
 from devpolicy._core.cli.report import for_machines, painted, rendered
 from devpolicy._core.cli.table import facts, table
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from devpolicy._core.host import Accelerator
 
 
-@click.command(name="doctor", short_help="Show what each library sees of this machine, and the fix.")
+@click.command(cls=Command, name="doctor", short_help="Show what each library sees of this machine, and the fix.")
 @click.argument("libraries", metavar="[LIBRARY]...", nargs=-1, type=click.Choice(list(LIBRARIES)))
 @click.option(
     "--host",

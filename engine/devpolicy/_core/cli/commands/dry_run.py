@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from devpolicy._core.cli.context import CliContext, common, pass_context
+from devpolicy._core.cli.group import Command
 from devpolicy._core.cli.inputs import (
     check_component,
     component_option,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 DOES_NOT_RUN, OVER = "DP520", "DP521"
 
 
-@click.command(name="dry-run", short_help="Load and run the real model code on a simulated host.")
+@click.command(cls=Command, name="dry-run", short_help="Load and run the real model code on a simulated host.")
 @policy_argument
 @click.option(
     "--model",

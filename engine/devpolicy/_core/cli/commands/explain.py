@@ -9,6 +9,7 @@ import click
 
 from devpolicy._core.cli import complete
 from devpolicy._core.cli.context import CliContext, common, pass_context
+from devpolicy._core.cli.group import Command
 from devpolicy._core.cli.table import table
 from devpolicy._core.codes import CODES
 from devpolicy._core.errors import DevPolicyError, Diagnostic
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from devpolicy._core.cli.output import Line
 
 
-@click.command(name="explain")
+@click.command(cls=Command, name="explain")
 @click.argument("code", required=False, shell_complete=complete.codes)
 @common()
 @pass_context

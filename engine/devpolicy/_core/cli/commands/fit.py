@@ -11,6 +11,7 @@ from devpolicy._core.cli import complete
 from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context
 from devpolicy._core.cli.fleet_fit import Machine, by_labels, kinds
 from devpolicy._core.cli.fleet_plan import fleet_option, without
+from devpolicy._core.cli.group import Command
 from devpolicy._core.cli.inputs import (
     check_component,
     check_model,
@@ -51,7 +52,7 @@ def _batches(context: click.Context, parameter: click.Parameter, value: str | No
     return tuple(dict.fromkeys(map(int, parts)))
 
 
-@click.command(name="fit", short_help="Answer whether models fit on hosts, and with how much context.")
+@click.command(cls=Command, name="fit", short_help="Answer whether models fit on hosts, and with how much context.")
 @policy_argument
 @click.option(
     "--model",

@@ -14,8 +14,10 @@ import click
 from devpolicy._core.cli import complete
 from devpolicy._core.cli.context import CliContext, common, pass_context
 from devpolicy._core.cli.files import write_whole
+from devpolicy._core.cli.group import Command
 from devpolicy._core.cli.inputs import load_host, load_model
 from devpolicy._core.cli.named_sets import hosts_like, listed
+from devpolicy._core.cli.report import findings_of
 from devpolicy._core.cli.table import facts
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.host import Host
@@ -31,7 +33,7 @@ T = TypeVar("T")
 _HERE = "hosts/this-machine.toml"
 
 
-@click.command(name="init", short_help="Write a first policy, with tests that pass.")
+@click.command(cls=Command, name="init", short_help="Write a first policy, with tests that pass.")
 @click.argument("folder", default=".", type=click.Path())
 @click.option("--model", metavar="MODEL", shell_complete=complete.models, help="The model, as in `devpolicy plan`.")
 @click.option(
@@ -231,7 +233,6 @@ def _asked(question: str, default: str, read: Callable[[str], T]) -> T:
         try:
             return read(answer)
         except DevPolicyError as wrong:
-            click.echo(f"  {visible(str(wrong.diagnostics[0].message if wrong.diagnostics else wrong))}", err=True)
-            help_ = wrong.diagnostics[0].help if wrong.diagnostics else ""
-            if help_:
-                click.echo(f"  {visible(help_)}", err=True)
+            first = findings_of(wrong)[0]
+            for line in (first.message, *first.help.splitlines()):
+                click.echo(f"  {visible(line)}", err=True)

@@ -12,6 +12,7 @@ from devpolicy._core.cli import complete, complete_keys
 from devpolicy._core.cli.annotations import Annotation, certificates, compared, lines_of
 from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context
 from devpolicy._core.cli.fleet_plan import fleet_option, show_plan, without
+from devpolicy._core.cli.group import Command
 from devpolicy._core.cli.inputs import (
     check_component,
     check_model,
@@ -47,7 +48,7 @@ Plans = Mapping[str | None, "Plan"]
 Models = Mapping[str | None, str]
 
 
-@click.command(name="plan", short_help="Show where each module executes and what each device holds.")
+@click.command(cls=Command, name="plan", short_help="Show where each module executes and what each device holds.")
 @policy_argument
 @click.option(
     "--model",
@@ -90,7 +91,7 @@ Models = Mapping[str | None, str]
     "serve.",
 )
 @click.option("--locked", metavar="FILE", help="Fail if the plan is not the one in FILE, and list what moved.")
-@click.option("--output", metavar="FILE", help="Write to FILE instead of the terminal, whole or not at all.")
+@click.option("-o", "--output", metavar="FILE", help="Write to FILE instead of the terminal, whole or not at all.")
 @common(formats=("human", "plain", "json", "svg", "png"))
 @pass_context
 def command(

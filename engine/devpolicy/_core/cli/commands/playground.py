@@ -8,11 +8,14 @@ from pathlib import Path
 import click
 
 from devpolicy._core.cli.context import CliContext, common, pass_context
+from devpolicy._core.cli.group import Command
 from devpolicy._core.cli.table import facts
 from devpolicy._core.errors import DevPolicyError, Diagnostic, reason_of
 
 
-@click.command(name="playground", short_help="Try policies in a browser, with the plan's picture as you type.")
+@click.command(
+    cls=Command, name="playground", short_help="Try policies in a browser, with the plan's picture as you type."
+)
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes any free port.")
 @click.option(
     "--pyodide",

@@ -15,6 +15,7 @@ from devpolicy._core.cli.context import CliContext, common, pass_context
 from devpolicy._core.cli.files import write_whole
 from devpolicy._core.cli.fleet_plan import fleet_option, without
 from devpolicy._core.cli.fleet_report import write_report
+from devpolicy._core.cli.group import Command
 from devpolicy._core.cli.inputs import (
     check_component,
     check_model,
@@ -41,7 +42,7 @@ _SCHEMES = (NONE, "int8", "nf4")
 """What is asked where neither the command nor the policy names schemes: in full, in eight bits and in four."""
 
 
-@click.command(name="report", short_help="Write a page that shows which models run on which hosts.")
+@click.command(cls=Command, name="report", short_help="Write a page that shows which models run on which hosts.")
 @policy_argument
 @click.option(
     "--models",

@@ -8,6 +8,7 @@ import click
 
 from devpolicy._core.cli import pipeline_view
 from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context
+from devpolicy._core.cli.group import Command
 from devpolicy._core.cli.inputs import (
     check_component,
     component_option,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from devpolicy._core.host import Host
 
 
-@click.command(name="resolve")
+@click.command(cls=Command, name="resolve")
 @policy_argument
 @host_option
 @component_option

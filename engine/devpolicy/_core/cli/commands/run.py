@@ -9,6 +9,7 @@ from typing import Never
 import click
 
 from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context
+from devpolicy._core.cli.group import Command
 from devpolicy._core.cli.inputs import (
     check_component,
     component_option,
@@ -29,7 +30,7 @@ from devpolicy._core.targets.environment import environment, shell, visible_devi
 from devpolicy._core.verbs.joint import JointPlanner, Request
 
 
-@click.command(name="run", short_help="Run a command on its planned devices and no others.")
+@click.command(cls=Command, name="run", short_help="Run a command on its planned devices and no others.")
 @policy_argument
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND...")
 @model_option(required=False)

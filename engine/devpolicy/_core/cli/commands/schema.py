@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from devpolicy._core.cli.context import CliContext, common, pass_context
+from devpolicy._core.cli.group import Command
 
 
-@click.command(name="schema", short_help="Print the JSON schema of a policy, for editors.")
+@click.command(cls=Command, name="schema", short_help="Print the JSON schema of a policy, for editors.")
 @common(formats=())
 @pass_context
 def command(ctx: CliContext) -> None:

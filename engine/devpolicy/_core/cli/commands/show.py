@@ -8,6 +8,7 @@ import click
 
 from devpolicy._core.cli import complete
 from devpolicy._core.cli.context import CliContext, common, pass_context
+from devpolicy._core.cli.group import Command
 from devpolicy._core.cli.inputs import host_option, load_host, on_host, overlay_options
 from devpolicy._core.cli.report import print_lint
 from devpolicy._core.cli.table import facts, table
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from devpolicy._core.language.policy import Rule
 
 
-@click.command(name="show", short_help="Show every value of a policy, and where it comes from.")
+@click.command(cls=Command, name="show", short_help="Show every value of a policy, and where it comes from.")
 @click.argument("policy", required=False, shell_complete=complete.policies)
 @host_option
 @overlay_options

@@ -9,6 +9,7 @@ import click
 from devpolicy._core.abilities import Target, target_named, targets
 from devpolicy._core.cli import complete
 from devpolicy._core.cli.context import CliContext, common, pass_context
+from devpolicy._core.cli.group import Command
 from devpolicy._core.cli.output_formats import forms_of
 from devpolicy._core.cli.table import facts, table
 from devpolicy._core.errors import DevPolicyError, Diagnostic
@@ -33,7 +34,7 @@ _KEEPS = {
 }
 
 
-@click.command(name="targets", short_help="List the consumers of plans, and what each can do.")
+@click.command(cls=Command, name="targets", short_help="List the consumers of plans, and what each can do.")
 @click.argument("target", required=False, shell_complete=complete.targets)
 @common()
 @pass_context
@@ -53,7 +54,7 @@ def command(ctx: CliContext, target: str | None) -> None:
         if ctx.json:
             ctx.print_json({"schema": 1, "targets": {name: _as_json(one) for name, one in known.items()}})
             return
-        rows = [[one.name, _version(one), ", ".join(forms_of(one)), one.about] for one in known.values()]
+        rows = [[one.name, _version(one) or "no", ", ".join(forms_of(one)), one.about] for one in known.values()]
         ctx.out.print(table(["target", "installed", "--to", "is"], rows, width=ctx.out.width, prose=True))
         return
     found = target_named(target)
@@ -72,7 +73,7 @@ def _described(target: Target, width: int) -> list[Line]:
     keeps = [f"{place}: {_KEEPS[what]}" for place, what in abilities.keeps.items()]
     pairs = [
         ("target", f"{target.name}: {target.about}"),
-        ("installed", _version(target)),
+        ("installed", _version(target) or "no"),
         ("executes on", ", ".join(sorted(abilities.types))),
         ("reads", ", ".join(sorted(abilities.reads))),
         ("is told", _ASSIGNS[abilities.assigns]),

@@ -8,6 +8,7 @@ import click
 
 from devpolicy._core.cli import complete
 from devpolicy._core.cli.context import CliContext, common, pass_context
+from devpolicy._core.cli.group import Command
 from devpolicy._core.cli.inputs import test_overlay_options
 from devpolicy._core.cli.report import for_machines, painted, rendered, write_findings
 from devpolicy._core.cli.table import UNBOUNDED, table
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from devpolicy._core.review.suites import Suite
 
 
-@click.command(name="test", short_help="Run the tests of policies.")
+@click.command(cls=Command, name="test", short_help="Run the tests of policies.")
 @click.argument("policies", metavar="POLICY|FOLDER...", nargs=-1, required=True, shell_complete=complete.policies)
 @click.option("--run", metavar="PATTERN", help="Only tests whose names contain PATTERN, or match it as a glob.")
 @test_overlay_options

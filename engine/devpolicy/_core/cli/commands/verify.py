@@ -11,6 +11,7 @@ from devpolicy._core.cli import complete, complete_keys
 from devpolicy._core.cli.context import CliContext, common, pass_context
 from devpolicy._core.cli.fleet_changes import verify_fleet
 from devpolicy._core.cli.fleet_plan import fleet_option
+from devpolicy._core.cli.group import Command
 from devpolicy._core.cli.host_space import host_space_of, host_space_options, types_of
 from devpolicy._core.cli.inputs import (
     NO_MODEL,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from devpolicy._core.review.verify import Verdict
 
 
-@click.command(name="verify", short_help="Check properties of a policy on every host of a family.")
+@click.command(cls=Command, name="verify", short_help="Check properties of a policy on every host of a family.")
 @policy_argument
 @click.option(
     "--property",

@@ -11,6 +11,7 @@ from devpolicy._core.cli.commands.resolve import preferences
 from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context
 from devpolicy._core.cli.fleet_plan import fleet_option, without
 from devpolicy._core.cli.fleet_why import why as why_on_fleet
+from devpolicy._core.cli.group import Command
 from devpolicy._core.cli.inputs import (
     check_component,
     check_model,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from devpolicy._core.placement.plan import Placement
 
 
-@click.command(name="why", short_help="Show why a module is on its device.")
+@click.command(cls=Command, name="why", short_help="Show why a module is on its device.")
 @policy_argument
 @click.argument("module", shell_complete=complete.modules)
 @model_option(required=False)

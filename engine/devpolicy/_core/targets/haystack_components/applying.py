@@ -23,8 +23,9 @@ from devpolicy._core.targets.haystack_components.deciding import (
 )
 from devpolicy._core.targets.haystack_components.filling import named_now
 from devpolicy._core.targets.haystack_components.forms import given_device, kept, written
+from devpolicy._core.targets.haystack_components.signatures import takes_of
 from devpolicy._core.targets.haystack_components.survey import Resolved
-from devpolicy._core.targets.haystack_components.table import KWARGS, Takes, takes_of
+from devpolicy._core.targets.haystack_components.table import KWARGS, Takes
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -38,7 +39,7 @@ _LOADED = (
 )
 """Attributes in which components keep what they have loaded; a text there is a model's name."""
 _PARAMETERS = (
-    *("device", "backend", "converter", "model", "model_name", "model_name_or_path"),
+    *("device", "backend", "type", "converter", "model", "model_name", "model_name_or_path"),
     *("onnx_execution_provider", "encode_kwargs", "parallel"),
     *KWARGS,
 )
@@ -132,7 +133,12 @@ def _inside(value: Any, at: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
             yield from _inside(inner, path, seen)
         elif type(inner).__module__.startswith("haystack.tools") and id(inner) not in seen:
             seen.add(id(inner))
-            yield from _inside(vars(inner), path, seen)
+            own = vars(inner)
+            # A tool of a pipeline makes a component around it, which is not saved: the pipeline itself is.
+            whole = "_pipeline" in own
+            yield from _inside(
+                {key: value for key, value in own.items() if not whole or key != "_component"}, path, seen
+            )
 
 
 def _is_component(value: Any) -> bool:
@@ -154,7 +160,7 @@ def _attribute(holder: Any, name: str) -> str | None:
 
 def _decided(by: Decider, name: str, one: Any, takes: Takes) -> tuple[Resolved, list[tuple[Any, str, Any]]]:
     """Return what is decided for one instance, and the attributes that change."""
-    if loaded(one):
+    if loaded(one, takes):
         message = f"component `{name}` has loaded its model, which stays where it is"
         raise DevPolicyError(Diagnostic("DP509", message, help="apply the policy before `warm_up` and the first run"))
     named_now(one)
@@ -163,7 +169,8 @@ def _decided(by: Decider, name: str, one: Any, takes: Takes) -> tuple[Resolved, 
     holder = getattr(one, takes.holder) if takes.holder else one
     change = []
     values = written(takes, params, decision.device, decision.plan, decision.copies)
-    for parameter, value in kept(takes, values, device_too=_attribute(holder, "device") is not None).items():
+    device_too = _attribute(holder, "device") is not None
+    for parameter, value in kept(takes, params, values, device_too=device_too).items():
         attribute = _attribute(holder, parameter)
         if attribute is None:
             hint = "give the device when it is made, or load the pipeline with `decide`"
@@ -173,9 +180,11 @@ def _decided(by: Decider, name: str, one: Any, takes: Takes) -> tuple[Resolved, 
     return Resolved(name, path, decision, given_device(takes, params)), change
 
 
-def loaded(one: Any) -> bool:
+def loaded(one: Any, takes: Takes) -> bool:
     """Whether a component holds a model that it has loaded."""
-    own = vars(one)
+    own = {name: value for name, value in vars(one).items() if name != takes.holder}
+    if takes.holder:
+        own |= {name: value for name, value in vars(getattr(one, takes.holder)).items() if name in _LOADED}
     held = (own.get(name) for name in _LOADED)
     return any(value is not None and not isinstance(value, str | PathLike) for value in held) or any(
         hasattr(value, "named_parameters") for value in own.values()

@@ -15,9 +15,10 @@ from devpolicy._core.errors import DevPolicyError, Diagnostic, ModelError
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.public import public
 from devpolicy._core.targets.haystack import restore_order
-from devpolicy._core.targets.haystack_components.forms import lost, written
+from devpolicy._core.targets.haystack_components.forms import lost, unplanned, written
 from devpolicy._core.targets.haystack_components.names import loading, saved_components
-from devpolicy._core.targets.haystack_components.table import ANY_MAP, ONE_DEVICE, Takes, TakesNone, takes_of
+from devpolicy._core.targets.haystack_components.signatures import takes_of
+from devpolicy._core.targets.haystack_components.table import ANY_MAP, ONE_DEVICE, Takes, TakesNone
 from devpolicy._core.toml.tables import did_you_mean, suggest
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from devpolicy._core.language.policy import Policy
     from devpolicy._core.verbs.context import PolicyContext
     from devpolicy._core.verbs.decision import Decision
+    from devpolicy._core.verbs.joint import Request
 
 PreInit = Callable[[str, type, dict[str, Any]], None]
 """Haystack's `component_pre_init`: the component's name, its class, and its init parameters, to be changed in place."""
@@ -57,16 +59,22 @@ class Decider:
         decision = self._without_siblings(self.block.decide(request), name)
         if several and (takes.pool is None or not decision.copies):
             decision = replace(decision, warnings=(*decision.warnings, _one_copy(name, path, takes)))
-        left_out = lost(takes, decision.plan) if decision.plan else []
+        finding = self._left_out(request, path, takes, decision)
+        return decision if finding is None else replace(decision, warnings=(*decision.warnings, finding))
+
+    def _left_out(self, request: Request, path: str, takes: Takes, decision: Decision) -> Diagnostic | None:
+        """Return a warning of what the policy asks of loading that the component is not given."""
+        if decision.plan is None:
+            left_out = unplanned(takes, request.on(self.block.joint.host).resolved)
+            what = f"gets a device alone, without {' and '.join(left_out)}: its size is not known"
+            hint = "give it `needs`, or a `model` that can be read here"
+        else:
+            left_out = lost(takes, decision.plan)
+            what = f"has no parameter for {' and '.join(left_out)}, which its plan counts with"
+            hint = "without it the component loads what its own default says, which may take more memory"
         if not left_out:
-            return decision
-        finding = Diagnostic(
-            "DP509",
-            f"{_shown(name, path)} has no parameter for {' and '.join(left_out)}, which its plan counts with",
-            help="without it the component loads what its own default says, which may take more memory",
-            severity="warning",
-        )
-        return replace(decision, warnings=(*decision.warnings, finding))
+            return None
+        return Diagnostic("DP509", f"{_shown(request.component, path)} {what}", help=hint, severity="warning")
 
     def names(self, name: str | None) -> bool:
         """Whether the policy has an entry of exactly this name."""
@@ -107,16 +115,24 @@ def _one_copy(name: str | None, path: str, takes: Takes) -> Diagnostic:
     return Diagnostic("DP509", message, help=hint, severity="warning")
 
 
-def undecided(name: str | None, path: str, takes: TakesNone | Takes | None, inside: Collection[str] = ()) -> Diagnostic:
+def undecided(
+    name: str | None,
+    path: str,
+    takes: TakesNone | Takes | None,
+    inside: Collection[str] = (),
+    *,
+    what: str = "takes no device",
+) -> Diagnostic:
     """Return the finding for a component that was named, and takes no device."""
     within = [one for one in inside if name is not None and one.startswith(f"{name}.")]
     within = [one for one in within if not any(other.startswith(f"{one}.") for other in within)]
     hint = "take it out, or plan for it beside the pipeline"
     if isinstance(takes, TakesNone):
         hint = takes.instead
+        what = f"takes its device as `{takes.annotated}`, which is not written" if takes.annotated else what
     elif within:
         hint = f"what is inside of it has a name of its own: `{within[0]}`"
-    return Diagnostic("DP509", f"{_shown(name, path)} takes no device", help=hint, severity="warning")
+    return Diagnostic("DP509", f"{_shown(name, path)} {what}", help=hint, severity="warning")
 
 
 def takes_any(takes: TakesNone | Takes | None) -> bool:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from devpolicy._core.targets.haystack_components.deciding import Decide, Decider, path_of, takes_any, tell, undecided
 from devpolicy._core.targets.haystack_components.forms import given_device, written
 from devpolicy._core.targets.haystack_components.names import loading, saved_components
-from devpolicy._core.targets.haystack_components.table import ONE_DEVICE, Takes, TakesNone, takes_of
+from devpolicy._core.targets.haystack_components.signatures import row_of_class, takes_of
+from devpolicy._core.targets.haystack_components.table import ONE_DEVICE, Takes, TakesNone
 
 if TYPE_CHECKING:
     from devpolicy._core.verbs.context import PolicyContext
@@ -125,7 +126,7 @@ def default_of(cls: type | None, name: str | None) -> Any:
         return None
     from haystack.utils.device import Device
 
-    takes = takes_of(cls, {}) if cls is not None else None
+    takes = row_of_class(cls, {}) or takes_of(cls, {}) if cls is not None else None
     target = takes.single.target if isinstance(takes, Takes) else ONE_DEVICE
     path = path_of(cls) if cls is not None else None
     decision = block.decide(Request(block.effective, name, component_class=path, target=target))

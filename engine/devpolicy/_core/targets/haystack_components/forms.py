@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.device import ComponentDevice, DeviceType
 from devpolicy._core.device.map import KEPT_LAST
+from devpolicy._core.placement.loading import asked_pairs
 from devpolicy._core.targets.haystack_components.table import KWARGS, Takes
 from devpolicy._core.targets.pools import fastembed_pool, sentence_transformers_pool
 from devpolicy._core.targets.transformers import to_hf_kwargs, to_pipeline_kwargs
 
 if TYPE_CHECKING:
+    from devpolicy._core.language.policy import ResolvedPolicy
     from devpolicy._core.placement.plan import Plan
 
+_LOADING = ("pipeline", "from_pretrained", "sentence-transformers", "text-or-map")
+"""The forms that take keyword arguments of loading."""
 _PLACES = ("device", "device_map")
 _PROVIDERS = ("cuda", "device_ids", "device_id", "providers", "provider", "provider_options")
 _LAYERS = ("n_gpu_layers", "main_gpu", "split_mode", "tensor_split")
@@ -94,10 +98,19 @@ def _pool(
 
 def lost(takes: Takes, plan: Plan) -> list[str]:
     """Return what a plan asks of loading that a component of this form cannot be told."""
-    if takes.form in ("pipeline", "from_pretrained", "sentence-transformers", "text-or-map"):
+    if takes.form in _LOADING:
         return []
     asked = {"dtype": plan.loading.dtype, "offload_folder": plan.loading.offload_folder, **dict(plan.loading.asked)}
     return [f"`{name}` {value}" for name, value in asked.items() if value is not None]
+
+
+def unplanned(takes: Takes, policy: ResolvedPolicy) -> list[str]:
+    """Return what a policy asks of loading that a component of this form is not told where no plan is made."""
+    if takes.form not in _LOADING:
+        return []
+    dtype = policy.workload.dtype
+    asked = {**({"dtype": dtype} if dtype else {}), **dict(asked_pairs(policy.loading))}
+    return [f"`{name}` {value}" for name, value in asked.items()]
 
 
 def given_device(takes: Takes, params: Mapping[str, Any]) -> str | None:
@@ -122,20 +135,35 @@ def given_device(takes: Takes, params: Mapping[str, Any]) -> str | None:
     return ", ".join(f"{key}={value}" for key, value in said.items()) or None
 
 
-def kept(takes: Takes, values: Mapping[str, Any], *, device_too: bool) -> dict[str, Any]:
+def kept(takes: Takes, params: Mapping[str, Any], values: Mapping[str, Any], *, device_too: bool) -> dict[str, Any]:
     """Return changed init parameters as an instance keeps them, where its `__init__` moves the device.
 
     Hugging Face components move it into their keyword arguments; `device_too` says whether they keep it beside that.
+    `params` are what the instance keeps now: a class without a row has moved its device where it is found there.
     """
     result = dict(values)
-    if takes.form not in ("pipeline", "from_pretrained") or (device_too and not takes.known):
+    device: Any = result.get("device")
+    if not takes.known and hasattr(device, "to_hf"):
+        moved = {key: found for key in KWARGS if (found := _moved(params.get(key), result.get(key), device))}
+        if moved or (device_too and takes.form == "pipeline"):
+            return {**result, **moved} if device_too else {**_without(result, ("device",)), **moved}
+    if takes.form not in ("pipeline", "from_pretrained"):
         return result
-    device = result["device"]
     key = "device_map" if takes.form == "from_pretrained" or device.has_multiple_devices else "device"
     result[takes.kwargs or ""] = {**result.get(takes.kwargs or "", {}), key: device.to_hf()}
     if takes.form == "from_pretrained" or not device_too:
         del result["device"]
     return result
+
+
+def _moved(before: Any, after: Any, device: Any) -> dict[str, Any]:
+    """Return keyword arguments `after` with a device where those `before` had one, also inside of them."""
+    if not isinstance(before, Mapping):
+        return {}
+    place = next((key for key in ("device_map", "device") if before.get(key) is not None), None)
+    here = {} if place is None else {"device_map" if device.has_multiple_devices else place: device.to_hf()}
+    inner = _moved(before.get("model_kwargs"), (after or {}).get("model_kwargs"), device)
+    return {**(after or {}), **here, **({"model_kwargs": inner} if inner else {})} if here or inner else {}
 
 
 def rewritten(kwargs: Mapping[str, Any], rewrite: Any) -> dict[str, Any]:

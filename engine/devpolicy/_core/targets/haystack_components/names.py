@@ -71,7 +71,14 @@ def _inside(value: Any, at: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]
             # A pipeline in a component: its names say enough.
             yield from _inside(inner["components"], at)
         else:
-            yield from _inside(inner, path)
+            yield from _inside(_content(inner), path)
+
+
+def _content(value: Any) -> Any:
+    """Return what a saved tool holds: Haystack writes its class beside that."""
+    if isinstance(value, Mapping) and isinstance(value.get("type"), str) and isinstance(value.get("data"), Mapping):
+        return value["data"]
+    return value
 
 
 def _entries(value: Any) -> Iterator[tuple[str, Any]]:
@@ -111,7 +118,8 @@ def loading() -> Loading:
         elif isinstance(data, Mapping) and isinstance(data.get("components"), Mapping):
             if outer is not None:
                 steps.append(_named(*outer, part))
-            pipeline, part, outer = data, None, None
+            # A pipeline inside of a component is a part of it.
+            pipeline, part, outer = data, data, None
         frame = frame.f_back
     if outer is not None:
         steps.append(_named(*outer, part))
@@ -119,8 +127,13 @@ def loading() -> Loading:
 
 
 def _named(name: str, whole: Mapping[str, Any], part: Mapping[str, Any] | None) -> str:
-    """Return the name of a saved component inside another, found by identity."""
+    """Return the name of a saved component or pipeline inside another, found by identity."""
     if part is None:
         return name
+    if not _is_component(part):
+        # Of a pipeline: what its components have before their own names.
+        first, entry = next(iter(part["components"].items()), ("", None))
+        found = next((path for path, inner in _with_inner(name, whole) if inner is entry), name)
+        return found.removesuffix(f".{first}")
     of_class = f"{name}.{part['type'].rpartition('.')[2]}"
     return next((path for path, inner in _with_inner(name, whole) if inner is part), of_class)

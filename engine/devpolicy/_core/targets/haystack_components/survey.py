@@ -15,7 +15,8 @@ from devpolicy._core.public import public
 from devpolicy._core.targets.haystack_components.deciding import Decider, decider, likely, takes_any, undecided
 from devpolicy._core.targets.haystack_components.forms import given_device
 from devpolicy._core.targets.haystack_components.names import Saved, saved_components
-from devpolicy._core.targets.haystack_components.table import Takes, takes_of_saved
+from devpolicy._core.targets.haystack_components.signatures import takes_of_saved
+from devpolicy._core.targets.haystack_components.table import PACKAGES, Takes
 from devpolicy._core.targets.haystack_components.yaml_file import read_yaml
 
 if TYPE_CHECKING:
@@ -97,7 +98,9 @@ def names_of(policy: Policy, pipeline: Sequence[Saved]) -> list[Diagnostic]:
     for one in pipeline:
         takes = takes_of_saved(one.path, one.params)
         if (one.name in named and not isinstance(takes, Takes)) or takes_any(takes):
-            findings.append(undecided(one.name, one.path, takes, names))
+            theirs = one.path.partition(".")[0] in PACKAGES
+            what = "takes no device" if theirs else "was saved without a device, and its class is not imported here"
+            findings.append(undecided(one.name, one.path, takes, names, what=what))
     return findings
 
 

@@ -6,12 +6,11 @@ arguments. How a plan is written there is the matter of `forms`.
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 from packaging.version import Version
 
@@ -70,6 +69,8 @@ class TakesNone:
     """The init parameter that says where, after all."""
     variable: str = ""
     """The environment variable that does."""
+    annotated: str = ""
+    """The type of its parameter `device`, where it has one of a type that is not written."""
 
     def given(self, params: Mapping[str, Any]) -> TakesNone:
         """The same, as init parameters and the environment change it."""
@@ -77,26 +78,36 @@ class TakesNone:
         return replace(self, takes_any=self.takes_any and not told)
 
 
-def _pipeline(kwargs: str) -> Takes:
+def pipeline(kwargs: str) -> Takes:
+    """What a component takes that hands keyword arguments to `transformers.pipeline`."""
     return Takes("pipeline", ANY_MAP, kwargs, checkpoint=True)
 
 
-_HF_PIPELINE = _pipeline("huggingface_pipeline_kwargs")
+_HF_PIPELINE = pipeline("huggingface_pipeline_kwargs")
+_HF_MODEL = Takes("from_pretrained", ANY_MAP, "model_kwargs", checkpoint=True)
 _SENTENCES = Takes("sentence-transformers", ANY_MAP, "model_kwargs", checkpoint=True)
 _ENCODER = replace(_SENTENCES, pool="encode_kwargs")
 _FASTEMBED = Takes("fastembed", "onnxruntime", "model_kwargs", pool="parallel")
 _OPTIMUM = Takes("provider", "onnxruntime", "model_kwargs", holder="_params")
 _LLAMA_CPP = Takes("llama-cpp", "llama-cpp", "model_kwargs")
 _OUTLINES = Takes("text-or-map", ANY_MAP, "model_kwargs", checkpoint=True)
+_SPACY = Takes("device", "haystack-spacy")
+_SPACY_BACKEND = replace(_SPACY, holder="_backend")
 _PRESIDIO = TakesNone("it loads spaCy itself, so call `spacy.require_gpu(id)` or `spacy.require_cpu()` before warm-up")
 
 ROWS: Mapping[str, Takes | TakesNone] = {
     # haystack-ai
     "SASEvaluator": Takes("device", ONE_DEVICE, checkpoint=True),
+    # haystack-ai before 3, which had the others under the names that they have now
+    "ExtractiveReader": _HF_MODEL,
+    "HuggingFaceLocalChatGenerator": _HF_PIPELINE,
+    "HuggingFaceLocalGenerator": _HF_PIPELINE,
+    "NamedEntityExtractor": replace(pipeline("pipeline_kwargs"), holder="_backend"),
+    "TransformersSimilarityRanker": _HF_MODEL,
     # transformers-haystack
     "TransformersChatGenerator": _HF_PIPELINE,
-    "TransformersExtractiveReader": Takes("from_pretrained", ANY_MAP, "model_kwargs", checkpoint=True),
-    "TransformersNamedEntityExtractor": _pipeline("pipeline_kwargs"),
+    "TransformersExtractiveReader": _HF_MODEL,
+    "TransformersNamedEntityExtractor": pipeline("pipeline_kwargs"),
     "TransformersTextRouter": _HF_PIPELINE,
     "TransformersZeroShotDocumentClassifier": _HF_PIPELINE,
     "TransformersZeroShotTextRouter": _HF_PIPELINE,
@@ -109,7 +120,7 @@ ROWS: Mapping[str, Takes | TakesNone] = {
     "SentenceTransformersSparseTextEmbedder": _SENTENCES,
     "SentenceTransformersTextEmbedder": _ENCODER,
     # spacy-haystack: Haystack's `to_spacy` stands between, and gives -1, the CPU, for all but cuda.
-    "SpacyNamedEntityExtractor": Takes("device", "haystack-spacy"),
+    "SpacyNamedEntityExtractor": _SPACY,
     # funasr-haystack, whisper-haystack
     "FunASRTranscriber": Takes("device", ONE_DEVICE),
     "LocalWhisperTranscriber": Takes("device", ONE_DEVICE),
@@ -160,6 +171,10 @@ def row_of(path: str, params: Mapping[str, Any]) -> Takes | TakesNone | None:
         return row.given(params)
     if isinstance(row, Takes) and row.form == "sentence-transformers":
         return _of_backend(row, params.get("backend") or "torch")
+    if isinstance(row, Takes) and row.holder == "_backend":
+        backend = params.get("backend", params.get("type"))
+        # A member of its enumeration, or that member's value or name.
+        return _SPACY_BACKEND if str(getattr(backend, "value", backend)).lower() == "spacy" else row
     return row
 
 
@@ -178,45 +193,3 @@ def _installed(package: str, least: str) -> bool:
         return Version(version(package)) >= Version(least)
     except PackageNotFoundError:
         return True
-
-
-def takes_of(component: Any, params: Mapping[str, Any]) -> Takes | TakesNone | None:
-    """Return what a component class takes: its row, else what its signature says; `None` where that is no device."""
-    row = row_of(f"{component.__module__}.{component.__qualname__}", params)
-    return row if row is not None else _of_signature(component)
-
-
-def takes_of_saved(path: str, params: Mapping[str, Any]) -> Takes | TakesNone | None:
-    """Return what a saved component takes, by its class path and init parameters, without importing the class."""
-    row = row_of(path, params)
-    if row is not None or "device" not in params:
-        return row
-    device = params["device"]
-    if device is None or (isinstance(device, Mapping) and device.get("type") in ("single", "multiple")):
-        return _generic(params)
-    return Takes("text", ONE_DEVICE, known=False) if isinstance(device, str) else None
-
-
-def _of_signature(component: Any) -> Takes | None:
-    # Of `__init__`, since the signature of the class is that of Haystack's metaclass.
-    parameters = inspect.signature(component.__init__).parameters
-    if "device" not in parameters:
-        return None
-    try:
-        annotation = get_type_hints(component.__init__).get("device", inspect.Parameter.empty)
-    except Exception:  # noqa: BLE001 - a name in any annotation that is only known to a type checker
-        annotation = parameters["device"].annotation
-    told = str(annotation)
-    if "devpolicy" in told:
-        return Takes("ours", "hf", known=False)
-    if annotation is inspect.Parameter.empty or "ComponentDevice" in told:
-        return _generic(parameters)
-    return Takes("text", ONE_DEVICE, known=False) if "str" in told else None
-
-
-def _generic(parameters: Mapping[str, Any]) -> Takes:
-    """Return what a class without a row takes: a map only where it hands keyword arguments to `pipeline`."""
-    for name in KWARGS[:2]:
-        if name in parameters:
-            return replace(_pipeline(name), checkpoint=False, known=False)
-    return Takes("device", ONE_DEVICE, known=False)
