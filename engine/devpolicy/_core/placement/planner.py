@@ -98,7 +98,8 @@ def make_plan(
         if not advise or refused.code not in ("DP301", "DP302", "DP303"):
             raise
         first, *rest = refused.diagnostics
-    raise Unsatisfiable([replace(first, help=suggestions(policy, tree, host, make) or first.help), *rest])
+    help_ = suggestions(policy, tree, host, make, consumer_of(policy, tree, target))
+    raise Unsatisfiable([replace(first, help=help_ or first.help), *rest])
 
 
 def consumer_of(policy: ResolvedPolicy, tree: ModelTree | None, target: str | None = None) -> Target:
