@@ -330,9 +330,9 @@ def test_bytes_that_are_no_text_are_refused_where_they_stand():
 @pytest.mark.parametrize(
     ("text", "where", "help_"),
     [
-        ("a = b", "1:5", "text stands in quotes"),
-        ("a = 24 GiB", "1:8", 'text stands in quotes, such as "24 GiB"'),
-        ("a.* = 1", "1:3", "or it stands in quotes"),
+        ("a = b", "1:5", "text is written in quotes"),
+        ("a = 24 GiB", "1:8", 'text is written in quotes, such as "24 GiB"'),
+        ("a.* = 1", "1:3", "or text in quotes"),
         ("a = [1,", "1:8", "a quote, a bracket or a brace is missing"),
         ('a = "x\n', "1:7", "a quote, a bracket or a brace is missing"),
         ("\n a = 1\n a = 2 # again", "3:2", ""),

@@ -214,7 +214,7 @@ MODEL_FIELDS = (
     Field("facts", Kind("a table of text", _read_metadata, {"type": "object"}), "What else is known, for people."),
     Field("module", _TABLES, "The modules, parents first, in execution order.", required=True),
     Field("kv_cache", _TABLES, "The caches that generation keeps."),
-    Field("reads", _TABLES, "Of which modules one token reads less than all."),
+    Field("reads", _TABLES, "The modules that one token reads only in part."),
 )
 
 _RENAMED = {

@@ -293,7 +293,7 @@ def _beside_help(context: PlacementContext) -> str:
         return stay
     name = context.held.scheme if context.held.scheme in stays else stays[0]
     of = "the checkpoint that it was made from with " if context.tree.quantization is not None else ""
-    return f'{stay}; or plan {of}`loading.quantization = "{name}"`, which leaves unquantised what is kept elsewhere'
+    return f'{stay}; or plan {of}`loading.quantization = "{name}"`, which leaves offloaded weights unquantised'
 
 
 def is_elsewhere(place: str, context: PlacementContext) -> bool:

@@ -64,7 +64,7 @@ def check_loading(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -> 
     wrong = [*_cannot(asked, policy, tree), *(_as_stored(policy, tree) if tree.format in AS_STORED else ())]
     lost = [key for key, _ in asked_pairs(asked) if key not in consumer.abilities.carries]
     for key in lost:
-        message = f"`{consumer.name}` is not told `loading.{key}`"
+        message = f"`{consumer.name}` does not take `loading.{key}`"
         if consumer.abilities.maps:
             # It loads the model itself, and another one than was planned.
             hint = "write it where the component is made, and leave it out here; or plan for `hf`"
@@ -87,7 +87,7 @@ def _already(asked: LoadingTable, tree: ModelTree) -> Iterator[Diagnostic]:
 def _not_told(lost: list[str], consumer: Target) -> Iterator[Diagnostic]:
     hint = "whoever loads the model has to do it"
     yield from (
-        Diagnostic("DP416", f"`{consumer.name}` is not told `loading.{key}`", help=hint, severity="warning")
+        Diagnostic("DP416", f"`{consumer.name}` does not take `loading.{key}`", help=hint, severity="warning")
         for key in lost
     )
 
@@ -97,7 +97,7 @@ def _cache_not_told(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -
     cache, dtype = policy.workload.kv_dtype, compute_dtype(tree, policy.workload)
     if cache in (None, dtype) or not tree.kv_cache or "kv_dtype" in consumer.abilities.carries:
         return
-    message = f"`{consumer.name}` is not told `workload.kv_dtype`, and keeps the KV cache in the model's `{dtype}`"
+    message = f"`{consumer.name}` does not take `workload.kv_dtype`, and keeps the KV cache in the model's `{dtype}`"
     hint = f"make a cache of `{cache}` where the model generates; or leave `workload.kv_dtype` out"
     yield Diagnostic("DP416", message, help=hint, severity="warning")
 

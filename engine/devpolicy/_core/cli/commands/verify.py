@@ -204,7 +204,7 @@ def _verdict_view(verdict: Verdict, asked: Overrides) -> list[Line]:
     if verdict.status != "broken":
         count = f"{verdict.hosts:,} host{'s' * (verdict.hosts != 1)}"
         told = f"proved over {count}" if verdict.status == "proved" else f"no counterexample in {count}"
-        told += f", each of which is refused: {verdict.refused}" if verdict.refused else ""
+        told += f", and each is refused: {verdict.refused}" if verdict.refused else ""
         return [[("holds   ", "good"), (f"{what}: {told}", "")]]
     lines: list[Line] = [[("broken  ", "error"), (f"{what}: {verdict.why}", "strong")]]
     if verdict.host is not None:

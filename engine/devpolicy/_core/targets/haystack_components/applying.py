@@ -59,11 +59,17 @@ def apply(
     are decided, by default all that take a device. `host` is by default that of the `use_policy` block around this
     call, else this machine. Either all components are changed or none.
 
-    Raises `DevPolicyError` for a component that has loaded its model, or has no attribute for what would be written
-    (DP509), and for a name in `components` that no component has (DP510); and as `devpolicy.resolve` does.
+    Raises `DevPolicyError` for what is no pipeline, for a component that has loaded its model, or has no attribute for
+    what would be written (DP509), and for a name in `components` that no component has (DP510); and as
+    `devpolicy.resolve` does.
     """
     if isinstance(components, str):
         raise DevPolicyError(f"`components` is a list of names, not the text `{components}`")
+    if not hasattr(pipeline, "walk"):
+        hint = "a saved pipeline is decided while it is loaded, by `decide`; a component is added to a pipeline first"
+        raise DevPolicyError(
+            [Diagnostic("", f"`apply` takes a pipeline, not a value of type {type(pipeline).__name__}", help=hint)]
+        )
     by = decider(policy, host)
     instances = dict(instances_of(pipeline))
     by.known = instances

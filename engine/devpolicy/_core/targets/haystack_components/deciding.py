@@ -15,7 +15,7 @@ from devpolicy._core.errors import DevPolicyError, Diagnostic, ModelError
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.public import public
 from devpolicy._core.targets.haystack import restore_order
-from devpolicy._core.targets.haystack_components.forms import lost, unplanned, written
+from devpolicy._core.targets.haystack_components.forms import lost, own_loading, unplanned, written
 from devpolicy._core.targets.haystack_components.names import loading, saved_components
 from devpolicy._core.targets.haystack_components.signatures import takes_of
 from devpolicy._core.targets.haystack_components.table import ANY_MAP, ONE_DEVICE, Takes, TakesNone
@@ -47,7 +47,8 @@ class Decider:
         from devpolicy._core.verbs.joint import Request
 
         target = self._target(name, path, takes)
-        request = Request(self.policy, name, component_class=path, target=target)
+        own = tuple(own_loading(takes, params))
+        request = Request(self.policy, name, component_class=path, target=target, own=own)
         if not request.on(self.block.joint.host).has_size and takes.checkpoint:
             tree = self._size_of(own_model(takes, params))
             if tree is not None:
@@ -65,7 +66,7 @@ class Decider:
     def _left_out(self, request: Request, path: str, takes: Takes, decision: Decision) -> Diagnostic | None:
         """Return a warning of what the policy asks of loading that the component is not given."""
         if decision.plan is None:
-            left_out = unplanned(takes, request.on(self.block.joint.host).resolved)
+            left_out = unplanned(takes, replace(request, own=()).on(self.block.joint.host).resolved)
             what = f"gets a device alone, without {' and '.join(left_out)}: its size is not known"
             hint = "give it `needs`, or a `model` that can be read here"
         else:
