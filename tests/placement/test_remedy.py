@@ -209,7 +209,7 @@ def test_more_on_each_of_two_small_devices_is_suggested():
 
 
 @pytest.mark.parametrize("split", ["balanced", "fastest"])
-def test_an_engine_whose_devices_all_give_alike_gets_what_does(split: str) -> None:
+def test_what_is_suggested_for_engines_does_under_every_split(split: str) -> None:
     # One device alone would do with less, and only `when-needed` takes one alone.
     policy = Policy.parse(f'prefer = "cuda"\nsplit = "{split}"\n[workload]\ncontext = 32768\n').top
     tree, host = ModelTree.load("t5-11b"), machine("cuda", "cuda", size="40 GiB")
@@ -220,7 +220,7 @@ def test_an_engine_whose_devices_all_give_alike_gets_what_does(split: str) -> No
         assert _works(changed, tree, there, "vllm"), line
 
 
-def test_what_an_engine_keeps_on_the_cpu_is_suggested_with_its_size() -> None:
+def test_what_an_engine_would_keep_is_suggested_with_its_size() -> None:
     policy, host = Policy.parse('prefer = "cuda"').top, machine("cuda", size="16 GiB")
     lines = _help(policy, ModelTree.load("qwen2.5-14b"), host, "vllm")
     line = next(line for line in lines if "overflow" in line)

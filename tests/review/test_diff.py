@@ -114,7 +114,7 @@ def test_the_exit_status_is_that_of_diff() -> None:
 
 
 @given(st.lists(st.lists(st.sampled_from("abc"), max_size=3).map(".".join), min_size=1, unique=True))
-def test_units_below_a_module_are_those_that_its_path_names(paths: list[str]) -> None:
+def test_units_below_a_module_are_those_its_path_names(paths: list[str]) -> None:
     one = Placement(Device.cpu(), Device.cpu(), "prefer", "", 1)
     placements = Placements({path: replace(one, bytes=number) for number, path in enumerate(paths)})
     for asked in {*paths, *(f"{path}.a".lstrip(".") for path in paths), "", "d"}:
