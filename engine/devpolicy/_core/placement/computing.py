@@ -197,6 +197,9 @@ def unfit(units: Sequence[Unit], solution: Solution, context: PlacementContext, 
         if apart is not None:
             return Diagnostic("DP404", f"`{name}` {apart}", help=context.target.instead)
     runs = [device for at, (_, device) in enumerate(order) if at == 0 or order[at - 1][1] != device]
+    if not abilities.any_order and runs != sorted(runs, key=[*map(str, context.devices)].index):
+        message = f"`{name}` fills devices in the order of their ids, and the plan uses {', '.join(runs)}"
+        return Diagnostic("DP404", message, help='name them in that order, or use one: `split = "never"`')
     sizes = {device: sum(other == device for _, other in order) for device in runs}
     if abilities.equal_stages and len(set(sizes.values())) > 1:
         listed = ", ".join(f"{count} on `{device}`" for device, count in sizes.items())

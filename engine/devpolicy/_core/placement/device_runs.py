@@ -58,13 +58,14 @@ DeviceRuns = list[tuple[int, int]]
 
 
 def device_runs(
-    sequence: LayerSequence, groups: Sequence[DeviceGroup], must: int | None = None
+    sequence: LayerSequence, groups: Sequence[DeviceGroup], must: int | None = None, *, any_order: bool = True
 ) -> Iterator[tuple[int, DeviceRuns]]:
     """Yield the best runs for each choice of devices, the least time first: pairs of attoseconds and the runs.
 
-    `must` is a device that has to run something. Nothing is yielded where nothing fits.
+    `must` is a device that has to run something; without `any_order` the devices follow the order of their ids.
+    Nothing is yielded where nothing fits.
     """
-    if prod(len(group.numbers) + 1 for group in groups) * len(groups) * (len(sequence) + 1) <= MOST_STEPS:
+    if any_order and prod(len(group.numbers) + 1 for group in groups) * len(groups) * (len(sequence) + 1) <= MOST_STEPS:
         yield from _in_any_order(sequence, groups, must)
     else:
         single = [

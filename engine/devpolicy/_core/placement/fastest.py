@@ -47,7 +47,7 @@ def _fastest(problem: Problem, main: int | None) -> Attempt | None:
     for joined in (True, False):
         ends, sequence = _sequence(problem, main, joined=joined)
         groups = _groups(problem, kinds, ends)
-        for time, runs in device_runs(sequence, groups, must):
+        for time, runs in device_runs(sequence, groups, must, any_order=problem.context.target.abilities.any_order):
             if best is not None and time >= best.time:
                 break
             found = [(number, ends[end]) for number, end in runs]
