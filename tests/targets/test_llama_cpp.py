@@ -308,6 +308,14 @@ def test_rules_that_decide_all_experts_are_no_error_beside_overflow():
     assert {str(unit.runs_on) for path, unit in made.placements.items() if path.endswith(".ffn")} == {"cpu"}
 
 
+@pytest.mark.parametrize("target", ["llama.cpp", "torch"])
+def test_a_gguf_file_is_quantised_no_further(target):
+    # For `torch` this was a KeyError of the file's own type.
+    with pytest.raises(Unsatisfiable, match="loaded as it is stored, and not quantised to `nf4`") as refused:
+        plan(Policy.parse('prefer = "cuda"\nloading.quantization = "nf4"'), tree_of(0, True), "1x24gb", target=target)
+    assert len(refused.value.diagnostics) == 1
+
+
 def test_a_tied_head_runs_on_the_cpu_alone():
     # Both are one tensor there, and it was refused as if they were two.
     made = plan(Policy.parse('prefer = ["cuda", "cpu"]\nworkload.context = 512'), tree_of(0, False), "cpu-only")
