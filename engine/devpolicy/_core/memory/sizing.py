@@ -156,9 +156,9 @@ def _llama_cpp_compute_buffer(tree: ModelTree, workload: Workload) -> Activation
     """Return an estimate of llama.cpp's compute buffer: float32 for a micro-batch, and its masks in float16.
 
     Flash attention is meant, which llama.cpp takes where a device has it. It is at or above the buffers that were
-    measured: of models of the architecture `llama`, and of some of `qwen3` and `qwen3moe`. For latent attention,
-    sliding windows and state spaces it is a bound that was read from llama.cpp's source, and was not measured. While
-    several devices work at once there are four copies of the masks and of what comes from the device before.
+    measured: of models of the architecture `llama`, and of a few others (`tests/engines`). For state spaces it is a
+    bound that was read from llama.cpp's source, and was not measured. While several devices work at once there are four
+    copies of the masks and of what comes from the device before.
     """
     context, sequences = context_of(tree, workload), sequences_of(tree, workload)
     tokens = -(-min(MICRO_BATCH, context * sequences) // sequences) * sequences
