@@ -326,7 +326,7 @@ def test_the_command_captures_a_model_of_the_hub(hub, tmp_path):
     written = tmp_path / "out.toml"
     done = command("model", "capture", "hf://org/gated", "--output", str(written))
     size = (tmp_path / "gated" / "model.safetensors").stat().st_size / 2**10
-    line = f"hf://org/gated: 1 file of {size:.1f} KiB, of which the headers alone are read\n"
+    line = f"hf://org/gated: 1 file of {size:.1f} KiB, only the headers are read\n"
     assert (done.returncode, done.stderr) == (0, line)
     assert command("model", "show", "hf://org/gated").stderr == ""  # kept: nothing is read
     assert ModelTree.load(written) == from_hub("hf://org/gated", fetch=False)

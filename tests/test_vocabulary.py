@@ -169,3 +169,26 @@ def test_names_of_tests_can_be_typed():
     ]
     assert len(names) > 1000
     assert [name for name in names if len(name) > 60] == []
+
+
+def messages() -> Iterator[tuple[str, int, str]]:
+    """Yield every text of the code that may be shown: what has a space in it and is no docstring."""
+    for file in sorted(PACKAGE.rglob("*.py")):
+        tree = ast.parse(file.read_bytes(), str(file))
+        silent = {id(part) for node in ast.walk(tree) if isinstance(node, ast.Expr) for part in ast.walk(node)
+                  if isinstance(node.value, ast.Constant)}  # fmt: skip
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in silent:
+                yield str(file.relative_to(PACKAGE)), node.lineno, node.value
+
+
+MESSAGES = [message for message in messages() if " " in message[2]]
+
+
+@pytest.mark.parametrize("phrase", VOCABULARY["phrase"], ids=lambda phrase: phrase["old"])
+def test_messages_are_plain_english(phrase):
+    if "^" in phrase["old"]:
+        return  # how a sentence begins cannot be seen in a part of one
+    pattern = re.compile(rf"\b({phrase['old']})\b", re.IGNORECASE)
+    wrong = [f"{file}:{line}: {text}" for file, line, text in MESSAGES if pattern.search(text)]
+    assert not wrong, f"say {phrase['say']}:\n" + "\n".join(wrong)

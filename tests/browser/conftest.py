@@ -14,6 +14,11 @@ VIEWS = [(400, "light"), (400, "dark"), (1600, "light"), (1600, "dark")]
 """Widths and themes in which every page is looked at."""
 
 
+SMALLEST_TEXT = """Math.min(...[...document.querySelectorAll("article svg text, #detail svg text")].map((one) =>
+  parseFloat(getComputedStyle(one).fontSize) * one.getScreenCTM().a))"""
+"""How many pixels the smallest text of a page's pictures has, as it is shown."""
+
+
 def npm(package: str) -> Path:
     """Return the folder of a package of npm; without it the test is skipped."""
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.browser.conftest import VIEWS, overflow, violations
+from tests.browser.conftest import SMALLEST_TEXT, VIEWS, overflow, violations
 from tests.cli.harness import invoke
 
 
@@ -25,6 +25,17 @@ def test_a_fleet_fits_its_window_and_axe_is_content(report, opened, width, theme
         reasons.click()
     assert overflow(page) == 0
     assert violations(page) == []
+
+
+def test_a_phone_names_each_figure_and_its_pictures_are_read(report, opened):
+    page = opened(report, 320)
+    labels = page.evaluate(
+        "[...document.querySelectorAll('td')].map((one) => getComputedStyle(one, '::before').content)"
+    )
+    assert labels[:4] == ['"node"', '"component"', '"executes on"', '"GiB"']
+    assert "granted" not in page.locator("thead").text_content(), "no wish was granted, so nothing is told of any"
+    assert overflow(page) == 0
+    assert page.evaluate(SMALLEST_TEXT) >= 9
 
 
 def test_a_node_is_reached_and_its_reasons_opened_by_keyboard(report, opened):

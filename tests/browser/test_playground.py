@@ -104,6 +104,14 @@ def test_nothing_overflows_and_axe_is_content(page):
             page.keyboard.press("Escape")
 
 
+def test_the_keyboard_reaches_nothing_hidden(address, opened):
+    page = opened(address, 320)  # where a line of the policy is wider than the editor
+    write(page, f'prefer = "cuda" # {"wide" * 40}\n')
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.closest('[aria-hidden=true]')") is None
+
+
 def test_the_site_carries_it(opened, tmp_path):
     """Served below a folder, by any server of static files, as `docs/site` writes it."""
     npm("pyodide")

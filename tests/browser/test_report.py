@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from devpolicy._core.text import visible
-from tests.browser.conftest import VIEWS, overflow, violations
+from tests.browser.conftest import SMALLEST_TEXT, VIEWS, overflow, violations
 from tests.cli.harness import invoke
 from tests.views.markup import HOSTILE
 
@@ -41,6 +41,13 @@ def test_nothing_overflows_and_axe_is_content(report, opened, width, theme):
     assert overflow(page) == 0
     assert page.evaluate(WIDER) == []
     assert violations(page) == []
+
+
+def test_pictures_are_read_on_a_phone(report, opened):
+    page = opened(report, 320)
+    cell(page, "llama-3.1-70b, none, on 4x80gb").focus()
+    assert page.evaluate(SMALLEST_TEXT) >= 9
+    assert overflow(page) == 0
 
 
 def test_cells_are_reached_and_read_by_keyboard(report, opened):

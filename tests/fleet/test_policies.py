@@ -85,8 +85,8 @@ def test_a_fleet_that_cannot_lose_a_node_does_not_survive(run):
     [
         ('fleet = "mixed-50"\nhost = "t4"\nalways = "survives:1"', "`fleet` and `host`"),
         ('fleet = "mixed-50"\nvary = { "cuda.count" = [1] }\nalways = "survives:1"', "`fleet` and `vary`"),
-        ('host = "t4"\nalways = "survives:1"', "`always` speaks of nodes"),
-        ('host = "t4"\nexpect_node = "a"', "`expect_node` speaks of nodes"),
+        ('host = "t4"\nalways = "survives:1"', "`always` is about nodes"),
+        ('host = "t4"\nexpect_node = "a"', "`expect_node` is about nodes"),
         ('fleet = "mixed-5"\nalways = "survives:1"', "did you mean `mixed-50`?"),
         ('fleet = "mixed-50"\nalways = "survives:0"', "a number of nodes"),
         ('fleet = "mixed-50"\nalways = "survive:1"', "did you mean `survives`?"),

@@ -392,7 +392,7 @@ def test_a_profile_changes_a_component_before_it_is_planned():
     [
         ("workload.context=99999999999999999999", "DP101", "this number is too large"),
         ("workload.context=08", "DP101", "not TOML"),
-        ("prefer=[cuda,cpu]", "DP101", 'text stands in quotes, such as "cuda"'),
+        ("prefer=[cuda,cpu]", "DP101", 'text is written in quotes, such as "cuda"'),
         ("split='never", "DP101", "a quote, a bracket or a brace is missing"),
         ("prefer=cuda, cpu", "DP201", 'write a list: `["cuda", "cpu"]`'),
         ("when.cuda=1", "DP103", "unknown key `when` in --set"),

@@ -147,7 +147,7 @@ def test_a_pattern_matches_these_paths_and_not_those(pattern, path, expected):
         ("layers.{7}", 7, 3, "did you mean `layers.7`?"),
         ("layers.{0 .. 15}", 7, 9, "did you mean `layers.{0..15}`?"),
         ("{attn,mlp}", 0, 10, "write a list of patterns, one for each alternative"),
-        ("a**", 1, 2, "`*` stands for any characters within one segment"),
+        ("a**", 1, 2, "`*` matches any characters within one segment"),
     ],
 )
 def test_a_malformed_pattern_is_refused_with_its_place(text, offset, length, help_):

@@ -41,7 +41,7 @@ Results = dict[str, dict[str, Any]]
 """By test: its `outcome`, `why`, and the `operations` that ran on each device meanwhile."""
 
 
-def run(suite: Suite, folder: Path, files: list[str], host: str) -> Results:
+def run(suite: Suite, folder: Path, files: list[str], host: str, hub: Path) -> Results:
     """Run files of tests in one process, as their maintainers do, on a host or on this machine."""
     on = [f"--devpolicy-host={HERE / 'hosts' / host}.toml", "--devpolicy-depth=tensors", "--devpolicy-children"]
     options = ["-q", "-p", "peers_record", "-p", "no:cacheprovider", "--no-header", f"--timeout={OF_TEST}"]
@@ -52,7 +52,7 @@ def run(suite: Suite, folder: Path, files: list[str], host: str) -> Results:
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(HERE / "plugin"), os.environ.get("PYTHONPATH", "")]),
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-            "HF_HOME": str(folder.parent / "hub"),
+            "HF_HOME": str(hub),
             "DEVPOLICY_PEERS": target.name,
         }
         try:
@@ -116,7 +116,7 @@ def judge(suite: Suite, found: dict[str, dict[str, Counts]], strange: dict[str, 
     return said
 
 
-def check(suite: Suite, files: list[str], hosts: list[str] | None, *, writes: bool) -> list[str]:
+def check(suite: Suite, files: list[str], hosts: list[str] | None, hub: Path, *, writes: bool) -> list[str]:
     """Run one suite, or a part of it, and return what is not as expected."""
     if hosts is not None:
         suite = replace(suite, hosts=[host for host in suite.hosts if host in hosts], partly=True)
@@ -126,12 +126,11 @@ def check(suite: Suite, files: list[str], hosts: list[str] | None, *, writes: bo
     here: Results = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = unpack(suite, Path(temporary))
-        write_hub(folder.parent / "hub")
         for host in (THIS_MACHINE, *suite.hosts):
             files_here = [file for file in chosen if host == THIS_MACHINE or host in suite.hosts_of(file)]
             if not files_here:
                 continue
-            results = run(suite, folder, files_here, host)
+            results = run(suite, folder, files_here, host, hub)
             here = here or results
             strange[host] = odd(here, results)
             for file in files_here:
@@ -153,8 +152,11 @@ def main() -> None:
     arguments = parser.parse_args()
     suites = [suite for suite in read_suites() if not arguments.names or suite.name in arguments.names]
     # Tests of one suite share ports and folders; two suites do not.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = pool.map(lambda suite: check(suite, arguments.files, arguments.hosts, writes=arguments.write), suites)
+    with tempfile.TemporaryDirectory() as hub, ThreadPoolExecutor(os.cpu_count()) as pool:
+        write_hub(Path(hub))  # here, because Transformers cannot be imported by two threads at once
+        done = pool.map(
+            lambda suite: check(suite, arguments.files, arguments.hosts, Path(hub), writes=arguments.write), suites
+        )
         said = [each for some in done for each in some]
     print("\n".join(said) or "all as expected")
     raise SystemExit(bool(said))

@@ -113,6 +113,27 @@ def test_a_pipeline_becomes_components(tmp_path, monkeypatch):
         assert invoke(*shlex.split(line)[1:]).status == 0, line
 
 
+def test_a_pipeline_runs_on_every_host_that_it_is_for(tmp_path, monkeypatch):
+    pytest.importorskip("yaml")
+    monkeypatch.chdir(tmp_path)
+    path = "haystack_integrations.components"
+    entries = {
+        "embedder": f"{path}.embedders.fastembed.FastembedTextEmbedder",
+        "entities": f"{path}.extractors.spacy.SpacyNamedEntityExtractor",
+        "ranker": f"{path}.rankers.sentence_transformers.SentenceTransformersSimilarityRanker",
+    }
+    lines = [f"  {name}: {{type: {cls}, init_parameters: {{device: null}}}}" for name, cls in entries.items()]
+    (tmp_path / "rag.yaml").write_text("\n".join(["components:", *lines, "connections: []", ""]), "utf-8")
+    hosts = ("2x24gb", "macbook-m3-36gb")
+    assert invoke("init", "--pipeline", "rag.yaml", *(word for host in hosts for word in ("--host", host))).status == 0
+    for host in hosts:
+        run = invoke("resolve", "policy.toml", "--pipeline", "rag.yaml", "--host", host)
+        assert run.status == 0, run.stderr
+    # What the class cannot use is not claimed by a test of the policy.
+    assert "embedder runs on mps" not in Path("policy.toml").read_text("utf-8")
+    assert "ranker runs on mps" in Path("policy.toml").read_text("utf-8")
+
+
 def test_a_test_that_fails_is_not_kept():
     good = '[[test]]\nname = "good"\nhost = "1x24gb"\nexpect = "cuda:0"\n'
     bad = good.replace("good", "bad").replace("cuda:0", "cuda:7")

@@ -67,7 +67,7 @@ def test_what_is_asked_is_told_or_refused(target, sizes, split, overflow, key, d
         used = [device for device in made.ledger if device.startswith("cuda")]
         assert len(str(forms["env"]["CUDA_VISIBLE_DEVICES"]).split(",")) == len(used)
         if key == "attention" and key not in target_of(target).abilities.carries:
-            assert any("is not told `loading.attention`" in warning.message for warning in made.warnings)
+            assert any("does not take `loading.attention`" in warning.message for warning in made.warnings)
     if None not in found and key in SAYS.get(target, ()):
         (made, first), (_, second) = found
         assert key in target_of(target).abilities.carries

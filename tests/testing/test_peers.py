@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.peers import page
+from tests.peers import page, run
 from tests.peers.run import judge, odd
 from tests.peers.suites import HERE, Suite, read_suites
 
@@ -58,3 +60,24 @@ def test_a_deviation_needs_a_reason_and_has_to_occur() -> None:
     assert len(said()) == 1
     assert said({"test": "*::test", "reason": "it computes nothing"}) == []
     assert len(said({"test": "*::test", "reason": "", "host": "four"})) == 2
+
+
+def test_the_hub_is_written_before_suites_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Threads that import Transformers for the first time together find it half loaded.
+    threads, seen = [], []
+
+    def write(home: Path) -> None:
+        threads.append(threading.current_thread())
+        (home / "hub").mkdir()
+
+    def ran(suite: Suite, folder: Path, files: list[str], host: str, hub: Path) -> dict[str, Any]:
+        seen.append((hub / "hub").is_dir())
+        return {}
+
+    for name, value in (("write_hub", write), ("unpack", lambda suite, folder: folder), ("run", ran)):
+        monkeypatch.setattr(run, name, value)
+    monkeypatch.setattr("sys.argv", ["run"])
+    with pytest.raises(SystemExit):
+        run.main()
+    assert threads == [threading.main_thread()]
+    assert seen and all(seen)

@@ -12,7 +12,7 @@ pytest.importorskip("haystack")
 pytest.importorskip("haystack_integrations.components.generators.transformers", exc_type=ImportError)
 
 import torch
-from haystack import Pipeline, component
+from haystack import Pipeline, component, super_component
 from haystack.components.agents import Agent
 from haystack.core.serialization import DeserializationCallbacks
 from haystack.tools import ComponentTool, PipelineTool, Toolset
@@ -25,7 +25,7 @@ from haystack_integrations.components.readers.transformers import TransformersEx
 from tests.cli.harness import invoke
 from tests.targets.haystack.classes import device_of
 
-from devpolicy import Policy, use_policy
+from devpolicy import DevPolicyError, Policy, use_policy
 from devpolicy.errors import DevPolicyWarning
 from devpolicy.haystack import apply, decide, survey
 
@@ -214,6 +214,33 @@ def test_a_map_given_inside_arguments_is_replaced_there() -> None:
     assert one.pipeline_kwargs["model_kwargs"] == {"device_map": "cuda:1"}
 
 
+# A component that hands its device on.
+
+
+@super_component
+class Search:
+    """A pipeline with a parameter for the device of what is in it."""
+
+    def __init__(self, model: str, device: HaystackDevice | None = None):
+        self.model = model
+        self.pipeline = pipeline_of(embedder=SentenceTransformersTextEmbedder(model=model, device=device))
+        self.output_mapping = {"embedder.embedding": "found"}
+
+
+def test_what_hands_its_device_on_is_decided_inside(models: Path) -> None:
+    pipeline = pipeline_of(one=Search(str(models / "sentences"), BACK))
+    (resolved,) = apply(pipeline, Policy.parse('prefer = "cuda:1"'), GPUS)
+    assert (resolved.name, resolved.replaced) == ("one.embedder", "cuda:3")
+    assert device_of(of(pipeline).pipeline.get_component("embedder")) == "cuda:1"
+    with pytest.warns(DevPolicyWarning, match="name of its own: `one.embedder`"):
+        apply(pipeline, NAMED, GPUS)
+    with use_policy(POLICY, GPUS):
+        made = Search(str(models / "sentences"))
+    assert device_of(made.pipeline.get_component("embedder")) == "cuda:1"
+    again = of(loaded(pipeline_of(one=Search(str(models / "sentences"))), POLICY, GPUS))
+    assert device_of(again.pipeline.get_component("embedder")) == "cuda:1"
+
+
 # One name in every way.
 
 
@@ -285,6 +312,74 @@ def test_what_cannot_be_planned_without_a_size_is_told(asked: str, recwarn: pyte
     assert kwargs.get("dtype") == "float16" or kwargs["model_kwargs"]["attn_implementation"] == "eager"
 
 
+# What a component asks of loading itself.
+
+
+def asking(models: Path, way: str, kwargs: dict[str, Any]) -> Any:
+    if way == "reader":
+        return TransformersExtractiveReader(model=str(models / "answers"), model_kwargs=kwargs)
+    if way == "embedder":
+        return SentenceTransformersTextEmbedder(model=str(models / "sentences"), model_kwargs=kwargs)
+    inner = {"model_kwargs": kwargs} if way == "inside" else kwargs
+    return TransformersChatGenerator(
+        model=str(models / "llama"), task="text-generation", huggingface_pipeline_kwargs=inner
+    )
+
+
+def asked_of(one: Any) -> tuple[Any, Any]:
+    kwargs = getattr(one, "huggingface_pipeline_kwargs", None) or getattr(one, "model_kwargs", None) or {}
+    both = {**kwargs.get("model_kwargs", {}), **kwargs}
+    return str(both.get("dtype") or both.get("torch_dtype")).removeprefix("torch."), both.get("attn_implementation")
+
+
+ASKED = [
+    ({"torch_dtype": "float16"}, ("float16", "sdpa")),
+    ({"torch_dtype": torch.float16}, ("float16", "sdpa")),
+    ({"dtype": "torch.bfloat16"}, ("bfloat16", "sdpa")),
+    ({"dtype": "auto"}, ("auto", "sdpa")),
+    ({"attn_implementation": "eager"}, ("float32", "eager")),
+    ({"attn_implementation": "of/a-kernel"}, ("float32", "of/a-kernel")),
+]
+
+
+@pytest.mark.parametrize(
+    ("way", "kwargs", "kept"),
+    [
+        (way, *asked)
+        for way in ("reader", "embedder", "generator", "inside")
+        for asked in ASKED
+        if way != "generator" or "attn_implementation" not in asked[0]  # `pipeline` takes it in `model_kwargs` alone
+    ],
+    ids=str,
+)
+def test_what_a_component_asks_of_loading_stays(
+    way: str, kwargs: dict[str, Any], kept: tuple[str, str], models: Path
+) -> None:
+    pipeline = pipeline_of(one=asking(models, way, kwargs))
+    (resolved,) = apply(pipeline, POLICY, GPUS)
+    assert asked_of(of(pipeline)) == kept
+    plan = resolved.decision.plan
+    # The plan counts with it.
+    assert plan is not None
+    assert (plan.loading.dtype or plan.loading.model_dtype) == ("float32" if kept[0] == "auto" else kept[0])
+    if kept[1] == "eager":
+        assert plan.loading.attention == (("", "eager"),)
+    # A policy that asks wins.
+    policy = Policy.parse('prefer = "cuda"\nworkload.dtype = "float64"\nloading.attention = "sdpa"\n')
+    pipeline = pipeline_of(one=asking(models, way, kwargs))
+    apply(pipeline, policy, GPUS)
+    assert asked_of(of(pipeline)) == ("float64", "sdpa")
+
+
+def test_a_quantisation_of_its_own_stays(models: Path) -> None:
+    quantised = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    for way in ("reader", "embedder", "inside"):
+        pipeline = pipeline_of(one=asking(models, way, quantised))
+        apply(pipeline, POLICY, GPUS)
+        kwargs = getattr(of(pipeline), "huggingface_pipeline_kwargs" if way == "inside" else "model_kwargs")
+        assert kwargs.get("model_kwargs", kwargs)["quantization_config"] == quantised["quantization_config"]
+
+
 # Pipelines that Haystack 2 saved.
 
 TWO = """\
@@ -329,3 +424,17 @@ def test_of_a_class_not_imported_nothing_is_claimed(tmp_path: Path) -> None:
     policy.write_text('prefer = "cpu"\n[component.one]\n', encoding="utf-8")
     told = invoke("resolve", str(policy), "--pipeline", str(file), "--host", GPUS)
     assert "was saved without a device, and its class is not imported here" in told.stderr
+
+
+# What is no pipeline.
+
+
+@pytest.mark.parametrize(
+    "wrong", [None, "rag.yaml", {"components": {}}, of_type(str)], ids=lambda one: type(one).__name__
+)
+def test_what_is_no_pipeline_is_refused_with_the_way_out(wrong: Any, tmp_path: Path) -> None:
+    with pytest.raises(DevPolicyError, match=r"`apply` takes a pipeline, not .*\n.*`decide`"):
+        apply(wrong, POLICY, GPUS)
+    if not isinstance(wrong, str):
+        with pytest.raises(DevPolicyError, match=r"`survey` takes a saved pipeline, not .*\n.*Pipeline.dump"):
+            survey(POLICY, wrong, GPUS)

@@ -66,7 +66,7 @@ def certify(
     if plan.prediction is None or model is None:
         raise DevPolicyError(
             "only a plan that was chosen by its predicted time can be certified: "
-            'one with `split = "fastest"`, or of which `overflow` keeps a part'
+            'one with `split = "fastest"`, or one where `overflow` offloads a part'
         )
     placed = place_model(policy, model, host, target=plan.target, reserved=reserved)
     if plan_of(placed).digest != plan.digest:

@@ -47,7 +47,7 @@ def _page(plan: FleetPlan, policy: Policy, fleet: Fleet) -> str:
 
     def placed(name: str) -> Placed:
         one = plan.components[name]
-        return Placed(name, one.plan, [*row(one), granted(one)], one.elsewhere)
+        return Placed(name, one.plan, (*row(one), granted(one)), one.elsewhere)
 
     nodes = [
         UsedNode(node, fleet[node], fleet.labels(node), [placed(name) for name in names])

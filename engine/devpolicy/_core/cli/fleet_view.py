@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def fleet_line(plan: FleetPlan, fleet: Fleet) -> str:
     """Return a fleet in a line, with how many of its nodes a plan uses."""
     faults = f", {len(fleet.faults)} with a fault" if fleet.faults else ""
-    return f"{fleet.name or 'a fleet'}: {len(fleet)} nodes{faults}, of which {len(plan.nodes)} are used"
+    return f"{fleet.name or 'a fleet'}: {len(fleet)} nodes{faults}, {len(plan.nodes)} of them used"
 
 
 def used_nodes(plan: FleetPlan, fleet: Fleet) -> list[tuple[str, tuple[str, ...]]]:
@@ -55,12 +55,12 @@ def view(
     return [*lines, "", *facts(pairs, width=width)]
 
 
-def row(one: NodePlan) -> list[str]:
+def row(one: NodePlan) -> tuple[str, str]:
     """Return where a component executes and what it is kept on, and its GiB."""
     devices = list(dict.fromkeys(str(unit.runs_on) for unit in one.plan.placements.values()))
     held = sum(budget.held for budget in one.plan.ledger.values())
     kept = sorted({str(unit.device) for unit in one.plan.placements.values() if unit.device != unit.runs_on})
-    return [device_range(devices) + "".join(f"+{place}" for place in kept), gib(held)]
+    return (device_range(devices) + "".join(f"+{place}" for place in kept), gib(held))
 
 
 def granted(one: NodePlan) -> str:

@@ -173,7 +173,7 @@ def load_model(ctx: CliContext, name: str, architecture: str | None = None) -> M
         def announce(files: int, size: int) -> None:
             if ctx.for_people:
                 what = f"{files} file{'s' * (files > 1)} of {format_size(size)}"
-                ctx.err.print(f"{name}: {what}, of which the headers alone are read")
+                ctx.err.print(f"{name}: {what}, only the headers are read")
 
         with ctx.progress(f"reading headers of {name}") as progress:
             return from_hub(name, progress=progress, announce=announce)

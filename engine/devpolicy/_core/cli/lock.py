@@ -108,5 +108,5 @@ def _finding(
 
 def _no_move(before: Plan | str, now: Plan) -> str:
     if isinstance(before, str):
-        return "the file holds only a digest: a plan's JSON would tell what moved"
+        return "the file holds only a digest: the JSON of a plan would show what moved"
     return f"no module moved: {other_changes(before, now)}"

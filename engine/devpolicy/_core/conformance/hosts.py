@@ -98,7 +98,7 @@ def ids_in_order(seen: Observed) -> Iterator[str]:
             yield f"{_name(one)} is no id that torch gives"
     places = [(ACCELERATOR_TYPES.index(one.type), -1 if one.id is None else one.id) for one in devices]
     if places != sorted(set(places)):
-        yield f"they stand as {', '.join(map(_name, devices))}"
+        yield f"their order is {', '.join(map(_name, devices))}"
 
 
 @check()
@@ -156,7 +156,7 @@ def versions_are_sorted(seen: Observed) -> Iterator[str]:
     """Names and versions are one line of text, each software once, sorted."""
     names = [name for name, _ in seen.host.versions]
     if names != sorted(set(names)):
-        yield f"they stand as {', '.join(names)}"
+        yield f"their order is {', '.join(names)}"
     texts = [*seen.host.versions, *((_name(one), one.name) for one in seen.host.accelerators if one.name is not None)]
     for name, text in texts:
         if _untidy(text):

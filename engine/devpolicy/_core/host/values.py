@@ -214,7 +214,8 @@ class Host:
         chosen = _asked_ids(ids)
         if type is None and chosen and len(types) != 1:
             raise HostError(
-                f"`type` says of which accelerators the ids are: the host has {' and '.join(types) or 'none'}"
+                "`type` is needed, because ids belong to one type of accelerator: "
+                f"the host has {' and '.join(types) or 'none'}"
             )
         kind = type or next(iter(types), None)
         known = {one.id: one for one in self.accelerators if one.type == kind}

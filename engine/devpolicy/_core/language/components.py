@@ -176,7 +176,7 @@ def read_components(value: object, cursor: Cursor, rules: Sequence[Rule]) -> tup
 def _component(name: str, table: dict[str, Any], cursor: Cursor) -> Component:
     what = f"[component.{write_key(name)}]"
     for inner in [inner for inner, value in table.items() if isinstance(value, dict) and inner not in _KEYS]:
-        hint = f"a name with dots stands in quotes: `[component.{quote(f'{name}.{inner}')}]`"
+        hint = f"a name with dots is written in quotes: `[component.{quote(f'{name}.{inner}')}]`"
         cursor.at(inner).error("DP103", f"unknown key `{inner}` in {what}", label="a table", help=hint, part="key")
         table = {other: value for other, value in table.items() if other != inner}
     keys = read_as(ComponentTable, table, cursor, what=what, label="a key of a component")
@@ -233,7 +233,7 @@ def _check(table: dict[str, Any], cursor: Cursor, what: str) -> None:
             hint = "what only `needs` bytes is placed as one piece: leave the key out, or name its `model`"
             cursor.at(name).error(
                 "DP106",
-                f"`{name}` speaks of a model, and {what} only `needs` bytes",
+                f"`{name}` is about a model, and {what} only `needs` bytes",
                 label="of what?",
                 help=hint,
                 part="key",
@@ -241,7 +241,7 @@ def _check(table: dict[str, Any], cursor: Cursor, what: str) -> None:
 
 
 def _check_names(rules: object, cursor: Cursor, names: dict[str, Rule]) -> None:
-    """Collect DP111 for a rule that is called as one of the policy: both may speak for the same module."""
+    """Collect DP111 for a rule that is called as one of the policy: both may match the same module."""
     for number, table in enumerate(rules if isinstance(rules, list) else []):
         name = table.get("name") if isinstance(table, dict) else None
         other = names.get(name) if isinstance(name, str) else None

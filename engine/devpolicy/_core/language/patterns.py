@@ -7,7 +7,7 @@ policy nor a model: a path is text, its segments separated by dots, and the root
     segment = "**" / 1*(literal / "*" / range)     ; `**`: zero or more segments
     range   = "{" number ".." [number] "}"         ; both ends in, `{16..}` has no upper end
 
-`*` stands for any characters within one segment, also for none, but a segment is never empty. A
+`*` matches any characters within one segment, also for none, but a segment is never empty. A
 range stands for a whole number as Python writes it: `layer{0..3}*` covers `layer3_norm` and not
 `layer31`. Everything else means itself; dots are dots.
 """
@@ -93,12 +93,7 @@ def segments_of(pattern: Pattern) -> list[str]:
     return _DOT.split(pattern.text)
 
 
-def segment_regex(segment: str) -> str:
-    """Return the regex of one segment but `**`; its subject is a name with a dot behind it."""
-    return _translate_segment(segment)
-
-
-def _fail(text: str, why: str, offset: int, length: int = 1, help: str = "") -> NoReturn:  # noqa: A002
+def _fail(text: str, why: str, offset: int, length: int, help: str = "") -> NoReturn:  # noqa: A002
     shown = text if len(text) <= 80 else f"{text[:79]}…"
     raise PatternError(f"`{shown}` is not a pattern: {why}", offset, length, help)
 
@@ -118,10 +113,10 @@ def _split(text: object) -> list[str]:
         if not segment:
             fixed = ".".join(part for part in segments if part)
             hint = f"did you mean `{fixed}`?" if fixed else "write `**` for the whole model"
-            _fail(text, "a dot stands between two names", max(0, offset - 1), 1, hint)
+            _fail(text, "a dot separates two names", max(0, offset - 1), 1, hint)
         if "**" in segment and segment != "**":
-            hint = "`*` stands for any characters within one segment"
-            _fail(text, "`**` stands alone between dots", offset + segment.index("**"), 2, hint)
+            hint = "`*` matches any characters within one segment"
+            _fail(text, "`**` is a whole segment, between dots", offset + segment.index("**"), 2, hint)
         offset += len(segment) + 1
     return segments
 
@@ -169,7 +164,7 @@ def _check_range(text: str, found: re.Match[str]) -> None:
         fixed = f"{{{high}..{low}}}"
         _fail(text, "this range ends before it begins", at, length, _instead(text, at, length, fixed))
     if re.match("[0-9}]", text[:at][-1:]) or re.match("[0-9{]", text[at + length :][:1]):
-        _fail(text, "a range is a whole number, so no digit and no other range stands beside it", at, length)
+        _fail(text, "a range is a whole number, so no digit and no other range is next to it", at, length)
 
 
 def _instead(text: str, at: int, length: int, fixed: str) -> str:
@@ -188,7 +183,7 @@ def _translate(segments: list[str]) -> str:
         if segment == "**":
             runs.append("")
         else:
-            runs[-1] += _translate_segment(segment)
+            runs[-1] += segment_regex(segment)
     first, *others = runs
     if not others:
         return first
@@ -197,7 +192,7 @@ def _translate(segments: list[str]) -> str:
     return first + searched + (rf"(?:[^.]*+\.)*{last}" if last else r"[\s\S]*+")
 
 
-def _translate_segment(segment: str) -> str:
+def segment_regex(segment: str) -> str:
     if segment == "*":
         return r"[^.]++\."
     first, *others = (_translate_piece(piece) for piece in segment.split("*"))

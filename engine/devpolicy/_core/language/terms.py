@@ -102,7 +102,7 @@ def _read_term_table(value: dict[str, object], cursor: Cursor) -> DeviceSelector
     count = device.count if keys.count is None else keys.count
     if device.id is not None and (count > 1 or "same" in value):
         hint = f'write `device = "{device.type}"` for any of them'
-        cursor.error("DP106", f"`{device}` is one device, and `count` and `same` speak of several", help=hint)
+        cursor.error("DP106", f"`{device}` is one device, and `count` and `same` are for several", help=hint)
         return None
     same = device.same if keys.same is None else keys.same
     return replace(device, count=count if device.id is None else 0, same=same)
@@ -153,7 +153,7 @@ def term(role: Role) -> Kind[DeviceSelector]:
             cursor.error("DP110", "nothing runs on the disk", label="`prefer` names where modules run", help=hint)
             return None
         if role == "keep" and found.type in ACCELERATOR_TYPES:
-            hint = 'weights are stored on "cpu" or "disk"; where modules run is said by `prefer`'
+            hint = 'weights are stored on "cpu" or "disk"; `prefer` sets where modules run'
             cursor.error("DP110", f"weights are not stored on `{found}`", label="a device that runs modules", help=hint)
             return None
         return found

@@ -212,7 +212,9 @@ def _check_fleet(table: dict[str, Any], cursor: Cursor, what: str) -> None:
     for key_, needs in (("expect_node", "expect_node" in table), ("always", survives)):
         if needs:
             hint = 'add one: `fleet = "4-workstations"`; `devpolicy fleet list` shows the catalogue'
-            cursor.at(key_).error("DP106", f"`{key_}` speaks of nodes in {what}", label="of which fleet?", help=hint)
+            cursor.at(key_).error(
+                "DP106", f"`{key_}` is about nodes, and {what} names no fleet", label="nodes of what?", help=hint
+            )
 
 
 def _several(value: object) -> list[object]:

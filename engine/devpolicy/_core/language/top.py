@@ -120,7 +120,7 @@ def _lint(said: Mapping[str, Sequence[DeviceSelector]], avoid: Sequence[DeviceSe
             before = next((other for other in terms[:index] if _includes(other, term)), None)
             avoided = name != "avoid" and any(_includes(other, term) for other in avoid)
             if before is not None:
-                hint = f"`{before}` stands before it and includes it" if before != term else "it stands there before"
+                hint = f"`{before}` comes before it and includes it" if before != term else "it is listed before"
                 _warn(at, term, "without effect", hint)
             elif avoided:
                 _warn(at, term, "never used", "`avoid` rules it out")

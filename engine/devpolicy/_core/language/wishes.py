@@ -145,7 +145,7 @@ def _check_component(policy: Policy, name: str | None) -> Iterator[Diagnostic]:
             f"`relax` leaves out `{wish}`, which is written with room",
             at(lambda one: one.relax, "relax"),
             "when does it give way?",
-            help="add it: where it stands in the list says when it gives way",
+            help="add it: its position in the list says when it gives way",
         )
     if "context" in rooms and any(rule.kv_cache is not None for rule in resolved.memory):
         yield Diagnostic(

@@ -37,7 +37,7 @@ def quantization_of(config: Mapping[str, Any], beside: object = None, names: Ite
         read = _read(given)
         if where in ("", *_TEXT_PARTS):
             return read
-        return replace(read, scheme="", settings=(), problem=f"`{KEY}` stands in `{where}`, where no library reads it")
+        return replace(read, scheme="", settings=(), problem=f"`{KEY}` is in `{where}`, where no library reads it")
     if beside is not None:
         return _read(_modelopt(beside))
     marked = next((name for name in names if _MARKS.search(name)), None)

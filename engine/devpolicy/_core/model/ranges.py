@@ -74,7 +74,7 @@ def expand_path(pattern: str) -> Iterator[str]:
     segments = split(pattern)
     copies = prod(segment.width for segment in segments)
     if copies > LARGEST_TREE or copies * len(pattern) > LARGEST_TEXT:
-        raise PatternError(f"`{_short(pattern)}` stands for {copies} modules, more than are read: {LARGEST_TREE}")
+        raise PatternError(f"`{_short(pattern)}` means {copies} modules, more than are read: {LARGEST_TREE}")
     return map(".".join, itertools.product(*(segment.names() for segment in segments)))
 
 

@@ -81,7 +81,7 @@ def record_offload(
 
 def storage_bytes(unit: Unit, place: str) -> int:
     """Return the bytes that a unit takes of a place: the disk need hold only what loading must rewrite."""
-    return unit.weights + unit.more_elsewhere if place == "cpu" else unit.rewritten
+    return unit.elsewhere if place == "cpu" else unit.rewritten
 
 
 _Waiting = tuple[Cluster, RulePriority]
@@ -293,7 +293,7 @@ def _beside_help(context: PlacementContext) -> str:
         return stay
     name = context.held.scheme if context.held.scheme in stays else stays[0]
     of = "the checkpoint that it was made from with " if context.tree.quantization is not None else ""
-    return f'{stay}; or plan {of}`loading.quantization = "{name}"`, which leaves unquantised what is kept elsewhere'
+    return f'{stay}; or plan {of}`loading.quantization = "{name}"`, which leaves offloaded weights unquantised'
 
 
 def is_elsewhere(place: str, context: PlacementContext) -> bool:

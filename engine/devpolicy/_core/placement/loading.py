@@ -63,8 +63,10 @@ def check_loading(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -> 
         return []
     wrong = [*_cannot(asked, policy, tree), *(_as_stored(policy, tree) if tree.format in AS_STORED else ())]
     lost = [key for key, _ in asked_pairs(asked) if key not in consumer.abilities.carries]
+    # Of a file that is loaded as it is stored that was said.
+    lost = [key for key in lost if key != "quantization" or tree.format not in AS_STORED]
     for key in lost:
-        message = f"`{consumer.name}` is not told `loading.{key}`"
+        message = f"`{consumer.name}` does not take `loading.{key}`"
         if consumer.abilities.maps:
             # It loads the model itself, and another one than was planned.
             hint = "write it where the component is made, and leave it out here; or plan for `hf`"
@@ -87,7 +89,7 @@ def _already(asked: LoadingTable, tree: ModelTree) -> Iterator[Diagnostic]:
 def _not_told(lost: list[str], consumer: Target) -> Iterator[Diagnostic]:
     hint = "whoever loads the model has to do it"
     yield from (
-        Diagnostic("DP416", f"`{consumer.name}` is not told `loading.{key}`", help=hint, severity="warning")
+        Diagnostic("DP416", f"`{consumer.name}` does not take `loading.{key}`", help=hint, severity="warning")
         for key in lost
     )
 
@@ -97,7 +99,7 @@ def _cache_not_told(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -
     cache, dtype = policy.workload.kv_dtype, compute_dtype(tree, policy.workload)
     if cache in (None, dtype) or not tree.kv_cache or "kv_dtype" in consumer.abilities.carries:
         return
-    message = f"`{consumer.name}` is not told `workload.kv_dtype`, and keeps the KV cache in the model's `{dtype}`"
+    message = f"`{consumer.name}` does not take `workload.kv_dtype`, and keeps the KV cache in the model's `{dtype}`"
     hint = f"make a cache of `{cache}` where the model generates; or leave `workload.kv_dtype` out"
     yield Diagnostic("DP416", message, help=hint, severity="warning")
 
@@ -115,6 +117,10 @@ def _as_stored(policy: ResolvedPolicy, tree: ModelTree) -> Iterator[Diagnostic]:
     if dtype is not None:
         message = f"a {tree.format.upper()} file is loaded as it is stored, and not in `{dtype}`"
         yield Diagnostic("DP416", message, help="leave `workload.dtype` out, or take a file of that type")
+    scheme = next((one for one in policy.loading.quantization if one != NONE), None)
+    if scheme is not None:
+        message = f"a {tree.format.upper()} file is loaded as it is stored, and not quantised to `{scheme}`"
+        yield Diagnostic("DP416", message, help="leave `loading.quantization` out, or take a file of that type")
     if tree.format == "gguf" and cache is not None and cache not in GGUF_CACHES:
         message = f"llama.cpp keeps no KV cache in `{cache}`"
         yield Diagnostic("DP416", message, help=f"known are {', '.join(f'`{one}`' for one in GGUF_CACHES)}")

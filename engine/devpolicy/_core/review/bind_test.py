@@ -92,7 +92,7 @@ def bind_test(
     shown = [tree] if tree is not None else _own_models(said, name, findings)
     for expected in test.expect:
         if expected.module is not None and not shown:
-            message = f'[[test]] "{test.name}" speaks of modules, and names no model'
+            message = f'[[test]] "{test.name}" expects something of modules, and names no model'
             hint = 'add `model`, or expect a device alone: `expect = "cuda:0"`'
             findings.append(Diagnostic("DP105", message, expected.place, "modules of what?", help=hint))
             break
@@ -122,7 +122,7 @@ def _component(test: PolicyTest, said: Sequence[Policy], findings: list[Diagnost
         if (test.expect or test.granted or test.nodes) and any(map(components_of, said)) and test.model is None:
             message = f'[[test]] "{test.name}" expects something of one of several components'
             hint = f"add `component`: {did_you_mean('', names)}"
-            findings.append(Diagnostic("DP105", message, test.place, "of which?", help=hint))
+            findings.append(Diagnostic("DP105", message, test.place, "which one?", help=hint))
         return None
     name = test.component.text
     if not any(addresses(entry, stem_of(entries, name)) for entry in entries):

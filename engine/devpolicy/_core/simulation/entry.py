@@ -71,9 +71,11 @@ class simulate_host:  # noqa: N801 - a verb, used as `with simulate_host(…)` a
         children: bool = False,
     ) -> None:
         self.host: Host = host if isinstance(host, Host) else Host.load(host)
-        self.depth: str = known_word(depth, "depth", DEPTHS)
+        # Most are spelt as they are here, and many tests enter a host.
+        self.depth: str = depth if depth in DEPTHS else known_word(depth, "depth", DEPTHS)
         deep = self.depth in DEEP
-        self.scope: str = known_word(scope or ("process" if deep or children else "context"), "scope", SCOPES)
+        usual = "process" if deep or children else "context"
+        self.scope: str = known_word(scope, "scope", SCOPES) if scope else usual
         self.children = children
         if self.scope != "process":
             if deep:
@@ -108,6 +110,9 @@ class simulate_host:  # noqa: N801 - a verb, used as `with simulate_host(…)` a
             simulation.restore.append(simulation.backend.close)
         for entered in SHIMS.entered:
             entered(simulation)
+        if simulation.backend is not None:
+            for entered in SHIMS.tensors_entered:
+                entered(simulation)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import sys
 from functools import cache
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.simulation.build import host_built_for
-from devpolicy._core.simulation.patches import AttributePatch, ClassPatch, ModulePatches
+from devpolicy._core.simulation.patches import AttributePatch, ClassPatches, ModulePatches
 from devpolicy._core.simulation.running import paused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from devpolicy._core.host import Host
 
@@ -35,16 +36,22 @@ class Layer:
 
     def __init__(self) -> None:
         self.names = ModulePatches()
-        self.others: dict[tuple[int, str], ClassPatch | AttributePatch] = {}
+        self.classes = ClassPatches()
+        self.attributes: dict[int, AttributePatch] = {}
+        """By their modules' namespaces."""
         self.count = 0
         """How many simulations need it now."""
+
+    def __iter__(self) -> Iterator[tuple[Any, str]]:
+        return chain(self.names, self.classes, *self.attributes.values())
 
     def put(self) -> None:
         """Put it in place, unless a simulation has done so already."""
         self.count += 1
         if self.count == 1:
             self.names.put()
-            for patch in self.others.values():
+            self.classes.put()
+            for patch in self.attributes.values():
                 patch.put()
 
     def take(self) -> None:
@@ -52,7 +59,8 @@ class Layer:
         self.count -= 1
         if not self.count:
             self.names.take()
-            for patch in self.others.values():
+            self.classes.take()
+            for patch in self.attributes.values():
                 patch.take()
 
 
@@ -65,6 +73,11 @@ def of_module(module: str) -> str:
 def of_word(word: str) -> str:
     """Return the layer of what names a device by this word."""
     return word if word in TYPES else ALWAYS
+
+
+def of_name(name: str) -> str:
+    """Return the layer of a constant, by the words of its name."""
+    return next((word for word in name.split("_") if word in TYPES), ALWAYS)
 
 
 def of_all(layers: Iterable[str]) -> str:

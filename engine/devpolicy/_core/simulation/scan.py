@@ -35,14 +35,16 @@ class Seen:
     def __init__(self) -> None:
         self._ids: dict[str, int] = {}
         self._last = (0, "")
-        self._growing: dict[str, int] = {}
+        self._lazy: list[ModuleType] = []
+        self._namespaces: list[dict[str, Any]] = []
+        self._sizes: list[int] = []
 
     def new(self) -> list[ModuleType]:
         """Return the modules that are loaded and were not returned before; those that are still loading come later.
 
         Packages that load their names when they are asked for (`transformers`) come again when they have more.
         """
-        grown = [sys.modules[name] for name, size in self._growing.items() if self._has_grown(name, size)]
+        grown = self._grown()
         # Modules are rarely removed, and a new one comes last: nearly always this is all that is looked at.
         latest = (len(sys.modules), next(reversed(sys.modules), ""))
         if latest == self._last:
@@ -57,17 +59,19 @@ class Seen:
                 continue
             self._ids[name] = id(module)
             if type(module) is not ModuleType and "." not in name:
-                self._growing[name] = len(vars(module))
+                self._lazy.append(module)
+                self._namespaces.append(vars(module))
+                self._sizes.append(len(vars(module)))
             found.append(module)
         self._last = latest if settled else (0, "")
         return found + grown
 
-    def _has_grown(self, name: str, size: int) -> bool:
-        module = sys.modules.get(name)
-        if module is None or len(vars(module)) == size:
-            return False
-        self._growing[name] = len(vars(module))
-        return True
+    def _grown(self) -> list[ModuleType]:
+        sizes = list(map(len, self._namespaces))
+        if sizes == self._sizes:
+            return []
+        before, self._sizes = self._sizes, sizes
+        return [module for module, *size in zip(self._lazy, before, sizes, strict=True) if size[0] != size[1]]
 
 
 def device_caches(module: ModuleType, known: Known) -> Iterator[tuple[Any, str]]:
@@ -128,8 +132,10 @@ def _asked(function: Any, known: Known, seen: set[object] | None = None) -> set[
     names = _names_in(code)
     found = {layers.of_word(word) for name in names for word in DEVICE_WORDS.intersection(name.lower().split("_"))}
     package = package_of(str(function.__module__))
+    # A function of arguments tells them apart by a class (`isinstance`); one of none returns what it names.
+    takes = code.co_argcount + code.co_kwonlyargcount
     for value in _named(function.__globals__, names, package):
-        layer = known(value)
+        layer = None if takes and isinstance(value, type) else known(value)
         if layer is not None:
             found.add(layer)
         elif type(value) in (FunctionType, _CACHE) and package_of(str(value.__module__)) == package:

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.simulation import scan
 from devpolicy._core.simulation.imports import PAUSED, ImportHook
-from devpolicy._core.simulation.layers import ALWAYS, LAYERS, TENSORS, Layer, of_module
+from devpolicy._core.simulation.layers import ALWAYS, LAYERS, TENSORS, Layer, of_module, of_name
 from devpolicy._core.simulation.patched_libraries import ORIGINAL, Around
 from devpolicy._core.simulation.patched_libraries.constants import OfEachSimulation
-from devpolicy._core.simulation.patches import AttributePatch, ClassPatch
+from devpolicy._core.simulation.patches import AttributePatch
 from devpolicy._core.simulation.running import Simulation, running
 
 if TYPE_CHECKING:
@@ -101,15 +101,17 @@ class Shims:
 
     def __init__(self, libraries: Iterable[Library]) -> None:
         self._libraries = tuple(libraries)
-        self.entered = tuple(library.entered for library in self._libraries if library.entered is not None)
+        self.entered = tuple(filter(None, (library.entered for library in self._libraries)))
         """What is to be called when a simulation begins."""
+        self.tensors_entered = tuple(filter(None, (library.tensors_entered for library in self._libraries)))
+        """What is to be called besides where devices hold tensors."""
         self._layers = {name: Layer() for name in LAYERS}
-        self._answers: dict[str, dict[str, tuple[Given, Ask]]] = {}
+        self._answers: dict[str, dict[str, tuple[Given, Library]]] = {}
         self._deep: dict[str, dict[str, Given]] = {}
         for library in self._libraries:
             for module, answers in library.answers.items():
                 of_module = self._answers.setdefault(module, {})
-                of_module |= {name: (answer, library.ask) for name, answer in answers.items()}
+                of_module |= {name: (answer, library) for name, answer in answers.items()}
             for module, deep in library.tensors.items():
                 self._deep.setdefault(module, {}).update(deep)
         self._hook = ImportHook(self.adopt)
@@ -125,9 +127,10 @@ class Shims:
     def put(self, layers: Iterable[str]) -> None:
         """Put every shim of these layers in place, unless a simulation has done so already."""
         with self._lock:
-            if not self._count:
+            if self._strange and not self._count:
                 self._look_again()
-            self._adopt(self._seen.new())
+            if new := self._seen.new():
+                self._adopt(new)
             self._count += 1
             if self._count == 1:
                 sys.meta_path.insert(0, self._hook)
@@ -140,7 +143,8 @@ class Shims:
             self._count -= 1
             if not self._count:
                 # What was imported meanwhile may hold shims under names of its own.
-                self._adopt(self._seen.new())
+                if new := self._seen.new():
+                    self._adopt(new)
                 sys.meta_path.remove(self._hook)
             for layer in layers:
                 self._layers[layer].take()
@@ -170,8 +174,7 @@ class Shims:
 
     def replaced(self) -> list[tuple[Any, str]]:
         """Return every name that simulations replace, as the module's or class's attributes and the name."""
-        layers = self._layers.values()
-        return list(chain.from_iterable(chain(layer.names, *layer.others.values()) for layer in layers))
+        return list(chain.from_iterable(self._layers.values()))
 
     def _adopt(self, modules: list[ModuleType]) -> None:
         # Originals first, over all modules: any of them may hold a function of any other.
@@ -207,17 +210,24 @@ class Shims:
             if original is not None and not (id(original) in self._originals or id(original) in self._by_original):
                 if not _is_of(module, original):
                     self._strange.append((module, name, original))
-                answer, ask = answers.get(name, (ORIGINAL, running))
-                made = shim(original, answer, ask, deep.get(name))
-                self._know(original, made, layer if name in answers else TENSORS)
-        for library in self._libraries:
-            for name, make in library.classes.get(module.__name__, {}).items():
-                original = namespace.get(name)
-                if original is not None and id(original) not in self._originals:
-                    self._know(original, make(original), layer)
+                if name in answers:
+                    answer, library = answers[name]
+                    made = shim(original, answer, library.ask, deep.get(name))
+                    self._know(original, made, library.layer_of(name) or layer)
+                else:
+                    self._know(original, shim(original, ORIGINAL, running, deep.get(name)), TENSORS)
+        self._learn_classes(module, layer)
         for cache, of_cache in scan.device_caches(module, self._layer_of):
             if id(cache) not in self._by_original:
                 self._know(cache, cached_shim(cache), of_cache)
+
+    def _learn_classes(self, module: ModuleType, layer: str) -> None:
+        for library in self._libraries:
+            for of_class, classes in ((layer, library.classes), (TENSORS, library.tensor_classes)):
+                for name, make in classes.get(module.__name__, {}).items():
+                    original = vars(module).get(name)
+                    if original is not None and id(original) not in self._originals:
+                        self._know(original, make(original), of_class)
 
     def _layer_of(self, function: object) -> str | None:
         known = self._by_original.get(id(function))
@@ -242,11 +252,12 @@ class Shims:
         """Replace what one library names of a module: constants, attributes of the module, and of its classes."""
         namespace, always = vars(module), self._layers[ALWAYS]
         for name, make in library.constants_of(module.__name__).items():
-            if name in namespace and not always.names.has(namespace, name):
-                self._replace(namespace, name, namespace[name], make(namespace[name]), ALWAYS)
+            layer = library.layer_of(name) or of_name(name)
+            if name in namespace and not self._layers[layer].names.has(namespace, name):
+                self._replace(namespace, name, namespace[name], make(namespace[name]), layer)
         attributes, missing = library.attributes.get(module.__name__), library.missing.get(module.__name__)
-        if (attributes or missing) and (id(namespace), "") not in always.others:
-            of_module = always.others[id(namespace), ""] = _attribute_patch(namespace, attributes or {}, missing)
+        if (attributes or missing) and id(namespace) not in always.attributes:
+            of_module = always.attributes[id(namespace)] = _attribute_patch(namespace, attributes or {}, missing)
             if always.count:
                 of_module.put()
         for layer, table in ((ALWAYS, library.class_attributes), (TENSORS, library.tensor_class_attributes)):
@@ -260,10 +271,8 @@ class Shims:
 
     def _stand_in_class(self, owner: Any, name: str, replacement: Any, original: Any, layer: str) -> None:
         of_layer = self._layers[layer]
-        if (id(owner), name) not in of_layer.others:
-            of_layer.others[id(owner), name] = patch = ClassPatch(owner, name, replacement, original)
-            if of_layer.count:
-                patch.put()
+        if not of_layer.classes.has(owner, name):
+            of_layer.classes.add(owner, name, replacement, original, live=of_layer.count > 0)
 
 
 def _is_of(module: ModuleType, function: object) -> bool:

@@ -15,6 +15,7 @@ from devpolicy._core.errors import Unsatisfiable
 from devpolicy._core.host import Host
 from devpolicy._core.language.policy import Policy
 from devpolicy._core.model.tree import ModelTree
+from devpolicy._core.placement.choice import choose
 from devpolicy._core.placement.plan import Plan
 from devpolicy._core.toml.writer import quote, write_key
 from devpolicy._core.verbs.joint import JointPlanner, Request
@@ -31,6 +32,8 @@ class Wanted(NamedTuple):
     tree: ModelTree | None
     about: str = ""
     """What a comment says of it."""
+    target: str | None = None
+    """The consumer behind a component of a pipeline: it may have no way to a device of the policy."""
 
     @property
     def name(self) -> str:
@@ -90,7 +93,10 @@ Plans = dict[str | None, Plan]
 
 
 def plans(policy: Policy, wanted: Sequence[Wanted], host: Host) -> Plans:
-    """Return the plans of all models of which anything is known, by component. Raises `DevPolicyError`."""
+    """Return the plans of all models of which anything is known, by component. Raises `DevPolicyError`.
+
+    It raises `Unsatisfiable` too where another component has no device.
+    """
     if any(one.component is not None for one in wanted):
         joint = JointPlanner(host)
         made: Plans = {}
@@ -98,9 +104,16 @@ def plans(policy: Policy, wanted: Sequence[Wanted], host: Host) -> Plans:
             if one.reference is not None:
                 for placed in joint.place_copies(Request(policy, one.component)):
                     made[one.component] = placed.plan
+            else:
+                device_of(policy, one, host)
         return made
     (one,) = wanted
     return {None: JointPlanner(host).place_copies(Request(policy, None, one.tree))[0].plan}
+
+
+def device_of(policy: Policy, one: Wanted, host: Host) -> str:
+    """Return the device of a component whose size is not known. Raises `Unsatisfiable`."""
+    return choose(policy.for_component(one.component), host, target=one.target).device.to_torch_str()
 
 
 class Chosen(NamedTuple):

@@ -55,7 +55,7 @@ def _components(path: str) -> Iterator[Subject]:
         tree = readable(called) if called is not None else None
         if called is None or tree is None or tree.incomplete_reason is not None:
             about = f"the size of `{called}` is not known here" if called else ""
-            yield Subject(Wanted(saved.name, None, None, about), {})
+            yield Subject(Wanted(saved.name, None, None, about, takes.target), {})
             continue
         reference, files = _reference(called, tree)
         about = called if reference != called else ""

@@ -16,9 +16,8 @@ from devpolicy._core.language.policy import Policy
 from devpolicy._core.placement.plan import Plan
 from devpolicy._core.review.runner import run_all
 from devpolicy._core.review.suites import gather
-from devpolicy._core.starter.draft import Chosen, Wanted, plans
+from devpolicy._core.starter.draft import Chosen, Wanted, device_of, plans
 from devpolicy._core.toml.writer import quote, write_key, write_value
-from devpolicy._core.verbs import resolve
 from devpolicy._core.views.names import device_range
 
 _ANYWHERE = ("1x8gb", "1x24gb", "2x24gb", "macbook-m3-36gb", "cpu-only")
@@ -38,7 +37,8 @@ def proposed(
             if one.component in made:
                 yield _of_plan(called, one, made[one.component])
             else:
-                device = resolve(policy, None, host, component=one.component).to_torch_str()
+                # Where its class has no way to the policy's device, a test of the policy alone would not see that.
+                device = device_of(policy, one, host)
                 keys = {"host": called, **_component(one), "expect": device}
                 yield _block(f"{one.name} runs on {device} of {_stem(called)}", keys)
     if any(one.reference is not None for one in wanted):

@@ -60,9 +60,9 @@ def to_pipeline_kwargs(plan: Plan) -> dict[str, Any]:
     hint = "load the model with `to_hf_kwargs()`{}, and give that to the pipeline"
     if plan.loading.adapters:
         hint = hint.format(", then `plan.load_adapters(model)`")
-        raise PlanError(Diagnostic("DP416", "`pipeline` is not told `loading.adapter`", help=hint))
+        raise PlanError(Diagnostic("DP416", "`pipeline` does not take `loading.adapter`", help=hint))
     if plan.loading.gguf_file is not None:
-        raise PlanError(Diagnostic("DP416", "`pipeline` is not told of a GGUF file", help=hint.format("")))
+        raise PlanError(Diagnostic("DP416", "`pipeline` does not take a GGUF file", help=hint.format("")))
     kwargs = to_hf_kwargs(plan)
     device_map = kwargs.pop("device_map")
     device = plan.component_device

@@ -35,6 +35,8 @@ class Request:
     component_class: str | None = None
     """The path of the component's class, where it is known."""
     target: str | None = None
+    own: tuple[tuple[str, str], ...] = ()
+    """The `dtype` and the `attention` that the component asks for itself, where the policy says none."""
 
     def __post_init__(self) -> None:
         if self.component is not None and not isinstance(self.component, str):
@@ -58,8 +60,14 @@ class Request:
 
     @property
     def resolved(self) -> ResolvedPolicy:
-        """What the policy says of the component."""
-        return self.policy.for_component(self.component, self.component_class)
+        """What the policy says of the component, and where it says nothing of loading, what the component asks."""
+        said = self.policy.for_component(self.component, self.component_class)
+        if not self.own:
+            return said
+        own = dict(self.own)
+        workload = replace(said.workload, dtype=said.workload.dtype or own.get("dtype"))
+        loading = replace(said.loading, attention=said.loading.attention or own.get("attention"))
+        return replace(said, workload=workload, loading=loading)
 
     @property
     def meaning(self) -> tuple[ResolvedPolicy, str, object]:

@@ -22,7 +22,7 @@ class Placed(NamedTuple):
 
     name: str
     plan: Plan
-    facts: Sequence[str]
+    facts: tuple[str, str, str]
     """What is told of it in a line: where it executes, its GiB, what was granted."""
     elsewhere: Sequence[tuple[str, str]]
     """Other nodes, with why it is not there."""
@@ -69,14 +69,17 @@ def fleet_report(
 
 
 def _overview(nodes: Sequence[UsedNode]) -> str:
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("node", "component", "executes on", "GiB", "granted"))
-    rows = [
-        f'<tr><td><a href="#node-{number}">{text(node.name)}</a></td><td>{text(one.name)}</td>'
-        + "".join(f"<td>{text(fact)}</td>" for fact in one.facts)
-        + "</tr>"
-        for number, node in enumerate(nodes)
-        for one in node.components
-    ]
+    columns = ["component", "executes on", "GiB", "granted"]
+    if not any(one.facts[2] for node in nodes for one in node.components):
+        columns.pop()
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("node", *columns))
+    rows: list[str] = []
+    for number, node in enumerate(nodes):
+        for one in node.components:
+            # On a narrow screen each cell shows its column's name.
+            told = zip(columns, (one.name, *one.facts), strict=False)
+            cells = "".join(f'<td data-host="{column}">{text(fact)}</td>' for column, fact in told)
+            rows.append(f'<tr><td data-host="node"><a href="#node-{number}">{text(node.name)}</a></td>{cells}</tr>')
     body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
     return f'<div class="frame" role="region" aria-label="Components by nodes" tabindex="0"><table>{body}</table></div>'
 

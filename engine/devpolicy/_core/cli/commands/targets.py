@@ -76,9 +76,9 @@ def _described(target: Target, width: int) -> list[Line]:
         ("installed", _version(target) or "no"),
         ("executes on", ", ".join(sorted(abilities.types))),
         ("reads", ", ".join(sorted(abilities.reads))),
-        ("is told", _ASSIGNS[abilities.assigns]),
+        ("takes", _ASSIGNS[abilities.assigns]),
         ("keeps", "; ".join(keeps) or "nothing beside its device"),
-        ("is handed", ", ".join(sorted(abilities.carries)) or "the device alone"),
+        ("also takes", ", ".join(sorted(abilities.carries)) or "the device alone"),
         ("--to", ", ".join(forms_of(target))),
     ]
     return facts(pairs, width=width)

@@ -1,6 +1,6 @@
-"""Activated the real machine, once, into a `Host`.
+"""This machine as a `Host`, queried once.
 
-The only code that queries it. Three rules: nothing is initialised in this process (no CUDA context, no
+Owns every query of the real machine. Three rules: nothing is initialised in this process (no CUDA context, no
 import of torch), the environment is read and never changed, and a source that raises or hangs becomes
 a fault of the host, never an exception.
 """

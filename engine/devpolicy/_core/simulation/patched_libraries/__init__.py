@@ -36,6 +36,10 @@ ORIGINAL = Around(_call_original)
 """The library's own function answers."""
 
 
+def _no_other(name: str) -> str | None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Library:
     """What is replaced of one library, by module name."""
@@ -46,6 +50,8 @@ class Library:
     """What answers instead at the depths where devices hold tensors."""
     classes: Mapping[str, Mapping[str, Make]] = field(default_factory=dict)
     """Classes that cannot be instantiated on a simulated device, replaced wherever they are held."""
+    tensor_classes: Mapping[str, Mapping[str, Make]] = field(default_factory=dict)
+    """Those that matter only where devices hold tensors."""
     constants: Mapping[str, Mapping[str, Make]] = field(default_factory=dict)
     """Values that a module took at its import, in that module, or with `package.*` in all of a package's."""
     attributes: Mapping[str, Mapping[str, Answer]] = field(default_factory=dict)
@@ -56,10 +62,14 @@ class Library:
     """Attributes of classes, as `Class.attribute`."""
     tensor_class_attributes: Mapping[str, Mapping[str, Make]] = field(default_factory=dict)
     """Those that matter only where devices hold tensors."""
+    layer_of: Callable[[str], str | None] = _no_other
+    """Which layer one of its names belongs to, `None` for that of its module or of its words."""
     ask: Callable[[], Simulation | None] = running
     """Which simulation answers its functions."""
     entered: Callable[[Simulation], None] | None = None
     """Called when a simulation begins; what undoes it goes to the simulation's `restore`."""
+    tensors_entered: Callable[[Simulation], None] | None = None
+    """Called besides where devices hold tensors."""
 
     def constants_of(self, module: str) -> Mapping[str, Make]:
         """Return the constants of one module."""

@@ -1,7 +1,7 @@
 """thinc, which answers for spaCy: the constants that it took at its import, and its current backend.
 
 thinc uses an NVIDIA GPU through CuPy and no other way: on a host with one, and without CuPy installed here, it has no
-GPU, as it has none on such a machine.
+GPU, as it has none on such a machine. What asks for a GPU of any kind then asks for a Mac's.
 """
 
 from __future__ import annotations
@@ -87,7 +87,15 @@ class Platform:
         return getattr(self._original, name)
 
 
+OF_ANY_GPU = frozenset({"gpu_is_available", "has_cupy_gpu", "has_gpu", "prefer_gpu", "set_active_gpu"})
+
+
+def _layer_of(name: str) -> str | None:
+    return "mps" if name in OF_ANY_GPU and not _compat().has_cupy else None
+
+
 LIBRARY = Library(
+    layer_of=_layer_of,
     answers={
         "thinc.backends": {"set_current_ops": Around(set_current_ops)},
         "thinc.util": {

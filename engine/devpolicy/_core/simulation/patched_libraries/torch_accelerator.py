@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from devpolicy._core.simulation.build import accelerator_type
 from devpolicy._core.simulation.patched_libraries import ORIGINAL, Around, Library, torch_devices, torch_mps
 from devpolicy._core.simulation.refusal import refusal
-from devpolicy._core.simulation.running import running
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,14 +61,8 @@ def get_memory_info(simulation: Simulation, device: Any = None) -> tuple[int, in
     return found
 
 
-def nothing_allocated(simulation: Simulation, device: Any = None) -> int:
-    """Return 0: at this depth nothing is allocated."""
-    _type(simulation)
-    return 0
-
-
 def memory_stats(simulation: Simulation, device: Any = None) -> OrderedDict[str, Any]:
-    """Return nothing, as torch does until something is allocated."""
+    """Return nothing, as torch does until something is allocated. Each figure that torch reads off this is 0."""
     _type(simulation)
     return OrderedDict()
 
@@ -118,31 +111,11 @@ def current_stream(simulation: Simulation, device: Any = None) -> IdleStream:
     return IdleStream(simulation)
 
 
-def _entered(original: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Return `torch.accelerator.device_index.__enter__`, which asks torch's C half."""
-
-    def enter(self: Any) -> None:
-        simulation = running()
-        if simulation is None or simulation.backend is not None:
-            return original(self)
-        if self.idx is not None:
-            self.prev_idx = current_device_index(simulation)
-            set_device_index(simulation, self.idx)
-        return None
-
-    return enter
-
-
-def _left(original: Callable[..., None]) -> Callable[..., None]:
-    def leave(self: Any, *error: object) -> None:
-        simulation = running()
-        if simulation is None or simulation.backend is not None:
-            return original(self, *error)
-        if self.idx is not None:
-            set_device_index(simulation, self.prev_idx)
-        return None
-
-    return leave
+def exchange_device(simulation: Simulation, index: int) -> int:
+    """Make a device current in this thread, and return the one that was."""
+    before = current_device_index(simulation)
+    set_device_index(simulation, index)
+    return before
 
 
 def get_device_module(simulation: Simulation, device: Any = None) -> Any:
@@ -210,6 +183,8 @@ ANSWERS: dict[str, dict[str, Answer | Around]] = {
         "get_device_module": get_device_module,
         "set_default_device": Around(set_default_device),
     },
+    # What `torch.accelerator.device_index` asks.
+    "torch._C": {"_accelerator_exchangeDevice": exchange_device, "_accelerator_maybeExchangeDevice": exchange_device},
     "torch.accelerator": {
         "current_accelerator": current_accelerator,
         "current_device_idx": current_device_index,
@@ -221,10 +196,6 @@ ANSWERS: dict[str, dict[str, Answer | Around]] = {
         "get_device_capability": get_device_capability,
         "get_memory_info": get_memory_info,
         "is_available": is_available,
-        "max_memory_allocated": nothing_allocated,
-        "max_memory_reserved": nothing_allocated,
-        "memory_allocated": nothing_allocated,
-        "memory_reserved": nothing_allocated,
         "memory_stats": memory_stats,
         "reset_accumulated_memory_stats": nothing_runs,
         "reset_peak_memory_stats": nothing_runs,
@@ -235,6 +206,5 @@ ANSWERS: dict[str, dict[str, Answer | Around]] = {
 }
 LIBRARY = Library(
     answers=ANSWERS,
-    tensors={"torch": {"get_default_device": ORIGINAL}},
-    class_attributes={"torch.accelerator": {"device_index.__enter__": _entered, "device_index.__exit__": _left}},
+    tensors={"torch": {"get_default_device": ORIGINAL}, "torch._C": dict.fromkeys(ANSWERS["torch._C"], ORIGINAL)},
 )

@@ -204,10 +204,12 @@ def _c_half(simulation: Simulation, backend: TensorBackend) -> dict[str, Any]:
 
 def put(simulation: Simulation) -> None:
     """Put this into torch until the simulation is left."""
-    backend = simulation.backend
-    if backend is None:
-        return
     import torch
+
+    backend = simulation.backend
+    assert backend is not None  # INVARIANT: it is called where devices hold tensors
+    nvtx: Any = torch.cuda.nvtx
+    swap(simulation, vars(nvtx), "_nvtx", Ranges(nvtx._nvtx))
 
     for name, function in _c_half(simulation, backend).items():
         swap(simulation, torch._C.__dict__, name, function)
@@ -251,9 +253,8 @@ LIBRARY = Library(
         },
     },
     classes={"torch.cuda.memory": {"MemPool": partial(_guarded, _refuse_pool, _pool_class)}},
-    constants={"torch.cuda.nvtx": {"_nvtx": Ranges}},
     tensor_class_attributes={
         "torch.autograd.profiler": {"emit_nvtx.__enter__": _unless_backend, "emit_nvtx.__exit__": _without_error}
     },
-    entered=put,
+    tensors_entered=put,
 )

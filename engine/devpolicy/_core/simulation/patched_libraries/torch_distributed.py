@@ -84,7 +84,7 @@ def nccl_class() -> Any:
 def _begin(simulation: Simulation) -> None:
     """Let groups take the host's tensors, those that there are already too, and torch have nccl where it has CUDA."""
     module = sys.modules.get(C10D)
-    if simulation.backend is None or module is None:
+    if module is None:
         return
     for group in module._world.pg_map:
         _let_take_devices(group)
@@ -128,8 +128,8 @@ def _log(original: Any) -> Any:
 
 
 LIBRARY = Library(
-    classes={C10D: {"ProcessGroupGloo": _gloo}},
+    tensor_classes={C10D: {"ProcessGroupGloo": _gloo}},
     tensors={"torch.cuda.nccl": {"version": _version}},
     tensor_class_attributes={"torch._C._distributed_c10d": {"Logger.set_construction_data_and_log": _log}},
-    entered=_begin,
+    tensors_entered=_begin,
 )

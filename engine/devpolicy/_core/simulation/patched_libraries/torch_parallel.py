@@ -61,14 +61,13 @@ def c_half() -> dict[str, Any]:
 
 def _forget_streams(simulation: Simulation) -> None:
     """Let torch make its streams for copies anew, a list as long as this host has devices, and after it too."""
-    if simulation.backend is not None:
-        from torch.nn.parallel import _functions
+    from torch.nn.parallel import _functions
 
-        def forget() -> None:
-            _functions._streams = None
+    def forget() -> None:
+        _functions._streams = None
 
-        forget()
-        simulation.restore.append(forget)
+    forget()
+    simulation.restore.append(forget)
 
 
 def _balanced(simulation: Simulation, devices: Any) -> None:
@@ -84,5 +83,5 @@ LIBRARY = Library(
         "torch.nn.parallel.data_parallel": {"_check_balance": _balanced},
         "torch.cuda.nccl": {"is_available": _no_nccl},
     },
-    entered=_forget_streams,
+    tensors_entered=_forget_streams,
 )

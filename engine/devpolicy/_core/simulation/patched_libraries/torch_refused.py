@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from functools import cache, partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.simulation.build import accelerator_type, built_for
@@ -121,7 +122,7 @@ def _watch_class() -> Any:
     class Watch(TorchFunctionMode):
         """Refuses tensors on devices for which torch's own code does not ask."""
 
-        def __init__(self, types: frozenset[str]) -> None:
+        def __init__(self, types: list[str]) -> None:
             super().__init__()
             self.types = types
 
@@ -150,12 +151,20 @@ def watch(simulation: Simulation) -> None:
         simulation.restore.append(partial(_unwatch, torch, mode))
 
 
-def _unasked(simulation: Simulation, torch: Any) -> frozenset[str]:
+def _unasked(simulation: Simulation, torch: Any) -> list[str]:
     """Return the types of whose tensors torch's own code would ask no one."""
-    types = {"mps"} if simulation.devices("mps") or _mps_is_real() else set()
     # The flags and not `is_initialized()`, which is asked of the simulated host.
-    types |= {name for name in ("cuda", "xpu") if getattr(getattr(torch, name, None), "_initialized", False)}
-    return frozenset(types)
+    types = []
+    if torch.cuda._initialized:
+        types.append("cuda")
+    if torch.xpu._initialized:
+        types.append("xpu")
+    if "mps" in map(_type, simulation.host.accelerators) or _mps_is_real():
+        types.append("mps")
+    return types
+
+
+_type = attrgetter("type")
 
 
 @cache

@@ -240,10 +240,7 @@ OF_MPS = (
     *("_get_default_mps_generator", "current_allocated_memory", "driver_allocated_memory", "empty_cache"),
     *("manual_seed", "seed", "synchronize"),
 )
-OF_ACCELERATOR = (
-    *("current_stream", "max_memory_allocated", "max_memory_reserved", "memory_allocated", "memory_reserved"),
-    *("memory_stats", "reset_accumulated_memory_stats", "reset_peak_memory_stats"),
-)
+OF_ACCELERATOR = (*("current_stream", "memory_stats", "reset_accumulated_memory_stats", "reset_peak_memory_stats"),)
 
 LIBRARY = Library(
     tensors={

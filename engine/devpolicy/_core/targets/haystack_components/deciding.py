@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from devpolicy._core.errors import DevPolicyError, Diagnostic, ModelError
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.public import public
 from devpolicy._core.targets.haystack import restore_order
-from devpolicy._core.targets.haystack_components.forms import lost, unplanned, written
+from devpolicy._core.targets.haystack_components.forms import lost, own_loading, unplanned, written
 from devpolicy._core.targets.haystack_components.names import loading, saved_components
 from devpolicy._core.targets.haystack_components.signatures import takes_of
 from devpolicy._core.targets.haystack_components.table import ANY_MAP, ONE_DEVICE, Takes, TakesNone
@@ -47,7 +48,8 @@ class Decider:
         from devpolicy._core.verbs.joint import Request
 
         target = self._target(name, path, takes)
-        request = Request(self.policy, name, component_class=path, target=target)
+        own = tuple(own_loading(takes, params))
+        request = Request(self.policy, name, component_class=path, target=target, own=own)
         if not request.on(self.block.joint.host).has_size and takes.checkpoint:
             tree = self._size_of(own_model(takes, params))
             if tree is not None:
@@ -65,7 +67,7 @@ class Decider:
     def _left_out(self, request: Request, path: str, takes: Takes, decision: Decision) -> Diagnostic | None:
         """Return a warning of what the policy asks of loading that the component is not given."""
         if decision.plan is None:
-            left_out = unplanned(takes, request.on(self.block.joint.host).resolved)
+            left_out = unplanned(takes, replace(request, own=()).on(self.block.joint.host).resolved)
             what = f"gets a device alone, without {' and '.join(left_out)}: its size is not known"
             hint = "give it `needs`, or a `model` that can be read here"
         else:
@@ -228,7 +230,10 @@ class Decide:
 
 
 def likely(name: str, names: Collection[str]) -> str:
-    """Return the help line for a name that a pipeline does not have: an inner component's path may be missing."""
+    """Return the help line for a name that a pipeline does not have: a glob, or one whose path is missing."""
+    meant = [one for one in names if "*" in name and fnmatchcase(one, name)]
+    if meant:
+        return f"write out what it means: {', '.join(f'`{one}`' for one in meant[:3])}" + " …" * (len(meant) > 3)
     inner = [one for one in names if one.rpartition(".")[2] == name]
     return f"did you mean `{inner[0]}`?" if inner else did_you_mean(name, list(names))
 

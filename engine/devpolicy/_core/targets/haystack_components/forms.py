@@ -6,11 +6,13 @@ be told. All functions return new values: what a caller gave is left as it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.device import ComponentDevice, DeviceType
 from devpolicy._core.device.map import KEPT_LAST
+from devpolicy._core.loading.value import ATTENTION
+from devpolicy._core.model.tree import FLOATING
 from devpolicy._core.placement.loading import asked_pairs
 from devpolicy._core.targets.haystack_components.table import KWARGS, Takes
 from devpolicy._core.targets.pools import fastembed_pool, sentence_transformers_pool
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 
 _LOADING = ("pipeline", "from_pretrained", "sentence-transformers", "text-or-map")
 """The forms that take keyword arguments of loading."""
+_ARGUMENTS = {"quantization": "quantization_config", "attention": "attn_implementation"}
+"""Keys of `[loading]` whose arguments have other names."""
+_OWN = {"dtype", "variant", "attn_implementation", "experts_implementation", "quantization_config"}
+"""Arguments that a component may give itself."""
 _PLACES = ("device", "device_map")
 _PROVIDERS = ("cuda", "device_ids", "device_id", "providers", "provider", "provider_options")
 _LAYERS = ("n_gpu_layers", "main_gpu", "split_mode", "tensor_split")
@@ -54,13 +60,11 @@ def written(
             changed["device"] = device
         case "pipeline" | "from_pretrained":
             changed["device"] = _haystack(device)
-            kwargs_of = to_pipeline_kwargs if takes.form == "pipeline" else to_hf_kwargs
-            _put(changed, takes, given, _loading(kwargs_of(plan)) if plan else {})
+            _put(changed, takes, given, plan, whole=False)
         case "sentence-transformers" | "text-or-map":
             text = None if device.has_multiple_devices else device.to_torch_str()
             changed["device"] = text if takes.form == "text-or-map" else _haystack(device.first_device)
-            loading = to_hf_kwargs(plan) if plan else {}
-            _put(changed, takes, given, loading if device.has_multiple_devices else _loading(loading))
+            _put(changed, takes, given, plan, whole=device.has_multiple_devices)
         case "sentence-transformers-onnx":
             changed["device"] = _haystack(device)
             changed[takes.kwargs or ""] = {**_without(given, _PROVIDERS), **_provider(device)}
@@ -102,6 +106,21 @@ def lost(takes: Takes, plan: Plan) -> list[str]:
         return []
     asked = {"dtype": plan.loading.dtype, "offload_folder": plan.loading.offload_folder, **dict(plan.loading.asked)}
     return [f"`{name}` {value}" for name, value in asked.items() if value is not None]
+
+
+def own_loading(takes: Takes, params: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what the keyword arguments of a component ask of loading themselves, as far as a plan can count with it."""
+    kwargs = params.get(takes.kwargs or "")
+    if takes.form not in _LOADING or not isinstance(kwargs, Mapping):
+        return
+    inner = kwargs.get("model_kwargs")
+    asked = {**(inner if isinstance(inner, Mapping) else {}), **kwargs}
+    # A dtype of torch, or its name as Haystack saves it.
+    dtype = str(asked.get("dtype") or asked.get("torch_dtype")).removeprefix("torch.")
+    if dtype in FLOATING:
+        yield "dtype", dtype
+    if asked.get("attn_implementation") in ATTENTION:
+        yield "attention", asked["attn_implementation"]
 
 
 def unplanned(takes: Takes, policy: ResolvedPolicy) -> list[str]:
@@ -183,10 +202,14 @@ def with_order(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {**kwargs, "device_map": dict(ordered)}
 
 
-def _put(changed: dict[str, Any], takes: Takes, given: Mapping[str, Any], loading: Mapping[str, Any]) -> None:
-    """Write keyword arguments of loading: those given stay, and a dtype replaces one of either name."""
-    if not loading and not given:
+def _put(changed: dict[str, Any], takes: Takes, given: Mapping[str, Any], plan: Plan | None, *, whole: bool) -> None:
+    """Write keyword arguments of loading, with the map of a `whole` plan. What is given stays where no policy asks."""
+    if plan is None:
+        if given:
+            changed[takes.kwargs or ""] = dict(given)
         return
+    loading = (to_pipeline_kwargs if takes.form == "pipeline" else to_hf_kwargs)(plan)
+    loading = rewritten(loading if whole else _without(loading, _PLACES), lambda one: _unless_given(one, given, plan))
     kwargs = dict(given)
     if "dtype" in loading:
         kwargs = rewritten(kwargs, lambda one: _without(one, ("dtype", "torch_dtype")))
@@ -194,9 +217,13 @@ def _put(changed: dict[str, Any], takes: Takes, given: Mapping[str, Any], loadin
     changed[takes.kwargs or ""] = {**kwargs, **loading, **({"model_kwargs": inner} if inner else {})}
 
 
-def _loading(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return keyword arguments without those that say where: they come from `device`."""
-    return _without(kwargs, _PLACES)
+def _unless_given(loading: Mapping[str, Any], given: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+    """Return keyword arguments of a plan without those that were given and that no policy asks for."""
+    asked = {_ARGUMENTS.get(key, key) for key, _ in plan.loading.asked} | ({"dtype"} if plan.loading.dtype else set())
+    inner = given.get("model_kwargs")
+    there = {*given, *(inner if isinstance(inner, Mapping) else ())}
+    there |= {"dtype"} if "torch_dtype" in there else set()
+    return {key: value for key, value in loading.items() if key in asked or key not in (there & _OWN)}
 
 
 def _without_places(kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -78,6 +78,15 @@ def survey(
     `pipeline` is the path of its YAML. Nothing of it is imported or run, so a class that has no row in the table of
     components is judged by the `device` that was saved for it. Raises as `devpolicy.resolve` does.
     """
+    if not isinstance(pipeline, str | PathLike | list | tuple):
+        hint = "give the file that `Pipeline.dump` writes; of a pipeline in memory, `apply` returns the same"
+        raise DevPolicyError(
+            [
+                Diagnostic(
+                    "", f"`survey` takes a saved pipeline, not a value of type {type(pipeline).__name__}", help=hint
+                )
+            ]
+        )
     saved = read_pipeline(pipeline) if isinstance(pipeline, str | PathLike) else pipeline
     by = decider(policy, host)
     by.known = [one.name for one in saved]
