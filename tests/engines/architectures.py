@@ -187,10 +187,10 @@ def compare(binaries: Path, folder: Path) -> int:
                     except Unsatisfiable:
                         continue
                     tried += 1
-                    for _ in range(3):  # a line of the log may be torn by that of another thread
-                        found = llama_cpp.compared(made, llama_cpp.log_of(binaries, file, llama_cpp.flags_of(made)))
-                        if not found:
-                            break
+                    flags = llama_cpp.flags_of(made)
+                    found = llama_cpp.compared(made, llama_cpp.log_of(binaries, file, flags))
+                    if found:  # a line of the log may be torn by that of another thread, and not twice
+                        found = llama_cpp.compared(made, llama_cpp.log_of(binaries, file, flags))
                     wrong += bool(found)
                     if found:
                         print(f"DIFFERS  {name} {cards} {added!r}", *found, sep="\n         ", flush=True)

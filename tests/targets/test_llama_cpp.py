@@ -335,6 +335,7 @@ def test_a_matrix_apart_from_its_layer_takes_one_more():
         policy = Policy.parse(f"prefer = 'cuda'\nworkload.context = 512\n{DERIVED}{text}")
         made = plan(policy, tree, HOST_OF_THREE)
         assert {device: one.activations for device, one in made.ledger.items()} == oracle.compute_buffers(made, tree)
+        compare(made, quantized.tree_of(made, policy.top, tree, HOST_OF_THREE), policy.top, HOST_OF_THREE)
         return made.ledger["cuda:1"].activations
 
     assert held("ffn_down_exps") > held("ffn_up_exps")
