@@ -5,7 +5,7 @@ import re
 
 import click
 import pytest
-from tests.cli.harness import Result, invoke
+from tests.cli.harness import Result, commands, invoke
 
 from devpolicy._core.cli.app import App
 from devpolicy.errors import DevPolicyWarning
@@ -205,34 +205,16 @@ def test_a_warning_is_told_once_and_those_of_libraries_are_not():
 
 
 def test_every_command_teaches_with_examples():
-    from devpolicy._core.cli.app import app
-
-    def leaves(command, path=()):
-        if isinstance(command, click.Group):
-            context = click.Context(command)
-            for name in command.list_commands(context):
-                yield from leaves(command.get_command(context, name), (*path, name))
-        else:
-            yield path
-
-    for path in leaves(app):
+    for path, _ in commands():
         result = invoke(*path, "--help")
         assert result.status == 0
         assert f"  devpolicy {' '.join(path)}" in result.stdout
         assert max(map(len, result.stdout.splitlines())) <= 80
 
 
-def _commands(group, *path):
-    for name in group.list_commands(click.Context(group)):
-        command = group.get_command(click.Context(group), name)
-        if isinstance(command, click.Group):
-            yield from _commands(command, *path, name)
-        else:
-            yield (*path, name), command
-
-
-@pytest.mark.parametrize(("path", "command"), [*_commands(App())])
-def test_no_option_is_dropped_in_silence(path, command):
+@pytest.mark.parametrize(("path", "command"), [*commands()])
+def test_no_option_is_dropped_in_silence(path, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for option in command.params:
         if isinstance(option, click.Option) and not (option.is_flag or option.multiple):
             name = max(option.opts, key=len)
@@ -241,7 +223,7 @@ def test_no_option_is_dropped_in_silence(path, command):
 
 
 def test_o_is_output_everywhere():
-    outputs = [option.opts for _, command in _commands(App()) for option in command.params if "--output" in option.opts]
+    outputs = [option.opts for _, command in commands() for option in command.params if "--output" in option.opts]
     assert len(outputs) == 6
     assert all("-o" in names for names in outputs)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from devpolicy import Accelerator, Host, Plan, Policy, plan, plan_all
+from devpolicy._core.abilities import registry, target_of
 from devpolicy.errors import Unsatisfiable
-from devpolicy.targets import exllamav3
+from devpolicy.targets import Target, exllamav3, register
 
 GIB = 1 << 30
 
@@ -57,9 +60,9 @@ def test_budgets_hold_what_is_planned(model, sizes, split, context, batch):
     text = f'prefer = "cuda"\nsplit = "{split}"\nworkload = {{ context = {context}, batch = {batch} }}'
     try:
         made = plan(Policy.parse(text), model, host, target="exllamav3")
-        form = exllamav3(made, host)
     except Unsatisfiable:
         return
+    form = exllamav3(made, host)  # what is planned for it can be told to it
     budgets = form["load"]["use_per_device"]
     assert {f"cuda:{at}" for at, size in enumerate(budgets) if size} == {*made.ledger} - {"cpu"}
     for at, size in enumerate(budgets):
@@ -109,6 +112,28 @@ def test_what_budgets_cannot_say_is_refused(text, words):
     with pytest.raises(Unsatisfiable) as refused:
         exllamav3(plan(Policy.parse(f'prefer = "cuda"\n{split}{text}'), "llama-3.1-8b", host, target="exllamav3"), host)
     assert words in str(refused.value)
+
+
+def test_gpus_keep_the_order_of_their_ids_however_fast_they_are():
+    host = cards(24, 80)  # all of it on the second is refused by its size; `fastest` would begin there
+    text = 'prefer = "cuda"\nsplit = "fastest"'
+    made = plan(Policy.parse(text), "mixtral-8x7b", host, target="exllamav3")
+    assert [str(device) for device in dict.fromkeys(unit.runs_on for unit in made.placements.values())] == [
+        "cuda:0",
+        "cuda:1",
+    ]
+    assert all(exllamav3(made, host)["load"]["use_per_device"])
+
+
+def test_the_order_of_devices_is_an_ability_of_any_target(monkeypatch):
+    monkeypatch.setattr(registry, "_NAMED", dict(registry._NAMED))
+    register(Target("ordered", replace(target_of("exllamav3").abilities, any_order=False), about="fills GPUs in order"))
+    register(Target("free", replace(target_of("exllamav3").abilities, any_order=True), about="takes any order"))
+    policy = Policy.parse(f'prefer = "cuda"\n{REVERSED}')
+    assert plan(policy, "llama-3.1-8b", cards(24, 24), target="free").target == "free"
+    with pytest.raises(Unsatisfiable, match="`ordered` fills devices in the order of their ids") as refused:
+        plan(policy, "llama-3.1-8b", cards(24, 24), target="ordered")
+    assert refused.value.code == "DP404"
 
 
 def test_a_plan_of_another_target_has_no_budgets():

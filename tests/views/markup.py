@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
+import zlib
 from html.parser import HTMLParser
 from typing import Any
 from xml.etree import ElementTree
-
-from devpolicy._core.views.page import unpacked
 
 HOSTILE = """</script><script>alert(1)</script><img src=x onerror=alert(2)>"'`&]]>\u202e\x1b[31m"""
 """A name as a stranger may write it."""
@@ -46,7 +46,7 @@ class Page(HTMLParser):
 
     @property
     def data(self) -> Any:
-        return unpacked(self.inline["script"][0])
+        return json.loads(zlib.decompress(base64.b64decode(self.inline["script"][0])))
 
     @property
     def policy(self) -> str:

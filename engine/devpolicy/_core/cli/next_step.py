@@ -40,7 +40,7 @@ def print_next_step(context: click.Context, status: int) -> None:
             ctx.out.print(facts([("next", f"`devpolicy {shlex.join(words)}` {does}")], width=ctx.out.width))
 
 
-def _of_policy(policy: str, status: int = 0) -> Step:
+def _of_policy(policy: str) -> Step:
     """Return the step for a policy: its tests, where it has some."""
     from devpolicy._core.review.suites import gather
 

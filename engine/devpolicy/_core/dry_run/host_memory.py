@@ -22,7 +22,7 @@ class UnwrittenMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func.is_view or not _is_large_on_cpu(func, args, kwargs):
+        if func.is_view or not _is_large_on_cpu(args, kwargs):
             return func(*args, **kwargs)
         if func._schema.is_mutable:
             return _written(func, args, kwargs)
@@ -31,7 +31,7 @@ class UnwrittenMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tree_map_only(Tensor, _unwritten, func(*meta[0], **own))
 
 
-def _is_large_on_cpu(func: Any, args: Any, kwargs: Any) -> bool:
+def _is_large_on_cpu(args: Any, kwargs: Any) -> bool:
     """Whether an operator works on the CPU alone, and a tensor of it is large."""
     device = kwargs.get("device")
     if device is not None and str(device) != "cpu":

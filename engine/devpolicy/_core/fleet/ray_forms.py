@@ -90,15 +90,13 @@ def bundles(plan: FleetPlan, fleet: Fleet | None = None) -> tuple[Bundle, ...]:
     say.
     """
     fleet = fleet_of(plan, fleet)
-    found = [
-        _bundle(plan, fleet, node, group) for node, names in plan.nodes.items() for group in _groups(plan, node, names)
-    ]
+    found = [_bundle(plan, fleet, node, group) for node, names in plan.nodes.items() for group in _groups(plan, names)]
     order = list(plan.components)
     return tuple(sorted(found, key=lambda one: order.index(one.components[0])))
 
 
-def _groups(plan: FleetPlan, node: str, names: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the components of a node that share accelerators; what uses none stands alone."""
+def _groups(plan: FleetPlan, names: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the components of a node that share accelerators; one that uses none is alone."""
     used = {name: devices_of(plan.components[name]) for name in names}
     by_device: dict[str, list[str]] = {}
     for name, devices in used.items():

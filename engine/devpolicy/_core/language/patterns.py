@@ -93,12 +93,7 @@ def segments_of(pattern: Pattern) -> list[str]:
     return _DOT.split(pattern.text)
 
 
-def segment_regex(segment: str) -> str:
-    """Return the regex of one segment but `**`; its subject is a name with a dot behind it."""
-    return _translate_segment(segment)
-
-
-def _fail(text: str, why: str, offset: int, length: int = 1, help: str = "") -> NoReturn:  # noqa: A002
+def _fail(text: str, why: str, offset: int, length: int, help: str = "") -> NoReturn:  # noqa: A002
     shown = text if len(text) <= 80 else f"{text[:79]}…"
     raise PatternError(f"`{shown}` is not a pattern: {why}", offset, length, help)
 
@@ -188,7 +183,7 @@ def _translate(segments: list[str]) -> str:
         if segment == "**":
             runs.append("")
         else:
-            runs[-1] += _translate_segment(segment)
+            runs[-1] += segment_regex(segment)
     first, *others = runs
     if not others:
         return first
@@ -197,7 +192,7 @@ def _translate(segments: list[str]) -> str:
     return first + searched + (rf"(?:[^.]*+\.)*{last}" if last else r"[\s\S]*+")
 
 
-def _translate_segment(segment: str) -> str:
+def segment_regex(segment: str) -> str:
     if segment == "*":
         return r"[^.]++\."
     first, *others = (_translate_piece(piece) for piece in segment.split("*"))

@@ -91,27 +91,32 @@ class Sizing:
 
 
 def size_model(tree: ModelTree, workload: Workload) -> Sizing:
-    """Size `tree` in one pass over its tensors."""
-    repeated = {name for group in tree.ties for name in group[1:]}
-    count = len(tree.modules)
-    weights, buffers, full_weights, merged = [0] * count, [0] * count, [0] * count, [0] * count
-    more_elsewhere, float32, dtype = [0] * count, [""] * count, compute_dtype(tree, workload)
-    for position, module in enumerate(tree.modules):
+    """Size `tree` in one pass. The readers give equal modules one tuple of tensors, which is read once."""
+    dtype = compute_dtype(tree, workload)
+    known: dict[tuple[int, bool], tuple[int, int, int, int, str]] = {}
+    for (of, in_place), module in {(id(module.tensors), module.in_place): module for module in tree.modules}.items():
+        held = elsewhere = buffered = made = 0
+        name = ""
         for tensor in module.tensors:
             size = tensor.bytes_as(workload.dtype)
-            full_name = f"{module.path}.{tensor.name}" if repeated and module.path else tensor.name
-            counted = 0 if full_name in repeated else size
             if tensor.merged or tensor.transient:
-                merged[position] = max(merged[position], tensor.beside_as(workload.dtype))
-            if tensor.float32_in in ("float16", "half") and module.in_place and dtype in FLOAT32_IN[tensor.float32_in]:
-                float32[position] = float32[position] or join(module.path, tensor.name)
+                made = max(made, tensor.beside_as(workload.dtype))
+            if tensor.float32_in in ("float16", "half") and in_place and dtype in FLOAT32_IN[tensor.float32_in]:
+                name = name or tensor.name
             if tensor.buffer:
-                buffers[position] += counted
+                buffered += size
             else:
-                weights[position] += counted
-                full_weights[position] += size
-                if tensor.whole_elsewhere:
-                    more_elsewhere[position] += tensor.elsewhere_as(workload.dtype) - size
+                held += size
+                elsewhere += tensor.elsewhere_as(workload.dtype) - size if tensor.whole_elsewhere else 0
+        known[of, in_place] = held, buffered, elsewhere, made, name
+    own = [known[id(module.tensors), module.in_place] for module in tree.modules]
+    full_weights, buffers, more_elsewhere, merged, names = map(list, zip(*own, strict=True))
+    float32 = [join(module.path, name) if name else "" for module, name in zip(tree.modules, names, strict=True)]
+    weights = full_weights.copy()
+    for path, _, name in (full_name.rpartition(".") for group in tree.ties for full_name in group[1:]):
+        position = tree.index[path]
+        tensor = next(tensor for tensor in tree.modules[position].tensors if tensor.name == name)
+        (buffers if tensor.buffer else weights)[position] -= tensor.bytes_as(workload.dtype)
     sizing = Sizing(weights, buffers, full_weights, more_elsewhere, [], merged, float32, Activations(0), 0, dtype)
     return size_tokens(sizing, tree, workload)
 
@@ -151,9 +156,9 @@ def _llama_cpp_compute_buffer(tree: ModelTree, workload: Workload) -> Activation
     """Return an estimate of llama.cpp's compute buffer: float32 for a micro-batch, and its masks in float16.
 
     Flash attention is meant, which llama.cpp takes where a device has it. It is at or above the buffers that were
-    measured: of models of the architecture `llama`, and of some of `qwen3` and `qwen3moe`. For latent attention,
-    sliding windows and state spaces it is a bound that was read from llama.cpp's source, and was not measured. While
-    several devices work at once there are four copies of the masks and of what comes from the device before.
+    measured: of models of the architecture `llama`, and of a few others (`tests/engines`). For state spaces it is a
+    bound that was read from llama.cpp's source, and was not measured. While several devices work at once there are four
+    copies of the masks and of what comes from the device before.
     """
     context, sequences = context_of(tree, workload), sequences_of(tree, workload)
     tokens = -(-min(MICRO_BATCH, context * sequences) // sequences) * sequences

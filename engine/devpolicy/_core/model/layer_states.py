@@ -22,7 +22,7 @@ def states(decoder: Decoder, block: str) -> Iterator[KVCache]:
     for module in decoder.below(block) if decoder.shapes else ():
         yield from _sums(decoder, module)
         filters = [filter_ for child in decoder.children.get(module.path, ()) if (filter_ := _filter(child))]
-        recurrent = _recurrent(decoder, module, filters[0]) if filters else 0
+        recurrent = _recurrent(decoder, module) if filters else 0
         gated = list(_gated(decoder, module, filters))
         yield from gated
         for filter_ in () if gated else filters:
@@ -71,7 +71,7 @@ def _filter(module: Module) -> Tensor | None:
     return weight if weight is not None and len(weight.shape) == 3 and weight.shape[1] == 1 else None
 
 
-def _recurrent(decoder: Decoder, mixer: Module, filter_: Tensor) -> int:
+def _recurrent(decoder: Decoder, mixer: Module) -> int:
     """Return the scalars of a mixer's recurrent state, 0 where it has none: a convolution alone."""
     own = {tensor.name: tensor for tensor in mixer.tensors}
     decay = own.get("A_log")

@@ -39,7 +39,8 @@ def experts_leave_first(policy: ResolvedPolicy, tree: ModelTree, target: Target)
     if not to_cpu or not is_mixture(tree):
         return policy
     reason = "no room for all experts, and `overflow` allows `cpu`, where few of their bytes are read for a token"
-    rule = Rule(name="overflow", module_class=(_EXPERTS,), overflow=to_cpu, reason=reason)
+    # A layer of its own: rules of the policy that leave it nothing are not in its way.
+    rule = Rule(name="overflow", module_class=(_EXPERTS,), overflow=to_cpu, reason=reason, layer=TARGET)
     return replace(policy, rules=(*policy.rules, rule))
 
 
@@ -185,6 +186,7 @@ def unfit(units: Sequence[Unit], solution: Solution, context: PlacementContext, 
     before = [device for _, device in order[:-1] if device != behind]
     if (
         tied
+        and context.kind != "cpu"  # there both are one tensor
         and abilities.unit == "tensor"
         and (names.get("token_embd", "cpu") != "cpu" or head == "cpu" or (head != behind and head in before))
     ):
@@ -195,6 +197,9 @@ def unfit(units: Sequence[Unit], solution: Solution, context: PlacementContext, 
         if apart is not None:
             return Diagnostic("DP404", f"`{name}` {apart}", help=context.target.instead)
     runs = [device for at, (_, device) in enumerate(order) if at == 0 or order[at - 1][1] != device]
+    if not abilities.any_order and runs != sorted(runs, key=[*map(str, context.devices)].index):
+        message = f"`{name}` fills devices in the order of their ids, and the plan uses {', '.join(runs)}"
+        return Diagnostic("DP404", message, help='name them in that order, or use one: `split = "never"`')
     sizes = {device: sum(other == device for _, other in order) for device in runs}
     if abilities.equal_stages and len(set(sizes.values())) > 1:
         listed = ", ".join(f"{count} on `{device}`" for device, count in sizes.items())

@@ -71,7 +71,8 @@ def with_all_back(placed: Attempt, problem: Problem) -> Attempt | None:
 
 def _in_another_order(problem: Problem) -> Attempt | None:
     """Return an attempt with one run on each device, for a target that takes no more, `None` where none was found."""
-    if problem.assignment.choices or problem.context.policy.split == "never":
+    in_id_order = not problem.context.target.abilities.any_order
+    if problem.assignment.choices or in_id_order or problem.context.policy.split == "never":
         return None
     bins, _ = problem.bins(None)
     by_room = sorted(bins, key=lambda number: bins[number].budget - bins[number].fixed)

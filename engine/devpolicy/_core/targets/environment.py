@@ -48,10 +48,10 @@ def visible_devices(devices: Iterable[Device], host: Host) -> dict[str, str]:
 def environment(plan: Plan, host: Host) -> dict[str, str]:
     """Return the variables of a process that runs what was planned: its devices, and what its engine reads."""
     if plan.target == "llama.cpp":
-        from devpolicy._core.targets.llama_cpp import device_names, to_llama_cpp
+        from devpolicy._core.targets.llama_cpp import to_llama_cpp
 
-        order = [Device.from_str(name) for name in to_llama_cpp(plan, {}).order]
-        names = device_names(order, [is_amd(accelerator(device, host).name) for device in order], renumbered=True)
+        names = llama_cpp_names(plan, host)
+        order = [Device.from_str(name) for name in names]
         return {**visible_devices(order, host), **to_llama_cpp(plan, names).to_env()}
     if plan.target in ("vllm", "sglang", "ktransformers"):
         from devpolicy._core.targets.stages import stage_environment
@@ -59,6 +59,14 @@ def environment(plan: Plan, host: Host) -> dict[str, str]:
         devices, variables = stage_environment(plan, host)
         return {**visible_devices(devices, host), **variables}
     return visible_devices(used_devices(plan), host)
+
+
+def llama_cpp_names(plan: Plan, host: Host) -> dict[str, str]:
+    """Return what llama.cpp calls the devices of a plan where it sees no others, in the order in which it sees them."""
+    from devpolicy._core.targets.llama_cpp import device_names, to_llama_cpp
+
+    order = [Device.from_str(name) for name in to_llama_cpp(plan, {}).order]
+    return device_names(order, [is_amd(accelerator(device, host).name) for device in order], renumbered=True)
 
 
 def shell(variables: Mapping[str, str]) -> str:

@@ -25,17 +25,13 @@ _TWO_BYTES = ("float16", "bfloat16")
 def exllamav3(plan: Plan, host: Host) -> dict[str, dict[str, Any]]:
     """Return the arguments of `Cache` and of `Model.load`, in their gigabytes of 1024 ** 3 bytes.
 
-    Raises `Unsatisfiable` for what they cannot say (DP404: GPUs in another order; DP416: dtypes; DP409: another plan).
+    Raises `Unsatisfiable` for what they cannot say (DP416: dtypes; DP409: another plan).
     """
     if plan.workload is None or plan.target != "exllamav3":
         message = f"the plan was made for `{plan.target}`, which places a model in other ways"
         raise Unsatisfiable(Diagnostic("DP409", message, help="plan it with `--target exllamav3`"))
     _check_dtypes(plan)
-    order = list(dict.fromkeys(unit.runs_on for unit in plan.placements.values()))
     used = used_devices(plan)
-    if order != used:
-        message = f"exllamav3 fills GPUs in the order of their ids, and the plan uses {', '.join(map(str, order))}"
-        raise Unsatisfiable(Diagnostic("DP404", message, help='name them in that order, or use one: `split = "never"`'))
     budgets = [0.0] * (1 + max(device.id or 0 for device in used))
     for device in used:
         accelerator(device, host)

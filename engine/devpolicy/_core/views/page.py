@@ -11,7 +11,6 @@ import hashlib
 import json
 import zlib
 from pathlib import Path
-from typing import Any
 
 from devpolicy._core.text import markup
 from devpolicy._core.views.colors import DARK, LIGHT, variables
@@ -57,11 +56,6 @@ def packed(data: object) -> str:
     """Return data as compressed JSON in letters: a twelfth of its size, and nothing in it can be markup."""
     plain = json.dumps(data, ensure_ascii=True, separators=(",", ":")).encode()
     return base64.b64encode(zlib.compress(plain, 9)).decode()
-
-
-def unpacked(text: str) -> Any:
-    """Return the data that `packed` wrote."""
-    return json.loads(zlib.decompress(base64.b64decode(text)))
 
 
 def _hash(source: str) -> str:

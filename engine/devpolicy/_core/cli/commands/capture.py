@@ -5,8 +5,9 @@ Owns what is asked of the user for it. The files are those that `Host.to_toml` a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -25,18 +26,21 @@ if TYPE_CHECKING:
     from devpolicy._core.host.probe.identity import Identity
     from devpolicy._core.model.tree import ModelTree
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 output_option = click.option("-o", "--output", metavar="FILE", help="Write to a file, whole or not at all.")
 
 
+def _of_a_host(command: F) -> F:
+    """Add the options of both commands that write this machine."""
+    kinds = "Keep what identifies this machine: uuid, serial, hostname, user."
+    command = click.option("--include", metavar="KIND,...", multiple=True, help=kinds)(command)
+    named = click.option("--name", metavar="NAME", help="The name of the host. Default: the name of its file.")
+    return output_option(named(command))
+
+
 @click.command(cls=Command, name="capture", short_help="Write this machine as a host file.")
-@output_option
-@click.option("--name", metavar="NAME", help="The name of the host. Default: the name of its file.")
-@click.option(
-    "--include",
-    metavar="KIND,...",
-    multiple=True,
-    help="Keep what identifies this machine: uuid, serial, hostname, user.",
-)
+@_of_a_host
 @click.option("--measure", is_flag=True, help="Also measure speeds, which takes about a minute.")
 @click.option("--force", is_flag=True, help="With --measure: replace an existing file.")
 @common(formats=())
@@ -60,14 +64,7 @@ def capture_host(
 @click.command(
     cls=Command, name="measure", short_help="Measure this machine, and write it as a host file with its speeds."
 )
-@output_option
-@click.option("--name", metavar="NAME", help="The name of the host. Default: the name of its file.")
-@click.option(
-    "--include",
-    metavar="KIND,...",
-    multiple=True,
-    help="Keep what identifies this machine: uuid, serial, hostname, user.",
-)
+@_of_a_host
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @common(formats=())
 @pass_context

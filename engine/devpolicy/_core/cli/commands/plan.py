@@ -21,6 +21,7 @@ from devpolicy._core.cli.inputs import (
     host_option,
     load_host,
     load_model,
+    model_help,
     named_models,
     on_host,
     overlay_options,
@@ -55,9 +56,7 @@ Models = Mapping[str | None, str]
     metavar="[NAME=]MODEL",
     multiple=True,
     shell_complete=complete.models,
-    help="A model of the catalogue, a model file, a checkpoint folder, a GGUF file, a hub id in the local cache, or "
-    "hf://ORG/NAME. "
-    "NAME= gives it to that component, instead of the `model` in the policy.",
+    help=f"{model_help} NAME= gives it to that component, instead of the `model` in the policy.",
 )
 @host_option
 @fleet_option

@@ -8,6 +8,7 @@ from typing import Never
 
 import click
 
+from devpolicy._core.cli.commands.run_measure import measure_command
 from devpolicy._core.cli.context import PATIENCE, CliContext, common, pass_context
 from devpolicy._core.cli.group import Command
 from devpolicy._core.cli.inputs import (
@@ -39,6 +40,20 @@ from devpolicy._core.verbs.joint import JointPlanner, Request
 @overlay_options
 @click.option("--target", type=TargetName(), help="The engine that COMMAND is. Default: that of the policy.")
 @click.option("--print", "printed", is_flag=True, help="Print the variables and the command; run nothing.")
+@click.option(
+    "--measure",
+    "measured",
+    is_flag=True,
+    help="Run a program of llama.cpp until it has loaded the model; compare its log.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --measure: how long loading may take.",
+)
 @common()
 @pass_context
 def command(
@@ -52,18 +67,27 @@ def command(
     overrides: tuple[str, ...],
     target: str | None,
     printed: bool,
-) -> None:
+    measured: bool,
+    timeout: float,
+) -> int:
     """Replace this process by COMMAND, which sees the planned devices and no others.
 
     It sets CUDA_VISIBLE_DEVICES and the equivalent variables of other vendors, by UUID where it is known. It also sets
     the variables that an engine such as llama-server or Ollama reads. If the plan is refused, nothing starts. For a
     policy with several servers, --component names the one to start; its plan leaves room for those before it.
 
+    With --measure the command is a program of llama.cpp, such as llama-server. It is ended when it has loaded the
+    model, and its log is compared with the plan. The compute buffers of the log are printed as lines for the policy,
+    which replace the plan's estimate.
+
     \b
     Examples:
       devpolicy run policy.toml --model llama-3.1-8b -- python serve.py
       devpolicy run servers.toml --component chat -- llama-server -m chat.gguf
       devpolicy run servers.toml --component chat --print -- ollama serve
+      devpolicy run p.toml --model m.gguf --measure -- llama-server -m m.gguf
+
+    Exit status: that of COMMAND; with --measure 0 as planned, 1 not; 2 invalid policy or usage, 3 refused.
     """
     loaded = Policy.load(policy)
     machine = load_host(ctx, host, loaded)
@@ -71,6 +95,12 @@ def command(
     _check(loaded, component)
     tree = None if model is None else load_model(ctx, model)
     request = Request(loaded, component, tree, target=target)
+    if measured:
+        if printed:
+            raise DevPolicyError(
+                [Diagnostic("", "`--print` runs nothing that could be measured", help="leave one out")]
+            )
+        return measure_command(ctx, request, machine, command, timeout)
     with ctx.working("planning", patience=PATIENCE):
         variables = _variables(request, machine)
     if printed or ctx.json:
@@ -80,8 +110,8 @@ def command(
             import shlex
 
             ctx.out.write(f"{in_shell(shell, variables)}{shlex.join(command)}\n")
-        return
-    _replace(command, variables)
+        return 0
+    return _replace(command, variables)
 
 
 def _check(policy: Policy, component: str | None) -> None:

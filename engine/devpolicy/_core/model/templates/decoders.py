@@ -139,14 +139,13 @@ def body(
     )
 
 
-def alternating(config: Config, full: int, *, first: int = 1) -> list[str]:
+def alternating(config: Config, full: int) -> list[str]:
     """Return the types of layers of which every `full`-th attends to all."""
     given = config.get("layer_types")
     if given:
         return list(given)
     return [
-        "sliding_attention" if (layer + first) % full else "full_attention"
-        for layer in range(config["num_hidden_layers"])
+        "sliding_attention" if (layer + 1) % full else "full_attention" for layer in range(config["num_hidden_layers"])
     ]
 
 
