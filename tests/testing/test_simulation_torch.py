@@ -280,7 +280,7 @@ class TestNvml:
             with pytest.raises(SimulationDepthError, match="nvmlDeviceGetFanSpeed"):
                 nvml.nvmlDeviceGetFanSpeed(nvml.nvmlDeviceGetHandleByIndex(0))
 
-    def test_nothing_is_answered_before_it_is_initialised_and_then_on_each_host(self) -> None:
+    def test_it_answers_once_initialised_and_then_on_each_host(self) -> None:
         pytest.importorskip("pynvml")
         code = """
             import pynvml

@@ -266,7 +266,7 @@ def test_what_stays_out_is_refused_by_name(rig, ask):
         ask()
 
 
-def test_what_a_library_lets_go_of_at_the_end_of_a_run_was_never_kept(rig):
+def test_what_is_given_back_at_the_end_was_never_kept(rig):
     """Lightning empties both caches when a trainer is done; a profiler switches off what it did not switch on."""
     held = torch.ones(4, device="cuda")
     before = simulated_device("cuda:0").allocated
