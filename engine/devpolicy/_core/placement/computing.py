@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from devpolicy._core.abilities import Target
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy, Rule
-from devpolicy._core.memory.sizing import LAST_OF_EXPERTS, is_input, is_mixture, rows_of
+from devpolicy._core.memory.llama_cpp import LAST_OF_EXPERTS, is_input, is_mixture, rows_of
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.context import PlacementContext
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from devpolicy._core.errors import Diagnostic
-from devpolicy._core.memory.sizing import Runs, is_mixture
+from devpolicy._core.memory.activations import Runs
+from devpolicy._core.memory.llama_cpp import is_mixture
 from devpolicy._core.placement.apply_rules import Refused
 from devpolicy._core.placement.computing import joined_on, layers_on
 from devpolicy._core.placement.context import PlacementContext

@@ -13,17 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from devpolicy._core.abilities import target_of
 from devpolicy._core.device import Device
+from devpolicy._core.memory.activations import Runs
 from devpolicy._core.memory.budgets import accelerator_budget, cpu_budget, device_of
-from devpolicy._core.memory.sizing import (
-    LAST_OF_EXPERTS,
-    Runs,
-    activations_of,
-    ends_of,
-    is_input,
-    is_mixture,
-    kv_caches,
-    rows_of,
-)
+from devpolicy._core.memory.llama_cpp import LAST_OF_EXPERTS, ends_of, is_input, is_mixture, rows_of
+from devpolicy._core.memory.sizing import activations_of, kv_caches
 
 if TYPE_CHECKING:
     from devpolicy._core.host import Host
