@@ -120,8 +120,8 @@ def main() -> None:
     print()
     rows = [(loaded, *(f"{value:.1f}" for value in ratios(figures).values())) for loaded, figures in results.items()]
     print_table(("ratio", *ratios(results["everything"])), rows)
-    reached = ratios(results["torch and psutil"])["patches : host"]
-    print(f"\nthe aim is {AIM} times as fast as the patches, with what they patch loaded: {reached:.0f}")
+    reached = ", ".join(f"{ratios(figures)['patches : host']:.0f} with {name}" for name, figures in results.items())
+    print(f"\nthe aim is {AIM} times as fast as the patches: {reached}")
     write_json(
         given_.json,
         {

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from tools import facts
 
 from devpolicy import ModelTree
 from devpolicy._core.model.catalogue import model_catalogue
 from devpolicy._core.model.families import FAMILIES
+from tests.cli.harness import commands
 from tests.pages import DOCS, NEEDS, missing, read, recorded, run
 
 HOW = "python -m tests.pages records it anew"
@@ -100,6 +103,24 @@ def test_a_page_begins_with_whom_it_is_for(page: str) -> None:
     _, lead, *_ = read(page).split("\n\n")
     assert lead.startswith("For ")
     assert lead.count("\n") <= 1
+
+
+SHELL = [*ROOT.glob("*.md"), *DOCS.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("examples/*/README.md")]
+PROGRAMS = {"devpolicy", "docker", "export", "pip", "pytest", "python", "python3", "tox", "."}
+
+
+@pytest.mark.parametrize("page", SHELL, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_lines_for_a_shell_are_commands_and_options(page: Path) -> None:
+    known = {" ".join(path): command for path, command in commands()}
+    for block in re.findall(r"^```sh\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            assert not words or words[0] in PROGRAMS or words[0].startswith(".tox/"), line
+            if words[:1] == ["devpolicy"]:
+                name = next(name for name in (" ".join(words[1:3]), words[1]) if name in known)
+                given = words[1 + len(name.split()) :]
+                command = known[name]
+                command.make_parser(click.Context(command)).parse_args(given)  # raises for what is no option
 
 
 def test_the_start_page_leads_to_every_page() -> None:

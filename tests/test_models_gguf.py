@@ -209,6 +209,25 @@ def test_latent_attention_keeps_the_compressed_form(tmp_path):
     assert [cache.values for cache in tree.kv_cache] == [576]
 
 
+def test_latent_attention_of_one_matrix_is_kept_in_full(tmp_path):
+    # A file of before llama.cpp computed it in the compressed form: four times the cache was held that was planned.
+    tensors = {"token_embd.weight": ("q8_0", (300, 256)), "blk.0.attn_kv_a_mqa.weight": ("q8_0", (160, 256))}
+    tensors |= {"blk.0.attn_kv_b.weight": ("q8_0", (512, 128))}
+    metadata = LLAMA | {"llama.block_count": 1, "llama.attention.head_count": 4, "llama.attention.head_count_kv": 4}
+    metadata |= {"llama.attention.key_length": 96, "llama.attention.value_length": 64}
+    tree = ModelTree.load(gguf(tmp_path / "whole.gguf", tensors, metadata))
+    assert [cache.values for cache in tree.kv_cache] == [4 * (96 + 64)]
+
+
+def test_experts_that_every_token_uses_are_counted(tmp_path):
+    metadata = LLAMA | {"llama.expert_count": 4, "llama.expert_used_count": 1, "llama.expert_feed_forward_length": 64}
+    tensors = dense(experts=4)
+    alone = ModelTree.load(gguf(tmp_path / "experts.gguf", tensors, metadata)).activation_elements_per_token
+    tensors |= {"blk.0.ffn_up_shexp.weight": ("q8_0", (4096, 256))}
+    beside = ModelTree.load(gguf(tmp_path / "shared.gguf", tensors, metadata)).activation_elements_per_token
+    assert beside == 3 * 4096 + 4 * 256 + 4 * 4 > alone
+
+
 def test_fused_projections_are_counted_by_heads_of_each_layer(tmp_path):
     tensors = {"token_embd.weight": ("q8_0", (300, 256))}
     tensors |= {f"blk.{layer}.attn_qkv.weight": ("q8_0", (512, 256)) for layer in range(2)}

@@ -62,6 +62,16 @@ def test_a_misspelt_name_has_its_likely_one(kind: Kind) -> None:
     assert caught.value.code == "DP202"
 
 
+@pytest.mark.parametrize("kind", LOAD)
+def test_case_and_nothing_are_no_names(kind: Kind) -> None:
+    with pytest.raises(DevPolicyError, match=f"did you mean `{ONLY[kind]}`") as caught:
+        LOAD[kind](ONLY[kind].upper())
+    assert caught.value.code == "DP202"
+    with pytest.raises(DevPolicyError) as caught:
+        LOAD[kind]("")
+    assert caught.value.code == "DP202"
+
+
 def test_the_verbs_say_so_too() -> None:
     with pytest.raises(HostError, match="a host is expected"):
         plan("cpu-only", "gpt2", ONLY["model"])

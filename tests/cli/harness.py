@@ -24,8 +24,11 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+import click
 
 from devpolicy._core.cli.app import app
 
@@ -42,6 +45,17 @@ class Result(NamedTuple):
     stdout: str
     stderr: str
     status: int
+
+
+def commands(group: click.Group = app, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Yield every command with the words that name it."""
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, *path, name)
+        else:
+            yield (*path, name), command
 
 
 def invoke(*arguments: str) -> Result:

@@ -3,12 +3,14 @@
 import json
 import re
 
+import click
 import jsonschema
 import pytest
-from tests.cli.harness import ROOT, invoke
+from tests.cli.harness import ROOT, commands, invoke
 
 import devpolicy
 from devpolicy._core.codes import CODES
+from devpolicy._core.dry_run.result import DryRun
 from devpolicy._core.language.schema import policy_schema
 
 PAGE = ROOT / "docs" / "json-output.md"
@@ -66,7 +68,10 @@ SHAPES = {
         ("plan", "rag-pipeline", "--host", "1x24gb"),
         (*PLAN[:4], "--fleet", "mixed-50"),
     ],
-    "resolve": [("resolve", "cpu-only", "--host", "1x24gb")],
+    "resolve": [
+        ("resolve", "cpu-only", "--host", "1x24gb"),
+        ("resolve", "cpu-only", "--host", "1x24gb", "--pipeline", str(ROOT / "examples" / "haystack-rag" / "rag.yaml")),
+    ],
     "why": [
         ("why", *PLAN[1:2], "lm_head", *PLAN[2:]),
         ("why", *PLAN[1:2], "lm_head", *PLAN[2:4], "--fleet", "mixed-50"),
@@ -94,7 +99,7 @@ SHAPES = {
     "model list": [("model", "list")],
     "model show": [("model", "show", "gpt2")],
     "doctor": [("doctor", "psutil")],
-    "targets": [("targets",)],
+    "targets": [("targets",), ("targets", "hf")],
     "simulator info": [("simulator", "info")],
     "explain": [("explain", "DP301"), ("explain",)],
 }
@@ -112,6 +117,23 @@ def test_the_page_of_commands_has_the_keys_of_every_command(command):
         assert any(
             set(shape) - optional <= set(keys) and [key for key in shape if key in keys] == keys for shape in shapes
         ), keys
+
+
+def test_the_page_has_every_command_that_writes_json():
+    rows = set(re.findall(r"^\| `([a-z-]+(?: [a-z]+)?)(?: --\w+)?` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
+    assert rows == {" ".join(path) for path, command in commands() if "json" in formats(command)}
+
+
+def formats(command: click.Command) -> list[str]:
+    found = [option.type for option in command.params if "--format" in option.opts]
+    return [str(word) for type_ in found if isinstance(type_, click.Choice) for word in type_.choices]
+
+
+def test_a_dry_run_has_the_keys_of_the_page():
+    row = re.search(r"^\| `dry-run` \| (.*?);", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert row is not None
+    run = DryRun(model="gpt2", host="1x24gb", call="", devices={}, errors=(), notes=(), seconds=0.0, memory=0)
+    assert re.findall(r"`(\w+)`", row[1]) == [key for key in run.to_dict() if key != "schema"]
 
 
 HANDED_OVER = {"device_map": {"model": 0, "lm_head": "disk"}, "dtype": "bfloat16"}

@@ -3,8 +3,8 @@
 python -m tests.placement.growth [--worlds N] [--shapes N] [--seed N]
 
 Owns what is worse, by the order that the documentation states: a refusal; then more that is kept elsewhere; where
-nothing is, devices that are not in the order of their ids with one run each; then what `split` asks. `fastest` goes by
-time alone.
+nothing is, later devices of a rule's list; then devices that are not in the order of their ids with one run each; then
+what `split` asks. `fastest` goes by time alone, after the devices of rules.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from itertools import groupby
@@ -20,28 +20,33 @@ from typing import Any
 
 from tests.placement.optimum import SPLITS, World, drawn, shape
 
-from devpolicy import Accelerator, Plan, Unsatisfiable
+from devpolicy import Accelerator, Plan, Policy, Unsatisfiable
+from devpolicy._core.language.policy import Rule
 from devpolicy._core.placement.planner import make_plan
 
 Worth = tuple[Any, ...] | None
 """The less the better; `None` is a refusal."""
 
 
-def worth(plan: Plan | None, split: str) -> Worth:
+def worth(plan: Plan | None, split: str, rules: Sequence[Rule] = ()) -> Worth:
     if plan is None:
         return None
+    units = plan.placements.values()
+    listed = {rule.name: [str(one) for one in rule.prefer] for rule in rules}
+    later = [listed[unit.rule].index(str(unit.runs_on)) for unit in units if unit.rule in listed]
     if split == "fastest":
         assert plan.prediction is not None
-        return (plan.prediction.ns,)
-    units = plan.placements.values()
+        return later, plan.prediction.ns
     away = sum(unit.bytes for unit in units if unit.device != unit.runs_on)
-    runs = [number for number, _ in groupby(unit.runs_on.id or 0 for unit in units)]
-    if away or runs != sorted(set(runs)):
-        return away, True  # of the rest any placement that fits
+    runs = [number for number, _ in groupby(unit.runs_on.id or 0 for unit in units if unit.rule not in listed)]
+    if away:
+        return (away,)  # of the rest any placement that fits
+    if runs != sorted(set(runs)):
+        return away, later, True
     held = [budget for name, budget in plan.ledger.items() if name.startswith("cuda") and budget.held]
     if split == "when-needed":
-        return away, False, len(held)
-    return away, False, max(Fraction(one.held, one.cap) for one in held)
+        return away, later, False, len(held)
+    return away, later, False, max(Fraction(one.held, one.cap) for one in held)
 
 
 def worse(before: Worth, after: Worth) -> bool:
@@ -64,11 +69,21 @@ def faults(seed: str) -> Iterator[str]:
     """Yield what makes a plan of a small world worse."""
     random_ = random.Random(seed)
     world = drawn(random_, 6, 3)
+    rules = listing(random_) if random_.random() < 0.5 else ()
     for what, larger in grown(world, random_):
         for split in SPLITS:
-            before, after = (worth(one.plan(split), split) for one in (world, larger))
+            before, after = (worth(one.plan(split, rules), split, rules) for one in (world, larger))
             if worse(before, after):
-                yield f"{split}, {what}: {before} to {after}: {world}"
+                yield f"{split}, {what}: {before} to {after}: {world}, {rules}"
+
+
+def listing(random_: random.Random) -> tuple[Rule, ...]:
+    """Return a rule that runs some units on the first of its devices that has room."""
+    devices = [f'"cuda:{number}"' for number in random_.sample(range(3), random_.randrange(1, 4))]
+    first = random_.randrange(6)
+    last = min(5, first + random_.randrange(3))
+    rule = f'[[rule]]\nmatch = "layers.{{{first}..{last}}}"\nprefer = [{", ".join(devices)}]\n'
+    return Policy.parse(f'prefer = "cuda"\n{rule}').top.rules
 
 
 def faults_of_shape(seed: str) -> Iterator[str]:

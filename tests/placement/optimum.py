@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from devpolicy import Accelerator, Host, Plan, Unsatisfiable
-from devpolicy._core.language.policy import Amount, DeviceSelector, MemoryRule, ResolvedPolicy, Workload
+from devpolicy._core.language.policy import Amount, DeviceSelector, MemoryRule, ResolvedPolicy, Rule, Workload
 from devpolicy._core.model.tree import KVCache, ModelTree, Module, Tensor
 from devpolicy._core.placement.planner import make_plan
 
@@ -42,7 +42,7 @@ class World:
         caches = tuple(KVCache(f"layers.{at}", size, dtype="int8") for at, size in enumerate(self.caches) if size)
         return ModelTree("small", tuple(blocks), no_split=frozenset({"Block"}), kv_cache=caches)
 
-    def policy(self, split: Any) -> ResolvedPolicy:
+    def policy(self, split: Any, rules: tuple[Rule, ...] = ()) -> ResolvedPolicy:
         memory = tuple(
             MemoryRule(DeviceSelector("cuda", at), "total", Amount(budget), Amount(), activations=Amount())
             for at, budget in enumerate(self.budgets)
@@ -51,6 +51,7 @@ class World:
             prefer=(DeviceSelector("cuda"),),
             overflow=(DeviceSelector("cpu"), DeviceSelector("disk")),
             split=split,
+            rules=rules,
             memory=(*memory, MemoryRule(DeviceSelector("cpu"), "total", Amount(self.cpu))),
             disk_path="offload",
             workload=Workload(context=1, new_tokens=TOKENS, dtype="float32"),
@@ -62,9 +63,9 @@ class World:
         ]
         return Host(cards, memory="64 GiB", disk="1 TiB", speed={"link": LINK, "disk": DISK, "crossing_ns": HOP_NS})
 
-    def plan(self, split: str) -> Plan | None:
+    def plan(self, split: str, rules: tuple[Rule, ...] = ()) -> Plan | None:
         try:
-            return make_plan(self.policy(split), self.tree(), self.host(), advise=False)
+            return make_plan(self.policy(split, rules), self.tree(), self.host(), advise=False)
         except Unsatisfiable:
             return None
 

@@ -121,3 +121,36 @@ def test_what_no_order_of_devices_holds_is_told_first(world: World) -> None:
 def test_of_equal_devices_the_lowest_are_used() -> None:
     sequence = _sequence([5, 5], [[], [], []])
     assert next(device_runs(sequence, [DeviceGroup((2, 3, 5), 5, [0, 1, 2])])) == (2 + 7, [(2, 1), (3, 2)])
+
+
+@given(sequences())
+def test_every_choice_of_devices_comes_once_fastest_first(world: World) -> None:
+    sizes, reads, between, devices, must = world
+    groups = _groups(devices, reads)
+
+    def choice(runs: DeviceRuns) -> tuple[int, ...]:
+        return tuple(sum(number in group.numbers for number, _ in runs) for group in groups)
+
+    found = [(time, len(runs), choice(runs)) for time, runs in device_runs(_sequence(sizes, between), groups, must)]
+    least: dict[tuple[int, ...], int] = {}
+    for runs in _every_order(len(sizes), len(devices), ordered=False):
+        time = _time(runs, sizes, reads, between, devices)
+        if time is not None and must in (None, *dict(runs)):
+            least[choice(runs)] = min(time, least.get(choice(runs), time))
+    assert found == sorted((time, sum(of), of) for of, time in least.items())
+
+
+def test_hand_overs_that_cost_nothing_leave_fewer_devices_first() -> None:
+    sequence = LayerSequence(Sums.of([5, 5], [0, 0]), [(), (), ()], 0)
+    found = list(device_runs(sequence, [DeviceGroup((0, 1), 10, [0, 1, 2])]))
+    assert found == [(2, [(0, 2)]), (2, [(0, 1), (1, 2)])]
+
+
+def test_the_search_ends_where_more_devices_are_not_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[object] = []
+    extend = module._extend
+    monkeypatch.setattr(module, "_extend", lambda *given: (tried.append(given), extend(*given))[1])
+    sequence = _sequence([5] * 6, [[]] * 7)
+    group = DeviceGroup(tuple(range(8)), 15, [*range(7)])
+    assert next(device_runs(sequence, [group])) == (6 + 7, [(0, 3), (1, 6)])
+    assert len(tried) == 2  # one device, then two, of eight

@@ -26,16 +26,16 @@ def _model(*, blocks: int = 8, mib: int = 512, kv: int = 0, head: int = 300) -> 
     return ModelTree("m", tuple(modules), no_split=frozenset({"Block"}), kv_cache=caches, context=8192, dtype="float16")
 
 
-def _help(policy: ResolvedPolicy, tree: ModelTree, host: Host) -> list[str]:
+def _help(policy: ResolvedPolicy, tree: ModelTree, host: Host, target: str | None = None) -> list[str]:
     with pytest.raises(Unsatisfiable) as caught:
-        make_plan(policy, tree, host)
+        make_plan(policy, tree, host, target=target)
     help_ = caught.value.diagnostics[0].help
     return [line.removeprefix("or ") for line in help_.splitlines()] if help_ else []
 
 
-def _works(policy: ResolvedPolicy, tree: ModelTree, host: Host) -> bool:
+def _works(policy: ResolvedPolicy, tree: ModelTree, host: Host, target: str | None = None) -> bool:
     try:
-        make_plan(policy, tree, host, advise=False)
+        make_plan(policy, tree, host, advise=False, target=target)
     except Unsatisfiable:
         return False
     return True
@@ -206,3 +206,22 @@ def test_more_on_each_of_two_small_devices_is_suggested():
     for line in lines:
         changed, larger, same, smaller = _apply(line, policy, host)
         assert _works(changed, _model(), larger) and not _works(same, _model(), smaller)
+
+
+@pytest.mark.parametrize("split", ["balanced", "fastest"])
+def test_what_is_suggested_for_engines_does_under_every_split(split: str) -> None:
+    # One device alone would do with less, and only `when-needed` takes one alone.
+    policy = Policy.parse(f'prefer = "cuda"\nsplit = "{split}"\n[workload]\ncontext = 32768\n').top
+    tree, host = ModelTree.load("t5-11b"), machine("cuda", "cuda", size="40 GiB")
+    lines = _help(policy, tree, host, "vllm")
+    assert lines
+    for line in lines:
+        changed, there, _, _ = _apply(line, policy, host)
+        assert _works(changed, tree, there, "vllm"), line
+
+
+def test_what_an_engine_would_keep_is_suggested_with_its_size() -> None:
+    policy, host = Policy.parse('prefer = "cuda"').top, machine("cuda", size="16 GiB")
+    lines = _help(policy, ModelTree.load("qwen2.5-14b"), host, "vllm")
+    line = next(line for line in lines if "overflow" in line)
+    assert parse_size(line.partition("which keeps ")[2].partition(" there")[0]) > 10 * GIB

@@ -216,3 +216,15 @@ def test_a_scheme_that_becomes_an_earlier_one_is_passed_over(tmp_path: Path) -> 
     refused_by = {choice.candidate.quantization: str(made) for choice, made in wishes.made.items()}
     assert "DP301" in refused_by[0]
     assert [refused_by[number].count("here it holds the model as `int8` does") for number in (1, 2)] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("target", "model"), [("vllm", "qwen3-32b"), ("sglang", "qwen3-32b"), ("ktransformers", "mixtral-8x7b")]
+)
+def test_a_range_of_tokens_beside_what_an_engine_keeps(target: str, model: str) -> None:
+    # What the engine keeps on the CPU is no unit's: it was taken for nothing, and the plan for one without `overflow`.
+    text = "prefer = 'cuda'\noverflow = 'cpu'\n[workload]\ncontext = { min = 1024 }"
+    made = plan(Policy.parse(text), model, "2x24gb", target=target)
+    assert made.kept_by_engine
+    assert made.workload is not None
+    assert 1024 <= made.workload.context < 32768

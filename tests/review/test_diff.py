@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 from tests.cli.harness import invoke
 from tests.worlds import World, as_policy, worlds
 
-from devpolicy import Host, ModelTree, Policy
+from devpolicy import Device, Host, ModelTree, Policy
 from devpolicy._core.host.catalogue import catalogue
+from devpolicy._core.placement.plan import Placement, Placements
 from devpolicy._core.review.diff import compare, diff
 from devpolicy._core.review.hosts import Variant
 
@@ -109,3 +111,13 @@ def test_the_exit_status_is_that_of_diff() -> None:
     assert invoke("diff", "a.toml", "b.toml", "--hosts", "2x24g").status == 2
     assert "known are `lab`" in invoke("diff", "a.toml", "b.toml", "--hosts", "lob").stderr
     assert "give `--model`" in invoke("diff", "b.toml", "b.toml").stderr
+
+
+@given(st.lists(st.lists(st.sampled_from("abc"), max_size=3).map(".".join), min_size=1, unique=True))
+def test_units_below_a_module_are_those_its_path_names(paths: list[str]) -> None:
+    one = Placement(Device.cpu(), Device.cpu(), "prefer", "", 1)
+    placements = Placements({path: replace(one, bytes=number) for number, path in enumerate(paths)})
+    for asked in {*paths, *(f"{path}.a".lstrip(".") for path in paths), "", "d"}:
+        inside = {path for path in paths if not asked or path == asked or path.startswith(f"{asked}.")}
+        found = placements.below(asked)
+        assert inside == {*found} if inside else [*found] in ([], [asked])

@@ -347,7 +347,7 @@ def test_a_family_of_which_every_host_is_refused_says_why(tmp_path: Path) -> Non
     policy.write_text('prefer = ["cuda"]\n[require]\nspacy = "3"\n')
     shown = invoke("verify", str(policy), "-p", "within_budget", "-p", "every_rule_reachable", *SMALL)
     refused = "refused: DP304: this host does not meet `spacy` in [require]\n"
-    assert f"hosts, each of which is {refused}" in shown.stdout
+    assert f"hosts, and each is {refused}" in shown.stdout
     assert f"hosts, which are all {refused}" in shown.stdout
     told = json.loads(invoke("verify", str(policy), *SMALL, "--format", "json").stdout)
     assert {one["refused"] for one in told["verdicts"]} == {"DP304: this host does not meet `spacy` in [require]"}

@@ -107,6 +107,43 @@ def test_four_beams_keep_four_caches(model_type: str) -> None:
     assert seen["beams_cache"] == 4 * one["beams_cache"]
 
 
+@pytest.mark.parametrize("multi_query", [True, False])
+@pytest.mark.parametrize("new", [True, False])
+def test_falcon_keeps_keys_as_often_as_it_repeats_them(new: bool, multi_query: bool) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100}
+    config = transformers.FalconConfig(
+        **sizes, num_kv_heads=2 if new else None, new_decoder_architecture=new, multi_query=multi_query, alibi=False
+    )
+    model = transformers.FalconForCausalLM(config).eval()
+    kept, counted = kept_and_counted(model, {"input_ids": torch.arange(tiny.TOKENS)[None]})
+    assert kept == counted
+
+
+def test_projections_of_more_than_a_matrix_say_how_wide_keys_are() -> None:
+    model, given = built("inkling2")
+    model.config.get_text_config(decoder=True).num_key_value_heads = 1  # of the layers without a window alone
+    kept, counted = kept_and_counted(type(model)(model.config).eval(), given)
+    assert kept == counted
+
+
+def test_a_time_series_keeps_a_cache_for_each_sample() -> None:
+    base, given = built("time_series_transformer")
+    base.config.num_parallel_samples = 5
+    model = transformers.TimeSeriesTransformerForPrediction(base.config).eval()
+    tree, seen = ModelTree.from_module(model), list[int]()
+
+    def look(_: Any, __: Any, output: Any) -> None:
+        seen.append(sum(compare.cache_bytes(output.past_key_values).values()))
+
+    hook = model.get_decoder().register_forward_hook(look)
+    with torch.no_grad():
+        model.generate(**{key: one for key, one in given.items() if key not in ("future_values", "labels")})
+    hook.remove()
+    counted = sum(size for _, size in kv_caches(tree, Workload(context=tiny.TOKENS)))
+    one = sum(size for _, size in kv_caches(tree, Workload(context=tiny.TOKENS, beams=1)))
+    assert max(seen) <= counted == 5 * one
+
+
 def test_no_type_of_model_keeps_what_is_not_counted() -> None:
     from tools.architectures.child import in_child
 

@@ -59,7 +59,7 @@ def loaded(folder: Path, made: Plan, cls: Any = transformers.AutoModelForCausalL
                 assert simulated_device(device).allocated == budget.weights, device
                 assert simulated_device(device).peak <= budget.load, device
         assert made.verify(model) == []
-        return model(words.to(next(model.parameters()).device)).logits.cpu(), model
+        return model(words.to(next(model.parameters()).device))[0].cpu(), model
 
 
 def head_beside(tensors: dict[str, Any]) -> None:
@@ -139,3 +139,24 @@ def test_a_dtype_of_the_cache_is_not_dropped_silently(target: str, tmp_path: Pat
     for dtype, codes in (("float16", ["DP416"]), ("float32", [])):  # the model's is float32
         text = f'prefer = "cuda"\nworkload = {{ context = 8, kv_dtype = "{dtype}" }}'
         assert [one.code for one in plan(Policy.parse(text), folder, HOST, target=target).warnings] == codes
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("cls", ["CLIPTextModel", "SiglipTextModel"])
+def test_a_class_of_a_part_is_loaded_from_the_whole(cls: str, layout: str, tmp_path: Path) -> None:
+    part = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text = {**part, "vocab_size": 100, "max_position_embeddings": 16, "eos_token_id": 5}
+    family = cls.partition("Text")[0]
+    whole = getattr(transformers, f"{family}Config")(
+        text_config=text, vision_config={**part, "image_size": 32, "patch_size": 8}
+    )
+    torch.manual_seed(0)
+    getattr(transformers, f"{family}Model")(whole).save_pretrained(tmp_path)
+    rules = 'prefer = "cuda"\n' + LAYOUTS[layout].replace("model.layers", "encoder.layers")
+    made = plan(Policy.parse(f"{rules}\n[workload]\ncontext = 8\n"), tmp_path, HOST, architecture=cls)
+    assert any("without a place in the model" in one.message for one in made.warnings)
+    found = getattr(transformers, cls)
+    with torch.no_grad():
+        expected = found.from_pretrained(tmp_path)(torch.arange(3, 11)[None])[0]
+    answer, _ = loaded(tmp_path, made, found)
+    assert torch.equal(answer, expected)

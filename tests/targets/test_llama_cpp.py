@@ -302,6 +302,45 @@ def test_no_gpu_has_room_for_a_matrix_that_left():
     assert apart > 0
 
 
+def test_rules_may_decide_all_experts_beside_overflow():
+    # The planner's own rule for experts was said to be shadowed, with exit status 2.
+    made = made_for("overflow = 'cpu'\nworkload.context = 512\noffload.'blk.*.ffn' = 'cpu'\n", experts=4)
+    assert {str(unit.runs_on) for path, unit in made.placements.items() if path.endswith(".ffn")} == {"cpu"}
+
+
+@pytest.mark.parametrize("target", ["llama.cpp", "torch"])
+def test_a_gguf_file_is_quantised_no_further(target):
+    # For `torch` this was a KeyError of the file's own type.
+    with pytest.raises(Unsatisfiable, match="loaded as it is stored, and not quantised to `nf4`") as refused:
+        plan(Policy.parse('prefer = "cuda"\nloading.quantization = "nf4"'), tree_of(0, True), "1x24gb", target=target)
+    assert len(refused.value.diagnostics) == 1
+
+
+def test_a_tied_head_runs_on_the_cpu_alone():
+    # Both are one tensor there, and it was refused as if they were two.
+    made = plan(Policy.parse('prefer = ["cuda", "cpu"]\nworkload.context = 512'), tree_of(0, False), "cpu-only")
+    tensors = tensors_of(0, False)
+    assert made.ledger["cpu"].weights == sum(tensors.values())
+    found = llama_cpp_reader.held(to_llama_cpp(made).to_flags(), tensors, caches(512), LAYERS)
+    assert found.weights == {"CPU": made.ledger["cpu"].weights}
+
+
+def test_a_matrix_apart_from_its_layer_takes_one_more():
+    tree = tree_of(4, True)
+    tree = replace(tree, reads=tuple(replace(one, experts_per_token=3) for one in tree.reads))
+
+    def held(matrix):
+        rules = {f"blk.1.ffn.exps.{matrix}": 1, "blk.{0..1}": 0, "blk.{2..3}": 1, "blk.{4..5}": 2}
+        text = "".join(f"[[rule]]\nmatch = {match!r}\nprefer = 'cuda:{device}'\n" for match, device in rules.items())
+        policy = Policy.parse(f"prefer = 'cuda'\nworkload.context = 512\n{DERIVED}{text}")
+        made = plan(policy, tree, HOST_OF_THREE)
+        assert {device: one.activations for device, one in made.ledger.items()} == oracle.compute_buffers(made, tree)
+        compare(made, quantized.tree_of(made, policy.top, tree, HOST_OF_THREE), policy.top, HOST_OF_THREE)
+        return made.ledger["cuda:1"].activations
+
+    assert held("ffn_down_exps") > held("ffn_up_exps")
+
+
 def test_first_layers_leave_where_there_are_no_experts():
     made = plan(Policy.parse(f'prefer = "cuda"\n{EXPERTS}{BASIS}'), tree_of(0, True), budgets((900, 900)))
     where = [str(made.placements[f"blk.{layer}"].runs_on) for layer in range(LAYERS)]

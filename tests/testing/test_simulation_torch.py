@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -276,6 +279,35 @@ class TestNvml:
                 nvml.nvmlDeviceGetHandleByIndex(1)
             with pytest.raises(SimulationDepthError, match="nvmlDeviceGetFanSpeed"):
                 nvml.nvmlDeviceGetFanSpeed(nvml.nvmlDeviceGetHandleByIndex(0))
+
+    def test_it_answers_once_initialised_and_then_on_each_host(self) -> None:
+        pytest.importorskip("pynvml")
+        code = """
+            import pynvml
+            from pynvml import nvmlDeviceGetCount as count
+            from devpolicy.testing import simulate_host
+
+            def asked():
+                try:
+                    return pynvml.nvmlDeviceGetCount()
+                except pynvml.NVMLError as error:
+                    return type(error).__name__
+
+            before = pynvml.nvmlDeviceGetCount
+            with simulate_host("2x24gb"):
+                print(asked())
+                pynvml.nvmlInit()
+                print(asked())
+                with simulate_host("8x80gb"):
+                    print(asked())
+                print(asked())
+            print(pynvml.nvmlDeviceGetCount is before)
+            with simulate_host("4x80gb"):
+                print(asked())
+            print(pynvml.nvmlDeviceGetCount is before)
+        """
+        done = subprocess.run([sys.executable, "-c", dedent(code)], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == ["NVMLError_Uninitialized", "2", "8", "2", "True", "4", "True"]
 
 
 class TestNeighbour:

@@ -112,7 +112,7 @@ def beside_the_cpu(model_type: str, host: Host, tolerance: float) -> Iterator[tu
         for name, policy in _policies(_blocks(model), folder).items():
             made = plan(Policy.parse(policy), _untold(folder), host)
             placed = cls.from_pretrained(folder, **made.to_hf_kwargs()).eval()
-            found = list(outputs(forward(placed, inputs, made.device.first_device.to_torch_str())))
+            found = list(outputs(forward(placed, inputs, made.component_device.first_device.to_torch_str())))
             yield name, "; ".join([*map(str, made.verify(placed)), difference(found, reference, tolerance)]).strip("; ")
 
 
@@ -236,7 +236,7 @@ def _by_plan(cls: Any, folder: str, policy: str, inputs: Inputs, reference: list
             row["load_peak"] = {name: torch.cuda.max_memory_allocated(name) for name in row["weights"]}
             row["verify"] = made.verify(model)[:3]
             step = "forward"
-            main = made.device.first_device.to_torch_str()
+            main = made.component_device.first_device.to_torch_str()
             row["unlike"] = difference(list(outputs(forward(model, inputs, main))), reference)
             step = "cache"
             held = kept(model, inputs, main, counted=bool(row["kv_cache"]))

@@ -330,7 +330,8 @@ CODES: dict[str, Code] = {
     "DP509": Code(
         "a setting that a component does not take",
         "This class of components does not take everything that its plan sets: it has no dtype, for example, or no "
-        "device at all. It uses its own default, so it may use other memory, or another device, than planned.",
+        "device at all, or none of a type that is written. Or its size is not known, so there is no plan that sets "
+        "more than the device. It uses its own default, so it may use other memory, or another device, than planned.",
     ),
     "DP510": Code(
         "a name that the pipeline does not have",

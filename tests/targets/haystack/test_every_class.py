@@ -179,7 +179,7 @@ def test_the_variable_reaches_components_without_a_device(models: Path, tmp_path
     code = (
         "import sys; sys.path.insert(0, sys.argv[2]); sys.path.append(sys.argv[3])\n"
         "from pathlib import Path; import json, threading, haystack, devpolicy\n"
-        "from tests.targets.haystack.classes import BEFORE_3, CASES, SINCE_3, device_of\n"
+        "from tests.targets.haystack.classes import CASES, device_of\n"
         "from devpolicy.testing import simulate_host\n"
         "found = {}\n"
         "def make():\n"

@@ -12,7 +12,7 @@ pytest.importorskip("haystack")
 pytest.importorskip("haystack_integrations.components.generators.transformers", exc_type=ImportError)
 
 import torch
-from haystack import Pipeline, component
+from haystack import Pipeline, component, super_component
 from haystack.components.agents import Agent
 from haystack.core.serialization import DeserializationCallbacks
 from haystack.tools import ComponentTool, PipelineTool, Toolset
@@ -212,6 +212,33 @@ def test_a_map_given_inside_arguments_is_replaced_there() -> None:
     one.pipeline_kwargs.pop("device", None)
     apply(pipeline_of(one=one), POLICY, GPUS)
     assert one.pipeline_kwargs["model_kwargs"] == {"device_map": "cuda:1"}
+
+
+# A component that hands its device on.
+
+
+@super_component
+class Search:
+    """A pipeline with a parameter for the device of what is in it."""
+
+    def __init__(self, model: str, device: HaystackDevice | None = None):
+        self.model = model
+        self.pipeline = pipeline_of(embedder=SentenceTransformersTextEmbedder(model=model, device=device))
+        self.output_mapping = {"embedder.embedding": "found"}
+
+
+def test_what_hands_its_device_on_is_decided_inside(models: Path) -> None:
+    pipeline = pipeline_of(one=Search(str(models / "sentences"), BACK))
+    (resolved,) = apply(pipeline, Policy.parse('prefer = "cuda:1"'), GPUS)
+    assert (resolved.name, resolved.replaced) == ("one.embedder", "cuda:3")
+    assert device_of(of(pipeline).pipeline.get_component("embedder")) == "cuda:1"
+    with pytest.warns(DevPolicyWarning, match="name of its own: `one.embedder`"):
+        apply(pipeline, NAMED, GPUS)
+    with use_policy(POLICY, GPUS):
+        made = Search(str(models / "sentences"))
+    assert device_of(made.pipeline.get_component("embedder")) == "cuda:1"
+    again = of(loaded(pipeline_of(one=Search(str(models / "sentences"))), POLICY, GPUS))
+    assert device_of(again.pipeline.get_component("embedder")) == "cuda:1"
 
 
 # One name in every way.

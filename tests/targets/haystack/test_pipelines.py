@@ -107,6 +107,7 @@ def test_an_entry_for_what_takes_no_device_leads_inside(nested: Pipeline) -> Non
     [
         ("embeder", "did you mean `embedder`"),
         ("chat", "known are"),
+        ("agent.*", r"write out what it means: `agent\.chat_generator`"),
         ("agent", r"DP509.*component `agent` \(Agent\) takes no device"),
     ],
 )

@@ -264,3 +264,22 @@ def test_classes_of_torch_are_what_they_were_after_it():
 def test_what_stays_out_is_refused_by_name(rig, ask):
     with pytest.raises(SimulationDepthError, match="cannot be answered on the simulated host `2x24gb`"):
         ask()
+
+
+def test_what_is_given_back_at_the_end_was_never_kept(rig):
+    """Lightning empties both caches when a trainer is done; a profiler switches off what it did not switch on."""
+    held = torch.ones(4, device="cuda")
+    before = simulated_device("cuda:0").allocated
+    torch.cuda.empty_cache()
+    torch._C._cuda_clearCublasWorkspaces()
+    torch.cuda.memory._record_memory_history(enabled=None)
+    assert simulated_device("cuda:0").allocated == before == held.nbytes
+    with pytest.raises(SimulationDepthError, match="_record_memory_history"):
+        torch.cuda.memory._record_memory_history()
+
+
+def test_an_event_for_another_process_is_refused_by_name(rig):
+    with pytest.raises(SimulationDepthError, match=r"torch.cuda.Event\(interprocess=True\)"):
+        torch.cuda.Event(interprocess=True)
+    with pytest.raises(SimulationDepthError, match="from_ipc_handle"):
+        torch.cuda.Event.from_ipc_handle(torch.device("cuda:0"), b"")

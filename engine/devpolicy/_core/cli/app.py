@@ -67,7 +67,8 @@ class App(Group):
 
         if args and not args[0].startswith("-") and args[0] not in _COMMANDS:
             known = did_you_mean(args[0], _COMMANDS)
-            raise DevPolicyError([Diagnostic("", f"there is no command `{args[0]}`", help=known)])
+            hint = f"{known}\n`devpolicy --help` lists all"
+            raise DevPolicyError([Diagnostic("", f"there is no command `{args[0]}`", help=hint)])
         return super().resolve_command(ctx, args)
 
     def _main_shell_completion(

@@ -6,13 +6,16 @@ and status 2), and what a command answers that is given an option twice.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 
 import click
 
+from devpolicy._core.errors import DevPolicyWarning
+
 
 class Command(click.Command):
-    """A command. Of an option that takes one value it refuses a second one; Click would drop the first in silence."""
+    """A command. It warns of a second value for an option that takes one: Click drops the first silently."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the command's own options and arguments."""
@@ -21,7 +24,8 @@ class Command(click.Command):
             for parameter, times in Counter(order).items():
                 if times > 1 and isinstance(parameter, click.Option) and not (parameter.multiple or parameter.is_flag):
                     name = max(parameter.opts, key=len)
-                    raise click.UsageError(f"'{name}' takes one value, and is given {times} times", ctx)
+                    message = f"`{name}` takes one value, and is given {times} times: the last one counts"
+                    warnings.warn(message, DevPolicyWarning, stacklevel=2)
         return super().parse_args(ctx, args)
 
 

@@ -58,7 +58,7 @@ def load(name: str | os.PathLike[str], *, keys: Collection[str] = ()) -> Policy:
     if isinstance(name, str) and name in shipped:
         return parse(shipped[name].read_bytes(), f"{name}.toml")
     path = Path(name)
-    if kind_of(path, PolicyError) is None:
+    if not name or kind_of(path, PolicyError) is None:
         raise PolicyError(no_policy(str(name), path))
     return _read(Document.open(path, PolicyError, keys=keys))
 

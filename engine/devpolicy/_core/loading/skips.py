@@ -31,10 +31,14 @@ class Skips:
 
     def leaves(self, path: str) -> bool:
         """Return whether a module is left."""
-        if path.endswith(self._names) or any(pattern.match(path) for pattern in self._patterns):
+        if path.endswith(self._names) or (self._patterns and any(one.match(path) for one in self._patterns)):
             return True
-        parts = path.split(".")
-        return any(".".join(parts[: end + 1]) in self._plain for end in range(len(parts)))
+        end = path.find(".")
+        while end >= 0:
+            if path[:end] in self._plain:
+                return True
+            end = path.find(".", end + 1)
+        return path in self._plain
 
 
 def names_module(names: Iterable[str], path: str, cls: str) -> bool:

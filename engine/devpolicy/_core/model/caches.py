@@ -30,10 +30,11 @@ _SLIDING = frozenset(
         "compressed_sparse_attention",
     }
 )
+_WINDOWS = ("sliding_window", "attention_window_size", "sliding_window_size")
 _KEYS = frozenset({"k_proj", "key", "k", "k_lin", "key_proj", "wk", "linear_k", "project_k"})
 _VALUES = frozenset({"v_proj", "value", "v", "v_lin", "value_proj", "wv", "linear_v", "project_v"})
 _CROSS = re.compile(r"encoder_?att|encdec|cross_?att")
-_BESIDE = re.compile(r"norm|drop")
+_BESIDE = re.compile(r"norm|drop|_input$")
 _TOWER = re.compile(r"codec|vision|visual|audio")
 _LANGUAGE = re.compile(r"language_model|text|decoder|thinker")
 
@@ -116,8 +117,9 @@ def values_of(config: Config) -> int:
     head_dim = size(config, "head_dim") or (hidden // heads if heads and hidden else None)
     if heads is None or head_dim is None:
         return 0
-    if config.get("multi_query") is True and not config.get("new_decoder_architecture"):
-        return 2 * head_dim
+    if "multi_query" in config:  # of one head, else of all: Falcon repeats those of a group before it keeps them
+        one = config["multi_query"] is True and not config.get("new_decoder_architecture")
+        return 2 * head_dim * (1 if one else heads)
     return 2 * (size(config, "kv_heads") or heads) * head_dim
 
 
@@ -172,7 +174,8 @@ def _projections(decoder: Decoder, where: str) -> dict[str, int]:
     for child in decoder.children.get(where, ()) if decoder.shapes else ():
         name = child.path.rpartition(".")[2]
         kind = "key" if name in _KEYS else "value" if name in _VALUES else "both" if name == "kv_proj" else ""
-        rows = rows_of(child)
+        inside = (rows_of(one) for one in decoder.children.get(child.path, ()) if kind)
+        rows = rows_of(child) or next(filter(None, inside), None)  # a projection may be more than a matrix
         if kind and rows is not None:
             found[kind] = rows
     return found
@@ -211,7 +214,7 @@ def _cross(decoder: Decoder, where: str, width: int) -> Iterator[KVCache]:
 def _windows(config: Config, layers: int) -> list[int | None]:
     """Return for each layer the tokens that its cache keeps at most: `None` keeps all, 0 has no cache."""
     types = layer_types(config)
-    sliding = number(config, "sliding_window") or number(config, "attention_window_size")
+    sliding = next(filter(None, (number(config, key) for key in _WINDOWS)), None)
     chunk = number(config, "attention_chunk_size")
     if len(types) != layers:
         windows: list[int | None] = [sliding or chunk] * layers

@@ -139,7 +139,7 @@ def build(config: Any, architecture: str | None = None) -> Any:
         if isinstance(config, Mapping):
             config = _from_table(config, transformers)
         cls = _model_class(config, architecture, transformers)
-        model = _built(config, cls, torch, transformers)
+        model = _built(_part_for(cls, config), cls, torch, transformers)
     if next(model.parameters(), None) is None:
         name = type(model).__name__
         raise ModelError(Diagnostic("DP202", f"`{name}` is no whole model: it has no weights", help="name its model"))
@@ -197,6 +197,19 @@ def _model_class(config: Any, architecture: str | None, transformers: Any) -> An
     declared = architectures_of({"architectures": getattr(config, "architectures", None)})
     name = architecture if architecture is not None else next(iter(declared), None)
     return None if name is None else class_named(name, config, transformers)
+
+
+def _part_for(cls: Any, config: Any) -> Any:
+    """Return what a class is made of: of a configuration of several parts its own, as loading finds it, else all of it.
+
+    So a `CLIPVisionModel` is loaded from the checkpoint of a `CLIPModel`.
+    """
+    wanted = getattr(cls, "config_class", None)
+    if wanted is None or isinstance(config, wanted):
+        return config
+    names = (wanted.base_config_key, *(config.sub_configs or ()))
+    parts = (getattr(config, name, None) for name in names if name)
+    return next((part for part in parts if type(part) is wanted), config)
 
 
 @contextmanager

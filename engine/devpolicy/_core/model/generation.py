@@ -1,7 +1,8 @@
 """What a model's generation settings say of memory: how many sequences are kept for each of the batch, and in what.
 
 Owns the reading of `generation_config.json`, and the keys. `generate` expands every input to as many sequences as the
-larger of `num_beams` and `num_return_sequences`, before it computes anything.
+larger of `num_beams` and `num_return_sequences`, before it computes anything. Models of time series draw
+`num_parallel_samples` of each, by their own `generate`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from devpolicy._core.model.files import is_file, read_json
 from devpolicy._core.model.limits import LARGEST_CONFIG
 
 _FILE = "generation_config.json"
-_KEYS = ("num_beams", "num_return_sequences")
+_KEYS = ("num_beams", "num_return_sequences", "num_parallel_samples")
 MOST_BEAMS = 1 << 16
 _OTHER_CACHES = ("offloaded", "offloaded_static", "offloaded_hybrid", "offloaded_hybrid_chunked", "quantized", "paged")
 """Implementations of the KV cache whose bytes, or places, are not those that are counted."""

@@ -102,12 +102,13 @@ def _caches(
 
 def _values(metadata: Metadata, tensors: Mapping[str, GGUFTensor], block: str, number: int, layers: int) -> int:
     """Scalars that a block's attention keeps for one token."""
-    if f"{block}.attn_kv_a_mqa.weight" in tensors:  # latent attention keeps the compressed form
+    whole = f"{block}.attn_kv_b.weight" in tensors  # of a file of before llama.cpp computed latent attention as such
+    if f"{block}.attn_kv_a_mqa.weight" in tensors and not whole:  # it keeps the compressed form
         return _rows(tensors[f"{block}.attn_kv_a_mqa.weight"])
     key, value = (tensors.get(f"{block}.attn_{part}.weight") for part in "kv")
     if key is not None and value is not None:
         return _rows(key) + _rows(value)
-    if f"{block}.attn_qkv.weight" not in tensors and key is None:
+    if f"{block}.attn_qkv.weight" not in tensors and key is None and not whole:
         return 0
     heads = metadata.each("attention.head_count", layers)[number]
     kv_heads = metadata.each("attention.head_count_kv", layers)[number]
@@ -158,6 +159,9 @@ def _activation(metadata: Metadata, tensors: Mapping[str, GGUFTensor], caches: S
         routed, chosen = used * (metadata.number("expert_feed_forward_length") or inner), used * hidden
         scores = 4 * (metadata.number("expert_count") or used)
         fed = max(fed, 3 * routed + max(2 * hidden, chosen), 2 * (chosen + routed)) + scores
+        # Experts that every token uses run while what the others made is kept.
+        shared = (_rows(tensor) for name, tensor in tensors.items() if name.endswith(".ffn_up_shexp.weight"))
+        fed = max([fed, *(3 * width + 4 * hidden + scores for width in shared)])
     if metadata.number("ssm.inner_size"):
         state = 4 * hidden + 3 * inner + max((cache.values for cache in caches), default=0)
     return max(fed, _attention(metadata, tensors, hidden, layers), state)

@@ -279,11 +279,12 @@ def _read_modules(tables: Sequence[object], cursor: Cursor, dtype: str) -> tuple
     except PatternError as broken:
         cursor.at(broken.entry, "path").error("DP104", str(broken))
         return ()
-    # Copies of one entry share its tensors: a tree of 100,000 modules holds few tuples.
-    tensors = [
-        tuple(Tensor(name, **{"dtype": dtype, **given}) for name, given in entry.get("tensors", ()))
-        for entry in entries
-    ]
+    # Modules that are alike share their tensors: a tree of 100,000 modules holds few tuples.
+    known: dict[tuple[Tensor, ...], tuple[Tensor, ...]] = {}
+    tensors = []
+    for written in entries:
+        made = tuple(Tensor(name, **{"dtype": dtype, **given}) for name, given in written.get("tensors", ()))
+        tensors.append(known.setdefault(made, made))
     seen: set[str] = set()
     for path, entry in paths:
         if path in seen:

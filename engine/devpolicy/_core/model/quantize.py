@@ -187,7 +187,7 @@ def _dequantized(
         return replace(module, in_place=module.in_place and module.path not in perhaps, tensors=tensors)
 
     assumed = _assumed(support.packages, facts) if support.kept is None else ()
-    held = replace(tree, modules=tuple(map(plain, tree.modules)))
+    held = tree.resized(tuple(map(plain, tree.modules)))
     beside, because = support.beside_dequantized, support.because
     return Held(held, support.dequantizing, beside=beside, because=because, dequantized=why, assumed=assumed)
 
@@ -341,10 +341,10 @@ def _packed(
     paths = converted(tree, scheme, settings)
     if not paths:
         return None
-    made: dict[tuple[str, tuple[Tensor, ...]], tuple[Tensor, ...]] = {}
+    made: dict[tuple[str, int], tuple[Tensor, ...]] = {}
 
     def tensors_of(module: Module) -> tuple[Tensor, ...]:
-        key = module.class_name, module.tensors
+        key = module.class_name, id(module.tensors)  # the readers give equal modules one tuple
         if key not in made:
             packed = (_tensor(tensor, module, scheme, settings, kind, dtype) for tensor in module.tensors)
             made[key] = tuple(
@@ -360,10 +360,14 @@ def _packed(
             )
         return made[key]
 
-    modules = tuple(
-        replace(module, tensors=tensors_of(module)) if module.path in paths else module for module in tree.modules
+    return tree.resized(
+        tuple(
+            Module(module.path, module.class_name, tensors_of(module), module.in_place)
+            if module.path in paths
+            else module
+            for module in tree.modules
+        )
     )
-    return replace(tree, modules=modules)
 
 
 def _tensor(

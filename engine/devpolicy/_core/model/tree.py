@@ -8,6 +8,7 @@ and the activations are computed from. It reads no file and no module (`devpolic
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -334,6 +335,12 @@ class ModelTree:
         if len(memo) >= max(4, _REMEMBERED // len(self.modules)):
             memo.clear()
         memo[what] = made
+        return made
+
+    def resized(self, modules: tuple[Module, ...]) -> ModelTree:
+        """Return the model with other bytes of the same tensors in the same modules: what was checked still holds."""
+        made = copy(self)
+        vars(made).update(modules=modules, _memo={})
         return made
 
     def with_attention(self, attention: Pairs) -> ModelTree:

@@ -81,7 +81,7 @@ def record_offload(
 
 def storage_bytes(unit: Unit, place: str) -> int:
     """Return the bytes that a unit takes of a place: the disk need hold only what loading must rewrite."""
-    return unit.weights + unit.more_elsewhere if place == "cpu" else unit.rewritten
+    return unit.elsewhere if place == "cpu" else unit.rewritten
 
 
 _Waiting = tuple[Cluster, RulePriority]

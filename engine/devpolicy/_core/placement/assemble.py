@@ -120,7 +120,7 @@ def _write(placed: PlacedModel) -> _Written:
         device = context.storage(offload.place).device if offload else runs_on
         stored.append(device)
         rule, reason = _why(placed.selector, context, solution, at, count)
-        weights = unit.weights + unit.more_elsewhere * bool(offload)
+        weights = unit.elsewhere if offload else unit.weights
         placements[unit.path] = Placement(device, runs_on, rule, reason, weights + unit.buffers)
     entries = device_map(context.tree, units, stored) if units else {"": context.devices[solution.main].device}
     single = entries.get("")

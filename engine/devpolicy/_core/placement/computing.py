@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from devpolicy._core.abilities import Target
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy, Rule
-from devpolicy._core.memory.sizing import LAST_OF_EXPERTS, is_input, is_mixture, rows_of
+from devpolicy._core.memory.llama_cpp import LAST_OF_EXPERTS, is_input, is_mixture, rows_of
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.context import PlacementContext
 
@@ -39,7 +39,8 @@ def experts_leave_first(policy: ResolvedPolicy, tree: ModelTree, target: Target)
     if not to_cpu or not is_mixture(tree):
         return policy
     reason = "no room for all experts, and `overflow` allows `cpu`, where few of their bytes are read for a token"
-    rule = Rule(name="overflow", module_class=(_EXPERTS,), overflow=to_cpu, reason=reason)
+    # A layer of its own: rules of the policy that leave it nothing are not in its way.
+    rule = Rule(name="overflow", module_class=(_EXPERTS,), overflow=to_cpu, reason=reason, layer=TARGET)
     return replace(policy, rules=(*policy.rules, rule))
 
 
@@ -185,6 +186,7 @@ def unfit(units: Sequence[Unit], solution: Solution, context: PlacementContext, 
     before = [device for _, device in order[:-1] if device != behind]
     if (
         tied
+        and context.kind != "cpu"  # there both are one tensor
         and abilities.unit == "tensor"
         and (names.get("token_embd", "cpu") != "cpu" or head == "cpu" or (head != behind and head in before))
     ):

@@ -19,8 +19,10 @@ from devpolicy._core.device import DeviceType
 from devpolicy._core.host import Accelerator, Host
 from devpolicy._core.language.devices import alike
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy
+from devpolicy._core.memory.activations import Runs
 from devpolicy._core.memory.budgets import DeviceBudget, accelerator_budget, accelerator_of, cpu_budget, disk_budget
-from devpolicy._core.memory.sizing import Runs, Sizing, ends_of, is_input
+from devpolicy._core.memory.llama_cpp import ends_of, is_input
+from devpolicy._core.memory.sizing import Sizing
 from devpolicy._core.model.quantize import Held
 from devpolicy._core.model.tree import ModelTree
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise, product
+from heapq import heappop, heappush
+from itertools import accumulate, compress, groupby, pairwise, product
 from math import prod
-from operator import sub
 
 from devpolicy._core.placement.solver import Sums
 
@@ -83,92 +83,107 @@ def holds(sums: Sums, kinds: Sequence[tuple[int, int, bool]]) -> bool:
     """
     if prod(count + 1 for count, _, _ in kinds) * len(kinds) > _MOST_FILLED:
         return True
-    return _reached(sums, kinds)[tuple(count for count, _, _ in kinds)] == len(sums)
+    return _reached(sums, kinds)[-1] == len(sums)
 
 
-_State = tuple[int, ...]
-"""How many of each group are used."""
+def _choices(counts: Sequence[int]) -> tuple[list[tuple[int, ...]], list[int]]:
+    """Return the choices of devices: how many of each group are used, from none to all.
+
+    A choice goes by its number, which is less by the stride of a group for one of its devices less: the strides are
+    returned besides. The numbers of a choice and of the devices that it leaves add up to the last number.
+    """
+    strides = [prod(count + 1 for count in counts[at + 1 :]) for at in range(len(counts))]
+    return list(product(*(range(count + 1) for count in counts))), strides
 
 
-def _reached(sums: Sums, kinds: Sequence[tuple[int, int, bool]]) -> dict[_State, int]:
+def _reached(sums: Sums, kinds: Sequence[tuple[int, int, bool]]) -> list[int]:
     """Return for each choice of devices how much of a sequence they hold at most, one run each, from its begin."""
-    reached: dict[_State, int] = {}
-    for state in product(*(range(count + 1) for count, _, _ in kinds)):
-        ends = (
-            sums.reach(reached[_one_less(state, number)], room, weights_only=weights_only)
-            for number, (_, room, weights_only) in enumerate(kinds)
-            if state[number]
-        )
-        reached[state] = max(ends, default=0)
+    choices, strides = _choices([count for count, _, _ in kinds])
+    devices = [(stride, room, weights_only) for stride, (_, room, weights_only) in zip(strides, kinds, strict=True)]
+    reached: list[int] = []
+    for choice, used in enumerate(choices):
+        ends = [
+            sums.reach(reached[choice - stride], room, weights_only=weights_only)
+            for stride, room, weights_only in compress(devices, used)
+        ]
+        reached.append(max(ends, default=0))
     return reached
 
 
-def _one_less(state: _State, number: int) -> _State:
-    return (*state[:number], state[number] - 1, *state[number + 1 :])
-
-
-def _spans(sums: Sums, groups: Sequence[DeviceGroup]) -> dict[_State, tuple[int, int]]:
+def _spans(sums: Sums, groups: Sequence[DeviceGroup]) -> list[tuple[int, int]]:
     """Return for each choice of devices the least prefix of which the others hold the rest, and the most it holds.
 
     What ends elsewhere is part of no whole, and in a model that fills its devices that is almost everything.
     """
     kinds = [(len(group.numbers), group.room, group.weights_only) for group in groups]
-    count, every = len(sums), tuple(count for count, _, _ in kinds)
     back = Sums(*([one[-1] - sum_ for sum_ in reversed(one)] for one in (sums.with_cache, sums.weights)))
-    behind = _reached(back, kinds)
-    return {
-        state: (count - behind[tuple(map(sub, every, state))], most) for state, most in _reached(sums, kinds).items()
-    }
+    behind = reversed(_reached(back, kinds))  # by the others of each choice
+    return [(len(sums) - rest, most) for rest, most in zip(behind, _reached(sums, kinds), strict=True)]
 
 
 _Step = tuple[list[int], list[int]]
 """For each prefix of the sequence the least time, and where the last run began."""
+
+_Origin = list[tuple[int, int, _Step]]
+"""The steps by which a choice of devices is reached, each with the choice before and the group of its last run."""
 
 
 def _in_any_order(
     sequence: LayerSequence, groups: Sequence[DeviceGroup], must: int | None
 ) -> Iterator[tuple[int, DeviceRuns]]:
     count = len(sequence)
-    start = (0,) * len(groups)
-    best: dict[_State, list[int]] = {start: [0] + [_FAR] * count}
-    origin: dict[_State, list[tuple[int, int]]] = {}
+    choices, strides = _choices([len(group.numbers) for group in groups])
+    best = {0: [0] + [_FAR] * count}
+    origin: dict[int, _Origin] = {}
     costs = [TransferCosts(sequence, group) for group in groups]
+    devices = [*zip(range(len(groups)), groups, costs, strides, strict=True)]
     spans = _spans(sequence.sums, groups)
-    for state in sorted(product(*(range(len(group.numbers) + 1) for group in groups)), key=lambda one: (sum(one), one)):
-        if state == start:
-            continue
-        values, froms = [_FAR] * (count + 1), [(-1, -1)] * (count + 1)
-        for number, group in enumerate(groups):
-            if not state[number]:
-                continue
-            one_less, within = _one_less(state, number), range(max(1, spans[state][0]), spans[state][1] + 1)
-            found, begins = _extend(best[one_less], sequence, group, costs[number], spans[one_less][0], within)
-            for end in within:
-                if found[end] < values[end]:
-                    values[end], froms[end] = found[end], (number, begins[end])
-        best[state], origin[state] = values, froms
-    ends = [
-        (values[count], sum(state), state)
-        for state, values in best.items()
-        if values[count] < _FAR
-        and all(state[number] for number, group in enumerate(groups) if must is not None and must in group.numbers)
-    ]
-    for value, _, state in sorted(ends):
-        yield value, _trace(origin, groups, state, count)
+    needed = [number for number, group in enumerate(groups) if must is not None and must in group.numbers]
+    least = _without_hops(groups)
+    waiting: list[tuple[int, int, int]] = []
+    total = sum(choices[-1])
+    in_order = sorted(range(1, len(choices)), key=lambda choice: sum(choices[choice]))
+    for used, alike in groupby(in_order, key=lambda choice: sum(choices[choice])):
+        for choice in alike:
+            within = range(max(1, spans[choice][0]), spans[choice][1] + 1)
+            origin[choice] = [
+                (choice - stride, number, _extend(best[choice - stride], sequence, group, of_run, first, within))
+                for number, group, of_run, stride in compress(devices, choices[choice])
+                for first, _ in (spans[choice - stride],)
+            ]
+            values = best[choice] = _best_of([found for _, _, (found, _) in origin[choice]], within)
+            if values[count] < _FAR and all(choices[choice][number] for number in needed):
+                heappush(waiting, (values[count], used, choice))
+        # Of more devices each but the first begins with a hand-over.
+        at_least = _FAR if used == total else least + used * sequence.device_hop
+        while waiting and waiting[0][0] <= at_least:
+            value, _, choice = heappop(waiting)
+            yield value, _trace(origin, groups, choice, count)
 
 
-def _trace(
-    origin: dict[_State, list[tuple[int, int]]],
-    groups: Sequence[DeviceGroup],
-    state: _State,
-    end: int,
-) -> DeviceRuns:
+def _best_of(found: Sequence[list[int]], within: range) -> list[int]:
+    """Return for each prefix the least time of several ways, of which there are none outside of `within`."""
+    if len(found) == 1:
+        return found[0]
+    best, part = [_FAR] * len(found[0]), slice(within.start, within.stop)
+    best[part] = map(min, *(one[part] for one in found))
+    return best
+
+
+def _without_hops(groups: Sequence[DeviceGroup]) -> int:
+    """Return the least time of a sequence without hand-overs: each member on its fastest device, whatever it holds."""
+    if len(groups) == 1:
+        return groups[0].times[-1]
+    each = ([after - before for before, after in pairwise(group.times)] for group in groups)
+    return sum(map(min, zip(*each, strict=True)))
+
+
+def _trace(origin: dict[int, _Origin], groups: Sequence[DeviceGroup], choice: int, end: int) -> DeviceRuns:
     runs: list[tuple[int, int]] = []
     while end > 0:
-        number, begin = origin[state][end]
+        choice, number, (_, begins) = min(origin[choice], key=lambda last: last[2][0][end])
         runs.append((number, end))
-        state = _one_less(state, number)
-        end = begin
+        end = begins[end]
     left = [list(group.numbers) for group in groups]
     return [(left[number].pop(0), end) for number, end in reversed(runs)]
 
@@ -202,21 +217,21 @@ def _in_id_order(
 
 
 class TransferCosts:
-    """What hand-overs cost a run on one group: at its begin, at its end, and within it."""
+    """What a run on one group takes with its hand-overs, in parts that depend on its begin and on its end alone."""
 
     def __init__(self, sequence: LayerSequence, group: DeviceGroup) -> None:
-        count = len(sequence)
+        count, hop, times = len(sequence), sequence.device_hop, group.times
         mine = group.numbers[0]
         # INVARIANT: a device that `between` names is alone in its group, so one number stands for the group.
-        self.enter = [(between[-1] != mine) if between else at > 0 for at, between in enumerate(sequence.between)]
-        self.leave = [
+        enter = [(between[-1] != mine) if between else at > 0 for at, between in enumerate(sequence.between)]
+        leave = [
             (between[0] != mine) + sum(one != other for one, other in pairwise(between)) if between else 0
             for between in sequence.between
         ]
-        inside = [0] + [
-            self.leave[at] + self.enter[at] if sequence.between[at] else 0 for at in range(1, max(1, count))
-        ]
-        self.within = list(accumulate(inside))
+        inside = [0] + [leave[at] + enter[at] if sequence.between[at] else 0 for at in range(1, max(1, count))]
+        within = list(accumulate(inside))
+        self.of_begin = [(enter[at] - within[at]) * hop - times[at] for at in range(count)]
+        self.of_end = [0] + [times[at] + (within[at - 1] + leave[at]) * hop for at in range(1, count + 1)]
 
 
 def _extend(
@@ -231,23 +246,22 @@ def _extend(
     if group.room < 0:
         return values, begins
     held = sequence.sums.weights if group.weights_only else sequence.sums.with_cache
-    times, device_hop = group.times, sequence.device_hop
+    room, start, of_begin, of_end = group.room, ends.start, costs.of_begin, costs.of_end
     window: deque[tuple[int, int]] = deque()  # (time without the run's end, begin), the least first
     for end in range(first + 1, ends.stop):
         begin = end - 1
         if before[begin] < _FAR:
-            hops = costs.enter[begin] - costs.within[begin]
-            key = before[begin] - times[begin] + hops * device_hop
+            key = before[begin] + of_begin[begin]
             while window and window[-1][0] > key:
                 window.pop()
             window.append((key, begin))
-        if end < ends.start:
+        if end < start:
             continue
-        least = held[end] - group.room
+        least = held[end] - room
         while window and held[window[0][1]] < least:
             window.popleft()
         if window:
             key, begin = window[0]
-            values[end] = key + times[end] + (costs.within[end - 1] + costs.leave[end]) * device_hop
+            values[end] = key + of_end[end]
             begins[end] = begin
     return values, begins

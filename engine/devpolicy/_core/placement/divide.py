@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import add
 
 from devpolicy._core.language.policy import Rule
 from devpolicy._core.memory.sizing import Sizing
@@ -56,8 +57,8 @@ class Unit:
     """For a piece of a block: the position behind the part of the model that runs the blocks, such as `model`."""
     is_block: bool = False
     weights: int = 0
-    more_elsewhere: int = 0
-    """What its weights take more where they are kept elsewhere."""
+    elsewhere: int = 0
+    """Bytes of its weights where they are kept elsewhere."""
     buffers: int = 0
     kv_cache: int = 0
     merged: int = 0
@@ -125,7 +126,7 @@ def children_of(unit: Unit, tree: ModelTree, sizing: Sizing) -> list[Unit]:
             end=at + 1,
             is_block=False,
             weights=sizing.weights[at],
-            more_elsewhere=sizing.more_elsewhere[at],
+            elsewhere=sizing.weights[at] + sizing.more_elsewhere[at],
             buffers=sizing.buffers[at],
             merged=sizing.merged[at],
             onload_peak=sizing.full_weights[at] + sizing.more_elsewhere[at],
@@ -194,11 +195,13 @@ def _blocks(tree: ModelTree) -> list[bool]:
     blocks = [module.class_name in tree.no_split for module in modules]
     holds_declared = _holds(tree, blocks)
     in_stage = [False] * len(modules)
+    lists = [module.class_name in LISTS for module in modules]
+    computed = [module.path.endswith(".parametrizations") for module in modules]
     for position in range(1, len(modules)):
         parent = parents[position]
-        element = modules[parent].class_name in LISTS and modules[position].class_name not in LISTS
+        element = lists[parent] and not lists[position]
         in_stage[position] = in_stage[parent] or (element and not blocks[position])
-        if modules[position].path.endswith(".parametrizations"):
+        if computed[position]:
             blocks[parent] = True
         elif element and not holds_declared[position]:
             blocks[position] = blocks[position] or not tree.no_split or _is_composite(tree, position)
@@ -215,6 +218,8 @@ def _is_composite(tree: ModelTree, position: int) -> bool:
 def _holds(tree: ModelTree, marked: Sequence[bool]) -> list[bool]:
     """Return for each module whether a marked one is inside."""
     holds = [False] * len(marked)
+    if True not in marked:
+        return holds
     for position in range(len(marked) - 1, 0, -1):
         if marked[position] or holds[position]:
             holds[tree.parents[position]] = True
@@ -256,6 +261,9 @@ def _collect(
     # Equal priorities are one object. The root has no parent, and is compared with the last module: nobody asks.
     differs = [priorities[at][0] is not priorities[parent][0] for at, parent in enumerate(tree.parents)]
     holds_other = _holds(tree, differs)
+    holding = [bool(module.tensors) for module in tree.modules]
+    elsewhere = [*map(add, sizing.weights, sizing.more_elsewhere)]
+    rewritten = [0 if module.in_place else size for module, size in zip(tree.modules, elsewhere, strict=True)]
     units: list[Unit] = []
     position, count = 0, len(tree.modules)
     block: int | None = None
@@ -270,7 +278,7 @@ def _collect(
             block, block_end = position, tree.subtree_end[position]
         end = tree.subtree_end[position] if together else position + 1
         loose_cache += sum(sizing.kv_cache[position:end])
-        if any(module.tensors for module in tree.modules[position:end]):
+        if True in holding[position:end]:
             rules, fallback_rules = priorities[position]
             units.append(
                 Unit(
@@ -284,16 +292,12 @@ def _collect(
                     stack_end=0 if block is None else _stack_end(tree, block),
                     is_block=natural[position] and end > position + 1,
                     weights=sum(sizing.weights[position:end]),
-                    more_elsewhere=sum(sizing.more_elsewhere[position:end]),
+                    elsewhere=sum(elsewhere[position:end]),
                     buffers=sum(sizing.buffers[position:end]),
                     kv_cache=loose_cache,
                     merged=max(sizing.merged[position:end]),
                     onload_peak=_onload_peak(tree, sizing, position, end),
-                    rewritten=sum(
-                        sizing.weights[at] + sizing.more_elsewhere[at]
-                        for at in range(position, end)
-                        if not tree.modules[at].in_place
-                    ),
+                    rewritten=sum(rewritten[position:end]),
                     float32=next(filter(None, sizing.float32[position:end]), ""),
                 )
             )
@@ -311,7 +315,7 @@ def _stack_end(tree: ModelTree, block: int) -> int:
 
 def _onload_peak(tree: ModelTree, sizing: Sizing, start: int, end: int) -> int:
     """Bytes onloaded at once: accelerate onloads what a module holds itself for as long as its forward runs."""
-    within = [sizing.full_weights[at] + sizing.more_elsewhere[at] for at in range(start, end)]
-    for position in range(start + 1, end):
-        within[position - start] += within[tree.parents[position] - start]
+    within: list[int] = [*map(add, sizing.full_weights[start:end], sizing.more_elsewhere[start:end])]
+    for at, parent in enumerate(tree.parents[start + 1 : end], start=1):
+        within[at] += within[parent - start]
     return max(within)

@@ -51,10 +51,10 @@ def _fastest(problem: Problem, main: int | None) -> Attempt | None:
             if best is not None and time >= best.time:
                 break
             found = [(number, ends[end]) for number, end in runs]
-            for one in _even(problem, found, bins):
-                attempt = _attempt(problem, main, one, bins, closed)
-                if best is None or (attempt.time, attempt.used, attempt.peak) < (best.time, best.used, best.peak):
-                    best = attempt
+            tried = [_attempt(problem, main, one, bins, closed) for one in _even(problem, found, bins)]
+            best = min(tried if best is None else [best, *tried], key=lambda one: (one.time, one.used, one.peak))
+            if time >= best.time:
+                break  # the next takes as long at least, and is searched for when it is asked for
         if best is not None or len(sequence) == len(problem.assignment.clusters):
             break
     return best
@@ -85,9 +85,8 @@ def _groups(problem: Problem, kinds: _Kinds, ends: Sequence[int]) -> list[Device
 
 def _times(problem: Problem, speed: DeviceSpeed) -> list[int]:
     """Return the prefix sums of the attoseconds that each cluster takes on a device."""
-    costs, units = problem.context.costs, problem.units
-    each = (sum(costs.time(units[at], speed) for at in cluster) for cluster in problem.assignment.clusters)
-    return [0, *accumulate(each)]
+    each = problem.context.costs.each(problem.units, speed)
+    return [0, *accumulate(sum(each[at] for at in cluster) for cluster in problem.assignment.clusters)]
 
 
 def _sequence(problem: Problem, main: int | None, *, joined: bool) -> tuple[list[int], LayerSequence]:
@@ -99,7 +98,8 @@ def _sequence(problem: Problem, main: int | None, *, joined: bool) -> tuple[list
     costs, units, clusters = problem.context.costs, problem.units, problem.assignment.clusters
     first = {cluster[0]: number for number, cluster in enumerate(clusters)}
     followers = {at for cluster in clusters for at in cluster[1:]}
-    read = [any(costs.read(units[at]) for at in cluster) for cluster in clusters]
+    of_unit = costs.each(units)
+    read = [any(of_unit[at] for at in cluster) for cluster in clusters]
     between: list[tuple[int, ...]] = [()]
     ends = [0]
     for at in range(len(units)):
@@ -110,7 +110,7 @@ def _sequence(problem: Problem, main: int | None, *, joined: bool) -> tuple[list
             else:
                 between.append(())
                 ends.append(number + 1)
-        elif at not in followers and costs.read(units[at]):
+        elif at not in followers and of_unit[at]:
             pinned = problem.assignment.pinned
             device = pinned[at][0] if at in pinned else main
             assert device is not None  # INVARIANT: what is offloaded, or runs on the main device, needs one

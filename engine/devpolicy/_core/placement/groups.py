@@ -81,6 +81,7 @@ def share_of(division: Division, tree: ModelTree, size: int) -> Division:
         replace(
             unit,
             weights=of(unit.weights, size),
+            elsewhere=of(unit.elsewhere, size),
             merged=of(unit.merged, size),
             onload_peak=of(unit.onload_peak, size),
             kv_cache=of(unit.kv_cache, parts),

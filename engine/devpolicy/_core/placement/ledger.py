@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from devpolicy._core.errors import Diagnostic
-from devpolicy._core.memory.sizing import Runs, is_mixture
-from devpolicy._core.placement.apply_rules import Refused, storage_bytes
+from devpolicy._core.memory.activations import Runs
+from devpolicy._core.memory.llama_cpp import is_mixture
+from devpolicy._core.placement.apply_rules import Refused
 from devpolicy._core.placement.computing import joined_on, layers_on
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Unit
@@ -99,7 +100,7 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
         several, parted = layers_on(units, solution.device, context.cpu_number, mixture=mixture)
         joined = joined_on(units, solution.device, context.cpu_number) if mixture else joined
     away = {place: [units[at] for at, one in offloaded.items() if one.place == place] for place in ("cpu", "disk")}
-    on_cpu = sum(storage_bytes(unit, "cpu") for unit in away["cpu"])
+    on_cpu = sum(unit.elsewhere for unit in away["cpu"])
     # By side of the one pool that integrated accelerators share with the CPU.
     pool = {"cpu": on_cpu}
     for number in sorted(set(solution.device)):
@@ -133,7 +134,7 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
     for place in ("cpu", "disk"):
         if away[place]:
             device = context.storage(place)
-            weights = sum(unit.weights + unit.more_elsewhere for unit in away[place])
+            weights = sum(unit.elsewhere for unit in away[place])
             others = device.used_by_others if place == "cpu" else 0
             made = max(units[at].merged for at in offloaded) if place == "cpu" else 0
             ledger[place] = Budget(

@@ -63,6 +63,8 @@ def check_loading(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -> 
         return []
     wrong = [*_cannot(asked, policy, tree), *(_as_stored(policy, tree) if tree.format in AS_STORED else ())]
     lost = [key for key, _ in asked_pairs(asked) if key not in consumer.abilities.carries]
+    # Of a file that is loaded as it is stored that was said.
+    lost = [key for key in lost if key != "quantization" or tree.format not in AS_STORED]
     for key in lost:
         message = f"`{consumer.name}` does not take `loading.{key}`"
         if consumer.abilities.maps:
@@ -115,6 +117,10 @@ def _as_stored(policy: ResolvedPolicy, tree: ModelTree) -> Iterator[Diagnostic]:
     if dtype is not None:
         message = f"a {tree.format.upper()} file is loaded as it is stored, and not in `{dtype}`"
         yield Diagnostic("DP416", message, help="leave `workload.dtype` out, or take a file of that type")
+    scheme = next((one for one in policy.loading.quantization if one != NONE), None)
+    if scheme is not None:
+        message = f"a {tree.format.upper()} file is loaded as it is stored, and not quantised to `{scheme}`"
+        yield Diagnostic("DP416", message, help="leave `loading.quantization` out, or take a file of that type")
     if tree.format == "gguf" and cache is not None and cache not in GGUF_CACHES:
         message = f"llama.cpp keeps no KV cache in `{cache}`"
         yield Diagnostic("DP416", message, help=f"known are {', '.join(f'`{one}`' for one in GGUF_CACHES)}")

@@ -38,6 +38,8 @@ def match(tree: ModelTree, rules: Sequence[Rule], sizes: Sequence[int], natural:
     `sizes` are the bytes of each module's subtree, needed where a rule asks for them. A rule that goes by size alone
     applies to placement units (`natural`): every container would pass otherwise.
     """
+    if not rules:
+        return Matches([0] * len(tree.modules), {})
     bits = [1 << number for number in range(len(rules))]
     everything = (1 << len(rules)) - 1
     unnamed = sum(bit for bit, rule in zip(bits, rules, strict=True) if not rule.match)

@@ -168,10 +168,9 @@ class Placements(Mapping[str, Placement]):
         """Return the units inside `module`, or the one that holds it; empty where the model has no such module."""
         if not isinstance(module, str):
             return {}
-        prefix = f"{module}." if module else ""
-        inside = {path: unit for path, unit in self._units.items() if path == module or path.startswith(prefix)}
-        if inside:
-            return inside
+        if module in self._divided:
+            prefix = f"{module}." if module else ""
+            return {path: unit for path, unit in self._units.items() if path == module or path.startswith(prefix)}
         found = self._find(module)
         return {} if found is None else {module: found}
 

@@ -98,7 +98,8 @@ def make_plan(
         if not advise or refused.code not in ("DP301", "DP302", "DP303"):
             raise
         first, *rest = refused.diagnostics
-    raise Unsatisfiable([replace(first, help=suggestions(policy, tree, host, make) or first.help), *rest])
+    help_ = suggestions(policy, tree, host, make, consumer_of(policy, tree, target))
+    raise Unsatisfiable([replace(first, help=help_ or first.help), *rest])
 
 
 def consumer_of(policy: ResolvedPolicy, tree: ModelTree | None, target: str | None = None) -> Target:
@@ -128,7 +129,8 @@ def place_model(
     if tree.incomplete_reason and consumer.abilities.maps:
         raise Unsatisfiable(not_known(tree))
     of_loading = check_loading(policy, tree, consumer)
-    _divided(policy, tree)  # what is wrong with the policy comes before what is wrong with the host
+    if policy.rules:
+        _divided(policy, tree)  # what is wrong with the policy comes before what is wrong with the host
     reserved = pool_reserved(reserved, host) if reserved else {}
     refusals: list[tuple[DeviceSelector, Diagnostic]] = []
     for selector in policy.prefer:
@@ -314,8 +316,7 @@ def _fitting(division: Division, context: PlacementContext, tree: ModelTree, of_
         raise Refused(cut)
     leaving, whole = any(rule.overflow for rule in context.policy.rules), division
     for tried in count():
-        search = _search_by_layers if context.sizing.activations.parted else _search
-        found = _leaving(whole, context) if leaving else (whole, *search(whole, context, spilling=True))
+        found = _leaving(whole, context) if leaving else (whole, *_search(whole, context, spilling=True))
         division, attempt, notes = found
         solution = attempt.solution()
         counts_layers = consumer.abilities.assigns in ("runs", "counts", "budgets")
@@ -412,12 +413,12 @@ def _leaving(division: Division, context: PlacementContext) -> Departure:
 
     What leaves in parts is divided further.
     """
-    search = _search_by_layers if context.sizing.activations.parted else _search
     try:
-        return Departure(division, *search(division, context))
+        return Departure(division, *_search(division, context))
     except Refused:
         order, notes = leaving_first(apply_rules(division, context), division.units, context)
-    parted = leaving_in_parts(division, order, context, _search, search) if context.cpu_number is not None else None
+    parts = context.cpu_number is not None
+    parted = leaving_in_parts(division, order, context, partial(_search, again=False), _search) if parts else None
     if parted is not None:
         return parted._replace(notes=(*notes, *parted.notes))
     leaving: dict[int, Offload] = {}
@@ -425,33 +426,17 @@ def _leaving(division: Division, context: PlacementContext) -> Departure:
         leaving = {at: offload for offloads in chosen for at, offload in offloads.items()}
         if may_fit(division.units, leaving, context):
             try:
-                attempt, told = search(division, context, leaving)
+                attempt, told = _search(division, context, leaving)
             except Refused:
                 continue
             return Departure(division, attempt, (*notes, *told))
-    spilling = partial(search, spilling=True)
-    back = back_in_parts(division, order, context, spilling) if context.cpu_number is not None else None
+    spilling = partial(_search, spilling=True)
+    back = back_in_parts(division, order, context, spilling) if parts else None
     found = back or Departure(division, *spilling(division, context, leaving))
     return found._replace(notes=(*notes, *found.notes))
 
 
-def _search_by_layers(
-    division: Division,
-    context: PlacementContext,
-    leaving: Mapping[int, Offload] | None = None,
-    *,
-    spilling: bool = False,
-) -> tuple[Attempt, Notes]:
-    """Return an attempt as `_search` does, where devices need more for several layers.
-
-    One without room for it is taken to have some from then on.
-    """
-    while True:
-        found = _search(division, context, leaving, spilling=spilling)
-        more = with_more_layers(ledger_of(division.units, found[0].solution(), context), context)
-        if more is None:
-            return found
-        context = more
+_Found = tuple[Attempt, Notes]
 
 
 def _search(
@@ -460,15 +445,18 @@ def _search(
     leaving: Mapping[int, Offload] | None = None,
     *,
     spilling: bool = False,
-) -> tuple[Attempt, Notes]:
+    again: bool = True,
+) -> _Found:
     """Return an attempt with the units in `leaving` offloaded, with notes for people. Raises `Refused`.
 
     First with each rule's first device that has room and devices in the order of their ids, then in any order, then
     with the rules' choices left to the search; with `spilling`, what still does not fit is offloaded as far as
-    `overflow` allows.
+    `overflow` allows. Where devices need more for several layers, it is known only then which ones have several: one
+    without room for it is taken to have some, and all is searched `again`.
     """
     refused: Refused | None = None
     problems: list[Problem] = []
+    found: _Found | None = None
     ruled = any(rule.prefer for rule in context.policy.rules)
     fastest = context.policy.split == "fastest"
     for choose in (False, True) if ruled else (False,):
@@ -476,21 +464,32 @@ def _search(
             assignment = colocate_blocks(
                 division, context, apply_rules(division, context, choose=choose, leaving=leaving)
             )
-        except Refused as found:
-            refused = refused or found
+        except Refused as failure:
+            refused = refused or failure
             continue
         if choose and not assignment.choices:
             break
         problem = Problem(division.units, assignment, context)
         attempt = (None if choose else place(problem)) or scatter(problem)
         if attempt is not None:
-            return (_faster(problem, attempt) if fastest else attempt), assignment.notes
+            found = (_faster(problem, attempt) if fastest else attempt), assignment.notes
+            break
         problems.append(problem)
-    for problem in problems if spilling else ():
-        spilled = spill(problem)
-        if spilled is not None:
-            attempt = spilled.attempt
-            if fastest and attempt.problem is problem:  # nothing had to go after all
-                attempt = _faster(problem, attempt)
-            return attempt, (*problem.assignment.notes, *spilled.notes)
-    raise refused or no_room(problems[0])
+    if found is None and spilling:
+        found = next((spilled for problem in problems if (spilled := _spilled(problem)) is not None), None)
+    if found is None:
+        raise refused or no_room(problems[0])
+    if not again or not context.sizing.activations.parted:
+        return found
+    more = with_more_layers(ledger_of(division.units, found[0].solution(), context), context)
+    return found if more is None else _search(division, more, leaving, spilling=spilling)
+
+
+def _spilled(problem: Problem) -> _Found | None:
+    spilled = spill(problem)
+    if spilled is None:
+        return None
+    attempt = spilled.attempt
+    if problem.context.policy.split == "fastest" and attempt.problem is problem:  # nothing had to go after all
+        attempt = _faster(problem, attempt)
+    return attempt, (*problem.assignment.notes, *spilled.notes)

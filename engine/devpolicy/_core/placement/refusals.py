@@ -90,6 +90,14 @@ def nothing_fits(
     ]
 
 
+_FILES = {
+    "safetensors": "safetensors checkpoints",
+    "gguf": "GGUF files",
+    "onnx": "ONNX files",
+    "diffusers": "folders of pipelines",
+}
+
+
 def not_read(tree: ModelTree, consumer: Target) -> Diagnostic:
     """Return the finding of a model in a format that a consumer does not load as it is stored."""
     stored = format_size(tree.bytes_as())
@@ -100,9 +108,11 @@ def not_read(tree: ModelTree, consumer: Target) -> Diagnostic:
         notes = tuple(text for key, text in tree.metadata if key == WHY_NOT)
         hint = "plan it for an engine of GGUF files, `--target llama.cpp`, or plan the checkpoint that it was made from"
     else:
-        message = f"`{consumer.name}` does not read {tree.format.upper()} files, such as that of `{tree.name}`"
+        message = f"`{consumer.name}` does not read {_FILES[tree.format]}, such as that of `{tree.name}`"
         readers = [f"`{name}`" for name, one in targets().items() if tree.format in one.abilities.reads]
         hint = f"plan it for one that does: {' or '.join(readers)}"
+        if "gguf" in consumer.abilities.reads:
+            hint += "; or name a GGUF file of the model"
     return Diagnostic("DP412", message, notes=notes, help=hint)
 
 

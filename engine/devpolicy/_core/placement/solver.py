@@ -16,8 +16,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate
+from typing import NamedTuple
 
 _BISECTIONS = 24
+_FINE = 40
+"""Bits of the shares that bisection tries: exact ones would grow with each halving."""
+
+
+class Share(NamedTuple):
+    """A share of a budget, exact and not reduced."""
+
+    numerator: int
+    denominator: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +81,7 @@ def fits(sequence: Sums, one: Bin) -> bool:
     return sequence.load(0, len(sequence), weights_only=one.weights_only) + one.fixed <= one.budget
 
 
-def fill(sequence: Sums, bins: Sequence[Bin], peak: Fraction | None = None, *, below: bool = False) -> Ends | None:
+def fill(sequence: Sums, bins: Sequence[Bin], peak: Share | None = None, *, below: bool = False) -> Ends | None:
     """Place the sequence greedily over all bins in order, each used up to `peak` of its budget (`below`: less than it).
 
     Returns `None` where it does not all fit.
@@ -86,7 +96,7 @@ def fill(sequence: Sums, bins: Sequence[Bin], peak: Fraction | None = None, *, b
     return ends if at == len(sequence) else None
 
 
-def _room(one: Bin, peak: Fraction | None, *, below: bool) -> int:
+def _room(one: Bin, peak: Share | None, *, below: bool) -> int:
     limit = one.budget
     if peak is not None:
         scaled = peak.numerator * one.budget
@@ -95,7 +105,7 @@ def _room(one: Bin, peak: Fraction | None, *, below: bool) -> int:
 
 
 def fewest(
-    sequence: Sums, bins: Sequence[Bin], count: int, peak: Fraction | None = None, *, below: bool = False
+    sequence: Sums, bins: Sequence[Bin], count: int, peak: Share | None = None, *, below: bool = False
 ) -> Ends | None:
     """Place the sequence on at most `count` bins, the order kept, each used up to `peak` of its budget.
 
@@ -132,12 +142,16 @@ def _ends(taken: tuple[tuple[int, int], ...], count: int) -> Ends:
 
 def peak_of(sequence: Sums, bins: Sequence[Bin], ends: Ends) -> Fraction:
     """Return the largest share of its budget that any bin is asked for."""
-    peak, start = Fraction(0), 0
+    return Fraction(*_peak(sequence, bins, ends))
+
+
+def _peak(sequence: Sums, bins: Sequence[Bin], ends: Ends) -> Share:
+    peak, start = Share(0, 1), 0
     for one, end in zip(bins, ends, strict=True):
-        if end > start or one.required:
+        if (end > start or one.required) and one.budget > 0:  # without a budget it holds nothing, which is no peak
             load = sequence.load(start, end, weights_only=one.weights_only) + one.fixed
-            # A bin without a budget that holds nothing is no peak.
-            peak = max(peak, Fraction(load, one.budget)) if one.budget > 0 else peak
+            if load * peak.denominator > peak.numerator * one.budget:
+                peak = Share(load, one.budget)
         start = end
     return peak
 
@@ -148,7 +162,7 @@ def least_peak(sequence: Sums, bins: Sequence[Bin], count: int | None = None) ->
     `count` bins are used at most (`None`: all of them). Returns `None` where it does not fit.
     """
 
-    def attempt(peak: Fraction | None, *, below: bool = False) -> Ends | None:
+    def attempt(peak: Share | None, *, below: bool = False) -> Ends | None:
         if count is None:
             return fill(sequence, bins, peak, below=below)
         return fewest(sequence, bins, count, peak, below=below)
@@ -156,30 +170,27 @@ def least_peak(sequence: Sums, bins: Sequence[Bin], count: int | None = None) ->
     best = attempt(None)
     if best is None:
         return None
-    high = peak_of(sequence, bins, best)
-    low = Fraction(0)
+    high = _peak(sequence, bins, best)
+    low = 0  # in parts of `1 << _FINE`
     for _ in range(_BISECTIONS):
-        if low >= high:
-            break
-        # The bound is rounded to 40 bits: exact fractions would grow with each halving.
-        middle = Fraction(int((low + high) / 2 * (1 << 40)), 1 << 40)
+        middle = (low * high.denominator + (high.numerator << _FINE)) // (2 * high.denominator)
         if middle <= low:
             break
-        found = attempt(middle)
+        found = attempt(Share(middle, 1 << _FINE))
         if found is None:
             low = middle
         else:
-            best, high = found, peak_of(sequence, bins, found)
+            best, high = found, _peak(sequence, bins, found)
     # What bisection leaves open is closed exactly: ask for strictly less until there is none.
     # A sequence without bytes has a peak of nothing, which nothing is below. Ends: each peak is less than the one
     # before, and there are as many as there are runs of the sequence.
-    while high > 0 and (found := attempt(high, below=True)) is not None:
-        best, high = found, peak_of(sequence, bins, found)
+    while high.numerator > 0 and (found := attempt(high, below=True)) is not None:
+        best, high = found, _peak(sequence, bins, found)
     # Nothing weighs the same everywhere: it goes first.
-    return _even(sequence, bins, best, high, spread=count is None) if high > 0 else best
+    return _even(sequence, bins, best, high, spread=count is None) if high.numerator > 0 else best
 
 
-def _even(sequence: Sums, bins: Sequence[Bin], ends: Ends, peak: Fraction, *, spread: bool) -> Ends:
+def _even(sequence: Sums, bins: Sequence[Bin], ends: Ends, peak: Share, *, spread: bool) -> Ends:
     """Even out the runs below the peak, which greedy filling leaves full in front and empty behind.
 
     Every bin of the result stays within `peak`. `spread` lets bins that hold nothing take something.

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from devpolicy._core.abilities import Target
 from devpolicy._core.device import LARGEST_ID
 from devpolicy._core.errors import PolicyError, Unsatisfiable
 from devpolicy._core.host import Accelerator, Host
@@ -37,12 +38,14 @@ _LARGE = 5_000
 _LEAST_CONTEXT = 128
 
 
-def suggestions(policy: ResolvedPolicy, tree: ModelTree, host: Host, make: Make) -> str:
+def suggestions(policy: ResolvedPolicy, tree: ModelTree, host: Host, make: Make, consumer: Target) -> str:
     """Return the help of a refusal: each line one change that would do, the smallest first; empty where none would."""
+    # Whether it fits is all that is asked: what fits in the order of ids fits in the fastest order. But where several
+    # devices cost the consumer more than one does, `when-needed` alone takes one.
+    alike = consumer.abilities.budget == "per-device" and consumer.abilities.shares_ties != "alone"
+    whole = alike and policy.split != "never" and not isinstance(policy.split, TensorSplit)
 
     def attempt(policy: ResolvedPolicy, host: Host) -> PlacedModel | None:
-        # Whether it fits is all that is asked: what fits in the order of ids fits in the fastest order.
-        whole = policy.split != "never" and not isinstance(policy.split, TensorSplit)
         policy = replace(policy, split="when-needed") if whole else policy
         try:
             return make(policy, tree, host)
@@ -129,10 +132,9 @@ def _overflow(policy: ResolvedPolicy, host: Host, attempt: Attempt) -> Iterator[
         if placed is not None:
             units, offloaded = placed.division.units, placed.solution.offloaded
             kept = sum(
-                units[at].resident + units[at].more_elsewhere
-                for at, offload in offloaded.items()
-                if offload.rule == OVERFLOW
+                units[at].buffers + units[at].elsewhere for at, offload in offloaded.items() if offload.rule == OVERFLOW
             )
+            kept += placed.ledger["cpu"].weights if placed.kept else 0
             written = f'"{places[0]}"' if len(places) == 1 else '["cpu", "disk"]'
             yield f"`overflow = {written}`, which keeps {format_size(kept)} there and is slower"
             return

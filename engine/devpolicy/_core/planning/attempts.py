@@ -173,8 +173,14 @@ class Attempts:
         """Return the bytes that `overflow` keeps away, at its last place first."""
         spilling = {"overflow", *(rule.name for rule in self.policy.rules if rule.overflow)}
         units = [unit for plan in plans for unit in plan.placements.values() if unit.rule in spilling]
+        # What the engine itself keeps, or streams, is no unit's.
+        of_engine = sum(
+            sum(unit.bytes for unit in plan.placements.values()) if plan.streaming else plan.kept_by_engine
+            for plan in plans
+        )
         return tuple(
-            sum(unit.bytes for unit in units if unit.device.type.value == place) for place in reversed(self.places)
+            sum(unit.bytes for unit in units if unit.device.type.value == place) + of_engine * (place == "cpu")
+            for place in reversed(self.places)
         )
 
     @cached_property

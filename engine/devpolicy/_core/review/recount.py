@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from devpolicy._core.abilities import target_of
 from devpolicy._core.device import Device
+from devpolicy._core.memory.activations import Runs
 from devpolicy._core.memory.budgets import accelerator_budget, cpu_budget, device_of
-from devpolicy._core.memory.sizing import Runs, activations_of, ends_of, is_input, is_mixture, kv_caches, rows_of
+from devpolicy._core.memory.llama_cpp import LAST_OF_EXPERTS, ends_of, is_input, is_mixture, rows_of
+from devpolicy._core.memory.sizing import activations_of, kv_caches
 
 if TYPE_CHECKING:
     from devpolicy._core.host import Host
@@ -168,12 +170,15 @@ def _count(
     ends = {end: _device_of(tree, tree.modules[at].path, given, places) for end, at in ends_of(tree).items()}
     on_the_cpu = (tree.modules[tree.index[row.module]] for row in tensors(tree) if places[row.name][0] == "cpu")
     beside_cpu = main != "cpu" and "cpu" not in kept and not all(map(is_input, on_the_cpu))
-    pipelined = may_copy and len(loads.keys() - {*KEPT}) > 1 and not beside_cpu
-    several, parted = _layers(tree, places) if activations.parted else (set[str](), set[str]())
+    layers = _layers(tree, places) if activations.parted else {}
+    whole = all(len(on) == 1 for on in layers.values())
+    pipelined = may_copy and len(loads.keys() - {*KEPT}) > 1 and not beside_cpu and whole
+    several, parted = rows_of([*layers.values()], "cpu", mixture=is_mixture(tree))
+    joined = _joined(tree, places) if activations.joined and not whole else set[str]()
     for device in loads.keys() - kept:
         runs = {end: at == device or (device == main and at in kept) for end, at in ends.items()}
-        layers = {"several": device in several, "parted": device in parted}
-        loads[device].activations = activations.on(Runs(**runs, **layers), pipelined=pipelined)
+        of_layers = {"several": device in several, "parted": device in parted, "joined": device in joined}
+        loads[device].activations = activations.on(Runs(**runs, **of_layers), pipelined=pipelined)
     for module, size in kv_caches(tree, workload):
         device = cache_on or _device_of(tree, module, given, places)
         loads.setdefault(main if device in kept else device, DeviceLoad()).kv_cache += size
@@ -184,14 +189,35 @@ def _count(
     return loads
 
 
-def _layers(tree: ModelTree, places: Mapping[str, Sequence[str]]) -> tuple[set[str], set[str]]:
-    """Return the devices with several layers, and those with parts of layers: see `rows_of`."""
+def _layers(tree: ModelTree, places: Mapping[str, Sequence[str]]) -> dict[str, set[str]]:
+    """Return the devices of each layer, by its number."""
     layers: dict[str, set[str]] = {}
     for row in tensors(tree):
         block, number, *_ = (*row.module.split("."), "")
         if block == "blk":
             layers.setdefault(number, set()).add(places[row.name][0])
-    return rows_of([*layers.values()], "cpu", mixture=is_mixture(tree))
+    return layers
+
+
+def _joined(tree: ModelTree, places: Mapping[str, Sequence[str]]) -> set[str]:
+    """Return the devices that compute the last matrix of some experts alone: see `Activations.joined`."""
+    first: dict[str, str] = {}
+    last: dict[str, str] = {}
+    experts: dict[str, list[str]] = {}
+    for row in tensors(tree):
+        number, device = ".".join(row.module.split(".")[:2]), places[row.name][0]
+        first.setdefault(number, device)
+        if row.module.endswith("_exps"):
+            experts.setdefault(number, []).append(device)
+        if row.module.endswith(LAST_OF_EXPERTS):
+            last[number] = device
+    return {
+        device
+        for number, device in last.items()
+        if device not in ("cpu", first[number])
+        and len({*experts[number]}) > 1
+        and any(of.count(device) > 1 for other, of in experts.items() if other != number)
+    }
 
 
 class Budgets(Mapping[str, "DeviceBudget"]):

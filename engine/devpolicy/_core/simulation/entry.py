@@ -114,6 +114,11 @@ class simulate_host:  # noqa: N801 - a verb, used as `with simulate_host(…)` a
             for entered in SHIMS.tensors_entered:
                 entered(simulation)
 
+    def need(self, simulation: Simulation, layer: str) -> None:
+        """Replace the names of one more layer until a simulation is left."""
+        SHIMS.put_more(layer)
+        simulation.restore.append(partial(SHIMS.take_more, layer))
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:

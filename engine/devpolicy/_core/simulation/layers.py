@@ -26,7 +26,9 @@ ALWAYS = "always"
 TENSORS = "tensors"
 TYPES = ("xpu", "mps")
 """The types whose names are layers. CUDA is what nearly every host has."""
-LAYERS = (ALWAYS, *TYPES, TENSORS)
+NVML = "nvml"
+"""What NVML answers once it was initialised."""
+LAYERS = (ALWAYS, *TYPES, NVML, TENSORS)
 
 _OF_MODULE = {"torch.xpu": "xpu", "torch.mps": "mps", "torch.backends.mps": "mps"}
 

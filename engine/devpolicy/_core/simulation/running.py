@@ -11,7 +11,7 @@ import threading
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from devpolicy._core.host.probe.visible import Gpu, visible
 
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from devpolicy._core.simulation.tensor_backend import TensorBackend
 
 DEFAULT_NAME = "unnamed"
+
+
+class Owner(Protocol):
+    """What enters simulations."""
+
+    def need(self, simulation: Simulation, layer: str) -> None:
+        """Replace the names of a layer until a simulation is left."""
 
 
 class Simulation:
@@ -35,7 +42,7 @@ class Simulation:
         *("backend", "host", "memo", "open", "outer", "owner", "probes", "restore", "whole"),
     )
 
-    def __init__(self, host: Host, owner: object, outer: Simulation | None, *, probes: bool) -> None:
+    def __init__(self, host: Host, owner: Owner, outer: Simulation | None, *, probes: bool) -> None:
         self.host = host
         self.whole: Host | None = None
         """The host with all of its devices, where the process sees those that a variable names; else `None`."""
@@ -114,6 +121,12 @@ class Simulation:
             left = max(0, device.free - asked * device.memory_pressure - self._taken.get(place, 0))
         return left if self.backend is None else self.backend.free(*place, left)
 
+    def need(self, layer: str) -> None:
+        """Have names replaced, until this is left, which others do without."""
+        if layer not in self.memo:
+            self.memo[layer] = {}
+            self.owner.need(self, layer)
+
     def take(self, type_: str, index: int, size: int) -> None:
         """Let another process take `size` bytes of a device, for as long as this runs."""
         with self._lock:
@@ -160,7 +173,7 @@ def was_entered_here(simulation: Simulation) -> bool:
     return found is simulation
 
 
-def begin(host: Host, owner: object, *, process: bool, probes: bool) -> Simulation:
+def begin(host: Host, owner: Owner, *, process: bool, probes: bool) -> Simulation:
     """Make a host answer from now on: in this context, and with `process` in every context that runs none itself."""
     outer = _of_context.get()
     simulation = Simulation(host, owner, None if outer is _PAUSED else outer, probes=probes)

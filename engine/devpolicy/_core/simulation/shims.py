@@ -149,6 +149,16 @@ class Shims:
             for layer in layers:
                 self._layers[layer].take()
 
+    def put_more(self, layer: str) -> None:
+        """Put the shims of one more layer in place, under a simulation."""
+        with self._lock:
+            self._layers[layer].put()
+
+    def take_more(self, layer: str) -> None:
+        """Put back what `put_more` replaced, unless another simulation needs it."""
+        with self._lock:
+            self._layers[layer].take()
+
     def _look_again(self) -> None:
         """Learn a library's own function where a test's patch stood in its place when its module was first seen."""
         still = [entry for entry in self._strange if vars(entry[0]).get(entry[1]) is entry[2]]

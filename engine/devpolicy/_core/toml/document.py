@@ -228,12 +228,19 @@ class Document:
 
 def _way_out(message: str) -> str:
     """Return help for what tomli says most often of what people write."""
+    if message == "invalid statement":
+        return "a line is `key = value` or `[table]`, and a comment begins with `#`"
+    if "escape" in message or "hex value" in message:
+        return r"write `\\` for each `\`, or the text in single quotes: 'C:\models'"
     if "key" in message:
         return "a key is letters, digits, `-` and `_`, or text in quotes; `=` follows it"
     if "invalid value" in message:
         return 'text is written in quotes, such as "cuda"; `true` and `false` are lower case'
     if "after a statement" in message:
         return 'text is written in quotes, such as "24 GiB"'
-    if any(said in message for said in ("not closed", "unclosed", "ends where", "unterminated", 'expected "\'"')):
+    if any(
+        said in message
+        for said in ("not closed", "unclosed", "ends where", "unterminated", "declaration", 'expected "\'"')
+    ):
         return "a quote, a bracket or a brace is missing"
     return ""

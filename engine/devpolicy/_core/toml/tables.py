@@ -115,9 +115,10 @@ class Field:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """Return the known word that was most likely meant, or an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
-    return close[0] if close else ""
+    """Return the known word that was most likely meant, in whatever case, or an empty string."""
+    folded = {one.casefold(): one for one in known}
+    close = difflib.get_close_matches(word.casefold(), list(folded), n=1, cutoff=0.7)
+    return folded[close[0]] if close else ""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

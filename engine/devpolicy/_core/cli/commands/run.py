@@ -85,7 +85,7 @@ def command(
       devpolicy run policy.toml --model llama-3.1-8b -- python serve.py
       devpolicy run servers.toml --component chat -- llama-server -m chat.gguf
       devpolicy run servers.toml --component chat --print -- ollama serve
-      devpolicy run policy.toml --model chat.gguf --measure -- llama-server -m chat.gguf
+      devpolicy run p.toml --model m.gguf --measure -- llama-server -m m.gguf
 
     Exit status: that of COMMAND; with --measure 0 as planned, 1 not; 2 invalid policy or usage, 3 refused.
     """

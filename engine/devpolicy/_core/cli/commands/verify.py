@@ -100,12 +100,11 @@ def command(
 
     --profile and --set apply on each host. The only variable that is read is DEVPOLICY_PROFILE.
 
-    \b
-    Properties of each plan: always_resolves, placed_or_refused, within_budget,
-    ties_together, blocks_whole, one_type, resident, never_on:TERM,
-    same_each_time, runs. Of the host space: monotone, every_rule_reachable. Of a
-    fleet: survives:1. With --fleet all nodes are planned together, as they are,
-    and with any one of them lost and one more of each.
+    Properties of each plan: always_resolves, placed_or_refused, within_budget, ties_together, blocks_whole, one_type,
+    resident, never_on:TERM, same_each_time, runs. Properties of the host space: monotone, every_rule_reachable.
+
+    With --fleet, all nodes are planned together: as they are, with any one of them lost, and with one more of each. A
+    property of fleets alone is survives:1.
 
     \b
     Examples:

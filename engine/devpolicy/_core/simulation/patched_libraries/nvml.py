@@ -2,7 +2,8 @@
 
 NVML counts the driver's devices and not torch's: those that `CUDA_VISIBLE_DEVICES` hides are counted too, and a host
 does not describe them. Every function of pynvml comes down to `_nvmlGetFunctionPointer`; what has no answer here is
-refused there.
+refused there. Before `nvmlInit` nothing is answered, so what answers is put in place with it, and on each host from
+then on: NVML stays initialised for the process.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from devpolicy._core.simulation.gpus import cuda_version, pci_bus, uuid_of
+from devpolicy._core.simulation.layers import NVML
 from devpolicy._core.simulation.patched_libraries import Library
 from devpolicy._core.simulation.refusal import refusal
 
@@ -37,6 +39,18 @@ class Handle:
 def init(simulation: Simulation, flags: Any = None) -> None:
     """Load the library, as far as the host has one and it works."""
     _devices(simulation)
+    _initialised.add(NVML)
+    simulation.need(NVML)
+
+
+_initialised: set[str] = set()
+"""Whether it was, on any host."""
+
+
+def _entered(simulation: Simulation) -> None:
+    pynvml = sys.modules.get("pynvml")
+    if pynvml is not None and (_initialised or getattr(pynvml, "_nvmlLib_refcount", 0) > 0):
+        simulation.need(NVML)
 
 
 def shutdown(simulation: Simulation) -> None:
@@ -161,6 +175,8 @@ def cpu_affinity(simulation: Simulation, handle: Handle, words: int) -> list[int
 
 def function_pointer(simulation: Simulation, called: str) -> NoReturn:
     """Refuse whatever is not answered above."""
+    if NVML not in simulation.memo:
+        _raise(simulation, "NVML_ERROR_UNINITIALIZED")
     raise refusal(simulation, f"{called}()")
 
 
@@ -198,7 +214,16 @@ def _pynvml() -> Any:
     return sys.modules["pynvml"]
 
 
+DOORS = frozenset({"_nvmlGetFunctionPointer", "nvmlInitWithFlags"})
+
+
+def _layer_of(name: str) -> str | None:
+    return None if name in DOORS else NVML
+
+
 LIBRARY = Library(
+    layer_of=_layer_of,
+    entered=_entered,
     answers={
         "pynvml": {
             "_nvmlGetFunctionPointer": function_pointer,
@@ -228,5 +253,5 @@ LIBRARY = Library(
             "nvmlSystemGetCudaDriverVersion_v2": cuda_driver_version,
             "nvmlSystemGetDriverVersion": driver_version,
         }
-    }
+    },
 )

@@ -180,6 +180,12 @@ def _can_use(
 # -- what stands in torch._C and in torch's modules
 
 
+def _record_history(simulation: Simulation, enabled: str | None, *how: Any) -> None:
+    """Record nothing, which is all that is asked where recording is switched off."""
+    if enabled is not None:
+        raise refusal(simulation, "torch.cuda.memory._record_memory_history()")
+
+
 def _c_half(simulation: Simulation, backend: TensorBackend) -> dict[str, Any]:
     limits = {"cudnn": 10}  # torch's default
 
@@ -196,6 +202,7 @@ def _c_half(simulation: Simulation, backend: TensorBackend) -> dict[str, Any]:
         "_cuda_getArchFlags": lambda: architectures(simulation),
         "_cuda_get_sync_debug_mode": backend.sync_debug,
         "_cuda_set_sync_debug_mode": backend.set_sync_debug,
+        "_cuda_record_memory_history": partial(_record_history, simulation),
         "_cuda_sleep": nothing,
         "_cuda_get_cudnn_benchmark_limit": lambda: limits["cudnn"],
         "_cuda_set_cudnn_benchmark_limit": partial(limits.__setitem__, "cudnn"),

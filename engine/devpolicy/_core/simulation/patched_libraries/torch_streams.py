@@ -10,6 +10,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from devpolicy._core.simulation.refusal import refusal
+from devpolicy._core.simulation.running import running
+
 HIGHEST_PRIORITY = -3
 """The last of the four priorities for which torch keeps streams of CUDA."""
 
@@ -82,6 +85,19 @@ def event_class(type_: str) -> Any:
         def __new__(
             cls, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False, external: bool = False
         ) -> Any:
+            if interprocess:
+                raise _refused(f"torch.{type_}.Event(interprocess=True)")
             return original(device=type_, enable_timing=enable_timing, blocking=blocking)
 
+        @classmethod
+        def from_ipc_handle(cls, device: Any, handle: bytes) -> Any:
+            """Refuse: no other process can have given a handle."""
+            raise _refused(f"torch.{type_}.Event.from_ipc_handle()")
+
     return Event
+
+
+def _refused(what: str) -> Exception:
+    simulation = running()
+    assert simulation is not None  # INVARIANT: there are events on its devices
+    return refusal(simulation, what)

@@ -25,7 +25,7 @@ from devpolicy._core.targets.haystack_components.filling import named_now
 from devpolicy._core.targets.haystack_components.forms import given_device, kept, written
 from devpolicy._core.targets.haystack_components.signatures import takes_of
 from devpolicy._core.targets.haystack_components.survey import Resolved
-from devpolicy._core.targets.haystack_components.table import KWARGS, Takes
+from devpolicy._core.targets.haystack_components.table import KWARGS, Takes, TakesNone
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -65,7 +65,7 @@ def apply(
     """
     if isinstance(components, str):
         raise DevPolicyError(f"`components` is a list of names, not the text `{components}`")
-    if not hasattr(pipeline, "walk"):
+    if not _is_pipeline(pipeline):
         hint = "a saved pipeline is decided while it is loaded, by `decide`; a component is added to a pipeline first"
         raise DevPolicyError(
             [Diagnostic("", f"`apply` takes a pipeline, not a value of type {type(pipeline).__name__}", help=hint)]
@@ -78,7 +78,7 @@ def apply(
     for name, one in instances.items():
         if components is not None and name not in components:
             continue
-        takes, named = takes_of(type(one), params_of(one)), components is not None or by.names(name)
+        takes, named = _takes(name, one, instances), components is not None or by.names(name)
         if not isinstance(takes, Takes) or (takes.form == "text" and not named):
             if named or takes_any(takes):
                 told.append(undecided(name, path_of(type(one)), takes, list(instances)))
@@ -94,6 +94,14 @@ def apply(
             setattr(holder, attribute, value)
     warn(told)
     return resolved
+
+
+def _takes(name: str, one: Any, instances: Collection[str]) -> Takes | TakesNone | None:
+    """Return what an instance takes. One that only handed its device on takes none any more: those inside of it do."""
+    takes = takes_of(type(one), params_of(one))
+    inside = any(other.startswith(f"{name}.") for other in instances)
+    handed_on = isinstance(takes, Takes) and not takes.known and inside and _attribute(one, "device") is None
+    return None if handed_on else takes
 
 
 def warn(findings: Collection[Diagnostic]) -> None:
@@ -133,7 +141,7 @@ def _inside(value: Any, at: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
         path = f"{at}.{step}" if at else step
         if _is_component(inner):
             yield path, inner
-        elif hasattr(inner, "walk") and hasattr(inner, "get_component"):
+        elif _is_pipeline(inner):
             yield from ((f"{at}.{name}" if at else name, one) for name, one in inner.walk())
         elif isinstance(inner, Mapping | list | tuple):
             yield from _inside(inner, path, seen)
@@ -149,6 +157,10 @@ def _inside(value: Any, at: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
 
 def _is_component(value: Any) -> bool:
     return not isinstance(value, type) and hasattr(value, "__haystack_input__")
+
+
+def _is_pipeline(value: Any) -> bool:
+    return hasattr(value, "walk") and hasattr(value, "get_component")
 
 
 def params_of(one: Any) -> dict[str, Any]:
@@ -191,7 +203,7 @@ def loaded(one: Any, takes: Takes) -> bool:
     own = {name: value for name, value in vars(one).items() if name != takes.holder}
     if takes.holder:
         own |= {name: value for name, value in vars(getattr(one, takes.holder)).items() if name in _LOADED}
-    held = (own.get(name) for name in _LOADED)
+    held = (own.get(name) for name in _LOADED if not _is_pipeline(own.get(name)))
     return any(value is not None and not isinstance(value, str | PathLike) for value in held) or any(
         hasattr(value, "named_parameters") for value in own.values()
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -229,7 +230,10 @@ class Decide:
 
 
 def likely(name: str, names: Collection[str]) -> str:
-    """Return the help line for a name that a pipeline does not have: an inner component's path may be missing."""
+    """Return the help line for a name that a pipeline does not have: a glob, or one whose path is missing."""
+    meant = [one for one in names if "*" in name and fnmatchcase(one, name)]
+    if meant:
+        return f"write out what it means: {', '.join(f'`{one}`' for one in meant[:3])}" + " …" * (len(meant) > 3)
     inner = [one for one in names if one.rpartition(".")[2] == name]
     return f"did you mean `{inner[0]}`?" if inner else did_you_mean(name, list(names))
 

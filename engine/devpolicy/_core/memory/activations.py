@@ -1,0 +1,49 @@
+"""Bytes that a device needs beside weights and KV cache: the values, and what of them depends on what it runs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Activations(NamedTuple):
+    """Bytes that a device needs beside weights and KV cache, once it executes anything."""
+
+    each: int
+    """On each device."""
+    head: int = 0
+    """On the device of the head besides: the logits, where they are on no other."""
+    first: int = 0
+    """On the device of the first layer besides."""
+    copies: int = 0
+    """On each device besides, while several accelerators work on micro-batches at once."""
+    embedded: int = 0
+    """On the device of the first layer besides, where that is the embedding's too."""
+    several: int = 0
+    """On a device, other than the first layer's, with several layers besides."""
+    parted: int = 0
+    """On a device, other than the first layer's, that begins with or behind a layer on several devices besides."""
+    joined: int = 0
+    """On an accelerator that computes the last matrix of experts, of which others are elsewhere, besides."""
+
+    def on(self, runs: Runs, *, pipelined: bool) -> int:
+        """Return those of one device, by what it runs and whether several work at once."""
+        if runs.first:
+            layers = self.first + self.embedded * runs.embedding
+        else:
+            layers = self.several * runs.several + self.parted * runs.parted
+        return self.each + self.head * runs.head + layers + self.joined * runs.joined + self.copies * pipelined
+
+
+class Runs(NamedTuple):
+    """What a device runs that its activations depend on."""
+
+    head: bool = False
+    first: bool = False
+    """The first layer."""
+    embedding: bool = False
+    several: bool = False
+    """More than one layer: see `rows_of`."""
+    parted: bool = False
+    """What comes from a part of a layer: see `rows_of`."""
+    joined: bool = False
+    """The last matrix of experts, and another device a matrix before it."""
