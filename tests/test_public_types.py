@@ -17,6 +17,6 @@ def test_public_types_are_known() -> None:
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     found = json.loads(made.stdout)["typeCompleteness"]
     vague = [symbol for symbol in found["symbols"] if not symbol["isTypeKnown"] or symbol["isTypeAmbiguous"]]
-    assert not vague, "\n".join(f"{one['fullName']}: {one['diagnostics'][0]['message']}" for one in vague)
+    assert not vague, "\n".join(f"{one['name']}: {one['diagnostics']}" for one in vague)
     assert found["completenessScore"] == 1
     assert found["exportedSymbolCounts"]["withKnownType"] <= MOST_SYMBOLS

@@ -105,6 +105,7 @@ class simulate_host:  # noqa: N801 - a verb, used as `with simulate_host(…)` a
 
     def _begin(self, simulation: Simulation, shared: str | None) -> None:
         """Put the devices in place, which processes have in common that open the file `shared`."""
+        simulation.more = _put_more
         if self.depth in DEEP:
             simulation.backend = TensorBackend(simulation, self.depth, shared)
             simulation.restore.append(simulation.backend.close)
@@ -113,11 +114,6 @@ class simulate_host:  # noqa: N801 - a verb, used as `with simulate_host(…)` a
         if simulation.backend is not None:
             for entered in SHIMS.tensors_entered:
                 entered(simulation)
-
-    def need(self, simulation: Simulation, layer: str) -> None:
-        """Replace the names of one more layer until a simulation is left."""
-        SHIMS.put_more(layer)
-        simulation.restore.append(partial(SHIMS.take_more, layer))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -145,6 +141,11 @@ class simulate_host:  # noqa: N801 - a verb, used as `with simulate_host(…)` a
                 "`@pytest.mark.host(...)`, or write `self.enterContext(simulate_host(...))` in its `setUp`"
             )
         return decorated(self, function)
+
+
+def _put_more(simulation: Simulation, layer: str) -> None:
+    SHIMS.put_more(layer)
+    simulation.restore.append(partial(SHIMS.take_more, layer))
 
 
 class _Inherited(simulate_host):

@@ -11,24 +11,17 @@ import threading
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.host.probe.visible import Gpu, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from devpolicy._core.host import Accelerator, Host
     from devpolicy._core.simulation.tensor_backend import TensorBackend
 
 DEFAULT_NAME = "unnamed"
-
-
-class Owner(Protocol):
-    """What enters simulations."""
-
-    def need(self, simulation: Simulation, layer: str) -> None:
-        """Replace the names of a layer until a simulation is left."""
 
 
 class Simulation:
@@ -39,10 +32,10 @@ class Simulation:
 
     __slots__ = (
         *("_asked", "_current", "_devices", "_lock", "_taken"),
-        *("backend", "host", "memo", "open", "outer", "owner", "probes", "restore", "whole"),
+        *("backend", "host", "memo", "more", "open", "outer", "owner", "probes", "restore", "whole"),
     )
 
-    def __init__(self, host: Host, owner: Owner, outer: Simulation | None, *, probes: bool) -> None:
+    def __init__(self, host: Host, owner: object, outer: Simulation | None, *, probes: bool) -> None:
         self.host = host
         self.whole: Host | None = None
         """The host with all of its devices, where the process sees those that a variable names; else `None`."""
@@ -55,6 +48,8 @@ class Simulation:
         self.open = True
         self.memo: dict[Any, dict[Any, Any]] = {}
         """What a library caches while this host runs, by the function or the state that caches."""
+        self.more: Callable[[Simulation, str], None] | None = None
+        """What replaces the names of one more layer until it is left; `None` where no library sees it."""
         self.restore: list[Any] = []
         """What to call when it is left."""
         self.backend: TensorBackend | None = None
@@ -123,9 +118,9 @@ class Simulation:
 
     def need(self, layer: str) -> None:
         """Have names replaced, until this is left, which others do without."""
-        if layer not in self.memo:
+        if layer not in self.memo and self.more is not None:
             self.memo[layer] = {}
-            self.owner.need(self, layer)
+            self.more(self, layer)
 
     def take(self, type_: str, index: int, size: int) -> None:
         """Let another process take `size` bytes of a device, for as long as this runs."""
@@ -173,7 +168,7 @@ def was_entered_here(simulation: Simulation) -> bool:
     return found is simulation
 
 
-def begin(host: Host, owner: Owner, *, process: bool, probes: bool) -> Simulation:
+def begin(host: Host, owner: object, *, process: bool, probes: bool) -> Simulation:
     """Make a host answer from now on: in this context, and with `process` in every context that runs none itself."""
     outer = _of_context.get()
     simulation = Simulation(host, owner, None if outer is _PAUSED else outer, probes=probes)
