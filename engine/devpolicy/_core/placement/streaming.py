@@ -92,7 +92,7 @@ def _units(
             continue
         whole = unit.weights + unit.buffers
         peak = whole if mode.holds == "component" else _largest_group(unit, context)
-        made.append(replace(unit, weights=whole, buffers=0, onload_peak=peak))
+        made.append(replace(unit, weights=whole, elsewhere=whole, buffers=0, onload_peak=peak))
     return made, away
 
 
