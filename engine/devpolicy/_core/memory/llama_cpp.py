@@ -12,6 +12,8 @@ from devpolicy._core.language.policy import Workload
 from devpolicy._core.memory.activations import Activations
 from devpolicy._core.model.tree import ModelTree, Module
 
+Number = TypeVar("Number", int, str)
+
 MICRO_BATCH = 512
 """Tokens that llama.cpp computes at once, where it is not told another number."""
 
@@ -50,13 +52,89 @@ def compute_buffer(
         for module, size in caches:
             of_layers[module] = of_layers.get(module, 0) + size
         each += max(of_layers.values(), default=0) // sequences + hidden + projected
-    head = 4 * tokens * tree.logits_elements + 4 * hidden + masks + _TOKENS_AND_PLACES if tree.logits_elements else 0
+    logits = 4 * tokens * tree.logits_elements + 4 * hidden + masks + _TOKENS_AND_PLACES if tree.logits_elements else 0
     copies = 0 if workload.kv_offload else 3 * masks + 9 * hidden + _TOKENS_AND_PLACES
-    first, head = max(hidden, projected) - row, max(0, head - each)
+    first, head = max(hidden, projected) - row, max(0, logits - each)
     used, inner = _experts(tree)
     # What goes into the last matrix comes from elsewhere, and is there beside what the next layer's experts take.
     joined = max(0, 4 * tokens * used * inner - max(2, used) * hidden)
-    return Activations(each, head, first, copies, embedded=hidden, several=hidden - row, parted=hidden, joined=joined)
+    narrow = 4 * tokens * _saved_without_products(tree, hidden // (4 * tokens))
+    return Activations(
+        each,
+        head,
+        first,
+        copies,
+        embedded=hidden,
+        several=hidden - row,
+        parted=hidden,
+        joined=joined,
+        narrow=narrow,
+        narrow_head=max(0, logits - each + narrow),
+    )
+
+
+def _saved_without_products(tree: ModelTree, hidden: int) -> int:
+    """Return by how many scalars per token less is held where no gates of experts are multiplied: see `products_in`.
+
+    A device that only multiplies by gates holds their output beside two rows. One that only multiplies by last matrices
+    has the product brought there, and holds it beside what comes of it and one row; what the experts made is weighted
+    beside two. Attention is as it is.
+    """
+    if not products_in(tree):
+        return 0
+    used, inner = _experts(tree)
+    routed, chosen = used * inner, used * hidden
+    scores = 4 * max(_width(tree, _is_router, 0), used)
+    parts = [_width(tree, lambda module, part=part: _name(module) == f"attn_{part}", 0) for part in ("q", "k", "v", "qkv")]
+    attention = max(4 * hidden, 3 * hidden + 2 * sum(parts))
+    held = max(routed + max(2 * hidden, chosen + hidden), 2 * chosen + 2 * hidden) + scores
+    return max(0, tree.activation_elements_per_token - max(held, attention))
+
+
+def products_in(tree: ModelTree) -> Sequence[tuple[int, int]]:
+    """Return the positions of each layer's up and last matrices of experts, of a model whose layers have nothing else.
+
+    They say where the gates are multiplied: see `products_on`. Where a layer has other matrices than those of attention
+    of one kind, a router and experts, nothing was derived and nothing is returned.
+    """
+    return tree.remembered("products", lambda: _products_in(tree))
+
+
+def _products_in(tree: ModelTree) -> Sequence[tuple[int, int]]:
+    layers: dict[str, dict[str, int]] = {}
+    for at, module in enumerate(tree.modules):
+        block, number, *_ = (*module.path.split("."), "")
+        if block != "blk" or not any(len(tensor.shape) > 1 for tensor in module.tensors):
+            continue
+        if _name(module) not in _KNOWN or len(module.tensors) > 1:
+            return ()
+        layers.setdefault(number, {})[_name(module)] = at
+    experts = [(layer.get("ffn_up_exps"), layer.get("ffn_down_exps")) for layer in layers.values()]
+    found = [(up, last) for up, last in experts if up is not None and last is not None]
+    gated = all("ffn_gate_exps" in layer for layer in layers.values())
+    return tuple(found) if gated and len(found) == len(layers) else ()
+
+
+_KNOWN = {
+    *("attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output"),
+    *("ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"),
+}
+
+
+def products_on(placed: Iterable[tuple[Number, Number]], cpu: Number | None) -> set[Number]:
+    """Return the devices on which llama.cpp multiplies the gates of experts, given those of up and last matrices.
+
+    What has no weights is computed behind what was before, on an accelerator; else before what comes, on one.
+    """
+    return {last if up == cpu else up for up, last in placed}
+
+
+def _name(module: Module) -> str:
+    return module.path.rpartition(".")[2]
+
+
+def _is_router(module: Module) -> bool:
+    return _name(module) == "ffn_gate_inp"
 
 
 def _width(tree: ModelTree, of: Callable[[Module], bool], side: int) -> int:
@@ -79,7 +157,7 @@ LAST_OF_EXPERTS = ".ffn_down_exps"
 
 def _is_projection(module: Module) -> bool:
     """Whether a module projects what attention begins with."""
-    return module.path.rpartition(".")[2] in ("attn_q", "attn_q_b", "attn_qkv")
+    return _name(module) in ("attn_q", "attn_q_b", "attn_qkv")
 
 
 def is_input(module: Module) -> bool:
@@ -104,9 +182,6 @@ def ends_of(tree: ModelTree) -> dict[str, int]:
     """Return the positions of the modules that `Runs` asks for by name."""
     embedding = next((at for at, module in enumerate(tree.modules) if is_input(module)), first_of(tree))
     return {"head": head_of(tree), "first": first_of(tree), "embedding": embedding}
-
-
-Number = TypeVar("Number", int, str)
 
 
 def rows_of(layers: Sequence[Set[Number]], cpu: Number | None, *, mixture: bool) -> tuple[set[Number], set[Number]]:

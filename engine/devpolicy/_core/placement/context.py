@@ -107,6 +107,8 @@ class PlacementContext:
     """Whether several accelerators may work at once, where that takes room for copies."""
     layers: Mapping[int, int] = field(default_factory=dict)
     """Devices that are taken to have several layers (1), to begin with or behind a part of one (2), to join one (3)."""
+    narrow: frozenset[int] = frozenset()
+    """Devices that are given no gates of experts to multiply: see `Activations.narrow`."""
     changes: tuple[Callable[[DeviceBudget], DeviceBudget], ...] = ()
     """What `cpu` and `disk` have to spare for other things."""
 
@@ -234,6 +236,10 @@ class PlacementContext:
         layers = self.layers.get(number, 0)
         runs = Runs(everywhere, everywhere, everywhere, several=layers > 0, parted=layers > 1, joined=layers > 2)
         activations = self.activations(number, runs, pipelined=self.pipelined and not beside_cpu)
+        if number in self.narrow and not everywhere and self.devices[number].activations is None:
+            # A head is charged with its unit: what it takes more here is taken on each.
+            found = self.sizing.activations
+            activations += max(0, found.narrow_head - found.head) - found.narrow
         return activations + (self.devices[number].kv_cache or 0)
 
     def caches(self, units: Iterable[Unit]) -> list[int]:
