@@ -25,7 +25,7 @@ class Activations(NamedTuple):
     joined: int = 0
     """On an accelerator that computes the last matrix of experts, of which others are elsewhere, besides."""
     narrow: int = 0
-    """How much less on an accelerator that multiplies no gates of experts: see `products_on`."""
+    """How much less on an accelerator that computes gates of experts alone: see `behind_gates`."""
     narrow_head: int = 0
     """On such a one that has the head, in place of `head`."""
 
@@ -33,6 +33,8 @@ class Activations(NamedTuple):
         """Return those of one device, by what it runs and whether several work at once."""
         if runs.first:
             layers = self.first + self.embedded * runs.embedding
+        elif runs.narrow:
+            layers = 0
         else:
             layers = self.several * runs.several + self.parted * runs.parted
         each, head = (self.each - self.narrow, self.narrow_head) if runs.narrow else (self.each, self.head)
@@ -53,4 +55,4 @@ class Runs(NamedTuple):
     joined: bool = False
     """The last matrix of experts, and another device a matrix before it."""
     narrow: bool = False
-    """No gates of experts multiplied, in a model in which that was derived: see `products_in`."""
+    """Of experts no matrix but gates: see `behind_gates`."""

@@ -58,7 +58,7 @@ def compute_buffer(
     used, inner = _experts(tree)
     # What goes into the last matrix comes from elsewhere, and is there beside what the next layer's experts take.
     joined = max(0, 4 * tokens * used * inner - max(2, used) * hidden)
-    narrow = 4 * tokens * _saved_without_products(tree, hidden // (4 * tokens))
+    narrow = 4 * tokens * _saved_with_gates_alone(tree, hidden // (4 * tokens))
     return Activations(
         each,
         head,
@@ -73,68 +73,51 @@ def compute_buffer(
     )
 
 
-def _saved_without_products(tree: ModelTree, hidden: int) -> int:
-    """Return by how many scalars per token less is held where no gates of experts are multiplied: see `products_in`.
+def _saved_with_gates_alone(tree: ModelTree, hidden: int) -> int:
+    """Return by how many scalars per token less is held where experts' gates are computed, and no more of experts.
 
-    A device that only multiplies by gates holds their output beside two rows. One that only multiplies by last matrices
-    has the product brought there, and holds it beside what comes of it and one row; what the experts made is weighted
-    beside two. Attention is as it is.
+    The output of gates is put behind what attention held, which freed no room as large. What comes back from experts is
+    there twice, weighted and not, beside three rows. Attention is as it is.
     """
-    if not products_in(tree):
+    if not behind_gates(tree):
         return 0
     used, inner = _experts(tree)
-    routed, chosen = used * inner, used * hidden
-    scores = 4 * max(_width(tree, _is_router, 0), used)
-    parts = [_width(tree, lambda module, part=part: _name(module) == f"attn_{part}", 0) for part in ("q", "k", "v", "qkv")]
-    attention = max(4 * hidden, 3 * hidden + 2 * sum(parts))
-    held = max(routed + max(2 * hidden, chosen + hidden), 2 * chosen + 2 * hidden) + scores
-    return max(0, tree.activation_elements_per_token - max(held, attention))
+    scores = 4 * max(_width(tree, lambda module: _name(module) == "ffn_gate_inp", 0), used)
+    parts = sum(_width(tree, lambda module, name=name: _name(module) == name, 0) for name in _PROJECTIONS)
+    held = max(5 * hidden + used * inner, 2 * used * hidden + 3 * hidden, 3 * hidden + 2 * parts) + scores
+    return max(0, tree.activation_elements_per_token - held)
 
 
-def products_in(tree: ModelTree) -> Sequence[tuple[int, int]]:
-    """Return the positions of each layer's up and last matrices of experts, of a model whose layers have nothing else.
+def behind_gates(tree: ModelTree) -> frozenset[int]:
+    """Return the positions of the matrices of experts that are no gates, where layers have no more than attention.
 
-    They say where the gates are multiplied: see `products_on`. Where a layer has other matrices than those of attention
-    of one kind, a router and experts, nothing was derived and nothing is returned.
+    Where one has other matrices than those of attention of one kind, a router and experts, nothing was derived of what
+    a device holds without them, and nothing is returned.
     """
-    return tree.remembered("products", lambda: _products_in(tree))
+    return tree.remembered("behind gates", lambda: _behind_gates(tree))
 
 
-def _products_in(tree: ModelTree) -> Sequence[tuple[int, int]]:
+def _behind_gates(tree: ModelTree) -> frozenset[int]:
     layers: dict[str, dict[str, int]] = {}
     for at, module in enumerate(tree.modules):
         block, number, *_ = (*module.path.split("."), "")
         if block != "blk" or not any(len(tensor.shape) > 1 for tensor in module.tensors):
             continue
         if _name(module) not in _KNOWN or len(module.tensors) > 1:
-            return ()
+            return frozenset()
         layers.setdefault(number, {})[_name(module)] = at
-    experts = [(layer.get("ffn_up_exps"), layer.get("ffn_down_exps")) for layer in layers.values()]
-    found = [(up, last) for up, last in experts if up is not None and last is not None]
-    gated = all("ffn_gate_exps" in layer for layer in layers.values())
-    return tuple(found) if gated and len(found) == len(layers) else ()
+    if any(not layer.keys() >= _EXPERTS for layer in layers.values()):
+        return frozenset()
+    return frozenset(layer[name] for layer in layers.values() for name in ("ffn_up_exps", "ffn_down_exps"))
 
 
-_KNOWN = {
-    *("attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output"),
-    *("ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"),
-}
-
-
-def products_on(placed: Iterable[tuple[Number, Number]], cpu: Number | None) -> set[Number]:
-    """Return the devices on which llama.cpp multiplies the gates of experts, given those of up and last matrices.
-
-    What has no weights is computed behind what was before, on an accelerator; else before what comes, on one.
-    """
-    return {last if up == cpu else up for up, last in placed}
+_PROJECTIONS = ("attn_q", "attn_k", "attn_v", "attn_qkv")
+_EXPERTS = {"ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"}
+_KNOWN = {*_PROJECTIONS, *_EXPERTS, "attn_output", "ffn_gate_inp"}
 
 
 def _name(module: Module) -> str:
     return module.path.rpartition(".")[2]
-
-
-def _is_router(module: Module) -> bool:
-    return _name(module) == "ffn_gate_inp"
 
 
 def _width(tree: ModelTree, of: Callable[[Module], bool], side: int) -> int:

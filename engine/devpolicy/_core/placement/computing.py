@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from devpolicy._core.abilities import Target
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy, Rule
-from devpolicy._core.memory.llama_cpp import LAST_OF_EXPERTS, is_input, is_mixture, products_in, products_on, rows_of
+from devpolicy._core.memory.llama_cpp import LAST_OF_EXPERTS, behind_gates, is_input, is_mixture, rows_of
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.context import PlacementContext
 
@@ -123,12 +123,13 @@ def joined_on(units: Sequence[Unit], devices: Sequence[int], cpu: int | None) ->
 
 
 def narrow_on(units: Sequence[Unit], devices: Sequence[int], cpu: int | None, tree: ModelTree) -> set[int]:
-    """Return the accelerators that multiply no gates of experts: see `Activations.narrow`."""
-    layers = products_in(tree)
-    if not layers:
-        return set()
-    on = {at: device for unit, device in zip(units, devices, strict=True) for at in range(unit.start, unit.end)}
-    return {*devices} - products_on(((on[up], on[last]) for up, last in layers), cpu) - {cpu}
+    """Return the accelerators that compute no matrix of experts but gates: see `Activations.narrow`."""
+    wide = {
+        device
+        for unit, device in zip(units, devices, strict=True)
+        if any(at in behind_gates(tree) for at in range(unit.start, unit.end))
+    }
+    return {*devices} - wide - {cpu}
 
 
 _MATRICES = 3

@@ -234,12 +234,12 @@ class PlacementContext:
         """Bytes that a device needs before anything is placed on it: activations, and a KV cache that is reserved."""
         everywhere = any(self.sizing.activations[1:]) and not self._ends
         layers = self.layers.get(number, 0)
-        runs = Runs(everywhere, everywhere, everywhere, several=layers > 0, parted=layers > 1, joined=layers > 2)
+        narrow, found = number in self.narrow, self.sizing.activations
+        runs = Runs(everywhere, everywhere, everywhere, layers > 0, layers > 1, layers > 2, narrow)
         activations = self.activations(number, runs, pipelined=self.pipelined and not beside_cpu)
-        if number in self.narrow and not everywhere and self.devices[number].activations is None:
-            # A head is charged with its unit: what it takes more here is taken on each.
-            found = self.sizing.activations
-            activations += max(0, found.narrow_head - found.head) - found.narrow
+        if narrow and self._ends:
+            # A head is charged with its unit: what it takes more here is kept free on each.
+            activations += max(0, found.narrow_head - found.head)
         return activations + (self.devices[number].kv_cache or 0)
 
     def caches(self, units: Iterable[Unit]) -> list[int]:

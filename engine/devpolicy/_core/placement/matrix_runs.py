@@ -50,8 +50,8 @@ _State = tuple[int, int]
 def most_kept(problem: Problem, optional: Sequence[Sequence[Unit]], *, narrow: bool) -> list[Run] | None:
     """Return the runs with which most of what is `optional` can stay, `None` where not even the rest fits.
 
-    `optional` are the parts of each cluster, in the order in which they are kept. With `narrow`, a device may have gates
-    alone.
+    `optional` are the parts of each cluster, in the order in which they are kept. With `narrow`, a device may have
+    gates alone.
     """
     context, (bins, _) = problem.context, problem.bins(None)
 

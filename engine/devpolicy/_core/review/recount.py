@@ -17,11 +17,10 @@ from devpolicy._core.memory.activations import Runs
 from devpolicy._core.memory.budgets import accelerator_budget, cpu_budget, device_of
 from devpolicy._core.memory.llama_cpp import (
     LAST_OF_EXPERTS,
+    behind_gates,
     ends_of,
     is_input,
     is_mixture,
-    products_in,
-    products_on,
     rows_of,
 )
 from devpolicy._core.memory.sizing import activations_of, kv_caches
@@ -183,7 +182,7 @@ def _count(
     pipelined = may_copy and len(loads.keys() - {*KEPT}) > 1 and not beside_cpu and whole
     several, parted = rows_of([*layers.values()], "cpu", mixture=is_mixture(tree))
     joined = _joined(tree, places) if activations.joined and not whole else set[str]()
-    wide = _with_products(tree, places) if activations.narrow else loads.keys()
+    wide = _beyond_gates(tree, places) if activations.narrow else loads.keys()
     for device in loads.keys() - kept:
         runs = {end: at == device or (device == main and at in kept) for end, at in ends.items()}
         of_layers = {"several": device in several, "parted": device in parted, "joined": device in joined}
@@ -230,10 +229,10 @@ def _joined(tree: ModelTree, places: Mapping[str, Sequence[str]]) -> set[str]:
     }
 
 
-def _with_products(tree: ModelTree, places: Mapping[str, Sequence[str]]) -> set[str]:
-    """Return the devices that multiply gates of experts: see `Activations.narrow`."""
-    on = {row.module: places[row.name][0] for row in tensors(tree)}
-    return products_on(((on[tree.modules[up].path], on[tree.modules[last].path]) for up, last in products_in(tree)), "cpu")
+def _beyond_gates(tree: ModelTree, places: Mapping[str, Sequence[str]]) -> set[str]:
+    """Return the devices that compute more of experts than their gates: see `Activations.narrow`."""
+    behind = {tree.modules[at].path for at in behind_gates(tree)}
+    return {places[row.name][0] for row in tensors(tree) if row.module in behind}
 
 
 class Budgets(Mapping[str, "DeviceBudget"]):
