@@ -58,7 +58,8 @@ def compute_buffer(
     used, inner = _experts(tree)
     # What goes into the last matrix comes from elsewhere, and is there beside what the next layer's experts take.
     joined = max(0, 4 * tokens * used * inner - max(2, used) * hidden)
-    narrow = 4 * tokens * _saved_with_gates_alone(tree, hidden // (4 * tokens))
+    narrow, attention = (4 * tokens * scalars for scalars in _with_gates_alone(tree, hidden // (4 * tokens)))
+    behind = 4 * tokens * tree.logits_elements + attention + masks + _TOKENS_AND_PLACES if tree.logits_elements else 0
     return Activations(
         each,
         head,
@@ -69,23 +70,24 @@ def compute_buffer(
         parted=hidden,
         joined=joined,
         narrow=narrow,
-        narrow_head=max(0, logits - each + narrow),
+        narrow_head=max(0, max(logits, behind) - each + narrow),
     )
 
 
-def _saved_with_gates_alone(tree: ModelTree, hidden: int) -> int:
-    """Return by how many scalars per token less is held where experts' gates are computed, and no more of experts.
+def _with_gates_alone(tree: ModelTree, hidden: int) -> tuple[int, int]:
+    """Return how many scalars per token less is held with gates of experts and no more of them, and what attention has.
 
-    The output of gates is put behind what attention held, which freed no room as large. What comes back from experts is
-    there twice, weighted and not, beside three rows. Attention is as it is.
+    The output of gates is put behind what attention held, which freed no room as large; and so are the logits. What
+    comes back from experts is there twice, weighted and not, beside three rows.
     """
     if not behind_gates(tree):
-        return 0
+        return 0, 0
     used, inner = _experts(tree)
     scores = 4 * max(_width(tree, lambda module: _name(module) == "ffn_gate_inp", 0), used)
     parts = sum(_width(tree, lambda module, name=name: _name(module) == name, 0) for name in _PROJECTIONS)
-    held = max(5 * hidden + used * inner, 2 * used * hidden + 3 * hidden, 3 * hidden + 2 * parts) + scores
-    return max(0, tree.activation_elements_per_token - held)
+    attention = 3 * hidden + 2 * parts + scores
+    held = max(5 * hidden + used * inner + scores, 2 * used * hidden + 3 * hidden + scores, attention)
+    return max(0, tree.activation_elements_per_token - held), attention
 
 
 def behind_gates(tree: ModelTree) -> frozenset[int]:
@@ -170,8 +172,9 @@ def ends_of(tree: ModelTree) -> dict[str, int]:
 def rows_of(layers: Sequence[Set[Number]], cpu: Number | None, *, mixture: bool) -> tuple[set[Number], set[Number]]:
     """Return the devices on which llama.cpp holds one more row as they have several layers, and as layers are parted.
 
-    `layers` are the devices of each, in order, as models that were loaded show it. Several layers take no more where
-    the CPU computes the first; there, whatever is behind a parted layer, and in a mixture behind the CPU, takes one.
+    `layers` are the devices of each, in order, as models that were loaded show it. Where the CPU computes the first,
+    several layers take no more but behind one that is parted; there, whatever is behind a parted layer, and in a
+    mixture behind the CPU, takes one.
     """
     prefix, several, parted = layers[:1] == [{cpu}], set[Number](), set[Number]()
     for device in {device for on in layers for device in on}:
@@ -179,6 +182,8 @@ def rows_of(layers: Sequence[Set[Number]], cpu: Number | None, *, mixture: bool)
         behind = [layers[at - 1] for at in own if at]
         if prefix:
             more = any(len(before) > 1 or (mixture and before == {cpu}) for before in behind)
+            if len(own) > 1 and len(layers[own[0]]) > 1:
+                several.add(device)
         elif len(own) > 1:
             several.add(device)
             more = len(layers[own[0]]) > 1
