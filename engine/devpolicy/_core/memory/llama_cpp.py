@@ -83,8 +83,8 @@ def _with_gates_alone(tree: ModelTree, hidden: int) -> tuple[int, int]:
     if not behind_gates(tree):
         return 0, 0
     used, inner = _experts(tree)
-    scores = 4 * max(_width(tree, lambda module: _name(module) == "ffn_gate_inp", 0), used)
-    parts = sum(_width(tree, lambda module, name=name: _name(module) == name, 0) for name in _PROJECTIONS)
+    scores = 4 * max(_outputs(tree, "ffn_gate_inp"), used)
+    parts = sum(_outputs(tree, name) for name in _PROJECTIONS)
     attention = 3 * hidden + 2 * parts + scores
     held = max(5 * hidden + used * inner + scores, 2 * used * hidden + 3 * hidden + scores, attention)
     return max(0, tree.activation_elements_per_token - held), attention
@@ -116,6 +116,11 @@ def _behind_gates(tree: ModelTree) -> frozenset[int]:
 _PROJECTIONS = ("attn_q", "attn_k", "attn_v", "attn_qkv")
 _EXPERTS = {"ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"}
 _KNOWN = {*_PROJECTIONS, *_EXPERTS, "attn_output", "ffn_gate_inp"}
+
+
+def _outputs(tree: ModelTree, name: str) -> int:
+    """Return how many values a matrix of this name gives for a token."""
+    return _width(tree, lambda module: _name(module) == name, 0)
 
 
 def _name(module: Module) -> str:
