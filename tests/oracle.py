@@ -103,7 +103,7 @@ def compute_buffers(plan: Any, tree: Any) -> dict[str, int]:
         each += -(-work.context // 256) * 256 * tree.kv_cache[0].values * 2 + wide + asks
     experts = shapes.get("blk.0.ffn.exps.ffn_down_exps")
     least, attended, scores = each, 0, 0
-    if experts:
+    if experts and not work.kv_offload and work.kv_dtype != "float32":
         used, inner = (tree.reads[0].experts_per_token if tree.reads else experts[0]), experts[2]
         asked = sum(4 * tokens * shapes[f"blk.0.attn.attn_{one}"][0] for one in "qkv")
         attended, scores = 3 * wide + 2 * asked, 16 * tokens * experts[0]

@@ -44,6 +44,7 @@ _DIVIDED = (
     + _matrices("cpu", "1.ffn.exps.ffn_gate", "1.ffn.exps.ffn_up", "3.ffn.exps.ffn_down")
     + _LATE,
     "[[rule]]\nmatch = 'blk.1.ffn.exps'\nprefer = 'cuda:1'\n" + _LATE,
+    "offload.'blk.0' = 'cpu'\n" + _matrices("cuda:1", "2.ffn.exps.ffn_up", "2.ffn.exps.ffn_down"),
 )
 # Each is tried with all models: what is added to the policy.
 POLICIES = (

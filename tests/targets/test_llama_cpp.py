@@ -18,6 +18,7 @@ from tests.targets import llama_cpp_reader
 from tests.test_models_gguf import LLAMA, dense, gguf, size_of
 
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, plan
+from devpolicy._core.memory.llama_cpp import rows_of
 from devpolicy._core.placement import quantized
 from devpolicy._core.placement.planner import make_plan
 from devpolicy._core.targets.llama_cpp import to_llama_cpp, to_llama_cpp_python
@@ -373,6 +374,13 @@ def test_gates_alone_take_less(away, less, at):
     compare(made, quantized.tree_of(made, policy.top, tree, HOST_OF_THREE), policy.top, HOST_OF_THREE)
     others = [made.ledger[f"cuda:{other}"].activations for other in range(3) if other != at]
     assert (made.ledger[f"cuda:{at}"].activations < min(others)) == less
+
+
+def test_several_layers_behind_a_parted_one_take_one_more():
+    # With the first layer on the CPU, a buffer was up to one row above the plan's.
+    rows = [{"cpu"}, {"cuda:0"}, {"cuda:0", "cuda:1"}, {"cuda:1"}, {"cuda:2"}]
+    assert rows_of(rows, "cpu", mixture=True) == ({"cuda:1"}, {"cuda:0", "cuda:1"})
+    assert rows_of([*rows[:2], *rows[3:]], "cpu", mixture=True) == (set(), {"cuda:0"})
 
 
 def test_a_device_has_gates_alone_where_that_keeps_more():

@@ -46,7 +46,8 @@ def compute_buffer(
     each = 4 * tokens * tree.activation_elements_per_token + masks + _TOKENS_AND_PLACES
     row = hidden if masks < hidden else 0  # where a mask was, nothing has room
     each += row
-    if workload.kv_offload or workload.kv_dtype == "float32":
+    cache_is_moved = bool(workload.kv_offload) or workload.kv_dtype == "float32"
+    if cache_is_moved:
         # A layer's cache is brought to where attention is computed, or made another of for it.
         of_layers: dict[str, int] = {}
         for module, size in caches:
@@ -59,6 +60,7 @@ def compute_buffer(
     # What goes into the last matrix comes from elsewhere, and is there beside what the next layer's experts take.
     joined = max(0, 4 * tokens * used * inner - max(2, used) * hidden)
     narrow, attention = (4 * tokens * scalars for scalars in _with_gates_alone(tree, hidden // (4 * tokens)))
+    narrow = 0 if cache_is_moved else narrow  # what is then held beside gates was not measured
     behind = 4 * tokens * tree.logits_elements + attention + masks + _TOKENS_AND_PLACES if tree.logits_elements else 0
     return Activations(
         each,

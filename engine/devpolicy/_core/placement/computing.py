@@ -124,10 +124,11 @@ def joined_on(units: Sequence[Unit], devices: Sequence[int], cpu: int | None) ->
 
 def narrow_on(units: Sequence[Unit], devices: Sequence[int], cpu: int | None, tree: ModelTree) -> set[int]:
     """Return the accelerators that compute no matrix of experts but gates: see `Activations.narrow`."""
+    behind = behind_gates(tree)
     wide = {
         device
         for unit, device in zip(units, devices, strict=True)
-        if any(at in behind_gates(tree) for at in range(unit.start, unit.end))
+        if not behind.isdisjoint(range(unit.start, unit.end))
     }
     return {*devices} - wide - {cpu}
 

@@ -108,7 +108,7 @@ class PlacementContext:
     layers: Mapping[int, int] = field(default_factory=dict)
     """Devices that are taken to have several layers (1), to begin with or behind a part of one (2), to join one (3)."""
     narrow: frozenset[int] = frozenset()
-    """Devices that are given no gates of experts to multiply: see `Activations.narrow`."""
+    """Devices that are given no matrix of experts but gates: see `Activations.narrow`."""
     changes: tuple[Callable[[DeviceBudget], DeviceBudget], ...] = ()
     """What `cpu` and `disk` have to spare for other things."""
 

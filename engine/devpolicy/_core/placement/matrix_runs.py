@@ -83,7 +83,9 @@ def _best(
     for device in devices:
         after = dict(best)
         for state, (kept, runs) in best.items():
-            narrow = _narrow_extensions(problem, optional, device, state[0]) if device.narrow and not state[1] else ()
+            narrow = (
+                _narrow_extensions(problem, optional, device, state[0]) if device.narrow > 0 and not state[1] else ()
+            )
             for gained, run in (*_extensions(problem, optional, (sizes, least), device, state), *narrow):
                 reached = run.end, len(run.passed)
                 if reached not in after or kept + gained > after[reached][0]:
