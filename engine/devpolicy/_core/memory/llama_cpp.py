@@ -34,7 +34,8 @@ def compute_buffer(
     """Return an estimate of llama.cpp's compute buffer: float32 for a micro-batch, and its masks in float16.
 
     Flash attention is meant, which llama.cpp takes where a device has it. It is at or above the buffers that were
-    measured: of models of the architecture `llama`, and of a few others (`tests/engines`). For state spaces it is a
+    measured: of models of the architecture `llama`, and of a few others (`tests/engines`); not where rules scatter the
+    matrices of a layer over several devices by chance, of which one in a thousand was above. For state spaces it is a
     bound that was read from llama.cpp's source, and was not measured. While several devices work at once there are four
     copies of the masks and of what comes from the device before.
     """
