@@ -79,9 +79,11 @@ def compute_buffers(plan: Any, tree: Any) -> dict[str, int]:
     Logits are where the head runs, and the embedding's way to the first layer where that is. Another device has one
     more row where it has several layers, and where the first of them is divided; or where it has one layer behind such
     a one. Where the CPU has the first layers, it is all that are behind one that is divided, or in a mixture behind the
-    CPU. What the last matrix of experts multiplies is one more on an accelerator that has neither the layer nor all of
-    its matrices, and several of another layer. Of the masks, and of what comes from another device, there are four
-    where several devices work at once: not where the CPU computes too, or a layer is divided.
+    CPU; and one more for several of which the first is divided. What the last matrix of experts multiplies is one more
+    on an accelerator that has neither the layer nor all of its matrices, and several of another layer. An accelerator
+    with no matrix of experts but gates has of each token five rows and what those give, or three and twice what experts
+    give, or attention; and no further row. Of the masks, and of what comes from another device, there are four where
+    several devices work at once: not where the CPU computes too, or a layer is divided.
     """
     runs = {path: str(unit.runs_on) for path, unit in plan.placements.items()}
     beside = any(device == "cpu" for path, device in runs.items() if path != "token_embd")
@@ -99,19 +101,34 @@ def compute_buffers(plan: Any, tree: Any) -> dict[str, int]:
     each = 4 * tokens * tree.activation_elements_per_token + mask + 65536 + wide * (mask < wide)
     if work.kv_offload:  # a layer's cache comes to where attention is computed
         each += -(-work.context // 256) * 256 * tree.kv_cache[0].values * 2 + wide + asks
-    found = dict.fromkeys(runs.values(), each + several * (3 * mask + 9 * wide + 65536))
-    found[runs["output"]] += max(0, 4 * tokens * tree.logits_elements + 4 * wide + mask + 65536 - each)
+    experts = shapes.get("blk.0.ffn.exps.ffn_down_exps")
+    least, attended, scores = each, 0, 0
+    if experts and not work.kv_offload and work.kv_dtype != "float32":
+        used, inner = (tree.reads[0].experts_per_token if tree.reads else experts[0]), experts[2]
+        asked = sum(4 * tokens * shapes[f"blk.0.attn.attn_{one}"][0] for one in "qkv")
+        attended, scores = 3 * wide + 2 * asked, 16 * tokens * experts[0]
+        of_gates = max(5 * wide + 4 * tokens * used * inner, (3 + 2 * used) * wide, attended) + scores
+        least -= max(0, 4 * tokens * tree.activation_elements_per_token - of_gates)
+    found = {
+        device: least if device != "cpu" and not _more_than_gates(runs, device) else each for device in runs.values()
+    }
+    narrow = {device for device, size in found.items() if size < each}
+    found = {device: size + several * (3 * mask + 9 * wide + 65536) for device, size in found.items()}
+    logits = 4 * tokens * tree.logits_elements + 4 * wide + mask + 65536
+    if runs["output"] in narrow:
+        logits, each = max(logits, logits - 4 * wide + attended + scores), least
+    found[runs["output"]] += max(0, logits - each)
     row = wide * (mask >= wide)
     first, prefix = runs[next(path for path in runs if path.startswith("blk.0"))], layers["0"] == {"cpu"}
     mixture = any(module.class_name == "Experts" for module in tree.modules)
     order, joined = [layers[str(at)] for at in range(len(layers))], set[str]()
-    for device in found.keys() - {first}:
+    for device in found.keys() - {first} - narrow:
         own = [at for at, on in enumerate(order) if device in on]
         divided = [len(order[at - 1]) > 1 or (prefix and mixture and order[at - 1] == {"cpu"}) for at in own if at]
         if len(own) > 1 and not prefix:
             found[device] += row + wide * (len(order[own[0]]) > 1)
         else:
-            found[device] += wide * any(divided)
+            found[device] += wide * any(divided) + row * (len(own) > 1 and len(order[own[0]]) > 1)
     of_experts = {path: on for path, on in runs.items() if path.endswith("exps")}
     several_of = {(path[:5], on) for path, on in of_experts.items() if path.endswith(".exps")}
     several_of |= {(path[:5], on) for path, on in runs.items() if path in (f"blk.{at}" for at in range(len(order)))}
@@ -130,6 +147,13 @@ def compute_buffers(plan: Any, tree: Any) -> dict[str, int]:
         found[device] += max(0, 4 * tokens * used * inner - max(2, used) * wide)
     found[first] += max(wide, asks) - wide + row + wide * (runs["token_embd"] == first)
     return found
+
+
+def _more_than_gates(runs: dict[str, str], device: str) -> bool:
+    """Whether a device computes of a layer's experts more than a part with their gates."""
+    here = [path for path, on in runs.items() if on == device and path.startswith("blk.")]
+    whole = (path.count(".") == 1 or path.endswith((".ffn", ".exps")) for path in here)
+    return any(whole) or any(path.endswith(("_up_exps", "_down_exps")) for path in here)
 
 
 def subtree(tree: Any, path: str) -> int:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import random
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, plan
 from devpolicy.errors import Unsatisfiable
 
 MODELS = 24
+SMALL = 6
+"""Plans for each mixture on cards of chance sizes."""
 MIB = 1 << 20
 
 
@@ -41,6 +44,7 @@ _DIVIDED = (
     + _matrices("cpu", "1.ffn.exps.ffn_gate", "1.ffn.exps.ffn_up", "3.ffn.exps.ffn_down")
     + _LATE,
     "[[rule]]\nmatch = 'blk.1.ffn.exps'\nprefer = 'cuda:1'\n" + _LATE,
+    "offload.'blk.0' = 'cpu'\n" + _matrices("cuda:1", "2.ffn.exps.ffn_up", "2.ffn.exps.ffn_down"),
 )
 # Each is tried with all models: what is added to the policy.
 POLICIES = (
@@ -82,7 +86,7 @@ def compare(binaries: Path, folder: Path) -> int:
     """Print how plans compare, and return how many count less than is reserved on a device."""
     from tests.engines import models
 
-    chosen, wrong, asked, shares = random.Random(21), 0, 0, list[float]()
+    chosen, wrong, asked, shares, small = random.Random(21), 0, 0, list[float](), list[float]()
     for number, shape in enumerate(shapes()):
         file = models.write(folder / f"buffers-{number}.gguf", **shape)
         tree, context = ModelTree.load(file), chosen.choice((256, 512, 2048, 6144))
@@ -96,9 +100,34 @@ def compare(binaries: Path, folder: Path) -> int:
                 if theirs > ours + 0.005:  # the log rounds to hundredths
                     wrong += 1
                     print(f"BELOW    {device} {ours:.2f}, reserved {theirs:.2f} MiB: {shape} {context} {text!r}")
+        if "experts" in shape:
+            for budgets, made in _on_small_cards(tree, context, chosen):
+                for device, (ours, theirs) in _both(made, binaries, file).items():
+                    asked += 1
+                    small.append(theirs / ours)
+                    if theirs > ours + 0.005:
+                        wrong += 1
+                        print(f"BELOW    {device} {ours:.2f}, reserved {theirs:.2f} MiB: {shape} {context} {budgets}")
     middle = statistics.median(shares)
+    print(f"on small cards {len(small)}, the middle one {statistics.median(small):.0%} of the plan's")
     print(f"{asked - wrong} of {asked} compute buffers are not above the plan's: the middle one {middle:.0%} of it")
     return wrong
+
+
+def _on_small_cards(tree: ModelTree, context: int, chosen: random.Random) -> Iterator[tuple[list[int], Plan]]:
+    """Yield plans, with their budgets in KiB, for cards that hold parts of the model, and one of which is small."""
+    text = f"prefer = 'cuda'\noverflow = 'cpu'\nworkload.context = {context}\n"
+    policy = Policy.parse(f"{text}memory.cuda = {{ headroom = 0, basis = 'total' }}\n")
+    whole = plan(policy, tree, Host([Accelerator("cuda", memory="8 GiB")], memory="64 GiB")).ledger["cuda:0"]
+    for _ in range(SMALL):
+        parts = [chosen.uniform(0.02, 0.2), chosen.uniform(0.1, 0.5), chosen.uniform(0.1, 0.5)]
+        chosen.shuffle(parts)
+        sizes = [int(whole.activations * chosen.uniform(0.5, 1.1) + part * whole.weights) >> 10 for part in parts]
+        host = Host([Accelerator("cuda", memory=f"{size} KiB") for size in sizes], memory="64 GiB")
+        try:
+            yield sizes, plan(policy, tree, host)
+        except Unsatisfiable:
+            continue
 
 
 def _planned(text: str, context: int, tree: ModelTree) -> Plan | None:

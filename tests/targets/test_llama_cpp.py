@@ -18,6 +18,7 @@ from tests.targets import llama_cpp_reader
 from tests.test_models_gguf import LLAMA, dense, gguf, size_of
 
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, plan
+from devpolicy._core.memory.llama_cpp import rows_of
 from devpolicy._core.placement import quantized
 from devpolicy._core.placement.planner import make_plan
 from devpolicy._core.targets.llama_cpp import to_llama_cpp, to_llama_cpp_python
@@ -339,6 +340,59 @@ def test_a_matrix_apart_from_its_layer_takes_one_more():
         return made.ledger["cuda:1"].activations
 
     assert held("ffn_down_exps") > held("ffn_up_exps")
+
+
+@cache
+def tree_of_two_experts():
+    """Two experts for each token, with what a graph of them holds at once."""
+    tree = tree_of(4, True)
+    reads = tuple(replace(one, experts_per_token=2) for one in tree.reads)
+    return replace(tree, reads=reads, activation_elements_per_token=3 * 2 * 512 + 2 * 256 + 16)
+
+
+@pytest.mark.parametrize(
+    ("away", "less"),
+    [
+        ("{ffn_up_exps,ffn_down_exps}", True),
+        ("ffn_*_exps", True),
+        ("{ffn_gate_exps,ffn_down_exps}", False),
+        ("{ffn_gate_exps,ffn_up_exps}", False),
+    ],
+)
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_gates_alone_take_less(away, less, at):
+    # Twice what llama.cpp reserves was planned on a card that computes attention and gates alone.
+    tree, layers = tree_of_two_experts(), f"{2 * at}..{2 * at + 1}"
+    names = away.strip("{}").split(",")
+    matches = ", ".join(f"'blk.{{{layers}}}.ffn.exps.{name}'" for name in names)
+    rule = f"[[rule]]\nmatch = [{matches}]\noffload = 'cpu'\n"
+    homes = {"blk.{0..1}": 0, "blk.{2..3}": 1, "blk.{4..5}": 2}
+    rule += "".join(f"[[rule]]\nmatch = {match!r}\nprefer = 'cuda:{device}'\n" for match, device in homes.items())
+    policy = Policy.parse(f"prefer = 'cuda'\nworkload.context = 512\n{DERIVED}{rule}")
+    made = plan(policy, tree, HOST_OF_THREE)
+    assert {device: one.activations for device, one in made.ledger.items()} == oracle.compute_buffers(made, tree)
+    compare(made, quantized.tree_of(made, policy.top, tree, HOST_OF_THREE), policy.top, HOST_OF_THREE)
+    others = [made.ledger[f"cuda:{other}"].activations for other in range(3) if other != at]
+    assert (made.ledger[f"cuda:{at}"].activations < min(others)) == less
+
+
+def test_several_layers_behind_a_parted_one_take_one_more():
+    # With the first layer on the CPU, a buffer was up to one row above the plan's.
+    rows = [{"cpu"}, {"cuda:0"}, {"cuda:0", "cuda:1"}, {"cuda:1"}, {"cuda:2"}]
+    assert rows_of(rows, "cpu", mixture=True) == ({"cuda:1"}, {"cuda:0", "cuda:1"})
+    assert rows_of([*rows[:2], *rows[3:]], "cpu", mixture=True) == (set(), {"cuda:0"})
+
+
+def test_a_device_has_gates_alone_where_that_keeps_more():
+    # Without it, 4 of 18 matrices left here: no card was planned with less than what all of a layer takes.
+    sizes, policy = (7500, 7000, 15_000), Policy.parse(f"prefer = 'cuda'\n{EXPERTS}{DERIVED}")
+    made = plan(policy, tree_of_two_experts(), budgets(sizes))
+    away = [path for path, one in made.placements.items() if path.endswith("_exps") and str(one.runs_on) == "cpu"]
+    assert len(away) == 2
+    assert {device: one.activations for device, one in made.ledger.items()} == oracle.compute_buffers(
+        made, tree_of_two_experts()
+    )
+    assert all(one.free >= 0 for one in made.ledger.values())
 
 
 def test_first_layers_leave_where_there_are_no_experts():

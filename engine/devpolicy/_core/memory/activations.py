@@ -24,14 +24,21 @@ class Activations(NamedTuple):
     """On a device, other than the first layer's, that begins with or behind a layer on several devices besides."""
     joined: int = 0
     """On an accelerator that computes the last matrix of experts, of which others are elsewhere, besides."""
+    narrow: int = 0
+    """How much less on an accelerator that computes gates of experts alone: see `behind_gates`."""
+    narrow_head: int = 0
+    """On such a one that has the head, in place of `head`."""
 
     def on(self, runs: Runs, *, pipelined: bool) -> int:
         """Return those of one device, by what it runs and whether several work at once."""
         if runs.first:
             layers = self.first + self.embedded * runs.embedding
+        elif runs.narrow:
+            layers = 0
         else:
             layers = self.several * runs.several + self.parted * runs.parted
-        return self.each + self.head * runs.head + layers + self.joined * runs.joined + self.copies * pipelined
+        each, head = (self.each - self.narrow, self.narrow_head) if runs.narrow else (self.each, self.head)
+        return each + head * runs.head + layers + self.joined * runs.joined + self.copies * pipelined
 
 
 class Runs(NamedTuple):
@@ -47,3 +54,5 @@ class Runs(NamedTuple):
     """What comes from a part of a layer: see `rows_of`."""
     joined: bool = False
     """The last matrix of experts, and another device a matrix before it."""
+    narrow: bool = False
+    """Of experts no matrix but gates: see `behind_gates`."""

@@ -12,6 +12,8 @@ from devpolicy._core.language.policy import Workload
 from devpolicy._core.memory.activations import Activations
 from devpolicy._core.model.tree import ModelTree, Module
 
+Number = TypeVar("Number", int, str)
+
 MICRO_BATCH = 512
 """Tokens that llama.cpp computes at once, where it is not told another number."""
 
@@ -32,7 +34,8 @@ def compute_buffer(
     """Return an estimate of llama.cpp's compute buffer: float32 for a micro-batch, and its masks in float16.
 
     Flash attention is meant, which llama.cpp takes where a device has it. It is at or above the buffers that were
-    measured: of models of the architecture `llama`, and of a few others (`tests/engines`). For state spaces it is a
+    measured: of models of the architecture `llama`, and of a few others (`tests/engines`); not where rules scatter the
+    matrices of a layer over several devices by chance, of which one in a thousand was above. For state spaces it is a
     bound that was read from llama.cpp's source, and was not measured. While several devices work at once there are four
     copies of the masks and of what comes from the device before.
     """
@@ -44,19 +47,87 @@ def compute_buffer(
     each = 4 * tokens * tree.activation_elements_per_token + masks + _TOKENS_AND_PLACES
     row = hidden if masks < hidden else 0  # where a mask was, nothing has room
     each += row
-    if workload.kv_offload or workload.kv_dtype == "float32":
+    cache_is_moved = bool(workload.kv_offload) or workload.kv_dtype == "float32"
+    if cache_is_moved:
         # A layer's cache is brought to where attention is computed, or made another of for it.
         of_layers: dict[str, int] = {}
         for module, size in caches:
             of_layers[module] = of_layers.get(module, 0) + size
         each += max(of_layers.values(), default=0) // sequences + hidden + projected
-    head = 4 * tokens * tree.logits_elements + 4 * hidden + masks + _TOKENS_AND_PLACES if tree.logits_elements else 0
+    logits = 4 * tokens * tree.logits_elements + 4 * hidden + masks + _TOKENS_AND_PLACES if tree.logits_elements else 0
     copies = 0 if workload.kv_offload else 3 * masks + 9 * hidden + _TOKENS_AND_PLACES
-    first, head = max(hidden, projected) - row, max(0, head - each)
+    first, head = max(hidden, projected) - row, max(0, logits - each)
     used, inner = _experts(tree)
     # What goes into the last matrix comes from elsewhere, and is there beside what the next layer's experts take.
     joined = max(0, 4 * tokens * used * inner - max(2, used) * hidden)
-    return Activations(each, head, first, copies, embedded=hidden, several=hidden - row, parted=hidden, joined=joined)
+    narrow, attention = (4 * tokens * scalars for scalars in _with_gates_alone(tree, hidden // (4 * tokens)))
+    narrow = 0 if cache_is_moved else narrow  # what is then held beside gates was not measured
+    behind = 4 * tokens * tree.logits_elements + attention + masks + _TOKENS_AND_PLACES if tree.logits_elements else 0
+    return Activations(
+        each,
+        head,
+        first,
+        copies,
+        embedded=hidden,
+        several=hidden - row,
+        parted=hidden,
+        joined=joined,
+        narrow=narrow,
+        narrow_head=max(0, max(logits, behind) - each + narrow),
+    )
+
+
+def _with_gates_alone(tree: ModelTree, hidden: int) -> tuple[int, int]:
+    """Return how many scalars per token less is held with gates of experts and no more of them, and what attention has.
+
+    The output of gates is put behind what attention held, which freed no room as large; and so are the logits. What
+    comes back from experts is there twice, weighted and not, beside three rows.
+    """
+    if not behind_gates(tree):
+        return 0, 0
+    used, inner = _experts(tree)
+    scores = 4 * max(_outputs(tree, "ffn_gate_inp"), used)
+    parts = sum(_outputs(tree, name) for name in _PROJECTIONS)
+    attention = 3 * hidden + 2 * parts + scores
+    held = max(5 * hidden + used * inner + scores, 2 * used * hidden + 3 * hidden + scores, attention)
+    return max(0, tree.activation_elements_per_token - held), attention
+
+
+def behind_gates(tree: ModelTree) -> frozenset[int]:
+    """Return the positions of the matrices of experts that are no gates, where layers have no more than attention.
+
+    Where one has other matrices than those of attention of one kind, a router and experts, nothing was derived of what
+    a device holds without them, and nothing is returned.
+    """
+    return tree.remembered("behind gates", lambda: _behind_gates(tree))
+
+
+def _behind_gates(tree: ModelTree) -> frozenset[int]:
+    layers: dict[str, dict[str, int]] = {}
+    for at, module in enumerate(tree.modules):
+        block, number, *_ = (*module.path.split("."), "")
+        if block != "blk" or not any(len(tensor.shape) > 1 for tensor in module.tensors):
+            continue
+        if _name(module) not in _KNOWN or len(module.tensors) > 1:
+            return frozenset()
+        layers.setdefault(number, {})[_name(module)] = at
+    if any(not layer.keys() >= _EXPERTS for layer in layers.values()):
+        return frozenset()
+    return frozenset(layer[name] for layer in layers.values() for name in ("ffn_up_exps", "ffn_down_exps"))
+
+
+_PROJECTIONS = ("attn_q", "attn_k", "attn_v", "attn_qkv")
+_EXPERTS = {"ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"}
+_KNOWN = {*_PROJECTIONS, *_EXPERTS, "attn_output", "ffn_gate_inp"}
+
+
+def _outputs(tree: ModelTree, name: str) -> int:
+    """Return how many values a matrix of this name gives for a token."""
+    return _width(tree, lambda module: _name(module) == name, 0)
+
+
+def _name(module: Module) -> str:
+    return module.path.rpartition(".")[2]
 
 
 def _width(tree: ModelTree, of: Callable[[Module], bool], side: int) -> int:
@@ -79,7 +150,7 @@ LAST_OF_EXPERTS = ".ffn_down_exps"
 
 def _is_projection(module: Module) -> bool:
     """Whether a module projects what attention begins with."""
-    return module.path.rpartition(".")[2] in ("attn_q", "attn_q_b", "attn_qkv")
+    return _name(module) in ("attn_q", "attn_q_b", "attn_qkv")
 
 
 def is_input(module: Module) -> bool:
@@ -106,14 +177,12 @@ def ends_of(tree: ModelTree) -> dict[str, int]:
     return {"head": head_of(tree), "first": first_of(tree), "embedding": embedding}
 
 
-Number = TypeVar("Number", int, str)
-
-
 def rows_of(layers: Sequence[Set[Number]], cpu: Number | None, *, mixture: bool) -> tuple[set[Number], set[Number]]:
     """Return the devices on which llama.cpp holds one more row as they have several layers, and as layers are parted.
 
-    `layers` are the devices of each, in order, as models that were loaded show it. Several layers take no more where
-    the CPU computes the first; there, whatever is behind a parted layer, and in a mixture behind the CPU, takes one.
+    `layers` are the devices of each, in order, as models that were loaded show it. Where the CPU computes the first,
+    several layers take no more but behind one that is parted; there, whatever is behind a parted layer, and in a
+    mixture behind the CPU, takes one.
     """
     prefix, several, parted = layers[:1] == [{cpu}], set[Number](), set[Number]()
     for device in {device for on in layers for device in on}:
@@ -121,6 +190,8 @@ def rows_of(layers: Sequence[Set[Number]], cpu: Number | None, *, mixture: bool)
         behind = [layers[at - 1] for at in own if at]
         if prefix:
             more = any(len(before) > 1 or (mixture and before == {cpu}) for before in behind)
+            if len(own) > 1 and len(layers[own[0]]) > 1:
+                several.add(device)
         elif len(own) > 1:
             several.add(device)
             more = len(layers[own[0]]) > 1

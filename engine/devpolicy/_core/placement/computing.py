@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from devpolicy._core.abilities import Target
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy, Rule
-from devpolicy._core.memory.llama_cpp import LAST_OF_EXPERTS, is_input, is_mixture, rows_of
+from devpolicy._core.memory.llama_cpp import LAST_OF_EXPERTS, behind_gates, is_input, is_mixture, rows_of
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.context import PlacementContext
 
@@ -120,6 +120,17 @@ def joined_on(units: Sequence[Unit], devices: Sequence[int], cpu: int | None) ->
     }
     full = [at for at, count in matrices.items() if count > 1]
     return {device for block, device in apart if any(other != block and on == device for other, on in full)}
+
+
+def narrow_on(units: Sequence[Unit], devices: Sequence[int], cpu: int | None, tree: ModelTree) -> set[int]:
+    """Return the accelerators that compute no matrix of experts but gates: see `Activations.narrow`."""
+    behind = behind_gates(tree)
+    wide = {
+        device
+        for unit, device in zip(units, devices, strict=True)
+        if not behind.isdisjoint(range(unit.start, unit.end))
+    }
+    return {*devices} - wide - {cpu}
 
 
 _MATRICES = 3

@@ -107,6 +107,8 @@ class PlacementContext:
     """Whether several accelerators may work at once, where that takes room for copies."""
     layers: Mapping[int, int] = field(default_factory=dict)
     """Devices that are taken to have several layers (1), to begin with or behind a part of one (2), to join one (3)."""
+    narrow: frozenset[int] = frozenset()
+    """Devices that are given no matrix of experts but gates: see `Activations.narrow`."""
     changes: tuple[Callable[[DeviceBudget], DeviceBudget], ...] = ()
     """What `cpu` and `disk` have to spare for other things."""
 
@@ -232,8 +234,12 @@ class PlacementContext:
         """Bytes that a device needs before anything is placed on it: activations, and a KV cache that is reserved."""
         everywhere = any(self.sizing.activations[1:]) and not self._ends
         layers = self.layers.get(number, 0)
-        runs = Runs(everywhere, everywhere, everywhere, several=layers > 0, parted=layers > 1, joined=layers > 2)
+        narrow, found = number in self.narrow, self.sizing.activations
+        runs = Runs(everywhere, everywhere, everywhere, layers > 0, layers > 1, layers > 2, narrow)
         activations = self.activations(number, runs, pipelined=self.pipelined and not beside_cpu)
+        if narrow and self._ends:
+            # A head is charged with its unit: what it takes more here is kept free on each.
+            activations += max(0, found.narrow_head - found.head)
         return activations + (self.devices[number].kv_cache or 0)
 
     def caches(self, units: Iterable[Unit]) -> list[int]:

@@ -14,7 +14,7 @@ from devpolicy._core.errors import Diagnostic
 from devpolicy._core.memory.activations import Runs
 from devpolicy._core.memory.llama_cpp import is_mixture
 from devpolicy._core.placement.apply_rules import Refused
-from devpolicy._core.placement.computing import joined_on, layers_on
+from devpolicy._core.placement.computing import joined_on, layers_on, narrow_on
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Unit
 from devpolicy._core.placement.search import Solution
@@ -94,11 +94,12 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
     offloaded = solution.offloaded
     found = context.sizing.activations
     pipelined = bool(found.copies) and context.pipelined and several_accelerators(units, solution, context)
-    several, parted, joined = set[int](), set[int](), set[int]()
+    several, parted, joined, narrow = set[int](), set[int](), set[int](), set[int]()
     if found.parted:
         mixture = is_mixture(context.tree)
         several, parted = layers_on(units, solution.device, context.cpu_number, mixture=mixture)
         joined = joined_on(units, solution.device, context.cpu_number) if mixture else joined
+        narrow = narrow_on(units, solution.device, context.cpu_number, context.tree) if found.narrow else narrow
     away = {place: [units[at] for at, one in offloaded.items() if one.place == place] for place in ("cpu", "disk")}
     on_cpu = sum(unit.elsewhere for unit in away["cpu"])
     # By side of the one pool that integrated accelerators share with the CPU.
@@ -116,7 +117,10 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
             activations=context.activations(
                 number,
                 context.runs([units[at] for at in running])._replace(
-                    several=number in several, parted=number in parted, joined=number in joined
+                    several=number in several,
+                    parted=number in parted,
+                    joined=number in joined,
+                    narrow=number in narrow,
                 )
                 if any(found[1:])
                 else Runs(),

@@ -18,7 +18,7 @@ from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Division, Unit, children_of, with_parts
 from devpolicy._core.placement.leaving import Notes, choices_of, may_fit
 from devpolicy._core.placement.ledger import Budget, ledger_of, with_more_layers
-from devpolicy._core.placement.matrix_runs import most_kept
+from devpolicy._core.placement.matrix_runs import is_gate, most_kept
 from devpolicy._core.placement.search import Attempt, Problem
 
 _MOST_CLUSTERS = 512
@@ -37,6 +37,8 @@ class Parts:
     """Where to, for each such unit."""
     elsewhere: Mapping[int, str]
     """The device of each part that does not stay with its layer, by where the part starts: `cpu`, or another one."""
+    narrow: frozenset[int] = frozenset()
+    """Devices that have gates alone of the parts: see `Activations.narrow`."""
 
     def moved(self, start: int, place: str | None) -> Parts:
         """Return the same with one part elsewhere, with its layer where `place` is `None`."""
@@ -96,15 +98,19 @@ def leaving_in_parts(
     every = _all_away(division, order, context)
     if every is None:
         return None
-    ways = _by_parts(every, context, search), _by_units(every, order, context, search_by_layers)
+    ways = [_by_parts(every, context, search, narrow=False), _by_units(every, order, context, search_by_layers)]
+    if context.sizing.activations.narrow:
+        ways.append(_by_parts(every, context, search, narrow=True))
     found = [one for way in ways if way is not None and (one := _filled(*way, context, search)) is not None]
     return min(found, key=lambda one: _on_cpu(_ledger(one, context)), default=None)
 
 
-def _by_parts(every: Parts, context: PlacementContext, search: _Search) -> tuple[Parts, Departure] | None:
+def _by_parts(
+    every: Parts, context: PlacementContext, search: _Search, *, narrow: bool
+) -> tuple[Parts, Departure] | None:
     assumed = context
     while True:
-        parts = _fewest_away(every, assumed)
+        parts = _fewest_away(every, assumed, narrow=narrow)
         found = None if parts is None else _attempt(parts, assumed, search)
         if parts is None or found is None:
             return None
@@ -165,7 +171,7 @@ def _on_cpu(ledger: Mapping[str, Budget]) -> int:
 def _attempt(parts: Parts, context: PlacementContext, search: _Search) -> Departure | None:
     divided, leaving = parts.divided()
     try:
-        return Departure(divided, *search(divided, context, leaving))
+        return Departure(divided, *search(divided, replace(context, narrow=parts.narrow), leaving))
     except Refused:
         return None
 
@@ -186,7 +192,9 @@ def _with_one_back(
     for number in sorted(context.open):
         device = str(context.devices[number])
         room = ledger[device].free if device in ledger else 0
-        own = [(part, None) for block, part in parts.gone() if home[block] == number]
+        own = [(part, None) for block, part in parts.gone() if home[block] == number and part.weights <= room]
+        # The others of its own layers are not smaller; but gates may take fewer activations.
+        own = [*own[:1], *[one for one in own[1:] if is_gate(one[0])][:1]]
         before = [
             (part, device)
             for block, part in parts.gone()
@@ -199,12 +207,13 @@ def _with_one_back(
                 after = ledger if tried is None else _ledger(tried, context)
                 if tried is not None and _on_cpu(after) < _on_cpu(ledger) and _within(after):
                     yield other, tried
-                if place is None:
-                    break  # the others of its own layers are not smaller
 
 
-def _fewest_away(every: Parts, context: PlacementContext) -> Parts | None:
-    """Return which parts leave for the others to fit on the devices in the order of their ids; `None` if none do."""
+def _fewest_away(every: Parts, context: PlacementContext, *, narrow: bool) -> Parts | None:
+    """Return which parts leave for the others to fit on the devices in the order of their ids; `None` if none do.
+
+    With `narrow`, a device may be given gates alone.
+    """
     division, away, parts = every.division, every.away, every.parts
     try:
         ruled = apply_rules(division, context, leaving=away)
@@ -220,18 +229,18 @@ def _fewest_away(every: Parts, context: PlacementContext) -> Parts | None:
         number = of_block.get(division.units[at].block)
         if number is not None:
             optional[number] = [*optional[number], *of]
-    runs = most_kept(problem, optional)
+    runs = most_kept(problem, optional, narrow=narrow)
     if runs is None:
         return None
     elsewhere = dict(every.elsewhere)
     for run in runs:
         room, passed = run.left, {part.start for part in run.passed}
         for part in (part for of in optional[run.begin : run.end] for part in of):
-            if part.weights <= room and part.start not in passed:
+            if part.weights <= room and part.start not in passed and (is_gate(part) or not run.narrow):
                 room -= part.weights
                 del elsewhere[part.start]
         elsewhere |= {part.start: str(context.devices[run.device]) for part in run.received}
-    return replace(every, elsewhere=elsewhere)
+    return replace(every, elsewhere=elsewhere, narrow=frozenset(run.device for run in runs if run.narrow))
 
 
 def _all_away(division: Division, order: Sequence[Mapping[int, Offload]], context: PlacementContext) -> Parts | None:
@@ -244,5 +253,8 @@ def _all_away(division: Division, order: Sequence[Mapping[int, Offload]], contex
 
 
 def _in_order(parts: Sequence[Unit]) -> list[Unit]:
-    """Return parts in the order in which they are kept: what makes a layer's output last, as it runs last."""
-    return sorted(parts, key=lambda part: "down" in part.path.rpartition(".")[2])
+    """Return parts in the order in which they are kept: gates first, and what makes a layer's output last.
+
+    Where the others compute on the CPU, gates take the fewest activations.
+    """
+    return sorted(parts, key=lambda part: ("down" in part.path.rpartition(".")[2], not is_gate(part)))

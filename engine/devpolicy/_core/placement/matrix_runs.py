@@ -8,7 +8,7 @@ the room for them is an estimate.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -29,6 +29,8 @@ class Run:
     """Parts of the last layer that go to the next run's device."""
     left: int
     """Bytes beside the clusters and what is received."""
+    narrow: bool = False
+    """Whether only gates stay, and fewer activations are counted: see `Activations.narrow`."""
 
 
 class _Device(NamedTuple):
@@ -37,24 +39,32 @@ class _Device(NamedTuple):
     weights_only: bool
     joins: int
     """Bytes that taking parts of a layer takes besides."""
+    narrow: int
+    """Bytes that a device with gates alone takes less; 0 where that is not tried."""
 
 
 _State = tuple[int, int]
 """Where the runs end, and how many parts of the last layer go on to the next device."""
 
 
-def most_kept(problem: Problem, optional: Sequence[Sequence[Unit]]) -> list[Run] | None:
+def most_kept(problem: Problem, optional: Sequence[Sequence[Unit]], *, narrow: bool) -> list[Run] | None:
     """Return the runs with which most of what is `optional` can stay, `None` where not even the rest fits.
 
-    `optional` are the parts of each cluster, in the order in which they are kept.
+    `optional` are the parts of each cluster, in the order in which they are kept. With `narrow`, a device may have
+    gates alone.
     """
     context, (bins, _) = problem.context, problem.bins(None)
+
+    def saved(number: int) -> int:
+        return context.fixed(number) - replace(context, narrow=frozenset({number})).fixed(number)
+
     devices = [
         _Device(
             number,
             one.budget - one.fixed,
             one.weights_only,
             context.sizing.activations.parted * (context.layers.get(number, 0) < 2),
+            saved(number) if narrow else 0,
         )
         for number, one in bins.items()
     ]
@@ -73,7 +83,10 @@ def _best(
     for device in devices:
         after = dict(best)
         for state, (kept, runs) in best.items():
-            for gained, run in _extensions(problem, optional, (sizes, least), device, state):
+            narrow = (
+                _narrow_extensions(problem, optional, device, state[0]) if device.narrow > 0 and not state[1] else ()
+            )
+            for gained, run in (*_extensions(problem, optional, (sizes, least), device, state), *narrow):
                 reached = run.end, len(run.passed)
                 if reached not in after or kept + gained > after[reached][0]:
                     after[reached] = kept + gained, [*runs, run]
@@ -108,3 +121,25 @@ def _extensions(
             parts = last[len(last) - passed :]
             stay = own - sum(part.weights for part in parts)
             yield brought + min(stay, left // least * least), Run(device.number, begin, end, received, parts, left)
+
+
+def _narrow_extensions(
+    problem: Problem, optional: Sequence[Sequence[Unit]], device: _Device, begin: int
+) -> Iterator[tuple[int, Run]]:
+    """Yield the runs of one device with only gates, as `_extensions` does: nothing is received, and nothing passed."""
+    held = problem.sums.weights if device.weights_only else problem.sums.with_cache
+    gates, smallest = 0, 0
+    for end in range(begin + 1, len(held)):
+        left = device.room + device.narrow - held[end] + held[begin]
+        if left < 0:
+            break
+        own = [part.weights for part in optional[end - 1] if is_gate(part)]
+        gates += sum(own)
+        smallest = min([smallest or sum(own), *own])
+        stay = min(gates, left // smallest * smallest) if smallest else 0
+        yield stay, Run(device.number, begin, end, (), (), left, narrow=True)
+
+
+def is_gate(part: Unit) -> bool:
+    """Whether a part is the matrix of experts that makes their gates."""
+    return part.path.endswith("ffn_gate_exps")

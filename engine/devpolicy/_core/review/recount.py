@@ -15,7 +15,14 @@ from devpolicy._core.abilities import target_of
 from devpolicy._core.device import Device
 from devpolicy._core.memory.activations import Runs
 from devpolicy._core.memory.budgets import accelerator_budget, cpu_budget, device_of
-from devpolicy._core.memory.llama_cpp import LAST_OF_EXPERTS, ends_of, is_input, is_mixture, rows_of
+from devpolicy._core.memory.llama_cpp import (
+    LAST_OF_EXPERTS,
+    behind_gates,
+    ends_of,
+    is_input,
+    is_mixture,
+    rows_of,
+)
 from devpolicy._core.memory.sizing import activations_of, kv_caches
 
 if TYPE_CHECKING:
@@ -175,9 +182,11 @@ def _count(
     pipelined = may_copy and len(loads.keys() - {*KEPT}) > 1 and not beside_cpu and whole
     several, parted = rows_of([*layers.values()], "cpu", mixture=is_mixture(tree))
     joined = _joined(tree, places) if activations.joined and not whole else set[str]()
+    wide = _beyond_gates(tree, places) if activations.narrow else loads.keys()
     for device in loads.keys() - kept:
         runs = {end: at == device or (device == main and at in kept) for end, at in ends.items()}
         of_layers = {"several": device in several, "parted": device in parted, "joined": device in joined}
+        of_layers["narrow"] = device not in wide and device != "cpu"
         loads[device].activations = activations.on(Runs(**runs, **of_layers), pipelined=pipelined)
     for module, size in kv_caches(tree, workload):
         device = cache_on or _device_of(tree, module, given, places)
@@ -218,6 +227,12 @@ def _joined(tree: ModelTree, places: Mapping[str, Sequence[str]]) -> set[str]:
         and len({*experts[number]}) > 1
         and any(of.count(device) > 1 for other, of in experts.items() if other != number)
     }
+
+
+def _beyond_gates(tree: ModelTree, places: Mapping[str, Sequence[str]]) -> set[str]:
+    """Return the devices that compute more of experts than their gates: see `Activations.narrow`."""
+    behind = {tree.modules[at].path for at in behind_gates(tree)}
+    return {places[row.name][0] for row in tensors(tree) if row.module in behind}
 
 
 class Budgets(Mapping[str, "DeviceBudget"]):
