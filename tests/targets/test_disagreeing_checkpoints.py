@@ -12,14 +12,11 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
-from devpolicy import Accelerator, Host, Plan, Policy, Unsatisfiable, plan  # noqa: E402
+from tests.tiny import HOST, TINY  # noqa: E402
+
+from devpolicy import Plan, Policy, Unsatisfiable, plan  # noqa: E402
 from devpolicy.testing import simulate_host, simulated_device  # noqa: E402
 
-TINY = {
-    "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "num_hidden_layers": 3, "vocab_size": 100, "max_position_embeddings": 64, "pad_token_id": 0,
-}  # fmt: skip
-HOST = Host([Accelerator("cuda", memory="4 GiB", capability=(8, 0))] * 2, memory="16 GiB", disk="100 GiB")
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 LAYOUTS = {
     "one": 'split = "never"',

@@ -15,14 +15,12 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
+from tests.tiny import TINY  # noqa: E402
+
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, Unsatisfiable, plan  # noqa: E402
 from devpolicy._core.model import structure  # noqa: E402
 from devpolicy.testing import simulate_host, simulated_device  # noqa: E402
 
-TINY = {
-    "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "num_hidden_layers": 3, "vocab_size": 100, "max_position_embeddings": 64, "pad_token_id": 0,
-}  # fmt: skip
 T5 = {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_heads": 4, "num_layers": 2, "vocab_size": 64}
 DEEPSEEK = {
     **TINY, "num_key_value_heads": 4, "moe_intermediate_size": 16, "n_routed_experts": 8, "num_experts_per_tok": 2,
