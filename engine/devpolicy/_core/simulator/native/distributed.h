@@ -316,6 +316,15 @@ class GroupOnDevices final : public c10d::Backend {
   c10::intrusive_ptr<Work> barrier(const c10d::BarrierOptions& options) override { return everybody()->barrier(options); }
 
  private:
+  // Connecting waits for other ranks, and asks Python: who holds its lock while it waits here keeps all from going on.
+  template <typename Call>
+  auto locked(const Call& call) {
+    std::optional<pybind11::gil_scoped_release> released;
+    if (PyGILState_Check()) released.emplace();
+    const std::lock_guard lock(mutex_);
+    return call();
+  }
+
   // nccl counts elements, where gloo compares shapes.
   Tensor shapeless(const Tensor& tensor) const { return name_ == "nccl" ? tensor.view({-1}) : tensor; }
 
@@ -341,22 +350,19 @@ class GroupOnDevices final : public c10d::Backend {
   int peer(int other) const { return alone_with(other) ? (other < getRank() ? 0 : 1) : other; }
 
   Inner at(const std::string& name, int rank, int size) {
-    // Connecting waits for other ranks, and asks Python: who holds its lock while it waits here keeps all from going on.
-    std::optional<pybind11::gil_scoped_release> released;
-    if (PyGILState_Check()) released.emplace();
-    const std::lock_guard lock(mutex_);
-    auto found = connected_.find(name);
-    if (found == connected_.end()) found = connected_.emplace(name, connect_(rank, size, name)).first;
-    return found->second;
+    return locked([&] {
+      auto found = connected_.find(name);
+      if (found == connected_.end()) found = connected_.emplace(name, connect_(rank, size, name)).first;
+      return found->second;
+    });
   }
 
   std::vector<Inner> connected() {
-    std::optional<pybind11::gil_scoped_release> released;
-    if (PyGILState_Check()) released.emplace();
-    const std::lock_guard lock(mutex_);
-    std::vector<Inner> all;
-    for (const auto& [_, inner] : connected_) all.push_back(inner);
-    return all;
+    return locked([&] {
+      std::vector<Inner> all;
+      for (const auto& [_, inner] : connected_) all.push_back(inner);
+      return all;
+    });
   }
 
   const c10::intrusive_ptr<Options> options_;
