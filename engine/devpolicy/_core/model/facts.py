@@ -54,9 +54,8 @@ def derive(
     """
     if not config:
         return {}
-    modules = [(module.path, module.class_name) for module in tree]
     text = text_part(config)
-    root = next((cls for path, cls in modules if path == prefix), "")
+    root = next((module.class_name for module in tree if module.path == prefix), "")
     vocabulary = number(text, "vocab_size") or number(config, "vocab_size") or 0
     scores_each_token = root.endswith("ForMaskedLM")
     seen = measured(root)
@@ -69,7 +68,7 @@ def derive(
     # The formulas are those of language models: of convolutions and of images nothing is known.
     return {
         "kv_cache": kept,
-        "reads": tuple(_reads(text, config, modules, root)),
+        "reads": tuple(_reads(text, config, tree, root)),
         "context": _context(config, text),
         "activation_elements_per_token": per_token(text, tree) + vocabulary * scores_each_token if vocabulary else 0,
         "beside": beside(config, text, tree, windows=windows) if vocabulary else Beside(),
@@ -122,12 +121,13 @@ def _decodes(config: Config, text: Config, takes_cache: bool | None) -> bool:
     return bool(config.get("is_encoder_decoder")) or "use_cache" in text
 
 
-def _reads(text: Config, config: Config, modules: Sequence[tuple[str, str]], root: str) -> Iterator[Activated]:
+def _reads(text: Config, config: Config, modules: Sequence[Module], root: str) -> Iterator[Activated]:
     """Yield the modules of which one token reads less than all: experts, and what runs before the first token."""
     used, experts = size(text, "experts"), size(text, "all_experts")
     generates = "LM" in root or root.endswith("ForConditionalGeneration")
     before: str | None = None
-    for path, _ in modules:
+    for module in modules:
+        path = module.path
         if before is not None and path.startswith(f"{before}."):
             continue
         name = path.rpartition(".")[2]

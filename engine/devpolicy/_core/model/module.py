@@ -78,7 +78,7 @@ def read_module(
     if not isinstance(module, nn.Module):
         raise ModelError(f"a model is read from a `torch.nn.Module`, not from {type(module).__name__} objects")
     reader = _Reader(unloaded=unloaded)
-    modules = tuple([reader.read(path, part) for path, part in _walk(module)])
+    modules = reader.read(module)
     config, prefix = config_of(reader.declaring)
     derived = derive(config, modules, prefix, takes_cache=_takes_cache(reader.declaring))
     if built is not None:
@@ -91,7 +91,7 @@ def read_module(
     tree = ModelTree(
         name=name or _name(module, config),
         modules=_computed(_converted(modules, converted_names(reader.declaring))),
-        ties=_tied([*reader.identical, *_declared(reader.declaring, unloaded=unloaded)], modules),
+        ties=_tied(reader.objects, [*_declared(reader.declaring, unloaded=unloaded)], modules),
         no_split=_no_split(reader.declaring) if no_split is None else _checked(no_split, modules),
         **derived,
     )
@@ -180,32 +180,8 @@ def _tensor_as_loaded(tensor: Tensor, float32_in: str, built: Built | None, unlo
     return replace(marked, dtype=marked.dtype_as(dtype)) if unloaded or built else marked
 
 
-def _walk(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield `(path, module)` in pre-order. Unlike `named_modules`, a shared module comes at each of its paths."""
-    inside: set[int] = set()
-    waiting: list[tuple[str, nn.Module | None, int]] = [("", root, 0)]
-    count = 0
-    while waiting:
-        path, module, leaving = waiting.pop()
-        if module is None:
-            inside.discard(leaving)
-            continue
-        count += 1
-        if count > LARGEST_TREE:
-            raise ModelError(f"the model has more than {LARGEST_TREE} modules, counting shared ones at each path")
-        yield path, module
-        children = module._modules
-        if children:
-            if id(module) in inside:
-                raise ModelError(f"module `{path}` contains itself")
-            inside.add(id(module))
-            waiting.append(("", None, id(module)))
-            prefix = f"{path}." if path else ""
-            waiting += [(prefix + name, child, 0) for name, child in reversed(children.items()) if child is not None]
-
-
 class _Reader:
-    """Reads one module after the other, with one tuple of tensors for all that are alike.
+    """Reads a module and all that is in it, with one tuple of tensors for all modules that are alike.
 
     Everything that is asked of a module is asked here, in one visit: in a large model each visit waits for memory.
     """
@@ -214,39 +190,62 @@ class _Reader:
         self._unloaded = unloaded
         self._classes: dict[type, tuple[str, bool]] = {}  # its name, and whether it declares blocks
         self._made: dict[tuple[object, ...], tuple[Tensor, ...]] = {(): ()}
-        self._first: dict[int, str] = {}  # the first name of each object
-        self.identical: list[tuple[str, str]] = []  # pairs of names that are one object
+        self.objects: list[int] = []  # which object each tensor is, in the order of the modules
         self.declaring: list[tuple[str, nn.Module]] = []  # modules that say more than their tensors
 
-    def read(self, path: str, module: nn.Module) -> Module:
+    def read(self, root: nn.Module) -> tuple[Module, ...]:
+        """Return the modules in pre-order. Unlike in `named_modules`, a shared module stands at each of its paths."""
+        found = [self._read("", root)]
+        # The modules that are open: what stands before the names of their children, and the children to come.
+        inside = {id(root): ("", iter(root._modules.items()))}
+        while inside:
+            last = next(reversed(inside))
+            prefix, children = inside[last]
+            for name, module in children:
+                if module is None:
+                    continue
+                if len(found) == LARGEST_TREE:
+                    raise ModelError(
+                        f"the model has more than {LARGEST_TREE} modules, counting shared ones at each path"
+                    )
+                path = prefix + name
+                found.append(self._read(path, module))
+                if below := module._modules:
+                    if id(module) in inside:
+                        raise ModelError(f"module `{path}` contains itself")
+                    inside[id(module)] = f"{path}." if path else "", iter(below.items())
+                    break
+            else:
+                del inside[last]
+        return tuple(found)
+
+    def _read(self, path: str, module: nn.Module) -> Module:
         """Return what `module` is and holds itself."""
         own, kind = module.__dict__, type(module)
         cls, declares = self._classes.get(kind) or self._class(kind)
         if declares or "config" in own or "_no_split_modules" in own or "all_tied_weights_keys" in own:
             self.declaring.append((path, module))
-        prefix = f"{path}." if path else ""
-        alike: list[tuple[object, ...]] = []
-        in_place = True
-        for buffer, held in ((False, module._parameters), (True, module._buffers)):
-            for name, tensor in held.items():
-                if tensor is None:
-                    continue
-                full = prefix + name
-                persistent = not (buffer and name in module._non_persistent_buffers_set)
-                try:
-                    alike.append((name, tensor.shape, tensor.dtype, type(tensor), buffer, persistent))
-                except RuntimeError:
-                    raise _lazy(full) from None
-                first = self._first.setdefault(id(tensor), full)
-                if first is not full:
-                    self.identical.append((first, full))
-                if persistent and not (self._unloaded or tensor.is_meta):
-                    in_place = False
+        alike: list[object] = []
+        objects, unloaded, in_place, name = self.objects, self._unloaded, True, ""
+        try:
+            for name, tensor in module._parameters.items():
+                if tensor is not None:
+                    alike += name, tensor.shape, tensor.dtype, type(tensor)
+                    objects.append(id(tensor))
+                    in_place = in_place and (unloaded or tensor.is_meta)
+            for name, tensor in module._buffers.items():
+                if tensor is not None:
+                    persistent = name not in module._non_persistent_buffers_set
+                    alike += name, tensor.shape, tensor.dtype, type(tensor), persistent
+                    objects.append(id(tensor))
+                    in_place = in_place and (unloaded or not persistent or tensor.is_meta)
+        except RuntimeError:
+            raise _lazy(join(path, name)) from None
         key = tuple(alike)
         tensors = self._made.get(key)
         if tensors is None:
             tensors = tuple(_tensors(module))
-            if not any(hasattr(kind, "__tensor_flatten__") for _, _, _, kind, _, _ in alike):
+            if not any(hasattr(one, "__tensor_flatten__") for one in alike):
                 self._made[key] = tensors
         return Module(path, cls, tensors, in_place)
 
@@ -302,15 +301,21 @@ def _declared(declaring: Iterable[tuple[str, nn.Module]], *, unloaded: bool) -> 
                 yield [join(path, name) for name in reversed(names)]
 
 
-def _tied(groups: list[Sequence[str]], modules: Iterable[Module]) -> tuple[tuple[str, ...], ...]:
-    """Return groups of names that are one tensor, in the order of the tensors; a tensor alone is tied to nothing."""
-    if not groups:
+def _tied(objects: Sequence[int], declared: list[list[str]], modules: Iterable[Module]) -> tuple[tuple[str, ...], ...]:
+    """Return groups of names that are one tensor, in the order of the tensors; a tensor alone is tied to nothing.
+
+    `objects` tells of each tensor which one it is, in order, and `declared` are groups beside these.
+    """
+    if not declared and len(set(objects)) == len(objects):
         return ()
-    names = (join(module.path, tensor.name) for module in modules for tensor in module.tensors)
+    names = [join(module.path, tensor.name) for module in modules for tensor in module.tensors]
     order = {name: place for place, name in enumerate(names)}
+    first: dict[int, str] = {}
+    pairs = ([first.setdefault(one, name), name] for one, name in zip(objects, names, strict=True))
+    groups = [pair for pair in pairs if pair[0] != pair[1]]
     # What a model declares may be reached by a name that is no parameter's: a property's, say.
-    known = [group for group in groups if all(name in order for name in group)]
-    return tuple(tuple(names) for names in connected_components(known, key=order.__getitem__) if len(names) > 1)
+    groups += [group for group in declared if all(name in order for name in group)]
+    return tuple(tuple(names) for names in connected_components(groups, key=order.__getitem__) if len(names) > 1)
 
 
 def _converted(modules: tuple[Module, ...], converted: Mapping[str, Converted]) -> tuple[Module, ...]:

@@ -33,7 +33,10 @@ class Candidates:
 
     order: tuple[Cluster, ...]
     places: Offloads
+    transferred: Mapping[Cluster, int]
+    """The bytes that are brought in for each in a request while it is offloaded."""
     prices: Mapping[Cluster, Fraction]
+    """The same for each byte that offloading it frees."""
     notes: Notes
 
 
@@ -46,7 +49,11 @@ def candidates_of(problem: Problem) -> Candidates:
     Then other modules, the smallest first. Then what has to go as one. A container's own tensors stay, because no
     consumer can keep them elsewhere.
     """
-    units, prices = problem.units, {cluster: _price(cluster, problem) for cluster in movable(problem)}
+    units, costs = problem.units, problem.context.costs
+    transferred = {cluster: sum(costs.transferred_bytes(units[at]) for at in cluster) for cluster in movable(problem)}
+    prices = {
+        cluster: Fraction(size, sum(units[at].weights for at in cluster)) for cluster, size in transferred.items()
+    }
 
     def rank(cluster: Cluster) -> tuple[Fraction, int, int, int]:
         price = prices[cluster]
@@ -69,7 +76,7 @@ def candidates_of(problem: Problem) -> Candidates:
         order.append(cluster)
         places.update(dict.fromkeys(cluster, found))
         stored[found.place] += sum(storage_bytes(units[at], found.place) for at in cluster)
-    return Candidates(tuple(order), places, prices, tuple(notes))
+    return Candidates(tuple(order), places, transferred, prices, tuple(notes))
 
 
 def movable(problem: Problem) -> list[Cluster]:
@@ -91,17 +98,6 @@ def movable(problem: Problem) -> list[Cluster]:
 
     on_main = map(tuple, connected_components([*assignment.main_clusters, *rest.values()]))
     return [cluster for cluster in (*assignment.clusters, *on_main) if may_go(cluster)]
-
-
-def _price(cluster: Cluster, problem: Problem) -> Fraction:
-    """Return the bytes that are transferred over a request for each byte that offloading the cluster frees."""
-    freed = sum(problem.units[at].weights for at in cluster)
-    return Fraction(transferred(cluster, problem), freed)
-
-
-def transferred(cluster: Cluster, problem: Problem) -> int:
-    """Return the bytes that are brought in for a cluster in a request while it is offloaded."""
-    return sum(problem.context.costs.transferred_bytes(problem.units[at]) for at in cluster)
 
 
 def _first_place(cluster: Cluster, problem: Problem, stored: Mapping[str, int]) -> Offload | Diagnostic:

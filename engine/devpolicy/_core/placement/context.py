@@ -181,22 +181,33 @@ class PlacementContext:
         devices = {one.device for one in selection.devices}
         return [number for number, one in enumerate(self.devices) if one.device in devices], selection.reason
 
-    def usable_with_main(self, main: int) -> set[int]:
-        """Return the devices that a plan may use with `main` as its main device while weights are offloaded.
+    @cached_property
+    def usable_with_main(self) -> list[frozenset[int]]:
+        """The devices that a plan may use with each device as its main device while weights are offloaded.
 
         accelerate takes as its main device the first of a Python set of the map's values, and onloads there what is
         offloaded. Integers of one group of eight are in order in any such set; across groups, and for the
         text that names devices other than CUDA's, the order is left to chance.
         """
         if self.target.abilities.main_device == "none":
-            return set(range(len(self.devices)))
-        device = self.devices[main].device
-        if device.type is not DeviceType.GPU:
-            return {main}
-        group = (device.id or 0) // 8
-        return {
-            number for number, one in enumerate(self.devices) if number >= main and (one.device.id or 0) // 8 == group
-        }
+            return [frozenset(range(len(self.devices)))] * len(self.devices)
+        groups = [(one.device.id or 0) // 8 for one in self.devices]
+        return [
+            frozenset(number for number in range(main, len(groups)) if groups[number] == groups[main])
+            if one.device.type is DeviceType.GPU
+            else frozenset([main])
+            for main, one in enumerate(self.devices)
+        ]
+
+    @cached_property
+    def better_mains(self) -> list[list[int]]:
+        """For each device the earlier ones that are alike, and may be used beside all that it may be used beside."""
+        usable, each = self.usable_with_main, [*zip(self.devices, self.speeds, strict=True)]
+        kinds = [(one.budget, one.kv_cache, one.activations, speed) for one, speed in each]
+        return [
+            [earlier for earlier in range(number) if kinds[earlier] == kind and usable[number] <= usable[earlier]]
+            for number, kind in enumerate(kinds)
+        ]
 
     def activations(self, number: int, runs: Runs, *, pipelined: bool) -> int:
         """Bytes of activations that a device needs, by what it runs, and by whether it works at once with others."""

@@ -6,9 +6,11 @@ splits would offload is tried too. `search` and `scatter` place the rest.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 
 from devpolicy._core.cost.prediction import milliseconds
 from devpolicy._core.placement import exact
@@ -22,12 +24,13 @@ from devpolicy._core.placement.candidates import (
     best_places,
     candidates_of,
     may_store,
-    transferred,
 )
 from devpolicy._core.placement.divide import Cluster
 from devpolicy._core.placement.first_layers import spill_first_layers
+from devpolicy._core.placement.packing import are_too_much
 from devpolicy._core.placement.scatter import fit_in_any_order, place_in_any_order, with_all_back
 from devpolicy._core.placement.search import Attempt, Problem, in_context, place
+from devpolicy._core.placement.solver import Bin
 from devpolicy._core.sizes import format_size
 
 _TRIED = 6
@@ -88,6 +91,41 @@ class _Tried:
         low = _at_least(self.problem, order)
         return _least(low, len(order), lambda count: self.fit(order[:count]) is not None)
 
+    @cached_property
+    def bins(self) -> dict[int, Bin]:
+        """The devices, before anything is offloaded."""
+        return {**self.problem.chosen_bins(None), **self.problem.bins(None)[0]}
+
+    @cached_property
+    def sizes(self) -> dict[Cluster, int]:
+        """The bytes that each open cluster takes of any device at least."""
+        sums = self.problem.sums
+        prefix = sums.weights if any(one.weights_only for one in self.bins.values()) else sums.with_cache
+        each = (behind - before for before, behind in pairwise(prefix))
+        return dict(zip(self.problem.assignment.clusters, each, strict=True))
+
+    def hopeless(self, gone: Sequence[Cluster]) -> bool:
+        """Whether sums alone show that what stays fits in no order, whichever device is the main one."""
+        problem, context = self.problem, self.problem.context
+        counts = Counter(self.sizes.values())
+        counts.subtract(self.sizes[cluster] for cluster in gone if cluster in self.sizes)
+        rooms = {number: one.budget - one.fixed for number, one in self.bins.items() if one.fixed <= one.budget}
+        if problem.pinned:  # one of these devices may be the main one, and be none of the others
+            return are_too_much(counts, rooms.values())
+        units, on_main = problem.units, problem.assignment.runs_on_main
+        moved = [at for cluster in gone for at in cluster]
+        streaming = max([problem.streaming, *(units[at].onload_peak for at in moved)])
+        load = problem.main_load + sum(units[at].buffers - units[at].resident * (at in on_main) for at in moved)
+        cache = problem.main_cache + sum(context.caches([units[at] for at in moved if at not in on_main]))
+        seen: set[tuple[int, int]] = set()
+        for number, room in rooms.items():
+            taken = streaming + context.needs(number, load, cache)
+            if (room, taken) not in seen and taken <= room:
+                if not are_too_much(counts, {**rooms, number: room - taken}.values()):
+                    return False
+                seen.add((room, taken))
+        return True
+
     def without(self, gone: Sequence[Cluster], problem: Problem) -> Problem | None:
         """Return the problem with clusters offloaded, `None` where their places have no room."""
         what = tuple(gone)
@@ -102,14 +140,14 @@ class _Tried:
         """Return any attempt that fits once clusters are offloaded."""
         what = tuple(gone)
         if what not in self.known:
-            left = self.without(gone, self.problem) if gone else None
+            left = self.without(gone, self.problem) if gone and not self.hopeless(gone) else None
             self.known[what] = None if left is None else fit_in_any_order(left)
         return self.known[what]
 
 
 def _spill(tried: _Tried, problem: Problem) -> Spilled | None:
     gone, placed = _cheapest_first(tried, problem)
-    better = _exact(problem, tried.candidates.order, gone, placed)
+    better = _exact(problem, tried.candidates, gone, placed)
     if better is not None:
         gone, placed = better
     notes = tried.candidates.notes
@@ -132,7 +170,7 @@ def _cheapest_first(tried: _Tried, problem: Problem) -> tuple[list[Cluster], Att
 
 
 def _exact(
-    problem: Problem, order: Sequence[Cluster], gone: Sequence[Cluster], placed: Attempt | None
+    problem: Problem, candidates: Candidates, gone: Sequence[Cluster], placed: Attempt | None
 ) -> tuple[list[Cluster], Attempt] | None:
     """Return what goes and how the rest is placed where a small problem has something better, else `None`."""
     context = problem.context
@@ -144,12 +182,12 @@ def _exact(
     places = {
         at: tuple(place for place in overflow if may_store(place, cluster, problem))
         for at, cluster in enumerate(problem.assignment.clusters)
-        if cluster in order
+        if cluster in candidates.order
     }
     by_time = context.policy.split == "fastest"
     cost = None
     if placed is not None:
-        cost = placed.time if by_time else sum(transferred(cluster, problem) for cluster in gone)
+        cost = placed.time if by_time else sum(candidates.transferred[cluster] for cluster in gone)
     found = exact.search(problem, places, cost)
     if found is None:
         return None
@@ -165,14 +203,16 @@ def _less(gone: list[Cluster], tried: _Tried, problem: Problem) -> list[Cluster]
 
     The order takes what is cheap for each byte, and the last that it takes may be more than is missing.
     """
-    order = tried.candidates.order
-    if len(order) > SCANNED:
+    transferred = tried.candidates.transferred
+    if len(tried.candidates.order) > SCANNED:
         return gone
     by_time = problem.context.policy.split == "fastest"
 
     def fits(clusters: list[Cluster]) -> bool:
-        if not by_time or tried.fit(clusters) is not None:
-            return tried.fit(clusters) is not None
+        if tried.fit(clusters) is not None:
+            return True
+        if not by_time or tried.hopeless(clusters):
+            return False
         # In another order of the devices than that of their ids, less may do.
         left = tried.without(clusters, problem) if clusters else None
         return left is not None and not left.assignment.choices and place(left) is not None
@@ -180,31 +220,32 @@ def _less(gone: list[Cluster], tried: _Tried, problem: Problem) -> list[Cluster]
     if by_time and fits(gone[:-1]):
         gone = gone[:-1]
     for _ in range(_EXCHANGES):
-        less = _exchanged(gone, order, problem, fits)
+        less = _exchanged(gone, tried, problem, fits)
         if less is gone:
             break
         gone = less
-    for one in _unlike(sorted(gone, key=lambda cluster: -transferred(cluster, problem)), problem)[:_TRIED]:
+    for one in _unlike(sorted(gone, key=lambda cluster: -transferred[cluster]), problem)[:_TRIED]:
         rest = [cluster for cluster in gone if cluster is not one]
         gone = rest if fits(rest) else gone
     return gone
 
 
 def _exchanged(
-    gone: list[Cluster], order: Sequence[Cluster], problem: Problem, fits: Callable[[list[Cluster]], bool]
+    gone: list[Cluster], tried: _Tried, problem: Problem, fits: Callable[[list[Cluster]], bool]
 ) -> list[Cluster]:
     """Return `gone` with what costs most exchanged for one, or else for several, that together cost less."""
-    out = max(reversed(gone), key=lambda cluster: transferred(cluster, problem))
-    rest, most = [cluster for cluster in gone if cluster is not out], transferred(out, problem)
-    others = sorted((one for one in order if one not in gone), key=lambda one: transferred(one, problem))
-    cheaper = [one for one in others if transferred(one, problem) < most]
+    order, transferred = tried.candidates.order, tried.candidates.transferred
+    out = max(reversed(gone), key=transferred.__getitem__)
+    rest, most = [cluster for cluster in gone if cluster is not out], transferred[out]
+    others = sorted((one for one in order if one not in gone), key=transferred.__getitem__)
+    cheaper = [one for one in others if transferred[one] < most]
     for one in _unlike(cheaper, problem)[:_TRIED]:
         if fits([*rest, one]):
             return [*rest, one]
     several: list[Cluster] = []
     for one in cheaper[:_TRIED]:
         several.append(one)
-        if sum(transferred(other, problem) for other in several) >= most:
+        if sum(transferred[other] for other in several) >= most:
             break
         if len(several) > 1 and fits([*rest, *several]):
             return [*rest, *several]

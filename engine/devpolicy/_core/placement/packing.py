@@ -7,7 +7,7 @@ for as long as it can, then the largest first.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,6 +17,25 @@ from devpolicy._core.placement.solver import Bin
 
 STEPS = 10_000
 """Clusters that the search of the largest first puts somewhere, at most; more for models of more clusters."""
+
+
+def are_too_much(counts: Mapping[int, int], rooms: Collection[int]) -> bool:
+    """Whether sums alone show that rooms do not hold so many clusters of each size, in any order."""
+    if sum(size * count for size, count in counts.items()) > sum(rooms):
+        return True
+    # As many as fit of the commonest size are no more than fit of those that are larger.
+    size = max(counts, key=counts.__getitem__, default=0)
+    if not size:
+        return False
+    spare = sum(room // size for room in rooms) - sum(count for one, count in counts.items() if one >= size)
+    # Smaller ones take what those leave over in each room, and the places of those that are not there.
+    beside = (
+        sum(room % size // smaller for room in rooms) + spare * -(-size // smaller)
+        - sum(count for one, count in counts.items() if smaller <= one < size)
+        for smaller in counts
+        if 0 < smaller < size
+    )  # fmt: skip
+    return spare < 0 or any(left < 0 for left in beside)
 
 
 @dataclass(slots=True)
@@ -61,24 +80,7 @@ class Packing:
         """Whether sums alone show that there is no way."""
         if not all(self.sizes):
             return True
-        least = [min(sizes.values()) for sizes in self.sizes]
-        rooms = self.rooms.values()
-        if sum(least) > sum(rooms):
-            return True
-        # As many as fit of the commonest size are no more than fit of those that are larger.
-        counts = Counter(least)
-        size = max(counts, key=counts.__getitem__, default=0)
-        if not size:
-            return False
-        spare = sum(room // size for room in rooms) - sum(one >= size for one in least)
-        # Smaller ones take what those leave over in each room, and the places of those that are not there.
-        beside = (
-            sum(room % size // smaller for room in rooms) + spare * -(-size // smaller)
-            - sum(smaller <= one < size for one in least)
-            for smaller in counts
-            if 0 < smaller < size
-        )  # fmt: skip
-        return spare < 0 or any(left < 0 for left in beside)
+        return are_too_much(Counter(min(sizes.values()) for sizes in self.sizes), self.rooms.values())
 
     def search(self) -> dict[int, int] | None:
         """Return the device of each cluster, `None` where no way was found."""

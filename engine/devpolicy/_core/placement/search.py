@@ -105,30 +105,23 @@ class Problem:
         Without `dominated`, of those that are alike the first: whatever is placed with a later one, which may use no
         other devices, can be placed with the first in its stead.
         """
-        lowest_pin = min(self.pinned, default=len(self.context.devices))
+        context, ruled = self.context, {*self.chosen, *self.pinned}
+        lowest_pin = min(self.pinned, default=len(context.devices))
         found: list[int] = []
-        for number in range(min(lowest_pin + 1, len(self.context.devices))):
-            allowed = number in self.context.open or number == lowest_pin
+        for number in range(min(lowest_pin + 1, len(context.devices))):
+            allowed = number in context.open or number == lowest_pin
             if not allowed or self.assignment.main not in (None, number):
                 continue
-            if not self.context.usable_with_main(number).issuperset(self.pinned):
+            if not context.usable_with_main[number].issuperset(self.pinned):
                 continue
-            if dominated or not any(self._dominates(earlier, number) for earlier in found):
+            better = () if dominated or number in ruled else context.better_mains[number]
+            if not any(earlier in found and earlier not in ruled for earlier in better):
                 found.append(number)
                 yield number
 
-    def _dominates(self, earlier: int, later: int) -> bool:
-        """Whether two devices are alike, and the earlier one may be used beside all that the later one may."""
-        context = self.context
-        one, other = context.devices[earlier], context.devices[later]
-        if {earlier, later} & {*self.chosen, *self.pinned} or context.speeds[earlier] != context.speeds[later]:
-            return False
-        alike = (one.budget, one.kv_cache, one.activations) == (other.budget, other.kv_cache, other.activations)
-        return alike and context.usable_with_main(later) <= context.usable_with_main(earlier)
-
     def bins(self, main: int | None) -> tuple[dict[int, Bin], dict[int, Bin]]:
         """Return the devices that the clusters may use when `main` is the main one, and the others that rules use."""
-        usable = self.context.open if main is None else self.context.usable_with_main(main) & self.context.open
+        usable = self.context.open if main is None else self.context.usable_with_main[main] & self.context.open
         used = self.pinned if main is None else {*self.pinned, main}
         closed = {number: self._bin(number, main) for number in sorted(used) if number not in self.context.open}
         return {number: self._bin(number, main) for number in sorted(usable)}, closed
@@ -145,7 +138,7 @@ class Problem:
 
     def chosen_bins(self, main: int | None) -> dict[int, Bin]:
         """Return the devices among which rules leave the choice, that may be used beside `main`."""
-        usable = self.chosen if main is None else self.context.usable_with_main(main) & self.chosen
+        usable = self.chosen if main is None else self.context.usable_with_main[main] & self.chosen
         return {number: self._bin(number, main) for number in sorted(usable)}
 
     def main_needs_cluster(self, main: int | None) -> bool:
