@@ -11,13 +11,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import lcm
 
-from devpolicy._core.loading.quantization import Condition, Reading, Scheme, SchemeSupport, Settings, Weight
+from devpolicy._core.loading.quantization import (
+    Condition,
+    Facts,
+    NotRead,
+    Reading,
+    Scheme,
+    SchemeSupport,
+    Settings,
+    Weight,
+)
 from devpolicy._core.loading.schemes import GROUP_OF_ALL, SCHEMES
 
 _GROUPS = (-1, 32, 64, 128)
 """The sizes of groups that Marlin's kernels take, as `MARLIN_SUPPORTED_GROUP_SIZES` has them."""
 _BLOCK = (128, 128)
 _HALVES = frozenset({"float16", "bfloat16"})
+_IN_HALF = '`workload.dtype = "float16"`'
 _ADA, _HOPPER, _BLACKWELL = (8, 9), (9, 0), (10, 0)
 
 
@@ -114,21 +124,25 @@ def _of(engine: _Engine, name: str, bytes_of: Callable[..., int], group: int = 0
     return replace(SCHEMES[name], bytes=bytes_of, experts=True, blocks=True, whole_inputs=inputs, whole_outputs=block)
 
 
-def _wrong_group(group: object) -> str:
+def _unplanned(reason: str) -> NotRead:
+    return NotRead(reason, planned=False)
+
+
+def _wrong_group(group: object) -> NotRead | None:
     sizes = ", ".join(map(str, _GROUPS))
-    return "" if group in _GROUPS else f"its groups have {group} inputs, and its kernels take groups of {sizes}"
+    return None if group in _GROUPS else _unplanned(f"its groups have {group} inputs, and Marlin takes {sizes}")
 
 
-def _gptq(engine: _Engine) -> Callable[[Reading], Scheme | str]:
-    def read(reading: Reading) -> Scheme | str:
+def _gptq(engine: _Engine) -> Callable[[Reading], Scheme | NotRead]:
+    def read(reading: Reading) -> Scheme | NotRead:
         said = reading.settings
         bits, group = said["bits"], said["group_size"]
         if bits not in (4, 8) or not said["sym"]:
-            return f"{engine.name} takes symmetric GPTQ of 4 or 8 bits, and this is {_words(said)}"
+            return NotRead(f"{engine.name} takes symmetric GPTQ of 4 or 8 bits, and this is {_words(said)}")
         if said["desc_act"] and group != -1 and not engine.ordered:
-            return f"{engine.name} loads no GPTQ whose groups are in the order of activations (`desc_act`)"
+            return NotRead(f"{engine.name} takes no GPTQ whose groups are in the order of activations (`desc_act`)")
         if said["lm_head"]:
-            return "no plan is made where `lm_head` is quantised"
+            return _unplanned("its `lm_head` is quantised")
         more = {"beside": engine.beside, "each_input": 8} if engine.ordered else {}
         return _wrong_group(group) or _of(engine, "gptq", _integers(bits, group, bits, **more), group)
 
@@ -139,43 +153,48 @@ def _words(said: Settings) -> str:
     return f"of {said['bits']} bits{'' if said['sym'] else ', not symmetric'}"
 
 
-def _awq(engine: _Engine) -> Callable[[Reading], Scheme | str]:
-    def read(reading: Reading) -> Scheme | str:
+def _awq(engine: _Engine) -> Callable[[Reading], Scheme | NotRead]:
+    def read(reading: Reading) -> Scheme | NotRead:
         group, capability = reading.settings["group_size"], reading.facts.capability or (0, 0)
         if capability < engine.least and reading.dtype != "float16":
             least = ".".join(map(str, engine.least))
-            return f"below compute capability {least} {engine.name} runs AWQ in `float16` only"
+            reason = f"below compute capability {least} {engine.name} runs AWQ in `float16` only"
+            return NotRead(reason, _IN_HALF)
         if not reading.settings["zero_point"]:
-            return "no plan is made of AWQ without zeros (`zero_point`)"
+            return _unplanned("it has no zeros (`zero_point`)")
         # Machete, which is Hopper's, keeps zeros as it keeps scales.
-        zeros = 16 if engine is _VLLM and capability == _HOPPER else 4
+        zeros = 16 if engine is _VLLM and _has_hopper(reading.facts) else 4
         row = _of(engine, "awq", _integers(4, group, zeros, engine.beside), group)
         return _wrong_group(group) or replace(row, skips_by="anywhere")
 
     return read
 
 
-def _fp8(engine: _Engine) -> Callable[[Reading], Scheme | str]:
-    def read(reading: Reading) -> Scheme | str:
+def _has_hopper(facts: Facts) -> bool:
+    return (facts.capability or (0, 0)) <= _HOPPER <= (facts.greatest or (0, 0))
+
+
+def _fp8(engine: _Engine) -> Callable[[Reading], Scheme | NotRead]:
+    def read(reading: Reading) -> Scheme | NotRead:
         block = reading.settings["weight_block_size"]
         if block is not None and reading.settings["activation_scheme"] == "static":
-            return f"{engine.name} takes blocks of fp8 with dynamic scales of activations only"
+            return NotRead(f"{engine.name} takes blocks of fp8 with dynamic scales of activations only")
         return _of_float8(engine, "fp8", reading, block)
 
     return read
 
 
-def _of_float8(engine: _Engine, name: str, reading: Reading, block: object) -> Scheme | str:
+def _of_float8(engine: _Engine, name: str, reading: Reading, block: object) -> Scheme | NotRead:
     if block not in (None, _BLOCK):
-        return f"no plan is made of fp8 in blocks other than of 128 by 128, and these are of {block}"
+        return _unplanned(f"its blocks of fp8 are of {block}, and not of 128 by 128")
     capability, blocks = reading.facts.capability or (0, 0), block is not None
     spread = capability < (engine.block_kernel if blocks else _ADA)  # what Marlin runs instead
-    kept = int(capability >= _BLACKWELL) if blocks else 4
+    kept = int((reading.facts.greatest or (0, 0)) >= _BLACKWELL) if blocks else 4
     return _of(engine, name, _float8(kept, blocks=blocks, spread=spread), block=128 if blocks else 1)
 
 
-def _mxfp4_of(engine: _Engine) -> Callable[[Reading], Scheme | str]:
-    def read(_: Reading) -> Scheme | str:
+def _mxfp4_of(engine: _Engine) -> Callable[[Reading], Scheme | NotRead]:
+    def read(_: Reading) -> Scheme | NotRead:
         # A share is padded to whole tiles, so that any number of devices divides it.
         row = replace(_of(engine, "mxfp4", _mxfp4), experts=False, blocks=False, inputs_first=True)
         return replace(row, whole_inputs=1, whole_outputs=1)
@@ -183,24 +202,24 @@ def _mxfp4_of(engine: _Engine) -> Callable[[Reading], Scheme | str]:
     return read
 
 
-def _modelopt(engine: _Engine, word: str) -> Callable[[Reading], Scheme | str]:
-    def read(reading: Reading) -> Scheme | str:
+def _modelopt(engine: _Engine, word: str) -> Callable[[Reading], Scheme | NotRead]:
+    def read(reading: Reading) -> Scheme | NotRead:
         if word == "fp8":
             row = _of_float8(engine, "modelopt-fp8", reading, None)
         else:
             row = _of(engine, "modelopt-nvfp4", _nvfp4, 16)
-        return row if isinstance(row, str) else replace(row, skips_by="anywhere", default_skips="always")
+        return row if isinstance(row, NotRead) else replace(row, default_skips="always")
 
     return read
 
 
-def _compressed(engine: _Engine, name: str) -> Callable[[Reading], Scheme | str]:
-    def read(reading: Reading) -> Scheme | str:
+def _compressed(engine: _Engine, name: str) -> Callable[[Reading], Scheme | NotRead]:
+    def read(reading: Reading) -> Scheme | NotRead:
         said = {key.removeprefix(f"{GROUP_OF_ALL}."): value for key, value in reading.settings.items()}
         if said["weights.num_bits"] is None or said["weights.strategy"] is None:
-            return "no plan is made of compressed-tensors but for one kind of weights, without sparsity and transforms"
+            return _unplanned("it has no weights, several kinds of them, or sparsity or transforms beside them")
         row = _kind(engine, name, said, reading)
-        if isinstance(row, str):
+        if isinstance(row, NotRead):
             return row
         return replace(
             row,
@@ -213,15 +232,15 @@ def _compressed(engine: _Engine, name: str) -> Callable[[Reading], Scheme | str]
     return read
 
 
-def _kind(engine: _Engine, name: str, said: Settings, reading: Reading) -> Scheme | str:
+def _kind(engine: _Engine, name: str, said: Settings, reading: Reading) -> Scheme | NotRead:
     """Return the row of compressed-tensors' weights, by how they are stored."""
     bits, type_, strategy = (said[f"weights.{key}"] for key in ("num_bits", "type", "strategy"))
-    inputs, stored = said["input_activations.num_bits"], said[f"{_FORMAT}"]
+    inputs, stored = said["input_activations.num_bits"], said["format"]
     group = said["weights.group_size"] or -1
     if (type_, bits) == ("float", 8) and strategy in ("tensor", "channel", "block"):
         block = said["weights.block_structure"] if strategy == "block" else None
         if block is not None and engine is _SGLANG and (reading.facts.capability or (0, 0)) < _ADA:
-            return "below compute capability 8.9 no plan is made of compressed-tensors' blocks of fp8"
+            return _unplanned("below compute capability 8.9, its weights are blocks of fp8")
         return _of_float8(engine, name, reading, block)
     if (type_, bits, strategy, group) == ("float", 4, "tensor_group", 16):
         return _of(engine, name, _nvfp4, 16)
@@ -230,27 +249,27 @@ def _kind(engine: _Engine, name: str, said: Settings, reading: Reading) -> Schem
     if type_ == "int" and bits in (4, 8) and inputs is None and stored == "pack-quantized":
         ordered = said["weights.actorder"] in ("group", "dynamic", True)
         if ordered and not engine.ordered:
-            return f"{engine.name} loads no weights whose groups are in the order of activations (`actorder`)"
+            return NotRead(f"{engine.name} takes no groups in the order of activations (`actorder`)")
         if said["weights.symmetric"] is False and bits != 4:
-            return f"{engine.name} takes zeros with 4 bits only"
-        hopper = engine is _VLLM and reading.facts.capability == _HOPPER
+            return _unplanned("it has zeros, and not 4 bits")
+        hopper = engine is _VLLM and _has_hopper(reading.facts)
         zeros = 0 if said["weights.symmetric"] is not False else (16 if hopper else bits)
         each = 8 if ordered else 0
         return _wrong_group(group) or _of(
             engine, name, _integers(bits, group, zeros, 16 + engine.beside, each_input=each), group
         )
-    return f"no plan is made of `{stored}` weights of {bits} bits (`{type_}`, by {strategy})"
-
-
-_FORMAT = "format"
+    return _unplanned(f"it has weights of {bits} bits (`{type_}`, by {strategy}) in the format `{stored}`")
 
 
 def _row(
-    reads: Callable[[Reading], Scheme | str], least: tuple[int, int], dtypes: frozenset[str] = _HALVES
+    reads: Callable[[Reading], Scheme | NotRead], least: tuple[int, int], dtypes: frozenset[str] = _HALVES
 ) -> SchemeSupport:
-    return SchemeSupport(
-        reads=reads, kept=Condition({"cuda": least}), dtypes=dtypes, beside=frozenset({"cpu"})
-    )
+    def read(reading: Reading) -> Scheme | NotRead:
+        if reading.dtype == "bfloat16" and (reading.facts.capability or (0, 0)) < (8, 0):
+            return NotRead("`bfloat16` needs compute capability 8.0", _IN_HALF)
+        return reads(reading)
+
+    return SchemeSupport(reads=read, kept=Condition({"cuda": least}), dtypes=dtypes, beside=frozenset({"cpu"}))
 
 
 VLLM: Mapping[str, SchemeSupport] = {

@@ -141,6 +141,8 @@ class Facts:
     """The least compute capability of the host's devices of that type; `None` where it is not known."""
     versions: tuple[tuple[str, str], ...] = ()
     """Versions of software by name, as a host has them."""
+    greatest: tuple[int, int] | None = None
+    """The greatest, where all are known."""
     parts: int = 1
     """Over how many devices each weight is divided."""
     key_parts: int = 1
@@ -157,6 +159,16 @@ class Reading:
     """The dtype that the model computes in."""
 
 
+@dataclass(frozen=True, slots=True)
+class NotRead:
+    """Why a consumer does not read a checkpoint."""
+
+    reason: str
+    help: str = ""
+    planned: bool = True
+    """Whether it is the consumer that refuses; else it may load it, and no plan is made."""
+
+
 ANYWHERE = Condition()
 
 
@@ -166,7 +178,7 @@ class SchemeSupport:
 
     stored: bool = True
     """Whether it loads checkpoints that are stored so."""
-    reads: Callable[[Reading], Scheme | str] | None = None
+    reads: Callable[[Reading], Scheme | NotRead] | None = None
     """The row of what it holds after loading, or why it does not load it; `None` where that is the scheme's own row."""
     made: bool = False
     """Whether it makes the scheme of a full checkpoint while it loads it."""

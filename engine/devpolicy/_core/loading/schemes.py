@@ -107,6 +107,15 @@ def _dense(weight: Weight, _: Settings) -> int:
     return weight.elements * weight.size
 
 
+def _compressed(weight: Weight, settings: Settings) -> int:
+    """Packed weights with a scale in the model's dtype for each group, where the groups of modules are alike."""
+    bits, group = (settings.get(f"{GROUP_OF_ALL}.weights.{key}") for key in ("num_bits", "group_size"))
+    if not isinstance(bits, int):
+        return _dense(weight, settings)
+    groups = _ceil(weight.columns, group) if isinstance(group, int) and group > 0 else 1
+    return weight.elements * bits // 8 + groups * weight.rows * weight.size
+
+
 # What configurations may say.
 
 _HQQ_BITS, _HQQ_GROUP = (f"quant_config.weight_quant_params.{key}" for key in ("nbits", "group_size"))
@@ -282,7 +291,7 @@ SCHEMES = _by_name(
             only=(f"{GROUP_OF_ALL}.targets", "ignore"),
             plain_too=True,
         ),
-        Scheme("compressed", "compressed-tensors", _dense, _COMPRESSED, modules_known=False, plain_too=True),
+        Scheme("compressed", "compressed-tensors", _compressed, _COMPRESSED, modules_known=False, plain_too=True),
         Scheme("gguf", "gguf", _dense, modules_known=False, in_config=False),
         Scheme("fbgemm-fp8", "fbgemm_fp8", _fbgemm, {"modules_to_not_convert": _NAMES}, float32=("bias",)),
         Scheme("nvfp4", "nvfp4", _nvfp4, {"modules_to_not_convert": _NAMES}),
@@ -353,6 +362,7 @@ SCHEMES = _by_name(
                 _MODELOPT,
                 {"quant_algo": word.upper()},
                 skips=("exclude_modules", "ignore"),
+                skips_by="anywhere",
             )
             for word, bytes_of in (("fp8", _modelopt_fp8), ("nvfp4", _modelopt_nvfp4))
         ),

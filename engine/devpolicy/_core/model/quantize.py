@@ -17,6 +17,7 @@ from devpolicy._core.loading.quantization import (
     DTYPE,
     Condition,
     Facts,
+    NotRead,
     Package,
     Quantization,
     Reading,
@@ -75,6 +76,8 @@ class NotHeld:
     """Whether another host may hold it."""
     help: str = ""
     """The way out, where it is one for this checkpoint."""
+    planned: bool = True
+    """Whether it is the consumer that refuses; else no plan is made of what it may load."""
 
 
 def quantize(
@@ -131,7 +134,7 @@ def _stored(
     if scheme is None:
         return NotHeld(quantization.problem, both_figures(tree, dtype))
     if support is None or not support.stored:
-        return NotHeld("", both_figures(tree, dtype))
+        return NotHeld("", both_figures(tree, dtype), planned=False)
     settings = {"quant_method": quantization.method, **dict(quantization.settings)}
     if support.reads is not None:
         return _read(tree, Reading(settings, facts, dtype or tree.default_dtype or "float32"), support, scheme, dtype)
@@ -181,14 +184,15 @@ def _read(
         hint = f'`workload.dtype = "{min(support.dtypes)}"`'
         return NotHeld(f"it computes beside them in {wanted}, not in `{reading.dtype}`", figures, help=hint)
     row = support.reads(reading) if support.reads is not None else scheme
-    if isinstance(row, str):
-        return NotHeld(row, figures)
+    if isinstance(row, NotRead):
+        return NotHeld(row.reason, figures, help=row.help, planned=row.planned)
     paths = converted(tree, row, reading.settings)
     if not paths:
         return NotHeld(f"it converts no module of `{tree.name}`", figures)
     uneven = undivided(tree, row, paths, facts)
     if uneven:
-        return NotHeld(uneven, figures, help="take a number of devices that divides them, or stages of whole layers")
+        hint = "take a number of devices that divides it, or stages of whole layers"
+        return NotHeld(uneven, figures, help=hint, planned=False)
     packed = _packed(tree, row, reading.settings, facts.kind, dtype, facts=facts)
     assert packed is not None  # there are paths
     return Held(packed, beside=support.beside, scheme=scheme.name)
@@ -346,10 +350,13 @@ def _is_target(module: Module, scheme: Scheme, targets: Iterable[str], ignored: 
 
 
 def _blocks(tree: ModelTree, settings: Mapping[str, Any]) -> str:
-    """Return the path below which all converted modules are, as `optimum` finds it; a path of no module where none."""
+    """Return the path below which all converted modules are, as `optimum` finds it.
+
+    Where there is none, it is a path of no module for GPTQ, and for other schemes that of all.
+    """
     given = settings.get("block_name_to_quantize")
     known = [given] if given is not None else [path for path in _BLOCKS if path in tree.index]
-    return known[0] if known else "."
+    return known[0] if known else "." * ("block_name_to_quantize" in settings)
 
 
 def _in_blocks(path: str, within: str, settings: Mapping[str, Any]) -> bool:
@@ -468,7 +475,7 @@ def undivided(tree: ModelTree, scheme: Scheme, paths: frozenset[str], facts: Fac
             whole = _weight(tensor, module, scheme, 2, facts.kind)
             wrong = _uneven(whole, share(whole, name, facts), scheme, "gate_up" in name)
             if wrong:
-                return f"{facts.parts} devices cannot divide `{name}`: {wrong}"
+                return f"{facts.parts} devices do not divide `{name}` evenly: {wrong}"
     return ""
 
 
@@ -482,7 +489,7 @@ def _uneven(whole: Weight, part: Weight, scheme: Scheme, two: bool) -> str:
         what = "outputs"
     if size == 1 or each % size == 0:
         return ""
-    return f"each would have {each:,} of its {all_:,} {what}, and takes a multiple of {size}"
+    return f"each would have {each:,} of its {all_:,} {what}, which is no multiple of {size}"
 
 
 def _own_name(path: str) -> str:

@@ -35,9 +35,10 @@ def facts_of(host: Host, kind: str, tree: ModelTree | None = None, parts: int = 
     devices = [device.capability for device in host.devices(kind) if device.fault is None]
     known = [capability for capability in devices if capability is not None]
     # Transformers asks the first device, and the model may be on any: the least of them does for all.
-    least = min(known) if known and len(known) == len(devices) else None
+    all_known = bool(known) and len(known) == len(devices)
+    least, greatest = (min(known), max(known)) if all_known else (None, None)
     heads = None if tree is None or parts == 1 else number_of(tree, "num_key_value_heads")
-    return Facts(kind, least, host.versions, parts, min(parts, heads or parts))
+    return Facts(kind, least, host.versions, greatest, parts, min(parts, heads or parts))
 
 
 def running(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -> ModelTree:
@@ -49,9 +50,7 @@ def running(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -> ModelT
     return tree.remembered("engine", lambda: replace(tree, beside=Beside()))
 
 
-def held_on(
-    kind: str, policy: ResolvedPolicy, tree: ModelTree, host: Host, consumer: Target, parts: int = 1
-) -> Held:
+def held_on(kind: str, policy: ResolvedPolicy, tree: ModelTree, host: Host, consumer: Target, parts: int = 1) -> Held:
     """Return a model as a consumer holds it on devices of a type. Raises `Refused` (DP417) where it cannot."""
     tree = running(policy, tree, consumer)
     word = next(iter(policy.loading.quantization), None)
@@ -108,7 +107,7 @@ def _refusal(found: NotHeld, tree: ModelTree, consumer: Target, word: str | None
     )
     hint = found.help or hint
     message = f"the weights of `{tree.name}` are quantised (`{quantization.method}`), and "
-    if quantization.scheme in consumer.abilities.schemes:
+    if found.planned and quantization.scheme:
         message += f"`{consumer.name}` cannot load them: {found.reason}"
     else:
         message += f"no plan is made of them for `{consumer.name}`{f': {found.reason}' * bool(found.reason)}"
