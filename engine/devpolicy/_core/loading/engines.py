@@ -23,7 +23,7 @@ from devpolicy._core.loading.quantization import (
 )
 from devpolicy._core.loading.schemes import GROUP_OF_ALL, SCHEMES
 
-_GROUPS = (-1, 32, 64, 128)
+GROUPS = (-1, 32, 64, 128)
 """The sizes of groups that Marlin's kernels take, as `MARLIN_SUPPORTED_GROUP_SIZES` has them."""
 _BLOCK = (128, 128)
 _HALVES = frozenset({"float16", "bfloat16"})
@@ -129,8 +129,8 @@ def _unplanned(reason: str) -> NotRead:
 
 
 def _wrong_group(group: object) -> NotRead | None:
-    sizes = ", ".join(map(str, _GROUPS))
-    return None if group in _GROUPS else _unplanned(f"its groups have {group} inputs, and Marlin takes {sizes}")
+    sizes = ", ".join(map(str, GROUPS))
+    return None if group in GROUPS else _unplanned(f"its groups have {group} inputs, and Marlin takes {sizes}")
 
 
 def _gptq(engine: _Engine) -> Callable[[Reading], Scheme | NotRead]:
