@@ -186,10 +186,13 @@ def _plain(table: Any, key: str) -> dict[str, Any]:
     inside = table.get(key) if isinstance(table, Mapping) else None
     if not isinstance(inside, Mapping):
         return {}
-    plain = {str(name): one for name, one in inside.items() if isinstance(one, str | int | float | bool)}
+    plain: dict[str, Any] = {
+        str(name): one for name, one in inside.items() if isinstance(one, str | int | float | bool)
+    }
     block = inside.get("block_structure")
-    pair = isinstance(block, list | tuple) and len(block) == 2 and all(isinstance(one, int) for one in block)
-    return plain | ({"block_structure": tuple(block)} if pair else {})
+    if isinstance(block, list | tuple) and len(block) == 2 and all(isinstance(one, int) for one in block):
+        plain["block_structure"] = tuple(block)
+    return plain
 
 
 def _names(table: Any, key: str) -> list[str]:
