@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from keyword import iskeyword
+from types import CodeType, FunctionType
 from typing import Any
 
 _Module = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
@@ -53,7 +55,7 @@ class ModulePatches:
         self._back = []
         try:
             self._unusual = not self._program["as_expected"]()
-        except KeyError:
+        except (KeyError, NameError):
             self._unusual = True
         if not self._unusual:
             self._program["put"]()
@@ -75,25 +77,58 @@ class ModulePatches:
 def _program(modules: list[_Module]) -> dict[str, Callable[[], Any]]:
     """Return functions that say whether the originals are there, and that put the shims and the originals there.
 
-    Each is a line for every name: nothing reads and writes many entries of many dicts faster than such code does.
+    Nothing writes few entries of many dicts faster than code that has a line for each; many of one are updated.
     """
     values: dict[str, Any] = {}
     same, put, take = ["True"], ["pass"], ["pass"]
-    for number, (namespace, shims, originals) in enumerate(modules):
-        module = f"module_{number}"
-        values[module] = namespace
-        put.append(f"module = {module}")
-        take.append(f"module = {module}")
+    for number, module in enumerate(modules):
+        namespace, shims, originals = module
+        values[f"module_{number}"] = namespace
+        put.append(f"module = module_{number}")
+        take.append(f"module = module_{number}")
+        if _has_many(module):
+            values[f"same_{number}"] = _unchanged(namespace, originals)
+            values[f"shims_{number}"], values[f"originals_{number}"] = shims.copy(), originals.copy()
+            same.append(f"same_{number}()")
+            put.append(f"module |= shims_{number}")
+            take.append(f"module |= originals_{number}")
+            continue
         for index, name in enumerate(shims):
             shim, original = f"shim_{number}_{index}", f"original_{number}_{index}"
             values[shim], values[original] = shims[name], originals[name]
-            same.append(f"{module}[{name!r}] is {original}")
+            same.append(f"module_{number}[{name!r}] is {original}")
             put.append(f"module[{name!r}] = {shim}")
             take.append(f"module[{name!r}] = {original}")
     bodies = {"as_expected": ["return " + " and ".join(same)], "put": put, "take": take}
     source = "".join(f"def {name}():\n" + "".join(f" {line}\n" for line in lines) for name, lines in bodies.items())
     exec(compile(source, "<names that are replaced>", "exec"), values)
     return {name: values[name] for name in bodies}
+
+
+MANY = 5
+
+
+def _has_many(module: _Module) -> bool:
+    """Whether a module has many names that are replaced, all of which can be named in code."""
+    names = module[1]
+    return len(names) >= MANY and all(
+        name.isidentifier() and not iskeyword(name) and not name.startswith(_GIVEN) for name in names
+    )
+
+
+_GIVEN = "original_"
+
+
+def _unchanged(namespace: dict[str, Any], originals: dict[str, Any]) -> Callable[[], bool]:
+    """Return a function that says whether the originals are there.
+
+    Its globals are the module's namespace, since nothing reads many names of one faster than the interpreter itself.
+    """
+    parameters = ", ".join(f"{_GIVEN}{index}" for index in range(len(originals)))
+    same = " and ".join(f"{name} is {_GIVEN}{index}" for index, name in enumerate(originals))
+    made = compile(f"lambda {parameters}: {same}", "<names that are replaced>", "eval")
+    (code,) = (constant for constant in made.co_consts if isinstance(constant, CodeType))
+    return FunctionType(code, namespace, None, tuple(originals.values()))
 
 
 def _run(steps: Iterable[Any]) -> None:
