@@ -6,8 +6,7 @@ entered, and there are hundreds of names: for those of modules, a program is mad
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from keyword import iskeyword
 from types import CodeType, FunctionType
 from typing import Any
@@ -131,23 +130,17 @@ def _unchanged(namespace: dict[str, Any], originals: dict[str, Any]) -> Callable
     return FunctionType(code, namespace, None, tuple(originals.values()))
 
 
-def _run(steps: Iterable[Any]) -> None:
-    deque(steps, maxlen=0)
-
-
 class ClassPatches:
     """Replaced attributes of classes: their own, and such as they inherit."""
 
     def __init__(self) -> None:
         self._known: set[tuple[int, str]] = set()
-        self._owners: list[Any] = []
-        self._names: list[str] = []
-        self._replacements: list[Any] = []
-        self._own: tuple[list[Any], list[str], list[Any]] = [], [], []
+        self._replacements: list[tuple[Any, str, Any]] = []
+        self._own: list[tuple[Any, str, Any]] = []
         self._inherited: list[tuple[Any, str]] = []
 
     def __iter__(self) -> Iterator[tuple[Any, str]]:
-        return zip(self._owners, self._names, strict=True)
+        return ((owner, name) for owner, name, _ in self._replacements)
 
     def has(self, owner: type, name: str) -> bool:
         """Whether an attribute is replaced."""
@@ -156,14 +149,9 @@ class ClassPatches:
     def add(self, owner: type, name: str, replacement: Any, original: Any, *, live: bool) -> None:
         """Replace one more, at once where the others are in place (`live`)."""
         self._known.add((id(owner), name))
-        self._owners.append(owner)
-        self._names.append(name)
-        self._replacements.append(replacement)
+        self._replacements.append((owner, name, replacement))
         if name in vars(owner):
-            owners, names, originals = self._own
-            owners.append(owner)
-            names.append(name)
-            originals.append(original)
+            self._own.append((owner, name, original))
         else:
             self._inherited.append((owner, name))
         if live:
@@ -171,11 +159,13 @@ class ClassPatches:
 
     def put(self) -> None:
         """Put the replacements in place."""
-        _run(map(setattr, self._owners, self._names, self._replacements))
+        for owner, name, replacement in self._replacements:
+            setattr(owner, name, replacement)
 
     def take(self) -> None:
         """Put back what was there: nothing, where another class has it."""
-        _run(map(setattr, *self._own))
+        for owner, name, original in self._own:
+            setattr(owner, name, original)
         for owner, name in self._inherited:
             delattr(owner, name)
 
