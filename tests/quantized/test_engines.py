@@ -251,6 +251,32 @@ def test_ordered_groups_are_sglangs(tmp_path: Path) -> None:
     planned(written(tmp_path, GPTQ | {"desc_act": True, "group_size": -1}), "a100", "vllm")
 
 
+def test_capability_that_is_not_known(tmp_path: Path) -> None:
+    path, unknown = written(tmp_path, GPTQ), Host([Accelerator("cuda", memory="80 GiB")], memory="64 GiB")
+    with pytest.raises(Unsatisfiable, match="is not known") as refused:
+        plan(Policy.parse('prefer = "cuda"'), path, unknown, target="vllm")
+    assert "capability = [8, 0]" in str(refused.value.diagnostics[0].help)
+
+
+def test_made_on_load_is_not_planned(tmp_path: Path) -> None:
+    for scheme in ("fp8", "nf4"):
+        with pytest.raises(Unsatisfiable, match=f"no plan is made of `{scheme}` that `vllm` makes"):
+            planned("llama-3.1-8b", "a100", "vllm", f'loading.quantization = "{scheme}"')
+
+
+def test_over_nodes() -> None:
+    from devpolicy.targets.ray import vllm_over_nodes
+
+    large = {"hidden_size": 16384, "intermediate_size": 53248, "num_hidden_layers": 126, "num_attention_heads": 128}
+    config = {**LLAMA_70B, **large, "quantization_config": GPTQ}
+    told = vllm_over_nodes("prefer-accelerator", ModelTree.from_config(config), "8x8-h100")
+    assert told["arguments"][2:4] == ["--pipeline-parallel-size", "3"]
+    with pytest.raises(Unsatisfiable, match="DP308") as refused:
+        other = ModelTree.from_config({**config, "quantization_config": {"load_in_4bit": True}})
+        vllm_over_nodes("prefer-accelerator", other, "8x8-h100")
+    assert "no plan is made of them for `vllm`" in refused.value.diagnostics[0].notes[0]
+
+
 def test_bfloat16_below_ampere(tmp_path: Path) -> None:
     path = written(tmp_path, AWQ, dtype="bfloat16")
     for engine in ENGINES:

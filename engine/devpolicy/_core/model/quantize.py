@@ -99,7 +99,7 @@ def _made(
     tree: ModelTree, scheme: Scheme, facts: Facts, support: SchemeSupport | None, dtype: str | None
 ) -> Held | NotHeld:
     if support is None or not support.made:
-        return NotHeld(f"`{scheme.name}` cannot be made while a model is loaded")
+        return NotHeld(f"`{scheme.name}` is not made while a model is loaded", planned=False)
     unmet = _unmet(support.kept, facts) or _wrong_version(support.packages, facts)
     if unmet:
         return NotHeld(f"`{scheme.name}` cannot be made here: {unmet}", by_host=True)
@@ -178,7 +178,9 @@ def _read(
     facts, figures = reading.facts, both_figures(tree, dtype)
     unmet = _unmet(support.kept, facts)
     if unmet:
-        return NotHeld(f"`{scheme.name}` weights cannot be loaded here: {unmet}", figures, by_host=True)
+        known = facts.capability is not None or facts.kind != "cuda"
+        hint = "plan for a host whose cards have it" if known else "say it of the host's cards: `capability = [8, 0]`"
+        return NotHeld(f"`{scheme.name}` weights cannot be loaded here: {unmet}", figures, by_host=True, help=hint)
     if support.dtypes and reading.dtype not in support.dtypes:
         wanted = " or ".join(f"`{one}`" for one in sorted(support.dtypes))
         hint = f'`workload.dtype = "{min(support.dtypes)}"`'

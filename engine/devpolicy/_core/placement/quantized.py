@@ -98,7 +98,8 @@ def _refusal(found: NotHeld, tree: ModelTree, consumer: Target, word: str | None
         others = [f"`{name}`" for name, support in making.items() if support is not None and support.made]
         wrong_one = others and f"`{consumer.name}`" not in others
         more = f", or plan for {' or '.join(others)}" if wrong_one else ", or plan another host" * found.by_host
-        return Diagnostic("DP417", found.reason, notes=found.notes, help=f"leave the scheme out{more}")
+        reason = found.reason if found.planned else f"no plan is made of `{word}` that `{consumer.name}` makes"
+        return Diagnostic("DP417", reason, notes=found.notes, help=f"leave the scheme out{more}")
     others = [name for name, target in targets().items() if quantization.scheme in target.abilities.schemes]
     hint = (
         f"plan for {' or '.join(f'`{name}`' for name in others)}"
