@@ -174,7 +174,7 @@ def log_of(binaries: Path, file: Path, flags: list[str]) -> str:
     return done.stdout + done.stderr
 
 
-_LINE = re.compile(r"(?:(CPU|RPC0\[127\.0\.0\.1:(\d+)\])\S*) +(model|KV|compute) buffer size = +([\d.]+) MiB")
+_LINE = re.compile(r"(?:(CPU|RPC0\[127\.0\.0\.1:(\d+)\])\S*) +(model|KV|RS|compute) buffer size = +([\d.]+) MiB")
 
 
 def held(log: str) -> dict[str, dict[str, float]]:
@@ -183,7 +183,8 @@ def held(log: str) -> dict[str, dict[str, float]]:
     for place, port, what, size in _LINE.findall(log):
         device = f"cuda:{PORTS.index(int(port))}" if port else place.lower()
         sizes = found.setdefault(device, {})
-        sizes[what] = sizes.get(what, 0.0) + float(size)
+        term = "KV" if what == "RS" else what  # the states of recurrent layers
+        sizes[term] = sizes.get(term, 0.0) + float(size)
     return found
 
 

@@ -39,6 +39,10 @@ class _Device(NamedTuple):
     weights_only: bool
     joins: int
     """Bytes that taking parts of a layer takes besides."""
+    joined: int
+    """Bytes that the last matrix of such a layer takes besides, where others of it are elsewhere."""
+    between: bool
+    """Whether a part of each of two layers takes neither: see `between_layers`."""
     narrow: int
     """Bytes that a device with gates alone takes less; 0 where that is not tried."""
 
@@ -54,6 +58,7 @@ def most_kept(problem: Problem, optional: Sequence[Sequence[Unit]], *, narrow: b
     gates alone.
     """
     context, (bins, _) = problem.context, problem.bins(None)
+    needs = context.sizing.activations
 
     def saved(number: int) -> int:
         return context.fixed(number) - replace(context, narrow=frozenset({number})).fixed(number)
@@ -63,7 +68,9 @@ def most_kept(problem: Problem, optional: Sequence[Sequence[Unit]], *, narrow: b
             number,
             one.budget - one.fixed,
             one.weights_only,
-            context.sizing.activations.parted * (context.layers.get(number, 0) < 2),
+            needs.parted * (context.layers.get(number, 0) < 2),
+            needs.joined * (context.layers.get(number, 0) < 3),
+            needs.narrow > 0,
             saved(number) if narrow else 0,
         )
         for number, one in bins.items()
@@ -109,13 +116,18 @@ def _extensions(
     before = optional[begin - 1] if count else ()
     received = before[len(before) - count :]
     brought = sum(part.weights for part in received)
-    room = device.room - brought - (device.joins if count else 0)
+    apart = 0 < count < len(before)
     held = problem.sums.weights if device.weights_only else problem.sums.with_cache
     for end in range(begin + 1, len(held)):
-        left = room - held[end] + held[begin]
+        room = device.room - brought - held[end] + held[begin]
+        own, last = sizes[end] - sizes[begin], optional[end - 1]
+        joined = device.joined if apart else 0
+        left = room - joined - (device.joins if count else 0)
+        if apart and device.between and end == begin + 1 and left < own:
+            # With a part of either layer it takes no more, but for the last matrix of one beside two of the other.
+            left = max(left, min(room - joined, own - 1), min(room, 2 * least - 1))
         if left < 0:
             break
-        own, last = sizes[end] - sizes[begin], optional[end - 1]
         passes = range(len(last) + 1) if own > left >= own - (sizes[end] - sizes[end - 1]) else (0,)
         for passed in passes:
             parts = last[len(last) - passed :]
