@@ -134,6 +134,16 @@ class Problem:
         return {number: self._bin(number, main) for number in sorted(usable)}, closed
 
     def _bin(self, number: int, main: int | None) -> Bin:
+        at = number, main
+        if at not in self._bins:
+            self._bins[at] = self._made_bin(number, main)
+        return self._bins[at]
+
+    @cached_property
+    def _bins(self) -> dict[tuple[int, int | None], Bin]:
+        return {}
+
+    def _made_bin(self, number: int, main: int | None) -> Bin:
         device = self.context.devices[number]
         fixed = self.context.fixed(number, beside_cpu=self.beside_cpu) + self.pinned.get(number, 0)
         if number == main:
