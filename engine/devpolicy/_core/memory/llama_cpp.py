@@ -173,6 +173,10 @@ def first_of(tree: ModelTree) -> int:
 
 def ends_of(tree: ModelTree) -> dict[str, int]:
     """Return the positions of the modules that `Runs` asks for by name."""
+    return tree.remembered("ends", lambda: _ends_of(tree))
+
+
+def _ends_of(tree: ModelTree) -> dict[str, int]:
     embedding = next((at for at, module in enumerate(tree.modules) if is_input(module)), first_of(tree))
     return {"head": head_of(tree), "first": first_of(tree), "embedding": embedding}
 

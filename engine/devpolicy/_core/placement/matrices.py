@@ -16,7 +16,7 @@ from devpolicy._core.placement.apply_rules import Offload, Refused, apply_rules
 from devpolicy._core.placement.colocate import colocate_blocks
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Division, Unit, children_of, with_parts
-from devpolicy._core.placement.leaving import Notes, choices_of, may_fit
+from devpolicy._core.placement.leaving import Notes, choices_of
 from devpolicy._core.placement.ledger import Budget, ledger_of, with_more_layers
 from devpolicy._core.placement.matrix_runs import is_gate, most_kept
 from devpolicy._core.placement.search import Attempt, Problem
@@ -123,14 +123,33 @@ def _by_parts(
 def _by_units(
     every: Parts, order: Sequence[Mapping[int, Offload]], context: PlacementContext, search: _Search
 ) -> tuple[Parts, Departure] | None:
+    least = _least_away(every, context)
     for chosen in choices_of(order, context):
         leaving = {at: offload for offloads in chosen for at, offload in offloads.items()}
+        if sum(every.division.units[at].resident for at in leaving) < least:
+            continue
         starts = {part.start for at in leaving for part in every.parts[at]}
         parts = replace(every, elsewhere={at: place for at, place in every.elsewhere.items() if at in starts})
-        found = _attempt(parts, context, search) if may_fit(every.division.units, leaving, context) else None
+        found = _attempt(parts, context, search)
         if found is not None:
             return parts, found
     return None
+
+
+def _least_away(every: Parts, context: PlacementContext) -> int:
+    """Return the bytes that leave at least: what all devices have no room for together."""
+    try:
+        pinned = apply_rules(every.division, context, leaving=every.away).pinned
+    except Refused:
+        return 0
+    stay = {at for at, (number, _) in pinned.items() if number == context.cpu_number} - every.away.keys()
+    needs = sum(unit.resident for at, unit in enumerate(every.division.units) if at not in stay)
+    rooms = (
+        one.budget - context.fixed(number, beside_cpu=True)
+        for number, one in enumerate(context.devices)
+        if number != context.cpu_number
+    )
+    return needs - sum(max(0, room) for room in rooms)
 
 
 def back_in_parts(
