@@ -84,9 +84,7 @@ class Written:
         names = {"ffn_gate": (inner, HIDDEN), "ffn_up": (inner, HIDDEN), "ffn_down": (HIDDEN, inner)}
         self.matrices({f"{name}{suffix}": shape for name, shape in names.items()}, block)
 
-    def blocks(
-        self, write: Callable[[int, str], None], norms: tuple[str, ...] = ("attn_norm", "ffn_norm")
-    ) -> Path:
+    def blocks(self, write: Callable[[int, str], None], norms: tuple[str, ...] = ("attn_norm", "ffn_norm")) -> Path:
         for layer in range(LAYERS):
             self.vectors(dict.fromkeys(norms, HIDDEN), f"blk.{layer}.")
             write(layer, f"blk.{layer}.")
