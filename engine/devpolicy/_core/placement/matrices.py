@@ -19,7 +19,7 @@ from devpolicy._core.placement.divide import Division, Unit, children_of, with_p
 from devpolicy._core.placement.leaving import Notes, choices_of
 from devpolicy._core.placement.ledger import Budget, ledger_of, with_more_layers
 from devpolicy._core.placement.matrix_runs import is_gate, most_kept
-from devpolicy._core.placement.search import Attempt, Problem
+from devpolicy._core.placement.search import Attempt, Problem, attempt_with
 
 _MOST_CLUSTERS = 512
 _BORROWED = "no room with the rest of its layer, and `{}` has some, where the next layer is"
@@ -110,14 +110,42 @@ def _by_parts(
 ) -> tuple[Parts, Departure] | None:
     assumed = context
     while True:
-        parts = _fewest_away(every, assumed, narrow=narrow)
-        found = None if parts is None else _attempt(parts, assumed, search)
-        if parts is None or found is None:
+        fewest = _fewest_away(every, assumed, narrow=narrow)
+        found = None if fewest is None else _attempt(fewest[0], assumed, search)
+        if fewest is None or found is None:
             return None
+        parts, homes = fewest
         more = with_more_layers(_ledger(found, context), assumed)
         if more is None:
             return parts, found
+        # What takes little where it was counted may take more where it was placed.
+        counted = _as_counted(parts, homes, assumed)
+        if counted is not None and _within(_ledger(counted, context)):
+            return parts, counted
         assumed = more
+
+
+def _as_counted(parts: Parts, homes: Mapping[int, int], context: PlacementContext) -> Departure | None:
+    """Return the attempt with each layer on the device on which it was counted."""
+    divided, leaving = parts.divided()
+    within = replace(context, narrow=parts.narrow)
+    try:
+        assignment = colocate_blocks(divided, within, apply_rules(divided, within, leaving=leaving))
+    except Refused:
+        return None
+    problem = Problem(divided.units, assignment, within)
+    where = {
+        number: homes[key]
+        for number, cluster in enumerate(assignment.clusters)
+        for key in (_layer_of(divided.units[cluster[0]]),)
+        if key in homes
+    }
+    whole = len(where) == len(assignment.clusters)
+    return Departure(divided, attempt_with(problem, None, where), assignment.notes) if whole else None
+
+
+def _layer_of(unit: Unit) -> int:
+    return unit.start if unit.block is None else unit.block
 
 
 def _by_units(
@@ -228,10 +256,12 @@ def _with_one_back(
                     yield other, tried
 
 
-def _fewest_away(every: Parts, context: PlacementContext, *, narrow: bool) -> Parts | None:
+def _fewest_away(
+    every: Parts, context: PlacementContext, *, narrow: bool
+) -> tuple[Parts, Mapping[int, int]] | None:
     """Return which parts leave for the others to fit on the devices in the order of their ids; `None` if none do.
 
-    With `narrow`, a device may be given gates alone.
+    With them the device of each layer. With `narrow`, a device may be given gates alone.
     """
     division, away, parts = every.division, every.away, every.parts
     try:
@@ -259,7 +289,13 @@ def _fewest_away(every: Parts, context: PlacementContext, *, narrow: bool) -> Pa
                 room -= part.weights
                 del elsewhere[part.start]
         elsewhere |= {part.start: str(context.devices[run.device]) for part in run.received}
-    return replace(every, elsewhere=elsewhere, narrow=frozenset(run.device for run in runs if run.narrow))
+    homes = {
+        _layer_of(division.units[at]): run.device
+        for run in runs
+        for cluster in clusters[run.begin : run.end]
+        for at in cluster
+    }
+    return replace(every, elsewhere=elsewhere, narrow=frozenset(run.device for run in runs if run.narrow)), homes
 
 
 def _all_away(division: Division, order: Sequence[Mapping[int, Offload]], context: PlacementContext) -> Parts | None:

@@ -149,13 +149,13 @@ def _steps(layers: _Layers, device: _Device, state: _State) -> Iterator[_Reached
     brought = sum(before[len(before) - count :])
     apart = 0 < count < len(before)
     held = layers.sums.weights if device.weights_only else layers.sums.with_cache
-    rooms, joined = device.room - brought + held[begin], device.joined if apart else 0
-    joins = joined + (device.joins if count else 0)
+    rooms, parted = device.room - brought + held[begin], device.joins if count else 0
     for end in range(begin + 1, len(held)):
         room, own = rooms - held[end], sizes[end] - sizes[begin]
-        left = room - joins
+        # The last matrix of the layer before takes more beside two of another one, and not beside a single one.
+        joined = device.joined if apart and own else 0
+        left = max(room - parted - joined, min(room - parted, 2 * least - 1))
         if apart and device.between and end == begin + 1 and left < own:
-            # With a part of either layer it takes no more, but for the last matrix of one beside two of the other.
             left = max(left, min(room - joined, own - 1), min(room, 2 * least - 1))
         if left < 0:
             break
