@@ -115,13 +115,12 @@ def _by_parts(
         if fewest is None or found is None:
             return None
         parts, homes = fewest
+        if not _within(_ledger(found, context)):
+            # What takes little where it was counted may take more where it was placed.
+            found = _as_counted(parts, homes, assumed) or found
         more = with_more_layers(_ledger(found, context), assumed)
         if more is None:
             return parts, found
-        # What takes little where it was counted may take more where it was placed.
-        counted = _as_counted(parts, homes, assumed)
-        if counted is not None and _within(_ledger(counted, context)):
-            return parts, counted
         assumed = more
 
 
