@@ -108,20 +108,39 @@ def leaving_in_parts(
 def _by_parts(
     every: Parts, context: PlacementContext, search: _Search, *, narrow: bool
 ) -> tuple[Parts, Departure] | None:
-    assumed = context
+    """Return the better of two: what several layers take may be counted before they are placed, or behind that."""
+    found: list[tuple[Parts, Departure]] = []
+    for several in (False, True):
+        one, tries = _counted(every, context, search, narrow=narrow, several=several)
+        found += [] if one is None else [one]
+        if tries == 1:
+            break
+    return min(found, key=lambda one: _short_and_on_cpu(_ledger(one[1], context)), default=None)
+
+
+def _counted(
+    every: Parts, context: PlacementContext, search: _Search, *, narrow: bool, several: bool
+) -> tuple[tuple[Parts, Departure] | None, int]:
+    """Return what is found with the fewest parts away that are counted to fit, and after how many tries."""
+    assumed, tries = context, 0
     while True:
-        fewest = _fewest_away(every, assumed, narrow=narrow)
+        tries += 1
+        fewest = _fewest_away(every, assumed, narrow=narrow, several=several)
         found = None if fewest is None else _attempt(fewest[0], assumed, search)
         if fewest is None or found is None:
-            return None
+            return None, tries
         parts, homes = fewest
         if not _within(_ledger(found, context)):
             # What takes little where it was counted may take more where it was placed.
             found = _as_counted(parts, homes, assumed) or found
         more = with_more_layers(_ledger(found, context), assumed)
         if more is None:
-            return parts, found
+            return (parts, found), tries
         assumed = more
+
+
+def _short_and_on_cpu(ledger: Mapping[str, Budget]) -> tuple[bool, int]:
+    return not _within(ledger), _on_cpu(ledger)
 
 
 def _as_counted(parts: Parts, homes: Mapping[int, int], context: PlacementContext) -> Departure | None:
@@ -256,11 +275,11 @@ def _with_one_back(
 
 
 def _fewest_away(
-    every: Parts, context: PlacementContext, *, narrow: bool
+    every: Parts, context: PlacementContext, *, narrow: bool, several: bool
 ) -> tuple[Parts, Mapping[int, int]] | None:
     """Return which parts leave for the others to fit on the devices in the order of their ids; `None` if none do.
 
-    With them the device of each layer. With `narrow`, a device may be given gates alone.
+    With them the device of each layer. `narrow` and `several` are those of `most_kept`.
     """
     division, away, parts = every.division, every.away, every.parts
     try:
@@ -277,7 +296,7 @@ def _fewest_away(
         number = of_block.get(division.units[at].block)
         if number is not None:
             optional[number] = [*optional[number], *of]
-    runs = most_kept(problem, optional, narrow=narrow)
+    runs = most_kept(problem, optional, narrow=narrow, several=several)
     if runs is None:
         return None
     elsewhere = dict(every.elsewhere)

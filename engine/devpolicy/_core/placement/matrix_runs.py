@@ -37,6 +37,8 @@ class _Device(NamedTuple):
     number: int
     room: int
     weights_only: bool
+    several: int
+    """Bytes that more than one layer takes besides, where the first one is elsewhere."""
     joins: int
     """Bytes that taking parts of a layer takes besides."""
     joined: int
@@ -65,14 +67,14 @@ _Chain = tuple["_Chain", _Step] | None
 """The steps to a state: the last one, and those before it."""
 
 
-def most_kept(problem: Problem, optional: Sequence[Sequence[Unit]], *, narrow: bool) -> list[Run] | None:
+def most_kept(problem: Problem, optional: Sequence[Sequence[Unit]], *, narrow: bool, several: bool) -> list[Run] | None:
     """Return the runs with which most of what is `optional` can stay, `None` where not even the rest fits.
 
     `optional` are the parts of each cluster, in the order in which they are kept. With `narrow`, a device may have
-    gates alone.
+    gates alone; with `several`, what more than one layer takes is counted as if devices were used in their order.
     """
     context, (bins, _) = problem.context, problem.bins(None)
-    needs = context.sizing.activations
+    needs, layers = context.sizing.activations, _Layers(problem, optional)
 
     def saved(number: int) -> int:
         return context.fixed(number) - replace(context, narrow=frozenset({number})).fixed(number)
@@ -82,6 +84,7 @@ def most_kept(problem: Problem, optional: Sequence[Sequence[Unit]], *, narrow: b
             number,
             one.budget - one.fixed,
             one.weights_only,
+            needs.several * (several and context.layers.get(number, 0) < 1 and not layers.behind_cpu),
             needs.parted * (context.layers.get(number, 0) < 2),
             needs.joined * (context.layers.get(number, 0) < 3),
             needs.narrow > 0,
@@ -90,7 +93,6 @@ def most_kept(problem: Problem, optional: Sequence[Sequence[Unit]], *, narrow: b
         for number, one in bins.items()
     ]
     choices = [[one] for one in devices] if context.policy.split == "never" else [devices]
-    layers = _Layers(problem, optional)
     kept = [_best(layers, chosen) for chosen in choices]
     return max(filter(None, kept), key=lambda one: one[0], default=(0, None))[1]
 
@@ -103,6 +105,12 @@ class _Layers:
         self.parts = [[part.weights for part in of] for of in optional]
         self.gates = [[part.weights for part in of if is_gate(part)] for of in optional]
         self.sizes = [0, *accumulate(sum(of) for of in self.parts)]
+        units, pinned = problem.units, problem.assignment.pinned
+        self.count = [0, *accumulate(_is_layer(units[cluster[0]]) for cluster in problem.assignment.clusters)]
+        """How many of the clusters before each are layers."""
+        on_cpu = (units[at] for at, (number, _) in pinned.items() if number == problem.context.cpu_number)
+        self.behind_cpu = any(_is_layer(unit) and "exps" not in unit.path for unit in on_cpu)
+        """Whether the CPU has layers, and not only experts."""
         self.least = min((size for of in self.parts for size in of if size), default=1)
 
     def run(self, step: _Step) -> Run:
@@ -154,7 +162,10 @@ def _steps(layers: _Layers, device: _Device, state: _State) -> Iterator[_Reached
         room, own = rooms - held[end], sizes[end] - sizes[begin]
         # The last matrix of the layer before takes more beside two of another one, and not beside a single one.
         joined = device.joined if apart and own else 0
-        left = max(room - parted - joined, min(room - parted, 2 * least - 1))
+        several = (
+            device.several if layers.count[begin] and layers.count[end] - layers.count[begin] + (count > 0) > 1 else 0
+        )
+        left = max(room - several - parted - joined, min(room - several - parted, 2 * least - 1))
         if apart and device.between and end == begin + 1 and left < own:
             left = max(left, min(room - joined, own - 1), min(room, 2 * least - 1))
         if left < 0:
@@ -180,6 +191,10 @@ def _narrow_steps(layers: _Layers, device: _Device, begin: int) -> Iterator[_Rea
         smallest = min([smallest or sum(own), *own])
         stay = min(gates, left // smallest * smallest) if smallest else 0
         yield stay, (end, 0), left, True
+
+
+def _is_layer(unit: Unit) -> bool:
+    return unit.is_block or unit.block is not None
 
 
 def is_gate(part: Unit) -> bool:
