@@ -61,7 +61,7 @@ class Setting:
     """What the library takes where it is not given."""
     valid: Callable[[Any], bool]
     what: str
-    """What is valid, for people."""
+    """What is valid, for people; empty where the key is to be absent."""
 
 
 @dataclass(frozen=True, slots=True)

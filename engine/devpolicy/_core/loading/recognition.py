@@ -20,6 +20,8 @@ _TEXT_PARTS = ("decoder", "generator", "text_config")
 """The parts of a configuration of which Transformers asks one for a quantisation, where the top has none."""
 _DEEPEST = 8
 _LONGEST = 60
+_MLX = "quantization"
+"""The key under which MLX says how it stored the weights of a model. No library of a plan's targets reads it."""
 _MARKS = re.compile(
     r"\.(qweight|qzeros|weight_packed|weight_scale|weight_scale_inv|weight\.absmax|weight\.quant_map|SCB"
     r"|_weight_qdata)$|_(blocks|scales)$"
@@ -40,6 +42,8 @@ def quantization_of(config: Mapping[str, Any], beside: object = None, names: Ite
         return replace(read, scheme="", settings=(), problem=f"`{KEY}` is in `{where}`, where no library reads it")
     if beside is not None:
         return _read(_modelopt(beside))
+    if isinstance(config.get(_MLX), Mapping) and {"bits", "group_size"} & config[_MLX].keys():
+        return Quantization("mlx", problem=f"`{_MLX}` of its `config.json` is how MLX stores weights")
     marked = next((name for name in names if _MARKS.search(name)), None)
     if marked is None:
         return None
@@ -127,7 +131,8 @@ def _settings(row: Scheme, given: Mapping[Any, Any]) -> tuple[dict[str, Any], st
         if setting.valid(value):
             settings[key] = value
         else:
-            problem = problem or f"`{key}` is not {setting.what}"
+            wanted = f"`{key}` is not {setting.what}" if setting.what else f"no plan is made where `{key}` is given"
+            problem = problem or wanted
     return settings, problem
 
 

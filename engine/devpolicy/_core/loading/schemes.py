@@ -141,8 +141,8 @@ def _is_lists(value: object) -> bool:
 
 _NAMES = Setting(None, _is_names, f"a list of at most {MOST_NAMES} names")
 _GROUP = Setting(128, lambda value: value == -1 or _is_size(value), "a size, or -1 for the whole row")
-_NOTHING = Setting(None, lambda value: value is None, "not given")
-_EMPTY = Setting(None, lambda value: value is None or value == (), "not given")
+_NOTHING = Setting(None, lambda value: value is None, "")
+_EMPTY = Setting(None, lambda value: value is None or value == (), "")
 
 _BITSANDBYTES = {
     "load_in_8bit": _FLAG,
