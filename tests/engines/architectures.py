@@ -6,7 +6,7 @@ sliding windows, a head that is the embedding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ POLICIES = (
     "workload.kv_offload = 'cpu'",
     "offload.'blk.*.ffn' = 'cpu'",
     "offload.'blk.*.ffn.shexp' = 'cpu'",
+    "offload.'blk.{0..1}' = 'cpu'",
 )
 
 
@@ -178,20 +179,28 @@ FILES: dict[str, Callable[[Path], Path]] = {
 }
 
 
-def compare(binaries: Path, folder: Path) -> int:
+def compare(
+    binaries: Path,
+    folder: Path,
+    files: Mapping[str, Callable[[Path], Path]] = FILES,
+    cards_of_each: Sequence[tuple[int, ...]] = CARDS,
+) -> int:
     """Print how many plans are as the log says, and return how many are not."""
     from tests.engines import llama_cpp
 
     tried = wrong = 0
-    for number, (name, write) in enumerate(FILES.items()):
+    for number, (name, write) in enumerate(files.items()):
         file = write(folder / f"architecture-{number}.gguf")
         tree = ModelTree.load(file)
-        for cards in CARDS:
+        for cards in cards_of_each:
             host = Host([Accelerator("cuda", memory=f"{size} KiB") for size in cards], memory="16 GiB")
             for added in POLICIES:
                 context = "" if "context" in added else "workload.context = 512\n"
                 text = f"overflow = 'cpu'\nmemory.cuda = {{ headroom = 0, basis = 'total' }}\n{context}{added}"
-                for first in ("prefer = 'cuda'", *(["prefer = 'cpu'"] if cards == CARDS[0] and not added else [])):
+                for first in (
+                    "prefer = 'cuda'",
+                    *(["prefer = 'cpu'"] if cards == cards_of_each[0] and not added else []),
+                ):
                     try:
                         made = plan(Policy.parse(f"{first}\n{text}"), tree, host)
                     except Unsatisfiable:

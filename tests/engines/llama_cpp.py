@@ -24,7 +24,7 @@ from pathlib import Path
 
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, plan
 from devpolicy._core.targets.llama_cpp import to_llama_cpp
-from tests.engines import architectures, buffers, fit, measured, models
+from tests.engines import architectures, buffers, fit, measured, models, recurrent
 
 VERSION = "0.3.36"
 """Of llama-cpp-python, whose source package holds the llama.cpp that is built."""
@@ -229,6 +229,7 @@ def main() -> int:
             print(f"{len(ROWS) - failed} of {len(ROWS)} policies: each device holds what was planned")
             failed += measured.compare(binaries, Path(temporary), files["dense"])
             failed += architectures.compare(binaries, Path(temporary))
+            failed += architectures.compare(binaries, Path(temporary), recurrent.FILES, recurrent.CARDS)
             failed += buffers.compare(binaries, Path(temporary))
             failed += fit.compare(binaries, Path(temporary), write=options.write)
     return 1 if failed else 0

@@ -5,12 +5,14 @@ Owns Mamba of both kinds, alone and between attention, short convolutions, and R
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.engines.architectures import EXPERTS, HEADS, HIDDEN, LAYERS, VOCABULARY, Written
 
 STATE, KERNEL, RANK, INNER, GROUPS = 16, 4, 8, 2 * HIDDEN, 2
 _SIZES = {"ssm.conv_kernel": KERNEL, "ssm.inner_size": INNER, "ssm.state_size": STATE, "ssm.time_step_rank": RANK}
+CARDS = ((90_000,) * 3, (36_000, 34_000, 40_000))
 _ATTENDS = (1, 4)
 """The layers with attention, of those models in which others have a state."""
 
@@ -135,3 +137,39 @@ def lfm2(path: Path) -> Path:
         file.dense(name, 512)
 
     return file.blocks(block)
+
+
+def rwkv7(path: Path) -> Path:
+    low, wide = 32, 64
+    numbers: dict[str, float | list[int]] = {"wkv.head_size": wide, "attention.layer_norm_epsilon": 1e-5}
+    numbers |= {f"attention.{name}_lora_rank": low for name in ("decay", "iclr", "value_residual_mix", "gate")}
+    file = Written(path, "rwkv7", numbers)
+    file.matrices({"output": (VOCABULARY, HIDDEN)})
+    file.vectors({"output_norm.bias": HIDDEN, "token_embd_norm": HIDDEN, "token_embd_norm.bias": HIDDEN})
+
+    def block(_: int, name: str) -> None:
+        file.vectors({"attn_norm.bias": HIDDEN, "attn_norm_2": HIDDEN, "attn_norm_2.bias": HIDDEN}, name)
+        for part in "wav":
+            file.vectors({f"time_mix_{part}0": HIDDEN}, name)
+        for part in "wavg":
+            file.floats({f"time_mix_{part}1.weight": (low, HIDDEN), f"time_mix_{part}2.weight": (HIDDEN, low)}, name)
+        file.floats({"time_mix_lerp_fused.weight": (6, 1, 1, HIDDEN)}, name)
+        file.vectors({f"time_mix_{part}": HIDDEN for part in ("k_k", "k_a", "r_k", "ln", "ln.bias")}, name)
+        square = ("time_mix_key", "time_mix_value", "time_mix_receptance", "time_mix_output")
+        file.matrices(dict.fromkeys(square, (HIDDEN, HIDDEN)), name)
+        file.floats({"channel_mix_lerp_k.weight": (1, 1, HIDDEN)}, name)
+        file.matrices({"channel_mix_key": (512, HIDDEN), "channel_mix_value": (HIDDEN, 512)}, name)
+
+    return file.blocks(block, norms=("attn_norm",))
+
+
+FILES: dict[str, Callable[[Path], Path]] = {
+    "Mamba": mamba,
+    "Mamba 2": mamba2,
+    "Jamba": jamba,
+    "Falcon H1": falcon_h1,
+    "Granite 4": granite,
+    "Nemotron H": nemotron_h,
+    "LFM2": lfm2,
+    "RWKV 7": rwkv7,
+}

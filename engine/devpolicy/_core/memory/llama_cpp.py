@@ -35,9 +35,9 @@ def compute_buffer(
 
     Flash attention is meant, which llama.cpp takes where a device has it. It is at or above the buffers that were
     measured: of models of the architecture `llama`, and of a few others (`tests/engines`); not where rules scatter the
-    matrices of a layer over several devices by chance, of which one in a thousand was above. For state spaces it is a
-    bound that was read from llama.cpp's source, and was not measured. While several devices work at once there are four
-    copies of the masks and of what comes from the device before.
+    matrices of a layer over several devices by chance, of which one in a thousand was above. Of recurrent
+    layers it is a bound, up to five times the buffers that were measured. While several devices work at once there are
+    four copies of the masks and of what comes from the device before.
     """
     tokens = -(-min(MICRO_BATCH, context * sequences) // sequences) * sequences
     windows = {cache.window for cache in tree.kv_cache if cache.window != 1} or {None}

@@ -165,7 +165,7 @@ def _activation(metadata: Metadata, tensors: Mapping[str, GGUFTensor], caches: S
     """Scalars per token that llama.cpp's graph holds at once in its widest block, what it cannot use between included.
 
     From its source and its log: the feed forward has three values as wide as it is, beside its input; attention has
-    its projections, beside three.
+    its projections, beside three. Of recurrent layers these are bounds, above the logs that were read.
     """
     hidden = metadata.number("embedding_length")
     if hidden is None:
@@ -182,6 +182,10 @@ def _activation(metadata: Metadata, tensors: Mapping[str, GGUFTensor], caches: S
         fed = max([fed, *(3 * width + 4 * hidden + scores for width in shared)])
     if metadata.number("ssm.inner_size"):
         state = 4 * hidden + 3 * inner + max((cache.values for cache in caches), default=0)
+    if metadata.number("shortconv.l_cache"):
+        state = 14 * hidden  # three for its input, as many for what they make, and what has no room between
+    if metadata.number("wkv.head_size"):
+        state = 24 * hidden + 3 * inner
     return max(fed, _attention(metadata, tensors, hidden, layers), state)
 
 

@@ -75,7 +75,7 @@ def layer_of(path: str) -> tuple[int, str] | None:
 
 def leads(inside: str) -> bool:
     """Whether a part of a layer is the one that says where the layer is: its KV cache follows it."""
-    return inside in ("", "attn", "ssm") or inside.startswith(("attn.", "ssm."))
+    return inside == "" or inside.partition(".")[0] in ("attn", "ssm", "time", "shortconv")
 
 
 def layer_devices(devices: Mapping[str, str]) -> dict[int, str]:
