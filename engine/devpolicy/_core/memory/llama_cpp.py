@@ -206,25 +206,23 @@ def rows_of(layers: Sequence[Set[Number]], cpu: Number | None, *, mixture: bool)
     return several, parted
 
 
-def between_layers(homes: Sequence[Set[Number]], experts: Sequence[Sequence[Number]]) -> set[Number]:
+def between_layers(homes: Sequence[Set[Number]], experts: Sequence[Set[Number]]) -> set[Number]:
     """Return the devices that have parts of two layers and of none all: the second's, and experts of that before.
 
-    `homes` are the devices of what is no matrix of experts, and `experts` those of each matrix, by layer in order. Such
+    `homes` are the devices of what is no matrix of experts, and `experts` those of these, by layer in order. Such
     a device takes no row for several layers or parted ones, as models that were loaded show it: the experts of a layer
     are nowhere at once.
     """
-    on: dict[Number, list[int]] = {}
-    for at, (home, of) in enumerate(zip(homes, experts, strict=True)):
-        for device in {*home, *of}:
+    on, found = dict[Number, list[int]](), set[Number]()
+    for at, home in enumerate(homes):
+        for device in home | experts[at]:
             on.setdefault(device, []).append(at)
-    return {
-        device
-        for device, (at, *later) in on.items()
-        if later == [at + 1]
-        and device not in homes[at]
-        and homes[at + 1] == {device}
-        and not any({*experts[layer]} == {device} for layer in (at, at + 1))
-    }
+    for device, layers in on.items():
+        at, behind = layers[0], layers[-1]
+        follow = layers == [at, at + 1] and device not in homes[at] and homes[behind] == {device}
+        if follow and {device} not in (experts[at], experts[behind]):
+            found.add(device)
+    return found
 
 
 def is_mixture(tree: ModelTree) -> bool:

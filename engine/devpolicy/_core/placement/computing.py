@@ -143,14 +143,14 @@ def narrow_on(units: Sequence[Unit], devices: Sequence[int], cpu: int | None, tr
 def between_on(units: Sequence[Unit], devices: Sequence[int]) -> set[int]:
     """Return the devices that have parts of two layers and of none all: see `between_layers`."""
     homes: dict[int, set[int]] = {}
-    experts: dict[int, list[int]] = {}
+    experts: dict[int, set[int]] = {}
     for unit, device in zip(units, devices, strict=True):
         layer = unit.start if unit.block is None else unit.block
         if unit.is_block or unit.block is not None:
             of_experts = unit.path.endswith("exps")
-            experts.setdefault(layer, [])
+            experts.setdefault(layer, set())
             if of_experts or unit.is_block:
-                experts[layer].append(device)
+                experts[layer].add(device)
             if not of_experts:
                 homes.setdefault(layer, set()).add(device)
     return between_layers([*homes.values()], [*experts.values()])

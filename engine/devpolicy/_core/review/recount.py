@@ -235,16 +235,14 @@ def _joined(tree: ModelTree, places: Mapping[str, Sequence[str]]) -> set[str]:
 def _between(tree: ModelTree, places: Mapping[str, Sequence[str]]) -> set[str]:
     """Return the devices that have parts of two layers and of none all: see `between_layers`."""
     homes: dict[str, set[str]] = {}
-    experts: dict[str, list[str]] = {}
+    experts: dict[str, set[str]] = {}
     for row in tensors(tree):
         block, number, *_ = (*row.module.split("."), "")
         if block == "blk":
             homes.setdefault(number, set())
-            experts.setdefault(number, [])
-            if row.module.endswith("_exps"):
-                experts[number].append(places[row.name][0])
-            else:
-                homes[number].add(places[row.name][0])
+            experts.setdefault(number, set())
+            of = experts if row.module.endswith("_exps") else homes
+            of[number].add(places[row.name][0])
     return between_layers([*homes.values()], [*experts.values()])
 
 
