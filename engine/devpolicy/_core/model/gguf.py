@@ -28,8 +28,20 @@ _CHUNK = 1 << 18
 _EMBEDDINGS = ("token_embd", "position_embd", "token_types")
 _FIRST = (*_EMBEDDINGS, "token_embd_norm", "per_layer_token_embd", "rope_freqs")
 _LAST = ("output_norm", "output", "cls")
-_IN_BLOCK = ("attn_norm", "attn_norm_2", "attn", "ssm", "post_attention_norm", "ffn_norm", "ffn", "post_ffw_norm")
+_IN_BLOCK = (
+    "attn_norm",
+    "attn_norm_2",
+    "attn",
+    "ssm",
+    "time",
+    "shortconv",
+    "post_attention_norm",
+    "ffn_norm",
+    "ffn",
+    "post_ffw_norm",
+)
 _GROUPS = {"attn": "Attention", "ffn": "MLP", "exps": "Experts", "shexp": "MLP", "ssm": "StateSpace"}
+_GROUPS |= {"time": "TimeMix", "shortconv": "ShortConvolution"}
 _KEPT_APART = re.compile(r"(.*_)?norm(_\d+)?")
 
 

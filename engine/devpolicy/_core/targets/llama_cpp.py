@@ -28,6 +28,7 @@ MOST_DEVICES = 15
 
 _PREFIX = {"cuda": "CUDA", "xpu": "SYCL", "mps": "MTL"}
 _GROUPS = {"attn": "attn_.*", "ffn": "ffn_.*", "exps": "ffn_.*_exps?", "shexp": "ffn_.*_shexp", "ssm": "ssm_.*"}
+_GROUPS |= {"time": "time_mix_.*", "shortconv": r"shortconv\..*"}
 """What the tensors of a group of a block are called, from `blk.N.` on."""
 
 
@@ -183,7 +184,7 @@ def _overrides(
     """Yield the overrides: of the input, of the head, then of parts of layers, the narrower ones first."""
     for path, device in units.items():
         if layer_of(path) is None:
-            own = "cpu" if _is_input(path) else head
+            own = "cpu" if _is_input(path) else layers[0] if layers and _with_first_layer(path, units) else head
             if path not in ("rope_freqs",) and device != own:
                 yield rf"^{re.escape(path)}\.", place[device]
     found: dict[tuple[int, str, str], list[int]] = {}
@@ -197,6 +198,11 @@ def _overrides(
 
 def _is_input(path: str) -> bool:
     return path in ("token_embd", "position_embd", "token_types", "per_layer_token_embd")
+
+
+def _with_first_layer(path: str, units: Mapping[str, str]) -> bool:
+    """Whether the first layer takes a tensor along: a norm behind the embedding, which some files call the last one."""
+    return path == "token_embd_norm" and ("output_norm" in units or "output" not in units)
 
 
 def _parts(units: Mapping[str, str]) -> dict[int, dict[str, str]]:
