@@ -92,6 +92,8 @@ def to_llama_cpp(plan: Plan, names: Mapping[str, str] | None = None) -> LlamaCpp
     place = {**device_names(used), **(names or {}), "cpu": "CPU"}
     units = {path: str(unit.runs_on) for path, unit in plan.placements.items()}
     layers = [device for _, device in layer_devices(units).items()]
+    if units and not layers and not any(map(_is_input, units)):
+        raise Unsatisfiable(_no_model())
     # The head is one more layer: where the plan has it decides which device the last unit goes to.
     head = units.get("output", units.get("output_norm", layers[-1] if layers else "cpu"))
     runs = _runs([*layers, head if _follows(layers, head) else layers[-1] if layers else head])
@@ -146,6 +148,12 @@ def to_llama_cpp_python(plan: Plan) -> dict[str, Any]:
 
 
 _GGML_TYPES = {"f32": 0, "f16": 1, "bf16": 30}
+
+
+def _no_model() -> Diagnostic:
+    message = "the file has neither layers nor an embedding as llama.cpp names them, so it is no model that it loads"
+    help_ = "plan the model that it belongs to; llama.cpp loads a projector beside it, with `--mmproj`"
+    return Diagnostic("DP404", message, help=help_)
 
 
 def _not_for_it(plan: Plan) -> Diagnostic:
