@@ -122,6 +122,20 @@ def test_what_nobody_knows_is_refused_with_both_figures(name: str) -> None:
 
 
 @pytest.mark.usefixtures("without_libraries")
+def test_what_mlx_stores_is_not_counted_at_full_size() -> None:
+    tree = ModelTree.from_config({**LLAMA, "quantization": {"group_size": 64, "bits": 4}})
+    with pytest.raises(Unsatisfiable, match="MLX") as refused:
+        plan(ANYWHERE, tree, CARD)
+    assert "dequantised" in refused.value.diagnostics[0].notes[0]
+
+
+def test_a_setting_that_must_be_absent_is_said_so() -> None:
+    found = quantization_of({"quantization_config": UNKNOWN["per-module settings"]})
+    assert found is not None
+    assert found.problem == "no plan is made where `dynamic` is given"
+
+
+@pytest.mark.usefixtures("without_libraries")
 @pytest.mark.parametrize("name", ["fbgemm-fp8", "nvfp4", "hqq", "modelopt-fp8"])
 def test_what_no_plan_is_made_of_is_refused_with_both_figures(name: str) -> None:
     tree = ModelTree.from_config(LLAMA | {"quantization_config": CONFIGS[name]})

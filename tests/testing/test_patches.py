@@ -7,11 +7,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devpolicy._core.simulation.patches import ClassPatches, ModulePatches
+from devpolicy._core.simulation.patches import MANY, ClassPatches, ModulePatches
 
-NAMES = ("ask", "other", "max", "class", "not-a-name", "original_0", "_0")
+NAMES = ("ask", "other", "max", "class", "not-a-name", "original_0", "_0", "_1", "_2", "_3")
 names = st.sampled_from(NAMES)
-modules = st.lists(st.sets(names, min_size=1), min_size=1, max_size=3)
+speakable = st.sets(st.sampled_from(("ask", "other", "max", "_0", "_1", "_2", "_3")), min_size=MANY)
+modules = st.lists(st.sets(names, min_size=1) | speakable, min_size=1, max_size=3)
 places = st.tuples(st.integers(0, 2), names)
 
 

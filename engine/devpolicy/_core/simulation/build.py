@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from devpolicy._core.host import Accelerator, Host
     from devpolicy._core.simulation.running import Simulation
 
+ROCM = "hip"
+"""AMD's CUDA: its devices are of type `cuda`."""
 ORDER = ("cuda", "xpu", "mps")
 """The types that torch knows by itself, in the order in which it takes its accelerator."""
 
@@ -25,11 +27,13 @@ def built_for(simulation: Simulation, type_: str) -> bool:
 
 
 def host_built_for(host: Host, type_: str) -> bool:
-    """Whether torch on a host was built for a type.
+    """Whether torch on a host was built for a type, or for ROCm.
 
     Its version says so where it has a local part (`2.13.0+cu130`); else what the host has or fails to have shows it.
     """
     local = (host.version("torch") or "").partition("+")[2]
+    if type_ == ROCM:
+        return local.startswith("rocm")
     if local:
         return type_ == ("cuda" if local.startswith(("cu", "rocm")) else local[:3])
     return any(device.type == type_ for device in host.accelerators) or host.fault(type_) is not None

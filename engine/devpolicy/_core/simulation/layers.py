@@ -13,7 +13,7 @@ from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from devpolicy._core.simulation.build import host_built_for
+from devpolicy._core.simulation.build import ROCM, host_built_for
 from devpolicy._core.simulation.patches import AttributePatch, ClassPatches, ModulePatches
 from devpolicy._core.simulation.running import paused
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 ALWAYS = "always"
 TENSORS = "tensors"
-TYPES = ("xpu", "mps")
-"""The types whose names are layers. CUDA is what nearly every host has."""
+TYPES = ("xpu", "mps", ROCM)
+"""What names are layers for: Intel's, Apple's and AMD's devices. NVIDIA's are what nearly every host has."""
 NVML = "nvml"
 """What NVML answers once it was initialised."""
 LAYERS = (ALWAYS, *TYPES, NVML, TENSORS)
@@ -74,7 +74,7 @@ def of_module(module: str) -> str:
 
 def of_word(word: str) -> str:
     """Return the layer of what names a device by this word."""
-    return word if word in TYPES else ALWAYS
+    return ROCM if word == "rocm" else word if word in TYPES else ALWAYS
 
 
 def of_name(name: str) -> str:
@@ -120,4 +120,4 @@ def _is_real(type_: str) -> bool:
     import torch
 
     with paused():
-        return bool(getattr(torch._C, f"_has_{type_}", True))
+        return torch.version.hip is not None if type_ == ROCM else bool(getattr(torch._C, f"_has_{type_}", True))

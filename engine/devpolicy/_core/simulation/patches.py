@@ -1,29 +1,18 @@
 """Values put in the place of others, and back.
 
 Owns the replaced names of modules and classes. Putting in place and taking away happen for every simulation that is
-entered, and there are hundreds of names: what is done for all of them is done in C, without a step of Python for each.
+entered, and there are hundreds of names: for those of modules, a program is made of them that does nothing else.
 """
 
 from __future__ import annotations
 
-import operator
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from keyword import iskeyword
-from operator import getitem, setitem
 from types import CodeType, FunctionType
 from typing import Any
 
-# These are generic over their arguments, which `map` cannot express.
-_call: Any = operator.call
-_update: Any = operator.ior
-
 _Module = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
 """A module's namespace, the shims by their names, and what they replace."""
-
-
-def _run(steps: Iterable[Any]) -> None:
-    deque(steps, maxlen=0)
 
 
 class ModulePatches:
@@ -31,13 +20,13 @@ class ModulePatches:
 
     def __init__(self) -> None:
         self._modules: dict[int, _Module] = {}
-        self._tables = _SingleNames([]), _SeveralNames([])
+        self._program: dict[str, Callable[[], Any]] = _program([])
         self._stale = False
-        """Whether the tables lack a name."""
+        """Whether the program lacks a name."""
         self._unusual = False
         """Whether something else than the originals was there when the shims were put in place."""
         self._back: list[tuple[dict[str, Any], dict[str, Any]]] = []
-        """What is put back besides the originals of the tables, and where that is unusual in their place."""
+        """What is put back besides the originals, and where that is unusual in their place."""
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], str]]:
         for namespace, shims, _ in self._modules.values():
@@ -60,18 +49,15 @@ class ModulePatches:
     def put(self) -> None:
         """Put the shims in place, over whatever is there."""
         if self._stale:
-            modules = self._modules.values()
-            self._tables = (
-                _SingleNames([module for module in modules if not _together(module)]),
-                _SeveralNames([module for module in modules if _together(module)]),
-            )
+            self._program = _program(list(self._modules.values()))
             self._stale = False
-        single, by_module = self._tables
-        self._unusual = not (single.as_expected() and by_module.as_expected())
         self._back = []
+        try:
+            self._unusual = not self._program["as_expected"]()
+        except (KeyError, NameError):
+            self._unusual = True
         if not self._unusual:
-            single.put()
-            by_module.put()
+            self._program["put"]()
             return
         # A test has patched something itself, or deleted it: its own comes back, and what is not there stays so.
         for namespace, shims, _ in self._modules.values():
@@ -82,66 +68,49 @@ class ModulePatches:
     def take(self) -> None:
         """Put back what was there, as `unittest.mock.patch` does, whatever stands there now."""
         if not self._unusual:
-            for table in self._tables:
-                table.take()
+            self._program["take"]()
         for namespace, values in self._back:
             namespace.update(values)
 
 
-class _SingleNames:
-    """Names that are replaced one by one: columns of a table, so that `map` can run over them."""
+def _program(modules: list[_Module]) -> dict[str, Callable[[], Any]]:
+    """Return functions that say whether the originals are there, and that put the shims and the originals there.
 
-    def __init__(self, modules: list[_Module]) -> None:
-        self._namespaces = [namespace for namespace, shims, _ in modules for _ in shims]
-        self._names = [name for _, shims, _ in modules for name in shims]
-        self._shims = [shim for _, shims, _ in modules for shim in shims.values()]
-        self._originals = [original for _, _, originals in modules for original in originals.values()]
-
-    def as_expected(self) -> bool:
-        """Whether the originals are there. They are functions and plain values, so this compares pointers."""
-        try:
-            return list(map(getitem, self._namespaces, self._names)) == self._originals
-        except KeyError:
-            return False
-
-    def put(self) -> None:
-        """Put the shims there."""
-        _run(map(setitem, self._namespaces, self._names, self._shims))
-
-    def take(self) -> None:
-        """Put the originals there."""
-        _run(map(setitem, self._namespaces, self._names, self._originals))
-
-
-class _SeveralNames:
-    """Modules of which several are: a step for each module, which takes longer than one for a name alone."""
-
-    def __init__(self, modules: list[_Module]) -> None:
-        self._namespaces = [namespace for namespace, _, _ in modules]
-        self._unchanged = [_unchanged(namespace, originals) for namespace, _, originals in modules]
-        self._shims = [shims.copy() for _, shims, _ in modules]
-        self._originals = [originals.copy() for _, _, originals in modules]
-
-    def as_expected(self) -> bool:
-        """Whether the originals are there."""
-        try:
-            return all(map(_call, self._unchanged))
-        except NameError:
-            return False
-
-    def put(self) -> None:
-        """Put the shims there."""
-        _run(map(_update, self._namespaces, self._shims))
-
-    def take(self) -> None:
-        """Put the originals there."""
-        _run(map(_update, self._namespaces, self._originals))
+    Nothing writes few entries of many dicts faster than code that has a line for each; many of one are updated.
+    """
+    values: dict[str, Any] = {}
+    same, put, take = ["True"], ["pass"], ["pass"]
+    for number, module in enumerate(modules):
+        namespace, shims, originals = module
+        values[f"module_{number}"] = namespace
+        put.append(f"module = module_{number}")
+        take.append(f"module = module_{number}")
+        if _has_many(module):
+            values[f"same_{number}"] = _unchanged(namespace, originals)
+            values[f"shims_{number}"], values[f"originals_{number}"] = shims.copy(), originals.copy()
+            same.append(f"same_{number}()")
+            put.append(f"module |= shims_{number}")
+            take.append(f"module |= originals_{number}")
+            continue
+        for index, name in enumerate(shims):
+            shim, original = f"shim_{number}_{index}", f"original_{number}_{index}"
+            values[shim], values[original] = shims[name], originals[name]
+            same.append(f"module_{number}[{name!r}] is {original}")
+            put.append(f"module[{name!r}] = {shim}")
+            take.append(f"module[{name!r}] = {original}")
+    bodies = {"as_expected": ["return " + " and ".join(same)], "put": put, "take": take}
+    source = "".join(f"def {name}():\n" + "".join(f" {line}\n" for line in lines) for name, lines in bodies.items())
+    exec(compile(source, "<names that are replaced>", "exec"), values)
+    return {name: values[name] for name in bodies}
 
 
-def _together(module: _Module) -> bool:
-    """Whether a module's names are replaced in one step: several, and such as code can name."""
+MANY = 5
+
+
+def _has_many(module: _Module) -> bool:
+    """Whether a module has many names that are replaced, all of which can be named in code."""
     names = module[1]
-    return len(names) > 1 and all(
+    return len(names) >= MANY and all(
         name.isidentifier() and not iskeyword(name) and not name.startswith(_GIVEN) for name in names
     )
 
@@ -166,14 +135,12 @@ class ClassPatches:
 
     def __init__(self) -> None:
         self._known: set[tuple[int, str]] = set()
-        self._owners: list[Any] = []
-        self._names: list[str] = []
-        self._replacements: list[Any] = []
-        self._own: tuple[list[Any], list[str], list[Any]] = [], [], []
+        self._replacements: list[tuple[Any, str, Any]] = []
+        self._own: list[tuple[Any, str, Any]] = []
         self._inherited: list[tuple[Any, str]] = []
 
     def __iter__(self) -> Iterator[tuple[Any, str]]:
-        return zip(self._owners, self._names, strict=True)
+        return ((owner, name) for owner, name, _ in self._replacements)
 
     def has(self, owner: type, name: str) -> bool:
         """Whether an attribute is replaced."""
@@ -182,14 +149,9 @@ class ClassPatches:
     def add(self, owner: type, name: str, replacement: Any, original: Any, *, live: bool) -> None:
         """Replace one more, at once where the others are in place (`live`)."""
         self._known.add((id(owner), name))
-        self._owners.append(owner)
-        self._names.append(name)
-        self._replacements.append(replacement)
+        self._replacements.append((owner, name, replacement))
         if name in vars(owner):
-            owners, names, originals = self._own
-            owners.append(owner)
-            names.append(name)
-            originals.append(original)
+            self._own.append((owner, name, original))
         else:
             self._inherited.append((owner, name))
         if live:
@@ -197,11 +159,13 @@ class ClassPatches:
 
     def put(self) -> None:
         """Put the replacements in place."""
-        _run(map(setattr, self._owners, self._names, self._replacements))
+        for owner, name, replacement in self._replacements:
+            setattr(owner, name, replacement)
 
     def take(self) -> None:
         """Put back what was there: nothing, where another class has it."""
-        _run(map(setattr, *self._own))
+        for owner, name, original in self._own:
+            setattr(owner, name, original)
         for owner, name in self._inherited:
             delattr(owner, name)
 

@@ -34,7 +34,8 @@ class Seen:
 
     def __init__(self) -> None:
         self._ids: dict[str, int] = {}
-        self._last = (0, "")
+        self._loaded = 0
+        self._latest = ""
         self._lazy: list[ModuleType] = []
         self._namespaces: list[dict[str, Any]] = []
         self._sizes: list[int] = []
@@ -44,10 +45,11 @@ class Seen:
 
         Packages that load their names when they are asked for (`transformers`) come again when they have more.
         """
-        grown = self._grown()
+        sizes = list(map(len, self._namespaces))
+        grown = [] if sizes == self._sizes else self._grown(sizes)
         # Modules are rarely removed, and a new one comes last: nearly always this is all that is looked at.
-        latest = (len(sys.modules), next(reversed(sys.modules), ""))
-        if latest == self._last:
+        loaded, latest = len(sys.modules), next(reversed(sys.modules))
+        if loaded == self._loaded and latest is self._latest:
             return grown
         found = []
         settled = True
@@ -63,13 +65,10 @@ class Seen:
                 self._namespaces.append(vars(module))
                 self._sizes.append(len(vars(module)))
             found.append(module)
-        self._last = latest if settled else (0, "")
+        self._loaded, self._latest = loaded if settled else 0, latest
         return found + grown
 
-    def _grown(self) -> list[ModuleType]:
-        sizes = list(map(len, self._namespaces))
-        if sizes == self._sizes:
-            return []
+    def _grown(self, sizes: list[int]) -> list[ModuleType]:
         before, self._sizes = self._sizes, sizes
         return [module for module, *size in zip(self._lazy, before, sizes, strict=True) if size[0] != size[1]]
 

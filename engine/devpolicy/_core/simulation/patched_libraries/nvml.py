@@ -12,6 +12,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from devpolicy._core.simulation.build import ROCM, host_built_for
 from devpolicy._core.simulation.gpus import cuda_version, pci_bus, uuid_of
 from devpolicy._core.simulation.layers import NVML
 from devpolicy._core.simulation.patched_libraries import Library
@@ -186,7 +187,7 @@ def _devices(simulation: Simulation) -> dict[int, Accelerator]:
     fault = host.fault("nvml")
     if fault:
         _raise(simulation, "NVML_ERROR_UNKNOWN", fault)
-    rocm = "+rocm" in (host.version("torch") or "")
+    rocm = host_built_for(host, ROCM)
     devices = {} if rocm else simulation.devices("cuda")
     if not devices and (rocm or host.version("driver") is None):
         _raise(simulation, "NVML_ERROR_LIBRARY_NOT_FOUND")

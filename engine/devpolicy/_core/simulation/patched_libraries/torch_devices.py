@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from devpolicy._core.simulation.build import built_for, count, device_error, usable
+from devpolicy._core.simulation.build import ROCM, built_for, count, device_error, usable
 from devpolicy._core.simulation.gpus import properties, uuid_of, xpu_properties
 from devpolicy._core.simulation.patched_libraries import Library
 from devpolicy._core.simulation.refusal import refusal
@@ -226,7 +226,7 @@ def _yes(type_: str, simulation: Simulation) -> bool:
 def _is_bf16_supported(type_: str, simulation: Simulation, including_emulation: bool = True) -> bool:
     if not count(simulation, type_):
         return False
-    if type_ == "cuda" and "+rocm" in (simulation.host.version("torch") or ""):
+    if type_ == "cuda" and built_for(simulation, ROCM):
         return True
     return type_ == "xpu" or including_emulation or _get_device_properties(type_, simulation).major >= 8
 

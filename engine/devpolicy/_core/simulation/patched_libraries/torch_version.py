@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from devpolicy._core.simulation.build import built_for
+from devpolicy._core.simulation.build import ROCM, built_for
 from devpolicy._core.simulation.patched_libraries import Library
 
 if TYPE_CHECKING:
@@ -22,13 +22,12 @@ def cuda(simulation: Simulation) -> str | None:
     local = _local(simulation)
     if local.startswith("cu") and local[2:].isdigit():
         return f"{local[2:-1]}.{local[-1]}"
-    return UNKNOWN if built_for(simulation, "cuda") and not local.startswith("rocm") else None
+    return UNKNOWN if built_for(simulation, "cuda") and not built_for(simulation, ROCM) else None
 
 
 def hip(simulation: Simulation) -> str | None:
     """Return ROCm's version, `None` where torch was built without it."""
-    local = _local(simulation)
-    return local.removeprefix("rocm") or UNKNOWN if local.startswith("rocm") else None
+    return _local(simulation).removeprefix("rocm") or UNKNOWN if built_for(simulation, ROCM) else None
 
 
 def _local(simulation: Simulation) -> str:
