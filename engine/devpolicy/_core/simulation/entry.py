@@ -189,10 +189,10 @@ def _suspended_by(depth: str) -> TensorBackend | None:
     Raises `SimulationDepthError` where they were not entered here: torch has them, whoever asks, and another thread
     would lose what it works with.
     """
-    if depth in DEEP:
+    outer = running()
+    if outer is not None and depth in DEEP:
         # The devices of an inherited host come with torch: they are there before others take their place.
         import_module("torch")
-    outer = running()
     if outer is None or outer.backend is None or depth == "value":
         return None
     if not was_entered_here(outer):
