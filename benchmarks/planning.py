@@ -292,6 +292,8 @@ def main() -> int:
     for name in chosen.only or (QUICK if chosen.quick else WORLDS):
         world = WORLDS[name]
         for split in PEERS:
+            if chosen.quick:
+                gc.freeze()  # each look for garbage goes through all libraries, and costs more than the plans
             found = compare(world, split, min(repeats, world.most_repeats))
             figures.setdefault(name, {})[split] = found
             table += rows(name, split, found)

@@ -86,7 +86,7 @@ def cpu_seconds(statement: str, variables: dict[str, str] | None = None) -> floa
 def measure(repeats: int) -> dict[str, float]:
     """Return the median CPU seconds of each statement. They take turns, so that a slow minute slows all of them."""
     possible = {name: code for name, code in STATEMENTS.items() if available(code)}
-    for code in possible.values():
+    for code in possible.values() if repeats > 1 else ():
         cpu_seconds(code)  # bytecode and the page cache are warm for everyone
     samples: dict[str, list[float]] = {name: [] for name in possible}
     for _ in range(repeats):
@@ -106,7 +106,7 @@ def main() -> None:
     arguments.add_argument("--quick", action="store_true", help="try that it runs: the figures mean little")
     arguments.add_argument("--json", metavar="FILE", help="write the figures there")
     chosen = arguments.parse_args()
-    repeats = 2 if chosen.quick else chosen.repeats
+    repeats = 1 if chosen.quick else chosen.repeats
 
     seconds = measure(repeats)
     over = {name: taken - seconds[BARE] for name, taken in seconds.items()}
@@ -120,7 +120,7 @@ def main() -> None:
     figures = {"environment": environment(), "seconds": seconds, "over_bare_python": over, "aim": AIM}
     if find_spec("transformers") and find_spec("torch"):
         with tempfile.TemporaryDirectory() as folder:
-            planned = plans(Path(folder), max(2, repeats // 4))
+            planned = plans(Path(folder), max(1, repeats // 4))
         print()
         one = planned[CATALOGUE]
         print_table(

@@ -82,7 +82,8 @@ def compute_buffers(plan: Any, tree: Any) -> dict[str, int]:
     CPU; and one more for several of which the first is divided. What the last matrix of experts multiplies is one more
     on an accelerator that has neither the layer nor all of its matrices, and several of another layer. An accelerator
     with no matrix of experts but gates has of each token five rows and what those give, or three and twice what experts
-    give, or attention; and no further row. Of the masks, and of what comes from another device, there are four where
+    give, or attention; and no further row. Nor has one with experts of one layer and parts of the next, its only own,
+    and all experts of neither. Of the masks, and of what comes from another device, there are four where
     several devices work at once: not where the CPU computes too, or a layer is divided.
     """
     runs = {path: str(unit.runs_on) for path, unit in plan.placements.items()}
@@ -122,7 +123,7 @@ def compute_buffers(plan: Any, tree: Any) -> dict[str, int]:
     first, prefix = runs[next(path for path in runs if path.startswith("blk.0"))], layers["0"] == {"cpu"}
     mixture = any(module.class_name == "Experts" for module in tree.modules)
     order, joined = [layers[str(at)] for at in range(len(layers))], set[str]()
-    for device in found.keys() - {first} - narrow:
+    for device in found.keys() - {first} - narrow - (_between_layers(runs, len(order)) if least < each else set()):
         own = [at for at, on in enumerate(order) if device in on]
         divided = [len(order[at - 1]) > 1 or (prefix and mixture and order[at - 1] == {"cpu"}) for at in own if at]
         if len(own) > 1 and not prefix:
@@ -146,6 +147,22 @@ def compute_buffers(plan: Any, tree: Any) -> dict[str, int]:
         used = tree.reads[0].experts_per_token if tree.reads else used
         found[device] += max(0, 4 * tokens * used * inner - max(2, used) * wide)
     found[first] += max(wide, asks) - wide + row + wide * (runs["token_embd"] == first)
+    return found
+
+
+def _between_layers(runs: dict[str, str], layers: int) -> set[str]:
+    """Devices with experts of one layer, the next one but for its experts, and all experts of neither."""
+    found = set()
+    for at in range(1, layers):
+        parts = {path: on for path, on in runs.items() if path.split(".")[:2] == ["blk", str(at)]}
+        homes = {on for path, on in parts.items() if not path.endswith("exps")}
+        device = min(homes)
+        touched = {path.split(".")[1] for path, on in runs.items() if on == device and path.startswith("blk.")}
+        before = {path: on for path, on in runs.items() if path.split(".")[:2] == ["blk", str(at - 1)]}
+        apart = all(path.endswith("_exps") for path, on in before.items() if on == device)
+        some = [{on for path, on in of.items() if path.endswith("exps")} for of in (parts, before)]
+        if homes == {device} and touched == {str(at - 1), str(at)} and apart and f"blk.{at}" not in parts:
+            found |= {device} if {device} not in some else set()
     return found
 
 

@@ -10,6 +10,7 @@ from devpolicy import Policy, plan
 from devpolicy._core.model.ggml import BLOCKS, GGML_TYPES
 from devpolicy._core.model.gguf_header import read_gguf_header
 from devpolicy._core.model.tree import DTYPE_BITS, ModelTree
+from devpolicy._core.targets.llama_cpp import to_llama_cpp
 from devpolicy.errors import DevPolicyError, ModelError, Unsatisfiable
 
 LLAMA = {
@@ -376,3 +377,65 @@ def test_a_single_number_in_the_place_of_a_matrix_is_read(name, tmp_path):
     assert name in tensors
     tree = ModelTree.load(gguf(tmp_path / "x.gguf", {**tensors, name: ("float32", ())}))
     assert plan("prefer-accelerator", tree, "1x24gb", target="llama.cpp").ledger
+
+
+@pytest.mark.parametrize(
+    ("name", "keeps", "scalars"),
+    [
+        ("Mamba", "ssm", 3 * 512 + 16 * 512),
+        ("Mamba 2", "ssm", 3 * (512 + 2 * 2 * 16) + 16 * 512),
+        ("LFM2", "shortconv", 2 * 256),
+        ("RWKV 7", "time", 2 * 256 + 64 * 256),
+    ],
+)
+def test_a_recurrent_layer_keeps_a_state(tmp_path, name, keeps, scalars):
+    # That of short convolutions and of RWKV was counted as nothing.
+    from tests.engines import recurrent
+
+    caches = {cache.module: cache for cache in ModelTree.load(recurrent.FILES[name](tmp_path / "m.gguf")).kv_cache}
+    assert caches["blk.0." + keeps].values == scalars
+    assert (caches["blk.0." + keeps].window, caches["blk.0." + keeps].dtype) == (1, "float32")
+    assert ("blk.1.attn" in caches) == (name == "LFM2")
+
+
+def test_what_goes_into_a_state_has_no_cache(tmp_path):
+    # Of gated delta nets the projection was counted as one of keys and values.
+    from tests.engines.architectures import Written
+
+    sizes = {"ssm.conv_kernel": 4, "ssm.inner_size": 512, "ssm.state_size": 16, "ssm.group_count": 2}
+    file = Written(tmp_path / "m.gguf", "qwen3next", sizes)
+
+    def block(layer, name):
+        if layer == 3:
+            file.attention(name)
+        else:
+            file.matrices({"attn_qkv": (576, 256), "attn_gate": (512, 256), "ssm_out": (256, 512)}, name)
+            file.floats({"ssm_conv1d.weight": (576, 4)}, name)
+        file.dense(name, 512)
+
+    caches = [cache.module for cache in ModelTree.load(file.blocks(block)).kv_cache]
+    assert caches == [f"blk.{layer}.{'attn' if layer == 3 else 'ssm'}" for layer in range(6)]
+
+
+def test_a_projector_beside_a_model_is_named(tmp_path):
+    # A folder with one was refused as two models, a plan said nothing of it, and its own had flags.
+    import gguf
+    import numpy as np
+
+    from tests.engines.models import write
+
+    file, policy = write(tmp_path / "model.gguf", layers=1), Policy.parse("prefer = 'cuda'")
+    alone = plan(policy, ModelTree.load(file), "1x24gb")
+    made = gguf.GGUFWriter(tmp_path / "mmproj-model-f16.gguf", "clip")
+    made.add_tensor("v.blk.0.attn_q.weight", np.ones((64, 64), np.float32))
+    made.add_tensor("mm.0.weight", np.ones((256, 64), np.float32))
+    for step in (made.write_header_to_file, made.write_kv_data_to_file, made.write_tensors_to_file, made.close):
+        step()
+    for source in (file, tmp_path):
+        beside = plan(policy, ModelTree.load(source), "1x24gb")
+        (told,) = [one for one in beside.warnings if one.code == "DP415"]
+        assert "`mmproj-model-f16.gguf` (80." in told.message
+        assert "--mmproj" in told.message
+        assert beside.digest == alone.digest
+    with pytest.raises(Unsatisfiable, match="neither layers nor an embedding"):
+        to_llama_cpp(plan(policy, ModelTree.load(tmp_path / "mmproj-model-f16.gguf"), "1x24gb"))

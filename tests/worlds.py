@@ -46,9 +46,13 @@ def worlds(
     tree = draw(st.one_of(block_trees(), model_trees(hostile=hostile)) if trees is None else trees)
     kind = draw(st.sampled_from(("cuda", "cuda", "cuda", "mps", "xpu", "cpu")))
     count = {"mps": 1, "cpu": 0}.get(kind) or draw(st.integers(1, 4))
-    devices = [] if kind == "cpu" else [Accelerator(kind, memory="64 GiB") for _ in range(count)]
-    host = Host(devices, memory="64 GiB", disk="1 TiB")
+    host = Host(_devices(kind, count), memory="64 GiB", disk="1 TiB")
     return World(draw(_policies(tree, kind, count, rules)), tree, host)
+
+
+def _devices(kind: str, count: int) -> list[Accelerator]:
+    capability = (9, 0) if kind == "cuda" else None  # transformers asks for it before it groups experts
+    return [] if kind == "cpu" else [Accelerator(kind, memory="64 GiB", capability=capability) for _ in range(count)]
 
 
 @st.composite
@@ -85,9 +89,7 @@ def spread_worlds(draw: st.DrawFn, trees: st.SearchStrategy[ModelTree]) -> World
     tree = draw(trees)
     kind = draw(st.sampled_from(("cuda", "cuda", "cuda", "xpu", "mps")))
     count = 1 if kind == "mps" else draw(st.integers(2, 4))
-    capability = (9, 0) if kind == "cuda" else None  # transformers asks for it before it groups experts
-    devices = [Accelerator(kind, memory="64 GiB", capability=capability) for _ in range(count)]
-    host = Host(devices, memory="64 GiB", disk="1 TiB")
+    host = Host(_devices(kind, count), memory="64 GiB", disk="1 TiB")
     blocks = [module.path for module in tree.modules if module.class_name in tree.no_split]
     inside = tuple(f"{path}." for path in blocks)
     others = [module.path for module in tree.modules if module.tensors and not f"{module.path}.".startswith(inside)]

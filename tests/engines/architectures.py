@@ -6,7 +6,7 @@ sliding windows, a head that is the embedding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,20 @@ POLICIES = (
     "workload.kv_offload = 'cpu'",
     "offload.'blk.*.ffn' = 'cpu'",
     "offload.'blk.*.ffn.shexp' = 'cpu'",
+    "offload.'blk.{0..1}' = 'cpu'",
 )
 
 
-class _File:
+class Written:
     """One file while it is written. Matrices are q8_0, vectors float32."""
 
-    def __init__(self, path: Path, architecture: str, numbers: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        architecture: str,
+        numbers: Mapping[str, float | list[int]],
+        output_norm: str = "output_norm",
+    ) -> None:
         import gguf
         import numpy as np
 
@@ -45,10 +52,10 @@ class _File:
         counts = {"context_length": 4096, "embedding_length": HIDDEN, "block_count": LAYERS, "vocab_size": VOCABULARY}
         counts |= {"attention.head_count": HEADS, "attention.head_count_kv": 2, "feed_forward_length": 512}
         for key, number in {**counts, **numbers, "attention.layer_norm_rms_epsilon": 1e-5}.items():
-            add = self.made.add_float32 if isinstance(number, float) else self.made.add_uint32
+            add = {float: self.made.add_float32, int: self.made.add_uint32, list: self.made.add_array}[type(number)]
             add(f"{architecture}.{key}", number)
         self.matrices({"token_embd": (VOCABULARY, HIDDEN)})
-        self.vectors({"output_norm": HIDDEN})
+        self.vectors({output_norm: HIDDEN})
 
     def matrices(self, shapes: Mapping[str, tuple[int, ...]], block: str = "") -> None:
         kind = self.gguf.GGMLQuantizationType.Q8_0
@@ -60,6 +67,10 @@ class _File:
         for name, size in sizes.items():
             whole = name if name.endswith(".bias") else f"{name}.weight"
             self.made.add_tensor(f"{block}{whole}", self.np.full(size, 0.1, self.np.float32))
+
+    def floats(self, shapes: Mapping[str, tuple[int, ...]], block: str) -> None:
+        for name, shape in shapes.items():
+            self.made.add_tensor(f"{block}{name}", self.np.full(shape, 0.1, self.np.float32))
 
     def attention(self, block: str) -> None:
         sizes = {"attn_q": HIDDEN, "attn_k": HIDDEN // 2, "attn_v": HIDDEN // 2, "attn_output": HIDDEN}
@@ -74,9 +85,9 @@ class _File:
         names = {"ffn_gate": (inner, HIDDEN), "ffn_up": (inner, HIDDEN), "ffn_down": (HIDDEN, inner)}
         self.matrices({f"{name}{suffix}": shape for name, shape in names.items()}, block)
 
-    def blocks(self, write: Callable[[int, str], None]) -> Path:
+    def blocks(self, write: Callable[[int, str], None], norms: tuple[str, ...] = ("attn_norm", "ffn_norm")) -> Path:
         for layer in range(LAYERS):
-            self.vectors({"attn_norm": HIDDEN, "ffn_norm": HIDDEN}, f"blk.{layer}.")
+            self.vectors(dict.fromkeys(norms, HIDDEN), f"blk.{layer}.")
             write(layer, f"blk.{layer}.")
         self.made.write_header_to_file()
         self.made.write_kv_data_to_file()
@@ -87,7 +98,7 @@ class _File:
 
 def _shared_experts(path: Path) -> Path:
     numbers = {"expert_count": EXPERTS, "expert_used_count": 2, "expert_feed_forward_length": 256}
-    file = _File(path, "qwen2moe", {**numbers, "expert_shared_feed_forward_length": 512})
+    file = Written(path, "qwen2moe", {**numbers, "expert_shared_feed_forward_length": 512})
     file.matrices({"output": (VOCABULARY, HIDDEN)})
 
     def block(_: int, name: str) -> None:
@@ -102,7 +113,7 @@ def _shared_experts(path: Path) -> Path:
 
 def _small_experts(path: Path) -> Path:
     numbers = {"expert_count": EXPERTS, "expert_used_count": 4, "expert_feed_forward_length": 128}
-    file = _File(path, "qwen3moe", {**numbers, "attention.key_length": 64, "attention.value_length": 64})
+    file = Written(path, "qwen3moe", {**numbers, "attention.key_length": 64, "attention.value_length": 64})
     file.matrices({"output": (VOCABULARY, HIDDEN)})
 
     def block(_: int, name: str) -> None:
@@ -115,7 +126,7 @@ def _small_experts(path: Path) -> Path:
 
 def _sliding(path: Path) -> Path:
     numbers = {"attention.key_length": 64, "attention.value_length": 64, "attention.sliding_window": 256}
-    file = _File(path, "gemma3", {**numbers, "rope.freq_base": 1e6})
+    file = Written(path, "gemma3", {**numbers, "rope.freq_base": 1e6})
 
     def block(_: int, name: str) -> None:
         file.attention(name)
@@ -138,7 +149,7 @@ def _latent(path: Path, *, whole: bool) -> Path:
     else:
         numbers |= {"attention.key_length": rank + rope, "attention.value_length": rank}
         numbers |= {"attention.key_length_mla": plain + rope, "attention.value_length_mla": value}
-    file = _File(path, "deepseek2", numbers)
+    file = Written(path, "deepseek2", numbers)
     file.matrices({"output": (VOCABULARY, HIDDEN)})
 
     def block(layer: int, name: str) -> None:
@@ -168,20 +179,28 @@ FILES: dict[str, Callable[[Path], Path]] = {
 }
 
 
-def compare(binaries: Path, folder: Path) -> int:
+def compare(
+    binaries: Path,
+    folder: Path,
+    files: Mapping[str, Callable[[Path], Path]] = FILES,
+    cards_of_each: Sequence[tuple[int, ...]] = CARDS,
+) -> int:
     """Print how many plans are as the log says, and return how many are not."""
     from tests.engines import llama_cpp
 
     tried = wrong = 0
-    for number, (name, write) in enumerate(FILES.items()):
+    for number, (name, write) in enumerate(files.items()):
         file = write(folder / f"architecture-{number}.gguf")
         tree = ModelTree.load(file)
-        for cards in CARDS:
+        for cards in cards_of_each:
             host = Host([Accelerator("cuda", memory=f"{size} KiB") for size in cards], memory="16 GiB")
             for added in POLICIES:
                 context = "" if "context" in added else "workload.context = 512\n"
                 text = f"overflow = 'cpu'\nmemory.cuda = {{ headroom = 0, basis = 'total' }}\n{context}{added}"
-                for first in ("prefer = 'cuda'", *(["prefer = 'cpu'"] if cards == CARDS[0] and not added else [])):
+                for first in (
+                    "prefer = 'cuda'",
+                    *(["prefer = 'cpu'"] if cards == cards_of_each[0] and not added else []),
+                ):
                     try:
                         made = plan(Policy.parse(f"{first}\n{text}"), tree, host)
                     except Unsatisfiable:

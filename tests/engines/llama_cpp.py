@@ -24,7 +24,7 @@ from pathlib import Path
 
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, plan
 from devpolicy._core.targets.llama_cpp import to_llama_cpp
-from tests.engines import architectures, buffers, fit, measured, models
+from tests.engines import architectures, buffers, fit, measured, models, recurrent
 
 VERSION = "0.3.36"
 """Of llama-cpp-python, whose source package holds the llama.cpp that is built."""
@@ -174,7 +174,7 @@ def log_of(binaries: Path, file: Path, flags: list[str]) -> str:
     return done.stdout + done.stderr
 
 
-_LINE = re.compile(r"(?:(CPU|RPC0\[127\.0\.0\.1:(\d+)\])\S*) +(model|KV|compute) buffer size = +([\d.]+) MiB")
+_LINE = re.compile(r"(?:(CPU|RPC0\[127\.0\.0\.1:(\d+)\])\S*) +(model|KV|RS|compute) buffer size = +([\d.]+) MiB")
 
 
 def held(log: str) -> dict[str, dict[str, float]]:
@@ -183,7 +183,8 @@ def held(log: str) -> dict[str, dict[str, float]]:
     for place, port, what, size in _LINE.findall(log):
         device = f"cuda:{PORTS.index(int(port))}" if port else place.lower()
         sizes = found.setdefault(device, {})
-        sizes[what] = sizes.get(what, 0.0) + float(size)
+        term = "KV" if what == "RS" else what  # the states of recurrent layers
+        sizes[term] = sizes.get(term, 0.0) + float(size)
     return found
 
 
@@ -228,6 +229,7 @@ def main() -> int:
             print(f"{len(ROWS) - failed} of {len(ROWS)} policies: each device holds what was planned")
             failed += measured.compare(binaries, Path(temporary), files["dense"])
             failed += architectures.compare(binaries, Path(temporary))
+            failed += architectures.compare(binaries, Path(temporary), recurrent.FILES, recurrent.CARDS)
             failed += buffers.compare(binaries, Path(temporary))
             failed += fit.compare(binaries, Path(temporary), write=options.write)
     return 1 if failed else 0

@@ -4,7 +4,8 @@ python -m tests.engines.parsers [--keep FOLDER]
 
 Downloads vLLM's source package and SGLang's wheel, unpacks them, and imports each parser in a process of its own, with
 stand-ins for what it imports and does not need. Of exllamav3, whose kernels are built when it is imported, the
-signatures are read. Exit status 1 where a form is not accepted, or is read as another one.
+signatures are read. What our rows of quantised checkpoints say is compared with the sources too. Exit status 1 where a
+form is not accepted or is read as another one, or a row is not as the source has it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 from devpolicy import Accelerator, Host, Policy, plan
 from devpolicy.errors import Unsatisfiable
 from devpolicy.targets import exllamav3, sglang, stages, vllm
+from tests.engines.schemes import ROWS, check_schemes
 
 VERSIONS = {"vllm": "0.33.0", "sglang": "0.5.23", "exllamav3": "1.6.5"}
 FORMS = {"vllm": vllm, "sglang": sglang}
@@ -209,6 +211,13 @@ def check_signatures(folder: Path) -> int:
     return len(wrong)
 
 
+def check_rows(engine: str, folder: Path) -> int:
+    """Return how many facts of our rows of quantised checkpoints an engine's source has otherwise."""
+    wrong = list(check_schemes(engine, source(engine, folder)))
+    print(f"{engine} {VERSIONS[engine]}: {len(ROWS[engine])} rows of schemes compared", *wrong, sep="\n  ", flush=True)
+    return len(wrong)
+
+
 def main() -> int:
     """Check all engines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -217,7 +226,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        return 1 if sum(check(engine, folder) for engine in FORMS) + check_signatures(folder) else 0
+        wrong = sum(check_rows(engine, folder) + check(engine, folder) for engine in FORMS)
+        return 1 if wrong + check_signatures(folder) else 0
 
 
 if __name__ == "__main__":

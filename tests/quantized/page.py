@@ -1,4 +1,4 @@
-"""The table of schemes in `docs/quantized-models.md`, made of the rows of Transformers.
+"""The tables of schemes in `docs/quantized-models.md`, made of the rows of Transformers, vLLM and SGLang.
 
 `python -m tests.quantized.page` writes it anew.
 """
@@ -7,11 +7,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from devpolicy._core.loading.engines import SGLANG, VLLM
 from devpolicy._core.loading.quantization import Condition, SchemeSupport
 from devpolicy._core.loading.support import TRANSFORMERS
 
 PAGE = Path(__file__).parents[2] / "docs" / "quantized-models.md"
-BEGIN, END = "<!-- schemes -->", "<!-- /schemes -->"
+_STORED_AS = {
+    "compressed": "compressed-tensors: int4 and int8 (`pack-quantized`), int8 with int8 inputs, NVFP4",
+    "compressed-fp8": "compressed-tensors: fp8 by tensor, channel or blocks",
+    "modelopt-fp8": "ModelOpt: FP8",
+    "modelopt-nvfp4": "ModelOpt: NVFP4",
+    "fp8": "fp8 by tensor or in blocks of 128",
+    "mxfp4": "mxfp4 (gpt-oss)",
+    "gptq": "GPTQ, symmetric, 4 or 8 bits",
+    "awq": "AWQ, 4 bits",
+}
 
 
 def schemes_table() -> str:
@@ -27,10 +37,22 @@ def schemes_table() -> str:
     return "\n".join(lines)
 
 
+def engines_table() -> str:
+    """Return the table of the schemes that engines keep packed, with the least card of each."""
+    lines = ["| stored as | vLLM, on | SGLang, on | computes in (vLLM) |", "|---|---|---|---|"]
+    for name, row in VLLM.items():
+        dtypes = ", ".join(f"`{dtype}`" for dtype in sorted(row.dtypes))
+        lines.append(f"| {_STORED_AS[name]} | {_kept(row.kept)} | {_kept(SGLANG[name].kept)} | {dtypes} |")
+    return "\n".join(lines)
+
+
 def with_table(page: str) -> str:
-    """Return the page with the table of today."""
-    before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}\n\n{schemes_table()}\n\n{END}{rest.partition(END)[2]}"
+    """Return the page with the tables of today."""
+    for name, table in (("schemes", schemes_table()), ("engines", engines_table())):
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, _, rest = page.partition(begin)
+        page = f"{before}{begin}\n\n{table}\n\n{end}{rest.partition(end)[2]}"
+    return page
 
 
 def _cells(support: SchemeSupport) -> tuple[str, ...]:

@@ -395,6 +395,30 @@ def test_a_device_has_gates_alone_where_that_keeps_more():
     assert all(one.free >= 0 for one in made.ledger.values())
 
 
+@pytest.mark.parametrize(("behind", "less"), [("blk.2", True), ("blk.{2..3}", False)])
+def test_parts_of_two_layers_take_no_row_more(behind, less):
+    # Two rows more were planned than llama.cpp reserves, on a card between two that take what has no room there.
+    tree = tree_of_two_experts()
+    rules = {f"blk.{at}.ffn.exps.ffn_{part}_exps": at for at in (1, 2) for part in ("up", "down")}
+    rules |= {behind: 1, "blk.{0..1}": 0, "blk.*": 2}
+    text = "".join(f"[[rule]]\nmatch = {match!r}\nprefer = 'cuda:{device}'\n" for match, device in rules.items())
+    policy = Policy.parse(f"prefer = 'cuda'\nworkload.context = 512\n{DERIVED}{text}")
+    made = plan(policy, tree, HOST_OF_THREE)
+    assert {device: one.activations for device, one in made.ledger.items()} == oracle.compute_buffers(made, tree)
+    compare(made, quantized.tree_of(made, policy.top, tree, HOST_OF_THREE), policy.top, HOST_OF_THREE)
+    assert (made.ledger["cuda:1"].activations < min(made.ledger[f"cuda:{at}"].activations for at in (0, 2))) == less
+
+
+def test_parts_of_two_layers_stay_where_they_fit():
+    # A matrix more was left: what a small card between two others takes of both was counted as of whole layers.
+    tree, policy = tree_of_two_experts(), Policy.parse(f"prefer = 'cuda'\n{EXPERTS}{DERIVED}")
+    made = plan(policy, tree, budgets((10_500, 8750, 12_250)))
+    away = [path for path, one in made.placements.items() if path.endswith("_exps") and str(one.runs_on) == "cpu"]
+    assert len(away) == 2
+    assert {device: one.activations for device, one in made.ledger.items()} == oracle.compute_buffers(made, tree)
+    assert all(one.free >= 0 for one in made.ledger.values())
+
+
 def test_first_layers_leave_where_there_are_no_experts():
     made = plan(Policy.parse(f'prefer = "cuda"\n{EXPERTS}{BASIS}'), tree_of(0, True), budgets((900, 900)))
     where = [str(made.placements[f"blk.{layer}"].runs_on) for layer in range(LAYERS)]

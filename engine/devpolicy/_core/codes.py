@@ -242,9 +242,9 @@ CODES: dict[str, Code] = {
     ),
     "DP417": Code(
         "quantised weights that cannot be loaded",
-        "The consumer does not load weights of this scheme, or not on this host, or not on this device. The notes "
-        "give the bytes as stored and as dequantised. devpolicy does not guess the size of an unknown scheme: "
-        "write the component's size as `needs` instead of its model.",
+        "The consumer does not load weights of this scheme, or not on this host or device, or no plan is made of them "
+        "for it. The notes give the bytes as stored and as dequantised. devpolicy does not guess the size of an "
+        "unknown scheme: write the component's size as `needs` instead of its model.",
     ),
     "DP418": Code(
         "quantised weights that are dequantised",

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.utils._pytree as tree
 from torch.testing._internal.common_methods_invocations import op_db
+from torch.testing._internal.common_utils import SEED, set_rng_seed
 
 from devpolicy.testing import simulate_host
 
@@ -48,6 +49,20 @@ def name_of(op: Any) -> str:
 def operators() -> list[Any]:
     """Return the operators that take float32 on a CPU, and are no CUDA code."""
     return [op for op in op_db if torch.float32 in op.dtypes and not op.name.startswith("jiterator")]
+
+
+def samples_of(op: Any, *, grad: bool = False) -> Iterator[Any]:
+    """Yield an operator's samples, each made from the same seed.
+
+    `op.sample_inputs` does the same, and looks for a unittest in the whole stack each time: ten times the work, under
+    pytest, of what is compared.
+    """
+    samples = iter(op.sample_inputs_func(op, "cpu", torch.float32, grad))
+    while True:
+        set_rng_seed(SEED)
+        if (sample := next(samples, None)) is None:
+            return
+        yield sample
 
 
 def moved(values: Any, device: str, *, grad: bool = False) -> Any:
@@ -113,7 +128,7 @@ is one that stays."""
 def compare(op: Any, samples: int, *, grad: bool = False) -> str | None:
     """Compare some samples: `None` where all are equal, `"no samples"`, or how one differs."""
     seen = 0
-    for sample in islice(op.sample_inputs("cpu", torch.float32, requires_grad=grad), samples):
+    for sample in islice(samples_of(op, grad=grad), samples):
         for _ in range(RETRIES):
             try:
                 expected = outcome(op, sample, "cpu", grad=grad)

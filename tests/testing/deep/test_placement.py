@@ -56,6 +56,13 @@ def answer(model: Any, ids: Any) -> Any:
     return (result.logits if "logits" in result else result.last_hidden_state).cpu()
 
 
+def over(made: Plan) -> dict[str, int]:
+    """Return the bytes on devices that hold more than the plan's weights."""
+    devices = {device: budget for device, budget in made.ledger.items() if device.partition(":")[0] in ACCELERATORS}
+    held = {device: simulated_device(device).allocated for device in devices}
+    return {device: size for device, size in held.items() if size > devices[device].weights}
+
+
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(transformers_configs(), st.data())
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -70,10 +77,9 @@ def test_a_model_answers_the_same_wherever_a_plan_puts_it(config: Any, data: st.
         model.save_pretrained(folder)
         own = {**made.to_hf_kwargs(), "offload_folder": f"{folder}/offload"}
         loaded = type(model).from_pretrained(folder, **own)
-        gc.collect()
-        for device, budget in made.ledger.items():
-            if device.partition(":")[0] in ACCELERATORS:
-                assert simulated_device(device).allocated <= budget.weights
+        if over(made):
+            gc.collect()  # of what loading leaves in cycles
+        assert over(made) == {}
         assert torch.equal(answer(loaded, IDS.to(made.device.first_device.to_torch_str())), expected)
         assert made.verify(loaded) == []
 

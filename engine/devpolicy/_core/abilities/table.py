@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from devpolicy._core.abilities.values import CARRIED, LOADING, Abilities, StreamingMode, Target
+from devpolicy._core.loading.engines import SGLANG, VLLM
 from devpolicy._core.loading.support import TRANSFORMERS
 
 _HAYSTACK_TYPES = frozenset({"cuda", "mps", "xpu", "cpu"})
@@ -105,14 +106,14 @@ SHIPPED = (
     ),
     Target(
         "vllm",
-        replace(_STAGES, carries=_STAGES.carries | {"quantization"}),
+        replace(_STAGES, carries=_STAGES.carries | {"quantization"}, schemes=VLLM),
         instead=_WHOLE_LAYERS,
         distribution="vllm",
         about="vLLM: tensor groups, pipeline stages of unlike sizes, offload on the CPU",
     ),
     Target(
         "sglang",
-        replace(_STAGES, budget="same-fraction-of-free"),
+        replace(_STAGES, budget="same-fraction-of-free", schemes=SGLANG),
         instead=_WHOLE_LAYERS,
         distribution="sglang",
         about="SGLang: tensor groups, pipeline stages of unlike sizes, offload on the CPU",

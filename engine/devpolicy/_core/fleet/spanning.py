@@ -45,14 +45,15 @@ def vllm_over_nodes(
     if asked is None:
         names = ", ".join(f"`{one.title}`" for one in found)
         raise Unsatisfiable(Diagnostic("DP308", f"which component is served? there are {names}"))
+    notes: tuple[str, ...] = ()
     for group in _groups(asked, nodes):
         plan = _plan(asked, group)
-        if plan is not None:
+        if isinstance(plan, Plan):
             return _told(plan, _joined(group), group, there)
+        notes = next((one.notes or (one.message,) for one in plan), notes)  # of most nodes, in the end
     message = f"no set of alike nodes of the fleet holds `{asked.title}` as stages of vLLM"
-    raise Unsatisfiable(
-        Diagnostic("DP308", message, help="add nodes of one kind, or let the policy quantise the model")
-    )
+    help_ = "add nodes of one kind, or take another checkpoint of the model"
+    raise Unsatisfiable(Diagnostic("DP308", message, notes=notes, help=help_))
 
 
 def _groups(component: FleetComponent, nodes: Sequence[Node]) -> Iterator[list[Node]]:
@@ -73,15 +74,16 @@ def _joined(group: Sequence[Node]) -> Host:
     return replace(group[0].host, accelerators=tuple(devices))
 
 
-def _plan(component: FleetComponent, group: Sequence[Node]) -> Plan | None:
+def _plan(component: FleetComponent, group: Sequence[Node]) -> Plan | Sequence[Diagnostic]:
+    """Return a plan for nodes as one host, or why there is none."""
     said = component.by_kind[group[0].kind]
     if not isinstance(said, Said):
-        return None
+        return ()
     policy = replace(said.policy, replicas=1)
     try:
         return Wishes(policy, said.models, _joined(group), "vllm", {}).grant(advise=False).plans[0]
-    except Unsatisfiable:
-        return None
+    except Unsatisfiable as refused:
+        return refused.diagnostics
 
 
 def _told(plan: Plan, host: Host, group: Sequence[Node], fleet: Fleet) -> dict[str, Any]:

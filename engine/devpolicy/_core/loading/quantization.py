@@ -46,6 +46,8 @@ class Weight:
     """Bytes of one element of the model's own dtype."""
     kind: str
     """The type of the device that executes it."""
+    inputs_divided: bool = False
+    """Whether a group of devices divides its inputs, and not its outputs."""
 
     @property
     def elements(self) -> int:
@@ -82,8 +84,8 @@ class Scheme:
     """Whether it converts fused experts, which are no `Linear`."""
     skips: tuple[str, ...] = ("modules_to_not_convert",)
     """The keys of the list of modules that are left; the first that is given counts."""
-    skips_by: Literal["module", "parameter"] = "module"
-    """Whether the list is compared with the module's path or with that of its weight."""
+    skips_by: Literal["module", "parameter", "anywhere"] = "module"
+    """Whether the list is compared with the module's path, with that of its weight, or with any part of the path."""
     default_skips: Literal["unless listed", "always", "never"] = "unless listed"
     """When the head, tied weights and the last module are left."""
     only: tuple[str, str] | None = None
@@ -100,6 +102,12 @@ class Scheme:
     """Whether its checkpoints may store a weight that is to be converted as it is."""
     in_config: bool = True
     """Whether a configuration says it; else it is the format of a file."""
+    inputs_first: bool = False
+    """Whether its modules keep a weight with the inputs first."""
+    whole_inputs: int = 1
+    """Where devices divide the inputs of a weight, each takes a multiple of so many."""
+    whole_outputs: int = 1
+    """The same for its outputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +141,32 @@ class Facts:
     """The least compute capability of the host's devices of that type; `None` where it is not known."""
     versions: tuple[tuple[str, str], ...] = ()
     """Versions of software by name, as a host has them."""
+    greatest: tuple[int, int] | None = None
+    """The greatest, where all are known."""
+    parts: int = 1
+    """Over how many devices each weight is divided."""
+    key_parts: int = 1
+    """Over how many its heads of keys and values are: there may be fewer of them than devices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What decides how a consumer reads a checkpoint."""
+
+    settings: Settings
+    facts: Facts
+    dtype: str
+    """The dtype that the model computes in."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotRead:
+    """Why a consumer does not read a checkpoint."""
+
+    reason: str
+    help: str = ""
+    planned: bool = True
+    """Whether it is the consumer that refuses; else it may load it, and no plan is made."""
 
 
 ANYWHERE = Condition()
@@ -144,10 +178,14 @@ class SchemeSupport:
 
     stored: bool = True
     """Whether it loads checkpoints that are stored so."""
+    reads: Callable[[Reading], Scheme | NotRead] | None = None
+    """The row of what it holds after loading, or why it does not load it; `None` where that is the scheme's own row."""
     made: bool = False
     """Whether it makes the scheme of a full checkpoint while it loads it."""
     kept: Condition | None = ANYWHERE
     """What a host must have for the weights to stay as the scheme has them; `None` where they never do."""
+    dtypes: frozenset[str] = frozenset()
+    """The dtypes that a model may compute in beside it; empty where all do."""
     otherwise: Literal["dequantized", "refused"] = "refused"
     """What becomes of a stored checkpoint on any other host."""
     beside: frozenset[str] = frozenset({"cpu", "disk"})

@@ -13,7 +13,7 @@ from typing import Any
 
 from devpolicy._core.loading.quantization import Quantization, Scheme
 from devpolicy._core.loading.schemes import SCHEMES
-from devpolicy._core.loading.skips import is_readable
+from devpolicy._core.loading.skips import MOST_NAMES, is_readable
 
 KEY = "quantization_config"
 _TEXT_PARTS = ("decoder", "generator", "text_config")
@@ -157,14 +157,42 @@ def _frozen(value: Any, depth: int = 0) -> Any:
 
 
 def _compressed(given: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return compressed-tensors' configuration with one group of its modules where all of them are fp8, else none."""
+    """Return compressed-tensors' configuration with one group of its modules where all are alike, else none.
+
+    Groups of fp8 whose scales differ are alike but for what their scales are.
+    """
     groups = given.get("config_groups")
     schemes = list(groups.values()) if isinstance(groups, Mapping) else []
     targets = [name for scheme in schemes for name in _names(scheme, "targets")]
-    clear = all(map(_is_float8, schemes)) and all(map(is_readable, (*targets, *_names(given, "ignore"))))
-    if not schemes or not clear or given.get("sparsity_config") or given.get("transform_config"):
-        return {**given, "config_groups": None}
-    return {**given, "config_groups": {"all": {"targets": targets, "weights": {"type": "float", "num_bits": 8}}}}
+    ignored = _names(given, "ignore")
+    readable = all(map(is_readable, (*targets, *ignored))) and max(len(targets), len(ignored)) <= MOST_NAMES
+    format_ = given.get("format") if isinstance(given.get("format"), str) else None
+    whole = {"quant_method": given["quant_method"], "format": format_}
+    if not schemes or not readable or given.get("sparsity_config") or given.get("transform_config"):
+        return whole
+    left = {"ignore": given.get("ignore")}
+    said = [{part: _plain(scheme, part) for part in ("weights", "input_activations")} for scheme in schemes]
+    formats = [_plain({"": scheme}, "").get("format") or format_ for scheme in schemes]
+    if all(one == said[0] for one in said) and len({*formats}) == 1:
+        return {**whole, "config_groups": {"all": {"targets": targets, **said[0]}}, "format": formats[0], **left}
+    if all(map(_is_float8, schemes)):
+        weights = {"type": "float", "num_bits": 8}
+        return {**whole, "config_groups": {"all": {"targets": targets, "weights": weights}}, **left}
+    return whole
+
+
+def _plain(table: Any, key: str) -> dict[str, Any]:
+    """Return a table inside of another with what is a plain value or a pair of sizes, an empty one where it is none."""
+    inside = table.get(key) if isinstance(table, Mapping) else None
+    if not isinstance(inside, Mapping):
+        return {}
+    plain: dict[str, Any] = {
+        str(name): one for name, one in inside.items() if isinstance(one, str | int | float | bool)
+    }
+    block = inside.get("block_structure")
+    if isinstance(block, list | tuple) and len(block) == 2 and all(isinstance(one, int) for one in block):
+        plain["block_structure"] = tuple(block)
+    return plain
 
 
 def _names(table: Any, key: str) -> list[str]:

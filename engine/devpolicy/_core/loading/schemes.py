@@ -107,6 +107,15 @@ def _dense(weight: Weight, _: Settings) -> int:
     return weight.elements * weight.size
 
 
+def _compressed(weight: Weight, settings: Settings) -> int:
+    """Packed weights with a scale in the model's dtype for each group, where the groups of modules are alike."""
+    bits, group = (settings.get(f"{GROUP_OF_ALL}.weights.{key}") for key in ("num_bits", "group_size"))
+    if not isinstance(bits, int):
+        return _dense(weight, settings)
+    groups = _ceil(weight.columns, group) if isinstance(group, int) and group > 0 else 1
+    return weight.elements * bits // 8 + groups * weight.rows * weight.size
+
+
 # What configurations may say.
 
 _HQQ_BITS, _HQQ_GROUP = (f"quant_config.weight_quant_params.{key}" for key in ("nbits", "group_size"))
@@ -139,6 +148,17 @@ def _is_lists(value: object) -> bool:
     return value is None or (isinstance(value, tuple) and all(one is not None and _is_names(one) for one in value))
 
 
+def _is_wildcards(value: object) -> bool:
+    """Whether a list holds names or wildcards of shells, which are quick to match."""
+    return value is None or (
+        isinstance(value, tuple)
+        and len(value) <= MOST_NAMES
+        and all(isinstance(one, str) and is_readable(one.replace("*", "").replace("?", "") or "x") for one in value)
+        and all(one.count("*") <= 4 for one in value)
+    )
+
+
+_WILDCARDS = Setting(None, _is_wildcards, f"a list of at most {MOST_NAMES} names or wildcards")
 _NAMES = Setting(None, _is_names, f"a list of at most {MOST_NAMES} names")
 _GROUP = Setting(128, lambda value: value == -1 or _is_size(value), "a size, or -1 for the whole row")
 _NOTHING = Setting(None, lambda value: value is None, "")
@@ -177,11 +197,24 @@ _TORCHAO = {
 }
 _MODELOPT = {
     "quant_algo": Setting(None, lambda value: isinstance(value, str), "the name of an algorithm"),
-    "exclude_modules": _NAMES,
+    "group_size": _one_of(None, None, 16),
+    "exclude_modules": _WILDCARDS,
+    "ignore": _WILDCARDS,
+}
+GROUP_OF_ALL = "config_groups.all"
+"""The groups of compressed-tensors, where they are alike."""
+_SAID = Setting(None, lambda _: True, "")
+_COMPRESSED = {
+    f"{GROUP_OF_ALL}.targets": _NAMES,
+    **{
+        f"{GROUP_OF_ALL}.weights.{key}": _SAID
+        for key in ("type", "num_bits", "strategy", "group_size", "symmetric", "block_structure", "actorder")
+    },
+    f"{GROUP_OF_ALL}.input_activations.num_bits": _SAID,
+    "format": _SAID,
     "ignore": _NAMES,
 }
-_GROUP_OF_ALL = "config_groups.all"
-"""The groups of compressed-tensors, where they are alike."""
+"""What engines ask of compressed-tensors, as `recognition` brings it into one group."""
 _WHOLE_LINEAR = ("Linear", "NonDynamicallyQuantizableLinear")
 """`torch.nn.Linear` and what is made of it, for quantisers that ask for an instance."""
 
@@ -250,20 +283,15 @@ SCHEMES = _by_name(
             "compressed-fp8",
             "compressed-tensors",
             _int8,
-            {
-                f"{_GROUP_OF_ALL}.targets": _NAMES,
-                f"{_GROUP_OF_ALL}.weights.type": _one_of(None, "float"),
-                f"{_GROUP_OF_ALL}.weights.num_bits": _one_of(None, 8),
-                "ignore": _NAMES,
-            },
-            {f"{_GROUP_OF_ALL}.weights.num_bits": 8},
+            _COMPRESSED,
+            {f"{GROUP_OF_ALL}.weights.type": "float", f"{GROUP_OF_ALL}.weights.num_bits": 8},
             classes=_WHOLE_LINEAR,
             skips=(),
             default_skips="always",
-            only=(f"{_GROUP_OF_ALL}.targets", "ignore"),
+            only=(f"{GROUP_OF_ALL}.targets", "ignore"),
             plain_too=True,
         ),
-        Scheme("compressed", "compressed-tensors", _dense, modules_known=False, plain_too=True),
+        Scheme("compressed", "compressed-tensors", _compressed, _COMPRESSED, modules_known=False, plain_too=True),
         Scheme("gguf", "gguf", _dense, modules_known=False, in_config=False),
         Scheme("fbgemm-fp8", "fbgemm_fp8", _fbgemm, {"modules_to_not_convert": _NAMES}, float32=("bias",)),
         Scheme("nvfp4", "nvfp4", _nvfp4, {"modules_to_not_convert": _NAMES}),
@@ -286,6 +314,9 @@ SCHEMES = _by_name(
                     None, lambda value: value is None or isinstance(value, str), "the name of a module"
                 ),
                 "modules_in_block_to_quantize": Setting(None, _is_lists, "lists of names"),
+                "sym": _one_of(True, True, False),
+                "desc_act": _FLAG,
+                "lm_head": _FLAG,
             },
             classes=("Linear", "Conv1D"),
             skips=(),
@@ -331,6 +362,7 @@ SCHEMES = _by_name(
                 _MODELOPT,
                 {"quant_algo": word.upper()},
                 skips=("exclude_modules", "ignore"),
+                skips_by="anywhere",
             )
             for word, bytes_of in (("fp8", _modelopt_fp8), ("nvfp4", _modelopt_nvfp4))
         ),

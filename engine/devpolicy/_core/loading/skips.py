@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 
 MOST_NAMES = 4096
 """A list of more names than this is not read."""
@@ -39,6 +40,17 @@ class Skips:
                 return True
             end = path.find(".", end + 1)
         return path in self._plain
+
+
+class Anywhere:
+    """A list of names or wildcards, each of which leaves a path that it is a part of or matches: engines' rule."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = tuple(dict.fromkeys(names))
+
+    def leaves(self, path: str) -> bool:
+        """Return whether a module is left."""
+        return any(name in path or fnmatchcase(path, name) for name in self._names)
 
 
 def names_module(names: Iterable[str], path: str, cls: str) -> bool:

@@ -35,9 +35,9 @@ def compute_buffer(
 
     Flash attention is meant, which llama.cpp takes where a device has it. It is at or above the buffers that were
     measured: of models of the architecture `llama`, and of a few others (`tests/engines`); not where rules scatter the
-    matrices of a layer over several devices by chance, of which one in a thousand was above. For state spaces it is a
-    bound that was read from llama.cpp's source, and was not measured. While several devices work at once there are four
-    copies of the masks and of what comes from the device before.
+    matrices of a layer over several devices by chance, of which one in a thousand was above. Of recurrent
+    layers it is a bound, up to five times the buffers that were measured. While several devices work at once there are
+    four copies of the masks and of what comes from the device before.
     """
     tokens = -(-min(MICRO_BATCH, context * sequences) // sequences) * sequences
     windows = {cache.window for cache in tree.kv_cache if cache.window != 1} or {None}
@@ -173,6 +173,10 @@ def first_of(tree: ModelTree) -> int:
 
 def ends_of(tree: ModelTree) -> dict[str, int]:
     """Return the positions of the modules that `Runs` asks for by name."""
+    return tree.remembered("ends", lambda: _ends_of(tree))
+
+
+def _ends_of(tree: ModelTree) -> dict[str, int]:
     embedding = next((at for at, module in enumerate(tree.modules) if is_input(module)), first_of(tree))
     return {"head": head_of(tree), "first": first_of(tree), "embedding": embedding}
 
@@ -200,6 +204,25 @@ def rows_of(layers: Sequence[Set[Number]], cpu: Number | None, *, mixture: bool)
         if more:
             parted.add(device)
     return several, parted
+
+
+def between_layers(homes: Sequence[Set[Number]], experts: Sequence[Set[Number]]) -> set[Number]:
+    """Return the devices that have parts of two layers and of none all: the second's, and experts of that before.
+
+    `homes` are the devices of what is no matrix of experts, and `experts` those of these, by layer in order. Such
+    a device takes no row for several layers or parted ones, as models that were loaded show it: the experts of a layer
+    are nowhere at once.
+    """
+    on, found = dict[Number, list[int]](), set[Number]()
+    for at, home in enumerate(homes):
+        for device in home | experts[at]:
+            on.setdefault(device, []).append(at)
+    for device, layers in on.items():
+        at, behind = layers[0], layers[-1]
+        follow = layers == [at, at + 1] and device not in homes[at] and homes[behind] == {device}
+        if follow and {device} not in (experts[at], experts[behind]):
+            found.add(device)
+    return found
 
 
 def is_mixture(tree: ModelTree) -> bool:

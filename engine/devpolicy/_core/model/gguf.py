@@ -21,6 +21,7 @@ from devpolicy._core.model.gguf_header import GGUFHeader, GGUFTensor, read_gguf_
 from devpolicy._core.model.limits import DEEPEST_PATH, LARGEST_TREE, MOST_SHARDS, MOST_TENSORS
 from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import ModelTree, Module, Tensor
+from devpolicy._core.sizes import format_size
 
 _SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 _CHUNK = 1 << 18
@@ -28,8 +29,20 @@ _CHUNK = 1 << 18
 _EMBEDDINGS = ("token_embd", "position_embd", "token_types")
 _FIRST = (*_EMBEDDINGS, "token_embd_norm", "per_layer_token_embd", "rope_freqs")
 _LAST = ("output_norm", "output", "cls")
-_IN_BLOCK = ("attn_norm", "attn_norm_2", "attn", "ssm", "post_attention_norm", "ffn_norm", "ffn", "post_ffw_norm")
+_IN_BLOCK = (
+    "attn_norm",
+    "attn_norm_2",
+    "attn",
+    "ssm",
+    "time",
+    "shortconv",
+    "post_attention_norm",
+    "ffn_norm",
+    "ffn",
+    "post_ffw_norm",
+)
 _GROUPS = {"attn": "Attention", "ffn": "MLP", "exps": "Experts", "shexp": "MLP", "ssm": "StateSpace"}
+_GROUPS |= {"time": "TimeMix", "shortconv": "ShortConvolution"}
 _KEPT_APART = re.compile(r"(.*_)?norm(_\d+)?")
 
 
@@ -39,12 +52,33 @@ def from_gguf(path: Path) -> ModelTree:
     Bytes are those of the file. Where it holds no head, the head is the embedding, as llama.cpp has it.
     """
     headers = [_read(part) for part in _parts(path)]
-    return replace(tree_of(headers, name_of(path.name), str(path)), source=str(path))
+    tree = replace(tree_of(headers, name_of(path.name), str(path)), source=str(path))
+    notes = () if is_projector(path.name) else tuple(map(_not_counted, _projectors(path.parent)))
+    return replace(tree, loading=replace(tree.loading, notes=(*tree.loading.notes, *notes))) if notes else tree
+
+
+def is_projector(name: str) -> bool:
+    """Whether a file's name says that it makes images or sounds a model's input, and is loaded beside the model."""
+    return "mmproj" in name.lower()
+
+
+def _projectors(folder: Path) -> list[Path]:
+    found = (entry for entry in entries(folder) if entry.suffix == ".gguf" and is_projector(entry.name))
+    return sorted(filter(is_file, found))
+
+
+def _not_counted(file: Path) -> str:
+    size = format_size(file.stat().st_size)
+    return (
+        f"`{shown(file.name)}` ({size}) is beside the model, and is not counted: with `--mmproj`, llama.cpp loads it "
+        'on the first device. Keep room for it and what it computes, as `memory."cuda:0".headroom`'
+    )
 
 
 def gguf_in(folder: Path) -> Path | None:
     """Return the GGUF model of a folder, `None` where it holds none. Raises `ModelError` where it holds several."""
     files = sorted(entry for entry in entries(folder) if entry.suffix == ".gguf")
+    files = [file for file in files if not is_projector(file.name)] or files
     first = [file for file in files if (split := _SPLIT.fullmatch(file.name)) is None or int(split[2]) == 1]
     if len(first) > 1:
         listed = ", ".join(f"`{shown(file.name)}`" for file in first[:8])

@@ -95,13 +95,16 @@ def _caches(
         attention = f"{block}.attn"
         if values and attention in known:
             yield KVCache(attention, values, windows[number])
-        state = _state(metadata) if f"{block}.ssm_conv1d.weight" in tensors else 0
-        if state:
-            yield KVCache(f"{block}.ssm", state, 1, "float32")
+        module, state = _state(metadata, tensors, block, number, layers)
+        if state and module in known:
+            yield KVCache(module, state, 1, "float32")
 
 
 def _values(metadata: Metadata, tensors: Mapping[str, GGUFTensor], block: str, number: int, layers: int) -> int:
     """Scalars that a block's attention keeps for one token."""
+    kv_heads = metadata.each("attention.head_count_kv", layers)[number]
+    if kv_heads == 0 or (f"{block}.ssm_out.weight" in tensors and f"{block}.attn_output.weight" not in tensors):
+        return 0  # what is projected goes into a state
     whole = f"{block}.attn_kv_b.weight" in tensors  # of a file of before llama.cpp computed latent attention as such
     if f"{block}.attn_kv_a_mqa.weight" in tensors and not whole:  # it keeps the compressed form
         return _rows(tensors[f"{block}.attn_kv_a_mqa.weight"])
@@ -111,7 +114,6 @@ def _values(metadata: Metadata, tensors: Mapping[str, GGUFTensor], block: str, n
     if f"{block}.attn_qkv.weight" not in tensors and key is None and not whole:
         return 0
     heads = metadata.each("attention.head_count", layers)[number]
-    kv_heads = metadata.each("attention.head_count_kv", layers)[number]
     kv_heads = heads if kv_heads is None else kv_heads
     hidden = metadata.number("embedding_length")
     width = hidden // heads if hidden and heads else 0
@@ -134,20 +136,36 @@ def _windows(metadata: Metadata, layers: int) -> list[int | None]:
     return [window if layer % pattern < pattern - 1 else None for layer in range(layers)]
 
 
-def _state(metadata: Metadata) -> int:
-    """Scalars of the state of a Mamba layer: the last inputs of its convolution, and its own."""
-    sizes = [metadata.number(f"ssm.{key}") for key in ("conv_kernel", "inner_size", "state_size")]
-    if None in sizes:
-        return 0
-    kernel, inner, state = (size or 0 for size in sizes)
-    return (kernel - 1) * (inner + 2 * (metadata.number("ssm.group_count") or 0) * state) + state * inner
+def _state(
+    metadata: Metadata, tensors: Mapping[str, GGUFTensor], block: str, number: int, layers: int
+) -> tuple[str, int]:
+    """Return the module that keeps a recurrent layer's state, and its scalars: 0 where a layer has none.
+
+    llama.cpp keeps the last inputs of a convolution, or of tokens before, and the state itself.
+    """
+    hidden, kernel = metadata.number("embedding_length") or 0, metadata.number("ssm.conv_kernel")
+    if f"{block}.shortconv.conv.weight" in tensors:
+        return f"{block}.shortconv", hidden * ((metadata.number("shortconv.l_cache") or 1) - 1)
+    if f"{block}.time_mix_receptance.weight" in tensors:
+        shifts = metadata.number("token_shift_count") or 2
+        return f"{block}.time", hidden * (shifts + (metadata.number("wkv.head_size") or 0))
+    if f"{block}.ssm_conv1d_q.weight" in tensors:
+        wide, heads = metadata.number("kda.head_dim") or 0, metadata.each("attention.head_count", layers)[number] or 0
+        return f"{block}.ssm", heads * wide * (3 * ((kernel or 4) - 1) + wide)
+    inner, state = metadata.number("ssm.inner_size"), metadata.number("ssm.state_size")
+    if f"{block}.ssm_conv1d.weight" not in tensors or None in (kernel, inner, state):
+        return block, 0
+    kernel, inner, state = kernel or 0, inner or 0, state or 0
+    return f"{block}.ssm", (kernel - 1) * (
+        inner + 2 * (metadata.number("ssm.group_count") or 0) * state
+    ) + state * inner
 
 
 def _activation(metadata: Metadata, tensors: Mapping[str, GGUFTensor], caches: Sequence[KVCache], layers: int) -> int:
     """Scalars per token that llama.cpp's graph holds at once in its widest block, what it cannot use between included.
 
     From its source and its log: the feed forward has three values as wide as it is, beside its input; attention has
-    its projections, beside three.
+    its projections, beside three. Of recurrent layers these are bounds, above the logs that were read.
     """
     hidden = metadata.number("embedding_length")
     if hidden is None:
@@ -164,6 +182,10 @@ def _activation(metadata: Metadata, tensors: Mapping[str, GGUFTensor], caches: S
         fed = max([fed, *(3 * width + 4 * hidden + scores for width in shared)])
     if metadata.number("ssm.inner_size"):
         state = 4 * hidden + 3 * inner + max((cache.values for cache in caches), default=0)
+    if metadata.number("shortconv.l_cache"):
+        state = 14 * hidden  # three for its input, as many for what they make, and what has no room between
+    if metadata.number("wkv.head_size"):
+        state = 24 * hidden + 3 * inner
     return max(fed, _attention(metadata, tensors, hidden, layers), state)
 
 

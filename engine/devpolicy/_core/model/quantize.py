@@ -17,14 +17,16 @@ from devpolicy._core.loading.quantization import (
     DTYPE,
     Condition,
     Facts,
+    NotRead,
     Package,
     Quantization,
+    Reading,
     Scheme,
     SchemeSupport,
     Weight,
 )
 from devpolicy._core.loading.schemes import SCHEMES
-from devpolicy._core.loading.skips import Skips, names_module
+from devpolicy._core.loading.skips import Anywhere, Skips, names_module
 from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import DTYPE_BITS, FLOATING, ModelTree, Module, Tensor
 from devpolicy._core.sizes import format_size
@@ -74,6 +76,8 @@ class NotHeld:
     """Whether another host may hold it."""
     help: str = ""
     """The way out, where it is one for this checkpoint."""
+    planned: bool = True
+    """Whether it is the consumer that refuses; else no plan is made of what it may load."""
 
 
 def quantize(
@@ -95,7 +99,7 @@ def _made(
     tree: ModelTree, scheme: Scheme, facts: Facts, support: SchemeSupport | None, dtype: str | None
 ) -> Held | NotHeld:
     if support is None or not support.made:
-        return NotHeld(f"`{scheme.name}` cannot be made while a model is loaded")
+        return NotHeld(f"`{scheme.name}` is not made while a model is loaded", planned=False)
     unmet = _unmet(support.kept, facts) or _wrong_version(support.packages, facts)
     if unmet:
         return NotHeld(f"`{scheme.name}` cannot be made here: {unmet}", by_host=True)
@@ -130,8 +134,10 @@ def _stored(
     if scheme is None:
         return NotHeld(quantization.problem, both_figures(tree, dtype))
     if support is None or not support.stored:
-        return NotHeld(f"no plan is made of `{quantization.method}`", both_figures(tree, dtype))
+        return NotHeld("", both_figures(tree, dtype), planned=False)
     settings = {"quant_method": quantization.method, **dict(quantization.settings)}
+    if support.reads is not None:
+        return _read(tree, Reading(settings, facts, dtype or tree.default_dtype or "float32"), support, scheme, dtype)
     wrong = _wrong_version(support.packages, facts)
     unmet = "it is loaded in no other way" if support.kept is None else _unmet(support.kept, facts)
     if tree.incomplete_reason is not None and not unmet and not wrong:
@@ -163,6 +169,35 @@ def _stored(
         if support.several
         else _dequantized(tree, scheme, quantization, support, facts, support.because, dtype),
     )
+
+
+def _read(
+    tree: ModelTree, reading: Reading, support: SchemeSupport, scheme: Scheme, dtype: str | None
+) -> Held | NotHeld:
+    """Return a model as a consumer holds it that reads its scheme in a way of its own, or why it does not."""
+    facts, figures = reading.facts, both_figures(tree, dtype)
+    unmet = _unmet(support.kept, facts)
+    if unmet:
+        known = facts.capability is not None or facts.kind != "cuda"
+        hint = "plan for a host whose cards have it" if known else "say it of the host's cards: `capability = [8, 0]`"
+        return NotHeld(f"`{scheme.name}` weights cannot be loaded here: {unmet}", figures, by_host=True, help=hint)
+    if support.dtypes and reading.dtype not in support.dtypes:
+        wanted = " or ".join(f"`{one}`" for one in sorted(support.dtypes))
+        hint = f'`workload.dtype = "{min(support.dtypes)}"`'
+        return NotHeld(f"it computes beside them in {wanted}, not in `{reading.dtype}`", figures, help=hint)
+    row = support.reads(reading) if support.reads is not None else scheme
+    if isinstance(row, NotRead):
+        return NotHeld(row.reason, figures, help=row.help, planned=row.planned)
+    paths = converted(tree, row, reading.settings)
+    if not paths:
+        return NotHeld(f"it converts no module of `{tree.name}`", figures)
+    uneven = undivided(tree, row, paths, facts)
+    if uneven:
+        hint = "take a number of devices that divides it, or stages of whole layers"
+        return NotHeld(uneven, figures, help=hint, planned=False)
+    packed = _packed(tree, row, reading.settings, facts.kind, dtype, facts=facts)
+    assert packed is not None  # there are paths
+    return Held(packed, beside=support.beside, scheme=scheme.name)
 
 
 def _dequantized(
@@ -270,7 +305,8 @@ def _chosen(tree: ModelTree, scheme: Scheme, settings: Mapping[str, Any]) -> Ite
     names: list[str] = list(given or ())
     if scheme.default_skips == "always" or (scheme.default_skips == "unless listed" and given is None):
         names += default_skips(tree)
-    skips, tail = Skips(names), ".weight" if scheme.skips_by == "parameter" else ""
+    skips = Anywhere(names) if scheme.skips_by == "anywhere" else Skips(names)
+    tail = ".weight" if scheme.skips_by == "parameter" else ""
     within = _blocks(tree, settings) if scheme.blocks else ""
     yield from (
         module
@@ -279,7 +315,7 @@ def _chosen(tree: ModelTree, scheme: Scheme, settings: Mapping[str, Any]) -> Ite
         and not skips.leaves(module.path + tail)
         and not any(tensor.float32_in == "float16" for tensor in module.tensors)
         and (not within or _in_blocks(module.path, within, settings))
-        and (scheme.only is None or _is_target(module, *(settings[key] or () for key in scheme.only)))
+        and (scheme.only is None or _is_target(module, scheme, *(settings[key] or () for key in scheme.only)))
     )
 
 
@@ -301,24 +337,32 @@ def default_skips(tree: ModelTree) -> Iterator[str]:
 
 
 def _is_convertible(module: Module, scheme: Scheme) -> bool:
-    return module.class_name in scheme.classes or (scheme.experts and module.path.rpartition(".")[2] == "experts")
+    return module.class_name in scheme.classes or (scheme.experts and _is_experts(module))
 
 
-def _is_target(module: Module, targets: Iterable[str], ignored: Iterable[str]) -> bool:
-    return names_module(targets, module.path, module.class_name) and not names_module(
-        ignored, module.path, module.class_name
-    )
+def _is_experts(module: Module) -> bool:
+    return module.path.rpartition(".")[2] == "experts"
+
+
+def _is_target(module: Module, scheme: Scheme, targets: Iterable[str], ignored: Iterable[str]) -> bool:
+    path, cls = module.path, module.class_name
+    if scheme.experts and _is_experts(module):  # they were linear modules of their own when they were converted
+        path, cls = f"{path}.0.gate_proj", "Linear"
+    return names_module(targets, path, cls) and not names_module(ignored, path, cls)
 
 
 def _blocks(tree: ModelTree, settings: Mapping[str, Any]) -> str:
-    """Return the path below which all converted modules are, as `optimum` finds it; a path of no module where none."""
-    given = settings["block_name_to_quantize"]
+    """Return the path below which all converted modules are, as `optimum` finds it.
+
+    Where there is none, it is a path of no module for GPTQ, and for other schemes that of all.
+    """
+    given = settings.get("block_name_to_quantize")
     known = [given] if given is not None else [path for path in _BLOCKS if path in tree.index]
-    return known[0] if known else "."
+    return known[0] if known else "." * ("block_name_to_quantize" in settings)
 
 
 def _in_blocks(path: str, within: str, settings: Mapping[str, Any]) -> bool:
-    lists = settings["modules_in_block_to_quantize"]
+    lists = settings.get("modules_in_block_to_quantize")
     ends = tuple(name for names in lists or () for name in names)
     return path.startswith(within) and (lists is None or path.endswith(ends))
 
@@ -332,21 +376,24 @@ def _packed(
     takes: int = 0,
     *,
     whole: bool = False,
+    facts: Facts | None = None,
 ) -> ModelTree | None:
     """Return a tree with the bytes of its converted weights, `None` where nothing is converted.
 
     `takes` are the bytes for each element that making them takes for a moment; `whole` are those that are left as they
-    are where they are kept elsewhere.
+    are where they are kept elsewhere. `facts` say over how many devices each weight is divided.
     """
     paths = converted(tree, scheme, settings)
     if not paths:
         return None
-    made: dict[tuple[str, int], tuple[Tensor, ...]] = {}
+    made: dict[tuple[str, int, str], tuple[Tensor, ...]] = {}
+    shared = facts is not None and facts.parts > 1
 
     def tensors_of(module: Module) -> tuple[Tensor, ...]:
-        key = module.class_name, id(module.tensors)  # the readers give equal modules one tuple
+        # The readers give equal modules one tuple; how one is divided is in its name.
+        key = module.class_name, id(module.tensors), module.path.rpartition(".")[2] if shared else ""
         if key not in made:
-            packed = (_tensor(tensor, module, scheme, settings, kind, dtype) for tensor in module.tensors)
+            packed = (_tensor(tensor, module, scheme, settings, kind, dtype, facts) for tensor in module.tensors)
             made[key] = tuple(
                 # A `Conv1D` keeps its weight the other way round: a copy is turned first.
                 replace(
@@ -371,18 +418,86 @@ def _packed(
 
 
 def _tensor(
-    tensor: Tensor, module: Module, scheme: Scheme, settings: Mapping[str, Any], kind: str, dtype: str | None
+    tensor: Tensor,
+    module: Module,
+    scheme: Scheme,
+    settings: Mapping[str, Any],
+    kind: str,
+    dtype: str | None,
+    facts: Facts | None,
 ) -> Tensor:
     """Return a tensor of a converted module."""
     if tensor.name in scheme.float32 and all(settings.get(key) == value for key, value in scheme.float32_when.items()):
         return replace(tensor, dtype="float32", float32_in="any")
     if not _is_matrix(tensor):
         return tensor
-    *count, rows, columns = tensor.shape
-    if module.class_name == "Conv1D":  # which keeps its weight the other way round
+    weight = _weight(tensor, module, scheme, DTYPE_BITS[tensor.dtype_as(dtype)] // 8, kind)
+    parts = 1 if facts is None else facts.parts
+    each = scheme.bytes(weight if facts is None else share(weight, join(module.path, tensor.name), facts), settings)
+    return replace(tensor, packed=prod(tensor.shape[:-2]) * each * parts)
+
+
+def _weight(tensor: Tensor, module: Module, scheme: Scheme, size: int, kind: str) -> Weight:
+    """Return a matrix, or one of those of the experts."""
+    rows, columns = tensor.shape[-2:]
+    if module.class_name == "Conv1D" or scheme.inputs_first:  # which keep their weights the other way round
         rows, columns = columns, rows
-    size = DTYPE_BITS[tensor.dtype_as(dtype)] // 8
-    return replace(tensor, packed=prod(count) * scheme.bytes(Weight(rows, columns, size, kind), settings))
+    return Weight(rows, columns, size, kind)
+
+
+# How a group of devices divides a weight.
+
+_INPUTS_DIVIDED = frozenset(
+    ("o_proj", "down_proj", "out_proj", "c_proj", "fc2", "w2", "wo", "dense", "dense_4h_to_h", "linear_2", "proj_out")
+)
+"""The names of the matrices behind attention and at the end of a block, whose inputs are divided already."""
+_KEYS = frozenset(("k_proj", "v_proj"))
+
+
+def share(weight: Weight, path: str, facts: Facts) -> Weight:
+    """Return what one of a group's devices has of a weight; `path` is that of its tensor."""
+    if facts.parts == 1:
+        return weight
+    name = _own_name(path)
+    if name in _INPUTS_DIVIDED:
+        return replace(weight, columns=-(-weight.columns // facts.parts), inputs_divided=True)
+    parts = facts.key_parts if name in _KEYS else facts.parts
+    return replace(weight, rows=-(-weight.rows // parts))
+
+
+def undivided(tree: ModelTree, scheme: Scheme, paths: frozenset[str], facts: Facts) -> str:
+    """Return why a group of devices cannot divide a weight, empty where it can divide all."""
+    seen = set[tuple[str, tuple[int, ...]]]()
+    for module in tree.modules if facts.parts > 1 else ():
+        for tensor in module.tensors if module.path in paths else ():
+            name = join(module.path, tensor.name)
+            if not _is_matrix(tensor) or (_own_name(name), tensor.shape) in seen:
+                continue
+            seen.add((_own_name(name), tensor.shape))
+            whole = _weight(tensor, module, scheme, 2, facts.kind)
+            wrong = _uneven(whole, share(whole, name, facts), scheme, "gate_up" in name)
+            if wrong:
+                return f"{facts.parts} devices do not divide `{name}` evenly: {wrong}"
+    return ""
+
+
+def _uneven(whole: Weight, part: Weight, scheme: Scheme, two: bool) -> str:
+    """Return why a part of a weight is not one; `two` are the outputs of two matrices in one."""
+    if part.inputs_divided:
+        size, all_, each = scheme.whole_inputs, whole.columns, part.columns
+        what = "inputs"
+    else:
+        size, all_, each = scheme.whole_outputs, whole.rows // (2 if two else 1), part.rows // (2 if two else 1)
+        what = "outputs"
+    if size == 1 or each % size == 0:
+        return ""
+    return f"each would have {each:,} of its {all_:,} {what}, which is no multiple of {size}"
+
+
+def _own_name(path: str) -> str:
+    """Return the name by which a weight is known: its module's, or its own where a module has several."""
+    *_, module, name = ("", *path.split("."))
+    return module if name == "weight" else name
 
 
 def _is_matrix(tensor: Tensor) -> bool:

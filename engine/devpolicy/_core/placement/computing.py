@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING
 from devpolicy._core.abilities import Target
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy, Rule
-from devpolicy._core.memory.llama_cpp import LAST_OF_EXPERTS, behind_gates, is_input, is_mixture, rows_of
+from devpolicy._core.memory.llama_cpp import (
+    LAST_OF_EXPERTS,
+    behind_gates,
+    between_layers,
+    is_input,
+    is_mixture,
+    rows_of,
+)
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.context import PlacementContext
 
@@ -68,7 +75,7 @@ def layer_of(path: str) -> tuple[int, str] | None:
 
 def leads(inside: str) -> bool:
     """Whether a part of a layer is the one that says where the layer is: its KV cache follows it."""
-    return inside in ("", "attn", "ssm") or inside.startswith(("attn.", "ssm."))
+    return inside == "" or inside.partition(".")[0] in ("attn", "ssm", "time", "shortconv")
 
 
 def layer_devices(devices: Mapping[str, str]) -> dict[int, str]:
@@ -131,6 +138,22 @@ def narrow_on(units: Sequence[Unit], devices: Sequence[int], cpu: int | None, tr
         if not behind.isdisjoint(range(unit.start, unit.end))
     }
     return {*devices} - wide - {cpu}
+
+
+def between_on(units: Sequence[Unit], devices: Sequence[int]) -> set[int]:
+    """Return the devices that have parts of two layers and of none all: see `between_layers`."""
+    homes: dict[int, set[int]] = {}
+    experts: dict[int, set[int]] = {}
+    for unit, device in zip(units, devices, strict=True):
+        layer = unit.start if unit.block is None else unit.block
+        if unit.is_block or unit.block is not None:
+            of_experts = unit.path.endswith("exps")
+            experts.setdefault(layer, set())
+            if of_experts or unit.is_block:
+                experts[layer].add(device)
+            if not of_experts:
+                homes.setdefault(layer, set()).add(device)
+    return between_layers([*homes.values()], [*experts.values()])
 
 
 _MATRICES = 3

@@ -70,9 +70,9 @@ def share_of(division: Division, tree: ModelTree, size: int) -> Division:
 
     A cache is divided by heads of keys: where there are fewer than devices, several hold the same.
     """
-    heads = _number(tree, "num_key_value_heads") or size
+    heads = number_of(tree, "num_key_value_heads") or size
     # Latent attention has one cache for all heads.
-    parts = 1 if _number(tree, "kv_lora_rank") else min(size, heads)
+    parts = 1 if number_of(tree, "kv_lora_rank") else min(size, heads)
 
     def of(bytes_: int, count: int) -> int:
         return -(-bytes_ // count)
@@ -110,13 +110,13 @@ def _order(device: str) -> tuple[bool, str, int]:
 
 
 def _check_heads(tree: ModelTree, size: int) -> None:
-    heads = _number(tree, "num_attention_heads")
+    heads = number_of(tree, "num_attention_heads")
     if heads and heads % size:
         message = f"`{tree.name}` has {heads} attention heads, which {size} devices cannot share evenly"
         raise Refused(Diagnostic("DP404", message, help="take a number of devices that divides them"))
 
 
-def _number(tree: ModelTree, key: str) -> int | None:
+def number_of(tree: ModelTree, key: str) -> int | None:
     """Return a number of a configuration, of the part that generates text where it has several."""
     table = json.loads(tree.config) if tree.config else {}
     for one in (table, table.get("text_config")):

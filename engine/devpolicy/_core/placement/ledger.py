@@ -14,7 +14,7 @@ from devpolicy._core.errors import Diagnostic
 from devpolicy._core.memory.activations import Runs
 from devpolicy._core.memory.llama_cpp import is_mixture
 from devpolicy._core.placement.apply_rules import Refused
-from devpolicy._core.placement.computing import joined_on, layers_on, narrow_on
+from devpolicy._core.placement.computing import between_on, joined_on, layers_on, narrow_on
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Unit
 from devpolicy._core.placement.search import Solution
@@ -99,7 +99,10 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
         mixture = is_mixture(context.tree)
         several, parted = layers_on(units, solution.device, context.cpu_number, mixture=mixture)
         joined = joined_on(units, solution.device, context.cpu_number) if mixture else joined
-        narrow = narrow_on(units, solution.device, context.cpu_number, context.tree) if found.narrow else narrow
+    if found.narrow:
+        narrow = narrow_on(units, solution.device, context.cpu_number, context.tree)
+        between = between_on(units, solution.device)
+        several, parted = several - between, parted - between
     away = {place: [units[at] for at, one in offloaded.items() if one.place == place] for place in ("cpu", "disk")}
     on_cpu = sum(unit.elsewhere for unit in away["cpu"])
     # By side of the one pool that integrated accelerators share with the CPU.

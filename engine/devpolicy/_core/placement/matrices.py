@@ -16,10 +16,10 @@ from devpolicy._core.placement.apply_rules import Offload, Refused, apply_rules
 from devpolicy._core.placement.colocate import colocate_blocks
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Division, Unit, children_of, with_parts
-from devpolicy._core.placement.leaving import Notes, choices_of, may_fit
+from devpolicy._core.placement.leaving import Notes, choices_of
 from devpolicy._core.placement.ledger import Budget, ledger_of, with_more_layers
 from devpolicy._core.placement.matrix_runs import is_gate, most_kept
-from devpolicy._core.placement.search import Attempt, Problem
+from devpolicy._core.placement.search import Attempt, Problem, attempt_with
 
 _MOST_CLUSTERS = 512
 _BORROWED = "no room with the rest of its layer, and `{}` has some, where the next layer is"
@@ -108,29 +108,94 @@ def leaving_in_parts(
 def _by_parts(
     every: Parts, context: PlacementContext, search: _Search, *, narrow: bool
 ) -> tuple[Parts, Departure] | None:
-    assumed = context
+    """Return the better of two: what several layers take may be counted before they are placed, or behind that."""
+    found: list[tuple[Parts, Departure]] = []
+    for several in (False, True):
+        one, tries = _counted(every, context, search, narrow=narrow, several=several)
+        found += [] if one is None else [one]
+        if tries == 1:
+            break
+    return min(found, key=lambda one: _short_and_on_cpu(_ledger(one[1], context)), default=None)
+
+
+def _counted(
+    every: Parts, context: PlacementContext, search: _Search, *, narrow: bool, several: bool
+) -> tuple[tuple[Parts, Departure] | None, int]:
+    """Return what is found with the fewest parts away that are counted to fit, and after how many tries."""
+    assumed, tries = context, 0
     while True:
-        parts = _fewest_away(every, assumed, narrow=narrow)
-        found = None if parts is None else _attempt(parts, assumed, search)
-        if parts is None or found is None:
-            return None
+        tries += 1
+        fewest = _fewest_away(every, assumed, narrow=narrow, several=several)
+        found = None if fewest is None else _attempt(fewest[0], assumed, search)
+        if fewest is None or found is None:
+            return None, tries
+        parts, homes = fewest
+        if not _within(_ledger(found, context)):
+            # What takes little where it was counted may take more where it was placed.
+            found = _as_counted(parts, homes, assumed) or found
         more = with_more_layers(_ledger(found, context), assumed)
         if more is None:
-            return parts, found
+            return (parts, found), tries
         assumed = more
+
+
+def _short_and_on_cpu(ledger: Mapping[str, Budget]) -> tuple[bool, int]:
+    return not _within(ledger), _on_cpu(ledger)
+
+
+def _as_counted(parts: Parts, homes: Mapping[int, int], context: PlacementContext) -> Departure | None:
+    """Return the attempt with each layer on the device on which it was counted."""
+    divided, leaving = parts.divided()
+    within = replace(context, narrow=parts.narrow)
+    try:
+        assignment = colocate_blocks(divided, within, apply_rules(divided, within, leaving=leaving))
+    except Refused:
+        return None
+    problem = Problem(divided.units, assignment, within)
+    where = {
+        number: homes[key]
+        for number, cluster in enumerate(assignment.clusters)
+        for key in (_layer_of(divided.units[cluster[0]]),)
+        if key in homes
+    }
+    whole = len(where) == len(assignment.clusters)
+    return Departure(divided, attempt_with(problem, None, where), assignment.notes) if whole else None
+
+
+def _layer_of(unit: Unit) -> int:
+    return unit.start if unit.block is None else unit.block
 
 
 def _by_units(
     every: Parts, order: Sequence[Mapping[int, Offload]], context: PlacementContext, search: _Search
 ) -> tuple[Parts, Departure] | None:
+    least = _least_away(every, context)
     for chosen in choices_of(order, context):
         leaving = {at: offload for offloads in chosen for at, offload in offloads.items()}
+        if sum(every.division.units[at].resident for at in leaving) < least:
+            continue
         starts = {part.start for at in leaving for part in every.parts[at]}
         parts = replace(every, elsewhere={at: place for at, place in every.elsewhere.items() if at in starts})
-        found = _attempt(parts, context, search) if may_fit(every.division.units, leaving, context) else None
+        found = _attempt(parts, context, search)
         if found is not None:
             return parts, found
     return None
+
+
+def _least_away(every: Parts, context: PlacementContext) -> int:
+    """Return the bytes that leave at least: what all devices have no room for together."""
+    try:
+        pinned = apply_rules(every.division, context, leaving=every.away).pinned
+    except Refused:
+        return 0
+    stay = {at for at, (number, _) in pinned.items() if number == context.cpu_number} - every.away.keys()
+    needs = sum(unit.resident for at, unit in enumerate(every.division.units) if at not in stay)
+    rooms = (
+        one.budget - context.fixed(number, beside_cpu=True)
+        for number, one in enumerate(context.devices)
+        if number != context.cpu_number
+    )
+    return needs - sum(max(0, room) for room in rooms)
 
 
 def back_in_parts(
@@ -209,10 +274,12 @@ def _with_one_back(
                     yield other, tried
 
 
-def _fewest_away(every: Parts, context: PlacementContext, *, narrow: bool) -> Parts | None:
+def _fewest_away(
+    every: Parts, context: PlacementContext, *, narrow: bool, several: bool
+) -> tuple[Parts, Mapping[int, int]] | None:
     """Return which parts leave for the others to fit on the devices in the order of their ids; `None` if none do.
 
-    With `narrow`, a device may be given gates alone.
+    With them the device of each layer. `narrow` and `several` are those of `most_kept`.
     """
     division, away, parts = every.division, every.away, every.parts
     try:
@@ -229,7 +296,7 @@ def _fewest_away(every: Parts, context: PlacementContext, *, narrow: bool) -> Pa
         number = of_block.get(division.units[at].block)
         if number is not None:
             optional[number] = [*optional[number], *of]
-    runs = most_kept(problem, optional, narrow=narrow)
+    runs = most_kept(problem, optional, narrow=narrow, several=several)
     if runs is None:
         return None
     elsewhere = dict(every.elsewhere)
@@ -240,7 +307,13 @@ def _fewest_away(every: Parts, context: PlacementContext, *, narrow: bool) -> Pa
                 room -= part.weights
                 del elsewhere[part.start]
         elsewhere |= {part.start: str(context.devices[run.device]) for part in run.received}
-    return replace(every, elsewhere=elsewhere, narrow=frozenset(run.device for run in runs if run.narrow))
+    homes = {
+        _layer_of(division.units[at]): run.device
+        for run in runs
+        for cluster in clusters[run.begin : run.end]
+        for at in cluster
+    }
+    return replace(every, elsewhere=elsewhere, narrow=frozenset(run.device for run in runs if run.narrow)), homes
 
 
 def _all_away(division: Division, order: Sequence[Mapping[int, Offload]], context: PlacementContext) -> Parts | None:

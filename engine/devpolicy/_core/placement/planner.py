@@ -170,17 +170,18 @@ def _fitting_on(
     """Return how a model fits on the devices of an entry of `prefer`. Raises `Refused`, for the last way tried."""
     selection, abilities = _selected(selector, policy, host, consumer), consumer.abilities
     held = Held(tree)
+    split = policy.split if isinstance(policy.split, TensorSplit) else None
     if tree.quantization is not None or policy.loading.quantization:
-        held = held_on(selector.type, policy, tree, host, consumer)
+        parts = 1 if split is None or selector.type == "cpu" else split.tensor or len(selection.devices)
+        held = held_on(selector.type, policy, tree, host, consumer, parts)
     elif policy.loading.attention or abilities.cache == "engine":
         held = Held(running(policy, tree, consumer))
     # Whether several devices cost the consumer more than one does.
-    parts = abilities.shares_ties != "always" or abilities.budget != "per-device"
-    split = policy.split if isinstance(policy.split, TensorSplit) else None
+    several = abilities.shares_ties != "always" or abilities.budget != "per-device"
     if split is not None:
         check_divides(consumer)
         policy = replace(policy, split="when-needed" if split.tensor else "never")
-    ways = [*_ways(held, policy, consumer, selector)] if parts else [(held, policy, False)]
+    ways = [*_ways(held, policy, consumer, selector)] if several else [(held, policy, False)]
     while True:
         form, asked, one_fraction = ways.pop(0)
         sizing, division, of_rules = _divided(policy, form.tree)

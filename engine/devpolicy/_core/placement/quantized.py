@@ -20,19 +20,25 @@ from devpolicy._core.model.tree import Beside, ModelTree
 from devpolicy._core.placement.apply_rules import Refused
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Unit
+from devpolicy._core.placement.groups import number_of
 from devpolicy._core.placement.loading import attention_of
 from devpolicy._core.placement.maps import device_map
 from devpolicy._core.placement.plan import Plan
 from devpolicy._core.placement.search import Solution
 
 
-def facts_of(host: Host, kind: str) -> Facts:
-    """Return what of a host decides how quantised weights are held by devices of a type."""
+def facts_of(host: Host, kind: str, tree: ModelTree | None = None, parts: int = 1) -> Facts:
+    """Return what of a host decides how quantised weights are held by devices of a type.
+
+    `parts` are the devices over which each weight of the model is divided.
+    """
     devices = [device.capability for device in host.devices(kind) if device.fault is None]
     known = [capability for capability in devices if capability is not None]
     # Transformers asks the first device, and the model may be on any: the least of them does for all.
-    least = min(known) if known and len(known) == len(devices) else None
-    return Facts(kind, least, host.versions)
+    all_known = bool(known) and len(known) == len(devices)
+    least, greatest = (min(known), max(known)) if all_known else (None, None)
+    heads = None if tree is None or parts == 1 else number_of(tree, "num_key_value_heads")
+    return Facts(kind, least, host.versions, greatest, parts, min(parts, heads or parts))
 
 
 def running(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -> ModelTree:
@@ -44,11 +50,11 @@ def running(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -> ModelT
     return tree.remembered("engine", lambda: replace(tree, beside=Beside()))
 
 
-def held_on(kind: str, policy: ResolvedPolicy, tree: ModelTree, host: Host, consumer: Target) -> Held:
+def held_on(kind: str, policy: ResolvedPolicy, tree: ModelTree, host: Host, consumer: Target, parts: int = 1) -> Held:
     """Return a model as a consumer holds it on devices of a type. Raises `Refused` (DP417) where it cannot."""
     tree = running(policy, tree, consumer)
     word = next(iter(policy.loading.quantization), None)
-    facts, dtype = facts_of(host, kind), policy.workload.dtype
+    facts, dtype = facts_of(host, kind, tree, parts), policy.workload.dtype
     found = tree.remembered(
         ("held", word, facts, consumer.name, dtype),
         lambda: quantize(tree, word, facts, consumer.abilities.schemes, dtype),
@@ -92,7 +98,8 @@ def _refusal(found: NotHeld, tree: ModelTree, consumer: Target, word: str | None
         others = [f"`{name}`" for name, support in making.items() if support is not None and support.made]
         wrong_one = others and f"`{consumer.name}`" not in others
         more = f", or plan for {' or '.join(others)}" if wrong_one else ", or plan another host" * found.by_host
-        return Diagnostic("DP417", found.reason, notes=found.notes, help=f"leave the scheme out{more}")
+        reason = found.reason if found.planned else f"no plan is made of `{word}` that `{consumer.name}` makes"
+        return Diagnostic("DP417", reason, notes=found.notes, help=f"leave the scheme out{more}")
     others = [name for name, target in targets().items() if quantization.scheme in target.abilities.schemes]
     hint = (
         f"plan for {' or '.join(f'`{name}`' for name in others)}"
@@ -100,8 +107,12 @@ def _refusal(found: NotHeld, tree: ModelTree, consumer: Target, word: str | None
         else ('say what it takes where it is loaded: `needs = "24 GiB"` in the component, in place of its model')
     )
     hint = found.help or hint
-    message = f"the weights of `{tree.name}` are quantised (`{quantization.method}`), and `{consumer.name}` "
-    return Diagnostic("DP417", f"{message}cannot load them: {found.reason}", notes=found.notes, help=hint)
+    message = f"the weights of `{tree.name}` are quantised (`{quantization.method}`), and "
+    if found.planned and quantization.scheme:
+        message += f"`{consumer.name}` cannot load them: {found.reason}"
+    else:
+        message += f"no plan is made of them for `{consumer.name}`{f': {found.reason}' * bool(found.reason)}"
+    return Diagnostic("DP417", message, notes=found.notes, help=hint)
 
 
 def findings_of_form(held: Held, tree: ModelTree, policy: ResolvedPolicy) -> list[Diagnostic]:

@@ -7,8 +7,10 @@ devices. The search itself is in `packing`.
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import islice, permutations
 
+from devpolicy._core.placement.device_runs import holds
 from devpolicy._core.placement.packing import Packing
 from devpolicy._core.placement.search import (
     Attempt,
@@ -75,13 +77,16 @@ def _in_another_order(problem: Problem) -> Attempt | None:
     if problem.assignment.choices or in_id_order or problem.context.policy.split == "never":
         return None
     bins, _ = problem.bins(None)
+    kinds = Counter((one.budget - one.fixed, one.weights_only) for one in bins.values())
+    if not holds(problem.sums, [(count, room, weights_only) for (room, weights_only), count in kinds.items()]):
+        return None
     by_room = sorted(bins, key=lambda number: bins[number].budget - bins[number].fixed)
     orders = islice(permutations(by_room), _ORDERS)
     seen: set[tuple[Bin, ...]] = set()
     for order in (tuple(reversed(by_room)), *orders):
-        kinds = tuple(bins[number] for number in order)
-        if kinds not in seen:
-            seen.add(kinds)
+        alike = tuple(bins[number] for number in order)
+        if alike not in seen:
+            seen.add(alike)
             attempt = place_in_order(problem, order)
             if attempt is not None:
                 return attempt

@@ -48,6 +48,8 @@ class Problem:
     """The largest module of what is offloaded: its weights are on the main device for a moment."""
     main_load: int = field(init=False)
     main_cache: int = field(init=False)
+    known: dict[tuple[int, int | None], Bin] = field(init=False)
+    """Devices as they were asked for, by their number and that of the main one."""
     beside_cpu: bool = field(init=False)
     """Whether a part of the layers computes on the CPU beside accelerators."""
 
@@ -66,6 +68,7 @@ class Problem:
             resident, caches = ([sum([of[at] for at in cluster]) for cluster in clusters] for of in (resident, caches))
         sums = Sums.of(resident, caches)
         charged = {
+            "known": {},
             "sums": sums,
             "pinned": pinned,
             "streaming": max((unit.onload_peak for unit in away), default=0),
@@ -134,6 +137,9 @@ class Problem:
         return {number: self._bin(number, main) for number in sorted(usable)}, closed
 
     def _bin(self, number: int, main: int | None) -> Bin:
+        known = self.known.get((number, main))
+        if known is not None:
+            return known
         device = self.context.devices[number]
         fixed = self.context.fixed(number, beside_cpu=self.beside_cpu) + self.pinned.get(number, 0)
         if number == main:
@@ -141,7 +147,9 @@ class Problem:
         if device.unified:
             # With one pool for both, what is stored on the CPU's side takes the accelerator's memory.
             fixed += self.assignment.stored["cpu"]
-        return Bin(device.budget, fixed, number in self.pinned or number == main, device.kv_cache is not None)
+        required = number in self.pinned or number == main
+        made = self.known[number, main] = Bin(device.budget, fixed, required, device.kv_cache is not None)
+        return made
 
     def chosen_bins(self, main: int | None) -> dict[int, Bin]:
         """Return the devices among which rules leave the choice, that may be used beside `main`."""

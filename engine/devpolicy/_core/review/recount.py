@@ -18,6 +18,7 @@ from devpolicy._core.memory.budgets import accelerator_budget, cpu_budget, devic
 from devpolicy._core.memory.llama_cpp import (
     LAST_OF_EXPERTS,
     behind_gates,
+    between_layers,
     ends_of,
     is_input,
     is_mixture,
@@ -183,6 +184,8 @@ def _count(
     several, parted = rows_of([*layers.values()], "cpu", mixture=is_mixture(tree))
     joined = _joined(tree, places) if activations.joined and not whole else set[str]()
     wide = _beyond_gates(tree, places) if activations.narrow else loads.keys()
+    between = _between(tree, places) if activations.narrow else set[str]()
+    several, parted = several - between, parted - between
     for device in loads.keys() - kept:
         runs = {end: at == device or (device == main and at in kept) for end, at in ends.items()}
         of_layers = {"several": device in several, "parted": device in parted, "joined": device in joined}
@@ -227,6 +230,20 @@ def _joined(tree: ModelTree, places: Mapping[str, Sequence[str]]) -> set[str]:
         and len({*experts[number]}) > 1
         and any(of.count(device) > 1 for other, of in experts.items() if other != number)
     }
+
+
+def _between(tree: ModelTree, places: Mapping[str, Sequence[str]]) -> set[str]:
+    """Return the devices that have parts of two layers and of none all: see `between_layers`."""
+    homes: dict[str, set[str]] = {}
+    experts: dict[str, set[str]] = {}
+    for row in tensors(tree):
+        block, number, *_ = (*row.module.split("."), "")
+        if block == "blk":
+            homes.setdefault(number, set())
+            experts.setdefault(number, set())
+            of = experts if row.module.endswith("_exps") else homes
+            of[number].add(places[row.name][0])
+    return between_layers([*homes.values()], [*experts.values()])
 
 
 def _beyond_gates(tree: ModelTree, places: Mapping[str, Sequence[str]]) -> set[str]:

@@ -28,6 +28,7 @@ MOST_DEVICES = 15
 
 _PREFIX = {"cuda": "CUDA", "xpu": "SYCL", "mps": "MTL"}
 _GROUPS = {"attn": "attn_.*", "ffn": "ffn_.*", "exps": "ffn_.*_exps?", "shexp": "ffn_.*_shexp", "ssm": "ssm_.*"}
+_GROUPS |= {"time": "time_mix_.*", "shortconv": r"shortconv\..*"}
 """What the tensors of a group of a block are called, from `blk.N.` on."""
 
 
@@ -91,6 +92,8 @@ def to_llama_cpp(plan: Plan, names: Mapping[str, str] | None = None) -> LlamaCpp
     place = {**device_names(used), **(names or {}), "cpu": "CPU"}
     units = {path: str(unit.runs_on) for path, unit in plan.placements.items()}
     layers = [device for _, device in layer_devices(units).items()]
+    if units and not layers and not any(map(_is_input, units)):
+        raise Unsatisfiable(_no_model())
     # The head is one more layer: where the plan has it decides which device the last unit goes to.
     head = units.get("output", units.get("output_norm", layers[-1] if layers else "cpu"))
     runs = _runs([*layers, head if _follows(layers, head) else layers[-1] if layers else head])
@@ -147,6 +150,12 @@ def to_llama_cpp_python(plan: Plan) -> dict[str, Any]:
 _GGML_TYPES = {"f32": 0, "f16": 1, "bf16": 30}
 
 
+def _no_model() -> Diagnostic:
+    message = "the file has neither layers nor an embedding as llama.cpp names them, so it is no model that it loads"
+    help_ = "plan the model that it belongs to; llama.cpp loads a projector beside it, with `--mmproj`"
+    return Diagnostic("DP404", message, help=help_)
+
+
 def _not_for_it(plan: Plan) -> Diagnostic:
     message = f"the plan was made for `{plan.target}`, which places a model in other ways than llama.cpp"
     return Diagnostic("DP409", message, help='plan the GGUF file with `target = "llama.cpp"`, or `--target llama.cpp`')
@@ -183,7 +192,7 @@ def _overrides(
     """Yield the overrides: of the input, of the head, then of parts of layers, the narrower ones first."""
     for path, device in units.items():
         if layer_of(path) is None:
-            own = "cpu" if _is_input(path) else head
+            own = "cpu" if _is_input(path) else layers[0] if layers and _with_first_layer(path, units) else head
             if path not in ("rope_freqs",) and device != own:
                 yield rf"^{re.escape(path)}\.", place[device]
     found: dict[tuple[int, str, str], list[int]] = {}
@@ -197,6 +206,11 @@ def _overrides(
 
 def _is_input(path: str) -> bool:
     return path in ("token_embd", "position_embd", "token_types", "per_layer_token_embd")
+
+
+def _with_first_layer(path: str, units: Mapping[str, str]) -> bool:
+    """Whether the first layer takes a tensor along: a norm behind the embedding, which some files call the last one."""
+    return path == "token_embd_norm" and ("output_norm" in units or "output" not in units)
 
 
 def _parts(units: Mapping[str, str]) -> dict[int, dict[str, str]]:
