@@ -96,6 +96,19 @@ def test_children_are_on_the_host_and_it_leaves_nothing(monkeypatch: pytest.Monk
     assert run("import torch; print(torch.cuda.device_count())").stdout.split()[-1] == "0"
 
 
+def test_a_child_enters_a_host_of_its_own_before_it_has_torch():
+    code = """
+from devpolicy.testing import simulate_host
+with simulate_host("8x80gb", depth="tensors", children=True):
+    import torch
+    assert (torch.cuda.device_count(), torch.ones(2, device="cuda:7").sum().item()) == (8, 2)
+print(torch.cuda.device_count(), torch.ones(2, device="cuda:1").device)
+"""
+    with simulate_host("2x24gb", depth="tensors", children=True):
+        done = run(code)
+    assert done.stdout == "2 cuda:1\n", done.stderr
+
+
 def hold(queue, leave):
     values = torch.ones(MIB, device="cuda:1")
     queue.put((torch.cuda.memory_allocated(1), torch.cuda.mem_get_info(1)[0], values.sum().item()))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from devpolicy._core.errors import DevPolicyError, SimulationDepthError
@@ -189,6 +190,9 @@ def _suspended_by(depth: str) -> TensorBackend | None:
     would lose what it works with.
     """
     outer = running()
+    if outer is not None and depth in DEEP:
+        # The devices of an inherited host come with torch: they are there before others take their place.
+        import_module("torch")
     if outer is None or outer.backend is None or depth == "value":
         return None
     if not was_entered_here(outer):
