@@ -117,7 +117,7 @@ class Problem:
                 continue
             if not context.usable_with_main[number].issuperset(self.pinned):
                 continue
-            better = () if dominated or number in ruled else context.better_mains[number]
+            better = context.better_mains[number] if found and not dominated and number not in ruled else ()
             if not any(earlier in found and earlier not in ruled for earlier in better):
                 found.append(number)
                 yield number
