@@ -108,7 +108,7 @@ class Problem:
         Without `dominated`, of those that are alike the first: whatever is placed with a later one, which may use no
         other devices, can be placed with the first in its stead.
         """
-        context, ruled = self.context, {*self.chosen, *self.pinned}
+        context = self.context
         lowest_pin = min(self.pinned, default=len(context.devices))
         found: list[int] = []
         for number in range(min(lowest_pin + 1, len(context.devices))):
@@ -117,10 +117,15 @@ class Problem:
                 continue
             if not context.usable_with_main[number].issuperset(self.pinned):
                 continue
-            better = context.better_mains[number] if found and not dominated and number not in ruled else ()
-            if not any(earlier in found and earlier not in ruled for earlier in better):
+            if dominated or not found or not self._has_better(number, found):
                 found.append(number)
                 yield number
+
+    def _has_better(self, number: int, found: Sequence[int]) -> bool:
+        """Whether one of the devices that were found takes the place of a later one that is alike."""
+        ruled = {*self.chosen, *self.pinned}
+        better = (one for one in self.context.better_mains[number] if one in found)
+        return number not in ruled and not ruled.issuperset(better)
 
     def bins(self, main: int | None) -> tuple[dict[int, Bin], dict[int, Bin]]:
         """Return the devices that the clusters may use when `main` is the main one, and the others that rules use."""
