@@ -120,6 +120,8 @@ def test_falcon_keeps_keys_as_often_as_it_repeats_them(new: bool, multi_query: b
 
 
 def test_projections_of_more_than_a_matrix_say_how_wide_keys_are() -> None:
+    if "inkling2" not in transformers.CONFIG_MAPPING:
+        pytest.skip("the model type of a newer Transformers")
     model, given = built("inkling2")
     model.config.get_text_config(decoder=True).num_key_value_heads = 1  # of the layers without a window alone
     kept, counted = kept_and_counted(type(model)(model.config).eval(), given)
