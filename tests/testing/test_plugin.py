@@ -7,6 +7,7 @@ import sys
 from contextlib import suppress
 from importlib.metadata import entry_points
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -120,6 +121,47 @@ def test_the_report_of_a_failure_shows_the_host_and_its_devices(pytester: pytest
             "cuda:2  NVIDIA A100-SXM4-80GB, 80.0 GiB (0 B free), faulty: CUDA error: uncorrectable ECC error*",
         ]
     )
+
+
+def test_a_failure_names_processes_that_left_the_host(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import multiprocessing
+        import subprocess
+        import sys
+
+        import pytest
+
+        def ask():
+            pass
+
+        @pytest.mark.host("2x24gb")
+        @pytest.mark.parametrize("method", ["spawn", "fork"])
+        def test_fails(method):
+            subprocess.run([sys.executable, "-c", ""], check=True)
+            process = multiprocessing.get_context(method).Process(target=ask, name="asker")
+            process.start()
+            process.join()
+            assert not "reached"
+
+        @pytest.mark.host("2x24gb", children=True)
+        def test_on_it():
+            subprocess.run([sys.executable, "-c", ""], check=True)
+            assert not "reached"
+
+        def test_after():
+            assert not hasattr(subprocess.Popen.__init__, "__wrapped__")
+        """
+    )
+    result = pytester.runpytest_inprocess()
+    result.assert_outcomes(failed=3, passed=1)
+    found = [line for line in result.stdout.lines if "that the test started" in line]
+    python = Path(sys.executable).name
+    assert found == [
+        f"2 processes that the test started left `2x24gb` for the real machine: `{python}`, `asker`",
+        f"1 process that the test started left `2x24gb` for the real machine: `{python}`",
+    ]
+    result.stdout.fnmatch_lines(["with `--devpolicy-children`, or `children=True` in the mark, *"])
 
 
 # How a test says its host.

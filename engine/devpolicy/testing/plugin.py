@@ -14,6 +14,7 @@ devpolicy is installed: it imports nothing but pytest until a test names a host.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ SKIPPED_BEFORE = "devpolicy_skipped_before"
 """On the report of a test that was skipped before it was on its host: the options for it. xdist carries it over."""
 _OF_RUN = pytest.StashKey["Asked"]()
 """The host that the whole run is on."""
+_LEFT = pytest.StashKey[list[str]]()
+"""The processes that a test started, and which are not on its host."""
 _REFUSED = pytest.StashKey[str]()
 """What is wrong with the mark of a test's parameter."""
 
@@ -173,9 +176,12 @@ def _devpolicy_simulation(request: pytest.FixtureRequest) -> Iterator[None]:
     asked = _asked(item, getattr(request, "param", None))
     of_run = request.config.stash.get(_OF_RUN, None)
     if asked is None or asked == of_run:
-        if of_run is not None:
-            item.stash[HOST] = of_run
-        yield
+        if of_run is None:
+            yield
+            return
+        item.stash[HOST] = of_run
+        with _children(item, of_run):
+            yield
         return
     from devpolicy._core.errors import DevPolicyError
     from devpolicy.testing import simulate_host
@@ -189,9 +195,22 @@ def _devpolicy_simulation(request: pytest.FixtureRequest) -> Iterator[None]:
         refuse(item, f"`@pytest.mark.host`: {refused}")
     item.stash[HOST] = asked
     try:
-        yield
+        with _children(item, asked):
+            yield
     finally:
         simulation.__exit__(None, None, None)
+
+
+@contextmanager
+def _children(item: Any, asked: Asked) -> Iterator[None]:
+    """Notice the processes that a test starts, where they are not on its host."""
+    if asked.children:
+        yield
+        return
+    from devpolicy.testing._left import noticed
+
+    with noticed() as item.stash[_LEFT]:
+        yield
 
 
 def _asked(item: Any, given: Asked | None) -> Asked | None:
@@ -242,6 +261,11 @@ def pytest_runtest_makereport(
         from devpolicy._core.simulation.describe import describe
 
         report.sections.append(("simulated host", describe(asked.host)))
+        left = item.stash.get(_LEFT, [])
+        if left:
+            from devpolicy.testing._left import sentence
+
+            report.sections.append(("processes that left the simulated host", sentence(left, asked.name)))
     if report.skipped and any(mark.name in MARKS for mark in item.iter_markers()):
         from devpolicy.testing._suite import skipped_before
 
