@@ -233,12 +233,12 @@ class _Reader:
                     alike += name, tensor.shape, tensor.dtype, type(tensor)
                     objects.append(id(tensor))
                     in_place = in_place and (unloaded or tensor.is_meta)
-            for name, tensor in module._buffers.items():
-                if tensor is not None:
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
                     persistent = name not in module._non_persistent_buffers_set
-                    alike += name, tensor.shape, tensor.dtype, type(tensor), persistent
-                    objects.append(id(tensor))
-                    in_place = in_place and (unloaded or not persistent or tensor.is_meta)
+                    alike += name, buffer.shape, buffer.dtype, type(buffer), persistent
+                    objects.append(id(buffer))
+                    in_place = in_place and (unloaded or not persistent or buffer.is_meta)
         except RuntimeError:
             raise _lazy(join(path, name)) from None
         key = tuple(alike)
