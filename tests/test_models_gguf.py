@@ -390,6 +390,7 @@ def test_a_single_number_in_the_place_of_a_matrix_is_read(name, tmp_path):
 )
 def test_a_recurrent_layer_keeps_a_state(tmp_path, name, keeps, scalars):
     # That of short convolutions and of RWKV was counted as nothing.
+    pytest.importorskip("gguf")
     from tests.engines import recurrent
 
     caches = {cache.module: cache for cache in ModelTree.load(recurrent.FILES[name](tmp_path / "m.gguf")).kv_cache}
@@ -400,6 +401,7 @@ def test_a_recurrent_layer_keeps_a_state(tmp_path, name, keeps, scalars):
 
 def test_what_goes_into_a_state_has_no_cache(tmp_path):
     # Of gated delta nets the projection was counted as one of keys and values.
+    pytest.importorskip("gguf")
     from tests.engines.architectures import Written
 
     sizes = {"ssm.conv_kernel": 4, "ssm.inner_size": 512, "ssm.state_size": 16, "ssm.group_count": 2}
@@ -419,7 +421,7 @@ def test_what_goes_into_a_state_has_no_cache(tmp_path):
 
 def test_a_projector_beside_a_model_is_named(tmp_path):
     # A folder with one was refused as two models, a plan said nothing of it, and its own had flags.
-    import gguf
+    gguf = pytest.importorskip("gguf")
     import numpy as np
 
     from tests.engines.models import write
