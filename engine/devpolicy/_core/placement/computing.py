@@ -145,14 +145,13 @@ def between_on(units: Sequence[Unit], devices: Sequence[int]) -> set[int]:
     homes: dict[int, set[int]] = {}
     experts: dict[int, set[int]] = {}
     for unit, device in zip(units, devices, strict=True):
-        layer = unit.start if unit.block is None else unit.block
-        if unit.is_block or unit.block is not None:
+        if unit.layer is not None:
             of_experts = unit.path.endswith("exps")
-            experts.setdefault(layer, set())
+            experts.setdefault(unit.layer, set())
             if of_experts or unit.is_block:
-                experts[layer].add(device)
+                experts[unit.layer].add(device)
             if not of_experts:
-                homes.setdefault(layer, set()).add(device)
+                homes.setdefault(unit.layer, set()).add(device)
     return between_layers([*homes.values()], [*experts.values()])
 
 

@@ -71,6 +71,11 @@ class Unit:
     """A tensor that loading keeps in float32 and that would be read from disk in the model's dtype."""
 
     @property
+    def layer(self) -> int | None:
+        """The position of the block that this is, or is a piece of; `None` for all else."""
+        return self.start if self.is_block and self.block is None else self.block
+
+    @property
     def resident(self) -> int:
         """Bytes on the device that stores and executes the unit, without KV cache."""
         return self.weights + self.buffers

@@ -155,15 +155,15 @@ def _as_counted(parts: Parts, homes: Mapping[int, int], context: PlacementContex
     where = {
         number: homes[key]
         for number, cluster in enumerate(assignment.clusters)
-        for key in (_layer_of(divided.units[cluster[0]]),)
+        for key in (_position(divided.units[cluster[0]]),)
         if key in homes
     }
     whole = len(where) == len(assignment.clusters)
     return Departure(divided, attempt_with(problem, None, where), assignment.notes) if whole else None
 
 
-def _layer_of(unit: Unit) -> int:
-    return unit.start if unit.block is None else unit.block
+def _position(unit: Unit) -> int:
+    return unit.start if unit.layer is None else unit.layer
 
 
 def _by_units(
@@ -308,7 +308,7 @@ def _fewest_away(
                 del elsewhere[part.start]
         elsewhere |= {part.start: str(context.devices[run.device]) for part in run.received}
     homes = {
-        _layer_of(division.units[at]): run.device
+        _position(division.units[at]): run.device
         for run in runs
         for cluster in clusters[run.begin : run.end]
         for at in cluster

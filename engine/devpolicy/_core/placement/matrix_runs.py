@@ -106,10 +106,10 @@ class _Layers:
         self.gates = [[part.weights for part in of if is_gate(part)] for of in optional]
         self.sizes = [0, *accumulate(sum(of) for of in self.parts)]
         units, pinned = problem.units, problem.assignment.pinned
-        self.count = [0, *accumulate(_is_layer(units[cluster[0]]) for cluster in problem.assignment.clusters)]
+        self.count = [0, *accumulate(units[of[0]].layer is not None for of in problem.assignment.clusters)]
         """How many of the clusters before each are layers."""
         on_cpu = (units[at] for at, (number, _) in pinned.items() if number == problem.context.cpu_number)
-        self.behind_cpu = any(_is_layer(unit) and "exps" not in unit.path for unit in on_cpu)
+        self.behind_cpu = any(unit.layer is not None and "exps" not in unit.path for unit in on_cpu)
         """Whether the CPU has layers, and not only experts."""
         self.least = min((size for of in self.parts for size in of if size), default=1)
 
@@ -191,10 +191,6 @@ def _narrow_steps(layers: _Layers, device: _Device, begin: int) -> Iterator[_Rea
         smallest = min([smallest or sum(own), *own])
         stay = min(gates, left // smallest * smallest) if smallest else 0
         yield stay, (end, 0), left, True
-
-
-def _is_layer(unit: Unit) -> bool:
-    return unit.is_block or unit.block is not None
 
 
 def is_gate(part: Unit) -> bool:
