@@ -35,12 +35,15 @@ def tokenizer():
 
 def make(folder: Path) -> None:
     """Write the three models of the pipeline."""
+    tf.set_seed(0)
     bert = tf.BertConfig(**SIZES, vocab_size=len(WORDS), max_position_embeddings=128)
     made = {
         "bert": tf.BertModel(bert),
         "ranker": tf.BertForSequenceClassification(tf.BertConfig(**{**bert.to_diff_dict(), "num_labels": 1})),
         "llm": tf.LlamaForCausalLM(tf.LlamaConfig(**SIZES, vocab_size=len(WORDS))),
     }
+    # Random weights may say special tokens alone, which are left out of the text: the answer would be empty.
+    made["llm"].generation_config.suppress_tokens = [number for number, word in enumerate(WORDS) if word[0] == "["]
     for name, network in made.items():
         network.save_pretrained(folder / name)
         tokenizer().save_pretrained(folder / name)
