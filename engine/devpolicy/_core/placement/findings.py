@@ -25,7 +25,7 @@ def findings_of_model(tree: ModelTree, policy: ResolvedPolicy) -> Iterator[Diagn
     """Yield what is to be said of a model: that it is not all known, not all stored, or not all counted."""
     if tree.incomplete_reason is not None:
         message = f"the structure of `{tree.name}` is not known in full"
-        notes, hint = [tree.incomplete_reason], None
+        notes, hint = [tree.incomplete_reason], ""
         if tree.format == "safetensors" and all(rule.kv_cache is None for rule in policy.memory):
             counted = "as those of attention, by its configuration" if tree.kv_cache else "as nothing"
             notes += [f"its KV cache, or states that its layers keep in place of one, are counted {counted}"]
