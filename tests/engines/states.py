@@ -33,32 +33,45 @@ FAMILIES: dict[str, tuple[dict[str, Any], str, dict[str, str | int]]] = {
         {},
         "mamba2_state_shape",
         {
-            **{"intermediate_size": "mamba_d_ssm", "n_groups": "mamba_n_groups", "num_heads": "mamba_n_heads"},
-            **{"head_dim": "mamba_d_head", "state_size": "mamba_d_state", "conv_kernel": "mamba_d_conv"},
+            "intermediate_size": "mamba_d_ssm",
+            "n_groups": "mamba_n_groups",
+            "num_heads": "mamba_n_heads",
+            "head_dim": "mamba_d_head",
+            "state_size": "mamba_d_state",
+            "conv_kernel": "mamba_d_conv",
         },
     ),
     "nemotron_h": (
         {"layers_block_type": ["mamba", "attention", "mamba", "moe"]},
         "mamba2_state_shape",
         {
-            **{"n_groups": "n_groups", "num_heads": "mamba_num_heads", "head_dim": "mamba_head_dim"},
-            **{"state_size": "ssm_state_size", "conv_kernel": "conv_kernel"},
+            "n_groups": "n_groups",
+            "num_heads": "mamba_num_heads",
+            "head_dim": "mamba_head_dim",
+            "state_size": "ssm_state_size",
+            "conv_kernel": "conv_kernel",
         },
     ),
     "granitemoehybrid": (
         {"layer_types": ["mamba", "mamba", "mamba", "attention"], "num_local_experts": 4},
         "mamba2_state_shape",
         {
-            **{"n_groups": "mamba_n_groups", "num_heads": "mamba_n_heads", "head_dim": "mamba_d_head"},
-            **{"state_size": "mamba_d_state", "conv_kernel": "mamba_d_conv"},
+            "n_groups": "mamba_n_groups",
+            "num_heads": "mamba_n_heads",
+            "head_dim": "mamba_d_head",
+            "state_size": "mamba_d_state",
+            "conv_kernel": "mamba_d_conv",
         },
     ),
     "zamba2": (
         {"layers_block_type": ["mamba", "mamba", "hybrid", "mamba"]},
         "mamba2_state_shape",
         {
-            **{"n_groups": "mamba_ngroups", "num_heads": "n_mamba_heads", "head_dim": "mamba_headdim"},
-            **{"state_size": "mamba_d_state", "conv_kernel": "mamba_d_conv"},
+            "n_groups": "mamba_ngroups",
+            "num_heads": "n_mamba_heads",
+            "head_dim": "mamba_headdim",
+            "state_size": "mamba_d_state",
+            "conv_kernel": "mamba_d_conv",
         },
     ),
     "jamba": (
@@ -106,9 +119,8 @@ def _arguments(family: str, config: dict[str, Any]) -> dict[str, Any]:
 
 def _counted(config: dict[str, Any]) -> set[int]:
     """Return the scalars that are counted for one layer's state; a set, as all layers are alike."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     kind = config.pop("model_type")
     with torch.device("meta"):
@@ -121,7 +133,10 @@ def _counted(config: dict[str, Any]) -> set[int]:
 
 
 def check_states(folder: Path, before: str) -> Iterator[str]:
-    """Yield the families of whose layers less is counted than vLLM's functions say; `before` is what a child begins with."""
+    """Yield the families of whose layers less is counted than vLLM's functions say, or far more.
+
+    `before` is what a process begins with that imports them.
+    """
     configs = {family: _config(family) for family in FAMILIES}
     asked = [(FAMILIES[family][1], _arguments(family, config)) for family, config in configs.items()]
     done = subprocess.run(
@@ -150,7 +165,7 @@ def check_states(folder: Path, before: str) -> Iterator[str]:
 _FACTS = {
     "vllm": {
         "vllm/v1/kv_cache_interface.py": r"2 \+ self\.num_speculative_blocks \+ self\.num_prefill_checkpoint_blocks",
-        "vllm/model_executor/models/config.py": r'mamba_cache_mode == "none":\n +cache_config\.mamba_cache_mode = "align"',
+        "vllm/model_executor/models/config.py": r'== "none":\n +cache_config\.mamba_cache_mode = "align"',
         "vllm/platforms/interface.py": r"max\(kernel_block_alignment_size, 128\)",
     },
     "sglang": {
