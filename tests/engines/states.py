@@ -166,6 +166,7 @@ _FACTS = {
     "vllm": {
         "vllm/v1/kv_cache_interface.py": r"2 \+ self\.num_speculative_blocks \+ self\.num_prefill_checkpoint_blocks",
         "vllm/model_executor/models/config.py": r'== "none":\n +cache_config\.mamba_cache_mode = "align"',
+        "vllm/model_executor/models/registry.py": r'"BambaForCausalLM": "0.23.0",\n +"MiniMaxForCausalLM": "0.23.0"',
         "vllm/platforms/interface.py": r"max\(kernel_block_alignment_size, 128\)",
     },
     "sglang": {
