@@ -106,7 +106,7 @@ class PlacementContext:
     pipelined: bool = True
     """Whether several accelerators may work at once, where that takes room for copies."""
     layers: Mapping[int, int] = field(default_factory=dict)
-    """Devices that are taken to have several layers (1), a part of one before (2), to join one (3), a head apart (4)."""
+    """Devices that are taken to have several layers (1), a part (2), to join one (3), a head apart (4)."""
     narrow: frozenset[int] = frozenset()
     """Devices that are given no matrix of experts but gates: see `Activations.narrow`."""
     changes: tuple[Callable[[DeviceBudget], DeviceBudget], ...] = ()
