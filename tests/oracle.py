@@ -83,9 +83,10 @@ def compute_buffers(plan: Any, tree: Any) -> dict[str, int]:
     on an accelerator that has neither the layer nor all of its matrices, and several of another layer. An accelerator
     with no matrix of experts but gates has of each token five rows and what those give, or three and twice what experts
     give, or attention; and no further row. Nor has one with experts of one layer and parts of the next, its only own,
-    and all experts of neither. One row more is where a layer's up projection of experts is and its gates are elsewhere,
-    and two where the head is, if its logits are what counts, without the last layer but with others. Of the masks, and of what comes from another device, there are four where
-    several devices work at once: not where the CPU computes too, or a layer is divided.
+    and all experts of neither. There is one row more where a layer has up projections of experts and not their gates,
+    and two where the head is with layers and not the last one, if its logits are what counts. Of the masks, and of what
+    comes from another device, there are four where several devices work at once: not where the CPU computes too, or a
+    layer is divided.
     """
     runs = {path: str(unit.runs_on) for path, unit in plan.placements.items()}
     beside = any(device == "cpu" for path, device in runs.items() if path != "token_embd")

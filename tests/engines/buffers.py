@@ -130,7 +130,7 @@ def compare(binaries: Path, folder: Path) -> int:
 
 
 def _scattered(chosen: random.Random) -> str:
-    """Return rules: a run of layers for each device, the first at times on the CPU, and matrices of experts anywhere."""
+    """Return rules: a run of layers for each device, at times the first on the CPU, and experts anywhere."""
     first, second = sorted(chosen.randrange(LAYERS + 1) for _ in range(2))
     begin, text = chosen.choice((0, 0, 0, 0, 1)), ""
     ways = [chosen.choice(("", "gate", "down", "up", "gate up", "gate down", "gate up down")) for _ in range(3)]
@@ -138,7 +138,7 @@ def _scattered(chosen: random.Random) -> str:
         home = 0 if layer < first else 1 if layer < second else 2
         if layer >= begin:
             other = chosen.choice(("cpu", "cuda:0", "cuda:1", "cuda:2"))
-            for part in {"gate", "up", "down"} - {*ways[home].split()}:
+            for part in sorted({"gate", "up", "down"} - {*ways[home].split()}):
                 text += _matrices(other, f"{layer}.ffn.exps.ffn_{part}")
         does = "offload = 'cpu'" if layer < begin else f"prefer = 'cuda:{home}'"
         text += f"[[rule]]\nmatch = 'blk.{layer}'\n{does}\n"
