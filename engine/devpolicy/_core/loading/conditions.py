@@ -29,6 +29,11 @@ def lacks(condition: Condition | None, facts: Facts) -> str:
     return ""
 
 
+def is_rocm(facts: Facts) -> bool:
+    """Return whether a host's cards are AMD's, which torch calls `cuda` too."""
+    return "+rocm" in dict(facts.versions).get("torch", "")
+
+
 def wrong_version(packages: tuple[Package, ...], facts: Facts) -> str:
     versions = dict(facts.versions)
     for package in packages:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from devpolicy._core.loading.conditions import assumed_of, lacks, wrong_version
+from devpolicy._core.loading.conditions import assumed_of, is_rocm, lacks, wrong_version
 from devpolicy._core.loading.quantization import (
     DTYPE,
     Facts,
@@ -132,6 +132,9 @@ def _stored(
     settings = {"quant_method": quantization.method, **dict(quantization.settings)}
     if support.reads is not None:
         return _read(tree, Reading(settings, facts, dtype or tree.default_dtype or "float32"), support, scheme, dtype)
+    refused = "" if support.refuses is None else support.refuses(settings)
+    if refused:
+        return NotHeld(refused, both_figures(tree, dtype))
     wrong = wrong_version(support.packages, facts)
     unmet = "it is loaded in no other way" if support.kept is None else lacks(support.kept, facts)
     if tree.incomplete_reason is not None and not unmet and not wrong:
@@ -170,6 +173,8 @@ def _read(
 ) -> Held | NotHeld:
     """Return a model as a consumer holds it that reads its scheme in a way of its own, or why it does not."""
     facts, figures = reading.facts, both_figures(tree, dtype)
+    if is_rocm(facts):
+        return NotHeld("what its kernels for ROCm keep is not known", figures, planned=False)
     unmet = lacks(support.kept, facts)
     if unmet:
         known = facts.capability is not None or facts.kind != "cuda"
@@ -184,7 +189,7 @@ def _read(
         return NotHeld(row.reason, figures, help=row.help, planned=row.planned)
     paths = converted(tree, row, reading.settings)
     if not paths:
-        return NotHeld(f"it converts no module of `{tree.name}`", figures)
+        return NotHeld(f"it converts no module of `{tree.name}`", figures, planned=False)
     uneven = undivided(tree, row, paths, facts)
     if uneven:
         hint = "take a number of devices that divides it, or stages of whole layers"
