@@ -411,6 +411,16 @@ def test_engines_keep_several_states_of_recurrent_layers(batch, kv):
     assert parser_of("sglang").parse_args(flags).max_mamba_cache_size >= 5 * batch
 
 
+@pytest.mark.parametrize("model", ["whisper-large-v3", "t5-small"])
+def test_what_is_kept_of_an_encoder_is_no_state(model):
+    sizes = [
+        plan(Policy.parse("prefer = 'cuda'"), model, cards(80), target=name).ledger for name in ("torch", "sglang")
+    ]
+    assert sizes[0]["cuda:0"].kv_cache == sizes[1]["cuda:0"].kv_cache > 0
+    made = plan(Policy.parse("prefer = 'cuda'"), model, cards(80), target="sglang")
+    assert "--max-mamba-cache-size" not in sglang(made, cards(80))["arguments"]
+
+
 def test_states_without_attention_have_no_pages():
     text = "\n".join(line for line in HYBRID.splitlines() if "values = 1024" not in line)
     tree, policy = ModelTree.parse(text), Policy.parse("prefer = 'cuda'\nworkload.batch = 2")
