@@ -96,3 +96,8 @@ def test_what_ships_comes_before_a_file_beside(tmp_path: Path) -> None:
 
 def test_own_names_are_likely_too() -> None:
     assert "did you mean `rack-7`?" in unknown("host", "rak-7", {"rack-7"}).help
+
+
+def test_a_path_is_no_name_that_ships() -> None:
+    with pytest.raises(PolicyError, match=r"there is no policy file `cpu-only`\n.*as text, not as a path"):
+        Policy.load(Path("cpu-only"))

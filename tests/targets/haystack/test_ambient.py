@@ -316,6 +316,21 @@ def test_a_variable_set_later_counts_once_it_is_installed(monkeypatch: pytest.Mo
     assert ComponentMeta.__call__ is before
 
 
+def test_a_relative_path_counts_from_where_the_program_began(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    name = f"{tmp_path.name}.toml"  # of no other test: a policy of the process is read once
+    (tmp_path / name).write_text("prefer = 'cpu'\n", encoding="utf-8")
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / name).write_text("prefer = 'xpu'\n", encoding="utf-8")
+    monkeypatch.setenv("DEVPOLICY", name)
+    monkeypatch.chdir(tmp_path)
+    install()
+    try:
+        monkeypatch.chdir("work")
+        assert Taking().device.to_torch_str() == "cpu"
+    finally:
+        uninstall()
+
+
 def test_haystack_that_is_imported_inside_a_block_is_reached(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom devpolicy import use_policy, Policy\n"

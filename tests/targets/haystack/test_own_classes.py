@@ -430,7 +430,7 @@ def test_of_a_class_not_imported_nothing_is_claimed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [None, "rag.yaml", {"components": {}}, of_type(str)], ids=lambda one: type(one).__name__
+    "wrong", [None, "rag.yaml", {"components": {}}, of_type(str), Pipeline], ids=lambda one: type(one).__name__
 )
 def test_what_is_no_pipeline_is_refused_with_the_way_out(wrong: Any, tmp_path: Path) -> None:
     with pytest.raises(DevPolicyError, match=r"`apply` takes a pipeline, not .*\n.*`decide`"):

@@ -18,6 +18,7 @@ from haystack.components.evaluators import SASEvaluator
 from haystack.components.generators.chat import FallbackChatGenerator
 from haystack.core.errors import DeserializationError
 from haystack.core.serialization import DeserializationCallbacks
+from haystack.tools import ComponentTool
 from haystack.utils import ComponentDevice as HaystackDevice
 from haystack_integrations.components.embedders.sentence_transformers import SentenceTransformersTextEmbedder
 from haystack_integrations.components.generators.transformers import TransformersChatGenerator
@@ -240,6 +241,63 @@ def test_a_component_that_keeps_no_device_is_refused() -> None:
         apply(pipeline_of(one=Forgetful()), Policy.parse('prefer = "cuda"'), "2x24gb")
 
 
+@pytest.mark.parametrize("wrong", [5, [5], [None], b"emb", ["emb", 5]])
+def test_names_of_components_are_text(wrong: Any, models: Path) -> None:
+    pipeline = pipeline_of(emb=SentenceTransformersTextEmbedder(model=str(models / "sentences")))
+    told = r"`components` is a list of names, and holds a value of type (int|NoneType)"
+    with pytest.raises(DevPolicyError, match=told):
+        apply(pipeline, "cpu-only", "2x24gb", components=wrong)
+    with pytest.raises(DevPolicyError, match=told):
+        decide("cpu-only", components=wrong)
+
+
+def test_names_are_read_once(models: Path) -> None:
+    pipeline = pipeline_of(emb=SentenceTransformersTextEmbedder(model=str(models / "sentences")))
+    names: Any = iter(["emb"])
+    assert [one.name for one in apply(pipeline, "cpu-only", "2x24gb", components=names)] == ["emb"]
+
+
+def test_a_component_of_two_tools_is_decided_by_its_first_name(models: Path) -> None:
+    embedder = SentenceTransformersTextEmbedder(model=str(models / "sentences"), device=BACK)
+    tools = [ComponentTool(component=embedder, name=name, description=name) for name in ("one", "other")]
+    pipeline = pipeline_of(agent=Agent(chat_generator=generator(models), tools=tools))
+    first, second = "agent.tools.0.component", "agent.tools.1.component"
+    policy = Policy.parse(f'prefer = "cpu"\n[component."{first}"]\n[component."{second}"]\nprefer = "cuda"\n')
+    told = rf"`{second}` is the same object as `{first}`"
+    with pytest.warns(DevPolicyWarning, match=told):
+        assert [one.name for one in apply(pipeline, policy, "2x24gb")] == ["agent.chat_generator", first]
+    assert embedder.device.to_torch_str() == "cpu"
+    with pytest.raises(DevPolicyError, match=told):
+        apply(pipeline, policy, "2x24gb", components=[second])
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('prefer = "xpu"', "emb"),
+        ('prefer = "cpu"\n[component."search.inner"]\nprefer = "xpu"', "search.inner"),
+        ('prefer = "cpu"\n[component.emb]\nneeds = "900 TiB"', "emb"),
+    ],
+)
+def test_a_refusal_names_the_component(text: str, named: str, models: Path, tmp_path: Path) -> None:
+    inner = pipeline_of(inner=SentenceTransformersTextEmbedder(model="nowhere"))
+    embedder = SentenceTransformersTextEmbedder(model=str(models / "sentences"))
+    pipeline, policy = pipeline_of(emb=embedder, search=SuperComponent(inner)), Policy.parse(text)
+    (tmp_path / "p.yaml").write_text(pipeline.dumps(), encoding="utf-8")
+    refusals = []
+    for call in (
+        lambda: apply(pipeline, policy, "2x24gb"),
+        lambda: loaded(pipeline.dumps(), policy),
+        lambda: survey(policy, tmp_path / "p.yaml", "2x24gb"),
+    ):
+        with pytest.raises((Unsatisfiable, DeserializationError)) as refused:
+            call()
+        refusals.append(cause(refused.value))
+    for one in refusals:
+        assert isinstance(one, Unsatisfiable)
+        assert re.match(rf"error\[DP301\]: component `{named}`", str(one))
+
+
 def test_one_name_is_not_a_list_of_names() -> None:
     with pytest.raises(DevPolicyError, match="not the text `one`"):
         apply(Pipeline(), Policy.parse('prefer = "cuda"'), "2x24gb", components="one")
@@ -289,6 +347,8 @@ def test_pools_take_the_devices_of_several_copies() -> None:
     assert sentence_transformers_pool(devices) == ["cuda:0", "cuda:2"]
     assert fastembed_pool(devices) == {"cuda": True, "device_ids": [0, 2]}
     assert fastembed_pool([ComponentDevice.from_str("cpu")]) == {"cuda": False}
+    processors = [ComponentDevice.from_str("cpu")] * 2  # sentence-transformers' own default without accelerators
+    assert (sentence_transformers_pool(processors), fastembed_pool(processors)) == (["cpu", "cpu"], {"cuda": False})
     for wrong in ([], devices[:1] * 2):
         with pytest.raises(DeviceError):
             sentence_transformers_pool(wrong)
@@ -297,6 +357,7 @@ def test_pools_take_the_devices_of_several_copies() -> None:
 
 
 COPIES = Policy.parse('prefer = ["cuda", "cpu"]\n[component.emb]\nneeds = "2 GiB"\nreplicas = "each"\n')
+TWO = Policy.parse('prefer = ["cuda", "cpu"]\n[component.emb]\nneeds = "2 GiB"\nreplicas = 2\n')
 ONE = Policy.parse('prefer = ["cuda", "cpu"]\n[component.emb]\nneeds = "2 GiB"\n')
 
 
@@ -336,6 +397,11 @@ def test_replicas_are_the_workers_of_a_pool(way: str, pooled: Callable[[str], Pi
     assert (one.encode_kwargs, one.device.to_torch_str()) == ({"convert_to_numpy": True}, "cuda:0")
     one = changed("fastembed", ONE, "1x24gb")
     assert (one.model_kwargs, one.parallel) == ({"cuda": True, "device_ids": [0]}, None)
+    # Copies of a number share the CPU.
+    one = changed("sentence_transformers", TWO, "cpu-only")
+    assert (one.encode_kwargs["device"], one.device.to_torch_str()) == (["cpu", "cpu"], "cpu")
+    one = changed("fastembed", TWO, "cpu-only")
+    assert (one.model_kwargs, one.parallel) == ({"cuda": False}, 2)
 
 
 def test_a_class_that_runs_one_copy_says_so(models: Path) -> None:

@@ -56,6 +56,9 @@ def find(name: str, folder: str | None) -> Document | None:
 
 def no_policy(name: str, path: Path) -> Diagnostic:
     """Return the finding of a policy that is not there."""
+    if name in shipped_names("policy"):  # a `Path`: as text it would have been found
+        hint = "the name of a policy that ships is given as text, not as a path"
+        return Diagnostic("DP202", f"there is no policy file `{name}`", help=hint)
     help_ = "a policy's own text is read by `Policy.parse`" if "=" in name else _likely(path)
     return of_another_kind("policy", name) or replace(unknown("policy", name), help=help_)
 

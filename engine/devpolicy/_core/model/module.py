@@ -20,11 +20,11 @@ from devpolicy._core.errors import Diagnostic, ModelError
 from devpolicy._core.loading.dtypes import float32_rule, has_float32_rule
 from devpolicy._core.loading.implementations import loading_of
 from devpolicy._core.model.checkpoint_mapping import Converted, converted_names, outermost
+from devpolicy._core.model.conversion import default_skips
 from devpolicy._core.model.facts import config_of, derive
 from devpolicy._core.model.generation import beams_of_module
 from devpolicy._core.model.limits import LARGEST_TREE
 from devpolicy._core.model.neutral import config_text
-from devpolicy._core.model.quantize import default_skips
 from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import DTYPE_BITS, FLOATING, ModelTree, Module, Tensor
 from devpolicy._core.toml.tables import did_you_mean

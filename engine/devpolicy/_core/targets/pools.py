@@ -18,7 +18,7 @@ def sentence_transformers_pool(devices: Iterable[ComponentDevice]) -> list[str]:
     """Return the devices of a pool: `target_devices=` of `start_multi_process_pool`, or `device=` of `encode`.
 
     Haystack's embedders take it as `encode_kwargs={"device": ...}`. Raises `DeviceError` for a map, and for the same
-    device twice: each worker holds a copy of its own.
+    accelerator twice: each worker holds a copy of its own. The CPU may hold several.
     """
     return [str(one) for one in _single(devices)]
 
@@ -28,10 +28,10 @@ def fastembed_pool(devices: Iterable[ComponentDevice]) -> dict[str, Any]:
     """Return fastembed's keyword arguments for workers on several devices: `cuda` and `device_ids`.
 
     `parallel` is beside them, a parameter of `embed` and of Haystack's components: the number of devices. Raises
-    `DeviceError` for a map, for the same device twice, and for anything but CUDA devices, or the CPU alone.
+    `DeviceError` for a map, for the same accelerator twice, and for anything but CUDA devices, or the CPU alone.
     """
     ones = _single(devices)
-    if [one.type for one in ones] == [DeviceType.CPU]:
+    if {one.type for one in ones} == {DeviceType.CPU}:
         return {"cuda": False}
     strange = [str(one) for one in ones if one.type is not DeviceType.GPU]
     if strange:
@@ -43,7 +43,7 @@ def _single(devices: Iterable[ComponentDevice]) -> list[Device]:
     ones = [Device.from_str(device.to_torch_str()) for device in devices]
     if not ones:
         raise DeviceError("a pool needs at least one device")
-    twice = [str(one) for place, one in enumerate(ones) if one in ones[:place]]
+    twice = [str(one) for place, one in enumerate(ones) if one in ones[:place] and one.type is not DeviceType.CPU]
     if twice:
-        raise DeviceError(f"`{twice[0]}` is there twice: each worker of a pool has a device of its own")
+        raise DeviceError(f"`{twice[0]}` is there twice: each worker of a pool has an accelerator of its own")
     return ones

@@ -19,6 +19,7 @@ from devpolicy._core.device import ComponentDevice
 from devpolicy._core.errors import DevPolicyError, DevPolicyWarning, Diagnostic, PolicyError, Unsatisfiable, findings_at
 from devpolicy._core.host import Host
 from devpolicy._core.language.policy import Policy
+from devpolicy._core.names import beside
 from devpolicy._core.verbs.decision import Decision, decide
 from devpolicy._core.verbs.inputs import HostLike, PolicyLike, host_of, policy_in_environment, policy_of
 from devpolicy._core.verbs.joint import JointPlanner, Planned, Request
@@ -188,7 +189,7 @@ def active_context() -> PolicyContext | None:
 
 def _policy_of_process(name: str) -> Policy:
     try:
-        return Policy.load(name)
+        return Policy.load(beside("policy", name, _components().folder, PolicyError))
     except PolicyError as broken:
         raise PolicyError(findings_at(broken, note=f"the environment variable `{VARIABLE}` names it")) from None
 

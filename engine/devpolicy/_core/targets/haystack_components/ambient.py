@@ -11,8 +11,10 @@ import importlib.util
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ class Components:
         self._installed = False
         self._replaced: dict[str, tuple[Any, str, Any, Any]] = {}
         self._finder = _Finder(self._adapt)
+        self.folder: str | None = None
+        """The current folder when it was installed, from which a relative path in `DEVPOLICY` counts."""
 
     def put(self) -> None:
         """Replace what Haystack asks, now or when it is imported. Each call is answered by one of `take`."""
@@ -63,6 +67,8 @@ class Components:
         with self._lock:
             if not self._installed:
                 self._installed = True
+                with suppress(OSError):  # a folder that was removed
+                    self.folder = str(Path.cwd())
                 self.put()
 
     def uninstall(self) -> None:

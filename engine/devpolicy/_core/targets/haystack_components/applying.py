@@ -14,6 +14,7 @@ from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.public import public
 from devpolicy._core.targets.haystack_components.deciding import (
     Decider,
+    asked_names,
     check_names,
     decider,
     path_of,
@@ -63,22 +64,21 @@ def apply(
     what would be written (DP509), and for a name in `components` that no component has (DP510); and as
     `devpolicy.resolve` does.
     """
-    if isinstance(components, str):
-        raise DevPolicyError(f"`components` is a list of names, not the text `{components}`")
+    wanted = asked_names(components)
     if not _is_pipeline(pipeline):
         hint = "a saved pipeline is decided while it is loaded, by `decide`; a component is added to a pipeline first"
         raise DevPolicyError(
             [Diagnostic("", f"`apply` takes a pipeline, not a value of type {type(pipeline).__name__}", help=hint)]
         )
     by = decider(policy, host)
-    instances = dict(instances_of(pipeline))
+    instances, shared = instances_of(pipeline)
     by.known = instances
-    check_names(components or (), instances)
-    resolved, changes, told = [], [], []
+    check_names([name for name in wanted or () if name not in shared], instances)
+    resolved, changes, told = [], [], [_shared(name, one) for name, one in shared.items() if _asked(name, by, wanted)]
     for name, one in instances.items():
-        if components is not None and name not in components:
+        if wanted is not None and name not in wanted:
             continue
-        takes, named = _takes(name, one, instances), components is not None or by.names(name)
+        takes, named = _takes(name, one, instances), _asked(name, by, wanted)
         if not isinstance(takes, Takes) or (takes.form == "text" and not named):
             if named or takes_any(takes):
                 told.append(undecided(name, path_of(type(one)), takes, list(instances)))
@@ -86,7 +86,7 @@ def apply(
         result, change = _decided(by, name, one, takes)
         resolved.append(result)
         changes.append(change)
-    if told and components is not None:
+    if told and wanted is not None:
         raise DevPolicyError(told)
     for result, change in zip(resolved, changes, strict=True):
         tell(result.decision)
@@ -111,18 +111,33 @@ def warn(findings: Collection[Diagnostic]) -> None:
     emit_warnings(list(findings), strict=False)
 
 
-def instances_of(pipeline: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the components of a pipeline with their names, each before those inside of it."""
+def _asked(name: str, by: Decider, wanted: Collection[str] | None) -> bool:
+    """Whether the caller or the policy names a component."""
+    return by.names(name) if wanted is None else name in wanted
+
+
+def _shared(name: str, first: str) -> Diagnostic:
+    message = f"component `{name}` is the same object as `{first}`, by whose name it is decided"
+    return Diagnostic("DP509", message, help=f"name `{first}`, or make two components", severity="warning")
+
+
+def instances_of(pipeline: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the components of a pipeline by name, each before those inside of it; and further names of the same ones.
+
+    An object that is there several times, in two tools, say, has the first of its names.
+    """
     seen: set[int] = set()
-    for name, one in pipeline.walk():
-        yield from _with_inner(name, one, seen)
+    first: dict[int, str] = {}
+    found = [pair for name, one in pipeline.walk() for pair in _with_inner(name, one, seen)]
+    instances = {name: one for name, one in found if first.setdefault(id(one), name) == name}
+    return instances, {name: first[id(one)] for name, one in found if name not in instances}
 
 
 def _with_inner(name: str, one: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    yield name, one
     if id(one) in seen:
         return
     seen.add(id(one))
-    yield name, one
     for step, inner in _inside(vars(one), "", seen):
         yield from _with_inner(f"{name}.{step}" if step else name, inner, seen)
 
@@ -160,7 +175,7 @@ def _is_component(value: Any) -> bool:
 
 
 def _is_pipeline(value: Any) -> bool:
-    return hasattr(value, "walk") and hasattr(value, "get_component")
+    return not isinstance(value, type) and hasattr(value, "walk") and hasattr(value, "get_component")
 
 
 def params_of(one: Any) -> dict[str, Any]:

@@ -5,14 +5,15 @@ Owns how a component's class, name and own model become a request to the planner
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.abilities import target_of
-from devpolicy._core.errors import DevPolicyError, Diagnostic, ModelError
+from devpolicy._core.errors import DevPolicyError, Diagnostic, ModelError, Unsatisfiable
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.public import public
 from devpolicy._core.targets.haystack import restore_order
@@ -58,7 +59,8 @@ class Decider:
         several = name is not None and self.policy.for_component(name, path).replicas != 1
         if several and takes.pool is not None:
             request = replace(request, target=takes.single.target)  # each copy is whole
-        decision = self._without_siblings(self.block.decide(request), name)
+        with _named(name, path):
+            decision = self._without_siblings(self.block.decide(request), name)
         if several and (takes.pool is None or not decision.copies):
             decision = replace(decision, warnings=(*decision.warnings, _one_copy(name, path, takes)))
         finding = self._left_out(request, path, takes, decision)
@@ -106,6 +108,19 @@ class Decider:
         if model is not None and model not in self._sizes:
             self._sizes[model] = readable(model)
         return self._sizes[model] if model is not None else None
+
+
+@contextmanager
+def _named(name: str | None, path: str) -> Iterator[None]:
+    """Name the component in a refusal that does not: a pipeline has several."""
+    try:
+        yield
+    except Unsatisfiable as refused:
+        first, *rest = refused.diagnostics
+        if first.message.startswith("component `"):
+            raise
+        named = replace(first, message=f"{_shown(name, path)}: {first.message}")
+        raise Unsatisfiable([named, *rest]) from None
 
 
 def _one_copy(name: str | None, path: str, takes: Takes) -> Diagnostic:
@@ -238,6 +253,19 @@ def likely(name: str, names: Collection[str]) -> str:
     return f"did you mean `{inner[0]}`?" if inner else did_you_mean(name, list(names))
 
 
+def asked_names(components: Any) -> tuple[str, ...] | None:
+    """Return `components` as a tuple; `None` for all. Raises `DevPolicyError` for what is no list of names."""
+    if components is None:
+        return None
+    if isinstance(components, str):
+        raise DevPolicyError(f"`components` is a list of names, not the text `{components}`")
+    names = tuple(components) if isinstance(components, Iterable) else (components,)
+    wrong = [type(one).__name__ for one in names if not isinstance(one, str)]
+    if wrong:
+        raise DevPolicyError(f"`components` is a list of names, and holds a value of type {wrong[0]}")
+    return names
+
+
 def check_names(wanted: Collection[str], names: Collection[str]) -> None:
     """Raise `DevPolicyError` (DP510) for names that no component of a pipeline has."""
     findings = [
@@ -269,6 +297,4 @@ def decide(
     `DeserializationError`, and so does a name in `components` that no component has, or one of a component that takes
     no device.
     """
-    if isinstance(components, str):
-        raise DevPolicyError(f"`components` is a list of names, not the text `{components}`")
-    return Decide(decider(policy, host), None if components is None else tuple(components))
+    return Decide(decider(policy, host), asked_names(components))

@@ -270,7 +270,8 @@ def _told(value: Any) -> str:
     if isinstance(value, ComponentDevice) or hasattr(value, "to_dict"):
         value = value.to_dict()
     if isinstance(value, Mapping):
-        value = value.get("device") or value.get("device_map") or value
+        plain = None if "type" in value else value  # a map of Transformers
+        value = value.get("device") or value.get("device_map") or plain or None
     if isinstance(value, Mapping):
         return "a map over " + ", ".join(dict.fromkeys(_told(one) for one in value.values()))
-    return f"cuda:{value}" if isinstance(value, int) else str(value)
+    return f"cuda:{value}" if isinstance(value, int) else str(value or "a device that cannot be read")
