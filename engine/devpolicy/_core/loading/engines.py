@@ -21,11 +21,11 @@ from devpolicy._core.loading.quantization import (
     Settings,
     Weight,
 )
-from devpolicy._core.loading.schemes import GROUP_OF_ALL, SCHEMES
+from devpolicy._core.loading.schemes import BLOCK, GROUP_OF_ALL, SCHEMES
 
 GROUPS = (-1, 32, 64, 128)
 """The sizes of groups that Marlin's kernels take, as `MARLIN_SUPPORTED_GROUP_SIZES` has them."""
-_BLOCK = (128, 128)
+_HEAD = "its `lm_head` is quantised"
 _HALVES = frozenset({"float16", "bfloat16"})
 _IN_HALF = '`workload.dtype = "float16"`'
 _ADA, _HOPPER, _BLACKWELL = (8, 9), (9, 0), (10, 0)
@@ -46,8 +46,8 @@ class _Engine:
     """Whether it takes inputs in another order (`desc_act`)."""
 
 
-_VLLM = _Engine("vLLM", (7, 5), _HOPPER, 0, ordered=False)
-_SGLANG = _Engine("SGLang", (8, 0), _ADA, 1024, ordered=True)
+_VLLM = _Engine("vLLM 0.33", (7, 5), _HOPPER, 0, ordered=False)
+_SGLANG = _Engine("SGLang 0.5", (8, 0), _ADA, 1024, ordered=True)
 
 
 def _up(number: int, size: int) -> int:
@@ -142,7 +142,9 @@ def _gptq(engine: _Engine) -> Callable[[Reading], Scheme | NotRead]:
         if said["desc_act"] and group != -1 and not engine.ordered:
             return NotRead(f"{engine.name} takes no GPTQ whose groups are in the order of activations (`desc_act`)")
         if said["lm_head"]:
-            return _unplanned("its `lm_head` is quantised")
+            return _unplanned(_HEAD)
+        if said["modules_in_block_to_quantize"] is not None and engine is _SGLANG:
+            return _unplanned(f"{engine.name} does not ask for `modules_in_block_to_quantize`")
         more = {"beside": engine.beside, "each_input": 8} if engine.ordered else {}
         return _wrong_group(group) or _of(engine, "gptq", _integers(bits, group, bits, **more), group)
 
@@ -162,6 +164,8 @@ def _awq(engine: _Engine) -> Callable[[Reading], Scheme | NotRead]:
             return NotRead(reason, _IN_HALF)
         if not reading.settings["zero_point"]:
             return _unplanned("it has no zeros (`zero_point`)")
+        if reading.settings["lm_head"]:
+            return _unplanned(_HEAD)
         # Machete, which is Hopper's, keeps zeros as it keeps scales.
         zeros = 16 if engine is _VLLM and _has_hopper(reading.facts) else 4
         row = _of(engine, "awq", _integers(4, group, zeros, engine.beside), group)
@@ -176,7 +180,7 @@ def _has_hopper(facts: Facts) -> bool:
 
 def _fp8(engine: _Engine) -> Callable[[Reading], Scheme | NotRead]:
     def read(reading: Reading) -> Scheme | NotRead:
-        block = reading.settings["weight_block_size"]
+        block = reading.settings.get("weight_block_size")  # where it is not given, scales are of whole weights
         if block is not None and reading.settings["activation_scheme"] == "static":
             return NotRead(f"{engine.name} takes blocks of fp8 with dynamic scales of activations only")
         return _of_float8(engine, "fp8", reading, block)
@@ -185,7 +189,7 @@ def _fp8(engine: _Engine) -> Callable[[Reading], Scheme | NotRead]:
 
 
 def _of_float8(engine: _Engine, name: str, reading: Reading, block: object) -> Scheme | NotRead:
-    if block not in (None, _BLOCK):
+    if block not in (None, BLOCK):
         return _unplanned(f"its blocks of fp8 are of {block}, and not of 128 by 128")
     capability, blocks = reading.facts.capability or (0, 0), block is not None
     spread = capability < (engine.block_kernel if blocks else _ADA)  # what Marlin runs instead

@@ -64,6 +64,8 @@ class Setting:
     valid: Callable[[Any], bool]
     what: str
     """What is valid, for people; empty where the key is to be absent."""
+    consumers_differ: bool = False
+    """Whether consumers take different values where it is not given, so that it stays absent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,8 @@ class SchemeSupport:
 
     stored: bool = True
     """Whether it loads checkpoints that are stored so."""
+    refuses: Callable[[Settings], str] | None = None
+    """Why it does not load a checkpoint of some settings, empty where it does; `None` where it loads all."""
     reads: Callable[[Reading], Scheme | NotRead] | None = None
     """The row of what it holds after loading, or why it does not load it; `None` where that is the scheme's own row."""
     made: bool = False

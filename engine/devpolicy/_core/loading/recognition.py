@@ -35,6 +35,9 @@ def quantization_of(config: Mapping[str, Any], beside: object = None, names: Ite
     `beside` is the content of its `hf_quant_config.json`, `names` are those of its tensors.
     """
     given, where = _given(config)
+    mlx = isinstance(config.get(_MLX), Mapping) and {"bits", "group_size"} & config[_MLX].keys()
+    if mlx and (not isinstance(given, Mapping) or _method(given) is None):  # MLX writes the same there
+        return Quantization("mlx", problem=f"`{_MLX}` of its `config.json` is how MLX stores weights")
     if given is not None:
         read = _read(given)
         if where in ("", *_TEXT_PARTS):
@@ -42,8 +45,6 @@ def quantization_of(config: Mapping[str, Any], beside: object = None, names: Ite
         return replace(read, scheme="", settings=(), problem=f"`{KEY}` is in `{where}`, where no library reads it")
     if beside is not None:
         return _read(_modelopt(beside))
-    if isinstance(config.get(_MLX), Mapping) and {"bits", "group_size"} & config[_MLX].keys():
-        return Quantization("mlx", problem=f"`{_MLX}` of its `config.json` is how MLX stores weights")
     marked = next((name for name in names if _MARKS.search(name)), None)
     if marked is None:
         return None
@@ -82,7 +83,7 @@ def _given(config: Mapping[str, Any]) -> tuple[Any, str]:
     return None, ""
 
 
-def _modelopt(beside: object) -> object:
+def _modelopt(beside: object) -> dict[str, Any]:
     """Return what ModelOpt's own file says in the form of a configuration."""
     inner = beside.get("quantization") if isinstance(beside, Mapping) else None
     return {"quant_method": "modelopt", **inner} if isinstance(inner, Mapping) else {"quant_method": "modelopt"}
@@ -100,6 +101,8 @@ def _read(given: Any) -> Quantization:
         return Quantization(shown, problem=f"nothing here knows `{shown}`")
     if method == "compressed-tensors":
         given = _compressed(given)
+    elif method == "modelopt" and isinstance(given.get("quantization"), Mapping):
+        given = _modelopt(given)  # in the form of its own file
     problem = f"nothing here knows this kind of `{shown}`"
     for row in rows:
         settings, wrong = _settings(row, given)
@@ -124,6 +127,8 @@ def _settings(row: Scheme, given: Mapping[Any, Any]) -> tuple[dict[str, Any], st
     problem = ""
     for key, setting in row.settings.items():
         value = _frozen(_at(given, key))
+        if value is None and setting.consumers_differ and not _has(given, key):
+            continue
         if value is None:
             value = setting.default
             if setting.valid(None) and _has(given, key):

@@ -38,7 +38,7 @@ def _four_bits(weight: Weight, settings: Settings) -> int:
 
 def _float8(weight: Weight, settings: Settings) -> int:
     """A byte for each element, a scale for each block of the matrix, and a static scheme's scale of its inputs."""
-    block: tuple[int, int] | None = settings["weight_block_size"]
+    block: tuple[int, int] | None = settings.get("weight_block_size", BLOCK)
     scales = _ceil(weight.rows, block[0]) * _ceil(weight.columns, block[1]) if block else 1
     size = 1 if block and settings["scale_fmt"] == "ue8m0" else 4
     return weight.elements + size * scales + (4 if settings["activation_scheme"] == "static" else 0)
@@ -118,6 +118,9 @@ def _compressed(weight: Weight, settings: Settings) -> int:
 
 # What configurations may say.
 
+BLOCK = (128, 128)
+"""The blocks of fp8 that Transformers takes where a configuration gives none."""
+
 _HQQ_BITS, _HQQ_GROUP = (f"quant_config.weight_quant_params.{key}" for key in ("nbits", "group_size"))
 
 
@@ -175,7 +178,7 @@ _BITSANDBYTES = {
 _COMPUTE = "bnb_4bit_compute_dtype"
 _FOUR_BITS = {**_BITSANDBYTES, _COMPUTE: Setting("float32", lambda value: isinstance(value, str), "a dtype")}
 _FLOAT8 = {
-    "weight_block_size": Setting((128, 128), _is_block, "two sizes, or null"),
+    "weight_block_size": Setting(BLOCK, _is_block, "two sizes, or null", consumers_differ=True),
     "scale_fmt": _one_of("float", "float", "ue8m0"),
     "activation_scheme": _one_of("dynamic", "dynamic", "static"),
     "expert_dtype": _one_of("fp8", "fp8"),
@@ -332,6 +335,8 @@ SCHEMES = _by_name(
                 "bits": _one_of(4, 4),
                 "version": Setting("gemm", lambda value: str(value).lower() == "gemm", "gemm"),
                 "zero_point": _one_of(True, True, False),
+                "dynamic": _EMPTY,
+                "lm_head": _FLAG,
                 "modules_to_not_convert": _NAMES,
             },
             classes=_WHOLE_LINEAR,

@@ -41,7 +41,18 @@ def _keep_float8(settings: Settings) -> dict[str, Any]:
     return {"quant_method": settings["quant_method"], "dequantize": False, **listed}
 
 
+def _no_blocks(settings: Settings) -> str:
+    if "weight_block_size" in settings or settings["activation_scheme"] != "static":
+        return ""
+    return "it gives no `weight_block_size`: Transformers takes blocks of 128 then, and would not read its scales"
+
+
+def _quantised_head(settings: Settings) -> str:
+    return "its `lm_head` is quantised, which Transformers would make anew" if settings["lm_head"] else ""
+
+
 _FLOAT8 = SchemeSupport(
+    refuses=_no_blocks,
     made=True,
     kept=Condition({"cuda": (8, 9), "xpu": None}),
     otherwise="dequantized",
@@ -55,6 +66,7 @@ _FLOAT8 = SchemeSupport(
 )
 _ONE_PLACE = "its packed weights are buffers, which accelerate leaves on the device that runs them"
 _PACKED = SchemeSupport(
+    refuses=_quantised_head,
     beside=_NOWHERE,
     packages=(Package("gptqmodel", ">=1.4.3"), Package("optimum", ">=1.24.0")),
     because=_ONE_PLACE,
@@ -144,7 +156,7 @@ TRANSFORMERS: Mapping[str, SchemeSupport] = {
         dequantizing={"quant_method": "compressed-tensors", "dequantize": True},
     ),
     "gptq": _PACKED,
-    "awq": SchemeSupport(beside=_NOWHERE, packages=_PACKED.packages[:1], because=_ONE_PLACE),
+    "awq": replace(_PACKED, packages=_PACKED.packages[:1]),
     "torchao-int8": _torchao("Int8WeightOnlyConfig"),
     "torchao-float8": _torchao("Float8WeightOnlyConfig"),
     **{f"quanto-{word}": _quanto(word) for word in ("int8", "float8", "int4", "int2")},

@@ -18,9 +18,9 @@ from itertools import groupby
 from typing import Any
 
 from devpolicy._core.loading.value import Loading
+from devpolicy._core.model.conversion import default_skips
 from devpolicy._core.model.facts import derive
 from devpolicy._core.model.neutral import config_text
-from devpolicy._core.model.quantize import default_skips
 from devpolicy._core.model.ranges import expand_tree
 from devpolicy._core.model.tree import ModelTree, Module, Tensor
 

@@ -24,6 +24,7 @@ from devpolicy._core.model.bounds import read_config
 from devpolicy._core.model.built_before import Structure
 from devpolicy._core.model.classes import architectures_of
 from devpolicy._core.model.config import INSTALL, path_of, tree_of_config
+from devpolicy._core.model.conversion import stored_plain
 from devpolicy._core.model.facts import derive, named_dtype
 from devpolicy._core.model.families import family_tree
 from devpolicy._core.model.files import entries, is_file, is_folder, is_special, read_json, shown
@@ -38,7 +39,6 @@ from devpolicy._core.model.limits import (
     MOST_SHARDS,
     MOST_TENSORS,
 )
-from devpolicy._core.model.quantize import stored_plain
 from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import ModelTree, Module, Tensor
 from devpolicy._core.model.watchdog import watched

@@ -19,12 +19,12 @@ from devpolicy._core.model.checkpoint_mapping import Source, checkpoint_mapping
 from devpolicy._core.model.classes import architectures_of, classes_for
 from devpolicy._core.model.config import INSTALL, built_tree
 from devpolicy._core.model.config import has_transformers as has_transformers
+from devpolicy._core.model.conversion import converted_paths
 from devpolicy._core.model.facts import dtype_of
 from devpolicy._core.model.families import classes_of, family_tree, templates_hold
 from devpolicy._core.model.files import shown
 from devpolicy._core.model.fit import Fit, fit_of
 from devpolicy._core.model.headers import Stored
-from devpolicy._core.model.quantize import converted_paths
 from devpolicy._core.model.ranges import join
 from devpolicy._core.model.templates.names import targets
 from devpolicy._core.model.tree import ModelTree
