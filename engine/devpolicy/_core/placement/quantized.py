@@ -119,7 +119,7 @@ def _refusal(found: NotHeld, tree: ModelTree, consumer: Target, word: str | None
 def findings_of_form(held: Held, tree: ModelTree, policy: ResolvedPolicy) -> list[Diagnostic]:
     """Return what is to be said of how a model is held: that it takes more than its checkpoint."""
     if held.left:
-        message = f"`{held.scheme}` is made of linear modules alone: the experts of `{tree.name}` stay as they are"
+        message = f"`{held.scheme}` is for linear modules alone: the experts of `{tree.name}` are held in full"
         return [Diagnostic("DP418", message, notes=(f"they take {format_size(held.left)}",), severity="warning")]
     if not held.dequantized or tree.quantization is None:
         return []
