@@ -83,8 +83,10 @@ def compute_buffers(plan: Any, tree: Any) -> dict[str, int]:
     on an accelerator that has neither the layer nor all of its matrices, and several of another layer. An accelerator
     with no matrix of experts but gates has of each token five rows and what those give, or three and twice what experts
     give, or attention; and no further row. Nor has one with experts of one layer and parts of the next, its only own,
-    and all experts of neither. Of the masks, and of what comes from another device, there are four where
-    several devices work at once: not where the CPU computes too, or a layer is divided.
+    and all experts of neither. There is one row more where a layer has up projections of experts and not their gates,
+    and two where the head is with layers and not the last one, if its logits are what counts. Of the masks, and of what
+    comes from another device, there are four where several devices work at once: not where the CPU computes too, or a
+    layer is divided.
     """
     runs = {path: str(unit.runs_on) for path, unit in plan.placements.items()}
     beside = any(device == "cpu" for path, device in runs.items() if path != "token_embd")
@@ -142,6 +144,21 @@ def compute_buffers(plan: Any, tree: Any) -> dict[str, int]:
         more = any(at != path[:5] and on == device for at, on in several_of)
         if path.endswith(".ffn_down_exps") and device not in ("cpu", layer) and len(others) > 1 and more:
             joined.add(device)
+    up = {
+        (path[:5], device)
+        for path, device in of_experts.items()
+        if path.endswith(".ffn_up_exps") and device == next(on for other, on in runs.items() if other[:5] == path[:5])
+        if device not in (runs[path.replace("_up_", "_gate_")], "cpu")
+    }
+    for path, device in of_experts.items():
+        layer = next(on for other, on in runs.items() if other.startswith(f"{path[:5]}."))
+        if path.endswith(".ffn_down_exps") and device not in ("cpu", layer):
+            joined |= {device for at, on in up if at != path[:5] and on == device}
+    for device in {on for _, on in up} - narrow:
+        found[device] += wide
+    head, last = runs["output"], next(on for path, on in runs.items() if path.startswith(f"blk.{len(order) - 1}"))
+    if head not in {last, *narrow} and any(head in on for on in order) and logits > each:
+        found[head] += 2 * wide
     for device in joined:
         (used, _, inner) = shapes["blk.0.ffn.exps.ffn_down_exps"]
         used = tree.reads[0].experts_per_token if tree.reads else used

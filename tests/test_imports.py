@@ -33,6 +33,7 @@ LEAVES = (
     "child_process",
     "names",
     "threads",
+    "left_host",
 )
 
 _VALUES = (*LEAVES, "loading", "device", "host", "model", "abilities")

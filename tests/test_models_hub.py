@@ -126,6 +126,18 @@ def test_several_gguf_models_are_named(hub, tmp_path):
     assert from_hub("hf://org/two/b.gguf").name == "b"
 
 
+def test_a_projector_of_a_repository_is_named_as_in_a_folder(hub, tmp_path):
+    # It was one of two models, and a plan of the other said nothing of it.
+    (tmp_path / "gguf").mkdir()
+    for name in ("x", "mmproj-x-f16"):
+        gguf(tmp_path / "gguf" / f"{name}.gguf", dense())
+    hub.repositories["org/sees"] = tmp_path / "gguf"
+    trees = [from_hub("hf://org/sees"), from_hub("hf://org/sees/x.gguf"), ModelTree.load(tmp_path / "gguf")]
+    notes = {tree.loading.notes for tree in (*trees, from_hub("hf://org/sees"))}  # the last one was kept
+    assert len(notes) == 1 and "`mmproj-x-f16.gguf`" in "".join(*notes)
+    assert not from_hub("hf://org/sees/mmproj-x-f16.gguf").loading.notes
+
+
 def test_a_split_gguf_is_read_from_all_its_parts(hub, tmp_path):
     (tmp_path / "gguf").mkdir()
     tensors = list(dense().items())

@@ -27,6 +27,7 @@ from devpolicy import Accelerator, Host, Policy, plan
 from devpolicy.errors import Unsatisfiable
 from devpolicy.targets import exllamav3, sglang, stages, vllm
 from tests.engines.schemes import ROWS, check_schemes
+from tests.engines.states import check_counts, check_states
 
 VERSIONS = {"vllm": "0.33.0", "sglang": "0.5.23", "exllamav3": "1.6.5"}
 FORMS = {"vllm": vllm, "sglang": sglang}
@@ -213,7 +214,10 @@ def check_signatures(folder: Path) -> int:
 
 def check_rows(engine: str, folder: Path) -> int:
     """Return how many facts of our rows of quantised checkpoints an engine's source has otherwise."""
-    wrong = list(check_schemes(engine, source(engine, folder)))
+    inside = source(engine, folder)
+    wrong = [*check_schemes(engine, inside), *check_counts(engine, inside)]
+    if engine == "vllm":
+        wrong += check_states(inside, f"NAMES = {_NAMES[engine].split()!r}\nimport json\n{_STUBS}")
     print(f"{engine} {VERSIONS[engine]}: {len(ROWS[engine])} rows of schemes compared", *wrong, sep="\n  ", flush=True)
     return len(wrong)
 

@@ -119,6 +119,15 @@ def test_falcon_keeps_keys_as_often_as_it_repeats_them(new: bool, multi_query: b
     assert kept == counted
 
 
+def test_lightning_attention_has_states_without_a_stated_width() -> None:
+    # Their width is not in the configuration then, and the states were counted as nothing.
+    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 100}
+    config = transformers.MiniMaxConfig(**sizes, num_key_value_heads=2, intermediate_size=32, num_local_experts=2)
+    model = transformers.MiniMaxForCausalLM(config).eval()
+    kept, counted = kept_and_counted(model, {"input_ids": torch.arange(tiny.TOKENS)[None]})
+    assert kept == counted
+
+
 def test_projections_of_more_than_a_matrix_say_how_wide_keys_are() -> None:
     if "inkling2" not in transformers.CONFIG_MAPPING:
         pytest.skip("the model type of a newer Transformers")

@@ -19,7 +19,7 @@ from tests.test_models_gguf import LLAMA, dense, gguf, size_of
 
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, plan
 from devpolicy._core.memory.llama_cpp import rows_of
-from devpolicy._core.placement import quantized
+from devpolicy._core.placement import ledger, quantized
 from devpolicy._core.placement.planner import make_plan
 from devpolicy._core.targets.llama_cpp import to_llama_cpp, to_llama_cpp_python
 from devpolicy.errors import DevPolicyError, PolicyError, Unsatisfiable
@@ -407,6 +407,38 @@ def test_parts_of_two_layers_take_no_row_more(behind, less):
     assert {device: one.activations for device, one in made.ledger.items()} == oracle.compute_buffers(made, tree)
     compare(made, quantized.tree_of(made, policy.top, tree, HOST_OF_THREE), policy.top, HOST_OF_THREE)
     assert (made.ledger["cuda:1"].activations < min(made.ledger[f"cuda:{at}"].activations for at in (0, 2))) == less
+
+
+# What a rule takes from one, the device of the head, and the rows more on which device.
+SCATTERED = (
+    ({"blk.5": ("gate", "down")}, 1, 1, 1),  # what goes with gates, without them
+    ({"blk.5": ("up", "down")}, 1, 0, 1),  # gates alone
+    ({"blk.3": ("gate",)}, 1, 1, 1),
+    ({}, 0, 2, 0),  # a head behind layers that are elsewhere
+    ({}, 2, 0, 2),  # a head alone
+)
+
+
+@pytest.mark.parametrize(("taken", "head", "rows", "device"), SCATTERED)
+def test_scattered_parts_take_rows(taken, head, rows, device):
+    # Up to a sixth more was reserved than was planned, in one of a thousand buffers of layouts by chance.
+    host = Host([Accelerator("cuda", memory="1 GiB")] * 3, memory="4 GiB")
+    tree = replace(tree_of_two_experts(), logits_elements=16_384)
+    rules = {f"{layer}.ffn.exps.ffn_{part}_exps": 2 for layer, parts in taken.items() for part in parts}
+    rules |= {f"blk.{at}": on for at, on in enumerate((0, 0, 0, 1, 1, 1))} | {"output_norm": head, "output": head}
+    text = "".join(f"[[rule]]\nmatch = {match!r}\nprefer = 'cuda:{on}'\n" for match, on in rules.items())
+    policy = Policy.parse(f"prefer = 'cuda'\nworkload.context = 512\n{DERIVED}{text}")
+    made = plan(policy, tree, host)
+    held = {at: one.activations for at, one in made.ledger.items()}
+    assert held == oracle.compute_buffers(made, tree)
+    compare(made, quantized.tree_of(made, policy.top, tree, host), policy.top, host)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ledger, "scattered_on", lambda *_: {})
+        patched.setattr(ledger, "apart_on", lambda *_: set())
+        before = plan(policy, replace(tree), host).ledger[f"cuda:{device}"].activations
+    assert (
+        held[f"cuda:{device}"] - before == rows * 4 * 512 * tree.modules[tree.index["token_embd"]].tensors[0].shape[1]
+    )
 
 
 def test_parts_of_two_layers_stay_where_they_fit():

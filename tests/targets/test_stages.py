@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.cli.harness import invoke
 
-from devpolicy import Accelerator, Host, Plan, Policy, plan, plan_all
+from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, plan, plan_all
 from devpolicy._core.targets.environment import environment
 from devpolicy._core.targets.stages import sglang, stages, vllm
 from devpolicy.errors import Unsatisfiable
@@ -34,7 +34,7 @@ def parser_of(engine: str) -> argparse.ArgumentParser:
             "--base-gpu-id": int, "--gpu-id-step": int, "--pp-size": int, "--mem-fraction-static": float,
             "--kv-cache-dtype": ("auto", "bfloat16", "fp8_e4m3", "fp8_e5m2"),
             "--context-length": int, "--max-running-requests": int, "--tp-size": int, "--cpu-offload-gb": int,
-            "--kt-num-gpu-experts": int, "--kt-method": ("BF16",),
+            "--max-mamba-cache-size": int, "--kt-num-gpu-experts": int, "--kt-method": ("BF16",),
             "--dtype": ("auto", "half", "float16", "bfloat16", "float", "float32"),
         },
     }[engine]  # fmt: skip
@@ -362,3 +362,56 @@ def test_a_group_is_shown_as_one(tmp_path):
     assert "80  cuda:0-3  127.5 GiB" in shown
     assert "unused" not in shown
     assert "on cuda:0 + cuda:1 + cuda:2 + cuda:3" in invoke("why", asked[0], "lm_head", *asked[1:]).stdout
+
+
+# As Qwen3-Next has it: of four layers one is attention, the others keep a matrix and the inputs of a convolution.
+HYBRID = """
+name = "hybrid"
+dtype = "bfloat16"
+context = 262144
+no_split = ["Layer"]
+module = [
+    { path = "", class = "Model" },
+    { path = "layers", class = "ModuleList" },
+    { path = "layers.{0..7}", class = "Layer", tensors = { weight = { shape = [4096, 2048], dtype = "bfloat16" } } },
+    { path = "layers.{0..7}.mixer", class = "Mixer" },
+]
+kv_cache = [
+    { module = "layers.{0..2}.mixer", values = 524288, window = 1, dtype = "float32" },
+    { module = "layers.{0..2}.mixer", values = 32768, window = 1 },
+    { module = "layers.3.mixer", values = 1024 },
+    { module = "layers.{4..6}.mixer", values = 524288, window = 1, dtype = "float32" },
+    { module = "layers.{4..6}.mixer", values = 32768, window = 1 },
+    { module = "layers.7.mixer", values = 1024 },
+]
+"""
+STATE = 4 * 524288 + 2 * 32768
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("kv", ["bfloat16", "float8_e4m3fn"])
+def test_engines_keep_several_states_of_recurrent_layers(batch, kv):
+    # One was counted for each sequence: vLLM refused to start, and SGLang had no slot for a state.
+    tree, host = ModelTree.parse(HYBRID), cards(80)
+    policy = Policy.parse(f"prefer = 'cuda'\nworkload = {{ context = 5000, batch = {batch}, kv_dtype = '{kv}' }}")
+    token = 1024 * (2 if kv == "bfloat16" else 1)
+    tokens = 128 * -(-STATE // (128 * token))
+    page = tokens * token
+    # vLLM: two, and one while a prompt is read; pages of attention, whole ones, and one that is held back.
+    made = plan(policy, tree, host, target="vllm")
+    pages = batch * (6 * 3 + 2 * -(-5000 // tokens)) + 2
+    assert pages * page <= made.ledger["cuda:0"].kv_cache < pages * page + 2 * 4 * batch
+    assert "--max-mamba-cache-size" not in vllm(made, host)["arguments"]
+    # SGLang: five slots for each sequence, and one more of all; a sixth of each sequence is counted and given.
+    made = plan(policy, tree, host, target="sglang")
+    assert made.ledger["cuda:0"].kv_cache == batch * (6 * 6 * STATE + 2 * 5000 * token)
+    flags = sglang(made, host)["arguments"]
+    assert flags[flags.index("--max-mamba-cache-size") + 1] == str(6 * batch - 1)
+    assert Plan.from_dict(json.loads(made.to_json())) == made
+    assert parser_of("sglang").parse_args(flags).max_mamba_cache_size >= 5 * batch
+
+
+def test_states_without_attention_have_no_pages():
+    text = "\n".join(line for line in HYBRID.splitlines() if "values = 1024" not in line)
+    tree, policy = ModelTree.parse(text), Policy.parse("prefer = 'cuda'\nworkload.batch = 2")
+    assert plan(policy, tree, cards(80), target="vllm").ledger["cuda:0"].kv_cache == 2 * 6 * STATE

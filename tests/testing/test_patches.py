@@ -78,3 +78,17 @@ def test_attributes_of_classes_come_back_where_they_were() -> None:
     patches.take()
     assert (Outer.own, Inner.own, late.own) == ("own", "own", "late")
     assert "own" not in vars(Inner)
+
+
+@given(names, st.booleans())
+def test_attributes_of_classes_have_any_name(name: str, own: bool) -> None:
+    outer = type("Outer", (), {name: "there"})
+    owner = outer if own else type("Inner", (outer,), {})
+    before = dict(vars(owner))
+    patches = ClassPatches()
+    patches.add(owner, name, "shim", "there", live=False)
+    for _ in range(2):
+        patches.put()
+        assert getattr(owner, name) == "shim"
+        patches.take()
+        assert dict(vars(owner)) == before

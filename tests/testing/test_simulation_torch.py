@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from textwrap import dedent
 from typing import Any
 
@@ -330,3 +332,15 @@ class TestNeighbour:
         host = Host([Accelerator("cuda", memory="10 GiB", memory_pressure="4 GiB")], memory="8 GiB")
         assert 'memory_pressure = "4 GiB"' in host.to_toml()
         assert Host.parse(host.to_toml()) == host
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_process_says_which_host_it_left(method: str) -> None:
+    with simulate_host("2x24gb"), ProcessPoolExecutor(1, mp_context=get_context(method)) as children:
+        asked = (partial(torch.zeros, 1, device="cuda"), partial(torch.cuda.set_device, 1), torch.cuda.current_device)
+        for ask in asked:
+            with pytest.raises((AssertionError, AttributeError)) as failed:
+                children.submit(ask).result()
+            assert "left the simulated host `2x24gb`" in failed.value.__notes__[0]
+        assert not children.submit(torch.cuda.is_available).result()
+        assert not any("_left" in vars(process) for process in children._processes.values())

@@ -75,6 +75,10 @@ class Abilities:
     """Where a tied tensor is held once: wherever its names are on one device, where the whole model is, or nowhere."""
     cache: Literal["with-unit", "all-or-nothing", "engine"] = "with-unit"
     """Where the KV cache is: with its layer, all in one place, or where the engine puts it."""
+    states: int = 1
+    """How many states of a recurrent layer it keeps for each sequence."""
+    state_pages: bool = False
+    """Whether states are kept in pages, which are as large as those of keys and values."""
     budget: Literal["per-device", "same-fraction-of-total", "same-fraction-of-free"] = "per-device"
     """How it is told how much memory it may take. Of what is free when it starts: others must have started before."""
     schemes: Mapping[str, SchemeSupport] = field(default_factory=dict)

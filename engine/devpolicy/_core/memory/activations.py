@@ -28,6 +28,8 @@ class Activations(NamedTuple):
     """How much less on an accelerator that computes gates of experts alone: see `behind_gates`."""
     narrow_head: int = 0
     """On such a one that has the head, in place of `head`."""
+    row: int = 0
+    """What each of the rows takes that a device holds besides whose parts of layers rules have scattered."""
 
     def on(self, runs: Runs, *, pipelined: bool) -> int:
         """Return those of one device, by what it runs and whether several work at once."""
@@ -38,7 +40,8 @@ class Activations(NamedTuple):
         else:
             layers = self.several * runs.several + self.parted * runs.parted
         each, head = (self.each - self.narrow, self.narrow_head) if runs.narrow else (self.each, self.head)
-        return each + head * runs.head + layers + self.joined * runs.joined + self.copies * pipelined
+        rows = 0 if runs.narrow else runs.scattered + 2 * (runs.apart and self.head > 0)
+        return each + head * runs.head + layers + self.joined * runs.joined + self.row * rows + self.copies * pipelined
 
 
 class Runs(NamedTuple):
@@ -56,3 +59,7 @@ class Runs(NamedTuple):
     """The last matrix of experts, and another device a matrix before it."""
     narrow: bool = False
     """Of experts no matrix but gates: see `behind_gates`."""
+    scattered: bool = False
+    """Of a layer of its own a matrix of experts that goes with their gates, and another device these gates."""
+    apart: bool = False
+    """The head, and layers or parts of them, of which none is the last layer."""

@@ -34,10 +34,10 @@ def compute_buffer(
     """Return an estimate of llama.cpp's compute buffer: float32 for a micro-batch, and its masks in float16.
 
     Flash attention is meant, which llama.cpp takes where a device has it. It is at or above the buffers that were
-    measured: of models of the architecture `llama`, and of a few others (`tests/engines`); not where rules scatter the
-    matrices of a layer over several devices by chance, of which one in a thousand was above. Of recurrent
-    layers it is a bound, up to five times the buffers that were measured. While several devices work at once there are
-    four copies of the masks and of what comes from the device before.
+    measured: of models of the architecture `llama`, and of a few others (`tests/engines`), also where rules scatter
+    the matrices of layers by chance. Of recurrent layers it is a bound, up to five times the buffers that were
+    measured. While several devices work at once there are four copies of the masks and of what comes from the device
+    before.
     """
     tokens = -(-min(MICRO_BATCH, context * sequences) // sequences) * sequences
     windows = {cache.window for cache in tree.kv_cache if cache.window != 1} or {None}
@@ -74,6 +74,7 @@ def compute_buffer(
         joined=joined,
         narrow=narrow,
         narrow_head=max(0, max(logits, behind) - each + narrow),
+        row=hidden,
     )
 
 
@@ -146,6 +147,9 @@ def _experts(tree: ModelTree) -> tuple[int, int]:
 
 LAST_OF_EXPERTS = ".ffn_down_exps"
 """How the path of the matrix ends that experts multiply by last."""
+
+GATES, GATED = ".ffn_gate_exps", ".ffn_up_exps"
+"""How the paths of the matrices end that make the gates of experts, and what goes with these."""
 
 
 def _is_projection(module: Module) -> bool:

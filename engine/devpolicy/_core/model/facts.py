@@ -124,16 +124,17 @@ def _decodes(config: Config, text: Config, takes_cache: bool | None) -> bool:
 def _reads(text: Config, config: Config, modules: Sequence[Module], root: str) -> Iterator[Activated]:
     """Yield the modules of which one token reads less than all: experts, and what runs before the first token."""
     used, experts = size(text, "experts"), size(text, "all_experts")
+    some = (used, experts) if used and experts and used < experts else None
     generates = "LM" in root or root.endswith("ForConditionalGeneration")
+    encodes, towers = generates and bool(config.get("is_encoder_decoder")), generates and text is not config
     before: str | None = None
-    for module in modules:
+    for module in modules if some or encodes or towers else ():
         path = module.path
         if before is not None and path.startswith(f"{before}."):
             continue
         name = path.rpartition(".")[2]
-        encodes = bool(config.get("is_encoder_decoder")) and name == "encoder"
-        if generates and (encodes or (text is not config and _TOWER.search(name))):
+        if (encodes and name == "encoder") or (towers and _TOWER.search(name)):
             before = path
             yield Activated(path, per_request=True)
-        elif name == "experts" and used and experts and used < experts:
-            yield Activated(path, used, experts)
+        elif some and name == "experts":
+            yield Activated(path, *some)

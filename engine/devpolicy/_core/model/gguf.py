@@ -53,25 +53,29 @@ def from_gguf(path: Path) -> ModelTree:
     """
     headers = [_read(part) for part in _parts(path)]
     tree = replace(tree_of(headers, name_of(path.name), str(path)), source=str(path))
-    notes = () if is_projector(path.name) else tuple(map(_not_counted, _projectors(path.parent)))
-    return replace(tree, loading=replace(tree.loading, notes=(*tree.loading.notes, *notes))) if notes else tree
+    beside = (entry for entry in entries(path.parent) if is_projector(entry.name) and is_file(entry))
+    return with_projectors(tree, path.name, {entry.name: entry.stat().st_size for entry in beside})
 
 
 def is_projector(name: str) -> bool:
     """Whether a file's name says that it makes images or sounds a model's input, and is loaded beside the model."""
-    return "mmproj" in name.lower()
+    return name.endswith(".gguf") and "mmproj" in name.lower()
 
 
-def _projectors(folder: Path) -> list[Path]:
-    found = (entry for entry in entries(folder) if entry.suffix == ".gguf" and is_projector(entry.name))
-    return sorted(filter(is_file, found))
+def with_projectors(tree: ModelTree, file: str, sizes: Mapping[str, int]) -> ModelTree:
+    """Return a model with a note on each projector among the files beside it, whose sizes in bytes are given by name.
+
+    `file` is the name of the model's own file: a projector has no others.
+    """
+    beside = () if is_projector(file) else sorted(filter(is_projector, sizes))
+    notes = tuple(_not_counted(name, sizes[name]) for name in beside)
+    return replace(tree, loading=replace(tree.loading, notes=(*tree.loading.notes, *notes))) if notes else tree
 
 
-def _not_counted(file: Path) -> str:
-    size = format_size(file.stat().st_size)
+def _not_counted(name: str, size: int) -> str:
     return (
-        f"`{shown(file.name)}` ({size}) is beside the model, and is not counted: with `--mmproj`, llama.cpp loads it "
-        'on the first device. Keep room for it and what it computes, as `memory."cuda:0".headroom`'
+        f"`{shown(name)}` ({format_size(size)}) is beside the model, and is not counted: with `--mmproj`, llama.cpp "
+        'loads it on the first device. Keep room for it and what it computes, as `memory."cuda:0".headroom`'
     )
 
 

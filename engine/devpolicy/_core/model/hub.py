@@ -18,7 +18,7 @@ from typing import NamedTuple
 from devpolicy._core.errors import Diagnostic, ModelError
 from devpolicy._core.model.files import is_file, read_bytes, read_json, shown
 from devpolicy._core.model.folders import mark_of, other_kind
-from devpolicy._core.model.gguf import name_of, parts_of, tree_of
+from devpolicy._core.model.gguf import is_projector, name_of, parts_of, tree_of, with_projectors
 from devpolicy._core.model.gguf_header import read_gguf_header
 from devpolicy._core.model.headers import FULL_SIZES
 from devpolicy._core.model.hub_files import Hub, Repository
@@ -39,7 +39,7 @@ _BESIDE = ("generation_config.json", "hf_quant_config.json")
 _FIRST = 1 << 14  # bytes of a shard that are read at once: most headers are smaller
 _GGUF_CHUNK = 1 << 18
 _AT_ONCE = 8
-_READING = 1  # raised where GGUF files come to be read differently, so that what was kept is not found
+_READING = 2  # raised where GGUF files come to be read differently, so that what was kept is not found
 
 Progress = Callable[[int, int], None]
 """Is told how many files of how many were read."""
@@ -254,6 +254,7 @@ def _header(hub: Hub, repository: Repository, shard: str) -> bytes:
 
 def _only_gguf(repository: Repository) -> str | None:
     first = sorted({parts_of(file)[0] for file in repository.sizes if file.endswith(".gguf") and "/" not in file})
+    first = [file for file in first if not is_projector(file)] or first
     if len(first) > 1:
         listed = ", ".join(f"`{shown(file)}`" for file in first[:8])
         help_ = f"name one: `{SCHEME}{repository.name}/{shown(first[0])}`"
@@ -298,4 +299,5 @@ def _gguf(hub: Hub, repository: Repository, file: str, progress: Progress, annou
     for done, part in enumerate(parts, start=1):
         headers.append(read_gguf_header(_RemoteFile(hub, repository, part)))
         progress(done, len(parts))
-    return tree_of(headers, name_of(file), f"{SCHEME}{repository.name}/{file}")
+    tree = tree_of(headers, name_of(file), f"{SCHEME}{repository.name}/{file}")
+    return with_projectors(tree, file, repository.sizes)

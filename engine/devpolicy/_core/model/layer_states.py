@@ -47,8 +47,9 @@ def _sums(decoder: Decoder, module: Module) -> Iterator[KVCache]:
         widths = {one.path.rpartition(".")[2]: rows_of(one) or 0 for one in decoder.children[module.path]}
         key, value = widths.get("k", 0), widths.get("v", 0)
         yield KVCache(module.path, key * value // heads + key + heads, 1)
-    if "Lightning" in module.class_name:
-        heads, head_dim = size(decoder.text, "heads") or 0, size(decoder.text, "head_dim") or 0
+    if "Lightning" in module.class_name:  # a matrix for each head
+        heads, hidden = size(decoder.text, "heads") or 1, size(decoder.text, "hidden") or 0
+        head_dim = size(decoder.text, "head_dim") or hidden // heads
         yield KVCache(module.path, heads * head_dim * head_dim, 1)
     if "static_weight" in of_name and "Convolution" in module.class_name:
         yield KVCache(module.path, of_name["static_weight"], 1, "float32")

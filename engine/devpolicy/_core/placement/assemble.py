@@ -150,7 +150,11 @@ def _workload(placed: PlacedModel) -> PlannedWorkload:
     kept = workload.kv_dtype or sizing.dtype
     away = workload.kv_offload if context.link else None
     pipelined = context.pipelined or not several_accelerators(placed.division.units, placed.solution, context)
-    return PlannedWorkload(sizing.context, sequences_of(context.tree, workload), kept, away, pipelined)
+    abilities, sequences = context.target.abilities, sequences_of(context.tree, workload)
+    slots = abilities.states if abilities.states > 1 and not abilities.state_pages else 0
+    recurrent = slots and any(cache.window == 1 for cache in context.tree.kv_cache)
+    states = slots * sequences if recurrent else 0
+    return PlannedWorkload(sizing.context, sequences, kept, away, pipelined, states)
 
 
 def _folder(path: str | None, component: str | None) -> str | None:

@@ -16,9 +16,12 @@ from devpolicy._core.abilities import Target
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy, Rule
 from devpolicy._core.memory.llama_cpp import (
+    GATED,
+    GATES,
     LAST_OF_EXPERTS,
     behind_gates,
     between_layers,
+    head_of,
     is_input,
     is_mixture,
     rows_of,
@@ -103,11 +106,41 @@ def layers_on(
     return rows_of([*on.values()], cpu, mixture=mixture)
 
 
+def scattered_on(units: Sequence[Unit], devices: Sequence[int], cpu: int | None) -> dict[int | None, int]:
+    """Return the layers whose accelerators compute what goes with gates of their experts, which others compute."""
+    home: dict[int | None, int] = {}
+    gates: dict[int | None, int] = {}
+    gated: dict[int | None, int] = {}
+    for unit, device in zip(units, devices, strict=True):
+        home.setdefault(unit.block, device)
+        for end, of in ((GATES, gates), (GATED, gated)):
+            if unit.path.endswith(end):
+                of[unit.block] = device
+    return {
+        block: device
+        for block, device in gated.items()
+        if device == home[block] != cpu and gates.get(block, device) != device
+    }
+
+
+def apart_on(units: Sequence[Unit], devices: Sequence[int], tree: ModelTree) -> set[int]:
+    """Return the device of the head, where it has layers or parts of them, and not the last layer."""
+    at = head_of(tree)
+    head = next((device for unit, device in zip(units, devices, strict=True) if unit.start <= at < unit.end), None)
+    homes: dict[int, int] = {}
+    has = set[int]()
+    for unit, device in zip(units, devices, strict=True):
+        if unit.layer is not None:
+            homes.setdefault(unit.layer, device)
+            has.add(device)
+    return {head} & has - {homes[max(homes)]} if head is not None and homes else set()
+
+
 def joined_on(units: Sequence[Unit], devices: Sequence[int], cpu: int | None) -> set[int]:
     """Return the accelerators that compute the last matrix of a layer's experts, and neither the others nor the layer.
 
-    What it multiplies is brought there. Where the device computes more than one matrix of another layer, it is there
-    beside what those take.
+    What it multiplies is brought there. Where the device computes more than one matrix of another layer, or gates of
+    another are brought there too, it is there beside what those take.
     """
     home: dict[int | None, int] = {}
     matrices: dict[tuple[int | None, int], int] = {}
@@ -126,6 +159,7 @@ def joined_on(units: Sequence[Unit], devices: Sequence[int], cpu: int | None) ->
         at for at in apart if sum(count for (block, _), count in matrices.items() if block == at[0]) == matrices[at]
     }
     full = [at for at, count in matrices.items() if count > 1]
+    full += scattered_on(units, devices, cpu).items()
     return {device for block, device in apart if any(other != block and on == device for other, on in full)}
 
 

@@ -25,7 +25,12 @@ def findings_of_model(tree: ModelTree, policy: ResolvedPolicy) -> Iterator[Diagn
     """Yield what is to be said of a model: that it is not all known, not all stored, or not all counted."""
     if tree.incomplete_reason is not None:
         message = f"the structure of `{tree.name}` is not known in full"
-        yield Diagnostic("DP407", message, notes=(tree.incomplete_reason,), severity="warning")
+        notes, hint = [tree.incomplete_reason], ""
+        if tree.format == "safetensors" and all(rule.kv_cache is None for rule in policy.memory):
+            counted = "as those of attention, by its configuration" if tree.kv_cache else "as nothing"
+            notes += [f"its KV cache, or states that its layers keep in place of one, are counted {counted}"]
+            hint = 'measure them, and set them aside: `memory.cuda.reserve.kv_cache = "2 GiB"`'
+        yield Diagnostic("DP407", message, notes=tuple(notes), help=hint, severity="warning")
     for note in tree.loading.notes:
         yield Diagnostic("DP415", note, severity="warning")
     if tree.loading.cache is not None and tree.kv_cache:

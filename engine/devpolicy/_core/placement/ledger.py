@@ -14,7 +14,7 @@ from devpolicy._core.errors import Diagnostic
 from devpolicy._core.memory.activations import Runs
 from devpolicy._core.memory.llama_cpp import is_mixture
 from devpolicy._core.placement.apply_rules import Refused
-from devpolicy._core.placement.computing import between_on, joined_on, layers_on, narrow_on
+from devpolicy._core.placement.computing import apart_on, between_on, joined_on, layers_on, narrow_on, scattered_on
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Unit
 from devpolicy._core.placement.search import Solution
@@ -95,10 +95,14 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
     found = context.sizing.activations
     pipelined = bool(found.copies) and context.pipelined and several_accelerators(units, solution, context)
     several, parted, joined, narrow = set[int](), set[int](), set[int](), set[int]()
+    scattered, apart = set[int](), set[int]()
     if found.parted:
         mixture = is_mixture(context.tree)
         several, parted = layers_on(units, solution.device, context.cpu_number, mixture=mixture)
-        joined = joined_on(units, solution.device, context.cpu_number) if mixture else joined
+        apart = apart_on(units, solution.device, context.tree)
+        if mixture:
+            joined = joined_on(units, solution.device, context.cpu_number)
+            scattered = {*scattered_on(units, solution.device, context.cpu_number).values()}
     if found.narrow:
         narrow = narrow_on(units, solution.device, context.cpu_number, context.tree)
         between = between_on(units, solution.device)
@@ -124,6 +128,8 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
                     parted=number in parted,
                     joined=number in joined,
                     narrow=number in narrow,
+                    scattered=number in scattered,
+                    apart=number in apart,
                 )
                 if any(found[1:])
                 else Runs(),
@@ -180,7 +186,7 @@ def with_more_layers(ledger: Mapping[str, Budget], context: PlacementContext) ->
     return replace(context, layers={**context.layers, **more}) if more else None
 
 
-_MOST_LAYERS = 3
+_MOST_LAYERS = 4
 """The most that a device can be taken to have: see `PlacementContext.layers`."""
 
 

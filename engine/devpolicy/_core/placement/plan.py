@@ -82,6 +82,8 @@ class PlannedWorkload:
     """Where all of it is kept, where that is not on the devices of its layers."""
     pipelined: bool = True
     """Whether devices may work at once, for which the engine reserves copies: there may be no room for them."""
+    states: int = 0
+    """For how many states of each recurrent layer the engine has slots, where it must be told."""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> PlannedWorkload:
@@ -90,13 +92,16 @@ class PlannedWorkload:
         pipelined = data.get("pipelined", True)
         if type(pipelined) is not bool:
             raise TypeError("`pipelined` is true or false")
-        return cls(_number(data["context"]), _number(data["batch"]), _text(data["kv_dtype"]), away, pipelined)
+        kept = _text(data["kv_dtype"])
+        states = _number(data.get("states", 0))
+        return cls(_number(data["context"]), _number(data["batch"]), kept, away, pipelined, states)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields for JSON."""
         away = {"kv_offload": self.kv_offload} if self.kv_offload else {}
         alone = {} if self.pipelined else {"pipelined": False}
-        return {"context": self.context, "batch": self.batch, "kv_dtype": self.kv_dtype, **away, **alone}
+        slots = {"states": self.states} if self.states else {}
+        return {"context": self.context, "batch": self.batch, "kv_dtype": self.kv_dtype, **away, **alone, **slots}
 
 
 class Placements(Mapping[str, Placement]):

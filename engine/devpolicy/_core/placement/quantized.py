@@ -12,7 +12,7 @@ from dataclasses import replace
 from devpolicy._core.abilities import Target, target_of, targets
 from devpolicy._core.errors import Diagnostic
 from devpolicy._core.host import Host
-from devpolicy._core.language.policy import ResolvedPolicy
+from devpolicy._core.language.policy import ResolvedPolicy, Workload
 from devpolicy._core.loading.quantization import Facts
 from devpolicy._core.loading.skips import Skips
 from devpolicy._core.model.quantize import Held, NotHeld, both_figures, quantize
@@ -45,10 +45,21 @@ def facts_of(host: Host, kind: str, tree: ModelTree | None = None, parts: int = 
 def running(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -> ModelTree:
     """Return a model with the attention that a policy runs it with, and by which code a consumer does."""
     tree = tree.with_attention(attention_of(policy, tree))
-    if consumer.abilities.cache != "engine" or tree.beside == Beside():
+    if consumer.abilities.cache != "engine":
         return tree
-    # Engines have kernels of their own for experts and windows, which make no copies and no masks.
-    return tree.remembered("engine", lambda: replace(tree, beside=Beside()))
+    if tree.beside != Beside():
+        # Engines have kernels of their own for experts and windows, which make no copies and no masks.
+        tree = tree.remembered("engine", lambda: replace(tree, beside=Beside()))
+    return _with_states(tree, consumer, policy.workload) if consumer.abilities.states > 1 else tree
+
+
+def _with_states(tree: ModelTree, consumer: Target, workload: Workload) -> ModelTree:
+    if not any(cache.window == 1 for cache in tree.kv_cache):
+        return tree
+    from devpolicy._core.memory.recurrent import with_states
+
+    what = "states", consumer.name, workload
+    return tree.remembered(what, lambda: with_states(tree, consumer.abilities, workload))
 
 
 def held_on(kind: str, policy: ResolvedPolicy, tree: ModelTree, host: Host, consumer: Target, parts: int = 1) -> Held:

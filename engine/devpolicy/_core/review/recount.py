@@ -16,10 +16,13 @@ from devpolicy._core.device import Device
 from devpolicy._core.memory.activations import Runs
 from devpolicy._core.memory.budgets import accelerator_budget, cpu_budget, device_of
 from devpolicy._core.memory.llama_cpp import (
+    GATED,
+    GATES,
     LAST_OF_EXPERTS,
     behind_gates,
     between_layers,
     ends_of,
+    head_of,
     is_input,
     is_mixture,
     rows_of,
@@ -183,6 +186,8 @@ def _count(
     pipelined = may_copy and len(loads.keys() - {*KEPT}) > 1 and not beside_cpu and whole
     several, parted = rows_of([*layers.values()], "cpu", mixture=is_mixture(tree))
     joined = _joined(tree, places) if activations.joined and not whole else set[str]()
+    scattered = _scattered(tree, places) if activations.parted and not whole else dict[str, str]()
+    apart = _apart(tree, places) if activations.parted else set[str]()
     wide = _beyond_gates(tree, places) if activations.narrow else loads.keys()
     between = _between(tree, places) if activations.narrow else set[str]()
     several, parted = several - between, parted - between
@@ -190,6 +195,7 @@ def _count(
         runs = {end: at == device or (device == main and at in kept) for end, at in ends.items()}
         of_layers = {"several": device in several, "parted": device in parted, "joined": device in joined}
         of_layers["narrow"] = device not in wide and device != "cpu"
+        of_layers |= {"scattered": device in scattered.values(), "apart": device in apart}
         loads[device].activations = activations.on(Runs(**runs, **of_layers), pipelined=pipelined)
     for module, size in kv_caches(tree, workload):
         device = cache_on or _device_of(tree, module, given, places)
@@ -215,6 +221,7 @@ def _joined(tree: ModelTree, places: Mapping[str, Sequence[str]]) -> set[str]:
     """Return the devices that compute the last matrix of some experts alone: see `Activations.joined`."""
     first: dict[str, str] = {}
     last: dict[str, str] = {}
+    scattered = _scattered(tree, places)
     experts: dict[str, list[str]] = {}
     for row in tensors(tree):
         number, device = ".".join(row.module.split(".")[:2]), places[row.name][0]
@@ -228,8 +235,39 @@ def _joined(tree: ModelTree, places: Mapping[str, Sequence[str]]) -> set[str]:
         for number, device in last.items()
         if device not in ("cpu", first[number])
         and len({*experts[number]}) > 1
-        and any(of.count(device) > 1 for other, of in experts.items() if other != number)
+        and any(
+            of.count(device) > 1 or scattered.get(other) == device for other, of in experts.items() if other != number
+        )
     }
+
+
+def _scattered(tree: ModelTree, places: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Return the layers whose accelerators have what goes with gates of experts elsewhere: see `Runs.scattered`."""
+    first: dict[str, str] = {}
+    of: dict[str, dict[str, str]] = {GATES: {}, GATED: {}}
+    for row in tensors(tree):
+        number, device = ".".join(row.module.split(".")[:2]), places[row.name][0]
+        first.setdefault(number, device)
+        for end, found in of.items():
+            if row.module.endswith(end):
+                found[number] = device
+    return {
+        number: device
+        for number, device in of[GATED].items()
+        if device == first[number] != "cpu" and of[GATES].get(number, device) != device
+    }
+
+
+def _apart(tree: ModelTree, places: Mapping[str, Sequence[str]]) -> set[str]:
+    """Return the device of the head where it has layers, and not the last one: see `Runs.apart`."""
+    layers: dict[int, list[str]] = {}
+    for row in tensors(tree):
+        block, number, *_ = (*row.module.split("."), "")
+        if block == "blk":
+            layers.setdefault(int(number), []).append(places[row.name][0])
+    head = tree.modules[head_of(tree)].path
+    on = {places[row.name][0] for row in tensors(tree) if row.module == head}
+    return on & {device for of in layers.values() for device in of} - {layers[max(layers)][0]} if layers else set()
 
 
 def _between(tree: ModelTree, places: Mapping[str, Sequence[str]]) -> set[str]:

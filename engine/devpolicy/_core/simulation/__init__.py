@@ -22,7 +22,8 @@ current devices, thinc's backend and `sys.meta_path` too. What a caller keeps is
 inside, or a function that it took from a library by hand, which answers for the real machine once the simulation ends.
 
 A simulation changes no environment variable and nothing of the operating system (`platform`, `os`, `/proc`), and a
-child process sees the real machine, unless `children` asks for the contrary. The software is the one that is installed
+child process sees the real machine, unless `children` asks for the contrary; one of `multiprocessing` that starts anew
+says in torch's errors which host it left. The software is the one that is installed
 here: a host with an NPU does not bring torch_npu, and one with a GPU brings no CuPy.
 """
 

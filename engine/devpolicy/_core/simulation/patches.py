@@ -99,6 +99,11 @@ def _program(modules: list[_Module]) -> dict[str, Callable[[], Any]]:
             put.append(f"module[{name!r}] = {shim}")
             take.append(f"module[{name!r}] = {original}")
     bodies = {"as_expected": ["return " + " and ".join(same)], "put": put, "take": take}
+    return _functions(bodies, values)
+
+
+def _functions(bodies: dict[str, list[str]], values: dict[str, Any]) -> dict[str, Callable[[], Any]]:
+    """Return functions of these lines, whose globals are `values`."""
     source = "".join(f"def {name}():\n" + "".join(f" {line}\n" for line in lines) for name, lines in bodies.items())
     exec(compile(source, "<names that are replaced>", "exec"), values)
     return {name: values[name] for name in bodies}
@@ -110,9 +115,12 @@ MANY = 5
 def _has_many(module: _Module) -> bool:
     """Whether a module has many names that are replaced, all of which can be named in code."""
     names = module[1]
-    return len(names) >= MANY and all(
-        name.isidentifier() and not iskeyword(name) and not name.startswith(_GIVEN) for name in names
-    )
+    return len(names) >= MANY and all(_can_be_code(name) and not name.startswith(_GIVEN) for name in names)
+
+
+def _can_be_code(name: str) -> bool:
+    """Whether a name can be written in code, which reads some letters as others."""
+    return name.isascii() and name.isidentifier() and not iskeyword(name)
 
 
 _GIVEN = "original_"
@@ -135,12 +143,13 @@ class ClassPatches:
 
     def __init__(self) -> None:
         self._known: set[tuple[int, str]] = set()
-        self._replacements: list[tuple[Any, str, Any]] = []
-        self._own: list[tuple[Any, str, Any]] = []
-        self._inherited: list[tuple[Any, str]] = []
+        self._replacements: list[tuple[Any, str, Any, Any]] = []
+        """Class, name, what comes in its place, and what is put back: `_INHERITED` where another class has it."""
+        self._program: dict[str, Callable[[], Any]] = _class_program([])
+        self._stale = False
 
     def __iter__(self) -> Iterator[tuple[Any, str]]:
-        return ((owner, name) for owner, name, _ in self._replacements)
+        return ((owner, name) for owner, name, _, _ in self._replacements)
 
     def has(self, owner: type, name: str) -> bool:
         """Whether an attribute is replaced."""
@@ -149,25 +158,44 @@ class ClassPatches:
     def add(self, owner: type, name: str, replacement: Any, original: Any, *, live: bool) -> None:
         """Replace one more, at once where the others are in place (`live`)."""
         self._known.add((id(owner), name))
-        self._replacements.append((owner, name, replacement))
-        if name in vars(owner):
-            self._own.append((owner, name, original))
-        else:
-            self._inherited.append((owner, name))
+        self._replacements.append((owner, name, replacement, original if name in vars(owner) else _INHERITED))
+        self._stale = True
         if live:
             setattr(owner, name, replacement)
 
     def put(self) -> None:
         """Put the replacements in place."""
-        for owner, name, replacement in self._replacements:
-            setattr(owner, name, replacement)
+        self._current()["put"]()
 
     def take(self) -> None:
         """Put back what was there: nothing, where another class has it."""
-        for owner, name, original in self._own:
-            setattr(owner, name, original)
-        for owner, name in self._inherited:
-            delattr(owner, name)
+        self._current()["take"]()
+
+    def _current(self) -> dict[str, Callable[[], Any]]:
+        if self._stale:
+            self._program = _class_program(self._replacements)
+            self._stale = False
+        return self._program
+
+
+_INHERITED: Any = object()
+
+
+def _class_program(replacements: list[tuple[Any, str, Any, Any]]) -> dict[str, Callable[[], Any]]:
+    """Return functions that put the replacements in place, and what was there."""
+    values: dict[str, Any] = {}
+    put, take = ["pass"], ["pass"]
+    for number, (owner, name, replacement, original) in enumerate(replacements):
+        values |= {f"owner_{number}": owner, f"shim_{number}": replacement, f"original_{number}": original}
+        held, back = f"owner_{number}.{name}", f"original_{number}"
+        if _can_be_code(name):
+            put.append(f"{held} = shim_{number}")
+            take.append(f"del {held}" if original is _INHERITED else f"{held} = {back}")
+            continue
+        held = f"owner_{number}, {name!r}"
+        put.append(f"setattr({held}, shim_{number})")
+        take.append(f"delattr({held})" if original is _INHERITED else f"setattr({held}, {back})")
+    return _functions({"put": put, "take": take}, values)
 
 
 class AttributePatch:
@@ -189,13 +217,18 @@ class AttributePatch:
         owner = self.owner
         owner["__getattr__"] = self._get
         for name in self._names:
-            if name in owner:
-                self._back[name] = owner.pop(name)
+            value = owner.pop(name, _GONE)
+            if value is not _GONE:
+                self._back[name] = value
 
     def take(self) -> None:
         """Put the values back."""
+        owner = self.owner
         if self._back:
             for name, value in self._back.items():
-                self.owner.setdefault(name, value)
+                owner.setdefault(name, value)
             self._back.clear()
-        self.owner.pop("__getattr__", None)
+        owner.pop("__getattr__", None)
+
+
+_GONE: Any = object()

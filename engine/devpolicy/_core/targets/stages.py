@@ -40,6 +40,8 @@ class Stages:
     kv_dtype: str
     kept: int = 0
     """Bytes of weights of each device that stay on the CPU."""
+    states: int = 0
+    """For how many states of each recurrent layer SGLang has slots, the one that it adds by itself included."""
     gpu_experts: int | None = None
     """How many experts of each layer run on the GPU, where KTransformers runs the others on the CPU."""
 
@@ -76,6 +78,7 @@ def stages(plan: Plan, host: Host) -> Stages:
         plan.loading.dtype or plan.loading.model_dtype or "auto",
         plan.workload.kv_dtype,
         plan.kept_by_engine,
+        plan.workload.states,
         plan.gpu_experts,
     )
 
@@ -128,6 +131,8 @@ def _sglang(told: Stages, first: int, step: int) -> list[str]:
     arguments += ["--pp-size", str(len(told.groups))] if len(told.groups) > 1 else []
     arguments += ["--mem-fraction-static", f"{told.fraction:.3f}", "--dtype", told.dtype]
     arguments += ["--context-length", str(told.context), "--max-running-requests", str(told.sequences)]
+    # Without a number it divides its memory by a ratio, which may leave no slot.
+    arguments += ["--max-mamba-cache-size", str(told.states - 1)] if told.states else []
     return [*arguments, *_cache("sglang", told), *_kept(told)]
 
 

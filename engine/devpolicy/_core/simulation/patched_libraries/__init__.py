@@ -81,7 +81,7 @@ NAMES = (
     *("torch_devices", "torch_mps", "torch_accelerator", "torch_refused", "torch_version"),
     *("torch_tensors", "torch_cuda", "torch_types", "torch_storage"),
     *("torch_parallel", "torch_distributed", "torch_compiled", "torch_fake"),
-    *("accelerate", "bitsandbytes", "transformers", "thinc", "onnxruntime"),
+    *("accelerate", "bitsandbytes", "transformers", "thinc", "onnxruntime", "processes"),
 )
 
 

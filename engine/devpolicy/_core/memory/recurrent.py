@@ -1,0 +1,58 @@
+"""What engines keep of recurrent layers: several states for each sequence, in slots or in pages.
+
+Owns the arithmetic, which is that of vLLM 0.33 and SGLang 0.5 by their sources. How many states each keeps is in
+`Abilities`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from devpolicy._core.abilities import Abilities
+from devpolicy._core.language.policy import Workload
+from devpolicy._core.memory.sizing import compute_dtype, context_of, sequences_of
+from devpolicy._core.model.tree import DTYPE_BITS, KVCache, ModelTree
+
+_STEP = 128
+"""Tokens in whose steps vLLM enlarges pages at most: those of its kernels for latent attention."""
+
+
+def with_states(tree: ModelTree, abilities: Abilities, workload: Workload) -> ModelTree:
+    """Return a model with what an engine keeps of its recurrent layers for a sequence.
+
+    In vLLM, all pages are as large as the largest state, and those of keys and values hold as many tokens. A sequence
+    fills the last one in part, and one for all sequences is held back. Without attention there are no pages.
+    """
+    states = _bytes(tree, workload, states=True)
+    if not states:
+        return tree
+    attention = _bytes(tree, workload, states=False)
+    if abilities.state_pages and not attention:
+        return tree
+    beside: list[KVCache] = []
+    if abilities.state_pages:
+        tokens = _STEP * -(-max(states.values()) // (_STEP * min(attention.values())))
+        page = tokens * max(attention.values())
+        states, context = dict.fromkeys(states, page), context_of(tree, workload)
+        held_back = -(-page // sequences_of(tree, workload))
+        for module, size in attention.items():
+            beside.append(_state(module, (-context % tokens) * size + held_back))
+    kept = (_state(module, abilities.states * size) for module, size in states.items())
+    caches = (cache for cache in tree.kv_cache if cache.window != 1)
+    return replace(tree, kv_cache=(*caches, *kept, *beside))
+
+
+def _bytes(tree: ModelTree, workload: Workload, *, states: bool) -> dict[str, int]:
+    """Return the bytes of each layer's state, or those that it keeps of a token."""
+    dtype = compute_dtype(tree, workload)
+    dtype = dtype if states else workload.kv_dtype or dtype
+    found: dict[str, int] = {}
+    for cache in tree.kv_cache:
+        if (cache.window == 1) == states and cache.values:
+            size = cache.values * DTYPE_BITS[cache.dtype or dtype] // 8
+            found[cache.module] = found.get(cache.module, 0) + size
+    return found
+
+
+def _state(module: str, size: int) -> KVCache:
+    return KVCache(module, -(-size // 4), 1, "float32")
