@@ -120,8 +120,9 @@ def test_experts_stored_in_full(said: dict[str, Any], moe: Path, tmp_path: Path)
 
 def test_experts_of_bitsandbytes(moe: Path, tmp_path: Path) -> None:
     full, one_by_one = packed(moe, tmp_path / "full", NF4, "experts"), packed(moe, tmp_path / "packed", NF4)
-    with pytest.raises(Unsatisfiable, match="experts quantised one by one"):
+    with pytest.raises(Unsatisfiable, match="experts quantised one by one") as no:
         planned(one_by_one, "hf")
+    assert '`loading.quantization = "nf4"`' in str(no.value.diagnostics[0].help)
     on_load = planned(moe, "hf", 'loading.quantization = "nf4"')
     for made in (planned(full, "hf"), planned(full / "config.json", "hf"), on_load):
         (warning,) = made.warnings

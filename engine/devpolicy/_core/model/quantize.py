@@ -222,7 +222,9 @@ def _misread(
     experts = left_experts(tree, scheme, settings)
     if experts and not scheme.plain_too and (scheme.packs_experts if quantization.plain is None else experts - plain):
         reason = "it stores its experts quantised one by one, and the library keeps those of a layer as one full weight"
-        return NotHeld(reason, figures, help="plan it for an engine that keeps them so, such as `vllm`")
+        anew = f'load it as it was before, with `loading.quantization = "{scheme.name}"`'
+        hint = "plan it for an engine that keeps them so, such as `vllm`" if scheme.packs_experts else anew
+        return NotHeld(reason, figures, help=hint)
     name, path = outdated_skip(tree, scheme, settings) if quantization.plain is None else ("", "")
     if name:
         reason = f"`{key}` names `{name}`, by which the library leaves nothing of `{path}`: it may be stored either way"
