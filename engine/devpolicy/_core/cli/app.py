@@ -135,8 +135,9 @@ shell that you use:
         in ~/.config/fish/completions/devpolicy.fish
 
 \b
-Exit status: 0 fine; 1 findings of check or doctor, failed tests, a broken property,
-or not the locked plan; 2 invalid policy or usage; 3 valid, but this host, model and consumer cannot satisfy it.
+Exit status: 0 fine; 1 findings of check or doctor, failed tests,
+a broken property, or not the locked plan; 2 invalid policy or usage;
+3 valid, but this host, model and consumer cannot satisfy it.
 """
 
 

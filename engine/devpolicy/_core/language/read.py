@@ -26,6 +26,9 @@ from devpolicy._core.names import file_of_another_kind, shipped_names
 from devpolicy._core.toml.document import Document
 from devpolicy._core.toml.tables import Cursor, wrong_type
 
+USUAL = "policy.toml"
+"""The name that most people give a policy's file, as `devpolicy init` does."""
+
 _MISSING = "DP105"
 """What a part lacks, another part may have: it is told of the whole."""
 
@@ -58,8 +61,12 @@ def load(name: str | os.PathLike[str], *, keys: Collection[str] = ()) -> Policy:
     if isinstance(name, str) and name in shipped:
         return parse(shipped[name].read_bytes(), f"{name}.toml")
     path = Path(name)
-    if not name or kind_of(path, PolicyError) is None:
+    kind = kind_of(path, PolicyError) if name else None
+    if kind is None:
         raise PolicyError(no_policy(str(name), path))
+    if kind == "folder" and kind_of(path / USUAL, PolicyError) == "file":
+        hint = f"did you mean `{path / USUAL}`?"
+        raise PolicyError(Diagnostic("DP109", f"cannot read `{path}`: is a directory", help=hint))
     return _read(Document.open(path, PolicyError, keys=keys))
 
 

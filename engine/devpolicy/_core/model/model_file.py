@@ -18,7 +18,7 @@ from devpolicy._core.loading.quantization import Quantization
 from devpolicy._core.loading.recognition import KEY, quantization_of
 from devpolicy._core.loading.value import Loading, as_pairs
 from devpolicy._core.model.ggml import BLOCKS
-from devpolicy._core.model.limits import LARGEST_TREE, MOST_FILE_VALUES, MOST_FINDINGS
+from devpolicy._core.model.limits import LARGEST_TREE, LONGEST_NAME, MOST_FILE_VALUES, MOST_FINDINGS
 from devpolicy._core.model.ranges import PatternError, expand_path, expand_tree, join
 from devpolicy._core.model.tree import DTYPE_BITS, Activated, Beside, Format, KVCache, ModelTree, Module, Tensor
 from devpolicy._core.names import file_of_another_kind
@@ -247,6 +247,8 @@ def read(document: Document) -> ModelTree:
     top = read_table(document.data, cursor, MODEL_FIELDS, what="a model file", label="a key of a model")
     if top.pop("schema", 1) != 1:
         cursor.at("schema").error("DP107", "this version of devpolicy reads model files of schema 1 only")
+    if len(top.get("name", "")) > LONGEST_NAME:
+        cursor.at("name").error("DP104", f"the name of a model has at most {LONGEST_NAME:,} characters")
     modules = _read_modules(top.pop("module", []), cursor.at("module"), top.get("dtype") or "float32")
     known = {module.path for module in modules}
     caches = [

@@ -7,6 +7,7 @@ neither torch nor anything else for its version.
 from __future__ import annotations
 
 import ast
+import os
 import platform
 import shutil
 import sys
@@ -134,7 +135,8 @@ def _dropped_at_need(group: Path, cache_name: str) -> int:
 def disk(path: str | PathLike[str] | None = None) -> Amount:
     """Return the disk that holds `path` (default: the current folder), which need not exist yet."""
     wanted = Path.cwd() if path is None else Path(path).absolute()
-    existing = next((place for place in (wanted, *wanted.parents) if place.exists()), wanted)
+    # Unlike `Path.exists` it takes a name of any length, and a folder that may not be searched.
+    existing = next((place for place in (wanted, *wanted.parents) if os.path.exists(place)), wanted)  # noqa: PTH110
     usage = shutil.disk_usage(existing)
     return Amount(usage.total, min(usage.free, usage.total))
 
