@@ -113,6 +113,14 @@ def checkpoint_mapping(model: Any, keys: Iterable[str]) -> Iterator[Source]:
         yield Source(key, tuple(target for target in names if target in meta), converted=True)
 
 
+def renamed_module(model: Any, path: str) -> str:
+    """Return the path in a Transformers model of a module that is named as a checkpoint names it."""
+    renamed = f"{path}."
+    for rule in (one for rules in _rules(model) for one in rules):
+        renamed, _ = rule.rename_source_key(renamed)
+    return str(renamed).removesuffix(".")
+
+
 def outermost(models: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     """Yield the models that are inside no other one, of models by path, the outer ones first."""
     outer: list[str] = []

@@ -76,6 +76,7 @@ def geometry(
         "context": metadata.number("context_length", LARGEST_CONTEXT),
         "activation_elements_per_token": _activation(metadata, tensors, caches, layers),
         "logits_elements": (vocabulary or 0) if metadata.writes_text else 0,
+        "attention_heads": max((count or 0 for count in metadata.each("attention.head_count", layers)), default=0),
         "dtype": "float16",  # of the KV cache and of what llama.cpp computes, where nothing else is asked for
         "metadata": tuple((key, str(value)[:200]) for key, value in described.items() if value),
     }

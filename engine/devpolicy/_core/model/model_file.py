@@ -135,8 +135,12 @@ def _read_loading(value: object, cursor: Cursor) -> Loading | None:
 
 
 def _read_quantization(value: object, cursor: Cursor) -> Quantization | None:
-    if not isinstance(value, Mapping) or not set(value) <= {"config", "method", "problem", "stored"}:
-        wrong_type(value, cursor, "a table of `config`, or `method` and `problem`, and `stored`")
+    if not isinstance(value, Mapping) or not set(value) <= {"config", "method", "problem", "plain", "stored"}:
+        wrong_type(value, cursor, "a table of `config` and `plain`, or `method` and `problem`, and `stored`")
+        return None
+    plain = value.get("plain")
+    if plain is not None and (not isinstance(plain, list) or not all(isinstance(path, str) for path in plain)):
+        wrong_type(plain, cursor.at("plain"), "a list of paths")
         return None
     stored = _COUNT.read(value["stored"], cursor.at("stored")) if "stored" in value else None
     texts = {key: TEXT.read(value[key], cursor.at(key)) for key in ("config", "method", "problem") if key in value}
@@ -150,7 +154,7 @@ def _read_quantization(value: object, cursor: Cursor) -> Quantization | None:
         cursor.at("config").error("DP101", f"this is no JSON: {broken}")
         return None
     found = quantization_of({KEY: config})
-    return None if found is None else replace(found, stored=stored)
+    return None if found is None else replace(found, stored=stored, plain=None if plain is None else tuple(plain))
 
 
 def _read_tables(value: object, cursor: Cursor) -> list[object] | None:
