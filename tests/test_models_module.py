@@ -70,6 +70,29 @@ def test_a_module_that_contains_itself_is_refused():
         ModelTree.from_module(root)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_compiled_forms_of_a_module_are_read_as_it_is():
+    """They keep their tensors and children where each of them likes."""
+    module, example = nn.Sequential(Block().lin, nn.BatchNorm1d(2)).eval(), torch.zeros(1, 2)
+    forms = [torch.jit.script(module), torch.jit.trace(module, example), torch.fx.symbolic_trace(module)]
+    told = [(one.path, one.tensors, one.in_place) for one in ModelTree.from_module(module).modules]
+    for form in forms:
+        assert [(one.path, one.tensors, one.in_place) for one in ModelTree.from_module(form).modules] == told
+
+
+def test_a_module_that_was_not_initialised_is_refused():
+    class Part(nn.Module):
+        def __init__(self):
+            pass
+
+    root = nn.Sequential(Block())
+    root._modules["part"] = Part()
+    with pytest.raises(ModelError, match=r"module `part` is not initialised: .* `super\(\).__init__\(\)` first"):
+        ModelTree.from_module(root)
+    with pytest.raises(ModelError, match="the model is not initialised"):
+        ModelTree.from_module(Part())
+
+
 def test_a_lazy_parameter_is_refused_with_the_way_out():
     with pytest.raises(ModelError, match=r"tensor `0\.weight` has no shape yet: run one batch"):
         ModelTree.from_module(nn.Sequential(nn.LazyLinear(2)))

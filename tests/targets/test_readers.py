@@ -21,7 +21,7 @@ from transformers.integrations.accelerate import expand_device_map  # noqa: E402
 from devpolicy import Accelerator, Host, ModelTree, Plan, Unsatisfiable  # noqa: E402
 from devpolicy._core.language.policy import Amount, DeviceSelector, MemoryRule, ResolvedPolicy, Rule, Workload  # noqa: E402
 from devpolicy._core.placement.planner import make_plan  # noqa: E402
-from devpolicy._core.placement.readers import misread  # noqa: E402
+from devpolicy._core.placement.readers import contested, misread  # noqa: E402
 from devpolicy._core.strategies.models import HOSTILE_NAMES  # noqa: E402
 from devpolicy._core.strategies.policies import patterns  # noqa: E402
 from devpolicy.testing.strategies import torch_modules  # noqa: E402
@@ -42,6 +42,19 @@ def test_our_restatement_reads_as_transformers_does(keys: list[str], names: list
             except KeyError:
                 real = False
             assert (not misread(keys, [(name, key)])) == real
+
+
+@given(KEYS, st.lists(PATHS, min_size=1, max_size=3))
+def test_what_no_key_contests_is_never_misread(keys: list[str], rests: list[str]) -> None:
+    below = [(f"{key}.{rest}", key) for key in keys for rest in rests]
+    assert misread(keys, [*below, *zip(keys, keys, strict=True)]) <= contested(keys)
+
+
+def test_ordinary_keys_are_contested_by_none() -> None:
+    keys = [f"model.layers.{number}" for number in range(120)]
+    assert contested([*keys, "model.embed_tokens", "model.norm", "lm_head"]) == set()
+    assert contested(["a.b", "axb"]) == {"axb"}
+    assert contested(["a.1", "a.b.c", "aab"]) == {"aab"}
 
 
 @given(st.lists(st.sampled_from(HOSTILE_NAMES), min_size=1, max_size=5, unique=True))

@@ -48,25 +48,32 @@ class Sizing:
 def size_model(tree: ModelTree, workload: Workload) -> Sizing:
     """Size `tree` in one pass. The readers give equal modules one tuple of tensors, which is read once."""
     dtype = compute_dtype(tree, workload)
-    known: dict[tuple[int, bool], tuple[int, int, int, int, str]] = {}
-    for (of, in_place), module in {(id(module.tensors), module.in_place): module for module in tree.modules}.items():
+    known: dict[tuple[int, bool], tuple[int, int, int, int]] = {}
+    named: dict[tuple[int, bool], str] = {}
+    alike = [(id(module.tensors), module.in_place) for module in tree.modules]
+    for key, module in dict(zip(alike, tree.modules, strict=True)).items():
         held = elsewhere = buffered = made = 0
         name = ""
         for tensor in module.tensors:
             size = tensor.bytes_as(workload.dtype)
             if tensor.merged or tensor.transient:
                 made = max(made, tensor.beside_as(workload.dtype))
-            if tensor.float32_in in ("float16", "half") and in_place and dtype in FLOAT32_IN[tensor.float32_in]:
+            if tensor.float32_in in ("float16", "half") and module.in_place and dtype in FLOAT32_IN[tensor.float32_in]:
                 name = name or tensor.name
             if tensor.buffer:
                 buffered += size
             else:
                 held += size
                 elsewhere += tensor.elsewhere_as(workload.dtype) - size if tensor.whole_elsewhere else 0
-        known[of, in_place] = held, buffered, elsewhere, made, name
-    own = [known[id(module.tensors), module.in_place] for module in tree.modules]
-    full_weights, buffers, more_elsewhere, merged, names = map(list, zip(*own, strict=True))
-    float32 = [join(module.path, name) if name else "" for module, name in zip(tree.modules, names, strict=True)]
+        known[key] = held, buffered, elsewhere, made
+        if name:
+            named[key] = name
+    own = [known[key] for key in alike]
+    full_weights, buffers, more_elsewhere, merged = ([one[column] for one in own] for column in range(4))
+    float32 = [""] * len(own)
+    for position, key in enumerate(alike if named else ()):
+        if key in named:
+            float32[position] = join(tree.modules[position].path, named[key])
     weights = full_weights.copy()
     for path, _, name in (full_name.rpartition(".") for group in tree.ties for full_name in group[1:]):
         position = tree.index[path]

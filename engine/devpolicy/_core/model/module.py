@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def from_module(module: Any, no_split: Iterable[str] | None = None, name: str | None = None) -> ModelTree:
     """Read a `torch.nn.Module`, wherever its tensors are. Linear in the number of modules.
 
-    Children stand in the order of their registration, which is the order of execution in the models of Transformers,
+    Children are in the order of their registration, which is the order of execution in the models of Transformers,
     but for small parts (`rotary_emb`) that hold next to nothing. A module that is registered twice stands at both
     paths, and its tensors are tied. `no_split` names block classes; `None` takes the `_no_split_modules` of the module
     and of every module in it. `name` is by default that of the configuration, else the class.
@@ -65,7 +65,7 @@ _WHOLE = frozenset({"MllamaVisionModel"})
 def read_module(
     module: Any, no_split: Iterable[str] | None = None, name: str | None = None, *, built: Built | None = None
 ) -> ModelTree:
-    """Read a module as `from_module` does; `built` says that no tensor in it is a weight, wherever it is.
+    """Read a module as `from_module` does; with `built`, no tensor in it is a weight, wherever it is.
 
     Some models of Transformers make small parameters in memory even when they are built on the meta device.
     """
@@ -167,7 +167,7 @@ def _as_loaded(
 
 
 def _tensor_as_loaded(tensor: Tensor, float32_in: str, built: Built | None, unloaded: bool) -> Tensor:
-    """Return a tensor as loading makes it; `float32_in` is what its model says of its name."""
+    """Return a tensor as loading makes it; `float32_in` is what its model declares for its name."""
     if tensor.dtype not in FLOATING:
         return tensor
     if not tensor.persistent:  # made by the code, in the dtype of the model where it says none
@@ -194,10 +194,11 @@ class _Reader:
         self.declaring: list[tuple[str, nn.Module]] = []  # modules that say more than their tensors
 
     def read(self, root: nn.Module) -> tuple[Module, ...]:
-        """Return the modules in pre-order. Unlike in `named_modules`, a shared module stands at each of its paths."""
-        found = [self._read("", root)]
+        """Return the modules in pre-order. Unlike in `named_modules`, a shared module is at each of its paths."""
+        found: list[Module] = []
+        classes = self._classes
         # The modules that are open: what stands before the names of their children, and the children to come.
-        inside = {id(root): ("", iter(root._modules.items()))}
+        inside: dict[int, tuple[str, Iterator[tuple[str, nn.Module | None]]]] = {0: ("", iter([("", root)]))}
         while inside:
             last = next(reversed(inside))
             prefix, children = inside[last]
@@ -209,8 +210,18 @@ class _Reader:
                         f"the model has more than {LARGEST_TREE} modules, counting shared ones at each path"
                     )
                 path = prefix + name
-                found.append(self._read(path, module))
-                if below := module._modules:
+                # A module finds its attributes by a function of its own, which is slow: here its table is asked.
+                own, kind = module.__dict__, type(module)
+                if "_parameters" not in own:
+                    own = _attributes(path, module)
+                cls, declares = classes.get(kind) or self._class(kind)
+                if declares or "config" in own or "_no_split_modules" in own or "all_tied_weights_keys" in own:
+                    self.declaring.append((path, module))
+                if own["_parameters"] or own["_buffers"]:
+                    found.append(Module(path, cls, *self._tensors(path, own)))
+                else:
+                    found.append(Module(path, cls))
+                if below := own["_modules"]:
                     if id(module) in inside:
                         raise ModelError(f"module `{path}` contains itself")
                     inside[id(module)] = f"{path}." if path else "", iter(below.items())
@@ -219,23 +230,19 @@ class _Reader:
                 del inside[last]
         return tuple(found)
 
-    def _read(self, path: str, module: nn.Module) -> Module:
-        """Return what `module` is and holds itself."""
-        own, kind = module.__dict__, type(module)
-        cls, declares = self._classes.get(kind) or self._class(kind)
-        if declares or "config" in own or "_no_split_modules" in own or "all_tied_weights_keys" in own:
-            self.declaring.append((path, module))
+    def _tensors(self, path: str, own: Mapping[str, Any]) -> tuple[tuple[Tensor, ...], bool]:
+        """Return the tensors that a module with such attributes holds itself, and whether all are read in place."""
         alike: list[object] = []
         objects, unloaded, in_place, name = self.objects, self._unloaded, True, ""
         try:
-            for name, tensor in module._parameters.items():
+            for name, tensor in own["_parameters"].items():
                 if tensor is not None:
                     alike += name, tensor.shape, tensor.dtype, type(tensor)
                     objects.append(id(tensor))
                     in_place = in_place and (unloaded or tensor.is_meta)
-            for name, buffer in module._buffers.items():
+            for name, buffer in own["_buffers"].items():
                 if buffer is not None:
-                    persistent = name not in module._non_persistent_buffers_set
+                    persistent = name not in own["_non_persistent_buffers_set"]
                     alike += name, buffer.shape, buffer.dtype, type(buffer), persistent
                     objects.append(id(buffer))
                     in_place = in_place and (unloaded or not persistent or buffer.is_meta)
@@ -244,28 +251,39 @@ class _Reader:
         key = tuple(alike)
         tensors = self._made.get(key)
         if tensors is None:
-            tensors = tuple(_tensors(module))
+            tensors = tuple(_tensors(own))
             if not any(hasattr(one, "__tensor_flatten__") for one in alike):
                 self._made[key] = tensors
-        return Module(path, cls, tensors, in_place)
+        return tensors, in_place
 
     def _class(self, kind: type) -> tuple[str, bool]:
         found = self._classes[kind] = kind.__name__, hasattr(kind, "_no_split_modules")
         return found
 
 
+def _attributes(path: str, module: nn.Module) -> dict[str, Any]:
+    """Return the attributes of a module that keeps its tensors and children elsewhere, as traced modules do."""
+    try:
+        held = {name: getattr(module, name) for name in ("_parameters", "_buffers", "_modules")}
+    except AttributeError:
+        named = f"module `{path}`" if path else "the model"
+        message = f"{named} is not initialised: its `__init__` has to call `super().__init__()` first"
+        raise ModelError(message) from None
+    return {**module.__dict__, **held}
+
+
 def _lazy(full: str) -> ModelError:
     return ModelError(f"tensor `{full}` has no shape yet: run one batch through its lazy module first")
 
 
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    """Yield the tensors that `module` holds itself."""
-    for name, tensor in module._parameters.items():
+def _tensors(own: Mapping[str, Any]) -> Iterator[Tensor]:
+    """Yield the tensors that a module with such attributes holds itself."""
+    for name, tensor in own["_parameters"].items():
         if tensor is not None:
             yield Tensor(name, *_stored(tensor))
-    for name, held in module._buffers.items():
+    for name, held in own["_buffers"].items():
         if held is not None:
-            persistent = name not in module._non_persistent_buffers_set
+            persistent = name not in own["_non_persistent_buffers_set"]
             yield Tensor(name, *_stored(held), buffer=True, persistent=persistent)
 
 

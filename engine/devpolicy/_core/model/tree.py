@@ -123,7 +123,7 @@ class Tensor:
         return (replace(self, packed=None) if self.whole_elsewhere else self).bytes_as(dtype)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Module:
     """One module: its dotted path (the root's is empty), its class name, and the tensors that it holds itself."""
 
@@ -132,6 +132,16 @@ class Module:
     tensors: tuple[Tensor, ...] = ()
     in_place: bool = True
     """Whether its weights can be read from the checkpoint as they are (safetensors, not converted on load)."""
+
+    def __init__(self, path: str, class_name: str, tensors: tuple[Tensor, ...] = (), in_place: bool = True) -> None:
+        """Set the slots themselves: models have 100,000 modules, and what dataclasses write takes twice the time."""
+        _set_path(self, path)
+        _set_class_name(self, class_name)
+        _set_tensors(self, tensors)
+        _set_in_place(self, in_place)
+
+
+_set_path, _set_class_name, _set_tensors, _set_in_place = (vars(Module)[name].__set__ for name in Module.__slots__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +175,8 @@ class Beside:
 class Activated:
     """What the weights of one module, with those below it, have to do with a token; where nothing is said, all is read.
 
-    Of equal parts, such as the experts of a mixture, a token reads `parts` of every `of`. `once` says that the module
-    runs once for a request, as encoders and vision towers do, and not for each token.
+    Of equal parts, such as the experts of a mixture, a token reads `parts` of every `of`. `once`: the module runs once
+    for a request, as encoders and vision towers do, and not for each token.
     """
 
     module: str
@@ -315,11 +325,12 @@ class ModelTree:
     @cached_property
     def subtree_end(self) -> list[int]:
         """For each module the position behind its last descendant: a subtree is `range(at, subtree_end[at])`."""
-        subtree_end = list(range(1, len(self.modules) + 1))
-        for position in range(len(self.modules) - 1, 0, -1):
-            parent = self.parents[position]
-            subtree_end[parent] = max(subtree_end[parent], subtree_end[position])
-        return subtree_end
+        parents, ends = self.parents, [*range(1, len(self.modules) + 1)]
+        for position in range(len(ends) - 1, 0, -1):
+            # From the last module on, so that a parent's last child comes first.
+            if ends[position] > ends[parents[position]]:
+                ends[parents[position]] = ends[position]
+        return ends
 
     def remembered(self, what: Hashable, make: Callable[[], T]) -> T:
         """Return what was made of this tree before, else make it: a tree never changes.

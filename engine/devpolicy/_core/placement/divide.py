@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from operator import add
 
 from devpolicy._core.language.policy import Rule
@@ -188,13 +189,13 @@ def up_to_final(priority: RulePriority, rules: Sequence[Rule]) -> tuple[RulePrio
     return priority[:length], priority[length:]
 
 
-def _blocks(tree: ModelTree) -> list[bool]:
+def _blocks(tree: ModelTree, holds_more: Sequence[bool]) -> list[bool]:
     """Mark the blocks: modules of a no-split class, and elements of lists that are alike to them.
 
     Where the model names no class, every element of a list is a block. Where it names some, it may have forgotten
     others: an element of a list that holds modules and no block, or that is a layer of a stage, which is an element of
     a list itself. And a leaf whose weight is computed of others (`torch.nn.utils.parametrize`) is one module, though it
-    has children.
+    has children. `holds_more` says which modules hold modules with tensors.
     """
     modules, parents = tree.modules, tree.parents
     blocks = [module.class_name in tree.no_split for module in modules]
@@ -209,25 +210,19 @@ def _blocks(tree: ModelTree) -> list[bool]:
         if computed[position]:
             blocks[parent] = True
         elif element and not holds_declared[position]:
-            blocks[position] = blocks[position] or not tree.no_split or _is_composite(tree, position)
+            blocks[position] = blocks[position] or not tree.no_split or holds_more[position]
         elif element and in_stage[parent]:
             blocks[position] = True
     return blocks
 
 
-def _is_composite(tree: ModelTree, position: int) -> bool:
-    """Whether a module holds modules with tensors."""
-    return any(module.tensors for module in tree.modules[position + 1 : tree.subtree_end[position]])
-
-
 def _holds(tree: ModelTree, marked: Sequence[bool]) -> list[bool]:
     """Return for each module whether a marked one is inside."""
-    holds = [False] * len(marked)
-    if True not in marked:
-        return holds
-    for position in range(len(marked) - 1, 0, -1):
-        if marked[position] or holds[position]:
-            holds[tree.parents[position]] = True
+    holds, parents = [False] * len(marked), tree.parents
+    for position in compress(parents, marked):
+        while position >= 0 and not holds[position]:
+            holds[position] = True
+            position = parents[position]
     return holds
 
 
@@ -240,8 +235,9 @@ def _natural_units(tree: ModelTree) -> Shape:
     block inside does.
     """
     count = len(tree.modules)
-    block = _blocks(tree)
-    holds_block, holds_more = _holds(tree, block), _holds(tree, [bool(module.tensors) for module in tree.modules])
+    holds_more = _holds(tree, [bool(module.tensors) for module in tree.modules])
+    block = _blocks(tree, holds_more)
+    holds_block = _holds(tree, block)
     natural = [False] * count
     position = 0
     while position < count:

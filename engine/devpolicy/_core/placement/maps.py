@@ -15,7 +15,7 @@ from devpolicy._core.errors import Diagnostic, Unsatisfiable
 from devpolicy._core.model.ranges import join
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.divide import Unit
-from devpolicy._core.placement.readers import misread
+from devpolicy._core.placement.readers import contested, misread
 
 _MIXED = -1
 _NOTHING = -2
@@ -57,7 +57,7 @@ def device_map(tree: ModelTree, units: Sequence[Unit], devices: Sequence[Device]
     executing = [device for device in kinds if device.type.value not in KEPT_LAST]
     whole = _whole(tree, units) if len(executing) > 1 else [False] * len(own)
     # Ends: each round puts children in place of some keys, and a key without children is refused.
-    while wrong := misread([key.text for key in keys], _tensors(tree, keys)):
+    while wrong := _misread(tree, keys):
         keys = sorted(_deeper(tree, own, subtree, whole, keys, wrong), key=lambda key: ranks[key.number])
     found: dict[str, Device] = {}
     for key in keys:
@@ -130,6 +130,13 @@ def _deeper(
             raise Unsatisfiable(_ambiguous(key.text, [other.text for other in keys]))
         yield from _own_tensors(tree, own, key.position)
         yield from (Key(tree.modules[child].path, child, False, subtree[child]) for child in children)
+
+
+def _misread(tree: ModelTree, keys: Sequence[Key]) -> set[str]:
+    """Return the keys of which transformers would find a tensor under another."""
+    texts = [key.text for key in keys]
+    doubtful = contested(texts)
+    return misread(texts, _tensors(tree, [key for key in keys if key.text in doubtful])) if doubtful else set()
 
 
 def _tensors(tree: ModelTree, keys: Sequence[Key]) -> Iterator[tuple[str, str]]:
