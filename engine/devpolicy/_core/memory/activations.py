@@ -1,4 +1,8 @@
-"""Bytes that a device needs beside weights and KV cache: the values, and what of them depends on what it runs."""
+"""Bytes that a device needs beside weights and KV cache: the values, and what of them depends on what it runs.
+
+Owns the two values, `Activations` and `Runs`, and their sum on a device. How many scalars a model holds is read by
+`devpolicy._core.model.activations`.
+"""
 
 from __future__ import annotations
 

@@ -334,7 +334,7 @@ def _number(device: str) -> int:
 
 
 def _device_of(tree: ModelTree, module: str, given: Mapping[str, str], places: Mapping[str, Sequence[str]]) -> str:
-    """Return where a module runs: as its key says, else where the next tensor in order is."""
+    """Return where a module runs: on the device of its key, else where the next tensor in order is."""
     keys = keys_of(module, given)
     return given[keys[0]] if keys else _next_device(tree, module, places)
 
