@@ -17,6 +17,7 @@ from devpolicy import ModelTree, Unsatisfiable
 from devpolicy._core.language.policy import Amount, ResolvedPolicy, Rule
 from devpolicy._core.model.tree import Module, Tensor
 from devpolicy._core.placement import overflow
+from devpolicy._core.placement.candidates import Candidates, candidates_of
 from devpolicy._core.placement.packing import Packing
 from devpolicy._core.placement.planner import make_plan
 from devpolicy._core.placement.scatter import fit_in_any_order
@@ -52,15 +53,19 @@ def _problems(random_: random.Random) -> Iterator[Problem]:
     reserve = Amount(random_.choice((0, 3, 15)) * MB)
     memory = (replace(one, activations=reserve) if one.term.type == "cuda" else one for one in policy.memory)
     found: list[Problem] = []
-    real = overflow.candidates_of
-    with mock.patch.object(overflow, "candidates_of", lambda problem: (found.append(problem), real(problem))[1]):
-        with suppress(Unsatisfiable):
-            make_plan(replace(policy, memory=tuple(memory)), _varied(world.tree(), random_), world.host(), advise=False)
+
+    def noted(problem: Problem) -> Candidates:
+        found.append(problem)
+        return candidates_of(problem)
+
+    tree = _varied(world.tree(), random_)
+    with mock.patch.object(overflow, "candidates_of", noted), suppress(Unsatisfiable):
+        make_plan(replace(policy, memory=tuple(memory)), tree, world.host(), advise=False)
     yield from found[:1]
 
 
 def _hopeless_ones_that_fit(problem: Problem) -> Iterator[object]:
-    tried = overflow._Tried(problem, overflow.candidates_of(problem))
+    tried = overflow._Tried(problem, candidates_of(problem))
     order = tried.candidates.order
     for gone in chain.from_iterable(combinations(order, count) for count in range(1, len(order) + 1)):
         left = tried.without(gone, problem)
