@@ -81,6 +81,7 @@ ROOT = HEAD + '[[module]]\npath = ""\nclass = "M"\n'
     ("text", "code", "line", "message"),
     [
         ('name = "x"\n', "DP105", 1, "`module` is missing in a model file"),
+        (ROOT.replace('"x"', f'"{"x" * 1001}"'), "DP104", 1, "the name of a model has at most 1,000 characters"),
         ("nam = 1\n" + ROOT, "DP103", 1, "unknown key `nam` in a model file"),
         ('name = "x"\n[[module]]\nclass = "M"\n', "DP105", 2, "`path` is missing in [[module]]"),
         (ROOT + '[[module]]\npath = "a.b"\nclass = "M"\n', "DP104", 6, "`a` is not written before its child"),

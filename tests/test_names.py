@@ -98,6 +98,26 @@ def test_own_names_are_likely_too() -> None:
     assert "did you mean `rack-7`?" in unknown("host", "rak-7", {"rack-7"}).help
 
 
+@pytest.mark.parametrize(
+    ("name", "likely"),
+    [
+        ("llama3", "llama-3.1-405b"),
+        ("llama3.1:8b", "llama-3.1-8b"),
+        ("qwen3:8b", "qwen3-8b"),
+        ("mixtral:8x7b", "mixtral"),
+    ],
+)
+def test_the_beginning_of_a_name_is_enough_for_its_likely_one(name: str, likely: str) -> None:
+    with pytest.raises(ModelError, match=rf"there is no model, file or folder `{name}`\n.*did you mean `{likely}"):
+        ModelTree.load(name)
+
+
+def test_a_folder_of_a_policy_is_led_to_its_file(tmp_path: Path) -> None:
+    (tmp_path / "policy.toml").write_text('prefer = "cpu"\n', encoding="utf-8")
+    with pytest.raises(PolicyError, match=r"is a directory\n.*did you mean `.*policy\.toml`\?"):
+        Policy.load(tmp_path)
+
+
 def test_a_path_is_no_name_that_ships() -> None:
     with pytest.raises(PolicyError, match=r"there is no policy file `cpu-only`\n.*as text, not as a path"):
         Policy.load(Path("cpu-only"))

@@ -46,7 +46,7 @@ LIMITS = [
     ("an index of shards", "model.limits", "LARGEST_INDEX"),
     ("files of one checkpoint", "model.limits", "MOST_SHARDS"),
     ("tensors that a checkpoint names", "model.limits", "MOST_TENSORS"),
-    ("characters of the name of a tensor", "model.limits", "LONGEST_NAME"),
+    ("characters of the name of a tensor, or of a model in its file", "model.limits", "LONGEST_NAME"),
     ("parts of the name of a tensor", "model.limits", "DEEPEST_PATH"),
     ("elements of a tensor", "model.limits", "MOST_ELEMENTS"),
     ("a safetensors header", "model.limits", "LARGEST_HEADER"),

@@ -55,6 +55,29 @@ def test_what_is_written_passes_and_the_next_step_works(model, hosts, tmp_path, 
     assert step.status == 0, step
 
 
+def test_the_next_step_works_from_outside_of_the_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = invoke("init", "my policies", "--model", "gpt2", "--host", "faulty/zero-devices")
+    assert invoke(*recommended(run.stdout)).status == 0, run.stdout
+
+
+def test_a_model_of_ones_own_is_not_taken_for_its_namesake(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "fixtures/models/all-minilm-l6.toml").read_text("utf-8")
+    (tmp_path / "gpt2.toml").write_text(text.replace('"all-minilm-l6"', '"gpt2"', 1), encoding="utf-8")
+    run = invoke("init", "--model", "gpt2.toml", "--host", "2x24gb")
+    assert run.status == 0, run.stderr
+    assert 'model  = "models/gpt2.toml"' in files(tmp_path)["policy.toml"]
+
+
+@pytest.mark.parametrize("folder", ["x" * 300, "file/inside"])
+def test_a_folder_that_cannot_be_made_is_told(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    run = invoke("init", folder, "--model", "gpt2", "--host", "2x24gb")
+    assert (run.status, "cannot make the folder" in run.stderr) == (2, True), run.stderr
+
+
 def test_nothing_is_overwritten(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("policy.toml", "policy.schema.json", ".github/workflows/devpolicy.yml"):

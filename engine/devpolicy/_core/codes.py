@@ -247,10 +247,11 @@ CODES: dict[str, Code] = {
         "unknown scheme: write the component's size as `needs` instead of its model.",
     ),
     "DP418": Code(
-        "quantised weights that are dequantised",
+        "quantised weights that are held in full",
         "The checkpoint is quantised, and on this host the consumer dequantises it to two bytes for each "
         "parameter, because the device cannot run the scheme or a package is missing. The plan counts these bytes, "
-        "and passes the argument that forces it. Use `[require]` to make the missing part a condition.",
+        "and passes the argument that forces it. Use `[require]` to make the missing part a condition. Or the scheme "
+        "is for linear modules alone, and the model has experts, which the consumer holds in full.",
     ),
     "DP419": Code(
         "a class that failed when divided",

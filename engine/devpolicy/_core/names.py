@@ -17,7 +17,7 @@ from devpolicy._core.errors import DevPolicyError, Diagnostic, Place
 from devpolicy._core.files import kind_of
 from devpolicy._core.shipped import shipped_files
 from devpolicy._core.toml.document import Document
-from devpolicy._core.toml.tables import did_you_mean
+from devpolicy._core.toml.tables import did_you_mean, suggest
 
 Kind = Literal["policy", "model", "host", "fleet"]
 
@@ -40,6 +40,8 @@ _SIGNS: dict[Kind, tuple[tuple[str, type], ...]] = {
     "fleet": (("node", dict),),
 }
 """Keys, with the types of their values, that only the files of one kind have at the top."""
+_SHORTEST, _MOST = 2, 4
+"""Characters of what is no beginning of a name yet, and names that a help line shows."""
 ORDER = "the order is policy, model, host; or by name: `model=` and `host=`, `--model` and `--host`"
 
 
@@ -75,7 +77,18 @@ def likely(name: str, known: Iterable[str]) -> str:
     names = list(known)
     # `ecc-on-query` was meant as `faulty/ecc-on-query`, which is not close as letters go.
     inside = [other for other in names if other.rpartition("/")[2] == name]
-    return f"did you mean `{inside[0]}`?" if inside else did_you_mean(name, names)
+    if inside:
+        return f"did you mean `{inside[0]}`?"
+    # `llama3` is the beginning of several, which are close to it in no other way.
+    begins = [other for other in names if _letters(other).startswith(_letters(name)) and len(name) > _SHORTEST]
+    if begins and not suggest(name, names):
+        return f"did you mean {', '.join(f'`{one}`' for one in begins[:_MOST])}{', …' * (len(begins) > _MOST)}?"
+    return did_you_mean(name, names)
+
+
+def _letters(name: str) -> str:
+    """Return the letters and digits of a name."""
+    return "".join(filter(str.isalnum, name.casefold()))
 
 
 def of_another_kind(kind: Kind, name: str) -> Diagnostic | None:

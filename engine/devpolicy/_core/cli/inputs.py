@@ -137,11 +137,16 @@ def check_component(policy: Policy, component: str | None, models: Iterable[str 
         raise PolicyError(Diagnostic("DP202", f"the policy has no component `{component}`", help=known))
 
 
-def check_model(policy: Policy, component: str | None, *, given: bool) -> None:
-    """Raise `DevPolicyError` where neither the command nor the policy says which model is meant."""
+def how_to_name(option: str) -> str:
+    """Return the way out where no model is given: the option of the command that takes one."""
+    return f"write `{option} MODEL`: a name that `devpolicy model list` shows, a file or a folder"
+
+
+def check_model(policy: Policy, component: str | None, *, given: bool, option: str = "--model") -> None:
+    """Raise `DevPolicyError` where neither the command nor the policy names a model."""
     if not given and component is None:
         names = [entry.name for entry in policy.components if not entry.is_glob]
-        hint = "write `--model MODEL`: a name that `devpolicy model list` shows, a file or a folder"
+        hint = how_to_name(option)
         if names:
             hint = f"name the component: `--component {names[0]}`; or {hint}"
         raise DevPolicyError([Diagnostic("", "no model is given", help=hint)])

@@ -1,4 +1,4 @@
-"""Arguments that stand for several models or hosts: globs of the catalogue, and a component's own models.
+"""Arguments that name several models or hosts: globs of the catalogue, and a component's own models.
 
 Owns how such names become the ones that are meant. `inputs` reads each of them.
 """
@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from devpolicy._core.cli.inputs import how_to_name
 from devpolicy._core.errors import DevPolicyError, Diagnostic
 from devpolicy._core.language.layers import source
 from devpolicy._core.verbs.inputs import own_tree
@@ -50,11 +51,12 @@ def _known(given: Sequence[str], catalogue: Iterable[str], what: str) -> Iterato
         yield from found
 
 
-def own_models(policy: Policy, component: str | None) -> list[ModelTree]:
-    """Return the models of a component. Raises `DevPolicyError` where the policy names none."""
+def own_models(policy: Policy, component: str | None, option: str = "--model") -> list[ModelTree]:
+    """Return the models of a component. Raises `DevPolicyError` where the policy names none; `option` gives one."""
     entry = None if component is None else source(policy, component)
     trees = [] if entry is None else [own_tree(entry, number) for number in range(len(entry.models))]
     found = [tree for tree in trees if tree is not None]
     if not found:
-        raise DevPolicyError(Diagnostic("", f"component `{component}` has no model", help="write `--model MODEL`"))
+        message = "no model is given" if component is None else f"component `{component}` has no model"
+        raise DevPolicyError(Diagnostic("", message, help=how_to_name(option)))
     return found

@@ -6,11 +6,11 @@ and a file get none, and neither do the commands that name their next step thems
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -157,7 +157,7 @@ def _fleet_show(given: Given, status: int) -> Step | None:
 
 def _schema(given: Given, status: int) -> Step | None:
     folder = "first"
-    if Path(folder).exists():
+    if os.path.lexists(folder):
         return None
     words = ["init", folder, "--model", "llama-3.1-8b", "--host", "2x24gb"]
     return words, "writes a policy that uses it"

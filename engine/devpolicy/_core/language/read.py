@@ -26,6 +26,9 @@ from devpolicy._core.names import file_of_another_kind, shipped_names
 from devpolicy._core.toml.document import Document
 from devpolicy._core.toml.tables import Cursor, wrong_type
 
+USUAL = "policy.toml"
+"""The name that most people give a policy's file, as `devpolicy init` does."""
+
 _MISSING = "DP105"
 """What a part lacks, another part may have: it is told of the whole."""
 
@@ -47,7 +50,7 @@ def parse(text: str | bytes, source: str = "<string>") -> Policy:
 def load(name: str | os.PathLike[str], *, keys: Collection[str] = ()) -> Policy:
     """Read a shipped policy by its name (`"offload-lm-head"`), or a policy file by its path.
 
-    `[memory.disk] path` and `extends` are resolved against the folder of the file that they stand in. `keys` are given
+    `[memory.disk] path` and `extends` are resolved against the folder of the file that sets them. `keys` are given
     where another file names this one, see `Document`. Raises
     `PolicyError`: DP202 with the likely name where there is nothing of this name, DP109 where the file cannot be read,
     else what `parse` raises.
@@ -58,8 +61,12 @@ def load(name: str | os.PathLike[str], *, keys: Collection[str] = ()) -> Policy:
     if isinstance(name, str) and name in shipped:
         return parse(shipped[name].read_bytes(), f"{name}.toml")
     path = Path(name)
-    if not name or kind_of(path, PolicyError) is None:
+    kind = kind_of(path, PolicyError) if name else None
+    if kind is None:
         raise PolicyError(no_policy(str(name), path))
+    if kind == "folder" and kind_of(path / USUAL, PolicyError) == "file":
+        hint = f"did you mean `{path / USUAL}`?"
+        raise PolicyError(Diagnostic("DP109", f"cannot read `{path}`: is a directory", help=hint))
     return _read(Document.open(path, PolicyError, keys=keys))
 
 
@@ -92,10 +99,10 @@ def _check_version(layer: ConfigLayer) -> None:
 def read_layer(
     layer: ConfigLayer, *, variants: Sequence[ConfigLayer] = (), findings: Sequence[Diagnostic] = ()
 ) -> Policy:
-    """Read what one text, or several merged ones, say.
+    """Read one text, or several merged ones.
 
-    `variants` are checked one by one too: what one of them says is wrong even where another one replaces it. Raises
-    `PolicyError` with every finding, those handed in first.
+    `variants` are checked one by one too: a mistake in one of them is an error even where another one replaces it.
+    Raises `PolicyError` with every finding, those handed in first.
     """
     found = _Findings(findings)
     names = classes_in(layer)
@@ -125,7 +132,7 @@ def read_layer(
 
 
 class _Findings:
-    """Findings of several readings of the same texts, each told once."""
+    """Findings of several readings of the same texts, each kept once."""
 
     def __init__(self, first: Sequence[Diagnostic]) -> None:
         self.all = list(first)

@@ -32,6 +32,8 @@ class Quantization:
     """Why no row is the scheme's."""
     stored: int | None = None
     """Bytes of the checkpoint's tensors; `None` where only the configuration is known."""
+    plain: tuple[str, ...] | None = None
+    """The modules that a scheme may convert and that are stored as they are; `None` where that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,12 @@ class Scheme:
     """Whether it converts fused experts, which are no `Linear`."""
     skips: tuple[str, ...] = ("modules_to_not_convert",)
     """The keys of the list of modules that are left; the first that is given counts."""
+    skips_renamed: bool = False
+    """Whether the list holds names of stored weights, which the library turns into those of modules."""
+    packs_experts: bool = False
+    """Whether what makes its checkpoints converts experts one by one, which a library may keep as one weight."""
+    packed_as: tuple[str, ...] = ()
+    """The ends of the names under which it stores the parts of a weight, where `weight` is none of them."""
     skips_by: Literal["module", "parameter", "anywhere"] = "module"
     """Whether the list is compared with the module's path, with that of its weight, or with any part of the path."""
     default_skips: Literal["unless listed", "always", "never"] = "unless listed"

@@ -190,6 +190,7 @@ _PACKED = {
     "bits": _one_of(None, 2, 3, 4, 8),
     "group_size": _GROUP,
 }
+_PARTS = (".qweight", ".qzeros", ".scales", ".g_idx")
 _TORCHAO = {
     "quant_type.default._type": Setting(None, lambda value: isinstance(value, str), "the name of a class of torchao"),
     "quant_type.default._data.granularity._type": _one_of("PerRow", "PerRow"),
@@ -264,6 +265,7 @@ SCHEMES = _by_name(
             _float8,
             _FLOAT8,
             skips=("modules_to_not_convert", "ignored_layers"),
+            skips_renamed=True,
             experts=True,
         ),
         Scheme(
@@ -272,6 +274,7 @@ SCHEMES = _by_name(
             _float8,
             _FLOAT8,
             skips=("modules_to_not_convert", "ignored_layers"),
+            skips_renamed=True,
             experts=True,
         ),
         Scheme(
@@ -293,6 +296,7 @@ SCHEMES = _by_name(
             default_skips="always",
             only=(f"{GROUP_OF_ALL}.targets", "ignore"),
             plain_too=True,
+            packed_as=(".weight_scale", ".input_scale"),
         ),
         Scheme("compressed", "compressed-tensors", _compressed, _COMPRESSED, modules_known=False, plain_too=True),
         Scheme("gguf", "gguf", _dense, modules_known=False, in_config=False),
@@ -325,6 +329,8 @@ SCHEMES = _by_name(
             skips=(),
             default_skips="never",
             blocks=True,
+            packs_experts=True,
+            packed_as=_PARTS,
         ),
         Scheme(
             "awq",
@@ -341,6 +347,8 @@ SCHEMES = _by_name(
             },
             classes=_WHOLE_LINEAR,
             default_skips="always",
+            packs_experts=True,
+            packed_as=_PARTS,
         ),
         _torchao("torchao-int8", "Int8WeightOnlyConfig", _torchao_int8),
         _torchao("torchao-float8", "Float8WeightOnlyConfig", _int8),

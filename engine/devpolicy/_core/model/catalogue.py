@@ -19,7 +19,7 @@ from devpolicy._core.files import LARGEST_FILE
 from devpolicy._core.model.files import entries, is_file, is_folder, read_bytes, shown
 from devpolicy._core.model.limits import LARGEST_REFERENCE
 from devpolicy._core.model.tree import ModelTree
-from devpolicy._core.names import shipped_names, unknown
+from devpolicy._core.names import is_path, shipped_names, unknown
 from devpolicy._core.toml.document import Document
 
 __all__ = ["cached_snapshot", "descriptions", "load", "model_catalogue"]
@@ -77,9 +77,12 @@ def load(
         return found
     if _HUB_ID.fullmatch(text):
         return _from_cache(text, architecture, variant)
-    raise ModelError(
-        unknown("model", text, hint="`devpolicy model list` shows the catalogue; a path counts from the current folder")
-    )
+    raise ModelError(_unknown(text))
+
+
+def _unknown(text: str) -> Diagnostic:
+    hint = "`devpolicy model list` shows the catalogue; a path counts from the current folder"
+    return unknown("model", text, hint=hint)
 
 
 def _part(
@@ -93,6 +96,8 @@ def _part(
         message = f"`{shown(name)}` is no model of the hub, and has no revisions"
         raise ModelError(Diagnostic("DP202", message, help="leave `@` and what follows it out"))
     if folder is None:
+        if _HUB_ID.fullmatch(name) is None and not is_path(name):
+            raise ModelError(_unknown(f"{name}:{subfolder}"))  # `llama3.1:8b`, as Ollama calls it
         where = f" at `{revision}`" if revision else ""
         message = f"`{shown(name)}` is no folder, and not in the local Hugging Face cache{where}"
         raise ModelError(Diagnostic("DP202", message, help=f"download it first: `hf download {shown(name)}`"))

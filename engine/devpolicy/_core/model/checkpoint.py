@@ -24,7 +24,7 @@ from devpolicy._core.model.bounds import read_config
 from devpolicy._core.model.built_before import Structure
 from devpolicy._core.model.classes import architectures_of
 from devpolicy._core.model.config import INSTALL, path_of, tree_of_config
-from devpolicy._core.model.conversion import stored_plain
+from devpolicy._core.model.conversion import packed_as, stored_plain
 from devpolicy._core.model.facts import derive, named_dtype
 from devpolicy._core.model.families import family_tree
 from devpolicy._core.model.files import entries, is_file, is_folder, is_special, read_json, shown
@@ -59,13 +59,13 @@ def from_checkpoint(
 ) -> ModelTree:
     """Read a checkpoint folder: what is stored from the safetensors headers, structure and dtypes from `config.json`.
 
-    A module is `in_place` where its tensors stand in safetensors under a name and with a shape that loading uses as
-    they are. The class is `architecture`, a class or an auto class, else the one that the configuration names, unless
-    the tensors are those of another. The files are those of a `variant`, by default those without one; where the
-    folder has only files of variants, those of the first.
-    Folders of `pytorch_model.bin` are read by configuration alone, and nothing of them is in place. Weights that are
-    quantised are in the tree as they are without, with how they are quantised beside them; weights whose structure
-    nothing here knows give an incomplete tree of the stored names.
+    A module is `in_place` where its tensors are stored in safetensors under a name and with a shape that loading uses
+    as they are. The class is `architecture`, a class or an auto class, else the one that the configuration names,
+    unless the tensors are those of another. The files are those of a `variant`, by default those without one; where the
+    folder has only files of variants, those of the first. Folders of `pytorch_model.bin` are read by configuration
+    alone, and nothing of them is in place. Weights that are quantised are in the tree as they are without, with how
+    they are quantised beside them; weights whose structure nothing here knows give an incomplete tree of the stored
+    names.
 
     Raises `ModelError` that names the file: no folder, no `config.json`, no weights, a missing shard, a damaged header.
     """
@@ -104,19 +104,18 @@ def _read(path: Path, config: dict[str, Any], weights: dict[str, str] | None, ar
     quantization = quantization_of(config, _beside(path), headers)
     found, reason = structure.structure_of(config, headers, architecture, quantization)
     if quantization is not None:
-        quantization = replace(quantization, stored=sum(stored.end - stored.begin for stored in headers.values()))
+        named = None if found is None else found.tree.quantization
+        size = sum(stored.end - stored.begin for stored in headers.values())
+        quantization = replace(named or quantization, stored=size)
     tree = tree_of_names(headers, config, reason) if found is None else _overlay(found, headers)
     if quantization is not None and found is not None:
-        plain = {
-            target: (headers[source.key].shape, headers[source.key].dtype)
+        stored = {
+            target: (headers[source.key].shape, headers[source.key].dtype, source.converted)
             for source in found.sources
-            if not source.converted
+            if not source.key.endswith(packed_as(quantization))
             for target in source.targets
         }
-        name = stored_plain(quantization, found.tree, plain)
-        if name:
-            problem = f"its `config.json` says so, and it stores `{name}` as it is: take `quantization_config` out"
-            quantization = replace(quantization, scheme="", settings=(), problem=problem)
+        quantization = stored_plain(quantization, found.tree, stored)
     return replace(tree, quantization=quantization)
 
 

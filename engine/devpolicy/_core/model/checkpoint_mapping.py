@@ -113,8 +113,16 @@ def checkpoint_mapping(model: Any, keys: Iterable[str]) -> Iterator[Source]:
         yield Source(key, tuple(target for target in names if target in meta), converted=True)
 
 
+def renamed_module(model: Any, path: str) -> str:
+    """Return the path in a Transformers model of a module that is named as a checkpoint names it."""
+    renamed = f"{path}."
+    for rule in (one for rules in _rules(model) for one in rules):
+        renamed, _ = rule.rename_source_key(renamed)
+    return str(renamed).removesuffix(".")
+
+
 def outermost(models: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """Yield the models that stand in no other, of models by path, the outer ones first."""
+    """Yield the models that are inside no other one, of models by path, the outer ones first."""
     outer: list[str] = []
     for path, model in models:
         if not any(not above or path.startswith(f"{above}.") for above in outer):

@@ -11,6 +11,7 @@ import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from devpolicy._core.loading.recognition import quantization_of
 from devpolicy._core.loading.value import overriding
 from devpolicy._core.model.bounds import check_config, read_config, with_floats
 from devpolicy._core.model.built_before import Structure, built_before
+from devpolicy._core.model.checkpoint_mapping import renamed_module
 from devpolicy._core.model.classes import architectures_of, class_named
+from devpolicy._core.model.conversion import as_named
 from devpolicy._core.model.facts import named_dtype
 from devpolicy._core.model.families import family_tree
 from devpolicy._core.model.files import is_folder, shown
@@ -62,9 +65,8 @@ def from_config(config: Any, architecture: str | None = None) -> ModelTree:
         table = _table_of(config)
         tree = _tree_of(model, table, loaded_dtype(named_dtype(table), ()))
     loading = replace(tree.loading, overriding=overriding(table))
-    return replace(
-        tree, quantization=quantization_of(table), loading=loading, source=None if source is None else str(source)
-    )
+    quantization = tree.quantization or quantization_of(table)
+    return replace(tree, quantization=quantization, loading=loading, source=None if source is None else str(source))
 
 
 def has_transformers() -> bool:
@@ -73,7 +75,7 @@ def has_transformers() -> bool:
 
 
 def _by_template(table: Mapping[str, Any], architecture: str | None, dtype: str) -> ModelTree:
-    """Return what a template says of a configuration. Raises `ModelError` (DP407) where there is none for it."""
+    """Return a configuration's model by template. Raises `ModelError` (DP407) where there is none for it."""
     table = with_floats(table)
     check_config(table)
     named = {**table, "architectures": [architecture]} if architecture is not None else table
@@ -104,7 +106,10 @@ def built_tree(config: Mapping[str, Any], dtype: str, architecture: str | None =
 
 def _tree_of(model: Any, table: Mapping[str, Any], dtype: str) -> ModelTree:
     tree = read_module(model, name=name_in(table), built=Built(BUILT_IN, dtype))
-    return replace(tree, config=config_text(table))
+    quantization = quantization_of(table)
+    if quantization is not None:
+        quantization = as_named(quantization, partial(renamed_module, model))
+    return replace(tree, config=config_text(table), quantization=quantization)
 
 
 def path_of(given: Any) -> Path:

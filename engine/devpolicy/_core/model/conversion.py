@@ -5,7 +5,8 @@ Owns that choice: the classes of modules, the lists that leave some, the blocks,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from devpolicy._core.loading.quantization import Quantization, Scheme
@@ -34,23 +35,77 @@ def converted_paths(tree: ModelTree, quantization: Quantization) -> frozenset[st
     return converted(tree, scheme, dict(quantization.settings))
 
 
-def stored_plain(quantization: Quantization, tree: ModelTree, stored: Mapping[str, tuple[tuple[int, ...], str]]) -> str:
-    """Return a weight that a checkpoint stores as it is although its scheme converts it, empty where there is none.
+def stored_plain(
+    quantization: Quantization, tree: ModelTree, stored: Mapping[str, tuple[tuple[int, ...], str, bool]]
+) -> Quantization:
+    """Return how a checkpoint is quantised, with what it stores as it is although a scheme may convert it.
 
-    `stored` are the shapes and dtypes of what is stored, by the names in the model.
+    `stored` are the shapes and dtypes of what is stored, by the names in the model, and whether loading converts it.
+    Where it stores all as it is, its configuration is wrong.
     """
     scheme = SCHEMES.get(quantization.scheme)
     if scheme is None or scheme.plain_too or not scheme.modules_known:
-        return ""
-    paths = converted(tree, scheme, dict(quantization.settings))
-    names = (
-        (join(module.path, tensor.name), tensor)
+        return quantization
+    settings = dict(quantization.settings)
+    perhaps = converted(tree, replace(scheme, experts=True), settings)
+    names = [
+        (module.path, join(module.path, tensor.name), tensor)
         for module in tree.modules
         for tensor in module.tensors
-        if module.path in paths and is_matrix(tensor)
+        if module.path in perhaps and is_matrix(tensor)
+    ]
+    plain = [(path, name) for path, name, one in names if name in stored and _is_plain(one, *stored[name])]
+    paths = {path for path, _ in plain}
+    wrong = next((name for path, name in plain if path in converted(tree, scheme, settings)), "")
+    if wrong and len(paths) == len({path for path, *_ in names}):
+        problem = f"its `config.json` says so, and it stores `{wrong}` as it is: take `quantization_config` out"
+        return replace(quantization, scheme="", settings=(), problem=problem)
+    return replace(quantization, plain=tuple(path for path in tree.index if path in paths))
+
+
+def _is_plain(tensor: Tensor, shape: tuple[int, ...], dtype: str, made: bool) -> bool:
+    return dtype in FLOATING and (made or tensor.shape == shape)
+
+
+def as_named(quantization: Quantization, rename: Callable[[str], str]) -> Quantization:
+    """Return a quantisation whose list holds names of modules, where it holds those of stored weights."""
+    scheme = SCHEMES.get(quantization.scheme)
+    if scheme is None or not scheme.skips_renamed:
+        return quantization
+    settings = (
+        (key, tuple(map(rename, value)) if key in scheme.skips and value else value)
+        for key, value in quantization.settings
     )
-    found = (name for name, one in names if name in stored and stored[name][0] == one.shape)
-    return next((name for name in found if stored[name][1] in FLOATING), "")
+    return replace(quantization, settings=tuple(settings))
+
+
+def packed_as(quantization: Quantization | None) -> tuple[str, ...]:
+    """Return how the names end under which a checkpoint stores the parts of a weight."""
+    scheme = None if quantization is None else SCHEMES.get(quantization.scheme)
+    return () if scheme is None else scheme.packed_as
+
+
+def left_experts(tree: ModelTree, scheme: Scheme, settings: Mapping[str, Any]) -> frozenset[str]:
+    """Return the fused experts that a scheme would convert if it converted experts, and does not."""
+    if scheme.experts or not scheme.modules_known:
+        return frozenset()
+    return converted(tree, replace(scheme, experts=True), settings) - converted(tree, scheme, settings)
+
+
+def outdated_skip(tree: ModelTree, scheme: Scheme, settings: Mapping[str, Any]) -> tuple[str, str]:
+    """Return a listed name that is a part of a converted module's path and does not leave it, and that path.
+
+    Older versions left it, so that the checkpoint may store it either way. Both are empty where there is none.
+    """
+    listed = next((settings[key] for key in scheme.skips if settings.get(key) is not None), None) or ()
+    if not listed or scheme.skips_by != "module" or scheme.skips_renamed:
+        return "", ""
+    paths = converted(tree, scheme, settings)
+    for name in listed:
+        found = next((path for path in tree.index if path in paths and f".{name}." in path), None)
+        if found is not None:
+            return name, found
+    return "", ""
 
 
 def converted(tree: ModelTree, scheme: Scheme, settings: Mapping[str, Any]) -> frozenset[str]:

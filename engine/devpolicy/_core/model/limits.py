@@ -43,7 +43,7 @@ MOST_FIELDS = 5_000_000
 """Fields of an ONNX file that are looked at: nodes, attributes, tensors. The largest published graphs have a tenth."""
 
 LONGEST_NAME = 1_000
-"""Characters of the name of a tensor."""
+"""Characters of the name of a tensor, and of the name in a model file."""
 
 MOST_SHARDS = 10_000
 """Files that hold the weights of one checkpoint."""

@@ -1,7 +1,7 @@
 """The TOML form of a model, read with every finding at once.
 
-Owns the fields of a model file and their reading; `writer` is the way back. It knows no framework: a
-model file is what is left of a model when its weights are taken away.
+Owns the fields of a model file and their reading; `writer` is the way back. It depends on no framework: a model file is
+what is left of a model when its weights are taken away.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from devpolicy._core.loading.quantization import Quantization
 from devpolicy._core.loading.recognition import KEY, quantization_of
 from devpolicy._core.loading.value import Loading, as_pairs
 from devpolicy._core.model.ggml import BLOCKS
-from devpolicy._core.model.limits import LARGEST_TREE, MOST_FILE_VALUES, MOST_FINDINGS
+from devpolicy._core.model.limits import LARGEST_TREE, LONGEST_NAME, MOST_FILE_VALUES, MOST_FINDINGS
 from devpolicy._core.model.ranges import PatternError, expand_path, expand_tree, join
 from devpolicy._core.model.tree import DTYPE_BITS, Activated, Beside, Format, KVCache, ModelTree, Module, Tensor
 from devpolicy._core.names import file_of_another_kind
@@ -135,8 +135,12 @@ def _read_loading(value: object, cursor: Cursor) -> Loading | None:
 
 
 def _read_quantization(value: object, cursor: Cursor) -> Quantization | None:
-    if not isinstance(value, Mapping) or not set(value) <= {"config", "method", "problem", "stored"}:
-        wrong_type(value, cursor, "a table of `config`, or `method` and `problem`, and `stored`")
+    if not isinstance(value, Mapping) or not set(value) <= {"config", "method", "problem", "plain", "stored"}:
+        wrong_type(value, cursor, "a table of `config` and `plain`, or `method` and `problem`, and `stored`")
+        return None
+    plain = value.get("plain")
+    if plain is not None and (not isinstance(plain, list) or not all(isinstance(path, str) for path in plain)):
+        wrong_type(plain, cursor.at("plain"), "a list of paths")
         return None
     stored = _COUNT.read(value["stored"], cursor.at("stored")) if "stored" in value else None
     texts = {key: TEXT.read(value[key], cursor.at(key)) for key in ("config", "method", "problem") if key in value}
@@ -150,7 +154,7 @@ def _read_quantization(value: object, cursor: Cursor) -> Quantization | None:
         cursor.at("config").error("DP101", f"this is no JSON: {broken}")
         return None
     found = quantization_of({KEY: config})
-    return None if found is None else replace(found, stored=stored)
+    return None if found is None else replace(found, stored=stored, plain=None if plain is None else tuple(plain))
 
 
 def _read_tables(value: object, cursor: Cursor) -> list[object] | None:
@@ -243,6 +247,8 @@ def read(document: Document) -> ModelTree:
     top = read_table(document.data, cursor, MODEL_FIELDS, what="a model file", label="a key of a model")
     if top.pop("schema", 1) != 1:
         cursor.at("schema").error("DP107", "this version of devpolicy reads model files of schema 1 only")
+    if len(top.get("name", "")) > LONGEST_NAME:
+        cursor.at("name").error("DP104", f"the name of a model has at most {LONGEST_NAME:,} characters")
     modules = _read_modules(top.pop("module", []), cursor.at("module"), top.get("dtype") or "float32")
     known = {module.path for module in modules}
     caches = [
@@ -300,7 +306,7 @@ def _read_modules(tables: Sequence[object], cursor: Cursor, dtype: str) -> tuple
 def _read_ranges(
     tables: Sequence[object], cursor: Cursor, fields: Sequence[Field], known: set[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each module that a list of tables names, with the table; a table with a range stands for several."""
+    """Yield each module that a list of tables names, with the table; a table with a range names several."""
     key = cursor.path[-1]
     count = 0
     for index, table in enumerate(tables):

@@ -24,7 +24,7 @@ from devpolicy._core.loading.quantization import (
     SchemeSupport,
 )
 from devpolicy._core.loading.schemes import SCHEMES
-from devpolicy._core.model.conversion import converted, converted_paths, tied_module
+from devpolicy._core.model.conversion import converted, converted_paths, left_experts, outdated_skip, tied_module
 from devpolicy._core.model.packing import packed_tree, transient_of
 from devpolicy._core.model.shares import undivided
 from devpolicy._core.model.tree import ModelTree, Module
@@ -54,6 +54,8 @@ class Held:
     """What must be installed, and is not recorded of the host."""
     skips_elsewhere: bool = False
     """Whether the library leaves each module that the map keeps elsewhere, and takes the map's keys for a list."""
+    left: int = 0
+    """Bytes of experts that are held as they are, because the scheme converts linear modules alone."""
     several: bool = True
     """Whether it may be divided over accelerators."""
     instead: Held | None = None
@@ -118,6 +120,7 @@ def _made(
         scheme.name,
         assumed=assumed_of(support.packages, facts),
         skips_elsewhere=whole,
+        left=_bytes_of(tree, left_experts(tree, scheme, settings), dtype),
     )
 
 
@@ -132,21 +135,13 @@ def _stored(
     settings = {"quant_method": quantization.method, **dict(quantization.settings)}
     if support.reads is not None:
         return _read(tree, Reading(settings, facts, dtype or tree.default_dtype or "float32"), support, scheme, dtype)
-    refused = "" if support.refuses is None else support.refuses(settings)
-    if refused:
-        return NotHeld(refused, both_figures(tree, dtype))
+    misread = _misread(tree, quantization, scheme, support, dtype)
+    if misread is not None:
+        return misread
     wrong = wrong_version(support.packages, facts)
     unmet = "it is loaded in no other way" if support.kept is None else lacks(support.kept, facts)
     if tree.incomplete_reason is not None and not unmet and not wrong:
         return Held(tree, scheme=scheme.name, assumed=assumed_of(support.packages, facts))  # its tensors as stored
-    tied = None if support.runs_tied else tied_module(tree, scheme, settings)
-    if tied is not None:
-        key = next((key for key in scheme.skips if settings.get(key) is not None), scheme.skips[0])
-        reason = (
-            f"`{key}` does not name `{tied}`, whose weight is tied, so that the library would convert the module alone"
-        )
-        hint = f"add `{tied}` to `{key}` in its `config.json`"
-        return NotHeld(reason, both_figures(tree, dtype), help=hint)
     packed = None if unmet or wrong else packed_tree(tree, scheme, settings, facts.kind, dtype)
     if packed is None and not unmet:
         unmet = f"it converts no module of `{tree.name}`"
@@ -161,6 +156,7 @@ def _stored(
         because=support.because,
         scheme=scheme.name,
         assumed=assumed_of(support.packages, facts),
+        left=_bytes_of(tree, left_experts(tree, scheme, settings), dtype),
         several=support.several,
         instead=None
         if support.several
@@ -188,6 +184,10 @@ def _read(
     if isinstance(row, NotRead):
         return NotHeld(row.reason, figures, help=row.help, planned=row.planned)
     paths = converted(tree, row, reading.settings)
+    stored = None if tree.quantization is None else tree.quantization.plain
+    plain = next((path for path in stored or () if path in paths), None)
+    if plain is not None:
+        return NotHeld(f"it stores `{plain}` as it is", figures, planned=False)
     if not paths:
         return NotHeld(f"it converts no module of `{tree.name}`", figures, planned=False)
     uneven = undivided(tree, row, paths, facts)
@@ -197,6 +197,44 @@ def _read(
     packed = packed_tree(tree, row, reading.settings, facts.kind, dtype, facts=facts)
     assert packed is not None  # there are paths
     return Held(packed, beside=support.beside, scheme=scheme.name)
+
+
+def _misread(
+    tree: ModelTree, quantization: Quantization, scheme: Scheme, support: SchemeSupport, dtype: str | None
+) -> NotHeld | None:
+    """Return why a library would not find the weights that it looks for, or not run them; `None` where it does."""
+    settings, figures = dict(quantization.settings), both_figures(tree, dtype)
+    key = next((key for key in scheme.skips if settings.get(key) is not None), next(iter(scheme.skips), ""))
+    refused = "" if support.refuses is None else support.refuses(settings)
+    if refused:
+        return NotHeld(refused, figures)
+    tied = None if support.runs_tied else tied_module(tree, scheme, settings)
+    if tied is not None:
+        reason = (
+            f"`{key}` does not name `{tied}`, whose weight is tied, so that the library would convert the module alone"
+        )
+        return NotHeld(reason, figures, help=f"add `{tied}` to `{key}` in its `config.json`")
+    plain, paths = frozenset(quantization.plain or ()), converted(tree, scheme, settings)
+    wrong = next((path for path in tree.index if path in plain and path in paths), None)
+    if wrong is not None:
+        hint = f"add `{wrong}`, and all others that it stores so, to `{key}` in its `config.json`" if key else ""
+        return NotHeld(f"it stores `{wrong}` as it is, and the library would convert it", figures, help=hint)
+    experts = left_experts(tree, scheme, settings)
+    if experts and not scheme.plain_too and (scheme.packs_experts if quantization.plain is None else experts - plain):
+        reason = "it stores its experts quantised one by one, and the library keeps those of a layer as one full weight"
+        anew = f'load it as it was before, with `loading.quantization = "{scheme.name}"`'
+        hint = "plan it for an engine that keeps them so, such as `vllm`" if scheme.packs_experts else anew
+        return NotHeld(reason, figures, help=hint)
+    name, path = outdated_skip(tree, scheme, settings) if quantization.plain is None else ("", "")
+    if name:
+        reason = f"`{key}` names `{name}`, by which the library leaves nothing of `{path}`: it may be stored either way"
+        return NotHeld(reason, figures, help="plan the folder of the checkpoint, which tells", planned=False)
+    return None
+
+
+def _bytes_of(tree: ModelTree, paths: frozenset[str], dtype: str | None) -> int:
+    chosen = (module for module in tree.modules if module.path in paths)
+    return sum(tensor.bytes_as(dtype) for module in chosen for tensor in module.tensors)
 
 
 def _dequantized(
@@ -237,6 +275,8 @@ def both_figures(tree: ModelTree, dtype: str | None = None) -> tuple[str, ...]:
     full = f"{format_size(tree.bytes_as(dtype))} dequantised to {dtype or tree.default_dtype or 'float32'}"
     if stored is None and quantization is not None and quantization.scheme:
         scheme = SCHEMES[quantization.scheme]
+        if scheme.packs_experts:
+            scheme = replace(scheme, experts=True)
         packed = packed_tree(tree, scheme, dict(quantization.settings), "", dtype)
         stored = None if packed is None else packed.bytes_as(dtype)
     return (f"it would take {full}" if stored is None else f"it takes {format_size(stored)} as stored, {full}",)

@@ -19,7 +19,7 @@ from devpolicy._core.model.checkpoint_mapping import Source, checkpoint_mapping
 from devpolicy._core.model.classes import architectures_of, classes_for
 from devpolicy._core.model.config import INSTALL, built_tree
 from devpolicy._core.model.config import has_transformers as has_transformers
-from devpolicy._core.model.conversion import converted_paths
+from devpolicy._core.model.conversion import converted_paths, packed_as
 from devpolicy._core.model.facts import dtype_of
 from devpolicy._core.model.families import classes_of, family_tree, templates_hold
 from devpolicy._core.model.files import shown
@@ -28,6 +28,12 @@ from devpolicy._core.model.headers import Stored
 from devpolicy._core.model.ranges import join
 from devpolicy._core.model.templates.names import targets
 from devpolicy._core.model.tree import ModelTree
+
+
+def _whole(key: str, ends: tuple[str, ...]) -> str:
+    """Return the name of the weight that a stored tensor is a part of, or its own."""
+    end = next((end for end in ends if key.endswith(end)), None)
+    return key if end is None else f"{key.removesuffix(end)}.weight"
 
 
 class _Checkpoint(NamedTuple):
@@ -39,7 +45,20 @@ class _Checkpoint(NamedTuple):
     def fit(self, tree: ModelTree, sources: Iterable[Source], model: Any = None) -> Fit:
         """Compare a model's tensors with what is stored, leaving out what is quantised."""
         fit = fit_of(tree, sources, self.headers, model)
-        return fit if self.quantization is None else fit.beside(converted_paths(tree, self.quantization))
+        quantization = tree.quantization or self.quantization
+        return fit if quantization is None else fit.beside(converted_paths(tree, quantization))
+
+    def sources(self, mapping: Callable[[Iterable[str]], Iterable[Source]]) -> tuple[Source, ...]:
+        """Return what each stored tensor fills, by what the weights fill of which they are parts."""
+        ends = packed_as(self.quantization)
+        if not ends:
+            return tuple(mapping(self.headers))
+        weights = {key: _whole(key, ends) for key in self.headers}
+        found = {source.key: source for source in mapping(dict.fromkeys(weights.values()))}
+        return tuple(
+            found[weight] if weight == key else Source(key, found[weight].targets, converted=True)
+            for key, weight in weights.items()
+        )
 
 
 def structure_of(
@@ -88,7 +107,7 @@ def _another(cls: str, fit: Fit) -> str:
 
 
 def _with_notes(structure: Structure, named: str | None) -> Structure:
-    """Return a structure that says of itself what is not as its checkpoint says."""
+    """Return a structure with notes on how it differs from its checkpoint."""
     tree, notes = structure.tree, list(structure.fit.notes())
     cls = tree.modules[0].class_name
     if named is not None and cls != named and not named.startswith("Auto"):
@@ -120,11 +139,11 @@ def _readings(
 
 
 def _by_template(config: dict[str, Any], stored: _Checkpoint, dtype: str, architecture: str) -> Structure | None:
-    """Return what a template says of a class; where Transformers is here, only if the checkpoint fits it."""
+    """Return a class's structure by template; where Transformers is here, only if the checkpoint fits it."""
     tree = family_tree({**config, "architectures": [architecture]}, dtype)
     if tree is None:
         return None
-    sources = tuple(_template_sources(tree, config, stored.headers))
+    sources = stored.sources(partial(_template_sources, tree, config))
     fit = stored.fit(tree, sources)
     return Structure(tree, sources, fit) if fit.complete or not has_transformers() else None
 
@@ -132,7 +151,7 @@ def _by_template(config: dict[str, Any], stored: _Checkpoint, dtype: str, archit
 def _by_transformers(config: dict[str, Any], stored: _Checkpoint, dtype: str, architecture: str | None) -> Structure:
     def make() -> Structure:
         tree, model = built_tree(config, dtype, architecture)
-        sources = tuple(checkpoint_mapping(model, stored.headers))
+        sources = stored.sources(partial(checkpoint_mapping, model))
         return Structure(tree, sources, stored.fit(tree, sources, model))
 
     return built_before(config, dtype, architecture, make, stored.headers, stored.quantization)

@@ -98,6 +98,8 @@ def _quantization(quantization: Quantization) -> dict[str, object]:
         table: dict[str, object] = {"config": json.dumps(as_config(quantization), sort_keys=True)}
     else:
         table = {"method": quantization.method, "problem": quantization.problem}
+    if quantization.plain is not None:
+        table["plain"] = list(quantization.plain)
     return table if quantization.stored is None else table | {"stored": quantization.stored}
 
 

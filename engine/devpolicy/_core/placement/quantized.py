@@ -25,6 +25,7 @@ from devpolicy._core.placement.loading import attention_of
 from devpolicy._core.placement.maps import device_map
 from devpolicy._core.placement.plan import Plan
 from devpolicy._core.placement.search import Solution
+from devpolicy._core.sizes import format_size
 
 
 def facts_of(host: Host, kind: str, tree: ModelTree | None = None, parts: int = 1) -> Facts:
@@ -128,6 +129,9 @@ def _refusal(found: NotHeld, tree: ModelTree, consumer: Target, word: str | None
 
 def findings_of_form(held: Held, tree: ModelTree, policy: ResolvedPolicy) -> list[Diagnostic]:
     """Return what is to be said of how a model is held: that it takes more than its checkpoint."""
+    if held.left:
+        message = f"`{held.scheme}` is for linear modules alone: the experts of `{tree.name}` are held in full"
+        return [Diagnostic("DP418", message, notes=(f"they take {format_size(held.left)}",), severity="warning")]
     if not held.dequantized or tree.quantization is None:
         return []
     message = f"the `{tree.quantization.method}` weights of `{tree.name}` are dequantised here: {held.dequantized}"

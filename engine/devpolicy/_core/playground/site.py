@@ -16,6 +16,7 @@ from pathlib import Path
 
 from devpolicy import __version__
 from devpolicy._core.errors import DevPolicyError, Diagnostic
+from devpolicy._core.files import kind_of
 from devpolicy._core.shipped import shipped
 from devpolicy._core.text import visible
 from devpolicy._core.views.colors import DARK, LIGHT, variables
@@ -85,7 +86,7 @@ def _data(name: str, folder: Traversable) -> Iterator[tuple[str, bytes]]:
 def runtime(folder: Path) -> dict[str, Path]:
     """Return the files of the browser's Python in a folder. Raises `DevPolicyError` where they are not all there."""
     found = {name: folder / name for name in RUNTIME}
-    missing = [name for name, path in found.items() if not path.is_file()]
+    missing = [name for name, path in found.items() if kind_of(path, DevPolicyError) != "file"]
     if missing:
         message = f"`{visible(str(folder))}` holds no Pyodide: it has no `{missing[0]}`"
         hint = "name the folder that `npm install pyodide` makes"

@@ -13,7 +13,7 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from devpolicy._core.errors import DevPolicyError, Diagnostic
-from devpolicy._core.model.catalogue import model_catalogue
+from devpolicy._core.model.catalogue import load, model_catalogue
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.starter.draft import Wanted
 from devpolicy._core.targets.haystack_components.deciding import own_model, readable
@@ -65,7 +65,8 @@ def _components(path: str) -> Iterator[Subject]:
 def _reference(given: str, tree: ModelTree) -> tuple[str, dict[str, str]]:
     """Return what a policy calls a model: its name in the catalogue, else a file that is written beside the policy."""
     for name in (given, tree.name or ""):
-        if name in model_catalogue():
+        # A checkpoint of the user may have the name of another one.
+        if name in model_catalogue() and tree == load(name):
             return name, {}
     called = PurePath(given.replace("\\", "/")).name
     stem = _UNFIT.sub("-", re.sub(r"\.(toml|gguf|json|safetensors)$", "", called)).strip("-.") or "model"

@@ -1,4 +1,8 @@
-"""`devpolicy init`: a first policy with tests that pass."""
+"""`devpolicy init`: a first policy with tests that pass.
+
+Owns the questions, the files that are written, and the next step. The policy and its tests are made by
+`devpolicy._core.starter`.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +90,9 @@ def command(
         _new_file(workflow_at, workflow(policy, None if pipeline is None else _below(Path(pipeline), base)))
         written.append(os.path.relpath(workflow_at))
     pairs = [("written", ", ".join(written)), ("tests", f"{tests}, all pass")]
-    ctx.out.print(facts([*pairs, ("next", _next(root, model, pipeline, named[0][0], wanted))], width=ctx.out.width))
+    beside = {name: str(root / name) for name in files}
+    step = _next(str(root / POLICY), model, pipeline, named[0][0], wanted, beside)
+    ctx.out.print(facts([*pairs, ("next", step)], width=ctx.out.width))
 
 
 def _subjects(ctx: CliContext, model: str | None, pipeline: str | None, *, asks: bool) -> list[Subject]:
@@ -178,7 +184,7 @@ def _same(path: Path, text: str) -> bool:
 
 
 def _refuse_if_there(path: Path) -> None:
-    if path.is_symlink() or path.exists():
+    if os.path.lexists(path):  # unlike `Path.exists` it takes a name of any length
         hint = f"give another folder: `devpolicy init FOLDER`; `devpolicy test {shlex.quote(str(path))}` runs its tests"
         if path.name != POLICY:
             hint = "move it away, or give another folder: `devpolicy init FOLDER`"
@@ -199,7 +205,7 @@ def _new_file(path: Path, text: str) -> None:
 def _repository(root: Path) -> Path:
     """Return the folder of the repository that a folder is in, else the folder itself."""
     here = root.absolute()
-    return next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), here)
+    return next((folder for folder in (here, *here.parents) if os.path.lexists(folder / ".git")), here)
 
 
 def _below(path: Path, base: Path) -> str | None:
@@ -207,14 +213,21 @@ def _below(path: Path, base: Path) -> str | None:
     return here.relative_to(base).as_posix() if here.is_relative_to(base) else None
 
 
-def _next(root: Path, model: str | None, pipeline: str | None, host: str, wanted: Sequence[Wanted]) -> str:
-    policy = str(root / POLICY)
-    on = [] if host == _HERE else ["--host", str(root / host) if "/" in host else host]
+def _next(
+    policy: str,
+    model: str | None,
+    pipeline: str | None,
+    host: str,
+    wanted: Sequence[Wanted],
+    beside: dict[str, str],
+) -> str:
+    """Return the step that comes next. `beside` are the paths of the files that were written beside the policy."""
+    on = [] if host == _HERE else ["--host", beside.get(host, host)]
     if pipeline is not None:
         step = shlex.join(["devpolicy", "resolve", policy, "--pipeline", pipeline, *on])
         return f"`{step}` shows the device of each component"
     reference = wanted[0].reference or ""
-    given = model or (str(root / reference) if "/" in reference else reference)
+    given = model or beside.get(reference, reference)
     step = shlex.join(["devpolicy", "plan", policy, "--model", given, *on])
     return f"`{step}` shows where each part runs"
 
@@ -227,7 +240,7 @@ def _is_terminal() -> bool:
 
 
 def _asked(question: str, default: str, read: Callable[[str], T]) -> T:
-    """Ask until the answer can be read; what is wrong with one is said."""
+    """Ask until the answer can be read, and print what is wrong with each other one."""
     while True:
         answer = click.prompt(question, default=default, err=True)
         try:

@@ -1,4 +1,7 @@
-"""`devpolicy playground`: policies, models and hosts to try in a browser."""
+"""`devpolicy playground`: policies, models and hosts to try in a browser.
+
+Owns the options, and the end of the server. The site is made by `devpolicy._core.playground`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from devpolicy._core.cli.context import CliContext, common, pass_context
 from devpolicy._core.cli.group import Command
 from devpolicy._core.cli.table import facts
 from devpolicy._core.errors import DevPolicyError, Diagnostic, reason_of
+from devpolicy._core.files import kind_of
 
 
 @click.command(
@@ -53,7 +57,7 @@ def command(ctx: CliContext, port: int, pyodide: str | None, fetch: bool, output
         with ctx.progress("fetching Pyodide") as progress:
             pyodide = str(download(progress))
     folder = Path(pyodide) if pyodide is not None else kept()
-    if pyodide is None and not folder.is_dir():
+    if pyodide is None and kind_of(folder, DevPolicyError) != "folder":
         message = f"Pyodide {PYODIDE}, the browser's Python, is not here"
         hint = "add `--download`, which fetches it from npm once, or name its folder with `--pyodide`"
         raise DevPolicyError([Diagnostic("", message, help=hint)])

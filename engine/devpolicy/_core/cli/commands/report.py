@@ -1,4 +1,7 @@
-"""`devpolicy report`: verdicts on models, quantizations and hosts on one page."""
+"""`devpolicy report`: verdicts on models, quantizations and hosts on one page.
+
+Owns which models, schemes and hosts are in the matrix. The page is made by `devpolicy._core.views`.
+"""
 
 from __future__ import annotations
 
@@ -110,7 +113,7 @@ def command(
         write_report(ctx, written, fleet, listed(models), output, overrides=overrides, **asked)
         return 0
     check_component(written, component)
-    check_model(written, component, given=bool(models))
+    check_model(written, component, given=bool(listed(models)), option="--models")
     machines = [load_host(ctx, name, written) for name in hosts_like(listed(hosts))]
     policies = [(host, on_host(written, host, profile, overrides)) for host in machines]
     trees = _apart([(name, load_model(ctx, name)) for name in models_like(listed(models))])
@@ -119,7 +122,7 @@ def command(
     with ctx.progress("planning") as progress:
         found = matrix(
             resolved,
-            trees or own_models(policies[0][1], component),
+            trees or own_models(policies[0][1], component, "--models"),
             schemes,
             target=target,
             progress=progress,

@@ -1,12 +1,13 @@
 """Memory, disk, and the versions of software of this machine.
 
-Owns what the operating system and the installed packages say. It knows no accelerator and imports
+Owns what the operating system and the installed packages report. It looks at no accelerator and imports
 neither torch nor anything else for its version.
 """
 
 from __future__ import annotations
 
 import ast
+import os
 import platform
 import shutil
 import sys
@@ -35,7 +36,7 @@ class Amount(NamedTuple):
 
 
 class TorchBuild(NamedTuple):
-    """An installed torch: its version, and the toolkits that it was built with (`None`: cannot be told)."""
+    """An installed torch: its version, and the toolkits that it was built with (`None`: unknown)."""
 
     version: str
     toolkits: frozenset[str] | None
@@ -48,7 +49,7 @@ def system_and_arch() -> tuple[str, str]:
 
 
 def ram(root: Path = Path("/")) -> Amount:
-    """Return the RAM that this process can have: the machine's, or less where a control group (a container) says so."""
+    """Return the RAM that this process can have: the machine's, or the limit of a control group (a container)."""
     total, free = _machines_memory(root)
     limit = control_group_limit(root)
     if limit is not None:
@@ -57,7 +58,7 @@ def ram(root: Path = Path("/")) -> Amount:
 
 
 def _machines_memory(root: Path) -> Amount:
-    """Return the machine's memory: what psutil says, and without psutil what the kernel of Linux does."""
+    """Return the machine's memory as psutil reports it, or without psutil the kernel of Linux."""
     try:
         import psutil
     except ImportError:
@@ -134,7 +135,8 @@ def _dropped_at_need(group: Path, cache_name: str) -> int:
 def disk(path: str | PathLike[str] | None = None) -> Amount:
     """Return the disk that holds `path` (default: the current folder), which need not exist yet."""
     wanted = Path.cwd() if path is None else Path(path).absolute()
-    existing = next((place for place in (wanted, *wanted.parents) if place.exists()), wanted)
+    # Unlike `Path.exists` it takes a name of any length, and a folder that may not be searched.
+    existing = next((place for place in (wanted, *wanted.parents) if os.path.exists(place)), wanted)  # noqa: PTH110
     usage = shutil.disk_usage(existing)
     return Amount(usage.total, min(usage.free, usage.total))
 

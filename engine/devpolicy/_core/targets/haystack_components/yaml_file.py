@@ -45,7 +45,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
     except RecursionError:
         raise _deep(path) from None
     except Exception as broken:  # noqa: BLE001 - PyYAML raises anything for a value that its tag does not fit
-        told = " ".join(str(broken).split()) or type(broken).__name__
+        told = " ".join(str(broken).replace(' in "<unicode string>",', " in").split()) or type(broken).__name__
         raise DevPolicyError([Diagnostic("DP101", f"`{os.fspath(path)}` is not YAML: {told}")]) from None
     return value
 
