@@ -50,7 +50,7 @@ def test_what_is_counted_is_what_every_way_says(sizes: list[int], rooms: list[in
         assert sum(map(Counter, way), Counter()) == counts
 
 
-def test_what_the_commonest_fills_is_found_among_millions_of_ways() -> None:
+def test_what_counting_finds_is_dealt_out() -> None:
     # Of the 60 places for the commonest, each of the larger ones takes one where it is put well, and up to three else.
     sizes, rooms = [1_556] + [992] * 58 + [1_556], [22_410, 22_773, 10_146, 6_200]
     where = _packing(sizes, rooms).search()
