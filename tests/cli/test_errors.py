@@ -34,7 +34,7 @@ REFUSED = [
     (("plan", "cpu-only", *GPT2, "--context", "512"), 2, "did you mean `--set workload.context=VALUE`?"),
     (("plan", "cpu-only", *GPT2, "--set", "context=512"), 2, "did you mean `workload.context`?"),
     (("plan", *GPT2), 2, "or one that ships, such as `prefer-accelerator`"),
-    (("check",), 2, "`devpolicy init` writes one"),
+    (("test",), 2, "`devpolicy init` writes one"),
     (("host", "2x24gb"), 2, "`devpolicy host show 2x24gb` shows what has this name"),
     (("resolve", "examples/haystack-rag/rag.yaml"), 2, "a saved pipeline is given with `--pipeline`"),
     (("plan", "cpu-only", *GPT2, "--locked", "pyproject.toml"), 2, "write one with `--format json --output FILE`"),
