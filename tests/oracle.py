@@ -159,6 +159,10 @@ def compute_buffers(plan: Any, tree: Any) -> dict[str, int]:
     head, last = runs["output"], next(on for path, on in runs.items() if path.startswith(f"blk.{len(order) - 1}"))
     if head not in {last, *narrow} and any(head in on for on in order) and logits > each:
         found[head] += 2 * wide
+    attention = [(path.split(".")[1], on) for path, on in runs.items() if ".attn" in path and "norm" not in path]
+    if len({*attention}) > len({at for at, _ in attention}):  # no flash attention then: scores of all heads
+        scores = 4 * tokens * tree.attention_heads * -(-work.context // 256) * 256 + 2 * mask + 2 * wide
+        found = {device: size + scores for device, size in found.items()}
     for device in joined:
         (used, _, inner) = shapes["blk.0.ffn.exps.ffn_down_exps"]
         used = tree.reads[0].experts_per_token if tree.reads else used

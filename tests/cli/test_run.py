@@ -101,6 +101,23 @@ def test_uuids_where_known_else_the_drivers_numbers():
         made([Accelerator("npu", memory="48 GiB")], 'prefer = "npu"\n')
 
 
+def test_devices_of_other_kinds_are_hidden():
+    # HIP takes an empty variable for none, and Intel's cards were visible beside NVIDIA's.
+    nvidia = Accelerator("cuda", memory="24 GiB", name="NVIDIA GeForce RTX 4090")
+    amd, intel = (
+        Accelerator("cuda", memory="24 GiB", name="AMD Radeon RX 7900 XTX"),
+        Accelerator("xpu", memory="16 GiB"),
+    )
+    assert made([amd], 'prefer = "cpu"\n') == {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "-1"}
+    no_intel = {"ONEAPI_DEVICE_SELECTOR": "!*:gpu"}
+    assert made([nvidia, intel]) == {"CUDA_VISIBLE_DEVICES": "0", **no_intel}
+    assert made([nvidia, intel], 'prefer = "cpu"\n') == {"CUDA_VISIBLE_DEVICES": "", **no_intel}
+    assert made([amd, intel], 'prefer = "xpu"\n') == {
+        "HIP_VISIBLE_DEVICES": "-1",
+        "ONEAPI_DEVICE_SELECTOR": "level_zero:0",
+    }
+
+
 def test_shell_lines_are_quoted():
     assert shell({"A": "x y;z"}) == "export A='x y;z'\n"
 

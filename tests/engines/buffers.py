@@ -31,6 +31,12 @@ def _matrices(place: str, *names: str) -> str:
 
 
 _LATE = "[[rule]]\nmatch = 'blk.{4..5}.ffn.exps'\noffload = 'cpu'\n"
+# Attention in parts: one matrix on the CPU, another on another device.
+_CUT = (
+    "offload.'blk.2.attn.attn_k' = 'cpu'\n",
+    "[[rule]]\nmatch = 'blk.{1..3}.attn.attn_k'\nprefer = 'cuda:2'\n",
+    "offload.'blk.4.attn.attn_output' = 'cpu'\n[[rule]]\nmatch = 'blk.1.attn.attn_v'\nprefer = 'cuda:2'\n",
+)
 # Experts of a layer on its own device, on the next one and on the CPU: each device has two of the six layers.
 _DIVIDED = (
     _matrices("cpu", "2.ffn.exps.ffn_down", "3.ffn.exps.ffn_down") + _LATE,
@@ -66,7 +72,7 @@ POLICIES = (
     "split = 'balanced'\n[[rule]]\nmatch = 'blk.*.ffn'\nprefer = 'cuda:1'",
     "split = 'balanced'\noffload.'blk.{2..4}.ffn.exps.ffn_up_exps' = 'cpu'",
     "split = 'balanced'\noffload.'blk.*.ffn.exps.ffn_down_exps' = 'cpu'",
-    *(f"split = 'balanced'\n{one}" for one in _DIVIDED),
+    *(f"split = 'balanced'\n{one}" for one in (*_CUT, *_DIVIDED)),
     "prefer = 'cpu'",
 )
 

@@ -312,7 +312,7 @@ def test_rules_may_decide_all_experts_beside_overflow():
 @pytest.mark.parametrize("target", ["llama.cpp", "torch"])
 def test_a_gguf_file_is_quantised_no_further(target):
     # For `torch` this was a KeyError of the file's own type.
-    with pytest.raises(Unsatisfiable, match="loaded as it is stored, and not quantised to `nf4`") as refused:
+    with pytest.raises(Unsatisfiable, match="loaded as they are stored, and not quantised to `nf4`") as refused:
         plan(Policy.parse('prefer = "cuda"\nloading.quantization = "nf4"'), tree_of(0, True), "1x24gb", target=target)
     assert len(refused.value.diagnostics) == 1
 
@@ -439,6 +439,25 @@ def test_scattered_parts_take_rows(taken, head, rows, device):
     assert (
         held[f"cuda:{device}"] - before == rows * 4 * 512 * tree.modules[tree.index["token_embd"]].tensors[0].shape[1]
     )
+
+
+@pytest.mark.parametrize("part", ["attn_k", "attn_v", "attn_output"])
+def test_attention_in_parts_has_scores(part):
+    # llama.cpp takes no flash attention then, and reserved four times what was planned.
+    tree, base = tree_of(0, True), f"prefer = 'cuda'\nworkload.context = 2048\n{DERIVED}"
+    whole = plan(Policy.parse(base), tree, HOST_OF_THREE)
+    text = f"{base}[[rule]]\nmatch = 'blk.2.attn.{part}'\noffload = 'cpu'\n"
+    policy = Policy.parse(text)
+    made = plan(policy, tree, HOST_OF_THREE)
+    assert (
+        made.ledger["cuda:0"].activations - whole.ledger["cuda:0"].activations >= 4 * 512 * 2048 * tree.attention_heads
+    )
+    assert {device: one.activations for device, one in made.ledger.items()} == oracle.compute_buffers(made, tree)
+    compare(made, quantized.tree_of(made, policy.top, tree, HOST_OF_THREE), policy.top, HOST_OF_THREE)
+    small = Host([Accelerator("cuda", memory="27 MiB")], memory="1 GiB")
+    assert plan(Policy.parse(base), tree, small)
+    with pytest.raises(Unsatisfiable, match="DP30"):
+        plan(policy, tree, small)
 
 
 def test_parts_of_two_layers_stay_where_they_fit():

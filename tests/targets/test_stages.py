@@ -90,6 +90,23 @@ def test_unlike_cards_get_unlike_stages():
     assert told["arguments"][:4] == ["--device-ids", "0,1", "--pipeline-parallel-size", "2"]
 
 
+@pytest.mark.parametrize("target", ["vllm", "sglang", "exllamav3"])
+@pytest.mark.parametrize(
+    ("sizes", "model", "tokens", "batch"),
+    [
+        ((24, 12, 8), "llama-3.1-8b", 8192, 4),
+        ((12, 24, 48, 8), "llama-3.2-3b", 8192, 1),
+        ((16, 24, 8), "qwen3-1.7b", 2048, 4),
+    ],
+)
+def test_ends_are_balanced_with_their_layers(target, sizes, model, tokens, batch):
+    # The head or the embedding was balanced by itself, and the plan refused as what the engine cannot run.
+    text = f"prefer = 'cuda'\nsplit = 'balanced'\nworkload = {{ context = {tokens}, batch = {batch} }}\n"
+    units = plan(Policy.parse(text), model, cards(*sizes), target=target).placements
+    layers = [unit.runs_on for path, unit in units.items() if ".layers." in path]
+    assert (units["model.embed_tokens"].runs_on, units["lm_head"].runs_on) == (layers[0], layers[-1])
+
+
 def test_a_tied_head_counts_twice_where_there_are_stages():
     alone = plan(Policy.parse('prefer = "cuda"'), "llama-3.2-1b", cards(24, 24), target="vllm")
     apart = plan(Policy.parse('prefer = "cuda"\nsplit = "balanced"'), "llama-3.2-1b", cards(24, 24), target="vllm")
@@ -409,6 +426,16 @@ def test_engines_keep_several_states_of_recurrent_layers(batch, kv):
     assert flags[flags.index("--max-mamba-cache-size") + 1] == str(6 * batch - 1)
     assert Plan.from_dict(json.loads(made.to_json())) == made
     assert parser_of("sglang").parse_args(flags).max_mamba_cache_size >= 5 * batch
+
+
+@pytest.mark.parametrize("model", ["whisper-large-v3", "t5-small"])
+def test_what_is_kept_of_an_encoder_is_no_state(model):
+    sizes = [
+        plan(Policy.parse("prefer = 'cuda'"), model, cards(80), target=name).ledger for name in ("torch", "sglang")
+    ]
+    assert sizes[0]["cuda:0"].kv_cache == sizes[1]["cuda:0"].kv_cache > 0
+    made = plan(Policy.parse("prefer = 'cuda'"), model, cards(80), target="sglang")
+    assert "--max-mamba-cache-size" not in sglang(made, cards(80))["arguments"]
 
 
 def test_states_without_attention_have_no_pages():

@@ -77,7 +77,7 @@ def interpreter(*arguments: str) -> list[str]:
 
 
 def time_limit(timeout: float) -> list[str]:
-    """Return the parameter of a child that says when it ends by itself."""
+    """Return the argument of a child that sets after how many seconds it ends by itself."""
     return [str(min(timeout, threading.TIMEOUT_MAX / 2) + _GRACE)]
 
 

@@ -1,7 +1,7 @@
 """A cache on the disk: JSON files in the user's cache folder, few and small, that may be lost at any time.
 
-Owns the folder, its bounds, and whether a file in it can be trusted. It knows nothing of what the files say: whoever
-reads one checks its content, and does without where anything is amiss.
+Owns the folder, its bounds, and whether a file in it can be trusted. It does not interpret the files: whoever reads one
+checks its content, and ignores it where anything is wrong.
 """
 
 from __future__ import annotations

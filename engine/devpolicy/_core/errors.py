@@ -1,8 +1,7 @@
 """The errors that devpolicy raises on purpose, and how they are written.
 
-Owns the error family, the warning category and `Diagnostic`, which every reader of a
-file (policy, host, model) collects and which every refusal of the planner carries. It knows
-nothing of policies, hosts or models.
+Owns the error family, the warning category and `Diagnostic`, which every reader of a file (policy, host, model)
+collects and which every refusal of the planner carries. It depends on no policy, host or model.
 
 The grammar of a message: lower case, no final period, what the user wrote in backticks,
 no names of our types, help on its own line.
@@ -33,7 +32,7 @@ MOST_KEPT = 1000
 @_public
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in a text something stands. `line` and `column` count from 1, columns in characters."""
+    """A position in a text. `line` and `column` count from 1, columns in characters."""
 
     source: str
     line: int
@@ -142,7 +141,7 @@ def _underlined(place: Place) -> tuple[str, str]:
 
 
 def window(text: str, begin: int, stop: int, column: int) -> tuple[str, int]:
-    """Return the part of the line `text[begin:stop]` that a message shows, and how much of it stands before that.
+    """Return the part of the line `text[begin:stop]` that a message shows, and how many characters are before that.
 
     Costs the length of that part, and not of the line.
     """
@@ -165,7 +164,7 @@ def _window(place: Place) -> tuple[str, int]:
 
 
 def reason_of(failure: Exception) -> str:
-    """Return what the system says of a file that cannot be read or written, as the end of a message."""
+    """Return the system's reason why a file cannot be read or written, as the end of a message."""
     return str(getattr(failure, "strerror", None) or failure).lower()
 
 
@@ -217,10 +216,10 @@ def findings_at(
     code: str = "DP202",
     with_lines: bool = True,
 ) -> list[Diagnostic]:
-    """Return what is wrong with something for whoever named it: at `place` where it has no place of its own.
+    """Return an error's findings for the file that named what is wrong: at `place`, unless they have a place.
 
-    `note` says what named it. An error that is only a text becomes a finding of `code`. Without `with_lines` the lines
-    of the file that was named are left out: whoever wrote its name may have meant any file of this machine.
+    `note` describes what named it. An error that is only a text becomes a finding of `code`. Without `with_lines` the
+    lines of the file that was named are left out: whoever wrote its name may have meant any file of this machine.
     """
     findings = broken.diagnostics or (Diagnostic(code, str(broken)),)
     if not with_lines:
@@ -292,4 +291,4 @@ class MissingLibraryError(DevPolicyError, ImportError):
 
 @_public
 class DevPolicyWarning(UserWarning):
-    """Something that a policy says and that has no effect here, or a choice that is likely not meant."""
+    """A setting of a policy that has no effect here, or a choice that is likely unintended."""

@@ -33,7 +33,7 @@ _CHUNK = 1 << 20
 def kind_of(path: str | os.PathLike[str], error: type[DevPolicyError]) -> Kind | None:
     """Return what a path names, `None` where there is nothing; also for text that cannot be a path.
 
-    Raises `error` (DP109) where it cannot be told, as in a folder that may not be searched.
+    Raises `error` (DP109) where that cannot be determined, as in a folder without permission to search it.
     """
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116 - unlike `Path.stat` it takes any text

@@ -85,7 +85,7 @@ def one_line(text: object) -> str:
 
 
 def described(broken: BaseException) -> str:
-    """Return the type of an exception and what it says, also of one whose own text cannot be made."""
+    """Return the type and the message of an exception, also of one whose message cannot be made."""
     try:
         return f"{type(broken).__name__}: {broken}"
     except Exception:  # noqa: BLE001 - the class is a stranger's

@@ -1,6 +1,7 @@
 """Processes that a test starts on a simulated host without `children`, which see the real machine.
 
-Owns how they are noticed, and what a failed test says of them. A fork goes on with the host, so it is none.
+Owns how they are detected, and the note on them in the report of a failed test. A fork goes on with the host, so it is
+none.
 """
 
 from __future__ import annotations

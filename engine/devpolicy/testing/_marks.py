@@ -43,7 +43,7 @@ def marked(test: Any) -> list[Asked]:
 
 
 def of_parameter(test: pytest.Item, marks: list[pytest.Mark], *, also: bool) -> Asked:
-    """Return the host of a mark that a parameter has; `also` says whether the test has one of its own.
+    """Return the host of a mark that a parameter has; `also`: whether the test has one of its own.
 
     One, since the parameters of a test are settled when its marks are read.
     """
@@ -86,7 +86,7 @@ def _hosts(test: Any, mark: pytest.Mark) -> list[Asked]:
 
 
 def _options(test: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how a host is simulated: as the mark says, else as the run's options do."""
+    """Return how a host is simulated: by the arguments of the mark, else by the run's options."""
     option = test.config.getoption
     depth = given.get("depth") or option("devpolicy_depth") or test.config.getini("devpolicy_depth") or "probes"
     children = option("devpolicy_children") or test.config.getini("devpolicy_children")

@@ -1,4 +1,4 @@
-"""A whole run of pytest on one host, and what it says of tests that never reached theirs.
+"""A whole run of pytest on one host, and its note on tests that never reached theirs.
 
 Owns `--devpolicy-host`: the host is entered before anything is collected, since conditions of `skipif`, arguments of
 `parametrize`, constants of modules and `require_…` decorators are evaluated then. Without it such a condition was

@@ -1,7 +1,7 @@
 """Which consumers there are.
 
-Owns finding one by its name: those that come with the package, and those of third parties, which register themselves
-or stand in the entry point group `devpolicy.targets`. An entry point is loaded when a name is asked for that is not
+Owns finding one by its name: those that come with the package, and those of third parties, which register themselves or
+are listed in the entry point group `devpolicy.targets`. An entry point is loaded when a name is asked for that is not
 known, or when all are listed.
 """
 

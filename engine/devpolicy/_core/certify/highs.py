@@ -30,7 +30,7 @@ def available() -> bool:
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Send what C++ writes to standard output nowhere: HiGHS greets as it is made, before it can be told not to."""
+    """Send what C++ writes to standard output nowhere: HiGHS prints a banner before it can be turned off."""
     sys.stdout.flush()
     try:
         kept = os.dup(1)

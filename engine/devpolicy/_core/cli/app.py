@@ -74,7 +74,7 @@ class App(Group):
     def _main_shell_completion(
         self, ctx_args: MutableMapping[str, Any], prog_name: str, complete_var: str | None = None
     ) -> None:
-        """Complete where a shell asks. What it leaves out, or says wrong, is no bug: then nothing is offered."""
+        """Answer a shell's request for completions; offer none where the request is incomplete or malformed."""
         try:
             super()._main_shell_completion(ctx_args, prog_name, complete_var)
         except (KeyError, ValueError):
@@ -89,7 +89,7 @@ class App(Group):
         windows_expand_args: bool = True,
         **extra: Any,
     ) -> Never:
-        """Run a command and exit with its status. `standalone_mode` has no say: there is one way out."""
+        """Run a command and exit with its status. `standalone_mode` is ignored: there is one way out."""
         ctx = CliContext.guess(sys.argv[1:] if args is None else args)
         extra |= {"windows_expand_args": windows_expand_args, "obj": ctx}
         try:

@@ -1,4 +1,7 @@
-"""`devpolicy diff --fleet` and `devpolicy verify --fleet`: what changes when nodes come and go, and what must not."""
+"""`devpolicy diff --fleet` and `devpolicy verify --fleet`: what changes when nodes come and go, and what must not.
+
+Owns the output of both. The plans and the properties are the engine's.
+"""
 
 from __future__ import annotations
 

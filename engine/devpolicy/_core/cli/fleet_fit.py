@@ -1,4 +1,7 @@
-"""`devpolicy fit --fleet`: the nodes that are asked, of alike ones one."""
+"""`devpolicy fit --fleet`: the nodes that are asked, of alike ones one.
+
+Owns which nodes of a fleet are planned for, and how many others each of them represents.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from devpolicy._core.language.policy import ResolvedPolicy
 
 
 class Machine(NamedTuple):
-    """A host that is asked, and which nodes of a fleet it stands for."""
+    """A host that is planned for, and the nodes of a fleet that are equal to it."""
 
     host: Host
     nodes: tuple[str, ...] = ()

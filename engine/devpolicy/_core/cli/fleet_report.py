@@ -1,4 +1,7 @@
-"""`devpolicy report --fleet`: the plan of a fleet as a page."""
+"""`devpolicy report --fleet`: the plan of a fleet as a page.
+
+Owns which parts the page has, and the summary of it that is printed.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ def write_report(
     overrides: Sequence[str],
     target: str | None,
 ) -> None:
-    """Write the page of a plan, and tell in a line what is on it. Raises `Unsatisfiable` where there is no plan."""
+    """Write the page of a plan, and print a summary of it. Raises `Unsatisfiable` where there is no plan."""
     asked = on_every_host(policy, profile, overrides)
     fleet = Fleet.load(name)
     plan = made(ctx, asked, models_given(ctx, models), fleet, target)

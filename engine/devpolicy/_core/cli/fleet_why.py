@@ -1,4 +1,7 @@
-"""`devpolicy why --fleet`: why a component is on its node, and a module on its device."""
+"""`devpolicy why --fleet`: why a component is on its node, and a module on its device.
+
+Owns the output. The reasons come with the fleet's plan.
+"""
 
 from __future__ import annotations
 

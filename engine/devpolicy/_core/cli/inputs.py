@@ -143,7 +143,7 @@ def how_to_name(option: str) -> str:
 
 
 def check_model(policy: Policy, component: str | None, *, given: bool, option: str = "--model") -> None:
-    """Raise `DevPolicyError` where neither the command nor the policy says which model is meant."""
+    """Raise `DevPolicyError` where neither the command nor the policy names a model."""
     if not given and component is None:
         names = [entry.name for entry in policy.components if not entry.is_glob]
         hint = how_to_name(option)

@@ -65,7 +65,7 @@ def cells(sizes: Sizes, width: int = BAR) -> dict[str, int]:
 def bars(devices: Mapping[str, Sizes], parts: Mapping[str, Part], names: Mapping[str, str], out: Output) -> list[Line]:
     """Return a bar for each device but the disk, whose weights are read where they are, and the legend.
 
-    `names` says what the devices are. For people who hear a screen there is none: the figures say the same.
+    `names` are the names of the devices' hardware. Screen readers get no bars: the figures hold the same facts.
     """
     if out.width >= UNBOUNDED:
         return []

@@ -1,4 +1,4 @@
-"""Arguments that stand for several models or hosts: globs of the catalogue, and a component's own models.
+"""Arguments that name several models or hosts: globs of the catalogue, and a component's own models.
 
 Owns how such names become the ones that are meant. `inputs` reads each of them.
 """

@@ -75,7 +75,7 @@ class Output:
     """One output stream. A reader that went away (`| head`) is no error: the rest is dropped.
 
     So is all of it where the stream was closed from the start, or, unless `needed`, cannot be written to. `spoken` is
-    for people who hear it.
+    for screen readers.
     """
 
     def __init__(

@@ -145,7 +145,7 @@ def form_named(name: str) -> OutputFormat:
 
 
 def _of_other_package(target: Target, name: str, plan: Plan, host: Host) -> Any:
-    """Return a form that another package writes. Raises `TargetError` where it fails, or JSON cannot say its value."""
+    """Return a form that another package writes. Raises `TargetError` where it fails, or its value is no JSON."""
     try:
         value = target.forms[name](plan, host)
         json_text(value), _source(value, "")  # it may be nested too deeply for either

@@ -1,4 +1,7 @@
-"""Plans as files that are pictures: `--format svg` and `--format png`."""
+"""Plans as files that are pictures: `--format svg` and `--format png`.
+
+Owns which options go with a picture; the picture itself is made by `devpolicy._core.views`.
+"""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ pipeline_option = click.option(
 
 
 def check_alone(pipeline: str | None, **others: object) -> None:
-    """Raise `DevPolicyError` where `--pipeline` stands beside options that name one component."""
+    """Raise `DevPolicyError` where `--pipeline` is combined with options that name one component."""
     given = [f"`--{name}`" for name, value in others.items() if value is not None]
     if pipeline is not None and given:
         hint = "a pipeline names its components and their models itself"
@@ -63,7 +63,7 @@ def to_json(survey: Survey) -> dict[str, Any]:
 
 
 def warnings(survey: Survey) -> list[Diagnostic]:
-    """Return everything that is to be said of a pipeline, once."""
+    """Return all warnings about a pipeline, each once."""
     # Of a misspelt name the survey says more than the component that goes without it (DP508).
     own = [finding for one in survey.components for finding in one.decision.warnings if finding.code != "DP508"]
     return list(dict.fromkeys([*survey.findings, *own]))

@@ -98,7 +98,7 @@ def write_findings(ctx: CliContext, findings: Iterable[Diagnostic]) -> None:
 
 
 def print_lint(ctx: CliContext, policy: Policy) -> None:
-    """Print what a policy says without effect on standard error."""
+    """Print the settings of a policy that have no effect, on standard error."""
     if policy.warnings:
         ctx.err.print(painted(rendered(policy.warnings)))
 

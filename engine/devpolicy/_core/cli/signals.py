@@ -1,7 +1,7 @@
 """How the process ends by a signal, and with which streams it begins.
 
-Owns what is taken back first: a temporary file, a hidden cursor. Nothing is raised for it, because what is raised by a
-signal is lost where Python ignores exceptions (in a callback of `fork`, say), and the signal with it.
+Owns what is taken back first: a temporary file, a hidden cursor. Nothing is raised for it, because an exception that a
+signal handler raises is lost where Python ignores exceptions (in a callback of `fork`, say), and the signal with it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What is told of one module of a plan, on one host and on a node: which units hold it, and what decided them."""
+"""The trace of one module of a plan, on one host and on a node: which units hold it, and what decided them.
+
+Owns how a path is looked up in a plan, and the lines of its trace, for `why` and `why --fleet`.
+"""
 
 from __future__ import annotations
 

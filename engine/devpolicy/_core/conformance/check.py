@@ -1,6 +1,6 @@
 """One property, and what is raised where some do not hold.
 
-Owns the form of a check and of its failure. What is checked stands beside it.
+Owns the form of a check and of its failure. The checks themselves are in the modules beside it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Check(Generic[Subject]):
     """One property: its name, its claim as a sentence, and what finds where it does not hold.
 
     `find` returns a sentence for each violation, none where the property holds. `library` is a module that must be
-    there to ask. Where no device works, one `of_devices` holds and says nothing.
+    there to ask. Where no device works, one `of_devices` holds and reports nothing.
     """
 
     name: str
@@ -75,7 +75,7 @@ def hold(checks: Iterable[Check[Subject]], subject: Subject, host: Host) -> None
 
 
 def violations(checks: Iterable[Check[Subject]], subject: Subject, what: str) -> list[str]:
-    """Return the lines that tell every violation of the checks that are possible here, none where all hold."""
+    """Return the lines that describe every violation of the checks that are possible here, none where all hold."""
     ran = [one for one in checks if one.possible]
     broken = [(one, found) for one in ran if (found := _violations(one, subject))]
     if not broken:

@@ -1,7 +1,7 @@
 """The properties of a source of hosts.
 
 Owns what a plan, a file and a report rely on when they are handed a `Host`. Values that their constructor made obey
-some of them already: a source may make its values in another way, and a probe may tell what no machine is.
+some of them already: a source may make its values in another way, and a probe may report a machine that cannot exist.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def uuids_differ(seen: Observed) -> Iterator[str]:
 
 @check()
 def faults_say_why(seen: Observed) -> Iterator[str]:
-    """A fault names a source that is known, and says why in one line."""
+    """A fault names a known source, and gives its reason in one line."""
     for source, why in seen.host.faults:
         if source not in FAULT_SOURCES:
             yield f"`{source}` is no source"

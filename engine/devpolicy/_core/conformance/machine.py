@@ -1,4 +1,4 @@
-"""What the libraries of this process say, against a host.
+"""What the libraries of this process report, compared with a host.
 
 Owns the comparison of one host with torch, psutil and shutil as they answer here: on the machine that it was
 probed from, or inside `simulate_host`. It initialises the drivers that it asks, which a probe never does.
@@ -18,7 +18,7 @@ TOLERANCE = 0.05
 
 
 def check_machine(host: Host) -> None:
-    """Hold what torch, psutil and shutil say in this process against `host`; libraries that are absent are left out.
+    """Compare what torch, psutil and shutil report in this process with `host`; libraries that are absent are left out.
 
     Devices and types with a fault are not asked: a driver that hangs would hang this process. Raises
     `ConformanceError`.
@@ -27,7 +27,7 @@ def check_machine(host: Host) -> None:
 
 
 def _asked(host: Host) -> Iterator[tuple[str, Any]]:
-    """Yield the types without a fault that this torch knows, with its module for them."""
+    """Yield the types without a fault that this torch supports, with its module for them."""
     import torch
 
     for kind in ACCELERATOR_TYPES:
@@ -43,7 +43,7 @@ def _working(host: Host) -> Iterator[tuple[Accelerator, Any]]:
 
 @check(library="torch")
 def torch_counts_the_same(host: Host) -> Iterator[str]:
-    """Torch counts as many devices of each type, and says whether there are any."""
+    """Torch counts as many devices of each type, and `is_available` agrees with the count."""
     import torch
 
     for kind, module in _asked(host):

@@ -1,4 +1,4 @@
-"""What every target obeys: the forms say what was planned, and what it cannot be told is refused.
+"""What every target obeys: the forms contain what was planned, and what they cannot express is refused.
 
 Owns the properties and the small worlds in which they are tried: models of a few modules, hosts of few devices, and
 policies that ask for what some targets can and others cannot.
@@ -95,7 +95,7 @@ def runs_are_whole(tried: Tried) -> Iterable[str]:
 
 @check()
 def forms_are_data(tried: Tried) -> Iterable[str]:
-    """A form is made of what JSON can say, and is the same each time."""
+    """A form is a JSON value, and is the same each time."""
     for name, form in tried.target.forms.items():
         for one, made in tried.planned():
             try:
@@ -111,7 +111,7 @@ def forms_are_data(tried: Tried) -> Iterable[str]:
 
 @check()
 def nothing_is_dropped(tried: Tried) -> Iterable[str]:
-    """Of two plans that differ in what the target can be told, no form is the same."""
+    """Two plans that differ in what the target can express have different forms."""
     for name, form in tried.target.forms.items():
         seen: dict[str, tuple[object, str]] = {}
         for one, made in tried.planned():
@@ -137,7 +137,7 @@ TARGET_CHECKS: tuple[Check[Tried], ...] = (
 
 
 def check_target(target: Target) -> None:
-    """Raise `ConformanceError` where a target is given what it says it cannot take, or a form drops what was planned.
+    """Raise `ConformanceError` where a target is given what its abilities exclude, or a form drops what was planned.
 
     The target is registered, if it is not yet.
     """
@@ -163,7 +163,7 @@ def try_target(target: Target) -> Tried:
 
 
 def _said(made: Plan, target: Target) -> object:
-    """Return what a form must say of a plan: its devices, and what the target says that it carries."""
+    """Return what a form must contain of a plan: its devices, and what its abilities say that it carries."""
     devices = tuple((path, str(unit.device)) for path, unit in made.placements.items())
     alone = str(made.device) if not target.abilities.maps else None
     carried = {**(made.workload.to_dict() if made.workload else {}), "dtype": made.loading.dtype}

@@ -59,7 +59,7 @@ def _rows() -> tuple[tuple[frozenset[str], int], ...]:
 
 
 def _words(name: str) -> frozenset[str]:
-    """Return the words of a device's name; cards for laptops are all called so, however their names say it."""
+    """Return the words of a device's name; of laptop cards, one word replaces their different ways to write that."""
     return frozenset(re.findall(r"[a-z0-9]+", re.sub(r"\b(max-q|mobile|notebook)\b", _LAPTOP, name.lower())))
 
 

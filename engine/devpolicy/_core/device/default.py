@@ -1,4 +1,4 @@
-"""The one question of the device values to this machine: which device runs where nothing says.
+"""The one question of the device values to this machine: which device is used where nothing chooses one.
 
 Owns the choice of `ComponentDevice.resolve_device(None)` without an active policy, which is Haystack's. A policy never
 comes here: it plans on a `Host`.

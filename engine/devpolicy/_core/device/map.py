@@ -132,7 +132,7 @@ def _items(mapping: object) -> list[tuple[Any, Any]]:
 
 
 def _entry(key: object, read: Callable[[Any], Device], value: object) -> Device:
-    """Read one value, and say in which entry it stands where it cannot be read."""
+    """Read one value. Raises `DeviceError` that names the entry."""
     try:
         return read(value)
     except DeviceError as wrong:

@@ -28,7 +28,7 @@ def nvml() -> dict[str, Any]:
 
 
 def psutil() -> dict[str, Any]:
-    """Ask for the RAM, of which psutil knows the machine's and not a container's."""
+    """Ask psutil for the RAM: it reports the machine's and not a container's."""
     return {"ram": import_module("psutil").virtual_memory().total}
 
 
@@ -96,7 +96,7 @@ def haystack() -> dict[str, Any]:
 
 
 def spacy() -> dict[str, Any]:
-    """Ask for a GPU as `require_gpu` does, which says why there is none where `prefer_gpu` says no."""
+    """Ask for a GPU as `require_gpu` does, which raises a reason where `prefer_gpu` returns false."""
     thinc = import_module("thinc.api")
     try:
         import_module("spacy").require_gpu()

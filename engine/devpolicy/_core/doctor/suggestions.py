@@ -1,6 +1,6 @@
 """Suggestions for known error texts of drivers and libraries.
 
-Owns the table of known texts. A new one is a line here, and nothing else knows any of them.
+Owns the table of known texts. A new one is a line here, and no other module holds any.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _KNOWN = [(re.compile(pattern, re.IGNORECASE), advice) for pattern, advice in _T
 def suggestion(text: str, module: str = "torch") -> str | None:
     """Return how to fix what an error text of a driver or a library reports; `None` for an unknown text.
 
-    `module` is the one that said it, as it is imported.
+    `module` is the import name of the library that reported it.
     """
     found = next((advice for pattern, advice in _KNOWN if pattern.search(text)), None)
     return found.format(module=module) if found and "{module}" in found else found

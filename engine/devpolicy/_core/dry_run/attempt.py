@@ -236,7 +236,7 @@ def _shape(value: Any) -> str:
 
 
 def _most_memory() -> int:
-    """Return the most memory that this process has had, 0 where the system does not tell."""
+    """Return the most memory that this process has had, 0 where the system does not report it."""
     try:
         import resource
     except ImportError:  # not on Windows

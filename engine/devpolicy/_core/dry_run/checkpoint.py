@@ -1,7 +1,7 @@
 """A checkpoint folder with the headers of its weights and none of their bytes.
 
-Owns the files. A file ends where its header says, and the system keeps no block of what was never written: a folder of
-140 GB takes a few kilobytes, is read back as zeros, and is loaded by the library like any other.
+Owns the files. A file has the length that its header states, and the system keeps no block of what was never written: a
+folder of 140 GB takes a few kilobytes, is read back as zeros, and is loaded by the library like any other.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def run_configured(request: Request, progress: Progress) -> DryRun:
 
 
 def _copy_generation(real: str | None, folder: Path) -> None:
-    """Copy what a checkpoint says of generating: how its prompts begin, for one."""
+    """Copy a checkpoint's generation settings, such as how its prompts begin."""
     from devpolicy._core.model.files import is_file, read_json
     from devpolicy._core.model.limits import LARGEST_CONFIG
     from devpolicy._core.model.neutral import config_text

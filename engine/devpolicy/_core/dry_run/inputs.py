@@ -67,7 +67,7 @@ def _tokens(model: Any, size: Size) -> dict[str, Any]:
 
 
 def _ordinary(model: Any) -> int:
-    """Return a token that stands for nothing but itself."""
+    """Return a token without a special meaning."""
     taken = {value for _, value in _special(model.config)}
     return next(token for token in range(1, len(taken) + 2) if token not in taken)
 
@@ -111,7 +111,7 @@ def _images(model: Any, size: Size) -> Iterator[dict[str, Any]]:
 
 
 def _with_image(model: Any, image: dict[str, Any], size: Size, names: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield a prompt for an image: the tower says how many tokens it takes."""
+    """Yield a prompt for an image, with as many tokens as the tower returns for it."""
     config = model.config
     token = next((value for key, value in _special(config) if key.startswith("image_token")), None)
     if token is None:

@@ -27,7 +27,7 @@ _DEFAULT_TOKENS = 512
 
 
 class DryRunError(DevPolicyError):
-    """A plan that cannot be tried here, or a model of which nothing says what its code is."""
+    """A plan that cannot be tried here, or a model whose class is unknown."""
 
 
 def dry_run(

@@ -1,4 +1,4 @@
-"""What no plan of a fleet can do better, where the search over nodes was cut short.
+"""A bound on every plan of a fleet, for a search over nodes that was cut short.
 
 Owns the relaxation: components are bytes, and all nodes of one kind are one room. Where not even that has a place for a
 component with one wish more, no plan has. HiGHS says so with the extra `solver`; without it sums of bytes do.

@@ -1,6 +1,6 @@
-"""The components of a policy as a fleet sees them: what the policy says of each on each kind of node.
+"""The components of a policy as a fleet sees them: the policy resolved for each on each kind of node.
 
-Owns `Node`, which is what planning knows of one, and `FleetComponent`. Nodes of one kind are planned once.
+Owns `Node`, the facts of one that planning uses, and `FleetComponent`. Nodes of one kind are planned once.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ def nodes_of(fleet: Fleet) -> list[Node]:
 
 
 def _as_planned(host: Host) -> Host:
-    """Return a host without what says which machine it is: no plan depends on it."""
+    """Return a host without what identifies its machine: no plan depends on it."""
     devices = [replace(one, uuid=None, physical=None) for one in host.accelerators]
     return replace(host, name=None, description=None, accelerators=tuple(devices))
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What the policy says of a component on one kind of node, and the models among which it chooses there."""
+    """The policy resolved for a component on one kind of node, and the models among which it chooses there."""
 
     policy: ResolvedPolicy
     models: Models

@@ -53,7 +53,7 @@ def plan_fleet(
 
 
 def models_of(models: Any) -> Mapping[str | None, Any]:
-    """Return models by component; a single one stands under `None`."""
+    """Return models by component; a single one is under `None`."""
     if models is None:
         return {}
     if not isinstance(models, Mapping) or "model_type" in models:

@@ -44,7 +44,7 @@ def probe(address: str | None, *, timeout: float) -> Fleet:
 
 
 def _named(nodes: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return nodes by their names: what the label says, the machine's name where it is one's alone, else their ids."""
+    """Return nodes by their names: the label's value, else the machine's name where it is unique, else their ids."""
     machines = Counter(node["NodeManagerHostname"] for node in nodes)
     labels = Counter(node["Labels"].get(NODE_LABEL) for node in nodes)
     found: dict[str, dict[str, Any]] = {}

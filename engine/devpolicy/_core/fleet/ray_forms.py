@@ -62,7 +62,7 @@ def node_labels(fleet: Fleet, node: str) -> dict[str, str]:
 
 
 def card_resource(kind: str, ordinal: int) -> str:
-    """Return the resource that stands for one card of a node."""
+    """Return the name of the resource for one card of a node."""
     return f"devpolicy_{kind}_{ordinal}"
 
 
@@ -86,8 +86,7 @@ def _unlike(host: Host) -> bool:
 def bundles(plan: FleetPlan, fleet: Fleet | None = None) -> tuple[Bundle, ...]:
     """Return what a plan reserves, in the order of its components.
 
-    `fleet` is needed for a plan that was read from a file. Raises `Unsatisfiable` (DP404) for what Ray has no way to
-    say.
+    `fleet` is needed for a plan that was read from a file. Raises `Unsatisfiable` (DP404) for what Ray cannot express.
     """
     fleet = fleet_of(plan, fleet)
     found = [_bundle(plan, fleet, node, group) for node, names in plan.nodes.items() for group in _groups(plan, names)]

@@ -1,6 +1,6 @@
 """Fleet TOML to `Fleet`, with every finding at once.
 
-Owns the keys of a fleet file, tables that stand for several nodes, and where the hosts that it names are found. How a
+Owns the keys of a fleet file, tables that describe several nodes, and where the hosts that it names are found. How a
 host is read is `devpolicy._core.host`'s.
 """
 

@@ -1,6 +1,7 @@
 """A model that no node holds, over several nodes: vLLM's pipeline stages, one bundle for each rank.
 
-Owns which nodes are taken and what vLLM and Ray are told. What spans nodes is an engine's pipeline, never a device map.
+Owns which nodes are taken and the settings for vLLM and Ray. What spans nodes is an engine's pipeline, never a device
+map.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What runs inside of an actor: it plans again on the devices that it sees, loads, and verifies what was loaded.
 
-Owns the comparison of what was planned with what a process was given. It knows nothing of Ray but its ids.
+Owns the comparison of what was planned with what a process was given. Of Ray it uses the ids alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _public = public("devpolicy.targets.ray")
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a worker is told."""
+    """The instructions for a worker."""
 
     component: str | None
     node: str

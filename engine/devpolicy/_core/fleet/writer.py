@@ -30,7 +30,7 @@ def write(fleet: Fleet) -> str:
 
 
 def _runs(fleet: Fleet) -> Iterator[tuple[str, str, int]]:
-    """Yield the first node of each table, the table's name, and how many nodes it stands for; 0 where that is one."""
+    """Yield the first node of each table, the table's name, and how many nodes it describes; 0 where that is one."""
     written: set[str] = set()
     for node in fleet:
         if node in written:

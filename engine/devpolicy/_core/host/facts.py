@@ -170,7 +170,7 @@ def operations(value: object, key: str) -> int | None:
 
 
 def speeds(value: Speeds) -> tuple[tuple[str, int], ...]:
-    """Return what a host says of its speed as pairs, sorted by name."""
+    """Return the speeds that a host states, as pairs sorted by name."""
     try:
         pairs = [(name, entry) for name, entry in (value.items() if isinstance(value, Mapping) else value)]
     except (TypeError, ValueError):

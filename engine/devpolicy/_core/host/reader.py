@@ -1,8 +1,7 @@
 """Host TOML to `Host`, with every finding at once.
 
-Owns what the file adds to the values: tables that stand for several devices, and the places of
-what is wrong. What makes a host well-formed is said in `values`; where something is checked here
-beside it, it has a better place in the file.
+Owns what the file adds to the values: tables that describe several devices, and the places of what is wrong. What makes
+a host well-formed is defined in `values`; where something is checked here beside it, it has a better place in the file.
 """
 
 from __future__ import annotations
@@ -96,7 +95,7 @@ def _check_amounts(values: dict[str, Any], cursor: Cursor, *pairs: tuple[str, st
 
 
 def _attempt(cursor: Cursor, make: Callable[[], T]) -> T | None:
-    """Make a value, or collect what its own rules say against it: these speak of several keys, so at the header."""
+    """Make a value, or collect the errors of its constructor at the header, since they may concern several keys."""
     try:
         return make()
     except HostError as broken:

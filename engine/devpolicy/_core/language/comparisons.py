@@ -22,7 +22,7 @@ Operator = Literal[">=", "<=", ">", "<", "=="]
 
 @dataclass(frozen=True, slots=True)
 class Comparison(Generic[V]):
-    """A comparison with a value; what is compared stands to its left."""
+    """A comparison with a value; the other operand is on its left."""
 
     operator: Operator
     value: V

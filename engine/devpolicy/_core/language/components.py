@@ -1,4 +1,4 @@
-"""`[component.NAME]`: from tables to what is said of each component.
+"""`[component.NAME]`: from tables to the settings of each component.
 
 Owns `Component`: its keys, their reading, and the checks within one entry and between them. Which entries apply to a
 component is in `layers`.
@@ -131,7 +131,7 @@ class Component:
 
     @property
     def is_glob(self) -> bool:
-        """Whether the name stands for several components."""
+        """Whether the name may match several components."""
         return "*" in self.name or "?" in self.name
 
 

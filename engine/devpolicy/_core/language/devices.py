@@ -1,7 +1,7 @@
 """Classes of accelerators: what `[devices.NAME]` defines, and what a condition on a type of device asks for.
 
-Owns the value, its reading, and which accelerators belong to it. It knows neither a policy nor where a class may
-stand.
+Owns the value, its reading, and which accelerators belong to it. It depends neither on a policy nor on where a class
+may be written.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a policy says in the end, each value with the place that it comes from.
+"""The effective values of a policy, each with the place that it comes from.
 
 Owns the list behind `devpolicy show`.
 """

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A name that a test gives, to be looked up, and where it stands."""
+    """A name that a test gives, to be looked up, and its place."""
 
     text: str
     place: Place | None = field(default=None, compare=False)
@@ -47,7 +47,7 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """Where the modules of a pattern are expected: stored on `device`, run on `runs_on`; `None` says nothing."""
+    """Where the modules of a pattern are expected: stored on `device`, run on `runs_on`; `None` expects nothing."""
 
     module: Pattern | None
     """`None` is the whole model."""

@@ -183,4 +183,4 @@ class _Conditional:
 
 @dataclass(frozen=True)
 class ProfileTable(SettingsTable, _Conditional):
-    """The keys of a profile: what a policy may say, and when it is said."""
+    """The keys of a profile: those of a policy, and the condition on which they apply."""

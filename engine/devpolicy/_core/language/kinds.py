@@ -1,7 +1,7 @@
 """The kinds of values that a policy holds: amounts, patterns, class names, dtypes.
 
-Owns how each is read, how the reference calls it and its JSON schema. It knows no key: which key
-takes which kind stands in the table of its keys.
+Owns how each is read, how the reference calls it and its JSON schema. Which key takes which kind is defined by the
+tables of keys.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which parts of a policy apply to a component, and what they say together.
+"""Which parts of a policy apply to a component, and their merged settings.
 
 Owns the precedence (the exact name, then globs in file order, then the top of the policy), the resolution of a
 component, and the order in which components are planned.
@@ -75,7 +75,7 @@ def source(policy: Policy, name: str, component_class: str | None = None) -> Com
 
 
 def resolve(policy: Policy, name: str | None, component_class: str | None = None) -> ResolvedPolicy:
-    """Return what all entries and the top say together: `Policy.for_component`.
+    """Merge all entries that apply with the top: `Policy.for_component`.
 
     Lists replace, tables merge key by key, `avoid` adds up, rules and requirements line up, the nearest first.
     """
@@ -148,7 +148,7 @@ def _misnamed(policy: Policy, name: str | None) -> list[Diagnostic]:
 
 
 def told_where(entries: Sequence[Component], prefer: Sequence[DeviceSelector], cursor: Cursor) -> None:
-    """Collect DP105 for each component of which neither an entry nor the top says where it runs."""
+    """Collect DP105 for each component for which neither an entry nor the top sets `prefer`."""
     for entry in entries:
         told = prefer or any(other.prefer for other in matching_entries(entries, entry.name))
         if not told and not entry.is_glob:

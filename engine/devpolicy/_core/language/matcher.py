@@ -117,5 +117,5 @@ class Matcher:
 
 
 def _edges(segment: str) -> tuple[str, str]:
-    """Return the first and the last character of every name that a segment stands for, empty where they differ."""
+    """Return the first and the last character of every name that a segment matches, empty where they differ."""
     return ("" if segment[0] in "*{" else segment[0], "" if segment[-1] in "*}" else segment[-1])

@@ -1,6 +1,6 @@
-"""`[memory]`: what a policy says of the bytes of each device.
+"""`[memory]`: the limits that a policy sets for the bytes of each device.
 
-Owns its keys, their reading, and what all entries together say of one device. What a cap or a headroom does to a plan
+Owns its keys, their reading, and the merging of all entries for one device. What a cap or a headroom does to a plan
 is the planner's.
 """
 
@@ -59,7 +59,7 @@ class DiskTable:
 
 @dataclass(frozen=True, slots=True)
 class MemoryRule:
-    """What `[memory]` says of one term; `None` leaves a key to a less specific entry or the default."""
+    """The settings of `[memory]` for one term; `None` leaves a key to a less specific entry or the default."""
 
     term: DeviceSelector
     basis: Basis | None = None
@@ -85,9 +85,9 @@ _KEYS = tuple(entry.name for entry in fields(MemoryRule) if entry.name not in ("
 
 
 def said_of(what: Accelerator | str, rules: Sequence[MemoryRule]) -> MemoryRule:
-    """Merge what entries say of an accelerator, the CPU or the disk: key by key, device before class before type.
+    """Merge the entries for an accelerator, the CPU or the disk: key by key, device before class before type.
 
-    Raises `Unsatisfiable`, DP306, where two of its classes say different things that the device itself does not.
+    Raises `Unsatisfiable`, DP306, where two of its classes set a key differently and the device itself does not set it.
     """
     merged = MemoryRule(DeviceSelector(what if isinstance(what, str) else what.type))
     by: dict[str, MemoryRule] = {}

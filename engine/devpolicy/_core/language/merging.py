@@ -78,7 +78,7 @@ class Merged:
         return number, (*own, *path[len(known) :])
 
     def _take(self, number: int, target: dict[str, Any], data: dict[str, Any], path: KeyPath, own: KeyPath) -> None:
-        """Lay a table over one of the result; `path` is where it stands there, `own` where in its layer."""
+        """Lay a table over one of the result; `path` is its path there, `own` that in its layer."""
         for key, value in data.items():
             here, there = (*path, key), (*own, key)
             if key == "offload" and isinstance(value, dict) and not _free(path):
@@ -140,7 +140,7 @@ def flatten(table: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tupl
 
 
 def leaves(data: dict[str, Any], path: KeyPath = ()) -> Iterator[tuple[KeyPath, KeyPath]]:
-    """Yield the keys that a table sets, each with where it stands in its text, but not those that only add."""
+    """Yield the keys that a table sets, each with its place in its text, but not those that only add."""
     for key, value in data.items():
         here = (*path, key)
         if key in ("avoid", "rule") and not _free(path):

@@ -1,7 +1,7 @@
 """Patterns of module paths: `lm_head`, `model.layers.{16..}`, `**.self_attn.q_*`.
 
-Owns their syntax, their meaning and what is said about a malformed one. It knows neither a
-policy nor a model: a path is text, its segments separated by dots, and the root's is empty.
+Owns their syntax, their meaning and the errors of malformed ones. It depends neither on a policy nor on a model: a path
+is text, its segments separated by dots, and the root's is empty.
 
     pattern = segment *("." segment)
     segment = "**" / 1*(literal / "*" / range)     ; `**`: zero or more segments
@@ -32,7 +32,7 @@ _MOST_DIGITS = 12
 
 
 class PatternError(DevPolicyError, ValueError):
-    """A malformed pattern. `offset` and `length` say which of its characters are meant, `help` is the way out."""
+    """A malformed pattern. `offset` and `length` locate the characters that are wrong, `help` is the way out."""
 
     def __init__(self, message: str, offset: int = 0, length: int = 1, help: str = "") -> None:  # noqa: A002
         super().__init__(message)

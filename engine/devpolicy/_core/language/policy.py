@@ -114,7 +114,7 @@ class ResolvedPolicy:
         return replace(self, rules=rules, left_out=(*self.left_out, *left_out))
 
     def memory_of(self, what: Accelerator | str) -> MemoryRule:
-        """Return what `[memory]` says of an accelerator, `"cpu"` or `"disk"`. Raises `Unsatisfiable` (DP306)."""
+        """Return the settings of `[memory]` for an accelerator, `"cpu"` or `"disk"`. Raises `Unsatisfiable` (DP306)."""
         if not self.memory:
             return MemoryRule(DeviceSelector(what if isinstance(what, str) else what.type))
         return said_of(what, self.memory)
@@ -280,7 +280,7 @@ class Policy:
 
     @property
     def memory(self) -> tuple[MemoryRule, ...]:
-        """What `[memory]` says of each device."""
+        """The settings of `[memory]` for each device."""
         return self.top.memory
 
     @property

@@ -1,6 +1,6 @@
-"""Profiles: what a policy says on some hosts, or when it is asked to.
+"""Profiles: settings that apply on some hosts, or when they are asked for by name.
 
-Owns which profiles apply, and what the policy says with them and with single values (`--set`) laid over it. The host
+Owns which profiles apply, and the policy with them and with single values (`--set`) applied. The host
 and the environment are handed in.
 """
 

@@ -50,7 +50,7 @@ def parse(text: str | bytes, source: str = "<string>") -> Policy:
 def load(name: str | os.PathLike[str], *, keys: Collection[str] = ()) -> Policy:
     """Read a shipped policy by its name (`"offload-lm-head"`), or a policy file by its path.
 
-    `[memory.disk] path` and `extends` are resolved against the folder of the file that they stand in. `keys` are given
+    `[memory.disk] path` and `extends` are resolved against the folder of the file that sets them. `keys` are given
     where another file names this one, see `Document`. Raises
     `PolicyError`: DP202 with the likely name where there is nothing of this name, DP109 where the file cannot be read,
     else what `parse` raises.
@@ -99,10 +99,10 @@ def _check_version(layer: ConfigLayer) -> None:
 def read_layer(
     layer: ConfigLayer, *, variants: Sequence[ConfigLayer] = (), findings: Sequence[Diagnostic] = ()
 ) -> Policy:
-    """Read what one text, or several merged ones, say.
+    """Read one text, or several merged ones.
 
-    `variants` are checked one by one too: what one of them says is wrong even where another one replaces it. Raises
-    `PolicyError` with every finding, those handed in first.
+    `variants` are checked one by one too: a mistake in one of them is an error even where another one replaces it.
+    Raises `PolicyError` with every finding, those handed in first.
     """
     found = _Findings(findings)
     names = classes_in(layer)
@@ -132,7 +132,7 @@ def read_layer(
 
 
 class _Findings:
-    """Findings of several readings of the same texts, each told once."""
+    """Findings of several readings of the same texts, each kept once."""
 
     def __init__(self, first: Sequence[Diagnostic]) -> None:
         self.all = list(first)

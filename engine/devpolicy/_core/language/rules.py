@@ -1,6 +1,6 @@
 """`[offload]` and `[[rule]]`, of the policy or of a component: from tables to rules, in written order.
 
-Owns `Rule`: its keys, what a rule must say, how rules are called and in which order they come.
+Owns `Rule`: its keys, which of them a rule needs, how rules are named and in which order they come.
 """
 
 from __future__ import annotations

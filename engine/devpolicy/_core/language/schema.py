@@ -1,8 +1,8 @@
 """The JSON schema of a policy, for editors.
 
-Owns what the tables of keys cannot say: tables with free keys, which keys of a rule go together, and which parts are
-shared. It is draft 7, which Taplo, Tombi and VS Code's TOML extensions read, so shared parts are `definitions`, which
-later drafts call `$defs`. `policy/policy.schema.json` is this schema, written out by `python -m tools.schema`.
+Owns what the tables of keys cannot express: tables with free keys, which keys of a rule go together, and which parts
+are shared. It is draft 7, which Taplo, Tombi and VS Code's TOML extensions read, so shared parts are `definitions`,
+which later drafts call `$defs`. `policy/policy.schema.json` is this schema, written out by `python -m tools.schema`.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class SuiteFile:
 
 
 def holds_tests(text: str) -> bool:
-    """Whether TOML text is a policy with tests or a file of tests. Broken text may be one: then reading says why.
+    """Whether TOML text is a policy with tests or a file of tests. Broken text may be one: then reading it reports why.
 
     `[[test]]` alone does not say so: Cargo has it too. A misspelt `prefer` must not hide the tests below it, so they
     say so themselves.

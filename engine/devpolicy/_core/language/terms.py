@@ -1,6 +1,6 @@
 """Device terms: `"cuda"`, `"cuda:1"`, `"cpu"`, `"disk"`, a class's name, `{ device = "cuda", count = 2 }`.
 
-Owns how they are read, in which role a type may stand, and their JSON schema. It knows no host: whether
+Owns how they are read, in which role a type may be used, and their JSON schema. It depends on no host: whether
 there are such devices is the planner's question.
 """
 

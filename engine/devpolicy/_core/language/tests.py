@@ -1,6 +1,6 @@
 """`[[test]]` and `[host.NAME]`, in a policy or in a file of tests beside it.
 
-Owns `PolicyTest`: its keys and what they say together. Names are looked up by `devpolicy._core.review`, which runs it.
+Owns `PolicyTest`: its keys and the checks across them. Names are looked up by `devpolicy._core.review`, which runs it.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def _granted(keys: CaseTable, cursor: Cursor) -> Iterator[GrantedWish]:
 
 
 def _check(table: dict[str, Any], cursor: Cursor, what: str) -> None:
-    """Collect what several keys say together: a test has hosts and an assertion, and is refused or placed."""
+    """Collect the mistakes that concern several keys: a test has hosts and an assertion, and is refused or placed."""
     name = table.get("name")
     if isinstance(name, str) and not name.strip():
         cursor.at("name").error("DP104", "a test's name is empty", label="what must hold?")

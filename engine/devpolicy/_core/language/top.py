@@ -28,7 +28,7 @@ _ELSEWHERE = frozenset({"component", "extends", "profile"})
 
 
 class Read(NamedTuple):
-    """What one table says."""
+    """The values of one table."""
 
     top: ResolvedPolicy
     components: tuple[Component, ...]
@@ -50,7 +50,7 @@ def read_settings(
     *,
     partial: bool = True,
 ) -> Read:
-    """Read the keys of one layer by their table, with what is wrong; a `partial` one may lack what others say."""
+    """Read the keys of one layer by their table, with what is wrong; a `partial` one may lack keys that others set."""
     findings: list[Diagnostic] = []
     data = layer.data
     cursor = Cursor(layer.origins, layer.path, findings, names=names)

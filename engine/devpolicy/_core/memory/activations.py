@@ -1,4 +1,8 @@
-"""Bytes that a device needs beside weights and KV cache: the values, and what of them depends on what it runs."""
+"""Bytes that a device needs beside weights and KV cache: the values, and what of them depends on what it runs.
+
+Owns the two values, `Activations` and `Runs`, and their sum on a device. How many scalars a model holds is read by
+`devpolicy._core.model.activations`.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +34,8 @@ class Activations(NamedTuple):
     """On such a one that has the head, in place of `head`."""
     row: int = 0
     """What each of the rows takes that a device holds besides whose parts of layers rules have scattered."""
+    scores: int = 0
+    """On each device besides, where rules part the attention of a layer: llama.cpp takes no flash attention then."""
 
     def on(self, runs: Runs, *, pipelined: bool) -> int:
         """Return those of one device, by what it runs and whether several work at once."""
@@ -41,7 +47,8 @@ class Activations(NamedTuple):
             layers = self.several * runs.several + self.parted * runs.parted
         each, head = (self.each - self.narrow, self.narrow_head) if runs.narrow else (self.each, self.head)
         rows = 0 if runs.narrow else runs.scattered + 2 * (runs.apart and self.head > 0)
-        return each + head * runs.head + layers + self.joined * runs.joined + self.row * rows + self.copies * pipelined
+        layers += self.joined * runs.joined + self.row * rows
+        return each + head * runs.head + layers + self.scores * runs.cut + self.copies * pipelined
 
 
 class Runs(NamedTuple):
@@ -63,3 +70,5 @@ class Runs(NamedTuple):
     """Of a layer of its own a matrix of experts that goes with their gates, and another device these gates."""
     apart: bool = False
     """The head, and layers or parts of them, of which none is the last layer."""
+    cut: bool = False
+    """Whatever it is, beside attention that is in parts on several devices."""

@@ -1,7 +1,7 @@
 """How many bytes a plan may ask of each device of a host.
 
 Owns `[memory]` at work: basis, cap, headroom, reserve and share, and what one pool for CPU and accelerator changes.
-It knows no model.
+It depends on no model.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _budget(
     cap: Amount = _WHOLE,
     headroom: Amount = _NOTHING,
 ) -> DeviceBudget:
-    """Return what a rule leaves of a device; `cap` and `headroom` hold where it says nothing of them."""
+    """Return what a rule leaves of a device; `cap` and `headroom` are the defaults of keys that it does not set."""
     basis = total if rule.basis == "total" else free - free % FREE_STEP
     return DeviceBudget(
         device,

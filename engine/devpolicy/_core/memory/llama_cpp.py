@@ -75,7 +75,13 @@ def compute_buffer(
         narrow=narrow,
         narrow_head=max(0, max(logits, behind) - each + narrow),
         row=hidden,
+        scores=4 * tokens * _heads(tree) * tokens_kept(context, None) + 2 * masks + 2 * hidden,
     )
+
+
+def _heads(tree: ModelTree) -> int:
+    """Return how many heads attention has: where a model does not say, as many as narrow ones would be."""
+    return tree.attention_heads or _width(tree, _is_projection, 0) // 64
 
 
 def _with_gates_alone(tree: ModelTree, hidden: int) -> tuple[int, int]:

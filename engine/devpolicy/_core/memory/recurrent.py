@@ -6,6 +6,8 @@ Owns the arithmetic, which is that of vLLM 0.33 and SGLang 0.5 by their sources.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Set
 from dataclasses import replace
 
 from devpolicy._core.abilities import Abilities
@@ -23,10 +25,13 @@ def with_states(tree: ModelTree, abilities: Abilities, workload: Workload) -> Mo
     In vLLM, all pages are as large as the largest state, and those of keys and values hold as many tokens. A sequence
     fills the last one in part, and one for all sequences is held back. Without attention there are no pages.
     """
-    states = _bytes(tree, workload, states=True)
-    if not states:
+    recurrent = recurrent_modules(tree)
+    if not recurrent:
         return tree
-    attention = _bytes(tree, workload, states=False)
+    states = _bytes([cache for cache in tree.kv_cache if cache.module in recurrent], compute_dtype(tree, workload))
+    others = [cache for cache in tree.kv_cache if cache.module not in recurrent]
+    growing = [cache for cache in others if cache.window != 1]
+    attention = _bytes(growing, workload.kv_dtype or compute_dtype(tree, workload))
     if abilities.state_pages and not attention:
         return tree
     beside: list[KVCache] = []
@@ -38,19 +43,25 @@ def with_states(tree: ModelTree, abilities: Abilities, workload: Workload) -> Mo
         for module, size in attention.items():
             beside.append(_state(module, (-context % tokens) * size + held_back))
     kept = (_state(module, abilities.states * size) for module, size in states.items())
-    caches = (cache for cache in tree.kv_cache if cache.window != 1)
-    return replace(tree, kv_cache=(*caches, *kept, *beside))
+    return replace(tree, kv_cache=(*others, *kept, *beside))
 
 
-def _bytes(tree: ModelTree, workload: Workload, *, states: bool) -> dict[str, int]:
-    """Return the bytes of each layer's state, or those that it keeps of a token."""
-    dtype = compute_dtype(tree, workload)
-    dtype = dtype if states else workload.kv_dtype or dtype
+_LINEAR = re.compile(r"lightning|linear|delta|gated|recurrent|rwkv")
+
+
+def recurrent_modules(tree: ModelTree) -> Set[str]:
+    """Return the modules that keep a state of the text so far: not what attention keeps of an image or an encoder."""
+    growing = {cache.module for cache in tree.kv_cache if cache.window != 1}
+    found = {cache.module for cache in tree.kv_cache if cache.window == 1 and cache.values} - growing
+    classes = {path: tree.modules[tree.index[path]].class_name.lower() for path in found}
+    return {path for path, name in classes.items() if "attention" not in name or _LINEAR.search(name)}
+
+
+def _bytes(caches: Iterable[KVCache], dtype: str) -> dict[str, int]:
+    """Return the bytes that each module keeps, of a state or of a token."""
     found: dict[str, int] = {}
-    for cache in tree.kv_cache:
-        if (cache.window == 1) == states and cache.values:
-            size = cache.values * DTYPE_BITS[cache.dtype or dtype] // 8
-            found[cache.module] = found.get(cache.module, 0) + size
+    for cache in caches:
+        found[cache.module] = found.get(cache.module, 0) + cache.values * DTYPE_BITS[cache.dtype or dtype] // 8
     return found
 
 

@@ -35,7 +35,7 @@ def per_token(text: Config, modules: Sequence[Module]) -> int:
 
 
 def beside(config: Config, text: Config, modules: Sequence[Module], *, windows: bool) -> Beside:
-    """Return what does not grow with the tokens; `windows` says whether a layer attends to some tokens only."""
+    """Return what does not grow with the tokens; `windows`: whether a layer attends to some tokens only."""
     return Beside(
         pair=2 if windows else 0,  # its mask, and that in the model's dtype
         sequence=max(_encoders(config), default=0),

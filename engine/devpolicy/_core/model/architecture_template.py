@@ -1,6 +1,6 @@
 """Module trees as rows of text: how the templates of model families are written, filled in and read.
 
-Owns the notation. It knows no family: `devpolicy._core.model.templates` does.
+Owns the notation. The families are in `devpolicy._core.model.templates`.
 
 A row is a path, a class, and tensors as `name=sizes`, where sizes are looked up in a table or are numbers; a scalar has
 none. `^` marks a parameter that stays in float32, with the word of `FLOAT32_IN` that says when; `~` a buffer that no

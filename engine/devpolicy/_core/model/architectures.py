@@ -1,7 +1,7 @@
-"""How the classes of Transformers answered when they were divided over devices: what the sweep of them measured.
+"""How the classes of Transformers behaved when they were divided over devices: what the sweep of them measured.
 
-Owns the reading of `fixtures/architectures.toml`, which `tools.architectures` writes. It says what was seen with the
-versions that the file names, and decides nothing.
+Owns the reading of `fixtures/architectures.toml`, which `tools.architectures` writes. It reports what was measured with
+the versions that the file names, and decides nothing.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ _DEPENDS_ON = ("devpolicy", "transformers", "torch", "accelerate", "kernels", "t
 
 
 class Structure(NamedTuple):
-    """What a configuration says a model is, and where each tensor of its checkpoint goes."""
+    """The modules of a configuration's model, and where each tensor of its checkpoint is loaded."""
 
     tree: ModelTree
     sources: tuple[Source, ...] = ()

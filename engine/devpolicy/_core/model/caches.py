@@ -1,6 +1,6 @@
 """What a decoder keeps while it generates: keys and values, and the states of layers that are no attention.
 
-Owns the reading of it from a model's structure. Each layer is asked what it is made of: projections say how wide keys
+Owns the reading of it from a model's structure. Each layer is classified by its modules: projections say how wide keys
 and values are, convolutions and state matrices how large a state is; the configuration says what no module shows
 (windows, limits, latent widths). It needs neither torch nor Transformers.
 """
@@ -140,7 +140,7 @@ def _keys(decoder: Decoder, where: str, values: int, window: int | None) -> Iter
 
 
 def _drafted(decoder: Decoder) -> int:
-    """Return the tokens that stand beside the context: drafts until they are taken or left, actions of a robot."""
+    """Return the tokens beside the context: drafts until they are accepted or rejected, actions of a robot."""
     if decoder.config.get("model_type") == "pi0":  # and its state
         return (number(decoder.config, "chunk_size") or 0) + 1
     return (number(decoder.text, "block_size") or 0) if "target_layer_ids" in decoder.text else 0

@@ -59,13 +59,13 @@ def from_checkpoint(
 ) -> ModelTree:
     """Read a checkpoint folder: what is stored from the safetensors headers, structure and dtypes from `config.json`.
 
-    A module is `in_place` where its tensors stand in safetensors under a name and with a shape that loading uses as
-    they are. The class is `architecture`, a class or an auto class, else the one that the configuration names, unless
-    the tensors are those of another. The files are those of a `variant`, by default those without one; where the
-    folder has only files of variants, those of the first.
-    Folders of `pytorch_model.bin` are read by configuration alone, and nothing of them is in place. Weights that are
-    quantised are in the tree as they are without, with how they are quantised beside them; weights whose structure
-    nothing here knows give an incomplete tree of the stored names.
+    A module is `in_place` where its tensors are stored in safetensors under a name and with a shape that loading uses
+    as they are. The class is `architecture`, a class or an auto class, else the one that the configuration names,
+    unless the tensors are those of another. The files are those of a `variant`, by default those without one; where the
+    folder has only files of variants, those of the first. Folders of `pytorch_model.bin` are read by configuration
+    alone, and nothing of them is in place. Weights that are quantised are in the tree as they are without, with how
+    they are quantised beside them; weights whose structure nothing here knows give an incomplete tree of the stored
+    names.
 
     Raises `ModelError` that names the file: no folder, no `config.json`, no weights, a missing shard, a damaged header.
     """

@@ -122,7 +122,7 @@ def renamed_module(model: Any, path: str) -> str:
 
 
 def outermost(models: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """Yield the models that stand in no other, of models by path, the outer ones first."""
+    """Yield the models that are inside no other one, of models by path, the outer ones first."""
     outer: list[str] = []
     for path, model in models:
         if not any(not above or path.startswith(f"{above}.") for above in outer):

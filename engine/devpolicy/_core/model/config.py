@@ -75,7 +75,7 @@ def has_transformers() -> bool:
 
 
 def _by_template(table: Mapping[str, Any], architecture: str | None, dtype: str) -> ModelTree:
-    """Return what a template says of a configuration. Raises `ModelError` (DP407) where there is none for it."""
+    """Return a configuration's model by template. Raises `ModelError` (DP407) where there is none for it."""
     table = with_floats(table)
     check_config(table)
     named = {**table, "architectures": [architecture]} if architecture is not None else table

@@ -36,7 +36,7 @@ class Decoder:
 
     @cached_property
     def paired(self) -> bool:
-        """Whether an encoder stands before the decoder."""
+        """Whether an encoder precedes the decoder."""
         return bool(self.config.get("is_encoder_decoder"))
 
     @cached_property

@@ -1,6 +1,6 @@
 """How many states a decoder's cross-attention keeps of what it looks at: sound, images, or the past of a series.
 
-Owns the reading of it from a configuration. Text has no number of its own: the context stands for it.
+Owns the reading of it from a configuration. Text has no number of its own: the context is used.
 """
 
 from __future__ import annotations

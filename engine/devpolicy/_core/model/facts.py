@@ -1,4 +1,4 @@
-"""What a Transformers configuration says of memory beside the weights: KV cache, activations, context.
+"""What a Transformers configuration determines of memory beside the weights: KV cache, activations, context.
 
 Owns what is read of one, but for the formulas of caches and activations. Works on a configuration as a plain table and
 on module paths, so it needs neither torch nor Transformers, and what it does not find is left out, never an error.
@@ -48,9 +48,9 @@ def derive(
 ) -> dict[str, Any]:
     """Return the fields of a `ModelTree` that a configuration determines.
 
-    `tree` are the modules in order, `prefix` the path of the one that the configuration describes. `shapes` says that
-    their tensors have the shapes of the modules' own, as those of quantised checkpoints have not. `takes_cache` says
-    whether the code of a model in it takes a cache, where that is known.
+    `tree` are the modules in order, `prefix` the path of the one that the configuration describes. `shapes`: their
+    tensors have the shapes of the modules' own, as those of quantised checkpoints have not. `takes_cache` says whether
+    the code of a model in it takes a cache, where that is known.
     """
     if not config:
         return {}
@@ -115,7 +115,7 @@ def dtype_of(config: Config) -> str | None:
 
 
 def _decodes(config: Config, text: Config, takes_cache: bool | None) -> bool:
-    """Return whether a class may generate with a cache; `takes_cache` says whether its code has one, where known."""
+    """Return whether a class may generate with a cache; `takes_cache`: whether its code has one, where known."""
     if takes_cache is not None:
         return takes_cache
     return bool(config.get("is_encoder_decoder")) or "use_cache" in text

@@ -48,7 +48,7 @@ Routers stay in float32 since 5.24 (`_keep_in_fp32_modules_strict`), and Gemma 2
 
 
 def templates_hold(model_type: str, transformers: str) -> bool:
-    """Whether a version of Transformers builds what the templates of a model type say."""
+    """Whether a version of Transformers builds the same as the templates of a model type."""
     try:
         major, minor = map(int, transformers.split(".")[:2])
     except ValueError:
@@ -57,7 +57,7 @@ def templates_hold(model_type: str, transformers: str) -> bool:
 
 
 def family_tree(config: Config, dtype: str | None = None) -> ModelTree | None:
-    """Return the model that Transformers would build, or `None` where no template knows it.
+    """Return the model that Transformers would build, or `None` where no template covers it.
 
     `config` is the content of a `config.json`, `dtype` what is loaded, by default what it names, else float32. Where it
     names no class, the task-free one is built.

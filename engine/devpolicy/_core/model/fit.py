@@ -59,7 +59,7 @@ class Fit(NamedTuple):
 
 
 def ancestors(name: str) -> Iterator[str]:
-    """Yield the paths of the modules that a name stands in, the innermost first."""
+    """Yield the paths of the modules around a name, the innermost first."""
     while "." in name:
         name = name.rpartition(".")[0]
         yield name

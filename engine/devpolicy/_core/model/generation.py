@@ -1,4 +1,4 @@
-"""What a model's generation settings say of memory: how many sequences are kept for each of the batch, and in what.
+"""What a model's generation settings determine of memory: the sequences kept for each of the batch, and their form.
 
 Owns the reading of `generation_config.json`, and the keys. `generate` expands every input to as many sequences as the
 larger of `num_beams` and `num_return_sequences`, before it computes anything. Models of time series draw
@@ -22,7 +22,7 @@ _OTHER_CACHES = ("offloaded", "offloaded_static", "offloaded_hybrid", "offloaded
 
 
 def beams_of(*settings: Mapping[str, Any]) -> int:
-    """Return how many sequences are kept, by the first of some settings that says it."""
+    """Return how many sequences are kept, by the first of some settings that states it."""
     return max(_first(key, settings) for key in _KEYS)
 
 

@@ -58,7 +58,7 @@ def from_gguf(path: Path) -> ModelTree:
 
 
 def is_projector(name: str) -> bool:
-    """Whether a file's name says that it makes images or sounds a model's input, and is loaded beside the model."""
+    """Whether a file's name is that of a projector: loaded beside a model, it reads images or sounds for it."""
     return name.endswith(".gguf") and "mmproj" in name.lower()
 
 

@@ -32,9 +32,10 @@ _TABLES = ("rope_freqs", "rope_factors_long", "rope_factors_short")
 
 
 def dequantized(tree: ModelTree, architecture: str | None = None) -> ModelTree:
-    """Return the model of a GGUF file as Transformers loads it, in float32 where nobody asks for another dtype.
+    """Return the model of a GGUF file as Transformers loads it, by default in float32.
 
-    Where it does not load the file, the tree is as it was, and says why under `WHY_NOT`. `architecture` names a class.
+    Where it does not load the file, the tree is as it was, with the reason under `WHY_NOT`. `architecture` names
+    a class.
     """
     return tree.remembered(("dequantized", architecture), lambda: _dequantized(tree, architecture))
 

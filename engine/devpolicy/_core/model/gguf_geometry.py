@@ -1,4 +1,4 @@
-"""What the metadata of a GGUF file says of memory beside the weights: KV cache, activations, context.
+"""What the metadata of a GGUF file determines of memory beside the weights: KV cache, activations, context.
 
 Owns the names of GGUF's keys, and the formulas. Widths are those of the projections that are there; what is not found
 is left out, never an error.
@@ -76,6 +76,7 @@ def geometry(
         "context": metadata.number("context_length", LARGEST_CONTEXT),
         "activation_elements_per_token": _activation(metadata, tensors, caches, layers),
         "logits_elements": (vocabulary or 0) if metadata.writes_text else 0,
+        "attention_heads": max((count or 0 for count in metadata.each("attention.head_count", layers)), default=0),
         "dtype": "float16",  # of the KV cache and of what llama.cpp computes, where nothing else is asked for
         "metadata": tuple((key, str(value)[:200]) for key, value in described.items() if value),
     }
@@ -123,7 +124,7 @@ def _values(metadata: Metadata, tensors: Mapping[str, GGUFTensor], block: str, n
 
 
 def _windows(metadata: Metadata, layers: int) -> list[int | None]:
-    """Return for each layer the tokens that its cache keeps at most; all, where the file does not say which slide."""
+    """Return the most tokens that each layer's cache keeps; all, where the file does not state which slide."""
     window = metadata.number("attention.sliding_window", LARGEST_CONTEXT)
     if window is None:
         return [None] * layers

@@ -64,7 +64,7 @@ class GGUFTensor(NamedTuple):
 
 
 class GGUFHeader(NamedTuple):
-    """What a file says of itself: metadata, lengths of its long lists, and tensors in the order of the header."""
+    """The header of a file: metadata, lengths of its long lists, and tensors in the order of the header."""
 
     metadata: Mapping[str, Value]
     lengths: Mapping[str, int]

@@ -91,7 +91,7 @@ class Hub:
         return content
 
     def _get(self, url: str, headers: dict[str, str], begin: int, length: int) -> tuple[int, bytes, int | None]:
-        """Return the status, the bytes that were asked for, and the size of the whole file where it is said."""
+        """Return the status, the bytes that were asked for, and the size of the whole file where the answer has it."""
         due = time.monotonic() + PATIENCE
         content = bytearray()
         with self._utils.get_session().stream(

@@ -37,7 +37,7 @@ def states(decoder: Decoder, block: str) -> Iterator[KVCache]:
 
 
 def _sums(decoder: Decoder, module: Module) -> Iterator[KVCache]:
-    """Yield the states of a module of which a tensor's or its class's name tells."""
+    """Yield the states of a module that the name of a tensor or of its class indicates."""
     of_name = {tensor.name: prod(tensor.shape) for tensor in module.tensors}
     if "time_decay" in of_name:  # RWKV: two rows of inputs, three of sums
         yield KVCache(module.path, 2 * of_name["time_decay"], 1)

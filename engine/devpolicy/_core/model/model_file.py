@@ -1,7 +1,7 @@
 """The TOML form of a model, read with every finding at once.
 
-Owns the fields of a model file and their reading; `writer` is the way back. It knows no framework: a
-model file is what is left of a model when its weights are taken away.
+Owns the fields of a model file and their reading; `writer` is the way back. It depends on no framework: a model file is
+what is left of a model when its weights are taken away.
 """
 
 from __future__ import annotations
@@ -306,7 +306,7 @@ def _read_modules(tables: Sequence[object], cursor: Cursor, dtype: str) -> tuple
 def _read_ranges(
     tables: Sequence[object], cursor: Cursor, fields: Sequence[Field], known: set[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each module that a list of tables names, with the table; a table with a range stands for several."""
+    """Yield each module that a list of tables names, with the table; a table with a range names several."""
     key = cursor.path[-1]
     count = 0
     for index, table in enumerate(tables):

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def from_module(module: Any, no_split: Iterable[str] | None = None, name: str | None = None) -> ModelTree:
     """Read a `torch.nn.Module`, wherever its tensors are. Linear in the number of modules.
 
-    Children stand in the order of their registration, which is the order of execution in the models of Transformers,
+    Children are in the order of their registration, which is the order of execution in the models of Transformers,
     but for small parts (`rotary_emb`) that hold next to nothing. A module that is registered twice stands at both
     paths, and its tensors are tied. `no_split` names block classes; `None` takes the `_no_split_modules` of the module
     and of every module in it. `name` is by default that of the configuration, else the class.
@@ -65,7 +65,7 @@ _WHOLE = frozenset({"MllamaVisionModel"})
 def read_module(
     module: Any, no_split: Iterable[str] | None = None, name: str | None = None, *, built: Built | None = None
 ) -> ModelTree:
-    """Read a module as `from_module` does; `built` says that no tensor in it is a weight, wherever it is.
+    """Read a module as `from_module` does; with `built`, no tensor in it is a weight, wherever it is.
 
     Some models of Transformers make small parameters in memory even when they are built on the meta device.
     """
@@ -167,7 +167,7 @@ def _as_loaded(
 
 
 def _tensor_as_loaded(tensor: Tensor, float32_in: str, built: Built | None, unloaded: bool) -> Tensor:
-    """Return a tensor as loading makes it; `float32_in` is what its model says of its name."""
+    """Return a tensor as loading makes it; `float32_in` is what its model declares for its name."""
     if tensor.dtype not in FLOATING:
         return tensor
     if not tensor.persistent:  # made by the code, in the dtype of the model where it says none
@@ -194,7 +194,7 @@ class _Reader:
         self.declaring: list[tuple[str, nn.Module]] = []  # modules that say more than their tensors
 
     def read(self, root: nn.Module) -> tuple[Module, ...]:
-        """Return the modules in pre-order. Unlike in `named_modules`, a shared module stands at each of its paths."""
+        """Return the modules in pre-order. Unlike in `named_modules`, a shared module is at each of its paths."""
         found: list[Module] = []
         classes = self._classes
         # The modules that are open: what stands before the names of their children, and the children to come.

@@ -1,6 +1,6 @@
 """Module paths with numeric ranges, `model.layers.{0..31}.mlp`, and their expansion.
 
-Owns how a model file writes repeated blocks once: which modules a path with ranges stands for.
+Owns how a model file writes repeated blocks once: which modules a path with ranges names.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Segment(NamedTuple):
 
     @property
     def width(self) -> int:
-        """How many names it stands for."""
+        """The number of its names."""
         return self.last - self.first + 1
 
     def names(self) -> Iterable[str]:
-        """Return the names that it stands for, in order."""
+        """Return its names, in order."""
         return map(str, range(self.first, self.last + 1)) if self.numeric else (self.name,)
 
 
@@ -70,7 +70,7 @@ def join(path: str, name: str) -> str:
 
 
 def expand_path(pattern: str) -> Iterator[str]:
-    """Return every path that one pattern stands for, the last range fastest. Raises `PatternError`."""
+    """Return every path of one pattern, the last range fastest. Raises `PatternError`."""
     segments = split(pattern)
     copies = prod(segment.width for segment in segments)
     if copies > LARGEST_TREE or copies * len(pattern) > LARGEST_TEXT:
@@ -81,7 +81,7 @@ def expand_path(pattern: str) -> Iterator[str]:
 def expand_tree(patterns: Sequence[str]) -> list[tuple[str, int]]:
     """Return `(path, entry)` of every module in pre-order, where `entry` is the index of its pattern.
 
-    Entries are a tree themselves: the first is the root (empty), and each other one stands after its parent, written
+    Entries are a tree themselves: the first is the root (empty), and each other one follows its parent, written
     with the same ranges. Time and memory are linear in the result, whose size is known before it is made. Raises
     `PatternError`.
     """

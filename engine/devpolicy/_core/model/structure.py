@@ -107,7 +107,7 @@ def _another(cls: str, fit: Fit) -> str:
 
 
 def _with_notes(structure: Structure, named: str | None) -> Structure:
-    """Return a structure that says of itself what is not as its checkpoint says."""
+    """Return a structure with notes on how it differs from its checkpoint."""
     tree, notes = structure.tree, list(structure.fit.notes())
     cls = tree.modules[0].class_name
     if named is not None and cls != named and not named.startswith("Auto"):
@@ -139,7 +139,7 @@ def _readings(
 
 
 def _by_template(config: dict[str, Any], stored: _Checkpoint, dtype: str, architecture: str) -> Structure | None:
-    """Return what a template says of a class; where Transformers is here, only if the checkpoint fits it."""
+    """Return a class's structure by template; where Transformers is here, only if the checkpoint fits it."""
     tree = family_tree({**config, "architectures": [architecture]}, dtype)
     if tree is None:
         return None

@@ -175,8 +175,8 @@ class Beside:
 class Activated:
     """What the weights of one module, with those below it, have to do with a token; where nothing is said, all is read.
 
-    Of equal parts, such as the experts of a mixture, a token reads `parts` of every `of`. `once` says that the module
-    runs once for a request, as encoders and vision towers do, and not for each token.
+    Of equal parts, such as the experts of a mixture, a token reads `parts` of every `of`. `once`: the module runs once
+    for a request, as encoders and vision towers do, and not for each token.
     """
 
     module: str

@@ -150,11 +150,18 @@ def _workload(placed: PlacedModel) -> PlannedWorkload:
     kept = workload.kv_dtype or sizing.dtype
     away = workload.kv_offload if context.link else None
     pipelined = context.pipelined or not several_accelerators(placed.division.units, placed.solution, context)
-    abilities, sequences = context.target.abilities, sequences_of(context.tree, workload)
-    slots = abilities.states if abilities.states > 1 and not abilities.state_pages else 0
-    recurrent = slots and any(cache.window == 1 for cache in context.tree.kv_cache)
-    states = slots * sequences if recurrent else 0
-    return PlannedWorkload(sizing.context, sequences, kept, away, pipelined, states)
+    sequences = sequences_of(context.tree, workload)
+    return PlannedWorkload(sizing.context, sequences, kept, away, pipelined, _slots(context) * sequences)
+
+
+def _slots(context: PlacementContext) -> int:
+    """Return how many states of a sequence an engine must have slots for, 0 where it needs not be told."""
+    abilities = context.target.abilities
+    if abilities.states == 1 or abilities.state_pages or all(one.window != 1 for one in context.tree.kv_cache):
+        return 0
+    from devpolicy._core.memory.recurrent import recurrent_modules
+
+    return abilities.states if recurrent_modules(context.tree) else 0
 
 
 def _folder(path: str | None, component: str | None) -> str | None:

@@ -145,10 +145,23 @@ def colocate_blocks(division: Division, context: PlacementContext, assignment: A
     several = len(context.devices) > 1
     for group in meetings(context.tree, division) if several else ():
         assignment = _meet(group, assignment)
+    if several and context.target.abilities.unit == "layer":
+        assignment = _run_ends_with_layers(units, assignment)
     if cut:
         assignment = _run_cut_on_main(units, cut, assignment)
     if several and holds_own_tensors(units):
         assignment = _run_own_on_main(context, assignment)
+    return assignment
+
+
+def _run_ends_with_layers(units: Sequence[Unit], assignment: Assignment) -> Assignment:
+    """Return the assignment with what is before the first layer on its device, and what is behind the last on its.
+
+    That is where a target of whole layers runs them, unless rules say more.
+    """
+    layers = [at for at, unit in enumerate(units) if unit.is_block or unit.block is not None]
+    for ends in (range(layers[0] + 1), range(layers[-1], len(units))) if layers else ():
+        assignment = _meet(Meeting(tuple(ends), follows=False), assignment)
     return assignment
 
 

@@ -123,6 +123,16 @@ def scattered_on(units: Sequence[Unit], devices: Sequence[int], cpu: int | None)
     }
 
 
+def cuts_attention(units: Sequence[Unit], devices: Sequence[int]) -> bool:
+    """Whether the attention of a layer is in parts on several devices."""
+    on: dict[int | None, set[int]] = {}
+    for unit, device in zip(units, devices, strict=True):
+        at = layer_of(unit.path)
+        if at is not None and at[1].partition(".")[0] == "attn":
+            on.setdefault(unit.block, set()).add(device)
+    return any(len(of) > 1 for of in on.values())
+
+
 def apart_on(units: Sequence[Unit], devices: Sequence[int], tree: ModelTree) -> set[int]:
     """Return the device of the head, where it has layers or parts of them, and not the last layer."""
     at = head_of(tree)

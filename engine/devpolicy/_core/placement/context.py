@@ -106,7 +106,7 @@ class PlacementContext:
     pipelined: bool = True
     """Whether several accelerators may work at once, where that takes room for copies."""
     layers: Mapping[int, int] = field(default_factory=dict)
-    """Devices that are taken to have several layers (1), a part (2), to join one (3), a head apart (4)."""
+    """Devices that are taken to have several layers (1), a part (2), to join one (3), more by rules (4, 5)."""
     narrow: frozenset[int] = frozenset()
     """Devices that are given no matrix of experts but gates: see `Activations.narrow`."""
     changes: tuple[Callable[[DeviceBudget], DeviceBudget], ...] = ()
@@ -247,7 +247,8 @@ class PlacementContext:
         layers = self.layers.get(number, 0)
         narrow, found = number in self.narrow, self.sizing.activations
         ends = everywhere, everywhere, everywhere
-        runs = Runs(*ends, layers > 0, layers > 1, layers > 2, narrow, apart=layers > 3)
+        ruled = layers > 3
+        runs = Runs(*ends, layers > 0, layers > 1, layers > 2, narrow, scattered=ruled, apart=ruled, cut=layers > 4)
         activations = self.activations(number, runs, pipelined=self.pipelined and not beside_cpu)
         if narrow and self._ends:
             # A head is charged with its unit: what it takes more here is kept free on each.

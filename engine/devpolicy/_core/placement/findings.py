@@ -21,15 +21,18 @@ from devpolicy._core.placement.search import Solution
 _TRY = "try it, before anything is loaded: `devpolicy dry-run`"
 
 
-def findings_of_model(tree: ModelTree, policy: ResolvedPolicy) -> Iterator[Diagnostic]:
-    """Yield what is to be said of a model: that it is not all known, not all stored, or not all counted."""
+def findings_of_model(tree: ModelTree, policy: ResolvedPolicy, kind: str) -> Iterator[Diagnostic]:
+    """Yield what is to be said of a model: that it is not all known, not all stored, or not all counted.
+
+    `kind` is the type of the devices that it is planned on.
+    """
     if tree.incomplete_reason is not None:
         message = f"the structure of `{tree.name}` is not known in full"
         notes, hint = [tree.incomplete_reason], ""
         if tree.format == "safetensors" and all(rule.kv_cache is None for rule in policy.memory):
             counted = "as those of attention, by its configuration" if tree.kv_cache else "as nothing"
             notes += [f"its KV cache, or states that its layers keep in place of one, are counted {counted}"]
-            hint = 'measure them, and set them aside: `memory.cuda.reserve.kv_cache = "2 GiB"`'
+            hint = f'measure them, and set them aside: `memory.{kind}.reserve.kv_cache = "2 GiB"`'
         yield Diagnostic("DP407", message, notes=tuple(notes), help=hint, severity="warning")
     for note in tree.loading.notes:
         yield Diagnostic("DP415", note, severity="warning")
@@ -47,7 +50,7 @@ def findings_of_model(tree: ModelTree, policy: ResolvedPolicy) -> Iterator[Diagn
         message = f"{name} counted as those of attention, and its recurrent layers need more"
         if not tree.activation_elements_per_token:
             message = f"{name} not known, and counted as nothing"
-        hint = 'measure them, and set them aside: `memory.cuda.reserve.activations = "2 GiB"`'
+        hint = f'measure them, and set them aside: `memory.{kind}.reserve.activations = "2 GiB"`'
         yield Diagnostic("DP414", message, help=hint, severity="warning")
 
 

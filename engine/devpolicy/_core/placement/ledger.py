@@ -14,7 +14,15 @@ from devpolicy._core.errors import Diagnostic
 from devpolicy._core.memory.activations import Runs
 from devpolicy._core.memory.llama_cpp import is_mixture
 from devpolicy._core.placement.apply_rules import Refused
-from devpolicy._core.placement.computing import apart_on, between_on, joined_on, layers_on, narrow_on, scattered_on
+from devpolicy._core.placement.computing import (
+    apart_on,
+    between_on,
+    cuts_attention,
+    joined_on,
+    layers_on,
+    narrow_on,
+    scattered_on,
+)
 from devpolicy._core.placement.context import PlacementContext
 from devpolicy._core.placement.divide import Unit
 from devpolicy._core.placement.search import Solution
@@ -103,6 +111,7 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
         if mixture:
             joined = joined_on(units, solution.device, context.cpu_number)
             scattered = {*scattered_on(units, solution.device, context.cpu_number).values()}
+    cut = found.scores > 0 and cuts_attention(units, solution.device)
     if found.narrow:
         narrow = narrow_on(units, solution.device, context.cpu_number, context.tree)
         between = between_on(units, solution.device)
@@ -130,6 +139,7 @@ def ledger_of(units: Sequence[Unit], solution: Solution, context: PlacementConte
                     narrow=number in narrow,
                     scattered=number in scattered,
                     apart=number in apart,
+                    cut=cut,
                 )
                 if any(found[1:])
                 else Runs(),
@@ -186,7 +196,7 @@ def with_more_layers(ledger: Mapping[str, Budget], context: PlacementContext) ->
     return replace(context, layers={**context.layers, **more}) if more else None
 
 
-_MOST_LAYERS = 4
+_MOST_LAYERS = 5
 """The most that a device can be taken to have: see `PlacementContext.layers`."""
 
 

@@ -115,11 +115,11 @@ def _as_stored(policy: ResolvedPolicy, tree: ModelTree) -> Iterator[Diagnostic]:
     """Yield what a policy asks that the engines of such files do not do: they compute in the types of the file."""
     dtype, cache = policy.workload.dtype, policy.workload.kv_dtype
     if dtype is not None:
-        message = f"a {tree.format.upper()} file is loaded as it is stored, and not in `{dtype}`"
+        message = f"{tree.format.upper()} files are loaded as they are stored, and not in `{dtype}`"
         yield Diagnostic("DP416", message, help="leave `workload.dtype` out, or take a file of that type")
     scheme = next((one for one in policy.loading.quantization if one != NONE), None)
     if scheme is not None:
-        message = f"a {tree.format.upper()} file is loaded as it is stored, and not quantised to `{scheme}`"
+        message = f"{tree.format.upper()} files are loaded as they are stored, and not quantised to `{scheme}`"
         yield Diagnostic("DP416", message, help="leave `loading.quantization` out, or take a file of that type")
     if tree.format == "gguf" and cache is not None and cache not in GGUF_CACHES:
         message = f"llama.cpp keeps no KV cache in `{cache}`"

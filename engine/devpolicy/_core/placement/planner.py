@@ -145,7 +145,7 @@ def place_model(
         trace = Trace(tuple(terms), (*fitting.notes, *idle))
         warnings = (
             *policy.notices,
-            *findings_of_model(tree, policy),
+            *findings_of_model(tree, policy, context.kind),
             *findings_of_division(division, solution, context),
             *(findings_of_form(context.held, tree, policy) if context.held.dequantized or context.held.left else ()),
             *(findings_of_float32(policy, division.units, solution.offloaded) if any(context.sizing.float32) else ()),

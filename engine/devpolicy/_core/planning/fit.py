@@ -1,7 +1,7 @@
 """Can it run here, and how: one model in one scheme on one host, with the longest context for each batch.
 
-Owns the verdict and the search for the longest context. Every figure is that of a plan: what is found takes as many
-tokens as it says, and not one step more.
+Owns the verdict and the search for the longest context. Every figure is that of a plan: the context that is found fits,
+and one step more does not.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def fit(
     target: str | None = None,
     batches: Sequence[int] = BATCHES,
 ) -> Fit:
-    """Return the verdict on a model. `quantization` stands in place of the policy's. Raises `PolicyError`."""
+    """Return the verdict on a model. `quantization` replaces the policy's. Raises `PolicyError`."""
     if quantization is not None:
         policy = replace(policy, loading=replace(policy.loading, quantization=(quantization,)))
     word = next(iter(policy.loading.quantization), "none")

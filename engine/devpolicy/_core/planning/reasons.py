@@ -91,7 +91,7 @@ def _gives_way(attempts: Attempts, plans: Group) -> Diagnostic:
 
 
 def refused_at_last(attempts: Attempts, refused: Unsatisfiable, last: Choice) -> Unsatisfiable:
-    """Return the refusal of the choice that gave way most, which says what had given way before it."""
+    """Return the refusal of the choice that gave way most, which names what had given way before it."""
     rooms, first = attempts.rooms, refused.diagnostics[0]
     spent = [f"model `{attempts.models.names[last.candidate.model]}`"] if "model" in rooms else []
     tree = attempts.models.read(last.candidate.model)

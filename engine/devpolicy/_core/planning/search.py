@@ -1,8 +1,8 @@
 """The search over wishes: which of many attempts has given way least.
 
-Owns the order of attempts. An attempt is a plan with every wish fixed, and what it costs is told by the bytes that
-`overflow` keeps away in it. INVARIANT: the result has given way least in the last entry of `relax`; among those that
-have, in the entry before it; and so on to the first.
+Owns the order of attempts. An attempt is a plan with every wish fixed, and its cost is the bytes that `overflow` keeps
+away in it. INVARIANT: the result has given way least in the last entry of `relax`; among those that have, in the entry
+before it; and so on to the first.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What may be written at a place of a policy: keys with their meaning, and words of values.
+"""The completions at a position of a policy: keys with their meaning, and words of values.
 
-Owns which table a line belongs to. What a table offers is said by the JSON schema.
+Owns which table a line belongs to. What a table offers comes from the JSON schema.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _OF_DEVICES = ("prefer", "avoid", "overflow")
 
 
 def complete(text: str, line: int, column: int) -> list[dict[str, str]]:
-    """Return what may stand at a place, counted from 0: `insert` is the rest to be written, `label` all of it."""
+    """Return the completions at a position, counted from 0: `insert` is the rest to be written, `label` all of it."""
     lines = text.split("\n")
     before = lines[line][:column] if line < len(lines) else ""
     table = next(

@@ -103,7 +103,7 @@ def bind_test(
 
 
 def _said(test: PolicyTest, policy: Policy, findings: list[Diagnostic]) -> list[Policy]:
-    """Return what a policy may say on the hosts of a test, with its profile. Collects DP202 for one that it has not."""
+    """Return a policy's variants on the hosts of a test, with its profile. Collects DP202 for an unknown profile."""
     names = [one.name for one in policy.profiles]
     if test.profile is not None and test.profile.text not in names:
         message = f"the policy has no profile `{test.profile.text}`"

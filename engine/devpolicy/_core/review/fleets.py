@@ -37,7 +37,7 @@ class FleetOutcome:
 
     @property
     def outcomes(self) -> list[Outcome]:
-        """The outcome of each component on its node, as on a host; of a refusal the one that says so."""
+        """The outcome of each component on its node, as on a host; of a refusal the one that holds the reason."""
         if self.plan is None:
             here = Host(memory=0)
             return [Outcome(self.policy, ResolvedPolicy(), None, here, refusal=self.refusal)]

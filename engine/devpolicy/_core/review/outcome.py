@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Part:
-    """One plan with what it was made from: what the policy says of the component on this host, and the model.
+    """One plan with what it was made from: the policy resolved for the component on this host, and the model.
 
     What it holds is counted once, however many components beside it ask.
     """
@@ -138,7 +138,7 @@ def has_model(policy: Policy, models: Sequence[ModelTree | None]) -> bool:
 
 
 def variants_of(policy: Policy, *, as_asked: bool = False) -> list[Policy]:
-    """Return a policy without profiles, and with each of them: what it may say on some host.
+    """Return a policy without profiles, and with each of them: its variants on all hosts.
 
     `as_asked` skips profiles that are neither selected nor apply by themselves.
     """

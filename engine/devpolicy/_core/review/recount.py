@@ -188,6 +188,7 @@ def _count(
     joined = _joined(tree, places) if activations.joined and not whole else set[str]()
     scattered = _scattered(tree, places) if activations.parted and not whole else dict[str, str]()
     apart = _apart(tree, places) if activations.parted else set[str]()
+    cut = activations.scores > 0 and not whole and _cuts_attention(tree, places)
     wide = _beyond_gates(tree, places) if activations.narrow else loads.keys()
     between = _between(tree, places) if activations.narrow else set[str]()
     several, parted = several - between, parted - between
@@ -195,7 +196,7 @@ def _count(
         runs = {end: at == device or (device == main and at in kept) for end, at in ends.items()}
         of_layers = {"several": device in several, "parted": device in parted, "joined": device in joined}
         of_layers["narrow"] = device not in wide and device != "cpu"
-        of_layers |= {"scattered": device in scattered.values(), "apart": device in apart}
+        of_layers |= {"scattered": device in scattered.values(), "apart": device in apart, "cut": cut}
         loads[device].activations = activations.on(Runs(**runs, **of_layers), pipelined=pipelined)
     for module, size in kv_caches(tree, workload):
         device = cache_on or _device_of(tree, module, given, places)
@@ -256,6 +257,16 @@ def _scattered(tree: ModelTree, places: Mapping[str, Sequence[str]]) -> dict[str
         for number, device in of[GATED].items()
         if device == first[number] != "cpu" and of[GATES].get(number, device) != device
     }
+
+
+def _cuts_attention(tree: ModelTree, places: Mapping[str, Sequence[str]]) -> bool:
+    """Whether the attention of a layer is in parts on several devices."""
+    on: dict[str, set[str]] = {}
+    for row in tensors(tree):
+        block, number, part, *_ = (*row.module.split("."), "", "")
+        if block == "blk" and part == "attn":
+            on.setdefault(number, set()).add(places[row.name][0])
+    return any(len(of) > 1 for of in on.values())
 
 
 def _apart(tree: ModelTree, places: Mapping[str, Sequence[str]]) -> set[str]:
@@ -323,7 +334,7 @@ def _number(device: str) -> int:
 
 
 def _device_of(tree: ModelTree, module: str, given: Mapping[str, str], places: Mapping[str, Sequence[str]]) -> str:
-    """Return where a module runs: as its key says, else where the next tensor in order is."""
+    """Return where a module runs: on the device of its key, else where the next tensor in order is."""
     keys = keys_of(module, given)
     return given[keys[0]] if keys else _next_device(tree, module, places)
 

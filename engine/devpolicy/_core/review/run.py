@@ -199,7 +199,7 @@ def _not_refused(bound: BoundTest, host: str, outcome: Outcome) -> Iterator[Fail
 
 
 def _granted_otherwise(expected: GrantedWish, host: str, outcome: Outcome) -> Iterator[Failure]:
-    """Yield a failure where another choice of a wish was granted. Without wishes, what the policy says counts."""
+    """Yield a failure where another choice of a wish was granted. Without wishes, the policy's own values count."""
     plan, tree = outcome.plan, outcome.tree
     if plan is None or tree is None:
         return

@@ -1,7 +1,7 @@
 """Which types of device the torch of a simulated host was built for.
 
-Owns the reading of a host's facts as torch would show them: what is compiled in, what is counted, what fails. The
-libraries' modules ask here, so that they all tell the same story.
+Owns the reading of a host's facts as torch would show them: what is compiled in, how many devices it counts, what
+fails. The libraries' modules ask here, so that they all tell the same story.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def built_for(simulation: Simulation, type_: str) -> bool:
 def host_built_for(host: Host, type_: str) -> bool:
     """Whether torch on a host was built for a type, or for ROCm.
 
-    Its version says so where it has a local part (`2.13.0+cu130`); else what the host has or fails to have shows it.
+    Its version shows it where it has a local part (`2.13.0+cu130`); else what the host has or fails to have shows it.
     """
     local = (host.version("torch") or "").partition("+")[2]
     if type_ == ROCM:
@@ -46,7 +46,7 @@ def count(simulation: Simulation, type_: str) -> int:
 
 
 def usable(simulation: Simulation, type_: str, index: int) -> Accelerator:
-    """Return a counted device that answers. Raises what its driver says where it does not."""
+    """Return a counted device that works. Raises its driver's error where it does not."""
     fault = simulation.host.fault(type_)
     if fault:
         raise RuntimeError(fault)
@@ -59,7 +59,7 @@ def usable(simulation: Simulation, type_: str, index: int) -> Accelerator:
 
 
 def device_error(text: str) -> RuntimeError:
-    """Return the error that torch makes of what a device's driver says: of CUDA it has a class of its own."""
+    """Return the error that torch raises for an error of a device's driver: for CUDA it has a class of its own."""
     kind: type[RuntimeError] = getattr(sys.modules.get("torch"), "AcceleratorError", RuntimeError)
     return kind(text) if text.startswith("CUDA error:") else RuntimeError(text)
 

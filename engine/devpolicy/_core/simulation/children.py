@@ -1,8 +1,8 @@
 """Child processes on the host of the process that starts them, where that is asked for.
 
-Owns what a child is told, in two environment variables: DEVPOLICY_SIMULATED holds the host, its depth and the file of
-the devices that all processes share; PYTHONPATH begins with a folder whose `sitecustomize`, which Python runs when it
-starts, enters that host. Nothing is installed, and both are put back when the host is left.
+Owns how a child learns of the host, by two environment variables: DEVPOLICY_SIMULATED holds the host, its depth and the
+file of the devices that all processes share; PYTHONPATH begins with a folder whose `sitecustomize`, which Python runs
+when it starts, enters that host. Nothing is installed, and both are put back when the host is left.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ REFUSED = 3
 
 
 class Offer:
-    """What a process is told of the host that it is on: a folder with the hook, and a variable.
+    """How a process learns of the host that it is on: a folder with the hook, and a variable.
 
     With `visible` a process sees of the host's GPUs those that `CUDA_VISIBLE_DEVICES` names, as on a real one; then it
     has devices of its own, which it shares with no other. A context manager, which removes the folder.
@@ -90,7 +90,7 @@ def _stop_forkserver() -> None:
 
 
 def inherit() -> None:
-    """Enter the host that this process was told of: called while Python starts, by the hook."""
+    """Enter the host that the environment variables name. The hook calls it while Python starts."""
     given = os.environ.get(VARIABLE)
     if given is None:
         return

@@ -1,7 +1,7 @@
-"""A simulated device in a test's hands: what it holds, and what is to go wrong.
+"""The handle of a simulated device for tests: what it holds, and which faults it has.
 
-Owns the handle. A test reads bytes and counts from it that no library tells, and makes faults that no host file can
-say, since they happen in the middle of a run.
+Owns the handle. A test reads bytes and counts from it that no library reports, and makes faults that no host file can
+express, since they happen in the middle of a run.
 """
 
 from __future__ import annotations

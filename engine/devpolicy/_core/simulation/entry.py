@@ -1,7 +1,6 @@
-"""`simulate_host`: the door.
+"""`simulate_host`: how a simulation begins and ends.
 
-Owns what a caller may write, and the two ends of a simulation. Which questions are answered stands in `libraries`.
-"""
+Owns the arguments of the call. What libraries are answered is in `patched_libraries`."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def xpu_properties(device: Accelerator) -> dict[str, Any]:
 
 
 def pci_bus(device: Accelerator) -> int:
-    """Return the number of a device's PCI bus: devices stand in the order of the driver's index."""
+    """Return the number of a device's PCI bus: devices are in the order of the driver's index."""
     return 1 + int((device.physical if device.physical is not None else device.id) or 0)
 
 

@@ -1,4 +1,4 @@
-"""What is replaced together: for every simulation, or for those alone that can tell the difference.
+"""What is replaced together: for every simulation, or only for those on which it makes a difference.
 
 Putting hundreds of names in place costs more than all else that a simulation does. What asks about Intel's or Apple's
 devices alone gives the library's own answer where neither the host nor the real torch has them, and what is there for

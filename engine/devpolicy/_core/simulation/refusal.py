@@ -1,7 +1,7 @@
 """How a simulated host refuses what it cannot answer.
 
-Owns the words. A refusal names the host, the depth and what would have been needed, since the reader is looking at a
-traceback in a library that knows nothing of simulations.
+Owns the messages. A refusal names the host, the depth and what would have been needed, since the reader is looking at a
+traceback in a library that is unaware of simulations.
 """
 
 from __future__ import annotations

@@ -76,9 +76,9 @@ class Seen:
 def device_caches(module: ModuleType, known: Known) -> Iterator[tuple[Any, str]]:
     """Yield the `functools` caches that a module defines and whose functions ask about devices, with their layers.
 
-    Told by the names in their code: one has a word for devices, or is that of a function that asks, which `known` says
-    of those found elsewhere; functions of the same package that are called are looked into. Caches inside functions are
-    not found.
+    They are recognised by the names in their code: one has a word for devices, or is that of a function that asks,
+    which `known` says of those found elsewhere; functions of the same package that are called are looked into. Caches
+    inside functions are not found.
     """
     for value in list(vars(module).values()):
         if type(value) is _CACHE and value.__module__ == module.__name__:

@@ -72,7 +72,7 @@ def _takes_original(given: Given) -> Callable[..., Any]:
 
 
 def cached_shim(original: Any) -> Callable[..., Any]:
-    """Return a stand-in for a `functools` cache: what it answers under a simulation is kept with that simulation."""
+    """Return a stand-in for a `functools` cache: its results under a simulation are kept with that simulation."""
     function = original.__wrapped__
 
     @wraps(original)

@@ -1,7 +1,7 @@
 """Build the simulator with the system's compiler, into the user's cache.
 
 Owns the compiler's command and the place of what it makes. A library is for one torch, one Python and one state of the
-source: the three are its folder's name, so that an upgrade of any of them finds nothing and says so.
+source: the three are its folder's name, so that after an upgrade of any of them none is found, which is reported.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def simulator() -> Simulator:
 def build(*, again: bool = False) -> Built:
     """Compile the simulator if it is not there, or `again`. Takes half a minute, and about 2 GiB of memory.
 
-    Raises `SimulationDepthError` without a compiler, where the compiler fails (with what it said), and where there can
+    Raises `SimulationDepthError` without a compiler, where the compiler fails (with its output), and where there can
     be no simulator.
     """
     found = simulator()

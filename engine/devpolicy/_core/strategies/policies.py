@@ -140,7 +140,7 @@ class _Maker:
         return [f"{key} = {value()}" for key, value in keys.items() if self.draw(st.booleans())]
 
     def class_lines(self) -> list[str]:
-        """Return `[devices]`, whose classes may then stand for devices."""
+        """Return `[devices]`, whose classes may then be used as devices."""
         lines: list[str] = []
         names = self.draw(st.just([]) | st.lists(st.sampled_from(["big", "small"]), min_size=1, unique=True))
         for name in names:

@@ -6,7 +6,7 @@ so what an engine is told by its own numbers is said for that order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from devpolicy._core.device import Device
 from devpolicy._core.errors import Diagnostic, Unsatisfiable
@@ -23,16 +23,33 @@ def used_devices(plan: Plan) -> list[Device]:
 
 
 def visible_devices(devices: Iterable[Device], host: Host) -> dict[str, str]:
-    """Return the variables by which a process sees these accelerators and no others, in this order.
+    """Return the variables by which a process sees these accelerators of a host and no others, in this order.
 
     CUDA and HIP take UUIDs where all are known, else the driver's indices; without either, torch's own numbers, which
     are the driver's as long as nothing hides devices. Raises `Unsatisfiable` for devices of a kind that no variable
     names.
     """
     ones = [accelerator(device, host) for device in devices]
+    shown = _shown(ones)
+    # What a host has of other kinds is hidden; so is CUDA, for the CPU alone.
+    hidden = {_variable(one): _NONE[_variable(one)] for one in host.accelerators if one.type in ("cuda", "xpu")}
+    return {**({} if ones else {"CUDA_VISIBLE_DEVICES": ""}), **hidden, **shown}
+
+
+_NONE = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "-1", "ONEAPI_DEVICE_SELECTOR": "!*:gpu"}
+"""What hides all devices of a kind. HIP takes an empty variable for none, and shows all."""
+
+
+def _variable(one: Accelerator) -> str:
+    if one.type == "xpu":
+        return "ONEAPI_DEVICE_SELECTOR"
+    return "HIP_VISIBLE_DEVICES" if is_amd(one.name) else "CUDA_VISIBLE_DEVICES"
+
+
+def _shown(ones: Sequence[Accelerator]) -> dict[str, str]:
     kinds = {one.type for one in ones}
     if not ones or kinds == {"mps"}:
-        return {"CUDA_VISIBLE_DEVICES": ""} if not ones else {}  # Apple's one GPU is always visible
+        return {}  # Apple's one GPU is always visible
     if kinds == {"cuda"}:
         name = "HIP_VISIBLE_DEVICES" if all(is_amd(one.name) for one in ones) else "CUDA_VISIBLE_DEVICES"
         uuids = [one.uuid for one in ones]

@@ -1,4 +1,4 @@
-"""How much a TOML text holds, told before it is parsed.
+"""How much a TOML text holds, counted before it is parsed.
 
 Owns the count of what a parser would make objects of: a few characters of text become a kilobyte of tables. It finds no
 error: behind the first one nothing is parsed, and what is counted there does not matter.
@@ -54,7 +54,7 @@ def excess(text: str, bounds: Bounds) -> Excess | None:
 
 
 def _quotes(text: str, start: int) -> int:
-    """Return how many quotes stand around a word."""
+    """Return how many quotes are around a word."""
     if text.startswith(('"""', "'''"), start):
         return 6
     return 2 if text[start] in "\"'" else 0

@@ -1,7 +1,7 @@
 """TOML text with places.
 
 Owns the reading of TOML (by tomli) within limits, the way from a key path in the parsed data back to its line
-and column, and the quoting of what is written. It knows no key's meaning.
+and column, and the quoting of what is written. It does not interpret keys.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Document:
         return cls.read(content, str(path), error, str(path.parent), **limits)
 
     def place(self, path: KeyPath, part: Part = "value", inside: Inside | None = None) -> Place:
-        """Return where the key or the value of `path` stands; a table's value is its header, if it has one.
+        """Return the place of the key or the value of `path`; a table's value is its header, if it has one.
 
         A path that the text does not hold (a missing key) gives its nearest table. `inside` narrows the
         place to a part of a text, if the text is written without escapes.
@@ -227,7 +227,7 @@ class Document:
 
 
 def _way_out(message: str) -> str:
-    """Return help for what tomli says most often of what people write."""
+    """Return help for the errors of tomli that people meet most often."""
     if message == "invalid statement":
         return "a line is `key = value` or `[table]`, and a comment begins with `#`"
     if "escape" in message or "hex value" in message:

@@ -1,7 +1,7 @@
-"""Where keys and values stand in a TOML text that tomli has accepted.
+"""The places of keys and values in a TOML text that tomli has accepted.
 
 Owns the index from a key path to character offsets. tomli gives no positions for values, so a small scanner walks
-the text once more. It checks nothing, reports nothing and knows no key's meaning.
+the text once more. It checks nothing, reports nothing and does not interpret keys.
 """
 
 from __future__ import annotations

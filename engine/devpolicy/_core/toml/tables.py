@@ -36,7 +36,7 @@ class Origins(Protocol):
         ...
 
     def place(self, path: KeyPath, part: Part = "value", inside: Inside | None = None) -> Place:
-        """Return where the key or the value of `path` stands."""
+        """Return the place of the key or the value of `path`."""
         ...
 
     def order(self, path: KeyPath) -> tuple[int, ...]:
@@ -48,7 +48,7 @@ class Origins(Protocol):
         ...
 
     def folder(self, path: KeyPath) -> str | None:
-        """Return the folder of the file that a key stands in, `None` where it is no file."""
+        """Return the folder of the file that holds a key, `None` where it is no file."""
         ...
 
 
@@ -267,7 +267,7 @@ def choice(*options: Word) -> Kind[Word]:
 
 
 def list_of(item: Kind[T], *, or_one: bool = False, least: int = 0, most: int = 0) -> Kind[tuple[T, ...]]:
-    """Return the kind of arrays of `item`; with `or_one`, a single item stands for an array of one.
+    """Return the kind of arrays of `item`; with `or_one`, a single item is read as an array of one.
 
     `most` 0 is no limit.
     """

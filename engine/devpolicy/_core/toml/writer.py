@@ -1,6 +1,6 @@
 """Values written as TOML 1.0, on one line each.
 
-Owns how text, keys, lists and tables are written. Which keys there are, and in which order, is said by whoever writes.
+Owns how text, keys, lists and tables are written. Which keys there are, and in which order, is up to the caller.
 """
 
 from __future__ import annotations

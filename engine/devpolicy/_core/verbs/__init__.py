@@ -1,7 +1,7 @@
 """The verbs: `plan`, `plan_all`, `resolve`, `use_policy`.
 
 Owns what callers see. The order of arguments is the same everywhere: policy, model, host; all else by keyword. `inputs`
-gathers the three, `context` knows which policy is in use, and `joint` plans components beside each other.
+gathers the three, `context` holds the policy in use, and `joint` plans components beside each other.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ VARIABLE = "DEVPOLICY"
 
 
 def device_of(joint: JointPlanner, request: Request, *, strict: bool) -> ComponentDevice:
-    """Return a component's device: of its plan, which is kept, or where nothing tells its size, the device choice."""
+    """Return a component's device: of its plan, which is kept, or where its size is unknown, the device choice."""
     decision = decide(joint, request)
     emit_warnings(decision.warnings, strict=strict)
     return decision.device
@@ -59,7 +59,7 @@ class PolicyContext:
 
     @property
     def effective(self) -> Policy:
-        """The policy with what the environment says when it is first asked."""
+        """The policy with the environment's profile and variables, as they are when it is first used."""
         with self.lock:
             if self._effective is None:
                 self._effective = policy_in_environment(self.policy)

@@ -1,6 +1,6 @@
 """What callers give for a policy, a host and a model, and the values that are meant.
 
-Owns the kinds of things that each may be, what is said where one is given for another, and where a policy's own `model`
+Owns the kinds of things that each may be, the error where one is given for another, and where a policy's own `model`
 is found.
 """
 

@@ -96,7 +96,7 @@ class JointPlanner:
         return {str(one.plan.component): one for request in asked for one in self.place_copies(request)}
 
     def _same(self, request: Request) -> Group:
-        """Return what is there for a request that says the same of the same component, empty where nothing is."""
+        """Return the plans of an earlier, equal request for the same component, empty where there is none."""
         group = tuple(one for one in self.placed if one.request.component == request.component)
         if not group or group[0].request.meaning != request.meaning:
             return ()
@@ -133,7 +133,7 @@ class JointPlanner:
             raise self._refused(refused, request, others, wishes) from None
 
     def _accept(self, later: Sequence[Request], plans: Sequence[Plan]) -> Accept | None:
-        """Return what says whether plans leave a place for what comes later; `None` where it has none in any case."""
+        """Return a predicate: whether plans leave room for what comes later; `None` where nothing leaves any."""
         if not self._find_place(later, plans, iter(range(_MOST_TRIES))):
             return None
         names = " and ".join(f"`{one.component}`" for one in later)

@@ -48,7 +48,7 @@ class Request:
 
     @property
     def has_size(self) -> bool:
-        """Whether there is a model, or bytes that the policy says it needs: without one only a device is chosen."""
+        """Whether there is a model, or `needs` in the policy: without either only a device is chosen."""
         if self.model is not None:
             return True
         return self.component is not None and source(self.policy, self.component, self.component_class) is not None
@@ -60,7 +60,7 @@ class Request:
 
     @property
     def resolved(self) -> ResolvedPolicy:
-        """What the policy says of the component, and where it says nothing of loading, what the component asks."""
+        """The policy resolved for the component, with the component's own loading where the policy sets none."""
         said = self.policy.for_component(self.component, self.component_class)
         if not self.own:
             return said
@@ -71,7 +71,7 @@ class Request:
 
     @property
     def meaning(self) -> tuple[ResolvedPolicy, str, object]:
-        """What the policy says of the component, the consumer, and what gives its size where the caller does not."""
+        """The policy resolved for the component, the consumer, and what gives a size that the caller leaves out."""
         resolved = self.resolved
         entry = None if self.component is None else source(self.policy, self.component, self.component_class)
         own = None if self.model is not None or entry is None else (entry.models, entry.folder, entry.needs)
@@ -107,7 +107,7 @@ class Request:
         return as_held(tree, architecture=architecture, variant=asked.variant, adapters=asked.adapter)
 
     def models(self) -> Models:
-        """Return the models among which the policy lets the component choose; the one that is given stands alone."""
+        """Return the models among which the policy lets the component choose; the one that is given is the only one."""
         entry = None if self.component is None else source(self.policy, self.component, self.component_class)
         own = () if self.model is not None or entry is None else entry.models
         read = cache(self.tree)

@@ -1,7 +1,7 @@
 """Modules that differ only in numbers, written once: `model.layers.{0..38}`.
 
 Owns the way from many paths to few patterns, in the notation of a policy's own `match`, so that what is shown can be
-copied into a rule. It knows neither models nor plans.
+copied into a rule. It depends on neither models nor plans.
 """
 
 from __future__ import annotations

@@ -53,9 +53,9 @@ def matrix(
     target: str | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[Cell]:
-    """Return the cells of each model, in each scheme, on each host with what the policy says of it, in that order.
+    """Return the cells of each model, in each scheme, on each host with the policy resolved for it, in that order.
 
-    A model that is quantised already is asked once: no scheme changes it.
+    A model that is quantised already is planned once: no scheme changes it.
     """
     cells: list[Cell] = []
     of_each = [schemes if tree.quantization is None else schemes[:1] for tree in models]

@@ -1,7 +1,7 @@
 """A plan as a picture: one row for each device, with what its memory holds and which part of the model is there.
 
-Owns the SVG. A row has a bar of the device's memory, in parts, and below it a track that stands for the model from its
-first unit to its last by bytes: filled where the device stores it, outlined where the device executes what is stored
+Owns the SVG. A row has a bar of the device's memory, in parts, and below it a track that shows the model from its first
+unit to its last by bytes: filled where the device stores it, outlined where the device executes what is stored
 elsewhere. The SVG is one text without identifiers, scripts and links, so that several may be in one page.
 """
 

@@ -1,4 +1,7 @@
-"""What a page shows of one plan: its picture, the keys of pictures, and its reasons."""
+"""What a page shows of one plan: its picture, the keys of pictures, and its reasons.
+
+Owns the HTML of these parts, which the pages of reports are made of.
+"""
 
 from __future__ import annotations
 

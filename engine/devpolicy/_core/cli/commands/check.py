@@ -1,4 +1,7 @@
-"""`devpolicy check`: policies read, validated and linted."""
+"""`devpolicy check`: policies read, validated and linted.
+
+Owns which findings are reported for each file, and the exit status that they give.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`devpolicy diff`: where two policies differ."""
+"""`devpolicy diff`: where two policies differ.
+
+Owns the options and the output. The comparison is that of `devpolicy._core.review`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`devpolicy doctor`: what each installed library sees of this machine."""
+"""`devpolicy doctor`: what each installed library sees of this machine.
+
+Owns the tables and the JSON. What is examined, and which findings there are, is decided by `devpolicy._core.doctor`.
+"""
 
 from __future__ import annotations
 

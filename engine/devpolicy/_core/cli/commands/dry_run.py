@@ -1,4 +1,7 @@
-"""`devpolicy dry-run`: a plan, tried by the real library on the simulated host."""
+"""`devpolicy dry-run`: a plan, tried by the real library on the simulated host.
+
+Owns the output, and the findings for what differs from the plan.
+"""
 
 from __future__ import annotations
 

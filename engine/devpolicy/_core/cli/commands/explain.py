@@ -1,4 +1,7 @@
-"""`devpolicy explain`: what a code means."""
+"""`devpolicy explain`: what a code means.
+
+Owns the output. The texts are in `devpolicy._core.codes`.
+"""
 
 from __future__ import annotations
 

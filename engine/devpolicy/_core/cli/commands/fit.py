@@ -1,4 +1,7 @@
-"""`devpolicy fit`: can it run here, and how."""
+"""`devpolicy fit`: can it run here, and how.
+
+Owns the sentence, the table and the JSON of each verdict. The verdicts are those of `devpolicy._core.planning`.
+"""
 
 from __future__ import annotations
 
@@ -208,7 +211,7 @@ def _once(found: Sequence[Fit]) -> list[Fit]:
 
 
 def _not_applied(found: Sequence[Fit]) -> list[str]:
-    """Return what is to be said of models for which a scheme was asked that changes nothing."""
+    """Return a note for each model that a requested scheme does not change."""
     asked: dict[tuple[str, str], dict[str, None]] = {}
     for one in found:
         if one.stored is not None and one.quantization not in (NONE, one.stored):

@@ -1,4 +1,7 @@
-"""`devpolicy fleet`: list and show fleets: the catalogue, fleet files, folders of host files."""
+"""`devpolicy fleet`: list and show fleets: the catalogue, fleet files, folders of host files.
+
+Owns the tables of a fleet's nodes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`devpolicy host`: list and show the catalogue, host files and this machine. Capturing is a module of its own."""
+"""`devpolicy host`: list and show the catalogue, host files and this machine. Capturing is a module of its own.
+
+Owns the list of hosts, and the lines that describe one.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""`devpolicy init`: a first policy with tests that pass."""
+"""`devpolicy init`: a first policy with tests that pass.
+
+Owns the questions, the files that are written, and the next step. The policy and its tests are made by
+`devpolicy._core.starter`.
+"""
 
 from __future__ import annotations
 
@@ -236,7 +240,7 @@ def _is_terminal() -> bool:
 
 
 def _asked(question: str, default: str, read: Callable[[str], T]) -> T:
-    """Ask until the answer can be read; what is wrong with one is said."""
+    """Ask until the answer can be read, and print what is wrong with each other one."""
     while True:
         answer = click.prompt(question, default=default, err=True)
         try:

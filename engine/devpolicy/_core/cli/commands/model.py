@@ -1,4 +1,7 @@
-"""`devpolicy model`: list and show structures without weights. Capturing is a module of its own."""
+"""`devpolicy model`: list and show structures without weights. Capturing is a module of its own.
+
+Owns the list of models, and the lines and the table that describe one.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`devpolicy plan`: a policy compiled for a model and a host."""
+"""`devpolicy plan`: a policy compiled for a model and a host.
+
+Owns the combinations of options, the output of each format, and the comparison with a locked plan.
+"""
 
 from __future__ import annotations
 
@@ -200,7 +203,7 @@ def command(
 
 
 def check_asked(policy: Policy, models: Models, component: str | None) -> None:
-    """Raise `DevPolicyError` if neither a model nor a component says what to plan."""
+    """Raise `DevPolicyError` if the command names neither a model nor a component."""
     named = [entry.name for entry in policy.components if not entry.is_glob]
     if component is not None:
         check_component(policy, component, models)

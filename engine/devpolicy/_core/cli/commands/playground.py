@@ -1,4 +1,7 @@
-"""`devpolicy playground`: policies, models and hosts to try in a browser."""
+"""`devpolicy playground`: policies, models and hosts to try in a browser.
+
+Owns the options, and the end of the server. The site is made by `devpolicy._core.playground`.
+"""
 
 from __future__ import annotations
 

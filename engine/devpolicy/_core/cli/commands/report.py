@@ -1,4 +1,7 @@
-"""`devpolicy report`: verdicts on models, quantizations and hosts on one page."""
+"""`devpolicy report`: verdicts on models, quantizations and hosts on one page.
+
+Owns which models, schemes and hosts are in the matrix. The page is made by `devpolicy._core.views`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`devpolicy resolve`: the device choice."""
+"""`devpolicy resolve`: the device choice.
+
+Owns the output for one component, and for all components of a saved pipeline.
+"""
 
 from __future__ import annotations
 

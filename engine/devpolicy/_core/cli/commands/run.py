@@ -1,4 +1,7 @@
-"""`devpolicy run`: a command with the devices that a policy plans for it, and no others."""
+"""`devpolicy run`: a command with the devices that a policy plans for it, and no others.
+
+Owns how the variables are printed, and how the command replaces this process.
+"""
 
 from __future__ import annotations
 

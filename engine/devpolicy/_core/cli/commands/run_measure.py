@@ -1,4 +1,7 @@
-"""`devpolicy run --measure`: a program of llama.cpp loads what was planned, and its log is compared with the plan."""
+"""`devpolicy run --measure`: a program of llama.cpp loads what was planned, and its log is compared with the plan.
+
+Owns the table of differences, the lines for the policy, and the exit status.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`devpolicy schema`: the JSON schema of a policy."""
+"""`devpolicy schema`: the JSON schema of a policy.
+
+Owns the command alone: the schema is made by `devpolicy._core.language.schema`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`devpolicy show`: what a policy says in the end, and where each value comes from."""
+"""`devpolicy show`: the effective values of a policy, and where each value comes from.
+
+Owns the table, the JSON, and the list of rules with their reasons.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`devpolicy simulator`: build what the deep depths of `simulate_host` need, and say what is there."""
+"""`devpolicy simulator`: build what the deep depths of `simulate_host` need, and show whether it is built.
+
+Owns the output. The compiler and the cache are those of `devpolicy._core.simulator`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`devpolicy targets`: the consumers of plans, and what each can be given."""
+"""`devpolicy targets`: the consumers of plans, and what each can be given.
+
+Owns the words for the abilities of a target, and the JSON of them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`devpolicy test`: the tests of policies."""
+"""`devpolicy test`: the tests of policies.
+
+Owns the output of each format, that of coverage too, and the exit status. `devpolicy._core.review` runs the tests.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`devpolicy verify`: properties over a family of hosts."""
+"""`devpolicy verify`: properties over a family of hosts.
+
+Owns the reading of properties from options, and the output of verdicts and counterexamples.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`devpolicy why`: the trace of one module."""
+"""`devpolicy why`: the trace of one module.
+
+Owns the options and the output. The trace itself is in `traced`.
+"""
 
 from __future__ import annotations
 

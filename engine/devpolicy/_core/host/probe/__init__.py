@@ -99,7 +99,7 @@ def _installed(distribution: str) -> bool:
 
 
 def _ask_torch(types: Sequence[str], timeout: float) -> dict[str, ProbeResult]:
-    """Ask a child process, except for what a torch that is already loaded says without initialising anything: mps."""
+    """Ask a child process, except for what a loaded torch answers without initialising anything: mps."""
     torch = sys.modules.get("torch")
     here = [name for name in types if name == "mps" and torch is not None]
     elsewhere = [name for name in types if name not in here]

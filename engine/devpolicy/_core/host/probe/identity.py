@@ -1,6 +1,6 @@
 """Facts of a host that identify the machine, and a host without them.
 
-Owns the kinds of identifiers and where they stand: in fields of their own, and inside the texts of drivers. What a
+Owns the kinds of identifiers and where they occur: in fields of their own, and inside the texts of drivers. What a
 machine is called comes as an argument, so this asks nothing.
 """
 
@@ -91,6 +91,6 @@ def _patterns(identity: Identity) -> Iterator[tuple[str, re.Pattern[str]]]:
 
 
 def _shorter(found: re.Match[str]) -> str:
-    """Of a file somewhere its own name is kept where it has an ending: a library's name says what is broken."""
+    """Of a file somewhere its own name is kept where it has an ending: a library's name shows what is broken."""
     path = PurePath(found[0].replace("\\", "/"))
     return f"…/{path.name}" if path.suffix and len(path.parts) > 2 else _GONE

@@ -49,10 +49,11 @@ def measure(
     progress: Progress | None = None,
     clock: Clock = time.perf_counter,
 ) -> Measured:
-    """Measure this machine, of which `host` says what it has. Takes about a minute, and more with several GPUs.
+    """Measure the speeds of this machine, whose devices and memory are those of `host`.
 
-    `folder` is on the disk that is measured, by default the one of temporary files; 256 MiB are written there for a
-    moment. What cannot be measured stays as the host states it. Raises `HostError` where nothing can be written there.
+    Takes about a minute, and more with several GPUs. `folder` is on the disk that is measured, by default the one of
+    temporary files; 256 MiB are written there for a moment. What cannot be measured stays as the host states it. Raises
+    `HostError` where nothing can be written there.
     """
     work = _Work(clock, progress or (lambda what: None))
     work.tell("the disk")

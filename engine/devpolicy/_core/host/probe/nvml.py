@@ -1,7 +1,7 @@
 """NVIDIA GPUs by NVML: without a CUDA context, without torch.
 
-Owns what a child process told of NVML (`ask.inventory`), as accelerators. NVML counts all GPUs in the order of the PCI
-bus; which of them this process sees, and as which ids, is decided from the environment's variables.
+Owns what a child process reported of NVML (`ask.inventory`), as accelerators. NVML counts all GPUs in the order of the
+PCI bus; which of them this process sees, and as which ids, is decided from the environment's variables.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Inventory:
 def read(told: Mapping[str, Any], ram: Amount) -> Inventory:
     """Return the answer of `torch_probe.inventory` as an inventory. Raises one of `MALFORMED` for anything else.
 
-    `ram` stands for the memory of a GPU that has none of its own.
+    `ram` is the memory of a GPU that has none of its own.
     """
     gpus = list(told["gpus"])
     return Inventory(

@@ -1,6 +1,6 @@
 """Memory, disk, and the versions of software of this machine.
 
-Owns what the operating system and the installed packages say. It knows no accelerator and imports
+Owns what the operating system and the installed packages report. It looks at no accelerator and imports
 neither torch nor anything else for its version.
 """
 
@@ -36,7 +36,7 @@ class Amount(NamedTuple):
 
 
 class TorchBuild(NamedTuple):
-    """An installed torch: its version, and the toolkits that it was built with (`None`: cannot be told)."""
+    """An installed torch: its version, and the toolkits that it was built with (`None`: unknown)."""
 
     version: str
     toolkits: frozenset[str] | None
@@ -49,7 +49,7 @@ def system_and_arch() -> tuple[str, str]:
 
 
 def ram(root: Path = Path("/")) -> Amount:
-    """Return the RAM that this process can have: the machine's, or less where a control group (a container) says so."""
+    """Return the RAM that this process can have: the machine's, or the limit of a control group (a container)."""
     total, free = _machines_memory(root)
     limit = control_group_limit(root)
     if limit is not None:
@@ -58,7 +58,7 @@ def ram(root: Path = Path("/")) -> Amount:
 
 
 def _machines_memory(root: Path) -> Amount:
-    """Return the machine's memory: what psutil says, and without psutil what the kernel of Linux does."""
+    """Return the machine's memory as psutil reports it, or without psutil the kernel of Linux."""
     try:
         import psutil
     except ImportError:

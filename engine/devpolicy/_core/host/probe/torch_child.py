@@ -1,4 +1,4 @@
-"""torch's and NVML's devices, as another process tells them.
+"""torch's and NVML's devices, as another process reports them.
 
 Owns the commands that run the probes of `torch_probe`, and what their answers mean. This process keeps no context, and
 imports no torch.

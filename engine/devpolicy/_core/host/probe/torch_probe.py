@@ -33,7 +33,7 @@ def answers(torch: Any, types: list[str]) -> dict[str, Any]:
 
 
 def devices(torch: Any, type_: str) -> list[dict[str, Any]]:
-    """Return the facts of each device of a type. Raises what the driver says where none can be used."""
+    """Return the facts of each device of a type. Raises the driver's error where none can be used."""
     if type_ == "mps":
         # One device, and its free memory is a question to the system, not to Metal.
         available = torch.backends.mps.is_available()
@@ -72,10 +72,10 @@ def facts(module: Any, type_: str, index: int) -> dict[str, Any]:
 
 
 def inventory(nvml: Any) -> dict[str, Any]:
-    """Return what NVML says of every GPU of the machine, in its order. Raises what NVML raises.
+    """Return NVML's facts of every GPU of the machine, in its order. Raises what NVML raises.
 
     `{"driver": version, "gpus": [facts, …]}`; the facts of a GPU in MIG mode have its `instances`. A GPU without memory
-    of its own says `shared`.
+    of its own has `shared`.
     """
     nvml.nvmlInit()
     try:
@@ -157,7 +157,7 @@ def end_after(seconds: float) -> None:
 
 
 def tell(answer: dict[str, Any]) -> NoReturn:
-    """Print the answer, and end without what libraries do at exit, which is no part of it and may hang."""
+    """Print the answer, and end the process without the exit handlers of libraries, which may hang."""
     print("\n" + MARK + json.dumps(answer), flush=True)
     os._exit(0)
 

@@ -1,4 +1,7 @@
-"""Templates of BERT and of encoders that are built like it."""
+"""Templates of BERT and of encoders that are built like it.
+
+Owns their rows, the sizes that a configuration gives them, and the classes of each family.
+"""
 
 from __future__ import annotations
 
@@ -140,7 +143,7 @@ def _bert_heads() -> dict[str, Head]:
 
 
 def _roberta_heads(cls: str, base: str, *, body_last: bool = False) -> dict[str, Head]:
-    """Return the classes with a head; `body_last` says that their heads are made before their body."""
+    """Return the classes with a head; with `body_last`, their heads are made before their body."""
     lm_head, classifier = fill(_LM_HEAD, {"C": cls}), fill(_CLASSIFIER, {"C": cls})
     ties = (
         (f"{base}.embeddings.word_embeddings.weight", "lm_head.decoder.weight"),

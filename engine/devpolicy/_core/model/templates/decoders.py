@@ -1,4 +1,7 @@
-"""Templates of decoders: Llama and those that are built like it."""
+"""Templates of decoders: Llama and those that are built like it.
+
+Owns their rows, and which layers differ: those with biases, norms of queries and keys, or sliding windows.
+"""
 
 from __future__ import annotations
 

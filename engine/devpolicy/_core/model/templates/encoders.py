@@ -1,4 +1,7 @@
-"""Templates of encoders that are not built like BERT: DistilBERT, ModernBERT, Nomic's."""
+"""Templates of encoders that are not built like BERT: DistilBERT, ModernBERT, Nomic's.
+
+Owns their rows, and the sizes that a configuration gives them.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A family of models: one body, and the classes that put a head on it.
 
-Owns how a class is put together, for families of one body. Rows of a head have a line `@` where the body stands, and
-`@+` where it stands with its pooler; a name behind it is the body's in this class.
+Owns how a class is put together, for families of one body. Rows of a head have a line `@` in place of the body, and
+`@+` in place of the body with its pooler; a name behind it is the body's in this class.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ACTIVATIONS = {
 class Body:
     """What a configuration makes of a family's body: rows whose paths are below it, and their sizes.
 
-    A line `{pooler}` of the rows is where the pooler stands, in the classes that have it.
+    A line `{pooler}` of the rows is replaced by the pooler in the classes that have it.
     """
 
     rows: str

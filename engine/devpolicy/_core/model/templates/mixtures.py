@@ -1,4 +1,7 @@
-"""Templates of decoders with experts: Mixtral, and those whose first layers are dense or whose attention is latent."""
+"""Templates of decoders with experts: Mixtral, and those whose first layers are dense or whose attention is latent.
+
+Owns the rows of their layers, dense and routed. What they share with dense decoders is in `decoders`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Templates of models that are an encoder and a decoder, and of GPT-2, which is like no other."""
+"""Templates of models that are an encoder and a decoder, and of GPT-2, which is like no other.
+
+Owns their rows: of T5, Whisper and GPT-2.
+"""
 
 from __future__ import annotations
 

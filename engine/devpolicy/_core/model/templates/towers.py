@@ -1,4 +1,7 @@
-"""Templates of models with a tower for images: CLIP, and Gemma 3 before whose decoder SigLIP stands."""
+"""Templates of models with a tower for images: CLIP, and Gemma 3, whose tower is SigLIP.
+
+Owns the rows of the towers and of the projections to the decoder. The decoder's own are in `decoders`.
+"""
 
 from __future__ import annotations
 

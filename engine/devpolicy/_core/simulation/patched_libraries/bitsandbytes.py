@@ -20,7 +20,7 @@ _redirected: list[Any] = []
 
 
 def _redirect(value: Any) -> Any:
-    """Register the kernels, once, and return what stands there: nothing of the module itself is replaced.
+    """Register the kernels, once, and return the attribute as it is: nothing of the module itself is replaced.
 
     A build of torch whose devices are simulated has no CUDA, so nothing that ran before is lost.
     """

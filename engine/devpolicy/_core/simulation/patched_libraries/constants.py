@@ -1,4 +1,8 @@
-"""Stand-ins for values that a library took when it was imported."""
+"""Stand-ins for values that a library took when it was imported.
+
+Owns flags that follow the host, and values that each simulation has its own of. Which library has which is in the
+modules beside it.
+"""
 
 from __future__ import annotations
 

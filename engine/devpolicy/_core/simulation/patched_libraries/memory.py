@@ -1,4 +1,7 @@
-"""RAM and disk: psutil and shutil."""
+"""RAM and disk: psutil and shutil.
+
+Owns the figures of a host in the types that these two libraries return.
+"""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def compute_capability(simulation: Simulation, handle: Handle) -> list[int]:
 
 
 def memory_info(simulation: Simulation, handle: Handle, version: Any = None) -> Any:
-    """Return total, free and used bytes. A GPU that shares the machine's memory has none that NVML tells."""
+    """Return total, free and used bytes. Of a GPU that shares the machine's memory, NVML reports none."""
     device = handle.device
     if device.unified:
         _raise(simulation, "NVML_ERROR_NOT_SUPPORTED")

@@ -1,4 +1,7 @@
-"""What devpolicy itself asks, the probe, and what it keeps: policies in use, with the machine that they are used on."""
+"""What devpolicy itself asks, the probe, and what it keeps: policies in use, with the machine that they are used on.
+
+Owns that a probe inside a simulation answers with its host, and that a policy in use plans on it.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def _now(simulation: Simulation, device: Accelerator) -> Accelerator:
 
 
 def _of_each_simulation(original: property) -> property:
-    """Return a property of a `Block` on this machine that is another one on each simulated host.
+    """Return a property of a `PolicyContext` that has a value of its own on each simulated host.
 
     A block probes once and keeps what was resolved, for the whole process where `DEVPOLICY` names its policy: what it
     learnt of a simulated host would be there after it, and what it knows of this machine would be there on the host.

@@ -1,4 +1,7 @@
-"""`multiprocessing`: a process that starts anew, and leaves the host, carries the name of it."""
+"""`multiprocessing`: a process that starts anew, and leaves the host, carries the name of it.
+
+Owns how `Process.start` hands the name over; `devpolicy._core.left_host` uses it in the messages of that process.
+"""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def as_bool(simulation: Simulation, original: Callable[..., Any], *args: Any, **
 
 
 def set_active_gpu(simulation: Simulation, original: Callable[..., Any], gpu_id: int) -> Any:
-    """Refuse where CuPy would take the device; elsewhere thinc says that there is none."""
+    """Refuse where CuPy would take the device; elsewhere thinc raises its own error."""
     if _has_cupy(simulation):
         raise refusal(simulation, f"thinc.util.set_active_gpu({gpu_id})")
     return original(gpu_id)

@@ -1,4 +1,7 @@
-"""`torch.accelerator` and `torch.get_device_module`: the questions that name no type."""
+"""`torch.accelerator` and `torch.get_device_module`: the questions that name no type.
+
+Owns the choice of the one type that they are about. The answers are those of `torch_devices` and `torch_mps`.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ def set_device_index(simulation: Simulation, device: Any) -> None:
 
 
 def get_memory_info(simulation: Simulation, device: Any = None) -> tuple[int, int]:
-    """Return free and total bytes. For mps versions of torch differ in whether they tell, so it is refused."""
+    """Return free and total bytes. It is refused for mps, where versions of torch differ in whether they answer."""
     if _type(simulation) == "mps":
         raise refusal(simulation, "torch.accelerator.get_memory_info()")
     found: tuple[int, int] = _asked("mem_get_info", simulation, None, _index(simulation, device))
@@ -81,7 +84,7 @@ def _index(simulation: Simulation, device: Any, *, optional: bool = True) -> int
 
 
 def get_device_capability(simulation: Simulation, device: Any = None) -> Any:
-    """Refuse: which dtypes a device supports is more than a host knows."""
+    """Refuse: a host does not describe which dtypes a device supports."""
     _type(simulation)
     raise refusal(simulation, "torch.accelerator.get_device_capability()")
 

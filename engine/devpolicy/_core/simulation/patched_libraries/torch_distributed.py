@@ -28,7 +28,7 @@ NCCL_VERSION = (2, 28, 9)
 
 
 class _Group(type):
-    """The type of a class that stands in for gloo's: what it makes works on simulated devices too."""
+    """The type of a class that replaces gloo's: its groups work on simulated devices too."""
 
     original: Any
 
@@ -59,7 +59,7 @@ class _Nccl(type):
 
 @cache
 def nccl_class() -> Any:
-    """Return what stands where a build of torch for CUDA has `ProcessGroupNCCL`."""
+    """Return the class that replaces `ProcessGroupNCCL` of a build of torch for CUDA."""
     from torch._C._distributed_c10d import Backend, PrefixStore, ProcessGroupGloo
 
     class Options(Backend.Options):

@@ -1,4 +1,7 @@
-"""`torch.mps` and `torch.backends.mps`: the one device of a Mac."""
+"""`torch.mps` and `torch.backends.mps`: the one device of a Mac.
+
+Owns its answers, and the versions of macOS that it asks for.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def is_available(simulation: Simulation) -> bool:
-    """Whether Metal has a device. torch says no where it fails, and does not raise."""
+    """Whether Metal has a device. Where Metal fails, torch returns false and does not raise."""
     return count(simulation, "mps") > 0 and not simulation.host.fault("mps")
 
 

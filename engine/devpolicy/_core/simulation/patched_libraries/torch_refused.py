@@ -34,7 +34,7 @@ def refuse(simulation: Simulation, type_: str, what: str) -> None:
 
 
 class _Guard(type):
-    """The type of a class that stands in for `original`: its instances are the original's."""
+    """The type of a class that replaces `original`: its instances are the original's."""
 
     original: type
     check: Callable[[Simulation, tuple[Any, ...], dict[str, Any]], None]
@@ -176,7 +176,7 @@ def _mps_is_real() -> bool:
 
 
 def _unwatch(torch: Any, mode: Any) -> None:
-    """Take a mode off this thread's stack, wherever it stands: tasks of one thread end in any order."""
+    """Take a mode off this thread's stack, at any position: tasks of one thread end in any order."""
     above = []
     while torch._C._len_torch_function_stack():
         top = torch._C._pop_torch_function_stack()

@@ -52,7 +52,7 @@ def _of_accelerator(simulation: Simulation, original: Callable[..., Any], *args:
 
 
 def _memory_stats(backend: TensorBackend, type_: str, index: int) -> dict[str, Any]:
-    """Return a ledger as the allocator of a GPU tells it. Nothing is rounded, cached or split."""
+    """Return a ledger in the form of a GPU allocator's statistics. Nothing is rounded, cached or split."""
     told = backend.figures(type_, index)
     size = {"current": told["allocated"], "peak": told["peak"]}
     size |= {"allocated": told["allocated_ever"], "freed": told["freed_ever"]}

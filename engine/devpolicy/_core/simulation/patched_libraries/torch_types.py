@@ -1,4 +1,7 @@
-"""`torch.cuda.FloatTensor` and its like: constructors that a CPU build has, and that say they are not available."""
+"""`torch.cuda.FloatTensor` and its like: constructors that raise in a CPU build.
+
+Owns the classes that take their place where devices hold tensors.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ NAMES = tuple(
 
 
 class _Typed(type):
-    """The type of a class that stands in for one of torch's. torch's own functions take a type by its name."""
+    """The type of a class that replaces one of torch's. torch's own functions take a type by its name."""
 
     original: Any
 

@@ -1,4 +1,7 @@
-"""transformers: what some of its modules took at their import. Its caches are found by `scan`."""
+"""transformers: what some of its modules took at their import.
+
+Owns the constants that follow the host. Caches of its functions are found by `scan`.
+"""
 
 from __future__ import annotations
 
