@@ -50,6 +50,18 @@ def moe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def mixtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose checkpoints have other names for its experts: `block_sparse_moe.experts.0.w1`."""
+    folder: Path = tmp_path_factory.mktemp("mixtral")
+    config = transformers.MixtralConfig(
+        hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=512, num_local_experts=4,
+    )  # fmt: skip
+    transformers.MixtralForCausalLM(config).half().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def seeing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that sees, whose checkpoints name `visual` what is `model.visual` since Transformers 5."""
     folder: Path = tmp_path_factory.mktemp("seeing")
@@ -62,7 +74,7 @@ def packed(source: Path, folder: Path, said: dict[str, Any], left: str = "visual
     """Write a checkpoint with all projections packed, but for those whose names hold `left`."""
     tensors: dict[str, Any] = {}
     for key, weight in load_file(source / "model.safetensors").items():
-        if "proj" not in key or weight.dim() < 2 or left in key:
+        if ("proj" not in key and ".experts." not in key) or weight.dim() < 2 or left in key:
             tensors[key] = weight
             continue
         (rows, columns), module = weight.shape, key.removesuffix(".weight")
@@ -99,8 +111,8 @@ def weights(made: Plan) -> int:
 
 
 @pytest.mark.parametrize("said", [GPTQ, AWQ], ids=["gptq", "awq"])
-def test_experts_stored_one_by_one(said: dict[str, Any], moe: Path, tmp_path: Path) -> None:
-    folder = packed(moe, tmp_path, said)
+def test_experts_stored_one_by_one(said: dict[str, Any], moe: Path, mixtral: Path, tmp_path: Path) -> None:
+    folder = packed(moe if said is GPTQ else mixtral, tmp_path, said)
     for model in (folder, folder / "config.json"):
         assert weights(planned(model, "vllm")) == size(folder)
         with pytest.raises(Unsatisfiable, match="cannot load them: it stores its experts quantised one by one") as no:
@@ -214,6 +226,23 @@ def scaled(source: Path, folder: Path, said: dict[str, Any]) -> Path:
     config = json.loads((source / "config.json").read_text("utf-8"))
     (folder / "config.json").write_text(json.dumps({**config, "quantization_config": said}), "utf-8")
     return folder
+
+
+def test_modelopt_beside_a_configuration(moe: Path, tmp_path: Path) -> None:
+    """A `config.json` that is named says what its folder says, which has a file for it."""
+    scaled(moe, tmp_path, COMPRESSED["fp8"])
+    config = json.loads((tmp_path / "config.json").read_text("utf-8"))
+    del config["quantization_config"]
+    (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
+    said = {"quant_algo": "FP8", "exclude_modules": ["lm_head", "*mlp.gate*"]}
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps({"quantization": said}), "utf-8")
+    made = [planned(model, "vllm") for model in (tmp_path, tmp_path / "config.json")]
+    assert [one.loading.scheme for one in made] == ["modelopt-fp8"] * 2
+    assert weights(made[0]) == weights(made[1])
+    assert not any(one.warnings for one in made)
+    for model in (tmp_path, tmp_path / "config.json"):
+        with pytest.raises(Unsatisfiable, match="no plan is made of them for `hf`"):
+            planned(model, "hf")
 
 
 def needs(library: str) -> None:
