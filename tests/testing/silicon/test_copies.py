@@ -21,6 +21,8 @@ def test_pin_cuda_raises():
         lambda: torch.ones(1, device="cuda").pin_memory(),
         "cannot pin 'torch.cuda.FloatTensor' only dense CPU tensors can be pinned",
     )
+    raises(RuntimeError, lambda: torch.zeros(1, device="cuda", pin_memory=True), "Only dense CPU tensors can be pinned")
+    raises(RuntimeError, lambda: torch.rand(1, device="cuda", pin_memory=True), "Only dense CPU tensors can be pinned")
 
 
 def test_unpinned():

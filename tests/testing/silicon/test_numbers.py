@@ -123,9 +123,17 @@ def test_linalg_eig():
 def test_checkpoint():
     from torch.utils.checkpoint import checkpoint as checkpoint
 
-    m = torch.nn.Linear(3, 3).to(last())
-    checkpoint(m, torch.ones(1, 3, device=last(), requires_grad=True), use_reentrant=False).sum().backward()
-    checkpoint(m, torch.ones(1, 3, device=last(), requires_grad=True), use_reentrant=True).sum().backward()
+    m = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 3)).to(last())
+
+    def gradient(run):
+        given = torch.ones(4, 3, device=last(), requires_grad=True)
+        torch.manual_seed(1)
+        run(given).sum().backward()
+        return given.grad
+
+    # What is computed again drops what was dropped before.
+    torch.testing.assert_close(gradient(lambda x: checkpoint(m, x, use_reentrant=False)), gradient(m))
+    torch.testing.assert_close(gradient(lambda x: checkpoint(m, x, use_reentrant=True)), gradient(m))
 
 
 def test_save_on_cpu():

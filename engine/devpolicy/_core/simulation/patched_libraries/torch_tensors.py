@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from devpolicy._core.simulation.build import accelerator_type, count
 from devpolicy._core.simulation.patched_libraries import ORIGINAL, Around, Library, torch_parallel
+from devpolicy._core.simulation.patched_libraries.constants import Flag
 from devpolicy._core.simulation.patched_libraries.torch_accelerator import NONE
 from devpolicy._core.simulation.patched_libraries.torch_devices import require
 from devpolicy._core.simulation.refusal import refusal
@@ -38,7 +39,7 @@ def _ready(type_: str, simulation: Simulation) -> None:
 
 
 def _is_initialized(type_: str, simulation: Simulation) -> bool:
-    return count(simulation, type_) > 0 and not simulation.host.fault(type_)
+    return simulation.backend is not None and count(simulation, type_) > 0 and not simulation.host.fault(type_)
 
 
 def _of_accelerator(simulation: Simulation, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -177,7 +178,10 @@ def _put_generators(simulation: Simulation, backend: TensorBackend, torch: Any) 
     for type_ in TYPES:
         working = 0 if simulation.host.fault(type_) else count(simulation, type_)
         generators = tuple(backend.default_generator(type_, index) for index in range(working))
-        swap(simulation, vars(getattr(torch, type_)), "default_generators", generators)
+        namespace = vars(getattr(torch, type_))
+        swap(simulation, namespace, "default_generators", generators)
+        # What torch's own code reads in the place of `is_initialized()`: whether there is a state to keep.
+        swap(simulation, namespace, "_initialized", Flag(namespace["_initialized"], partial(_is_initialized, type_)))
     swap(simulation, vars(torch.mps), "_default_mps_generator", None)
     if count(simulation, "mps"):
         # `torch.mps.manual_seed` does nothing without.

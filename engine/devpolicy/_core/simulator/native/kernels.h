@@ -37,9 +37,14 @@ struct On {
   DeviceIndex before;
 };
 
+inline void require_unpinned(std::optional<bool> pinned) {
+  TORCH_CHECK(!pinned.value_or(false), "Only dense CPU tensors can be pinned");
+}
+
 template <int kind>
 Tensor empty(at::IntArrayRef size, std::optional<at::ScalarType> dtype, std::optional<at::Layout>,
-             std::optional<c10::Device> device, std::optional<bool>, std::optional<at::MemoryFormat> format) {
+             std::optional<c10::Device> device, std::optional<bool> pinned, std::optional<at::MemoryFormat> format) {
+  require_unpinned(pinned);
   const auto type = c10::dtype_or_default(dtype);
   require_supported(kind, type);
   open_world(kind);
@@ -49,7 +54,8 @@ Tensor empty(at::IntArrayRef size, std::optional<at::ScalarType> dtype, std::opt
 
 template <int kind>
 Tensor empty_strided(at::IntArrayRef size, at::IntArrayRef stride, std::optional<at::ScalarType> dtype,
-                     std::optional<at::Layout>, std::optional<c10::Device> device, std::optional<bool>) {
+                     std::optional<at::Layout>, std::optional<c10::Device> device, std::optional<bool> pinned) {
+  require_unpinned(pinned);
   const auto type = c10::dtype_or_default(dtype);
   require_supported(kind, type);
   open_world(kind);
