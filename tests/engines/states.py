@@ -167,18 +167,21 @@ _FACTS = {
         "vllm/v1/kv_cache_interface.py": r"2 \+ self\.num_speculative_blocks \+ self\.num_prefill_checkpoint_blocks",
         "vllm/model_executor/models/config.py": r'== "none":\n +cache_config\.mamba_cache_mode = "align"',
         "vllm/model_executor/models/registry.py": r'"BambaForCausalLM": "0.23.0",\n +"MiniMaxForCausalLM": "0.23.0"',
+        "vllm/platforms/cuda.py": r"has_device_capability\(80\):\n[^\n]*\n +return \[torch.bfloat16",
         "vllm/platforms/interface.py": r"max\(kernel_block_alignment_size, 128\)",
     },
     "sglang": {
         "sglang/srt/mem_cache/kv_cache_configurator.py": r"MAMBA_CACHE_SIZE_MAX_RUNNING_REQUESTS_RATIO = 3\n",
+        "sglang/srt/model_executor/model_runner_components/load_model_utils.py": "SGLang only supports sm75 and above",
         "sglang/srt/mem_cache/allocation_sizing.py": r"return 2 if overlap else 1\n",
     },
 }
-"""Where each engine says how many states a sequence has: three of vLLM's, three and two of SGLang's, and one of all."""
+"""Where each engine says how many states a sequence has (three of vLLM's, three and two of SGLang's, and one of all),
+which models it no longer runs, and what it does with cards of low compute capability."""
 
 
 def check_counts(engine: str, folder: Path) -> Iterator[str]:
-    """Yield the facts behind `Abilities.states` that an engine's source does not have."""
+    """Yield the facts behind our rows that an engine's source does not have."""
     for file, pattern in _FACTS[engine].items():
         if re.search(pattern, (folder / file).read_text(encoding="utf-8")) is None:
             yield f"{file} has no {pattern}"

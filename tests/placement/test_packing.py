@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import product
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from devpolicy._core.placement.counting import filled
 from devpolicy._core.placement.packing import Packing
 
 
@@ -32,6 +34,28 @@ def test_a_packing_is_found_where_there_is_one(sizes: list[int], rooms: list[int
     assert (found is not None) == possible
     assert found is None or _fits(sizes, rooms, tuple(found[at] for at in range(len(sizes))))
     assert not (packing.hopeless() and possible)
+
+
+@given(
+    st.lists(st.sampled_from((1, 2, 3, 5, 7)), min_size=1, max_size=7),
+    st.lists(st.integers(0, 16), min_size=1, max_size=3),
+)
+def test_what_is_counted_is_what_every_way_says(sizes: list[int], rooms: list[int]) -> None:
+    counts = Counter(sizes)
+    way = filled(counts, rooms)
+    assert (way is not None) == any(_fits(sizes, rooms, one) for one in product(range(len(rooms)), repeat=len(sizes)))
+    if way is not None:
+        held = [sum(size * count for size, count in one.items()) for one in way]
+        assert all(size <= room for size, room in zip(held, rooms, strict=True))
+        assert sum(map(Counter, way), Counter()) == counts
+
+
+def test_what_counting_finds_is_dealt_out() -> None:
+    # Of the 60 places for the commonest, each of the larger ones takes one where it is put well, and up to three else.
+    sizes, rooms = [1_556] + [992] * 58 + [1_556], [22_410, 22_773, 10_146, 6_200]
+    where = _packing(sizes, rooms).search()
+    assert where is not None
+    assert _fits(sizes, rooms, tuple(where[at] for at in range(len(sizes))))
 
 
 def test_what_equal_ones_leave_over_is_too_little() -> None:

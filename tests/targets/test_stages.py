@@ -90,6 +90,19 @@ def test_unlike_cards_get_unlike_stages():
     assert told["arguments"][:4] == ["--device-ids", "0,1", "--pipeline-parallel-size", "2"]
 
 
+def test_bfloat16_needs_a_card_that_has_it():
+    # The flags were printed, and vLLM ended with an error.
+    policy, host = Policy.parse("prefer = 'cuda'"), Host.load("t4")
+    with pytest.raises(Unsatisfiable, match=r"has 7\.5") as refused:
+        vllm(plan(policy, "llama-3.2-1b", host, target="vllm"), host)
+    half = Policy.parse(f"prefer = 'cuda'\n{refused.value.diagnostics[0].help.strip('`')}")
+    assert "float16" in vllm(plan(half, "llama-3.2-1b", host, target="vllm"), host)["arguments"]
+    assert sglang(plan(policy, "llama-3.2-1b", host, target="sglang"), host)["arguments"]
+    old = Host([Accelerator("cuda", memory="16 GiB", name="Tesla V100-PCIE-16GB", capability=(7, 0))], memory="64 GiB")
+    with pytest.raises(Unsatisfiable, match=r"SGLang runs from .* 7\.5 on, and `cuda:0` has 7\.0"):
+        sglang(plan(half, "llama-3.2-1b", old, target="sglang"), old)
+
+
 @pytest.mark.parametrize("target", ["vllm", "sglang", "exllamav3"])
 @pytest.mark.parametrize(
     ("sizes", "model", "tokens", "batch"),

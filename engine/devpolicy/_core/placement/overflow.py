@@ -25,9 +25,9 @@ from devpolicy._core.placement.candidates import (
     candidates_of,
     may_store,
 )
+from devpolicy._core.placement.counting import are_too_much
 from devpolicy._core.placement.divide import Cluster
 from devpolicy._core.placement.first_layers import spill_first_layers
-from devpolicy._core.placement.packing import are_too_much
 from devpolicy._core.placement.scatter import fit_in_any_order, place_in_any_order, with_all_back
 from devpolicy._core.placement.search import Attempt, Problem, in_context, place
 from devpolicy._core.placement.solver import Bin

@@ -1,41 +1,23 @@
 """Clusters packed onto devices in any order, several runs on a device.
 
 Owns a bounded search in depth, exact where it ends before its bound: first in execution order, which stays on a device
-for as long as it can, then the largest first.
+for as long as it can, then the largest first. Where neither finds a way, one that `counting` found is dealt out.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from devpolicy._core.placement.colocate import allowed_devices, holds_own_tensors
+from devpolicy._core.placement.counting import are_too_much, can_be_counted, filled
 from devpolicy._core.placement.search import Problem
 from devpolicy._core.placement.solver import Bin
 
 STEPS = 10_000
 """Clusters that the search of the largest first puts somewhere, at most; more for models of more clusters."""
-
-
-def are_too_much(counts: Mapping[int, int], rooms: Collection[int]) -> bool:
-    """Whether sums alone show that rooms do not hold so many clusters of each size, in any order."""
-    if sum(size * count for size, count in counts.items()) > sum(rooms):
-        return True
-    # As many as fit of the commonest size are no more than fit of those that are larger.
-    size = max(counts, key=counts.__getitem__, default=0)
-    if not size:
-        return False
-    spare = sum(room // size for room in rooms) - sum(count for one, count in counts.items() if one >= size)
-    # Smaller ones take what those leave over in each room, and the places of those that are not there.
-    beside = (
-        sum(room % size // smaller for room in rooms) + spare * -(-size // smaller)
-        - sum(count for one, count in counts.items() if smaller <= one < size)
-        for smaller in counts
-        if 0 < smaller < size
-    )  # fmt: skip
-    return spare < 0 or any(left < 0 for left in beside)
 
 
 @dataclass(slots=True)
@@ -80,7 +62,11 @@ class Packing:
         """Whether sums alone show that there is no way."""
         if not all(self.sizes):
             return True
-        return are_too_much(Counter(min(sizes.values()) for sizes in self.sizes), self.rooms.values())
+        return are_too_much(self._least(), self.rooms.values())
+
+    def _least(self) -> Counter[int]:
+        """Count the clusters by the least that each takes of any device."""
+        return Counter(min(sizes.values()) for sizes in self.sizes)
 
     def search(self) -> dict[int, int] | None:
         """Return the device of each cluster, `None` where no way was found."""
@@ -88,9 +74,24 @@ class Packing:
         found = self._in_depth(in_order, 4 * len(in_order))
         if found is not None or not in_order:
             return found
+        counts, numbers = self._least(), sorted(self.rooms)
+        counted = can_be_counted(counts, numbers)
+        way = filled(counts, [self.rooms[number] for number in numbers]) if counted else None
+        if counted and way is None:
+            return None
         largest_first = sorted(in_order, key=lambda at: (len(self.sizes[at]), -max(self.sizes[at].values())))
         found = self._in_depth(largest_first, STEPS * max(1, len(in_order) // 64))
+        if found is None and way is not None:
+            found = self._dealt(dict(zip(numbers, way, strict=True)))
         return None if found is None else self._in_runs(found)
+
+    def _dealt(self, way: Mapping[int, Mapping[int, int]]) -> dict[int, int] | None:
+        """Return the devices of clusters that may use all, by how many of each size each device is to hold."""
+        if any(sizes.keys() != self.rooms.keys() or len({*sizes.values()}) > 1 for sizes in self.sizes):
+            return None
+        left = {size: [number for number in way for _ in range(way[number][size])] for size in self._least()}
+        where = {at: left[min(sizes.values())].pop(0) for at, sizes in enumerate(self.sizes)}
+        return where if self._is_sound(where) else None
 
     def completed(self, where: Mapping[int, int]) -> dict[int, int] | None:
         """Return the devices of all clusters where some are placed: the others go where the least room is left."""

@@ -21,7 +21,7 @@ from devpolicy._core.language.fields import TensorSplit
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy, Workload
 from devpolicy._core.memory.budgets import pool_reserved
 from devpolicy._core.memory.sizing import Sizing, size_model, size_tokens
-from devpolicy._core.model.quantize import Held
+from devpolicy._core.model.form import Held
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement import exact
 from devpolicy._core.placement.apply_rules import Offload, Refused, apply_rules

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from devpolicy._core.device import Device
 from devpolicy._core.errors import Diagnostic, Unsatisfiable
 from devpolicy._core.host import Host
+from devpolicy._core.host.facts import is_amd
 from devpolicy._core.placement.plan import Plan
 from devpolicy._core.sizes import GIB
 from devpolicy._core.targets.environment import accelerator
@@ -57,7 +58,7 @@ class Stages:
 
 
 def stages(plan: Plan, host: Host) -> Stages:
-    """Return the stages of a plan. Raises `Unsatisfiable` (DP404, DP409) where it has what they cannot express."""
+    """Return the stages of a plan. Raises `Unsatisfiable` for what the engine does not run."""
     if plan.workload is None or plan.target not in ("vllm", "sglang", "ktransformers"):
         message = f"the plan was made for `{plan.target}`, which places a model in other ways"
         raise Unsatisfiable(Diagnostic("DP409", message, help="plan it with `--target vllm` or `--target sglang`"))
@@ -69,18 +70,37 @@ def stages(plan: Plan, host: Host) -> Stages:
     shared = {str(unit.runs_on): unit.group or (unit.runs_on,) for unit in plan.placements.values()}
     groups = tuple(shared[device] for device in counts)
     devices = [device for group in groups for device in group]
+    dtype = plan.loading.dtype or plan.loading.model_dtype or "auto"
+    _check_cards(plan.target, dtype, devices, host)
     return Stages(
         groups,
         tuple(counts.values()),
         _fraction(plan, host, devices),
         plan.workload.context,
         plan.workload.batch,
-        plan.loading.dtype or plan.loading.model_dtype or "auto",
+        dtype,
         plan.workload.kv_dtype,
         plan.kept_by_engine,
         plan.workload.states,
         plan.gpu_experts,
     )
+
+
+def _check_cards(engine: str, dtype: str, devices: Sequence[Device], host: Host) -> None:
+    """Raise `Unsatisfiable` where an engine ends with an error on a card: DP416 for a dtype, else DP409.
+
+    Of `bfloat16` SGLang makes `float16` by itself, and runs on no card below compute capability 7.5.
+    """
+    for device in devices:
+        card = accelerator(device, host)
+        has = (9, 9) if card.capability is None or is_amd(card.name) else card.capability
+        shown = f"`{device}` has {has[0]}.{has[1]}"
+        if engine == "vllm" and dtype == "bfloat16" and has < (8, 0):
+            message = f"vLLM computes in `bfloat16` from compute capability 8.0 on, and {shown}"
+            raise Unsatisfiable(Diagnostic("DP416", message, help='`workload.dtype = "float16"`'))
+        if engine != "vllm" and has < (7, 5):
+            message = f"SGLang runs from compute capability 7.5 on, and {shown}"
+            raise Unsatisfiable(Diagnostic("DP409", message, help="leave the card out: `avoid`"))
 
 
 def vllm(plan: Plan, host: Host) -> dict[str, object]:
