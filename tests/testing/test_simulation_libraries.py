@@ -374,6 +374,7 @@ def test_a_loader_may_be_shared_by_modules(monkeypatch: pytest.MonkeyPatch) -> N
     for name in ("cupyx", "cupyx.inner"):
         loaded = sys.modules[name]
         monkeypatch.delitem(sys.modules, name)
+        assert loaded.__spec__ is not None
         assert loaded.__loader__ is loaded.__spec__.loader is shared
     assert shared.ran == ["cupyx", "cupyx.inner"]
     assert "exec_module" not in vars(shared)
