@@ -33,6 +33,7 @@ LEAVES = (
     "child_process",
     "names",
     "threads",
+    "loaders",
     "left_host",
 )
 

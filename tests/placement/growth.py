@@ -4,7 +4,8 @@ python -m tests.placement.growth [--worlds N] [--shapes N] [--seed N]
 
 Owns what is worse, by the order that the documentation states: a refusal; then more that is kept elsewhere; where
 nothing is, later devices of a rule's list; then devices that are not in the order of their ids with one run each; then
-what `split` asks. `fastest` goes by time alone, after the devices of rules.
+what `split` asks. `fastest` goes by time alone: where something is kept elsewhere at once, else after the devices of
+rules.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ def worth(plan: Plan | None, split: str, rules: Sequence[Rule] = ()) -> Worth:
     units = plan.placements.values()
     listed = {rule.name: [str(one) for one in rule.prefer] for rule in rules}
     later = [listed[unit.rule].index(str(unit.runs_on)) for unit in units if unit.rule in listed]
+    away = sum(unit.bytes for unit in units if unit.device != unit.runs_on)
     if split == "fastest":
         assert plan.prediction is not None
-        return later, plan.prediction.ns
-    away = sum(unit.bytes for unit in units if unit.device != unit.runs_on)
+        return away > 0, [] if away else later, plan.prediction.ns
     runs = [number for number, _ in groupby(unit.runs_on.id or 0 for unit in units if unit.rule not in listed)]
     if away:
         return (away,)  # of the rest any placement that fits

@@ -17,7 +17,8 @@ from devpolicy._core.loading.schemes import SCHEMES
 from devpolicy._core.loading.skips import Skips
 from devpolicy._core.loading.support import TRANSFORMERS
 from devpolicy._core.model import config as reader
-from devpolicy._core.model.quantize import Held, NotHeld, quantize
+from devpolicy._core.model.form import Held, NotHeld
+from devpolicy._core.model.quantize import quantize
 from tests.quantized.page import PAGE, with_table
 from tests.quantized.rules import need_these_rules
 

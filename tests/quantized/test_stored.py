@@ -7,6 +7,7 @@ converts, and compares a list of modules with the paths that these have now.
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from tests.quantized.rules import need_these_rules
 need_these_rules()
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, Unsatisfiable, plan  # noqa: E402
 from devpolicy.errors import ModelError  # noqa: E402
+from devpolicy.testing import simulate_host, simulated_device  # noqa: E402
 from tests.quantized.found import EXPERTS  # noqa: E402
 
 CARD = Host([Accelerator("cuda", memory="24 GiB", capability=(8, 9))] * 2, memory="64 GiB")
@@ -47,6 +50,18 @@ def moe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def mixtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose checkpoints have other names for its experts: `block_sparse_moe.experts.0.w1`."""
+    folder: Path = tmp_path_factory.mktemp("mixtral")
+    config = transformers.MixtralConfig(
+        hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=512, num_local_experts=4,
+    )  # fmt: skip
+    transformers.MixtralForCausalLM(config).half().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def seeing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that sees, whose checkpoints name `visual` what is `model.visual` since Transformers 5."""
     folder: Path = tmp_path_factory.mktemp("seeing")
@@ -59,7 +74,7 @@ def packed(source: Path, folder: Path, said: dict[str, Any], left: str = "visual
     """Write a checkpoint with all projections packed, but for those whose names hold `left`."""
     tensors: dict[str, Any] = {}
     for key, weight in load_file(source / "model.safetensors").items():
-        if "proj" not in key or weight.dim() < 2 or left in key:
+        if ("proj" not in key and ".experts." not in key) or weight.dim() < 2 or left in key:
             tensors[key] = weight
             continue
         (rows, columns), module = weight.shape, key.removesuffix(".weight")
@@ -96,8 +111,8 @@ def weights(made: Plan) -> int:
 
 
 @pytest.mark.parametrize("said", [GPTQ, AWQ], ids=["gptq", "awq"])
-def test_experts_stored_one_by_one(said: dict[str, Any], moe: Path, tmp_path: Path) -> None:
-    folder = packed(moe, tmp_path, said)
+def test_experts_stored_one_by_one(said: dict[str, Any], moe: Path, mixtral: Path, tmp_path: Path) -> None:
+    folder = packed(moe if said is GPTQ else mixtral, tmp_path, said)
     for model in (folder, folder / "config.json"):
         assert weights(planned(model, "vllm")) == size(folder)
         with pytest.raises(Unsatisfiable, match="cannot load them: it stores its experts quantised one by one") as no:
@@ -172,6 +187,90 @@ def test_fp8_leaves_what_a_list_of_before_names(seeing: Path) -> None:
     )
     assert wanted
     assert tree.bytes_as() - weights(made) == pytest.approx(packed_bytes, rel=0.01)
+
+
+FP8: dict[str, Any] = {"quant_method": "fp8", "weight_block_size": [128, 128], "modules_to_not_convert": ["visual"]}
+COMPRESSED: dict[str, dict[str, Any]] = {
+    name: {"quant_method": "compressed-tensors", "format": stored, "quantization_status": "compressed",
+           "config_groups": {"a": {"targets": ["Linear"], "weights": weights}}, "ignore": ["lm_head", "re:.*mlp.gate$"]}
+    for name, stored, weights in (
+        ("int4", "pack-quantized", {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128}),
+        ("fp8", "float-quantized", {"num_bits": 8, "type": "float", "strategy": "channel"}),
+    )
+}  # fmt: skip
+
+
+def scaled(source: Path, folder: Path, said: dict[str, Any]) -> Path:
+    """Write a checkpoint whose projections have scales beside them: fp8 of either layout, or packed int4."""
+    tensors: dict[str, Any] = {}
+    for key, weight in load_file(source / "model.safetensors").items():
+        tensors[key] = weight
+        if ("proj" not in key and "lm_head" not in key) or weight.dim() < 2 or "visual" in key:
+            continue
+        (rows, columns), module = weight.shape, key.removesuffix(".weight")
+        if said is FP8:  # its list leaves no head
+            tensors[key] = weight.to(torch.float8_e4m3fn)
+            tensors[f"{key}_scale_inv"] = torch.ones(-(-rows // 128), -(-columns // 128))
+        elif "lm_head" in key:
+            continue
+        elif said["format"] == "float-quantized":
+            tensors[key] = weight.to(torch.float8_e4m3fn)
+            tensors[f"{key}_scale"] = torch.ones(rows, 1, dtype=weight.dtype)
+        else:
+            del tensors[key]
+            tensors[f"{module}.weight_packed"] = torch.zeros(rows, columns // 8, dtype=torch.int32)
+            tensors[f"{module}.weight_scale"] = torch.ones(rows, columns // 128, dtype=weight.dtype)
+            tensors[f"{module}.weight_shape"] = torch.tensor([rows, columns])
+    folder.mkdir(exist_ok=True)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((source / "config.json").read_text("utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": said}), "utf-8")
+    return folder
+
+
+def test_modelopt_beside_a_configuration(moe: Path, tmp_path: Path) -> None:
+    """A `config.json` that is named says what its folder says, which has a file for it."""
+    scaled(moe, tmp_path, COMPRESSED["fp8"])
+    config = json.loads((tmp_path / "config.json").read_text("utf-8"))
+    del config["quantization_config"]
+    (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
+    said = {"quant_algo": "FP8", "exclude_modules": ["lm_head", "*mlp.gate*"]}
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps({"quantization": said}), "utf-8")
+    made = [planned(model, "vllm") for model in (tmp_path, tmp_path / "config.json")]
+    assert [one.loading.scheme for one in made] == ["modelopt-fp8"] * 2
+    assert weights(made[0]) == weights(made[1])
+    assert not any(one.warnings for one in made)
+    for model in (tmp_path, tmp_path / "config.json"):
+        with pytest.raises(Unsatisfiable, match="no plan is made of them for `hf`"):
+            planned(model, "hf")
+
+
+def needs(library: str) -> None:
+    if find_spec(library) is None:
+        pytest.skip(f"{library} makes it: `tox run -e quantized`")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["fp8", "bitsandbytes", "compressed-int4", "compressed-fp8"])
+def test_it_holds_what_is_planned(name: str, moe: Path, seeing: Path, tmp_path: Path) -> None:
+    if name == "bitsandbytes":
+        needs("bitsandbytes")
+        given = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+        transformers.AutoModelForCausalLM.from_pretrained(moe, quantization_config=given).save_pretrained(tmp_path)
+    elif name == "fp8":
+        scaled(seeing, tmp_path, FP8)
+    else:
+        needs("compressed_tensors")
+        scaled(moe, tmp_path, COMPRESSED[name.removeprefix("compressed-")])
+    cls = transformers.Qwen2_5_VLForConditionalGeneration if name == "fp8" else transformers.Qwen3MoeForCausalLM
+    made = planned(tmp_path, "hf")
+    assert weights(made) == weights(planned(tmp_path / "config.json", "hf"))
+    with simulate_host(CARD, depth="tensors"), torch.no_grad():
+        model, found = cls.from_pretrained(tmp_path, **made.to_hf_kwargs(), output_loading_info=True)
+        assert not any(found.values())
+        assert made.verify(model) == []
+        for device, budget in made.ledger.items():
+            assert abs(simulated_device(device).allocated - budget.weights) <= 1024  # one table for all models
 
 
 def test_a_model_file_keeps_what_is_stored_as_it_is(moe: Path, tmp_path: Path) -> None:

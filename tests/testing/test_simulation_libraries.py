@@ -9,14 +9,18 @@ import textwrap
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import pytest
 
 from devpolicy import ComponentDevice, Host
-from devpolicy._core.simulation import replaced
+from devpolicy._core.simulation import replaced, simulated_host
 from devpolicy.errors import SimulationDepthError
 from devpolicy.testing import host_catalogue, simulate_host
 
@@ -340,3 +344,38 @@ class TestFirstImportInside:
                    and not name.startswith("devpolicy")])
         """)
         assert told.split("\n")[:2] == ["cuda 2", "[]"]
+
+
+def test_a_loader_may_be_shared_by_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of pytest, which rewrites assertions, of all modules that a suite's `python_files` names."""
+
+    class Shared(MetaPathFinder, Loader):
+        ran: ClassVar[list[str]] = []
+
+        def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+            found = name.partition(".")[0] == "cupyx"
+            return ModuleSpec(name, self, is_package=name == "cupyx") if found else None
+
+        def create_module(self, spec: ModuleSpec) -> None:
+            return None
+
+        def exec_module(self, module: ModuleType) -> None:
+            self.ran.append(module.__name__)
+            assert simulated_host() is None
+            if module.__name__ == "cupyx":
+                import_module("cupyx.inner")
+
+    shared = Shared()
+    monkeypatch.setattr(sys, "meta_path", [shared, *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "cupyx", raising=False)
+    with simulate_host("2x24gb"):
+        assert find_spec("cupyx") is not None  # asked for, and not run
+        module = import_module("cupyx")
+    for name in ("cupyx", "cupyx.inner"):
+        loaded = sys.modules[name]
+        monkeypatch.delitem(sys.modules, name)
+        assert loaded.__spec__ is not None
+        assert loaded.__loader__ is loaded.__spec__.loader is shared
+    assert shared.ran == ["cupyx", "cupyx.inner"]
+    assert "exec_module" not in vars(shared)
+    assert module.inner is loaded

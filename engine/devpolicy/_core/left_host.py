@@ -11,6 +11,8 @@ from functools import partial, wraps
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from devpolicy._core.loaders import run_by
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
@@ -55,9 +57,8 @@ class _WhenLoaded:
             return None
         sys.meta_path.remove(self)
         spec = find_spec(name)
-        if spec is not None and spec.loader is not None:
-            loader: Any = spec.loader
-            loader.exec_module = partial(self._run, loader.exec_module)
+        if spec is not None:
+            run_by(spec, self._run)
         return spec
 
     def _run(self, run: Any, module: ModuleType) -> None:

@@ -40,6 +40,7 @@ _SIGNS: dict[Kind, tuple[tuple[str, type], ...]] = {
     "fleet": (("node", dict),),
 }
 """Keys, with the types of their values, that only the files of one kind have at the top."""
+_ENDINGS = (".gguf", ".onnx", ".json", ".safetensors")
 _SHORTEST, _MOST = 2, 4
 """Characters of what is no beginning of a name yet, and names that a help line shows."""
 ORDER = "the order is policy, model, host; or by name: `model=` and `host=`, `--model` and `--host`"
@@ -129,5 +130,7 @@ def unknown(
     found = of_another_kind(kind, name)
     if found is None:
         help_ = likely(name, [*own, *shipped_names(kind)])
-        found = Diagnostic("DP202", f"{_NONE[kind]} `{name}`", help=f"{help_}\n{hint}".rstrip())
+        if (is_path(name) or name.endswith(_ENDINGS)) and not help_.startswith("did you mean"):
+            help_ = ""  # whoever writes a path does not look for a name
+        found = Diagnostic("DP202", f"{_NONE[kind]} `{name}`", help=f"{help_}\n{hint}".strip())
     return replace(found, place=place, label=label)

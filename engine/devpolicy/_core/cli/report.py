@@ -31,6 +31,8 @@ BUG = 70
 _HEAD = re.compile(r"((?:error|warning)(?:\[\w+\])?)(: .*)")
 _ARROW = re.compile(r"( *-->)( .*)")
 _CARETS = re.compile(r"( *\| *)(\^+.*)")
+_UNKNOWN_COMMAND = re.compile(r"no such command `(\w[\w./:-]*)`")
+"""Click's message, for a name that a shell takes as it is."""
 _REMARK = re.compile(r"( *= )(help|note)(: .*)")
 
 
@@ -114,10 +116,39 @@ def usage_finding(error: click.ClickException) -> Diagnostic:
         message = f"there is no option `{error.option_name}`"
     hint = f"`{context.command_path} --help` shows what it takes" if context is not None else ""
     if isinstance(error, click.NoSuchOption):
-        # An option of this name in other tools is a better guess than one of similar spelling.
-        likely = ["--format json"] if error.option_name == "--json" else error.possibilities
-        hint = f"did you mean `{likely[0]}`?\n{hint}".strip() if likely else hint
+        likely = _likely_option(error)
+        hint = f"did you mean `{likely}`?\n{hint}".strip() if likely else hint
+    named = _UNKNOWN_COMMAND.fullmatch(message)
+    if named is not None and context is not None and "show" in getattr(context.command, "commands", ()):
+        hint = f"`{context.command_path} show {named[1]}` shows what has this name\n{hint}"
+    if (
+        isinstance(error, click.MissingParameter)
+        and error.param is not None
+        and error.param.name in ("policy", "policies")
+    ):
+        way = "name a policy's file, or one that ships, such as `prefer-accelerator`; `devpolicy init` writes one"
+        hint = f"{way}\n{hint}".strip()
     return Diagnostic("", message, help=hint)
+
+
+def _likely_option(error: click.NoSuchOption) -> str:
+    """Return what was likely meant by an unknown option; empty where nothing was.
+
+    An option of this name in other tools, and a key of the policy, are better guesses than one of similar spelling.
+    """
+    from devpolicy._core.language.fields import TopTable
+    from devpolicy._core.language.workload import Workload
+    from devpolicy._core.toml.tables import fields_of
+
+    if error.option_name == "--json":
+        return "--format json"
+    keys = {one.name: one.name for one in fields_of(TopTable) if one.name not in ("schema", "workload")}
+    keys |= {one.name: f"workload.{one.name}" for one in fields_of(Workload)}
+    key = keys.get(error.option_name.lstrip("-").replace("-", "_"))
+    takes = error.ctx.command.params if error.ctx is not None else ()
+    if key is not None and any("--set" in one.opts for one in takes):
+        return f"--set {key}=VALUE"
+    return error.possibilities[0] if error.possibilities else ""
 
 
 def report_bug(ctx: CliContext, error: Exception) -> None:

@@ -190,6 +190,7 @@ _PACKED = {
     "bits": _one_of(None, 2, 3, 4, 8),
     "group_size": _GROUP,
 }
+_SCALES = (".weight_scale", ".weight_scale_2", ".input_scale")
 _PARTS = (".qweight", ".qzeros", ".scales", ".g_idx")
 _TORCHAO = {
     "quant_type.default._type": Setting(None, lambda value: isinstance(value, str), "the name of a class of torchao"),
@@ -296,9 +297,18 @@ SCHEMES = _by_name(
             default_skips="always",
             only=(f"{GROUP_OF_ALL}.targets", "ignore"),
             plain_too=True,
-            packed_as=(".weight_scale", ".input_scale"),
+            packs_experts=True,
+            packed_as=_SCALES,
         ),
-        Scheme("compressed", "compressed-tensors", _compressed, _COMPRESSED, modules_known=False, plain_too=True),
+        Scheme(
+            "compressed",
+            "compressed-tensors",
+            _compressed,
+            _COMPRESSED,
+            modules_known=False,
+            plain_too=True,
+            packs_experts=True,
+        ),
         Scheme("gguf", "gguf", _dense, modules_known=False, in_config=False),
         Scheme("fbgemm-fp8", "fbgemm_fp8", _fbgemm, {"modules_to_not_convert": _NAMES}, float32=("bias",)),
         Scheme("nvfp4", "nvfp4", _nvfp4, {"modules_to_not_convert": _NAMES}),
@@ -376,6 +386,8 @@ SCHEMES = _by_name(
                 {"quant_algo": word.upper()},
                 skips=("exclude_modules", "ignore"),
                 skips_by="anywhere",
+                packs_experts=True,
+                packed_as=_SCALES,
             )
             for word, bytes_of in (("fp8", _modelopt_fp8), ("nvfp4", _modelopt_nvfp4))
         ),

@@ -28,6 +28,8 @@ INDEX = "model_index.json"
 """The file by which a folder is a pipeline of diffusers."""
 _INSIDE = re.compile(r"(?!hf://)((?:[A-Za-z]:[\\/])?[^:@]+?)(?::([^:@]+))?(?:@([^:@]+))?(?<=[^/])", re.DOTALL)
 """A folder below another, and a revision: `path:subfolder`, `org/name:subfolder@revision`."""
+_PAGE = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/(\w[\w.-]*/\w[\w.-]*)", re.ASCII)
+"""The address of a model's page on the hub."""
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
@@ -82,6 +84,9 @@ def load(
 
 def _unknown(text: str) -> Diagnostic:
     hint = "`devpolicy model list` shows the catalogue; a path counts from the current folder"
+    page = _PAGE.match(text)
+    if page is not None:
+        hint = f"`hf://{page[1]}` reads the headers of that model from the hub"
     return unknown("model", text, hint=hint)
 
 
@@ -152,6 +157,8 @@ def _from_cache(hub_id: str, architecture: str | None, variant: str | None) -> M
     snapshot = cached_snapshot(hub_id)
     if snapshot is None:
         hint = f"read its headers from the hub: `hf://{hub_id}`; or download it first: `hf download {hub_id}`"
+        known = hub_id.rpartition("/")[2].lower()
+        hint += f"\nor plan `{known}`, which is in the catalogue" if known in model_catalogue() else ""
         raise ModelError(
             Diagnostic("DP202", f"`{hub_id}` is no folder, and not in the local Hugging Face cache", help=hint)
         )

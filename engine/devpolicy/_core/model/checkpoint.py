@@ -23,7 +23,7 @@ from devpolicy._core.model import structure
 from devpolicy._core.model.bounds import read_config
 from devpolicy._core.model.built_before import Structure
 from devpolicy._core.model.classes import architectures_of
-from devpolicy._core.model.config import INSTALL, path_of, tree_of_config
+from devpolicy._core.model.config import INSTALL, path_of, said_beside, tree_of_config
 from devpolicy._core.model.conversion import packed_as, stored_plain
 from devpolicy._core.model.facts import derive, named_dtype
 from devpolicy._core.model.families import family_tree
@@ -33,7 +33,6 @@ from devpolicy._core.model.generation import stored_beams, stored_cache
 from devpolicy._core.model.headers import Stored, read_headers, same_bytes, too_many
 from devpolicy._core.model.limits import (
     DEEPEST_PATH,
-    LARGEST_CONFIG,
     LARGEST_INDEX,
     LARGEST_TREE,
     MOST_SHARDS,
@@ -101,7 +100,7 @@ def _read(path: Path, config: dict[str, Any], weights: dict[str, str] | None, ar
         raise ModelError(
             Diagnostic("DP104", f"`{path / weights[lost]}` does not hold `{lost}`, which the index promises")
         )
-    quantization = quantization_of(config, _beside(path), headers)
+    quantization = quantization_of(config, said_beside(path), headers)
     found, reason = structure.structure_of(config, headers, architecture, quantization)
     if quantization is not None:
         named = None if found is None else found.tree.quantization
@@ -117,12 +116,6 @@ def _read(path: Path, config: dict[str, Any], weights: dict[str, str] | None, ar
         }
         quantization = stored_plain(quantization, found.tree, stored)
     return replace(tree, quantization=quantization)
-
-
-def _beside(folder: Path) -> object:
-    """Return what ModelOpt wrote beside the configuration, `None` where it did not."""
-    path = folder / "hf_quant_config.json"
-    return read_json(path, LARGEST_CONFIG) if is_file(path) else None
 
 
 def _present(folder: Path, file: str) -> Path:
@@ -214,7 +207,7 @@ def _without_headers(folder: Path, config: dict[str, Any], architecture: str | N
     unpickled = (replace(module, in_place=not module.tensors) for module in tree.modules)
     # A pickle has each name of what is tied.
     modules = _with_copies(unpickled, {group[0]: len(group) - 1 for group in tree.ties})
-    tree = replace(tree, modules=modules, quantization=quantization_of(config, _beside(folder)))
+    tree = replace(tree, modules=modules, quantization=quantization_of(config, said_beside(folder)))
     if architectures_of(config):
         return tree
     reason = "its `config.json` names no class, and pickled weights are not opened: name it as `architecture`"

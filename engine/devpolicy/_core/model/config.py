@@ -27,7 +27,8 @@ from devpolicy._core.model.classes import architectures_of, class_named
 from devpolicy._core.model.conversion import as_named
 from devpolicy._core.model.facts import named_dtype
 from devpolicy._core.model.families import family_tree
-from devpolicy._core.model.files import is_folder, shown
+from devpolicy._core.model.files import is_file, is_folder, read_json, shown
+from devpolicy._core.model.limits import LARGEST_CONFIG
 from devpolicy._core.model.module import Built, read_module
 from devpolicy._core.model.neutral import config_text, name_in, neutral_config, neutral_table
 from devpolicy._core.model.sealed import sealed
@@ -65,8 +66,15 @@ def from_config(config: Any, architecture: str | None = None) -> ModelTree:
         table = _table_of(config)
         tree = _tree_of(model, table, loaded_dtype(named_dtype(table), ()))
     loading = replace(tree.loading, overriding=overriding(table))
-    quantization = tree.quantization or quantization_of(table)
+    beside = said_beside(source.parent) if source is not None and source.name == "config.json" else None
+    quantization = tree.quantization or quantization_of(table, beside)
     return replace(tree, quantization=quantization, loading=loading, source=None if source is None else str(source))
+
+
+def said_beside(folder: Path) -> object:
+    """Return what ModelOpt wrote beside the configuration, `None` where it did not."""
+    path = folder / "hf_quant_config.json"
+    return read_json(path, LARGEST_CONFIG) if is_file(path) else None
 
 
 def has_transformers() -> bool:

@@ -9,71 +9,25 @@ already is what it is, whatever the word.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 from devpolicy._core.loading.conditions import assumed_of, is_rocm, lacks, wrong_version
 from devpolicy._core.loading.quantization import (
     DTYPE,
     Facts,
     NotRead,
-    Package,
     Quantization,
     Reading,
     Scheme,
     SchemeSupport,
 )
 from devpolicy._core.loading.schemes import SCHEMES
-from devpolicy._core.model.conversion import converted, converted_paths, left_experts, outdated_skip, tied_module
+from devpolicy._core.model.conversion import converted, converted_paths, left_experts
+from devpolicy._core.model.form import Held, NotHeld, both_figures
+from devpolicy._core.model.misread import misread
 from devpolicy._core.model.packing import packed_tree, transient_of
 from devpolicy._core.model.shares import undivided
 from devpolicy._core.model.tree import ModelTree, Module
-from devpolicy._core.sizes import format_size
-
-_EVERYWHERE = frozenset({"cpu", "disk"})
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A model as it is held."""
-
-    tree: ModelTree
-    arguments: Mapping[str, Any] | None = None
-    """The configuration that loading is handed; `None` where it is handed none."""
-    arguments_beside: Mapping[str, Any] = field(default_factory=dict)
-    """What it has besides where a part is kept elsewhere."""
-    beside: frozenset[str] = _EVERYWHERE
-    """Where weights may be kept beside accelerators."""
-    because: str = ""
-    """Why not elsewhere."""
-    scheme: str = "none"
-    """What the weights are held as: a name of `SCHEMES`, or `"none"`."""
-    dequantized: str = ""
-    """Why a quantised checkpoint is held dequantised; empty where it is not."""
-    assumed: tuple[Package, ...] = ()
-    """What must be installed, and is not recorded of the host."""
-    skips_elsewhere: bool = False
-    """Whether the library leaves each module that the map keeps elsewhere, and takes the map's keys for a list."""
-    left: int = 0
-    """Bytes of experts that are held as they are, because the scheme converts linear modules alone."""
-    several: bool = True
-    """Whether it may be divided over accelerators."""
-    instead: Held | None = None
-    """What it is held as where it is divided, or kept elsewhere in part; `None` where that changes nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class NotHeld:
-    """Why a model cannot be held so."""
-
-    reason: str
-    notes: tuple[str, ...] = field(default=())
-    by_host: bool = False
-    """Whether another host may hold it."""
-    help: str = ""
-    """The way out, where it is one for this checkpoint."""
-    planned: bool = True
-    """Whether it is the consumer that refuses; else no plan is made of what it may load."""
 
 
 def quantize(
@@ -135,9 +89,9 @@ def _stored(
     settings = {"quant_method": quantization.method, **dict(quantization.settings)}
     if support.reads is not None:
         return _read(tree, Reading(settings, facts, dtype or tree.default_dtype or "float32"), support, scheme, dtype)
-    misread = _misread(tree, quantization, scheme, support, dtype)
-    if misread is not None:
-        return misread
+    wrong_way = misread(tree, quantization, scheme, support, dtype)
+    if wrong_way is not None:
+        return wrong_way
     wrong = wrong_version(support.packages, facts)
     unmet = "it is loaded in no other way" if support.kept is None else lacks(support.kept, facts)
     if tree.incomplete_reason is not None and not unmet and not wrong:
@@ -199,39 +153,6 @@ def _read(
     return Held(packed, beside=support.beside, scheme=scheme.name)
 
 
-def _misread(
-    tree: ModelTree, quantization: Quantization, scheme: Scheme, support: SchemeSupport, dtype: str | None
-) -> NotHeld | None:
-    """Return why a library would not find the weights that it looks for, or not run them; `None` where it does."""
-    settings, figures = dict(quantization.settings), both_figures(tree, dtype)
-    key = next((key for key in scheme.skips if settings.get(key) is not None), next(iter(scheme.skips), ""))
-    refused = "" if support.refuses is None else support.refuses(settings)
-    if refused:
-        return NotHeld(refused, figures)
-    tied = None if support.runs_tied else tied_module(tree, scheme, settings)
-    if tied is not None:
-        reason = (
-            f"`{key}` does not name `{tied}`, whose weight is tied, so that the library would convert the module alone"
-        )
-        return NotHeld(reason, figures, help=f"add `{tied}` to `{key}` in its `config.json`")
-    plain, paths = frozenset(quantization.plain or ()), converted(tree, scheme, settings)
-    wrong = next((path for path in tree.index if path in plain and path in paths), None)
-    if wrong is not None:
-        hint = f"add `{wrong}`, and all others that it stores so, to `{key}` in its `config.json`" if key else ""
-        return NotHeld(f"it stores `{wrong}` as it is, and the library would convert it", figures, help=hint)
-    experts = left_experts(tree, scheme, settings)
-    if experts and not scheme.plain_too and (scheme.packs_experts if quantization.plain is None else experts - plain):
-        reason = "it stores its experts quantised one by one, and the library keeps those of a layer as one full weight"
-        anew = f'load it as it was before, with `loading.quantization = "{scheme.name}"`'
-        hint = "plan it for an engine that keeps them so, such as `vllm`" if scheme.packs_experts else anew
-        return NotHeld(reason, figures, help=hint)
-    name, path = outdated_skip(tree, scheme, settings) if quantization.plain is None else ("", "")
-    if name:
-        reason = f"`{key}` names `{name}`, by which the library leaves nothing of `{path}`: it may be stored either way"
-        return NotHeld(reason, figures, help="plan the folder of the checkpoint, which tells", planned=False)
-    return None
-
-
 def _bytes_of(tree: ModelTree, paths: frozenset[str], dtype: str | None) -> int:
     chosen = (module for module in tree.modules if module.path in paths)
     return sum(tensor.bytes_as(dtype) for module in chosen for tensor in module.tensors)
@@ -263,20 +184,3 @@ def _dequantized(
     held = tree.resized(tuple(map(plain, tree.modules)))
     beside, because = support.beside_dequantized, support.because
     return Held(held, support.dequantizing, beside=beside, because=because, dequantized=why, assumed=assumed)
-
-
-def both_figures(tree: ModelTree, dtype: str | None = None) -> tuple[str, ...]:
-    """Return what a quantised checkpoint takes as it is stored, and dequantised, as a note."""
-    quantization = tree.quantization
-    stored = None if quantization is None else quantization.stored
-    if tree.incomplete_reason is not None:
-        size = format_size(tree.bytes_as() if stored is None else stored)
-        return (f"it takes {size} as stored; dequantised it is not known: {tree.incomplete_reason}",)
-    full = f"{format_size(tree.bytes_as(dtype))} dequantised to {dtype or tree.default_dtype or 'float32'}"
-    if stored is None and quantization is not None and quantization.scheme:
-        scheme = SCHEMES[quantization.scheme]
-        if scheme.packs_experts:
-            scheme = replace(scheme, experts=True)
-        packed = packed_tree(tree, scheme, dict(quantization.settings), "", dtype)
-        stored = None if packed is None else packed.bytes_as(dtype)
-    return (f"it would take {full}" if stored is None else f"it takes {format_size(stored)} as stored, {full}",)

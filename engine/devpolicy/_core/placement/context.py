@@ -23,7 +23,7 @@ from devpolicy._core.memory.activations import Runs
 from devpolicy._core.memory.budgets import DeviceBudget, accelerator_budget, accelerator_of, cpu_budget, disk_budget
 from devpolicy._core.memory.llama_cpp import ends_of, is_input
 from devpolicy._core.memory.sizing import Sizing
-from devpolicy._core.model.quantize import Held
+from devpolicy._core.model.form import Held
 from devpolicy._core.model.tree import ModelTree
 
 if TYPE_CHECKING:

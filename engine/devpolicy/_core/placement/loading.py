@@ -17,7 +17,7 @@ from devpolicy._core.loading import Loading
 from devpolicy._core.loading.quantizations import NONE
 from devpolicy._core.loading.value import Pairs
 from devpolicy._core.memory.sizing import compute_dtype, context_of
-from devpolicy._core.model.quantize import Held
+from devpolicy._core.model.form import Held
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement.apply_rules import Offload
 from devpolicy._core.placement.divide import Unit

@@ -21,7 +21,7 @@ from devpolicy._core.language.fields import TensorSplit
 from devpolicy._core.language.policy import DeviceSelector, ResolvedPolicy, Workload
 from devpolicy._core.memory.budgets import pool_reserved
 from devpolicy._core.memory.sizing import Sizing, size_model, size_tokens
-from devpolicy._core.model.quantize import Held
+from devpolicy._core.model.form import Held
 from devpolicy._core.model.tree import ModelTree
 from devpolicy._core.placement import exact
 from devpolicy._core.placement.apply_rules import Offload, Refused, apply_rules
@@ -452,8 +452,8 @@ def _search(
 
     First with each rule's first device that has room and devices in the order of their ids, then in any order, then
     with the rules' choices left to the search; with `spilling`, what still does not fit is offloaded as far as
-    `overflow` allows. Where devices need more for several layers, it is known only then which ones have several: one
-    without room for it is taken to have some, and all is searched `again`.
+    `overflow` allows, in the way of the two that takes less. Where devices need more for several layers, it is known
+    only then which ones have several: one without room for it is taken to have some, and all is searched `again`.
     """
     refused: Refused | None = None
     problems: list[Problem] = []
@@ -477,13 +477,22 @@ def _search(
             break
         problems.append(problem)
     if found is None and spilling:
-        found = next((spilled for problem in problems if (spilled := _spilled(problem)) is not None), None)
+        spilled = [found for problem in problems if (found := _spilled(problem)) is not None]
+        found = min(spilled, key=_offload_cost, default=None)
     if found is None:
         raise refused or no_room(problems[0])
     if not again or not context.sizing.activations.parted:
         return found
     more = with_more_layers(ledger_of(division.units, found[0].solution(), context), context)
     return found if more is None else _search(division, more, leaving, spilling=spilling)
+
+
+def _offload_cost(found: _Found) -> int:
+    """Return what is to be least where something is offloaded: the time, or the bytes that are transferred for it."""
+    problem, costs = found[0].problem, found[0].problem.context.costs
+    if problem.context.policy.split == "fastest":
+        return found[0].time
+    return sum(costs.transferred_bytes(problem.units[at]) for at in problem.assignment.offloaded)
 
 
 def _spilled(problem: Problem) -> _Found | None:

@@ -15,7 +15,8 @@ from devpolicy._core.host import Host
 from devpolicy._core.language.policy import ResolvedPolicy, Workload
 from devpolicy._core.loading.quantization import Facts
 from devpolicy._core.loading.skips import Skips
-from devpolicy._core.model.quantize import Held, NotHeld, both_figures, quantize
+from devpolicy._core.model.form import Held, NotHeld, both_figures
+from devpolicy._core.model.quantize import quantize
 from devpolicy._core.model.tree import Beside, ModelTree
 from devpolicy._core.placement.apply_rules import Refused
 from devpolicy._core.placement.context import PlacementContext

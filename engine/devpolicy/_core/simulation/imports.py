@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import sys
 import threading
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from devpolicy._core.loaders import run_by
 from devpolicy._core.simulation.running import paused
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ _FOR_SUITES = frozenset({"testing", "testing_utils", "test_utils"})
 
 
 class ImportHook:
-    """A finder that finds nothing itself: it asks the others, and wraps the loaders of these libraries."""
+    """A finder that finds nothing itself: it asks the others, and runs the modules of these libraries."""
 
     def __init__(self, loaded: Callable[[list[ModuleType]], None]) -> None:
         self._loaded = loaded
@@ -65,10 +65,8 @@ class ImportHook:
             spec = self._ask_others(name, path, target)
         finally:
             self._asking.name = None
-        # The loader belongs to this spec alone, unless it is a class (built-in and frozen modules).
-        loader = None if spec is None else spec.loader
-        if loader is not None and not isinstance(loader, type) and hasattr(loader, "__dict__"):
-            self._wrap(loader)
+        if spec is not None:
+            run_by(spec, self._run)
         return spec
 
     def _ask_others(self, name: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
@@ -79,11 +77,7 @@ class ImportHook:
                 return spec
         return None
 
-    def _wrap(self, loader: Any) -> None:
-        loader.exec_module = partial(self._run, loader, loader.exec_module)
-
-    def _run(self, loader: Any, run: Callable[[ModuleType], None], module: ModuleType) -> None:
-        del loader.exec_module
+    def _run(self, run: Callable[[ModuleType], None], module: ModuleType) -> None:
         # A package's modules hold functions of one another before the one that defines them is done: all of them are
         # looked at together, when the import that loaded them is.
         outermost = not hasattr(self._importing, "modules")

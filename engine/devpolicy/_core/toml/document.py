@@ -190,7 +190,9 @@ class Document:
             message = "a string is not closed on its line"
         elif message == "invalid value" and not self.text[at:].strip():
             message = "the text ends where a value is expected"
-        return Diagnostic("DP101", f"this is not TOML: {message}", self._at(at, at + 1), help=_way_out(message))
+        return Diagnostic(
+            "DP101", f"this is not TOML: {message}", self._at(at, at + 1), help=_way_out(message, self.source)
+        )
 
     def _too_deep(self) -> Diagnostic:
         return Diagnostic("DP101", f"tables or arrays are nested deeper than {DEEPEST} levels", self._at(0, 0))
@@ -226,8 +228,10 @@ class Document:
         return None
 
 
-def _way_out(message: str) -> str:
+def _way_out(message: str, source: str) -> str:
     """Return help for the errors of tomli that people meet most often."""
+    if source.endswith((".yaml", ".yml")):
+        return "policies are TOML; a saved pipeline is given with `--pipeline`"
     if message == "invalid statement":
         return "a line is `key = value` or `[table]`, and a comment begins with `#`"
     if "escape" in message or "hex value" in message:

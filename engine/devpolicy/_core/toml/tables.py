@@ -167,7 +167,7 @@ def read_table(
         entry = known.get(key)
         if entry is None:
             misspelt.add(suggest(key, known))
-            hint = did_you_mean(key, known)
+            hint = _inside(key, fields) or did_you_mean(key, known)
             cursor.at(key).error("DP103", f"unknown key `{key}` in {what}", label=f"not {label}", help=hint, part="key")
     result: dict[str, Any] = {}
     for entry in fields:
@@ -178,6 +178,14 @@ def read_table(
         elif entry.required and entry.name not in misspelt:
             cursor.error("DP105", f"`{entry.name}` is missing in {what}", help=entry.example, part="header")
     return result
+
+
+def _inside(key: str, fields: Sequence[Field]) -> str:
+    """Return the help for a key that belongs into one of the tables of a table; empty for any other."""
+    tables = [one.name for one in fields if key in one.kind.schema.get("properties", {})]
+    if len(tables) != 1 or suggest(key, [one.name for one in fields]):
+        return ""
+    return f"did you mean `{tables[0]}.{key}`?"
 
 
 def table_schema(fields: Sequence[Field]) -> JsonSchema:
