@@ -63,14 +63,15 @@ def sequences(tree: Any, workload: Any) -> int:
 def activations(tree: Any, workload: Any) -> int:
     """Bytes that each device which executes something needs beside weights and KV cache."""
     tokens, size = context_of(tree, workload), scalar_bytes(tree, workload)
-    scalars = int(tree.activation_elements_per_token) * tokens
+    number, scalars = sequences(tree, workload), int(tree.activation_elements_per_token)
+    together = number * tokens if tree.step is None else min(number * tokens, max(tree.step, number))
     eager = tree.attention_bias or dict(tree.loading.attention).get("") == "eager"
     each = size + (12 if tree.attention_bias == "alibi" else 8)
     pair = tree.attention_heads and tree.attention_heads * each + 4 * size
     pair = (pair if eager else 0) + tree.beside.pair * size
     decoded = tree.beside.decoded + int(tree.activation_elements_per_token) if tree.loading.experts else 0
-    held = max(scalars * size + pair * tokens**2, tree.beside.sequence * size, decoded * size)
-    return sequences(tree, workload) * (held + int(tree.logits_elements) * size)
+    held = max(together * (scalars * size + pair * tokens), number * tree.beside.sequence * size, number * decoded * size)
+    return held + number * int(tree.logits_elements) * size
 
 
 def compute_buffers(plan: Any, tree: Any) -> dict[str, int]:

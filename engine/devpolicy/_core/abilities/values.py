@@ -79,6 +79,8 @@ class Abilities:
     """How many states of a recurrent layer it keeps for each sequence."""
     state_pages: bool = False
     """Whether states are kept in pages, which are as large as those of keys and values."""
+    step: int | None = None
+    """Tokens of all sequences that it computes at once at most, being told so; `None` where all of them may be."""
     budget: Literal["per-device", "same-fraction-of-total", "same-fraction-of-free"] = "per-device"
     """How it is told how much memory it may take. Of what is free when it starts: others must have started before."""
     schemes: Mapping[str, SchemeSupport] = field(default_factory=dict)

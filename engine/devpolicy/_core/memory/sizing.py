@@ -116,14 +116,23 @@ def activations_of(tree: ModelTree, workload: Workload) -> Activations:
             tree, workload, context_of(tree, workload), sequences_of(tree, workload), kv_caches(tree, workload)
         )
     tokens, size = context_of(tree, workload), DTYPE_BITS[compute_dtype(tree, workload)] // 8
-    each, beside = tree.activation_elements_per_token, tree.beside
+    sequences, each, beside = sequences_of(tree, workload), tree.activation_elements_per_token, tree.beside
+    at_once = step_of(tree.step, tokens, sequences) or tokens * sequences
     eager = any(word == "eager" for _, word in tree.loading.attention)
     scores = _score_bytes(tree, size) if eager or tree.attention_bias else 0
-    computed = each * tokens * size + (scores + beside.pair * size) * tokens * tokens
+    computed = (each * size + (scores + beside.pair * size) * tokens) * at_once
     # Experts are gathered where they are computed together, which eager code does not do.
     decoded = beside.decoded + each if tree.loading.experts else 0
-    held = max(computed, beside.sequence * size, decoded * size) + tree.logits_elements * size
-    return Activations(sequences_of(tree, workload) * held)
+    held = max(computed, sequences * max(beside.sequence, decoded) * size)
+    return Activations(held + sequences * tree.logits_elements * size)
+
+
+def step_of(most: int | None, context: int, sequences: int) -> int | None:
+    """Return the tokens to which an engine must be held that takes `most` at once; `None` where there are no more.
+
+    It takes one of each sequence at least.
+    """
+    return None if most is None or context * sequences <= max(most, sequences) else max(most, sequences)
 
 
 def _score_bytes(tree: ModelTree, size: int) -> int:

@@ -204,6 +204,8 @@ class ModelTree:
     """Scalars per token that the widest block holds at once while it runs, an estimate; 0 where unknown."""
     beside: Beside = Beside()
     """What it holds at once that does not grow with the tokens."""
+    step: int | None = None
+    """Tokens of all sequences that an engine computes at once; `None` where all of them are."""
     logits_elements: int = 0
     """Scalars per sequence that the head returns for one step (the vocabulary); 0 where unknown."""
     attention_heads: int = 0

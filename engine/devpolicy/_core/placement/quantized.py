@@ -48,9 +48,10 @@ def running(policy: ResolvedPolicy, tree: ModelTree, consumer: Target) -> ModelT
     tree = tree.with_attention(attention_of(policy, tree))
     if consumer.abilities.cache != "engine":
         return tree
-    if tree.beside != Beside():
+    step = consumer.abilities.step
+    if tree.beside != Beside() or step is not None:
         # Engines have kernels of their own for experts and windows, which make no copies and no masks.
-        tree = tree.remembered("engine", lambda: replace(tree, beside=Beside()))
+        tree = tree.remembered(("engine", step), lambda: replace(tree, beside=Beside(), step=step))
     return _with_states(tree, consumer, policy.workload) if consumer.abilities.states > 1 else tree
 
 

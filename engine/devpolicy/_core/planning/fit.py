@@ -145,7 +145,7 @@ class _Question:
         # Rules may use other devices, `reserve` other figures, and overflow needs fewer bytes: then sums prove nothing.
         reserves = any(rule.activations is not None or rule.kv_cache is not None for rule in self.policy.memory)
         proves = not (filling.streams or reserves or self.policy.rules or self.policy.overflow)
-        proves = proves and target_of(made.target).abilities.states == 1  # else there are more than a tree has
+        proves = proves and target_of(made.target).abilities.cache != "engine"  # which holds more and less than a tree
 
         def fits(number: int) -> bool:
             held = filling.holds(contexts[number]) if proves else None

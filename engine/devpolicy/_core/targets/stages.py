@@ -43,6 +43,8 @@ class Stages:
     """Bytes of weights of each device that stay on the CPU."""
     states: int = 0
     """For how many states of each recurrent layer SGLang has slots, the one that it adds by itself included."""
+    step: int | None = None
+    """Tokens that are computed at once, where the engine must be held to it."""
     gpu_experts: int | None = None
     """How many experts of each layer run on the GPU, where KTransformers runs the others on the CPU."""
 
@@ -82,6 +84,7 @@ def stages(plan: Plan, host: Host) -> Stages:
         plan.workload.kv_dtype,
         plan.kept_by_engine,
         plan.workload.states,
+        step_of(target_of(plan.target).abilities.step, plan.workload.context, plan.workload.batch),
         plan.gpu_experts,
     )
 
@@ -113,6 +116,7 @@ def vllm(plan: Plan, host: Host) -> dict[str, object]:
     arguments += ["--pipeline-parallel-size", str(len(told.groups))] if len(told.groups) > 1 else []
     arguments += ["--gpu-memory-utilization", f"{told.fraction:.3f}", "--dtype", told.dtype]
     arguments += ["--max-model-len", str(told.context), "--max-num-seqs", str(told.sequences)]
+    arguments += ["--max-num-batched-tokens", str(told.step)] if told.step else []
     arguments += _cache("vllm", told)
     arguments += _kept(told)
     return {"arguments": arguments, "env": _partition("VLLM_PP_LAYER_PARTITION", told)}
@@ -153,6 +157,7 @@ def _sglang(told: Stages, first: int, step: int) -> list[str]:
     arguments += ["--pp-size", str(len(told.groups))] if len(told.groups) > 1 else []
     arguments += ["--mem-fraction-static", f"{told.fraction:.3f}", "--dtype", told.dtype]
     arguments += ["--context-length", str(told.context), "--max-running-requests", str(told.sequences)]
+    arguments += ["--chunked-prefill-size", str(told.step)] if told.step else []
     # Without a number it divides its memory by a ratio, which may leave no slot.
     arguments += ["--max-mamba-cache-size", str(told.states - 1)] if told.states else []
     return [*arguments, *_cache("sglang", told), *_kept(told)]
