@@ -70,7 +70,9 @@ def activations(tree: Any, workload: Any) -> int:
     pair = tree.attention_heads and tree.attention_heads * each + 4 * size
     pair = (pair if eager else 0) + tree.beside.pair * size
     decoded = tree.beside.decoded + int(tree.activation_elements_per_token) if tree.loading.experts else 0
-    held = max(together * (scalars * size + pair * tokens), number * tree.beside.sequence * size, number * decoded * size)
+    held = max(
+        together * (scalars * size + pair * tokens), number * tree.beside.sequence * size, number * decoded * size
+    )
     return held + number * int(tree.logits_elements) * size
 
 

@@ -30,6 +30,8 @@ from tests.engines.schemes import ROWS, check_schemes
 from tests.engines.states import check_counts, check_states
 
 VERSIONS = {"vllm": "0.33.0", "sglang": "0.5.23", "exllamav3": "1.6.5"}
+CHUNK = 2048
+"""Tokens that exllamav3 takes at once by default: no more than are counted."""
 FORMS = {"vllm": vllm, "sglang": sglang}
 _MODELS = ("llama-3.2-1b", "llama-3.1-8b", "mixtral-8x7b", "llama-3.1-70b", "deepseek-v3")
 _CARDS = ((24,), (80,), (24, 24), (80, 24), (80,) * 4, (80,) * 8, (141,) * 8, (8,), (24, 24, 12, 8))
@@ -40,6 +42,7 @@ _POLICIES = (
     "split = { tensor = 2 }",
     'overflow = "cpu"',
     'workload = { context = 8192, batch = 4, dtype = "float16" }',
+    "workload = { context = 32768, batch = 16 }",
     'workload.kv_dtype = "float8_e4m3fn"',
     'workload.kv_dtype = "float8_e5m2"',
     'workload.kv_dtype = "bfloat16"\nworkload.dtype = "float16"',
@@ -208,6 +211,15 @@ def check_signatures(folder: Path) -> int:
         (found,) = (node for node in body if isinstance(node, ast.FunctionDef) and node.name == function)
         known = {one.arg for one in (*found.args.args, *found.args.kwonlyargs)}
         wrong += [f"{cls}.{function} has no `{name}`" for name in printed[part] if name not in known]
+        if part == "load":
+            step = found.args.defaults[
+                [one.arg for one in found.args.args].index("max_chunk_size") - len(found.args.args)
+            ]
+            wrong += (
+                []
+                if ast.literal_eval(step) == CHUNK
+                else [f"{cls}.{function} takes {ast.unparse(step)} tokens at once"]
+            )
     print(f"exllamav3 {VERSIONS['exllamav3']}: signatures read", *wrong, sep="\n  ", flush=True)
     return len(wrong)
 

@@ -219,12 +219,14 @@ def test_a_scheme_that_becomes_an_earlier_one_is_passed_over(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("target", "model"), [("vllm", "qwen3-32b"), ("sglang", "qwen3-32b"), ("ktransformers", "mixtral-8x7b")]
+    ("target", "model", "cards"),
+    [("vllm", "qwen3-32b", (24, 24)), ("sglang", "qwen3-32b", (24, 24)), ("ktransformers", "mixtral-8x7b", (19,))],
 )
-def test_a_range_of_tokens_beside_what_an_engine_keeps(target: str, model: str) -> None:
+def test_a_range_of_tokens_beside_what_an_engine_keeps(target: str, model: str, cards: tuple[int, ...]) -> None:
     # What the engine keeps on the CPU is no unit's: it was taken for nothing, and the plan for one without `overflow`.
     text = "prefer = 'cuda'\noverflow = 'cpu'\n[workload]\ncontext = { min = 1024 }"
-    made = plan(Policy.parse(text), model, "2x24gb", target=target)
+    host = Host([Accelerator("cuda", memory=f"{size} GiB") for size in cards], memory="128 GiB")
+    made = plan(Policy.parse(text), model, host, target=target)
     assert made.kept_by_engine
     assert made.workload is not None
     assert 1024 <= made.workload.context < 32768

@@ -18,6 +18,8 @@ from devpolicy.errors import Unsatisfiable
 
 MODELS = ("llama-3.2-1b", "llama-3.1-8b", "gemma-2-9b", "mixtral-8x7b", "llama-3.1-70b")
 GIB = 1 << 30
+LLAMA = "llama-3.1-8b"
+LLAMA_TREE = ModelTree.load(LLAMA)
 
 
 def parser_of(engine: str) -> argparse.ArgumentParser:
@@ -26,14 +28,16 @@ def parser_of(engine: str) -> argparse.ArgumentParser:
     names = {
         "vllm": {
             "--device-ids": str, "--pipeline-parallel-size": int, "--gpu-memory-utilization": float,
-            "--max-model-len": int, "--max-num-seqs": int, "--tensor-parallel-size": int, "--cpu-offload-gb": float,
+            "--max-model-len": int, "--max-num-seqs": int, "--max-num-batched-tokens": int,
+            "--tensor-parallel-size": int, "--cpu-offload-gb": float,
             "--kv-cache-dtype": ("auto", "float16", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2"),
             "--dtype": ("auto", "half", "float16", "bfloat16", "float", "float32"),
         },
         "sglang": {
             "--base-gpu-id": int, "--gpu-id-step": int, "--pp-size": int, "--mem-fraction-static": float,
             "--kv-cache-dtype": ("auto", "bfloat16", "fp8_e4m3", "fp8_e5m2"),
-            "--context-length": int, "--max-running-requests": int, "--tp-size": int, "--cpu-offload-gb": int,
+            "--context-length": int, "--max-running-requests": int, "--chunked-prefill-size": int,
+            "--tp-size": int, "--cpu-offload-gb": int,
             "--max-mamba-cache-size": int, "--kt-num-gpu-experts": int, "--kt-method": ("BF16",),
             "--dtype": ("auto", "half", "float16", "bfloat16", "float", "float32"),
         },
@@ -455,3 +459,34 @@ def test_states_without_attention_have_no_pages():
     text = "\n".join(line for line in HYBRID.splitlines() if "values = 1024" not in line)
     tree, policy = ModelTree.parse(text), Policy.parse("prefer = 'cuda'\nworkload.batch = 2")
     assert plan(policy, tree, cards(80), target="vllm").ledger["cuda:0"].kv_cache == 2 * 6 * STATE
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    engine=st.sampled_from(("vllm", "sglang")),
+    context=st.sampled_from((512, 4096, 8191, 8192, 8193, 32768, 131072)),
+    batch=st.sampled_from((1, 2, 3, 16, 64, 9000)),
+)
+def test_an_engine_computes_a_step_at_once(engine, context, batch):
+    # All tokens of all sequences were counted: 16 conversations of 32,768 tokens took 60 GiB on each card.
+    host = cards(*[10**6] * 2)
+    made = plan(
+        Policy.parse(f"prefer = 'cuda'\nworkload = {{ context = {context}, batch = {batch} }}"),
+        LLAMA,
+        host,
+        target=engine,
+    )
+    flags = {"vllm": vllm, "sglang": sglang}[engine](made, host)["arguments"]
+    at_once = min(context * batch, max(8192, batch))
+    scalars = LLAMA_TREE.activation_elements_per_token * at_once + LLAMA_TREE.logits_elements * batch
+    assert made.ledger["cuda:0"].activations == 2 * scalars
+    option = {"vllm": "--max-num-batched-tokens", "sglang": "--chunked-prefill-size"}[engine]
+    # Without the option, no more tokens are there than were counted, whatever the engine's default is.
+    told = flags[flags.index(option) + 1] if option in flags else str(context * batch)
+    assert told == str(at_once)
+
+
+@pytest.mark.parametrize("target", ["vllm", "sglang", "exllamav3"])
+def test_many_conversations_fit(target):
+    policy = Policy.parse("prefer = 'cuda'\nworkload = { context = 32768, batch = 16 }")
+    assert plan(policy, LLAMA, cards(*[80] * 4), target=target).ledger["cuda:0"].activations < 2 * GIB

@@ -106,7 +106,9 @@ SHIPPED = (
     ),
     Target(
         "vllm",
-        replace(_STAGES, carries=_STAGES.carries | {"quantization"}, schemes=VLLM, states=3, state_pages=True, step=8192),
+        replace(
+            _STAGES, carries=_STAGES.carries | {"quantization"}, schemes=VLLM, states=3, state_pages=True, step=8192
+        ),
         instead=_WHOLE_LAYERS,
         distribution="vllm",
         about="vLLM: tensor groups, pipeline stages of unlike sizes, offload on the CPU",
@@ -143,6 +145,7 @@ SHIPPED = (
             fixed={"input": "cpu", "head": "last"},
             shares_ties="never",
             budget="per-device",
+            step=8192,
             carries=frozenset({"context", "batch"}),
         ),
         instead="leave the rule out: the engine fills GPUs with whole layers, one after the other",

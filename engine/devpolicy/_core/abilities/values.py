@@ -80,7 +80,7 @@ class Abilities:
     state_pages: bool = False
     """Whether states are kept in pages, which are as large as those of keys and values."""
     step: int | None = None
-    """Tokens of all sequences that it computes at once at most, being told so; `None` where all of them may be."""
+    """Tokens of all sequences that it computes at once, at most: told so, or by default. `None`: all of them."""
     budget: Literal["per-device", "same-fraction-of-total", "same-fraction-of-free"] = "per-device"
     """How it is told how much memory it may take. Of what is free when it starts: others must have started before."""
     schemes: Mapping[str, SchemeSupport] = field(default_factory=dict)

@@ -117,7 +117,7 @@ def activations_of(tree: ModelTree, workload: Workload) -> Activations:
         )
     tokens, size = context_of(tree, workload), DTYPE_BITS[compute_dtype(tree, workload)] // 8
     sequences, each, beside = sequences_of(tree, workload), tree.activation_elements_per_token, tree.beside
-    at_once = step_of(tree.step, tokens, sequences) or tokens * sequences
+    at_once = tokens * sequences if tree.step is None else min(tokens * sequences, max(tree.step, sequences))
     eager = any(word == "eager" for _, word in tree.loading.attention)
     scores = _score_bytes(tree, size) if eager or tree.attention_bias else 0
     computed = (each * size + (scores + beside.pair * size) * tokens) * at_once

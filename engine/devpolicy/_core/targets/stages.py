@@ -10,10 +10,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from devpolicy._core.abilities import target_of
 from devpolicy._core.device import Device
 from devpolicy._core.errors import Diagnostic, Unsatisfiable
 from devpolicy._core.host import Host
 from devpolicy._core.host.facts import is_amd
+from devpolicy._core.memory.sizing import step_of
 from devpolicy._core.placement.plan import Plan
 from devpolicy._core.sizes import GIB
 from devpolicy._core.targets.environment import accelerator
