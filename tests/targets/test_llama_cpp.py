@@ -21,6 +21,7 @@ from devpolicy import Accelerator, Host, ModelTree, Plan, Policy, plan
 from devpolicy._core.memory.llama_cpp import rows_of
 from devpolicy._core.placement import ledger, quantized
 from devpolicy._core.placement.planner import make_plan
+from devpolicy._core.targets.environment import environment
 from devpolicy._core.targets.llama_cpp import to_llama_cpp, to_llama_cpp_python
 from devpolicy.errors import DevPolicyError, PolicyError, Unsatisfiable
 
@@ -458,6 +459,17 @@ def test_attention_in_parts_has_scores(part):
     assert plan(Policy.parse(base), tree, small)
     with pytest.raises(Unsatisfiable, match="DP30"):
         plan(policy, tree, small)
+
+
+def test_cards_of_intel_are_named_in_their_own_order():
+    # They were named as the selector lists them, which not every version takes for their order.
+    text = "prefer = 'xpu'\n" + "".join(
+        f"[[rule]]\nmatch = '{match}'\nprefer = 'xpu:{on}'\n" for match, on in (("blk.{0..1}", 1), ("blk.*", 0))
+    )
+    host = Host([Accelerator("xpu", memory="16 GiB")] * 2, memory="64 GiB")
+    told = environment(plan(Policy.parse(text), tree_of(0, True), host), host)
+    assert told["ONEAPI_DEVICE_SELECTOR"] == "level_zero:0,1"
+    assert (told["LLAMA_ARG_DEVICE"], told["LLAMA_ARG_TENSOR_SPLIT"]) == ("SYCL1,SYCL0", "2,5")
 
 
 def test_parts_of_two_layers_stay_where_they_fit():

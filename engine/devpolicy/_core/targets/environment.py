@@ -83,6 +83,8 @@ def llama_cpp_names(plan: Plan, host: Host) -> dict[str, str]:
     from devpolicy._core.targets.llama_cpp import device_names, to_llama_cpp
 
     order = [Device.from_str(name) for name in to_llama_cpp(plan, {}).order]
+    if order and order[0].type.value == "xpu":  # versions differ in whether the selector gives an order
+        order.sort(key=lambda device: device.id or 0)
     return device_names(order, [is_amd(accelerator(device, host).name) for device in order], renumbered=True)
 
 

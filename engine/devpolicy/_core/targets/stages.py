@@ -93,7 +93,9 @@ def _check_cards(engine: str, dtype: str, devices: Sequence[Device], host: Host)
     """
     for device in devices:
         card = accelerator(device, host)
-        has = (9, 9) if card.capability is None or is_amd(card.name) else card.capability
+        has = card.capability
+        if has is None or is_amd(card.name):
+            continue
         shown = f"`{device}` has {has[0]}.{has[1]}"
         if engine == "vllm" and dtype == "bfloat16" and has < (8, 0):
             message = f"vLLM computes in `bfloat16` from compute capability 8.0 on, and {shown}"
