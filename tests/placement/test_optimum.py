@@ -48,3 +48,8 @@ def test_more_memory_or_devices_make_no_plan_worse(seed: int) -> None:
 # A rule's first device left less room for others, which were offloaded; its second one was tried only after a refusal.
 def test_a_rules_list_is_chosen_for_the_least_that_is_offloaded() -> None:
     assert list(growth.faults("0 world 173 grows")) == []
+
+
+# Ways were counted for four devices, and were too many for five.
+def test_one_more_device_takes_no_way_back() -> None:
+    assert list(growth.faults_of_shape("1 shape 71 grows")) == []

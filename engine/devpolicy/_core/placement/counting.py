@@ -11,8 +11,8 @@ from math import prod
 from operator import add, mul
 from typing import Any
 
-WAYS = 8_000
-"""Ways of filling rooms that are looked at, at most: no more work than such a search that finds nothing."""
+WAYS = 2_000
+"""Ways of filling one room that are looked at, at most, however many rooms: one more takes nothing back."""
 _Way = tuple[Any, tuple[int, ...], int] | None
 """The way to the rooms before, and what one room holds of the rarer sizes and of the commonest."""
 
@@ -36,10 +36,10 @@ def are_too_much(counts: Mapping[int, int], rooms: Collection[int]) -> bool:
     return spare < 0 or any(left < 0 for left in beside)
 
 
-def can_be_counted(counts: Mapping[int, int], rooms: Collection[int]) -> bool:
+def can_be_counted(counts: Mapping[int, int]) -> bool:
     """Whether the ways of filling rooms are so few that `filled` looks at all of them."""
     rarer = sorted(counts.values())[:-1]
-    return 0 not in counts and prod((count + 1) * (count + 2) // 2 for count in rarer) * len(rooms) <= WAYS
+    return 0 not in counts and prod((count + 1) * (count + 2) // 2 for count in rarer) <= WAYS
 
 
 def filled(counts: Mapping[int, int], rooms: Sequence[int]) -> list[dict[int, int]] | None:

@@ -75,7 +75,7 @@ class Packing:
         if found is not None or not in_order:
             return found
         counts, numbers = self._least(), sorted(self.rooms)
-        counted = can_be_counted(counts, numbers)
+        counted = can_be_counted(counts)
         way = filled(counts, [self.rooms[number] for number in numbers]) if counted else None
         if counted and way is None:
             return None
